@@ -1,0 +1,60 @@
+# `make demo` and `make test` do all the set-up; they need Python 3.11 or newer and make.
+#
+# TORCH=URL-or-folder takes torch from there: PyTorch's CPU wheels, or a folder of wheels.
+# On Linux the package index's torch is the CUDA build of several gigabytes.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?=
+BIN := $(VENV)/bin
+
+ifneq ($(TORCH),)
+TORCH_FROM := $(if $(wildcard $(TORCH)/.),--find-links $(TORCH),--extra-index-url $(TORCH))
+endif
+
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-fast check format picture clean
+.DEFAULT_GOAL := help
+
+help:  ## say what each target does
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/runs  ## train a small GPT and watch it (a plain table where there is no terminal)
+	$(BIN)/gradscope demo
+
+test: $(VENV)/tests  ## run all tests
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/tests  ## run the tests that take less than ten seconds each
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/tests  ## lint, formatting, types, and which room imports which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/tests  ## bring the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+picture: $(VENV)/runs  ## draw docs/demo.svg: the real UI on the demo
+	$(BIN)/python docs/picture.py docs/demo.svg
+
+clean:  ## remove what these targets made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gradscope needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; run: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/runs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install $(TORCH_FROM) torch
+	$(BIN)/python -m pip install --editable .
+	@touch $@
+
+$(VENV)/tests: $(VENV)/runs
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,76 @@
+"""gradscope: a live debugger for training neural networks in PyTorch.
+
+One line in a training script, `gradscope.attach(model)`, and a terminal shows each layer's activations,
+gradients and updates while it trains, and changes its gradients there and then.
+
+Names load what they need when they are first used: `import gradscope` loads neither torch, nor zmq,
+nor a user interface.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Ack": "gradscope.protocol",
+    "Client": "gradscope.client",
+    "Intervention": "gradscope.agent",
+    "Scope": "gradscope.agent",
+    "Stats": "gradscope.columns",
+    "Table": "gradscope.columns",
+    "attach": "gradscope.agent",
+    "connect": "gradscope.client",
+    "errors": "gradscope.errors",
+    "functional": "gradscope.functional",
+    "nn": "gradscope.nn",
+    "scopes": "gradscope.agent",
+}
+
+__all__ = [
+    "Ack",
+    "Client",
+    "Intervention",
+    "Scope",
+    "Stats",
+    "Table",
+    "__version__",
+    "attach",
+    "connect",
+    "errors",
+    "functional",
+    "nn",
+    "scopes",
+]
+
+if TYPE_CHECKING:
+    from gradscope import errors, functional, nn
+    from gradscope.agent import Intervention, Scope, attach, scopes
+    from gradscope.client import Client, connect
+    from gradscope.columns import Stats, Table
+    from gradscope.protocol import Ack
+
+_NEEDS_TORCH = frozenset({"Intervention", "Scope", "attach", "functional", "nn", "scopes"})
+
+
+def __getattr__(name: str) -> Any:  # Any: the type is in the block above
+    if name not in _HOME:
+        raise AttributeError(f"module 'gradscope' has no attribute {name!r}")
+    home = _HOME[name]
+    try:
+        module = importlib.import_module(home)
+    except ModuleNotFoundError as error:
+        if name in _NEEDS_TORCH and error.name == "torch":
+            from gradscope.errors import MissingTorchError  # noqa: PLC0415 - only on this path
+
+            raise MissingTorchError(
+                f"gradscope.{name} needs torch, which is not installed here: pip install torch"
+            ) from error
+        raise
+    value = module if home == f"gradscope.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,44 @@
+"""What goes wrong inside gradscope: counted, told once, and never the training's problem."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+__all__ = ["Faults"]
+
+_log = logging.getLogger("gradscope")
+
+
+class Faults:
+    """Counts the failures of each part. The first of a part is logged and handed to `tell`."""
+
+    def __init__(self, tell: Callable[[str, str], None]) -> None:
+        self._tell = tell
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each part failed."""
+        return dict(self._counts)
+
+    def report(self, part: str, error: BaseException, consequence: str) -> None:
+        """Note that a part failed with an error, and what follows from that."""
+        with self._lock:
+            self._counts[part] += 1
+            is_first = self._counts[part] == 1
+        if not is_first:
+            return
+        text = f"{part} failed: {type(error).__name__}: {error}. {consequence}"
+        _log.warning("gradscope: %s Training goes on.", text, exc_info=error)
+        self._tell(f"fault.{part.replace(' ', '-')}", text)
+
+    def warn(self, part: str, text: str) -> None:
+        """Note something that is no error of ours, told once."""
+        with self._lock:
+            self._counts[part] += 1
+            is_first = self._counts[part] == 1
+        if is_first:
+            _log.warning("gradscope: %s", text)
+            self._tell(f"fault.{part.replace(' ', '-')}", text)

@@ -1,0 +1,61 @@
+"""`Intervention`: what a script holds of an intervention that it set."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from gradscope.intervene import Entry
+
+__all__ = ["Intervention"]
+
+
+class Intervention:
+    """One intervention on some layers' gradients. It is in force from `active_since` to `remove()`.
+
+    As a context manager it is removed at the end of the block.
+    """
+
+    def __init__(self, entry: Entry, remove: Callable[[str], None]) -> None:
+        self._entry = entry
+        self._remove = remove
+
+    @property
+    def id(self) -> str:
+        """Its name in this run, as `reverse-1`."""
+        return self._entry.id
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers on which it acts."""
+        return self._entry.layers
+
+    @property
+    def active_since(self) -> int | None:
+        """The first step in which it is in force; None while it waits for the next step boundary."""
+        return self._entry.active_since
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether it is over: removed by anyone, or ended by itself."""
+        return self._entry.is_removed
+
+    def remove(self) -> None:
+        """Take it off, as soon as a step in progress has ended. Once it is off, nothing happens."""
+        self._remove(self.id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value:g}" for name, value in self._entry.arguments.items())
+        state = "pending" if self.active_since is None else f"since step {self.active_since}"
+        where = ", ".join(self.layers)
+        return f"<{self.id}: {self._entry.action.name}({arguments}) on {where}, {state}>"

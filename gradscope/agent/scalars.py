@@ -1,0 +1,69 @@
+"""What the user logs: numbers of the step in progress, taken from tensors without waiting."""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+
+from gradscope.errors import UsageError
+
+__all__ = ["ScalarLog"]
+
+_Value: TypeAlias = float | torch.Tensor
+_NAME_LIMIT = 64
+_NAMES_LIMIT = 64
+
+
+class ScalarLog:
+    """Collects the values of a step, and gives back steps whose values have come from the device."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, _Value] = {}
+        self._waiting: deque[tuple[int, float, dict[str, _Value], torch.Event | None]] = deque()
+
+    def log(self, values: Mapping[str, object]) -> None:
+        """Take values for the step in progress. Raises UsageError for what is no number."""
+        taken = {name: _take(name, value) for name, value in values.items()}
+        if len(self._values | taken) > _NAMES_LIMIT:
+            raise UsageError(f"at most {_NAMES_LIMIT} scalars a step, got {len(self._values | taken)}")
+        self._values |= taken
+
+    def end_step(self, step: int, time_s: float, step_time_s: float) -> None:
+        """End the step: its values wait until they are on the host."""
+        values, self._values = self._values, {}
+        event = None
+        if any(isinstance(value, torch.Tensor) for value in values.values()):
+            event = torch.Event("cuda")
+            event.record()
+        self._waiting.append((step, time_s, {**values, "step_time_s": step_time_s}, event))
+
+    def ready(self) -> list[tuple[int, float, dict[str, float]]]:
+        """Return the steps, oldest first, whose values have come: (step, time, values)."""
+        rows = []
+        while self._waiting and (self._waiting[0][3] is None or self._waiting[0][3].query()):
+            step, time_s, values, _ = self._waiting.popleft()
+            rows.append((step, time_s, {name: float(value) for name, value in values.items()}))
+        return rows
+
+
+def _take(name: str, value: object) -> _Value:
+    if not 0 < len(name) <= _NAME_LIMIT:
+        raise UsageError(f"a scalar's name must have 1 to {_NAME_LIMIT} characters, got {name!r}")
+    if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
+        detached = value.detach()
+        if detached.device.type == "cuda":
+            pinned = torch.empty((), dtype=detached.dtype, pin_memory=True)
+            return pinned.copy_(detached.reshape(()), non_blocking=True)
+        return float(detached.item())
+    if isinstance(value, int | float):
+        return float(value)
+    if not isinstance(value, torch.Tensor) and hasattr(value, "__float__"):
+        return float(value)
+    raise UsageError(f"log({name}=…) takes a number or a tensor of one element, got {_describe(value)}")
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    return f"{type(value).__name__} {value!r}"[:100]

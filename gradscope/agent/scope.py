@@ -1,0 +1,291 @@
+"""`Scope`: gradscope's presence in one training process, and a person's handle on it."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gradscope.agent.control import Control, install_checked
+from gradscope.agent.engine import FinishedStep, StepEngine
+from gradscope.agent.faults import Faults
+from gradscope.agent.frames import interventions_message, manifest_message, state_of, step_message
+from gradscope.agent.identity import hello_of
+from gradscope.agent.intervention import Intervention
+from gradscope.agent.publisher import Publisher
+from gradscope.agent.scalars import ScalarLog
+from gradscope.columns import Table
+from gradscope.errors import NotMeasuredError
+from gradscope.hooks import LayerInfo, LayerPatterns
+from gradscope.intervene import End, Entry, Ledger
+from gradscope.observe import Sampler
+from gradscope.protocol import Ack, Event, InterventionState, Message
+
+__all__ = ["Scope"]
+
+
+class Scope:
+    """gradscope on one model, from `attach` to `detach`. Also a context manager.
+
+    It holds the model weakly and ends when the model goes. All methods may be called from any thread;
+    none waits for the device, the link or a viewer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[LayerInfo],
+        *,
+        optimizer: Optimizer | None,
+        sampler: Sampler,
+        run: str,
+        record: str | None,
+        endpoint: str | None,
+        has_hub: bool,
+        is_full: bool,
+        is_controllable: bool,
+        start_step: int,
+        is_inert: bool,
+    ) -> None:
+        self.run = run
+        self._hello = hello_of(run, record)
+        self._names = [layer.name for layer in layers]
+        self._latest: FinishedStep | None = None
+        self._scalars = ScalarLog()
+        self._sequence = 0
+        self._announced_revision = 0
+        self._publisher: Publisher | None = None
+        self._is_off = is_inert
+        self._when_detached: list[Callable[[], object]] = []
+        self._faults = Faults(lambda code, text: self._tell("warning", code, text))
+        self._ledger = Ledger(rank=self._hello.rank)
+        self._engine = StepEngine(
+            model,
+            layers,
+            optimizer=optimizer,
+            sampler=sampler,
+            ledger=self._ledger,
+            faults=self._faults,
+            is_full=is_full,
+            start_step=start_step,
+            on_observed=self._on_observed,
+            on_end=self._on_end,
+        )
+        self._manifest = manifest_message(run, self._hello.rank, 0, type(model).__name__, layers)
+        self._control = Control(
+            self._ledger, lambda: self._names, self._answer, is_allowed=is_controllable
+        )
+        if not is_inert:
+            self._start(endpoint, has_hub=has_hub)
+
+    @property
+    def rank(self) -> int:
+        """This process's rank; 0 outside of a distributed job."""
+        return self._hello.rank
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether it is over: detached, or made inert by GRADSCOPE=0."""
+        return self._is_off
+
+    @property
+    def step(self) -> int:
+        """The index of the step in progress, which is the number of optimizer steps completed."""
+        return self._engine.step
+
+    @property
+    def endpoint(self) -> str | None:
+        """The directory of the hub's sockets; None while there is no hub."""
+        address = self._publisher.address if self._publisher is not None else None
+        return str(address.directory) if address is not None else None
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """What went wrong inside gradscope, by part: how often."""
+        return self._faults.counts
+
+    @property
+    def interventions(self) -> tuple[InterventionState, ...]:
+        """All interventions in force or pending, with who set each and since which step."""
+        return tuple(state_of(entry) for entry in self._ledger.entries())
+
+    def latest(self) -> Table:
+        """Return the newest observed step. Raises NotMeasuredError while there is none."""
+        if self._latest is None:
+            raise NotMeasuredError(
+                "no step has been observed yet: a step ends when an optimizer of the model steps, or "
+                "with scope.mark_step()"
+            )
+        return Table(self._latest.step, self._names, self._latest.block)
+
+    def log(self, **values: float | torch.Tensor) -> None:
+        """Show numbers of the step in progress, as `scope.log(loss=loss, lr=3e-4)`.
+
+        Tensors of one element are taken without waiting for the device. Raises UsageError for others.
+        """
+        self._scalars.log(values)
+
+    def mark_step(self) -> None:
+        """End a step by hand, in a loop without an optimizer."""
+        if not self._is_off:
+            self._engine.mark_step()
+
+    def reverse(
+        self, layers: LayerPatterns, *, alpha: float = 1.0, site: str = "output"
+    ) -> Intervention:
+        """Multiply the gradient by -alpha, as a gradient reversal layer does."""
+        return self._intervene("reverse", {"alpha": alpha}, layers, site)
+
+    def scale(self, layers: LayerPatterns, *, factor: float, site: str = "output") -> Intervention:
+        """Multiply the gradient by a factor."""
+        return self._intervene("scale", {"factor": factor}, layers, site)
+
+    def clip(self, layers: LayerPatterns, *, max_norm: float, site: str = "output") -> Intervention:
+        """Rescale each gradient tensor to a Euclidean norm of at most max_norm (0 or greater)."""
+        return self._intervene("clip", {"max_norm": max_norm}, layers, site)
+
+    def clamp(self, layers: LayerPatterns, *, limit: float, site: str = "output") -> Intervention:
+        """Limit each element of the gradient to [-limit, limit]."""
+        return self._intervene("clamp", {"limit": limit}, layers, site)
+
+    def stop(self, layers: LayerPatterns, *, site: str = "output") -> Intervention:
+        """Set the gradient to zero: nothing is learnt through these layers' outputs."""
+        return self._intervene("stop", {}, layers, site)
+
+    def noise(
+        self, layers: LayerPatterns, *, std: float, seed: int = 0, site: str = "output"
+    ) -> Intervention:
+        """Add Gaussian noise to the gradient, from a generator of its own that begins at `seed`."""
+        return self._intervene("noise", {"std": std, "seed": seed}, layers, site)
+
+    def detach(self) -> None:
+        """Take everything off the model and end the link. Nothing stays. May be called again."""
+        if self._is_off:
+            return
+        self._is_off = True
+        self._engine.stop()
+        if self._publisher is not None:
+            self._publisher.stop()
+        while self._when_detached:
+            self._when_detached.pop()()
+
+    def when_detached(self, callback: Callable[[], object]) -> None:
+        """Have a callback called, once, at the end of `detach`."""
+        self._when_detached.append(callback)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = "detached" if self._is_off else f"at step {self.step}"
+        return f"<Scope of run {self.run!r}: {len(self._names)} modules, {state}>"
+
+    def _start(self, endpoint: str | None, *, has_hub: bool) -> None:
+        if has_hub:
+            self._publisher = Publisher(
+                endpoint,
+                self._hello,
+                announce=self._announcement,
+                on_command=self._control.handle,
+                on_viewers=self._ledger.see_viewers,
+            )
+            self._publisher.start()
+        self._engine.start()
+
+    def _intervene(
+        self, action: str, arguments: dict[str, float], layers: LayerPatterns, site: str
+    ) -> Intervention:
+        entry = install_checked(
+            self._ledger,
+            self._names,
+            action,
+            arguments,
+            layers,
+            site=site,
+            set_by="script",
+            end=End(),
+            done=self._nothing_to_answer,
+        )
+        self._settle_if_fresh()
+        return Intervention(entry, self._remove)
+
+    def _remove(self, id: str) -> None:
+        if self._ledger.remove(id, lambda _step: None):
+            self._settle_if_fresh()
+
+    def _nothing_to_answer(self, entry: Entry, step: int) -> None:
+        """Nobody waits for a script's own intervention: it can be asked for `active_since`."""
+
+    def _settle_if_fresh(self) -> None:
+        """Let a script's request take effect in this step where it has not begun to compute."""
+        if not self._is_off and self._engine.is_fresh:
+            self._engine.settle_now()
+            self._announce_changes()
+
+    def _on_observed(self, finished: FinishedStep) -> None:
+        self._latest = finished
+        if self._publisher is not None:
+            self._sequence += 1
+            make = partial(
+                step_message,
+                self.run,
+                self._hello.rank,
+                self._manifest.revision,
+                self._sequence,
+                self._publisher.dropped,
+                finished,
+            )
+            self._publisher.put(make)
+
+    def _on_end(self, step: int, step_time_s: float) -> None:
+        self._scalars.end_step(step, time.time(), step_time_s)
+        rows = self._scalars.ready()
+        if self._publisher is not None:
+            for row in rows:
+                self._publisher.put_scalars(*row)
+            self._announce_changes()
+
+    def _announce_changes(self) -> None:
+        """Tell the viewers when the interventions have changed."""
+        revision = self._ledger.revision
+        if self._publisher is not None and revision != self._announced_revision:
+            self._announced_revision = revision
+            self._publisher.put_now(self._interventions)
+
+    def _interventions(self) -> Message:
+        entries, revision = self._ledger.entries(), self._ledger.revision
+        return interventions_message(self.run, self._hello.rank, revision, self.step, entries)
+
+    def _announcement(self) -> list[Message]:
+        return [self._manifest, self._interventions()]
+
+    def _answer(self, ack: Ack) -> None:
+        if self._publisher is not None:
+            self._publisher.put_now(lambda: ack)
+
+    def _tell(self, level: str, code: str, text: str) -> None:
+        if self._publisher is not None:
+            self._publisher.put_now(partial(self._event, level, code, text))
+
+    def _event(self, level: str, code: str, text: str) -> Message:
+        return Event(
+            run=self.run,
+            rank=self._hello.rank,
+            step=self.step,
+            time_s=time.time(),
+            level=level,  # type: ignore[arg-type]  # one of three words, ours
+            code=code,
+            text=text,
+        )

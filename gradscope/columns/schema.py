@@ -1,0 +1,66 @@
+"""The columns of a statistic: one table that every other part reads.
+
+A statistic is a *mergeable record*: each column of two records combines by its own rule, so that
+calls, micro-batches, ranks and windows of time combine exactly. What is not in this table (mean, std,
+norm and so on) is derived from it in `gradscope.columns.derived` and never stored or sent.
+"""
+
+import enum
+from dataclasses import dataclass
+
+__all__ = ["COLUMNS", "COLUMN_NAMES", "CORE_COLUMNS", "KINDS", "Column", "Flags", "Merge"]
+
+
+class Merge(enum.Enum):
+    """How a column of two records combines."""
+
+    ADD = "add"
+    MIN = "min"
+    MAX = "max"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its name, how it merges, and whether it is counted in whole elements."""
+
+    name: str
+    merge: Merge
+    is_count: bool
+    is_core: bool
+    meaning: str
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("calls", Merge.ADD, True, True, "tensors merged into the row"),
+    Column("count", Merge.ADD, True, True, "elements, finite or not"),
+    Column("nan", Merge.ADD, True, True, "elements that are not a number"),
+    Column("posinf", Merge.ADD, True, True, "elements that are +inf"),
+    Column("neginf", Merge.ADD, True, True, "elements that are -inf"),
+    Column("zero", Merge.ADD, True, False, "elements that are +0 or -0"),
+    Column("subnormal", Merge.ADD, True, False, "nonzero elements below the dtype's normal range"),
+    Column("sum", Merge.ADD, False, True, "sum of the finite elements"),
+    Column("sumsq", Merge.ADD, False, True, "sum of squares of the finite elements"),
+    Column("min", Merge.MIN, False, True, "least finite element; +inf where there is none"),
+    Column("max", Merge.MAX, False, True, "greatest finite element; -inf where there is none"),
+)
+
+COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+CORE_COLUMNS: frozenset[str] = frozenset(column.name for column in COLUMNS if column.is_core)
+
+KINDS: tuple[str, ...] = ("out", "grad", "param", "param_grad", "update")
+"""The kinds of tensor that are measured. A suffix after a dot tells the several of one kind apart:
+`out.0`, `out.hidden`, `param_grad.weight`; `grad_arriving` is `grad` before an intervention."""
+
+
+class Flags(enum.IntFlag):
+    """What a reader must know about a row beside its numbers."""
+
+    EXACT = 0
+    SAMPLED = 1
+    """Only a part of the elements was read."""
+    SCALED = 2
+    """The gradient is still multiplied by an AMP loss scale."""
+    NOT_MEASURED = 4
+    """A hook was placed and never fired: nothing is known, all columns are empty."""
+    MERGED = 8
+    """The row was merged from the rows of several layers."""

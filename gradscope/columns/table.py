@@ -1,0 +1,104 @@
+"""`Table`: one observed step as a mapping, layer → kind → Stats."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from gradscope.columns.block import Block, stats_of_row
+from gradscope.columns.stats import Stats, not_measured
+from gradscope.errors import UnknownLayerError, UsageError
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["LayerRows", "Table"]
+
+
+class LayerRows(Mapping[str, Stats]):
+    """The rows of one layer by kind. A kind that was not measured raises NotMeasuredError."""
+
+    def __init__(self, layer: str, rows: Mapping[str, Stats]) -> None:
+        self._layer = layer
+        self._rows = rows
+
+    def __getitem__(self, kind: str) -> Stats:
+        try:
+            return self._rows[kind]
+        except KeyError:
+            raise not_measured(self._layer, kind, self._rows) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"<rows of {self._layer!r}: {', '.join(self._rows)}>"
+
+
+class Table(Mapping[str, LayerRows]):
+    """One observed step. `table["blocks.0.fc1"]["grad"]` is a Stats.
+
+    `step` is the index of the step, counted from 0. Raises UsageError when the block has a layer that
+    `layers` has not, as with the manifest of another revision.
+    """
+
+    def __init__(self, step: int, layers: Sequence[str], block: Block) -> None:
+        self.step = step
+        if len(block) and int(block.layer.max()) >= len(layers):
+            raise UsageError(
+                f"step {step} has a row of layer {int(block.layer.max())}, expected fewer than the "
+                f"{len(layers)} layers given; take the manifest of the step's manifest_revision"
+            )
+        rows: dict[str, dict[str, Stats]] = {}
+        for i in range(len(block)):
+            layer = layers[int(block.layer[i])]
+            rows.setdefault(layer, {})[block.kinds[int(block.kind[i])]] = stats_of_row(block, i)
+        self._layers = {layer: LayerRows(layer, kinds) for layer, kinds in rows.items()}
+
+    def __getitem__(self, layer: str) -> LayerRows:
+        try:
+            return self._layers[layer]
+        except KeyError:
+            near = difflib.get_close_matches(layer, self._layers, n=3, cutoff=0.4)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            raise UnknownLayerError(f"no layer {layer!r} was measured in this step{hint}") from None
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self._layers
+
+    def get(self, layer: str, default: LayerRows | None = None) -> LayerRows | None:  # type: ignore[override]  # narrower than Mapping's generic default
+        """Return the rows of a layer, or the default where none were measured."""
+        return self._layers.get(layer, default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __repr__(self) -> str:
+        return f"<step {self.step}: {len(self)} layers>"
+
+    def to_dict(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
+        """Return plain nested dictionaries; what was not measured is None."""
+        return {
+            layer: {kind: stats.to_dict() for kind, stats in rows.items()}
+            for layer, rows in self._layers.items()
+        }
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a data frame with a row for each layer and kind. Needs pandas."""
+        try:
+            import pandas  # noqa: PLC0415 - optional
+        except ImportError as error:
+            raise UsageError(
+                "to_pandas needs pandas, which is not installed: pip install pandas"
+            ) from error
+        records = [
+            {"step": self.step, "layer": layer, "kind": kind, **stats.to_dict()}
+            for layer, rows in self._layers.items()
+            for kind, stats in rows.items()
+        ]
+        return pandas.DataFrame.from_records(records)

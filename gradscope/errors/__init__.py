@@ -1,0 +1,90 @@
+"""The exceptions that gradscope raises, and whose doing each one is.
+
+    GradscopeError
+    ├── UsageError             you called something in a way that cannot work
+    │   ├── UnknownLayerError  no layer matches a pattern; the nearest names are given
+    │   └── MissingTorchError  the training side was used where torch is not installed
+    ├── NotMeasuredError       a number was asked for that was not measured
+    ├── NothingToConnectError  no hub, or no such run
+    ├── LinkError              the link broke, or does not answer
+    │   └── CommandTimeoutError  no step boundary, or no answer, in the time given
+    ├── CommandRefusedError    the training process or the hub said no, with the reason
+    ├── ProtocolError          the *other* side sent bytes that are no message of ours
+    ├── IncompatibleError      the other side speaks another version of the protocol
+    ├── UnsafePathError        a folder or socket is not this user's alone
+    └── RecordingError         a recording cannot be read or written
+
+Every message says what was expected, what came, where, and what to do next.
+"""
+
+__all__ = [
+    "CommandRefusedError",
+    "CommandTimeoutError",
+    "GradscopeError",
+    "IncompatibleError",
+    "LinkError",
+    "MissingTorchError",
+    "NotMeasuredError",
+    "NothingToConnectError",
+    "ProtocolError",
+    "RecordingError",
+    "UnknownLayerError",
+    "UnsafePathError",
+    "UsageError",
+]
+
+
+class GradscopeError(Exception):
+    """The root of all that gradscope raises on purpose."""
+
+
+class UsageError(GradscopeError, ValueError):
+    """An argument is of the wrong type, out of range, or does not fit the model."""
+
+
+class UnknownLayerError(UsageError):
+    """No layer of the model matches the pattern; the message names the nearest ones."""
+
+
+class MissingTorchError(UsageError):
+    """The training side was asked for, and torch is not installed here."""
+
+
+class NotMeasuredError(GradscopeError, KeyError):
+    """A number was asked for that was not measured. Never raised for a number that is zero."""
+
+    def __str__(self) -> str:
+        """Return the message as it is; KeyError alone would print it quoted."""
+        return str(self.args[0]) if self.args else ""
+
+
+class NothingToConnectError(GradscopeError):
+    """There is no hub, no run of that name, or more than one to choose from."""
+
+
+class LinkError(GradscopeError):
+    """The link to the hub broke or does not answer. Not raised for a refusal."""
+
+
+class CommandTimeoutError(LinkError):
+    """A command was sent and not acknowledged in time. It may still take effect later."""
+
+
+class CommandRefusedError(GradscopeError):
+    """The hub or the training process refused a command. Nothing was changed."""
+
+
+class ProtocolError(GradscopeError):
+    """The other side sent something that is no message of this protocol."""
+
+
+class IncompatibleError(GradscopeError):
+    """The other side speaks another version of the protocol. Upgrade the older one."""
+
+
+class UnsafePathError(GradscopeError):
+    """A folder or socket belongs to someone else or is open to others."""
+
+
+class RecordingError(GradscopeError):
+    """A recording cannot be opened, read or written."""

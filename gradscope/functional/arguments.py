@@ -1,0 +1,62 @@
+"""The door of this room: what each function accepts, and what it says when it refuses."""
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from gradscope.errors import UsageError
+
+__all__ = ["check_gradient_is_dense", "check_number", "check_tensor"]
+
+
+def check_tensor(function: str, x: object) -> None:
+    """Refuse what is not a dense tensor of floating-point or complex numbers."""
+    if not isinstance(x, Tensor):
+        raise UsageError(
+            f"{function} expected a tensor, got {type(x).__name__}; "
+            "of a tuple or dict of tensors, pass each tensor by itself"
+        )
+    if not (x.is_floating_point() or x.is_complex()):
+        raise UsageError(
+            f"{function} expected a floating-point or complex tensor, got {x.dtype}, which can have no "
+            "gradient; convert it first, or leave it out"
+        )
+    if x.layout is not torch.strided:
+        raise UsageError(
+            f"{function} expected a dense (strided) tensor, got layout {x.layout}; "
+            "call it on x.to_dense(), or on a dense tensor computed from x"
+        )
+
+
+def check_number(
+    function: str, name: str, value: object, *, least: float = -math.inf, may_be_infinite: bool = False
+) -> None:
+    """Refuse what is no real number, is NaN or under `least`, or is infinite where it may not be."""
+    wanted = "a real number" if least == -math.inf else f"a real number of at least {least:g}"
+    wanted += ", or math.inf for no limit" if may_be_infinite else ", and finite"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UsageError(
+            f"{function} expected {name} to be {wanted}, got {type(value).__name__} {value!r}; "
+            f"pass a Python number, float({name}) for instance"
+        )
+    number = float(value)
+    if number != number or number < least or (number in (math.inf, -math.inf) and not may_be_infinite):  # noqa: PLR0124 - NaN
+        raise UsageError(
+            f"{function} expected {name} to be {wanted}, got {number}; pass a number in that range"
+        )
+
+
+def check_gradient_is_dense(function: str, gradient: Tensor) -> None:
+    """Refuse a sparse gradient, such as `nn.Embedding(sparse=True)` sends.
+
+    torch.compile traces backward with dense gradients only, and refuses to be asked for a layout there.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if gradient.layout is not torch.strided:
+        raise UsageError(
+            f"{function} got a gradient of layout {gradient.layout} and works on dense ones only; "
+            "make the layer that sends it dense (nn.Embedding(sparse=False))"
+        )

@@ -1,0 +1,93 @@
+"""A gradient with noise, as in Neelakantan et al., "Adding gradient noise improves learning", 2015."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from gradscope.errors import UsageError
+from gradscope.functional.arguments import check_gradient_is_dense, check_number, check_tensor
+
+__all__ = ["noise_gradient"]
+
+
+def noise_gradient(x: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """Return a copy of x whose gradient has normal noise of deviation std added.
+
+    Forward ``y = x``; backward ``dx = dy + std * n`` with n standard normal from `generator`, drawn
+    anew at each backward; of complex numbers both parts have deviation std. x has any shape; y, dx and
+    dy have the same. std is finite and at least 0; with 0 nothing is drawn and dx is bitwise dy.
+
+    The global random state is neither read nor advanced. Under vmap each sample has noise of its own.
+
+    Raises UsageError for a negative or non-finite std, for a generator of another device, for a tensor
+    that is sparse or of whole numbers, and in backward for a sparse gradient.
+    """
+    check_tensor("noise_gradient", x)
+    check_number("noise_gradient", "std", std, least=0.0)
+    _check_generator(x, generator)
+    noisy: Tensor = _Noise.apply(x, std, generator)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return noisy
+
+
+def _check_generator(x: Tensor, generator: object) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise UsageError(
+            f"noise_gradient expected a torch.Generator, got {type(generator).__name__}; "
+            "make one with torch.Generator(device).manual_seed(seed)"
+        )
+    if generator.device.type != x.device.type:
+        raise UsageError(
+            f"noise_gradient expected a generator on {x.device.type}, where x is, got one on "
+            f"{generator.device.type}; make it with torch.Generator({x.device.type!r})"
+        )
+
+
+class _Noise(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, std: float, generator: torch.Generator) -> Tensor:  # noqa: ARG004 - backward needs them
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, torch.Generator], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+        ctx.std, ctx.generator = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.std == 0:
+            return dy, None, None
+        check_gradient_is_dense("noise_gradient", dy)
+        return _Add.apply(dy, ctx.std, ctx.generator), None, None  # type: ignore[no-untyped-call]  # as above
+
+
+class _Add(Function):
+    """``y = x + std * n``. A Function of its own for its vmap rule: vmap refuses to draw by itself."""
+
+    @staticmethod
+    def forward(x: Tensor, std: float, generator: torch.Generator) -> Tensor:
+        shape = (*x.shape, 2) if x.is_complex() else x.shape
+        real = x.real.dtype if x.is_complex() else x.dtype
+        drawn = torch.randn(shape, generator=generator, dtype=real, device=x.device).mul_(std)
+        return x + (torch.view_as_complex(drawn) if x.is_complex() else drawn)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, torch.Generator], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # noqa: ARG004 - torch's signature
+        return dy, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,  # noqa: ARG004 - torch's signature
+        in_dims: tuple[int, None, None],
+        x: Tensor,
+        std: float,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, int]:
+        noisy: Tensor = _Add.apply(x, std, generator)  # type: ignore[no-untyped-call]  # as above
+        return noisy, in_dims[0]

@@ -1,0 +1,42 @@
+"""Gradient reversal: Ganin and Lempitsky, "Unsupervised domain adaptation by backpropagation", 2015."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.autograd import Function
+
+from gradscope.functional.arguments import check_number, check_tensor
+from gradscope.functional.multiply import times
+
+__all__ = ["reverse_gradient"]
+
+
+def reverse_gradient(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """Return a copy of x whose gradient is turned around.
+
+    Forward ``y = x``; backward ``dx = -alpha * dy``. x has any shape; y, dx and dy have the same. With
+    alpha 1 the gradient is exactly negated. alpha is finite and at least 0.
+
+    Raises UsageError for a negative or non-finite alpha (`scale_gradient` takes any sign) and for a
+    tensor that is sparse or of whole numbers.
+    """
+    check_tensor("reverse_gradient", x)
+    check_number("reverse_gradient", "alpha", alpha, least=0.0)
+    reversed_: Tensor = _Reverse.apply(x, alpha)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return reversed_
+
+
+class _Reverse(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, alpha: float) -> Tensor:  # noqa: ARG004 - backward needs it
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+        ctx.alpha = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return times(-dy, ctx.alpha), None

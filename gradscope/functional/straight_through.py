@@ -1,0 +1,70 @@
+"""The straight-through estimator.
+
+Bengio, Léonard and Courville, "Estimating or propagating gradients through stochastic neurons", 2013.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from gradscope.errors import UsageError
+from gradscope.functional.arguments import check_tensor
+
+__all__ = ["straight_through"]
+
+
+def straight_through(x: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return ``forward(x)`` with the gradient of the identity.
+
+    Forward ``y = forward(x)``; backward ``dx = dy``. x has any shape; y, dx and dy have the same, and
+    y has x's dtype. `forward` is called once, without gradients, on a copy of x: it may work in place,
+    and parameters used inside it receive no gradient. ``straight_through(x, torch.sign)`` binarises.
+
+    Raises UsageError when `forward` is not callable or returns another shape or dtype, and for a tensor
+    that is sparse or of whole numbers.
+    """
+    check_tensor("straight_through", x)
+    if not callable(forward):
+        raise UsageError(
+            f"straight_through expected a function of one tensor, got {type(forward).__name__}; "
+            "pass the function itself, torch.round for instance"
+        )
+    with torch.no_grad():
+        value = forward(x.detach().clone())
+    _check_value(x, value)
+    through: Tensor = _StraightThrough.apply(x, value)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return through
+
+
+def _check_value(x: Tensor, value: object) -> None:
+    got = (
+        f"{value.dtype} of shape {tuple(value.shape)}"
+        if isinstance(value, Tensor)
+        else type(value).__name__
+    )
+    if not isinstance(value, Tensor) or value.shape != x.shape or value.dtype != x.dtype:
+        raise UsageError(
+            "straight_through expected forward(x) to be a tensor like x, "
+            f"{x.dtype} of shape {tuple(x.shape)}, got {got}; "
+            "the gradient of y is passed on as the gradient of x, so they must match "
+            "(`lambda x: (x > 0).to(x.dtype)` rather than `lambda x: x > 0`)"
+        )
+
+
+class _StraightThrough(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, value: Tensor) -> Tensor:  # noqa: ARG004 - the gradient goes to it
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 - torch's signature
+        return dy, None

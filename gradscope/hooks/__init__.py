@@ -1,0 +1,25 @@
+"""Names of layers, tensors in any output, and hooks that leave no trace."""
+
+from gradscope.hooks.backward import GradientHook, is_recomputing, watch_gradient
+from gradscope.hooks.forward import ForwardHook, SlotTable
+from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of, match_names
+from gradscope.hooks.optimizers import OptimizerHook, parameters_of
+from gradscope.hooks.tensors import find_tensors, is_measurable, replace_tensors
+
+__all__ = [
+    "ForwardHook",
+    "GradientHook",
+    "LayerInfo",
+    "LayerPatterns",
+    "OptimizerHook",
+    "SlotTable",
+    "choose_layers",
+    "find_tensors",
+    "is_measurable",
+    "is_recomputing",
+    "layers_of",
+    "match_names",
+    "parameters_of",
+    "replace_tensors",
+    "watch_gradient",
+]

@@ -1,0 +1,44 @@
+"""A hook on one tensor's gradient, and where in a backward pass we are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["GradientHook", "is_recomputing", "watch_gradient"]
+
+
+def is_recomputing() -> bool:
+    """Whether a forward runs inside a backward pass: checkpointing computes it a second time."""
+    return bool(torch._C._current_graph_task_id() != -1)  # noqa: SLF001 - torch has no public name for it
+
+
+class GradientHook:
+    """Calls `callback(token, gradient)` when the gradient of a tensor is known; changes nothing.
+
+    A class and not a closure, so that torch can be told that it is nothing to save with a tensor.
+    """
+
+    __slots__ = ("_callback", "_token")
+    __torch_unserializable__ = True
+
+    def __init__(
+        self, callback: Callable[[Any, torch.Tensor], None], token: Any
+    ) -> None:  # Any: the caller's own
+        self._callback = callback
+        self._token = token
+
+    def __call__(self, gradient: torch.Tensor) -> None:
+        """Pass the gradient on; returning None leaves it as it is."""
+        self._callback(self._token, gradient)
+
+
+def watch_gradient(tensor: torch.Tensor, hook: GradientHook) -> RemovableHandle | None:
+    """Place a hook on a tensor's gradient.
+
+    A tensor of the graph lets go of its hook when the graph goes, and None is returned. A leaf (a
+    module that returns its parameter) would keep it for good: its handle is returned, to be removed.
+    """
+    handle = tensor.register_hook(hook)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return handle if tensor.is_leaf else None

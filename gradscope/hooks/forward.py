@@ -1,0 +1,71 @@
+"""One forward hook for all watched modules, there only while it is wanted.
+
+It is a *global* module hook filtered by identity, and not one hook a module: so a `deepcopy`, a pickle
+or a `torch.export` of the model carries nothing of it, and taking it off leaves every module as it was.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["ForwardHook", "SlotTable"]
+
+S = TypeVar("S")
+
+
+class SlotTable(Generic[S]):
+    """Modules, held weakly, and the slot of each; made once, looked into at every forward."""
+
+    def __init__(self, slots: Iterable[tuple[nn.Module, S]]) -> None:
+        self._slots = {id(module): (weakref.ref(module), slot) for module, slot in slots}
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __or__(self, other: "SlotTable[S]") -> "SlotTable[S]":
+        both = SlotTable[S](())
+        both._slots = self._slots | other._slots
+        return both
+
+    def find(self, module: nn.Module) -> S | None:
+        """Return the slot of a module; None for one that is not in the table."""
+        found = self._slots.get(id(module))
+        return found[1] if found is not None and found[0]() is module else None
+
+
+class ForwardHook(Generic[S]):
+    """Calls `callback(slot, output)` after each forward of a module in the table.
+
+    What the callback returns, unless None, takes the place of the output. It lives from `watch` to
+    `remove`; `watch` may be called again with another table.
+    """
+
+    def __init__(self, callback: Callable[[S, Any], Any]) -> None:  # Any: whatever a module returns
+        self._callback = callback
+        self._find: Callable[[nn.Module], S | None] = SlotTable[S](()).find
+        self._handle: RemovableHandle | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether torch calls the hook at present."""
+        return self._handle is not None
+
+    def watch(self, table: SlotTable[S]) -> None:
+        """Watch the modules of a table, and no others."""
+        self._find = table.find
+        if self._handle is None:
+            self._handle = register_module_forward_hook(self._on_forward)
+
+    def remove(self) -> None:
+        """Watch no longer; torch keeps nothing of the hook."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> Any:  # Any: as torch says
+        slot = self._find(module)
+        return None if slot is None else self._callback(slot, output)

@@ -1,0 +1,105 @@
+"""The layers of a model: their names, which of them are watched, and choosing some by pattern."""
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from torch import nn
+
+from gradscope.errors import UnknownLayerError, UsageError
+
+__all__ = ["LayerInfo", "LayerPatterns", "choose_layers", "layers_of", "match_names"]
+
+LayerPatterns: TypeAlias = (
+    str | re.Pattern[str] | Callable[[str, nn.Module], bool] | Sequence[str | re.Pattern[str]]
+)
+"""A glob (`blocks.*.fc1`; a star crosses dots), a regex (compiled, or a string after `re:`), a callable
+of (name, module), or a sequence of the first two."""
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList, nn.ParameterDict)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """One module of a model. `parameters` are those that it owns itself, by their name in it."""
+
+    index: int
+    name: str
+    module: nn.Module
+    is_watched: bool
+    parameters: dict[str, nn.Parameter] = field(repr=False)
+
+
+def layers_of(model: nn.Module, chosen: LayerPatterns | None = None) -> list[LayerInfo]:
+    """Return the modules of a model in `named_modules()` order, and mark those to watch.
+
+    With nothing chosen, all modules are watched that have something of their own to show: not the
+    containers, whose output is a child's or which are never called, and not the model itself when it
+    has watched children (its output is the loss or the logits). A module under two names appears once,
+    under its first.
+    """
+    named = list(model.named_modules())
+    watched = choose_layers(chosen, named) if chosen is not None else _watched_by_default(named)
+    return [
+        LayerInfo(i, name, module, name in watched, dict(module.named_parameters(recurse=False)))
+        for i, (name, module) in enumerate(named)
+    ]
+
+
+def _watched_by_default(named: Sequence[tuple[str, nn.Module]]) -> set[str]:
+    chosen = {name for name, module in named if name and not isinstance(module, _CONTAINERS)}
+    _, model = named[0]
+    owns_parameters = any(True for _ in model.parameters(recurse=False))
+    return chosen | {""} if owns_parameters or not chosen else chosen
+
+
+def choose_layers(patterns: LayerPatterns, named: Sequence[tuple[str, nn.Module]]) -> set[str]:
+    """Return the names that a pattern chooses. Raises UnknownLayerError when one matches nothing."""
+    if callable(patterns) and not isinstance(patterns, re.Pattern):
+        chosen = {name for name, module in named if patterns(name, module)}
+        if not chosen:
+            raise UnknownLayerError(f"the callable given as layers chose none of {len(named)} modules")
+        return chosen
+    return set(match_names(patterns, [name for name, _ in named]))
+
+
+def match_names(patterns: object, names: Sequence[str]) -> list[str]:
+    """Return the names that one of the patterns matches, in the order of `names`.
+
+    Raises UnknownLayerError, with the nearest names, when a pattern matches nothing, and UsageError
+    when one is no pattern.
+    """
+    several = [patterns] if isinstance(patterns, str | re.Pattern) else patterns
+    if not isinstance(several, Iterable):
+        raise UsageError(
+            f"layers must be a glob, a regex, or a sequence of them, got {type(patterns).__name__}"
+        )
+    matched: set[str] = set()
+    for pattern in several:
+        found = [name for name in names if _is_match(pattern, name)]
+        if not found:
+            raise UnknownLayerError(_unknown(pattern, names))
+        matched.update(found)
+    return [name for name in names if name in matched]
+
+
+def _is_match(pattern: object, name: str) -> bool:
+    if isinstance(pattern, re.Pattern):
+        return pattern.search(name) is not None
+    if not isinstance(pattern, str):
+        raise UsageError(f"a layer pattern must be a string or a compiled regex, got {pattern!r}")
+    if not pattern.startswith("re:"):
+        return name == pattern or (name != "" and fnmatch.fnmatchcase(name, pattern))
+    try:
+        return re.search(pattern[3:], name) is not None
+    except re.error as error:
+        raise UsageError(f"{pattern!r} is no regular expression: {error}") from error
+
+
+def _unknown(pattern: object, names: Sequence[str]) -> str:
+    text = pattern.pattern if isinstance(pattern, re.Pattern) else str(pattern)
+    near = difflib.get_close_matches(text, names, n=3, cutoff=0.3) or [n for n in names if n][:3]
+    return f"no layer matches {text!r}; the nearest of {len(names)} are: {', '.join(near)}"

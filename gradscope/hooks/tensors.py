@@ -1,0 +1,78 @@
+"""Finding the tensors in whatever a module returns, and putting others in their place.
+
+A path names a tensor inside a structure: empty for a lone tensor, else indices, keys and field names
+joined by dots: `0`, `1.0`, `hidden_states.3`. Walked are tuples and named tuples, lists, mappings
+and dataclasses, subclasses included (a `ModelOutput` is both of the last). Anything else is left alone.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+__all__ = ["find_tensors", "is_measurable", "replace_tensors"]
+
+T = TypeVar("T")
+_DEPTH_LIMIT = 16
+
+
+def is_measurable(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's elements are numbers on a line or a plane: floating-point or complex."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def find_tensors(value: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (path, tensor) for each floating-point or complex tensor in a structure, in order."""
+    if isinstance(value, torch.Tensor):
+        if is_measurable(value):
+            yield path, value
+        return
+    if depth == _DEPTH_LIMIT:
+        return
+    for key, child in _children(value):
+        yield from find_tensors(child, f"{path}.{key}" if path else str(key), depth + 1)
+
+
+def replace_tensors(value: T, replace: Callable[[torch.Tensor], torch.Tensor], depth: int = 0) -> T:
+    """Return a structure like `value` with each floating-point or complex tensor replaced.
+
+    Where nothing was replaced, the very same object comes back. A structure that holds a replaced
+    tensor is rebuilt as its own type.
+    """
+    if isinstance(value, torch.Tensor):
+        return replace(value) if is_measurable(value) else value  # type: ignore[return-value]  # a tensor for a tensor
+    if depth == _DEPTH_LIMIT:
+        return value
+    changed: dict[object, object] = {}
+    for key, child in _children(value):
+        new = replace_tensors(child, replace, depth + 1)
+        if new is not child:
+            changed[key] = new
+    return _rebuild(value, changed) if changed else value
+
+
+def _children(value: object) -> Iterator[tuple[object, object]]:
+    if isinstance(value, list | tuple):
+        yield from enumerate(value)
+    elif isinstance(value, Mapping):
+        yield from value.items()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield field.name, getattr(value, field.name, None)
+
+
+def _rebuild(value: T, changed: Mapping[object, object]) -> T:
+    if isinstance(value, list | tuple):
+        items: list[Any] = [changed.get(i, item) for i, item in enumerate(value)]
+        make: Callable[..., T] = type(value)
+        return make(*items) if hasattr(value, "_fields") else make(items)
+    rebuilt = copy.copy(value)
+    if isinstance(value, Mapping):
+        for key, item in changed.items():
+            rebuilt[key] = item  # type: ignore[index]  # a mapping that can be copied can be set
+        return rebuilt
+    for key, item in changed.items():
+        object.__setattr__(rebuilt, str(key), item)
+    return rebuilt

@@ -1,0 +1,38 @@
+"""`python -m gradscope.hub [--detach] [DIRECTORY]`: be the hub of a runtime directory.
+
+With `--detach` the process that was started ends as soon as the hub listens (exit code 0, also when
+another hub does) or has failed (1); the hub goes on in a process of its own that nobody has to wait for.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+_USAGE = "usage: python -m gradscope.hub [--detach] [DIRECTORY]"
+
+
+def main(arguments: list[str]) -> int:
+    """Run a hub; return the exit code."""
+    is_detached = "--detach" in arguments
+    rest = [argument for argument in arguments if argument != "--detach"]
+    if len(rest) > 1 or any(argument.startswith("-") for argument in rest):
+        sys.stderr.write(f"{_USAGE}\n")
+        return 2
+    ready_fd = _detach() if is_detached else None
+    from gradscope.hub.process import serve  # noqa: PLC0415 - forking first is quicker and without threads
+
+    return serve(Path(rest[0]) if rest else None, ready_fd)
+
+
+def _detach() -> int:
+    """Go on in a child; this process waits for its word and ends. Returns where the child says it."""
+    read_fd, write_fd = os.pipe()
+    if os.fork() == 0:
+        os.close(read_fd)
+        return write_fd
+    os.close(write_fd)
+    os._exit(0 if os.read(read_fd, 1) else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""The hub as a process: the election, signals, limits, the log, and the end.
+
+Threads: the loop of `Hub` runs on the main thread and owns both sockets. Each recorder has a thread of
+its own.
+"""
+
+import os
+import resource
+import signal
+import stat
+import sys
+import time
+from pathlib import Path
+
+from gradscope.errors import GradscopeError
+from gradscope.hub.server import Hub
+from gradscope.places import ensure_private_dir
+from gradscope.transport import hub_address
+from gradscope.transport.election import LOG_LIMIT_BYTES
+from gradscope.transport.lock import HUB_LOCK, PathLock
+
+__all__ = ["serve"]
+
+_IDLE_S = 10.0
+_LOCK_PATIENCE_S = 0.2
+
+
+def serve(directory: Path | None, ready_fd: int | None = None) -> int:
+    """Be the hub of a runtime directory until it is idle or told to end; return the exit code.
+
+    `ready_fd` is written to and closed once a hub listens there: this one, or another that was first.
+    """
+    try:
+        address = hub_address(None if directory is None else str(directory))
+        with PathLock(ensure_private_dir(address.directory) / HUB_LOCK) as lock:
+            if not _elected(lock):
+                _say_ready(ready_fd)
+                return 0
+            _raise_file_limit()
+            with Hub(address, lock, idle_s=_idle_s()) as hub:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, lambda *_: hub.stop("the hub was told to end"))
+                _say_ready(ready_fd)
+                hub.run(housekeeping=_bound_log)
+    except (GradscopeError, OSError) as error:
+        sys.stderr.write(f"gradscope hub: {error}\n")
+        return 1
+    return 0
+
+
+def _elected(lock: PathLock) -> bool:
+    # A hub that is just ending holds the lock for a moment longer than its sockets.
+    deadline_s = time.monotonic() + _LOCK_PATIENCE_S
+    while not lock.acquire():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _say_ready(ready_fd: int | None) -> None:
+    if ready_fd is not None:
+        os.write(ready_fd, b"1")
+        os.close(ready_fd)
+
+
+def _raise_file_limit() -> None:
+    # libzmq aborts a process that cannot accept a connection for want of file descriptors.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _idle_s() -> float:
+    try:
+        return float(os.environ.get("GRADSCOPE_HUB_IDLE_S", _IDLE_S))
+    except ValueError:
+        return _IDLE_S
+
+
+def _bound_log() -> None:
+    """Empty the log when it has grown too long; standard error may be anything else, too."""
+    status = os.fstat(2)
+    if stat.S_ISREG(status.st_mode) and status.st_size > LOG_LIMIT_BYTES:
+        os.ftruncate(2, 0)

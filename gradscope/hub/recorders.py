@@ -1,0 +1,119 @@
+"""The recorders of the runs that are live: opened and closed without ever waiting for a disk."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from gradscope.hub.rings import Parts
+from gradscope.hub.runs import Streamed
+from gradscope.protocol import Hello
+
+__all__ = ["RecorderFactory", "Recorders"]
+
+_CLOSE_S = 5.0
+
+
+class RunRecorder(Protocol):
+    """What the hub uses of `gradscope.recording.Recorder`."""
+
+    path: Path
+    failure: str | None
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was recorded and dropped."""
+
+    def add(self, message: Streamed | Hello, parts: Sequence[bytes]) -> None:
+        """Record a message, or that another rank has joined. Never blocks, never raises."""
+
+    def close(self, *, reason: str) -> None:
+        """Flush and end. May take a while."""
+
+
+RecorderFactory: TypeAlias = Callable[[Path, Hello], RunRecorder]
+
+
+class Recorders:
+    """One recorder for each run that wants one. A closing one runs to its end on a thread of its own."""
+
+    def __init__(self, factory: RecorderFactory | None = None) -> None:
+        self._factory = factory or _default_factory
+        self._open: dict[str, RunRecorder] = {}
+        self._ranks: dict[str, set[int]] = {}
+        self._told: set[str] = set()
+        self._closing: dict[str, threading.Thread] = {}
+
+    def add(self, hello: Hello, message: Streamed, parts: Parts) -> str:
+        """Record a message of a run, after opening its recorder at the first one.
+
+        Returns where it is recorded; empty where it is not.
+        """
+        recorder = self._open.get(hello.run) or self._begin(hello)
+        if recorder is None:
+            return ""
+        if hello.rank not in self._ranks[hello.run]:
+            self._ranks[hello.run].add(hello.rank)
+            recorder.add(hello, ())
+        recorder.add(message, parts)
+        return str(recorder.path)
+
+    def end(self, run: str, reason: str) -> None:
+        """Close a run's recorder, elsewhere: it may have to wait for the disk."""
+        recorder = self._open.pop(run, None)
+        self._told.discard(run)
+        if recorder is not None:
+            closer = threading.Thread(
+                target=recorder.close, kwargs={"reason": reason}, name="gradscope-hub-close"
+            )
+            self._closing[run] = closer
+            closer.start()
+
+    def counters(self, run: str) -> dict[str, int]:
+        """Return what a run's recorder counts."""
+        recorder = self._open.get(run)
+        return dict(recorder.counters) if recorder else {}
+
+    def new_failures(self) -> list[tuple[str, str]]:
+        """Return each run whose recording has stopped, with the reason, once."""
+        failures = [
+            (run, recorder.failure)
+            for run, recorder in self._open.items()
+            if recorder.failure is not None and run not in self._told
+        ]
+        self._told.update(run for run, _ in failures)
+        return failures
+
+    @property
+    def are_closed(self) -> bool:
+        """Whether no recorder is open or still closing."""
+        self._closing = {run: t for run, t in self._closing.items() if t.is_alive()}
+        return not self._open and not self._closing
+
+    def close(self, reason: str) -> None:
+        """Close all, and wait for them a little."""
+        for run in list(self._open):
+            self.end(run, reason)
+        for closer in self._closing.values():
+            closer.join(_CLOSE_S)
+
+    def _begin(self, hello: Hello) -> RunRecorder | None:
+        closer = self._closing.get(hello.run)
+        if hello.record == "" or (closer is not None and closer.is_alive()):
+            return None  # not wanted; or its file is still being closed, and has one writer at a time
+        path = Path(hello.record) if hello.record is not None else _default_path(hello.run)
+        recorder = self._open[hello.run] = self._factory(path, hello)
+        self._ranks[hello.run] = {hello.rank}
+        return recorder
+
+
+def _default_path(run: str) -> Path:
+    from gradscope.recording import default_path  # noqa: PLC0415 - it needs sqlite3 and numpy
+
+    return default_path(run)
+
+
+def _default_factory(path: Path, hello: Hello) -> RunRecorder:
+    from gradscope.recording import Recorder  # noqa: PLC0415 - it needs sqlite3 and numpy
+
+    return Recorder(path, hello)

@@ -1,0 +1,88 @@
+"""What the hub keeps of one rank's stream for viewers that come late: the newest, and bounded.
+
+Steps and events stay the bytes that came. Scalars come a few at a time, many times a second, and are
+merged into longer messages, so that a late viewer gets hundreds of messages and not ten thousands.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from gradscope.protocol import Scalars
+
+__all__ = ["Parts", "Ring"]
+
+Parts: TypeAlias = list[bytes]
+
+STEP_LIMIT = 600
+STEP_LIMIT_BYTES = 32 * 2**20
+SCALARS_LIMIT_BYTES = 4 * 2**20
+EVENT_LIMIT = 200
+
+_MERGED_LIMIT_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class Ring:
+    """The newest steps, scalars and events of one rank."""
+
+    _steps: deque[tuple[Parts, int]] = field(default_factory=deque)
+    _steps_bytes: int = 0
+    _scalars: deque[tuple[Scalars, int]] = field(default_factory=deque)
+    _scalars_bytes: int = 0
+    _events: deque[Parts] = field(default_factory=lambda: deque(maxlen=EVENT_LIMIT))
+
+    def add_step(self, parts: Parts) -> None:
+        """Keep a step frame, and let go of the oldest ones beyond 600 or 32 MB."""
+        size = sum(map(len, parts))
+        self._steps.append((parts, size))
+        self._steps_bytes += size
+        while len(self._steps) > STEP_LIMIT or (
+            self._steps_bytes > STEP_LIMIT_BYTES and len(self._steps) > 1
+        ):
+            self._steps_bytes -= self._steps.popleft()[1]
+
+    def add_scalars(self, message: Scalars, size_bytes: int) -> None:
+        """Keep scalars, merged with the newest ones where they have the same names."""
+        self._scalars_bytes += size_bytes
+        if self._scalars:
+            last, last_bytes = self._scalars[-1]
+            together = last_bytes + size_bytes
+            if last.values.keys() == message.values.keys() and together <= _MERGED_LIMIT_BYTES:
+                self._scalars[-1] = _merge(last, message), together
+                return
+        self._scalars.append((message, size_bytes))
+        while self._scalars_bytes > SCALARS_LIMIT_BYTES and len(self._scalars) > 1:
+            self._scalars_bytes -= self._scalars.popleft()[1]
+
+    def add_event(self, parts: Parts) -> None:
+        """Keep an event."""
+        self._events.append(parts)
+
+    def steps(self) -> Iterator[Parts]:
+        """Iterate over the steps, oldest first."""
+        return (parts for parts, _ in self._steps)
+
+    def scalars(self) -> Iterator[Scalars]:
+        """Iterate over the merged scalars, oldest first."""
+        return (message for message, _ in self._scalars)
+
+    def events(self) -> Iterator[Parts]:
+        """Iterate over the events, oldest first."""
+        return iter(self._events)
+
+    @property
+    def step_count(self) -> int:
+        """The number of steps that are kept."""
+        return len(self._steps)
+
+
+def _merge(first: Scalars, second: Scalars) -> Scalars:
+    return Scalars(
+        run=first.run,
+        rank=first.rank,
+        steps=first.steps + second.steps,
+        times_s=first.times_s + second.times_s,
+        values={name: values + second.values[name] for name, values in first.values.items()},
+    )

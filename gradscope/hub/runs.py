@@ -1,0 +1,180 @@
+"""The runs that the hub knows: for each rank who it is, what it said last, and its ring."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from gradscope.errors import UsageError
+from gradscope.hub.rings import Parts, Ring
+from gradscope.protocol import (
+    Event,
+    Hello,
+    Interventions,
+    Manifest,
+    Refusal,
+    RunInfo,
+    Runs,
+    Scalars,
+    Step,
+    encode,
+)
+
+__all__ = ["Rank", "RunTable", "Streamed"]
+
+Streamed: TypeAlias = Manifest | Step | Scalars | Event | Interventions
+"""What is kept, recorded and handed on to viewers."""
+
+_ENDED_RINGS = 8
+_LISTED = 500
+_TEXT_LIMIT = 300
+_COUNTERS_LIMIT = 32
+
+
+@dataclass(slots=True)
+class Rank:
+    """One rank of one run. `route` is None once its agent is gone. `heard_s` is the time of day."""
+
+    hello: Hello
+    route: bytes | None
+    ring: Ring = field(default_factory=Ring)
+    manifest: Parts | None = None
+    interventions: Parts | None = None
+    step: int | None = None
+    heard_s: float = field(default_factory=time.time)
+    recording: str = ""
+    counters: dict[str, int] = field(default_factory=dict)
+
+    def keep(self, message: Streamed, parts: Parts) -> None:
+        """Keep a message for viewers that come later."""
+        self.heard_s = time.time()
+        match message:
+            case Manifest():
+                self.manifest = parts
+            case Interventions():
+                self.interventions = parts
+            case Event():
+                self.ring.add_event(parts)
+            case Step():
+                self.ring.add_step(parts)
+                self.note_step(message.step)
+            case Scalars():
+                self.ring.add_scalars(message, len(parts[0]))
+                self.note_step(message.steps[-1] if message.steps else None)
+
+    def note_step(self, step: int | None) -> None:
+        """Keep the number of the step that the agent was last in."""
+        if step is not None:
+            self.step = step if self.step is None else max(step, self.step)
+
+    def note_counters(self, counters: dict[str, int]) -> None:
+        """Keep what an agent counts, as far as it is reasonable to show."""
+        for name, value in counters.items():
+            if name in self.counters or len(self.counters) < _COUNTERS_LIMIT:
+                self.counters[name[:_TEXT_LIMIT]] = value
+
+
+class RunTable:
+    """All ranks by run. Those that ended stay listed; the rings of the last 8 of them stay, too."""
+
+    def __init__(self) -> None:
+        self._ranks: dict[tuple[str, int], Rank] = {}
+        self.has_changed = False
+
+    def rank(self, run: str, rank: int) -> Rank | None:
+        """Return a rank, live or ended."""
+        return self._ranks.get((run, rank))
+
+    def ranks(self, run: str) -> Iterator[tuple[int, Rank]]:
+        """Iterate over a run's ranks, in order."""
+        mine = sorted(number for name, number in self._ranks if name == run)
+        return ((number, self._ranks[run, number]) for number in mine)
+
+    def is_live(self, run: str) -> bool:
+        """Return whether an agent of the run is there."""
+        return any(rank.route is not None for _, rank in self.ranks(run))
+
+    def objection(self, hello: Hello) -> Refusal | None:
+        """Return why an agent may not join: without a name, or the name is taken by a living process."""
+        if not hello.run:
+            return Refusal(code="run", reason="an agent's hello must name its run")
+        there = self.rank(hello.run, hello.rank)
+        if there is None or there.route is None or there.hello.peer == hello.peer:
+            return None
+        if not _is_running(there.hello):
+            return None
+        return Refusal(
+            code="run",
+            reason=f"rank {hello.rank} of a run named {hello.run!r} is live already in process "
+            f"{there.hello.pid} on {there.hello.host}; choose another name",
+        )
+
+    def arrive(self, hello: Hello, route: bytes) -> Rank:
+        """Note that an agent is there. What another process of that name said before is forgotten."""
+        known = self.rank(hello.run, hello.rank)
+        if known is not None and known.hello.peer == hello.peer:
+            known.route, known.hello, known.heard_s = route, hello, time.time()
+        else:
+            known = self._ranks[hello.run, hello.rank] = Rank(hello, route)
+        self.has_changed = True
+        return known
+
+    def leave(self, hello: Hello, route: bytes) -> None:
+        """Note that an agent is gone, unless another connection of it has taken over."""
+        rank = self.rank(hello.run, hello.rank)
+        if rank is None or rank.route != route:
+            return
+        rank.route = None
+        self.has_changed = True
+        ended = [key for key, other in self._ranks.items() if other.route is None]
+        ended.sort(key=lambda key: self._ranks[key].heard_s)
+        for key in ended[:-_ENDED_RINGS]:
+            self._ranks[key].ring = Ring()
+        for key in ended[:-_LISTED]:
+            del self._ranks[key]
+
+    def listing(self, counters: dict[str, int]) -> Parts:
+        """Return an encoded `Runs`: the live ones first, then the newest; fewer when they are too many."""
+        order = sorted(
+            self._ranks.values(), key=lambda rank: (rank.route is None, -rank.hello.started_s)
+        )
+        infos = tuple(_info(rank) for rank in order[:_LISTED])
+        while True:
+            try:
+                return encode(Runs(runs=infos, counters=counters))
+            except UsageError:
+                infos = infos[: len(infos) // 2]
+
+
+def _info(rank: Rank) -> RunInfo:
+    hello = rank.hello
+    return RunInfo(
+        run=hello.run,
+        rank=hello.rank,
+        world_size=hello.world_size,
+        host=hello.host[:_TEXT_LIMIT],
+        pid=hello.pid,
+        user=hello.user[:_TEXT_LIMIT],
+        script=hello.script[:_TEXT_LIMIT],
+        started_s=hello.started_s,
+        is_live=rank.route is not None,
+        step=rank.step,
+        last_message_s=rank.heard_s,
+        recording=rank.recording,
+        counters=dict(rank.counters),
+    )
+
+
+def _is_running(hello: Hello) -> bool:
+    """Return False only where it is certain that the process is gone: it was here, and is not."""
+    if hello.host != socket.gethostname() or hello.pid <= 0:
+        return True
+    try:
+        os.kill(hello.pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

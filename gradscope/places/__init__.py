@@ -1,0 +1,88 @@
+"""Where gradscope's files and sockets lie on this machine.
+
+- The runtime directory holds the hub's sockets, lock and log. It is node-local and this user's alone:
+  ``$GRADSCOPE_RUNTIME_DIR``, else ``/tmp/gradscope-<uid>``. Never the home (a network's file system
+  cannot hold sockets) and never ``$XDG_RUNTIME_DIR`` (batch systems pass on the login node's).
+- The data directory holds recordings: ``$GRADSCOPE_DATA_DIR``, else the platform's place for user data.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from gradscope.errors import UnsafePathError
+
+__all__ = [
+    "SOCKET_PATH_LIMIT_BYTES",
+    "data_dir",
+    "ensure_private_dir",
+    "recordings_dir",
+    "runtime_dir",
+]
+
+SOCKET_PATH_LIMIT_BYTES = 104
+"""The shortest limit on a socket's path among the supported systems (macOS; Linux has 108)."""
+
+_PRIVATE_MODE = 0o700
+
+
+def runtime_dir() -> Path:
+    """Return the directory of the hub's sockets, lock and log, absolute. It may not exist yet."""
+    chosen = os.environ.get("GRADSCOPE_RUNTIME_DIR")
+    return Path(chosen).absolute() if chosen else Path(f"/tmp/gradscope-{os.getuid()}")  # noqa: S108 - checked below
+
+
+def data_dir() -> Path:
+    """Return the directory of all that is kept, absolute. It may not exist yet."""
+    chosen = os.environ.get("GRADSCOPE_DATA_DIR")
+    return Path(chosen).absolute() if chosen else user_data_path("gradscope", appauthor=False)
+
+
+def recordings_dir() -> Path:
+    """Return the directory of the recordings. It may not exist yet."""
+    return data_dir() / "recordings"
+
+
+def ensure_private_dir(path: Path) -> Path:
+    """Create `path` with mode 0700 where it is missing, and check that it is this user's alone.
+
+    Raises UnsafePathError when it is a symbolic link, no directory, owned by another user, open to
+    others, too long to hold a socket, or cannot be created.
+    """
+    longest = path / "viewers.sock"
+    if len(os.fsencode(longest)) >= SOCKET_PATH_LIMIT_BYTES:
+        raise UnsafePathError(
+            f"the path {longest} is too long for a socket: expected fewer than "
+            f"{SOCKET_PATH_LIMIT_BYTES} bytes, got {len(os.fsencode(longest))}; "
+            "set GRADSCOPE_RUNTIME_DIR to a shorter directory"
+        )
+    try:
+        path.mkdir(mode=_PRIVATE_MODE, parents=True, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        raise UnsafePathError(
+            f"cannot create the runtime directory {path} ({error.strerror}); "
+            "set GRADSCOPE_RUNTIME_DIR to a directory that you can write"
+        ) from error
+    _check_private(path, status)
+    return path
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISDIR(status.st_mode):
+        raise UnsafePathError(
+            f"{path} must be a directory, not a symbolic link or a file: somebody may have put it "
+            "there; remove it, or set GRADSCOPE_RUNTIME_DIR elsewhere"
+        )
+    if status.st_uid != os.getuid():
+        raise UnsafePathError(
+            f"{path} belongs to user {status.st_uid}, expected {os.getuid()}; "
+            "set GRADSCOPE_RUNTIME_DIR to a directory of your own"
+        )
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise UnsafePathError(
+            f"{path} is open to other users (mode {stat.S_IMODE(status.st_mode):04o}, expected "
+            f"0700); run: chmod 700 {path}"
+        )

@@ -1,0 +1,153 @@
+"""Bodies: the columns of a step and the layers of a manifest, as bytes and back.
+
+A step's body is its arrays one after the other, each `rows` little-endian numbers of the type that the
+head names, the widest first so that all lie aligned. Each array travels in the narrowest type that
+holds its numbers exactly; a column that is all zero stays at home and is named in `zero`.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.columns import COLUMNS, Block
+from gradscope.errors import ProtocolError, UsageError
+from gradscope.protocol.messages import Layer, Manifest, Step
+
+__all__ = ["pack_block", "pack_layers", "unpack_block", "unpack_layers"]
+
+_ALWAYS_SENT = ("layer", "kind")
+_FLOAT_COLUMNS = frozenset(column.name for column in COLUMNS if not column.is_count)
+_WIRE_TYPES: dict[str, tuple[str, ...]] = {
+    "layer": ("u1", "u2", "u4"),
+    "kind": ("u1", "u2", "u4"),
+    "flags": ("u1",),
+    **{c.name: ("u1", "u2", "u4", "u8") if c.is_count else ("f4", "f8") for c in COLUMNS},
+}
+_LAYERS: msgspec.msgpack.Decoder[tuple[Layer, ...]] = msgspec.msgpack.Decoder(tuple[Layer, ...])
+
+
+def pack_block(block: Block) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], bytes]:
+    """Return a step's `columns`, `zero` and `body` for a block.
+
+    Raises UsageError when a count is negative or not whole.
+    """
+    packed: list[tuple[str, NDArray[np.generic]]] = []
+    zero: list[str] = []
+    for name, array in _arrays(block):
+        if name not in _ALWAYS_SENT and not array.any():
+            zero.append(name)
+        else:
+            packed.append((name, _narrowest(name, array)))
+    packed.sort(key=lambda item: -item[1].itemsize)
+    columns = tuple((name, array.dtype.str[1:]) for name, array in packed)
+    return columns, tuple(zero), b"".join(_little_endian(array) for _, array in packed)
+
+
+def unpack_block(step: Step) -> Block:
+    """Return the block of a step. Raises ProtocolError when head and body do not fit."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    offset = 0
+    for name, code in step.columns:
+        dtype = _wire_type(name, code)
+        end = offset + step.rows * dtype.itemsize
+        if name in arrays:
+            raise ProtocolError(f"step {step.step} names the column {name!r} twice")
+        if end > len(step.body):
+            raise ProtocolError(
+                f"step {step.step}: column {name!r} needs bytes {offset} to {end}, "
+                f"the body has {len(step.body)}"
+            )
+        arrays[name] = np.frombuffer(step.body, dtype, step.rows, offset)
+        offset = end
+    if offset != len(step.body):
+        raise ProtocolError(f"step {step.step}: expected {offset} bytes, the body has {len(step.body)}")
+    return _block(step, arrays)
+
+
+def pack_layers(layers: Iterable[Layer]) -> bytes:
+    """Return a manifest's `body` for its layers."""
+    return msgspec.msgpack.encode(list(layers))
+
+
+def unpack_layers(manifest: Manifest) -> tuple[Layer, ...]:
+    """Return the layers of a manifest. Raises ProtocolError when the body holds anything else."""
+    try:
+        layers = _LAYERS.decode(manifest.body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the body of a manifest holds no layers: {error}") from error
+    if len(layers) != manifest.layer_count:
+        raise ProtocolError(f"expected {manifest.layer_count} layers, the body has {len(layers)}")
+    return layers
+
+
+def _arrays(block: Block) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    yield "layer", block.layer
+    yield "kind", block.kind
+    yield "flags", block.flags
+    yield from block.values.items()
+
+
+def _narrowest(name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
+    if name not in _FLOAT_COLUMNS:
+        whole = _whole(name, array)
+        return whole.astype(np.min_scalar_type(int(whole.max(initial=0))))
+    wide = array.astype(np.float64)
+    if name not in ("min", "max"):
+        return wide
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32)
+    return narrow if np.array_equal(narrow, wide, equal_nan=True) else wide
+
+
+def _whole(name: str, array: NDArray[np.generic]) -> NDArray[np.unsignedinteger]:
+    if np.issubdtype(array.dtype, np.unsignedinteger):
+        return array  # type: ignore[return-value]  # the line above narrows it
+    with np.errstate(invalid="ignore"):
+        whole = array.astype(np.uint64)
+    if not np.array_equal(whole.astype(np.float64), array.astype(np.float64)):
+        raise UsageError(f"the column {name!r} counts elements, expected whole numbers from 0 up")
+    return whole
+
+
+def _little_endian(array: NDArray[np.generic]) -> bytes:
+    return (array.byteswap() if sys.byteorder == "big" else array).tobytes()
+
+
+def _wire_type(name: str, code: str) -> np.dtype[np.generic]:
+    allowed = _wire_types(name)
+    if code not in allowed:
+        raise ProtocolError(f"column {name!r} cannot have the type {code!r}, expected one of {allowed}")
+    return np.dtype("<" + code)
+
+
+def _wire_types(name: str) -> tuple[str, ...]:
+    try:
+        return _WIRE_TYPES[name]
+    except KeyError:
+        raise ProtocolError(f"unknown column {name!r}") from None
+
+
+def _block(step: Step, arrays: dict[str, NDArray[np.generic]]) -> Block:
+    missing = [name for name in _ALWAYS_SENT if name not in arrays]
+    if missing:
+        raise ProtocolError(f"step {step.step} lacks the columns {missing}")
+    for name in step.zero:
+        if name in arrays:
+            raise ProtocolError(f"step {step.step} names the column {name!r} twice")
+        arrays[name] = _zeros(name, step.rows)
+    if "flags" not in arrays:
+        raise ProtocolError(f"step {step.step} lacks the column 'flags'")
+    kind = arrays.pop("kind").astype(np.uint32)
+    if step.rows and int(kind.max()) >= len(step.kinds):
+        raise ProtocolError(f"step {step.step} has a row of kind {kind.max()}, of {len(step.kinds)}")
+    layer = arrays.pop("layer").astype(np.uint32)
+    flags = arrays.pop("flags").astype(np.uint8)
+    return Block(step.kinds, layer, kind, flags, arrays)
+
+
+def _zeros(name: str, rows: int) -> NDArray[np.generic]:
+    """Return one zero seen `rows` times: what was not sent takes no memory here either."""
+    return np.broadcast_to(np.zeros(1, _wire_types(name)[-1]), rows)

@@ -1,0 +1,18 @@
+"""Runs on disk: one SQLite file a run, written by the hub, read by anybody at any time."""
+
+from gradscope.recording.reading import (
+    Recording,
+    RecordingInfo,
+    list_recordings,
+    open_recording,
+)
+from gradscope.recording.recorder import Recorder, default_path
+
+__all__ = [
+    "Recorder",
+    "Recording",
+    "RecordingInfo",
+    "default_path",
+    "list_recordings",
+    "open_recording",
+]

@@ -1,0 +1,53 @@
+"""Which journal a recording's file can have.
+
+WAL lets readers in while the file is written, and needs memory that all processes share, which a
+network's file system does not give. There SQLite's rollback journal is used; where the kind of file
+system is unknown, it is used too: it is right everywhere.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["journal_mode", "journal_mode_for"]
+
+_MOUNTS = Path("/proc/mounts")
+
+_LOCAL = frozenset(
+    {"apfs", "aufs", "bcachefs", "btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "fuseblk"}
+    | {"hfs", "hfsplus", "jfs", "msdos", "nilfs2", "ntfs", "ntfs3", "overlay", "ramfs", "reiserfs"}
+    | {"rootfs", "tmpfs", "ubifs", "udf", "vfat", "xfs", "zfs"}
+)
+
+
+def journal_mode(directory: Path) -> Literal["wal", "delete"]:
+    """Return the journal for a recording in `directory`, on this machine as it is mounted now."""
+    try:
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return "delete"
+    return journal_mode_for(os.path.realpath(directory), mounts)
+
+
+def journal_mode_for(directory: str, mounts: str) -> Literal["wal", "delete"]:
+    """Return the journal for an absolute path without links, given the text of /proc/mounts."""
+    found, kind = "", ""
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        point = _unescape(fields[1])
+        # Of two mounts on one point the later one covers the earlier.
+        if _lies_in(directory, point) and len(point) >= len(found):
+            found, kind = point, fields[2]
+    return "wal" if kind in _LOCAL else "delete"
+
+
+def _lies_in(directory: str, point: str) -> bool:
+    return directory == point or directory.startswith(point.rstrip("/") + "/")
+
+
+def _unescape(field: str) -> str:
+    r"""Undo the kernel's octal escapes: a blank in a mount point is written as `\040`."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

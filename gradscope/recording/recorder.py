@@ -1,0 +1,175 @@
+"""Writing a recording: a bounded queue, and one thread that empties it into SQLite once a second.
+
+The thread owns the connection from its first line to its last. What goes wrong there (a full disk, a
+read-only directory, a file that is no recording) ends the recording and nothing else: `failure` says
+what it was, and all that comes later is counted as dropped.
+
+The file is bounded by thinning: above the limit, every other step of the older half goes, so that a
+long run keeps its whole length, coarser the older it is.
+"""
+
+import contextlib
+import re
+import sqlite3
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from gradscope.errors import RecordingError
+from gradscope.places import recordings_dir
+from gradscope.protocol import Event, Hello, Interventions, Manifest, Scalars, Step
+from gradscope.recording import tables
+from gradscope.recording.schema import SUFFIX
+
+__all__ = ["Recorder", "default_path"]
+
+_COMMIT_S = 1.0
+_CLOSE_TIMEOUT_S = 10.0
+_QUEUE_LIMIT_COUNT = 20_000
+_QUEUE_LIMIT_BYTES = 64 * 2**20
+
+Recorded: TypeAlias = Manifest | Step | Scalars | Event | Interventions
+
+
+def default_path(run: str) -> Path:
+    """Return where the recording of a run lies when its user named no place."""
+    name = re.sub(r"[^\w.-]", "-", run, flags=re.ASCII).lstrip(".")[:120]
+    return recordings_dir() / f"{name or 'run'}{SUFFIX}"
+
+
+class Recorder:
+    """Records one run, all its ranks, from its making to `close`. Owns one thread and one file.
+
+    A file of the same run, left by a hub that was killed, is gone on with. Where another run of the
+    same name lies, that one is left alone and `path` becomes the next free one (`name.2.gradscope`).
+    """
+
+    def __init__(self, path: Path, hello: Hello, *, limit_bytes: int = 256 * 2**20) -> None:
+        self.path = path
+        self.failure: str | None = None
+        self._hello = hello
+        self._limit_bytes = limit_bytes
+        self._counters: Counter[str] = Counter(recorded=0, dropped=0, commits=0, thinned=0, retried=0)
+        self._queue: deque[tables.Row] = deque()
+        self._queue_bytes = 0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._reason = ""
+        self._thread = threading.Thread(target=self._run, name="gradscope-recorder", daemon=True)
+        self._thread.start()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Messages recorded and dropped, commits, rows thinned out, commits that had to be retried."""
+        return dict(self._counters)
+
+    def add(self, message: Recorded | Hello, parts: Sequence[bytes]) -> None:
+        """Queue a message for the file. Never blocks and never raises: what cannot be kept is counted.
+
+        `parts` are the message's bytes as they came. The Hello of another rank makes that process known
+        as one of this run.
+        """
+        if isinstance(message, Hello):
+            row = tables.row_of_process(message)
+        else:
+            row = tables.row_of(message, parts)
+        with self._lock:
+            is_full = (
+                len(self._queue) >= _QUEUE_LIMIT_COUNT
+                or self._queue_bytes + row.size_bytes > _QUEUE_LIMIT_BYTES
+            )
+            if is_full or self.failure is not None or self._stop.is_set():
+                self._counters["dropped"] += 1
+                return
+            self._queue.append(row)
+            self._queue_bytes += row.size_bytes
+
+    def close(self, *, reason: str) -> None:
+        """Write what is queued, mark the run as ended for `reason`, and close the file.
+
+        Waits for at most 10 s: a dead file server must not hold the caller.
+        """
+        if not self._stop.is_set():
+            self._reason = reason
+            self._stop.set()
+        self._thread.join(_CLOSE_TIMEOUT_S)
+        if self._thread.is_alive() and self.failure is None:
+            self.failure = f"{self.path} could not be closed within {_CLOSE_TIMEOUT_S:g} s"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(reason="" if error is None else f"the recorder's owner failed: {error}")
+
+    # From here on everything runs on the recorder's own thread.
+
+    def _run(self) -> None:
+        try:
+            self.path, connection = tables.open_for_writing(self.path, self._hello)
+        except (sqlite3.Error, OSError, RecordingError) as error:
+            self._fail(error)
+            return
+        with contextlib.closing(connection):
+            try:
+                self._record(connection)
+                tables.mark_ended(connection, self._reason)
+            except (sqlite3.Error, OverflowError, RecordingError) as error:
+                self._fail(error)
+                with contextlib.suppress(sqlite3.Error):  # on a full disk one row often still fits
+                    tables.mark_ended(connection, f"recording stopped: {error}")
+
+    def _record(self, connection: sqlite3.Connection) -> None:
+        """Empty the queue into the file until `close`, and one last time after it."""
+        is_last = False
+        while not is_last:
+            is_last = self._stop.wait(_COMMIT_S)
+            try:
+                self._commit(connection)
+                self._thin(connection)
+            except sqlite3.OperationalError as error:
+                is_locked = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if is_last or not is_locked:
+                    raise
+                self._counters["retried"] += 1
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        """Write what is queued in one transaction. Rows leave the queue only when they are on disk."""
+        with self._lock:
+            rows = list(self._queue)
+        if not rows:
+            return
+        with connection:
+            tables.insert(connection, rows)
+        with self._lock:
+            for row in rows:
+                self._queue.popleft()
+                self._queue_bytes -= row.size_bytes
+        self._counters["recorded"] += len(rows)
+        self._counters["commits"] += 1
+
+    def _thin(self, connection: sqlite3.Connection) -> None:
+        while (size := tables.used_bytes(connection)) > self._limit_bytes:
+            gone = tables.thin(connection)
+            if not gone:
+                raise RecordingError(
+                    f"{size} bytes remain after thinning, the limit is {self._limit_bytes}"
+                )
+            self._counters["thinned"] += gone
+
+    def _fail(self, error: Exception) -> None:
+        with self._lock:
+            self._counters["dropped"] += len(self._queue)
+            self._queue.clear()
+            self._queue_bytes = 0
+            now = time.strftime("%H:%M:%S")
+            self.failure = f"recording to {self.path} stopped at {now}: {error}"

@@ -1,0 +1,99 @@
+"""The file of a recording: its tables, and which file is one of ours.
+
+A message is kept as it came over the link: `head` is the msgpack head, `body` its pieces joined. So a
+recording holds nothing that the protocol's bounded decoder would not take from a stranger, and nothing
+in it is ever executed. The columns beside them are for finding and thinning.
+
+A change that an older gradscope could not read is another SCHEMA_VERSION.
+"""
+
+import sqlite3
+from pathlib import Path
+
+from gradscope.errors import RecordingError
+
+__all__ = ["SCHEMA_VERSION", "SUFFIX", "check_schema", "create_tables"]
+
+SCHEMA_VERSION = 1
+SUFFIX = ".gradscope"
+
+_APPLICATION_ID = 0x47724453
+"""Marks the file as ours in SQLite's own header ("GrDS"), so that `file` and we can tell."""
+
+_TABLES = """
+CREATE TABLE run (
+    run TEXT NOT NULL, script TEXT NOT NULL, user TEXT NOT NULL, host TEXT NOT NULL,
+    pid INTEGER NOT NULL, world_size INTEGER NOT NULL, version TEXT NOT NULL,
+    started_s REAL NOT NULL, ended_s REAL, reason TEXT NOT NULL
+);
+CREATE TABLE process (
+    rank INTEGER NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, started_s REAL NOT NULL,
+    PRIMARY KEY (rank, host, pid, started_s)
+);
+CREATE TABLE manifest (
+    id INTEGER PRIMARY KEY, rank INTEGER NOT NULL, revision INTEGER NOT NULL,
+    head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (rank, revision)
+);
+CREATE TABLE step (
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL,
+    head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (step, rank)
+);
+CREATE TABLE scalars (
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL,
+    head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (step, rank)
+);
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL,
+    head BLOB NOT NULL, body BLOB NOT NULL
+);
+CREATE TABLE interventions (
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, revision INTEGER NOT NULL,
+    head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (rank, revision, step)
+);
+CREATE INDEX event_by_step ON event (step);
+CREATE INDEX interventions_by_step ON interventions (step);
+"""
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Make an empty database a recording without a run."""
+    connection.executescript(
+        f"BEGIN;{_TABLES}"
+        f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+    )
+
+
+def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
+    """Return whether the database is a recording; False when it is still empty.
+
+    Raises RecordingError when it is anything else, or written by a newer gradscope.
+    """
+    try:
+        application = _pragma(connection, "application_id")
+        version = _pragma(connection, "user_version")
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise
+        raise _no_recording(path, "it is no SQLite database") from error
+    if not tables and not application:
+        return False
+    if application != _APPLICATION_ID:
+        raise _no_recording(path, "it is another program's SQLite database")
+    if version != SCHEMA_VERSION:
+        raise RecordingError(
+            f"{path} has the schema version {version}, this gradscope reads {SCHEMA_VERSION}: "
+            "open it with the gradscope that wrote it, or upgrade this one"
+        )
+    return True
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _no_recording(path: Path, found: str) -> RecordingError:
+    return RecordingError(
+        f"{path} is no recording of gradscope: {found}; `gradscope ls` lists the recordings, and a new "
+        f"one needs a path of its own, which by custom ends in {SUFFIX}"
+    )

@@ -1,0 +1,179 @@
+"""What the recorder does in its file: claiming it, inserting, thinning, ending."""
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradscope.errors import RecordingError
+from gradscope.protocol import Event, Hello, Interventions, Manifest, Scalars, Step
+from gradscope.recording.journal import journal_mode
+from gradscope.recording.schema import check_schema, create_tables
+
+__all__ = [
+    "Row",
+    "insert",
+    "mark_ended",
+    "open_for_writing",
+    "row_of",
+    "row_of_process",
+    "thin",
+    "used_bytes",
+]
+
+_LOCK_TIMEOUT_S = 2.0
+_SAME_NAME_LIMIT = 1000
+
+_INSERT = {
+    "process": "INSERT OR IGNORE INTO process (rank, host, pid, started_s) VALUES (?, ?, ?, ?)",
+    "manifest": "INSERT OR REPLACE INTO manifest (rank, revision, head, body) VALUES (?, ?, ?, ?)",
+    "step": "INSERT OR REPLACE INTO step (step, rank, head, body) VALUES (?, ?, ?, ?)",
+    "scalars": "INSERT OR REPLACE INTO scalars (step, rank, head, body) VALUES (?, ?, ?, ?)",
+    "event": "INSERT INTO event (step, rank, head, body) VALUES (?, ?, ?, ?)",
+    "interventions": "INSERT OR IGNORE INTO interventions (step, rank, revision, head, body) "
+    "VALUES (?, ?, ?, ?, ?)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row to be inserted, and roughly how long it is."""
+
+    table: str
+    values: tuple[str | int | float | bytes, ...]
+    size_bytes: int
+
+
+def row_of(message: Manifest | Step | Scalars | Event | Interventions, parts: Sequence[bytes]) -> Row:
+    """Return the row of a message, with its bytes as they came."""
+    head, body = parts[0], b"".join(parts[1:])
+    place: tuple[int, ...]
+    match message:
+        case Manifest():
+            table, place = "manifest", (message.rank, message.revision)
+        case Step():
+            table, place = "step", (message.step, message.rank)
+        case Scalars():
+            table, place = "scalars", (message.steps[0] if message.steps else 0, message.rank)
+        case Event():
+            table, place = "event", (message.step, message.rank)
+        case Interventions():
+            table, place = "interventions", (message.step, message.rank, message.revision)
+    return Row(table, (*place, head, body), len(head) + len(body))
+
+
+def row_of_process(hello: Hello) -> Row:
+    """Return the row that says which process a rank is."""
+    return Row("process", (hello.rank, hello.host, hello.pid, hello.started_s), len(hello.host) + 24)
+
+
+def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
+    """Insert rows. A step that is there already is replaced: no step stands twice in a recording."""
+    for row in rows:
+        connection.execute(_INSERT[row.table], row.values)
+
+
+def open_for_writing(path: Path, hello: Hello) -> tuple[Path, sqlite3.Connection]:
+    """Open or create the recording of the run that `hello` tells of, at `path` or the next free name.
+
+    Raises RecordingError when another kind of file lies at `path`, sqlite3.Error or OSError when it
+    cannot be written.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for candidate in _same_names(path):
+        candidate.touch(mode=0o600)
+        connection = sqlite3.connect(candidate, timeout=_LOCK_TIMEOUT_S)
+        try:
+            if _claim(connection, candidate, hello):
+                return candidate, connection
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+    raise RecordingError(f"{_SAME_NAME_LIMIT} recordings are named like {path}; remove or move some")
+
+
+def mark_ended(connection: sqlite3.Connection, reason: str) -> None:
+    """Write that the run has ended, and why."""
+    with connection:
+        connection.execute("UPDATE run SET ended_s = ?, reason = ?", (time.time(), reason))
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Return how much of the file is in use. Pages that thinning has freed are filled again first."""
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+def thin(connection: sqlite3.Connection) -> int:
+    """Remove every other step of the older half of the longest table; return how many rows went.
+
+    The ranks of one step go or stay together. Manifests and interventions are never thinned.
+    """
+    table = max(
+        ("step", "scalars", "event"),
+        key=lambda name: connection.execute(
+            f"SELECT coalesce(sum(length(head) + length(body)), 0) FROM {name}"  # noqa: S608 - a name of ours
+        ).fetchone()[0],
+    )
+    with connection:
+        return connection.execute(
+            f"""
+            DELETE FROM {table} WHERE step IN (
+                SELECT step FROM (
+                    SELECT step, row_number() OVER (ORDER BY step) AS place, count(*) OVER () AS places
+                    FROM (SELECT DISTINCT step FROM {table})
+                ) WHERE place % 2 = 0 AND place <= (places + 1) / 2
+            )
+            """  # noqa: S608 - a name of ours
+        ).rowcount
+
+
+def _same_names(path: Path) -> Iterator[Path]:
+    yield path
+    for number in range(2, _SAME_NAME_LIMIT):
+        yield path.with_name(f"{path.stem}.{number}{path.suffix}")
+
+
+def _claim(connection: sqlite3.Connection, path: Path, hello: Hello) -> bool:
+    """Make the file this run's, when it is new or this run's already. Return whether it is."""
+    if not check_schema(connection, path):
+        connection.execute(f"PRAGMA journal_mode = {journal_mode(path.parent)}")
+        create_tables(connection)
+    # A killed process loses nothing that was committed; a power cut at most the last seconds, whole.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    with connection:
+        run = connection.execute("SELECT run, ended_s FROM run").fetchone()
+        if run is None:
+            _insert_run(connection, hello)
+        elif not _is_same_run(connection, run[0], run[1] is not None, hello):
+            return False
+        insert(connection, [row_of_process(hello)])
+        connection.execute("UPDATE run SET ended_s = NULL, reason = ''")
+    return True
+
+
+def _insert_run(connection: sqlite3.Connection, hello: Hello) -> None:
+    connection.execute(
+        "INSERT INTO run (run, script, user, host, pid, world_size, version, started_s, reason) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, '')",
+        (
+            hello.run, hello.script, hello.user, hello.host, hello.pid, hello.world_size, hello.version,
+            hello.started_s,
+        ),
+    )  # fmt: skip
+
+
+def _is_same_run(connection: sqlite3.Connection, run: str, is_ended: bool, hello: Hello) -> bool:
+    """Whether a process belongs to the recorded run: it is known, or a rank that was still missing."""
+    if run != hello.run:
+        return False
+    known = connection.execute(
+        "SELECT host = ? AND pid = ? AND started_s = ? FROM process WHERE rank = ?",
+        (hello.host, hello.pid, hello.started_s, hello.rank),
+    ).fetchall()
+    return any(is_it for (is_it,) in known) or (not known and not is_ended)

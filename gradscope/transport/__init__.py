@@ -1,0 +1,17 @@
+"""The link: where the hub is, how one is started, and one end of the connection to it."""
+
+from gradscope.transport.addresses import HubAddress, hub_address
+from gradscope.transport.election import ensure_hub
+from gradscope.transport.link import Link
+from gradscope.transport.probe import hub_answers, hub_listens
+from gradscope.transport.state import LinkState
+
+__all__ = [
+    "HubAddress",
+    "Link",
+    "LinkState",
+    "ensure_hub",
+    "hub_address",
+    "hub_answers",
+    "hub_listens",
+]

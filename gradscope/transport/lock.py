@@ -1,0 +1,82 @@
+"""`PathLock`: an flock on a file, which the kernel releases when its holder dies.
+
+`hub.lock` decides who is the hub; it is held by the hub as long as it lives. `start.lock` only saves
+work: of many starters one starts a hub while the others wait for it to answer.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["HUB_LOCK", "START_LOCK", "PathLock", "holder_pid"]
+
+HUB_LOCK = "hub.lock"
+START_LOCK = "start.lock"
+
+
+class PathLock:
+    """An exclusive lock on `path`, held from a successful `acquire` until `release`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock if nobody has it; return whether it is held. Never waits. Raises OSError."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        if not self.is_in_place():  # the file was removed between open and flock
+            self.release()
+            return False
+        return True
+
+    def is_in_place(self) -> bool:
+        """Return whether the path still is the file that is locked: a cleaner may have removed it."""
+        if self._fd is None:
+            return False
+        try:
+            there = self.path.lstat()
+        except OSError:
+            return False
+        mine = os.fstat(self._fd)
+        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+    def write(self, text: str) -> None:
+        """Write for people and `holder_pid` who holds the lock."""
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, text.encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock up. Unlocked by name: a forked child may hold a copy of the descriptor."""
+        if self._fd is not None:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            os.close(self._fd)
+            self._fd = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def holder_pid(path: Path) -> int | None:
+    """Return the process id that the last holder wrote; None where there is none."""
+    try:
+        word = path.read_text(encoding="utf-8").split(maxsplit=1)[0]
+        return int(word)
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,0 +1,40 @@
+"""The socket options of both ends of the link, and why each is set."""
+
+import zmq
+
+from gradscope.protocol import PART_LIMIT_BYTES
+
+__all__ = ["SILENCE_S", "HEARTBEAT_S", "open_dealer", "set_common_options"]
+
+HEARTBEAT_S = 2.0
+"""How often each side says that it lives."""
+
+SILENCE_S = 6.0
+"""A side that was not heard for so long is gone."""
+
+_HANDSHAKE_MS = 3_000
+_QUEUE_MESSAGES = 100
+_RECONNECT_MS = 10
+_RECONNECT_CAP_MS = 500
+
+
+def set_common_options(socket: zmq.Socket[bytes]) -> None:
+    """Set what hub and peers share."""
+    socket.setsockopt(zmq.LINGER, 0)  # closing never waits for a peer that does not read
+    socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(HEARTBEAT_S * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(SILENCE_S * 1000))
+
+
+def open_dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    """Return a DEALER that connects to `address` and goes on trying."""
+    socket = context.socket(zmq.DEALER)
+    set_common_options(socket)
+    socket.setsockopt(zmq.IMMEDIATE, 1)  # without a connection nothing queues up unseen
+    socket.setsockopt(zmq.MAXMSGSIZE, PART_LIMIT_BYTES)
+    socket.setsockopt(zmq.SNDHWM, _QUEUE_MESSAGES)
+    socket.setsockopt(zmq.RCVHWM, _QUEUE_MESSAGES)
+    socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)  # start to welcome in half the time of 100 ms
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_CAP_MS)
+    socket.connect(address)
+    return socket

@@ -1,0 +1,65 @@
+"""Is there a hub? Asked without becoming one of its peers."""
+
+import errno
+import os
+import socket
+import time
+
+import zmq
+
+from gradscope.errors import LinkError, ProtocolError
+from gradscope.protocol import Heartbeat, Who, decode, encode
+from gradscope.transport.addresses import HubAddress
+from gradscope.transport.options import open_dealer
+
+__all__ = ["hub_answers", "hub_listens"]
+
+_NOBODY = (errno.ENOENT, errno.ECONNREFUSED)
+
+
+def hub_listens(address: HubAddress) -> bool:
+    """Return whether a process listens on the hub's socket. It may be stopped all the same.
+
+    Raises LinkError when the socket cannot be asked: no permission, or no socket at all.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.settimeout(1.0)
+        try:
+            caller.connect(os.fspath(address.viewers_path))
+        except TimeoutError:
+            return True  # its queue of callers is full: there is one, and it is not quick
+        except OSError as error:
+            if error.errno in _NOBODY:
+                return False
+            if error.errno == errno.EAGAIN:
+                return True
+            raise LinkError(
+                f"cannot ask the hub's socket {address.viewers_path}: {error.strerror}"
+            ) from error
+    return True
+
+
+def hub_answers(address: HubAddress, timeout_s: float) -> bool:
+    """Return whether a hub answers within `timeout_s`.
+
+    A heartbeat of somebody whom the hub does not know is answered `who`, which is proof of life and
+    leaves no trace there.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        with open_dealer(context, address.viewers) as dealer:
+            if not dealer.poll(_left_ms(deadline_s), zmq.POLLOUT):
+                return False
+            dealer.send_multipart(encode(Heartbeat()), zmq.NOBLOCK)
+            if not dealer.poll(_left_ms(deadline_s), zmq.POLLIN):
+                return False
+            return isinstance(decode(dealer.recv_multipart(zmq.NOBLOCK)), Who)
+    except (zmq.Again, ProtocolError):
+        return False
+    finally:
+        context.term()
+
+
+def _left_ms(deadline_s: float) -> int:
+    return max(0, int((deadline_s - time.monotonic()) * 1000))

@@ -1,0 +1,157 @@
+"""One message of each type, with every field given, and the bytes that it must have."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from gradscope import protocol
+from gradscope.columns import Block
+from gradscope.errors import ProtocolError
+
+
+def _block() -> Block:
+    """The block that README.md draws."""
+    return Block(
+        kinds=("out", "grad"),
+        layer=np.array([0, 1, 1], np.uint32),
+        kind=np.array([0, 0, 1], np.uint32),
+        flags=np.zeros(3, np.uint8),
+        values={
+            "calls": np.array([1, 1, 2], np.uint64),
+            "count": np.array([4, 300, 300], np.uint64),
+            "nan": np.zeros(3, np.uint64),
+            "posinf": np.zeros(3, np.uint64),
+            "neginf": np.zeros(3, np.uint64),
+            "sum": np.array([1.0, -2.5, 0.1]),
+            "sumsq": np.array([4.0, 1e300, 0.0]),
+            "min": np.array([-1.0, -0.5, np.inf]),
+            "max": np.array([1.0, 0.5, -np.inf]),
+        },
+    )
+
+
+def _step() -> protocol.Step:
+    columns, zero, body = protocol.pack_block(_block())
+    return protocol.Step(
+        run="r", rank=1, seq=7, step=40, time_s=1.5, manifest_revision=2, kinds=("out", "grad"), rows=3,
+        columns=columns, zero=zero, step_time_s=0.25, every=4, cost=0.02, dropped=3, body=body,
+    )  # fmt: skip
+
+
+def _manifest() -> protocol.Manifest:
+    weight = protocol.Parameter("weight", (3, 2), "float32", is_trainable=True)
+    layers = (protocol.Layer("", "Net", is_watched=False), protocol.Layer("fc", "Linear", (weight,)))
+    return protocol.Manifest(
+        run="r", rank=1, revision=2, model="Net", device="cpu", layer_count=2, body=protocol.pack_layers(layers)
+    )  # fmt: skip
+
+
+MESSAGES: dict[str, protocol.Message] = {
+    "hello": protocol.Hello(
+        role="agent", peer="p", protocol=1, version="0.1.0", want="control", run="r", rank=1, world_size=2,
+        pid=99, host="h", user="u", script="s.py", started_s=1.5, record="/r",
+    ),
+    "welcome": protocol.Welcome(epoch="e", role="agent", protocol=1, version="0.1.0", hub_pid=98),
+    "who": protocol.Who(epoch="e"),
+    "refusal": protocol.Refusal(code="version", reason="too old"),
+    "manifest": _manifest(),
+    "step": _step(),
+    "scalars": protocol.Scalars(
+        run="r", rank=1, steps=(8, 9), times_s=(1.5, 2.5), values={"loss": (0.5, None)}
+    ),
+    "event": protocol.Event(
+        run="r", rank=1, step=9, time_s=1.5, level="warning", code="nonfinite", text="NaN"
+    ),
+    "interventions": protocol.Interventions(
+        run="r", rank=1, revision=3, step=9,
+        entries=(
+            protocol.InterventionState("i", "clip", {"max_norm": 1.0}, ("fc",), "output", "u", 9, "never"),
+        ),
+    ),
+    "sub": protocol.Subscribe(run="r", max_rate_hz=2.5, backfill=False),
+    "credit": protocol.Credit(count=16),
+    "skipped": protocol.Skipped(run="r", rank=1, count=5, step=9),
+    "backfill": protocol.Backfill(run="r", state="begin", count=12),
+    "runs": protocol.Runs(
+        runs=(
+            protocol.RunInfo(
+                "r", 1, 2, "h", 99, "u", "s.py", 1.5, is_live=True, step=9, last_message_s=2.5,
+                recording="/r", counters={"sent": 1},
+            ),
+        ),
+        counters={"garbage": 2},
+    ),
+    "cmd": protocol.Command(
+        id=bytes(range(16)), run="r", peer="p", action="install", intervention="clip",
+        arguments={"max_norm": 1.0}, layers=("fc*",), site="output", target="t", set_by="u",
+        expect_revision=3, end_steps=10, end_s=60.0, is_kept=True,
+    ),
+    "ack": protocol.Ack(
+        command=bytes(range(16)), run="r", is_done=True, step=9, id="i", layers=("fc",), reason="no"
+    ),
+    "hb": protocol.Heartbeat(step=9, peers=("p",), counters={"sent": 300}),
+    "bye": protocol.Bye(reason="done"),
+}  # fmt: skip
+
+
+def _golden() -> dict[str, list[bytes]]:
+    lines = (Path(__file__).parent / "golden.txt").read_text().splitlines()
+    rows = [line.split() for line in lines if line and not line.startswith("#")]
+    return {name: [bytes.fromhex(part) for part in parts] for name, *parts in rows}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Call a test that takes `message` and `golden` once for each type of message."""
+    if {"message", "golden"} & set(metafunc.fixturenames):
+        golden = _golden()
+        cases = [(message, golden[name]) for name, message in MESSAGES.items()]
+        metafunc.parametrize(("message", "golden"), cases, ids=list(MESSAGES))
+
+
+@pytest.fixture
+def block() -> Block:
+    return _block()
+
+
+@pytest.fixture
+def step() -> protocol.Step:
+    return _step()
+
+
+@pytest.fixture
+def manifest() -> protocol.Manifest:
+    return _manifest()
+
+
+@pytest.fixture
+def all_messages() -> dict[str, protocol.Message]:
+    return MESSAGES
+
+
+@pytest.fixture
+def all_golden() -> dict[str, list[bytes]]:
+    return _golden()
+
+
+@pytest.fixture
+def tags() -> dict[str, type]:
+    """Every message type of the protocol, by its tag."""
+    union = msgspec.inspect.type_info(protocol.Message)
+    assert isinstance(union, msgspec.inspect.UnionType)
+    return {t.tag: t.cls for t in union.types if isinstance(t, msgspec.inspect.StructType)}
+
+
+@pytest.fixture
+def refused() -> Callable[[Sequence[bytes]], str]:
+    """Decode parts that must be refused, and return the words of the refusal."""
+
+    def words(parts: Sequence[bytes]) -> str:
+        with pytest.raises(ProtocolError) as caught:
+            protocol.decode(parts)
+        assert type(caught.value) is ProtocolError
+        return str(caught.value)
+
+    return words

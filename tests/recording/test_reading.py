@@ -1,0 +1,105 @@
+"""Reading: live files, killed runs, and files that are none."""
+
+import sqlite3
+
+import pytest
+
+from gradscope.errors import RecordingError
+from gradscope.recording import Recorder, default_path, list_recordings, open_recording
+from gradscope.recording.schema import SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_recording_is_read_while_it_is_written(tmp_path, make, wait_until, monkeypatch, journal):
+    monkeypatch.setattr("gradscope.recording.tables.journal_mode", lambda directory: journal)
+    path = tmp_path / "a.gradscope"
+    with Recorder(path, make.hello()) as recorder:
+        make.record(recorder, *(make.step(number) for number in range(200)))
+        wait_until(lambda: recorder.counters["recorded"] == 200)
+        with open_recording(path) as recording:
+            assert recording.info.ended_s is None
+            steps = recording.steps()
+            assert next(steps).step == 0
+            make.record(recorder, *(make.step(number) for number in range(200, 300)))
+            wait_until(lambda: recorder.counters["recorded"] == 300)
+            assert [step.step for step in steps] == list(range(1, 300)), (
+                "a reader sees what came meanwhile"
+            )
+            mode = sqlite3.connect(path)
+            assert mode.execute("PRAGMA journal_mode").fetchone() == (journal,)
+            mode.close()
+
+
+def test_the_list_has_the_newest_first_and_names_what_cannot_be_read(places, make):
+    for run, started_s in [("old", 1.0), ("new", 2.0)]:
+        with Recorder(default_path(run), make.hello(run, started_s=started_s)) as recorder:
+            make.record(recorder, make.step(4, run))
+    (default_path("torn")).write_bytes(b"not at all a database" * 100)
+    infos = list_recordings()
+    assert [info.run for info in infos] == ["new", "old", "torn"]
+    assert [info.last_step for info in infos] == [4, 4, None]
+    assert [bool(info.problem) for info in infos] == [False, False, True]
+
+
+def test_a_directory_without_recordings_is_an_empty_list(places, tmp_path):
+    assert list_recordings() == []
+    assert list_recordings(tmp_path) == []
+
+
+def test_a_missing_recording_names_its_neighbours(tmp_path, make):
+    Recorder(tmp_path / "train-3f2a.gradscope", make.hello()).close(reason="")
+    with pytest.raises(RecordingError, match=r"train-3f2b.*near it: train-3f2a\.gradscope"):
+        open_recording(tmp_path / "train-3f2b.gradscope")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (f"PRAGMA user_version = {SCHEMA_VERSION + 1}", "upgrade this one"),
+        ("PRAGMA application_id = 7", "another program's"),
+        ("DELETE FROM run", "killed before it began"),
+    ],
+)
+def test_a_file_of_another_making_says_what_to_do(tmp_path, make, change, words):
+    path = tmp_path / "a.gradscope"
+    Recorder(path, make.hello()).close(reason="")
+    with sqlite3.connect(path) as connection:
+        connection.execute(change)
+    connection.close()
+    with pytest.raises(RecordingError, match=words), open_recording(path) as recording:
+        _ = recording.info
+
+
+def test_an_empty_file_is_a_run_killed_before_it_began(tmp_path):
+    (tmp_path / "a.gradscope").touch()
+    with pytest.raises(RecordingError, match="killed before"):
+        open_recording(tmp_path / "a.gradscope")
+
+
+def test_bytes_that_are_no_message_are_damage_and_name_their_row(tmp_path, make):
+    path = tmp_path / "a.gradscope"
+    with Recorder(path, make.hello()) as recorder:
+        make.record(recorder, make.step(1), make.step(2))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE step SET head = x'c1' WHERE step = 2")
+        connection.execute(
+            "INSERT INTO event (step, rank, head, body) SELECT 1, 0, head, '' FROM step LIMIT 1"
+        )
+    connection.close()
+    with open_recording(path) as recording:
+        steps = recording.steps()
+        assert next(steps).step == 1
+        with pytest.raises(RecordingError, match="Step 2 is damaged"):
+            next(steps)
+        with pytest.raises(RecordingError, match="expected Event"):
+            list(recording.events())
+
+
+def test_a_torn_file_is_an_error_that_says_what_to_do(tmp_path, make):
+    path = tmp_path / "a.gradscope"
+    with Recorder(path, make.hello()) as recorder:
+        make.record(recorder, *(make.step(number, rows=100) for number in range(300)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RecordingError, match=r"copy it again"), open_recording(path) as recording:
+        list(recording.steps())

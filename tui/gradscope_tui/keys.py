@@ -1,0 +1,79 @@
+"""Every key of the screen, in one table: bindings, key line, help and palette are made from it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from textual.binding import Binding
+
+__all__ = ["KEYS", "Key", "Owner", "bindings_of", "keys_shown"]
+
+Owner: TypeAlias = Literal["app", "layers", "interventions", "log", "detail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """`keys` is Textual's list of keys, `shown` what a person reads.
+
+    With a `brief` the key stands in the key line of its owner's page. A key that `changes` the training is
+    hidden from those who may only watch.
+    """
+
+    keys: str
+    shown: str
+    action: str
+    meaning: str
+    owner: Owner
+    brief: str = ""
+    changes: bool = False
+
+
+KEYS: tuple[Key, ...] = (
+    Key("j,down", "j ↓", "move(1)", "next row", "layers"),
+    Key("k,up", "k ↑", "move(-1)", "previous row", "layers"),
+    Key("pagedown,ctrl+f", "pgdn", "page(1)", "one page down", "layers"),
+    Key("pageup,ctrl+b", "pgup", "page(-1)", "one page up", "layers"),
+    Key("g,home", "g", "jump(0)", "first row", "layers"),
+    Key("G,end", "G", "jump(-1)", "last row", "layers"),
+    Key("h,left", "h ←", "fold", "fold, or go to the container", "layers"),
+    Key("l,right", "l →", "unfold", "unfold, or go inside", "layers"),
+    Key("enter", "enter", "detail", "the layer in detail", "layers", "detail"),
+    Key("space", "space", "mark", "mark the layer", "layers", "mark"),
+    Key("a", "a", "mark_all", "mark all that are listed, or none", "layers"),
+    Key("slash", "/", "filter", "filter by a regular expression, ! inverts", "layers", "filter"),
+    Key("less_than_sign", "<", "sort(-1)", "sort by the previous column", "layers"),
+    Key("greater_than_sign", ">", "sort(1)", "sort by the next column", "layers", "sort"),
+    Key("I", "I", "invert", "turn the order round", "layers"),
+    Key("x,delete", "x", "remove_chosen", "remove the intervention", "interventions", "remove", changes=True),
+    Key("i", "i", "intervene", "change the gradients of the marked layers", "app", "intervene", changes=True),
+    Key("z", "z", "undo", "undo the last change of this viewer", "app", "undo", changes=True),
+    Key("X", "X", "remove_all", "remove all interventions", "app", "remove all", changes=True),
+    Key("p", "p", "freeze", "freeze the view; data goes on arriving", "app", "freeze"),
+    Key("1", "1", "page('layers')", "layers", "app"),
+    Key("2", "2", "page('interventions')", "interventions", "app"),
+    Key("3", "3", "page('log')", "log", "app"),
+    Key("escape", "esc", "back", "back", "app"),
+    Key("R", "R", "runs", "choose a run", "app", "runs"),
+    Key("colon,ctrl+p", ": ctrl+p", "command_palette", "palette of all commands", "app"),
+    Key("question_mark", "?", "help", "all keys", "app", "help"),
+    Key("q", "q", "leave(0)", "quit", "app", "quit"),
+    Key("ctrl+c", "ctrl+c", "leave(130)", "quit at once, exit code 130", "app"),
+)
+
+
+def bindings_of(owner: Owner) -> list[Binding]:
+    """Return the bindings of one widget, or of the app."""
+    is_app = owner == "app"
+    return [
+        Binding(key.keys, key.action, key.meaning, show=False, priority=is_app and key.keys == "ctrl+c")
+        for key in KEYS
+        if key.owner == owner
+    ]
+
+
+def keys_shown(page: Owner, *, is_readonly: bool) -> Iterable[Key]:
+    """Return the keys for the key line of a page, its own first."""
+    for owner in (page, "app"):
+        for key in KEYS:
+            if key.owner == owner and key.brief and not (key.changes and is_readonly):
+                yield key

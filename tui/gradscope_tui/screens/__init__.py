@@ -1,0 +1,1 @@
+"""What lies over the main screen for a moment: a question, a form, the help, the runs."""

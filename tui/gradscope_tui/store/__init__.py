@@ -1,0 +1,26 @@
+"""What the screen knows: fed with messages, kept in NumPy rings, without Textual."""
+
+from gradscope_tui.store.frame import Frame
+from gradscope_tui.store.journal import Entry, Journal
+from gradscope_tui.store.layers import LayerTree, build_tree
+from gradscope_tui.store.measure import QUANTITIES, Measured, Quantity, measure
+from gradscope_tui.store.ring import StepRing
+from gradscope_tui.store.run import RunStore
+from gradscope_tui.store.scalars import ScalarStore
+from gradscope_tui.store.session import Session
+
+__all__ = [
+    "QUANTITIES",
+    "Entry",
+    "Frame",
+    "Journal",
+    "LayerTree",
+    "Measured",
+    "Quantity",
+    "RunStore",
+    "ScalarStore",
+    "Session",
+    "StepRing",
+    "build_tree",
+    "measure",
+]

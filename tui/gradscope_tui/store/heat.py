@@ -1,0 +1,49 @@
+"""Heat: how far a number is from its own past, for all nodes at once.
+
+A running mean and deviation of the logarithm is kept for each number, over about `_MEMORY` steps. The
+heat is the distance in deviations, in steps of three: 0 is usual, 1 to 3 are above, -1 to -3 below.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Heat"]
+
+_MEMORY = 50.0
+_LEAST_PAST = 8
+"""With fewer steps there is no past to be far from."""
+
+_FLOOR = 0.05
+"""A deviation is taken to be at least 5 %: a number that hardly moves is not hot at once."""
+
+_BORDERS = np.array([3.0, 6.0, 12.0])
+
+
+class Heat:
+    """The running past of `width` numbers."""
+
+    def __init__(self, width: int) -> None:
+        self._count = np.zeros(width)
+        self._mean = np.zeros(width)
+        self._variance = np.zeros(width)
+
+    def take(self, values: NDArray[np.float64]) -> NDArray[np.int8]:
+        """Return the heat of the next numbers and add them to the past. NaN is 0 and adds nothing."""
+        known = ~np.isnan(values)
+        logs = np.log(np.where(known & (values > 0), values, 1.0))
+        logs = np.where(known & (values <= 0), self._mean - 1.0, logs)  # a zero has no logarithm: far below
+        distance = logs - self._mean
+        deviations = distance / np.sqrt(self._variance + _FLOOR**2)
+        deviations[known & (values <= 0)] = -np.inf
+        level = np.searchsorted(_BORDERS, np.abs(deviations), side="right") * np.sign(deviations)
+        heat = np.where(known & (self._count >= _LEAST_PAST), level, 0).astype(np.int8)
+        self._remember(known & (values > 0), distance)
+        return heat
+
+    def _remember(self, usable: NDArray[np.bool_], distance: NDArray[np.float64]) -> None:
+        weight = np.maximum(1.0 / (self._count + 1.0), 1.0 / _MEMORY)
+        step = np.where(usable, weight * distance, 0.0)
+        grown = (1.0 - weight) * (self._variance + weight * np.square(distance))
+        self._variance = np.where(usable, grown, self._variance)
+        self._mean += step
+        self._count += usable

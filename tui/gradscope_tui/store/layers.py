@@ -1,0 +1,119 @@
+"""`LayerTree`: the layers of a manifest as a tree, by the dots in their names.
+
+Node i is the manifest's layer i. The parent is the layer of the longest dotted prefix that the manifest
+has; the model itself, whose name is empty, is the parent of the rest where it is listed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.protocol import Layer
+
+__all__ = ["LayerTree", "build_tree"]
+
+_Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTree:
+    """`order` lists the nodes as a person reads them, parents first; the rest is indexed by node.
+
+    `label` is the name without its parent's. `end` is the place in `order` behind a node's last
+    descendant. Node `family_node[j]` has node `family_ancestor[j]` above it, or is that node itself.
+    """
+
+    layers: tuple[Layer, ...]
+    parent: tuple[int, ...]
+    depth: tuple[int, ...]
+    label: tuple[str, ...]
+    order: tuple[int, ...]
+    place: tuple[int, ...]
+    end: tuple[int, ...]
+    family_node: _Indices
+    family_ancestor: _Indices
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def is_container(self, node: int) -> bool:
+        """Whether there are layers below it."""
+        return self.end[node] > self.place[node] + 1
+
+    def below(self, node: int) -> tuple[int, ...]:
+        """Return all nodes below a node, in order."""
+        return self.order[self.place[node] + 1 : self.end[node]]
+
+    def find(self, name: str) -> int | None:
+        """Return the node of that name, or None."""
+        return next((i for i, layer in enumerate(self.layers) if layer.name == name), None)
+
+
+def build_tree(layers: Sequence[Layer]) -> LayerTree:
+    """Return the tree of a manifest's layers."""
+    index = {layer.name: i for i, layer in enumerate(layers)}
+    parent = tuple(_parent(layer.name, index) for layer in layers)
+    children: list[list[int]] = [[] for _ in range(len(layers) + 1)]
+    for node, above in enumerate(parent):
+        children[above].append(node)
+    order, depth, end = _walk(children, len(layers))
+    place = [0] * len(layers)
+    for i, node in enumerate(order):
+        place[node] = i
+    families = [(node, above) for node in range(len(layers)) for above in _line(node, parent)]
+    family = np.array(families, np.intp).reshape(-1, 2)
+    return LayerTree(
+        layers=tuple(layers),
+        parent=parent,
+        depth=tuple(depth),
+        label=tuple(_label(i, layers, parent) for i in range(len(layers))),
+        order=tuple(order),
+        place=tuple(place),
+        end=tuple(end),
+        family_node=family[:, 0],
+        family_ancestor=family[:, 1],
+    )
+
+
+def _parent(name: str, index: dict[str, int]) -> int:
+    if not name:
+        return -1
+    prefix = name.rpartition(".")[0]
+    while prefix and prefix not in index:
+        prefix = prefix.rpartition(".")[0]
+    return index.get(prefix, -1)
+
+
+def _walk(children: list[list[int]], count: int) -> tuple[list[int], list[int], list[int]]:
+    """Visit all nodes, parents first, without recursion: a model may be nested deeply."""
+    order: list[int] = []
+    depth, end = [0] * count, [0] * count
+    stack = [(node, 0, False) for node in reversed(children[-1])]
+    while stack:
+        node, level, is_done = stack.pop()
+        if is_done:
+            end[node] = len(order)
+            continue
+        order.append(node)
+        depth[node] = level
+        stack.append((node, level, True))
+        stack.extend((child, level + 1, False) for child in reversed(children[node]))
+    return order, depth, end
+
+
+def _line(node: int, parent: Sequence[int]) -> list[int]:
+    line = []
+    while node >= 0:
+        line.append(node)
+        node = parent[node]
+    return line
+
+
+def _label(node: int, layers: Sequence[Layer], parent: Sequence[int]) -> str:
+    name = layers[node].name
+    if not name:
+        return f"({layers[node].type})"
+    above = layers[parent[node]].name if parent[node] >= 0 else ""
+    return name[len(above) + 1 :] if above else name

@@ -1,0 +1,145 @@
+"""What the screen shows of a step: a few quantities of each node, from the step's block.
+
+    out_std          deviation of the outputs' elements
+    grad_norm        norm of the gradient of the outputs
+    param_grad_norm  norm of the parameters' gradients
+    update_ratio     |Δw| / |w|
+
+A container's parameters are merged from the layers below it and flagged MERGED. Outputs are never merged
+upwards: those of different layers are different things.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.columns import Block, Flags, merge_block, update_ratio
+from gradscope_tui.store.layers import LayerTree
+
+__all__ = ["QUANTITIES", "Measured", "Quantity", "measure", "not_measured"]
+
+_ROOTS = ("out", "grad", "param", "param_grad", "update")
+_OF_PARAMETERS = ("param", "param_grad", "update")
+_COLUMNS = ("count", "nan", "posinf", "neginf", "sum", "sumsq")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """One number of each node, and the kind of row it is made from."""
+
+    name: str
+    title: str
+    meaning: str
+    kind: str
+
+
+QUANTITIES: tuple[Quantity, ...] = (
+    Quantity("out_std", "σ out", "activation: deviation of the output", "out"),
+    Quantity("grad_norm", "‖∇out‖", "gradient: norm at the output", "grad"),
+    Quantity("param_grad_norm", "‖∇w‖", "gradient: norm at the parameters", "param_grad"),
+    Quantity("update_ratio", "Δw/w", "update: |Δw| / |w|", "update"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The quantities of one step, by name; each array has one number a node.
+
+    `values` is NaN where nothing was measured, and `flags` says so. `nan` and `inf` count the elements
+    that are not finite; a value beside them is that of the finite rest.
+    """
+
+    step: int
+    values: Mapping[str, NDArray[np.float64]]
+    flags: Mapping[str, NDArray[np.uint8]]
+    nan: Mapping[str, NDArray[np.float64]]
+    inf: Mapping[str, NDArray[np.float64]]
+
+
+def not_measured(nodes: int) -> Measured:
+    """Return what is known before the first step: nothing."""
+    names = [quantity.name for quantity in QUANTITIES]
+    nothing = np.full(nodes, np.nan)
+    flags = np.full(nodes, Flags.NOT_MEASURED, np.uint8)
+    zero = np.zeros(nodes)
+    return Measured(
+        -1,
+        dict.fromkeys(names, nothing),
+        dict.fromkeys(names, flags),
+        dict.fromkeys(names, zero),
+        dict.fromkeys(names, zero),
+    )
+
+
+def measure(block: Block, tree: LayerTree, step: int) -> Measured:
+    """Return the quantities of a step. Rows of layers that the tree lacks are left out."""
+    merged = _merge(block, tree)
+    nodes = len(tree)
+    part = {root: slice(i * nodes, (i + 1) * nodes) for i, root in enumerate(_ROOTS)}
+    norm, std = merged.derive("norm"), merged.derive("std")
+    nan = merged.column("nan")
+    inf = merged.column("posinf") + merged.column("neginf")
+    unknown = (merged.flags & Flags.NOT_MEASURED).astype(bool)
+    nan, inf = np.where(unknown, 0.0, np.nan_to_num(nan)), np.where(unknown, 0.0, np.nan_to_num(inf))
+    values = {
+        "out_std": std[part["out"]],
+        "grad_norm": norm[part["grad"]],
+        "param_grad_norm": norm[part["param_grad"]],
+        "update_ratio": update_ratio(norm[part["update"]], norm[part["param"]]),
+    }
+    return Measured(
+        step,
+        values,
+        {q.name: merged.flags[part[q.kind]] for q in QUANTITIES},
+        {q.name: nan[part[q.kind]] for q in QUANTITIES},
+        {q.name: inf[part[q.kind]] for q in QUANTITIES},
+    )
+
+
+def _merge(block: Block, tree: LayerTree) -> Block:
+    """Merge the rows into one for each root kind and node, all of `out` first."""
+    nodes = len(tree)
+    rows, key = _rows_to_read(block, nodes)
+    root, layer = np.divmod(key, max(nodes, 1))
+    upward = np.isin(root, [_ROOTS.index(kind) for kind in _OF_PARAMETERS])
+    own_rows, own_key = rows[~upward], key[~upward]
+    up_rows, up_key = _into_ancestors(rows[upward], root[upward], layer[upward], tree)
+    rows, groups = np.concatenate([own_rows, up_rows]), np.concatenate([own_key, up_key])
+    taken = Block(
+        block.kinds,
+        block.layer[rows],
+        block.kind[rows],
+        block.flags[rows],
+        {name: array[rows] for name, array in block.values.items() if name in _COLUMNS},
+    )
+    return merge_block(taken, groups, len(_ROOTS) * nodes)
+
+
+def _rows_to_read(block: Block, nodes: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the rows that make up the roots, and for each its root * nodes + layer.
+
+    `out.0` and `out.1` make up `out` where there is no row `out`; beside one they are its details.
+    """
+    names = [kind.partition(".")[0] for kind in block.kinds]
+    root_of_kind = np.array([_ROOTS.index(n) if n in _ROOTS else -1 for n in names] or [-1], np.intp)
+    is_whole_kind = np.array([kind in _ROOTS for kind in block.kinds] or [False])
+    root, is_whole = root_of_kind[block.kind], is_whole_kind[block.kind]
+    known = np.flatnonzero((root >= 0) & (block.layer < nodes))
+    key = root[known] * nodes + block.layer[known].astype(np.intp)
+    has_whole = np.zeros(len(_ROOTS) * nodes, bool)
+    has_whole[key[is_whole[known]]] = True
+    keep = is_whole[known] | ~has_whole[key]
+    return known[keep], key[keep]
+
+
+def _into_ancestors(
+    rows: NDArray[np.intp], root: NDArray[np.intp], layer: NDArray[np.intp], tree: LayerTree
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Repeat each row for its own node and each node above it."""
+    starts = np.searchsorted(tree.family_node, layer)
+    counts = np.searchsorted(tree.family_node, layer, side="right") - starts
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    ancestors = tree.family_ancestor[np.repeat(starts, counts) + within]
+    return np.repeat(rows, counts), np.repeat(root, counts) * len(tree) + ancestors

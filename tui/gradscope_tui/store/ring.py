@@ -1,0 +1,92 @@
+"""`StepRing`: the newest steps and their numbers, in the order of the steps.
+
+Steps mostly come in order and are appended; those that a backfill brings later are put in their place.
+A step that is there already is not taken twice.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["StepRing"]
+
+
+class StepRing:
+    """At most `capacity` steps; for each, one float32 array of `width` numbers a quantity.
+
+    The numbers lie still in memory; `_slots` says, in the order of the steps, in which row each step
+    lies. So a step that comes late costs an insertion into two short lists and moves no numbers.
+    """
+
+    def __init__(self, quantities: Sequence[str], width: int, capacity: int = 600) -> None:
+        self.capacity = capacity
+        self.width = width
+        self._data = {name: np.full((capacity, width), np.nan, np.float32) for name in quantities}
+        self._steps: list[int] = []
+        self._slots: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __contains__(self, step: int) -> bool:
+        at = bisect_left(self._steps, step)
+        return at < len(self._steps) and self._steps[at] == step
+
+    @property
+    def newest(self) -> int | None:
+        """The newest step, or None while there is none."""
+        return self._steps[-1] if self._steps else None
+
+    def insert(self, step: int, numbers: dict[str, NDArray[np.floating]]) -> bool:
+        """Keep a step's numbers. False when it is there already, or older than all of a full ring."""
+        at = bisect_left(self._steps, step)
+        if at < len(self._steps) and self._steps[at] == step:
+            return False
+        slot = len(self._steps)
+        if slot == self.capacity:
+            if at == 0:
+                return False
+            slot = self._slots.pop(0)
+            del self._steps[0]
+            at -= 1
+        self._steps.insert(at, step)
+        self._slots.insert(at, slot)
+        for name, array in self._data.items():
+            array[slot] = numbers[name]
+        return True
+
+    def steps(self, last: int | None = None, until: int | None = None) -> NDArray[np.int64]:
+        """Return the newest `last` steps (all of them by default) that are not after `until`."""
+        return np.array(self._steps[self._window(last, until)], np.int64)
+
+    def series(
+        self, quantity: str, column: int, last: int | None = None, until: int | None = None
+    ) -> NDArray[np.float32]:
+        """Return one column's numbers, a number for each of `steps(last, until)`."""
+        return self._data[quantity][self._slots[self._window(last, until)], column]
+
+    def matrix(
+        self, quantity: str, last: int | None = None, until: int | None = None
+    ) -> NDArray[np.float32]:
+        """Return a copy of all columns, shape (steps, width)."""
+        return self._data[quantity][self._slots[self._window(last, until)]]
+
+    def remapped(self, sources: NDArray[np.intp]) -> "StepRing":
+        """Return a ring whose column i holds what column `sources[i]` held; nothing where that is -1."""
+        ring = StepRing(tuple(self._data), len(sources), self.capacity)
+        ring._steps, ring._slots = list(self._steps), list(self._slots)
+        for name, array in self._data.items():
+            taken = array[:, np.maximum(sources, 0)]
+            ring._data[name][:] = np.where(sources >= 0, taken, np.nan)
+        return ring
+
+    def clear(self) -> None:
+        """Forget all steps."""
+        self._steps.clear()
+        self._slots.clear()
+
+    def _window(self, last: int | None, until: int | None) -> slice:
+        end = len(self._steps) if until is None else bisect_left(self._steps, until + 1)
+        return slice(0 if last is None else max(0, end - last), end)

@@ -1,0 +1,207 @@
+"""`RunStore`: all that the screen knows of one run, fed with the link's messages.
+
+Only rank 0 is kept. A step is kept once, whatever is sent again after a reconnect. When a run of the same
+name starts anew its steps go back: then the pictures of the earlier one are dropped, and the log says so.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.columns import Block
+from gradscope.errors import ProtocolError
+from gradscope.protocol import (
+    Backfill,
+    Event,
+    Interventions,
+    InterventionState,
+    Manifest,
+    Message,
+    Scalars,
+    Skipped,
+    Step,
+)
+from gradscope_tui.store.frame import Frame
+from gradscope_tui.store.heat import Heat
+from gradscope_tui.store.journal import Journal
+from gradscope_tui.store.layers import LayerTree, build_tree
+from gradscope_tui.store.measure import QUANTITIES, measure, not_measured
+from gradscope_tui.store.ring import StepRing
+from gradscope_tui.store.scalars import ScalarStore
+
+__all__ = ["RunStore"]
+
+_NAMES = tuple(quantity.name for quantity in QUANTITIES)
+
+
+class RunStore:
+    """Lives as long as its run is watched. `version` rises with each change that a view may show.
+
+    `counters` tell of what was not taken: `again` (known already), `other_revision` (its layers are not
+    known), `garbage` (undecodable), `other_rank`; and of `withheld` by the hub and `dropped` by the agent.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.run = run
+        self.model = ""
+        self.device = ""
+        self.revision: int | None = None
+        self.newest: Step | None = None
+        self.block: Block | None = None
+        self.interventions: tuple[InterventionState, ...] = ()
+        self.interventions_revision: int | None = None
+        self.scalars = ScalarStore()
+        self.journal = Journal()
+        self.counters: Counter[str] = Counter()
+        self.version = 0
+        self.data_at: float | None = None
+        self._clock, self._wall = clock, wall
+        self._is_backfilling = False
+        self._set_tree(build_tree(()))
+
+    def feed(self, message: Message) -> None:
+        """Take one message. What belongs to another run or rank is counted and left."""
+        if getattr(message, "run", None) != self.run:
+            return
+        if getattr(message, "rank", 0) != 0:
+            self.counters["other_rank"] += 1
+            return
+        match message:
+            case Manifest():
+                self._take_manifest(message)
+            case Step():
+                self._take_step(message)
+            case Scalars():
+                self._take_scalars(message)
+            case Event():
+                self.journal.take(message)
+            case Interventions():
+                self._take_interventions(message)
+            case Skipped():
+                self.counters["withheld"] += message.count
+            case Backfill():
+                self._is_backfilling = message.state == "begin"
+        self.version += 1
+
+    def frame(self, trend_width: int = 24) -> Frame:
+        """Return the newest step as the views show it."""
+        return Frame(
+            tree=self.tree,
+            measured=self._measured,
+            heat=dict(self._heat),
+            trend_steps=self.ring.steps(trend_width),
+            trend=_trend(self.ring, trend_width),
+            block=self.block,
+        )
+
+    def age_s(self) -> float | None:
+        """Return how old the newest data is, or None while there is none."""
+        return None if self.data_at is None else max(0.0, self._clock() - self.data_at)
+
+    @property
+    def step(self) -> int | None:
+        """The newest step that anything is known of."""
+        known = [s for s in (self.ring.newest, (self.scalars.newest or (None,))[0]) if s is not None]
+        return max(known, default=None)
+
+    def _take_manifest(self, message: Manifest) -> None:
+        try:
+            tree = build_tree(message.layers())
+        except ProtocolError:
+            self.counters["garbage"] += 1
+            return
+        is_first = self.revision is None
+        self.model, self.device, self.revision = message.model, message.device, message.revision
+        if tree.layers == self.tree.layers:
+            return
+        self._set_tree(tree)
+        if not is_first:
+            text = f"the model changed: {len(tree)} layers, revision {message.revision}"
+            self.journal.note(self._wall(), "info", text, self.step)
+
+    def _take_step(self, message: Step) -> None:
+        if message.manifest_revision != self.revision:
+            self.counters["other_revision"] += 1
+            return
+        try:
+            block = message.block()
+        except ProtocolError:
+            self.counters["garbage"] += 1
+            return
+        newest = self.newest
+        if newest and message.step <= newest.step and message.time_s > newest.time_s:
+            self._start_anew(message.step)
+            newest = None
+        measured = measure(block, self.tree, message.step)
+        if not self.ring.insert(message.step, dict(measured.values)):
+            self.counters["again"] += 1
+            return
+        self._note_data(message.time_s)
+        self.scalars.note_time(message.step, message.time_s)
+        if newest and message.step < newest.step:
+            return
+        self.counters["dropped"] = message.dropped
+        self.newest, self.block, self._measured = message, block, measured
+        self._heat = {name: self._pasts[name].take(measured.values[name]) for name in _NAMES}
+
+    def _take_scalars(self, message: Scalars) -> None:
+        newest = self.scalars.newest
+        if not message.steps or not message.times_s:
+            return
+        if newest and message.steps[0] < newest[0] and message.times_s[0] > newest[1]:
+            self._start_anew(message.steps[0])
+        if not newest or message.times_s[-1] > newest[1]:
+            self._note_data(message.times_s[-1])
+        self.scalars.take(message)
+
+    def _take_interventions(self, message: Interventions) -> None:
+        self.interventions = message.entries
+        self.interventions_revision = message.revision
+
+    def _set_tree(self, tree: LayerTree) -> None:
+        """Change to another tree; a layer that is in both keeps its past steps."""
+        nodes = len(tree)
+        if getattr(self, "ring", None) is None or not len(self.ring):
+            self.ring = StepRing(_NAMES, nodes)
+        else:
+            before = {layer.name: i for i, layer in enumerate(self.tree.layers)}
+            sources = [before.get(layer.name, -1) for layer in tree.layers]
+            self.ring = self.ring.remapped(np.array(sources, np.intp))
+        self.tree: LayerTree = tree
+        self._reset_newest()
+
+    def _reset_newest(self) -> None:
+        nodes = len(self.tree)
+        self._measured = not_measured(nodes)
+        self._pasts = {name: Heat(nodes) for name in _NAMES}
+        self._heat: dict[str, NDArray[np.int8]] = {name: np.zeros(nodes, np.int8) for name in _NAMES}
+        self.block = None
+
+    def _start_anew(self, step: int) -> None:
+        self.ring.clear()
+        self.scalars.clear()
+        self.newest = None
+        self._reset_newest()
+        self.journal.note(self._wall(), "info", f"the run started anew at step {step}", step)
+
+    def _note_data(self, time_s: float) -> None:
+        """Data of a backfill is as old as its sender says; live data is of now, whatever its clock."""
+        age_s = max(0.0, self._wall() - time_s) if self._is_backfilling else 0.0
+        at = self._clock() - age_s
+        self.data_at = at if self.data_at is None else max(at, self.data_at)
+
+
+def _trend(ring: StepRing, width: int) -> NDArray[np.float32]:
+    """Return gradient norms, shape (steps, nodes): the outputs', or the parameters' where there are none."""
+    at_outputs = ring.matrix("grad_norm", width)
+    at_parameters = ring.matrix("param_grad_norm", width)
+    return np.where(np.isnan(at_outputs).all(axis=0), at_parameters, at_outputs)

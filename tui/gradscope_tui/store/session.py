@@ -1,0 +1,50 @@
+"""`Session`: the runs that there are, and the one that is watched."""
+
+from gradscope.protocol import Message, RunInfo, Runs
+from gradscope_tui.store.run import RunStore
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Fed with all messages of the link, by one thread. `version` rises with each change."""
+
+    def __init__(self) -> None:
+        self.runs: tuple[RunInfo, ...] = ()
+        self.watched: RunStore | None = None
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """Changes whenever anything here does."""
+        return self._version + (self.watched.version if self.watched else 0)
+
+    def feed(self, message: Message) -> None:
+        """Take one message."""
+        if isinstance(message, Runs):
+            self.runs = message.runs
+            self._version += 1
+        elif self.watched:
+            self.watched.feed(message)
+
+    def watch(self, run: str) -> RunStore:
+        """Start afresh with a run, unless it is watched already."""
+        if self.watched is None or self.watched.run != run:
+            self._version += 1 + (self.watched.version if self.watched else 0)
+            self.watched = RunStore(run)
+        return self.watched
+
+    def info(self) -> RunInfo | None:
+        """Return what the hub knows of the watched run's rank 0."""
+        run = self.watched.run if self.watched else None
+        return next((info for info in self.runs if info.run == run and info.rank == 0), None)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all runs, live ones first, the youngest first."""
+        ranked = sorted(self.runs, key=lambda info: (not info.is_live, -info.started_s))
+        return tuple(dict.fromkeys(info.run for info in ranked))
+
+    def live(self) -> tuple[str, ...]:
+        """Return the names of the live runs."""
+        live = {info.run for info in self.runs if info.is_live}
+        return tuple(name for name in self.names() if name in live)

@@ -1,0 +1,92 @@
+"""Two themes, for dark and for light terminals, and the one palette that every widget draws from.
+
+Few colours mean something: amber to red is above a layer's own past, blue to violet below it, a filled
+red is not finite, a filled magenta is a change to the training. All else is grey or plain.
+"""
+
+from collections.abc import Mapping
+
+from textual.theme import Theme
+
+__all__ = ["DARK", "LIGHT", "palette", "theme_for"]
+
+_DARK = {
+    "gs-dim": "#7b8494",
+    "gs-faint": "#4a5261",
+    "gs-merged": "#a9b1bf",
+    "gs-above1": "#e3c78a",
+    "gs-above2": "#f0a35e",
+    "gs-above3": "#ff7a5c",
+    "gs-below1": "#8fb9e8",
+    "gs-below2": "#6f9bf0",
+    "gs-below3": "#9a86ff",
+    "gs-bad": "#c9303f",
+    "gs-spark": "#6fb3c8",
+    "gs-active": "#ff8fd0",
+    "gs-alarm": "#b3267e",
+    "gs-good": "#83c995",
+    "gs-warning": "#f0b45e",
+    "gs-cursor": "#28303f",
+    "gs-line": "#1a1f29",
+}
+
+_LIGHT = {
+    "gs-dim": "#6d7480",
+    "gs-faint": "#b9bec6",
+    "gs-merged": "#565d69",
+    "gs-above1": "#8a6a12",
+    "gs-above2": "#b4590b",
+    "gs-above3": "#c8321a",
+    "gs-below1": "#2f6fae",
+    "gs-below2": "#2a50c4",
+    "gs-below3": "#6437d0",
+    "gs-bad": "#c9303f",
+    "gs-spark": "#23758c",
+    "gs-active": "#a81673",
+    "gs-alarm": "#b3267e",
+    "gs-good": "#2d7d43",
+    "gs-warning": "#9a6200",
+    "gs-cursor": "#dfe6ef",
+    "gs-line": "#eceef0",
+}
+
+DARK = Theme(
+    name="gradscope-dark",
+    primary="#6fb3c8",
+    accent="#ff8fd0",
+    warning="#f0b45e",
+    error="#e2555f",
+    success="#83c995",
+    foreground="#d6dbe4",
+    background="#12151b",
+    surface="#171b23",
+    panel="#1e2430",
+    dark=True,
+    variables=_DARK,
+)
+
+LIGHT = Theme(
+    name="gradscope-light",
+    primary="#23758c",
+    accent="#a81673",
+    warning="#9a6200",
+    error="#c9303f",
+    success="#2d7d43",
+    foreground="#23272f",
+    background="#fbfbf9",
+    surface="#f4f4f1",
+    panel="#e9ebec",
+    dark=False,
+    variables=_LIGHT,
+)
+
+
+def palette(*, is_dark: bool) -> dict[str, str]:
+    """Return the variables for a theme that does not define them."""
+    return dict(_DARK if is_dark else _LIGHT)
+
+
+def theme_for(environ: Mapping[str, str]) -> Theme:
+    """Return the light theme where the terminal says in COLORFGBG that its background is light."""
+    background = environ.get("COLORFGBG", "").rpartition(";")[2]
+    return LIGHT if background in {"7", "15"} else DARK

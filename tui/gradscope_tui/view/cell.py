@@ -1,0 +1,64 @@
+"""`Cell`: a piece of text and the role it plays. Which colour a role has, the theme decides."""
+
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+from rich.cells import cell_len, set_cell_size
+
+__all__ = ["ROLES", "Cell", "Role", "fit", "printable"]
+
+Role: TypeAlias = Literal[
+    "normal",
+    "dim",
+    "header",
+    "title",
+    "container",
+    "merged",
+    "sampled",
+    "above1",
+    "above2",
+    "above3",
+    "below1",
+    "below2",
+    "below3",
+    "bad",
+    "spark",
+    "active",
+    "alarm",
+    "pending",
+    "marked",
+    "good",
+    "warning",
+    "chosen",
+    "key",
+]
+
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Cell(NamedTuple):
+    """Text of a known width, and its role."""
+
+    text: str
+    role: Role = "normal"
+
+
+def printable(text: str) -> str:
+    """Return text that came over the link without anything that a terminal would obey."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
+def fit(text: str, width: int, *, keep_end: bool = False) -> str:
+    """Return `text` in exactly `width` cells; an ellipsis stands for what does not fit."""
+    text = printable(text)
+    length = len(text) if text.isascii() else cell_len(text)
+    if length <= width:
+        return text + " " * (width - length)
+    if width <= 1:
+        return "…"[: max(width, 0)]
+    if keep_end:
+        while cell_len(text) > width - 1:
+            text = text[1:]
+        return set_cell_size("…" + text, width)
+    return set_cell_size(text, width - 1) + "…"

@@ -1,0 +1,89 @@
+"""How numbers are written: three significant digits, decimal points below one another, units named.
+
+A number fills `NUMBER_WIDTH` cells: three before the point, seven from it on. From 0.001 up to 1,000 it
+is written plainly, elsewhere with an exponent.
+"""
+
+import math
+
+__all__ = [
+    "NUMBER_WIDTH",
+    "aligned",
+    "count",
+    "duration",
+    "percent",
+    "plain_number",
+    "scalar",
+    "whole",
+]
+
+NUMBER_WIDTH = 10
+_BEFORE_POINT = 3
+
+
+def plain_number(value: float) -> str:
+    """Return a finite number with three significant digits."""
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    rounded = round(value, 2 - exponent)
+    if rounded and math.floor(math.log10(abs(rounded))) > exponent:
+        exponent += 1
+    if -3 <= exponent <= 2:
+        return f"{rounded:.{2 - exponent}f}"
+    mantissa, _, power = f"{value:.2e}".partition("e")
+    return f"{mantissa}e{int(power)}"
+
+
+def aligned(value: float) -> str:
+    """Return a number in NUMBER_WIDTH cells, its decimal point below those of others."""
+    text = plain_number(value)
+    point = next((i for i, letter in enumerate(text) if letter in ".e"), len(text))
+    return (" " * max(0, _BEFORE_POINT - point) + text).ljust(NUMBER_WIDTH)[:NUMBER_WIDTH]
+
+
+def scalar(value: float) -> str:
+    """Return a number that a person logged, such as a loss, with four significant digits."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Inf" if value > 0 else "-Inf")
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        digits = 3 if value == 0 else max(0, 3 - math.floor(math.log10(abs(value))))
+        return f"{value:,.{digits}f}"
+    mantissa, _, power = f"{value:.3e}".partition("e")
+    return f"{mantissa}e{int(power)}"
+
+
+def whole(value: int) -> str:
+    """Return a whole number with its thousands apart."""
+    return f"{value:,}"
+
+
+def count(value: float) -> str:
+    """Return how many, in at most five cells: 12, 9,876, 12.3k, 1.2M."""
+    if value < 10_000:
+        return f"{int(value):,}"
+    for unit, size in (("k", 1e3), ("M", 1e6), ("G", 1e9)):
+        if value < size * 999.5 or unit == "G":
+            scaled = value / size
+            return f"{scaled:.1f}{unit}" if scaled < 99.95 else f"{scaled:.0f}{unit}"
+    return f"{value:.1e}"
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction in per cent."""
+    value = 100 * fraction
+    return f"{value:.0f} %" if value >= 10 else f"{value:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Return a time that a person reads at once: 3 s, 4 min, 2 h 5 min."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7_200:
+        return f"{seconds / 60:.0f} min"
+    hours, minutes = divmod(int(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"

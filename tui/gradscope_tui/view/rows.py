@@ -1,0 +1,91 @@
+"""Which layers are listed, and in which order: folding, filter and sorting.
+
+Without filter and sorting the list is the tree, less what is folded away. With either it is flat and
+shows whole names: neither a match nor a rank is a matter of the tree.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gradscope.errors import UsageError
+from gradscope_tui.store import QUANTITIES, Frame, LayerTree
+
+__all__ = ["SORTS", "Listing", "RowOrder", "list_rows", "parse_filter"]
+
+SORTS: tuple[str, ...] = ("", *(quantity.name for quantity in QUANTITIES))
+"""What can be sorted by; the empty one is the order of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowOrder:
+    """What the person chose. `filter` is a regular expression over names and types; `!` inverts it."""
+
+    filter: str = ""
+    sort: str = ""
+    is_ascending: bool = False
+
+    def sorted_by_next(self, distance: int) -> "RowOrder":
+        """Return the order with the next or previous sort."""
+        at = (SORTS.index(self.sort) + distance) % len(SORTS)
+        return replace(self, sort=SORTS[at])
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The listed nodes from top to bottom; `is_flat` when they are not a tree."""
+
+    nodes: tuple[int, ...]
+    is_flat: bool
+
+
+def parse_filter(text: str) -> tuple[re.Pattern[str], bool]:
+    """Return the expression and whether it is inverted. Raises UsageError with the reason."""
+    is_inverted = text.startswith("!")
+    try:
+        return re.compile(text[is_inverted:], re.IGNORECASE), is_inverted
+    except re.error as error:
+        raise UsageError(f"no regular expression: {error}") from error
+
+
+def list_rows(frame: Frame, order: RowOrder, folded: Collection[str]) -> Listing:
+    """Return what is listed. Raises UsageError when the filter is no regular expression."""
+    tree = frame.tree
+    is_flat = bool(order.filter or order.sort)
+    nodes = _matching(tree, order.filter) if is_flat else _unfolded(tree, folded)
+    if order.sort:
+        nodes = _sorted(nodes, frame, order)
+    return Listing(tuple(nodes), is_flat)
+
+
+def _matching(tree: LayerTree, text: str) -> list[int]:
+    pattern, is_inverted = parse_filter(text)
+    return [
+        node
+        for node in tree.order
+        if bool(pattern.search(f"{tree.layers[node].name} {tree.layers[node].type}")) != is_inverted
+    ]
+
+
+def _unfolded(tree: LayerTree, folded: Collection[str]) -> list[int]:
+    nodes: list[int] = []
+    place = 0
+    while place < len(tree):
+        node = tree.order[place]
+        nodes.append(node)
+        is_folded = tree.layers[node].name in folded
+        place = tree.end[node] if is_folded else place + 1
+    return nodes
+
+
+def _sorted(nodes: list[int], frame: Frame, order: RowOrder) -> list[int]:
+    """Sort by a quantity; what is not finite comes first, what was not measured last."""
+    measured = frame.measured
+    values = measured.values[order.sort][nodes]
+    broken = (measured.nan[order.sort] + measured.inf[order.sort])[nodes] > 0
+    sign = 1.0 if order.is_ascending else -1.0
+    keys = np.where(np.isnan(values), np.inf, sign * np.nan_to_num(values))
+    keys[broken] = -np.inf
+    return [nodes[i] for i in np.argsort(keys, kind="stable")]

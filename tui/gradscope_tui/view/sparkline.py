@@ -1,0 +1,53 @@
+"""Sparklines: a row of blocks, one a step, on a logarithmic scale between the least and the greatest.
+
+What is missing is a blank, what is not finite an exclamation mark: neither can be taken for a low number.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["sparkline", "with_gaps"]
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_HOLE = 3.0
+"""A distance of more than this many usual ones is a hole."""
+
+_LEAST_SPAN = 0.05
+"""A number that moves by less than 5 % is drawn flat."""
+
+
+def sparkline(values: NDArray[np.floating], width: int, *, is_log: bool = True) -> str:
+    """Return the newest `width` values as blocks, right-aligned in `width` cells."""
+    shown = np.asarray(values[-width:] if width else values[:0], np.float64)
+    usable = np.isfinite(shown) & ((shown > 0) | (not is_log))
+    heights = np.full(shown.shape, np.nan)
+    heights[usable] = np.log(shown[usable]) if is_log else shown[usable]
+    if not usable.any():
+        return "".join(_unusable(v, is_log) for v in shown).rjust(width)
+    least, greatest = np.nanmin(heights), np.nanmax(heights)
+    span = greatest - least
+    least_span = _LEAST_SPAN if is_log else _LEAST_SPAN * max(abs(greatest), abs(least))
+    if span < least_span:
+        least, span = (least + greatest - least_span) / 2, least_span
+    scaled = (heights - least) / span if span > 0 else np.full(shown.shape, 0.5)
+    levels = np.clip(np.nan_to_num(scaled) * 8, 0, 7).astype(int)
+    return "".join(
+        _BLOCKS[level] if ok else _unusable(value, is_log)
+        for level, ok, value in zip(levels, usable, shown, strict=True)
+    ).rjust(width)
+
+
+def with_gaps(steps: NDArray[np.int64], values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the values with a NaN put in where steps are missing, so that a hole is seen."""
+    numbers = np.asarray(values, np.float64)
+    if len(steps) < 3:
+        return numbers
+    distances = np.diff(steps)
+    holes = np.flatnonzero(distances > _HOLE * np.median(distances)) + 1
+    return np.insert(numbers, holes, np.nan)
+
+
+def _unusable(value: float, is_log: bool) -> str:
+    if np.isinf(value):
+        return "!"
+    return _BLOCKS[0] if is_log and value == 0 else " "

@@ -1,0 +1,1 @@
+"""The pieces of the screen. Each draws what it is given and knows no link."""

@@ -1,0 +1,74 @@
+"""`CellWidget`: what all widgets share that draw cells: a style for each role, from the stylesheet."""
+
+from collections.abc import Iterable
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+from textual.widget import Widget
+
+from gradscope_tui.view.cell import ROLES, Cell, Role, fit
+
+__all__ = ["CellWidget", "OneLine"]
+
+
+class CellWidget(Widget):
+    """Turns cells into a strip. The styles are looked up once a theme."""
+
+    COMPONENT_CLASSES = {f"role--{role}" for role in ROLES}
+
+    _styles: dict[Role, Style] | None = None
+
+    def notify_style_update(self) -> None:
+        """Forget the styles: the theme changed."""
+        super().notify_style_update()
+        self._styles = None
+
+    def style_of(self, role: Role) -> Style:
+        """Return the style of a role, to be laid over the background."""
+        if self._styles is None:
+            self._styles = {}
+        style = self._styles.get(role)
+        if style is None:
+            style = self.get_component_rich_style(f"role--{role}", partial=True)
+            self._styles[role] = style
+        return style
+
+    def strip_of(self, cells: Iterable[Cell], width: int, base: Style, over: Style | None = None) -> Strip:
+        """Return a line of exactly `width`. `over` is laid over all cells, as the cursor is."""
+        segments = []
+        for cell in cells:
+            style = base + self.style_of(cell.role)
+            has_own_ground = cell.role in ("bad", "alarm")
+            segments.append(Segment(cell.text, style if over is None or has_own_ground else style + over))
+        ground = base if over is None else base + over
+        return Strip(segments).adjust_cell_length(width, ground).simplify()
+
+
+class OneLine(CellWidget):
+    """A widget of one line that is drawn again only when its cells change."""
+
+    _cells: tuple[Cell, ...] = ()
+
+    def show(self, cells: tuple[Cell, ...]) -> None:
+        """Draw these cells."""
+        if cells != self._cells:
+            self._cells = cells
+            self.refresh()
+
+    @property
+    def text(self) -> str:
+        """What the line says."""
+        return "".join(cell.text for cell in self._cells)
+
+    def render_line(self, y: int) -> Strip:
+        """Return the line."""
+        if y:
+            return Strip.blank(self.size.width, self.rich_style)
+        return self.strip_of(self._cells, self.size.width, self.rich_style)
+
+
+def spread(left: list[Cell], right: list[Cell], width: int) -> tuple[Cell, ...]:
+    """Return cells with the right ones at the end of the line."""
+    used = sum(len(cell.text) for cell in (*left, *right))
+    return (*left, Cell(fit("", max(1, width - used))), *right)
