@@ -83,7 +83,6 @@ class StepEngine:
         on_end: Callable[[int, float], None],
     ) -> None:
         self.step = start_step
-        self._first_step = start_step
         self._model = weakref.ref(model)
         self._primary = weakref.ref(optimizer) if optimizer is not None else None
         self._sampler = sampler
@@ -198,10 +197,9 @@ class StepEngine:
         self._guarded("ending a step", lambda: self._on_end(self.step, step_time_s))
         now_s = time.perf_counter()
         self._inside_s += now_s - began_s
-        if self.step > self._first_step:  # the first holds whatever came between attach and training
-            self._sampler.record(
-                self.step, now_s - self._began_s, self._inside_s, was_observed=self._is_observed
-            )
+        self._sampler.record(
+            self.step, now_s - self._began_s, self._inside_s, was_observed=self._is_observed
+        )
         self.step += 1
         self._begin()
 

@@ -2,8 +2,8 @@
 
 With n finite elements: mean = sum / n, rms = sqrt(sumsq / n), norm = sqrt(sumsq) and
 std = sqrt(sumsq / n - mean^2), the *population* deviation (it divides by n). Where there is no finite
-element, mean, rms, std and absmax are NaN and the norm is 0. Where the sum of squares of finite elements
-is beyond float64 (magnitudes above 1e154), rms, norm and std are inf: too large, and not unknown.
+element, mean, rms, std and absmax are NaN and the norm is 0. Where the sum of squares is beyond float64
+(finite magnitudes above 1e154), rms, norm and std are inf: too large, and not unknown.
 """
 
 from typing import TypeAlias

@@ -1,6 +1,6 @@
 """`Stats`: the statistics of one tensor, or of several merged, as a person reads them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,7 +108,11 @@ def merge_stats(parts: Iterable[Stats]) -> Stats:
     return Stats(**merged, flags=flags)  # type: ignore[arg-type]  # one value a field, by the schema
 
 
-_REDUCE = {Merge.ADD: sum, Merge.MIN: min, Merge.MAX: max}
+_REDUCE: dict[Merge, Callable[[Iterable[float]], float]] = {
+    Merge.ADD: sum,
+    Merge.MIN: min,
+    Merge.MAX: max,
+}
 
 
 def not_measured(layer: str, kind: str, known: Iterable[str]) -> NotMeasuredError:

@@ -69,7 +69,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the stream after this block: (B, T, D) gives (B, T, D)."""
         attended: Tensor = x + self.attention(self.attention_norm(x))
-        return attended + self.mlp(self.mlp_norm(attended))
+        y: Tensor = attended + self.mlp(self.mlp_norm(attended))
+        return y
 
 
 class Attention(nn.Module):

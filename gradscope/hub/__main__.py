@@ -1,7 +1,7 @@
 """`python -m gradscope.hub [--detach] [DIRECTORY]`: be the hub of a runtime directory.
 
 With `--detach` the process that was started ends as soon as the hub listens (exit code 0, also when
-another hub does) or has failed (1); the hub goes on in a process of its own that nobody has to wait for.
+another hub does) or has failed (1). The hub goes on in a process of its own that nobody waits for.
 """
 
 import os

@@ -1,8 +1,7 @@
 """The agents' desk: what training processes send is kept, recorded and handed to the viewers."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from gradscope.hub.commands import CommandDesk
 from gradscope.hub.lobby import Peer
 from gradscope.hub.recorders import Recorders
 from gradscope.hub.rings import Parts
@@ -27,15 +26,15 @@ __all__ = ["AgentDesk"]
 class AgentDesk:
     """Serves the agents. A message about another run or rank than that of the hello is refused."""
 
-    role: ClassVar[Literal["agent", "viewer"]] = "agent"
-
-    def __init__(
-        self, runs: RunTable, recorders: Recorders, viewers: ViewerDesk, commands: CommandDesk
-    ) -> None:
+    def __init__(self, runs: RunTable, recorders: Recorders, viewers: ViewerDesk) -> None:
         self._runs = runs
         self._recorders = recorders
         self._viewers = viewers
-        self._commands = commands
+
+    @property
+    def role(self) -> Literal["agent", "viewer"]:
+        """Whom it serves."""
+        return "agent"
 
     def objection(self, hello: Hello) -> Refusal | None:
         """Refuse an agent without a run, or with one that another living process has."""
@@ -45,12 +44,14 @@ class AgentDesk:
         """List the agent's run as live."""
         self._runs.arrive(peer.hello, peer.route)
 
-    def left(self, peer: Peer, reason: str) -> None:
+    def left(self, peer: Peer, reason: str, *, is_farewell: bool) -> None:
         """List the run as ended; the last rank to go closes the recording."""
         run = peer.hello.run
         self._runs.leave(peer.hello, peer.route)
         if not self._runs.is_live(run):
             self._recorders.end(run, reason)
+            if is_farewell:
+                self._viewers.commands.run_ended(run, reason)
 
     def handle(self, peer: Peer, message: Message, parts: Parts) -> Refusal | None:
         """Keep, record and hand on what an agent says."""
@@ -61,7 +62,7 @@ class AgentDesk:
             case Manifest() | Step() | Scalars() | Event() | Interventions():
                 return self._on_stream(peer, rank, message, parts)
             case Ack():
-                self._commands.acknowledge(peer.hello.run, message)
+                self._viewers.commands.acknowledge(peer.hello.run, message)
             case Heartbeat():
                 rank.note_counters(message.counters)
                 rank.note_step(message.step)

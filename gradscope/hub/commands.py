@@ -1,7 +1,7 @@
 """The way of a command: from a viewer that may, to the training process, and the answer back.
 
-Each command has an id. The first answer to an id is remembered, and a repeated id is answered with it: a
-viewer whose link broke may ask again and nothing happens twice.
+Each command has an id. The first answer to an id is remembered, and a repeated id is answered with
+it: a viewer whose link broke may ask again and nothing happens twice.
 """
 
 from collections import OrderedDict

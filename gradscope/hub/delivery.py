@@ -1,9 +1,9 @@
 """What one viewer is sent, and when: nothing of it ever holds up the hub or another viewer.
 
 In this order: the past of the run (for a viewer that came late), the newest state (the list of runs,
-manifests, interventions), then events and scalars in order, then steps. Each step, past or live, takes
-one credit, which the viewer grants as it keeps up. Without credit, or before its rate allows, the newest
-step of each rank waits, and the ones that it replaced are counted and told by `Skipped`.
+manifests, interventions), then events and scalars in order, then steps. Each step, past or live,
+takes one credit, which the viewer grants as it keeps up. Without credit, or before its rate allows, the
+newest step of each rank waits, and the ones that it replaced are counted and told by `Skipped`.
 """
 
 import math
@@ -37,7 +37,7 @@ class _Waiting:
 
 
 class Delivery:
-    """One viewer's subscription and what waits for it. `send` returns False when it takes nothing now."""
+    """One viewer's subscription and what waits for it. `send` returns False when it is full."""
 
     def __init__(self, send: Callable[[Parts], bool], counts: Counter[str]) -> None:
         self._send = send

@@ -62,7 +62,9 @@ class Peer:
 class Desk(Protocol):
     """What one kind of peer is served by, once it is known."""
 
-    role: Literal["agent", "viewer"]
+    @property
+    def role(self) -> Literal["agent", "viewer"]:
+        """Whom it serves."""
 
     def objection(self, hello: Hello) -> Refusal | None:
         """Return why this peer may not come in, if it may not."""
@@ -70,8 +72,8 @@ class Desk(Protocol):
     def arrived(self, peer: Peer) -> None:
         """Take in a peer that is welcome. It may be one that never was away."""
 
-    def left(self, peer: Peer, reason: str) -> None:
-        """Take note that a peer is gone."""
+    def left(self, peer: Peer, reason: str, *, is_farewell: bool) -> None:
+        """Take note that a peer is gone: for good by its own word, or maybe to come back."""
 
     def handle(self, peer: Peer, message: Message, parts: Parts) -> Refusal | None:
         """Deal with a message; return an objection to it, if there is one."""
@@ -142,7 +144,7 @@ class Lobby:
 
     def _on_message(self, peer: Peer, message: Message, parts: Parts) -> None:
         if isinstance(message, Bye):
-            self._leave(peer, message.reason or "said goodbye")
+            self._leave(peer, message.reason or "said goodbye", is_farewell=True)
             return
         refusal = self._desk.handle(peer, message, parts)
         if refusal is not None:
@@ -182,14 +184,15 @@ class Lobby:
 
     def _other_version(self, hello: Hello) -> str:
         return (
-            f"the hub (process {self._identity.pid}, gradscope {self._identity.version}) speaks version "
-            f"{PROTOCOL_VERSION} of the protocol, got {hello.protocol} (gradscope {hello.version}); use "
-            "one version of gradscope for both, or end the hub so that another is started"
+            f"the hub (process {self._identity.pid}, gradscope {self._identity.version}) speaks "
+            f"version {PROTOCOL_VERSION} of the protocol, got {hello.protocol} (gradscope "
+            f"{hello.version}); use one version of gradscope for both, or end the hub so that another "
+            "is started"
         )
 
-    def _leave(self, peer: Peer, reason: str) -> None:
+    def _leave(self, peer: Peer, reason: str, *, is_farewell: bool = False) -> None:
         if self._peers.pop(peer.route, None) is not None:
-            self._desk.left(peer, reason)
+            self._desk.left(peer, reason, is_farewell=is_farewell)
 
     def _strike(self, route: bytes, refusal: Refusal) -> None:
         self._counts["garbage"] += 1

@@ -35,7 +35,7 @@ RecorderFactory: TypeAlias = Callable[[Path, Hello], RunRecorder]
 
 
 class Recorders:
-    """One recorder for each run that wants one. A closing one runs to its end on a thread of its own."""
+    """One recorder for each run that wants one. A closing one has a thread of its own for it."""
 
     def __init__(self, factory: RecorderFactory | None = None) -> None:
         self._factory = factory or _default_factory

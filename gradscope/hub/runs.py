@@ -97,7 +97,7 @@ class RunTable:
         return any(rank.route is not None for _, rank in self.ranks(run))
 
     def objection(self, hello: Hello) -> Refusal | None:
-        """Return why an agent may not join: without a name, or the name is taken by a living process."""
+        """Return why an agent may not join: it names no run, or a living process has that name."""
         if not hello.run:
             return Refusal(code="run", reason="an agent's hello must name its run")
         there = self.rank(hello.run, hello.rank)
@@ -136,7 +136,7 @@ class RunTable:
             del self._ranks[key]
 
     def listing(self, counters: dict[str, int]) -> Parts:
-        """Return an encoded `Runs`: the live ones first, then the newest; fewer when they are too many."""
+        """Return an encoded `Runs`: live ones first, then the newest, as many as fit."""
         order = sorted(
             self._ranks.values(), key=lambda rank: (rank.route is None, -rank.hello.started_s)
         )

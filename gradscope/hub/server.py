@@ -13,18 +13,17 @@ from typing import Self
 import zmq
 
 from gradscope.hub.agents import AgentDesk
-from gradscope.hub.commands import CommandDesk
 from gradscope.hub.lobby import Identity, Lobby
 from gradscope.hub.recorders import RecorderFactory, Recorders
 from gradscope.hub.runs import RunTable
 from gradscope.hub.sockets import Door
-from gradscope.transport.version import installed_version
 from gradscope.hub.viewers import ViewerDesk
 from gradscope.places import ensure_private_dir
 from gradscope.protocol import Bye, Event, Heartbeat, encode
 from gradscope.transport import HubAddress
 from gradscope.transport.lock import PathLock
 from gradscope.transport.options import HEARTBEAT_S
+from gradscope.transport.version import installed_version
 from gradscope.transport.waker import Waker
 
 __all__ = ["Hub"]
@@ -67,13 +66,11 @@ class Hub:
     def _open_doors(self) -> None:
         agent_door = Door.for_agents(self._context, self._address.agents_path)
         viewer_door = Door.for_viewers(self._context, self._address.viewers_path)
-        commands = CommandDesk(
-            self._runs, agent_door.send, lambda name, ack: self._viewer_desk.answer(name, ack)
-        )
-        self._viewer_desk = ViewerDesk(self._runs, commands, viewer_door.send, self._counts)
-        agent_desk = AgentDesk(self._runs, self._recorders, self._viewer_desk, commands)
-        self._agents = Lobby(agent_door, agent_desk, self._identity, self._counts)
-        self._viewers = Lobby(viewer_door, self._viewer_desk, self._identity, self._counts)
+        viewers = ViewerDesk(self._runs, viewer_door.send, agent_door.send, self._counts)
+        agents = AgentDesk(self._runs, self._recorders, viewers)
+        self._agents = Lobby(agent_door, agents, self._identity, self._counts)
+        self._viewers = Lobby(viewer_door, viewers, self._identity, self._counts)
+        self._viewer_desk = viewers
         self._poller = zmq.Poller()
         for door in (agent_door, viewer_door):
             self._poller.register(door.socket, zmq.POLLIN)

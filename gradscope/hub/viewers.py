@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Literal
 
 from gradscope.hub.commands import COMMAND_ID_BYTES, CommandDesk
 from gradscope.hub.delivery import Delivery, Past
@@ -34,19 +34,20 @@ _RATE_LIMIT_HZ = 1_000.0
 
 
 class ViewerDesk:
-    """Serves the viewers. `send` sends to a route and returns False when it takes nothing now."""
+    """Serves the viewers.
 
-    role: ClassVar[Literal["agent", "viewer"]] = "viewer"
+    `send` and `send_to_agent` send to a route, and return False when it takes nothing now.
+    """
 
     def __init__(
         self,
         runs: RunTable,
-        commands: CommandDesk,
         send: Callable[[bytes, Parts], bool],
+        send_to_agent: Callable[[bytes, Parts], bool],
         counts: Counter[str],
     ) -> None:
         self._runs = runs
-        self._commands = commands
+        self.commands = CommandDesk(runs, send_to_agent, self._answer)
         self._send = send
         self._counts = counts
         self._deliveries: dict[str, Delivery] = {}
@@ -56,6 +57,11 @@ class ViewerDesk:
     def peers(self) -> tuple[str, ...]:
         """The peer ids of the viewers that are there."""
         return tuple(self._routes)
+
+    @property
+    def role(self) -> Literal["agent", "viewer"]:
+        """Whom it serves."""
+        return "viewer"
 
     def objection(self, hello: Hello) -> Refusal | None:  # noqa: ARG002 - a desk's duty
         """Let every viewer in."""
@@ -68,7 +74,7 @@ class ViewerDesk:
         self._deliveries[name] = Delivery(lambda parts: self._send(route, parts), self._counts)
         self._deliveries[name].put_state("runs", self._runs.listing(dict(self._counts)))
 
-    def left(self, peer: Peer, reason: str) -> None:  # noqa: ARG002 - a desk's duty
+    def left(self, peer: Peer, reason: str, *, is_farewell: bool) -> None:  # noqa: ARG002 - a desk's duty
         """Forget a viewer and all that waits for it."""
         self._routes.pop(peer.hello.peer, None)
         self._deliveries.pop(peer.hello.peer, None)
@@ -91,7 +97,7 @@ class ViewerDesk:
                         code="message",
                         reason=f"a command's id has {COMMAND_ID_BYTES} bytes, got {len(command_id)}",
                     )
-                self._commands.submit(peer, message, parts)
+                self.commands.submit(peer, message, parts)
             case Heartbeat():
                 pass  # that it came is all it says
             case _:
@@ -119,17 +125,17 @@ class ViewerDesk:
             for delivery in self._deliveries.values():
                 delivery.put_state("runs", listing)
 
-    def answer(self, name: str, message: Message) -> None:
-        """Send a viewer the answer to its command; when it is away, it asks again."""
-        route = self._routes.get(name)
-        if route is None or not self._send(route, encode(message)):
-            self._counts["unanswered"] += 1
-
     def flush(self, now_s: float) -> float:
         """Send what may go to each; return when to try again (monotonic; infinity for not needed)."""
         return min(
             (delivery.flush(now_s) for delivery in list(self._deliveries.values())), default=math.inf
         )
+
+    def _answer(self, name: str, message: Message) -> None:
+        """Send a viewer the answer to its command; when it is away, it asks again."""
+        route = self._routes.get(name)
+        if route is None or not self._send(route, encode(message)):
+            self._counts["unanswered"] += 1
 
     def _on_subscribe(self, delivery: Delivery, wish: Subscribe) -> Refusal | None:
         if not 0 < wish.max_rate_hz <= _RATE_LIMIT_HZ:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradscope.columns import COLUMNS, Block, Flags, Merge
 from gradscope.observe.device_board import DeviceBoard, DeviceHarvest
-from gradscope.observe.reduction import Record, Unmeasurable, reduce_on_host
+from gradscope.observe.reduction import Record, Unmeasurable, reduce_on_device, reduce_on_host
 
 __all__ = ["Board", "Harvest"]
 
@@ -81,7 +81,8 @@ class Board:
             elif device.type in _NO_FLOAT64:
                 record = reduce_on_host(tensor.cpu(), is_full=self._is_full)
             else:
-                self._device_board(device).add((row, *also), tensor)
+                reduced = reduce_on_device(tensor, is_full=self._is_full)
+                self._device_board(device).add((row, *also), reduced)
                 record = Record()
         except Unmeasurable:
             for each in (row, *also):
@@ -134,7 +135,7 @@ class Board:
     def _device_board(self, device: torch.device) -> DeviceBoard:
         board = self._devices.get(device)
         if board is None:
-            board = self._devices[device] = DeviceBoard(device, is_full=self._is_full)
+            board = self._devices[device] = DeviceBoard(device)
         return board
 
     def _clear(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gradscope.columns import Block
-from gradscope.observe.reduction import DEVICE_COLUMNS, reduce_on_device
+from gradscope.observe.reduction import DEVICE_COLUMNS
 
 __all__ = ["DeviceBoard", "DeviceHarvest"]
 
@@ -48,14 +48,12 @@ class DeviceHarvest:
 class DeviceBoard:
     """Rows on one device; the row numbers are the board's own."""
 
-    def __init__(self, device: torch.device, *, is_full: bool) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._is_full = is_full
         self._table = self._empty(_FIRST_CAPACITY)
 
-    def add(self, rows: tuple[int, ...], tensor: torch.Tensor) -> None:
-        """Queue the reduction of a tensor into some rows."""
-        record = reduce_on_device(tensor, is_full=self._is_full)
+    def add(self, rows: tuple[int, ...], record: torch.Tensor) -> None:
+        """Queue the merging of a record, as `reduce_on_device` gives it, into some rows."""
         self._reserve(max(rows) + 1)
         for row in rows:
             line = self._table[row]

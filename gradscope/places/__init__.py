@@ -6,6 +6,7 @@
 - The data directory holds recordings: ``$GRADSCOPE_DATA_DIR``, else the platform's place for user data.
 """
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -59,7 +60,8 @@ def ensure_private_dir(path: Path) -> Path:
             "set GRADSCOPE_RUNTIME_DIR to a shorter directory"
         )
     try:
-        path.mkdir(mode=_PRIVATE_MODE, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # what is there instead is looked at below
+            path.mkdir(mode=_PRIVATE_MODE, parents=True)
         status = path.lstat()
     except OSError as error:
         raise UnsafePathError(

@@ -39,10 +39,10 @@ _FINAL_REFUSALS = ("version", "role", "run")
 class Link:
     """One DEALER, made by, used by and closed by one thread. Only `wake` may be called from another.
 
-    It says hello on each connection and whenever the hub asks, sends and expects heartbeats, and goes on
-    trying when the hub is lost. The owner calls `receive` at least every second or so. Each Welcome
-    reaches the owner, who then tells the hub again what it must know: it may be another hub, with another
-    epoch. Nothing of the owner's is sent before that Welcome.
+    It says hello on each connection and whenever the hub asks, sends and expects heartbeats, and goes
+    on trying when the hub is lost. The owner calls `receive` at least every second or so. Each Welcome
+    reaches the owner, who then tells the hub again what it must know: it may be another hub, with
+    another epoch. Nothing of the owner's is sent before that Welcome.
     """
 
     def __init__(self, address: str, hello: Hello) -> None:
@@ -60,7 +60,7 @@ class Link:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What was sent, received, dropped (no link, or the queue was full), withheld (too large)…"""
+        """Messages sent, received, dropped (no link, or a full queue), withheld (too large) and so on."""
         return dict(self._counts)
 
     def send(self, message: Message) -> bool:
@@ -137,7 +137,7 @@ class Link:
         self._socket.close()
 
     def _wait(self, deadline_s: float) -> bool:
-        """Wait for something to do, deal with what is not a message, return whether `wake` was called."""
+        """Wait, deal with what is not a message, return whether `wake` was called."""
         now_s = time.monotonic()
         wait_s = max(0.0, min(deadline_s, self._next_due_s(), now_s + HEARTBEAT_S) - now_s)
         ready = dict(self._poller.poll(int(wait_s * 1000) + (1 if wait_s else 0)))
@@ -233,10 +233,8 @@ class Link:
     def _on_garbage(self, error: ProtocolError) -> None:
         self._counts["garbage"] += 1
         if self.state.phase == "connecting":
-            self._refused(
-                "version",
-                f"the hub answered with what version {PROTOCOL_VERSION} does not know: {error}",
-            )
+            reason = f"the hub answered with what version {PROTOCOL_VERSION} does not know: {error}"
+            self._refused("version", reason)
 
     def _refused(self, code: str, reason: str) -> None:
         self._enter("refused", reason)

@@ -4,7 +4,7 @@ import zmq
 
 from gradscope.protocol import PART_LIMIT_BYTES
 
-__all__ = ["SILENCE_S", "HEARTBEAT_S", "open_dealer", "set_common_options"]
+__all__ = ["HEARTBEAT_S", "SILENCE_S", "open_dealer", "set_common_options"]
 
 HEARTBEAT_S = 2.0
 """How often each side says that it lives."""

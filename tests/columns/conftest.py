@@ -29,7 +29,9 @@ def _stats_of(x: np.ndarray) -> Stats:
     )
 
 
-def _block_of(rows: list[Stats], layer: list[int] | None = None, kind: list[int] | None = None) -> Block:
+def _block_of(
+    rows: list[Stats], layer: list[int] | None = None, kind: list[int] | None = None
+) -> Block:
     """Return rows as a block of the kinds `out` and `grad`; columns that are None in a row are left out."""
     n = len(rows)
     names = [name for name in Stats.__slots__ if name != "flags"]

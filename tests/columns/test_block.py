@@ -24,16 +24,18 @@ def test_the_flags_of_a_row_are_kept(stats_of, block_of):
     assert stats_of_row(block_of([row]), 0).flags == Flags.SAMPLED | Flags.SCALED
 
 
-def test_a_column_that_was_not_measured_is_nan_and_a_name_that_is_none_is_your_error(stats_of, block_of):
+def test_a_column_that_was_not_measured_is_nan_and_a_name_that_is_none_is_your_error(
+    stats_of, block_of
+):
     block = block_of([dataclasses.replace(stats_of(np.ones(3)), zero=None)])
     assert np.isnan(block.column("zero")).all()
     assert block.column("count").tolist() == [3.0]
-    with pytest.raises(UsageError, match="unknown column 'zeros'; expected one of .*'zero'"):
+    with pytest.raises(UsageError, match=r"unknown column 'zeros'; expected one of .*'zero'"):
         block.column("zeros")
 
 
 def test_what_nothing_derives_is_your_error_and_names_what_could_be(stats_of, block_of):
-    with pytest.raises(UsageError, match="nothing derives 'median'; expected one of .*'mean'.*'std'"):
+    with pytest.raises(UsageError, match=r"nothing derives 'median'; expected one of .*'mean'.*'std'"):
         block_of([stats_of(np.ones(3))]).derive("median")
 
 

@@ -34,7 +34,9 @@ def test_a_row_and_a_block_derive_what_the_raw_data_give(stats_of, block_of, x: 
     spread = 1e-7 * (0.0 if math.isnan(reference["absmax"]) else reference["absmax"])
     for name in _NAMES:
         slack = {"std": spread}.get(name, 0.0)
-        assert getattr(stats, name) == pytest.approx(reference[name], rel=1e-12, abs=slack, nan_ok=True), name
+        assert getattr(stats, name) == pytest.approx(
+            reference[name], rel=1e-12, abs=slack, nan_ok=True
+        ), name
         np.testing.assert_equal(block.derive(name)[0], getattr(stats, name))
 
 
@@ -76,7 +78,9 @@ def test_the_borders_are_as_the_formulas_say(stats_of, block_of, elements: list[
 
 
 def test_a_sum_of_squares_beyond_float64_gives_infinities_and_not_unknown_numbers(block_of):
-    stats = Stats(calls=1, count=2, nan=0, posinf=0, neginf=0, sum=2e200, sumsq=math.inf, min=1e200, max=1e200)
+    stats = Stats(
+        calls=1, count=2, nan=0, posinf=0, neginf=0, sum=2e200, sumsq=math.inf, min=1e200, max=1e200
+    )
     assert (stats.std, stats.rms, stats.norm) == (math.inf, math.inf, math.inf)
     assert (stats.mean, stats.absmax) == (1e200, 1e200)
     assert block_of([stats]).derive("std")[0] == math.inf

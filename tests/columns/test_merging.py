@@ -55,7 +55,9 @@ def test_sums_of_any_numbers_merge_to_within_rounding_and_all_else_exactly(stats
 
 @given(st.lists(_arrays(_WHOLE), min_size=2, max_size=6), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
-def test_the_order_of_merging_does_not_matter(stats_of, parts: list[np.ndarray], shuffle: random.Random):
+def test_the_order_of_merging_does_not_matter(
+    stats_of, parts: list[np.ndarray], shuffle: random.Random
+):
     records = [stats_of(_without_subnormals(x)) for x in parts]
     expected = merge_stats(records)
     shuffle.shuffle(records)
@@ -112,7 +114,10 @@ def test_one_record_merges_to_itself_and_several_are_flagged_merged(stats_of, bl
     record = stats_of(np.ones(3))
     assert merge_stats([record]) is record
     assert merge_stats([record, record]).flags == Flags.MERGED
-    assert merge_block(block_of([record] * 3), np.array([0, 1, 1]), 2).flags.tolist() == [0, Flags.MERGED]
+    assert merge_block(block_of([record] * 3), np.array([0, 1, 1]), 2).flags.tolist() == [
+        0,
+        Flags.MERGED,
+    ]
 
 
 def test_a_part_that_was_not_measured_makes_the_whole_not_measured(stats_of, block_of):
@@ -132,7 +137,10 @@ def test_a_flag_of_one_part_holds_for_the_whole(stats_of, block_of, flag: Flags)
 
 
 def test_a_column_that_one_part_lacks_is_not_measured_in_the_whole(stats_of):
-    full, core = stats_of(np.zeros(3)), dataclasses.replace(stats_of(np.zeros(3)), zero=None, subnormal=None)
+    full, core = (
+        stats_of(np.zeros(3)),
+        dataclasses.replace(stats_of(np.zeros(3)), zero=None, subnormal=None),
+    )
     for parts in ([full, core], [core, full]):
         merged = merge_stats(parts)
         assert merged.zero is None

@@ -39,7 +39,9 @@ def test_a_table_is_a_mapping_of_layers_to_kinds_to_stats(table, stats_of):
 def test_an_unknown_layer_is_answered_with_the_nearest_names(table):
     with pytest.raises(UnknownLayerError) as caught:
         table["block.0.fc1"]
-    assert str(caught.value) == "no layer 'block.0.fc1' was measured in this step; nearest: blocks.0.fc1"
+    assert (
+        str(caught.value) == "no layer 'block.0.fc1' was measured in this step; nearest: blocks.0.fc1"
+    )
     with pytest.raises(UnknownLayerError) as caught:
         table["zzz"]
     assert str(caught.value) == "no layer 'zzz' was measured in this step"
@@ -49,7 +51,9 @@ def test_an_unknown_layer_is_answered_with_the_nearest_names(table):
 def test_a_kind_that_was_not_measured_is_answered_with_those_that_were(table):
     with pytest.raises(NotMeasuredError) as caught:
         table["head"]["grad"]
-    assert str(caught.value) == "'grad' of layer 'head' was not measured in this step; measured there: out"
+    assert (
+        str(caught.value) == "'grad' of layer 'head' was not measured in this step; measured there: out"
+    )
     assert isinstance(caught.value, KeyError)
     assert isinstance(caught.value, GradscopeError)
     assert "grad" not in table["head"]
@@ -58,7 +62,9 @@ def test_a_kind_that_was_not_measured_is_answered_with_those_that_were(table):
 
 def test_a_block_of_another_manifest_is_your_error(stats_of, block_of):
     block = block_of([stats_of(np.ones(2))], layer=[5])
-    with pytest.raises(UsageError, match="step 3 has a row of layer 5, expected fewer than the 5 layers"):
+    with pytest.raises(
+        UsageError, match="step 3 has a row of layer 5, expected fewer than the 5 layers"
+    ):
         Table(3, _LAYERS, block)
 
 
@@ -79,7 +85,9 @@ def test_to_dict_is_plain_and_complete(table):
         "calls": 1, "count": 2, "nan": 0, "posinf": 0, "neginf": 0, "zero": 0, "subnormal": 0,
         "mean": 2.0, "std": 1.0, "rms": math.sqrt(5.0), "norm": math.sqrt(10.0), "min": 1.0, "max": 3.0, "absmax": 3.0,
     }  # fmt: skip
-    assert {type(value) for rows in plain.values() for row in rows.values() for value in row.values()} == {int, float}
+    assert {
+        type(value) for rows in plain.values() for row in rows.values() for value in row.values()
+    } == {int, float}
 
 
 def test_to_dict_says_none_for_what_was_not_measured(stats_of):
@@ -98,7 +106,9 @@ def test_stats_and_their_names_cannot_be_changed(table):
 
 @pytest.mark.skipif(importlib.util.find_spec("pandas") is not None, reason="pandas is installed here")
 def test_to_pandas_without_pandas_says_how_to_get_it(table):
-    with pytest.raises(UsageError, match="to_pandas needs pandas, which is not installed: pip install pandas"):
+    with pytest.raises(
+        UsageError, match="to_pandas needs pandas, which is not installed: pip install pandas"
+    ):
         table.to_pandas()
 
 

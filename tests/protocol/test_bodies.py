@@ -123,7 +123,9 @@ def test_one_nan_keeps_a_column_from_passing_for_all_zero(block):
 
 
 def test_a_block_without_columns_keeps_its_rows():
-    bare = Block(("out",), np.array([3, 4], np.uint32), np.zeros(2, np.uint32), np.array([4, 4], np.uint8), {})
+    bare = Block(
+        ("out",), np.array([3, 4], np.uint32), np.zeros(2, np.uint32), np.array([4, 4], np.uint8), {}
+    )
     _assert_same(_sent(bare), bare)
 
 
@@ -151,7 +153,11 @@ def test_a_count_that_is_no_count_is_your_error(block, count: float):
 
 def _large(rows: int, kinds: int) -> Block:
     random = np.random.default_rng(0)
-    counts = {name: random.integers(0, 2**31, rows).astype(np.uint64) for name in _COUNTS if name in CORE_COLUMNS}
+    counts = {
+        name: random.integers(0, 2**31, rows).astype(np.uint64)
+        for name in _COUNTS
+        if name in CORE_COLUMNS
+    }
     floats = {name: random.normal(size=rows).astype(np.float32).astype(np.float64) for name in _FLOATS}
     floats |= {name: random.normal(size=rows) for name in ("sum", "sumsq")}
     layer = np.repeat(np.arange(rows // kinds, dtype=np.uint32), kinds)
@@ -220,7 +226,12 @@ def test_a_receiver_takes_any_type_of_a_row_and_not_only_the_narrowest(step):
         body=(7).to_bytes(8, "little") + b"\0\0\x80\x3f" + b"\1\0\0\0" + b"\1\0",
     )  # fmt: skip
     came = decode(encode(wide)).block()
-    assert (came.values["count"][0], came.values["sum"][0], came.layer[0], came.kind[0]) == (7, 1.0, 1, 1)
+    assert (came.values["count"][0], came.values["sum"][0], came.layer[0], came.kind[0]) == (
+        7,
+        1.0,
+        1,
+        1,
+    )
 
 
 _parameters = st.builds(
@@ -235,14 +246,20 @@ _layers = st.builds(
 @given(st.lists(_layers, max_size=5).map(tuple))
 @settings(max_examples=100, deadline=None)
 def test_layers_come_back_as_they_were(layers: tuple[Layer, ...]):
-    sent = Manifest(run="r", rank=0, revision=0, model="M", layer_count=len(layers), body=pack_layers(layers))
+    sent = Manifest(
+        run="r", rank=0, revision=0, model="M", layer_count=len(layers), body=pack_layers(layers)
+    )
     assert decode(encode(sent)).layers() == layers
 
 
 def test_ten_thousand_layers_of_a_manifest_fit_below_the_limits():
-    parameters = tuple(Parameter(name, (4096, 4096), "bfloat16", is_trainable=True) for name in ("weight", "bias"))
+    parameters = tuple(
+        Parameter(name, (4096, 4096), "bfloat16", is_trainable=True) for name in ("weight", "bias")
+    )
     layers = [Layer(f"model.layers.{i}.self_attn.q_proj", "Linear", parameters) for i in range(10_000)]
-    sent = Manifest(run="r", rank=0, revision=0, model="M", layer_count=10_000, body=pack_layers(layers))
+    sent = Manifest(
+        run="r", rank=0, revision=0, model="M", layer_count=10_000, body=pack_layers(layers)
+    )
     assert len(sent.body) < BODY_LIMIT_BYTES / 4
     assert decode(encode(sent)).layers() == tuple(layers)
 

@@ -111,7 +111,9 @@ def test_each_message_has_its_direction_its_reply_and_its_failure(tags):
 
 
 def test_the_limits_of_the_document_are_those_of_the_code():
-    written = {row[0].strip("`"): int(row[1].replace(",", "")) for row in _table(_section("## A message"))}
+    written = {
+        row[0].strip("`"): int(row[1].replace(",", "")) for row in _table(_section("## A message"))
+    }
     expected = {n: getattr(limits, n) for n in limits.__all__ if n != "PROTOCOL_VERSION"}
     assert written == expected
 

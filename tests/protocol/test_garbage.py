@@ -48,7 +48,9 @@ def test_every_single_byte_is_refused():
     assert not any(_survives([bytes([byte])]) for byte in range(256))
 
 
-def test_a_head_that_ends_early_is_refused_wherever_it_ends(golden: list[bytes], message: Message, refused):
+def test_a_head_that_ends_early_is_refused_wherever_it_ends(
+    golden: list[bytes], message: Message, refused
+):
     for end in range(len(golden[0])):
         assert refused([golden[0][:end], *golden[1:]]).startswith(f"these {end} bytes are no message: ")
 
@@ -58,7 +60,9 @@ def test_trailing_bytes_after_a_head_are_refused(golden: list[bytes], message: M
         assert "trailing" in refused([golden[0] + tail, *golden[1:]])
 
 
-def test_a_message_given_byte_by_byte_as_parts_is_refused(golden: list[bytes], message: Message, refused):
+def test_a_message_given_byte_by_byte_as_parts_is_refused(
+    golden: list[bytes], message: Message, refused
+):
     refused([bytes([byte]) for byte in b"".join(golden)][:PART_LIMIT_COUNT])
 
 
@@ -129,7 +133,9 @@ def test_an_extension_type_is_no_value_of_any_field(refused):
         assert "got `ext`" in refused([head.replace(b"\xa1x", extension)])
 
 
-_ARRAY, _MAP, _TEXT, _BINARY, _EXTENSION = (code + b"\xff\xff\xff\xff" for code in (b"\xdd", b"\xdf", b"\xdb", b"\xc6", b"\xc9"))
+_ARRAY, _MAP, _TEXT, _BINARY, _EXTENSION = (
+    code + b"\xff\xff\xff\xff" for code in (b"\xdd", b"\xdf", b"\xdb", b"\xc6", b"\xc9")
+)
 _NESTED = struct.pack(">BI", 0xDD, 100_000) * 50_000
 
 BOMBS = {
@@ -211,7 +217,9 @@ def test_zero_columns_of_a_long_step_take_no_memory(step):
     )  # fmt: skip
     block = claims.block()
     assert len(block) == rows
-    assert {array.base.nbytes if array.base is not None else 0 for array in block.values.values()} == {8}
+    assert {array.base.nbytes if array.base is not None else 0 for array in block.values.values()} == {
+        8
+    }
 
 
 def _mutated(parts: list[bytes], choose: random.Random) -> list[bytes]:

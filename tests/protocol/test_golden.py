@@ -60,7 +60,10 @@ def test_a_field_with_a_default_may_be_missing_and_any_other_may_not(
 ):
     plain = msgspec.msgpack.decode(golden[0])
     for field in msgspec.structs.fields(message):
-        older = [msgspec.msgpack.encode({k: v for k, v in plain.items() if k != field.name}), *golden[1:]]
+        older = [
+            msgspec.msgpack.encode({k: v for k, v in plain.items() if k != field.name}),
+            *golden[1:],
+        ]
         if field.required:
             assert field.name in refused(older)
         elif field.name != "body":

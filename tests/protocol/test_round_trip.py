@@ -100,7 +100,9 @@ def test_a_body_is_cut_into_full_parts_and_joined_again(size: int):
 
 def test_a_body_above_the_limit_is_not_encoded():
     body = bytes(BODY_LIMIT_BYTES + 1)
-    with pytest.raises(UsageError, match=f"{BODY_LIMIT_BYTES + 1} bytes is larger .* {BODY_LIMIT_BYTES}$"):
+    with pytest.raises(
+        UsageError, match=f"{BODY_LIMIT_BYTES + 1} bytes is larger .* {BODY_LIMIT_BYTES}$"
+    ):
         encode(Manifest(run="r", rank=0, revision=0, model="M", body=body))
 
 

@@ -1,1 +1,24 @@
-"""The terminal user interface of gradscope."""
+"""The terminal user interface of gradscope.
+
+`run_app` opens it on a run; `gradscope_tui.plain.render_once` prints the same table once. Importing this
+package loads nothing else: Textual comes with the first call.
+"""
+
+__all__ = ["run_app"]
+
+
+def run_app(run: str | None, *, endpoint: str | None = None, is_readonly: bool = False) -> int:
+    """Open the screen on a run, or on the only live one, and return the exit code.
+
+    0 is done, 130 interrupted. Where there is no hub or no run yet it waits for one.
+    """
+    from functools import partial  # noqa: PLC0415 - heavy imports stay out of `import gradscope_tui`
+
+    from gradscope_tui.app import GradscopeApp  # noqa: PLC0415 - as above
+    from gradscope_tui.source import connect_client  # noqa: PLC0415 - as above
+
+    app = GradscopeApp(
+        partial(connect_client, endpoint, is_readonly=is_readonly), run, is_readonly=is_readonly
+    )
+    app.run()
+    return app.return_code or 0

@@ -40,7 +40,7 @@ _NAMES = tuple(quantity.name for quantity in QUANTITIES)
 class RunStore:
     """Lives as long as its run is watched. `version` rises with each change that a view may show.
 
-    `counters` tell of what was not taken: `again` (known already), `other_revision` (its layers are not
+    `counters` tell how many steps were `taken`, and of what was not: `again` (known already), `other_revision` (its layers are not
     known), `garbage` (undecodable), `other_rank`; and of `withheld` by the hub and `dropped` by the agent.
     """
 
@@ -145,6 +145,7 @@ class RunStore:
         if not self.ring.insert(message.step, dict(measured.values)):
             self.counters["again"] += 1
             return
+        self.counters["taken"] += 1
         self._note_data(message.time_s)
         self.scalars.note_time(message.step, message.time_s)
         if newest and message.step < newest.step:

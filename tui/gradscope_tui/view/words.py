@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from gradscope.protocol import InterventionState
 from gradscope_tui.view.numbers import plain_number
 
-__all__ = ["ACTIONS", "Action", "action_named", "in_force", "layers_in_words", "short", "whole_line"]
+__all__ = [
+    "ACTIONS",
+    "Action",
+    "action_named",
+    "in_force",
+    "layers_in_words",
+    "sentence",
+    "short",
+    "whole_line",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +90,12 @@ def whole_line(state: InterventionState) -> str:
 def _trimmed(value: float) -> str:
     text = plain_number(value)
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
+def sentence(action: Action, value: float | None, layers: Sequence[str], end: str) -> str:
+    """Return in one sentence what will happen; it is the question that `enter` answers."""
+    effect = action.effect.format(_trimmed(value)) if value is not None else action.effect
+    return (
+        f"From the next step on, the gradient arriving at the output of {layers_in_words(layers)} "
+        f"{effect} before it flows on; {end}."
+    )

@@ -1,15 +1,16 @@
 """`CellWidget`: what all widgets share that draw cells: a style for each role, from the stylesheet."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.segment import Segment
 from rich.style import Style
+from textual import events
 from textual.strip import Strip
 from textual.widget import Widget
 
 from gradscope_tui.view.cell import ROLES, Cell, Role, fit
 
-__all__ = ["CellWidget", "OneLine"]
+__all__ = ["CellWidget", "OneLine", "spread"]
 
 
 class CellWidget(Widget):
@@ -46,15 +47,30 @@ class CellWidget(Widget):
 
 
 class OneLine(CellWidget):
-    """A widget of one line that is drawn again only when its cells change."""
+    """A widget of one line that is drawn again only when its cells change.
+
+    A cell may have an action, by its place in the line; a click on it runs that.
+    """
 
     _cells: tuple[Cell, ...] = ()
+    _actions: Mapping[int, str] = {}  # noqa: RUF012 - never written to, only replaced
 
-    def show(self, cells: tuple[Cell, ...]) -> None:
+    def show(self, cells: tuple[Cell, ...], actions: Mapping[int, str] | None = None) -> None:
         """Draw these cells."""
+        self._actions = actions or {}
         if cells != self._cells:
             self._cells = cells
             self.refresh()
+
+    async def on_click(self, event: events.Click) -> None:
+        """Run the action of the cell under the mouse."""
+        end = 0
+        for place, cell in enumerate(self._cells):
+            end += len(cell.text)
+            if event.x < end:
+                if place in self._actions:
+                    await self.app.run_action(self._actions[place])
+                return
 
     @property
     def text(self) -> str:

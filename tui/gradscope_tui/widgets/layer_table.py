@@ -101,6 +101,18 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         """How many rows there are."""
         return len(self._view.listing.nodes) if self._view else 0
 
+    @property
+    def in_words(self) -> str:
+        """What is marked, filtered and sorted, and how many layers are listed."""
+        if self._view is None:
+            return ""
+        all_layers = len(self._view.frame.tree)
+        words = [f"{len(self.marked)} marked"] if self.marked else []
+        words += [f"/{self.order.filter}"] if self.order.filter else []
+        shown = self.listed
+        words.append(f"{shown} layers" if shown == all_layers else f"{shown} of {all_layers} layers")
+        return " · ".join(words)
+
     def set_filter(self, text: str) -> None:
         """List only what matches. Raises UsageError when it is no regular expression."""
         parse_filter(text)

@@ -1,0 +1,289 @@
+"""The commands and their options.
+
+What a command does stands in a file of its own, which is loaded when it runs.
+"""
+
+import enum
+import importlib
+from typing import Annotated, Any, TypeAlias
+
+import typer
+from typer.core import TyperGroup
+
+from gradscope.cli import outcome
+from gradscope.errors import GradscopeError, UsageError
+
+__all__ = ["app", "main"]
+
+
+class _Commands(TyperGroup):
+    """The one place where a command's errors become a line on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:  # Any: typer's context and result have no public types
+        try:
+            return super().invoke(ctx)
+        except GradscopeError as error:
+            outcome.complain(str(error))
+            raise typer.Exit(outcome.exit_code(error)) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(outcome.INTERRUPTED) from error
+        except BrokenPipeError as error:
+            raise typer.Exit(outcome.leave_pipe_quietly()) from error
+
+
+class Site(enum.StrEnum):
+    """Where an intervention acts."""
+
+    OUTPUT = "output"
+    INPUT = "input"
+    PARAMS = "params"
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run: TypeAlias = Annotated[str, typer.Argument(help="The run's name, as `gradscope ls` shows it.")]
+Layers: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(help="Names or patterns: blocks.0.mlp, 'blocks.*.mlp.fc1'."),
+]
+Steps: TypeAlias = Annotated[
+    int | None, typer.Option("--steps", metavar="N", min=1, help="End it after N steps.")
+]
+For: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--for", metavar="SECONDS", min=0.0, help="End it after so many seconds."),
+]
+Keep: TypeAlias = Annotated[bool, typer.Option("--keep", help="Leave it in force until it is removed.")]
+At: TypeAlias = Annotated[
+    Site,
+    typer.Option(
+        "--site",
+        help="The gradient arriving at the layer's output, the one leaving through its inputs, "
+        "or its parameters' gradients.",
+    ),
+]
+Timeout: TypeAlias = Annotated[
+    float,
+    typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the next step boundary."),
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="For programs.")]
+Readonly: TypeAlias = Annotated[
+    bool, typer.Option("--readonly", help="Look only: nothing can be changed.")
+]
+
+
+def main() -> None:
+    """Run the command line; ends the process."""
+    try:
+        app(prog_name="gradscope")
+    except KeyboardInterrupt:
+        raise SystemExit(outcome.INTERRUPTED) from None
+
+
+@app.callback(invoke_without_command=True)
+def gradscope(
+    context: typer.Context,
+    is_version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True)
+    ] = False,
+) -> None:
+    """See what happens inside a PyTorch model while it trains, and change it there and then.
+
+    Without a command: opens the only live run, or a list to choose from.
+    """
+    if is_version:
+        # At run time: no room imports the façade.
+        typer.echo(importlib.import_module("gradscope").__version__)
+    elif context.invoked_subcommand is None:
+        _watch(None)
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option("--seed", help="Of the weights and the order of the text.")] = 0,
+) -> None:
+    """Train a small GPT on real text in a process of its own, and open it.
+
+    Without a terminal: prints a table while it trains, reverses the gradient of one layer over the
+    link, checks the effect against an unwatched run, and ends with 0 within a minute.
+    """
+    from gradscope.cli.demo import run_demo  # noqa: PLC0415 - loads numpy and zmq
+
+    raise typer.Exit(run_demo(seed))
+
+
+@app.command()
+def watch(
+    run: Annotated[str | None, typer.Argument(help="Default: the only live run.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
+    readonly: Readonly = False,
+) -> None:
+    """Open a run. Without a terminal, print one table."""
+    _watch(run, is_once=once, is_readonly=readonly)
+
+
+@app.command()
+def ls(json: Json = False) -> None:
+    """List live and recorded runs."""
+    from gradscope.cli.listing import show  # noqa: PLC0415 - loads zmq and sqlite3
+
+    show(as_json=json)
+
+
+@app.command()
+def clip(
+    run: Run,
+    layers: Layers,
+    *,
+    max_norm: Annotated[float, typer.Option("--max-norm", help="The greatest norm that passes.")],
+    steps: Steps = None,
+    seconds: For = None,
+    keep: Keep = False,
+    site: At = Site.OUTPUT,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Clip the norm of a gradient."""
+    _install(run, "clip", layers, {"max_norm": max_norm}, (steps, seconds, keep), site, timeout)
+
+
+@app.command()
+def clamp(
+    run: Run,
+    layers: Layers,
+    *,
+    limit: Annotated[
+        float, typer.Option("--limit", help="The greatest magnitude of an element that passes.")
+    ],
+    steps: Steps = None,
+    seconds: For = None,
+    keep: Keep = False,
+    site: At = Site.OUTPUT,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Clamp the elements of a gradient."""
+    _install(run, "clamp", layers, {"limit": limit}, (steps, seconds, keep), site, timeout)
+
+
+@app.command()
+def scale(
+    run: Run,
+    layers: Layers,
+    *,
+    factor: Annotated[float, typer.Option("--factor", help="What the gradient is multiplied by.")],
+    steps: Steps = None,
+    seconds: For = None,
+    keep: Keep = False,
+    site: At = Site.OUTPUT,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Multiply a gradient."""
+    _install(run, "scale", layers, {"factor": factor}, (steps, seconds, keep), site, timeout)
+
+
+@app.command()
+def reverse(
+    run: Run,
+    layers: Layers,
+    *,
+    alpha: Annotated[
+        float, typer.Option("--alpha", help="The gradient is multiplied by minus alpha.")
+    ] = 1.0,
+    steps: Steps = None,
+    seconds: For = None,
+    keep: Keep = False,
+    site: At = Site.OUTPUT,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Reverse a gradient."""
+    _install(run, "reverse", layers, {"alpha": alpha}, (steps, seconds, keep), site, timeout)
+
+
+@app.command()
+def stop(
+    run: Run,
+    layers: Layers,
+    *,
+    steps: Steps = None,
+    seconds: For = None,
+    keep: Keep = False,
+    site: At = Site.OUTPUT,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Stop a gradient: nothing passes."""
+    _install(run, "stop", layers, {}, (steps, seconds, keep), site, timeout)
+
+
+@app.command()
+def noise(
+    run: Run,
+    layers: Layers,
+    *,
+    std: Annotated[float, typer.Option("--std", help="The standard deviation of the noise.")],
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same noise.")] = 0,
+    steps: Steps = None,
+    seconds: For = None,
+    keep: Keep = False,
+    site: At = Site.OUTPUT,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Add Gaussian noise to a gradient."""
+    _install(run, "noise", layers, {"std": std, "seed": seed}, (steps, seconds, keep), site, timeout)
+
+
+@app.command()
+def interventions(run: Run) -> None:
+    """List what is in force in a run."""
+    from gradscope.cli.changing import show_interventions  # noqa: PLC0415 - loads zmq
+
+    show_interventions(run)
+
+
+@app.command()
+def remove(
+    run: Run,
+    intervention: Annotated[
+        str | None, typer.Argument(help="As `gradscope interventions RUN` shows it.")
+    ] = None,
+    is_all: Annotated[bool, typer.Option("--all", help="Remove all of them.")] = False,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Remove an intervention."""
+    from gradscope.cli.changing import remove as remove_one  # noqa: PLC0415 - loads zmq
+
+    if (intervention is None) != is_all:
+        raise UsageError("give the ID of one intervention, or --all")
+    remove_one(run, intervention, timeout_s=timeout)
+
+
+@app.command()
+def config(json: Json = False) -> None:
+    """Show where files and sockets are, and which hub answers."""
+    from gradscope.cli.config import show  # noqa: PLC0415 - loads zmq
+
+    show(as_json=json)
+
+
+def _watch(run: str | None, *, is_once: bool = False, is_readonly: bool = False) -> None:
+    from gradscope.cli.watching import watch_run  # noqa: PLC0415 - loads zmq
+
+    raise typer.Exit(watch_run(run, is_once=is_once, is_readonly=is_readonly))
+
+
+def _install(
+    run: str,
+    action: str,
+    layers: list[str],
+    arguments: dict[str, float],
+    end: tuple[int | None, float | None, bool],
+    site: Site,
+    timeout_s: float,
+) -> None:
+    from gradscope.cli.changing import End, install  # noqa: PLC0415 - loads zmq
+
+    install(run, action, layers, arguments, End(*end), site=site.value, timeout_s=timeout_s)

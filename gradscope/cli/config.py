@@ -1,0 +1,49 @@
+"""`gradscope config`: where files and sockets are, and which hub answers."""
+
+import importlib.metadata
+import json
+import sys
+
+from gradscope.places import data_dir, recordings_dir
+from gradscope.transport import hub_address, hub_listens
+from gradscope.transport.election import LOG_NAME
+from gradscope.transport.lock import HUB_LOCK, holder_pid
+
+__all__ = ["show"]
+
+_PACKAGES = ("gradscope", "torch", "pyzmq", "textual", "numpy")
+
+
+def show(*, as_json: bool) -> None:
+    """Print it, as lines or as JSON."""
+    found = _look()
+    if as_json:
+        print(json.dumps(found, indent=2))  # noqa: T201 - a command's result
+        return
+    width = max(map(len, found))
+    for name, value in found.items():
+        print(f"{name:<{width}}  {'-' if value is None else value}")  # noqa: T201 - as above
+
+
+def _look() -> dict[str, str | int | None]:
+    address = hub_address()
+    is_up = hub_listens(address)
+    return {
+        "runtime directory": str(address.directory),
+        "agents' socket": address.agents,
+        "viewers' socket": address.viewers,
+        "hub": "listens" if is_up else "none runs",
+        "hub's process": holder_pid(address.directory / HUB_LOCK) if is_up else None,
+        "hub's log": str(address.directory / LOG_NAME),
+        "data directory": str(data_dir()),
+        "recordings": str(recordings_dir()),
+        "python": f"{sys.version.split()[0]} at {sys.executable}",
+        **{package: _version(package) for package in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,124 @@
+"""`gradscope ls`: the runs that a hub knows and the recordings on disk, as one list."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from gradscope.cli.table import write_table
+from gradscope.client import connect
+from gradscope.errors import NothingToConnectError
+from gradscope.protocol import RunInfo
+from gradscope.recording import RecordingInfo, list_recordings
+
+__all__ = ["Listed", "join", "show"]
+
+State: TypeAlias = Literal["live", "ended", "died", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One run: its ranks as the hub knows them, its recording, or both."""
+
+    run: str
+    state: State
+    step: int | None
+    started_s: float
+    host: str
+    script: str
+    reason: str = ""
+    ranks: tuple[RunInfo, ...] = ()
+    recording: RecordingInfo | None = None
+
+
+def show(*, as_json: bool) -> None:
+    """Print all runs, the live ones first, then the newest."""
+    runs, counters = _ask_hub()
+    listed = join(runs, list_recordings())
+    if as_json:
+        document = {"hub": counters, "runs": [_plain(one) for one in listed]}
+        print(json.dumps(document, indent=2))  # noqa: T201 - a command's result
+    elif listed:
+        write_table(_HEADINGS, [_cells(one) for one in listed])
+    else:
+        print("no runs yet: gradscope demo")  # noqa: T201 - as above
+
+
+def join(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo]) -> list[Listed]:
+    """Return one entry for each run; a recording belongs to the run that says it is recorded there.
+
+    A recording that has no end, and that no hub knows as live, is of a run that died with its hub.
+    """
+    by_path = {str(recording.path): recording for recording in recordings}
+    listed = []
+    for run in dict.fromkeys(info.run for info in runs):
+        ranks = tuple(info for info in runs if info.run == run)
+        path = next((info.recording for info in ranks if info.recording), "")
+        listed.append(_of_hub(run, ranks, by_path.pop(path, None)))
+    listed += [_of_disk(recording) for recording in by_path.values()]
+    return sorted(listed, key=lambda one: (one.state != "live", -one.started_s))
+
+
+def _ask_hub() -> tuple[tuple[RunInfo, ...], dict[str, int] | None]:
+    try:
+        with connect(want="observe", name="gradscope ls") as client:
+            return tuple(client.runs()), client.counters
+    except NothingToConnectError:
+        return (), None
+
+
+def _of_hub(run: str, ranks: tuple[RunInfo, ...], recording: RecordingInfo | None) -> Listed:
+    first = ranks[0]
+    return Listed(
+        run=run,
+        state="live" if any(info.is_live for info in ranks) else "ended",
+        step=max((info.step for info in ranks if info.step is not None), default=None),
+        started_s=first.started_s,
+        host=first.host,
+        script=first.script,
+        reason=recording.reason if recording else "",
+        ranks=ranks,
+        recording=recording,
+    )
+
+
+def _of_disk(recording: RecordingInfo) -> Listed:
+    state: State = "ended" if recording.ended_s is not None else "died"
+    return Listed(
+        run=recording.run,
+        state="unreadable" if recording.problem else state,
+        step=recording.last_step,
+        started_s=recording.started_s,
+        host=recording.host,
+        script=recording.script,
+        reason=recording.reason or recording.problem,
+        recording=recording,
+    )
+
+
+_HEADINGS = ("RUN", "STATE", "STEP", "STARTED", "HOST", "SCRIPT", "RECORDING")
+
+
+def _cells(listed: Listed) -> tuple[str, ...]:
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(listed.started_s))
+    return (
+        listed.run,
+        listed.state,
+        "-" if listed.step is None else str(listed.step),
+        started if listed.started_s else "-",
+        listed.host or "-",
+        Path(listed.script).name or "-",
+        str(listed.recording.path) if listed.recording else "-",
+    )
+
+
+def _plain(listed: Listed) -> dict[str, Any]:  # Any: what JSON takes
+    plain = asdict(listed)
+    plain["ranks"] = [msgspec.to_builtins(info) for info in listed.ranks]
+    if listed.recording:
+        plain["recording"]["path"] = str(listed.recording.path)
+    return plain

@@ -1,0 +1,47 @@
+"""`gradscope` and `gradscope watch`: the screen on a run, or one table of it."""
+
+import importlib
+import sys
+
+from gradscope.cli import outcome, terminal
+from gradscope.cli.runs import NOTHING_LIVE, find_run, live_names, only_live_run
+from gradscope.client import connect
+from gradscope.errors import NothingToConnectError
+
+__all__ = ["open_screen", "watch_run"]
+
+
+def watch_run(run: str | None, *, is_once: bool, is_readonly: bool) -> int:
+    """Open the screen on a run, or print one table where there is no terminal; return the exit code.
+
+    Without a name it is the only live run; where several live, the screen asks.
+    """
+    if is_once or not terminal.is_terminal():
+        return _print_once(run)
+    with connect(want="observe", name="gradscope watch") as client:
+        runs = client.runs()
+    if run is not None:
+        find_run(run, runs)
+    elif not live_names(runs):
+        raise NothingToConnectError(NOTHING_LIVE)
+    elif len(live_names(runs)) == 1:
+        run = only_live_run(runs)
+    return open_screen(run, is_readonly=is_readonly)
+
+
+def open_screen(run: str | None, *, is_readonly: bool = False) -> int:
+    """Run the terminal UI until it is left; return its exit code.
+
+    It is started by name: gradscope never imports the UI, which is a package of its own.
+    """
+    return int(importlib.import_module("gradscope_tui").run_app(run, is_readonly=is_readonly))
+
+
+def _print_once(run: str | None) -> int:
+    plain = importlib.import_module("gradscope_tui.plain")
+    with connect(want="observe", name="gradscope watch") as client:
+        runs = client.runs()
+        client.watch(only_live_run(runs) if run is None else find_run(run, runs))
+        text = plain.render_once(client, color=terminal.has_colors(), width=terminal.width())
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    return outcome.DONE

@@ -1,0 +1,6 @@
+"""A viewer's end of the link: see a run and change it, from a script, the command line or a screen."""
+
+from gradscope.client.client import Client
+from gradscope.client.connecting import connect
+
+__all__ = ["Client", "connect"]

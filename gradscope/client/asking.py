@@ -1,0 +1,86 @@
+"""Commands that wait for their answer: made, sent (again, after a break of the link) and resolved."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from gradscope.errors import CommandRefusedError, LinkError
+from gradscope.protocol import Ack, Command
+
+__all__ = ["Asked"]
+
+_LIMIT = 1_000
+
+
+@dataclass(slots=True)
+class _Pending:
+    command: Command
+    future: "Future[Ack]" = field(default_factory=Future)
+    is_sent: bool = False
+
+
+class Asked:
+    """The commands without an answer yet. The link's thread sends them; any thread adds one.
+
+    A command is repeated after each break of the link. That is safe: its id stays, and an id that was
+    answered once is answered the same again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pending: OrderedDict[bytes, _Pending] = OrderedDict()
+        self._over = ""
+
+    def add(self, command: Command) -> "Future[Ack]":
+        """Queue a command; return where its answer will be. Raises LinkError on a closed client."""
+        pending = _Pending(command)
+        with self._lock:
+            if self._over:
+                raise LinkError(self._over)
+            if len(self._pending) >= _LIMIT:
+                raise LinkError(f"{_LIMIT} commands wait for an answer already; is the run alive?")
+            self._pending[command.id] = pending
+        return pending.future
+
+    def send(self, send: Callable[[Command], bool]) -> None:
+        """Send what was not sent yet."""
+        with self._lock:
+            unsent = [pending for pending in self._pending.values() if not pending.is_sent]
+        for pending in unsent:
+            pending.is_sent = send(pending.command)
+
+    def repeat(self) -> None:
+        """Send all of them again at the next `send`: the link was broken."""
+        with self._lock:
+            for pending in self._pending.values():
+                pending.is_sent = False
+
+    def forget(self, future: "Future[Ack]") -> None:
+        """Stop asking: nobody waits any longer. It may still take effect."""
+        with self._lock:
+            for command_id, pending in list(self._pending.items()):
+                if pending.future is future:
+                    del self._pending[command_id]
+
+    def resolve(self, ack: Ack) -> None:
+        """Give an answer to whoever waits for it."""
+        with self._lock:
+            pending = self._pending.pop(ack.command, None)
+        if pending is None or not pending.future.set_running_or_notify_cancel():
+            return
+        if ack.is_done:
+            pending.future.set_result(ack)
+        else:
+            pending.future.set_exception(CommandRefusedError(ack.reason or "refused, without a reason"))
+
+    def close(self, reason: str) -> None:
+        """Tell all that wait that no answer will come."""
+        with self._lock:
+            self._over = reason
+            left = list(self._pending.values())
+            self._pending.clear()
+        for pending in left:
+            if pending.future.set_running_or_notify_cancel():
+                pending.future.set_exception(LinkError(reason))

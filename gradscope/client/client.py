@@ -1,0 +1,214 @@
+"""`Client`: a viewer's hold on one run."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Self, TypeVar
+
+from gradscope.client.choosing import only_live_run
+from gradscope.client.controls import Controls
+from gradscope.client.session import Session
+from gradscope.columns import Table
+from gradscope.errors import LinkError
+from gradscope.protocol import (
+    Ack,
+    Command,
+    Hello,
+    InterventionState,
+    Manifest,
+    Message,
+    RunInfo,
+    Step,
+    Subscribe,
+)
+from gradscope.transport import LinkState
+
+__all__ = ["Client"]
+
+_EVERY_STEP_HZ = 1_000.0
+_LAST_STEPS_S = 1.0
+_LOST_S = 15.0
+_LOOK_S = 0.25
+
+Value = TypeVar("Value")
+
+
+class Client(Controls):
+    """A connection to a hub, made by `connect`; a context manager. It never starts a hub.
+
+    There are two ways to use it. A screen calls `watch` and then `receive` again and again. A script
+    asks: `latest`, `steps`, `manifest`, `interventions`, and the commands.
+    """
+
+    def __init__(self, address: str, hello: Hello, set_by: str) -> None:
+        self.run: str | None = None
+        self._hello = hello
+        self._set_by = set_by
+        self._rate_hz = _EVERY_STEP_HZ
+        self._session = Session(address, hello)
+
+    @property
+    def link(self) -> LinkState:
+        """The state of the link to the hub."""
+        return self._session.state
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was sent, received, dropped and so on at this end."""
+        return self._session.counters
+
+    def runs(self, timeout_s: float = 2.0) -> list[RunInfo]:
+        """Return all ranks of all runs that the hub knows, live ones first; asked for now.
+
+        Raises LinkError when the hub does not answer in time.
+        """
+        known = self._session.known
+        count = known.runs_count
+        self._session.ask_for_runs()
+        found = known.wait(lambda: known.runs if known.runs_count > count else None, timeout_s)
+        if found is None:
+            raise LinkError(f"the hub did not list its runs in {timeout_s:g} s; {self._about_link()}")
+        return list(found)
+
+    def watch(self, run: str, *, max_rate_hz: float = 4.0, backfill: bool = True) -> None:
+        """Have a run's stream from now on, to be taken with `receive` or `steps`.
+
+        At most `max_rate_hz` steps a second come of each rank, the newest then; `backfill` asks for the
+        past that the hub still has. Whoever calls this must go on reading: unread steps use up the
+        credit, and then the hub withholds newer ones (and says so with `Skipped`).
+        """
+        self._watch(run, max_rate_hz=max_rate_hz, backfill=backfill, is_listening=True)
+
+    def receive(self, timeout_s: float) -> list[Message]:
+        """Return what has come of the stream, in order, after waiting up to `timeout_s` for the first.
+
+        So come Runs, Manifest, Step, Scalars, Event, Interventions, Skipped, Backfill and Refusal.
+        """
+        messages = self._session.inbox.take(timeout_s)
+        self._session.note_read()
+        return messages
+
+    def steps(self, timeout_s: float | None = None, *, rank: int = 0) -> Iterator[Table]:
+        """Iterate over a rank's steps as tables: those that the hub kept, then each as it comes.
+
+        Ends when the run has ended, or when none came for `timeout_s`. Raises LinkError when the hub is
+        lost for 15 s. Messages of other kinds that come meanwhile are not kept for `receive`.
+        """
+        run = self._chosen()
+        if not (self._session.is_listening and self._session.known.run == run):
+            self._watch(run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, is_listening=True)
+        last_s = time.monotonic()
+        ended_s: float | None = None
+        while True:
+            message = self._session.inbox.take_one(time.monotonic() + _LOOK_S)
+            self._session.note_read()
+            now_s = time.monotonic()
+            if isinstance(message, Step) and message.rank == rank:
+                table = self._session.known.table(message)
+                if table is not None:
+                    yield table
+                    last_s = time.monotonic()
+                    continue
+            if timeout_s is not None and now_s - last_s > timeout_s:
+                return
+            ended_s = None if self._is_live(run) else ended_s or now_s
+            if message is None and ended_s and now_s - ended_s > _LAST_STEPS_S + 1 / self._rate_hz:
+                return
+            self._check_link(now_s)
+
+    def latest(self, timeout_s: float = 5.0, *, rank: int = 0) -> Table:
+        """Return the newest step of a rank, waiting up to `timeout_s` for the first.
+
+        Raises LinkError when there is none by then.
+        """
+        self._ensure_watched()
+        known = self._session.known
+
+        def look() -> Table | None:
+            step = known.newest_step(rank) if known.is_synchronised else None
+            return None if step is None else known.table(step)
+
+        return self._found(known.wait(look, timeout_s), "step", timeout_s)
+
+    def manifest(self, timeout_s: float = 5.0, *, rank: int = 0) -> Manifest:
+        """Return the newest manifest of a rank: its layers. Raises LinkError when none comes."""
+        self._ensure_watched()
+        known = self._session.known
+        return self._found(known.wait(lambda: known.manifest(rank), timeout_s), "manifest", timeout_s)
+
+    def interventions(self, timeout_s: float = 5.0) -> tuple[InterventionState, ...]:
+        """Return the interventions in force or pending. Raises LinkError when the hub is silent."""
+        self._ensure_watched()
+        known = self._session.known
+        self._found(known.wait(lambda: known.is_synchronised or None, timeout_s), "answer", timeout_s)
+        newest = known.interventions.get(0)
+        return newest.entries if newest else ()
+
+    def close(self) -> None:
+        """Say goodbye to the hub and end the client's thread."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _watch(self, run: str, *, max_rate_hz: float, backfill: bool, is_listening: bool) -> None:
+        self.run = run
+        self._rate_hz = max_rate_hz
+        wish = Subscribe(run=run, max_rate_hz=max_rate_hz, backfill=backfill)
+        self._session.subscribe(wish, is_listening=is_listening)
+
+    def _ensure_watched(self) -> None:
+        run = self._chosen()
+        if self._session.known.run != run:
+            self._watch(run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, is_listening=False)
+
+    def _chosen(self) -> str:
+        """Return the run of this client, or else the only live one."""
+        if self.run is None:
+            self.run = only_live_run(self.runs())
+        return self.run
+
+    def _is_live(self, run: str) -> bool:
+        runs = self._session.known.runs
+        return not runs or any(info.is_live for info in runs if info.run == run)
+
+    def _check_link(self, now_s: float) -> None:
+        link = self.link
+        if link.phase != "up" and now_s - link.since_s > _LOST_S:
+            raise LinkError(f"no hub for {_LOST_S:g} s: {self._about_link()}")
+
+    def _found(self, value: Value | None, what: str, timeout_s: float) -> Value:
+        if value is None:
+            raise LinkError(
+                f"no {what} of run {self.run!r} came in {timeout_s:g} s; {self._about_link()}"
+            )
+        return value
+
+    def _about_link(self) -> str:
+        link = self.link
+        return f"the link is {link.phase}" + (f": {link.reason}" if link.reason else "")
+
+    # What the controls need.
+
+    def _sender(self) -> tuple[str, str, str]:
+        return self._chosen(), self._hello.peer, self._set_by
+
+    def _ask(self, command: Command) -> "Future[Ack]":
+        return self._session.ask(command)
+
+    def _forget(self, future: "Future[Ack]") -> None:
+        self._session.forget(future)
+
+    def _why_no_answer(self, timeout_s: float) -> str:
+        ranks = [info for info in self._session.known.runs if info.run == self.run and info.rank == 0]
+        where = f" (last heard of in step {ranks[0].step})" if ranks else ""
+        return (
+            f"run {self.run!r}{where} has not answered in {timeout_s:g} s: commands wait for the end "
+            f"of a step; it may still take effect later. {self._about_link()}".strip()
+        )

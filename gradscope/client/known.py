@@ -1,0 +1,123 @@
+"""`Known`: the newest state of runs as the stream has told it, for those who ask instead of listen."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
+
+from gradscope.columns import Table
+from gradscope.protocol import (
+    Backfill,
+    Interventions,
+    Manifest,
+    Message,
+    RunInfo,
+    Runs,
+    Step,
+)
+
+__all__ = ["Known"]
+
+_REVISIONS = 4
+
+Value = TypeVar("Value")
+
+
+class Known:
+    """What is known of the runs, and of the one that is watched. Written by the link's thread alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self.runs: tuple[RunInfo, ...] = ()
+        self.runs_count = 0
+        self.hub_counters: dict[str, int] = {}
+        self.run = ""
+        self.is_synchronised = False
+        self.interventions: dict[int, Interventions] = {}
+        self._manifests: dict[int, OrderedDict[int, Manifest]] = {}
+        self._names: dict[tuple[int, int], tuple[str, ...]] = {}
+        self._steps: dict[int, Step] = {}
+
+    def watch(self, run: str) -> None:
+        """Forget what belongs to another run."""
+        with self._changed:
+            self.run = run
+            self.is_synchronised = False
+            for of_run in (self.interventions, self._manifests, self._names, self._steps):
+                of_run.clear()
+
+    def note(self, message: Message) -> bool:
+        """Take in a message; return False for a step that came before and is not to be shown again."""
+        with self._changed:
+            is_new = self._note(message)
+            self._changed.notify_all()
+        return is_new
+
+    def wait(self, look: Callable[[], Value | None], timeout_s: float) -> Value | None:
+        """Return what `look` finds, as soon as it finds something within `timeout_s`; else None."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                found = look()
+                left_s = deadline_s - time.monotonic()
+                if found is not None or self._is_closed or left_s <= 0:
+                    return found
+                self._changed.wait(left_s)
+
+    def close(self) -> None:
+        """Let go whoever waits."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def manifest(self, rank: int) -> Manifest | None:
+        """Return the newest manifest of a rank."""
+        manifests = self._manifests.get(rank)
+        return next(reversed(manifests.values())) if manifests else None
+
+    def table(self, step: Step) -> Table | None:
+        """Return a step as a table; None where its revision of the manifest is not known."""
+        manifests = self._manifests.get(step.rank)
+        manifest = manifests.get(step.manifest_revision) if manifests else None
+        if manifest is None:
+            return None
+        key = (step.rank, manifest.revision)
+        if key not in self._names:
+            self._names = {key: tuple(layer.name for layer in manifest.layers())}
+        return Table(step.step, self._names[key], step.block())
+
+    def newest_step(self, rank: int) -> Step | None:
+        """Return the newest step of a rank."""
+        return self._steps.get(rank)
+
+    def _note(self, message: Message) -> bool:
+        match message:
+            case Runs():
+                self.runs = message.runs
+                self.hub_counters = message.counters
+                self.runs_count += 1
+            case Manifest(run=self.run):
+                manifests = self._manifests.setdefault(message.rank, OrderedDict())
+                manifests.pop(message.revision, None)
+                manifests[message.revision] = message
+                if len(manifests) > _REVISIONS:
+                    manifests.popitem(last=False)
+                self._names.pop((message.rank, message.revision), None)
+            case Interventions(run=self.run):
+                self.interventions[message.rank] = message
+            case Backfill(run=self.run, state="end"):
+                self.is_synchronised = True
+            case Step(run=self.run):
+                return self._note_step(message)
+            case _:
+                pass
+        return True
+
+    def _note_step(self, step: Step) -> bool:
+        last = self._steps.get(step.rank)
+        if last is not None and step.seq <= last.seq and step.time_s <= last.time_s:
+            return False
+        self._steps[step.rank] = step
+        return True

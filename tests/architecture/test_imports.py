@@ -1,0 +1,170 @@
+"""When an import happens, which no reading of the code can tell: seen in fresh interpreters."""
+
+import importlib
+import tomllib
+
+import pytest
+
+import gradscope
+
+VIEWER_ROOMS = ("client", "columns", "errors", "hub", "places", "protocol", "recording", "transport")
+TORCH_ROOMS = ("functional", "hooks", "intervene", "nn", "observe")
+HEAVY = {"torch", "zmq", "textual", "rich", "typer", "numpy", "msgspec", "pandas"}
+
+_LOADED = "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+
+
+def test_importing_gradscope_loads_nothing_but_itself_and_the_standard_library(fresh):
+    script = """
+import sys
+before = set(sys.modules)
+import gradscope
+roots = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(roots - sys.stdlib_module_names))
+"""
+    assert fresh(script) == "['gradscope']"
+
+
+def test_importing_gradscope_loads_none_of_its_rooms(fresh):
+    script = "import sys, gradscope; print([m for m in sys.modules if m.startswith('gradscope.')])"
+    assert fresh(script) == "[]"
+
+
+def test_the_errors_load_nothing(fresh):
+    loaded = fresh(f"import sys, gradscope; gradscope.errors.UsageError; {_LOADED}").split()
+    assert not HEAVY & set(loaded)
+
+
+def test_importing_any_module_of_the_viewers_side_works_without_torch(fresh, modules):
+    wanted = [
+        name
+        for name in modules
+        if name.startswith("gradscope_tui")
+        or any(f"{name}.".startswith(f"gradscope.{r}.") for r in VIEWER_ROOMS)
+    ]
+    names = [name for name in wanted if not name.endswith("__main__")]
+    assert len(names) > 10
+    script = f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n{_LOADED}"
+    loaded = set(fresh(script, torch=False).split())
+    assert "torch" not in loaded
+    assert "gradscope" in loaded
+
+
+def test_importing_a_room_of_the_viewers_side_does_not_load_torch_where_it_is_installed(fresh, rooms):
+    names = [f"gradscope.{room}" for room in VIEWER_ROOMS if room in rooms]
+    script = f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n{_LOADED}"
+    assert not {"torch", "textual", "typer"} & set(fresh(script).split())
+
+
+def test_the_data_rooms_load_no_sockets(fresh):
+    loaded = set(
+        fresh(f"import sys, gradscope.protocol, gradscope.columns, gradscope.places; {_LOADED}").split()
+    )
+    assert not {"zmq", "sqlite3", "asyncio", "pandas"} & loaded
+
+
+def test_rooms_that_hold_torch_load_no_sockets_and_no_screen(fresh, rooms):
+    names = [f"gradscope.{room}" for room in TORCH_ROOMS if room in rooms]
+    if not names:
+        pytest.skip("no room that holds torch is built")
+    script = f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n{_LOADED}"
+    loaded = set(fresh(script).split())
+    assert "torch" in loaded
+    assert not {"zmq", "textual", "typer"} & loaded
+
+
+def test_the_command_loads_neither_torch_nor_the_screen_until_it_is_told_what_to_do(fresh, rooms):
+    if "cli" not in rooms:
+        pytest.skip("the command is not built")
+    assert not {"torch", "textual", "zmq"} & set(fresh(f"import sys, gradscope.cli; {_LOADED}").split())
+
+
+def test_importing_any_module_starts_no_thread_opens_no_file_and_prints_nothing(fresh, modules):
+    names = [name for name in modules if not name.endswith("__main__")]
+    script = f"""
+import importlib, os, sys, threading
+import torch, numpy
+open_files = lambda: set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
+before = threading.active_count(), open_files(), dict(os.environ)
+for name in {names}:
+    importlib.import_module(name)
+assert (threading.active_count(), open_files(), dict(os.environ)) == before
+"""
+    assert fresh(script) == ""
+
+
+@pytest.mark.parametrize("name", sorted(gradscope._NEEDS_TORCH))
+def test_a_name_that_needs_torch_says_how_to_get_it_where_it_is_missing(fresh, rooms, name: str):
+    if gradscope._HOME[name].removeprefix("gradscope.") not in rooms:
+        pytest.skip("its room is not built")
+    script = f"""
+import gradscope
+for attempt in range(2):
+    try:
+        gradscope.{name}
+    except gradscope.errors.MissingTorchError as error:
+        print(error)
+try:
+    from gradscope import {name}
+except gradscope.errors.GradscopeError as error:
+    print(error)
+"""
+    expected = f"gradscope.{name} needs torch, which is not installed here: pip install torch"
+    assert fresh(script, torch=False).splitlines() == [expected] * 3
+
+
+def test_all_other_names_work_where_torch_is_missing(fresh, rooms):
+    homes = {name: home for name, home in gradscope._HOME.items() if name not in gradscope._NEEDS_TORCH}
+    names = [name for name, home in homes.items() if home.removeprefix("gradscope.") in rooms]
+    script = f"import gradscope\nfor name in {names}: print(getattr(gradscope, name).__name__)"
+    last = [name.rpartition(".")[2] for name in fresh(script, torch=False).split()]
+    assert last == names
+
+
+def test_a_broken_torch_is_not_told_as_a_missing_one(fresh, rooms):
+    if "agent" not in rooms:
+        pytest.skip("the agent is not built")
+    script = """
+import sys
+
+class BrokenTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ImportError("libtorch.so: cannot open shared object file", name=name)
+
+sys.meta_path.insert(0, BrokenTorch())
+import gradscope
+try:
+    gradscope.attach
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    assert fresh(script) == "ImportError libtorch.so: cannot open shared object file"
+
+
+def test_the_facade_names_exactly_what_it_exports():
+    assert set(gradscope.__all__) == {"__version__", *gradscope._HOME}
+    assert dir(gradscope) == gradscope.__all__
+    assert set(gradscope._HOME) >= gradscope._NEEDS_TORCH
+
+
+@pytest.mark.parametrize("name", sorted(gradscope._HOME))
+def test_a_name_of_the_facade_is_that_of_its_room_and_is_looked_up_once(rooms, name: str):
+    home = gradscope._HOME[name]
+    if home.removeprefix("gradscope.") not in rooms:
+        pytest.skip("its room is not built")
+    room = importlib.import_module(home)
+    expected = room if home == f"gradscope.{name}" else getattr(room, name)
+    assert getattr(gradscope, name) is expected
+    assert vars(gradscope)[name] is expected
+
+
+def test_a_name_that_the_facade_has_not_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"^module 'gradscope' has no attribute 'atach'$"):
+        gradscope.atach  # noqa: B018 - the look-up is the test
+    assert not hasattr(gradscope, "torch")
+
+
+def test_the_version_is_that_of_the_distribution(root):
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert gradscope.__version__ == project["version"]

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+
+from gradscope.columns import Flags, Table
+from gradscope.observe import Board, reduce_on_device
+from gradscope.observe.device_board import DeviceBoard
+
+
+def table_of(board):
+    return Table(0, ["a", "b"], board.harvest().block())
+
+
+def test_calls_of_one_row_merge_as_if_they_were_one_tensor():
+    board = Board()
+    parts = [torch.randn(4, 3), torch.randn(5), torch.randn(2, 2, 2)]
+    for part in parts:
+        board.add(board.row(0, "out"), part)
+    stats = table_of(board)["a"]["out"]
+    whole = torch.cat([part.flatten() for part in parts]).double().numpy()
+    assert (stats.calls, stats.count) == (3, whole.size)
+    assert stats.mean == pytest.approx(whole.mean(), rel=1e-12)
+    assert stats.std == pytest.approx(whole.std(), rel=1e-9)
+    assert (stats.min, stats.max) == (whole.min(), whole.max())
+
+
+def test_a_harvest_leaves_the_board_empty_and_keeps_its_own_numbers():
+    board = Board()
+    board.add(board.row(0, "out"), torch.ones(3))
+    first = board.harvest()
+    board.add(board.row(0, "out"), torch.full((2,), 5.0))
+    assert table_of(board)["a"]["out"].sum == 10.0
+    assert Table(0, ["a"], first.block())["a"]["out"].sum == 3.0
+    assert len(board.harvest().block()) == 0
+
+
+def test_a_gradient_that_never_came_is_not_measured_rather_than_zero():
+    board = Board()
+    board.expect(board.row(1, "grad"))
+    stats = table_of(board)["b"]["grad"]
+    assert stats.flags == Flags.NOT_MEASURED
+    assert not stats.is_measured
+    assert stats.to_dict()["norm"] is None
+
+
+def test_a_tensor_without_numbers_marks_its_row():
+    board = Board()
+    board.add(board.row(0, "out"), torch.empty(3, device="meta"))
+    assert Flags.NOT_MEASURED in table_of(board)["a"]["out"].flags
+
+
+def test_zeros_and_subnormals_are_absent_at_core_detail_and_counted_at_full():
+    for is_full, expected in ((False, None), (True, 2)):
+        board = Board(is_full=is_full)
+        board.add(board.row(0, "out"), torch.tensor([0.0, -0.0, 1.0]))
+        assert table_of(board)["a"]["out"].zero == expected
+
+
+def test_rows_are_reduced_on_a_device_as_on_the_host():
+    """The board of another device, run on this one: the same code without a copy to wait for."""
+    parts = [torch.randn(100), torch.tensor([1.0, float("nan"), float("inf")]), torch.randn(3, 4)]
+    board, device = Board(is_full=True), DeviceBoard(torch.device("cpu"))
+    rows = [board.row(0, "out"), board.row(1, "out")]
+    for i, part in enumerate(parts):
+        board.add(rows[i % 2], part)
+        device.add((rows[i % 2],), reduce_on_device(part, is_full=True))
+    expected = board.harvest().block()
+    for row in rows:
+        board.expect(row)
+    empty = board.harvest()._block
+    device.harvest().merge_into(empty)
+    for name, values in expected.values.items():
+        if name != "calls":
+            np.testing.assert_allclose(
+                empty.values[name].astype(float), values.astype(float), rtol=1e-12
+            )
+
+
+def test_a_device_board_grows_and_keeps_what_it_has():
+    board, device = Board(), DeviceBoard(torch.device("cpu"))
+    for i in range(300):
+        row = board.row(i, "out")
+        board.expect(row)
+        device.add((row,), reduce_on_device(torch.full((2,), float(i))))
+    block = board.harvest()._block
+    device.harvest().merge_into(block)
+    assert block.values["sum"].tolist() == [2.0 * i for i in range(300)]

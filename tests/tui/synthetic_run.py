@@ -1,0 +1,247 @@
+"""A run without torch: a small GPT's layers, and steps whose numbers behave as a training's do.
+
+`SyntheticRun` makes real protocol messages; `SyntheticSource` hands them out as a client would, in its
+own process. Every number comes from the seed and the step, so that a test can say what it must be.
+"""
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gradscope.columns import Block, Flags
+from gradscope.protocol import (
+    Ack,
+    Backfill,
+    Event,
+    Interventions,
+    InterventionState,
+    Layer,
+    Manifest,
+    Message,
+    Parameter,
+    RunInfo,
+    Runs,
+    Scalars,
+    Step,
+    pack_block,
+    pack_layers,
+)
+
+KINDS = ("out", "grad", "param", "param_grad", "update")
+
+
+def parameter(name, *shape):
+    return Parameter(name, tuple(shape), "float32", True)
+
+
+def gpt_layers(blocks=4, width=128):
+    """The layers of a small GPT, in named_modules order."""
+    linear = lambda name, rows, cols: Layer(  # noqa: E731
+        name, "Linear", (parameter("weight", rows, cols), parameter("bias", rows))
+    )
+    norm = lambda name: Layer(name, "LayerNorm", (parameter("weight", width), parameter("bias", width)))  # noqa: E731
+    layers = [
+        Layer("", "GPT", is_watched=False),
+        Layer("tokens", "Embedding", (parameter("weight", 65, width),)),
+        Layer("positions", "Embedding", (parameter("weight", 128, width),)),
+        Layer("blocks", "ModuleList", is_watched=False),
+    ]
+    for i in range(blocks):
+        at = f"blocks.{i}"
+        layers += [
+            Layer(at, "Block"),
+            norm(f"{at}.norm1"),
+            Layer(f"{at}.attention", "CausalSelfAttention"),
+            linear(f"{at}.attention.qkv", 3 * width, width),
+            linear(f"{at}.attention.proj", width, width),
+            norm(f"{at}.norm2"),
+            Layer(f"{at}.mlp", "MLP"),
+            linear(f"{at}.mlp.fc1", 4 * width, width),
+            Layer(f"{at}.mlp.gelu", "GELU"),
+            linear(f"{at}.mlp.fc2", width, 4 * width),
+        ]
+    return tuple([*layers, norm("norm"), linear("head", 65, width)])
+
+
+@dataclass
+class SyntheticRun:
+    """One run. `broken` maps a step to (layer, elements that are NaN) from that step on."""
+
+    run: str = "gpt-7f3a"
+    layers: tuple[Layer, ...] = field(default_factory=gpt_layers)
+    seed: int = 0
+    start_s: float = 1_700_000_000.0
+    step_s: float = 0.1
+    every: int = 1
+    broken: dict[int, tuple[str, int]] = field(default_factory=dict)
+    unmeasured: frozenset[str] = frozenset()
+
+    def manifest(self, revision=1):
+        body = pack_layers(self.layers)
+        return Manifest(
+            run=self.run, rank=0, revision=revision, model="GPT", device="cpu",
+            layer_count=len(self.layers), body=body,
+        )  # fmt: skip
+
+    def block(self, step):
+        rows = [
+            (i, k)
+            for i, layer in enumerate(self.layers)
+            for k, kind in enumerate(KINDS)
+            if (layer.is_watched if kind in ("out", "grad") else layer.parameters)
+        ]
+        layer, kind = np.array(rows, np.uint32).reshape(-1, 2).T
+        noise = np.random.default_rng((self.seed, step)).lognormal(0, 0.12, len(rows))
+        own = np.random.default_rng(self.seed).lognormal(0, 0.9, (len(self.layers), len(KINDS)))
+        scale = np.array([0.9, 0.02, 0.05, 0.4, 4e-5])[kind] * own[layer, kind]
+        fade = np.where(kind == 1, np.exp(-step / 400), 1.0)
+        std = scale * fade * noise
+        count = np.full(len(rows), 4096, np.uint64)
+        nan = np.zeros(len(rows), np.uint64)
+        for first, (name, elements) in self.broken.items():
+            if step >= first:
+                at = [lay.name for lay in self.layers].index(name)
+                nan[(layer == at) & (kind <= 1)] = elements
+        flags = np.zeros(len(rows), np.uint8)
+        for i in np.flatnonzero(kind == 1):
+            if self.layers[layer[i]].name in self.unmeasured:
+                flags[i] = Flags.NOT_MEASURED
+        finite = (count - nan).astype(np.float64)
+        zero = np.zeros(len(rows), np.uint64)
+        values = {
+            "calls": np.ones(len(rows), np.uint64), "count": count, "nan": nan, "posinf": zero, "neginf": zero,
+            "sum": 0.1 * std * finite, "sumsq": (std**2 + (0.1 * std) ** 2) * finite,
+            "min": -3.1 * std, "max": 3.3 * std,
+        }  # fmt: skip
+        return Block(KINDS, layer.astype(np.uint32), kind.astype(np.uint32), flags, values)
+
+    def step(self, step, *, seq=None, revision=1, block=None, time_s=None, dropped=0):
+        block = block or self.block(step)
+        columns, zero, body = pack_block(block)
+        return Step(
+            run=self.run, rank=0, seq=step if seq is None else seq, step=step,
+            time_s=self.start_s + step * self.step_s if time_s is None else time_s,
+            manifest_revision=revision, kinds=block.kinds, rows=len(block), columns=columns, zero=zero,
+            step_time_s=self.step_s, every=self.every, cost=0.018, dropped=dropped, body=body,
+        )  # fmt: skip
+
+    def loss(self, step):
+        noise = np.random.default_rng((self.seed, step, 1)).normal(0, 0.03)
+        return float(1.4 + 2.8 * np.exp(-step / 120) + noise)
+
+    def scalars(self, *steps):
+        return Scalars(
+            run=self.run, rank=0, steps=steps, times_s=tuple(self.start_s + s * self.step_s for s in steps),
+            values={"step_time_s": (self.step_s,) * len(steps), "loss": tuple(self.loss(s) for s in steps)},
+        )  # fmt: skip
+
+    def event(self, step, text, level="info"):
+        return Event(
+            run=self.run, rank=0, step=step, time_s=self.start_s + step * self.step_s,
+            level=level, code="test", text=text,
+        )  # fmt: skip
+
+    def interventions(self, revision, step, *entries):
+        return Interventions(run=self.run, rank=0, revision=revision, step=step, entries=entries)
+
+    def info(self, *, is_live=True, step=None):
+        return RunInfo(
+            run=self.run, rank=0, world_size=1, host="here", pid=1, user="me", script="train.py",
+            started_s=self.start_s, is_live=is_live, step=step, last_message_s=0.0,
+        )  # fmt: skip
+
+
+@dataclass
+class _Link:
+    phase: str = "up"
+    since_s: float = field(default_factory=time.monotonic)
+    reason: str = ""
+
+
+class SyntheticSource:
+    """A source in this process. With a rate it makes steps by the clock; else `advance` makes them."""
+
+    def __init__(self, *runs, rate_hz=0.0, past=0, refuse=""):
+        self.runs = {run.run: run for run in runs}
+        self.link = _Link()
+        self.refuse = refuse
+        self.submitted = []
+        self.at = past
+        self._past, self._rate_hz = past, rate_hz
+        self._watched = None
+        self._entries, self._revision, self._waiting = [], 0, []
+        self._inbox = deque([Runs(runs=tuple(run.info() for run in runs))])
+        self._arrival = threading.Condition()
+        self._due = time.monotonic()
+
+    def __call__(self):
+        """A source is its own `Connect`."""
+        return self
+
+    def put(self, *messages: Message):
+        with self._arrival:
+            self._inbox.extend(messages)
+            self._arrival.notify_all()
+
+    def watch(self, run, *, max_rate_hz=4.0, backfill=True):
+        self._watched = made = self.runs[run]
+        if self._rate_hz:
+            made.start_s = time.time() - self._past * made.step_s
+        steps = range(self._past)
+        self.put(made.manifest(), made.interventions(0, 0), Backfill(run=run, state="begin", count=self._past))
+        self.put(*(made.step(s) for s in steps if s % made.every == 0))
+        self.put(*([made.scalars(*steps)] if self._past else []), Backfill(run=run, state="end", count=self._past))
+
+    def advance(self, count=1):
+        """Make the next steps; what was submitted takes effect at the first."""
+        made = self._watched
+        for _ in range(count):
+            self._apply()
+            self.put(made.scalars(self.at), *([made.step(self.at)] if self.at % made.every == 0 else []))
+            self.at += 1
+
+    def receive(self, timeout_s):
+        with self._arrival:
+            if self._rate_hz and self._watched:
+                self._arrival.wait(min(timeout_s, max(0.0, self._due - time.monotonic())))
+            else:
+                self._arrival.wait_for(lambda: self._inbox, timeout_s)
+        if self._rate_hz and self._watched and time.monotonic() >= self._due:
+            self._due = time.monotonic() + 1 / self._rate_hz
+            self.advance()
+        with self._arrival:
+            taken = list(self._inbox)
+            self._inbox.clear()
+        return taken
+
+    def submit(self, action, **rest):
+        future = Future()
+        self.submitted.append((action, rest))
+        self._waiting.append((action, rest, future))
+        return future
+
+    def _apply(self):
+        waiting, self._waiting = self._waiting, []
+        for action, rest, future in waiting:
+            if self.refuse:
+                future.set_exception(RuntimeError(self.refuse))
+                continue
+            self._revision += 1
+            name = rest.get("target") or f"iv{self._revision}"
+            if action == "install":
+                state = InterventionState(
+                    name, rest["intervention"], rest["arguments"], tuple(rest["layers"]), "output", "me",
+                    self.at, "60 s after its viewer",
+                )  # fmt: skip
+                self._entries.append(state)
+            else:
+                self._entries = [e for e in self._entries if action == "remove" and e.id != name]
+            future.set_result(Ack(command=b"x", run=self._watched.run, is_done=True, step=self.at, id=name))
+            self.put(self._watched.interventions(self._revision, self.at, *self._entries))
+
+    def close(self):
+        self.link.phase = "lost"

@@ -1,0 +1,73 @@
+"""`HelpScreen`: every key and every sign, from the table of keys."""
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from gradscope_tui.keys import KEYS, Owner
+from gradscope_tui.store import QUANTITIES
+from gradscope_tui.view.words import ACTIONS
+
+__all__ = ["HelpScreen", "help_text"]
+
+_TITLES: tuple[tuple[Owner, str], ...] = (
+    ("layers", "Layers"),
+    ("interventions", "Interventions"),
+    ("app", "Everywhere"),
+)
+
+_SIGNS = (
+    ("·", "not measured in this step"),
+    ("Σ", "merged from the layers below"),
+    ("~", "sampled: only a part of the elements was read"),
+    ("×", "still multiplied by a loss scale"),
+    ("NaN 12", "12 elements are not a number (Inf: infinite)"),
+    ("▲ ▼", "far above, or below, that layer's own past; colour says it earlier"),
+    ("◆ ◇", "the gradient is changed here, or is about to be"),
+    ("●", "marked"),
+)
+
+
+class HelpScreen(ModalScreen[None]):
+    """Closed by the keys that one would try."""
+
+    BINDINGS = [Binding("escape,q,question_mark,enter", "close", show=False)]
+
+    def __init__(self, *, is_readonly: bool) -> None:
+        super().__init__()
+        self._is_readonly = is_readonly
+
+    def compose(self) -> ComposeResult:
+        """Lay out the text."""
+        card = VerticalScroll(classes="card")
+        card.border_title = "keys and signs"
+        card.border_subtitle = "esc closes"
+        with card:
+            yield Static(help_text(is_readonly=self._is_readonly))
+
+    def action_close(self) -> None:
+        """Close."""
+        self.dismiss(None)
+
+
+def help_text(*, is_readonly: bool) -> str:
+    """Return the help as markup."""
+    lines: list[str] = []
+    for owner, title in _TITLES:
+        shown = [k for k in KEYS if k.owner == owner and not (k.changes and is_readonly)]
+        if shown:
+            lines += ["", f"[b]{title}[/b]"]
+            lines += [_line(key.shown, key.meaning) for key in shown]
+        if owner == "app" and not is_readonly:
+            lines += [_line(f"i {a.key}", f"{a.name}: {a.meaning}") for a in ACTIONS]
+    lines += ["", "[b]Columns[/b]"]
+    lines += [_line(quantity.title, quantity.meaning) for quantity in QUANTITIES]
+    lines += ["", "[b]Signs[/b]"]
+    lines += [_line(sign, meaning) for sign, meaning in _SIGNS]
+    return "\n".join(lines[1:])
+
+
+def _line(left: str, right: str) -> str:
+    return f"  [$primary]{left.replace('[', chr(92) + '['):<10}[/]  {right}"

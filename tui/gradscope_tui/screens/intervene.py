@@ -1,0 +1,166 @@
+"""`InterveneScreen`: from `i` to a change in two or three keys.
+
+First a letter chooses what to do; then a form shows its value and its end, and says in one sentence what
+will happen. That sentence is the question: `enter` answers it, there is no second one.
+"""
+
+import math
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, Label, Static
+
+from gradscope_tui.changes import Change
+from gradscope_tui.store import Frame
+from gradscope_tui.view.defaults import default_value
+from gradscope_tui.view.words import ACTIONS, Action, layers_in_words, sentence
+from gradscope_tui.widgets.choice import Choice
+
+__all__ = ["InterveneScreen"]
+
+_ENDS = ("while I watch", "keep", "for steps:")
+_END_WORDS = ("it ends 60 s after this viewer has gone", "it stays until it is removed")
+_DEFAULT_STEPS = "100"
+
+
+class InterveneScreen(ModalScreen[Change | None]):
+    """Answers with the change, or None."""
+
+    BINDINGS = [Binding("escape", "cancel", show=False), Binding("q", "cancel", show=False)]
+
+    def __init__(self, layers: tuple[str, ...], frame: Frame | None) -> None:
+        super().__init__()
+        self._layers = layers
+        self._frame = frame
+        self._action: Action | None = None
+
+    def compose(self) -> ComposeResult:
+        """Lay out the choice of the action, and the form, which is hidden at first."""
+        card = Vertical(classes="card is-change")
+        card.border_title = f"change the gradient of {layers_in_words(self._layers, 2)}"
+        with card:
+            with Vertical(id="actions"):
+                lines = "\n".join(f"  [b $primary]{a.key}[/]   {a.name:<9}[$gs-dim]{a.meaning}[/]" for a in ACTIONS)
+                yield Static(lines)
+            with Vertical(id="form"):
+                with Horizontal(classes="row", id="value-row"):
+                    yield Label("", id="value-name")
+                    yield Input(compact=True, id="value")
+                with Horizontal(classes="row"):
+                    yield Label("until")
+                    yield Choice(_ENDS, id="end")
+                with Horizontal(classes="row", id="steps-row"):
+                    yield Label("steps")
+                    yield Input(_DEFAULT_STEPS, compact=True, type="integer", id="steps")
+                yield Static("", classes="sentence", id="sentence", markup=False)
+                yield Static("", classes="problem", id="problem", markup=False)
+        card.border_subtitle = "a letter chooses · esc cancels"
+
+    def on_mount(self) -> None:
+        """Show the first part only."""
+        self.query_one("#form").display = False
+        self.set_focus(None)
+
+    def on_key(self, event: events.Key) -> None:
+        """Choose an action by its letter; later, `enter` applies."""
+        if self._action is None:
+            chosen = next((action for action in ACTIONS if action.key == event.key), None)
+            if chosen:
+                event.stop()
+                event.prevent_default()
+                self._open_form(chosen)
+        elif event.key == "enter":
+            event.stop()
+            self._apply()
+        elif event.key in ("up", "down"):
+            event.stop()
+            (self.focus_next if event.key == "down" else self.focus_previous)()
+
+    def _open_form(self, action: Action) -> None:
+        self._action = action
+        card = self.query_one(".card")
+        card.border_title = f"{action.verb} the gradient of {layers_in_words(self._layers, 2)}"
+        card.border_subtitle = "enter applies · tab next field · ← → choose · esc cancels"
+        self.query_one("#actions").display = False
+        self.query_one("#form").display = True
+        self.query_one("#value-row").display = bool(action.argument)
+        self.query_one("#value-name", Label).update(action.argument.replace("_", " "))
+        value = self.query_one("#value", Input)
+        if action.argument:
+            value.value = f"{default_value(action.name, self._frame, self._layers):g}"
+            value.focus()
+        else:
+            self.query_one("#end").focus()
+        self._tell()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Say the sentence anew."""
+        event.stop()
+        self._tell()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Apply."""
+        event.stop()
+        self._apply()
+
+    def on_choice_changed(self) -> None:
+        """Say the sentence anew."""
+        self._tell()
+
+    def action_cancel(self) -> None:
+        """Close without a change."""
+        self.dismiss(None)
+
+    def _tell(self) -> None:
+        if self._action is None:
+            return
+        end = self.query_one("#end", Choice).chosen
+        self.query_one("#steps-row").display = end == 2
+        change, problem = self._read()
+        self.query_one("#problem", Static).update(problem)
+        if change is not None:
+            value = change.arguments[0][1] if change.arguments else None
+            ends = f"it ends after {change.end_steps:,} steps" if change.end_steps else _END_WORDS[end]
+            text = sentence(self._action, value, self._layers, ends)
+            self.query_one("#sentence", Static).update(text)
+
+    def _read(self) -> tuple[Change | None, str]:
+        """Return the change that the form says, or what is wrong with it."""
+        assert self._action is not None  # the form is shown only for an action
+        arguments: tuple[tuple[str, float], ...] = ()
+        if self._action.argument:
+            value = _number(self.query_one("#value", Input).value)
+            may_be_negative = self._action.name in ("scale", "reverse")
+            if value is None or (value <= 0 and not may_be_negative):
+                wanted = "a number" if may_be_negative else "a number above 0"
+                return None, f"{self._action.argument.replace('_', ' ')}: expected {wanted}"
+            arguments = ((self._action.argument, value),)
+        end = self.query_one("#end", Choice).chosen
+        steps: int | None = None
+        if end == 2:
+            text = self.query_one("#steps", Input).value
+            if not text.isdecimal() or int(text) < 1:
+                return None, "steps: expected a whole number of at least 1"
+            steps = int(text)
+        return (
+            Change("install", self._action.name, arguments, self._layers, end_steps=steps, is_kept=end == 1),
+            "",
+        )
+
+    def _apply(self) -> None:
+        change, problem = self._read()
+        if change is None:
+            self.query_one("#problem", Static).update(problem)
+        else:
+            self.dismiss(change)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,54 @@
+"""`RunsScreen`: the runs that the hub knows, to choose one."""
+
+from collections.abc import Sequence
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from gradscope.protocol import RunInfo
+from gradscope_tui.view.lines import RUN_HEADER, run_row
+from gradscope_tui.widgets.row_list import RowList
+
+__all__ = ["RunsScreen"]
+
+
+class RunsScreen(ModalScreen[str | None]):
+    """Answers with a run's name, or None. The list goes on changing while it is open."""
+
+    BINDINGS = [Binding("escape,q,R", "close", show=False)]
+
+    def __init__(self, runs: Sequence[RunInfo]) -> None:
+        super().__init__()
+        self._runs = tuple(runs)
+
+    def compose(self) -> ComposeResult:
+        """Lay out the list."""
+        card = Vertical(classes="card")
+        card.border_title = "runs"
+        card.border_subtitle = "enter watches · esc closes"
+        with card:
+            yield RowList(RUN_HEADER, id="runs")
+            yield Static("no run yet: add gradscope.attach(model) to a training script", classes="note")
+
+    def on_mount(self) -> None:
+        """Fill the list."""
+        self.show(self._runs)
+        self.query_one(RowList).focus()
+
+    def show(self, runs: Sequence[RunInfo]) -> None:
+        """List these runs, each once."""
+        self._runs = tuple(run for run in runs if run.rank == 0)
+        self.query_one(RowList).show([run_row(run) for run in self._runs])
+        self.query_one(".note").display = not self._runs
+
+    def on_row_list_chosen(self, event: RowList.Chosen) -> None:
+        """Answer with the run."""
+        event.stop()
+        self.dismiss(self._runs[event.row].run)
+
+    def action_close(self) -> None:
+        """Close without a choice."""
+        self.dismiss(None)

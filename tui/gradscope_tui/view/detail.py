@@ -1,0 +1,92 @@
+"""The numbers of one layer, with units: what it is, its parameters, and each kind that was measured."""
+
+import math
+
+import numpy as np
+
+from gradscope.columns import Block, Flags, Stats, stats_of_row
+from gradscope.protocol import Layer
+from gradscope_tui.view.cell import Cell, Role, fit
+from gradscope_tui.view.numbers import aligned, count
+
+__all__ = ["about_lines", "stats_lines"]
+
+_COLUMNS = ("mean", "std", "norm", "absmax", "min", "max")
+_TITLES = ("mean", "σ", "norm", "|max|", "min", "max")
+_NAMES = {
+    "out": "output",
+    "grad": "gradient at output",
+    "grad_arriving": "gradient arriving",
+    "param": "parameters",
+    "param_grad": "gradient of parameters",
+    "update": "update Δw",
+}
+_KIND_WIDTH = 24
+_COUNT_WIDTH = 8
+
+
+def about_lines(layer: Layer, width: int) -> list[tuple[Cell, ...]]:
+    """Return the parameters with shape, dtype and size."""
+    if not layer.parameters:
+        return [(Cell("no parameters of its own", "dim"),)]
+    lines = []
+    for parameter in layer.parameters:
+        elements = math.prod(parameter.shape)
+        shape = " × ".join(str(n) for n in parameter.shape) or "scalar"
+        frozen = "" if parameter.is_trainable else ", frozen"
+        text = f"{shape}  {parameter.dtype.removeprefix('torch.')}, {count(elements)} numbers{frozen}"
+        lines.append((Cell(fit(parameter.name, 12) + " "), Cell(fit(text, max(1, width - 13)), "dim")))
+    return lines
+
+
+def stats_lines(block: Block | None, node: int, width: int) -> list[tuple[Cell, ...]]:
+    """Return a header and a line for each kind measured in the newest step; columns as they fit."""
+    rows = [] if block is None else np.flatnonzero(block.layer == node).tolist()
+    if block is None or not rows:
+        return [(Cell("nothing of this layer was measured in this step", "dim"),)]
+    shown = max(1, min(len(_COLUMNS), (width - _KIND_WIDTH - _COUNT_WIDTH - 14) // 11))
+    titles = "".join(fit(f"  {title}", 11) for title in _TITLES[:shown])
+    lines = [(Cell(fit("", _KIND_WIDTH) + titles + fit("numbers", _COUNT_WIDTH), "header"),)]
+    for row in sorted(rows, key=lambda r: _place(block.kinds[int(block.kind[r])])):
+        lines.append(_stats_line(block.kinds[int(block.kind[row])], stats_of_row(block, row), shown))
+    return lines
+
+
+def _place(kind: str) -> tuple[int, str]:
+    names = list(_NAMES)
+    root = kind.partition(".")[0]
+    return (names.index(root) if root in names else len(names)), kind
+
+
+def _stats_line(kind: str, stats: Stats, shown: int) -> tuple[Cell, ...]:
+    root, _, rest = kind.partition(".")
+    name = _NAMES.get(root, root) + (f" {rest}" if rest else "")
+    label = Cell(fit(name, _KIND_WIDTH - 1) + " ")
+    if not stats.is_measured:
+        return (label, Cell("not measured", "dim"))
+    numbers = [_number(float(getattr(stats, column))) for column in _COLUMNS[:shown]]
+    bad = [f"{word} {count(n)}" for word, n in _nonfinite(stats) if n]
+    role: Role = "bad"
+    return (
+        label,
+        *numbers,
+        Cell(fit(count(stats.count), _COUNT_WIDTH), "dim"),
+        *([Cell(" " + " ".join(bad) + " ", role)] if bad else []),
+        Cell(_notes(stats), "merged"),
+    )
+
+
+def _nonfinite(stats: Stats) -> tuple[tuple[str, int], ...]:
+    return ("NaN", stats.nan), ("+Inf", stats.posinf), ("-Inf", stats.neginf)
+
+
+def _number(value: float) -> Cell:
+    if not math.isfinite(value):
+        return Cell(fit("   ·", 11), "dim")
+    return Cell(fit(("-" if value < 0 else " ") + aligned(abs(value)), 11))
+
+
+def _notes(stats: Stats) -> str:
+    notes = [] if stats.calls == 1 else [f"{count(stats.calls)} calls"]
+    notes += [f.name.lower() for f in (Flags.SAMPLED, Flags.SCALED, Flags.MERGED) if f in stats.flags and f.name]
+    return " " + ", ".join(notes) if notes else ""

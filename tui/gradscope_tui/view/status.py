@@ -1,0 +1,131 @@
+"""The status line: what run this is, how it goes, what watching it costs, and how old all that is.
+
+Parts that do not fit are left out, the least worthy first; the state of the link stays to the last.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope_tui.view.cell import Cell, fit, printable
+from gradscope_tui.view.numbers import duration, percent, scalar, whole
+from gradscope_tui.view.sparkline import sparkline
+
+__all__ = ["STALE_S", "Status", "liveness", "status_cells"]
+
+STALE_S = 1.5
+"""Data that is older is said to be old; with four looks a second that is on the screen within 2 s."""
+
+_USUAL_STEPS = 2.5
+"""A run with slow steps is not late before this many of its usual steps have passed."""
+
+_LOSS_WIDTH = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the line tells; None is not known. `waiting` counts the steps behind a frozen view."""
+
+    run: str = ""
+    step: int | None = None
+    steps_per_second: float | None = None
+    loss_name: str = ""
+    losses: NDArray[np.float32] | None = None
+    cost: float | None = None
+    every: int | None = None
+    phase: Literal["none", "connecting", "up", "lost", "refused"] = "none"
+    phase_age_s: float = 0.0
+    reason: str = ""
+    age_s: float | None = None
+    is_ended: bool = False
+    is_readonly: bool = False
+    waiting: int | None = None
+
+
+def liveness(status: Status) -> Cell:
+    """Return in words whether what is shown is of now."""
+    if status.phase == "refused":
+        return Cell(f"✕ refused: {printable(status.reason)}", "bad")
+    if status.phase == "none":
+        return Cell("◌ no hub", "warning")
+    if status.phase == "connecting":
+        return Cell("◌ connecting", "warning")
+    age = "" if status.age_s is None else duration(status.age_s)
+    if status.phase == "lost":
+        shown = f", shown: {age} old" if age else ""
+        return Cell(f"✕ link lost {duration(status.phase_age_s)} ago, reconnecting{shown}", "bad")
+    if status.is_ended:
+        return Cell(f"■ ended {age} ago" if age else "■ ended", "title")
+    if status.age_s is None:
+        return Cell("◌ no step yet", "dim")
+    if status.age_s <= STALE_S:
+        return Cell("● live", "good")
+    if status.steps_per_second and status.age_s < _USUAL_STEPS / status.steps_per_second:
+        return Cell(f"● last step {age} ago", "good")
+    return Cell(f"◌ no new step for {age}", "warning")
+
+
+def status_cells(status: Status, width: int) -> tuple[Cell, ...]:
+    """Return the line in exactly `width` cells."""
+    state = liveness(status)
+    state = Cell(f" {state.text} ", state.role)
+    if len(state.text) > width:
+        return (Cell(fit(state.text, width), state.role),)
+    left = width - len(state.text)
+    chosen: dict[int, list[Cell]] = {}
+    for _, place, part in sorted(_parts(status), key=lambda item: item[0]):
+        needed = sum(len(cell.text) for cell in part) + 3
+        if needed <= left:
+            chosen[place] = part
+            left -= needed
+    line: list[Cell] = []
+    for place in sorted(chosen):
+        line += [Cell("   " if line else " "), *chosen[place]]
+    used = sum(len(cell.text) for cell in line)
+    return (*line, Cell(" " * (width - len(state.text) - used)), state)
+
+
+def _parts(status: Status) -> list[tuple[int, int, list[Cell]]]:
+    """Return (worth, place, cells) of each part; a low worth stays longest."""
+    parts: list[tuple[int, int, list[Cell]]] = []
+    if status.waiting is not None:
+        parts.append((0, 6, [Cell(f" ❚❚ frozen, {status.waiting} waiting ", "chosen")]))
+    parts.append((2, 0, [Cell(fit(status.run, min(24, len(status.run))) or "gradscope", "title")]))
+    if status.step is not None:
+        parts.append((1, 1, [Cell("step ", "dim"), Cell(whole(status.step))]))
+    if status.steps_per_second is not None:
+        parts.append((4, 2, [Cell(_rate(status.steps_per_second)), Cell(" steps/s", "dim")]))
+    parts += _loss(status)
+    if status.cost is not None or status.every is not None:
+        parts.append((6, 5, _cost(status)))
+    if status.is_readonly:
+        parts.append((7, 7, [Cell("read-only", "dim")]))
+    return parts
+
+
+def _rate(steps_per_second: float) -> str:
+    if steps_per_second >= 99.5:
+        return f"{steps_per_second:,.0f}"
+    return f"{steps_per_second:.1f}" if steps_per_second >= 1 else f"{steps_per_second:.2g}"
+
+
+def _loss(status: Status) -> list[tuple[int, int, list[Cell]]]:
+    if status.losses is None or not len(status.losses):
+        return []
+    newest = float(status.losses[-1])
+    number = Cell(scalar(newest), "normal" if np.isfinite(newest) else "bad")
+    name = Cell(f"{printable(status.loss_name)} ", "dim")
+    spark = Cell(sparkline(status.losses, _LOSS_WIDTH, is_log=False).strip(), "spark")
+    return [(3, 3, [name, number]), (5, 4, [spark])]
+
+
+def _cost(status: Status) -> list[Cell]:
+    cells = [Cell("observing ", "dim")]
+    if status.cost is not None:
+        cells.append(Cell(percent(status.cost)))
+    if status.every is not None:
+        often = "every step" if status.every == 1 else f"every {status.every} steps"
+        cells.append(Cell((" · " if status.cost is not None else "") + often, "dim"))
+    return cells
