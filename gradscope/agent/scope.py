@@ -57,12 +57,11 @@ class Scope:
         self._latest: FinishedStep | None = None
         self._scalars = ScalarLog()
         self._sequence = 0
-        self._announced_revision = 0
         self._publisher: Publisher | None = None
         self._is_off = is_inert
         self._when_detached: list[Callable[[], object]] = []
         self._faults = Faults(lambda code, text: self._tell("warning", code, text))
-        self._ledger = Ledger(rank=self._hello.rank)
+        self._ledger = Ledger(rank=self._hello.rank, on_change=self._announce_interventions)
         self._engine = StepEngine(
             model,
             layers,
@@ -232,7 +231,6 @@ class Scope:
         """Let a script's request take effect in this step where it has not begun to compute."""
         if not self._is_off and self._engine.is_fresh:
             self._engine.settle_now()
-            self._announce_changes()
 
     def _on_observed(self, finished: FinishedStep) -> None:
         self._latest = finished
@@ -255,13 +253,9 @@ class Scope:
         if self._publisher is not None:
             for row in rows:
                 self._publisher.put_scalars(*row)
-            self._announce_changes()
 
-    def _announce_changes(self) -> None:
-        """Tell the viewers when the interventions have changed."""
-        revision = self._ledger.revision
-        if self._publisher is not None and revision != self._announced_revision:
-            self._announced_revision = revision
+    def _announce_interventions(self) -> None:
+        if self._publisher is not None:
             self._publisher.put_now(self._interventions)
 
     def _interventions(self) -> Message:

@@ -5,6 +5,8 @@ What a command does stands in a file of its own, which is loaded when it runs.
 
 import enum
 import importlib
+import io
+import sys
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -80,6 +82,8 @@ Readonly: TypeAlias = Annotated[
 
 def main() -> None:
     """Run the command line; ends the process."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a locale without these signs is no reason to fail
     try:
         app(prog_name="gradscope")
     except KeyboardInterrupt:

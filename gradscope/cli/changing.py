@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gradscope.cli.output import say, table_lines
 from gradscope.cli.runs import find_run
-from gradscope.cli.table import write_table
 from gradscope.client import Client, connect
 from gradscope.errors import UsageError
 from gradscope.protocol import Ack, InterventionState
@@ -45,7 +45,7 @@ def install(
     site: str,
     timeout_s: float,
 ) -> None:
-    """Install an intervention, wait until it is in force, and say so. `action` names a Client's method."""
+    """Install an intervention, wait until it is in force, and say so. `action` is a Client's method."""
     with _connect(run) as client:
         ack: Ack = getattr(client, action)(
             layers,
@@ -56,9 +56,9 @@ def install(
             is_kept=end.is_kept,
             timeout_s=timeout_s,
         )
-    print(  # noqa: T201 - a command's result
-        f"{action} on {_some(ack.layers)}: in force from step {ack.step} {end}\n"
-        f"remove it with: gradscope remove {run} {ack.id}"
+    say(
+        f"{action} on {_some(ack.layers)}: in force from step {ack.step} {end}",
+        f"remove it with: gradscope remove {run} {ack.id}",
     )
 
 
@@ -67,9 +67,9 @@ def show_interventions(run: str) -> None:
     with _connect(run, want="observe") as client:
         entries = client.interventions()
     if entries:
-        write_table(_HEADINGS, [_cells(entry) for entry in entries])
+        say(*table_lines(_HEADINGS, [_cells(entry) for entry in entries]))
     else:
-        print("nothing is in force")  # noqa: T201 - a command's result
+        say("nothing is in force")
 
 
 def remove(run: str, intervention: str | None, *, timeout_s: float) -> None:
@@ -81,7 +81,7 @@ def remove(run: str, intervention: str | None, *, timeout_s: float) -> None:
             else client.remove(intervention, timeout_s=timeout_s)
         )
     what = "all interventions" if intervention is None else intervention
-    print(f"{what}: gone from step {ack.step} on")  # noqa: T201 - a command's result
+    say(f"{what}: gone from step {ack.step} on")
 
 
 _HEADINGS = ("ID", "ACTION", "LAYERS", "SITE", "SINCE", "END", "SET BY")

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import sys
 
+from gradscope.cli.output import say
 from gradscope.places import data_dir, recordings_dir
 from gradscope.transport import hub_address, hub_listens
 from gradscope.transport.election import LOG_NAME
@@ -18,11 +19,10 @@ def show(*, as_json: bool) -> None:
     """Print it, as lines or as JSON."""
     found = _look()
     if as_json:
-        print(json.dumps(found, indent=2))  # noqa: T201 - a command's result
+        say(json.dumps(found, indent=2))
         return
     width = max(map(len, found))
-    for name, value in found.items():
-        print(f"{name:<{width}}  {'-' if value is None else value}")  # noqa: T201 - as above
+    say(*(f"{name:<{width}}  {'-' if value is None else value}" for name, value in found.items()))
 
 
 def _look() -> dict[str, str | int | None]:

@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from gradscope.cli.table import write_table
+from gradscope.cli.output import say, table_lines
 from gradscope.client import connect
 from gradscope.errors import NothingToConnectError
-from gradscope.protocol import RunInfo
+from gradscope.protocol import RunInfo, Runs
 from gradscope.recording import RecordingInfo, list_recordings
 
 __all__ = ["Listed", "join", "show"]
@@ -41,11 +41,11 @@ def show(*, as_json: bool) -> None:
     listed = join(runs, list_recordings())
     if as_json:
         document = {"hub": counters, "runs": [_plain(one) for one in listed]}
-        print(json.dumps(document, indent=2))  # noqa: T201 - a command's result
+        say(json.dumps(document, indent=2))
     elif listed:
-        write_table(_HEADINGS, [_cells(one) for one in listed])
+        say(*table_lines(_HEADINGS, [_cells(one) for one in listed]))
     else:
-        print("no runs yet: gradscope demo")  # noqa: T201 - as above
+        say("no runs yet: start one with `gradscope demo`")
 
 
 def join(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo]) -> list[Listed]:
@@ -66,7 +66,9 @@ def join(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo]) -> list[L
 def _ask_hub() -> tuple[tuple[RunInfo, ...], dict[str, int] | None]:
     try:
         with connect(want="observe", name="gradscope ls") as client:
-            return tuple(client.runs()), client.counters
+            runs = tuple(client.runs())
+            lists = [message for message in client.receive(0) if isinstance(message, Runs)]
+            return runs, lists[-1].counters if lists else {}
     except NothingToConnectError:
         return (), None
 

@@ -30,7 +30,7 @@ def find_run(name: str, runs: Sequence[RunInfo]) -> str:
 
 
 def only_live_run(runs: Sequence[RunInfo]) -> str:
-    """Return the name of the only live run. Raises NothingToConnectError where there is none or more."""
+    """Return the name of the only live run. Raises NothingToConnectError for none and for more."""
     live = live_names(runs)
     if not live:
         raise NothingToConnectError(NOTHING_LIVE)
@@ -41,4 +41,6 @@ def only_live_run(runs: Sequence[RunInfo]) -> str:
     return live[0]
 
 
-NOTHING_LIVE = "no run is live; start one with `gradscope demo`, or with gradscope.attach(model) in a training script"
+NOTHING_LIVE = (
+    "no run is live; start one with `gradscope demo`, or with gradscope.attach(model) in your training"
+)

@@ -1,9 +1,9 @@
 """`gradscope` and `gradscope watch`: the screen on a run, or one table of it."""
 
 import importlib
-import sys
 
 from gradscope.cli import outcome, terminal
+from gradscope.cli.output import say
 from gradscope.cli.runs import NOTHING_LIVE, find_run, live_names, only_live_run
 from gradscope.client import connect
 from gradscope.errors import NothingToConnectError
@@ -43,5 +43,5 @@ def _print_once(run: str | None) -> int:
         runs = client.runs()
         client.watch(only_live_run(runs) if run is None else find_run(run, runs))
         text = plain.render_once(client, color=terminal.has_colors(), width=terminal.width())
-    sys.stdout.write(text.rstrip("\n") + "\n")
+    say(text.rstrip("\n"))
     return outcome.DONE

@@ -35,16 +35,22 @@ class Known:
         self.hub_counters: dict[str, int] = {}
         self.run = ""
         self.is_synchronised = False
+        self._awaits_past = False
         self.interventions: dict[int, Interventions] = {}
         self._manifests: dict[int, OrderedDict[int, Manifest]] = {}
         self._names: dict[tuple[int, int], tuple[str, ...]] = {}
         self._steps: dict[int, Step] = {}
 
-    def watch(self, run: str) -> None:
-        """Forget what belongs to another run."""
+    def watch(self, run: str, *, awaits_past: bool) -> None:
+        """Forget what belongs to another subscription.
+
+        With `awaits_past`, steps that are still on their way from an earlier one are passed over: the
+        new one's begin with the past, and would otherwise look older than what has come.
+        """
         with self._changed:
             self.run = run
             self.is_synchronised = False
+            self._awaits_past = awaits_past
             for of_run in (self.interventions, self._manifests, self._names, self._steps):
                 of_run.clear()
 
@@ -107,10 +113,12 @@ class Known:
                 self._names.pop((message.rank, message.revision), None)
             case Interventions(run=self.run):
                 self.interventions[message.rank] = message
+            case Backfill(run=self.run, state="begin"):
+                self._awaits_past = False
             case Backfill(run=self.run, state="end"):
-                self.is_synchronised = True
+                self.is_synchronised = not self._awaits_past
             case Step(run=self.run):
-                return self._note_step(message)
+                return not self._awaits_past and self._note_step(message)
             case _:
                 pass
         return True

@@ -68,7 +68,7 @@ class Session:
 
     def subscribe(self, subscription: Subscribe, *, is_listening: bool) -> None:
         """Watch a run from now on, and again after each break of the link."""
-        self.known.watch(subscription.run)
+        self.known.watch(subscription.run, awaits_past=subscription.backfill)
         self.inbox.clear()
         self.is_listening = is_listening
         self._subscription = subscription

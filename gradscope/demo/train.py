@@ -26,7 +26,7 @@ LEARNING_RATE = 1e-3
 WARMUP_STEPS = 50
 EVALUATE_EVERY = 100
 SAMPLE_EVERY = 500
-LOG_EVERY = 20
+LOG_EVERY = 10
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -57,30 +57,31 @@ def train(options: argparse.Namespace) -> None:
     if options.gradscope:
         scope = gradscope.attach(model, optimizer, name=options.run_name)
 
-    kept = _Kept(model, options.of)
+    kept = _Kept(model, options.of) if options.keep_gradients else None
     started_s = time.perf_counter()
-    for step, (inputs, targets) in enumerate(batches):
-        loss = _loss(model, inputs.to(options.device), targets.to(options.device))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own has no annotations
-        if options.keep_gradients:
-            kept.keep(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if options.gradscope:
-            scope.log(loss=loss, lr=schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
+    try:
+        for step, (inputs, targets) in enumerate(batches):
+            loss = _loss(model, inputs.to(options.device), targets.to(options.device))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own has no annotations
+            if kept:
+                kept.keep(loss)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if options.gradscope:
+                scope.log(loss=loss, lr=schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
 
-        if step % LOG_EVERY == 0:
-            rate = (step + 1) / (time.perf_counter() - started_s)
-            print(f"step {step:6d}  loss {loss.item():.4f}  {rate:.1f} steps/s", flush=True)
-        if step % EVALUATE_EVERY == EVALUATE_EVERY - 1:
-            print(f"step {step:6d}  held out {_evaluate(model, held_out_batches):.4f}", flush=True)
-        if step % SAMPLE_EVERY == SAMPLE_EVERY - 1:
-            print(_sample(model, characters), flush=True)
-
-    if options.keep_gradients:
-        kept.write(options.keep_gradients)
+            if step % LOG_EVERY == 0:
+                rate = (step + 1) / (time.perf_counter() - started_s)
+                print(f"step {step:6d}  loss {loss.item():.4f}  {rate:.1f} steps/s", flush=True)
+            if step % EVALUATE_EVERY == EVALUATE_EVERY - 1:
+                print(f"step {step:6d}  held out {_evaluate(model, held_out_batches):.4f}", flush=True)
+            if step % SAMPLE_EVERY == SAMPLE_EVERY - 1:
+                print(_sample(model, characters), flush=True)
+    finally:
+        if kept:
+            kept.write(options.keep_gradients)
 
 
 def _batches(windows: Windows, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -123,22 +124,29 @@ def _sample(model: GPT, characters: Characters) -> str:
 
 
 class _Kept:
-    """The weight gradients of one layer and the losses, step by step, for comparing two runs."""
+    """One layer's weight gradients, the losses and the times of all steps, for comparing two runs."""
 
     def __init__(self, model: nn.Module, layer: str) -> None:
         self._weight = model.get_parameter(f"{layer}.weight")
         self._gradients: list[Tensor] = []
         self._losses: list[Tensor] = []
+        self._ends_s = [time.perf_counter()]
 
     def keep(self, loss: Tensor) -> None:
         """Keep those of the step whose backward has just ended."""
         if self._weight.grad is not None:
             self._gradients.append(self._weight.grad.cpu().clone())
         self._losses.append(loss.detach().cpu().clone())
+        self._ends_s.append(time.perf_counter())
 
     def write(self, path: Path) -> None:
-        """Write `gradient`, of shape (steps, …), and `loss`, of shape (steps,)."""
-        np.savez(path, gradient=torch.stack(self._gradients), loss=torch.stack(self._losses))
+        """Write `gradient`, of shape (steps, …), and `loss` and `seconds`, of shape (steps,)."""
+        np.savez(
+            path,
+            gradient=torch.stack(self._gradients).numpy(),
+            loss=torch.stack(self._losses).numpy(),
+            seconds=np.diff(self._ends_s),
+        )
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -87,11 +87,15 @@ _Done = Callable[[int], None]
 
 
 class Ledger:
-    """All interventions of one run. `revision` counts the changes that took effect."""
+    """All interventions of one run. `revision` counts the changes that took effect.
 
-    def __init__(self, *, rank: int = 0) -> None:
+    `on_change` is called after each, before those who asked are told, from the thread that settles.
+    """
+
+    def __init__(self, *, rank: int = 0, on_change: Callable[[], None] | None = None) -> None:
         self.revision = 0
         self._rank = rank
+        self._on_change = on_change
         self._numbers = itertools.count(1)
         self._active: dict[str, Entry] = {}
         self._requests: deque[tuple[Callable[[int], bool], _Done]] = deque()
@@ -149,6 +153,8 @@ class Ledger:
             for change, _ in requests:
                 changed |= change(step)
             self.revision += changed
+        if changed and self._on_change is not None:
+            self._on_change()
         for _, done in requests:
             done(step)
         return changed

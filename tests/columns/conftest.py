@@ -32,7 +32,7 @@ def _stats_of(x: np.ndarray) -> Stats:
 def _block_of(
     rows: list[Stats], layer: list[int] | None = None, kind: list[int] | None = None
 ) -> Block:
-    """Return rows as a block of the kinds `out` and `grad`; columns that are None in a row are left out."""
+    """Return rows as a block of the kinds `out` and `grad`; a column that a row lacks is left out."""
     n = len(rows)
     names = [name for name in Stats.__slots__ if name != "flags"]
     values = {

@@ -16,10 +16,17 @@ _NAMES = ("mean", "std", "rms", "norm", "absmax", "finite", "nonfinite")
 def _reference(x: np.ndarray) -> dict[str, float]:
     finite = x[np.isfinite(x)].astype(np.longdouble)
     none = {"mean": math.nan, "std": math.nan, "rms": math.nan, "norm": 0.0, "absmax": math.nan}
-    some = none if not finite.size else {
-        "mean": float(finite.mean()), "std": float(finite.std()), "rms": float(np.sqrt((finite**2).mean())),
-        "norm": float(np.sqrt((finite**2).sum())), "absmax": float(np.abs(finite).max()),
-    }  # fmt: skip
+    some = (
+        none
+        if not finite.size
+        else {
+            "mean": float(finite.mean()),
+            "std": float(finite.std()),
+            "rms": float(np.sqrt((finite**2).mean())),
+            "norm": float(np.sqrt((finite**2).sum())),
+            "absmax": float(np.abs(finite).max()),
+        }
+    )
     return some | {"finite": finite.size, "nonfinite": x.size - finite.size}
 
 

@@ -82,9 +82,21 @@ def test_a_table_shows_itself_in_one_line(table):
 def test_to_dict_is_plain_and_complete(table):
     plain = table.to_dict()
     assert plain["blocks.0.fc1"]["out"] == {
-        "calls": 1, "count": 2, "nan": 0, "posinf": 0, "neginf": 0, "zero": 0, "subnormal": 0,
-        "mean": 2.0, "std": 1.0, "rms": math.sqrt(5.0), "norm": math.sqrt(10.0), "min": 1.0, "max": 3.0, "absmax": 3.0,
-    }  # fmt: skip
+        "calls": 1,
+        "count": 2,
+        "nan": 0,
+        "posinf": 0,
+        "neginf": 0,
+        "zero": 0,
+        "subnormal": 0,
+        "mean": 2.0,
+        "std": 1.0,
+        "rms": math.sqrt(5.0),
+        "norm": math.sqrt(10.0),
+        "min": 1.0,
+        "max": 3.0,
+        "absmax": 3.0,
+    }
     assert {
         type(value) for rows in plain.values() for row in rows.values() for value in row.values()
     } == {int, float}

@@ -13,7 +13,6 @@ class Pair(NamedTuple):
     right: torch.Tensor
 
 
-
 @dataclass
 class Output:
     logits: torch.Tensor

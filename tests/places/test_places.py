@@ -82,7 +82,8 @@ def test_a_directory_that_is_open_to_others_is_refused_and_left_as_it_is(places:
     directory.mkdir()
     directory.chmod(mode)
     assert _refusal(directory) == (
-        f"{directory} is open to other users (mode {mode:04o}, expected 0700); run: chmod 700 {directory}"
+        f"{directory} is open to other users (mode {mode:04o}, expected 0700); "
+        f"run: chmod 700 {directory}"
     )
     assert _mode(directory) == mode
 
@@ -125,7 +126,8 @@ def test_a_directory_of_another_user_is_refused(places: Path):
     directory.mkdir(mode=0o700)
     os.chown(directory, 12345, -1)
     assert _refusal(directory) == (
-        f"{directory} belongs to user 12345, expected 0; set GRADSCOPE_RUNTIME_DIR to a directory of your own"
+        f"{directory} belongs to user 12345, expected 0; "
+        "set GRADSCOPE_RUNTIME_DIR to a directory of your own"
     )
 
 

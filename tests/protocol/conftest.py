@@ -36,23 +36,54 @@ def _block() -> Block:
 def _step() -> protocol.Step:
     columns, zero, body = protocol.pack_block(_block())
     return protocol.Step(
-        run="r", rank=1, seq=7, step=40, time_s=1.5, manifest_revision=2, kinds=("out", "grad"), rows=3,
-        columns=columns, zero=zero, step_time_s=0.25, every=4, cost=0.02, dropped=3, body=body,
-    )  # fmt: skip
+        run="r",
+        rank=1,
+        seq=7,
+        step=40,
+        time_s=1.5,
+        manifest_revision=2,
+        kinds=("out", "grad"),
+        rows=3,
+        columns=columns,
+        zero=zero,
+        step_time_s=0.25,
+        every=4,
+        cost=0.02,
+        dropped=3,
+        body=body,
+    )
 
 
 def _manifest() -> protocol.Manifest:
     weight = protocol.Parameter("weight", (3, 2), "float32", is_trainable=True)
     layers = (protocol.Layer("", "Net", is_watched=False), protocol.Layer("fc", "Linear", (weight,)))
     return protocol.Manifest(
-        run="r", rank=1, revision=2, model="Net", device="cpu", layer_count=2, body=protocol.pack_layers(layers)
-    )  # fmt: skip
+        run="r",
+        rank=1,
+        revision=2,
+        model="Net",
+        device="cpu",
+        layer_count=2,
+        body=protocol.pack_layers(layers),
+    )
 
 
 MESSAGES: dict[str, protocol.Message] = {
     "hello": protocol.Hello(
-        role="agent", peer="p", protocol=1, version="0.1.0", want="control", run="r", rank=1, world_size=2,
-        pid=99, host="h", user="u", script="s.py", started_s=1.5, record="/r",
+        role="agent",
+        peer="p",
+        protocol=1,
+        version="0.1.0",
+        want="control",
+        run="r",
+        rank=1,
+        world_size=2,
+        pid=99,
+        host="h",
+        user="u",
+        script="s.py",
+        started_s=1.5,
+        record="/r",
     ),
     "welcome": protocol.Welcome(epoch="e", role="agent", protocol=1, version="0.1.0", hub_pid=98),
     "who": protocol.Who(epoch="e"),
@@ -66,9 +97,14 @@ MESSAGES: dict[str, protocol.Message] = {
         run="r", rank=1, step=9, time_s=1.5, level="warning", code="nonfinite", text="NaN"
     ),
     "interventions": protocol.Interventions(
-        run="r", rank=1, revision=3, step=9,
+        run="r",
+        rank=1,
+        revision=3,
+        step=9,
         entries=(
-            protocol.InterventionState("i", "clip", {"max_norm": 1.0}, ("fc",), "output", "u", 9, "never"),
+            protocol.InterventionState(
+                "i", "clip", {"max_norm": 1.0}, ("fc",), "output", "u", 9, "never"
+            ),
         ),
     ),
     "sub": protocol.Subscribe(run="r", max_rate_hz=2.5, backfill=False),
@@ -78,23 +114,45 @@ MESSAGES: dict[str, protocol.Message] = {
     "runs": protocol.Runs(
         runs=(
             protocol.RunInfo(
-                "r", 1, 2, "h", 99, "u", "s.py", 1.5, is_live=True, step=9, last_message_s=2.5,
-                recording="/r", counters={"sent": 1},
+                "r",
+                1,
+                2,
+                "h",
+                99,
+                "u",
+                "s.py",
+                1.5,
+                is_live=True,
+                step=9,
+                last_message_s=2.5,
+                recording="/r",
+                counters={"sent": 1},
             ),
         ),
         counters={"garbage": 2},
     ),
     "cmd": protocol.Command(
-        id=bytes(range(16)), run="r", peer="p", action="install", intervention="clip",
-        arguments={"max_norm": 1.0}, layers=("fc*",), site="output", target="t", set_by="u",
-        expect_revision=3, end_steps=10, end_s=60.0, is_kept=True,
+        id=bytes(range(16)),
+        run="r",
+        peer="p",
+        action="install",
+        intervention="clip",
+        arguments={"max_norm": 1.0},
+        layers=("fc*",),
+        site="output",
+        target="t",
+        set_by="u",
+        expect_revision=3,
+        end_steps=10,
+        end_s=60.0,
+        is_kept=True,
     ),
     "ack": protocol.Ack(
         command=bytes(range(16)), run="r", is_done=True, step=9, id="i", layers=("fc",), reason="no"
     ),
     "hb": protocol.Heartbeat(step=9, peers=("p",), counters={"sent": 300}),
     "bye": protocol.Bye(reason="done"),
-}  # fmt: skip
+}
 
 
 def _golden() -> dict[str, list[bytes]]:

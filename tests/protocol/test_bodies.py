@@ -30,9 +30,18 @@ _FLOATS = [c.name for c in COLUMNS if not c.is_count]
 def _step_of(block: Block, **changes: object) -> Step:
     columns, zero, body = pack_block(block)
     fields = {
-        "run": "r", "rank": 0, "seq": 0, "step": 5, "time_s": 0.0, "manifest_revision": 0,
-        "kinds": block.kinds, "rows": len(block), "columns": columns, "zero": zero, "body": body,
-    }  # fmt: skip
+        "run": "r",
+        "rank": 0,
+        "seq": 0,
+        "step": 5,
+        "time_s": 0.0,
+        "manifest_revision": 0,
+        "kinds": block.kinds,
+        "rows": len(block),
+        "columns": columns,
+        "zero": zero,
+        "body": body,
+    }
     return Step(**(fields | changes))
 
 
@@ -76,8 +85,16 @@ def test_a_block_comes_back_as_it_was(block: Block):
 
 @pytest.mark.parametrize(
     ("greatest", "code"),
-    [(0xFF, "u1"), (0x100, "u2"), (0xFFFF, "u2"), (0x10000, "u4"), (0xFFFFFFFF, "u4"), (2**32, "u8"), (2**64 - 1, "u8")],
-)  # fmt: skip
+    [
+        (0xFF, "u1"),
+        (0x100, "u2"),
+        (0xFFFF, "u2"),
+        (0x10000, "u4"),
+        (0xFFFFFFFF, "u4"),
+        (2**32, "u8"),
+        (2**64 - 1, "u8"),
+    ],
+)
 def test_a_count_travels_in_the_narrowest_type_that_holds_it(block, greatest: int, code: str):
     block.values["count"][:] = [1, greatest, 2]
     assert dict(_step_of(block).columns)["count"] == code
@@ -87,10 +104,19 @@ def test_a_count_travels_in_the_narrowest_type_that_holds_it(block, greatest: in
 @pytest.mark.parametrize(
     ("value", "code"),
     [
-        (0.5, "f4"), (np.inf, "f4"), (-np.inf, "f4"), (np.nan, "f4"), (3.4028234663852886e38, "f4"),
-        (1.401298464324817e-45, "f4"), (0.1, "f8"), (1e39, "f8"), (-1e300, "f8"), (1e-46, "f8"), (2.0**24 + 1, "f8"),
+        (0.5, "f4"),
+        (np.inf, "f4"),
+        (-np.inf, "f4"),
+        (np.nan, "f4"),
+        (3.4028234663852886e38, "f4"),
+        (1.401298464324817e-45, "f4"),
+        (0.1, "f8"),
+        (1e39, "f8"),
+        (-1e300, "f8"),
+        (1e-46, "f8"),
+        (2.0**24 + 1, "f8"),
     ],
-)  # fmt: skip
+)
 def test_min_travels_as_float32_exactly_when_float32_holds_it(block, value: float, code: str):
     block.values["min"][:] = [1.0, value, np.nan]
     assert dict(_step_of(block).columns)["min"] == code
@@ -98,6 +124,8 @@ def test_min_travels_as_float32_exactly_when_float32_holds_it(block, value: floa
 
 
 def test_sums_travel_as_float64_even_where_float32_would_hold_them(block):
+    block.values["sum"][:] = [1.0, 2.0, 3.0]
+    block.values["sumsq"][:] = [1.0, 4.0, 9.0]
     assert {dict(_step_of(block).columns)[name] for name in ("sum", "sumsq")} == {"f8"}
 
 
@@ -131,7 +159,7 @@ def test_a_block_without_columns_keeps_its_rows():
 
 def test_a_block_without_rows_comes_back_without_rows():
     none = np.zeros(0, np.uint32)
-    empty = Block(("out",), none, none, none.astype(np.uint8), {name: none for name in _COUNTS})
+    empty = Block(("out",), none, none, none.astype(np.uint8), dict.fromkeys(_COUNTS, none))
     came = _sent(empty)
     assert len(came) == 0
     assert set(came.values) == set(_COUNTS)
@@ -196,25 +224,55 @@ _L, _K, _F = ("layer", "u1"), ("kind", "u1"), ("flags", "u1")
         ({"columns": (_L, _K, _F), "body": b"\0" * 8}, "needs bytes 6 to 9, the body has 8"),
         ({"columns": (_L, _K, _F), "body": b"\0" * 10}, "expected 9 bytes, the body has 10"),
         ({"columns": (_L, _K, _L), "body": b"\0" * 9}, "names the column 'layer' twice"),
-        ({"columns": (_L, _K), "zero": ("flags", "nan", "nan"), "body": b"\0" * 6}, "names the column 'nan' twice"),
-        ({"columns": (_L, _K), "zero": ("kind", "flags"), "body": b"\0" * 6}, "names the column 'kind' twice"),
-        ({"columns": (_L,), "zero": ("kind", "flags"), "body": b"\0" * 3}, "lacks the columns ['kind']"),
-        ({"columns": (_K,), "zero": ("layer", "flags"), "body": b"\0" * 3}, "lacks the columns ['layer']"),
-        ({"columns": (), "zero": ("layer", "kind", "flags"), "rows": 10**12}, "lacks the columns ['layer', 'kind']"),
+        (
+            {"columns": (_L, _K), "zero": ("flags", "nan", "nan"), "body": b"\0" * 6},
+            "names the column 'nan' twice",
+        ),
+        (
+            {"columns": (_L, _K), "zero": ("kind", "flags"), "body": b"\0" * 6},
+            "names the column 'kind' twice",
+        ),
+        (
+            {"columns": (_L,), "zero": ("kind", "flags"), "body": b"\0" * 3},
+            "lacks the columns ['kind']",
+        ),
+        (
+            {"columns": (_K,), "zero": ("layer", "flags"), "body": b"\0" * 3},
+            "lacks the columns ['layer']",
+        ),
+        (
+            {"columns": (), "zero": ("layer", "kind", "flags"), "rows": 10**12},
+            "lacks the columns ['layer', 'kind']",
+        ),
         ({"columns": (_L, _K), "body": b"\0" * 6}, "lacks the column 'flags'"),
         ({"columns": (_L, _K, ("mood", "u1")), "body": b"\0" * 9}, "unknown column 'mood'"),
         ({"columns": (_L, _K), "zero": ("flags", "mood"), "body": b"\0" * 6}, "unknown column 'mood'"),
-        ({"columns": (_L, _K, ("flags", "u2")), "body": b"\0" * 12}, "'flags' cannot have the type 'u2'"),
-        ({"columns": (("layer", "u8"), _K, _F), "body": b"\0" * 30}, "'layer' cannot have the type 'u8'"),
+        (
+            {"columns": (_L, _K, ("flags", "u2")), "body": b"\0" * 12},
+            "'flags' cannot have the type 'u2'",
+        ),
+        (
+            {"columns": (("layer", "u8"), _K, _F), "body": b"\0" * 30},
+            "'layer' cannot have the type 'u8'",
+        ),
         ({"columns": (("layer", "O"), _K, _F), "body": b"\0" * 30}, "'layer' cannot have the type 'O'"),
-        ({"columns": (_L, _K, _F, ("sum", "u8")), "body": b"\0" * 33}, "'sum' cannot have the type 'u8'"),
-        ({"columns": (_L, _K, _F, ("nan", "f8")), "body": b"\0" * 33}, "'nan' cannot have the type 'f8'"),
-        ({"columns": (_L, _K, _F, ("nan", "V9")), "body": b"\0" * 33}, "'nan' cannot have the type 'V9'"),
+        (
+            {"columns": (_L, _K, _F, ("sum", "u8")), "body": b"\0" * 33},
+            "'sum' cannot have the type 'u8'",
+        ),
+        (
+            {"columns": (_L, _K, _F, ("nan", "f8")), "body": b"\0" * 33},
+            "'nan' cannot have the type 'f8'",
+        ),
+        (
+            {"columns": (_L, _K, _F, ("nan", "V9")), "body": b"\0" * 33},
+            "'nan' cannot have the type 'V9'",
+        ),
         ({"columns": (_L, _K, _F), "body": b"\0\0\0\0\0\2\0\0\0"}, "has a row of kind 2, of 2"),
         ({"columns": (_L, _K, _F), "rows": 2**62, "body": b"\0" * 9}, "the body has 9"),
         ({"columns": (_L, _K, _F), "rows": 0, "body": b"\0" * 9}, "expected 0 bytes, the body has 9"),
     ],
-)  # fmt: skip
+)
 def test_a_step_whose_body_does_not_fit_its_head_is_refused(step, changes: dict, words: str):
     plain = {"columns": (), "zero": (), "rows": 3, "body": b""}
     assert words in _refusal(msgspec.structs.replace(step, **(plain | changes)))
@@ -222,9 +280,12 @@ def test_a_step_whose_body_does_not_fit_its_head_is_refused(step, changes: dict,
 
 def test_a_receiver_takes_any_type_of_a_row_and_not_only_the_narrowest(step):
     wide = msgspec.structs.replace(
-        step, rows=1, zero=("flags",), columns=(("count", "u8"), ("sum", "f4"), ("layer", "u4"), ("kind", "u2")),
+        step,
+        rows=1,
+        zero=("flags",),
+        columns=(("count", "u8"), ("sum", "f4"), ("layer", "u4"), ("kind", "u2")),
         body=(7).to_bytes(8, "little") + b"\0\0\x80\x3f" + b"\1\0\0\0" + b"\1\0",
-    )  # fmt: skip
+    )
     came = decode(encode(wide)).block()
     assert (came.values["count"][0], came.values["sum"][0], came.layer[0], came.kind[0]) == (
         7,
@@ -235,12 +296,19 @@ def test_a_receiver_takes_any_type_of_a_row_and_not_only_the_narrowest(step):
 
 
 _parameters = st.builds(
-    Parameter, st.text(max_size=8), st.lists(st.integers(0, 2**63 - 1), max_size=4).map(tuple), st.text(max_size=8),
+    Parameter,
+    st.text(max_size=8),
+    st.lists(st.integers(0, 2**63 - 1), max_size=4).map(tuple),
+    st.text(max_size=8),
     st.booleans(),
-)  # fmt: skip
+)
 _layers = st.builds(
-    Layer, st.text(max_size=8), st.text(max_size=8), st.lists(_parameters, max_size=3).map(tuple), st.booleans()
-)  # fmt: skip
+    Layer,
+    st.text(max_size=8),
+    st.text(max_size=8),
+    st.lists(_parameters, max_size=3).map(tuple),
+    st.booleans(),
+)
 
 
 @given(st.lists(_layers, max_size=5).map(tuple))
@@ -267,10 +335,18 @@ def test_ten_thousand_layers_of_a_manifest_fit_below_the_limits():
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"\x00", b"\xc0", b"\x91\xc0", b"\x90\x00", b"\x91\x82\xa4name\x01\xa4type\xa0", b"\x91" * 100_000,
-        b"\xdd\xff\xff\xff\xff", b"\x91\xc7\x00\x05", b"\x91\x82\xa4name\xa1\xff\xa4type\xa0",
+        b"",
+        b"\x00",
+        b"\xc0",
+        b"\x91\xc0",
+        b"\x90\x00",
+        b"\x91\x82\xa4name\x01\xa4type\xa0",
+        b"\x91" * 100_000,
+        b"\xdd\xff\xff\xff\xff",
+        b"\x91\xc7\x00\x05",
+        b"\x91\x82\xa4name\xa1\xff\xa4type\xa0",
     ],
-)  # fmt: skip
+)
 def test_a_manifest_whose_body_is_no_layers_is_refused(manifest, body: bytes):
     with pytest.raises(ProtocolError, match="the body of a manifest holds no layers: "):
         msgspec.structs.replace(manifest, body=body).layers()

@@ -29,7 +29,7 @@ def _table(section: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def _words(kind: msgspec.inspect.Type) -> str:
+def _words(kind: msgspec.inspect.Type) -> str:  # noqa: PLR0911 - a table of types
     """Return the document's words for a type."""
     inspect = msgspec.inspect
     match kind:
@@ -60,7 +60,7 @@ def _words(kind: msgspec.inspect.Type) -> str:
     raise AssertionError(f"the document has no word for {kind}")
 
 
-def _default(field: msgspec.inspect.Field) -> str:
+def _default(field: msgspec.inspect.Field) -> str:  # noqa: PLR0911 - a table of values
     if field.default_factory is not msgspec.NODEFAULT:
         return "empty"
     match field.default:

@@ -1,4 +1,4 @@
-"""Whatever bytes come in, decoding gives a message or a ProtocolError: soon, in little memory, nothing else."""
+"""Whatever bytes come in, decoding gives a message or a ProtocolError: soon, and in little memory."""
 
 import random
 import struct
@@ -26,7 +26,7 @@ from gradscope.protocol import (
 
 
 def _survives(parts: Sequence[bytes]) -> bool:
-    """Read all that can be read; return whether it was a message. Any other exception fails the test."""
+    """Read all that can be read; return whether it was a message. Any other error fails the test."""
     try:
         message = decode(parts)
         if isinstance(message, Step):
@@ -192,8 +192,9 @@ def test_bombs_take_no_memory_beyond_their_own_bytes(tmp_path):
             except ProtocolError:
                 refused += 1
         claims = Step(
-            run="r", rank=0, seq=0, step=0, time_s=0.0, manifest_revision=0, kinds=("out",), rows=10**10,
-            columns=(), zero=("layer", "kind", "flags", "sum", "sumsq", "min", "max", "count"),
+            run="r", rank=0, seq=0, step=0, time_s=0.0, manifest_revision=0,
+            kinds=("out",), rows=10**10, columns=(),
+            zero=("layer", "kind", "flags", "sum", "sumsq", "min", "max", "count"),
         )
         try:
             claims.block()
@@ -212,9 +213,12 @@ def test_bombs_take_no_memory_beyond_their_own_bytes(tmp_path):
 def test_zero_columns_of_a_long_step_take_no_memory(step):
     rows = 500_000
     claims = msgspec.structs.replace(
-        step, rows=rows, columns=(("layer", "u1"), ("kind", "u1")), body=bytes(2 * rows),
+        step,
+        rows=rows,
+        columns=(("layer", "u1"), ("kind", "u1")),
+        body=bytes(2 * rows),
         zero=("flags", "sum", "sumsq", "min", "max", "count", "nan", "posinf", "neginf", "calls"),
-    )  # fmt: skip
+    )
     block = claims.block()
     assert len(block) == rows
     assert {array.base.nbytes if array.base is not None else 0 for array in block.values.values()} == {

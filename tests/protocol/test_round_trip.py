@@ -28,7 +28,7 @@ from gradscope.protocol import (
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
-def _strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy:
+def _strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy:  # noqa: PLR0911, PLR0912 - a table
     """Return what a field of this type may hold, by msgspec's own description of it."""
     inspect = msgspec.inspect
     match kind:

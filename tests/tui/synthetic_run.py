@@ -192,16 +192,25 @@ class SyntheticSource:
         if self._rate_hz:
             made.start_s = time.time() - self._past * made.step_s
         steps = range(self._past)
-        self.put(made.manifest(), made.interventions(0, 0), Backfill(run=run, state="begin", count=self._past))
+        self.put(
+            made.manifest(),
+            made.interventions(0, 0),
+            Backfill(run=run, state="begin", count=self._past),
+        )
         self.put(*(made.step(s) for s in steps if s % made.every == 0))
-        self.put(*([made.scalars(*steps)] if self._past else []), Backfill(run=run, state="end", count=self._past))
+        self.put(
+            *([made.scalars(*steps)] if self._past else []),
+            Backfill(run=run, state="end", count=self._past),
+        )
 
     def advance(self, count=1):
         """Make the next steps; what was submitted takes effect at the first."""
         made = self._watched
         for _ in range(count):
             self._apply()
-            self.put(made.scalars(self.at), *([made.step(self.at)] if self.at % made.every == 0 else []))
+            self.put(
+                made.scalars(self.at), *([made.step(self.at)] if self.at % made.every == 0 else [])
+            )
             self.at += 1
 
     def receive(self, timeout_s):
@@ -240,7 +249,9 @@ class SyntheticSource:
                 self._entries.append(state)
             else:
                 self._entries = [e for e in self._entries if action == "remove" and e.id != name]
-            future.set_result(Ack(command=b"x", run=self._watched.run, is_done=True, step=self.at, id=name))
+            future.set_result(
+                Ack(command=b"x", run=self._watched.run, is_done=True, step=self.at, id=name)
+            )
             self.put(self._watched.interventions(self._revision, self.at, *self._entries))
 
     def close(self):

@@ -61,6 +61,6 @@ Connect: TypeAlias = Callable[[], Source]
 
 def connect_client(endpoint: str | None, *, is_readonly: bool) -> Source:
     """Open a client that watches no run yet. Raises NothingToConnectError when no hub runs."""
-    from gradscope.client import Client  # noqa: PLC0415 - zmq loads after the first paint
+    from gradscope.client import connect  # noqa: PLC0415 - zmq loads after the first paint
 
-    return Client(endpoint, name="tui", want="observe" if is_readonly else "control")
+    return connect(None, endpoint, name="tui", want="observe" if is_readonly else "control")

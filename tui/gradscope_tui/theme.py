@@ -21,7 +21,7 @@ _DARK = {
     "gs-below2": "#6f9bf0",
     "gs-below3": "#9a86ff",
     "gs-bad": "#c9303f",
-    "gs-spark": "#6fb3c8",
+    "gs-spark": "#5596ab",
     "gs-active": "#ff8fd0",
     "gs-alarm": "#b3267e",
     "gs-good": "#83c995",

@@ -29,6 +29,7 @@ _DEFAULT_STEPS = "100"
 class InterveneScreen(ModalScreen[Change | None]):
     """Answers with the change, or None."""
 
+    AUTO_FOCUS = ""
     BINDINGS = [Binding("escape", "cancel", show=False), Binding("q", "cancel", show=False)]
 
     def __init__(self, layers: tuple[str, ...], frame: Frame | None) -> None:
@@ -62,7 +63,6 @@ class InterveneScreen(ModalScreen[Change | None]):
     def on_mount(self) -> None:
         """Show the first part only."""
         self.query_one("#form").display = False
-        self.set_focus(None)
 
     def on_key(self, event: events.Key) -> None:
         """Choose an action by its letter; later, `enter` applies."""

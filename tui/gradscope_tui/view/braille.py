@@ -1,9 +1,12 @@
 """A plot in braille: two by four dots a cell, over the true axis of steps.
 
-Steps that follow one another are joined; over a hole no line is drawn.
+Where several steps share a column of dots the line goes through their median, and those far from it stand
+as dots of their own: noise does not fill the picture, and a single spike does not vanish. Over a hole in the
+steps no line is drawn.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +15,9 @@ __all__ = ["Plot", "draw_plot"]
 
 _DOT_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
 _HOLE = 3.0
-_LEAST_RATIO = 1.2
-"""The axis spans at least this ratio, so that noise of a per cent does not fill the picture."""
+_FAR_RATIO = 2.0
+_LEAST_RATIO = 2.0
+"""The axis spans at least this ratio, so that noise of some per cent does not fill the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +48,34 @@ def draw_plot(
     if not usable.any() or width < 2 or height < 1:
         return None
     logs = np.log(numbers, where=usable, out=np.full(numbers.shape, np.nan))
-    least, greatest = _range(logs)
     first, last = int(steps[0]), int(steps[-1])
     x = np.rint((steps - first) / max(1, last - first) * (2 * width - 1)).astype(int)
-    y = np.rint((greatest - np.nan_to_num(logs)) / (greatest - least) * (4 * height - 1)).astype(int)
+    columns, medians, far = _medians(x[usable], logs[usable])
+    shown = np.concatenate([medians, logs[usable][far]])
+    least, greatest = _range(shown)
+    row = partial(_row, least=least, greatest=greatest, rows=4 * height)
     dots = np.zeros((4 * height, 2 * width), bool)
-    dots[y[usable], x[usable]] = True
-    for i in _joined(steps, usable):
-        _line(dots, x[i], y[i], x[i + 1], y[i + 1])
+    dots[row(medians), columns] = True
+    dots[row(logs[usable][far]), x[usable][far]] = True
+    for i in _joined(steps, x, usable, columns):
+        _line(dots, columns[i], row(medians)[i], columns[i + 1], row(medians)[i + 1])
     bad = tuple(sorted({int(c) // 2 for c in x[np.isinf(numbers)]}))
     return Plot(_cells(dots), float(np.exp(least)), float(np.exp(greatest)), first, last, bad)
+
+
+def _medians(
+    x: NDArray[np.intp], logs: NDArray[np.float64]
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the columns in use, the median of each, and which points are far from theirs."""
+    columns, starts, place = np.unique(x, return_index=True, return_inverse=True)
+    medians = np.array([np.median(part) for part in np.split(logs, starts[1:])])
+    return columns, medians, np.abs(logs - medians[place]) > np.log(_FAR_RATIO)
+
+
+def _row(
+    logs: NDArray[np.float64], *, least: float, greatest: float, rows: int
+) -> NDArray[np.intp]:
+    return np.rint((greatest - logs) / (greatest - least) * (rows - 1)).astype(int)
 
 
 def _range(logs: NDArray[np.float64]) -> tuple[float, float]:
@@ -64,11 +86,15 @@ def _range(logs: NDArray[np.float64]) -> tuple[float, float]:
     return least, greatest
 
 
-def _joined(steps: NDArray[np.int64], usable: NDArray[np.bool_]) -> list[int]:
-    """Return each i whose point is to be joined with the next."""
+def _joined(
+    steps: NDArray[np.int64], x: NDArray[np.intp], usable: NDArray[np.bool_], columns: NDArray[np.intp]
+) -> list[int]:
+    """Return each i whose column is to be joined with the next: no hole lies between them."""
     distances = np.diff(steps)
-    usual = np.median(distances) if len(distances) else 1.0
-    return np.flatnonzero((distances <= _HOLE * usual) & usable[:-1] & usable[1:]).tolist()
+    holes = distances > _HOLE * (np.median(distances) if len(distances) else 1.0)
+    broken = np.flatnonzero(holes | ~usable[:-1] | ~usable[1:])
+    cut = {int(c) for i in broken for c in range(x[i], x[i + 1])}
+    return [i for i in range(len(columns) - 1) if not cut & set(range(columns[i], columns[i + 1]))]
 
 
 def _line(dots: NDArray[np.bool_], x0: int, y0: int, x1: int, y1: int) -> None:

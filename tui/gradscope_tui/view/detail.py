@@ -11,18 +11,18 @@ from gradscope_tui.view.numbers import aligned, count
 
 __all__ = ["about_lines", "stats_lines"]
 
-_COLUMNS = ("mean", "std", "norm", "absmax", "min", "max")
-_TITLES = ("mean", "σ", "norm", "|max|", "min", "max")
+_COLUMNS = ("norm", "std", "mean", "absmax", "min", "max")
+_TITLES = ("norm", "σ", "mean", "|max|", "min", "max")
 _NAMES = {
     "out": "output",
-    "grad": "gradient at output",
+    "grad": "gradient",
     "grad_arriving": "gradient arriving",
     "param": "parameters",
-    "param_grad": "gradient of parameters",
+    "param_grad": "param gradient",
     "update": "update Δw",
 }
-_KIND_WIDTH = 24
-_COUNT_WIDTH = 8
+_KIND_WIDTH = 20
+_COUNT_WIDTH = 9
 
 
 def about_lines(layer: Layer, width: int) -> list[tuple[Cell, ...]]:
@@ -44,7 +44,7 @@ def stats_lines(block: Block | None, node: int, width: int) -> list[tuple[Cell, 
     rows = [] if block is None else np.flatnonzero(block.layer == node).tolist()
     if block is None or not rows:
         return [(Cell("nothing of this layer was measured in this step", "dim"),)]
-    shown = max(1, min(len(_COLUMNS), (width - _KIND_WIDTH - _COUNT_WIDTH - 14) // 11))
+    shown = max(1, min(len(_COLUMNS), (width - _KIND_WIDTH - _COUNT_WIDTH) // 11))
     titles = "".join(fit(f"  {title}", 11) for title in _TITLES[:shown])
     lines = [(Cell(fit("", _KIND_WIDTH) + titles + fit("numbers", _COUNT_WIDTH), "header"),)]
     for row in sorted(rows, key=lambda r: _place(block.kinds[int(block.kind[r])])):
@@ -65,15 +65,10 @@ def _stats_line(kind: str, stats: Stats, shown: int) -> tuple[Cell, ...]:
     if not stats.is_measured:
         return (label, Cell("not measured", "dim"))
     numbers = [_number(float(getattr(stats, column))) for column in _COLUMNS[:shown]]
-    bad = [f"{word} {count(n)}" for word, n in _nonfinite(stats) if n]
-    role: Role = "bad"
-    return (
-        label,
-        *numbers,
-        Cell(fit(count(stats.count), _COUNT_WIDTH), "dim"),
-        *([Cell(" " + " ".join(bad) + " ", role)] if bad else []),
-        Cell(_notes(stats), "merged"),
-    )
+    bad = ", ".join(f"{word} {count(n)}" for word, n in _nonfinite(stats) if n)
+    role: Role = "bad" if bad else "dim"
+    many = Cell(fit(bad or count(stats.count), max(_COUNT_WIDTH, len(bad))), role)
+    return (label, *numbers, many, Cell(_notes(stats), "merged"))
 
 
 def _nonfinite(stats: Stats) -> tuple[tuple[str, int], ...]:

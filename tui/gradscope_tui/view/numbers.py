@@ -1,6 +1,6 @@
 """How numbers are written: three significant digits, decimal points below one another, units named.
 
-A number fills `NUMBER_WIDTH` cells: three before the point, seven from it on. From 0.001 up to 1,000 it
+A number fills `NUMBER_WIDTH` cells: three before the point, seven from it on. From 0.01 up to 1,000 it
 is written plainly, elsewhere with an exponent.
 """
 
@@ -29,7 +29,7 @@ def plain_number(value: float) -> str:
     rounded = round(value, 2 - exponent)
     if rounded and math.floor(math.log10(abs(rounded))) > exponent:
         exponent += 1
-    if -3 <= exponent <= 2:
+    if -2 <= exponent <= 2:
         return f"{rounded:.{2 - exponent}f}"
     mantissa, _, power = f"{value:.2e}".partition("e")
     return f"{mantissa}e{int(power)}"

@@ -8,12 +8,17 @@ from numpy.typing import NDArray
 
 __all__ = ["sparkline", "with_gaps"]
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
+_BLOCKS = "▁▂▃▄▅▆▇"
+"""Never the full block: lines of it would run into those above."""
+
 _HOLE = 3.0
 """A distance of more than this many usual ones is a hole."""
 
+_LEAST_RATIO = 2.0
+"""The scale spans at least this ratio, so that noise stays low and a real change stands out."""
+
 _LEAST_SPAN = 0.05
-"""A number that moves by less than 5 % is drawn flat."""
+"""A plain scale spans at least this part of the number."""
 
 
 def sparkline(values: NDArray[np.floating], width: int, *, is_log: bool = True) -> str:
@@ -26,11 +31,11 @@ def sparkline(values: NDArray[np.floating], width: int, *, is_log: bool = True) 
         return "".join(_unusable(v, is_log) for v in shown).rjust(width)
     least, greatest = np.nanmin(heights), np.nanmax(heights)
     span = greatest - least
-    least_span = _LEAST_SPAN if is_log else _LEAST_SPAN * max(abs(greatest), abs(least))
+    least_span = np.log(_LEAST_RATIO) if is_log else _LEAST_SPAN * max(abs(greatest), abs(least))
     if span < least_span:
         least, span = (least + greatest - least_span) / 2, least_span
     scaled = (heights - least) / span if span > 0 else np.full(shown.shape, 0.5)
-    levels = np.clip(np.nan_to_num(scaled) * 8, 0, 7).astype(int)
+    levels = np.clip(np.nan_to_num(scaled) * len(_BLOCKS), 0, len(_BLOCKS) - 1).astype(int)
     return "".join(
         _BLOCKS[level] if ok else _unusable(value, is_log)
         for level, ok, value in zip(levels, usable, shown, strict=True)

@@ -1,0 +1,56 @@
+"""`gradscope demo`: a training to look at, on a screen or as a tour that checks itself."""
+
+import importlib.util
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gradscope.cli import outcome, terminal
+from gradscope.cli.output import say
+from gradscope.cli.tour import run_tour
+from gradscope.cli.trainer import Trainer, await_run, new_run_name
+from gradscope.cli.watching import open_screen
+from gradscope.errors import MissingTorchError
+
+__all__ = ["run_demo"]
+
+_STEPS_ON_SCREEN = 20_000
+_ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+
+
+def run_demo(seed: int) -> int:
+    """Run the demo; return the exit code. However it ends, no process of it stays."""
+    if importlib.util.find_spec("torch") is None:
+        raise MissingTorchError(
+            "gradscope demo trains with torch, which is not installed here: pip install torch"
+        )
+    with _interruptible():
+        return _show(seed) if terminal.is_terminal() else run_tour(seed)
+
+
+def _show(seed: int) -> int:
+    name = new_run_name()
+    options = ("--run-name", name, "--seed", str(seed), "--steps", str(_STEPS_ON_SCREEN))
+    with Trainer(name, *options) as trainer:
+        say("starting a training; importing torch takes a few seconds ...")
+        await_run(trainer, name="gradscope demo", want="observe").close()
+        code = open_screen(name)
+        trainer.is_done()
+    say(f"the training has ended with the screen; its output is in {trainer.log}")
+    return code
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make of the signals that end a process what ctrl+c is: an exception that closes all."""
+    before = {number: signal.signal(number, _interrupt) for number in _ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    outcome.complain(f"ended by {signal.Signals(number).name}")
+    raise KeyboardInterrupt

@@ -1,0 +1,86 @@
+"""What has come of a run's stream, and the plain lines that show it."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradscope.cli.output import table_lines
+from gradscope.columns import LayerRows, Stats, Table, update_ratio
+from gradscope.protocol import Manifest, Message, Scalars, Step
+
+__all__ = ["Seen"]
+
+_HEADINGS = ("act std", "grad norm", "dw/w", "")
+_OBSERVED = "{cost:.1%} of the step time as gradscope measures it, every {every} steps"
+
+
+class Seen:
+    """The newest of a run's steps and scalars. `layers` are those that `lines` shows."""
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self.step = -1
+        self._shown = layers
+        self._names: tuple[str, ...] = ()
+        self._table: Table | None = None
+        self._is_new = False
+        self._loss: float | None = None
+        self._time_s = math.nan
+        self._told: tuple[int, float] = (-1, math.nan)
+        self._cost: float | None = None
+        self._every = 1
+
+    def note(self, message: Message) -> None:
+        """Take in one message of the stream."""
+        match message:
+            case Manifest():
+                self._names = tuple(layer.name for layer in message.layers())
+            case Step() if self._names:
+                self._table = Table(message.step, self._names, message.block())
+                self._is_new = True
+                self._cost = self._cost if message.cost is None else message.cost
+                self._every = message.every
+            case Scalars() if message.steps:
+                self.step, self._time_s = message.steps[-1], message.times_s[-1]
+                self._loss = message.values.get("loss", (None,))[-1]
+            case _:
+                pass
+
+    def lines(self) -> list[str]:
+        """Return the newest step, and a table of the newest observed one, once."""
+        loss = "-" if self._loss is None else f"{self._loss:.4f}"
+        step, time_s = self._told
+        rate = (self.step - step) / (self._time_s - time_s) if self._time_s > time_s else math.nan
+        self._told = self.step, self._time_s
+        head = f"step {self.step}  loss {loss}" + ("" if math.isnan(rate) else f"  {rate:.1f} steps/s")
+        table = self._table
+        if table is None or not self._is_new:
+            return [head]
+        self._is_new = False
+        rows = [_cells(name, table[name]) for name in self._shown if name in table]
+        return [head, *table_lines((f"observed in step {table.step}", *_HEADINGS), rows)]
+
+    def cost_line(self) -> str:
+        """Say what observing costs, as the run itself measures it."""
+        if self._cost is None:
+            return "its cost was not measured"
+        return _OBSERVED.format(cost=self._cost, every=self._every)
+
+
+def _cells(name: str, rows: LayerRows) -> tuple[str, ...]:
+    out, grad, param, update = (rows.get(kind) for kind in ("out", "grad", "param", "update"))
+    ratio = math.nan
+    if param is not None and update is not None:
+        ratio = float(update_ratio(np.array([update.norm]), np.array([param.norm]))[0])
+    mark = "reversed" if "grad_arriving" in rows else ""
+    return name, _number(out, "std"), _number(grad, "norm"), _figure(ratio), mark
+
+
+def _number(stats: Stats | None, name: str) -> str:
+    if stats is None or not stats.is_measured:
+        return "-"
+    return f"non-finite {stats.nonfinite}" if stats.nonfinite else _figure(getattr(stats, name))
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"

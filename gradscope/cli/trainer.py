@@ -1,0 +1,111 @@
+"""The demo's training as a process of its own."""
+
+import os
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from gradscope.client import Client, connect
+from gradscope.errors import GradscopeError, NothingToConnectError
+
+__all__ = ["Trainer", "TrainerDiedError", "await_run", "new_run_name"]
+
+_APPEAR_S = 90.0
+_POLL_S = 0.1
+_LEAVE_S = 5.0
+_TAIL_LINES = 15
+
+
+class TrainerDiedError(GradscopeError):
+    """The training process ended by itself, and not well. The message has the end of its output."""
+
+
+class Trainer:
+    """`python -m gradscope.demo`, from `__enter__` to `__exit__`. Its output goes to the file `log`."""
+
+    def __init__(self, name: str, *options: str, threads: int | None = None) -> None:
+        self.name = name
+        self.log = Path(tempfile.gettempdir()) / f"gradscope-{name}.log"
+        self._command = [sys.executable, "-P", "-m", "gradscope.demo", *options]
+        self._environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as log:
+            # In the terminal's own process group, so that closing the terminal ends it too.
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it, as a job scheduler would: it may finish what it does at its end."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_LEAVE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def is_done(self) -> bool:
+        """Whether the training has reached its end. Raises TrainerDiedError when it ended otherwise."""
+        code = None if self._process is None else self._process.poll()
+        if code:
+            raise TrainerDiedError(
+                f"the training ended with exit code {code}; the end of {self.log}:\n{self._tail()}"
+            )
+        return code == 0
+
+    def last_step(self) -> int:
+        """Return the last step that it has written of; -1 before the first."""
+        steps = re.findall(r"^step +(\d+)", self._output(), re.MULTILINE)
+        return int(steps[-1]) if steps else -1
+
+    def _output(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def _tail(self) -> str:
+        return "\n".join(f"    {line}" for line in self._output().splitlines()[-_TAIL_LINES:])
+
+
+def new_run_name() -> str:
+    """Return a name that no earlier demo had."""
+    return f"demo-{secrets.token_hex(3)}"
+
+
+def await_run(trainer: Trainer, *, name: str, want: Literal["observe", "control"]) -> Client:
+    """Return a client of the trainer's run as soon as the hub knows it.
+
+    Raises TrainerDiedError, or NothingToConnectError when the run does not appear.
+    """
+    deadline_s = time.monotonic() + _APPEAR_S
+    while True:
+        try:
+            return connect(trainer.name, name=name, want=want)
+        except NothingToConnectError as error:
+            if trainer.is_done() or time.monotonic() > deadline_s:
+                raise NothingToConnectError(
+                    f"the training did not join a hub; its output is in {trainer.log}. {error}"
+                ) from error
+        time.sleep(_POLL_S)

@@ -1,0 +1,125 @@
+"""The record of one examination, passed through all diagnoses.
+
+It is born in `examine`, filled as the steps go on, and dropped when the report is written. What several
+diagnoses need is computed once, when the first of them asks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gradscope.doctor.numeric import Comparison, compare_elements
+from gradscope.doctor.precision import Precision, precision_of
+from gradscope.doctor.run import Run, run
+from gradscope.doctor.source import Fact, read_function, where_defined
+from gradscope.doctor.subject import Subject, find_functions
+
+__all__ = ["Examination"]
+
+
+class Examination:
+    """One subject, the runs made of it, and what was asked."""
+
+    def __init__(self, subject: Subject, *, is_approximate: bool, is_second_order: bool) -> None:
+        self.subject = subject
+        self.is_approximate = is_approximate
+        self.is_second_order = is_second_order
+        self.blocked = ""
+        """Why the numerical steps are skipped; "" while they are not."""
+        self.notes: list[str] = []
+
+    @cached_property
+    def given(self) -> Run:
+        """The first run: inputs as given, a dense gradient, watched from inside."""
+        return run(self.subject, is_spied=True)
+
+    @cached_property
+    def again(self) -> Run:
+        """The same once more."""
+        return run(self.subject)
+
+    @cached_property
+    def facts(self) -> tuple[Fact, ...]:
+        """What the source of all Functions says."""
+        return tuple(fact for function in self.subject.functions for fact in read_function(function))
+
+    @property
+    def where(self) -> str:
+        """Where the first Function is defined."""
+        return where_defined(self.subject.functions[0]) if self.subject.functions else ""
+
+    @cached_property
+    def wide(self) -> Subject:
+        """The subject in double; as given where double fails."""
+        widened = self.subject.in_double()
+        outcome = run(widened)
+        if outcome.failure is None:
+            return widened
+        self.notes.append(f"examined as given, not in double: {outcome.failure}")
+        return self.subject
+
+    @cached_property
+    def precision(self) -> Precision:
+        """The precision that finite differences have to live with."""
+        found = precision_of(self.wide)
+        if not found.is_double:
+            self.notes.append(
+                f"works in {found.dtype} inside: compared with steps of {found.step:.1e} "
+                f"and a tolerance of {found.rtol:.1e}"
+            )
+        return found
+
+    @cached_property
+    def wide_run(self) -> Run:
+        """A run in double."""
+        return run(self.wide)
+
+    @cached_property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Backward against finite differences, one for each leaf whose gradient is asked for."""
+        return self.compare(self.wide, self.wide_run)
+
+    def compare(self, subject: Subject, outcome: Run, *, is_all: bool = False) -> tuple[Comparison, ...]:
+        """Compare the gradients of a run with differences; a missing gradient counts as zeros."""
+        at = [leaf.value for leaf in subject.leaves]
+        found = []
+        for number, leaf in enumerate(subject.leaves):
+            if not leaf.is_needed or leaf.value.numel() == 0:
+                continue
+            gradient = outcome.gradients[number]
+            gradient = torch.zeros_like(leaf.value) if gradient is None else gradient
+            indices = torch.arange(gradient.numel()) if is_all else None
+            found.append(
+                compare_elements(
+                    self.values_of(subject, outcome), at, outcome.weights, number, gradient, self.precision, indices
+                )
+            )
+        return tuple(found)
+
+    def values_of(self, subject: Subject, outcome: Run) -> "_Forward":
+        """Return forward as a plain function, of those outputs that have a gradient."""
+        return _Forward(subject, [y.requires_grad for y in outcome.outputs])
+
+    def find_functions(self) -> None:
+        """Add the Function classes that ran: those in the graph, beside those that were named."""
+        if self.subject.functions:
+            return
+        found = find_functions(run(self.subject).outputs)
+        if found:
+            self.subject = replace(self.subject, functions=found)
+
+
+class _Forward:
+    """Forward without a graph: tensors in, the chosen outputs out."""
+
+    def __init__(self, subject: Subject, is_chosen: Sequence[bool]) -> None:
+        self._subject, self._is_chosen = subject, is_chosen
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            outputs = self._subject([t.clone() for t in tensors])
+        return [y for y, chosen in zip(outputs, self._is_chosen, strict=True) if chosen]
+

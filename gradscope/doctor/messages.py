@@ -1,0 +1,86 @@
+"""The error messages of autograd that everybody meets, recognised by PyTorch's present wording.
+
+A row's pattern is searched in the text of an exception. The rows are in the order in which they are
+tried: a more special one stands first.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["KNOWN_MESSAGES", "KnownMessage", "recognise"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownMessage:
+    """One message: what it is called, how it is recognised, where it comes from, what to do."""
+
+    name: str
+    pattern: re.Pattern[str]
+    cause: str
+    cure: str
+
+
+def _row(name: str, pattern: str, cause: str, cure: str) -> KnownMessage:
+    return KnownMessage(name, re.compile(pattern, re.IGNORECASE), cause, cure)
+
+
+KNOWN_MESSAGES: Final = (
+    _row(
+        "modified by an in-place operation",
+        "modified by an inplace operation|is being (used in an in-?place operation|modified inplace)"
+        "|more than one element of the written-to tensor refers to a single memory location",
+        "a tensor that backward needs, or that shares its memory, was written to after it was saved",
+        "use the out-of-place form (x = x + 1, not x += 1; relu, not relu_), or clone() before writing; "
+        "an input that forward must write to is declared with ctx.mark_dirty",
+    ),
+    _row(
+        "grad can be implicitly created only for scalar outputs",
+        "grad can be implicitly created only for scalar outputs",
+        "backward() was called on a tensor of several elements without saying how they are weighted",
+        "reduce to a number first (loss.mean().backward()), or pass gradient= of the output's shape",
+    ),
+    _row(
+        "expected X gradients, got Y",
+        r"returned an incorrect number of gradients \(expected \d+, got \d+\)"
+        r"|expected \d+ gradients?,? (but )?got \d+",
+        "backward must return one value for each argument of forward, ctx not counted",
+        "return as many values as forward has arguments, None for those that are no tensors",
+    ),
+    _row(
+        "invalid gradient shape at index",
+        r"returned an invalid gradient at index \d+ - got \[.*\] but expected shape compatible with",
+        "the gradient of an input has a shape other than that input's",
+        "give each gradient the shape of its input: sum over broadcast dims, transpose, expand",
+    ),
+    _row(
+        "sizes of tensors must match",
+        r"sizes? of tensors? .*must match|shapes cannot be multiplied"
+        r"|size mismatch|shape mismatch",
+        "two tensors meet whose shapes neither agree nor broadcast",
+        "print both shapes at that line; transpose, unsqueeze or expand one of them",
+    ),
+    _row(
+        "gradcheck failed",
+        r"jacobian mismatch for output \d+ with respect to input \d+|gradcheck failed",
+        "the gradient that backward computes is not the derivative of what forward computes",
+        "derive the formula again, in double precision; gradscope.examine says where it is wrong",
+    ),
+    _row(
+        "no attribute saved_tensors",
+        r"has no attribute '?saved_(tensors?|variables)",
+        "saved_tensors was asked of something else than the ctx of backward, or misspelt",
+        "call ctx.save_for_backward(...) in forward (or setup_context), read ctx.saved_tensors in backward",
+    ),
+    _row(
+        "save_for_backward given non-tensors",
+        r"save_for_backward can only save variables, but argument \d+ is of type",
+        "save_for_backward takes tensors (and None) only",
+        "keep numbers, shapes and strings as attributes: ctx.alpha = alpha",
+    ),
+)
+
+
+def recognise(text: str) -> KnownMessage | None:
+    """Return the row that a message belongs to, or None."""
+    return next((row for row in KNOWN_MESSAGES if row.pattern.search(text)), None)

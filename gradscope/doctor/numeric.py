@@ -1,0 +1,192 @@
+"""The gradient by finite differences, and how it compares with the one that backward computed.
+
+Both are of the same number: the sum of the outputs, each element weighted (``Re Σ conj(w) y``), whose
+gradient is what backward returns for the gradient w. So one backward is compared with as many
+differences as are wanted, and no Jacobian is held. A difference is taken from both sides: where the two
+sides disagree the function has a kink or an edge, and no statement is made.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor
+
+from gradscope.doctor.precision import Precision
+
+__all__ = ["Comparison", "Values", "compare_elements", "compare_map", "jacobian", "pick_elements"]
+
+Values: TypeAlias = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+_ALL_ELEMENTS: Final = 256
+_SAMPLED_ELEMENTS: Final = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Both gradients of one leaf at some elements. All tensors have shape (n,), but `directions`."""
+
+    leaf: int
+    indices: Tensor
+    numeric: Tensor
+    analytic: Tensor
+    tolerance: Tensor
+    is_usable: Tensor
+    """False at kinks and edges."""
+    is_off_elsewhere: bool = False
+    """Whether a difference along a random direction disagrees although the sampled elements agree."""
+
+    @property
+    def error(self) -> Tensor:
+        """The absolute difference; 0 where no statement is made."""
+        return torch.where(self.is_usable, (self.analytic - self.numeric).abs(), 0.0)
+
+    @property
+    def is_wrong(self) -> Tensor:
+        """Which elements are wrong."""
+        return self.is_usable & ~(self.error <= self.tolerance)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing is wrong."""
+        return not bool(self.is_wrong.any()) and not self.is_off_elsewhere
+
+    @property
+    def kinks(self) -> int:
+        """The number of elements left out."""
+        return int((~self.is_usable).sum())
+
+    @property
+    def relative_error(self) -> float:
+        """The norm of the difference over that of the numerical gradient, over the usable elements."""
+        use = self.is_usable
+        size = float(self.numeric[use].norm())
+        return float(self.error[use].norm()) / size if size > 0 else float(self.error[use].norm())
+
+
+def pick_elements(count: int, *, is_all: bool = False) -> Tensor:
+    """Return the flat indices of the elements to look at: all of a small tensor, a sample of a large."""
+    if count <= _ALL_ELEMENTS or is_all:
+        return torch.arange(count)
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(count))[:_SAMPLED_ELEMENTS]
+    return torch.cat([torch.tensor([0, count - 1]), chosen]).unique()
+
+
+def compare_elements(
+    values: Values,
+    at: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    leaf: int,
+    gradient: Tensor,
+    precision: Precision,
+    indices: Tensor | None = None,
+) -> Comparison:
+    """Compare the gradient of one leaf with differences, element by element and along two directions."""
+    indices = pick_elements(gradient.numel()) if indices is None else indices
+    difference = _Difference(values, at, weights, leaf, precision)
+    parts = [difference.of_element(int(i)) for i in indices]
+    numeric = torch.tensor([p[0] for p in parts], dtype=gradient.dtype)
+    usable = torch.tensor([p[1] for p in parts], dtype=torch.bool)
+    analytic = gradient.detach().reshape(-1)[indices].cpu()
+    size = float(torch.cat([numeric[usable].abs(), analytic[usable].abs()]).amax()) if usable.any() else 0.0
+    tolerance = precision.rtol * numeric.abs() + precision.atol * min(1.0, size) + difference.noise
+    comparison = Comparison(leaf, indices, numeric, analytic, tolerance, usable)
+    if len(indices) == gradient.numel() or not comparison.is_right:
+        return comparison
+    is_off = difference.disagrees_along_directions(gradient)
+    return Comparison(leaf, indices, numeric, analytic, tolerance, usable, is_off)
+
+
+def compare_map(
+    values: Values, at: Sequence[Tensor], weights: Sequence[Tensor], leaf: int, gradient: Tensor, precision: Precision
+) -> tuple[float, float, bool]:
+    """Return the slope along one direction by backward, by differences, and whether they disagree."""
+    return _Difference(values, at, weights, leaf, precision).along(gradient, seed=0)
+
+
+def jacobian(
+    values: Values, at: Sequence[Tensor], leaf: int, precision: Precision
+) -> Tensor:
+    """Return the numerical Jacobian of the first output, shape (outputs, inputs), of real tensors."""
+    columns = []
+    for i in range(at[leaf].numel()):
+        plus, minus = (_moved(at, leaf, i, sign * precision.step) for sign in (1.0, -1.0))
+        change = values(plus)[0].detach() - values(minus)[0].detach()
+        columns.append(change.reshape(-1) / (2 * precision.step))
+    return torch.stack(columns, dim=1)
+
+
+class _Difference:
+    """Differences of the weighted sum in one leaf. Lives for one comparison."""
+
+    def __init__(
+        self, values: Values, at: Sequence[Tensor], weights: Sequence[Tensor], leaf: int, precision: Precision
+    ) -> None:
+        self._values, self._at, self._leaf = values, at, leaf
+        self._weights = [w.detach().reshape(-1) for w in weights]
+        self._precision = precision
+        self._here = self._outputs(at)
+        size = sum(float((w * y).norm()) for w, y in zip(self._weights, self._here, strict=True))
+        self.noise = 8 * precision.eps * size / precision.step
+
+    def of_element(self, index: int) -> tuple[complex, bool]:
+        """Return the partial derivative in one element, and whether both sides agree on it."""
+        at = self._at[self._leaf].reshape(-1)[index]
+        slope, is_usable = self._slope(index, 1.0, abs(at.item()))
+        if not at.is_complex():
+            return slope, is_usable
+        upward, is_also_usable = self._slope(index, 1j, abs(at.item()))
+        return complex(slope, upward), is_usable and is_also_usable
+
+    def disagrees_along_directions(self, gradient: Tensor) -> bool:
+        """Return whether a random direction shows an error that the sampled elements did not."""
+        return any(self.along(gradient, seed)[2] for seed in (0, 1))
+
+    def along(self, gradient: Tensor, seed: int) -> tuple[float, float, bool]:
+        """Return both slopes along a random direction, and whether they disagree."""
+        here = self._at[self._leaf]
+        direction = torch.randn(here.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        direction = direction.to(here.device, here.dtype) / max(1.0, here.numel() ** 0.5)
+        plus, minus = (self._outputs(self._shifted(sign * direction)) for sign in (1, -1))
+        numeric, is_usable = self._both_sides(plus, minus, self._precision.step)
+        analytic = float((gradient.detach().conj() * direction).real.sum()) if here.is_complex() else float((gradient.detach() * direction).sum())
+        terms = float((gradient.detach().abs() * direction.abs()).sum())
+        tolerance = self._precision.rtol * abs(numeric) + 0.1 * self._precision.rtol * min(terms, 1.0) + self.noise
+        return analytic, numeric, is_usable and abs(analytic - numeric) > tolerance
+
+    def _shifted(self, direction: Tensor) -> list[Tensor]:
+        moved = list(self._at)
+        moved[self._leaf] = moved[self._leaf] + self._precision.step * direction
+        return moved
+
+    def _slope(self, index: int, unit: complex, size: float) -> tuple[float, bool]:
+        step = self._precision.step * (1.0 if self._precision.is_double else max(1.0, size))
+        for h in (step, min(step, size * 1e-3)):
+            plus, minus = (self._outputs(_moved(self._at, self._leaf, index, s * h * unit)) for s in (1, -1))
+            slope, is_usable = self._both_sides(plus, minus, h)
+            if slope == slope or size == 0:  # noqa: PLR0124 - a number: else the step left the domain
+                break
+        return (slope, is_usable) if slope == slope else (0.0, False)  # noqa: PLR0124 - as above
+
+    def _both_sides(self, plus: list[Tensor], minus: list[Tensor], h: float) -> tuple[float, bool]:
+        ahead, behind = self._change(plus, self._here) / h, self._change(self._here, minus) / h
+        central = self._change(plus, minus) / (2 * h)
+        limit = 1e-2 if self._precision.is_double else 0.1
+        is_smooth = abs(ahead - behind) <= limit * (abs(ahead) + abs(behind)) + 4 * self.noise + 1e-4
+        return central, is_smooth
+
+    def _outputs(self, at: Sequence[Tensor]) -> list[Tensor]:
+        return [y.detach().reshape(-1) for y in self._values(at)]
+
+    def _change(self, a: list[Tensor], b: list[Tensor]) -> float:
+        parts = ((w.conj() * (p - q)).sum() for w, p, q in zip(self._weights, a, b, strict=True))
+        return sum(float(part.real if part.is_complex() else part) for part in parts)
+
+
+def _moved(at: Sequence[Tensor], leaf: int, index: int, by: complex) -> list[Tensor]:
+    moved = [t.clone() for t in at]
+    flat = moved[leaf].reshape(-1)
+    flat[index] += by if flat.is_complex() else by.real
+    moved[leaf] = flat.view_as(at[leaf])
+    return moved

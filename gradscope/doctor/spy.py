@@ -1,0 +1,167 @@
+"""Watching a Function from inside: what autograd hides before it casts, sums and checks.
+
+While a `Spy` is open, forward, setup_context and backward of the watched classes are wrapped; closing it
+gives the classes back exactly as they were. What the wrapped methods compute is not changed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+__all__ = ["Call", "Held", "is_same", "spying"]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tensor kept as an attribute of ctx."""
+
+    attribute: str
+    size_bytes: int
+    is_argument: bool
+
+
+@dataclass(slots=True)
+class Call:
+    """One run of a Function, filled in as it goes on: forward first, backward when it comes."""
+
+    function: type[Function]
+    inputs: tuple[object, ...] = ()
+    changed_inputs: tuple[int, ...] = ()
+    """Positions of inputs that forward wrote to without mark_dirty."""
+    dirty_inputs: int = 0
+    returned_inputs: tuple[int, ...] = ()
+    """Positions of inputs that forward returned as they were."""
+    held: tuple[Held, ...] = ()
+    needs: tuple[bool, ...] = ()
+    returned: tuple[object, ...] | None = None
+    """What backward returned, raw; None where it was not reached or raised."""
+    changed_gradients: tuple[int, ...] = ()
+    changed_saved: tuple[int, ...] = ()
+
+
+@contextmanager
+def spying(functions: Sequence[type[Function]]) -> Iterator[list[Call]]:
+    """Wrap the methods of some Functions and collect their calls."""
+    calls: list[Call] = []
+    contexts: dict[int, tuple[object, Call]] = {}  # the object too, so that its id is not used again
+    originals = [(f, name, vars(f).get(name)) for f in functions for name in _wrapped_names(f)]
+    try:
+        for function in functions:
+            _wrap(function, calls, contexts)
+        yield calls
+    finally:
+        for function, name, original in originals:
+            if original is None:
+                delattr(function, name)
+            else:
+                setattr(function, name, original)
+
+
+def is_same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors hold the same values; NaN equals NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 - NaN
+
+
+def _has_setup_context(function: type[Function]) -> bool:
+    return function.setup_context is not Function.setup_context
+
+
+def _wrapped_names(function: type[Function]) -> tuple[str, ...]:
+    return ("forward", "backward", "setup_context") if _has_setup_context(function) else ("forward", "backward")
+
+
+def _wrap(function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]) -> None:
+    forward: Any = function.forward  # Any: the user's method has whatever signature it has
+    backward: Any = function.backward
+    if _has_setup_context(function):
+        setup: Any = function.setup_context
+        _set(function, "forward", lambda *args: _watch_forward(function, forward, args, args, calls))
+
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            setup(ctx, inputs, output)
+            contexts[id(ctx)] = ctx, calls[-1]
+            _look_at_context(ctx, calls[-1])
+
+        _set(function, "setup_context", setup_context)
+    else:
+
+        def forward_with_context(ctx: Any, *args: Any) -> Any:
+            result = _watch_forward(function, forward, args, (ctx, *args), calls)
+            contexts[id(ctx)] = ctx, calls[-1]
+            _look_at_context(ctx, calls[-1])
+            return result
+
+        _set(function, "forward", forward_with_context)
+
+    def watched_backward(ctx: Any, *gradients: Any) -> Any:
+        known = contexts.get(id(ctx))
+        return backward(ctx, *gradients) if known is None else _watch_backward(known[1], backward, ctx, gradients)
+
+    _set(function, "backward", watched_backward)
+
+
+def _set(function: type[Function], name: str, method: Callable[..., Any]) -> None:
+    setattr(function, name, staticmethod(method))
+
+
+def _watch_forward(
+    function: type[Function], forward: Any, inputs: tuple[Any, ...], arguments: tuple[Any, ...], calls: list[Call]
+) -> Any:  # Any: the user's method
+    call = Call(function, inputs)
+    calls.append(call)
+    before = _copies(inputs)
+    result = forward(*arguments)
+    call.changed_inputs = _changes(inputs, before)
+    results = result if isinstance(result, tuple) else (result,)
+    call.returned_inputs = tuple(i for i, x in enumerate(inputs) if isinstance(x, Tensor) and any(x is r for r in results))
+    return result
+
+
+def _look_at_context(ctx: Any, call: Call) -> None:  # Any: ctx has what was put on it
+    dirty = [id(t) for t in getattr(ctx, "dirty_tensors", None) or ()]
+    call.dirty_inputs = len(dirty)
+    call.changed_inputs = tuple(i for i in call.changed_inputs if id(call.inputs[i]) not in dirty)
+    call.returned_inputs = tuple(i for i in call.returned_inputs if id(call.inputs[i]) not in dirty)
+    held = []
+    for attribute, value in vars(ctx).items():
+        members = value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, dict) else [value]
+        tensors = [t for t in members if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())]
+        if tensors and attribute not in ("to_save", "dirty_tensors", "non_differentiable", "saved_for_forward"):
+            is_argument = any(t is x for t in tensors for x in call.inputs)
+            held.append(Held(attribute, sum(t.nbytes for t in tensors), is_argument))
+    call.held = tuple(held)
+
+
+def _watch_backward(call: Call, backward: Any, ctx: Any, gradients: tuple[Any, ...]) -> Any:  # Any: the user's
+    call.needs = tuple(ctx.needs_input_grad)
+    try:
+        saved = tuple(ctx.saved_tensors)
+    except RuntimeError:
+        saved = ()  # written to since it was saved: backward will say so itself
+    before, saved_before = _copies(gradients), _copies(saved)
+    try:
+        result = backward(ctx, *gradients)
+    finally:
+        call.changed_gradients = _changes(gradients, before)
+        call.changed_saved = _changes(saved, saved_before)
+    call.returned = result if isinstance(result, tuple) else (result,)
+    return result
+
+
+def _copies(values: Sequence[object]) -> list[Tensor | None]:
+    with torch.no_grad():
+        return [v.detach().clone() if isinstance(v, Tensor) and v.layout is torch.strided else None for v in values]
+
+
+def _changes(values: Sequence[object], before: Sequence[Tensor | None]) -> tuple[int, ...]:
+    pairs = enumerate(zip(values, before, strict=True))
+    return tuple(
+        i for i, (v, b) in pairs if isinstance(v, Tensor) and b is not None and not is_same(v.detach(), b)
+    )

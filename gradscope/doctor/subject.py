@@ -1,0 +1,185 @@
+"""What is examined: any of the forms that a person may give, brought into one."""
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.utils import _pytree
+
+from gradscope.errors import UsageError
+
+__all__ = ["Examinable", "Leaf", "Subject", "find_functions", "resolve", "tensors_of"]
+
+Examinable: TypeAlias = type[Function] | nn.Module | Callable[..., object]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One floating-point or complex tensor among the arguments, and whether its gradient is asked for."""
+
+    position: int
+    name: str
+    value: Tensor
+    is_needed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A function of positional arguments, its leaves, and the Function classes it runs."""
+
+    name: str
+    call: Callable[..., object]
+    arguments: tuple[object, ...]
+    leaves: tuple[Leaf, ...]
+    functions: tuple[type[Function], ...]
+    module: nn.Module | None = None
+
+    def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return all floating-point and complex tensors of the result; `tensors` stand for the leaves."""
+        arguments = list(self.arguments)
+        for leaf, tensor in zip(self.leaves, tensors, strict=True):
+            arguments[leaf.position] = tensor
+        return tensors_of(self.call(*arguments))
+
+    def with_values(self, values: Sequence[Tensor]) -> "Subject":
+        """Return the same with other values in the leaves."""
+        leaves = tuple(replace(l_, value=v) for l_, v in zip(self.leaves, values, strict=True))
+        return replace(self, leaves=leaves)
+
+    def in_double(self) -> "Subject":
+        """Return the same in double precision: leaves, and the parameters and buffers of a module."""
+        widened = self.with_values([_widen(leaf.value) for leaf in self.leaves])
+        if self.module is None:
+            return widened
+        module = copy.deepcopy(self.module).double()
+        return replace(widened, module=module, call=_calling(module, _input_count(self)))
+
+
+def resolve(function: Examinable, inputs: Sequence[object], name: str | None) -> Subject:
+    """Return the subject for a Function class, its apply, an nn.Module or any callable.
+
+    Raises UsageError where it is none of these, or no input is a tensor that can have a gradient.
+    """
+    call, functions, shown, module = _callable_of(function)
+    arguments = tuple(inputs)
+    names = _argument_names(function, functions, len(arguments))
+    if module is not None:
+        parameters = dict(module.named_parameters())
+        names, arguments = [*names, *parameters], (*arguments, *parameters.values())
+        call = _calling(module, len(inputs))
+    leaves = _leaves(arguments, names, shown)
+    arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
+    subject = Subject(name or shown, call, arguments, leaves, functions, module)
+    return subject if functions else replace(subject, functions=_named_in(function))
+
+
+def tensors_of(result: object) -> tuple[Tensor, ...]:
+    """Return the floating-point and complex tensors of a result, however nested."""
+    leaves = _pytree.tree_leaves(result)
+    return tuple(t for t in leaves if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex()))
+
+
+def find_functions(outputs: Sequence[Tensor]) -> tuple[type[Function], ...]:
+    """Return the custom Function classes in the graph behind some outputs, each once."""
+    found: dict[type[Function], None] = {}
+    seen: set[Any] = set()  # Any: torch gives nodes no common type
+    waiting = [output.grad_fn for output in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        owner = getattr(type(node), "_forward_cls", None)
+        if owner is not None:
+            found[owner] = None
+        waiting.extend(parent for parent, _ in node.next_functions)
+    return tuple(found)
+
+
+def _callable_of(
+    function: Examinable,
+) -> tuple[Callable[..., object], tuple[type[Function], ...], str, nn.Module | None]:
+    if isinstance(function, type) and issubclass(function, Function):
+        return function.apply, (function,), function.__name__, None
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, type) and issubclass(owner, Function):
+        return owner.apply, (owner,), owner.__name__, None
+    if isinstance(function, nn.Module):
+        return function, (), type(function).__name__, copy.deepcopy(function)
+    if callable(function) and not isinstance(function, type):
+        return function, (), getattr(function, "__name__", type(function).__name__), None
+    got = function.__name__ if isinstance(function, type) else type(function).__name__
+    raise UsageError(
+        f"examine expected an autograd Function, its apply, an nn.Module or a callable, got {got}; "
+        "pass the class itself (MyFunction) or a function that calls MyFunction.apply"
+    )
+
+
+def _calling(module: nn.Module, inputs: int) -> Callable[..., object]:
+    names = [name for name, _ in module.named_parameters()]
+
+    def call(*arguments: object) -> object:
+        parameters = dict(zip(names, arguments[inputs:], strict=True))
+        called: object = torch.func.functional_call(module, parameters, arguments[:inputs])  # type: ignore[arg-type]  # tensors
+        return called
+
+    return call
+
+
+def _input_count(subject: Subject) -> int:
+    assert subject.module is not None  # noqa: S101 - only called for one
+    return len(subject.arguments) - len(list(subject.module.parameters()))
+
+
+def _argument_names(function: Any, functions: Sequence[type[Function]], count: int) -> list[str]:  # Any: Examinable
+    described: Any = function  # Any: any of the forms
+    is_with_ctx = False
+    if functions:
+        described = functions[0].forward
+        is_with_ctx = functions[0].setup_context is Function.setup_context
+    elif isinstance(function, nn.Module):
+        described = function.forward
+    try:
+        parameters = list(inspect.signature(described).parameters.values())[int(is_with_ctx) :]
+    except (TypeError, ValueError):
+        parameters = []
+    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL][:count]
+    return names + [f"input {i}" for i in range(len(names), count)]
+
+
+def _leaves(arguments: Sequence[object], names: Sequence[str], shown: str) -> tuple[Leaf, ...]:
+    tensors = [
+        (i, a)
+        for i, a in enumerate(arguments)
+        if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
+    ]
+    if not tensors:
+        kinds = ", ".join(type(a).__name__ for a in arguments) or "none"
+        raise UsageError(
+            f"examine({shown}, ...) expected at least one floating-point or complex tensor among its "
+            f"inputs, got {kinds}; pass example inputs, such as torch.randn(4, 3)"
+        )
+    is_any = any(tensor.requires_grad for _, tensor in tensors)
+    return tuple(
+        Leaf(i, names[i], tensor.detach(), tensor.requires_grad or not is_any) for i, tensor in tensors
+    )
+
+
+def _named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Examinable
+    """Return the Function classes that a plain function names: found also where it raises."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return ()
+    known = dict(getattr(function, "__globals__", {}))
+    known.update(inspect.getclosurevars(function).nonlocals)
+    values = [known.get(name) for name in (*code.co_names, *code.co_freevars)]
+    return tuple(v for v in values if isinstance(v, type) and issubclass(v, Function) and v is not Function)
+
+
+def _widen(value: Tensor) -> Tensor:
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)

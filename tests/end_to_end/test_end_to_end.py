@@ -1,0 +1,258 @@
+"""The whole way with real processes: a training script, the hub it starts, clients that come and go."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gradscope
+from gradscope.errors import CommandRefusedError, NothingToConnectError
+
+SCRIPT = Path(__file__).with_name("training.py")
+DEADLINE_S = 60
+
+
+def wait_for(condition, what):
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {DEADLINE_S} s for {what}")
+
+
+@contextmanager
+def training(result, steps, *options):
+    """A training process; afterwards the hub that it started is ended too."""
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(result), str(steps), *options],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+        end_hub()
+
+
+def hub_pid():
+    lock = Path(os.environ["GRADSCOPE_RUNTIME_DIR"]) / "hub.lock"
+    try:
+        return int(lock.read_text().split()[0])
+    except (FileNotFoundError, NotADirectoryError, IndexError, ValueError):
+        return None
+
+
+def end_hub():
+    pid = hub_pid()
+    if pid is not None:
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return
+        wait_for(lambda: not Path(f"/proc/{pid}/cmdline").exists() or is_zombie(pid), "the hub to end")
+
+
+def is_zombie(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def connect(run="training", **options):
+    def attempt():
+        try:
+            return gradscope.connect(run, **options)
+        except NothingToConnectError:
+            return None
+
+    return wait_for(attempt, f"run {run}")
+
+
+def finish(process, result):
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    return np.load(result), errors
+
+
+def wait_for_step(client, step):
+    for table in client.steps(timeout_s=DEADLINE_S):
+        if table.step >= step:
+            return
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """The same training without gradscope."""
+
+    def run(steps):
+        result = tmp_path / "bare.npz"
+        subprocess.run(
+            [sys.executable, str(SCRIPT), str(result), str(steps), "--bare", "--sleep-s", "0"],
+            check=True,
+        )
+        return np.load(result)
+
+    return run
+
+
+def test_a_client_reverses_then_clips_and_each_gradient_is_exact_from_the_acknowledged_step(
+    places, tmp_path, bare
+):
+    steps = 500
+    with training(tmp_path / "run.npz", steps) as process:
+        with connect() as client:
+            client.latest()
+            reverse = client.reverse("2", is_kept=True)
+            assert (reverse.is_done, reverse.layers) == (True, ("2",))
+            assert [entry.id for entry in client.interventions()] == [reverse.id]
+            wait_for_step(client, reverse.step + 5)
+            back = client.remove(reverse.id)
+            wait_for_step(client, back.step + 5)
+            clip = client.clip("2", max_norm=1e-3, is_kept=True)
+            wait_for_step(client, clip.step + 5)
+            over = client.remove_all()
+            wait_for_step(client, over.step + 5)
+            assert client.interventions() == ()
+        kept, _ = finish(process, tmp_path / "run.npz")
+
+    without = bare(steps)
+    for key in ("loss", "up", "down"):
+        assert np.array_equal(kept[key][: reverse.step], without[key][: reverse.step])
+    is_changed = np.zeros(steps, bool)
+    is_changed[reverse.step : back.step] = is_changed[clip.step : over.step] = True
+    assert np.array_equal(kept["up"][~is_changed], kept["control_up"][~is_changed])
+    assert np.array_equal(kept["down"], kept["control_down"])
+    reversed_steps = slice(reverse.step, back.step)
+    assert np.array_equal(kept["up"][reversed_steps], -kept["control_up"][reversed_steps])
+    for step in range(clip.step, over.step):
+        arriving = kept["control_out"][step].astype(np.float64)
+        norm = np.linalg.norm(arriving)
+        assert norm > 1e-3
+        expected = (arriving * 1e-3 / norm).sum(0)
+        np.testing.assert_allclose(kept["own"][step], expected, rtol=1e-5, atol=1e-9)
+        ratio = kept["up"][step] / kept["control_up"][step]
+        np.testing.assert_allclose(ratio, 1e-3 / norm, rtol=1e-4)
+
+
+def test_a_viewer_that_comes_late_sees_the_manifest_and_past_steps(places, tmp_path):
+    with training(tmp_path / "run.npz", 1000) as process:
+        with connect(name="first") as first:
+            wait_for_step(first, 40)
+        with connect(name="late") as late:
+            manifest = late.manifest()
+            assert [layer.name for layer in manifest.layers()] == ["", "0", "1", "2", "3", "4"]
+            seen = []
+            for table in late.steps(timeout_s=DEADLINE_S):
+                seen.append(table.step)
+                if table.step >= 40:
+                    break
+        assert seen[0] == 0
+        assert seen == sorted(set(seen))
+        process.kill()
+
+
+def test_a_viewer_that_is_killed_leaves_training_untouched(places, tmp_path, bare):
+    watch = (
+        "import gradscope, sys\n"
+        "with gradscope.connect('training') as client:\n"
+        "    for table in client.steps(): print(table.step, flush=True)\n"
+    )
+    with training(tmp_path / "run.npz", 300) as process:
+        connect().close()
+        with subprocess.Popen([sys.executable, "-c", watch], stdout=subprocess.PIPE) as viewer:
+            assert viewer.stdout.readline()
+            viewer.kill()
+        kept, errors = finish(process, tmp_path / "run.npz")
+    without = bare(300)
+    assert all(np.array_equal(kept[key], without[key]) for key in without.files)
+    assert "Traceback" not in errors
+
+
+def test_without_a_possible_hub_training_runs_and_one_warning_says_why(
+    places, tmp_path, bare, monkeypatch
+):
+    blocked = places / "blocked"
+    blocked.write_text("a file where the runtime directory should be")
+    monkeypatch.setenv("GRADSCOPE_RUNTIME_DIR", str(blocked))
+    with training(tmp_path / "run.npz", 150) as process:
+        kept, errors = finish(process, tmp_path / "run.npz")
+    without = bare(150)
+    assert all(np.array_equal(kept[key], without[key]) for key in without.files)
+    assert errors.count("no live view of this run") == 1
+    assert str(blocked) in errors
+    assert "Traceback" not in errors
+
+
+def test_when_the_hub_is_killed_training_goes_on_and_the_view_comes_back(places, tmp_path):
+    with training(tmp_path / "run.npz", 3000) as process:
+        with connect() as client:
+            before = client.latest().step
+            os.kill(hub_pid(), signal.SIGKILL)
+            seen = []
+            for table in client.steps(timeout_s=DEADLINE_S):
+                seen.append(table.step)
+                if len(seen) > 20 and table.step > before + 50:
+                    break
+            assert len(seen) == len(set(seen))
+            assert client.scale("2", factor=2.0, is_kept=True).is_done
+        assert process.poll() is None
+
+
+def test_a_run_that_was_killed_can_still_be_looked_at(places, tmp_path):
+    from gradscope.recording import list_recordings, open_recording
+
+    with training(tmp_path / "run.npz", 3000) as process:
+        with connect() as client:
+            wait_for_step(client, 30)
+        process.kill()
+        process.wait()
+        (info,) = wait_for(
+            lambda: [i for i in list_recordings() if i.ended_s is not None],
+            "the recording to be closed",
+        )
+    assert (info.run, info.first_step) == ("training", 0)
+    assert info.last_step >= 30
+    with open_recording(info.path) as recording:
+        steps = list(recording.steps())
+        assert steps[-1].block().derive("norm")[0] > 0
+        assert recording.manifest().model == "Sequential"
+
+
+def test_bad_commands_are_refused_in_words_and_training_goes_on(places, tmp_path, bare):
+    with training(tmp_path / "run.npz", 300) as process:
+        with connect() as client:
+            for call, words in [
+                (lambda: client.clip("fc9", max_norm=1.0, is_kept=True), "no layer matches 'fc9'"),
+                (lambda: client.scale("2", factor=float("nan"), is_kept=True), "finite number"),
+                (lambda: client.clip("2", max_norm=-1.0, is_kept=True), "at least 0"),
+                (lambda: client.remove("reverse-9"), "no intervention 'reverse-9'"),
+            ]:
+                with pytest.raises((CommandRefusedError, ValueError), match=words):
+                    call()
+        kept, _ = finish(process, tmp_path / "run.npz")
+    assert all(np.array_equal(kept[key], value) for key, value in bare(300).items())
+
+
+def test_a_viewer_that_only_observes_may_change_nothing(places, tmp_path):
+    with training(tmp_path / "run.npz", 3000), connect(want="observe") as client:
+        with pytest.raises(CommandRefusedError, match="observe"):
+            client.reverse("2", is_kept=True)
+
+
+def test_a_run_that_does_not_exist_is_answered_with_those_there_are(places, tmp_path):
+    with training(tmp_path / "run.npz", 3000):
+        connect().close()
+        with pytest.raises(NothingToConnectError, match="training"):
+            gradscope.connect("traning")
