@@ -21,6 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.agent.faults import Faults
+from gradscope.agent.idle import IdleWatch
 from gradscope.columns import Block
 from gradscope.hooks import (
     ForwardHook,
@@ -28,6 +29,7 @@ from gradscope.hooks import (
     OptimizerHook,
     SlotTable,
     parameters_of,
+    quiet_about_global_hooks,
     replace_tensors,
 )
 from gradscope.intervene import Applied, Ledger
@@ -58,9 +60,10 @@ class FinishedStep:
 class _Slot:
     """What the forward hook finds for a layer: what to observe, and what to lay over its output."""
 
-    __slots__ = ("chain", "layer")
+    __slots__ = ("chain", "layer", "name")
 
     def __init__(self, layer: LayerInfo) -> None:
+        self.name = layer.name
         self.layer = LayerSlot(layer)
         self.chain: tuple[Applied, ...] = ()
 
@@ -105,12 +108,15 @@ class StepEngine:
         self._harvests: deque[tuple[Harvest, int, float, float]] = deque()
         self._is_observed = False
         self._is_able = True
+        self._idle = IdleWatch(faults)
+        self._undo_quiet: Callable[[], None] | None = None
         self._inside_s = 0.0
         self._began_s = time.perf_counter()
         self._began_at = _sequence_number()
 
     def start(self) -> None:
         """Install the hooks and begin the first step."""
+        self._undo_quiet = quiet_about_global_hooks()
         self._optimizers.install()
         self._begin()
 
@@ -118,6 +124,8 @@ class StepEngine:
         """Take all hooks off, and hand out what is still on its way."""
         self._optimizers.remove()
         self._forward.remove()
+        if self._undo_quiet is not None:
+            self._undo_quiet()
         self._activations.end()
         self._parameters.forget()
         self._deliver(wait=True)
@@ -145,6 +153,7 @@ class StepEngine:
 
     def _on_forward(self, slot: _Slot, output: Any) -> Any:  # Any: whatever a module returns
         began_s = time.perf_counter()
+        self._idle.note_seen()
         if self._is_observed:
             try:
                 self._activations.on_output(slot.layer, output)
@@ -168,6 +177,7 @@ class StepEngine:
         except Exception as error:  # noqa: BLE001 - as above; the gradient stays as it was
             self._faults.report("an intervention", error, "This gradient was left as it was.")
             return tensor
+        self._idle.note_acted(slot.name)
         return changed
 
     def _before_optimizer(self, optimizer: Optimizer) -> None:
@@ -193,6 +203,7 @@ class StepEngine:
         if self._is_observed:
             self._activations.end()
             self._harvests.append((self._board.harvest(), self.step, time.time(), step_time_s))
+        self._guarded("judging a step", self._judge)
         self._guarded("delivering a step", lambda: self._deliver(wait=False))
         self._guarded("ending a step", lambda: self._on_end(self.step, step_time_s))
         now_s = time.perf_counter()
@@ -236,6 +247,9 @@ class StepEngine:
     def _alive(self, names: Mapping[str, object]) -> list[tuple[nn.Module, _Slot]]:
         pairs = [(self._modules[name](), self._slots[name]) for name in names]
         return [(module, slot) for module, slot in pairs if module is not None]
+
+    def _judge(self) -> None:
+        self._idle.judge(self.step, self._ledger.active(), is_observed=self._is_observed)
 
     def _deliver(self, *, wait: bool) -> None:
         while self._harvests and (wait or self._harvests[0][0].is_ready()):

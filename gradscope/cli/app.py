@@ -49,10 +49,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Run: TypeAlias = Annotated[str, typer.Argument(help="The run's name, as `gradscope ls` shows it.")]
+Run: TypeAlias = Annotated[
+    str, typer.Argument(metavar="RUN", help="The run's name, as `gradscope ls` shows it.")
+]
 Layers: TypeAlias = Annotated[
     list[str],
-    typer.Argument(help="Names or patterns: blocks.0.mlp, 'blocks.*.mlp.fc1'."),
+    typer.Argument(metavar="LAYERS", help="Names or patterns: blocks.0.mlp, 'blocks.*.mlp.fc1'."),
 ]
 Steps: TypeAlias = Annotated[
     int | None, typer.Option("--steps", metavar="N", min=1, help="End it after N steps.")
@@ -124,7 +126,9 @@ def demo(
 
 @app.command()
 def watch(
-    run: Annotated[str | None, typer.Argument(help="Default: the only live run.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Default: the only live run.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
     readonly: Readonly = False,
 ) -> None:
@@ -252,7 +256,7 @@ def interventions(run: Run) -> None:
 def remove(
     run: Run,
     intervention: Annotated[
-        str | None, typer.Argument(help="As `gradscope interventions RUN` shows it.")
+        str | None, typer.Argument(metavar="[ID]", help="As `gradscope interventions RUN` shows it.")
     ] = None,
     is_all: Annotated[bool, typer.Option("--all", help="Remove all of them.")] = False,
     timeout: Timeout = 30.0,

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gradscope.cli import outcome, terminal
+from gradscope.cli import terminal
 from gradscope.cli.output import say
 from gradscope.cli.tour import run_tour
 from gradscope.cli.trainer import Trainer, await_run, new_run_name
@@ -43,7 +43,10 @@ def _show(seed: int) -> int:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Make of the signals that end a process what ctrl+c is: an exception that closes all."""
-    before = {number: signal.signal(number, _interrupt) for number in _ENDINGS}
+    before = {number: signal.getsignal(number) for number in _ENDINGS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     try:
         yield
     finally:
@@ -51,6 +54,5 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _interrupt(number: int, _frame: object) -> None:
-    outcome.complain(f"ended by {signal.Signals(number).name}")
+def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt

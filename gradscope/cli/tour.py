@@ -62,6 +62,9 @@ def run_tour(seed: int) -> int:
             watched.stop()
             _await_step(control, last_step)
             control.stop()
+        for trainer, file in zip((control, watched), kept, strict=True):
+            if not file.exists():
+                raise TrainerDiedError(f"a training left no gradients; its output is in {trainer.log}")
         comparison = compare(*kept, step=step)
     _report(comparison, tour.seen)
     say(f"The output of the trainings is in {watched.log} and {control.log}.")
@@ -78,7 +81,7 @@ class _Tour:
         self._shown_s = time.monotonic()
 
     def run(self) -> tuple[int, int]:
-        """Watch, reverse, watch, remove, watch; return the first reversed step and the last one seen."""
+        """Watch, reverse, watch, remove, watch; return the first reversed step and the last one."""
         self._client.watch(self._trainer.name, max_rate_hz=_RATE_HZ)
         self._follow(0, _BEFORE)
         reversal = self._client.reverse(LAYER, timeout_s=_ANSWER_S)
@@ -129,7 +132,8 @@ def _report(comparison: Comparison, seen: Seen) -> None:
     exact = ", exactly its opposite" if comparison.is_exact_opposite else ""
     say(
         f"The watched training beside the other one; cosines of the weight gradients of {LAYER}:",
-        f"  steps 0 to {step - 1}: cosine {comparison.cosine_before:+.6f}, all losses and gradients {before}",
+        f"  steps 0 to {step - 1}: cosine {comparison.cosine_before:+.6f}, "
+        f"all losses and gradients {before}",
         f"  step {step}: cosine {comparison.cosine_at:+.6f}{exact}",
         f"  step {last}: loss {watched_loss:.4f} after the reversal, {control_loss:.4f} without",
         f"Observing: {seen.cost_line()};",

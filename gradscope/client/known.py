@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gradscope.columns import Table
+from gradscope.errors import NotMeasuredError, ProtocolError
 from gradscope.protocol import (
     Backfill,
     Interventions,
@@ -33,6 +34,7 @@ class Known:
         self.runs: tuple[RunInfo, ...] = ()
         self.runs_count = 0
         self.hub_counters: dict[str, int] = {}
+        self.unreadable = 0
         self.run = ""
         self.is_synchronised = False
         self._awaits_past = False
@@ -84,15 +86,22 @@ class Known:
         return next(reversed(manifests.values())) if manifests else None
 
     def table(self, step: Step) -> Table | None:
-        """Return a step as a table; None where its revision of the manifest is not known."""
+        """Return a step as a table; None, and counted, where it does not fit a manifest known here."""
         manifests = self._manifests.get(step.rank)
         manifest = manifests.get(step.manifest_revision) if manifests else None
-        if manifest is None:
-            return None
-        key = (step.rank, manifest.revision)
+        try:
+            if manifest is not None:
+                return Table(step.step, self._layer_names(manifest), step.block())
+        except (ProtocolError, NotMeasuredError, IndexError):
+            pass  # an agent's mistake, or another version's columns: the step is of no use here
+        self.unreadable += 1
+        return None
+
+    def _layer_names(self, manifest: Manifest) -> tuple[str, ...]:
+        key = (manifest.rank, manifest.revision)
         if key not in self._names:
-            self._names = {key: tuple(layer.name for layer in manifest.layers())}
-        return Table(step.step, self._names[key], step.block())
+            self._names[key] = tuple(layer.name for layer in manifest.layers())
+        return self._names[key]
 
     def newest_step(self, rank: int) -> Step | None:
         """Return the newest step of a rank."""
@@ -109,7 +118,8 @@ class Known:
                 manifests.pop(message.revision, None)
                 manifests[message.revision] = message
                 if len(manifests) > _REVISIONS:
-                    manifests.popitem(last=False)
+                    oldest, _ = manifests.popitem(last=False)
+                    self._names.pop((message.rank, oldest), None)
                 self._names.pop((message.rank, message.revision), None)
             case Interventions(run=self.run):
                 self.interventions[message.rank] = message

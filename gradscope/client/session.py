@@ -31,7 +31,7 @@ _JOIN_S = 5.0
 
 
 class Session:
-    """A thread with a link, from birth to `close`. `inbox` is filled while `is_listening`: at first it is.
+    """A thread with a link, from birth to `close`. `inbox` is filled while `is_listening`.
 
     Credit: the hub may have so many steps on their way, or waiting in the inbox, as the window says. It
     is granted again as the reader takes them out.
@@ -63,8 +63,9 @@ class Session:
 
     @property
     def counters(self) -> dict[str, int]:
-        """The link's counters, and what the inbox dropped."""
-        return self._made_link().counters | {"inbox_dropped": self.inbox.dropped}
+        """The link's counters, what the inbox dropped, and steps that fit no manifest."""
+        own = {"inbox_dropped": self.inbox.dropped, "unreadable": self.known.unreadable}
+        return self._made_link().counters | own
 
     def subscribe(self, subscription: Subscribe, *, is_listening: bool) -> None:
         """Watch a run from now on, and again after each break of the link."""

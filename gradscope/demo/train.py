@@ -140,7 +140,12 @@ class _Kept:
         self._ends_s.append(time.perf_counter())
 
     def write(self, path: Path) -> None:
-        """Write `gradient`, of shape (steps, …), and `loss` and `seconds`, of shape (steps,)."""
+        """Write `gradient`, of shape (steps, …), and `loss` and `seconds`, of shape (steps,).
+
+        Where no step was kept, no file is written.
+        """
+        if not self._losses:
+            return
         np.savez(
             path,
             gradient=torch.stack(self._gradients).numpy(),

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gradscope.doctor.codes import CODES, SEVERITIES, rank_of
 
-__all__ = ["REPORT_VERSION", "CheckItem", "Finding", "Report", "Step", "order_findings"]
+__all__ = ["REPORT_VERSION", "CheckItem", "Finding", "Report", "Step", "found", "order_findings"]
 
 REPORT_VERSION: Final = 1
 """The version of `Report.to_dict`. It grows when a key changes its meaning or goes away."""
@@ -119,3 +119,20 @@ def _with_evidence(cause: Finding, other: Finding) -> Finding:
     place = f" ({other.where})" if other.where else ""
     line = f"{other.code}{place}: {other.message}"
     return replace(cause, severity=graver, evidence=(*cause.evidence, line, *other.evidence))
+
+
+def found(
+    code: str,
+    message: str,
+    *,
+    cause: str,
+    fix: str,
+    where: str = "",
+    severity: str | None = None,
+    evidence: Iterable[str] = (),
+    seen_by: str = "running",
+) -> Finding:
+    """Return a finding with the usual severity of its code, unless another is given."""
+    return Finding(
+        code, severity or CODES[code].severity, message, cause, fix, where, tuple(evidence), seen_by
+    )

@@ -6,12 +6,14 @@ gives the classes back exactly as they were. What the wrapped methods compute is
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+from gradscope.doctor.work import Work, WorkRecorder
 
 __all__ = ["Call", "Held", "is_same", "spying"]
 
@@ -42,6 +44,8 @@ class Call:
     """What backward returned, raw; None where it was not reached or raised."""
     changed_gradients: tuple[int, ...] = ()
     changed_saved: tuple[int, ...] = ()
+    work: Work = field(default_factory=Work)
+    """What backward did."""
 
 
 @contextmanager
@@ -146,12 +150,16 @@ def _watch_backward(call: Call, backward: Any, ctx: Any, gradients: tuple[Any, .
     except RuntimeError:
         saved = ()  # written to since it was saved: backward will say so itself
     before, saved_before = _copies(gradients), _copies(saved)
+    recorder = WorkRecorder()
     try:
-        result = backward(ctx, *gradients)
+        with recorder:
+            result = backward(ctx, *gradients)
     finally:
         call.changed_gradients = _changes(gradients, before)
         call.changed_saved = _changes(saved, saved_before)
     call.returned = result if isinstance(result, tuple) else (result,)
+    call.work = recorder.work
+    call.work.returned = call.returned
     return result
 
 

@@ -1,7 +1,7 @@
 """Names of layers, tensors in any output, and hooks that leave no trace."""
 
 from gradscope.hooks.backward import GradientHook, is_recomputing, watch_gradient
-from gradscope.hooks.forward import ForwardHook, SlotTable
+from gradscope.hooks.forward import ForwardHook, SlotTable, quiet_about_global_hooks
 from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of, match_names
 from gradscope.hooks.optimizers import OptimizerHook, parameters_of
 from gradscope.hooks.tensors import find_tensors, is_measurable, replace_tensors
@@ -20,6 +20,7 @@ __all__ = [
     "layers_of",
     "match_names",
     "parameters_of",
+    "quiet_about_global_hooks",
     "replace_tensors",
     "watch_gradient",
 ]

@@ -1,20 +1,43 @@
 """One forward hook for all watched modules, there only while it is wanted.
 
+A compiled forward never runs it: the compiler is told that it does nothing, so that a model compiles as
+if it were not there.
+
 It is a *global* module hook filtered by identity, and not one hook a module: so a `deepcopy`, a pickle
 or a `torch.export` of the model carries nothing of it, and taking it off leaves every module as it was.
 """
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["ForwardHook", "SlotTable"]
+__all__ = ["ForwardHook", "SlotTable", "quiet_about_global_hooks"]
 
 S = TypeVar("S")
+
+
+_COMPILED_MODULE_WARNS = r"Using `torch\.compile\(module\)` when there are global hooks"
+
+
+def quiet_about_global_hooks() -> Callable[[], None]:
+    """Keep a compiled module from warning that there is a global hook; return what undoes that.
+
+    The warning is about hooks that fire once more for the wrapper. Ours knows its modules.
+    """
+    warnings.filterwarnings("ignore", message=_COMPILED_MODULE_WARNS, category=UserWarning)
+    added = warnings.filters[0]
+
+    def undo() -> None:
+        if added in warnings.filters:
+            list.remove(warnings.filters, added)  # type: ignore[arg-type]  # a list, typed as a sequence
+
+    return undo
 
 
 class SlotTable(Generic[S]):
@@ -67,5 +90,7 @@ class ForwardHook(Generic[S]):
             self._handle = None
 
     def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> Any:  # Any: as torch says
+        if torch.compiler.is_compiling():
+            return None
         slot = self._find(module)
         return None if slot is None else self._callback(slot, output)

@@ -96,7 +96,7 @@ class Door:
         return status.st_dev, status.st_ino
 
     def _filter_by_user(self) -> None:
-        """Let only this user's processes in, where libzmq can tell. The directory's mode does anyway."""
+        """Let only this user's processes in where libzmq can tell; the directory's mode does anyway."""
         try:
             self.socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
         except zmq.ZMQError as error:

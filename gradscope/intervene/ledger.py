@@ -170,6 +170,10 @@ class Ledger:
         with self._lock:
             return (*self._active.values(), *self._pending.values())
 
+    def active(self) -> tuple[Entry, ...]:
+        """Return those in force; for the thread that settles."""
+        return tuple(self._active.values())
+
     def by_layer(self) -> dict[str, tuple[Applied, ...]]:
         """Return, for each layer that has any, what acts there in the order of the gradient's way."""
         chains: dict[str, list[Applied]] = {}

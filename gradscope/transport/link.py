@@ -60,7 +60,7 @@ class Link:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Messages sent, received, dropped (no link, or a full queue), withheld (too large) and so on."""
+        """Messages sent, received, dropped (no link, or a full queue), withheld (too large) etc."""
         return dict(self._counts)
 
     def send(self, message: Message) -> bool:

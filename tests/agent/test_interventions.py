@@ -215,3 +215,19 @@ def test_what_cannot_be_is_refused_and_nothing_changes(scope, call, error, words
     with pytest.raises(error, match=words):
         call(scope)
     assert scope.interventions == ()
+
+
+def test_an_intervention_that_cannot_act_says_so_once(caplog, model):
+    model.spare = nn.Linear(1, 1)
+    model.forward = lambda x: nn.Sequential(*list(model)[:5])(x)
+    with gradscope.attach(model, hub=None, quiet=True) as scope:
+        scope.reverse("spare")
+        for _ in range(2):
+            gradients_without_spare(model)
+            scope.mark_step()
+    del model.forward
+    assert caplog.text.count("reverse-1 did nothing in step 0: spare gave no output") == 1
+
+
+def gradients_without_spare(model):
+    model(X).square().sum().backward()

@@ -52,21 +52,36 @@ class Agent:
         names = {layer.name for layer in self.run.layers}
         unknown = [name for name in command.layers if name not in names]
         if unknown:
-            return Ack(command=command.id, run=self.run.run, is_done=False, reason=f"no layer {unknown[0]!r}")
+            return Ack(
+                command=command.id, run=self.run.run, is_done=False, reason=f"no layer {unknown[0]!r}"
+            )
         self.revision += 1
         name = command.target or f"iv-{self.revision}"
         if command.action == "install":
             end = f"after {command.end_steps} steps" if command.end_steps else "60 s after its viewer"
             self.entries.append(
                 InterventionState(
-                    name, command.intervention, command.arguments, command.layers, command.site,
-                    command.set_by, self.step, "kept" if command.is_kept else end,
+                    name,
+                    command.intervention,
+                    command.arguments,
+                    command.layers,
+                    command.site,
+                    command.set_by,
+                    self.step,
+                    "kept" if command.is_kept else end,
                 )  # fmt: skip
             )
         else:
             is_all = command.action == "remove_all"
             self.entries = [e for e in self.entries if not is_all and e.id != name]
-        return Ack(command=command.id, run=self.run.run, is_done=True, step=self.step, id=name, layers=command.layers)
+        return Ack(
+            command=command.id,
+            run=self.run.run,
+            is_done=True,
+            step=self.step,
+            id=name,
+            layers=command.layers,
+        )
 
     def train(self, rate_hz, until_s):
         while time.monotonic() < until_s:

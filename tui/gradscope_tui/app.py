@@ -143,7 +143,8 @@ class GradscopeApp(App[int]):
         answer = event.answer
         self.changes.settle(answer)
         level, text = self.viewing.note_answer(answer)
-        self.notify(text, severity=level, timeout=4 if answer.is_done else 12, markup=False)
+        if not answer.is_done:  # what was done shows in the bar and in the log
+            self.notify(text, severity=level, timeout=12, markup=False)
         self._look()
 
     def on_resize(self, event: events.Resize) -> None:
@@ -161,14 +162,16 @@ class GradscopeApp(App[int]):
         width = self.size.width
         self.query_one(StatusLine).show(viewing.status_cells(width, is_readonly=self.is_readonly))
         self._show_bar(width)
-        self.query_one(KeyLine).show(*viewing.key_cells(keys_shown(viewing.keys_of, is_readonly=self.is_readonly), width))
+        self.query_one(KeyLine).show(
+            *viewing.key_cells(keys_shown(viewing.keys_of, is_readonly=self.is_readonly), width)
+        )
         self._show_page()
         self._show_tabs(width)
         if isinstance(self.screen, RunsScreen):
             self.screen.show(self.session.runs)
         elif viewing.must_choose and len(self.screen_stack) == 1:
             viewing.must_choose = False
-            self.action_runs()
+            self.push_screen(RunsScreen(self.session.runs), self._watch)
 
     def _show_bar(self, width: int) -> None:
         bar = self.query_one(InterventionBar)
@@ -258,20 +261,22 @@ class GradscopeApp(App[int]):
         self.viewing.freeze()
         self._look()
 
-    def action_help(self) -> None:
-        """Show all keys."""
-        self.push_screen(HelpScreen(is_readonly=self.is_readonly))
+    # Screens are awaited: keys typed meanwhile wait for them, and are not lost to a screen half made.
 
-    def action_runs(self) -> None:
+    async def action_help(self) -> None:
+        """Show all keys."""
+        await self.push_screen(HelpScreen(is_readonly=self.is_readonly))
+
+    async def action_runs(self) -> None:
         """Choose a run."""
-        self.push_screen(RunsScreen(self.session.runs), self._watch)
+        await self.push_screen(RunsScreen(self.session.runs), self._watch)
 
     def _watch(self, run: str | None) -> None:
         if run is not None:
             self.viewing.watch(run, self.receiver)
             self._look()
 
-    def action_intervene(self) -> None:
+    async def action_intervene(self) -> None:
         """Open the form for the marked layers, or the one under the cursor, or the one in detail."""
         if self.is_readonly or self.viewing.frame is None:
             return
@@ -279,12 +284,14 @@ class GradscopeApp(App[int]):
         is_detail = self.viewing.page == "detail" and detail is not None
         layers = (detail,) if is_detail else self.query_one(LayerTable).chosen()
         if layers:
-            self.push_screen(InterveneScreen(layers, self.viewing.frame), self._send)
+            await self.push_screen(InterveneScreen(layers, self.viewing.frame), self._send)
 
     def _send(self, change: Change | None) -> None:
         if change is not None:
             store = self.session.watched
-            self.changes.send(self.receiver.source, change, store.interventions_revision if store else None)
+            self.changes.send(
+                self.receiver.source, change, store.interventions_revision if store else None
+            )
             self._look()
 
     def action_undo(self) -> None:
@@ -323,23 +330,25 @@ class GradscopeApp(App[int]):
         for key in KEYS:
             if not (key.changes and self.is_readonly) and key.action != "command_palette":
                 first = key.keys.partition(",")[0]
-                yield SystemCommand(key.meaning, f"key {key.shown}", partial(self.action_press, key.owner, first))
+                yield SystemCommand(
+                    key.meaning, f"key {key.shown}", partial(self.action_press, key.owner, first)
+                )
         for command in super().get_system_commands(screen):
             if command.title == "Theme":
                 yield command
 
     async def action_quit(self) -> None:
         """Quit as `q` does."""
-        self.action_leave(0)
+        await self.action_leave(0)
 
-    def action_leave(self, code: int) -> None:
+    async def action_leave(self, code: int) -> None:
         """Quit; ask first when changes of this viewer are in force."""
         states = self.changes.mine(self.viewing.known_states())
         is_asked = any(isinstance(screen, LeavingScreen) for screen in self.screen_stack)
         if not states or is_asked or self._exit_at is not None:
             self.exit(code, return_code=code)
         else:
-            self.push_screen(LeavingScreen(states), partial(self._decide, code))
+            await self.push_screen(LeavingScreen(states), partial(self._decide, code))
 
     def _decide(self, code: int, decision: Decision | None) -> None:
         if decision == "leave":

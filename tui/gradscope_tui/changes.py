@@ -37,7 +37,9 @@ class Change:
         """The change in a few words."""
         if self.action == "install":
             return f"{short(self.intervention, dict(self.arguments))} on {layers_in_words(self.layers)}"
-        gone = [f"{short(s.action, s.arguments)} on {layers_in_words(s.layers, 1)}" for s in self.removed]
+        gone = [
+            f"{short(s.action, s.arguments)} on {layers_in_words(s.layers, 1)}" for s in self.removed
+        ]
         return "remove " + (", ".join(gone) or "all interventions")
 
 

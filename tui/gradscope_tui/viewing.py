@@ -18,7 +18,7 @@ from gradscope_tui.receiver import Receiver
 from gradscope_tui.store import Frame, RunStore, Session
 from gradscope_tui.view.cell import Cell
 from gradscope_tui.view.lines import bar_cells, intervention_row, key_cells, log_row, tab_cells
-from gradscope_tui.view.status import Status, status_cells
+from gradscope_tui.view.status import Phase, Status, status_cells, status_of
 from gradscope_tui.widgets.calm import no_hub_text, too_small_text, waiting_text
 from gradscope_tui.widgets.detail_page import DetailPage
 from gradscope_tui.widgets.layer_table import LayerTable
@@ -39,7 +39,8 @@ class Viewing:
         self._session = session
         self._changes = changes
         self._wanted = wanted
-        self._phase: str = ""
+        self._phase: Phase = "none"
+        self._was_lost = False
         self._status = Status()
         self._frozen: Frame | None = None
         self._frozen_at = 0
@@ -81,7 +82,7 @@ class Viewing:
     def see(self, receiver: Receiver) -> None:
         """Look at the link and the clock, and make the frame when there is something new."""
         store, link = self.store, receiver.source.link if receiver.source else None
-        phase = link.phase if link else "none"
+        phase: Phase = link.phase if link else "none"
         self._note_phase(phase)
         since = time.monotonic() - link.since_s if link else 0.0
         self._status = self._make_status(store, phase, since, link.reason if link else "")
@@ -137,7 +138,11 @@ class Viewing:
                 return waiting_text(None) + f"\n\nR lists {ended} that ended"
             return no_hub_text(self._wanted, "" if "no hub" in problem else problem)
         if self.page == "interventions":
-            return "" if self.states() else "no gradient is changed\n\ni changes those of the marked layers"
+            return (
+                ""
+                if self.states()
+                else "no gradient is changed\n\ni changes those of the marked layers"
+            )
         if self.store.revision is None:
             return f"waiting for the layers of {self.store.run}…"
         if not len(self.store.tree):
@@ -158,7 +163,10 @@ class Viewing:
 
     def tab_cells(self, table: LayerTable, width: int) -> Line:
         """Return the tabs, with what is marked, filtered and sorted at the right."""
-        counts = {"interventions": len(self.states()), "log": len(self.store.journal) if self.store else 0}
+        counts = {
+            "interventions": len(self.states()),
+            "log": len(self.store.journal) if self.store else 0,
+        }
         page = "layers" if self.page == "detail" else self.page
         return tab_cells(page, counts, table.in_words, width)
 
@@ -198,35 +206,24 @@ class Viewing:
             return [intervention_row(state) for state in self.states()]
         return [log_row(entry) for entry in self.store.journal] if self.store else []
 
-    def _note_phase(self, phase: str) -> None:
+    def _note_phase(self, phase: Phase) -> None:
         """Write into the log when the link breaks and when it is back."""
         before, self._phase = self._phase, phase
-        if self.store is None or before == phase or not before:
+        if self.store is None or before == phase:
             return
         if phase in ("lost", "none"):
-            self.store.journal.note(time.time(), "warning", "the link to the hub was lost", self.store.step)
-        elif phase == "up" and before in ("lost", "none", "connecting"):
-            self.store.journal.note(time.time(), "info", "the link to the hub is up again", self.store.step)
+            self._was_lost = True
+            self.store.journal.note(
+                time.time(), "warning", "the link to the hub was lost", self.store.step
+            )
+        elif phase == "up" and self._was_lost:
+            self._was_lost = False
+            self.store.journal.note(
+                time.time(), "info", "the link to the hub is up again", self.store.step
+            )
 
-    def _make_status(self, store: RunStore | None, phase: str, since_s: float, reason: str) -> Status:
-        known: Literal["none", "connecting", "up", "lost", "refused"] = phase  # type: ignore[assignment]  # a Link's phases and "none"
-        if store is None:
-            return Status(phase=known, phase_age_s=since_s, reason=reason)
+    def _make_status(self, store: RunStore | None, phase: Phase, since_s: float, reason: str) -> Status:
         info = self._session.info()
-        loss = next(iter(store.scalars.names), "")
-        newest = store.newest
-        return Status(
-            run=store.run,
-            step=store.step,
-            steps_per_second=store.scalars.steps_per_second(),
-            loss_name=loss,
-            losses=store.scalars.series(loss, 200)[1] if loss else None,
-            cost=newest.cost if newest else None,
-            every=newest.every if newest else None,
-            phase=known,
-            phase_age_s=since_s,
-            reason=reason,
-            age_s=store.age_s(),
-            is_ended=info is not None and not info.is_live,
-        )
-
+        is_ended = info is not None and not info.is_live
+        status = status_of(store, is_ended=is_ended) if store else Status()
+        return replace(status, phase=phase, phase_age_s=since_s, reason=reason)

@@ -6,7 +6,6 @@ will happen. That sentence is the question: `enter` answers it, there is no seco
 
 import math
 
-from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
@@ -16,7 +15,7 @@ from textual.widgets import Input, Label, Static
 from gradscope_tui.changes import Change
 from gradscope_tui.store import Frame
 from gradscope_tui.view.defaults import default_value
-from gradscope_tui.view.words import ACTIONS, Action, layers_in_words, sentence
+from gradscope_tui.view.words import ACTIONS, Action, action_named, layers_in_words, sentence
 from gradscope_tui.widgets.choice import Choice
 
 __all__ = ["InterveneScreen"]
@@ -30,7 +29,14 @@ class InterveneScreen(ModalScreen[Change | None]):
     """Answers with the change, or None."""
 
     AUTO_FOCUS = ""
-    BINDINGS = [Binding("escape", "cancel", show=False), Binding("q", "cancel", show=False)]
+    # Bindings, and no handler of keys: those typed while the screen is made are looked up here, too.
+    BINDINGS = [
+        Binding("escape,q", "cancel", show=False),
+        Binding("enter", "apply", show=False),
+        Binding("down", "app.focus_next", show=False),
+        Binding("up", "app.focus_previous", show=False),
+        *(Binding(action.key, f"choose('{action.name}')", show=False) for action in ACTIONS),
+    ]
 
     def __init__(self, layers: tuple[str, ...], frame: Frame | None) -> None:
         super().__init__()
@@ -44,7 +50,9 @@ class InterveneScreen(ModalScreen[Change | None]):
         card.border_title = f"change the gradient of {layers_in_words(self._layers, 2)}"
         with card:
             with Vertical(id="actions"):
-                lines = "\n".join(f"  [b $primary]{a.key}[/]   {a.name:<9}[$gs-dim]{a.meaning}[/]" for a in ACTIONS)
+                lines = "\n".join(
+                    f"  [b $primary]{a.key}[/]   {a.name:<9}[$gs-dim]{a.meaning}[/]" for a in ACTIONS
+                )
                 yield Static(lines)
             with Vertical(id="form"):
                 with Horizontal(classes="row", id="value-row"):
@@ -64,20 +72,11 @@ class InterveneScreen(ModalScreen[Change | None]):
         """Show the first part only."""
         self.query_one("#form").display = False
 
-    def on_key(self, event: events.Key) -> None:
-        """Choose an action by its letter; later, `enter` applies."""
-        if self._action is None:
-            chosen = next((action for action in ACTIONS if action.key == event.key), None)
-            if chosen:
-                event.stop()
-                event.prevent_default()
-                self._open_form(chosen)
-        elif event.key == "enter":
-            event.stop()
-            self._apply()
-        elif event.key in ("up", "down"):
-            event.stop()
-            (self.focus_next if event.key == "down" else self.focus_previous)()
+    def action_choose(self, name: str) -> None:
+        """Choose what to do; the form follows."""
+        action = action_named(name)
+        if self._action is None and action is not None:
+            self._open_form(action)
 
     def _open_form(self, action: Action) -> None:
         self._action = action
@@ -91,9 +90,9 @@ class InterveneScreen(ModalScreen[Change | None]):
         value = self.query_one("#value", Input)
         if action.argument:
             value.value = f"{default_value(action.name, self._frame, self._layers):g}"
-            value.focus()
+            self.set_focus(value)
         else:
-            self.query_one("#end").focus()
+            self.set_focus(self.query_one("#end"))
         self._tell()
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -104,7 +103,7 @@ class InterveneScreen(ModalScreen[Change | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Apply."""
         event.stop()
-        self._apply()
+        self.action_apply()
 
     def on_choice_changed(self) -> None:
         """Say the sentence anew."""
@@ -146,11 +145,16 @@ class InterveneScreen(ModalScreen[Change | None]):
                 return None, "steps: expected a whole number of at least 1"
             steps = int(text)
         return (
-            Change("install", self._action.name, arguments, self._layers, end_steps=steps, is_kept=end == 1),
+            Change(
+                "install", self._action.name, arguments, self._layers, end_steps=steps, is_kept=end == 1
+            ),
             "",
         )
 
-    def _apply(self) -> None:
+    def action_apply(self) -> None:
+        """Answer with the change that the sentence says."""
+        if self._action is None:
+            return
         change, problem = self._read()
         if change is None:
             self.query_one("#problem", Static).update(problem)

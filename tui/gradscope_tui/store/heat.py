@@ -31,7 +31,9 @@ class Heat:
         """Return the heat of the next numbers and add them to the past. NaN is 0 and adds nothing."""
         known = ~np.isnan(values)
         logs = np.log(np.where(known & (values > 0), values, 1.0))
-        logs = np.where(known & (values <= 0), self._mean - 1.0, logs)  # a zero has no logarithm: far below
+        logs = np.where(
+            known & (values <= 0), self._mean - 1.0, logs
+        )  # a zero has no logarithm: far below
         distance = logs - self._mean
         deviations = distance / np.sqrt(self._variance + _FLOOR**2)
         deviations[known & (values <= 0)] = -np.inf

@@ -34,7 +34,11 @@ class Journal:
         self._add(Entry(event.time_s, event.step, event.level, event.text))
 
     def note(
-        self, time_s: float, level: Literal["info", "warning", "error"], text: str, step: int | None = None
+        self,
+        time_s: float,
+        level: Literal["info", "warning", "error"],
+        text: str,
+        step: int | None = None,
     ) -> None:
         """Keep something that this viewer noticed itself."""
         self._add(Entry(time_s, step, level, text))

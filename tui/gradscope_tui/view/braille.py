@@ -11,10 +11,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope_tui.view.sparkline import holes
+
 __all__ = ["Plot", "draw_plot"]
 
 _DOT_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
-_HOLE = 3.0
 _FAR_RATIO = 2.0
 _LEAST_RATIO = 2.0
 """The axis spans at least this ratio, so that noise of some per cent does not fill the picture."""
@@ -72,9 +73,7 @@ def _medians(
     return columns, medians, np.abs(logs - medians[place]) > np.log(_FAR_RATIO)
 
 
-def _row(
-    logs: NDArray[np.float64], *, least: float, greatest: float, rows: int
-) -> NDArray[np.intp]:
+def _row(logs: NDArray[np.float64], *, least: float, greatest: float, rows: int) -> NDArray[np.intp]:
     return np.rint((greatest - logs) / (greatest - least) * (rows - 1)).astype(int)
 
 
@@ -90,9 +89,7 @@ def _joined(
     steps: NDArray[np.int64], x: NDArray[np.intp], usable: NDArray[np.bool_], columns: NDArray[np.intp]
 ) -> list[int]:
     """Return each i whose column is to be joined with the next: no hole lies between them."""
-    distances = np.diff(steps)
-    holes = distances > _HOLE * (np.median(distances) if len(distances) else 1.0)
-    broken = np.flatnonzero(holes | ~usable[:-1] | ~usable[1:])
+    broken = {*holes(steps).tolist(), *np.flatnonzero(~usable[:-1] | ~usable[1:]).tolist()}
     cut = {int(c) for i in broken for c in range(x[i], x[i + 1])}
     return [i for i in range(len(columns) - 1) if not cut & set(range(columns[i], columns[i + 1]))]
 

@@ -83,5 +83,9 @@ def _number(value: float) -> Cell:
 
 def _notes(stats: Stats) -> str:
     notes = [] if stats.calls == 1 else [f"{count(stats.calls)} calls"]
-    notes += [f.name.lower() for f in (Flags.SAMPLED, Flags.SCALED, Flags.MERGED) if f in stats.flags and f.name]
+    notes += [
+        f.name.lower()
+        for f in (Flags.SAMPLED, Flags.SCALED, Flags.MERGED)
+        if f in stats.flags and f.name
+    ]
     return " " + ", ".join(notes) if notes else ""

@@ -44,7 +44,14 @@ _COLUMNS: tuple[Column, ...] = (
     Column("intervention", "intervention", 12, 24, 3, "intervention"),
 )
 
-_GROWS = (("name", 30), ("trend", 17), ("intervention", 15), ("name", 44), ("trend", 25), ("intervention", 24))
+_GROWS = (
+    ("name", 30),
+    ("trend", 17),
+    ("intervention", 15),
+    ("name", 44),
+    ("trend", 25),
+    ("intervention", 24),
+)
 
 
 @dataclass(frozen=True, slots=True)

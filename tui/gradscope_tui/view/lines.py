@@ -35,7 +35,9 @@ def bar_cells(states: Sequence[InterventionState], width: int) -> tuple[Cell, ..
     return (Cell(fit(text, width), "alarm"),)
 
 
-def tab_cells(page: str, counts: dict[str, int], note: str, width: int) -> tuple[tuple[Cell, ...], dict[int, str]]:
+def tab_cells(
+    page: str, counts: dict[str, int], note: str, width: int
+) -> tuple[tuple[Cell, ...], dict[int, str]]:
     """Return the tabs with their actions; `note` stands at the right."""
     cells: list[Cell] = []
     actions: dict[int, str] = {}
@@ -70,7 +72,9 @@ def key_cells(keys: Iterable[Key], width: int) -> tuple[tuple[Cell, ...], dict[i
     cells: list[Cell] = []
     actions: dict[int, str] = {}
     for key in (*taken, *last):
-        actions[len(cells)] = actions[len(cells) + 1] = f"app.press('{key.owner}', '{key.keys.partition(',')[0]}')"
+        actions[len(cells)] = actions[len(cells) + 1] = (
+            f"app.press('{key.owner}', '{key.keys.partition(',')[0]}')"
+        )
         cells += [Cell(f" {key.shown}", "key"), Cell(f" {key.brief}  ", "dim")]
     return tuple(cells), actions
 
@@ -80,7 +84,10 @@ def _key_width(key: Key) -> int:
 
 
 INTERVENTION_HEADER = (
-    Cell(" " + fit("what", 18) + fit("since", 26) + fit("ends", 24) + fit("set by", 16) + "layers", "header"),
+    Cell(
+        " " + fit("what", 17) + fit("layers", 34) + fit("since", 26) + fit("ends", 24) + "set by",
+        "header",
+    ),
 )
 
 
@@ -88,11 +95,11 @@ def intervention_row(state: InterventionState) -> tuple[Cell, ...]:
     """Return one line of the interventions' list."""
     role: Role = "pending" if state.active_since is None else "active"
     return (
-        Cell(fit(short(state.action, state.arguments), 17) + " ", role),
+        Cell(fit(short(state.action, state.arguments), 16) + " ", role),
+        Cell(fit(layers_in_words(state.layers), 33) + " "),
         Cell(fit(in_force(state), 25) + " "),
         Cell(fit(state.end, 23) + " ", "dim"),
-        Cell(fit(state.set_by, 15) + " ", "dim"),
-        Cell(printable(layers_in_words(state.layers, 6))),
+        Cell(fit(state.set_by, 20), "dim"),
     )
 
 
@@ -114,7 +121,10 @@ def log_row(entry: Entry) -> tuple[Cell, ...]:
 
 
 RUN_HEADER = (
-    Cell(" " + fit("run", 28) + fit("state", 10) + fit("step", 11) + fit("started", 17) + "script", "header"),
+    Cell(
+        " " + fit("run", 28) + fit("state", 10) + fit("step", 11) + fit("started", 17) + "script",
+        "header",
+    ),
 )
 
 

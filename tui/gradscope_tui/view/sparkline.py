@@ -6,7 +6,7 @@ What is missing is a blank, what is not finite an exclamation mark: neither can 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["sparkline", "with_gaps"]
+__all__ = ["holes", "sparkline", "with_gaps"]
 
 _BLOCKS = "▁▂▃▄▅▆▇"
 """Never the full block: lines of it would run into those above."""
@@ -45,11 +45,26 @@ def sparkline(values: NDArray[np.floating], width: int, *, is_log: bool = True) 
 def with_gaps(steps: NDArray[np.int64], values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the values with a NaN put in where steps are missing, so that a hole is seen."""
     numbers = np.asarray(values, np.float64)
-    if len(steps) < 3:
-        return numbers
+    return np.insert(numbers, holes(steps) + 1, np.nan)
+
+
+def holes(steps: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return each i with a hole between step i and the next.
+
+    It is one when the distance is unusual before and after it. So a change of pace is none: the past
+    comes step by step, and live data as often as the screen asks for it.
+    """
     distances = np.diff(steps)
-    holes = np.flatnonzero(distances > _HOLE * np.median(distances)) + 1
-    return np.insert(numbers, holes, np.nan)
+    reach = 3
+    return np.array(
+        [
+            i
+            for i in range(1, len(distances) - 1)
+            if distances[i] > _HOLE * np.median(distances[max(0, i - reach) : i])
+            and distances[i] > _HOLE * np.median(distances[i + 1 : i + 1 + reach])
+        ],
+        np.intp,
+    )
 
 
 def _unusable(value: float, is_log: bool) -> str:

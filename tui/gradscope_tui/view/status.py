@@ -4,16 +4,20 @@ Parts that do not fit are left out, the least worthy first; the state of the lin
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope_tui.store import RunStore
 from gradscope_tui.view.cell import Cell, fit, printable
 from gradscope_tui.view.numbers import duration, percent, scalar, whole
 from gradscope_tui.view.sparkline import sparkline
 
-__all__ = ["STALE_S", "Status", "liveness", "status_cells"]
+__all__ = ["STALE_S", "Phase", "Status", "liveness", "status_cells", "status_of"]
+
+Phase: TypeAlias = Literal["none", "connecting", "up", "lost", "refused"]
+"""A link's phases, and none while there is no hub."""
 
 STALE_S = 1.5
 """Data that is older is said to be old; with four looks a second that is on the screen within 2 s."""
@@ -22,6 +26,7 @@ _USUAL_STEPS = 2.5
 """A run with slow steps is not late before this many of its usual steps have passed."""
 
 _LOSS_WIDTH = 14
+_LOSSES = 280
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +40,30 @@ class Status:
     losses: NDArray[np.float32] | None = None
     cost: float | None = None
     every: int | None = None
-    phase: Literal["none", "connecting", "up", "lost", "refused"] = "none"
+    phase: Phase = "none"
     phase_age_s: float = 0.0
     reason: str = ""
     age_s: float | None = None
     is_ended: bool = False
     is_readonly: bool = False
     waiting: int | None = None
+
+
+def status_of(store: RunStore, *, is_ended: bool) -> Status:
+    """Return what a run's store tells; the link's part is still missing."""
+    loss = next(iter(store.scalars.names), "")
+    newest = store.newest
+    return Status(
+        run=store.run,
+        step=store.step,
+        steps_per_second=store.scalars.steps_per_second(),
+        loss_name=loss,
+        losses=store.scalars.series(loss, _LOSSES)[1] if loss else None,
+        cost=newest.cost if newest else None,
+        every=newest.every if newest else None,
+        age_s=store.age_s(),
+        is_ended=is_ended,
+    )
 
 
 def liveness(status: Status) -> Cell:
@@ -117,8 +139,14 @@ def _loss(status: Status) -> list[tuple[int, int, list[Cell]]]:
     newest = float(status.losses[-1])
     number = Cell(scalar(newest), "normal" if np.isfinite(newest) else "bad")
     name = Cell(f"{printable(status.loss_name)} ", "dim")
-    spark = Cell(sparkline(status.losses, _LOSS_WIDTH, is_log=False).strip(), "spark")
+    spark = Cell(sparkline(_thinned(status.losses), _LOSS_WIDTH, is_log=False).strip(), "spark")
     return [(3, 3, [name, number]), (5, 4, [spark])]
+
+
+def _thinned(losses: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the means of as many parts as there are cells: the course, and not the last few steps."""
+    parts = np.array_split(losses.astype(np.float64), min(len(losses), _LOSS_WIDTH))
+    return np.array([part.mean() for part in parts])
 
 
 def _cost(status: Status) -> list[Cell]:

@@ -38,8 +38,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("s", "scale", "scale", "factor", "multiply the gradient", "is multiplied by {}"),
     Action("c", "clip", "clip", "max_norm", "bound its norm", "is scaled down to a norm of at most {}"),
     Action("l", "clamp", "clamp", "limit", "bound each element", "has each element held within ±{}"),
-    Action("x", "stop", "stop", "", "let nothing through", "becomes zero: nothing before it learns from it"),
-    Action("n", "noise", "noise", "std", "add Gaussian noise", "gets Gaussian noise of deviation {} added"),
+    Action(
+        "x", "stop", "stop", "", "let nothing through", "becomes zero: nothing before it learns from it"
+    ),
+    Action(
+        "n", "noise", "noise", "std", "add Gaussian noise", "gets Gaussian noise of deviation {} added"
+    ),
 )
 
 _SHORT = {

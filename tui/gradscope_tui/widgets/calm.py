@@ -8,7 +8,7 @@ __all__ = ["Calm", "no_hub_text", "too_small_text", "waiting_text"]
 class Calm(Static):
     """A few centred words. Nothing in them is markup."""
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, *, id: str | None = None) -> None:
         super().__init__("", markup=False, id=id)
         self._said = ""
 

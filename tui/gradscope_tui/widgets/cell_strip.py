@@ -35,13 +35,17 @@ class CellWidget(Widget):
             self._styles[role] = style
         return style
 
-    def strip_of(self, cells: Iterable[Cell], width: int, base: Style, over: Style | None = None) -> Strip:
+    def strip_of(
+        self, cells: Iterable[Cell], width: int, base: Style, over: Style | None = None
+    ) -> Strip:
         """Return a line of exactly `width`. `over` is laid over all cells, as the cursor is."""
         segments = []
         for cell in cells:
             style = base + self.style_of(cell.role)
             has_own_ground = cell.role in ("bad", "alarm")
-            segments.append(Segment(cell.text, style if over is None or has_own_ground else style + over))
+            segments.append(
+                Segment(cell.text, style if over is None or has_own_ground else style + over)
+            )
         ground = base if over is None else base + over
         return Strip(segments).adjust_cell_length(width, ground).simplify()
 
@@ -53,7 +57,7 @@ class OneLine(CellWidget):
     """
 
     _cells: tuple[Cell, ...] = ()
-    _actions: Mapping[int, str] = {}  # noqa: RUF012 - never written to, only replaced
+    _actions: Mapping[int, str] = {}
 
     def show(self, cells: tuple[Cell, ...], actions: Mapping[int, str] | None = None) -> None:
         """Draw these cells."""

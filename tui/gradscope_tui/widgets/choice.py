@@ -27,7 +27,7 @@ class Choice(CellWidget, can_focus=True):
     class Changed(Message):
         """Another option was chosen."""
 
-    def __init__(self, options: Sequence[str], *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, options: Sequence[str], *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.options = tuple(options)
 

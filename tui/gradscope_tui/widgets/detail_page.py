@@ -97,5 +97,8 @@ class DetailPage(Container, can_focus=True):
         parameters = about_lines(layer, self.size.width - 2)
         most = 3 if self.size.height < 24 else 6
         if len(parameters) > most:
-            parameters = [*parameters[: most - 1], (Cell(f"and {len(parameters) - most + 1} more", "dim"),)]
+            parameters = [
+                *parameters[: most - 1],
+                (Cell(f"and {len(parameters) - most + 1} more", "dim"),),
+            ]
         return [tuple(title), *parameters, ()]

@@ -46,7 +46,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
             """Replace any other of its kind."""
             return isinstance(message, LayerTable.Changed)
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.counters: Counter[str] = Counter()
         self.marked: set[str] = set()
@@ -64,7 +64,13 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         listing = self._listing(frame)
         before = self._view
         view = TableView(
-            frame, listing, self.order, choose_columns(width), by_layer(interventions), self.folded, self.marked
+            frame,
+            listing,
+            self.order,
+            choose_columns(width),
+            by_layer(interventions),
+            self.folded,
+            self.marked,
         )
         self._view = view
         is_same = (
@@ -294,5 +300,3 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
     def action_invert(self) -> None:
         """Turn the order round."""
         self._reorder(replace(self.order, is_ascending=not self.order.is_ascending))
-
-

@@ -42,7 +42,9 @@ class RowList(CellWidget, ScrollView, can_focus=True):
             """The list, so that handlers may name it."""
             return self.rows
 
-    def __init__(self, header: tuple[Cell, ...] = (), *, follows: bool = False, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(
+        self, header: tuple[Cell, ...] = (), *, follows: bool = False, id: str | None = None
+    ) -> None:
         super().__init__(id=id)
         self._header = header
         self._follows = follows

@@ -20,7 +20,7 @@ _AXIS = 9
 class TrendPlot(CellWidget):
     """A title, the plot with its axis at the left, and the steps below. Drawn once for each data."""
 
-    def __init__(self, title: str, *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, title: str, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._title = title
         self._steps: NDArray[np.int64] = np.empty(0, np.int64)

@@ -1,0 +1,155 @@
+"""reimplements-builtin: the same values and gradients as an operation that PyTorch has."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - as everybody writes it
+from torch import Tensor
+
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.report import Finding, found
+from gradscope.doctor.run import run
+from gradscope.doctor.subject import Subject
+from gradscope.doctor.timing import time_function
+
+__all__ = ["find_reimplementations"]
+
+_Operation: TypeAlias = Callable[..., Tensor]
+
+_UNARY: Final[Mapping[str, _Operation]] = {
+    "torch.relu": torch.relu,
+    "torch.sigmoid": torch.sigmoid,
+    "torch.tanh": torch.tanh,
+    "torch.nn.functional.silu": F.silu,
+    "torch.nn.functional.gelu": F.gelu,
+    "torch.nn.functional.gelu(approximate='tanh')": lambda x: F.gelu(x, approximate="tanh"),
+    "torch.nn.functional.mish": F.mish,
+    "torch.nn.functional.softplus": F.softplus,
+    "torch.nn.functional.elu": F.elu,
+    "torch.nn.functional.selu": F.selu,
+    "torch.nn.functional.leaky_relu": F.leaky_relu,
+    "torch.nn.functional.hardswish": F.hardswish,
+    "torch.nn.functional.hardsigmoid": F.hardsigmoid,
+    "torch.nn.functional.relu6": F.relu6,
+    "torch.nn.functional.logsigmoid": F.logsigmoid,
+    "torch.nn.functional.softsign": F.softsign,
+    "torch.exp": torch.exp,
+    "torch.log": torch.log,
+    "torch.log1p": torch.log1p,
+    "torch.sin": torch.sin,
+    "torch.cos": torch.cos,
+    "torch.atan": torch.atan,
+    "torch.erf": torch.erf,
+    "torch.abs": torch.abs,
+    "torch.neg": torch.neg,
+    "torch.sqrt": torch.sqrt,
+    "torch.rsqrt": torch.rsqrt,
+    "torch.reciprocal": torch.reciprocal,
+    "torch.square": torch.square,
+    "torch.pow(x, 3)": lambda x: x.pow(3),
+    "torch.sum": torch.sum,
+    "torch.mean": torch.mean,
+    "torch.max": torch.max,
+    "torch.linalg.vector_norm": torch.linalg.vector_norm,
+    "torch.sum(x, dim=0)": lambda x: x.sum(0),
+    "torch.sum(x, dim=-1)": lambda x: x.sum(-1),
+    "torch.mean(x, dim=-1)": lambda x: x.mean(-1),
+    "torch.amax(x, dim=-1)": lambda x: x.amax(-1),
+    "torch.logsumexp(x, dim=-1)": lambda x: x.logsumexp(-1),
+    "torch.softmax(x, dim=-1)": lambda x: x.softmax(-1),
+    "torch.log_softmax(x, dim=-1)": lambda x: x.log_softmax(-1),
+    "torch.nn.functional.normalize": F.normalize,
+}
+_BINARY: Final[Mapping[str, _Operation]] = {
+    "torch.add": torch.add,
+    "torch.sub": torch.sub,
+    "torch.mul": torch.mul,
+    "torch.div": torch.div,
+    "torch.matmul": torch.matmul,
+    "torch.nn.functional.linear": F.linear,
+    "torch.maximum": torch.maximum,
+    "torch.minimum": torch.minimum,
+    "torch.nn.functional.mse_loss": F.mse_loss,
+    "torch.nn.functional.l1_loss": F.l1_loss,
+    "torch.nn.functional.huber_loss": F.huber_loss,
+    "torch.nn.functional.smooth_l1_loss": F.smooth_l1_loss,
+    "torch.nn.functional.binary_cross_entropy_with_logits": F.binary_cross_entropy_with_logits,
+    "torch.nn.functional.cosine_similarity": F.cosine_similarity,
+    "torch.nn.functional.conv1d": F.conv1d,
+    "torch.nn.functional.conv2d": F.conv2d,
+    "torch.nn.functional.cross_entropy": F.cross_entropy,
+}
+_TERNARY: Final[Mapping[str, _Operation]] = {
+    "torch.nn.functional.linear": F.linear,
+    "torch.addmm": torch.addmm,
+    "torch.addcmul": torch.addcmul,
+    "torch.lerp": torch.lerp,
+    "torch.nn.functional.conv1d": F.conv1d,
+    "torch.nn.functional.conv2d": F.conv2d,
+}
+_BY_COUNT: Final[Mapping[int, Mapping[str, _Operation]]] = {1: _UNARY, 2: _BINARY, 3: _TERNARY}
+
+
+def find_reimplementations(exam: Examination) -> Iterator[Finding]:
+    """Compare with the operations of as many tensors, on the inputs and on a reflection of them."""
+    if exam.subject.module is not None or not all(c.is_right for c in exam.comparisons):
+        return
+    tensors = [a for a in exam.wide.arguments if isinstance(a, Tensor)]
+    if len(tensors) != len(exam.wide.arguments):
+        return
+    for name, operation in _BY_COUNT.get(len(tensors), {}).items():
+        if _is_same(exam, operation):
+            yield _reimplementation(exam, name, operation)
+            return
+
+
+def _reimplementation(exam: Examination, name: str, operation: _Operation) -> Finding:
+    arguments = list(exam.subject.arguments)
+    for leaf in exam.subject.leaves:
+        arguments[leaf.position] = leaf.value.detach().requires_grad_(leaf.is_needed)
+    timing = time_function(exam.subject.call, operation, *arguments)
+    return found(
+        "reimplements-builtin",
+        f"values and gradients are those of {name}",
+        cause="an operation that PyTorch has, or that composes from existing ones, needs no custom Function: "
+        "its own is fused, tested, and works under torch.func and torch.compile",
+        fix=f"call {name}",
+        where=exam.where,
+        evidence=(str(timing),),
+    )
+
+
+def _is_same(exam: Examination, operation: _Operation) -> bool:
+    reflected = exam.wide.with_values([-1.7 * leaf.value + 0.13 for leaf in exam.wide.leaves])
+    for subject in (exam.wide, reflected):
+        expected = _outputs(subject)
+        got = _outputs(_calling(subject, operation))
+        if expected is None or got is None or len(expected) != 1 or len(got) != 1:
+            return False
+        if expected[0].shape != got[0].shape or expected[0].dtype != got[0].dtype:
+            return False
+        if not torch.allclose(expected[0], got[0], rtol=1e-6, atol=1e-9, equal_nan=True):
+            return False
+    return _has_same_gradients(exam.wide, _calling(exam.wide, operation))
+
+
+def _has_same_gradients(subject: Subject, builtin: Subject) -> bool:
+    ours, theirs = run(subject), run(builtin)
+    if theirs.failure is not None:
+        return False
+    pairs = zip(ours.gradients, theirs.gradients, strict=True)
+    return all((a is None) == (b is None) and (a is None or b is None or torch.allclose(a, b, rtol=1e-3, atol=1e-6)) for a, b in pairs)
+
+
+def _outputs(subject: Subject) -> list[Tensor] | None:
+    try:
+        with torch.no_grad():
+            return list(subject([leaf.value.clone() for leaf in subject.leaves]))
+    except Exception:  # noqa: BLE001 - an operation that cannot take these inputs is another one
+        return None
+
+
+def _calling(subject: Subject, operation: _Operation) -> Subject:
+    return replace(subject, call=operation, functions=())

@@ -1,0 +1,83 @@
+"""gradient-by-design: the gradient is not the derivative, and looks meant."""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.numeric import Comparison
+from gradscope.doctor.report import Finding, found
+from gradscope.doctor.run import run, weights_like
+from gradscope.doctor.spy import is_same
+
+__all__ = ["explain_by_design"]
+
+_SMALL_GRADIENT: Final = 1e-3
+
+
+def explain_by_design(exam: Examination, comparison: Comparison) -> Finding | None:
+    """Return a hint where forward is the identity or a staircase, or backward limits its gradient."""
+    leaf = exam.wide.leaves[comparison.leaf]
+    for test in (_is_identity, _is_staircase, _is_limited):
+        reason = test(exam, comparison)
+        if reason:
+            return found(
+                "gradient-by-design",
+                f"the gradient of {leaf.name} is not the derivative, and looks meant: {reason}",
+                cause="reversal, scaling, clipping, stopping and straight-through estimators are of this kind",
+                fix="nothing, if it is meant; say so in the docstring, since gradcheck must fail",
+                where=exam.where,
+                evidence=(_ratio(comparison),),
+            )
+    return None
+
+
+def _is_identity(exam: Examination, comparison: Comparison) -> str:
+    x = exam.wide.leaves[comparison.leaf].value
+    values = exam.values_of(exam.wide, exam.wide_run)
+    others = [leaf.value for leaf in exam.wide.leaves]
+    for moved in (x, x * 1.37 + 0.11):
+        others[comparison.leaf] = moved
+        if not any(is_same(y, moved) for y in values(others)):
+            return ""
+    return "forward is the identity"
+
+
+def _is_staircase(exam: Examination, comparison: Comparison) -> str:
+    """Forward has slope 0 wherever it was measured, and yet changes over a large distance."""
+    use = comparison.is_usable
+    if not use.any() or bool((comparison.numeric[use].abs() > comparison.tolerance[use]).any()):
+        return ""
+    values = exam.values_of(exam.wide, exam.wide_run)
+    here = [leaf.value for leaf in exam.wide.leaves]
+    before = values(here)
+    far = list(here)
+    far[comparison.leaf] = -3.0 * here[comparison.leaf] + 1.7
+    is_changed = any(not is_same(a, b) for a, b in zip(before, values(far), strict=True))
+    return "forward is piecewise constant" if is_changed else ""
+
+
+def _is_limited(exam: Examination, comparison: Comparison) -> str:
+    """Backward is the derivative for small gradients, and not linear: it clips or clamps large ones."""
+    small = run(exam.wide, weigh=_small_weights)
+    if small.failure is not None:
+        return ""
+    again = next(c for c in exam.compare(exam.wide, small) if c.leaf == comparison.leaf)
+    size = float(again.numeric.abs().max()) if len(again.numeric) else 0.0
+    close = (again.error <= 1e-3 * again.numeric.abs() + 1e-4 * size).all()
+    return "backward limits large gradients and passes small ones as they are" if bool(close) and size else ""
+
+
+def _small_weights(output: Tensor) -> Tensor:
+    return weights_like(output) * _SMALL_GRADIENT
+
+
+def _ratio(comparison: Comparison) -> str:
+    use = comparison.is_usable & (comparison.numeric.abs() > comparison.tolerance)
+    if not use.any():
+        return "the derivative is 0 wherever it was measured"
+    ratios = comparison.analytic[use] / comparison.numeric[use]
+    if torch.allclose(ratios, ratios[0], rtol=1e-4):
+        return f"the gradient is {ratios[0].item():g} times the derivative"
+    return "no one factor explains it"

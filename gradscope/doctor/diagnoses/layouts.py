@@ -1,0 +1,79 @@
+"""fails-on-noncontiguous and fails-on-expanded-gradient: the same values in another layout."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.report import Finding, found
+from gradscope.doctor.run import Run, run, weights_like
+
+__all__ = ["find_layout_failures"]
+
+
+def find_layout_failures(exam: Examination) -> Iterator[Finding]:
+    """Run with strided inputs, a strided gradient, and an expanded one, each against its dense twin."""
+    if any(call.dirty_inputs for call in exam.given.calls):
+        return  # an input that is written to by design cannot be a view
+    yield from _noncontiguous(exam)
+    yield from _expanded(exam)
+
+
+def _noncontiguous(exam: Examination) -> Iterator[Finding]:
+    variations = (
+        ("inputs", run(exam.subject, prepare=_strided)),
+        ("gradients", run(exam.subject, weigh=lambda y: _strided(weights_like(y)))),
+    )
+    for what, outcome in variations:
+        trouble = _trouble(exam.given, outcome)
+        if trouble:
+            yield found(
+                "fails-on-noncontiguous",
+                f"non-contiguous {what}: {trouble}",
+                cause="it assumes a contiguous layout: .view on what may be strided, or a raw pointer",
+                fix="use .reshape, or call .contiguous() at the door",
+                where=outcome.failure.where if outcome.failure else exam.where,
+            )
+
+
+def _expanded(exam: Examination) -> Iterator[Finding]:
+    outcome = run(exam.subject, weigh=_stride_zero)
+    trouble = _trouble(run(exam.subject, weigh=torch.ones_like), outcome)
+    if trouble:
+        yield found(
+            "fails-on-expanded-gradient",
+            f"a gradient of stride 0, as sum().backward() sends it: {trouble}",
+            cause="backward writes to grad_output, or reads its memory as if it were dense",
+            fix="call grad_output.contiguous() first, or compute out of place",
+            where=outcome.failure.where if outcome.failure else exam.where,
+        )
+
+
+def _strided(tensor: Tensor) -> Tensor:
+    """Return the same values with a stride of 2 in the last dim."""
+    return torch.stack([tensor, tensor.detach()], dim=-1)[..., 0]
+
+
+def _stride_zero(output: Tensor) -> Tensor:
+    return torch.ones((), dtype=output.dtype, device=output.device).expand(output.shape)
+
+
+def _trouble(expected: Run, got: Run) -> str:
+    if got.failure is not None:
+        return str(got.failure).splitlines()[0]
+    pairs: tuple[tuple[str, Callable[[Run], tuple[Tensor | None, ...]]], ...] = (
+        ("outputs", lambda r: r.outputs),
+        ("gradients", lambda r: r.gradients),
+    )
+    for what, of in pairs:
+        for a, b in zip(of(expected), of(got), strict=True):
+            if (a is None) != (b is None) or (a is not None and b is not None and not _is_close(a, b)):
+                return f"the {what} differ from those of dense tensors"
+    return ""
+
+
+def _is_close(a: Tensor, b: Tensor) -> bool:
+    rtol = 1e3 * torch.finfo(a.dtype).eps
+    scale = float(a.detach().abs().nan_to_num(0, 0, 0).max()) if a.numel() else 0.0
+    return torch.allclose(a, b, rtol=rtol, atol=rtol * scale, equal_nan=True)

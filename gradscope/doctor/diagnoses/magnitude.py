@@ -1,0 +1,36 @@
+"""gradient-too-large and gradient-too-small: over 1e6, or under 1e-6 and not zero."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.report import Finding, found
+
+__all__ = ["LARGE", "SMALL", "find_odd_magnitudes"]
+
+LARGE: Final = 1e6
+SMALL: Final = 1e-6
+
+
+def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
+    """Look at the largest element of each gradient, for gradients of about 1 coming in."""
+    for leaf, gradient in zip(exam.subject.leaves, exam.given.gradients, strict=False):
+        if gradient is None or gradient.numel() == 0:
+            continue
+        largest = float(gradient.abs().max())
+        if largest > LARGE:
+            yield found(
+                "gradient-too-large",
+                f"the largest element of the gradient of {leaf.name} is {largest:.2e}, over {LARGE:.0e}",
+                cause="the function is very steep at these inputs, or backward lacks a division",
+                fix="scale the inputs, or compute in logarithms; check the formula against the next steps",
+                where=exam.where,
+            )
+        elif 0 < largest < SMALL:
+            yield found(
+                "gradient-too-small",
+                f"the largest element of the gradient of {leaf.name} is {largest:.2e}, under {SMALL:.0e}",
+                cause="the function is saturated at these inputs, or backward divides once too often",
+                fix="examine it where it is not flat; check the formula against the next steps",
+                where=exam.where,
+            )

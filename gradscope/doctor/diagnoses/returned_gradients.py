@@ -1,0 +1,119 @@
+"""The raw return of backward, before autograd casts, sums and moves it without a word:
+gradient-shape-mismatch, broadcast-not-reduced, gradient-dtype-mismatch, gradient-device-mismatch, and the
+missing-transpose that shows in the shape."""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.numeric import compare_elements
+from gradscope.doctor.precision import Precision
+from gradscope.doctor.report import Finding, found
+
+__all__ = ["find_mismatched_gradients"]
+
+
+def find_mismatched_gradients(exam: Examination) -> Iterator[Finding]:
+    """Compare each gradient that backward returned with the argument it belongs to."""
+    for call in exam.given.calls:
+        for position, (x, gradient) in enumerate(zip(call.inputs, call.returned or (), strict=False)):
+            if isinstance(x, Tensor) and isinstance(gradient, Tensor) and call.needs[position]:
+                name = f"argument {position} of {call.function.__name__}"
+                if gradient.shape != x.shape:
+                    yield _shape(exam, position, name, x, gradient)
+                yield from _kind(exam, name, x, gradient)
+
+
+def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Tensor) -> Finding:
+    shapes = f"{tuple(gradient.shape)} for {name}, which has {tuple(x.shape)}"
+    if _is_expandable(x.shape, gradient.shape):
+        dims = _dims_to_sum(x.shape, gradient.shape)
+        return found(
+            "broadcast-not-reduced",
+            f"backward returns {shapes}: the broadcast was not summed",
+            cause="the argument was broadcast in forward; PyTorch sums such a gradient without a word, so "
+            "gradcheck passes, and torch.func or a compiled graph may not",
+            fix=f"sum over dims {dims} before returning: grad.sum_to_size(x.shape)",
+            where=exam.where,
+            severity="warning",
+        )
+    dims = _transposed_dims(exam, position, x, gradient)
+    if dims:
+        return found(
+            "missing-transpose",
+            f"backward returns {shapes}: the right gradient with dims {dims[0]} and {dims[1]} exchanged",
+            cause="a matrix product was differentiated without transposing",
+            fix="for y = x @ w: dx = dy @ w.mT and dw = x.mT @ dy; for y = x @ w.mT: dx = dy @ w and "
+            "dw = dy.mT @ x",
+            where=exam.where,
+            evidence=(f"expected {tuple(x.shape)}, got {tuple(gradient.shape)}",),
+        )
+    return found(
+        "gradient-shape-mismatch",
+        f"backward returns {shapes}",
+        cause="the gradient of an argument has its shape; no broadcast explains this one",
+        fix="give the gradient the argument's shape: expand a scalar, undo the reductions of forward",
+        where=exam.where,
+        evidence=(f"expected {tuple(x.shape)}, got {tuple(gradient.shape)}",),
+    )
+
+
+def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator[Finding]:
+    if gradient.dtype != x.dtype:
+        yield found(
+            "gradient-dtype-mismatch",
+            f"backward returns {gradient.dtype} for {name}, which is {x.dtype}",
+            cause="autograd casts it silently: a narrower dtype has lost digits, a wider one costs memory",
+            fix="compute and return the gradient in the argument's dtype: grad.to(x.dtype) at the end",
+            where=exam.where,
+            evidence=(f"digits kept: {_digits(gradient.dtype):.1f} of {_digits(x.dtype):.1f}",),
+        )
+    if gradient.device != x.device:
+        yield found(
+            "gradient-device-mismatch",
+            f"backward returns a gradient on {gradient.device} for {name}, which is on {x.device}",
+            cause="autograd moves it silently, at each step",
+            fix="create tensors in backward on grad_output.device",
+            where=exam.where,
+        )
+
+
+def _is_expandable(shape: torch.Size, to: torch.Size) -> bool:
+    if len(shape) > len(to):
+        return False
+    padded = (1,) * (len(to) - len(shape)) + tuple(shape)
+    return all(a in (1, b) for a, b in zip(padded, to, strict=True))
+
+
+def _dims_to_sum(shape: torch.Size, larger: torch.Size) -> tuple[int, ...]:
+    padded = (1,) * (len(larger) - len(shape)) + tuple(shape)
+    ahead = len(larger) - len(shape)
+    return tuple(
+        d for d, (a, b) in enumerate(zip(padded, larger, strict=True)) if d < ahead or (a == 1 and b != 1)
+    )
+
+
+def _transposed_dims(exam: Examination, position: int, x: Tensor, gradient: Tensor) -> tuple[int, int] | None:
+    """Return the dims whose exchange turns the returned gradient into the numerical one."""
+    leaves = exam.subject.leaves
+    number = next((n for n, leaf in enumerate(leaves) if leaf.position == position), None)
+    if number is None or leaves[number].value.shape != x.shape or gradient.dim() != x.dim():
+        return None
+    precision = Precision(torch.float64, 1e-6, rtol=1e-2, atol=1e-4)  # the raw gradient is of the given dtype
+    for dims in combinations(range(x.dim()), 2):
+        turned = gradient.detach().transpose(*dims)
+        if turned.shape == x.shape:
+            values = exam.values_of(exam.wide, exam.given)
+            at = [leaf.value for leaf in exam.wide.leaves]
+            weights = [w.to(torch.complex128 if w.is_complex() else torch.float64) for w in exam.given.weights]
+            wide = turned.to(at[number].dtype)
+            if compare_elements(values, at, weights, number, wide, precision).is_right:
+                return dims
+    return None
+
+
+def _digits(dtype: torch.dtype) -> float:
+    return float(-torch.log10(torch.tensor(torch.finfo(dtype).eps))) if dtype.is_floating_point or dtype.is_complex else 0.0

@@ -1,0 +1,130 @@
+"""Whether the gradient can be differentiated again: graph-broken, not-twice-differentiable,
+wrong-second-gradient.
+
+The map from inputs and grad_output to gradients is compared with finite differences of itself, so a
+gradient that is meant to differ from the derivative (a reversal) is held to what it does.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.messages import recognise
+from gradscope.doctor.numeric import compare_map
+from gradscope.doctor.report import Finding, found
+from gradscope.doctor.run import Run, run, weights_like
+from gradscope.doctor.subject import find_functions
+
+__all__ = ["find_second_order_faults"]
+
+
+def find_second_order_faults(exam: Examination) -> Iterator[Finding]:
+    """Differentiate the gradient once more, and compare."""
+    outcome = run(exam.wide, create_graph=True)
+    if outcome.failure is not None:
+        yield _raises(exam, outcome.failure.text, outcome.failure.where)
+        return
+    asked = [g for g in outcome.gradients if g is not None]
+    ends = [g for g in asked if g.requires_grad]
+    sources = [*(leaf for leaf in outcome.leaves if leaf.requires_grad), *outcome.weights]
+    second: Sequence[Tensor | None] = [None] * len(sources)
+    if ends:
+        try:
+            second = torch.autograd.grad(ends, sources, [weights_like(g.detach(), 1) for g in ends], allow_unused=True)
+        except Exception as error:  # noqa: BLE001 - whatever the user's function raises is the finding
+            yield _raises(exam, f"{type(error).__name__}: {error}", "")
+            return
+    yield from _compared(exam, outcome, asked, second)
+
+
+def _compared(
+    exam: Examination, outcome: Run, asked: Sequence[Tensor], second: Sequence[Tensor | None]
+) -> Iterator[Finding]:
+    gradient_map = _GradientMap(exam, outcome)
+    at = [*(leaf.value for leaf in exam.wide.leaves), *(w.detach() for w in outcome.weights)]
+    names = [leaf.name for leaf in exam.wide.leaves] + ["grad_output"] * len(outcome.weights)
+    places = [i for i, leaf in enumerate(outcome.leaves) if leaf.requires_grad]
+    places += range(len(outcome.leaves), len(at))
+    weights = [weights_like(g.detach(), 1) for g in asked]
+    broken: list[str] = []
+    wrong: list[str] = []
+    for place, claimed in zip(places, second, strict=True):
+        gradient = torch.zeros_like(at[place]) if claimed is None else claimed
+        slope, true, is_off = compare_map(gradient_map, at, weights, place, gradient, exam.precision)
+        if is_off:
+            line = f"in {names[place]}: backward's graph says {slope:.6g}, central differences {true:.6g}"
+            (broken if not bool(gradient.any()) else wrong).append(line)
+    if wrong and not _has_nested_functions(exam, asked):
+        broken, wrong = broken + wrong, []
+    if broken:
+        yield _broken(exam, broken)
+    if wrong:
+        yield _wrong(exam, wrong)
+
+
+class _GradientMap:
+    """Inputs and grad_outputs in, gradients out."""
+
+    def __init__(self, exam: Examination, outcome: Run) -> None:
+        self._subject = exam.wide
+        self._leaves = len(outcome.leaves)
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        weights = iter(tensors[self._leaves :])
+        outcome = run(self._subject.with_values(tensors[: self._leaves]), weigh=lambda _: next(weights).detach())
+        return [g for g in outcome.gradients if g is not None]
+
+
+def _has_nested_functions(exam: Examination, gradients: Sequence[Tensor]) -> bool:
+    """Return whether backward calls a custom Function, whose own backward may then be wrong.
+
+    Where it calls none, and its values are right, a wrong derivative can only come from a link that is cut.
+    """
+    return bool(set(find_functions(gradients)) - set(exam.subject.functions))
+
+
+def _raises(exam: Examination, text: str, where: str) -> Finding:
+    is_declared = "once_differentiable" in text
+    known = recognise(text)
+    return found(
+        "not-twice-differentiable",
+        "a second derivative is refused, as declared by once_differentiable"
+        if is_declared
+        else f"a second derivative raises {text.splitlines()[0]}",
+        cause="backward is declared to be differentiable once"
+        if is_declared
+        else (known.cause if known else "backward uses what autograd cannot differentiate (numpy, in-place, foreign code)"),
+        fix="nothing, where no second derivative is needed"
+        if is_declared
+        else "write backward in differentiable operations, or declare it with @once_differentiable",
+        where=where or exam.where,
+        severity="hint" if is_declared else None,
+    )
+
+
+def _broken(exam: Examination, evidence: Sequence[str]) -> Finding:
+    cuts = [f for f in exam.facts if f.is_cutting]
+    return found(
+        "graph-broken",
+        "the gradient is right, and its own derivative is silently wrong: the graph is cut in backward",
+        cause="backward uses something that autograd cannot follow: .data, detach, numpy, item, no_grad, or "
+        "a clone or intermediate of forward, which carries no graph",
+        fix="save inputs and outputs themselves and recompute intermediates in backward; else declare "
+        "backward with @once_differentiable, so that a second derivative raises",
+        where=cuts[0].where if cuts else exam.where,
+        severity="error" if exam.is_second_order else "warning",
+        evidence=[*evidence, *(f"{f.where}: {f.text}" for f in cuts)],
+    )
+
+
+def _wrong(exam: Examination, evidence: Sequence[str]) -> Finding:
+    return found(
+        "wrong-second-gradient",
+        "the second derivative is wrong, although the graph is whole",
+        cause="a custom Function that backward calls has a wrong backward itself",
+        fix="examine that Function by itself",
+        where=exam.where,
+        evidence=evidence,
+    )

@@ -1,0 +1,37 @@
+"""Other shapes of the batch: fails-on-empty, and a batch of one row that raises or is wrong."""
+
+from collections.abc import Iterator
+
+from gradscope.doctor.batches import with_first_rows
+from gradscope.doctor.diagnoses.failures import failure_finding
+from gradscope.doctor.diagnoses.wrong_gradient import plain_wrong_gradient
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.report import Finding, found
+from gradscope.doctor.run import run
+
+__all__ = ["find_batch_failures"]
+
+
+def find_batch_failures(exam: Examination) -> Iterator[Finding]:
+    """Run on one row of the batch, and on none, where there is a batch."""
+    one, none = with_first_rows(exam.wide, 1), with_first_rows(exam.wide, 0)
+    if one is None or none is None:
+        exam.notes.append("no batch dim was found: a batch of 1 and an empty one were not tried")
+        return
+    outcome = run(one)
+    if outcome.failure is not None:
+        yield failure_finding(outcome.failure, exam.where, on="a batch of 1")
+    elif not exam.is_approximate and all(c.is_right for c in exam.comparisons):
+        for comparison in exam.compare(one, outcome):
+            if not comparison.is_right:
+                yield plain_wrong_gradient(one, comparison, exam.where, on="a batch of 1")
+    empty = run(none)
+    if empty.failure is not None:
+        yield found(
+            "fails-on-empty",
+            f"an empty batch: {str(empty.failure).splitlines()[0]}",
+            cause="a reduction without an identity (max, argmin), or a -1 in a shape, meets no elements",
+            fix="give the shape in full, or return early where x.numel() is 0; the last batch of an "
+            "expert or a filter can be empty",
+            where=empty.failure.where or exam.where,
+        )

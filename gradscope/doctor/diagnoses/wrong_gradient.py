@@ -1,0 +1,170 @@
+"""The gradient is not the derivative: missing-gradient, wrong-gradient-sign, wrong-gradient-scale,
+missing-transpose and, where none of these explains it, wrong-gradient with the place where it is wrong."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gradscope.doctor.diagnoses.by_design import explain_by_design
+from gradscope.doctor.diagnoses.transpose import exchanged_dims
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.numeric import Comparison
+from gradscope.doctor.report import Finding, found
+from gradscope.doctor.run import run
+from gradscope.doctor.subject import Subject
+
+__all__ = ["find_wrong_gradients", "plain_wrong_gradient"]
+
+
+def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
+    """Find each leaf whose gradient disagrees with finite differences, and say how."""
+    for comparison in exam.comparisons:
+        if comparison.is_right:
+            continue
+        number = comparison.leaf
+        if exam.wide_run.gradients[number] is None:
+            yield _missing(exam, comparison)
+        else:
+            yield explain_by_design(exam, comparison) or _explained(exam, _in_full(exam, comparison))
+
+
+def plain_wrong_gradient(subject: Subject, comparison: Comparison, fallback: str, *, on: str = "") -> Finding:
+    """Return wrong-gradient with its place in the tensor and in the domain."""
+    leaf = subject.leaves[comparison.leaf]
+    worst = int((comparison.error / comparison.tolerance).argmax())
+    index = _unravel(int(comparison.indices[worst]), leaf.value.shape)
+    wrong, count = int(comparison.is_wrong.sum()), int(comparison.is_usable.sum())
+    x = leaf.value.reshape(-1)[comparison.indices[worst]].item()
+    place = _place(comparison, leaf.value)
+    return found(
+        "wrong-gradient",
+        (f"{on}: " if on else "") + f"the gradient of {leaf.name} is wrong in {wrong} of {count} elements compared",
+        cause="backward does not compute the derivative of what forward computes: a wrong formula, or a "
+        "term that is missing",
+        fix="derive it again, one factor of the chain rule at a time; start with the element named here",
+        where=fallback,
+        evidence=(
+            f"at {leaf.name}{index} = {x:.6g}: backward says {comparison.analytic[worst].item():.6g}, "
+            f"central differences say {comparison.numeric[worst].item():.6g}",
+            *([f"wrong only {place}"] if place else []),
+        ),
+    )
+
+
+def _missing(exam: Examination, comparison: Comparison) -> Finding:
+    name = exam.subject.leaves[comparison.leaf].name
+    return found(
+        "missing-gradient",
+        f"backward returns None for {name}, on which the output depends",
+        cause="a None was left where a gradient is due, or forward cuts the input off the graph",
+        fix=f"compute and return the gradient of {name}; where it is meant to have none, do not ask for one "
+        "(requires_grad False)",
+        where=exam.where,
+        evidence=(f"central differences give up to {float(comparison.numeric.abs().max()):.3g}",),
+    )
+
+
+def _explained(exam: Examination, comparison: Comparison) -> Finding:
+    name = exam.subject.leaves[comparison.leaf].name
+    factor = _one_factor(exam, comparison)
+    if factor is not None and abs(factor + 1) < 1e-4:
+        return found(
+            "wrong-gradient-sign",
+            f"the gradient of {name} is the derivative with its sign flipped",
+            cause="a minus is missing, or one too many (a difference differentiated by its second term)",
+            fix="negate what backward returns for it",
+            where=exam.where,
+            evidence=_worst(comparison),
+        )
+    if factor is not None:
+        return found(
+            "wrong-gradient-scale",
+            f"the gradient of {name} is {factor:.6g} times the derivative, everywhere",
+            cause="a constant factor was forgotten: the exponent of a power, the count of a mean",
+            fix=f"divide what backward returns for it by {factor:.6g}",
+            where=exam.where,
+            evidence=_worst(comparison),
+        )
+    dims = exchanged_dims(exam, comparison.leaf)
+    if dims is not None:
+        return found(
+            "missing-transpose",
+            f"the gradient of {name} is the derivative with {dims[0]} and {dims[1]} exchanged",
+            cause="a matrix product was differentiated without transposing; square matrices hide it",
+            fix="for y = x @ w: dx = dy @ w.mT and dw = x.mT @ dy; for y = x @ w.mT: dx = dy @ w and "
+            "dw = dy.mT @ x",
+            where=exam.where,
+            evidence=_worst(comparison),
+        )
+    return plain_wrong_gradient(exam.wide, comparison, exam.where)
+
+
+def _in_full(exam: Examination, comparison: Comparison) -> Comparison:
+    """Return the comparison over all elements where only a direction had shown the error."""
+    if not comparison.is_off_elsewhere:
+        return comparison
+    whole = exam.compare(exam.wide, exam.wide_run, is_all=True)
+    return next(c for c in whole if c.leaf == comparison.leaf)
+
+
+def _one_factor(exam: Examination, comparison: Comparison) -> float | None:
+    """Return the constant by which all gradients are off; a single element is moved to be sure."""
+    pairs = [comparison]
+    if int(comparison.is_usable.sum()) < 4:
+        pairs += _elsewhere(exam, comparison.leaf)
+    numeric = torch.cat([c.numeric[c.is_usable] for c in pairs])
+    analytic = torch.cat([c.analytic[c.is_usable] for c in pairs])
+    tolerance = torch.cat([c.tolerance[c.is_usable] for c in pairs])
+    if numeric.is_complex() or len(numeric) < 3 or not bool((numeric.abs() > tolerance).any()):
+        return None
+    factor = float((numeric * analytic).sum() / (numeric * numeric).sum())
+    is_constant = bool(((analytic - factor * numeric).abs() <= tolerance * max(1.0, abs(factor))).all())
+    return factor if is_constant and factor != 0 else None
+
+
+def _elsewhere(exam: Examination, number: int) -> list[Comparison]:
+    """Return comparisons of a leaf at three other points where the function is finite."""
+    points = []
+    for stretch in (0.61, 1.37, 1.9):
+        moved = exam.wide.with_values([leaf.value * stretch for leaf in exam.wide.leaves])
+        outcome = run(moved)
+        is_finite = outcome.failure is None and all(y.isfinite().all() for y in outcome.outputs)
+        if is_finite and outcome.is_connected:
+            points += [c for c in exam.compare(moved, outcome) if c.leaf == number]
+    return points
+
+
+def _worst(comparison: Comparison) -> tuple[str]:
+    worst = int(comparison.error.argmax())
+    return (
+        f"largest error: backward says {comparison.analytic[worst].item():.6g}, "
+        f"central differences say {comparison.numeric[worst].item():.6g}",
+    )
+
+
+def _place(comparison: Comparison, value: Tensor) -> str:
+    """Say where the wrong elements are, where a border in the values or one index tells them apart."""
+    wrong, right = comparison.is_wrong, comparison.is_usable & ~comparison.is_wrong
+    if not wrong.any() or not right.any() or value.is_complex():
+        return ""
+    x = value.reshape(-1)[comparison.indices].cpu()
+    for name, measured in (("x", x), ("|x|", x.abs())):
+        if measured[wrong].min() > measured[right].max():
+            return f"where {name} > {_between(measured[right].max(), measured[wrong].min())}"
+        if measured[wrong].max() < measured[right].min():
+            return f"where {name} < {_between(measured[wrong].max(), measured[right].min())}"
+    coordinates = torch.stack(torch.unravel_index(comparison.indices, value.shape))
+    for dim, along in enumerate(coordinates):
+        bad = set(along[wrong].tolist())
+        if not bad & set(along[right].tolist()):
+            return f"at index {sorted(bad)} of dim {dim}"
+    return ""
+
+
+def _between(low: Tensor, high: Tensor) -> str:
+    return f"{(float(low) + float(high)) / 2:.2g}"
+
+
+def _unravel(index: int, shape: torch.Size) -> list[int]:
+    return [int(i) for i in torch.unravel_index(torch.tensor(index), shape)]

@@ -1,0 +1,80 @@
+"""What a backward did, operation by operation, and which of it only one result needed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from torch import Tensor
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["Work", "WorkRecorder"]
+
+_PRODUCTS: Final = frozenset({"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot"})
+_CONVOLUTIONS: Final = frozenset({"convolution", "convolution_backward"})
+
+
+@dataclass(slots=True)
+class Work:
+    """The operations of one backward in their order, and what it returned."""
+
+    operations: list[tuple[float, list[int], list[int]]] = field(default_factory=list)
+    """(cost, ids of inputs, ids of outputs); the cost is about the number of multiplications."""
+    kept: list[object] = field(default_factory=list)
+    """All tensors seen, so that no id is used twice."""
+    returned: tuple[object, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """The number of operations."""
+        return len(self.operations)
+
+    def only_for(self, position: int) -> tuple[float, int]:
+        """Return the share of the cost, and the number of operations, that only one result needed."""
+        others = [g for i, g in enumerate(self.returned) if i != position and isinstance(g, Tensor)]
+        mine = self._needed_for([self.returned[position]]) - self._needed_for(others)
+        total = sum(cost for cost, _, _ in self.operations)
+        spent = sum(self.operations[i][0] for i in mine)
+        return (spent / total if total else 0.0), len(mine)
+
+    def _needed_for(self, results: Sequence[object]) -> set[int]:
+        wanted = {id(result) for result in results}
+        needed = set()
+        for i in range(len(self.operations) - 1, -1, -1):
+            _, inputs, outputs = self.operations[i]
+            if wanted.intersection(outputs):
+                needed.add(i)
+                wanted.update(inputs)
+        return needed
+
+
+class WorkRecorder(TorchDispatchMode):
+    """Records the operations that run while it is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work = Work()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:  # Any: torch's protocol
+        result = func(*args, **(kwargs or {}))
+        inputs = [t for t in _pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        outputs = [t for t in _pytree.tree_leaves(result) if isinstance(t, Tensor)]
+        self.work.kept += [*inputs, *outputs]
+        cost = _cost(func, inputs, outputs)
+        self.work.operations.append((cost, [id(t) for t in inputs], [id(t) for t in outputs]))
+        return result
+
+
+def _cost(func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:  # Any: an operator of torch
+    if getattr(func, "is_view", False):
+        return 0.0
+    name = func.overloadpacket.__name__
+    if name in _PRODUCTS:
+        return float(outputs[0].numel() * inputs[-1].shape[0 if inputs[-1].dim() < 3 else 1])
+    if name in _CONVOLUTIONS:
+        return float(math.prod(inputs[0].shape) * max(1, inputs[1].numel() // max(1, inputs[1].shape[0])))
+    read = max((t.numel() for t in inputs), default=0)
+    return float(max(read, *(t.numel() for t in outputs), 0) if outputs else read)

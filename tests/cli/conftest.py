@@ -1,0 +1,96 @@
+"""The command as a process, and a training that it can be used on."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+TRAINING = """
+import sys, time
+import torch
+import gradscope
+torch.set_num_threads(1)
+model = torch.nn.Sequential()
+for name in ("fc1", "act", "fc2"):
+    model.add_module(name, torch.nn.Tanh() if name == "act" else torch.nn.Linear(4, 4))
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+scope = gradscope.attach(model, optimizer, name=sys.argv[1], quiet=True)
+while True:
+    loss = model(torch.ones(2, 4)).sum()
+    optimizer.zero_grad()
+    loss.backward()
+    scope.log(loss=loss)
+    optimizer.step()
+    time.sleep(0.01)
+"""
+
+
+@contextmanager
+def started_training(name: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A small training in its own process, listed by the hub, until the block ends."""
+    process = subprocess.Popen([sys.executable, "-c", TRAINING, name], env=environment)
+    try:
+        wait_until(lambda: name in command("ls", environment=environment).stdout, timeout_s=60)
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def command(
+    *arguments: str, environment: dict[str, str] | None = None, timeout_s: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run `gradscope` with pipes for streams."""
+    return subprocess.run(
+        [sys.executable, "-m", "gradscope", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for a condition, for at most so long."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"the condition did not come true in {timeout_s} s"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def gradscope() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command, with the places of the test's own environment."""
+    return command
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[SimpleNamespace]:
+    """A training named `tiny`, with places of its own, for all tests of a file."""
+    root = Path(tempfile.mkdtemp(prefix="gs-", dir="/tmp"))
+    environment = os.environ | {
+        "GRADSCOPE_RUNTIME_DIR": str(root / "run"),
+        "GRADSCOPE_DATA_DIR": str(root / "data"),
+        "GRADSCOPE_HUB_IDLE_S": "0.5",
+        "TERM": "xterm-256color",
+    }
+    environment.pop("GRADSCOPE_HUB", None)
+    with started_training("tiny", environment) as process:
+        yield SimpleNamespace(
+            process=process,
+            environment=environment,
+            gradscope=lambda *arguments: command(*arguments, environment=environment),
+            started_training=lambda name: started_training(name, environment),
+            wait_until=wait_until,
+        )
+    shutil.rmtree(root, ignore_errors=True)

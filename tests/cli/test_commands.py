@@ -1,0 +1,115 @@
+"""The commands where nothing runs: their names, their help, their exit codes."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+OPTIONS = {
+    "demo": {"--seed"},
+    "watch": {"--once", "--readonly"},
+    "ls": {"--json"},
+    "clip": {"--max-norm"},
+    "clamp": {"--limit"},
+    "scale": {"--factor"},
+    "reverse": {"--alpha"},
+    "stop": set(),
+    "noise": {"--std", "--seed"},
+    "interventions": set(),
+    "remove": {"--all", "--timeout"},
+    "config": {"--json"},
+}
+ENDS = {"--steps", "--for", "--keep", "--site", "--timeout"}
+INTERVENTIONS = {"clip", "clamp", "scale", "reverse", "stop", "noise"}
+
+
+def test_the_commands_and_their_options_are_these_and_no_others(places, gradscope):
+    listed = re.findall(r"^  (\w+)  ", gradscope("--help").stdout.split("Commands:")[1], re.MULTILINE)
+    assert set(listed) == set(OPTIONS)
+    for name, options in OPTIONS.items():
+        found = set(re.findall(r"--[a-z-]+", gradscope(name, "--help").stdout.split("Options:")[1]))
+        assert found == options | (ENDS if name in INTERVENTIONS else set()) | {"--help"}, name
+
+
+def test_help_and_version_load_nothing_heavy(record_property):
+    for option in ("--help", "--version"):
+        script = f"""
+import sys
+sys.argv = ["gradscope", "{option}"]
+from gradscope.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+heavy = {{"torch", "zmq", "numpy", "textual", "msgspec", "sqlite3", "rich"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+        started_s = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL, timeout=30
+        )
+        record_property(f"{option}_s", time.monotonic() - started_s)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["clip"], "run"),
+        (["clip", "r", "fc1", "--keep"], "--max-norm"),
+        (["clip", "r", "fc1", "--max-norm", "much", "--keep"], "--max-norm"),
+        (["clip", "r", "fc1", "--max-norm", "1"], "one of --steps N, --for SECONDS and --keep"),
+        (["reverse", "r", "fc1", "--keep", "--steps", "3"], "got 2 of them"),
+        (["stop", "r", "fc1", "--steps", "0"], "--steps"),
+        (["stop", "r", "fc1", "--keep", "--site", "elsewhere"], "output"),
+        (["remove", "r"], "--all"),
+        (["remove", "r", "reverse-1", "--all"], "--all"),
+        (["pause", "r"], "pause"),
+        (["ls", "--all"], "--all"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_says_what_is_wrong(places, gradscope, arguments, words):
+    ran = gradscope(*arguments)
+    assert ran.returncode == 2
+    assert words.lower() in ran.stderr.lower()
+    assert ran.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["watch"],
+        ["watch", "gpt"],
+        ["watch", "--once"],
+        ["interventions", "gpt"],
+        ["remove", "gpt", "--all"],
+        ["scale", "gpt", "fc1", "--factor", "-1", "--keep"],
+    ],
+)
+def test_with_nothing_to_connect_to_it_is_exit_3_and_says_what_to_do(places, gradscope, arguments):
+    ran = gradscope(*arguments)
+    assert ran.returncode == 3
+    assert ran.stderr.startswith("gradscope: no hub is running at ")
+    assert "gradscope demo" in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_a_runtime_directory_that_is_open_to_others_is_exit_3_with_the_remedy(places, gradscope):
+    (places / "run").mkdir(mode=0o755)
+    ran = gradscope("watch")
+    assert ran.returncode == 3
+    assert f"chmod 700 {places / 'run'}" in ran.stderr
+
+
+def test_config_tells_where_everything_is(places, gradscope):
+    found = json.loads(gradscope("config", "--json").stdout)
+    assert found["runtime directory"] == str(places / "run")
+    assert found["recordings"] == str(places / "data" / "recordings")
+    assert found["hub"] == "none runs"
+    assert found["hub's process"] is None
+    assert found["gradscope"]
+    lines = gradscope("config").stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == list(found)
