@@ -8,6 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from gradscope.agent.identity import run_name
@@ -35,6 +36,7 @@ def attach(
     record: bool | str | PathLike[str] = True,
     hub: str | None = "auto",
     control: bool = True,
+    scaler: GradScaler | None = None,
     start_step: int = 0,
     replace: bool = False,
     quiet: bool = False,
@@ -52,6 +54,8 @@ def attach(
     record: keep a bounded recording on disk: True, False, or a path.
     hub: "auto" joins this user's hub or starts one; a runtime directory names another; None: no link.
     control: False: no viewer can change anything.
+    scaler: the GradScaler of a training with AMP, so that gradients are shown unscaled and skipped
+        iterations are known; without it they are marked as scaled under float16 autocast.
     start_step: the index of the first step, for a run that was resumed.
     replace: detach an earlier scope of this model first.
     quiet: do not say on stderr how to watch.
@@ -59,7 +63,7 @@ def attach(
     Raises UsageError (its subclass UnknownLayerError for `layers`) for an argument that cannot be, and
     when the model has a scope already. With GRADSCOPE=0 in the environment the Scope is inert.
     """
-    _check(model, optimizer, detail, start_step)
+    _check(model, optimizer, scaler, detail, start_step)
     is_inert = os.environ.get("GRADSCOPE", "1") == "0"
     found = layers_of(model, layers)
     sampler = Sampler(budget=budget, every=every)
@@ -74,6 +78,7 @@ def attach(
         record=_record(record),
         endpoint=None if hub == "auto" else hub,
         has_hub=hub is not None and not is_inert,
+        scaler=scaler,
         is_full=detail == "full",
         is_controllable=control,
         start_step=start_step,
@@ -91,13 +96,15 @@ def scopes() -> list[Scope]:
     return [scope for _, scope in _live.values()]
 
 
-def _check(model: object, optimizer: object, detail: str, start_step: int) -> None:
+def _check(model: object, optimizer: object, scaler: object, detail: str, start_step: int) -> None:
     if not isinstance(model, nn.Module):
         raise UsageError(f"attach(model) takes an nn.Module, got {type(model).__name__}")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise UsageError(
             f"attach(model, optimizer) takes a torch.optim.Optimizer, got {type(optimizer).__name__}"
         )
+    if scaler is not None and not isinstance(scaler, GradScaler):
+        raise UsageError(f"scaler must be a torch.amp.GradScaler, got {type(scaler).__name__}")
     if detail not in _DETAILS:
         raise UsageError(f"detail must be one of {', '.join(_DETAILS)}, got {detail!r}")
     if not isinstance(start_step, int) or start_step < 0:

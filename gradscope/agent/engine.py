@@ -12,34 +12,38 @@ a forward hook.
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from gradscope.agent.faults import Faults
+from gradscope.agent.forward_plan import ForwardPlan, Slot
 from gradscope.agent.idle import IdleWatch
+from gradscope.agent.loss_scale import LossScale
 from gradscope.columns import Block
 from gradscope.hooks import (
+    Closure,
     ForwardHook,
     LayerInfo,
     OptimizerHook,
-    SlotTable,
+    hidden_from_modes,
     parameters_of,
     quiet_about_global_hooks,
     replace_tensors,
 )
-from gradscope.intervene import Applied, Ledger
+from gradscope.intervene import Ledger
 from gradscope.observe import (
     ActivationObserver,
     Board,
     Harvest,
-    LayerSlot,
     ParameterObserver,
     Sampler,
+    Token,
 )
 
 __all__ = ["FinishedStep", "StepEngine"]
@@ -57,15 +61,7 @@ class FinishedStep:
     block: Block
 
 
-class _Slot:
-    """What the forward hook finds for a layer: what to observe, and what to lay over its output."""
-
-    __slots__ = ("chain", "layer", "name")
-
-    def __init__(self, layer: LayerInfo) -> None:
-        self.name = layer.name
-        self.layer = LayerSlot(layer)
-        self.chain: tuple[Applied, ...] = ()
+_Waiting = tuple[Harvest, Callable[[Block], Block], int, float, float]
 
 
 class StepEngine:
@@ -80,6 +76,7 @@ class StepEngine:
         sampler: Sampler,
         ledger: Ledger,
         faults: Faults,
+        scaler: GradScaler | None,
         is_full: bool,
         start_step: int,
         on_observed: Callable[[FinishedStep], None],
@@ -94,18 +91,14 @@ class StepEngine:
         self._on_observed = on_observed
         self._on_end = on_end
         self._board = Board(is_full=is_full)
-        self._activations = ActivationObserver(self._board)
+        self._activations = ActivationObserver(self._board, self._on_gradient)
+        self._loss_scale = LossScale(scaler)
         self._parameters = ParameterObserver(self._board, layers)
-        self._modules = {layer.name: weakref.ref(layer.module) for layer in layers}
-        self._slots = {layer.name: _Slot(layer) for layer in layers}
-        self._observed_table = SlotTable(
-            (layer.module, self._slots[layer.name]) for layer in layers if layer.is_watched
-        )
-        self._changed_table: SlotTable[_Slot] = SlotTable(())
+        self._plan = ForwardPlan(layers)
         self._forward = ForwardHook(self._on_forward)
         self._optimizers = OptimizerHook(self._before_optimizer, self._after_optimizer)
         self._optimizers.set_parameters(model.parameters())
-        self._harvests: deque[tuple[Harvest, int, float, float]] = deque()
+        self._harvests: deque[_Waiting] = deque()
         self._is_observed = False
         self._is_able = True
         self._idle = IdleWatch(faults)
@@ -140,8 +133,8 @@ class StepEngine:
 
     def settle_now(self) -> None:
         """Let requests take effect at once, where the step in progress has not begun to compute."""
-        if self._ledger.settle(self.step):
-            self._rehook()
+        self._guarded("settling interventions", self._settle)
+        self._rehook()
 
     def mark_step(self) -> None:
         """End a step by hand; measure parameters and gradients where no optimizer did."""
@@ -151,12 +144,13 @@ class StepEngine:
             self._parameters.forget()
         self._end()
 
-    def _on_forward(self, slot: _Slot, output: Any) -> Any:  # Any: whatever a module returns
+    def _on_forward(self, slot: Slot, output: Any) -> Any:  # Any: whatever a module returns
         began_s = time.perf_counter()
         self._idle.note_seen()
         if self._is_observed:
             try:
-                self._activations.on_output(slot.layer, output)
+                with hidden_from_modes():
+                    self._observe(slot, output)
             except Exception as error:  # noqa: BLE001 - ours must not become the training's
                 self._give_up("observing activations", error)
         if slot.chain and torch.is_grad_enabled():
@@ -164,7 +158,31 @@ class StepEngine:
         self._inside_s += time.perf_counter() - began_s
         return output if slot.chain else None
 
-    def _lay_over(self, slot: _Slot, tensor: torch.Tensor) -> torch.Tensor:
+    def _observe(self, slot: Slot, output: object) -> None:
+        if self._loss_scale.note_forward():
+            self._forget_iteration()
+        self._activations.on_output(slot.layer, output)
+
+    def _on_gradient(self, token: Token, gradient: torch.Tensor) -> None:
+        began_s = time.perf_counter()
+        try:
+            with hidden_from_modes():
+                self._activations.add_gradient(token, gradient)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._give_up("observing gradients", error)
+        self._inside_s += time.perf_counter() - began_s
+
+    def _forget_iteration(self) -> None:
+        """Begin the step again: the scaler has skipped the iteration that was taken for it."""
+        self._activations.end()
+        self._board.harvest()
+        self._activations.begin()
+        self._faults.tell(
+            "iteration-skipped",
+            f"the GradScaler skipped an iteration before step {self.step}: gradients were not finite",
+        )
+
+    def _lay_over(self, slot: Slot, tensor: torch.Tensor) -> torch.Tensor:
         """Return the tensor with the layer's interventions on its gradient, the first set outermost."""
         if not tensor.requires_grad:
             return tensor
@@ -180,11 +198,31 @@ class StepEngine:
         self._idle.note_acted(slot.name)
         return changed
 
-    def _before_optimizer(self, optimizer: Optimizer) -> None:
-        if self._is_observed:
-            began_s = time.perf_counter()
-            self._guarded("parameters", lambda: self._parameters.before(parameters_of(optimizer)))
-            self._inside_s += time.perf_counter() - began_s
+    def _before_optimizer(self, optimizer: Optimizer, closure: Closure | None) -> Closure | None:
+        if not self._is_observed:
+            return None
+        began_s = time.perf_counter()
+        parameters = parameters_of(optimizer)
+        self._loss_scale.note_optimizer(optimizer)
+        if closure is None:
+            self._guarded("parameters", lambda: self._parameters.before(parameters))
+        else:
+            self._guarded("parameters", lambda: self._parameters.before_closure(parameters))
+        self._inside_s += time.perf_counter() - began_s
+        return None if closure is None else self._measured(closure, parameters)
+
+    def _measured(self, closure: Closure, parameters: list[nn.Parameter]) -> Closure:
+        """Return a closure that does the same, and measures the gradients after each evaluation."""
+
+        def evaluate() -> Any:  # Any: whatever the user's closure returns
+            value = closure()
+            if self._is_observed:
+                began_s = time.perf_counter()
+                self._guarded("parameters", lambda: self._parameters.measure_gradients(parameters))
+                self._inside_s += time.perf_counter() - began_s
+            return value
+
+        return evaluate
 
     def _after_optimizer(self, optimizer: Optimizer) -> None:
         began_s = time.perf_counter()
@@ -201,8 +239,7 @@ class StepEngine:
         began_s = time.perf_counter()
         step_time_s = began_s - self._began_s
         if self._is_observed:
-            self._activations.end()
-            self._harvests.append((self._board.harvest(), self.step, time.time(), step_time_s))
+            self._guarded("reading the board", lambda: self._harvest(step_time_s))
         self._guarded("judging a step", self._judge)
         self._guarded("delivering a step", lambda: self._deliver(wait=False))
         self._guarded("ending a step", lambda: self._on_end(self.step, step_time_s))
@@ -217,49 +254,44 @@ class StepEngine:
     def _begin(self) -> None:
         self._began_s = time.perf_counter()
         self._is_observed = self._is_able and self._sampler.is_due(self.step)
-        self._guarded("settling interventions", lambda: self._ledger.settle(self.step))
+        self._guarded("settling interventions", self._settle)
         self._rehook()
         if self._is_observed:
             self._activations.begin()
+            self._loss_scale.begin()
         self._inside_s = time.perf_counter() - self._began_s
         self._began_at = _sequence_number()
 
+    def _settle(self) -> None:
+        if self._ledger.settle(self.step):
+            self._plan.lay(self._ledger.by_layer())
+
     def _rehook(self) -> None:
         """Bring the forward hook into line with what this step needs."""
-        chains = self._ledger.by_layer()
-        self._lay_chains(chains)
-        if self._is_observed:
-            self._forward.watch(self._table_with(chains))
-        elif chains:
-            self._forward.watch(self._changed_table)
-        else:
+        table = self._plan.table(is_observed=self._is_observed)
+        if table is None:
             self._forward.remove()
+        else:
+            self._forward.watch(table)
 
-    def _lay_chains(self, chains: Mapping[str, tuple[Applied, ...]]) -> None:
-        for name, slot in self._slots.items():
-            slot.chain = chains.get(name, ())
-        self._changed_table = SlotTable(self._alive(chains))
-
-    def _table_with(self, chains: Mapping[str, tuple[Applied, ...]]) -> SlotTable[_Slot]:
-        """Return the table of an observed step; it also holds changed layers that are not watched."""
-        return self._observed_table if not chains else self._observed_table | self._changed_table
-
-    def _alive(self, names: Mapping[str, object]) -> list[tuple[nn.Module, _Slot]]:
-        pairs = [(self._modules[name](), self._slots[name]) for name in names]
-        return [(module, slot) for module, slot in pairs if module is not None]
+    def _harvest(self, step_time_s: float) -> None:
+        self._activations.end()
+        correct = self._loss_scale.correction()
+        self._harvests.append((self._board.harvest(), correct, self.step, time.time(), step_time_s))
 
     def _judge(self) -> None:
         self._idle.judge(self.step, self._ledger.active(), is_observed=self._is_observed)
 
     def _deliver(self, *, wait: bool) -> None:
         while self._harvests and (wait or self._harvests[0][0].is_ready()):
-            harvest, step, time_s, step_time_s = self._harvests.popleft()
-            every, cost = self._sampler.every, self._sampler.cost()
-            self._on_observed(FinishedStep(step, time_s, step_time_s, every, cost, harvest.block()))
+            harvest, correct, step, time_s, step_time_s = self._harvests.popleft()
+            every, cost, block = self._sampler.every, self._sampler.cost(), correct(harvest.block())
+            self._on_observed(FinishedStep(step, time_s, step_time_s, every, cost, block))
 
     def _guarded(self, part: str, work: Callable[[], object]) -> None:
         try:
-            work()
+            with hidden_from_modes():
+                work()
         except Exception as error:  # noqa: BLE001 - ours must not become the training's
             self._give_up(part, error)
 

@@ -11,10 +11,10 @@ _log = logging.getLogger("gradscope")
 
 
 class Faults:
-    """Counts the failures of each part. The first of a part is logged and handed to `tell`."""
+    """Counts the failures of each part. The first of each is logged and told (`tell(code, text)`)."""
 
     def __init__(self, tell: Callable[[str, str], None]) -> None:
-        self._tell = tell
+        self.tell = tell
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -32,7 +32,7 @@ class Faults:
             return
         text = f"{part} failed: {type(error).__name__}: {error}. {consequence}"
         _log.warning("gradscope: %s Training goes on.", text, exc_info=error)
-        self._tell(f"fault.{part.replace(' ', '-')}", text)
+        self.tell(f"fault.{part.replace(' ', '-')}", text)
 
     def warn(self, part: str, text: str) -> None:
         """Note something that is no error of ours, told once."""
@@ -41,4 +41,4 @@ class Faults:
             is_first = self._counts[part] == 1
         if is_first:
             _log.warning("gradscope: %s", text)
-            self._tell(f"fault.{part.replace(' ', '-')}", text)
+            self.tell(f"fault.{part.replace(' ', '-')}", text)

@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from gradscope.agent.control import Control, install_checked
@@ -46,6 +47,7 @@ class Scope:
         record: str | None,
         endpoint: str | None,
         has_hub: bool,
+        scaler: GradScaler | None,
         is_full: bool,
         is_controllable: bool,
         start_step: int,
@@ -69,6 +71,7 @@ class Scope:
             sampler=sampler,
             ledger=self._ledger,
             faults=self._faults,
+            scaler=scaler,
             is_full=is_full,
             start_step=start_step,
             on_observed=self._on_observed,

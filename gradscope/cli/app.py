@@ -3,7 +3,6 @@
 What a command does stands in a file of its own, which is loaded when it runs.
 """
 
-import enum
 import importlib
 import io
 import sys
@@ -33,14 +32,6 @@ class _Commands(TyperGroup):
             raise typer.Exit(outcome.leave_pipe_quietly()) from error
 
 
-class Site(enum.StrEnum):
-    """Where an intervention acts."""
-
-    OUTPUT = "output"
-    INPUT = "input"
-    PARAMS = "params"
-
-
 app = typer.Typer(
     cls=_Commands,
     add_completion=False,
@@ -64,14 +55,6 @@ For: TypeAlias = Annotated[
     typer.Option("--for", metavar="SECONDS", min=0.0, help="End it after so many seconds."),
 ]
 Keep: TypeAlias = Annotated[bool, typer.Option("--keep", help="Leave it in force until it is removed.")]
-At: TypeAlias = Annotated[
-    Site,
-    typer.Option(
-        "--site",
-        help="The gradient arriving at the layer's output, the one leaving through its inputs, "
-        "or its parameters' gradients.",
-    ),
-]
 Timeout: TypeAlias = Annotated[
     float,
     typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the next step boundary."),
@@ -153,11 +136,10 @@ def clip(
     steps: Steps = None,
     seconds: For = None,
     keep: Keep = False,
-    site: At = Site.OUTPUT,
     timeout: Timeout = 30.0,
 ) -> None:
     """Clip the norm of a gradient."""
-    _install(run, "clip", layers, {"max_norm": max_norm}, (steps, seconds, keep), site, timeout)
+    _install(run, "clip", layers, {"max_norm": max_norm}, (steps, seconds, keep), timeout)
 
 
 @app.command()
@@ -171,11 +153,10 @@ def clamp(
     steps: Steps = None,
     seconds: For = None,
     keep: Keep = False,
-    site: At = Site.OUTPUT,
     timeout: Timeout = 30.0,
 ) -> None:
     """Clamp the elements of a gradient."""
-    _install(run, "clamp", layers, {"limit": limit}, (steps, seconds, keep), site, timeout)
+    _install(run, "clamp", layers, {"limit": limit}, (steps, seconds, keep), timeout)
 
 
 @app.command()
@@ -187,11 +168,10 @@ def scale(
     steps: Steps = None,
     seconds: For = None,
     keep: Keep = False,
-    site: At = Site.OUTPUT,
     timeout: Timeout = 30.0,
 ) -> None:
     """Multiply a gradient."""
-    _install(run, "scale", layers, {"factor": factor}, (steps, seconds, keep), site, timeout)
+    _install(run, "scale", layers, {"factor": factor}, (steps, seconds, keep), timeout)
 
 
 @app.command()
@@ -205,11 +185,10 @@ def reverse(
     steps: Steps = None,
     seconds: For = None,
     keep: Keep = False,
-    site: At = Site.OUTPUT,
     timeout: Timeout = 30.0,
 ) -> None:
     """Reverse a gradient."""
-    _install(run, "reverse", layers, {"alpha": alpha}, (steps, seconds, keep), site, timeout)
+    _install(run, "reverse", layers, {"alpha": alpha}, (steps, seconds, keep), timeout)
 
 
 @app.command()
@@ -220,11 +199,10 @@ def stop(
     steps: Steps = None,
     seconds: For = None,
     keep: Keep = False,
-    site: At = Site.OUTPUT,
     timeout: Timeout = 30.0,
 ) -> None:
     """Stop a gradient: nothing passes."""
-    _install(run, "stop", layers, {}, (steps, seconds, keep), site, timeout)
+    _install(run, "stop", layers, {}, (steps, seconds, keep), timeout)
 
 
 @app.command()
@@ -237,11 +215,10 @@ def noise(
     steps: Steps = None,
     seconds: For = None,
     keep: Keep = False,
-    site: At = Site.OUTPUT,
     timeout: Timeout = 30.0,
 ) -> None:
     """Add Gaussian noise to a gradient."""
-    _install(run, "noise", layers, {"std": std, "seed": seed}, (steps, seconds, keep), site, timeout)
+    _install(run, "noise", layers, {"std": std, "seed": seed}, (steps, seconds, keep), timeout)
 
 
 @app.command()
@@ -289,9 +266,8 @@ def _install(
     layers: list[str],
     arguments: dict[str, float],
     end: tuple[int | None, float | None, bool],
-    site: Site,
     timeout_s: float,
 ) -> None:
     from gradscope.cli.changing import End, install  # noqa: PLC0415 - loads zmq
 
-    install(run, action, layers, arguments, End(*end), site=site.value, timeout_s=timeout_s)
+    install(run, action, layers, arguments, End(*end), timeout_s=timeout_s)

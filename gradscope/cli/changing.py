@@ -42,7 +42,6 @@ def install(
     arguments: Mapping[str, float],
     end: End,
     *,
-    site: str,
     timeout_s: float,
 ) -> None:
     """Install an intervention, wait until it is in force, and say so. `action` is a Client's method."""
@@ -50,7 +49,6 @@ def install(
         ack: Ack = getattr(client, action)(
             layers,
             **arguments,
-            site=site,
             end_steps=end.steps,
             end_s=end.seconds,
             is_kept=end.is_kept,

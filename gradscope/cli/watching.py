@@ -38,10 +38,10 @@ def open_screen(run: str | None, *, is_readonly: bool = False) -> int:
 
 
 def _print_once(run: str | None) -> int:
-    plain = importlib.import_module("gradscope_tui.plain")
     with connect(want="observe", name="gradscope watch") as client:
         runs = client.runs()
-        client.watch(only_live_run(runs) if run is None else find_run(run, runs))
+        client.run = only_live_run(runs) if run is None else find_run(run, runs)
+        plain = importlib.import_module("gradscope_tui.plain")
         text = plain.render_once(client, color=terminal.has_colors(), width=terminal.width())
     say(text.rstrip("\n"))
     return outcome.DONE

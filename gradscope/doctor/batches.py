@@ -64,7 +64,10 @@ def _values(subject: Subject) -> dict[int, Tensor]:
 
 def _sliced(subject: Subject, positions: Sequence[int], count: int) -> Subject:
     arguments = tuple(
-        a[:count] if i in positions and isinstance(a, Tensor) else a for i, a in enumerate(subject.arguments)
+        a[:count] if i in positions and isinstance(a, Tensor) else a
+        for i, a in enumerate(subject.arguments)
     )
-    values = [leaf.value[:count] if leaf.position in positions else leaf.value for leaf in subject.leaves]
+    values = [
+        leaf.value[:count] if leaf.position in positions else leaf.value for leaf in subject.leaves
+    ]
     return replace(subject, arguments=arguments).with_values(values)

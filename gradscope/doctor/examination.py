@@ -56,7 +56,7 @@ class Examination:
         """The subject in double; as given where double fails."""
         widened = self.subject.in_double()
         outcome = run(widened)
-        if outcome.failure is None:
+        if outcome.failure is None or self.given.failure is not None:
             return widened
         self.notes.append(f"examined as given, not in double: {outcome.failure}")
         return self.subject
@@ -82,34 +82,32 @@ class Examination:
         """Backward against finite differences, one for each leaf whose gradient is asked for."""
         return self.compare(self.wide, self.wide_run)
 
-    def compare(self, subject: Subject, outcome: Run, *, is_all: bool = False) -> tuple[Comparison, ...]:
-        """Compare the gradients of a run with differences; a missing gradient counts as zeros."""
+    def compare(self, subject: Subject, outcome: Run) -> tuple[Comparison, ...]:
+        """Compare the gradients of a run with differences, leaf by leaf."""
+        return tuple(
+            self.compare_leaf(subject, outcome, number)
+            for number, leaf in enumerate(subject.leaves)
+            if leaf.is_needed and leaf.value.numel()
+        )
+
+    def compare_leaf(
+        self, subject: Subject, outcome: Run, number: int, indices: Tensor | None = None
+    ) -> Comparison:
+        """Compare the gradient of one leaf, at some elements; one that is missing counts as zeros."""
         at = [leaf.value for leaf in subject.leaves]
-        found = []
-        for number, leaf in enumerate(subject.leaves):
-            if not leaf.is_needed or leaf.value.numel() == 0:
-                continue
-            gradient = outcome.gradients[number]
-            gradient = torch.zeros_like(leaf.value) if gradient is None else gradient
-            indices = torch.arange(gradient.numel()) if is_all else None
-            found.append(
-                compare_elements(
-                    self.values_of(subject, outcome), at, outcome.weights, number, gradient, self.precision, indices
-                )
-            )
-        return tuple(found)
+        gradient = outcome.gradients[number]
+        gradient = torch.zeros_like(at[number]) if gradient is None else gradient
+        values = self.values_of(subject, outcome)
+        return compare_elements(values, at, outcome.weights, number, gradient, self.precision, indices)
 
     def values_of(self, subject: Subject, outcome: Run) -> "_Forward":
         """Return forward as a plain function, of those outputs that have a gradient."""
         return _Forward(subject, [y.requires_grad for y in outcome.outputs])
 
-    def find_functions(self) -> None:
-        """Add the Function classes that ran: those in the graph, beside those that were named."""
-        if self.subject.functions:
-            return
-        found = find_functions(run(self.subject).outputs)
-        if found:
-            self.subject = replace(self.subject, functions=found)
+    def look_inside(self) -> None:
+        """Find the Function classes that a callable or a module runs, where none was given."""
+        if not self.subject.functions:
+            self.subject = replace(self.subject, functions=find_functions(run(self.subject).outputs))
 
 
 class _Forward:
@@ -122,4 +120,3 @@ class _Forward:
         with torch.no_grad():
             outputs = self._subject([t.clone() for t in tensors])
         return [y for y, chosen in zip(outputs, self._is_chosen, strict=True) if chosen]
-

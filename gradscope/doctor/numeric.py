@@ -89,7 +89,11 @@ def compare_elements(
     numeric = torch.tensor([p[0] for p in parts], dtype=gradient.dtype)
     usable = torch.tensor([p[1] for p in parts], dtype=torch.bool)
     analytic = gradient.detach().reshape(-1)[indices].cpu()
-    size = float(torch.cat([numeric[usable].abs(), analytic[usable].abs()]).amax()) if usable.any() else 0.0
+    size = (
+        float(torch.cat([numeric[usable].abs(), analytic[usable].abs()]).amax())
+        if usable.any()
+        else 0.0
+    )
     tolerance = precision.rtol * numeric.abs() + precision.atol * min(1.0, size) + difference.noise
     comparison = Comparison(leaf, indices, numeric, analytic, tolerance, usable)
     if len(indices) == gradient.numel() or not comparison.is_right:
@@ -99,15 +103,18 @@ def compare_elements(
 
 
 def compare_map(
-    values: Values, at: Sequence[Tensor], weights: Sequence[Tensor], leaf: int, gradient: Tensor, precision: Precision
+    values: Values,
+    at: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    leaf: int,
+    gradient: Tensor,
+    precision: Precision,
 ) -> tuple[float, float, bool]:
     """Return the slope along one direction by backward, by differences, and whether they disagree."""
     return _Difference(values, at, weights, leaf, precision).along(gradient, seed=0)
 
 
-def jacobian(
-    values: Values, at: Sequence[Tensor], leaf: int, precision: Precision
-) -> Tensor:
+def jacobian(values: Values, at: Sequence[Tensor], leaf: int, precision: Precision) -> Tensor:
     """Return the numerical Jacobian of the first output, shape (outputs, inputs), of real tensors."""
     columns = []
     for i in range(at[leaf].numel()):
@@ -121,7 +128,12 @@ class _Difference:
     """Differences of the weighted sum in one leaf. Lives for one comparison."""
 
     def __init__(
-        self, values: Values, at: Sequence[Tensor], weights: Sequence[Tensor], leaf: int, precision: Precision
+        self,
+        values: Values,
+        at: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        leaf: int,
+        precision: Precision,
     ) -> None:
         self._values, self._at, self._leaf = values, at, leaf
         self._weights = [w.detach().reshape(-1) for w in weights]
@@ -146,13 +158,23 @@ class _Difference:
     def along(self, gradient: Tensor, seed: int) -> tuple[float, float, bool]:
         """Return both slopes along a random direction, and whether they disagree."""
         here = self._at[self._leaf]
-        direction = torch.randn(here.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        direction = torch.randn(
+            here.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
         direction = direction.to(here.device, here.dtype) / max(1.0, here.numel() ** 0.5)
         plus, minus = (self._outputs(self._shifted(sign * direction)) for sign in (1, -1))
         numeric, is_usable = self._both_sides(plus, minus, self._precision.step)
-        analytic = float((gradient.detach().conj() * direction).real.sum()) if here.is_complex() else float((gradient.detach() * direction).sum())
+        analytic = (
+            float((gradient.detach().conj() * direction).real.sum())
+            if here.is_complex()
+            else float((gradient.detach() * direction).sum())
+        )
         terms = float((gradient.detach().abs() * direction.abs()).sum())
-        tolerance = self._precision.rtol * abs(numeric) + 0.1 * self._precision.rtol * min(terms, 1.0) + self.noise
+        tolerance = (
+            self._precision.rtol * abs(numeric)
+            + 0.1 * self._precision.rtol * min(terms, 1.0)
+            + self.noise
+        )
         return analytic, numeric, is_usable and abs(analytic - numeric) > tolerance
 
     def _shifted(self, direction: Tensor) -> list[Tensor]:
@@ -163,7 +185,9 @@ class _Difference:
     def _slope(self, index: int, unit: complex, size: float) -> tuple[float, bool]:
         step = self._precision.step * (1.0 if self._precision.is_double else max(1.0, size))
         for h in (step, min(step, size * 1e-3)):
-            plus, minus = (self._outputs(_moved(self._at, self._leaf, index, s * h * unit)) for s in (1, -1))
+            plus, minus = (
+                self._outputs(_moved(self._at, self._leaf, index, s * h * unit)) for s in (1, -1)
+            )
             slope, is_usable = self._both_sides(plus, minus, h)
             if slope == slope or size == 0:  # noqa: PLR0124 - a number: else the step left the domain
                 break

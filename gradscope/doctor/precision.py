@@ -12,10 +12,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradscope.doctor.run import run
 from gradscope.doctor.subject import Subject
+from gradscope.doctor.work import Listener
 
 __all__ = ["Precision", "precision_of"]
 
@@ -48,7 +48,11 @@ def precision_of(subject: Subject) -> Precision:
         outcome = run(subject)
     widths = [_real(leaf.value.dtype) for leaf in subject.leaves] + casts.narrowed
     dtype = max(widths, key=lambda d: torch.finfo(d).eps)
-    if dtype == torch.float64 and outcome.outputs and all(_is_single(y.detach()) for y in outcome.outputs):
+    if (
+        dtype == torch.float64
+        and outcome.outputs
+        and all(_is_single(y.detach()) for y in outcome.outputs)
+    ):
         dtype = torch.float32  # foreign code, which the dispatcher does not see
     if dtype == torch.float64:
         return Precision(dtype, _STEP_IN_DOUBLE, rtol=1e-3, atol=1e-5)
@@ -56,15 +60,19 @@ def precision_of(subject: Subject) -> Precision:
     return Precision(dtype, step, rtol=4 * step, atol=4 * step)
 
 
-class _Casts(TorchDispatchMode):
+class _Casts(Listener):  # type: ignore[no-untyped-call]  # torch's class is untyped
     """Notes each cast of floating-point numbers to a narrower dtype."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped
         self.narrowed: list[torch.dtype] = []
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # Any: torch's protocol
         result = func(*args, **(kwargs or {}))
         if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):  # noqa: SLF001 - its name
@@ -78,7 +86,10 @@ class _Casts(TorchDispatchMode):
 def _is_narrower(made: object, source: object) -> bool:
     if not (isinstance(made, Tensor) and isinstance(source, Tensor)):
         return False
-    if not ((made.is_floating_point() or made.is_complex()) and (source.is_floating_point() or source.is_complex())):
+    if not (
+        (made.is_floating_point() or made.is_complex())
+        and (source.is_floating_point() or source.is_complex())
+    ):
         return False
     return torch.finfo(made.dtype).eps > torch.finfo(source.dtype).eps
 
@@ -91,4 +102,8 @@ def _is_single(y: Tensor) -> bool:
 
 
 def _real(dtype: torch.dtype) -> torch.dtype:
-    return {torch.complex128: torch.float64, torch.complex64: torch.float32, torch.complex32: torch.float16}.get(dtype, dtype)
+    return {
+        torch.complex128: torch.float64,
+        torch.complex64: torch.float32,
+        torch.complex32: torch.float16,
+    }.get(dtype, dtype)

@@ -2,7 +2,6 @@
 
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +58,10 @@ def run(
     """
     wanted = [leaf.is_needed for leaf in subject.leaves] if needed is None else list(needed)
     leaves = tuple(
-        leaf.value.detach().clone().requires_grad_(w) for leaf, w in zip(subject.leaves, wanted, strict=True)
+        leaf.value.detach().clone().requires_grad_(w)
+        for leaf, w in zip(subject.leaves, wanted, strict=True)
     )
-    with spying(subject.functions) if is_spied else nullcontext([]) as calls:
+    with spying(subject.functions if is_spied else ()) as calls:
         try:
             outputs = subject([prepare(leaf) for leaf in leaves])
         except Exception as error:  # noqa: BLE001 - whatever the user's function raises is the finding
@@ -92,7 +92,10 @@ def weights_like(output: Tensor, seed: int = 0) -> Tensor:
 
 
 def _gradients(
-    ends: Sequence[Tensor], leaves: Sequence[Tensor], weights: Sequence[Tensor], create_graph: bool  # noqa: FBT001 - torch's word
+    ends: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    create_graph: bool,
 ) -> tuple[Tensor | None, ...]:
     asked = [leaf for leaf in leaves if leaf.requires_grad]
     found = iter(

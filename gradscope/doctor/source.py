@@ -47,7 +47,9 @@ def read_function(function: type[Function]) -> tuple[Fact, ...]:
     """Return the facts of forward, setup_context and backward, in the order of the file."""
     found: list[Fact] = []
     for name in _METHODS:
-        if any(name in vars(owner) for owner in function.__mro__ if owner.__module__ != Function.__module__):
+        if any(
+            name in vars(owner) for owner in function.__mro__ if owner.__module__ != Function.__module__
+        ):
             found.extend(_read_method(name, inspect.unwrap(getattr(function, name))))
     return tuple(found)
 
@@ -73,7 +75,9 @@ def _read_method(name: str, method: Any) -> Iterator[Fact]:  # Any: whatever the
         kind = _kind_of(node)
         if kind:
             number = getattr(node, "lineno", 1)
-            yield Fact(kind, name, f"{short_path(path)}:{first + number - 1}", lines[number - 1].strip())
+            yield Fact(
+                kind, name, f"{short_path(path)}:{first + number - 1}", lines[number - 1].strip()
+            )
 
 
 def _kind_of(node: ast.AST) -> str:
@@ -92,7 +96,11 @@ def _kind_of(node: ast.AST) -> str:
 
 
 def _is_in_place(called: str) -> bool:
-    return called.endswith("_") and not called.endswith("__") and called not in ("requires_grad_", "detach_")
+    return (
+        called.endswith("_")
+        and not called.endswith("__")
+        and called not in ("requires_grad_", "detach_")
+    )
 
 
 def short_path(path: str | None) -> str:

@@ -78,10 +78,16 @@ def _has_setup_context(function: type[Function]) -> bool:
 
 
 def _wrapped_names(function: type[Function]) -> tuple[str, ...]:
-    return ("forward", "backward", "setup_context") if _has_setup_context(function) else ("forward", "backward")
+    return (
+        ("forward", "backward", "setup_context")
+        if _has_setup_context(function)
+        else ("forward", "backward")
+    )
 
 
-def _wrap(function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]) -> None:
+def _wrap(
+    function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]
+) -> None:
     forward: Any = function.forward  # Any: the user's method has whatever signature it has
     backward: Any = function.backward
     if _has_setup_context(function):
@@ -106,7 +112,11 @@ def _wrap(function: type[Function], calls: list[Call], contexts: dict[int, tuple
 
     def watched_backward(ctx: Any, *gradients: Any) -> Any:
         known = contexts.get(id(ctx))
-        return backward(ctx, *gradients) if known is None else _watch_backward(known[1], backward, ctx, gradients)
+        return (
+            backward(ctx, *gradients)
+            if known is None
+            else _watch_backward(known[1], backward, ctx, gradients)
+        )
 
     _set(function, "backward", watched_backward)
 
@@ -116,7 +126,11 @@ def _set(function: type[Function], name: str, method: Callable[..., Any]) -> Non
 
 
 def _watch_forward(
-    function: type[Function], forward: Any, inputs: tuple[Any, ...], arguments: tuple[Any, ...], calls: list[Call]
+    function: type[Function],
+    forward: Any,
+    inputs: tuple[Any, ...],
+    arguments: tuple[Any, ...],
+    calls: list[Call],
 ) -> Any:  # Any: the user's method
     call = Call(function, inputs)
     calls.append(call)
@@ -124,7 +138,9 @@ def _watch_forward(
     result = forward(*arguments)
     call.changed_inputs = _changes(inputs, before)
     results = result if isinstance(result, tuple) else (result,)
-    call.returned_inputs = tuple(i for i, x in enumerate(inputs) if isinstance(x, Tensor) and any(x is r for r in results))
+    call.returned_inputs = tuple(
+        i for i, x in enumerate(inputs) if isinstance(x, Tensor) and any(x is r for r in results)
+    )
     return result
 
 
@@ -135,15 +151,30 @@ def _look_at_context(ctx: Any, call: Call) -> None:  # Any: ctx has what was put
     call.returned_inputs = tuple(i for i in call.returned_inputs if id(call.inputs[i]) not in dirty)
     held = []
     for attribute, value in vars(ctx).items():
-        members = value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, dict) else [value]
-        tensors = [t for t in members if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())]
-        if tensors and attribute not in ("to_save", "dirty_tensors", "non_differentiable", "saved_for_forward"):
+        members = (
+            value
+            if isinstance(value, (list, tuple))
+            else value.values()
+            if isinstance(value, dict)
+            else [value]
+        )
+        tensors = [
+            t for t in members if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())
+        ]
+        if tensors and attribute not in (
+            "to_save",
+            "dirty_tensors",
+            "non_differentiable",
+            "saved_for_forward",
+        ):
             is_argument = any(t is x for t in tensors for x in call.inputs)
             held.append(Held(attribute, sum(t.nbytes for t in tensors), is_argument))
     call.held = tuple(held)
 
 
-def _watch_backward(call: Call, backward: Any, ctx: Any, gradients: tuple[Any, ...]) -> Any:  # Any: the user's
+def _watch_backward(
+    call: Call, backward: Any, ctx: Any, gradients: tuple[Any, ...]
+) -> Any:  # Any: the user's
     call.needs = tuple(ctx.needs_input_grad)
     try:
         saved = tuple(ctx.saved_tensors)
@@ -165,11 +196,16 @@ def _watch_backward(call: Call, backward: Any, ctx: Any, gradients: tuple[Any, .
 
 def _copies(values: Sequence[object]) -> list[Tensor | None]:
     with torch.no_grad():
-        return [v.detach().clone() if isinstance(v, Tensor) and v.layout is torch.strided else None for v in values]
+        return [
+            v.detach().clone() if isinstance(v, Tensor) and v.layout is torch.strided else None
+            for v in values
+        ]
 
 
 def _changes(values: Sequence[object], before: Sequence[Tensor | None]) -> tuple[int, ...]:
     pairs = enumerate(zip(values, before, strict=True))
     return tuple(
-        i for i, (v, b) in pairs if isinstance(v, Tensor) and b is not None and not is_same(v.detach(), b)
+        i
+        for i, (v, b) in pairs
+        if isinstance(v, Tensor) and b is not None and not is_same(v.detach(), b)
     )

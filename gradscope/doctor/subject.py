@@ -81,7 +81,9 @@ def resolve(function: Examinable, inputs: Sequence[object], name: str | None) ->
 def tensors_of(result: object) -> tuple[Tensor, ...]:
     """Return the floating-point and complex tensors of a result, however nested."""
     leaves = _pytree.tree_leaves(result)
-    return tuple(t for t in leaves if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex()))
+    return tuple(
+        t for t in leaves if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())
+    )
 
 
 def find_functions(outputs: Sequence[Tensor]) -> tuple[type[Function], ...]:
@@ -136,7 +138,9 @@ def _input_count(subject: Subject) -> int:
     return len(subject.arguments) - len(list(subject.module.parameters()))
 
 
-def _argument_names(function: Any, functions: Sequence[type[Function]], count: int) -> list[str]:  # Any: Examinable
+def _argument_names(
+    function: Any, functions: Sequence[type[Function]], count: int
+) -> list[str]:  # Any: Examinable
     described: Any = function  # Any: any of the forms
     is_with_ctx = False
     if functions:
@@ -178,7 +182,9 @@ def _named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Examinable
     known = dict(getattr(function, "__globals__", {}))
     known.update(inspect.getclosurevars(function).nonlocals)
     values = [known.get(name) for name in (*code.co_names, *code.co_freevars)]
-    return tuple(v for v in values if isinstance(v, type) and issubclass(v, Function) and v is not Function)
+    return tuple(
+        v for v in values if isinstance(v, type) and issubclass(v, Function) and v is not Function
+    )
 
 
 def _widen(value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Work", "WorkRecorder"]
+__all__ = ["Listener", "Work", "WorkRecorder"]
 
 _PRODUCTS: Final = frozenset({"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot"})
 _CONVOLUTIONS: Final = frozenset({"convolution", "convolution_backward"})
@@ -49,15 +49,27 @@ class Work:
         return needed
 
 
-class WorkRecorder(TorchDispatchMode):
+class Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
+    """A mode that only looks on. torch would load all of Dynamo (seconds) to keep it from being traced."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class WorkRecorder(Listener):  # type: ignore[no-untyped-call]  # torch's class is untyped
     """Records the operations that run while it is open."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped
         self.work = Work()
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # Any: torch's protocol
         result = func(*args, **(kwargs or {}))
         inputs = [t for t in _pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
@@ -68,13 +80,17 @@ class WorkRecorder(TorchDispatchMode):
         return result
 
 
-def _cost(func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:  # Any: an operator of torch
+def _cost(
+    func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> float:  # Any: an operator of torch
     if getattr(func, "is_view", False):
         return 0.0
     name = func.overloadpacket.__name__
     if name in _PRODUCTS:
         return float(outputs[0].numel() * inputs[-1].shape[0 if inputs[-1].dim() < 3 else 1])
     if name in _CONVOLUTIONS:
-        return float(math.prod(inputs[0].shape) * max(1, inputs[1].numel() // max(1, inputs[1].shape[0])))
+        return float(
+            math.prod(inputs[0].shape) * max(1, inputs[1].numel() // max(1, inputs[1].shape[0]))
+        )
     read = max((t.numel() for t in inputs), default=0)
     return float(max(read, *(t.numel() for t in outputs), 0) if outputs else read)

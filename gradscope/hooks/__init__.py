@@ -3,10 +3,12 @@
 from gradscope.hooks.backward import GradientHook, is_recomputing, watch_gradient
 from gradscope.hooks.forward import ForwardHook, SlotTable, quiet_about_global_hooks
 from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of, match_names
-from gradscope.hooks.optimizers import OptimizerHook, parameters_of
+from gradscope.hooks.modes import hidden_from_modes, is_transforming
+from gradscope.hooks.optimizers import Closure, OptimizerHook, parameters_of
 from gradscope.hooks.tensors import find_tensors, is_measurable, replace_tensors
 
 __all__ = [
+    "Closure",
     "ForwardHook",
     "GradientHook",
     "LayerInfo",
@@ -15,8 +17,10 @@ __all__ = [
     "SlotTable",
     "choose_layers",
     "find_tensors",
+    "hidden_from_modes",
     "is_measurable",
     "is_recomputing",
+    "is_transforming",
     "layers_of",
     "match_names",
     "parameters_of",

@@ -5,7 +5,7 @@ Global step hooks, filtered: an optimizer belongs to the model when it holds one
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch.optim import Optimizer
@@ -14,7 +14,10 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-__all__ = ["OptimizerHook", "parameters_of"]
+__all__ = ["Closure", "OptimizerHook", "parameters_of"]
+
+Closure: TypeAlias = Callable[[], Any]
+"""What LBFGS and others call to compute the loss again; it returns whatever the user's returns."""
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -23,12 +26,17 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 class OptimizerHook:
-    """Calls `before(optimizer)` and `after(optimizer)` around each step of the model's optimizers.
+    """Calls `before(optimizer, closure)` and `after(optimizer)` around each step of our optimizers.
 
-    It lives from `install` to `remove`, and holds optimizers and parameters weakly.
+    What `before` returns, unless None, takes the closure's place. It lives from `install` to `remove`,
+    and holds optimizers and parameters weakly.
     """
 
-    def __init__(self, before: Callable[[Optimizer], None], after: Callable[[Optimizer], None]) -> None:
+    def __init__(
+        self,
+        before: Callable[[Optimizer, Closure | None], Closure | None],
+        after: Callable[[Optimizer], None],
+    ) -> None:
         self._before = before
         self._after = after
         self._parameters: dict[int, weakref.ref[nn.Parameter]] = {}
@@ -66,11 +74,17 @@ class OptimizerHook:
         found = self._parameters.get(id(parameter))
         return found is not None and found() is parameter
 
-    def _on_step_begin(
-        self, optimizer: Optimizer, _args: Any, _kwargs: Any
-    ) -> None:  # torch's signature
-        if self.is_ours(optimizer):
-            self._before(optimizer)
+    def _on_step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
+        if not self.is_ours(optimizer):
+            return None
+        is_positional = len(args) > 1  # the optimizer itself comes first
+        closure = args[1] if is_positional else kwargs.get("closure")
+        changed = self._before(optimizer, closure)
+        if changed is None:
+            return None
+        if is_positional:
+            return (args[0], changed, *args[2:]), kwargs
+        return args, {**kwargs, "closure": changed}
 
     def _on_step_end(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:  # torch's signature
         if self.is_ours(optimizer):

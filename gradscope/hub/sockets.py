@@ -17,6 +17,7 @@ _AGENT_PART_BYTES = 1024 * 1024
 _VIEWER_PART_BYTES = 64 * 1024
 _RECEIVE_QUEUE = 256
 _SEND_QUEUE = 64
+_FAREWELL_MS = 200
 
 
 class Door:
@@ -78,8 +79,11 @@ class Door:
         return True
 
     def close(self) -> None:
-        """Close the socket and remove its file."""
+        """Close the socket, after a moment for what was said last, and remove its file if it is ours."""
+        self.socket.setsockopt(zmq.LINGER, _FAREWELL_MS)
         self.socket.close()
+        if self._identity() == self._bound:
+            self._path.unlink(missing_ok=True)
 
     def _bind(self) -> None:
         try:

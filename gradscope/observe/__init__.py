@@ -1,6 +1,6 @@
 """Measuring: tensors reduced to rows, which steps to observe, and what that costs."""
 
-from gradscope.observe.activations import ActivationObserver, LayerSlot
+from gradscope.observe.activations import ActivationObserver, LayerSlot, Token
 from gradscope.observe.board import Board, Harvest
 from gradscope.observe.parameters import ParameterObserver
 from gradscope.observe.reduction import (
@@ -21,6 +21,7 @@ __all__ = [
     "ParameterObserver",
     "Record",
     "Sampler",
+    "Token",
     "Unmeasurable",
     "reduce_on_device",
     "reduce_on_host",

@@ -1,12 +1,31 @@
 """Outputs and their gradients: what a forward hook sees, and the hooks that it leaves on tensors."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.hooks import GradientHook, LayerInfo, find_tensors, is_recomputing, watch_gradient
+from gradscope.hooks import (
+    GradientHook,
+    LayerInfo,
+    find_tensors,
+    is_recomputing,
+    is_transforming,
+    watch_gradient,
+)
 from gradscope.observe.board import Board
 
-__all__ = ["ActivationObserver", "LayerSlot"]
+__all__ = ["ActivationObserver", "LayerSlot", "Token"]
+
+
+class Token(NamedTuple):
+    """What a hook on a tensor remembers: the step it was placed in, and where its gradient belongs."""
+
+    epoch: int
+    layer: int
+    kind: str
+    row: int
 
 
 class LayerSlot:
@@ -25,11 +44,13 @@ class ActivationObserver:
 
     A step begins with `begin` and ends with `end`: a hook of an earlier step that fires late (a graph
     kept by `retain_graph`) is recognised and ignored. Forwards with gradients disabled are evaluation
-    and no part of a training step.
+    and no part of a training step. `on_gradient(token, gradient)` is called by the hooks left on
+    tensors; it is to call `add_gradient`, and to keep what that raises from the backward pass.
     """
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, on_gradient: Callable[[Token, torch.Tensor], None]) -> None:
         self._board = board
+        self._on_gradient = on_gradient
         self._epoch = 0
         self._touched: list[LayerSlot] = []
         self._leaf_handles: list[RemovableHandle] = []
@@ -62,7 +83,7 @@ class ActivationObserver:
 
     def watch_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
         """Watch the gradient that arrives at a layer's intervention, before it is changed."""
-        self._watch(self._board.row(slot.index, "grad_arriving"), tensor)
+        self._watch(slot.index, "grad_arriving", self._board.row(slot.index, "grad_arriving"), tensor)
 
     def _is_new(self, slot: LayerSlot) -> bool:
         """Whether these outputs are to be counted: checkpointing computes some a second time."""
@@ -73,24 +94,35 @@ class ActivationObserver:
         slot.seen += 1
         return True
 
+    def add_gradient(self, token: Token, gradient: torch.Tensor) -> None:
+        """Measure a gradient; one that belongs to an earlier step is ignored.
+
+        A backward pass that builds a graph (`create_graph=True`, as a gradient penalty's does) is no
+        gradient of the loss: it goes into a row of its own.
+        """
+        if token.epoch != self._epoch:
+            return
+        row = token.row
+        if torch.is_grad_enabled():
+            row = self._board.row(token.layer, token.kind.replace("grad", "grad_create_graph", 1))
+        self._board.add(row, gradient)
+
     def _observe(self, slot: LayerSlot, path: str, tensor: torch.Tensor, is_new: bool) -> None:
+        suffix = f".{path}" if path else ""
         rows = slot.rows.get(path)
         if rows is None:
-            suffix = f".{path}" if path else ""
             out = self._board.row(slot.index, f"out{suffix}")
             rows = slot.rows[path] = out, self._board.row(slot.index, f"grad{suffix}")
         if is_new:
             self._board.add(rows[0], tensor)
         if tensor.requires_grad:
-            self._watch(rows[1], tensor)
+            self._watch(slot.index, f"grad{suffix}", rows[1], tensor)
 
-    def _watch(self, row: int, tensor: torch.Tensor) -> None:
+    def _watch(self, layer: int, kind: str, row: int, tensor: torch.Tensor) -> None:
         self._board.expect(row)
-        handle = watch_gradient(tensor, GradientHook(self._on_gradient, (self._epoch, row)))
+        if is_transforming():
+            return
+        token = Token(self._epoch, layer, kind, row)
+        handle = watch_gradient(tensor, GradientHook(self._on_gradient, token))
         if handle is not None:
             self._leaf_handles.append(handle)
-
-    def _on_gradient(self, token: tuple[int, int], gradient: torch.Tensor) -> None:
-        epoch, row = token
-        if epoch == self._epoch:
-            self._board.add(row, gradient)

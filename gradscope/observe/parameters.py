@@ -29,12 +29,32 @@ class ParameterObserver:
 
     def before(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure values and gradients, and keep copies of what the optimizer may change."""
+        known = [p for p in parameters if id(p) in self._rows and p.grad is not None]
+        self.measure_values(parameters)
+        self.measure_gradients(known)
+        self.keep(known)
+
+    def before_closure(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Measure values and keep copies; gradients follow, as a closure computes them."""
+        self.measure_values(parameters)
+        self.keep(parameters)
+
+    def measure_values(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Measure `param`."""
         for parameter in parameters:
-            if id(parameter) not in self._rows:
-                continue
-            self._measure("param", parameter, parameter)
-            if parameter.grad is not None:
+            if id(parameter) in self._rows:
+                self._measure("param", parameter, parameter)
+
+    def measure_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Measure `param_grad` of those that have one."""
+        for parameter in parameters:
+            if id(parameter) in self._rows and parameter.grad is not None:
                 self._measure("param_grad", parameter, parameter.grad)
+
+    def keep(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Keep copies of parameters until `after`."""
+        for parameter in parameters:
+            if id(parameter) in self._rows and parameter.requires_grad:
                 self._copies.append((parameter, _local(parameter).clone()))
 
     def after(self) -> None:

@@ -22,7 +22,7 @@ OPTIONS = {
     "remove": {"--all", "--timeout"},
     "config": {"--json"},
 }
-ENDS = {"--steps", "--for", "--keep", "--site", "--timeout"}
+ENDS = {"--steps", "--for", "--keep", "--timeout"}
 INTERVENTIONS = {"clip", "clamp", "scale", "reverse", "stop", "noise"}
 
 
@@ -63,7 +63,6 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
         (["clip", "r", "fc1", "--max-norm", "1"], "one of --steps N, --for SECONDS and --keep"),
         (["reverse", "r", "fc1", "--keep", "--steps", "3"], "got 2 of them"),
         (["stop", "r", "fc1", "--steps", "0"], "--steps"),
-        (["stop", "r", "fc1", "--keep", "--site", "elsewhere"], "output"),
         (["remove", "r"], "--all"),
         (["remove", "r", "reverse-1", "--all"], "--all"),
         (["pause", "r"], "pause"),

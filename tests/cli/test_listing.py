@@ -33,7 +33,8 @@ def _recorded(run: str, started_s: float, *, has_died: bool = False) -> None:
 def _info(run: str, *, rank: int = 0, is_live: bool = True, step: int | None = 3) -> RunInfo:
     return RunInfo(
         run=run, rank=rank, world_size=2, host="box", pid=7, user="ann", script="train.py",
-        started_s=50.0, is_live=is_live, step=step, last_message_s=0.0, recording=str(default_path(run)),
+        started_s=50.0, is_live=is_live, step=step, last_message_s=0.0,
+        recording=str(default_path(run)),
     )  # fmt: skip
 
 
@@ -85,4 +86,5 @@ def test_names_that_the_terminal_cannot_show_are_no_error(places, gradscope, mon
     _recorded("größe-Δ", 1000.0)
     ran = gradscope("ls")
     assert ran.returncode == 0
+    assert "gr" in ran.stdout
     assert "?" in ran.stdout

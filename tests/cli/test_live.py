@@ -44,7 +44,7 @@ def test_config_names_the_hub_that_answers(live):
         (["clamp", "tiny", "fc1", "--limit", "0.1"], "clamp(limit=0.1)"),
         (["stop", "tiny", "fc1"], "stop()"),
         (["noise", "tiny", "fc1", "--std", "0.1", "--seed", "3"], "noise(std=0.1, seed=3)"),
-        (["scale", "tiny", "fc1", "fc2", "--factor", "2", "--site", "params"], "scale(factor=2)"),
+        (["scale", "tiny", "fc1", "fc*", "--factor", "0"], "fc1, fc2"),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )

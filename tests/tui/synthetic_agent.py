@@ -1,7 +1,7 @@
 """A process that behaves as a training process does on the link, without torch.
 
-`python synthetic_agent.py RUN [--rate 20] [--seconds 60]`: it starts a hub where none runs, sends manifest,
-steps and scalars, and obeys commands at its step boundaries. SIGTERM ends it with a goodbye.
+`python synthetic_agent.py RUN [--rate 20] [--seconds 60]`: it starts a hub where none runs, sends
+manifest, steps and scalars, and obeys commands at its step boundaries. SIGTERM ends it with a goodbye.
 """
 
 import argparse
@@ -69,7 +69,7 @@ class Agent:
                     command.set_by,
                     self.step,
                     "kept" if command.is_kept else end,
-                )  # fmt: skip
+                )
             )
         else:
             is_all = command.action == "remove_all"
@@ -101,9 +101,14 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     run = SyntheticRun(run=options.run, start_s=time.time(), step_s=1 / options.rate)
     hello = Hello(
-        role="agent", peer=f"agent-{os.getpid()}", run=options.run, pid=os.getpid(), script="train.py",
-        started_s=time.time(), record=None,
-    )  # fmt: skip
+        role="agent",
+        peer=f"agent-{os.getpid()}",
+        run=options.run,
+        pid=os.getpid(),
+        script="train.py",
+        started_s=time.time(),
+        record=None,
+    )
     link = Link(ensure_hub().agents, hello)
     with contextlib.suppress(KeyboardInterrupt):
         try:

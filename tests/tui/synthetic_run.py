@@ -64,7 +64,7 @@ def gpt_layers(blocks=4, width=128):
             Layer(f"{at}.mlp.gelu", "GELU"),
             linear(f"{at}.mlp.fc2", width, 4 * width),
         ]
-    return tuple([*layers, norm("norm"), linear("head", 65, width)])
+    return (*layers, norm("norm"), linear("head", 65, width))
 
 
 @dataclass
@@ -83,9 +83,14 @@ class SyntheticRun:
     def manifest(self, revision=1):
         body = pack_layers(self.layers)
         return Manifest(
-            run=self.run, rank=0, revision=revision, model="GPT", device="cpu",
-            layer_count=len(self.layers), body=body,
-        )  # fmt: skip
+            run=self.run,
+            rank=0,
+            revision=revision,
+            model="GPT",
+            device="cpu",
+            layer_count=len(self.layers),
+            body=body,
+        )
 
     def block(self, step):
         rows = [
@@ -113,21 +118,38 @@ class SyntheticRun:
         finite = (count - nan).astype(np.float64)
         zero = np.zeros(len(rows), np.uint64)
         values = {
-            "calls": np.ones(len(rows), np.uint64), "count": count, "nan": nan, "posinf": zero, "neginf": zero,
-            "sum": 0.1 * std * finite, "sumsq": (std**2 + (0.1 * std) ** 2) * finite,
-            "min": -3.1 * std, "max": 3.3 * std,
-        }  # fmt: skip
+            "calls": np.ones(len(rows), np.uint64),
+            "count": count,
+            "nan": nan,
+            "posinf": zero,
+            "neginf": zero,
+            "sum": 0.1 * std * finite,
+            "sumsq": (std**2 + (0.1 * std) ** 2) * finite,
+            "min": -3.1 * std,
+            "max": 3.3 * std,
+        }
         return Block(KINDS, layer.astype(np.uint32), kind.astype(np.uint32), flags, values)
 
     def step(self, step, *, seq=None, revision=1, block=None, time_s=None, dropped=0):
         block = block or self.block(step)
         columns, zero, body = pack_block(block)
         return Step(
-            run=self.run, rank=0, seq=step if seq is None else seq, step=step,
+            run=self.run,
+            rank=0,
+            seq=step if seq is None else seq,
+            step=step,
             time_s=self.start_s + step * self.step_s if time_s is None else time_s,
-            manifest_revision=revision, kinds=block.kinds, rows=len(block), columns=columns, zero=zero,
-            step_time_s=self.step_s, every=self.every, cost=0.018, dropped=dropped, body=body,
-        )  # fmt: skip
+            manifest_revision=revision,
+            kinds=block.kinds,
+            rows=len(block),
+            columns=columns,
+            zero=zero,
+            step_time_s=self.step_s,
+            every=self.every,
+            cost=0.018,
+            dropped=dropped,
+            body=body,
+        )
 
     def loss(self, step):
         noise = np.random.default_rng((self.seed, step, 1)).normal(0, 0.03)
@@ -135,24 +157,44 @@ class SyntheticRun:
 
     def scalars(self, *steps):
         return Scalars(
-            run=self.run, rank=0, steps=steps, times_s=tuple(self.start_s + s * self.step_s for s in steps),
-            values={"step_time_s": (self.step_s,) * len(steps), "loss": tuple(self.loss(s) for s in steps)},
-        )  # fmt: skip
+            run=self.run,
+            rank=0,
+            steps=steps,
+            times_s=tuple(self.start_s + s * self.step_s for s in steps),
+            values={
+                "step_time_s": (self.step_s,) * len(steps),
+                "loss": tuple(self.loss(s) for s in steps),
+            },
+        )
 
     def event(self, step, text, level="info"):
         return Event(
-            run=self.run, rank=0, step=step, time_s=self.start_s + step * self.step_s,
-            level=level, code="test", text=text,
-        )  # fmt: skip
+            run=self.run,
+            rank=0,
+            step=step,
+            time_s=self.start_s + step * self.step_s,
+            level=level,
+            code="test",
+            text=text,
+        )
 
     def interventions(self, revision, step, *entries):
         return Interventions(run=self.run, rank=0, revision=revision, step=step, entries=entries)
 
     def info(self, *, is_live=True, step=None):
         return RunInfo(
-            run=self.run, rank=0, world_size=1, host="here", pid=1, user="me", script="train.py",
-            started_s=self.start_s, is_live=is_live, step=step, last_message_s=0.0,
-        )  # fmt: skip
+            run=self.run,
+            rank=0,
+            world_size=1,
+            host="here",
+            pid=1,
+            user="me",
+            script="train.py",
+            started_s=self.start_s,
+            is_live=is_live,
+            step=step,
+            last_message_s=0.0,
+        )
 
 
 @dataclass
@@ -243,9 +285,15 @@ class SyntheticSource:
             name = rest.get("target") or f"iv{self._revision}"
             if action == "install":
                 state = InterventionState(
-                    name, rest["intervention"], rest["arguments"], tuple(rest["layers"]), "output", "me",
-                    self.at, "60 s after its viewer",
-                )  # fmt: skip
+                    name,
+                    rest["intervention"],
+                    rest["arguments"],
+                    tuple(rest["layers"]),
+                    "output",
+                    "me",
+                    self.at,
+                    "60 s after its viewer",
+                )
                 self._entries.append(state)
             else:
                 self._entries = [e for e in self._entries if action == "remove" and e.id != name]

@@ -1,7 +1,7 @@
 """The terminal user interface of gradscope.
 
-`run_app` opens it on a run; `gradscope_tui.plain.render_once` prints the same table once. Importing this
-package loads nothing else: Textual comes with the first call.
+`run_app` opens it on a run; `gradscope_tui.plain.render_once` prints the same table once. Importing
+this package loads nothing else: Textual comes with the first call.
 """
 
 __all__ = ["run_app"]

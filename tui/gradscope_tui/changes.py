@@ -1,7 +1,7 @@
 """`Changes`: what this viewer asked the training to change, what came of it, and how to undo it.
 
-A change is *pending* from the moment it is sent until the training process acknowledges it with the step
-from which it is in force, or refuses it with a reason. Nothing is shown as active before that.
+A change is *pending* from the moment it is sent until the training process acknowledges it with the
+step from which it is in force, or refuses it with a reason. Nothing is shown as active before that.
 """
 
 from collections.abc import Callable, Collection

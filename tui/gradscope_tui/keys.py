@@ -4,19 +4,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 
 __all__ = ["KEYS", "Key", "Owner", "bindings_of", "keys_shown"]
 
-Owner: TypeAlias = Literal["app", "layers", "interventions", "log", "detail"]
+Owner: TypeAlias = Literal["app", "main", "layers", "interventions"]
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
     """`keys` is Textual's list of keys, `shown` what a person reads.
 
-    With a `brief` the key stands in the key line of its owner's page. A key that `changes` the training is
-    hidden from those who may only watch.
+    With a `brief` the key stands in the key line of its owner's page. A key that `changes` the training
+    is hidden from those who may only watch.
     """
 
     keys: str
@@ -64,11 +64,11 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("z", "z", "undo", "undo the last change of this viewer", "app", "undo", changes=True),
     Key("X", "X", "remove_all", "remove all interventions", "app", "remove all", changes=True),
-    Key("p", "p", "freeze", "freeze the view; data goes on arriving", "app", "freeze"),
-    Key("1", "1", "page('layers')", "layers", "app"),
-    Key("2", "2", "page('interventions')", "interventions", "app"),
-    Key("3", "3", "page('log')", "log", "app"),
-    Key("escape", "esc", "back", "back", "app"),
+    Key("p", "p", "freeze", "freeze the view; data goes on arriving", "main", "freeze"),
+    Key("1", "1", "show('layers')", "layers", "main"),
+    Key("2", "2", "show('interventions')", "interventions", "main"),
+    Key("3", "3", "show('log')", "log", "main"),
+    Key("escape", "esc", "go_back", "back", "main"),
     Key("R", "R", "runs", "choose a run", "app", "runs"),
     Key("colon,ctrl+p", ": ctrl+p", "command_palette", "palette of all commands", "app"),
     Key("question_mark", "?", "help", "all keys", "app", "help"),
@@ -77,8 +77,8 @@ KEYS: tuple[Key, ...] = (
 )
 
 
-def bindings_of(owner: Owner) -> list[Binding]:
-    """Return the bindings of one widget, or of the app."""
+def bindings_of(owner: Owner) -> list[BindingType]:
+    """Return the bindings of one widget, of the main screen, or of the app."""
     is_app = owner == "app"
     return [
         Binding(key.keys, key.action, key.meaning, show=False, priority=is_app and key.keys == "ctrl+c")
@@ -88,8 +88,9 @@ def bindings_of(owner: Owner) -> list[Binding]:
 
 
 def keys_shown(page: Owner, *, is_readonly: bool) -> Iterable[Key]:
-    """Return the keys for the key line of a page, its own first."""
-    for owner in (page, "app"):
-        for key in KEYS:
-            if key.owner == owner and key.brief and not (key.changes and is_readonly):
-                yield key
+    """Return the keys for the key line of a page: its own first, then those that hold everywhere."""
+    own = [key for key in KEYS if key.owner == page and page != "main"]
+    everywhere = [key for key in KEYS if key.owner in ("app", "main")]
+    for key in (*own, *everywhere):
+        if key.brief and not (key.changes and is_readonly):
+            yield key

@@ -1,7 +1,7 @@
 """The same table without a screen: once, as text, for pipes, logs, CI and screen readers.
 
-It is made from the same store, columns and formats as the screen. Without colour nothing is lost: what a
-colour says stands in a sign or a word as well.
+It is made from the same store, columns and formats as the screen. Without colour nothing is lost: what
+a colour says stands in a sign or a word as well.
 """
 
 import time

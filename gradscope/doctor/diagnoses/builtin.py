@@ -140,7 +140,11 @@ def _has_same_gradients(subject: Subject, builtin: Subject) -> bool:
     if theirs.failure is not None:
         return False
     pairs = zip(ours.gradients, theirs.gradients, strict=True)
-    return all((a is None) == (b is None) and (a is None or b is None or torch.allclose(a, b, rtol=1e-3, atol=1e-6)) for a, b in pairs)
+    return all(
+        (a is None) == (b is None)
+        and (a is None or b is None or torch.allclose(a, b, rtol=1e-3, atol=1e-6))
+        for a, b in pairs
+    )
 
 
 def _outputs(subject: Subject) -> list[Tensor] | None:

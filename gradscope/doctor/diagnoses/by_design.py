@@ -63,10 +63,14 @@ def _is_limited(exam: Examination, comparison: Comparison) -> str:
     small = run(exam.wide, weigh=_small_weights)
     if small.failure is not None:
         return ""
-    again = next(c for c in exam.compare(exam.wide, small) if c.leaf == comparison.leaf)
+    again = exam.compare_leaf(exam.wide, small, comparison.leaf, comparison.indices)
     size = float(again.numeric.abs().max()) if len(again.numeric) else 0.0
     close = (again.error <= 1e-3 * again.numeric.abs() + 1e-4 * size).all()
-    return "backward limits large gradients and passes small ones as they are" if bool(close) and size else ""
+    return (
+        "backward limits large gradients and passes small ones as they are"
+        if bool(close) and size
+        else ""
+    )
 
 
 def _small_weights(output: Tensor) -> Tensor:

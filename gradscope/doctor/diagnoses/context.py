@@ -24,7 +24,11 @@ def find_tensors_on_context(exam: Examination) -> Iterator[Finding]:
                 where=exam.where,
                 evidence=[
                     f"ctx.{held.attribute}: {held.size_bytes} bytes, "
-                    + ("an argument of forward" if held.is_argument else "not an argument: the graph cannot follow it")
+                    + (
+                        "an argument of forward"
+                        if held.is_argument
+                        else "not an argument: the graph cannot follow it"
+                    )
                     for held in call.held
                 ],
             )

@@ -33,7 +33,10 @@ def find_nondeterminism(exam: Examination) -> Iterator[Finding]:
 def _differ(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> bool:
     if len(a) != len(b):
         return True
-    return any(x is not None and (y is None or not _is_close(x.detach(), y.detach())) for x, y in zip(a, b, strict=True))
+    return any(
+        x is not None and (y is None or not _is_close(x.detach(), y.detach()))
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def _is_close(x: Tensor, y: Tensor) -> bool:

@@ -7,6 +7,7 @@ from typing import Final
 
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd.gradcheck import GradcheckError
 
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.report import Finding, found
@@ -35,14 +36,16 @@ def find_gradcheck_failures(exam: Examination, numbers: dict[str, object]) -> It
     verdict = str(numbers.get("gradcheck", ""))
     if verdict == "passed" or verdict.startswith("not run"):
         return
-    is_undefined = "undefined" in verdict
+    is_undefined = "undefined" in verdict or verdict.startswith("raises")
     yield found(
         "backward-raises" if is_undefined else "wrong-gradient",
         f"gradcheck fails: {verdict}",
         cause="backward does not handle an output whose gradient is None (set_materialize_grads(False))"
         if is_undefined
         else "torch.autograd.gradcheck disagrees on these inputs",
-        fix="test each grad_output for None" if is_undefined else "run gradcheck by itself, and read its Jacobians",
+        fix="test each grad_output for None"
+        if is_undefined
+        else "run gradcheck by itself, and read its Jacobians",
         where=exam.where,
     )
 
@@ -57,7 +60,9 @@ def _why_not(exam: Examination) -> str:
 
 def _timed(exam: Examination, name: str, check: Callable[..., bool]) -> dict[str, object]:
     subject = exam.wide
-    leaves = tuple(leaf.value.detach().clone().requires_grad_(leaf.is_needed) for leaf in subject.leaves)
+    leaves = tuple(
+        leaf.value.detach().clone().requires_grad_(leaf.is_needed) for leaf in subject.leaves
+    )
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(y for y in subject([t.clone() for t in tensors]) if y.requires_grad)
@@ -69,6 +74,8 @@ def _timed(exam: Examination, name: str, check: Callable[..., bool]) -> dict[str
             warnings.simplefilter("ignore")  # it warns of single precision in inputs that are no leaves
             check(function, leaves, fast_mode=size >= _SLOW_BELOW)
         verdict = "passed"
-    except Exception as error:  # noqa: BLE001 - the verdict is shown, whatever it is
+    except GradcheckError as error:
         verdict = str(error).strip().splitlines()[0]
+    except Exception as error:  # noqa: BLE001 - the verdict is shown, whatever it is
+        verdict = f"raises {type(error).__name__}: {error}".splitlines()[0]
     return {name: verdict, f"{name}_time_s": round(time.perf_counter() - start, 4)}

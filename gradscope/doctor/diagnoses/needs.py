@@ -49,4 +49,8 @@ def find_wasted_work(exam: Examination) -> Iterator[Finding]:
 def _unasked(call: Call) -> list[int]:
     if call.returned is None:
         return []
-    return [i for i, g in enumerate(call.returned) if g is not None and i < len(call.needs) and not call.needs[i]]
+    return [
+        i
+        for i, g in enumerate(call.returned)
+        if g is not None and i < len(call.needs) and not call.needs[i]
+    ]

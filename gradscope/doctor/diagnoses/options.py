@@ -30,7 +30,11 @@ def find_subset_failures(exam: Examination) -> Iterator[Finding]:
         for leaf, n, before, now in zip(
             exam.subject.leaves, needed, exam.given.gradients, outcome.gradients, strict=True
         ):
-            if n and before is not None and (now is None or not torch.allclose(before, now, rtol=1e-3, atol=1e-5)):
+            if (
+                n
+                and before is not None
+                and (now is None or not torch.allclose(before, now, rtol=1e-3, atol=1e-5))
+            ):
                 yield found(
                     "missing-gradient" if now is None else "wrong-gradient",
                     f"only {names} requires a gradient: that of {leaf.name} is "
@@ -61,7 +65,9 @@ def _subsets(needed: list[bool]) -> list[list[bool]]:
     """Return all proper subsets of up to three inputs; of more, each alone and each left out."""
     on = [i for i, n in enumerate(needed) if n]
     sizes = range(1, len(on)) if len(on) <= 3 else (1, len(on) - 1)
-    return [[i in chosen for i in range(len(needed))] for size in sizes for chosen in combinations(on, size)]
+    return [
+        [i in chosen for i in range(len(needed))] for size in sizes for chosen in combinations(on, size)
+    ]
 
 
 def _given_options(subject: Subject) -> list[str]:

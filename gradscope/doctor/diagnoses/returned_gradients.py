@@ -92,23 +92,31 @@ def _dims_to_sum(shape: torch.Size, larger: torch.Size) -> tuple[int, ...]:
     padded = (1,) * (len(larger) - len(shape)) + tuple(shape)
     ahead = len(larger) - len(shape)
     return tuple(
-        d for d, (a, b) in enumerate(zip(padded, larger, strict=True)) if d < ahead or (a == 1 and b != 1)
+        d
+        for d, (a, b) in enumerate(zip(padded, larger, strict=True))
+        if d < ahead or (a == 1 and b != 1)
     )
 
 
-def _transposed_dims(exam: Examination, position: int, x: Tensor, gradient: Tensor) -> tuple[int, int] | None:
+def _transposed_dims(
+    exam: Examination, position: int, x: Tensor, gradient: Tensor
+) -> tuple[int, int] | None:
     """Return the dims whose exchange turns the returned gradient into the numerical one."""
     leaves = exam.subject.leaves
     number = next((n for n, leaf in enumerate(leaves) if leaf.position == position), None)
     if number is None or leaves[number].value.shape != x.shape or gradient.dim() != x.dim():
         return None
-    precision = Precision(torch.float64, 1e-6, rtol=1e-2, atol=1e-4)  # the raw gradient is of the given dtype
+    precision = Precision(
+        torch.float64, 1e-6, rtol=1e-2, atol=1e-4
+    )  # the raw gradient is of the given dtype
     for dims in combinations(range(x.dim()), 2):
         turned = gradient.detach().transpose(*dims)
         if turned.shape == x.shape:
             values = exam.values_of(exam.wide, exam.given)
             at = [leaf.value for leaf in exam.wide.leaves]
-            weights = [w.to(torch.complex128 if w.is_complex() else torch.float64) for w in exam.given.weights]
+            weights = [
+                w.to(torch.complex128 if w.is_complex() else torch.float64) for w in exam.given.weights
+            ]
             wide = turned.to(at[number].dtype)
             if compare_elements(values, at, weights, number, wide, precision).is_right:
                 return dims
@@ -116,4 +124,8 @@ def _transposed_dims(exam: Examination, position: int, x: Tensor, gradient: Tens
 
 
 def _digits(dtype: torch.dtype) -> float:
-    return float(-torch.log10(torch.tensor(torch.finfo(dtype).eps))) if dtype.is_floating_point or dtype.is_complex else 0.0
+    return (
+        float(-torch.log10(torch.tensor(torch.finfo(dtype).eps)))
+        if dtype.is_floating_point or dtype.is_complex
+        else 0.0
+    )

@@ -28,14 +28,16 @@ def find_second_order_faults(exam: Examination) -> Iterator[Finding]:
         return
     asked = [g for g in outcome.gradients if g is not None]
     ends = [g for g in asked if g.requires_grad]
+    try:
+        # Not autograd.grad: asked for the sources alone, it would never meet the node by which
+        # once_differentiable refuses.
+        if ends:
+            torch.autograd.backward(ends, [weights_like(g.detach(), 1) for g in ends])
+    except Exception as error:  # noqa: BLE001 - whatever the user's function raises is the finding
+        yield _raises(exam, f"{type(error).__name__}: {error}", "")
+        return
     sources = [*(leaf for leaf in outcome.leaves if leaf.requires_grad), *outcome.weights]
-    second: Sequence[Tensor | None] = [None] * len(sources)
-    if ends:
-        try:
-            second = torch.autograd.grad(ends, sources, [weights_like(g.detach(), 1) for g in ends], allow_unused=True)
-        except Exception as error:  # noqa: BLE001 - whatever the user's function raises is the finding
-            yield _raises(exam, f"{type(error).__name__}: {error}", "")
-            return
+    second = [source.grad for source in sources]
     yield from _compared(exam, outcome, asked, second)
 
 
@@ -54,7 +56,9 @@ def _compared(
         gradient = torch.zeros_like(at[place]) if claimed is None else claimed
         slope, true, is_off = compare_map(gradient_map, at, weights, place, gradient, exam.precision)
         if is_off:
-            line = f"in {names[place]}: backward's graph says {slope:.6g}, central differences {true:.6g}"
+            line = (
+                f"in {names[place]}: backward's graph says {slope:.6g}, central differences {true:.6g}"
+            )
             (broken if not bool(gradient.any()) else wrong).append(line)
     if wrong and not _has_nested_functions(exam, asked):
         broken, wrong = broken + wrong, []
@@ -73,7 +77,9 @@ class _GradientMap:
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         weights = iter(tensors[self._leaves :])
-        outcome = run(self._subject.with_values(tensors[: self._leaves]), weigh=lambda _: next(weights).detach())
+        outcome = run(
+            self._subject.with_values(tensors[: self._leaves]), weigh=lambda _: next(weights).detach()
+        )
         return [g for g in outcome.gradients if g is not None]
 
 
@@ -95,7 +101,11 @@ def _raises(exam: Examination, text: str, where: str) -> Finding:
         else f"a second derivative raises {text.splitlines()[0]}",
         cause="backward is declared to be differentiable once"
         if is_declared
-        else (known.cause if known else "backward uses what autograd cannot differentiate (numpy, in-place, foreign code)"),
+        else (
+            known.cause
+            if known
+            else "backward uses what autograd cannot differentiate (numpy, in-place, foreign code)"
+        ),
         fix="nothing, where no second derivative is needed"
         if is_declared
         else "write backward in differentiable operations, or declare it with @once_differentiable",

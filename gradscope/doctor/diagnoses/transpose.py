@@ -39,13 +39,20 @@ def _is_small(subject: Subject, number: int, outcome: Run) -> bool:
     inputs, outputs = subject.leaves[number].value, outcome.outputs[0]
     sides = inputs.numel(), outputs.numel()
     is_real = not (inputs.is_complex() or outputs.is_complex())
-    return is_real and 0 < min(sides) and max(sides) <= _MOST_SIDE and sides[0] * sides[1] <= _MOST_ELEMENTS
+    return (
+        is_real
+        and 0 < min(sides)
+        and max(sides) <= _MOST_SIDE
+        and sides[0] * sides[1] <= _MOST_ELEMENTS
+    )
 
 
 def _exchange(exam: Examination, subject: Subject, number: int, outcome: Run) -> tuple[str, str] | None:
     at = [leaf.value for leaf in subject.leaves]
     x, y = at[number], outcome.outputs[0]
-    true = jacobian(exam.values_of(subject, outcome), at, number, exam.precision).view(*y.shape, *x.shape)
+    true = jacobian(exam.values_of(subject, outcome), at, number, exam.precision).view(
+        *y.shape, *x.shape
+    )
     claimed = _claimed_jacobian(subject, number).view_as(true)
     names = [f"dim {d} of the output" for d in range(y.dim())]
     names += [f"dim {d} of {subject.leaves[number].name}" for d in range(x.dim())]
@@ -69,5 +76,7 @@ def _claimed_jacobian(subject: Subject, number: int) -> Tensor:
             return weights
 
         gradient = run(subject, weigh=one).gradients[number]
-        rows.append(torch.zeros_like(leaf).view(-1) if gradient is None else gradient.detach().reshape(-1))
+        rows.append(
+            torch.zeros_like(leaf).view(-1) if gradient is None else gradient.detach().reshape(-1)
+        )
     return torch.stack(rows)

@@ -11,7 +11,9 @@ __all__ = ["find_written_gradients", "find_written_inputs"]
 
 def find_written_inputs(exam: Examination) -> Iterator[Finding]:
     """Find inputs that forward changes without mark_dirty."""
-    changed = sorted({(call.function.__name__, i) for call in exam.given.calls for i in call.changed_inputs})
+    changed = sorted(
+        {(call.function.__name__, i) for call in exam.given.calls for i in call.changed_inputs}
+    )
     for function, position in changed:
         yield found(
             "forward-inplace-input",

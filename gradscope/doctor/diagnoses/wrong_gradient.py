@@ -2,6 +2,7 @@
 missing-transpose and, where none of these explains it, wrong-gradient with the place where it is wrong."""
 
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from gradscope.doctor.subject import Subject
 
 __all__ = ["find_wrong_gradients", "plain_wrong_gradient"]
 
+_MOST_ELEMENTS: Final = 5000
+"""So many are compared one by one where a random direction shows an error that a sample missed."""
+
 
 def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
     """Find each leaf whose gradient disagrees with finite differences, and say how."""
@@ -26,10 +30,13 @@ def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
         if exam.wide_run.gradients[number] is None:
             yield _missing(exam, comparison)
         else:
-            yield explain_by_design(exam, comparison) or _explained(exam, _in_full(exam, comparison))
+            full = _in_full(exam, comparison)
+            yield explain_by_design(exam, full) or _explained(exam, full)
 
 
-def plain_wrong_gradient(subject: Subject, comparison: Comparison, fallback: str, *, on: str = "") -> Finding:
+def plain_wrong_gradient(
+    subject: Subject, comparison: Comparison, fallback: str, *, on: str = ""
+) -> Finding:
     """Return wrong-gradient with its place in the tensor and in the domain."""
     leaf = subject.leaves[comparison.leaf]
     worst = int((comparison.error / comparison.tolerance).argmax())
@@ -39,7 +46,8 @@ def plain_wrong_gradient(subject: Subject, comparison: Comparison, fallback: str
     place = _place(comparison, leaf.value)
     return found(
         "wrong-gradient",
-        (f"{on}: " if on else "") + f"the gradient of {leaf.name} is wrong in {wrong} of {count} elements compared",
+        (f"{on}: " if on else "")
+        + f"the gradient of {leaf.name} is wrong in {wrong} of {count} elements compared",
         cause="backward does not compute the derivative of what forward computes: a wrong formula, or a "
         "term that is missing",
         fix="derive it again, one factor of the chain rule at a time; start with the element named here",
@@ -102,10 +110,10 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
 
 def _in_full(exam: Examination, comparison: Comparison) -> Comparison:
     """Return the comparison over all elements where only a direction had shown the error."""
-    if not comparison.is_off_elsewhere:
+    size = exam.wide.leaves[comparison.leaf].value.numel()
+    if not comparison.is_off_elsewhere or size > _MOST_ELEMENTS:
         return comparison
-    whole = exam.compare(exam.wide, exam.wide_run, is_all=True)
-    return next(c for c in whole if c.leaf == comparison.leaf)
+    return exam.compare_leaf(exam.wide, exam.wide_run, comparison.leaf, torch.arange(size))
 
 
 def _one_factor(exam: Examination, comparison: Comparison) -> float | None:

@@ -1,7 +1,10 @@
 """`HelpScreen`: every key and every sign, from the table of keys."""
+# ruff: noqa: RUF001 - the signs are meant
+
+from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
@@ -15,6 +18,7 @@ __all__ = ["HelpScreen", "help_text"]
 _TITLES: tuple[tuple[Owner, str], ...] = (
     ("layers", "Layers"),
     ("interventions", "Interventions"),
+    ("main", "View"),
     ("app", "Everywhere"),
 )
 
@@ -33,7 +37,9 @@ _SIGNS = (
 class HelpScreen(ModalScreen[None]):
     """Closed by the keys that one would try."""
 
-    BINDINGS = [Binding("escape,q,question_mark,enter", "close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark,enter", "close", show=False)
+    ]
 
     def __init__(self, *, is_readonly: bool) -> None:
         super().__init__()

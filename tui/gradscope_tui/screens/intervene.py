@@ -1,13 +1,15 @@
 """`InterveneScreen`: from `i` to a change in two or three keys.
 
-First a letter chooses what to do; then a form shows its value and its end, and says in one sentence what
-will happen. That sentence is the question: `enter` answers it, there is no second one.
+First a letter chooses what to do; then a form shows its value and its end, and says in one sentence
+what will happen. That sentence is the question: `enter` answers it, there is no second one.
 """
 
 import math
+from dataclasses import replace
+from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
@@ -30,7 +32,7 @@ class InterveneScreen(ModalScreen[Change | None]):
 
     AUTO_FOCUS = ""
     # Bindings, and no handler of keys: those typed while the screen is made are looked up here, too.
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "cancel", show=False),
         Binding("enter", "apply", show=False),
         Binding("down", "app.focus_next", show=False),
@@ -118,7 +120,7 @@ class InterveneScreen(ModalScreen[Change | None]):
             return
         end = self.query_one("#end", Choice).chosen
         self.query_one("#steps-row").display = end == 2
-        change, problem = self._read()
+        change, problem = self._read(self._action)
         self.query_one("#problem", Static).update(problem)
         if change is not None:
             value = change.arguments[0][1] if change.arguments else None
@@ -126,36 +128,28 @@ class InterveneScreen(ModalScreen[Change | None]):
             text = sentence(self._action, value, self._layers, ends)
             self.query_one("#sentence", Static).update(text)
 
-    def _read(self) -> tuple[Change | None, str]:
+    def _read(self, action: Action) -> tuple[Change | None, str]:
         """Return the change that the form says, or what is wrong with it."""
-        assert self._action is not None  # the form is shown only for an action
         arguments: tuple[tuple[str, float], ...] = ()
-        if self._action.argument:
+        if action.argument:
             value = _number(self.query_one("#value", Input).value)
-            may_be_negative = self._action.name in ("scale", "reverse")
+            may_be_negative = action.name in ("scale", "reverse")
             if value is None or (value <= 0 and not may_be_negative):
                 wanted = "a number" if may_be_negative else "a number above 0"
-                return None, f"{self._action.argument.replace('_', ' ')}: expected {wanted}"
-            arguments = ((self._action.argument, value),)
+                return None, f"{action.argument.replace('_', ' ')}: expected {wanted}"
+            arguments = ((action.argument, value),)
         end = self.query_one("#end", Choice).chosen
-        steps: int | None = None
-        if end == 2:
-            text = self.query_one("#steps", Input).value
-            if not text.isdecimal() or int(text) < 1:
-                return None, "steps: expected a whole number of at least 1"
-            steps = int(text)
-        return (
-            Change(
-                "install", self._action.name, arguments, self._layers, end_steps=steps, is_kept=end == 1
-            ),
-            "",
-        )
+        steps = _steps(self.query_one("#steps", Input).value) if end == 2 else None
+        if end == 2 and steps is None:
+            return None, "steps: expected a whole number of at least 1"
+        change = Change("install", action.name, arguments, self._layers, end_steps=steps)
+        return replace(change, is_kept=end == 1), ""
 
     def action_apply(self) -> None:
         """Answer with the change that the sentence says."""
         if self._action is None:
             return
-        change, problem = self._read()
+        change, problem = self._read(self._action)
         if change is None:
             self.query_one("#problem", Static).update(problem)
         else:
@@ -168,3 +162,7 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def _steps(text: str) -> int | None:
+    return int(text) if text.isdecimal() and int(text) >= 1 else None

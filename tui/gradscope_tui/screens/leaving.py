@@ -1,10 +1,10 @@
 """`LeavingScreen`: asked once, when one quits while changes of this viewer are in force."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
@@ -20,7 +20,7 @@ Decision: TypeAlias = Literal["leave", "remove", "stay"]
 class LeavingScreen(ModalScreen[Decision]):
     """Answers what to do with the changes."""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l,enter", "decide('leave')", show=False),
         Binding("r", "decide('remove')", show=False),
         Binding("escape", "decide('stay')", show=False),
@@ -39,7 +39,7 @@ class LeavingScreen(ModalScreen[Decision]):
             yield Static("\n".join(whole_line(state) for state in self._states), markup=False)
             yield Static(
                 "\n  [b $primary]r[/]   remove, then quit"
-                "\n  [b $primary]l[/]   leave as it is: it ends by its own end, or 60 s after this viewer has gone"
+                "\n  [b $primary]l[/]   leave as it is: it ends 60 s after this viewer has gone"
             )
 
     def action_decide(self, decision: Decision) -> None:

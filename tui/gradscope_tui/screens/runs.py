@@ -1,9 +1,10 @@
 """`RunsScreen`: the runs that the hub knows, to choose one."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
@@ -18,7 +19,7 @@ __all__ = ["RunsScreen"]
 class RunsScreen(ModalScreen[str | None]):
     """Answers with a run's name, or None. The list goes on changing while it is open."""
 
-    BINDINGS = [Binding("escape,q,R", "close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,R", "close", show=False)]
 
     def __init__(self, runs: Sequence[RunInfo]) -> None:
         super().__init__()

@@ -15,8 +15,9 @@ __all__ = ["Frame"]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """`trend` has shape (steps, nodes), a row for each of `trend_steps`: the gradient's norm over steps.
+    """What one step looks like, with a little of the past.
 
+    `trend` is the gradient's norm over steps, shape (steps, nodes), a row for each of `trend_steps`.
     `block` is the newest step's own, None before the first.
     """
 
@@ -30,4 +31,4 @@ class Frame:
     def is_nonfinite(self) -> NDArray[np.bool_]:
         """Return for each node whether anything of it was NaN or infinite."""
         counts = [*self.measured.nan.values(), *self.measured.inf.values()]
-        return np.sum(counts, axis=0) > 0
+        return np.asarray(np.sum(counts, axis=0) > 0)

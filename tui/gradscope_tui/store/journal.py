@@ -3,11 +3,13 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from gradscope.protocol import Event
 
-__all__ = ["Entry", "Journal"]
+__all__ = ["Entry", "Journal", "Level"]
+
+Level: TypeAlias = Literal["info", "warning", "error"]
 
 _LIMIT = 500
 
@@ -18,7 +20,7 @@ class Entry:
 
     time_s: float
     step: int | None
-    level: Literal["info", "warning", "error"]
+    level: Level
     text: str
 
 
@@ -36,7 +38,7 @@ class Journal:
     def note(
         self,
         time_s: float,
-        level: Literal["info", "warning", "error"],
+        level: Level,
         text: str,
         step: int | None = None,
     ) -> None:

@@ -5,9 +5,10 @@
     param_grad_norm  norm of the parameters' gradients
     update_ratio     |Δw| / |w|
 
-A container's parameters are merged from the layers below it and flagged MERGED. Outputs are never merged
-upwards: those of different layers are different things.
+A container's parameters are merged from the layers below it and flagged MERGED. Outputs are never
+merged upwards: those of different layers are different things.
 """
+# ruff: noqa: RUF001 - the signs are meant
 
 from collections.abc import Mapping
 from dataclasses import dataclass

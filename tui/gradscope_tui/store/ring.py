@@ -53,8 +53,9 @@ class StepRing:
             at -= 1
         self._steps.insert(at, step)
         self._slots.insert(at, slot)
-        for name, array in self._data.items():
-            array[slot] = numbers[name]
+        with np.errstate(over="ignore"):  # what is too large for float32 is kept as infinite
+            for name, array in self._data.items():
+                array[slot] = numbers[name]
         return True
 
     def steps(self, last: int | None = None, until: int | None = None) -> NDArray[np.int64]:
@@ -74,12 +75,12 @@ class StepRing:
         return self._data[quantity][self._slots[self._window(last, until)]]
 
     def remapped(self, sources: NDArray[np.intp]) -> "StepRing":
-        """Return a ring whose column i holds what column `sources[i]` held; nothing where that is -1."""
+        """Return a ring whose column i holds what column `sources[i]` held; nothing where it is -1."""
         ring = StepRing(tuple(self._data), len(sources), self.capacity)
         ring._steps, ring._slots = list(self._steps), list(self._slots)
+        known = sources >= 0
         for name, array in self._data.items():
-            taken = array[:, np.maximum(sources, 0)]
-            ring._data[name][:] = np.where(sources >= 0, taken, np.nan)
+            ring._data[name][:, known] = array[:, sources[known]]
         return ring
 
     def clear(self) -> None:

@@ -1,7 +1,8 @@
 """`RunStore`: all that the screen knows of one run, fed with the link's messages.
 
-Only rank 0 is kept. A step is kept once, whatever is sent again after a reconnect. When a run of the same
-name starts anew its steps go back: then the pictures of the earlier one are dropped, and the log says so.
+Only rank 0 is kept. A step is kept once, whatever is sent again after a reconnect. When a run of the
+same name starts anew its steps go back: then the pictures of the earlier one are dropped, and the log
+says so.
 """
 
 import time
@@ -26,7 +27,7 @@ from gradscope.protocol import (
 )
 from gradscope_tui.store.frame import Frame
 from gradscope_tui.store.heat import Heat
-from gradscope_tui.store.journal import Journal
+from gradscope_tui.store.journal import Journal, Level
 from gradscope_tui.store.layers import LayerTree, build_tree
 from gradscope_tui.store.measure import QUANTITIES, measure, not_measured
 from gradscope_tui.store.ring import StepRing
@@ -40,8 +41,9 @@ _NAMES = tuple(quantity.name for quantity in QUANTITIES)
 class RunStore:
     """Lives as long as its run is watched. `version` rises with each change that a view may show.
 
-    `counters` tell how many steps were `taken`, and of what was not: `again` (known already), `other_revision` (its layers are not
-    known), `garbage` (undecodable), `other_rank`; and of `withheld` by the hub and `dropped` by the agent.
+    `counters` tell how many steps were `taken`, and of what was not: `again` (known already),
+    `other_revision` (its layers are not known), `garbage` (undecodable), `other_rank`; and of
+    `withheld` by the hub and `dropped` by the agent.
     """
 
     def __init__(
@@ -66,7 +68,10 @@ class RunStore:
         self.data_at: float | None = None
         self._clock, self._wall = clock, wall
         self._is_backfilling = False
-        self._set_tree(build_tree(()))
+        self.tree = build_tree(())
+        self.ring = StepRing(_NAMES, 0)
+        self._heat: dict[str, NDArray[np.int8]] = {}
+        self._reset_newest()
 
     def feed(self, message: Message) -> None:
         """Take one message. What belongs to another run or rank is counted and left."""
@@ -113,6 +118,11 @@ class RunStore:
         known = [s for s in (self.ring.newest, (self.scalars.newest or (None,))[0]) if s is not None]
         return max(known, default=None)
 
+    def note(self, level: Level, text: str, step: int | None = None) -> None:
+        """Write into the log what this viewer noticed itself, at the newest step unless at another."""
+        self.journal.note(self._wall(), level, text, self.step if step is None else step)
+        self.version += 1
+
     def _take_manifest(self, message: Manifest) -> None:
         try:
             tree = build_tree(message.layers())
@@ -126,7 +136,7 @@ class RunStore:
         self._set_tree(tree)
         if not is_first:
             text = f"the model changed: {len(tree)} layers, revision {message.revision}"
-            self.journal.note(self._wall(), "info", text, self.step)
+            self.note("info", text)
 
     def _take_step(self, message: Step) -> None:
         if message.manifest_revision != self.revision:
@@ -152,7 +162,7 @@ class RunStore:
             return
         self.counters["dropped"] = message.dropped
         self.newest, self.block, self._measured = message, block, measured
-        self._heat = {name: self._pasts[name].take(measured.values[name]) for name in _NAMES}
+        self._heat = {name: past.take(measured.values[name]) for name, past in self._pasts.items()}
 
     def _take_scalars(self, message: Scalars) -> None:
         newest = self.scalars.newest
@@ -170,21 +180,17 @@ class RunStore:
 
     def _set_tree(self, tree: LayerTree) -> None:
         """Change to another tree; a layer that is in both keeps its past steps."""
-        nodes = len(tree)
-        if getattr(self, "ring", None) is None or not len(self.ring):
-            self.ring = StepRing(_NAMES, nodes)
-        else:
-            before = {layer.name: i for i, layer in enumerate(self.tree.layers)}
-            sources = [before.get(layer.name, -1) for layer in tree.layers]
-            self.ring = self.ring.remapped(np.array(sources, np.intp))
-        self.tree: LayerTree = tree
+        before = {layer.name: i for i, layer in enumerate(self.tree.layers)}
+        sources = [before.get(layer.name, -1) for layer in tree.layers]
+        self.ring = self.ring.remapped(np.array(sources, np.intp))
+        self.tree = tree
         self._reset_newest()
 
     def _reset_newest(self) -> None:
         nodes = len(self.tree)
         self._measured = not_measured(nodes)
         self._pasts = {name: Heat(nodes) for name in _NAMES}
-        self._heat: dict[str, NDArray[np.int8]] = {name: np.zeros(nodes, np.int8) for name in _NAMES}
+        self._heat = {name: np.zeros(nodes, np.int8) for name in _NAMES}
         self.block = None
 
     def _start_anew(self, step: int) -> None:
@@ -192,17 +198,20 @@ class RunStore:
         self.scalars.clear()
         self.newest = None
         self._reset_newest()
-        self.journal.note(self._wall(), "info", f"the run started anew at step {step}", step)
+        self.note("info", f"the run started anew at step {step}", step)
 
     def _note_data(self, time_s: float) -> None:
-        """Data of a backfill is as old as its sender says; live data is of now, whatever its clock."""
+        """Remember how old the newest is: as its sender says in a backfill; live data is of now."""
         age_s = max(0.0, self._wall() - time_s) if self._is_backfilling else 0.0
         at = self._clock() - age_s
         self.data_at = at if self.data_at is None else max(at, self.data_at)
 
 
 def _trend(ring: StepRing, width: int) -> NDArray[np.float32]:
-    """Return gradient norms, shape (steps, nodes): the outputs', or the parameters' where there are none."""
+    """Return norms of the outputs' gradients, or the parameters' where there are none.
+
+    Shape (steps, nodes).
+    """
     at_outputs = ring.matrix("grad_norm", width)
     at_parameters = ring.matrix("param_grad_norm", width)
     return np.where(np.isnan(at_outputs).all(axis=0), at_parameters, at_outputs)

@@ -1,6 +1,5 @@
-"""`ScalarStore`: the numbers a run logs for every step, such as its loss, and how fast its steps come."""
+"""`ScalarStore`: what a run logs for every step, such as its loss, and how fast its steps come."""
 
-import math
 from collections import deque
 
 import numpy as np
@@ -35,7 +34,7 @@ class ScalarStore:
                 continue
             for step, value in zip(message.steps, values, strict=False):
                 if value is not None:
-                    ring.insert(step, {"value": np.array([_as_float32(value)])})
+                    ring.insert(step, {"value": np.array([value])})
         for step, time_s in zip(message.steps, message.times_s, strict=False):
             self.note_time(step, time_s)
 
@@ -84,9 +83,3 @@ class ScalarStore:
             self._rings[name] = StepRing(("value",), 1, _CAPACITY)
         return self._rings.get(name)
 
-
-def _as_float32(value: float) -> float:
-    """Keep what is too large for float32 infinite rather than warn about it."""
-    if math.isfinite(value) and abs(value) > np.finfo(np.float32).max:
-        return math.copysign(math.inf, value)
-    return value

@@ -1,8 +1,8 @@
 """A plot in braille: two by four dots a cell, over the true axis of steps.
 
-Where several steps share a column of dots the line goes through their median, and those far from it stand
-as dots of their own: noise does not fill the picture, and a single spike does not vanish. Over a hole in the
-steps no line is drawn.
+Where several steps share a column of dots the line goes through their median, and those far from it
+stand as dots of their own: noise does not fill the picture, and a single spike does not vanish. Over a
+hole in the steps no line is drawn.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Plot:
 def draw_plot(
     steps: NDArray[np.int64], values: NDArray[np.floating], width: int, height: int
 ) -> Plot | None:
-    """Return the plot of positive values on a logarithmic scale; None where there is nothing to draw."""
+    """Return the plot of positive values on a logarithmic scale; None where there are none."""
     numbers = np.asarray(values, np.float64)
     usable = np.isfinite(numbers) & (numbers > 0)
     if not usable.any() or width < 2 or height < 1:

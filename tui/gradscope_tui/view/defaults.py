@@ -1,4 +1,4 @@
-"""The value that a form starts with: one whose effect would be seen, from the layers' newest gradients."""
+"""The value that a form starts with: from the layers' newest gradients, so that it has an effect."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _PART = {"clip": ("norm", 0.5), "clamp": ("absmax", 0.5), "noise": ("rms", 0.1)}
 
 
 def default_value(action: str, frame: Frame | None, layers: Sequence[str]) -> float:
-    """Return half of the greatest norm to clip at, half of the greatest element to clamp at, and so on."""
+    """Return a value: half of the greatest norm to clip at, half of the greatest element to clamp."""
     if action in _FIXED:
         return _FIXED[action]
     unknown = _UNKNOWN.get(action, 1.0)

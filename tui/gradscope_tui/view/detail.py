@@ -1,4 +1,5 @@
 """The numbers of one layer, with units: what it is, its parameters, and each kind that was measured."""
+# ruff: noqa: RUF001 - the signs are meant
 
 import math
 
@@ -29,7 +30,7 @@ def about_lines(layer: Layer, width: int) -> list[tuple[Cell, ...]]:
     """Return the parameters with shape, dtype and size."""
     if not layer.parameters:
         return [(Cell("no parameters of its own", "dim"),)]
-    lines = []
+    lines: list[tuple[Cell, ...]] = []
     for parameter in layer.parameters:
         elements = math.prod(parameter.shape)
         shape = " × ".join(str(n) for n in parameter.shape) or "scalar"
@@ -46,10 +47,10 @@ def stats_lines(block: Block | None, node: int, width: int) -> list[tuple[Cell, 
         return [(Cell("nothing of this layer was measured in this step", "dim"),)]
     shown = max(1, min(len(_COLUMNS), (width - _KIND_WIDTH - _COUNT_WIDTH) // 11))
     titles = "".join(fit(f"  {title}", 11) for title in _TITLES[:shown])
-    lines = [(Cell(fit("", _KIND_WIDTH) + titles + fit("numbers", _COUNT_WIDTH), "header"),)]
-    for row in sorted(rows, key=lambda r: _place(block.kinds[int(block.kind[r])])):
-        lines.append(_stats_line(block.kinds[int(block.kind[row])], stats_of_row(block, row), shown))
-    return lines
+    header = Cell(fit("", _KIND_WIDTH) + titles + fit("numbers", _COUNT_WIDTH), "header")
+    kinds = {row: block.kinds[int(block.kind[row])] for row in rows}
+    rows.sort(key=lambda row: _place(kinds[row]))
+    return [(header,), *(_stats_line(kinds[row], stats_of_row(block, row), shown) for row in rows)]
 
 
 def _place(kind: str) -> tuple[int, str]:

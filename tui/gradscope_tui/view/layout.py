@@ -56,7 +56,7 @@ _GROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The chosen columns from left to right with their widths; together with the gutter they fill `width`."""
+    """The chosen columns from left to right with their widths; with the gutter they fill `width`."""
 
     width: int
     columns: tuple[tuple[Column, int], ...]

@@ -45,7 +45,7 @@ def tab_cells(
     for number, (name, title) in enumerate(PAGES, start=1):
         shown = title[:5].rstrip() if is_narrow else title
         many = f" {counts[name]}" if counts.get(name) else ""
-        actions[len(cells)] = f"app.page('{name}')"
+        actions[len(cells)] = f"app.press('main', '{number}')"
         role: Role = "chosen" if name == page else "dim"
         cells.append(Cell(f" {number} {shown}{many} ", role))
         cells.append(Cell(" "))

@@ -1,6 +1,7 @@
 """Sparklines: a row of blocks, one a step, on a logarithmic scale between the least and the greatest.
 
-What is missing is a blank, what is not finite an exclamation mark: neither can be taken for a low number.
+What is missing is a blank, what is not finite an exclamation mark: neither can be taken for a low
+number.
 """
 
 import numpy as np

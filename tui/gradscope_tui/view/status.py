@@ -68,16 +68,21 @@ def status_of(store: RunStore, *, is_ended: bool) -> Status:
 
 def liveness(status: Status) -> Cell:
     """Return in words whether what is shown is of now."""
-    if status.phase == "refused":
-        return Cell(f"✕ refused: {printable(status.reason)}", "bad")
-    if status.phase == "none":
-        return Cell("◌ no hub", "warning")
-    if status.phase == "connecting":
-        return Cell("◌ connecting", "warning")
     age = "" if status.age_s is None else duration(status.age_s)
-    if status.phase == "lost":
-        shown = f", shown: {age} old" if age else ""
-        return Cell(f"✕ link lost {duration(status.phase_age_s)} ago, reconnecting{shown}", "bad")
+    match status.phase:
+        case "refused":
+            return Cell(f"✕ refused: {printable(status.reason)}", "bad")
+        case "none" if not age:
+            return Cell("◌ no hub", "warning")
+        case "connecting":
+            return Cell("◌ connecting", "warning")
+        case "lost" | "none":
+            shown = f", shown: {age} old" if age else ""
+            return Cell(f"✕ link lost, reconnecting{shown}", "bad")
+    return _freshness(status, age)
+
+
+def _freshness(status: Status, age: str) -> Cell:
     if status.is_ended:
         return Cell(f"■ ended {age} ago" if age else "■ ended", "title")
     if status.age_s is None:

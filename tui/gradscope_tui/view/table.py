@@ -1,4 +1,5 @@
 """The cells of the layer table: one row a layer, the same for the screen and for plain text."""
+# ruff: noqa: RUF001 - the signs are meant
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field

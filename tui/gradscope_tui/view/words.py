@@ -2,6 +2,7 @@
 
 One table holds what each intervention is called, which key chooses it, and what it does to a gradient.
 """
+# ruff: noqa: RUF001 - the signs are meant
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One kind of intervention. `argument` is empty where it takes none; `{}` in `effect` is its value."""
+    """One kind of intervention. `{}` in `effect` is the value of `argument`, where it takes one."""
 
     key: str
     name: str

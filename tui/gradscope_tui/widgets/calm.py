@@ -1,4 +1,5 @@
 """`Calm`: one quiet message in the middle, where there is nothing to show yet, and why."""
+# ruff: noqa: RUF001 - the signs are meant
 
 from textual.widgets import Static
 

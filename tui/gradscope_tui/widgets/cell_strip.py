@@ -1,6 +1,7 @@
 """`CellWidget`: what all widgets share that draw cells: a style for each role, from the stylesheet."""
 
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
@@ -16,7 +17,7 @@ __all__ = ["CellWidget", "OneLine", "spread"]
 class CellWidget(Widget):
     """Turns cells into a strip. The styles are looked up once a theme."""
 
-    COMPONENT_CLASSES = {f"role--{role}" for role in ROLES}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"role--{role}" for role in ROLES}
 
     _styles: dict[Role, Style] | None = None
 

@@ -1,14 +1,15 @@
 """`Choice`: one line to choose one of a few, with left and right."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from textual import events
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 
-from gradscope_tui.view.cell import Cell
+from gradscope_tui.view.cell import Cell, Role
 from gradscope_tui.widgets.cell_strip import CellWidget
 
 __all__ = ["Choice"]
@@ -17,7 +18,7 @@ __all__ = ["Choice"]
 class Choice(CellWidget, can_focus=True):
     """Shows all options, the chosen one filled."""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "turn(-1)", show=False),
         Binding("right,l,space", "turn(1)", show=False),
     ]
@@ -33,10 +34,12 @@ class Choice(CellWidget, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """Return the line."""
+        if y:
+            return Strip.blank(self.size.width, self.rich_style)
         cells: list[Cell] = []
         for place, option in enumerate(self.options):
             is_chosen = place == self.chosen
-            role = "chosen" if is_chosen else "dim"
+            role: Role = "chosen" if is_chosen else "dim"
             cells += [Cell(f"({'●' if is_chosen else ' '}) {option}", role), Cell("  ")]
         return self.strip_of(cells, self.size.width, self.rich_style)
 

@@ -1,4 +1,5 @@
 """`DetailPage`: one layer, its numbers over the steps and in the newest one."""
+# ruff: noqa: RUF001 - the signs are meant
 
 from collections.abc import Sequence
 
@@ -52,9 +53,9 @@ class NumberTable(CellWidget):
 
 
 class DetailPage(Container, can_focus=True):
-    """Shows the layer named `layer`. A layer without gradients has its place for them, and says so."""
+    """Shows the layer named `layer_name`. Where nothing was measured it says so."""
 
-    layer: str | None = None
+    layer_name: str | None = None
 
     def compose(self) -> ComposeResult:
         """Lay out the page."""
@@ -66,7 +67,7 @@ class DetailPage(Container, can_focus=True):
 
     def show(self, store: RunStore, frame: Frame, states: Sequence[InterventionState]) -> None:
         """Draw the layer as of the frame's step."""
-        node = None if self.layer is None else frame.tree.find(self.layer)
+        node = None if self.layer_name is None else frame.tree.find(self.layer_name)
         if node is None:
             return
         here = [state for state in states if frame.tree.layers[node].name in state.layers]

@@ -1,8 +1,8 @@
 """`LayerTable`: the layers, a line each, drawn by the Line API.
 
 When data comes, the cells of the visible rows are made and compared with those that are on the screen;
-only rows that differ are drawn again. `counters` tell how many strips were built and how many taken from
-the cache, and how many rows were found dirty.
+only rows that differ are drawn again. `counters` tell how many strips were built and how many taken
+from the cache, and how many rows were found dirty.
 """
 
 from collections import Counter
@@ -80,7 +80,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
             and before.frame.tree is frame.tree
         )
         if is_same:
-            self._refresh_changed_rows()
+            self._refresh_changed_rows(view)
         else:
             self._keep_cursor(before, listing)
             self._cells.clear()
@@ -101,6 +101,12 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         """The node under the cursor."""
         nodes = self._view.listing.nodes if self._view else ()
         return nodes[self._cursor] if self._cursor < len(nodes) else None
+
+    @property
+    def cursor_layer(self) -> str | None:
+        """The name of the layer under the cursor."""
+        node = self.cursor_node
+        return None if node is None or self._view is None else self._view.frame.tree.layers[node].name
 
     @property
     def listed(self) -> int:
@@ -134,7 +140,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         row = y - 1 + self.scroll_offset.y
         if row >= self.listed:
             return Strip.blank(width, self.rich_style)
-        return self._strip(row, self._row(row), width)
+        return self._strip(row, self._row(self._view, row), width)
 
     def _strip(self, row: int, cells: tuple[Cell, ...], width: int) -> Strip:
         is_cursor = row == self._cursor
@@ -156,18 +162,17 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         style = self.style_of("chosen")
         return Style(bgcolor=style.bgcolor, bold=None)
 
-    def _row(self, row: int) -> tuple[Cell, ...]:
+    def _row(self, view: TableView, row: int) -> tuple[Cell, ...]:
         cells = self._cells.get(row)
         if cells is None:
-            assert self._view is not None  # rows are asked for only where there is a view
-            cells = self._cells[row] = row_cells(self._view, row)
+            cells = self._cells[row] = row_cells(view, row)
         return cells
 
-    def _refresh_changed_rows(self) -> None:
+    def _refresh_changed_rows(self, view: TableView) -> None:
         before, self._cells = self._cells, {}
         top = self.scroll_offset.y
         for row in range(top, min(self.listed, top + self.size.height)):
-            if before.get(row) != self._row(row):
+            if before.get(row) != self._row(view, row):
                 self.counters["rows_dirty"] += 1
                 self.refresh_line(row + 1)
 

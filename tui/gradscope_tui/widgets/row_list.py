@@ -1,10 +1,11 @@
 """`RowList`: a plain list of lines with a cursor: interventions, log, runs."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from rich.style import Style
 from textual import events
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
@@ -17,9 +18,9 @@ __all__ = ["RowList"]
 
 
 class RowList(CellWidget, ScrollView, can_focus=True):
-    """Each row is a tuple of cells. A list that `follows` stays at its end while the cursor is there."""
+    """Each row is a tuple of cells. One that `follows` stays at its end while the cursor is there."""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "move(1)", show=False),
         Binding("k,up", "move(-1)", show=False),
         Binding("g,home", "move(-1000000)", show=False),
@@ -74,7 +75,7 @@ class RowList(CellWidget, ScrollView, can_focus=True):
     def _header_height(self) -> int:
         return 1 if self._header else 0
 
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:  # noqa: ARG002 - Textual's signature
+    def get_content_height(self, *_: object) -> int:
         """Return the height of all rows."""
         return len(self._rows) + self._header_height
 

@@ -1,4 +1,4 @@
-"""`TrendPlot`: one number over the steps, in braille, with the steps at which gradients were changed."""
+"""`TrendPlot`: one number over the steps, in braille, with the steps at which changes took effect."""
 
 from collections.abc import Sequence
 

@@ -1,0 +1,26 @@
+"""The function doctor: what is wrong with a custom autograd Function, where, and how it is cured."""
+
+from gradscope.doctor.codes import CODES, SEVERITIES
+from gradscope.doctor.examine import examine
+from gradscope.doctor.files import examine_file, examine_file_isolated
+from gradscope.doctor.messages import KNOWN_MESSAGES, KnownMessage, recognise
+from gradscope.doctor.report import REPORT_VERSION, CheckItem, Finding, Report, Step
+from gradscope.doctor.timing import Timing, time_function
+
+__all__ = [
+    "CODES",
+    "KNOWN_MESSAGES",
+    "REPORT_VERSION",
+    "SEVERITIES",
+    "CheckItem",
+    "Finding",
+    "KnownMessage",
+    "Report",
+    "Step",
+    "Timing",
+    "examine",
+    "examine_file",
+    "examine_file_isolated",
+    "recognise",
+    "time_function",
+]

@@ -1,0 +1,95 @@
+"""The closing checklist: each line is met, not met, or does not apply, by the codes that were found."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.report import CheckItem, Finding
+
+__all__ = ["close"]
+
+_WRONG: Final = (
+    "wrong-gradient",
+    "wrong-gradient-sign",
+    "wrong-gradient-scale",
+    "missing-transpose",
+    "missing-gradient",
+)
+
+_LINES: Final[tuple[tuple[str, tuple[str, ...], str], ...]] = (
+    ("forward runs and is finite", ("forward-raises", "forward-nonfinite"), ""),
+    (
+        "tensors go through save_for_backward, and nothing else does",
+        ("saved-on-ctx", "non-tensor-saved"),
+        "functions",
+    ),
+    ("saved_tensors is read in backward only", ("saved-tensors-in-forward",), "functions"),
+    ("inputs are not changed in place", ("forward-inplace-input",), "functions"),
+    (
+        "grad_output and saved tensors are not changed",
+        ("grad-output-modified", "saved-tensor-modified"),
+        "functions",
+    ),
+    ("one gradient is returned for each argument", ("wrong-gradient-count",), "functions"),
+    (
+        "each gradient has the shape, dtype and device of its argument",
+        (
+            "gradient-shape-mismatch",
+            "broadcast-not-reduced",
+            "gradient-dtype-mismatch",
+            "gradient-device-mismatch",
+        ),
+        "functions",
+    ),
+    ("needs_input_grad is looked at", ("ignores-needs-input-grad",), "several inputs"),
+    (".detach() and not .data", ("uses-data",), "source"),
+    ("the gradient is the derivative", (*_WRONG, "gradient-by-design"), "numbers"),
+    ("an approximate gradient was measured", ("approximate-poor",), "approximate"),
+    (
+        "the second derivative was looked at",
+        ("graph-broken", "not-twice-differentiable", "wrong-second-gradient"),
+        "second order",
+    ),
+    (
+        "it runs on other layouts and on an empty batch",
+        ("fails-on-noncontiguous", "fails-on-expanded-gradient", "fails-on-empty"),
+        "numbers",
+    ),
+    ("it is deterministic", ("nondeterministic",), ""),
+    ("PyTorch has no such operation already", ("reimplements-builtin",), "numbers"),
+    ("it is examined by itself", (), "alone"),
+)
+
+
+def close(exam: Examination, findings: Sequence[Finding]) -> tuple[CheckItem, ...]:
+    """Return the checklist; a code that became evidence of another counts as well."""
+    named = {finding.code for finding in findings}
+    named |= {line.split(" ")[0].rstrip(":") for finding in findings for line in finding.evidence}
+    items = []
+    for text, codes, condition in _LINES:
+        hit = tuple(code for code in codes if code in named)
+        is_met = None if not hit and not _applies(exam, condition) else not hit
+        items.append(CheckItem(text, is_met, hit))
+    return tuple(items)
+
+
+def _applies(exam: Examination, condition: str) -> bool:
+    match condition:
+        case "functions":
+            return bool(exam.given.calls)
+        case "several inputs":
+            return (
+                bool(exam.given.calls)
+                and len([leaf for leaf in exam.subject.leaves if leaf.is_needed]) > 1
+            )
+        case "source":
+            return bool(exam.facts)
+        case "numbers":
+            return not exam.blocked and not exam.is_approximate
+        case "approximate":
+            return exam.is_approximate and not exam.blocked
+        case "second order":
+            return exam.is_second_order and not exam.blocked and not exam.is_approximate
+        case "alone":
+            return len(exam.subject.functions) == 1
+    return True

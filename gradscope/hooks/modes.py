@@ -1,0 +1,23 @@
+"""Keeping our own operations out of the user's sight: modes that count or rewrite what torch does."""
+
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+__all__ = ["hidden_from_modes", "is_transforming"]
+
+
+def hidden_from_modes() -> AbstractContextManager[object]:
+    """Return a context in which no TorchDispatchMode or TorchFunctionMode sees what is done."""
+    if not torch._C._len_torch_dispatch_stack() and not torch._C._len_torch_function_stack():  # noqa: SLF001 - no public names
+        return nullcontext()
+    stack = ExitStack()
+    stack.enter_context(_disable_current_modes())
+    stack.enter_context(torch._C.DisableTorchFunction())  # noqa: SLF001 - as above
+    return stack
+
+
+def is_transforming() -> bool:
+    """Whether a `torch.func` transform is at work: its tensors have no numbers of their own."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # noqa: SLF001 - as above

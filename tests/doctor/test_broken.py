@@ -1,0 +1,43 @@
+"""Every broken function of the folder `broken` is diagnosed, with its own code first."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from torch.autograd import Function
+
+from gradscope.doctor import CODES, examine
+
+
+def _load(path: Path):
+    spec = importlib.util.spec_from_file_location(f"broken_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MODULES = [_load(path) for path in sorted((Path(__file__).parent / "broken").glob("*.py"))]
+BROKEN = [
+    value
+    for module in MODULES
+    for value in vars(module).values()
+    if isinstance(value, type) and issubclass(value, Function) and hasattr(value, "found_first")
+]
+
+
+@pytest.mark.parametrize("function", BROKEN, ids=lambda f: f.__name__)
+def test_the_first_finding_is_the_cause(function):
+    report = examine(function, *function.example_inputs(), **getattr(function, "options", {}))
+    assert report.codes[:1] == (function.found_first,), str(report)
+    first = report.findings[0]
+    assert first.severity == getattr(function, "severity", first.severity), str(report)
+    assert getattr(function, "evidence", "") in " ".join([first.message, *first.evidence]), str(report)
+    assert report.ok == all(f.severity != "error" for f in report.findings)
+    assert first.cause
+    assert first.fix
+
+
+def test_every_code_but_that_of_devices_has_a_broken_function():
+    shown = {function.found_first for function in BROKEN}
+    elsewhere = {"gradient-device-mismatch", "gradient-by-design"}
+    assert set(CODES) - shown == elsewhere

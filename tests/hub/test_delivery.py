@@ -1,0 +1,128 @@
+import math
+from collections import Counter
+
+from gradscope.hub.delivery import Delivery
+from gradscope.hub.rings import Parts
+from gradscope.protocol import Skipped, Subscribe, decode, encode
+
+STEP = [b"a step"]
+
+
+class Pipe:
+    """Takes what it is sent, until it is full."""
+
+    def __init__(self) -> None:
+        self.taken: list[Parts] = []
+        self.room = 1_000_000
+
+    def __call__(self, parts: Parts) -> bool:
+        if len(self.taken) >= self.room:
+            return False
+        self.taken.append(parts)
+        return True
+
+
+def subscribed(pipe: Pipe, *, rate_hz: float = 1.0, past: int = 0) -> tuple[Delivery, Counter[str]]:
+    counts: Counter[str] = Counter()
+    delivery = Delivery(pipe, counts)
+    items = (([b"past %d" % i], True) for i in range(past))
+    delivery.subscribe(Subscribe(run="r", max_rate_hz=rate_hz), items)
+    return delivery, counts
+
+
+def test_without_credit_the_newest_step_waits_and_the_others_are_counted() -> None:
+    pipe = Pipe()
+    delivery, counts = subscribed(pipe)
+    for i in range(5):
+        delivery.put_step(0, i, [b"step %d" % i])
+    assert delivery.flush(0.0) == math.inf
+    assert pipe.taken == []
+    delivery.add_credit(1)
+    delivery.flush(0.0)
+    assert pipe.taken == [encode(Skipped(run="r", rank=0, count=4, step=3)), [b"step 4"]]
+    assert counts["skipped_steps"] == 4
+
+
+def test_a_step_waits_until_its_rate_allows_it() -> None:
+    pipe = Pipe()
+    delivery, _ = subscribed(pipe, rate_hz=4.0)
+    delivery.add_credit(10)
+    delivery.put_step(0, 0, STEP)
+    delivery.flush(100.0)
+    delivery.put_step(0, 1, STEP)
+    assert delivery.flush(100.1) == 100.25
+    assert len(pipe.taken) == 1
+    delivery.flush(100.25)
+    assert len(pipe.taken) == 2
+
+
+def test_each_rank_has_its_own_rate() -> None:
+    pipe = Pipe()
+    delivery, _ = subscribed(pipe)
+    delivery.add_credit(10)
+    for rank in range(3):
+        delivery.put_step(rank, 0, [b"rank %d" % rank])
+    delivery.flush(0.0)
+    assert pipe.taken == [[b"rank 0"], [b"rank 1"], [b"rank 2"]]
+
+
+def test_past_steps_take_credit_and_come_before_live_ones() -> None:
+    pipe = Pipe()
+    delivery, _ = subscribed(pipe, past=3)
+    delivery.put_step(0, 9, STEP)
+    delivery.add_credit(2)
+    assert delivery.flush(0.0) == math.inf
+    assert pipe.taken == [[b"past 0"], [b"past 1"]]
+    delivery.add_credit(2)
+    delivery.flush(0.0)
+    assert pipe.taken == [[b"past 0"], [b"past 1"], [b"past 2"], STEP]
+
+
+def test_a_full_pipe_is_tried_again_and_nothing_is_lost_or_sent_twice() -> None:
+    pipe = Pipe()
+    delivery, _ = subscribed(pipe, past=3)
+    delivery.add_credit(100)
+    for i in range(3):
+        delivery.put([b"event %d" % i])
+        delivery.put_step(0, i, [b"step %d" % i])
+    for room in range(1, 30):
+        pipe.room = room
+        assert delivery.flush(0.0) in (0.01, math.inf)
+    assert [parts[0] for parts in pipe.taken if parts[0].startswith((b"past", b"event", b"step"))] == [
+        *(b"past %d" % i for i in range(3)),
+        *(b"event %d" % i for i in range(3)),
+        b"step 2",
+    ]
+    assert decode(pipe.taken[-2]) == Skipped(run="r", rank=0, count=2, step=1)
+
+
+def test_of_state_only_the_newest_waits() -> None:
+    pipe = Pipe()
+    delivery, _ = subscribed(pipe)
+    for i in range(3):
+        delivery.put_state("manifest", [b"manifest %d" % i])
+    delivery.flush(0.0)
+    assert pipe.taken == [[b"manifest 2"]]
+
+
+def test_of_events_the_oldest_go_beyond_2000_and_are_counted() -> None:
+    pipe = Pipe()
+    delivery, counts = subscribed(pipe)
+    for i in range(2_003):
+        delivery.put([b"%d" % i])
+    delivery.flush(0.0)
+    assert pipe.taken[0] == [b"3"]
+    assert len(pipe.taken) == 2_000
+    assert counts["dropped_to_viewers"] == 3
+
+
+def test_another_subscription_leaves_nothing_of_the_former_one() -> None:
+    pipe = Pipe()
+    delivery, _ = subscribed(pipe, past=3)
+    delivery.put([b"an event"])
+    delivery.put_step(0, 0, STEP)
+    delivery.put_state("runs", [b"the runs"])
+    delivery.subscribe(Subscribe(run="other"), iter([([b"other past"], False)]))
+    delivery.add_credit(10)
+    delivery.flush(0.0)
+    assert pipe.taken == [[b"other past"], [b"the runs"]]
