@@ -3,7 +3,6 @@
 import os
 import sys
 import weakref
-from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.optim import Optimizer
 from gradscope.agent.identity import run_name
 from gradscope.agent.scope import Scope
 from gradscope.errors import UsageError
-from gradscope.hooks import LayerInfo, LayerPatterns, layers_of
+from gradscope.hooks import LayerPatterns
 from gradscope.observe import Sampler
 
 __all__ = ["attach", "scopes"]
@@ -65,13 +64,12 @@ def attach(
     """
     _check(model, optimizer, scaler, detail, start_step)
     is_inert = os.environ.get("GRADSCOPE", "1") == "0"
-    found = layers_of(model, layers)
     sampler = Sampler(budget=budget, every=every)
     run = run_name(name)
     _make_room(model, replace=replace)
     scope = Scope(
         model,
-        found,
+        layers=layers,
         optimizer=optimizer,
         sampler=sampler,
         run=run,
@@ -87,7 +85,7 @@ def attach(
     if not is_inert:
         _remember(model, scope)
         if not quiet and scope.rank == 0:
-            _say_how_to_watch(scope, found)
+            _say_how_to_watch(scope)
     return scope
 
 
@@ -139,10 +137,9 @@ def _remember(model: nn.Module, scope: Scope) -> None:
     scope.when_detached(lambda: _live.pop(key, None))
 
 
-def _say_how_to_watch(scope: Scope, layers: Sequence[LayerInfo]) -> None:
-    watched = sum(layer.is_watched for layer in layers)
+def _say_how_to_watch(scope: Scope) -> None:
     print(  # noqa: T201 - the one line that a person should see
-        f"gradscope: watching {watched} layers of run {scope.run!r}; see it with: gradscope watch "
-        f"{scope.run}",
+        f"gradscope: watching {scope.watched_count} layers of run {scope.run!r}; "
+        f"see it with: gradscope watch {scope.run}",
         file=sys.stderr,
     )

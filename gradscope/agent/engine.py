@@ -25,34 +25,35 @@ from gradscope.agent.faults import Faults
 from gradscope.agent.forward_plan import ForwardPlan, Slot
 from gradscope.agent.idle import IdleWatch
 from gradscope.agent.loss_scale import LossScale
+from gradscope.agent.measurement import EndedStep, Measurement
 from gradscope.columns import Block
 from gradscope.hooks import (
     Closure,
     ForwardHook,
     LayerInfo,
     OptimizerHook,
+    Structure,
     hidden_from_modes,
-    parameters_of,
     quiet_about_global_hooks,
     replace_tensors,
 )
 from gradscope.intervene import Ledger
-from gradscope.observe import (
-    ActivationObserver,
-    Board,
-    Harvest,
-    ParameterObserver,
-    Sampler,
-    Token,
-)
+from gradscope.observe import Sampler, Token
 
 __all__ = ["FinishedStep", "StepEngine"]
+
+_SKIPPED = "the GradScaler skipped an iteration before step {step}: its gradients were not finite"
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedStep:
-    """One observed step. `cost` is the fraction of time that observing takes at present."""
+    """One observed step. `cost` is the fraction of time that observing takes at present.
 
+    `names` are the layers that the block's rows speak of: those of the manifest's `revision`.
+    """
+
+    names: tuple[str, ...]
+    revision: int
     step: int
     time_s: float
     step_time_s: float
@@ -61,17 +62,14 @@ class FinishedStep:
     block: Block
 
 
-_Waiting = tuple[Harvest, Callable[[Block], Block], int, float, float]
-
-
 class StepEngine:
     """Watches one model from `start` to `stop`. It holds the model weakly."""
 
     def __init__(
         self,
         model: nn.Module,
-        layers: Sequence[LayerInfo],
         *,
+        find_layers: Callable[[nn.Module], Sequence[LayerInfo]],
         optimizer: Optimizer | None,
         sampler: Sampler,
         ledger: Ledger,
@@ -79,6 +77,7 @@ class StepEngine:
         scaler: GradScaler | None,
         is_full: bool,
         start_step: int,
+        on_layers: Callable[[Sequence[LayerInfo], int], None],
         on_observed: Callable[[FinishedStep], None],
         on_end: Callable[[int, float], None],
     ) -> None:
@@ -88,17 +87,19 @@ class StepEngine:
         self._sampler = sampler
         self._ledger = ledger
         self._faults = faults
+        self._find_layers = find_layers
+        self._on_layers = on_layers
         self._on_observed = on_observed
         self._on_end = on_end
-        self._board = Board(is_full=is_full)
-        self._activations = ActivationObserver(self._board, self._on_gradient)
+        self._is_full = is_full
         self._loss_scale = LossScale(scaler)
-        self._parameters = ParameterObserver(self._board, layers)
-        self._plan = ForwardPlan(layers)
+        self._revision = 0
+        self._look_at(model)
         self._forward = ForwardHook(self._on_forward)
-        self._optimizers = OptimizerHook(self._before_optimizer, self._after_optimizer)
-        self._optimizers.set_parameters(model.parameters())
-        self._harvests: deque[_Waiting] = deque()
+        self._optimizers = OptimizerHook(
+            self._model_parameters, self._before_optimizer, self._after_optimizer
+        )
+        self._ended: deque[EndedStep] = deque()
         self._is_observed = False
         self._is_able = True
         self._idle = IdleWatch(faults)
@@ -119,9 +120,36 @@ class StepEngine:
         self._forward.remove()
         if self._undo_quiet is not None:
             self._undo_quiet()
-        self._activations.end()
-        self._parameters.forget()
+        self._measurement.abandon()
         self._deliver(wait=True)
+
+    def _look_at(self, model: nn.Module) -> None:
+        """Find the model's layers, and begin to measure them on an empty board."""
+        layers = self._find_layers(model)
+        self._structure = Structure(model)
+        self._measurement = Measurement(
+            layers,
+            self._revision,
+            is_full=self._is_full,
+            loss_scale=self._loss_scale,
+            on_gradient=self._on_gradient,
+        )
+        self._plan = ForwardPlan(layers)
+        self._on_layers(layers, self._revision)
+
+    def _follow_changes(self) -> None:
+        """Look at the model anew where modules or parameters were added, removed or replaced."""
+        model = self._model()
+        if model is None or self._structure.is_that_of(model):
+            return
+        self._revision += 1
+        self._look_at(model)
+        self._optimizers.forget()
+        self._plan.lay(self._ledger.by_layer())
+
+    def _model_parameters(self) -> list[nn.Parameter]:
+        model = self._model()
+        return [] if model is None else list(model.parameters())
 
     @property
     def is_fresh(self) -> bool:
@@ -138,10 +166,9 @@ class StepEngine:
 
     def mark_step(self) -> None:
         """End a step by hand; measure parameters and gradients where no optimizer did."""
-        model = self._model()
-        if self._is_observed and self._primary is None and model is not None:
-            self._guarded("parameters", lambda: self._parameters.before(list(model.parameters())))
-            self._parameters.forget()
+        if self._is_observed and self._primary is None:
+            parameters = self._model_parameters()
+            self._guarded("parameters", lambda: self._measurement.see_parameters(parameters))
         self._end()
 
     def _on_forward(self, slot: Slot, output: Any) -> Any:  # Any: whatever a module returns
@@ -159,28 +186,17 @@ class StepEngine:
         return output if slot.chain else None
 
     def _observe(self, slot: Slot, output: object) -> None:
-        if self._loss_scale.note_forward():
-            self._forget_iteration()
-        self._activations.on_output(slot.layer, output)
+        if self._measurement.see_output(slot.layer, output):
+            self._faults.tell("iteration-skipped", _SKIPPED.format(step=self.step))
 
     def _on_gradient(self, token: Token, gradient: torch.Tensor) -> None:
         began_s = time.perf_counter()
         try:
             with hidden_from_modes():
-                self._activations.add_gradient(token, gradient)
+                self._measurement.see_gradient(token, gradient)
         except Exception as error:  # noqa: BLE001 - as above
             self._give_up("observing gradients", error)
         self._inside_s += time.perf_counter() - began_s
-
-    def _forget_iteration(self) -> None:
-        """Begin the step again: the scaler has skipped the iteration that was taken for it."""
-        self._activations.end()
-        self._board.harvest()
-        self._activations.begin()
-        self._faults.tell(
-            "iteration-skipped",
-            f"the GradScaler skipped an iteration before step {self.step}: gradients were not finite",
-        )
 
     def _lay_over(self, slot: Slot, tensor: torch.Tensor) -> torch.Tensor:
         """Return the tensor with the layer's interventions on its gradient, the first set outermost."""
@@ -191,7 +207,7 @@ class StepEngine:
             for applied in reversed(slot.chain):
                 changed = applied(changed)
             if self._is_observed:
-                self._activations.watch_arriving(slot.layer, changed)
+                self._measurement.see_arriving(slot.layer, changed)
         except Exception as error:  # noqa: BLE001 - as above; the gradient stays as it was
             self._faults.report("an intervention", error, "This gradient was left as it was.")
             return tensor
@@ -201,34 +217,27 @@ class StepEngine:
     def _before_optimizer(self, optimizer: Optimizer, closure: Closure | None) -> Closure | None:
         if not self._is_observed:
             return None
-        began_s = time.perf_counter()
-        parameters = parameters_of(optimizer)
-        self._loss_scale.note_optimizer(optimizer)
-        if closure is None:
-            self._guarded("parameters", lambda: self._parameters.before(parameters))
-        else:
-            self._guarded("parameters", lambda: self._parameters.before_closure(parameters))
-        self._inside_s += time.perf_counter() - began_s
-        return None if closure is None else self._measured(closure, parameters)
+        has_closure = closure is not None
+        self._timed(
+            "parameters",
+            lambda: self._measurement.before_optimizer(optimizer, has_closure=has_closure),
+        )
+        return None if closure is None else self._measured(closure, optimizer)
 
-    def _measured(self, closure: Closure, parameters: list[nn.Parameter]) -> Closure:
+    def _measured(self, closure: Closure, optimizer: Optimizer) -> Closure:
         """Return a closure that does the same, and measures the gradients after each evaluation."""
 
         def evaluate() -> Any:  # Any: whatever the user's closure returns
             value = closure()
             if self._is_observed:
-                began_s = time.perf_counter()
-                self._guarded("parameters", lambda: self._parameters.measure_gradients(parameters))
-                self._inside_s += time.perf_counter() - began_s
+                self._timed("parameters", lambda: self._measurement.after_closure(optimizer))
             return value
 
         return evaluate
 
     def _after_optimizer(self, optimizer: Optimizer) -> None:
-        began_s = time.perf_counter()
         if self._is_observed:
-            self._guarded("updates", self._parameters.after)
-        self._inside_s += time.perf_counter() - began_s
+            self._timed("updates", self._measurement.after_optimizer)
         if self._primary is None or self._primary() is None:
             self._primary = weakref.ref(optimizer)
         if self._primary() is optimizer:
@@ -254,11 +263,12 @@ class StepEngine:
     def _begin(self) -> None:
         self._began_s = time.perf_counter()
         self._is_observed = self._is_able and self._sampler.is_due(self.step)
+        if self._is_observed:
+            self._guarded("following changes of the model", self._follow_changes)
         self._guarded("settling interventions", self._settle)
         self._rehook()
         if self._is_observed:
-            self._activations.begin()
-            self._loss_scale.begin()
+            self._measurement.begin()
         self._inside_s = time.perf_counter() - self._began_s
         self._began_at = _sequence_number()
 
@@ -275,18 +285,30 @@ class StepEngine:
             self._forward.watch(table)
 
     def _harvest(self, step_time_s: float) -> None:
-        self._activations.end()
-        correct = self._loss_scale.correction()
-        self._harvests.append((self._board.harvest(), correct, self.step, time.time(), step_time_s))
+        self._ended.append(self._measurement.end(self.step, step_time_s))
 
     def _judge(self) -> None:
         self._idle.judge(self.step, self._ledger.active(), is_observed=self._is_observed)
 
     def _deliver(self, *, wait: bool) -> None:
-        while self._harvests and (wait or self._harvests[0][0].is_ready()):
-            harvest, correct, step, time_s, step_time_s = self._harvests.popleft()
-            every, cost, block = self._sampler.every, self._sampler.cost(), correct(harvest.block())
-            self._on_observed(FinishedStep(step, time_s, step_time_s, every, cost, block))
+        while self._ended and (wait or self._ended[0].harvest.is_ready()):
+            ended = self._ended.popleft()
+            finished = FinishedStep(
+                names=ended.names,
+                revision=ended.revision,
+                step=ended.step,
+                time_s=ended.time_s,
+                step_time_s=ended.step_time_s,
+                every=self._sampler.every,
+                cost=self._sampler.cost(),
+                block=ended.block(),
+            )
+            self._on_observed(finished)
+
+    def _timed(self, part: str, work: Callable[[], object]) -> None:
+        began_s = time.perf_counter()
+        self._guarded(part, work)
+        self._inside_s += time.perf_counter() - began_s
 
     def _guarded(self, part: str, work: Callable[[], object]) -> None:
         try:
@@ -297,8 +319,7 @@ class StepEngine:
 
     def _give_up(self, part: str, error: Exception) -> None:
         self._is_able = self._is_observed = False
-        self._activations.end()
-        self._parameters.forget()
+        self._measurement.abandon()
         self._faults.report(part, error, "Observing is switched off; interventions stay in force.")
 
 

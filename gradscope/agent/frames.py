@@ -39,9 +39,7 @@ def manifest_message(
     )
 
 
-def step_message(
-    run: str, rank: int, revision: int, seq: int, dropped: int, finished: FinishedStep
-) -> Step:
+def step_message(run: str, rank: int, seq: int, dropped: int, finished: FinishedStep) -> Step:
     """Return the frame of an observed step."""
     columns, zero, body = pack_block(finished.block)
     return Step(
@@ -50,7 +48,7 @@ def step_message(
         seq=seq,
         step=finished.step,
         time_s=finished.time_s,
-        manifest_revision=revision,
+        manifest_revision=finished.revision,
         kinds=finished.block.kinds,
         rows=len(finished.block),
         columns=columns,

@@ -21,7 +21,7 @@ from gradscope.agent.publisher import Publisher
 from gradscope.agent.scalars import ScalarLog
 from gradscope.columns import Table
 from gradscope.errors import NotMeasuredError
-from gradscope.hooks import LayerInfo, LayerPatterns
+from gradscope.hooks import LayerInfo, LayerPatterns, layers_of
 from gradscope.intervene import End, Entry, Ledger
 from gradscope.observe import Sampler
 from gradscope.protocol import Ack, Event, InterventionState, Message
@@ -39,8 +39,8 @@ class Scope:
     def __init__(
         self,
         model: nn.Module,
-        layers: Sequence[LayerInfo],
         *,
+        layers: LayerPatterns | None,
         optimizer: Optimizer | None,
         sampler: Sampler,
         run: str,
@@ -55,7 +55,8 @@ class Scope:
     ) -> None:
         self.run = run
         self._hello = hello_of(run, record)
-        self._names = [layer.name for layer in layers]
+        self._names: list[str] = []
+        self._model_type = type(model).__name__
         self._latest: FinishedStep | None = None
         self._scalars = ScalarLog()
         self._sequence = 0
@@ -66,7 +67,7 @@ class Scope:
         self._ledger = Ledger(rank=self._hello.rank, on_change=self._announce_interventions)
         self._engine = StepEngine(
             model,
-            layers,
+            find_layers=lambda model: layers_of(model, layers),
             optimizer=optimizer,
             sampler=sampler,
             ledger=self._ledger,
@@ -74,10 +75,10 @@ class Scope:
             scaler=scaler,
             is_full=is_full,
             start_step=start_step,
+            on_layers=self._on_layers,
             on_observed=self._on_observed,
             on_end=self._on_end,
         )
-        self._manifest = manifest_message(run, self._hello.rank, 0, type(model).__name__, layers)
         self._control = Control(
             self._ledger, lambda: self._names, self._answer, is_allowed=is_controllable
         )
@@ -98,6 +99,11 @@ class Scope:
     def step(self) -> int:
         """The index of the step in progress, which is the number of optimizer steps completed."""
         return self._engine.step
+
+    @property
+    def watched_count(self) -> int:
+        """The number of layers that are watched."""
+        return self._watched_count
 
     @property
     def endpoint(self) -> str | None:
@@ -122,7 +128,7 @@ class Scope:
                 "no step has been observed yet: a step ends when an optimizer of the model steps, or "
                 "with scope.mark_step()"
             )
-        return Table(self._latest.step, self._names, self._latest.block)
+        return Table(self._latest.step, self._latest.names, self._latest.block)
 
     def log(self, **values: float | torch.Tensor) -> None:
         """Show numbers of the step in progress, as `scope.log(loss=loss, lr=3e-4)`.
@@ -235,6 +241,14 @@ class Scope:
         if not self._is_off and self._engine.is_fresh:
             self._engine.settle_now()
 
+    def _on_layers(self, layers: Sequence[LayerInfo], revision: int) -> None:
+        self._names = [layer.name for layer in layers]
+        self._watched_count = sum(layer.is_watched for layer in layers)
+        manifest = manifest_message(self.run, self._hello.rank, revision, self._model_type, layers)
+        self._manifest = manifest
+        if self._publisher is not None:
+            self._publisher.put(lambda: manifest)
+
     def _on_observed(self, finished: FinishedStep) -> None:
         self._latest = finished
         if self._publisher is not None:
@@ -243,7 +257,6 @@ class Scope:
                 step_message,
                 self.run,
                 self._hello.rank,
-                self._manifest.revision,
                 self._sequence,
                 self._publisher.dropped,
                 finished,

@@ -109,7 +109,7 @@ def _cells(listed: Listed) -> tuple[str, ...]:
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(listed.started_s))
     return (
         listed.run,
-        listed.state,
+        f"ended: {listed.reason}" if listed.state == "ended" and listed.reason else listed.state,
         "-" if listed.step is None else str(listed.step),
         started if listed.started_s else "-",
         listed.host or "-",

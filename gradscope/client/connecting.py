@@ -11,8 +11,7 @@ from gradscope.client.client import Client
 from gradscope.errors import IncompatibleError, LinkError, NothingToConnectError
 from gradscope.places import ensure_private_dir
 from gradscope.protocol import Hello
-from gradscope.transport import HubAddress, hub_address, hub_listens
-from gradscope.transport.version import installed_version
+from gradscope.transport import HubAddress, hub_address, hub_listens, installed_version
 
 __all__ = ["connect"]
 

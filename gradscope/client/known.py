@@ -56,6 +56,11 @@ class Known:
             for of_run in (self.interventions, self._manifests, self._names, self._steps):
                 of_run.clear()
 
+    def forget_runs(self) -> None:
+        """Forget the list of runs: another hub does not know them yet."""
+        with self._changed:
+            self.runs = ()
+
     def note(self, message: Message) -> bool:
         """Take in a message; return False for a step that came before and is not to be shown again."""
         with self._changed:

@@ -1,6 +1,7 @@
 """`Session`: the thread that owns a client's link, and what other threads may ask of it."""
 
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 
@@ -28,6 +29,7 @@ _WINDOW_STEPS = 32
 _GRANT_STEPS = 8
 _TURN_S = 1.0
 _JOIN_S = 5.0
+_REJOIN_S = 3.0
 
 
 class Session:
@@ -47,6 +49,8 @@ class Session:
         self._subscription: Subscribe | None = None
         self._wishes: deque[Message] = deque(maxlen=100)
         self._granted_steps = 0
+        self._epoch = ""
+        self._patient_until_s = 0.0
         self._is_ending = threading.Event()
         self._has_link = threading.Event()
         self._link: Link | None = None
@@ -131,7 +135,7 @@ class Session:
         for message in messages:
             match message:
                 case Welcome():
-                    self._start_over(link)
+                    self._start_over(link, message.epoch)
                 case Ack():
                     self._asked.resolve(message)
                 case Heartbeat():
@@ -147,8 +151,12 @@ class Session:
         """Return False for what is still on its way from a run that was watched before."""
         return getattr(message, "run", self.known.run) == self.known.run
 
-    def _start_over(self, link: Link) -> None:
+    def _start_over(self, link: Link, epoch: str) -> None:
         """Tell a hub that knows nothing of this client what it wants."""
+        if self._epoch not in ("", epoch):
+            self._patient_until_s = time.monotonic() + _REJOIN_S
+            self.known.forget_runs()
+        self._epoch = epoch
         self._granted_steps = 0
         self._wishes.clear()
         self._asked.repeat()
@@ -159,10 +167,16 @@ class Session:
     def _say(self, link: Link) -> None:
         while self._wishes:
             link.send(self._wishes.popleft())
-        self._asked.send(link.send)
+        self._asked.send(lambda command: self._may_ask(command) and link.send(command))
         credit = self._due_credit()
         if credit >= _GRANT_STEPS and self._subscription and link.send(Credit(count=credit)):
             self._granted_steps += credit
+
+    def _may_ask(self, command: Command) -> bool:
+        """Wait a little for a run to join a new hub, which would refuse its commands until then."""
+        if time.monotonic() > self._patient_until_s:
+            return True
+        return any(info.run == command.run and info.is_live for info in self.known.runs)
 
     def _due_credit(self) -> int:
         return _WINDOW_STEPS - self._granted_steps - self.inbox.held_steps

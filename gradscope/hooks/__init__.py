@@ -5,6 +5,7 @@ from gradscope.hooks.forward import ForwardHook, SlotTable, quiet_about_global_h
 from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of, match_names
 from gradscope.hooks.modes import hidden_from_modes, is_transforming
 from gradscope.hooks.optimizers import Closure, OptimizerHook, parameters_of
+from gradscope.hooks.structure import Structure
 from gradscope.hooks.tensors import find_tensors, is_measurable, replace_tensors
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "LayerPatterns",
     "OptimizerHook",
     "SlotTable",
+    "Structure",
     "choose_layers",
     "find_tensors",
     "hidden_from_modes",

@@ -10,8 +10,16 @@ __all__ = ["GradientHook", "is_recomputing", "watch_gradient"]
 
 
 def is_recomputing() -> bool:
-    """Whether a forward runs inside a backward pass: checkpointing computes it a second time."""
-    return bool(torch._C._current_graph_task_id() != -1)  # noqa: SLF001 - torch has no public name for it
+    """Whether this forward repeats one that was seen with its gradients: its outputs are not new.
+
+    Checkpointing computes a forward again inside the backward pass. Its reentrant kind ran without
+    gradients the first time, so that the second time is the one that counts. The other kind was seen in
+    full, and computes again only to fill what was saved; it is known by its saved-tensor hooks.
+    """
+    if torch._C._current_graph_task_id() == -1:  # noqa: SLF001 - torch has no public name for it
+        return False
+    top = torch._C._autograd._top_saved_tensors_default_hooks(True)  # noqa: SLF001 - as above
+    return top is not None and "recomputation_hook" in getattr(top[0], "__qualname__", "")
 
 
 class GradientHook:
@@ -29,9 +37,13 @@ class GradientHook:
         self._callback = callback
         self._token = token
 
-    def __call__(self, gradient: torch.Tensor) -> None:
-        """Pass the gradient on; returning None leaves it as it is."""
-        self._callback(self._token, gradient)
+    def __call__(self, gradient: torch.Tensor | None) -> None:
+        """Pass the gradient on; returning None leaves it as it is.
+
+        It is None itself where only another output of the same operation got a gradient.
+        """
+        if gradient is not None:
+            self._callback(self._token, gradient)
 
 
 def watch_gradient(tensor: torch.Tensor, hook: GradientHook) -> RemovableHandle | None:

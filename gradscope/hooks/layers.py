@@ -36,10 +36,10 @@ class LayerInfo:
 def layers_of(model: nn.Module, chosen: LayerPatterns | None = None) -> list[LayerInfo]:
     """Return the modules of a model in `named_modules()` order, and mark those to watch.
 
-    With nothing chosen, all modules are watched that have something of their own to show: not the
-    containers, whose output is a child's or which are never called, and not the model itself when it
-    has watched children (its output is the loss or the logits). A module under two names appears once,
-    under its first.
+    With nothing chosen, all modules are watched that have something of their own to show. Of those
+    without parameters of their own these have not: containers, whose output is a child's or which are
+    never called, and the model itself (its output is the loss or the logits). A module under two names
+    appears once, under its first.
     """
     named = list(model.named_modules())
     watched = choose_layers(chosen, named) if chosen is not None else _watched_by_default(named)
@@ -50,10 +50,13 @@ def layers_of(model: nn.Module, chosen: LayerPatterns | None = None) -> list[Lay
 
 
 def _watched_by_default(named: Sequence[tuple[str, nn.Module]]) -> set[str]:
-    chosen = {name for name, module in named if name and not isinstance(module, _CONTAINERS)}
-    _, model = named[0]
-    owns_parameters = any(True for _ in model.parameters(recurse=False))
-    return chosen | {""} if owns_parameters or not chosen else chosen
+    chosen = {name for name, module in named if _has_something_to_show(name, module)}
+    return chosen or {""}
+
+
+def _has_something_to_show(name: str, module: nn.Module) -> bool:
+    owns_parameters = next(module.parameters(recurse=False), None) is not None
+    return owns_parameters or (name != "" and not isinstance(module, _CONTAINERS))
 
 
 def choose_layers(patterns: LayerPatterns, named: Sequence[tuple[str, nn.Module]]) -> set[str]:

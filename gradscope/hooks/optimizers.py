@@ -28,25 +28,28 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
 class OptimizerHook:
     """Calls `before(optimizer, closure)` and `after(optimizer)` around each step of our optimizers.
 
-    What `before` returns, unless None, takes the closure's place. It lives from `install` to `remove`,
-    and holds optimizers and parameters weakly.
+    What `before` returns, unless None, takes the closure's place. Ours are those that hold one of the
+    parameters that `parameters()` gives when an optimizer, or a new group of it, is first met. It lives
+    from `install` to `remove`, and holds optimizers weakly.
     """
 
     def __init__(
         self,
+        parameters: Callable[[], Iterable[nn.Parameter]],
         before: Callable[[Optimizer, Closure | None], Closure | None],
         after: Callable[[Optimizer], None],
     ) -> None:
+        self._parameters = parameters
         self._before = before
         self._after = after
-        self._parameters: dict[int, weakref.ref[nn.Parameter]] = {}
-        self._ours: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[Optimizer, tuple[int, bool]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._handles: list[Any] = []  # Any: torch gives two kinds of handle, both with remove()
 
-    def set_parameters(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Say which parameters are the model's."""
-        self._parameters = {id(p): weakref.ref(p) for p in parameters}
-        self._ours.clear()
+    def forget(self) -> None:
+        """Look at each optimizer anew: the model has other parameters now."""
+        self._known.clear()
 
     def install(self) -> None:
         """Begin to watch all optimizers of the process."""
@@ -64,15 +67,13 @@ class OptimizerHook:
 
     def is_ours(self, optimizer: Optimizer) -> bool:
         """Whether the optimizer holds a parameter of the model."""
-        known = self._ours.get(optimizer)
-        if known is None:
-            known = any(self._is_parameter(p) for p in parameters_of(optimizer))
-            self._ours[optimizer] = known
-        return known
-
-    def _is_parameter(self, parameter: nn.Parameter) -> bool:
-        found = self._parameters.get(id(parameter))
-        return found is not None and found() is parameter
+        groups = len(optimizer.param_groups)
+        known_groups, is_ours = self._known.get(optimizer, (0, False))
+        if known_groups != groups:
+            ids = {id(p) for p in self._parameters()}
+            is_ours = any(id(p) in ids for p in parameters_of(optimizer))
+            self._known[optimizer] = groups, is_ours
+        return is_ours
 
     def _on_step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
         if not self.is_ours(optimizer):

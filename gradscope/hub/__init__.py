@@ -1,6 +1,4 @@
-"""The broker between training processes and viewers: `python -m gradscope.hub`."""
+"""The broker between training processes and viewers: `python -m gradscope.hub`.
 
-from gradscope.hub.recorders import RecorderFactory
-from gradscope.hub.server import Hub
-
-__all__ = ["Hub", "RecorderFactory"]
+Nothing is imported here, so that the process can detach itself before it loads anything.
+"""

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{_USAGE}\n")
         return 2
     ready_fd = _detach() if is_detached else None
-    from gradscope.hub.process import serve  # noqa: PLC0415 - forking first is quicker and without threads
+    from gradscope.hub.process import serve  # noqa: PLC0415 - detach first
 
     return serve(Path(rest[0]) if rest else None, ready_fd)
 

@@ -1,5 +1,6 @@
 """The agents' desk: what training processes send is kept, recorded and handed to the viewers."""
 
+import time
 from typing import Literal
 
 from gradscope.hub.lobby import Peer
@@ -58,6 +59,7 @@ class AgentDesk:
         rank = self._runs.rank(peer.hello.run, peer.hello.rank)
         if rank is None or rank.route != peer.route:
             return Refusal(code="run", reason="another process has taken over this run")
+        rank.heard_s = time.time()
         match message:
             case Manifest() | Step() | Scalars() | Event() | Interventions():
                 return self._on_stream(peer, rank, message, parts)

@@ -1,9 +1,10 @@
 """What one viewer is sent, and when: nothing of it ever holds up the hub or another viewer.
 
-In this order: the past of the run (for a viewer that came late), the newest state (the list of runs,
-manifests, interventions), then events and scalars in order, then steps. Each step, past or live,
-takes one credit, which the viewer grants as it keeps up. Without credit, or before its rate allows, the
-newest step of each rank waits, and the ones that it replaced are counted and told by `Skipped`.
+In this order: the newest state (the list of runs, manifests, interventions), answers to commands, the
+past of the run (for a viewer that came late), then events and scalars in order, then steps. Each step,
+past or live, takes one credit, which the viewer grants as it keeps up. Without credit, or before its
+rate allows, the newest step of each rank waits, and the ones that it replaced are counted and told by
+`Skipped`.
 """
 
 import math
@@ -47,6 +48,7 @@ class Delivery:
         self._past: Past = iter(())
         self._past_head: tuple[Parts, bool] | None = None
         self._state: dict[Hashable, Parts] = {}
+        self._answers: deque[Parts] = deque(maxlen=_QUEUE_LIMIT)
         self._queue: deque[Parts] = deque()
         self._waiting: dict[int, _Waiting] = {}
 
@@ -72,6 +74,10 @@ class Delivery:
         self._state.pop(key, None)
         self._state[key] = parts
 
+    def put_answer(self, parts: Parts) -> None:
+        """Queue the answer to a command. What it changed is told before it: that is state."""
+        self._answers.append(parts)
+
     def put(self, parts: Parts) -> None:
         """Queue something to be sent in order; the oldest goes when 2,000 wait."""
         if len(self._queue) >= _QUEUE_LIMIT:
@@ -90,7 +96,13 @@ class Delivery:
 
     def flush(self, now_s: float) -> float:
         """Send what may go; return when to try again, infinity when only a new event can help."""
-        for stage in (self._flush_past, self._flush_state, self._flush_queue, self._flush_steps):
+        for stage in (
+            self._flush_state,
+            self._flush_answers,
+            self._flush_past,
+            self._flush_queue,
+            self._flush_steps,
+        ):
             again_s = stage(now_s)
             if again_s is not None:
                 return again_s
@@ -119,11 +131,17 @@ class Delivery:
             del self._state[key]
         return None
 
+    def _flush_answers(self, now_s: float) -> float | None:
+        return self._flush_in_order(self._answers, now_s)
+
     def _flush_queue(self, now_s: float) -> float | None:
-        while self._queue:
-            if not self._send(self._queue[0]):
+        return self._flush_in_order(self._queue, now_s)
+
+    def _flush_in_order(self, queue: deque[Parts], now_s: float) -> float | None:
+        while queue:
+            if not self._send(queue[0]):
                 return now_s + _RETRY_S
-            self._queue.popleft()
+            queue.popleft()
         return None
 
     def _flush_steps(self, now_s: float) -> float | None:

@@ -158,7 +158,7 @@ class Lobby:
             return
         for other in self:
             if other.hello.peer == hello.peer and other.route != route:
-                del self._peers[other.route]  # the same peer on a new connection
+                self._replace(other, hello)
         peer = self._peers[route] = Peer(route, hello, now_s)
         role: Literal["agent", "observe", "control"] = "agent" if hello.role == "agent" else hello.want
         identity = self._identity
@@ -167,6 +167,13 @@ class Lobby:
         )
         self.door.tell(route, welcome)
         self._desk.arrived(peer)
+
+    def _replace(self, other: Peer, hello: Hello) -> None:
+        """Forget a peer's former connection, and its former run if that was another."""
+        if (other.hello.run, other.hello.rank) == (hello.run, hello.rank):
+            del self._peers[other.route]
+        else:
+            self._leave(other, "came back as another")
 
     def _objection(self, hello: Hello) -> Refusal | None:
         if hello.protocol != PROTOCOL_VERSION:

@@ -23,6 +23,7 @@ __all__ = ["serve"]
 
 _IDLE_S = 10.0
 _LOCK_PATIENCE_S = 0.2
+_FILES = 10_000
 
 
 def serve(directory: Path | None, ready_fd: int | None = None) -> int:
@@ -66,8 +67,10 @@ def _say_ready(ready_fd: int | None) -> None:
 
 def _raise_file_limit() -> None:
     # libzmq aborts a process that cannot accept a connection for want of file descriptors.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _idle_s() -> float:

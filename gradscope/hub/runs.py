@@ -49,7 +49,6 @@ class Rank:
 
     def keep(self, message: Streamed, parts: Parts) -> None:
         """Keep a message for viewers that come later."""
-        self.heard_s = time.time()
         match message:
             case Manifest():
                 self.manifest = parts

@@ -181,4 +181,4 @@ class Hub:
         for lobby in (self._agents, self._viewers):
             if lobby.door.keep_in_place():
                 self._counts["rebound"] += 1
-                sys.stderr.write(f"gradscope hub: bound {lobby.door.socket.LAST_ENDPOINT!r} again\n")
+                sys.stderr.write(f"gradscope hub: bound {lobby.door.path} again\n")

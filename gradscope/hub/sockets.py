@@ -26,7 +26,7 @@ class Door:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], path: Path, *, part_limit_bytes: int
     ) -> None:
-        self._path = path
+        self.path = path
         self.socket = context.socket(zmq.ROUTER)
         set_common_options(self.socket)
         self.socket.setsockopt(
@@ -74,33 +74,33 @@ class Door:
         """Bind again when the path is no longer this socket; return whether that was needed."""
         if self._identity() == self._bound:
             return False
-        self.socket.unbind(f"ipc://{self._path}")
+        self.socket.unbind(f"ipc://{self.path}")
         self._bind()
         return True
 
     def close(self) -> None:
-        """Close the socket, after a moment for what was said last, and remove its file if it is ours."""
+        """Close the socket, after a moment for the last words, and remove its file if it is ours."""
         self.socket.setsockopt(zmq.LINGER, _FAREWELL_MS)
         self.socket.close()
         if self._identity() == self._bound:
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     def _bind(self) -> None:
         try:
-            self.socket.bind(f"ipc://{self._path}")
+            self.socket.bind(f"ipc://{self.path}")
         except zmq.ZMQError as error:
-            raise LinkError(f"cannot listen on {self._path}: {error.strerror}") from error
+            raise LinkError(f"cannot listen on {self.path}: {error.strerror}") from error
         self._bound = self._identity()
 
     def _identity(self) -> tuple[int, int] | None:
         try:
-            status = os.lstat(self._path)
+            status = os.lstat(self.path)
         except OSError:
             return None
         return status.st_dev, status.st_ino
 
     def _filter_by_user(self) -> None:
-        """Let only this user's processes in where libzmq can tell; the directory's mode does anyway."""
+        """Let only this user's processes in if libzmq can tell; the directory's mode does anyway."""
         try:
             self.socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
         except zmq.ZMQError as error:

@@ -133,9 +133,11 @@ class ViewerDesk:
 
     def _answer(self, name: str, message: Message) -> None:
         """Send a viewer the answer to its command; when it is away, it asks again."""
-        route = self._routes.get(name)
-        if route is None or not self._send(route, encode(message)):
+        delivery = self._deliveries.get(name)
+        if delivery is None:
             self._counts["unanswered"] += 1
+        else:
+            delivery.put_answer(encode(message))
 
     def _on_subscribe(self, delivery: Delivery, wish: Subscribe) -> Refusal | None:
         if not 0 < wish.max_rate_hz <= _RATE_LIMIT_HZ:
@@ -145,28 +147,27 @@ class ViewerDesk:
                 f"got {wish.max_rate_hz}",
             )
         delivery.subscribe(wish, self._past(wish) if wish.run else iter(()))
+        for number, rank in self._runs.ranks(wish.run):
+            for kind, parts in ((Manifest, rank.manifest), (Interventions, rank.interventions)):
+                if parts is not None:
+                    delivery.put_state((kind, number), parts)
         return None
 
     def _past(self, wish: Subscribe) -> Past:
-        """Return a run's manifests, interventions and rings as they are now; sent as credit allows."""
-        ranks = [rank for _, rank in self._runs.ranks(wish.run)]
-        rings = [rank.ring for rank in ranks] if wish.backfill else []
-        states = [p for rank in ranks for p in (rank.manifest, rank.interventions) if p is not None]
+        """Return a run's rings as they are now; sent as credit allows."""
+        rings = [rank.ring for _, rank in self._runs.ranks(wish.run)] if wish.backfill else []
         scalars = [message for ring in rings for message in ring.scalars()]
         events = [parts for ring in rings for parts in ring.events()]
         steps = [parts for ring in rings for parts in ring.steps()]
-        return _in_order(wish.run, states, scalars, events, steps)
+        return _in_order(wish.run, scalars, events, steps)
 
 
-def _in_order(
-    run: str, states: list[Parts], scalars: list[Scalars], events: list[Parts], steps: list[Parts]
-) -> Past:
+def _in_order(run: str, scalars: list[Scalars], events: list[Parts], steps: list[Parts]) -> Past:
     """Iterate over the past. The brackets come also when nothing is between them.
 
     After the last one a viewer knows that it has seen what there was.
     """
     count = len(scalars) + len(events) + len(steps)
-    yield from ((parts, False) for parts in states)
     yield encode(Backfill(run=run, state="begin", count=count)), False
     yield from ((encode(message), False) for message in scalars)
     yield from ((parts, False) for parts in events)

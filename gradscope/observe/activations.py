@@ -29,14 +29,13 @@ class Token(NamedTuple):
 
 
 class LayerSlot:
-    """What the observer keeps for one layer: its index, its rows by path, and this step's outputs."""
+    """What the observer keeps for one layer: its index, and its rows by path."""
 
-    __slots__ = ("index", "rows", "seen")
+    __slots__ = ("index", "rows")
 
     def __init__(self, layer: LayerInfo) -> None:
         self.index = layer.index
         self.rows: dict[str, tuple[int, int]] = {}
-        self.seen = 0
 
 
 class ActivationObserver:
@@ -52,7 +51,6 @@ class ActivationObserver:
         self._board = board
         self._on_gradient = on_gradient
         self._epoch = 0
-        self._touched: list[LayerSlot] = []
         self._leaf_handles: list[RemovableHandle] = []
 
     def begin(self) -> None:
@@ -60,20 +58,17 @@ class ActivationObserver:
         self._epoch += 1
 
     def end(self) -> None:
-        """End the step: take hooks off leaves, forget what was seen."""
+        """End the step: take hooks off leaves."""
         self._epoch += 1
         for handle in self._leaf_handles:
             handle.remove()
         self._leaf_handles.clear()
-        for slot in self._touched:
-            slot.seen = 0
-        self._touched.clear()
 
     def on_output(self, slot: LayerSlot, output: object) -> None:
         """Measure what a layer returned, and watch the gradients of its tensors."""
         if not torch.is_grad_enabled():
             return
-        is_new = self._is_new(slot)
+        is_new = not is_recomputing()
         if isinstance(output, torch.Tensor):
             if output.is_floating_point() or output.is_complex():
                 self._observe(slot, "", output, is_new)
@@ -84,15 +79,6 @@ class ActivationObserver:
     def watch_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
         """Watch the gradient that arrives at a layer's intervention, before it is changed."""
         self._watch(slot.index, "grad_arriving", self._board.row(slot.index, "grad_arriving"), tensor)
-
-    def _is_new(self, slot: LayerSlot) -> bool:
-        """Whether these outputs are to be counted: checkpointing computes some a second time."""
-        if is_recomputing():
-            return slot.seen == 0
-        if slot.seen == 0:
-            self._touched.append(slot)
-        slot.seen += 1
-        return True
 
     def add_gradient(self, token: Token, gradient: torch.Tensor) -> None:
         """Measure a gradient; one that belongs to an earlier step is ignored.

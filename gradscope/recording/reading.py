@@ -37,7 +37,10 @@ _Row: TypeAlias = tuple[int, int, bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class RecordingInfo:
-    """What a list shows of a recording. `ended_s` is None while it is written, or when the run died."""
+    """What a list shows of a recording. `ended_s` is None while it is written, or when the run died.
+
+    `steps` counts the observed steps; `first_step` and `last_step` are of all that is known of.
+    """
 
     path: Path
     size_bytes: int
@@ -57,8 +60,11 @@ class RecordingInfo:
 
 _INFO = """
 SELECT run, started_s, ended_s, reason, script, host, pid, steps, first_step, last_step
-FROM run, (
-    SELECT count(DISTINCT step) AS steps, min(step) AS first_step, max(step) AS last_step FROM step
+FROM run, (SELECT count(DISTINCT step) AS steps FROM step), (
+    SELECT min(first) AS first_step, max(last) AS last_step FROM (
+        SELECT min(step) AS first, max(step) AS last FROM step
+        UNION ALL SELECT min(step), max(last_step) FROM scalars
+    )
 )
 """
 

@@ -39,7 +39,7 @@ CREATE TABLE step (
     head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (step, rank)
 );
 CREATE TABLE scalars (
-    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, last_step INTEGER NOT NULL,
     head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (step, rank)
 );
 CREATE TABLE event (

@@ -29,7 +29,8 @@ _INSERT = {
     "process": "INSERT OR IGNORE INTO process (rank, host, pid, started_s) VALUES (?, ?, ?, ?)",
     "manifest": "INSERT OR REPLACE INTO manifest (rank, revision, head, body) VALUES (?, ?, ?, ?)",
     "step": "INSERT OR REPLACE INTO step (step, rank, head, body) VALUES (?, ?, ?, ?)",
-    "scalars": "INSERT OR REPLACE INTO scalars (step, rank, head, body) VALUES (?, ?, ?, ?)",
+    "scalars": "INSERT OR REPLACE INTO scalars (step, rank, last_step, head, body) "
+    "VALUES (?, ?, ?, ?, ?)",
     "event": "INSERT INTO event (step, rank, head, body) VALUES (?, ?, ?, ?)",
     "interventions": "INSERT OR IGNORE INTO interventions (step, rank, revision, head, body) "
     "VALUES (?, ?, ?, ?, ?)",
@@ -55,7 +56,8 @@ def row_of(message: Manifest | Step | Scalars | Event | Interventions, parts: Se
         case Step():
             table, place = "step", (message.step, message.rank)
         case Scalars():
-            table, place = "scalars", (message.steps[0] if message.steps else 0, message.rank)
+            first, last = (message.steps[0], message.steps[-1]) if message.steps else (0, 0)
+            table, place = "scalars", (first, message.rank, last)
         case Event():
             table, place = "event", (message.step, message.rank)
         case Interventions():

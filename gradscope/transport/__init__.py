@@ -3,8 +3,9 @@
 from gradscope.transport.addresses import HubAddress, hub_address
 from gradscope.transport.election import ensure_hub
 from gradscope.transport.link import Link
-from gradscope.transport.probe import hub_answers, hub_listens
+from gradscope.transport.probe import hub_answers, hub_listens, hub_pid
 from gradscope.transport.state import LinkState
+from gradscope.transport.version import installed_version
 
 __all__ = [
     "HubAddress",
@@ -14,4 +15,6 @@ __all__ = [
     "hub_address",
     "hub_answers",
     "hub_listens",
+    "hub_pid",
+    "installed_version",
 ]

@@ -13,8 +13,8 @@ from pathlib import Path
 from gradscope.errors import LinkError
 from gradscope.places import ensure_private_dir
 from gradscope.transport.addresses import HubAddress, hub_address
-from gradscope.transport.lock import HUB_LOCK, START_LOCK, PathLock, holder_pid
-from gradscope.transport.probe import hub_answers, hub_listens
+from gradscope.transport.lock import START_LOCK, PathLock
+from gradscope.transport.probe import hub_answers, hub_listens, hub_pid
 
 __all__ = ["LOG_LIMIT_BYTES", "LOG_NAME", "ensure_hub"]
 
@@ -112,8 +112,8 @@ def _open_log(path: Path) -> int:
 
 
 def _why_silent(address: HubAddress, timeout_s: float) -> str:
-    pid = holder_pid(address.directory / HUB_LOCK)
-    if pid is not None and hub_listens(address):
+    pid = hub_pid(address)
+    if pid is not None:
         return (
             f"the hub at {address.directory} (process {pid}) did not answer in {timeout_s:g} s; "
             f"it may be stopped: kill -CONT {pid}, or kill {pid} to have another started"

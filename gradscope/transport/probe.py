@@ -10,9 +10,10 @@ import zmq
 from gradscope.errors import LinkError, ProtocolError
 from gradscope.protocol import Heartbeat, Who, decode, encode
 from gradscope.transport.addresses import HubAddress
+from gradscope.transport.lock import HUB_LOCK, holder_pid
 from gradscope.transport.options import open_dealer
 
-__all__ = ["hub_answers", "hub_listens"]
+__all__ = ["hub_answers", "hub_listens", "hub_pid"]
 
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED)
 
@@ -59,6 +60,11 @@ def hub_answers(address: HubAddress, timeout_s: float) -> bool:
         return False
     finally:
         context.term()
+
+
+def hub_pid(address: HubAddress) -> int | None:
+    """Return the process id of the hub that listens; None where there is none."""
+    return holder_pid(address.directory / HUB_LOCK) if hub_listens(address) else None
 
 
 def _left_ms(deadline_s: float) -> int:

@@ -354,3 +354,79 @@ def test_what_is_no_number_cannot_be_logged():
             scope.log(loss=torch.ones(2))
         with pytest.raises(UsageError, match="got str"):
             scope.log(loss="3")
+
+
+def test_an_output_that_alone_of_several_gets_no_gradient_harms_nobody():
+    class Split(nn.Module):
+        def forward(self, x):
+            return x.split(2, -1)
+
+    model = nn.Sequential(nn.Linear(4, 4), Split())
+    with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
+        first, _ = model(torch.ones(1, 4))
+        first.sum().backward()
+        scope.mark_step()
+        rows = scope.latest()["1"]
+        assert scope.faults == {}
+    assert rows["grad.0"].sum == 2.0
+    assert not rows["grad.1"].is_measured
+
+
+def test_a_container_with_parameters_of_its_own_shows_them():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    model.extra = nn.ParameterList([nn.Parameter(torch.ones(2))])
+    model.forward = lambda x: model[0](x) * model.extra[0]
+    with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
+        model(torch.ones(1, 3)).sum().backward()
+        scope.mark_step()
+        table = scope.latest()
+    del model.forward
+    assert table["extra"]["param.0"].sum == 2.0
+    assert {"param_grad.original0", "param_grad.original1"} <= set(table["0.parametrizations.weight"])
+
+
+def test_a_layer_called_inside_and_outside_of_a_checkpoint_is_counted_once_for_each_call():
+    from torch.utils.checkpoint import checkpoint
+
+    class Twice(nn.Module):
+        def __init__(self, use_reentrant):
+            super().__init__()
+            self.layer, self.use_reentrant = nn.Linear(4, 4), use_reentrant
+
+        def forward(self, x):
+            return checkpoint(self.layer, self.layer(x), use_reentrant=self.use_reentrant)
+
+    for use_reentrant in (True, False):
+        model = Twice(use_reentrant)
+        with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
+            model(torch.ones(2, 4)).sum().backward()
+            scope.mark_step()
+            rows = scope.latest()["layer"]
+        assert (rows["out"].calls, rows["grad"].calls) == (2, 2)
+
+
+def test_layers_replaced_and_added_while_attached_are_followed():
+    model = nn.Sequential(nn.Linear(6, 6))
+    with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
+        train(model, torch.optim.SGD(model.parameters(), lr=0.1), batches(1))
+        model[0] = nn.Linear(6, 3)
+        model.append(nn.Linear(3, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        train(model, optimizer, batches(2))
+        table = scope.latest()
+        assert scope.step == 3
+        assert table["0"]["out"].count == 15
+        assert {"out", "grad", "param_grad", "update"} <= set(table["1"])
+        scope.reverse("1")
+        train(model, optimizer, batches(1))
+        assert "grad_arriving" in scope.latest()["1"]
+
+
+def test_lazy_modules_are_observed_before_and_after_they_know_their_shape():
+    model = nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d())
+    with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
+        for _ in range(2):
+            model(torch.ones(3, 6)).sum().backward()
+            scope.mark_step()
+        assert scope.latest()["0"]["param.weight"].count == 30
+        assert scope.faults == {}

@@ -64,9 +64,7 @@ def test_without_a_terminal_it_reverses_a_gradient_and_proves_it(places, gradsco
     assert f"step {step}: cosine -1.000000, exactly its opposite" in report
     assert re.search(r"loss \d\.\d{4} after the reversal, \d\.\d{4} without", report)
     assert "All of it holds." in report
-    assert re.search(r"blocks\.1\.attention\.proj +\d\S+ +\d\S+ +\d\S+", ran.stdout), (
-        "a table was printed"
-    )
+    assert re.search(r"blocks\.1\.attention\.proj +\d\S* +\d\S* +\d\S*", ran.stdout), ran.stdout
     name = re.search(r"demo-[0-9a-f]{6}", ran.stdout)[0]
     assert not _processes(name)
     assert name in gradscope("ls").stdout

@@ -50,7 +50,7 @@ def test_recordings_are_listed_newest_first_with_how_they_ended(places, gradscop
     default_path("torn").write_text("nothing of the kind")
     lines = [line.split() for line in gradscope("ls").stdout.splitlines()]
     assert [line[:2] for line in lines] == [
-        ["RUN", "STATE"], ["second", "died"], ["first", "ended"], ["torn", "unreadable"],
+        ["RUN", "STATE"], ["second", "died"], ["first", "ended:"], ["torn", "unreadable"],
     ]  # fmt: skip
     runs = json.loads(gradscope("ls", "--json").stdout)["runs"]
     assert [run["reason"] for run in runs][1] == "the process ended"

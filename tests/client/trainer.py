@@ -9,6 +9,7 @@ import os
 import sys
 import time
 
+import msgspec
 import numpy as np
 
 from gradscope.columns import COLUMNS, Block
@@ -41,16 +42,9 @@ class Trainer:
 
     def on_message(self, message: Message) -> None:
         if isinstance(message, Welcome):
-            layers = (Layer("fc1", "Linear"), Layer("fc2", "Linear"))
+            body = pack_layers((Layer("fc1", "Linear"), Layer("fc2", "Linear")))
             self.link.send(
-                Manifest(
-                    run=self.run,
-                    rank=0,
-                    revision=1,
-                    model="Net",
-                    layer_count=2,
-                    body=pack_layers(layers),
-                )
+                Manifest(run=self.run, rank=0, revision=1, model="Net", layer_count=2, body=body)
             )
             self.announce()
         elif isinstance(message, Command):
@@ -73,14 +67,8 @@ class Trainer:
             self.entries.pop(command.target, None)
         else:
             self.entries.clear()
-        return Ack(
-            command=command.id,
-            run=self.run,
-            is_done=True,
-            step=self.step,
-            id=entry_id,
-            layers=command.layers,
-        )
+        done = Ack(command=command.id, run=self.run, is_done=True, step=self.step)
+        return msgspec.structs.replace(done, id=entry_id, layers=command.layers)
 
     def announce(self) -> None:
         entries = tuple(self.entries.values())
@@ -94,29 +82,23 @@ class Trainer:
         """Send a step whose every number is the step's own index."""
         number = np.full(2, float(self.step))
         values = {c.name: number.astype(np.uint64) if c.is_count else number for c in COLUMNS}
-        block = Block(
-            ("grad",),
-            np.arange(2, dtype=np.uint32),
-            np.zeros(2, np.uint32),
-            np.zeros(2, np.uint8),
-            values,
-        )
+        zeros = np.zeros(2, np.uint32)
+        block = Block(("grad",), np.arange(2, dtype=np.uint32), zeros, zeros.astype(np.uint8), values)
         columns, zero, body = pack_block(block)
-        self.link.send(
-            Step(
-                run=self.run,
-                rank=0,
-                seq=self.step,
-                step=self.step,
-                time_s=time.time(),
-                manifest_revision=1,
-                kinds=("grad",),
-                rows=2,
-                columns=columns,
-                zero=zero,
-                body=body,
-            )  # fmt: skip
+        step = Step(
+            run=self.run,
+            rank=0,
+            seq=self.step,
+            step=self.step,
+            time_s=time.time(),
+            manifest_revision=1,
+            kinds=("grad",),
+            rows=2,
+            columns=columns,
+            zero=zero,
+            body=body,
         )
+        self.link.send(step)
 
 
 def main(run: str, steps: float) -> None:

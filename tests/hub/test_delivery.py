@@ -125,4 +125,4 @@ def test_another_subscription_leaves_nothing_of_the_former_one() -> None:
     delivery.subscribe(Subscribe(run="other"), iter([([b"other past"], False)]))
     delivery.add_credit(10)
     delivery.flush(0.0)
-    assert pipe.taken == [[b"other past"], [b"the runs"]]
+    assert pipe.taken == [[b"the runs"], [b"other past"]]

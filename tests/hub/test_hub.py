@@ -1,6 +1,7 @@
 """The hub as a process, spoken to through real links by hand-made agents and viewers."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -236,6 +237,23 @@ def test_a_command_goes_to_rank_0_and_its_answer_to_who_asked(hub: HubAddress, b
     assert until(viewer, Ack, [agent]) == [ack]
     assert not [m for m in other.receive(0.2) if isinstance(m, Ack)]
     assert not [m for m in other_rank.receive(0.2) if isinstance(m, Command)]
+
+
+def test_what_a_command_changed_is_told_before_its_answer(hub: HubAddress, bring_up: Up) -> None:
+    agent = bring_up(hub.agents, agent_hello())
+    viewer = bring_up(hub.viewers, viewer_hello())
+    viewer.send(Subscribe(run="r"))
+    stream(viewer, [agent])
+    viewer.send(command())
+    until(agent, Command, [viewer])
+    agent.send(INTERVENTIONS)
+    agent.send(Ack(command=command().id, run="r", is_done=True, step=7))
+    deadline_s = time.monotonic() + 15.0
+    order: list[type] = []
+    while Ack not in order:
+        assert time.monotonic() < deadline_s
+        order += [type(m) for m in viewer.receive(0.1) if isinstance(m, Interventions | Ack)]
+    assert order == [Interventions, Ack]
 
 
 def test_a_repeated_command_is_answered_with_the_first_answer(hub: HubAddress, bring_up: Up) -> None:
@@ -493,6 +511,16 @@ def test_a_removed_lock_is_taken_again(hub: HubAddress, wait_until: Callable[...
     with subprocess.Popen([sys.executable, "-m", "gradscope.hub"]) as second:
         assert second.wait(15) == 0
     assert hub_answers(hub, 5.0)
+
+
+def test_a_removed_directory_is_made_again_with_all_that_was_in_it(
+    hub: HubAddress, wait_until: Callable[..., None]
+) -> None:
+    shutil.rmtree(hub.directory)
+    wait_until(lambda: hub_listens(hub), "the hub to listen again")
+    assert hub_answers(hub, 5.0)
+    assert hub.directory.stat().st_mode & 0o777 == 0o700
+    assert (hub.directory / "hub.lock").exists()
 
 
 def test_a_hub_whose_place_was_taken_ends(

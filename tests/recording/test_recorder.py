@@ -57,12 +57,12 @@ def test_a_body_of_many_parts_is_read_back_whole(tmp_path, make):
 
 def test_the_end_of_a_run_is_written_with_its_reason(tmp_path, make):
     recorder = Recorder(tmp_path / "a.gradscope", make.hello())
-    make.record(recorder, make.step(3), make.step(9))
+    make.record(recorder, make.step(3), make.step(9), make.scalars(2, 12))
     recorder.close(reason="the process ended")
     with open_recording(tmp_path / "a.gradscope") as recording:
         info = recording.info
     assert (info.run, info.script, info.host, info.pid) == ("gpt", "train.py", "box", 41)
-    assert (info.steps, info.first_step, info.last_step) == (2, 3, 9)
+    assert (info.steps, info.first_step, info.last_step) == (2, 2, 13)
     assert info.reason == "the process ended"
     assert info.ended_s is not None
     assert info.size_bytes == (tmp_path / "a.gradscope").stat().st_size

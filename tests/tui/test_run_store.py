@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from gradscope_tui.store import RunStore, Session
-from synthetic_run import SyntheticRun, gpt_layers
+from msgspec import structs
+from synthetic_run import KINDS, SyntheticRun, gpt_layers
 
 from gradscope.protocol import Backfill, Layer, Manifest, Runs, Skipped, pack_layers
 
@@ -43,12 +44,7 @@ def test_the_newest_step_is_shown_and_the_past_is_kept(store):
     assert store.frame().measured.step == 4
     head = store.tree.find("head")
     norms = [store.frame().trend[i, head] for i in range(5)]
-    expected = [
-        np.sqrt(
-            RUN.block(n).values["sumsq"][(RUN.block(n).layer == head) & (RUN.block(n).kind == 1)][0]
-        )
-        for n in range(5)
-    ]
+    expected = [grad_norm(RUN.block(n), head) for n in range(5)]
     assert norms == pytest.approx(expected, rel=1e-6)
 
 
@@ -105,21 +101,14 @@ def test_a_step_of_another_revision_is_counted_and_not_shown(store):
 
 
 def test_garbage_is_counted_and_harmless(store):
-    step = RUN.step(1)
-    broken = type(step)(
-        **{f: getattr(step, f) for f in step.__struct_fields__ if f != "body"}, body=b"no"
-    )
-    feed(store, broken, RUN.step(2))
+    feed(store, structs.replace(RUN.step(1), body=b"no"), RUN.step(2))
     assert store.counters["garbage"] == 1
     assert store.frame().measured.step == 2
 
 
 def test_other_ranks_and_other_runs_are_left_alone(store):
     other = SyntheticRun(run="another", layers=RUN.layers)
-    rank1 = type(RUN.step(1))(
-        **{**{f: getattr(RUN.step(1), f) for f in RUN.step(1).__struct_fields__}, "rank": 1}
-    )
-    feed(store, other.step(3), rank1)
+    feed(store, other.step(3), structs.replace(RUN.step(1), rank=1))
     assert store.newest is None
     assert store.counters["other_rank"] == 1
 
@@ -154,12 +143,8 @@ def test_steps_per_second_are_those_of_the_newest_seconds():
 
 
 def test_numbers_too_large_for_a_float_and_missing_ones_do_no_harm(store):
-    message = RUN.scalars(1, 2, 3)
     values = {"loss": (1e300, None, float("nan"))}
-    feed(
-        store,
-        type(message)(run=RUN.run, rank=0, steps=(1, 2, 3), times_s=message.times_s, values=values),
-    )
+    feed(store, structs.replace(RUN.scalars(1, 2, 3), values=values))
     steps, losses = store.scalars.series("loss", 10)
     assert steps.tolist() == [1, 3]
     assert losses[0] == np.inf
@@ -168,12 +153,7 @@ def test_numbers_too_large_for_a_float_and_missing_ones_do_no_harm(store):
 
 def test_a_run_that_logs_ever_new_names_keeps_its_bounds(store):
     for n in range(300):
-        feed(
-            store,
-            type(RUN.scalars(n))(
-                run=RUN.run, rank=0, steps=(n,), times_s=(n,), values={f"x{n}": (1.0,)}
-            ),
-        )
+        feed(store, structs.replace(RUN.scalars(n), values={f"x{n}": (1.0,)}))
     assert len(store.scalars.names) <= 64
 
 

@@ -97,7 +97,7 @@ def test_nan_stands_in_words_and_strong():
     [
         (Flags.EXACT, " ", "normal"),
         (Flags.SAMPLED, "~", "sampled"),
-        (Flags.SCALED, "×", "sampled"),
+        (Flags.SCALED, "×", "sampled"),  # noqa: RUF001
         (Flags.MERGED, "Σ", "merged"),
     ],
 )

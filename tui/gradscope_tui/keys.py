@@ -47,7 +47,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "x,delete",
         "x",
-        "remove_chosen",
+        "app.remove_chosen",
         "remove the intervention",
         "interventions",
         "remove",

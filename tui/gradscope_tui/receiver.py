@@ -44,7 +44,8 @@ class Receiver:
     def stop(self) -> None:
         """End the thread and close the source; returns when both are done."""
         self._end.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def watch(self, run: str) -> None:
         """Choose the run; it is asked for as soon as there is a source."""

@@ -39,6 +39,12 @@ class KeyLine(OneLine):
     """The keys of this page."""
 
 
+class InterventionList(RowList):
+    """The interventions, with the key that removes one."""
+
+    BINDINGS = bindings_of("interventions")
+
+
 class MainScreen(Screen[None]):
     """Draws what `viewing` sees. `before_look` is called first, so that the newest is seen."""
 
@@ -49,7 +55,7 @@ class MainScreen(Screen[None]):
         self.viewing = viewing
         self.table = LayerTable(id="layers")
         self.detail = DetailPage(id="detail")
-        self.interventions = RowList(INTERVENTION_HEADER, id="interventions")
+        self.interventions = InterventionList(INTERVENTION_HEADER, id="interventions")
         self._log = RowList(LOG_HEADER, follows=True, id="log")
         self._calm = Calm(id="calm")
         self._status, self._bar, self._tabs, self._keys = (

@@ -82,4 +82,3 @@ class ScalarStore:
         if name not in self._rings and len(self._rings) < _NAMES_LIMIT:
             self._rings[name] = StepRing(("value",), 1, _CAPACITY)
         return self._rings.get(name)
-

@@ -60,7 +60,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
 
     def show(self, frame: Frame, interventions: Collection[InterventionState]) -> None:
         """Draw a frame. The cursor stays with its layer."""
-        width = max(self.size.width, 1)
+        width = self.size.width
         listing = self._listing(frame)
         before = self._view
         view = TableView(
@@ -225,6 +225,11 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         """Forget the drawn lines: the theme changed."""
         super().notify_style_update()
         self._strips.clear()
+
+    def on_resize(self) -> None:
+        """Draw anew in the new width."""
+        if self._view is not None:
+            self._show_again()
 
     def on_click(self, event: events.Click) -> None:
         """Put the cursor where the mouse points; twice shows the detail."""

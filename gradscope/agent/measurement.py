@@ -1,0 +1,119 @@
+"""What is measured in the observed steps of a model as it stands: its board, and what fills it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gradscope.agent.loss_scale import LossScale
+from gradscope.columns import Block
+from gradscope.hooks import LayerInfo, parameters_of
+from gradscope.observe import (
+    ActivationObserver,
+    Board,
+    Harvest,
+    LayerSlot,
+    ParameterObserver,
+    Token,
+)
+
+__all__ = ["EndedStep", "Measurement"]
+
+
+@dataclass(frozen=True, slots=True)
+class EndedStep:
+    """A step that has ended and whose numbers may still be on their way from the device.
+
+    `names` are the layers that its rows speak of: those of the manifest's `revision`.
+    """
+
+    harvest: Harvest
+    correct: Callable[[Block], Block]
+    names: tuple[str, ...]
+    revision: int
+    step: int
+    time_s: float
+    step_time_s: float
+
+    def block(self) -> Block:
+        """Return the rows, true to the loss scale; waits for a device that is not ready."""
+        return self.correct(self.harvest.block())
+
+
+class Measurement:
+    """Measures steps, each from `begin` to `end`. A model that has changed gets another one."""
+
+    def __init__(
+        self,
+        layers: Sequence[LayerInfo],
+        revision: int,
+        *,
+        is_full: bool,
+        loss_scale: LossScale,
+        on_gradient: Callable[[Token, torch.Tensor], None],
+    ) -> None:
+        self._names = tuple(layer.name for layer in layers)
+        self._revision = revision
+        self._loss_scale = loss_scale
+        self._board = Board(is_full=is_full)
+        self._activations = ActivationObserver(self._board, on_gradient)
+        self._parameters = ParameterObserver(self._board, layers)
+
+    def begin(self) -> None:
+        """Begin a step."""
+        self._activations.begin()
+        self._loss_scale.begin()
+
+    def end(self, step: int, step_time_s: float) -> EndedStep:
+        """End the step and hand out what it left."""
+        self._activations.end()
+        correct, harvest = self._loss_scale.correction(), self._board.harvest()
+        return EndedStep(harvest, correct, self._names, self._revision, step, time.time(), step_time_s)
+
+    def abandon(self) -> None:
+        """Let go of a step that comes to no end."""
+        self._activations.end()
+        self._parameters.forget()
+        self._board.harvest()
+
+    def see_output(self, slot: LayerSlot, output: object) -> bool:
+        """Measure what a layer returned. Return whether this began an iteration after a skipped one."""
+        was_skipped = self._loss_scale.note_forward()
+        if was_skipped:
+            self.abandon()
+            self._activations.begin()
+        self._activations.on_output(slot, output)
+        return was_skipped
+
+    def see_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
+        """Watch the gradient that arrives at a layer's intervention."""
+        self._activations.watch_arriving(slot, tensor)
+
+    def see_gradient(self, token: Token, gradient: torch.Tensor) -> None:
+        """Measure a gradient at an output."""
+        self._activations.add_gradient(token, gradient)
+
+    def before_optimizer(self, optimizer: Optimizer, *, has_closure: bool) -> None:
+        """Measure an optimizer's parameters, and their gradients where it does not compute them."""
+        self._loss_scale.note_optimizer(optimizer)
+        parameters = parameters_of(optimizer)
+        if has_closure:
+            self._parameters.before_closure(parameters)
+        else:
+            self._parameters.before(parameters)
+
+    def after_closure(self, optimizer: Optimizer) -> None:
+        """Measure the gradients that a closure has computed."""
+        self._parameters.measure_gradients(parameters_of(optimizer))
+
+    def after_optimizer(self) -> None:
+        """Measure what the optimizer changed."""
+        self._parameters.after()
+
+    def see_parameters(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Measure parameters and gradients that no optimizer is going to change."""
+        self._parameters.before(parameters)
+        self._parameters.forget()

@@ -1,0 +1,31 @@
+/* One row of the board: the columns in the order of gradscope.columns.COLUMNS, all as float64. */
+
+#ifndef GRADSCOPE_RECORD_H
+#define GRADSCOPE_RECORD_H
+
+#include <stddef.h>
+
+typedef struct {
+    double calls, count, nan, posinf, neginf, zero, subnormal, sum, sumsq, min, max;
+} Record;
+
+typedef enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 } Dtype;
+
+/* A pass over memory, compiled once for each kind of processor. Neither function reads or writes a byte
+ * outside of what it is given, allocates, or knows Python. `out` is overwritten; `calls` is set to 1. */
+typedef struct {
+    const char *name;
+    /* The columns of n elements. `zero` and `subnormal` are counted only when is_full. */
+    void (*reduce)(const char *data, size_t n, Dtype dtype, int is_full, Record *out);
+    /* The columns of now - before, each difference taken in float64. */
+    void (*reduce_change)(const char *now, const char *before, size_t n, Dtype dtype, int is_full,
+                          Record *out);
+} Pass;
+
+/* The fastest pass that this processor runs. */
+const Pass *choose_pass(void);
+
+/* The passes that this processor runs, one at a time, for tests; NULL past the last. */
+const Pass *pass_number(int i);
+
+#endif

@@ -1,0 +1,1 @@
+"""The cases: tables, one row a case, and the small models that they need."""

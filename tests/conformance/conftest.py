@@ -1,0 +1,39 @@
+"""Puts this folder on the path, and prints the table of all cases when they are done."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from trials import Outcome, Tally  # noqa: E402 - found on the path that was just added
+
+_tally = pytest.StashKey[Tally]()
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """The counts of this run of pytest."""
+    return request.config.stash.setdefault(_tally, Tally())
+
+
+@pytest.fixture
+def conforms(tally: Tally):
+    """A function (group, outcome, expected rows not measured) that counts a case and fails it."""
+
+    def check(group: str, outcome: Outcome, not_measured: frozenset[tuple[str, str]] = frozenset()):
+        tally.add(group, outcome)
+        assert not outcome.problems, "\n".join(outcome.problems[:20])
+        assert outcome.not_measured == not_measured
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    """Print the table."""
+    lines = list(config.stash.get(_tally, Tally()).lines())
+    if lines:
+        terminalreporter.section("conformance: bare against attached")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -1,0 +1,396 @@
+"""The app at a desk of its own: a source in this process, keys pressed, and what is on the screen."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from gradscope_tui.app import GradscopeApp
+from gradscope_tui.keys import KEYS
+from gradscope_tui.screens.help import HelpScreen
+from gradscope_tui.screens.intervene import InterveneScreen
+from gradscope_tui.screens.leaving import LeavingScreen
+from gradscope_tui.screens.main import InterventionBar, KeyLine, StatusLine, TabLine
+from gradscope_tui.screens.runs import RunsScreen
+from gradscope_tui.widgets.calm import Calm
+from synthetic_run import SyntheticRun, SyntheticSource
+
+from gradscope.errors import NothingToConnectError
+from gradscope.protocol import Runs
+
+DEADLINE_S = 15.0
+SIZES = pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
+
+
+class Desk:
+    def __init__(self, app, pilot, source):
+        self.app, self.pilot, self.source = app, pilot, source
+
+    @property
+    def text(self):
+        """The whole screen as lines of text."""
+        screen = self.app.screen
+        lines = screen._compositor.render_strips()
+        return "\n".join("".join(segment.text for segment in line) for line in lines)
+
+    def line(self, kind):
+        return self.app.main.query_one(kind).text
+
+    async def until(self, condition, *, advance=True):
+        """Let steps come until the condition holds."""
+        end = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < end, f"this took too long; the screen:\n{self.text}"
+            if advance and self.source._watched:
+                self.source.advance()
+            await asyncio.sleep(0.03)
+
+    async def until_shown(self, words, **how):
+        await self.until(lambda: words in self.text, **how)
+
+    async def press(self, *keys):
+        await self.pilot.press(*keys)
+
+
+@asynccontextmanager
+async def desk(size=(120, 32), runs=None, run=None, is_readonly=False, is_watched=True, **how):
+    source = SyntheticSource(*(runs or [SyntheticRun()]), **{"past": 20, **how})
+    app = GradscopeApp(source, run, is_readonly=is_readonly)
+    async with app.run_test(size=size) as pilot:
+        one = Desk(app, pilot, source)
+        if is_watched:
+            await one.until_shown("? help")
+            await one.until(lambda: one.app.session.watched.step >= 19)
+            await one.until_shown("tokens" if runs is None else "layers")
+        yield one
+
+
+@SIZES
+async def test_the_first_look_shows_run_loss_layers_and_keys(size):
+    async with desk(size) as one:
+        await one.until(lambda: "live" in one.line(StatusLine))
+        assert "gpt-7f3a" in one.line(StatusLine)
+        assert "loss" in one.line(StatusLine)
+        for words in ("(GPT)", "attention", "out‖", "Δw/w", "46 layers", "? help"):
+            assert words in one.text
+        assert len(one.text.splitlines()) == size[1]
+
+
+@SIZES
+async def test_from_the_start_to_an_active_reversal_in_five_keys(size):
+    async with desk(size) as one:
+        await one.press("j", "i", "r")
+        await one.until_shown("the gradient arriving at the output of tokens", advance=False)
+        await one.press("enter")
+        await one.until(lambda: "1 pending" in one.line(InterventionBar), advance=False)
+        assert one.source.submitted[0][1]["arguments"] == {"alpha": 1.0}
+        await one.until(lambda: "1 active" in one.line(InterventionBar))
+        assert "reverse ×−1 on tokens, active since step 2" in one.line(InterventionBar)  # noqa: RUF001
+        await one.until_shown("◆")
+        await one.press("z")
+        await one.until(lambda: not one.app.main.query_one(InterventionBar).has_class("is-active"))
+
+
+async def test_marked_layers_are_changed_together_and_all_removed_by_one_key():
+    async with desk() as one:
+        await one.press("j", "space", "space", "i", "s")
+        await one.until_shown("2 layers (tokens, positions)", advance=False)
+        await one.press("backspace", "5", "tab", "right", "right")
+        await one.until_shown("0.5 before it flows on; it ends after 100", advance=False)
+        await one.press("enter")
+        action, rest = one.source.submitted[0]
+        assert (action, rest["layers"], rest["end_steps"]) == ("install", ("tokens", "positions"), 100)
+        await one.until(lambda: "1 active" in one.line(InterventionBar))
+        await one.press("X")
+        await one.until(lambda: not one.app.viewing.states())
+
+
+async def test_a_value_that_cannot_be_is_said_and_not_sent():
+    async with desk() as one:
+        await one.press("j", "i", "c", *["backspace"] * 8, "x", "enter")
+        await one.until_shown("max norm: expected a number above 0", advance=False)
+        assert one.source.submitted == []
+        await one.press("escape")
+        assert not isinstance(one.app.screen, InterveneScreen)
+
+
+async def test_the_default_of_a_clip_is_half_of_the_norm_that_is_there():
+    async with desk() as one:
+        node = one.app.viewing.frame.tree.find("tokens")
+        norm = one.app.viewing.frame.measured.values["grad_norm"][node]
+        await one.press("j", "i", "c", "enter")
+        assert one.source.submitted[0][1]["arguments"]["max_norm"] == pytest.approx(norm / 2, rel=0.06)
+
+
+async def test_a_refusal_is_shown_with_its_reason():
+    async with desk(refuse="control is off for this run") as one:
+        await one.press("j", "i", "x", "enter")
+        await one.until(lambda: len(one.app._notifications) == 1)
+        assert one.app.viewing.states() == ()
+        await one.press("3")
+        await one.until_shown("✕ stop on tokens: refused: control is off for this run")
+
+
+async def test_readonly_hides_and_does_nothing():
+    async with desk(is_readonly=True) as one:
+        await one.press("i", "z", "X")
+        assert one.app.screen is one.app.main
+        assert "intervene" not in one.line(KeyLine)
+        assert "read-only" in one.line(StatusLine)
+        commands = {c.title for c in one.app.get_system_commands(one.app.screen)}
+        assert not commands & {key.meaning for key in KEYS if key.changes}
+        assert {key.meaning for key in KEYS if key.action == "freeze"} <= commands
+
+
+async def test_folding_filtering_sorting_and_moving():
+    async with desk() as one:
+        table = one.app.main.table
+        await one.press("j", "j", "j", "h")
+        await one.until_shown("▸ blocks")
+        assert table.listed == 6
+        await one.press("l", "G")
+        assert table.cursor_layer == "head"
+        await one.press("slash", *"fc[12]")
+        await one.until_shown("blocks.3.mlp.fc2")
+        assert "/fc[12] · 8 of 46 layers" in one.line(TabLine)
+        await one.press("enter", "greater_than_sign", "greater_than_sign")
+        await one.until_shown("‖∇out‖ ▼")
+        await one.press("I")
+        await one.until_shown("‖∇out‖ ▲")
+        await one.press("escape", "less_than_sign", "less_than_sign")
+        await one.until_shown("▾ blocks")
+
+
+async def test_a_wrong_filter_says_why_while_one_types():
+    async with desk() as one:
+        await one.press("slash", "left_parenthesis")
+        await one.until_shown(
+            "no regular expression: missing ), unterminated subpattern", advance=False
+        )
+        await one.press("escape")
+        assert one.app.main.table.listed == 46
+
+
+@SIZES
+async def test_the_detail_shows_shapes_numbers_and_curves(size):
+    async with desk(size) as one:
+        await one.press(*"jjjjjjj", "enter")
+        await one.until_shown("blocks.0.attention.qkv  Linear")
+        for words in ("384 × 128  float32, 49.2k numbers", "gradient norm", "param gradient", "4,096"):  # noqa: RUF001
+            assert words in one.text
+        assert any(0x2800 < ord(letter) < 0x2900 for letter in one.text)
+        await one.press("i", "r", "enter")
+        await one.until_shown("◆ reverse")
+        assert one.source.submitted[0][1]["layers"] == ("blocks.0.attention.qkv",)
+        await one.press("escape")
+        await one.until_shown("(GPT)")
+
+
+async def test_a_frozen_view_stands_still_and_counts_what_waits():
+    async with desk() as one:
+        await one.press("p")
+        step = one.app.viewing.frame.measured.step
+        await one.until(
+            lambda: (
+                "frozen, 7 waiting" in one.line(StatusLine) or one.app.session.watched.step > step + 60
+            )
+        )
+        assert "waiting" in one.line(StatusLine)
+        assert one.app.viewing.frame.measured.step == step
+        await one.press("p")
+        await one.until(lambda: one.app.viewing.frame.measured.step > step)
+
+
+async def test_only_rows_that_changed_are_drawn_again():
+    async with desk() as one:
+        table = one.app.main.table
+        await one.pilot.pause()
+        frame, states = one.app.viewing.frame, ()
+        table.show(frame, states)
+        await one.pilot.pause()
+        table.counters.clear()
+        for _ in range(5):
+            table.show(frame, states)
+        await one.pilot.pause()
+        assert table.counters["rows_dirty"] == 0
+        table.refresh()
+        await one.pilot.pause()
+        assert table.counters["strips_built"] == 0
+        assert table.counters["strips_reused"] >= 25
+
+
+async def test_when_data_stops_the_screen_says_so_within_two_seconds():
+    async with desk() as one:
+        await one.until(lambda: "● live" in one.line(StatusLine))
+        stopped = time.monotonic()
+        await one.until(lambda: "no new step for" in one.line(StatusLine), advance=False)
+        assert time.monotonic() - stopped < 2.5  # two seconds, and a machine that is busy
+        await one.until(lambda: "● live" in one.line(StatusLine))
+
+
+async def test_a_lost_link_is_said_and_logged_and_its_return_too():
+    async with desk() as one:
+        one.source.link.phase = "lost"
+        await one.until(
+            lambda: "✕ link lost, reconnecting, shown:" in one.line(StatusLine), advance=False
+        )
+        one.source.link.phase = "up"
+        await one.press("3")
+        await one.until_shown("the link to the hub is up again")
+        assert "the link to the hub was lost" in one.text
+
+
+async def test_an_ended_run_is_called_ended():
+    async with desk() as one:
+        one.source.put(Runs(runs=(SyntheticRun().info(is_live=False),)))
+        await one.until(lambda: "■ ended" in one.line(StatusLine), advance=False)
+        assert "(GPT)" in one.text
+
+
+async def test_without_a_hub_it_waits_and_connects_when_a_run_appears():
+    source, has_hub = SyntheticSource(SyntheticRun(), past=3), []
+
+    def connect():
+        if not has_hub:
+            raise NothingToConnectError("no hub is running at /tmp/x; start a training")
+        return source
+
+    app = GradscopeApp(connect)
+    async with app.run_test(size=(80, 24)) as pilot:
+        one = Desk(app, pilot, source)
+        await one.until_shown("gradscope.attach(model)", advance=False)
+        assert "waiting for a run" in one.text
+        has_hub.append(True)
+        await one.until_shown("46 layers")
+
+
+async def test_several_runs_are_offered_and_one_is_chosen():
+    runs = [SyntheticRun(run=name) for name in ("first", "second")]
+    async with desk(runs=runs, is_watched=False) as one:
+        await one.until(lambda: isinstance(one.app.screen, RunsScreen), advance=False)
+        await one.until_shown("second", advance=False)
+        await one.press("j", "enter")
+        await one.until_shown("(GPT)")
+        assert one.app.session.watched.run == "second"
+        await one.press("R")
+        await one.until(lambda: isinstance(one.app.screen, RunsScreen))
+
+
+async def test_a_run_that_was_asked_for_is_waited_for():
+    async with desk(run="later", is_watched=False) as one:
+        await one.until_shown("waiting for the run 'later'", advance=False)
+        one.source.runs["later"] = SyntheticRun(run="later")
+        one.source.put(Runs(runs=(SyntheticRun(run="later").info(),)))
+        await one.until(lambda: "later" in one.line(StatusLine))
+
+
+async def test_a_model_without_layers_is_a_calm_state():
+    async with desk(runs=[SyntheticRun(layers=())], is_watched=False) as one:
+        await one.until_shown("GPT has no layers to show")
+
+
+async def test_a_model_without_gradients_is_shown_with_dots():
+    names = frozenset(layer.name for layer in SyntheticRun().layers)
+    async with desk(runs=[SyntheticRun(unmeasured=names)]) as one:
+        row = next(line for line in one.text.splitlines() if " tokens" in line)
+        assert "·" in row
+
+
+@pytest.mark.parametrize("size", [(60, 20), (40, 10)], ids=["60x20", "40x10"])
+async def test_small_windows_keep_names_gradients_and_the_state(size):
+    async with desk(size) as one:
+        await one.until(lambda: "live" in one.line(StatusLine))
+        assert "tokens" in one.text
+        await one.press("j", "i", "r")
+        await one.until_shown("multiplied", advance=False)
+        await one.press("enter")
+        await one.until_shown("◆")
+
+
+async def test_a_window_too_small_says_so_and_recovers():
+    async with desk() as one:
+        await one.pilot.resize_terminal(30, 8)
+        await one.until(lambda: "30 × 8 is small" in one.text)  # noqa: RUF001
+        await one.pilot.resize_terminal(100, 30)
+        await one.until_shown("(GPT)")
+
+
+async def test_quitting_asks_only_while_a_change_of_this_viewer_is_in_force():
+    async with desk() as one:
+        await one.press("j", "i", "r", "enter")
+        await one.until(lambda: "1 active" in one.line(InterventionBar))
+        await one.press("q")
+        await one.until(lambda: isinstance(one.app.screen, LeavingScreen))
+        await one.press("escape")
+        assert one.app.is_running
+        await one.press("q", "r")
+        await one.until(lambda: one.app._exit)
+        assert one.source._entries == []
+        assert one.app.return_code == 0
+
+
+@pytest.mark.parametrize(("key", "code"), [("q", 0), ("ctrl+c", 130)])
+async def test_quitting_without_changes_is_immediate(key, code):
+    async with desk() as one:
+        await one.press(key)
+        assert one.app.return_code == code
+
+
+async def test_ctrl_c_quits_also_from_a_form_and_a_second_one_does_not_ask():
+    async with desk() as one:
+        await one.press("j", "i", "r", "enter")
+        await one.until(lambda: "1 active" in one.line(InterventionBar))
+        await one.press("i", "r", "ctrl+c")
+        await one.until(lambda: isinstance(one.app.screen, LeavingScreen))
+        await one.press("ctrl+c")
+        assert one.app.return_code == 130
+
+
+async def test_help_and_palette_open_and_close():
+    async with desk() as one:
+        await one.press("question_mark")
+        assert isinstance(one.app.screen, HelpScreen)
+        await one.until_shown("not measured in this step", advance=False)
+        await one.press("escape", "colon")
+        await one.until(lambda: one.app.screen is not one.app.main)
+        await one.press(*"freeze")
+        await one.until_shown("freeze the view", advance=False)
+        await one.press("enter")
+        await one.until(lambda: one.app.viewing.is_frozen)
+
+
+async def test_interventions_are_listed_and_removed_one_by_one():
+    async with desk() as one:
+        for keys in (("j", "i", "r", "enter"), ("j", "i", "x", "enter")):
+            await one.press(*keys)
+            await one.until(lambda: not one.app.changes.pending)
+        await one.press("2")
+        await one.until_shown("60 s after its viewer")
+        await one.press("j", "x")
+        await one.until(lambda: len(one.app.viewing.states()) == 1)
+        assert one.app.viewing.states()[0].action == "reverse"
+
+
+async def test_the_mouse_works_too():
+    async with desk() as one:
+        await one.pilot.click("LayerTable", offset=(10, 4))
+        assert one.app.main.table.cursor_layer == "blocks"
+        await one.pilot.click("TabLine", offset=(30, 0))
+        await one.until(lambda: one.app.viewing.page == "log")
+        await one.pilot.click("KeyLine", offset=(2, 0))
+
+
+@pytest.mark.parametrize("theme", ["gradscope-light", "nord", "textual-light", "ansi-dark"])
+async def test_other_themes_can_be_chosen(theme):
+    async with desk() as one:
+        one.app.theme = theme
+        await one.until_shown("(GPT)")
+        style = one.app.main.table.style_of("bad")
+        assert style.bgcolor is not None
+
+
+async def test_a_flood_of_past_steps_leaves_the_keys_alive():
+    async with desk(past=600) as one:
+        await one.until(lambda: len(one.app.session.watched.ring) == 600)
+        assert one.app.session.watched.counters["again"] == 0
+        assert isinstance(one.app.main.query_one(Calm), Calm)
