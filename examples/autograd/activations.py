@@ -120,7 +120,7 @@ def example_inputs():
     """Return what the doctor examines each Function on."""
     x = torch.linspace(-4.3, 4.1, 12).reshape(3, 4)
     names = ("Sigmoid", "Relu", "Tanh", "Swish", "Mish", "HardSwish")
-    return {name: (x,) for name in names} | {"LearnableSwish": (x, torch.tensor([1.5]))}
+    return dict.fromkeys(names, (x,)) | {"LearnableSwish": (x, torch.tensor([1.5]))}
 
 
 if __name__ == "__main__":
@@ -132,6 +132,11 @@ if __name__ == "__main__":
         print(f"{function.__name__:10} value", [round(v, 4) for v in y.tolist()])
         print(f"{'':10} slope", [round(v, 4) for v in x.grad.tolist()])
     one = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
-    print("jacobian of the sigmoid at 0.5:", torch.autograd.functional.jacobian(Sigmoid.apply, one).item())
-    print("hessian of it:", torch.autograd.functional.hessian(lambda v: Sigmoid.apply(v).sum(), one).item())
+    print(
+        "jacobian of the sigmoid at 0.5:", torch.autograd.functional.jacobian(Sigmoid.apply, one).item()
+    )
+    print(
+        "hessian of it:",
+        torch.autograd.functional.hessian(lambda v: Sigmoid.apply(v).sum(), one).item(),
+    )
     print("gradcheck in double:", torch.autograd.gradcheck(Sigmoid.apply, (one,)))

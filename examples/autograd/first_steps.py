@@ -1,7 +1,7 @@
-"""Gradients by hand and by autograd: polynomials, a first Function of one's own, accumulation, tracking off.
+"""Gradients by hand and by autograd: polynomials, a first Function, accumulation, tracking off.
 
-Facts: y = 2x⁴ + x³ + 3x² + 5x + 1 at x = 2 is 63 with slope 93. mean(2(3x + 2)²) of [[1, 2, 3], [3, 2, 1]]
-is 140. x³ at 2 is 8 with slope 12. relu(a·b + a) at a = 1, b = 2 has slopes 3 and 1.
+Facts: y = 2x⁴ + x³ + 3x² + 5x + 1 at x = 2 is 63 with slope 93. mean(2(3x + 2)²) of [[1, 2, 3], [3,
+2, 1]] is 140. x³ at 2 is 8 with slope 12. relu(a·b + a) at a = 1, b = 2 has slopes 3 and 1.
 """
 
 import torch
@@ -69,7 +69,11 @@ def tracking_off():
     x = torch.ones(2, requires_grad=True)
     with torch.no_grad():
         untracked = x * 2
-    return untracked.requires_grad, x.detach().requires_grad, torch.ones(2).requires_grad_().requires_grad
+    return (
+        untracked.requires_grad,
+        x.detach().requires_grad,
+        torch.ones(2).requires_grad_().requires_grad,
+    )
 
 
 if __name__ == "__main__":
@@ -82,7 +86,10 @@ if __name__ == "__main__":
     y = Cube.apply(x)
     y.backward()
     print("cube:", y.item(), x.grad.item())
-    print("gradcheck of the cube:", torch.autograd.gradcheck(Cube.apply, example_inputs()["Cube"], eps=1e-6, atol=1e-4))
+    print(
+        "gradcheck of the cube:",
+        torch.autograd.gradcheck(Cube.apply, example_inputs()["Cube"], eps=1e-6, atol=1e-4),
+    )
     x = torch.tensor([2.0, 3.0], requires_grad=True)
     (x**2 + 2 * x + 1).sum().backward()
     print("x² + 2x + 1:", x.grad.tolist())

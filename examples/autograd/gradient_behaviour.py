@@ -98,7 +98,13 @@ def example_inputs():
 
 
 if __name__ == "__main__":
-    for function, arguments in ((Reverse, ()), (Scale, (0.5,)), (Stop, ()), (Binarise, ()), (ClipWhenAsked, (True,))):
+    for function, arguments in (
+        (Reverse, ()),
+        (Scale, (0.5,)),
+        (Stop, ()),
+        (Binarise, ()),
+        (ClipWhenAsked, (True,)),
+    ):
         x = torch.tensor(5.0, requires_grad=True)
         y = function.apply(x, *arguments)
         (3 * y).backward()

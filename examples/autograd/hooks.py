@@ -5,13 +5,15 @@ from torch import nn
 
 
 def tensor_hooks():
-    """Return the gradient of 4x, clamped to ±1 by a hook, with noise of 0.01 on top, and without hooks."""
+    """Return the gradient of 4x, clamped to ±1 with noise of 0.01 on top, and without hooks."""
     x = torch.ones(3, requires_grad=True)
     generator = torch.Generator().manual_seed(0)
     handles = [
         x.register_hook(lambda g: g.clamp(-1, 1)),
         x.register_hook(lambda g: g + 0.01 * torch.randn(g.shape, generator=generator)),
-        x.register_hook(lambda g: print(f"  mean {g.mean():.4f} std {g.std():.4f} largest {g.abs().max():.4f}")),
+        x.register_hook(
+            lambda g: print(f"  mean {g.mean():.4f} std {g.std():.4f} largest {g.abs().max():.4f}")
+        ),
     ]
     (4 * x).sum().backward()
     hooked = x.grad.clone()
@@ -23,7 +25,7 @@ def tensor_hooks():
 
 
 def introspection():
-    """Return shape, mean and deviation of what enters backward of each Linear of a 10-20-10-2 network."""
+    """Return shape, mean and deviation of activations and gradients of a 10-20-10-2 network."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 2))
     seen, handles = [], []
@@ -46,13 +48,15 @@ def _note(seen, name, kind):
 
 
 def clipping(max_norm=1.0):
-    """Return the norms of a layer's input gradients under a hook that clips them, the output times 1000."""
+    """Return the norms of input gradients under a hook that clips them, the output times 1000."""
     torch.manual_seed(0)
     fc1, fc2 = nn.Linear(10, 20), nn.Linear(20, 2)
     norms = []
 
     def clip(_module, grad_input, _grad_output):
-        clipped = tuple(g if g is None else g * min(1.0, max_norm / g.norm().item()) for g in grad_input)
+        clipped = tuple(
+            g if g is None else g * min(1.0, max_norm / g.norm().item()) for g in grad_input
+        )
         norms.extend(g.norm().item() for g in clipped if g is not None)
         return clipped
 

@@ -40,7 +40,7 @@ class MatmulTransposed(Function):
 
 
 class LinearRelu(Function):
-    """y = relu(x wᵀ + b) in one node; with m = (y > 0): dx = (dy m) w, dw = (dy m)ᵀ x, db = Σ_B dy m."""
+    """y = relu(x wᵀ + b) in one node; with d = dy (y > 0): dx = d w, dw = dᵀ x, db = Σ_B d."""
 
     @staticmethod
     def forward(ctx, x, w, b):

@@ -60,7 +60,9 @@ class Checkpointed(Function):
     def backward(ctx, dy):
         needs = ctx.needs_input_grad
         with torch.enable_grad():
-            again = [t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needs, strict=True)]
+            again = [
+                t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needs, strict=True)
+            ]
             y = two_layers(*again)
         found = iter(torch.autograd.grad(y, [t for t in again if t.requires_grad], dy))
         return tuple(next(found) if n else None for n in needs)
@@ -101,4 +103,7 @@ if __name__ == "__main__":
     h = torch.randn(2, 8, requires_grad=True)
     whole = torch.autograd.grad(layers(h).sum(), h)[0]
     parts = torch.utils.checkpoint.checkpoint_sequential(layers, 2, h, use_reentrant=False)
-    print("checkpointed sequential, largest difference:", (torch.autograd.grad(parts.sum(), h)[0] - whole).abs().max().item())
+    print(
+        "checkpointed sequential, largest difference:",
+        (torch.autograd.grad(parts.sum(), h)[0] - whole).abs().max().item(),
+    )

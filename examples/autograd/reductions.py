@@ -1,4 +1,4 @@
-"""Broadcasting and its reverse: what was expanded in forward is summed in backward, and the other way."""
+"""Broadcasting and its reverse: what forward expands, backward sums, and the other way."""
 
 import torch
 from torch.autograd import Function
@@ -76,7 +76,7 @@ class MaxDim(Function):
 
 
 class LogSumExp(Function):
-    """y = m + log Σ exp(x - m) over the last dim with m = max x; dx = softmax(x) · dy. Never overflows."""
+    """y = m + log Σ exp(x - m) over the last dim, m = max x; dx = softmax(x) · dy. No overflow."""
 
     @staticmethod
     def forward(ctx, x):

@@ -5,7 +5,7 @@ from torch.autograd import Function
 
 
 class Square(Function):
-    """y = x², dx = 2x · dy. The backward is made of differentiable operations, so a second one follows: 2."""
+    """y = x², dx = 2x · dy. Backward is made of differentiable operations, so a second one works."""
 
     @staticmethod
     def forward(ctx, x):
@@ -50,4 +50,9 @@ if __name__ == "__main__":
 
     matrix = hessian(f, point)
     print("Hessian of v₀² v₁ + v₁³ at (1, 2):", matrix.tolist())
-    print("times (1, -1):", hessian_vector_product(f, point, direction).tolist(), "=", (matrix @ direction).tolist())
+    print(
+        "times (1, -1):",
+        hessian_vector_product(f, point, direction).tolist(),
+        "=",
+        (matrix @ direction).tolist(),
+    )

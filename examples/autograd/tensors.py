@@ -36,7 +36,12 @@ def matmul_times(device):
 if __name__ == "__main__":
     x, y = torch.randn(11, 8), torch.randn(17, 8)
     reference = torch.nn.functional.cosine_similarity(x[:, None], y[None], dim=-1)
-    print("cosines:", tuple(cosine_matrix(x, y).shape), "close:", torch.allclose(cosine_matrix(x, y), reference, atol=1e-6))
+    print(
+        "cosines:",
+        tuple(cosine_matrix(x, y).shape),
+        "close:",
+        torch.allclose(cosine_matrix(x, y), reference, atol=1e-6),
+    )
     print("channel means:", [round(v, 4) for v in normalised_means().tolist()])
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         print(f"matmul on {device}:", {k: f"{v:.4f} ms" for k, v in matmul_times(device).items()})

@@ -1,4 +1,4 @@
-"""The child of `examine_file_isolated`: what to examine in JSON, and the file that the reports go to."""
+"""The child of `examine_file_isolated`: what to examine as JSON, and the file for the reports."""
 
 import json
 import sys

@@ -57,7 +57,6 @@ _LINES: Final[tuple[tuple[str, tuple[str, ...], str], ...]] = (
     ),
     ("it is deterministic", ("nondeterministic",), ""),
     ("PyTorch has no such operation already", ("reimplements-builtin",), "numbers"),
-    ("it is examined by itself", (), "alone"),
 )
 
 
@@ -70,26 +69,19 @@ def close(exam: Examination, findings: Sequence[Finding]) -> tuple[CheckItem, ..
         hit = tuple(code for code in codes if code in named)
         is_met = None if not hit and not _applies(exam, condition) else not hit
         items.append(CheckItem(text, is_met, hit))
+    functions = len(exam.subject.functions)
+    items.append(CheckItem("it is examined by itself", functions == 1 if functions else None, ()))
     return tuple(items)
 
 
 def _applies(exam: Examination, condition: str) -> bool:
-    match condition:
-        case "functions":
-            return bool(exam.given.calls)
-        case "several inputs":
-            return (
-                bool(exam.given.calls)
-                and len([leaf for leaf in exam.subject.leaves if leaf.is_needed]) > 1
-            )
-        case "source":
-            return bool(exam.facts)
-        case "numbers":
-            return not exam.blocked and not exam.is_approximate
-        case "approximate":
-            return exam.is_approximate and not exam.blocked
-        case "second order":
-            return exam.is_second_order and not exam.blocked and not exam.is_approximate
-        case "alone":
-            return len(exam.subject.functions) == 1
-    return True
+    has_calls, has_numbers = bool(exam.given.calls), not exam.blocked
+    return {
+        "": True,
+        "functions": has_calls,
+        "several inputs": has_calls and sum(leaf.is_needed for leaf in exam.subject.leaves) > 1,
+        "source": bool(exam.facts),
+        "numbers": has_numbers and not exam.is_approximate,
+        "approximate": has_numbers and exam.is_approximate,
+        "second order": has_numbers and exam.is_second_order and not exam.is_approximate,
+    }[condition]

@@ -10,8 +10,8 @@ from typing import Final
 __all__ = ["CODES", "SEVERITIES", "Code", "rank_of"]
 
 SEVERITIES: Final = ("error", "warning", "hint", "info")
-"""From grave to harmless. error: gradients or values are wrong, or it raises; warning: works here, fails
-or costs elsewhere; hint: worth knowing, a correct function may have it."""
+"""From grave to harmless. error: gradients or values are wrong, or it raises; warning: works here,
+fails or costs elsewhere; hint: worth knowing, a correct function may have it."""
 
 _WRONG_VALUE: Final = (
     "wrong-gradient",

@@ -49,14 +49,15 @@ def examine(
 ) -> Report:
     """Examine a function on example inputs, and return what was found.
 
-    `function` is an autograd Function class, its apply, an nn.Module or any callable of tensors. Gradients
-    are examined for the inputs that require one; for all floating-point and complex tensors where none
-    does (and for a module's parameters). Numbers are compared in double; neither the inputs nor a module
-    nor the random state are changed. `approximate` grades the error of a gradient that is meant to be
-    inexact; `second_order` says that second derivatives are wanted, which makes a cut graph an error.
+    `function` is an autograd Function class, its apply, an nn.Module or any callable of tensors.
+    Gradients are examined for the inputs that require one; for all floating-point and complex
+    tensors where none does (and for a module's parameters). Numbers are compared in double; neither
+    the inputs nor a module nor the random state are changed. `approximate` grades the error of a
+    gradient that is meant to be inexact; `second_order` says that second derivatives are wanted,
+    which makes a cut graph an error.
 
-    Raises UsageError where `function` cannot be called or no input can have a gradient. What the function
-    itself raises is a finding.
+    Raises UsageError where `function` cannot be called or no input can have a gradient. What the
+    function itself raises is a finding.
     """
     subject = resolve(function, inputs, name)
     devices = sorted({leaf.value.device.index or 0 for leaf in subject.leaves if leaf.value.is_cuda})

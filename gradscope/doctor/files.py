@@ -1,7 +1,8 @@
-"""The Functions in a file, examined one by one, each on its own; in a child process where that is wanted.
+"""The Functions in a file, examined one by one; in a child process where that is wanted.
 
-Inputs come from a static method `example_inputs()` of the Function, or from a function `example_inputs()`
-of the file, which returns a tuple of inputs for each of them or a dict from a Function's name to a tuple.
+Inputs come from a static method `example_inputs()` of the Function, or from a function
+`example_inputs()` of the file, which returns a tuple of inputs for each of them or a dict from a
+Function's name to a tuple.
 """
 
 import importlib.util
@@ -30,8 +31,8 @@ def examine_file(
 ) -> list[Report]:
     """Examine the Functions that a Python file defines, or the one named, in the order of the file.
 
-    Runs the file. Raises UsageError where it is missing, cannot be run, has no such Function, or gives no
-    example inputs.
+    Runs the file. Raises UsageError where it is missing, cannot be run, has no such Function, or
+    gives no example inputs.
     """
     module = _load(Path(path))
     return [
@@ -125,7 +126,8 @@ def _inputs_of(function: type[Function], module: ModuleType) -> Sequence[object]
     if maker is None:
         raise UsageError(
             f"expected example inputs for {function.__name__}, found none in {module.__file__}; "
-            "define example_inputs() in the file, or as a static method of the Function, returning a tuple"
+            "define example_inputs() in the file, or as a static method of the Function, returning "
+            "a tuple"
         )
     made = maker()
     if isinstance(made, Mapping):

@@ -31,8 +31,8 @@ KNOWN_MESSAGES: Final = (
         "modified by an inplace operation|is being (used in an in-?place operation|modified inplace)"
         "|more than one element of the written-to tensor refers to a single memory location",
         "a tensor that backward needs, or that shares its memory, was written to after it was saved",
-        "use the out-of-place form (x = x + 1, not x += 1; relu, not relu_), or clone() before writing; "
-        "an input that forward must write to is declared with ctx.mark_dirty",
+        "use the out-of-place form (x = x + 1, not x += 1; relu, not relu_), or clone() before "
+        "writing; an input that forward must write to is declared with ctx.mark_dirty",
     ),
     _row(
         "grad can be implicitly created only for scalar outputs",
@@ -70,7 +70,8 @@ KNOWN_MESSAGES: Final = (
         "no attribute saved_tensors",
         r"has no attribute '?saved_(tensors?|variables)",
         "saved_tensors was asked of something else than the ctx of backward, or misspelt",
-        "call ctx.save_for_backward(...) in forward (or setup_context), read ctx.saved_tensors in backward",
+        "call ctx.save_for_backward(...) in forward (or setup_context), read ctx.saved_tensors in "
+        "backward",
     ),
     _row(
         "save_for_backward given non-tensors",

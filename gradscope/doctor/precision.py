@@ -1,8 +1,8 @@
 """In which precision a function works, and what a finite difference can then be trusted with.
 
-Central differences of step h are off by about ``h² f'''`` and by rounding, ``eps |y| / h``. In double
-h is 1e-6. A function that casts to single precision inside (`.float()`) makes such a step useless: there
-h is the cube root of that precision's eps, and the tolerance follows.
+Central differences of step h are off by about ``h² f'''`` and by rounding, ``eps |y| / h``. In
+double h is 1e-6. A function that casts to single precision inside (`.float()`) makes such a step
+useless: there h is the cube root of that precision's eps, and the tolerance follows.
 """
 
 from collections.abc import Mapping, Sequence

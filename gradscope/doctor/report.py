@@ -15,7 +15,7 @@ REPORT_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found. `where` is a file and line, an input's name or a shape; "" where there is none."""
+    """One thing found. `where` is a file and line; "" where none is known."""
 
     code: str
     severity: str

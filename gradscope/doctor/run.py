@@ -29,7 +29,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run gave. `gradients` has one entry a leaf: None where there is none, or none was asked."""
+    """What one run gave. `gradients` has one entry a leaf: None where there is none."""
 
     outputs: tuple[Tensor, ...] = ()
     weights: tuple[Tensor, ...] = ()

@@ -26,14 +26,14 @@ def first_element(exam: Examination) -> dict[str, object]:
         backward, central = comparison.analytic[place].item(), comparison.numeric[place].item()
         numbers[name] = (
             f"element {int(comparison.indices[place])}: backward {backward:.6g}, central difference "
-            f"{central:.6g}, error {float(comparison.error[place]):.1e}; {len(comparison.indices)} compared, "
-            f"{comparison.kinks} on a kink or an edge"
+            f"{central:.6g}, error {float(comparison.error[place]):.1e}; {len(comparison.indices)} "
+            f"compared, {comparison.kinks} on a kink or an edge"
         )
     return numbers
 
 
 def small_derivatives(exam: Examination) -> dict[str, object]:
-    """Return the Jacobian in the first leaf, and the Hessian of the sum, where they are small and real."""
+    """Return the Jacobian in the first leaf and the Hessian of the sum, where small and real."""
     leaf, outputs = exam.wide.leaves[0].value, exam.wide_run.outputs
     is_real = bool(outputs) and not (leaf.is_complex() or outputs[0].is_complex())
     if (

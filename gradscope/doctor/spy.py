@@ -1,7 +1,8 @@
 """Watching a Function from inside: what autograd hides before it casts, sums and checks.
 
-While a `Spy` is open, forward, setup_context and backward of the watched classes are wrapped; closing it
-gives the classes back exactly as they were. What the wrapped methods compute is not changed.
+While a `Spy` is open, forward, setup_context and backward of the watched classes are wrapped;
+closing it gives the classes back exactly as they were. What the wrapped methods compute is not
+changed.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -20,7 +20,7 @@ Examinable: TypeAlias = type[Function] | nn.Module | Callable[..., object]
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One floating-point or complex tensor among the arguments, and whether its gradient is asked for."""
+    """One tensor among the arguments that can have a gradient, and whether it is asked for."""
 
     position: int
     name: str
@@ -40,7 +40,7 @@ class Subject:
     module: nn.Module | None = None
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return all floating-point and complex tensors of the result; `tensors` stand for the leaves."""
+        """Return all tensors of the result that can have a gradient; `tensors` replace the leaves."""
         arguments = list(self.arguments)
         for leaf, tensor in zip(self.leaves, tensors, strict=True):
             arguments[leaf.position] = tensor

@@ -38,7 +38,8 @@ class Timing:
     def __str__(self) -> str:
         return (
             f"forward {_ms(self.forward_s)}, backward {_ms(self.backward_s)} ms; the reference "
-            f"{_ms(self.reference_forward_s)} and {_ms(self.reference_backward_s)} ms: {self.ratio:.2f} times as long"
+            f"{_ms(self.reference_forward_s)} and {_ms(self.reference_backward_s)} ms: "
+            f"{self.ratio:.2f} times as long"
         )
 
 
@@ -100,7 +101,7 @@ class _Clock:
 
 
 def _now() -> float:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.cuda.synchronize()
     return time.perf_counter()
 

@@ -50,7 +50,10 @@ class Work:
 
 
 class Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
-    """A mode that only looks on. torch would load all of Dynamo (seconds) to keep it from being traced."""
+    """A mode that only looks on.
+
+    By default torch loads all of Dynamo, which takes seconds, to keep a mode from being traced.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -1,11 +1,13 @@
 """The board: one row for each layer and kind, into which an observed step's tensors are reduced.
 
 Rows are allotted when first met and keep their number; what was added to them is handed out as a
-`Block` at the end of the step, and they are empty again. CPU tensors are reduced here. A tensor of
-another device is reduced into a board on that device (`device_board`), and read back once a step.
+`Block` at the end of the step, and they are empty again. CPU tensors are reduced here: by the native
+pass, which writes the rows itself, and where it cannot, by `reduction`. A tensor of another device is
+reduced into a board on that device (`device_board`), and read back once a step.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 import torch
@@ -13,11 +15,25 @@ from numpy.typing import NDArray
 
 from gradscope.columns import COLUMNS, Block, Flags, Merge
 from gradscope.observe.device_board import DeviceBoard, DeviceHarvest
-from gradscope.observe.reduction import Record, Unmeasurable, reduce_on_device, reduce_on_host
+from gradscope.observe.native import native_module
+from gradscope.observe.reduction import (
+    Record,
+    Unmeasurable,
+    reduce_change_on_host,
+    reduce_on_device,
+    reduce_on_host,
+)
 
-__all__ = ["Board", "Harvest"]
+__all__ = ["Board", "Harvest", "Targets", "room_for"]
 
-_EMPTY = {Merge.ADD: 0, Merge.MIN: float("inf"), Merge.MAX: -float("inf")}
+_EMPTY = {Merge.ADD: 0.0, Merge.MIN: float("inf"), Merge.MAX: -float("inf")}
+_MERGE = {Merge.ADD: float.__add__, Merge.MIN: min, Merge.MAX: max}
+_EMPTY_ROW = np.array([_EMPTY[column.merge] for column in COLUMNS], np.float64).tobytes()
+_MERGES = tuple(_MERGE[column.merge] for column in COLUMNS)
+_WIDTH = len(COLUMNS)
+_HEADING_BYTES = 16 + 7
+"""What a copy takes beside the tensor's own bytes, at most."""
+_CALLS = [column.name for column in COLUMNS].index("calls")
 _NO_FLOAT64 = frozenset({"mps"})
 
 
@@ -40,18 +56,28 @@ class Harvest:
         return _without_empty_rows(self._block)
 
 
+Targets = tuple[int, ...]
+"""The rows into which one tensor goes."""
+
+
 class Board:
-    """Rows of columns. One thread writes a row at a time; a step's rows live until `harvest`."""
+    """Rows of columns. One thread writes a row at a time; a step's rows live until `harvest`.
+
+    A row lies in memory as its columns in the order of COLUMNS, all float64: whole counts are exact in it
+    up to 2^53.
+    """
 
     def __init__(self, *, is_full: bool = False) -> None:
         self._is_full = is_full
-        self._names = [c.name for c in COLUMNS if c.is_core or is_full]
+        self._native = native_module()
         self._rows: dict[tuple[int, str], int] = {}
         self._layers: list[int] = []
         self._kinds: dict[str, int] = {}
         self._kind_of_row: list[int] = []
         self._devices: dict[torch.device, DeviceBoard] = {}
-        self._clear()
+        self._cells = bytearray()
+        self._flags = bytearray()
+        self._expected = bytearray()
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -65,8 +91,7 @@ class Board:
             self._kind_of_row.append(self._kinds.setdefault(kind, len(self._kinds)))
             self._flags.append(0)
             self._expected.append(0)
-            for column in COLUMNS:
-                self._columns[column.name].append(_EMPTY[column.merge])
+            self._cells += _EMPTY_ROW
         return row
 
     def add(self, row: int, tensor: torch.Tensor, *also: int) -> None:
@@ -74,37 +99,68 @@ class Board:
 
         A tensor without readable numbers marks them *not measured*.
         """
-        try:
-            device = tensor.device
-            if device.type == "cpu":
-                record = reduce_on_host(tensor, is_full=self._is_full)
-            elif device.type in _NO_FLOAT64:
-                record = reduce_on_host(tensor.cpu(), is_full=self._is_full)
-            else:
-                reduced = reduce_on_device(tensor, is_full=self._is_full)
-                self._device_board(device).add((row, *also), reduced)
-                record = Record()
-        except Unmeasurable:
-            for each in (row, *also):
-                self._flags[each] |= Flags.NOT_MEASURED
-            return
-        for each in (row, *also):
-            self._add_record(each, record)
+        if self._native is None or not self._native.add(self._cells, self._is_full, tensor, row, *also):
+            self._add_eagerly(tensor, (row, *also))
+
+    def add_each(
+        self,
+        tensors: list[torch.Tensor],
+        targets: list[Targets],
+        kept: NDArray[np.uint8] | None = None,
+    ) -> Sequence[int]:
+        """Reduce each tensor into its rows; and copy it into `kept`, where that is given.
+
+        Returns the places of those that were not copied. `room_for` says how large `kept` is to be.
+        """
+        if self._native is None:
+            left: Sequence[int] = range(len(tensors))
+        else:
+            left = self._native.add_each(self._cells, self._is_full, tensors, targets, kept)
+        for place in left:
+            self._add_eagerly(tensors[place], targets[place])
+        return left
+
+    def add_changes(
+        self, tensors: list[torch.Tensor], targets: list[Targets], kept: NDArray[np.uint8]
+    ) -> Sequence[int]:
+        """Reduce the change of each tensor since `add_each` copied the same list into `kept`.
+
+        Returns the places of those that were not copied then, or have another layout now.
+        """
+        if self._native is None:
+            return range(len(tensors))
+        left: list[int] = self._native.add_changes(self._cells, self._is_full, tensors, targets, kept)
+        return left
+
+    def add_change(self, rows: Targets, tensor: torch.Tensor, before: torch.Tensor) -> None:
+        """Reduce a tensor's change since a copy was made of it."""
+        if tensor.device.type == "cpu":
+            self._add_record(rows, reduce_change_on_host(tensor, before, is_full=self._is_full))
+        elif tensor.dtype in (torch.float16, torch.bfloat16):
+            self._add_eagerly(tensor.float() - before.float(), rows)
+        else:
+            self._add_eagerly(tensor - before, rows)
+
+    def mark_unmeasured(self, rows: Targets) -> None:
+        """Say of rows that something belongs into them that could not be read."""
+        for row in rows:
+            self._flags[row] |= Flags.NOT_MEASURED
 
     def expect(self, row: int) -> None:
         """Note that a gradient hook was placed: a row where none fires is *not measured*."""
-        self._expected[row] += 1
+        self._expected[row] = 1
 
     def harvest(self) -> Harvest:
         """Hand out what the step left, and begin anew."""
-        flags = np.array(self._flags, np.uint8)
-        calls = np.array(self._columns["calls"], np.uint64)
-        flags[(np.array(self._expected) > 0) & (calls == 0)] |= np.uint8(Flags.NOT_MEASURED)
+        table = np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH).T.copy()
         values: dict[str, NDArray[np.generic]] = {
-            c.name: np.array(self._columns[c.name], np.uint64 if c.is_count else np.float64)
-            for c in COLUMNS
-            if c.name in self._names
+            column.name: line.astype(np.uint64) if column.is_count else line
+            for column, line in zip(COLUMNS, table, strict=True)
+            if column.is_core or self._is_full
         }
+        flags = np.array(self._flags, np.uint8)
+        is_missing = (np.array(self._expected, np.uint8) > 0) & (table[_CALLS] == 0)
+        flags[is_missing] |= np.uint8(Flags.NOT_MEASURED)
         block = Block(
             tuple(self._kinds),
             np.array(self._layers, np.uint32),
@@ -113,24 +169,33 @@ class Board:
             values,
         )
         harvest = Harvest(block, [board.harvest() for board in self._devices.values()])
-        self._clear()
+        rows = len(self._layers)
+        self._cells[:] = _EMPTY_ROW * rows
+        self._flags[:] = self._expected[:] = bytes(rows)
         return harvest
 
-    def _add_record(self, row: int, record: Record) -> None:
-        c = self._columns
-        c["calls"][row] += record.calls
-        c["count"][row] += record.count
-        c["sum"][row] += record.sum
-        c["sumsq"][row] += record.sumsq
-        c["min"][row] = min(c["min"][row], record.min)
-        c["max"][row] = max(c["max"][row], record.max)
-        if record.nan or record.posinf or record.neginf:
-            c["nan"][row] += record.nan
-            c["posinf"][row] += record.posinf
-            c["neginf"][row] += record.neginf
-        if self._is_full:
-            c["zero"][row] += record.zero
-            c["subnormal"][row] += record.subnormal
+    def _add_eagerly(self, tensor: torch.Tensor, rows: Targets) -> None:
+        try:
+            device = tensor.device
+            if device.type == "cpu":
+                record = reduce_on_host(tensor, is_full=self._is_full)
+            elif device.type in _NO_FLOAT64:
+                record = reduce_on_host(tensor.cpu(), is_full=self._is_full)
+            else:
+                reduced = reduce_on_device(tensor, is_full=self._is_full)
+                self._device_board(device).add(rows, reduced)
+                record = Record()
+        except Unmeasurable:
+            self.mark_unmeasured(rows)
+            return
+        self._add_record(rows, record)
+
+    def _add_record(self, rows: Targets, record: Record) -> None:
+        columns = [float(value) for value in astuple(record)]
+        with memoryview(self._cells).cast("d") as cells:
+            for row in rows:
+                for i, (merge, value) in enumerate(zip(_MERGES, columns, strict=True), row * _WIDTH):
+                    cells[i] = merge(cells[i], value)
 
     def _device_board(self, device: torch.device) -> DeviceBoard:
         board = self._devices.get(device)
@@ -138,11 +203,14 @@ class Board:
             board = self._devices[device] = DeviceBoard(device)
         return board
 
-    def _clear(self) -> None:
-        rows = len(self._layers)
-        self._columns: dict[str, list[float]] = {c.name: [_EMPTY[c.merge]] * rows for c in COLUMNS}
-        self._flags = [0] * rows
-        self._expected = [0] * rows
+
+def room_for(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the bytes that `add_each` needs to keep copies of tensors: of those that it can read."""
+    return sum(
+        _HEADING_BYTES + tensor.nbytes
+        for tensor in tensors
+        if type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
+    )
 
 
 def _without_empty_rows(block: Block) -> Block:

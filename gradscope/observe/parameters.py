@@ -1,14 +1,42 @@
 """Parameters, their gradients and what the optimizer did to them, measured around its step."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from gradscope.hooks import LayerInfo
-from gradscope.observe.board import Board
+from gradscope.observe.board import Board, Targets, room_for
 
 __all__ = ["ParameterObserver"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to do with one optimizer's parameters: which of them are known, and the rows of each."""
+
+    places: tuple[int, ...]
+    param: list[Targets]
+    param_grad: list[Targets]
+    update: list[Targets]
+    room_bytes: int
+
+    def known(self, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
+        return [parameters[i] for i in self.places]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Parameters as they were: most in one stretch of memory, others as tensors by their place."""
+
+    parameters: list[torch.Tensor]
+    update: list[Targets]
+    memory: NDArray[np.uint8]
+    copies: dict[int, torch.Tensor]
 
 
 class ParameterObserver:
@@ -20,69 +48,89 @@ class ParameterObserver:
 
     def __init__(self, board: Board, layers: Sequence[LayerInfo]) -> None:
         self._board = board
-        self._rows: dict[int, list[tuple[int, str]]] = {}
+        self._names: dict[int, list[tuple[int, str]]] = {}
         for layer in layers:
             if layer.is_watched:
                 for name, parameter in layer.parameters.items():
-                    self._rows.setdefault(id(parameter), []).append((layer.index, name))
-        self._copies: list[tuple[nn.Parameter, torch.Tensor]] = []
+                    self._names.setdefault(id(parameter), []).append((layer.index, name))
+        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._kept: list[_Kept] = []
 
     def before(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure values and gradients, and keep copies of what the optimizer may change."""
-        known = [p for p in parameters if id(p) in self._rows and p.grad is not None]
-        self.measure_values(parameters)
-        self.measure_gradients(known)
-        self.keep(known)
+        plan = self._plan(parameters)
+        known = plan.known(parameters)
+        gradients = [p.grad for p in known]
+        self._measure_and_keep(plan, known, [gradient is not None for gradient in gradients])
+        self._add_gradients(plan, gradients)
 
     def before_closure(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure values and keep copies; gradients follow, as a closure computes them."""
-        self.measure_values(parameters)
-        self.keep(parameters)
-
-    def measure_values(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Measure `param`."""
-        for parameter in parameters:
-            if id(parameter) in self._rows:
-                self._measure("param", parameter, parameter)
+        plan = self._plan(parameters)
+        known = plan.known(parameters)
+        self._measure_and_keep(plan, known, [p.requires_grad for p in known])
 
     def measure_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure `param_grad` of those that have one."""
-        for parameter in parameters:
-            if id(parameter) in self._rows and parameter.grad is not None:
-                self._measure("param_grad", parameter, parameter.grad)
-
-    def keep(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Keep copies of parameters until `after`."""
-        for parameter in parameters:
-            if id(parameter) in self._rows and parameter.requires_grad:
-                self._copies.append((parameter, _local(parameter).clone()))
+        plan = self._plan(parameters)
+        self._add_gradients(plan, [p.grad for p in plan.known(parameters)])
 
     def after(self) -> None:
-        """Measure the change since `before`: Δw, in float32 at least."""
-        for parameter, old in self._copies:
-            new = _local(parameter)
-            if old.dtype in (torch.float16, torch.bfloat16):
-                change = new.float() - old.float()
-            else:
-                change = new - old
-            self._measure("update", parameter, change)
-        self._copies.clear()
+        """Measure the change since `before`: Δw, on a CPU each difference in float64."""
+        for kept in self._kept:
+            for i in self._board.add_changes(kept.parameters, kept.update, kept.memory):
+                if i in kept.copies:
+                    self._board.add_change(kept.update[i], _local(kept.parameters[i]), kept.copies[i])
+                else:
+                    self._board.mark_unmeasured(kept.update[i])
+        self._kept.clear()
 
     def forget(self) -> None:
         """Let go of the copies of a step that never came to its end."""
-        self._copies.clear()
+        self._kept.clear()
 
-    def _measure(self, kind: str, parameter: nn.Parameter, tensor: torch.Tensor) -> None:
+    def _plan(self, parameters: Sequence[nn.Parameter]) -> _Plan:
+        key = tuple(map(id, parameters))
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._make_plan(parameters)
+        return plan
+
+    def _make_plan(self, parameters: Sequence[nn.Parameter]) -> _Plan:
+        places = tuple(i for i, p in enumerate(parameters) if id(p) in self._names)
+        known = [parameters[i] for i in places]
+        kinds = ("param", "param_grad", "update")
+        targets = ([self._rows(kind, p) for p in known] for kind in kinds)
+        return _Plan(places, *targets, room_for(known))
+
+    def _rows(self, kind: str, parameter: nn.Parameter) -> Targets:
         row = self._board.row
-        rows = [
+        return tuple(
             each
-            for layer, name in self._rows[id(parameter)]
+            for layer, name in self._names[id(parameter)]
             for each in (row(layer, kind), row(layer, f"{kind}.{name}"))
-        ]
-        self._board.add(rows[0], tensor, *rows[1:])
+        )
+
+    def _add_gradients(self, plan: _Plan, gradients: list[torch.Tensor | None]) -> None:
+        pairs = zip(gradients, plan.param_grad, strict=True)
+        given = [(g, rows) for g, rows in pairs if g is not None]
+        self._board.add_each([g for g, _ in given], [rows for _, rows in given])
+
+    def _measure_and_keep(self, plan: _Plan, known: list[torch.Tensor], moves: list[bool]) -> None:
+        """Measure the values of all, and keep copies of those that may move."""
+        param, update = plan.param, plan.update
+        if not all(moves):
+            still = [i for i, is_moving in enumerate(moves) if not is_moving]
+            self._board.add_each([known[i] for i in still], [param[i] for i in still])
+            moving = [i for i, is_moving in enumerate(moves) if is_moving]
+            known, param, update = ([each[i] for i in moving] for each in (known, param, update))
+        memory = np.empty(plan.room_bytes, np.uint8)
+        left = self._board.add_each(known, param, memory)
+        copies = {i: _local(known[i]).clone() for i in left if not is_lazy(known[i])}
+        self._kept.append(_Kept(known, update, memory, copies))
 
 
-def _local(parameter: nn.Parameter) -> torch.Tensor:
+def _local(parameter: torch.Tensor) -> torch.Tensor:
     """Return the part of a parameter that lies on this rank, without its graph."""
     to_local = getattr(parameter, "to_local", None)
     local: torch.Tensor = parameter.detach() if to_local is None else to_local().detach()

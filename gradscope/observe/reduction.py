@@ -7,18 +7,22 @@ sum's relative error is at most n/2 · 2^-53 of the sum of magnitudes (torch add
 - `reduce_on_host` is for CPU tensors: it may look at a number and branch, so that the common case of
   finite numbers costs three passes over a block that lies in cache.
 - `reduce_on_device` never looks: no synchronisation, all columns by masks.
-Each is the other's reference in the tests.
+Each is the other's reference in the tests, and both are the native pass's.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
+from torch.nn.parameter import is_lazy
 
 __all__ = [
     "DEVICE_COLUMNS",
     "Record",
     "Unmeasurable",
+    "reduce_change_on_host",
     "reduce_on_device",
     "reduce_on_host",
 ]
@@ -26,8 +30,21 @@ __all__ = [
 _HOST_BLOCK = 1 << 15
 """Elements that are widened at a time on a CPU: 256 kB as float64, which a second-level cache holds."""
 
+_CHANGE_BLOCK = 1 << 20
 _DEVICE_BLOCK = 1 << 22
 _INFINITY = float("inf")
+
+_Bits: TypeAlias = tuple[torch.dtype, int, int]
+"""The integer of a dtype's width, the mask without the sign, the least normal magnitude's bits."""
+
+_BITS: dict[torch.dtype, _Bits] = {
+    torch.float64: (torch.int64, 0x7FFFFFFFFFFFFFFF, 1 << 52),
+    torch.float32: (torch.int32, 0x7FFFFFFF, 1 << 23),
+    torch.float16: (torch.int16, 0x7FFF, 1 << 10),
+    torch.bfloat16: (torch.int16, 0x7FFF, 1 << 7),
+}
+_CHANGE_BITS: _Bits = (torch.int64, 0x7FFFFFFFFFFFFFFF, 0x381 << 52)
+"""For a float64 difference of narrower numbers: subnormal below float32's least normal, 2^-126."""
 
 
 class Unmeasurable(Exception):  # noqa: N818 - not an error: a statement that ends in a mark on the row
@@ -36,7 +53,10 @@ class Unmeasurable(Exception):  # noqa: N818 - not an error: a statement that en
 
 @dataclass(slots=True)
 class Record:
-    """The columns of one tensor, as Python numbers. An empty record merges with any other."""
+    """The columns of one tensor, as Python numbers, in the order of `gradscope.columns.COLUMNS`.
+
+    An empty record merges with any other.
+    """
 
     calls: int = 1
     count: int = 0
@@ -62,16 +82,38 @@ def reduce_on_host(tensor: torch.Tensor, *, is_full: bool = False) -> Record:
     """
     flat, repeats, size = _readable(tensor)
     record = Record(count=size)
-    for block in torch.split(flat, _HOST_BLOCK) if flat.numel() > _HOST_BLOCK else (flat,):
-        if block.numel():
-            _add_block(record, block, repeats)
-        if is_full and block.numel():
-            zero, subnormal = _count_small(block)
-            record.zero += int(zero) * repeats
-            record.subnormal += int(subnormal) * repeats
+    _add_flat(record, flat, repeats, _BITS[flat.dtype] if is_full else None)
     if is_full:
         record.zero += size - flat.numel() * repeats  # what a sparse tensor does not store
     return record
+
+
+def reduce_change_on_host(now: torch.Tensor, before: torch.Tensor, *, is_full: bool = False) -> Record:
+    """Return the record of now - before, each difference taken in float64; both on a CPU, of one shape.
+
+    A difference counts as subnormal below the normal range of float32 (of float64, for float64 tensors).
+    """
+    record = Record(count=now.numel())
+    bits = _BITS[torch.float64] if now.dtype is torch.float64 else _CHANGE_BITS
+    rows = max(1, _CHANGE_BLOCK * len(now) // max(1, now.numel())) if now.dim() else 1
+    for new, old in zip(_split(now.detach(), rows), _split(before.detach(), rows), strict=True):
+        change = new.double() - old.double()
+        _add_flat(record, change.reshape(-1), 1, bits if is_full else None)
+    return record
+
+
+def _split(tensor: torch.Tensor, rows: int) -> Sequence[torch.Tensor]:
+    return torch.split(tensor, rows) if tensor.dim() else (tensor,)
+
+
+def _add_flat(record: Record, flat: torch.Tensor, repeats: int, bits: _Bits | None) -> None:
+    for block in torch.split(flat, _HOST_BLOCK) if flat.numel() > _HOST_BLOCK else (flat,):
+        if block.numel():
+            _add_block(record, block, repeats)
+        if bits is not None and block.numel():
+            zero, subnormal = _count_small(block, bits)
+            record.zero += int(zero) * repeats
+            record.subnormal += int(subnormal) * repeats
 
 
 def _add_block(record: Record, block: torch.Tensor, repeats: int) -> None:
@@ -123,7 +165,7 @@ def _reduce_device_block(block: torch.Tensor, is_full: bool) -> torch.Tensor:
     is_finite = wide.isfinite()
     clean = torch.where(is_finite, wide, 0.0)
     none = torch.zeros((), dtype=torch.int64, device=block.device)
-    zero, subnormal = _count_small(block) if is_full else (none, none)
+    zero, subnormal = _count_small(block, _BITS[block.dtype]) if is_full else (none, none)
     columns = (
         none,
         wide.isnan().sum(),
@@ -139,18 +181,9 @@ def _reduce_device_block(block: torch.Tensor, is_full: bool) -> torch.Tensor:
     return torch.stack([column.double() for column in columns])
 
 
-_BITS = {
-    torch.float64: (torch.int64, 0x7FFFFFFFFFFFFFFF, 1 << 52),
-    torch.float32: (torch.int32, 0x7FFFFFFF, 1 << 23),
-    torch.float16: (torch.int16, 0x7FFF, 1 << 10),
-    torch.bfloat16: (torch.int16, 0x7FFF, 1 << 7),
-}
-"""dtype → the integer of its width, the mask without the sign, the least normal magnitude's bits."""
-
-
-def _count_small(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _count_small(block: torch.Tensor, bits: _Bits) -> tuple[torch.Tensor, torch.Tensor]:
     """Count zeros and subnormals by their bits: a flush-to-zero mode must not matter."""
-    integer, mask, least_normal = _BITS[block.dtype]
+    integer, mask, least_normal = bits
     magnitude = block.view(integer) & mask
     is_zero = magnitude == 0
     return is_zero.sum(), (~is_zero & (magnitude < least_normal)).sum()
@@ -161,7 +194,7 @@ def _readable(tensor: torch.Tensor) -> tuple[torch.Tensor, int, int]:
 
     Memory is read in place where it is dense in any order of dims; a dim of stride 0 is read once.
     """
-    tensor = _plain(tensor.detach())
+    tensor = _plain(tensor).detach()
     size = tensor.numel()
     if tensor.layout is not torch.strided:
         values = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor.values()
@@ -175,6 +208,8 @@ def _readable(tensor: torch.Tensor) -> tuple[torch.Tensor, int, int]:
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    if is_lazy(tensor):
+        raise Unmeasurable("a parameter whose shape is not known yet")
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # noqa: SLF001 - no public name
         raise Unmeasurable("a tensor inside a torch.func transform has no numbers of its own")
     to_local = getattr(tensor, "to_local", None)

@@ -124,8 +124,10 @@ class Link:
         return os.getpid() != self._pid
 
     def _open(self) -> None:
-        self._socket = open_dealer(self._context, self._address)
+        self._socket = open_dealer(self._context)
+        # Before connecting, or else the handshake may be over before anybody looks.
         self._monitor = self._socket.get_monitor_socket(_MONITORED)
+        self._socket.connect(self._address)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)

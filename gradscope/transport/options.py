@@ -26,8 +26,8 @@ def set_common_options(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(SILENCE_S * 1000))
 
 
-def open_dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
-    """Return a DEALER that connects to `address` and goes on trying."""
+def open_dealer(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    """Return a DEALER that once it is told to connect goes on trying."""
     socket = context.socket(zmq.DEALER)
     set_common_options(socket)
     socket.setsockopt(zmq.IMMEDIATE, 1)  # without a connection nothing queues up unseen
@@ -36,5 +36,4 @@ def open_dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.So
     socket.setsockopt(zmq.RCVHWM, _QUEUE_MESSAGES)
     socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)  # start to welcome in half the time of 100 ms
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_CAP_MS)
-    socket.connect(address)
     return socket

@@ -49,7 +49,8 @@ def hub_answers(address: HubAddress, timeout_s: float) -> bool:
     deadline_s = time.monotonic() + timeout_s
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        with open_dealer(context, address.viewers) as dealer:
+        with open_dealer(context) as dealer:
+            dealer.connect(address.viewers)
             if not dealer.poll(_left_ms(deadline_s), zmq.POLLOUT):
                 return False
             dealer.send_multipart(encode(Heartbeat()), zmq.NOBLOCK)

@@ -27,7 +27,9 @@ BROKEN = [
 
 @pytest.mark.parametrize("function", BROKEN, ids=lambda f: f.__name__)
 def test_the_first_finding_is_the_cause(function):
-    report = examine(function, *function.example_inputs(), **getattr(function, "options", {}))
+    report = examine(
+        function, *function.example_inputs(), approximate=hasattr(function, "is_approximate")
+    )
     assert report.codes[:1] == (function.found_first,), str(report)
     first = report.findings[0]
     assert first.severity == getattr(function, "severity", first.severity), str(report)

@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from gradscope.protocol import (
     decode,
     encode,
 )
-from gradscope.transport import HubAddress, Link, ensure_hub, hub_listens
+from gradscope.transport import HubAddress, Link, ensure_hub, hub_answers, hub_listens
 
 AGENT = Hello(role="agent", peer="agent-1", run="r", record="")
 VIEWER = Hello(role="viewer", peer="viewer-1", want="control")
@@ -242,3 +244,33 @@ def test_a_hub_that_is_told_to_end_says_why(
     assert link.state.reason == "the hub was told to end"
     wait_until(lambda: not hub_listens(hub), "the hub's end")
     wait_until(lambda: not hub.agents_path.exists(), "the socket's removal")
+
+
+def test_each_of_a_hundred_links_in_a_row_is_up_at_once(hub: HubAddress) -> None:
+    """None misses its own handshake, which would only be mended by six seconds of silence."""
+    for i in range(100):
+        begin_s = time.monotonic()
+        with Link(hub.viewers, Hello(role="viewer", peer=f"viewer-{i}")) as link:
+            receive_until(link, lambda link=link: link.state.phase == "up")  # type: ignore[misc]
+            link.close("done")
+        assert time.monotonic() - begin_s < 5.0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_is_not_let_in_even_where_the_files_would_allow_it(hub: HubAddress) -> None:
+    for path, mode in (
+        (hub.directory.parent, 0o755),
+        (hub.directory, 0o755),
+        (hub.viewers_path, 0o777),
+    ):
+        path.chmod(mode)
+    asker = f"import os; os.setuid(65534); from gradscope.transport import *; \
+a = hub_address('{hub.directory}'); print(hub_listens(a), hub_answers(a, 1.0))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import gradscope.transport; {asker}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True False\n"
+    assert hub_answers(hub, 5.0)

@@ -14,6 +14,7 @@ from gradscope_tui.screens.main import InterventionBar, KeyLine, StatusLine, Tab
 from gradscope_tui.screens.runs import RunsScreen
 from gradscope_tui.widgets.calm import Calm
 from synthetic_run import SyntheticRun, SyntheticSource
+from textual.widgets import Static
 
 from gradscope.errors import NothingToConnectError
 from gradscope.protocol import Runs
@@ -32,6 +33,11 @@ class Desk:
         screen = self.app.screen
         lines = screen._compositor.render_strips()
         return "\n".join("".join(segment.text for segment in line) for line in lines)
+
+    @property
+    def sentence(self):
+        """What the form says that it will do."""
+        return str(self.app.screen.query_one("#sentence", Static).content)
 
     def line(self, kind):
         return self.app.main.query_one(kind).text
@@ -59,8 +65,7 @@ async def desk(size=(120, 32), runs=None, run=None, is_readonly=False, is_watche
     async with app.run_test(size=size) as pilot:
         one = Desk(app, pilot, source)
         if is_watched:
-            await one.until_shown("? help")
-            await one.until(lambda: one.app.session.watched.step >= 19)
+            await one.until(lambda: app.session.watched and (app.session.watched.step or 0) >= 19)
             await one.until_shown("tokens" if runs is None else "layers")
         yield one
 
@@ -95,8 +100,10 @@ async def test_marked_layers_are_changed_together_and_all_removed_by_one_key():
     async with desk() as one:
         await one.press("j", "space", "space", "i", "s")
         await one.until_shown("2 layers (tokens, positions)", advance=False)
-        await one.press("backspace", "5", "tab", "right", "right")
-        await one.until_shown("0.5 before it flows on; it ends after 100", advance=False)
+        await one.press("0", "full_stop", "5", "tab", "right", "right")
+        assert one.sentence.endswith(
+            "is multiplied by 0.5 before it flows on; it ends after 100 steps."
+        )
         await one.press("enter")
         action, rest = one.source.submitted[0]
         assert (action, rest["layers"], rest["end_steps"]) == ("install", ("tokens", "positions"), 100)
@@ -207,11 +214,9 @@ async def test_only_rows_that_changed_are_drawn_again():
         await one.pilot.pause()
         frame, states = one.app.viewing.frame, ()
         table.show(frame, states)
-        await one.pilot.pause()
         table.counters.clear()
         for _ in range(5):
             table.show(frame, states)
-        await one.pilot.pause()
         assert table.counters["rows_dirty"] == 0
         table.refresh()
         await one.pilot.pause()
@@ -292,6 +297,7 @@ async def test_a_model_without_layers_is_a_calm_state():
 async def test_a_model_without_gradients_is_shown_with_dots():
     names = frozenset(layer.name for layer in SyntheticRun().layers)
     async with desk(runs=[SyntheticRun(unmeasured=names)]) as one:
+        await one.until_shown("tokens")
         row = next(line for line in one.text.splitlines() if " tokens" in line)
         assert "·" in row
 
@@ -350,7 +356,7 @@ async def test_help_and_palette_open_and_close():
     async with desk() as one:
         await one.press("question_mark")
         assert isinstance(one.app.screen, HelpScreen)
-        await one.until_shown("not measured in this step", advance=False)
+        await one.until_shown("next row", advance=False)
         await one.press("escape", "colon")
         await one.until(lambda: one.app.screen is not one.app.main)
         await one.press(*"freeze")

@@ -156,7 +156,7 @@ class GradscopeApp(App[int]):
         """Undo this viewer's last change."""
         if self.is_readonly:
             return
-        undone = self.changes.undone(self.viewing.known_states())
+        undone = self.changes.undone(self.viewing.states())
         for change in undone:
             self._send(change)
         if not undone:
@@ -164,7 +164,7 @@ class GradscopeApp(App[int]):
 
     def action_remove_all(self) -> None:
         """Remove all interventions of the run."""
-        states = self.viewing.known_states()
+        states = self.viewing.states()
         if states and not self.is_readonly:
             self._send(Change("remove_all", removed=states))
 
@@ -195,7 +195,7 @@ class GradscopeApp(App[int]):
 
     async def action_leave(self, code: int) -> None:
         """Quit; ask first when changes of this viewer are in force. Asked twice it goes at once."""
-        states = self.changes.mine(self.viewing.known_states())
+        states = self.changes.mine(self.viewing.states())
         is_asked = any(isinstance(screen, LeavingScreen) for screen in self.screen_stack)
         if not states or is_asked or self._exit_at is not None:
             self.exit(code, return_code=code)
@@ -206,6 +206,7 @@ class GradscopeApp(App[int]):
         if decision == "leave":
             self.exit(code, return_code=code)
         elif decision == "remove":
-            for state in self.changes.mine(self.viewing.known_states()):
-                self._send(Change("remove", target=state.id, removed=(state,)))
+            for state in self.changes.mine(self.viewing.states()):
+                if state.id:
+                    self._send(Change("remove", target=state.id, removed=(state,)))
             self._exit_at = (time.monotonic() + _REMOVAL_S, code)

@@ -16,6 +16,7 @@ from gradscope_tui.view.words import layers_in_words, short
 __all__ = ["Answer", "Change", "Changes"]
 
 _HISTORY = 100
+_KEPT = "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,9 @@ class Changes:
         return sum(sent.answer is None for sent in self._sent)
 
     def mine(self, known: Collection[InterventionState]) -> tuple[InterventionState, ...]:
-        """Return those of this viewer that are in force and end with it."""
-        return tuple(s for s in known if s.id in self._mine and not self._mine[s.id].is_kept)
+        """Return those of this viewer that are in force, or about to be, and end with it."""
+        own = {name for name, change in self._mine.items() if not change.is_kept}
+        return tuple(s for s in known if s.id in own or (not s.id and s.end != _KEPT))
 
     def undone(self, known: Collection[InterventionState]) -> tuple[Change, ...]:
         """Take the newest change that can be undone from the history; return what undoes it."""
@@ -167,7 +169,7 @@ def end_in_words(change: Change) -> str:
     """Return when a change ends."""
     if change.end_steps is not None:
         return f"after {change.end_steps:,} steps"
-    return "kept" if change.is_kept else "with its viewer"
+    return _KEPT if change.is_kept else "with its viewer"
 
 
 def _install_again(state: InterventionState) -> Change:

@@ -1,4 +1,4 @@
-"""approximate-poor and approximate-noticeable: how far a gradient that is approximate by declaration is."""
+"""approximate-poor and approximate-noticeable: how far off a gradient is that is meant to be inexact."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -24,8 +24,8 @@ def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
             f"approximate-{grade}",
             f"the approximate gradient of {name} is off by {error:.1e} of its norm: {grade}",
             cause="finite differences with too large or too small a step, or too few samples",
-            fix="central differences in double with a step of 1e-6 times the input's size; more samples; "
-            "or the analytical gradient",
+            fix="central differences in double with a step of 1e-6 times the input's size; more "
+            "samples; or the analytical gradient",
             where=exam.where,
             evidence=(f"norm of the numerical gradient {float(comparison.numeric.norm()):.3e}",),
         )

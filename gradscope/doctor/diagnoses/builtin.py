@@ -1,5 +1,6 @@
 """reimplements-builtin: the same values and gradients as an operation that PyTorch has."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, TypeAlias
@@ -113,8 +114,8 @@ def _reimplementation(exam: Examination, name: str, operation: _Operation) -> Fi
     return found(
         "reimplements-builtin",
         f"values and gradients are those of {name}",
-        cause="an operation that PyTorch has, or that composes from existing ones, needs no custom Function: "
-        "its own is fused, tested, and works under torch.func and torch.compile",
+        cause="an operation that PyTorch has, or that composes from existing ones, needs no custom "
+        "Function: its own is fused, tested, and works under torch.func and torch.compile",
         fix=f"call {name}",
         where=exam.where,
         evidence=(str(timing),),
@@ -149,7 +150,8 @@ def _has_same_gradients(subject: Subject, builtin: Subject) -> bool:
 
 def _outputs(subject: Subject) -> list[Tensor] | None:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an operation that these inputs do not suit may warn
             return list(subject([leaf.value.clone() for leaf in subject.leaves]))
     except Exception:  # noqa: BLE001 - an operation that cannot take these inputs is another one
         return None

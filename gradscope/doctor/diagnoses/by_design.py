@@ -25,7 +25,8 @@ def explain_by_design(exam: Examination, comparison: Comparison) -> Finding | No
             return found(
                 "gradient-by-design",
                 f"the gradient of {leaf.name} is not the derivative, and looks meant: {reason}",
-                cause="reversal, scaling, clipping, stopping and straight-through estimators are of this kind",
+                cause="reversal, scaling, clipping, stopping and straight-through estimators are of "
+                "this kind",
                 fix="nothing, if it is meant; say so in the docstring, since gradcheck must fail",
                 where=exam.where,
                 evidence=(_ratio(comparison),),

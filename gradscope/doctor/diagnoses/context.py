@@ -1,5 +1,7 @@
-"""What a Function leaves on ctx or hands back as it came: saved-on-ctx, input-returned-as-is, and
-uses-data, which only the source shows."""
+"""What a Function leaves on ctx or hands back as it came: saved-on-ctx, input-returned-as-is.
+
+And uses-data, which only the source shows.
+"""
 
 from collections.abc import Iterator
 
@@ -41,8 +43,8 @@ def find_returned_inputs(exam: Examination) -> Iterator[Finding]:
             yield found(
                 "input-returned-as-is",
                 f"forward of {call.function.__name__} returns its argument {position} itself",
-                cause="autograd makes the result a view of the input; a caller who writes to it in place "
-                "(an in-place ReLU, say) gets an error",
+                cause="autograd makes the result a view of the input; a caller who writes to it in "
+                "place (an in-place ReLU, say) gets an error",
                 fix="return x.clone() where callers may write in place; view_as meets the same error",
                 where=exam.where,
             )
@@ -55,10 +57,10 @@ def find_uses_of_data(exam: Examination) -> Iterator[Finding]:
             yield found(
                 "uses-data",
                 f".data is used in {fact.method}",
-                cause=".data shares memory with the tensor and hides from autograd both the graph and any "
-                "writing: later gradients are silently wrong",
-                fix="use .detach() where the graph is to be cut, which at least notices writing; else the "
-                "tensor itself",
+                cause=".data shares memory with the tensor and hides from autograd both the graph "
+                "and any writing: later gradients are silently wrong",
+                fix="use .detach() where the graph is to be cut, which at least notices writing; "
+                "else the tensor itself",
                 where=fact.where,
                 evidence=(fact.text,),
                 seen_by="reading",

@@ -23,7 +23,8 @@ def find_nondeterminism(exam: Examination) -> Iterator[Finding]:
     yield found(
         "nondeterministic",
         f"{' and '.join(parts)} of two runs on the same inputs differ",
-        cause="it draws random numbers, keeps state between calls, or reads memory that was never written",
+        cause="it draws random numbers, keeps state between calls, or reads memory that was never "
+        "written",
         fix="draw from a generator that the caller seeds, or pass the noise in as an argument; "
         "torch.empty needs filling",
         where=exam.where,

@@ -1,5 +1,7 @@
-"""What raises, and the three faults that PyTorch itself reports: non-tensor-saved,
-saved-tensors-in-forward, wrong-gradient-count; all else is forward-raises or backward-raises."""
+"""What raises: forward-raises, backward-raises, and the three faults that have a code of their own.
+
+Those are non-tensor-saved, saved-tensors-in-forward and wrong-gradient-count.
+"""
 
 from collections.abc import Iterator
 

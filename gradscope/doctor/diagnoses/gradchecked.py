@@ -18,7 +18,7 @@ _SLOW_BELOW: Final = 65
 
 
 def run_checks(exam: Examination) -> dict[str, object]:
-    """Return what gradcheck and gradgradcheck say ("passed", or the first line), and the time each took.
+    """Return what gradcheck and gradgradcheck say ("passed", or the first line), and their times.
 
     They need double throughout and no kink at the inputs; where that is not so, they are not run.
     """

@@ -51,7 +51,7 @@ def _expanded(exam: Examination) -> Iterator[Finding]:
 
 
 def _strided(tensor: Tensor) -> Tensor:
-    """Return the same values in another layout: transposed, or with a stride of 2 where there is one dim."""
+    """Return the same values transposed in memory; with a stride of 2 where there is one dim."""
     if tensor.dim() > 1:
         return tensor.transpose(0, -1).contiguous().transpose(0, -1)
     return torch.stack([tensor, tensor.detach()], dim=-1)[..., 0]

@@ -21,15 +21,18 @@ def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
         if largest > LARGE:
             yield found(
                 "gradient-too-large",
-                f"the largest element of the gradient of {leaf.name} is {largest:.2e}, over {LARGE:.0e}",
+                f"the largest element of the gradient of {leaf.name} is {largest:.2e}, over "
+                f"{LARGE:.0e}",
                 cause="the function is very steep at these inputs, or backward lacks a division",
-                fix="scale the inputs, or compute in logarithms; check the formula against the next steps",
+                fix="scale the inputs, or compute in logarithms; check the formula against the next "
+                "steps",
                 where=exam.where,
             )
         elif 0 < largest < SMALL:
             yield found(
                 "gradient-too-small",
-                f"the largest element of the gradient of {leaf.name} is {largest:.2e}, under {SMALL:.0e}",
+                f"the largest element of the gradient of {leaf.name} is {largest:.2e}, under "
+                f"{SMALL:.0e}",
                 cause="the function is saturated at these inputs, or backward divides once too often",
                 fix="examine it where it is not flat; check the formula against the next steps",
                 where=exam.where,

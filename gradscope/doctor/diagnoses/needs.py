@@ -35,7 +35,8 @@ def find_wasted_work(exam: Examination) -> Iterator[Finding]:
     yield found(
         "ignores-needs-input-grad",
         f"backward computes gradients that nobody asked for: up to {worst:.0%} of its work",
-        cause="ctx.needs_input_grad was not looked at, so a frozen input costs as much as a trained one",
+        cause="ctx.needs_input_grad was not looked at, so a frozen input costs as much as a trained "
+        "one",
         fix="if ctx.needs_input_grad[i]: compute the gradient of argument i, else return None for it",
         where=exam.where,
         severity="warning" if worst > _LARGE_SHARE else "hint",

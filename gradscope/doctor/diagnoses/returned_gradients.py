@@ -1,6 +1,8 @@
-"""The raw return of backward, before autograd casts, sums and moves it without a word:
-gradient-shape-mismatch, broadcast-not-reduced, gradient-dtype-mismatch, gradient-device-mismatch, and the
-missing-transpose that shows in the shape."""
+"""The raw return of backward, before autograd casts, sums and moves it without a word.
+
+Codes: gradient-shape-mismatch, broadcast-not-reduced, gradient-dtype-mismatch,
+gradient-device-mismatch, and the missing-transpose that shows in the shape.
+"""
 
 from collections.abc import Iterator
 from itertools import combinations
@@ -30,13 +32,13 @@ def find_mismatched_gradients(exam: Examination) -> Iterator[Finding]:
 def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Tensor) -> Finding:
     shapes = f"{tuple(gradient.shape)} for {name}, which has {tuple(x.shape)}"
     if _is_expandable(x.shape, gradient.shape):
-        dims = _dims_to_sum(x.shape, gradient.shape)
+        summed = _dims_to_sum(x.shape, gradient.shape)
         return found(
             "broadcast-not-reduced",
             f"backward returns {shapes}: the broadcast was not summed",
-            cause="the argument was broadcast in forward; PyTorch sums such a gradient without a word, so "
-            "gradcheck passes, and torch.func or a compiled graph may not",
-            fix=f"sum over dims {dims} before returning: grad.sum_to_size(x.shape)",
+            cause="the argument was broadcast in forward; PyTorch sums such a gradient without a "
+            "word, so gradcheck passes, and torch.func or a compiled graph may not",
+            fix=f"sum over dims {summed} before returning: grad.sum_to_size(x.shape)",
             where=exam.where,
             severity="warning",
         )
@@ -44,7 +46,8 @@ def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Ten
     if dims:
         return found(
             "missing-transpose",
-            f"backward returns {shapes}: the right gradient with dims {dims[0]} and {dims[1]} exchanged",
+            f"backward returns {shapes}: the right gradient with dims {dims[0]} and {dims[1]} "
+            f"exchanged",
             cause="a matrix product was differentiated without transposing",
             fix="for y = x @ w: dx = dy @ w.mT and dw = x.mT @ dy; for y = x @ w.mT: dx = dy @ w and "
             "dw = dy.mT @ x",
@@ -66,7 +69,8 @@ def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator
         yield found(
             "gradient-dtype-mismatch",
             f"backward returns {gradient.dtype} for {name}, which is {x.dtype}",
-            cause="autograd casts it silently: a narrower dtype has lost digits, a wider one costs memory",
+            cause="autograd casts it silently: a narrower dtype has lost digits, a wider one costs "
+            "memory",
             fix="compute and return the gradient in the argument's dtype: grad.to(x.dtype) at the end",
             where=exam.where,
             evidence=(f"digits kept: {_digits(gradient.dtype):.1f} of {_digits(x.dtype):.1f}",),

@@ -1,5 +1,6 @@
-"""Whether the gradient can be differentiated again: graph-broken, not-twice-differentiable,
-wrong-second-gradient.
+"""Whether the gradient can be differentiated again.
+
+Codes: graph-broken, not-twice-differentiable, wrong-second-gradient.
 
 The map from inputs and grad_output to gradients is compared with finite differences of itself, so a
 gradient that is meant to differ from the derivative (a reversal) is held to what it does.
@@ -86,7 +87,8 @@ class _GradientMap:
 def _has_nested_functions(exam: Examination, gradients: Sequence[Tensor]) -> bool:
     """Return whether backward calls a custom Function, whose own backward may then be wrong.
 
-    Where it calls none, and its values are right, a wrong derivative can only come from a link that is cut.
+    Where it calls none, and its values are right, a wrong derivative can only come from a link that
+    is cut.
     """
     return bool(set(find_functions(gradients)) - set(exam.subject.functions))
 
@@ -119,8 +121,8 @@ def _broken(exam: Examination, evidence: Sequence[str]) -> Finding:
     return found(
         "graph-broken",
         "the gradient is right, and its own derivative is silently wrong: the graph is cut in backward",
-        cause="backward uses something that autograd cannot follow: .data, detach, numpy, item, no_grad, or "
-        "a clone or intermediate of forward, which carries no graph",
+        cause="backward uses something that autograd cannot follow: .data, detach, numpy, item, "
+        "no_grad, or a clone or intermediate of forward, which carries no graph",
         fix="save inputs and outputs themselves and recompute intermediates in backward; else declare "
         "backward with @once_differentiable, so that a second derivative raises",
         where=cuts[0].where if cuts else exam.where,

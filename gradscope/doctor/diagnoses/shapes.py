@@ -7,7 +7,7 @@ from gradscope.doctor.diagnoses.failures import failure_finding
 from gradscope.doctor.diagnoses.wrong_gradient import plain_wrong_gradient
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.report import Finding, found
-from gradscope.doctor.run import run
+from gradscope.doctor.run import Failure, run
 
 __all__ = ["find_batch_failures"]
 
@@ -26,12 +26,22 @@ def find_batch_failures(exam: Examination) -> Iterator[Finding]:
             if not comparison.is_right:
                 yield plain_wrong_gradient(one, comparison, exam.where, on="a batch of 1")
     empty = run(none)
-    if empty.failure is not None:
+    if empty.failure is not None and not _fails_in_torch_too(empty.failure):
         yield found(
             "fails-on-empty",
             f"an empty batch: {str(empty.failure).splitlines()[0]}",
-            cause="a reduction without an identity (max, argmin), or a -1 in a shape, meets no elements",
+            cause="a reduction without an identity (max, argmin), or a -1 in a shape, meets no "
+            "elements",
             fix="give the shape in full, or return early where x.numel() is 0; the last batch of an "
             "expert or a filter can be empty",
             where=empty.failure.where or exam.where,
         )
+
+
+def _fails_in_torch_too(failure: Failure) -> bool:
+    """Return whether an operation of PyTorch that forward calls takes no empty batch itself.
+
+    An FFT does not, for instance. A shape with -1 is the caller's own doing.
+    """
+    is_from_torch = failure.phase == "forward" and failure.text.startswith("RuntimeError")
+    return is_from_torch and "reshape tensor of 0 elements" not in failure.text

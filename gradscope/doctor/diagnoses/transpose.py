@@ -1,4 +1,4 @@
-"""missing-transpose where the shapes are square: the Jacobian is the true one with two dims exchanged."""
+"""missing-transpose where shapes are square: the Jacobian is the true one with two dims exchanged."""
 
 from itertools import combinations
 from typing import Final
@@ -41,7 +41,7 @@ def _is_small(subject: Subject, number: int, outcome: Run) -> bool:
     is_real = not (inputs.is_complex() or outputs.is_complex())
     return (
         is_real
-        and 0 < min(sides)
+        and min(sides) > 0
         and max(sides) <= _MOST_SIDE
         and sides[0] * sides[1] <= _MOST_ELEMENTS
     )

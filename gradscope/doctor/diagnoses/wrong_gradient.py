@@ -1,5 +1,8 @@
-"""The gradient is not the derivative: missing-gradient, wrong-gradient-sign, wrong-gradient-scale,
-missing-transpose and, where none of these explains it, wrong-gradient with the place where it is wrong."""
+"""The gradient is not the derivative, and how far a simple cause explains it.
+
+Codes: missing-gradient, wrong-gradient-sign, wrong-gradient-scale, missing-transpose; where none of
+these explains it, wrong-gradient with the place where it is wrong.
+"""
 
 from collections.abc import Iterator
 from typing import Final
@@ -48,15 +51,15 @@ def plain_wrong_gradient(
         "wrong-gradient",
         (f"{on}: " if on else "")
         + f"the gradient of {leaf.name} is wrong in {wrong} of {count} elements compared",
-        cause="backward does not compute the derivative of what forward computes: a wrong formula, or a "
-        "term that is missing",
-        fix="derive it again, one factor of the chain rule at a time; start with the element named here",
+        cause="backward does not compute the derivative of what forward computes: a wrong formula, "
+        "or a term that is missing",
+        fix="derive it again, one factor of the chain rule at a time; start with the element named "
+        "here",
         where=fallback,
-        evidence=(
-            f"at {leaf.name}{index} = {x:.6g}: backward says {comparison.analytic[worst].item():.6g}, "
-            f"central differences say {comparison.numeric[worst].item():.6g}",
+        evidence=[
+            f"at {leaf.name}{index} = {x:.6g}: {_both(comparison, worst)}",
             *([f"wrong only {place}"] if place else []),
-        ),
+        ],
     )
 
 
@@ -66,8 +69,8 @@ def _missing(exam: Examination, comparison: Comparison) -> Finding:
         "missing-gradient",
         f"backward returns None for {name}, on which the output depends",
         cause="a None was left where a gradient is due, or forward cuts the input off the graph",
-        fix=f"compute and return the gradient of {name}; where it is meant to have none, do not ask for one "
-        "(requires_grad False)",
+        fix=f"compute and return the gradient of {name}; where it is meant to have none, do not ask "
+        "for one (requires_grad False)",
         where=exam.where,
         evidence=(f"central differences give up to {float(comparison.numeric.abs().max()):.3g}",),
     )
@@ -80,7 +83,8 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
         return found(
             "wrong-gradient-sign",
             f"the gradient of {name} is the derivative with its sign flipped",
-            cause="a minus is missing, or one too many (a difference differentiated by its second term)",
+            cause="a minus is missing, or one too many (a difference differentiated by its second "
+            "term)",
             fix="negate what backward returns for it",
             where=exam.where,
             evidence=_worst(comparison),
@@ -144,11 +148,12 @@ def _elsewhere(exam: Examination, number: int) -> list[Comparison]:
 
 
 def _worst(comparison: Comparison) -> tuple[str]:
-    worst = int(comparison.error.argmax())
-    return (
-        f"largest error: backward says {comparison.analytic[worst].item():.6g}, "
-        f"central differences say {comparison.numeric[worst].item():.6g}",
-    )
+    return (f"largest error: {_both(comparison, int(comparison.error.argmax()))}",)
+
+
+def _both(comparison: Comparison, place: int) -> str:
+    backward, central = comparison.analytic[place].item(), comparison.numeric[place].item()
+    return f"backward says {backward:.6g}, central differences say {central:.6g}"
 
 
 def _place(comparison: Comparison, value: Tensor) -> str:

@@ -7,7 +7,9 @@
  */
 
 #define PY_SSIZE_T_CLEAN
+#ifndef Py_LIMITED_API
 #define Py_LIMITED_API 0x030B0000
+#endif
 #include <Python.h>
 
 #include <stdint.h>
@@ -228,18 +230,25 @@ typedef struct {
     char *at, *end;
 } Cursor;
 
-/* The place for a tensor's copy, behind its heading; NULL where none was asked for or there is no room. */
+/* The place for a tensor's copy, behind its heading. Where there is no room, a heading says that there is
+ * none, and NULL is returned. */
 static char *keep(Cursor *cursor, const Memory *memory)
 {
-    const Kept kept = {memory != NULL ? memory->layout : 0, memory != NULL ? memory->size_bytes : 0};
-    const size_t room = sizeof kept + (kept.size_bytes + 7) / 8 * 8;
-    if (cursor->at == NULL || (size_t)(cursor->end - cursor->at) < room) {
+    Kept kept = {0, 0};
+    const size_t left = cursor->at == NULL ? 0 : (size_t)(cursor->end - cursor->at);
+    const size_t padded = memory == NULL ? 0 : (memory->size_bytes + 7) / 8 * 8;
+    if (left < sizeof kept) {
         cursor->at = NULL;
         return NULL;
     }
+    const int has_room = memory != NULL && left - sizeof kept >= padded;
+    if (has_room) {
+        kept = (Kept){memory->layout, memory->size_bytes};
+    }
+    char *place = cursor->at + sizeof kept;
     memcpy(cursor->at, &kept, sizeof kept);
-    cursor->at += room;
-    return cursor->at - room + sizeof kept;
+    cursor->at = has_room ? place + padded : place;
+    return has_room ? place : NULL;
 }
 
 /* The copy that `keep` made of a tensor; NULL where there is none of its layout. */
@@ -261,7 +270,7 @@ static const char *find_kept(Cursor *cursor, const Memory *memory)
 
 typedef struct {
     PyObject *rows, *left;
-    int is_full, is_change;
+    int is_full, is_change, is_keeping;
     Cursor cursor;
 } Group;
 
@@ -272,8 +281,8 @@ static int add_member(Group *group, PyObject *tensor, PyObject *targets)
     Record record;
     const Memory *memory = find_memory(tensor, &found) ? &found : NULL;
     const char *before = group->is_change ? find_kept(&group->cursor, memory) : NULL;
-    char *copy = group->is_change ? NULL : keep(&group->cursor, memory);
-    if (memory == NULL || (group->is_change && before == NULL)) {
+    char *copy = group->is_keeping ? keep(&group->cursor, memory) : NULL;
+    if (memory == NULL || (group->is_change && before == NULL) || (group->is_keeping && copy == NULL)) {
         return 0;
     }
     if (!PyTuple_Check(targets)) {
@@ -323,9 +332,9 @@ static PyObject *add_group(PyObject *const *args, Py_ssize_t count, int is_chang
     if (!is_board(args[0])) {
         return NULL;
     }
-    Group group = {args[0], PyList_New(0), args[1] == Py_True, is_change, {NULL, NULL}};
     Py_buffer kept;
     const int has_kept = args[4] != Py_None;
+    Group group = {args[0], PyList_New(0), args[1] == Py_True, is_change, has_kept && !is_change, {NULL, NULL}};
     if (group.left == NULL
         || (has_kept && PyObject_GetBuffer(args[4], &kept, is_change ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)) {
         Py_XDECREF(group.left);
@@ -378,9 +387,9 @@ static PyObject *bind(PyObject *Py_UNUSED(self), PyObject *args)
     }
     tensor_from_object = exchange->tensor_from_object;
     PyObject *old[] = {tensor_type, parameter_type, is_neg};
-    Py_INCREF(tensor_type = tensor);
-    Py_INCREF(parameter_type = parameter);
-    Py_INCREF(is_neg = asks_neg);
+    tensor_type = Py_NewRef(tensor);
+    parameter_type = Py_NewRef(parameter);
+    is_neg = Py_NewRef(asks_neg);
     for (int i = 0; i < 3; i++) {
         Py_XDECREF(old[i]);
     }

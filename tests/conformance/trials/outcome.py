@@ -1,6 +1,5 @@
 """Judging a case: run it in the three modes and collect in what they differ."""
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -44,7 +43,6 @@ def judge(case: Callable[[Trial], None]) -> Outcome:
     bare = Trial(Mode.BARE).run(case)
     before = global_state()
     attached = Trial(Mode.ATTACHED).run(case)
-    gc.collect()
     _compare_runs(outcome, bare, attached)
     after = global_state()
     outcome.left += [f"{k}: {before[k]} became {after[k]}" for k in after if after[k] != before.get(k)]

@@ -98,7 +98,7 @@ class FlippedSign(Function):
 
 
 class MissingTerm(Function):
-    """x σ(x), without the derivative of the sigmoid."""
+    """x sigmoid(x), without the derivative of the sigmoid."""
 
     found_first = "wrong-gradient"
 

@@ -265,7 +265,7 @@ class PoorDifferences(Function):
     """One-sided differences with a step of 0.1."""
 
     found_first = "approximate-poor"
-    options = {"approximate": True}
+    is_approximate = True
 
     @staticmethod
     def example_inputs():
@@ -286,7 +286,7 @@ class NoticeableDifferences(Function):
     """One-sided differences with a step of 0.01."""
 
     found_first = "approximate-noticeable"
-    options = {"approximate": True}
+    is_approximate = True
 
     @staticmethod
     def example_inputs():
