@@ -33,10 +33,13 @@ def introspection():
         if isinstance(layer, nn.Linear):
             handles.append(layer.register_forward_hook(_note(seen, name, "activation")))
             handles.append(layer.register_full_backward_hook(_note(seen, name, "gradient")))
-    model(torch.randn(8, 10)).square().mean().backward()
+    x = torch.randn(8, 10, requires_grad=True)
+    model(x).square().mean().backward()
     for handle in handles:
         handle.remove()
-    return seen, sum(len(layer._forward_hooks) + len(layer._backward_hooks) for layer in model)
+    before = len(seen)
+    model(x).square().mean().backward()
+    return seen[:before], len(seen) - before
 
 
 def _note(seen, name, kind):
@@ -72,5 +75,5 @@ if __name__ == "__main__":
     rows, left = introspection()
     for row in rows:
         print("  {} {:10} {} mean {:+.4f} std {:.4f}".format(*row))
-    print("hooks left:", left)
-    print("clipped norms:", clipping())
+    print("rows after the hooks were removed:", left)
+    print("clipped norms:", [round(norm, 4) for norm in clipping()])

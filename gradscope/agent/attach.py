@@ -63,6 +63,7 @@ def attach(
     when the model has a scope already. With GRADSCOPE=0 in the environment the Scope is inert.
     """
     _check(model, optimizer, scaler, detail, start_step)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     is_inert = os.environ.get("GRADSCOPE", "1") == "0"
     sampler = Sampler(budget=budget, every=every)
     run = run_name(name)

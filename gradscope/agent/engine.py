@@ -29,10 +29,14 @@ from gradscope.agent.measurement import EndedStep, Measurement
 from gradscope.columns import Block
 from gradscope.hooks import (
     Closure,
+    CompiledHook,
     ForwardHook,
     LayerInfo,
     OptimizerHook,
+    Seen,
+    SlotTable,
     Structure,
+    has_compiled,
     hidden_from_modes,
     quiet_about_global_hooks,
     replace_tensors,
@@ -94,8 +98,9 @@ class StepEngine:
         self._is_full = is_full
         self._loss_scale = LossScale(scaler)
         self._revision = 0
+        self._compiled = CompiledHook(self._on_compiled)
         self._look_at(model)
-        self._forward = ForwardHook(self._on_forward)
+        self._forward = ForwardHook(self._on_forward, self._compiled)
         self._optimizers = OptimizerHook(
             self._model_parameters, self._before_optimizer, self._after_optimizer
         )
@@ -111,6 +116,7 @@ class StepEngine:
     def start(self) -> None:
         """Install the hooks and begin the first step."""
         self._undo_quiet = quiet_about_global_hooks()
+        self._compiled.open()
         self._optimizers.install()
         self._begin()
 
@@ -118,6 +124,7 @@ class StepEngine:
         """Take all hooks off, and hand out what is still on its way."""
         self._optimizers.remove()
         self._forward.remove()
+        self._compiled.close()
         if self._undo_quiet is not None:
             self._undo_quiet()
         self._measurement.abandon()
@@ -135,6 +142,7 @@ class StepEngine:
             on_gradient=self._on_gradient,
         )
         self._plan = ForwardPlan(layers)
+        self._compiled.watch(self._plan.watched())
         self._on_layers(layers, self._revision)
 
     def _follow_changes(self) -> None:
@@ -188,6 +196,14 @@ class StepEngine:
     def _observe(self, slot: Slot, output: object) -> None:
         if self._measurement.see_output(slot.layer, output):
             self._faults.tell("iteration-skipped", _SKIPPED.format(step=self.step))
+
+    def _on_compiled(self, layer: int, what: Seen, tensor: torch.Tensor) -> None:
+        if self._is_observed:
+            self._idle.note_seen()
+            self._timed(
+                "observing a compiled model",
+                lambda: self._measurement.see_compiled(layer, what, tensor),
+            )
 
     def _on_gradient(self, token: Token, gradient: torch.Tensor) -> None:
         began_s = time.perf_counter()
@@ -277,12 +293,18 @@ class StepEngine:
             self._plan.lay(self._ledger.by_layer())
 
     def _rehook(self) -> None:
-        """Bring the forward hook into line with what this step needs."""
+        """Bring the forward hook into line with what this step needs.
+
+        Once anything was compiled it stays: what is traced in an unobserved step must know of it too.
+        """
+        self._compiled.is_on = self._is_observed
         table = self._plan.table(is_observed=self._is_observed)
-        if table is None:
-            self._forward.remove()
-        else:
+        if table is not None:
             self._forward.watch(table)
+        elif has_compiled():
+            self._forward.watch(SlotTable(()))
+        else:
+            self._forward.remove()
 
     def _harvest(self, step_time_s: float) -> None:
         self._ended.append(self._measurement.end(self.step, step_time_s))

@@ -45,6 +45,10 @@ class ForwardPlan:
         self._changed = SlotTable(self._alive(chains))
         self._both = self._observed | self._changed if chains else self._observed
 
+    def watched(self) -> list[tuple[nn.Module, int]]:
+        """Return the watched modules that are alive, each with the index of its layer."""
+        return [(m, slot.layer.index) for m, slot in self._alive(self._slots) if slot.is_watched]
+
     def table(self, *, is_observed: bool) -> SlotTable[Slot] | None:
         """Return the modules to watch in a step; None where no hook is needed."""
         if is_observed:

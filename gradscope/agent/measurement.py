@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gradscope.agent.loss_scale import LossScale
 from gradscope.columns import Block
-from gradscope.hooks import LayerInfo, parameters_of
+from gradscope.hooks import LayerInfo, Seen, parameters_of
 from gradscope.observe import (
     ActivationObserver,
     Board,
@@ -87,6 +87,10 @@ class Measurement:
             self._activations.begin()
         self._activations.on_output(slot, output)
         return was_skipped
+
+    def see_compiled(self, layer: int, what: Seen, tensor: torch.Tensor) -> None:
+        """Measure what a compiled graph has shown."""
+        self._activations.add_compiled(layer, what, tensor)
 
     def see_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
         """Watch the gradient that arrives at a layer's intervention."""

@@ -21,11 +21,12 @@ Values: TypeAlias = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 _ALL_ELEMENTS: Final = 256
 _SAMPLED_ELEMENTS: Final = 96
+_PARTS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Both gradients of one leaf at some elements. All tensors have shape (n,), but `directions`."""
+    """Both gradients of one leaf at some elements. All tensors have shape (n,)."""
 
     leaf: int
     indices: Tensor
@@ -34,8 +35,6 @@ class Comparison:
     tolerance: Tensor
     is_usable: Tensor
     """False at kinks and edges."""
-    is_off_elsewhere: bool = False
-    """Whether a difference along a random direction disagrees although the sampled elements agree."""
 
     @property
     def error(self) -> Tensor:
@@ -50,7 +49,7 @@ class Comparison:
     @property
     def is_right(self) -> bool:
         """Whether nothing is wrong."""
-        return not bool(self.is_wrong.any()) and not self.is_off_elsewhere
+        return not bool(self.is_wrong.any())
 
     @property
     def kinks(self) -> int:
@@ -82,9 +81,25 @@ def compare_elements(
     precision: Precision,
     indices: Tensor | None = None,
 ) -> Comparison:
-    """Compare the gradient of one leaf with differences in its elements and along two directions."""
-    indices = _pick_elements(gradient.numel()) if indices is None else indices
+    """Compare the gradient of one leaf with differences in its elements, all or a sample.
+
+    Beside a sample, two random directions are compared; where they disagree although the sample agrees,
+    the elements to blame are searched for and compared instead.
+    """
     difference = _Difference(values, at, weights, leaf, precision)
+    if indices is not None:
+        return _compare_at(difference, leaf, gradient, precision, indices)
+    indices = _pick_elements(gradient.numel())
+    sampled = _compare_at(difference, leaf, gradient, precision, indices)
+    if len(indices) == gradient.numel() or not sampled.is_right:
+        return sampled
+    blamed = difference.locate(gradient)
+    return sampled if blamed is None else _compare_at(difference, leaf, gradient, precision, blamed)
+
+
+def _compare_at(
+    difference: "_Difference", leaf: int, gradient: Tensor, precision: Precision, indices: Tensor
+) -> Comparison:
     parts = [difference.of_element(int(i)) for i in indices]
     numeric = torch.tensor([p[0] for p in parts], dtype=gradient.dtype)
     usable = torch.tensor([p[1] for p in parts], dtype=torch.bool)
@@ -97,11 +112,7 @@ def compare_elements(
     tolerance = precision.rtol * numeric.abs() + precision.atol * min(1.0, size) + difference.noise
     for i in (usable & ~((analytic - numeric).abs() <= tolerance)).nonzero().flatten().tolist():
         usable[i] = difference.is_steady_in(int(indices[i]), numeric[i].item())
-    comparison = Comparison(leaf, indices, numeric, analytic, tolerance, usable)
-    if len(indices) == gradient.numel() or not comparison.is_right:
-        return comparison
-    is_off = difference.disagrees_along_directions(gradient)
-    return Comparison(leaf, indices, numeric, analytic, tolerance, usable, is_off)
+    return Comparison(leaf, indices, numeric, analytic, tolerance, usable)
 
 
 def compare_map(
@@ -157,17 +168,22 @@ class _Difference:
         """Return whether twice the step gives the same slope: across a jump it gives half of it."""
         return self._is_same_slope(slope, self.of_element(index, stretch=2.0)[0])
 
-    def disagrees_along_directions(self, gradient: Tensor) -> bool:
-        """Return whether a random direction shows an error that the sampled elements did not."""
-        return any(self.along(gradient, seed)[2] for seed in (0, 1))
+    def locate(self, gradient: Tensor) -> Tensor | None:
+        """Return a few elements among which a random direction disagrees; None where none does."""
+        if not any(self.along(gradient, seed)[2] for seed in (0, 1)):
+            return None
+        indices = torch.arange(gradient.numel())
+        while len(indices) > _ALL_ELEMENTS:
+            parts = indices.tensor_split(_PARTS)
+            indices = next((p for p in parts if self.along(gradient, 0, p)[2]), indices[:_ALL_ELEMENTS])
+        return indices
 
-    def along(self, gradient: Tensor, seed: int) -> tuple[float, float, bool]:
-        """Return both slopes along a random direction, and whether they disagree."""
+    def along(
+        self, gradient: Tensor, seed: int, only: Tensor | None = None
+    ) -> tuple[float, float, bool]:
+        """Return both slopes along a random direction (in some elements), and whether they disagree."""
         here = self._at[self._leaf]
-        direction = torch.randn(
-            here.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-        )
-        direction = direction.to(here.device, here.dtype) / max(1.0, here.numel() ** 0.5)
+        direction = _direction(here, seed, only)
         numeric, is_usable = self._slope_along(direction)
         analytic = (
             float((gradient.detach().conj() * direction).real.sum())
@@ -222,6 +238,18 @@ class _Difference:
     def _change(self, a: list[Tensor], b: list[Tensor]) -> float:
         parts = ((w.conj() * (p - q)).sum() for w, p, q in zip(self._weights, a, b, strict=True))
         return sum(float(part.real if part.is_complex() else part) for part in parts)
+
+
+def _direction(here: Tensor, seed: int, only: Tensor | None) -> Tensor:
+    """Return a random vector of length about 1, zero but in the elements `only`."""
+    drawn = torch.randn(
+        here.numel(), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+    if only is not None:
+        drawn = torch.zeros_like(drawn).index_copy(0, only, drawn[only])
+    moving = here.numel() if only is None else len(only)
+    drawn /= max(1.0, moving**0.5)
+    return drawn.view(here.shape).to(here.device, here.dtype)
 
 
 def _moved(at: Sequence[Tensor], leaf: int, index: int, by: complex) -> list[Tensor]:

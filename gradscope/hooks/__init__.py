@@ -1,6 +1,7 @@
 """Names of layers, tensors in any output, and hooks that leave no trace."""
 
 from gradscope.hooks.backward import GradientHook, is_recomputing, watch_gradient
+from gradscope.hooks.compiled import CompiledHook, Seen, has_compiled
 from gradscope.hooks.forward import ForwardHook, SlotTable, quiet_about_global_hooks
 from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of, match_names
 from gradscope.hooks.modes import hidden_from_modes, is_transforming
@@ -10,15 +11,18 @@ from gradscope.hooks.tensors import find_tensors, is_measurable, replace_tensors
 
 __all__ = [
     "Closure",
+    "CompiledHook",
     "ForwardHook",
     "GradientHook",
     "LayerInfo",
     "LayerPatterns",
     "OptimizerHook",
+    "Seen",
     "SlotTable",
     "Structure",
     "choose_layers",
     "find_tensors",
+    "has_compiled",
     "hidden_from_modes",
     "is_measurable",
     "is_recomputing",

@@ -1,8 +1,5 @@
 """One forward hook for all watched modules, there only while it is wanted.
 
-A compiled forward never runs it: the compiler is told that it does nothing, so that a model compiles as
-if it were not there.
-
 It is a *global* module hook filtered by identity, and not one hook a module: so a `deepcopy`, a pickle
 or a `torch.export` of the model carries nothing of it, and taking it off leaves every module as it was.
 """
@@ -16,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
+
+from gradscope.hooks.compiled import CompiledHook
 
 __all__ = ["ForwardHook", "SlotTable", "quiet_about_global_hooks"]
 
@@ -63,12 +62,17 @@ class SlotTable(Generic[S]):
 class ForwardHook(Generic[S]):
     """Calls `callback(slot, output)` after each forward of a module in the table.
 
-    What the callback returns, unless None, takes the place of the output. It lives from `watch` to
-    `remove`; `watch` may be called again with another table.
+    What the callback returns, unless None, takes the place of the output. While a forward is traced by
+    torch.compile, `compiled` does its part instead. It lives from `watch` to `remove`; `watch` may be called again with another table.
     """
 
-    def __init__(self, callback: Callable[[S, Any], Any]) -> None:  # Any: whatever a module returns
+    def __init__(
+        self,
+        callback: Callable[[S, Any], Any],  # Any: whatever a module returns
+        compiled: CompiledHook,
+    ) -> None:
         self._callback = callback
+        self._compiled = compiled
         self._find: Callable[[nn.Module], S | None] = SlotTable[S](()).find
         self._handle: RemovableHandle | None = None
 
@@ -91,6 +95,7 @@ class ForwardHook(Generic[S]):
 
     def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> Any:  # Any: as torch says
         if torch.compiler.is_compiling():
+            self._compiled.trace(module, output)
             return None
         slot = self._find(module)
         return None if slot is None else self._callback(slot, output)

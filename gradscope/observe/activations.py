@@ -9,6 +9,7 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.hooks import (
     GradientHook,
     LayerInfo,
+    Seen,
     find_tensors,
     is_recomputing,
     is_transforming,
@@ -75,6 +76,15 @@ class ActivationObserver:
             return
         for path, tensor in find_tensors(output):
             self._observe(slot, path, tensor, is_new)
+
+    def add_compiled(self, layer: int, what: Seen, tensor: torch.Tensor) -> None:
+        """Measure what a compiled graph has shown: a layer's output, or the gradient there."""
+        if what is Seen.GRADIENT:
+            self._board.add(self._board.row(layer, "grad"), tensor)
+            return
+        self._board.add(self._board.row(layer, "out"), tensor)
+        if what is Seen.OUTPUT_WITH_GRADIENT:
+            self._board.expect(self._board.row(layer, "grad"))
 
     def watch_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
         """Watch the gradient that arrives at a layer's intervention, before it is changed."""

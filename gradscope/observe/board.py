@@ -6,7 +6,7 @@ pass, which writes the rows itself, and where it cannot, by `reduction`. A tenso
 reduced into a board on that device (`device_board`), and read back once a step.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 
 import numpy as np
@@ -27,7 +27,11 @@ from gradscope.observe.reduction import (
 __all__ = ["Board", "Harvest", "Targets", "room_for"]
 
 _EMPTY = {Merge.ADD: 0.0, Merge.MIN: float("inf"), Merge.MAX: -float("inf")}
-_MERGE = {Merge.ADD: float.__add__, Merge.MIN: min, Merge.MAX: max}
+_MERGE: dict[Merge, Callable[[float, float], float]] = {
+    Merge.ADD: float.__add__,
+    Merge.MIN: min,
+    Merge.MAX: max,
+}
 _EMPTY_ROW = np.array([_EMPTY[column.merge] for column in COLUMNS], np.float64).tobytes()
 _MERGES = tuple(_MERGE[column.merge] for column in COLUMNS)
 _WIDTH = len(COLUMNS)
@@ -63,8 +67,8 @@ Targets = tuple[int, ...]
 class Board:
     """Rows of columns. One thread writes a row at a time; a step's rows live until `harvest`.
 
-    A row lies in memory as its columns in the order of COLUMNS, all float64: whole counts are exact in it
-    up to 2^53.
+    A row lies in memory as its columns in the order of COLUMNS, all float64, in which whole counts are
+    exact up to 2^53.
     """
 
     def __init__(self, *, is_full: bool = False) -> None:

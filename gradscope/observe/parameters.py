@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from gradscope.hooks import LayerInfo
 from gradscope.observe.board import Board, Targets, room_for
 
 __all__ = ["ParameterObserver"]
+
+_PLANS = 16
+"""Optimizers whose plans are remembered: a plan is made anew where there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class _Plan:
     room_bytes: int
 
     def known(self, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
+        """Return the parameters that have rows, in the order of the rows."""
         return [parameters[i] for i in self.places]
 
 
@@ -93,15 +98,21 @@ class ParameterObserver:
         key = tuple(map(id, parameters))
         plan = self._plans.get(key)
         if plan is None:
+            if len(self._plans) == _PLANS:
+                self._plans.clear()
             plan = self._plans[key] = self._make_plan(parameters)
         return plan
 
     def _make_plan(self, parameters: Sequence[nn.Parameter]) -> _Plan:
         places = tuple(i for i, p in enumerate(parameters) if id(p) in self._names)
         known = [parameters[i] for i in places]
-        kinds = ("param", "param_grad", "update")
-        targets = ([self._rows(kind, p) for p in known] for kind in kinds)
-        return _Plan(places, *targets, room_for(known))
+        return _Plan(
+            places,
+            param=[self._rows("param", p) for p in known],
+            param_grad=[self._rows("param_grad", p) for p in known],
+            update=[self._rows("update", p) for p in known],
+            room_bytes=room_for(known),
+        )
 
     def _rows(self, kind: str, parameter: nn.Parameter) -> Targets:
         row = self._board.row
@@ -120,10 +131,10 @@ class ParameterObserver:
         """Measure the values of all, and keep copies of those that may move."""
         param, update = plan.param, plan.update
         if not all(moves):
-            still = [i for i, is_moving in enumerate(moves) if not is_moving]
-            self._board.add_each([known[i] for i in still], [param[i] for i in still])
-            moving = [i for i, is_moving in enumerate(moves) if is_moving]
-            known, param, update = ([each[i] for i in moving] for each in (known, param, update))
+            stays = [not is_moving for is_moving in moves]
+            self._board.add_each(list(compress(known, stays)), list(compress(param, stays)))
+            known = list(compress(known, moves))
+            param, update = list(compress(param, moves)), list(compress(update, moves))
         memory = np.empty(plan.room_bytes, np.uint8)
         left = self._board.add_each(known, param, memory)
         copies = {i: _local(known[i]).clone() for i in left if not is_lazy(known[i])}

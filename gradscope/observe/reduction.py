@@ -91,7 +91,7 @@ def reduce_on_host(tensor: torch.Tensor, *, is_full: bool = False) -> Record:
 def reduce_change_on_host(now: torch.Tensor, before: torch.Tensor, *, is_full: bool = False) -> Record:
     """Return the record of now - before, each difference taken in float64; both on a CPU, of one shape.
 
-    A difference counts as subnormal below the normal range of float32 (of float64, for float64 tensors).
+    A difference is subnormal below the normal range of float32; of float64, for float64 tensors.
     """
     record = Record(count=now.numel())
     bits = _BITS[torch.float64] if now.dtype is torch.float64 else _CHANGE_BITS

@@ -1,43 +1,112 @@
-"""Under torch.compile: the model compiles as without gradscope, trains the same, and blindness is said."""
+"""Under torch.compile: the model compiles whole, trains the same, and is seen as in eager mode."""
 
+import json
+import subprocess
+import sys
 import warnings
 
 import pytest
-import torch
 from torch import nn
 
 import gradscope
 
+TRAIN = """
+import json, sys
+import torch
+from torch import nn
+import torch._dynamo.utils
 
-def train(is_attached, backend):
+backend, is_attached, steps, dtype = sys.argv[1], sys.argv[2] == "attached", 7, getattr(torch, sys.argv[3])
+torch.manual_seed(0)
+torch.set_num_threads(1)
+model = nn.Sequential(
+    nn.Linear(8, 16), nn.ReLU(inplace=True), nn.LayerNorm(16), nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 4)
+).to(dtype)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+if is_attached:
+    import gradscope
+    scope = gradscope.attach(model, every=2, hub=None, quiet=True)
+net = model if backend == "none" else torch.compile(model, fullgraph=True, backend=backend)
+losses, observed = [], {}
+for step in range(steps):
+    optimizer.zero_grad()
+    loss = net(torch.randn(32, 8).to(dtype)).float().square().mean()
+    loss.backward()
+    optimizer.step()
+    losses.append([loss.item(), *(p.grad.double().sum().item() for p in model.parameters())])
+    if is_attached and step % 2 == 0:
+        observed[step] = scope.latest().to_dict()
+stats = dict(torch._dynamo.utils.counters["stats"])
+print(json.dumps({
+    "losses": losses, "observed": observed, "graphs": stats.get("unique_graphs", 0),
+    "breaks": dict(torch._dynamo.utils.counters["graph_break"]),
+    "faults": scope.faults if is_attached else {},
+}))
+"""
+
+
+def run(backend, how, dtype="float32"):
+    """Train in a process of its own: compiled code of one would serve the other."""
+    command = [sys.executable, "-W", "error", "-c", TRAIN, backend, how, dtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def eager():
+    return run("none", "attached")
+
+
+@pytest.mark.parametrize(
+    "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_a_compiled_model_trains_bitwise_the_same_in_two_graphs_and_every_row_is_filled(backend, eager):
+    bare, attached = run(backend, "bare"), run(backend, "attached")
+    assert attached["losses"] == bare["losses"]
+    assert (attached["graphs"], attached["breaks"], attached["faults"]) == (2, {}, {})
+    assert attached["observed"].keys() == eager["observed"].keys() == {"0", "2", "4", "6"}
+    for step, layers in eager["observed"].items():
+        assert attached["observed"][step].keys() == layers.keys()
+        for layer, kinds in layers.items():
+            for kind, expected in kinds.items():
+                got = attached["observed"][step][layer][kind]
+                assert (got["calls"], got["count"]) == (expected["calls"], expected["count"])
+                assert got["norm"] == pytest.approx(expected["norm"], rel=1e-4), (step, layer, kind)
+                assert got["max"] == pytest.approx(expected["max"], rel=1e-4, abs=1e-6)
+
+
+def test_a_low_precision_model_compiled_without_fusion_is_bitwise_the_same_too():
+    bare, attached = run("aot_eager", "bare", "bfloat16"), run("aot_eager", "attached", "bfloat16")
+    assert attached["losses"] == bare["losses"]
+
+
+LATE = """
+import sys, logging
+import torch
+from torch import nn
+import gradscope
+
+model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+net = torch.compile(model, backend="eager")
+net(torch.ones(1, 4)).sum().backward()
+scope = gradscope.attach(net, every=1, hub=None, quiet=True)
+if sys.argv[1] == "reset":
     torch._dynamo.reset()
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scope = gradscope.attach(model, every=2, hub=None, quiet=True) if is_attached else None
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
-    losses = []
-    for _ in range(5):
-        loss = compiled(torch.randn(32, 8)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    rows = {} if scope is None else {layer: set(kinds) for layer, kinds in scope.latest().items()}
-    if scope is not None:
-        scope.detach()
-    return losses, [p.detach().clone() for p in model.parameters()], rows
+net(torch.ones(1, 4)).sum().backward()
+scope.mark_step()
+print(sorted(scope.latest()["0"]))
+"""
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_a_compiled_model_compiles_whole_and_trains_bitwise_the_same(backend, caplog):
-    bare = train(is_attached=False, backend=backend)
-    attached = train(is_attached=True, backend=backend)
-    assert attached[0] == bare[0]
-    assert all(torch.equal(a, b) for a, b in zip(attached[1], bare[1], strict=True))
-    assert {"param", "param_grad", "update"} <= attached[2]["0"]
-    assert "out" not in attached[2]["0"]
-    assert caplog.text.count("no layer was seen computing in step 0: the model is compiled") == 1
+@pytest.mark.parametrize(("what", "is_seen"), [("as it is", False), ("reset", True)])
+def test_attaching_to_a_model_that_has_been_compiled_works_or_says_what_to_do(what, is_seen):
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, what], capture_output=True, text=True, check=True
+    )
+    assert ("'out'" in done.stdout) == is_seen
+    assert "'param_grad'" in done.stdout
+    assert ("call torch._dynamo.reset() after attach" in done.stderr) != is_seen
 
 
 def test_the_warning_filters_are_as_before_after_detach():

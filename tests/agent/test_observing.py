@@ -113,7 +113,9 @@ def test_every_kind_equals_a_reference_computed_by_plain_hooks():
         layer, parameter = name.rsplit(".", 1)
         reference.tensors[layer, f"param.{parameter}"] = old[name].double().numpy()
         reference.tensors[layer, f"param_grad.{parameter}"] = p.grad.double().numpy()
-        reference.tensors[layer, f"update.{parameter}"] = (p.detach() - old[name]).double().numpy()
+        reference.tensors[layer, f"update.{parameter}"] = (
+            p.detach().double() - old[name].double()
+        ).numpy()
 
     model = make_model()
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
@@ -281,7 +283,7 @@ def test_an_error_inside_gradscope_switches_observing_off_and_training_goes_on(m
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
-        monkeypatch.setattr(board_module, "reduce_on_host", fail)
+        monkeypatch.setattr(board_module.Board, "add", fail)
         train(model, optimizer, batches(3))
         assert scope.step == 3
         assert scope.faults == {"observing activations": 1}

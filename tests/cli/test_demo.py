@@ -6,11 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pexpect
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def logs(places, monkeypatch) -> Path:
+    """Where the trainings' output goes."""
+    monkeypatch.setenv("TMPDIR", str(places))
+    return places
 
 
 def _processes(word: str) -> list[int]:
@@ -33,22 +41,27 @@ def _wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> Non
         time.sleep(0.1)
 
 
-def _started() -> tuple[subprocess.Popen[str], str]:
+@contextmanager
+def _started() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A tour that has started its trainings, and its run's name."""
     demo = subprocess.Popen(
         [sys.executable, "-m", "gradscope", "demo"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert demo.stdout is not None
-    demo.stdout.readline()
-    name = demo.stdout.readline().split()[0]
-    _wait_until(lambda: _processes(name))
-    return demo, name
+    with demo:
+        try:
+            assert demo.stdout is not None
+            demo.stdout.readline()
+            name = demo.stdout.readline().split()[0]
+            _wait_until(lambda: _processes(name))
+            yield demo, name
+        finally:
+            demo.terminate()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_without_a_terminal_it_reverses_a_gradient_and_proves_it(places, gradscope):
+def test_without_a_terminal_it_reverses_a_gradient_and_proves_it(gradscope):
     ran = gradscope("demo", timeout_s=200)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stderr == ""
@@ -71,24 +84,24 @@ def test_without_a_terminal_it_reverses_a_gradient_and_proves_it(places, gradsco
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
-def test_a_signal_ends_all_processes_and_is_exit_130(places, number):
-    demo, name = _started()
-    if number == signal.SIGTERM:  # this one while it trains, the others while it starts
-        _wait_until(lambda: "watching" in Path(f"/tmp/gradscope-{name}.log").read_text())
-    demo.send_signal(number)
-    demo.communicate(timeout=30)
+def test_a_signal_ends_all_processes_and_is_exit_130(logs, number):
+    with _started() as (demo, name):
+        if number == signal.SIGTERM:  # this one while it trains, the others while it starts
+            _wait_until(lambda: "watching" in (logs / f"gradscope-{name}.log").read_text())
+        demo.send_signal(number)
+        demo.communicate(timeout=30)
     assert demo.returncode == 130
     assert not _processes(name)
     assert not _processes(f"{name}-control")
 
 
-def test_a_training_that_dies_is_exit_1_with_the_end_of_its_output(places):
-    demo, name = _started()
-    log = Path(f"/tmp/gradscope-{name}.log")
-    _wait_until(lambda: "watching" in log.read_text())
-    for pid in _processes(name):
-        os.kill(pid, signal.SIGKILL)
-    out, err = demo.communicate(timeout=60)
+def test_a_training_that_dies_is_exit_1_with_the_end_of_its_output(logs):
+    with _started() as (demo, name):
+        log = logs / f"gradscope-{name}.log"
+        _wait_until(lambda: "watching" in log.read_text())
+        for pid in _processes(name):
+            os.kill(pid, signal.SIGKILL)
+        out, err = demo.communicate(timeout=60)
     assert demo.returncode == 1, out + err
     assert f"the training ended with exit code {-signal.SIGKILL}" in err
     assert "gradscope: watching" in err
@@ -97,7 +110,7 @@ def test_a_training_that_dies_is_exit_1_with_the_end_of_its_output(places):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["q", "SIGTERM"])
-def test_on_a_terminal_the_screen_s_end_is_the_training_s_end(places, how):
+def test_on_a_terminal_the_screen_s_end_is_the_training_s_end(logs, how):
     terminal = pexpect.spawn(
         sys.executable, ["-m", "gradscope", "demo"], env=os.environ | {"TERM": "xterm-256color"},
         dimensions=(32, 120), timeout=60, encoding="utf-8",
@@ -108,7 +121,7 @@ def test_on_a_terminal_the_screen_s_end_is_the_training_s_end(places, how):
     assert _processes(name)
     if how == "q":
         terminal.send("q")
-        terminal.expect(f"its output is in /tmp/gradscope-{name}.log")
+        terminal.expect(f"its output is in {logs}/gradscope-{name}.log")
     else:
         terminal.kill(signal.SIGTERM)
     terminal.expect(pexpect.EOF)

@@ -7,7 +7,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from trials import Outcome, Tally  # noqa: E402 - found on the path that was just added
+from trials import Case, Outcome, Tally, judge  # noqa: E402 - found on the path that was just added
 
 _tally = pytest.StashKey[Tally]()
 
@@ -20,12 +20,15 @@ def tally(request: pytest.FixtureRequest) -> Tally:
 
 @pytest.fixture
 def conforms(tally: Tally):
-    """A function (group, outcome, expected rows not measured) that counts a case and fails it."""
+    """A function (group, case) that judges a case, counts it, and fails where it does not conform."""
 
-    def check(group: str, outcome: Outcome, not_measured: frozenset[tuple[str, str]] = frozenset()):
+    def check(group: str, case: Case) -> Outcome:
+        outcome = judge(case.run)
         tally.add(group, outcome)
         assert not outcome.problems, "\n".join(outcome.problems[:20])
-        assert outcome.not_measured == not_measured
+        assert outcome.not_measured == case.not_measured
+        assert outcome.told == case.told
+        return outcome
 
     return check
 

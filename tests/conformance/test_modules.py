@@ -4,8 +4,6 @@ import pytest
 import torch
 from cases.library import MODULES, samples_of
 
-from trials import judge
-
 FEW = 3
 IN_DOUBLE = ("nn.Linear", "nn.Conv2d", "nn.BatchNorm2d", "nn.LSTM", "nn.GRU", "nn.LayerNorm",
              "nn.MultiheadAttention", "nn.TransformerEncoderLayer", "nn.Embedding", "nn.PReLU")  # fmt: skip
@@ -14,7 +12,7 @@ IN_DOUBLE = ("nn.Linear", "nn.Conv2d", "nn.BatchNorm2d", "nn.LSTM", "nn.GRU", "n
 @pytest.mark.parametrize("name", MODULES)
 def test_a_few_samples_of_a_module_train_the_same(name, conforms):
     for _, case in zip(range(FEW), samples_of(name, torch.float32, training=True), strict=False):
-        conforms("modules, a few", judge(case))
+        conforms("modules, a few", case)
 
 
 @pytest.mark.slow
@@ -23,11 +21,11 @@ def test_a_few_samples_of_a_module_train_the_same(name, conforms):
 @pytest.mark.parametrize("name", MODULES)
 def test_all_samples_of_a_module_train_the_same(name, training, conforms):
     for case in samples_of(name, torch.float32, training=training):
-        conforms(f"modules, {'train' if training else 'eval'}", judge(case))
+        conforms(f"modules, {'train' if training else 'eval'}", case)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", IN_DOUBLE)
 def test_samples_in_double_precision_train_the_same(name, conforms):
     for case in samples_of(name, torch.float64, training=True):
-        conforms("modules, float64", judge(case))
+        conforms("modules, float64", case)

@@ -81,6 +81,7 @@ def test_generating_goes_on_from_the_prompt_beyond_the_block():
     assert torch.equal(generated[:, :3], prompt)
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_seed_are_equal_bit_by_bit_and_another_seed_differs(tmp_path):
     kept = []
     for name, seed in [("a", "1"), ("b", "1"), ("c", "2")]:

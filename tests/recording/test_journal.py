@@ -16,7 +16,7 @@ CLUSTER = """\
 /dev/sda1 / xfs rw 0 0
 nas01:/export/home /home nfs4 rw,vers=4.2,hard 0 0
 10.0.0.1@o2ib:/scratch /scratch lustre rw,flock 0 0
-beegfs_nodev /work beegfs rw 0 0
+beegfs_nodev /projects beegfs rw 0 0
 /dev/nvme1n1 /scratch/local ext4 rw 0 0
 """
 AUTOMOUNT = """\
@@ -42,7 +42,7 @@ windows /mnt/c drvfs rw 0 0
         (CLUSTER, "/home/ann/.local/share", "delete"),
         (CLUSTER, "/home", "delete"),
         (CLUSTER, "/scratch/ann", "delete"),
-        (CLUSTER, "/work/ann", "delete"),
+        (CLUSTER, "/projects/ann", "delete"),
         (CLUSTER, "/scratch/local/ann", "wal"),
         (CLUSTER, "/var/tmp", "wal"),
         (AUTOMOUNT, "/home/ann/runs", "delete"),

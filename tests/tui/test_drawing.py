@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from gradscope_tui.store.gaps import with_gaps
 from gradscope_tui.view.braille import draw_plot
-from gradscope_tui.view.sparkline import sparkline, with_gaps
+from gradscope_tui.view.sparkline import sparkline
 
 
 def array(*values):

@@ -1,4 +1,4 @@
-"""approximate-poor and approximate-noticeable: how far off a gradient is that is meant to be inexact."""
+"""approximate-poor and approximate-noticeable: how far off a gradient is that is inexact by design."""
 
 from collections.abc import Iterator
 from typing import Final

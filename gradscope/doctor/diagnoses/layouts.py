@@ -1,15 +1,19 @@
 """fails-on-noncontiguous and fails-on-expanded-gradient: the same values in another layout."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from gradscope.doctor.agreement import agree
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.report import Finding, found
 from gradscope.doctor.run import Run, run, weights_like
 
 __all__ = ["find_layout_failures"]
+
+_ROUNDINGS: Final = 1e3  # another layout may sum in another order
 
 
 def find_layout_failures(exam: Examination) -> Iterator[Finding]:
@@ -64,18 +68,8 @@ def _stride_zero(output: Tensor) -> Tensor:
 def _trouble(expected: Run, got: Run) -> str:
     if got.failure is not None:
         return str(got.failure).splitlines()[0]
-    pairs: tuple[tuple[str, Callable[[Run], tuple[Tensor | None, ...]]], ...] = (
-        ("outputs", lambda r: r.outputs),
-        ("gradients", lambda r: r.gradients),
-    )
-    for what, of in pairs:
-        for a, b in zip(of(expected), of(got), strict=True):
-            if (a is None) != (b is None) or (a is not None and b is not None and not _is_close(a, b)):
-                return f"the {what} differ from those of dense tensors"
+    if not agree(expected.outputs, got.outputs, roundings=_ROUNDINGS):
+        return "the outputs differ from those of dense tensors"
+    if not agree(expected.gradients, got.gradients, roundings=_ROUNDINGS):
+        return "the gradients differ from those of dense tensors"
     return ""
-
-
-def _is_close(a: Tensor, b: Tensor) -> bool:
-    rtol = 1e3 * torch.finfo(a.dtype).eps
-    scale = float(a.detach().abs().nan_to_num(0, 0, 0).max()) if a.numel() else 0.0
-    return torch.allclose(a, b, rtol=rtol, atol=rtol * scale, equal_nan=True)

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
+import torch
+
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.report import Finding, found
 
@@ -14,7 +16,8 @@ SMALL: Final = 1e-6
 
 def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
     """Look at the largest element of each gradient, for gradients of about 1 coming in."""
-    for leaf, gradient in zip(exam.subject.leaves, exam.given.gradients, strict=False):
+    pairs = zip(exam.subject.leaves, exam.given.gradients, strict=False)
+    for number, (leaf, gradient) in enumerate(pairs):
         if gradient is None or gradient.numel() == 0:
             continue
         largest = float(gradient.abs().max())
@@ -28,7 +31,7 @@ def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
                 "steps",
                 where=exam.where,
             )
-        elif 0 < largest < SMALL:
+        elif 0 < largest < SMALL and not _is_rounding(exam, number, largest):
             yield found(
                 "gradient-too-small",
                 f"the largest element of the gradient of {leaf.name} is {largest:.2e}, under "
@@ -37,3 +40,14 @@ def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
                 fix="examine it where it is not flat; check the formula against the next steps",
                 where=exam.where,
             )
+
+
+def _is_rounding(exam: Examination, number: int, largest: float) -> bool:
+    """Return whether a small gradient is the rounding of a zero: in double it nearly vanishes."""
+    dtype = exam.subject.leaves[number].value.dtype
+    wide = exam.wide_run.gradients[number] if exam.wide_run.failure is None else None
+    others = [float(g.abs().max()) for g in exam.given.gradients if g is not None and g.numel()]
+    is_nothing = largest < 100 * torch.finfo(dtype).eps * max(others)
+    if wide is None or wide.dtype == dtype:
+        return is_nothing
+    return is_nothing and float(wide.abs().max()) < 0.01 * largest

@@ -79,7 +79,7 @@ def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator
         yield found(
             "gradient-device-mismatch",
             f"backward returns a gradient on {gradient.device} for {name}, which is on {x.device}",
-            cause="autograd moves it silently, at each step",
+            cause="autograd moves a single number silently, at each step, and raises for anything else",
             fix="create tensors in backward on grad_output.device",
             where=exam.where,
         )

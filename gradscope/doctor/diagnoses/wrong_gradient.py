@@ -5,7 +5,6 @@ these explains it, wrong-gradient with the place where it is wrong.
 """
 
 from collections.abc import Iterator
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,9 +19,6 @@ from gradscope.doctor.subject import Subject
 
 __all__ = ["find_wrong_gradients", "plain_wrong_gradient"]
 
-_MOST_ELEMENTS: Final = 5000
-"""So many are compared one by one where a random direction shows an error that a sample missed."""
-
 
 def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
     """Find each leaf whose gradient disagrees with finite differences, and say how."""
@@ -33,8 +29,7 @@ def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
         if exam.wide_run.gradients[number] is None:
             yield _missing(exam, comparison)
         else:
-            full = _in_full(exam, comparison)
-            yield explain_by_design(exam, full) or _explained(exam, full)
+            yield explain_by_design(exam, comparison) or _explained(exam, comparison)
 
 
 def plain_wrong_gradient(
@@ -110,14 +105,6 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
             evidence=_worst(comparison),
         )
     return plain_wrong_gradient(exam.wide, comparison, exam.where)
-
-
-def _in_full(exam: Examination, comparison: Comparison) -> Comparison:
-    """Return the comparison over all elements where only a direction had shown the error."""
-    size = exam.wide.leaves[comparison.leaf].value.numel()
-    if not comparison.is_off_elsewhere or size > _MOST_ELEMENTS:
-        return comparison
-    return exam.compare_leaf(exam.wide, exam.wide_run, comparison.leaf, torch.arange(size))
 
 
 def _one_factor(exam: Examination, comparison: Comparison) -> float | None:

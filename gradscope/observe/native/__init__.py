@@ -1,8 +1,8 @@
 """The native pass: one look at memory for all columns, in C, where it was built and PyTorch allows it.
 
-`gradscope.observe._native` is optional: without a compiler gradscope installs without it, and everything is
-measured by `gradscope.observe.reduction` instead, more slowly. GRADSCOPE_NATIVE=0 in the environment does
-the same. Both give the same numbers.
+`gradscope.observe._native` is optional: without a compiler gradscope installs without it, and all
+is measured by `gradscope.observe.reduction` instead, more slowly. GRADSCOPE_NATIVE=0 in the environment
+does the same. Both give the same numbers.
 """
 
 import functools

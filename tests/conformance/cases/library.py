@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from trials import Trial
+from trials import Case, Trial
 from trials.case import loss_of
 from trials.trial import SEED
 
@@ -33,13 +33,13 @@ class Holder(nn.Module):
         return self.inner(*args, **kwargs)
 
 
-def samples_of(name: str, dtype: torch.dtype, *, training: bool) -> Iterator[Callable[[Trial], None]]:
+def samples_of(name: str, dtype: torch.dtype, *, training: bool) -> Iterator[Case]:
     """Yield a case for each sample: two training steps of the module on it."""
     info = MODULES[name]
     torch.manual_seed(SEED)
     options = {"device": "cpu", "dtype": dtype, "requires_grad": True, "training": training}
     for sample in info.module_inputs_func(info, **options):
-        yield _two_steps(info.module_cls, sample, dtype, training)
+        yield Case(name, _two_steps(info.module_cls, sample, dtype, training))
 
 
 def _two_steps(cls, sample, dtype, training) -> Callable[[Trial], None]:

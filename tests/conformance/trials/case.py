@@ -13,16 +13,16 @@ __all__ = ["Case", "loss_of", "train", "trained"]
 
 @dataclass(frozen=True)
 class Case:
-    """A name that says what is nasty, what to run, and the rows that cannot be measured, if any.
+    """A name that says what is nasty, what to run, and what gradscope is to say about it, if anything.
 
     not_measured: (layer, kind) of the rows for which the reference has numbers and gradscope is to say
-    that it has none; `why` says why that cannot be helped.
+    that it has none. told: the parts in which it is to tell a person something, and nothing else.
     """
 
     name: str
     run: Callable[[Trial], None]
     not_measured: frozenset[tuple[str, str]] = frozenset()
-    why: str = ""
+    told: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return self.name

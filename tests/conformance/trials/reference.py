@@ -51,7 +51,8 @@ class Row:
         stored = np.concatenate([part.stored for part in parts])
         stored = stored[np.isfinite(stored)]
         small = sum(int(((p.dense != 0) & (np.abs(p.dense) < p.tiny)).sum()) for p in parts)
-        norm = float(np.linalg.norm(finite))
+        with np.errstate(over="ignore"):  # beyond float64, norm and deviation are infinite
+            norm, std = float(np.linalg.norm(finite)), float(finite.std()) if finite.size else math.nan
         return Numbers(
             calls=len(parts),
             count=x.size,
@@ -63,7 +64,7 @@ class Row:
             min=float(stored.min()) if stored.size else math.inf,
             max=float(stored.max()) if stored.size else -math.inf,
             mean=float(finite.mean()) if finite.size else math.nan,
-            std=float(finite.std()) if finite.size else math.nan,
+            std=std,
             norm=norm,
             rms=norm / math.sqrt(finite.size) if finite.size else math.nan,
         )
@@ -93,10 +94,9 @@ def _as_float64(tensor: torch.Tensor) -> np.ndarray:
 
 
 class Reference:
-    """Plain hooks on one model. `steps` holds, for each finished step, (layer, kind) → Row."""
+    """Plain hooks on one model. A step is (layer, kind) → Row."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.steps: list[dict[tuple[str, str], Row]] = []
         self._rows: dict[tuple[str, str], Row] = {}
         named = list(model.named_modules())
         children = {name for name, module in named if name and _has_something_to_show(module)}
@@ -108,27 +108,45 @@ class Reference:
         for name, module in self._watched.items():
             module.register_forward_hook(lambda _m, _a, out, name=name: self._on_output(name, out))
 
-    def around(self, optimizer, take):
+    def around(self, optimizer, take, *, has_closure=False):
         """Do an optimizer's step and measure around it; without one, measure all parameters."""
-        groups = optimizer.param_groups if optimizer is not None else ()
-        owned = [p for group in groups for p in group["params"]] or list(self._model.parameters())
+        owned = self._owned(optimizer)
         old = {id(p): p.detach().clone() for p in owned}
-        gradients = {id(p): p.grad.clone() for p in owned if p.grad is not None}
+        moving = {id(p) for p in owned if (p.requires_grad if has_closure else p.grad is not None)}
+        if not has_closure:
+            self.add_gradients(optimizer)
         value = take()
-        for layer, module in self._watched.items():
-            for name, p in module.named_parameters(recurse=False):
-                if id(p) in old:
-                    self._add_parameter(layer, "param", name, old[id(p)])
-                if id(p) in gradients:
-                    self._add_parameter(layer, "param_grad", name, gradients[id(p)])
-                    if optimizer is not None:
-                        self._add_parameter(layer, "update", name, _change(p, old[id(p)]))
+        for layer, name, p in self._parameters(owned):
+            self._add_parameter(layer, "param", name, old[id(p)])
+            if optimizer is not None and id(p) in moving:
+                self._add_parameter(layer, "update", name, _change(p, old[id(p)]))
         return value
 
-    def end_step(self) -> None:
-        """Close the step in progress."""
-        self.steps.append(self._rows)
+    def add_gradients(self, optimizer) -> None:
+        """Measure the parameters' gradients as they are now."""
+        for layer, name, p in self._parameters(self._owned(optimizer)):
+            if p.grad is not None:
+                self._add_parameter(layer, "param_grad", name, p.grad.clone())
+
+    def discard(self) -> None:
+        """Forget the step in progress."""
         self._rows = {}
+
+    def _owned(self, optimizer) -> list[nn.Parameter]:
+        groups = optimizer.param_groups if optimizer is not None else ()
+        return [p for group in groups for p in group["params"]] or list(self._model.parameters())
+
+    def _parameters(self, owned):
+        ids = {id(p) for p in owned}
+        for layer, module in self._watched.items():
+            for name, p in module.named_parameters(recurse=False):
+                if id(p) in ids:
+                    yield layer, name, p
+
+    def end_step(self) -> dict[tuple[str, str], Row]:
+        """Close the step in progress and return it."""
+        ended, self._rows = self._rows, {}
+        return ended
 
     def _add_parameter(self, layer: str, kind: str, name: str, tensor: torch.Tensor) -> None:
         self._row(layer, kind).tensors.append(tensor)
@@ -157,9 +175,13 @@ class Reference:
             return
         edge = torch.autograd.graph.get_gradient_edge(tensor)
 
+        penalty = kind.replace("grad", "grad_create_graph", 1)
+
         def note(gradients):
-            if self._rows.get((layer, kind)) is row and gradients[edge.output_nr] is not None:
-                row.tensors.append(gradients[edge.output_nr].detach().clone())
+            gradient = gradients[edge.output_nr]
+            if self._rows.get((layer, kind)) is row and gradient is not None:
+                target = self._row(layer, penalty) if torch.is_grad_enabled() else row
+                target.tensors.append(gradient.detach().clone())
 
         edge.node.register_prehook(note)
 

@@ -26,7 +26,7 @@ class Tally:
         counts["raised"] += bool(outcome.raised)
         counts["left something"] += bool(outcome.left)
         counts["statistics"] += outcome.statistics
-        counts["wrong"] += len(outcome.wrong) + len(outcome.faults) + len(outcome.unfit)
+        counts["wrong"] += len(outcome.wrong) + len(outcome.unfit)
         counts["not measured"] += len(outcome.not_measured)
         counts["no gradient"] += len(outcome.unreached)
 

@@ -11,14 +11,19 @@ __all__ = ["global_state", "structure_of"]
 def structure_of(model: nn.Module) -> list[tuple[object, ...]]:
     """Return classes, attribute names and hook counts of all modules, and hooks on parameters."""
     modules = [
-        (name, type(module), tuple(sorted(module.__dict__)), _hook_counts(module))
+        (name, _class_name(module), tuple(sorted(module.__dict__)), _hook_counts(module))
         for name, module in model.named_modules(remove_duplicate=False)
     ]
     parameters = [
-        (name, type(p), len(p._backward_hooks or ()), tuple(sorted(p.__dict__)))
+        (name, _class_name(p), len(p._backward_hooks or ()), tuple(sorted(p.__dict__)))
         for name, p in model.named_parameters(remove_duplicate=False)
     ]
     return [*modules, *parameters]
+
+
+def _class_name(thing: object) -> str:
+    """Return a class's full name: some are made anew in each run."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def _hook_counts(module: nn.Module) -> tuple[tuple[str, int], ...]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import gradscope
-from trials.reference import Reference
+from trials.reference import Reference, Row
 from trials.traces import structure_of
 
 __all__ = ["Mode", "Trial"]
@@ -41,10 +41,12 @@ class Trial:
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
         self.kept: list[tuple[str, object]] = []
+        self.asides: list[object] = []
         self.raised: list[str] = []
         self.warned: list[str] = []
         self.structures: list[object] = []
         self.references: list[Reference] = []
+        self.steps: list[dict[tuple[str, str], Row]] = []
         self.tables: list[gradscope.Table | None] = []
         self.faults: dict[str, int] = {}
         self.random_states: list[object] = []
@@ -71,17 +73,20 @@ class Trial:
             self.references.append(Reference(model))
         return model
 
-    def step(self, optimizer=None, *, by: Callable[[], object] | None = None, ends=True, model=0):
+    def step(self, optimizer=None, *, by=None, closure=None, ends=True, model=0):
         """Take an optimizer's step, or end a step by hand where there is no optimizer.
 
-        by: what takes it, `optimizer.step` when left out. ends: False for the step of a second
-        optimizer. model: the index of the watched model, where there are several.
+        by: what takes it, `optimizer.step` when left out. closure: what the optimizer is to evaluate;
+        it calls `evaluated`. ends: False for the step of a second optimizer. model: the index of the
+        watched model, where there are several.
         """
         take = by or (optimizer.step if optimizer is not None else lambda: None)
+        if closure is not None:
+            take = lambda: optimizer.step(closure)  # noqa: E731 - one of three ways
         if self.references:
-            value = self.references[model].around(optimizer, take)
+            value = self.references[model].around(optimizer, take, has_closure=closure is not None)
             if ends:
-                self.references[model].end_step()
+                self.steps.append(self.references[model].end_step())
             return value
         value = take()
         if self._scopes:
@@ -92,10 +97,32 @@ class Trial:
                 self.tables.append(_latest(scope))
         return value
 
+    def evaluated(self, optimizer) -> None:
+        """Say that a closure has computed the gradients once."""
+        for reference in self.references:
+            reference.add_gradients(optimizer)
+
+    def discard(self, work: Callable[[], object]) -> None:
+        """Do what ends an iteration without a step; nothing of the iteration is to be shown."""
+        if self.is_reference:
+            for reference in self.references:
+                reference.discard()
+        else:
+            work()
+
     def keep(self, *values, **named) -> None:
         """Keep copies of tensors and plain values, to be compared bit for bit."""
         named = {str(i): value for i, value in enumerate(values)} | named
         self.kept += [(name, copied(value)) for name, value in named.items()]
+
+    def aside(self, work: Callable[[], object]) -> None:
+        """Do something with the watched model that plain hooks would hinder; they are spared it."""
+        if self.is_reference:
+            return
+        try:
+            self.asides.append(copied(work()))
+        except Exception as error:  # noqa: BLE001 - any: it is compared, not handled
+            self.asides.append(_described(error))
 
     def attempt(self, work: Callable[[], object]) -> object:
         """Do something that may raise, and keep what it raised."""

@@ -177,6 +177,25 @@ class DoubleGradient(Function):
         return 3 * dy.double()
 
 
+class GradientElsewhere(Function):
+    """A gradient on another device (here the one that holds no data)."""
+
+    found_first = "gradient-device-mismatch"
+    severity = "error"
+
+    @staticmethod
+    def example_inputs():
+        return (sample(3, 4),)
+
+    @staticmethod
+    def forward(ctx, x):
+        return 3 * x + 1
+
+    @staticmethod
+    def backward(ctx, dy):
+        return torch.full(dy.shape, 3.0, device="meta")
+
+
 class ComputesWhatNobodyNeeds(Function):
     """A linear map that never looks at needs_input_grad."""
 

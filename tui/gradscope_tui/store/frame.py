@@ -17,15 +17,14 @@ __all__ = ["Frame"]
 class Frame:
     """What one step looks like, with a little of the past.
 
-    `trend` is the gradient's norm over steps, shape (steps, nodes), a row for each of `trend_steps`.
+    `trend` is the gradient's norm over steps, shape (steps, nodes); a row of NaN is a gap.
     `block` is the newest step's own, None before the first.
     """
 
     tree: LayerTree
     measured: Measured
     heat: Mapping[str, NDArray[np.int8]]
-    trend_steps: NDArray[np.int64]
-    trend: NDArray[np.float32]
+    trend: NDArray[np.floating]
     block: Block | None
 
     def is_nonfinite(self) -> NDArray[np.bool_]:

@@ -26,6 +26,7 @@ from gradscope.protocol import (
     Step,
 )
 from gradscope_tui.store.frame import Frame
+from gradscope_tui.store.gaps import with_gaps
 from gradscope_tui.store.heat import Heat
 from gradscope_tui.store.journal import Journal, Level
 from gradscope_tui.store.layers import LayerTree, build_tree
@@ -103,8 +104,7 @@ class RunStore:
             tree=self.tree,
             measured=self._measured,
             heat=dict(self._heat),
-            trend_steps=self.ring.steps(trend_width),
-            trend=_trend(self.ring, trend_width),
+            trend=with_gaps(self.ring.steps(trend_width), _trend(self.ring, trend_width)),
             block=self.block,
         )
 

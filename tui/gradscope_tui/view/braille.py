@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope_tui.view.sparkline import holes
+from gradscope_tui.store.gaps import holes
 
 __all__ = ["Plot", "draw_plot"]
 

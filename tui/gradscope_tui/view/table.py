@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradscope.columns import Flags
 from gradscope.protocol import InterventionState
@@ -14,7 +13,7 @@ from gradscope_tui.view.cell import Cell, Role, fit
 from gradscope_tui.view.layout import NUMBER_CELL, Layout
 from gradscope_tui.view.numbers import aligned, count
 from gradscope_tui.view.rows import Listing, RowOrder
-from gradscope_tui.view.sparkline import sparkline, with_gaps
+from gradscope_tui.view.sparkline import sparkline
 from gradscope_tui.view.words import short
 
 __all__ = ["TableView", "by_layer", "header_cells", "number_cell", "row_cells"]
@@ -153,8 +152,7 @@ def _note(frame: Frame, hidden: tuple[int, ...]) -> tuple[str, Role]:
 
 
 def _trend(frame: Frame, node: int, width: int) -> str:
-    values: NDArray[np.float64] = with_gaps(frame.trend_steps, frame.trend[:, node])
-    return sparkline(values, width)
+    return sparkline(frame.trend[:, node], width)
 
 
 def _intervention(view: TableView, node: int, width: int) -> Cell:

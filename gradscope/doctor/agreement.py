@@ -1,0 +1,33 @@
+"""Whether two runs gave the same tensors, up to rounding."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["agree"]
+
+
+def agree(a: Sequence[Tensor | None], b: Sequence[Tensor | None], *, roundings: float) -> bool:
+    """Return whether two rows of tensors hold the same values, up to some roundings of the largest.
+
+    Measured against the largest element of the whole row: the gradient of a bias before a
+    normalisation is 0, and what comes out is the rounding of the others. NaN equals NaN, None None.
+    """
+    largest = max((_largest(t) for t in a if t is not None), default=0.0)
+    return len(a) == len(b) and all(
+        _is_same(x, y, largest, roundings) for x, y in zip(a, b, strict=True)
+    )
+
+
+def _is_same(x: Tensor | None, y: Tensor | None, largest: float, roundings: float) -> bool:
+    if x is None or y is None:
+        return x is y
+    rtol = roundings * torch.finfo(x.dtype).eps
+    is_alike = x.shape == y.shape and x.dtype == y.dtype
+    return is_alike and torch.allclose(x, y, rtol=rtol, atol=rtol * largest, equal_nan=True)
+
+
+def _largest(tensor: Tensor) -> float:
+    finite = tensor.detach().abs().nan_to_num(0, 0, 0)
+    return float(finite.max()) if tensor.numel() else 0.0

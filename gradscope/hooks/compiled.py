@@ -1,0 +1,104 @@
+"""Seeing inside a compiled forward: what the hook leaves in a graph while torch.compile traces it.
+
+Left in the graph is one operation for each output and one for its gradient. It changes nothing, calls
+back into Python with the tensor, and is there only where `is_on` was true while it was traced: the
+compiler guards that plain bool, keeps two graphs, and an unobserved step runs the bare one.
+"""
+
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["CompiledHook", "Seen", "has_compiled"]
+
+
+class Seen(IntEnum):
+    """What an operation in the graph has seen."""
+
+    OUTPUT = 0
+    OUTPUT_WITH_GRADIENT = 1
+    GRADIENT = 2
+
+
+_OnSeen = Callable[[int, Seen, torch.Tensor], None]
+_listeners: dict[int, _OnSeen] = {}
+"""Who is called back, by number: an operation in a graph can hold numbers and tensors only."""
+_numbers = itertools.count()
+
+
+def has_compiled() -> bool:
+    """Whether Dynamo has traced anything in this process."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    return utils is not None and bool(utils.counters.get("frames"))
+
+
+@functools.cache
+def _operation() -> Callable[[torch.Tensor, torch.Tensor, int, int, int], None]:
+    """Define the operation. The mark that it claims to write is what keeps it in the graph."""
+
+    def see(tensor: torch.Tensor, mark: torch.Tensor, listener: int, index: int, what: int) -> None:
+        on_seen = _listeners.get(listener)
+        if on_seen is not None:
+            on_seen(index, Seen(what), tensor)
+
+    operation = torch.library.custom_op("gradscope::see", see, mutates_args=("mark",))
+    operation.register_fake(lambda tensor, mark, listener, index, what: None)
+    return operation
+
+
+class _GradientMark:
+    """The hook that is traced into the backward graph."""
+
+    def __init__(self, hook: "CompiledHook", index: int) -> None:
+        self.hook = hook
+        self.index = index
+
+    def mark(self, gradient: torch.Tensor) -> None:
+        """Leave the operation on a gradient."""
+        self.hook.see(gradient, self.hook.mark, self.hook.number, self.index, 2)
+
+
+class CompiledHook:
+    """What is traced for the modules of `watch`, from `open` to `close`.
+
+    `on_seen(index, what, tensor)` is called when a graph runs; it must not raise.
+    """
+
+    def __init__(self, on_seen: _OnSeen) -> None:
+        self._on_seen = on_seen
+        self.is_on = False
+        self.number = next(_numbers)
+        self.mark = torch.zeros(1)
+        self.see = _operation()
+        self._marks: dict[int, _GradientMark] = {}
+
+    def open(self) -> None:
+        """Begin to be called back."""
+        _listeners[self.number] = self._on_seen
+
+    def close(self) -> None:
+        """Be called back no longer; what is compiled next is bare."""
+        self.is_on = False
+        _listeners.pop(self.number, None)
+
+    def watch(self, modules: Iterable[tuple[nn.Module, int]]) -> None:
+        """Say which modules to see, and by which index each is known."""
+        self._marks = {id(module): _GradientMark(self, index) for module, index in modules}
+
+    def trace(self, module: nn.Module, output: Any) -> None:  # Any: whatever a module returns
+        """Run while a forward is traced. Only a lone tensor is seen; an exported graph stays bare."""
+        if not self.is_on or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+            return
+        mark = self._marks.get(id(module))
+        if mark is None or type(output) is not torch.Tensor or not output.is_floating_point():
+            return
+        has_gradient = output.requires_grad
+        self.see(output.detach(), self.mark, self.number, mark.index, 1 if has_gradient else 0)
+        if has_gradient:
+            output.register_hook(mark.mark)  # type: ignore[no-untyped-call]  # torch leaves it untyped

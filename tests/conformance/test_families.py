@@ -1,0 +1,13 @@
+"""Two dozen model families of Hugging Face transformers: bare against attached."""
+
+import pytest
+
+pytest.importorskip("transformers", reason="model families need transformers: pip install transformers")
+
+from cases.families import CASES  # noqa: E402 - only where transformers is there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_model_family_trains_the_same(case, conforms):
+    conforms("model families", case)

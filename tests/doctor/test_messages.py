@@ -1,0 +1,131 @@
+"""The eight messages, provoked in the PyTorch that is installed, and recognised."""
+
+import pytest
+import torch
+from torch.autograd import Function, gradcheck
+
+from gradscope.doctor import KNOWN_MESSAGES, recognise
+
+
+def make(forward, backward):
+    return type(
+        "F", (Function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    )
+
+
+def x():
+    return torch.randn(3, 4, requires_grad=True)
+
+
+def modified_after_saving():
+    a = x()
+    y = torch.sigmoid(a)
+    y.mul_(2)
+    y.sum().backward()
+
+
+def leaf_in_place():
+    x().mul_(2)
+
+
+def view_in_place():
+    make(lambda ctx, a: a, lambda ctx, g: g).apply(x() * 1).relu_()
+
+
+def expanded_in_place():
+    make(lambda ctx, a: a.clone(), lambda ctx, g: g.mul_(2)).apply(x()).sum().backward()
+
+
+def no_scalar():
+    (x() * 2).backward()
+
+
+def too_few():
+    make(lambda ctx, a, b: a * b, lambda ctx, g: g).apply(x(), x()).sum().backward()
+
+
+def too_many():
+    make(lambda ctx, a: a * 2, lambda ctx, g: (g, g)).apply(x()).sum().backward()
+
+
+def sizes():
+    torch.ones(3, 4) + torch.ones(3, 5)
+
+
+def sizes_of_cat():
+    torch.cat([torch.ones(3, 4), torch.ones(2, 5)])
+
+
+def sizes_of_product():
+    torch.ones(3, 4) @ torch.ones(3, 5)
+
+
+def gradient_shape():
+    make(lambda ctx, a: a * 2, lambda ctx, g: g.sum()).apply(x()).sum().backward()
+
+
+def jacobian(fast):
+    wrong = make(lambda ctx, a: a * 2, lambda ctx, g: g)
+    gradcheck(wrong.apply, (torch.randn(3, dtype=torch.double, requires_grad=True),), fast_mode=fast)
+
+
+def no_saved_tensors():
+    make(lambda ctx, a: a * 2, lambda ctx, g: ctx.saved_tensor).apply(x()).sum().backward()
+
+
+def saves_int():
+    make(lambda ctx, a: (ctx.save_for_backward(a, 3), a * 2)[1], lambda ctx, g: g).apply(x())
+
+
+PROVOKED = [
+    ("modified by an in-place operation", modified_after_saving),
+    ("modified by an in-place operation", leaf_in_place),
+    ("modified by an in-place operation", view_in_place),
+    ("modified by an in-place operation", expanded_in_place),
+    ("grad can be implicitly created only for scalar outputs", no_scalar),
+    ("expected X gradients, got Y", too_few),
+    ("expected X gradients, got Y", too_many),
+    ("sizes of tensors must match", sizes),
+    ("sizes of tensors must match", sizes_of_cat),
+    ("sizes of tensors must match", sizes_of_product),
+    ("invalid gradient shape at index", gradient_shape),
+    ("gradcheck failed", lambda: jacobian(False)),
+    ("gradcheck failed", lambda: jacobian(True)),
+    ("no attribute saved_tensors", no_saved_tensors),
+    ("save_for_backward given non-tensors", saves_int),
+]
+
+
+@pytest.mark.parametrize(("name", "provoke"), PROVOKED)
+def test_the_present_wording_is_recognised(name, provoke):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - each is of another class
+        provoke()
+    row = recognise(str(caught.value))
+    assert row is not None, str(caught.value)
+    assert row.name == name
+    assert row.cause
+    assert row.cure
+
+
+def test_there_are_eight_and_each_is_provoked():
+    assert len(KNOWN_MESSAGES) == 8
+    assert {row.name for row in KNOWN_MESSAGES} == {name for name, _ in PROVOKED}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("backward: expected 2 gradients, got 1", "expected X gradients, got Y"),
+        ("'FBackward' object has no attribute 'saved_variables'", "no attribute saved_tensors"),
+        ("Sizes of tensors must match except in dimension 1", "sizes of tensors must match"),
+    ],
+)
+def test_older_wordings_are_recognised(text, name):
+    row = recognise(text)
+    assert row is not None
+    assert row.name == name
+
+
+def test_other_messages_are_not_recognised():
+    assert recognise("CUDA out of memory") is None
+    assert recognise("") is None

@@ -1,0 +1,49 @@
+"""The plain table, from a real hub and a real client."""
+
+import time
+
+import pytest
+from gradscope_tui.plain import render_once
+
+from gradscope.client import connect
+from gradscope.errors import NothingToConnectError
+
+
+def connected(run):
+    end = time.monotonic() + 20
+    while True:
+        try:
+            return connect(run)
+        except NothingToConnectError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+
+
+def test_the_table_is_printed_once_and_again(agent):
+    agent("plain-1", rate=50)
+    with connected("plain-1") as client:
+        first = render_once(client, color=False, width=100)
+        assert first.splitlines()[0].strip().startswith("plain-1   step ")
+        assert "46" not in first.splitlines()[1]
+        assert len(first.splitlines()) == 2 + 46
+        assert max(len(line) for line in first.splitlines()) <= 100
+        assert "\x1b" not in first
+        client.reverse("tokens")
+        second = render_once(client, color=True, width=80)
+        assert "◆ reverse ×−1 on tokens, active since step" in second  # noqa: RUF001
+        assert "\x1b[" in second
+
+
+def test_without_a_run_it_says_what_to_do(agent):
+    agent("plain-2")
+    with connected("plain-2") as client:
+        client.run = None
+        assert "plain-2" in render_once(client, color=False, width=80)
+        agent("plain-3")
+        end = time.monotonic() + 20
+        while len(client.runs()) < 2 and time.monotonic() < end:
+            time.sleep(0.02)
+        client.run = None
+        with pytest.raises(NothingToConnectError, match="2 runs are live, name one of them"):
+            render_once(client, color=False, width=80)

@@ -1,0 +1,107 @@
+"""The whole way in a real terminal: hub, agent and screen are processes; keys are bytes."""
+
+import os
+import sys
+import time
+
+import pexpect
+import pyte
+import pytest
+
+OPEN = "import sys, gradscope_tui; sys.exit(gradscope_tui.run_app(None))"
+
+
+class Terminal:
+    """A screen of cells that a child draws on."""
+
+    def __init__(self, command, columns, rows):
+        self.screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
+        self.child = pexpect.spawn(
+            command[0], command[1:], dimensions=(rows, columns), timeout=None,
+            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
+        )  # fmt: skip
+        self.started_s = time.monotonic()
+
+    @property
+    def text(self):
+        return "\n".join(self.screen.display)
+
+    def until(self, *words, seconds=20.0):
+        """Read until all words are shown; return after how many seconds since the start."""
+        end = time.monotonic() + seconds
+        while not all(word in self.text for word in words):
+            if time.monotonic() > end:
+                pytest.fail(f"{words} did not appear in {seconds} s:\n{self.text}")
+            try:
+                self._stream.feed(self.child.read_nonblocking(65536, timeout=0.05))
+            except pexpect.TIMEOUT:
+                continue
+            except pexpect.EOF:
+                pytest.fail(f"it ended before {words} appeared:\n{self.text}")
+        return time.monotonic() - self.started_s
+
+    def press(self, keys):
+        self.child.send(keys)
+
+    def end(self):
+        """Read to the end; return the exit code."""
+        self.child.expect(pexpect.EOF, timeout=20)
+        self.child.close()
+        return self.child.exitstatus
+
+    def close(self):
+        self.child.close(force=True)
+
+
+@pytest.fixture
+def terminal(places):
+    opened = []
+
+    def start(columns, rows):
+        opened.append(Terminal([sys.executable, "-c", OPEN], columns, rows))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+@pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
+def test_from_the_start_to_an_active_reversal_and_away(agent, terminal, size):
+    agent("trial-1")
+    screen = terminal(*size)
+    screen.until("trial-1", "tokens", "live")
+    screen.press("j")
+    screen.press("i")
+    screen.until("a letter chooses")
+    screen.press("r")
+    screen.until("enter applies", "is multiplied")
+    screen.press("\r")
+    screen.until("◆ 1 active", "reverse ×−1 on tokens, active since step")  # noqa: RUF001
+    screen.press("q")
+    screen.until("remove, then quit")
+    screen.press("r")
+    assert screen.end() == 0
+
+
+def test_it_waits_for_a_run_and_ctrl_c_ends_it_with_130(agent, terminal):
+    screen = terminal(80, 24)
+    screen.until("waiting for a run", "gradscope.attach(model)")
+    agent("late-1")
+    screen.until("late-1", "(GPT)")
+    screen.press("\x03")
+    assert screen.end() == 130
+
+
+def test_when_the_training_is_killed_the_screen_says_so(agent, terminal):
+    process = agent("short-1")
+    screen = terminal(80, 24)
+    screen.until("short-1", "● live")
+    process.kill()
+    killed_s = time.monotonic()
+    screen.until("no new step for")
+    assert time.monotonic() - killed_s < 3.0  # two seconds, and a machine that is busy
+    screen.until("■ ended")
+    screen.press("q")
+    assert screen.end() == 0
