@@ -12,7 +12,10 @@ __all__ = ["WORKLOADS", "Training", "Workload"]
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A model in training; `step()` is one whole step, the same batch each time."""
+    """A model in training; `step()` is one whole step, the same batch each time.
+
+    The optimizer is plain SGD: the cheapest there is, under which hooks weigh most.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -140,7 +143,7 @@ def _resnet() -> Training:
 
 
 def _training(model: nn.Module, loss: Callable[[], Tensor]) -> Training:
-    return Training(model, torch.optim.AdamW(model.parameters(), lr=1e-4), loss)
+    return Training(model, torch.optim.SGD(model.parameters(), lr=1e-3), loss)
 
 
 WORKLOADS = {

@@ -1,17 +1,22 @@
-"""What every test gets: places of its own, and a look afterwards at what was left behind."""
+"""What tests get: places and a hub of their own, and a look afterwards at what was left behind."""
 
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-_DEADLINE_S = 10.0
+from gradscope.protocol import Hello
+from gradscope.transport import HubAddress, Link, ensure_hub, hub_address
+from gradscope.transport.lock import HUB_LOCK, holder_pid
+
+DEADLINE_S = 15.0
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail when a test leaves a gradscope thread, a child process, or one of its files open."""
     before = _threads(), _children(), _sockets_and_files()
     yield
-    deadline = time.monotonic() + _DEADLINE_S
+    deadline = time.monotonic() + DEADLINE_S
     while True:
         left = _threads() - before[0], _children() - before[1], _sockets_and_files() - before[2]
         if not any(left):
@@ -61,3 +66,79 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.fail(f"{request.node.name} left threads, processes, files: {left}")
         gc.collect()
         time.sleep(0.02)
+
+
+def _wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"waited {DEADLINE_S} s for: {what}"
+        time.sleep(0.005)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def _end(pid: int | None) -> None:
+    if pid is not None and _is_alive(pid):
+        os.kill(pid, signal.SIGKILL)
+        _wait_until(lambda: not _is_alive(pid), f"the end of process {pid}")
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], object], str], None]:
+    """Wait for a condition, with a deadline."""
+    return _wait_until
+
+
+@pytest.fixture
+def is_alive() -> Callable[[int], bool]:
+    return _is_alive
+
+
+@pytest.fixture
+def hub_pid(places: Path) -> Callable[[], int]:
+    """The process id of the hub that wrote itself into the lock last."""
+
+    def pid() -> int:
+        found = holder_pid(hub_address().directory / HUB_LOCK)
+        assert found is not None
+        return found
+
+    return pid
+
+
+@pytest.fixture
+def ended_hubs(places: Path) -> Iterator[None]:
+    """End whatever hub is there when the test is over."""
+    yield
+    _end(holder_pid(hub_address().directory / HUB_LOCK))
+
+
+@pytest.fixture
+def hub(ended_hubs: None) -> HubAddress:
+    """A running hub."""
+    return ensure_hub(timeout_s=DEADLINE_S)
+
+
+@pytest.fixture
+def bring_up() -> Iterator[Callable[..., Link]]:
+    """Open links that are up; all are closed with the test."""
+    links: list[Link] = []
+
+    def open_link(address: str, hello: Hello) -> Link:
+        link = Link(address, hello)
+        links.append(link)
+        deadline_s = time.monotonic() + DEADLINE_S
+        while link.state.phase != "up":
+            link.receive(0.05)
+            assert time.monotonic() < deadline_s, link.state
+        return link
+
+    yield open_link
+    for link in links:
+        link.close()

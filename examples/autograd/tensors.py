@@ -43,6 +43,7 @@ if __name__ == "__main__":
         torch.allclose(cosine_matrix(x, y), reference, atol=1e-6),
     )
     print("channel means:", [round(v, 4) for v in normalised_means().tolist()])
+    print("devices: cpu", torch.get_num_threads(), "threads; cuda", torch.cuda.device_count())
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         print(f"matmul on {device}:", {k: f"{v:.4f} ms" for k, v in matmul_times(device).items()})
     try:

@@ -8,8 +8,8 @@ from gradscope.intervene import Entry
 __all__ = ["IdleWatch"]
 
 _BLIND = (
-    "no layer was seen computing in step {step}: the model was compiled before gradscope was attached, or "
-    "something else is trained. Outputs and their gradients are not measured; parameters are. For a "
+    "no layer was seen computing in step {step}: the model was compiled before gradscope was attached, "
+    "or something else is trained. Outputs and their gradients are not measured; parameters are. For a "
     "compiled model: attach before its first call, or call torch._dynamo.reset() after attach."
 )
 _IDLE = (

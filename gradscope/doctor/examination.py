@@ -7,10 +7,12 @@ diagnoses need is computed once, when the first of them asks.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from gradscope.doctor.agreement import agree
 from gradscope.doctor.numeric import Comparison, compare_elements
 from gradscope.doctor.precision import Precision, precision_of
 from gradscope.doctor.run import Run, run
@@ -18,6 +20,8 @@ from gradscope.doctor.source import Fact, read_function, where_defined
 from gradscope.doctor.subject import Subject, find_functions
 
 __all__ = ["Examination"]
+
+_ROUNDINGS: Final = 100
 
 
 class Examination:
@@ -30,6 +34,8 @@ class Examination:
         self.blocked = ""
         """Why the numerical steps are skipped; "" while they are not."""
         self.notes: list[str] = []
+        self.done: set[str] = set()
+        """What was looked at, "second order" and "built-in": not behind a fault."""
 
     @cached_property
     def given(self) -> Run:
@@ -45,6 +51,21 @@ class Examination:
     def facts(self) -> tuple[Fact, ...]:
         """What the source of all Functions says."""
         return tuple(fact for function in self.subject.functions for fact in read_function(function))
+
+    @cached_property
+    def is_given_finite(self) -> bool:
+        """Whether no input holds NaN or infinity."""
+        return all(bool(leaf.value.isfinite().all()) for leaf in self.subject.leaves)
+
+    @cached_property
+    def are_gradients_repeatable(self) -> bool:
+        """Whether two runs give the same gradients, but for the order of summation, as on a GPU."""
+        return agree(self.given.gradients, self.again.gradients, roundings=_ROUNDINGS)
+
+    @cached_property
+    def are_outputs_repeatable(self) -> bool:
+        """Whether two runs give the same outputs, as above."""
+        return agree(self.given.outputs, self.again.outputs, roundings=_ROUNDINGS)
 
     @property
     def where(self) -> str:

@@ -8,7 +8,7 @@ changed.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from torch.autograd import Function
 from gradscope.doctor.work import Work, WorkRecorder
 
 __all__ = ["Call", "Held", "is_same", "spying"]
+
+_TORCHS_OWN: Final = frozenset({"to_save", "dirty_tensors", "non_differentiable", "saved_for_forward"})
+"""What torch itself keeps as attributes of ctx."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,9 @@ class Call:
     returned_inputs: tuple[int, ...] = ()
     """Positions of inputs that forward returned as they were."""
     held: tuple[Held, ...] = ()
+    outputs: tuple[object, ...] = ()
+    loose_saved: tuple[int, ...] = ()
+    """Positions of saved tensors that are neither an argument nor an output: they carry no graph."""
     needs: tuple[bool, ...] = ()
     returned: tuple[object, ...] | None = None
     """What backward returned, raw; None where it was not reached or raised."""
@@ -78,48 +84,60 @@ def _has_setup_context(function: type[Function]) -> bool:
     return function.setup_context is not Function.setup_context
 
 
+def _backward_name(function: type[Function]) -> str:
+    """Return which of its two names the backward of a Function has."""
+    return "vjp" if function.vjp is not Function.vjp else "backward"
+
+
 def _wrapped_names(function: type[Function]) -> tuple[str, ...]:
-    return (
-        ("forward", "backward", "setup_context")
-        if _has_setup_context(function)
-        else ("forward", "backward")
-    )
+    names = ("forward", _backward_name(function))
+    return (*names, "setup_context") if _has_setup_context(function) else names
 
 
 def _wrap(
     function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]
 ) -> None:
-    forward: Any = function.forward  # Any: the user's method has whatever signature it has
-    backward: Any = function.backward
-    if _has_setup_context(function):
-        setup: Any = function.setup_context
-        _set(function, "forward", lambda *args: _watch_forward(function, forward, args, args, calls))
-
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            setup(ctx, inputs, output)
-            contexts[id(ctx)] = ctx, calls[-1]
-            _look_at_context(ctx, calls[-1])
-
-        _set(function, "setup_context", setup_context)
-    else:
-
-        def forward_with_context(ctx: Any, *args: Any) -> Any:
-            result = _watch_forward(function, forward, args, (ctx, *args), calls)
-            contexts[id(ctx)] = ctx, calls[-1]
-            _look_at_context(ctx, calls[-1])
-            return result
-
-        _set(function, "forward", forward_with_context)
+    name = _backward_name(function)
+    backward: Any = getattr(function, name)  # Any: the user's method has whatever signature it has
+    wrap_forward = _wrap_two_methods if _has_setup_context(function) else _wrap_one_method
+    wrap_forward(function, calls, contexts)
 
     def watched_backward(ctx: Any, *gradients: Any) -> Any:
         known = contexts.get(id(ctx))
-        return (
-            backward(ctx, *gradients)
-            if known is None
-            else _watch_backward(known[1], backward, ctx, gradients)
-        )
+        if known is None:
+            return backward(ctx, *gradients)
+        return _watch_backward(known[1], backward, ctx, gradients)
 
-    _set(function, "backward", watched_backward)
+    _set(function, name, watched_backward)
+
+
+def _wrap_one_method(
+    function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]
+) -> None:
+    forward: Any = function.forward  # Any: as above
+
+    def watched_forward(ctx: Any, *args: Any) -> Any:
+        result = _watch_forward(function, forward, args, (ctx, *args), calls)
+        contexts[id(ctx)] = ctx, calls[-1]
+        _look_at_context(ctx, calls[-1])
+        return result
+
+    _set(function, "forward", watched_forward)
+
+
+def _wrap_two_methods(
+    function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]
+) -> None:
+    forward: Any = function.forward  # Any: as above
+    setup: Any = function.setup_context
+
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        setup(ctx, inputs, output)
+        contexts[id(ctx)] = ctx, calls[-1]
+        _look_at_context(ctx, calls[-1])
+
+    _set(function, "forward", lambda *args: _watch_forward(function, forward, args, args, calls))
+    _set(function, "setup_context", setup_context)
 
 
 def _set(function: type[Function], name: str, method: Callable[..., Any]) -> None:
@@ -138,7 +156,7 @@ def _watch_forward(
     before = _copies(inputs)
     result = forward(*arguments)
     call.changed_inputs = _changes(inputs, before)
-    results = result if isinstance(result, tuple) else (result,)
+    call.outputs = results = result if isinstance(result, tuple) else (result,)
     call.returned_inputs = tuple(
         i for i, x in enumerate(inputs) if isinstance(x, Tensor) and any(x is r for r in results)
     )
@@ -150,27 +168,29 @@ def _look_at_context(ctx: Any, call: Call) -> None:  # Any: ctx has what was put
     call.dirty_inputs = len(dirty)
     call.changed_inputs = tuple(i for i in call.changed_inputs if id(call.inputs[i]) not in dirty)
     call.returned_inputs = tuple(i for i in call.returned_inputs if id(call.inputs[i]) not in dirty)
-    held = []
+    known = {id(t) for t in (*call.inputs, *call.outputs)}
+    saved = enumerate(getattr(ctx, "to_save", None) or ())
+    call.loose_saved = tuple(i for i, t in saved if _has_gradient(t) and id(t) not in known)
+    call.held = tuple(_held_on(ctx, call))
+
+
+def _held_on(ctx: Any, call: Call) -> Iterator[Held]:  # Any: ctx has what was put on it
     for attribute, value in vars(ctx).items():
-        members = (
-            value
-            if isinstance(value, (list, tuple))
-            else value.values()
-            if isinstance(value, dict)
-            else [value]
-        )
-        tensors = [
-            t for t in members if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())
-        ]
-        if tensors and attribute not in (
-            "to_save",
-            "dirty_tensors",
-            "non_differentiable",
-            "saved_for_forward",
-        ):
+        tensors = [t for t in _members(value) if _has_gradient(t)]
+        if tensors and attribute not in _TORCHS_OWN:
             is_argument = any(t is x for t in tensors for x in call.inputs)
-            held.append(Held(attribute, sum(t.nbytes for t in tensors), is_argument))
-    call.held = tuple(held)
+            yield Held(attribute, sum(t.nbytes for t in tensors), is_argument)
+
+
+def _members(value: object) -> list[Any]:  # Any: whatever a user keeps
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _has_gradient(value: object) -> bool:
+    """Return whether something is a tensor that can have a gradient: no mask, no index."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 def _watch_backward(

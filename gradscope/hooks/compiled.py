@@ -35,7 +35,7 @@ _numbers = itertools.count()
 def has_compiled() -> bool:
     """Whether Dynamo has traced anything in this process."""
     utils = sys.modules.get("torch._dynamo.utils")
-    return utils is not None and bool(utils.counters.get("frames"))
+    return utils is not None and bool(utils.counters.get("stats"))
 
 
 @functools.cache
@@ -43,12 +43,13 @@ def _operation() -> Callable[[torch.Tensor, torch.Tensor, int, int, int], None]:
     """Define the operation. The mark that it claims to write is what keeps it in the graph."""
 
     def see(tensor: torch.Tensor, mark: torch.Tensor, listener: int, index: int, what: int) -> None:
+        del mark
         on_seen = _listeners.get(listener)
         if on_seen is not None:
             on_seen(index, Seen(what), tensor)
 
     operation = torch.library.custom_op("gradscope::see", see, mutates_args=("mark",))
-    operation.register_fake(lambda tensor, mark, listener, index, what: None)
+    operation.register_fake(lambda *_: None)
     return operation
 
 

@@ -62,8 +62,9 @@ class SlotTable(Generic[S]):
 class ForwardHook(Generic[S]):
     """Calls `callback(slot, output)` after each forward of a module in the table.
 
-    What the callback returns, unless None, takes the place of the output. While a forward is traced by
-    torch.compile, `compiled` does its part instead. It lives from `watch` to `remove`; `watch` may be called again with another table.
+    What the callback returns, unless None, takes the place of the output. While a forward is traced
+    by torch.compile, `compiled` does its part instead. It lives from `watch` to `remove`; `watch` may
+    be called again with another table.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Keeping our own operations out of the user's sight: modes that count or rewrite what torch does."""
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -9,9 +9,9 @@ __all__ = ["hidden_from_modes", "is_transforming"]
 
 
 def hidden_from_modes() -> AbstractContextManager[object]:
-    """Return a context in which no TorchDispatchMode or TorchFunctionMode sees what is done."""
+    """Return a context in which no mode, and no subclass of Tensor, sees what is done."""
     if not torch._C._len_torch_dispatch_stack() and not torch._C._len_torch_function_stack():  # noqa: SLF001 - no public names
-        return nullcontext()
+        return torch._C.DisableTorchFunctionSubclass()  # noqa: SLF001 - as above
     stack = ExitStack()
     stack.enter_context(_disable_current_modes())
     stack.enter_context(torch._C.DisableTorchFunction())  # noqa: SLF001 - as above

@@ -67,15 +67,14 @@ class ActivationObserver:
 
     def on_output(self, slot: LayerSlot, output: object) -> None:
         """Measure what a layer returned, and watch the gradients of its tensors."""
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or is_recomputing():
             return
-        is_new = not is_recomputing()
         if isinstance(output, torch.Tensor):
             if output.is_floating_point() or output.is_complex():
-                self._observe(slot, "", output, is_new)
+                self._observe(slot, "", output)
             return
         for path, tensor in find_tensors(output):
-            self._observe(slot, path, tensor, is_new)
+            self._observe(slot, path, tensor)
 
     def add_compiled(self, layer: int, what: Seen, tensor: torch.Tensor) -> None:
         """Measure what a compiled graph has shown: a layer's output, or the gradient there."""
@@ -103,14 +102,13 @@ class ActivationObserver:
             row = self._board.row(token.layer, token.kind.replace("grad", "grad_create_graph", 1))
         self._board.add(row, gradient)
 
-    def _observe(self, slot: LayerSlot, path: str, tensor: torch.Tensor, is_new: bool) -> None:
+    def _observe(self, slot: LayerSlot, path: str, tensor: torch.Tensor) -> None:
         suffix = f".{path}" if path else ""
         rows = slot.rows.get(path)
         if rows is None:
             out = self._board.row(slot.index, f"out{suffix}")
             rows = slot.rows[path] = out, self._board.row(slot.index, f"grad{suffix}")
-        if is_new:
-            self._board.add(rows[0], tensor)
+        self._board.add(rows[0], tensor)
         if tensor.requires_grad:
             self._watch(slot.index, f"grad{suffix}", rows[1], tensor)
 

@@ -142,7 +142,7 @@ def test_a_transformed_forward_is_not_measured_and_unharmed():
     bare = torch.func.grad(loss)(parameters)
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
         attached = torch.func.grad(loss)(parameters)
-        torch.func.vmap(lambda x: model(x))(X)
+        torch.func.vmap(model)(X)
         scope.mark_step()
         assert not scope.latest()["0"]["out"].is_measured
         assert scope.faults == {}

@@ -7,7 +7,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from trials import Case, Outcome, Tally, judge  # noqa: E402 - found on the path that was just added
+from trials import Case, Outcome, Tally, judge
 
 _tally = pytest.StashKey[Tally]()
 

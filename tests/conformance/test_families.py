@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("transformers", reason="model families need transformers: pip install transformers")
 
-from cases.families import CASES  # noqa: E402 - only where transformers is there
+from cases.families import CASES
 
 
 @pytest.mark.slow

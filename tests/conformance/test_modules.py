@@ -6,7 +6,7 @@ from cases.library import MODULES, samples_of
 
 FEW = 3
 IN_DOUBLE = ("nn.Linear", "nn.Conv2d", "nn.BatchNorm2d", "nn.LSTM", "nn.GRU", "nn.LayerNorm",
-             "nn.MultiheadAttention", "nn.TransformerEncoderLayer", "nn.Embedding", "nn.PReLU")  # fmt: skip
+             "nn.MultiheadAttention", "nn.TransformerEncoderLayer", "nn.PReLU")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)

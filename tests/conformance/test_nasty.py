@@ -1,13 +1,12 @@
 """Programs that catch a careless observer: bare against attached."""
 
 import pytest
-from cases import backward, calling, living, numbers, optimizing, outputs
+from cases import backward, calling, checkpoints, living, modes, numbers, optimizing, outputs
 
-GROUPS = {"outputs": outputs.CASES, "calling": calling.CASES, "backward": backward.CASES,
-          "optimizing": optimizing.CASES, "numbers": numbers.CASES, "living": living.CASES}
-ALL = [pytest.param(group, case, id=f"{group}: {case}") for group, cases in GROUPS.items() for case in cases]
+ROOMS = (outputs, calling, checkpoints, backward, modes, optimizing, numbers, living)
+ALL = [(room.__name__.rpartition(".")[2], case) for room in ROOMS for case in room.CASES]
 
 
-@pytest.mark.parametrize(("group", "case"), ALL)
+@pytest.mark.parametrize(("group", "case"), ALL, ids=[f"{group}: {case}" for group, case in ALL])
 def test_a_nasty_program_trains_the_same(group, case, conforms):
     conforms(group, case)

@@ -199,7 +199,18 @@ def test_an_examination_of_32_by_128_takes_less_than_two_seconds():
     assert time.perf_counter() - start < 2.0
 
 
+class Normalised(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 3 * x + 1
+
+    @staticmethod
+    def backward(ctx, dy):
+        return 3 * dy / (3 * dy).norm()
+
+
 DESIGNED = {
+    "normalised": Normalised,
     "reverse": functional.reverse_gradient,
     "scale": lambda x: functional.scale_gradient(x, 0.5),
     "clip": lambda x: functional.clip_gradient_norm(x, 0.1),
@@ -237,6 +248,25 @@ def test_a_bad_approximation_is_measured_and_a_good_one_passes():
     assert poor.codes == ("approximate-poor",)
     # sin(x + h) - sin(x - h) = 2 sin(h) cos(x): the relative error is 1 - sin(h) / h
     assert "off by 4.1e-02" in poor.findings[0].message
+
+
+def test_a_monte_carlo_gradient_is_graded_and_not_called_random():
+    class Sampled(Function):
+        @staticmethod
+        def forward(ctx, x, spread):
+            ctx.save_for_backward(x)
+            ctx.spread = spread
+            return torch.sin(x)
+
+        @staticmethod
+        def backward(ctx, dy):
+            (x,) = ctx.saved_tensors
+            return dy * torch.cos(x) * (1 + ctx.spread * torch.randn_like(x)), None
+
+    assert examine(Sampled, sample(30, 4), 1e-4, approximate=True).codes == ()
+    assert examine(Sampled, sample(30, 4), 0.005, approximate=True).codes == ("approximate-noticeable",)
+    assert examine(Sampled, sample(30, 4), 0.1, approximate=True).codes == ("approximate-poor",)
+    assert examine(Sampled, sample(30, 4), 0.1).codes[0] == "nondeterministic"
 
 
 def test_a_consequence_is_the_evidence_of_its_cause():
@@ -284,6 +314,7 @@ def test_precision_inside_is_said_and_allowed_for():
 
 def test_the_checklist_ticks_crosses_and_leaves_out():
     states = {item.text: item.is_met for item in examine(Product, sample(3, 4), sample(3, 4)).checklist}
+    assert states["the second derivative was looked at"] is None
     assert states["needs_input_grad is looked at"] is True
     assert states["the gradient is the derivative"] is False
     assert states["an approximate gradient was measured"] is None

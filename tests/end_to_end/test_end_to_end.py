@@ -14,6 +14,8 @@ import pytest
 import gradscope
 from gradscope.errors import CommandRefusedError, NothingToConnectError
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ended_hubs")]
+
 SCRIPT = Path(__file__).with_name("training.py")
 DEADLINE_S = 60
 
@@ -30,7 +32,7 @@ def wait_for(condition, what):
 
 @contextmanager
 def training(result, steps, *options):
-    """A training process; afterwards the hub that it started is ended too."""
+    """A training process, ended with the block."""
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), str(result), str(steps), *options],
         stderr=subprocess.PIPE,
@@ -42,32 +44,6 @@ def training(result, steps, *options):
         process.kill()
         process.wait()
         process.stderr.close()
-        end_hub()
-
-
-def hub_pid():
-    lock = Path(os.environ["GRADSCOPE_RUNTIME_DIR"]) / "hub.lock"
-    try:
-        return int(lock.read_text().split()[0])
-    except (FileNotFoundError, NotADirectoryError, IndexError, ValueError):
-        return None
-
-
-def end_hub():
-    pid = hub_pid()
-    if pid is not None:
-        try:
-            os.kill(pid, signal.SIGTERM)
-        except ProcessLookupError:
-            return
-        wait_for(lambda: not Path(f"/proc/{pid}/cmdline").exists() or is_zombie(pid), "the hub to end")
-
-
-def is_zombie(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def connect(run="training", **options):
@@ -83,7 +59,12 @@ def connect(run="training", **options):
 def finish(process, result):
     _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, errors
-    return np.load(result), errors
+    return arrays_of(result), errors
+
+
+def arrays_of(path):
+    with np.load(path) as archive:
+        return dict(archive)
 
 
 def wait_for_step(client, step):
@@ -102,7 +83,7 @@ def bare(tmp_path):
             [sys.executable, str(SCRIPT), str(result), str(steps), "--bare", "--sleep-s", "0"],
             check=True,
         )
-        return np.load(result)
+        return arrays_of(result)
 
     return run
 
@@ -176,7 +157,7 @@ def test_a_viewer_that_is_killed_leaves_training_untouched(places, tmp_path, bar
             viewer.kill()
         kept, errors = finish(process, tmp_path / "run.npz")
     without = bare(300)
-    assert all(np.array_equal(kept[key], without[key]) for key in without.files)
+    assert all(np.array_equal(kept[key], without[key]) for key in without)
     assert "Traceback" not in errors
 
 
@@ -189,13 +170,13 @@ def test_without_a_possible_hub_training_runs_and_one_warning_says_why(
     with training(tmp_path / "run.npz", 150) as process:
         kept, errors = finish(process, tmp_path / "run.npz")
     without = bare(150)
-    assert all(np.array_equal(kept[key], without[key]) for key in without.files)
+    assert all(np.array_equal(kept[key], without[key]) for key in without)
     assert errors.count("no live view of this run") == 1
     assert str(blocked) in errors
     assert "Traceback" not in errors
 
 
-def test_when_the_hub_is_killed_training_goes_on_and_the_view_comes_back(places, tmp_path):
+def test_when_the_hub_is_killed_training_goes_on_and_the_view_comes_back(places, hub_pid, tmp_path):
     with training(tmp_path / "run.npz", 3000) as process:
         with connect() as client:
             before = client.latest().step
@@ -246,9 +227,12 @@ def test_bad_commands_are_refused_in_words_and_training_goes_on(places, tmp_path
 
 
 def test_a_viewer_that_only_observes_may_change_nothing(places, tmp_path):
-    with training(tmp_path / "run.npz", 3000), connect(want="observe") as client:
-        with pytest.raises(CommandRefusedError, match="observe"):
-            client.reverse("2", is_kept=True)
+    with (
+        training(tmp_path / "run.npz", 3000),
+        connect(want="observe") as client,
+        pytest.raises(CommandRefusedError, match="observe"),
+    ):
+        client.reverse("2", is_kept=True)
 
 
 def test_a_run_that_does_not_exist_is_answered_with_those_there_are(places, tmp_path):

@@ -77,7 +77,7 @@ async def test_the_first_look_shows_run_loss_layers_and_keys(size):
         assert "gpt-7f3a" in one.line(StatusLine)
         assert "loss" in one.line(StatusLine)
         for words in ("(GPT)", "attention", "out‖", "Δw/w", "46 layers", "? help"):
-            assert words in one.text
+            await one.until_shown(words)
         assert len(one.text.splitlines()) == size[1]
 
 
@@ -157,6 +157,9 @@ async def test_folding_filtering_sorting_and_moving():
         assert table.listed == 6
         await one.press("l", "G")
         assert table.cursor_layer == "head"
+        await one.until(lambda: "head" in one.text and "tokens" not in one.text, advance=False)
+        await one.press("g")
+        await one.until_shown("tokens", advance=False)
         await one.press("slash", *"fc[12]")
         await one.until_shown("blocks.3.mlp.fc2")
         assert "/fc[12] · 8 of 46 layers" in one.line(TabLine)

@@ -93,7 +93,7 @@ class Receiver:
             if len(self._waiting) >= _BACKLOG:
                 self._end.wait(_GATHER_S)
                 continue
-            messages = source.receive(_WAIT_S)
+            messages = source.receive(_WAIT_S if watched else _GATHER_S)  # a choice is near
             until = time.monotonic() + _GATHER_S
             while messages and (left := until - time.monotonic()) > 0 and not self._end.is_set():
                 messages.extend(source.receive(left))

@@ -6,9 +6,13 @@ red is not finite, a filled magenta is a change to the training. All else is gre
 
 from collections.abc import Mapping
 
+from rich.style import Style
+from textual.color import Color
 from textual.theme import Theme
 
-__all__ = ["DARK", "LIGHT", "palette", "theme_for"]
+from gradscope_tui.view.cell import Role
+
+__all__ = ["DARK", "LIGHT", "palette", "role_styles", "theme_for"]
 
 _DARK = {
     "gs-dim": "#7b8494",
@@ -90,3 +94,49 @@ def theme_for(environ: Mapping[str, str]) -> Theme:
     """Return the light theme where the terminal says in COLORFGBG that its background is light."""
     background = environ.get("COLORFGBG", "").rpartition(";")[2]
     return LIGHT if background in {"7", "15"} else DARK
+
+
+# The theme's variable for each role, and how: b bold, i italic, r white on it, g it is the ground.
+_ROLES: dict[Role, tuple[str, str]] = {
+    "normal": ("foreground", ""),
+    "dim": ("gs-dim", ""),
+    "header": ("gs-dim", "b"),
+    "title": ("primary", "b"),
+    "container": ("foreground", "b"),
+    "merged": ("gs-merged", "i"),
+    "sampled": ("gs-merged", "i"),
+    "above1": ("gs-above1", ""),
+    "above2": ("gs-above2", "b"),
+    "above3": ("gs-above3", "b"),
+    "below1": ("gs-below1", ""),
+    "below2": ("gs-below2", "b"),
+    "below3": ("gs-below3", "b"),
+    "bad": ("gs-bad", "rb"),
+    "spark": ("gs-spark", ""),
+    "active": ("gs-active", "b"),
+    "alarm": ("gs-alarm", "rb"),
+    "pending": ("gs-active", "i"),
+    "marked": ("primary", "b"),
+    "good": ("gs-good", ""),
+    "warning": ("gs-warning", "b"),
+    "chosen": ("gs-cursor", "gb"),
+    "key": ("primary", "b"),
+}
+
+
+def role_styles(variables: Mapping[str, str]) -> dict[Role, Style]:
+    """Return the style of every role, to be laid over a background.
+
+    Textual's component classes would do the same: with twenty roles in ten widgets they cost a tenth
+    of a second at the start.
+    """
+    return {role: _style(Color.parse(variables[name]), how) for role, (name, how) in _ROLES.items()}
+
+
+def _style(color: Color, how: str) -> Style:
+    is_bold, is_italic = ("b" in how) or None, ("i" in how) or None
+    if "r" in how:
+        return Style(color="white", bgcolor=color.rich_color, bold=is_bold)
+    if "g" in how:
+        return Style(bgcolor=color.rich_color, bold=is_bold)
+    return Style(color=color.rich_color, bold=is_bold, italic=is_italic)

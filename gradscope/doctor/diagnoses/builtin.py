@@ -95,7 +95,11 @@ _BY_COUNT: Final[Mapping[int, Mapping[str, _Operation]]] = {1: _UNARY, 2: _BINAR
 
 def find_reimplementations(exam: Examination) -> Iterator[Finding]:
     """Compare with the operations of as many tensors, on the inputs and on a reflection of them."""
-    if exam.subject.module is not None or not all(c.is_right for c in exam.comparisons):
+    if (
+        exam.subject.module is not None
+        or not exam.subject.functions
+        or not all(c.is_right for c in exam.comparisons)
+    ):
         return
     tensors = [a for a in exam.wide.arguments if isinstance(a, Tensor)]
     if len(tensors) != len(exam.wide.arguments):

@@ -19,7 +19,7 @@ _SMALL_GRADIENT: Final = 1e-3
 def explain_by_design(exam: Examination, comparison: Comparison) -> Finding | None:
     """Return a hint where forward is the identity or a staircase, or backward limits its gradient."""
     leaf = exam.wide.leaves[comparison.leaf]
-    for test in (_is_identity, _is_staircase, _is_limited):
+    for test in (_is_identity, _is_staircase, _is_limited, _is_rescaled):
         reason = test(exam, comparison)
         if reason:
             return found(
@@ -55,16 +55,18 @@ def _is_staircase(exam: Examination, comparison: Comparison) -> str:
     before = values(here)
     far = list(here)
     far[comparison.leaf] = -3.0 * here[comparison.leaf] + 1.7
-    is_changed = any(not is_same(a, b) for a, b in zip(before, values(far), strict=True))
-    return "forward is piecewise constant" if is_changed else ""
+    there = values(far)
+    far[comparison.leaf] = far[comparison.leaf] * (1 + 1e-9)
+    is_changed = any(not is_same(a, b) for a, b in zip(before, there, strict=True))
+    is_flat_there = all(is_same(a, b) for a, b in zip(there, values(far), strict=True))
+    return "forward is piecewise constant" if is_changed and is_flat_there else ""
 
 
 def _is_limited(exam: Examination, comparison: Comparison) -> str:
     """Backward is the derivative for small gradients, and not linear: it clips or clamps large ones."""
-    small = run(exam.wide, weigh=_small_weights)
-    if small.failure is not None:
+    again = _with_small_gradients(exam, comparison)
+    if again is None:
         return ""
-    again = exam.compare_leaf(exam.wide, small, comparison.leaf, comparison.indices)
     size = float(again.numeric.abs().max()) if len(again.numeric) else 0.0
     close = (again.error <= 1e-3 * again.numeric.abs() + 1e-4 * size).all()
     return (
@@ -72,6 +74,35 @@ def _is_limited(exam: Examination, comparison: Comparison) -> str:
         if bool(close) and size
         else ""
     )
+
+
+def _is_rescaled(exam: Examination, comparison: Comparison) -> str:
+    """Backward has the derivative's direction, and a length that does not follow grad_output's."""
+    again = _with_small_gradients(exam, comparison)
+    if again is None:
+        return ""
+    large, small = _factor(comparison), _factor(again)
+    is_rescaled = large is not None and small is not None and not 0.9 < large / small < 1.1
+    return "backward keeps the direction and sets the length" if is_rescaled else ""
+
+
+def _with_small_gradients(exam: Examination, comparison: Comparison) -> Comparison | None:
+    small = run(exam.wide, weigh=_small_weights)
+    if small.failure is not None:
+        return None
+    return exam.compare_leaf(exam.wide, small, comparison.leaf, comparison.indices)
+
+
+def _factor(comparison: Comparison) -> float | None:
+    """Return the positive factor between backward and the derivative, where one explains all."""
+    numeric, analytic = comparison.numeric, comparison.analytic
+    if numeric.is_complex() or len(numeric) < 3 or not float(numeric.norm()) > 0:
+        return None
+    factor = float((numeric * analytic).sum() / (numeric * numeric).sum())
+    is_constant = torch.allclose(
+        analytic, factor * numeric, rtol=1e-3, atol=1e-3 * float(analytic.norm())
+    )
+    return factor if is_constant and factor > 0 else None
 
 
 def _small_weights(output: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def _timed(exam: Examination, name: str, check: Callable[..., bool]) -> dict[str
             check(function, leaves, fast_mode=size >= _SLOW_BELOW)
         verdict = "passed"
     except GradcheckError as error:
-        verdict = str(error).strip().splitlines()[0]
+        verdict = str(error).strip().splitlines()[0].rstrip(",")
     except Exception as error:  # noqa: BLE001 - the verdict is shown, whatever it is
         verdict = f"raises {type(error).__name__}: {error}".splitlines()[0]
     return {name: verdict, f"{name}_time_s": round(time.perf_counter() - start, 4)}

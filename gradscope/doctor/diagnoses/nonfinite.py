@@ -12,7 +12,7 @@ __all__ = ["find_nonfinite_gradients", "find_nonfinite_outputs"]
 
 def find_nonfinite_outputs(exam: Examination) -> Iterator[Finding]:
     """Find NaN and infinity in what forward returns."""
-    if not all(leaf.value.isfinite().all() for leaf in exam.subject.leaves):
+    if not exam.is_given_finite:
         exam.blocked = "an input is not finite"
         exam.notes.append("an input holds NaN or infinity: no statement is made about numbers")
         return
@@ -33,7 +33,7 @@ def find_nonfinite_outputs(exam: Examination) -> Iterator[Finding]:
 def find_nonfinite_gradients(exam: Examination) -> Iterator[Finding]:
     """Find NaN and infinity in gradients."""
     for leaf, gradient in zip(exam.subject.leaves, exam.given.gradients, strict=False):
-        if gradient is not None and not gradient.isfinite().all():
+        if exam.is_given_finite and gradient is not None and not gradient.isfinite().all():
             exam.blocked = "a gradient is not finite"
             yield found(
                 "gradient-nonfinite",

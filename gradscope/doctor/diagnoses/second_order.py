@@ -127,8 +127,17 @@ def _broken(exam: Examination, evidence: Sequence[str]) -> Finding:
         "backward with @once_differentiable, so that a second derivative raises",
         where=cuts[0].where if cuts else exam.where,
         severity="error" if exam.is_second_order else "warning",
-        evidence=[*evidence, *(f"{f.where}: {f.text}" for f in cuts)],
+        evidence=[*evidence, *_loose_ends(exam), *(f"{f.where}: {f.text}" for f in cuts)],
     )
+
+
+def _loose_ends(exam: Examination) -> Iterator[str]:
+    for call in exam.given.calls:
+        for place in call.loose_saved:
+            yield (
+                f"saved tensor {place} of {call.function.__name__} is neither an argument nor an "
+                "output of forward: it carries no graph"
+            )
 
 
 def _wrong(exam: Examination, evidence: Sequence[str]) -> Finding:

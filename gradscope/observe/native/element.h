@@ -57,6 +57,49 @@ TARGET static size_t TYPED(add_finite)(const char *data, size_t n, Record *out)
     return end;
 }
 
+/* The same of now - before, each difference taken in float64. */
+TARGET static size_t TYPED(add_finite_change)(const char *now, const char *before, size_t n, Record *out)
+{
+    const size_t end = n - n % LANES;
+    const doubles none = {0};
+    doubles sum[PARTS], sumsq[PARTS], least[PARTS], greatest[PARTS];
+    for (int k = 0; k < PARTS; k++) {
+        sum[k] = sumsq[k] = none;
+        least[k] = none + INFINITY;
+        greatest[k] = none - INFINITY;
+    }
+    for (size_t i = 0; i < end; i += LANES) {
+        const part *a = (const part *)(now + i * sizeof(ELEMENT));
+        const part *b = (const part *)(before + i * sizeof(ELEMENT));
+        for (int k = 0; k < PARTS; k++) {
+            const doubles change
+                = __builtin_convertvector(a[k], doubles) - __builtin_convertvector(b[k], doubles);
+            least[k] = LESSER_double(change, least[k]);
+            greatest[k] = GREATER_double(change, greatest[k]);
+            sum[k] += change;
+            sumsq[k] += change * change;
+        }
+    }
+    double total = 0;
+    for (int k = 0; k < PARTS; k++) {
+        for (size_t j = 0; j < WIDTH / sizeof(double); j++) {
+            total += sum[k][j];
+        }
+    }
+    if (!isfinite(total)) {
+        return 0;
+    }
+    out->sum += total;
+    for (int k = 0; k < PARTS; k++) {
+        for (size_t j = 0; j < WIDTH / sizeof(double); j++) {
+            out->sumsq += sumsq[k][j];
+            out->min = least[k][j] < out->min ? least[k][j] : out->min;
+            out->max = greatest[k][j] > out->max ? greatest[k][j] : out->max;
+        }
+    }
+    return end;
+}
+
 /* Add n elements of any kind, each judged by its bits. The last vector may be filled in part. */
 TARGET static void TYPED(add_any)(const char *data, size_t n, INTEGER least_normal, Record *out)
 {

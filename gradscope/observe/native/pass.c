@@ -19,10 +19,10 @@
 #define PASS_NAME "avx2"
 #define WIDTH 32
 #define TARGET __attribute__((target("avx2,fma")))
-#define LESSER_float(a, b) ((vector)_mm256_min_ps((__m256)(a), (__m256)(b)))
-#define GREATER_float(a, b) ((vector)_mm256_max_ps((__m256)(a), (__m256)(b)))
-#define LESSER_double(a, b) ((vector)_mm256_min_pd((__m256d)(a), (__m256d)(b)))
-#define GREATER_double(a, b) ((vector)_mm256_max_pd((__m256d)(a), (__m256d)(b)))
+#define LESSER_float(a, b) ((__typeof__(a))_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define GREATER_float(a, b) ((__typeof__(a))_mm256_max_ps((__m256)(a), (__m256)(b)))
+#define LESSER_double(a, b) ((__typeof__(a))_mm256_min_pd((__m256d)(a), (__m256d)(b)))
+#define GREATER_double(a, b) ((__typeof__(a))_mm256_max_pd((__m256d)(a), (__m256d)(b)))
 #include "pass.h"
 #undef PASS
 #undef PASS_NAME
@@ -35,7 +35,8 @@
 #endif
 
 /* Vectors of 16 bytes are what SSE2 and NEON have; elsewhere the compiler takes them apart. */
-#define CHOOSE(is, a, b) ((vector)(((integers)(a) & (is)) | ((integers)(b) & ~(is))))
+#define CHOOSE(is, a, b) \
+    ((__typeof__(a))(((__typeof__(is))(a) & (is)) | ((__typeof__(is))(b) & ~(is))))
 #define PASS portable
 #define PASS_NAME "portable"
 #define WIDTH 16

@@ -120,9 +120,16 @@ TARGET static void GLUE(reduce_change, PASS)(const char *now, const char *before
     out->count = (double)n;
     for (size_t done = 0; done < n; done += STAGED_BLOCK) {
         const size_t m = n - done < STAGED_BLOCK ? n - done : STAGED_BLOCK;
+        const char *a = now + done * size, *b = before + done * size;
+        size_t at = 0;
+        if (!is_full && dtype == FLOAT32) {
+            at = GLUE(add_finite_change_float, PASS)(a, b, m, out);
+        } else if (!is_full && dtype == FLOAT64) {
+            at = GLUE(add_finite_change_double, PASS)(a, b, m, out);
+        }
         double change[STAGED_BLOCK];
-        GLUE(subtract, PASS)(now + done * size, before + done * size, m, dtype, change);
-        GLUE(add_double, PASS)((const char *)change, m, least_normal_change[dtype], is_full, out);
+        GLUE(subtract, PASS)(a + at * size, b + at * size, m - at, dtype, change);
+        GLUE(add_double, PASS)((const char *)change, m - at, least_normal_change[dtype], is_full, out);
     }
 }
 

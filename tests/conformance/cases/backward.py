@@ -1,81 +1,14 @@
-"""Backward passes of all kinds: checkpoints, penalties, kept graphs, transforms, modes, exceptions."""
+"""Backward passes of all kinds: penalties, kept graphs, evaluation between, exceptions."""
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint, checkpoint_sequential
-
-from cases.calling import Two, linear_stack
-from cases.outputs import rows
 from trials import Case, Trial, trained
 from trials.case import loss_of, train
 
+from cases.calling import Two
+from cases.models import linear_stack, mlp, rows
+
 __all__ = ["CASES"]
-
-
-def mlp() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 2)
-    )
-
-
-class Checkpointed(nn.Module):
-    """Computes its block again in backward; in the reference run it does not, with the same values.
-
-    wrap: a function of (again, block, x); `again(block, x, is_reentrant)` is the checkpoint.
-    """
-
-    def __init__(self, t: Trial, wrap) -> None:
-        super().__init__()
-        self.before = nn.Linear(6, 6)
-        self.block = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.3), nn.Tanh(), nn.Linear(6, 6), nn.Tanh())
-        self.wrap = wrap
-        self.again = once if t.is_reference else again
-
-    def forward(self, x):
-        return self.wrap(self.again, self.block, self.before(x))
-
-
-def again(block, x, is_reentrant):
-    return checkpoint(block, x, use_reentrant=is_reentrant)
-
-
-def once(block, x, is_reentrant):
-    return block(x)
-
-
-def checkpointed(wrap, *, accumulated=1):
-    def run(t: Trial) -> None:
-        model = t.watch(Checkpointed(t, wrap))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for _ in range(3):
-            for _ in range(accumulated):
-                output = model(rows())
-                loss_of(output).backward()
-                t.keep(output)
-            t.step(optimizer)
-            optimizer.zero_grad()
-
-    return run
-
-
-def nested(outer, inner):
-    """Return a wrapper with a checkpoint inside of a checkpoint, each reentrant or not."""
-    return lambda again, block, x: again(lambda y: again(block, y, inner), x, outer)
-
-
-def outside_and_inside(is_reentrant):
-    return lambda again, block, x: again(block, block(x), is_reentrant)
-
-
-def in_pieces(is_reentrant):
-    def wrap(again, block, x):
-        if again is once:
-            return block(x)
-        return checkpoint_sequential(block, 2, x, use_reentrant=is_reentrant)
-
-    return wrap
 
 
 def backwards(work):
@@ -155,77 +88,6 @@ def functional_call(model, x, t):
     output = torch.func.functional_call(model, values, (x,))
     loss_of(output).backward()
     t.keep(output)
-
-
-def transforms(t: Trial) -> None:
-    """Everything in torch.func, between and inside of steps. No tensor in it has numbers of its own."""
-    t.without_reference()
-    model = t.watch(mlp().eval())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    values = {name: p.detach() for name, p in model.named_parameters()}
-
-    def loss(values, x):
-        return torch.func.functional_call(model, values, (x,)).square().sum()
-
-    for _ in range(2):
-        x = rows()
-        t.keep(torch.func.grad(loss)(values, x))
-        t.keep(torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(values, x))
-        t.keep(torch.func.vmap(model)(x))
-        t.keep(torch.func.jvp(model, (x,), (torch.ones_like(x),)))
-        t.keep(torch.func.vjp(model, x)[0])
-        t.keep(torch.func.jacrev(model)(x[0]), torch.func.jacfwd(model)(x[0]))
-        t.keep(torch.func.hessian(lambda x: model(x).sum())(x[0]))
-        train(t, model, [x], optimizer)
-
-
-def forward_mode(t: Trial) -> None:
-    t.without_reference()
-    model = t.watch(mlp().eval())
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(rows(), rows())
-        t.keep(torch.autograd.forward_ad.unpack_dual(model(dual)).tangent)
-    train(t, model, [rows()])
-
-
-class CountsOperations(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.seen.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
-class CountsFunctions(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        self.seen.append(getattr(function, "__name__", str(function)))
-        return function(*args, **(kwargs or {}))
-
-
-def under_mode(make_mode):
-    """Return a case that trains under a mode which sees each operation, in order."""
-
-    def run(t: Trial) -> None:
-        t.without_reference()
-        model = t.watch(mlp())
-        with make_mode() as mode:
-            train(t, model, [rows(), rows()], torch.optim.SGD(model.parameters(), lr=0.1))
-        t.keep(seen=mode.seen)
-
-    return run
-
-
-def on_meta(t: Trial) -> None:
-    t.without_reference()
-    with torch.device("meta"):
-        model = t.watch(mlp())
-        train(t, model, [rows(), rows()])
 
 
 def anomaly(work):
@@ -321,16 +183,6 @@ def truncated(t: Trial) -> None:
 
 
 CASES = (
-    *(Case(f"checkpoint, {word}", checkpointed(lambda again, b, x, r=r: again(b, x, r)))
-      for word, r in (("reentrant", True), ("not reentrant", False))),
-    *(Case(f"checkpoint, {word}, accumulated", checkpointed(lambda again, b, x, r=r: again(b, x, r), accumulated=3))
-      for word, r in (("reentrant", True), ("not reentrant", False))),
-    *(Case(f"checkpoint inside of a checkpoint, reentrant {o} and {i}", checkpointed(nested(o, i)))
-      for o in (True, False) for i in (True, False)),
-    *(Case(f"a block outside and inside of a checkpoint, reentrant {r}", checkpointed(outside_and_inside(r)))
-      for r in (True, False)),
-    *(Case(f"checkpoint_sequential, reentrant {r}", checkpointed(in_pieces(r)))
-      for r in (True, False)),
     Case("gradient penalty", backwards(gradient_penalty)),
     Case("backward with create_graph", backwards(second_order_backward)),
     Case("three backward passes through one graph", backwards(three_backwards)),
@@ -341,11 +193,6 @@ CASES = (
     Case("evaluation under no_grad between", backwards(evaluation_between(torch.no_grad))),
     Case("evaluation in inference mode between", backwards(evaluation_between(torch.inference_mode))),
     Case("functional_call with other values", backwards(functional_call)),
-    Case("torch.func: grad, vmap, jvp, vjp, jacobians, hessian", transforms),
-    Case("forward-mode differentiation", forward_mode),
-    Case("under a mode that counts operations", under_mode(CountsOperations)),
-    Case("under a mode that counts functions", under_mode(CountsFunctions)),
-    Case("on the meta device", on_meta),
     Case("anomaly mode", anomaly(two_losses)),
     Case("anomaly mode finds NaN", anomaly(gives_nan)),
     Case("a saved tensor was overwritten", backwards(overwritten)),

@@ -5,16 +5,12 @@ import threading
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
-
-from cases.outputs import rows
 from trials import Case, Trial, trained
 from trials.case import loss_of, train
 
+from cases.models import linear_stack, rows
+
 __all__ = ["CASES"]
-
-
-def linear_stack(depth: int = 3) -> nn.Sequential:
-    return nn.Sequential(*(nn.Linear(6, 6) for _ in range(depth)))
 
 
 class Repeats(nn.Module):

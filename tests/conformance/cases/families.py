@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import torch
 import transformers as hf
-
 from trials import Case, Trial
 from trials.case import train
 
@@ -62,12 +61,15 @@ class Family:
     def __call__(self, t: Trial) -> None:
         config = getattr(hf, self.config)(**self.sizes)
         model = getattr(hf, self.model)(config)
-        if self.is_checkpointed and not t.is_reference:
+        if self.is_checkpointed:
             model.gradient_checkpointing_enable({"use_reentrant": self.is_reentrant})
-        model.train()
-        t.watch(model)
+        t.watch(model.train())
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        train(t, model, [self.batch() for _ in range(2)], optimizer, forward=lambda batch: model(**batch))
+        train(
+            t, model, [self.batch() for _ in range(2)], optimizer,
+            forward=lambda batch: model(**batch),
+            recomputes_twice=self.is_checkpointed and not self.is_reentrant,
+        )  # fmt: skip
 
 
 FAMILIES = {
@@ -122,7 +124,8 @@ FAMILIES = {
         "window_size": 4}),
     "Wav2Vec2": Family("Wav2Vec2Model", "Wav2Vec2Config", sound, TEXT | {
         "conv_dim": (8, 8), "conv_stride": (5, 4), "conv_kernel": (10, 6), "mask_time_prob": 0.0,
-        "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}),
+        "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
+        "num_conv_pos_embedding_groups": 2}),
     "Whisper": Family("WhisperForConditionalGeneration", "WhisperConfig", spectrogram, {
         "vocab_size": 97, "d_model": 16, "encoder_layers": 2, "decoder_layers": 2,
         "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 24,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
-
 from trials import Case, Trial
 from trials.case import loss_of
 from trials.trial import SEED

@@ -9,12 +9,10 @@ import weakref
 
 import torch
 from torch import nn
-
-from cases.backward import mlp
-from cases.calling import linear_stack
-from cases.outputs import rows
 from trials import Case, Mode, Trial
 from trials.case import loss_of, train
+
+from cases.models import linear_stack, mlp, rows
 
 __all__ = ["CASES"]
 
@@ -114,7 +112,6 @@ def traced_by_jit(model, output):
 def moved_to_double(model, output):
     model.double()
     model.float()
-    return None
 
 
 def representation(model, output):
@@ -127,7 +124,9 @@ def lives_no_longer(t: Trial) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         hidden = []
-        handle = model[0].register_forward_hook(lambda m, a, out, to=hidden: to.append(weakref.ref(out)))
+        handle = model[0].register_forward_hook(
+            lambda m, a, out, to=hidden: to.append(weakref.ref(out))
+        )
         loss = loss_of(model(rows()))
         t.keep(is_alive=hidden[0]() is not None)
         loss.backward()
@@ -197,8 +196,8 @@ def every_third_step(t: Trial) -> None:
 def fast_path(t: Trial) -> None:
     """In evaluation, attention and encoder layers take a fused way when nothing hinders them."""
     t.without_reference()
-    model = t.watch(nn.TransformerEncoder(
-        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=True))  # fmt: skip
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = t.watch(nn.TransformerEncoder(layer, 2, enable_nested_tensor=True))
     attention = t.watch(nn.MultiheadAttention(8, 2, batch_first=True)).eval()
     x, mask = torch.randn(3, 5, 8), torch.zeros(3, 5, dtype=torch.bool)
     mask[0, 3:] = True

@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-
 from trials import Case, Trial, trained
 from trials.case import train
 
@@ -89,7 +88,8 @@ CASES = (
     Case("both zeros", giving(lambda: torch.tensor([0.0, -0.0, 1.0, -1.0]))),
     Case("one element", giving(lambda: torch.tensor([3.0]))),
     Case("zero dimensions", giving(lambda: torch.tensor(3.0))),
-    Case("float64 that float32 cannot hold", giving(lambda: ramp().double() * 1e150, dtype=torch.float64)),
+    Case("float64 that float32 cannot hold", giving(
+        lambda: ramp().double() * 1e150, dtype=torch.float64)),
     Case("no batch, then one of three", without_a_batch),
     Case("a block's border: 32,767, 32,768 and 32,769 elements", giving(
         lambda: torch.randn(32769), lambda x: (x[:32767], x[:32768], x)[2])),

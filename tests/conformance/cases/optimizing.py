@@ -2,12 +2,10 @@
 
 import torch
 from torch import nn
-
-from cases.backward import mlp
-from cases.calling import linear_stack
-from cases.outputs import rows
 from trials import Case, Trial, trained
 from trials.case import loss_of, train
+
+from cases.models import linear_stack, mlp, rows
 
 __all__ = ["CASES"]
 
@@ -45,7 +43,9 @@ def scaled(make, *, overflows_at=(), is_clipped=False):
 
     def run(t: Trial) -> None:
         model = mlp()
-        scaler = torch.amp.GradScaler("cpu", init_scale=512.0, growth_interval=2, enabled=not t.is_reference)
+        scaler = torch.amp.GradScaler(
+            "cpu", init_scale=512.0, growth_interval=2, enabled=not t.is_reference
+        )
         t.watch(model, scaler=scaler)
         optimizer = make(model.parameters())
         for i in range(5):
@@ -120,7 +120,7 @@ def scheduled(t: Trial) -> None:
 
 
 def adversaries(t: Trial) -> None:
-    """A GAN: the first optimizer's step ends a step of gradscope's, the second's falls into the next."""
+    """A GAN: the first optimizer's step ends a step, the second's falls into the next."""
     model = t.watch(nn.ModuleDict({"g": linear_stack(2), "d": linear_stack(2)}))
     d, g = (torch.optim.Adam(model[name].parameters(), lr=0.01) for name in "dg")
     for _ in range(3):
@@ -140,7 +140,7 @@ def without_an_optimizer(t: Trial) -> None:
         t.step()
         with torch.no_grad():
             for p in model.parameters():
-                p -= 0.1 * p.grad
+                p.sub_(p.grad, alpha=0.1)
 
 
 def gradients_set_to_zero(t: Trial) -> None:
@@ -224,6 +224,7 @@ class Ema:
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "ASGD",
               "RMSprop", "Rprop", "Adafactor")  # fmt: skip
+SCALED = (("SGD", sgd), ("fused AdamW", fused))
 
 CASES = (
     *(Case(name, with_optimizer(getattr(torch.optim, name))) for name in OPTIMIZERS),
@@ -243,11 +244,11 @@ CASES = (
     Case("model and optimizer restored", state_restored),
     Case("sparse gradients", sparse),
     Case("averaged models", Ema()),
-    *(Case(f"GradScaler, {name}", scaled(make)) for name, make in (("SGD", sgd), ("fused AdamW", fused))),
+    *(Case(f"GradScaler, {name}", scaled(make)) for name, make in SCALED),
     Case("GradScaler that skips steps", scaled(sgd, overflows_at=(1, 2))),
     Case("GradScaler, unscaled and clipped", scaled(sgd, is_clipped=True)),
     *(Case(f"GradScaler unknown to gradscope, {name}", half_scaled(make))
-      for name, make in (("SGD", sgd), ("fused AdamW", fused))),
+      for name, make in SCALED),
     *(Case(f"parameters in {d}", in_dtype(d)) for d in (torch.float64, torch.bfloat16, torch.float16)),
     *(Case(f"autocast to {d}", autocast(d)) for d in (torch.bfloat16, torch.float16)),
     Case("complex parameters", trained(ComplexNet, rows)),

@@ -2,13 +2,15 @@
 
 import collections
 import dataclasses
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
-
 from trials import Case, Trial, trained
 from trials.case import train
+
+from cases.models import images, rows
 
 __all__ = ["CASES"]
 
@@ -66,15 +68,9 @@ class FrozenAnswer:
     value: torch.Tensor
 
 
-Pair = collections.namedtuple("Pair", ["left", "right"])
-
-
-def rows() -> torch.Tensor:
-    return torch.randn(5, 6)
-
-
-def images() -> torch.Tensor:
-    return torch.randn(2, 3, 6, 6)
+class Pair(NamedTuple):
+    left: torch.Tensor
+    right: torch.Tensor
 
 
 def holding(make, **more):
@@ -147,7 +143,7 @@ CASES = (
     Case("output detached in place of itself", between(lambda x: x.detach().requires_grad_())),
     Case("half of an output written to through a view", between(halves_are_written_to)),
     Case("an output that is a view, then relu_", between(
-        lambda x: functional.relu_(x), lambda: nn.Sequential(nn.Linear(6, 6), nn.Flatten(0, -1),
+        functional.relu_, lambda: nn.Sequential(nn.Linear(6, 6), nn.Flatten(0, -1),
                                                              nn.Unflatten(0, (5, 6))))),
     Case("outputs that are chunks of one tensor", holding(lambda x: x.chunk(3, dim=-1))),
     Case("of two outputs one gets no gradient", only_the_first_half),
@@ -167,14 +163,14 @@ CASES = (
         lambda x: (x, [None, {"deep": (x.cos(), "text", 3)}], None, ()))),
     Case("named tuple", holding(lambda x: Pair(x, x.sin()))),
     Case("dataclass", holding(lambda x: Answer(x, x.tanh()))),
-    Case("dataclass with nothing in a field", holding(lambda x: Answer(x))),
-    Case("frozen dataclass", holding(lambda x: FrozenAnswer(x))),
+    Case("dataclass with nothing in a field", holding(Answer)),
+    Case("frozen dataclass", holding(FrozenAnswer)),
     Case("integers and booleans among the outputs", holding(
         lambda x: (x, x.argmax(-1), x > 0, x.shape))),
     Case("zero-dimensional output", holding(lambda x: x.mean())),
     Case("empty output", holding(lambda x: (x, x[:0]))),
     Case("an output detached from the graph", holding(lambda x: (x, x.detach()))),
-    Case("thirty levels of lists", holding(lambda x: _nested(x, 12))),
+    Case("twelve levels of lists", holding(lambda x: _nested(x, 12))),
     Case("loss inside of the model, root returns a pair", holding(lambda x: (x.square().mean(), x))),
 )  # fmt: skip
 

@@ -40,7 +40,7 @@ def loss_of(output: object) -> torch.Tensor:
     return total
 
 
-def train(t: Trial, model, batches, optimizer=None, *, forward=None) -> None:
+def train(t: Trial, model, batches, optimizer=None, *, forward=None, recomputes_twice=False) -> None:
     """Train a watched model: forward, loss, backward, step; keep output and loss of each."""
     if optimizer is None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -48,7 +48,7 @@ def train(t: Trial, model, batches, optimizer=None, *, forward=None) -> None:
         optimizer.zero_grad()
         output = forward(batch) if forward is not None else model(batch)
         loss = loss_of(output)
-        loss.backward()
+        t.backward(loss, recomputes_twice=recomputes_twice)
         t.step(optimizer)
         t.keep(output=output, loss=loss)
 

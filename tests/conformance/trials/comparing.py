@@ -29,6 +29,10 @@ def difference(a: object, b: object) -> str:
         return lengths or _first(difference(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, np.ndarray):
         return "" if a.tobytes() == b.tobytes() else "arrays differ"
+    return _plain_difference(a, b)
+
+
+def _plain_difference(a: object, b: object) -> str:
     if isinstance(a, float) and math.isnan(a) and math.isnan(b):
         return ""
     is_plain = isinstance(a, str | int | float | bytes | bool | torch.Size | torch.dtype | type(None))
@@ -43,13 +47,11 @@ def _tensor_difference(a: torch.Tensor, b: torch.Tensor) -> str:
     kinds = [(t.dtype, t.layout, tuple(t.shape) if not t.is_nested else None, t.device) for t in (a, b)]
     if kinds[0] != kinds[1]:
         return f"{kinds[0]} against {kinds[1]}"
-    if a.is_meta:
-        return ""
     if a.is_nested:
         return _first(_tensor_difference(x, y) for x, y in zip(a.unbind(), b.unbind(), strict=True))
     if a.layout is not torch.strided:
         a, b = a.to_dense(), b.to_dense()
-    if _bytes(a) == _bytes(b):
+    if a.is_meta or _bytes(a) == _bytes(b):
         return ""
     return (
         f"tensors of shape {tuple(a.shape)} differ, at most by {(a.double() - b.double()).abs().max()}"

@@ -94,9 +94,13 @@ def _as_float64(tensor: torch.Tensor) -> np.ndarray:
 
 
 class Reference:
-    """Plain hooks on one model. A step is (layer, kind) → Row."""
+    """Plain hooks on one model. A step is (layer, kind) → Row.
+
+    is_repeating: forwards that happen now repeat what was seen already (a checkpoint, not reentrant).
+    """
 
     def __init__(self, model: nn.Module) -> None:
+        self.is_repeating = False
         self._rows: dict[tuple[str, str], Row] = {}
         named = list(model.named_modules())
         children = {name for name, module in named if name and _has_something_to_show(module)}
@@ -156,7 +160,7 @@ class Reference:
         return self._rows.setdefault((layer, kind), Row())
 
     def _on_output(self, layer: str, output: object) -> None:
-        if not torch.is_grad_enabled():
+        if self.is_repeating or not torch.is_grad_enabled():
             return
         for path, tensor in tensors_in(output):
             suffix = f".{path}" if path else ""

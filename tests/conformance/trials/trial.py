@@ -97,6 +97,14 @@ class Trial:
                 self.tables.append(_latest(scope))
         return value
 
+    def backward(self, loss: torch.Tensor, *, recomputes_twice=False) -> None:
+        """Run a backward pass. recomputes_twice: forwards inside of it repeat what was seen already."""
+        for reference in self.references:
+            reference.is_repeating = recomputes_twice
+        loss.backward()
+        for reference in self.references:
+            reference.is_repeating = False
+
     def evaluated(self, optimizer) -> None:
         """Say that a closure has computed the gradients once."""
         for reference in self.references:
@@ -146,7 +154,8 @@ class Trial:
                 self.faults |= scope.faults
                 scope.detach()
         self.structures = [structure_of(model) for model in self._models]
-        self.warned = [text.splitlines()[0] for w in caught if _ONCE not in (text := f"{w.category.__name__}: {w.message}")]
+        warned = [f"{w.category.__name__}: {w.message}" for w in caught]
+        self.warned = [text.splitlines()[0] for text in warned if _ONCE not in text]
         self._models.clear()
         return self
 

@@ -318,3 +318,82 @@ class WrongInOneElementOfMany(Function):
         if dx.shape == (32, 128):
             dx[20, 77] = 5.0
         return dx
+
+
+class ForgetsSecondOutput(Function):
+    """Two outputs, and the gradient of one."""
+
+    found_first = "wrong-gradient"
+
+    @staticmethod
+    def example_inputs():
+        return (torch.linspace(-2, 2, 8),)
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x + 1, torch.sin(x)
+
+    @staticmethod
+    def backward(ctx, da, db):
+        return 2 * da
+
+
+class SwappedGradients(Function):
+    """The two gradients of a product in each other's place."""
+
+    found_first = "wrong-gradient"
+
+    @staticmethod
+    def example_inputs():
+        return torch.linspace(-2, 2, 8), torch.linspace(1, 3, 8)
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return a * b
+
+    @staticmethod
+    def backward(ctx, dy):
+        a, b = ctx.saved_tensors
+        da = a * dy if ctx.needs_input_grad[0] else None
+        db = b * dy if ctx.needs_input_grad[1] else None
+        return da, db
+
+
+class SoftmaxAlongAnotherDim(Function):
+    """A softmax over dim 0, differentiated over dim 1."""
+
+    found_first = "wrong-gradient"
+
+    @staticmethod
+    def example_inputs():
+        return (torch.randn(4, 4, generator=torch.Generator().manual_seed(1)),)
+
+    @staticmethod
+    def forward(ctx, x):
+        y = torch.softmax(x, 0)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (y,) = ctx.saved_tensors
+        return y * (dy - (dy * y).sum(1, keepdim=True))
+
+
+class StraightThroughOfNegatives(Function):
+    """A ReLU that passes every gradient, seen where its own slope is 0: no staircase, and not meant."""
+
+    found_first = "wrong-gradient"
+
+    @staticmethod
+    def example_inputs():
+        return (torch.linspace(-2, -1, 6),)
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy.clone()

@@ -13,6 +13,7 @@ class SavesClone(Function):
     """A clone of the input, which carries no graph inside forward."""
 
     found_first = "graph-broken"
+    evidence = "saved tensor 0 of SavesClone is neither an argument nor an output"
     severity = "error"
 
     @staticmethod
@@ -34,6 +35,7 @@ class SavesIntermediate(Function):
     """An intermediate of forward, used in backward beside the input: the graph is whole in part."""
 
     found_first = "graph-broken"
+    evidence = "saved tensor 1 of SavesIntermediate is neither an argument nor an output"
 
     @staticmethod
     def example_inputs():

@@ -266,3 +266,24 @@ class ReturnsInput(Function):
     @staticmethod
     def backward(ctx, dy):
         return dy
+
+
+class SavesTwice(Function):
+    """Two calls of save_for_backward: the second replaces the first."""
+
+    found_first = "backward-raises"
+
+    @staticmethod
+    def example_inputs():
+        return sample(3), sample(3)
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a)
+        ctx.save_for_backward(b)
+        return a * b + a
+
+    @staticmethod
+    def backward(ctx, dy):
+        a, b = ctx.saved_tensors
+        return dy * (b + 1), dy * a

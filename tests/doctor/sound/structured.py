@@ -1,5 +1,7 @@
 """Right Functions of several elements, inputs, outputs and styles."""
 
+import functools
+
 import numpy as np
 import torch
 from torch import nn
@@ -325,6 +327,23 @@ class NewStyle(Function):
         return ctx.exponent * torch.sign(x) * x.abs() ** (ctx.exponent - 1) * dy, None
 
 
+class WithVjp(Function):
+    """The other name of backward."""
+
+    @staticmethod
+    def forward(x):
+        return x**2 + x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def vjp(ctx, dy):
+        (x,) = ctx.saved_tensors
+        return (2 * x + 1) * dy
+
+
 class FakeQuantise(Function):
     """Jacob et al., 2018: rounding to steps, straight through."""
 
@@ -430,6 +449,9 @@ SOUND = {
     "two outputs": (TwoOutputs, (sample(3, 4),), {}),
     "an index beside": (MaximumAndPlace, (sample(3, 4),), {}),
     "new style": (NewStyle, (sample(3, 4), 2.5), {}),
+    "vjp": (WithVjp, (sample(3, 4),), {}),
+    "vjp, partly": (functools.partial(WithVjp.apply), (sample(3, 4),), {}),
+    "an input that is not finite": (WithVjp, (torch.tensor([1.0, float("inf")]),), {}),
     "fake quantisation": (FakeQuantise, (sample(3, 4) * 2,), {}),
     "SwiGLU": (SwiGlu, (sample(3, 4), sample(3, 4) + 0.5), {}),
     "rotary embedding": (Rotary, (sample(3, 4),), {}),

@@ -1,10 +1,10 @@
 """`Cell`: a piece of text and the role it plays. Which colour a role has, the theme decides."""
 
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 from rich.cells import cell_len, set_cell_size
 
-__all__ = ["ROLES", "Cell", "Role", "fit", "printable"]
+__all__ = ["Cell", "Role", "fit", "printable"]
 
 Role: TypeAlias = Literal[
     "normal",
@@ -31,8 +31,6 @@ Role: TypeAlias = Literal[
     "chosen",
     "key",
 ]
-
-ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class Cell(NamedTuple):

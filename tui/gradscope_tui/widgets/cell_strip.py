@@ -1,7 +1,6 @@
-"""`CellWidget`: what all widgets share that draw cells: a style for each role, from the stylesheet."""
+"""`CellWidget`: what all widgets share that draw cells: a style for each role, from the theme."""
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
@@ -9,15 +8,14 @@ from textual import events
 from textual.strip import Strip
 from textual.widget import Widget
 
-from gradscope_tui.view.cell import ROLES, Cell, Role, fit
+from gradscope_tui.theme import role_styles
+from gradscope_tui.view.cell import Cell, Role, fit
 
 __all__ = ["CellWidget", "OneLine", "spread"]
 
 
 class CellWidget(Widget):
-    """Turns cells into a strip. The styles are looked up once a theme."""
-
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"role--{role}" for role in ROLES}
+    """Turns cells into a strip. The styles are made once a theme."""
 
     _styles: dict[Role, Style] | None = None
 
@@ -29,12 +27,8 @@ class CellWidget(Widget):
     def style_of(self, role: Role) -> Style:
         """Return the style of a role, to be laid over the background."""
         if self._styles is None:
-            self._styles = {}
-        style = self._styles.get(role)
-        if style is None:
-            style = self.get_component_rich_style(f"role--{role}", partial=True)
-            self._styles[role] = style
-        return style
+            self._styles = role_styles(self.app.theme_variables)
+        return self._styles[role]
 
     def strip_of(
         self, cells: Iterable[Cell], width: int, base: Style, over: Style | None = None

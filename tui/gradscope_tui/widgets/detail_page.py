@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from textual.app import ComposeResult
 from textual.containers import Container
 from textual.strip import Strip
@@ -21,7 +22,9 @@ _PLOTS = (
     ("grad_norm", "gradient norm ‖∇out‖"),
     ("out_std", "activation σ"),
     ("update_ratio", "update Δw/w"),
+    ("param_grad_norm", "gradient norm ‖∇w‖"),
 )
+_PLOT_COUNT = 3
 _PLOTTED = 600
 
 
@@ -61,8 +64,8 @@ class DetailPage(Container, can_focus=True):
         """Lay out the page."""
         yield NumberTable(classes="title", id="about")
         with Container(classes="plots"):
-            for name, title in _PLOTS:
-                yield TrendPlot(title, id=f"plot-{name}")
+            for _ in range(_PLOT_COUNT):
+                yield TrendPlot()
         yield NumberTable(id="stats")
 
     def show(self, store: RunStore, frame: Frame, states: Sequence[InterventionState]) -> None:
@@ -73,12 +76,18 @@ class DetailPage(Container, can_focus=True):
         here = [state for state in states if frame.tree.layers[node].name in state.layers]
         self.query_one("#about", NumberTable).show(self._about(frame, node, here))
         self.query_one("#stats", NumberTable).show(stats_lines(frame.block, node, self.size.width - 2))
-        until = frame.measured.step
+        self._plot(store, frame.measured.step, node, states)
+
+    def _plot(
+        self, store: RunStore, until: int, node: int, states: Sequence[InterventionState]
+    ) -> None:
+        """Draw the curves that there are; a layer without any has the first ones, which say so."""
         steps = store.ring.steps(_PLOTTED, until)
         changes = [state.active_since for state in states if state.active_since is not None]
-        for name, _ in _PLOTS:
-            series = store.ring.series(name, node, _PLOTTED, until)
-            self.query_one(f"#plot-{name}", TrendPlot).show(steps, series, changes)
+        curves = [(title, store.ring.series(name, node, _PLOTTED, until)) for name, title in _PLOTS]
+        curves.sort(key=lambda curve: not np.isfinite(curve[1]).any())  # stable: the known ones first
+        for plot, (title, series) in zip(self.query(TrendPlot), curves, strict=False):
+            plot.show(title, steps, series, changes)
 
     def on_resize(self) -> None:
         """Put the plots beside one another where there is room, else show fewer."""

@@ -60,7 +60,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
 
     def show(self, frame: Frame, interventions: Collection[InterventionState]) -> None:
         """Draw a frame. The cursor stays with its layer."""
-        width = self.size.width
+        width = self.scrollable_content_region.width
         listing = self._listing(frame)
         before = self._view
         view = TableView(

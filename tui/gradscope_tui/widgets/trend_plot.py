@@ -20,19 +20,24 @@ _AXIS = 9
 class TrendPlot(CellWidget):
     """A title, the plot with its axis at the left, and the steps below. Drawn once for each data."""
 
-    def __init__(self, title: str, *, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self._title = title
+    def __init__(self) -> None:
+        super().__init__()
+        self._title = ""
         self._steps: NDArray[np.int64] = np.empty(0, np.int64)
         self._values: NDArray[np.floating] = np.empty(0)
         self._changes: tuple[int, ...] = ()
         self._lines: list[tuple[Cell, ...]] | None = None
 
     def show(
-        self, steps: NDArray[np.int64], values: NDArray[np.floating], changes: Sequence[int] = ()
+        self,
+        title: str,
+        steps: NDArray[np.int64],
+        values: NDArray[np.floating],
+        changes: Sequence[int] = (),
     ) -> None:
         """Draw these numbers; `changes` are the steps at which an intervention took effect."""
-        self._steps, self._values, self._changes = steps, values, tuple(changes)
+        self._title, self._steps, self._values = title, steps, values
+        self._changes = tuple(changes)
         self._lines = None
         self.refresh()
 
