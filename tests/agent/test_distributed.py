@@ -21,9 +21,9 @@ def run(how, is_attached, folder):
     """Run both ranks through torchrun; return what each wrote."""
     result = folder / f"{how}-{is_attached}"
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT),
-        how, "attached" if is_attached else "bare", str(result),
-    ]  # fmt: skip
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *(str(SCRIPT), how, "attached" if is_attached else "bare", str(result)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(Path(f"{result}.{rank}").read_text()) for rank in range(2)]

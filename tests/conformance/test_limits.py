@@ -62,6 +62,18 @@ def a_hook_changes_the_gradient() -> None:
     assert table[""]["param_grad.bias"].max == 20.0
 
 
+def a_hook_changes_the_optimizers_gradients() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.register_step_pre_hook(lambda o, a, k: [None, model.bias.grad.zero_()][0])
+
+    with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        rows = scope.latest()[""]
+    assert (rows["param_grad.bias"].max, rows["update.bias"].max) == (1.0, 0.0)
+
+
 def inside_of_a_transform() -> None:
     def work(model):
         values = {name: p.detach() for name, p in model.named_parameters()}
@@ -133,6 +145,9 @@ LIMITS = (
     Limit("a user's hook on the output's gradient comes after us",
           "PyTorch runs a tensor's hooks in the order in which they were placed",
           a_hook_changes_the_gradient),
+    Limit("a user's hook before the optimizer's step comes after us",
+          "PyTorch runs global step hooks before an optimizer's own",
+          a_hook_changes_the_optimizers_gradients),
     Limit("nothing is measured inside of torch.func's transforms",
           "their tensors stand for many and have no numbers of their own", inside_of_a_transform),
     Limit("nothing is measured on the meta device", "there are no numbers", on_the_meta_device),

@@ -2,6 +2,11 @@
 
 import pytest
 import torch
+
+pytest.importorskip(
+    "expecttest", reason="PyTorch's own samples need expecttest: pip install expecttest"
+)
+
 from cases.library import MODULES, samples_of
 
 FEW = 3

@@ -1,9 +1,19 @@
 """Programs that catch a careless observer: bare against attached."""
 
 import pytest
-from cases import backward, calling, checkpoints, living, modes, numbers, optimizing, outputs
+from cases import (
+    backward,
+    calling,
+    checkpoints,
+    living,
+    modes,
+    numbers,
+    optimizing,
+    outputs,
+    parameters,
+)
 
-ROOMS = (outputs, calling, checkpoints, backward, modes, optimizing, numbers, living)
+ROOMS = (outputs, calling, checkpoints, backward, modes, optimizing, parameters, numbers, living)
 ALL = [(room.__name__.rpartition(".")[2], case) for room in ROOMS for case in room.CASES]
 
 

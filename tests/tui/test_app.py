@@ -123,10 +123,11 @@ async def test_a_value_that_cannot_be_is_said_and_not_sent():
 
 async def test_the_default_of_a_clip_is_half_of_the_norm_that_is_there():
     async with desk() as one:
-        node = one.app.viewing.frame.tree.find("tokens")
-        norm = one.app.viewing.frame.measured.values["grad_norm"][node]
         await one.press("j", "i", "c", "enter")
-        assert one.source.submitted[0][1]["arguments"]["max_norm"] == pytest.approx(norm / 2, rel=0.06)
+        store = one.app.session.watched
+        norms = store.ring.series("grad_norm", store.tree.find("tokens"))
+        chosen = one.source.submitted[0][1]["arguments"]["max_norm"]
+        assert min(abs(2 * chosen / norm - 1) for norm in norms[-5:]) < 0.06  # two digits of it
 
 
 async def test_a_refusal_is_shown_with_its_reason():

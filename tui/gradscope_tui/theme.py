@@ -136,7 +136,7 @@ def role_styles(variables: Mapping[str, str]) -> dict[Role, Style]:
 def _style(color: Color, how: str) -> Style:
     is_bold, is_italic = ("b" in how) or None, ("i" in how) or None
     if "r" in how:
-        return Style(color="white", bgcolor=color.rich_color, bold=is_bold)
+        return Style(color="#ffffff", bgcolor=color.rich_color, bold=is_bold)
     if "g" in how:
         return Style(bgcolor=color.rich_color, bold=is_bold)
     return Style(color=color.rich_color, bold=is_bold, italic=is_italic)

@@ -1,6 +1,7 @@
 """Watched models inside of what changes the meaning of each operation: transforms and modes."""
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from trials import Case, Trial
@@ -81,6 +82,20 @@ def under_mode(make_mode):
     return run
 
 
+def with_fake_tensors(t: Trial) -> None:
+    """As in an estimate of memory: shapes without numbers."""
+    t.without_reference()
+    with FakeTensorMode():
+        model = t.watch(mlp())
+        optimizer = torch.optim.AdamW(model.parameters())
+        for _ in range(2):
+            output = model(rows())
+            output.sum().backward()
+            t.step(optimizer)
+            t.keep(shape=output.shape)
+    t.forget(model)
+
+
 def on_meta(t: Trial) -> None:
     t.without_reference()
     with torch.device("meta"):
@@ -94,5 +109,6 @@ CASES = (
     Case("forward-mode differentiation", forward_mode),
     Case("under a mode that counts operations", under_mode(CountsOperations)),
     Case("under a mode that counts functions", under_mode(CountsFunctions)),
+    Case("with fake tensors", with_fake_tensors),
     Case("on the meta device", on_meta),
 )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.testing._internal.two_tensor import TwoTensor
 from trials import Case, Trial, trained
 from trials.case import train
 
@@ -167,6 +168,12 @@ CASES = (
     Case("frozen dataclass", holding(FrozenAnswer)),
     Case("integers and booleans among the outputs", holding(
         lambda x: (x, x.argmax(-1), x > 0, x.shape))),
+    Case("sparse outputs, coordinates and rows", holding(lambda x: (x.to_sparse(), x.to_sparse_csr()))),
+    Case("nested outputs, strided and jagged", holding(
+        lambda x: [torch.nested.as_nested_tensor([x, x[:2]], layout=layout)
+                   for layout in (torch.strided, torch.jagged)])),
+    Case("two tensors in one: a subclass that wraps", trained(
+        lambda: Returns(lambda x: x * 2), lambda: TwoTensor(rows(), rows()), reference=False)),
     Case("zero-dimensional output", holding(lambda x: x.mean())),
     Case("empty output", holding(lambda x: (x, x[:0]))),
     Case("an output detached from the graph", holding(lambda x: (x, x.detach()))),

@@ -33,11 +33,17 @@ def loss_of(output: object) -> torch.Tensor:
     total = torch.zeros(())
     for _, tensor in tensors_in(output):
         if tensor.requires_grad and tensor.numel():
-            dense = tensor.to_dense() if tensor.layout is not torch.strided else tensor
+            dense = _dense(tensor)
             real = torch.view_as_real(dense) if dense.is_complex() else dense
             weights = torch.linspace(0.5, 1.5, real.numel(), dtype=real.dtype).view(real.shape)
             total = total + (real * weights).square().mean()
     return total
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_nested:
+        return torch.cat([part.reshape(-1) for part in tensor.unbind()])
+    return tensor.to_dense() if tensor.layout is not torch.strided else tensor
 
 
 def train(t: Trial, model, batches, optimizer=None, *, forward=None, recomputes_twice=False) -> None:
@@ -53,13 +59,17 @@ def train(t: Trial, model, batches, optimizer=None, *, forward=None, recomputes_
         t.keep(output=output, loss=loss)
 
 
-def trained(make_model, make_batch, *, steps=3, optimizer=None, before=None) -> Callable[[Trial], None]:
+def trained(
+    make_model, make_batch, *, steps=3, optimizer=None, before=None, reference=True
+) -> Callable[[Trial], None]:
     """Return a case that makes a model, watches it and trains it for some steps."""
 
     def run(t: Trial) -> None:
         model = make_model()
         if before is not None:
             before(model)
+        if not reference:
+            t.without_reference()
         t.watch(model)
         chosen = optimizer(model.parameters()) if optimizer is not None else None
         train(t, model, [make_batch() for _ in range(steps)], chosen)

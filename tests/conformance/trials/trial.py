@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 import gradscope
 from trials.reference import Reference, Row
@@ -186,6 +187,8 @@ def _latest(scope: gradscope.Scope) -> gradscope.Table | None:
 
 def copied(value):
     """Return a copy of tensors in plain structures, and of plain values."""
+    if is_traceable_wrapper_subclass(value):
+        return [copied(getattr(value, name)) for name in value.__tensor_flatten__()[0]]
     if isinstance(value, torch.Tensor):
         return value.detach().clone() if not value.is_quantized else value.dequantize()
     if isinstance(value, dict):
