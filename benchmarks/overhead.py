@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     torch.set_num_threads(1)
     results: list[Result] = []
-    print(f"pass: {native.pass_name()}; torch {torch.__version__}; one thread of {os.cpu_count()} cores")
+    print(
+        f"pass: {native.pass_name()}; torch {torch.__version__}; one thread of {os.cpu_count()} cores"
+    )
     print(f"{'workload':10}{'setting':10}{'ratio':>8}   {'middle half':17}{'bare step':>12}  rounds")
     with tempfile.TemporaryDirectory(prefix="gs-") as place:
         os.environ["GRADSCOPE_RUNTIME_DIR"] = place
@@ -67,7 +69,9 @@ def measure(workload: Workload, training: Training, setting: Setting, seconds: f
         with setting.on(training):
             _time_steps(training, setting.warm_up)
             within = _time_steps(training, count)
-        after = _time_steps(training, count + 1)[1:]  # the first pays for what the setting left in caches
+        after = _time_steps(training, count + 1)[
+            1:
+        ]  # the first pays for what the setting left in caches
         bare.append(average(before + after))
         ratios.append(average(within) / bare[-1])
     low, middle, high = statistics.quantiles(ratios, n=4)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "tui"))
 
-from gradscope_tui.app import GradscopeApp
 from synthetic_run import SyntheticRun, SyntheticSource, gpt_layers
+
+from gradscope_tui.app import GradscopeApp
 
 _BLOCK_LAYERS = 10
 _STEPS = 40

@@ -16,21 +16,25 @@ _HOME = {
     "Ack": "gradscope.protocol",
     "Client": "gradscope.client",
     "Intervention": "gradscope.agent",
+    "Report": "gradscope.doctor",
     "Scope": "gradscope.agent",
     "Stats": "gradscope.columns",
     "Table": "gradscope.columns",
     "attach": "gradscope.agent",
     "connect": "gradscope.client",
     "errors": "gradscope.errors",
+    "examine": "gradscope.doctor",
     "functional": "gradscope.functional",
     "nn": "gradscope.nn",
     "scopes": "gradscope.agent",
+    "time_function": "gradscope.doctor",
 }
 
 __all__ = [
     "Ack",
     "Client",
     "Intervention",
+    "Report",
     "Scope",
     "Stats",
     "Table",
@@ -38,9 +42,11 @@ __all__ = [
     "attach",
     "connect",
     "errors",
+    "examine",
     "functional",
     "nn",
     "scopes",
+    "time_function",
 ]
 
 if TYPE_CHECKING:
@@ -48,9 +54,22 @@ if TYPE_CHECKING:
     from gradscope.agent import Intervention, Scope, attach, scopes
     from gradscope.client import Client, connect
     from gradscope.columns import Stats, Table
+    from gradscope.doctor import Report, examine, time_function
     from gradscope.protocol import Ack
 
-_NEEDS_TORCH = frozenset({"Intervention", "Scope", "attach", "functional", "nn", "scopes"})
+_NEEDS_TORCH = frozenset(
+    {
+        "Intervention",
+        "Report",
+        "Scope",
+        "attach",
+        "examine",
+        "functional",
+        "nn",
+        "scopes",
+        "time_function",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:  # Any: the type is in the block above

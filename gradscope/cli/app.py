@@ -254,6 +254,47 @@ def config(json: Json = False) -> None:
     show(as_json=json)
 
 
+@app.command()
+def doctor(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE.py[:NAME]", help="All Functions of the file, or the one named."),
+    ],
+    json: Json = False,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="In a process of its own, which may crash or hang.")
+    ] = False,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Grade gradients that are meant to be inexact.")
+    ] = False,
+    no_second_order: Annotated[
+        bool, typer.Option("--no-second-order", help="Second derivatives are not wanted.")
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout", metavar="SECONDS", help="With --isolate: the longest, 120 by default."
+        ),
+    ] = None,
+) -> None:
+    """Find out what is wrong with the autograd Functions of a file.
+
+    Runs the file, which gives inputs with a function `example_inputs()`. Ends with 1 where a Function
+    has an error.
+    """
+    from gradscope.cli.doctor import run_doctor  # noqa: PLC0415 - its work loads torch
+
+    code = run_doctor(
+        file,
+        as_json=json,
+        is_isolated=isolate,
+        approximate=approximate,
+        second_order=not no_second_order,
+        timeout_s=timeout,
+    )
+    raise typer.Exit(code)
+
+
 def _watch(run: str | None, *, is_once: bool = False, is_readonly: bool = False) -> None:
     from gradscope.cli.watching import watch_run  # noqa: PLC0415 - loads zmq
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from gradscope.doctor.files import examine_file
+from gradscope.errors import UsageError
 
 
 def main(asked: str, result: str) -> None:
@@ -16,4 +17,7 @@ def main(asked: str, result: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except UsageError as error:
+        sys.exit(str(error))  # one line on stderr: the parent shows how it ends

@@ -95,7 +95,7 @@ def _load(path: Path) -> ModuleType:
     sys.modules[spec.name] = module  # inspect looks there for the source of what the file defines
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         raise UsageError(
             f"{path} cannot be run: {type(error).__name__}: {error}; run it by itself with Python first"

@@ -21,6 +21,7 @@ OPTIONS = {
     "interventions": set(),
     "remove": {"--all", "--timeout"},
     "config": {"--json"},
+    "doctor": {"--json", "--isolate", "--approximate", "--no-second-order", "--timeout"},
 }
 ENDS = {"--steps", "--for", "--keep", "--timeout"}
 INTERVENTIONS = {"clip", "clamp", "scale", "reverse", "stop", "noise"}

@@ -240,3 +240,51 @@ def test_a_run_that_does_not_exist_is_answered_with_those_there_are(places, tmp_
         connect().close()
         with pytest.raises(NothingToConnectError, match="training"):
             gradscope.connect("traning")
+
+
+WITH_WORKERS = """
+import torch, gradscope
+from torch import nn
+
+model = nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+scope = gradscope.attach(model, name="workers", every=1)
+loader = torch.utils.data.DataLoader(torch.randn(64, 4), batch_size=4, num_workers=2)
+for epoch in range(2):
+    for batch in loader:
+        optimizer.zero_grad()
+        model(batch).sum().backward()
+        optimizer.step()
+print(scope.step, scope.faults)
+"""
+
+
+def test_forked_data_loader_workers_touch_nothing_and_everything_ends(places):
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_WORKERS],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+    assert done.stdout.split() == ["32", "{}"]
+    assert "Traceback" not in done.stderr
+
+
+NOTEBOOK = """
+import torch, gradscope
+from torch import nn
+
+for attempt in range(3):
+    model = nn.Linear(4, 2)
+    gradscope.attach(model, hub=None, quiet=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+print(len(gradscope.scopes()))
+"""
+
+
+def test_a_cell_that_is_run_again_leaves_one_scope_only():
+    done = subprocess.run([sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]

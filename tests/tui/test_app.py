@@ -5,6 +5,11 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
+from synthetic_run import SyntheticRun, SyntheticSource
+from textual.widgets import Static
+
+from gradscope.errors import NothingToConnectError
+from gradscope.protocol import Runs
 from gradscope_tui.app import GradscopeApp
 from gradscope_tui.keys import KEYS
 from gradscope_tui.screens.help import HelpScreen
@@ -13,11 +18,6 @@ from gradscope_tui.screens.leaving import LeavingScreen
 from gradscope_tui.screens.main import InterventionBar, KeyLine, StatusLine, TabLine
 from gradscope_tui.screens.runs import RunsScreen
 from gradscope_tui.widgets.calm import Calm
-from synthetic_run import SyntheticRun, SyntheticSource
-from textual.widgets import Static
-
-from gradscope.errors import NothingToConnectError
-from gradscope.protocol import Runs
 
 DEADLINE_S = 15.0
 SIZES = pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])

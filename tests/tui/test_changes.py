@@ -1,11 +1,11 @@
 """Changes: pending until acknowledged, refused with a reason, undone one by one."""
 
 import pytest
-from gradscope_tui.changes import Change, Changes
 from synthetic_run import SyntheticRun, SyntheticSource
 
 from gradscope.errors import LinkError
 from gradscope.protocol import InterventionState
+from gradscope_tui.changes import Change, Changes
 
 CLIP = Change("install", "clip", (("max_norm", 0.5),), ("head",))
 STOP = Change("install", "stop", (), ("norm", "head"), is_kept=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from gradscope_tui.store.heat import Heat
 
 

@@ -1,9 +1,9 @@
 """The tree of layers."""
 
-from gradscope_tui.store import build_tree
 from synthetic_run import gpt_layers
 
 from gradscope.protocol import Layer
+from gradscope_tui.store import build_tree
 
 
 def names(tree, nodes):

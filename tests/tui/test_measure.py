@@ -3,11 +3,11 @@
 import math
 
 import numpy as np
-from gradscope_tui.store import build_tree, measure
 from synthetic_run import KINDS, SyntheticRun, gpt_layers
 
 from gradscope.columns import Block, Flags, Table
 from gradscope.protocol import Layer
+from gradscope_tui.store import build_tree, measure
 
 LAYERS = gpt_layers(blocks=2)
 TREE = build_tree(LAYERS)

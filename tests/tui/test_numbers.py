@@ -1,6 +1,7 @@
 """How numbers are written."""
 
 import pytest
+
 from gradscope_tui.view.cell import fit
 from gradscope_tui.view.numbers import (
     NUMBER_WIDTH,

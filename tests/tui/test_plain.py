@@ -3,10 +3,10 @@
 import time
 
 import pytest
-from gradscope_tui.plain import render_once
 
 from gradscope.client import connect
 from gradscope.errors import NothingToConnectError
+from gradscope_tui.plain import render_once
 
 
 def connected(run):

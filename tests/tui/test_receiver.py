@@ -4,11 +4,11 @@ import threading
 import time
 
 import pytest
-from gradscope_tui import receiver as receiving
-from gradscope_tui.receiver import Receiver
 from synthetic_run import SyntheticRun, SyntheticSource
 
 from gradscope.errors import IncompatibleError, NothingToConnectError
+from gradscope_tui import receiver as receiving
+from gradscope_tui.receiver import Receiver
 
 DEADLINE_S = 10.0
 

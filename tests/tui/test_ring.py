@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from gradscope_tui.store import StepRing
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gradscope_tui.store import StepRing
 
 
 def numbers(step, width=3):

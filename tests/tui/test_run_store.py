@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from gradscope_tui.store import RunStore, Session
 from msgspec import structs
 from synthetic_run import KINDS, SyntheticRun, gpt_layers
 
 from gradscope.protocol import Backfill, Layer, Manifest, Runs, Skipped, pack_layers
+from gradscope_tui.store import RunStore, Session
 
 RUN = SyntheticRun(layers=gpt_layers(blocks=1))
 

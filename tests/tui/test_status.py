@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+
+from gradscope.protocol import InterventionState
 from gradscope_tui.keys import KEYS, keys_shown
 from gradscope_tui.screens.help import help_text
 from gradscope_tui.view.lines import bar_cells, key_cells, tab_cells
 from gradscope_tui.view.status import Status, liveness, status_cells
 from gradscope_tui.view.words import ACTIONS, action_named, layers_in_words, sentence, short
-
-from gradscope.protocol import InterventionState
 
 LIVE = Status(
     run="gpt-7f3a",

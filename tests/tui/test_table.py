@@ -4,15 +4,15 @@ import itertools
 
 import numpy as np
 import pytest
-from gradscope_tui.store import RunStore
-from gradscope_tui.view.layout import GUTTER, choose_columns
-from gradscope_tui.view.rows import RowOrder, list_rows
-from gradscope_tui.view.table import TableView, by_layer, header_cells, number_cell, row_cells
 from synthetic_run import KINDS, SyntheticRun, gpt_layers
 
 from gradscope.columns import Block, Flags
 from gradscope.errors import UsageError
 from gradscope.protocol import InterventionState
+from gradscope_tui.store import RunStore
+from gradscope_tui.view.layout import GUTTER, choose_columns
+from gradscope_tui.view.rows import RowOrder, list_rows
+from gradscope_tui.view.table import TableView, by_layer, header_cells, number_cell, row_cells
 
 RUN = SyntheticRun(layers=gpt_layers(blocks=2), broken={3: ("blocks.1.mlp.fc1", 12)})
 
