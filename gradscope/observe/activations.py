@@ -109,7 +109,7 @@ class ActivationObserver:
             out = self._board.row(slot.index, f"out{suffix}")
             rows = slot.rows[path] = out, self._board.row(slot.index, f"grad{suffix}")
         self._board.add(rows[0], tensor)
-        if tensor.requires_grad:
+        if tensor.requires_grad or is_transforming():
             self._watch(slot.index, f"grad{suffix}", rows[1], tensor)
 
     def _watch(self, layer: int, kind: str, row: int, tensor: torch.Tensor) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 
 __all__ = [
@@ -91,13 +92,16 @@ def reduce_on_host(tensor: torch.Tensor, *, is_full: bool = False) -> Record:
 def reduce_change_on_host(now: torch.Tensor, before: torch.Tensor, *, is_full: bool = False) -> Record:
     """Return the record of now - before, each difference taken in float64; both on a CPU, of one shape.
 
-    A difference is subnormal below the normal range of float32; of float64, for float64 tensors.
+    Of complex parameters it is the magnitude of the change. A difference is subnormal below the normal range of float32; of float64, for float64 tensors.
     """
     record = Record(count=now.numel())
     bits = _BITS[torch.float64] if now.dtype is torch.float64 else _CHANGE_BITS
     rows = max(1, _CHANGE_BLOCK * len(now) // max(1, now.numel())) if now.dim() else 1
     for new, old in zip(_split(now.detach(), rows), _split(before.detach(), rows), strict=True):
-        change = new.double() - old.double()
+        if new.is_complex():
+            change = (new.to(torch.complex128) - old.to(torch.complex128)).abs()
+        else:
+            change = new.double() - old.double()
         _add_flat(record, change.reshape(-1), 1, bits if is_full else None)
     return record
 
@@ -212,6 +216,8 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
         raise Unmeasurable("a parameter whose shape is not known yet")
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # noqa: SLF001 - no public name
         raise Unmeasurable("a tensor inside a torch.func transform has no numbers of its own")
+    if isinstance(tensor, FakeTensor):
+        raise Unmeasurable("a fake tensor")
     to_local = getattr(tensor, "to_local", None)
     if to_local is not None:
         tensor = to_local()
