@@ -56,5 +56,5 @@ $(VENV)/runs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/tests: $(VENV)/runs
-	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/python -m pip install --editable '.[dev,conformance]'
 	@touch $@

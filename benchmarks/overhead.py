@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ class Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print a table, and write the results where that was asked for."""
     options = _options(arguments)
     torch.set_num_threads(1)
     results: list[Result] = []
@@ -117,4 +117,4 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ __all__ = ["SETTINGS", "Setting"]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """`warm_up` steps are run untimed once it is on. A sampled one is averaged, not its median taken."""
+    """`warm_up` steps are run untimed once it is on. A sampled one is averaged, no median taken."""
 
     name: str
     what: str
@@ -44,16 +45,33 @@ def _empty_tensor_hook(_gradient: Tensor) -> None:
     return None
 
 
-def _every_step(training: Training) -> AbstractContextManager[object]:
-    return gradscope.attach(training.model, training.optimizer, every=1, quiet=True)
+def _attached(
+    **options: Any,
+) -> Callable[[Training], AbstractContextManager[None]]:  # Any: attach's own
+    """Return what attaches gradscope, and afterwards makes sure that it did measure."""
+
+    @contextmanager
+    def on(training: Training) -> Iterator[None]:
+        with gradscope.attach(training.model, training.optimizer, quiet=True, **options) as scope:
+            yield
+            _check(scope, training.model)
+
+    return on
 
 
-def _every_step_full(training: Training) -> AbstractContextManager[object]:
-    return gradscope.attach(training.model, training.optimizer, every=1, detail="full", quiet=True)
+def _check(scope: gradscope.Scope, model: nn.Module) -> None:
+    """Raise where a fault had switched observing off, or a layer with parameters was not measured.
 
-
-def _default(training: Training) -> AbstractContextManager[object]:
-    return gradscope.attach(training.model, training.optimizer, quiet=True)
+    A run that measures nothing is fast: without this it would pass for a good one.
+    """
+    if scope.faults:
+        raise RuntimeError(f"gradscope failed in the benchmark, the figure is void: {scope.faults}")
+    table = scope.latest()
+    for name, module in model.named_modules():
+        if name and not any(True for _ in module.children()) and list(module.parameters()):
+            for kind in ("out", "grad", "param_grad", "update"):
+                if not table[name][kind].is_measured:
+                    raise RuntimeError(f"{kind} of {name} was not measured, the figure is void")
 
 
 SETTINGS = {
@@ -61,8 +79,8 @@ SETTINGS = {
     for setting in (
         Setting("A/A", "the bare program once more", lambda _: nullcontext()),
         Setting("floor", "empty hooks on each leaf module and its output", _empty_hooks),
-        Setting("core", "attached, every step observed, streamed to a hub", _every_step),
-        Setting("full", "the same at full detail", _every_step_full),
-        Setting("budget", "attached as by default, after 50 steps", _default, 50, is_sampled=True),
+        Setting("core", "attached, every step observed, streamed to a hub", _attached(every=1)),
+        Setting("full", "the same at full detail", _attached(every=1, detail="full")),
+        Setting("budget", "attached as by default, after 50 steps", _attached(), 50, is_sampled=True),
     )
 }

@@ -22,6 +22,7 @@ class Training:
     loss: Callable[[], Tensor]
 
     def step(self) -> None:
+        """Train one step."""
         self.optimizer.zero_grad()
         self.loss().backward()
         self.optimizer.step()
@@ -71,7 +72,8 @@ class _Attention(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:  # noqa: N803 - the dimensions
         batch, length, width = x_BTD.shape
         split = self.qkv(x_BTD).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*split, is_causal=True)
+        q, k, v = split.unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         y: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
         return y
 

@@ -2,6 +2,7 @@
 
 Swish: Ramachandran et al., "Searching for activation functions", 2017. Mish: Misra, 2019. Hard Swish:
 Howard et al., "Searching for MobileNetV3", 2019.
+Run, it draws the curves too (`--save FILE.png`: a picture).
 """
 
 import torch
@@ -123,7 +124,23 @@ def example_inputs():
     return dict.fromkeys(names, (x,)) | {"LearnableSwish": (x, torch.tensor([1.5]))}
 
 
+def panels():
+    """Return the curves of ReLU, Swish, Mish, GELU and tanh, and of their derivatives."""
+    called = {f.__name__: f.apply for f in (Relu, Swish, Mish)}
+    called |= {"GELU": functional.gelu, "Tanh": Tanh.apply}
+    values, slopes = {}, {}
+    for name, function in called.items():
+        x = torch.linspace(-5, 5, 201).requires_grad_()
+        y = function(x)
+        y.sum().backward()
+        values[name] = x.tolist(), y.tolist()
+        slopes[name] = x.tolist(), x.grad.tolist()
+    return {"activations": values, "their derivatives": slopes}
+
+
 if __name__ == "__main__":
+    from curves import show
+
     points = torch.tensor([-3.5, -1.0, 0.5, 2.0, 3.5])
     for function in (Sigmoid, Relu, Tanh, Swish, Mish, HardSwish):
         x = points.clone().requires_grad_()
@@ -140,3 +157,4 @@ if __name__ == "__main__":
         torch.autograd.functional.hessian(lambda v: Sigmoid.apply(v).sum(), one).item(),
     )
     print("gradcheck in double:", torch.autograd.gradcheck(Sigmoid.apply, (one,)))
+    show(panels())

@@ -1,10 +1,12 @@
 """`Scope`: gradscope's presence in one training process, and a person's handle on it."""
 
+import logging
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
@@ -19,14 +21,20 @@ from gradscope.agent.identity import hello_of
 from gradscope.agent.intervention import Intervention
 from gradscope.agent.publisher import Publisher
 from gradscope.agent.scalars import ScalarLog
+from gradscope.agent.uncaught import ExceptHook, account_of
 from gradscope.columns import Table
-from gradscope.errors import NotMeasuredError
+from gradscope.errors import NotMeasuredError, UsageError
 from gradscope.hooks import LayerInfo, LayerPatterns, layers_of
 from gradscope.intervene import End, Entry, Ledger
 from gradscope.observe import Sampler
 from gradscope.protocol import Ack, Event, InterventionState, Message
 
+if TYPE_CHECKING:
+    from gradscope.doctor import Report
+
 __all__ = ["Scope"]
+
+_log = logging.getLogger("gradscope")
 
 
 class Scope:
@@ -56,7 +64,7 @@ class Scope:
         self.run = run
         self._hello = hello_of(run, record)
         self._names: list[str] = []
-        self._model_type = type(model).__name__
+        self._model = weakref.ref(model)
         self._latest: FinishedStep | None = None
         self._scalars = ScalarLog()
         self._sequence = 0
@@ -170,6 +178,22 @@ class Scope:
         """Add Gaussian noise to the gradient, from a generator of its own that begins at `seed`."""
         return self._intervene("noise", {"std": std, "seed": seed}, layers, site)
 
+    def examine(self, *inputs: object, **keywords: object) -> "list[Report]":
+        """Examine the custom autograd Functions that the model uses, with what it calls them with.
+
+        Give what the training passes to the model. A copy of it runs on that, outside of the training,
+        which stays bitwise the same; call it from the training's own thread. A Function that only the
+        loss uses, outside of the model, is not among them. See `gradscope.doctor.examine_model`.
+
+        Raises UsageError where the model is gone, cannot be copied, or cannot run on the inputs.
+        """
+        from gradscope.doctor import examine_model  # noqa: PLC0415 - seldom wanted, and slow to load
+
+        model = self._model()
+        if model is None:
+            raise UsageError(f"the model of run {self.run!r} is gone; nothing is left to be examined")
+        return examine_model(model, inputs, keywords)
+
     def detach(self) -> None:
         """Take everything off the model and end the link. Nothing stays. May be called again."""
         if self._is_off:
@@ -194,6 +218,8 @@ class Scope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None and not self._is_off:
+            self._on_exception(error)
         self.detach()
 
     def __repr__(self) -> str:
@@ -211,6 +237,9 @@ class Scope:
             )
             self._publisher.start()
         self._engine.start()
+        except_hook = ExceptHook(self._on_exception)
+        except_hook.install()
+        self.when_detached(except_hook.remove)
 
     def _intervene(
         self, action: str, arguments: dict[str, float], layers: LayerPatterns, site: str
@@ -244,7 +273,8 @@ class Scope:
     def _on_layers(self, layers: Sequence[LayerInfo], revision: int) -> None:
         self._names = [layer.name for layer in layers]
         self._watched_count = sum(layer.is_watched for layer in layers)
-        manifest = manifest_message(self.run, self._hello.rank, revision, self._model_type, layers)
+        model_type = type(self._model()).__name__
+        manifest = manifest_message(self.run, self._hello.rank, revision, model_type, layers)
         self._manifest = manifest
         if self._publisher is not None:
             self._publisher.put(lambda: manifest)
@@ -284,6 +314,18 @@ class Scope:
     def _answer(self, ack: Ack) -> None:
         if self._publisher is not None:
             self._publisher.put_now(lambda: ack)
+
+    def _on_exception(self, error: BaseException) -> None:
+        """Tell of an exception that ends the run; it goes on as it is."""
+        if not isinstance(error, Exception):
+            return
+        try:
+            account = account_of(error, self._model())
+            if account.is_known:
+                _log.error("gradscope: %s", account.text)
+            self._tell("error", account.code, account.text)
+        except Exception as fault:  # noqa: BLE001 - ours must not hide the training's
+            self._faults.report("naming an exception", fault, "The exception goes on as it is.")
 
     def _tell(self, level: str, code: str, text: str) -> None:
         if self._publisher is not None:

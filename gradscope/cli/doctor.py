@@ -69,7 +69,6 @@ def split_target(target: str) -> tuple[Path, str | None]:
 def _examine(path: Path, name: str | None, approximate: bool, second_order: bool) -> list["Report"]:
     with _missing_torch_in_words():
         from gradscope.doctor import examine_file  # noqa: PLC0415 - loads torch
-    sys.path.insert(0, str(path.parent.absolute()))  # a script finds what lies beside it
     return examine_file(path, name, approximate=approximate, second_order=second_order)
 
 

@@ -62,7 +62,7 @@ class Known:
             self.runs = ()
 
     def note(self, message: Message) -> bool:
-        """Take in a message; return False for a step that came before and is not to be shown again."""
+        """Take in a message; return False for what belongs to the past and is not to be shown."""
         with self._changed:
             is_new = self._note(message)
             self._changed.notify_all()
@@ -132,6 +132,7 @@ class Known:
                 self._awaits_past = False
             case Backfill(run=self.run, state="end"):
                 self.is_synchronised = not self._awaits_past
+                return self.is_synchronised
             case Step(run=self.run):
                 return not self._awaits_past and self._note_step(message)
             case _:

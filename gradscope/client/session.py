@@ -76,7 +76,6 @@ class Session:
         self.known.watch(subscription.run, awaits_past=subscription.backfill)
         self.inbox.clear()
         self.is_listening = is_listening
-        self._subscription = subscription
         self._wish(subscription)
 
     def ask_for_runs(self) -> None:
@@ -158,7 +157,6 @@ class Session:
             self.known.forget_runs()
         self._epoch = epoch
         self._granted_steps = 0
-        self._wishes.clear()
         self._asked.repeat()
         link.send(Runs())
         if self._subscription is not None:
@@ -166,7 +164,10 @@ class Session:
 
     def _say(self, link: Link) -> None:
         while self._wishes:
-            link.send(self._wishes.popleft())
+            wish = self._wishes.popleft()
+            if isinstance(wish, Subscribe):
+                self._subscription = wish  # here, lest a new hub is told of it twice
+            link.send(wish)
         self._asked.send(lambda command: self._may_ask(command) and link.send(command))
         credit = self._due_credit()
         if credit >= _GRANT_STEPS and self._subscription and link.send(Credit(count=credit)):

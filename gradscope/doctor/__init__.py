@@ -4,6 +4,7 @@ from gradscope.doctor.codes import CODES, SEVERITIES
 from gradscope.doctor.examine import examine
 from gradscope.doctor.files import examine_file, examine_file_isolated
 from gradscope.doctor.messages import KNOWN_MESSAGES, KnownMessage, recognise
+from gradscope.doctor.model import examine_model
 from gradscope.doctor.report import REPORT_VERSION, CheckItem, Finding, Report, Step
 from gradscope.doctor.timing import Timing, time_function
 
@@ -21,6 +22,7 @@ __all__ = [
     "examine",
     "examine_file",
     "examine_file_isolated",
+    "examine_model",
     "recognise",
     "time_function",
 ]

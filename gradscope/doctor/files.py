@@ -5,12 +5,13 @@ Inputs come from a static method `example_inputs()` of the Function, or from a f
 Function's name to a tuple.
 """
 
+import contextlib
 import importlib.util
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -34,13 +35,17 @@ def examine_file(
     Runs the file. Raises UsageError where it is missing, cannot be run, has no such Function, or
     gives no example inputs.
     """
-    module = _load(Path(path))
-    return [
-        examine(
-            function, *_inputs_of(function, module), approximate=approximate, second_order=second_order
-        )
-        for function in _functions_of(module, name)
-    ]
+    with _finding_what_lies_beside(Path(path)):
+        module = _load(Path(path))
+        return [
+            examine(
+                function,
+                *_inputs_of(function, module),
+                approximate=approximate,
+                second_order=second_order,
+            )
+            for function in _functions_of(module, name)
+        ]
 
 
 def examine_file_isolated(
@@ -81,6 +86,18 @@ def examine_file_isolated(
             )
         reports: list[Mapping[str, Any]] = json.loads(result.read_text(encoding="utf-8"))
     return [Report.from_dict(report) for report in reports]
+
+
+@contextlib.contextmanager
+def _finding_what_lies_beside(path: Path) -> Iterator[None]:
+    """Let the file import its neighbours, as it can when Python runs it."""
+    folder = str(path.parent.absolute())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
 
 
 def _load(path: Path) -> ModuleType:

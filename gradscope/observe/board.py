@@ -138,8 +138,11 @@ class Board:
 
     def add_change(self, rows: Targets, tensor: torch.Tensor, before: torch.Tensor) -> None:
         """Reduce a tensor's change since a copy was made of it."""
-        if tensor.device.type == "cpu":
-            self._add_record(rows, reduce_change_on_host(tensor, before, is_full=self._is_full))
+        if tensor.device.type == "cpu" and tensor.layout is torch.strided:
+            try:
+                self._add_record(rows, reduce_change_on_host(tensor, before, is_full=self._is_full))
+            except Unmeasurable:
+                self.mark_unmeasured(rows)
         elif tensor.dtype in (torch.float16, torch.bfloat16):
             self._add_eagerly(tensor.float() - before.float(), rows)
         else:

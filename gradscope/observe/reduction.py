@@ -92,12 +92,14 @@ def reduce_on_host(tensor: torch.Tensor, *, is_full: bool = False) -> Record:
 def reduce_change_on_host(now: torch.Tensor, before: torch.Tensor, *, is_full: bool = False) -> Record:
     """Return the record of now - before, each difference taken in float64; both on a CPU, of one shape.
 
-    Of complex parameters it is the magnitude of the change. A difference is subnormal below the normal range of float32; of float64, for float64 tensors.
+    Of complex parameters it is the magnitude of the change. A difference is subnormal below the normal
+    range of float32; of float64, for float64 tensors. Raises Unmeasurable as `reduce_on_host` does.
     """
+    now, before = _plain(now).detach(), _plain(before).detach()
     record = Record(count=now.numel())
     bits = _BITS[torch.float64] if now.dtype is torch.float64 else _CHANGE_BITS
     rows = max(1, _CHANGE_BLOCK * len(now) // max(1, now.numel())) if now.dim() else 1
-    for new, old in zip(_split(now.detach(), rows), _split(before.detach(), rows), strict=True):
+    for new, old in zip(_split(now, rows), _split(before, rows), strict=True):
         if new.is_complex():
             change = (new.to(torch.complex128) - old.to(torch.complex128)).abs()
         else:

@@ -1,6 +1,8 @@
 """The examples run as scripts and print the numbers that they promise."""
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,9 @@ PRINTED = {
 
 
 @pytest.mark.parametrize("name", PRINTED)
-def test_an_example_prints_its_numbers(name, capsys):
+def test_an_example_prints_its_numbers(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name])
+    monkeypatch.syspath_prepend(FOLDER)  # as where Python runs the script
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     printed = capsys.readouterr().out
     for words in PRINTED[name]:
@@ -55,13 +59,65 @@ def test_an_example_prints_its_numbers(name, capsys):
 
 
 def test_every_example_is_run():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {*PRINTED, "regression"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*PRINTED, "regression", "curves"}
 
 
 @pytest.mark.slow
 def test_the_regression_finds_the_parameters():
     fit = runpy.run_path(str(FOLDER / "regression.py"))["fit"]
-    parameters, first, last = fit()
-    for found, true in zip(parameters, (2.0, -3.0, 1.0), strict=True):
+    losses, parameters = fit()
+    for found, true in zip(parameters[-1], (2.0, -3.0, 1.0), strict=True):
         assert abs(found - true) < 0.15
-    assert last < 0.4 < first
+    assert losses[-1] < 0.4 < losses[0]
+    assert len(losses) == len(parameters) == 300
+
+
+def run_activations(*arguments, hidden=()):
+    """Run the example as a script; `hidden` libraries are as if they were not installed."""
+    script = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({hidden!r})); "
+        f"sys.path.insert(0, {str(FOLDER)!r}); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    path = str(FOLDER / "activations.py")
+    script = script.replace("sys.argv[0]", repr(path))
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_curves_are_drawn_in_the_terminal():
+    pytest.importorskip("plotext")
+    ran = run_activations()
+    assert (ran.returncode, ran.stderr) == (0, "")
+    for words in ("activations", "their derivatives", "Relu", "Swish", "Mish", "GELU", "Tanh"):
+        assert words in ran.stdout.split("gradcheck in double")[1]
+    assert "\x1b" not in ran.stdout
+
+
+def test_curves_are_saved_as_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    ran = run_activations("--save", str(tmp_path / "curves.png"))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_the_libraries_the_numbers_come_and_the_rest_is_said_in_words(tmp_path):
+    ran = run_activations(hidden=("plotext", "matplotlib"))
+    assert ran.returncode == 0
+    assert "gradcheck in double: True" in ran.stdout
+    assert "no curves: this needs plotext, which is not installed here: pip install" in ran.stderr
+    ran = run_activations("--save", str(tmp_path / "c.png"), hidden=("plotext", "matplotlib"))
+    assert ran.returncode == 2
+    assert "--save: this needs matplotlib, which is not installed here" in ran.stderr
+
+
+def test_the_curves_of_the_regression_are_its_losses_and_parameters():
+    panels = runpy.run_path(str(FOLDER / "regression.py"))["panels"]
+    loss, parameters = panels([100.0, 1.0], [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]).values()
+    assert loss == {"loss": (range(1, 3), [2.0, 0.0])}
+    assert [list(ys) for _, ys in parameters.values()] == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]

@@ -1,4 +1,4 @@
-"""The native pass against NumPy in float64 and against the eager pass, for each pass of this processor."""
+"""The native pass against NumPy in float64 and the eager pass, for each pass of this processor."""
 
 import ctypes
 import math

@@ -69,7 +69,7 @@ def _stats_line(kind: str, stats: Stats, shown: int) -> tuple[Cell, ...]:
     bad = ", ".join(f"{word} {count(n)}" for word, n in _nonfinite(stats) if n)
     role: Role = "bad" if bad else "dim"
     many = Cell(fit(bad or count(stats.count), max(_COUNT_WIDTH, len(bad))), role)
-    return (label, *numbers, many, Cell(_notes(stats), "merged"))
+    return (label, *numbers, many, Cell(_notes(root, stats), "merged"))
 
 
 def _nonfinite(stats: Stats) -> tuple[tuple[str, int], ...]:
@@ -82,8 +82,9 @@ def _number(value: float) -> Cell:
     return Cell(fit(("-" if value < 0 else " ") + aligned(abs(value)), 11))
 
 
-def _notes(stats: Stats) -> str:
-    notes = [] if stats.calls == 1 else [f"{count(stats.calls)} calls"]
+def _notes(root: str, stats: Stats) -> str:
+    is_called = root.startswith(("out", "grad"))  # a layer's parameters merge too, and are not called
+    notes = [f"{count(stats.calls)} calls"] if is_called and stats.calls != 1 else []
     notes += [
         f.name.lower()
         for f in (Flags.SAMPLED, Flags.SCALED, Flags.MERGED)
