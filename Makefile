@@ -15,7 +15,7 @@ endif
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast check format picture clean
+.PHONY: help demo test test-fast check format picture bench clean
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
@@ -42,6 +42,10 @@ format: $(VENV)/tests  ## bring the code into its form
 
 picture: $(VENV)/runs  ## draw docs/demo.svg: the real UI on the demo
 	$(BIN)/python docs/picture.py docs/demo.svg
+
+bench: $(VENV)/runs  ## measure what observing costs, as ratios against the bare program
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python benchmarks/tui_layers.py
 
 clean:  ## remove what these targets made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -40,9 +40,13 @@ _log = logging.getLogger("gradscope")
 class Scope:
     """gradscope on one model, from `attach` to `detach`. Also a context manager.
 
-    It holds the model weakly and ends when the model goes. All methods may be called from any thread;
-    none waits for the device, the link or a viewer.
+    It holds the model weakly and ends when the model goes. But for `examine`, all methods may be called
+    from any thread, and none waits for the device, the link or a viewer.
     """
+
+    _latest: FinishedStep | None = None
+    _sequence = 0
+    _publisher: Publisher | None = None
 
     def __init__(
         self,
@@ -65,10 +69,7 @@ class Scope:
         self._hello = hello_of(run, record)
         self._names: list[str] = []
         self._model = weakref.ref(model)
-        self._latest: FinishedStep | None = None
         self._scalars = ScalarLog()
-        self._sequence = 0
-        self._publisher: Publisher | None = None
         self._is_off = is_inert
         self._when_detached: list[Callable[[], object]] = []
         self._faults = Faults(lambda code, text: self._tell("warning", code, text))
