@@ -24,7 +24,7 @@ class Training:
     def step(self) -> None:
         """Train one step."""
         self.optimizer.zero_grad()
-        self.loss().backward()
+        self.loss().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step()
 
 

@@ -19,6 +19,16 @@ from gradscope.transport.lock import HUB_LOCK, holder_pid
 DEADLINE_S = 15.0
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Let the processes of tests be interrupted, also where a shell runs the tests in the background.
+
+    Such a shell has them ignore SIGINT, and their children would inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A runtime and a data directory of the test's own, short enough for sockets."""
