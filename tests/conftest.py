@@ -11,12 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gradscope.protocol import Hello
 from gradscope.transport import HubAddress, Link, ensure_hub, hub_address
 from gradscope.transport.lock import HUB_LOCK, holder_pid
 
 DEADLINE_S = 15.0
+
+# How fast a machine makes examples is no property of the code; what fails once must fail again.
+settings.register_profile("steady", suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -38,6 +38,7 @@ from gradscope.hooks import (
     Structure,
     has_compiled,
     hidden_from_modes,
+    is_plain,
     quiet_about_global_hooks,
     replace_tensors,
 )
@@ -184,8 +185,11 @@ class StepEngine:
         self._idle.note_seen()
         if self._is_observed:
             try:
-                with hidden_from_modes():
+                if is_plain(output):
                     self._observe(slot, output)
+                else:
+                    with hidden_from_modes():
+                        self._observe(slot, output)
             except Exception as error:  # noqa: BLE001 - ours must not become the training's
                 self._give_up("observing activations", error)
         if slot.chain and torch.is_grad_enabled():
@@ -208,8 +212,11 @@ class StepEngine:
     def _on_gradient(self, token: Token, gradient: torch.Tensor) -> None:
         began_s = time.perf_counter()
         try:
-            with hidden_from_modes():
+            if is_plain(gradient):
                 self._measurement.see_gradient(token, gradient)
+            else:
+                with hidden_from_modes():
+                    self._measurement.see_gradient(token, gradient)
         except Exception as error:  # noqa: BLE001 - as above
             self._give_up("observing gradients", error)
         self._inside_s += time.perf_counter() - began_s

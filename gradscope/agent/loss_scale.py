@@ -43,7 +43,8 @@ class LossScale:
         between two forwards of a step tells that the first ended without the optimizer.
         """
         if self._scaler is None:
-            self._is_suspect = self._is_suspect or _is_half_autocast()
+            if not self._is_suspect and torch._C._is_any_autocast_enabled():  # noqa: SLF001 - the quick question
+                self._is_suspect = _is_half_autocast()
             return False
         iteration = self._scaler._per_optimizer_states  # noqa: SLF001 - the only trace that update() leaves
         was_skipped = self._iteration is not None and iteration is not self._iteration

@@ -4,7 +4,7 @@ from gradscope.hooks.backward import GradientHook, is_recomputing, watch_gradien
 from gradscope.hooks.compiled import CompiledHook, Seen, has_compiled
 from gradscope.hooks.forward import ForwardHook, SlotTable, quiet_about_global_hooks
 from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of, match_names
-from gradscope.hooks.modes import hidden_from_modes, is_transforming
+from gradscope.hooks.modes import hidden_from_modes, is_plain, is_transforming
 from gradscope.hooks.optimizers import Closure, OptimizerHook, parameters_of
 from gradscope.hooks.structure import Structure
 from gradscope.hooks.tensors import find_tensors, is_measurable, replace_tensors
@@ -25,6 +25,7 @@ __all__ = [
     "has_compiled",
     "hidden_from_modes",
     "is_measurable",
+    "is_plain",
     "is_recomputing",
     "is_transforming",
     "layers_of",

@@ -1,10 +1,14 @@
 """A hook on one tensor's gradient, and where in a backward pass we are."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
+
+_OURS = -1
+"""The key of our hook among a tensor's: torch numbers its handles from 0 on."""
 
 __all__ = ["GradientHook", "is_recomputing", "watch_gradient"]
 
@@ -51,6 +55,15 @@ def watch_gradient(tensor: torch.Tensor, hook: GradientHook) -> RemovableHandle 
 
     A tensor of the graph lets go of its hook when the graph goes, and None is returned. A leaf (a
     module that returns its parameter) would keep it for good: its handle is returned, to be removed.
+
+    For a tensor that has no hook yet this does what `register_hook` does, without making a handle that
+    nobody would use: that is most of its time.
     """
+    if type(tensor) is torch.Tensor and tensor._backward_hooks is None:  # noqa: SLF001 - as register_hook
+        node = tensor.grad_fn
+        if node is not None:
+            tensor._backward_hooks = OrderedDict({_OURS: hook})  # noqa: SLF001 - as above
+            node._register_hook_dict(tensor)  # noqa: SLF001 - as above
+            return None
     handle = tensor.register_hook(hook)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return handle if tensor.is_leaf else None

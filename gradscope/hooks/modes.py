@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["hidden_from_modes", "is_transforming"]
+__all__ = ["hidden_from_modes", "is_plain", "is_transforming"]
 
 
 def hidden_from_modes() -> AbstractContextManager[object]:
@@ -16,6 +16,15 @@ def hidden_from_modes() -> AbstractContextManager[object]:
     stack.enter_context(_disable_current_modes())
     stack.enter_context(torch._C.DisableTorchFunction())  # noqa: SLF001 - as above
     return stack
+
+
+def is_plain(value: object) -> bool:
+    """Whether it is a tensor of no subclass, with no mode about: nobody sees what is done to it."""
+    return (
+        type(value) is torch.Tensor
+        and not torch._C._len_torch_function_stack()  # noqa: SLF001 - no public names
+        and not torch._C._len_torch_dispatch_stack()  # noqa: SLF001 - as above
+    )
 
 
 def is_transforming() -> bool:

@@ -1,7 +1,8 @@
 """Outputs and their gradients: what a forward hook sees, and the hooks that it leaves on tensors."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -20,23 +21,29 @@ from gradscope.observe.board import Board
 __all__ = ["ActivationObserver", "LayerSlot", "Token"]
 
 
-class Token(NamedTuple):
-    """What a hook on a tensor remembers: the step it was placed in, and where its gradient belongs."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one tensor of a layer's output belongs on the board, and its gradient."""
 
-    epoch: int
     layer: int
     kind: str
-    row: int
+    out_row: int
+    grad_row: int
+
+
+Token: TypeAlias = tuple[int, Place]
+"""What a hook on a tensor remembers: the step it was placed in, and where its gradient belongs."""
 
 
 class LayerSlot:
-    """What the observer keeps for one layer: its index, and its rows by path."""
+    """What the observer keeps for one layer: its index, and its places by path."""
 
-    __slots__ = ("index", "rows")
+    __slots__ = ("arriving", "index", "places")
 
     def __init__(self, layer: LayerInfo) -> None:
         self.index = layer.index
-        self.rows: dict[str, tuple[int, int]] = {}
+        self.places: dict[str, Place] = {}
+        self.arriving: Place | None = None
 
 
 class ActivationObserver:
@@ -87,7 +94,10 @@ class ActivationObserver:
 
     def watch_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
         """Watch the gradient that arrives at a layer's intervention, before it is changed."""
-        self._watch(slot.index, "grad_arriving", self._board.row(slot.index, "grad_arriving"), tensor)
+        if slot.arriving is None:
+            row = self._board.row(slot.index, "grad_arriving")
+            slot.arriving = Place(slot.index, "grad_arriving", row, row)
+        self._watch(slot.arriving, tensor)
 
     def add_gradient(self, token: Token, gradient: torch.Tensor) -> None:
         """Measure a gradient; one that belongs to an earlier step is ignored.
@@ -95,28 +105,30 @@ class ActivationObserver:
         A backward pass that builds a graph (`create_graph=True`, as a gradient penalty's does) is no
         gradient of the loss: it goes into a row of its own.
         """
-        if token.epoch != self._epoch:
+        epoch, place = token
+        if epoch != self._epoch:
             return
-        row = token.row
+        row = place.grad_row
         if torch.is_grad_enabled():
-            row = self._board.row(token.layer, token.kind.replace("grad", "grad_create_graph", 1))
+            row = self._board.row(place.layer, place.kind.replace("grad", "grad_create_graph", 1))
         self._board.add(row, gradient)
 
     def _observe(self, slot: LayerSlot, path: str, tensor: torch.Tensor) -> None:
-        suffix = f".{path}" if path else ""
-        rows = slot.rows.get(path)
-        if rows is None:
-            out = self._board.row(slot.index, f"out{suffix}")
-            rows = slot.rows[path] = out, self._board.row(slot.index, f"grad{suffix}")
-        self._board.add(rows[0], tensor)
+        place = slot.places.get(path) or self._allot(slot, path)
+        self._board.add(place.out_row, tensor)
         if tensor.requires_grad or is_transforming():
-            self._watch(slot.index, f"grad{suffix}", rows[1], tensor)
+            self._watch(place, tensor)
 
-    def _watch(self, layer: int, kind: str, row: int, tensor: torch.Tensor) -> None:
-        self._board.expect(row)
+    def _allot(self, slot: LayerSlot, path: str) -> Place:
+        suffix = f".{path}" if path else ""
+        out, grad = (self._board.row(slot.index, kind + suffix) for kind in ("out", "grad"))
+        place = slot.places[path] = Place(slot.index, f"grad{suffix}", out, grad)
+        return place
+
+    def _watch(self, place: Place, tensor: torch.Tensor) -> None:
+        self._board.expect(place.grad_row)
         if is_transforming():
             return
-        token = Token(self._epoch, layer, kind, row)
-        handle = watch_gradient(tensor, GradientHook(self._on_gradient, token))
+        handle = watch_gradient(tensor, GradientHook(self._on_gradient, (self._epoch, place)))
         if handle is not None:
             self._leaf_handles.append(handle)
