@@ -13,7 +13,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,8 +24,7 @@ from gradscope.agent.faults import Faults
 from gradscope.agent.forward_plan import ForwardPlan, Slot
 from gradscope.agent.idle import IdleWatch
 from gradscope.agent.loss_scale import LossScale
-from gradscope.agent.measurement import EndedStep, Measurement
-from gradscope.columns import Block
+from gradscope.agent.measurement import EndedStep, FinishedStep, Measurement
 from gradscope.hooks import (
     Closure,
     CompiledHook,
@@ -45,26 +43,9 @@ from gradscope.hooks import (
 from gradscope.intervene import Ledger
 from gradscope.observe import Sampler, Token
 
-__all__ = ["FinishedStep", "StepEngine"]
+__all__ = ["StepEngine"]
 
 _SKIPPED = "the GradScaler skipped an iteration before step {step}: its gradients were not finite"
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedStep:
-    """One observed step. `cost` is the fraction of time that observing takes at present.
-
-    `names` are the layers that the block's rows speak of: those of the manifest's `revision`.
-    """
-
-    names: tuple[str, ...]
-    revision: int
-    step: int
-    time_s: float
-    step_time_s: float
-    every: int
-    cost: float | None
-    block: Block
 
 
 class StepEngine:
@@ -322,16 +303,7 @@ class StepEngine:
     def _deliver(self, *, wait: bool) -> None:
         while self._ended and (wait or self._ended[0].harvest.is_ready()):
             ended = self._ended.popleft()
-            finished = FinishedStep(
-                names=ended.names,
-                revision=ended.revision,
-                step=ended.step,
-                time_s=ended.time_s,
-                step_time_s=ended.step_time_s,
-                every=self._sampler.every,
-                cost=self._sampler.cost(),
-                block=ended.block(),
-            )
+            finished = ended.finished(self._sampler.every, self._sampler.cost())
             self._on_observed(finished)
 
     def _timed(self, part: str, work: Callable[[], object]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch.nn.parameter import is_lazy
 
-from gradscope.agent.engine import FinishedStep
+from gradscope.agent.measurement import FinishedStep
 from gradscope.hooks import LayerInfo
 from gradscope.intervene import Entry
 from gradscope.protocol import (

@@ -20,7 +20,24 @@ from gradscope.observe import (
     Token,
 )
 
-__all__ = ["EndedStep", "Measurement"]
+__all__ = ["EndedStep", "FinishedStep", "Measurement"]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """One observed step. `cost` is the fraction of time that observing takes at present.
+
+    `names` are the layers that the block's rows speak of: those of the manifest's `revision`.
+    """
+
+    names: tuple[str, ...]
+    revision: int
+    step: int
+    time_s: float
+    step_time_s: float
+    every: int
+    cost: float | None
+    block: Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +55,18 @@ class EndedStep:
     time_s: float
     step_time_s: float
 
-    def block(self) -> Block:
-        """Return the rows, true to the loss scale; waits for a device that is not ready."""
-        return self.correct(self.harvest.block())
+    def finished(self, every: int, cost: float | None) -> FinishedStep:
+        """Return the step with its rows, true to the loss scale; waits for a device not ready."""
+        return FinishedStep(
+            names=self.names,
+            revision=self.revision,
+            step=self.step,
+            time_s=self.time_s,
+            step_time_s=self.step_time_s,
+            every=every,
+            cost=cost,
+            block=self.correct(self.harvest.block()),
+        )
 
 
 class Measurement:

@@ -14,11 +14,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from gradscope.agent.control import Control, install_checked
-from gradscope.agent.engine import FinishedStep, StepEngine
+from gradscope.agent.engine import StepEngine
 from gradscope.agent.faults import Faults
 from gradscope.agent.frames import interventions_message, manifest_message, state_of, step_message
 from gradscope.agent.identity import hello_of
 from gradscope.agent.intervention import Intervention
+from gradscope.agent.measurement import FinishedStep
 from gradscope.agent.publisher import Publisher
 from gradscope.agent.scalars import ScalarLog
 from gradscope.agent.uncaught import ExceptHook, account_of

@@ -1,6 +1,7 @@
 """`Controls`: what a client can do to a run. One method for each intervention, built on `submit`."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Literal, TypeAlias, TypedDict, Unpack, cast, overload
@@ -42,7 +43,7 @@ class How(Ends, total=False):
     timeout_s: float
 
 
-class Controls:
+class Controls(ABC):
     """The commands. Each returns the Ack once it is in force, or with `wait=False` a Future of it.
 
     `layers` is a pattern or several. Raises CommandRefusedError with the reason when the hub or the
@@ -177,15 +178,18 @@ class Controls:
 
     # What a client provides.
 
+    @abstractmethod
     def _sender(self) -> tuple[str, str, str]:
         """Return the run, this client's peer id, and a name for people."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _ask(self, command: Command) -> Future[Ack]:
-        raise NotImplementedError
+        """Send a command; the answer comes into the future."""
 
+    @abstractmethod
     def _forget(self, future: Future[Ack]) -> None:
-        raise NotImplementedError
+        """Wait no longer for an answer."""
 
+    @abstractmethod
     def _why_no_answer(self, timeout_s: float) -> str:
-        raise NotImplementedError
+        """Return what to tell a person who has waited in vain."""
