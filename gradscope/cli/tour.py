@@ -55,10 +55,10 @@ def run_tour(seed: int) -> int:
         )
         control = Trainer(f"{name}-control", *common, str(kept[0]), "--no-gradscope", threads=1)
         watched = Trainer(name, *common, str(kept[1]), "--run-name", name, threads=1)
-        with control, watched:
-            with await_run(watched, name="gradscope demo", want="control") as client:
-                tour = _Tour(client, watched)
-                step, last_step = tour.run()
+        # The other starts when this one runs: two at once would be slow to import torch.
+        with watched, await_run(watched, name="gradscope demo", want="control") as client, control:
+            tour = _Tour(client, watched)
+            step, last_step = tour.run()
             watched.stop()
             _await_step(control, last_step)
             control.stop()
