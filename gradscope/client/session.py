@@ -47,6 +47,7 @@ class Session:
         self._hello = hello
         self._asked = Asked()
         self._subscription: Subscribe | None = None
+        self._changes: deque[tuple[Subscribe, bool, threading.Event]] = deque()
         self._wishes: deque[Message] = deque(maxlen=100)
         self._granted_steps = 0
         self._epoch = ""
@@ -72,11 +73,15 @@ class Session:
         return self._made_link().counters | own
 
     def subscribe(self, subscription: Subscribe, *, is_listening: bool) -> None:
-        """Watch a run from now on, and again after each break of the link."""
-        self.known.watch(subscription.run, awaits_past=subscription.backfill)
-        self.inbox.clear()
-        self.is_listening = is_listening
-        self._wish(subscription)
+        """Watch a run from now on, and again after each break of the link.
+
+        The link's thread changes over, between two messages: none of the old subscription can be taken
+        for one of the new.
+        """
+        is_done = threading.Event()
+        self._changes.append((subscription, is_listening, is_done))
+        self._made_link().wake()
+        is_done.wait(_JOIN_S)
 
     def ask_for_runs(self) -> None:
         """Ask the hub for the list of runs."""
@@ -121,6 +126,7 @@ class Session:
             try:
                 while not self._is_ending.is_set():
                     self._on_messages(link, link.receive(_TURN_S))
+                    self._change_over(link)
                     if link.state.phase == "up":
                         self._say(link)
             finally:
@@ -162,12 +168,20 @@ class Session:
         if self._subscription is not None:
             link.send(self._subscription)
 
+    def _change_over(self, link: Link) -> None:
+        while self._changes:
+            subscription, is_listening, is_done = self._changes.popleft()
+            self.known.watch(subscription.run, awaits_past=subscription.backfill)
+            self.inbox.clear()
+            self.is_listening = is_listening
+            self._subscription = subscription
+            if link.state.phase == "up":
+                link.send(subscription)
+            is_done.set()
+
     def _say(self, link: Link) -> None:
         while self._wishes:
-            wish = self._wishes.popleft()
-            if isinstance(wish, Subscribe):
-                self._subscription = wish  # here, lest a new hub is told of it twice
-            link.send(wish)
+            link.send(self._wishes.popleft())
         self._asked.send(lambda command: self._may_ask(command) and link.send(command))
         credit = self._due_credit()
         if credit >= _GRANT_STEPS and self._subscription and link.send(Credit(count=credit)):

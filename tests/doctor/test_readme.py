@@ -29,6 +29,7 @@ def test_the_public_names_are_these():
         "examine",
         "examine_file",
         "examine_file_isolated",
+        "examine_model",
         "recognise",
         "time_function",
     ]

@@ -7,6 +7,7 @@ batch, that nobody intervenes in: the control. All is written to RESULT (.npz) a
 import argparse
 import copy
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ def main():
     parser.add_argument("--bare", action="store_true")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--name", default="training")
+    parser.add_argument("--until", type=Path, help="end early, once this file exists")
     parser.add_argument("--sleep-s", type=float, default=0.01)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -69,6 +71,8 @@ def main():
         kept["loss"].append(loss.numpy())
         optimizer.step()
         time.sleep(options.sleep_s)
+        if options.until is not None and options.until.exists():
+            break
     final = {f"final.{name}": p.detach().numpy() for name, p in model.named_parameters()}
     np.savez(options.result, **{key: np.stack(values) for key, values in kept.items()}, **final)
 
