@@ -25,6 +25,8 @@ from gradscope.agent.forward_plan import ForwardPlan, Slot
 from gradscope.agent.idle import IdleWatch
 from gradscope.agent.loss_scale import LossScale
 from gradscope.agent.measurement import EndedStep, FinishedStep, Measurement
+from gradscope.agent.overlay import Overlay
+from gradscope.agent.step_parts import StepPart, StepParts
 from gradscope.hooks import (
     Closure,
     CompiledHook,
@@ -38,7 +40,6 @@ from gradscope.hooks import (
     hidden_from_modes,
     is_plain,
     quiet_about_global_hooks,
-    replace_tensors,
 )
 from gradscope.intervene import Ledger
 from gradscope.observe import Sampler, Token
@@ -71,8 +72,10 @@ class StepEngine:
         self._model = weakref.ref(model)
         self._primary = weakref.ref(optimizer) if optimizer is not None else None
         self._sampler = sampler
-        self._ledger = ledger
         self._faults = faults
+        self._idle = IdleWatch(faults)
+        self._overlay = Overlay(ledger, faults, self._idle)
+        self._parts = StepParts(faults)
         self._find_layers = find_layers
         self._on_layers = on_layers
         self._on_observed = on_observed
@@ -89,11 +92,14 @@ class StepEngine:
         self._ended: deque[EndedStep] = deque()
         self._is_observed = False
         self._is_able = True
-        self._idle = IdleWatch(faults)
         self._undo_quiet: Callable[[], None] | None = None
         self._inside_s = 0.0
         self._began_s = time.perf_counter()
         self._began_at = _sequence_number()
+
+    def add(self, part: StepPart) -> None:
+        """Let a part take part in each step that begins from now on."""
+        self._parts.add(part)
 
     def start(self) -> None:
         """Install the hooks and begin the first step."""
@@ -111,6 +117,7 @@ class StepEngine:
             self._undo_quiet()
         self._measurement.abandon()
         self._deliver(wait=True)
+        self._parts.close()
 
     def _look_at(self, model: nn.Module) -> None:
         """Find the model's layers, and begin to measure them on an empty board."""
@@ -135,7 +142,7 @@ class StepEngine:
         self._revision += 1
         self._look_at(model)
         self._optimizers.forget()
-        self._plan.lay(self._ledger.by_layer())
+        self._overlay.lay(self._plan)
 
     def _model_parameters(self) -> list[nn.Parameter]:
         model = self._model()
@@ -173,8 +180,9 @@ class StepEngine:
                         self._observe(slot, output)
             except Exception as error:  # noqa: BLE001 - ours must not become the training's
                 self._give_up("observing activations", error)
-        if slot.chain and torch.is_grad_enabled():
-            output = replace_tensors(output, lambda tensor: self._lay_over(slot, tensor))
+        if slot.chain:
+            see_arriving = self._see_arriving if self._is_observed else None
+            output = self._overlay.over_output(slot, output, see_arriving)
         self._inside_s += time.perf_counter() - began_s
         return output if slot.chain else None
 
@@ -202,31 +210,18 @@ class StepEngine:
             self._give_up("observing gradients", error)
         self._inside_s += time.perf_counter() - began_s
 
-    def _lay_over(self, slot: Slot, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the tensor with the layer's interventions on its gradient, the first set outermost."""
-        if not tensor.requires_grad:
-            return tensor
-        changed = tensor
-        try:
-            for applied in reversed(slot.chain):
-                changed = applied(changed)
-            if self._is_observed:
-                self._measurement.see_arriving(slot.layer, changed)
-        except Exception as error:  # noqa: BLE001 - as above; the gradient stays as it was
-            self._faults.report("an intervention", error, "This gradient was left as it was.")
-            return tensor
-        self._idle.note_acted(slot.name)
-        return changed
+    def _see_arriving(self, slot: Slot, tensor: torch.Tensor) -> None:
+        self._measurement.see_arriving(slot.layer, tensor)
 
     def _before_optimizer(self, optimizer: Optimizer, closure: Closure | None) -> Closure | None:
-        if not self._is_observed:
-            return None
-        has_closure = closure is not None
-        self._timed(
-            "parameters",
-            lambda: self._measurement.before_optimizer(optimizer, has_closure=has_closure),
-        )
-        return None if closure is None else self._measured(closure, optimizer)
+        if self._is_observed:
+            has_closure = closure is not None
+            self._timed(
+                "parameters",
+                lambda: self._measurement.before_optimizer(optimizer, has_closure=has_closure),
+            )
+        self._parts.each(lambda part: part.before_optimizer(optimizer))
+        return self._measured(closure, optimizer) if closure is not None and self._is_observed else None
 
     def _measured(self, closure: Closure, optimizer: Optimizer) -> Closure:
         """Return a closure that does the same, and measures the gradients after each evaluation."""
@@ -242,6 +237,7 @@ class StepEngine:
     def _after_optimizer(self, optimizer: Optimizer) -> None:
         if self._is_observed:
             self._timed("updates", self._measurement.after_optimizer)
+        self._parts.each(lambda part: part.after_optimizer(optimizer))
         if self._primary is None or self._primary() is None:
             self._primary = weakref.ref(optimizer)
         if self._primary() is optimizer:
@@ -256,6 +252,7 @@ class StepEngine:
         self._guarded("judging a step", self._judge)
         self._guarded("delivering a step", lambda: self._deliver(wait=False))
         self._guarded("ending a step", lambda: self._on_end(self.step, step_time_s))
+        self._parts.each(lambda part: part.end(self.step, step_time_s, is_observed=self._is_observed))
         now_s = time.perf_counter()
         self._inside_s += now_s - began_s
         self._sampler.record(
@@ -265,6 +262,7 @@ class StepEngine:
         self._begin()
 
     def _begin(self) -> None:
+        self._parts.each(lambda part: part.at_boundary(self.step))
         self._began_s = time.perf_counter()
         self._is_observed = self._is_able and self._sampler.is_due(self.step)
         if self._is_observed:
@@ -273,12 +271,12 @@ class StepEngine:
         self._rehook()
         if self._is_observed:
             self._measurement.begin()
+        self._parts.each(lambda part: part.begin(self.step, is_observed=self._is_observed))
         self._inside_s = time.perf_counter() - self._began_s
         self._began_at = _sequence_number()
 
     def _settle(self) -> None:
-        if self._ledger.settle(self.step):
-            self._plan.lay(self._ledger.by_layer())
+        self._overlay.settle(self.step, self._plan)
 
     def _rehook(self) -> None:
         """Bring the forward hook into line with what this step needs.
@@ -298,13 +296,14 @@ class StepEngine:
         self._ended.append(self._measurement.end(self.step, step_time_s))
 
     def _judge(self) -> None:
-        self._idle.judge(self.step, self._ledger.active(), is_observed=self._is_observed)
+        self._overlay.judge(self.step, is_observed=self._is_observed)
 
     def _deliver(self, *, wait: bool) -> None:
         while self._ended and (wait or self._ended[0].harvest.is_ready()):
             ended = self._ended.popleft()
             finished = ended.finished(self._sampler.every, self._sampler.cost())
             self._on_observed(finished)
+            self._parts.observed(finished)
 
     def _timed(self, part: str, work: Callable[[], object]) -> None:
         began_s = time.perf_counter()

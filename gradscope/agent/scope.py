@@ -13,12 +13,12 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from gradscope.agent.control import Control, install_checked
+from gradscope.agent.changes import Changes
+from gradscope.agent.control import Control
 from gradscope.agent.engine import StepEngine
 from gradscope.agent.faults import Faults
-from gradscope.agent.frames import interventions_message, manifest_message, state_of, step_message
+from gradscope.agent.frames import interventions_message, manifest_message, step_message
 from gradscope.agent.identity import hello_of
-from gradscope.agent.intervention import Intervention
 from gradscope.agent.measurement import FinishedStep
 from gradscope.agent.publisher import Publisher
 from gradscope.agent.scalars import ScalarLog
@@ -26,9 +26,9 @@ from gradscope.agent.uncaught import ExceptHook, account_of
 from gradscope.columns import Table
 from gradscope.errors import NotMeasuredError, UsageError
 from gradscope.hooks import LayerInfo, LayerPatterns, layers_of
-from gradscope.intervene import End, Entry, Ledger
+from gradscope.intervene import Ledger
 from gradscope.observe import Sampler
-from gradscope.protocol import Ack, Event, InterventionState, Message
+from gradscope.protocol import Ack, Event, Message
 
 if TYPE_CHECKING:
     from gradscope.doctor import Report
@@ -38,7 +38,7 @@ __all__ = ["Scope"]
 _log = logging.getLogger("gradscope")
 
 
-class Scope:
+class Scope(Changes):
     """gradscope on one model, from `attach` to `detach`. Also a context manager.
 
     It holds the model weakly and ends when the model goes. But for `examine`, all methods may be called
@@ -126,11 +126,6 @@ class Scope:
         """What went wrong inside gradscope, by part: how often."""
         return self._faults.counts
 
-    @property
-    def interventions(self) -> tuple[InterventionState, ...]:
-        """All interventions in force or pending, with who set each and since which step."""
-        return tuple(state_of(entry) for entry in self._ledger.entries())
-
     def latest(self) -> Table:
         """Return the newest observed step. Raises NotMeasuredError while there is none."""
         if self._latest is None:
@@ -151,34 +146,6 @@ class Scope:
         """End a step by hand, in a loop without an optimizer."""
         if not self._is_off:
             self._engine.mark_step()
-
-    def reverse(
-        self, layers: LayerPatterns, *, alpha: float = 1.0, site: str = "output"
-    ) -> Intervention:
-        """Multiply the gradient by -alpha, as a gradient reversal layer does."""
-        return self._intervene("reverse", {"alpha": alpha}, layers, site)
-
-    def scale(self, layers: LayerPatterns, *, factor: float, site: str = "output") -> Intervention:
-        """Multiply the gradient by a factor."""
-        return self._intervene("scale", {"factor": factor}, layers, site)
-
-    def clip(self, layers: LayerPatterns, *, max_norm: float, site: str = "output") -> Intervention:
-        """Rescale each gradient tensor to a Euclidean norm of at most max_norm (0 or greater)."""
-        return self._intervene("clip", {"max_norm": max_norm}, layers, site)
-
-    def clamp(self, layers: LayerPatterns, *, limit: float, site: str = "output") -> Intervention:
-        """Limit each element of the gradient to [-limit, limit]."""
-        return self._intervene("clamp", {"limit": limit}, layers, site)
-
-    def stop(self, layers: LayerPatterns, *, site: str = "output") -> Intervention:
-        """Set the gradient to zero: nothing is learnt through these layers' outputs."""
-        return self._intervene("stop", {}, layers, site)
-
-    def noise(
-        self, layers: LayerPatterns, *, std: float, seed: int = 0, site: str = "output"
-    ) -> Intervention:
-        """Add Gaussian noise to the gradient, from a generator of its own that begins at `seed`."""
-        return self._intervene("noise", {"std": std, "seed": seed}, layers, site)
 
     def examine(self, *inputs: object, **keywords: object) -> "list[Report]":
         """Examine the custom autograd Functions that the model uses, with what it calls them with.
@@ -242,30 +209,6 @@ class Scope:
         except_hook = ExceptHook(self._on_exception)
         except_hook.install()
         self.when_detached(except_hook.remove)
-
-    def _intervene(
-        self, action: str, arguments: dict[str, float], layers: LayerPatterns, site: str
-    ) -> Intervention:
-        entry = install_checked(
-            self._ledger,
-            self._names,
-            action,
-            arguments,
-            layers,
-            site=site,
-            set_by="script",
-            end=End(),
-            done=self._nothing_to_answer,
-        )
-        self._settle_if_fresh()
-        return Intervention(entry, self._remove)
-
-    def _remove(self, id: str) -> None:
-        if self._ledger.remove(id, lambda _step: None):
-            self._settle_if_fresh()
-
-    def _nothing_to_answer(self, entry: Entry, step: int) -> None:
-        """Nobody waits for a script's own intervention: it can be asked for `active_since`."""
 
     def _settle_if_fresh(self) -> None:
         """Let a script's request take effect in this step where it has not begun to compute."""

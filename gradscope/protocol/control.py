@@ -1,0 +1,68 @@
+"""Messages that change a run: commands, their answers, and what is in force."""
+
+from typing import Literal
+
+import msgspec
+
+from gradscope.protocol.fields import TaggedMessage, Whole
+
+__all__ = ["Ack", "Command", "InterventionState", "Interventions"]
+
+
+class InterventionState(msgspec.Struct, frozen=True):
+    """One intervention in force, or pending while `active_since` is None."""
+
+    id: str
+    action: str
+    arguments: dict[str, float]
+    layers: tuple[str, ...]
+    site: str
+    set_by: str
+    active_since: Whole | None = None
+    end: str = ""
+
+
+class Interventions(TaggedMessage, frozen=True, kw_only=True, tag="interventions"):
+    """All interventions of a run. Sent whole at each change; `revision` counts the changes."""
+
+    run: str
+    rank: Whole
+    revision: Whole
+    step: Whole
+    entries: tuple[InterventionState, ...] = ()
+
+
+class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
+    """A viewer asks a training process to change something. It sets a state, it never toggles one.
+
+    `action` is `install` (an `intervention` with its `arguments` on `layers` at `site`), `remove` (the
+    one named in `target`) or `remove_all`. Its end: `end_steps` steps after it took effect, `end_s`
+    seconds after, never when `is_kept`, else 60 s after the viewer `peer` has vanished.
+    """
+
+    id: bytes
+    run: str
+    peer: str
+    action: Literal["install", "remove", "remove_all"]
+    intervention: str = ""
+    arguments: dict[str, float] = msgspec.field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    site: str = "output"
+    target: str = ""
+    set_by: str = ""
+    expect_revision: Whole | None = None
+    end_steps: Whole | None = None
+    end_s: float | None = None
+    is_kept: bool = False
+
+
+class Ack(TaggedMessage, frozen=True, kw_only=True, tag="ack"):
+    """The answer to a command. When `is_done`, `step` is the first step in which it is in force."""
+
+    command: bytes
+    run: str
+    is_done: bool
+    step: Whole | None = None
+    id: str = ""
+    layers: tuple[str, ...] = ()
+    reason: str = ""

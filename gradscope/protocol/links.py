@@ -1,0 +1,135 @@
+"""Messages that keep the link: who is there, what a viewer wants, who is alive."""
+
+from typing import Literal
+
+import msgspec
+
+from gradscope.protocol.fields import Rate, TaggedMessage, Whole
+from gradscope.protocol.limits import PROTOCOL_VERSION
+
+__all__ = [
+    "Backfill",
+    "Bye",
+    "Credit",
+    "Heartbeat",
+    "Hello",
+    "Refusal",
+    "RunInfo",
+    "Runs",
+    "Skipped",
+    "Subscribe",
+    "Welcome",
+    "Who",
+]
+
+
+class Hello(TaggedMessage, frozen=True, kw_only=True, tag="hello"):
+    """A peer says who it is. It is the first message of each connection, and the answer to `who`."""
+
+    role: Literal["agent", "viewer"]
+    peer: str
+    protocol: Whole = PROTOCOL_VERSION
+    version: str = ""
+    want: Literal["observe", "control"] = "observe"
+    run: str = ""
+    rank: Whole = 0
+    world_size: Whole = 1
+    pid: Whole = 0
+    host: str = ""
+    user: str = ""
+    script: str = ""
+    started_s: float = 0.0
+    record: str | None = None
+
+
+class Welcome(TaggedMessage, frozen=True, kw_only=True, tag="welcome"):
+    """The hub accepts a peer."""
+
+    epoch: str
+    role: Literal["agent", "observe", "control"]
+    protocol: Whole = PROTOCOL_VERSION
+    version: str = ""
+    hub_pid: Whole = 0
+
+
+class Who(TaggedMessage, frozen=True, kw_only=True, tag="who"):
+    """The hub does not know the sender: say hello again."""
+
+    epoch: str
+
+
+class Refusal(TaggedMessage, frozen=True, kw_only=True, tag="refusal"):
+    """Something was refused, other than a command. `code` is for programs, `reason` for people."""
+
+    code: Literal["version", "role", "message", "run"]
+    reason: str
+
+
+class Subscribe(TaggedMessage, frozen=True, kw_only=True, tag="sub"):
+    """A viewer wants a run's messages: at most `max_rate_hz` steps a second."""
+
+    run: str
+    max_rate_hz: Rate = 4.0
+    backfill: bool = True
+
+
+class Credit(TaggedMessage, frozen=True, kw_only=True, tag="credit"):
+    """A viewer can take `count` more steps."""
+
+    count: Whole
+
+
+class Skipped(TaggedMessage, frozen=True, kw_only=True, tag="skipped"):
+    """The hub withheld `count` steps from this viewer, the newest of them `step`."""
+
+    run: str
+    rank: Whole
+    count: Whole
+    step: Whole
+
+
+class Backfill(TaggedMessage, frozen=True, kw_only=True, tag="backfill"):
+    """Brackets the past steps sent to a viewer that joined late."""
+
+    run: str
+    state: Literal["begin", "end"]
+    count: Whole
+
+
+class RunInfo(msgspec.Struct, frozen=True):
+    """One rank of one run, as the hub knows it."""
+
+    run: str
+    rank: Whole
+    world_size: Whole
+    host: str
+    pid: Whole
+    user: str
+    script: str
+    started_s: float
+    is_live: bool
+    step: Whole | None
+    last_message_s: float
+    recording: str = ""
+    counters: dict[str, Whole] = msgspec.field(default_factory=dict)
+
+
+class Runs(TaggedMessage, frozen=True, kw_only=True, tag="runs"):
+    """All runs that the hub knows, sent to viewers at each change and asked for by `Runs()`."""
+
+    runs: tuple[RunInfo, ...] = ()
+    counters: dict[str, Whole] = msgspec.field(default_factory=dict)
+
+
+class Heartbeat(TaggedMessage, frozen=True, kw_only=True, tag="hb"):
+    """I am alive. From the hub, `peers` are the viewers that live; `counters` tell of drops."""
+
+    step: Whole | None = None
+    peers: tuple[str, ...] = ()
+    counters: dict[str, Whole] = msgspec.field(default_factory=dict)
+
+
+class Bye(TaggedMessage, frozen=True, kw_only=True, tag="bye"):
+    """I am going, on purpose."""
+
+    reason: str = ""
