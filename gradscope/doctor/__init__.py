@@ -2,9 +2,10 @@
 
 from gradscope.doctor.codes import CODES, SEVERITIES
 from gradscope.doctor.examine import examine
-from gradscope.doctor.files import examine_file, examine_file_isolated
+from gradscope.doctor.files import TIMEOUT_S, examine_file
+from gradscope.doctor.isolated import examine_file_isolated
 from gradscope.doctor.messages import KNOWN_MESSAGES, KnownMessage, recognise
-from gradscope.doctor.model import examine_model
+from gradscope.doctor.model import examine_met, examine_model
 from gradscope.doctor.report import REPORT_VERSION, CheckItem, Finding, Report, Step
 from gradscope.doctor.timing import Timing, time_function
 
@@ -13,6 +14,7 @@ __all__ = [
     "KNOWN_MESSAGES",
     "REPORT_VERSION",
     "SEVERITIES",
+    "TIMEOUT_S",
     "CheckItem",
     "Finding",
     "KnownMessage",
@@ -22,6 +24,7 @@ __all__ = [
     "examine",
     "examine_file",
     "examine_file_isolated",
+    "examine_met",
     "examine_model",
     "recognise",
     "time_function",

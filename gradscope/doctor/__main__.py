@@ -1,23 +1,27 @@
-"""The child of `examine_file_isolated`: what to examine as JSON, and the file for the reports."""
+"""The child of `examine_file_isolated`: what to examine as JSON, and the file for its lines."""
 
 import json
 import sys
 from pathlib import Path
 
-from gradscope.doctor.files import examine_file
+from gradscope.doctor.files import examine_each
 from gradscope.errors import UsageError
 
 
-def main(asked: str, result: str) -> None:
-    """Examine, and write the reports in one piece: a file that is there is whole."""
-    reports = [report.to_dict() for report in examine_file(**json.loads(asked))]
-    unfinished = Path(result).with_suffix(".part")
-    unfinished.write_text(json.dumps(reports), encoding="utf-8")
-    unfinished.rename(result)
+def main(asked: str, written: str) -> None:
+    """Examine; write a line when a Function begins, one with its report, one where usage is wrong."""
+    with Path(written).open("a", encoding="utf-8", buffering=1) as lines:
+
+        def write(entry: dict[str, object]) -> None:
+            lines.write(json.dumps(entry) + "\n")
+
+        options = json.loads(asked) | {"on_begin": lambda name: write({"begin": name})}
+        try:
+            for report in examine_each(**options):
+                write({"report": report.to_dict()})
+        except UsageError as error:
+            write({"refused": str(error)})
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except UsageError as error:
-        sys.exit(str(error))  # one line on stderr: the parent shows how it ends
+    main(*sys.argv[1:])

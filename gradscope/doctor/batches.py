@@ -57,9 +57,7 @@ def _values(subject: Subject) -> dict[int, Tensor]:
     """Return all tensor arguments by position, but a module's parameters."""
     values = {i: a for i, a in enumerate(subject.arguments) if isinstance(a, Tensor)}
     values.update({leaf.position: leaf.value for leaf in subject.leaves})
-    parameters = len(list(subject.module.parameters())) if subject.module is not None else 0
-    last = len(subject.arguments) - parameters
-    return {i: v for i, v in values.items() if i < last}
+    return {i: v for i, v in values.items() if i < subject.input_count}
 
 
 def _sliced(subject: Subject, positions: Sequence[int], count: int) -> Subject:

@@ -55,7 +55,7 @@ _LINES: Final[tuple[tuple[str, tuple[str, ...], str], ...]] = (
         ("fails-on-noncontiguous", "fails-on-expanded-gradient", "fails-on-empty"),
         "numbers",
     ),
-    ("it is deterministic", ("nondeterministic",), ""),
+    ("it is deterministic", ("nondeterministic",), "repeatable"),
     ("PyTorch has no such operation already", ("reimplements-builtin",), "built-in"),
 )
 
@@ -78,6 +78,7 @@ def _applies(exam: Examination, condition: str) -> bool:
     has_calls, has_numbers = bool(exam.given.calls), not exam.blocked
     return {
         "": True,
+        "repeatable": not exam.is_approximate or exam.are_gradients_repeatable,
         "functions": has_calls,
         "several inputs": has_calls and sum(leaf.is_needed for leaf in exam.subject.leaves) > 1,
         "source": bool(exam.facts),

@@ -59,7 +59,11 @@ _TABLE: Final = (
     _code("forward-raises", "error"),
     _code("forward-nonfinite", "error", "gradient-nonfinite"),
     _code("wrong-gradient-count", "error", "backward-raises"),
-    _code("missing-transpose", "error", "backward-raises", "gradient-shape-mismatch", *_SECOND),
+    _code(
+        "missing-transpose",
+        "error",
+        *("backward-raises", "gradient-shape-mismatch", *_SECOND, *_LAYOUT),
+    ),
     _code("gradient-shape-mismatch", "error", "backward-raises"),
     _code("gradient-device-mismatch", "warning", "backward-raises", *_WRONG_VALUE),
     _code("backward-raises", "error"),

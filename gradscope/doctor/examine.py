@@ -1,6 +1,7 @@
 """`examine`: a custom autograd Function, or anything that can be called, looked at in five steps."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -8,6 +9,7 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
+from gradscope.doctor.asked import notes_on
 from gradscope.doctor.checklist import close
 from gradscope.doctor.diagnoses.approximate import find_poor_approximations
 from gradscope.doctor.diagnoses.builtin import find_reimplementations
@@ -24,12 +26,18 @@ from gradscope.doctor.diagnoses.magnitude import find_odd_magnitudes
 from gradscope.doctor.diagnoses.needs import find_wasted_work
 from gradscope.doctor.diagnoses.nonfinite import find_nonfinite_gradients, find_nonfinite_outputs
 from gradscope.doctor.diagnoses.options import find_option_failures, find_subset_failures
+from gradscope.doctor.diagnoses.reading import (
+    find_counts_by_reading,
+    find_hard_coded_devices,
+    note_hard_coded_dtypes,
+)
 from gradscope.doctor.diagnoses.returned_gradients import find_mismatched_gradients
 from gradscope.doctor.diagnoses.second_order import find_second_order_faults
 from gradscope.doctor.diagnoses.shapes import find_batch_failures
 from gradscope.doctor.diagnoses.written import find_written_gradients, find_written_inputs
 from gradscope.doctor.diagnoses.wrong_gradient import find_wrong_gradients
 from gradscope.doctor.examination import Examination
+from gradscope.doctor.progress import progress
 from gradscope.doctor.report import Finding, Report, Step, order_findings
 from gradscope.doctor.shown import first_element, small_derivatives
 from gradscope.doctor.subject import Examinable, resolve
@@ -64,11 +72,16 @@ def examine(
     with torch.random.fork_rng(devices), torch.enable_grad():
         exam = Examination(subject, is_approximate=approximate, is_second_order=second_order)
         exam.look_inside()
+        exam.notes += notes_on(subject, inputs)
         findings: list[Finding] = []
-        steps = tuple(_perform(step, exam, findings) for step in _STEPS)
+        with progress(f"examining {subject.name}") as line:
+            steps = []
+            for plan in _STEPS:
+                line.text = f"examining {subject.name}, step {plan.number} of {len(_STEPS)}"
+                steps.append(_perform(plan, exam, findings))
         ordered = order_findings(findings)
         checklist = close(exam, ordered)
-    return Report(subject.name, ordered, steps, checklist, tuple(dict.fromkeys(exam.notes)))
+    return Report(subject.name, ordered, tuple(steps), checklist, tuple(dict.fromkeys(exam.notes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +98,10 @@ def _perform(plan: _Plan, exam: Examination, findings: list[Finding]) -> Step:
     if plan.is_numerical and exam.blocked:
         return Step(plan.number, plan.title, "skipped", {}, 0.0, exam.blocked)
     start, before = time.perf_counter(), len(findings)
-    numbers = plan.perform(exam, findings)
+    with warnings.catch_warnings():
+        if plan.is_numerical:
+            warnings.simplefilter("ignore")  # of a batch of one row, say, which only we have made
+        numbers = plan.perform(exam, findings)
     is_failed = any(finding.severity == "error" for finding in findings[before:])
     status = "failed" if is_failed else "passed"
     return Step(plan.number, plan.title, status, numbers, round(time.perf_counter() - start, 6))
@@ -102,7 +118,9 @@ def _forward(exam: Examination, findings: list[Finding]) -> Numbers:
         findings,
         *(find_forward_failures, find_written_inputs, find_tensors_on_context),
         *(find_returned_inputs, find_uses_of_data, find_nonfinite_outputs),
+        *(find_counts_by_reading, find_hard_coded_devices),
     )
+    note_hard_coded_dtypes(exam)
     return {
         "inputs": [f"{leaf.name} {_described(leaf.value)}" for leaf in exam.subject.leaves],
         "outputs": [_described(output) for output in exam.given.outputs],
@@ -148,7 +166,7 @@ def _in_full(exam: Examination, findings: list[Finding]) -> Numbers:
     if exam.are_gradients_repeatable:
         _diagnose(exam, findings, find_layout_failures, find_subset_failures)
     _diagnose(exam, findings, find_option_failures, find_batch_failures)
-    numbers: Numbers = {"dtype": str(exam.precision.dtype)}
+    numbers: Numbers = {"dtype": str(exam.precision.dtype)} | small_derivatives(exam)
     if exam.is_approximate:
         return numbers
     if not any(f.code.startswith(("wrong-gradient", "missing-")) for f in findings):
@@ -156,13 +174,15 @@ def _in_full(exam: Examination, findings: list[Finding]) -> Numbers:
         _diagnose(exam, findings, find_second_order_faults)
     if not is_right:
         return numbers | {"gradcheck": "not run: the gradient is not the derivative"}
-    numbers |= run_checks(exam)
+    numbers |= run_checks(exam, is_twice=not any(f.code in _SECOND for f in findings))
     findings.extend(find_gradcheck_failures(exam, numbers))
     if all(f.severity != "error" for f in findings):
         exam.done.add("built-in")
         _diagnose(exam, findings, find_reimplementations)
-    return numbers | small_derivatives(exam)
+    return numbers
 
+
+_SECOND: Final = ("graph-broken", "not-twice-differentiable", "wrong-second-gradient")
 
 _STEPS: Final = (
     _Plan(1, "forward runs: shape, NaN, Inf", _forward, is_numerical=False),

@@ -7,85 +7,95 @@ Function's name to a tuple.
 
 import contextlib
 import importlib.util
-import json
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 from torch.autograd import Function
 
 from gradscope.doctor.examine import examine
+from gradscope.doctor.progress import progress
 from gradscope.doctor.report import Report
+from gradscope.doctor.stopped import Place, TimeIsUp, out_of_time, place_of, time_limit
 from gradscope.errors import UsageError
 
-__all__ = ["examine_file", "examine_file_isolated"]
+__all__ = ["TIMEOUT_S", "examine_each", "examine_file", "took_too_long"]
 
-_TIMEOUT_S: Final = 120.0
+TIMEOUT_S: Final = 120.0
+"""How long the examination of one Function may take where nothing else is said."""
 
 
 def examine_file(
-    path: str | Path, name: str | None = None, *, approximate: bool = False, second_order: bool = True
-) -> list[Report]:
-    """Examine the Functions that a Python file defines, or the one named, in the order of the file.
-
-    Runs the file. Raises UsageError where it is missing, cannot be run, has no such Function, or
-    gives no example inputs.
-    """
-    with _finding_what_lies_beside(Path(path)):
-        module = _load(Path(path))
-        return [
-            examine(
-                function,
-                *_inputs_of(function, module),
-                approximate=approximate,
-                second_order=second_order,
-            )
-            for function in _functions_of(module, name)
-        ]
-
-
-def examine_file_isolated(
     path: str | Path,
     name: str | None = None,
     *,
     approximate: bool = False,
     second_order: bool = True,
-    timeout_s: float = _TIMEOUT_S,
+    timeout_s: float | None = None,
 ) -> list[Report]:
-    """Do the same in a child process, which may crash or hang without harm.
+    """Examine the Functions that a Python file defines, or the one named, in the order of the file.
 
-    Raises UsageError with the end of what the child printed where it failed, or did not end in time.
+    Runs the file. Each Function is examined by itself, for at most `timeout_s`: one that loops for ever
+    in Python gets a report that says so (see `stopped.py` for what cannot be stopped). Raises
+    UsageError where the file is missing, cannot be run, has no such Function, or gives no example
+    inputs.
     """
-    with tempfile.TemporaryDirectory(prefix="gradscope-") as directory:
-        result = Path(directory) / "reports.json"
-        asked = {
-            "path": str(path),
-            "name": name,
-            "approximate": approximate,
-            "second_order": second_order,
-        }
-        command = [sys.executable, "-P", "-m", "gradscope.doctor", json.dumps(asked), str(result)]
-        try:
-            ended = subprocess.run(
-                command, capture_output=True, text=True, timeout=timeout_s, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise UsageError(
-                f"the examination of {path} did not end in {timeout_s:g} s and was stopped; "
-                "give smaller example inputs, or a longer time"
-            ) from error
-        if not result.exists():
-            last = "\n".join(ended.stderr.strip().splitlines()[-5:])
-            raise UsageError(
-                f"the examination of {path} ended with exit code {ended.returncode} and no report; "
-                f"it last said:\n{last}"
-            )
-        reports: list[Mapping[str, Any]] = json.loads(result.read_text(encoding="utf-8"))
-    return [Report.from_dict(report) for report in reports]
+    return list(
+        examine_each(
+            path, name, approximate=approximate, second_order=second_order, timeout_s=timeout_s
+        )
+    )
+
+
+def examine_each(
+    path: str | Path,
+    name: str | None = None,
+    *,
+    approximate: bool = False,
+    second_order: bool = True,
+    timeout_s: float | None = None,
+    after: int = 0,
+    on_begin: Callable[[str], object] = len,
+) -> Iterator[Report]:
+    """Yield the reports of `examine_file` one by one, but for the first `after`.
+
+    `on_begin` is called with the name of each Function before it is examined.
+    """
+    with _finding_what_lies_beside(Path(path)):
+        module = _load_in_time(Path(path), timeout_s)
+        functions = _functions_of(module, name)
+        prepared = [(f, _inputs_of(f, module)) for f in functions]
+        for function, inputs in prepared[after:]:
+            on_begin(function.__name__)
+            try:
+                with time_limit(timeout_s):
+                    report = examine(
+                        function, *inputs, approximate=approximate, second_order=second_order
+                    )
+            except TimeIsUp as error:
+                place = place_of(error, str(module.__file__))
+                report = out_of_time(function.__name__, timeout_s or 0.0, place)
+            yield report
+
+
+def _load_in_time(path: Path, timeout_s: float | None) -> ModuleType:
+    try:
+        with time_limit(timeout_s), progress(f"running {path}"):
+            return _load(path)
+    except TimeIsUp as error:
+        place = place_of(error, str(path.absolute()))
+        raise UsageError(took_too_long(path, timeout_s or 0.0, place)) from error
+
+
+def took_too_long(path: str | Path, timeout_s: float, place: Place | None) -> str:
+    """Return what is said of a file that does not come to an end when it is run."""
+    where = f" at line {place[1]}" if place else ""
+    return (
+        f"{path} itself did not end in {timeout_s:g} s when it was run, and was stopped{where}; put "
+        'what it does as a script below `if __name__ == "__main__":`'
+    )
 
 
 @contextlib.contextmanager
@@ -146,7 +156,13 @@ def _inputs_of(function: type[Function], module: ModuleType) -> Sequence[object]
             "define example_inputs() in the file, or as a static method of the Function, returning "
             "a tuple"
         )
-    made = maker()
+    try:
+        made = maker()
+    except Exception as error:
+        raise UsageError(
+            f"example_inputs() for {function.__name__} raises {type(error).__name__}: {error}; call it "
+            f"by itself, as python -i {module.__file__} lets you"
+        ) from error
     if isinstance(made, Mapping):
         made = made.get(function.__name__)
     if not isinstance(made, tuple | list):

@@ -23,7 +23,7 @@ from gradscope.doctor.report import Report
 from gradscope.doctor.subject import find_functions, tensors_of
 from gradscope.errors import UsageError
 
-__all__ = ["examine_model"]
+__all__ = ["examine_met", "examine_model"]
 
 _KINDS_LIMIT: Final = 4
 """How many kinds of arguments a Function is examined with."""
@@ -74,11 +74,33 @@ def examine_model(
         return [
             report
             for each in met
-            for report in _examine_met(each, type(model).__name__, approximate, second_order)
+            for report in _examine_each(each, type(model).__name__, approximate, second_order)
         ]
 
 
-def _examine_met(met: _Met, model: str, approximate: bool, second_order: bool) -> Iterator[Report]:
+def examine_met(
+    model: nn.Module,
+    step: int,
+    inside: Sequence[type[Function]],
+    outside: Sequence[type[Function]],
+    arguments: Callable[[], tuple[Sequence[object], Mapping[str, object]]],
+) -> list[Report]:
+    """Examine what was met in one step of a training: Functions `inside` of the model, on its inputs.
+
+    Of those `outside`, which only the loss uses, no arguments are known: they get a report without
+    steps that says so. Raises UsageError as `examine_model` does, and what `arguments()` raises.
+    """
+    reports = examine_model(model, *arguments()) if inside else []
+    said = f"on what {type(model).__name__} was called with in step {step}"
+    reports = [replace(report, notes=(said, *report.notes)) for report in reports]
+    why = (
+        f"not examined: met in step {step} behind what was logged, outside of the model, where its "
+        "arguments are not known; pass them: gradscope.examine({name}, ...)"
+    )
+    return reports + [Report(f.__name__, (), (), (), (why.format(name=f.__name__),)) for f in outside]
+
+
+def _examine_each(met: _Met, model: str, approximate: bool, second_order: bool) -> Iterator[Report]:
     left_out = len(met.counts) - len(met.arguments)
     for kind, arguments in met.arguments.items():
         name = met.function.__name__

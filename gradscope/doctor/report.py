@@ -1,6 +1,7 @@
 """What an examination returns: findings, the five steps, the closing checklist. Pure data."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -25,7 +26,8 @@ class Finding:
     where: str = ""
     evidence: tuple[str, ...] = ()
     seen_by: str = "running"
-    """How it was found: "running" the function, or "reading" its source."""
+    """How it was found: "running" the function, "reading" its source, or "reading, confirmed by
+    running"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,11 @@ class Report:
         return render(self)
 
     def to_dict(self) -> dict[str, Any]:  # Any: what JSON may hold
-        """Return plain dicts, lists, strings and numbers, with the version of this form."""
-        return {"version": REPORT_VERSION, "ok": self.ok, **dataclasses.asdict(self)}
+        """Return plain dicts, lists, strings and finite numbers, with the version of this form.
+
+        The README of this room says what each key holds. JSON has no NaN: such numbers become strings.
+        """
+        return {"version": REPORT_VERSION, "ok": self.ok, **_plain(dataclasses.asdict(self))}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Report":  # Any: what JSON may hold
@@ -93,6 +98,14 @@ class Report:
             ),
             notes=tuple(data["notes"]),
         )
+
+
+def _plain(value: Any) -> Any:  # Any: what a report holds, and the same as JSON has it
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def order_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -118,7 +131,13 @@ def _with_evidence(cause: Finding, other: Finding) -> Finding:
     graver = min(cause.severity, other.severity, key=SEVERITIES.index)
     place = f" ({other.where})" if other.where else ""
     line = f"{other.code}{place}: {other.message}"
-    return replace(cause, severity=graver, evidence=(*cause.evidence, line, *other.evidence))
+    is_confirmed = cause.seen_by == "reading" and other.seen_by != "reading"
+    return replace(
+        cause,
+        severity=graver,
+        evidence=(*cause.evidence, line, *other.evidence),
+        seen_by="reading, confirmed by running" if is_confirmed else cause.seen_by,
+    )
 
 
 def found(

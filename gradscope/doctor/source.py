@@ -14,11 +14,13 @@ from typing import Any, Final
 
 from torch.autograd import Function
 
-__all__ = ["Fact", "read_function", "short_path", "where_defined"]
+__all__ = ["Fact", "parameters_of", "read_function", "short_path", "where_defined"]
 
 _METHODS: Final = ("forward", "setup_context", "backward", "vjp")
 _FORWARD: Final = ("forward", "setup_context")
 _CUTTING: Final = frozenset({"data", "detach", "detach_", "numpy", "item", "tolist", "no_grad"})
+_CASTS: Final = frozenset({"float", "double", "half", "bfloat16"})
+_DTYPES: Final = _CASTS | {"float16", "float32", "float64", "complex64", "complex128"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +29,13 @@ class Fact:
 
     kind: str
     """An attribute that cuts the graph (data, detach, numpy, item, tolist, no_grad), "in-place",
-    "saved_tensors", "needs_input_grad" or "save_for_backward"."""
+    "saved_tensors", "needs_input_grad", "save_for_backward", "ctx attribute" (one that is set), "dtype"
+    or "device" (one that is hard-coded), or "return" (of a known number of values)."""
     method: str
     where: str
     text: str
+    target: str = ""
+    """The name that is written to, the attribute that is set, or the number of values returned."""
 
     @property
     def is_in_forward(self) -> bool:
@@ -54,6 +59,16 @@ def read_function(function: type[Function]) -> tuple[Fact, ...]:
     return tuple(found)
 
 
+def parameters_of(function: type[Function], name: str) -> list[str]:
+    """Return the names of a method's parameters, ctx left out."""
+    is_with_ctx = name != "forward" or function.setup_context is Function.setup_context
+    try:
+        parameters = inspect.signature(getattr(function, name)).parameters
+    except (TypeError, ValueError):
+        return []
+    return list(parameters)[int(is_with_ctx) :]
+
+
 def where_defined(thing: Any) -> str:  # Any: a class, a method or any callable
     """Return "file:line" of a definition, "" where it is not known."""
     try:
@@ -72,27 +87,57 @@ def _read_method(name: str, method: Any) -> Iterator[Fact]:  # Any: whatever the
     except (OSError, TypeError, SyntaxError):
         return  # a lambda in the middle of an expression does not parse by itself
     for node in ast.walk(tree):
-        kind = _kind_of(node)
+        kind, target = _kind_of(node)
         if kind:
             number = getattr(node, "lineno", 1)
-            yield Fact(
-                kind, name, f"{short_path(path)}:{first + number - 1}", lines[number - 1].strip()
-            )
+            place = f"{short_path(path)}:{first + number - 1}"
+            yield Fact(kind, name, place, lines[number - 1].strip(), target)
 
 
-def _kind_of(node: ast.AST) -> str:
+def _kind_of(node: ast.AST) -> tuple[str, str]:  # noqa: PLR0911 - one for each kind
     match node:
-        case ast.Call(func=ast.Attribute(attr=called)) if _is_in_place(called):
-            return "in-place"
-        case ast.AugAssign(target=ast.Name() | ast.Subscript()):
-            return "in-place"
-        case ast.Assign(targets=[ast.Subscript()]):
-            return "in-place"
+        case ast.Call(func=ast.Attribute(attr=called, value=owner)) if _is_in_place(called):
+            return "in-place", _name_of(owner)
+        case ast.AugAssign(target=ast.Name() | ast.Subscript() as target):
+            return "in-place", _name_of(target)
+        case ast.Assign(targets=[ast.Subscript() as target]):
+            return "in-place", _name_of(target)
+        case ast.Attribute(attr=name, value=ast.Name(id="ctx"), ctx=ast.Store()):
+            return "ctx attribute", name
         case ast.Attribute(attr="saved_tensors" | "needs_input_grad" | "save_for_backward" as name):
-            return name
+            return name, ""
         case ast.Attribute(attr=name) if name in _CUTTING:
-            return name
+            return name, ""
+        case ast.Return(value=ast.Tuple(elts=values)) if not any(
+            isinstance(value, ast.Starred) for value in values
+        ):
+            return "return", str(len(values))
+    return _hard_coded(node), ""
+
+
+def _hard_coded(node: ast.AST) -> str:
+    """Return "device" or "dtype" where one is written down instead of taken from a tensor."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr="cuda")):
+            return "device"
+        case ast.keyword(arg="device", value=ast.Constant(value=str()) | ast.JoinedStr()):
+            return "device"
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id="torch"), attr="device"), args=[ast.Constant()]
+        ):
+            return "device"
+        case ast.Call(func=ast.Attribute(attr=cast), args=[]) if cast in _CASTS:
+            return "dtype"
+        case ast.Attribute(value=ast.Name(id="torch"), attr=name) if name in _DTYPES:
+            return "dtype"
     return ""
+
+
+def _name_of(node: ast.AST) -> str:
+    """Return the name at the root of an expression: x of x[0] and of x.view(-1)."""
+    while isinstance(node, ast.Subscript | ast.Attribute | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _is_in_place(called: str) -> bool:

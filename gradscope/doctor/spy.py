@@ -16,7 +16,7 @@ from torch.autograd import Function
 
 from gradscope.doctor.work import Work, WorkRecorder
 
-__all__ = ["Call", "Held", "is_same", "spying"]
+__all__ = ["Call", "Held", "backward_name", "is_same", "spying"]
 
 _TORCHS_OWN: Final = frozenset({"to_save", "dirty_tensors", "non_differentiable", "saved_for_forward"})
 """What torch itself keeps as attributes of ctx."""
@@ -44,6 +44,8 @@ class Call:
     """Positions of inputs that forward returned as they were."""
     held: tuple[Held, ...] = ()
     outputs: tuple[object, ...] = ()
+    saved: tuple[tuple[object, int | None], ...] = ()
+    """What save_for_backward was given, each with the position of the argument that it is."""
     loose_saved: tuple[int, ...] = ()
     """Positions of saved tensors that are neither an argument nor an output: they carry no graph."""
     needs: tuple[bool, ...] = ()
@@ -84,20 +86,20 @@ def _has_setup_context(function: type[Function]) -> bool:
     return function.setup_context is not Function.setup_context
 
 
-def _backward_name(function: type[Function]) -> str:
+def backward_name(function: type[Function]) -> str:
     """Return which of its two names the backward of a Function has."""
     return "vjp" if function.vjp is not Function.vjp else "backward"
 
 
 def _wrapped_names(function: type[Function]) -> tuple[str, ...]:
-    names = ("forward", _backward_name(function))
+    names = ("forward", backward_name(function))
     return (*names, "setup_context") if _has_setup_context(function) else names
 
 
 def _wrap(
     function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]
 ) -> None:
-    name = _backward_name(function)
+    name = backward_name(function)
     backward: Any = getattr(function, name)  # Any: the user's method has whatever signature it has
     wrap_forward = _wrap_two_methods if _has_setup_context(function) else _wrap_one_method
     wrap_forward(function, calls, contexts)
@@ -169,8 +171,10 @@ def _look_at_context(ctx: Any, call: Call) -> None:  # Any: ctx has what was put
     call.changed_inputs = tuple(i for i in call.changed_inputs if id(call.inputs[i]) not in dirty)
     call.returned_inputs = tuple(i for i in call.returned_inputs if id(call.inputs[i]) not in dirty)
     known = {id(t) for t in (*call.inputs, *call.outputs)}
-    saved = enumerate(getattr(ctx, "to_save", None) or ())
-    call.loose_saved = tuple(i for i, t in saved if _has_gradient(t) and id(t) not in known)
+    saved = tuple(getattr(ctx, "to_save", None) or ())
+    places = {id(x): i for i, x in enumerate(call.inputs) if isinstance(x, Tensor)}
+    call.saved = tuple((t, places.get(id(t))) for t in saved)
+    call.loose_saved = tuple(i for i, t in enumerate(saved) if _has_gradient(t) and id(t) not in known)
     call.held = tuple(_held_on(ctx, call))
 
 
@@ -215,18 +219,28 @@ def _watch_backward(
     return result
 
 
-def _copies(values: Sequence[object]) -> list[Tensor | None]:
+def _copies(values: Sequence[object]) -> list[tuple[Tensor, int] | None]:
+    """Return the content and the version of each tensor."""
     with torch.no_grad():
         return [
-            v.detach().clone() if isinstance(v, Tensor) and v.layout is torch.strided else None
+            (v.detach().clone(), _version(v))
+            if isinstance(v, Tensor) and v.layout is torch.strided
+            else None
             for v in values
         ]
 
 
-def _changes(values: Sequence[object], before: Sequence[Tensor | None]) -> tuple[int, ...]:
+def _changes(values: Sequence[object], before: Sequence[tuple[Tensor, int] | None]) -> tuple[int, ...]:
+    """Return the positions of tensors that were written to, be it with what they held already."""
     pairs = enumerate(zip(values, before, strict=True))
     return tuple(
         i
         for i, (v, b) in pairs
-        if isinstance(v, Tensor) and b is not None and not is_same(v.detach(), b)
+        if isinstance(v, Tensor)
+        and b is not None
+        and (_version(v) != b[1] or not is_same(v.detach(), b[0]))
     )
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - autograd's own counter

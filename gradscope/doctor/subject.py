@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 from gradscope.errors import UsageError
 
-__all__ = ["Examinable", "Leaf", "Subject", "find_functions", "resolve", "tensors_of"]
+__all__ = ["Examinable", "Leaf", "Subject", "find_functions", "find_nodes", "resolve", "tensors_of"]
 
 Examinable: TypeAlias = type[Function] | nn.Module | Callable[..., object]
 
@@ -39,11 +39,23 @@ class Subject:
     functions: tuple[type[Function], ...]
     module: nn.Module | None = None
 
+    @property
+    def input_count(self) -> int:
+        """The number of arguments that are inputs, and not a module's parameters, which follow them."""
+        parameters = list(self.module.parameters()) if self.module is not None else []
+        return len(self.arguments) - len(parameters)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether it is a Function's own apply, so that arguments are those of its forward."""
+        return isinstance(getattr(self.call, "__self__", None), type)
+
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return all tensors of the result that can have a gradient; `tensors` replace the leaves."""
-        arguments = list(self.arguments)
-        for leaf, tensor in zip(self.leaves, tensors, strict=True):
-            arguments[leaf.position] = tensor
+        placed = {leaf.position: tensor for leaf, tensor in zip(self.leaves, tensors, strict=True)}
+        arguments = [
+            placed[i] if i in placed else _copied(argument) for i, argument in enumerate(self.arguments)
+        ]
         return tensors_of(self.call(*arguments))
 
     def with_values(self, values: Sequence[Tensor]) -> "Subject":
@@ -57,7 +69,7 @@ class Subject:
         if self.module is None:
             return widened
         module = copy.deepcopy(self.module).double()
-        return replace(widened, module=module, call=_calling(module, _input_count(self)))
+        return replace(widened, module=module, call=_calling(module, self.input_count))
 
 
 def resolve(function: Examinable, inputs: Sequence[object], name: str | None) -> Subject:
@@ -88,19 +100,21 @@ def tensors_of(result: object) -> tuple[Tensor, ...]:
 
 def find_functions(outputs: Sequence[Tensor]) -> tuple[type[Function], ...]:
     """Return the custom Function classes in the graph behind some outputs, each once."""
-    found: dict[type[Function], None] = {}
-    seen: set[Any] = set()  # Any: torch gives nodes no common type
+    owners = (getattr(type(node), "_forward_cls", None) for node in find_nodes(outputs))
+    return tuple(dict.fromkeys(owner for owner in owners if owner is not None))
+
+
+def find_nodes(outputs: Sequence[Tensor]) -> Iterator[Any]:  # Any: torch gives nodes no common type
+    """Yield the nodes of the graph behind some outputs, each once. Nothing of them is unpacked."""
+    seen: set[Any] = set()
     waiting = [output.grad_fn for output in outputs]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        owner = getattr(type(node), "_forward_cls", None)
-        if owner is not None:
-            found[owner] = None
+        yield node
         waiting.extend(parent for parent, _ in node.next_functions)
-    return tuple(found)
 
 
 def _callable_of(
@@ -133,11 +147,6 @@ def _calling(module: nn.Module, inputs: int) -> Callable[..., object]:
     return call
 
 
-def _input_count(subject: Subject) -> int:
-    assert subject.module is not None  # noqa: S101 - only called for one
-    return len(subject.arguments) - len(list(subject.module.parameters()))
-
-
 def _argument_names(
     function: Any, functions: Sequence[type[Function]], count: int
 ) -> list[str]:  # Any: Examinable
@@ -163,7 +172,7 @@ def _leaves(arguments: Sequence[object], names: Sequence[str], shown: str) -> tu
         if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
     ]
     if not tensors:
-        kinds = ", ".join(type(a).__name__ for a in arguments) or "none"
+        kinds = ", ".join(_kind(argument) for argument in arguments) or "none"
         raise UsageError(
             f"examine({shown}, ...) expected at least one floating-point or complex tensor among its "
             f"inputs, got {kinds}; pass example inputs, such as torch.randn(4, 3)"
@@ -172,6 +181,12 @@ def _leaves(arguments: Sequence[object], names: Sequence[str], shown: str) -> tu
     return tuple(
         Leaf(i, names[i], tensor.detach(), tensor.requires_grad or not is_any) for i, tensor in tensors
     )
+
+
+def _kind(argument: object) -> str:
+    if isinstance(argument, Tensor):
+        return f"a tensor of {argument.dtype}".replace("torch.", "")
+    return type(argument).__name__
 
 
 def _named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Examinable
@@ -185,6 +200,13 @@ def _named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Examinable
     return tuple(
         v for v in values if isinstance(v, type) and issubclass(v, Function) and v is not Function
     )
+
+
+def _copied(argument: Any) -> Any:  # Any: whatever is passed
+    """Return an argument that is no leaf with its tensors copied: the function may write to them."""
+    if argument is None or isinstance(argument, bool | int | float | str):
+        return argument
+    return _pytree.tree_map_only(Tensor, torch.clone, argument)
 
 
 def _widen(value: Tensor) -> Tensor:

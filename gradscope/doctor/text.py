@@ -16,10 +16,10 @@ def render(report: Report) -> str:
     lines = [_verdict(report)]
     for number, finding in enumerate(report.findings, 1):
         lines += ["", *_finding(number, finding)]
-    lines += ["", "Steps"]
+    lines += ["", "Steps"] if report.steps else []
     for step in report.steps:
         lines += _step(step)
-    lines += ["", "Checklist"]
+    lines += ["", "Checklist"] if report.checklist else []
     lines += [
         f"  [{_mark(i.is_met)}] {i.text}" + (f" ({', '.join(i.codes)})" if i.codes else "")
         for i in report.checklist

@@ -3,6 +3,8 @@
 import copy
 import json
 import time
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,8 +87,9 @@ def test_small_jacobians_and_hessians_are_shown():
     report = examine(Cube, torch.tensor([1.0, 2.0]))
     numbers = report.steps[4].numbers
     torch.testing.assert_close(
-        torch.tensor(numbers["Jacobian, numerical"]), torch.tensor([[3.0, 0], [0, 12]])
+        torch.tensor(numbers["Jacobian of x, numerical"]), torch.tensor([[3.0, 0], [0, 12]])
     )
+    assert numbers["Jacobian of x, by backward"] == [[3.0, 0.0], [0.0, 12.0]]
     torch.testing.assert_close(
         torch.tensor(numbers["Hessian of the sum, by backward"]), torch.tensor([[6.0, 0], [0, 12]])
     )
@@ -331,7 +334,7 @@ def test_the_checklist_ticks_crosses_and_leaves_out():
         ),
         ((nn.Linear, sample(2)), "got Linear"),
         ((Cube,), "expected at least one floating-point or complex tensor among its inputs, got none"),
-        ((Cube, torch.ones(3, dtype=torch.int64), "a"), "got Tensor, str"),
+        ((Cube, torch.ones(3, dtype=torch.int64), "a"), "got a tensor of int64, str"),
     ],
 )
 def test_what_cannot_be_examined_is_refused(arguments, words):
@@ -358,3 +361,213 @@ def test_timing_compares_with_a_reference():
     assert "times as long" in str(timing)
     with pytest.raises(UsageError, match="repeats of at least 1, got 0"):
         time_function(Cube, torch.sin, sample(2), repeats=0)
+
+
+class Affine(Function):
+    """y = s (x + b), with both left out at will."""
+
+    @staticmethod
+    def forward(ctx, x, b=None, s=1.0):
+        ctx.s = s
+        y = x if b is None else x + b
+        return y * s
+
+    @staticmethod
+    def backward(ctx, dy):
+        needs = (*ctx.needs_input_grad, False)
+        dx = ctx.s * dy if needs[0] else None
+        db = (ctx.s * dy).sum(0) if needs[1] else None
+        return (dx, db, None)[: len(ctx.needs_input_grad)]
+
+
+class Noting(Function):
+    """Says how it was called."""
+
+    seen: list = []  # noqa: RUF012 - emptied by each test that reads it
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        Noting.seen.append((inputs, ctx.needs_input_grad))
+        ctx.count = len(inputs)
+        return sum(t * (i + 2) for i, t in enumerate(inputs) if isinstance(t, torch.Tensor))
+
+    @staticmethod
+    def backward(ctx, dy):
+        needs = ctx.needs_input_grad
+        return tuple(dy * (i + 2) if needs[i] else None for i in range(ctx.count))
+
+
+def test_it_is_tried_on_one_row_on_none_on_strided_tensors_and_with_each_subset_of_needs():
+    Noting.seen.clear()
+    assert examine(Noting, sample(5, 3), sample(5, 3), sample(5, 3)).ok
+    shapes = {tuple(inputs[0].shape) for inputs, _ in Noting.seen}
+    assert shapes >= {(5, 3), (1, 3), (0, 3)}
+    assert any(not inputs[0].is_contiguous() for inputs, _ in Noting.seen)
+    assert {inputs[0].dtype for inputs, _ in Noting.seen} == {torch.float32, torch.float64}
+    needs = {needs for _, needs in Noting.seen if any(needs)}
+    assert len(needs) == 7
+
+
+@pytest.mark.parametrize("form", ["class", "apply", "callable", "module"])
+def test_a_fault_has_the_same_code_in_whatever_form_it_is_given(form):
+    class Wrong(Cube):
+        @staticmethod
+        def backward(ctx, dy):
+            return -Cube.backward(ctx, dy)
+
+    class Layer(nn.Module):
+        def forward(self, x):
+            return Wrong.apply(x)
+
+    forms = {
+        "class": Wrong,
+        "apply": Wrong.apply,
+        "callable": lambda x: Wrong.apply(x) + 0,
+        "module": Layer(),
+    }
+    assert examine(forms[form], sample(3, 4)).codes == ("wrong-gradient-sign",)
+
+
+def test_each_optional_argument_is_left_out_by_itself_and_from_the_end():
+    assert examine(Affine, sample(3, 4), sample(4), 2.0).ok
+
+    class NeedsB(Affine):
+        @staticmethod
+        def forward(ctx, x, b=None, s=1.0):
+            return Affine.forward(ctx, x, b + 0, s)
+
+    report = examine(NeedsB, sample(3, 4), sample(4), 2.0)
+    assert report.codes[0] == "forward-raises"
+    assert report.findings[0].message.startswith("b left out: TypeError")
+    assert any("b, s not passed" in line for line in report.findings[0].evidence)
+
+
+def test_a_callers_integer_tensor_is_not_written_to():
+    class Counts(Function):
+        @staticmethod
+        def forward(ctx, x, seen):
+            seen += 1
+            return x * 3 + 1
+
+        @staticmethod
+        def backward(ctx, dy):
+            return dy * 3, None
+
+    seen = torch.zeros(2, dtype=torch.int64)
+    assert examine(Counts, sample(3), seen).codes[0] == "forward-inplace-input"
+    assert seen.tolist() == [0, 0]
+
+
+def test_a_kink_where_the_input_lies_is_told_and_is_no_fault():
+    class Relu(Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.clamp(min=0) * 2
+
+        @staticmethod
+        def backward(ctx, dy):
+            (x,) = ctx.saved_tensors
+            return 2 * dy * (x > 0)
+
+    report = examine(Relu, torch.tensor([0.0, 1.0, -2.0, 0.0]))
+    assert report.codes == ()
+    assert report.steps[3].numbers["x"].endswith("all 4 compared, 2 on a kink or an edge")
+    assert "kink" in report.steps[4].numbers["gradcheck"]
+
+
+def test_large_inputs_are_sampled_and_projected_and_that_is_said():
+    report = examine(Cube, sample(64, 128))
+    assert "of 8192 compared and 2 random projections of all" in report.steps[3].numbers["x"]
+    assert report.steps[4].numbers["gradcheck"] == "passed (fast mode: random projections)"
+
+
+def test_lines_are_those_of_the_fault_and_not_of_the_class():
+    class Several(Function):
+        @staticmethod
+        def forward(ctx, x):
+            scratch = torch.zeros_like(x)
+            scratch += 1
+            ctx.kept = x
+            return x * 3 + scratch
+
+        @staticmethod
+        def backward(ctx, dy):
+            mine = torch.ones_like(dy)
+            mine *= 3
+            dy *= mine
+            return dy
+
+    found = {f.code: f for f in examine(Several, sample(3, 4)).findings}
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+
+    def line_of(code):
+        return lines[int(found[code].where.rpartition(":")[2]) - 1].strip()
+
+    assert line_of("grad-output-modified") == "dy *= mine"
+    assert line_of("saved-on-ctx") == "ctx.kept = x"
+
+
+def test_it_says_what_was_seen_by_reading_and_what_running_confirmed():
+    class UsesData(Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**2 + x
+
+        @staticmethod
+        def backward(ctx, dy):
+            (x,) = ctx.saved_tensors
+            return (2 * x.data + 1) * dy
+
+    (finding,) = examine(UsesData, sample(3)).findings
+    assert (finding.code, finding.seen_by) == ("uses-data", "reading, confirmed by running")
+
+    class NeverReached(Function):
+        @staticmethod
+        def forward(ctx, x, alpha):
+            raise ValueError("not today")
+
+        @staticmethod
+        def backward(ctx, dy):
+            return dy, None, dy
+
+    report = examine(NeverReached, sample(3), 2.0)
+    assert report.codes == ("forward-raises", "wrong-gradient-count")
+    assert report.findings[1].seen_by == "reading"
+
+
+def test_what_is_not_examined_is_noted():
+    class Mapped(Cube):
+        generate_vmap_rule = True
+
+    notes = examine(Mapped, sample(3)).notes
+    assert any("has a rule for vmap, which is not examined" in note for note in notes)
+    assert notes[0] == "no input requires a gradient: examined as if each did that can have one (x)"
+    assert examine(Cube, sample(3).requires_grad_()).notes == ()
+    with warnings.catch_warnings(), torch.autograd.forward_ad.dual_level():
+        warnings.simplefilter("ignore")  # torch's own, of torch.jit
+        dual = torch.autograd.forward_ad.make_dual(sample(3), sample(3))
+        assert any("carries a tangent" in note for note in examine(Cube, dual).notes)
+
+
+def test_several_draws_tell_noise_from_a_gradient_that_is_off():
+    class Noisy(Function):
+        @staticmethod
+        def forward(ctx, x, off):
+            ctx.save_for_backward(x)
+            ctx.off = off
+            return torch.sin(x)
+
+        @staticmethod
+        def backward(ctx, dy):
+            (x,) = ctx.saved_tensors
+            return dy * torch.cos(x) * (1 + ctx.off + 0.1 * torch.randn_like(x)), None
+
+    def bias(off):
+        said = examine(Noisy, sample(200), off, approximate=True).findings[0].evidence[0]
+        assert said.startswith("8 draws, from ")
+        return float(said.rpartition(" ")[2])
+
+    assert bias(0.0) < 0.06  # 0.1 / sqrt(8) = 0.035
+    assert bias(0.3) > 0.25

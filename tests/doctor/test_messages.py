@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import Function, gradcheck
 
-from gradscope.doctor import KNOWN_MESSAGES, recognise
+from gradscope.doctor import KNOWN_MESSAGES, examine, recognise
 
 
 def make(forward, backward):
@@ -105,6 +105,32 @@ def test_the_present_wording_is_recognised(name, provoke):
     assert row.name == name
     assert row.cause
     assert row.cure
+
+
+@pytest.mark.parametrize(("name", "provoke"), PROVOKED)
+def test_it_is_named_where_it_is_raised_during_an_examination(name, provoke):
+    def examined(a):
+        provoke()
+        return a * 2
+
+    first = examine(examined, torch.randn(3, 4)).findings[0]
+    said = " ".join([first.message, *first.evidence])
+    assert name in said or first.code in ("wrong-gradient-count", "non-tensor-saved")
+    assert first.cause == recognise(first.message).cause
+    assert first.severity == "error"
+
+
+def test_it_is_named_in_backward_and_in_a_variation_too():
+    late = make(lambda ctx, a: a * 2, lambda ctx, g: g @ torch.ones(7, 7))
+    report = examine(late, torch.randn(3, 4))
+    assert report.codes[0] == "backward-raises"
+    assert 'the known message "sizes of tensors must match"' in report.findings[0].evidence[0]
+    viewing = make(
+        lambda ctx, a: a.view(-1) * 3 + torch.ones(12 if a.is_contiguous() else 11),
+        lambda ctx, g: 3 * g.view(3, 4),
+    )
+    report = examine(viewing, torch.randn(3, 4))
+    assert report.codes[0] == "fails-on-noncontiguous"
 
 
 def test_there_are_eight_and_each_is_provoked():

@@ -17,6 +17,10 @@ from gradscope.doctor.timing import time_function
 
 __all__ = ["find_reimplementations"]
 
+_LARGE: Final = 100_000
+_REPEATS: Final = 20
+_REPEATS_OF_LARGE: Final = 3
+
 _Operation: TypeAlias = Callable[..., Tensor]
 
 _UNARY: Final[Mapping[str, _Operation]] = {
@@ -90,11 +94,33 @@ _TERNARY: Final[Mapping[str, _Operation]] = {
     "torch.nn.functional.conv1d": F.conv1d,
     "torch.nn.functional.conv2d": F.conv2d,
 }
+_WITH_OPTIONS: Final[Mapping[str, _Operation]] = {
+    "torch.sum": torch.sum,
+    "torch.mean": torch.mean,
+    "torch.amax": torch.amax,
+    "torch.logsumexp": torch.logsumexp,
+    "torch.softmax": torch.softmax,
+    "torch.log_softmax": torch.log_softmax,
+    "torch.cumsum": torch.cumsum,
+    "torch.pow": torch.pow,
+    "torch.mul": torch.mul,
+    "torch.clamp": torch.clamp,
+    "torch.nn.functional.leaky_relu": F.leaky_relu,
+    "torch.nn.functional.elu": F.elu,
+    "torch.nn.functional.gelu": lambda x, approximate: F.gelu(x, approximate=approximate),
+    "torch.nn.functional.layer_norm": F.layer_norm,
+    "torch.nn.functional.conv1d": lambda x, w, *options: F.conv1d(x, w, None, *options),
+    "torch.nn.functional.conv2d": lambda x, w, *options: F.conv2d(x, w, None, *options),
+}
+"""Called with all arguments, tensors and others, in their order."""
 _BY_COUNT: Final[Mapping[int, Mapping[str, _Operation]]] = {1: _UNARY, 2: _BINARY, 3: _TERNARY}
 
 
 def find_reimplementations(exam: Examination) -> Iterator[Finding]:
-    """Compare with the operations of as many tensors, on the inputs and on a reflection of them."""
+    """Compare with PyTorch's operations on the inputs and on a reflection of them.
+
+    With those of as many tensors; or, where there are other arguments, with those that take such.
+    """
     if (
         exam.subject.module is not None
         or not exam.subject.functions
@@ -102,9 +128,9 @@ def find_reimplementations(exam: Examination) -> Iterator[Finding]:
     ):
         return
     tensors = [a for a in exam.wide.arguments if isinstance(a, Tensor)]
-    if len(tensors) != len(exam.wide.arguments):
-        return
-    for name, operation in _BY_COUNT.get(len(tensors), {}).items():
+    has_options = len(tensors) != len(exam.wide.arguments)
+    table = _WITH_OPTIONS if has_options else _BY_COUNT.get(len(tensors), {})
+    for name, operation in table.items():
         if _is_same(exam, operation):
             yield _reimplementation(exam, name, operation)
             return
@@ -114,7 +140,9 @@ def _reimplementation(exam: Examination, name: str, operation: _Operation) -> Fi
     arguments = list(exam.subject.arguments)
     for leaf in exam.subject.leaves:
         arguments[leaf.position] = leaf.value.detach().requires_grad_(leaf.is_needed)
-    timing = time_function(exam.subject.call, operation, *arguments)
+    is_large = any(leaf.value.numel() > _LARGE for leaf in exam.subject.leaves)
+    repeats = _REPEATS_OF_LARGE if is_large else _REPEATS
+    timing = time_function(exam.subject.call, operation, *arguments, repeats=repeats)
     return found(
         "reimplements-builtin",
         f"values and gradients are those of {name}",

@@ -5,6 +5,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from gradscope.doctor.diagnoses.straight_through import is_straight_through_inside
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numeric import Comparison
 from gradscope.doctor.report import Finding, found
@@ -19,7 +20,7 @@ _SMALL_GRADIENT: Final = 1e-3
 def explain_by_design(exam: Examination, comparison: Comparison) -> Finding | None:
     """Return a hint where forward is the identity or a staircase, or backward limits its gradient."""
     leaf = exam.wide.leaves[comparison.leaf]
-    for test in (_is_identity, _is_staircase, _is_limited, _is_rescaled):
+    for test in _TESTS:
         reason = test(exam, comparison)
         if reason:
             return found(
@@ -107,6 +108,9 @@ def _factor(comparison: Comparison) -> float | None:
 
 def _small_weights(output: Tensor) -> Tensor:
     return weights_like(output) * _SMALL_GRADIENT
+
+
+_TESTS: Final = (_is_identity, _is_staircase, _is_limited, _is_rescaled, is_straight_through_inside)
 
 
 def _ratio(comparison: Comparison) -> str:

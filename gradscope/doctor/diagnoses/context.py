@@ -6,7 +6,9 @@ And uses-data, which only the source shows.
 from collections.abc import Iterator
 
 from gradscope.doctor.examination import Examination
+from gradscope.doctor.leak import measure_leak
 from gradscope.doctor.report import Finding, found
+from gradscope.doctor.spy import Held
 
 __all__ = ["find_returned_inputs", "find_tensors_on_context", "find_uses_of_data"]
 
@@ -21,19 +23,23 @@ def find_tensors_on_context(exam: Examination) -> Iterator[Finding]:
                 "saved-on-ctx",
                 f"{call.function.__name__} keeps {size} bytes of tensors as {names}",
                 cause="on ctx a tensor is not checked for later writes, escapes saved-tensor hooks "
-                "(checkpointing, offloading), and an output kept there never frees its memory",
+                "(checkpointing, offloading) and stays after backward; an output kept there is a cycle",
                 fix="ctx.save_for_backward(tensor) in forward, ctx.saved_tensors in backward",
-                where=exam.where,
-                evidence=[
-                    f"ctx.{held.attribute}: {held.size_bytes} bytes, "
-                    + (
-                        "an argument of forward"
-                        if held.is_argument
-                        else "not an argument: the graph cannot follow it"
-                    )
-                    for held in call.held
-                ],
+                where=_line_that_sets(exam, {held.attribute for held in call.held}),
+                evidence=[*(_kept(held) for held in call.held), *measure_leak(exam)],
             )
+
+
+def _kept(held: Held) -> str:
+    what = (
+        "an argument of forward" if held.is_argument else "not an argument: the graph cannot follow it"
+    )
+    return f"ctx.{held.attribute}: {held.size_bytes} bytes, {what}"
+
+
+def _line_that_sets(exam: Examination, attributes: set[str]) -> str:
+    lines = (f.where for f in exam.facts if f.kind == "ctx attribute" and f.target in attributes)
+    return next(lines, exam.where)
 
 
 def find_returned_inputs(exam: Examination) -> Iterator[Finding]:

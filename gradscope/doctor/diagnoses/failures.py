@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from gradscope.doctor.diagnoses.transpose import find_raising_transpose
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.messages import recognise
 from gradscope.doctor.report import Finding, found
 from gradscope.doctor.run import Failure
 from gradscope.doctor.spy import Call
 
-__all__ = ["failure_finding", "find_backward_failures", "find_forward_failures"]
+__all__ = ["failure_finding", "find_backward_failures", "find_forward_failures", "named"]
 
 
 def find_forward_failures(exam: Examination) -> Iterator[Finding]:
@@ -33,6 +34,9 @@ def find_backward_failures(exam: Examination) -> Iterator[Finding]:
     if failure is not None:
         exam.blocked = "backward raises"
         yield failure_finding(failure, exam.where)
+        transposed = find_raising_transpose(exam) if _is_about_sizes(failure) else None
+        if transposed is not None:
+            yield transposed
     elif not exam.given.is_connected:
         exam.blocked = "no output has a gradient"
         yield found(
@@ -59,8 +63,27 @@ def failure_finding(failure: Failure, fallback: str = "", *, on: str = "") -> Fi
         cause=known.cause if known else f"{failure.phase} raised an exception on these inputs",
         fix=known.cure if known else "run it by itself on these inputs, and read the line named here",
         where=failure.where or fallback,
-        evidence=(f'the known message "{known.name}"',) if known else (),
+        evidence=named(failure.text),
     )
+
+
+def named(text: str) -> tuple[str, ...]:
+    """Return as evidence which of the known messages a text is; empty where it is none."""
+    known = recognise(text)
+    return (f'the known message "{known.name}": {known.cause}',) if known else ()
+
+
+def _return_line(exam: Examination, count: int) -> str:
+    lines = (
+        f.where for f in exam.facts
+        if f.kind == "return" and not f.is_in_forward and f.target == str(count)
+    )  # fmt: skip
+    return next(lines, exam.where)
+
+
+def _is_about_sizes(failure: Failure) -> bool:
+    known = recognise(failure.text)
+    return known is not None and known.name == "sizes of tensors must match"
 
 
 def _saved_tensors_in_forward(exam: Examination) -> Iterator[Finding]:
@@ -93,6 +116,6 @@ def _wrong_count(exam: Examination, call: Call) -> Iterator[Finding]:
         f"backward of {call.function.__name__} returns {got} values, forward has {expected} arguments",
         cause="backward must return one value for each argument of forward, ctx not counted",
         fix=f"return {expected} values, None for arguments that are no tensors",
-        where=exam.where,
+        where=_return_line(exam, got),
         evidence=others,
     )

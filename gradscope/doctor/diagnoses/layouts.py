@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gradscope.doctor.agreement import agree
+from gradscope.doctor.diagnoses.failures import named
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.report import Finding, found
 from gradscope.doctor.run import Run, run, weights_like
@@ -38,6 +39,7 @@ def _noncontiguous(exam: Examination) -> Iterator[Finding]:
                 cause="it assumes a contiguous layout: .view on what may be strided, or a raw pointer",
                 fix="use .reshape, or call .contiguous() at the door",
                 where=outcome.failure.where if outcome.failure else exam.where,
+                evidence=named(trouble),
             )
 
 
@@ -51,6 +53,7 @@ def _expanded(exam: Examination) -> Iterator[Finding]:
             cause="backward writes to grad_output, or reads its memory as if it were dense",
             fix="call grad_output.contiguous() first, or compute out of place",
             where=outcome.failure.where if outcome.failure else exam.where,
+            evidence=named(trouble),
         )
 
 

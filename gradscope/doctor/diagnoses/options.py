@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.autograd import Function
@@ -17,6 +17,8 @@ from gradscope.doctor.run import run
 from gradscope.doctor.subject import Subject
 
 __all__ = ["find_option_failures", "find_subset_failures"]
+
+_ALL_SUBSETS: Final = 5
 
 
 def find_subset_failures(exam: Examination) -> Iterator[Finding]:
@@ -46,52 +48,71 @@ def find_subset_failures(exam: Examination) -> Iterator[Finding]:
 
 
 def find_option_failures(exam: Examination) -> Iterator[Finding]:
-    """Leave out trailing arguments that have a default."""
-    shorter = exam.wide
-    for name in reversed(_given_options(exam.subject)):
-        shorter = _without_last(shorter)
-        if not shorter.leaves or not any(leaf.is_needed for leaf in shorter.leaves):
-            return
-        outcome = run(shorter)
+    """Leave out each argument that has a default: from the end one by one, and each by itself."""
+    can_compare = not exam.is_approximate and all(c.is_right for c in exam.comparisons)
+    for left_out, fewer in _variations(exam.wide):
+        if not any(leaf.is_needed for leaf in fewer.leaves):
+            continue
+        outcome = run(fewer)
         if outcome.failure is not None:
-            yield failure_finding(outcome.failure, exam.where, on=f"{name} left out")
-        elif not exam.is_approximate and all(c.is_right for c in exam.comparisons):
-            for comparison in exam.compare(shorter, outcome):
+            yield failure_finding(outcome.failure, exam.where, on=left_out)
+        elif can_compare and outcome.is_connected:
+            for comparison in exam.compare(fewer, outcome):
                 if not comparison.is_right:
-                    yield plain_wrong_gradient(shorter, comparison, exam.where, on=f"{name} left out")
+                    yield plain_wrong_gradient(fewer, comparison, exam.where, on=left_out)
+
+
+def _variations(subject: Subject) -> Iterator[tuple[str, Subject]]:
+    """Yield what is left out, and the subject without it."""
+    given = _parameters_given(subject)
+    optional = [i for i, p in enumerate(given) if p.default is not p.empty]
+    for i in optional:
+        if not _is_default(subject.arguments[i], given[i].default):
+            yield f"{given[i].name} left out", _with_default(subject, i, given[i].default)
+    trailing = [i for i in optional if all(j in optional for j in range(i, len(given)))]
+    if subject.module is None:  # the parameters of a module follow its inputs
+        for i in reversed(trailing):
+            names = ", ".join(p.name for p in given[i:])
+            yield f"{names} not passed", _cut(subject, i)
 
 
 def _subsets(needed: list[bool]) -> list[list[bool]]:
-    """Return all proper subsets of up to three inputs; of more, each alone and each left out."""
+    """Return all proper subsets of up to five inputs; of more, each alone and each left out."""
     on = [i for i, n in enumerate(needed) if n]
-    sizes = range(1, len(on)) if len(on) <= 3 else (1, len(on) - 1)
+    sizes = range(1, len(on)) if len(on) <= _ALL_SUBSETS else (1, len(on) - 1)
     return [
         [i in chosen for i in range(len(needed))] for size in sizes for chosen in combinations(on, size)
     ]
 
 
-def _given_options(subject: Subject) -> list[str]:
-    """Return the names of trailing arguments that were given and have a default."""
+def _parameters_given(subject: Subject) -> list[inspect.Parameter]:
+    """Return the parameters of the signature that arguments were given for, in their order."""
     owner = getattr(subject.call, "__self__", None)
-    described: Any = subject.call  # Any: a callable of whatever signature
+    described: Any = (
+        subject.module.forward if subject.module is not None else subject.call
+    )  # Any: as is
     skipped = 0
     if isinstance(owner, type) and issubclass(owner, Function):
         described, skipped = owner.forward, int(owner.setup_context is Function.setup_context)
-    if subject.module is not None:
-        return []
     try:
         parameters = list(inspect.signature(described).parameters.values())[skipped:]
     except (TypeError, ValueError):
         return []
-    given = parameters[: len(subject.arguments)]
-    names: list[str] = []
-    for parameter in given:
-        is_option = parameter.default is not parameter.empty
-        names = [*names, parameter.name] if is_option else []
-    return names
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return positional[: subject.input_count]
 
 
-def _without_last(subject: Subject) -> Subject:
-    last = len(subject.arguments) - 1
-    leaves = tuple(leaf for leaf in subject.leaves if leaf.position != last)
-    return replace(subject, arguments=subject.arguments[:-1], leaves=leaves)
+def _is_default(argument: object, default: object) -> bool:
+    is_plain = isinstance(argument, bool | int | float | str | tuple)
+    return argument is default or (is_plain and argument == default)
+
+
+def _with_default(subject: Subject, position: int, default: object) -> Subject:
+    arguments = tuple(default if i == position else a for i, a in enumerate(subject.arguments))
+    leaves = tuple(leaf for leaf in subject.leaves if leaf.position != position)
+    return replace(subject, arguments=arguments, leaves=leaves)
+
+
+def _cut(subject: Subject, position: int) -> Subject:
+    leaves = tuple(leaf for leaf in subject.leaves if leaf.position < position)
+    return replace(subject, arguments=subject.arguments[:position], leaves=leaves)

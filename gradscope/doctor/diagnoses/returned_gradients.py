@@ -10,6 +10,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from gradscope.doctor.diagnoses.transpose import missing_transpose
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numeric import compare_elements
 from gradscope.doctor.precision import Precision
@@ -44,15 +45,11 @@ def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Ten
         )
     dims = _transposed_dims(exam, position, x, gradient)
     if dims:
-        return found(
-            "missing-transpose",
+        return missing_transpose(
             f"backward returns {shapes}: the right gradient with dims {dims[0]} and {dims[1]} "
             f"exchanged",
-            cause="a matrix product was differentiated without transposing",
-            fix="for y = x @ w: dx = dy @ w.mT and dw = x.mT @ dy; for y = x @ w.mT: dx = dy @ w and "
-            "dw = dy.mT @ x",
-            where=exam.where,
-            evidence=(f"expected {tuple(x.shape)}, got {tuple(gradient.shape)}",),
+            exam.where,
+            (f"expected {tuple(x.shape)}, got {tuple(gradient.shape)}",),
         )
     return found(
         "gradient-shape-mismatch",
@@ -72,7 +69,7 @@ def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator
             cause="autograd casts it silently: a narrower dtype has lost digits, a wider one costs "
             "memory",
             fix="compute and return the gradient in the argument's dtype: grad.to(x.dtype) at the end",
-            where=exam.where,
+            where=_line(exam, "dtype"),
             evidence=(f"digits kept: {_digits(gradient.dtype):.1f} of {_digits(x.dtype):.1f}",),
         )
     if gradient.device != x.device:
@@ -81,8 +78,14 @@ def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator
             f"backward returns a gradient on {gradient.device} for {name}, which is on {x.device}",
             cause="autograd moves a single number silently, at each step, and raises for anything else",
             fix="create tensors in backward on grad_output.device",
-            where=exam.where,
+            where=_line(exam, "device"),
         )
+
+
+def _line(exam: Examination, kind: str) -> str:
+    """Return the line of backward where a dtype or device is written down; else the Function's."""
+    lines = (f.where for f in exam.facts if f.kind == kind and not f.is_in_forward)
+    return next(lines, exam.where)
 
 
 def _is_expandable(shape: torch.Size, to: torch.Size) -> bool:

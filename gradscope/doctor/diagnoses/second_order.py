@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from gradscope.doctor.diagnoses.failures import named
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.messages import recognise
 from gradscope.doctor.numeric import compare_map
@@ -53,8 +54,14 @@ def _compared(
     weights = [weights_like(g.detach(), 1) for g in asked]
     broken: list[str] = []
     wrong: list[str] = []
+    endless: list[str] = []
     for place, claimed in zip(places, second, strict=True):
         gradient = torch.zeros_like(at[place]) if claimed is None else claimed
+        if not bool(gradient.isfinite().all()):
+            endless.append(
+                f"in {names[place]}: {int((~gradient.isfinite()).sum())} elements are NaN or infinite"
+            )
+            continue
         slope, true, is_off = compare_map(gradient_map, at, weights, place, gradient, exam.precision)
         if is_off:
             line = (
@@ -63,6 +70,8 @@ def _compared(
             (broken if not bool(gradient.any()) else wrong).append(line)
     if wrong and not _has_nested_functions(exam, asked):
         broken, wrong = broken + wrong, []
+    if endless:
+        yield _endless(exam, endless)
     if broken:
         yield _broken(exam, broken)
     if wrong:
@@ -113,6 +122,7 @@ def _raises(exam: Examination, text: str, where: str) -> Finding:
         else "write backward in differentiable operations, or declare it with @once_differentiable",
         where=where or exam.where,
         severity="hint" if is_declared else None,
+        evidence=named(text),
     )
 
 
@@ -138,6 +148,19 @@ def _loose_ends(exam: Examination) -> Iterator[str]:
                 f"saved tensor {place} of {call.function.__name__} is neither an argument nor an "
                 "output of forward: it carries no graph"
             )
+
+
+def _endless(exam: Examination, evidence: Sequence[str]) -> Finding:
+    return found(
+        "wrong-second-gradient",
+        "the second derivative is not finite, although the first one is",
+        cause="backward takes a root, a logarithm or a quotient at a point where its own derivative is "
+        "infinite, and multiplies that with 0",
+        fix="keep the point away from it: torch.where on the argument, not on the result; or declare "
+        "backward with @once_differentiable",
+        where=exam.where,
+        evidence=evidence,
+    )
 
 
 def _wrong(exam: Examination, evidence: Sequence[str]) -> Finding:

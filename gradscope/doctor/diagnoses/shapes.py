@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gradscope.doctor.batches import with_first_rows
-from gradscope.doctor.diagnoses.failures import failure_finding
+from gradscope.doctor.diagnoses.failures import failure_finding, named
 from gradscope.doctor.diagnoses.wrong_gradient import plain_wrong_gradient
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.report import Finding, found
@@ -35,6 +35,7 @@ def find_batch_failures(exam: Examination) -> Iterator[Finding]:
             fix="give the shape in full, or return early where x.numel() is 0; the last batch of an "
             "expert or a filter can be empty",
             where=empty.failure.where or exam.where,
+            evidence=named(empty.failure.text),
         )
 
 

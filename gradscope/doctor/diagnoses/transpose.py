@@ -1,38 +1,76 @@
-"""missing-transpose where shapes are square: the Jacobian is the true one with two dims exchanged."""
+"""missing-transpose: a gradient that one transposing more makes right.
+
+Looked for in two ways: by transposing what backward works with, one matrix at a time, at any size; and
+in a small whole Jacobian, where the true one has two dims exchanged (a matrix out of a closure, say).
+"""
 
 from itertools import combinations
 from typing import Final
 
 import torch
-from torch import Tensor
 
-from gradscope.doctor.batches import with_first_rows
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numeric import jacobian
-from gradscope.doctor.run import Run, run
+from gradscope.doctor.report import Finding, found
+from gradscope.doctor.run import Run
+from gradscope.doctor.shown import claimed_jacobian
 from gradscope.doctor.subject import Subject
+from gradscope.doctor.turned import transposed_at
 
-__all__ = ["exchanged_dims"]
+__all__ = ["explain_by_transpose", "find_raising_transpose", "missing_transpose"]
 
 _MOST_ELEMENTS: Final = 300_000
 _MOST_SIDE: Final = 600
+_FIX: Final = (
+    "for y = x @ w: dx = dy @ w.mT and dw = x.mT @ dy; for y = x @ w.mT: dx = dy @ w and dw = dy.mT @ x"
+)
 
 
-def exchanged_dims(exam: Examination, number: int) -> tuple[str, str] | None:
-    """Return the names of the two dims whose exchange makes the gradient of a leaf right.
+def explain_by_transpose(exam: Examination, number: int) -> str:
+    """Return what is to be transposed to make the gradient of a leaf right; "" where nothing is."""
+    name = exam.subject.leaves[number].name
+    sites = transposed_at(exam, number)
+    if sites:
+        return f"the gradient of {name} is right once {sites[0]} is transposed in backward"
+    dims = _exchanged_dims(exam, number)
+    return (
+        f"the gradient of {name} is the derivative with {dims[0]} and {dims[1]} exchanged"
+        if dims
+        else ""
+    )
 
-    A large subject is looked at with one row of its batch; where it is still too large, None.
-    """
-    subject = exam.wide
-    if not _is_small(subject, number, exam.wide_run):
-        smaller = with_first_rows(subject, 1)
-        if smaller is None:
-            return None
-        subject = smaller
-    outcome = run(subject)
-    if outcome.failure is not None or not _is_small(subject, number, outcome):
+
+def find_raising_transpose(exam: Examination) -> Finding | None:
+    """Find the transposing without which backward raises, as it does where shapes are not square."""
+    for number, leaf in enumerate(exam.subject.leaves):
+        sites = transposed_at(exam, number, at_most=2) if leaf.is_needed else ()
+        if sites:
+            shown = " and ".join(str(site) for site in sites)
+            return missing_transpose(
+                f"backward raises, and gives the right gradient of {leaf.name} once {shown} "
+                f"{'is' if len(sites) == 1 else 'are'} transposed",
+                exam.where,
+            )
+    return None
+
+
+def missing_transpose(message: str, where: str, evidence: tuple[str, ...] = ()) -> Finding:
+    """Return the finding, with the rule for matrix products."""
+    return found(
+        "missing-transpose",
+        message,
+        cause="a matrix product was differentiated without transposing; square matrices hide it",
+        fix=_FIX,
+        where=where,
+        evidence=evidence,
+    )
+
+
+def _exchanged_dims(exam: Examination, number: int) -> tuple[str, str] | None:
+    """Return the names of the two dims whose exchange makes the gradient right; None if too large."""
+    if not _is_small(exam.wide, number, exam.wide_run):
         return None
-    return _exchange(exam, subject, number, outcome)
+    return _exchange(exam, number)
 
 
 def _is_small(subject: Subject, number: int, outcome: Run) -> bool:
@@ -47,39 +85,22 @@ def _is_small(subject: Subject, number: int, outcome: Run) -> bool:
     )
 
 
-def _exchange(exam: Examination, subject: Subject, number: int, outcome: Run) -> tuple[str, str] | None:
-    at = [leaf.value for leaf in subject.leaves]
-    x, y = at[number], outcome.outputs[0]
-    true = jacobian(exam.values_of(subject, outcome), at, number, exam.precision).view(
-        (*y.shape, *x.shape)
-    )
-    claimed = _claimed_jacobian(subject, number).view_as(true)
+def _exchange(exam: Examination, number: int) -> tuple[str, str] | None:
+    at = [leaf.value for leaf in exam.wide.leaves]
+    x, y = at[number], exam.wide_run.outputs[0]
+    claimed = claimed_jacobian(exam, number)
+    if claimed is None:
+        return None
+    true = jacobian(exam.values_of(exam.wide, exam.wide_run), at, number, exam.precision)
+    true, claimed = true.view((*y.shape, *x.shape)), claimed.view((*y.shape, *x.shape))
     atol = 1e-5 * float(true.abs().max())
     if torch.allclose(claimed, true, rtol=1e-3, atol=atol):
-        return None  # one row of the batch alone does not show the fault
+        return None  # the first output alone does not show the fault
     names = [f"dim {d} of the output" for d in range(y.dim())]
-    names += [f"dim {d} of {subject.leaves[number].name}" for d in range(x.dim())]
+    names += [f"dim {d} of {exam.wide.leaves[number].name}" for d in range(x.dim())]
     for first, second in combinations(range(true.dim()), 2):
         if true.shape[first] == true.shape[second] > 1:
             turned = true.transpose(first, second)
             if torch.allclose(claimed, turned, rtol=1e-3, atol=atol):
                 return names[first], names[second]
     return None
-
-
-def _claimed_jacobian(subject: Subject, number: int) -> Tensor:
-    rows = []
-    leaf = subject.leaves[number].value
-    count = run(subject).outputs[0].numel()
-    for i in range(count):
-
-        def one(output: Tensor, i: int = i) -> Tensor:
-            weights = torch.zeros_like(output)
-            weights.view(-1)[i] = 1
-            return weights
-
-        gradient = run(subject, weigh=one).gradients[number]
-        rows.append(
-            torch.zeros_like(leaf).view(-1) if gradient is None else gradient.detach().reshape(-1)
-        )
-    return torch.stack(rows)

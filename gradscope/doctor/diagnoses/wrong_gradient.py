@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradscope.doctor.diagnoses.by_design import explain_by_design
-from gradscope.doctor.diagnoses.transpose import exchanged_dims
+from gradscope.doctor.diagnoses.transpose import explain_by_transpose, missing_transpose
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numeric import Comparison
 from gradscope.doctor.report import Finding, found
@@ -93,17 +93,9 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
             where=exam.where,
             evidence=_worst(comparison),
         )
-    dims = exchanged_dims(exam, comparison.leaf)
-    if dims is not None:
-        return found(
-            "missing-transpose",
-            f"the gradient of {name} is the derivative with {dims[0]} and {dims[1]} exchanged",
-            cause="a matrix product was differentiated without transposing; square matrices hide it",
-            fix="for y = x @ w: dx = dy @ w.mT and dw = x.mT @ dy; for y = x @ w.mT: dx = dy @ w and "
-            "dw = dy.mT @ x",
-            where=exam.where,
-            evidence=_worst(comparison),
-        )
+    transposed = explain_by_transpose(exam, comparison.leaf)
+    if transposed:
+        return missing_transpose(transposed, exam.where, _worst(comparison))
     return plain_wrong_gradient(exam.wide, comparison, exam.where)
 
 
@@ -126,7 +118,9 @@ def _elsewhere(exam: Examination, number: int) -> list[Comparison]:
     """Return comparisons of a leaf at three other points where the function is finite."""
     points = []
     for stretch in (0.61, 1.37, 1.9):
-        moved = exam.wide.with_values([leaf.value * stretch for leaf in exam.wide.leaves])
+        # Each leaf by another factor: a homogeneous function would keep its error's.
+        leaves = enumerate(exam.wide.leaves, 1)
+        moved = exam.wide.with_values([leaf.value * stretch**power for power, leaf in leaves])
         outcome = run(moved)
         is_finite = outcome.failure is None and all(y.isfinite().all() for y in outcome.outputs)
         if is_finite and outcome.is_connected:
