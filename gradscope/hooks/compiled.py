@@ -1,10 +1,11 @@
 """Seeing inside a compiled forward: what the hook leaves in a graph while torch.compile traces it.
 
-Left in the graph is one operation for each output and one for its gradient. It changes nothing, calls
-back into Python with the tensor, and is there only where `is_on` was true while it was traced: the
-compiler guards that plain bool, keeps two graphs, and an unobserved step runs the bare one.
+Left in the graph is one operation for each tensor of an output and one for its gradient. It changes
+nothing, calls back into Python with the tensor, and is there only where `is_on` was true while it was
+traced: the compiler guards that plain bool, keeps two graphs, and an unobserved step runs the bare one.
 """
 
+import dataclasses
 import functools
 import itertools
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.node import has_side_effect
 
 __all__ = ["CompiledHook", "Seen", "has_compiled"]
 
@@ -26,7 +28,7 @@ class Seen(IntEnum):
     GRADIENT = 2
 
 
-_OnSeen = Callable[[int, Seen, torch.Tensor], None]
+_OnSeen = Callable[[int, Seen, str, torch.Tensor], None]
 _listeners: dict[int, _OnSeen] = {}
 """Who is called back, by number: an operation in a graph can hold numbers and tensors only."""
 _numbers = itertools.count()
@@ -39,17 +41,21 @@ def has_compiled() -> bool:
 
 
 @functools.cache
-def _operation() -> Callable[[torch.Tensor, torch.Tensor, int, int, int], None]:
-    """Define the operation. The mark that it claims to write is what keeps it in the graph."""
+def _operation() -> Callable[[torch.Tensor, int, int, int, str], None]:
+    """Define the operation. That it has a side effect is said to torch.fx, which keeps it in the graph.
 
-    def see(tensor: torch.Tensor, mark: torch.Tensor, listener: int, index: int, what: int) -> None:
-        del mark
+    (An argument that it claimed to write would do that as well. But where it is left in the forward and
+    in the backward graph, autograd would find that argument changed since it was saved, and raise.)
+    """
+
+    def see(tensor: torch.Tensor, listener: int, index: int, what: int, path: str) -> None:
         on_seen = _listeners.get(listener)
         if on_seen is not None:
-            on_seen(index, Seen(what), tensor)
+            on_seen(index, Seen(what), path, tensor)
 
-    operation = torch.library.custom_op("gradscope::see", see, mutates_args=("mark",))
+    operation = torch.library.custom_op("gradscope::see", see, mutates_args=())
     operation.register_fake(lambda *_: None)
+    has_side_effect(torch.ops.gradscope.see.default)
     return operation
 
 
@@ -60,22 +66,21 @@ class _GradientMark:
         self.hook = hook
         self.index = index
 
-    def mark(self, gradient: torch.Tensor) -> None:
+    def see(self, path: str, gradient: torch.Tensor) -> None:
         """Leave the operation on a gradient."""
-        self.hook.see(gradient, self.hook.mark, self.hook.number, self.index, 2)
+        self.hook.see(gradient, self.hook.number, self.index, 2, path)
 
 
 class CompiledHook:
     """What is traced for the modules of `watch`, from `open` to `close`.
 
-    `on_seen(index, what, tensor)` is called when a graph runs; it must not raise.
+    `on_seen(index, what, path, tensor)` is called when a graph runs; it must not raise.
     """
 
     def __init__(self, on_seen: _OnSeen) -> None:
         self._on_seen = on_seen
         self.is_on = False
         self.number = next(_numbers)
-        self.mark = torch.zeros(1)
         self.see = _operation()
         self._marks: dict[int, _GradientMark] = {}
 
@@ -93,13 +98,32 @@ class CompiledHook:
         self._marks = {id(module): _GradientMark(self, index) for module, index in modules}
 
     def trace(self, module: nn.Module, output: Any) -> None:  # Any: whatever a module returns
-        """Run while a forward is traced. Only a lone tensor is seen; an exported graph stays bare."""
+        """Run while a forward is traced. An exported graph stays bare."""
         if not self.is_on or not torch.is_grad_enabled() or torch.compiler.is_exporting():
             return
         mark = self._marks.get(id(module))
-        if mark is None or type(output) is not torch.Tensor or not output.is_floating_point():
+        if mark is None:
             return
-        has_gradient = output.requires_grad
-        self.see(output.detach(), self.mark, self.number, mark.index, 1 if has_gradient else 0)
-        if has_gradient:
-            output.register_hook(mark.mark)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        for path, tensor in _tensors(output, ""):
+            has_gradient = tensor.requires_grad
+            self.see(tensor.detach(), self.number, mark.index, 1 if has_gradient else 0, path)
+            if has_gradient:
+                tensor.register_hook(functools.partial(mark.see, path))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+def _tensors(value: Any, path: str) -> list[tuple[str, torch.Tensor]]:  # Any: as above
+    """Return what `find_tensors` does, by means that Dynamo traces."""
+    if isinstance(value, torch.Tensor):
+        return [(path, value)] if value.is_floating_point() else []
+    if isinstance(value, list | tuple):
+        items = list(enumerate(value))
+    elif isinstance(value, dict):
+        items = list(value.items())
+    elif dataclasses.is_dataclass(value):
+        items = [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
+    else:
+        return []
+    found = []
+    for key, child in items:
+        found += _tensors(child, f"{path}.{key}" if path else str(key))
+    return found

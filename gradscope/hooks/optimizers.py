@@ -3,6 +3,7 @@
 Global step hooks, filtered: an optimizer belongs to the model when it holds one of its parameters.
 """
 
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -16,6 +17,9 @@ from torch.optim.optimizer import (
 
 __all__ = ["Closure", "OptimizerHook", "parameters_of"]
 
+_WRAPPER_LIVES_IN = Optimizer.__module__
+"""Where torch defines the function that it puts around each `step`, and that calls the hooks."""
+
 Closure: TypeAlias = Callable[[], Any]
 """What LBFGS and others call to compute the loss again; it returns whatever the user's returns."""
 
@@ -28,9 +32,10 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
 class OptimizerHook:
     """Calls `before(optimizer, closure)` and `after(optimizer)` around each step of our optimizers.
 
-    What `before` returns, unless None, takes the closure's place. Ours are those that hold one of the
-    parameters that `parameters()` gives when an optimizer, or a new group of it, is first met. It lives
-    from `install` to `remove`, and holds optimizers weakly.
+    What `before` returns, unless None, takes the closure's place. A step taken inside of another (by an
+    optimizer that wraps one) is a part of that, and no step of its own. Ours are those that hold one of
+    the parameters that `parameters()` gives when an optimizer, or a new group of it, is first met. It
+    lives from `install` to `remove`, and holds optimizers weakly.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class OptimizerHook:
         self._known: weakref.WeakKeyDictionary[Optimizer, tuple[int, bool]] = (
             weakref.WeakKeyDictionary()
         )
+        self._open: weakref.ref[Optimizer] | None = None
+        self._inside = 0
         self._handles: list[Any] = []  # Any: torch gives two kinds of handle, both with remove()
 
     def forget(self) -> None:
@@ -78,6 +85,11 @@ class OptimizerHook:
     def _on_step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
         if not self.is_ours(optimizer):
             return None
+        opened = self._open() if self._open is not None else None
+        if opened is not None and _is_stepping(opened):  # and not one whose step has raised
+            self._inside += 1
+            return None
+        self._open, self._inside = weakref.ref(optimizer), 0
         is_positional = len(args) > 1  # the optimizer itself comes first
         closure = args[1] if is_positional else kwargs.get("closure")
         changed = self._before(optimizer, closure)
@@ -88,5 +100,22 @@ class OptimizerHook:
         return args, {**kwargs, "closure": changed}
 
     def _on_step_end(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:  # torch's signature
-        if self.is_ours(optimizer):
-            self._after(optimizer)
+        if not self.is_ours(optimizer):
+            return
+        if self._inside:
+            self._inside -= 1
+            return
+        self._open = None
+        self._after(optimizer)
+
+
+def _is_stepping(optimizer: Optimizer) -> bool:
+    """Whether a step of the optimizer is under way around the one that now begins, in this thread."""
+    frame, steps = sys._getframe(), 0  # noqa: SLF001 - asked only where a step began and has not ended
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") == _WRAPPER_LIVES_IN and "profile_name" in frame.f_locals:
+            steps += 1
+            if steps > 1 and frame.f_locals.get("self") is optimizer:
+                return True
+    return False

@@ -1,7 +1,7 @@
 """Whether a model still has the modules and parameters that it had: cheap enough to ask each step."""
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from operator import attrgetter
 
@@ -17,7 +17,8 @@ class Structure:
 
     A module whose class has changed (a lazy one that has met its input) counts as another. What is
     asked is, of each module that there was, whether it owns the same objects: then the model reaches no
-    others.
+    others. Parameters are asked for apart: while a forward runs, `torch.func.functional_call` puts others
+    in their place.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -26,26 +27,31 @@ class Structure:
         self._modules = [weakref.ref(module, self._lose) for module in modules]
         owned = (p for module in modules for p in module._parameters.values() if p is not None)  # noqa: SLF001 - far faster than parameters()
         self._parameters = [weakref.ref(parameter, self._lose) for parameter in owned]
-        self._ids = _ids(modules)
+        self._module_ids = _ids(modules, _modules)
+        self._parameter_ids = _ids(modules, _parameters)
         self._classes = list(map(type, modules))
 
-    def is_that_of(self, model: nn.Module) -> bool:
-        """Whether the model consists of the same objects, of the same classes, in the same order."""
+    def has_modules_of(self, model: nn.Module) -> bool:
+        """Whether the model consists of the same modules, of the same classes, in the same order."""
         modules = [reference() for reference in self._modules]
         if self._has_lost or modules[0] is not model:
             return False
-        return self._classes == list(map(type, modules)) and self._ids == _ids(modules)
+        same = self._classes == list(map(type, modules))
+        return same and self._module_ids == _ids(modules, _modules)
+
+    def has_same_parameters(self) -> bool:
+        """Whether the modules own the parameters that they owned; asked where they are the same."""
+        modules = [reference() for reference in self._modules]
+        return not self._has_lost and self._parameter_ids == _ids(modules, _parameters)
 
     def _lose(self, _reference: object) -> None:
         """Note that an object is gone: another one may have its id by now."""
         self._has_lost = True
 
 
-def _ids(modules: Iterable[object]) -> list[int]:
-    """Return the ids of what each module owns, one loop in C for each kind."""
-    modules = list(modules)
-    owned = chain(map(_parameters, modules), map(_modules, modules))
-    return [*map(id, chain.from_iterable(map(dict.values, owned)))]
+def _ids(modules: Iterable[object], owned: Callable[[object], dict[str, object]]) -> list[int]:
+    """Return the ids of what each module owns of a kind, in one loop in C."""
+    return [*map(id, chain.from_iterable(map(dict.values, map(owned, modules))))]
 
 
 def _walk(model: nn.Module) -> Iterator[nn.Module]:

@@ -83,14 +83,17 @@ class ActivationObserver:
         for path, tensor in find_tensors(output):
             self._observe(slot, path, tensor)
 
-    def add_compiled(self, layer: int, what: Seen, tensor: torch.Tensor) -> None:
-        """Measure what a compiled graph has shown: a layer's output, or the gradient there."""
-        if what is Seen.GRADIENT:
-            self._board.add(self._board.row(layer, "grad"), tensor)
+    def add_compiled(self, layer: int, what: Seen, path: str, tensor: torch.Tensor) -> None:
+        """Measure what a compiled graph has shown: a tensor of an output, or the gradient there."""
+        suffix = f".{path}" if path else ""
+        if what is not Seen.GRADIENT and is_recomputing():
             return
-        self._board.add(self._board.row(layer, "out"), tensor)
+        if what is Seen.GRADIENT:
+            self._board.add(self._board.row(layer, f"grad{suffix}"), tensor)
+            return
+        self._board.add(self._board.row(layer, f"out{suffix}"), tensor)
         if what is Seen.OUTPUT_WITH_GRADIENT:
-            self._board.expect(self._board.row(layer, "grad"))
+            self._board.expect(self._board.row(layer, f"grad{suffix}"))
 
     def watch_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
         """Watch the gradient that arrives at a layer's intervention, before it is changed."""

@@ -29,6 +29,10 @@ class _Plan:
     update: list[Targets]
     room_bytes: int
 
+    def all_rows(self) -> list[Targets]:
+        """Return every row that the optimizer's step writes."""
+        return [*self.param, *self.param_grad, *self.update]
+
     def known(self, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
         """Return the parameters that have rows, in the order of the rows."""
         return [parameters[i] for i in self.places]
@@ -42,6 +46,7 @@ class _Kept:
     update: list[Targets]
     memory: NDArray[np.uint8]
     copies: dict[int, torch.Tensor]
+    all_rows: list[Targets]
 
 
 class ParameterObserver:
@@ -49,6 +54,7 @@ class ParameterObserver:
 
     Each parameter has a row of its own (`param_grad.weight`), and one that it shares with the layer's
     others (`param_grad`). `before` keeps one copy of the parameters that have a gradient until `after`.
+    Where a script clips gradients, `param_grad_before_clip` is what they were.
     """
 
     def __init__(self, board: Board, layers: Sequence[LayerInfo]) -> None:
@@ -59,10 +65,39 @@ class ParameterObserver:
                 for name, parameter in layer.parameters.items():
                     self._names.setdefault(id(parameter), []).append((layer.index, name))
         self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._unclipped: dict[int, Targets] = {}
+        self._seen_unclipped: set[int] = set()
         self._kept: list[_Kept] = []
+
+    def knows(self, parameters: Sequence[torch.Tensor]) -> bool:
+        """Return whether any of them is watched."""
+        return any(id(p) in self._names for p in parameters)
+
+    def before_clip(self, parameters: Sequence[torch.Tensor]) -> None:
+        """Measure gradients that are about to be clipped, each before the first time in a step."""
+        given: list[tuple[torch.Tensor, Targets]] = []
+        for parameter in parameters:
+            key = id(parameter)
+            if parameter.grad is None or key not in self._names or key in self._seen_unclipped:
+                continue
+            if key not in self._unclipped:
+                self._unclipped[key] = self._rows("param_grad_before_clip", parameter)
+            self._seen_unclipped.add(key)
+            given.append((parameter.grad, self._unclipped[key]))
+        self._board.add_each([g for g, _ in given], [rows for _, rows in given])
+
+    def see_arriving(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Measure `param_grad_arriving`: gradients that an intervention is about to change."""
+        given = [
+            (p.grad, self._rows("param_grad_arriving", p))
+            for p in parameters
+            if p.grad is not None and id(p) in self._names
+        ]
+        self._board.add_each([g for g, _ in given], [rows for _, rows in given])
 
     def before(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure values and gradients, and keep copies of what the optimizer may change."""
+        self._give_up_unfinished()
         plan = self._plan(parameters)
         known = plan.known(parameters)
         gradients = [p.grad for p in known]
@@ -71,6 +106,7 @@ class ParameterObserver:
 
     def before_closure(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure values and keep copies; gradients follow, as a closure computes them."""
+        self._give_up_unfinished()
         plan = self._plan(parameters)
         known = plan.known(parameters)
         self._measure_and_keep(plan, known, [p.requires_grad for p in known])
@@ -88,10 +124,18 @@ class ParameterObserver:
                     self._board.add_change(kept.update[i], _local(kept.parameters[i]), kept.copies[i])
                 else:
                     self._board.mark_unmeasured(kept.update[i])
-        self._kept.clear()
+        self.forget()
 
     def forget(self) -> None:
-        """Let go of the copies of a step that never came to its end."""
+        """Let go of what was kept of a step; it may never have come to its end."""
+        self._kept.clear()
+        self._seen_unclipped.clear()
+
+    def _give_up_unfinished(self) -> None:
+        """Say of an optimizer whose step has raised that its rows are not measured in this step."""
+        for kept in self._kept:
+            for targets in kept.all_rows:
+                self._board.mark_unmeasured(targets)
         self._kept.clear()
 
     def _plan(self, parameters: Sequence[nn.Parameter]) -> _Plan:
@@ -114,7 +158,7 @@ class ParameterObserver:
             room_bytes=room_for(known),
         )
 
-    def _rows(self, kind: str, parameter: nn.Parameter) -> Targets:
+    def _rows(self, kind: str, parameter: torch.Tensor) -> Targets:
         row = self._board.row
         return tuple(
             each
@@ -138,7 +182,7 @@ class ParameterObserver:
         memory = np.empty(plan.room_bytes, np.uint8)
         left = self._board.add_each(known, param, memory)
         copies = {i: _local(known[i]).clone() for i in left if not is_lazy(known[i])}
-        self._kept.append(_Kept(known, update, memory, copies))
+        self._kept.append(_Kept(known, update, memory, copies, plan.all_rows()))
 
 
 def _local(parameter: torch.Tensor) -> torch.Tensor:

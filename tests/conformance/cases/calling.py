@@ -91,25 +91,26 @@ def added_and_removed(t: Trial) -> None:
     model.append(nn.Linear(6, 6))
     optimizer.add_param_group({"params": list(model[3].parameters())})
     del model[0]
-    t.without_reference()
+    t.changed()
     train(t, model, [rows(), rows()], optimizer)
 
 
 def replaced(t: Trial) -> None:
-    t.without_reference()
     model = t.watch(linear_stack())
     for _ in range(2):
         model[1] = nn.Linear(6, 6)
+        t.changed()
         train(t, model, [rows(), rows()])
 
 
 def parametrized_while_watched(t: Trial) -> None:
-    t.without_reference()
     model = t.watch(linear_stack())
     train(t, model, [rows()])
     parametrizations.weight_norm(model[0])
+    t.changed()
     train(t, model, [rows(), rows()])
     parametrize.remove_parametrizations(model[0], "weight")
+    t.changed()
     train(t, model, [rows()])
 
 

@@ -161,10 +161,13 @@ def two_models(t: Trial) -> None:
 
 
 def one_inside_of_another(t: Trial) -> None:
-    t.without_reference()
-    inner = t.watch(mlp())
+    t.watch(inner := mlp())
     outer = t.watch(nn.Sequential(nn.Linear(6, 6), inner))
-    train(t, outer, [rows(), rows()], torch.optim.SGD(outer.parameters(), lr=0.1))
+    optimizer = torch.optim.SGD(outer.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss_of(outer(rows())).backward()
+        t.step(optimizer, model=1)
 
 
 def detached_amid(t: Trial) -> None:
@@ -188,7 +191,6 @@ def detached_amid(t: Trial) -> None:
 
 
 def every_third_step(t: Trial) -> None:
-    t.without_reference()
     model = t.watch(mlp(), every=3)
     train(t, model, [rows() for _ in range(7)])
 
@@ -221,11 +223,10 @@ class Tagged(torch.Tensor):
 
 
 def tensor_subclass(t: Trial) -> None:
-    t.without_reference()
     model = t.watch(mlp())
     Tagged.seen.clear()
     train(t, model, [rows().as_subclass(Tagged) for _ in range(2)])
-    t.keep(seen=list(Tagged.seen))
+    t.aside(lambda: list(Tagged.seen))  # in which plain hooks leave their traces
 
 
 CASES = (

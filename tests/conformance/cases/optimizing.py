@@ -57,7 +57,7 @@ def scaled(make, *, overflows_at=(), is_clipped=False):
             scaler.scale(loss).backward()
             if is_clipped:
                 scaler.unscale_(optimizer)
-                t.keep(nn.utils.clip_grad_norm_(model.parameters(), 0.1))
+                t.clip(model, lambda ps: nn.utils.clip_grad_norm_(ps, 0.1))
             t.step(optimizer, by=lambda: scaler.step(optimizer))
             scaler.update()
             t.keep(loss)
@@ -99,14 +99,17 @@ def fused(parameters):
     return torch.optim.AdamW(parameters, lr=0.01, fused=True)
 
 
-def clipped(t: Trial) -> None:
-    model = t.watch(mlp())
-    optimizer = sgd(model.parameters())
-    for _ in range(3):
-        optimizer.zero_grad()
-        loss_of(model(rows())).backward()
-        t.keep(nn.utils.clip_grad_norm_(model.parameters(), 0.01))
-        t.step(optimizer)
+def clipped(by):
+    def run(t: Trial) -> None:
+        model = t.watch(mlp())
+        optimizer = sgd(model.parameters())
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(model(rows())).backward()
+            t.clip(model, by)
+            t.step(optimizer)
+
+    return run
 
 
 def scheduled(t: Trial) -> None:
@@ -235,7 +238,10 @@ CASES = (
     Case("SGD with momentum, fused", with_optimizer(torch.optim.SGD, momentum=0.9, fused=True)),
     Case("LBFGS", closures(torch.optim.LBFGS, lr=0.1, max_iter=4)),
     Case("SGD with a closure", closures(torch.optim.SGD, lr=0.1)),
-    Case("gradients clipped", clipped),
+    Case("gradients clipped by norm", clipped(lambda ps: nn.utils.clip_grad_norm_(ps, 0.01))),
+    Case("gradients clipped by their largest", clipped(
+        lambda ps: nn.utils.clip_grad_norm_(ps, 0.01, norm_type=float("inf"), foreach=False))),
+    Case("gradients clipped by value", clipped(lambda ps: nn.utils.clip_grad_value_(ps, 0.001))),
     Case("a learning rate schedule", scheduled),
     Case("two optimizers of two networks", adversaries),
     Case("no optimizer", without_an_optimizer),

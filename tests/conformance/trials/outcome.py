@@ -93,9 +93,9 @@ def _compare_statistics(outcome: Outcome, reference: Trial, attached: Trial) -> 
         outcome.wrong.append(f"{len(attached.tables)} steps for {len(steps)}")
         return
     for i, (step, table) in enumerate(zip(steps, attached.tables, strict=True)):
-        if table is None:
-            outcome.wrong.append(f"step {i} was not observed")
-        else:
+        if (table is None) != bool(i % attached.every):
+            outcome.wrong.append(f"step {i} was {'not ' if table is None else ''}observed")
+        elif table is not None:
             _compare_step(outcome, i, step, table)
 
 

@@ -102,15 +102,27 @@ class Reference:
     def __init__(self, model: nn.Module) -> None:
         self.is_repeating = False
         self._rows: dict[tuple[str, str], Row] = {}
-        named = list(model.named_modules())
+        self._model = model
+        self._hooked: set[nn.Module] = set()
+        self.follow()
+
+    def follow(self) -> None:
+        """Look at the model anew: modules may have come, gone, or been renamed."""
+        model, named = self._model, list(self._model.named_modules())
         children = {name for name, module in named if name and _has_something_to_show(module)}
         self._watched = dict(named) if not children else {n: m for n, m in named if n in children}
         root = next(model.parameters(recurse=False), None)
         if root is not None:
             self._watched[""] = model
-        self._model = model
-        for name, module in self._watched.items():
-            module.register_forward_hook(lambda _m, _a, out, name=name: self._on_output(name, out))
+        self._names = {module: name for name, module in self._watched.items()}
+        for module in self._watched.values():
+            if module not in self._hooked:
+                self._hooked.add(module)
+                module.register_forward_hook(
+                    lambda m, _a, out: (
+                        self._on_output(self._names[m], out) if m in self._names else None
+                    )
+                )
 
     def around(self, optimizer, take, *, has_closure=False):
         """Do an optimizer's step and measure around it; without one, measure all parameters."""
@@ -131,6 +143,12 @@ class Reference:
         for layer, name, p in self._parameters(self._owned(optimizer)):
             if p.grad is not None:
                 self._add_parameter(layer, "param_grad", name, p.grad.clone())
+
+    def add_before_clip(self, model: nn.Module) -> None:
+        """Measure the gradients of a model's parameters, which are about to be clipped."""
+        for layer, name, p in self._parameters(list(model.parameters())):
+            if p.grad is not None:
+                self._add_parameter(layer, "param_grad_before_clip", name, p.grad.clone())
 
     def discard(self) -> None:
         """Forget the step in progress."""

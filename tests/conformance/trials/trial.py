@@ -52,6 +52,7 @@ class Trial:
         self.faults: dict[str, int] = {}
         self.random_states: list[object] = []
         self.is_compared = True
+        self.every = 1
         self._models: list[nn.Module] = []
         self._scopes: list[gradscope.Scope] = []
 
@@ -67,12 +68,18 @@ class Trial:
     def watch(self, model, optimizer=None, **options):
         """Attach, or place plain hooks, or do nothing; return the model."""
         self._models.append(model)
+        self.every = options.get("every", 1)
         if self.mode is Mode.ATTACHED:
             options = {"every": 1, "detail": "full", "hub": None, "quiet": True} | options
             self._scopes.append(gradscope.attach(model, optimizer, **options))
         elif self.is_reference and self.is_compared:
             self.references.append(Reference(model))
         return model
+
+    def changed(self) -> None:
+        """Say that modules came, went or were replaced."""
+        for reference in self.references:
+            reference.follow()
 
     def step(self, optimizer=None, *, by=None, closure=None, ends=True, model=0):
         """Take an optimizer's step, or end a step by hand where there is no optimizer.
@@ -105,6 +112,14 @@ class Trial:
         loss.backward()
         for reference in self.references:
             reference.is_repeating = False
+
+    def clip(self, model: nn.Module, take: Callable[[list[nn.Parameter]], object]) -> object:
+        """Clip the gradients of a model, and keep what that returns."""
+        for reference in self.references:
+            reference.add_before_clip(model)
+        value = take(list(model.parameters()))
+        self.keep(clipped=value)
+        return value
 
     def evaluated(self, optimizer) -> None:
         """Say that a closure has computed the gradients once."""

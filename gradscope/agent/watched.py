@@ -1,0 +1,90 @@
+"""The model as it stands: its layers, what measures them, and following it when it changes."""
+
+import weakref
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from gradscope.agent.forward_plan import ForwardPlan
+from gradscope.agent.loss_scale import LossScale
+from gradscope.agent.measurement import Measurement
+from gradscope.hooks import CompiledHook, LayerInfo, Structure
+from gradscope.observe import Token
+
+__all__ = ["WatchedModel"]
+
+
+class WatchedModel:
+    """A model, held weakly, with its `measurement` and its `plan` of hooks; both may be replaced.
+
+    Modules are looked at anew before anything of an observed step is measured. Parameters are looked at
+    when the optimizer steps: while a forward runs, `torch.func.functional_call` puts others in their
+    place.
+    """
+
+    measurement: Measurement
+    plan: ForwardPlan
+    _structure: Structure
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        find_layers: Callable[[nn.Module], Sequence[LayerInfo]],
+        compiled: CompiledHook,
+        loss_scale: LossScale,
+        is_full: bool,
+        on_layers: Callable[[Sequence[LayerInfo], int], None],
+        on_gradient: Callable[[Token, torch.Tensor], None],
+    ) -> None:
+        self._model = weakref.ref(model)
+        self._find_layers = find_layers
+        self._compiled = compiled
+        self._loss_scale = loss_scale
+        self._is_full = is_full
+        self._on_layers = on_layers
+        self._on_gradient = on_gradient
+        self._revision = 0
+        self._look_at(model)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the model's parameters; none where it is gone."""
+        model = self._model()
+        return [] if model is None else list(model.parameters())
+
+    def follow_modules(self) -> bool:
+        """Begin anew where modules were added, removed or replaced; return whether they were."""
+        model = self._model()
+        if model is None or self._structure.has_modules_of(model):
+            return False
+        self._revision += 1
+        self._look_at(model)
+        return True
+
+    def follow_parameters(self) -> bool:
+        """Measure other parameters from now on where they were replaced; return whether they were."""
+        model = self._model()
+        if model is None or self._structure.has_same_parameters():
+            return False
+        self._revision += 1
+        self._structure = Structure(model)
+        layers = self._find_layers(model)
+        self.measurement.follow_parameters(layers, self._revision)
+        self._on_layers(layers, self._revision)
+        return True
+
+    def _look_at(self, model: nn.Module) -> None:
+        """Find the model's layers, and begin to measure them on an empty board."""
+        layers = self._find_layers(model)
+        self._structure = Structure(model)
+        self.measurement = Measurement(
+            layers,
+            self._revision,
+            is_full=self._is_full,
+            loss_scale=self._loss_scale,
+            on_gradient=self._on_gradient,
+        )
+        self.plan = ForwardPlan(layers)
+        self._compiled.watch(self.plan.watched())
+        self._on_layers(layers, self._revision)

@@ -1,0 +1,86 @@
+"""Seeing modules being entered and left: two global hooks, there only while they are wanted.
+
+They return nothing and are filtered by identity, so nothing of a model knows of them.
+"""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_module
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from gradscope.hooks.forward import SlotTable
+
+__all__ = ["CallHooks"]
+
+S = TypeVar("S")
+
+
+class CallHooks(Generic[S]):
+    """Calls `enter(slot, args)` and `leave(slot, args, kwargs, output)` around each forward.
+
+    For a forward that raises `abandon(slot)` is called in the place of `leave`.
+
+    It lives from `install` to `remove`. What the callbacks return is not used; what they raise passes
+    into the training. Nothing is called while torch.compile traces.
+    """
+
+    def __init__(
+        self,
+        table: SlotTable[S],
+        enter: Callable[[S, Any], None],  # Any: whatever a module is given
+        leave: Callable[[S, Any, Any, Any], None],  # Any: and whatever it returns
+        abandon: Callable[[S], None],
+    ) -> None:
+        self._find = table.find
+        self._enter = enter
+        self._leave = leave
+        self._abandon = abandon
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether torch calls the hooks at present."""
+        return bool(self._handles)
+
+    def watch(self, table: SlotTable[S]) -> None:
+        """See the modules of another table from now on."""
+        self._find = table.find
+
+    def install(self) -> None:
+        """Begin to see."""
+        if not self._handles:
+            self._handles = [
+                register_module_forward_pre_hook(self._on_enter),
+                register_module_forward_hook(self._on_leave, with_kwargs=True, always_call=True),
+            ]
+
+    def remove(self) -> None:
+        """See no longer; torch keeps nothing of the hooks."""
+        while self._handles:
+            handle = self._handles.pop()
+            handle.remove()
+            # torch forgets to; what is left there slows every forward down
+            torch_module._global_forward_hooks_with_kwargs.pop(handle.id, None)  # noqa: SLF001 - as said
+
+    def _on_enter(self, module: nn.Module, args: Any) -> None:  # Any: as torch says
+        if torch.compiler.is_compiling():
+            return
+        slot = self._find(module)
+        if slot is not None:
+            self._enter(slot, args)
+
+    def _on_leave(self, module: nn.Module, args: Any, *rest: Any) -> None:  # Any: as above
+        """Take (kwargs, output); after an exception torch leaves out the kwargs."""
+        if torch.compiler.is_compiling():
+            return
+        slot = self._find(module)
+        if slot is None:
+            return
+        if len(rest) == 2:
+            self._leave(slot, args, *rest)
+        else:
+            self._abandon(slot)

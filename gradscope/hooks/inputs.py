@@ -1,0 +1,66 @@
+"""One hook before the forwards of some modules, there only while it is wanted.
+
+It is global and filtered by identity, as the forward hook is. Torch gives a global hook the positional
+arguments alone, unless a module says that the hook of that number takes keywords too: each chosen
+module says so while the hook is there. A copy of the module carries that number and no hook.
+"""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from gradscope.hooks.forward import SlotTable
+
+__all__ = ["InputHook"]
+
+S = TypeVar("S")
+
+_Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # Any: whatever a module takes
+
+
+class InputHook(Generic[S]):
+    """Calls `callback(slot, args, kwargs)` before each forward of a module in the table.
+
+    What it returns takes the place of the two. It lives from `watch` to `remove`; `watch` may be called
+    again with another table.
+    """
+
+    def __init__(self, callback: Callable[[S, tuple[Any, ...], dict[str, Any]], _Inputs]) -> None:
+        self._callback = callback
+        self._find: Callable[[nn.Module], S | None] = SlotTable[S](()).find
+        self._handle: RemovableHandle | None = None
+        self._modules: tuple[nn.Module, ...] = ()
+
+    def watch(self, slots: list[tuple[nn.Module, S]]) -> None:
+        """Watch these modules, and no others."""
+        if self._handle is None:
+            hook: Callable[..., None] = self._before_forward  # type: ignore[assignment]  # torch types a hook that returns nothing
+            self._handle = register_module_forward_pre_hook(hook)
+        self._unmark()
+        self._modules = tuple(module for module, _ in slots)
+        for module in self._modules:
+            module._forward_pre_hooks_with_kwargs[self._handle.id] = True  # noqa: SLF001 - see above
+        self._find = SlotTable(slots).find
+
+    def remove(self) -> None:
+        """Watch no longer; torch and the modules keep nothing of the hook."""
+        if self._handle is not None:
+            self._unmark()
+            self._handle.remove()
+            self._handle = None
+
+    def _unmark(self) -> None:
+        if self._handle is not None:
+            for module in self._modules:
+                module._forward_pre_hooks_with_kwargs.pop(self._handle.id, None)  # noqa: SLF001 - see above
+        self._modules = ()
+
+    def _before_forward(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> _Inputs | None:
+        slot = None if torch.compiler.is_compiling() else self._find(module)
+        return None if slot is None or kwargs is None else self._callback(slot, args, kwargs)

@@ -1,0 +1,47 @@
+"""A forward hook that sees a module's own output, before anything of ours is laid over it."""
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_module
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["OutputHook"]
+
+
+class OutputHook:
+    """Calls `callback(name, output)` after each forward of some modules; from `watch` to `remove`.
+
+    It is one global hook, as `ForwardHook` is, and stands before it: what it sees is what the module
+    itself returned. In compiled code it is not called.
+    """
+
+    def __init__(self, callback: Callable[[str, Any], None]) -> None:  # Any: whatever a module returns
+        self._callback = callback
+        self._names: dict[int, tuple[weakref.ref[nn.Module], str]] = {}
+        self._handle: RemovableHandle | None = None
+
+    def watch(self, modules: Mapping[str, nn.Module]) -> None:
+        """Watch these modules, by name, and no others."""
+        self._names = {id(module): (weakref.ref(module), name) for name, module in modules.items()}
+        if self._handle is None:
+            self._handle = register_module_forward_hook(self._on_forward)
+        hooks: Any = torch_module._global_forward_hooks  # noqa: SLF001 - there is no `prepend` for these
+        hooks.move_to_end(self._handle.id, last=False)
+
+    def remove(self) -> None:
+        """Watch no longer."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> None:  # Any: as torch says
+        if torch.compiler.is_compiling():
+            return
+        found = self._names.get(id(module))
+        if found is not None and found[0]() is module:
+            self._callback(found[1], output)
