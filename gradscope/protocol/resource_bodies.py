@@ -1,0 +1,176 @@
+"""The bodies of `memory` and `times`, as tables of layers and back.
+
+A body is the arrays that `columns` names, one after the other, each `rows` little-endian numbers of
+the type beside its name, the widest first. Row i is that of the manifest's layer i. A column that is
+all zero stays at home and is named in `zero`; one that is named nowhere was not measured.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.columns import MemoryRow, MemoryTable, TimeRow, TimesTable
+from gradscope.errors import ProtocolError, UsageError
+from gradscope.protocol.resources import Memory, Times
+
+__all__ = [
+    "MEMORY_COLUMNS",
+    "TIMES_COLUMNS",
+    "pack_memory",
+    "pack_times",
+    "unpack_memory",
+    "unpack_times",
+]
+
+_WHOLE_TYPES: Final = ("u1", "u2", "u4", "u8")
+_ONLY_WHERE_CALLED: Final = ("entry", "exit", "peak")
+MEMORY_COLUMNS: Final = ("saved", "param", "grad", "optimizer", "buffer", *_ONLY_WHERE_CALLED)
+"""Bytes. In the last three 0 stands for a layer that was not called."""
+
+TIMES_COLUMNS: Final = ("forward", "backward", "calls")
+"""Seconds, seconds, a number."""
+
+ROWS_LIMIT: Final = 100_000
+"""The most layers where no array bounds their number: all columns are zero, or none was measured."""
+
+_Packed: TypeAlias = tuple[tuple[tuple[str, str], ...], tuple[str, ...], bytes]
+
+
+def pack_memory(rows: Mapping[int, MemoryRow], count: int) -> _Packed:
+    """Return `columns`, `zero` and `body` for the rows of `count` layers."""
+    named = {
+        name: [getattr(rows.get(i), f"{name}_bytes", None) for i in range(count)]
+        for name in MEMORY_COLUMNS
+    }
+    for name in _ONLY_WHERE_CALLED:
+        if any(named[name]):
+            named[name] = [value or 0 for value in named[name]]
+    return _pack(named)
+
+
+def pack_times(rows: Mapping[int, TimeRow], count: int) -> _Packed:
+    """Return `columns`, `zero` and `body` for the rows of `count` layers."""
+    names = ("forward_s", "backward_s", "calls")
+    taken = zip(TIMES_COLUMNS, names, strict=True)
+    return _pack(
+        {name: [getattr(rows.get(i), field, None) for i in range(count)] for name, field in taken}
+    )
+
+
+def unpack_memory(message: Memory, layers: Sequence[str]) -> MemoryTable:
+    """Return a message's table. Raises ProtocolError where body and head do not fit."""
+    columns = _unpack(message, MEMORY_COLUMNS)
+    return MemoryTable(
+        message.step,
+        layers,
+        {i: _memory_row(columns, i) for i in range(message.rows)},
+        balance=message.balance,
+        machine=message.machine,
+        notes=message.notes,
+    )
+
+
+def unpack_times(message: Times, layers: Sequence[str]) -> TimesTable:
+    """Return a message's table. Raises ProtocolError where body and head do not fit."""
+    columns = _unpack(message, TIMES_COLUMNS)
+    rows = {
+        i: TimeRow(
+            forward_s=_seconds(columns, "forward", i),
+            backward_s=_seconds(columns, "backward", i),
+            calls=_whole(columns, "calls", i),
+        )
+        for i in range(message.rows)
+    }
+    return TimesTable(
+        message.step,
+        layers,
+        rows,
+        phases_s=message.phases_s,
+        clock=message.clock,
+        is_observed=message.is_observed,
+        notes=message.notes,
+    )
+
+
+def _pack(named: Mapping[str, Sequence[float | None]]) -> _Packed:
+    packed: list[tuple[str, NDArray[np.generic]]] = []
+    zero: list[str] = []
+    for name, values in named.items():
+        if None in values:
+            continue
+        if not any(values):
+            zero.append(name)
+        else:
+            packed.append((name, _narrowest(name, values)))
+    packed.sort(key=lambda item: -item[1].itemsize)
+    columns = tuple((name, array.dtype.str[1:]) for name, array in packed)
+    return columns, tuple(zero), b"".join(_little_endian(array) for _, array in packed)
+
+
+def _narrowest(name: str, values: Sequence[float | None]) -> NDArray[np.generic]:
+    if name in ("forward", "backward"):
+        return np.array(values, np.float32)
+    whole = np.array(values, np.int64)
+    if whole.min() < 0:
+        raise UsageError(f"the column {name!r} counts bytes or calls, expected whole numbers from 0 up")
+    return whole.astype(np.min_scalar_type(int(whole.max())))
+
+
+def _little_endian(array: NDArray[np.generic]) -> bytes:
+    return (array.byteswap() if sys.byteorder == "big" else array).tobytes()
+
+
+def _unpack(message: Memory | Times, known: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+    arrays: dict[str, NDArray[np.generic]] = {}
+    offset = 0
+    for name, code in message.columns:
+        end = offset + message.rows * _width(name, code, known)
+        if name in arrays or name in message.zero:
+            raise ProtocolError(f"step {message.step} names the column {name!r} twice")
+        if end > len(message.body):
+            raise ProtocolError(
+                f"step {message.step}: column {name!r} needs bytes {offset} to {end}, the body has "
+                f"{len(message.body)}"
+            )
+        arrays[name] = np.frombuffer(message.body, np.dtype("<" + code), message.rows, offset)
+        offset = end
+    if offset != len(message.body):
+        raise ProtocolError(
+            f"step {message.step}: expected {offset} bytes, the body has {len(message.body)}"
+        )
+    if not arrays and message.rows > ROWS_LIMIT:
+        raise ProtocolError(
+            f"step {message.step} claims {message.rows} rows, at most {ROWS_LIMIT} may be"
+        )
+    for name in message.zero:
+        if name not in known:
+            raise ProtocolError(f"unknown column {name!r}")
+        arrays[name] = np.broadcast_to(np.zeros(1, np.uint8), message.rows)
+    return arrays
+
+
+def _width(name: str, code: str, known: Sequence[str]) -> int:
+    if name not in known:
+        raise ProtocolError(f"unknown column {name!r}")
+    allowed = ("f4", "f8") if name in ("forward", "backward") else _WHOLE_TYPES
+    if code not in allowed:
+        raise ProtocolError(f"column {name!r} cannot have the type {code!r}, expected one of {allowed}")
+    return int(code[1])
+
+
+def _memory_row(columns: Mapping[str, NDArray[Any]], i: int) -> MemoryRow:
+    values = {f"{name}_bytes": _whole(columns, name, i) for name in MEMORY_COLUMNS}
+    for name in _ONLY_WHERE_CALLED:
+        values[f"{name}_bytes"] = values[f"{name}_bytes"] or None
+    return MemoryRow(**values)  # type: ignore[arg-type]  # bytes by the names of the fields
+
+
+def _whole(columns: Mapping[str, NDArray[Any]], name: str, i: int) -> int | None:
+    return int(columns[name][i]) if name in columns else None
+
+
+def _seconds(columns: Mapping[str, NDArray[Any]], name: str, i: int) -> float | None:
+    return float(columns[name][i]) if name in columns else None

@@ -1,0 +1,47 @@
+"""Where memory and time go, layer by layer: measured in chosen steps, changing nothing."""
+
+from gradscope.resources.cadence import Cadence
+from gradscope.resources.clocks import DeviceClock, HostClock, clock_for
+from gradscope.resources.exhaustion import (
+    Place,
+    account_of_exhaustion,
+    frames_of,
+    is_exhaustion,
+    local_tensors,
+    place_of,
+)
+from gradscope.resources.holdings import Holdings
+from gradscope.resources.machine import MachineMemory
+from gradscope.resources.probe import Moment, Probe
+from gradscope.resources.reading import (
+    MemoryReading,
+    Owned,
+    TimesReading,
+    memory_reading,
+    times_reading,
+)
+from gradscope.resources.stopwatch import PHASES, Stopwatch
+
+__all__ = [
+    "PHASES",
+    "Cadence",
+    "DeviceClock",
+    "Holdings",
+    "HostClock",
+    "MachineMemory",
+    "MemoryReading",
+    "Moment",
+    "Owned",
+    "Place",
+    "Probe",
+    "Stopwatch",
+    "TimesReading",
+    "account_of_exhaustion",
+    "clock_for",
+    "frames_of",
+    "is_exhaustion",
+    "local_tensors",
+    "memory_reading",
+    "place_of",
+    "times_reading",
+]

@@ -1,0 +1,231 @@
+"""`Probe`: what looks on while one step runs, and is gone when it is over.
+
+A call of the model that was not made from within another one is an outermost call. When it is over,
+its graph is walked once: what it keeps is counted, and its operations are given a pair of hooks that
+time their backward. Neither a tensor nor a node is held afterwards.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.graph import Node
+
+from gradscope.hooks import (
+    CallHooks,
+    LayerInfo,
+    SlotTable,
+    is_recomputing,
+    is_transforming,
+)
+from gradscope.resources.clocks import Clock
+from gradscope.resources.gauges import Gauges
+from gradscope.resources.graph import nodes_below, tensors_in
+from gradscope.resources.holdings import Holdings
+from gradscope.resources.machine import MachineMemory
+from gradscope.resources.saved import Saved, SavedTally
+from gradscope.resources.stopwatch import Stopwatch
+from gradscope.resources.whereabouts import OUTSIDE, Whereabouts
+
+__all__ = ["Moment", "Probe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What was held when most was kept for the backward pass. `batch_bytes`: what went in and out."""
+
+    saved: Saved
+    batch_bytes: int
+    grad_bytes: int
+    held_bytes: int | None
+
+
+class Probe:
+    """Looks on from `begin` to `end`. It may be used again, for one step after the other.
+
+    `guard(work)` runs what must not raise into the training. `limit`, where there is one, is asked
+    when a layer is left and when an operation's backward is over; what it raises goes into the
+    training.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerInfo],
+        machine: MachineMemory,
+        guard: Callable[[Callable[[], None]], None],
+        limit: Callable[[], None] | None = None,
+    ) -> None:
+        self.holdings = Holdings(layers)
+        self.gauges = Gauges(machine, {layer.index for layer in layers if len(layer.module._modules)})  # noqa: SLF001 - children() makes objects
+        self.moment: Moment | None = None
+        self.called = 0
+        self._machine = machine
+        self._guard = guard
+        self._limit = limit
+        self._tally = SavedTally()
+        self._watch: Stopwatch[Any] | None = None
+        self._where: dict[int, Whereabouts] = {}
+        self._hooks = CallHooks(
+            SlotTable((layer.module, layer.index) for layer in layers),
+            self._enter,
+            self._leave,
+            self._abandon,
+        )
+
+    @property
+    def is_hooked(self) -> bool:
+        """Whether its hooks are there."""
+        return self._hooks.is_installed
+
+    @property
+    def threads(self) -> int:
+        """In how many threads layers were called outside of a backward pass."""
+        return len(self._where)
+
+    def begin(self, clock: Clock[Any], *, can_hook: bool = True) -> None:
+        """Begin a step. Without hooks only what does not need them will be known."""
+        self._tally.clear()
+        self._where.clear()
+        self.gauges.clear()
+        self.moment, self.called = None, 0
+        self._machine.open()
+        if can_hook:
+            self._hooks.install()
+        self._watch = Stopwatch(clock)
+
+    def end(self) -> Stopwatch[Any] | None:
+        """End the step; the stopwatch tells its times as soon as they have come."""
+        watch, self._watch = self._watch, None
+        self._machine.close()
+        if watch is not None:
+            watch.stop()
+        return watch
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        self._hooks.remove()
+
+    def turn_to_optimizer(self) -> None:
+        """Note that an optimizer begins."""
+        if self._watch is not None:
+            self._watch.turn("optimizer")
+
+    def turn_from_optimizer(self) -> None:
+        """Note that it has done its work."""
+        if self._watch is not None:
+            self._watch.turn("other")
+
+    def line(self) -> list[int]:
+        """Return the layers that this thread is in, the outermost first."""
+        where = self._where.get(threading.get_ident())
+        return list(where.line) if where is not None else []
+
+    def layer_in_backward(self) -> int:
+        """Return the layer whose operation's backward runs, in whichever thread."""
+        return self._watch.layer_in_backward() if self._watch is not None else OUTSIDE
+
+    def look_at(self, outputs: list[torch.Tensor]) -> None:
+        """Count what the graphs behind tensors keep now, of a forward that did not come to its end."""
+        where = self._where.get(threading.get_ident())
+        if where is not None and where.began_at is not None:
+            nodes = [n for n in nodes_below(outputs) if n._sequence_nr() >= where.began_at]  # noqa: SLF001 - as in graph
+            self._tally.add(nodes, where.line_of, self.holdings.tensors(), ())
+            self._note_moment(0)
+
+    def _enter(self, layer: int, args: Any) -> None:  # Any: as torch says
+        watch = self._watch
+        if watch is not None:
+            watch.clock.stand_still()
+            self._guard(lambda: self._see_enter(layer, args))
+            watch.clock.go_on()
+
+    def _see_enter(self, layer: int, args: object) -> None:
+        watch = self._running()
+        is_backward = _is_in_backward()
+        if not is_backward:
+            if self._here().enter(layer):
+                watch.turn("forward")
+            self.called += 1
+            watch.calls[layer] = watch.calls.get(layer, 0) + 1
+            self.gauges.enter(layer, args)
+        watch.enter(layer, is_backward=is_backward)
+
+    def _leave(self, layer: int, args: Any, kwargs: Any, output: Any) -> None:  # Any: as torch says
+        watch = self._watch
+        if watch is not None:
+            watch.clock.stand_still()
+            self._guard(lambda: self._see_leave(layer, args, kwargs, output))
+            watch.clock.go_on()
+            if self._limit is not None:
+                self._limit()
+
+    def _see_leave(self, layer: int, args: object, kwargs: object, output: object) -> None:
+        watch = self._running()
+        watch.leave(layer)
+        if _is_in_backward():
+            if not is_recomputing() and torch.is_grad_enabled():
+                self._time(watch, nodes_below(tensors_in(output)), lambda _: layer)
+            return
+        self.gauges.leave(layer, args, kwargs)
+        where = self._here()
+        began_at = where.began_at
+        if where.leave(layer):
+            watch.turn("loss")
+            if torch.is_grad_enabled() and not is_transforming() and began_at is not None:
+                given = list(tensors_in((args, kwargs)))
+                self._see_graph(where, began_at, given, list(tensors_in(output)))
+
+    def _abandon(self, layer: int) -> None:
+        watch = self._watch
+        if watch is not None:
+            watch.clock.stand_still()
+            self._guard(lambda: self._see_abandon(layer))
+            watch.clock.go_on()
+
+    def _see_abandon(self, layer: int) -> None:
+        watch = self._running()
+        watch.leave(layer)
+        if not _is_in_backward() and self._here().leave(layer):
+            watch.turn("other")
+
+    def _see_graph(
+        self,
+        where: Whereabouts,
+        began_at: int,
+        given: list[torch.Tensor],
+        outputs: list[torch.Tensor],
+    ) -> None:
+        nodes = [n for n in nodes_below(outputs) if n._sequence_nr() >= began_at]  # noqa: SLF001 - as in graph
+        if not nodes:
+            return
+        call = self._tally.add(nodes, where.line_of, self.holdings.tensors(), given)
+        self._note_moment(self._tally.batch_bytes(call, given, outputs))
+        self._time(self._running(), nodes, where.layer_of)
+        for last in {t.grad_fn for t in outputs if t.grad_fn is not None}:
+            last.register_prehook(lambda _: call.release())
+
+    def _note_moment(self, batch_bytes: int) -> None:
+        saved = self._tally.held()
+        if self.moment is None or saved.total_bytes > self.moment.saved.total_bytes:
+            grads = sum(self.holdings.gradients().values())
+            self.moment = Moment(saved, batch_bytes, grads, self._machine.held_bytes())
+
+    def _time(
+        self, watch: Stopwatch[Any], nodes: Sequence[Node], layer_of: Callable[[int], int]
+    ) -> None:
+        layers = [layer_of(node._sequence_nr()) for node in nodes]  # noqa: SLF001 - as in graph
+        watch.time_backward(nodes, layers, self._limit)
+
+    def _here(self) -> Whereabouts:
+        return self._where.setdefault(threading.get_ident(), Whereabouts())
+
+    def _running(self) -> Stopwatch[Any]:
+        if self._watch is None:
+            raise RuntimeError("the probe is not in a step")
+        return self._watch
+
+
+def _is_in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1  # noqa: SLF001 - torch has no public name for it

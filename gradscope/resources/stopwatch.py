@@ -1,0 +1,199 @@
+"""How long each layer takes, forward and backward, and each part of a step.
+
+Spans nest: a module in a module, a module that a checkpoint computes again inside of an operation's
+backward. What is inside of a span is not the span's own. Numbers are made when the step is over, since
+a device's marks come late.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Literal, TypeAlias
+
+from torch.autograd.graph import Node
+
+from gradscope.resources.clocks import Clock, Mark
+
+__all__ = ["PHASES", "Phase", "StepTimes", "Stopwatch"]
+
+Phase: TypeAlias = Literal["data", "forward", "loss", "backward", "optimizer", "other"]
+PHASES: Final[tuple[Phase, ...]] = ("data", "forward", "loss", "backward", "optimizer", "other")
+"""The parts of a step. `data` is all before a forward, `loss` is between it and the first
+operation of its backward, `other` comes after the backward and belongs to no optimizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Seconds of one step: each layer's own by its index, and each part of the step's."""
+
+    forward_s: dict[int, float]
+    backward_s: dict[int, float]
+    calls: dict[int, int]
+    phases_s: dict[str, float]
+
+
+@dataclass(slots=True)
+class _Span(Generic[Mark]):
+    layer: int
+    is_backward: bool
+    above: "_Span[Mark] | None"
+    begin: Mark
+    end: Mark | None = None
+
+
+class Stopwatch(Generic[Mark]):
+    """Times one step, from its birth to `stop`; `times` is for afterwards."""
+
+    def __init__(self, clock: Clock[Mark]) -> None:
+        self.clock = clock
+        self.calls: dict[int, int] = {}
+        self._spans: list[_Span[Mark]] = []
+        self._open: dict[int, _Span[Mark]] = {}
+        self._phase: Phase = "data"
+        self._phases: list[tuple[Phase, Mark]] = [("data", clock.mark())]
+        self._ended: dict[int, _Span[Mark]] = {}
+        self._backward_end: Mark | None = None
+        self._end: Mark | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the step is not over."""
+        return self._end is None
+
+    def enter(self, layer: int, *, is_backward: bool) -> None:
+        """Begin a span in this thread."""
+        thread = threading.get_ident()
+        span = _Span(layer, is_backward, self._open.get(thread), self.clock.mark())
+        self._open[thread] = span
+
+    def leave(self, layer: int) -> None:
+        """End this thread's innermost span of that layer; those in it that never ended are dropped."""
+        end = self.clock.mark()
+        thread = threading.get_ident()
+        span = self._open.get(thread)
+        while span is not None and span.layer != layer:
+            span = span.above
+        if span is None:
+            return
+        span.end = end
+        self._spans.append(span)
+        if span.above is None:
+            self._open.pop(thread, None)
+        else:
+            self._open[thread] = span.above
+
+    def turn(self, phase: Phase) -> None:
+        """Begin another part of the step; what follows the last operation of a backward is `other`."""
+        if phase == self._phase:
+            return
+        if self._phase == "backward" and self._backward_end is not None:
+            self._phases.append(("data" if phase == "forward" else "other", self._backward_end))
+        self._phase = phase
+        self._ended.clear()
+        self._phases.append((phase, self.clock.mark()))
+
+    def time_backward(
+        self, nodes: Sequence[Node], layers: Sequence[int], after: Callable[[], None] | None = None
+    ) -> None:
+        """Time the operations of a graph when their backward runs. Nothing of them is held here.
+
+        `after` is called when the backward of each is over; what it raises goes into the training.
+        """
+        for node, layer in zip(nodes, layers, strict=True):
+            timer = _NodeTimer(self, layer, after)
+            node.register_prehook(timer.begin)
+            node.register_hook(timer.end)
+
+    def layer_in_backward(self) -> int:
+        """Return the layer of the innermost span of a backward pass that is open; -1 for none."""
+        spans = [span for span in list(self._open.values()) if span.is_backward]
+        return spans[-1].layer if spans else -1
+
+    def begin_backward(self, layer: int) -> None:
+        """Begin the backward of an operation.
+
+        What passed since the one before it in this thread is the other's: autograd gathers the
+        gradients of its parameters then.
+        """
+        self.turn("backward")
+        thread = threading.get_ident()
+        self.enter(layer, is_backward=True)
+        span = self._open[thread]
+        before = self._ended.pop(thread, None)
+        if before is not None and before.above is span.above and before.end is not None:
+            self._spans.append(_Span(before.layer, True, span.above, before.end, span.begin))
+
+    def end_backward(self, layer: int) -> None:
+        """End the backward of an operation."""
+        thread = threading.get_ident()
+        span = self._open.get(thread)
+        self.leave(layer)
+        if span is not None and span.layer == layer:
+            self._ended[thread], self._backward_end = span, span.end
+
+    def stop(self) -> None:
+        """End the step."""
+        self.turn("other")
+        self._end = self.clock.mark()
+        self._open.clear()
+
+    def is_ready(self) -> bool:
+        """Whether `times` can be read without waiting."""
+        return self._end is not None and self.clock.has_come(self._end)
+
+    def times(self) -> StepTimes:
+        """Return what was measured, once it is ready."""
+        own: dict[bool, dict[int, float]] = {False: {}, True: {}}
+        for span, seconds in self._durations():
+            into = own[span.is_backward]
+            into[span.layer] = into.get(span.layer, 0.0) + seconds
+            above = span.above
+            if above is not None and above.end is not None:
+                into = own[above.is_backward]
+                into[above.layer] = into.get(above.layer, 0.0) - seconds
+        return StepTimes(own[False], own[True], self.calls, self._phase_times())
+
+    def _durations(self) -> Iterator[tuple[_Span[Mark], float]]:
+        for span in self._spans:
+            if span.end is not None:
+                yield span, self.clock.seconds(span.begin, span.end)
+
+    def _phase_times(self) -> dict[str, float]:
+        times: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        ends = [mark for _, mark in self._phases[1:]]
+        if self._end is not None:
+            ends.append(self._end)
+        for (phase, begin), end in zip(self._phases, ends, strict=False):
+            times[phase] += self.clock.seconds(begin, end)
+        return times
+
+
+class _NodeTimer:
+    """The two hooks on one operation. They return nothing, and do nothing once the step is over."""
+
+    __slots__ = ("_after", "_layer", "_watch")
+    __torch_unserializable__ = True
+
+    def __init__(
+        self, watch: Stopwatch[Any], layer: int, after: Callable[[], None] | None
+    ) -> None:  # Any: of whichever clock
+        self._watch = watch
+        self._layer = layer
+        self._after = after
+
+    def begin(self, _gradients: object) -> None:
+        """Run before the operation's backward."""
+        if self._watch.is_running:
+            self._watch.clock.stand_still()
+            self._watch.begin_backward(self._layer)
+            self._watch.clock.go_on()
+
+    def end(self, _given: object, _gradients: object) -> None:
+        """Run after it. What raises there is of this operation still."""
+        if not self._watch.is_running:
+            return
+        if self._after is not None:
+            self._after()
+        self._watch.clock.stand_still()
+        self._watch.end_backward(self._layer)
+        self._watch.clock.go_on()

@@ -1,0 +1,58 @@
+"""Readings of memory and time on disk."""
+
+import sqlite3
+
+from gradscope.columns import MemoryRow, TimeRow
+from gradscope.protocol import Memory, Times, pack_memory, pack_times
+from gradscope.recording import Recorder, open_recording
+
+
+def memory(step: int, saved_bytes: int = 0) -> Memory:
+    row = MemoryRow(saved_bytes, 4, 4, 8, 0)
+    columns, zero, body = pack_memory(dict.fromkeys(range(3), row), 3)
+    return Memory(
+        run="gpt", rank=0, step=step, time_s=0.0, manifest_revision=1, rows=3, columns=columns,
+        zero=zero, balance={"saved": saved_bytes, "total": 99}, body=body,
+    )  # fmt: skip
+
+
+def times(step: int) -> Times:
+    columns, zero, body = pack_times({i: TimeRow(0.5, 0.25, 1) for i in range(3)}, 3)
+    return Times(
+        run="gpt", rank=0, step=step, time_s=0.0, manifest_revision=1, rows=3, columns=columns,
+        zero=zero, phases_s={"forward": 0.5}, body=body,
+    )  # fmt: skip
+
+
+def test_readings_are_read_back_whole_and_ordered_by_step(tmp_path, make):
+    with Recorder(tmp_path / "a.gradscope", make.hello()) as recorder:
+        make.record(recorder, make.manifest(), memory(9, 7), times(9), memory(2), times(2))
+    with open_recording(tmp_path / "a.gradscope") as recording:
+        assert list(recording.memory()) == [memory(2), memory(9, 7)]
+        assert list(recording.times()) == [times(2), times(9)]
+        table = list(recording.memory())[1].table([layer.name for layer in make.layers])
+    assert table["fc1"].saved_bytes == 7
+
+
+def test_a_step_that_was_measured_twice_stands_once_as_it_was_last(tmp_path, make):
+    with Recorder(tmp_path / "a.gradscope", make.hello()) as recorder:
+        make.record(recorder, memory(5, 1), memory(5, 2))
+    with open_recording(tmp_path / "a.gradscope") as recording:
+        assert list(recording.memory()) == [memory(5, 2)]
+
+
+def test_a_recording_of_an_earlier_gradscope_has_none_and_is_gone_on_with(tmp_path, make):
+    path = tmp_path / "a.gradscope"
+    with Recorder(path, make.hello()) as recorder:
+        make.record(recorder, make.manifest(), make.step(0))
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE memory")
+        connection.execute("DROP TABLE times")
+    connection.close()
+    with open_recording(path) as recording:
+        assert list(recording.memory()) == list(recording.times()) == []
+        assert len(list(recording.steps())) == 1
+    with Recorder(path, make.hello()) as recorder:
+        make.record(recorder, memory(1))
+    with open_recording(path) as recording:
+        assert list(recording.memory()) == [memory(1)]

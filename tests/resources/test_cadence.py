@@ -1,0 +1,58 @@
+"""Which steps are measured, and that it stays within its share."""
+
+from itertools import pairwise
+
+import pytest
+
+from gradscope.resources import Cadence
+
+
+def chosen(cadence: Cadence, steps, *, is_observed=lambda _: False, step_s=0.1, cost_s=0.01):
+    found = []
+    for step in steps:
+        observed = is_observed(step)
+        is_due = cadence.is_due(step, is_observed=observed)
+        extra_s = cost_s if is_due else 0.0
+        cadence.record(step, step_s + extra_s, extra_s, was_measured=is_due, was_observed=observed)
+        found += [step] if is_due else []
+    return found
+
+
+@pytest.mark.parametrize("cost_s", [1e-4, 2e-3, 2e-2])
+def test_measuring_takes_a_quarter_of_the_budget_at_most(cost_s):
+    cadence = Cadence(0.02, 0)
+    found = chosen(cadence, range(20_000), cost_s=cost_s)
+    spent = (
+        (len(found) - 3) * cost_s / (20_000 * 0.1)
+    )  # all but the first three, which find out the cost
+    assert spent <= 0.02 / 4
+    assert cadence.cost() <= 0.02 / 4
+    assert found[:3] == [0, 2, 14]
+
+
+def test_what_is_cheap_is_measured_every_ten_steps_and_no_oftener():
+    found = chosen(Cadence(0.02, 0), range(100), cost_s=1e-6)
+    assert {b - a for a, b in pairwise(found[3:])} == {10}
+
+
+def test_a_step_with_statistics_is_left_to_them():
+    found = chosen(Cadence(0.02, 5), range(5, 400), is_observed=lambda step: step % 2 == 1)
+    assert found[0] == 5  # the first, where memory runs out
+    assert all(step % 2 == 0 for step in found[1:])
+
+
+def test_where_all_steps_have_statistics_one_of_them_is_measured_at_last():
+    found = chosen(Cadence(0.02, 0), range(200), is_observed=lambda _: True)
+    assert len(found) > 2
+
+
+def test_without_a_budget_the_steps_with_statistics_are_measured():
+    assert chosen(Cadence(None, 0), range(9), is_observed=lambda step: step % 3 == 0) == [0, 3, 6]
+
+
+def test_a_step_that_is_asked_for_is_measured_whatever_it_costs():
+    cadence = Cadence(0.02, 0)
+    chosen(cadence, range(30), cost_s=1.0)
+    assert not cadence.is_due(30, is_observed=False)
+    cadence.ask_now()
+    assert chosen(cadence, range(30, 33)) == [30]
