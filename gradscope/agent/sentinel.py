@@ -1,0 +1,195 @@
+"""The sentinel: a look in every step, observed or not, at whether gradients are finite.
+
+One grouped look at all gradients, before the optimizer steps. So the first bad step is always known,
+and which parameters it struck, although the step was not observed; and these can be kept clean.
+
+On a CPU the answer is there at once. On another device it is read a step later, so that nothing waits,
+unless the step is to be skipped: then the look waits for the device.
+"""
+
+import math
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.optim import Optimizer
+
+from gradscope.agent.step_parts import StepPart
+from gradscope.agent.withheld import Withheld
+from gradscope.hooks import parameters_of
+
+__all__ = ["Sentinel"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The norms of one device's gradients on their way to the host, and whose they are."""
+
+    step: int
+    parameters: tuple[torch.nn.Parameter, ...]
+    norms: torch.Tensor
+    event: torch.Event | None
+
+
+class Sentinel(StepPart):
+    """Tells `on_bad(step, parameters)` of gradients that are not finite, for each step and optimizer.
+
+    `must_wait()`: whether the answer is needed before the optimizer steps; `on_bad` then returns
+    whether to skip the step. `has_closure()`: whether the optimizer computes its gradients itself: then
+    they are looked at when it has stepped, and no step can be skipped. `on_cost(spent_s, step_time_s)`
+    is told what a step's looks took.
+    """
+
+    name = "the sentinel"
+
+    def __init__(
+        self,
+        on_bad: Callable[[int, Sequence[torch.nn.Parameter]], bool],
+        *,
+        must_wait: Callable[[], bool],
+        has_closure: Callable[[], bool],
+        on_cost: Callable[[float, float], None],
+    ) -> None:
+        self._on_bad = on_bad
+        self._must_wait = must_wait
+        self._has_closure = has_closure
+        self._on_cost = on_cost
+        self._step = 0
+        self._spent_s = 0.0
+        self._late: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._waiting: deque[_Look] = deque()
+        self._withheld = Withheld()
+
+    def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - a part's signature
+        """Begin a step."""
+        self._step = step
+        self._withheld.give_back()
+
+    def before_optimizer(self, optimizer: Optimizer) -> None:
+        """Look at the gradients; where it was asked for, let a bad step pass without them."""
+        began_s = time.perf_counter()
+        if self._has_closure():
+            self._late.add(optimizer)
+        else:
+            self._look(optimizer, may_skip=True)
+        self._spent_s += time.perf_counter() - began_s
+
+    def after_optimizer(self, optimizer: Optimizer) -> None:
+        """Give back what was taken; look at what only now is there."""
+        self._withheld.give_back()
+        if optimizer in self._late:
+            self._late.discard(optimizer)
+            self._look(optimizer, may_skip=False)
+
+    def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - as above
+        """Take the answers that have come; tell what this step's looks took."""
+        self._collect(wait=False)
+        self._on_cost(self._spent_s, step_time_s)
+        self._spent_s = 0.0
+
+    def close(self) -> None:
+        """Take the answers that are left, and give back what was taken."""
+        self._withheld.give_back()
+        self._collect(wait=True)
+
+    def _look(self, optimizer: Optimizer, *, may_skip: bool) -> None:
+        if _is_watched_by_scaler(optimizer):
+            return
+        on_host: list[torch.nn.Parameter] = []
+        elsewhere: dict[torch.device, list[torch.nn.Parameter]] = {}
+        for parameter in parameters_of(optimizer):
+            gradient = parameter.grad
+            if gradient is None or gradient.is_meta:
+                continue
+            if gradient.is_cpu:
+                on_host.append(parameter)
+            else:
+                elsewhere.setdefault(gradient.device, []).append(parameter)
+        bad = _not_finite(on_host) if on_host else []
+        must_wait = may_skip and bool(elsewhere) and self._must_wait()
+        for device, parameters in elsewhere.items():
+            self._waiting.append(_look_on(device, self._step, parameters))
+        if must_wait:
+            while self._waiting and self._waiting[-1].step == self._step:
+                bad += _bad_of(self._waiting.pop())
+        if bad and self._on_bad(self._step, bad) and may_skip:
+            self._withheld.take(optimizer)
+
+    def _collect(self, *, wait: bool) -> None:
+        while self._waiting:
+            event = self._waiting[0].event
+            if not wait and event is not None and not event.query():
+                return
+            look = self._waiting.popleft()
+            bad = _bad_of(look)
+            if bad:
+                self._on_bad(look.step, bad)
+
+
+def _is_watched_by_scaler(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler has looked already, and the optimizer itself heeds what it found."""
+    return getattr(optimizer, "found_inf", None) is not None
+
+
+def _plain(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Return the numbers of a gradient that lie on this rank, without its graph."""
+    gradient = parameter.grad
+    if gradient is None:
+        return torch.empty(0)
+    if type(gradient) is torch.Tensor and gradient.layout is torch.strided and gradient.grad_fn is None:
+        return gradient
+    to_local = getattr(gradient, "to_local", None)
+    local: torch.Tensor = gradient.detach() if to_local is None else to_local().detach()
+    return local._values() if local.layout is torch.sparse_coo else local  # noqa: SLF001 - without coalescing
+
+
+def _not_finite(parameters: Sequence[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+    """Return those whose gradient on the host is not finite.
+
+    A norm shows a NaN or an infinity, and overflows for very large numbers: where it is not finite
+    itself, the elements are looked at.
+    """
+    gradients = [_plain(parameter) for parameter in parameters]
+    with torch.no_grad():
+        norms = torch._foreach_norm(gradients)  # noqa: SLF001 - what torch's own clipping uses
+        if math.isfinite(sum(norm.item() for norm in norms)):
+            return []
+        pairs = zip(parameters, gradients, strict=True)
+        return [parameter for parameter, g in pairs if not bool(torch.isfinite(g).all())]
+
+
+def _look_on(device: torch.device, step: int, parameters: Sequence[torch.nn.Parameter]) -> _Look:
+    """Queue the greatest magnitude of each gradient, which cannot overflow, and its way to the host."""
+    is_cuda = device.type == "cuda"
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    ordered: list[torch.nn.Parameter] = []
+    norms: list[torch.Tensor] = []
+    with torch.no_grad():
+        for each in _by_dtype(parameters):
+            ordered += each
+            norms += torch._foreach_norm([_plain(p) for p in each], math.inf)  # noqa: SLF001 - as above
+        there = torch.stack([norm.to(wide) for norm in norms])
+        host = torch.empty(there.shape, dtype=wide, pin_memory=is_cuda)
+        host.copy_(there, non_blocking=is_cuda)
+    event = None
+    if is_cuda:
+        event = torch.Event(device)
+        event.record(torch.cuda.current_stream(device))
+    return _Look(step, tuple(ordered), host, event)
+
+
+def _by_dtype(parameters: Sequence[torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
+    groups: dict[torch.dtype, list[torch.nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(parameter.dtype, []).append(parameter)
+    return list(groups.values())
+
+
+def _bad_of(look: _Look) -> list[torch.nn.Parameter]:
+    if look.event is not None:
+        look.event.synchronize()
+    is_finite = torch.isfinite(look.norms).tolist()
+    return [p for p, is_well in zip(look.parameters, is_finite, strict=True) if not is_well]

@@ -1,0 +1,25 @@
+"""Rules over the columns: what is not well in an observed step, and conditions that a person writes."""
+
+from gradscope.rules.alerts import Alert, Finding
+from gradscope.rules.conditions import Condition, parse_condition
+from gradscope.rules.over import readings_of, run_over
+from gradscope.rules.patterns import matching_names
+from gradscope.rules.reading import Reading
+from gradscope.rules.rule import Rule
+from gradscope.rules.table import RULES, RuleKind, default_rules, kind_of
+
+__all__ = [
+    "RULES",
+    "Alert",
+    "Condition",
+    "Finding",
+    "Reading",
+    "Rule",
+    "RuleKind",
+    "default_rules",
+    "kind_of",
+    "matching_names",
+    "parse_condition",
+    "readings_of",
+    "run_over",
+]

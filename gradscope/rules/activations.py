@@ -1,0 +1,66 @@
+"""Activations that carry nothing: outputs that are zero, and slopes that are.
+
+Both are of a layer as a whole, over all units and the whole batch: the columns keep no unit apart. A
+single dead unit is seen in a captured tensor, not here.
+"""
+
+import numpy as np
+
+from gradscope.rules.alerts import Finding
+from gradscope.rules.past import Past
+from gradscope.rules.reading import Reading
+from gradscope.rules.thresholds import Threshold
+from gradscope.rules.thresholds import limit as limit_of
+
+__all__ = ["dead", "saturated"]
+
+_TANH = frozenset({"Tanh"})
+_SIGMOID = frozenset({"Sigmoid"})
+
+
+def dead(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  # noqa: ARG001 - a check's arguments
+    """Find layers whose output is zero, wholly or nearly.
+
+    At full detail the zeros are counted. At core detail they are not; an output without any other
+    number than zero is known by its least and its greatest.
+    """
+    limit = limit_of(threshold)
+    finite = reading.by_layer("out", "finite")
+    zero = reading.by_layer("out", "zero")
+    least, greatest = reading.by_layer("out", "min"), reading.by_layer("out", "max")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        fraction = np.where(finite > 0, zero / finite, np.nan)
+        is_all_zero = (finite > 0) & (least == 0) & (greatest == 0)
+    fraction = np.where(is_all_zero, 1.0, fraction)
+    return [
+        Finding(
+            reading.layers[i],
+            "out",
+            float(fraction[i]),
+            limit,
+            f"{fraction[i]:.2%} of the output is zero",
+        )
+        for i in np.flatnonzero(fraction > limit).tolist()
+    ]
+
+
+def saturated(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  # noqa: ARG001 - as above
+    """Find Tanh and Sigmoid layers that sit at their ends, where next to no gradient passes.
+
+    The mean slope is exact from the columns: of y = tanh(x) it is 1 - mean(y^2), of y = sigmoid(x) it
+    is mean(y) - mean(y^2), at most 1/4. Other bounded activations do not give theirs away.
+    """
+    limit = limit_of(threshold)
+    mean, rms = reading.by_layer("out", "mean"), reading.by_layer("out", "rms")
+    slope = np.where(reading.types_are(_TANH), 1.0 - rms**2, np.nan)
+    slope = np.where(reading.types_are(_SIGMOID), 4.0 * (mean - rms**2), slope)
+    return [
+        Finding(
+            reading.layers[i],
+            "out",
+            max(float(slope[i]), 0.0),
+            limit,
+            f"saturated: its mean slope is {max(slope[i], 0.0):.2%} of the greatest",
+        )
+        for i in np.flatnonzero(slope < limit).tolist()
+    ]

@@ -1,0 +1,71 @@
+"""Gradients of parameters that are too large, too small, or out of their own habit.
+
+All three look at the row `param_grad` of each layer: what the optimizer is given.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.rules.alerts import Finding
+from gradscope.rules.past import Past
+from gradscope.rules.reading import Reading
+from gradscope.rules.thresholds import Threshold
+from gradscope.rules.thresholds import limit as limit_of
+
+__all__ = ["exploding", "spike", "vanishing"]
+
+_KIND = "param_grad"
+
+
+def exploding(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  # noqa: ARG001 - a check's arguments
+    """Find layers whose gradient norm is over the threshold."""
+    limit = limit_of(threshold)
+    norms = reading.by_layer(_KIND, "norm")
+    return [
+        Finding(
+            reading.layers[i],
+            _KIND,
+            float(norms[i]),
+            limit,
+            f"gradient norm {norms[i]:.3g}, over {limit:g}",
+        )
+        for i in _where(norms > limit)
+    ]
+
+
+def vanishing(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  # noqa: ARG001 - as above
+    """Find layers whose gradient, element for element, is next to nothing beside the greatest.
+
+    The greatest is over all layers of the step; root mean squares, so that size does not matter.
+    """
+    fraction = limit_of(threshold)
+    rms = reading.by_layer(_KIND, "rms")
+    known = rms[np.isfinite(rms)]
+    greatest = float(known.max()) if len(known) else 0.0
+    limit = fraction * greatest
+    words = "gradient rms {:.3g}, the greatest of all layers is {:.3g}"
+    return [
+        Finding(reading.layers[i], _KIND, float(rms[i]), limit, words.format(rms[i], greatest))
+        for i in _where(rms < limit)
+    ]
+
+
+def spike(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:
+    """Find layers whose gradient norm is far above what it has been lately."""
+    factor = limit_of(threshold)
+    norms = reading.by_layer(_KIND, "norm")
+    excess = past.excess(reading.layers, norms, factor)
+    return [
+        Finding(
+            reading.layers[i],
+            _KIND,
+            float(norms[i]),
+            float(norms[i] / excess[i] * factor),
+            f"gradient norm {norms[i]:.3g}, {excess[i]:.3g} times its usual {norms[i] / excess[i]:.3g}",
+        )
+        for i in _where(~np.isnan(excess))
+    ]
+
+
+def _where(mask: NDArray[np.bool_]) -> list[int]:
+    return np.flatnonzero(mask).tolist()

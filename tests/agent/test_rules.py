@@ -1,0 +1,182 @@
+"""Rules at work in a training: what they tell, and what they have done."""
+
+import pytest
+import torch
+from torch import nn
+
+import gradscope
+from gradscope.errors import AlertError, UnknownLayerError, UsageError
+
+X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
+
+
+def make_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def train(model, optimizer, steps, loss_scale=lambda step: 1.0, scope=None, log=None):
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = model(X).square().mean() * loss_scale(step)
+        loss.backward()
+        if scope is not None and log is not None:
+            scope.log(loss=log(step))
+        optimizer.step()
+
+
+@pytest.fixture
+def model():
+    return make_model()
+
+
+@pytest.fixture
+def optimizer(model):
+    return torch.optim.SGD(model.parameters(), lr=1e-3)
+
+
+@pytest.fixture
+def scope(model, optimizer):
+    with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
+        yield scope
+        assert scope.faults == {}
+
+
+def test_a_spike_is_told_once_with_its_layer_its_number_and_what_was_usual(model, optimizer, scope):
+    train(model, optimizer, 30)
+    seen = []
+    scope.on_alert(seen.append)
+    train(model, optimizer, 5, lambda step: 500.0 if step == 2 else 1.0)
+    spikes = [alert for alert in seen if alert.rule == "spike"]
+    assert {alert.step for alert in spikes} == {32}
+    assert {alert.finding.layer for alert in spikes} == {"0", "2", "4"}
+    assert scope.alerts[-len(seen) :] == tuple(seen)
+    by_layer = {alert.finding.layer: alert.finding for alert in spikes}
+    assert "times its usual" in by_layer["4"].words
+
+
+def test_exploding_with_clip_scales_the_layers_gradient_to_the_threshold_before_the_step(
+    model, optimizer, scope
+):
+    scope.rule("exploding", action="clip", threshold=1e-3, patience=1, layers="4")
+    before = model[4].weight.detach().clone(), model[4].bias.detach().clone()
+    train(model, optimizer, 1, lambda _step: 100.0)
+    moved = torch.cat([(w - p).flatten() for w, p in zip(before, model[4].parameters(), strict=True)])
+    # SGD moves by lr times the gradient, whose norm was clipped; float32 rounds the weights.
+    assert float(moved.detach().norm() / 1e-3) == pytest.approx(1e-3, rel=0.1)
+    assert float(torch.cat([p.grad.flatten() for p in model[4].parameters()]).norm()) == (
+        pytest.approx(1e-3, rel=1e-5)
+    )
+    assert [alert.rule for alert in scope.alerts] == ["exploding"]
+
+
+def test_a_skipped_step_leaves_parameters_momentum_and_gradients_as_they_were(model, scope):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    train(model, optimizer, 2)
+    scope.rule("exploding", action="skip_step", threshold=10.0, patience=1)
+    kept = [p.detach().clone() for p in model.parameters()]
+    momenta = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
+    train(model, optimizer, 1, lambda _step: 1e6)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), kept, strict=True))
+    assert all(
+        torch.equal(optimizer.state[p]["momentum_buffer"], m)
+        for p, m in zip(model.parameters(), momenta, strict=True)
+    )
+    assert all(p.grad is not None and p.grad.norm() > 0 for p in model.parameters())
+    train(model, optimizer, 1)
+    assert not torch.equal(next(model.parameters()), kept[0])
+
+
+def test_raise_comes_out_of_the_optimizers_step_and_nothing_has_moved(model, optimizer, scope):
+    scope.rule("exploding", action="raise", threshold=1.0, patience=1)
+    train(model, optimizer, 1)
+    kept = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(AlertError, match=r"exploding in step 1: .*gradient norm .*, over 1"):
+        train(model, optimizer, 1, lambda _step: 1e6)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), kept, strict=True))
+    train(model, optimizer, 1)  # who catches it can go on
+
+
+def test_raise_after_a_rule_on_updates_comes_when_the_step_has_ended(model, optimizer, scope):
+    scope.rule("update_ratio", action="raise", threshold=(1e-9, 1e-8), patience=1)
+    with pytest.raises(AlertError, match="update_ratio in step 0"):
+        train(model, optimizer, 1)
+    assert scope.step == 1
+
+
+def test_remove_takes_all_interventions_off(model, optimizer, scope):
+    scope.scale("2", factor=0.5)
+    scope.rule("exploding", action="remove", threshold=10.0, patience=1)
+    train(model, optimizer, 1)
+    assert len(scope.interventions) == 1
+    train(model, optimizer, 2, lambda _step: 1e6)
+    assert scope.interventions == ()
+
+
+def test_a_function_is_called_and_its_failure_is_counted_and_not_the_trainings(model, optimizer):
+    with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
+        seen = []
+
+        def failing(alert):
+            seen.append(alert)
+            raise ValueError("mine")
+
+        scope.rule("exploding", action=failing, threshold=1e-9, patience=1, layers="0")
+        train(model, optimizer, 2)
+        assert len(seen) == 1
+        assert scope.faults == {"a callback of alerts": 1}
+
+
+def test_a_loss_spike_is_told_in_steps_that_are_not_observed(model, optimizer):
+    with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
+        train(
+            model,
+            optimizer,
+            60,
+            scope=scope,
+            log=lambda step: 50.0 if step == 55 else 1.0 + 0.01 * (step % 7),
+        )
+        assert [(alert.rule, alert.step) for alert in scope.alerts] == [("loss_spike", 55)]
+
+
+def test_off_takes_a_rule_away_and_another_of_its_name_takes_its_place(model, optimizer, scope):
+    assert [rule.name for rule, _ in scope.rules].count("spike") == 1
+    scope.rule("spike", action="off")
+    assert "spike" not in [rule.name for rule, _ in scope.rules]
+    scope.rule("exploding", threshold=5.0)
+    assert [(r.threshold, a) for r, a in scope.rules if r.name == "exploding"] == [(5.0, "event")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "implode"}, "there are: nonfinite, exploding"),
+        ({"name": "spike", "action": "scream"}, "one of event, pause, skip_step"),
+        ({"name": "spike", "threshold": -1.0}, "a number of at least 0"),
+        ({"name": "spike", "threshold": (1.0, 2.0)}, "a number of at least 0"),
+        ({"name": "update_ratio", "threshold": 1.0}, r"a pair \(least, greatest\)"),
+        ({"name": "spike", "patience": 0}, "at least 1"),
+        ({"name": "vanishing", "action": "clip"}, "no norm that could be clipped"),
+        ({"name": "update_ratio", "action": "skip_step"}, "only when the optimizer has stepped"),
+        ({"name": "loss_spike", "action": "skip_step"}, "when the step has ended"),
+    ],
+)
+def test_what_cannot_be_a_rule_is_refused(scope, arguments, words):
+    with pytest.raises(UsageError, match=words):
+        scope.rule(**arguments)
+
+
+def test_a_layer_that_is_not_there_is_refused_with_the_nearest(scope):
+    with pytest.raises(UnknownLayerError, match="no layer matches 'head'"):
+        scope.rule("spike", layers="head")
+
+
+def test_rules_that_act_on_what_ranks_do_not_share_are_refused_where_there_are_several(
+    monkeypatch, model, optimizer
+):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
+        with pytest.raises(UsageError, match="sees other numbers on each of the 2 ranks"):
+            scope.rule("dead", action="skip_step")
+        scope.rule("spike", action="clip")

@@ -1,0 +1,198 @@
+"""The sentinel: the first bad step is known though not observed, and parameters can be kept clean."""
+
+import pytest
+import torch
+from torch import nn
+
+import gradscope
+from gradscope.errors import AlertError
+
+X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
+BAD = 23
+
+
+class Poison(nn.Module):
+    """Multiplies by one, and by NaN in the steps `at`."""
+
+    def __init__(self, *at):
+        super().__init__()
+        self.at, self.step = at, 0
+
+    def forward(self, x):
+        factor = float("nan") if self.step in self.at else 1.0
+        self.step += 1
+        return x * factor
+
+
+def make_model(*at):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), Poison(*at), nn.Linear(5, 2))
+
+
+def train(model, optimizer, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(X).square().mean().backward()
+        optimizer.step()
+
+
+def test_the_first_bad_step_is_known_though_it_was_not_observed():
+    model = make_model(BAD)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
+        train(model, optimizer, BAD + 3)
+        first = scope.alerts[0]
+        assert (first.rule, first.step) == ("nonfinite", BAD)
+        assert first.text.startswith(
+            "not finite: the gradients of 0.weight, 0.bias, 3.weight and 1 more"
+        )
+        assert first.text.endswith("origin not observed")
+        # The step after it is observed, and there the parameters have it already.
+        second = scope.alerts[1]
+        assert (second.rule, second.step) == ("nonfinite", BAD + 1)
+        assert "in the parameters of 0 already: they come from an earlier step" in second.text
+        assert scope.faults == {}
+
+
+def test_skip_step_keeps_the_parameters_clean_and_lets_the_origin_show():
+    model = make_model(BAD, BAD + 1, BAD + 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
+        scope.rule("nonfinite", action="skip_step")
+        train(model, optimizer, BAD)
+        kept = [p.detach().clone() for p in model.parameters()]
+        counts = [float(optimizer.state[p]["step"]) for p in model.parameters()]
+        train(model, optimizer, 3)
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), kept, strict=True))
+        assert [float(optimizer.state[p]["step"]) for p in model.parameters()] == counts
+        told = [(alert.rule, alert.step) for alert in scope.alerts]
+        assert told[0] == ("nonfinite", BAD)
+        assert "the optimizer's step is skipped" in scope.alerts[0].text
+        # The step after it is bad too, clean of the first one's traces, and was observed: the origin.
+        origin = next(a for a in scope.alerts if a.finding.layer)
+        assert origin.step == BAD + 1
+        assert origin.finding.layer == "2"
+        assert "first in the forward pass, in the output of 2" in origin.text
+        train(model, optimizer, 2)
+        assert all(p.isfinite().all() for p in model.parameters())
+        assert not torch.equal(next(model.parameters()), kept[0])
+        assert scope.faults == {}
+
+
+def test_raise_stops_before_the_parameters_are_touched():
+    model = make_model(BAD)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
+        scope.rule("nonfinite", action="raise")
+        with pytest.raises(AlertError, match=f"nonfinite in step {BAD}: not finite: the gradients of"):
+            train(model, optimizer, BAD + 1)
+        assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_the_origin_in_an_observed_step_is_the_first_tensor_and_told_once():
+    model = make_model(BAD)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
+        train(model, optimizer, BAD + 1)
+        (alert,) = scope.alerts
+        assert (alert.step, alert.finding.layer, alert.finding.kind) == (BAD, "2", "out")
+        assert alert.finding.value == 35
+
+
+class BadBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf")
+
+
+class Bad(nn.Module):
+    def forward(self, x):
+        return BadBackward.apply(x)
+
+
+def test_an_origin_in_the_backward_pass_is_where_the_gradient_first_arrives_bad():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), Bad(), nn.Linear(5, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
+        train(model, optimizer, 1)
+        (alert,) = scope.alerts
+        assert (alert.finding.layer, alert.finding.kind) == ("1", "grad")
+        assert (
+            "first in the backward pass, in the gradient that arrives at the output of 1" in alert.text
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_very_large_gradients_that_are_finite_are_no_alarm(dtype):
+    parameter = nn.Parameter(torch.zeros(1000, dtype=dtype))
+    model = nn.Module()
+    model.weight = parameter
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
+        for fill in (torch.finfo(dtype).max, float("-inf")):
+            parameter.grad = torch.full_like(parameter, fill)
+            optimizer.step()
+        assert next((a.rule, a.step) for a in scope.alerts if a.rule == "nonfinite") == ("nonfinite", 1)
+        assert set(scope.faults) <= {"seeing layers"}  # there is none that computes
+
+
+def test_gradients_that_a_closure_computes_are_looked_at_after_the_step():
+    model = make_model(3)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(X).square().mean()
+        loss.backward()
+        return loss
+
+    with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
+        for _ in range(5):
+            optimizer.step(closure)
+        assert next(a for a in scope.alerts if a.rule == "nonfinite").step == 3
+
+
+def test_sparse_gradients_are_looked_at():
+    model = nn.Sequential(nn.Embedding(10, 3, sparse=True))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
+        for factor in (1.0, float("nan")):
+            optimizer.zero_grad()
+            (model(torch.tensor([1, 1, 2])).sum() * factor).backward()
+            optimizer.step()
+        assert next((a.rule, a.step) for a in scope.alerts) == ("nonfinite", 1)
+        assert scope.faults == {}
+
+
+def trained(*, is_attached):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scope = gradscope.attach(model, optimizer, every=3, hub=None, quiet=True) if is_attached else None
+    if scope is not None:
+        scope.rule("nonfinite", action="skip_step")
+        scope.rule("spike", action="skip_step", threshold=1e6)
+        scope.rule("exploding", action="clip", threshold=1e9)
+        scope.breakpoint("any.nan or loss > 1e9")
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = model(X).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    if scope is not None:
+        assert scope.alerts == ()
+        assert scope.faults == {}
+        scope.detach()
+    return [*losses, *(p.detach() for p in model.parameters()), torch.get_rng_state()]
+
+
+def test_rules_that_act_sentinel_and_breakpoints_change_nothing_bitwise_while_nothing_is_found():
+    bare, attached = trained(is_attached=False), trained(is_attached=True)
+    assert all(torch.equal(a, b) for a, b in zip(bare, attached, strict=True))

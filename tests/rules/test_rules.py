@@ -1,0 +1,211 @@
+"""Each rule finds what it is for, at its border, and nothing else; patience, and telling once."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradscope.errors import UsageError
+from gradscope.rules import RULES, Rule, default_rules, kind_of, run_over
+from gradscope.rules.past import Past
+
+
+def judged(name, readings, **how):
+    rule = Rule(kind_of(name), **how)
+    return [alert for each in readings for alert in rule.judge(each)]
+
+
+def test_exploding_is_over_its_threshold_and_not_at_it(reading, grads):
+    readings = [reading(step, grads(a=1e4, b=1.0001e4)) for step in range(3)]
+    (alert,) = judged("exploding", readings)
+    assert (alert.finding.layer, alert.step, alert.first_step) == ("b", 2, 0)
+    assert alert.text == "b: gradient norm 1e+04, over 10000, since step 0"
+
+
+def test_vanishing_is_beside_the_greatest_of_all_layers(reading, grads):
+    readings = [reading(step, grads(a=1.0, b=0.99e-6, c=1.01e-6)) for step in range(10)]
+    (alert,) = judged("vanishing", readings)
+    assert (alert.finding.layer, alert.step) == ("b", 9)
+
+
+def test_gradients_that_are_all_zero_do_not_vanish_beside_one_another(reading, grads):
+    assert judged("vanishing", [reading(step, grads(a=0.0, b=0.0)) for step in range(30)]) == []
+
+
+def test_a_spike_is_ten_times_the_layers_own_past_and_told_once(reading, grads):
+    readings = [reading(step, grads(a=1.0, b=100.0)) for step in range(25)]
+    readings += [reading(25, grads(a=11.0, b=100.0)), reading(26, grads(a=11.0, b=100.0))]
+    (alert,) = judged("spike", readings)
+    assert (alert.finding.layer, alert.step) == ("a", 25)
+    assert alert.finding.value == pytest.approx(11.0)
+    assert alert.finding.limit == pytest.approx(10.0)
+    assert type(alert.finding.value) is type(alert.finding.limit) is float  # or it cannot be sent
+
+
+def test_a_layer_that_is_always_noisy_does_not_spike(reading, grads):
+    noise = np.random.default_rng(0).lognormal(0, 1.5, 500)
+    assert judged("spike", [reading(i, grads(a=value)) for i, value in enumerate(noise)]) == []
+
+
+def test_a_spike_needs_a_past(reading, grads):
+    readings = [reading(step, grads(a=1.0)) for step in range(19)] + [reading(19, grads(a=1e6))]
+    assert judged("spike", readings) == []
+
+
+def test_another_model_begins_a_past_of_its_own(reading, grads):
+    readings = [reading(step, grads(a=1.0)) for step in range(30)]
+    readings += [reading(30, grads(a=1e6), layers=("b", "a"))]
+    assert judged("spike", readings) == []
+
+
+def test_dead_counts_zeros_at_full_detail_and_knows_only_all_zero_at_core(reading):
+    rows = [("a", "out", {"zero": 100}), ("b", "out", {"zero": 99}), ("c", "out", {"zero": 0})]
+    full = [reading(step, rows, is_full=True) for step in range(20)]
+    assert [alert.finding.layer for alert in judged("dead", full)] == ["a"]
+    rows = [("a", "out", {"min": 0.0, "max": 0.0}), ("b", "out", {"min": 0.0, "max": 1e-9})]
+    core = [reading(step, rows) for step in range(20)]
+    (alert,) = judged("dead", core)
+    assert (alert.finding.layer, alert.finding.value) == ("a", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "slope"),
+    [
+        ("Tanh", np.tanh, lambda y: 1 - y**2),
+        ("Sigmoid", lambda x: 1 / (1 + np.exp(-x)), lambda y: 4 * y * (1 - y)),
+    ],
+)
+@pytest.mark.parametrize("gain", [0.1, 1.0, 10.0, 100.0, 1000.0])
+def test_saturation_is_the_mean_slope_by_its_own_formula(reading, kind, function, slope, gain):
+    with np.errstate(over="ignore"):
+        y = function(gain * np.linspace(-3, 3, 1000))
+    columns = {"count": 1000, "sum": y.sum(), "sumsq": (y**2).sum(), "min": y.min(), "max": y.max()}
+    rows = [("a", "out", columns), ("b", "out", columns)]
+    readings = [reading(step, rows, types=(kind, "Linear", "")) for step in range(20)]
+    alerts = judged("saturated", readings)
+    expected = slope(y).mean()
+    assert [alert.finding.layer for alert in alerts] == (["a"] if expected < 0.01 else [])
+    if alerts:
+        assert alerts[0].finding.value == pytest.approx(expected, abs=1e-9)
+
+
+def moving(**ratios):
+    rows = [(layer, "param", {"norm": 1.0}) for layer in ratios]
+    return [*rows, *((layer, "update", {"norm": ratio}) for layer, ratio in ratios.items())]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "layers"),
+    [
+        ({"a": 1e-3, "b": 1e-3, "c": 1e-3}, []),
+        ({"a": 2e-2, "b": 2e-2, "c": 1e-3}, [""]),  # the median, over the greatest
+        ({"a": 5e-5, "b": 5e-5, "c": 1e-3}, [""]),
+        ({"a": 0.2, "b": 1e-3, "c": 1e-3}, ["a"]),
+        ({"a": 9e-6, "b": 1e-3, "c": 1e-3}, ["a"]),
+        ({"a": 2e-5, "b": 1e-3, "c": 1e-3}, []),
+        ({"a": 0.0, "b": 1e-3, "c": 1e-3}, []),  # frozen is not slow
+    ],
+)
+def test_update_ratio_judges_the_median_and_layers_that_are_far_from_it(reading, ratios, layers):
+    readings = [reading(step, moving(**ratios)) for step in range(50)]
+    assert [alert.finding.layer for alert in judged("update_ratio", readings)] == layers
+
+
+def test_an_update_that_a_schedule_brings_down_is_no_finding(reading):
+    rates = np.geomspace(1e-3, 1e-7, 500)
+    readings = [reading(i, moving(a=r, b=r, c=r)) for i, r in enumerate(rates)]
+    assert judged("update_ratio", readings) == []
+
+
+def test_a_loss_spike_and_a_loss_that_is_not_finite_are_told(reading):
+    def scalars(step, loss):
+        return reading(step, [], scalars={"loss": loss, "lr": 1e-3})
+
+    usual = [scalars(step, 2.0 + 0.1 * math.sin(step)) for step in range(60)]
+    assert judged("loss_spike", usual) == []
+    (alert,) = judged("loss_spike", [*usual, scalars(60, 6.0)])
+    assert (alert.step, alert.finding.layer, alert.finding.kind) == (60, "", "loss")
+    (alert,) = judged("loss_spike", [*usual, scalars(60, float("nan"))])
+    assert alert.text == "loss is nan"
+
+
+def test_a_loss_that_has_come_to_next_to_nothing_may_jump(reading):
+    losses = [2.0] * 30 + [1e-4] * 60 + [5e-3]
+    readings = [reading(i, [], scalars={"loss": loss}) for i, loss in enumerate(losses)]
+    assert judged("loss_spike", readings) == []
+
+
+def bad(**counts):
+    return {"nan": counts.get("nan", 0), "posinf": counts.get("inf", 0)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "layer", "kind"),
+    [
+        # forward: b first, whatever is bad behind it
+        ([("a", "out", {}), ("b", "out", bad(nan=2)), ("b", "grad", bad(nan=9)),
+          ("c", "out", bad(nan=1))], "b", "out"),
+        # backward: the gradient that arrives at b's output comes before a's
+        ([("a", "out", {}), ("a", "grad", bad(nan=1)), ("b", "out", {}), ("b", "grad", bad(inf=1)),
+          ("c", "out", {}), ("c", "grad", {})], "b", "grad"),
+        # a layer's own parameters come after the gradient at its output, before what ran earlier
+        ([("a", "out", {}), ("a", "grad", bad(nan=1)), ("b", "out", {}), ("b", "grad", {}),
+          ("b", "param_grad", bad(nan=1))], "b", "param_grad"),
+        ([("a", "out", bad(nan=1)), ("b", "param", bad(nan=1))], "b", "param"),
+        ([("a", "out", {}), ("a", "update", bad(inf=1))], "a", "update"),
+        # an infinity in an output is the origin where something follows …
+        ([("a", "out", bad(inf=4)), ("b", "out", bad(nan=1))], "a", "out"),
+    ],
+)  # fmt: skip
+def test_nonfinite_names_the_first_tensor_in_the_order_of_execution(reading, rows, layer, kind):
+    (alert,) = judged("nonfinite", [reading(7, rows)])
+    assert (alert.finding.layer, alert.finding.kind, alert.step) == (layer, kind, 7)
+
+
+def test_an_infinity_in_an_output_alone_is_a_mask(reading):
+    assert judged("nonfinite", [reading(7, [("a", "out", bad(inf=4)), ("a", "grad", {})])]) == []
+
+
+def test_patience_counts_readings_running_and_calm_must_last_before_it_is_told_again(reading, grads):
+    def at(step, is_bad):
+        return reading(step, grads(a=2.0 if is_bad else 0.5))
+
+    pattern = [True, True, False, True, True, True] + [False] * 9 + [True] * 4
+    told = judged("exploding", [at(i, b) for i, b in enumerate(pattern)], threshold=1.0, patience=3)
+    assert [(alert.first_step, alert.step) for alert in told] == [(3, 5)]
+    pattern = [True] * 3 + [False] * 10 + [True] * 3
+    told = judged("exploding", [at(i, b) for i, b in enumerate(pattern)], threshold=1.0, patience=3)
+    assert [(alert.first_step, alert.step) for alert in told] == [(0, 2), (13, 15)]
+
+
+def test_a_rule_of_some_layers_judges_no_others(reading, grads):
+    alerts = judged(
+        "exploding", [reading(0, grads(a=2.0, b=2.0))], threshold=1.0, patience=1, layers=["b"]
+    )
+    assert [alert.finding.layer for alert in alerts] == ["b"]
+
+
+def test_what_a_rule_needs_and_is_not_there_finds_nothing(reading):
+    readings = [reading(step, []) for step in range(60)]
+    assert list(run_over(readings)) == []
+
+
+def test_every_rule_says_what_it_means_and_refuses_a_threshold_of_the_wrong_kind():
+    for kind in RULES.values():
+        assert kind.meaning
+        wrong = 1.0 if isinstance(kind.threshold, tuple) else (0.1, 0.2)
+        with pytest.raises(UsageError, match=f"the threshold of {kind.name}"):
+            Rule(kind, threshold=wrong)
+    assert [rule.name for rule in default_rules()] == list(RULES)
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=40))
+def test_the_past_is_the_running_mean_and_deviation_of_logarithms(values):
+    past = Past()
+    for value in values:
+        past.excess(("a",), np.array([value]), 1e300)
+    logs = np.log(values)
+    assert past._mean[0] == pytest.approx(logs.mean(), abs=1e-9)
+    assert past._variance[0] == pytest.approx(logs.var(), abs=1e-9)
