@@ -2,26 +2,50 @@
 
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
+import torch
 from torch import nn
 
 from gradscope.hooks import LayerInfo, SlotTable
 from gradscope.intervene import Applied
 from gradscope.observe import LayerSlot
 
-__all__ = ["ForwardPlan", "Slot"]
+__all__ = ["Call", "Chain", "ForwardPlan", "Slot"]
+
+Chain: TypeAlias = tuple[Applied, ...]
+"""What acts at one place, in the order in which it was set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a layer was given in one call: its first tensor, and the copies laid over its inputs."""
+
+    first: torch.Tensor | None
+    laid: tuple[tuple[torch.Tensor, int], ...]
 
 
 class Slot:
-    """What the forward hook finds for a layer: what to observe, and what to lay over its output."""
+    """What the hooks find for a layer: what to observe, and what to lay over its output and inputs.
 
-    __slots__ = ("chain", "is_watched", "layer", "name")
+    `calls` are those of its forwards that have begun and not ended, as far as its inputs matter.
+    """
+
+    __slots__ = ("calls", "chain", "input_chain", "is_watched", "layer", "name")
 
     def __init__(self, layer: LayerInfo) -> None:
         self.name = layer.name
         self.layer = LayerSlot(layer)
         self.is_watched = layer.is_watched
-        self.chain: tuple[Applied, ...] = ()
+        self.chain: Chain = ()
+        self.input_chain: Chain = ()
+        self.calls: list[Call] = []
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether what it is given matters: it is changed, or the gradient is to pass by the layer."""
+        return bool(self.input_chain) or any(a.action.what == "passage" for a in self.chain)
 
 
 class ForwardPlan:
@@ -38,16 +62,27 @@ class ForwardPlan:
         self._changed: SlotTable[Slot] = SlotTable(())
         self._both = self._observed
 
-    def lay(self, chains: Mapping[str, tuple[Applied, ...]]) -> None:
-        """Put the interventions in force on their layers, and take all others off."""
+    def lay(self, outputs: Mapping[str, Chain], inputs: Mapping[str, Chain]) -> None:
+        """Put what acts in this step on its layers, and take all else off."""
         for name, slot in self._slots.items():
-            slot.chain = chains.get(name, ())
-        self._changed = SlotTable(self._alive(chains))
-        self._both = self._observed | self._changed if chains else self._observed
+            slot.chain, slot.input_chain = outputs.get(name, ()), inputs.get(name, ())
+            slot.calls.clear()
+        changed = {**outputs, **inputs}
+        self._changed = SlotTable(self._alive(changed))
+        self._both = self._observed | self._changed if changed else self._observed
 
     def watched(self) -> list[tuple[nn.Module, int]]:
         """Return the watched modules that are alive, each with the index of its layer."""
         return [(m, slot.layer.index) for m, slot in self._alive(self._slots) if slot.is_watched]
+
+    def with_inputs(self) -> list[tuple[nn.Module, Slot]]:
+        """Return the modules whose inputs matter."""
+        return [(m, slot) for m, slot in self._alive(self._slots) if slot.needs_input]
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the modules that are alive, by name."""
+        alive = {name: reference() for name, reference in self._modules.items()}
+        return {name: module for name, module in alive.items() if module is not None}
 
     def table(self, *, is_observed: bool) -> SlotTable[Slot] | None:
         """Return the modules to watch in a step; None where no hook is needed."""

@@ -12,28 +12,26 @@ _BLIND = (
     "or something else is trained. Outputs and their gradients are not measured; parameters are. For a "
     "compiled model: attach before its first call, or call torch._dynamo.reset() after attach."
 )
-_IDLE = (
-    "{id} did nothing in step {step}: {names} gave no output that takes a gradient there. The module "
-    "was not called, is compiled, or ran without gradients."
-)
+_IDLE = {
+    "output": "gave no output that takes a gradient there. The module was not called, or ran without "
+    "gradients.",
+    "input": "was given nothing that takes a gradient there. The module was not called, or ran without "
+    "gradients.",
+    "params": "had no parameter with a gradient when an optimizer stepped.",
+}
 
 
 class IdleWatch:
-    """Notes which layers were seen and changed in a step; judges at its end."""
+    """Notes whether layers were seen in a step; judges at its end, also of what acted in it."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self._judged: set[str] = set()
-        self._acted: set[str] = set()
         self._has_seen = False
 
     def note_seen(self) -> None:
         """Note that a watched layer has run."""
         self._has_seen = True
-
-    def note_acted(self, layer: str) -> None:
-        """Note that an intervention was laid over a layer's output."""
-        self._acted.add(layer)
 
     def judge(self, step: int, entries: Sequence[Entry], *, is_observed: bool) -> None:
         """End a step: say what stood in force for the first time and did nothing."""
@@ -41,11 +39,10 @@ class IdleWatch:
             self._judged.add("")
             self._faults.warn("seeing layers", _BLIND.format(step=step))
         for entry in entries:
-            if entry.active_since is None or entry.id in self._judged:
+            if entry.id in self._judged:
                 continue
             self._judged.add(entry.id)
-            if self._acted.isdisjoint(entry.layers):
-                names = ", ".join(entry.layers)
-                self._faults.warn(entry.id, _IDLE.format(id=entry.id, step=step, names=names))
-        self._acted.clear()
+            if not entry.applied.has_acted and not entry.applied.failure:
+                names, why = ", ".join(entry.layers), _IDLE[entry.wanted.site]
+                self._faults.warn(entry.id, f"{entry.id} did nothing in step {step}: {names} {why}")
         self._has_seen = False

@@ -35,6 +35,11 @@ class Intervention:
         return self._entry.active_since
 
     @property
+    def failure(self) -> str:
+        """Why it was taken off by itself; empty while nothing has failed."""
+        return self._entry.applied.failure
+
+    @property
     def is_removed(self) -> bool:
         """Whether it is over: removed by anyone, or ended by itself."""
         return self._entry.is_removed
@@ -55,7 +60,5 @@ class Intervention:
         self.remove()
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={value:g}" for name, value in self._entry.arguments.items())
         state = "pending" if self.active_since is None else f"since step {self.active_since}"
-        where = ", ".join(self.layers)
-        return f"<{self.id}: {self._entry.action.name}({arguments}) on {where}, {state}>"
+        return f"<{self.id}: {self._entry.wanted}, {state}>"

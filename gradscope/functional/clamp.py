@@ -8,7 +8,7 @@ from torch.autograd import Function
 
 from gradscope.functional.arguments import check_gradient_is_dense, check_number, check_tensor
 
-__all__ = ["clamp_gradient"]
+__all__ = ["clamp_gradient", "clamped"]
 
 
 def clamp_gradient(x: Tensor, limit: float) -> Tensor:
@@ -40,10 +40,15 @@ class _Clamp(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        limit = ctx.limit
-        if limit > torch.finfo(dy.dtype).max:
-            return dy, None
-        check_gradient_is_dense("clamp_gradient", dy)
-        if dy.is_complex():
-            return torch.complex(dy.real.clamp(-limit, limit), dy.imag.clamp(-limit, limit)), None
-        return dy.clamp(-limit, limit), None
+        if ctx.limit <= torch.finfo(dy.dtype).max:
+            check_gradient_is_dense("clamp_gradient", dy)
+        return clamped(dy, ctx.limit), None
+
+
+def clamped(dy: Tensor, limit: float) -> Tensor:
+    """Return the gradient with each element between -limit and limit."""
+    if limit > torch.finfo(dy.dtype).max:
+        return dy
+    if dy.is_complex():
+        return torch.complex(dy.real.clamp(-limit, limit), dy.imag.clamp(-limit, limit))
+    return dy.clamp(-limit, limit)

@@ -1,6 +1,7 @@
 """A gradient kept under a norm."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.autograd import Function
 
 from gradscope.functional.arguments import check_gradient_is_dense, check_number, check_tensor
 
-__all__ = ["clip_gradient_norm"]
+__all__ = ["clip_gradient_norm", "clipped", "clipped_together"]
 
 
 def clip_gradient_norm(x: Tensor, max_norm: float) -> Tensor:
@@ -47,14 +48,30 @@ class _Clip(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        if ctx.max_norm == math.inf:
-            return dy, None
-        check_gradient_is_dense("clip_gradient_norm", dy)
-        return _clipped(dy, ctx.max_norm), None
+        if ctx.max_norm != math.inf:
+            check_gradient_is_dense("clip_gradient_norm", dy)
+        return clipped(dy, ctx.max_norm), None
 
 
-def _clipped(dy: Tensor, max_norm: float) -> Tensor:
-    norm = torch.linalg.vector_norm(dy, dtype=_accumulator(dy))
+def clipped(dy: Tensor, max_norm: float) -> Tensor:
+    """Return the gradient, at most max_norm long."""
+    if max_norm == math.inf:
+        return dy
+    return _shortened(dy, torch.linalg.vector_norm(dy, dtype=_accumulator(dy)), max_norm)
+
+
+def clipped_together(dys: Sequence[Tensor], max_norm: float) -> list[Tensor]:
+    """Return gradients that, seen as one vector, are at most max_norm long; on any devices."""
+    if max_norm == math.inf or not dys:
+        return list(dys)
+    home = dys[0].device
+    norms = [torch.linalg.vector_norm(dy, dtype=_accumulator(dy)).to(home) for dy in dys]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    return [_shortened(dy, norm.to(dy.device), max_norm) for dy in dys]
+
+
+def _shortened(dy: Tensor, norm: Tensor, max_norm: float) -> Tensor:
+    """Return dy times what brings a norm down to max_norm, where it is longer."""
     is_over = (norm > max_norm) & norm.isfinite()
     # Where nothing is clipped the unused branch must still be finite, or its zero times an infinity
     # would be a NaN in the second derivative.

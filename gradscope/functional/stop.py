@@ -8,7 +8,7 @@ from torch.autograd import Function
 
 from gradscope.functional.arguments import check_tensor
 
-__all__ = ["stop_gradient"]
+__all__ = ["stop_gradient", "zeroed"]
 
 
 def stop_gradient(x: Tensor) -> Tensor:
@@ -38,8 +38,13 @@ class _Stop(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
-        zeros: Tensor = _Zeros.apply(dy)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-        return zeros
+        return zeroed(dy)
+
+
+def zeroed(dy: Tensor) -> Tensor:
+    """Return zeros like the gradient."""
+    zeros: Tensor = _Zeros.apply(dy)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return zeros
 
 
 class _Zeros(Function):

@@ -12,8 +12,9 @@ from torch.autograd import Function
 
 from gradscope.errors import UsageError
 from gradscope.functional.arguments import check_tensor
+from gradscope.functional.stop import zeroed
 
-__all__ = ["straight_through"]
+__all__ = ["bypassed", "straight_through"]
 
 
 def straight_through(x: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
@@ -68,3 +69,34 @@ class _StraightThrough(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 - torch's signature
         return dy, None
+
+
+def bypassed(x: Tensor, y: Tensor) -> Tensor:
+    """Return y with the gradient of the identity on x.
+
+    What computed y gets zeros, so that its graph stays whole. x and y have the same shape, and dx has
+    x's dtype. Raises UsageError where their shapes differ.
+    """
+    if x.shape != y.shape or x.is_complex() != y.is_complex():
+        raise UsageError(
+            f"a gradient can pass straight where output and input have one shape, got {tuple(y.shape)} "
+            f"for an input of {tuple(x.shape)}"
+        )
+    through: Tensor = _Bypass.apply(x, y)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return through
+
+
+class _Bypass(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, y: Tensor) -> Tensor:  # noqa: ARG004 - the gradient goes to it
+        return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        return dy.to(ctx.dtype), zeroed(dy)

@@ -1,27 +1,41 @@
-"""Changing gradients: which interventions there are, and which are in force."""
+"""Changing gradients and activations: which interventions there are, and which are in force."""
 
-from gradscope.intervene.actions import (
-    ACTIONS,
-    SITES,
-    Action,
-    Argument,
-    check_action,
-    check_arguments,
-    check_site,
-)
-from gradscope.intervene.ledger import VANISHED_AFTER_S, Applied, End, Entry, Ledger
+from gradscope.intervene.actions import ACTIONS, SITES, Action, check_site
+from gradscope.intervene.applied import Applied, Unit
+from gradscope.intervene.arguments import Argument, Value, check_arguments
+from gradscope.intervene.condition import STATISTICS, parse_condition
+from gradscope.intervene.history import Deed, History
+from gradscope.intervene.ledger import VANISHED_AFTER_S, End, Entry, Ledger, Wanted
+from gradscope.intervene.own import OwnFunction, action_of, all_actions, check_action, register_action
+from gradscope.intervene.schedule import check_schedule
+from gradscope.protocol import Ramp, Schedule, parse_ramp
 
 __all__ = [
     "ACTIONS",
     "SITES",
+    "STATISTICS",
     "VANISHED_AFTER_S",
     "Action",
     "Applied",
     "Argument",
+    "Deed",
     "End",
     "Entry",
+    "History",
     "Ledger",
+    "OwnFunction",
+    "Ramp",
+    "Schedule",
+    "Unit",
+    "Value",
+    "Wanted",
+    "action_of",
+    "all_actions",
     "check_action",
     "check_arguments",
+    "check_schedule",
     "check_site",
+    "parse_condition",
+    "parse_ramp",
+    "register_action",
 ]

@@ -1,66 +1,94 @@
-"""The interventions that there are: one table. Each is a name, its arguments, and a Function to apply.
+"""The interventions that there are: one table. Each is a name, its arguments, and what it changes.
 
-To add one: an autograd Function in `functional`, an entry here.
+To add one to gradients: a function of gradients in `functional`, an entry here. What stands in
+`SITES` tells where an intervention acts:
+
+- `output`: the gradient that arrives at the layer's output, or that output itself;
+- `input`: the gradient that leaves through the layer's inputs, or those inputs;
+- `params`: the gradients of its parameters, and of the layers in it, before the optimizer steps.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
 from gradscope.errors import UsageError
-from gradscope.functional import (
-    clamp_gradient,
-    clip_gradient_norm,
-    noise_gradient,
-    reverse_gradient,
-    scale_gradient,
-)
+from gradscope.functional.clamp import clamped
+from gradscope.functional.clip import clipped, clipped_together
+from gradscope.functional.multiply import times
+from gradscope.functional.noise import noisy
+from gradscope.functional.nonfinite import replaced
+from gradscope.functional.stop import zeroed
+from gradscope.intervene.activations import DTYPES, added_noise, clamped_values, rounded, scaled, zeros
+from gradscope.intervene.arguments import Argument, Arguments
 
-__all__ = ["ACTIONS", "SITES", "Action", "Argument", "check_action", "check_arguments", "check_site"]
+__all__ = ["ACTIONS", "SITES", "Action", "Generator", "check_site"]
 
-SITES = ("output",)
-"""Where an intervention acts. `output`: on the gradient that arrives at the layer's output."""
+SITES = ("output", "input", "params")
+AROUND = ("output", "input")
 
-_Arguments = Mapping[str, float]
-_Generator = Callable[[torch.device], torch.Generator]
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """A number that an action takes; it must be given where it has no default."""
-
-    name: str
-    default: float | None = None
-    lowest: float = -math.inf
-    is_lowest_allowed: bool = True
-    may_be_infinite: bool = False
-
-    def check(self, action: str, value: object) -> float:
-        """Return the value as a float. Raises UsageError where it is none or out of range."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"{action}: {self.name} must be a number, got {value!r}")
-        number = float(value)
-        is_low = number < self.lowest or (number == self.lowest and not self.is_lowest_allowed)
-        if math.isnan(number) or is_low or (math.isinf(number) and not self.may_be_infinite):
-            raise UsageError(f"{action}: {self.name} must be {self._range()}, got {value!r}")
-        return number
-
-    def _range(self) -> str:
-        kind = "a number" if self.may_be_infinite else "a finite number"
-        if self.lowest == -math.inf:
-            return kind
-        return f"{kind} {'of at least' if self.is_lowest_allowed else 'greater than'} {self.lowest:g}"
+Generator: TypeAlias = Callable[[torch.device], torch.Generator]
+Change: TypeAlias = Callable[[Tensor, Arguments, Generator], Tensor]
+Together: TypeAlias = Callable[[Sequence[Tensor], Arguments], list[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One kind: `apply(tensor, arguments, generator)` gives the tensor to go on with."""
+    """One kind: `change(tensor, arguments, generator)` gives the tensor to go on with.
+
+    `what` it changes: a `gradient` on its way back, the `value` that flows forward (with its own
+    gradient), or the `passage` of the gradient past the layer. `together` does the same to several
+    tensors taken as one vector. `is_linear`: it does the same to a multiple of a gradient. `is_own`: it
+    is a user's function, whose result is looked at.
+    """
 
     name: str
+    help: str
     arguments: tuple[Argument, ...]
-    apply: Callable[[torch.Tensor, _Arguments, _Generator], torch.Tensor]
+    change: Change
+    what: Literal["gradient", "value", "passage"] = "gradient"
+    sites: tuple[str, ...] = SITES
+    together: Together | None = None
+    is_linear: bool = False
+    is_own: bool = False
+
+    def is_together(self, arguments: Arguments) -> bool:
+        """Whether it takes several tensors as one."""
+        return self.together is not None and arguments.get("per", "tensor") != "tensor"
+
+
+def check_site(action: Action, site: str, arguments: Arguments) -> str:
+    """Return the site. Raises UsageError with those that there are, or with the reason against one."""
+    if site not in SITES:
+        raise UsageError(f"no site {site!r}; there are: {', '.join(SITES)}")
+    if site not in action.sites:
+        raise UsageError(
+            f"{action.name} does not act at {site!r}, only at {', '.join(action.sites)}: "
+            "it changes what flows through a layer, and nothing does there"
+        )
+    if arguments.get("per") == "all" and site != "params":
+        raise UsageError(
+            f"{action.name}(per='all') acts at 'params' only: the gradients at the {site}s of several "
+            "layers never exist at one moment, one is gone before the next is known"
+        )
+    return site
+
+
+_SEED = Argument("seed", "the same seed gives the same noise", "whole", default=0.0, lowest=0.0)
+_PER = Argument(
+    "per",
+    "whose norm: of each tensor, of all of a layer, or of all chosen layers (at params)",
+    "choice",
+    default="tensor",
+    options=("tensor", "layer", "all"),
+)
+
+
+def _number(a: Arguments, name: str) -> float:
+    return float(a[name])
 
 
 ACTIONS: dict[str, Action] = {
@@ -68,61 +96,112 @@ ACTIONS: dict[str, Action] = {
     for action in (
         Action(
             "reverse",
-            (Argument("alpha", default=1.0),),
-            lambda x, a, _: reverse_gradient(x, a["alpha"]),
+            "turn the gradient round: multiply it by -alpha",
+            (Argument("alpha", "how strongly", default=1.0),),
+            lambda g, a, _: times(-g, _number(a, "alpha")),
+            is_linear=True,
         ),
-        Action("scale", (Argument("factor"),), lambda x, a, _: scale_gradient(x, a["factor"])),
+        Action(
+            "scale",
+            "multiply the gradient",
+            (Argument("factor", "by what"),),
+            lambda g, a, _: times(g, _number(a, "factor")),
+            is_linear=True,
+        ),
         Action(
             "clip",
-            (Argument("max_norm", lowest=0.0, may_be_infinite=True),),
-            lambda x, a, _: clip_gradient_norm(x, a["max_norm"]),
+            "bound the gradient's norm",
+            (Argument("max_norm", "the greatest norm", lowest=0.0, may_be_infinite=True), _PER),
+            lambda g, a, _: clipped(g, _number(a, "max_norm")),
+            together=lambda gs, a: clipped_together(gs, _number(a, "max_norm")),
         ),
         Action(
             "clamp",
-            (Argument("limit", lowest=0.0, may_be_infinite=True),),
-            lambda x, a, _: clamp_gradient(x, a["limit"]),
+            "bound each element of the gradient",
+            (Argument("limit", "the greatest magnitude", lowest=0.0, may_be_infinite=True),),
+            lambda g, a, _: clamped(g, _number(a, "limit")),
         ),
-        Action("stop", (), lambda x, _a, _g: scale_gradient(x, 0.0)),
+        Action(
+            "stop",
+            "let no gradient through: zeros",
+            (),
+            lambda g, _a, _g: zeroed(g),
+            is_linear=True,
+        ),
         Action(
             "noise",
-            (Argument("std", lowest=0.0), Argument("seed", default=0.0, lowest=0.0)),
-            lambda x, a, generator: noise_gradient(x, a["std"], generator(x.device)),
+            "add Gaussian noise to the gradient",
+            (
+                Argument("std", "its deviation", lowest=0.0),
+                _SEED,
+                Argument("relative", "as a part of the gradient's own deviation", "yes", default=False),
+            ),
+            lambda g, a, draw: noisy(
+                g, _number(a, "std"), draw(g.device), is_relative=bool(a["relative"])
+            ),
+        ),
+        Action(
+            "replace_nonfinite",
+            "put a number for NaN and infinities in the gradient",
+            (Argument("value", "the number", default=0.0),),
+            lambda g, a, _: replaced(g, _number(a, "value")),
+        ),
+        Action(
+            "straight_through",
+            "pass the output's gradient to the layer's input as it is; the layer itself learns nothing",
+            (),
+            lambda g, _a, _g: g,
+            what="passage",
+            sites=("output",),
+        ),
+        Action(
+            "scale_activation",
+            "multiply what the layer computes",
+            (Argument("factor", "by what"),),
+            lambda x, a, _: scaled(x, _number(a, "factor")),
+            what="value",
+            sites=AROUND,
+        ),
+        Action(
+            "clamp_activation",
+            "bound each element of what the layer computes",
+            (Argument("limit", "the greatest magnitude", lowest=0.0, may_be_infinite=True),),
+            lambda x, a, _: clamped_values(x, _number(a, "limit")),
+            what="value",
+            sites=AROUND,
+        ),
+        Action(
+            "zero_activation",
+            "put zeros for what the layer computes (ablation)",
+            (),
+            lambda x, _a, _g: zeros(x),
+            what="value",
+            sites=AROUND,
+        ),
+        Action(
+            "noise_activation",
+            "add Gaussian noise to what the layer computes",
+            (Argument("std", "its deviation", lowest=0.0), _SEED),
+            lambda x, a, draw: added_noise(x, _number(a, "std"), draw(x.device)),
+            what="value",
+            sites=AROUND,
+        ),
+        Action(
+            "round_activation",
+            "round what the layer computes to a lower precision",
+            (
+                Argument(
+                    "dtype",
+                    "the precision",
+                    "choice",
+                    default="bfloat16",
+                    options=tuple(DTYPES),
+                ),
+            ),
+            lambda x, a, _: rounded(x, str(a["dtype"])),
+            what="value",
+            sites=AROUND,
         ),
     )
 }
-
-
-def check_action(name: str) -> Action:
-    """Return the action of a name. Raises UsageError with the names that there are."""
-    try:
-        return ACTIONS[name]
-    except KeyError:
-        raise UsageError(f"no intervention {name!r}; there are: {', '.join(ACTIONS)}") from None
-
-
-def check_arguments(action: Action, given: Mapping[str, object]) -> dict[str, float]:
-    """Return all arguments of an action as floats, defaults filled in.
-
-    Raises UsageError for one that is missing, unknown, no number, or out of range.
-    """
-    known = {argument.name for argument in action.arguments}
-    unknown = sorted(set(given) - known)
-    if unknown:
-        expected = ", ".join(sorted(known)) or "none"
-        raise UsageError(
-            f"{action.name} takes the arguments: {expected}; got also: {', '.join(unknown)}"
-        )
-    checked: dict[str, float] = {}
-    for argument in action.arguments:
-        value = given.get(argument.name, argument.default)
-        if value is None:
-            raise UsageError(f"{action.name} needs {argument.name}={argument.name.upper()}")
-        checked[argument.name] = argument.check(action.name, value)
-    return checked
-
-
-def check_site(site: str) -> str:
-    """Return the site. Raises UsageError with the sites that there are."""
-    if site not in SITES:
-        raise UsageError(f"no site {site!r}; there are: {', '.join(SITES)}")
-    return site
+"""What gradscope brings along; `own.py` has those of a script."""

@@ -4,21 +4,25 @@
 
 Requests may come from any thread and are checked when they are made. They take effect only in
 `settle`, which the training thread calls between two steps. On a layer with several, the gradient
-passes them in the order in which they were set.
+passes them in the order in which they were set; one that is in force need not act in every step.
 """
 
 import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from gradscope.intervene.actions import Action
+from gradscope.intervene.applied import Applied
+from gradscope.intervene.arguments import Value
+from gradscope.intervene.history import History, What
+from gradscope.intervene.schedule import is_over
+from gradscope.intervene.words import in_words
+from gradscope.protocol import Schedule
 
-__all__ = ["VANISHED_AFTER_S", "Applied", "End", "Entry", "Ledger"]
+__all__ = ["VANISHED_AFTER_S", "End", "Entry", "Ledger", "Wanted"]
 
 VANISHED_AFTER_S = 60.0
 """How long an intervention outlives the viewer that set it, unless it was to be kept."""
@@ -47,23 +51,22 @@ class End:
         return ", ".join(words)
 
 
-class Applied:
-    """An action with its arguments, ready to be laid over tensors. Owns its random generators."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An intervention that was checked and can be installed. `origin` says from where it was set."""
 
-    def __init__(self, action: Action, arguments: Mapping[str, float], rank: int) -> None:
-        self._action = action
-        self._arguments = arguments
-        self._seed = int(arguments.get("seed", 0)) + rank
-        self._generators: dict[torch.device, torch.Generator] = {}
+    action: Action
+    arguments: dict[str, Value]
+    layers: tuple[str, ...]
+    site: str
+    set_by: str
+    end: End
+    schedule: Schedule = field(default_factory=Schedule)
+    origin: str = ""
 
-    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a tensor of the same values whose gradient is changed on its way back."""
-        return self._action.apply(tensor, self._arguments, self._generator)
-
-    def _generator(self, device: torch.device) -> torch.Generator:
-        if device not in self._generators:
-            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
-        return self._generators[device]
+    def __str__(self) -> str:
+        """Say in a line what it does to which layers, and when."""
+        return in_words(self.action.name, self.arguments, self.layers, self.site, self.schedule)
 
 
 @dataclass(slots=True)
@@ -71,81 +74,103 @@ class Entry:
     """One intervention. `active_since`: the first step in which it is in force; None while pending."""
 
     id: str
-    action: Action
-    arguments: dict[str, float]
-    layers: tuple[str, ...]
-    site: str
-    set_by: str
-    end: End
+    wanted: Wanted
     applied: Applied = field(repr=False)
     active_since: int | None = None
     active_at_s: float = 0.0
     is_removed: bool = False
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers on which it acts."""
+        return self.wanted.layers
+
 
 _Done = Callable[[int], None]
+_Change = Callable[[int], bool]
 
 
 class Ledger:
     """All interventions of one run. `revision` counts the changes that took effect.
 
-    `on_change` is called after each, before those who asked are told, from the thread that settles.
+    `on_change` is called after each, before those who asked are told, from the thread that settles;
+    `on_failure(entry, reason)` when one fails, from whichever thread: it acts no more, and is to be
+    removed. `on_over(entry)`: where it is set, others must end with us what ends by the clock; it is
+    told of that at each settling until they have. `history` is told of each deed.
     """
 
-    def __init__(self, *, rank: int = 0, on_change: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        rank: int = 0,
+        on_change: Callable[[], None] | None = None,
+        on_failure: Callable[[Entry, str], None] | None = None,
+        history: History | None = None,
+    ) -> None:
         self.revision = 0
+        self.history = history or History()
         self._rank = rank
+        self._step = 0
         self._on_change = on_change
+        self._on_failure = on_failure or self._remove_failed
+        self.on_over: Callable[[Entry], None] | None = None
         self._numbers = itertools.count(1)
         self._active: dict[str, Entry] = {}
-        self._requests: deque[tuple[Callable[[int], bool], _Done]] = deque()
+        self._acting: tuple[str, ...] = ()
+        self._requests: deque[tuple[_Change, _Done]] = deque()
         self._pending: dict[str, Entry] = {}
         self._viewers_seen_s: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def install(
-        self,
-        action: Action,
-        arguments: dict[str, float],
-        layers: Sequence[str],
-        *,
-        site: str,
-        set_by: str,
-        end: End,
-        done: Callable[[Entry, int], None],
+        self, wanted: Wanted, done: Callable[[Entry, int], None], label: str | None = None
     ) -> Entry:
-        """Ask for an intervention with checked arguments on layers that exist.
+        """Ask for a checked intervention on layers that exist.
 
-        `done(entry, step)` is called when it is in force, from the thread that settles.
+        `done(entry, step)` is called when it is in force, from the thread that settles. `label` makes
+        the id where it must be the same in several processes; a number of our own where there is none.
         """
-        applied = Applied(action, arguments, self._rank)
-        name = f"{action.name}-{next(self._numbers)}"
-        entry = Entry(name, action, arguments, tuple(layers), site, set_by, end, applied)
-        if end.viewer is not None:
-            self.see_viewers([end.viewer])
+        id = f"{wanted.action.name}-{label or next(self._numbers)}"
+        applied = Applied(
+            wanted.action,
+            wanted.arguments,
+            schedule=wanted.schedule,
+            seed=int(wanted.arguments.get("seed", 0)),
+            rank=self._rank,
+            on_failure=lambda reason: self._note_failure(entry, reason),
+        )
+        entry = Entry(id, wanted, applied)
+        if wanted.end.viewer is not None:
+            self.see_viewers([wanted.end.viewer])
         with self._lock:
-            self._pending[entry.id] = entry
+            self._pending[id] = entry
             activate = lambda step: self._activate(entry, step)  # noqa: E731 - one of a pair
             self._requests.append((activate, lambda step: done(entry, step)))
         return entry
 
-    def remove(self, id: str, done: _Done) -> bool:
+    def remove(self, id: str, done: _Done, *, by: str = "") -> bool:
         """Ask for a removal. Returns False where there is no such intervention."""
         with self._lock:
             if id not in self._active and id not in self._pending:
                 return False
-            self._requests.append((lambda _step: self._deactivate(id), done))
+            take_off = lambda step: self._deactivate(id, step, "removed", by)  # noqa: E731 - as above
+            self._requests.append((take_off, done))
         return True
 
-    def remove_all(self, done: _Done) -> None:
+    def remove_all(self, done: _Done, *, by: str = "") -> None:
         """Ask for the removal of all that are in force when it takes effect."""
         with self._lock:
-            self._requests.append((lambda _step: self._clear(), done))
+            self._requests.append((lambda step: self._clear(step, by), done))
 
     def settle(self, step: int) -> bool:
-        """Let requests and ends take effect before `step` begins. Returns whether anything changed."""
+        """Let requests and ends take effect before `step` begins.
+
+        Returns whether it is others than before that act in it.
+        """
         if not self._requests and not self._active:
             return False
+        self._step = step
+        self._tell_over()
         with self._lock:
             requests = list(self._requests)
             self._requests.clear()
@@ -153,11 +178,12 @@ class Ledger:
             for change, _ in requests:
                 changed |= change(step)
             self.revision += changed
+            was_acting, self._acting = self._acting, self._begin(step)
         if changed and self._on_change is not None:
             self._on_change()
         for _, done in requests:
             done(step)
-        return changed
+        return changed or self._acting != was_acting
 
     def see_viewers(self, viewers: Sequence[str]) -> None:
         """Note that viewers are alive now."""
@@ -174,43 +200,84 @@ class Ledger:
         """Return those in force; for the thread that settles."""
         return tuple(self._active.values())
 
-    def by_layer(self) -> dict[str, tuple[Applied, ...]]:
-        """Return, for each layer that has any, what acts there in the order of the gradient's way."""
+    def by_layer(self, site: str) -> dict[str, tuple[Applied, ...]]:
+        """Return what acts at a site of each layer in this step, in the order in which it was set."""
         chains: dict[str, list[Applied]] = {}
-        for entry in self._active.values():
-            for layer in entry.layers:
-                chains.setdefault(layer, []).append(entry.applied)
+        for entry in self.acting():
+            if entry.wanted.site == site:
+                for layer in entry.layers:
+                    chains.setdefault(layer, []).append(entry.applied)
         return {layer: tuple(chain) for layer, chain in chains.items()}
+
+    def acting(self) -> tuple[Entry, ...]:
+        """Return those that act in this step, in the order in which they were set."""
+        return tuple(self._active[id] for id in self._acting if id in self._active)
+
+    def _begin(self, step: int) -> tuple[str, ...]:
+        """Begin a step with those in force; return which of them act in it."""
+        active = self._active.values()
+        return tuple(e.id for e in active if e.applied.begin(_since(e, step), step))
 
     def _activate(self, entry: Entry, step: int) -> bool:
         if self._pending.pop(entry.id, None) is None:
             return False
-        entry.active_since, entry.active_at_s = step, time.monotonic()
+        entry.active_since = max(step, entry.wanted.schedule.start_step or 0)
+        entry.active_at_s = time.monotonic()
         self._active[entry.id] = entry
+        self._note(entry, entry.active_since, "set", entry.wanted.set_by, entry.wanted.origin)
         return True
 
-    def _deactivate(self, id: str) -> bool:
+    def _deactivate(self, id: str, step: int, what: What, by: str) -> bool:
         entry = self._active.pop(id, None) or self._pending.pop(id, None)
-        if entry is not None:
-            entry.is_removed = True
-        return entry is not None
+        if entry is None:
+            return False
+        entry.is_removed = True
+        self._note(entry, step, what, by, "")
+        return True
 
-    def _clear(self) -> bool:
+    def _note(self, entry: Entry, step: int, what: What, by: str, origin: str) -> None:
+        self.history.add(step, what, entry.id, str(entry.wanted), by, origin)
+
+    def _clear(self, step: int, by: str) -> bool:
         ids = [*self._active, *self._pending]
-        return any([self._deactivate(id) for id in ids])  # noqa: C419 - all of them, not until the first
+        return any([self._deactivate(id, step, "removed", by) for id in ids])  # noqa: C419 - all of them, not until the first
+
+    def _note_failure(self, entry: Entry, reason: str) -> None:
+        self._note(entry, self._step, "failed", "", reason)
+        self._on_failure(entry, reason)
+
+    def _remove_failed(self, entry: Entry, _reason: str) -> None:
+        self.remove(entry.id, lambda _step: None, by="gradscope")
+
+    def _tell_over(self) -> None:
+        if self.on_over is not None:
+            for entry in [each for each in self._active.values() if self._is_timed_out(each)]:
+                self.on_over(entry)
 
     def _expire(self, step: int) -> bool:
-        over = [entry.id for entry in self._active.values() if self._is_over(entry, step)]
+        ends_alone = self.on_over is None
+        over = [
+            entry.id
+            for entry in self._active.values()
+            if _has_run_out(entry, step) or (ends_alone and self._is_timed_out(entry))
+        ]
         for id in over:
-            self._deactivate(id)
+            self._deactivate(id, step, "ended", "")
         return bool(over)
 
-    def _is_over(self, entry: Entry, step: int) -> bool:
-        now_s, end = time.monotonic(), entry.end
-        since = entry.active_since if entry.active_since is not None else step
-        if end.steps is not None and step - since >= end.steps:
-            return True
+    def _is_timed_out(self, entry: Entry) -> bool:
+        now_s, end = time.monotonic(), entry.wanted.end
         if end.seconds is not None and now_s - entry.active_at_s >= end.seconds:
             return True
         seen_s = self._viewers_seen_s.get(end.viewer or "", entry.active_at_s)
         return end.viewer is not None and now_s - seen_s >= VANISHED_AFTER_S
+
+
+def _has_run_out(entry: Entry, step: int) -> bool:
+    steps = entry.wanted.end.steps
+    has_lasted = steps is not None and step - _since(entry, step) >= steps
+    return has_lasted or is_over(entry.wanted.schedule, step)
+
+
+def _since(entry: Entry, step: int) -> int:
+    return step if entry.active_since is None else entry.active_since

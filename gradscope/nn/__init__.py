@@ -1,9 +1,11 @@
 """The functions of `gradscope.functional` as modules: to be put between the layers of a model."""
 
 from gradscope.nn.modules import (
+    GradientChange,
     GradientClamp,
     GradientClip,
     GradientNoise,
+    GradientReplaceNonfinite,
     GradientReversal,
     GradientScale,
     StopGradient,
@@ -11,9 +13,11 @@ from gradscope.nn.modules import (
 )
 
 __all__ = [
+    "GradientChange",
     "GradientClamp",
     "GradientClip",
     "GradientNoise",
+    "GradientReplaceNonfinite",
     "GradientReversal",
     "GradientScale",
     "StopGradient",

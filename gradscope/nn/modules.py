@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.functional import (
+    change_gradient,
     clamp_gradient,
     clip_gradient_norm,
     noise_gradient,
+    replace_nonfinite_gradient,
     reverse_gradient,
     scale_gradient,
     stop_gradient,
@@ -23,9 +25,11 @@ from gradscope.functional import (
 from gradscope.functional.arguments import check_number
 
 __all__ = [
+    "GradientChange",
     "GradientClamp",
     "GradientClip",
     "GradientNoise",
+    "GradientReplaceNonfinite",
     "GradientReversal",
     "GradientScale",
     "StopGradient",
@@ -116,22 +120,58 @@ class GradientNoise(nn.Module):
     a resumed run starts it anew.
     """
 
-    def __init__(self, std: float, seed: int = 0) -> None:
+    def __init__(self, std: float, seed: int = 0, *, is_relative: bool = False) -> None:
         super().__init__()
         check_number("GradientNoise", "std", std, least=0.0)
         self.std = std
         self.seed = seed
+        self.is_relative = is_relative
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a copy of x whose gradient is noisy."""
         if x.device not in self._generators:
             self._generators[x.device] = torch.Generator(x.device).manual_seed(self.seed)
-        return noise_gradient(x, self.std, self._generators[x.device])
+        generator = self._generators[x.device]
+        return noise_gradient(x, self.std, generator, is_relative=self.is_relative)
 
     def extra_repr(self) -> str:
         """Return deviation and seed."""
-        return f"std={self.std:g}, seed={self.seed}"
+        relative = ", is_relative=True" if self.is_relative else ""
+        return f"std={self.std:g}, seed={self.seed}{relative}"
+
+
+class GradientReplaceNonfinite(nn.Module):
+    """`replace_nonfinite_gradient`: y = x, dx = dy with `value` for each NaN and infinity."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__()
+        check_number("GradientReplaceNonfinite", "value", value)
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a copy of x whose gradient is finite."""
+        return replace_nonfinite_gradient(x, self.value)
+
+    def extra_repr(self) -> str:
+        """Return the value."""
+        return f"value={self.value:g}"
+
+
+class GradientChange(nn.Module):
+    """`change_gradient`: y = x, dx = function(dy)."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a copy of x whose gradient the function changes."""
+        return change_gradient(x, self.function)
+
+    def extra_repr(self) -> str:
+        """Return the function's name."""
+        return getattr(self.function, "__name__", type(self.function).__name__)
 
 
 class StraightThrough(nn.Module):

@@ -200,6 +200,7 @@ def test_those_in_force_are_listed_with_who_and_since_when(scope):
     (state,) = scope.interventions
     assert (state.id, state.action, state.layers) == ("clip-1", "clip", ("0", "2"))
     assert (state.arguments, state.set_by, state.active_since) == ({"max_norm": 1.0}, "script", 0)
+    assert (state.choices, state.site, state.schedule) == ({"per": "tensor"}, "output", None)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_those_in_force_are_listed_with_who_and_since_when(scope):
         (lambda s: s.clip("0", max_norm=-1), UsageError, "max_norm must be a number of at least 0"),
         (lambda s: s.scale("0", factor=float("nan")), UsageError, "must be a finite number, got nan"),
         (lambda s: s.reverse("7"), UnknownLayerError, "no layer matches '7'; the nearest"),
-        (lambda s: s.reverse("0", site="input"), UsageError, "no site 'input'"),
+        (lambda s: s.reverse("0", site="weights"), UsageError, "no site 'weights'; there are: output"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_changes(scope, call, error, words):

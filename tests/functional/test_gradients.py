@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from gradscope.errors import UsageError
 from gradscope.functional import (
+    change_gradient,
     clamp_gradient,
     clip_gradient_norm,
     noise_gradient,
+    replace_nonfinite_gradient,
     reverse_gradient,
     scale_gradient,
     stop_gradient,
@@ -52,6 +55,9 @@ NEUTRAL = {
     "clamp inf": lambda x: clamp_gradient(x, math.inf),
     "clamp above": lambda x: clamp_gradient(x, 1e4),
     "noise 0": lambda x: noise_gradient(x, 0.0, torch.Generator()),
+    "relative noise 0": lambda x: noise_gradient(x, 0.0, torch.Generator(), is_relative=True),
+    "replace non-finite": replace_nonfinite_gradient,
+    "change identity": lambda x: change_gradient(x, lambda dy: dy),
     "straight through identity": lambda x: straight_through(x, lambda v: v),
 }
 
@@ -62,6 +68,11 @@ ALL = {
     "clamp": lambda x: clamp_gradient(x, 0.25),
     "stop": stop_gradient,
     "noise": lambda x: noise_gradient(x, 0.1, torch.Generator().manual_seed(3)),
+    "relative noise": lambda x: noise_gradient(
+        x, 0.1, torch.Generator().manual_seed(3), is_relative=True
+    ),
+    "replace non-finite": lambda x: replace_nonfinite_gradient(x, 1.0),
+    "change": lambda x: change_gradient(x, lambda dy: dy / 2),
     "straight through": lambda x: straight_through(x, torch.clone),
 }
 
@@ -221,3 +232,51 @@ def test_straight_through_leaves_x_alone_when_forward_works_in_place():
     x = torch.tensor([0.4, 1.6])
     assert straight_through(x, torch.round_).tolist() == [0.0, 2.0]
     torch.testing.assert_close(x, torch.tensor([0.4, 1.6]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_relative_noise_has_that_fraction_of_the_gradients_own_deviation(dtype):
+    dy = some_gradient(dtype, (400, 50)) * 3 + 7
+    own = torch.view_as_real(dy) if dtype.is_complex else dy
+    noise = gradient_through(
+        lambda x: noise_gradient(x, 0.25, torch.Generator().manual_seed(1), is_relative=True), dy
+    )
+    added = noise.to(torch.complex128 if dtype.is_complex else torch.float64) - dy
+    parts = torch.view_as_real(added) if dtype.is_complex else added
+    expected = 0.25 * own.double().std(correction=0).item()
+    assert parts.std().item() == pytest.approx(expected, rel=0.02)
+
+
+def test_relative_noise_of_a_sample_under_vmap_goes_by_the_samples_own_deviation():
+    dy = torch.stack([torch.linspace(-1, 1, 1000), 100 * torch.linspace(-1, 1, 1000)])
+    generator = torch.Generator().manual_seed(0)
+
+    def gradient(weights):
+        def noisy(x):
+            return noise_gradient(x, 0.5, generator, is_relative=True)
+        return torch.func.grad(lambda x: (noisy(x) * weights).sum())(torch.zeros(1000))
+
+    added = torch.vmap(gradient, randomness="different")(dy) - dy
+    ratio = added.std(dim=1) / dy.std(dim=1)
+    torch.testing.assert_close(ratio, torch.full((2,), 0.5), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, -2.5])
+def test_only_what_is_not_finite_is_replaced(value):
+    dy = torch.tensor([1.0, math.nan, -math.inf, math.inf, -0.0])
+    dx = gradient_through(lambda x: replace_nonfinite_gradient(x, value), dy)
+    assert bits(dx) == bits(torch.tensor([1.0, value, value, value, -0.0]))
+
+
+def test_a_function_that_changes_a_gradient_is_given_it_and_returns_another():
+    seen = []
+    dy = some_gradient(torch.float32)
+    dx = gradient_through(lambda x: change_gradient(x, lambda g: seen.append(g) or g.sign()), dy)
+    assert torch.equal(dx, dy.sign())
+    assert torch.equal(seen[0], dy)
+
+
+@pytest.mark.parametrize("bad", [lambda dy: dy.sum(), lambda dy: dy.double(), lambda dy: None])
+def test_a_function_that_returns_anything_but_a_tensor_like_the_gradient_is_refused(bad):
+    with pytest.raises(UsageError, match=r"must return a tensor like it, got"):
+        gradient_through(lambda x: change_gradient(x, bad), some_gradient(torch.float32))

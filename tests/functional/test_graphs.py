@@ -5,9 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.functional import (
+    change_gradient,
     clamp_gradient,
     clip_gradient_norm,
     noise_gradient,
+    replace_nonfinite_gradient,
     reverse_gradient,
     scale_gradient,
     stop_gradient,
@@ -26,10 +28,12 @@ DETERMINISTIC = {
     "clip not reached": (lambda x: clip_gradient_norm(x, 1e3), lambda dy: dy),
     "clamp": (lambda x: clamp_gradient(x, 0.25), lambda dy: dy.clamp(-0.25, 0.25)),
     "stop": (stop_gradient, torch.zeros_like),
+    "replace non-finite": (replace_nonfinite_gradient, lambda dy: dy),
+    "change": (lambda x: change_gradient(x, lambda dy: dy * dy.abs()), lambda dy: dy * dy.abs()),
     "straight through": (lambda x: straight_through(x, torch.clone), lambda dy: dy),
 }
 ALL = {name: function for name, (function, _) in DETERMINISTIC.items()} | {"noise": noise}
-NEUTRAL = ("clip not reached", "straight through")
+NEUTRAL = ("clip not reached", "straight through", "replace non-finite")
 
 
 def double(*shape: int) -> Tensor:

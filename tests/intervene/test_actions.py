@@ -12,14 +12,17 @@ from gradscope.intervene import ACTIONS, check_action, check_arguments, check_si
         ("reverse", {}, {"alpha": 1.0}),
         ("scale", {"factor": 0}, {"factor": 0.0}),
         ("scale", {"factor": -2}, {"factor": -2.0}),
-        ("clip", {"max_norm": math.inf}, {"max_norm": math.inf}),
+        ("clip", {"max_norm": math.inf}, {"max_norm": math.inf, "per": "tensor"}),
+        ("clip", {"max_norm": 1, "per": "all"}, {"max_norm": 1.0, "per": "all"}),
         ("clamp", {"limit": 0.5}, {"limit": 0.5}),
         ("stop", {}, {}),
-        ("noise", {"std": 0.1}, {"std": 0.1, "seed": 0.0}),
+        ("noise", {"std": 0.1}, {"std": 0.1, "seed": 0.0, "relative": False}),
+        ("noise", {"std": 0.1, "relative": 1.0}, {"std": 0.1, "seed": 0.0, "relative": True}),
+        ("round_activation", {}, {"dtype": "bfloat16"}),
     ],
 )
 def test_arguments_are_completed_as_floats(action, given, expected):
-    assert check_arguments(ACTIONS[action], given) == expected
+    assert check_arguments(action, ACTIONS[action].arguments, given) == expected
 
 
 @pytest.mark.parametrize(
@@ -34,15 +37,31 @@ def test_arguments_are_completed_as_floats(action, given, expected):
         ("reverse", {"beta": 1}, "reverse takes the arguments: alpha; got also: beta"),
         ("stop", {"factor": 1}, "stop takes the arguments: none"),
         ("noise", {"std": -0.1}, "std must be a finite number of at least 0"),
+        ("noise", {"std": 1, "seed": 0.5}, "seed must be a whole number of at least 0, got 0.5"),
+        ("noise", {"std": 1, "relative": "no"}, "relative must be True or False, got 'no'"),
+        ("clip", {"max_norm": 1, "per": "row"}, "per must be one of tensor, layer, all, got 'row'"),
+        ("round_activation", {"dtype": "int8"}, "dtype must be one of bfloat16, float16"),
     ],
 )
 def test_a_bad_argument_is_refused_in_words(action, given, words):
     with pytest.raises(UsageError, match=words):
-        check_arguments(ACTIONS[action], given)
+        check_arguments(action, ACTIONS[action].arguments, given)
 
 
-def test_an_unknown_action_or_site_is_answered_with_those_there_are():
+def test_an_unknown_action_is_answered_with_those_there_are():
     with pytest.raises(UsageError, match="no intervention 'flip'; there are: reverse, scale"):
         check_action("flip")
-    with pytest.raises(UsageError, match="no site 'weights'; there are: output"):
-        check_site("weights")
+
+
+@pytest.mark.parametrize(
+    ("action", "site", "arguments", "words"),
+    [
+        ("scale", "weights", {}, "no site 'weights'; there are: output, input, params"),
+        ("zero_activation", "params", {}, "does not act at 'params', only at output, input"),
+        ("straight_through", "input", {}, "does not act at 'input', only at output"),
+        ("clip", "output", {"per": "all"}, "acts at 'params' only: .* never exist at one moment"),
+    ],
+)
+def test_a_site_that_is_not_there_is_refused_with_the_reason(action, site, arguments, words):
+    with pytest.raises(UsageError, match=words):
+        check_site(ACTIONS[action], site, arguments)

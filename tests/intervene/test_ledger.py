@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from gradscope.intervene import ACTIONS, End, Ledger
+from gradscope.intervene import ACTIONS, End, Ledger, Schedule, Wanted
 from gradscope.intervene import ledger as ledger_module
 
 
@@ -11,25 +11,20 @@ def ledger():
     return Ledger()
 
 
-def install(ledger, action="scale", arguments=None, layers=("fc",), end=None, done=None):
-    return ledger.install(
-        ACTIONS[action],
-        arguments or {"factor": 2.0},
-        layers,
-        site="output",
-        set_by="test",
-        end=end or End(),
-        done=done or (lambda entry, step: None),
+def install(ledger, layers=("fc",), end=None, done=None, site="output", **schedule):
+    wanted = Wanted(
+        ACTIONS["scale"], {"factor": 2.0}, layers, site, "test", end or End(), Schedule(**schedule)
     )
+    return ledger.install(wanted, done or (lambda entry, step: None))
 
 
 def test_a_request_is_pending_until_it_is_settled_and_tells_the_step(ledger):
     told = []
     entry = install(ledger, done=lambda entry, step: told.append((entry.id, step)))
-    assert (entry.active_since, ledger.by_layer(), told) == (None, {}, [])
+    assert (entry.active_since, ledger.by_layer("output"), told) == (None, {}, [])
     assert ledger.settle(7)
     assert (entry.active_since, told, ledger.revision) == (7, [("scale-1", 7)], 1)
-    assert list(ledger.by_layer()) == ["fc"]
+    assert list(ledger.by_layer("output")) == ["fc"]
 
 
 def test_settling_without_requests_changes_nothing(ledger):
@@ -45,9 +40,9 @@ def test_removal_is_a_request_too(ledger):
     ledger.settle(0)
     told = []
     assert ledger.remove(entry.id, told.append)
-    assert ledger.by_layer()
+    assert ledger.by_layer("output")
     ledger.settle(3)
-    assert (ledger.by_layer(), told, entry.is_removed) == ({}, [3], True)
+    assert (ledger.by_layer("output"), told, entry.is_removed) == ({}, [3], True)
     assert not ledger.remove(entry.id, told.append)
 
 
@@ -55,7 +50,7 @@ def test_a_request_withdrawn_before_it_took_effect_never_acts(ledger):
     entry = install(ledger)
     ledger.remove(entry.id, lambda step: None)
     ledger.settle(1)
-    assert ledger.by_layer() == {}
+    assert ledger.by_layer("output") == {}
 
 
 def test_all_are_removed_at_once(ledger):
@@ -69,14 +64,17 @@ def test_all_are_removed_at_once(ledger):
 def test_the_first_set_stands_first_on_a_layer(ledger):
     first, second = install(ledger), install(ledger, layers=("fc", "head"))
     ledger.settle(0)
-    assert ledger.by_layer() == {"fc": (first.applied, second.applied), "head": (second.applied,)}
+    assert ledger.by_layer("output") == {
+        "fc": (first.applied, second.applied),
+        "head": (second.applied,),
+    }
 
 
 def test_an_end_after_steps_counts_from_the_first_in_force(ledger):
     install(ledger, end=End(steps=3))
     ledger.settle(10)
     assert [ledger.settle(step) for step in (11, 12, 13)] == [False, False, True]
-    assert ledger.by_layer() == {}
+    assert ledger.by_layer("output") == {}
 
 
 def test_an_end_after_seconds_comes_by_the_clock(ledger):
@@ -86,7 +84,7 @@ def test_an_end_after_seconds_comes_by_the_clock(ledger):
     deadline = time.monotonic() + 5
     while not ledger.settle(2):
         assert time.monotonic() < deadline
-    assert ledger.by_layer() == {}
+    assert ledger.by_layer("output") == {}
 
 
 def test_it_ends_when_its_viewer_has_vanished_and_stays_while_it_lives(ledger, monkeypatch):
@@ -107,3 +105,62 @@ def test_an_end_is_said_in_words():
     assert str(End()) == ""
     assert str(End(steps=5)) == "for 5 steps"
     assert str(End(viewer="v")) == "while its viewer lives"
+
+
+def test_what_acts_is_listed_by_site_and_only_in_its_steps(ledger):
+    at_output = install(ledger, start_step=4, every_steps=3)
+    at_input = install(ledger, site="input")
+    acting = {}
+    for step in range(2, 12):
+        ledger.settle(step)
+        acting[step] = ledger.by_layer("output").get("fc", ())
+        assert ledger.by_layer("input") == {"fc": (at_input.applied,)}
+    assert [step for step, chain in acting.items() if chain] == [4, 7, 10]
+    assert acting[4] == (at_output.applied,)
+    assert at_output.active_since == 4
+    assert ledger.revision == 1
+
+
+def test_a_beginning_that_has_passed_is_now(ledger):
+    entry = install(ledger, start_step=3)
+    ledger.settle(5)
+    assert entry.active_since == 5
+
+
+def test_it_ends_by_itself_before_its_last_step(ledger):
+    entry = install(ledger, end_step=6)
+    assert [ledger.settle(step) for step in (4, 5, 6)] == [True, False, True]
+    assert entry.is_removed
+
+
+def test_settling_says_whether_others_act_than_before(ledger):
+    install(ledger, every_steps=2)
+    assert [ledger.settle(step) for step in range(5)] == [True, True, True, True, True]
+
+
+def test_the_history_tells_who_did_what_from_which_step(ledger):
+    entry = install(ledger, end=End(steps=2))
+    other = install(ledger)
+    for step in range(3):
+        ledger.settle(step)
+    ledger.remove(other.id, lambda step: None, by="ada")
+    ledger.settle(3)
+    deeds = [(deed.step, deed.what, deed.id, deed.by) for deed in ledger.history.deeds()]
+    assert deeds == [
+        (0, "set", entry.id, "test"),
+        (0, "set", other.id, "test"),
+        (2, "ended", entry.id, ""),
+        (3, "removed", other.id, "ada"),
+    ]
+    assert "scale(factor=2) on fc at output" in str(ledger.history.deeds()[0])
+
+
+def test_one_that_fails_acts_no_more_and_is_taken_off_at_the_next_boundary(ledger):
+    entry = install(ledger)
+    ledger.settle(0)
+    entry.applied.fail("it broke")
+    entry.applied.fail("again")
+    ledger.settle(1)
+    assert entry.is_removed
+    whats = [(deed.what, deed.origin) for deed in ledger.history.deeds()]
+    assert whats == [("set", ""), ("failed", "it broke"), ("removed", "")]

@@ -31,6 +31,21 @@ CASES = [
         "GradientNoise(std=0.1, seed=4)",
     ),
     (
+        gnn.GradientNoise(0.5, is_relative=True),
+        lambda x: functional.noise_gradient(x, 0.5, torch.Generator().manual_seed(0), is_relative=True),
+        "GradientNoise(std=0.5, seed=0, is_relative=True)",
+    ),
+    (
+        gnn.GradientReplaceNonfinite(2.0),
+        lambda x: functional.replace_nonfinite_gradient(x, 2.0),
+        "GradientReplaceNonfinite(value=2)",
+    ),
+    (
+        gnn.GradientChange(torch.sign),
+        lambda x: functional.change_gradient(x, torch.sign),
+        "GradientChange(sign)",
+    ),
+    (
         gnn.StraightThrough(torch.sign),
         lambda x: functional.straight_through(x, torch.sign),
         "StraightThrough(sign)",
@@ -77,6 +92,7 @@ def test_a_number_that_was_changed_is_in_force_at_the_next_call():
         lambda: gnn.GradientClip(math.nan),
         lambda: gnn.GradientClamp(-0.5),
         lambda: gnn.GradientNoise(math.nan),
+        lambda: gnn.GradientReplaceNonfinite(math.inf),
     ],
 )
 def test_a_bad_number_is_refused_when_the_module_is_made(make):
@@ -100,4 +116,4 @@ def test_noise_goes_on_from_call_to_call_and_a_copy_goes_on_from_the_same_place(
 
 
 def test_every_function_has_a_module():
-    assert len(gnn.__all__) == len(functional.__all__) == 7
+    assert len(gnn.__all__) == len(functional.__all__) == 9

@@ -1,0 +1,49 @@
+"""A gradient without NaN and infinities."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from gradscope.functional.arguments import check_gradient_is_dense, check_number, check_tensor
+
+__all__ = ["replace_nonfinite_gradient", "replaced"]
+
+
+def replace_nonfinite_gradient(x: Tensor, value: float = 0.0) -> Tensor:
+    """Return a copy of x in whose gradient `value` stands for each NaN and infinity.
+
+    Forward ``y = x``; backward ``dx = dy`` where dy is finite, else ``value``; a complex number with
+    one part that is not finite becomes ``value`` as a whole. x has any shape; y, dx and dy have the
+    same. value is finite.
+
+    Raises UsageError for a value that is not finite, for a tensor that is sparse or of whole numbers,
+    and in backward for a sparse gradient.
+    """
+    check_tensor("replace_nonfinite_gradient", x)
+    check_number("replace_nonfinite_gradient", "value", value)
+    finite: Tensor = _Replace.apply(x, value)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return finite
+
+
+class _Replace(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, value: float) -> Tensor:  # noqa: ARG004 - backward needs it
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+        ctx.value = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        check_gradient_is_dense("replace_nonfinite_gradient", dy)
+        return replaced(dy, ctx.value), None
+
+
+def replaced(gradient: Tensor, value: float) -> Tensor:
+    """Return the gradient with `value` for what is not finite."""
+    return torch.where(gradient.isfinite(), gradient, torch.full_like(gradient, value))

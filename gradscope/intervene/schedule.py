@@ -1,0 +1,84 @@
+"""When an intervention acts, and how strongly: functions over a `Schedule`."""
+
+import math
+from collections.abc import Sequence
+
+from gradscope.errors import UsageError
+from gradscope.intervene.arguments import Argument, Arguments, Value
+from gradscope.intervene.condition import parse_condition
+from gradscope.protocol import Ramp, Schedule
+
+__all__ = ["acts_in", "arguments_in", "check_schedule", "is_over"]
+
+_STEEPNESS = 10.0
+"""Of the sigmoid ramp in Ganin and Lempitsky, "Unsupervised domain adaptation by backpropagation"."""
+
+
+def check_schedule(
+    schedule: Schedule, action: str, arguments: Sequence[Argument], *, may_have_condition: bool = True
+) -> Schedule:
+    """Return the schedule, its ramp that of the first number where it names none.
+
+    Raises UsageError where it can never act, or speaks of what is not there.
+    """
+    start, end = schedule.start_step, schedule.end_step
+    if start is not None and end is not None and end <= start:
+        raise UsageError(
+            f"{action}: it acts from step {start} until before step {end}: in no step at all"
+        )
+    if schedule.every_steps < 1:
+        raise UsageError(f"{action}: every_steps must be at least 1, got {schedule.every_steps}")
+    ramp = schedule.ramp
+    if ramp is not None:
+        if not ramp.argument:
+            first = next((a.name for a in arguments if a.kind == "number"), "")
+            ramp = Ramp(first, ramp.start, ramp.end, ramp.steps, ramp.shape)
+        _check_ramp(ramp, action, arguments)
+    if schedule.condition:
+        if not may_have_condition:
+            raise UsageError(f"{action} takes no condition: it does not look at what arrives")
+        parse_condition(schedule.condition)
+    every, condition = schedule.every_steps, schedule.condition
+    return Schedule(start, end, every, ramp, condition)
+
+
+def _check_ramp(ramp: Ramp, action: str, arguments: Sequence[Argument]) -> None:
+    numbers = {a.name: a for a in arguments if a.kind == "number"}
+    if ramp.argument not in numbers:
+        known = ", ".join(numbers) or "none"
+        raise UsageError(f"{action}: a ramp needs one of its numbers ({known}), got {ramp.argument!r}")
+    if ramp.steps < 1:
+        raise UsageError(f"{action}: a ramp takes at least 1 step, got {ramp.steps}")
+    if ramp.shape not in ("linear", "dann"):
+        raise UsageError(f"{action}: a ramp's shape is linear or dann, got {ramp.shape!r}")
+    for value in (ramp.start, ramp.end):
+        numbers[ramp.argument].check(action, value)
+        if math.isinf(value):
+            raise UsageError(f"{action}: a ramp goes between finite numbers, got {value}")
+
+
+def acts_in(schedule: Schedule, since: int, step: int) -> bool:
+    """Return whether it acts in a step, condition aside; it is in force since step `since`."""
+    return step >= since and (step - since) % schedule.every_steps == 0
+
+
+def is_over(schedule: Schedule, step: int) -> bool:
+    """Return whether it acts in no step from this one on."""
+    return schedule.end_step is not None and step >= schedule.end_step
+
+
+def arguments_in(schedule: Schedule, arguments: Arguments, since: int, step: int) -> dict[str, Value]:
+    """Return the arguments as they are in a step: the ramp's between its two ends."""
+    now = dict(arguments)
+    if schedule.ramp is not None:
+        now[schedule.ramp.argument] = _along(schedule.ramp, step - since)
+    return now
+
+
+def _along(ramp: Ramp, done: int) -> float:
+    if done >= ramp.steps:
+        return ramp.end
+    part = max(0, done) / ramp.steps
+    if ramp.shape == "dann":
+        part = 2.0 / (1.0 + math.exp(-_STEEPNESS * part)) - 1.0
+    return ramp.start + (ramp.end - ramp.start) * part
