@@ -2,6 +2,9 @@
 
 from gradscope.columns.block import Block, merge_block, stats_of_row
 from gradscope.columns.derived import update_ratio
+from gradscope.columns.gathering import Gathering
+from gradscope.columns.ranks import merge_ranks
+from gradscope.columns.resources import MemoryRow, MemoryTable, TimeRow, TimesTable, balance_of
 from gradscope.columns.schema import (
     COLUMN_NAMES,
     COLUMNS,
@@ -11,6 +14,7 @@ from gradscope.columns.schema import (
     Flags,
     Merge,
 )
+from gradscope.columns.sizes import bytes_in_words, seconds_in_words
 from gradscope.columns.stats import Stats, merge_stats
 from gradscope.columns.table import LayerRows, Table
 
@@ -22,12 +26,21 @@ __all__ = [
     "Block",
     "Column",
     "Flags",
+    "Gathering",
     "LayerRows",
+    "MemoryRow",
+    "MemoryTable",
     "Merge",
     "Stats",
     "Table",
+    "TimeRow",
+    "TimesTable",
+    "balance_of",
+    "bytes_in_words",
     "merge_block",
+    "merge_ranks",
     "merge_stats",
+    "seconds_in_words",
     "stats_of_row",
     "update_ratio",
 ]

@@ -49,7 +49,8 @@ CORE_COLUMNS: frozenset[str] = frozenset(column.name for column in COLUMNS if co
 
 KINDS: tuple[str, ...] = ("out", "grad", "param", "param_grad", "update")
 """The kinds of tensor that are measured. A suffix after a dot tells the several of one kind apart:
-`out.0`, `out.hidden`, `param_grad.weight`; `grad_arriving` is `grad` before an intervention."""
+`out.0`, `out.hidden`, `param_grad.weight`; `grad_arriving` is `grad` before an intervention,
+`param_grad_before_clip` is `param_grad` before the script clipped it."""
 
 
 class Flags(enum.IntFlag):
@@ -64,3 +65,7 @@ class Flags(enum.IntFlag):
     """A hook was placed and never fired: nothing is known, all columns are empty."""
     MERGED = 8
     """The row was merged from the rows of several layers."""
+    REPLICA = 16
+    """The same as what a lower rank reports: left out where ranks are merged."""
+    DIFFERS = 32
+    """What should be the same on all ranks is not."""

@@ -40,12 +40,28 @@ class LayerRows(Mapping[str, Stats]):
 class Table(Mapping[str, LayerRows]):
     """One observed step. `table["blocks.0.fc1"]["grad"]` is a Stats.
 
-    `step` is the index of the step, counted from 0. Raises UsageError when the block has a layer that
-    `layers` has not, as with the manifest of another revision.
+    `step` is the index of the step, counted from 0. At that time every `every`-th step was observed,
+    which cost the fraction `cost` of the time, None while not known. `ranks` are those of the job whose
+    rows are in it, `missing` those that should be and are not. Raises UsageError when the block has a
+    layer that `layers` has not, as with the manifest of another revision.
     """
 
-    def __init__(self, step: int, layers: Sequence[str], block: Block) -> None:
+    def __init__(
+        self,
+        step: int,
+        layers: Sequence[str],
+        block: Block,
+        *,
+        every: int = 1,
+        cost: float | None = None,
+        ranks: tuple[int, ...] = (0,),
+        missing: tuple[int, ...] = (),
+    ) -> None:
         self.step = step
+        self.every = every
+        self.cost = cost
+        self.ranks = ranks
+        self.missing = missing
         if len(block) and int(block.layer.max()) >= len(layers):
             raise UsageError(
                 f"step {step} has a row of layer {int(block.layer.max())}, expected fewer than the "
@@ -79,7 +95,9 @@ class Table(Mapping[str, LayerRows]):
         return len(self._layers)
 
     def __repr__(self) -> str:
-        return f"<step {self.step}: {len(self)} layers>"
+        of = f" of ranks {', '.join(map(str, self.ranks))}" if len(self.ranks) > 1 else ""
+        without = f", without rank {', '.join(map(str, self.missing))}" if self.missing else ""
+        return f"<step {self.step}: {len(self)} layers{of}{without}>"
 
     def to_dict(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
         """Return plain nested dictionaries; what was not measured is None."""

@@ -2,6 +2,7 @@
 
 from gradscope.observe.activations import ActivationObserver, LayerSlot, Token
 from gradscope.observe.board import Board, Harvest
+from gradscope.observe.native import pass_name
 from gradscope.observe.parameters import ParameterObserver
 from gradscope.observe.reduction import (
     DEVICE_COLUMNS,
@@ -23,6 +24,7 @@ __all__ = [
     "Sampler",
     "Token",
     "Unmeasurable",
+    "pass_name",
     "reduce_on_device",
     "reduce_on_host",
 ]

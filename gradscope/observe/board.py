@@ -157,8 +157,21 @@ class Board:
         """Note that a gradient hook was placed: a row where none fires is *not measured*."""
         self._expected[row] = 1
 
+    def peek(self) -> Block:
+        """Return what the step has left so far, and leave it there; waits for the device."""
+        harvest = Harvest(self._as_block(), [board.copy() for board in self._devices.values()])
+        return harvest.block()
+
     def harvest(self) -> Harvest:
         """Hand out what the step left, and begin anew."""
+        block = self._as_block()
+        harvest = Harvest(block, [board.harvest() for board in self._devices.values()])
+        rows = len(self._layers)
+        self._cells[:] = _EMPTY_ROW * rows
+        self._flags[:] = self._expected[:] = bytes(rows)
+        return harvest
+
+    def _as_block(self) -> Block:
         table = np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH).T.copy()
         values: dict[str, NDArray[np.generic]] = {
             column.name: line.astype(np.uint64) if column.is_count else line
@@ -168,18 +181,13 @@ class Board:
         flags = np.array(self._flags, np.uint8)
         is_missing = (np.array(self._expected, np.uint8) > 0) & (table[_CALLS] == 0)
         flags[is_missing] |= np.uint8(Flags.NOT_MEASURED)
-        block = Block(
+        return Block(
             tuple(self._kinds),
             np.array(self._layers, np.uint32),
             np.array(self._kind_of_row, np.uint32),
             flags,
             values,
         )
-        harvest = Harvest(block, [board.harvest() for board in self._devices.values()])
-        rows = len(self._layers)
-        self._cells[:] = _EMPTY_ROW * rows
-        self._flags[:] = self._expected[:] = bytes(rows)
-        return harvest
 
     def _add_eagerly(self, tensor: torch.Tensor, rows: Targets) -> None:
         try:

@@ -63,6 +63,12 @@ class DeviceBoard:
 
     def harvest(self) -> DeviceHarvest:
         """Queue the copy to the host and empty the rows behind it."""
+        harvest = self.copy()
+        self._fill_empty(self._table)
+        return harvest
+
+    def copy(self) -> DeviceHarvest:
+        """Queue the copy to the host, and leave the rows as they are."""
         is_cuda = self._device.type == "cuda"
         host = torch.empty(self._table.shape, dtype=torch.float64, pin_memory=is_cuda)
         host.copy_(self._table, non_blocking=is_cuda)
@@ -70,7 +76,6 @@ class DeviceBoard:
         if is_cuda:
             event = torch.Event(self._device)
             event.record(torch.cuda.current_stream(self._device))
-        self._fill_empty(self._table)
         return DeviceHarvest(host, event)
 
     def _reserve(self, rows: int) -> None:

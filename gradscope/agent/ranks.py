@@ -1,0 +1,46 @@
+"""This process among the ranks of its job: which one it is, and its own way to the job's store."""
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+__all__ = ["has_process_group", "rank_and_world_size", "store_of_our_own"]
+
+
+def has_process_group() -> bool:
+    """Whether torch.distributed is there, and initialised."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """Return this process's rank and how many there are.
+
+    As the process group says; before there is one, as the launchers tell by environment.
+    """
+    if has_process_group():
+        return dist.get_rank(), dist.get_world_size()
+    try:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        return 0, 1
+
+
+def store_of_our_own(run: str, rank: int) -> "Store":
+    """Return a part of the job's store for one run, over a connection that nobody else uses.
+
+    All ranks get the same part where each has attached the run as often as the others.
+    """
+    from torch.distributed import PrefixStore, distributed_c10d  # type: ignore[attr-defined]  # noqa: PLC0415 - not in builds without torch.distributed
+
+    store: Any = distributed_c10d._get_default_store()  # noqa: SLF001 - Any, _: no public name gives it
+    # A store in a file or in memory cannot be cloned: it is shared then. Our calls never wait.
+    with suppress(NotImplementedError, RuntimeError):
+        store = store.clone()
+    ours = PrefixStore("gradscope", store)
+    nth = ours.add(f"attached/{run}/{rank}", 1)
+    return PrefixStore(f"{run}/{nth}", ours)

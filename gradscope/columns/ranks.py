@@ -1,0 +1,85 @@
+"""The rows of one step of all ranks of a job, merged into those of the whole."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.columns.block import Block, merge_block
+from gradscope.columns.schema import CORE_COLUMNS, Flags
+
+__all__ = ["merge_ranks"]
+
+_EXACT = ("count", "nan", "posinf", "neginf", "min", "max")
+"""What copies must have in common to the bit; sums may be taken in another order."""
+
+_Rows: TypeAlias = NDArray[np.intp]
+
+
+def merge_ranks(parts: Sequence[tuple[Sequence[str], Block]]) -> tuple[tuple[str, ...], Block]:
+    """Merge the blocks of several ranks, lower ranks first; each with the names of its layers.
+
+    Returns the names of all layers, and one row for each layer and kind: the records of all ranks
+    merged, column by column. Of rows flagged REPLICA only one is taken; where the others differ from it
+    the row is flagged DIFFERS. Columns that one rank has not measured are left out. Raises UsageError
+    when `parts` is empty.
+    """
+    names, whole = _together(parts)
+    keys = whole.layer.astype(np.intp) * max(len(whole.kinds), 1) + whole.kind
+    is_taken = _taken(keys, (whole.flags & Flags.REPLICA).astype(bool))
+    taken, copies = _rows(whole, is_taken), _rows(whole, ~is_taken)
+    found, groups = np.unique(keys[is_taken], return_inverse=True)
+    merged = merge_block(taken, groups, len(found))
+    flags = np.zeros(len(found), np.uint8)
+    np.bitwise_or.at(flags, groups, taken.flags & ~np.uint8(Flags.REPLICA))
+    sizes = np.bincount(groups, minlength=len(found))
+    place = np.searchsorted(found, keys[~is_taken])
+    differs = _differing(merged, copies, place) & (sizes[place] == 1)
+    flags[place[differs]] |= np.uint8(Flags.DIFFERS)
+    layer = (found // max(len(whole.kinds), 1)).astype(np.uint32)
+    return names, replace(merged, layer=layer, flags=flags)
+
+
+def _together(parts: Sequence[tuple[Sequence[str], Block]]) -> tuple[tuple[str, ...], Block]:
+    """Return all rows, one rank after the other, with layers and kinds that all of them share."""
+    names = tuple(dict.fromkeys(name for each, _ in parts for name in each))
+    kinds = tuple(dict.fromkeys(kind for _, block in parts for kind in block.kinds))
+    of_name = {name: i for i, name in enumerate(names)}
+    of_kind = {kind: i for i, kind in enumerate(kinds)}
+    layers, kind_rows = [], []
+    for each, block in parts:
+        layers.append(np.array([of_name[name] for name in each], np.uint32)[block.layer])
+        kind_rows.append(np.array([of_kind[kind] for kind in block.kinds], np.uint32)[block.kind])
+    columns = set.intersection(*(set(block.values) for _, block in parts))
+    return names, Block(
+        kinds,
+        np.concatenate(layers),
+        np.concatenate(kind_rows),
+        np.concatenate([block.flags for _, block in parts]),
+        {name: np.concatenate([block.values[name] for _, block in parts]) for name in columns},
+    )
+
+
+def _taken(keys: _Rows, is_replica: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which rows count: all that are no replica, else the first one of a key."""
+    is_taken = ~is_replica
+    alone = is_replica & ~np.isin(keys, keys[is_taken])
+    where = np.flatnonzero(alone)
+    _, first = np.unique(keys[where], return_index=True)
+    is_taken[where[first]] = True
+    return is_taken
+
+
+def _rows(block: Block, chosen: NDArray[np.bool_]) -> Block:
+    values = {name: array[chosen] for name, array in block.values.items()}
+    return Block(block.kinds, block.layer[chosen], block.kind[chosen], block.flags[chosen], values)
+
+
+def _differing(merged: Block, copies: Block, place: _Rows) -> NDArray[np.bool_]:
+    differs = np.zeros(len(copies), np.bool_)
+    if CORE_COLUMNS.issubset(merged.values):
+        for name in _EXACT:
+            differs |= copies.values[name] != merged.values[name][place]
+    return differs

@@ -1,0 +1,217 @@
+"""Two real ranks obey a viewer: each command is in force at the same step on both, or on none."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import gradscope
+from gradscope.errors import CommandRefusedError, NothingToConnectError
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ended_hubs")]
+
+SCRIPT = Path(__file__).with_name("distributed_obeying.py")
+DEADLINE_S = 60
+
+
+def wait_for(condition, what):
+    deadline_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline_s:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {DEADLINE_S} s for {what}")
+
+
+class Ranks:
+    """Two ranks of one training, from torchrun's start to their end."""
+
+    def __init__(self, folder, *options):
+        self.result, self.until = folder / "result", folder / "until"
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+                *(str(SCRIPT), str(self.result), str(self.until), *options),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def pid(self, rank):
+        path = Path(f"{self.result}.{rank}.pid")
+        return int(wait_for(lambda: path.exists() and path.read_text(), f"rank {rank}"))
+
+    def finish(self):
+        """End both; return what each wrote."""
+        self.until.touch()
+        _, errors = self.process.communicate(timeout=DEADLINE_S)
+        assert self.process.returncode == 0, errors[-3000:]
+        assert "Traceback" not in errors
+        return [json.loads(Path(f"{self.result}.{rank}").read_text()) for rank in range(2)]
+
+
+@contextmanager
+def two_ranks(folder, *options):
+    ranks = Ranks(folder, *options)
+    try:
+        yield ranks
+    finally:
+        if ranks.process.poll() is None:
+            ranks.process.terminate()
+            ranks.process.communicate(timeout=DEADLINE_S)
+        ranks.process.stderr.close()
+
+
+def connect():
+    def attempt():
+        try:
+            client = gradscope.connect("ranks")
+        except NothingToConnectError:
+            return None
+        if sum(info.run == "ranks" and info.is_live for info in client.runs()) == 2:
+            return client
+        client.close()
+        return None
+
+    return wait_for(attempt, "both ranks of the run")
+
+
+def in_force(kept, id):
+    """The steps in which an intervention was in force."""
+    return [step for step, active in enumerate(kept["active"]) if id in active]
+
+
+RANDOM = [
+    lambda client, random: client.reverse("0", alpha=random.uniform(0.5, 2), is_kept=True),
+    lambda client, random: client.scale("2", factor=random.uniform(2, 3), is_kept=True),
+    lambda client, random: client.clip("*", max_norm=1e-4, is_kept=True),
+    lambda client, random: client.clamp("2", limit=1e-6, is_kept=True),
+    lambda client, random: client.stop("0", is_kept=True),
+    lambda client, random: client.noise("2", std=0.1, seed=random.randrange(100), is_kept=True),
+    lambda client, random: client.scale("0", factor=2.0, end_steps=random.randrange(1, 30)),
+]
+
+
+def send_random_commands(client, count, chosen):
+    """Send commands one after the other; return the acknowledged steps of installs and removals."""
+    installed, removed, mine = {}, {}, []
+    for _ in range(count):
+        if mine and chosen.random() < 0.5:
+            id = mine.pop(chosen.randrange(len(mine)))
+            removed[id] = client.remove(id).step
+            continue
+        which = chosen.randrange(len(RANDOM))
+        ack = RANDOM[which](client, chosen)
+        installed[ack.id] = ack.step
+        if which < len(RANDOM) - 1:  # the last one ends by itself
+            mine.append(ack.id)
+    return installed, removed
+
+
+def check_agreement(kept, installed, removed):
+    """Compare what both ranks wrote down with each other, and with the acknowledged steps."""
+    first, second = kept
+    for what in ("active", "reduced", "is_changed", "observed"):
+        assert first[what] == second[what], what
+    assert first["is_changed"] == [bool(ids) for ids in first["active"]]
+    count = len(first["active"])
+    for id, step in installed.items():
+        assert step == count or in_force(first, id)[0] == step, id
+    for id, step in removed.items():
+        assert in_force(first, id)[-1] == step - 1, id
+    assert first["faults"] == second["faults"] == {}
+
+
+def test_two_hundred_random_commands_are_in_force_at_the_same_step_on_both_ranks(places, tmp_path):
+    with two_ranks(tmp_path) as ranks:
+        with connect() as client:
+            installed, removed = send_random_commands(client, 200, random.Random(3))
+        kept = ranks.finish()
+    assert len(installed) + len(removed) == 200
+    check_agreement(kept, installed, removed)
+    assert len({every for _, every in kept[0]["observed"]}) > 1  # the budget has chosen, for both
+
+
+def test_what_one_rank_refuses_is_made_on_none(places, tmp_path):
+    with two_ranks(tmp_path, "--different") as ranks:
+        with connect() as client:
+            with pytest.raises(CommandRefusedError, match="rank 1: no layer matches '2'"):
+                client.reverse("2", is_kept=True)
+            both = client.reverse("0", is_kept=True)
+            over = client.remove(both.id)
+        first, second = ranks.finish()
+    for kept in (first, second):
+        assert {id for active in kept["active"] for id in active} == {both.id}
+        assert in_force(kept, both.id) == list(range(both.step, over.step))
+
+
+def kill_the_hub(client, ranks, hub_pid):
+    """A command is on its way when the hub is killed: it is obeyed once, by way of another hub."""
+    waiting = client.scale("0", factor=2.0, end_steps=5, wait=False)
+    os.kill(hub_pid(), signal.SIGKILL)
+    return [waiting.result(DEADLINE_S)]
+
+
+def stop_a_rank(client, ranks, hub_pid):
+    """A rank is stopped and does not answer: the command is refused in time, and names it."""
+    pid = ranks.pid(1)
+    os.kill(pid, signal.SIGSTOP)
+    began_s = time.monotonic()
+    try:
+        with pytest.raises(CommandRefusedError, match="rank 1 did not answer in 2 s"):
+            client.reverse("0", is_kept=True)
+        assert time.monotonic() - began_s < 4
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    return [client.scale("0", factor=2.0, end_steps=5)]
+
+
+def stop_ranks_at_any_moment(client, ranks, hub_pid):
+    """Ranks are stopped for a moment, at random times after a command: both obey all the same."""
+    chosen, acks = random.Random(5), []
+    for _ in range(10):
+        waiting = client.scale("0", factor=2.0, end_steps=5, wait=False)
+        time.sleep(chosen.uniform(0, 0.06))
+        pid = ranks.pid(chosen.randrange(2))
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.2)
+        os.kill(pid, signal.SIGCONT)
+        acks.append(waiting.result(DEADLINE_S))
+    return acks
+
+
+def end_by_the_clock(client, ranks, hub_pid):
+    """Each rank has its own clock; the end comes at the same step."""
+    acks = [client.scale("0", factor=2.0, end_s=0.2 * i) for i in range(1, 4)]
+    wait_for(lambda: not client.interventions(), "their ends")
+    return acks
+
+
+def pause(client, ranks, hub_pid):
+    """Both stand before the same step; what is set meanwhile is in force there at once."""
+    stands = client.pause()
+    meanwhile = [client.scale("0", factor=2.0, end_steps=5) for _ in range(3)]
+    assert {ack.step for ack in meanwhile} == {stands.step}
+    assert client.resume().step == stands.step
+    return meanwhile
+
+
+HARDSHIPS = (kill_the_hub, stop_a_rank, stop_ranks_at_any_moment, end_by_the_clock, pause)
+
+
+def test_through_all_hardships_both_ranks_obey_at_the_same_steps(places, hub_pid, tmp_path):
+    with two_ranks(tmp_path) as ranks:
+        with connect() as client:
+            acks = [ack for hardship in HARDSHIPS for ack in hardship(client, ranks, hub_pid)]
+            installed, removed = send_random_commands(client, 10, random.Random(4))
+        kept = ranks.finish()
+    check_agreement(kept, {**{ack.id: ack.step for ack in acks}, **installed}, removed)
+    assert max(each["slowest_s"] for each in kept) < 6  # the stopped rank, and nothing after it
