@@ -45,6 +45,7 @@ picture: $(VENV)/runs  ## draw docs/demo.svg: the real UI on the demo
 
 bench: $(VENV)/runs  ## measure what observing costs, as ratios against the bare program
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.resources
 	$(BIN)/python benchmarks/tui_layers.py
 
 clean:  ## remove what these targets made
@@ -60,5 +61,5 @@ $(VENV)/runs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/tests: $(VENV)/runs
-	$(BIN)/python -m pip install --editable '.[dev,conformance]'
+	$(BIN)/python -m pip install --editable '.[dev,conformance,examples,tensors]'
 	@touch $@

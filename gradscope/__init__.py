@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Ack": "gradscope.protocol",
+    "Alert": "gradscope.rules",
     "Client": "gradscope.client",
     "Intervention": "gradscope.agent",
     "Report": "gradscope.doctor",
@@ -26,14 +27,18 @@ _HOME = {
     "examine": "gradscope.doctor",
     "functional": "gradscope.functional",
     "nn": "gradscope.nn",
+    "Ramp": "gradscope.protocol",
+    "register_intervention": "gradscope.agent",
     "scopes": "gradscope.agent",
     "time_function": "gradscope.doctor",
 }
 
 __all__ = [
     "Ack",
+    "Alert",
     "Client",
     "Intervention",
+    "Ramp",
     "Report",
     "Scope",
     "Stats",
@@ -45,17 +50,19 @@ __all__ = [
     "examine",
     "functional",
     "nn",
+    "register_intervention",
     "scopes",
     "time_function",
 ]
 
 if TYPE_CHECKING:
     from gradscope import errors, functional, nn
-    from gradscope.agent import Intervention, Scope, attach, scopes
+    from gradscope.agent import Intervention, Scope, attach, register_intervention, scopes
     from gradscope.client import Client, connect
     from gradscope.columns import Stats, Table
     from gradscope.doctor import Report, examine, time_function
-    from gradscope.protocol import Ack
+    from gradscope.protocol import Ack, Ramp
+    from gradscope.rules import Alert
 
 _NEEDS_TORCH = frozenset(
     {
@@ -66,6 +73,7 @@ _NEEDS_TORCH = frozenset(
         "examine",
         "functional",
         "nn",
+        "register_intervention",
         "scopes",
         "time_function",
     }

@@ -3,22 +3,24 @@
 import os
 import sys
 import weakref
-from os import PathLike, fspath
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from os import PathLike
 
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from gradscope.agent.identity import run_name
+from gradscope.agent.ranks import rank_and_world_size
 from gradscope.agent.scope import Scope
+from gradscope.agent.settings import Settings
 from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
-from gradscope.observe import Sampler
+from gradscope.intervene import OwnFunction, register_action
+from gradscope.observe import Sampler, pass_name
 
-__all__ = ["attach", "scopes"]
+__all__ = ["attach", "register_intervention", "scopes"]
 
-_DETAILS = ("core", "full")
 _live: dict[int, tuple[weakref.ref[nn.Module], Scope]] = {}
 """The scopes of this process by the id of their model: the one-line use keeps none itself."""
 
@@ -37,6 +39,7 @@ def attach(
     control: bool = True,
     scaler: GradScaler | None = None,
     start_step: int = 0,
+    memory_limit_bytes: int | None = None,
     replace: bool = False,
     quiet: bool = False,
 ) -> Scope:
@@ -56,34 +59,35 @@ def attach(
     scaler: the GradScaler of a training with AMP, so that gradients are shown unscaled and skipped
         iterations are known; without it they are marked as scaled under float16 autocast.
     start_step: the index of the first step, for a run that was resumed.
+    memory_limit_bytes: raise torch.OutOfMemoryError, as an allocator would, where a layer is left and
+        the process (on CUDA: the allocator) holds more; every step is measured then. It tells what a
+        smaller device would say, and is a case in which gradscope raises into a training.
     replace: detach an earlier scope of this model first.
     quiet: do not say on stderr how to watch.
 
     Raises UsageError (its subclass UnknownLayerError for `layers`) for an argument that cannot be, and
     when the model has a scope already. With GRADSCOPE=0 in the environment the Scope is inert.
     """
-    _check(model, optimizer, scaler, detail, start_step)
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    is_inert = os.environ.get("GRADSCOPE", "1") == "0"
-    sampler = Sampler(budget=budget, every=every)
-    run = run_name(name)
-    _make_room(model, replace=replace)
-    scope = Scope(
-        model,
-        layers=layers,
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"attach(model) takes an nn.Module, got {type(model).__name__}")
+    settings = Settings(
+        run=run_name(name),
         optimizer=optimizer,
-        sampler=sampler,
-        run=run,
-        record=_record(record),
-        endpoint=None if hub == "auto" else hub,
-        has_hub=hub is not None and not is_inert,
-        scaler=scaler,
-        is_full=detail == "full",
+        layers=layers,
+        detail=detail,
+        record=record,
+        hub=hub,
         is_controllable=control,
+        scaler=scaler,
         start_step=start_step,
-        is_inert=is_inert,
+        memory_limit_bytes=memory_limit_bytes,
+        is_inert=os.environ.get("GRADSCOPE", "1") == "0",
     )
-    if not is_inert:
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    sampler = Sampler(budget=budget, every=every, is_shared=rank_and_world_size()[1] > 1)
+    _make_room(model, replace=replace)
+    scope = Scope(model, settings, sampler)
+    if not settings.is_inert:
         _remember(model, scope)
         if not quiet and scope.rank == 0:
             _say_how_to_watch(scope)
@@ -95,26 +99,27 @@ def scopes() -> list[Scope]:
     return [scope for _, scope in _live.values()]
 
 
-def _check(model: object, optimizer: object, scaler: object, detail: str, start_step: int) -> None:
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"attach(model) takes an nn.Module, got {type(model).__name__}")
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        raise UsageError(
-            f"attach(model, optimizer) takes a torch.optim.Optimizer, got {type(optimizer).__name__}"
-        )
-    if scaler is not None and not isinstance(scaler, GradScaler):
-        raise UsageError(f"scaler must be a torch.amp.GradScaler, got {type(scaler).__name__}")
-    if detail not in _DETAILS:
-        raise UsageError(f"detail must be one of {', '.join(_DETAILS)}, got {detail!r}")
-    if not isinstance(start_step, int) or start_step < 0:
-        raise UsageError(f"start_step must be a whole number of at least 0, got {start_step!r}")
+def register_intervention(
+    name: str,
+    function: OwnFunction,
+    *,
+    sites: Sequence[str] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Make a function of the script's own known to viewers, as an intervention of that name.
 
+    function: `function(gradient, *, …) -> gradient`, or a subclass of torch.autograd.Function, which is
+        applied in forward. Its keyword parameters, annotated as float, int, bool or Literal of texts,
+        are what a viewer can set; the first line of its docstring is what it is told.
+    sites: where it may act; everywhere when left out ("params" not for a Function).
+    ranges: the least and the greatest value of a parameter.
 
-def _record(record: bool | str | PathLike[str]) -> str | None:
-    """Return what a hello says: None for the usual place, empty for no recording, or a path."""
-    if isinstance(record, bool):
-        return None if record else ""
-    return str(Path(fspath(record)).absolute())
+    A later function of the same name takes its place. Raises UsageError for a name that is none, or
+    gradscope's own, and for parameters that cannot be understood.
+    """
+    register_action(name, function, sites=sites, ranges=ranges)
+    for scope in scopes():
+        scope.announce_actions()
 
 
 def _make_room(model: nn.Module, *, replace: bool) -> None:
@@ -140,7 +145,7 @@ def _remember(model: nn.Module, scope: Scope) -> None:
 
 def _say_how_to_watch(scope: Scope) -> None:
     print(  # noqa: T201 - the one line that a person should see
-        f"gradscope: watching {scope.watched_count} layers of run {scope.run!r}; "
+        f"gradscope: watching {scope.watched_count} layers of run {scope.run!r} ({pass_name()}); "
         f"see it with: gradscope watch {scope.run}",
         file=sys.stderr,
     )

@@ -17,8 +17,8 @@ TOTAL_NORM = "grad_norm_before_clip"
 class ClippingWatch(StepPart):
     """Watches torch's clipping functions until it is closed.
 
-    `see(parameters)` may measure gradients that are about to be clipped, and returns whether any of them
-    is the model's. `log({name: norm})` is given the norm over them that clipping has computed.
+    `see(parameters)` may measure gradients that are about to be clipped, and returns whether any of
+    them is the model's. `log({name: norm})` is given the norm over them that clipping has computed.
     """
 
     name = "gradients before clipping"

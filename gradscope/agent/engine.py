@@ -11,22 +11,24 @@ a forward hook.
 
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from gradscope.agent.delivery import Delivery
 from gradscope.agent.faults import Faults
-from gradscope.agent.forward_plan import ForwardPlan, Slot
+from gradscope.agent.forward_plan import Slot
 from gradscope.agent.idle import IdleWatch
 from gradscope.agent.loss_scale import LossScale
-from gradscope.agent.measurement import EndedStep, FinishedStep, Measurement
+from gradscope.agent.measurement import FinishedStep
 from gradscope.agent.overlay import Overlay
+from gradscope.agent.settings import Settings
 from gradscope.agent.step_parts import StepPart, StepParts
+from gradscope.agent.watched import WatchedModel
+from gradscope.columns import Block
 from gradscope.hooks import (
     Closure,
     CompiledHook,
@@ -35,7 +37,6 @@ from gradscope.hooks import (
     OptimizerHook,
     Seen,
     SlotTable,
-    Structure,
     has_compiled,
     hidden_from_modes,
     is_plain,
@@ -55,45 +56,45 @@ class StepEngine:
     def __init__(
         self,
         model: nn.Module,
+        settings: Settings,
         *,
-        find_layers: Callable[[nn.Module], Sequence[LayerInfo]],
-        optimizer: Optimizer | None,
         sampler: Sampler,
         ledger: Ledger,
         faults: Faults,
-        scaler: GradScaler | None,
-        is_full: bool,
-        start_step: int,
         on_layers: Callable[[Sequence[LayerInfo], int], None],
         on_observed: Callable[[FinishedStep], None],
         on_end: Callable[[int, float], None],
     ) -> None:
-        self.step = start_step
-        self._model = weakref.ref(model)
-        self._primary = weakref.ref(optimizer) if optimizer is not None else None
+        self.step = settings.start_step
+        self.has_closure = False
+        self._primary = weakref.ref(settings.optimizer) if settings.optimizer is not None else None
         self._sampler = sampler
         self._faults = faults
         self._idle = IdleWatch(faults)
-        self._overlay = Overlay(ledger, faults, self._idle)
+        scale = LossScale(settings.scaler)
+        self._overlay = Overlay(ledger, faults, self._idle, scale.now)
         self._parts = StepParts(faults)
-        self._find_layers = find_layers
-        self._on_layers = on_layers
         self._on_observed = on_observed
         self._on_end = on_end
-        self._is_full = is_full
-        self._loss_scale = LossScale(scaler)
-        self._revision = 0
         self._compiled = CompiledHook(self._on_compiled)
-        self._look_at(model)
+        self._watched = WatchedModel(
+            model,
+            settings,
+            compiled=self._compiled,
+            loss_scale=scale,
+            on_layers=on_layers,
+            on_gradient=self._on_gradient,
+        )
         self._forward = ForwardHook(self._on_forward, self._compiled)
         self._optimizers = OptimizerHook(
-            self._model_parameters, self._before_optimizer, self._after_optimizer
+            self._watched.parameters, self._before_optimizer, self._after_optimizer
         )
-        self._ended: deque[EndedStep] = deque()
+        self._delivery = Delivery(sampler, self._hand_out)
         self._is_observed = False
+        self._is_looked_at = True
         self._is_able = True
         self._undo_quiet: Callable[[], None] | None = None
-        self._inside_s = 0.0
+        self._inside_s = self._deciding_s = 0.0
         self._began_s = time.perf_counter()
         self._began_at = _sequence_number()
 
@@ -112,41 +113,38 @@ class StepEngine:
         """Take all hooks off, and hand out what is still on its way."""
         self._optimizers.remove()
         self._forward.remove()
+        self._overlay.close()
         self._compiled.close()
         if self._undo_quiet is not None:
             self._undo_quiet()
-        self._measurement.abandon()
-        self._deliver(wait=True)
+        self._watched.measurement.abandon()
+        self._delivery.deliver(wait=True)
         self._parts.close()
 
-    def _look_at(self, model: nn.Module) -> None:
-        """Find the model's layers, and begin to measure them on an empty board."""
-        layers = self._find_layers(model)
-        self._structure = Structure(model)
-        self._measurement = Measurement(
-            layers,
-            self._revision,
-            is_full=self._is_full,
-            loss_scale=self._loss_scale,
-            on_gradient=self._on_gradient,
-        )
-        self._plan = ForwardPlan(layers)
-        self._compiled.watch(self._plan.watched())
-        self._on_layers(layers, self._revision)
+    def _look_again(self) -> None:
+        """Follow, before anything of an observed step is measured, what was changed in the model."""
+        if not self._is_looked_at:
+            self._is_looked_at = True
+            self._guarded("following changes of the model", self._follow_modules)
 
-    def _follow_changes(self) -> None:
-        """Look at the model anew where modules or parameters were added, removed or replaced."""
-        model = self._model()
-        if model is None or self._structure.is_that_of(model):
-            return
-        self._revision += 1
-        self._look_at(model)
-        self._optimizers.forget()
-        self._overlay.lay(self._plan)
+    def _follow_modules(self) -> None:
+        if self._watched.follow_modules():
+            self._optimizers.forget()
+            self._overlay.lay(self._watched.plan)
+            self._rehook()
+            self._watched.measurement.begin()
 
-    def _model_parameters(self) -> list[nn.Parameter]:
-        model = self._model()
-        return [] if model is None else list(model.parameters())
+    def _follow_parameters(self) -> None:
+        if self._watched.follow_parameters():
+            self._optimizers.forget()
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the model's modules, by name."""
+        return self._watched.plan.modules()
+
+    def peek(self) -> tuple[tuple[str, ...], Block] | None:
+        """Return layers and columns of the step as they stand; None where it is not observed."""
+        return self._watched.measurement.peek() if self._is_observed else None
 
     @property
     def is_fresh(self) -> bool:
@@ -164,8 +162,10 @@ class StepEngine:
     def mark_step(self) -> None:
         """End a step by hand; measure parameters and gradients where no optimizer did."""
         if self._is_observed and self._primary is None:
-            parameters = self._model_parameters()
-            self._guarded("parameters", lambda: self._measurement.see_parameters(parameters))
+            self._look_again()
+            self._guarded("following changes of the model", self._follow_parameters)
+            parameters = self._watched.parameters()
+            self._guarded("parameters", lambda: self._watched.measurement.see_parameters(parameters))
         self._end()
 
     def _on_forward(self, slot: Slot, output: Any) -> Any:  # Any: whatever a module returns
@@ -180,64 +180,87 @@ class StepEngine:
                         self._observe(slot, output)
             except Exception as error:  # noqa: BLE001 - ours must not become the training's
                 self._give_up("observing activations", error)
-        if slot.chain:
+        is_changed = bool(slot.chain or slot.calls)
+        if is_changed:
             see_arriving = self._see_arriving if self._is_observed else None
             output = self._overlay.over_output(slot, output, see_arriving)
         self._inside_s += time.perf_counter() - began_s
-        return output if slot.chain else None
+        return output if is_changed else None
 
     def _observe(self, slot: Slot, output: object) -> None:
-        if self._measurement.see_output(slot.layer, output):
+        if self._watched.measurement.see_output(slot.layer, output):
             self._faults.tell("iteration-skipped", _SKIPPED.format(step=self.step))
 
-    def _on_compiled(self, layer: int, what: Seen, tensor: torch.Tensor) -> None:
+    def _on_compiled(self, layer: int, what: Seen, path: str, tensor: torch.Tensor) -> None:
         if self._is_observed:
+            self._look_again()
             self._idle.note_seen()
             self._timed(
                 "observing a compiled model",
-                lambda: self._measurement.see_compiled(layer, what, tensor),
+                lambda: self._watched.measurement.see_compiled(layer, what, path, tensor),
             )
 
     def _on_gradient(self, token: Token, gradient: torch.Tensor) -> None:
         began_s = time.perf_counter()
         try:
             if is_plain(gradient):
-                self._measurement.see_gradient(token, gradient)
+                self._watched.measurement.see_gradient(token, gradient)
             else:
                 with hidden_from_modes():
-                    self._measurement.see_gradient(token, gradient)
+                    self._watched.measurement.see_gradient(token, gradient)
         except Exception as error:  # noqa: BLE001 - as above
             self._give_up("observing gradients", error)
         self._inside_s += time.perf_counter() - began_s
 
     def _see_arriving(self, slot: Slot, tensor: torch.Tensor) -> None:
-        self._measurement.see_arriving(slot.layer, tensor)
+        self._watched.measurement.see_arriving(slot.layer, tensor)
 
     def _before_optimizer(self, optimizer: Optimizer, closure: Closure | None) -> Closure | None:
+        self.has_closure = has_closure = closure is not None
         if self._is_observed:
-            has_closure = closure is not None
+            self._look_again()
+            self._guarded("following changes of the model", self._follow_parameters)
+        if not has_closure:
+            self._change_parameters(optimizer)
+        if self._is_observed:
             self._timed(
                 "parameters",
-                lambda: self._measurement.before_optimizer(optimizer, has_closure=has_closure),
+                lambda: self._watched.measurement.before_optimizer(optimizer, has_closure=has_closure),
             )
-        self._parts.each(lambda part: part.before_optimizer(optimizer))
-        return self._measured(closure, optimizer) if closure is not None and self._is_observed else None
+        self._parts.call("before_optimizer", optimizer)
+        is_wrapped = self._is_observed or self._overlay.changes_parameters
+        return self._wrapped(closure, optimizer) if closure is not None and is_wrapped else None
 
-    def _measured(self, closure: Closure, optimizer: Optimizer) -> Closure:
-        """Return a closure that does the same, and measures the gradients after each evaluation."""
+    def _change_parameters(self, optimizer: Optimizer) -> None:
+        if self._overlay.changes_parameters:
+            see = self._watched.measurement.see_arriving_parameters if self._is_observed else None
+            self._timed(
+                "interventions on parameters", lambda: self._overlay.before_optimizer(optimizer, see)
+            )
+
+    def before_clip(self, parameters: list[torch.Tensor]) -> bool:
+        """Measure gradients that the script is about to clip; return whether any is the model's."""
+        if self._is_observed:
+            self._look_again()
+            self._timed("gradients", lambda: self._watched.measurement.before_clip(parameters))
+        return self._watched.measurement.knows(parameters)
+
+    def _wrapped(self, closure: Closure, optimizer: Optimizer) -> Closure:
+        """Return a closure that also changes and measures the gradients after each evaluation."""
 
         def evaluate() -> Any:  # Any: whatever the user's closure returns
             value = closure()
+            self._change_parameters(optimizer)
             if self._is_observed:
-                self._timed("parameters", lambda: self._measurement.after_closure(optimizer))
+                self._timed("parameters", lambda: self._watched.measurement.after_closure(optimizer))
             return value
 
         return evaluate
 
     def _after_optimizer(self, optimizer: Optimizer) -> None:
         if self._is_observed:
-            self._timed("updates", self._measurement.after_optimizer)
-        self._parts.each(lambda part: part.after_optimizer(optimizer))
+            self._timed("updates", self._watched.measurement.after_optimizer)
+        self._parts.call("after_optimizer", optimizer)
         if self._primary is None or self._primary() is None:
             self._primary = weakref.ref(optimizer)
         if self._primary() is optimizer:
@@ -250,33 +273,34 @@ class StepEngine:
         if self._is_observed:
             self._guarded("reading the board", lambda: self._harvest(step_time_s))
         self._guarded("judging a step", self._judge)
-        self._guarded("delivering a step", lambda: self._deliver(wait=False))
+        self._guarded("delivering a step", self._delivery.deliver)
         self._guarded("ending a step", lambda: self._on_end(self.step, step_time_s))
-        self._parts.each(lambda part: part.end(self.step, step_time_s, is_observed=self._is_observed))
+        self._parts.call("end", self.step, step_time_s, is_observed=self._is_observed)
         now_s = time.perf_counter()
         self._inside_s += now_s - began_s
         self._sampler.record(
             self.step, now_s - self._began_s, self._inside_s, was_observed=self._is_observed
         )
+        self._deciding_s = time.perf_counter() - now_s
         self.step += 1
         self._begin()
 
     def _begin(self) -> None:
-        self._parts.each(lambda part: part.at_boundary(self.step))
-        self._began_s = time.perf_counter()
+        self._parts.call("at_boundary", self.step)
+        self._began_s = time.perf_counter() - self._deciding_s
         self._is_observed = self._is_able and self._sampler.is_due(self.step)
-        if self._is_observed:
-            self._guarded("following changes of the model", self._follow_changes)
+        self._is_looked_at = not self._is_observed
         self._guarded("settling interventions", self._settle)
         self._rehook()
         if self._is_observed:
-            self._measurement.begin()
-        self._parts.each(lambda part: part.begin(self.step, is_observed=self._is_observed))
+            self._watched.measurement.begin()
+        self._parts.call("begin", self.step, is_observed=self._is_observed)
         self._inside_s = time.perf_counter() - self._began_s
         self._began_at = _sequence_number()
 
     def _settle(self) -> None:
-        self._overlay.settle(self.step, self._plan)
+        self._parts.call("before_settle", self.step)
+        self._overlay.settle(self.step, self._watched.plan)
 
     def _rehook(self) -> None:
         """Bring the forward hook into line with what this step needs.
@@ -284,26 +308,23 @@ class StepEngine:
         Once anything was compiled it stays: what is traced in an unobserved step must know of it too.
         """
         self._compiled.is_on = self._is_observed
-        table = self._plan.table(is_observed=self._is_observed)
+        table = self._watched.plan.table(is_observed=self._is_observed)
         if table is not None:
-            self._forward.watch(table)
+            self._forward.watch(table, None if self._is_looked_at else self._look_again)
         elif has_compiled():
             self._forward.watch(SlotTable(()))
         else:
             self._forward.remove()
 
     def _harvest(self, step_time_s: float) -> None:
-        self._ended.append(self._measurement.end(self.step, step_time_s))
+        self._delivery.add(self._watched.measurement.end(self.step, step_time_s))
 
     def _judge(self) -> None:
         self._overlay.judge(self.step, is_observed=self._is_observed)
 
-    def _deliver(self, *, wait: bool) -> None:
-        while self._ended and (wait or self._ended[0].harvest.is_ready()):
-            ended = self._ended.popleft()
-            finished = ended.finished(self._sampler.every, self._sampler.cost())
-            self._on_observed(finished)
-            self._parts.observed(finished)
+    def _hand_out(self, finished: FinishedStep) -> None:
+        self._on_observed(finished)
+        self._parts.call("observed", finished)
 
     def _timed(self, part: str, work: Callable[[], object]) -> None:
         began_s = time.perf_counter()
@@ -319,7 +340,7 @@ class StepEngine:
 
     def _give_up(self, part: str, error: Exception) -> None:
         self._is_able = self._is_observed = False
-        self._measurement.abandon()
+        self._watched.measurement.abandon()
         self._faults.report(part, error, "Observing is switched off; interventions stay in force.")
 
 

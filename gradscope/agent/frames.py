@@ -1,5 +1,6 @@
 """What the training process knows, as messages of the link."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -7,25 +8,30 @@ from torch.nn.parameter import is_lazy
 
 from gradscope.agent.measurement import FinishedStep
 from gradscope.hooks import LayerInfo
-from gradscope.intervene import Entry
+from gradscope.intervene import Action, Argument, Entry, all_actions
 from gradscope.protocol import (
+    ActionInfo,
+    ArgumentInfo,
+    BreakpointState,
     Interventions,
     InterventionState,
     Layer,
     Manifest,
     Parameter,
+    PauseState,
+    Schedule,
     Step,
     pack_block,
     pack_layers,
 )
 
-__all__ = ["interventions_message", "manifest_message", "state_of", "step_message"]
+__all__ = ["interventions_message", "manifest_message", "state_of", "step_message", "with_actions"]
 
 
 def manifest_message(
     run: str, rank: int, revision: int, model: str, layers: Sequence[LayerInfo]
 ) -> Manifest:
-    """Return the manifest of a model's layers."""
+    """Return the manifest of a model's layers, and of what can be done to them."""
     described = [_describe(layer) for layer in layers]
     devices = {str(p.device) for layer in layers for p in layer.parameters.values()}
     return Manifest(
@@ -35,8 +41,28 @@ def manifest_message(
         model=model,
         device=", ".join(sorted(devices)),
         layer_count=len(described),
+        actions=actions_now(),
         body=pack_layers(described),
     )
+
+
+def with_actions(manifest: Manifest) -> Manifest:
+    """Return a manifest that names the interventions that there are now."""
+    return Manifest(
+        run=manifest.run,
+        rank=manifest.rank,
+        revision=manifest.revision,
+        model=manifest.model,
+        device=manifest.device,
+        layer_count=manifest.layer_count,
+        actions=actions_now(),
+        body=manifest.body,
+    )
+
+
+def actions_now() -> tuple[ActionInfo, ...]:
+    """Return gradscope's interventions and the script's own, as viewers are told of them."""
+    return tuple(_action_info(action) for action in all_actions())
 
 
 def step_message(run: str, rank: int, seq: int, dropped: int, finished: FinishedStep) -> Step:
@@ -62,24 +88,63 @@ def step_message(run: str, rank: int, seq: int, dropped: int, finished: Finished
 
 
 def interventions_message(
-    run: str, rank: int, revision: int, step: int, entries: Iterable[Entry]
+    run: str,
+    rank: int,
+    revision: int,
+    step: int,
+    entries: Iterable[Entry],
+    *,
+    pause: PauseState | None = None,
+    breakpoints: tuple[BreakpointState, ...] = (),
 ) -> Interventions:
-    """Return all interventions of the run as they stand."""
+    """Return all that is set in the run, as it stands."""
     states = tuple(state_of(entry) for entry in entries)
-    return Interventions(run=run, rank=rank, revision=revision, step=step, entries=states)
+    return Interventions(
+        run=run,
+        rank=rank,
+        revision=revision,
+        step=step,
+        entries=states,
+        pause=pause,
+        breakpoints=breakpoints,
+    )
 
 
 def state_of(entry: Entry) -> InterventionState:
     """Return one intervention as data."""
+    wanted = entry.wanted
     return InterventionState(
         id=entry.id,
-        action=entry.action.name,
-        arguments=dict(entry.arguments),
-        layers=entry.layers,
-        site=entry.site,
-        set_by=entry.set_by,
+        action=wanted.action.name,
+        arguments={n: float(v) for n, v in wanted.arguments.items() if not isinstance(v, str)},
+        layers=wanted.layers,
+        site=wanted.site,
+        set_by=wanted.set_by,
         active_since=entry.active_since,
-        end=str(entry.end),
+        end=str(wanted.end),
+        choices={n: v for n, v in wanted.arguments.items() if isinstance(v, str)},
+        schedule=None if wanted.schedule == Schedule() else wanted.schedule,
+    )
+
+
+def _action_info(action: Action) -> ActionInfo:
+    arguments = tuple(_argument_info(argument) for argument in action.arguments)
+    return ActionInfo(
+        action.name, action.help, action.what, action.sites, arguments, is_own=action.is_own
+    )
+
+
+def _argument_info(argument: Argument) -> ArgumentInfo:
+    default = argument.default
+    return ArgumentInfo(
+        argument.name,
+        argument.help,
+        argument.kind,
+        default=None if default is None or isinstance(default, str) else float(default),
+        lowest=argument.lowest if math.isfinite(argument.lowest) else None,
+        highest=argument.highest if math.isfinite(argument.highest) else None,
+        chosen=default if isinstance(default, str) else "",
+        options=argument.options,
     )
 
 

@@ -9,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+from gradscope.agent.ranks import rank_and_world_size
 from gradscope.errors import UsageError
 from gradscope.protocol import Hello
 
-__all__ = ["hello_of", "rank_and_world_size", "run_name"]
+__all__ = ["hello_of", "run_name"]
 
 _NAME_LIMIT = 80
 _ID_LENGTH = 4
@@ -32,14 +33,6 @@ def run_name(name: str | None) -> str:
             f"with a dot or a dash, got {name!r}"
         )
     return name
-
-
-def rank_and_world_size() -> tuple[int, int]:
-    """Return this process's rank and how many there are, as the launchers tell by environment."""
-    try:
-        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError:
-        return 0, 1
 
 
 def hello_of(run: str, record: str | None) -> Hello:
@@ -66,7 +59,8 @@ def _script_name() -> str:
     stem = Path(path).stem
     if stem == "__main__":
         stem = Path(path).parent.name
-    return "notebook" if stem == "ipykernel_launcher" else stem or "python"
+    is_no_file = stem in ("", "-c", "<stdin>")
+    return "notebook" if stem == "ipykernel_launcher" else "python" if is_no_file else stem
 
 
 def _job_id() -> str:

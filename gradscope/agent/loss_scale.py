@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch.amp.grad_scaler import GradScaler
+from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
 from gradscope.columns import Block, Flags
@@ -19,6 +19,7 @@ __all__ = ["LossScale"]
 
 _SCALED_KINDS = ("grad",)
 _SCALED_INSIDE = ("grad", "param_grad")
+_BEFORE_CLIP = "param_grad_before_clip"
 
 
 class LossScale:
@@ -28,13 +29,22 @@ class LossScale:
         self._scaler = scaler
         self._iteration: object = None
         self._is_inside = False
+        self._is_scaled_at_clipping = False
         self._is_suspect = False
 
     def begin(self) -> None:
         """Begin a step."""
         self._iteration = None
         self._is_inside = False
+        self._is_scaled_at_clipping = False
         self._is_suspect = False
+
+    def now(self) -> torch.Tensor | None:
+        """Return what gradients are multiplied by in backward; None for nothing, or nothing known."""
+        if self._scaler is None or not self._scaler.is_enabled():
+            return None
+        scale: torch.Tensor | None = self._scaler._scale  # noqa: SLF001 - get_scale() would wait for the device
+        return scale
 
     def note_forward(self) -> bool:
         """Note a forward; return whether the scaler has skipped an iteration since the step began.
@@ -46,10 +56,18 @@ class LossScale:
             if not self._is_suspect and torch._C._is_any_autocast_enabled():  # noqa: SLF001 - the quick question
                 self._is_suspect = _is_half_autocast()
             return False
+        if not self._scaler.is_enabled():
+            return False
         iteration = self._scaler._per_optimizer_states  # noqa: SLF001 - the only trace that update() leaves
         was_skipped = self._iteration is not None and iteration is not self._iteration
         self._iteration = iteration
         return was_skipped
+
+    def note_clipping(self) -> None:
+        """Note whether gradients are still scaled when the script clips them."""
+        if self._scaler is not None and self._scaler.is_enabled():
+            states = self._scaler._per_optimizer_states.values()  # noqa: SLF001 - as above
+            self._is_scaled_at_clipping = all(s["stage"] is OptState.READY for s in states)
 
     def note_optimizer(self, optimizer: Optimizer) -> None:
         """Note whether the parameters' gradients are still scaled when the optimizer gets them."""
@@ -58,10 +76,12 @@ class LossScale:
     def correction(self) -> Callable[[Block], Block]:
         """Return what makes this step's block true, to be called once it is on the host."""
         kinds = _SCALED_INSIDE if self._is_inside else _SCALED_KINDS
+        if self._is_scaled_at_clipping:
+            kinds = (*kinds, _BEFORE_CLIP)
         if self._scaler is None:
             return (lambda block: _flagged(block, kinds)) if self._is_suspect else (lambda block: block)
-        scale = self._scaler._scale  # noqa: SLF001 - get_scale() would wait for the device
-        if scale is None or not self._scaler.is_enabled():
+        scale = self.now()
+        if scale is None:
             return lambda block: block
         if scale.device.type == "cuda":
             pinned = torch.empty((), dtype=scale.dtype, pin_memory=True)
@@ -84,7 +104,9 @@ def _rows_of(block: Block, kinds: tuple[str, ...]) -> np.ndarray[tuple[int], np.
 
 
 def _family(kind: str) -> str:
-    """Return `grad` for all gradients at outputs, `param_grad` for all of parameters."""
+    """Return what a kind belongs to: `grad` at outputs, `param_grad`, or that before clipping."""
+    if kind.startswith(_BEFORE_CLIP):
+        return _BEFORE_CLIP
     return "param_grad" if kind.startswith("param_grad") else re.split(r"[._]", kind, maxsplit=1)[0]
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.agent.loss_scale import LossScale
-from gradscope.columns import Block
+from gradscope.agent.replicas import Replicas
+from gradscope.columns import Block, Table
 from gradscope.hooks import LayerInfo, Seen, parameters_of
 from gradscope.observe import (
     ActivationObserver,
@@ -38,6 +39,10 @@ class FinishedStep:
     every: int
     cost: float | None
     block: Block
+
+    def table(self, rank: int) -> Table:
+        """Return it as a person reads it."""
+        return Table(self.step, self.names, self.block, every=self.every, cost=self.cost, ranks=(rank,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class Measurement:
         self._board = Board(is_full=is_full)
         self._activations = ActivationObserver(self._board, on_gradient)
         self._parameters = ParameterObserver(self._board, layers)
+        self._replicas = Replicas(layers)
 
     def begin(self) -> None:
         """Begin a step."""
@@ -97,7 +103,22 @@ class Measurement:
         """End the step and hand out what it left."""
         self._activations.end()
         correct, harvest = self._loss_scale.correction(), self._board.harvest()
-        return EndedStep(harvest, correct, self._names, self._revision, step, time.time(), step_time_s)
+        marked = self._replicas.marked
+        correct_all = lambda block: marked(correct(block))  # noqa: E731 - one use
+        return EndedStep(
+            harvest, correct_all, self._names, self._revision, step, time.time(), step_time_s
+        )
+
+    def peek(self) -> tuple[tuple[str, ...], Block]:
+        """Return the layers, and what the step has left of them so far; waits for the device."""
+        correct, block = self._loss_scale.correction(), self._board.peek()
+        return self._names, correct(block)
+
+    def follow_parameters(self, layers: Sequence[LayerInfo], revision: int) -> None:
+        """Measure the parameters that the same layers own now; those of before are let go."""
+        self._revision = revision
+        self._parameters = ParameterObserver(self._board, layers)
+        self._replicas = Replicas(layers)
 
     def abandon(self) -> None:
         """Let go of a step that comes to no end."""
@@ -114,9 +135,9 @@ class Measurement:
         self._activations.on_output(slot, output)
         return was_skipped
 
-    def see_compiled(self, layer: int, what: Seen, tensor: torch.Tensor) -> None:
+    def see_compiled(self, layer: int, what: Seen, path: str, tensor: torch.Tensor) -> None:
         """Measure what a compiled graph has shown."""
-        self._activations.add_compiled(layer, what, tensor)
+        self._activations.add_compiled(layer, what, path, tensor)
 
     def see_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
         """Watch the gradient that arrives at a layer's intervention."""
@@ -125,6 +146,19 @@ class Measurement:
     def see_gradient(self, token: Token, gradient: torch.Tensor) -> None:
         """Measure a gradient at an output."""
         self._activations.add_gradient(token, gradient)
+
+    def knows(self, parameters: Sequence[torch.Tensor]) -> bool:
+        """Return whether any of them is a watched parameter."""
+        return self._parameters.knows(parameters)
+
+    def before_clip(self, parameters: Sequence[torch.Tensor]) -> None:
+        """Measure gradients that the script is about to clip."""
+        self._loss_scale.note_clipping()
+        self._parameters.before_clip(parameters)
+
+    def see_arriving_parameters(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Measure gradients of parameters before they are changed."""
+        self._parameters.see_arriving(parameters)
 
     def before_optimizer(self, optimizer: Optimizer, *, has_closure: bool) -> None:
         """Measure an optimizer's parameters, and their gradients where it does not compute them."""

@@ -10,23 +10,28 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
-from torch.amp.grad_scaler import GradScaler
-from torch.optim import Optimizer
 
+from gradscope.agent.attending import Attending
 from gradscope.agent.changes import Changes
+from gradscope.agent.clipping import ClippingWatch
 from gradscope.agent.control import Control
 from gradscope.agent.engine import StepEngine
 from gradscope.agent.faults import Faults
-from gradscope.agent.frames import interventions_message, manifest_message, step_message
+from gradscope.agent.frames import interventions_message, manifest_message, step_message, with_actions
 from gradscope.agent.identity import hello_of
+from gradscope.agent.intervening import Modules
+from gradscope.agent.looking import Looking
+from gradscope.agent.measured import Measured
 from gradscope.agent.measurement import FinishedStep
+from gradscope.agent.met import MetFunctions
 from gradscope.agent.publisher import Publisher
 from gradscope.agent.scalars import ScalarLog
+from gradscope.agent.settings import Settings
 from gradscope.agent.uncaught import ExceptHook, account_of
 from gradscope.columns import Table
 from gradscope.errors import NotMeasuredError, UsageError
-from gradscope.hooks import LayerInfo, LayerPatterns, layers_of
-from gradscope.intervene import Ledger
+from gradscope.hooks import LayerInfo
+from gradscope.intervene import History, Ledger
 from gradscope.observe import Sampler
 from gradscope.protocol import Ack, Event, Message
 
@@ -38,7 +43,7 @@ __all__ = ["Scope"]
 _log = logging.getLogger("gradscope")
 
 
-class Scope(Changes):
+class Scope(Changes, Measured, Attending, Looking):
     """gradscope on one model, from `attach` to `detach`. Also a context manager.
 
     It holds the model weakly and ends when the model goes. But for `examine`, all methods may be called
@@ -49,51 +54,46 @@ class Scope(Changes):
     _sequence = 0
     _publisher: Publisher | None = None
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        layers: LayerPatterns | None,
-        optimizer: Optimizer | None,
-        sampler: Sampler,
-        run: str,
-        record: str | None,
-        endpoint: str | None,
-        has_hub: bool,
-        scaler: GradScaler | None,
-        is_full: bool,
-        is_controllable: bool,
-        start_step: int,
-        is_inert: bool,
-    ) -> None:
-        self.run = run
-        self._hello = hello_of(run, record)
+    def __init__(self, model: nn.Module, settings: Settings, sampler: Sampler) -> None:
+        self.run = settings.run
+        self._hello = hello_of(settings.run, settings.recorded_at)
         self._names: list[str] = []
         self._model = weakref.ref(model)
         self._scalars = ScalarLog()
-        self._is_off = is_inert
+        self._is_off = settings.is_inert
         self._when_detached: list[Callable[[], object]] = []
         self._faults = Faults(lambda code, text: self._tell("warning", code, text))
-        self._ledger = Ledger(rank=self._hello.rank, on_change=self._announce_interventions)
+        self._ledger = Ledger(
+            rank=self._hello.rank,
+            on_change=self._announce_interventions,
+            on_failure=lambda entry, _reason: self._control.request("remove", target=entry.id),
+            history=History(self._tell_deed),
+        )
+        self._resources = self._make_resources(
+            sampler, settings.start_step, settings.memory_limit_bytes
+        )
         self._engine = StepEngine(
             model,
-            find_layers=lambda model: layers_of(model, layers),
-            optimizer=optimizer,
+            settings,
             sampler=sampler,
             ledger=self._ledger,
             faults=self._faults,
-            scaler=scaler,
-            is_full=is_full,
-            start_step=start_step,
             on_layers=self._on_layers,
             on_observed=self._on_observed,
             on_end=self._on_end,
         )
         self._control = Control(
-            self._ledger, lambda: self._names, self._answer, is_allowed=is_controllable
+            self._hello,
+            self._ledger,
+            self._modules,
+            self._answer,
+            settle=self._engine.settle_now,
+            faults=self._faults,
+            is_allowed=settings.is_controllable,
         )
-        if not is_inert:
-            self._start(endpoint, has_hub=has_hub)
+        self._add_parts(model, settings, sampler)
+        if not settings.is_inert:
+            self._start(settings)
 
     @property
     def rank(self) -> int:
@@ -133,7 +133,7 @@ class Scope(Changes):
                 "no step has been observed yet: a step ends when an optimizer of the model steps, or "
                 "with scope.mark_step()"
             )
-        return Table(self._latest.step, self._latest.names, self._latest.block)
+        return self._latest.table(self.rank)
 
     def log(self, **values: float | torch.Tensor) -> None:
         """Show numbers of the step in progress, as `scope.log(loss=loss, lr=3e-4)`.
@@ -141,6 +141,7 @@ class Scope(Changes):
         Tensors of one element are taken without waiting for the device. Raises UsageError for others.
         """
         self._scalars.log(values)
+        self._met.see_logged(values.values())
 
     def mark_step(self) -> None:
         """End a step by hand, in a loop without an optimizer."""
@@ -150,18 +151,24 @@ class Scope(Changes):
     def examine(self, *inputs: object, **keywords: object) -> "list[Report]":
         """Examine the custom autograd Functions that the model uses, with what it calls them with.
 
-        Give what the training passes to the model. A copy of it runs on that, outside of the training,
-        which stays bitwise the same; call it from the training's own thread. A Function that only the
-        loss uses, outside of the model, is not among them. See `gradscope.doctor.examine_model`.
+        Give what the training passes to the model; or nothing, for what it was called with in the
+        second observed step, or in the next one to begin after the last such call. A copy of the model
+        runs on that, outside of the training, which stays bitwise the same; call it from the training's
+        own thread. See `gradscope.doctor.examine_model`.
 
-        Raises UsageError where the model is gone, cannot be copied, or cannot run on the inputs.
+        Raises UsageError where the model is gone, cannot be copied, cannot run on the inputs, or where
+        none are given and none are known.
         """
-        from gradscope.doctor import examine_model  # noqa: PLC0415 - seldom wanted, and slow to load
+        from gradscope.doctor import examine_met, examine_model  # noqa: PLC0415 - slow to load
 
         model = self._model()
         if model is None:
             raise UsageError(f"the model of run {self.run!r} is gone; nothing is left to be examined")
-        return examine_model(model, inputs, keywords)
+        if inputs or keywords:
+            return examine_model(model, inputs, keywords)
+        met, arguments = self._met.met()
+        self._met.ask()
+        return examine_met(model, met.step, met.inside, met.outside, arguments)
 
     def detach(self) -> None:
         """Take everything off the model and end the link. Nothing stays. May be called again."""
@@ -195,20 +202,35 @@ class Scope(Changes):
         state = "detached" if self._is_off else f"at step {self.step}"
         return f"<Scope of run {self.run!r}: {len(self._names)} modules, {state}>"
 
-    def _start(self, endpoint: str | None, *, has_hub: bool) -> None:
-        if has_hub:
+    def _add_parts(self, model: nn.Module, settings: Settings, sampler: Sampler) -> None:
+        """Add to the engine what takes part in each step, in the order in which it is to be called."""
+        self._control.add_to(self._engine.add, sampler)
+        self._attend(sampler, self._model)
+        self._look(self._model, settings.optimizer)
+        self._engine.add(self._resources)
+        self._control.register({"measure": self._resources.prepare_measure})
+        self._met = MetFunctions(model, self._faults)
+        self._engine.add(self._met)
+
+    def _start(self, settings: Settings) -> None:
+        if settings.has_hub:
             self._publisher = Publisher(
-                endpoint,
+                settings.endpoint,
                 self._hello,
                 announce=self._announcement,
                 on_command=self._control.handle,
                 on_viewers=self._ledger.see_viewers,
             )
             self._publisher.start()
+        clipping = ClippingWatch(self._engine.before_clip, self._scalars.log, self._faults)
+        self._engine.add(clipping)
         self._engine.start()
         except_hook = ExceptHook(self._on_exception)
         except_hook.install()
         self.when_detached(except_hook.remove)
+
+    def _modules(self) -> Modules:
+        return self._engine.modules()
 
     def _settle_if_fresh(self) -> None:
         """Let a script's request take effect in this step where it has not begun to compute."""
@@ -218,9 +240,16 @@ class Scope(Changes):
     def _on_layers(self, layers: Sequence[LayerInfo], revision: int) -> None:
         self._names = [layer.name for layer in layers]
         self._watched_count = sum(layer.is_watched for layer in layers)
+        self._resources.look_at(layers, revision)
         model_type = type(self._model()).__name__
         manifest = manifest_message(self.run, self._hello.rank, revision, model_type, layers)
         self._manifest = manifest
+        if self._publisher is not None:
+            self._publisher.put(lambda: manifest)
+
+    def announce_actions(self) -> None:
+        """Tell viewers anew which interventions there are."""
+        manifest = self._manifest = with_actions(self._manifest)
         if self._publisher is not None:
             self._publisher.put(lambda: manifest)
 
@@ -241,8 +270,9 @@ class Scope(Changes):
     def _on_end(self, step: int, step_time_s: float) -> None:
         self._scalars.end_step(step, time.time(), step_time_s)
         rows = self._scalars.ready()
-        if self._publisher is not None:
-            for row in rows:
+        for row in rows:
+            self._see_scalars(row[0], row[2])
+            if self._publisher is not None:
                 self._publisher.put_scalars(*row)
 
     def _announce_interventions(self) -> None:
@@ -251,7 +281,15 @@ class Scope(Changes):
 
     def _interventions(self) -> Message:
         entries, revision = self._ledger.entries(), self._ledger.revision
-        return interventions_message(self.run, self._hello.rank, revision, self.step, entries)
+        return interventions_message(
+            self.run,
+            self._hello.rank,
+            revision,
+            self.step,
+            entries,
+            pause=self._gate.state,
+            breakpoints=self.breakpoints,
+        )
 
     def _announcement(self) -> list[Message]:
         return [self._manifest, self._interventions()]
@@ -265,6 +303,8 @@ class Scope(Changes):
         if not isinstance(error, Exception):
             return
         try:
+            if self._tell_exhaustion(error):
+                return
             account = account_of(error, self._model())
             if account.is_known:
                 _log.error("gradscope: %s", account.text)

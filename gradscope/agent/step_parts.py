@@ -3,16 +3,16 @@
     at_boundary │ begin ─▶ … ─▶ before_optimizer │ the step │ after_optimizer ─▶ end │ at_boundary …
 
 All calls come from the training's own threads. A part that raises is switched off and counted; neither
-the training nor the other parts notice.
+the training nor the other parts notice. Only an AlertError goes on: the training asked for it.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from torch.optim import Optimizer
 
 from gradscope.agent.faults import Faults
 from gradscope.agent.measurement import FinishedStep
+from gradscope.errors import AlertError
 from gradscope.hooks import hidden_from_modes
 
 __all__ = ["StepPart", "StepParts"]
@@ -25,6 +25,9 @@ class StepPart:
 
     def at_boundary(self, step: int) -> None:
         """Act between two steps, before `step` begins and interventions settle. It may wait."""
+
+    def before_settle(self, step: int) -> None:
+        """Act before interventions settle for `step`: at its boundary, or while it has not computed."""
 
     def begin(self, step: int, *, is_observed: bool) -> None:
         """Act at the beginning of a step, when it is settled what is in force in it."""
@@ -46,38 +49,58 @@ class StepPart:
 
 
 class StepParts:
-    """The parts of one run, called in the order in which they were added."""
+    """The parts of one run, called in the order in which they were added.
+
+    Only those are called that override what is called, so that a part costs nothing where it does
+    nothing: unobserved steps are to be nearly free.
+    """
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
-        self._parts: tuple[StepPart, ...] = ()
+        self._parts: list[StepPart] = []
+        self._overriding: dict[str, tuple[tuple[StepPart, Callable[..., None]], ...]] = {}
+        self._sort()
 
     def add(self, part: StepPart) -> None:
         """Let a part take part from now on."""
-        self._parts = (*self._parts, part)
+        self._parts.append(part)
+        self._sort()
 
-    def each(self, call: Callable[[StepPart], None]) -> None:
-        """Make one call to every part."""
-        for part in self._parts:
-            with self._guarded(part):
-                call(part)
-
-    def observed(self, finished: FinishedStep) -> None:
-        """Hand an observed step to every part."""
-        self.each(lambda part: part.observed(finished))
+    def call(self, name: str, *args: object, **keywords: object) -> None:
+        """Call the method of this name of every part that overrides it."""
+        called = self._overriding[name]
+        if not called:
+            return
+        with hidden_from_modes():
+            for part, method in called:
+                try:
+                    method(*args, **keywords)
+                except AlertError:
+                    raise  # a rule was told to: it is the training's
+                except Exception as error:  # noqa: BLE001 - ours must not become the training's
+                    self._drop(part, error)
 
     def close(self) -> None:
         """Close all parts; there are none afterwards."""
-        parts, self._parts = self._parts, ()
-        for part in parts:
-            with self._guarded(part):
-                part.close()
+        self.call("close")
+        self._parts.clear()
+        self._sort()
 
-    @contextmanager
-    def _guarded(self, part: StepPart) -> Iterator[None]:
-        try:
-            with hidden_from_modes():
-                yield
-        except Exception as error:  # noqa: BLE001 - ours must not become the training's
-            self._parts = tuple(each for each in self._parts if each is not part)
-            self._faults.report(part.name, error, "This part is switched off; training goes on.")
+    def _drop(self, part: StepPart, error: Exception) -> None:
+        if part in self._parts:
+            self._parts.remove(part)
+            self._sort()
+        self._faults.report(part.name, error, "This part is switched off; training goes on.")
+
+    def _sort(self) -> None:
+        self._overriding = {
+            name: tuple(
+                (part, getattr(part, name))
+                for part in self._parts
+                if getattr(type(part), name) is not getattr(StepPart, name)
+            )
+            for name in _CALLS
+        }
+
+
+_CALLS = tuple(name for name, member in vars(StepPart).items() if callable(member))

@@ -9,7 +9,8 @@ from torch import nn
 from gradscope.agent.forward_plan import ForwardPlan
 from gradscope.agent.loss_scale import LossScale
 from gradscope.agent.measurement import Measurement
-from gradscope.hooks import CompiledHook, LayerInfo, Structure
+from gradscope.agent.settings import Settings
+from gradscope.hooks import CompiledHook, LayerInfo, Structure, layers_of
 from gradscope.observe import Token
 
 __all__ = ["WatchedModel"]
@@ -30,19 +31,18 @@ class WatchedModel:
     def __init__(
         self,
         model: nn.Module,
+        settings: Settings,
         *,
-        find_layers: Callable[[nn.Module], Sequence[LayerInfo]],
         compiled: CompiledHook,
         loss_scale: LossScale,
-        is_full: bool,
         on_layers: Callable[[Sequence[LayerInfo], int], None],
         on_gradient: Callable[[Token, torch.Tensor], None],
     ) -> None:
         self._model = weakref.ref(model)
-        self._find_layers = find_layers
+        self._layers = settings.layers
         self._compiled = compiled
         self._loss_scale = loss_scale
-        self._is_full = is_full
+        self._is_full = settings.is_full
         self._on_layers = on_layers
         self._on_gradient = on_gradient
         self._revision = 0
@@ -69,14 +69,14 @@ class WatchedModel:
             return False
         self._revision += 1
         self._structure = Structure(model)
-        layers = self._find_layers(model)
+        layers = layers_of(model, self._layers)
         self.measurement.follow_parameters(layers, self._revision)
         self._on_layers(layers, self._revision)
         return True
 
     def _look_at(self, model: nn.Module) -> None:
         """Find the model's layers, and begin to measure them on an empty board."""
-        layers = self._find_layers(model)
+        layers = layers_of(model, self._layers)
         self._structure = Structure(model)
         self.measurement = Measurement(
             layers,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from typer.core import TyperGroup
 
-from gradscope.cli import outcome
+from gradscope.cli import intervening, outcome, standing
 from gradscope.errors import GradscopeError, UsageError
 
 __all__ = ["app", "main"]
@@ -43,26 +43,18 @@ app = typer.Typer(
 Run: TypeAlias = Annotated[
     str, typer.Argument(metavar="RUN", help="The run's name, as `gradscope ls` shows it.")
 ]
-Layers: TypeAlias = Annotated[
-    list[str],
-    typer.Argument(metavar="LAYERS", help="Names or patterns: blocks.0.mlp, 'blocks.*.mlp.fc1'."),
-]
-Steps: TypeAlias = Annotated[
-    int | None, typer.Option("--steps", metavar="N", min=1, help="End it after N steps.")
-]
 For: TypeAlias = Annotated[
     float | None,
     typer.Option("--for", metavar="SECONDS", min=0.0, help="End it after so many seconds."),
-]
-Keep: TypeAlias = Annotated[bool, typer.Option("--keep", help="Leave it in force until it is removed.")]
-Timeout: TypeAlias = Annotated[
-    float,
-    typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the next step boundary."),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="For programs.")]
 Readonly: TypeAlias = Annotated[
     bool, typer.Option("--readonly", help="Look only: nothing can be changed.")
 ]
+
+
+intervening.register(app)
+standing.register(app)
 
 
 def main() -> None:
@@ -113,10 +105,18 @@ def watch(
         str | None, typer.Argument(metavar="[RUN]", help="Default: the only live run.")
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
+    tab: Annotated[
+        str, typer.Option("--tab", metavar="TAB", help="What to show first: layers or memory.")
+    ] = "layers",
     readonly: Readonly = False,
 ) -> None:
-    """Open a run. Without a terminal, print one table."""
-    _watch(run, is_once=once, is_readonly=readonly)
+    """Open a run. Without a terminal, print one table.
+
+    Printed can be a run that has ended, too, as long as its recording is there.
+    """
+    if tab not in ("layers", "memory"):
+        raise UsageError(f"--tab takes layers or memory, got {tab!r}")
+    _watch(run, is_once=once, is_readonly=readonly, tab=tab)
 
 
 @app.command()
@@ -125,125 +125,6 @@ def ls(json: Json = False) -> None:
     from gradscope.cli.listing import show  # noqa: PLC0415 - loads zmq and sqlite3
 
     show(as_json=json)
-
-
-@app.command()
-def clip(
-    run: Run,
-    layers: Layers,
-    *,
-    max_norm: Annotated[float, typer.Option("--max-norm", help="The greatest norm that passes.")],
-    steps: Steps = None,
-    seconds: For = None,
-    keep: Keep = False,
-    timeout: Timeout = 30.0,
-) -> None:
-    """Clip the norm of a gradient."""
-    _install(run, "clip", layers, {"max_norm": max_norm}, (steps, seconds, keep), timeout)
-
-
-@app.command()
-def clamp(
-    run: Run,
-    layers: Layers,
-    *,
-    limit: Annotated[
-        float, typer.Option("--limit", help="The greatest magnitude of an element that passes.")
-    ],
-    steps: Steps = None,
-    seconds: For = None,
-    keep: Keep = False,
-    timeout: Timeout = 30.0,
-) -> None:
-    """Clamp the elements of a gradient."""
-    _install(run, "clamp", layers, {"limit": limit}, (steps, seconds, keep), timeout)
-
-
-@app.command()
-def scale(
-    run: Run,
-    layers: Layers,
-    *,
-    factor: Annotated[float, typer.Option("--factor", help="What the gradient is multiplied by.")],
-    steps: Steps = None,
-    seconds: For = None,
-    keep: Keep = False,
-    timeout: Timeout = 30.0,
-) -> None:
-    """Multiply a gradient."""
-    _install(run, "scale", layers, {"factor": factor}, (steps, seconds, keep), timeout)
-
-
-@app.command()
-def reverse(
-    run: Run,
-    layers: Layers,
-    *,
-    alpha: Annotated[
-        float, typer.Option("--alpha", help="The gradient is multiplied by minus alpha.")
-    ] = 1.0,
-    steps: Steps = None,
-    seconds: For = None,
-    keep: Keep = False,
-    timeout: Timeout = 30.0,
-) -> None:
-    """Reverse a gradient."""
-    _install(run, "reverse", layers, {"alpha": alpha}, (steps, seconds, keep), timeout)
-
-
-@app.command()
-def stop(
-    run: Run,
-    layers: Layers,
-    *,
-    steps: Steps = None,
-    seconds: For = None,
-    keep: Keep = False,
-    timeout: Timeout = 30.0,
-) -> None:
-    """Stop a gradient: nothing passes."""
-    _install(run, "stop", layers, {}, (steps, seconds, keep), timeout)
-
-
-@app.command()
-def noise(
-    run: Run,
-    layers: Layers,
-    *,
-    std: Annotated[float, typer.Option("--std", help="The standard deviation of the noise.")],
-    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same noise.")] = 0,
-    steps: Steps = None,
-    seconds: For = None,
-    keep: Keep = False,
-    timeout: Timeout = 30.0,
-) -> None:
-    """Add Gaussian noise to a gradient."""
-    _install(run, "noise", layers, {"std": std, "seed": seed}, (steps, seconds, keep), timeout)
-
-
-@app.command()
-def interventions(run: Run) -> None:
-    """List what is in force in a run."""
-    from gradscope.cli.changing import show_interventions  # noqa: PLC0415 - loads zmq
-
-    show_interventions(run)
-
-
-@app.command()
-def remove(
-    run: Run,
-    intervention: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="As `gradscope interventions RUN` shows it.")
-    ] = None,
-    is_all: Annotated[bool, typer.Option("--all", help="Remove all of them.")] = False,
-    timeout: Timeout = 30.0,
-) -> None:
-    """Remove an intervention."""
-    from gradscope.cli.changing import remove as remove_one  # noqa: PLC0415 - loads zmq
-
-    if (intervention is None) != is_all:
-        raise UsageError("give the ID of one intervention, or --all")
-    remove_one(run, intervention, timeout_s=timeout)
 
 
 @app.command()
@@ -262,7 +143,7 @@ def doctor(
     ],
     json: Json = False,
     isolate: Annotated[
-        bool, typer.Option("--isolate", help="In a process of its own, which may crash or hang.")
+        bool, typer.Option("--isolate", help="In a process of its own, which compiled code may crash.")
     ] = False,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Grade gradients that are meant to be inexact.")
@@ -273,7 +154,7 @@ def doctor(
     timeout: Annotated[
         float | None,
         typer.Option(
-            "--timeout", metavar="SECONDS", help="With --isolate: the longest, 120 by default."
+            "--timeout", metavar="SECONDS", help="The longest for one Function, 120 by default."
         ),
     ] = None,
 ) -> None:
@@ -295,20 +176,9 @@ def doctor(
     raise typer.Exit(code)
 
 
-def _watch(run: str | None, *, is_once: bool = False, is_readonly: bool = False) -> None:
+def _watch(
+    run: str | None, *, is_once: bool = False, is_readonly: bool = False, tab: str = "layers"
+) -> None:
     from gradscope.cli.watching import watch_run  # noqa: PLC0415 - loads zmq
 
-    raise typer.Exit(watch_run(run, is_once=is_once, is_readonly=is_readonly))
-
-
-def _install(
-    run: str,
-    action: str,
-    layers: list[str],
-    arguments: dict[str, float],
-    end: tuple[int | None, float | None, bool],
-    timeout_s: float,
-) -> None:
-    from gradscope.cli.changing import End, install  # noqa: PLC0415 - loads zmq
-
-    install(run, action, layers, arguments, End(*end), timeout_s=timeout_s)
+    raise typer.Exit(watch_run(run, is_once=is_once, is_readonly=is_readonly, tab=tab))

@@ -1,8 +1,10 @@
 """`gradscope config`: where files and sockets are, and which hub answers."""
 
 import importlib.metadata
+import importlib.util
 import json
 import sys
+from pathlib import Path
 
 from gradscope.cli.output import say
 from gradscope.places import data_dir, recordings_dir
@@ -37,9 +39,18 @@ def _look() -> dict[str, str | int | None]:
         "hub's log": str(address.directory / LOG_NAME),
         "data directory": str(data_dir()),
         "recordings": str(recordings_dir()),
+        "native pass": _native_pass(),
         "python": f"{sys.version.split()[0]} at {sys.executable}",
         **{package: _version(package) for package in _PACKAGES},
     }
+
+
+def _native_pass() -> str:
+    """Say whether CPU tensors are measured in C; by the file, since looking inside would load torch."""
+    package = importlib.util.find_spec("gradscope")
+    folders = package.submodule_search_locations if package is not None else None
+    is_built = any(Path(folder, "observe").glob("_native.*.so") for folder in folders or ())
+    return "built" if is_built else "not built: PyTorch's own operations measure CPU tensors"
 
 
 def _version(package: str) -> str | None:

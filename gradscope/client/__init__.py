@@ -1,6 +1,14 @@
 """A viewer's end of the link: see a run and change it, from a script, the command line or a screen."""
 
+from gradscope.client.as_python import python_lines
+from gradscope.client.captured import CapturedArray, Channels
 from gradscope.client.client import Client
 from gradscope.client.connecting import connect
 
-__all__ = ["Client", "connect"]
+__all__ = [
+    "CapturedArray",
+    "Channels",
+    "Client",
+    "connect",
+    "python_lines",
+]

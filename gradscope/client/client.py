@@ -6,15 +6,17 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Self, TypeVar
 
+from gradscope.client.attending import Attending
+from gradscope.client.captured import Incoming
 from gradscope.client.choosing import only_live_run
-from gradscope.client.controls import Controls
 from gradscope.client.session import Session
-from gradscope.columns import Table
-from gradscope.errors import LinkError
+from gradscope.columns import Gathering, MemoryTable, Table, TimesTable
+from gradscope.errors import CommandTimeoutError, LinkError
 from gradscope.protocol import (
     Ack,
     Command,
     Hello,
+    Interventions,
     InterventionState,
     Manifest,
     Message,
@@ -34,7 +36,7 @@ _LOOK_S = 0.25
 Value = TypeVar("Value")
 
 
-class Client(Controls):
+class Client(Attending):
     """A connection to a hub, made by `connect`; a context manager. It never starts a hub.
 
     There are two ways to use it. A screen calls `watch` and then `receive` again and again. A script
@@ -83,14 +85,17 @@ class Client(Controls):
     def receive(self, timeout_s: float) -> list[Message]:
         """Return what has come of the stream, in order, after waiting up to `timeout_s` for the first.
 
-        So come Runs, Manifest, Step, Scalars, Event, Interventions, Skipped, Backfill and Refusal.
+        So come Runs, Manifest, Step, Memory, Times, Scalars, Event, Interventions, Skipped, Backfill and Refusal.
         """
         messages = self._session.inbox.take(timeout_s)
         self._session.note_read()
         return messages
 
-    def steps(self, timeout_s: float | None = None, *, rank: int = 0) -> Iterator[Table]:
-        """Iterate over a rank's steps as tables: those that the hub kept, then each as it comes.
+    def steps(self, timeout_s: float | None = None, *, rank: int | None = None) -> Iterator[Table]:
+        """Iterate over the run's steps as tables: those that the hub kept, then each as it comes.
+
+        With several ranks a table has the merged rows of all of them, and is there once all have told
+        of the step, or gone on without (`.missing`). `rank` chooses the rows of one.
 
         Ends when the run has ended, or when none came for `timeout_s`. Raises LinkError when the hub is
         lost for 15 s. Messages of other kinds that come meanwhile are not kept for `receive`.
@@ -98,16 +103,21 @@ class Client(Controls):
         run = self._chosen()
         if not (self._session.is_listening and self._session.known.run == run):
             self._watch(run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, is_listening=True)
+        gathering: Gathering[Step] = Gathering()
         last_s = time.monotonic()
         ended_s: float | None = None
         while True:
             message = self._session.inbox.take_one(time.monotonic() + _LOOK_S)
             self._session.note_read()
             now_s = time.monotonic()
-            if isinstance(message, Step) and message.rank == rank:
-                table = self._session.known.table(message)
-                if table is not None:
-                    yield table
+            if isinstance(message, Step) and rank in (None, message.rank):
+                known = self._session.known
+                ranks = known.ranks() if rank is None else (rank,)
+                finished = gathering.add(message, ranks)
+                tables = [known.table(each, is_of_all=rank is None) for each in finished]
+                found = [table for table in tables if table is not None]
+                yield from found
+                if found:
                     last_s = time.monotonic()
                     continue
             if timeout_s is not None and now_s - last_s > timeout_s:
@@ -117,19 +127,48 @@ class Client(Controls):
                 return
             self._check_link(now_s)
 
-    def latest(self, timeout_s: float = 5.0, *, rank: int = 0) -> Table:
-        """Return the newest step of a rank, waiting up to `timeout_s` for the first.
+    def latest(self, timeout_s: float = 5.0, *, rank: int | None = None) -> Table:
+        """Return the newest step, waiting up to `timeout_s` for the first.
 
-        Raises LinkError when there is none by then.
+        With several ranks it is the newest that all have told of, their rows merged; where there is
+        none by then, what there is of the newest (`.missing` names the others). `rank` chooses the rows
+        of one. Raises LinkError when there is no step by then.
         """
         self._ensure_watched()
         known = self._session.known
 
         def look() -> Table | None:
-            step = known.newest_step(rank) if known.is_synchronised else None
-            return None if step is None else known.table(step)
+            if not known.is_synchronised:
+                return None
+            newest = known.newest_whole() if rank is None else known.newest_step(rank)
+            return None if newest is None else known.table(newest, is_of_all=rank is None)
 
-        return self._found(known.wait(look, timeout_s), "step", timeout_s)
+        found = known.wait(look, timeout_s)
+        part = known.newest_part() if found is None and rank is None else None
+        return self._found(found if part is None else known.table(part), "step", timeout_s)
+
+    def memory(self, timeout_s: float = 5.0, *, rank: int = 0) -> MemoryTable:
+        """Return where the newest measured step's memory went, waiting up to `timeout_s` for the first.
+
+        Raises LinkError when there is none by then: memory is measured in few steps.
+        """
+        self._ensure_watched()
+        known = self._session.known
+
+        def look() -> MemoryTable | None:
+            return known.memory(rank) if known.is_synchronised else None
+
+        return self._found(known.wait(look, timeout_s), "reading of the memory", timeout_s)
+
+    def times(self, timeout_s: float = 5.0, *, rank: int = 0) -> TimesTable:
+        """Return where the newest measured step's time went; waits and raises as `memory`."""
+        self._ensure_watched()
+        known = self._session.known
+
+        def look() -> TimesTable | None:
+            return known.times(rank) if known.is_synchronised else None
+
+        return self._found(known.wait(look, timeout_s), "reading of the times", timeout_s)
 
     def manifest(self, timeout_s: float = 5.0, *, rank: int = 0) -> Manifest:
         """Return the newest manifest of a rank: its layers. Raises LinkError when none comes."""
@@ -139,10 +178,7 @@ class Client(Controls):
 
     def interventions(self, timeout_s: float = 5.0) -> tuple[InterventionState, ...]:
         """Return the interventions in force or pending. Raises LinkError when the hub is silent."""
-        self._ensure_watched()
-        known = self._session.known
-        self._found(known.wait(lambda: known.is_synchronised or None, timeout_s), "answer", timeout_s)
-        newest = known.interventions.get(0)
+        newest = self._state(timeout_s)
         return newest.entries if newest else ()
 
     def close(self) -> None:
@@ -198,6 +234,26 @@ class Client(Controls):
 
     def _sender(self) -> tuple[str, str, str]:
         return self._chosen(), self._hello.peer, self._set_by
+
+    def _state(self, timeout_s: float) -> Interventions | None:
+        self._ensure_watched()
+        known = self._session.known
+        self._found(known.wait(lambda: known.is_synchronised or None, timeout_s), "answer", timeout_s)
+        return known.interventions.get(0)
+
+    def _await_pause(self, step: int, timeout_s: float) -> None:
+        self._ensure_watched()
+        known = self._session.known
+
+        def look() -> bool | None:
+            state = known.interventions.get(0)
+            return True if state and state.pause and state.pause.step >= step else None
+
+        if known.wait(look, timeout_s) is None:
+            raise CommandTimeoutError(self._why_no_answer(timeout_s))
+
+    def _incoming(self) -> Incoming:
+        return self._session.captured
 
     def _ask(self, command: Command) -> "Future[Ack]":
         return self._session.ask(command)

@@ -51,7 +51,7 @@ def connect(
         script=name,
         started_s=time.time(),
     )
-    client = Client(address.viewers, hello, f"{name} ({user}@{host})")
+    client = Client(address.viewers, hello, f"{name} ({user}@{host}, pid {os.getpid()})")
     try:
         _await_welcome(client, address, timeout_s)
         _choose(client, run)

@@ -1,32 +1,41 @@
-"""`Controls`: what a client can do to a run. One method for each intervention, built on `submit`."""
+"""`Controls`: how a client changes a run: commands by `submit`, and their answers."""
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Literal, TypeAlias, TypedDict, Unpack, cast, overload
+from typing import Literal, TypeAlias, TypedDict
 
 from gradscope.errors import CommandTimeoutError, UsageError
-from gradscope.protocol import Ack, Command
+from gradscope.protocol import Ack, Command, Ramp, Schedule
 
-__all__ = ["Action", "Controls", "How", "Layers"]
+__all__ = ["TIMEOUT_S", "Action", "Controls", "How", "Layers"]
 
-_TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0
 
-Action: TypeAlias = Literal["install", "remove", "remove_all"]
+Action: TypeAlias = Literal[
+    "install",
+    "remove",
+    "remove_all",
+    "pause",
+    "resume",
+    "step_once",
+    "break",
+    "unbreak",
+    "capture",
+    "undo",
+    "measure",
+]
 Layers: TypeAlias = str | Sequence[str]
 
 
-Now: TypeAlias = Literal[True]
-Later: TypeAlias = Literal[False]
-Answer: TypeAlias = Ack | Future[Ack]
-
-
 class Ends(TypedDict, total=False):
-    """Where an intervention acts, and when it ends.
+    """Where an intervention acts, when, and when it ends.
 
     `site` is "output", "input" or "params". It ends `end_steps` steps or `end_s` seconds after it took
-    effect, never when `is_kept`, and else 60 s after this client has vanished. `expect_revision`
+    effect, never when `is_kept`, and else 60 s after this client has gone. It acts from `start_step`
+    on, no more in `end_step`, in every `every_steps`-th step, and where `when` holds of what arrives
+    ("norm > 10"); `ramp` is "ARGUMENT=FROM:TO:STEPS" ("alpha=0:1:1000:dann"). `expect_revision`
     refuses it when the run's interventions have changed since.
     """
 
@@ -34,6 +43,11 @@ class Ends(TypedDict, total=False):
     end_steps: int | None
     end_s: float | None
     is_kept: bool
+    start_step: int | None
+    end_step: int | None
+    every_steps: int
+    ramp: Ramp | str | None
+    when: str
     expect_revision: int | None
 
 
@@ -55,7 +69,7 @@ class Controls(ABC):
         action: Action,
         *,
         intervention: str = "",
-        arguments: Mapping[str, float] | None = None,
+        arguments: Mapping[str, float | str] | None = None,
         layers: Layers = (),
         site: str = "output",
         target: str = "",
@@ -63,9 +77,13 @@ class Controls(ABC):
         end_s: float | None = None,
         is_kept: bool = False,
         expect_revision: int | None = None,
+        schedule: Schedule | None = None,
+        lease_s: float | None = None,
+        condition: str = "",
     ) -> Future[Ack]:
         """Send a command; return a Future of its Ack, which raises CommandRefusedError."""
         run, peer, set_by = self._sender()
+        given = arguments or {}
         command = Command(
             id=os.urandom(16),
             run=run,
@@ -73,7 +91,9 @@ class Controls(ABC):
             set_by=set_by,
             action=action,
             intervention=intervention,
-            arguments={name: float(value) for name, value in (arguments or {}).items()},
+            arguments={n: float(v) for n, v in given.items() if not isinstance(v, str)},
+            choices={n: v for n, v in given.items() if isinstance(v, str)},
+            schedule=schedule,
             layers=(layers,) if isinstance(layers, str) else tuple(layers),
             site=site,
             target=target,
@@ -81,6 +101,8 @@ class Controls(ABC):
             end_s=end_s,
             is_kept=is_kept,
             expect_revision=expect_revision,
+            lease_s=lease_s,
+            condition=condition,
         )
         if action == "install" and not any(command.layers):
             raise UsageError(
@@ -88,86 +110,13 @@ class Controls(ABC):
             )
         return self._ask(command)
 
-    @overload
-    def reverse(
-        self, layers: Layers, *, alpha: float = 1.0, wait: Now = ..., **how: Unpack[How]
-    ) -> Ack: ...
-    @overload
-    def reverse(
-        self, layers: Layers, *, alpha: float = 1.0, wait: Later, **how: Unpack[How]
-    ) -> Future[Ack]: ...
-    def reverse(
-        self, layers: Layers, *, alpha: float = 1.0, wait: bool = True, **how: Unpack[How]
-    ) -> Answer:
-        """Turn the gradients of layers around, times `alpha`."""
-        return self._install("reverse", layers, {"alpha": alpha}, wait, how)
-
-    @overload
-    def scale(self, layers: Layers, *, factor: float, wait: Now = ..., **how: Unpack[How]) -> Ack: ...
-    @overload
-    def scale(
-        self, layers: Layers, *, factor: float, wait: Later, **how: Unpack[How]
-    ) -> Future[Ack]: ...
-    def scale(self, layers: Layers, *, factor: float, wait: bool = True, **how: Unpack[How]) -> Answer:
-        """Multiply the gradients of layers by `factor`."""
-        return self._install("scale", layers, {"factor": factor}, wait, how)
-
-    @overload
-    def clip(self, layers: Layers, *, max_norm: float, wait: Now = ..., **how: Unpack[How]) -> Ack: ...
-    @overload
-    def clip(
-        self, layers: Layers, *, max_norm: float, wait: Later, **how: Unpack[How]
-    ) -> Future[Ack]: ...
-    def clip(self, layers: Layers, *, max_norm: float, wait: bool = True, **how: Unpack[How]) -> Answer:
-        """Shrink the gradients of layers to a norm of at most `max_norm`."""
-        return self._install("clip", layers, {"max_norm": max_norm}, wait, how)
-
-    @overload
-    def clamp(self, layers: Layers, *, limit: float, wait: Now = ..., **how: Unpack[How]) -> Ack: ...
-    @overload
-    def clamp(
-        self, layers: Layers, *, limit: float, wait: Later, **how: Unpack[How]
-    ) -> Future[Ack]: ...
-    def clamp(self, layers: Layers, *, limit: float, wait: bool = True, **how: Unpack[How]) -> Answer:
-        """Limit each element of the gradients of layers to ± `limit`."""
-        return self._install("clamp", layers, {"limit": limit}, wait, how)
-
-    @overload
-    def stop(self, layers: Layers, *, wait: Now = ..., **how: Unpack[How]) -> Ack: ...
-    @overload
-    def stop(self, layers: Layers, *, wait: Later, **how: Unpack[How]) -> Future[Ack]: ...
-    def stop(self, layers: Layers, *, wait: bool = True, **how: Unpack[How]) -> Answer:
-        """Set the gradients of layers to zero."""
-        return self._install("stop", layers, {}, wait, how)
-
-    @overload
-    def noise(
-        self, layers: Layers, *, std: float, seed: int = 0, wait: Now = ..., **how: Unpack[How]
-    ) -> Ack: ...
-    @overload
-    def noise(
-        self, layers: Layers, *, std: float, seed: int = 0, wait: Later, **how: Unpack[How]
-    ) -> Future[Ack]: ...
-    def noise(
-        self, layers: Layers, *, std: float, seed: int = 0, wait: bool = True, **how: Unpack[How]
-    ) -> Answer:
-        """Add normal noise of deviation `std` to the gradients of layers."""
-        return self._install("noise", layers, {"std": std, "seed": seed}, wait, how)
-
-    def remove(self, target: str, *, timeout_s: float = _TIMEOUT_S) -> Ack:
+    def remove(self, target: str, *, timeout_s: float = TIMEOUT_S) -> Ack:
         """Remove the intervention of that id."""
         return self._answer(self.submit("remove", target=target), timeout_s)
 
-    def remove_all(self, *, timeout_s: float = _TIMEOUT_S) -> Ack:
+    def remove_all(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
         """Remove all interventions of the run."""
         return self._answer(self.submit("remove_all"), timeout_s)
-
-    def _install(
-        self, name: str, layers: Layers, arguments: Mapping[str, float], wait: bool, how: How
-    ) -> Answer:
-        ends = cast("Ends", {key: value for key, value in how.items() if key != "timeout_s"})
-        future = self.submit("install", intervention=name, layers=layers, arguments=arguments, **ends)
-        return self._answer(future, how.get("timeout_s", _TIMEOUT_S)) if wait else future
 
     def _answer(self, future: Future[Ack], timeout_s: float) -> Ack:
         try:

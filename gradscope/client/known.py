@@ -4,18 +4,20 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from gradscope.columns import Table
-from gradscope.errors import NotMeasuredError, ProtocolError
+from gradscope.columns import Block, Gathering, MemoryTable, Table, TimesTable, merge_ranks
+from gradscope.errors import NotMeasuredError, ProtocolError, UsageError
 from gradscope.protocol import (
     Backfill,
     Interventions,
     Manifest,
+    Memory,
     Message,
     RunInfo,
     Runs,
     Step,
+    Times,
 )
 
 __all__ = ["Known"]
@@ -23,6 +25,9 @@ __all__ = ["Known"]
 _REVISIONS = 4
 
 Value = TypeVar("Value")
+
+Gathered: TypeAlias = dict[int, Step]
+"""One step of a run: what each rank told of it."""
 
 
 class Known:
@@ -42,6 +47,10 @@ class Known:
         self._manifests: dict[int, OrderedDict[int, Manifest]] = {}
         self._names: dict[tuple[int, int], tuple[str, ...]] = {}
         self._steps: dict[int, Step] = {}
+        self._gathering: Gathering[Step] = Gathering()
+        self._whole: Gathered | None = None
+        self._memory: dict[int, Memory] = {}
+        self._times: dict[int, Times] = {}
 
     def watch(self, run: str, *, awaits_past: bool) -> None:
         """Forget what belongs to another subscription.
@@ -55,6 +64,10 @@ class Known:
             self._awaits_past = awaits_past
             for of_run in (self.interventions, self._manifests, self._names, self._steps):
                 of_run.clear()
+            self._gathering.clear()
+            self._whole = None
+            self._memory.clear()
+            self._times.clear()
 
     def forget_runs(self) -> None:
         """Forget the list of runs: another hub does not know them yet."""
@@ -90,15 +103,85 @@ class Known:
         manifests = self._manifests.get(rank)
         return next(reversed(manifests.values())) if manifests else None
 
-    def table(self, step: Step) -> Table | None:
-        """Return a step as a table; None, and counted, where it does not fit a manifest known here."""
+    def table(self, gathered: Gathered, *, is_of_all: bool = True) -> Table | None:
+        """Return a step of one or several ranks as a table: their rows are merged.
+
+        `is_of_all`: it should be of all ranks, and those that are not in it are named in `missing`.
+        None, and counted, where one does not fit a manifest known here.
+        """
+        steps = list(gathered.values())
+        parts = [(names, step.block) for step in steps if (names := self._names_of(step)) is not None]
+        try:
+            if len(parts) == len(steps):
+                table = self._merged(steps, [(names, block()) for names, block in parts])
+                if is_of_all:
+                    table.missing = tuple(r for r in self._expected() if r not in table.ranks)
+                return table
+        except (ProtocolError, NotMeasuredError, IndexError):
+            pass  # an agent's mistake, or another version's columns: the step is of no use here
+        self.unreadable += 1
+        return None
+
+    def ranks(self) -> tuple[int, ...]:
+        """Return the ranks of the watched run whose steps may come; the first where none is known."""
+        live = sorted(info.rank for info in self.runs if info.run == self.run and info.is_live)
+        return tuple(live) or (0,)
+
+    def newest_whole(self) -> Gathered | None:
+        """Return the newest step that all ranks have told of."""
+        return self._whole
+
+    def newest_part(self) -> Gathered | None:
+        """Return what there is of the newest step that any rank has told of."""
+        newest = max(self._steps.values(), key=lambda step: step.step, default=None)
+        if newest is None:
+            return None
+        return {r: step for r, step in sorted(self._steps.items()) if step.step == newest.step}
+
+    def _merged(self, steps: list[Step], parts: list[tuple[tuple[str, ...], Block]]) -> Table:
+        first, (names, block) = steps[0], parts[0]
+        ranks = tuple(step.rank for step in steps)
+        if len(parts) > 1:
+            names, block = merge_ranks(parts)
+        return Table(
+            first.step,
+            names,
+            block,
+            every=first.every,
+            cost=first.cost,
+            ranks=ranks,
+        )
+
+    def _expected(self) -> range:
+        sizes = [info.world_size for info in self.runs if info.run == self.run]
+        return range(max(sizes, default=1))
+
+    def _names_of(self, step: Step) -> tuple[str, ...] | None:
         manifests = self._manifests.get(step.rank)
         manifest = manifests.get(step.manifest_revision) if manifests else None
         try:
+            return None if manifest is None else self._layer_names(manifest)
+        except ProtocolError:
+            return None
+
+    def memory(self, rank: int) -> MemoryTable | None:
+        """Return the newest reading of a rank's memory; None where there is none that fits."""
+        message = self._memory.get(rank)
+        return None if message is None else self._read(message, message.table)
+
+    def times(self, rank: int) -> TimesTable | None:
+        """Return the newest reading of a rank's times; None where there is none that fits."""
+        message = self._times.get(rank)
+        return None if message is None else self._read(message, message.table)
+
+    def _read(self, message: Memory | Times, table: Callable[[tuple[str, ...]], Value]) -> Value | None:
+        manifests = self._manifests.get(message.rank)
+        manifest = manifests.get(message.manifest_revision) if manifests else None
+        try:
             if manifest is not None:
-                return Table(step.step, self._layer_names(manifest), step.block())
-        except (ProtocolError, NotMeasuredError, IndexError):
-            pass  # an agent's mistake, or another version's columns: the step is of no use here
+                return table(self._layer_names(manifest))
+        except (ProtocolError, UsageError):
+            pass  # an agent's mistake, or another version's columns: of no use here
         self.unreadable += 1
         return None
 
@@ -108,9 +191,10 @@ class Known:
             self._names[key] = tuple(layer.name for layer in manifest.layers())
         return self._names[key]
 
-    def newest_step(self, rank: int) -> Step | None:
+    def newest_step(self, rank: int) -> Gathered | None:
         """Return the newest step of a rank."""
-        return self._steps.get(rank)
+        step = self._steps.get(rank)
+        return None if step is None else {rank: step}
 
     def _note(self, message: Message) -> bool:
         match message:
@@ -128,6 +212,10 @@ class Known:
                 self._names.pop((message.rank, message.revision), None)
             case Interventions(run=self.run):
                 self.interventions[message.rank] = message
+            case Memory(run=self.run):
+                self._memory[message.rank] = message
+            case Times(run=self.run):
+                self._times[message.rank] = message
             case Backfill(run=self.run, state="begin"):
                 self._awaits_past = False
             case Backfill(run=self.run, state="end"):
@@ -144,4 +232,7 @@ class Known:
         if last is not None and step.seq <= last.seq and step.time_s <= last.time_s:
             return False
         self._steps[step.rank] = step
+        for gathered in self._gathering.add(step, self.ranks()):
+            if set(self.ranks()).issubset(gathered):
+                self._whole = gathered
         return True

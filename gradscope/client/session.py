@@ -6,11 +6,13 @@ from collections import deque
 from concurrent.futures import Future
 
 from gradscope.client.asking import Asked
+from gradscope.client.captured import Incoming
 from gradscope.client.inbox import Inbox
 from gradscope.client.known import Known
 from gradscope.errors import LinkError
 from gradscope.protocol import (
     Ack,
+    Captured,
     Command,
     Credit,
     Heartbeat,
@@ -42,6 +44,7 @@ class Session:
     def __init__(self, address: str, hello: Hello) -> None:
         self.inbox = Inbox()
         self.known = Known()
+        self.captured = Incoming()
         self.is_listening = True
         self._address = address
         self._hello = hello
@@ -133,6 +136,7 @@ class Session:
                 self._asked.close("the client was closed before an answer came")
                 self.inbox.close()
                 self.known.close()
+                self.captured.close()
                 link.close(farewell="closed")
 
     def _on_messages(self, link: Link, messages: list[Message]) -> None:
@@ -143,6 +147,8 @@ class Session:
                     self._start_over(link, message.epoch)
                 case Ack():
                     self._asked.resolve(message)
+                case Captured():
+                    self.captured.put(message)
                 case Heartbeat():
                     pass
                 case _:

@@ -4,6 +4,7 @@
     ├── UsageError             you called something in a way that cannot work
     │   ├── UnknownLayerError  no layer matches a pattern; the nearest names are given
     │   └── MissingTorchError  the training side was used where torch is not installed
+    ├── AlertError             a rule found something, and was told to raise
     ├── NotMeasuredError       a number was asked for that was not measured
     ├── NothingToConnectError  no hub, or no such run
     ├── LinkError              the link broke, or does not answer
@@ -18,6 +19,7 @@ Every message says what was expected, what came, where, and what to do next.
 """
 
 __all__ = [
+    "AlertError",
     "CommandRefusedError",
     "CommandTimeoutError",
     "GradscopeError",
@@ -48,6 +50,10 @@ class UnknownLayerError(UsageError):
 
 class MissingTorchError(UsageError):
     """The training side was asked for, and torch is not installed here."""
+
+
+class AlertError(GradscopeError):
+    """A rule with the action "raise" found something. The training that asked for it stops."""
 
 
 class NotMeasuredError(GradscopeError, KeyError):

@@ -115,6 +115,7 @@ def _tensors(value: Any, path: str) -> list[tuple[str, torch.Tensor]]:  # Any: a
     """Return what `find_tensors` does, by means that Dynamo traces."""
     if isinstance(value, torch.Tensor):
         return [(path, value)] if value.is_floating_point() else []
+    items: list[tuple[object, Any]]
     if isinstance(value, list | tuple):
         items = list(enumerate(value))
     elif isinstance(value, dict):

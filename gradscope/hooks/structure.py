@@ -17,8 +17,8 @@ class Structure:
 
     A module whose class has changed (a lazy one that has met its input) counts as another. What is
     asked is, of each module that there was, whether it owns the same objects: then the model reaches no
-    others. Parameters are asked for apart: while a forward runs, `torch.func.functional_call` puts others
-    in their place.
+    others. Parameters are asked for apart: while a forward runs, `torch.func.functional_call` puts
+    others in their place.
     """
 
     def __init__(self, model: nn.Module) -> None:

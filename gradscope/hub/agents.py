@@ -10,15 +10,18 @@ from gradscope.hub.runs import Rank, RunTable, Streamed
 from gradscope.hub.viewers import ViewerDesk
 from gradscope.protocol import (
     Ack,
+    Captured,
     Event,
     Heartbeat,
     Hello,
     Interventions,
     Manifest,
+    Memory,
     Message,
     Refusal,
     Scalars,
     Step,
+    Times,
 )
 
 __all__ = ["AgentDesk"]
@@ -61,10 +64,14 @@ class AgentDesk:
             return Refusal(code="run", reason="another process has taken over this run")
         rank.heard_s = time.time()
         match message:
-            case Manifest() | Step() | Scalars() | Event() | Interventions():
+            case (
+                Manifest() | Step() | Memory() | Times() | Scalars() | Event() | Interventions()
+            ):
                 return self._on_stream(peer, rank, message, parts)
             case Ack():
                 self._viewers.commands.acknowledge(peer.hello.run, message)
+            case Captured():
+                self._viewers.pass_on(peer.hello.run, message, parts)
             case Heartbeat():
                 rank.note_counters(message.counters)
                 rank.note_step(message.step)

@@ -44,7 +44,7 @@ class CommandDesk:
         self._asked: OrderedDict[bytes, _Asked] = OrderedDict()
 
     def submit(self, viewer: Peer, command: Command, parts: Parts) -> None:
-        """Forward a command to rank 0's agent, or answer it here."""
+        """Forward a command to the agent of the lowest rank that is here, or answer it."""
         name = viewer.hello.peer
         reason = self._objection(viewer, command)
         known = None if reason else self._asked.get(command.id)
@@ -71,6 +71,11 @@ class CommandDesk:
             asked.ack = ack
         self._to_viewer(asked.viewer, asked.ack)
 
+    def asker(self, run: str, command: bytes) -> str | None:
+        """Return which viewer asked a run with a command; None where nobody did."""
+        asked = self._asked.get(command)
+        return asked.viewer if asked is not None and asked.run == run else None
+
     def run_ended(self, run: str, reason: str) -> None:
         """Answer what a run that said goodbye will not answer any more."""
         for command, asked in self._asked.items():
@@ -90,11 +95,12 @@ class CommandDesk:
         return ""
 
     def _forward(self, command: Command, parts: Parts) -> str:
-        rank = self._runs.rank(command.run, 0)
-        if rank is None:
+        ranks = [rank for _, rank in self._runs.ranks(command.run)]
+        if not ranks:
             return f"there is no run {command.run!r}"
-        if rank.route is None:
+        route = next((rank.route for rank in ranks if rank.route is not None), None)
+        if route is None:
             return f"run {command.run!r} has ended, or its training process does not answer"
-        if not self._to_agent(rank.route, parts):
+        if not self._to_agent(route, parts):
             return f"the training process of {command.run!r} takes no messages now; try again"
         return ""

@@ -3,15 +3,16 @@
 In this order: the newest state (the list of runs, manifests, interventions), answers to commands, the
 past of the run (for a viewer that came late), then events and scalars in order, then steps. Each step,
 past or live, takes one credit, which the viewer grants as it keeps up. Without credit, or before its
-rate allows, the newest step of each rank waits, and the ones that it replaced are counted and told by
-`Skipped`.
+rate allows, the newest steps of each rank wait; then the newest goes that all ranks have told of, and
+the ones that were left out are counted and told by `Skipped`.
 """
 
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
+from gradscope.hub.abreast import Abreast, Chosen
 from gradscope.hub.rings import Parts
 from gradscope.protocol import Skipped, Subscribe, encode
 
@@ -24,17 +25,6 @@ _RETRY_S = 0.01
 
 Past = Iterator[tuple[Parts, bool]]
 """Past messages, oldest first, each with whether it is a step."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """The newest step of a rank, until it may go, and how many others it has replaced."""
-
-    parts: Parts | None = None
-    step: int = 0
-    due_s: float = 0.0
-    skipped: int = 0
-    skipped_step: int = 0
 
 
 class Delivery:
@@ -50,7 +40,9 @@ class Delivery:
         self._state: dict[Hashable, Parts] = {}
         self._answers: deque[Parts] = deque(maxlen=_QUEUE_LIMIT)
         self._queue: deque[Parts] = deque()
-        self._waiting: dict[int, _Waiting] = {}
+        self._abreast = Abreast(counts)
+        self._chosen: deque[Chosen] = deque()
+        self._due_s = 0.0
 
     @property
     def run(self) -> str:
@@ -63,7 +55,9 @@ class Delivery:
         self._past, self._past_head = past, None
         self._state = {key: parts for key, parts in self._state.items() if key == "runs"}
         self._queue.clear()
-        self._waiting.clear()
+        self._abreast.clear()
+        self._chosen.clear()
+        self._due_s = 0.0
 
     def add_credit(self, count: int) -> None:
         """Let `count` more steps go."""
@@ -86,13 +80,8 @@ class Delivery:
         self._queue.append(parts)
 
     def put_step(self, rank: int, step: int, parts: Parts) -> None:
-        """Let a live step wait in the place of the one before it."""
-        waiting = self._waiting.setdefault(rank, _Waiting())
-        if waiting.parts is not None:
-            waiting.skipped += 1
-            waiting.skipped_step = waiting.step
-            self._counts["skipped_steps"] += 1
-        waiting.parts, waiting.step = parts, step
+        """Let a live step wait for its turn."""
+        self._abreast.put(rank, step, parts)
 
     def flush(self, now_s: float) -> float:
         """Send what may go; return when to try again, infinity when only a new event can help."""
@@ -145,29 +134,31 @@ class Delivery:
         return None
 
     def _flush_steps(self, now_s: float) -> float | None:
-        again_s = math.inf
-        for rank, waiting in self._waiting.items():
-            if waiting.parts is None:
-                continue
-            if self._credit <= 0:
+        while self._subscription is not None:
+            while self._chosen:
+                if self._credit <= 0:
+                    return math.inf
+                if not self._send_step(self._chosen[0]):
+                    return now_s + _RETRY_S
+                self._chosen.popleft()
+            if self._credit <= 0 or self._abreast.is_empty:
                 return math.inf
-            if now_s < waiting.due_s:
-                again_s = min(again_s, waiting.due_s)
-            elif not self._send_step(rank, waiting, now_s):
-                return now_s + _RETRY_S
-        return again_s
+            if now_s < self._due_s:
+                return self._due_s
+            chosen, again_s = self._abreast.choose(now_s)
+            if not chosen:
+                return again_s
+            self._chosen.extend(chosen)
+            self._due_s = now_s + 1.0 / self._subscription.max_rate_hz
+        return math.inf
 
-    def _send_step(self, rank: int, waiting: _Waiting, now_s: float) -> bool:
-        if self._subscription is None or waiting.parts is None:
-            return True
-        if waiting.skipped:
-            skipped = Skipped(run=self.run, rank=rank, count=waiting.skipped, step=waiting.skipped_step)
+    def _send_step(self, chosen: Chosen) -> bool:
+        if chosen.skipped:
+            skipped = Skipped(run=self.run, rank=chosen.rank, count=chosen.skipped, step=chosen.last)
             if not self._send(encode(skipped)):
                 return False
-            waiting.skipped = 0
-        if not self._send(waiting.parts):
+            self._chosen[0] = replace(chosen, skipped=0)
+        if not self._send(chosen.parts):
             return False
-        waiting.parts = None
-        waiting.due_s = now_s + 1.0 / self._subscription.max_rate_hz
         self._credit -= 1
         return True

@@ -19,19 +19,24 @@ STEP_LIMIT = 600
 STEP_LIMIT_BYTES = 32 * 2**20
 SCALARS_LIMIT_BYTES = 4 * 2**20
 EVENT_LIMIT = 200
+READING_LIMIT = 240
+READING_LIMIT_BYTES = 8 * 2**20
 
 _MERGED_LIMIT_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
 class Ring:
-    """The newest steps, scalars and events of one rank."""
+    """The newest steps, scalars, events and readings of memory and time of one rank."""
 
     _steps: deque[tuple[Parts, int]] = field(default_factory=deque)
     _steps_bytes: int = 0
     _scalars: deque[tuple[Scalars, int]] = field(default_factory=deque)
     _scalars_bytes: int = 0
     _events: deque[Parts] = field(default_factory=lambda: deque(maxlen=EVENT_LIMIT))
+
+    _readings: deque[Parts] = field(default_factory=deque)
+    _readings_bytes: int = 0
 
     def add_step(self, parts: Parts) -> None:
         """Keep a step frame, and let go of the oldest ones beyond 600 or 32 MB."""
@@ -60,6 +65,15 @@ class Ring:
         """Keep an event."""
         self._events.append(parts)
 
+    def add_reading(self, parts: Parts) -> None:
+        """Keep a reading of memory or time, and let go of the oldest ones beyond 240 or 8 MB."""
+        self._readings.append(parts)
+        self._readings_bytes += sum(map(len, parts))
+        while len(self._readings) > READING_LIMIT or (
+            self._readings_bytes > READING_LIMIT_BYTES and len(self._readings) > 2
+        ):
+            self._readings_bytes -= sum(map(len, self._readings.popleft()))
+
     def steps(self) -> Iterator[Parts]:
         """Iterate over the steps, oldest first."""
         return (parts for parts, _ in self._steps)
@@ -71,6 +85,10 @@ class Ring:
     def events(self) -> Iterator[Parts]:
         """Iterate over the events, oldest first."""
         return iter(self._events)
+
+    def readings(self) -> Iterator[Parts]:
+        """Iterate over the readings of memory and time, oldest first."""
+        return iter(self._readings)
 
     @property
     def step_count(self) -> int:

@@ -14,17 +14,19 @@ from gradscope.protocol import (
     Hello,
     Interventions,
     Manifest,
+    Memory,
     Refusal,
     RunInfo,
     Runs,
     Scalars,
     Step,
+    Times,
     encode,
 )
 
 __all__ = ["Rank", "RunTable", "Streamed"]
 
-Streamed: TypeAlias = Manifest | Step | Scalars | Event | Interventions
+Streamed: TypeAlias = Manifest | Step | Memory | Times | Scalars | Event | Interventions
 """What is kept, recorded and handed on to viewers."""
 
 _ENDED_RINGS = 8
@@ -56,6 +58,8 @@ class Rank:
                 self.interventions = parts
             case Event():
                 self.ring.add_event(parts)
+            case Memory() | Times():
+                self.ring.add_reading(parts)
             case Step():
                 self.ring.add_step(parts)
                 self.note_step(message.step)

@@ -12,6 +12,7 @@ from gradscope.hub.rings import Parts
 from gradscope.hub.runs import RunTable, Streamed
 from gradscope.protocol import (
     Backfill,
+    Captured,
     Command,
     Credit,
     Event,
@@ -19,12 +20,14 @@ from gradscope.protocol import (
     Hello,
     Interventions,
     Manifest,
+    Memory,
     Message,
     Refusal,
     Runs,
     Scalars,
     Step,
     Subscribe,
+    Times,
     encode,
 )
 
@@ -115,8 +118,16 @@ class ViewerDesk:
                     delivery.put_step(message.rank, message.step, parts)
                 case Manifest() | Interventions():
                     delivery.put_state((type(message), message.rank), parts)
-                case Scalars() | Event():
+                case Scalars() | Event() | Memory() | Times():
                     delivery.put(parts)
+
+    def pass_on(self, run: str, captured: Captured, parts: Parts) -> None:
+        """Hand a captured tensor to the viewer that asked for it, and to nobody else."""
+        delivery = self._deliveries.get(self.commands.asker(run, captured.command) or "")
+        if delivery is None:
+            self._counts["unanswered"] += 1
+        else:
+            delivery.put_answer(parts)
 
     def publish_runs(self) -> None:
         """Tell all viewers which runs there are now."""
@@ -158,18 +169,19 @@ class ViewerDesk:
         rings = [rank.ring for _, rank in self._runs.ranks(wish.run)] if wish.backfill else []
         scalars = [message for ring in rings for message in ring.scalars()]
         events = [parts for ring in rings for parts in ring.events()]
+        readings = [parts for ring in rings for parts in ring.readings()]
         steps = [parts for ring in rings for parts in ring.steps()]
-        return _in_order(wish.run, scalars, events, steps)
+        return _in_order(wish.run, scalars, [*events, *readings], steps)
 
 
-def _in_order(run: str, scalars: list[Scalars], events: list[Parts], steps: list[Parts]) -> Past:
+def _in_order(run: str, scalars: list[Scalars], others: list[Parts], steps: list[Parts]) -> Past:
     """Iterate over the past. The brackets come also when nothing is between them.
 
     After the last one a viewer knows that it has seen what there was.
     """
-    count = len(scalars) + len(events) + len(steps)
+    count = len(scalars) + len(others) + len(steps)
     yield encode(Backfill(run=run, state="begin", count=count)), False
     yield from ((encode(message), False) for message in scalars)
-    yield from ((parts, False) for parts in events)
+    yield from ((parts, False) for parts in others)
     yield from ((parts, True) for parts in steps)
     yield encode(Backfill(run=run, state="end", count=count)), False

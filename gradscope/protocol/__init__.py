@@ -17,8 +17,13 @@ from gradscope.protocol.limits import (
 )
 from gradscope.protocol.messages import (
     Ack,
+    ActionInfo,
+    AlertInfo,
+    ArgumentInfo,
     Backfill,
+    BreakpointState,
     Bye,
+    Captured,
     Command,
     Credit,
     Event,
@@ -28,17 +33,24 @@ from gradscope.protocol.messages import (
     InterventionState,
     Layer,
     Manifest,
+    Memory,
     Message,
     Parameter,
+    PauseState,
+    Ramp,
     Refusal,
     RunInfo,
     Runs,
     Scalars,
+    Schedule,
     Skipped,
     Step,
     Subscribe,
+    Times,
     Welcome,
     Who,
+    parse_ramp,
+    schedule_in_words,
 )
 
 __all__ = [
@@ -48,8 +60,13 @@ __all__ = [
     "PART_LIMIT_COUNT",
     "PROTOCOL_VERSION",
     "Ack",
+    "ActionInfo",
+    "AlertInfo",
+    "ArgumentInfo",
     "Backfill",
+    "BreakpointState",
     "Bye",
+    "Captured",
     "Command",
     "Credit",
     "Event",
@@ -59,30 +76,47 @@ __all__ = [
     "Interventions",
     "Layer",
     "Manifest",
+    "Memory",
     "Message",
     "Parameter",
+    "PauseState",
+    "Ramp",
     "Refusal",
     "RunInfo",
     "Runs",
     "Scalars",
+    "Schedule",
     "Skipped",
     "Step",
     "Subscribe",
+    "Times",
     "Welcome",
     "Who",
     "decode",
     "encode",
     "pack_block",
     "pack_layers",
+    "pack_memory",
+    "pack_times",
+    "parse_ramp",
+    "schedule_in_words",
 ]
 
 if TYPE_CHECKING:
     from gradscope.protocol.bodies import pack_block, pack_layers
+    from gradscope.protocol.resource_bodies import pack_memory, pack_times
+
+_LOADED_LATE = {
+    "pack_block": "bodies",
+    "pack_layers": "bodies",
+    "pack_memory": "resource_bodies",
+    "pack_times": "resource_bodies",
+}
 
 
 def __getattr__(name: str) -> Any:  # Any: the type is in the block above
-    if name not in ("pack_block", "pack_layers"):
+    if name not in _LOADED_LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module("gradscope.protocol.bodies"), name)
+    value = getattr(importlib.import_module(f"gradscope.protocol.{_LOADED_LATE[name]}"), name)
     globals()[name] = value
     return value

@@ -5,8 +5,15 @@ from typing import Literal
 import msgspec
 
 from gradscope.protocol.fields import TaggedMessage, Whole
+from gradscope.protocol.pausing import BreakpointState, PauseState
+from gradscope.protocol.schedules import Schedule
 
-__all__ = ["Ack", "Command", "InterventionState", "Interventions"]
+__all__ = [
+    "Ack",
+    "Command",
+    "InterventionState",
+    "Interventions",
+]
 
 
 class InterventionState(msgspec.Struct, frozen=True):
@@ -20,30 +27,49 @@ class InterventionState(msgspec.Struct, frozen=True):
     set_by: str
     active_since: Whole | None = None
     end: str = ""
+    choices: dict[str, str] = msgspec.field(default_factory=dict)
+    schedule: Schedule | None = None
 
 
 class Interventions(TaggedMessage, frozen=True, kw_only=True, tag="interventions"):
-    """All interventions of a run. Sent whole at each change; `revision` counts the changes."""
+    """All that is set in a run. Sent whole at each change; `revision` counts those of interventions."""
 
     run: str
     rank: Whole
     revision: Whole
     step: Whole
     entries: tuple[InterventionState, ...] = ()
+    pause: PauseState | None = None
+    breakpoints: tuple[BreakpointState, ...] = ()
 
 
 class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
     """A viewer asks a training process to change something. It sets a state, it never toggles one.
 
     `action` is `install` (an `intervention` with its `arguments` on `layers` at `site`), `remove` (the
-    one named in `target`) or `remove_all`. Its end: `end_steps` steps after it took effect, `end_s`
-    seconds after, never when `is_kept`, else 60 s after the viewer `peer` has vanished.
+    one named in `target`) or `remove_all`; `pause` (for `lease_s`, from the next boundary on),
+    `resume` or `step_once`; `break` (at a `condition`), `unbreak` (the one named in `target`, or all);
+    `capture` (the tensors `what` of `layers`); `undo` (all that was changed); `measure` (memory and
+    time, in the next step). The end of what it installs: `end_steps` steps after it took effect,
+    `end_s` seconds after, never when `is_kept`, else 60 s after the viewer `peer` has vanished.
     """
 
     id: bytes
     run: str
     peer: str
-    action: Literal["install", "remove", "remove_all"]
+    action: Literal[
+        "install",
+        "remove",
+        "remove_all",
+        "pause",
+        "resume",
+        "step_once",
+        "break",
+        "unbreak",
+        "capture",
+        "undo",
+        "measure",
+    ]
     intervention: str = ""
     arguments: dict[str, float] = msgspec.field(default_factory=dict)
     layers: tuple[str, ...] = ()
@@ -54,6 +80,11 @@ class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
     end_steps: Whole | None = None
     end_s: float | None = None
     is_kept: bool = False
+    lease_s: float | None = None
+    condition: str = ""
+    what: str = ""
+    choices: dict[str, str] = msgspec.field(default_factory=dict)
+    schedule: Schedule | None = None
 
 
 class Ack(TaggedMessage, frozen=True, kw_only=True, tag="ack"):

@@ -6,6 +6,9 @@ field is ignored. Anything else is another PROTOCOL_VERSION.
 
 from typing import TypeAlias
 
+from gradscope.protocol.actions import ActionInfo, ArgumentInfo
+from gradscope.protocol.alerts import AlertInfo
+from gradscope.protocol.captures import Captured
 from gradscope.protocol.control import Ack, Command, Interventions, InterventionState
 from gradscope.protocol.links import (
     Backfill,
@@ -21,12 +24,20 @@ from gradscope.protocol.links import (
     Welcome,
     Who,
 )
+from gradscope.protocol.pausing import BreakpointState, PauseState
+from gradscope.protocol.resources import Memory, Times
+from gradscope.protocol.schedules import Ramp, Schedule, parse_ramp, schedule_in_words
 from gradscope.protocol.stream import Event, Layer, Manifest, Parameter, Scalars, Step
 
 __all__ = [
     "Ack",
+    "ActionInfo",
+    "AlertInfo",
+    "ArgumentInfo",
     "Backfill",
+    "BreakpointState",
     "Bye",
+    "Captured",
     "Command",
     "Credit",
     "Event",
@@ -36,17 +47,24 @@ __all__ = [
     "Interventions",
     "Layer",
     "Manifest",
+    "Memory",
     "Message",
     "Parameter",
+    "PauseState",
+    "Ramp",
     "Refusal",
     "RunInfo",
     "Runs",
     "Scalars",
+    "Schedule",
     "Skipped",
     "Step",
     "Subscribe",
+    "Times",
     "Welcome",
     "Who",
+    "parse_ramp",
+    "schedule_in_words",
 ]
 
 Message: TypeAlias = (
@@ -56,6 +74,8 @@ Message: TypeAlias = (
     | Refusal
     | Manifest
     | Step
+    | Memory
+    | Times
     | Scalars
     | Event
     | Interventions
@@ -66,6 +86,7 @@ Message: TypeAlias = (
     | Runs
     | Command
     | Ack
+    | Captured
     | Heartbeat
     | Bye
 )

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from gradscope.protocol.actions import ActionInfo
+from gradscope.protocol.alerts import AlertInfo
 from gradscope.protocol.fields import TaggedMessage, Whole
 
 if TYPE_CHECKING:
@@ -31,7 +33,10 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class Manifest(TaggedMessage, frozen=True, kw_only=True, tag="manifest"):
-    """The layers of a run's model, in `named_modules()` order. The body holds them."""
+    """The layers of a run's model, in `named_modules()` order, and what can be done to them.
+
+    The body holds the layers.
+    """
 
     run: str
     rank: Whole
@@ -39,6 +44,7 @@ class Manifest(TaggedMessage, frozen=True, kw_only=True, tag="manifest"):
     model: str
     device: str = ""
     layer_count: Whole = 0
+    actions: tuple[ActionInfo, ...] = ()
     body: bytes = b""
 
     def layers(self) -> tuple[Layer, ...]:
@@ -94,3 +100,4 @@ class Event(TaggedMessage, frozen=True, kw_only=True, tag="event"):
     level: Literal["info", "warning", "error"]
     code: str
     text: str
+    alert: AlertInfo | None = None

@@ -20,8 +20,10 @@ from gradscope.protocol import (
     Event,
     Interventions,
     Manifest,
+    Memory,
     Scalars,
     Step,
+    Times,
     decode,
 )
 from gradscope.recording.schema import SUFFIX, check_schema
@@ -31,7 +33,7 @@ __all__ = ["Recording", "RecordingInfo", "list_recordings", "open_recording"]
 _LOCK_TIMEOUT_S = 2.0
 _ROWS_AT_A_TIME = 64
 
-_Kind = TypeVar("_Kind", bound=Manifest | Step | Scalars | Event | Interventions)
+_Kind = TypeVar("_Kind", bound=Manifest | Step | Memory | Times | Scalars | Event | Interventions)
 _Row: TypeAlias = tuple[int, int, bytes, bytes]
 
 
@@ -130,6 +132,14 @@ class Recording:
         """Yield the recorded steps, each once for each rank."""
         return self._messages("step", Step)
 
+    def memory(self) -> Iterator[Memory]:
+        """Yield where the memory went, of the steps in which that was measured."""
+        return self._messages("memory", Memory)
+
+    def times(self) -> Iterator[Times]:
+        """Yield where the time went, of the steps in which that was measured."""
+        return self._messages("times", Times)
+
     def scalars(self) -> Iterator[Scalars]:
         """Yield the scalars as they were sent, several steps at a time."""
         return self._messages("scalars", Scalars)
@@ -158,6 +168,8 @@ class Recording:
         self.close()
 
     def _messages(self, table: str, kind: type[_Kind]) -> Iterator[_Kind]:
+        if not self._has(table):
+            return
         after: tuple[int, int] = (-(2**63), 0)
         while True:
             rows = self._rows(
@@ -170,6 +182,11 @@ class Recording:
             for row in rows:
                 yield self._decode(row, kind)
             after = rows[-1][0], rows[-1][1]
+
+    def _has(self, table: str) -> bool:
+        """Whether the file has a table: one that an earlier gradscope wrote lacks some."""
+        query = f"SELECT 0, 0, name, name FROM sqlite_master WHERE name = '{table}'"  # noqa: S608 - ours
+        return bool(self._rows(query))
 
     def _rows(self, query: str, arguments: tuple[int, ...] = ()) -> list[_Row]:
         try:

@@ -21,7 +21,7 @@ from typing import Self, TypeAlias
 
 from gradscope.errors import RecordingError
 from gradscope.places import recordings_dir
-from gradscope.protocol import Event, Hello, Interventions, Manifest, Scalars, Step
+from gradscope.protocol import Event, Hello, Interventions, Manifest, Memory, Scalars, Step, Times
 from gradscope.recording import tables
 from gradscope.recording.schema import SUFFIX
 
@@ -32,7 +32,7 @@ _CLOSE_TIMEOUT_S = 10.0
 _QUEUE_LIMIT_COUNT = 20_000
 _QUEUE_LIMIT_BYTES = 64 * 2**20
 
-Recorded: TypeAlias = Manifest | Step | Scalars | Event | Interventions
+Recorded: TypeAlias = Manifest | Step | Memory | Times | Scalars | Event | Interventions
 
 
 def default_path(run: str) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gradscope.errors import RecordingError
 
-__all__ = ["SCHEMA_VERSION", "SUFFIX", "check_schema", "create_tables"]
+__all__ = ["SCHEMA_VERSION", "SUFFIX", "add_later_tables", "check_schema", "create_tables"]
 
 SCHEMA_VERSION = 1
 SUFFIX = ".gradscope"
@@ -53,6 +53,22 @@ CREATE TABLE interventions (
 CREATE INDEX event_by_step ON event (step);
 CREATE INDEX interventions_by_step ON interventions (step);
 """
+
+
+_LATER_TABLES = tuple(
+    f"""CREATE TABLE IF NOT EXISTS {name} (
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL,
+    head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (step, rank)
+)"""
+    for name in ("memory", "times")
+)
+"""What a recording of an earlier gradscope has not: a reader takes a missing table for empty."""
+
+
+def add_later_tables(connection: sqlite3.Connection) -> None:
+    """Make the tables that a recording of an earlier gradscope lacks."""
+    for table in _LATER_TABLES:
+        connection.execute(table)
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

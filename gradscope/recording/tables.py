@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradscope.errors import RecordingError
-from gradscope.protocol import Event, Hello, Interventions, Manifest, Scalars, Step
+from gradscope.protocol import Event, Hello, Interventions, Manifest, Memory, Scalars, Step, Times
 from gradscope.recording.journal import journal_mode
-from gradscope.recording.schema import check_schema, create_tables
+from gradscope.recording.schema import add_later_tables, check_schema, create_tables
 
 __all__ = [
     "Row",
@@ -29,6 +29,8 @@ _INSERT = {
     "process": "INSERT OR IGNORE INTO process (rank, host, pid, started_s) VALUES (?, ?, ?, ?)",
     "manifest": "INSERT OR REPLACE INTO manifest (rank, revision, head, body) VALUES (?, ?, ?, ?)",
     "step": "INSERT OR REPLACE INTO step (step, rank, head, body) VALUES (?, ?, ?, ?)",
+    "memory": "INSERT OR REPLACE INTO memory (step, rank, head, body) VALUES (?, ?, ?, ?)",
+    "times": "INSERT OR REPLACE INTO times (step, rank, head, body) VALUES (?, ?, ?, ?)",
     "scalars": "INSERT OR REPLACE INTO scalars (step, rank, last_step, head, body) "
     "VALUES (?, ?, ?, ?, ?)",
     "event": "INSERT INTO event (step, rank, head, body) VALUES (?, ?, ?, ?)",
@@ -46,7 +48,9 @@ class Row:
     size_bytes: int
 
 
-def row_of(message: Manifest | Step | Scalars | Event | Interventions, parts: Sequence[bytes]) -> Row:
+def row_of(
+    message: Manifest | Step | Memory | Times | Scalars | Event | Interventions, parts: Sequence[bytes]
+) -> Row:
     """Return the row of a message, with its bytes as they came."""
     head, body = parts[0], b"".join(parts[1:])
     place: tuple[int, ...]
@@ -55,6 +59,10 @@ def row_of(message: Manifest | Step | Scalars | Event | Interventions, parts: Se
             table, place = "manifest", (message.rank, message.revision)
         case Step():
             table, place = "step", (message.step, message.rank)
+        case Memory():
+            table, place = "memory", (message.step, message.rank)
+        case Times():
+            table, place = "times", (message.step, message.rank)
         case Scalars():
             first, last = (message.steps[0], message.steps[-1]) if message.steps else (0, 0)
             table, place = "scalars", (first, message.rank, last)
@@ -117,7 +125,7 @@ def thin(connection: sqlite3.Connection) -> int:
     The ranks of one step go or stay together. Manifests and interventions are never thinned.
     """
     table = max(
-        ("step", "scalars", "event"),
+        ("step", "scalars", "event", "memory", "times"),
         key=lambda name: connection.execute(
             f"SELECT coalesce(sum(length(head) + length(body)), 0) FROM {name}"  # noqa: S608 - a name of ours
         ).fetchone()[0],
@@ -146,6 +154,7 @@ def _claim(connection: sqlite3.Connection, path: Path, hello: Hello) -> bool:
     if not check_schema(connection, path):
         connection.execute(f"PRAGMA journal_mode = {journal_mode(path.parent)}")
         create_tables(connection)
+    add_later_tables(connection)
     # A killed process loses nothing that was committed; a power cut at most the last seconds, whole.
     connection.execute("PRAGMA synchronous = NORMAL")
     with connection:

@@ -1,6 +1,7 @@
 """`scope.examine`: what the doctor says of a watched model, with the training left as it is."""
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -73,3 +74,88 @@ def test_it_says_in_words_when_the_model_is_gone_or_cannot_run():
     gc.collect()
     with pytest.raises(UsageError, match=r"the model of run .* is gone"):
         scope.examine(torch.randn(5, 4))
+
+
+class Squared(Function):
+    """Of the loss, and of no use to the model."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved_tensors
+        return 2 * x * dy
+
+
+def train_on(scope, model, optimizer, batches, *, is_logged=True):
+    """Return the losses and gradients of some steps, the batch dropped before the next."""
+    numbers = []
+    for batch in batches:
+        optimizer.zero_grad()
+        loss = Squared.apply(model(batch.clone())).mean()
+        loss.backward()
+        if is_logged and scope is not None:
+            scope.log(loss=loss)
+        optimizer.step()
+        numbers += [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+    return [*numbers, torch.get_rng_state()]
+
+
+def test_without_inputs_it_takes_what_the_model_was_called_with_and_changes_nothing():
+    batches = torch.randn(4, 5, 4, generator=torch.Generator().manual_seed(1))
+    model = Model()
+    plain = train_on(None, model, torch.optim.AdamW(model.parameters()), batches)
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    hooks = dict(torch.nn.modules.module._global_forward_hooks)
+    with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
+        watched = train_on(scope, model, optimizer, batches[:2])[:-1]
+        inside, outside = scope.examine()
+        watched += train_on(scope, model, optimizer, batches[2:])
+        again = scope.examine()
+        assert scope.faults == {}
+    assert len(plain) == len(watched)
+    assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
+    assert (inside.name, inside.codes[0]) == ("Doubled", "wrong-gradient-scale")
+    assert inside.notes[0] == "on what Model was called with in step 1"
+    assert "float32[5, 6]" in inside.notes[1]
+    assert (outside.name, outside.steps) == ("Squared", ())
+    assert outside.notes[0].startswith("not examined: met in step 1 behind what was logged")
+    assert again[0].notes[0] == "on what Model was called with in step 3"
+    assert torch.nn.modules.module._global_forward_hooks == hooks
+
+
+def test_a_model_without_custom_functions_has_nothing_to_examine_and_no_input_is_kept():
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters())
+    batch = torch.randn(3, 4)
+    with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
+        with pytest.raises(UsageError, match=r"none was looked at yet, which is the second"):
+            scope.examine()
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(batch).sum().backward()
+            optimizer.step()
+        alive = weakref.ref(batch)
+        del batch
+        assert alive() is None
+        assert scope.examine() == []
+
+
+def test_large_inputs_are_not_kept_and_that_is_said_once_they_are_gone():
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters())
+    batch = torch.randn(2**20 + 1, 4)
+    with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(batch).sum().backward()
+            optimizer.step()
+        alive = weakref.ref(batch)
+        del batch
+        assert alive() is None
+        with pytest.raises(UsageError, match=r"is gone: 16 MiB, of which no copy is kept"):
+            scope.examine()

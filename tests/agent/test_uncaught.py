@@ -11,6 +11,7 @@ from torch.autograd import Function
 import gradscope
 from gradscope.agent.uncaught import account_of
 from gradscope.doctor import KNOWN_MESSAGES
+from gradscope.errors import RecordingError
 from gradscope.recording import default_path, open_recording
 
 TRAINING = """
@@ -131,8 +132,11 @@ def own_lines(stderr):
 def events_of(run):
     if not default_path(run).exists():
         return []
-    with open_recording(default_path(run)) as recording:
-        return [event for event in recording.events() if event.code.startswith("exception")]
+    try:
+        with open_recording(default_path(run)) as recording:
+            return [event for event in recording.events() if event.code.startswith("exception")]
+    except RecordingError:
+        return []  # the hub has not written to it yet
 
 
 def raised(work):
@@ -187,6 +191,78 @@ def test_a_very_long_message_is_shortened_and_an_odd_one_does_no_harm():
     loop.__cause__ = KeyError("b")
     loop.__cause__.__cause__ = loop
     assert account_of(loop, None).text == "ValueError: a."
+
+
+def wrong(forward, backward):
+    return type(
+        "Wrong", (Function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    )
+
+
+def some():
+    return torch.ones(3, 4, requires_grad=True)
+
+
+def written_after_it_was_saved():
+    y = torch.sigmoid(some())
+    y.mul_(2).sum().backward()
+
+
+PROVOKED = {
+    "modified-by-an-in-place-operation": written_after_it_was_saved,
+    "grad-can-be-implicitly-created-only-for-scalar-outputs": lambda: some().mul(2).backward(None),
+    "expected-x-gradients-got-y": lambda: (
+        wrong(lambda _, a, b: a * b, lambda _, g: g).apply(some(), some()).sum().backward()
+    ),
+    "sizes-of-tensors-must-match": lambda: torch.ones(3, 4) @ torch.ones(3, 5),
+    "invalid-gradient-shape-at-index": lambda: (
+        wrong(lambda _, a: a * 2, lambda _, g: g.sum()).apply(some()).sum().backward()
+    ),
+    "gradcheck-failed": lambda: torch.autograd.gradcheck(
+        wrong(lambda _, a: a * 2, lambda _, g: g).apply, (some().double(),)
+    ),
+    "no-attribute-saved_tensors": lambda: (
+        wrong(lambda _, a: a * 2, lambda ctx, g: ctx.saved_tensor).apply(some()).sum().backward()
+    ),
+    "save_for_backward-given-non-tensors": lambda: wrong(
+        lambda ctx, a: (ctx.save_for_backward(3), a * 2)[1], lambda _, g: g
+    ).apply(some()),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ended_hubs")
+def test_each_of_the_eight_messages_becomes_an_event_of_the_watched_run(wait_until):
+    for code, provoke in PROVOKED.items():
+        error = raised_when_watched(provoke, code, wait_until)
+        wait_until(lambda run=code: events_of(run), f"the event of {code}")
+        (event,) = events_of(code)
+        assert (event.level, event.code) == ("error", f"exception.{code}")
+        assert " ".join(str(error).split())[:80] in event.text
+        assert "Cause: " in event.text
+        assert "Cure: " in event.text
+    assert len(PROVOKED) == len(KNOWN_MESSAGES)
+
+
+def raised_when_watched(provoke, run, wait_until):
+    """Return the exception as it comes out of a watched block: the very one that was raised."""
+    raised_inside = []
+
+    def train():
+        model = nn.Linear(2, 2)
+        with gradscope.attach(model, every=1, name=run, quiet=True) as scope:
+            wait_until(lambda: scope.endpoint is not None, "a hub")
+            model(torch.ones(1, 2)).sum().backward()
+            scope.mark_step()
+            try:
+                provoke()
+            except Exception as error:
+                raised_inside.append(error)
+                raise
+
+    error = raised(train)
+    assert error is raised_inside[0]
+    return error
 
 
 def test_every_known_message_gives_a_code_of_its_own():

@@ -56,14 +56,37 @@ def test_a_step_waits_until_its_rate_allows_it() -> None:
     assert len(pipe.taken) == 2
 
 
-def test_each_rank_has_its_own_rate() -> None:
+def test_of_several_ranks_the_newest_step_goes_that_all_have_told_of() -> None:
     pipe = Pipe()
-    delivery, _ = subscribed(pipe)
+    delivery, counts = subscribed(pipe)
     delivery.add_credit(10)
-    for rank in range(3):
-        delivery.put_step(rank, 0, [b"rank %d" % rank])
+    for rank, steps in ((0, (3, 4, 5)), (1, (3, 4)), (2, (4, 5))):
+        for step in steps:
+            delivery.put_step(rank, step, [b"rank %d step %d" % (rank, step)])
+    assert delivery.flush(0.0) == 1.0  # steps 5 and 6 wait for the rate
+    told = [parts for parts in pipe.taken if parts[0].startswith(b"rank")]
+    assert told == [[b"rank 0 step 4"], [b"rank 1 step 4"], [b"rank 2 step 4"]]
+    assert counts["skipped_steps"] == 2  # step 3 of ranks 0 and 1
+
+
+def test_a_rank_that_is_silent_is_awaited_for_a_moment_and_then_no_more() -> None:
+    pipe = Pipe()
+    delivery, _ = subscribed(pipe, rate_hz=100.0)
+    delivery.add_credit(10)
+    for rank in range(2):
+        delivery.put_step(rank, 0, [b"both"])
     delivery.flush(0.0)
-    assert pipe.taken == [[b"rank 0"], [b"rank 1"], [b"rank 2"]]
+    delivery.put_step(0, 1, [b"one alone"])
+    assert delivery.flush(10.0) == 10.25
+    assert len(pipe.taken) == 2
+    delivery.flush(10.25)
+    delivery.put_step(0, 2, [b"alone at once"])
+    delivery.flush(10.3)
+    assert [parts[0] for parts in pipe.taken[2:]] == [b"one alone", b"alone at once"]
+    delivery.put_step(0, 3, [b"both again"])
+    delivery.put_step(1, 3, [b"both again"])
+    delivery.flush(10.5)
+    assert [parts[0] for parts in pipe.taken[4:]] == [b"both again"] * 2
 
 
 def test_past_steps_take_credit_and_come_before_live_ones() -> None:

@@ -1,4 +1,12 @@
-from gradscope.hub.rings import EVENT_LIMIT, SCALARS_LIMIT_BYTES, STEP_LIMIT, STEP_LIMIT_BYTES, Ring
+from gradscope.hub.rings import (
+    EVENT_LIMIT,
+    READING_LIMIT,
+    READING_LIMIT_BYTES,
+    SCALARS_LIMIT_BYTES,
+    STEP_LIMIT,
+    STEP_LIMIT_BYTES,
+    Ring,
+)
 from gradscope.protocol import Scalars, encode
 
 
@@ -61,3 +69,14 @@ def test_the_oldest_scalars_go_at_four_megabytes() -> None:
     kept = list(ring.scalars())
     assert len(kept) == SCALARS_LIMIT_BYTES // 40_000
     assert kept[-1].steps == (299,)
+
+
+def test_the_newest_readings_of_memory_and_time_stay_below_their_limits() -> None:
+    ring = Ring()
+    for i in range(READING_LIMIT + 9):
+        ring.add_reading([b"%d" % i])
+    assert [int(parts[0]) for parts in ring.readings()] == list(range(9, READING_LIMIT + 9))
+    for _ in range(20):
+        ring.add_reading([b"h", b"x" * 2**20])
+    kept = sum(len(part) for parts in ring.readings() for part in parts)
+    assert READING_LIMIT_BYTES - 2 * 2**20 < kept <= READING_LIMIT_BYTES

@@ -54,6 +54,13 @@ def _step() -> protocol.Step:
     )
 
 
+_SCHEDULE = protocol.Schedule(2, 90, 3, protocol.Ramp("max_norm", 1.0, 2.5, 40, "dann"), "norm > 10")
+_ARGUMENTS = (
+    protocol.ArgumentInfo("max_norm", "h", "number", 1.0, 0.0, 9.5),
+    protocol.ArgumentInfo("per", "h", "choice", chosen="all", options=("layer", "all")),
+)
+
+
 def _manifest() -> protocol.Manifest:
     weight = protocol.Parameter("weight", (3, 2), "float32", is_trainable=True)
     layers = (protocol.Layer("", "Net", is_watched=False), protocol.Layer("fc", "Linear", (weight,)))
@@ -64,6 +71,7 @@ def _manifest() -> protocol.Manifest:
         model="Net",
         device="cpu",
         layer_count=2,
+        actions=(protocol.ActionInfo("clip", "h", "gradient", ("output",), _ARGUMENTS, is_own=True),),
         body=protocol.pack_layers(layers),
     )
 
@@ -90,11 +98,47 @@ MESSAGES: dict[str, protocol.Message] = {
     "refusal": protocol.Refusal(code="version", reason="too old"),
     "manifest": _manifest(),
     "step": _step(),
+    "memory": protocol.Memory(
+        run="r",
+        rank=1,
+        step=40,
+        time_s=1.5,
+        manifest_revision=2,
+        rows=2,
+        columns=(("saved", "u2"), ("param", "u1")),
+        zero=("buffer",),
+        balance={"saved": 300, "total": 400},
+        machine={"host_resident": 400},
+        notes=("n",),
+        body=bytes.fromhex("00002c011840"),
+    ),
+    "times": protocol.Times(
+        run="r",
+        rank=1,
+        step=40,
+        time_s=1.5,
+        manifest_revision=2,
+        rows=2,
+        columns=(("forward", "f4"), ("calls", "u1")),
+        zero=("backward",),
+        phases_s={"forward": 0.5},
+        clock="device",
+        is_observed=True,
+        notes=("n",),
+        body=bytes.fromhex("0000003f0000803e0102"),
+    ),
     "scalars": protocol.Scalars(
         run="r", rank=1, steps=(8, 9), times_s=(1.5, 2.5), values={"loss": (0.5, None)}
     ),
     "event": protocol.Event(
-        run="r", rank=1, step=9, time_s=1.5, level="warning", code="nonfinite", text="NaN"
+        run="r",
+        rank=1,
+        step=9,
+        time_s=1.5,
+        level="warning",
+        code="nonfinite",
+        text="NaN",
+        alert=protocol.AlertInfo("spike", "fc", "param_grad", 12.5, 1.5, 7, "clip"),
     ),
     "interventions": protocol.Interventions(
         run="r",
@@ -103,9 +147,20 @@ MESSAGES: dict[str, protocol.Message] = {
         step=9,
         entries=(
             protocol.InterventionState(
-                "i", "clip", {"max_norm": 1.0}, ("fc",), "output", "u", 9, "never"
+                "i",
+                "clip",
+                {"max_norm": 1.0},
+                ("fc",),
+                "output",
+                "u",
+                9,
+                "never",
+                {"per": "layer"},
+                _SCHEDULE,
             ),
         ),
+        pause=protocol.PauseState(9, 59.5, "u", "step == 9"),
+        breakpoints=(protocol.BreakpointState("break-1", "step == 9", "u", 1),),
     ),
     "sub": protocol.Subscribe(run="r", max_rate_hz=2.5, backfill=False),
     "credit": protocol.Credit(count=16),
@@ -146,9 +201,30 @@ MESSAGES: dict[str, protocol.Message] = {
         end_steps=10,
         end_s=60.0,
         is_kept=True,
+        choices={"per": "layer"},
+        schedule=_SCHEDULE,
+        lease_s=30.0,
+        condition="loss > 10",
+        what="gradient",
     ),
     "ack": protocol.Ack(
         command=bytes(range(16)), run="r", is_done=True, step=9, id="i", layers=("fc",), reason="no"
+    ),
+    "captured": protocol.Captured(
+        command=bytes(range(16)),
+        run="r",
+        rank=1,
+        step=9,
+        layer="fc",
+        what="gradient",
+        name="0",
+        index=1,
+        count=2,
+        dtype="float16",
+        shape=(2,),
+        full_shape=(3,),
+        note="n",
+        body=bytes.fromhex("003c00c0"),
     ),
     "hb": protocol.Heartbeat(step=9, peers=("p",), counters={"sent": 300}),
     "bye": protocol.Bye(reason="done"),

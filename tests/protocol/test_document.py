@@ -13,7 +13,19 @@ from gradscope.protocol import limits
 _PATH = Path(protocol.__file__).with_name("README.md")
 _TEXT = _PATH.read_text(encoding="utf-8")
 
-_PARTS = {"Layer", "Parameter", "InterventionState", "RunInfo"}
+_PARTS = {
+    "ActionInfo",
+    "AlertInfo",
+    "BreakpointState",
+    "PauseState",
+    "ArgumentInfo",
+    "Ramp",
+    "Schedule",
+    "Layer",
+    "Parameter",
+    "InterventionState",
+    "RunInfo",
+}
 
 
 def _section(heading: str) -> str:

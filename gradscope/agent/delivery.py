@@ -1,0 +1,28 @@
+"""Observed steps that have ended, and whose numbers may still be on their way from a device."""
+
+from collections import deque
+from collections.abc import Callable
+
+from gradscope.agent.measurement import EndedStep, FinishedStep
+from gradscope.observe import Sampler
+
+__all__ = ["Delivery"]
+
+
+class Delivery:
+    """Hands out steps when their numbers have come. `hand_out` is called with each, oldest first."""
+
+    def __init__(self, sampler: Sampler, hand_out: Callable[[FinishedStep], None]) -> None:
+        self._sampler = sampler
+        self._hand_out = hand_out
+        self._ended: deque[EndedStep] = deque()
+
+    def add(self, ended: EndedStep) -> None:
+        """Take a step that has ended."""
+        self._ended.append(ended)
+
+    def deliver(self, *, wait: bool = False) -> None:
+        """Hand out the steps whose numbers have come; where `wait`, all of them."""
+        while self._ended and (wait or self._ended[0].harvest.is_ready()):
+            ended = self._ended.popleft()
+            self._hand_out(ended.finished(self._sampler.every, self._sampler.cost()))

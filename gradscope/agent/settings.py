@@ -1,0 +1,81 @@
+"""What `attach` was asked for, checked at the door: nothing behind it checks again."""
+
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from gradscope.errors import UsageError
+from gradscope.hooks import LayerPatterns
+
+__all__ = ["Settings"]
+
+_DETAILS = ("core", "full")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One run's settings, as `attach` explains them. Raises UsageError for what cannot be.
+
+    hub: None for no link, "auto", or a directory. is_inert: GRADSCOPE=0 was in the environment.
+    """
+
+    run: str
+    optimizer: Optimizer | None
+    layers: LayerPatterns | None
+    detail: str
+    record: bool | str | PathLike[str]
+    hub: str | None
+    is_controllable: bool
+    scaler: GradScaler | None
+    start_step: int
+    memory_limit_bytes: int | None
+    is_inert: bool
+
+    def __post_init__(self) -> None:
+        optimizer, scaler, limit = self.optimizer, self.scaler, self.memory_limit_bytes
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise UsageError(
+                f"attach(model, optimizer) takes a torch.optim.Optimizer, got {_type(optimizer)}"
+            )
+        if scaler is not None and not isinstance(scaler, GradScaler):
+            raise UsageError(f"scaler must be a torch.amp.GradScaler, got {_type(scaler)}")
+        if self.detail not in _DETAILS:
+            raise UsageError(f"detail must be one of {', '.join(_DETAILS)}, got {self.detail!r}")
+        if not isinstance(self.start_step, int) or self.start_step < 0:
+            raise UsageError(
+                f"start_step must be a whole number of at least 0, got {self.start_step!r}"
+            )
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise UsageError(
+                "memory_limit_bytes must be a whole number of bytes of at least 1, or None for no "
+                f"limit, got {limit!r}"
+            )
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all is counted, at full detail."""
+        return self.detail == "full"
+
+    @property
+    def has_hub(self) -> bool:
+        """Whether there is to be a link."""
+        return self.hub is not None and not self.is_inert
+
+    @property
+    def endpoint(self) -> str | None:
+        """The hub's directory; None for this user's own."""
+        return None if self.hub == "auto" else self.hub
+
+    @property
+    def recorded_at(self) -> str | None:
+        """What a hello says: None for the usual place, empty for no recording, or a path."""
+        if isinstance(self.record, bool):
+            return None if self.record else ""
+        return str(Path(fspath(self.record)).absolute())
+
+
+def _type(value: object) -> str:
+    return type(value).__name__

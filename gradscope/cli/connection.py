@@ -1,0 +1,19 @@
+"""A client on the run that a command names."""
+
+from typing import Literal
+
+from gradscope.cli.runs import find_run
+from gradscope.client import Client, connect
+
+__all__ = ["connect_to"]
+
+
+def connect_to(run: str, *, want: Literal["observe", "control"] = "control") -> Client:
+    """Return a client of the run. Raises NothingToConnectError, with near names, where none is."""
+    client = connect(want=want, name="the command line")
+    try:
+        client.run = find_run(run, client.runs())
+    except BaseException:
+        client.close()
+        raise
+    return client

@@ -1,0 +1,77 @@
+"""When an intervention acts, as data, in words, and read from text."""
+
+import re
+from typing import Literal
+
+import msgspec
+
+from gradscope.errors import UsageError
+from gradscope.protocol.fields import Whole
+
+__all__ = ["Ramp", "Schedule", "parse_ramp", "schedule_in_words"]
+
+_RAMP = re.compile(r"(?:(\w+)=)?([^:=]+):([^:=]+):([^:=]+?)(?::(linear|dann))?")
+
+
+class Ramp(msgspec.Struct, frozen=True):
+    """An argument that goes from `start` to `end` over `steps` steps and stays there.
+
+    An `argument` without a name is the action's first number. `shape` is `linear`, or `dann`: with p
+    from 0 to 1, `2 / (1 + exp(-10 p)) - 1` of the way.
+    """
+
+    argument: str
+    start: float
+    end: float
+    steps: Whole
+    shape: Literal["linear", "dann"] = "linear"
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """In which steps an intervention acts, and how strongly.
+
+    From `start_step` on, no more in `end_step`, in every `every_steps`-th step, and where `condition`
+    holds of what arrives (`norm > 10`).
+    """
+
+    start_step: Whole | None = None
+    end_step: Whole | None = None
+    every_steps: Whole = 1
+    ramp: Ramp | None = None
+    condition: str = ""
+
+
+def schedule_in_words(schedule: Schedule | None) -> str:
+    """Return a schedule for people; empty for one that acts in every step."""
+    words: list[str] = []
+    if schedule is None:
+        return ""
+    if schedule.start_step is not None:
+        words.append(f"from step {schedule.start_step}")
+    if schedule.end_step is not None:
+        words.append(f"until step {schedule.end_step}")
+    if schedule.every_steps != 1:
+        words.append(f"every {schedule.every_steps} steps")
+    if (ramp := schedule.ramp) is not None:
+        shape = "" if ramp.shape == "linear" else f" ({ramp.shape})"
+        words.append(f"{ramp.argument} {ramp.start:g} to {ramp.end:g} in {ramp.steps} steps{shape}")
+    if schedule.condition:
+        words.append(f"while {schedule.condition}")
+    return ", ".join(words)
+
+
+def parse_ramp(text: str) -> Ramp:
+    """Return the ramp that `alpha=0:1:1000` says, or `0:1:1000:dann` of an action's first number.
+
+    Raises UsageError for any other text.
+    """
+    match = _RAMP.fullmatch(text.strip())
+    name, start, end, steps, shape = match.groups() if match else ("", "", "", "", "")
+    try:
+        kind: Literal["linear", "dann"] = "dann" if shape == "dann" else "linear"
+        return Ramp(name or "", float(start), float(end), int(steps), kind)
+    except ValueError:
+        raise UsageError(
+            "a ramp is ARGUMENT=FROM:TO:STEPS, with :dann for the schedule of domain-adversarial "
+            f"training, as alpha=0:1:1000:dann; got {text!r}"
+        ) from None

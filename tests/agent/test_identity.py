@@ -1,0 +1,30 @@
+"""What a run is called when nobody names it."""
+
+import re
+import subprocess
+import sys
+
+PROGRAM = "import torch, gradscope; gradscope.attach(torch.nn.Linear(2, 2), hub=None)"
+
+
+def said_by(command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, check=True, **options)
+    return done.stderr
+
+
+def test_a_program_that_is_no_file_is_called_python_and_never_like_an_option(tmp_path):
+    script = tmp_path / "my_training.py"
+    script.write_text(PROGRAM)
+    for command, given, stem in [
+        ([sys.executable, "-c", PROGRAM], None, "python"),
+        ([sys.executable, "-"], PROGRAM, "python"),
+        ([sys.executable, str(script)], None, "my_training"),
+    ]:
+        assert re.search(
+            rf"gradscope watch {stem}-[0-9a-f]{{4}}$", said_by(command, input=given).strip()
+        )
+
+
+def test_the_line_on_stderr_names_the_pass_that_measures():
+    environment = {"GRADSCOPE_NATIVE": "0", "PATH": "/usr/bin:/bin"}
+    assert "(eager: GRADSCOPE_NATIVE=0)" in said_by([sys.executable, "-c", PROGRAM], env=environment)
