@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -67,18 +68,32 @@ def _sockets_and_files() -> set[str]:
     return {t for t in targets if "gradscope" in t or "/gs-" in t}
 
 
+def _hooks() -> set[str]:
+    """Return the hooks of ours that torch calls for every module or optimizer of the process."""
+    found: set[str] = set()
+    for name in ("torch.nn.modules.module", "torch.optim.optimizer"):
+        tables = vars(sys.modules[name]) if name in sys.modules else {}
+        for table, hooks in tables.items():
+            if table.startswith("_global_") and isinstance(hooks, dict):
+                found |= {
+                    f"{table}[{key}] {hook}" for key, hook in hooks.items() if "gradscope" in str(hook)
+                }
+    return found
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail when a test leaves a gradscope thread, a child process, or one of its files open."""
-    before = _threads(), _children(), _sockets_and_files()
+    """Fail when a test leaves a gradscope thread, a child process, a file open, or a hook."""
+    looks = _threads, _children, _sockets_and_files, _hooks
+    before = [look() for look in looks]
     yield
     deadline = time.monotonic() + DEADLINE_S
     while True:
-        left = _threads() - before[0], _children() - before[1], _sockets_and_files() - before[2]
+        left = [look() - then for look, then in zip(looks, before, strict=True)]
         if not any(left):
             return
         if time.monotonic() > deadline:
-            pytest.fail(f"{request.node.name} left threads, processes, files: {left}")
+            pytest.fail(f"{request.node.name} left threads, processes, files, hooks: {left}")
         gc.collect()
         time.sleep(0.02)
 

@@ -91,8 +91,7 @@ class StepEngine:
         )
         self._delivery = Delivery(sampler, self._hand_out)
         self._is_observed = False
-        self._is_looked_at = True
-        self._is_able = True
+        self._is_able, self._is_stopped = True, False
         self._undo_quiet: Callable[[], None] | None = None
         self._inside_s = self._deciding_s = 0.0
         self._began_s = time.perf_counter()
@@ -110,7 +109,8 @@ class StepEngine:
         self._begin()
 
     def stop(self) -> None:
-        """Take all hooks off, and hand out what is still on its way."""
+        """Take all hooks off, and hand out what is still on its way. A pause ends."""
+        self._is_stopped = True  # the training's thread may stand between two steps, and go on
         self._optimizers.remove()
         self._forward.remove()
         self._overlay.close()
@@ -121,11 +121,11 @@ class StepEngine:
         self._delivery.deliver(wait=True)
         self._parts.close()
 
-    def _look_again(self) -> None:
-        """Follow, before anything of an observed step is measured, what was changed in the model."""
-        if not self._is_looked_at:
-            self._is_looked_at = True
+    def _look_again(self) -> bool:
+        """Follow what was changed in the model between two steps; return whether that is done."""
+        if self._watched.takes_look():
             self._guarded("following changes of the model", self._follow_modules)
+        return not self._watched.wants_looks
 
     def _follow_modules(self) -> None:
         if self._watched.follow_modules():
@@ -287,9 +287,11 @@ class StepEngine:
 
     def _begin(self) -> None:
         self._parts.call("at_boundary", self.step)
+        if self._is_stopped:
+            return
         self._began_s = time.perf_counter() - self._deciding_s
         self._is_observed = self._is_able and self._sampler.is_due(self.step)
-        self._is_looked_at = not self._is_observed
+        self._watched.begin(is_observed=self._is_observed)
         self._guarded("settling interventions", self._settle)
         self._rehook()
         if self._is_observed:
@@ -310,7 +312,7 @@ class StepEngine:
         self._compiled.is_on = self._is_observed
         table = self._watched.plan.table(is_observed=self._is_observed)
         if table is not None:
-            self._forward.watch(table, None if self._is_looked_at else self._look_again)
+            self._forward.watch(table, self._look_again if self._watched.wants_looks else None)
         elif has_compiled():
             self._forward.watch(SlotTable(()))
         else:

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from gradscope.agent.step_parts import StepPart
 from gradscope.agent.withheld import Withheld
 from gradscope.hooks import parameters_of
+from gradscope.observe import find_nonfinite, has_numbers
 
 __all__ = ["Sentinel"]
 
@@ -102,7 +103,7 @@ class Sentinel(StepPart):
         elsewhere: dict[torch.device, list[torch.nn.Parameter]] = {}
         for parameter in parameters_of(optimizer):
             gradient = parameter.grad
-            if gradient is None or gradient.is_meta:
+            if gradient is None or not has_numbers(gradient):
                 continue
             if gradient.is_cpu:
                 on_host.append(parameter)
@@ -147,18 +148,8 @@ def _plain(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 
 def _not_finite(parameters: Sequence[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
-    """Return those whose gradient on the host is not finite.
-
-    A norm shows a NaN or an infinity, and overflows for very large numbers: where it is not finite
-    itself, the elements are looked at.
-    """
-    gradients = [_plain(parameter) for parameter in parameters]
-    with torch.no_grad():
-        norms = torch._foreach_norm(gradients)  # noqa: SLF001 - what torch's own clipping uses
-        if math.isfinite(sum(norm.item() for norm in norms)):
-            return []
-        pairs = zip(parameters, gradients, strict=True)
-        return [parameter for parameter, g in pairs if not bool(torch.isfinite(g).all())]
+    """Return those whose gradient on the host is not finite."""
+    return [parameters[place] for place in find_nonfinite([_plain(p) for p in parameters])]
 
 
 def _look_on(device: torch.device, step: int, parameters: Sequence[torch.nn.Parameter]) -> _Look:

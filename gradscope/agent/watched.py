@@ -1,5 +1,6 @@
 """The model as it stands: its layers, what measures them, and following it when it changes."""
 
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,9 @@ from gradscope.hooks import CompiledHook, LayerInfo, Structure, layers_of
 from gradscope.observe import Token
 
 __all__ = ["WatchedModel"]
+
+_MOST_LOOKS = 8
+"""A model whose root is never called is looked at so often in an observed step, and no more."""
 
 
 class WatchedModel:
@@ -45,8 +49,37 @@ class WatchedModel:
         self._is_full = settings.is_full
         self._on_layers = on_layers
         self._on_gradient = on_gradient
-        self._revision = 0
+        self._revision = self._looks_left = 0
         self._look_at(model)
+
+    def begin(self, *, is_observed: bool) -> None:
+        """Begin a step. In an observed one the model is looked at again before it is measured."""
+        self._looks_left = _MOST_LOOKS if is_observed else 0
+
+    @property
+    def wants_looks(self) -> bool:
+        """Whether the model is to be looked at again in this step."""
+        return self._looks_left > 0
+
+    def takes_look(self) -> bool:
+        """Whether to look at the model now. Its own forward is the last occasion of a step.
+
+        A forward of one of its modules may belong to a change of the model that is under way, as
+        PyTorch's removal of a parametrization calls it.
+        """
+        if not self._looks_left:
+            return False
+        self._looks_left = 0 if self._is_running() else self._looks_left - 1
+        return True
+
+    def _is_running(self) -> bool:
+        """Whether a forward of the whole model is under way in this thread."""
+        model, frame = self._model(), sys._getframe()  # noqa: SLF001 - asked once in an observed step
+        while frame.f_back is not None:
+            frame = frame.f_back
+            if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is model:
+                return True
+        return False
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the model's parameters; none where it is gone."""

@@ -85,7 +85,8 @@ class Client(Attending):
     def receive(self, timeout_s: float) -> list[Message]:
         """Return what has come of the stream, in order, after waiting up to `timeout_s` for the first.
 
-        So come Runs, Manifest, Step, Memory, Times, Scalars, Event, Interventions, Skipped, Backfill and Refusal.
+        So come Runs, Manifest, Step, Memory, Times, Scalars, Event, Interventions, Skipped, Backfill
+        and Refusal.
         """
         messages = self._session.inbox.take(timeout_s)
         self._session.note_read()

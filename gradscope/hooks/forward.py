@@ -75,7 +75,7 @@ class ForwardHook(Generic[S]):
         self._callback = callback
         self._compiled = compiled
         self._find: Callable[[nn.Module], S | None] = SlotTable[S](()).find
-        self._first: Callable[[], None] | None = None
+        self._first: Callable[[], bool] | None = None
         self._handle: RemovableHandle | None = None
 
     @property
@@ -83,11 +83,11 @@ class ForwardHook(Generic[S]):
         """Whether torch calls the hook at present."""
         return self._handle is not None
 
-    def watch(self, table: SlotTable[S], first: Callable[[], None] | None = None) -> None:
+    def watch(self, table: SlotTable[S], first: Callable[[], bool] | None = None) -> None:
         """Watch the modules of a table, and no others.
 
-        `first` is called once, after the first forward of any module and before it is looked for: it
-        may watch another table.
+        `first` is called after each forward of any module with gradients enabled, before it is looked
+        for, until it returns True. It may watch another table.
         """
         self._find, self._first = table.find, first
         if self._handle is None:
@@ -103,8 +103,7 @@ class ForwardHook(Generic[S]):
         if torch.compiler.is_compiling():
             self._compiled.trace(module, output)
             return None
-        if self._first is not None:
-            first, self._first = self._first, None
-            first()
+        if self._first is not None and torch.is_grad_enabled() and self._first():
+            self._first = None
         slot = self._find(module)
         return None if slot is None else self._callback(slot, output)

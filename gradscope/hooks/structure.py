@@ -23,10 +23,10 @@ class Structure:
 
     def __init__(self, model: nn.Module) -> None:
         modules = list(_walk(model))
-        self._has_lost = False
-        self._modules = [weakref.ref(module, self._lose) for module in modules]
+        self._has_lost_module = self._has_lost_parameter = False
+        self._modules = [weakref.ref(module, self._lose_module) for module in modules]
         owned = (p for module in modules for p in module._parameters.values() if p is not None)  # noqa: SLF001 - far faster than parameters()
-        self._parameters = [weakref.ref(parameter, self._lose) for parameter in owned]
+        self._parameters = [weakref.ref(parameter, self._lose_parameter) for parameter in owned]
         self._module_ids = _ids(modules, _modules)
         self._parameter_ids = _ids(modules, _parameters)
         self._classes = list(map(type, modules))
@@ -34,19 +34,24 @@ class Structure:
     def has_modules_of(self, model: nn.Module) -> bool:
         """Whether the model consists of the same modules, of the same classes, in the same order."""
         modules = [reference() for reference in self._modules]
-        if self._has_lost or modules[0] is not model:
+        if self._has_lost_module or self._has_lost_parameter or modules[0] is not model:
             return False
         same = self._classes == list(map(type, modules))
         return same and self._module_ids == _ids(modules, _modules)
 
     def has_same_parameters(self) -> bool:
-        """Whether the modules own the parameters that they owned; asked where they are the same."""
+        """Whether the modules own the parameters that they owned; also said where modules changed."""
         modules = [reference() for reference in self._modules]
-        return not self._has_lost and self._parameter_ids == _ids(modules, _parameters)
+        if self._has_lost_module or self._module_ids != _ids(modules, _modules):
+            return True
+        return not self._has_lost_parameter and self._parameter_ids == _ids(modules, _parameters)
 
-    def _lose(self, _reference: object) -> None:
+    def _lose_module(self, _reference: object) -> None:
         """Note that an object is gone: another one may have its id by now."""
-        self._has_lost = True
+        self._has_lost_module = True
+
+    def _lose_parameter(self, _reference: object) -> None:
+        self._has_lost_parameter = True
 
 
 def _ids(modules: Iterable[object], owned: Callable[[object], dict[str, object]]) -> list[int]:

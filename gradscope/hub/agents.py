@@ -64,9 +64,7 @@ class AgentDesk:
             return Refusal(code="run", reason="another process has taken over this run")
         rank.heard_s = time.time()
         match message:
-            case (
-                Manifest() | Step() | Memory() | Times() | Scalars() | Event() | Interventions()
-            ):
+            case Manifest() | Step() | Memory() | Times() | Scalars() | Event() | Interventions():
                 return self._on_stream(peer, rank, message, parts)
             case Ack():
                 self._viewers.commands.acknowledge(peer.hello.run, message)

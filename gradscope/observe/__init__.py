@@ -2,6 +2,7 @@
 
 from gradscope.observe.activations import ActivationObserver, LayerSlot, Token
 from gradscope.observe.board import Board, Harvest
+from gradscope.observe.finite import find_nonfinite, has_numbers
 from gradscope.observe.native import pass_name
 from gradscope.observe.parameters import ParameterObserver
 from gradscope.observe.reduction import (
@@ -24,6 +25,8 @@ __all__ = [
     "Sampler",
     "Token",
     "Unmeasurable",
+    "find_nonfinite",
+    "has_numbers",
     "pass_name",
     "reduce_on_device",
     "reduce_on_host",

@@ -21,6 +21,7 @@ def add_each(
     kept: NDArray[np.uint8] | None,
     /,
 ) -> list[int]: ...
+def find_suspects(tensors: list[torch.Tensor], /) -> list[int]: ...
 def add_changes(
     rows: bytearray,
     is_full: bool,

@@ -23,6 +23,10 @@ for name in ("fc1", "act", "fc2"):
     model.add_module(name, torch.nn.Tanh() if name == "act" else torch.nn.Linear(4, 4))
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 scope = gradscope.attach(model, optimizer, name=sys.argv[1], quiet=True)
+def amplify(gradient, *, gain: float = 2.0, is_off: bool = False):
+    "Make the gradient larger."
+    return gradient if is_off else gradient * gain
+gradscope.register_intervention("amplify", amplify, ranges={"gain": (0.0, 10.0)})
 while True:
     loss = model(torch.ones(2, 4)).sum()
     optimizer.zero_grad()

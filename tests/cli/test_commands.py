@@ -10,21 +10,34 @@ import pytest
 
 OPTIONS = {
     "demo": {"--seed"},
-    "watch": {"--once", "--readonly"},
+    "watch": {"--once", "--tab", "--readonly"},
     "ls": {"--json"},
-    "clip": {"--max-norm"},
+    "clip": {"--max-norm", "--per"},
     "clamp": {"--limit"},
     "scale": {"--factor"},
     "reverse": {"--alpha"},
     "stop": set(),
-    "noise": {"--std", "--seed"},
-    "interventions": set(),
+    "noise": {"--std", "--seed", "--relative"},
+    "intervene": {"--set"},
+    "interventions": {"--history", "--python"},
     "remove": {"--all", "--timeout"},
+    "pause": {"--lease", "--timeout"},
+    "resume": {"--timeout"},
+    "step": {"--lease", "--timeout"},
+    "break": {"--lease", "--timeout"},
+    "unbreak": {"--timeout"},
+    "breakpoints": set(),
+    "wait": {"--until", "--timeout"},
+    "capture": {"--what", "--save", "--timeout"},
+    "undo": {"--timeout"},
     "config": {"--json"},
     "doctor": {"--json", "--isolate", "--approximate", "--no-second-order", "--timeout"},
 }
-ENDS = {"--steps", "--for", "--keep", "--timeout"}
-INTERVENTIONS = {"clip", "clamp", "scale", "reverse", "stop", "noise"}
+HOW = {
+    "--steps", "--for", "--keep", "--timeout", "--site", "--from-step", "--until-step", "--every",
+    "--ramp", "--when",
+}  # fmt: skip
+INTERVENTIONS = {"clip", "clamp", "scale", "reverse", "stop", "noise", "intervene"}
 
 
 def test_the_commands_and_their_options_are_these_and_no_others(places, gradscope):
@@ -32,7 +45,7 @@ def test_the_commands_and_their_options_are_these_and_no_others(places, gradscop
     assert set(listed) == set(OPTIONS)
     for name, options in OPTIONS.items():
         found = set(re.findall(r"--[a-z-]+", gradscope(name, "--help").stdout.split("Options:")[1]))
-        assert found == options | (ENDS if name in INTERVENTIONS else set()) | {"--help"}, name
+        assert found == options | (HOW if name in INTERVENTIONS else set()) | {"--help"}, name
 
 
 def test_help_and_version_load_nothing_heavy(record_property):
@@ -61,12 +74,16 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
         (["clip"], "run"),
         (["clip", "r", "fc1", "--keep"], "--max-norm"),
         (["clip", "r", "fc1", "--max-norm", "much", "--keep"], "--max-norm"),
-        (["clip", "r", "fc1", "--max-norm", "1"], "one of --steps N, --for SECONDS and --keep"),
+        (
+            ["clip", "r", "fc1", "--max-norm", "1"],
+            "--for SECONDS, --until-step N, --keep",
+        ),
         (["reverse", "r", "fc1", "--keep", "--steps", "3"], "got 2 of them"),
         (["stop", "r", "fc1", "--steps", "0"], "--steps"),
         (["remove", "r"], "--all"),
         (["remove", "r", "reverse-1", "--all"], "--all"),
-        (["pause", "r"], "pause"),
+        (["halt", "r"], "halt"),
+        (["watch", "--tab", "nothing"], "layers or memory"),
         (["ls", "--all"], "--all"),
     ],
 )
@@ -86,6 +103,10 @@ def test_wrong_usage_is_exit_2_and_says_what_is_wrong(places, gradscope, argumen
         ["watch", "--once"],
         ["interventions", "gpt"],
         ["remove", "gpt", "--all"],
+        ["pause", "gpt"],
+        ["break", "gpt", "loss > 10"],
+        ["capture", "gpt", "fc1"],
+        ["undo", "gpt"],
         ["scale", "gpt", "fc1", "--factor", "-1", "--keep"],
     ],
 )

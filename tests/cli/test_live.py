@@ -40,11 +40,19 @@ def test_config_names_the_hub_that_answers(live):
         (["reverse", "tiny", "fc1"], "reverse(alpha=1)"),
         (["reverse", "tiny", "fc1", "--alpha", "0.5"], "reverse(alpha=0.5)"),
         (["scale", "tiny", "fc1", "--factor", "-2"], "scale(factor=-2)"),
-        (["clip", "tiny", "fc1", "--max-norm", "0.1"], "clip(max_norm=0.1)"),
+        (["clip", "tiny", "fc1", "--max-norm", "0.1"], "clip(max_norm=0.1, per=tensor)"),
         (["clamp", "tiny", "fc1", "--limit", "0.1"], "clamp(limit=0.1)"),
         (["stop", "tiny", "fc1"], "stop()"),
-        (["noise", "tiny", "fc1", "--std", "0.1", "--seed", "3"], "noise(std=0.1, seed=3)"),
+        (["noise", "tiny", "fc1", "--std", "0.1", "--seed", "3"], "noise(std=0.1, seed=3, relative=0)"),
         (["scale", "tiny", "fc1", "fc*", "--factor", "0"], "fc1, fc2"),
+        (["stop", "tiny", "fc1", "--site", "params"], "params"),
+        (["reverse", "tiny", "fc1", "--ramp", "0:1:100:dann"], "alpha 0 to 1 in 100 steps (dann)"),
+        (
+            ["stop", "tiny", "fc1", "--every", "3", "--when", "norm > 9"],
+            "every 3 steps, while norm > 9",
+        ),
+        (["intervene", "tiny", "amplify", "fc1", "--set", "gain=3"], "amplify(gain=3, is_off=0)"),
+        (["intervene", "tiny", "zero_activation", "fc1"], "zero_activation()"),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
@@ -70,6 +78,38 @@ def test_an_end_in_steps_ends_it(live):
     live.wait_until(lambda: not _interventions(live))
 
 
+def test_an_end_at_a_step_ends_it(live):
+    (run,) = json.loads(live.gradscope("ls", "--json").stdout)["runs"]
+    ran = live.gradscope("stop", "tiny", "fc1", "--until-step", str(run["step"] + 400))
+    assert "until step" in ran.stdout, ran.stderr
+    assert len(_interventions(live)) == 1
+    live.wait_until(lambda: not _interventions(live), timeout_s=30)
+
+
+def test_what_the_run_can_do_is_listed_with_the_scripts_own(live):
+    lines = live.gradscope("intervene", "tiny").stdout.splitlines()
+    assert lines[0].split() == ["NAME", "ARGUMENTS", "SITES", "WHAT", "IT", "DOES"]
+    assert any(
+        re.match(r"clip +max_norm, per=tensor\|layer\|all +output, input, params", x) for x in lines
+    )
+    assert any(re.match(r"amplify +gain=2, is_off=0 .*Make the gradient larger\.", x) for x in lines)
+
+
+def test_the_history_tells_who_did_what_and_python_makes_it_permanent(live):
+    live.gradscope("intervene", "tiny", "amplify", "fc2", "--set", "is_off=yes", "--keep")
+    live.gradscope("clip", "tiny", "fc1", "fc2", "--max-norm", "0.5", "--keep", "--from-step", "1")
+    lines = live.gradscope("interventions", "tiny", "--python").stdout.splitlines()
+    assert lines[0] == "scope.intervene('fc2', 'amplify', arguments={'gain': 2.0, 'is_off': True})"
+    assert lines[1].startswith("scope.clip(['fc1', 'fc2'], max_norm=0.5, per='tensor', start_step=1)")
+    live.gradscope("remove", "tiny", "--all")
+    live.wait_until(lambda: "removed" in live.gradscope("interventions", "tiny", "--history").stdout)
+    story = live.gradscope("interventions", "tiny", "--history").stdout
+    assert re.search(
+        r"clip-\d+ set by the command line \(.*, pid \d+\) \[viewer \w+\] from step \d+", story
+    )
+    assert re.search(r"amplify-\d+ removed by the command line", story)
+
+
 def test_remove_all_removes_all(live):
     for layer in ("fc1", "fc2"):
         assert live.gradscope("scale", "tiny", layer, "--factor", "2", "--keep").returncode == 0
@@ -85,6 +125,16 @@ def test_remove_all_removes_all(live):
         (["clip", "tiny", "fc1", "--max-norm", "-1", "--keep"], 4, "max_norm"),
         (["clip", "tiny", "fc1", "--max-norm", "nan", "--keep"], 4, "max_norm"),
         (["remove", "tiny", "reverse-99"], 4, "reverse-99"),
+        (
+            ["stop", "tiny", "act", "--site", "params", "--keep"],
+            4,
+            "no parameter that takes a gradient",
+        ),
+        (["stop", "tiny", "fc1", "--when", "import os", "--keep"], 4, "a condition is a comparison"),
+        (["stop", "tiny", "fc1", "--ramp", "soon", "--keep"], 2, "a ramp is ARGUMENT=FROM:TO:STEPS"),
+        (["intervene", "tiny", "amplify", "fc1", "--set", "gain=11", "--keep"], 4, "at most 10"),
+        (["intervene", "tiny", "amplify", "fc1", "--set", "loud=1", "--keep"], 2, "gain, is_off"),
+        (["intervene", "tiny", "blow_up", "fc1", "--keep"], 2, "no intervention 'blow_up'; there are"),
         (["reverse", "tinny", "fc1", "--keep"], 3, "near it: tiny"),
         (["watch", "tinny", "--once"], 3, "near it: tiny"),
     ],

@@ -27,7 +27,9 @@ from gradscope.protocol import (
     Interventions,
     Manifest,
     Message,
+    Ramp,
     Runs,
+    Schedule,
     Skipped,
     Step,
 )
@@ -216,6 +218,35 @@ def test_a_command_returns_when_it_is_in_force(train: Train) -> None:
         assert client.interventions() == ()
 
 
+def test_where_and_when_and_choices_arrive_too(train: Train) -> None:
+    train()
+    with connect() as client:
+        client.clip(
+            "fc1", max_norm=1.0, per="layer", site="params", start_step=2, end_step=10**6,
+            every_steps=3, ramp="max_norm=1:2:50:dann", when="norm > 10", is_kept=True,
+        )  # fmt: skip
+        (entry,) = client.interventions()
+        assert (entry.site, entry.choices) == ("params", {"per": "layer"})
+        ramp = Ramp("max_norm", 1.0, 2.0, 50, "dann")
+        assert entry.schedule == Schedule(2, 10**6, 3, ramp, "norm > 10")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"start_step": -1}, "start_step must be a whole number of at least 0"),
+        ({"every_steps": 0}, "every_steps must be a whole number of at least 1"),
+        ({"ramp": "soon"}, "a ramp is ARGUMENT=FROM:TO:STEPS"),
+    ],
+)
+def test_a_time_that_cannot_be_is_refused_before_it_is_sent(
+    train: Train, how: dict[str, object], words: str
+) -> None:
+    train()
+    with connect() as client, pytest.raises(UsageError, match=words):
+        client.stop("fc1", **how)
+
+
 @pytest.mark.parametrize(
     ("ask", "action", "arguments"),
     [
@@ -224,9 +255,10 @@ def test_a_command_returns_when_it_is_in_force(train: Train) -> None:
         (lambda c: c.clip("fc1", max_norm=2), "clip", {"max_norm": 2.0}),
         (lambda c: c.clamp("fc1", limit=0.1), "clamp", {"limit": 0.1}),
         (lambda c: c.stop(["fc1"]), "stop", {}),
-        (lambda c: c.noise("fc1", std=0.1), "noise", {"std": 0.1, "seed": 0.0}),
+        (lambda c: c.intervene("fc1", "mine", arguments={"gain": 2}), "mine", {"gain": 2.0}),
+        (lambda c: c.noise("fc1", std=0.1), "noise", {"std": 0.1, "seed": 0.0, "relative": 0.0}),
     ],
-    ids=["reverse", "scale", "clip", "clamp", "stop", "noise"],
+    ids=["reverse", "scale", "clip", "clamp", "stop", "own", "noise"],
 )
 def test_each_intervention_arrives_under_its_name_with_its_arguments(
     train: Train, ask: Callable[[Client], Ack], action: str, arguments: dict[str, float]

@@ -62,6 +62,7 @@ class Trainer:
             self.entries[entry_id] = InterventionState(
                 id=entry_id, action=command.intervention, arguments=command.arguments,
                 layers=command.layers, site=command.site, set_by=command.set_by, active_since=self.step,
+                choices=command.choices, schedule=command.schedule,
             )  # fmt: skip
         elif command.action == "remove":
             self.entries.pop(command.target, None)

@@ -17,7 +17,7 @@ NOT_MEASURED = {("view", "flat", "grad")}
 """A tensor that is modified in place through a view of it: its hook is dropped, compiled or not."""
 
 OWN_RANDOM_NUMBERS = {("dropout", "inductor")}
-"""What draws other random numbers when it is compiled, so that its numbers are not those of eager mode."""
+"""What draws other random numbers when it is compiled: its numbers are not those of eager mode."""
 
 
 @functools.cache

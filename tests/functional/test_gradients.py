@@ -254,6 +254,7 @@ def test_relative_noise_of_a_sample_under_vmap_goes_by_the_samples_own_deviation
     def gradient(weights):
         def noisy(x):
             return noise_gradient(x, 0.5, generator, is_relative=True)
+
         return torch.func.grad(lambda x: (noisy(x) * weights).sum())(torch.zeros(1000))
 
     added = torch.vmap(gradient, randomness="different")(dy) - dy

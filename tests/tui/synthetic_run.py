@@ -15,6 +15,8 @@ import numpy as np
 from gradscope.columns import Block, Flags
 from gradscope.protocol import (
     Ack,
+    ActionInfo,
+    ArgumentInfo,
     Backfill,
     Event,
     Interventions,
@@ -67,6 +69,41 @@ def gpt_layers(blocks=4, width=128):
     return (*layers, norm("norm"), linear("head", 65, width))
 
 
+_PLACES = ("output", "input", "params")
+ACTIONS = (
+    ActionInfo("reverse", "", "gradient", _PLACES, (ArgumentInfo("alpha", default=1.0),)),
+    ActionInfo("scale", "", "gradient", _PLACES, (ArgumentInfo("factor"),)),
+    ActionInfo(
+        "clip",
+        "",
+        "gradient",
+        _PLACES,
+        (
+            ArgumentInfo("max_norm", lowest=0.0),
+            ArgumentInfo("per", kind="choice", chosen="tensor", options=("tensor", "layer", "all")),
+        ),
+    ),
+    ActionInfo("clamp", "", "gradient", _PLACES, (ArgumentInfo("limit", lowest=0.0),)),
+    ActionInfo("stop", "", "gradient", _PLACES),
+    ActionInfo("noise", "", "gradient", _PLACES, (ArgumentInfo("std", lowest=0.0),)),
+    ActionInfo("zero_activation", "", "value", ("output", "input")),
+    ActionInfo(
+        "amplify",
+        "make it larger",
+        "gradient",
+        ("output",),
+        (
+            ArgumentInfo("gain", default=2.0, lowest=0.0, highest=10.0),
+            ArgumentInfo("times", kind="whole", default=1.0),
+            ArgumentInfo("is_off", kind="yes", default=0.0),
+            ArgumentInfo("kind", kind="choice", chosen="sign", options=("sign", "same")),
+        ),
+        is_own=True,
+    ),
+)
+"""What the run says can be done to it: some of gradscope's, and one of the script's own."""
+
+
 @dataclass
 class SyntheticRun:
     """One run. `broken` maps a step to (layer, elements that are NaN) from that step on."""
@@ -89,6 +126,7 @@ class SyntheticRun:
             model="GPT",
             device="cpu",
             layer_count=len(self.layers),
+            actions=ACTIONS,
             body=body,
         )
 
@@ -287,12 +325,13 @@ class SyntheticSource:
                 state = InterventionState(
                     name,
                     rest["intervention"],
-                    rest["arguments"],
+                    {n: v for n, v in rest["arguments"].items() if not isinstance(v, str)},
                     tuple(rest["layers"]),
-                    "output",
+                    rest.get("site", "output"),
                     "me",
                     self.at,
                     "60 s after its viewer",
+                    schedule=rest.get("schedule"),
                 )
                 self._entries.append(state)
             else:

@@ -9,7 +9,7 @@ from synthetic_run import SyntheticRun, SyntheticSource
 from textual.widgets import Static
 
 from gradscope.errors import NothingToConnectError
-from gradscope.protocol import Runs
+from gradscope.protocol import Event, Ramp, Runs, Schedule
 from gradscope_tui.app import GradscopeApp
 from gradscope_tui.keys import KEYS
 from gradscope_tui.screens.help import HelpScreen
@@ -115,7 +115,7 @@ async def test_marked_layers_are_changed_together_and_all_removed_by_one_key():
 async def test_a_value_that_cannot_be_is_said_and_not_sent():
     async with desk() as one:
         await one.press("j", "i", "c", *["backspace"] * 8, "x", "enter")
-        await one.until_shown("max norm: expected a number above 0", advance=False)
+        await one.until_shown("max norm: expected a number of at least 0", advance=False)
         assert one.source.submitted == []
         await one.press("escape")
         assert not isinstance(one.app.screen, InterveneScreen)
@@ -130,12 +130,72 @@ async def test_the_default_of_a_clip_is_half_of_the_norm_that_is_there():
         assert min(abs(2 * chosen / norm - 1) for norm in norms[-5:]) < 0.06  # two digits of it
 
 
+async def test_the_form_of_the_scripts_own_function_has_a_field_for_each_parameter():
+    async with desk() as one:
+        await one.press("j", "i")
+        await one.until_shown("amplify", advance=False)
+        await one.press("1")
+        await one.until_shown(
+            "is changed by amplify with gain 2, times 1, is_off 0, kind sign", advance=False
+        )
+        await one.press("backspace", "5", "tab", "backspace", "3", "tab", "right", "tab", "right")
+        await one.press(
+            "tab", "right", "tab", *"8", "tab", *"2", "tab", *"gain=1:9:100", "tab", *"norm>1"
+        )
+        assert "gain 5, times 3, is_off 1, kind same" in one.sentence
+        assert one.sentence.startswith("From step 8 on, ")
+        assert "every 2 steps, gain 1 to 9 in 100 steps, while norm>1" in one.sentence
+        await one.press("enter")
+        rest = one.source.submitted[0][1]
+        assert rest["arguments"] == {"gain": 5.0, "times": 3.0, "is_off": 1.0, "kind": "same"}
+        assert (rest["is_kept"], rest["site"]) == (True, "output")
+        assert rest["schedule"] == Schedule(8, None, 2, Ramp("gain", 1.0, 9.0, 100), "norm>1")
+
+
+async def test_a_field_out_of_its_range_is_said_and_not_sent():
+    async with desk() as one:
+        await one.press("j", "i", "1", "1", "1", "enter")
+        await one.until_shown("gain: expected a number of at least 0 and at most 10", advance=False)
+        assert one.source.submitted == []
+
+
+async def test_the_site_is_chosen_in_the_form():
+    async with desk() as one:
+        await one.press("j", "i", "x", "tab", "right", "right")
+        assert "the gradient of the parameters of tokens" in one.sentence
+        await one.press("enter")
+        assert one.source.submitted[0][1]["site"] == "params"
+
+
+async def test_an_intervention_is_copied_as_python_and_its_history_stands_below():
+    async with desk() as one:
+        await one.press("j", "i", "s", "enter")
+        await one.until(lambda: "1 active" in one.line(InterventionBar))
+        text = "scale-1 set by me from step 20 on: scale(factor=0.1) on tokens at output"
+        deed = Event(
+            run="gpt-7f3a",
+            rank=0,
+            step=20,
+            time_s=1.0,
+            level="info",
+            code="intervention.set",
+            text=text,
+        )
+        one.source.put(deed)
+        page = next(key.keys for key in KEYS if key.action == "show('interventions')")
+        await one.press(page)
+        await one.until_shown("history: who did what")
+        await one.until_shown("scale-1 set by me from step 20 on")
+        await one.press("c")
+        assert one.app.clipboard.splitlines()[0] == "scope.scale('tokens', factor=0.1)"
+
+
 async def test_a_refusal_is_shown_with_its_reason():
     async with desk(refuse="control is off for this run") as one:
         await one.press("j", "i", "x", "enter")
         await one.until(lambda: len(one.app._notifications) == 1)
         assert one.app.viewing.states() == ()
-        await one.press("3")
+        await one.press("5")
         await one.until_shown("✕ stop on tokens: refused: control is off for this run")
 
 
@@ -244,7 +304,7 @@ async def test_a_lost_link_is_said_and_logged_and_its_return_too():
             lambda: "✕ link lost, reconnecting, shown:" in one.line(StatusLine), advance=False
         )
         one.source.link.phase = "up"
-        await one.press("3")
+        await one.press("5")
         await one.until_shown("the link to the hub is up again")
         assert "the link to the hub was lost" in one.text
 
@@ -313,6 +373,9 @@ async def test_small_windows_keep_names_gradients_and_the_state(size):
         assert "tokens" in one.text
         await one.press("j", "i", "r")
         await one.until_shown("multiplied", advance=False)
+        await one.press("tab")
+        await one.until_shown("while I watch", advance=False)
+        assert "viewer has gone." in " ".join(one.text.replace("│", " ").split())
         await one.press("enter")
         await one.until_shown("◆")
 
@@ -374,7 +437,7 @@ async def test_interventions_are_listed_and_removed_one_by_one():
         for keys in (("j", "i", "r", "enter"), ("j", "i", "x", "enter")):
             await one.press(*keys)
             await one.until(lambda: not one.app.changes.pending)
-        await one.press("2")
+        await one.press("4")
         await one.until_shown("60 s after its viewer")
         await one.press("j", "x")
         await one.until(lambda: len(one.app.viewing.states()) == 1)
@@ -385,7 +448,7 @@ async def test_the_mouse_works_too():
     async with desk() as one:
         await one.pilot.click("LayerTable", offset=(10, 4))
         assert one.app.main.table.cursor_layer == "blocks"
-        await one.pilot.click("TabLine", offset=(30, 0))
+        await one.pilot.click("TabLine", offset=(one.line(TabLine).index("5 Log"), 0))
         await one.until(lambda: one.app.viewing.page == "log")
         await one.pilot.click("KeyLine", offset=(2, 0))
 

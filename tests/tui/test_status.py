@@ -1,14 +1,29 @@
 """The status line and the other lines: what they say, and what they leave out."""
 
+import msgspec
 import numpy as np
 import pytest
+from rich.cells import cell_len
+from synthetic_run import ACTIONS as RUN_ACTIONS
 
-from gradscope.protocol import InterventionState
+from gradscope.protocol import ActionInfo, AlertInfo, InterventionState, Ramp, Schedule
+from gradscope_tui.changes import Change
 from gradscope_tui.keys import KEYS, keys_shown
 from gradscope_tui.screens.help import help_text
-from gradscope_tui.view.lines import bar_cells, key_cells, tab_cells
+from gradscope_tui.store import Entry
+from gradscope_tui.store.alerts import AlertEntry
+from gradscope_tui.view.alerts import alert_header, alert_row
+from gradscope_tui.view.interventions import in_columns
+from gradscope_tui.view.lines import bar_cells, key_cells, log_rows, tab_cells
 from gradscope_tui.view.status import Status, liveness, status_cells
-from gradscope_tui.view.words import ACTIONS, action_named, layers_in_words, sentence, short
+from gradscope_tui.view.words import (
+    ACTIONS,
+    actions_of,
+    in_force,
+    layers_in_words,
+    sentence,
+    short,
+)
 
 LIVE = Status(
     run="gpt-7f3a",
@@ -48,6 +63,11 @@ def changed(**fields):
         ),
         ({"is_ended": True, "age_s": 240.0}, "■ ended 4 min ago"),
         ({"age_s": None}, "◌ no step yet"),
+        ({"is_paused": True, "age_s": 9.0}, "❚❚ paused"),
+        (
+            {"is_paused": True, "phase": "lost", "age_s": 9.0},
+            "✕ link lost, reconnecting, shown: 9 s old",
+        ),
     ],
 )
 def test_the_line_says_whether_it_is_of_now(fields, words):
@@ -65,7 +85,7 @@ def test_the_line_fills_its_width_and_keeps_the_state_of_the_link(width):
 def test_parts_are_left_out_from_the_least_worthy():
     assert "1,284" in text(status_cells(LIVE, 30))
     assert "observing" not in text(status_cells(LIVE, 80))
-    assert "observing 1.8 % · every 4 steps" in text(status_cells(LIVE, 120))
+    assert "observing every 4th step, costs 1.8 %" in text(status_cells(LIVE, 120))
     assert "2.000" in text(status_cells(LIVE, 80))
 
 
@@ -93,20 +113,108 @@ def test_pending_is_not_called_active():
     assert "◆ 1 pending   stop on head, pending" in bar_cells([pending], 100)[0].text
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-def test_the_sentence_tells_what_where_and_until_when(action):
-    value = 0.25 if action.argument else None
-    words = sentence(action, value, ("a", "b", "c", "d", "e"), "it stays until it is removed")
+@pytest.mark.parametrize("name", ["reverse", "scale", "clip", "clamp", "stop", "noise"])
+def test_the_sentence_tells_what_where_and_until_when(name):
+    action, info = next(pair for pair in actions_of(RUN_ACTIONS) if pair[0].name == name)
+    numbers = tuple((a.name, 0.25) for a in info.arguments if a.kind == "number")
+    change = Change("install", name, numbers, ("a", "b", "c", "d", "e"))
+    words = sentence(action, info, change, "it stays until it is removed")
     assert words.startswith(
         "From the next step on, the gradient arriving at the output of 5 layers (a, b, c and 2 more) "
     )
     assert words.endswith("it stays until it is removed.")
-    assert ("0.25" in words) == bool(action.argument)
+    assert ("0.25" in words) == bool(numbers)
+
+
+@pytest.mark.parametrize(
+    ("name", "site", "words"),
+    [
+        (
+            "stop",
+            "params",
+            "the gradient of the parameters of a, just before the optimizer steps, becomes",
+        ),
+        ("stop", "input", "the gradient leaving through the input of a becomes zero"),
+        ("zero_activation", "output", "the output of a becomes zero; it ends soon."),
+        (
+            "amplify",
+            "output",
+            "is changed by amplify with gain 3, kind same before it flows on, every 2",
+        ),
+    ],
+)
+def test_the_sentence_knows_each_site_and_the_scripts_own_functions(name, site, words):
+    action, info = next(pair for pair in actions_of(RUN_ACTIONS) if pair[0].name == name)
+    own = name == "amplify"
+    change = Change(
+        "install",
+        name,
+        (("gain", 3.0),) if own else (),
+        ("a",),
+        choices=(("kind", "same"),) if own else (),
+        site=site,
+    )
+    schedule = Schedule(every_steps=2) if own else None
+    assert words in sentence(action, info, change, "it ends soon", schedule)
+
+
+def test_the_sentence_begins_with_the_first_step_and_names_what_a_ramp_moves():
+    action, info = next(pair for pair in actions_of(RUN_ACTIONS) if pair[0].name == "scale")
+    change = Change("install", "scale", (("factor", 0.25),), ("a",))
+    schedule = Schedule(1200, None, 3, Ramp("", 0.0, 1.0, 50))
+    words = sentence(action, info, change, "it ends soon", schedule)
+    assert words == (
+        "From step 1,200 on, the gradient arriving at the output of a is multiplied by factor "
+        "before it flows on, every 3 steps, factor 0 to 1 in 50 steps; it ends soon."
+    )
+
+
+@pytest.mark.parametrize("width", [58, 78, 118, 198])
+def test_the_list_of_interventions_fits_and_keeps_what_it_does(width):
+    schedule = Schedule(300, None, 2, Ramp("alpha", 0.0, 1.0, 100), "norm > 0.1")
+    states = [STATE, msgspec.structs.replace(STATE, id="b", site="params", schedule=schedule)]
+    header, rows = in_columns(states, 500, width)
+    for line in (header, *rows):
+        assert cell_len(text(line)) <= width + 1  # the cursor's cell stands before the rows
+    assert "reverse ×−1 at params" in text(rows[1])  # noqa: RUF001
+    assert "step 412" in text(rows[0])
+    assert "from step 30" in text(rows[1])
+    starts = [text(header).index(title) - 1 for title in ("what", "layers", "since", "when, until")]
+    columns = [text(rows[0])[start:] for start in starts]
+    assert columns[2].startswith("step 412")
+    assert ("set by" in text(header)) == (width > 118)
+
+
+def test_a_long_line_of_the_log_is_wrapped_and_not_cut():
+    said = " ".join(f"word{i}" for i in range(60))
+    entry = Entry(0.0, 1234, "warning", said + "\nbelow it")
+    lines = [text(row) for row in log_rows(entry, 78)]
+    assert max(len(line) for line in lines) <= 78
+    assert "1,234     ! word0" in lines[0]
+    assert " ".join(lines).split()[2:] == ["!", *said.split(), "below", "it"]
+
+
+@pytest.mark.parametrize(("width", "has_time"), [(78, False), (118, True)])
+def test_an_alert_is_told_in_each_width(width, has_time):
+    info = AlertInfo(
+        "spike", "blocks.0.attention.qkv.with.a.long.name", "param_grad", 12.5, 10.0, 3, "event"
+    )
+    row = text(alert_row(AlertEntry(0.0, 3, False, "far above its past", info), width))
+    assert ("time" in text(alert_header(width))) == has_time
+    assert row.index("far above") == text(alert_header(width)).index("what was found") - 1
+    assert "a.long.name " in row
+    assert len(row) <= width
+
+
+def test_one_that_is_yet_to_begin_is_not_called_active():
+    state = msgspec.structs.replace(STATE, active_since=500)
+    assert in_force(state, 412) == "from step 500 on"
+    assert in_force(state, 499) == in_force(state) == "active since step 500"
 
 
 def test_an_unknown_intervention_of_a_newer_peer_is_named_all_the_same():
     assert short("whirl", {"speed": 2.0}) == "whirl speed=2"
-    assert action_named("whirl") is None
+    assert actions_of([ActionInfo("whirl", "turns")])[0][0].key == "1"
 
 
 def test_the_whole_model_has_a_name():
@@ -140,6 +248,13 @@ def test_the_key_line_fits_and_always_has_the_way_to_help(width):
 
 def test_tabs_count_what_they_hold():
     cells, actions = tab_cells("log", {"interventions": 2, "log": 5}, "46 layers", 80)
-    assert text(cells).startswith(" 1 Layers   2 Interventions 2   3 Log 5 ")
+    assert text(cells).startswith(" 1 Layers   2 Alerts   3 Memory   4 Interventions 2   5 Log 5 ")
     assert text(cells).endswith("46 layers ")
-    assert [cells[place].role for place in sorted(actions)] == ["dim", "dim", "chosen"]
+    assert [cells[place].role for place in sorted(actions)] == ["dim"] * 4 + ["chosen"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_all_tabs_fit(width):
+    cells, actions = tab_cells("layers", {"interventions": 1, "log": 9}, "", width)
+    assert len(text(cells).rstrip()) <= width
+    assert len(actions) == 5

@@ -7,7 +7,13 @@ this package loads nothing else: Textual comes with the first call.
 __all__ = ["run_app"]
 
 
-def run_app(run: str | None, *, endpoint: str | None = None, is_readonly: bool = False) -> int:
+def run_app(
+    run: str | None,
+    *,
+    endpoint: str | None = None,
+    is_readonly: bool = False,
+    tab: str = "layers",
+) -> int:
     """Open the screen on a run, or on the only live one, and return the exit code.
 
     0 is done, 130 interrupted. Where there is no hub or no run yet it waits for one.
@@ -18,7 +24,10 @@ def run_app(run: str | None, *, endpoint: str | None = None, is_readonly: bool =
     from gradscope_tui.source import connect_client  # noqa: PLC0415 - as above
 
     app = GradscopeApp(
-        partial(connect_client, endpoint, is_readonly=is_readonly), run, is_readonly=is_readonly
+        partial(connect_client, endpoint, is_readonly=is_readonly),
+        run,
+        is_readonly=is_readonly,
+        tab=tab,
     )
     app.run()
     return app.return_code or 0

@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterable
 from functools import partial
 
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.message import Message
 from textual.screen import Screen
 
+from gradscope_tui.acting import Acting
 from gradscope_tui.changes import Answer, Change, Changes
 from gradscope_tui.keys import KEYS, bindings_of
 from gradscope_tui.receiver import Receiver
@@ -51,21 +52,30 @@ class Answered(Message, bubble=False):
         self.answer = answer
 
 
-class GradscopeApp(App[int]):
+class GradscopeApp(Acting):
     """Watches one run at a time. Ends with 0, or 130 when interrupted."""
 
     CSS_PATH = "gradscope.tcss"
     TITLE = "gradscope"
     BINDINGS = bindings_of("app")
 
-    def __init__(self, connect: Connect, run: str | None = None, *, is_readonly: bool = False) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        run: str | None = None,
+        *,
+        is_readonly: bool = False,
+        tab: str = "layers",
+    ) -> None:
         super().__init__()
         self.is_readonly = is_readonly
         self.session = Session()
         self.receiver = Receiver(connect, lambda: self.post_message(Arrived()))
         self.changes = Changes(lambda answer: self.post_message(Answered(answer)))
         self.viewing = Viewing(self.session, self.changes, self.receiver, run)
+        self.viewing.page = tab
         self.main = MainScreen(self.viewing, self._before_look, is_readonly=is_readonly)
+        self.make_standing()
         self._exit_at: tuple[float, int] | None = None
         self.register_theme(DARK)
         self.register_theme(LIGHT)
@@ -114,6 +124,7 @@ class GradscopeApp(App[int]):
             if not self.changes.pending or time.monotonic() > until:
                 self.exit(code, return_code=code)
         self.viewing.see()
+        self.renew_pause()
         if isinstance(self.screen, RunsScreen):
             self.screen.show(self.session.runs)
         elif self.viewing.must_choose and self.screen is self.main:
@@ -142,8 +153,10 @@ class GradscopeApp(App[int]):
         name = self.main.detail.layer_name
         is_detail = self.viewing.page == "detail" and name is not None
         layers = (name,) if is_detail and name is not None else self.main.table.chosen()
-        if layers:
-            await self.push_screen(InterveneScreen(layers, self.viewing.frame), self._send)
+        store = self.session.watched
+        if layers and store is not None:
+            form = InterveneScreen(layers, self.viewing.frame, store.actions)
+            await self.push_screen(form, self._send)
 
     def _send(self, change: Change | None) -> None:
         if change is not None:
@@ -175,10 +188,20 @@ class GradscopeApp(App[int]):
         if is_shown and row < len(states) and states[row].id and not self.is_readonly:
             self._send(Change("remove", target=states[row].id, removed=(states[row],)))
 
+    def action_copy_python(self) -> None:
+        """Copy the intervention under the cursor as the lines that make it permanent in a script."""
+        from gradscope.client.as_python import python_lines  # noqa: PLC0415 - with the link's rooms
+
+        row, states, store = self.main.interventions.cursor, self.viewing.states(), self.session.watched
+        if self.viewing.page == "interventions" and row < len(states) and store is not None:
+            text = "\n".join(python_lines(states[row], store.actions))
+            self.copy_to_clipboard(text)
+            self.notify(text, title="copied", timeout=12, markup=False)
+
     async def action_press(self, owner: str, keys: str) -> None:
         """Do what a key of the table does; for the mouse and the palette."""
         key = next(key for key in KEYS if key.owner == owner and key.keys.partition(",")[0] == keys)
-        owners = {"layers": self.main.table, "main": self.main}
+        owners = {"layers": self.main.table, "main": self.main, "alerts": self.main.alerts}
         await self.run_action(key.action, owners.get(owner, self))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
@@ -187,6 +210,12 @@ class GradscopeApp(App[int]):
             if not (key.changes and self.is_readonly) and key.action != "command_palette":
                 press = partial(self.action_press, key.owner, key.keys.partition(",")[0])
                 yield SystemCommand(key.meaning, f"key {key.shown}", press)
+        if not self.is_readonly:
+            yield SystemCommand(
+                "undo to before the first intervention",
+                "where the training keeps a way back",
+                self.action_go_back_to_before,
+            )
         yield from (c for c in super().get_system_commands(screen) if c.title == "Theme")
 
     async def action_quit(self) -> None:

@@ -5,13 +5,13 @@ step from which it is in force, or refuses it with a reason. Nothing is shown as
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from gradscope.errors import GradscopeError
-from gradscope.protocol import Ack, InterventionState
+from gradscope.protocol import Ack, InterventionState, Schedule
 from gradscope_tui.source import Source
-from gradscope_tui.view.words import layers_in_words, short
+from gradscope_tui.view.words import layers_in_words, short, what
 
 __all__ = ["Answer", "Change", "Changes"]
 
@@ -30,6 +30,9 @@ class Change:
     target: str = ""
     end_steps: int | None = None
     is_kept: bool = False
+    choices: tuple[tuple[str, str], ...] = ()
+    site: str = "output"
+    schedule: Schedule | None = None
     removed: tuple[InterventionState, ...] = ()
     is_undo: bool = False
 
@@ -37,10 +40,10 @@ class Change:
     def words(self) -> str:
         """The change in a few words."""
         if self.action == "install":
-            return f"{short(self.intervention, dict(self.arguments))} on {layers_in_words(self.layers)}"
-        gone = [
-            f"{short(s.action, s.arguments)} on {layers_in_words(s.layers, 1)}" for s in self.removed
-        ]
+            words = short(self.intervention, {**dict(self.arguments), **dict(self.choices)})
+            place = "" if self.site == "output" else f" at {self.site}"
+            return f"{words}{place} on {layers_in_words(self.layers)}"
+        gone = [f"{what(s)} on {layers_in_words(s.layers, 1)}" for s in self.removed]
         return "remove " + (", ".join(gone) or "all interventions")
 
 
@@ -84,8 +87,10 @@ class Changes:
             future = source.submit(
                 change.action,
                 intervention=change.intervention,
-                arguments=dict(change.arguments),
+                arguments={**dict(change.arguments), **dict(change.choices)},
                 layers=change.layers,
+                site=change.site,
+                schedule=change.schedule,
                 target=change.target,
                 end_steps=change.end_steps,
                 is_kept=change.is_kept,
@@ -158,10 +163,12 @@ def _state(sent: _Sent) -> InterventionState:
         action=change.intervention,
         arguments=dict(change.arguments),
         layers=answer.layers if answer and answer.layers else change.layers,
-        site="output",
+        site=change.site,
         set_by="this viewer",
         active_since=answer.step if answer else None,
         end=end_in_words(change),
+        choices=dict(change.choices),
+        schedule=change.schedule,
     )
 
 
@@ -173,5 +180,13 @@ def end_in_words(change: Change) -> str:
 
 
 def _install_again(state: InterventionState) -> Change:
-    change = Change("install", state.action, tuple(state.arguments.items()), state.layers)
-    return replace(change, is_undo=True)
+    return Change(
+        "install",
+        state.action,
+        tuple(state.arguments.items()),
+        state.layers,
+        choices=tuple(state.choices.items()),
+        site=state.site,
+        schedule=state.schedule,
+        is_undo=True,
+    )

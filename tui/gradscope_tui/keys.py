@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 
 __all__ = ["KEYS", "Key", "Owner", "bindings_of", "keys_shown"]
 
-Owner: TypeAlias = Literal["app", "main", "layers", "interventions"]
+Owner: TypeAlias = Literal["app", "main", "layers", "interventions", "alerts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ KEYS: tuple[Key, ...] = (
         "remove",
         changes=True,
     ),
+    Key("c", "c", "app.copy_python", "copy the intervention as Python", "interventions", "copy"),
     Key(
         "i",
         "i",
@@ -64,10 +65,22 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("z", "z", "undo", "undo the last change of this viewer", "app", "undo", changes=True),
     Key("X", "X", "remove_all", "remove all interventions", "app", "remove all", changes=True),
+    Key("enter", "enter", "app.show_alerts_layer", "the alert's layer in detail", "alerts", "detail"),
+    Key("n", "n", "alert(1)", "next alert, or the newest", "app"),
+    Key("N", "N", "alert(-1)", "previous alert", "app"),
+    Key("P", "P", "pause", "pause the training, or let it go on", "app", "pause", changes=True),
+    Key("full_stop", ".", "step_once", "one step of a paused training", "app", changes=True),
     Key("p", "p", "freeze", "freeze the view; data goes on arriving", "main", "freeze"),
+    Key("r", "r", "next_rank", "all ranks merged, or one after the other", "main"),
+    Key("v", "v", "capture", "look at the layer's whole tensors", "app", "capture", changes=True),
+    Key(
+        "m", "m", "measure", "measure memory and time in the next step", "app", "measure", changes=True
+    ),
     Key("1", "1", "show('layers')", "layers", "main"),
-    Key("2", "2", "show('interventions')", "interventions", "main"),
-    Key("3", "3", "show('log')", "log", "main"),
+    Key("2", "2", "show('alerts')", "alerts", "main"),
+    Key("3", "3", "show('memory')", "memory and time", "main"),
+    Key("4", "4", "show('interventions')", "interventions", "main"),
+    Key("5", "5", "show('log')", "log", "main"),
     Key("escape", "esc", "go_back", "back", "main"),
     Key("R", "R", "runs", "choose a run", "app", "runs"),
     Key("colon,ctrl+p", ": ctrl+p", "command_palette", "palette of all commands", "app"),

@@ -6,24 +6,27 @@ a colour says stands in a sign or a word as well.
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Literal, Protocol
 
 from rich.color import ColorSystem
 from rich.style import Style
 
 from gradscope.errors import LinkError, NothingToConnectError
 from gradscope.protocol import Backfill, Message, RunInfo
+from gradscope.recording import Recording
 from gradscope_tui.source import Link
 from gradscope_tui.store import RunStore, Session
-from gradscope_tui.view.cell import Cell, Role
+from gradscope_tui.view.cell import Cell, Role, printable
 from gradscope_tui.view.layout import choose_columns
+from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
 from gradscope_tui.view.rows import RowOrder, list_rows
 from gradscope_tui.view.status import status_cells, status_of
 from gradscope_tui.view.table import TableView, by_layer, header_cells, row_cells
 from gradscope_tui.view.words import whole_line
 
-__all__ = ["Reader", "render_once", "table_text"]
+__all__ = ["Reader", "memory_text", "render_once", "render_recorded", "table_text"]
 
 _TIMEOUT_S = 10.0
 _LEAST_WIDTH = 40
@@ -70,7 +73,7 @@ class Reader(Protocol):
         """Wait for messages and return them in order."""
 
 
-def render_once(client: Reader, *, color: bool, width: int) -> str:
+def render_once(client: Reader, *, color: bool, width: int, tab: str = "layers") -> str:
     """Return the newest step of the client's run, or of the only live one, as a table.
 
     It subscribes anew each time, so it may be called again and again. Raises NothingToConnectError when
@@ -81,7 +84,7 @@ def render_once(client: Reader, *, color: bool, width: int) -> str:
     client.watch(store.run)
     deadline = time.monotonic() + _TIMEOUT_S
     is_backfilled = False
-    while not (is_backfilled and store.newest and store.revision is not None):
+    while not (is_backfilled and store.revision is not None and (store.newest or tab == "memory")):
         if time.monotonic() > deadline:
             raise LinkError(
                 f"no step of run {store.run!r} came in {_TIMEOUT_S:g} s; it may be between steps, or "
@@ -92,7 +95,52 @@ def render_once(client: Reader, *, color: bool, width: int) -> str:
             is_backfilled |= isinstance(message, Backfill) and message.state == "end"
     info = next((i for i in client.runs() if i.run == store.run and i.rank == 0), None)
     is_ended = info is not None and not info.is_live
+    if tab == "memory":
+        return memory_text(store, color=color, width=width)
     return table_text(store, link=client.link, is_ended=is_ended, color=color, width=width)
+
+
+def render_recorded(recording: Recording, *, color: bool, width: int, tab: str = "layers") -> str:
+    """Return the newest step of a recording as `render_once` does that of a live run."""
+    store = RunStore(recording.info.run)
+    manifest = recording.manifest()
+    if manifest is not None:
+        store.feed(manifest)
+    streams: list[Iterable[Message]] = [recording.events(), recording.memory(), recording.times()]
+    if tab != "memory":
+        streams += [recording.scalars(), recording.interventions(), recording.steps()]
+    for message in chain.from_iterable(streams):
+        store.feed(message)
+    if tab == "memory":
+        return memory_text(store, color=color, width=width)
+    return table_text(store, link=_NoLink(), is_ended=True, color=color, width=width)
+
+
+def memory_text(store: RunStore, *, color: bool, width: int) -> str:
+    """Return where memory and time went as text: the bars, and a line for each layer."""
+    width = max(width, _LEAST_WIDTH)
+    accounts = [entry.text for entry in store.journal if exhausted_text([entry.text])]
+    lines: list[Sequence[Cell]] = [(Cell(line, "above3"),) for line in _lines_of(accounts[-1:])]
+    if store.resources.memory is None and store.resources.times is None:
+        lines.append((Cell("no step's memory was measured yet"),))
+    else:
+        lines += head_lines(store.resources, "", width)
+        lines.append(layer_header(width))
+        lines += [(Cell(" "), *row) for row in layer_rows(store.resources, width - 1)]
+    return "\n".join(_line(cells, color=color) for cells in lines) + "\n"
+
+
+def _lines_of(texts: Sequence[str]) -> list[str]:
+    return [printable(line) for text in texts for line in text.splitlines()]
+
+
+@dataclass(frozen=True, slots=True)
+class _NoLink:
+    """Stands where a recording is read, and nobody is asked."""
+
+    phase: Literal["up"] = "up"
+    since_s: float = 0.0
+    reason: str = ""
 
 
 def table_text(store: RunStore, *, link: Link, is_ended: bool, color: bool, width: int) -> str:

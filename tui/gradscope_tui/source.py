@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Literal, Protocol, TypeAlias
 
-from gradscope.protocol import Ack, Message
+from gradscope.protocol import Ack, Message, Schedule
 
 __all__ = ["Connect", "Link", "Source", "connect_client"]
 
@@ -40,14 +40,19 @@ class Source(Protocol):
 
     def submit(
         self,
-        action: Literal["install", "remove", "remove_all"],
+        action: Literal[
+            "install", "remove", "remove_all", "pause", "resume", "step_once", "undo", "measure"
+        ],
         *,
         intervention: str = "",
-        arguments: Mapping[str, float] | None = None,
+        arguments: Mapping[str, float | str] | None = None,
         layers: Sequence[str] = (),
+        site: str = "output",
+        schedule: Schedule | None = None,
         target: str = "",
         end_steps: int | None = None,
         is_kept: bool = False,
+        lease_s: float | None = None,
     ) -> Future[Ack]:
         """Send a command; the future ends with the answer."""
 

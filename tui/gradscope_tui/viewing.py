@@ -13,8 +13,11 @@ from gradscope_tui.changes import Answer, Changes
 from gradscope_tui.keys import Owner
 from gradscope_tui.receiver import Receiver
 from gradscope_tui.store import Frame, RunStore, Session
+from gradscope_tui.view.alerts import alert_header, alert_row, pause_cells
 from gradscope_tui.view.cell import Cell
-from gradscope_tui.view.lines import bar_cells, intervention_row, log_row, tab_cells
+from gradscope_tui.view.interventions import in_columns
+from gradscope_tui.view.lines import bar_cells, history_rows, log_rows, tab_cells
+from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
 from gradscope_tui.view.status import Phase, Status, status_cells, status_of
 from gradscope_tui.widgets.calm import no_hub_text, too_small_text, waiting_text
 
@@ -90,6 +93,11 @@ class Viewing:
         if self._frozen is not None:
             self.frame = self._frozen
 
+    def choose_rank(self) -> str:
+        """Turn to the next choice of ranks; return in words what is shown now."""
+        words = self.store.choose_rank() if self.store is not None else ""
+        return f"showing {words}" if words else "this run has one rank"
+
     def freeze(self) -> None:
         """Freeze what is shown, or go on."""
         if self._frozen is None and self.frame is not None and self.store is not None:
@@ -111,7 +119,11 @@ class Viewing:
     @property
     def keys_of(self) -> Owner:
         """Whose keys the key line shows."""
-        owners: dict[str, Owner] = {"layers": "layers", "interventions": "interventions"}
+        owners: dict[str, Owner] = {
+            "layers": "layers",
+            "interventions": "interventions",
+            "alerts": "alerts",
+        }
         return owners.get(self.page, "main")
 
     @property
@@ -136,13 +148,22 @@ class Viewing:
             return self._waiting_text()
         if self.page == "log":
             return ""
+        return self._empty_page_text(self.store)
+
+    def _empty_page_text(self, store: RunStore) -> str:
+        """Return what is said where a page has nothing to show."""
+        if self.page == "alerts":
+            return "" if len(store.alerts) else "no rule has found anything"
         if self.page == "interventions":
             return (
                 ""
-                if self.states()
+                if self.states() or history_rows(store.journal, self.size[0])
                 else "no gradient is changed\n\ni changes those of the marked layers"
             )
-        return self._no_layers_text(self.store)
+        resources = store.resources
+        if self.page == "memory" and resources.memory is None and resources.times is None:
+            return "no step's memory was measured yet\n\nit is in the first step, and then in few"
+        return self._no_layers_text(store)
 
     def _waiting_text(self) -> str:
         ended = len(self._session.names()) - len(self._session.live())
@@ -163,26 +184,47 @@ class Viewing:
         return status_cells(replace(self._status, is_readonly=is_readonly, waiting=waiting), width)
 
     def bar_cells(self, width: int) -> tuple[Cell, ...]:
-        """Return the interventions' bar."""
-        states = self.states()
-        return bar_cells(states, width) if states else ()
+        """Return the bar: that the training stands, and the interventions."""
+        store, states = self.store, self.states()
+        paused = pause_cells(store.pause, store.pause_left_s()) if store and store.pause else ()
+        left = width - sum(len(cell.text) for cell in paused)
+        return (*paused, *(bar_cells(states, left) if states and left > 0 else ()))
 
     def tab_cells(self, note: str, width: int) -> Line:
         """Return the tabs with their counts; `note` stands at the right."""
         counts = {
+            "alerts": len(self.store.alerts) if self.store else 0,
             "interventions": len(self.states()),
             "log": len(self.store.journal) if self.store else 0,
         }
         page = "layers" if self.page == "detail" else self.page
         return tab_cells(page, counts, note, width)
 
-    def intervention_rows(self) -> list[tuple[Cell, ...]]:
-        """Return a line for each intervention."""
-        return [intervention_row(state) for state in self.states()]
+    def intervention_table(self, width: int) -> tuple[list[tuple[Cell, ...]], tuple[Cell, ...]]:
+        """Return a line for each intervention, as they act, and their history; and the titles."""
+        step = self.store.step if self.store else None
+        header, in_force = in_columns(self.states(), step, width)
+        history = history_rows(self.store.journal, width) if self.store else ()
+        return [*in_force, *history], header
 
-    def log_rows(self) -> list[tuple[Cell, ...]]:
-        """Return a line for each thing that happened."""
-        return [log_row(entry) for entry in self.store.journal] if self.store else []
+    def memory_lines(self, width: int) -> tuple[list[tuple[Cell, ...]], list[tuple[Cell, ...]]]:
+        """Return the lines above the table of the memory page, with its titles, and its rows."""
+        if self.store is None:
+            return [], []
+        resources = self.store.resources
+        exhausted = exhausted_text([entry.text for entry in self.store.journal])
+        head = [*head_lines(resources, exhausted, width), layer_header(width)]
+        return head, layer_rows(resources, width - 1)
+
+    def alert_table(self, width: int) -> tuple[list[tuple[Cell, ...]], tuple[Cell, ...]]:
+        """Return a line for each alert, and the titles."""
+        alerts = self.store.alerts if self.store else ()
+        return [alert_row(entry, width) for entry in alerts], alert_header(width)
+
+    def log_rows(self, width: int) -> list[tuple[Cell, ...]]:
+        """Return the lines of each thing that happened."""
+        entries = self.store.journal if self.store else ()
+        return [row for entry in entries for row in log_rows(entry, width)]
 
     def note_answer(self, answer: Answer) -> str:
         """Write an answer into the log; return its words."""

@@ -265,6 +265,37 @@ static PyObject *add_changes(PyObject *Py_UNUSED(self), PyObject *const *args, P
     return add_group(args, count, 1, "add_changes(rows, is_full, tensors, targets, kept)");
 }
 
+/* --- find_suspects(tensors) -> places ------------------------------------------------------------- */
+
+/* The places of the tensors that are not finite throughout, and of those that cannot be read here. */
+static PyObject *find_suspects(PyObject *Py_UNUSED(self), PyObject *tensors)
+{
+    if (tensor_from_object == NULL || !PyList_Check(tensors)) {
+        PyErr_SetString(PyExc_TypeError, "find_suspects takes a list of tensors, once bind() has been called");
+        return NULL;
+    }
+    PyObject *suspects = PyList_New(0);
+    for (Py_ssize_t i = 0; suspects != NULL && i < PyList_Size(tensors); i++) {
+        Memory memory;
+        PyObject *tensor = Py_NewRef(PyList_GetItem(tensors, i));
+        int is_fine = find_memory(tensor, &memory);
+        if (is_fine) {
+            PyThreadState *state = memory.size_bytes >= LARGE_BYTES ? PyEval_SaveThread() : NULL;
+            is_fine = pass->is_finite(memory.data, memory.stored, memory.dtype);
+            if (state != NULL) {
+                PyEval_RestoreThread(state);
+            }
+        }
+        Py_DECREF(tensor);
+        PyObject *place = is_fine ? NULL : PyLong_FromSsize_t(i);
+        if (!is_fine && (place == NULL || PyList_Append(suspects, place) < 0)) {
+            Py_CLEAR(suspects);
+        }
+        Py_XDECREF(place);
+    }
+    return suspects;
+}
+
 /* --- the module ----------------------------------------------------------------------------------- */
 
 static PyObject *bind(PyObject *Py_UNUSED(self), PyObject *args)
@@ -306,6 +337,8 @@ static PyMethodDef methods[] = {
      "add_each(rows, is_full, tensors, targets, kept) -> places of the tensors that were left"},
     {"add_changes", (PyCFunction)(void (*)(void))add_changes, METH_FASTCALL,
      "add_changes(rows, is_full, tensors, targets, kept) -> places of the tensors that were left"},
+    {"find_suspects", find_suspects, METH_O,
+     "find_suspects(tensors) -> places of the tensors that are not finite, or cannot be read here"},
     {NULL, NULL, 0, NULL},
 };
 

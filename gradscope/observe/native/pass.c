@@ -13,6 +13,11 @@
 #define GLUE_(a, b) a##_##b
 #define GLUE(a, b) GLUE_(a, b)
 
+typedef uint64_t __attribute__((may_alias)) uint64_t_in_memory;
+typedef uint32_t __attribute__((may_alias)) uint32_t_in_memory;
+typedef uint16_t __attribute__((may_alias)) uint16_t_in_memory;
+enum { FINITE_BLOCK = 4096 };
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define PASS avx2

@@ -133,4 +133,43 @@ TARGET static void GLUE(reduce_change, PASS)(const char *now, const char *before
     }
 }
 
-static const Pass GLUE(pass, PASS) = {PASS_NAME, GLUE(reduce, PASS), GLUE(reduce_change, PASS)};
+/* An element is finite unless all bits of its exponent are set. A block is read to its end before anything
+ * is asked, so that the loop inside is one of vectors. */
+#define IS_FINITE(bits, type, exponent)                                                                   \
+    TARGET static int GLUE(is_finite_##bits, PASS)(const char *data, size_t n)                            \
+    {                                                                                                     \
+        const type##_in_memory *x = (const type##_in_memory *)data;                                       \
+        for (size_t done = 0; done < n; done += FINITE_BLOCK) {                                           \
+            const size_t end = n - done < FINITE_BLOCK ? n : done + FINITE_BLOCK;                         \
+            type found = 0;                                                                               \
+            for (size_t i = done; i < end; i++) {                                                         \
+                found |= (type)-((x[i] & (type)(exponent)) == (type)(exponent));                          \
+            }                                                                                             \
+            if (found) {                                                                                  \
+                return 0;                                                                                 \
+            }                                                                                             \
+        }                                                                                                 \
+        return 1;                                                                                         \
+    }
+IS_FINITE(float32, uint32_t, 0x7f800000u)
+IS_FINITE(float64, uint64_t, 0x7ff0000000000000u)
+IS_FINITE(bfloat16, uint16_t, 0x7f80u)
+IS_FINITE(float16, uint16_t, 0x7c00u)
+#undef IS_FINITE
+
+TARGET static int GLUE(is_finite, PASS)(const char *data, size_t n, Dtype dtype)
+{
+    switch (dtype) {
+    case FLOAT64:
+        return GLUE(is_finite_float64, PASS)(data, n);
+    case BFLOAT16:
+        return GLUE(is_finite_bfloat16, PASS)(data, n);
+    case FLOAT16:
+        return GLUE(is_finite_float16, PASS)(data, n);
+    default:
+        return GLUE(is_finite_float32, PASS)(data, n);
+    }
+}
+
+static const Pass GLUE(pass, PASS) = {PASS_NAME, GLUE(reduce, PASS), GLUE(reduce_change, PASS),
+                                      GLUE(is_finite, PASS)};

@@ -11,7 +11,7 @@ typedef struct {
 
 typedef enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 } Dtype;
 
-/* A pass over memory, compiled once for each kind of processor. Neither function reads or writes a byte
+/* A pass over memory, compiled once for each kind of processor. No function reads or writes a byte
  * outside of what it is given, allocates, or knows Python. `out` is overwritten; `calls` is set to 1. */
 typedef struct {
     const char *name;
@@ -20,6 +20,8 @@ typedef struct {
     /* The columns of now - before, each difference taken in float64. */
     void (*reduce_change)(const char *now, const char *before, size_t n, Dtype dtype, int is_full,
                           Record *out);
+    /* Whether all of n elements are finite, told by their bits. */
+    int (*is_finite)(const char *data, size_t n, Dtype dtype);
 } Pass;
 
 /* The fastest pass that this processor runs. */

@@ -107,7 +107,11 @@ class Reference:
         self.follow()
 
     def follow(self) -> None:
-        """Look at the model anew: modules may have come, gone, or been renamed."""
+        """Look at the model anew: modules may have come, gone, or been renamed.
+
+        What ran while it was being changed is no part of a step.
+        """
+        self._rows = {}
         model, named = self._model, list(self._model.named_modules())
         children = {name for name, module in named if name and _has_something_to_show(module)}
         self._watched = dict(named) if not children else {n: m for n, m in named if n in children}

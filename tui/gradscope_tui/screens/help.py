@@ -17,6 +17,7 @@ __all__ = ["HelpScreen", "help_text"]
 
 _TITLES: tuple[tuple[Owner, str], ...] = (
     ("layers", "Layers"),
+    ("alerts", "Alerts"),
     ("interventions", "Interventions"),
     ("main", "View"),
     ("app", "Everywhere"),
@@ -27,8 +28,9 @@ _SIGNS = (
     ("Σ", "merged from the layers below"),
     ("~", "sampled: only a part of the elements was read"),
     ("×", "still multiplied by a loss scale"),
+    ("≠", "should be the same on all ranks, and is not"),
     ("NaN 12", "12 elements are not a number (Inf: infinite)"),
-    ("▲ ▼", "far above, or below, that layer's own past; colour says it earlier"),
+    ("▲ ▼", "far above, or below, that layer's own past; colours say it before"),
     ("◆ ◇", "the gradient is changed here, or is about to be"),
     ("●", "marked"),
 )

@@ -1,23 +1,26 @@
 """`InterveneScreen`: from `i` to a change in two or three keys.
 
-First a letter chooses what to do; then a form shows its value and its end, and says in one sentence
-what will happen. That sentence is the question: `enter` answers it, there is no second one.
+First a letter chooses what to do; then a form shows its values, where it acts and when it ends, and
+says in one sentence what will happen. That sentence is the question: `enter` answers it, there is no
+second one. What can be done, and the fields for it, are made from what the run says of itself.
 """
 
-import math
-from dataclasses import replace
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
 
+from gradscope.errors import UsageError
+from gradscope.protocol import ActionInfo, ArgumentInfo, Schedule, parse_ramp
 from gradscope_tui.changes import Change
 from gradscope_tui.store import Frame
 from gradscope_tui.view.defaults import default_value
-from gradscope_tui.view.words import ACTIONS, Action, action_named, layers_in_words, sentence
+from gradscope_tui.view.fields import count_of, number_of, range_in_words
+from gradscope_tui.view.words import ACTIONS, Action, actions_of, layers_in_words, sentence
 from gradscope_tui.widgets.choice import Choice
 
 __all__ = ["InterveneScreen"]
@@ -25,6 +28,11 @@ __all__ = ["InterveneScreen"]
 _ENDS = ("while I watch", "keep", "for steps:")
 _END_WORDS = ("it ends 60 s after this viewer has gone", "it stays until it is removed")
 _DEFAULT_STEPS = "100"
+_YES = ("no", "yes")
+_WHEN = (("from step", "start"), ("every", "every"), ("ramp", "ramp"), ("while", "while"))
+_HINTS = {"start": "the next", "every": "1", "ramp": "{}=0:1:1000", "while": "norm > 10"}
+_NUMBERS = ("number", "whole")
+_SHORT_SCREEN = 22
 
 
 class InterveneScreen(ModalScreen[Change | None]):
@@ -37,65 +45,111 @@ class InterveneScreen(ModalScreen[Change | None]):
         Binding("enter", "apply", show=False),
         Binding("down", "app.focus_next", show=False),
         Binding("up", "app.focus_previous", show=False),
-        *(Binding(action.key, f"choose('{action.name}')", show=False) for action in ACTIONS),
+        *(
+            Binding(key, f"choose('{key}')", show=False)
+            for key in (*(a.key for a in ACTIONS), *"123456789")
+        ),
     ]
 
-    def __init__(self, layers: tuple[str, ...], frame: Frame | None) -> None:
+    def __init__(
+        self, layers: tuple[str, ...], frame: Frame | None, actions: tuple[ActionInfo, ...]
+    ) -> None:
         super().__init__()
         self._layers = layers
         self._frame = frame
-        self._action: Action | None = None
+        self._possible = actions_of(actions)
+        self._chosen: tuple[Action, ActionInfo] | None = None
 
     def compose(self) -> ComposeResult:
         """Lay out the choice of the action, and the form, which is hidden at first."""
         card = Vertical(classes="card is-change")
-        card.border_title = f"change the gradient of {layers_in_words(self._layers, 2)}"
+        card.border_title = f"intervene at {layers_in_words(self._layers, 2)}"
         with card:
             with Vertical(id="actions"):
-                lines = "\n".join(
-                    f"  [b $primary]{a.key}[/]   {a.name:<9}[$gs-dim]{a.meaning}[/]" for a in ACTIONS
-                )
-                yield Static(lines)
-            with Vertical(id="form"):
-                with Horizontal(classes="row", id="value-row"):
-                    yield Label("", id="value-name")
-                    yield Input(compact=True, id="value")
+                yield Static(self._list_of_actions())
+            with VerticalScroll(id="form", can_focus=False):
+                yield Vertical(id="arguments")
                 with Horizontal(classes="row"):
                     yield Label("until")
                     yield Choice(_ENDS, id="end")
                 with Horizontal(classes="row", id="steps-row"):
                     yield Label("steps")
                     yield Input(_DEFAULT_STEPS, compact=True, type="integer", id="steps")
+                yield Horizontal(classes="row", id="site-row")
+                for title, name in _WHEN:
+                    with Horizontal(classes="row", id=f"{name}-row"):
+                        yield Label(title)
+                        yield Input(placeholder=_HINTS[name], compact=True, id=name)
+            with Vertical(id="answer"):
                 yield Static("", classes="sentence", id="sentence", markup=False)
                 yield Static("", classes="problem", id="problem", markup=False)
         card.border_subtitle = "a letter chooses · esc cancels"
 
+    def _list_of_actions(self) -> str:
+        lines = [
+            f"  [b $primary]{a.key}[/]   {a.name:<19}[$gs-dim]{a.meaning}[/]" for a, _ in self._possible
+        ]
+        return "\n".join(lines) or "  this run does not say what can be done to it"
+
     def on_mount(self) -> None:
         """Show the first part only."""
-        self.query_one("#form").display = False
+        self.query_one("#form").display = self.query_one("#answer").display = False
+        self.set_class(self.app.size.height < _SHORT_SCREEN, "is-short")
 
-    def action_choose(self, name: str) -> None:
-        """Choose what to do; the form follows."""
-        action = action_named(name)
-        if self._action is None and action is not None:
-            self._open_form(action)
+    def on_resize(self, event: events.Resize) -> None:
+        """Give the form what the sentence leaves."""
+        self.set_class(event.size.height < _SHORT_SCREEN, "is-short")
+        self.call_after_refresh(self._share_room)
 
-    def _open_form(self, action: Action) -> None:
-        self._action = action
+    def _share_room(self) -> None:
+        """Let the fields scroll where there is no room for all: the sentence is always whole."""
         card = self.query_one(".card")
-        card.border_title = f"{action.verb} the gradient of {layers_in_words(self._layers, 2)}"
+        around = card.outer_size.height - card.size.height
+        left = self.size.height - around - self.query_one("#answer").outer_size.height
+        self.query_one("#form").styles.max_height = max(1, left)
+        if self.focused is not None:
+            self.focused.scroll_visible(animate=False)
+
+    async def action_choose(self, key: str) -> None:
+        """Choose what to do; the form follows."""
+        found = next((pair for pair in self._possible if pair[0].key == key), None)
+        if self._chosen is None and found is not None:
+            self._chosen = found
+            await self._open_form(*found)
+
+    async def _open_form(self, action: Action, info: ActionInfo) -> None:
+        card = self.query_one(".card")
+        subject = "the gradient" if info.what != "value" else "what is computed"
+        card.border_title = f"{action.verb} {subject} of {layers_in_words(self._layers, 2)}"
         card.border_subtitle = "enter applies · tab next field · ← → choose · esc cancels"
         self.query_one("#actions").display = False
-        self.query_one("#form").display = True
-        self.query_one("#value-row").display = bool(action.argument)
-        self.query_one("#value-name", Label).update(action.argument.replace("_", " "))
-        value = self.query_one("#value", Input)
-        if action.argument:
-            value.value = f"{default_value(action.name, self._frame, self._layers):g}"
-            self.set_focus(value)
-        else:
-            self.set_focus(self.query_one("#end"))
+        rows = [self._row(action, argument, i) for i, argument in enumerate(info.arguments)]
+        await self.query_one("#arguments").mount_all(rows)
+        sites = self.query_one("#site-row")
+        await sites.mount_all([Label("where"), Choice(info.sites, id="site")])
+        sites.display = len(info.sites) > 1
+        numbers = [argument.name for argument in info.arguments if argument.kind in _NUMBERS]
+        self.query_one("#ramp", Input).placeholder = _HINTS["ramp"].format(*numbers[:1] or [""])
+        self.query_one("#ramp-row").display = bool(numbers)
+        self.query_one("#form").display = self.query_one("#answer").display = True
+        has_fields = bool(info.arguments)
+        self.set_focus(self.query_one(f"#{_id(info.arguments[0])}" if has_fields else "#end"))
         self._tell()
+
+    def _row(self, action: Action, argument: ArgumentInfo, place: int) -> Horizontal:
+        """Return the row of one argument: a line to type in, or one to choose from."""
+        label, field = Label(argument.name.replace("_", " ")), _id(argument)
+        if argument.kind in ("choice", "yes"):
+            options = argument.options if argument.kind == "choice" else _YES
+            choice = Choice(options, id=field)
+            first = options.index(argument.chosen) if argument.chosen in options else 0
+            choice.chosen = int(argument.default or 0) if argument.kind == "yes" else first
+            return Horizontal(label, choice, classes="row")
+        value = argument.default
+        if place == 0 and value is None:
+            value = default_value(action.name, self._frame, self._layers)
+        shown = "" if value is None else f"{value:g}"
+        return Horizontal(label, Input(shown, compact=True, id=field), classes="row")
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Say the sentence anew."""
@@ -116,53 +170,95 @@ class InterveneScreen(ModalScreen[Change | None]):
         self.dismiss(None)
 
     def _tell(self) -> None:
-        if self._action is None:
+        if self._chosen is None or not self.query("#site"):
             return
         end = self.query_one("#end", Choice).chosen
         self.query_one("#steps-row").display = end == 2
-        change, problem = self._read(self._action)
+        change, problem = self._read()
         self.query_one("#problem", Static).update(problem)
+        self.call_after_refresh(self._share_room)
         if change is not None:
-            value = change.arguments[0][1] if change.arguments else None
             ends = f"it ends after {change.end_steps:,} steps" if change.end_steps else _END_WORDS[end]
-            text = sentence(self._action, value, self._layers, ends)
+            text = sentence(*self._chosen, change, ends, change.schedule)
             self.query_one("#sentence", Static).update(text)
 
-    def _read(self, action: Action) -> tuple[Change | None, str]:
+    def _read(self) -> tuple[Change | None, str]:
         """Return the change that the form says, or what is wrong with it."""
-        arguments: tuple[tuple[str, float], ...] = ()
-        if action.argument:
-            value = _number(self.query_one("#value", Input).value)
-            may_be_negative = action.name in ("scale", "reverse")
-            if value is None or (value <= 0 and not may_be_negative):
-                wanted = "a number" if may_be_negative else "a number above 0"
-                return None, f"{action.argument.replace('_', ' ')}: expected {wanted}"
-            arguments = ((action.argument, value),)
-        end = self.query_one("#end", Choice).chosen
-        steps = _steps(self.query_one("#steps", Input).value) if end == 2 else None
-        if end == 2 and steps is None:
-            return None, "steps: expected a whole number of at least 1"
-        change = Change("install", action.name, arguments, self._layers, end_steps=steps)
-        return replace(change, is_kept=end == 1), ""
+        if self._chosen is None:
+            return None, ""
+        action, info = self._chosen
+        try:
+            numbers = self._numbers(info)
+            steps = self._steps()
+            schedule = self._schedule()
+        except UsageError as error:
+            return None, str(error)
+        choices = [(a.name, self._picked(_id(a))) for a in info.arguments if a.kind == "choice"]
+        change = Change(
+            "install",
+            action.name,
+            numbers,
+            self._layers,
+            end_steps=steps,
+            is_kept=self.query_one("#end", Choice).chosen == 1,
+            choices=tuple(choices),
+            site=self._picked("site"),
+            schedule=schedule,
+        )
+        return change, ""
+
+    def _steps(self) -> int | None:
+        """Return after how many steps it ends, where it does. Raises UsageError for what cannot be."""
+        if self.query_one("#end", Choice).chosen != 2:
+            return None
+        steps = count_of(self.query_one("#steps", Input).value)
+        if not steps:
+            raise UsageError("steps: expected a whole number of at least 1")
+        return steps
+
+    def _picked(self, field: str) -> str:
+        choice = self.query_one(f"#{field}", Choice)
+        return choice.options[choice.chosen]
+
+    def _numbers(self, info: ActionInfo) -> tuple[tuple[str, float], ...]:
+        """Return the numbers that were typed. Raises UsageError for one that cannot be."""
+        found: list[tuple[str, float]] = []
+        for argument in info.arguments:
+            if argument.kind == "yes":
+                found.append((argument.name, float(self.query_one(f"#{_id(argument)}", Choice).chosen)))
+            elif argument.kind != "choice":
+                value = number_of(argument, self.query_one(f"#{_id(argument)}", Input).value)
+                if value is None:
+                    name = argument.name.replace("_", " ")
+                    raise UsageError(f"{name}: expected {range_in_words(argument)}")
+                found.append((argument.name, value))
+        return tuple(found)
+
+    def _schedule(self) -> Schedule | None:
+        """Return when it acts, as the last fields say. Raises UsageError for what cannot be."""
+        typed = {name: self.query_one(f"#{name}", Input).value.strip() for _, name in _WHEN}
+        counts = {name: count_of(typed[name]) for name in ("start", "every") if typed[name]}
+        if None in counts.values() or counts.get("every") == 0:
+            raise UsageError("from step, every: expected whole numbers")
+        schedule = Schedule(
+            start_step=counts.get("start"),
+            every_steps=counts.get("every") or 1,
+            ramp=parse_ramp(typed["ramp"]) if typed["ramp"] else None,
+            condition=typed["while"],
+        )
+        return None if schedule == Schedule() else schedule
 
     def action_apply(self) -> None:
         """Answer with the change that the sentence says."""
-        if self._action is None:
+        if self._chosen is None:
             return
-        change, problem = self._read(self._action)
+        change, problem = self._read()
         if change is None:
             self.query_one("#problem", Static).update(problem)
+            self.call_after_refresh(self._share_room)
         else:
             self.dismiss(change)
 
 
-def _number(text: str) -> float | None:
-    try:
-        value = float(text.replace(",", "."))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _steps(text: str) -> int | None:
-    return int(text) if text.isdecimal() and int(text) >= 1 else None
+def _id(argument: ArgumentInfo) -> str:
+    return f"argument-{argument.name}"

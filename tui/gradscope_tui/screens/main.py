@@ -9,13 +9,14 @@ from textual.widgets import ContentSwitcher
 
 from gradscope.errors import UsageError
 from gradscope_tui.keys import bindings_of, keys_shown
-from gradscope_tui.view.lines import INTERVENTION_HEADER, LOG_HEADER, key_cells
+from gradscope_tui.view.lines import LOG_HEADER, key_cells
 from gradscope_tui.viewing import Viewing
 from gradscope_tui.widgets.calm import Calm
 from gradscope_tui.widgets.cell_strip import OneLine
 from gradscope_tui.widgets.detail_page import DetailPage
 from gradscope_tui.widgets.filter_line import FilterLine
 from gradscope_tui.widgets.layer_table import LayerTable
+from gradscope_tui.widgets.memory_page import MemoryPage
 from gradscope_tui.widgets.row_list import RowList
 
 __all__ = ["InterventionBar", "KeyLine", "MainScreen", "StatusLine", "TabLine"]
@@ -45,6 +46,12 @@ class InterventionList(RowList):
     BINDINGS = bindings_of("interventions")
 
 
+class AlertList(RowList):
+    """The alerts, with the key that shows a layer."""
+
+    BINDINGS = bindings_of("alerts")
+
+
 class MainScreen(Screen[None]):
     """Draws what `viewing` sees. `before_look` is called first, so that the newest is seen."""
 
@@ -55,7 +62,9 @@ class MainScreen(Screen[None]):
         self.viewing = viewing
         self.table = LayerTable(id="layers")
         self.detail = DetailPage(id="detail")
-        self.interventions = InterventionList(INTERVENTION_HEADER, id="interventions")
+        self.alerts = AlertList(follows=True, id="alerts")
+        self.memory = MemoryPage(id="memory")
+        self.interventions = InterventionList(id="interventions")
         self._log = RowList(LOG_HEADER, follows=True, id="log")
         self._calm = Calm(id="calm")
         self._status, self._bar, self._tabs, self._keys = (
@@ -78,6 +87,8 @@ class MainScreen(Screen[None]):
         with self._pages:
             yield self._calm
             yield self.table
+            yield self.alerts
+            yield self.memory
             yield self.interventions
             yield self._log
             yield self.detail
@@ -102,9 +113,10 @@ class MainScreen(Screen[None]):
         is_roomy = not viewing.is_too_small
         for line in (self._status, self._tabs, self._keys):
             line.display = is_roomy
-        self._bar.set_class(is_roomy and bool(viewing.states()), "is-active")
+        bar = viewing.bar_cells(width)
+        self._bar.set_class(is_roomy and bool(bar), "is-active")
         self._status.show(viewing.status_cells(width, is_readonly=self._is_readonly))
-        self._bar.show(viewing.bar_cells(width))
+        self._bar.show(bar)
         self._keys.show(*key_cells(keys_shown(viewing.keys_of, is_readonly=self._is_readonly), width))
         self._show_page()
         self._show_tabs()
@@ -139,10 +151,14 @@ class MainScreen(Screen[None]):
             self.table.show(viewing.frame, viewing.states())
         elif shown == "detail":
             self.detail.show(viewing.store, viewing.frame, viewing.states())
+        elif shown == "alerts":
+            self.alerts.show(*viewing.alert_table(self.size.width - 2))
+        elif shown == "memory":
+            self.memory.show_page(*viewing.memory_lines(self.size.width - 1))
         elif shown == "interventions":
-            self.interventions.show(viewing.intervention_rows())
+            self.interventions.show(*viewing.intervention_table(self.size.width - 2))
         else:
-            self._log.show(viewing.log_rows())
+            self._log.show(viewing.log_rows(self.size.width - 2))
 
     def _focus_page(self) -> None:
         page = self._pages.visible_content
@@ -189,6 +205,11 @@ class MainScreen(Screen[None]):
             self.show_page("layers")
         else:
             self.table.set_filter("")
+
+    def action_next_rank(self) -> None:
+        """Show the ranks merged, or the next one of them."""
+        self.notify(self.viewing.choose_rank())
+        self.look()
 
     def action_freeze(self) -> None:
         """Freeze the view, or let it go on."""

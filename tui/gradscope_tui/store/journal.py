@@ -22,6 +22,7 @@ class Entry:
     step: int | None
     level: Level
     text: str
+    code: str = ""
 
 
 class Journal:
@@ -33,7 +34,7 @@ class Journal:
 
     def take(self, event: Event) -> None:
         """Keep an event of the run."""
-        self._add(Entry(event.time_s, event.step, event.level, event.text))
+        self._add(Entry(event.time_s, event.step, event.level, event.text, event.code))
 
     def note(
         self,

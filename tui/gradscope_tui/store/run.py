@@ -1,13 +1,13 @@
 """`RunStore`: all that the screen knows of one run, fed with the link's messages.
 
-Only rank 0 is kept. A step is kept once, whatever is sent again after a reconnect. When a run of the
-same name starts anew its steps go back: then the pictures of the earlier one are dropped, and the log
-says so.
+Of several ranks it keeps what `Ranks` makes of them. A step is kept once, whatever is sent again after
+a reconnect. When a run of the same name starts anew its steps go back: then the pictures of the earlier
+one are dropped, and the log says so.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,22 +15,29 @@ from numpy.typing import NDArray
 from gradscope.columns import Block
 from gradscope.errors import ProtocolError
 from gradscope.protocol import (
+    ActionInfo,
     Backfill,
     Event,
     Interventions,
     InterventionState,
     Manifest,
+    Memory,
     Message,
+    PauseState,
     Scalars,
     Skipped,
     Step,
+    Times,
 )
+from gradscope_tui.store.alerts import Alerts
 from gradscope_tui.store.frame import Frame
 from gradscope_tui.store.gaps import with_gaps
 from gradscope_tui.store.heat import Heat
 from gradscope_tui.store.journal import Journal, Level
 from gradscope_tui.store.layers import LayerTree, build_tree
 from gradscope_tui.store.measure import QUANTITIES, measure, not_measured
+from gradscope_tui.store.ranks import Ranks
+from gradscope_tui.store.resources import ResourceStore
 from gradscope_tui.store.ring import StepRing
 from gradscope_tui.store.scalars import ScalarStore
 
@@ -43,8 +50,8 @@ class RunStore:
     """Lives as long as its run is watched. `version` rises with each change that a view may show.
 
     `counters` tell how many steps were `taken`, and of what was not: `again` (known already),
-    `other_revision` (its layers are not known), `garbage` (undecodable), `other_rank`; and of
-    `withheld` by the hub and `dropped` by the agent.
+    `other_revision` (its layers are not known), `garbage` (undecodable); and of `withheld` by
+    the hub and `dropped` by the agent.
     """
 
     def __init__(
@@ -60,10 +67,16 @@ class RunStore:
         self.revision: int | None = None
         self.newest: Step | None = None
         self.block: Block | None = None
+        self.actions: tuple[ActionInfo, ...] = ()
         self.interventions: tuple[InterventionState, ...] = ()
         self.interventions_revision: int | None = None
         self.scalars = ScalarStore()
+        self.resources = ResourceStore()
+        self.ranks = Ranks(run)
         self.journal = Journal()
+        self.alerts = Alerts()
+        self.pause: PauseState | None = None
+        self._pause_ends_s = 0.0
         self.counters: Counter[str] = Counter()
         self.version = 0
         self.data_at: float | None = None
@@ -75,28 +88,45 @@ class RunStore:
         self._reset_newest()
 
     def feed(self, message: Message) -> None:
-        """Take one message. What belongs to another run or rank is counted and left."""
-        if getattr(message, "run", None) != self.run:
-            return
-        if getattr(message, "rank", 0) != 0:
-            self.counters["other_rank"] += 1
-            return
+        """Take one message. What belongs to another run is left."""
+        if getattr(message, "run", None) == self.run:
+            self._feed(self.ranks.take(message))
+            self.version += 1
+
+    def choose_rank(self) -> str:
+        """Show the next choice of ranks, from its own past on; return in words what it is."""
+        self.ring.clear()
+        self.scalars.clear()
+        self.newest = None
+        self._reset_newest()
+        self._feed(self.ranks.choose_next())
+        self.version += 1
+        return self.ranks.in_words()
+
+    def _feed(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
         match message:
             case Manifest():
                 self._take_manifest(message)
             case Step():
                 self._take_step(message)
+            case Memory() | Times():
+                names = [layer.name for layer in self.tree.layers]
+                self.resources.take(message, names, self.revision)
             case Scalars():
                 self._take_scalars(message)
             case Event():
                 self.journal.take(message)
+                self.alerts.take(message)
             case Interventions():
                 self._take_interventions(message)
             case Skipped():
                 self.counters["withheld"] += message.count
             case Backfill():
                 self._is_backfilling = message.state == "begin"
-        self.version += 1
 
     def frame(self, trend_width: int = 24) -> Frame:
         """Return the newest step as the views show it."""
@@ -111,6 +141,10 @@ class RunStore:
     def age_s(self) -> float | None:
         """Return how old the newest data is, or None while there is none."""
         return None if self.data_at is None else max(0.0, self._clock() - self.data_at)
+
+    def pause_left_s(self) -> float:
+        """Return what is left of the lease of a pause."""
+        return max(0.0, self._pause_ends_s - self._clock())
 
     @property
     def step(self) -> int | None:
@@ -131,6 +165,7 @@ class RunStore:
             return
         is_first = self.revision is None
         self.model, self.device, self.revision = message.model, message.device, message.revision
+        self.actions = message.actions
         if tree.layers == self.tree.layers:
             return
         self._set_tree(tree)
@@ -177,6 +212,8 @@ class RunStore:
     def _take_interventions(self, message: Interventions) -> None:
         self.interventions = message.entries
         self.interventions_revision = message.revision
+        self.pause = message.pause
+        self._pause_ends_s = self._clock() + (message.pause.left_s if message.pause else 0.0)
 
     def _set_tree(self, tree: LayerTree) -> None:
         """Change to another tree; a layer that is in both keeps its past steps."""
@@ -196,6 +233,7 @@ class RunStore:
     def _start_anew(self, step: int) -> None:
         self.ring.clear()
         self.scalars.clear()
+        self.resources.clear()
         self.newest = None
         self._reset_newest()
         self.note("info", f"the run started anew at step {step}", step)

@@ -24,6 +24,8 @@ class Session:
         if isinstance(message, Runs):
             self.runs = message.runs
             self._version += 1
+            if self.watched:
+                self.watched.ranks.note_runs(self.runs)
         elif self.watched:
             self.watched.feed(message)
 
@@ -32,6 +34,7 @@ class Session:
         if self.watched is None or self.watched.run != run:
             self._version += 1 + (self.watched.version if self.watched else 0)
             self.watched = RunStore(run)
+            self.watched.ranks.note_runs(self.runs)
         return self.watched
 
     def info(self) -> RunInfo | None:

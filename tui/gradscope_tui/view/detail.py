@@ -2,6 +2,7 @@
 # ruff: noqa: RUF001 - the signs are meant
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -20,6 +21,8 @@ _NAMES = {
     "grad_arriving": "gradient arriving",
     "param": "parameters",
     "param_grad": "param gradient",
+    "param_grad_arriving": "  arriving",
+    "param_grad_before_clip": "  before clipping",
     "update": "update Δw",
 }
 _KIND_WIDTH = 20
@@ -49,6 +52,7 @@ def stats_lines(block: Block | None, node: int, width: int) -> list[tuple[Cell, 
     titles = "".join(fit(f"  {title}", 11) for title in _TITLES[:shown])
     header = Cell(fit("", _KIND_WIDTH) + titles + fit("numbers", _COUNT_WIDTH), "header")
     kinds = {row: block.kinds[int(block.kind[row])] for row in rows}
+    rows = [row for row in rows if not _is_only_one(kinds[row], kinds.values())]
     rows.sort(key=lambda row: _place(kinds[row]))
     return [(header,), *(_stats_line(kinds[row], stats_of_row(block, row), shown) for row in rows)]
 
@@ -59,9 +63,18 @@ def _place(kind: str) -> tuple[int, str]:
     return (names.index(root) if root in names else len(names)), kind
 
 
+def _is_only_one(kind: str, kinds: Iterable[str]) -> bool:
+    """Say whether a kind is that of the only parameter, whose numbers the line of them all has."""
+    root, _, name = kind.partition(".")
+    of_root = [each for each in kinds if each.partition(".")[0] == root]
+    return bool(name) and root in of_root and len(of_root) == 2
+
+
 def _stats_line(kind: str, stats: Stats, shown: int) -> tuple[Cell, ...]:
     root, _, rest = kind.partition(".")
-    name = _NAMES.get(root, root) + (f" {rest}" if rest else "")
+    named = _NAMES.get(root, root)
+    indent = "    " if named.startswith(" ") else "  "
+    name = f"{indent}{rest}" if rest else named
     label = Cell(fit(name, _KIND_WIDTH - 1) + " ")
     if not stats.is_measured:
         return (label, Cell("not measured", "dim"))
@@ -87,7 +100,7 @@ def _notes(root: str, stats: Stats) -> str:
     notes = [f"{count(stats.calls)} calls"] if is_called and stats.calls != 1 else []
     notes += [
         f.name.lower()
-        for f in (Flags.SAMPLED, Flags.SCALED, Flags.MERGED)
+        for f in (Flags.SAMPLED, Flags.SCALED, Flags.MERGED, Flags.DIFFERS)
         if f in stats.flags and f.name
     ]
     return " " + ", ".join(notes) if notes else ""

@@ -40,7 +40,7 @@ _COLUMNS: tuple[Column, ...] = (
     Column("grad_norm", _TITLES["grad_norm"], NUMBER_CELL, NUMBER_CELL, 0, "number"),
     Column("param_grad_norm", _TITLES["param_grad_norm"], NUMBER_CELL, NUMBER_CELL, 6, "number"),
     Column("update_ratio", _TITLES["update_ratio"], NUMBER_CELL, NUMBER_CELL, 1, "number"),
-    Column("trend", "trend ‖∇‖", 9, 25, 4, "trend"),
+    Column("trend", "trend ‖∇‖", 10, 25, 4, "trend"),
     Column("intervention", "intervention", 12, 24, 3, "intervention"),
 )
 

@@ -1,28 +1,34 @@
 """The other lines around the table: the interventions' bar, the tabs, the keys; and the lists' rows."""
 
+import textwrap
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gradscope.protocol import InterventionState, RunInfo
 from gradscope_tui.keys import Key
 from gradscope_tui.store import Entry
 from gradscope_tui.view.cell import Cell, Role, fit, printable
-from gradscope_tui.view.words import in_force, layers_in_words, short, whole_line
+from gradscope_tui.view.words import whole_line
 
 __all__ = [
-    "INTERVENTION_HEADER",
     "LOG_HEADER",
     "PAGES",
     "RUN_HEADER",
     "bar_cells",
-    "intervention_row",
+    "history_rows",
     "key_cells",
-    "log_row",
+    "log_rows",
     "run_row",
     "tab_cells",
 ]
 
-PAGES = (("layers", "Layers"), ("interventions", "Interventions"), ("log", "Log"))
+PAGES = (
+    ("layers", "Layers"),
+    ("alerts", "Alerts"),
+    ("memory", "Memory"),
+    ("interventions", "Interventions"),
+    ("log", "Log"),
+)
 
 
 def bar_cells(states: Sequence[InterventionState], width: int) -> tuple[Cell, ...]:
@@ -41,13 +47,10 @@ def tab_cells(
     """Return the tabs with their actions; `note` stands at the right."""
     cells: list[Cell] = []
     actions: dict[int, str] = {}
-    is_narrow = width < 60
-    for number, (name, title) in enumerate(PAGES, start=1):
-        shown = title[:5].rstrip() if is_narrow else title
-        many = f" {counts[name]}" if counts.get(name) else ""
+    for number, ((name, _), shown) in enumerate(zip(PAGES, _tabs(counts, width), strict=True), start=1):
         actions[len(cells)] = f"app.press('main', '{number}')"
         role: Role = "chosen" if name == page else "dim"
-        cells.append(Cell(f" {number} {shown}{many} ", role))
+        cells.append(Cell(f" {number} {shown} ", role))
         cells.append(Cell(" "))
     used = sum(len(cell.text) for cell in cells)
     left = width - used
@@ -55,6 +58,18 @@ def tab_cells(
         shown = fit(note, min(len(note), left - 2))
         cells += [Cell(" " * (left - len(shown) - 1)), Cell(shown + " ", "dim")]
     return tuple(cells), actions
+
+
+def _tabs(counts: Mapping[str, int], width: int) -> list[str]:
+    """Return the titles with their counts, as short as the width needs them."""
+    shown: list[str] = []
+    for most in (20, 5, 2):
+        shown = [
+            title[:most] + (f" {counts[name]}" if counts.get(name) else "") for name, title in PAGES
+        ]
+        if sum(len(text) + 5 for text in shown) <= width:
+            break
+    return shown
 
 
 def key_cells(keys: Iterable[Key], width: int) -> tuple[tuple[Cell, ...], dict[int, str]]:
@@ -83,41 +98,41 @@ def _key_width(key: Key) -> int:
     return len(key.shown) + len(key.brief) + 4
 
 
-INTERVENTION_HEADER = (
-    Cell(
-        " " + fit("what", 17) + fit("layers", 34) + fit("since", 26) + fit("ends", 24) + "set by",
-        "header",
-    ),
-)
-
-
-def intervention_row(state: InterventionState) -> tuple[Cell, ...]:
-    """Return one line of the interventions' list."""
-    role: Role = "pending" if state.active_since is None else "active"
-    return (
-        Cell(fit(short(state.action, state.arguments), 16) + " ", role),
-        Cell(fit(layers_in_words(state.layers), 33) + " "),
-        Cell(fit(in_force(state), 25) + " "),
-        Cell(fit(state.end, 23) + " ", "dim"),
-        Cell(fit(state.set_by, 20), "dim"),
-    )
+def history_rows(entries: Iterable[Entry], width: int) -> list[tuple[Cell, ...]]:
+    """Return the lines below the interventions: who did what to them, the newest first."""
+    deeds = [entry for entry in entries if entry.code.startswith("intervention.")]
+    if not deeds:
+        return []
+    title = (Cell("history: who did what, the newest first", "header"),)
+    return [(Cell(""),), title, *(row for entry in reversed(deeds) for row in log_rows(entry, width))]
 
 
 LOG_HEADER = (Cell(" " + fit("time", 10) + fit("step", 10) + "what happened", "header"),)
 _LEVELS: dict[str, Role] = {"info": "normal", "warning": "warning", "error": "above3"}
-_SIGNS = {"info": " ", "warning": "! ", "error": "✕ "}
+_BEFORE_TEXT = 20
+_SIGNS = {"info": "", "warning": "! ", "error": "✕ "}
 
 
-def log_row(entry: Entry) -> tuple[Cell, ...]:
-    """Return one line of the log."""
+def log_rows(entry: Entry, width: int) -> list[tuple[Cell, ...]]:
+    """Return the lines of one thing in the log: those of its text, the long ones wrapped."""
+    role, room = _LEVELS[entry.level], max(20, width - _BEFORE_TEXT)
+    first, *rest = entry.text.splitlines() or [""]
+    lines = _wrapped(_SIGNS[entry.level] + first, room)
+    for line in rest:
+        lines += _wrapped("  " + line, room)
     clock = time.strftime("%H:%M:%S", time.localtime(entry.time_s))
     step = "" if entry.step is None else f"{entry.step:,}"
-    text = _SIGNS[entry.level].strip() + (" " if entry.level != "info" else "") + entry.text
-    return (
-        Cell(fit(clock, 10), "dim"),
-        Cell(fit(step, 10), "dim"),
-        Cell(printable(text), _LEVELS[entry.level]),
-    )
+    before = [Cell(fit(clock, 10), "dim"), Cell(fit(step, 10), "dim")]
+    below = [(Cell(fit("", _BEFORE_TEXT)), Cell(line, role)) for line in lines[1:]]
+    return [(*before, Cell(lines[0], role)), *below]
+
+
+def _wrapped(text: str, room: int) -> list[str]:
+    """Return a text in lines; those after the first stand a little to the right."""
+    text = printable(text)
+    if len(text) <= room:
+        return [text]
+    return textwrap.wrap(text, room, subsequent_indent="    ", drop_whitespace=True) or [""]
 
 
 RUN_HEADER = (

@@ -11,6 +11,7 @@ __all__ = [
     "aligned",
     "count",
     "duration",
+    "ordinal",
     "percent",
     "plain_number",
     "scalar",
@@ -67,6 +68,13 @@ def count(value: float) -> str:
             scaled = value / size
             return f"{scaled:.1f}{unit}" if scaled < 99.95 else f"{scaled:.0f}{unit}"
     return f"{value:.1e}"
+
+
+def ordinal(number: int) -> str:
+    """Return 1st, 2nd, 3rd, 4th, 11th, 21st and so on."""
+    is_teen = number % 100 in (11, 12, 13)
+    ending = "th" if is_teen else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def percent(fraction: float) -> str:

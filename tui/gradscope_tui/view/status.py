@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gradscope_tui.store import RunStore
 from gradscope_tui.view.cell import Cell, fit, printable
-from gradscope_tui.view.numbers import duration, percent, scalar, whole
+from gradscope_tui.view.numbers import duration, ordinal, percent, scalar, whole
 from gradscope_tui.view.sparkline import sparkline
 
 __all__ = ["STALE_S", "Phase", "Status", "liveness", "status_cells", "status_of"]
@@ -38,6 +38,7 @@ class Status:
     steps_per_second: float | None = None
     loss_name: str = ""
     losses: NDArray[np.float32] | None = None
+    ranks: str = ""
     cost: float | None = None
     every: int | None = None
     phase: Phase = "none"
@@ -46,6 +47,7 @@ class Status:
     age_s: float | None = None
     is_ended: bool = False
     is_readonly: bool = False
+    is_paused: bool = False
     waiting: int | None = None
 
 
@@ -59,10 +61,12 @@ def status_of(store: RunStore, *, is_ended: bool) -> Status:
         steps_per_second=store.scalars.steps_per_second(),
         loss_name=loss,
         losses=store.scalars.series(loss, _LOSSES)[1] if loss else None,
+        ranks=store.ranks.in_words(),
         cost=newest.cost if newest else None,
         every=newest.every if newest else None,
         age_s=store.age_s(),
         is_ended=is_ended,
+        is_paused=store.pause is not None,
     )
 
 
@@ -85,6 +89,8 @@ def liveness(status: Status) -> Cell:
 def _freshness(status: Status, age: str) -> Cell:
     if status.is_ended:
         return Cell(f"■ ended {age} ago" if age else "■ ended", "title")
+    if status.is_paused:
+        return Cell("❚❚ paused", "warning")
     if status.age_s is None:
         return Cell("◌ no step yet", "dim")
     if status.age_s <= STALE_S:
@@ -101,9 +107,9 @@ def status_cells(status: Status, width: int) -> tuple[Cell, ...]:
     if len(state.text) > width:
         return (Cell(fit(state.text, width), state.role),)
     left = width - len(state.text)
-    chosen: dict[int, list[Cell]] = {}
+    chosen: dict[float, list[Cell]] = {}
     for _, place, part in sorted(_parts(status), key=lambda item: item[0]):
-        needed = sum(len(cell.text) for cell in part) + 3
+        needed = sum(len(cell.text) for cell in part) + (3 if chosen else 1)
         if needed <= left:
             chosen[place] = part
             left -= needed
@@ -114,9 +120,9 @@ def status_cells(status: Status, width: int) -> tuple[Cell, ...]:
     return (*line, Cell(" " * (width - len(state.text) - used)), state)
 
 
-def _parts(status: Status) -> list[tuple[int, int, list[Cell]]]:
+def _parts(status: Status) -> list[tuple[int, float, list[Cell]]]:
     """Return (worth, place, cells) of each part; a low worth stays longest."""
-    parts: list[tuple[int, int, list[Cell]]] = []
+    parts: list[tuple[int, float, list[Cell]]] = []
     if status.waiting is not None:
         parts.append((0, 6, [Cell(f" ❚❚ frozen, {status.waiting} waiting ", "chosen")]))
     parts.append((2, 0, [Cell(fit(status.run, min(24, len(status.run))) or "gradscope", "title")]))
@@ -124,11 +130,13 @@ def _parts(status: Status) -> list[tuple[int, int, list[Cell]]]:
         parts.append((1, 1, [Cell("step ", "dim"), Cell(whole(status.step))]))
     if status.steps_per_second is not None:
         parts.append((4, 2, [Cell(_rate(status.steps_per_second)), Cell(" steps/s", "dim")]))
+    if status.ranks:
+        parts.append((2, 0.5, [Cell(status.ranks)]))
     parts += _loss(status)
     if status.cost is not None or status.every is not None:
-        parts.append((6, 5, _cost(status)))
+        parts.append((7, 5, _cost(status)))
     if status.is_readonly:
-        parts.append((7, 7, [Cell("read-only", "dim")]))
+        parts.append((5, 7, [Cell("read-only", "dim")]))
     return parts
 
 
@@ -138,14 +146,14 @@ def _rate(steps_per_second: float) -> str:
     return f"{steps_per_second:.1f}" if steps_per_second >= 1 else f"{steps_per_second:.2g}"
 
 
-def _loss(status: Status) -> list[tuple[int, int, list[Cell]]]:
+def _loss(status: Status) -> list[tuple[int, float, list[Cell]]]:
     if status.losses is None or not len(status.losses):
         return []
     newest = float(status.losses[-1])
     number = Cell(scalar(newest), "normal" if np.isfinite(newest) else "bad")
     name = Cell(f"{printable(status.loss_name)} ", "dim")
     spark = Cell(sparkline(_thinned(status.losses), _LOSS_WIDTH, is_log=False).strip(), "spark")
-    return [(3, 3, [name, number]), (5, 4, [spark])]
+    return [(3, 3, [name, number]), (6, 4, [spark])]
 
 
 def _thinned(losses: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -155,10 +163,11 @@ def _thinned(losses: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _cost(status: Status) -> list[Cell]:
-    cells = [Cell("observing ", "dim")]
-    if status.cost is not None:
-        cells.append(Cell(percent(status.cost)))
+    cells = [Cell("observing", "dim")]
     if status.every is not None:
-        often = "every step" if status.every == 1 else f"every {status.every} steps"
-        cells.append(Cell((" · " if status.cost is not None else "") + often, "dim"))
+        often = " every step" if status.every == 1 else f" every {ordinal(status.every)} step"
+        cells.append(Cell(often, "dim"))
+    if status.cost is not None:
+        cells += [Cell(" costs " if status.every is None else ", costs ", "dim")]
+        cells += [Cell(percent(status.cost))]
     return cells

@@ -14,7 +14,7 @@ from gradscope_tui.view.layout import NUMBER_CELL, Layout
 from gradscope_tui.view.numbers import aligned, count
 from gradscope_tui.view.rows import Listing, RowOrder
 from gradscope_tui.view.sparkline import sparkline
-from gradscope_tui.view.words import short
+from gradscope_tui.view.words import what
 
 __all__ = ["TableView", "by_layer", "header_cells", "number_cell", "row_cells"]
 
@@ -94,6 +94,8 @@ def number_cell(frame: Frame, quantity: str, node: int) -> tuple[Cell, Cell]:
 
 def _provenance(flags: Flags) -> tuple[str, Role]:
     """Return the sign of how a number was measured; an exact one has none."""
+    if Flags.DIFFERS in flags:
+        return "≠", "bad"
     if Flags.SCALED in flags:
         return "×", "sampled"
     if Flags.SAMPLED in flags:
@@ -163,4 +165,4 @@ def _intervention(view: TableView, node: int, width: int) -> Cell:
     more = f" +{len(states) - 1}" if len(states) > 1 else ""
     pending = "" if first.active_since is not None else "…"
     role: Role = "pending" if pending else "active"
-    return Cell(fit(short(first.action, first.arguments) + pending + more, width), role)
+    return Cell(fit(what(first) + pending + more, width), role)

@@ -14,6 +14,10 @@ from gradscope_tui.widgets.cell_strip import CellWidget
 
 __all__ = ["Choice"]
 
+_GAP = 2
+_AROUND = 4 + _GAP
+"""The cells around an option: its mark, and the gap to the next."""
+
 
 class Choice(CellWidget, can_focus=True):
     """Shows all options, the chosen one filled."""
@@ -36,12 +40,24 @@ class Choice(CellWidget, can_focus=True):
         """Return the line."""
         if y:
             return Strip.blank(self.size.width, self.rich_style)
+        if self._is_narrow:
+            return self.strip_of(self._one_of_many(), self.size.width, self.rich_style)
         cells: list[Cell] = []
         for place, option in enumerate(self.options):
             is_chosen = place == self.chosen
             role: Role = "chosen" if is_chosen else "dim"
             cells += [Cell(f"({'●' if is_chosen else ' '}) {option}", role), Cell("  ")]
         return self.strip_of(cells, self.size.width, self.rich_style)
+
+    @property
+    def _is_narrow(self) -> bool:
+        needed = sum(len(option) + _AROUND for option in self.options) - _GAP
+        return needed > self.size.width
+
+    def _one_of_many(self) -> list[Cell]:
+        """Return the chosen option alone, for where there is no room for all."""
+        many = f"  {self.chosen + 1} of {len(self.options)}"
+        return [Cell(f"← {self.options[self.chosen]} →", "chosen"), Cell(many, "dim")]
 
     def watch_chosen(self) -> None:
         """Tell of the choice."""
@@ -52,10 +68,13 @@ class Choice(CellWidget, can_focus=True):
         self.chosen = (self.chosen + distance) % len(self.options)
 
     def on_click(self, event: events.Click) -> None:
-        """Choose what the mouse points at."""
+        """Choose what the mouse points at, or the next where one is shown alone."""
+        if self._is_narrow:
+            self.action_turn(1)
+            return
         end = 0
         for place, option in enumerate(self.options):
-            end += len(option) + 6
+            end += len(option) + _AROUND
             if event.x < end:
                 self.chosen = place
                 return

@@ -12,7 +12,7 @@ from gradscope.protocol import InterventionState
 from gradscope_tui.store import Frame, RunStore
 from gradscope_tui.view.cell import Cell, printable
 from gradscope_tui.view.detail import about_lines, stats_lines
-from gradscope_tui.view.words import in_force, short
+from gradscope_tui.view.words import in_force, what
 from gradscope_tui.widgets.cell_strip import CellWidget
 from gradscope_tui.widgets.trend_plot import TrendPlot
 
@@ -103,7 +103,7 @@ class DetailPage(Container, can_focus=True):
         layer = frame.tree.layers[node]
         name = printable(layer.name) or frame.tree.label[node]
         title = [Cell(name, "container"), Cell(f"  {printable(layer.type)}", "dim")]
-        title += [Cell(f"   ◆ {short(s.action, s.arguments)}, {in_force(s)}", "active") for s in here]
+        title += [Cell(f"   ◆ {what(s)}, {in_force(s)}", "active") for s in here]
         parameters = about_lines(layer, self.size.width - 2)
         most = 3 if self.size.height < 24 else 6
         if len(parameters) > most:

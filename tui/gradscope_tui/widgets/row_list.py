@@ -52,11 +52,12 @@ class RowList(CellWidget, ScrollView, can_focus=True):
         self._rows: tuple[tuple[Cell, ...], ...] = ()
         self.cursor = 0
 
-    def show(self, rows: Sequence[tuple[Cell, ...]]) -> None:
-        """Draw these rows."""
-        rows = tuple(rows)
-        if rows == self._rows:
+    def show(self, rows: Sequence[tuple[Cell, ...]], header: tuple[Cell, ...] | None = None) -> None:
+        """Draw these rows, below a header that the screen's width may have changed."""
+        rows, header = tuple(rows), self._header if header is None else header
+        if (rows, header) == (self._rows, self._header):
             return
+        self._header = header
         was_at_end = self.cursor >= len(self._rows) - 1
         self._rows = rows
         self.cursor = max(0, min(self.cursor, len(rows) - 1))

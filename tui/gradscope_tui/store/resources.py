@@ -1,0 +1,63 @@
+"""`ResourceStore`: where memory and time went in the newest step measured, and how it was before."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gradscope.columns import MemoryTable, TimesTable
+from gradscope.errors import ProtocolError, UsageError
+from gradscope.protocol import Memory, Times
+
+__all__ = ["Kept", "ResourceStore"]
+
+_LIMIT: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What one measured step kept for its backward pass, and what was held then."""
+
+    step: int
+    saved_bytes: int
+    held_bytes: int
+
+
+class ResourceStore:
+    """Lives as long as its run is watched. `unreadable` counts what did not fit the known layers."""
+
+    def __init__(self) -> None:
+        self.memory: MemoryTable | None = None
+        self.times: TimesTable | None = None
+        self.unreadable = 0
+        self._past: deque[Kept] = deque(maxlen=_LIMIT)
+
+    @property
+    def past(self) -> Sequence[Kept]:
+        """The steps measured, the oldest first, each once."""
+        return tuple(self._past)
+
+    def clear(self) -> None:
+        """Forget an earlier start of the run."""
+        self.memory = self.times = None
+        self._past.clear()
+
+    def take(self, message: Memory | Times, layers: Sequence[str], revision: int | None) -> None:
+        """Take a message; an older one than what is shown only adds to the past."""
+        if message.manifest_revision != revision:
+            self.unreadable += 1
+            return
+        try:
+            if isinstance(message, Memory):
+                self._take_memory(message.table(layers))
+            elif self.times is None or message.step >= self.times.step:
+                self.times = message.table(layers)
+        except (ProtocolError, UsageError):
+            self.unreadable += 1
+
+    def _take_memory(self, table: MemoryTable) -> None:
+        if self.memory is None or table.step >= self.memory.step:
+            self.memory = table
+        kept = Kept(table.step, table.balance.get("saved", 0), table.balance.get("total", 0))
+        others = [each for each in self._past if each.step != kept.step]
+        self._past = deque(sorted([*others, kept], key=lambda each: each.step), maxlen=_LIMIT)
