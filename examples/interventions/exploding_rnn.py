@@ -36,7 +36,7 @@ def train(clip_at=None, name=None):
     torch.manual_seed(0)
     model = Recalls()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    losses, norms = [], []
+    losses, norms, failures = [], [], 0
     hub = None if name is None else "auto"
     with gradscope.attach(model, optimizer, name=name, hub=hub, quiet=name is None) as scope:
         for step in range(STEPS if name is None else 100 * STEPS):
@@ -53,7 +53,9 @@ def train(clip_at=None, name=None):
             if not torch.isfinite(loss):
                 if name is None:
                     break
-                print(f"step {step}: the loss is {loss.item()}; it starts again")
+                failures += 1
+                if failures % 100 == 1:
+                    print(f"step {step}: the loss is {loss.item()}, {failures} times; it starts again")
                 torch.manual_seed(0)
                 model.load_state_dict(Recalls().state_dict())
     return losses, norms
