@@ -10,11 +10,13 @@ setup(
     ext_modules=[
         Extension(
             "gradscope.observe._native",
-            sources=[str(SOURCE / "module.c"), str(SOURCE / "pass.c")],
+            sources=[
+                str(SOURCE / f"{name}.c") for name in ("module", "groups", "rows", "memory", "pass")
+            ],
             depends=[str(path) for path in sorted(SOURCE.glob("*.h"))],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             # -ffast-math must never come in: linked so, it flushes subnormals in the whole process.
-            extra_compile_args=["-O3", "-fno-fast-math", "-std=gnu11"],
+            extra_compile_args=["-O3", "-fno-fast-math", "-std=gnu11", "-fvisibility=hidden"],
             py_limited_api=True,
             optional=True,
         )

@@ -1,0 +1,14 @@
+/* Many tensors at a time: reduced, copied, and compared with their copies. */
+
+#ifndef GRADSCOPE_GROUPS_H
+#define GRADSCOPE_GROUPS_H
+
+#include "rows.h"
+
+/* add_each(rows, is_full, tensors, targets, kept) -> places of the tensors that were left */
+PyObject *add_each(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+/* add_changes(rows, is_full, tensors, targets, kept) -> places of the tensors that were left */
+PyObject *add_changes(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+#endif
