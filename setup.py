@@ -11,7 +11,7 @@ setup(
         Extension(
             "gradscope.observe._native",
             sources=[
-                str(SOURCE / f"{name}.c") for name in ("module", "groups", "rows", "memory", "pass")
+                str(SOURCE / f"{name}.c") for name in ("module", "watch", "groups", "rows", "memory", "pass")
             ],
             depends=[str(path) for path in sorted(SOURCE.glob("*.h"))],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],

@@ -108,7 +108,7 @@ class Alarms(StepPart):
         self._modules = modules
         self._posted: list[Posted] = [Posted(rule, "event") for rule in default_rules()]
         self._callbacks: list[Callback] = []
-        self._types: tuple[Sequence[str], list[str]] = ((), [])
+        self._types: tuple[Sequence[str], tuple[str, ...]] = ((), ())
         self._step = 0
         self._is_observed = False
         self._has_judged = False
@@ -235,6 +235,6 @@ class Alarms(StepPart):
     def _reading(self, step: int, names: Sequence[str], block: Block) -> Reading:
         if self._types[0] is not names:
             modules = self._modules()
-            types = [type(modules[name]).__name__ if name in modules else "" for name in names]
+            types = tuple(type(modules[name]).__name__ if name in modules else "" for name in names)
             self._types = names, types
         return Reading(step, names, block, types=self._types[1])

@@ -40,6 +40,7 @@ def attach(
     scaler: GradScaler | None = None,
     start_step: int = 0,
     memory_limit_bytes: int | None = None,
+    resources_every: int | None = None,
     replace: bool = False,
     quiet: bool = False,
 ) -> Scope:
@@ -62,6 +63,8 @@ def attach(
     memory_limit_bytes: raise torch.OutOfMemoryError, as an allocator would, where a layer is left and
         the process (on CUDA: the allocator) holds more; every step is measured then. It tells what a
         smaller device would say, and is a case in which gradscope raises into a training.
+    resources_every: measure memory and time in exactly every so many steps. None: in few chosen ones,
+        however many are observed, at no more than a quarter of the budget (of 0.02 without one).
     replace: detach an earlier scope of this model first.
     quiet: do not say on stderr how to watch.
 
@@ -81,6 +84,7 @@ def attach(
         scaler=scaler,
         start_step=start_step,
         memory_limit_bytes=memory_limit_bytes,
+        resources_every=resources_every,
         is_inert=os.environ.get("GRADSCOPE", "1") == "0",
     )
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps

@@ -154,7 +154,8 @@ class Captures(StepPart):
         self._step, self._ticket = step, next(self._tickets)
         self._due = tuple(each for each in self._there if step % each.every == 0)
         wanted = {layer for each in self._due if each.what != "param_grad" for layer in each.layers}
-        modules = {name: module for name, module in self._modules().items() if name in wanted}
+        known = self._modules() if wanted else {}
+        modules = {name: module for name, module in known.items() if name in wanted}
         if modules:
             self._hook.watch(modules)
         else:

@@ -20,34 +20,27 @@ from torch.optim import Optimizer
 
 from gradscope.agent.delivery import Delivery
 from gradscope.agent.faults import Faults
-from gradscope.agent.forward_plan import Slot
 from gradscope.agent.idle import IdleWatch
 from gradscope.agent.loss_scale import LossScale
 from gradscope.agent.measurement import FinishedStep
+from gradscope.agent.observing import Observing
 from gradscope.agent.overlay import Overlay
 from gradscope.agent.settings import Settings
 from gradscope.agent.step_parts import StepPart, StepParts
-from gradscope.agent.watched import WatchedModel
 from gradscope.columns import Block
 from gradscope.hooks import (
     Closure,
-    CompiledHook,
     ForwardHook,
     LayerInfo,
     OptimizerHook,
-    Seen,
     SlotTable,
     has_compiled,
-    hidden_from_modes,
-    is_plain,
     quiet_about_global_hooks,
 )
 from gradscope.intervene import Ledger
-from gradscope.observe import Sampler, Token
+from gradscope.observe import Sampler
 
 __all__ = ["StepEngine"]
-
-_SKIPPED = "the GradScaler skipped an iteration before step {step}: its gradients were not finite"
 
 
 class StepEngine:
@@ -69,31 +62,30 @@ class StepEngine:
         self.has_closure = False
         self._primary = weakref.ref(settings.optimizer) if settings.optimizer is not None else None
         self._sampler = sampler
-        self._faults = faults
-        self._idle = IdleWatch(faults)
-        scale = LossScale(settings.scaler)
-        self._overlay = Overlay(ledger, faults, self._idle, scale.now)
+        idle, scale = IdleWatch(faults), LossScale(settings.scaler)
+        self._overlay = Overlay(ledger, faults, idle, scale.now)
         self._parts = StepParts(faults)
         self._on_observed = on_observed
         self._on_end = on_end
-        self._compiled = CompiledHook(self._on_compiled)
-        self._watched = WatchedModel(
+        self._observing = Observing(
             model,
             settings,
-            compiled=self._compiled,
-            loss_scale=scale,
+            overlay=self._overlay,
+            idle=idle,
+            scale=scale,
+            faults=faults,
             on_layers=on_layers,
-            on_gradient=self._on_gradient,
+            look_again=self._look_again,
         )
-        self._forward = ForwardHook(self._on_forward, self._compiled)
+        self._watched, self._compiled = self._observing.watched, self._observing.compiled
+        self._forward = ForwardHook(self._observing.on_forward, self._compiled)
         self._optimizers = OptimizerHook(
             self._watched.parameters, self._before_optimizer, self._after_optimizer
         )
         self._delivery = Delivery(sampler, self._hand_out)
-        self._is_observed = False
-        self._is_able, self._is_stopped = True, False
+        self._is_stopped = False
         self._undo_quiet: Callable[[], None] | None = None
-        self._inside_s = self._deciding_s = 0.0
+        self._deciding_s = 0.0
         self._began_s = time.perf_counter()
         self._began_at = _sequence_number()
 
@@ -124,7 +116,7 @@ class StepEngine:
     def _look_again(self) -> bool:
         """Follow what was changed in the model between two steps; return whether that is done."""
         if self._watched.takes_look():
-            self._guarded("following changes of the model", self._follow_modules)
+            self._observing.guarded("following changes of the model", self._follow_modules)
         return not self._watched.wants_looks
 
     def _follow_modules(self) -> None:
@@ -144,7 +136,7 @@ class StepEngine:
 
     def peek(self) -> tuple[tuple[str, ...], Block] | None:
         """Return layers and columns of the step as they stand; None where it is not observed."""
-        return self._watched.measurement.peek() if self._is_observed else None
+        return self._watched.measurement.peek() if self._observing.is_on else None
 
     @property
     def is_fresh(self) -> bool:
@@ -156,93 +148,50 @@ class StepEngine:
 
     def settle_now(self) -> None:
         """Let requests take effect at once, where the step in progress has not begun to compute."""
-        self._guarded("settling interventions", self._settle)
+        self._observing.guarded("settling interventions", self._settle)
         self._rehook()
 
     def mark_step(self) -> None:
         """End a step by hand; measure parameters and gradients where no optimizer did."""
-        if self._is_observed and self._primary is None:
+        if self._observing.is_on and self._primary is None:
             self._look_again()
-            self._guarded("following changes of the model", self._follow_parameters)
+            self._observing.guarded("following changes of the model", self._follow_parameters)
             parameters = self._watched.parameters()
-            self._guarded("parameters", lambda: self._watched.measurement.see_parameters(parameters))
-        self._end()
-
-    def _on_forward(self, slot: Slot, output: Any) -> Any:  # Any: whatever a module returns
-        began_s = time.perf_counter()
-        self._idle.note_seen()
-        if self._is_observed:
-            try:
-                if is_plain(output):
-                    self._observe(slot, output)
-                else:
-                    with hidden_from_modes():
-                        self._observe(slot, output)
-            except Exception as error:  # noqa: BLE001 - ours must not become the training's
-                self._give_up("observing activations", error)
-        is_changed = bool(slot.chain or slot.calls)
-        if is_changed:
-            see_arriving = self._see_arriving if self._is_observed else None
-            output = self._overlay.over_output(slot, output, see_arriving)
-        self._inside_s += time.perf_counter() - began_s
-        return output if is_changed else None
-
-    def _observe(self, slot: Slot, output: object) -> None:
-        if self._watched.measurement.see_output(slot.layer, output):
-            self._faults.tell("iteration-skipped", _SKIPPED.format(step=self.step))
-
-    def _on_compiled(self, layer: int, what: Seen, path: str, tensor: torch.Tensor) -> None:
-        if self._is_observed:
-            self._look_again()
-            self._idle.note_seen()
-            self._timed(
-                "observing a compiled model",
-                lambda: self._watched.measurement.see_compiled(layer, what, path, tensor),
+            self._observing.guarded(
+                "parameters", lambda: self._watched.measurement.see_parameters(parameters)
             )
-
-    def _on_gradient(self, token: Token, gradient: torch.Tensor) -> None:
-        began_s = time.perf_counter()
-        try:
-            if is_plain(gradient):
-                self._watched.measurement.see_gradient(token, gradient)
-            else:
-                with hidden_from_modes():
-                    self._watched.measurement.see_gradient(token, gradient)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._give_up("observing gradients", error)
-        self._inside_s += time.perf_counter() - began_s
-
-    def _see_arriving(self, slot: Slot, tensor: torch.Tensor) -> None:
-        self._watched.measurement.see_arriving(slot.layer, tensor)
+        self._end()
 
     def _before_optimizer(self, optimizer: Optimizer, closure: Closure | None) -> Closure | None:
         self.has_closure = has_closure = closure is not None
-        if self._is_observed:
+        if self._observing.is_on:
             self._look_again()
-            self._guarded("following changes of the model", self._follow_parameters)
+            self._observing.guarded("following changes of the model", self._follow_parameters)
         if not has_closure:
             self._change_parameters(optimizer)
-        if self._is_observed:
-            self._timed(
+        if self._observing.is_on:
+            self._observing.timed(
                 "parameters",
                 lambda: self._watched.measurement.before_optimizer(optimizer, has_closure=has_closure),
             )
         self._parts.call("before_optimizer", optimizer)
-        is_wrapped = self._is_observed or self._overlay.changes_parameters
+        is_wrapped = self._observing.is_on or self._overlay.changes_parameters
         return self._wrapped(closure, optimizer) if closure is not None and is_wrapped else None
 
     def _change_parameters(self, optimizer: Optimizer) -> None:
         if self._overlay.changes_parameters:
-            see = self._watched.measurement.see_arriving_parameters if self._is_observed else None
-            self._timed(
+            see = self._watched.measurement.see_arriving_parameters if self._observing.is_on else None
+            self._observing.timed(
                 "interventions on parameters", lambda: self._overlay.before_optimizer(optimizer, see)
             )
 
     def before_clip(self, parameters: list[torch.Tensor]) -> bool:
         """Measure gradients that the script is about to clip; return whether any is the model's."""
-        if self._is_observed:
+        if self._observing.is_on:
             self._look_again()
-            self._timed("gradients", lambda: self._watched.measurement.before_clip(parameters))
+            self._observing.timed(
+                "gradients", lambda: self._watched.measurement.before_clip(parameters)
+            )
         return self._watched.measurement.knows(parameters)
 
     def _wrapped(self, closure: Closure, optimizer: Optimizer) -> Closure:
@@ -251,15 +200,17 @@ class StepEngine:
         def evaluate() -> Any:  # Any: whatever the user's closure returns
             value = closure()
             self._change_parameters(optimizer)
-            if self._is_observed:
-                self._timed("parameters", lambda: self._watched.measurement.after_closure(optimizer))
+            if self._observing.is_on:
+                self._observing.timed(
+                    "parameters", lambda: self._watched.measurement.after_closure(optimizer)
+                )
             return value
 
         return evaluate
 
     def _after_optimizer(self, optimizer: Optimizer) -> None:
-        if self._is_observed:
-            self._timed("updates", self._watched.measurement.after_optimizer)
+        if self._observing.is_on:
+            self._observing.timed("updates", self._watched.measurement.after_optimizer)
         self._parts.call("after_optimizer", optimizer)
         if self._primary is None or self._primary() is None:
             self._primary = weakref.ref(optimizer)
@@ -268,18 +219,22 @@ class StepEngine:
 
     def _end(self) -> None:
         """End the step in progress and begin the next."""
+        self._observing.count_in()
         began_s = time.perf_counter()
         step_time_s = began_s - self._began_s
-        if self._is_observed:
-            self._guarded("reading the board", lambda: self._harvest(step_time_s))
-        self._guarded("judging a step", self._judge)
-        self._guarded("delivering a step", self._delivery.deliver)
-        self._guarded("ending a step", lambda: self._on_end(self.step, step_time_s))
-        self._parts.call("end", self.step, step_time_s, is_observed=self._is_observed)
+        if self._observing.is_on:
+            self._observing.guarded("reading the board", lambda: self._harvest(step_time_s))
+        self._observing.guarded("judging a step", self._judge)
+        self._observing.guarded("delivering a step", self._delivery.deliver)
+        self._observing.guarded("ending a step", lambda: self._on_end(self.step, step_time_s))
+        self._parts.call("end", self.step, step_time_s, is_observed=self._observing.is_on)
         now_s = time.perf_counter()
-        self._inside_s += now_s - began_s
+        self._observing.inside_s += now_s - began_s
         self._sampler.record(
-            self.step, now_s - self._began_s, self._inside_s, was_observed=self._is_observed
+            self.step,
+            now_s - self._began_s,
+            self._observing.inside_s,
+            was_observed=self._observing.is_on,
         )
         self._deciding_s = time.perf_counter() - now_s
         self.step += 1
@@ -290,14 +245,13 @@ class StepEngine:
         if self._is_stopped:
             return
         self._began_s = time.perf_counter() - self._deciding_s
-        self._is_observed = self._is_able and self._sampler.is_due(self.step)
-        self._watched.begin(is_observed=self._is_observed)
-        self._guarded("settling interventions", self._settle)
+        self._observing.begin(self.step, is_due=self._sampler.is_due(self.step))
+        self._observing.guarded("settling interventions", self._settle)
         self._rehook()
-        if self._is_observed:
+        if self._observing.is_on:
             self._watched.measurement.begin()
-        self._parts.call("begin", self.step, is_observed=self._is_observed)
-        self._inside_s = time.perf_counter() - self._began_s
+        self._parts.call("begin", self.step, is_observed=self._observing.is_on)
+        self._observing.inside_s = time.perf_counter() - self._began_s
         self._began_at = _sequence_number()
 
     def _settle(self) -> None:
@@ -309,10 +263,11 @@ class StepEngine:
 
         Once anything was compiled it stays: what is traced in an unobserved step must know of it too.
         """
-        self._compiled.is_on = self._is_observed
-        table = self._watched.plan.table(is_observed=self._is_observed)
+        self._compiled.is_on = self._observing.is_on
+        table = self._watched.plan.table(is_observed=self._observing.is_on)
         if table is not None:
-            self._forward.watch(table, self._look_again if self._watched.wants_looks else None)
+            first = self._look_again if self._watched.wants_looks else None
+            self._forward.watch(table, first, self._observing.see)
         elif has_compiled():
             self._forward.watch(SlotTable(()))
         else:
@@ -322,28 +277,11 @@ class StepEngine:
         self._delivery.add(self._watched.measurement.end(self.step, step_time_s))
 
     def _judge(self) -> None:
-        self._overlay.judge(self.step, is_observed=self._is_observed)
+        self._overlay.judge(self.step, is_observed=self._observing.is_on)
 
     def _hand_out(self, finished: FinishedStep) -> None:
         self._on_observed(finished)
         self._parts.call("observed", finished)
-
-    def _timed(self, part: str, work: Callable[[], object]) -> None:
-        began_s = time.perf_counter()
-        self._guarded(part, work)
-        self._inside_s += time.perf_counter() - began_s
-
-    def _guarded(self, part: str, work: Callable[[], object]) -> None:
-        try:
-            with hidden_from_modes():
-                work()
-        except Exception as error:  # noqa: BLE001 - ours must not become the training's
-            self._give_up(part, error)
-
-    def _give_up(self, part: str, error: Exception) -> None:
-        self._is_able = self._is_observed = False
-        self._watched.measurement.abandon()
-        self._faults.report(part, error, "Observing is switched off; interventions stay in force.")
 
 
 def _sequence_number() -> int:

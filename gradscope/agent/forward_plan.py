@@ -71,6 +71,11 @@ class ForwardPlan:
         self._changed = SlotTable(self._alive(changed))
         self._both = self._observed | self._changed if changed else self._observed
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether anything acts on the layers in this step."""
+        return len(self._changed) > 0
+
     def watched(self) -> list[tuple[nn.Module, int]]:
         """Return the watched modules that are alive, each with the index of its layer."""
         return [(m, slot.layer.index) for m, slot in self._alive(self._slots) if slot.is_watched]

@@ -7,6 +7,7 @@ inside. It skips the step when it finds an infinity; most optimizers are then no
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -38,6 +39,11 @@ class LossScale:
         self._is_inside = False
         self._is_scaled_at_clipping = False
         self._is_suspect = False
+
+    @property
+    def has_scaler(self) -> bool:
+        """Whether there is a scaler, which may skip an iteration amid what is taken for one step."""
+        return self._scaler is not None
 
     def now(self) -> torch.Tensor | None:
         """Return what gradients are multiplied by in backward; None for nothing, or nothing known."""
@@ -113,14 +119,14 @@ def _family(kind: str) -> str:
 def _flagged(block: Block, kinds: tuple[str, ...]) -> Block:
     flags = block.flags.copy()
     flags[_rows_of(block, kinds)] |= np.uint8(Flags.SCALED)
-    return Block(block.kinds, block.layer, block.kind, flags, block.values)
+    return replace(block, flags=flags)
 
 
 def _divided(block: Block, kinds: tuple[str, ...], scale: float) -> Block:
     rows = _rows_of(block, kinds)
     values = dict(block.values)
     for name, power in (("sum", 1), ("sumsq", 2), ("min", 1), ("max", 1)):
-        column = block.column(name)
+        column = block.column(name).copy()
         column[rows] /= scale**power
         values[name] = column
-    return Block(block.kinds, block.layer, block.kind, block.flags, values)
+    return replace(block, values=values)

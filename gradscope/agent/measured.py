@@ -8,6 +8,7 @@ from functools import partial
 from gradscope.agent.faults import Faults
 from gradscope.agent.publisher import Publisher
 from gradscope.agent.resources import MeasuredLayers, ResourcePart
+from gradscope.agent.settings import Settings
 from gradscope.columns import MemoryTable, TimesTable
 from gradscope.observe import Sampler
 from gradscope.protocol import Hello, Memory, Times, pack_memory, pack_times
@@ -57,16 +58,14 @@ class Measured(ABC):
     def _tell(self, level: str, code: str, text: str) -> None:
         """Tell the viewers of something that happened."""
 
-    def _make_resources(
-        self, sampler: Sampler, start_step: int, memory_limit_bytes: int | None
-    ) -> ResourcePart:
+    def _make_resources(self, sampler: Sampler, settings: Settings) -> ResourcePart:
         return ResourcePart(
-            cadence=Cadence(sampler.budget, start_step),
+            cadence=Cadence(sampler.budget, settings.start_step, every=settings.resources_every),
             faults=self._faults,
             on_memory=self._on_memory,
             on_times=self._on_times,
             set_aside=sampler.set_aside,
-            limit_bytes=memory_limit_bytes,
+            limit_bytes=settings.memory_limit_bytes,
         )
 
     def _on_memory(self, reading: MemoryReading, layers: MeasuredLayers) -> None:

@@ -18,6 +18,7 @@ from gradscope.observe import (
     Harvest,
     LayerSlot,
     ParameterObserver,
+    See,
     Token,
 )
 
@@ -85,14 +86,24 @@ class Measurement:
         is_full: bool,
         loss_scale: LossScale,
         on_gradient: Callable[[Token, torch.Tensor], None],
+        give_up: Callable[[Exception], None],
     ) -> None:
         self._names = tuple(layer.name for layer in layers)
         self._revision = revision
         self._loss_scale = loss_scale
         self._board = Board(is_full=is_full)
-        self._activations = ActivationObserver(self._board, on_gradient)
+        self._activations = ActivationObserver(self._board, on_gradient, give_up)
         self._parameters = ParameterObserver(self._board, layers)
         self._replicas = Replicas(layers)
+
+    @property
+    def see(self) -> See | None:
+        """What deals with most outputs in C, and says whether it has; None where there is none."""
+        return None if self._loss_scale.has_scaler else self._activations.see
+
+    def take(self) -> tuple[float, int]:
+        """Return the seconds spent in C and the outputs seen there, since it was last asked."""
+        return self._activations.take()
 
     def begin(self) -> None:
         """Begin a step."""

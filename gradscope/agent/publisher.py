@@ -21,6 +21,7 @@ __all__ = ["Publisher"]
 _log = logging.getLogger("gradscope")
 
 _QUEUE_LIMIT = 256
+_QUEUE_LIMIT_BYTES = 16_000_000
 _SCALARS_LIMIT = 10_000
 _SCALARS_A_MESSAGE = 500
 _POLL_S = 0.05
@@ -78,11 +79,17 @@ class Publisher:
             self._thread.join(_GOODBYE_S + 0.5)
         self._thread = None
 
-    def put(self, make: _Make) -> None:
-        """Lay a message on the queue; it is made by the thread. Never waits."""
-        if len(self._queue) >= _QUEUE_LIMIT:
-            self._queue.popleft()
-            self.dropped += 1
+    def put(self, make: _Make, size_bytes: int = 0) -> None:
+        """Lay a message on the queue; it is made by the thread. Never waits.
+
+        size_bytes: what it holds in memory until it is made, where that is much. So many of this size
+        wait as fit into the queue's bytes, two at the least.
+        """
+        limit = _QUEUE_LIMIT
+        if size_bytes:
+            limit = min(limit, max(2, _QUEUE_LIMIT_BYTES // size_bytes))
+        while len(self._queue) >= limit:
+            self._drop_oldest()
         self._queue.append(make)
 
     def put_now(self, make: _Make) -> None:
@@ -98,6 +105,13 @@ class Publisher:
         """Return what was sent, dropped and failed."""
         link = self._link.counters if self._link is not None else {}
         return {**link, "queue_dropped": self.dropped, "failures": self.failures}
+
+    def _drop_oldest(self) -> None:
+        try:
+            self._queue.popleft()
+        except IndexError:  # the thread was quicker
+            return
+        self.dropped += 1
 
     def _wake(self) -> None:
         link = self._link

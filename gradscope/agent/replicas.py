@@ -26,15 +26,19 @@ class Replicas:
 
     def __init__(self, layers: Sequence[LayerInfo]) -> None:
         rank, _ = rank_and_world_size()
-        self._is_copy = [
-            {name: is_copy(parameter, rank) for name, parameter in layer.parameters.items()}
+        self._copies = {
+            layer.index: copied
             for layer in layers
-        ]
+            if (copied := {name for name, each in layer.parameters.items() if is_copy(each, rank)})
+        }
+        self._counts = {index: len(layers[index].parameters) for index in self._copies}
         self._rows: tuple[tuple[str, ...], NDArray[Any], NDArray[Any]] | None = None
         self._flags = np.zeros(0, np.uint8)
 
     def marked(self, block: Block) -> Block:
         """Return the block with its copies flagged."""
+        if not self._copies:
+            return block
         if self._rows is None or not self._are_those_of(block):
             self._rows = block.kinds, block.layer, block.kind
             self._flags = np.array(
@@ -54,10 +58,12 @@ class Replicas:
     def _flag(self, layer: int, kind: str) -> int:
         if not kind.startswith(_OF_PARAMETERS):
             return 0
-        of_layer = self._is_copy[layer]
+        copied = self._copies.get(layer)
+        if copied is None:
+            return 0
         _, dot, name = kind.partition(".")
-        copies = [of_layer.get(name, False)] if dot else list(of_layer.values())
-        return int(Flags.REPLICA) if copies and all(copies) else 0
+        is_replica = name in copied if dot else len(copied) == self._counts[layer]
+        return int(Flags.REPLICA) if is_replica else 0
 
 
 def is_copy(parameter: nn.Parameter, rank: int) -> bool:

@@ -69,9 +69,7 @@ class Scope(Changes, Measured, Attending, Looking):
             on_failure=lambda entry, _reason: self._control.request("remove", target=entry.id),
             history=History(self._tell_deed),
         )
-        self._resources = self._make_resources(
-            sampler, settings.start_step, settings.memory_limit_bytes
-        )
+        self._resources = self._make_resources(sampler, settings)
         self._engine = StepEngine(
             model,
             settings,
@@ -265,7 +263,7 @@ class Scope(Changes, Measured, Attending, Looking):
                 self._publisher.dropped,
                 finished,
             )
-            self._publisher.put(make)
+            self._publisher.put(make, finished.block.nbytes)
 
     def _on_end(self, step: int, step_time_s: float) -> None:
         self._scalars.end_step(step, time.time(), step_time_s)

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from gradscope.agent.step_parts import StepPart
 from gradscope.agent.withheld import Withheld
 from gradscope.hooks import parameters_of
-from gradscope.observe import find_nonfinite, has_numbers
+from gradscope.observe import find_nonfinite, numbers_of_gradient
 
 __all__ = ["Sentinel"]
 
@@ -99,20 +99,13 @@ class Sentinel(StepPart):
     def _look(self, optimizer: Optimizer, *, may_skip: bool) -> None:
         if _is_watched_by_scaler(optimizer):
             return
-        on_host: list[torch.nn.Parameter] = []
-        elsewhere: dict[torch.device, list[torch.nn.Parameter]] = {}
-        for parameter in parameters_of(optimizer):
-            gradient = parameter.grad
-            if gradient is None or not has_numbers(gradient):
-                continue
-            if gradient.is_cpu:
-                on_host.append(parameter)
-            else:
-                elsewhere.setdefault(gradient.device, []).append(parameter)
-        bad = _not_finite(on_host) if on_host else []
+        parameters = parameters_of(optimizer)
+        bad_places, places = find_nonfinite(parameters)
+        bad = [parameters[place] for place in bad_places]
+        elsewhere = _by_device([parameters[place] for place in places])
         must_wait = may_skip and bool(elsewhere) and self._must_wait()
-        for device, parameters in elsewhere.items():
-            self._waiting.append(_look_on(device, self._step, parameters))
+        for device, there in elsewhere.items():
+            self._waiting.append(_look_on(device, self._step, there))
         if must_wait:
             while self._waiting and self._waiting[-1].step == self._step:
                 bad += _bad_of(self._waiting.pop())
@@ -135,21 +128,15 @@ def _is_watched_by_scaler(optimizer: Optimizer) -> bool:
     return getattr(optimizer, "found_inf", None) is not None
 
 
-def _plain(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """Return the numbers of a gradient that lie on this rank, without its graph."""
-    gradient = parameter.grad
-    if gradient is None:
-        return torch.empty(0)
-    if type(gradient) is torch.Tensor and gradient.layout is torch.strided and gradient.grad_fn is None:
-        return gradient
-    to_local = getattr(gradient, "to_local", None)
-    local: torch.Tensor = gradient.detach() if to_local is None else to_local().detach()
-    return local._values() if local.layout is torch.sparse_coo else local  # noqa: SLF001 - without coalescing
-
-
-def _not_finite(parameters: Sequence[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
-    """Return those whose gradient on the host is not finite."""
-    return [parameters[place] for place in find_nonfinite([_plain(p) for p in parameters])]
+def _by_device(
+    parameters: Sequence[torch.nn.Parameter],
+) -> dict[torch.device, list[torch.nn.Parameter]]:
+    """Return parameters by the device of their gradient."""
+    groups: dict[torch.device, list[torch.nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            groups.setdefault(parameter.grad.device, []).append(parameter)
+    return groups
 
 
 def _look_on(device: torch.device, step: int, parameters: Sequence[torch.nn.Parameter]) -> _Look:
@@ -161,7 +148,7 @@ def _look_on(device: torch.device, step: int, parameters: Sequence[torch.nn.Para
     with torch.no_grad():
         for each in _by_dtype(parameters):
             ordered += each
-            norms += torch._foreach_norm([_plain(p) for p in each], math.inf)  # noqa: SLF001 - as above
+            norms += torch._foreach_norm([numbers_of_gradient(p) for p in each], math.inf)  # noqa: SLF001 - what torch's own clipping uses
         there = torch.stack([norm.to(wide) for norm in norms])
         host = torch.empty(there.shape, dtype=wide, pin_memory=is_cuda)
         host.copy_(there, non_blocking=is_cuda)

@@ -32,6 +32,7 @@ class Settings:
     scaler: GradScaler | None
     start_step: int
     memory_limit_bytes: int | None
+    resources_every: int | None
     is_inert: bool
 
     def __post_init__(self) -> None:
@@ -52,6 +53,12 @@ class Settings:
             raise UsageError(
                 "memory_limit_bytes must be a whole number of bytes of at least 1, or None for no "
                 f"limit, got {limit!r}"
+            )
+        every = self.resources_every
+        if every is not None and (not isinstance(every, int) or every < 1):
+            raise UsageError(
+                "resources_every must be a whole number of steps of at least 1, or None for few chosen "
+                f"ones, got {every!r}"
             )
 
     @property

@@ -41,6 +41,7 @@ class WatchedModel:
         loss_scale: LossScale,
         on_layers: Callable[[Sequence[LayerInfo], int], None],
         on_gradient: Callable[[Token, torch.Tensor], None],
+        give_up: Callable[[Exception], None],
     ) -> None:
         self._model = weakref.ref(model)
         self._layers = settings.layers
@@ -49,6 +50,7 @@ class WatchedModel:
         self._is_full = settings.is_full
         self._on_layers = on_layers
         self._on_gradient = on_gradient
+        self._give_up = give_up
         self._revision = self._looks_left = 0
         self._look_at(model)
 
@@ -117,6 +119,7 @@ class WatchedModel:
             is_full=self._is_full,
             loss_scale=self._loss_scale,
             on_gradient=self._on_gradient,
+            give_up=self._give_up,
         )
         self.plan = ForwardPlan(layers)
         self._compiled.watch(self.plan.watched())

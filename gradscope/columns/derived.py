@@ -55,7 +55,8 @@ def update_ratio(update_norm: Floats, param_norm: Floats) -> Floats:
 
 
 def _divide(numerator: Floats, denominator: Floats) -> Floats:
-    numerator, denominator = np.broadcast_arrays(numerator, denominator)
+    if numerator.shape != denominator.shape:
+        numerator, denominator = np.broadcast_arrays(numerator, denominator)
     quotient = np.full(numerator.shape, np.nan)
     with np.errstate(over="ignore", invalid="ignore"):
         np.divide(numerator, denominator, out=quotient, where=denominator != 0)

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
@@ -76,6 +77,8 @@ class ForwardHook(Generic[S]):
         self._compiled = compiled
         self._find: Callable[[nn.Module], S | None] = SlotTable[S](()).find
         self._first: Callable[[], bool] | None = None
+        self._given: Callable[[nn.Module, Any], bool] | None = None
+        self._quick: Callable[[nn.Module, Any], bool] | None = None
         self._handle: RemovableHandle | None = None
 
     @property
@@ -83,13 +86,20 @@ class ForwardHook(Generic[S]):
         """Whether torch calls the hook at present."""
         return self._handle is not None
 
-    def watch(self, table: SlotTable[S], first: Callable[[], bool] | None = None) -> None:
+    def watch(
+        self,
+        table: SlotTable[S],
+        first: Callable[[], bool] | None = None,
+        quick: Callable[[nn.Module, Any], bool] | None = None,  # Any: as above
+    ) -> None:
         """Watch the modules of a table, and no others.
 
         `first` is called after each forward of any module with gradients enabled, before it is looked
-        for, until it returns True. It may watch another table.
+        for, until it returns True. It may watch another table. From then on `quick` is asked first: it
+        may deal with a forward alone, and says whether it has.
         """
-        self._find, self._first = table.find, first
+        self._find, self._first, self._given = table.find, first, quick
+        self._quick = quick if first is None else None
         if self._handle is None:
             self._handle = register_module_forward_hook(self._on_forward)
 
@@ -100,10 +110,12 @@ class ForwardHook(Generic[S]):
             self._handle = None
 
     def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> Any:  # Any: as torch says
-        if torch.compiler.is_compiling():
+        if is_compiling():
             self._compiled.trace(module, output)
             return None
+        if self._quick is not None and self._quick(module, output):
+            return None
         if self._first is not None and torch.is_grad_enabled() and self._first():
-            self._first = None
+            self._first, self._quick = None, self._given
         slot = self._find(module)
         return None if slot is None else self._callback(slot, output)

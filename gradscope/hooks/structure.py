@@ -1,6 +1,7 @@
 """Whether a model still has the modules and parameters that it had: cheap enough to ask each step."""
 
 import weakref
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from operator import attrgetter
@@ -24,9 +25,10 @@ class Structure:
     def __init__(self, model: nn.Module) -> None:
         modules = list(_walk(model))
         self._has_lost_module = self._has_lost_parameter = False
-        self._modules = [weakref.ref(module, self._lose_module) for module in modules]
+        lose_module, lose_parameter = self._lose_module, self._lose_parameter  # one object for all
+        self._modules = [weakref.ref(module, lose_module) for module in modules]
         owned = (p for module in modules for p in module._parameters.values() if p is not None)  # noqa: SLF001 - far faster than parameters()
-        self._parameters = [weakref.ref(parameter, self._lose_parameter) for parameter in owned]
+        self._parameters = [weakref.ref(parameter, lose_parameter) for parameter in owned]
         self._module_ids = _ids(modules, _modules)
         self._parameter_ids = _ids(modules, _parameters)
         self._classes = list(map(type, modules))
@@ -54,9 +56,9 @@ class Structure:
         self._has_lost_parameter = True
 
 
-def _ids(modules: Iterable[object], owned: Callable[[object], dict[str, object]]) -> list[int]:
+def _ids(modules: Iterable[object], owned: Callable[[object], dict[str, object]]) -> "array[int]":
     """Return the ids of what each module owns of a kind, in one loop in C."""
-    return [*map(id, chain.from_iterable(map(dict.values, map(owned, modules))))]
+    return array("Q", map(id, chain.from_iterable(map(dict.values, map(owned, modules)))))
 
 
 def _walk(model: nn.Module) -> Iterator[nn.Module]:

@@ -1,12 +1,13 @@
 """Measuring: tensors reduced to rows, which steps to observe, and what that costs."""
 
-from gradscope.observe.activations import ActivationObserver, LayerSlot, Token
+from gradscope.observe.activations import ActivationObserver, LayerSlot, See, Token
 from gradscope.observe.board import Board, Harvest
-from gradscope.observe.finite import find_nonfinite, has_numbers
+from gradscope.observe.finite import find_nonfinite, numbers_of_gradient
 from gradscope.observe.native import pass_name
 from gradscope.observe.parameters import ParameterObserver
 from gradscope.observe.reduction import (
     DEVICE_COLUMNS,
+    DeviceRecord,
     Record,
     Unmeasurable,
     reduce_on_device,
@@ -18,15 +19,17 @@ __all__ = [
     "DEVICE_COLUMNS",
     "ActivationObserver",
     "Board",
+    "DeviceRecord",
     "Harvest",
     "LayerSlot",
     "ParameterObserver",
     "Record",
     "Sampler",
+    "See",
     "Token",
     "Unmeasurable",
     "find_nonfinite",
-    "has_numbers",
+    "numbers_of_gradient",
     "pass_name",
     "reduce_on_device",
     "reduce_on_host",

@@ -1,10 +1,12 @@
 """Outputs and their gradients: what a forward hook sees, and the hooks that it leaves on tensors."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.hooks import (
@@ -18,7 +20,7 @@ from gradscope.hooks import (
 )
 from gradscope.observe.board import Board
 
-__all__ = ["ActivationObserver", "LayerSlot", "Token"]
+__all__ = ["ActivationObserver", "LayerSlot", "See", "Token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,17 @@ class Place:
 Token: TypeAlias = tuple[int, Place]
 """What a hook on a tensor remembers: the step it was placed in, and where its gradient belongs."""
 
+See: TypeAlias = Callable[[nn.Module, Any], bool]  # Any: whatever a module returns
+"""What may deal with an output alone, and says whether it has."""
+
 
 class LayerSlot:
-    """What the observer keeps for one layer: its index, and its places by path."""
+    """What the observer keeps for one layer: its module, its index, and its places by path."""
 
-    __slots__ = ("arriving", "index", "places")
+    __slots__ = ("arriving", "index", "module", "places")
 
     def __init__(self, layer: LayerInfo) -> None:
+        self.module = weakref.ref(layer.module)
         self.index = layer.index
         self.places: dict[str, Place] = {}
         self.arriving: Place | None = None
@@ -53,24 +59,39 @@ class ActivationObserver:
     kept by `retain_graph`) is recognised and ignored. Forwards with gradients disabled are evaluation
     and no part of a training step. `on_gradient(token, gradient)` is called by the hooks left on
     tensors; it is to call `add_gradient`, and to keep what that raises from the backward pass.
+
+    `see(module, output)` does in C what `on_output` does, for layers whose rows are known and in the
+    common case; it says whether it has. It is None without the native pass. `give_up` is told what went
+    wrong in it.
     """
 
-    def __init__(self, board: Board, on_gradient: Callable[[Token, torch.Tensor], None]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        on_gradient: Callable[[Token, torch.Tensor], None],
+        give_up: Callable[[Exception], None],
+    ) -> None:
         self._board = board
         self._on_gradient = on_gradient
+        self._quick = board.make_watch(on_gradient, give_up)
+        self.see: See | None = self._quick.see if self._quick is not None else None
         self._epoch = 0
         self._leaf_handles: list[RemovableHandle] = []
 
     def begin(self) -> None:
         """Begin a step: what is seen from now on belongs to it."""
-        self._epoch += 1
+        self._turn()
 
     def end(self) -> None:
         """End the step: take hooks off leaves."""
-        self._epoch += 1
+        self._turn()
         for handle in self._leaf_handles:
             handle.remove()
         self._leaf_handles.clear()
+
+    def take(self) -> tuple[float, int]:
+        """Return the seconds spent in C and the outputs seen there, since it was last asked."""
+        return self._quick.take() if self._quick is not None else (0.0, 0)
 
     def on_output(self, slot: LayerSlot, output: object) -> None:
         """Measure what a layer returned, and watch the gradients of its tensors."""
@@ -122,10 +143,18 @@ class ActivationObserver:
         if tensor.requires_grad or is_transforming():
             self._watch(place, tensor)
 
+    def _turn(self) -> None:
+        self._epoch += 1
+        if self._quick is not None:
+            self._quick.turn(self._epoch)
+
     def _allot(self, slot: LayerSlot, path: str) -> Place:
         suffix = f".{path}" if path else ""
         out, grad = (self._board.row(slot.index, kind + suffix) for kind in ("out", "grad"))
         place = slot.places[path] = Place(slot.index, f"grad{suffix}", out, grad)
+        module = slot.module()
+        if self._quick is not None and module is not None and not path:
+            self._quick.put(module, out, grad, place)
         return place
 
     def _watch(self, place: Place, tensor: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Which tensors hold a NaN or an infinity: one quick look at many, whatever the step."""
+"""Which parameters have a gradient with a NaN or an infinity: one quick look at many, in every step."""
 
 import math
 from collections.abc import Sequence
@@ -8,19 +8,30 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from gradscope.observe.native import native_module
 
-__all__ = ["find_nonfinite", "has_numbers"]
+__all__ = ["find_nonfinite", "has_numbers", "numbers_of_gradient"]
 
 
-def find_nonfinite(tensors: list[torch.Tensor]) -> list[int]:
-    """Return the places of those tensors on the host that are not finite throughout. Changes nothing.
+def find_nonfinite(parameters: list[torch.nn.Parameter]) -> tuple[list[int], list[int]]:
+    """Return the places of gradients that are not finite, and of those on other devices.
 
-    The native pass reads bits; without it, a norm shows a NaN or an infinity, and overflows for very
-    large numbers. Whatever looks suspicious, or could not be read so, is looked at element by element.
+    The first are of those on the host; the others are not looked at. Nothing is changed. The native
+    pass reads bits; without it, a norm shows a NaN or an infinity, and overflows for very large
+    numbers. Whatever looks suspicious, or could not be read so, is looked at element by element.
     """
+    native = native_module()
     with torch.no_grad():
-        native = native_module()
-        places = _suspects(tensors) if native is None else native.find_suspects(tensors)
-        return [place for place in places if not bool(torch.isfinite(tensors[place]).all())]
+        places = _suspects(parameters) if native is None else native.find_suspects(parameters)
+        bad: list[int] = []
+        elsewhere: list[int] = []
+        for place in places:
+            gradient = parameters[place].grad
+            if gradient is None or not has_numbers(gradient):
+                continue
+            if not gradient.is_cpu:
+                elsewhere.append(place)
+            elif not bool(torch.isfinite(numbers_of_gradient(parameters[place])).all()):
+                bad.append(place)
+        return bad, elsewhere
 
 
 def has_numbers(tensor: torch.Tensor) -> bool:
@@ -28,6 +39,23 @@ def has_numbers(tensor: torch.Tensor) -> bool:
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
-def _suspects(tensors: list[torch.Tensor]) -> Sequence[int]:
-    norms = torch._foreach_norm(tensors)  # noqa: SLF001 - what torch's own clipping uses
-    return () if math.isfinite(sum(norm.item() for norm in norms)) else range(len(tensors))
+def numbers_of_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Return the numbers of a gradient that lie on this rank, without its graph."""
+    gradient = parameter.grad
+    if gradient is None:
+        return torch.empty(0)
+    if type(gradient) is torch.Tensor and gradient.layout is torch.strided and gradient.grad_fn is None:
+        return gradient
+    to_local = getattr(gradient, "to_local", None)
+    local: torch.Tensor = gradient.detach() if to_local is None else to_local().detach()
+    return local._values() if local.layout is torch.sparse_coo else local  # noqa: SLF001 - without coalescing
+
+
+def _suspects(parameters: list[torch.nn.Parameter]) -> Sequence[int]:
+    """Return the places of those that are to be looked at closely."""
+    given = [(i, p.grad) for i, p in enumerate(parameters) if p.grad is not None]
+    close = {i for i, g in given if not (g.is_cpu and has_numbers(g) and g.layout is torch.strided)}
+    plain = [numbers_of_gradient(parameters[i]) for i, _ in given if i not in close]
+    norms = torch._foreach_norm(plain) if plain else ()  # noqa: SLF001 - what torch's own clipping uses
+    is_fine = math.isfinite(sum(norm.item() for norm in norms))
+    return sorted(close) if is_fine else [i for i, _ in given]

@@ -25,13 +25,12 @@ def dead(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  
     number than zero is known by its least and its greatest.
     """
     limit = limit_of(threshold)
-    finite = reading.by_layer("out", "finite")
-    zero = reading.by_layer("out", "zero")
     least, greatest = reading.by_layer("out", "min"), reading.by_layer("out", "max")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        fraction = np.where(finite > 0, zero / finite, np.nan)
-        is_all_zero = (finite > 0) & (least == 0) & (greatest == 0)
-    fraction = np.where(is_all_zero, 1.0, fraction)
+    fraction = np.where((least == 0) & (greatest == 0), 1.0, np.nan)
+    if reading.block is not None and "zero" in reading.block.values:
+        zero, finite = reading.by_layer("out", "zero"), reading.by_layer("out", "finite")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            fraction = np.where(finite > 0, zero / finite, fraction)
     return [
         Finding(
             reading.layers[i],
@@ -51,9 +50,12 @@ def saturated(reading: Reading, threshold: Threshold, past: Past) -> list[Findin
     is mean(y) - mean(y^2), at most 1/4. Other bounded activations do not give theirs away.
     """
     limit = limit_of(threshold)
+    is_tanh, is_sigmoid = reading.types_are(_TANH), reading.types_are(_SIGMOID)
+    if not (is_tanh.any() or is_sigmoid.any()):
+        return []
     mean, rms = reading.by_layer("out", "mean"), reading.by_layer("out", "rms")
-    slope = np.where(reading.types_are(_TANH), 1.0 - rms**2, np.nan)
-    slope = np.where(reading.types_are(_SIGMOID), 4.0 * (mean - rms**2), slope)
+    slope = np.where(is_tanh, 1.0 - rms**2, np.nan)
+    slope = np.where(is_sigmoid, 4.0 * (mean - rms**2), slope)
     return [
         Finding(
             reading.layers[i],

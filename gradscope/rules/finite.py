@@ -39,7 +39,7 @@ def nonfinite(reading: Reading, threshold: Threshold, past: Past) -> list[Findin
     it is the origin if it comes first.
     """
     block = reading.block
-    if block is None:
+    if block is None or not any(block.column(name).any() for name in ("nan", "posinf", "neginf")):
         return []
     bad = np.nan_to_num(reading.column("nonfinite"))
     if not bad.any():

@@ -1,15 +1,17 @@
 """`Reading`: one step as rules see it: its rows laid out by layer, and its scalars.
 
-Nothing here copies what nobody asks for: a quantity is derived when first wanted, once for all rules.
+Nothing here copies what nobody asks for: a quantity is derived when first wanted, once for all rules,
+and of the rows of that kind alone. Rules judge every observed step, in the training's own thread.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.columns import Block, Flags
+from gradscope.columns import Block, Flags, derive_from
 from gradscope.errors import UsageError
 
 __all__ = ["QUANTITIES", "Floats", "Reading"]
@@ -22,6 +24,35 @@ QUANTITIES: tuple[str, ...] = (*_DERIVED, "inf", *_COLUMNS)
 """What can be asked of a row."""
 
 _BY_TENSOR = frozenset({"out", "grad"})
+
+
+class _OfKind:
+    """The rows of exactly one kind, and the layer of each."""
+
+    def __init__(self, block: Block, kind: str) -> None:
+        self._block = block
+        self.rows = np.flatnonzero(block.kind == block.kinds.index(kind))
+        self.layers = block.layer[self.rows]
+        unknown = (block.flags[self.rows] & Flags.NOT_MEASURED).astype(bool)
+        self._unknown = unknown if unknown.any() else None
+        self._columns: dict[str, Floats] = {}
+
+    def column(self, name: str) -> Floats:
+        """Return a column of these rows."""
+        found = self._columns.get(name)
+        if found is None:
+            found = self._columns[name] = self._block.column(name)[self.rows]
+        return found
+
+    def quantity(self, name: str) -> Floats:
+        """Return a quantity of these rows; NaN where it was not measured."""
+        if name == "inf":
+            values = self.column("posinf") + self.column("neginf")
+        elif name in _DERIVED:
+            values = derive_from(name, self.column)
+        else:
+            values = self.column(_checked(name))
+        return values if self._unknown is None else np.where(self._unknown, np.nan, values)
 
 
 class Reading:
@@ -43,10 +74,10 @@ class Reading:
         self.step = step
         self.layers = layers
         self.block = block
-        self.types = types
+        self.types = types if isinstance(types, tuple) else tuple(types)
         self.scalars: Mapping[str, float] = scalars or {}
         self._rows: dict[str, NDArray[np.intp]] = {}
-        self._exact: dict[str, tuple[NDArray[np.intp], NDArray[np.uint32]]] = {}
+        self._of_kind: dict[str, _OfKind | None] = {}
         self._columns: dict[str, Floats] = {}
         self._by_layer: dict[tuple[str, str], Floats] = {}
 
@@ -69,29 +100,24 @@ class Reading:
     def by_layer(self, kind: str, quantity: str) -> Floats:
         """Return a quantity of the rows of exactly this kind, one number a layer; NaN without a row."""
         key = kind, quantity
-        if key not in self._by_layer:
-            values = np.full(len(self.layers), np.nan)
-            rows, layers = self._exact_rows(kind)
-            if len(rows):
-                values[layers] = self.column(quantity)[rows]
-            self._by_layer[key] = values
-        return self._by_layer[key]
+        values = self._by_layer.get(key)
+        if values is None:
+            values = self._by_layer[key] = np.full(len(self.layers), np.nan)
+            of_kind = self._find_kind(kind)
+            if of_kind is not None:
+                values[of_kind.layers] = of_kind.quantity(quantity)
+        return values
 
     def types_are(self, types: frozenset[str]) -> NDArray[np.bool_]:
         """Return for each layer whether its class is one of these; False where it is not known."""
-        known = [name in types for name in self.types]
-        return np.array(known or [False] * len(self.layers), np.bool_)
+        return _is_of_types(self.types or ("",) * len(self.layers), types)
 
-    def _exact_rows(self, kind: str) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
-        """Return the rows of exactly this kind, and the layer of each."""
-        if kind not in self._exact:
+    def _find_kind(self, kind: str) -> _OfKind | None:
+        if kind not in self._of_kind:
             block = self.block
-            if block is None or kind not in block.kinds:
-                self._exact[kind] = np.empty(0, np.intp), np.empty(0, np.uint32)
-            else:
-                rows = np.flatnonzero(block.kind == block.kinds.index(kind))
-                self._exact[kind] = rows, block.layer[rows]
-        return self._exact[kind]
+            is_there = block is not None and kind in block.kinds
+            self._of_kind[kind] = _OfKind(block, kind) if block is not None and is_there else None
+        return self._of_kind[kind]
 
     def _find_rows(self, kind: str) -> NDArray[np.intp]:
         block = self.block
@@ -108,7 +134,18 @@ class Reading:
             return self.column("posinf") + self.column("neginf")
         if quantity in _DERIVED:
             return block.derive(quantity)
-        if quantity in _COLUMNS:
-            is_unknown = (block.flags & Flags.NOT_MEASURED).astype(bool)
-            return np.where(is_unknown, np.nan, block.column(quantity))
+        is_unknown = (block.flags & Flags.NOT_MEASURED).astype(bool)
+        return np.where(is_unknown, np.nan, block.column(_checked(quantity)))
+
+
+def _checked(quantity: str) -> str:
+    if quantity not in _COLUMNS:
         raise UsageError(f"no quantity {quantity!r}; there are: {', '.join(QUANTITIES)}")
+    return quantity
+
+
+@functools.lru_cache(maxsize=64)
+def _is_of_types(types: tuple[str, ...], wanted: frozenset[str]) -> NDArray[np.bool_]:
+    found = np.array([name in wanted for name in types], np.bool_)
+    found.flags.writeable = False
+    return found

@@ -5,7 +5,7 @@
 So a layer that hovers about its threshold is told of once, and not at every crossing.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gradscope.errors import UsageError
@@ -74,8 +74,11 @@ class Rule:
             return []
         return self.note(reading.step, self.findings(reading))
 
-    def note(self, step: int, findings: Iterable[Finding]) -> list[Alert]:
+    def note(self, step: int, findings: Collection[Finding]) -> list[Alert]:
         """Take a step's findings; return those that are to be told."""
+        if not findings and not self._cases:  # as nearly always
+            self.standing = ()
+            return []
         there = {(finding.layer, finding.kind): finding for finding in findings}
         alerts: list[Alert] = []
         for key, finding in there.items():

@@ -9,6 +9,16 @@ from hypothesis import strategies as st
 
 from gradscope.observe import find_nonfinite
 
+
+def found(gradients: list[torch.Tensor]) -> list[int]:
+    parameters = [torch.nn.Parameter(torch.empty(g.shape, dtype=g.dtype)) for g in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    bad, elsewhere = find_nonfinite(parameters)
+    assert elsewhere == []
+    return bad
+
+
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SIZES = (0, 1, 7, 31, 32, 33, 4095, 4096, 4097, 100_003)
 
@@ -25,7 +35,7 @@ def test_one_bad_element_is_found_wherever_it_lies(dtype, bad):
         for place in {0, size // 2, size - 1}:
             tensors = [torch.full((size,), torch.finfo(dtype).max, dtype=dtype) for _ in range(3)]
             tensors[1][place] = bad
-            assert find_nonfinite(tensors) == [1], (size, place)
+            assert found(tensors) == [1], (size, place)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -33,7 +43,7 @@ def test_what_is_large_small_or_empty_is_finite(dtype):
     limits = torch.finfo(dtype)
     values = [limits.max, -limits.max, limits.tiny, limits.smallest_normal / 2, 0.0, -0.0]
     whole = torch.tensor(values * 700, dtype=dtype)
-    assert find_nonfinite([whole, whole[:0], whole[1:], whole[::3], whole.view(-1, 6).t()]) == []
+    assert found([whole, whole[:0], whole[1:], whole[::3], whole.view(-1, 6).t()]) == []
 
 
 @settings(deadline=None, max_examples=60)
@@ -45,7 +55,7 @@ def test_it_is_what_torch_says_of_any_bits_at_any_place_in_memory(data):
     start, step = data.draw(st.integers(0, 3)), data.draw(st.integers(1, 3))
     tensors = [whole, whole[start:], whole[::step], whole.expand(2, -1), whole.clone().requires_grad_()]
     wanted = [i for i, t in enumerate(tensors) if not bool(torch.isfinite(t).all())]
-    assert find_nonfinite(tensors) == wanted
+    assert found(tensors) == wanted
 
 
 def test_nothing_is_changed_and_no_mode_of_the_processor_matters():
@@ -53,7 +63,21 @@ def test_nothing_is_changed_and_no_mode_of_the_processor_matters():
     before = tiny.view(torch.int32).clone()
     assert torch.set_flush_denormal(True) in (True, False)
     try:
-        assert find_nonfinite([tiny, torch.full((9,), math.nan)]) == [1]
+        assert found([tiny, torch.full((9,), math.nan)]) == [1]
     finally:
         torch.set_flush_denormal(False)
     assert torch.equal(tiny.view(torch.int32), before)
+
+
+def test_a_parameter_without_a_gradient_is_passed_over_and_one_elsewhere_is_named():
+    bare, there = (torch.nn.Parameter(torch.empty(3, device=device)) for device in ("cpu", "meta"))
+    there.grad = torch.empty(3, device="meta")
+    assert find_nonfinite([bare, there]) == ([], [])  # a meta tensor has no numbers at all
+
+
+def test_sparse_gradients_are_looked_at_by_their_values():
+    embedding = torch.nn.Embedding(9, 2, sparse=True)
+    embedding(torch.tensor([1, 4])).sum().backward()
+    assert find_nonfinite([embedding.weight]) == ([], [])
+    embedding.weight.grad._values()[1, 0] = math.nan
+    assert find_nonfinite([embedding.weight]) == ([0], [])

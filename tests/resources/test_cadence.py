@@ -46,8 +46,17 @@ def test_where_all_steps_have_statistics_one_of_them_is_measured_at_last():
     assert len(found) > 2
 
 
-def test_without_a_budget_the_steps_with_statistics_are_measured():
-    assert chosen(Cadence(None, 0), range(9), is_observed=lambda step: step % 3 == 0) == [0, 3, 6]
+@pytest.mark.parametrize("cost_s", [1e-4, 2e-3, 2e-2])
+def test_where_statistics_have_no_budget_measuring_keeps_to_its_share_all_the_same(cost_s):
+    cadence = Cadence(None, 0)
+    found = chosen(cadence, range(20_000), is_observed=lambda _: True, cost_s=cost_s)
+    assert (len(found) - 3) * cost_s / (20_000 * 0.1) <= 0.005
+    assert cadence.cost() <= 0.005
+
+
+def test_exactly_every_so_many_steps_are_measured_where_that_is_asked_for():
+    assert chosen(Cadence(0.02, 2, every=3), range(2, 11), is_observed=lambda _: True) == [2, 5, 8]
+    assert chosen(Cadence(None, 0, every=1), range(4)) == [0, 1, 2, 3]
 
 
 def test_a_step_that_is_asked_for_is_measured_whatever_it_costs():

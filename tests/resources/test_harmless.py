@@ -143,7 +143,8 @@ def trained(make_model, make_batch, *, is_attached: bool) -> list[object]:
     torch.manual_seed(3)
     model = make_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    scope = gradscope.attach(model, hub=None, quiet=True, every=1) if is_attached else None
+    options = {"hub": None, "quiet": True, "every": 1, "resources_every": 1}
+    scope = gradscope.attach(model, **options) if is_attached else None
     kept: list[object] = []
     for _ in range(3):
         optimizer.zero_grad()

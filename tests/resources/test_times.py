@@ -128,9 +128,9 @@ def test_a_step_can_be_asked_for():
         assert before < 5 <= scope.memory().step == scope.times().step
 
 
-def test_under_every_the_observed_steps_are_measured_and_say_so():
+def test_exactly_every_third_step_is_measured_and_says_that_it_was_observed():
     model = nn.Linear(2, 2)
-    with gradscope.attach(model, hub=None, quiet=True, every=3) as scope:
+    with gradscope.attach(model, hub=None, quiet=True, every=1, resources_every=3) as scope:
         seen = []
         for _ in range(8):
             model(torch.randn(2, 2)).sum().backward()

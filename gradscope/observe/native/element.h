@@ -100,11 +100,11 @@ TARGET static size_t TYPED(add_finite_change)(const char *now, const char *befor
     return end;
 }
 
-/* Add n elements of any kind, each judged by its bits. The last vector may be filled in part. */
-TARGET static void TYPED(add_any)(const char *data, size_t n, INTEGER least_normal, Record *out)
+/* Add n elements of any kind, each judged by its bits; those that are not finite are counted. The last vector may be filled in part. */
+TARGET static void TYPED(add_any)(const char *data, size_t n, Record *out)
 {
     const integers none = {0};
-    integers lane = none, nan = none, posinf = none, neginf = none, zero = none, small = none;
+    integers lane = none, nan = none, posinf = none, neginf = none;
     doubles sum[PARTS] = {{0}}, sumsq[PARTS] = {{0}};
     vector least = (vector)none + (ELEMENT)INFINITY, greatest = (vector)none - (ELEMENT)INFINITY;
     for (size_t j = 0; j < LANES; j++) {
@@ -123,8 +123,6 @@ TARGET static void TYPED(add_any)(const char *data, size_t n, INTEGER least_norm
         nan -= magnitude > INFINITE;
         posinf -= bits == INFINITE;
         neginf -= bits == (INFINITE | ~MAGNITUDE);
-        zero -= (magnitude == 0) & is_there;
-        small -= (magnitude < least_normal) & is_there;
         const integers clean = bits & is_finite;
         least = LESSER((vector)(clean | (INFINITE & ~is_finite)), least);
         greatest = GREATER((vector)(clean | ((INFINITE | ~MAGNITUDE) & ~is_finite)), greatest);
@@ -139,8 +137,6 @@ TARGET static void TYPED(add_any)(const char *data, size_t n, INTEGER least_norm
         out->nan += (double)nan[j];
         out->posinf += (double)posinf[j];
         out->neginf += (double)neginf[j];
-        out->zero += (double)zero[j];
-        out->subnormal += (double)(small[j] - zero[j]);
         out->sum += sum[k][at];
         out->sumsq += sumsq[k][at];
         out->min = (double)least[j] < out->min ? (double)least[j] : out->min;
@@ -148,12 +144,11 @@ TARGET static void TYPED(add_any)(const char *data, size_t n, INTEGER least_norm
     }
 }
 
-TARGET static void GLUE(GLUE(add, ELEMENT), PASS)(const char *data, size_t n, INTEGER least_normal,
-                                                  int is_full, Record *out)
+TARGET static void TYPED(add)(const char *data, size_t n, Record *out)
 {
-    const size_t done = is_full ? 0 : TYPED(add_finite)(data, n, out);
+    const size_t done = TYPED(add_finite)(data, n, out);
     if (done < n) {
-        TYPED(add_any)(data + done * sizeof(ELEMENT), n - done, least_normal, out);
+        TYPED(add_any)(data + done * sizeof(ELEMENT), n - done, out);
     }
 }
 

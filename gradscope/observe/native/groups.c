@@ -50,8 +50,9 @@ static const char *find_kept(Cursor *cursor, const Memory *memory)
 }
 
 typedef struct {
-    PyObject *rows, *left;
-    int is_full, is_change, is_keeping;
+    Board board;
+    PyObject *left;
+    int is_change, is_keeping;
     Cursor cursor;
 } Group;
 
@@ -59,7 +60,7 @@ typedef struct {
 static int add_member(Group *group, PyObject *tensor, PyObject *targets)
 {
     Memory found;
-    Record record;
+    Measured measured;
     const Memory *memory = find_memory(tensor, &found) ? &found : NULL;
     const char *before = group->is_change ? find_kept(&group->cursor, memory) : NULL;
     char *copy = group->is_keeping ? keep(&group->cursor, memory) : NULL;
@@ -70,9 +71,9 @@ static int add_member(Group *group, PyObject *tensor, PyObject *targets)
         PyErr_SetString(PyExc_TypeError, "targets must be a list of tuples of rows");
         return -1;
     }
-    reduce(memory, before, copy, group->is_full, &record);
+    reduce(memory, before, copy, group->board.is_full, &measured);
     for (Py_ssize_t i = 0; i < PyTuple_Size(targets); i++) {
-        if (merge(group->rows, PyTuple_GetItem(targets, i), &record) < 0) {
+        if (merge(&group->board, PyTuple_GetItem(targets, i), &measured) < 0) {
             return -1;
         }
     }
@@ -110,7 +111,8 @@ static PyObject *add_group(PyObject *const *args, Py_ssize_t count, int is_chang
         PyErr_SetString(PyExc_TypeError, usage);
         return NULL;
     }
-    if (!is_board(args[0])) {
+    Board board;
+    if (find_board(args[0], args[1], &board) < 0) {
         return NULL;
     }
     if (!PyList_Check(args[2]) || !PyList_Check(args[3])) {
@@ -119,7 +121,7 @@ static PyObject *add_group(PyObject *const *args, Py_ssize_t count, int is_chang
     }
     Py_buffer kept;
     const int has_kept = args[4] != Py_None;
-    Group group = {args[0], PyList_New(0), args[1] == Py_True, is_change, has_kept && !is_change, {NULL, NULL}};
+    Group group = {board, PyList_New(0), is_change, has_kept && !is_change, {NULL, NULL}};
     if (group.left == NULL
         || (has_kept && PyObject_GetBuffer(args[4], &kept, is_change ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)) {
         Py_XDECREF(group.left);
@@ -141,10 +143,10 @@ static PyObject *add_group(PyObject *const *args, Py_ssize_t count, int is_chang
 
 PyObject *add_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
-    return add_group(args, count, 0, "add_each(rows, is_full, tensors, targets, kept)");
+    return add_group(args, count, 0, "add_each(rows, bins, tensors, targets, kept)");
 }
 
 PyObject *add_changes(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
-    return add_group(args, count, 1, "add_changes(rows, is_full, tensors, targets, kept)");
+    return add_group(args, count, 1, "add_changes(rows, bins, tensors, targets, kept)");
 }

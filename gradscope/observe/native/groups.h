@@ -5,10 +5,10 @@
 
 #include "rows.h"
 
-/* add_each(rows, is_full, tensors, targets, kept) -> places of the tensors that were left */
+/* add_each(rows, bins, tensors, targets, kept) -> places of the tensors that were left */
 PyObject *add_each(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
-/* add_changes(rows, is_full, tensors, targets, kept) -> places of the tensors that were left */
+/* add_changes(rows, bins, tensors, targets, kept) -> places of the tensors that were left */
 PyObject *add_changes(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 #endif

@@ -30,6 +30,11 @@ int is_bound(void)
     return tensor_from_object != NULL;
 }
 
+int is_plain_tensor(PyObject *object)
+{
+    return (PyObject *)Py_TYPE(object) == tensor_type;
+}
+
 int bind_memory(PyObject *capsule, PyObject *tensor, PyObject *parameter, PyObject *asks_neg)
 {
     const DLExchange *exchange = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");

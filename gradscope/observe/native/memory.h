@@ -29,6 +29,9 @@ int bind_memory(PyObject *capsule, PyObject *tensor, PyObject *parameter, PyObje
 /* Whether bind_memory has succeeded. */
 int is_bound(void);
 
+/* Whether it is a tensor of no subclass, and no parameter. */
+int is_plain_tensor(PyObject *object);
+
 /* Whether a tensor can be read here: a plain one with its numbers in this machine's memory. */
 int find_memory(PyObject *object, Memory *memory);
 

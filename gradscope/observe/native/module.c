@@ -8,54 +8,70 @@
 
 #include "groups.h"
 #include "rows.h"
+#include "watch.h"
 
-/* --- add(rows, is_full, tensor, row, *also) -> bool ---------------------------------------------- */
+/* --- add(rows, bins, tensor, row, *also) -> bool ---------------------------------------------- */
 
 static PyObject *add(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
     Memory memory;
-    Record record;
+    Measured measured;
+    Board board;
     if (count < 4) {
-        PyErr_SetString(PyExc_TypeError, "add(rows, is_full, tensor, row, *also)");
+        PyErr_SetString(PyExc_TypeError, "add(rows, bins, tensor, row, *also)");
         return NULL;
     }
-    if (!is_board(args[0])) {
+    if (find_board(args[0], args[1], &board) < 0) {
         return NULL;
     }
     if (!find_memory(args[2], &memory)) {
         Py_RETURN_FALSE;
     }
-    reduce(&memory, NULL, NULL, args[1] == Py_True, &record);
+    reduce(&memory, NULL, NULL, board.is_full, &measured);
     for (Py_ssize_t i = 3; i < count; i++) {
-        if (merge(args[0], args[i], &record) < 0) {
+        if (merge(&board, args[i], &measured) < 0) {
             return NULL;
         }
     }
     Py_RETURN_TRUE;
 }
 
-/* --- find_suspects(tensors) -> places ------------------------------------------------------------- */
+/* --- find_suspects(parameters) -> places ---------------------------------------------------------- */
 
-/* The places of the tensors that are not finite throughout, and of those that cannot be read here. */
-static PyObject *find_suspects(PyObject *Py_UNUSED(self), PyObject *tensors)
+/* Whether a gradient is finite throughout; one that cannot be read here is not known to be. None is. */
+static int is_finite(PyObject *gradient)
 {
-    if (!is_bound() || !PyList_Check(tensors)) {
-        PyErr_SetString(PyExc_TypeError, "find_suspects takes a list of tensors, once bind() has been called");
+    Memory memory;
+    if (gradient == Py_None) {
+        return 1;
+    }
+    if (!find_memory(gradient, &memory)) {
+        return 0;
+    }
+    PyThreadState *state = memory.size_bytes >= LARGE_BYTES ? PyEval_SaveThread() : NULL;
+    const int answer = pass->is_finite(memory.data, memory.stored, memory.dtype);
+    if (state != NULL) {
+        PyEval_RestoreThread(state);
+    }
+    return answer;
+}
+
+/* The places of the parameters whose gradient is not finite throughout, or cannot be read here. */
+static PyObject *find_suspects(PyObject *Py_UNUSED(self), PyObject *parameters)
+{
+    if (!is_bound() || !PyList_Check(parameters)) {
+        PyErr_SetString(PyExc_TypeError, "find_suspects takes a list of parameters, once bind() has been called");
         return NULL;
     }
     PyObject *suspects = PyList_New(0);
-    for (Py_ssize_t i = 0; suspects != NULL && i < PyList_Size(tensors); i++) {
-        Memory memory;
-        PyObject *tensor = Py_NewRef(PyList_GetItem(tensors, i));
-        int is_fine = find_memory(tensor, &memory);
-        if (is_fine) {
-            PyThreadState *state = memory.size_bytes >= LARGE_BYTES ? PyEval_SaveThread() : NULL;
-            is_fine = pass->is_finite(memory.data, memory.stored, memory.dtype);
-            if (state != NULL) {
-                PyEval_RestoreThread(state);
-            }
+    for (Py_ssize_t i = 0; suspects != NULL && i < PyList_Size(parameters); i++) {
+        PyObject *gradient = PyObject_GetAttrString(PyList_GetItem(parameters, i), "grad");
+        if (gradient == NULL) {
+            Py_CLEAR(suspects);
+            break;
         }
-        Py_DECREF(tensor);
+        const int is_fine = is_finite(gradient);
+        Py_DECREF(gradient);
         PyObject *place = is_fine ? NULL : PyLong_FromSsize_t(i);
         if (!is_fine && (place == NULL || PyList_Append(suspects, place) < 0)) {
             Py_CLEAR(suspects);
@@ -90,13 +106,13 @@ static PyMethodDef methods[] = {
     {"bind", bind, METH_VARARGS,
      "bind(exchange, tensor_type, parameter_type, is_neg, pass_number=0) -> name of the pass"},
     {"add", (PyCFunction)(void (*)(void))add, METH_FASTCALL,
-     "add(rows, is_full, tensor, row, *also) -> whether the tensor could be read here"},
+     "add(rows, bins, tensor, row, *also) -> whether the tensor could be read here"},
     {"add_each", (PyCFunction)(void (*)(void))add_each, METH_FASTCALL,
-     "add_each(rows, is_full, tensors, targets, kept) -> places of the tensors that were left"},
+     "add_each(rows, bins, tensors, targets, kept) -> places of the tensors that were left"},
     {"add_changes", (PyCFunction)(void (*)(void))add_changes, METH_FASTCALL,
-     "add_changes(rows, is_full, tensors, targets, kept) -> places of the tensors that were left"},
+     "add_changes(rows, bins, tensors, targets, kept) -> places of the tensors that were left"},
     {"find_suspects", find_suspects, METH_O,
-     "find_suspects(tensors) -> places of the tensors that are not finite, or cannot be read here"},
+     "find_suspects(parameters) -> places of those whose gradient is not finite, or cannot be read here"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -109,7 +125,8 @@ PyMODINIT_FUNC PyInit__native(void)
     PyObject *module = PyModule_Create(&definition);
     PyObject *columns = Py_BuildValue("(sssssssssss)", "calls", "count", "nan", "posinf", "neginf", "zero",
                                       "subnormal", "sum", "sumsq", "min", "max");
-    if (module == NULL || columns == NULL || PyModule_AddObjectRef(module, "COLUMNS", columns) < 0) {
+    if (module == NULL || columns == NULL || add_watch(module) < 0
+        || PyModule_AddObjectRef(module, "COLUMNS", columns) < 0) {
         Py_XDECREF(columns);
         Py_XDECREF(module);
         return NULL;

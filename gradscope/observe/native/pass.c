@@ -16,7 +16,31 @@
 typedef uint64_t __attribute__((may_alias)) uint64_t_in_memory;
 typedef uint32_t __attribute__((may_alias)) uint32_t_in_memory;
 typedef uint16_t __attribute__((may_alias)) uint16_t_in_memory;
-enum { FINITE_BLOCK = 4096 };
+
+enum {
+    FINITE_BLOCK = 4096,
+    DIRECT_BLOCK = 4096, /* elements read in place at a time: a block with a NaN in it is read twice */
+    STAGED_BLOCK = 1024, /* elements widened on the stack at a time: 8 kB as float64 */
+    TALLY_BLOCK = DIRECT_BLOCK,
+    TALLY_TABLES = 8,
+    NO_BIN = BINS,
+};
+
+typedef struct {
+    uint64_t left; /* elements until 32 bits might not do */
+    uint32_t tables[TALLY_TABLES][BINS + 8];
+} Tally;
+
+static void add_tally(const Tally *tally, uint64_t *bins)
+{
+    for (int i = 0; i < BINS; i++) {
+        uint64_t sum = 0;
+        for (int k = 0; k < TALLY_TABLES; k++) {
+            sum += tally->tables[k][i];
+        }
+        bins[i] += sum;
+    }
+}
 
 #if defined(__x86_64__)
 #include <immintrin.h>

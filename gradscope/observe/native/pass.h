@@ -16,12 +16,24 @@
 #define PARTS 1
 #include "element.h"
 
+#define NUMBER float32
+#define BITS uint32_t
+#define INFINITE UINT32_C(0x7f800000)
+#define MAGNITUDE UINT32_C(0x7fffffff)
+#define FRACTION 23
+#define LEAST (127 + LEAST_EXPONENT)
+#include "exponents.h"
+
+#define NUMBER float64
+#define BITS uint64_t
+#define INFINITE UINT64_C(0x7ff0000000000000)
+#define MAGNITUDE UINT64_C(0x7fffffffffffffff)
+#define FRACTION 52
+#define LEAST (1023 + LEAST_EXPONENT)
+#include "exponents.h"
+
 #ifndef GRADSCOPE_BLOCKS
 #define GRADSCOPE_BLOCKS
-enum {
-    DIRECT_BLOCK = 8192, /* elements read in place at a time: a block with a NaN in it is read twice */
-    STAGED_BLOCK = 1024, /* elements widened on the stack at a time: 8 kB as float64 */
-};
 
 /* What memory may hold at any address. */
 typedef uint16_t LooseHalf __attribute__((aligned(1), may_alias));
@@ -30,13 +42,13 @@ typedef double LooseDouble __attribute__((aligned(1), may_alias));
 typedef uint32_t AnyBits __attribute__((may_alias));
 
 /* The bits of the least normal magnitude of each dtype, in the type that it is widened to. */
-static const int32_t least_normal_float[] = {
+static const uint32_t least_normal_float[] = {
     [FLOAT32] = 0x00800000, [BFLOAT16] = 0x00800000, [FLOAT16] = 0x38800000};
-static const int64_t least_normal_change[] = {
-    [FLOAT32] = INT64_C(0x3810000000000000),
-    [FLOAT64] = INT64_C(0x0010000000000000),
-    [BFLOAT16] = INT64_C(0x3810000000000000),
-    [FLOAT16] = INT64_C(0x3810000000000000)};
+static const uint64_t least_normal_change[] = {
+    [FLOAT32] = UINT64_C(0x3810000000000000),
+    [FLOAT64] = UINT64_C(0x0010000000000000),
+    [BFLOAT16] = UINT64_C(0x3810000000000000),
+    [FLOAT16] = UINT64_C(0x3810000000000000)};
 
 static const Record empty_record = {.calls = 1, .min = INFINITY, .max = -INFINITY};
 
@@ -92,44 +104,68 @@ TARGET static void GLUE(subtract, PASS)(const char *now, const char *before, siz
     }
 }
 
-TARGET static void GLUE(reduce, PASS)(const char *data, size_t n, Dtype dtype, int is_full, Record *out)
+TARGET static void GLUE(reduce, PASS)(const char *data, size_t n, Dtype dtype, uint64_t *bins, Record *out)
 {
     const size_t size = size_of(dtype), most = size > 2 ? DIRECT_BLOCK : STAGED_BLOCK;
+    Tally tally;
     *out = empty_record;
     out->count = (double)n;
+    if (bins != NULL) {
+        memset(&tally, 0, sizeof tally);
+    }
     for (size_t done = 0; done < n; done += most) {
         const size_t m = n - done < most ? n - done : most;
         const char *block = data + done * size;
         if (dtype == FLOAT64) {
-            GLUE(add_double, PASS)(block, m, least_normal_change[dtype], is_full, out);
-        } else if (dtype == FLOAT32) {
-            GLUE(add_float, PASS)(block, m, least_normal_float[dtype], is_full, out);
-        } else {
-            float wide[STAGED_BLOCK];
-            GLUE(widen, PASS)(block, m, dtype, wide);
-            GLUE(add_float, PASS)((const char *)wide, m, least_normal_float[dtype], is_full, out);
+            GLUE(add_double, PASS)(block, m, out);
+            if (bins != NULL) {
+                GLUE(tally_float64, PASS)(block, m, least_normal_change[dtype], &tally, out);
+            }
+            continue;
         }
+        float wide[STAGED_BLOCK];
+        if (dtype != FLOAT32) {
+            GLUE(widen, PASS)(block, m, dtype, wide);
+            block = (const char *)wide;
+        }
+        GLUE(add_float, PASS)(block, m, out);
+        if (bins != NULL) {
+            GLUE(tally_float32, PASS)(block, m, least_normal_float[dtype], &tally, out);
+        }
+    }
+    if (bins != NULL) {
+        add_tally(&tally, bins);
     }
 }
 
 TARGET static void GLUE(reduce_change, PASS)(const char *now, const char *before, size_t n, Dtype dtype,
-                                             int is_full, Record *out)
+                                             uint64_t *bins, Record *out)
 {
     const size_t size = size_of(dtype);
+    Tally tally;
     *out = empty_record;
     out->count = (double)n;
+    if (bins != NULL) {
+        memset(&tally, 0, sizeof tally);
+    }
     for (size_t done = 0; done < n; done += STAGED_BLOCK) {
         const size_t m = n - done < STAGED_BLOCK ? n - done : STAGED_BLOCK;
         const char *a = now + done * size, *b = before + done * size;
         size_t at = 0;
-        if (!is_full && dtype == FLOAT32) {
+        if (bins == NULL && dtype == FLOAT32) {
             at = GLUE(add_finite_change_float, PASS)(a, b, m, out);
-        } else if (!is_full && dtype == FLOAT64) {
+        } else if (bins == NULL && dtype == FLOAT64) {
             at = GLUE(add_finite_change_double, PASS)(a, b, m, out);
         }
         double change[STAGED_BLOCK];
         GLUE(subtract, PASS)(a + at * size, b + at * size, m - at, dtype, change);
-        GLUE(add_double, PASS)((const char *)change, m - at, least_normal_change[dtype], is_full, out);
+        GLUE(add_double, PASS)((const char *)change, m - at, out);
+        if (bins != NULL) {
+            GLUE(tally_float64, PASS)((const char *)change, m, least_normal_change[dtype], &tally, out);
+        }
+    }
+    if (bins != NULL) {
+        add_tally(&tally, bins);
     }
 }
 

@@ -4,21 +4,27 @@
 #define GRADSCOPE_RECORD_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 typedef struct {
     double calls, count, nan, posinf, neginf, zero, subnormal, sum, sumsq, min, max;
 } Record;
 
+/* How many finite elements other than zero have each binary exponent, -47 to 16, the ends with what lies
+ * beyond them: first of the positive ones, then of the negative. */
+enum { BINS = 128, LEAST_EXPONENT = -47 };
+
 typedef enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 } Dtype;
 
 /* A pass over memory, compiled once for each kind of processor. No function reads or writes a byte
- * outside of what it is given, allocates, or knows Python. `out` is overwritten; `calls` is set to 1. */
+ * outside of what it is given, allocates, or knows Python. `out` is overwritten; `calls` is set to 1.
+ * `bins`, where it is not NULL, is added to, and only then `zero` and `subnormal` are counted. */
 typedef struct {
     const char *name;
-    /* The columns of n elements. `zero` and `subnormal` are counted only when is_full. */
-    void (*reduce)(const char *data, size_t n, Dtype dtype, int is_full, Record *out);
+    /* The columns of n elements. */
+    void (*reduce)(const char *data, size_t n, Dtype dtype, uint64_t *bins, Record *out);
     /* The columns of now - before, each difference taken in float64. */
-    void (*reduce_change)(const char *now, const char *before, size_t n, Dtype dtype, int is_full,
+    void (*reduce_change)(const char *now, const char *before, size_t n, Dtype dtype, uint64_t *bins,
                           Record *out);
     /* Whether all of n elements are finite, told by their bits. */
     int (*is_finite)(const char *data, size_t n, Dtype dtype);

@@ -4,19 +4,33 @@
 
 const Pass *pass;
 
-/* Merge a record into a row. The bytes are looked up anew: others may have grown them meanwhile. */
-int merge(PyObject *rows, PyObject *number, const Record *record)
+/* Bytes of Python's need not lie where a number may. */
+static void merge_bins(char *place, const uint64_t *bins)
 {
+    uint64_t sum[BINS];
+    memcpy(sum, place, sizeof sum);
+    for (int i = 0; i < BINS; i++) {
+        sum[i] += bins[i];
+    }
+    memcpy(place, sum, sizeof sum);
+}
+
+/* The bytes are looked up anew: others may have grown them meanwhile. */
+int merge(const Board *board, PyObject *number, const Measured *measured)
+{
+    const Record *record = &measured->record;
     const Py_ssize_t row = PyLong_AsSsize_t(number);
     if (row == -1 && PyErr_Occurred()) {
         return -1;
     }
-    if (row < 0 || row >= PyByteArray_Size(rows) / (Py_ssize_t)sizeof(Record)) {
+    const int has_bins = board->bins != NULL;
+    if (row < 0 || row >= PyByteArray_Size(board->rows) / (Py_ssize_t)sizeof(Record)
+        || (has_bins && row >= PyByteArray_Size(board->bins) / (Py_ssize_t)sizeof measured->bins)) {
         PyErr_Format(PyExc_IndexError, "row %zd is not on the board", row);
         return -1;
     }
     Record sum;
-    char *place = PyByteArray_AsString(rows) + row * (Py_ssize_t)sizeof(Record);
+    char *place = PyByteArray_AsString(board->rows) + row * (Py_ssize_t)sizeof(Record);
     memcpy(&sum, place, sizeof sum);
     sum.calls += record->calls;
     sum.count += record->count;
@@ -30,17 +44,24 @@ int merge(PyObject *rows, PyObject *number, const Record *record)
     sum.min = record->min < sum.min ? record->min : sum.min;
     sum.max = record->max > sum.max ? record->max : sum.max;
     memcpy(place, &sum, sizeof sum);
+    if (has_bins) {
+        merge_bins(PyByteArray_AsString(board->bins) + row * (Py_ssize_t)sizeof measured->bins, measured->bins);
+    }
     return 0;
 }
 
-/* Reduce memory, or its change since `before`; where `copy` is given, copy it there. */
-void reduce(const Memory *memory, const char *before, char *copy, int is_full, Record *record)
+void reduce(const Memory *memory, const char *before, char *copy, int is_full, Measured *measured)
 {
+    Record *record = &measured->record;
+    uint64_t *bins = is_full ? measured->bins : NULL;
+    if (is_full) {
+        memset(bins, 0, sizeof measured->bins);
+    }
     PyThreadState *state = memory->size_bytes >= LARGE_BYTES ? PyEval_SaveThread() : NULL;
     if (before != NULL) {
-        pass->reduce_change(memory->data, before, memory->stored, memory->dtype, is_full, record);
+        pass->reduce_change(memory->data, before, memory->stored, memory->dtype, bins, record);
     } else {
-        pass->reduce(memory->data, memory->stored, memory->dtype, is_full, record);
+        pass->reduce(memory->data, memory->stored, memory->dtype, bins, record);
     }
     if (copy != NULL) {
         memcpy(copy, memory->data, memory->size_bytes);
@@ -52,21 +73,26 @@ void reduce(const Memory *memory, const char *before, char *copy, int is_full, R
     record->nan *= memory->repeats;
     record->posinf *= memory->repeats;
     record->neginf *= memory->repeats;
-    record->zero *= is_full ? memory->repeats : 0;
-    record->subnormal *= is_full ? memory->repeats : 0;
+    record->zero *= memory->repeats;
+    record->subnormal *= memory->repeats;
     record->sum *= memory->repeats;
     record->sumsq *= memory->repeats;
+    for (int i = 0; is_full && i < BINS; i++) {
+        bins[i] *= (uint64_t)memory->repeats;
+    }
 }
 
-int is_board(PyObject *rows)
+int find_board(PyObject *rows, PyObject *bins, Board *board)
 {
     if (!is_bound()) {
         PyErr_SetString(PyExc_RuntimeError, "bind() has not been called");
-        return 0;
+        return -1;
     }
-    if (!PyByteArray_Check(rows)) {
-        PyErr_SetString(PyExc_TypeError, "rows must be a bytearray");
-        return 0;
+    const int has_bins = PyByteArray_Check(bins);
+    if (!PyByteArray_Check(rows) || !(has_bins || bins == Py_None || PyBool_Check(bins))) {
+        PyErr_SetString(PyExc_TypeError, "rows must be a bytearray, and bins another or None");
+        return -1;
     }
-    return 1;
+    *board = (Board){rows, has_bins ? bins : NULL, has_bins || bins == Py_True};
+    return 0;
 }

@@ -11,13 +11,25 @@ extern const Pass *pass;
 /* What is as large as this is read without the interpreter's lock. */
 enum { LARGE_BYTES = 1 << 18 };
 
-/* Whether `rows` can be a board's; else there is an exception. */
-int is_board(PyObject *rows);
+/* A board's rows, borrowed from the caller: bytearrays of the columns, and of the bins of each row. */
+typedef struct {
+    PyObject *rows, *bins; /* bins is NULL where only core columns are wanted */
+    int is_full;
+} Board;
+
+/* What one tensor gave. */
+typedef struct {
+    Record record;
+    uint64_t bins[BINS];
+} Measured;
+
+/* Take what Python gives as `rows` and `bins`. Returns -1 with an exception where they cannot be a board's. */
+int find_board(PyObject *rows, PyObject *bins, Board *board);
 
 /* Reduce memory, or its change since `before`; where `copy` is given, copy it there. */
-void reduce(const Memory *memory, const char *before, char *copy, int is_full, Record *record);
+void reduce(const Memory *memory, const char *before, char *copy, int is_full, Measured *measured);
 
-/* Merge a record into a row. Returns -1 with an exception where there is no such row. */
-int merge(PyObject *rows, PyObject *number, const Record *record);
+/* Merge into a row what was measured. Returns -1 with an exception where there is no such row. */
+int merge(const Board *board, PyObject *number, const Measured *measured);
 
 #endif
