@@ -37,7 +37,8 @@ def dead(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  
             "out",
             float(fraction[i]),
             limit,
-            f"{fraction[i]:.2%} of the output is zero",
+            "{:.2%} of the output is zero",
+            (fraction[i],),
         )
         for i in np.flatnonzero(fraction > limit).tolist()
     ]
@@ -62,7 +63,8 @@ def saturated(reading: Reading, threshold: Threshold, past: Past) -> list[Findin
             "out",
             max(float(slope[i]), 0.0),
             limit,
-            f"saturated: its mean slope is {max(slope[i], 0.0):.2%} of the greatest",
+            "saturated: its mean slope is {:.2%} of the greatest",
+            (max(slope[i], 0.0),),
         )
         for i in np.flatnonzero(slope < limit).tolist()
     ]

@@ -10,14 +10,21 @@ class Finding:
     """One layer's number beyond a rule's threshold, in one step.
 
     `layer` is empty for what belongs to no layer, as the loss does. `kind` is that of the row, or the
-    name of a scalar. `limit` is what was allowed. `words` say it without naming layer, step or rule.
+    name of a scalar. `limit` is what was allowed. `form` with its `values` says it, without naming
+    layer, step or rule; it is put into words only when it is told, which few findings are.
     """
 
     layer: str
     kind: str
     value: float
     limit: float
-    words: str
+    form: str
+    values: tuple[object, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """What a person reads."""
+        return self.form.format(*self.values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def _finding(
     others = int((bad > 0).sum()) - 1
     words = _WORDS[root].format(layer=layer or "the model")
     rest = f"; {others} other tensors too" if others else ""
-    return Finding(layer, kind, float(bad[row]), 0.0, f"{what} {words}{rest}")
+    return Finding(layer, kind, float(bad[row]), 0.0, "{} {}{}", (what, words, rest))
 
 
 def _first(block: Block, roots: list[str], rows: NDArray[np.intp]) -> int:

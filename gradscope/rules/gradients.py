@@ -27,7 +27,8 @@ def exploding(reading: Reading, threshold: Threshold, past: Past) -> list[Findin
             _KIND,
             float(norms[i]),
             limit,
-            f"gradient norm {norms[i]:.3g}, over {limit:g}",
+            "gradient norm {:.3g}, over {:g}",
+            (norms[i], limit),
         )
         for i in _where(norms > limit)
     ]
@@ -45,7 +46,7 @@ def vanishing(reading: Reading, threshold: Threshold, past: Past) -> list[Findin
     limit = fraction * greatest
     words = "gradient rms {:.3g}, the greatest of all layers is {:.3g}"
     return [
-        Finding(reading.layers[i], _KIND, float(rms[i]), limit, words.format(rms[i], greatest))
+        Finding(reading.layers[i], _KIND, float(rms[i]), limit, words, (rms[i], greatest))
         for i in _where(rms < limit)
     ]
 
@@ -61,7 +62,8 @@ def spike(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:
             _KIND,
             float(norms[i]),
             float(norms[i] / excess[i] * factor),
-            f"gradient norm {norms[i]:.3g}, {excess[i]:.3g} times its usual {norms[i] / excess[i]:.3g}",
+            "gradient norm {:.3g}, {:.3g} times its usual {:.3g}",
+            (norms[i], excess[i], norms[i] / excess[i]),
         )
         for i in _where(~np.isnan(excess))
     ]

@@ -35,8 +35,9 @@ def loss_spike(reading: Reading, threshold: Threshold, past: Past) -> list[Findi
     found: list[Finding] = []
     for name, value, times in zip(names, values, excess, strict=True):
         if not math.isfinite(value):
-            found.append(Finding("", name, float(value), math.inf, f"{name} is {value}"))
+            found.append(Finding("", name, float(value), math.inf, "{} is {}", (name, value)))
         elif not math.isnan(times) and value > floor:
-            words = f"{name} is {value:.4g}, {times:.3g} times its usual {value / times:.4g}"
-            found.append(Finding("", name, float(value), float(value / times * factor), words))
+            words = "{} is {:.4g}, {:.3g} times its usual {:.4g}"
+            limit, told = float(value / times * factor), (name, value, times, value / times)
+            found.append(Finding("", name, float(value), limit, words, told))
     return found

@@ -23,6 +23,7 @@ _COLUMNS = ("min", "max", "nan", "posinf", "neginf", "zero", "count")
 QUANTITIES: tuple[str, ...] = (*_DERIVED, "inf", *_COLUMNS)
 """What can be asked of a row."""
 
+_NOT_MEASURED = np.uint8(Flags.NOT_MEASURED)
 _BY_TENSOR = frozenset({"out", "grad"})
 
 
@@ -33,7 +34,7 @@ class _OfKind:
         self._block = block
         self.rows = np.flatnonzero(block.kind == block.kinds.index(kind))
         self.layers = block.layer[self.rows]
-        unknown = (block.flags[self.rows] & Flags.NOT_MEASURED).astype(bool)
+        unknown = (block.flags[self.rows] & _NOT_MEASURED) > 0
         self._unknown = unknown if unknown.any() else None
         self._columns: dict[str, Floats] = {}
 
@@ -134,7 +135,7 @@ class Reading:
             return self.column("posinf") + self.column("neginf")
         if quantity in _DERIVED:
             return block.derive(quantity)
-        is_unknown = (block.flags & Flags.NOT_MEASURED).astype(bool)
+        is_unknown = (block.flags & _NOT_MEASURED) > 0
         return np.where(is_unknown, np.nan, block.column(_checked(quantity)))
 
 

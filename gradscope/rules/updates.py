@@ -29,12 +29,14 @@ def update_ratio(reading: Reading, threshold: Threshold, past: Past) -> list[Fin
     known = ratio[~np.isnan(ratio)]
     if not len(known):
         return []
-    usual = float(np.median(known))
+    known.sort()
+    usual = float(known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2  # the median
     past.has_been_well = past.has_been_well or least <= usual <= greatest
     found = _of_layers(reading, ratio, usual, least / _FAR, greatest * _FAR)
     if usual > greatest or (usual < least and not past.has_been_well):
-        words = f"the median Δw/w of all layers is {usual:.3g}, {_side(usual, least, greatest)}"
-        found.insert(0, Finding("", "update", usual, least if usual < least else greatest, words))
+        words = "the median Δw/w of all layers is {:.3g}, {}"
+        told = usual, _side(usual, least, greatest)
+        found.insert(0, Finding("", "update", usual, least if usual < least else greatest, words, told))
     return found
 
 
@@ -49,7 +51,8 @@ def _of_layers(
             "update",
             float(ratio[i]),
             least if ratio[i] < least else greatest,
-            f"Δw/w is {ratio[i]:.3g}, {_side(ratio[i], least, greatest)}",
+            "Δw/w is {:.3g}, {}",
+            (ratio[i], _side(ratio[i], least, greatest)),
         )
         for i in np.flatnonzero(is_out).tolist()
     ]
