@@ -68,7 +68,7 @@ class BadSteps(StepPart):
                 words = _words(
                     names, posted, is_observed=self._is_observed(step), is_sharded=is_sharded
                 )
-                finding = Finding("", "param_grad", float(len(names)), 0.0, words)
+                finding = Finding("", "param_grad", float(len(names)), 0.0, "{}", (words,))
                 self._alarms.act(posted, [Alert(_RULE, step, step, finding)])
         return must_skip
 

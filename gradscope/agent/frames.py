@@ -4,11 +4,13 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
+from msgspec.structs import replace
 from torch.nn.parameter import is_lazy
 
 from gradscope.agent.measurement import FinishedStep
 from gradscope.hooks import LayerInfo
 from gradscope.intervene import Action, Argument, Entry, all_actions
+from gradscope.observe import pass_name
 from gradscope.protocol import (
     ActionInfo,
     ArgumentInfo,
@@ -40,6 +42,7 @@ def manifest_message(
         revision=revision,
         model=model,
         device=", ".join(sorted(devices)),
+        measured_by=pass_name(),
         layer_count=len(described),
         actions=actions_now(),
         body=pack_layers(described),
@@ -48,16 +51,7 @@ def manifest_message(
 
 def with_actions(manifest: Manifest) -> Manifest:
     """Return a manifest that names the interventions that there are now."""
-    return Manifest(
-        run=manifest.run,
-        rank=manifest.rank,
-        revision=manifest.revision,
-        model=manifest.model,
-        device=manifest.device,
-        layer_count=manifest.layer_count,
-        actions=actions_now(),
-        body=manifest.body,
-    )
+    return replace(manifest, actions=actions_now())
 
 
 def actions_now() -> tuple[ActionInfo, ...]:

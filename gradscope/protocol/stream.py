@@ -43,6 +43,7 @@ class Manifest(TaggedMessage, frozen=True, kw_only=True, tag="manifest"):
     revision: Whole
     model: str
     device: str = ""
+    measured_by: str = ""
     layer_count: Whole = 0
     actions: tuple[ActionInfo, ...] = ()
     body: bytes = b""

@@ -70,6 +70,7 @@ def _manifest() -> protocol.Manifest:
         revision=2,
         model="Net",
         device="cpu",
+        measured_by="native avx2",
         layer_count=2,
         actions=(protocol.ActionInfo("clip", "h", "gradient", ("output",), _ARGUMENTS, is_own=True),),
         body=protocol.pack_layers(layers),

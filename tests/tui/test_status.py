@@ -42,6 +42,14 @@ def text(cells):
     return "".join(cell.text for cell in cells)
 
 
+def test_the_pass_that_measures_is_named_where_there_is_room_and_the_slow_one_stands_out():
+    quick = status_cells(changed(measured_by="native avx2"), 160)
+    assert "every 4th step, costs 1.8 %   native avx2 pass" in text(quick)
+    slow = status_cells(changed(measured_by="eager: the native pass was not built (no gcc)"), 160)
+    assert ("eager pass", "warning") in [(cell.text, cell.role) for cell in slow]
+    assert "pass" not in text(status_cells(changed(measured_by="native avx2"), 80))
+
+
 def changed(**fields):
     return Status(**{**{f: getattr(LIVE, f) for f in LIVE.__slots__}, **fields})
 

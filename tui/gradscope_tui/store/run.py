@@ -33,6 +33,7 @@ from gradscope_tui.store.alerts import Alerts
 from gradscope_tui.store.frame import Frame
 from gradscope_tui.store.gaps import with_gaps
 from gradscope_tui.store.heat import Heat
+from gradscope_tui.store.histograms import HistogramRing
 from gradscope_tui.store.journal import Journal, Level
 from gradscope_tui.store.layers import LayerTree, build_tree
 from gradscope_tui.store.measure import QUANTITIES, measure, not_measured
@@ -64,6 +65,7 @@ class RunStore:
         self.run = run
         self.model = ""
         self.device = ""
+        self.measured_by = ""
         self.revision: int | None = None
         self.newest: Step | None = None
         self.block: Block | None = None
@@ -84,6 +86,7 @@ class RunStore:
         self._is_backfilling = False
         self.tree = build_tree(())
         self.ring = StepRing(_NAMES, 0)
+        self.histograms = HistogramRing()
         self._heat: dict[str, NDArray[np.int8]] = {}
         self._reset_newest()
 
@@ -96,6 +99,7 @@ class RunStore:
     def choose_rank(self) -> str:
         """Show the next choice of ranks, from its own past on; return in words what it is."""
         self.ring.clear()
+        self.histograms.clear()
         self.scalars.clear()
         self.newest = None
         self._reset_newest()
@@ -165,7 +169,7 @@ class RunStore:
             return
         is_first = self.revision is None
         self.model, self.device, self.revision = message.model, message.device, message.revision
-        self.actions = message.actions
+        self.actions, self.measured_by = message.actions, message.measured_by
         if tree.layers == self.tree.layers:
             return
         self._set_tree(tree)
@@ -190,6 +194,7 @@ class RunStore:
         if not self.ring.insert(message.step, dict(measured.values)):
             self.counters["again"] += 1
             return
+        self.histograms.insert(message.step, block)
         self.counters["taken"] += 1
         self._note_data(message.time_s)
         self.scalars.note_time(message.step, message.time_s)
@@ -221,6 +226,7 @@ class RunStore:
         sources = [before.get(layer.name, -1) for layer in tree.layers]
         self.ring = self.ring.remapped(np.array(sources, np.intp))
         self.tree = tree
+        self.histograms.clear()
         self._reset_newest()
 
     def _reset_newest(self) -> None:
@@ -232,6 +238,7 @@ class RunStore:
 
     def _start_anew(self, step: int) -> None:
         self.ring.clear()
+        self.histograms.clear()
         self.scalars.clear()
         self.resources.clear()
         self.newest = None

@@ -41,6 +41,7 @@ class Status:
     ranks: str = ""
     cost: float | None = None
     every: int | None = None
+    measured_by: str = ""
     phase: Phase = "none"
     phase_age_s: float = 0.0
     reason: str = ""
@@ -64,6 +65,7 @@ def status_of(store: RunStore, *, is_ended: bool) -> Status:
         ranks=store.ranks.in_words(),
         cost=newest.cost if newest else None,
         every=newest.every if newest else None,
+        measured_by=store.measured_by,
         age_s=store.age_s(),
         is_ended=is_ended,
         is_paused=store.pause is not None,
@@ -135,6 +137,8 @@ def _parts(status: Status) -> list[tuple[int, float, list[Cell]]]:
     parts += _loss(status)
     if status.cost is not None or status.every is not None:
         parts.append((7, 5, _cost(status)))
+    if status.measured_by:
+        parts.append((8, 5.5, [_pass(status.measured_by)]))
     if status.is_readonly:
         parts.append((5, 7, [Cell("read-only", "dim")]))
     return parts
@@ -160,6 +164,12 @@ def _thinned(losses: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the means of as many parts as there are cells: the course, and not the last few steps."""
     parts = np.array_split(losses.astype(np.float64), min(len(losses), _LOSS_WIDTH))
     return np.array([part.mean() for part in parts])
+
+
+def _pass(measured_by: str) -> Cell:
+    """Return the pass by its name; why it is the slow one stands in `gradscope config`."""
+    name, _, why = measured_by.partition(":")
+    return Cell(f"{printable(name)} pass", "warning" if why else "dim")
 
 
 def _cost(status: Status) -> list[Cell]:
