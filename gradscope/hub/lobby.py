@@ -123,6 +123,18 @@ class Lobby:
         for peer in self:
             self.door.tell(peer.route, message)
 
+    def take_answers(self) -> int:
+        """Take what peers answer to a farewell, and nothing else; return how many have not yet."""
+        while (letter := self.door.receive()) is not None:
+            route, parts = letter
+            try:
+                message = _read(parts)
+            except ProtocolError:
+                continue  # nothing that comes now is dealt with
+            if isinstance(message, Bye):
+                self._peers.pop(route, None)
+        return len(self._peers)
+
     def _on_parts(self, route: bytes, parts: Parts, now_s: float) -> None:
         self._counts["received"] += 1
         if self._strikes.get(route, 0) >= _STRIKES:

@@ -31,6 +31,7 @@ __all__ = ["Hub"]
 _BATCH = 100
 _SILENCE_CHECK_S = 0.5
 _STALL_S = 3.0
+_FAREWELL_S = 0.2
 
 
 class Hub:
@@ -104,6 +105,8 @@ class Hub:
         farewell = Bye(reason=self._end_reason or "the hub failed")
         for lobby in (self._agents, self._viewers):
             lobby.tell_all(farewell)
+        self._await_answers()
+        for lobby in (self._agents, self._viewers):
             lobby.door.close()
         self._context.term()
         self._waker.close()
@@ -116,6 +119,15 @@ class Hub:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _await_answers(self) -> None:
+        """Wait a moment until each peer has answered: libzmq drops what was not read with a connection."""
+        self._waker.clear()
+        deadline_s = time.monotonic() + _FAREWELL_S
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            if not self._agents.take_answers() + self._viewers.take_answers():
+                return
+            self._poller.poll(math.ceil(left_s * 1000))
 
     def _wait(self, again_s: float) -> None:
         due_s = min(again_s, self._housekeeping_due_s, self._silence_due_s, self._busy_s + self._idle_s)

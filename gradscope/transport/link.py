@@ -215,6 +215,7 @@ class Link:
             case Refusal(code=code) if self.state.phase != "up" and code in _FINAL_REFUSALS:
                 self._refused(code, message.reason)
             case Bye():
+                self._send(Bye(reason="heard"))  # the hub waits for it, and then closes
                 reason = message.reason or "the hub said goodbye"
                 self._enter("lost", reason)
                 self.state = replace(self.state, reason=reason)  # also where the end was noticed first
