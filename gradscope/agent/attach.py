@@ -53,7 +53,7 @@ def attach(
         None: all modules that have something of their own to show.
     budget: the fraction of the step time that observing may cost, between 0 and 1; None: every step.
     every: observe exactly every so many steps, instead of a budget.
-    detail: "core", or "full" to count zeros and subnormals too.
+    detail: "core", or "full" to count zeros, subnormals and the exponents of the elements, too.
     record: keep a bounded recording on disk: True, False, or a path.
     hub: "auto" joins this user's hub or starts one; a runtime directory names another; None: no link.
     control: False: no viewer can change anything.

@@ -153,6 +153,7 @@ class Attending(ABC):
         self._bad_steps = BadSteps(self._alarms, model, sampler.want)
         sentinel = Sentinel(
             self._see_bad,
+            is_known_well=lambda: self._engine.has_only_finite,
             must_wait=self._bad_steps.must_wait,
             has_closure=lambda: self._engine.has_closure,
             on_cost=_average(lambda fraction: sampler.set_aside(fraction, "sentinel")),

@@ -146,6 +146,11 @@ class StepEngine:
         """
         return _sequence_number() == self._began_at
 
+    @property
+    def has_only_finite(self) -> bool:
+        """Whether all gradients of the optimizer that is about to step are known to be finite."""
+        return self._observing.is_on and self._watched.measurement.has_only_finite
+
     def settle_now(self) -> None:
         """Let requests take effect at once, where the step in progress has not begun to compute."""
         self._observing.guarded("settling interventions", self._settle)

@@ -158,6 +158,11 @@ class Measurement:
         """Measure a gradient at an output."""
         self._activations.add_gradient(token, gradient)
 
+    @property
+    def has_only_finite(self) -> bool:
+        """Whether all gradients that the optimizer is about to use were measured, and are finite."""
+        return self._parameters.has_only_finite
+
     def knows(self, parameters: Sequence[torch.Tensor]) -> bool:
         """Return whether any of them is a watched parameter."""
         return self._parameters.knows(parameters)

@@ -38,10 +38,11 @@ class _Look:
 class Sentinel(StepPart):
     """Tells `on_bad(step, parameters)` of gradients that are not finite, for each step and optimizer.
 
-    `must_wait()`: whether the answer is needed before the optimizer steps; `on_bad` then returns
-    whether to skip the step. `has_closure()`: whether the optimizer computes its gradients itself: then
-    they are looked at when it has stepped, and no step can be skipped. `on_cost(spent_s, step_time_s)`
-    is told what a step's looks took.
+    `is_known_well()`: whether it was measured already that all is finite. `must_wait()`: whether the
+    answer is needed before the optimizer steps; `on_bad` then returns whether to skip the step.
+    `has_closure()`: whether the optimizer computes its gradients itself: then they are looked at when
+    it has stepped, and no step can be skipped. `on_cost(spent_s, step_time_s)` is told what a step's
+    looks took.
     """
 
     name = "the sentinel"
@@ -50,11 +51,13 @@ class Sentinel(StepPart):
         self,
         on_bad: Callable[[int, Sequence[torch.nn.Parameter]], bool],
         *,
+        is_known_well: Callable[[], bool],
         must_wait: Callable[[], bool],
         has_closure: Callable[[], bool],
         on_cost: Callable[[float, float], None],
     ) -> None:
         self._on_bad = on_bad
+        self._is_known_well = is_known_well
         self._must_wait = must_wait
         self._has_closure = has_closure
         self._on_cost = on_cost
@@ -74,7 +77,7 @@ class Sentinel(StepPart):
         began_s = time.perf_counter()
         if self._has_closure():
             self._late.add(optimizer)
-        else:
+        elif not self._is_known_well():
             self._look(optimizer, may_skip=True)
         self._spent_s += time.perf_counter() - began_s
 

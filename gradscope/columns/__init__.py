@@ -1,8 +1,15 @@
 """The schema of the statistics: its columns, how they merge, what is derived from them."""
 
-from gradscope.columns.block import Block, merge_block, stats_of_row
+from gradscope.columns.block import Block, derive_from, merge_block, stats_of_row
 from gradscope.columns.derived import update_ratio
 from gradscope.columns.gathering import Gathering
+from gradscope.columns.histogram import (
+    BINADES,
+    HISTOGRAM_BINS,
+    LEAST_EXPONENT,
+    Histograms,
+    of_both_signs,
+)
 from gradscope.columns.ranks import merge_ranks
 from gradscope.columns.resources import MemoryRow, MemoryTable, TimeRow, TimesTable, balance_of
 from gradscope.columns.schema import (
@@ -19,14 +26,18 @@ from gradscope.columns.stats import Stats, merge_stats
 from gradscope.columns.table import LayerRows, Table
 
 __all__ = [
+    "BINADES",
     "COLUMNS",
     "COLUMN_NAMES",
     "CORE_COLUMNS",
+    "HISTOGRAM_BINS",
     "KINDS",
+    "LEAST_EXPONENT",
     "Block",
     "Column",
     "Flags",
     "Gathering",
+    "Histograms",
     "LayerRows",
     "MemoryRow",
     "MemoryTable",
@@ -37,9 +48,11 @@ __all__ = [
     "TimesTable",
     "balance_of",
     "bytes_in_words",
+    "derive_from",
     "merge_block",
     "merge_ranks",
     "merge_stats",
+    "of_both_signs",
     "seconds_in_words",
     "stats_of_row",
     "update_ratio",

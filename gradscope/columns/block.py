@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.columns import derived
+from gradscope.columns.histogram import HISTOGRAM_BINS, Histograms, add_by_group
 from gradscope.columns.schema import COLUMN_NAMES, COLUMNS, CORE_COLUMNS, Flags, Merge
 from gradscope.columns.stats import Stats
 from gradscope.errors import NotMeasuredError, UsageError
 
-__all__ = ["Block", "merge_block", "stats_of_row"]
+__all__ = ["Block", "derive_from", "merge_block", "stats_of_row"]
 
 _Integers: TypeAlias = NDArray[np.uint32]
 _Bytes: TypeAlias = NDArray[np.uint8]
@@ -27,7 +28,8 @@ class Block:
     """n rows. `layer`, `kind` and `flags` have shape (n,); so has each array of `values`.
 
     `values` maps a column's name to float64 values or whole counts. A column that was not measured is
-    absent: it is never filled with zeros.
+    absent: it is never filled with zeros. `histogram` has the bins of each row, shape
+    (n, HISTOGRAM_BINS); None where it was not measured.
     """
 
     kinds: tuple[str, ...]
@@ -35,6 +37,7 @@ class Block:
     kind: _Integers
     flags: _Bytes
     values: Mapping[str, NDArray[np.generic]]
+    histogram: Histograms | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.layer)
@@ -45,12 +48,23 @@ class Block:
                 raise UsageError(f"column {name!r} has shape {array.shape}, expected ({rows},)")
         if self.kind.shape != (rows,) or self.flags.shape != (rows,):
             raise UsageError(f"layer, kind and flags must all have shape ({rows},)")
+        if self.histogram is not None and self.histogram.shape != (rows, HISTOGRAM_BINS):
+            raise UsageError(
+                f"the histogram has shape {self.histogram.shape}, expected ({rows}, {HISTOGRAM_BINS})"
+            )
 
     def __len__(self) -> int:
         return len(self.layer)
 
+    @property
+    def nbytes(self) -> int:
+        """What its arrays take in memory."""
+        arrays = (self.layer, self.kind, self.flags, *self.values.values())
+        bins = 0 if self.histogram is None else self.histogram.nbytes
+        return bins + sum(array.nbytes for array in arrays)
+
     def column(self, name: str) -> NDArray[np.float64]:
-        """Return a column as float64; all NaN where it was not measured.
+        """Return a column as float64, to be read and not written; all NaN where it was not measured.
 
         Raises UsageError for a name that is no column: a slip of the pen is not "not measured".
         """
@@ -59,7 +73,18 @@ class Block:
         array = self.values.get(name)
         if array is None:
             return np.full(len(self), np.nan)
-        return array.astype(np.float64)
+        return array.astype(np.float64, copy=False)
+
+    def taken(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Block":
+        """Return the block of some rows: by a mask, by their places, or by a slice."""
+        return Block(
+            self.kinds,
+            self.layer[rows],
+            self.kind[rows],
+            self.flags[rows],
+            {name: array[rows] for name, array in self.values.items()},
+            None if self.histogram is None else self.histogram[rows],
+        )
 
     def derive(self, name: str) -> NDArray[np.float64]:
         """Return mean, std, rms, norm, absmax, finite or nonfinite of each row as float64.
@@ -68,23 +93,31 @@ class Block:
         """
         if name not in _DERIVATIONS:
             raise UsageError(f"nothing derives {name!r}; expected one of {tuple(_DERIVATIONS)}")
-        value = _DERIVATIONS[name](self)
+        value = derive_from(name, self.column)
         unknown = (self.flags & Flags.NOT_MEASURED).astype(bool)
         return np.where(unknown, np.nan, value)
 
 
-def _finite(block: Block) -> derived.Floats:
-    return derived.finite_count(*(block.column(c) for c in ("count", "nan", "posinf", "neginf")))
+_Column: TypeAlias = Callable[[str], derived.Floats]
 
 
-_DERIVATIONS: dict[str, Callable[[Block], derived.Floats]] = {
+def derive_from(name: str, column: _Column) -> derived.Floats:
+    """Return what `Block.derive` does, of columns that `column(name)` gives."""
+    return _DERIVATIONS[name](column)
+
+
+def _finite(column: _Column) -> derived.Floats:
+    return derived.finite_count(*(column(name) for name in ("count", "nan", "posinf", "neginf")))
+
+
+_DERIVATIONS: dict[str, Callable[[_Column], derived.Floats]] = {
     "finite": _finite,
-    "nonfinite": lambda b: b.column("nan") + b.column("posinf") + b.column("neginf"),
-    "mean": lambda b: derived.mean(b.column("sum"), _finite(b)),
-    "std": lambda b: derived.std(b.column("sum"), b.column("sumsq"), _finite(b)),
-    "rms": lambda b: derived.rms(b.column("sumsq"), _finite(b)),
-    "norm": lambda b: derived.norm(b.column("sumsq")),
-    "absmax": lambda b: derived.absmax(b.column("min"), b.column("max"), _finite(b)),
+    "nonfinite": lambda column: column("nan") + column("posinf") + column("neginf"),
+    "mean": lambda column: derived.mean(column("sum"), _finite(column)),
+    "std": lambda column: derived.std(column("sum"), column("sumsq"), _finite(column)),
+    "rms": lambda column: derived.rms(column("sumsq"), _finite(column)),
+    "norm": lambda column: derived.norm(column("sumsq")),
+    "absmax": lambda column: derived.absmax(column("min"), column("max"), _finite(column)),
 }
 
 
@@ -98,7 +131,8 @@ def stats_of_row(block: Block, row: int) -> Stats:
         array = block.values.get(column.name)
         if array is not None:
             fields[column.name] = int(array[row]) if column.is_count else float(array[row])
-    return Stats(**fields, flags=Flags(int(block.flags[row])))  # type: ignore[arg-type]  # one value a field, by the schema
+    bins = None if block.histogram is None else tuple(block.histogram[row].tolist())
+    return Stats(**fields, flags=Flags(int(block.flags[row])), histogram=bins)  # type: ignore[arg-type]  # one value a field, by the schema
 
 
 def merge_block(block: Block, groups: NDArray[np.intp], group_count: int) -> Block:
@@ -122,7 +156,8 @@ def merge_block(block: Block, groups: NDArray[np.intp], group_count: int) -> Blo
             merged = np.full(group_count, start, np.uint64 if column.is_count else np.float64)
             reduce.at(merged, groups, block.values[column.name].astype(merged.dtype))
             values[column.name] = merged
-    return Block(block.kinds, np.arange(group_count, dtype=np.uint32), kind, flags, values)
+    bins = None if block.histogram is None else add_by_group(block.histogram, groups, group_count)
+    return Block(block.kinds, np.arange(group_count, dtype=np.uint32), kind, flags, values, bins)
 
 
 _GROUP_REDUCE: dict[Merge, tuple[float, np.ufunc]] = {

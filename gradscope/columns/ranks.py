@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.columns.block import Block, merge_block
+from gradscope.columns.histogram import Histograms
 from gradscope.columns.schema import CORE_COLUMNS, Flags
 
 __all__ = ["merge_ranks"]
@@ -23,13 +24,13 @@ def merge_ranks(parts: Sequence[tuple[Sequence[str], Block]]) -> tuple[tuple[str
 
     Returns the names of all layers, and one row for each layer and kind: the records of all ranks
     merged, column by column. Of rows flagged REPLICA only one is taken; where the others differ from it
-    the row is flagged DIFFERS. Columns that one rank has not measured are left out. Raises UsageError
-    when `parts` is empty.
+    the row is flagged DIFFERS. Columns that one rank has not measured are left out, and so is the
+    histogram. Raises UsageError when `parts` is empty.
     """
     names, whole = _together(parts)
     keys = whole.layer.astype(np.intp) * max(len(whole.kinds), 1) + whole.kind
     is_taken = _taken(keys, (whole.flags & Flags.REPLICA).astype(bool))
-    taken, copies = _rows(whole, is_taken), _rows(whole, ~is_taken)
+    taken, copies = whole.taken(is_taken), whole.taken(~is_taken)
     found, groups = np.unique(keys[is_taken], return_inverse=True)
     merged = merge_block(taken, groups, len(found))
     flags = np.zeros(len(found), np.uint8)
@@ -59,7 +60,13 @@ def _together(parts: Sequence[tuple[Sequence[str], Block]]) -> tuple[tuple[str, 
         np.concatenate(kind_rows),
         np.concatenate([block.flags for _, block in parts]),
         {name: np.concatenate([block.values[name] for _, block in parts]) for name in columns},
+        _all_histograms([block.histogram for _, block in parts]),
     )
+
+
+def _all_histograms(parts: Sequence[Histograms | None]) -> Histograms | None:
+    known = [histogram for histogram in parts if histogram is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
 
 
 def _taken(keys: _Rows, is_replica: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -72,14 +79,11 @@ def _taken(keys: _Rows, is_replica: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return is_taken
 
 
-def _rows(block: Block, chosen: NDArray[np.bool_]) -> Block:
-    values = {name: array[chosen] for name, array in block.values.items()}
-    return Block(block.kinds, block.layer[chosen], block.kind[chosen], block.flags[chosen], values)
-
-
 def _differing(merged: Block, copies: Block, place: _Rows) -> NDArray[np.bool_]:
     differs = np.zeros(len(copies), np.bool_)
     if CORE_COLUMNS.issubset(merged.values):
         for name in _EXACT:
             differs |= copies.values[name] != merged.values[name][place]
+    if copies.histogram is not None and merged.histogram is not None:
+        differs |= (copies.histogram != merged.histogram[place]).any(axis=1)
     return differs

@@ -2,22 +2,28 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from gradscope.columns import derived
+from gradscope.columns.histogram import binades_of
 from gradscope.columns.schema import COLUMNS, Flags, Merge
 from gradscope.errors import NotMeasuredError, UsageError
 
-__all__ = ["Stats", "merge_stats"]
+__all__ = ["PlainStats", "Stats", "merge_stats"]
+
+PlainStats: TypeAlias = dict[str, float | int | list[int] | None]
+"""A row as plain data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
     """The statistics of one row. All but the counts are over finite elements only.
 
-    `zero` and `subnormal` are None at core detail, where they are not measured. `min` and `max` are
-    +inf and -inf where there is no finite element, as an empty record must be to merge.
+    `zero`, `subnormal` and `histogram` are None at core detail, where they are not measured. `min` and
+    `max` are +inf and -inf where there is no finite element, as an empty record must be to merge.
+    `histogram` has 128 bins, described in `gradscope.columns.histogram`; `binades` is easier to read.
     """
 
     calls: int
@@ -32,6 +38,7 @@ class Stats:
     zero: int | None = None
     subnormal: int | None = None
     flags: Flags = Flags.EXACT
+    histogram: tuple[int, ...] | None = None
 
     @property
     def is_measured(self) -> bool:
@@ -75,15 +82,25 @@ class Stats:
         """The greatest magnitude; NaN where there is no finite element."""
         return max(abs(self.min), abs(self.max)) if self.finite else float("nan")
 
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Return columns and derived numbers by name; what was not measured is None."""
-        names = ("calls", "count", "nan", "posinf", "neginf", "zero", "subnormal")
-        counts: dict[str, float | int | None] = {name: getattr(self, name) for name in names}
+    @property
+    def binades(self) -> dict[int, int] | None:
+        """Exponent → elements of either sign with floor(log2|x|) equal to it, for each that has any.
+
+        None at core detail. -47 also counts all that is smaller, 16 all that is larger.
+        """
+        return None if self.histogram is None else binades_of(self.histogram)
+
+    def to_dict(self) -> PlainStats:
+        """Return columns, derived numbers and the histogram by name; what was not measured is None."""
         if not self.is_measured:
-            return dict.fromkeys((*names, *_DERIVED_NAMES))
-        return counts | {name: getattr(self, name) for name in _DERIVED_NAMES}
+            return dict.fromkeys((*_COUNT_NAMES, *_DERIVED_NAMES, "histogram"))
+        bins = None if self.histogram is None else list(self.histogram)
+        return {name: getattr(self, name) for name in (*_COUNT_NAMES, *_DERIVED_NAMES)} | {
+            "histogram": bins
+        }
 
 
+_COUNT_NAMES = tuple(column.name for column in COLUMNS if column.is_count)
 _DERIVED_NAMES = ("mean", "std", "rms", "norm", "min", "max", "absmax")
 
 
@@ -105,7 +122,13 @@ def merge_stats(parts: Iterable[Stats]) -> Stats:
     for column in COLUMNS:
         values = [getattr(row, column.name) for row in rows]
         merged[column.name] = None if None in values else _REDUCE[column.merge](values)
-    return Stats(**merged, flags=flags)  # type: ignore[arg-type]  # one value a field, by the schema
+    return Stats(**merged, flags=flags, histogram=_merged_bins(rows))  # type: ignore[arg-type]  # one value a field, by the schema
+
+
+def _merged_bins(rows: Iterable[Stats]) -> tuple[int, ...] | None:
+    parts = [row.histogram for row in rows]
+    known = [bins for bins in parts if bins is not None]
+    return tuple(map(sum, zip(*known, strict=True))) if len(known) == len(parts) else None
 
 
 _REDUCE: dict[Merge, Callable[[Iterable[float]], float]] = {

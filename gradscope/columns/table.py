@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gradscope.columns.block import Block, stats_of_row
-from gradscope.columns.stats import Stats, not_measured
+from gradscope.columns.stats import PlainStats, Stats, not_measured
 from gradscope.errors import UnknownLayerError, UsageError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Table(Mapping[str, LayerRows]):
         without = f", without rank {', '.join(map(str, self.missing))}" if self.missing else ""
         return f"<step {self.step}: {len(self)} layers{of}{without}>"
 
-    def to_dict(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
+    def to_dict(self) -> dict[str, dict[str, PlainStats]]:
         """Return plain nested dictionaries; what was not measured is None."""
         return {
             layer: {kind: stats.to_dict() for kind, stats in rows.items()}
@@ -107,7 +107,10 @@ class Table(Mapping[str, LayerRows]):
         }
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """Return a data frame with a row for each layer and kind. Needs pandas."""
+        """Return a data frame with a row for each layer and kind. Needs pandas.
+
+        Its column `histogram` holds lists of 128 bins; it is left out where none was measured.
+        """
         try:
             import pandas  # noqa: PLC0415 - optional
         except ImportError as error:
@@ -119,4 +122,6 @@ class Table(Mapping[str, LayerRows]):
             for layer, rows in self._layers.items()
             for kind, stats in rows.items()
         ]
-        return pandas.DataFrame.from_records(records)
+        frame = pandas.DataFrame.from_records(records)
+        is_there = any(record["histogram"] is not None for record in records)
+        return frame if is_there else frame.drop(columns="histogram", errors="ignore")

@@ -6,23 +6,27 @@ pass, which writes the rows itself, and where it cannot, by `reduction`. A tenso
 reduced into a board on that device (`device_board`), and read back once a step.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradscope.columns import COLUMNS, Block, Flags, Merge
+from gradscope.columns import COLUMNS, HISTOGRAM_BINS, Block, Flags, Histograms, Merge
 from gradscope.observe.device_board import DeviceBoard, DeviceHarvest
+from gradscope.observe.finite import has_numbers
 from gradscope.observe.native import native_module
+from gradscope.observe.quick import Watch, make_watch
 from gradscope.observe.reduction import (
     Record,
     Unmeasurable,
     reduce_change_on_host,
-    reduce_on_device,
     reduce_on_host,
 )
+from gradscope.observe.triton_board import LinesHarvest, TritonBoard, open_board
 
 __all__ = ["Board", "Harvest", "Targets", "room_for"]
 
@@ -32,12 +36,16 @@ _MERGE: dict[Merge, Callable[[float, float], float]] = {
     Merge.MIN: min,
     Merge.MAX: max,
 }
-_EMPTY_ROW = np.array([_EMPTY[column.merge] for column in COLUMNS], np.float64).tobytes()
+_EMPTY_ROW = np.array([_EMPTY[column.merge] for column in COLUMNS], np.float64)
+_EMPTY_BYTES = _EMPTY_ROW.tobytes()
 _MERGES = tuple(_MERGE[column.merge] for column in COLUMNS)
 _WIDTH = len(COLUMNS)
+_NO_BINS = bytes(HISTOGRAM_BINS * 8)
+_NO_ROW = -1
 _HEADING_BYTES = 16 + 7
 """What a copy takes beside the tensor's own bytes, at most."""
 _CALLS = [column.name for column in COLUMNS].index("calls")
+_NAN = [column.name for column in COLUMNS].index("nan")  # the infinities come after it
 _NO_FLOAT64 = frozenset({"mps"})
 
 
@@ -46,7 +54,7 @@ class Harvest:
     """What a step left on the board. `block()` is complete once `is_ready()`."""
 
     _block: Block
-    _devices: list[DeviceHarvest] = field(default_factory=list)
+    _devices: list[DeviceHarvest | LinesHarvest] = field(default_factory=list)
 
     def is_ready(self) -> bool:
         """Whether nothing is still on its way from a device."""
@@ -68,18 +76,19 @@ class Board:
     """Rows of columns. One thread writes a row at a time; a step's rows live until `harvest`.
 
     A row lies in memory as its columns in the order of COLUMNS, all float64, in which whole counts are
-    exact up to 2^53.
+    exact up to 2^53. At full detail it has its 128 bins beside them, each a uint64.
     """
 
     def __init__(self, *, is_full: bool = False) -> None:
         self._is_full = is_full
         self._native = native_module()
-        self._rows: dict[tuple[int, str], int] = {}
-        self._layers: list[int] = []
+        self._rows: dict[str, array[int]] = {}
+        self._layers = array("I")
         self._kinds: dict[str, int] = {}
-        self._kind_of_row: list[int] = []
-        self._devices: dict[torch.device, DeviceBoard] = {}
+        self._kind_of_row = array("I")
+        self._devices: dict[torch.device, DeviceBoard | TritonBoard] = {}
         self._cells = bytearray()
+        self._bins = bytearray() if is_full else None
         self._flags = bytearray()
         self._expected = bytearray()
 
@@ -88,22 +97,41 @@ class Board:
 
     def row(self, layer: int, kind: str) -> int:
         """Return the row of a layer's kind; it is allotted when first asked for."""
-        row = self._rows.get((layer, kind))
-        if row is None:
-            row = self._rows[layer, kind] = len(self._layers)
+        of_kind = self._rows.get(kind)
+        if of_kind is None:
+            of_kind = self._rows[kind] = array("q")
+        if layer >= len(of_kind):
+            of_kind.extend([_NO_ROW] * (layer + 1 - len(of_kind)))
+        row = of_kind[layer]
+        if row == _NO_ROW:
+            row = of_kind[layer] = len(self._layers)
             self._layers.append(layer)
             self._kind_of_row.append(self._kinds.setdefault(kind, len(self._kinds)))
             self._flags.append(0)
             self._expected.append(0)
-            self._cells += _EMPTY_ROW
+            self._cells += _EMPTY_BYTES
+            if self._bins is not None:
+                self._bins += _NO_BINS
         return row
+
+    def make_watch(
+        self,
+        on_gradient: Callable[[Any, torch.Tensor], None],  # Any: the caller's own
+        give_up: Callable[[Exception], None],
+    ) -> Watch | None:
+        """Return what hooks do in C, straight into the rows; None without the native pass."""
+        if self._native is None:
+            return None
+        return make_watch(
+            self._native, self._cells, self._bins, self._expected, on_gradient, give_up
+        )
 
     def add(self, row: int, tensor: torch.Tensor, *also: int) -> None:
         """Reduce a tensor into a row, and into others beside it.
 
         A tensor without readable numbers marks them *not measured*.
         """
-        if self._native is None or not self._native.add(self._cells, self._is_full, tensor, row, *also):
+        if self._native is None or not self._native.add(self._cells, self._bins, tensor, row, *also):
             self._add_eagerly(tensor, (row, *also))
 
     def add_each(
@@ -119,9 +147,11 @@ class Board:
         if self._native is None:
             left: Sequence[int] = range(len(tensors))
         else:
-            left = self._native.add_each(self._cells, self._is_full, tensors, targets, kept)
+            left = self._native.add_each(self._cells, self._bins, tensors, targets, kept)
+        queued = self._add_by_device(left, tensors, targets)
         for place in left:
-            self._add_eagerly(tensors[place], targets[place])
+            if place not in queued:
+                self._add_eagerly(tensors[place], targets[place])
         return left
 
     def add_changes(
@@ -133,8 +163,21 @@ class Board:
         """
         if self._native is None:
             return range(len(tensors))
-        left: list[int] = self._native.add_changes(self._cells, self._is_full, tensors, targets, kept)
+        left: list[int] = self._native.add_changes(self._cells, self._bins, tensors, targets, kept)
         return left
+
+    def add_each_change(
+        self,
+        tensors: Sequence[torch.Tensor],
+        targets: Sequence[Targets],
+        before: Sequence[torch.Tensor],
+    ) -> None:
+        """Reduce the change of each tensor since a copy was made of it."""
+        places = range(len(tensors))
+        queued = self._add_by_device(places, tensors, targets, before)
+        for place in places:
+            if place not in queued:
+                self.add_change(targets[place], tensors[place], before[place])
 
     def add_change(self, rows: Targets, tensor: torch.Tensor, before: torch.Tensor) -> None:
         """Reduce a tensor's change since a copy was made of it."""
@@ -147,6 +190,11 @@ class Board:
             self._add_eagerly(tensor.float() - before.float(), rows)
         else:
             self._add_eagerly(tensor - before, rows)
+
+    def is_finite(self, rows: NDArray[np.intp]) -> bool:
+        """Whether all that was reduced on the host into some rows in this step was finite."""
+        table = np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH)
+        return not table[rows, _NAN : _NAN + 3].any()
 
     def mark_unmeasured(self, rows: Targets) -> None:
         """Say of rows that something belongs into them that could not be read."""
@@ -167,19 +215,21 @@ class Board:
         block = self._as_block()
         harvest = Harvest(block, [board.harvest() for board in self._devices.values()])
         rows = len(self._layers)
-        self._cells[:] = _EMPTY_ROW * rows
+        np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH)[:] = _EMPTY_ROW
         self._flags[:] = self._expected[:] = bytes(rows)
+        if self._bins is not None:
+            _as_histograms(self._bins)[:] = 0
         return harvest
 
     def _as_block(self) -> Block:
-        table = np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH).T.copy()
+        table = np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH)
         values: dict[str, NDArray[np.generic]] = {
-            column.name: line.astype(np.uint64) if column.is_count else line
-            for column, line in zip(COLUMNS, table, strict=True)
+            column.name: cells.astype(np.uint64 if column.is_count else np.float64)
+            for column, cells in zip(COLUMNS, table.T, strict=True)
             if column.is_core or self._is_full
         }
         flags = np.array(self._flags, np.uint8)
-        is_missing = (np.array(self._expected, np.uint8) > 0) & (table[_CALLS] == 0)
+        is_missing = (np.array(self._expected, np.uint8) > 0) & (table[:, _CALLS] == 0)
         flags[is_missing] |= np.uint8(Flags.NOT_MEASURED)
         return Block(
             tuple(self._kinds),
@@ -187,6 +237,7 @@ class Board:
             np.array(self._kind_of_row, np.uint32),
             flags,
             values,
+            None if self._bins is None else _as_histograms(self._bins).copy(),
         )
 
     def _add_eagerly(self, tensor: torch.Tensor, rows: Targets) -> None:
@@ -196,9 +247,11 @@ class Board:
                 record = reduce_on_host(tensor, is_full=self._is_full)
             elif device.type in _NO_FLOAT64:
                 record = reduce_on_host(tensor.cpu(), is_full=self._is_full)
+            elif not has_numbers(tensor):
+                raise Unmeasurable("a tensor that has only a shape")  # noqa: TRY301 - as what is called here
+            elif not self._device_board(device).reduce(tensor, rows):
+                return
             else:
-                reduced = reduce_on_device(tensor, is_full=self._is_full)
-                self._device_board(device).add(rows, reduced)
                 record = Record()
         except Unmeasurable:
             self.mark_unmeasured(rows)
@@ -206,16 +259,49 @@ class Board:
         self._add_record(rows, record)
 
     def _add_record(self, rows: Targets, record: Record) -> None:
-        columns = [float(value) for value in astuple(record)]
+        columns = [float(getattr(record, column.name)) for column in COLUMNS]
         with memoryview(self._cells).cast("d") as cells:
             for row in rows:
                 for i, (merge, value) in enumerate(zip(_MERGES, columns, strict=True), row * _WIDTH):
                     cells[i] = merge(cells[i], value)
+        if self._bins is not None and record.bins is not None:
+            table = _as_histograms(self._bins)
+            for row in rows:
+                table[row] += record.bins.astype(np.uint64)
 
-    def _device_board(self, device: torch.device) -> DeviceBoard:
+    def _add_by_device(
+        self,
+        places: Sequence[int],
+        tensors: Sequence[torch.Tensor],
+        targets: Sequence[Targets],
+        before: Sequence[torch.Tensor] | None = None,
+    ) -> set[int]:
+        """Reduce what a device's pass takes many at a time; return the places of that."""
+        found: dict[torch.device, list[int]] = {}
+        for place in places:
+            tensor = tensors[place]
+            if tensor.device.type == "cuda" and has_numbers(tensor):
+                found.setdefault(tensor.device, []).append(place)
+        queued: set[int] = set()
+        for device, there in found.items():
+            board = self._device_board(device)
+            if isinstance(board, TritonBoard):
+                some = [tensors[i] for i in there], [targets[i] for i in there]
+                done = board.reduce_each(*some, [before[i] for i in there] if before else None)
+                queued.update(there[i] for i in done)
+        self._count_calls([targets[place] for place in queued])
+        return queued
+
+    def _count_calls(self, targets: Sequence[Targets]) -> None:
+        with memoryview(self._cells).cast("d") as cells:
+            for rows in targets:
+                for row in rows:
+                    cells[row * _WIDTH + _CALLS] += 1.0
+
+    def _device_board(self, device: torch.device) -> DeviceBoard | TritonBoard:
         board = self._devices.get(device)
         if board is None:
-            board = self._devices[device] = DeviceBoard(device)
+            board = self._devices[device] = open_board(device, is_full=self._is_full)
         return board
 
 
@@ -228,14 +314,10 @@ def room_for(tensors: Iterable[torch.Tensor]) -> int:
     )
 
 
+def _as_histograms(bins: bytearray) -> Histograms:
+    return np.frombuffer(bins, np.uint64).reshape(-1, HISTOGRAM_BINS)
+
+
 def _without_empty_rows(block: Block) -> Block:
     is_there = (block.values["calls"] > 0) | (block.flags != 0)  # type: ignore[operator]  # counts are numbers
-    if is_there.all():
-        return block
-    return Block(
-        block.kinds,
-        block.layer[is_there],
-        block.kind[is_there],
-        block.flags[is_there],
-        {name: array[is_there] for name, array in block.values.items()},
-    )
+    return block if is_there.all() else block.taken(is_there)

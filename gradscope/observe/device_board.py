@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gradscope.columns import Block
-from gradscope.observe.reduction import DEVICE_COLUMNS
+from gradscope.columns import HISTOGRAM_BINS, Block
+from gradscope.observe.reduction import DEVICE_COLUMNS, DeviceRecord, reduce_on_device
 
-__all__ = ["DeviceBoard", "DeviceHarvest"]
+__all__ = ["DeviceBoard", "DeviceHarvest", "merge_columns"]
 
 _ADDED = len(DEVICE_COLUMNS) - 2
 _LEAST, _GREATEST = DEVICE_COLUMNS.index("min"), DEVICE_COLUMNS.index("max")
@@ -22,9 +22,13 @@ _FIRST_CAPACITY = 256
 
 @dataclass(frozen=True, slots=True)
 class DeviceHarvest:
-    """A device's rows on their way to the host: float64, shape (rows, 10)."""
+    """A device's rows on their way to the host: float64, shape (rows, 10).
+
+    `bins`, at full detail, are int64, shape (rows, 128).
+    """
 
     host: torch.Tensor
+    bins: torch.Tensor | None
     event: torch.Event | None
 
     def is_ready(self) -> bool:
@@ -35,54 +39,84 @@ class DeviceHarvest:
         """Merge the rows into those of a block, which has as many or more."""
         if self.event is not None:
             self.event.synchronize()
-        numbers = self.host.numpy()
-        rows = min(len(block), len(numbers))
-        for i, name in enumerate(DEVICE_COLUMNS):
-            target = block.values.get(name)
-            if target is None:
-                continue
-            merge = np.minimum if i == _LEAST else np.maximum if i == _GREATEST else np.add
-            target[:rows] = merge(target[:rows], numbers[:rows, i].astype(target.dtype))
+        merge_columns(block, 0, self.host, self.bins)
+
+
+def merge_columns(block: Block, begin: int, columns: torch.Tensor, bins: torch.Tensor | None) -> None:
+    """Merge columns, the first being DEVICE_COLUMNS, and bins into a block's rows from `begin`."""
+    numbers = columns.numpy()
+    rows = slice(begin, begin + min(len(block) - begin, len(numbers)))
+    numbers = numbers[: rows.stop - begin]
+    for i, name in enumerate(DEVICE_COLUMNS):
+        target = block.values.get(name)
+        if target is None:
+            continue
+        merge = np.minimum if i == _LEAST else np.maximum if i == _GREATEST else np.add
+        target[rows] = merge(target[rows], numbers[:, i].astype(target.dtype))
+    if block.histogram is not None and bins is not None:
+        block.histogram[rows] += bins.numpy()[: len(numbers)].view(np.uint64)
 
 
 class DeviceBoard:
     """Rows on one device; the row numbers are the board's own."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, is_full: bool = False) -> None:
         self._device = device
         self._table = self._empty(_FIRST_CAPACITY)
+        self._bins = self._no_bins(_FIRST_CAPACITY) if is_full else None
 
-    def add(self, rows: tuple[int, ...], record: torch.Tensor) -> None:
-        """Queue the merging of a record, as `reduce_on_device` gives it, into some rows."""
+    def reduce(self, tensor: torch.Tensor, rows: tuple[int, ...]) -> bool:
+        """Queue the reduction of a tensor into rows; return that it will run."""
+        self.add(rows, reduce_on_device(tensor, is_full=self._bins is not None))
+        return True
+
+    def add(self, rows: tuple[int, ...], record: DeviceRecord) -> None:
+        """Queue the merging of a record into some rows."""
         self._reserve(max(rows) + 1)
+        columns = record.columns
         for row in rows:
             line = self._table[row]
-            line[:_ADDED].add_(record[:_ADDED])
-            line[_LEAST].copy_(torch.minimum(line[_LEAST], record[_LEAST]))
-            line[_GREATEST].copy_(torch.maximum(line[_GREATEST], record[_GREATEST]))
+            line[:_ADDED].add_(columns[:_ADDED])
+            line[_LEAST].copy_(torch.minimum(line[_LEAST], columns[_LEAST]))
+            line[_GREATEST].copy_(torch.maximum(line[_GREATEST], columns[_GREATEST]))
+            if self._bins is not None and record.bins is not None:
+                self._bins[row].add_(record.bins)
 
     def harvest(self) -> DeviceHarvest:
         """Queue the copy to the host and empty the rows behind it."""
         harvest = self.copy()
         self._fill_empty(self._table)
+        if self._bins is not None:
+            self._bins.zero_()
         return harvest
 
     def copy(self) -> DeviceHarvest:
         """Queue the copy to the host, and leave the rows as they are."""
-        is_cuda = self._device.type == "cuda"
-        host = torch.empty(self._table.shape, dtype=torch.float64, pin_memory=is_cuda)
-        host.copy_(self._table, non_blocking=is_cuda)
+        host = self._on_host(self._table)
+        bins = None if self._bins is None else self._on_host(self._bins)
         event = None
-        if is_cuda:
+        if self._device.type == "cuda":
             event = torch.Event(self._device)
             event.record(torch.cuda.current_stream(self._device))
-        return DeviceHarvest(host, event)
+        return DeviceHarvest(host, bins, event)
+
+    def _on_host(self, table: torch.Tensor) -> torch.Tensor:
+        is_cuda = self._device.type == "cuda"
+        host = torch.empty(table.shape, dtype=table.dtype, pin_memory=is_cuda)
+        return host.copy_(table, non_blocking=is_cuda)
 
     def _reserve(self, rows: int) -> None:
         if rows > len(self._table):
             larger = self._empty(max(rows, 2 * len(self._table)))
             larger[: len(self._table)].copy_(self._table)
             self._table = larger
+        if self._bins is not None and len(self._table) > len(self._bins):
+            more = self._no_bins(len(self._table))
+            more[: len(self._bins)].copy_(self._bins)
+            self._bins = more
+
+    def _no_bins(self, rows: int) -> torch.Tensor:
+        return torch.zeros((rows, HISTOGRAM_BINS), dtype=torch.int64, device=self._device)
 
     def _empty(self, rows: int) -> torch.Tensor:
         shape = (rows, len(DEVICE_COLUMNS))

@@ -28,6 +28,7 @@ class _Plan:
     param_grad: list[Targets]
     update: list[Targets]
     room_bytes: int
+    gradient_rows: NDArray[np.intp]
 
     def all_rows(self) -> list[Targets]:
         """Return every row that the optimizer's step writes."""
@@ -59,15 +60,18 @@ class ParameterObserver:
 
     def __init__(self, board: Board, layers: Sequence[LayerInfo]) -> None:
         self._board = board
-        self._names: dict[int, list[tuple[int, str]]] = {}
+        self._names: dict[int, tuple[tuple[int, str], ...]] = {}
         for layer in layers:
             if layer.is_watched:
                 for name, parameter in layer.parameters.items():
-                    self._names.setdefault(id(parameter), []).append((layer.index, name))
+                    owners = self._names.get(id(parameter), ())
+                    self._names[id(parameter)] = (*owners, (layer.index, name))
         self._plans: dict[tuple[int, ...], _Plan] = {}
         self._unclipped: dict[int, Targets] = {}
         self._seen_unclipped: set[int] = set()
         self._kept: list[_Kept] = []
+        self.has_only_finite = False
+        """Whether `before` has measured all gradients of its parameters, and found them finite."""
 
     def knows(self, parameters: Sequence[torch.Tensor]) -> bool:
         """Return whether any of them is watched."""
@@ -102,11 +106,13 @@ class ParameterObserver:
         known = plan.known(parameters)
         gradients = [p.grad for p in known]
         self._measure_and_keep(plan, known, [gradient is not None for gradient in gradients])
-        self._add_gradients(plan, gradients)
+        is_all = self._add_gradients(plan, gradients) and len(known) == len(parameters)
+        self.has_only_finite = is_all and self._board.is_finite(plan.gradient_rows)
 
     def before_closure(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure values and keep copies; gradients follow, as a closure computes them."""
         self._give_up_unfinished()
+        self.has_only_finite = False
         plan = self._plan(parameters)
         known = plan.known(parameters)
         self._measure_and_keep(plan, known, [p.requires_grad for p in known])
@@ -119,10 +125,15 @@ class ParameterObserver:
     def after(self) -> None:
         """Measure the change since `before`: Δw, on a CPU each difference in float64."""
         for kept in self._kept:
-            for i in self._board.add_changes(kept.parameters, kept.update, kept.memory):
-                if i in kept.copies:
-                    self._board.add_change(kept.update[i], _local(kept.parameters[i]), kept.copies[i])
-                else:
+            left = self._board.add_changes(kept.parameters, kept.update, kept.memory)
+            copied = [i for i in left if i in kept.copies]
+            self._board.add_each_change(
+                [_local(kept.parameters[i]) for i in copied],
+                [kept.update[i] for i in copied],
+                [kept.copies[i] for i in copied],
+            )
+            for i in left:
+                if i not in kept.copies:
                     self._board.mark_unmeasured(kept.update[i])
         self.forget()
 
@@ -156,6 +167,7 @@ class ParameterObserver:
             param_grad=[self._rows("param_grad", p) for p in known],
             update=[self._rows("update", p) for p in known],
             room_bytes=room_for(known),
+            gradient_rows=np.array([self._rows("param_grad", p)[-1] for p in known], np.intp),
         )
 
     def _rows(self, kind: str, parameter: torch.Tensor) -> Targets:
@@ -166,10 +178,13 @@ class ParameterObserver:
             for each in (row(layer, kind), row(layer, f"{kind}.{name}"))
         )
 
-    def _add_gradients(self, plan: _Plan, gradients: list[torch.Tensor | None]) -> None:
-        pairs = zip(gradients, plan.param_grad, strict=True)
-        given = [(g, rows) for g, rows in pairs if g is not None]
-        self._board.add_each([g for g, _ in given], [rows for _, rows in given])
+    def _add_gradients(self, plan: _Plan, gradients: list[torch.Tensor | None]) -> bool:
+        """Measure gradients; return whether all were there and could be read at once."""
+        given = [gradient for gradient in gradients if gradient is not None]
+        rows = plan.param_grad
+        if len(given) < len(gradients):
+            rows = [each for each, g in zip(rows, gradients, strict=True) if g is not None]
+        return not self._board.add_each(given, rows) and len(given) == len(gradients)
 
     def _measure_and_keep(self, plan: _Plan, known: list[torch.Tensor], moves: list[bool]) -> None:
         """Measure the values of all, and keep copies of those that may move."""

@@ -12,15 +12,21 @@ Each is the other's reference in the tests, and both are the native pass's.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 
+from gradscope.columns import HISTOGRAM_BINS
+from gradscope.observe.exponents import bins_on_device, bins_on_host
+
 __all__ = [
     "DEVICE_COLUMNS",
+    "DeviceRecord",
     "Record",
     "Unmeasurable",
     "reduce_change_on_host",
@@ -38,14 +44,20 @@ _INFINITY = float("inf")
 _Bits: TypeAlias = tuple[torch.dtype, int, int]
 """The integer of a dtype's width, the mask without the sign, the least normal magnitude's bits."""
 
+_MAGNITUDE = 0x7FFFFFFFFFFFFFFF
+_NARROWER_BITS: _Bits = (torch.int64, _MAGNITUDE, 0x381 << 52)
+"""For a float64 made of float32 numbers: subnormal below float32's least normal, 2^-126."""
+
 _BITS: dict[torch.dtype, _Bits] = {
-    torch.float64: (torch.int64, 0x7FFFFFFFFFFFFFFF, 1 << 52),
+    torch.float64: (torch.int64, _MAGNITUDE, 1 << 52),
     torch.float32: (torch.int32, 0x7FFFFFFF, 1 << 23),
     torch.float16: (torch.int16, 0x7FFF, 1 << 10),
     torch.bfloat16: (torch.int16, 0x7FFF, 1 << 7),
+    torch.complex128: (torch.int64, _MAGNITUDE, 1 << 52),
+    torch.complex64: _NARROWER_BITS,
+    torch.complex32: (torch.int64, _MAGNITUDE, 0x3F1 << 52),
 }
-_CHANGE_BITS: _Bits = (torch.int64, 0x7FFFFFFFFFFFFFFF, 0x381 << 52)
-"""For a float64 difference of narrower numbers: subnormal below float32's least normal, 2^-126."""
+"""Of a complex number: those of its magnitude, which is float64."""
 
 
 class Unmeasurable(Exception):  # noqa: N818 - not an error: a statement that ends in a mark on the row
@@ -70,10 +82,19 @@ class Record:
     sumsq: float = 0.0
     min: float = _INFINITY
     max: float = -_INFINITY
+    bins: NDArray[np.int64] | None = field(default=None, compare=False)
+    """The exponent histogram, at full detail."""
+
+
+class DeviceRecord(NamedTuple):
+    """A record on a device: DEVICE_COLUMNS as float64, and at full detail the 128 bins as int64."""
+
+    columns: torch.Tensor
+    bins: torch.Tensor | None
 
 
 DEVICE_COLUMNS = ("count", "nan", "posinf", "neginf", "zero", "subnormal", "sum", "sumsq", "min", "max")
-"""The order of the numbers that `reduce_on_device` returns."""
+"""The order of the columns that `reduce_on_device` returns."""
 
 
 def reduce_on_host(tensor: torch.Tensor, *, is_full: bool = False) -> Record:
@@ -81,9 +102,9 @@ def reduce_on_host(tensor: torch.Tensor, *, is_full: bool = False) -> Record:
 
     Raises Unmeasurable where there are no numbers to read (meta, quantized, nested, functorch's own).
     """
-    flat, repeats, size = _readable(tensor)
-    record = Record(count=size)
-    _add_flat(record, flat, repeats, _BITS[flat.dtype] if is_full else None)
+    flat, repeats, size, bits = _readable(tensor)
+    record = _empty_record(size, is_full=is_full)
+    _add_flat(record, flat, repeats, bits if is_full else None)
     if is_full:
         record.zero += size - flat.numel() * repeats  # what a sparse tensor does not store
     return record
@@ -96,8 +117,9 @@ def reduce_change_on_host(now: torch.Tensor, before: torch.Tensor, *, is_full: b
     range of float32; of float64, for float64 tensors. Raises Unmeasurable as `reduce_on_host` does.
     """
     now, before = _plain(now).detach(), _plain(before).detach()
-    record = Record(count=now.numel())
-    bits = _BITS[torch.float64] if now.dtype is torch.float64 else _CHANGE_BITS
+    record = _empty_record(now.numel(), is_full=is_full)
+    is_wide = now.dtype in (torch.float64, torch.complex128)
+    bits = _BITS[torch.float64] if is_wide else _NARROWER_BITS
     rows = max(1, _CHANGE_BLOCK * len(now) // max(1, now.numel())) if now.dim() else 1
     for new, old in zip(_split(now, rows), _split(before, rows), strict=True):
         if new.is_complex():
@@ -106,6 +128,10 @@ def reduce_change_on_host(now: torch.Tensor, before: torch.Tensor, *, is_full: b
             change = new.double() - old.double()
         _add_flat(record, change.reshape(-1), 1, bits if is_full else None)
     return record
+
+
+def _empty_record(size: int, *, is_full: bool) -> Record:
+    return Record(count=size, bins=np.zeros(HISTOGRAM_BINS, np.int64) if is_full else None)
 
 
 def _split(tensor: torch.Tensor, rows: int) -> Sequence[torch.Tensor]:
@@ -120,6 +146,8 @@ def _add_flat(record: Record, flat: torch.Tensor, repeats: int, bits: _Bits | No
             zero, subnormal = _count_small(block, bits)
             record.zero += int(zero) * repeats
             record.subnormal += int(subnormal) * repeats
+        if record.bins is not None:
+            record.bins += bins_on_host(block) * repeats
 
 
 def _add_block(record: Record, block: torch.Tensor, repeats: int) -> None:
@@ -144,16 +172,31 @@ def _without_nonfinite(record: Record, wide: torch.Tensor, repeats: int) -> torc
     return wide[wide.isfinite()]
 
 
-def reduce_on_device(tensor: torch.Tensor, *, is_full: bool = False) -> torch.Tensor:
-    """Return the columns of a tensor as float64, shape (10,), on its own device, unsynchronised.
+def reduce_on_device(tensor: torch.Tensor, *, is_full: bool = False) -> DeviceRecord:
+    """Return the record of a tensor on its own device, unsynchronised.
 
-    The order is DEVICE_COLUMNS; `zero` and `subnormal` are 0 unless `is_full`. Raises Unmeasurable as
-    `reduce_on_host` does.
+    `zero` and `subnormal` are 0 unless `is_full`. Raises Unmeasurable as `reduce_on_host` does.
     """
-    flat, repeats, size = _readable(tensor)
-    pieces = [_reduce_device_block(b, is_full) for b in torch.split(flat, _DEVICE_BLOCK) if b.numel()]
+    flat, repeats, size, bits = _readable(tensor)
+    blocks = [block for block in torch.split(flat, _DEVICE_BLOCK) if block.numel()]
+    bins = None
+    if is_full:
+        bins = torch.zeros(HISTOGRAM_BINS, dtype=torch.int64, device=flat.device)
+        for block in blocks:
+            bins.add_(bins_on_device(block), alpha=repeats)
+    columns = _device_columns(
+        [_reduce_device_block(b, bits, is_full) for b in blocks], size, repeats, flat.device
+    )
+    if is_full:
+        columns[4] += size - flat.numel() * repeats
+    return DeviceRecord(columns, bins)
+
+
+def _device_columns(
+    pieces: list[torch.Tensor], size: int, repeats: int, device: torch.device
+) -> torch.Tensor:
     if not pieces:
-        empty = torch.zeros(len(DEVICE_COLUMNS), dtype=torch.float64, device=tensor.device)
+        empty = torch.zeros(len(DEVICE_COLUMNS), dtype=torch.float64, device=device)
         empty[0].fill_(size)
         empty[-2].fill_(_INFINITY)
         empty[-1].fill_(-_INFINITY)
@@ -161,17 +204,15 @@ def reduce_on_device(tensor: torch.Tensor, *, is_full: bool = False) -> torch.Te
     table = torch.stack(pieces)
     added = table[:, :-2].sum(0) * repeats
     added[0].fill_(size)
-    if is_full:
-        added[4] += size - flat.numel() * repeats
     return torch.cat((added, table[:, -2].amin().view(1), table[:, -1].amax().view(1)))
 
 
-def _reduce_device_block(block: torch.Tensor, is_full: bool) -> torch.Tensor:
+def _reduce_device_block(block: torch.Tensor, bits: _Bits, is_full: bool) -> torch.Tensor:
     wide = block.double()
     is_finite = wide.isfinite()
     clean = torch.where(is_finite, wide, 0.0)
     none = torch.zeros((), dtype=torch.int64, device=block.device)
-    zero, subnormal = _count_small(block, _BITS[block.dtype]) if is_full else (none, none)
+    zero, subnormal = _count_small(block, bits) if is_full else (none, none)
     columns = (
         none,
         wide.isnan().sum(),
@@ -195,22 +236,29 @@ def _count_small(block: torch.Tensor, bits: _Bits) -> tuple[torch.Tensor, torch.
     return is_zero.sum(), (~is_zero & (magnitude < least_normal)).sum()
 
 
-def _readable(tensor: torch.Tensor) -> tuple[torch.Tensor, int, int]:
-    """Return (flat, repeats, size): what to read, how often each element counts, the whole's size.
+class _Readable(NamedTuple):
+    flat: torch.Tensor
+    repeats: int
+    size: int
+    bits: _Bits
+
+
+def _readable(tensor: torch.Tensor) -> _Readable:
+    """Return what to read, how often each element counts, the whole's size, and how bits tell.
 
     Memory is read in place where it is dense in any order of dims; a dim of stride 0 is read once.
     """
     tensor = _plain(tensor).detach()
-    size = tensor.numel()
+    size, bits = tensor.numel(), _BITS[tensor.dtype]
     if tensor.layout is not torch.strided:
         values = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor.values()
-        return _real(values).reshape(-1), 1, size
+        return _Readable(_real(values).reshape(-1), 1, size, bits)
     repeats = 1
     for dim, stride in enumerate(tensor.stride()):
         if stride == 0 and tensor.size(dim) > 1:
             repeats *= tensor.size(dim)
             tensor = tensor.narrow(dim, 0, 1)
-    return _flat(_real(tensor)), repeats, size
+    return _Readable(_flat(_real(tensor)), repeats, size, bits)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
@@ -226,14 +274,14 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_meta or tensor.is_quantized or tensor.is_nested:
         kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else "nested"
         raise Unmeasurable(f"a {kind} tensor")
-    if tensor.dtype not in _BITS and not tensor.is_complex():
+    if tensor.dtype not in _BITS:
         return tensor.float()
     return tensor
 
 
 def _real(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_complex():
-        return tensor.resolve_conj().abs()
+        return tensor.resolve_conj().to(torch.complex128).abs()
     return tensor.resolve_neg()
 
 

@@ -11,6 +11,7 @@ from gradscope.protocol.codec import decode, encode
 from gradscope.protocol.limits import (
     BODY_LIMIT_BYTES,
     HEAD_LIMIT_BYTES,
+    HISTOGRAM_ROWS_LIMIT,
     PART_LIMIT_BYTES,
     PART_LIMIT_COUNT,
     PROTOCOL_VERSION,
@@ -56,6 +57,7 @@ from gradscope.protocol.messages import (
 __all__ = [
     "BODY_LIMIT_BYTES",
     "HEAD_LIMIT_BYTES",
+    "HISTOGRAM_ROWS_LIMIT",
     "PART_LIMIT_BYTES",
     "PART_LIMIT_COUNT",
     "PROTOCOL_VERSION",

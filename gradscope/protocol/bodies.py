@@ -2,7 +2,8 @@
 
 A step's body is its arrays one after the other, each `rows` little-endian numbers of the type that the
 head names, the widest first so that all lie aligned. Each array travels in the narrowest type that
-holds its numbers exactly; a column that is all zero stays at home and is named in `zero`.
+holds its numbers exactly; a column that is all zero stays at home and is named in `zero`. Behind the
+arrays lie the counts of the histogram (`histograms`), where one was measured.
 """
 
 import sys
@@ -12,8 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.columns import COLUMNS, Block
+from gradscope.columns import COLUMNS, Block, Histograms
 from gradscope.errors import ProtocolError, UsageError
+from gradscope.protocol.histograms import HISTOGRAM_ARRAYS, pack_histogram, unpack_histogram
 from gradscope.protocol.messages import Layer, Manifest, Step
 
 __all__ = ["pack_block", "pack_layers", "unpack_block", "unpack_layers"]
@@ -25,6 +27,7 @@ _WIRE_TYPES: dict[str, tuple[str, ...]] = {
     "kind": ("u1", "u2", "u4"),
     "flags": ("u1",),
     **{c.name: ("u1", "u2", "u4", "u8") if c.is_count else ("f4", "f8") for c in COLUMNS},
+    **dict.fromkeys(HISTOGRAM_ARRAYS, ("u1",)),
 }
 _LAYERS: msgspec.msgpack.Decoder[tuple[Layer, ...]] = msgspec.msgpack.Decoder(tuple[Layer, ...])
 
@@ -32,18 +35,22 @@ _LAYERS: msgspec.msgpack.Decoder[tuple[Layer, ...]] = msgspec.msgpack.Decoder(tu
 def pack_block(block: Block) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], bytes]:
     """Return a step's `columns`, `zero` and `body` for a block.
 
-    Raises UsageError when a count is negative or not whole.
+    Raises UsageError when a count is negative or not whole, or too many rows have a histogram.
     """
+    bins: dict[str, NDArray[np.uint8]] = {}
+    counts = b""
+    if block.histogram is not None:
+        bins, counts = pack_histogram(block.histogram)
     packed: list[tuple[str, NDArray[np.generic]]] = []
     zero: list[str] = []
-    for name, array in _arrays(block):
+    for name, array in (*_arrays(block), *bins.items()):
         if name not in _ALWAYS_SENT and not array.any():
             zero.append(name)
         else:
             packed.append((name, _narrowest(name, array)))
     packed.sort(key=lambda item: -item[1].itemsize)
     columns = tuple((name, array.dtype.str[1:]) for name, array in packed)
-    return columns, tuple(zero), b"".join(_little_endian(array) for _, array in packed)
+    return columns, tuple(zero), b"".join([*(_little_endian(array) for _, array in packed), counts])
 
 
 def unpack_block(step: Step) -> Block:
@@ -62,9 +69,7 @@ def unpack_block(step: Step) -> Block:
             )
         arrays[name] = np.frombuffer(step.body, dtype, step.rows, offset)
         offset = end
-    if offset != len(step.body):
-        raise ProtocolError(f"step {step.step}: expected {offset} bytes, the body has {len(step.body)}")
-    return _block(step, arrays)
+    return _block(step, arrays, offset)
 
 
 def pack_layers(layers: Iterable[Layer]) -> bytes:
@@ -130,7 +135,7 @@ def _wire_types(name: str) -> tuple[str, ...]:
         raise ProtocolError(f"unknown column {name!r}") from None
 
 
-def _block(step: Step, arrays: dict[str, NDArray[np.generic]]) -> Block:
+def _block(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Block:
     missing = [name for name in _ALWAYS_SENT if name not in arrays]
     if missing:
         raise ProtocolError(f"step {step.step} lacks the columns {missing}")
@@ -145,7 +150,20 @@ def _block(step: Step, arrays: dict[str, NDArray[np.generic]]) -> Block:
         raise ProtocolError(f"step {step.step} has a row of kind {kind.max()}, of {len(step.kinds)}")
     layer = arrays.pop("layer").astype(np.uint32)
     flags = arrays.pop("flags").astype(np.uint8)
-    return Block(step.kinds, layer, kind, flags, arrays)
+    return Block(step.kinds, layer, kind, flags, arrays, _histogram(step, arrays, end))
+
+
+def _histogram(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Histograms | None:
+    """Take the histogram's arrays out of the others; `end` is where these end in the body."""
+    bins = {name: arrays.pop(name) for name in HISTOGRAM_ARRAYS if name in arrays}
+    if not bins and end != len(step.body):
+        raise ProtocolError(f"step {step.step}: expected {end} bytes, the body has {len(step.body)}")
+    if not bins:
+        return None
+    if len(bins) != len(HISTOGRAM_ARRAYS):
+        lacking = [name for name in HISTOGRAM_ARRAYS if name not in bins]
+        raise ProtocolError(f"step {step.step} lacks the arrays {lacking} of its histogram")
+    return unpack_histogram(bins, step.rows, step.body[end:])
 
 
 def _zeros(name: str, rows: int) -> NDArray[np.generic]:

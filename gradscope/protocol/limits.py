@@ -3,6 +3,7 @@
 __all__ = [
     "BODY_LIMIT_BYTES",
     "HEAD_LIMIT_BYTES",
+    "HISTOGRAM_ROWS_LIMIT",
     "PART_LIMIT_BYTES",
     "PART_LIMIT_COUNT",
     "PROTOCOL_VERSION",
@@ -22,3 +23,6 @@ HEAD_LIMIT_BYTES = PART_LIMIT_BYTES
 
 BODY_LIMIT_BYTES = PART_LIMIT_BYTES * (PART_LIMIT_COUNT - 1)
 """The longest body, over all its parts."""
+
+HISTOGRAM_ROWS_LIMIT = 131_072
+"""The most rows of a step with a histogram: two bytes of a body could claim a row, which takes 1 kB."""
