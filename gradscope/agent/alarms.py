@@ -24,7 +24,7 @@ from gradscope.agent.withheld import Withheld
 from gradscope.columns import Block
 from gradscope.errors import AlertError, UsageError
 from gradscope.hooks import parameters_of
-from gradscope.rules import Alert, Finding, Reading, Rule, default_rules
+from gradscope.rules import Alert, Finding, Reading, Rule, default_rules, is_loss
 
 __all__ = ["ACTIONS", "Action", "Alarms", "Callback", "Deeds", "Posted", "check_action"]
 
@@ -157,6 +157,8 @@ class Alarms(StepPart):
 
     def see_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Judge the numbers of a step; they may come some steps later."""
+        if not any(map(is_loss, values)):  # the rules that there are look at nothing else
+            return
         reading = Reading(step, (), None, scalars=values)
         for posted in self._posted:
             if posted.rule.kind.needs_scalars:

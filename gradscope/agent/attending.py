@@ -17,6 +17,7 @@ from gradscope.agent.engine import StepEngine
 from gradscope.agent.faults import Faults
 from gradscope.agent.gate import Gate, check_lease
 from gradscope.agent.publisher import Publisher
+from gradscope.agent.rota import Rota
 from gradscope.agent.sentinel import Sentinel
 from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns, match_names
@@ -150,9 +151,12 @@ class Attending(ABC):
             peek=self._engine.peek,
         )
         self._alarms = Alarms(deeds, self._faults, self._engine.modules)
-        self._bad_steps = BadSteps(self._alarms, model, sampler.want)
+        rota = Rota(sampler.budget)
+        self._bad_steps = BadSteps(self._alarms, model, sampler.want, lambda: rota.turns)
         sentinel = Sentinel(
             self._see_bad,
+            rota=rota,
+            needs_all=lambda: self._bad_steps.must_act() or bool(self.breakpoints),
             is_known_well=lambda: self._engine.has_only_finite,
             must_wait=self._bad_steps.must_wait,
             has_closure=lambda: self._engine.has_closure,

@@ -22,10 +22,14 @@ _FOLLOWED: Final = 10
 
 _RULE: Final = "nonfinite"
 _SHOWN: Final = 3
+_BY_TURNS: Final = "; large gradients are looked at every {} steps, to keep to the budget"
 
 
 class BadSteps(StepPart):
-    """The sentinel's way to the rules of one run. `observe(n)` has the next n steps observed."""
+    """The sentinel's way to the rules of one run. `observe(n)` has the next n steps observed.
+
+    `turns()`: in how many steps the sentinel has looked at all gradients.
+    """
 
     name = "what follows a bad step"
 
@@ -34,10 +38,12 @@ class BadSteps(StepPart):
         alarms: Alarms,
         model: Callable[[], nn.Module | None],
         observe: Callable[[int], None],
+        turns: Callable[[], int],
     ) -> None:
         self._alarms = alarms
         self._model = model
         self._observe = observe
+        self._turns = turns
         self._observed: tuple[int, bool] = (-1, False)
         self._last: int | None = None
 
@@ -48,6 +54,10 @@ class BadSteps(StepPart):
     def must_wait(self) -> bool:
         """Whether it must be known before the optimizer steps if its gradients are finite."""
         return any(each.action in ("skip_step", "raise") for each in self._alarms.posted(_RULE))
+
+    def must_act(self) -> bool:
+        """Whether more is to be done about a bad step than to tell of it."""
+        return any(each.action != "event" for each in self._alarms.posted(_RULE))
 
     def see(self, step: int, parameters: Sequence[nn.Parameter]) -> bool:
         """Take what the sentinel found; return whether the optimizer is not to step."""
@@ -68,6 +78,8 @@ class BadSteps(StepPart):
                 words = _words(
                     names, posted, is_observed=self._is_observed(step), is_sharded=is_sharded
                 )
+                if not self.must_act() and self._turns() > 1:
+                    words += _BY_TURNS.format(self._turns())
                 finding = Finding("", "param_grad", float(len(names)), 0.0, "{}", (words,))
                 self._alarms.act(posted, [Alert(_RULE, step, step, finding)])
         return must_skip

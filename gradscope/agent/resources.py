@@ -40,6 +40,9 @@ __all__ = ["MeasuredLayers", "ResourcePart"]
 _NOT_YET: Final = (
     "no step's {what} was measured yet: {when}. scope.measure_now() has the next step measured"
 )
+_TOLD_EVERY: Final = 16
+"""So often the cost is told anew, since the training's pace may have changed."""
+
 _LIMIT: Final = (
     "gradscope: {held} bytes are held, above the limit of {limit} bytes that "
     "attach(memory_limit_bytes=…) has set"
@@ -200,8 +203,9 @@ class ResourcePart(StepPart):
             was_measured=self._is_measured,
             was_observed=is_observed,
         )
+        if self._is_measured or step % _TOLD_EVERY == 0:
+            self._set_aside(self._cadence.cost())
         self._is_measured = False
-        self._set_aside(self._cadence.cost())
 
     def close(self) -> None:
         """Take the hooks off."""

@@ -1,7 +1,9 @@
 """The sentinel: a look in every step, observed or not, at whether gradients are finite.
 
-One grouped look at all gradients, before the optimizer steps. So the first bad step is always known,
-and which parameters it struck, although the step was not observed; and these can be kept clean.
+One grouped look at the gradients, before the optimizer steps. So the first bad step is known, and
+which parameters it struck, although the step was not observed; and these can be kept clean. Where all
+of them would cost too much, large ones are looked at by turns (`rota`), unless something is to be
+done about what is found.
 
 On a CPU the answer is there at once. On another device it is read a step later, so that nothing waits,
 unless the step is to be skipped: then the look waits for the device.
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch.optim import Optimizer
 
+from gradscope.agent.rota import Rota
 from gradscope.agent.step_parts import StepPart
 from gradscope.agent.withheld import Withheld
 from gradscope.hooks import parameters_of
@@ -38,6 +41,7 @@ class _Look:
 class Sentinel(StepPart):
     """Tells `on_bad(step, parameters)` of gradients that are not finite, for each step and optimizer.
 
+    `rota` chooses what to look at where not all is asked for, as `needs_all()` says that it is.
     `is_known_well()`: whether it was measured already that all is finite. `must_wait()`: whether the
     answer is needed before the optimizer steps; `on_bad` then returns whether to skip the step.
     `has_closure()`: whether the optimizer computes its gradients itself: then they are looked at when
@@ -51,18 +55,23 @@ class Sentinel(StepPart):
         self,
         on_bad: Callable[[int, Sequence[torch.nn.Parameter]], bool],
         *,
+        rota: Rota,
+        needs_all: Callable[[], bool],
         is_known_well: Callable[[], bool],
         must_wait: Callable[[], bool],
         has_closure: Callable[[], bool],
         on_cost: Callable[[float, float], None],
     ) -> None:
         self._on_bad = on_bad
+        self._rota = rota
+        self._needs_all = needs_all
         self._is_known_well = is_known_well
         self._must_wait = must_wait
         self._has_closure = has_closure
         self._on_cost = on_cost
         self._step = 0
         self._spent_s = 0.0
+        self._part = 0.0
         self._late: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._waiting: deque[_Look] = deque()
         self._withheld = Withheld()
@@ -92,7 +101,8 @@ class Sentinel(StepPart):
         """Take the answers that have come; tell what this step's looks took."""
         self._collect(wait=False)
         self._on_cost(self._spent_s, step_time_s)
-        self._spent_s = 0.0
+        self._rota.learn(self._spent_s, step_time_s, self._part)
+        self._spent_s = self._part = 0.0
 
     def close(self) -> None:
         """Take the answers that are left, and give back what was taken."""
@@ -102,9 +112,14 @@ class Sentinel(StepPart):
     def _look(self, optimizer: Optimizer, *, may_skip: bool) -> None:
         if _is_watched_by_scaler(optimizer):
             return
-        parameters = parameters_of(optimizer)
-        bad_places, places = find_nonfinite(parameters)
-        bad = [parameters[place] for place in bad_places]
+        everything = parameters_of(optimizer)
+        parameters, self._part = everything, 1.0
+        if not self._needs_all():
+            parameters, self._part = self._rota.choose(everything, self._step)
+        bad, places = self._find(parameters)
+        if bad and self._part < 1.0:
+            parameters, self._part = everything, 1.0
+            bad, places = self._find(everything)
         elsewhere = _by_device([parameters[place] for place in places])
         must_wait = may_skip and bool(elsewhere) and self._must_wait()
         for device, there in elsewhere.items():
@@ -114,6 +129,12 @@ class Sentinel(StepPart):
                 bad += _bad_of(self._waiting.pop())
         if bad and self._on_bad(self._step, bad) and may_skip:
             self._withheld.take(optimizer)
+
+    @staticmethod
+    def _find(parameters: list[torch.nn.Parameter]) -> tuple[list[torch.nn.Parameter], list[int]]:
+        """Return the bad ones, and the places of those that lie on another device."""
+        bad_places, places = find_nonfinite(parameters)
+        return [parameters[place] for place in bad_places], places
 
     def _collect(self, *, wait: bool) -> None:
         while self._waiting:

@@ -5,7 +5,7 @@ which runs a checkpoint's forward again; `saved_tensors_hooks` change what the g
 refuses.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, NamedTuple
@@ -19,6 +19,8 @@ _PREFIX: Final = "_raw_saved_"
 _LEAF: Final = 2**64 - 1
 """The number of a node that belongs to no operation: it gathers a leaf's gradient."""
 
+_PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
+_SEVERAL: Final = (tuple, list)
 _DEPTH_LIMIT: Final = 8
 _HOLDERS: Final = {
     "CheckpointFunctionBackward": "checkpoint",
@@ -83,7 +85,7 @@ def kept_by(node: Node, names: dict[type, tuple[str, ...]]) -> Kept:
         attributes = names[kind] = tuple(name for name in dir(node) if name.startswith(_PREFIX))
     for name in attributes:
         value = getattr(node, name)
-        for saved in value if isinstance(value, tuple | list) else (value,):
+        for saved in value if isinstance(value, _SEVERAL) else (value,):
             _add(kept, saved)
     if hasattr(kind, "_forward_cls"):  # a Function written in Python: what it put on its ctx itself
         _add_tensors(kept, vars(node).values())
@@ -147,28 +149,28 @@ def tensors_in(value: object, depth: int = 0) -> Iterator[torch.Tensor]:
             yield from tensors_in(each, depth + 1)
 
 
-def storages_of(tensor: torch.Tensor) -> Iterator[Storage]:
-    """Yield the storages under a tensor. One without memory of its own (meta, fake, vmapped) has none.
+def storages_of(tensor: torch.Tensor) -> Sequence[Storage]:
+    """Return the storages under a tensor. One without memory of its own (meta, fake, vmapped) has none.
 
     A subclass that wraps others, as a DTensor does, has theirs; a sparse tensor has those of its parts.
+    Thousands are asked for in a measured step: what is rare is told apart with as few questions as can
+    be, and nothing of them is a generator.
     """
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and hasattr(tensor, "__tensor_flatten__"):
+    is_plain = type(tensor) in _PLAIN
+    if not is_plain and hasattr(tensor, "__tensor_flatten__"):
         parts = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
-        for part in parts:
-            if isinstance(part, torch.Tensor):  # a DTensor names its mesh, too
-                yield from storages_of(part)
-        return
+        # a DTensor names its mesh, too
+        return [s for part in parts if isinstance(part, torch.Tensor) for s in storages_of(part)]
     if tensor.layout is not torch.strided:
-        for part in _parts_of(tensor):
-            yield from storages_of(part)
-        return
+        return [s for part in _parts_of(tensor) for s in storages_of(part)]
     try:
         storage = tensor.untyped_storage()
-        key, size, device = storage._cdata, storage.nbytes(), storage.device.type  # noqa: SLF001 - the only identity of a storage
+        key, size = storage._cdata, storage.nbytes()  # noqa: SLF001 - the only identity of a storage
+        # a storage says its device slowly; a fake tensor says another one than its storage
+        kind = "cpu" if is_plain and tensor.is_cpu else storage.device.type
     except (NotImplementedError, RuntimeError, ValueError):
-        return  # it says itself that it has none
-    if size and device != "meta":
-        yield Storage(key, size, device == "cpu")
+        return ()  # it says itself that it has none
+    return (Storage(key, size, kind == "cpu"),) if size and kind != "meta" else ()
 
 
 def _parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:

@@ -48,7 +48,7 @@ class MachineMemory:
         """Return what of the process lies in memory; None where the system does not say it now."""
         if self._file is None:
             return None
-        return int(os.pread(self._file, 128, 0).split()[_RESIDENT_FIELD]) * _PAGE_BYTES
+        return int(os.pread(self._file, 128, 0).split(None, 2)[_RESIDENT_FIELD]) * _PAGE_BYTES
 
     def numbers(self) -> dict[str, int]:
         """Return everything that is told, by name; what is not told is left out."""

@@ -86,10 +86,7 @@ class Probe:
 
     def begin(self, clock: Clock[Any], *, can_hook: bool = True) -> None:
         """Begin a step. Without hooks only what does not need them will be known."""
-        self._tally.clear()
-        self._where.clear()
-        self.gauges.clear()
-        self.moment, self.called = None, 0
+        self._forget()
         self._machine.open()
         if can_hook:
             self._hooks.install()
@@ -104,8 +101,9 @@ class Probe:
         return watch
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Take the hooks off, and let go of what was noted: the next measured step may be far."""
         self._hooks.remove()
+        self._forget()
 
     def turn_to_optimizer(self) -> None:
         """Note that an optimizer begins."""
@@ -133,6 +131,12 @@ class Probe:
             nodes = [n for n in nodes_below(outputs) if n._sequence_nr() >= where.began_at]  # noqa: SLF001 - as in graph
             self._tally.add(nodes, where.line_of, self.holdings.tensors(), ())
             self._note_moment(0)
+
+    def _forget(self) -> None:
+        self._tally.clear()
+        self._where.clear()
+        self.gauges.clear()
+        self.moment, self.called = None, 0
 
     def _enter(self, layer: int, args: Any) -> None:  # Any: as torch says
         watch = self._watch
@@ -219,7 +223,11 @@ class Probe:
         watch.time_backward(nodes, layers, self._limit)
 
     def _here(self) -> Whereabouts:
-        return self._where.setdefault(threading.get_ident(), Whereabouts())
+        thread = threading.get_ident()
+        where = self._where.get(thread)
+        if where is None:
+            where = self._where[thread] = Whereabouts()
+        return where
 
     def _running(self) -> Stopwatch[Any]:
         if self._watch is None:

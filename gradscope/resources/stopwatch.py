@@ -99,10 +99,14 @@ class Stopwatch(Generic[Mark]):
 
         `after` is called when the backward of each is over; what it raises goes into the training.
         """
+        hooks: dict[int, tuple[Callable[[object], None], Callable[[object, object], None]]] = {}
         for node, layer in zip(nodes, layers, strict=True):
-            timer = _NodeTimer(self, layer, after)
-            node.register_prehook(timer.begin)
-            node.register_hook(timer.end)
+            pair = hooks.get(layer)
+            if pair is None:
+                timer = _NodeTimer(self, layer, after)
+                pair = hooks[layer] = timer.begin, timer.end
+            node.register_prehook(pair[0])
+            node.register_hook(pair[1])
 
     def layer_in_backward(self) -> int:
         """Return the layer of the innermost span of a backward pass that is open; -1 for none."""
@@ -169,7 +173,7 @@ class Stopwatch(Generic[Mark]):
 
 
 class _NodeTimer:
-    """The two hooks on one operation. They return nothing, and do nothing once the step is over."""
+    """The two hooks on the operations of one layer. They return nothing, and do nothing once the step is over."""
 
     __slots__ = ("_after", "_layer", "_watch")
     __torch_unserializable__ = True

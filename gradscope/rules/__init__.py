@@ -2,6 +2,7 @@
 
 from gradscope.rules.alerts import Alert, Finding
 from gradscope.rules.conditions import Condition, parse_condition
+from gradscope.rules.losses import is_loss
 from gradscope.rules.over import readings_of, run_over
 from gradscope.rules.patterns import matching_names
 from gradscope.rules.reading import Reading
@@ -17,6 +18,7 @@ __all__ = [
     "Rule",
     "RuleKind",
     "default_rules",
+    "is_loss",
     "kind_of",
     "matching_names",
     "parse_condition",

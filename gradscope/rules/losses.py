@@ -10,11 +10,16 @@ from gradscope.rules.reading import Reading
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 
-__all__ = ["loss_spike"]
+__all__ = ["is_loss", "loss_spike"]
 
 _PART_OF_FIRST = 0.1
 """A spike must also reach this part of the loss with which the training began: where a loss has come
 down to next to nothing, ten times next to nothing is no matter."""
+
+
+def is_loss(name: str) -> bool:
+    """Whether a scalar of this name is a loss."""
+    return name.endswith("loss")
 
 
 def loss_spike(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:
@@ -23,7 +28,7 @@ def loss_spike(reading: Reading, threshold: Threshold, past: Past) -> list[Findi
     A loss that can be negative has no multiple: only its not being finite is found.
     """
     factor = limit_of(threshold)
-    names = tuple(sorted(name for name in reading.scalars if name.endswith("loss")))
+    names = tuple(sorted(name for name in reading.scalars if is_loss(name)))
     if not names:
         return []
     values = np.array([reading.scalars[name] for name in names])
