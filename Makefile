@@ -15,7 +15,7 @@ endif
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast check format picture bench clean
+.PHONY: help demo test test-fast check format picture bench bench-plots clean
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
@@ -47,6 +47,14 @@ bench: $(VENV)/runs  ## measure what observing costs, as ratios against the bare
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.resources
 	$(BIN)/python benchmarks/tui_layers.py
+	$(BIN)/python -m benchmarks.attach
+	$(BIN)/python -m benchmarks.worst
+	$(BIN)/python -m benchmarks.frames
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.peers
+
+bench-plots: $(VENV)/tests  ## draw how the cost grows: docs/growth.png and .json, in about eight minutes
+	$(BIN)/python -m benchmarks.growth --png docs/growth.png
 
 clean:  ## remove what these targets made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -61,5 +69,5 @@ $(VENV)/runs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/tests: $(VENV)/runs
-	$(BIN)/python -m pip install --editable '.[dev,conformance,examples,tensors]'
+	$(BIN)/python -m pip install --editable '.[dev,conformance,examples,tensors,triton]'
 	@touch $@

@@ -17,7 +17,7 @@ from gradscope.agent.settings import Settings
 from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import OwnFunction, register_action
-from gradscope.observe import Sampler, pass_name
+from gradscope.observe import Sampler
 
 __all__ = ["attach", "register_intervention", "scopes"]
 
@@ -149,7 +149,7 @@ def _remember(model: nn.Module, scope: Scope) -> None:
 
 def _say_how_to_watch(scope: Scope) -> None:
     print(  # noqa: T201 - the one line that a person should see
-        f"gradscope: watching {scope.watched_count} layers of run {scope.run!r} ({pass_name()}); "
+        f"gradscope: watching {scope.watched_count} layers of run {scope.run!r} ({scope.measured_by}); "
         f"see it with: gradscope watch {scope.run}",
         file=sys.stderr,
     )

@@ -25,4 +25,8 @@ class Delivery:
         """Hand out the steps whose numbers have come; where `wait`, all of them."""
         while self._ended and (wait or self._ended[0].harvest.is_ready()):
             ended = self._ended.popleft()
-            self._hand_out(ended.finished(self._sampler.every, self._sampler.cost()))
+            sampler = self._sampler
+            pace = sampler.every, sampler.cost()
+            if ended.is_closeup:
+                pace = max(1, sampler.focus_every), sampler.focus_cost()
+            self._hand_out(ended.finished(*pace))

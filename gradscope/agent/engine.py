@@ -5,8 +5,8 @@ A step begins where the one before ended, and ends when the optimizer has steppe
     begin ─▶ forwards ─▶ backwards ─▶ optimizer: before │ step │ after ─▶ end ─▶ begin …
 
 Between two steps, and nowhere else, interventions come into force and it is decided whether the next
-step is observed. Only in an observed step, or while an intervention is in force, does the model have
-a forward hook.
+step is observed: as a whole, or the layers in the focus alone (a closeup). Only in such steps, or while
+an intervention is in force, does the model have a forward hook.
 """
 
 import time
@@ -56,6 +56,7 @@ class StepEngine:
         faults: Faults,
         on_layers: Callable[[Sequence[LayerInfo], int], None],
         on_observed: Callable[[FinishedStep], None],
+        on_closeup: Callable[[FinishedStep], None],
         on_end: Callable[[int, float], None],
     ) -> None:
         self.step = settings.start_step
@@ -66,6 +67,7 @@ class StepEngine:
         self._overlay = Overlay(ledger, faults, idle, scale.now)
         self._parts = StepParts(faults)
         self._on_observed = on_observed
+        self._on_closeup = on_closeup
         self._on_end = on_end
         self._observing = Observing(
             model,
@@ -109,7 +111,7 @@ class StepEngine:
         self._compiled.close()
         if self._undo_quiet is not None:
             self._undo_quiet()
-        self._watched.measurement.abandon()
+        self._watched.abandon()
         self._delivery.deliver(wait=True)
         self._parts.close()
 
@@ -127,6 +129,8 @@ class StepEngine:
             self._watched.measurement.begin()
 
     def _follow_parameters(self) -> None:
+        if self._observing.is_closeup and self._watched.owns_same_in_focus():
+            return
         if self._watched.follow_parameters():
             self._optimizers.forget()
 
@@ -136,7 +140,11 @@ class StepEngine:
 
     def peek(self) -> tuple[tuple[str, ...], Block] | None:
         """Return layers and columns of the step as they stand; None where it is not observed."""
-        return self._watched.measurement.peek() if self._observing.is_on else None
+        return self._watched.measurement.peek() if self._observing.is_whole else None
+
+    def focus(self, layers: Sequence[str]) -> None:
+        """Measure these layers in closeups; none of them where there are none. Between two steps."""
+        self._observing.guarded("a focus", lambda: self._watched.focus(layers))
 
     @property
     def is_fresh(self) -> bool:
@@ -149,7 +157,7 @@ class StepEngine:
     @property
     def has_only_finite(self) -> bool:
         """Whether all gradients of the optimizer that is about to step are known to be finite."""
-        return self._observing.is_on and self._watched.measurement.has_only_finite
+        return self._observing.is_whole and self._watched.measurement.has_only_finite
 
     def settle_now(self) -> None:
         """Let requests take effect at once, where the step in progress has not begun to compute."""
@@ -163,7 +171,7 @@ class StepEngine:
             self._observing.guarded("following changes of the model", self._follow_parameters)
             parameters = self._watched.parameters()
             self._observing.guarded(
-                "parameters", lambda: self._watched.measurement.see_parameters(parameters)
+                "parameters", lambda: self._observing.measurement.see_parameters(parameters)
             )
         self._end()
 
@@ -177,7 +185,9 @@ class StepEngine:
         if self._observing.is_on:
             self._observing.timed(
                 "parameters",
-                lambda: self._watched.measurement.before_optimizer(optimizer, has_closure=has_closure),
+                lambda: self._observing.measurement.before_optimizer(
+                    optimizer, has_closure=has_closure
+                ),
             )
         self._parts.call("before_optimizer", optimizer)
         is_wrapped = self._observing.is_on or self._overlay.changes_parameters
@@ -185,7 +195,7 @@ class StepEngine:
 
     def _change_parameters(self, optimizer: Optimizer) -> None:
         if self._overlay.changes_parameters:
-            see = self._watched.measurement.see_arriving_parameters if self._observing.is_on else None
+            see = self._observing.measurement.see_arriving_parameters if self._observing.is_on else None
             self._observing.timed(
                 "interventions on parameters", lambda: self._overlay.before_optimizer(optimizer, see)
             )
@@ -195,7 +205,7 @@ class StepEngine:
         if self._observing.is_on:
             self._look_again()
             self._observing.timed(
-                "gradients", lambda: self._watched.measurement.before_clip(parameters)
+                "gradients", lambda: self._observing.measurement.before_clip(parameters)
             )
         return self._watched.measurement.knows(parameters)
 
@@ -207,7 +217,7 @@ class StepEngine:
             self._change_parameters(optimizer)
             if self._observing.is_on:
                 self._observing.timed(
-                    "parameters", lambda: self._watched.measurement.after_closure(optimizer)
+                    "parameters", lambda: self._observing.measurement.after_closure(optimizer)
                 )
             return value
 
@@ -215,7 +225,7 @@ class StepEngine:
 
     def _after_optimizer(self, optimizer: Optimizer) -> None:
         if self._observing.is_on:
-            self._observing.timed("updates", self._watched.measurement.after_optimizer)
+            self._observing.timed("updates", self._observing.measurement.after_optimizer)
         self._parts.call("after_optimizer", optimizer)
         if self._primary is None or self._primary() is None:
             self._primary = weakref.ref(optimizer)
@@ -232,14 +242,15 @@ class StepEngine:
         self._observing.guarded("judging a step", self._judge)
         self._observing.guarded("delivering a step", self._delivery.deliver)
         self._observing.guarded("ending a step", lambda: self._on_end(self.step, step_time_s))
-        self._parts.call("end", self.step, step_time_s, is_observed=self._observing.is_on)
+        self._parts.call("end", self.step, step_time_s, is_observed=self._observing.is_whole)
         now_s = time.perf_counter()
         self._observing.inside_s += now_s - began_s
         self._sampler.record(
             self.step,
             now_s - self._began_s,
             self._observing.inside_s,
-            was_observed=self._observing.is_on,
+            was_observed=self._observing.is_whole,
+            was_focus=self._observing.is_closeup,
         )
         self._deciding_s = time.perf_counter() - now_s
         self.step += 1
@@ -250,12 +261,15 @@ class StepEngine:
         if self._is_stopped:
             return
         self._began_s = time.perf_counter() - self._deciding_s
-        self._observing.begin(self.step, is_due=self._sampler.is_due(self.step))
+        is_focus_due = self._sampler.is_focus_due(self.step) and not has_compiled()
+        self._observing.begin(
+            self.step, is_due=self._sampler.is_due(self.step), is_focus_due=is_focus_due
+        )
         self._observing.guarded("settling interventions", self._settle)
         self._rehook()
         if self._observing.is_on:
-            self._watched.measurement.begin()
-        self._parts.call("begin", self.step, is_observed=self._observing.is_on)
+            self._observing.measurement.begin()
+        self._parts.call("begin", self.step, is_observed=self._observing.is_whole)
         self._observing.inside_s = time.perf_counter() - self._began_s
         self._began_at = _sequence_number()
 
@@ -268,23 +282,28 @@ class StepEngine:
 
         Once anything was compiled it stays: what is traced in an unobserved step must know of it too.
         """
-        self._compiled.is_on = self._observing.is_on
-        table = self._watched.plan.table(is_observed=self._observing.is_on)
+        observing = self._observing
+        self._compiled.is_on = observing.is_whole
+        plan = self._watched.plan
+        table = plan.table(is_observed=observing.is_whole, is_closeup=observing.is_closeup)
         if table is not None:
             first = self._look_again if self._watched.wants_looks else None
-            self._forward.watch(table, first, self._observing.see)
+            self._forward.watch(table, first, observing.see)
         elif has_compiled():
             self._forward.watch(SlotTable(()))
         else:
             self._forward.remove()
 
     def _harvest(self, step_time_s: float) -> None:
-        self._delivery.add(self._watched.measurement.end(self.step, step_time_s))
+        self._delivery.add(self._observing.measurement.end(self.step, step_time_s))
 
     def _judge(self) -> None:
-        self._overlay.judge(self.step, is_observed=self._observing.is_on)
+        self._overlay.judge(self.step, is_observed=self._observing.is_whole)
 
     def _hand_out(self, finished: FinishedStep) -> None:
+        if finished.is_closeup:
+            self._on_closeup(finished)
+            return
         self._on_observed(finished)
         self._parts.call("observed", finished)
 

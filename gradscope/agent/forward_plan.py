@@ -29,14 +29,16 @@ class Call:
 class Slot:
     """What the hooks find for a layer: what to observe, and what to lay over its output and inputs.
 
-    `calls` are those of its forwards that have begun and not ended, as far as its inputs matter.
+    `close` is what is observed of it in a closeup, where it is in the focus. `calls` are those of its
+    forwards that have begun and not ended, as far as its inputs matter.
     """
 
-    __slots__ = ("calls", "chain", "input_chain", "is_watched", "layer", "name")
+    __slots__ = ("calls", "chain", "close", "input_chain", "is_watched", "layer", "name")
 
     def __init__(self, layer: LayerInfo) -> None:
         self.name = layer.name
         self.layer = LayerSlot(layer)
+        self.close: LayerSlot | None = None
         self.is_watched = layer.is_watched
         self.chain: Chain = ()
         self.input_chain: Chain = ()
@@ -51,8 +53,9 @@ class Slot:
 class ForwardPlan:
     """The slots of a model's layers. Modules are held weakly.
 
-    In an observed step the hook sees all watched layers and those with an intervention; in any other,
-    only the latter, and where there are none it is not needed.
+    In an observed step the hook sees all watched layers and those with an intervention; in a closeup
+    those in the focus and the latter; in any other only the latter, and where there are none it is not
+    needed.
     """
 
     def __init__(self, layers: Sequence[LayerInfo]) -> None:
@@ -60,6 +63,7 @@ class ForwardPlan:
         self._slots = {layer.name: Slot(layer) for layer in layers}
         self._observed = SlotTable((m, slot) for m, slot in self._alive(self._slots) if slot.is_watched)
         self._changed: SlotTable[Slot] = SlotTable(())
+        self._focused: SlotTable[Slot] = SlotTable(())
         self._both = self._observed
 
     def lay(self, outputs: Mapping[str, Chain], inputs: Mapping[str, Chain]) -> None:
@@ -70,6 +74,27 @@ class ForwardPlan:
         changed = {**outputs, **inputs}
         self._changed = SlotTable(self._alive(changed))
         self._both = self._observed | self._changed if changed else self._observed
+
+    def focus(self, names: Sequence[str]) -> list[LayerInfo]:
+        """Have these layers observed in closeups, and no others; return those that are there."""
+        for slot in self._slots.values():
+            slot.close = None
+        there = self._alive(dict.fromkeys(names))
+        layers = [
+            LayerInfo(
+                slot.layer.index, slot.name, module, True, dict(module.named_parameters(recurse=False))
+            )
+            for module, slot in there
+        ]
+        for (_, slot), layer in zip(there, layers, strict=True):
+            slot.close = LayerSlot(layer)
+        self._focused = SlotTable(there)
+        return layers
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all layers."""
+        return tuple(self._slots)
 
     @property
     def is_changed(self) -> bool:
@@ -89,10 +114,12 @@ class ForwardPlan:
         alive = {name: reference() for name, reference in self._modules.items()}
         return {name: module for name, module in alive.items() if module is not None}
 
-    def table(self, *, is_observed: bool) -> SlotTable[Slot] | None:
+    def table(self, *, is_observed: bool, is_closeup: bool = False) -> SlotTable[Slot] | None:
         """Return the modules to watch in a step; None where no hook is needed."""
         if is_observed:
             return self._both
+        if is_closeup:
+            return self._focused | self._changed
         return self._changed if len(self._changed) else None
 
     def _alive(self, names: Mapping[str, object]) -> list[tuple[nn.Module, Slot]]:

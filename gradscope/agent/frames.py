@@ -4,17 +4,17 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from msgspec.structs import replace
 from torch.nn.parameter import is_lazy
 
 from gradscope.agent.measurement import FinishedStep
 from gradscope.hooks import LayerInfo
 from gradscope.intervene import Action, Argument, Entry, all_actions
-from gradscope.observe import pass_name
+from gradscope.observe import device_pass_name, pass_name
 from gradscope.protocol import (
     ActionInfo,
     ArgumentInfo,
     BreakpointState,
+    Closeup,
     Interventions,
     InterventionState,
     Layer,
@@ -27,7 +27,14 @@ from gradscope.protocol import (
     pack_layers,
 )
 
-__all__ = ["interventions_message", "manifest_message", "state_of", "step_message", "with_actions"]
+__all__ = [
+    "closeup_message",
+    "interventions_message",
+    "manifest_message",
+    "state_of",
+    "step_message",
+    "with_actions",
+]
 
 
 def manifest_message(
@@ -42,16 +49,21 @@ def manifest_message(
         revision=revision,
         model=model,
         device=", ".join(sorted(devices)),
-        measured_by=pass_name(),
+        measured_by=_pass_for(devices),
         layer_count=len(described),
         actions=actions_now(),
         body=pack_layers(described),
     )
 
 
+def _pass_for(devices: Iterable[str]) -> str:
+    """Return which pass measures tensors on these devices, and why it is not another."""
+    return device_pass_name() if any(name.startswith("cuda") for name in devices) else pass_name()
+
+
 def with_actions(manifest: Manifest) -> Manifest:
     """Return a manifest that names the interventions that there are now."""
-    return replace(manifest, actions=actions_now())
+    return manifest.with_actions(actions_now())
 
 
 def actions_now() -> tuple[ActionInfo, ...]:
@@ -77,6 +89,26 @@ def step_message(run: str, rank: int, seq: int, dropped: int, finished: Finished
         every=finished.every,
         cost=finished.cost,
         dropped=dropped,
+        body=body,
+    )
+
+
+def closeup_message(run: str, rank: int, finished: FinishedStep) -> Closeup:
+    """Return the frame of a closeup."""
+    columns, zero, body = pack_block(finished.block)
+    return Closeup(
+        run=run,
+        rank=rank,
+        step=finished.step,
+        time_s=finished.time_s,
+        manifest_revision=finished.revision,
+        kinds=finished.block.kinds,
+        rows=len(finished.block),
+        columns=columns,
+        zero=zero,
+        step_time_s=finished.step_time_s,
+        every=finished.every,
+        cost=finished.cost,
         body=body,
     )
 

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -22,14 +24,15 @@ from gradscope.observe import (
     Token,
 )
 
-__all__ = ["EndedStep", "FinishedStep", "Measurement"]
+__all__ = ["EndedStep", "FinishedStep", "Measurement", "OnGradient"]
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedStep:
     """One observed step. `cost` is the fraction of time that observing takes at present.
 
-    `names` are the layers that the block's rows speak of: those of the manifest's `revision`.
+    `names` are the layers that the block's rows speak of: those of the manifest's `revision`. A closeup
+    has rows of a few of them only; `every` and `cost` are then those of the focus.
     """
 
     names: tuple[str, ...]
@@ -40,6 +43,7 @@ class FinishedStep:
     every: int
     cost: float | None
     block: Block
+    is_closeup: bool = False
 
     def table(self, rank: int) -> Table:
         """Return it as a person reads it."""
@@ -60,6 +64,7 @@ class EndedStep:
     step: int
     time_s: float
     step_time_s: float
+    is_closeup: bool = False
 
     def finished(self, every: int, cost: float | None) -> FinishedStep:
         """Return the step with its rows, true to the loss scale; waits for a device not ready."""
@@ -72,27 +77,34 @@ class EndedStep:
             every=every,
             cost=cost,
             block=self.correct(self.harvest.block()),
+            is_closeup=self.is_closeup,
         )
 
 
 class Measurement:
-    """Measures steps, each from `begin` to `end`. A model that has changed gets another one."""
+    """Measures steps, each from `begin` to `end`. A model that has changed gets another one.
+
+    `names` are all layers of the model; `layers` are those to measure: all, or in a closeup a few.
+    """
 
     def __init__(
         self,
+        names: tuple[str, ...],
         layers: Sequence[LayerInfo],
         revision: int,
         *,
         is_full: bool,
         loss_scale: LossScale,
-        on_gradient: Callable[[Token, torch.Tensor], None],
+        on_gradient: "OnGradient",
         give_up: Callable[[Exception], None],
+        is_closeup: bool = False,
     ) -> None:
-        self._names = tuple(layer.name for layer in layers)
+        self._names = names
         self._revision = revision
+        self._is_closeup = is_closeup
         self._loss_scale = loss_scale
         self._board = Board(is_full=is_full)
-        self._activations = ActivationObserver(self._board, on_gradient, give_up)
+        self._activations = ActivationObserver(self._board, partial(on_gradient, self), give_up)
         self._parameters = ParameterObserver(self._board, layers)
         self._replicas = Replicas(layers)
 
@@ -117,7 +129,14 @@ class Measurement:
         marked = self._replicas.marked
         correct_all = lambda block: marked(correct(block))  # noqa: E731 - one use
         return EndedStep(
-            harvest, correct_all, self._names, self._revision, step, time.time(), step_time_s
+            harvest,
+            correct_all,
+            self._names,
+            self._revision,
+            step,
+            time.time(),
+            step_time_s,
+            self._is_closeup,
         )
 
     def peek(self) -> tuple[tuple[str, ...], Block]:
@@ -197,3 +216,7 @@ class Measurement:
         """Measure parameters and gradients that no optimizer is going to change."""
         self._parameters.before(parameters)
         self._parameters.forget()
+
+
+OnGradient: TypeAlias = Callable[[Measurement, Token, torch.Tensor], None]
+"""Called by hooks on tensors: it is to call `see_gradient` of that measurement."""

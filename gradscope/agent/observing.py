@@ -11,11 +11,12 @@ from gradscope.agent.faults import Faults
 from gradscope.agent.forward_plan import Slot
 from gradscope.agent.idle import IdleWatch
 from gradscope.agent.loss_scale import LossScale
+from gradscope.agent.measurement import Measurement
 from gradscope.agent.overlay import Overlay
 from gradscope.agent.settings import Settings
 from gradscope.agent.watched import WatchedModel
 from gradscope.hooks import CompiledHook, LayerInfo, Seen, hidden_from_modes, is_plain
-from gradscope.observe import See, Token
+from gradscope.observe import LayerSlot, See, Token, failed_pass
 
 __all__ = ["Observing"]
 
@@ -25,8 +26,9 @@ _SKIPPED = "the GradScaler skipped an iteration before step {step}: its gradient
 class Observing:
     """Measures in the steps in which it `is_on`; lays interventions over outputs in all.
 
-    `watched` is the model. `inside_s` is the time spent here in the step in progress. After a failure
-    it is never on again; interventions stay in force.
+    In a closeup only the layers in the focus are measured. `watched` is the model. `inside_s` is the
+    time spent here in the step in progress. After a failure it is never on again; interventions stay in
+    force.
     """
 
     def __init__(
@@ -46,9 +48,10 @@ class Observing:
         self._faults = faults
         self._look_again = look_again
         self._is_able = True
-        self.is_on = False
+        self.is_on = self.is_closeup = False
         self.step = settings.start_step
         self.inside_s = 0.0
+        self._has_told_of_pass = False
         self.compiled = CompiledHook(self.on_compiled)
         self.watched = WatchedModel(
             model,
@@ -60,48 +63,66 @@ class Observing:
             give_up=lambda error: self.give_up("observing in C", error),
         )
 
-    def begin(self, step: int, *, is_due: bool) -> None:
-        """Begin a step."""
+    def begin(self, step: int, *, is_due: bool, is_focus_due: bool = False) -> None:
+        """Begin a step: observed as a whole where it `is_due`, else perhaps a closeup."""
         self.step = step
-        self.is_on = self._is_able and is_due
-        self.watched.begin(is_observed=self.is_on)
+        is_closeup = is_focus_due and not is_due and self.watched.closeup is not None
+        self.is_on = self._is_able and (is_due or is_closeup)
+        self.is_closeup = self.is_on and is_closeup
+        self.watched.begin(is_observed=self.is_whole)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the step in progress is observed, all layers of it."""
+        return self.is_on and not self.is_closeup
+
+    @property
+    def measurement(self) -> Measurement:
+        """What measures the step in progress."""
+        closeup = self.watched.closeup if self.is_closeup else None
+        return self.watched.measurement if closeup is None else closeup
 
     @property
     def see(self) -> See | None:
         """What deals with most outputs in C; None where interventions, or nothing, are to be done."""
-        is_free = self.is_on and not self.watched.plan.is_changed
+        is_free = self.is_whole and not self.watched.plan.is_changed
         return self.watched.measurement.see if is_free else None
 
     def count_in(self) -> None:
-        """Count in what was done in C."""
+        """Count in what was done in C, and tell where the pass on a device has failed."""
         spent_s, seen = self.watched.measurement.take()
         self.inside_s += spent_s
         if seen:
             self._idle.note_seen()
+        error = failed_pass()
+        if error is not None and not self._has_told_of_pass:
+            self._has_told_of_pass = True
+            self._faults.report("the Triton pass", error, "PyTorch's own operations measure instead.")
 
     def on_forward(self, slot: Slot, output: Any) -> Any:  # Any: whatever a module returns
         """Measure what a layer returned, and lay over it what acts there."""
         began_s = time.perf_counter()
         self._idle.note_seen()
-        if self.is_on:
+        layer = (slot.close if self.is_closeup else slot.layer) if self.is_on else None
+        if layer is not None:
             try:
                 if is_plain(output):
-                    self._observe(slot, output)
+                    self._observe(layer, output)
                 else:
                     with hidden_from_modes():
-                        self._observe(slot, output)
+                        self._observe(layer, output)
             except Exception as error:  # noqa: BLE001 - ours must not become the training's
                 self.give_up("observing activations", error)
         is_changed = bool(slot.chain or slot.calls)
         if is_changed:
-            see_arriving = self._see_arriving if self.is_on else None
+            see_arriving = self._see_arriving if self.is_on and layer is not None else None
             output = self._overlay.over_output(slot, output, see_arriving)
         self.inside_s += time.perf_counter() - began_s
         return output if is_changed else None
 
     def on_compiled(self, layer: int, what: Seen, path: str, tensor: torch.Tensor) -> None:
         """Measure what a compiled graph has shown."""
-        if self.is_on:
+        if self.is_whole:
             self._look_again()
             self._idle.note_seen()
             self.timed(
@@ -109,15 +130,15 @@ class Observing:
                 lambda: self.watched.measurement.see_compiled(layer, what, path, tensor),
             )
 
-    def on_gradient(self, token: Token, gradient: torch.Tensor) -> None:
+    def on_gradient(self, measurement: Measurement, token: Token, gradient: torch.Tensor) -> None:
         """Measure a gradient at an output."""
         began_s = time.perf_counter()
         try:
             if is_plain(gradient):
-                self.watched.measurement.see_gradient(token, gradient)
+                measurement.see_gradient(token, gradient)
             else:
                 with hidden_from_modes():
-                    self.watched.measurement.see_gradient(token, gradient)
+                    measurement.see_gradient(token, gradient)
         except Exception as error:  # noqa: BLE001 - as above
             self.give_up("observing gradients", error)
         self.inside_s += time.perf_counter() - began_s
@@ -138,13 +159,15 @@ class Observing:
 
     def give_up(self, part: str, error: Exception) -> None:
         """Say what failed, and observe no longer."""
-        self._is_able = self.is_on = False
-        self.watched.measurement.abandon()
+        self._is_able = self.is_on = self.is_closeup = False
+        self.watched.abandon()
         self._faults.report(part, error, "Observing is switched off; interventions stay in force.")
 
-    def _observe(self, slot: Slot, output: object) -> None:
-        if self.watched.measurement.see_output(slot.layer, output):
+    def _observe(self, layer: LayerSlot, output: object) -> None:
+        if self.measurement.see_output(layer, output):
             self._faults.tell("iteration-skipped", _SKIPPED.format(step=self.step))
 
     def _see_arriving(self, slot: Slot, tensor: torch.Tensor) -> None:
-        self.watched.measurement.see_arriving(slot.layer, tensor)
+        layer = slot.close if self.is_closeup else slot.layer
+        if layer is not None:
+            self.measurement.see_arriving(layer, tensor)

@@ -31,7 +31,7 @@ class Replicas:
             for layer in layers
             if (copied := {name for name, each in layer.parameters.items() if is_copy(each, rank)})
         }
-        self._counts = {index: len(layers[index].parameters) for index in self._copies}
+        self._counts = {layer.index: len(layer.parameters) for layer in layers}
         self._rows: tuple[tuple[str, ...], NDArray[Any], NDArray[Any]] | None = None
         self._flags = np.zeros(0, np.uint8)
 

@@ -17,6 +17,7 @@ from gradscope.agent.clipping import ClippingWatch
 from gradscope.agent.control import Control
 from gradscope.agent.engine import StepEngine
 from gradscope.agent.faults import Faults
+from gradscope.agent.focusing import Focusing
 from gradscope.agent.frames import interventions_message, manifest_message, step_message, with_actions
 from gradscope.agent.identity import hello_of
 from gradscope.agent.intervening import Modules
@@ -43,7 +44,7 @@ __all__ = ["Scope"]
 _log = logging.getLogger("gradscope")
 
 
-class Scope(Changes, Measured, Attending, Looking):
+class Scope(Changes, Measured, Attending, Looking, Focusing):
     """gradscope on one model, from `attach` to `detach`. Also a context manager.
 
     It holds the model weakly and ends when the model goes. But for `examine`, all methods may be called
@@ -78,6 +79,7 @@ class Scope(Changes, Measured, Attending, Looking):
             faults=self._faults,
             on_layers=self._on_layers,
             on_observed=self._on_observed,
+            on_closeup=self._on_closeup,
             on_end=self._on_end,
         )
         self._control = Control(
@@ -111,7 +113,12 @@ class Scope(Changes, Measured, Attending, Looking):
     @property
     def watched_count(self) -> int:
         """The number of layers that are watched."""
-        return self._watched_count
+        return len(self._watched_names)
+
+    @property
+    def measured_by(self) -> str:
+        """Which pass reduces the model's tensors, and why it is not a quicker one."""
+        return self._manifest.measured_by
 
     @property
     def endpoint(self) -> str | None:
@@ -205,6 +212,7 @@ class Scope(Changes, Measured, Attending, Looking):
         self._control.add_to(self._engine.add, sampler)
         self._attend(sampler, self._model)
         self._look(self._model, settings.optimizer)
+        self._focus_on(sampler)
         self._engine.add(self._resources)
         self._control.register({"measure": self._resources.prepare_measure})
         self._met = MetFunctions(model, self._faults)
@@ -217,7 +225,7 @@ class Scope(Changes, Measured, Attending, Looking):
                 self._hello,
                 announce=self._announcement,
                 on_command=self._control.handle,
-                on_viewers=self._ledger.see_viewers,
+                on_viewers=self._see_viewers,
             )
             self._publisher.start()
         clipping = ClippingWatch(self._engine.before_clip, self._scalars.log, self._faults)
@@ -237,7 +245,7 @@ class Scope(Changes, Measured, Attending, Looking):
 
     def _on_layers(self, layers: Sequence[LayerInfo], revision: int) -> None:
         self._names = [layer.name for layer in layers]
-        self._watched_count = sum(layer.is_watched for layer in layers)
+        self._watched_names = tuple(layer.name for layer in layers if layer.is_watched)
         self._resources.look_at(layers, revision)
         model_type = type(self._model()).__name__
         manifest = manifest_message(self.run, self._hello.rank, revision, model_type, layers)

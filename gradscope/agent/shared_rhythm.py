@@ -1,4 +1,7 @@
-"""All ranks observe the same steps: the first of them chooses, and all change their rhythm together."""
+"""All ranks observe the same steps: the first of them chooses, and all change their rhythm together.
+
+So it is with the steps in which layers in the focus are measured.
+"""
 
 import time
 from functools import partial
@@ -30,25 +33,35 @@ class SharedRhythm(StepPart):
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - a part's shape
         """On the first rank: propose another rhythm, where one is wanted."""
-        wanted, every = self._sampler.wanted, self._sampler.every
-        if wanted == every or self._agreement.rank != 0:
+        sampler = self._sampler
+        wanted = sampler.wanted, sampler.wanted_focus
+        there_is = sampler.every, sampler.focus_every
+        if wanted == there_is or self._agreement.rank != 0:
             return
         now_s = time.monotonic()
-        is_worth_it = max(wanted, every) >= _WORTH * min(wanted, every)
+        is_worth_it = any(map(_differ, wanted, there_is))
         if is_worth_it and now_s - self._asked_s >= _OFTEN_S:
             self._asked_s = now_s
             change = Change(partial(self._adopt, wanted), nothing_to_tell, _as_it_was)
-            self._agreement.submit(_KIND, str(wanted), change)
+            self._agreement.submit(_KIND, " ".join(map(str, wanted)), change)
 
     def _prepare(self, body: str) -> Prepared:
-        every = int(body) if body.isdigit() else 0
-        if every < 1:
-            raise UsageError(f"expected a number of steps of at least 1, got {body!r}")
-        return partial(self._adopt, every)
+        numbers = [int(word) for word in body.split() if word.isdigit()]
+        if len(numbers) != 2 or numbers[0] < 1:
+            raise UsageError(
+                "expected the interval of observed steps, at least 1, and that of the focus, "
+                f"0 for none, got {body!r}"
+            )
+        return partial(self._adopt, (numbers[0], numbers[1]))
 
-    def _adopt(self, every: int, turn: Turn) -> None:
-        self._sampler.adopt(every, turn.step)
+    def _adopt(self, intervals: tuple[int, int], turn: Turn) -> None:
+        every, focus_every = intervals
+        self._sampler.adopt(every, turn.step, focus_every)
         turn.done(turn.step)
+
+
+def _differ(wanted: int, there_is: int) -> bool:
+    return max(wanted, there_is) >= _WORTH * min(wanted, there_is) and wanted != there_is
 
 
 def _as_it_was(reason: str) -> None:

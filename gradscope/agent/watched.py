@@ -4,15 +4,13 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import nn
 
 from gradscope.agent.forward_plan import ForwardPlan
 from gradscope.agent.loss_scale import LossScale
-from gradscope.agent.measurement import Measurement
+from gradscope.agent.measurement import Measurement, OnGradient
 from gradscope.agent.settings import Settings
 from gradscope.hooks import CompiledHook, LayerInfo, Structure, layers_of
-from gradscope.observe import Token
 
 __all__ = ["WatchedModel"]
 
@@ -23,12 +21,15 @@ _MOST_LOOKS = 8
 class WatchedModel:
     """A model, held weakly, with its `measurement` and its `plan` of hooks; both may be replaced.
 
+    `closeup` measures the layers in the focus alone, on a board of its own; None where none is.
+
     Modules are looked at anew before anything of an observed step is measured. Parameters are looked at
     when the optimizer steps: while a forward runs, `torch.func.functional_call` puts others in their
     place.
     """
 
     measurement: Measurement
+    closeup: Measurement | None
     plan: ForwardPlan
     _structure: Structure
 
@@ -40,7 +41,7 @@ class WatchedModel:
         compiled: CompiledHook,
         loss_scale: LossScale,
         on_layers: Callable[[Sequence[LayerInfo], int], None],
-        on_gradient: Callable[[Token, torch.Tensor], None],
+        on_gradient: OnGradient,
         give_up: Callable[[Exception], None],
     ) -> None:
         self._model = weakref.ref(model)
@@ -52,6 +53,7 @@ class WatchedModel:
         self._on_gradient = on_gradient
         self._give_up = give_up
         self._revision = self._looks_left = 0
+        self._focused: tuple[str, ...] = ()
         self._look_at(model)
 
     def begin(self, *, is_observed: bool) -> None:
@@ -106,21 +108,55 @@ class WatchedModel:
         self._structure = Structure(model)
         layers = layers_of(model, self._layers)
         self.measurement.follow_parameters(layers, self._revision)
+        self.focus(self._focused)
         self._on_layers(layers, self._revision)
         return True
+
+    def focus(self, names: Sequence[str]) -> None:
+        """Be ready to measure these layers alone, and no others."""
+        self._focused = tuple(names)
+        layers = self.plan.focus(self._focused)
+        self._owned = [
+            (weakref.ref(layer.module), name, weakref.ref(parameter))
+            for layer in layers
+            for name, parameter in layer.parameters.items()
+        ]
+        self.closeup = self._make(self.plan.names, layers, is_closeup=True) if layers else None
+
+    def owns_same_in_focus(self) -> bool:
+        """Whether the layers in the focus own the parameters that they owned: quicker than for all."""
+        for module_of, name, parameter_of in self._owned:
+            module, parameter = module_of(), parameter_of()
+            if module is None or parameter is None or module._parameters.get(name) is not parameter:  # noqa: SLF001 - far faster than named_parameters()
+                return False
+        return True
+
+    def abandon(self) -> None:
+        """Let go of a step that comes to no end."""
+        for measurement in (self.measurement, self.closeup):
+            if measurement is not None:
+                measurement.abandon()
 
     def _look_at(self, model: nn.Module) -> None:
         """Find the model's layers, and begin to measure them on an empty board."""
         layers = layers_of(model, self._layers)
         self._structure = Structure(model)
-        self.measurement = Measurement(
+        self.plan = ForwardPlan(layers)
+        self.measurement = self._make(self.plan.names, layers)
+        self.focus(self._focused)
+        self._compiled.watch(self.plan.watched())
+        self._on_layers(layers, self._revision)
+
+    def _make(
+        self, names: tuple[str, ...], layers: Sequence[LayerInfo], *, is_closeup: bool = False
+    ) -> Measurement:
+        return Measurement(
+            names,
             layers,
             self._revision,
             is_full=self._is_full,
             loss_scale=self._loss_scale,
             on_gradient=self._on_gradient,
             give_up=self._give_up,
+            is_closeup=is_closeup,
         )
-        self.plan = ForwardPlan(layers)
-        self._compiled.watch(self.plan.watched())
-        self._on_layers(layers, self._revision)

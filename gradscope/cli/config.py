@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def _look() -> dict[str, str | int | None]:
         "data directory": str(data_dir()),
         "recordings": str(recordings_dir()),
         "native pass": _native_pass(),
+        "CUDA pass": _cuda_pass(),
         "python": f"{sys.version.split()[0]} at {sys.executable}",
         **{package: _version(package) for package in _PACKAGES},
     }
@@ -51,6 +53,15 @@ def _native_pass() -> str:
     folders = package.submodule_search_locations if package is not None else None
     is_built = any(Path(folder, "observe").glob("_native.*.so") for folder in folders or ())
     return "built" if is_built else "not built: PyTorch's own operations measure CPU tensors"
+
+
+def _cuda_pass() -> str:
+    """Say what CUDA tensors are measured by; torch is not loaded to ask whether there is a device."""
+    if os.environ.get("GRADSCOPE_TRITON") == "0":
+        return "eager: GRADSCOPE_TRITON=0"
+    if importlib.util.find_spec("triton") is None:
+        return "eager: Triton is not installed"
+    return f"triton {_version('triton')}, where there is a CUDA device"
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`Attending`: what a client can do beside interventions: pauses, breakpoints, captures, undo."""
+"""`Attending`: what a client does beside interventions: pauses, breakpoints, focus, captures, undo."""
 
 import os
 from abc import abstractmethod
@@ -42,6 +42,15 @@ class Attending(Intervening):
     def measure_now(self, *, timeout_s: float = _TIMEOUT_S) -> Ack:
         """Have memory and time measured in the next step, whatever it costs; the Ack names the step."""
         return self._answer(self.submit("measure"), timeout_s)
+
+    def focus(self, *layers: str, timeout_s: float = _TIMEOUT_S) -> Ack:
+        """Have these layers measured in steps between the observed ones; none of them: no longer.
+
+        They take the place of those that this client named before; at most 16, by name or pattern, and
+        the Ack has their names. `closeups` gives what was seen. It ends with this client. Refused for a
+        compiled model.
+        """
+        return self._answer(self.submit("focus", layers=layers), timeout_s)
 
     def paused(self, timeout_s: float = 5.0) -> PauseState | None:
         """Return where the training stands, and how long the lease lasts; None while it runs."""

@@ -1,7 +1,7 @@
 """`Client`: a viewer's hold on one run."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self, TypeVar
@@ -14,6 +14,7 @@ from gradscope.columns import Gathering, MemoryTable, Table, TimesTable
 from gradscope.errors import CommandTimeoutError, LinkError
 from gradscope.protocol import (
     Ack,
+    Closeup,
     Command,
     Hello,
     Interventions,
@@ -85,8 +86,8 @@ class Client(Attending):
     def receive(self, timeout_s: float) -> list[Message]:
         """Return what has come of the stream, in order, after waiting up to `timeout_s` for the first.
 
-        So come Runs, Manifest, Step, Memory, Times, Scalars, Event, Interventions, Skipped, Backfill
-        and Refusal.
+        So come Runs, Manifest, Step, Closeup, Memory, Times, Scalars, Event, Interventions, Skipped,
+        Backfill and Refusal.
         """
         messages = self._session.inbox.take(timeout_s)
         self._session.note_read()
@@ -101,26 +102,52 @@ class Client(Attending):
         Ends when the run has ended, or when none came for `timeout_s`. Raises LinkError when the hub is
         lost for 15 s. Messages of other kinds that come meanwhile are not kept for `receive`.
         """
+        gathering: Gathering[Step] = Gathering()
+        known = self._session.known
+
+        def tables(message: Message | None) -> list[Table]:
+            if not isinstance(message, Step) or rank not in (None, message.rank):
+                return []
+            finished = gathering.add(message, known.ranks() if rank is None else (rank,))
+            found = [known.table(each, is_of_all=rank is None) for each in finished]
+            return [table for table in found if table is not None]
+
+        return self._stream(tables, timeout_s)
+
+    def closeups(self, timeout_s: float | None = None, *, rank: int = 0) -> Iterator[Table]:
+        """Iterate over a rank's closeups as they come: the layers in the focus, between observed steps.
+
+        There are some while anybody's focus is on layers (`focus`). A table's `every` and `cost` are
+        those of the focus. None of the past are kept. Ends and raises as `steps` does.
+        """
+        known = self._session.known
+
+        def tables(message: Message | None) -> list[Table]:
+            if not isinstance(message, Closeup) or message.rank != rank:
+                return []
+            table = known.closeup(message)
+            return [] if table is None else [table]
+
+        return self._stream(tables, timeout_s)
+
+    def _stream(
+        self, tables: Callable[[Message | None], list[Table]], timeout_s: float | None
+    ) -> Iterator[Table]:
+        """Iterate over what is made of the stream's messages, one after the other."""
         run = self._chosen()
         if not (self._session.is_listening and self._session.known.run == run):
             self._watch(run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, is_listening=True)
-        gathering: Gathering[Step] = Gathering()
         last_s = time.monotonic()
         ended_s: float | None = None
         while True:
             message = self._session.inbox.take_one(time.monotonic() + _LOOK_S)
             self._session.note_read()
             now_s = time.monotonic()
-            if isinstance(message, Step) and rank in (None, message.rank):
-                known = self._session.known
-                ranks = known.ranks() if rank is None else (rank,)
-                finished = gathering.add(message, ranks)
-                tables = [known.table(each, is_of_all=rank is None) for each in finished]
-                found = [table for table in tables if table is not None]
+            found = tables(message)
+            if found:
                 yield from found
-                if found:
-                    last_s = time.monotonic()
-                    continue
+                last_s = time.monotonic()
+                continue
             if timeout_s is not None and now_s - last_s > timeout_s:
                 return
             ended_s = None if self._is_live(run) else ended_s or now_s

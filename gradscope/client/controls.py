@@ -25,6 +25,7 @@ Action: TypeAlias = Literal[
     "capture",
     "undo",
     "measure",
+    "focus",
 ]
 Layers: TypeAlias = str | Sequence[str]
 

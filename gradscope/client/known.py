@@ -10,6 +10,7 @@ from gradscope.columns import Block, Gathering, MemoryTable, Table, TimesTable, 
 from gradscope.errors import NotMeasuredError, ProtocolError, UsageError
 from gradscope.protocol import (
     Backfill,
+    Closeup,
     Interventions,
     Manifest,
     Memory,
@@ -156,7 +157,19 @@ class Known:
         sizes = [info.world_size for info in self.runs if info.run == self.run]
         return range(max(sizes, default=1))
 
-    def _names_of(self, step: Step) -> tuple[str, ...] | None:
+    def closeup(self, closeup: Closeup) -> Table | None:
+        """Return a closeup as a table; None, and counted, where it fits no manifest known here."""
+        names = self._names_of(closeup)
+        try:
+            if names is not None:
+                every, cost, ranks = closeup.every, closeup.cost, (closeup.rank,)
+                return Table(closeup.step, names, closeup.block(), every=every, cost=cost, ranks=ranks)
+        except (ProtocolError, NotMeasuredError, UsageError, IndexError):
+            pass  # as above
+        self.unreadable += 1
+        return None
+
+    def _names_of(self, step: Step | Closeup) -> tuple[str, ...] | None:
         manifests = self._manifests.get(step.rank)
         manifest = manifests.get(step.manifest_revision) if manifests else None
         try:

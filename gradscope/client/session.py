@@ -13,6 +13,7 @@ from gradscope.errors import LinkError
 from gradscope.protocol import (
     Ack,
     Captured,
+    Closeup,
     Command,
     Credit,
     Heartbeat,
@@ -152,7 +153,7 @@ class Session:
                 case Heartbeat():
                     pass
                 case _:
-                    self._granted_steps -= isinstance(message, Step)
+                    self._granted_steps -= isinstance(message, Step | Closeup)
                     if self.known.note(message) and self._is_wanted(message):
                         stream.append(message)
         if stream and self.is_listening:

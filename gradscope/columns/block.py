@@ -59,9 +59,9 @@ class Block:
     @property
     def nbytes(self) -> int:
         """What its arrays take in memory."""
-        arrays = (self.layer, self.kind, self.flags, *self.values.values())
+        where = self.layer.nbytes + self.kind.nbytes + self.flags.nbytes
         bins = 0 if self.histogram is None else self.histogram.nbytes
-        return bins + sum(array.nbytes for array in arrays)
+        return where + bins + sum(array.nbytes for array in self.values.values())
 
     def column(self, name: str) -> NDArray[np.float64]:
         """Return a column as float64, to be read and not written; all NaN where it was not measured.

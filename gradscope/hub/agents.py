@@ -11,6 +11,7 @@ from gradscope.hub.viewers import ViewerDesk
 from gradscope.protocol import (
     Ack,
     Captured,
+    Closeup,
     Event,
     Heartbeat,
     Hello,
@@ -66,6 +67,8 @@ class AgentDesk:
         match message:
             case Manifest() | Step() | Memory() | Times() | Scalars() | Event() | Interventions():
                 return self._on_stream(peer, rank, message, parts)
+            case Closeup():
+                return self._on_closeup(peer, message, parts)
             case Ack():
                 self._viewers.commands.acknowledge(peer.hello.run, message)
             case Captured():
@@ -78,18 +81,31 @@ class AgentDesk:
                 return Refusal(code="message", reason=f"an agent cannot send a {name}")
         return None
 
-    def _on_stream(self, peer: Peer, rank: Rank, message: Streamed, parts: Parts) -> Refusal | None:
+    def _on_closeup(self, peer: Peer, message: Closeup, parts: Parts) -> Refusal | None:
+        """Hand it on, and neither keep nor record it: it is no observed step."""
+        refusal = self._misnamed(peer, message)
+        if refusal is None:
+            self._viewers.show_closeup(message, parts)
+        return refusal
+
+    def _misnamed(self, peer: Peer, message: Streamed | Closeup) -> Refusal | None:
         hello = peer.hello
-        if (message.run, message.rank) != (hello.run, hello.rank):
-            return Refusal(
-                code="run",
-                reason=f"expected messages of rank {hello.rank} of {hello.run!r}, as the hello said, "
-                f"got one of rank {message.rank} of {message.run!r}",
-            )
+        if (message.run, message.rank) == (hello.run, hello.rank):
+            return None
+        return Refusal(
+            code="run",
+            reason=f"expected messages of rank {hello.rank} of {hello.run!r}, as the hello said, "
+            f"got one of rank {message.rank} of {message.run!r}",
+        )
+
+    def _on_stream(self, peer: Peer, rank: Rank, message: Streamed, parts: Parts) -> Refusal | None:
+        refusal = self._misnamed(peer, message)
+        if refusal is not None:
+            return refusal
         if isinstance(message, Scalars) and not _is_even(message):
             return Refusal(code="message", reason="the lists of a Scalars must have equal lengths")
         rank.keep(message, parts)
-        rank.recording = self._recorders.add(hello, message, parts)
+        rank.recording = self._recorders.add(peer.hello, message, parts)
         self._viewers.publish(message, parts)
         return None
 

@@ -24,6 +24,7 @@ from gradscope.protocol import (
     PROTOCOL_VERSION,
     Bye,
     Captured,
+    Closeup,
     Hello,
     Manifest,
     Message,
@@ -231,6 +232,6 @@ def _read(parts: Parts) -> Message:
     if len(parts) > PART_LIMIT_COUNT or max(map(len, parts)) > PART_LIMIT_BYTES:
         return decode(parts)  # which says what is wrong
     message = decode(parts[:1])
-    if not isinstance(message, Captured | Manifest | Step):
+    if not isinstance(message, Captured | Closeup | Manifest | Step):
         raise ProtocolError(f"a {type(message).__name__} has no body, got {len(parts)} parts")
     return message

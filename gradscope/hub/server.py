@@ -121,7 +121,7 @@ class Hub:
         self.close()
 
     def _await_answers(self) -> None:
-        """Wait a moment until each peer has answered: libzmq drops what was not read with a connection."""
+        """Wait a moment for each peer's answer: libzmq drops what was not read with a connection."""
         self._waker.clear()
         deadline_s = time.monotonic() + _FAREWELL_S
         while (left_s := deadline_s - time.monotonic()) > 0:

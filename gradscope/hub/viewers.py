@@ -13,6 +13,7 @@ from gradscope.hub.runs import RunTable, Streamed
 from gradscope.protocol import (
     Backfill,
     Captured,
+    Closeup,
     Command,
     Credit,
     Event,
@@ -120,6 +121,12 @@ class ViewerDesk:
                     delivery.put_state((type(message), message.rank), parts)
                 case Scalars() | Event() | Memory() | Times():
                     delivery.put(parts)
+
+    def show_closeup(self, closeup: Closeup, parts: Parts) -> None:
+        """Hand a closeup to the viewers of its run; it is not kept for others."""
+        for delivery in self._deliveries.values():
+            if delivery.run == closeup.run:
+                delivery.put_closeup(parts)
 
     def pass_on(self, run: str, captured: Captured, parts: Parts) -> None:
         """Hand a captured tensor to the viewer that asked for it, and to nobody else."""

@@ -14,6 +14,7 @@ from gradscope.observe.reduction import (
     reduce_on_host,
 )
 from gradscope.observe.sampler import Sampler
+from gradscope.observe.triton_pass import device_pass_name, failed_pass
 
 __all__ = [
     "DEVICE_COLUMNS",
@@ -28,6 +29,8 @@ __all__ = [
     "See",
     "Token",
     "Unmeasurable",
+    "device_pass_name",
+    "failed_pass",
     "find_nonfinite",
     "numbers_of_gradient",
     "pass_name",

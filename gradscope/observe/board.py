@@ -122,9 +122,7 @@ class Board:
         """Return what hooks do in C, straight into the rows; None without the native pass."""
         if self._native is None:
             return None
-        return make_watch(
-            self._native, self._cells, self._bins, self._expected, on_gradient, give_up
-        )
+        return make_watch(self._native, self._cells, self._bins, self._expected, on_gradient, give_up)
 
     def add(self, row: int, tensor: torch.Tensor, *also: int) -> None:
         """Reduce a tensor into a row, and into others beside it.

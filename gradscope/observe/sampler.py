@@ -6,20 +6,23 @@ that is done in it, too. Every n-th step is observed, with the least n for which
 
     cost of a step at rest + cost of an observed step / n  ≤  budget · bare step time
 
+A **focus** measures a few layers in further steps. It takes at most half of what observed steps may
+cost, with the least interval that keeps to that; whole steps get what it leaves. Steps of a focus are
+neither observed steps nor steps at rest.
+
 Medians make it deaf to single slow steps. A training that becomes slower or faster is followed: its
 pace is learnt from every step, and when it has become another, what was learnt before is forgotten.
 """
 
 import math
 from collections import deque
-from collections.abc import Iterable
 
 from gradscope.errors import UsageError
+from gradscope.observe.costs import WINDOW, StepCosts, median
 from gradscope.observe.rhythm import Rhythm
 
 __all__ = ["Sampler"]
 
-_WINDOW = 15
 _FIRST_INTERVAL = 10
 _LARGEST_INTERVAL = 1000
 _NEEDED = 2
@@ -31,6 +34,18 @@ _OTHER_PACE = 1.5
 _ROUNDING = 1e-6
 _LEAST_SHARE = 0.25
 """This part of the budget is for observed steps, even where steps at rest take more than theirs."""
+
+_FOCUS_PART = 0.5
+"""This part of what observed steps may cost is for a focus, at most."""
+
+_SURE_AFTER = 8
+"""Steps of a focus that are to be known before their time is compared with that of others."""
+
+_SELDOM = 8
+"""A focus that gains nothing is measured this much less often than whole steps, to see if it does."""
+
+_LEAST_GUESS = 0.1
+"""Before a step of a focus was measured it is taken for this part of a whole one, at least."""
 
 
 class Sampler:
@@ -54,17 +69,19 @@ class Sampler:
         self.is_shared = is_shared
         self.wanted = every or (1 if budget is None else _FIRST_INTERVAL)
         """Every how many steps one should be observed, as this process sees it."""
+        self.wanted_focus = 0
+        """Every how many steps a focus should be measured, as this process sees it; 0 for none."""
         self._rhythm: Rhythm | None = None
-        self._bare_s: deque[float] = deque(maxlen=_WINDOW)
-        self._idle_s: deque[float] = deque(maxlen=_WINDOW)
-        self._extra_s: deque[float] = deque(maxlen=_WINDOW)
-        self._inside_s: deque[float] = deque(maxlen=_WINDOW)
-        self._observed_s: deque[float] = deque(maxlen=_WINDOW)
+        self._focus_rhythm: Rhythm | None = None
+        self._focus_share = 0.0
+        self._bare_s: deque[float] = deque(maxlen=WINDOW)
+        self._idle_s: deque[float] = deque(maxlen=WINDOW)
+        self._costs = StepCosts()
+        self._focus_costs = StepCosts(believes_after=_SURE_AFTER)
         self._pace_s = 0.0
         self._newest_s: deque[float] = deque(maxlen=_NEWEST)
         self._recorded = 0
-        self._observed = 0
-        self._is_warm = False
+        self._observed = self._focused = 0
         self._aside_of: dict[str, float] = {}
         self._extra_steps = 0
 
@@ -73,15 +90,40 @@ class Sampler:
         """Every how many steps one is observed at present."""
         return self.wanted if self._rhythm is None else self._rhythm.every
 
+    @property
+    def focus_every(self) -> int:
+        """Every how many steps a focus is measured at present; 0 where none is."""
+        return 0 if self._focus_rhythm is None else self._focus_rhythm.every
+
     def is_due(self, step: int) -> bool:
         """Whether to observe this step. The first one asked for is observed."""
         if self._rhythm is None:
-            self.adopt(self.wanted, step)
+            self.adopt(self.wanted, step, self.wanted_focus)
         return self._extra_steps > 0 or (self._rhythm is not None and self._rhythm.is_due(step))
 
-    def adopt(self, every: int, origin: int) -> None:
-        """Observe every so many steps from `origin` on."""
+    def is_focus_due(self, step: int) -> bool:
+        """Whether to measure the focus in this step, if it is not observed as a whole."""
+        return self._focus_rhythm is not None and self._focus_rhythm.is_due(step)
+
+    def adopt(self, every: int, origin: int, focus_every: int = 0) -> None:
+        """Observe every so many steps from `origin` on, and measure the focus, where there is one."""
         self._rhythm = Rhythm(every, origin, keeps_bare=self.budget is not None)
+        self._adopt_focus(focus_every if self._focus_share else 0, origin)
+
+    def focus(self, share: float) -> None:
+        """Measure layers in further steps that are this share of all that are watched; 0: no longer.
+
+        Without a budget they are measured in every step. With one it begins when the cost of observed
+        steps is known.
+        """
+        self._focus_share = share
+        self._focus_costs.forget(is_cold=True)
+        if not share:
+            self.wanted_focus = 0
+            self._focus_rhythm = None
+        elif self.budget is None:
+            self.wanted_focus = 1
+            self._adopt_focus(1, 0)
 
     def want(self, steps: int) -> None:
         """Have the next so many steps observed, whatever it costs."""
@@ -94,12 +136,23 @@ class Sampler:
         """
         self._aside_of[what] = fraction
 
-    def record(self, step: int, step_time_s: float, inside_s: float, *, was_observed: bool) -> None:
+    def record(
+        self,
+        step: int,
+        step_time_s: float,
+        inside_s: float,
+        *,
+        was_observed: bool,
+        was_focus: bool = False,
+    ) -> None:
         """Learn from a finished step: its whole time, and that part of it that was gradscope's own."""
         self._extra_steps = max(0, self._extra_steps - was_observed)
         if was_observed:
             self._observed = step
-            self._learn_cost(step_time_s, inside_s)
+            self._costs.learn(step_time_s, inside_s, self._bare_s)
+        elif was_focus:
+            self._focused = step
+            self._focus_costs.learn(step_time_s, inside_s, self._bare_s)
         else:
             self._bare_s.append(step_time_s)
             self._idle_s.append(inside_s)
@@ -110,65 +163,89 @@ class Sampler:
             self._follow_pace()
         if self.budget is None or not (was_observed or is_look):
             return
-        self.wanted = self._choose(self.budget)
-        if not self.is_shared and self._rhythm is not None and self.wanted != self._rhythm.every:
-            self.adopt(self.wanted, max(self._observed + self.wanted, step + 1))
+        self.wanted, self.wanted_focus = self._choose(self.budget)
+        if not self.is_shared and self._rhythm is not None:
+            self._follow_wishes(step)
 
     def cost(self) -> float | None:
         """Return the fraction of the time that gradscope costs at present; None while not known.
 
-        Where every step is observed there is nothing to compare with: it is the time inside the hooks.
+        Where no step is at rest there is nothing to compare with: it is the time inside the hooks.
         """
-        if self._inside_s and not self._bare_s:
-            return _median(self._inside_s) / _median(self._observed_s) + self._aside
-        if not self._inside_s or not self._extra_s:
+        other = self._aside + (self.focus_cost() or 0.0)
+        costs = self._costs
+        if costs.inside_s and not self._bare_s:
+            return median(costs.inside_s) / median(costs.whole_s) / self.every + other
+        if not costs.extra_s:
             return None
-        idle_s, bare_s = _median(self._idle_s), _median(self._bare_s)
-        return (idle_s + self._cost_s() / self.every) / max(bare_s - idle_s, 1e-9) + self._aside
+        idle_s, bare_s = median(self._idle_s), median(self._bare_s)
+        return (idle_s + costs.cost_s(idle_s) / self.every) / max(bare_s - idle_s, 1e-9) + other
+
+    def focus_cost(self) -> float | None:
+        """Return that part of `cost` which is the focus's; 0 without one, None while not known."""
+        costs, every = self._focus_costs, self.focus_every
+        if not every:
+            return 0.0
+        if costs.inside_s and not self._bare_s:
+            return median(costs.inside_s) / median(costs.whole_s) / every
+        if not costs.extra_s:
+            return None
+        idle_s, bare_s = median(self._idle_s), median(self._bare_s)
+        return costs.cost_s(idle_s) / every / max(bare_s - idle_s, 1e-9)
 
     @property
     def _aside(self) -> float:
         return sum(self._aside_of.values())
 
-    def _learn_cost(self, step_time_s: float, inside_s: float) -> None:
-        if self._is_warm:
-            self._observed_s.append(step_time_s)
-            self._inside_s.append(inside_s)
-            if self._bare_s:
-                self._extra_s.append(step_time_s - _median(self._bare_s))
-        self._is_warm = True  # the first observed step also allots rows and warms caches
+    def _follow_wishes(self, step: int) -> None:
+        """Observe as often as is wanted from the next steps on."""
+        if self.wanted != self.every:
+            origin = max(self._observed + self.wanted, step + 1)
+            self._rhythm = Rhythm(self.wanted, origin, keeps_bare=self.budget is not None)
+        if self.wanted_focus != self.focus_every:
+            self._adopt_focus(self.wanted_focus, max(self._focused + self.wanted_focus, step + 1))
+
+    def _adopt_focus(self, every: int, origin: int) -> None:
+        keeps_bare = self.budget is not None
+        self._focus_rhythm = Rhythm(every, origin, keeps_bare=keeps_bare) if every else None
 
     def _follow_pace(self) -> None:
         """Forget what was learnt at another pace: three quarters of the newest steps must say so."""
         newest_s = sorted(self._newest_s)
         low_s, middle_s, high_s = (newest_s[_NEWEST * i // 4] for i in (1, 2, 3))
         if self._pace_s and (low_s > _OTHER_PACE * self._pace_s or high_s * _OTHER_PACE < self._pace_s):
-            for old in (self._extra_s, self._inside_s, self._observed_s, self._bare_s, self._idle_s):
-                old.clear()
+            self._costs.forget()
+            self._focus_costs.forget()
+            self._bare_s.clear()
+            self._idle_s.clear()
             self._pace_s = middle_s
         self._pace_s = 0.8 * self._pace_s + 0.2 * middle_s if self._pace_s else middle_s
 
-    def _choose(self, budget: float) -> int:
-        if len(self._extra_s) < _NEEDED or len(self._bare_s) < _NEEDED:
-            return _FIRST_INTERVAL
-        idle_s = _median(self._idle_s)
-        bare_s = _median(self._bare_s) - idle_s
-        left_s = max(budget * bare_s - idle_s - self._aside * bare_s, _LEAST_SHARE * budget * bare_s)
-        wanted = math.ceil(self._cost_s() / left_s - _ROUNDING) if left_s > 0 else _LARGEST_INTERVAL
-        return min(max(wanted, 1), _LARGEST_INTERVAL)
+    def _choose(self, budget: float) -> tuple[int, int]:
+        """Return the intervals of observed steps and of the focus; 0 where there is to be none.
 
-    def _cost_s(self) -> float:
-        """Return what an observed step costs beyond one at rest.
-
-        The difference in time is believed as far as it stands out of its own noise.
+        A focus that could be measured no more often than whole steps could be without it gains nothing.
         """
-        inside_s = _median(self._inside_s) - (_median(self._idle_s) if self._idle_s else 0.0)
-        extra_s = _median(self._extra_s)
-        spread_s = _median([abs(each - extra_s) for each in self._extra_s])
-        return max(inside_s, extra_s - 2.0 * spread_s / math.sqrt(len(self._extra_s)), 0.0)
+        if not self._costs.is_known or len(self._bare_s) < _NEEDED:
+            return _FIRST_INTERVAL, 0
+        idle_s = median(self._idle_s)
+        bare_s = median(self._bare_s) - idle_s
+        left_s = max(budget * bare_s - idle_s - self._aside * bare_s, _LEAST_SHARE * budget * bare_s)
+        whole_s = self._costs.cost_s(idle_s)
+        alone = _interval(whole_s, left_s)
+        if not self._focus_share:
+            return alone, 0
+        close_s = whole_s * max(_LEAST_GUESS, self._focus_share)
+        if self._focus_costs.is_known:
+            close_s = min(self._focus_costs.cost_s(idle_s), whole_s)
+        focus = _interval(close_s, _FOCUS_PART * left_s)
+        if focus >= alone:
+            focus = max(focus, min(_SELDOM * alone, _LARGEST_INTERVAL))
+        return _interval(whole_s, left_s - close_s / focus), focus
 
 
-def _median(values: Iterable[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else 0.5 * (ordered[middle - 1] + ordered[middle])
+def _interval(cost_s: float, left_s: float) -> int:
+    """Return every how many steps there may be one that costs so much, with so much left for each."""
+    if left_s <= 0:
+        return _LARGEST_INTERVAL
+    return min(max(math.ceil(cost_s / left_s - _ROUNDING), 1), _LARGEST_INTERVAL)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gradscope.columns import COLUMNS, Block, Histograms
 from gradscope.errors import ProtocolError, UsageError
 from gradscope.protocol.histograms import HISTOGRAM_ARRAYS, pack_histogram, unpack_histogram
-from gradscope.protocol.messages import Layer, Manifest, Step
+from gradscope.protocol.messages import Closeup, Layer, Manifest, Step
 
 __all__ = ["pack_block", "pack_layers", "unpack_block", "unpack_layers"]
 
@@ -53,7 +53,7 @@ def pack_block(block: Block) -> tuple[tuple[tuple[str, str], ...], tuple[str, ..
     return columns, tuple(zero), b"".join([*(_little_endian(array) for _, array in packed), counts])
 
 
-def unpack_block(step: Step) -> Block:
+def unpack_block(step: Step | Closeup) -> Block:
     """Return the block of a step. Raises ProtocolError when head and body do not fit."""
     arrays: dict[str, NDArray[np.generic]] = {}
     offset = 0
@@ -135,7 +135,7 @@ def _wire_types(name: str) -> tuple[str, ...]:
         raise ProtocolError(f"unknown column {name!r}") from None
 
 
-def _block(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Block:
+def _block(step: Step | Closeup, arrays: dict[str, NDArray[np.generic]], end: int) -> Block:
     missing = [name for name in _ALWAYS_SENT if name not in arrays]
     if missing:
         raise ProtocolError(f"step {step.step} lacks the columns {missing}")
@@ -153,7 +153,9 @@ def _block(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Bloc
     return Block(step.kinds, layer, kind, flags, arrays, _histogram(step, arrays, end))
 
 
-def _histogram(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Histograms | None:
+def _histogram(
+    step: Step | Closeup, arrays: dict[str, NDArray[np.generic]], end: int
+) -> Histograms | None:
     """Take the histogram's arrays out of the others; `end` is where these end in the body."""
     bins = {name: arrays.pop(name) for name in HISTOGRAM_ARRAYS if name in arrays}
     if not bins and end != len(step.body):

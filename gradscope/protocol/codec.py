@@ -15,11 +15,11 @@ from gradscope.protocol.limits import (
     PART_LIMIT_BYTES,
     PART_LIMIT_COUNT,
 )
-from gradscope.protocol.messages import Captured, Manifest, Message, Step
+from gradscope.protocol.messages import Captured, Closeup, Manifest, Message, Step
 
 __all__ = ["decode", "encode"]
 
-_WITH_BODY = (Captured, Manifest, Step)
+_WITH_BODY = (Captured, Closeup, Manifest, Step)
 _HEAD: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 

@@ -50,8 +50,10 @@ class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
     one named in `target`) or `remove_all`; `pause` (for `lease_s`, from the next boundary on),
     `resume` or `step_once`; `break` (at a `condition`), `unbreak` (the one named in `target`, or all);
     `capture` (the tensors `what` of `layers`); `undo` (all that was changed); `measure` (memory and
-    time, in the next step). The end of what it installs: `end_steps` steps after it took effect,
-    `end_s` seconds after, never when `is_kept`, else 60 s after the viewer `peer` has vanished.
+    time, in the next step); `focus` (on `layers`, of which further steps are measured, in the place of
+    those of before; it ends 10 s after the viewer `peer` has vanished). The end of what it installs:
+    `end_steps` steps after it took effect, `end_s` seconds after, never when `is_kept`, else 60 s after
+    the viewer `peer` has vanished.
     """
 
     id: bytes
@@ -69,6 +71,7 @@ class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
         "capture",
         "undo",
         "measure",
+        "focus",
     ]
     intervention: str = ""
     arguments: dict[str, float] = msgspec.field(default_factory=dict)

@@ -27,7 +27,7 @@ from gradscope.protocol.links import (
 from gradscope.protocol.pausing import BreakpointState, PauseState
 from gradscope.protocol.resources import Memory, Times
 from gradscope.protocol.schedules import Ramp, Schedule, parse_ramp, schedule_in_words
-from gradscope.protocol.stream import Event, Layer, Manifest, Parameter, Scalars, Step
+from gradscope.protocol.stream import Closeup, Event, Layer, Manifest, Parameter, Scalars, Step
 
 __all__ = [
     "Ack",
@@ -38,6 +38,7 @@ __all__ = [
     "BreakpointState",
     "Bye",
     "Captured",
+    "Closeup",
     "Command",
     "Credit",
     "Event",
@@ -74,6 +75,7 @@ Message: TypeAlias = (
     | Refusal
     | Manifest
     | Step
+    | Closeup
     | Memory
     | Times
     | Scalars

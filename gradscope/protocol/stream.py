@@ -11,7 +11,7 @@ from gradscope.protocol.fields import TaggedMessage, Whole
 if TYPE_CHECKING:
     from gradscope.columns import Block
 
-__all__ = ["Event", "Layer", "Manifest", "Parameter", "Scalars", "Step"]
+__all__ = ["Closeup", "Event", "Layer", "Manifest", "Parameter", "Scalars", "Step"]
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -48,6 +48,10 @@ class Manifest(TaggedMessage, frozen=True, kw_only=True, tag="manifest"):
     actions: tuple[ActionInfo, ...] = ()
     body: bytes = b""
 
+    def with_actions(self, actions: tuple[ActionInfo, ...]) -> "Manifest":
+        """Return the same with other interventions."""
+        return msgspec.structs.replace(self, actions=actions)
+
     def layers(self) -> tuple[Layer, ...]:
         """Decode the layers. Raises ProtocolError when the body is none."""
         from gradscope.protocol.bodies import unpack_layers  # noqa: PLC0415 - it needs these classes
@@ -72,6 +76,33 @@ class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
     every: Whole = 1
     cost: float | None = None
     dropped: Whole = 0
+    body: bytes = b""
+
+    def block(self) -> "Block":
+        """Decode the columns. Raises ProtocolError when the body does not fit the head."""
+        from gradscope.protocol.bodies import unpack_block  # noqa: PLC0415 - it needs these classes
+
+        return unpack_block(self)
+
+
+class Closeup(TaggedMessage, frozen=True, kw_only=True, tag="closeup"):
+    """The statistics of the layers in the focus, in a step that was not observed as a whole.
+
+    `every` and `cost` are those of the focus. The body holds the columns.
+    """
+
+    run: str
+    rank: Whole
+    step: Whole
+    time_s: float
+    manifest_revision: Whole
+    kinds: tuple[str, ...]
+    rows: Whole
+    columns: tuple[tuple[str, str], ...]
+    zero: tuple[str, ...] = ()
+    step_time_s: float | None = None
+    every: Whole = 1
+    cost: float | None = None
     body: bytes = b""
 
     def block(self) -> "Block":

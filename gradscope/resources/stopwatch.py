@@ -173,7 +173,7 @@ class Stopwatch(Generic[Mark]):
 
 
 class _NodeTimer:
-    """The two hooks on the operations of one layer. They return nothing, and do nothing once the step is over."""
+    """The two hooks on a layer's operations: they return nothing, and rest once the step is over."""
 
     __slots__ = ("_after", "_layer", "_watch")
     __torch_unserializable__ = True

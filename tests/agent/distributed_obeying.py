@@ -2,7 +2,8 @@
 
 Each rank writes down, for each step, which interventions were in force, whether they changed the
 gradient that reached the input (against a copy of the model in the same state that nobody changes), and
-the gradients after they were averaged over the ranks; and which steps were observed, at what interval.
+the gradients after they were averaged over the ranks; which steps were observed, at what interval; and
+in which closeups were taken of which layers.
 """
 
 import copy
@@ -43,7 +44,14 @@ def main():
     scope = gradscope.attach(model, optimizer, name="ranks", quiet=True)
     generator = torch.Generator().manual_seed(rank)
     Path(f"{result}.{rank}.pid").write_text(str(os.getpid()))
-    kept = {"observed": [], "active": [], "is_changed": [], "reduced": [], "slowest_s": 0.0}
+    kept = {
+        "observed": [],
+        "closeups": [],
+        "active": [],
+        "is_changed": [],
+        "reduced": [],
+        "slowest_s": 0.0,
+    }
     over = torch.zeros(1)
     while not over.item():
         began_s = time.perf_counter()
@@ -60,6 +68,9 @@ def main():
         newest = scope.latest()
         if [newest.step] != [step for step, _ in kept["observed"][-1:]]:
             kept["observed"].append((newest.step, newest.every))
+        closeup = scope._closeup
+        if closeup is not None and [closeup.step] != [step for step, _ in kept["closeups"][-1:]]:
+            kept["closeups"].append((closeup.step, list(scope.closeup())))
         time.sleep(0.002)
         kept["slowest_s"] = max(kept["slowest_s"], time.perf_counter() - began_s)
         over[0] = until.exists()

@@ -131,6 +131,7 @@ def test_config_tells_where_everything_is(places, gradscope):
     assert found["recordings"] == str(places / "data" / "recordings")
     assert found["hub"] == "none runs"
     assert found["hub's process"] is None
+    assert found["CUDA pass"].startswith(("triton ", "eager: "))
     assert found["gradscope"]
     lines = gradscope("config").stdout.splitlines()
     assert [line.split("  ")[0] for line in lines] == list(found)

@@ -26,7 +26,15 @@ def _stats_of(x: np.ndarray) -> Stats:
         sumsq=math.fsum(finite**2),
         min=float(finite.min(initial=np.inf)),
         max=float(finite.max(initial=-np.inf)),
+        histogram=_bins_of(finite),
     )
+
+
+def _bins_of(finite: np.ndarray) -> tuple[int, ...]:
+    """Return the 128 bins; frexp gives |x| = m 2^e with 0.5 <= m < 1, so floor(log2|x|) is e - 1."""
+    nonzero = finite[finite != 0]
+    places = np.clip(np.frexp(nonzero)[1] - 1 + 47, 0, 63) + 64 * (nonzero < 0)
+    return tuple(np.bincount(places, minlength=128).tolist())
 
 
 def _block_of(
@@ -34,7 +42,8 @@ def _block_of(
 ) -> Block:
     """Return rows as a block of the kinds `out` and `grad`; a column that a row lacks is left out."""
     n = len(rows)
-    names = [name for name in Stats.__slots__ if name != "flags"]
+    names = [name for name in Stats.__slots__ if name not in ("flags", "histogram")]
+    bins = [row.histogram for row in rows if row.histogram is not None]
     values = {
         name: np.array(
             [getattr(row, name) for row in rows],
@@ -49,6 +58,7 @@ def _block_of(
         kind=np.array([0] * n if kind is None else kind, np.uint32),
         flags=np.array([row.flags for row in rows], np.uint8),
         values=values,
+        histogram=np.array(bins, np.uint64).reshape(n, 128) if len(bins) == n else None,
     )
 
 

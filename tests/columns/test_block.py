@@ -56,6 +56,10 @@ def test_a_row_without_a_core_column_is_not_measured(stats_of, block_of):
         ((_ONE, _ONE, _BYTE, {"sum": np.zeros((1, 1))}), r"has shape \(1, 1\), expected \(1,\)"),
         ((_ONE, np.zeros(2, np.uint32), _BYTE, {}), r"must all have shape \(1,\)"),
         ((_ONE, _ONE, np.zeros(0, np.uint8), {}), r"must all have shape \(1,\)"),
+        (
+            (_ONE, _ONE, _BYTE, {}, np.zeros((1, 64), np.uint64)),
+            r"histogram has shape \(1, 64\), expected \(1, 128\)",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(arguments, words: str):

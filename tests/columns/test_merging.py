@@ -139,18 +139,20 @@ def test_a_flag_of_one_part_holds_for_the_whole(stats_of, block_of, flag: Flags)
 def test_a_column_that_one_part_lacks_is_not_measured_in_the_whole(stats_of):
     full, core = (
         stats_of(np.zeros(3)),
-        dataclasses.replace(stats_of(np.zeros(3)), zero=None, subnormal=None),
+        dataclasses.replace(stats_of(np.zeros(3)), zero=None, subnormal=None, histogram=None),
     )
     for parts in ([full, core], [core, full]):
         merged = merge_stats(parts)
         assert merged.zero is None
         assert merged.subnormal is None
+        assert merged.histogram is None
 
 
 def test_a_column_that_a_block_lacks_is_absent_after_merging(stats_of, block_of):
-    core = dataclasses.replace(stats_of(np.zeros(3)), zero=None, subnormal=None)
+    core = dataclasses.replace(stats_of(np.zeros(3)), zero=None, subnormal=None, histogram=None)
     merged = merge_block(block_of([core, core]), np.array([0, 0]), 1)
     assert "zero" not in merged.values
+    assert merged.histogram is None
     assert stats_of_row(merged, 0).zero is None
 
 
@@ -167,7 +169,7 @@ def test_merging_nothing_is_your_error():
 
 def test_every_column_has_a_rule_for_merging_and_a_field_in_stats():
     fields = {field.name for field in dataclasses.fields(Stats)}
-    assert fields == {column.name for column in COLUMNS} | {"flags"}
+    assert fields == {column.name for column in COLUMNS} | {"flags", "histogram"}
     assert {column.name: column.merge for column in COLUMNS if not column.is_count} == {
         "sum": Merge.ADD, "sumsq": Merge.ADD, "min": Merge.MIN, "max": Merge.MAX,
     }  # fmt: skip

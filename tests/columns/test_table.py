@@ -96,15 +96,17 @@ def test_to_dict_is_plain_and_complete(table):
         "min": 1.0,
         "max": 3.0,
         "absmax": 3.0,
+        "histogram": [int(k in (47, 48)) for k in range(128)],
     }
     assert {
         type(value) for rows in plain.values() for row in rows.values() for value in row.values()
-    } == {int, float}
+    } == {int, float, list}
 
 
 def test_to_dict_says_none_for_what_was_not_measured(stats_of):
-    core = dataclasses.replace(stats_of(np.ones(2)), zero=None, subnormal=None).to_dict()
-    assert {name for name, value in core.items() if value is None} == {"zero", "subnormal"}
+    unknown = {"zero", "subnormal", "histogram"}
+    core = dataclasses.replace(stats_of(np.ones(2)), **dict.fromkeys(unknown)).to_dict()
+    assert {name for name, value in core.items() if value is None} == unknown
     unknown = Stats(0, 0, 0, 0, 0, 0.0, 0.0, math.inf, -math.inf, flags=Flags.NOT_MEASURED)
     assert not unknown.is_measured
     assert set(unknown.to_dict()) == set(core)
@@ -133,3 +135,4 @@ def test_to_pandas_has_a_row_for_each_layer_and_kind(table):
         ["head", "out"],
     ]
     assert frame["mean"].tolist() == [2.0, 2.0, 0.0]
+    assert frame["histogram"].map(sum).tolist() == [2, 1, 0]

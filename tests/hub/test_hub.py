@@ -16,9 +16,11 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gradscope.errors import GradscopeError
 from gradscope.protocol import (
     Ack,
     Backfill,
+    Closeup,
     Command,
     Credit,
     Event,
@@ -40,6 +42,7 @@ from gradscope.protocol import (
     encode,
     pack_layers,
 )
+from gradscope.recording import open_recording
 from gradscope.transport import HubAddress, Link, ensure_hub, hub_address, hub_answers, hub_listens
 
 Up = Callable[[str, Hello], Link]
@@ -134,6 +137,53 @@ def test_a_late_viewer_gets_manifest_interventions_and_the_ring(hub: HubAddress,
     ]
     agent.send(step(5))
     assert until(viewer, Step, [agent]) == [step(5)]
+
+
+def _recorded_steps(path: Path) -> list[int]:
+    try:
+        with open_recording(path) as recording:
+            return [each.step for each in recording.steps()]
+    except GradscopeError:
+        return []
+
+
+def test_closeups_come_to_viewers_that_are_there_and_are_not_kept_for_others(
+    hub: HubAddress, bring_up: Up, places: Path, wait_until: Callable[..., None]
+) -> None:
+    recorded = Hello(role="agent", peer="agent", run="r", record=str(places / "r.gscope"))
+    agent = bring_up(hub.agents, recorded)
+    viewer = bring_up(hub.viewers, viewer_hello())
+    viewer.send(Subscribe(run="r", backfill=False))
+    viewer.send(Credit(count=10))
+    closeup = Closeup(
+        run="r",
+        rank=0,
+        step=3,
+        time_s=1.0,
+        manifest_revision=1,
+        kinds=(),
+        rows=0,
+        columns=(),
+        body=b"x",
+    )
+    other = Closeup(
+        run="other", rank=0, step=3, time_s=1.0, manifest_revision=1, kinds=(), rows=0, columns=()
+    )
+    agent.send(MANIFEST)
+    until(viewer, Manifest, [agent])
+    agent.send(closeup)
+    assert until(viewer, Closeup, [agent]) == [closeup]
+    agent.send(other)
+    assert until(agent, Refusal, [viewer])[0].code == "run"
+    late = bring_up(hub.viewers, viewer_hello("late"))
+    late.send(Subscribe(run="r"))
+    late.send(Credit(count=10))
+    assert not any(isinstance(m, Closeup) for m in stream(late, [agent, viewer]))
+    agent.send(step(4))
+    info = settle(late, agent, lambda info: info.step == 4)
+    assert info.recording == str(places / "r.gscope")
+    agent.close("done")
+    wait_until(lambda: _recorded_steps(places / "r.gscope") == [4], "the end of the recording")
 
 
 def test_a_viewer_that_wants_no_past_gets_the_state_only(hub: HubAddress, bring_up: Up) -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradscope.columns import COLUMN_NAMES, Table
+from gradscope.columns import COLUMN_NAMES, HISTOGRAM_BINS, Table
 from gradscope.observe import Board, native, reduce_on_host
 from gradscope.observe.board import room_for
 from gradscope.observe.reduction import reduce_change_on_host
@@ -22,6 +22,7 @@ _native = pytest.importorskip("gradscope.observe._native", reason="the native pa
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SPECIAL = [0.0, -0.0, math.nan, math.inf, -math.inf, 1e-40, -1e-310, 3e-7, 6e4, -6e4]
 EMPTY_ROW = np.array([0.0] * 9 + [math.inf, -math.inf]).tobytes()
+NO_BINS = bytes(8 * HISTOGRAM_BINS)
 
 
 def bind(number):
@@ -55,10 +56,24 @@ def row_of(rows, row=0):
     return dict(zip(COLUMN_NAMES, np.frombuffer(rows).reshape(-1, len(COLUMN_NAMES))[row], strict=True))
 
 
-def natively(tensor, *, is_full=True):
+def bins_of(bins, row=0):
+    return np.frombuffer(bins, np.uint64).reshape(-1, HISTOGRAM_BINS)[row].tolist()
+
+
+def natively(tensor):
+    rows, bins = bytearray(EMPTY_ROW), bytearray(NO_BINS)
+    assert _native.add(rows, bins, tensor, 0), "this tensor was to be read natively"
+    return row_of(rows) | {"bins": bins_of(bins)}
+
+
+def natively_core(tensor):
     rows = bytearray(EMPTY_ROW)
-    assert _native.add(rows, is_full, tensor, 0), "this tensor was to be read natively"
+    assert _native.add(rows, None, tensor, 0), "this tensor was to be read natively"
     return row_of(rows)
+
+
+def eagerly(record):
+    return {name: getattr(record, name) for name in COLUMN_NAMES} | {"bins": record.bins.tolist()}
 
 
 def reference(x, tiny):
@@ -77,7 +92,14 @@ def reference(x, tiny):
             "sumsq": np.square(finite).sum(),
             "min": finite.min(initial=np.inf),
             "max": finite.max(initial=-np.inf),
+            "bins": reference_bins(finite[finite != 0]),
         }
+
+
+def reference_bins(x):
+    exponent = np.frexp(x)[1] - 1
+    place = np.clip(exponent + 47, 0, 63) + 64 * (x < 0)
+    return np.bincount(place, minlength=HISTOGRAM_BINS).tolist()
 
 
 def assert_same(got, expected, magnitude):
@@ -85,6 +107,10 @@ def assert_same(got, expected, magnitude):
     assert got.pop("sum") == pytest.approx(expected.pop("sum"), rel=0, abs=1e-12 * magnitude)
     assert got.pop("sumsq") == pytest.approx(expected.pop("sumsq"), rel=1e-12)
     assert got == expected
+
+
+def core_of(row):
+    return {name: 0 if name in ("zero", "subnormal") else row[name] for name in COLUMN_NAMES}
 
 
 def magnitude_of(x):
@@ -97,9 +123,11 @@ def assert_equals_numpy(got, tensor):
 
 
 def sprinkled(size, dtype, seed, share):
-    """Normal numbers, a share of them replaced by special ones."""
+    """Normal numbers, of many magnitudes where the seed is odd; a share replaced by special ones."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(size, generator=generator, dtype=torch.float64)
+    if seed % 2:
+        x *= torch.exp2(torch.randint(-60, 20, (size,), generator=generator).double())
     special = torch.tensor(SPECIAL, dtype=torch.float64)
     chosen = special[torch.randint(len(SPECIAL), (size,), generator=generator)]
     return torch.where(torch.rand(size, generator=generator) < share, chosen, x).to(dtype)
@@ -119,9 +147,10 @@ def test_every_column_equals_numpy_and_the_eager_pass_at_any_size_and_offset(
     tensor = sprinkled(size + offset, dtype, seed, share)[offset:]
     got = natively(tensor)
     assert_equals_numpy(got, tensor)
-    eager = reduce_on_host(tensor, is_full=True)
-    x = tensor.double().numpy()
-    assert_same(got, {name: getattr(eager, name) for name in COLUMN_NAMES}, magnitude_of(x))
+    assert_same(
+        got, eagerly(reduce_on_host(tensor, is_full=True)), magnitude_of(tensor.double().numpy())
+    )
+    assert_same(natively_core(tensor), core_of(got), magnitude_of(tensor.double().numpy()))
 
 
 @pytest.mark.usefixtures("each_pass")
@@ -173,7 +202,7 @@ def test_no_byte_outside_of_the_tensor_is_read(dtype, size):
         assert libc.mprotect(ctypes.c_void_p(guard), page, 0) == 0
     try:
         assert [natively(at_start), natively(at_end)] == expected
-        assert natively(at_end, is_full=False)["sum"] == pytest.approx(expected[1]["sum"])
+        assert natively_core(at_end)["sum"] == pytest.approx(expected[1]["sum"])
     finally:
         for guard in (start, start + (pages + 1) * page):
             assert libc.mprotect(ctypes.c_void_p(guard), page, 3) == 0
@@ -187,22 +216,25 @@ def test_a_change_is_the_difference_in_float64(dtype, size, share, seed):
     before, now = sprinkled(size, dtype, seed, share), sprinkled(size, dtype, seed + 1, share)
     now[: size // 2] = before[: size // 2]
     weight = before.clone()
-    rows, kept = bytearray(EMPTY_ROW * 2), np.empty(room_for([weight]), np.uint8)
-    assert _native.add_each(rows, True, [weight], [(0,)], kept) == []
+    rows, bins = bytearray(EMPTY_ROW * 3), bytearray(NO_BINS * 3)
+    kept = np.empty(room_for([weight]), np.uint8)
+    assert _native.add_each(rows, bins, [weight], [(0,)], kept) == []
     weight.copy_(now)
-    assert _native.add_changes(rows, True, [weight], [(1,)], kept) == []
-    got = row_of(rows, 1)
+    assert _native.add_changes(rows, bins, [weight], [(1,)], kept) == []
+    assert _native.add_changes(rows, None, [weight], [(2,)], kept) == []
+    got = row_of(rows, 1) | {"bins": bins_of(bins, 1)}
     with np.errstate(invalid="ignore"):
         x = now.double().numpy() - before.double().numpy()
     tiny = torch.finfo(torch.float64 if dtype is torch.float64 else torch.float32).tiny
     assert_same(got, reference(x, tiny), magnitude_of(x))
-    eager = reduce_change_on_host(now, before, is_full=True)
-    assert_same(got, {name: getattr(eager, name) for name in COLUMN_NAMES}, magnitude_of(x))
+    assert_same(got, eagerly(reduce_change_on_host(now, before, is_full=True)), magnitude_of(x))
+    assert_same(row_of(rows, 2), core_of(got), magnitude_of(x))
+    assert bins_of(bins, 2) == [0] * HISTOGRAM_BINS
 
 
 def test_std_survives_a_mean_ten_thousand_times_greater():
     tensor = torch.randn(1_000_000, generator=torch.Generator().manual_seed(4)) + 1e4
-    row = natively(tensor, is_full=False)
+    row = natively_core(tensor)
     variance = row["sumsq"] / row["count"] - (row["sum"] / row["count"]) ** 2
     assert math.sqrt(variance) == pytest.approx(tensor.double().numpy().std(), rel=1e-5)
 
@@ -231,7 +263,7 @@ def strange_tensors():
 @pytest.mark.parametrize("name", strange_tensors())
 def test_what_cannot_be_read_natively_is_left_to_the_eager_pass(name):
     rows = bytearray(EMPTY_ROW)
-    assert not _native.add(rows, False, strange_tensors()[name], 0)
+    assert not _native.add(rows, None, strange_tensors()[name], 0)
     assert rows == EMPTY_ROW
 
 
@@ -239,7 +271,7 @@ def test_tensors_of_a_function_transform_and_fake_ones_are_left_to_the_eager_pas
     from torch._subclasses import FakeTensorMode
 
     def look(x):
-        assert not _native.add(bytearray(EMPTY_ROW), False, x, 0)
+        assert not _native.add(bytearray(EMPTY_ROW), None, x, 0)
         return x.sum()
 
     torch.func.vmap(look)(torch.ones(2, 3))
@@ -259,26 +291,35 @@ def test_reducing_leaves_tensor_gradients_and_random_state_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_subnormals_survive_in_the_process_and_are_counted_where_they_are_flushed():
-    tensor = torch.tensor([1e-40, 0.0, 1.0, -1e-40])
-    natively(tensor)
+def test_subnormals_survive_in_the_process():
+    natively(torch.tensor([1e-40, 0.0, 1.0, -1e-40]))
     assert (torch.tensor(1e-40) * 0.5).item() != 0
     assert np.float32(1e-40) * np.float32(0.5) != 0
+
+
+@pytest.mark.usefixtures("each_pass")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_subnormals_are_counted_where_the_processor_flushes_them(dtype):
+    tiny = torch.finfo(dtype).smallest_normal
+    tensor = torch.tensor([tiny / 4, 0.0, 1.0, -tiny / 2, -tiny, -0.0] * 7, dtype=dtype)
+    expected = natively(tensor)
+    assert (expected["zero"], expected["subnormal"]) == (14, 14)
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush subnormals")
     try:
         row = natively(tensor)
     finally:
         torch.set_flush_denormal(False)
-    assert (row["zero"], row["subnormal"]) == (1, 2)
+    for name in ("count", "nan", "zero", "subnormal", "bins"):
+        assert row[name] == expected[name]
 
 
 def test_a_parameter_that_changed_its_layout_meanwhile_is_left():
     weight, other = torch.ones(4, 6), torch.ones(5)
     rows, kept = bytearray(EMPTY_ROW * 2), np.empty(room_for([weight, other]), np.uint8)
-    assert _native.add_each(rows, False, [weight, other], [(0,), (0,)], kept) == []
+    assert _native.add_each(rows, None, [weight, other], [(0,), (0,)], kept) == []
     weight.set_(torch.ones(6, 4))
-    assert _native.add_changes(rows, False, [weight, other], [(1,), (1,)], kept) == [0]
+    assert _native.add_changes(rows, None, [weight, other], [(1,), (1,)], kept) == [0]
     assert row_of(rows, 1)["count"] == 5
 
 
@@ -289,28 +330,55 @@ def test_copies_never_leave_the_room_that_is_given(sizes, room):
     targets = [(0,)] * len(sizes)
     memory = np.full(room + 64, 77, np.uint8)
     rows = bytearray(EMPTY_ROW)
-    not_kept = _native.add_each(rows, False, tensors, targets, memory[:room])
+    not_kept = _native.add_each(rows, None, tensors, targets, memory[:room])
     assert (memory[room:] == 77).all()
     assert row_of(rows)["calls"] == len(sizes) - len(not_kept)
     rows = bytearray(EMPTY_ROW)
-    assert _native.add_changes(rows, False, tensors, targets, memory[:room]) == not_kept
+    assert _native.add_changes(rows, None, tensors, targets, memory[:room]) == not_kept
     row = row_of(rows)
     assert (row["sumsq"], row["calls"]) == (0, len(sizes) - len(not_kept))
+
+
+@pytest.mark.usefixtures("each_pass")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", [1.0, -0.0, -3e-5, math.inf])
+def test_equal_numbers_are_counted_one_and_all(dtype, value):
+    tensor = torch.full((10_001,), value, dtype=dtype)
+    assert_equals_numpy(natively(tensor), tensor)
+
+
+def test_bins_are_added_to_in_each_row():
+    rows, bins = bytearray(EMPTY_ROW * 3), bytearray(NO_BINS * 3)
+    for _ in range(2):
+        assert _native.add(rows, bins, torch.tensor([1.0, 1.5, -4.0]).expand(5, 3), 0, 2)
+    expected = [0] * HISTOGRAM_BINS
+    expected[47], expected[64 + 49] = 20, 10
+    assert [bins_of(bins, row) for row in range(3)] == [expected, [0] * HISTOGRAM_BINS, expected]
 
 
 def test_a_wrong_call_is_an_error_and_no_crash():
     rows, ones = bytearray(EMPTY_ROW), torch.ones(2)
     for row in (1, -1, 10**30):
         with pytest.raises((IndexError, OverflowError)):
-            _native.add(rows, False, ones, row)
-    for arguments in [(), (b"", False, ones, 0), (rows, False, ones, "0"), (rows, False, ones)]:
+            _native.add(rows, None, ones, row)
+    with pytest.raises(IndexError):
+        _native.add(rows, bytearray(NO_BINS[1:]), ones, 0)
+    assert rows == EMPTY_ROW
+    for arguments in [
+        (),
+        (b"", None, ones, 0),
+        (rows, b"", ones, 0),
+        (rows, True, ones, 0),
+        (rows, None, ones, "0"),
+        (rows, None, ones),
+    ]:
         with pytest.raises(TypeError):
             _native.add(*arguments)
     for tensors, targets in [((ones,), [(0,)]), ([ones], ((0,),)), ([ones], [0])]:
         with pytest.raises(TypeError):
-            _native.add_each(rows, False, tensors, targets, None)
+            _native.add_each(rows, None, tensors, targets, None)
     with pytest.raises(IndexError):
-        _native.add_each(rows, False, [ones, ones], [(0,)], None)
+        _native.add_each(rows, None, [ones, ones], [(0,)], None)
 
 
 def test_a_board_with_and_without_the_native_pass_gives_the_same_rows(monkeypatch):

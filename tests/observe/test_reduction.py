@@ -20,7 +20,7 @@ def on_host(tensor):
 
 
 def on_device(tensor):
-    row = reduce_on_device(tensor, is_full=True)
+    row = reduce_on_device(tensor, is_full=True).columns
     return dict(zip(DEVICE_COLUMNS, row.tolist(), strict=True))
 
 
@@ -29,7 +29,8 @@ BOTH = pytest.mark.parametrize("reduce", [on_host, on_device])
 
 def reference(tensor):
     """The columns by NumPy in float64, from a copy of the elements."""
-    x = tensor.detach().double().resolve_conj().numpy().ravel()
+    x = tensor.detach()
+    x = (x.to(torch.complex128).abs() if x.is_complex() else x.double()).numpy().ravel()
     finite = x[np.isfinite(x)]
     tiny = torch.finfo(tensor.dtype).tiny
     return {
@@ -48,7 +49,8 @@ def reference(tensor):
 
 def assert_equals_reference(got, tensor):
     expected = reference(tensor)
-    magnitude = np.abs(np.nan_to_num(tensor.double().numpy(), posinf=0, neginf=0, nan=0)).sum()
+    wide = tensor.to(torch.complex128 if tensor.is_complex() else torch.float64).numpy()
+    magnitude = np.abs(np.nan_to_num(wide, posinf=0, neginf=0, nan=0)).sum()
     assert got["sum"] == pytest.approx(expected.pop("sum"), rel=0, abs=1e-12 * magnitude)
     assert got["sumsq"] == pytest.approx(expected.pop("sumsq"), rel=1e-12)
     for name, value in expected.items():
@@ -122,6 +124,16 @@ def test_a_complex_tensor_is_measured_by_magnitude_also_through_conj(reduce):
     assert reduce(tensor) == reduce(tensor.conj())
     assert reduce(tensor)["sum"] == pytest.approx(6.0)
     assert reduce(tensor)["max"] == pytest.approx(5.0)
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_a_magnitude_is_taken_in_float64_where_it_is_too_large_or_too_small_for_its_dtype(
+    reduce, dtype
+):
+    values = [3e38 + 3e38j, 1e-39 + 0j, 1e-39j, 0j, complex(math.nan, 1.0), complex(0.0, -math.inf)]
+    tensor = torch.tensor(values, dtype=torch.complex128).to(dtype)
+    assert_equals_reference(reduce(tensor), tensor)
 
 
 @BOTH

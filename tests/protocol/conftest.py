@@ -54,6 +54,12 @@ def _step() -> protocol.Step:
     )
 
 
+def _closeup() -> protocol.Closeup:
+    step = _step()
+    taken = {name: getattr(step, name) for name in protocol.Closeup.__struct_fields__}
+    return protocol.Closeup(**taken)
+
+
 _SCHEDULE = protocol.Schedule(2, 90, 3, protocol.Ramp("max_norm", 1.0, 2.5, 40, "dann"), "norm > 10")
 _ARGUMENTS = (
     protocol.ArgumentInfo("max_norm", "h", "number", 1.0, 0.0, 9.5),
@@ -99,6 +105,7 @@ MESSAGES: dict[str, protocol.Message] = {
     "refusal": protocol.Refusal(code="version", reason="too old"),
     "manifest": _manifest(),
     "step": _step(),
+    "closeup": _closeup(),
     "memory": protocol.Memory(
         run="r",
         rank=1,

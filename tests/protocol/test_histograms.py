@@ -164,8 +164,8 @@ def refusal(step):
 @pytest.mark.parametrize(
     ("arrays", "counts", "words"),
     [
-        ("2f 00 01 00 01", "", "lacks counts: 0 bytes came"),
-        ("2f 00 01 00 02", "05", "lacks counts: 1 bytes came"),
+        ("2f 00 01 00 01", "", "expected 1 bytes of counts, got 0"),
+        ("2f 00 01 00 02", "05", "expected 2 bytes of counts, got 1"),
         ("2f 00 01 00 01", "05 06", "expected 1 bytes of counts, got 2"),
         ("00 00 00 00 00", "05", "expected 0 bytes of counts, got 1"),
         ("3f 00 02 00 01", "05 06", "a stretch beyond bin 63"),

@@ -1,10 +1,14 @@
 """Reading: live files, killed runs, and files that are none."""
 
+import dataclasses
 import sqlite3
 
+import msgspec
+import numpy as np
 import pytest
 
 from gradscope.errors import RecordingError
+from gradscope.protocol import pack_block
 from gradscope.recording import Recorder, default_path, list_recordings, open_recording
 from gradscope.recording.schema import SCHEMA_VERSION
 
@@ -28,6 +32,21 @@ def test_a_recording_is_read_while_it_is_written(tmp_path, make, wait_until, mon
             mode = sqlite3.connect(path)
             assert mode.execute("PRAGMA journal_mode").fetchone() == (journal,)
             mode.close()
+
+
+def test_the_histogram_of_a_step_is_read_as_it_was_recorded(tmp_path, make):
+    histogram = np.zeros((2, 128), np.uint64)
+    histogram[0, [3, 40, 100]] = 1, 70_000, 2**40
+    block = dataclasses.replace(make.block(1.0), histogram=histogram)
+    columns, zero, body = pack_block(block)
+    full = msgspec.structs.replace(make.step(1), columns=columns, zero=zero, body=body)
+    path = tmp_path / "a.gradscope"
+    with Recorder(path, make.hello()) as recorder:
+        make.record(recorder, make.step(0), full)
+    with open_recording(path) as recording:
+        core, came = (step.block() for step in recording.steps())
+    assert core.histogram is None
+    np.testing.assert_array_equal(came.histogram, histogram)
 
 
 def test_the_list_has_the_newest_first_and_names_what_cannot_be_read(places, make):

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gradscope.columns import Block, Flags
+from gradscope.errors import CommandRefusedError
 from gradscope.protocol import (
     Ack,
     ActionInfo,
     ArgumentInfo,
     Backfill,
+    Closeup,
     Event,
     Interventions,
     InterventionState,
@@ -204,6 +206,28 @@ class SyntheticRun:
             body=body,
         )
 
+    def closeup(self, step, *names, every=2):
+        """What is seen of a few layers: their rows of that step."""
+        whole = self.block(step)
+        at = [i for i, layer in enumerate(self.layers) if layer.name in names]
+        block = whole.taken(np.isin(whole.layer, at))
+        columns, zero, body = pack_block(block)
+        return Closeup(
+            run=self.run,
+            rank=0,
+            step=step,
+            time_s=self.start_s + step * self.step_s,
+            manifest_revision=1,
+            kinds=block.kinds,
+            rows=len(block),
+            columns=columns,
+            zero=zero,
+            step_time_s=self.step_s,
+            every=every,
+            cost=0.004,
+            body=body,
+        )
+
     def loss(self, step):
         noise = np.random.default_rng((self.seed, step, 1)).normal(0, 0.03)
         return float(1.4 + 2.8 * np.exp(-step / 120) + noise)
@@ -260,11 +284,13 @@ class _Link:
 class SyntheticSource:
     """A source in this process. With a rate it makes steps by the clock; else `advance` makes them."""
 
-    def __init__(self, *runs, rate_hz=0.0, past=0, refuse=""):
+    def __init__(self, *runs, rate_hz=0.0, past=0, refuse="", refuse_focus=""):
         self.runs = {run.run: run for run in runs}
         self.link = _Link()
         self.refuse = refuse
+        self.refuse_focus = refuse_focus
         self.submitted = []
+        self.focused = []
         self.at = past
         self._past, self._rate_hz = past, rate_hz
         self._watched = None
@@ -324,6 +350,13 @@ class SyntheticSource:
 
     def submit(self, action, **rest):
         future = Future()
+        if action == "focus":
+            self.focused.append(rest["layers"])
+            if self.refuse_focus:
+                future.set_exception(CommandRefusedError(self.refuse_focus))
+            else:
+                future.set_result(Ack(command=b"x", run=self._watched.run, is_done=True, step=self.at))
+            return future
         self.submitted.append((action, rest))
         self._waiting.append((action, rest, future))
         return future

@@ -257,6 +257,59 @@ async def test_the_detail_shows_shapes_numbers_and_curves(size):
         await one.until_shown("(GPT)")
 
 
+@SIZES
+async def test_the_exponents_of_each_kind_stand_in_the_place_of_the_curves(size):
+    async with desk(size, runs=[SyntheticRun(is_full=True)]) as one:
+        await one.until_shown("tokens")
+        await one.press(*"jjjjjjj", "enter", "e")
+        await one.until_shown("exponents: gradient")
+        await one.until_shown("share of elements")
+        for words in ("in fp16", "fp16 least normal 2^-14", "2^-6│", "█", "step"):
+            await one.until_shown(words)
+        assert not any(0x2800 < ord(letter) < 0x2900 for letter in one.text)
+        await one.press("j")
+        await one.until_shown("exponents: parameters")
+        await one.press("k", "k")
+        await one.until_shown("exponents: output")
+        await one.press("k")
+        await one.until_shown("exponents: update Δw")
+        await one.press("e")
+        await one.until(lambda: any(0x2800 < ord(letter) < 0x2900 for letter in one.text))
+        assert ("exponents: update Δw" in one.text) == (size[0] >= 100)
+
+
+async def test_on_a_wide_screen_the_exponents_stand_beside_the_curves():
+    async with desk(runs=[SyntheticRun(is_full=True)]) as one:
+        await one.until_shown("tokens")
+        await one.press(*"jjjjjjj", "enter")
+        for words in ("gradient norm", "activation", "exponents: gradient", "fp16 least normal"):
+            await one.until_shown(words)
+        assert "update Δw/w" not in one.text
+
+
+@SIZES
+async def test_at_core_detail_the_exponents_are_said_to_be_not_measured(size):
+    async with desk(size) as one:
+        await one.press(*"jjjjjjj", "enter")
+        await one.until_shown("gradient norm")
+        assert "exponents:" not in one.text
+        await one.press("e")
+        for words in ("exponents: gradient", "not measured", 'gradscope.attach(model, detail="full")'):
+            await one.until_shown(words)
+
+
+async def test_a_frozen_strip_stands_still_while_steps_come():
+    async with desk(runs=[SyntheticRun(is_full=True)]) as one:
+        await one.until_shown("tokens")
+        await one.press(*"jjjjjjj", "enter", "e", "p")
+        step = one.app.viewing.frame.measured.step
+        await one.until(lambda: one.app.session.watched.step > step + 8)
+        await one.press("j")
+        await one.until_shown("exponents: parameters")
+        assert f"step {step:,}" in one.text.partition("exponents:")[2]
+        assert f"step {step + 1:,}" not in one.text.partition("exponents:")[2]
+
+
 async def test_a_frozen_view_stands_still_and_counts_what_waits():
     async with desk() as one:
         await one.press("p")

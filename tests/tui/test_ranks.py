@@ -33,14 +33,14 @@ def manifest(rank):
     )
 
 
-def step(rank, number, norm):
+def step(rank, number, norm, bins=None):
     """A step whose only row is a gradient of one element."""
     one = np.ones(1)
     zero = {name: np.zeros(1, np.uint64) for name in ("nan", "posinf", "neginf")}
     values = {"calls": one.astype(np.uint64), "count": one.astype(np.uint64), **zero}
     values |= {"sum": norm * one, "sumsq": norm**2 * one, "min": norm * one, "max": norm * one}
     of_fc = np.array([1], np.uint32)
-    block = Block(("grad",), of_fc, np.zeros(1, np.uint32), np.zeros(1, np.uint8), values)
+    block = Block(("grad",), of_fc, np.zeros(1, np.uint32), np.zeros(1, np.uint8), values, bins)
     columns, zero_names, body = pack_block(block)
     return Step(
         run="job",
@@ -98,6 +98,22 @@ def test_each_choice_shows_its_own_past_and_what_comes_then(session):
     assert store.choose_rank() == "2 ranks merged"
     feed(session, (15,))
     assert norms(store) == {0: 5.0, 5: 5.0, 10: 5.0, 15: 5.0}
+
+
+def test_the_exponents_of_all_ranks_are_shown_together_and_those_of_one_alone(session):
+    store = session.watched
+    for number in (0, 5):
+        for rank in range(RANKS):
+            bins = np.zeros((1, 128), np.uint64)
+            bins[0, 40 + rank] = 1
+            session.feed(step(rank, number, 3.0, bins))
+    fc = [layer.name for layer in store.tree.layers].index("fc")
+    whole = store.histograms.shares(fc, "grad", 10, 10)
+    assert whole.steps.tolist() == [0, 5]
+    assert whole.binades[1, 39:43].tolist() == [0.0, 0.5, 0.5, 0.0]
+    store.choose_rank()
+    of_first = store.histograms.shares(fc, "grad", 10, 10)
+    assert of_first.binades[1, 39:43].tolist() == [0.0, 1.0, 0.0, 0.0]
 
 
 def test_a_rank_that_has_ended_is_named_as_missing(session):

@@ -1,4 +1,4 @@
-"""`Acting`: what the app does beside changing gradients: pauses, alerts, captured tensors, undo."""
+"""`Acting`: what the app does beside changing gradients: pauses, alerts, captures, focus, undo."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,7 @@ from textual.app import App
 from textual.message import Message
 
 from gradscope.errors import GradscopeError
+from gradscope_tui.focusing import Focusing
 from gradscope_tui.receiver import Receiver
 from gradscope_tui.screens.capturing import CaptureScreen
 from gradscope_tui.screens.main import MainScreen
@@ -52,13 +53,23 @@ class Acting(App[int]):
     main: MainScreen
 
     def make_standing(self) -> None:
-        """Be ready to pause."""
+        """Be ready to pause, and to look closer."""
+        self.focusing = Focusing()
         self.standing = Standing(lambda text, is_done: self.post_message(Said(text, is_done)))
 
     def renew_pause(self) -> None:
         """Renew the lease of a pause that this viewer holds."""
         store = self.session.watched
         self.standing.renew(self.receiver.source, store.pause if store else None)
+
+    def follow_focus(self) -> None:
+        """Have the layer in detail measured more often, and no other."""
+        name, store = self.main.detail.layer_name, self.session.watched
+        is_wanted = not self.is_readonly and self.viewing.page == "detail" and store is not None
+        node = store.tree.find(name) if is_wanted and store is not None and name is not None else None
+        is_watched = store is not None and node is not None and store.tree.layers[node].is_watched
+        self.focusing.follow(self.receiver.source, name if is_watched else None)
+        self.main.detail.refusal = self.focusing.refusal
 
     def on_said(self, event: Said) -> None:
         """Say what came of it."""

@@ -125,6 +125,7 @@ class GradscopeApp(Acting):
                 self.exit(code, return_code=code)
         self.viewing.see()
         self.renew_pause()
+        self.follow_focus()
         if isinstance(self.screen, RunsScreen):
             self.screen.show(self.session.runs)
         elif self.viewing.must_choose and self.screen is self.main:
@@ -143,6 +144,7 @@ class GradscopeApp(Acting):
 
     def _watch(self, run: str | None) -> None:
         if run is not None:
+            self.focusing.follow(self.receiver.source, None)
             self.viewing.watch(run)
             self.main.show_page("layers")
 

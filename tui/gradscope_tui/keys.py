@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 
 __all__ = ["KEYS", "Key", "Owner", "bindings_of", "keys_shown"]
 
-Owner: TypeAlias = Literal["app", "main", "layers", "interventions", "alerts"]
+Owner: TypeAlias = Literal["app", "main", "layers", "detail", "interventions", "alerts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,9 @@ KEYS: tuple[Key, ...] = (
     Key("less_than_sign", "<", "sort(-1)", "sort by the previous column", "layers"),
     Key("greater_than_sign", ">", "sort(1)", "sort by the next column", "layers", "sort"),
     Key("I", "I", "invert", "turn the order round", "layers"),
+    Key("e", "e", "exponents", "its exponents over the steps, or its curves", "detail", "exponents"),
+    Key("j,down", "j ↓", "kind(1)", "the exponents of the next kind of tensor", "detail", "next kind"),
+    Key("k,up", "k ↑", "kind(-1)", "the exponents of the previous kind", "detail"),
     Key(
         "x,delete",
         "x",

@@ -41,7 +41,15 @@ class Source(Protocol):
     def submit(
         self,
         action: Literal[
-            "install", "remove", "remove_all", "pause", "resume", "step_once", "undo", "measure"
+            "install",
+            "remove",
+            "remove_all",
+            "pause",
+            "resume",
+            "step_once",
+            "undo",
+            "measure",
+            "focus",
         ],
         *,
         intervention: str = "",

@@ -123,6 +123,7 @@ class Viewing:
             "layers": "layers",
             "interventions": "interventions",
             "alerts": "alerts",
+            "detail": "detail",
         }
         return owners.get(self.page, "main")
 

@@ -1,58 +1,61 @@
-/* The loops over elements of one type, for one processor. Included by pass.h with ELEMENT, INTEGER (of the
- * same size), INFINITE and MAGNITUDE (bits), and PARTS (float64 vectors that one vector widens to). */
+/* The loops over elements of one type. Included by pass.h with
+ *   NUMBER             the type's name,
+ *   BYTES              of an element in memory,
+ *   WIDE, INTEGER      what it is widened to, float or double, and the signed integer of that size,
+ *   INFINITE           the bits of infinity there, and MAGNITUDE, all but the sign's,
+ *   VECTORS            how many vectors are read at a time, 2 at least,
+ *   LOAD(here)         a vector of elements that lie at any address,
+ *   PART(here, x, k)   the k-th part, as float64, of vector x, which is also what lies at `here`.
+ * Accumulators are several, so that an addition need not wait for the one before it. */
 
-#define TYPED(name) GLUE(GLUE(name, ELEMENT), PASS)
+#define TYPED(name) GLUE(name, NUMBER)
 #define vector TYPED(vector)
-#define loose TYPED(loose)
-#define part TYPED(part)
 #define integers TYPED(integers)
-#define loose_integers TYPED(loose_integers)
-#define doubles TYPED(doubles)
-#define LESSER GLUE(LESSER, ELEMENT)
-#define GREATER GLUE(GREATER, ELEMENT)
-#define LANES (WIDTH / sizeof(ELEMENT))
+#define LESSER GLUE(LESSER, WIDE)
+#define GREATER GLUE(GREATER, WIDE)
+#define LANES (WIDTH / sizeof(WIDE))
+#define PARTS (sizeof(double) / sizeof(WIDE))
+#define STEP (VECTORS * LANES)
+#define VECTOR_BYTES (LANES * BYTES)
 
-typedef ELEMENT vector __attribute__((vector_size(WIDTH)));
-typedef ELEMENT loose __attribute__((vector_size(WIDTH), aligned(1), may_alias));
-typedef ELEMENT part __attribute__((vector_size(WIDTH / PARTS), aligned(1), may_alias));
+typedef WIDE vector __attribute__((vector_size(WIDTH)));
 typedef INTEGER integers __attribute__((vector_size(WIDTH)));
-typedef INTEGER loose_integers __attribute__((vector_size(WIDTH), aligned(1), may_alias));
-typedef double doubles __attribute__((vector_size(WIDTH)));
 
-/* Add the whole vectors of n elements when all are finite, in one look at each: a NaN or an infinity
- * among them shows in the sum. Returns how many elements were added: 0 when one is not finite. */
+/* Add whole steps of n elements when all are finite, in one look at each: a NaN or an infinity among them
+ * shows in the sum. Returns how many elements were added: 0 when one is not finite. */
 TARGET static size_t TYPED(add_finite)(const char *data, size_t n, Record *out)
 {
-    const size_t end = n - n % LANES;
-    const vector none = {0};
-    doubles sum[PARTS] = {{0}}, sumsq[PARTS] = {{0}};
-    vector least = none + (ELEMENT)INFINITY, greatest = none - (ELEMENT)INFINITY;
-    for (size_t i = 0; i < end; i += LANES) {
-        const char *here = data + i * sizeof(ELEMENT);
-        const vector x = *(const loose *)here;
-        least = LESSER(x, least);
-        greatest = GREATER(x, greatest);
-        for (int k = 0; k < PARTS; k++) {
-            const doubles wide = __builtin_convertvector(((const part *)here)[k], doubles);
-            sum[k] += wide;
-            sumsq[k] += wide * wide;
+    const size_t end = n - n % STEP;
+    doubles sum[VECTORS * PARTS] = {{0}}, sumsq[VECTORS * PARTS] = {{0}};
+    vector least[2], greatest[2];
+    for (size_t v = 0; v < 2; v++) {
+        least[v] = (vector){0} + (WIDE)INFINITY;
+        greatest[v] = (vector){0} - (WIDE)INFINITY;
+    }
+    for (size_t i = 0; i < end; i += STEP) {
+        for (size_t v = 0; v < VECTORS; v++) {
+            const char *here = data + i * BYTES + v * VECTOR_BYTES;
+            const vector x = LOAD(here);
+            least[v % 2] = LESSER(x, least[v % 2]);
+            greatest[v % 2] = GREATER(x, greatest[v % 2]);
+            for (size_t k = 0; k < PARTS; k++) {
+                const doubles part = PART(here, x, k);
+                sum[v * PARTS + k] += part;
+                sumsq[v * PARTS + k] += part * part;
+            }
         }
     }
-    double total = 0, squares = 0;
-    for (int k = 0; k < PARTS; k++) {
-        for (size_t j = 0; j < WIDTH / sizeof(double); j++) {
-            total += sum[k][j];
-            squares += sumsq[k][j];
-        }
-    }
+    const double total = add_up(sum, VECTORS * PARTS);
     if (!isfinite(total)) {
         return 0;
     }
     out->sum += total;
-    out->sumsq += squares;
+    out->sumsq += add_up(sumsq, VECTORS * PARTS);
+    least[0] = LESSER(least[0], least[1]);
+    greatest[0] = GREATER(greatest[0], greatest[1]);
     for (size_t j = 0; j < LANES; j++) {
-        out->min = (double)least[j] < out->min ? (double)least[j] : out->min;
-        out->max = (double)greatest[j] > out->max ? (double)greatest[j] : out->max;
+        out->min = (double)least[0][j] < out->min ? (double)least[0][j] : out->min;
+        out->max = (double)greatest[0][j] > out->max ? (double)greatest[0][j] : out->max;
     }
     return end;
 }
@@ -60,85 +63,80 @@ TARGET static size_t TYPED(add_finite)(const char *data, size_t n, Record *out)
 /* The same of now - before, each difference taken in float64. */
 TARGET static size_t TYPED(add_finite_change)(const char *now, const char *before, size_t n, Record *out)
 {
-    const size_t end = n - n % LANES;
-    const doubles none = {0};
-    doubles sum[PARTS], sumsq[PARTS], least[PARTS], greatest[PARTS];
-    for (int k = 0; k < PARTS; k++) {
-        sum[k] = sumsq[k] = none;
-        least[k] = none + INFINITY;
-        greatest[k] = none - INFINITY;
+    const size_t end = n - n % STEP;
+    doubles sum[4] = {{0}}, sumsq[4] = {{0}}, least[2], greatest[2];
+    for (size_t k = 0; k < 2; k++) {
+        least[k] = (doubles){0} + INFINITY;
+        greatest[k] = (doubles){0} - INFINITY;
     }
-    for (size_t i = 0; i < end; i += LANES) {
-        const part *a = (const part *)(now + i * sizeof(ELEMENT));
-        const part *b = (const part *)(before + i * sizeof(ELEMENT));
-        for (int k = 0; k < PARTS; k++) {
-            const doubles change
-                = __builtin_convertvector(a[k], doubles) - __builtin_convertvector(b[k], doubles);
-            least[k] = LESSER_double(change, least[k]);
-            greatest[k] = GREATER_double(change, greatest[k]);
-            sum[k] += change;
-            sumsq[k] += change * change;
+    for (size_t i = 0; i < end; i += STEP) {
+        for (size_t v = 0; v < VECTORS; v++) {
+            const size_t at = i * BYTES + v * VECTOR_BYTES;
+            const vector x = LOAD(now + at), y = LOAD(before + at);
+            for (size_t k = 0; k < PARTS; k++) {
+                const size_t chain = (v * PARTS + k) % 4;
+                const doubles change = PART(now + at, x, k) - PART(before + at, y, k);
+                least[k % 2] = LESSER_double(change, least[k % 2]);
+                greatest[k % 2] = GREATER_double(change, greatest[k % 2]);
+                sum[chain] += change;
+                sumsq[chain] += change * change;
+            }
         }
     }
-    double total = 0;
-    for (int k = 0; k < PARTS; k++) {
-        for (size_t j = 0; j < WIDTH / sizeof(double); j++) {
-            total += sum[k][j];
-        }
-    }
+    const double total = add_up(sum, 4);
     if (!isfinite(total)) {
         return 0;
     }
     out->sum += total;
-    for (int k = 0; k < PARTS; k++) {
-        for (size_t j = 0; j < WIDTH / sizeof(double); j++) {
-            out->sumsq += sumsq[k][j];
-            out->min = least[k][j] < out->min ? least[k][j] : out->min;
-            out->max = greatest[k][j] > out->max ? greatest[k][j] : out->max;
-        }
+    out->sumsq += add_up(sumsq, 4);
+    least[0] = LESSER_double(least[0], least[1]);
+    greatest[0] = GREATER_double(greatest[0], greatest[1]);
+    for (size_t j = 0; j < WIDTH / sizeof(double); j++) {
+        out->min = least[0][j] < out->min ? least[0][j] : out->min;
+        out->max = greatest[0][j] > out->max ? greatest[0][j] : out->max;
     }
     return end;
 }
 
-/* Add n elements of any kind, each judged by its bits; those that are not finite are counted. The last vector may be filled in part. */
+/* Add n elements of any kind, each judged by its bits; those that are not finite are counted. A last step
+ * that is not whole is filled up with NaN, which all bits set are in every type. */
 TARGET static void TYPED(add_any)(const char *data, size_t n, Record *out)
 {
+    const INTEGER sign = ~(INTEGER)0 ^ MAGNITUDE;
     const integers none = {0};
-    integers lane = none, nan = none, posinf = none, neginf = none;
+    integers nan = none, posinf = none, neginf = none;
     doubles sum[PARTS] = {{0}}, sumsq[PARTS] = {{0}};
-    vector least = (vector)none + (ELEMENT)INFINITY, greatest = (vector)none - (ELEMENT)INFINITY;
-    for (size_t j = 0; j < LANES; j++) {
-        lane[j] = (INTEGER)j;
-    }
-    for (size_t i = 0; i < n; i += LANES) {
-        const char *here = data + i * sizeof(ELEMENT);
-        integers bits = none, is_there = ~none;
-        if (n - i >= LANES) {
-            bits = *(const loose_integers *)here;
-        } else {
-            memcpy(&bits, here, (n - i) * sizeof(ELEMENT));
-            is_there = lane < (INTEGER)(n - i); /* a comparison gives -1 where it holds */
+    vector least = (vector)none + (WIDE)INFINITY, greatest = (vector)none - (WIDE)INFINITY;
+    char filled[STEP * BYTES];
+    for (size_t i = 0; i < n; i += STEP) {
+        const char *step = data + i * BYTES;
+        if (n - i < STEP) {
+            memset(filled, 0xff, sizeof filled);
+            step = memcpy(filled, step, (n - i) * BYTES);
+            out->nan -= (double)(STEP - (n - i));
         }
-        const integers magnitude = bits & MAGNITUDE, is_finite = (magnitude < INFINITE) & is_there;
-        nan -= magnitude > INFINITE;
-        posinf -= bits == INFINITE;
-        neginf -= bits == (INFINITE | ~MAGNITUDE);
-        const integers clean = bits & is_finite;
-        least = LESSER((vector)(clean | (INFINITE & ~is_finite)), least);
-        greatest = GREATER((vector)(clean | ((INFINITE | ~MAGNITUDE) & ~is_finite)), greatest);
-        for (int k = 0; k < PARTS; k++) {
-            const doubles wide = __builtin_convertvector(((const part *)&clean)[k], doubles);
-            sum[k] += wide;
-            sumsq[k] += wide * wide;
+        for (size_t v = 0; v < VECTORS; v++) {
+            const integers bits = (integers)LOAD(step + v * VECTOR_BYTES), magnitude = bits & MAGNITUDE;
+            const integers is_finite = magnitude < INFINITE;
+            nan -= magnitude > INFINITE; /* a comparison gives -1 where it holds */
+            posinf -= bits == INFINITE;
+            neginf -= bits == (INFINITE | sign);
+            least = LESSER((vector)((bits & is_finite) | (INFINITE & ~is_finite)), least);
+            greatest = GREATER((vector)((bits & is_finite) | ((INFINITE | sign) & ~is_finite)), greatest);
+            const vector clean = (vector)(bits & is_finite);
+            for (size_t k = 0; k < PARTS; k++) {
+                const doubles part = PART((const char *)&clean, clean, k);
+                sum[k] += part;
+                sumsq[k] += part * part;
+            }
         }
     }
+    out->sum += add_up(sum, PARTS);
+    out->sumsq += add_up(sumsq, PARTS);
     for (size_t j = 0; j < LANES; j++) {
-        const size_t k = j / (LANES / PARTS), at = j % (LANES / PARTS);
         out->nan += (double)nan[j];
         out->posinf += (double)posinf[j];
         out->neginf += (double)neginf[j];
-        out->sum += sum[k][at];
-        out->sumsq += sumsq[k][at];
         out->min = (double)least[j] < out->min ? (double)least[j] : out->min;
         out->max = (double)greatest[j] > out->max ? (double)greatest[j] : out->max;
     }
@@ -148,22 +146,56 @@ TARGET static void TYPED(add)(const char *data, size_t n, Record *out)
 {
     const size_t done = TYPED(add_finite)(data, n, out);
     if (done < n) {
-        TYPED(add_any)(data + done * sizeof(ELEMENT), n - done, out);
+        TYPED(add_any)(data + done * BYTES, n - done, out);
+    }
+}
+
+/* The differences of whole steps of n elements. */
+TARGET static void TYPED(subtract_steps)(const char *now, const char *before, size_t n, double *out)
+{
+    for (size_t i = 0; i + STEP <= n; i += STEP) {
+        for (size_t v = 0; v < VECTORS; v++) {
+            const char *here = now + i * BYTES + v * VECTOR_BYTES;
+            const char *there = before + i * BYTES + v * VECTOR_BYTES;
+            double *place = out + i + v * LANES;
+            const vector x = LOAD(here), y = LOAD(there);
+            for (size_t k = 0; k < PARTS; k++) {
+                *(loose_doubles *)(place + k * (LANES / PARTS)) = PART(here, x, k) - PART(there, y, k);
+            }
+        }
+    }
+}
+
+/* The differences of n elements. A last step that is not whole is filled up with zeros. */
+TARGET static void TYPED(subtract)(const char *now, const char *before, size_t n, double *out)
+{
+    const size_t left = n % STEP, at = n - left;
+    char filled[2][STEP * BYTES] = {{0}};
+    double last[STEP];
+    TYPED(subtract_steps)(now, before, n, out);
+    if (left > 0) {
+        memcpy(filled[0], now + at * BYTES, left * BYTES);
+        memcpy(filled[1], before + at * BYTES, left * BYTES);
+        TYPED(subtract_steps)(filled[0], filled[1], STEP, last);
+        memcpy(out + at, last, left * sizeof(double));
     }
 }
 
 #undef TYPED
 #undef vector
-#undef loose
-#undef part
 #undef integers
-#undef loose_integers
-#undef doubles
 #undef LESSER
 #undef GREATER
 #undef LANES
-#undef ELEMENT
+#undef PARTS
+#undef STEP
+#undef VECTOR_BYTES
+#undef NUMBER
+#undef BYTES
+#undef WIDE
 #undef INTEGER
 #undef INFINITE
 #undef MAGNITUDE
-#undef PARTS
+#undef VECTORS
+#undef LOAD
+#undef PART

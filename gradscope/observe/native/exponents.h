@@ -1,46 +1,208 @@
-/* How often each binary exponent occurs among elements of one type, for one processor. Included by pass.h
- * with NUMBER (the type's name), BITS (the unsigned integer of its size), INFINITE and MAGNITUDE (bits) and
- * FRACTION (how many bits lie below the exponent) and LEAST (the exponent, as stored, of the first bin). */
+/* How often each binary exponent occurs. Counted are codes: the sign and the eight bits of the exponent, as
+ * float32 has them; in several tables by turns, so that an addition need not wait for the one before it where
+ * both have the same exponent. In the end they are folded into bins. Included by pass.h. */
 
-#define TYPED(name) GLUE(GLUE(name, NUMBER), PASS)
+enum {
+    CODES = 512,
+    SIGN = CODES / 2,             /* what a negative number's code has more */
+    FIRST = 127 + LEAST_EXPONENT, /* the code of the first bin; what is below is counted there, too */
+    LAST = FIRST + BINS / 2 - 1,  /* that of the last, and of what is above */
+    NONFINITE = SIGN - 1,
+    TABLES = 4,
+    APART = CODES + 16, /* from table to table: at a multiple of 4 kB a read would wait for another's write */
+    FEW = 256,          /* elements for which one table will do: less to clear and to fold */
+};
 
-typedef BITS __attribute__((aligned(1), may_alias)) TYPED(loose_bits);
+/* Codes from which on a number is normal, for a tally of one kind of elements. */
+typedef enum {
+    NORMAL = 1,              /* of FLOAT32, BFLOAT16, FLOAT64 */
+    NORMAL_IN_FLOAT32 = 2,   /* of FLOAT64 that came of narrower numbers */
+    NORMAL_IN_FLOAT16 = 113, /* of FLOAT32 that came of float16 */
+} Normal;
 
-/* Add n elements, at most TALLY_BLOCK. Bins are found for all of them first, in vectors; then one after
- * another is added to, in as many tables by turns: an addition need not wait for the one before it, though
- * it goes to the same bin. */
-TARGET static void TYPED(tally)(const char *data, size_t n, BITS least_normal, Tally *tally, Record *out)
+typedef struct {
+    uint64_t *bins, zero, subnormal;
+    uint64_t zeros[2]; /* since the last folding, by sign */
+    uint32_t small;    /* numbers since then that may be zeros */
+    uint32_t room;     /* elements that may come until a folding is due */
+    Normal normal;
+    size_t apart;
+    uint32_t tables[TABLES * APART];
+} Tally;
+
+typedef uint16_t __attribute__((aligned(1), may_alias)) Bits16;
+typedef uint32_t __attribute__((aligned(1), may_alias)) Bits32;
+typedef uint64_t __attribute__((aligned(1), may_alias)) Bits64;
+
+/* The code of float64's twelve upper bits. Exponents beyond the bins have the codes of the bins at the
+ * ends, but for these: 0 is float64's own zeros and subnormals, 1 what is below float32's normal range. */
+#define FOUR(code) (code), (code) + 1, (code) + 2, (code) + 3
+#define SIXTEEN(code) FOUR(code), FOUR((code) + 4), FOUR((code) + 8), FOUR((code) + 12)
+#define OF_SIGN(at, sign)                                                                                 \
+    [(at)] = (sign), [(at) + 1 ... (at) + 896] = (sign) + 1, [(at) + 897 ... (at) + 975] = (sign) + FIRST, \
+    [(at) + 976] = SIXTEEN((sign) + FIRST), SIXTEEN((sign) + FIRST + 16), SIXTEEN((sign) + FIRST + 32),   \
+    SIXTEEN((sign) + FIRST + 48), [(at) + 1040 ... (at) + 2046] = (sign) + LAST,                          \
+    [(at) + 2047] = (sign) + NONFINITE
+static const uint16_t code_of_float64[4096] = {OF_SIGN(0, 0), OF_SIGN(2048, SIGN)};
+
+TARGET static void clear_tally(Tally *tally)
 {
-    const TYPED(loose_bits) *x = (const TYPED(loose_bits) *)data;
-    uint8_t bin[TALLY_BLOCK];
-    BITS zero = 0, small = 0; /* never more than a block has */
-    for (size_t i = 0; i < n; i++) {
-        const BITS magnitude = x[i] & MAGNITUDE, stored = magnitude >> FRACTION;
-        const BITS above = stored < LEAST ? LEAST : stored;
-        const BITS k = above - LEAST < BINS / 2 ? above - LEAST : BINS / 2 - 1;
-        const BITS is_number = (BITS)-((magnitude != 0) & (magnitude < INFINITE));
-        const BITS half = x[i] == magnitude ? 0 : BINS / 2;
-        bin[i] = (uint8_t)(((k + half) & is_number) | (NO_BIN & ~is_number));
-        zero += magnitude == 0;
-        small += magnitude < least_normal;
-    }
-    out->zero += (double)zero;
-    out->subnormal += (double)(small - zero);
-    size_t i = 0;
-    for (; i + TALLY_TABLES <= n; i += TALLY_TABLES) {
-        for (int k = 0; k < TALLY_TABLES; k++) {
-            tally->tables[k][bin[i + k]]++;
-        }
+    memset(tally->tables, 0, (tally->apart ? TABLES * APART : CODES) * sizeof tally->tables[0]);
+    tally->zeros[0] = tally->zeros[1] = tally->small = 0;
+    tally->room = UINT32_MAX;
+}
+
+/* Begin to count some n elements; `bins` are added to when the tally ends. */
+TARGET static void begin_tally(Tally *tally, size_t n, Normal normal, uint64_t *bins)
+{
+    tally->bins = bins;
+    tally->zero = tally->subnormal = 0;
+    tally->normal = normal;
+    tally->apart = n > FEW ? APART : 0;
+    clear_tally(tally);
+}
+
+#define IN_TABLES(tally)                                                                                  \
+    uint32_t *const a = (tally)->tables, *const b = a + (tally)->apart, *const c = b + (tally)->apart,    \
+             *const d = c + (tally)->apart;                                                               \
+    size_t i = 0
+
+TARGET static void tally_float32(Tally *tally, const char *data, size_t n)
+{
+    IN_TABLES(tally);
+    for (; i + 4 <= n; i += 4) { /* two in a word, in whatever order */
+        const uint64_t two = *(const Bits64 *)(data + 4 * i), more = *(const Bits64 *)(data + 4 * i + 8);
+        a[two >> 23 & (CODES - 1)]++;
+        b[two >> 55]++;
+        c[more >> 23 & (CODES - 1)]++;
+        d[more >> 55]++;
     }
     for (; i < n; i++) {
-        tally->tables[0][bin[i]]++;
+        a[*(const Bits32 *)(data + 4 * i) >> 23]++;
     }
 }
 
-#undef TYPED
-#undef NUMBER
-#undef BITS
-#undef INFINITE
-#undef MAGNITUDE
-#undef FRACTION
-#undef LEAST
+TARGET static void tally_bfloat16(Tally *tally, const char *data, size_t n)
+{
+    IN_TABLES(tally);
+    for (; i + 4 <= n; i += 4) {
+        const uint64_t four = *(const Bits64 *)(data + 2 * i);
+        a[four >> 7 & (CODES - 1)]++;
+        b[four >> 23 & (CODES - 1)]++;
+        c[four >> 39 & (CODES - 1)]++;
+        d[four >> 55]++;
+    }
+    for (; i < n; i++) {
+        a[*(const Bits16 *)(data + 2 * i) >> 7]++;
+    }
+}
+
+TARGET static void tally_float64(Tally *tally, const char *data, size_t n)
+{
+    const Bits64 *x = (const Bits64 *)data;
+    IN_TABLES(tally);
+    for (; i + 4 <= n; i += 4) {
+        a[code_of_float64[x[i] >> 52]]++;
+        b[code_of_float64[x[i + 1] >> 52]]++;
+        c[code_of_float64[x[i + 2] >> 52]]++;
+        d[code_of_float64[x[i + 3] >> 52]]++;
+    }
+    for (; i < n; i++) {
+        a[code_of_float64[x[i] >> 52]]++;
+    }
+}
+
+#define COUNT_ZEROS(width)                                                                                \
+    {                                                                                                     \
+        uint##width##_t positive = 0, negative = 0;                                                       \
+        for (size_t i = 0; i < n; i++) {                                                                  \
+            const uint##width##_t bits = ((const Bits##width *)data)[i];                                  \
+            positive += bits == 0;                                                                        \
+            negative += bits == (uint##width##_t)((uint##width##_t)1 << (width - 1));                     \
+        }                                                                                                 \
+        tally->zeros[0] += positive;                                                                      \
+        tally->zeros[1] += negative;                                                                      \
+    }
+
+/* A zero has the code of a subnormal number: all its bits are to be looked at. */
+TARGET static void count_zeros(Tally *tally, const char *data, size_t n, Dtype dtype)
+{
+    if (dtype == BFLOAT16) {
+        COUNT_ZEROS(16)
+    } else if (dtype == FLOAT32) {
+        COUNT_ZEROS(32)
+    } else {
+        COUNT_ZEROS(64)
+    }
+}
+
+TARGET static uint32_t in_all(const Tally *tally, int code)
+{
+    const uint32_t *at = tally->tables + code;
+    return tally->apart ? at[0] + at[APART] + at[2 * APART] + at[3 * APART] : at[0];
+}
+
+/* Fold the codes of one sign into bins. */
+TARGET static void fold_sign(Tally *tally, int is_negative)
+{
+    uint64_t *bins = tally->bins + (is_negative ? BINS / 2 : 0);
+    const uint32_t *at = tally->tables + (is_negative ? SIGN : 0);
+    uint32_t sums[NONFINITE], below = 0, above = 0, small = 0;
+    const uint32_t zeros = (uint32_t)tally->zeros[is_negative];
+    if (tally->apart) {
+        for (int i = 0; i < NONFINITE; i++) {
+            sums[i] = at[i] + at[APART + i] + at[2 * APART + i] + at[3 * APART + i];
+        }
+    } else {
+        memcpy(sums, at, sizeof sums);
+    }
+    for (int i = 0; i < FIRST; i++) {
+        below += sums[i];
+    }
+    for (int i = LAST + 1; i < NONFINITE; i++) {
+        above += sums[i];
+    }
+    for (int i = 0; i < (int)tally->normal; i++) {
+        small += sums[i];
+    }
+    for (int i = 0; i < BINS / 2; i++) {
+        bins[i] += sums[FIRST + i];
+    }
+    bins[0] += below - zeros;
+    bins[BINS / 2 - 1] += above;
+    tally->zero += zeros;
+    tally->subnormal += small - zeros;
+}
+
+/* Count n elements, no more than a block, of FLOAT32, BFLOAT16 or FLOAT64, at any address. */
+TARGET static void tally(Tally *tally, const char *data, size_t n, Dtype dtype)
+{
+    if (n > tally->room) {
+        fold_sign(tally, 0);
+        fold_sign(tally, 1);
+        clear_tally(tally);
+    }
+    tally->room -= (uint32_t)n;
+    if (dtype == FLOAT64) {
+        tally_float64(tally, data, n);
+    } else if (dtype == BFLOAT16) {
+        tally_bfloat16(tally, data, n);
+    } else {
+        tally_float32(tally, data, n);
+    }
+    const uint32_t small
+        = in_all(tally, 0) + in_all(tally, 1) + in_all(tally, SIGN) + in_all(tally, SIGN + 1);
+    if (small > tally->small) {
+        tally->small = small;
+        count_zeros(tally, data, n, dtype);
+    }
+}
+
+/* Add to the bins, and to `zero` and `subnormal`. */
+TARGET static void end_tally(Tally *tally, Record *out)
+{
+    fold_sign(tally, 0);
+    fold_sign(tally, 1);
+    out->zero += (double)tally->zero;
+    out->subnormal += (double)tally->subnormal;
+}

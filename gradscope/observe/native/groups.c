@@ -1,53 +1,6 @@
 #include "groups.h"
 
-#include <string.h>
-
-/* What `kept` holds of each tensor, one after another: this, its bytes, and what brings it to 8. */
-typedef struct {
-    uint64_t layout, size_bytes;
-} Kept;
-
-typedef struct {
-    char *at, *end;
-} Cursor;
-
-/* The place for a tensor's copy, behind its heading. Where there is no room, a heading says that there is
- * none, and NULL is returned. */
-static char *keep(Cursor *cursor, const Memory *memory)
-{
-    Kept kept = {0, 0};
-    const size_t left = cursor->at == NULL ? 0 : (size_t)(cursor->end - cursor->at);
-    const size_t padded = memory == NULL ? 0 : (memory->size_bytes + 7) / 8 * 8;
-    if (left < sizeof kept) {
-        cursor->at = NULL;
-        return NULL;
-    }
-    const int has_room = memory != NULL && left - sizeof kept >= padded;
-    if (has_room) {
-        kept = (Kept){memory->layout, memory->size_bytes};
-    }
-    char *place = cursor->at + sizeof kept;
-    memcpy(cursor->at, &kept, sizeof kept);
-    cursor->at = has_room ? place + padded : place;
-    return has_room ? place : NULL;
-}
-
-/* The copy that `keep` made of a tensor; NULL where there is none of its layout. */
-static const char *find_kept(Cursor *cursor, const Memory *memory)
-{
-    Kept kept;
-    if (cursor->at == NULL || (size_t)(cursor->end - cursor->at) < sizeof kept) {
-        cursor->at = NULL;
-        return NULL;
-    }
-    memcpy(&kept, cursor->at, sizeof kept);
-    const char *copy = cursor->at + sizeof kept;
-    const size_t room = sizeof kept + (kept.size_bytes + 7) / 8 * 8;
-    cursor->at = (size_t)(cursor->end - cursor->at) < room ? NULL : cursor->at + room;
-    const int is_same = cursor->at != NULL && memory != NULL && kept.layout == memory->layout
-                        && kept.size_bytes == memory->size_bytes;
-    return is_same ? copy : NULL;
-}
+#include "kept.h"
 
 typedef struct {
     Board board;
@@ -61,17 +14,18 @@ static int add_member(Group *group, PyObject *tensor, PyObject *targets)
 {
     Memory found;
     Measured measured;
-    const Memory *memory = find_memory(tensor, &found) ? &found : NULL;
-    const char *before = group->is_change ? find_kept(&group->cursor, memory) : NULL;
-    char *copy = group->is_keeping ? keep(&group->cursor, memory) : NULL;
-    if (memory == NULL || (group->is_change && before == NULL) || (group->is_keeping && copy == NULL)) {
+    const int is_found = find_memory(tensor, &found);
+    const Heading heading = {is_found ? found.layout : 0, is_found ? found.size_bytes : 0};
+    const char *before = group->is_change ? find_kept(&group->cursor, is_found ? &heading : NULL) : NULL;
+    char *copy = group->is_keeping ? keep(&group->cursor, is_found ? &heading : NULL) : NULL;
+    if (!is_found || (group->is_change && before == NULL) || (group->is_keeping && copy == NULL)) {
         return 0;
     }
     if (!PyTuple_Check(targets)) {
         PyErr_SetString(PyExc_TypeError, "targets must be a list of tuples of rows");
         return -1;
     }
-    reduce(memory, before, copy, group->board.is_full, &measured);
+    reduce(&found, before, copy, group->board.bins != NULL, &measured);
     for (Py_ssize_t i = 0; i < PyTuple_Size(targets); i++) {
         if (merge(&group->board, PyTuple_GetItem(targets, i), &measured) < 0) {
             return -1;

@@ -90,6 +90,9 @@ static int find_extent(const DLTensor *tensor, Memory *memory)
             left++;
         }
     }
+    if (memory->stored == 0) {
+        memory->repeats = 1; /* the product may have been beyond all bounds */
+    }
     for (int64_t extent = 1; memory->stored && left; left--) {
         int at = tensor->ndim - 1; /* the usual order of dims is found at once */
         while (at >= 0 && !(tensor->strides[at] == extent && tensor->shape[at] > 1)) {

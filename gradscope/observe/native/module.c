@@ -27,7 +27,7 @@ static PyObject *add(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_
     if (!find_memory(args[2], &memory)) {
         Py_RETURN_FALSE;
     }
-    reduce(&memory, NULL, NULL, board.is_full, &measured);
+    reduce(&memory, NULL, NULL, board.bins != NULL, &measured);
     for (Py_ssize_t i = 3; i < count; i++) {
         if (merge(&board, args[i], &measured) < 0) {
             return NULL;

@@ -21,8 +21,10 @@ typedef enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 } Dtype;
  * `bins`, where it is not NULL, is added to, and only then `zero` and `subnormal` are counted. */
 typedef struct {
     const char *name;
-    /* The columns of n elements. */
-    void (*reduce)(const char *data, size_t n, Dtype dtype, uint64_t *bins, Record *out);
+    /* Whether this processor runs it. */
+    int (*is_able)(void);
+    /* The columns of n elements, which are copied on the way where `copy` is not NULL. */
+    void (*reduce)(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins, Record *out);
     /* The columns of now - before, each difference taken in float64. */
     void (*reduce_change)(const char *now, const char *before, size_t n, Dtype dtype, uint64_t *bins,
                           Record *out);
@@ -30,10 +32,7 @@ typedef struct {
     int (*is_finite)(const char *data, size_t n, Dtype dtype);
 } Pass;
 
-/* The fastest pass that this processor runs. */
-const Pass *choose_pass(void);
-
-/* The passes that this processor runs, one at a time, for tests; NULL past the last. */
+/* The passes that this processor runs, one at a time, the fastest first; NULL past the last. */
 const Pass *pass_number(int i);
 
 #endif

@@ -45,7 +45,8 @@ int merge(const Board *board, PyObject *number, const Measured *measured)
     sum.max = record->max > sum.max ? record->max : sum.max;
     memcpy(place, &sum, sizeof sum);
     if (has_bins) {
-        merge_bins(PyByteArray_AsString(board->bins) + row * (Py_ssize_t)sizeof measured->bins, measured->bins);
+        place = PyByteArray_AsString(board->bins) + row * (Py_ssize_t)sizeof measured->bins;
+        merge_bins(place, measured->bins);
     }
     return 0;
 }
@@ -61,10 +62,7 @@ void reduce(const Memory *memory, const char *before, char *copy, int is_full, M
     if (before != NULL) {
         pass->reduce_change(memory->data, before, memory->stored, memory->dtype, bins, record);
     } else {
-        pass->reduce(memory->data, memory->stored, memory->dtype, bins, record);
-    }
-    if (copy != NULL) {
-        memcpy(copy, memory->data, memory->size_bytes);
+        pass->reduce(memory->data, memory->stored, memory->dtype, copy, bins, record);
     }
     if (state != NULL) {
         PyEval_RestoreThread(state);
@@ -88,11 +86,10 @@ int find_board(PyObject *rows, PyObject *bins, Board *board)
         PyErr_SetString(PyExc_RuntimeError, "bind() has not been called");
         return -1;
     }
-    const int has_bins = PyByteArray_Check(bins);
-    if (!PyByteArray_Check(rows) || !(has_bins || bins == Py_None || PyBool_Check(bins))) {
+    if (!PyByteArray_Check(rows) || !(bins == Py_None || PyByteArray_Check(bins))) {
         PyErr_SetString(PyExc_TypeError, "rows must be a bytearray, and bins another or None");
         return -1;
     }
-    *board = (Board){rows, has_bins ? bins : NULL, has_bins || bins == Py_True};
+    *board = (Board){rows, bins == Py_None ? NULL : bins};
     return 0;
 }

@@ -14,7 +14,6 @@ enum { LARGE_BYTES = 1 << 18 };
 /* A board's rows, borrowed from the caller: bytearrays of the columns, and of the bins of each row. */
 typedef struct {
     PyObject *rows, *bins; /* bins is NULL where only core columns are wanted */
-    int is_full;
 } Board;
 
 /* What one tensor gave. */
@@ -23,10 +22,10 @@ typedef struct {
     uint64_t bins[BINS];
 } Measured;
 
-/* Take what Python gives as `rows` and `bins`. Returns -1 with an exception where they cannot be a board's. */
+/* Take what Python gives as `rows` and `bins`. Returns -1 with an exception where they are no board's. */
 int find_board(PyObject *rows, PyObject *bins, Board *board);
 
-/* Reduce memory, or its change since `before`; where `copy` is given, copy it there. */
+/* Reduce memory, and copy it where `copy` is given; or reduce its change since `before`. */
 void reduce(const Memory *memory, const char *before, char *copy, int is_full, Measured *measured);
 
 /* Merge into a row what was measured. Returns -1 with an exception where there is no such row. */

@@ -81,7 +81,7 @@ static int measure(Watch *watch, const Memory *memory, PyObject *row)
     if (find_board(watch->rows, watch->bins, &board) < 0) {
         return -1;
     }
-    reduce(memory, NULL, NULL, board.is_full, &measured);
+    reduce(memory, NULL, NULL, board.bins != NULL, &measured);
     return merge(&board, row, &measured);
 }
 

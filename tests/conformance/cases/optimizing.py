@@ -46,6 +46,7 @@ def scaled(make, *, overflows_at=(), is_clipped=False):
         scaler = torch.amp.GradScaler(
             "cpu", init_scale=512.0, growth_interval=2, enabled=not t.is_reference
         )
+        t.stored_scaled()
         t.watch(model, scaler=scaler)
         optimizer = make(model.parameters())
         for i in range(5):

@@ -8,7 +8,7 @@ import torch
 from gradscope.columns import Stats
 from trials.reference import Numbers
 
-__all__ = ["difference", "wrong_numbers"]
+__all__ = ["difference", "wrong_bins", "wrong_numbers"]
 
 COUNTS = ("calls", "count", "nan", "posinf", "neginf", "zero", "subnormal")
 
@@ -89,6 +89,18 @@ def wrong_numbers(stats: Stats, numbers: Numbers, *, is_rounded: bool = False) -
     if not _is_near(stats.std**2, numbers.std**2, (loose + 1e-11) * scale**2):
         wrong.append(f"std {stats.std} for {numbers.std}")
     return wrong
+
+
+def wrong_bins(stats: Stats, numbers: Numbers, *, is_shifted: bool) -> list[str]:
+    """Return what is wrong in the exponent histogram.
+
+    is_shifted: the tensor is stored multiplied by a power of two that only the run knows.
+    """
+    wanted = np.array(numbers.bins).reshape(2, 64)
+    shifts = range(-32, 33) if is_shifted else (0,)
+    if any(stats.histogram == tuple(np.roll(wanted, by, axis=1).ravel().tolist()) for by in shifts):
+        return []
+    return [f"histogram {stats.histogram} for {numbers.bins}"]
 
 
 def _is_near(got: float, wanted: float, limit: float) -> bool:

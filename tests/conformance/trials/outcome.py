@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gradscope.columns import Table
-from trials.comparing import difference, wrong_numbers
+from trials.comparing import difference, wrong_bins, wrong_numbers
 from trials.reference import Row
 from trials.traces import global_state
 from trials.trial import Mode, Trial
@@ -96,10 +96,12 @@ def _compare_statistics(outcome: Outcome, reference: Trial, attached: Trial) -> 
         if (table is None) != bool(i % attached.every):
             outcome.wrong.append(f"step {i} was {'not ' if table is None else ''}observed")
         elif table is not None:
-            _compare_step(outcome, i, step, table)
+            _compare_step(outcome, i, step, table, is_scaled=reference.is_scaled)
 
 
-def _compare_step(outcome: Outcome, i: int, step: dict[tuple[str, str], Row], table: Table) -> None:
+def _compare_step(
+    outcome: Outcome, i: int, step: dict[tuple[str, str], Row], table: Table, *, is_scaled: bool
+) -> None:
     found = {(layer, kind): stats for layer, rows in table.items() for kind, stats in rows.items()}
     for key, row in step.items():
         stats = found.pop(key, None)
@@ -114,7 +116,11 @@ def _compare_step(outcome: Outcome, i: int, step: dict[tuple[str, str], Row], ta
             outcome.not_measured.add(key)
         else:
             rounded = key[1].startswith("update") or any(t.is_complex() for t in row.tensors)
-            wrong = wrong_numbers(stats, row.numbers(), is_rounded=rounded)
+            numbers = row.numbers()
+            wrong = wrong_numbers(stats, numbers, is_rounded=rounded)
+            is_shifted = is_scaled and "grad" in key[1]
+            if not rounded:
+                wrong += wrong_bins(stats, numbers, is_shifted=is_shifted)
             outcome.wrong += [f"{name}: {text}" for text in wrong]
             outcome.statistics += 1
     outcome.wrong += [f"step {i} {k[0]} {k[1]}: the reference has no such row" for k in found]

@@ -33,6 +33,7 @@ class Numbers:
     std: float
     norm: float
     rms: float
+    bins: tuple[int, ...]
 
 
 @dataclass
@@ -67,7 +68,15 @@ class Row:
             std=std,
             norm=norm,
             rms=norm / math.sqrt(finite.size) if finite.size else math.nan,
+            bins=_bins(finite),
         )
+
+
+def _bins(finite: np.ndarray) -> tuple[int, ...]:
+    """Return the exponent histogram: frexp gives |x| = m 2^e with 0.5 <= m < 1."""
+    x = finite[finite != 0]
+    places = np.clip(np.frexp(x)[1] - 1 + 47, 0, 63) + 64 * (x < 0)
+    return tuple(np.bincount(places, minlength=128).tolist())
 
 
 @dataclass(frozen=True)

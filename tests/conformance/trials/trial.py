@@ -52,6 +52,7 @@ class Trial:
         self.faults: dict[str, int] = {}
         self.random_states: list[object] = []
         self.is_compared = True
+        self.is_scaled = False
         self.every = 1
         self._models: list[nn.Module] = []
         self._scopes: list[gradscope.Scope] = []
@@ -64,6 +65,10 @@ class Trial:
     def without_reference(self) -> None:
         """Say that statistics are not compared in this case."""
         self.is_compared = False
+
+    def stored_scaled(self) -> None:
+        """Say that gradients are stored multiplied by a power of two: their exponents are shifted."""
+        self.is_scaled = True
 
     def watch(self, model, optimizer=None, **options):
         """Attach, or place plain hooks, or do nothing; return the model."""

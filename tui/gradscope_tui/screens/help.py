@@ -17,6 +17,7 @@ __all__ = ["HelpScreen", "help_text"]
 
 _TITLES: tuple[tuple[Owner, str], ...] = (
     ("layers", "Layers"),
+    ("detail", "A layer in detail"),
     ("alerts", "Alerts"),
     ("interventions", "Interventions"),
     ("main", "View"),
@@ -33,6 +34,7 @@ _SIGNS = (
     ("▲ ▼", "far above, or below, that layer's own past; colours say it before"),
     ("◆ ◇", "the gradient is changed here, or is about to be"),
     ("●", "marked"),
+    ("focus: …", "the layer in detail is measured so often, and all others less, while it is shown"),
 )
 
 

@@ -1,6 +1,7 @@
 """What the screen knows: fed with messages, kept in NumPy rings, without Textual."""
 
 from gradscope_tui.store.frame import Frame
+from gradscope_tui.store.histograms import HistogramRing, Shares
 from gradscope_tui.store.journal import Entry, Journal
 from gradscope_tui.store.layers import LayerTree, build_tree
 from gradscope_tui.store.measure import QUANTITIES, Measured, Quantity, measure
@@ -13,6 +14,7 @@ __all__ = [
     "QUANTITIES",
     "Entry",
     "Frame",
+    "HistogramRing",
     "Journal",
     "LayerTree",
     "Measured",
@@ -20,6 +22,7 @@ __all__ = [
     "RunStore",
     "ScalarStore",
     "Session",
+    "Shares",
     "StepRing",
     "build_tree",
     "measure",

@@ -2,6 +2,7 @@
 
 What comes out looks as if the run had one rank. Steps are merged when all ranks have told of them.
 Interventions are the same on all ranks and come from the lowest; so do scalars while ranks are merged.
+Closeups are shown of a rank that is chosen; they are not merged.
 Events come from all of them.
 """
 
@@ -14,6 +15,7 @@ import msgspec
 from gradscope.columns import Block, Gathering, merge_ranks
 from gradscope.errors import ProtocolError
 from gradscope.protocol import (
+    Closeup,
     Event,
     Layer,
     Manifest,
@@ -93,6 +95,9 @@ class Ranks:
             case Step():
                 self._steps.append(message)
                 yield from self._show(message)
+            case Closeup():  # of one rank: it does not belong among merged steps
+                if self._size == 1 or self.choice == rank:
+                    yield _as_of_one(message)
             case Event() if rank != 0:
                 yield _as_of_one(message, text=f"rank {rank}: {message.text}")
             case _ if rank == self.shown:
@@ -167,8 +172,7 @@ class Ranks:
 
 def _no_rows(block: Block) -> Block:
     """Return a block of the same columns without a row: it brings its layers' order into a merger."""
-    values = {name: array[:0] for name, array in block.values.items()}
-    return Block(block.kinds, block.layer[:0], block.kind[:0], block.flags[:0], values)
+    return block.taken(slice(0))
 
 
 def _as_of_one(message: OfRank, **changes: str) -> OfRank:

@@ -17,6 +17,7 @@ from gradscope.errors import ProtocolError
 from gradscope.protocol import (
     ActionInfo,
     Backfill,
+    Closeup,
     Event,
     Interventions,
     InterventionState,
@@ -30,6 +31,7 @@ from gradscope.protocol import (
     Times,
 )
 from gradscope_tui.store.alerts import Alerts
+from gradscope_tui.store.closeups import Closeups
 from gradscope_tui.store.frame import Frame
 from gradscope_tui.store.gaps import with_gaps
 from gradscope_tui.store.heat import Heat
@@ -87,6 +89,7 @@ class RunStore:
         self.tree = build_tree(())
         self.ring = StepRing(_NAMES, 0)
         self.histograms = HistogramRing()
+        self.closeups = Closeups(clock)
         self._heat: dict[str, NDArray[np.int8]] = {}
         self._reset_newest()
 
@@ -100,6 +103,7 @@ class RunStore:
         """Show the next choice of ranks, from its own past on; return in words what it is."""
         self.ring.clear()
         self.histograms.clear()
+        self.closeups.clear()
         self.scalars.clear()
         self.newest = None
         self._reset_newest()
@@ -117,6 +121,9 @@ class RunStore:
                 self._take_manifest(message)
             case Step():
                 self._take_step(message)
+            case Closeup():
+                if message.manifest_revision == self.revision:
+                    self.closeups.take(message, self.tree.layers)
             case Memory() | Times():
                 names = [layer.name for layer in self.tree.layers]
                 self.resources.take(message, names, self.revision)
@@ -227,6 +234,7 @@ class RunStore:
         self.ring = self.ring.remapped(np.array(sources, np.intp))
         self.tree = tree
         self.histograms.clear()
+        self.closeups.clear()
         self._reset_newest()
 
     def _reset_newest(self) -> None:
@@ -239,6 +247,7 @@ class RunStore:
     def _start_anew(self, step: int) -> None:
         self.ring.clear()
         self.histograms.clear()
+        self.closeups.clear()
         self.scalars.clear()
         self.resources.clear()
         self.newest = None

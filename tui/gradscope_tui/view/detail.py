@@ -11,7 +11,7 @@ from gradscope.protocol import Layer
 from gradscope_tui.view.cell import Cell, Role, fit
 from gradscope_tui.view.numbers import aligned, count
 
-__all__ = ["about_lines", "stats_lines"]
+__all__ = ["about_lines", "focus_in_words", "kind_in_words", "kinds_of", "stats_lines"]
 
 _COLUMNS = ("norm", "std", "mean", "absmax", "min", "max")
 _TITLES = ("norm", "σ", "mean", "|max|", "min", "max")
@@ -43,18 +43,46 @@ def about_lines(layer: Layer, width: int) -> list[tuple[Cell, ...]]:
     return lines
 
 
+def focus_in_words(every: int) -> str:
+    """Return how often the layer is looked at: `focus: every 2nd step`."""
+    if every == 1:
+        return "focus: every step"
+    last = 0 if every % 100 in (11, 12, 13) else every % 10
+    return f"focus: every {every:,}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') } step"
+
+
 def stats_lines(block: Block | None, node: int, width: int) -> list[tuple[Cell, ...]]:
     """Return a header and a line for each kind measured in the newest step; columns as they fit."""
-    rows = [] if block is None else np.flatnonzero(block.layer == node).tolist()
+    rows = _rows_of(block, node)
     if block is None or not rows:
         return [(Cell("nothing of this layer was measured in this step", "dim"),)]
     shown = max(1, min(len(_COLUMNS), (width - _KIND_WIDTH - _COUNT_WIDTH) // 11))
     titles = "".join(fit(f"  {title}", 11) for title in _TITLES[:shown])
     header = Cell(fit("", _KIND_WIDTH) + titles + fit("numbers", _COUNT_WIDTH), "header")
-    kinds = {row: block.kinds[int(block.kind[row])] for row in rows}
-    rows = [row for row in rows if not _is_only_one(kinds[row], kinds.values())]
-    rows.sort(key=lambda row: _place(kinds[row]))
-    return [(header,), *(_stats_line(kinds[row], stats_of_row(block, row), shown) for row in rows)]
+    lines = [_stats_line(kind, stats_of_row(block, row), shown) for kind, row in rows.items()]
+    return [(header,), *lines]
+
+
+def kinds_of(block: Block | None, node: int) -> list[str]:
+    """Return the kinds that `stats_lines` has a line for, in its order."""
+    return list(_rows_of(block, node))
+
+
+def kind_in_words(kind: str) -> str:
+    """Return a kind as a title: `gradient`, `param gradient, weight`."""
+    root, _, rest = kind.partition(".")
+    name = _NAMES.get(root, root).strip()
+    name = f"param gradient {name}" if _NAMES.get(root, "").startswith(" ") else name
+    return f"{name}, {rest}" if rest else name
+
+
+def _rows_of(block: Block | None, node: int) -> dict[str, int]:
+    """Return the row of each kind that is shown, in the order in which they are."""
+    if block is None:
+        return {}
+    rows = np.flatnonzero(block.layer == node).tolist()
+    kinds = {block.kinds[int(block.kind[row])]: row for row in rows}
+    return {kind: kinds[kind] for kind in sorted(kinds, key=_place) if not _is_only_one(kind, kinds)}
 
 
 def _place(kind: str) -> tuple[int, str]:

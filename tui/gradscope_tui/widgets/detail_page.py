@@ -2,6 +2,7 @@
 # ruff: noqa: RUF001 - the signs are meant
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from textual.app import ComposeResult
@@ -9,11 +10,19 @@ from textual.containers import Container
 from textual.strip import Strip
 
 from gradscope.protocol import InterventionState
+from gradscope_tui.keys import bindings_of
 from gradscope_tui.store import Frame, RunStore
 from gradscope_tui.view.cell import Cell, printable
-from gradscope_tui.view.detail import about_lines, stats_lines
+from gradscope_tui.view.detail import (
+    about_lines,
+    focus_in_words,
+    kind_in_words,
+    kinds_of,
+    stats_lines,
+)
 from gradscope_tui.view.words import in_force, what
 from gradscope_tui.widgets.cell_strip import CellWidget
+from gradscope_tui.widgets.exponents import ExponentStrip
 from gradscope_tui.widgets.trend_plot import TrendPlot
 
 __all__ = ["DetailPage"]
@@ -26,6 +35,11 @@ _PLOTS = (
 )
 _PLOT_COUNT = 3
 _PLOTTED = 600
+_WIDE = 100
+_LOW = 40
+_FIRST_KIND = "grad"
+
+_Shown: TypeAlias = tuple[RunStore, Frame, Sequence[InterventionState]]
 
 
 class NumberTable(CellWidget):
@@ -56,9 +70,20 @@ class NumberTable(CellWidget):
 
 
 class DetailPage(Container, can_focus=True):
-    """Shows the layer named `layer_name`. Where nothing was measured it says so."""
+    """Shows the layer named `layer_name`. Where nothing was measured it says so.
+
+    The exponents of one kind of its tensors stand beside the curves where there is room, or in their
+    place where the person wants them. What closeups have seen of the layer is in its curves; `refusal`
+    says why there are none.
+    """
+
+    BINDINGS = bindings_of("detail")
 
     layer_name: str | None = None
+    refusal: str = ""
+    _shown: _Shown | None = None
+    _kind: str = _FIRST_KIND
+    _is_on_exponents: bool = False
 
     def compose(self) -> ComposeResult:
         """Lay out the page."""
@@ -66,6 +91,7 @@ class DetailPage(Container, can_focus=True):
         with Container(classes="plots"):
             for _ in range(_PLOT_COUNT):
                 yield TrendPlot()
+            yield ExponentStrip()
         yield NumberTable(id="stats")
 
     def show(self, store: RunStore, frame: Frame, states: Sequence[InterventionState]) -> None:
@@ -73,36 +99,95 @@ class DetailPage(Container, can_focus=True):
         node = None if self.layer_name is None else frame.tree.find(self.layer_name)
         if node is None:
             return
+        self._shown = store, frame, states
+        self._lay_out()
         here = [state for state in states if frame.tree.layers[node].name in state.layers]
-        self.query_one("#about", NumberTable).show(self._about(frame, node, here))
+        self.query_one("#about", NumberTable).show(self._about(store, frame, node, here))
         self.query_one("#stats", NumberTable).show(stats_lines(frame.block, node, self.size.width - 2))
-        self._plot(store, frame.measured.step, node, states)
+        self._plot(store, frame, node, states)
+        self._show_exponents(store, frame, node)
+
+    def action_exponents(self) -> None:
+        """Show the exponents in the place of the curves, or the curves again."""
+        self._is_on_exponents = not self._is_on_exponents
+        self._show_again()
+
+    def action_kind(self, by: int) -> None:
+        """Choose another kind of tensor."""
+        kinds = self._kinds()
+        if kinds:
+            place = kinds.index(self._kind) if self._kind in kinds else 0
+            self._kind = kinds[(place + by) % len(kinds)]
+            self._show_again()
+
+    def _show_again(self) -> None:
+        if self._shown is not None:
+            self.show(*self._shown)
+
+    def _kinds(self) -> list[str]:
+        """Return the kinds of this layer's tensors, those first that have a line in the table."""
+        if self._shown is None or self.layer_name is None:
+            return []
+        _, frame, _ = self._shown
+        node = frame.tree.find(self.layer_name)
+        return [] if node is None else kinds_of(frame.block, node)
+
+    def _show_exponents(self, store: RunStore, frame: Frame, node: int) -> None:
+        """Draw those of the chosen kind, or of the first one that the layer has."""
+        strip = self.query_one(ExponentStrip)
+        if not strip.display:
+            return
+        kinds = self._kinds()
+        kind = self._kind if self._kind in kinds or not kinds else kinds[0]
+        shares = None
+        if store.histograms.is_measured:
+            shares = store.histograms.shares(node, kind, _PLOTTED, frame.measured.step)
+        strip.show(kind_in_words(kind), shares)
 
     def _plot(
-        self, store: RunStore, until: int, node: int, states: Sequence[InterventionState]
+        self, store: RunStore, frame: Frame, node: int, states: Sequence[InterventionState]
     ) -> None:
         """Draw the curves that there are; a layer without any has the first ones, which say so."""
+        until = frame.measured.step
+        is_newest = store.newest is not None and store.newest.step == until
         steps = store.ring.steps(_PLOTTED, until)
         changes = [state.active_since for state in states if state.active_since is not None]
-        curves = [(title, store.ring.series(name, node, _PLOTTED, until)) for name, title in _PLOTS]
-        curves.sort(key=lambda curve: not np.isfinite(curve[1]).any())  # stable: the known ones first
-        for plot, (title, series) in zip(self.query(TrendPlot), curves, strict=False):
-            plot.show(title, steps, series, changes)
+        curves = []
+        for name, title in _PLOTS:
+            series = store.ring.series(name, node, _PLOTTED, until)
+            joined = store.closeups.joined(name, node, steps, series, None if is_newest else until)
+            curves.append((title, *joined))
+        curves.sort(key=lambda curve: not np.isfinite(curve[2]).any())  # stable: the known ones first
+        for plot, (title, own_steps, series) in zip(self.query(TrendPlot), curves, strict=False):
+            plot.show(title, own_steps, series, changes)
 
     def on_resize(self) -> None:
+        """Use the room that there is now."""
+        self._lay_out()
+
+    def _lay_out(self) -> None:
         """Put the plots beside one another where there is room, else show fewer."""
-        is_wide = self.size.width >= 100
+        is_wide = self.size.width >= _WIDE
+        is_on = self._is_on_exponents
+        is_beside = is_wide and self._shown is not None and self._shown[0].histograms.is_measured
         self.query_one(".plots").styles.layout = "horizontal" if is_wide else "vertical"
-        room = 3 if is_wide else max(1, (self.size.height - 9) // 5)
+        room = _PLOT_COUNT - is_beside if is_wide else max(1, (self.size.height - 9) // 5)
         for place, plot in enumerate(self.query(TrendPlot)):
-            plot.display = place < room
+            plot.display = place < room and not is_on
+        self.query_one(ExponentStrip).display = is_on or is_beside
+        self.query_one("#stats").display = not (is_on and self.size.height < _LOW)
 
     def _about(
-        self, frame: Frame, node: int, here: Sequence[InterventionState]
+        self, store: RunStore, frame: Frame, node: int, here: Sequence[InterventionState]
     ) -> list[tuple[Cell, ...]]:
         layer = frame.tree.layers[node]
         name = printable(layer.name) or frame.tree.label[node]
         title = [Cell(name, "container"), Cell(f"  {printable(layer.type)}", "dim")]
+        every = store.closeups.every(node)
+        if every:
+            title.append(Cell(f"   {focus_in_words(every)}", "good"))
+        elif self.refusal:
+            title.append(Cell(f"   no focus: {printable(self.refusal)}", "dim"))
         title += [Cell(f"   ◆ {what(s)}, {in_force(s)}", "active") for s in here]
         parameters = about_lines(layer, self.size.width - 2)
         most = 3 if self.size.height < 24 else 6

@@ -1,0 +1,67 @@
+"""A tensor's memory as the Triton kernels read it: dense in any order of dims, nothing copied."""
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["KINDS", "Memory", "memory_of"]
+
+KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""What the kernels read."""
+
+_ALIGNED_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Elements that lie one behind the other, each of which counts `repeats` times."""
+
+    address: int
+    size: int
+    repeats: int
+    dtype: torch.dtype
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether it can be read sixteen bytes at a time."""
+        return self.address % _ALIGNED_BYTES == 0
+
+
+def memory_of(tensor: torch.Tensor) -> Memory | None:
+    """Return where the elements of a tensor lie; None where they are not to be read in place.
+
+    That is: another dtype, a subclass (of a distributed tensor the local part is read), a negated view,
+    sparse, nested, a transform's own tensor, gaps or overlaps in memory, no storage. A dim of stride 0
+    is read once.
+    """
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        to_local = getattr(tensor, "to_local", None)
+        return None if to_local is None else memory_of(to_local().detach())
+    if (
+        tensor.dtype not in KINDS
+        or tensor.layout is not torch.strided
+        or tensor.is_nested
+        or tensor.is_neg()
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # noqa: SLF001 - no public name
+    ):
+        return None
+    size = tensor.numel()
+    if size == 0:
+        return Memory(0, 0, 1, tensor.dtype)
+    stored = size if tensor.is_contiguous() else _stored(tensor)
+    address = tensor.data_ptr()
+    if stored == 0 or address == 0:
+        return None
+    return Memory(address, stored, size // stored, tensor.dtype)
+
+
+def _stored(tensor: torch.Tensor) -> int:
+    """Return how many elements lie in memory, which they must fill; 0 where they do not."""
+    size = 1
+    for stride, extent in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if stride == 0 or extent == 1:
+            continue
+        if stride != size:
+            return 0
+        size *= extent
+    return size

@@ -1,0 +1,91 @@
+"""The native pass touches no byte outside of what it was given: seen by the compiler's sanitizers."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1] / "gradscope" / "observe" / "native"
+FLAGS = [
+    "-g",
+    "-O1",
+    "-std=gnu11",
+    "-fno-fast-math",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+]
+
+
+def run(command, **options):
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory):
+    command = shlex.split(os.environ.get("CC", "cc"))
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"there is no compiler {command[0]!r}")
+    folder = tmp_path_factory.mktemp("compiler")
+    (folder / "empty.c").write_text("int main(void) { return 0; }\n")
+    built = run([*command, *FLAGS, str(folder / "empty.c"), "-o", str(folder / "empty")])
+    if built.returncode or run([str(folder / "empty")]).returncode:
+        pytest.skip(f"{command[0]!r} has no sanitizers: {built.stderr[:200]}")
+    return command
+
+
+def build(compiler, sources, target, *flags):
+    built = run(
+        [*compiler, *FLAGS, *flags, f"-I{SOURCE}", *map(str, sources), "-o", str(target), "-lm"]
+    )
+    assert built.returncode == 0, built.stderr
+
+
+def library(compiler, name):
+    path = Path(run([*compiler, f"-print-file-name={name}"]).stdout.strip())
+    if not path.is_absolute():
+        pytest.skip(f"{compiler[0]!r} has no {name} to load into a Python that runs")
+    return str(path)
+
+
+@pytest.mark.slow
+def test_the_passes_and_the_copies_keep_to_their_memory(compiler, tmp_path):
+    """And say the same as plain loops, at every size to 300 and every alignment."""
+    sources = [SOURCE / f"{name}.c" for name in ("avx2", "portable", "pass", "kept")]
+    warnings = ["-Wall", "-Wextra", "-Wno-psabi"]
+    build(compiler, [HERE / "native_driver.c", *sources], tmp_path / "driver", *warnings)
+    answer = run([str(tmp_path / "driver")])
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    cases = int(answer.stdout.split()[0])
+    assert cases > 50_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.platform != "linux", reason="sanitizers are loaded into Python as on Linux")
+def test_the_extension_keeps_to_its_memory_in_its_own_tests(compiler, tmp_path):
+    """Tensors lie on the heap there, so what is read beyond one is seen, as is what Python is given."""
+    preload = f"{library(compiler, 'libasan.so')} {library(compiler, 'libubsan.so')}"
+    extension = tmp_path / "_native.so"
+    include = f"-I{sysconfig.get_paths()['include']}"
+    flags = ["-shared", "-fPIC", "-DPy_LIMITED_API=0x030B0000", include]
+    build(compiler, sorted(SOURCE.glob("*.c")), extension, *flags)
+    tests = [str(HERE / name) for name in ("test_native.py", "test_quick.py")]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "not was_not_built"]
+    answer = run(
+        [sys.executable, str(HERE / "sanitized.py"), str(extension), *tests, *options],
+        env={
+            **os.environ,
+            "LD_PRELOAD": preload,
+            "ASAN_OPTIONS": f"detect_leaks=0:log_path={tmp_path}/fault",  # pytest has stderr
+        },
+    )
+    faults = "".join(path.read_text()[:4000] for path in tmp_path.glob("fault*"))
+    assert answer.returncode == 0, answer.stdout[-4000:] + answer.stderr[-4000:] + faults
+    assert " passed" in answer.stdout

@@ -1,0 +1,68 @@
+"""Rows of the board: allotted when first asked for, kept for good, empty again after each harvest."""
+
+import numpy as np
+import pytest
+import torch
+
+from gradscope.columns import COLUMNS, Flags
+from gradscope.observe import Board
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_rows_are_numbered_as_they_are_first_asked_for_in_whatever_order(is_full):
+    board = Board(is_full=is_full)
+    asked = [(7, "out"), (0, "grad"), (7, "grad"), (2, "out"), (7, "out"), (0, "grad"), (5_000, "out")]
+    assert [board.row(*each) for each in asked] == [0, 1, 2, 3, 0, 1, 4]
+    for row in range(len(board)):
+        board.mark_unmeasured((row,))
+    block = board.harvest().block()
+    assert block.layer.tolist() == [7, 0, 7, 2, 5_000]
+    assert [block.kinds[kind] for kind in block.kind] == ["out", "grad", "grad", "out", "out"]
+
+
+def test_a_layer_between_two_that_have_rows_has_none_until_it_is_asked_for():
+    board = Board()
+    board.row(9, "out")
+    assert len(board) == 1
+    assert board.row(4, "out") == 1
+    assert len(board) == 2
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_harvest_leaves_every_row_empty_and_the_block_its_own(is_full):
+    board = Board(is_full=is_full)
+    rows = [board.row(layer, "out") for layer in range(200)]
+    for row in rows:
+        board.add(row, torch.full((3,), float(row + 1)))
+    block = board.harvest().block()
+    again = {name: array.copy() for name, array in block.values.items()}
+    for row in rows:
+        board.add(row, torch.full((5,), -1.0))
+    second = board.harvest().block()
+    for name, array in again.items():
+        np.testing.assert_array_equal(block.values[name], array)
+    assert (second.values["count"] == 5).all()
+    assert (second.values["sum"] == -5.0).all()
+    assert (second.values["max"] == -1.0).all()
+    assert len(board.harvest().block()) == 0
+
+
+def test_counts_are_whole_and_the_rest_float64():
+    board = Board()
+    board.add(board.row(0, "out"), torch.tensor([1.0, 2.0, float("nan")]))
+    block = board.harvest().block()
+    for column in COLUMNS:
+        if column.is_core:
+            expected = np.uint64 if column.is_count else np.float64
+            assert block.values[column.name].dtype == expected
+    assert block.flags.tolist() == [Flags.EXACT]
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_block_knows_what_it_takes_in_memory(is_full):
+    board = Board(is_full=is_full)
+    for layer in range(100):
+        board.add(board.row(layer, "out"), torch.ones(2))
+    columns = len(COLUMNS) if is_full else sum(column.is_core for column in COLUMNS)
+    bins = 128 * 8 if is_full else 0
+    assert board.harvest().block().nbytes == 100 * (4 + 4 + 1 + 8 * columns + bins)

@@ -1,0 +1,156 @@
+"""The layer in detail is looked at more often: what is asked, and what of it is on the screen."""
+
+import msgspec
+import numpy as np
+import pytest
+from synthetic_run import SyntheticRun
+from test_app import desk
+
+from gradscope.protocol import Runs
+from gradscope_tui.screens.help import help_text
+from gradscope_tui.store import RunStore
+from gradscope_tui.store.closeups import Closeups
+from gradscope_tui.view.detail import focus_in_words
+
+LAYER = "blocks.0.mlp.fc1"
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+@pytest.fixture
+def run():
+    return SyntheticRun(every=10)
+
+
+def fed(run, *messages):
+    store = RunStore(run.run, clock=Clock())
+    for message in (run.manifest(), *messages):
+        store.feed(message)
+    return store
+
+
+def node_of(run, name=LAYER):
+    return [layer.name for layer in run.layers].index(name)
+
+
+@pytest.mark.parametrize("quantity", ["out_std", "grad_norm", "param_grad_norm", "update_ratio"])
+def test_a_closeup_has_the_numbers_that_the_whole_step_would_have(run, quantity):
+    node = node_of(run)
+    store = fed(run, run.step(0), run.closeup(3, LAYER), run.step(10))
+    whole = fed(run, run.step(0), run.step(3), run.step(10))
+    own = store.ring.series(quantity, node)
+    steps, values = store.closeups.joined(quantity, node, store.ring.steps(), own, None)
+    assert steps.tolist() == [0, 3, 10]
+    assert values == pytest.approx(whole.ring.series(quantity, node), rel=1e-6)
+
+
+def test_of_a_container_what_lies_below_it_is_not_guessed(run):
+    store = fed(run, run.step(0), run.closeup(3, "blocks.0"))
+    node = node_of(run, "blocks.0")
+    own = store.ring.series("param_grad_norm", node)
+    _, values = store.closeups.joined("param_grad_norm", node, store.ring.steps(), own, None)
+    assert np.isfinite(values[0])
+    assert np.isnan(values[1])
+
+
+def test_closeups_change_nothing_but_the_curves_of_their_layers(run):
+    store = fed(run, run.step(0))
+    before = store.frame(), store.step, store.counters["taken"]
+    store.feed(run.closeup(3, LAYER))
+    assert (store.frame().measured, store.step, store.counters["taken"]) == (
+        before[0].measured, before[1], before[2],
+    )  # fmt: skip
+    assert store.ring.steps().tolist() == [0]
+    other = node_of(run, "tokens")
+    own = store.ring.series("out_std", other)
+    assert store.closeups.joined("out_std", other, store.ring.steps(), own, None)[0].tolist() == [0]
+
+
+def test_a_frozen_view_shows_no_later_closeups(run):
+    store = fed(run, run.step(0), run.closeup(3, LAYER), run.closeup(5, LAYER))
+    own = store.ring.series("out_std", node_of(run))
+    steps, _ = store.closeups.joined("out_std", node_of(run), store.ring.steps(), own, 4)
+    assert steps.tolist() == [0, 3]
+
+
+def test_a_focus_that_nothing_comes_of_is_no_longer_shown(run):
+    clock = Clock()
+    closeups = Closeups(clock)
+    closeups.take(run.closeup(3, LAYER), run.layers)
+    assert closeups.every(node_of(run)) == 2
+    assert closeups.every(node_of(run, "tokens")) == 0
+    clock.now_s = 10.0
+    assert closeups.every(node_of(run)) == 0
+
+
+def test_closeups_are_bounded_sent_again_are_left_and_begin_anew_with_the_run(run):
+    closeups = Closeups()
+    for step in range(700):
+        closeups.take(run.closeup(step, LAYER), run.layers)
+    assert len(closeups) == 600
+    closeups.take(run.closeup(50, LAYER), run.layers)
+    assert len(closeups) == 600
+    later = SyntheticRun(start_s=run.start_s + 1e6)
+    closeups.take(later.closeup(0, LAYER), run.layers)
+    assert len(closeups) == 1
+    closeups.take(later.closeup(1, "head"), run.layers[:5])
+    assert (closeups.unreadable, len(closeups)) == (1, 1)
+
+
+def test_closeups_of_one_rank_are_not_drawn_among_merged_steps(run):
+    store = RunStore(run.run)
+    info = run.info()
+    two = tuple(msgspec.structs.replace(info, rank=rank, world_size=2) for rank in range(2))
+    store.ranks.note_runs(Runs(runs=two).runs)
+    store.feed(run.manifest())
+    store.feed(run.closeup(3, LAYER))
+    assert len(store.closeups) == 0
+    store.choose_rank()
+    store.feed(run.closeup(5, LAYER))
+    assert len(store.closeups) == 1
+
+
+@pytest.mark.parametrize(
+    ("every", "words"),
+    [(1, "every step"), (2, "every 2nd step"), (3, "every 3rd step"), (11, "every 11th step"),
+     (21, "every 21st step"), (40, "every 40th step")],
+)  # fmt: skip
+def test_how_often_is_said_in_words(every, words):
+    assert focus_in_words(every) == f"focus: {words}"
+
+
+@pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
+async def test_the_layer_in_detail_is_asked_for_and_taken_back_when_it_closes(size, run):
+    async with desk(size) as one:
+        assert one.source.focused == []
+        await one.press("j", "enter")
+        await one.until(lambda: one.source.focused == [("tokens",)])
+        made, at = one.source._watched, one.source.at
+        one.source.put(made.closeup(at - 1, "tokens"), made.closeup(at + 1, "tokens"))
+        await one.until_shown("focus: every 2nd step", advance=False)
+        await one.press("escape")
+        await one.until(lambda: one.source.focused == [("tokens",), ()])
+
+
+async def test_who_may_only_look_asks_for_no_focus():
+    async with desk(is_readonly=True) as one:
+        await one.press("j", "enter")
+        await one.until(lambda: one.app.viewing.page == "detail")
+        await one.until_shown("gradient norm")
+        assert one.source.focused == []
+        assert "focus" not in one.text
+
+
+async def test_a_refusal_is_said_beside_the_layer():
+    async with desk(refuse_focus="there is no focus on layers of a compiled model") as one:
+        await one.press("j", "enter")
+        await one.until_shown("no focus: there is no focus on layers of a compiled")
+
+
+def test_the_help_says_what_a_focus_is():
+    assert "focus: …" in help_text(is_readonly=False)
