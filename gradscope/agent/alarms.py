@@ -9,6 +9,7 @@ steps; on CUDA that waits for the device. All others judge the step when its num
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -36,6 +37,12 @@ Action: TypeAlias = str | Callback
 
 _EARLY: Final = ("skip_step", "clip", "raise")
 _TOLD_AT_ONCE: Final = 8
+
+_JUDGED_ALL: Final = 200
+"""So many observed steps are all judged: a short run has no more."""
+
+_APART_S: Final = 0.04
+"""From then on rules that only tell judge 25 steps a second at most: it takes a tiny step's time."""
 
 
 def check_action(rule: Rule, action: object, *, world_size: int) -> Action:
@@ -114,6 +121,7 @@ class Alarms(StepPart):
         self._has_judged = False
         self._early: set[tuple[int, int]] = set()
         self._withheld = Withheld()
+        self._readings, self._judged_s = 0, 0.0
         self._raising: AlertError | None = None
 
     @property
@@ -198,11 +206,22 @@ class Alarms(StepPart):
     def observed(self, finished: FinishedStep) -> None:
         """Judge a step whose numbers have come."""
         reading = self._reading(finished.step, finished.names, finished.block)
+        is_due = self._takes_turn()
         for posted in self._posted:
             if (finished.step, id(posted)) in self._early or posted.rule.kind.needs_scalars:
                 continue
-            self.act(posted, posted.rule.judge(reading))
+            if is_due or posted.action != "event" or posted.rule.name == "nonfinite":
+                self.act(posted, posted.rule.judge(reading))
         self._early = {key for key in self._early if key[0] > finished.step}
+
+    def _takes_turn(self) -> bool:
+        """Whether the rules that only tell are to judge now: not every one of many steps a second."""
+        now_s = time.perf_counter()
+        self._readings += 1
+        if self._readings > _JUDGED_ALL and now_s - self._judged_s < _APART_S:
+            return False
+        self._judged_s = now_s
+        return True
 
     def close(self) -> None:
         """Give back what was taken."""

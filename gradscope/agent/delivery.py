@@ -26,7 +26,8 @@ class Delivery:
         while self._ended and (wait or self._ended[0].harvest.is_ready()):
             ended = self._ended.popleft()
             sampler = self._sampler
-            pace = sampler.every, sampler.cost()
             if ended.is_closeup:
-                pace = max(1, sampler.focus_every), sampler.focus_cost()
-            self._hand_out(ended.finished(*pace))
+                every, cost = max(1, sampler.focus_every), sampler.focus_cost()
+            else:
+                every, cost = sampler.every, sampler.cost()
+            self._hand_out(ended.finished(every, cost))

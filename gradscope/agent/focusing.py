@@ -91,6 +91,8 @@ class Focusing(ABC):
         self._focus.see_viewers(viewers)
 
     def _on_closeup(self, finished: FinishedStep) -> None:
+        if not len(finished.block):  # the layers were not called, and own no parameters
+            return
         self._closeup = finished
         if self._publisher is not None:
             make = partial(closeup_message, self.run, self._hello.rank, finished)

@@ -22,7 +22,7 @@ Timeout: TypeAlias = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for function in (pause, resume, step, break_, unbreak, breakpoints, wait, capture, undo):
+    for function in (pause, resume, step, break_, unbreak, breakpoints, wait, capture, focus, undo):
         app.command(function.__name__.rstrip("_"))(function)
 
 
@@ -119,6 +119,25 @@ def capture(
     from gradscope.cli import capturing  # noqa: PLC0415 - loads zmq
 
     capturing.capture(run, layer, what, save, timeout_s=timeout)
+
+
+def focus(
+    run: Run,
+    layers: Annotated[
+        list[str], typer.Argument(metavar="LAYERS", help="Names or patterns, of 16 layers at most.")
+    ],
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", min=1, help="End after so many.")
+    ] = None,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Have layers measured more often, and print what is seen of them.
+
+    For as long as this runs; all layers are observed less often for it, within the same budget.
+    """
+    from gradscope.cli import focusing  # noqa: PLC0415 - loads zmq
+
+    focusing.focus(run, layers, steps, timeout_s=timeout)
 
 
 def undo(run: Run, timeout: Timeout = 30.0) -> None:

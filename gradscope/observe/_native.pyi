@@ -1,3 +1,7 @@
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Self
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,21 +16,42 @@ def bind(
     pass_number: int = 0,
     /,
 ) -> str: ...
-def add(rows: bytearray, is_full: bool, tensor: torch.Tensor, row: int, /, *also: int) -> bool: ...
+def add(
+    rows: bytearray, bins: bytearray | None, tensor: torch.Tensor, row: int, /, *also: int
+) -> bool: ...
 def add_each(
     rows: bytearray,
-    is_full: bool,
+    bins: bytearray | None,
     tensors: list[torch.Tensor],
     targets: list[tuple[int, ...]],
     kept: NDArray[np.uint8] | None,
     /,
 ) -> list[int]: ...
-def find_suspects(tensors: list[torch.Tensor], /) -> list[int]: ...
+def are_finite(rows: bytearray, targets: list[tuple[int, ...]], /) -> bool: ...
+def find_suspects(parameters: list[torch.nn.Parameter], /) -> list[int]: ...
 def add_changes(
     rows: bytearray,
-    is_full: bool,
+    bins: bytearray | None,
     tensors: list[torch.Tensor],
     targets: list[tuple[int, ...]],
     kept: NDArray[np.uint8] | None,
     /,
 ) -> list[int]: ...
+
+class Watch:
+    def __new__(
+        cls,
+        rows: bytearray,
+        bins: bytearray | None,
+        expected: bytearray,
+        forward: tuple[tuple[Callable[[], object], object], ...],
+        backward: tuple[tuple[Callable[[], object], object], ...],
+        dict_type: type[OrderedDict[Any, Any]],
+        on_gradient: Callable[[Any, torch.Tensor], object],
+        give_up: Callable[[Exception], object],
+        /,
+    ) -> Self: ...
+    def see(self, module: torch.nn.Module, output: Any, /) -> bool: ...
+    def put(self, module: torch.nn.Module, out_row: int, grad_row: int, place: object, /) -> None: ...
+    def turn(self, epoch: int, /) -> None: ...
+    def take(self) -> tuple[float, int]: ...

@@ -189,10 +189,15 @@ class Board:
         else:
             self._add_eagerly(tensor - before, rows)
 
-    def is_finite(self, rows: NDArray[np.intp]) -> bool:
-        """Whether all that was reduced on the host into some rows in this step was finite."""
+    def are_finite(self, targets: list[Targets]) -> bool:
+        """Whether all that was reduced on the host in this step into the last row of each was finite.
+
+        It is asked amid the training, when little of NumPy is in the processor's caches: so in C.
+        """
+        if self._native is not None:
+            return bool(self._native.are_finite(self._cells, targets))
         table = np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH)
-        return not table[rows, _NAN : _NAN + 3].any()
+        return not table[[rows[-1] for rows in targets], _NAN : _NAN + 3].any()
 
     def mark_unmeasured(self, rows: Targets) -> None:
         """Say of rows that something belongs into them that could not be read."""

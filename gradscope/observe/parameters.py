@@ -18,6 +18,8 @@ __all__ = ["ParameterObserver"]
 _PLANS = 16
 """Optimizers whose plans are remembered: a plan is made anew where there are more."""
 
+_KEPT_BYTES = 64 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
@@ -28,7 +30,6 @@ class _Plan:
     param_grad: list[Targets]
     update: list[Targets]
     room_bytes: int
-    gradient_rows: NDArray[np.intp]
 
     def all_rows(self) -> list[Targets]:
         """Return every row that the optimizer's step writes."""
@@ -43,11 +44,11 @@ class _Plan:
 class _Kept:
     """Parameters as they were: most in one stretch of memory, others as tensors by their place."""
 
+    plan: _Plan
     parameters: list[torch.Tensor]
     update: list[Targets]
     memory: NDArray[np.uint8]
     copies: dict[int, torch.Tensor]
-    all_rows: list[Targets]
 
 
 class ParameterObserver:
@@ -70,6 +71,7 @@ class ParameterObserver:
         self._unclipped: dict[int, Targets] = {}
         self._seen_unclipped: set[int] = set()
         self._kept: list[_Kept] = []
+        self._memory: dict[int, NDArray[np.uint8]] = {}
         self.has_only_finite = False
         """Whether `before` has measured all gradients of its parameters, and found them finite."""
 
@@ -107,7 +109,7 @@ class ParameterObserver:
         gradients = [p.grad for p in known]
         self._measure_and_keep(plan, known, [gradient is not None for gradient in gradients])
         is_all = self._add_gradients(plan, gradients) and len(known) == len(parameters)
-        self.has_only_finite = is_all and self._board.is_finite(plan.gradient_rows)
+        self.has_only_finite = is_all and self._board.are_finite(plan.param_grad)
 
     def before_closure(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure values and keep copies; gradients follow, as a closure computes them."""
@@ -138,14 +140,21 @@ class ParameterObserver:
         self.forget()
 
     def forget(self) -> None:
-        """Let go of what was kept of a step; it may never have come to its end."""
+        """Let go of what was kept of a step; it may never have come to its end.
+
+        Memory of a moderate size is taken again in the next: the system hands new memory out page by
+        page, which takes longer than to fill it.
+        """
+        for kept in self._kept:
+            if kept.memory.nbytes <= _KEPT_BYTES:
+                self._memory[id(kept.plan)] = kept.memory
         self._kept.clear()
         self._seen_unclipped.clear()
 
     def _give_up_unfinished(self) -> None:
         """Say of an optimizer whose step has raised that its rows are not measured in this step."""
         for kept in self._kept:
-            for targets in kept.all_rows:
+            for targets in kept.plan.all_rows():
                 self._board.mark_unmeasured(targets)
         self._kept.clear()
 
@@ -155,6 +164,7 @@ class ParameterObserver:
         if plan is None:
             if len(self._plans) == _PLANS:
                 self._plans.clear()
+                self._memory.clear()
             plan = self._plans[key] = self._make_plan(parameters)
         return plan
 
@@ -167,7 +177,6 @@ class ParameterObserver:
             param_grad=[self._rows("param_grad", p) for p in known],
             update=[self._rows("update", p) for p in known],
             room_bytes=room_for(known),
-            gradient_rows=np.array([self._rows("param_grad", p)[-1] for p in known], np.intp),
         )
 
     def _rows(self, kind: str, parameter: torch.Tensor) -> Targets:
@@ -194,10 +203,12 @@ class ParameterObserver:
             self._board.add_each(list(compress(known, stays)), list(compress(param, stays)))
             known = list(compress(known, moves))
             param, update = list(compress(param, moves)), list(compress(update, moves))
-        memory = np.empty(plan.room_bytes, np.uint8)
+        memory = self._memory.pop(id(plan), None)
+        if memory is None:
+            memory = np.empty(plan.room_bytes, np.uint8)
         left = self._board.add_each(known, param, memory)
         copies = {i: _local(known[i]).clone() for i in left if not is_lazy(known[i])}
-        self._kept.append(_Kept(known, update, memory, copies, plan.all_rows()))
+        self._kept.append(_Kept(plan, known, update, memory, copies))
 
 
 def _local(parameter: torch.Tensor) -> torch.Tensor:

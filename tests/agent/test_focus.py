@@ -209,6 +209,20 @@ def test_a_parameter_or_a_module_that_was_replaced_is_followed():
         assert scope.faults == {}
 
 
+def test_of_a_layer_that_is_not_called_nothing_is_told():
+    model = nn.ModuleDict({"used": nn.Linear(6, 3), "unused": nn.ReLU()})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.attach(model, optimizer, every=4, hub=None, quiet=True) as scope:
+        scope.focus("unused")
+        train(model["used"], optimizer, batches(3))
+        with pytest.raises(NotMeasuredError):
+            scope.closeup()
+        scope.focus("*")
+        train(model["used"], optimizer, batches(3))
+        assert list(scope.closeup()) == ["used"]
+        assert scope.faults == {}
+
+
 def test_what_a_script_may_ask_for():
     model = make_model()
     optimizer = sgd(model)

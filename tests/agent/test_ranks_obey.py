@@ -144,7 +144,7 @@ def test_both_ranks_take_closeups_of_a_viewers_layer_in_the_same_steps(places, t
     with two_ranks(tmp_path) as ranks:
         with connect() as client:
             assert client.focus("0").layers == ("0",)
-            closeups = [table for table, _ in zip(client.closeups(DEADLINE_S), range(20), strict=False)]
+            closeups = [table for table, _ in zip(client.closeups(DEADLINE_S), range(5), strict=False)]
             assert client.focus().layers == ()
         first, second = ranks.finish()
     assert first["faults"] == second["faults"] == {}

@@ -29,6 +29,7 @@ OPTIONS = {
     "breakpoints": set(),
     "wait": {"--until", "--timeout"},
     "capture": {"--what", "--save", "--timeout"},
+    "focus": {"--steps", "--timeout"},
     "undo": {"--timeout"},
     "config": {"--json"},
     "doctor": {"--json", "--isolate", "--approximate", "--no-second-order", "--timeout"},

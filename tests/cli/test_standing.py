@@ -1,6 +1,7 @@
 """Pausing, breakpoints, waiting, captures and undo from the command line, on a training that runs."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -57,6 +58,18 @@ def test_what_cannot_be_captured_or_saved_is_refused(live):
     assert live.gradscope("capture", "tiny", "fc9").returncode == 4
     wrong = live.gradscope("capture", "tiny", "fc1", "--save", "it.pickle")
     assert (wrong.returncode, "ends in .npy or .safetensors" in wrong.stderr) == (2, True)
+
+
+def test_a_focus_prints_a_line_for_each_closeup(live):
+    ran = live.gradscope("focus", "tiny", "fc1", "--steps", "2")
+    assert ran.returncode == 0, ran.stderr
+    first, *seen = ran.stdout.splitlines()
+    assert first.startswith("in the focus from step ")
+    assert first.endswith(": fc1")
+    assert len(seen) == 2
+    form = r"step \d+  fc1  std \S+  .∇out. \S+  .∇w. \S+  .Δw. \S+  every \d+"
+    assert all(re.fullmatch(form, line) for line in seen), seen
+    assert live.gradscope("focus", "tiny", "fc9").returncode == 4
 
 
 def test_undo_without_a_way_back_is_refused(live):

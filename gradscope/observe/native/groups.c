@@ -2,6 +2,8 @@
 
 #include "kept.h"
 
+#include <string.h>
+
 typedef struct {
     Board board;
     PyObject *left;
@@ -103,4 +105,40 @@ PyObject *add_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t 
 PyObject *add_changes(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
     return add_group(args, count, 1, "add_changes(rows, bins, tensors, targets, kept)");
+}
+
+/* Whether a row has counted nothing that is not finite; -1 with an exception. */
+static int is_row_finite(PyObject *rows, PyObject *number)
+{
+    const Py_ssize_t row = PyLong_AsSsize_t(number);
+    if (row == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (row < 0 || row >= PyByteArray_Size(rows) / (Py_ssize_t)sizeof(Record)) {
+        PyErr_Format(PyExc_IndexError, "row %zd is not on the board", row);
+        return -1;
+    }
+    Record record;
+    memcpy(&record, PyByteArray_AsString(rows) + row * (Py_ssize_t)sizeof record, sizeof record);
+    return record.nan == 0 && record.posinf == 0 && record.neginf == 0;
+}
+
+PyObject *are_finite(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyByteArray_Check(args[0]) || !PyList_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "are_finite(rows, targets)");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyList_Size(args[1]); i++) {
+        PyObject *target = PyList_GetItem(args[1], i);
+        if (!PyTuple_Check(target) || PyTuple_Size(target) == 0) {
+            PyErr_SetString(PyExc_TypeError, "targets must be a list of tuples of rows");
+            return NULL;
+        }
+        const int is_fine = is_row_finite(args[0], PyTuple_GetItem(target, PyTuple_Size(target) - 1));
+        if (is_fine <= 0) {
+            return is_fine < 0 ? NULL : PyBool_FromLong(0);
+        }
+    }
+    Py_RETURN_TRUE;
 }

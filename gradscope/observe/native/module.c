@@ -111,6 +111,8 @@ static PyMethodDef methods[] = {
      "add_each(rows, bins, tensors, targets, kept) -> places of the tensors that were left"},
     {"add_changes", (PyCFunction)(void (*)(void))add_changes, METH_FASTCALL,
      "add_changes(rows, bins, tensors, targets, kept) -> places of the tensors that were left"},
+    {"are_finite", (PyCFunction)(void (*)(void))are_finite, METH_FASTCALL,
+     "are_finite(rows, targets) -> whether only finite numbers were reduced into the last row of each"},
     {"find_suspects", find_suspects, METH_O,
      "find_suspects(parameters) -> places of those whose gradient is not finite, or cannot be read here"},
     {NULL, NULL, 0, NULL},

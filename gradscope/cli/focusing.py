@@ -1,0 +1,38 @@
+"""`gradscope focus`: a closer look at layers, a line for each step in which they were measured."""
+
+from contextlib import suppress
+from itertools import islice
+
+from gradscope.cli.connection import connect_to
+from gradscope.cli.output import say
+from gradscope.columns import LayerRows
+from gradscope.errors import GradscopeError
+
+__all__ = ["focus"]
+
+_NUMBERS = (
+    ("out", "std", "std"),
+    ("grad", "norm", "|∇out|"),
+    ("param_grad", "norm", "|∇w|"),
+    ("update", "norm", "|Δw|"),
+)
+
+
+def focus(run: str, layers: list[str], steps: int | None, *, timeout_s: float) -> None:
+    """Print what closeups have seen, until there were so many, the run ends, or it is interrupted."""
+    with connect_to(run) as client:
+        ack = client.focus(*layers, timeout_s=timeout_s)
+        say(f"in the focus from step {ack.step} on: {', '.join(ack.layers)}")
+        try:
+            for closeup in islice(client.closeups(), steps):
+                for layer, rows in closeup.items():
+                    say(f"step {closeup.step}  {layer}  {_in_words(rows)}  every {closeup.every}")
+        finally:
+            with suppress(GradscopeError):  # it ends with this client in any case
+                client.focus(timeout_s=timeout_s)
+
+
+def _in_words(rows: LayerRows) -> str:
+    """Return what was measured of a layer; what was not is left out."""
+    found = [(title, getattr(rows[kind], name)) for kind, name, title in _NUMBERS if kind in rows]
+    return "  ".join(f"{title} {value:.4g}" for title, value in found)
