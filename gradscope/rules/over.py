@@ -14,8 +14,9 @@ __all__ = ["readings_of", "run_over"]
 def run_over(readings: Iterable[Reading], rules: Sequence[Rule] | None = None) -> Iterator[Alert]:
     """Yield what rules tell of readings, in order. Without any given: one of each, with its defaults.
 
-    The same functions as run in the training process, so the same steps give the same alerts. A rule
-    remembers: take new ones for another run.
+    The same functions as run in the training process, so the same steps give the same alerts, but for
+    a quick training, which judges only some of its steps. A rule remembers: take new ones for another
+    run.
     """
     chosen = default_rules() if rules is None else rules
     for reading in readings:
