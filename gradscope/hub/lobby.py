@@ -22,14 +22,11 @@ from gradscope.protocol import (
     PART_LIMIT_BYTES,
     PART_LIMIT_COUNT,
     PROTOCOL_VERSION,
+    WITH_BODY,
     Bye,
-    Captured,
-    Closeup,
     Hello,
-    Manifest,
     Message,
     Refusal,
-    Step,
     Welcome,
     Who,
     decode,
@@ -232,6 +229,6 @@ def _read(parts: Parts) -> Message:
     if len(parts) > PART_LIMIT_COUNT or max(map(len, parts)) > PART_LIMIT_BYTES:
         return decode(parts)  # which says what is wrong
     message = decode(parts[:1])
-    if not isinstance(message, Captured | Closeup | Manifest | Step):
+    if not isinstance(message, WITH_BODY):
         raise ProtocolError(f"a {type(message).__name__} has no body, got {len(parts)} parts")
     return message

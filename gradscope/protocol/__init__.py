@@ -7,7 +7,7 @@ starts in half the time because `pack_block` and `pack_layers` load it when they
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gradscope.protocol.codec import decode, encode
+from gradscope.protocol.codec import WITH_BODY, decode, encode
 from gradscope.protocol.limits import (
     BODY_LIMIT_BYTES,
     HEAD_LIMIT_BYTES,
@@ -62,6 +62,7 @@ __all__ = [
     "PART_LIMIT_BYTES",
     "PART_LIMIT_COUNT",
     "PROTOCOL_VERSION",
+    "WITH_BODY",
     "Ack",
     "ActionInfo",
     "AlertInfo",

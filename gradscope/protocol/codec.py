@@ -15,11 +15,21 @@ from gradscope.protocol.limits import (
     PART_LIMIT_BYTES,
     PART_LIMIT_COUNT,
 )
-from gradscope.protocol.messages import Captured, Closeup, Manifest, Message, Step
+from gradscope.protocol.messages import (
+    Captured,
+    Closeup,
+    Manifest,
+    Memory,
+    Message,
+    Step,
+    Times,
+)
 
-__all__ = ["decode", "encode"]
+__all__ = ["WITH_BODY", "decode", "encode"]
 
-_WITH_BODY = (Captured, Closeup, Manifest, Step)
+WITH_BODY = (Captured, Closeup, Manifest, Memory, Step, Times)
+"""The messages that have a body: it follows the head, in pieces."""
+
 _HEAD: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
@@ -30,7 +40,7 @@ def encode(message: Message) -> list[bytes]:
     cannot: a lone surrogate, a whole number beyond 64 bits, an object of another type.
     """
     body = b""
-    if isinstance(message, _WITH_BODY):
+    if isinstance(message, WITH_BODY):
         body = message.body
         message = msgspec.structs.replace(message, body=b"")
     head = _encode_head(message)
@@ -53,7 +63,7 @@ def decode(parts: Sequence[bytes]) -> Message:
     message = _decode_head(parts[0])
     if len(parts) == 1:
         return message
-    if not isinstance(message, _WITH_BODY):
+    if not isinstance(message, WITH_BODY):
         raise ProtocolError(f"a {type(message).__name__} has no body, got {len(parts)} parts")
     return msgspec.structs.replace(message, body=b"".join(parts[1:]))
 
