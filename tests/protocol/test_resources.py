@@ -102,10 +102,10 @@ def test_a_clock_that_nobody_has_is_no_message():
         protocol.decode([msgspec.msgpack.encode(head | {"clock": "sun"})])
 
 
-def test_the_readings_of_ten_thousand_layers_fit_into_the_link():
-    names = tuple(f"layer{i}" for i in range(10_000))
+def test_the_readings_of_twenty_thousand_layers_fit_into_the_link():
+    names = tuple(f"layer{i}" for i in range(20_000))
     sizes = MemoryRow(**KNOWN | {"saved_bytes": 2**40, "param_bytes": 2**40 + 1, "grad_bytes": 2**41})
-    columns, zero, body = protocol.pack_memory(dict.fromkeys(range(10_000), sizes), 10_000)
-    message = memory({}, rows=10_000, columns=columns, zero=zero, body=body)
+    columns, zero, body = protocol.pack_memory(dict.fromkeys(range(20_000), sizes), 20_000)
+    message = memory({}, rows=20_000, columns=columns, zero=zero, body=body)
     assert len(body) > protocol.HEAD_LIMIT_BYTES
-    assert sent(message).table(names)["layer9999"].grad_bytes == 2**41
+    assert sent(message).table(names)["layer19999"].grad_bytes == 2**41
