@@ -3,10 +3,14 @@
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -20,6 +24,7 @@ _APPEAR_S = 90.0
 _POLL_S = 0.1
 _LEAVE_S = 5.0
 _TAIL_LINES = 15
+_INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class TrainerDiedError(GradscopeError):
@@ -38,15 +43,19 @@ class Trainer:
 
     def __enter__(self) -> Self:
         descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as log:
-            # In the terminal's own process group, so that closing the terminal ends it too.
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-            )
+        try:
+            with os.fdopen(descriptor, "wb") as log, _signals_held_back():
+                # In the terminal's own process group, so that closing the terminal ends it too.
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                )
+        except BaseException:
+            self.stop()  # who is interrupted while entering is not asked to leave
+            raise
         return self
 
     def __exit__(
@@ -87,6 +96,25 @@ class Trainer:
 
     def _tail(self) -> str:
         return "\n".join(f"    {line}" for line in self._output().splitlines()[-_TAIL_LINES:])
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let signals that interrupt come through only afterwards: a process is started or is not."""
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in _INTERRUPTING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for each in came:
+        signal.raise_signal(each)
 
 
 def new_run_name() -> str:

@@ -129,7 +129,7 @@ def test_a_closeup_has_the_numbers_of_a_whole_step_and_of_the_layers_in_focus_al
 def test_between_observed_steps_and_closeups_the_model_has_no_hook(monkeypatch):
     model, counts = make_model(), []
     optimizer = sgd(model)
-    with gradscope.attach(model, hub=None, quiet=True) as scope:
+    with gradscope.attach(model, hub=None, quiet=True, resources_every=10_000) as scope:
         monkeypatch.setattr(scope._sampler, "_choose", lambda _budget: (6, 3))
         scope.focus(LAYER)
         for batch in batches(50):

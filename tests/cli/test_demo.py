@@ -13,6 +13,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from gradscope.cli.trainer import Trainer, new_run_name
+
 
 @pytest.fixture(autouse=True)
 def logs(places, monkeypatch) -> Path:
@@ -44,10 +46,12 @@ def _wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> Non
 @contextmanager
 def _started() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A tour that has started its trainings, and its run's name."""
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, here and there
     demo = subprocess.Popen(
         [sys.executable, "-m", "gradscope", "demo"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    signal.signal(signal.SIGHUP, ignored)
     with demo:
         try:
             assert demo.stdout is not None
@@ -93,6 +97,28 @@ def test_a_signal_ends_all_processes_and_is_exit_130(logs, number):
     assert demo.returncode == 130
     assert not _processes(name)
     assert not _processes(f"{name}-control")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_an_interruption_while_a_training_is_being_started_leaves_no_process(logs, number, monkeypatch):
+    start, started = subprocess.Popen, []
+
+    def interrupted(*arguments, **keywords):
+        started.append(start(*arguments, **keywords))
+        signal.raise_signal(number)
+        return started[0]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    before = signal.signal(number, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), Trainer(new_run_name(), "--seed", "0"):
+            pass
+    finally:
+        signal.signal(number, before)
+    assert started[0].poll() is not None
 
 
 def test_a_training_that_dies_is_exit_1_with_the_end_of_its_output(logs):
