@@ -111,17 +111,17 @@ def layer_points(plan: Plan) -> Iterator[LayerPoint]:
 
 
 def _layer_point(plan: Plan, training: Training, layers: int, setting: str) -> LayerPoint:
-    _steps_s(training, 2)
-    count = max(2, int(_BLOCK_S / statistics.median(_steps_s(training, 3))))
+    training.times_s(2)
+    count = max(2, int(_BLOCK_S / statistics.median(training.times_s(3))))
     ratios: list[float] = []
     bare_s: list[float] = []
     until_s = time.perf_counter() + plan.seconds
     while len(ratios) < plan.turns or time.perf_counter() < until_s:
-        before = _steps_s(training, count)
+        before = training.times_s(count)
         with SETTINGS[setting].on(training):
-            _steps_s(training, 3)
-            within_s = statistics.median(_steps_s(training, count))
-        after = _steps_s(training, count + 1)[1:]
+            training.times_s(3)
+            within_s = statistics.median(training.times_s(count))
+        after = training.times_s(count + 1)[1:]
         bare_s.append(statistics.median(before + after))
         ratios.append(within_s / bare_s[-1])
     low, middle, high = _quartiles(ratios)
@@ -163,15 +163,6 @@ def _told(points: Iterator[P], line: Callable[[P], str]) -> Iterator[P]:
     for point in points:
         print(line(point), flush=True)
         yield point
-
-
-def _steps_s(training: Training, count: int) -> list[float]:
-    times_s = []
-    for _ in range(count):
-        began_s = time.perf_counter()
-        training.step()
-        times_s.append(time.perf_counter() - began_s)
-    return times_s
 
 
 def _quartiles(values: list[float]) -> tuple[float, float, float]:

@@ -60,32 +60,21 @@ def measure(workload: Workload, training: Training, setting: Setting, seconds: f
     """Train by turns with and without; at least three turns, and about so many seconds in all."""
     ratios: list[float] = []
     bare: list[float] = []
-    _time_steps(training, 3)
+    training.times_s(3)
     count = workload.block * (SAMPLED_BLOCKS if setting.is_sampled else 1)
     average = statistics.fmean if setting.is_sampled else statistics.median
     until = time.perf_counter() + seconds
     while len(ratios) < 3 or time.perf_counter() < until:
-        before = _time_steps(training, count)
+        before = training.times_s(count)
         with setting.on(training):
-            _time_steps(training, setting.warm_up)
-            within = _time_steps(training, count)
-        after = _time_steps(training, count + 1)[
-            1:
-        ]  # the first pays for what the setting left in caches
+            training.times_s(setting.warm_up)
+            within = training.times_s(count)
+        after = training.times_s(count + 1)[1:]  # the first pays for what the setting left in caches
         bare.append(average(before + after))
         ratios.append(average(within) / bare[-1])
     low, middle, high = statistics.quantiles(ratios, n=4)
     bare_ms = statistics.median(bare) * 1e3
     return Result(workload.name, setting.name, middle, low, high, bare_ms, len(ratios))
-
-
-def _time_steps(training: Training, count: int) -> list[float]:
-    times_s = []
-    for _ in range(count):
-        began_s = time.perf_counter()
-        training.step()
-        times_s.append(time.perf_counter() - began_s)
-    return times_s
 
 
 def _line(result: Result) -> str:

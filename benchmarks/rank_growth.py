@@ -99,20 +99,20 @@ def main() -> None:
 
 def _measure(ranks: int, seconds: float, turns: int) -> RankPoint:
     training = _training()
-    _steps_s(training, 5)
+    training.times_s(5)
     ratios: list[float] = []
     bare_s: list[float] = []
     until_s = time.perf_counter() + seconds
     while _goes_on(len(ratios) < turns or time.perf_counter() < until_s):
-        before = _steps_s(training, _BLOCK)
+        before = training.times_s(_BLOCK)
         with gradscope.attach(
             training.model, training.optimizer, every=1, name="ranks", quiet=True
         ) as scope:
-            _steps_s(training, 5)
-            within_s = statistics.median(_steps_s(training, _BLOCK))
+            training.times_s(5)
+            within_s = statistics.median(training.times_s(_BLOCK))
             if scope.faults or scope.latest().step != scope.step - 1:
                 raise RuntimeError(f"not every step was observed, it is void: {scope.faults}")
-        after = _steps_s(training, _BLOCK + 1)[1:]
+        after = training.times_s(_BLOCK + 1)[1:]
         bare_s.append(statistics.median(before + after))
         ratios.append(within_s / bare_s[-1])
     low, middle, high = ratios[0], ratios[0], ratios[0]
@@ -135,15 +135,6 @@ def _training() -> Training:
     x, y = torch.randn(32, 128), torch.randn(32, 128)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     return Training(model, optimizer, lambda: F.mse_loss(model(x), y))
-
-
-def _steps_s(training: Training, count: int) -> list[float]:
-    times_s = []
-    for _ in range(count):
-        began_s = time.perf_counter()
-        training.step()
-        times_s.append(time.perf_counter() - began_s)
-    return times_s
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The models that the benchmarks train: where hooks weigh most, and where they should not be felt."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,15 @@ class Training:
         self.optimizer.zero_grad()
         self.loss().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step()
+
+    def times_s(self, count: int) -> list[float]:
+        """Train so many steps; return the seconds of each."""
+        times_s = []
+        for _ in range(count):
+            began_s = time.perf_counter()
+            self.step()
+            times_s.append(time.perf_counter() - began_s)
+        return times_s
 
 
 @dataclass(frozen=True, slots=True)

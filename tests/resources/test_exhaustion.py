@@ -134,10 +134,11 @@ def test_memory_that_runs_out_in_the_optimizer_is_told_as_such(told):
     assert told[-1][2].startswith("out of memory while the optimizer stepped: ")
 
 
-def test_without_a_limit_nothing_is_raised_and_with_a_wide_one_nothing_either():
+def test_without_a_limit_nothing_is_raised_and_with_a_wide_one_nothing_either(told):
     model = nn.Sequential(Wide(), Wide())
     train(model, None)
     train(model, resident_bytes() + 2**40)
+    assert told == []
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "1 GiB"])
