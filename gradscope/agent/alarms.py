@@ -113,7 +113,7 @@ class Alarms(StepPart):
         self._deeds = deeds
         self._faults = faults
         self._modules = modules
-        self._posted: list[Posted] = [Posted(rule, "event") for rule in default_rules()]
+        self._put([Posted(rule, "event") for rule in default_rules()])
         self._callbacks: list[Callback] = []
         self._types: tuple[Sequence[str], tuple[str, ...]] = ((), ())
         self._step = 0
@@ -137,7 +137,7 @@ class Alarms(StepPart):
             if each.rule.name != rule.name
             or (rule.layers is not None and each.rule.layers != rule.layers)
         ]
-        self._posted = rest if action == "off" else [*rest, Posted(rule, action)]
+        self._put(rest if action == "off" else [*rest, Posted(rule, action)])
 
     def on_alert(self, callback: Callback) -> None:
         """Have a function called with each alert, in the training's thread."""
@@ -145,7 +145,7 @@ class Alarms(StepPart):
 
     def posted(self, name: str) -> tuple[Posted, ...]:
         """Return the rules of a name."""
-        return tuple(each for each in self._posted if each.rule.name == name)
+        return self._by_name.get(name, ())
 
     def act(self, posted: Posted, alerts: Sequence[Alert]) -> None:
         """Tell of alerts, of the first few one by one, and do what is to be done."""
@@ -181,15 +181,14 @@ class Alarms(StepPart):
     def before_optimizer(self, optimizer: Optimizer) -> None:
         """Judge what is known before the optimizer steps, where a rule is to act on it."""
         self._raise()
-        wanted = [p for p in self._posted if p.is_early and p.rule.name != "nonfinite"]
-        if not wanted or not self._is_observed or self._has_judged:
+        if not self._early_rules or not self._is_observed or self._has_judged:
             return
         measured = self._deeds.peek()
         if measured is None:
             return
         self._has_judged = True
         reading = self._reading(self._step, *measured)
-        for posted in wanted:
+        for posted in self._early_rules:
             self._early.add((self._step, id(posted)))
             self.act(posted, posted.rule.judge(reading))
             standing = posted.rule.standing
@@ -213,6 +212,13 @@ class Alarms(StepPart):
             if is_due or posted.action != "event" or posted.rule.name == "nonfinite":
                 self.act(posted, posted.rule.judge(reading))
         self._early = {key for key in self._early if key[0] > finished.step}
+
+    def _put(self, posted: list[Posted]) -> None:
+        by_name: dict[str, tuple[Posted, ...]] = {}
+        for each in posted:
+            by_name[each.rule.name] = (*by_name.get(each.rule.name, ()), each)
+        self._posted, self._by_name = posted, by_name
+        self._early_rules = [p for p in posted if p.is_early and p.rule.name != "nonfinite"]
 
     def _takes_turn(self) -> bool:
         """Whether the rules that only tell are to judge now: not every one of many steps a second."""

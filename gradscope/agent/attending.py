@@ -156,7 +156,7 @@ class Attending(ABC):
         sentinel = Sentinel(
             self._see_bad,
             rota=rota,
-            needs_all=lambda: self._bad_steps.must_act() or bool(self.breakpoints),
+            needs_all=lambda: self._bad_steps.must_act() or self._breakpoints.are_set,
             is_known_well=lambda: self._engine.has_only_finite,
             must_wait=self._bad_steps.must_wait,
             has_closure=lambda: self._engine.has_closure,
@@ -167,7 +167,8 @@ class Attending(ABC):
         control.register(self._gate.commands() | self._breakpoints.commands())
 
     def _see_scalars(self, step: int, values: dict[str, float]) -> None:
-        self._alarms.see_scalars(step, values)
+        if len(values) > 1:  # beside the step's time, which each step has
+            self._alarms.see_scalars(step, values)
         self._breakpoints.see_scalars(step, values)
 
     def _see_bad(self, step: int, parameters: Sequence[nn.Parameter]) -> bool:
@@ -228,12 +229,13 @@ def _alert_message(hello: Hello, time_s: float, alert: Alert, action: str) -> Me
 
 def _average(tell: Callable[[float], None]) -> Callable[[float, float], None]:
     """Return what takes (spent seconds, step time in seconds), and tells their running ratio."""
-    means = [0.0, 0.0]
+    mean_spent_s = mean_time_s = 0.0
 
     def take(spent_s: float, step_time_s: float) -> None:
-        for i, value in enumerate((spent_s, step_time_s)):
-            means[i] += (value - means[i]) / _MEMORY
-        if means[1] > 0:
-            tell(means[0] / means[1])
+        nonlocal mean_spent_s, mean_time_s
+        mean_spent_s += (spent_s - mean_spent_s) / _MEMORY
+        mean_time_s += (step_time_s - mean_time_s) / _MEMORY
+        if mean_time_s > 0:
+            tell(mean_spent_s / mean_time_s)
 
     return take

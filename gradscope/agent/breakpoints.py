@@ -66,6 +66,11 @@ class Breakpoints(StepPart):
         self._there: dict[str, Breakpoint] = {}
         self._news: dict[int, _Come] = {}
 
+    @property
+    def are_set(self) -> bool:
+        """Whether there are any."""
+        return bool(self._there)
+
     def states(self) -> tuple[BreakpointState, ...]:
         """Return all of them as data."""
         return tuple(
@@ -99,10 +104,11 @@ class Breakpoints(StepPart):
 
     def at_boundary(self, step: int) -> None:
         """Judge what has come; and, of the step that is about to begin, those of steps alone."""
-        news, self._news = self._news, {}
-        for before, come in sorted(news.items()):
-            reading = Reading(before, come.layers, come.block, scalars=come.scalars)
-            self._judge(reading, lambda c: not c.is_of_steps_only, is_shared=False)
+        if self._news:
+            news, self._news = self._news, {}
+            for before, come in sorted(news.items()):
+                reading = Reading(before, come.layers, come.block, scalars=come.scalars)
+                self._judge(reading, lambda c: not c.is_of_steps_only, is_shared=False)
         if self._there:
             self._judge(Reading(step, (), None), lambda c: c.is_of_steps_only, is_shared=True)
 

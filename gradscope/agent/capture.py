@@ -152,6 +152,8 @@ class Captures(StepPart):
     def start(self, step: int) -> None:
         """Begin to capture in a step, also in one that has begun already but has not computed."""
         self._step, self._ticket = step, next(self._tickets)
+        if not self._there:
+            return
         self._due = tuple(each for each in self._there if step % each.every == 0)
         wanted = {layer for each in self._due if each.what != "param_grad" for layer in each.layers}
         known = self._modules() if wanted else {}
@@ -177,7 +179,12 @@ class Captures(StepPart):
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - as above
         """Take the hooks off."""
-        self._ticket, self._due = -1, ()
+        self._ticket = -1
+        if self._due or self._leaves:
+            self._take_off()
+
+    def _take_off(self) -> None:
+        self._due = ()
         self._hook.remove()
         for handle in self._leaves:
             handle.remove()
@@ -185,8 +192,8 @@ class Captures(StepPart):
 
     def close(self) -> None:
         """Take the hooks off for good."""
-        self._there = ()
-        self.end(self._step, 0.0, is_observed=False)
+        self._there, self._ticket = (), -1
+        self._take_off()
 
     def _on_output(self, layer: str, output: Any) -> None:  # Any: whatever a module returns
         if not torch.is_grad_enabled() or is_recomputing():
@@ -238,4 +245,5 @@ class Captures(StepPart):
 
     def _give_up(self, error: Exception) -> None:
         self._there = self._due = ()
+        self._hook.remove()
         self._faults.report("capturing", error, "Nothing is captured any more.")

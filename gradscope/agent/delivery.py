@@ -17,6 +17,11 @@ class Delivery:
         self._hand_out = hand_out
         self._ended: deque[EndedStep] = deque()
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is a step that was not handed out yet."""
+        return bool(self._ended)
+
     def add(self, ended: EndedStep) -> None:
         """Take a step that has ended."""
         self._ended.append(ended)

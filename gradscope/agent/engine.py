@@ -35,6 +35,7 @@ from gradscope.hooks import (
     OptimizerHook,
     SlotTable,
     has_compiled,
+    hidden_from_modes,
     quiet_about_global_hooks,
 )
 from gradscope.intervene import Ledger
@@ -100,7 +101,8 @@ class StepEngine:
         self._undo_quiet = quiet_about_global_hooks()
         self._compiled.open()
         self._optimizers.install()
-        self._begin()
+        with hidden_from_modes():
+            self._begin()
 
     def stop(self) -> None:
         """Take all hooks off, and hand out what is still on its way. A pause ends."""
@@ -112,13 +114,15 @@ class StepEngine:
         if self._undo_quiet is not None:
             self._undo_quiet()
         self._watched.abandon()
-        self._delivery.deliver(wait=True)
-        self._parts.close()
+        with hidden_from_modes():
+            self._delivery.deliver(wait=True)
+            self._parts.close()
 
     def _look_again(self) -> bool:
         """Follow what was changed in the model between two steps; return whether that is done."""
         if self._watched.takes_look():
-            self._observing.guarded("following changes of the model", self._follow_modules)
+            with hidden_from_modes():
+                self._observing.guarded("following changes of the model", self._follow_modules)
         return not self._watched.wants_looks
 
     def _follow_modules(self) -> None:
@@ -144,7 +148,8 @@ class StepEngine:
 
     def focus(self, layers: Sequence[str]) -> None:
         """Measure these layers in closeups; none of them where there are none. Between two steps."""
-        self._observing.guarded("a focus", lambda: self._watched.focus(layers))
+        with hidden_from_modes():
+            self._observing.guarded("a focus", lambda: self._watched.focus(layers))
 
     @property
     def is_fresh(self) -> bool:
@@ -161,36 +166,38 @@ class StepEngine:
 
     def settle_now(self) -> None:
         """Let requests take effect at once, where the step in progress has not begun to compute."""
-        self._observing.guarded("settling interventions", self._settle)
+        with hidden_from_modes():
+            self._observing.guarded("settling interventions", self._settle)
         self._rehook()
 
     def mark_step(self) -> None:
         """End a step by hand; measure parameters and gradients where no optimizer did."""
-        if self._observing.is_on and self._primary is None:
-            self._look_again()
-            self._observing.guarded("following changes of the model", self._follow_parameters)
-            parameters = self._watched.parameters()
-            self._observing.guarded(
-                "parameters", lambda: self._observing.measurement.see_parameters(parameters)
-            )
-        self._end()
+        with hidden_from_modes():
+            if self._observing.is_on and self._primary is None:
+                self._look_again()
+                self._observing.guarded("following changes of the model", self._follow_parameters)
+                parameters = self._watched.parameters()
+                self._observing.guarded(
+                    "parameters", lambda: self._observing.measurement.see_parameters(parameters)
+                )
+            self._end()
 
     def _before_optimizer(self, optimizer: Optimizer, closure: Closure | None) -> Closure | None:
         self.has_closure = has_closure = closure is not None
-        if self._observing.is_on:
-            self._look_again()
-            self._observing.guarded("following changes of the model", self._follow_parameters)
-        if not has_closure:
-            self._change_parameters(optimizer)
-        if self._observing.is_on:
-            self._observing.timed(
-                "parameters",
-                lambda: self._observing.measurement.before_optimizer(
-                    optimizer, has_closure=has_closure
-                ),
-            )
-        self._parts.call("before_optimizer", optimizer)
-        is_wrapped = self._observing.is_on or self._overlay.changes_parameters
+        observing, changes_parameters = self._observing, self._overlay.changes_parameters
+        with hidden_from_modes():
+            if observing.is_on:
+                self._look_again()
+                observing.guarded("following changes of the model", self._follow_parameters)
+            if changes_parameters and not has_closure:
+                self._change_parameters(optimizer)
+            if observing.is_on:
+                observing.timed(
+                    "parameters",
+                    lambda: observing.measurement.before_optimizer(optimizer, has_closure=has_closure),
+                )
+            self._parts.call("before_optimizer", optimizer)
+        is_wrapped = has_closure and (observing.is_on or changes_parameters)
         return self._wrapped(closure, optimizer) if closure is not None and is_wrapped else None
 
     def _change_parameters(self, optimizer: Optimizer) -> None:
@@ -204,9 +211,10 @@ class StepEngine:
         """Measure gradients that the script is about to clip; return whether any is the model's."""
         if self._observing.is_on:
             self._look_again()
-            self._observing.timed(
-                "gradients", lambda: self._observing.measurement.before_clip(parameters)
-            )
+            with hidden_from_modes():
+                self._observing.timed(
+                    "gradients", lambda: self._observing.measurement.before_clip(parameters)
+                )
         return self._watched.measurement.knows(parameters)
 
     def _wrapped(self, closure: Closure, optimizer: Optimizer) -> Closure:
@@ -214,43 +222,48 @@ class StepEngine:
 
         def evaluate() -> Any:  # Any: whatever the user's closure returns
             value = closure()
-            self._change_parameters(optimizer)
-            if self._observing.is_on:
-                self._observing.timed(
-                    "parameters", lambda: self._observing.measurement.after_closure(optimizer)
-                )
+            with hidden_from_modes():
+                self._change_parameters(optimizer)
+                if self._observing.is_on:
+                    self._observing.timed(
+                        "parameters", lambda: self._observing.measurement.after_closure(optimizer)
+                    )
             return value
 
         return evaluate
 
     def _after_optimizer(self, optimizer: Optimizer) -> None:
-        if self._observing.is_on:
-            self._observing.timed("updates", self._observing.measurement.after_optimizer)
-        self._parts.call("after_optimizer", optimizer)
-        if self._primary is None or self._primary() is None:
-            self._primary = weakref.ref(optimizer)
-        if self._primary() is optimizer:
-            self._end()
+        with hidden_from_modes():
+            if self._observing.is_on:
+                self._observing.timed("updates", self._observing.measurement.after_optimizer)
+            self._parts.call("after_optimizer", optimizer)
+            if self._primary is None or self._primary() is None:
+                self._primary = weakref.ref(optimizer)
+            if self._primary() is optimizer:
+                self._end()
 
     def _end(self) -> None:
         """End the step in progress and begin the next."""
-        self._observing.count_in()
+        observing, step, is_whole = self._observing, self.step, self._observing.is_whole
+        if observing.is_on:
+            observing.count_in()
         began_s = time.perf_counter()
         step_time_s = began_s - self._began_s
-        if self._observing.is_on:
-            self._observing.guarded("reading the board", lambda: self._harvest(step_time_s))
-        self._observing.guarded("judging a step", self._judge)
-        self._observing.guarded("delivering a step", self._delivery.deliver)
-        self._observing.guarded("ending a step", lambda: self._on_end(self.step, step_time_s))
-        self._parts.call("end", self.step, step_time_s, is_observed=self._observing.is_whole)
+        if observing.is_on:
+            observing.guarded("reading the board", lambda: self._harvest(step_time_s))
+        observing.guarded("judging a step", self._judge)
+        if self._delivery.is_waiting:
+            observing.guarded("delivering a step", self._delivery.deliver)
+        observing.guarded("ending a step", lambda: self._on_end(step, step_time_s))
+        self._parts.call("end", step, step_time_s, is_observed=is_whole)
         now_s = time.perf_counter()
-        self._observing.inside_s += now_s - began_s
+        observing.inside_s += now_s - began_s
         self._sampler.record(
-            self.step,
+            step,
             now_s - self._began_s,
-            self._observing.inside_s,
-            was_observed=self._observing.is_whole,
-            was_focus=self._observing.is_closeup,
+            observing.inside_s,
+            was_observed=is_whole,
+            was_focus=observing.is_closeup,
         )
         self._deciding_s = time.perf_counter() - now_s
         self.step += 1
@@ -260,17 +273,16 @@ class StepEngine:
         self._parts.call("at_boundary", self.step)
         if self._is_stopped:
             return
+        observing, sampler, step = self._observing, self._sampler, self.step
         self._began_s = time.perf_counter() - self._deciding_s
-        is_focus_due = self._sampler.is_focus_due(self.step) and not has_compiled()
-        self._observing.begin(
-            self.step, is_due=self._sampler.is_due(self.step), is_focus_due=is_focus_due
-        )
-        self._observing.guarded("settling interventions", self._settle)
+        is_focus_due = sampler.is_focus_due(step) and not has_compiled()
+        observing.begin(step, is_due=sampler.is_due(step), is_focus_due=is_focus_due)
+        observing.guarded("settling interventions", self._settle)
         self._rehook()
-        if self._observing.is_on:
-            self._observing.measurement.begin()
-        self._parts.call("begin", self.step, is_observed=self._observing.is_whole)
-        self._observing.inside_s = time.perf_counter() - self._began_s
+        if observing.is_on:
+            observing.measurement.begin()
+        self._parts.call("begin", step, is_observed=observing.is_whole)
+        observing.inside_s = time.perf_counter() - self._began_s
         self._began_at = _sequence_number()
 
     def _settle(self) -> None:
@@ -291,7 +303,7 @@ class StepEngine:
             self._forward.watch(table, first, observing.see)
         elif has_compiled():
             self._forward.watch(SlotTable(()))
-        else:
+        elif self._forward.is_installed:
             self._forward.remove()
 
     def _harvest(self, step_time_s: float) -> None:

@@ -125,10 +125,11 @@ class Observing:
         if self.is_whole:
             self._look_again()
             self._idle.note_seen()
-            self.timed(
-                "observing a compiled model",
-                lambda: self.watched.measurement.see_compiled(layer, what, path, tensor),
-            )
+            with hidden_from_modes():
+                self.timed(
+                    "observing a compiled model",
+                    lambda: self.watched.measurement.see_compiled(layer, what, path, tensor),
+                )
 
     def on_gradient(self, measurement: Measurement, token: Token, gradient: torch.Tensor) -> None:
         """Measure a gradient at an output."""
@@ -150,10 +151,9 @@ class Observing:
         self.inside_s += time.perf_counter() - began_s
 
     def guarded(self, part: str, work: Callable[[], object]) -> None:
-        """Do a part of the work out of sight of the user's modes; where it fails, give up observing."""
+        """Do a part of the work, out of sight of the user's modes already; where it fails, give up."""
         try:
-            with hidden_from_modes():
-                work()
+            work()
         except Exception as error:  # noqa: BLE001 - ours must not become the training's
             self.give_up(part, error)
 

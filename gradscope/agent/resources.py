@@ -98,6 +98,7 @@ class ResourcePart(StepPart):
         self._probe: Probe | None = None
         self._modules: list[weakref.ref[nn.Module]] = []
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._newest: weakref.ref[Optimizer] | None = None
         self._optimizer_before_bytes = 0
         self._waiting: list[_Waiting] = []
         self._memory: tuple[MemoryReading, MeasuredLayers] | None = None
@@ -146,16 +147,17 @@ class ResourcePart(StepPart):
 
     def begin(self, step: int, *, is_observed: bool) -> None:
         """Begin to measure where the step is chosen."""
-        with self._closed_on_error():
-            self._begin(step, is_observed=is_observed)
-
-    def _begin(self, step: int, *, is_observed: bool) -> None:
         self._step, self._aside_s = step, 0.0
-        self._deliver()
+        if self._waiting:
+            with self._closed_on_error():
+                self._deliver()
         due = self._cadence.is_due(step, is_observed=is_observed)
         self._is_measured = self._is_able and (due or self._limit_bytes is not None)
-        if not self._is_measured:
-            return
+        if self._is_measured:
+            with self._closed_on_error():
+                self._begin_to_measure()
+
+    def _begin_to_measure(self) -> None:
         began_s = time.perf_counter()
         is_first = self._probe is None
         if self._next is not None:
@@ -170,7 +172,9 @@ class ResourcePart(StepPart):
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
         """Note that an optimizer begins, and what gradients there are."""
-        self._optimizers.add(optimizer)
+        if self._newest is None or self._newest() is not optimizer:
+            self._newest = weakref.ref(optimizer)
+            self._optimizers.add(optimizer)
         if self._is_measured and self._probe is not None:
             self._probe.turn_to_optimizer()
 
@@ -181,20 +185,10 @@ class ResourcePart(StepPart):
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:
         """Put together what was measured."""
-        with self._closed_on_error():
-            self._end(step, step_time_s, is_observed=is_observed)
-
-    def _end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:
         began_s = time.perf_counter()
         if self._is_measured and self._probe is not None:
-            watch = self._probe.end()
-            self._tell_memory(self._read(step))
-            if not has_compiled():  # what is compiled guards that the hooks are there
-                self._probe.remove()
-            if watch is not None:
-                self._aside_s += watch.clock.aside_s
-                self._waiting.append(_Waiting(step, self._layers, watch, is_observed))
-            self._deliver()
+            with self._closed_on_error():
+                self._put_together(self._probe, step, is_observed=is_observed)
         after_s = time.perf_counter() - began_s
         self._cadence.record(
             step,
@@ -206,6 +200,16 @@ class ResourcePart(StepPart):
         if self._is_measured or step % _TOLD_EVERY == 0:
             self._set_aside(self._cadence.cost())
         self._is_measured = False
+
+    def _put_together(self, probe: Probe, step: int, *, is_observed: bool) -> None:
+        watch = probe.end()
+        self._tell_memory(self._read(step))
+        if not has_compiled():  # what is compiled guards that the hooks are there
+            probe.remove()
+        if watch is not None:
+            self._aside_s += watch.clock.aside_s
+            self._waiting.append(_Waiting(step, self._layers, watch, is_observed))
+        self._deliver()
 
     def close(self) -> None:
         """Take the hooks off."""

@@ -39,6 +39,7 @@ class Rota:
         self._sizes: list[int] = []
         self._small: list[int] = []
         self._large: list[int] = []
+        self._chosen: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}
         self.turns = 1
 
     def choose(self, parameters: list[nn.Parameter], step: int) -> tuple[list[nn.Parameter], float]:
@@ -47,8 +48,10 @@ class Rota:
             return parameters, 1.0
         if len(parameters) != len(self._sizes):
             self._sort(parameters)
-        places = (*self._small, *self._large[step % self.turns :: self.turns])
-        part = sum(self._sizes[place] for place in places) / max(sum(self._sizes), 1)
+        turn = step % self.turns, self.turns
+        if turn not in self._chosen:
+            self._chosen[turn] = self._places(*turn)
+        places, part = self._chosen[turn]
         return [parameters[place] for place in places], part
 
     def learn(self, spent_s: float, step_time_s: float, part: float) -> None:
@@ -64,7 +67,12 @@ class Rota:
             wanted = math.ceil(self._whole_s / allowed_s) if allowed_s > 0 else _MOST_TURNS
             self.turns = min(max(wanted, 1), _MOST_TURNS)
 
+    def _places(self, turn: int, turns: int) -> tuple[tuple[int, ...], float]:
+        places = (*self._small, *self._large[turn::turns])
+        return places, sum(self._sizes[place] for place in places) / max(sum(self._sizes), 1)
+
     def _sort(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._chosen.clear()
         self._sizes = [parameter.numel() for parameter in parameters]
         self._small = [place for place, size in enumerate(self._sizes) if size <= _SMALL]
         self._large = [place for place, size in enumerate(self._sizes) if size > _SMALL]

@@ -31,11 +31,12 @@ class ScalarLog:
 
     def end_step(self, step: int, time_s: float, step_time_s: float) -> None:
         """End the step: its values wait until they are on the host."""
-        values, self._values = self._values, {}
-        event = None
-        if any(isinstance(value, torch.Tensor) for value in values.values()):
-            event = torch.Event("cuda")
-            event.record()
+        values, event = self._values, None
+        if values:
+            self._values = {}
+            if any(isinstance(value, torch.Tensor) for value in values.values()):
+                event = torch.Event("cuda")
+                event.record()
         self._waiting.append((step, time_s, {**values, "step_time_s": step_time_s}, event))
 
     def ready(self) -> list[tuple[int, float, dict[str, float]]]:

@@ -23,7 +23,7 @@ from gradscope.agent.rota import Rota
 from gradscope.agent.step_parts import StepPart
 from gradscope.agent.withheld import Withheld
 from gradscope.hooks import parameters_of
-from gradscope.observe import find_nonfinite, numbers_of_gradient
+from gradscope.observe import make_find_nonfinite, numbers_of_gradient
 
 __all__ = ["Sentinel"]
 
@@ -69,6 +69,7 @@ class Sentinel(StepPart):
         self._must_wait = must_wait
         self._has_closure = has_closure
         self._on_cost = on_cost
+        self._find_nonfinite = make_find_nonfinite()
         self._step = 0
         self._spent_s = 0.0
         self._part = 0.0
@@ -130,10 +131,9 @@ class Sentinel(StepPart):
         if bad and self._on_bad(self._step, bad) and may_skip:
             self._withheld.take(optimizer)
 
-    @staticmethod
-    def _find(parameters: list[torch.nn.Parameter]) -> tuple[list[torch.nn.Parameter], list[int]]:
+    def _find(self, parameters: list[torch.nn.Parameter]) -> tuple[list[torch.nn.Parameter], list[int]]:
         """Return the bad ones, and the places of those that lie on another device."""
-        bad_places, places = find_nonfinite(parameters)
+        bad_places, places = self._find_nonfinite(parameters)
         return [parameters[place] for place in bad_places], places
 
     def _collect(self, *, wait: bool) -> None:

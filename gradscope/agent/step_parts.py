@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from gradscope.agent.faults import Faults
 from gradscope.agent.measurement import FinishedStep
 from gradscope.errors import AlertError
-from gradscope.hooks import hidden_from_modes
 
 __all__ = ["StepPart", "StepParts"]
 
@@ -52,7 +51,8 @@ class StepParts:
     """The parts of one run, called in the order in which they were added.
 
     Only those are called that override what is called, so that a part costs nothing where it does
-    nothing: unobserved steps are to be nearly free.
+    nothing: unobserved steps are to be nearly free. For the same reason the engine hides all calls of a
+    step's end from the user's modes at once, and not here each by itself.
     """
 
     def __init__(self, faults: Faults) -> None:
@@ -68,17 +68,13 @@ class StepParts:
 
     def call(self, name: str, *args: object, **keywords: object) -> None:
         """Call the method of this name of every part that overrides it."""
-        called = self._overriding[name]
-        if not called:
-            return
-        with hidden_from_modes():
-            for part, method in called:
-                try:
-                    method(*args, **keywords)
-                except AlertError:
-                    raise  # a rule was told to: it is the training's
-                except Exception as error:  # noqa: BLE001 - ours must not become the training's
-                    self._drop(part, error)
+        for part, method in self._overriding[name]:
+            try:
+                method(*args, **keywords)
+            except AlertError:
+                raise  # a rule was told to: it is the training's
+            except Exception as error:  # noqa: BLE001 - ours must not become the training's
+                self._drop(part, error)
 
     def close(self) -> None:
         """Close all parts; there are none afterwards."""

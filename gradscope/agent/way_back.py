@@ -63,6 +63,7 @@ class WayBack(StepPart):
         self._ledger = ledger
         self._model = model
         self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet([optimizer] if optimizer else [])
+        self._newest: weakref.ref[Optimizer] | None = None
         self._note = note
         self._is_wanted = False
         self._optimizers: tuple[Optimizer, ...] = ()
@@ -105,7 +106,9 @@ class WayBack(StepPart):
 
     def after_optimizer(self, optimizer: Optimizer) -> None:
         """Note whose optimizers there are."""
-        self._known.add(optimizer)
+        if self._newest is None or self._newest() is not optimizer:
+            self._newest = weakref.ref(optimizer)
+            self._known.add(optimizer)
 
     def check(self) -> None:
         """Raise UsageError where there is nothing to go back to."""

@@ -51,12 +51,14 @@ class OptimizerHook:
             weakref.WeakKeyDictionary()
         )
         self._open: weakref.ref[Optimizer] | None = None
+        self._newest: tuple[weakref.ref[Optimizer], int, bool] | None = None
         self._inside = 0
         self._handles: list[Any] = []  # Any: torch gives two kinds of handle, both with remove()
 
     def forget(self) -> None:
         """Look at each optimizer anew: the model has other parameters now."""
         self._known.clear()
+        self._newest = None
 
     def install(self) -> None:
         """Begin to watch all optimizers of the process."""
@@ -75,11 +77,15 @@ class OptimizerHook:
     def is_ours(self, optimizer: Optimizer) -> bool:
         """Whether the optimizer holds a parameter of the model."""
         groups = len(optimizer.param_groups)
+        newest = self._newest
+        if newest is not None and newest[1] == groups and newest[0]() is optimizer:
+            return newest[2]
         known_groups, is_ours = self._known.get(optimizer, (0, False))
         if known_groups != groups:
             ids = {id(p) for p in self._parameters()}
             is_ours = any(id(p) in ids for p in parameters_of(optimizer))
             self._known[optimizer] = groups, is_ours
+        self._newest = weakref.ref(optimizer), groups, is_ours
         return is_ours
 
     def _on_step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says

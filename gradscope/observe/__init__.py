@@ -2,7 +2,7 @@
 
 from gradscope.observe.activations import ActivationObserver, LayerSlot, See, Token
 from gradscope.observe.board import Board, Harvest
-from gradscope.observe.finite import find_nonfinite, numbers_of_gradient
+from gradscope.observe.finite import make_find_nonfinite, numbers_of_gradient
 from gradscope.observe.native import pass_name
 from gradscope.observe.parameters import ParameterObserver
 from gradscope.observe.reduction import (
@@ -31,7 +31,7 @@ __all__ = [
     "Unmeasurable",
     "device_pass_name",
     "failed_pass",
-    "find_nonfinite",
+    "make_find_nonfinite",
     "numbers_of_gradient",
     "pass_name",
     "reduce_on_device",

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradscope.observe import find_nonfinite
+from gradscope.observe import make_find_nonfinite
 
 
 def found(gradients: list[torch.Tensor]) -> list[int]:
     parameters = [torch.nn.Parameter(torch.empty(g.shape, dtype=g.dtype)) for g in gradients]
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    bad, elsewhere = find_nonfinite(parameters)
+    bad, elsewhere = make_find_nonfinite()(parameters)
     assert elsewhere == []
     return bad
 
@@ -72,12 +72,12 @@ def test_nothing_is_changed_and_no_mode_of_the_processor_matters():
 def test_a_parameter_without_a_gradient_is_passed_over_and_one_elsewhere_is_named():
     bare, there = (torch.nn.Parameter(torch.empty(3, device=device)) for device in ("cpu", "meta"))
     there.grad = torch.empty(3, device="meta")
-    assert find_nonfinite([bare, there]) == ([], [])  # a meta tensor has no numbers at all
+    assert make_find_nonfinite()([bare, there]) == ([], [])  # a meta tensor has no numbers at all
 
 
 def test_sparse_gradients_are_looked_at_by_their_values():
     embedding = torch.nn.Embedding(9, 2, sparse=True)
     embedding(torch.tensor([1, 4])).sum().backward()
-    assert find_nonfinite([embedding.weight]) == ([], [])
+    assert make_find_nonfinite()([embedding.weight]) == ([], [])
     embedding.weight.grad._values()[1, 0] = math.nan
-    assert find_nonfinite([embedding.weight]) == ([0], [])
+    assert make_find_nonfinite()([embedding.weight]) == ([0], [])

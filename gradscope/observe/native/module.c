@@ -38,6 +38,8 @@ static PyObject *add(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_
 
 /* --- find_suspects(parameters) -> places ---------------------------------------------------------- */
 
+static PyObject *gradient_name;
+
 /* Whether a gradient is finite throughout; one that cannot be read here is not known to be. None is. */
 static int is_finite(PyObject *gradient)
 {
@@ -65,7 +67,7 @@ static PyObject *find_suspects(PyObject *Py_UNUSED(self), PyObject *parameters)
     }
     PyObject *suspects = PyList_New(0);
     for (Py_ssize_t i = 0; suspects != NULL && i < PyList_Size(parameters); i++) {
-        PyObject *gradient = PyObject_GetAttrString(PyList_GetItem(parameters, i), "grad");
+        PyObject *gradient = PyObject_GetAttr(PyList_GetItem(parameters, i), gradient_name);
         if (gradient == NULL) {
             Py_CLEAR(suspects);
             break;
@@ -127,7 +129,8 @@ PyMODINIT_FUNC PyInit__native(void)
     PyObject *module = PyModule_Create(&definition);
     PyObject *columns = Py_BuildValue("(sssssssssss)", "calls", "count", "nan", "posinf", "neginf", "zero",
                                       "subnormal", "sum", "sumsq", "min", "max");
-    if (module == NULL || columns == NULL || add_watch(module) < 0
+    gradient_name = PyUnicode_InternFromString("grad");
+    if (module == NULL || columns == NULL || gradient_name == NULL || add_watch(module) < 0
         || PyModule_AddObjectRef(module, "COLUMNS", columns) < 0) {
         Py_XDECREF(columns);
         Py_XDECREF(module);
