@@ -63,21 +63,46 @@ static double value_of(const char *data, int dtype, size_t i)
     }
 }
 
-/* Numbers of any kind; where they are to be finite, of any exponent but the greatest. */
-static void fill(char *data, int dtype, size_t n, int is_finite)
+typedef enum { ANY, FINITE, NEAR, KINDS } Kind;
+
+static const uint64_t extreme[] = {0x7f800000, 0x7ff0000000000000, 0x7f80, 0x7c00};
+
+static uint64_t draw_bits(int dtype, int is_finite)
 {
-    static const uint64_t extreme[] = {0x7f800000, 0x7ff0000000000000, 0x7f80, 0x7c00};
     const uint64_t sign = UINT64_C(1) << (8 * size_of[dtype] - 1);
+    uint64_t bits = draw() % 4 ? draw() : draw() & sign;
+    if (dtype == FLOAT64) {
+        bits &= ~(UINT64_C(1) << 62); /* whose squares can be added up */
+    }
+    if (!is_finite && draw() % 8 == 0) {
+        bits = extreme[dtype] | (draw() & (sign | draw() % 2));
+    } else if ((bits & extreme[dtype]) == extreme[dtype]) {
+        bits &= sign;
+    }
+    return bits;
+}
+
+/* Of `binades` exponents up to one in the middle, but for few; and zeros where there are to be. */
+static uint64_t draw_near(int dtype, uint64_t binades, int has_zeros)
+{
+    static const int fraction[] = {23, 52, 7, 10};
+    const uint64_t exponent = (extreme[dtype] >> fraction[dtype]) / 2 - draw() % binades;
+    const uint64_t sign = UINT64_C(1) << (8 * size_of[dtype] - 1);
+    if (draw() % 300 == 0) {
+        return draw_bits(dtype, 1) & ~(extreme[dtype] / 2 + 1); /* none that is greater */
+    }
+    const uint64_t bits = exponent << fraction[dtype] | (draw() & ((UINT64_C(1) << fraction[dtype]) - 1));
+    return (has_zeros && draw() % 2 ? 0 : bits) | (draw() & sign);
+}
+
+/* Numbers of any kind, finite ones of any exponent whose square is one, or such as tensors are full of. */
+static void fill(char *data, int dtype, size_t n, Kind kind)
+{
+    const uint64_t binades = draw() % (dtype == FLOAT16 ? 15 : 40) + 1;
+    const int has_zeros = draw() % 2 != 0;
     for (size_t i = 0; i < n; i++) {
-        uint64_t bits = draw() % 4 ? draw() : draw() & sign;
-        if (dtype == FLOAT64) {
-            bits &= ~(UINT64_C(1) << 62); /* whose squares can be added up */
-        }
-        if (!is_finite && draw() % 8 == 0) {
-            bits = extreme[dtype] | (draw() & (sign | draw() % 2));
-        } else if ((bits & extreme[dtype]) == extreme[dtype]) {
-            bits &= sign;
-        }
+        const uint64_t bits
+            = kind == NEAR ? draw_near(dtype, binades, has_zeros) : draw_bits(dtype, kind == FINITE);
         memcpy(data + i * size_of[dtype], &bits, size_of[dtype]); /* of a little-endian machine */
     }
 }
@@ -189,13 +214,13 @@ static void check(const Pass *pass, int dtype, const char *a, const char *b, siz
     }
 }
 
-static void check_size(int dtype, size_t n, int is_finite)
+static void check_size(int dtype, size_t n, Kind kind)
 {
     static char now[MOST * 8], before[MOST * 8];
     static double x[MOST], difference[MOST];
     Expected value, change;
-    fill(now, dtype, n, is_finite);
-    fill(before, dtype, n, is_finite);
+    fill(now, dtype, n, kind);
+    fill(before, dtype, n, kind);
     if (draw() % 2) {
         memcpy(before, now, n * size_of[dtype] / 2);
     }
@@ -255,14 +280,14 @@ static void check_kept(void)
 
 int main(void)
 {
-    static const size_t large[] = {1023, 1024, 1025, 4095, 4096, 4097, 8209, MOST};
+    static const size_t large[] = {511, 512, 640, 1023, 1024, 1025, 4095, 4096, 4097, 8209, MOST};
     for (int dtype = 0; dtype < 4; dtype++) {
-        for (int is_finite = 0; is_finite < 2; is_finite++) {
-            for (size_t n = 0; n <= 300; n++) {
-                check_size(dtype, n, is_finite);
+        for (Kind kind = ANY; kind < KINDS; kind++) {
+            for (size_t n = 0; n <= (kind == NEAR ? 0 : 300); n++) {
+                check_size(dtype, n, kind);
             }
             for (size_t i = 0; i < sizeof large / sizeof large[0]; i++) {
-                check_size(dtype, large[i], is_finite);
+                check_size(dtype, large[i], kind);
             }
         }
     }

@@ -339,6 +339,65 @@ def test_copies_never_leave_the_room_that_is_given(sizes, room):
     assert (row["sumsq"], row["calls"]) == (0, len(sizes) - len(not_kept))
 
 
+EXPONENTS = {
+    "one": lambda chance, size: np.zeros(size),
+    "three": lambda chance, size: chance.integers(-2, 1, size),
+    "a window": lambda chance, size: chance.integers(-15, 1, size),
+    "a window and its border": lambda chance, size: chance.choice([0, -15, -16], size),
+    "few below a window": lambda chance, size: np.where(chance.random(size) < 0.003, -20, 0),
+    "two windows": lambda chance, size: chance.integers(-31, 1, size),
+    "two windows and their border": lambda chance, size: chance.choice([0, -31, -32, -33], size),
+    "one far above": lambda chance, size: np.where(np.arange(size) == size // 2, 0, -30),
+    "any": lambda chance, size: chance.integers(-140, 1, size),
+    "normal": lambda chance, size: np.log2(np.abs(chance.normal(size=size)) + 1e-30),
+    "gradients": lambda chance, size: 3 * chance.normal(size=size) - 12,
+    "by blocks": lambda chance, size: chance.integers(-60, 1, size // 4096 + 1)[
+        np.arange(size) // 4096
+    ],
+}
+BLOCKS = st.sampled_from([256, 511, 512, 513, 768, 1024, 4095, 4096, 4097, 5000, 9_000, 20_480])
+
+
+@pytest.mark.usefixtures("each_pass")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", EXPONENTS)
+@settings(deadline=None, max_examples=6)
+@given(
+    size=BLOCKS,
+    top=st.sampled_from([-130, -115, -14, 0, 0, 12, 15, 16, 60, 127]),
+    zeros=st.sampled_from([0.0, 0.5, 0.97]),
+    offset=st.integers(0, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_exponents_are_counted_however_they_are_spread(dtype, kind, size, top, zeros, offset, seed):
+    chance = np.random.default_rng(seed)
+    x = (1 + 0.99 * chance.random(size + offset)) * np.exp2(
+        top + EXPONENTS[kind](chance, size + offset)
+    )
+    x[chance.random(size + offset) < 0.1] = 2.0**top
+    x *= chance.choice([-1, 1], size + offset) * (chance.random(size + offset) >= zeros)
+    tensor = torch.from_numpy(x).to(dtype)[offset:]
+    got, again = natively(tensor), eagerly(reduce_on_host(tensor, is_full=True))
+    for name in ("zero", "subnormal", "bins", "nan", "posinf", "min", "max"):
+        assert got[name] == again[name]
+    if torch.isfinite(tensor).all():
+        assert_equals_numpy(got, tensor)
+
+
+@pytest.mark.usefixtures("each_pass")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_exponents_are_counted_where_their_spread_changes_from_block_to_block(dtype):
+    """More blocks than are counted by tables before windows are tried again."""
+    chance = np.random.default_rng(5)
+    parts = []
+    for spread in (1.0, 30.0, 1.0, 8.0, 1.0):
+        x = chance.normal(size=20 * 4096) * np.exp2(spread * chance.normal(size=20 * 4096) - 20)
+        parts.append(np.where(chance.random(len(x)) < 0.1, 0, x))
+    tensor = torch.from_numpy(np.concatenate(parts)).to(dtype)
+    tensor[50_000] = math.nan
+    assert_equals_numpy(natively(tensor), tensor)
+
+
 @pytest.mark.usefixtures("each_pass")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", [1.0, -0.0, -3e-5, math.inf])

@@ -57,7 +57,7 @@ def library(compiler, name):
 @pytest.mark.slow
 def test_the_passes_and_the_copies_keep_to_their_memory(compiler, tmp_path):
     """And say the same as plain loops, at every size to 300 and every alignment."""
-    sources = [SOURCE / f"{name}.c" for name in ("avx2", "portable", "pass", "kept")]
+    sources = [SOURCE / f"{name}.c" for name in ("avx512", "avx2", "portable", "pass", "kept")]
     warnings = ["-Wall", "-Wextra", "-Wno-psabi"]
     build(compiler, [HERE / "native_driver.c", *sources], tmp_path / "driver", *warnings)
     answer = run([str(tmp_path / "driver")])

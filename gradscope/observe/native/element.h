@@ -33,6 +33,7 @@ TARGET static size_t TYPED(add_finite)(const char *data, size_t n, Record *out)
         greatest[v] = (vector){0} - (WIDE)INFINITY;
     }
     for (size_t i = 0; i < end; i += STEP) {
+        ASK_FOR(data + i * BYTES, STEP * BYTES)
         for (size_t v = 0; v < VECTORS; v++) {
             const char *here = data + i * BYTES + v * VECTOR_BYTES;
             const vector x = LOAD(here);
@@ -60,8 +61,9 @@ TARGET static size_t TYPED(add_finite)(const char *data, size_t n, Record *out)
     return end;
 }
 
-/* The same of now - before, each difference taken in float64. */
-TARGET static size_t TYPED(add_finite_change)(const char *now, const char *before, size_t n, Record *out)
+/* The same of now - before, each difference taken in float64, and written to `changes` where that is given. */
+TARGET static size_t TYPED(add_finite_change)(const char *now, const char *before, size_t n, double *changes,
+                                              Record *out)
 {
     const size_t end = n - n % STEP;
     doubles sum[4] = {{0}}, sumsq[4] = {{0}}, least[2], greatest[2];
@@ -70,12 +72,17 @@ TARGET static size_t TYPED(add_finite_change)(const char *now, const char *befor
         greatest[k] = (doubles){0} - INFINITY;
     }
     for (size_t i = 0; i < end; i += STEP) {
+        ASK_FOR(now + i * BYTES, STEP * BYTES)
+        ASK_FOR(before + i * BYTES, STEP * BYTES)
         for (size_t v = 0; v < VECTORS; v++) {
             const size_t at = i * BYTES + v * VECTOR_BYTES;
             const vector x = LOAD(now + at), y = LOAD(before + at);
             for (size_t k = 0; k < PARTS; k++) {
                 const size_t chain = (v * PARTS + k) % 4;
                 const doubles change = PART(now + at, x, k) - PART(before + at, y, k);
+                if (changes != NULL) {
+                    *(loose_doubles *)(changes + i + v * LANES + k * (LANES / PARTS)) = change;
+                }
                 least[k % 2] = LESSER_double(change, least[k % 2]);
                 greatest[k % 2] = GREATER_double(change, greatest[k % 2]);
                 sum[chain] += change;

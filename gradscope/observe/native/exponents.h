@@ -1,6 +1,7 @@
 /* How often each binary exponent occurs. Counted are codes: the sign and the eight bits of the exponent, as
- * float32 has them; in several tables by turns, so that an addition need not wait for the one before it where
- * both have the same exponent. In the end they are folded into bins. Included by pass.h. */
+ * float32 has them. Where the processor has what planes.h asks for, vectors count them; the rest is counted in
+ * several tables by turns, so that an addition need not wait for the one before it where both have the same
+ * exponent. In the end they are folded into bins. Included by pass.h. */
 
 enum {
     CODES = 512,
@@ -26,9 +27,16 @@ typedef struct {
     uint32_t small;    /* numbers since then that may be zeros */
     uint32_t room;     /* elements that may come until a folding is due */
     Normal normal;
-    size_t apart;
+    size_t apart;      /* from table to table; 0 while there is but one */
+    int pause;         /* blocks to come that are counted by tables alone */
+    int is_wide;       /* whether the last block was worth a second window */
     uint32_t tables[TABLES * APART];
 } Tally;
+
+static inline size_t size_of(Dtype dtype)
+{
+    return dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2;
+}
 
 typedef uint16_t __attribute__((aligned(1), may_alias)) Bits16;
 typedef uint32_t __attribute__((aligned(1), may_alias)) Bits32;
@@ -52,13 +60,14 @@ TARGET static void clear_tally(Tally *tally)
     tally->room = UINT32_MAX;
 }
 
-/* Begin to count some n elements; `bins` are added to when the tally ends. */
-TARGET static void begin_tally(Tally *tally, size_t n, Normal normal, uint64_t *bins)
+/* Begin to count; `bins` are added to when the tally ends. */
+TARGET static void begin_tally(Tally *tally, Normal normal, uint64_t *bins)
 {
     tally->bins = bins;
     tally->zero = tally->subnormal = 0;
     tally->normal = normal;
-    tally->apart = n > FEW ? APART : 0;
+    tally->apart = 0;
+    tally->pause = tally->is_wide = 0;
     clear_tally(tally);
 }
 
@@ -174,15 +183,18 @@ TARGET static void fold_sign(Tally *tally, int is_negative)
     tally->subnormal += small - zeros;
 }
 
-/* Count n elements, no more than a block, of FLOAT32, BFLOAT16 or FLOAT64, at any address. */
-TARGET static void tally(Tally *tally, const char *data, size_t n, Dtype dtype)
+TARGET static uint32_t count_small(const Tally *tally)
 {
-    if (n > tally->room) {
-        fold_sign(tally, 0);
-        fold_sign(tally, 1);
-        clear_tally(tally);
+    return in_all(tally, 0) + in_all(tally, 1) + in_all(tally, SIGN) + in_all(tally, SIGN + 1);
+}
+
+/* Count by tables. */
+TARGET static void tally_singly(Tally *tally, const char *data, size_t n, Dtype dtype)
+{
+    if (n > FEW && tally->apart == 0) {
+        memset(tally->tables + APART, 0, (TABLES - 1) * APART * sizeof tally->tables[0]);
+        tally->apart = APART;
     }
-    tally->room -= (uint32_t)n;
     if (dtype == FLOAT64) {
         tally_float64(tally, data, n);
     } else if (dtype == BFLOAT16) {
@@ -190,11 +202,43 @@ TARGET static void tally(Tally *tally, const char *data, size_t n, Dtype dtype)
     } else {
         tally_float32(tally, data, n);
     }
-    const uint32_t small
-        = in_all(tally, 0) + in_all(tally, 1) + in_all(tally, SIGN) + in_all(tally, SIGN + 1);
+    const uint32_t small = count_small(tally);
     if (small > tally->small) {
         tally->small = small;
         count_zeros(tally, data, n, dtype);
+    }
+}
+
+#ifdef PACK
+#include "window.h"
+#else
+enum { CHUNK = BLOCK + 1 }; /* more than is counted at a time */
+
+static size_t tally_near(Tally *tally, const char *data, size_t n, Dtype dtype, const Record *block)
+{
+    (void)tally, (void)data, (void)n, (void)dtype, (void)block;
+    return 0;
+}
+#endif
+
+/* Count n elements, no more than a block, of FLOAT32, BFLOAT16 or FLOAT64, at any address. `block` tells of
+ * them, or of more, whether all are finite, and what is the greatest. */
+TARGET static void tally(Tally *tally, const char *data, size_t n, Dtype dtype, const Record *block)
+{
+    size_t done = 0;
+    if (n > tally->room) {
+        fold_sign(tally, 0);
+        fold_sign(tally, 1);
+        clear_tally(tally);
+    }
+    tally->room -= (uint32_t)n;
+    if (tally->pause > 0) {
+        tally->pause--;
+    } else if (n >= 2 * CHUNK && block->nan == 0 && block->posinf == 0 && block->neginf == 0) {
+        done = tally_near(tally, data, n, dtype, block);
+    }
+    if (done < n) {
+        tally_singly(tally, data + done * size_of(dtype), n - done, dtype);
     }
 }
 

@@ -3,7 +3,8 @@
  *   TARGET                         an attribute of each function,
  *   LESSER_*, GREATER_*            of two vectors, lane by lane; the second where one is NaN,
  *   LOAD_BFLOAT16, LOAD_FLOAT16    a vector of float32 from half as many bytes,
- *   PART_AT(here, k), PART_OF(x, k)   the k-th half of a vector of float32, as float64.
+ *   PART_AT(here, k), PART_OF(x, k)   the k-th half of a vector of float32, as float64,
+ * and, where it can look up bytes in a vector, what planes.h asks for.
  * Zeros, subnormals, infinities and NaN are told apart by integer bits: a flush-to-zero mode, which other
  * libraries may have set, must not matter, and none is set here. Never compile this with -ffast-math. */
 
@@ -11,9 +12,14 @@
 #include <string.h>
 
 enum {
-    BLOCK = 4096,        /* elements at a time: one with a NaN in it is read twice */
-    STAGED_BLOCK = 1024, /* elements that are widened on the stack: 8 kB as float64 */
+    BLOCK = 4096, /* elements at a time: one with a NaN in it is read twice */
+    AHEAD = 4096, /* bytes: what is read is asked for so much earlier, over the borders of pages and blocks */
 };
+
+#define ASK_FOR(here, size)                                          \
+    for (size_t line = 0; line < (size); line += 64) {                \
+        __builtin_prefetch((const char *)(here) + AHEAD + line);      \
+    }
 
 #define GLUE_(a, b) a##_##b
 #define GLUE(a, b) GLUE_(a, b)
@@ -111,7 +117,7 @@ typedef struct {
     size_t bytes;
     Normal normal; /* of the change: of float64 */
     void (*add)(const char *data, size_t n, Record *out);
-    size_t (*add_finite_change)(const char *now, const char *before, size_t n, Record *out);
+    size_t (*add_finite_change)(const char *now, const char *before, size_t n, double *changes, Record *out);
     void (*subtract)(const char *now, const char *before, size_t n, double *out);
     int (*is_finite)(const char *data, size_t n);
 } Loops;
@@ -130,12 +136,12 @@ static const Loops loops_of[] = {
 static const Record empty_record = {.calls = 1, .min = INFINITY, .max = -INFINITY};
 
 /* float16 has exponents that its bits do not show: those of its subnormal numbers. */
-TARGET static void tally_float16(Tally *count, const char *data, size_t n)
+TARGET static void tally_float16(Tally *count, const char *data, size_t n, const Record *part)
 {
     enum { LANES = WIDTH / sizeof(float) };
-    float wide[STAGED_BLOCK];
-    for (size_t done = 0; done < n; done += STAGED_BLOCK) {
-        const size_t m = n - done < STAGED_BLOCK ? n - done : STAGED_BLOCK, whole = m - m % LANES;
+    float wide[BLOCK];
+    for (size_t done = 0; done < n; done += BLOCK) {
+        const size_t m = n - done < BLOCK ? n - done : BLOCK, whole = m - m % LANES;
         const char *block = data + done * 2;
         for (size_t i = 0; i < whole; i += LANES) {
             const floats x = LOAD_FLOAT16(block + 2 * i);
@@ -147,8 +153,19 @@ TARGET static void tally_float16(Tally *count, const char *data, size_t n)
             const floats x = LOAD_FLOAT16(last);
             memcpy(wide + whole, &x, (m - whole) * sizeof(float));
         }
-        tally(count, (const char *)wide, m, FLOAT32);
+        tally(count, (const char *)wide, m, FLOAT32, part);
     }
+}
+
+TARGET static void add_part(Record *out, const Record *part)
+{
+    out->nan += part->nan;
+    out->posinf += part->posinf;
+    out->neginf += part->neginf;
+    out->sum += part->sum;
+    out->sumsq += part->sumsq;
+    out->min = part->min < out->min ? part->min : out->min;
+    out->max = part->max > out->max ? part->max : out->max;
 }
 
 TARGET static void reduce_full(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins,
@@ -156,16 +173,18 @@ TARGET static void reduce_full(const char *data, size_t n, Dtype dtype, char *co
 {
     const Loops *loops = &loops_of[dtype];
     Tally count;
-    begin_tally(&count, n, dtype == FLOAT16 ? NORMAL_IN_FLOAT16 : NORMAL, bins);
+    begin_tally(&count, dtype == FLOAT16 ? NORMAL_IN_FLOAT16 : NORMAL, bins);
     for (size_t done = 0; done < n; done += BLOCK) {
         const size_t m = n - done < BLOCK ? n - done : BLOCK;
         const char *block = data + done * loops->bytes;
-        loops->add(block, m, out);
+        Record part = empty_record;
+        loops->add(block, m, &part);
         if (dtype == FLOAT16) {
-            tally_float16(&count, block, m);
+            tally_float16(&count, block, m, &part);
         } else {
-            tally(&count, block, m, dtype);
+            tally(&count, block, m, dtype, &part);
         }
+        add_part(out, &part);
         if (copy != NULL) {
             memcpy(copy + done * loops->bytes, block, m * loops->bytes);
         }
@@ -195,14 +214,20 @@ TARGET static void reduce(const char *data, size_t n, Dtype dtype, char *copy, u
 TARGET static void reduce_change_full(const char *now, const char *before, size_t n, const Loops *loops,
                                       uint64_t *bins, Record *out)
 {
-    double change[STAGED_BLOCK];
+    double change[BLOCK];
     Tally count;
-    begin_tally(&count, n, loops->normal, bins);
-    for (size_t done = 0; done < n; done += STAGED_BLOCK) {
-        const size_t m = n - done < STAGED_BLOCK ? n - done : STAGED_BLOCK;
-        loops->subtract(now + done * loops->bytes, before + done * loops->bytes, m, change);
-        add_float64((const char *)change, m, out);
-        tally(&count, (const char *)change, m, FLOAT64);
+    begin_tally(&count, loops->normal, bins);
+    for (size_t done = 0; done < n; done += BLOCK) {
+        const size_t m = n - done < BLOCK ? n - done : BLOCK;
+        const char *a = now + done * loops->bytes, *b = before + done * loops->bytes;
+        Record part = empty_record;
+        const size_t at = loops->add_finite_change(a, b, m, change, &part);
+        if (at < m) {
+            loops->subtract(a + at * loops->bytes, b + at * loops->bytes, m - at, change + at);
+            add_float64((const char *)(change + at), m - at, &part);
+        }
+        tally(&count, (const char *)change, m, FLOAT64, &part);
+        add_part(out, &part);
     }
     end_tally(&count, out);
 }
@@ -217,12 +242,12 @@ TARGET static void reduce_change(const char *now, const char *before, size_t n, 
         reduce_change_full(now, before, n, loops, bins, out);
         return;
     }
-    for (size_t done = 0; done < n; done += STAGED_BLOCK) {
-        const size_t m = n - done < STAGED_BLOCK ? n - done : STAGED_BLOCK;
+    for (size_t done = 0; done < n; done += BLOCK) {
+        const size_t m = n - done < BLOCK ? n - done : BLOCK;
         const char *a = now + done * loops->bytes, *b = before + done * loops->bytes;
-        const size_t at = loops->add_finite_change(a, b, m, out);
+        const size_t at = loops->add_finite_change(a, b, m, NULL, out);
         if (at < m) {
-            double change[STAGED_BLOCK];
+            double change[BLOCK];
             loops->subtract(a + at * loops->bytes, b + at * loops->bytes, m - at, change);
             add_float64((const char *)change, m - at, out);
         }

@@ -1,0 +1,130 @@
+/* Exponents of a block counted without tables, where most are near its greatest one: those of the sixteen
+ * greatest by planes.h, or of the 32 greatest; what is below is looked for, and counted singly. Zeros are what
+ * is left then. Included by exponents.h. */
+
+#include "planes.h"
+
+enum {
+    CHUNK = 4 * WIDTH, /* elements that are looked through at a time: whatever planes.h counted is of whole ones */
+    MANY = 128,        /* a second window pays where one element in so many is below the first */
+    TOO_MANY = 16,     /* tables pay where one in so many is below both */
+    PAUSE = 31,        /* blocks that are then counted by tables before a window is tried again */
+};
+
+#define LANES_OF(bits)                                                     \
+    typedef uint##bits##_t Lanes##bits __attribute__((vector_size(WIDTH))); \
+    typedef uint##bits##_t Loose##bits __attribute__((vector_size(WIDTH), aligned(1), may_alias));
+LANES_OF(16)
+LANES_OF(32)
+LANES_OF(64)
+
+/* One bit for each element where HIGHEST_BITS has one for each byte. */
+#define ONE_OF16 UINT64_C(0x5555555555555555)
+#define ONE_OF32 UINT64_C(0x1111111111111111)
+#define ONE_OF64 UINT64_C(0x0101010101010101)
+
+/* Twice an element is its magnitude without the sign; two less than that, a zero is the greatest of all, and
+ * what is below the window is less than `limit`. Whether there is any is seen by the least of a chunk: of its
+ * upper half, where vectors have no least of whole elements. */
+#define TALLY_BELOW(bits, compared, fraction, code_of)                                                    \
+    for (at = 0; at < n && *found < most; at += CHUNK) {                                                  \
+        const uint##bits##_t limit = (uint##bits##_t)(((uint##bits##_t)base << (fraction + 1)) - 2);      \
+        const Bits##bits *x = (const Bits##bits *)data + at;                                              \
+        Lanes##compared lesser = (Lanes##compared){0} - 1;                                                \
+        for (size_t i = 0; i < CHUNK; i += WIDTH * 8 / bits) {                                            \
+            const Lanes##bits lanes = *(const Loose##bits *)(x + i);                                      \
+            lesser = LEAST##compared(lesser, lanes + lanes - 2);                                          \
+        }                                                                                                 \
+        uint##compared##_t least = (uint##compared##_t)-1;                                                \
+        for (size_t j = bits / compared - 1; j < WIDTH * 8 / compared; j += bits / compared) {            \
+            least = lesser[j] < least ? lesser[j] : least;                                                \
+        }                                                                                                 \
+        const int is_any = least <= (uint##compared##_t)((limit - 1) >> (bits - compared));               \
+        for (size_t i = 0; is_any && i < CHUNK; i += WIDTH * 8 / bits) {                                  \
+            const Lanes##bits lanes = *(const Loose##bits *)(x + i);                                      \
+            uint64_t set = HIGHEST_BITS(lanes + lanes - 2 < limit) & ONE_OF##bits;                        \
+            for (; set != 0; set &= set - 1, ++*found) {                                                  \
+                const size_t place = i + (size_t)__builtin_ctzll(set) * 8 / bits;                         \
+                tally->tables[code_of(x[place] >> fraction)]++;                                           \
+            }                                                                                             \
+        }                                                                                                 \
+    }
+#define SAME(code) (code)
+#define OF_FLOAT64(code) code_of_float64[code]
+
+/* Count elements below `base` that are no zeros, chunk by chunk until `most` are found. Returns how many
+ * elements were looked through. */
+TARGET static size_t tally_below(Tally *tally, const char *data, size_t n, Dtype dtype, uint32_t base,
+                                 size_t most, size_t *found)
+{
+    size_t at;
+    *found = 0;
+    if (dtype == FLOAT64) {
+        TALLY_BELOW(64, 32, 52, OF_FLOAT64)
+    } else if (dtype == BFLOAT16) {
+        TALLY_BELOW(16, 16, 7, SAME)
+    } else {
+        TALLY_BELOW(32, 32, 23, SAME)
+    }
+    return at;
+}
+
+/* Count the elements in a window, of whole chunks of n. Returns how many there are. */
+TARGET static size_t tally_inside(Tally *tally, const char *data, size_t n, Dtype dtype, uint32_t base)
+{
+    uint32_t counts[2][WINDOW];
+    size_t inside = 0;
+    if (dtype == FLOAT64) {
+        count_float64(data, n, base, counts);
+    } else if (dtype == BFLOAT16) {
+        count_bfloat16(data, n, base, counts);
+    } else {
+        count_float32(data, n, base, counts);
+    }
+    for (uint32_t i = 0; i < WINDOW; i++) {
+        const uint32_t code = dtype == FLOAT64 ? code_of_float64[base + i] : base + i;
+        tally->tables[code] += counts[1][i];
+        tally->tables[code + SIGN] += counts[0][i] - counts[1][i];
+        inside += counts[0][i];
+    }
+    return inside;
+}
+
+/* The first exponent, in the bits of its type, of a window that ends with the greatest one of a block. No
+ * window has that of zeros. */
+static uint32_t find_base(const Record *block, Dtype dtype)
+{
+    const double greatest = block->max > -block->min ? block->max : -block->min;
+    uint64_t bits;
+    memcpy(&bits, &greatest, sizeof bits);
+    const int exponent = (int)(bits >> 52 & 2047) - (dtype == FLOAT64 ? 0 : 1023 - 127);
+    return exponent > WINDOW ? (uint32_t)(exponent - WINDOW + 1) : 1;
+}
+
+/* Count whole chunks of n elements, all finite, of which `block` tells the extremes. Returns how many. */
+TARGET static size_t tally_near(Tally *tally, const char *data, size_t n, Dtype dtype, const Record *block)
+{
+    const size_t whole = n - n % CHUNK;
+    uint32_t base = find_base(block, dtype);
+    const size_t few = base > WINDOW ? whole / MANY : whole;
+    size_t at = 0, found;
+    size_t left = whole - tally_inside(tally, data, whole, dtype, base);
+    if (left > 0 && !(tally->is_wide && base > WINDOW)) {
+        at = tally_below(tally, data, whole, dtype, base, few, &found);
+        left -= found;
+    }
+    if (left > 0 && at < whole) {
+        base -= WINDOW;
+        data += at * size_of(dtype);
+        const size_t inside = tally_inside(tally, data, whole - at, dtype, base);
+        tally_below(tally, data, whole - at, dtype, base, whole, &found);
+        left -= inside + found;
+        tally->is_wide = inside > few;
+        if (found > whole / TOO_MANY || (tally->is_wide && !TWO_WINDOWS_PAY)) {
+            tally->pause = PAUSE;
+        }
+    }
+    tally->zero += left;
+    tally->small = count_small(tally);
+    return whole;
+}
