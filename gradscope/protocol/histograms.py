@@ -6,8 +6,7 @@ both signs in the narrowest type that holds them. Where the stretches lie travel
 the step's others; the counts come behind all arrays, those of eight bytes first, each width row by row.
 """
 
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -27,27 +26,34 @@ HISTOGRAM_ARRAYS: Final[tuple[str, ...]] = (*_FIRST, *_BINS, _WIDTH)
 
 _WIDTHS: Final = (8, 4, 2, 1)
 
+_TAKES: Final = np.repeat(np.array([0, 1, 2, 4, 8], np.uint8), [1, 8, 8, 16, 32])
+"""The bytes that a number takes, by its length in bits."""
+
+_ROWS_AT_ONCE: Final = 1024
+"""So many rows, 1 MB of them, are packed at a time: what is made on the way stays in the cache."""
+
 _Bytes: TypeAlias = NDArray[np.uint8]
+_Counts: TypeAlias = NDArray[np.unsignedinteger]
+_Places: TypeAlias = NDArray[np.int64]
+
+_NO_ROWS: Final = np.empty((len(HISTOGRAM_ARRAYS), 0), np.uint8)
 
 
-def pack_histogram(histogram: Histograms) -> tuple[dict[str, _Bytes], bytes]:
-    """Return the five arrays by name, and the counts. Raises UsageError for too many rows."""
+def pack_histogram(histogram: Histograms) -> tuple[dict[str, _Bytes], list[_Counts]]:
+    """Return the five arrays by name, and the counts as they follow one another, little-endian.
+
+    Raises UsageError for too many rows.
+    """
     rows = len(histogram)
     if rows > HISTOGRAM_ROWS_LIMIT:
         raise UsageError(
             f"a step of {rows} rows cannot have a histogram, at most {HISTOGRAM_ROWS_LIMIT} rows may: "
             'observe fewer layers (layers=…), or leave it out (detail="core")'
         )
-    is_used = (histogram != 0).reshape(rows, 2, BINADES)
-    has_any = is_used.any(axis=2)
-    first = np.where(has_any, is_used.argmax(axis=2), 0)
-    length = np.where(has_any, BINADES - is_used[:, :, ::-1].argmax(axis=2) - first, 0)
-    width = _widths(histogram.max(axis=1, initial=0))
-    flat = histogram.reshape(-1)
-    counts = [_little_endian(flat[places], size) for size, places in _sections(first, length, width)]
-    arrays = {name: column.astype(np.uint8) for name, column in zip(_FIRST, first.T, strict=True)}
-    arrays |= {name: column.astype(np.uint8) for name, column in zip(_BINS, length.T, strict=True)}
-    return arrays | {_WIDTH: width}, b"".join(counts)
+    packed = [_pack_rows(histogram[at : at + _ROWS_AT_ONCE]) for at in range(0, rows, _ROWS_AT_ONCE)]
+    wheres = np.concatenate([_NO_ROWS, *(where for where, _ in packed)], axis=1)
+    arrays = dict(zip(HISTOGRAM_ARRAYS, wheres, strict=True))
+    return arrays, [counts[i] for i in range(len(_WIDTHS)) for _, counts in packed]
 
 
 def unpack_histogram(arrays: Mapping[str, NDArray[np.generic]], rows: int, counts: bytes) -> Histograms:
@@ -65,37 +71,66 @@ def unpack_histogram(arrays: Mapping[str, NDArray[np.generic]], rows: int, count
     if named_bytes != len(counts):
         raise ProtocolError(f"expected {named_bytes} bytes of counts, got {len(counts)}")
     flat = np.zeros(rows * HISTOGRAM_BINS, np.uint64)
+    places = _places(first, length)
+    of_count = np.repeat(width, length[:, 0] + length[:, 1])
     offset = 0
-    for size, places in _sections(first, length, width):
-        flat[places] = np.frombuffer(counts, np.dtype(f"<u{size}"), len(places), offset)
-        offset += len(places) * size
-    return flat.reshape(rows, HISTOGRAM_BINS)
-
-
-def _widths(greatest: NDArray[np.uint64]) -> _Bytes:
-    """Return the bytes that each number takes; 0 for 0."""
-    takes = np.array([0, 1, 2, 4, 8], np.uint8)
-    return takes[np.searchsorted(np.array([0, 0xFF, 0xFFFF, 0xFFFFFFFF], np.uint64), greatest)]
-
-
-def _sections(
-    first: NDArray[Any], length: NDArray[Any], width: NDArray[Any]
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield for each width, the widest first, the places of its counts in the flat histogram."""
-    start = np.arange(first.size) * BINADES + first.reshape(-1)
-    many = length.reshape(-1)
-    before = np.cumsum(many) - many
-    places = np.repeat(start - before, many) + np.arange(many.sum())
-    of_count = np.repeat(width, length.sum(axis=1))
     for size in _WIDTHS:
         chosen = places[of_count == size]
         if len(chosen):
-            yield size, chosen
+            flat[chosen] = np.frombuffer(counts, np.dtype(f"<u{size}"), len(chosen), offset)
+            offset += len(chosen) * size
+    return flat.reshape(rows, HISTOGRAM_BINS)
 
 
-def _little_endian(counts: NDArray[np.uint64], size: int) -> bytes:
-    narrow = counts.astype(f"u{size}")
-    return (narrow.byteswap() if sys.byteorder == "big" else narrow).tobytes()
+def _pack_rows(histogram: Histograms) -> tuple[_Bytes, list[_Counts]]:
+    """Return the five arrays, shape (5, rows), and the counts of each width, the widest first."""
+    first, length = _stretches(histogram)
+    counts = histogram.reshape(-1).take(_places(first, length))
+    many = length[:, 0] + length[:, 1]
+    width = _widths(counts, many)
+    of_count = np.repeat(width, many)
+    where = np.concatenate([first.T, length.T, width[np.newaxis]], dtype=np.uint8, casting="unsafe")
+    return where, [counts[of_count == size].astype(f"<u{size}") for size in _WIDTHS]
+
+
+def _stretches(histogram: Histograms) -> tuple[_Places, _Places]:
+    """Return the first bin in use and the length of each stretch, shape (rows, 2).
+
+    The 64 bins of a sign become the bits of one number: the rest is arithmetic on few of them.
+    """
+    bits = np.packbits(histogram != 0, bitorder="little").view("<u8").reshape(-1, 2)
+    first = np.maximum(_bit_lengths(bits & -bits) - 1, 0)
+    return first, _bit_lengths(bits) - first
+
+
+def _places(first: _Places, length: _Places) -> _Places:
+    """Return where in the flat histogram the counts of all stretches lie, row after row."""
+    start = np.arange(0, first.size * BINADES, BINADES) + first.reshape(-1)
+    many = length.reshape(-1)
+    after = np.cumsum(many)
+    places = np.repeat(start - after + many, many)
+    places += np.arange(len(places))
+    return places
+
+
+def _widths(counts: NDArray[np.uint64], many: _Places) -> _Bytes:
+    """Return the bytes that each count of a row takes; `many` of the counts are of each row."""
+    width = np.zeros(len(many), np.uint8)
+    has_any = np.flatnonzero(many)
+    if len(has_any):
+        begins = (np.cumsum(many) - many)[has_any]
+        width[has_any] = _TAKES[_bit_lengths(np.bitwise_or.reduceat(counts, begins))]
+    return width
+
+
+def _bit_lengths(numbers: NDArray[np.uint64]) -> _Places:
+    """Return what `int.bit_length` does, from 0 to 64: it is the exponent of the float64.
+
+    A float64 has 53 bits. That none is rounded up, the bit below the highest one is cleared.
+    """
+    floats = (numbers & ~(numbers >> np.uint64(1))).astype(np.float64)
+    exponents: _Places = (floats.view(np.int64) >> 52) - 1022
+    return np.maximum(exponents, 0)
 
 
 def _check(first: NDArray[np.int64], length: NDArray[np.int64], width: NDArray[Any]) -> None:
