@@ -21,6 +21,11 @@ FLAGS = [
     "-fno-sanitize-recover=all",
     "-fno-omit-frame-pointer",
 ]
+WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
+DRIVER = [
+    HERE / "native_driver.c",
+    *(SOURCE / f"{name}.c" for name in ("avx512", "avx2", "neon", "portable", "pass", "kept")),
+]
 
 
 def run(command, **options):
@@ -57,13 +62,29 @@ def library(compiler, name):
 @pytest.mark.slow
 def test_the_passes_and_the_copies_keep_to_their_memory(compiler, tmp_path):
     """And say the same as plain loops, at every size to 300 and every alignment."""
-    sources = [SOURCE / f"{name}.c" for name in ("avx512", "avx2", "portable", "pass", "kept")]
-    warnings = ["-Wall", "-Wextra", "-Wno-psabi"]
-    build(compiler, [HERE / "native_driver.c", *sources], tmp_path / "driver", *warnings)
+    build(compiler, DRIVER, tmp_path / "driver", *WARNINGS)
     answer = run([str(tmp_path / "driver")])
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    cases = int(answer.stdout.split()[0])
-    assert cases > 50_000
+    *names, cases, _ = answer.stdout.split()
+    assert "portable" in names
+    assert int(cases) > 50_000
+
+
+@pytest.mark.slow
+def test_the_passes_of_aarch64_say_the_same_on_an_emulated_processor(tmp_path):
+    compiler, emulator = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
+    for program in (compiler, emulator):
+        if shutil.which(program) is None:
+            pytest.skip(f"there is no {program}")
+    driver = str(tmp_path / "driver")
+    flags = ["-O3", "-std=gnu11", "-fno-fast-math", "-static", f"-I{SOURCE}", *WARNINGS]
+    built = run([compiler, *flags, *map(str, DRIVER), "-o", driver, "-lm"])
+    assert built.returncode == 0, built.stderr
+    answer = run([emulator, driver, "5"])
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    *names, cases, _ = answer.stdout.split()
+    assert names == ["neon", "portable"]
+    assert int(cases) > 20_000
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 #include "record.h"
 
-extern const Pass pass_avx512, pass_avx2, pass_portable;
+extern const Pass pass_avx512, pass_avx2, pass_neon, pass_portable;
 
-static const Pass *const passes[] = {&pass_avx512, &pass_avx2, &pass_portable};
+static const Pass *const passes[] = {&pass_avx512, &pass_avx2, &pass_neon, &pass_portable};
 
 const Pass *pass_number(int i)
 {
