@@ -43,10 +43,12 @@ class Structure:
 
     def has_same_parameters(self) -> bool:
         """Whether the modules own the parameters that they owned; also said where modules changed."""
-        modules = [reference() for reference in self._modules]
-        if self._has_lost_module or self._module_ids != _ids(modules, _modules):
+        if self._has_lost_module:
             return True
-        return not self._has_lost_parameter and self._parameter_ids == _ids(modules, _parameters)
+        modules = [reference() for reference in self._modules]
+        if not self._has_lost_parameter and self._parameter_ids == _ids(modules, _parameters):
+            return True
+        return self._module_ids != _ids(modules, _modules)
 
     def _lose_module(self, _reference: object) -> None:
         """Note that an object is gone: another one may have its id by now."""

@@ -27,6 +27,16 @@ def add_each(
     kept: NDArray[np.uint8] | None,
     /,
 ) -> list[int]: ...
+def add_gradients(
+    rows: bytearray,
+    bins: bytearray | None,
+    parameters: list[torch.Tensor],
+    targets: list[tuple[int, ...]],
+    /,
+) -> list[int]: ...
+def harvest(
+    rows: bytearray, flags: bytearray, expected: bytearray, missing: int, is_taken: bool, /
+) -> bytearray: ...
 def are_finite(rows: bytearray, targets: list[tuple[int, ...]], /) -> bool: ...
 def find_suspects(parameters: list[torch.nn.Parameter], /) -> list[int]: ...
 def add_changes(

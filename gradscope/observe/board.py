@@ -40,6 +40,8 @@ _EMPTY_ROW = np.array([_EMPTY[column.merge] for column in COLUMNS], np.float64)
 _EMPTY_BYTES = _EMPTY_ROW.tobytes()
 _MERGES = tuple(_MERGE[column.merge] for column in COLUMNS)
 _WIDTH = len(COLUMNS)
+_COUNTS = sum(column.is_count for column in COLUMNS)  # they come first
+_MISSING = int(Flags.NOT_MEASURED)
 _NO_BINS = bytes(HISTOGRAM_BINS * 8)
 _NO_ROW = -1
 _HEADING_BYTES = 16 + 7
@@ -91,6 +93,7 @@ class Board:
         self._bins = bytearray() if is_full else None
         self._flags = bytearray()
         self._expected = bytearray()
+        self._where = _frozen(self._layers), _frozen(self._kind_of_row)
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -151,6 +154,25 @@ class Board:
             if place not in queued:
                 self._add_eagerly(tensors[place], targets[place])
         return left
+
+    def add_gradients(
+        self, parameters: list[torch.Tensor], targets: list[Targets]
+    ) -> tuple[Sequence[int], bool]:
+        """Reduce the gradient of each parameter into its rows.
+
+        Returns the places of those that have none, and whether all others could be read at once.
+        """
+        if self._native is None:
+            left: Sequence[int] = range(len(parameters))
+        else:
+            left = self._native.add_gradients(self._cells, self._bins, parameters, targets)
+            if not left:
+                return left, True
+        gradients = [(place, parameters[place].grad) for place in left]
+        given = [(place, gradient) for place, gradient in gradients if gradient is not None]
+        if given:
+            self.add_each([each for _, each in given], [targets[place] for place, _ in given])
+        return [place for place, gradient in gradients if gradient is None], not given
 
     def add_changes(
         self, tensors: list[torch.Tensor], targets: list[Targets], kept: NDArray[np.uint8]
@@ -215,33 +237,50 @@ class Board:
 
     def harvest(self) -> Harvest:
         """Hand out what the step left, and begin anew."""
-        block = self._as_block()
+        block = self._as_block(is_taken=True)
         harvest = Harvest(block, [board.harvest() for board in self._devices.values()])
-        rows = len(self._layers)
-        np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH)[:] = _EMPTY_ROW
-        self._flags[:] = self._expected[:] = bytes(rows)
         if self._bins is not None:
             _as_histograms(self._bins)[:] = 0
         return harvest
 
-    def _as_block(self) -> Block:
-        table = np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH)
-        values: dict[str, NDArray[np.generic]] = {
-            column.name: cells.astype(np.uint64 if column.is_count else np.float64)
-            for column, cells in zip(COLUMNS, table.T, strict=True)
-            if column.is_core or self._is_full
-        }
-        flags = np.array(self._flags, np.uint8)
-        is_missing = (np.array(self._expected, np.uint8) > 0) & (table[:, _CALLS] == 0)
-        flags[is_missing] |= np.uint8(Flags.NOT_MEASURED)
+    def _as_block(self, *, is_taken: bool = False) -> Block:
+        """Return the rows by column; where `is_taken`, all but the bins are empty afterwards."""
+        counts, numbers, flags = self._laid_out(is_taken=is_taken)
+        columns = zip(COLUMNS, (*counts, *numbers), strict=True)
+        if len(self._where[0]) < len(self._layers):
+            self._where = _frozen(self._layers), _frozen(self._kind_of_row)
         return Block(
             tuple(self._kinds),
-            np.array(self._layers, np.uint32),
-            np.array(self._kind_of_row, np.uint32),
+            *self._where,
             flags,
-            values,
+            {column.name: cells for column, cells in columns if column.is_core or self._is_full},
             None if self._bins is None else _as_histograms(self._bins).copy(),
         )
+
+    def _laid_out(
+        self, *, is_taken: bool
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float64], NDArray[np.uint8]]:
+        """Return the whole counts by column and row, the other numbers likewise, the flags by row."""
+        rows = len(self._layers)
+        if self._native is not None and rows:
+            taken = self._native.harvest(self._cells, self._flags, self._expected, _MISSING, is_taken)
+            counts = np.frombuffer(taken, np.uint64, _COUNTS * rows).reshape(_COUNTS, rows)
+            numbers = np.frombuffer(taken, np.float64, (_WIDTH - _COUNTS) * rows, counts.nbytes)
+            return (
+                counts,
+                numbers.reshape(_WIDTH - _COUNTS, rows),
+                np.frombuffer(taken, np.uint8, rows, counts.nbytes + numbers.nbytes),
+            )
+        table = np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH)
+        counts = table.T[:_COUNTS].astype(np.uint64, order="C")
+        numbers = table.T[_COUNTS:].copy(order="C")
+        flags = np.array(self._flags, np.uint8)
+        is_missing = (np.array(self._expected, np.uint8) > 0) & (table[:, _CALLS] == 0)
+        flags[is_missing] |= np.uint8(_MISSING)
+        if is_taken:
+            table[:] = _EMPTY_ROW
+            self._flags[:] = self._expected[:] = bytes(rows)
+        return counts, numbers, flags
 
     def _add_eagerly(self, tensor: torch.Tensor, rows: Targets) -> None:
         try:
@@ -315,6 +354,13 @@ def room_for(tensors: Iterable[torch.Tensor]) -> int:
         for tensor in tensors
         if type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
     )
+
+
+def _frozen(numbers: "array[int]") -> NDArray[np.uint32]:
+    """Return whole numbers as an array that many blocks may share."""
+    frozen = np.array(numbers, np.uint32)
+    frozen.flags.writeable = False
+    return frozen
 
 
 def _as_histograms(bins: bytearray) -> Histograms:

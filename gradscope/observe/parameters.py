@@ -106,9 +106,9 @@ class ParameterObserver:
         self._give_up_unfinished()
         plan = self._plan(parameters)
         known = plan.known(parameters)
-        gradients = [p.grad for p in known]
-        self._measure_and_keep(plan, known, [gradient is not None for gradient in gradients])
-        is_all = self._add_gradients(plan, gradients) and len(known) == len(parameters)
+        bare, is_read = self._board.add_gradients(known, plan.param_grad)
+        self._measure_and_keep(plan, known, stays=bare)
+        is_all = is_read and not bare and len(known) == len(parameters)
         self.has_only_finite = is_all and self._board.are_finite(plan.param_grad)
 
     def before_closure(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -117,12 +117,14 @@ class ParameterObserver:
         self.has_only_finite = False
         plan = self._plan(parameters)
         known = plan.known(parameters)
-        self._measure_and_keep(plan, known, [p.requires_grad for p in known])
+        self._measure_and_keep(
+            plan, known, stays=[i for i, p in enumerate(known) if not p.requires_grad]
+        )
 
     def measure_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure `param_grad` of those that have one."""
         plan = self._plan(parameters)
-        self._add_gradients(plan, [p.grad for p in plan.known(parameters)])
+        self._board.add_gradients(plan.known(parameters), plan.param_grad)
 
     def after(self) -> None:
         """Measure the change since `before`: Δw, on a CPU each difference in float64."""
@@ -187,20 +189,16 @@ class ParameterObserver:
             for each in (row(layer, kind), row(layer, f"{kind}.{name}"))
         )
 
-    def _add_gradients(self, plan: _Plan, gradients: list[torch.Tensor | None]) -> bool:
-        """Measure gradients; return whether all were there and could be read at once."""
-        given = [gradient for gradient in gradients if gradient is not None]
-        rows = plan.param_grad
-        if len(given) < len(gradients):
-            rows = [each for each, g in zip(rows, gradients, strict=True) if g is not None]
-        return not self._board.add_each(given, rows) and len(given) == len(gradients)
-
-    def _measure_and_keep(self, plan: _Plan, known: list[torch.Tensor], moves: list[bool]) -> None:
-        """Measure the values of all, and keep copies of those that may move."""
+    def _measure_and_keep(
+        self, plan: _Plan, known: list[torch.Tensor], *, stays: Sequence[int]
+    ) -> None:
+        """Measure the values of all; keep copies but of those at the places that `stays` names."""
         param, update = plan.param, plan.update
-        if not all(moves):
-            stays = [not is_moving for is_moving in moves]
-            self._board.add_each(list(compress(known, stays)), list(compress(param, stays)))
+        if stays:
+            self._board.add_each([known[i] for i in stays], [param[i] for i in stays])
+            moves = [True] * len(known)
+            for i in stays:
+                moves[i] = False
             known = list(compress(known, moves))
             param, update = list(compress(param, moves)), list(compress(update, moves))
         memory = self._memory.pop(id(plan), None)

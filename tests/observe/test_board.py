@@ -85,3 +85,43 @@ def test_a_device_board_grows_and_keeps_what_it_has():
     block = board.harvest()._block
     device.harvest().merge_into(block)
     assert block.values["sum"].tolist() == [2.0 * i for i in range(300)]
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_the_native_harvest_lays_out_what_the_one_in_python_does(is_full):
+    board = Board(is_full=is_full)
+    if board._native is None:
+        pytest.skip("the native pass was not built")
+    nasty = torch.tensor([0.0, -1.0, 1e-42, torch.nan, torch.inf, -torch.inf, 3.5])
+    for layer in range(5):
+        board.add(board.row(layer, "out"), nasty * (layer + 1), board.row(layer, "param"))
+        board.expect(board.row(layer, "grad"))
+    board.add(board.row(3, "grad"), nasty)
+    board.mark_unmeasured((board.row(4, "update"),))
+    native = board._laid_out(is_taken=False)
+    extension, board._native = board._native, None
+    python = board._laid_out(is_taken=False)
+    board._native = extension
+    taken, left = board._laid_out(is_taken=True), board._laid_out(is_taken=False)
+    for a, b, c in zip(native, python, taken, strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert a.tobytes() == b.tobytes() == c.tobytes()
+    assert not left[0].any()
+    assert not left[2].any()
+    assert left[1][0].tolist() == [0.0] * len(board)
+    assert set(left[1][2]) == {float("inf")}
+    assert len(board.harvest().block()) == 0
+
+
+def test_gradients_are_found_at_their_parameters_and_missing_ones_are_named():
+    parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(4)]
+    parameters[1].grad = torch.tensor([3.0, 4.0, 0.0])
+    parameters[3].grad = torch.tensor([1.0, 2.0, 2.0]).to_sparse()
+    board = Board()
+    rows = [(board.row(i, "param_grad"),) for i in range(4)]
+    assert board.add_gradients(parameters, rows) == ([0, 2], False)
+    table = Table(0, list("abcd"), board.harvest().block())
+    assert table["b"]["param_grad"].norm == 5.0
+    assert table["d"]["param_grad"].norm == 3.0
+    assert set(table) == {"b", "d"}
+    assert board.add_gradients(parameters[1:2], rows[1:2])[0] in ([], range(0))

@@ -258,3 +258,16 @@ def test_a_training_gives_the_same_rows_either_way(monkeypatch):
                 assert quick[layer][kind][name] == pytest.approx(
                     value, rel=1e-9, abs=1e-12, nan_ok=True
                 )
+
+
+def test_each_of_many_modules_is_found_at_its_own_rows():
+    seen = Watched(rows=1000)
+    modules = [nn.Identity() for _ in range(500)]
+    for i, module in enumerate(modules):
+        seen.watch.put(module, 2 * i, 2 * i + 1, i)
+    seen.watch.put(modules[7], 14, 15, "again")
+    for i, module in enumerate(modules):
+        assert seen.watch.see(module, torch.full((2,), float(i)))
+    assert not seen.watch.see(nn.Identity(), torch.ones(2))
+    assert seen.column("sum")[::2] == [2.0 * i for i in range(500)]
+    assert seen.column("calls")[::2] == [1.0] * 500

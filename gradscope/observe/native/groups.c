@@ -7,6 +7,7 @@
 typedef struct {
     Board board;
     PyObject *left;
+    PyObject *attribute; /* where it is not NULL, the tensors are this of what is listed */
     int is_change, is_keeping;
     Cursor cursor;
 } Group;
@@ -44,10 +45,10 @@ static int add_members(Group *group, PyObject *tensors, PyObject *targets)
         if (tensor == NULL || rows == NULL) {
             return -1;
         }
-        Py_INCREF(tensor); /* another thread may change the lists while the lock is let go */
-        Py_INCREF(rows);
-        int outcome = add_member(group, tensor, rows);
-        Py_DECREF(tensor);
+        Py_INCREF(rows); /* another thread may change the lists while the lock is let go */
+        tensor = group->attribute == NULL ? Py_NewRef(tensor) : PyObject_GetAttr(tensor, group->attribute);
+        int outcome = tensor == NULL ? -1 : add_member(group, tensor, rows);
+        Py_XDECREF(tensor);
         Py_DECREF(rows);
         if (outcome == 0) {
             PyObject *place = PyLong_FromSsize_t(i);
@@ -77,7 +78,7 @@ static PyObject *add_group(PyObject *const *args, Py_ssize_t count, int is_chang
     }
     Py_buffer kept;
     const int has_kept = args[4] != Py_None;
-    Group group = {board, PyList_New(0), is_change, has_kept && !is_change, {NULL, NULL}};
+    Group group = {board, PyList_New(0), NULL, is_change, has_kept && !is_change, {NULL, NULL}};
     if (group.left == NULL
         || (has_kept && PyObject_GetBuffer(args[4], &kept, is_change ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)) {
         Py_XDECREF(group.left);
@@ -105,6 +106,26 @@ PyObject *add_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t 
 PyObject *add_changes(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
     return add_group(args, count, 1, "add_changes(rows, bins, tensors, targets, kept)");
+}
+
+PyObject *add_gradients(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
+{
+    Board board;
+    if (count != 4 || !PyList_Check(args[2]) || !PyList_Check(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "add_gradients(rows, bins, parameters, targets)");
+        return NULL;
+    }
+    if (find_board(args[0], args[1], &board) < 0) {
+        return NULL;
+    }
+    PyObject *attribute = PyUnicode_InternFromString("grad");
+    Group group = {board, PyList_New(0), attribute, 0, 0, {NULL, NULL}};
+    const int outcome = attribute == NULL || group.left == NULL ? -1 : add_members(&group, args[2], args[3]);
+    Py_XDECREF(attribute);
+    if (outcome < 0) {
+        Py_CLEAR(group.left);
+    }
+    return group.left;
 }
 
 /* Whether a row has counted nothing that is not finite; -1 with an exception. */

@@ -7,6 +7,7 @@
  */
 
 #include "groups.h"
+#include "harvest.h"
 #include "rows.h"
 #include "watch.h"
 
@@ -115,6 +116,10 @@ static PyMethodDef methods[] = {
      "add_changes(rows, bins, tensors, targets, kept) -> places of the tensors that were left"},
     {"are_finite", (PyCFunction)(void (*)(void))are_finite, METH_FASTCALL,
      "are_finite(rows, targets) -> whether only finite numbers were reduced into the last row of each"},
+    {"add_gradients", (PyCFunction)(void (*)(void))add_gradients, METH_FASTCALL,
+     "add_gradients(rows, bins, parameters, targets) -> places of the gradients that were left"},
+    {"harvest", (PyCFunction)(void (*)(void))harvest, METH_FASTCALL,
+     "harvest(rows, flags, expected, missing, is_taken) -> columns and flags, one after the other"},
     {"find_suspects", find_suspects, METH_O,
      "find_suspects(parameters) -> places of those whose gradient is not finite, or cannot be read here"},
     {NULL, NULL, 0, NULL},

@@ -16,13 +16,9 @@ static void merge_bins(char *place, const uint64_t *bins)
 }
 
 /* The bytes are looked up anew: others may have grown them meanwhile. */
-int merge(const Board *board, PyObject *number, const Measured *measured)
+int merge_row(const Board *board, Py_ssize_t row, const Measured *measured)
 {
     const Record *record = &measured->record;
-    const Py_ssize_t row = PyLong_AsSsize_t(number);
-    if (row == -1 && PyErr_Occurred()) {
-        return -1;
-    }
     const int has_bins = board->bins != NULL;
     if (row < 0 || row >= PyByteArray_Size(board->rows) / (Py_ssize_t)sizeof(Record)
         || (has_bins && row >= PyByteArray_Size(board->bins) / (Py_ssize_t)sizeof measured->bins)) {
@@ -49,6 +45,12 @@ int merge(const Board *board, PyObject *number, const Measured *measured)
         merge_bins(place, measured->bins);
     }
     return 0;
+}
+
+int merge(const Board *board, PyObject *number, const Measured *measured)
+{
+    const Py_ssize_t row = PyLong_AsSsize_t(number);
+    return row == -1 && PyErr_Occurred() ? -1 : merge_row(board, row, measured);
 }
 
 void reduce(const Memory *memory, const char *before, char *copy, int is_full, Measured *measured)

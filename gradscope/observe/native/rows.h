@@ -29,6 +29,9 @@ int find_board(PyObject *rows, PyObject *bins, Board *board);
 void reduce(const Memory *memory, const char *before, char *copy, int is_full, Measured *measured);
 
 /* Merge into a row what was measured. Returns -1 with an exception where there is no such row. */
+int merge_row(const Board *board, Py_ssize_t row, const Measured *measured);
+
+/* The same, of a row that Python has given. */
 int merge(const Board *board, PyObject *number, const Measured *measured);
 
 #endif

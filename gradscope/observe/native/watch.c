@@ -10,6 +10,8 @@
 
 #include "watch.h"
 
+#include "spots.h"
+
 #include <string.h>
 #include <time.h>
 
@@ -19,8 +21,8 @@ typedef struct {
     PyObject *forward, *backward;     /* tuples of (question, answer) */
     PyObject *dict_type;              /* what PyTorch keeps a tensor's hooks in */
     PyObject *on_gradient, *give_up;
-    PyObject *spots; /* id of a module -> (weak reference, row of out, row of grad, place) */
     PyObject *epoch;
+    Spots spots;
     double spent_s;
     long seen;
 } Watch;
@@ -28,10 +30,9 @@ typedef struct {
 /* The hook on one tensor: what it belongs to, and in which epoch it was placed. */
 typedef struct {
     PyObject_HEAD
-    PyObject *watch, *epoch, *row, *place;
+    PyObject *watch, *epoch, *place;
+    Py_ssize_t row;
 } Hook;
-
-enum { REFERENCE, OUT_ROW, GRAD_ROW, PLACE, SPOT_SIZE };
 
 static PyObject *hook_type;
 static PyObject *requires_grad, *backward_hooks, *grad_fn, *register_hook_dict, *ours;
@@ -74,7 +75,7 @@ static int is_as_asked(PyObject *questions)
 }
 
 /* Reduce memory into a row of the board. */
-static int measure(Watch *watch, const Memory *memory, PyObject *row)
+static int measure(Watch *watch, const Memory *memory, Py_ssize_t row)
 {
     Measured measured;
     Board board;
@@ -82,20 +83,20 @@ static int measure(Watch *watch, const Memory *memory, PyObject *row)
         return -1;
     }
     reduce(memory, NULL, NULL, board.bins != NULL, &measured);
-    return merge(&board, row, &measured);
+    return merge_row(&board, row, &measured);
 }
 
 /* --- the hook on a gradient ------------------------------------------------------------------------- */
 
-static PyObject *make_hook(Watch *watch, PyObject *spot)
+static PyObject *make_hook(Watch *watch, const Spot *spot)
 {
     allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)hook_type, Py_tp_alloc);
     Hook *hook = (Hook *)allocate((PyTypeObject *)hook_type, 0);
     if (hook != NULL) {
         hook->watch = Py_NewRef((PyObject *)watch);
         hook->epoch = Py_NewRef(watch->epoch);
-        hook->row = Py_NewRef(PyTuple_GetItem(spot, GRAD_ROW));
-        hook->place = Py_NewRef(PyTuple_GetItem(spot, PLACE));
+        hook->row = spot->grad_row;
+        hook->place = Py_NewRef(spot->place);
     }
     return (PyObject *)hook;
 }
@@ -106,7 +107,6 @@ static void hook_free(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     Py_XDECREF(hook->watch);
     Py_XDECREF(hook->epoch);
-    Py_XDECREF(hook->row);
     Py_XDECREF(hook->place);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
@@ -184,9 +184,9 @@ static int takes_hook(PyObject *output, PyObject **node)
 }
 
 /* What Tensor.register_hook does, without a handle that nobody would use. */
-static int place_hook(Watch *watch, PyObject *output, PyObject *node, PyObject *spot)
+static int place_hook(Watch *watch, PyObject *output, PyObject *node, const Spot *spot)
 {
-    const Py_ssize_t row = PyLong_AsSsize_t(PyTuple_GetItem(spot, GRAD_ROW));
+    const Py_ssize_t row = spot->grad_row;
     if (row < 0 || row >= PyByteArray_Size(watch->expected)) {
         PyErr_Format(PyExc_IndexError, "row %zd is not on the board", row);
         return -1;
@@ -204,23 +204,11 @@ static int place_hook(Watch *watch, PyObject *output, PyObject *node, PyObject *
     return answer == NULL ? -1 : 0;
 }
 
-static PyObject *find_spot(const Watch *watch, PyObject *module)
-{
-    PyObject *key = PyLong_FromVoidPtr(module);
-    PyObject *spot = key == NULL ? NULL : PyDict_GetItemWithError(watch->spots, key);
-    Py_XDECREF(key);
-    return spot != NULL && PyWeakref_GetObject(PyTuple_GetItem(spot, REFERENCE)) == module ? spot : NULL;
-}
-
 /* 1 when all was done, 0 when nothing was, -1 with an exception. */
-static int see_output(Watch *watch, PyObject *module, PyObject *output)
+static int see_at(Watch *watch, const Spot *spot, PyObject *output)
 {
     Memory memory;
     PyObject *node = NULL;
-    PyObject *spot = is_plain_tensor(output) ? find_spot(watch, module) : NULL;
-    if (spot == NULL) {
-        return PyErr_Occurred() ? -1 : 0;
-    }
     int outcome = is_as_asked(watch->forward);
     if (outcome <= 0 || !find_memory(output, &memory)) {
         return outcome < 0 ? -1 : 0;
@@ -233,14 +221,25 @@ static int see_output(Watch *watch, PyObject *module, PyObject *output)
     if (needs_gradient == Py_True && (outcome = takes_hook(output, &node)) <= 0) {
         return outcome;
     }
-    Py_INCREF(spot);
-    outcome = measure(watch, &memory, PyTuple_GetItem(spot, OUT_ROW));
+    outcome = measure(watch, &memory, spot->out_row);
     if (outcome == 0 && node != NULL) {
         outcome = place_hook(watch, output, node, spot);
     }
     Py_XDECREF(node);
-    Py_DECREF(spot);
     return outcome < 0 ? -1 : 1;
+}
+
+static int see_output(Watch *watch, PyObject *module, PyObject *output)
+{
+    const Spot *found = is_plain_tensor(output) ? find_spot(&watch->spots, module) : NULL;
+    if (found == NULL) {
+        return 0;
+    }
+    const Spot spot = *found; /* Python may put modules meanwhile, and the table be another */
+    Py_INCREF(spot.place);
+    const int outcome = see_at(watch, &spot, output);
+    Py_DECREF(spot.place);
+    return outcome;
 }
 
 static PyObject *watch_see(PyObject *self, PyObject *const *args, Py_ssize_t count)
@@ -262,18 +261,10 @@ static PyObject *watch_see(PyObject *self, PyObject *const *args, Py_ssize_t cou
 
 static PyObject *watch_put(PyObject *self, PyObject *args)
 {
-    PyObject *module, *out, *grad, *place;
-    if (!PyArg_ParseTuple(args, "OO!O!O", &module, &PyLong_Type, &out, &PyLong_Type, &grad, &place)) {
-        return NULL;
-    }
-    PyObject *key = PyLong_FromVoidPtr(module), *reference = PyWeakref_NewRef(module, NULL);
-    PyObject *spot = reference == NULL ? NULL : PyTuple_Pack(SPOT_SIZE, reference, out, grad, place);
-    const int outcome
-        = key == NULL || spot == NULL ? -1 : PyDict_SetItem(((Watch *)self)->spots, key, spot);
-    Py_XDECREF(key);
-    Py_XDECREF(reference);
-    Py_XDECREF(spot);
-    if (outcome < 0) {
+    PyObject *module, *place;
+    Py_ssize_t out_row, grad_row;
+    if (!PyArg_ParseTuple(args, "OnnO", &module, &out_row, &grad_row, &place)
+        || put_spot(&((Watch *)self)->spots, module, place, out_row, grad_row) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -307,10 +298,9 @@ static PyObject *watch_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
                           &gives_up)) {
         return NULL;
     }
-    PyObject *spots = PyDict_New(), *epoch = PyLong_FromLong(0);
+    PyObject *epoch = PyLong_FromLong(0);
     Watch *watch = (Watch *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
-    if (spots == NULL || epoch == NULL || watch == NULL) {
-        Py_XDECREF(spots);
+    if (epoch == NULL || watch == NULL) {
         Py_XDECREF(epoch);
         Py_XDECREF((PyObject *)watch);
         return NULL;
@@ -323,7 +313,6 @@ static PyObject *watch_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     watch->dict_type = Py_NewRef(dict_type);
     watch->on_gradient = Py_NewRef(on_gradient);
     watch->give_up = Py_NewRef(gives_up);
-    watch->spots = spots;
     watch->epoch = epoch;
     return (PyObject *)watch;
 }
@@ -337,8 +326,7 @@ static int watch_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(watch->dict_type);
     Py_VISIT(watch->on_gradient);
     Py_VISIT(watch->give_up);
-    Py_VISIT(watch->spots);
-    return 0;
+    return visit_spots(&watch->spots, visit, arg);
 }
 
 static int watch_clear(PyObject *self)
@@ -346,7 +334,7 @@ static int watch_clear(PyObject *self)
     Watch *watch = (Watch *)self;
     Py_CLEAR(watch->on_gradient);
     Py_CLEAR(watch->give_up);
-    Py_CLEAR(watch->spots);
+    clear_spots(&watch->spots);
     return 0;
 }
 
