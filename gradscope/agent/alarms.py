@@ -44,6 +44,12 @@ _JUDGED_ALL: Final = 200
 _APART_S: Final = 0.04
 """From then on rules that only tell judge 25 steps a second at most: it takes a tiny step's time."""
 
+_REST: Final = 200
+"""They also rest so many times as long as judging last took: it takes half a percent of the time."""
+
+_LONGEST_REST_S: Final = 5.0
+"""But no longer, for a look that was slow because the machine did something else."""
+
 
 def check_action(rule: Rule, action: object, *, world_size: int) -> Action:
     """Return the action. Raises UsageError for one that there is not, or that this rule cannot have."""
@@ -121,7 +127,7 @@ class Alarms(StepPart):
         self._has_judged = False
         self._early: set[tuple[int, int]] = set()
         self._withheld = Withheld()
-        self._readings, self._judged_s = 0, 0.0
+        self._readings, self._rests_until_s = 0, 0.0
         self._raising: AlertError | None = None
 
     @property
@@ -149,13 +155,13 @@ class Alarms(StepPart):
 
     def act(self, posted: Posted, alerts: Sequence[Alert]) -> None:
         """Tell of alerts, of the first few one by one, and do what is to be done."""
+        if not alerts:
+            return
         for alert in alerts[:_TOLD_AT_ONCE]:
             self._tell(alert, posted)
         rest = len(alerts) - _TOLD_AT_ONCE
         if rest > 0:
             self._deeds.note(f"alert.{posted.rule.name}", f"{posted.rule.name}: and {rest} layers more")
-        if not alerts:
-            return
         if posted.action == "pause":
             self._deeds.pause(f"{alerts[0].rule}: {alerts[0].text}")
         elif posted.action == "remove":
@@ -203,31 +209,39 @@ class Alarms(StepPart):
         self._withheld.give_back()
 
     def observed(self, finished: FinishedStep) -> None:
-        """Judge a step whose numbers have come."""
+        """Judge a step whose numbers have come.
+
+        Rules that only tell do not judge every one of many steps a second, and rest after each so long
+        that judging takes half a percent of the time. What is done about alerts does not count: a
+        callback may take as long as it likes.
+        """
+        began_s = time.perf_counter()
+        self._readings += 1
+        is_due = self._readings <= _JUDGED_ALL or began_s >= self._rests_until_s
         reading = self._reading(finished.step, finished.names, finished.block)
-        is_due = self._takes_turn()
-        for posted in self._posted:
-            if (finished.step, id(posted)) in self._early or posted.rule.kind.needs_scalars:
-                continue
-            if is_due or posted.action != "event" or posted.rule.name == "nonfinite":
-                self.act(posted, posted.rule.judge(reading))
-        self._early = {key for key in self._early if key[0] > finished.step}
+        told = [
+            (posted, posted.rule.judge(reading))
+            for posted in (self._of_columns if is_due else self._restless)
+            if (finished.step, id(posted)) not in self._early
+        ]
+        if is_due:
+            took_s = time.perf_counter() - began_s
+            self._rests_until_s = began_s + max(_APART_S, min(_REST * took_s, _LONGEST_REST_S))
+        for posted, alerts in told:
+            self.act(posted, alerts)
+        if self._early:
+            self._early = {key for key in self._early if key[0] > finished.step}
 
     def _put(self, posted: list[Posted]) -> None:
         by_name: dict[str, tuple[Posted, ...]] = {}
         for each in posted:
             by_name[each.rule.name] = (*by_name.get(each.rule.name, ()), each)
         self._posted, self._by_name = posted, by_name
+        self._of_columns = [p for p in posted if not p.rule.kind.needs_scalars]
+        self._restless = [
+            p for p in self._of_columns if p.action != "event" or p.rule.name == "nonfinite"
+        ]
         self._early_rules = [p for p in posted if p.is_early and p.rule.name != "nonfinite"]
-
-    def _takes_turn(self) -> bool:
-        """Whether the rules that only tell are to judge now: not every one of many steps a second."""
-        now_s = time.perf_counter()
-        self._readings += 1
-        if self._readings > _JUDGED_ALL and now_s - self._judged_s < _APART_S:
-            return False
-        self._judged_s = now_s
-        return True
 
     def close(self) -> None:
         """Give back what was taken."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradscope.rules.alerts import Finding
 from gradscope.rules.past import Past
-from gradscope.rules.reading import Reading
+from gradscope.rules.reading import Reading, places_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 
@@ -40,7 +40,7 @@ def dead(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  
             "{:.2%} of the output is zero",
             (fraction[i],),
         )
-        for i in np.flatnonzero(fraction > limit).tolist()
+        for i in places_of(fraction > limit)
     ]
 
 
@@ -66,5 +66,5 @@ def saturated(reading: Reading, threshold: Threshold, past: Past) -> list[Findin
             "saturated: its mean slope is {:.2%} of the greatest",
             (max(slope[i], 0.0),),
         )
-        for i in np.flatnonzero(slope < limit).tolist()
+        for i in places_of(slope < limit)
     ]

@@ -4,11 +4,10 @@ All three look at the row `param_grad` of each layer: what the optimizer is give
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradscope.rules.alerts import Finding
 from gradscope.rules.past import Past
-from gradscope.rules.reading import Reading
+from gradscope.rules.reading import Reading, places_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 
@@ -30,7 +29,7 @@ def exploding(reading: Reading, threshold: Threshold, past: Past) -> list[Findin
             "gradient norm {:.3g}, over {:g}",
             (norms[i], limit),
         )
-        for i in _where(norms > limit)
+        for i in places_of(norms > limit)
     ]
 
 
@@ -47,7 +46,7 @@ def vanishing(reading: Reading, threshold: Threshold, past: Past) -> list[Findin
     words = "gradient rms {:.3g}, the greatest of all layers is {:.3g}"
     return [
         Finding(reading.layers[i], _KIND, float(rms[i]), limit, words, (rms[i], greatest))
-        for i in _where(rms < limit)
+        for i in places_of(rms < limit)
     ]
 
 
@@ -65,9 +64,5 @@ def spike(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:
             "gradient norm {:.3g}, {:.3g} times its usual {:.3g}",
             (norms[i], excess[i], norms[i] / excess[i]),
         )
-        for i in _where(~np.isnan(excess))
+        for i in places_of(~np.isnan(excess))
     ]
-
-
-def _where(mask: NDArray[np.bool_]) -> list[int]:
-    return np.flatnonzero(mask).tolist()

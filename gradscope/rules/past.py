@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradscope.rules.reading import Floats
+from gradscope.rules.reading import Floats, any_of
 
 __all__ = ["Past"]
 
@@ -43,6 +43,9 @@ class Past:
             above = logs - self._mean
             limit = np.maximum(np.log(factor), _DEVIATIONS * np.sqrt(self._variance))
             is_above = positive & (self._count >= _NEEDED) & (above > limit)
+        if not any_of(is_above):  # as nearly always
+            self._take(logs, positive)
+            return np.full(len(values), np.nan)
         self._take(np.where(is_above, self._mean + limit, logs), positive)
         return np.where(is_above, np.exp(np.minimum(above, 700.0)), np.nan)
 

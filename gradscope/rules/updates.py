@@ -5,7 +5,7 @@ import numpy as np
 from gradscope.columns import update_ratio as ratio_of
 from gradscope.rules.alerts import Finding
 from gradscope.rules.past import Past
-from gradscope.rules.reading import Floats, Reading
+from gradscope.rules.reading import Floats, Reading, places_of
 from gradscope.rules.thresholds import Threshold, limits
 
 __all__ = ["update_ratio"]
@@ -29,10 +29,13 @@ def update_ratio(reading: Reading, threshold: Threshold, past: Past) -> list[Fin
     known = ratio[~np.isnan(ratio)]
     if not len(known):
         return []
-    known.sort()
+    known.sort()  # the least and the greatest stand at its ends
     usual = float(known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2  # the median
     past.has_been_well = past.has_been_well or least <= usual <= greatest
-    found = _of_layers(reading, ratio, usual, least / _FAR, greatest * _FAR)
+    low, high = least / _FAR, greatest * _FAR
+    found: list[Finding] = []
+    if known[-1] > high or known[0] < min(low, usual / _BEHIND):
+        found = _of_layers(reading, ratio, usual, low, high)
     if usual > greatest or (usual < least and not past.has_been_well):
         words = "the median Δw/w of all layers is {:.3g}, {}"
         told = usual, _side(usual, least, greatest)
@@ -54,7 +57,7 @@ def _of_layers(
             "Δw/w is {:.3g}, {}",
             (ratio[i], _side(ratio[i], least, greatest)),
         )
-        for i in np.flatnonzero(is_out).tolist()
+        for i in places_of(is_out)
     ]
 
 

@@ -1,11 +1,15 @@
 """Rules at work in a training: what they tell, and what they have done."""
 
+import dataclasses
+import time
+
 import pytest
 import torch
 from torch import nn
 
 import gradscope
 from gradscope.errors import AlertError, UnknownLayerError, UsageError
+from gradscope.rules import Rule, kind_of
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
 
@@ -145,6 +149,56 @@ def test_off_takes_a_rule_away_and_another_of_its_name_takes_its_place(model, op
     assert "spike" not in [rule.name for rule, _ in scope.rules]
     scope.rule("exploding", threshold=5.0)
     assert [(r.threshold, a) for r, a in scope.rules if r.name == "exploding"] == [(5.0, "event")]
+
+
+def noting(name, judged, takes_s=0.0):
+    """A rule that finds nothing, takes so long over it, and notes which steps it has judged."""
+
+    def check(reading, threshold, past):
+        judged.append(reading.step)
+        time.sleep(takes_s)
+        return []
+
+    return Rule(dataclasses.replace(kind_of("dead"), name=name, check=check))
+
+
+def test_rules_that_only_tell_rest_200_times_as_long_as_judging_took(model, optimizer, scope):
+    judged = []
+    scope._alarms.post(noting("slow", judged, 2e-3), "event")
+    train(model, optimizer, 199)
+    began_s = time.perf_counter()
+    train(model, optimizer, 1)
+    assert judged == list(range(200)), "a short run is judged whole"
+    while len(judged) < 202 and time.perf_counter() - began_s < 30:
+        train(model, optimizer, 1)
+    assert len(judged) == 202, "they go on"
+    assert time.perf_counter() - began_s >= 2 * 200 * 2e-3
+    assert judged[-1] > 201, "a step takes less than that"
+
+
+def test_while_others_rest_nonfinite_and_a_rule_that_acts_judge_every_step(model, optimizer, scope):
+    rests, acts, told = [], [], []
+    scope._alarms.post(noting("rests", rests, 5e-3), "event")
+    scope._alarms.post(noting("acts", acts), lambda alert: None)
+    train(model, optimizer, 201)
+    scope.on_alert(told.append)
+    with torch.no_grad():
+        model[4].bias[0] = float("nan")
+    train(model, optimizer, 1)
+    assert [(alert.rule, alert.step) for alert in told] == [("nonfinite", 201)]
+    assert acts == list(range(202))
+    assert rests == list(range(200))
+
+
+def test_a_callback_that_takes_long_does_not_make_the_rules_rest(model, optimizer, scope):
+    judged = []
+    scope._alarms.post(noting("quick", judged), "event")
+    scope.rule("exploding", action=lambda alert: time.sleep(0.5), threshold=1e-9, patience=200)
+    train(model, optimizer, 200)
+    called_s = time.perf_counter()
+    while len(judged) == 200 and time.perf_counter() - called_s < 30:
+        train(model, optimizer, 1)
+    assert time.perf_counter() - called_s < 4, "200 times half a second would be cut to five"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def _value(name, given):
     return given.get(name, default)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def reading():
     return make_reading
 
