@@ -8,7 +8,7 @@ import numpy as np
 
 from gradscope.rules.alerts import Finding
 from gradscope.rules.past import Past
-from gradscope.rules.reading import Reading, places_of
+from gradscope.rules.reading import Reading, any_of, places_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 
@@ -51,9 +51,9 @@ def saturated(reading: Reading, threshold: Threshold, past: Past) -> list[Findin
     is mean(y) - mean(y^2), at most 1/4. Other bounded activations do not give theirs away.
     """
     limit = limit_of(threshold)
-    is_tanh, is_sigmoid = reading.types_are(_TANH), reading.types_are(_SIGMOID)
-    if not (is_tanh.any() or is_sigmoid.any()):
+    if not any_of(reading.types_are(_TANH | _SIGMOID)):  # as in most models
         return []
+    is_tanh, is_sigmoid = reading.types_are(_TANH), reading.types_are(_SIGMOID)
     mean, rms = reading.by_layer("out", "mean"), reading.by_layer("out", "rms")
     slope = np.where(is_tanh, 1.0 - rms**2, np.nan)
     slope = np.where(is_sigmoid, 4.0 * (mean - rms**2), slope)
