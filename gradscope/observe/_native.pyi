@@ -14,6 +14,7 @@ def bind(
     parameter_type: type[torch.Tensor],
     is_neg: object,
     pass_number: int = 0,
+    get_num_threads: Callable[[], int] | None = None,
     /,
 ) -> str: ...
 def add(

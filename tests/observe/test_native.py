@@ -3,6 +3,7 @@
 import ctypes
 import math
 import mmap
+import os
 import subprocess
 import sys
 
@@ -25,13 +26,14 @@ EMPTY_ROW = np.array([0.0] * 9 + [math.inf, -math.inf]).tobytes()
 NO_BINS = bytes(8 * HISTOGRAM_BINS)
 
 
-def bind(number):
+def bind(number, get_num_threads=None):
     return _native.bind(
         torch.Tensor.__dlpack_c_exchange_api__,
         torch.Tensor,
         torch.nn.Parameter,
         torch.Tensor.is_neg,
         number,
+        get_num_threads,
     )
 
 
@@ -230,6 +232,70 @@ def test_a_change_is_the_difference_in_float64(dtype, size, share, seed):
     assert_same(got, eagerly(reduce_change_on_host(now, before, is_full=True)), magnitude_of(x))
     assert_same(row_of(rows, 2), core_of(got), magnitude_of(x))
     assert bins_of(bins, 2) == [0] * HISTOGRAM_BINS
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_large_tensor_gives_the_same_to_the_last_bit_however_many_threads_read_it(dtype):
+    weight = sprinkled(2_200_003, dtype, 8, 1e-6)
+    other = sprinkled(2_200_003, dtype, 9, 0)
+    answers = []
+    try:
+        for threads in (None, lambda: 1, lambda: 2, lambda: 5):
+            bind(0, threads)
+            rows, bins = bytearray(EMPTY_ROW * 3), bytearray(NO_BINS * 3)
+            kept = np.empty(room_for([weight]), np.uint8)
+            now = weight.clone()
+            assert _native.add_each(rows, bins, [now], [(0,)], kept) == []
+            now.copy_(other)
+            assert _native.add_changes(rows, bins, [now], [(1,)], kept) == []
+            assert _native.add(rows, None, now, 2)
+            answers.append((bytes(rows), bytes(bins), bytes(kept[16 : 16 + weight.nbytes])))
+    finally:
+        bind(0)
+    assert answers[0][2] == weight.view(torch.uint8).numpy().tobytes()
+    assert answers[1:] == answers[:1] * 3
+    assert_equals_numpy(row_of(answers[0][0]) | {"bins": bins_of(answers[0][1])}, weight)
+
+
+def test_pytorch_is_asked_for_its_threads_when_a_tensor_is_large():
+    asked = []
+    try:
+        bind(0, lambda: asked.append(1) or 2)
+        natively_core(torch.ones(1 << 19))
+        assert not asked
+        assert natively_core(torch.ones(1 << 20))["sum"] == 1 << 20
+        assert asked == [1]
+        bind(0, lambda: "many")  # whatever it says, the tensor is read
+        assert natively_core(torch.ones(1 << 20))["sum"] == 1 << 20
+    finally:
+        bind(0)
+
+
+_AFTER_A_FORK = """
+import os, signal, sys
+import torch
+from gradscope.observe import Board, native
+torch.set_num_threads(2)
+tensor = torch.ones(1 << 22)
+def total():
+    board = Board()
+    board.add(board.row(0, "out"), tensor)
+    return board.harvest().block().values["sum"].tolist()
+assert native.native_module() and total() == [4194304.0]
+child = os.fork()
+if not child:
+    signal.alarm(20)  # a child that waits for threads it has not is ended
+    os._exit(0 if total() == [4194304.0] else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_of_a_fork_does_not_wait_for_threads_that_it_has_not():
+    answer = subprocess.run(
+        [sys.executable, "-c", _AFTER_A_FORK], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
 
 
 def test_std_survives_a_mean_ten_thousand_times_greater():

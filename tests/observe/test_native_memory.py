@@ -22,10 +22,8 @@ FLAGS = [
     "-fno-omit-frame-pointer",
 ]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
-DRIVER = [
-    HERE / "native_driver.c",
-    *(SOURCE / f"{name}.c" for name in ("avx512", "avx2", "neon", "portable", "pass", "kept")),
-]
+PASSES = [SOURCE / f"{name}.c" for name in ("avx512", "avx2", "neon", "portable", "pass")]
+DRIVER = [HERE / "native_driver.c", SOURCE / "kept.c"]
 
 
 def run(command, **options):
@@ -52,6 +50,15 @@ def build(compiler, sources, target, *flags):
     assert built.returncode == 0, built.stderr
 
 
+@pytest.fixture(scope="module")
+def passes(compiler, tmp_path_factory):
+    """The passes, which take a compiler longer than all else, as objects for each of the programs."""
+    folder = tmp_path_factory.mktemp("passes")
+    for path in PASSES:
+        build(compiler, [path], folder / f"{path.stem}.o", "-c", "-fPIC", *WARNINGS)
+    return sorted(folder.glob("*.o"))
+
+
 def library(compiler, name):
     path = Path(run([*compiler, f"-print-file-name={name}"]).stdout.strip())
     if not path.is_absolute():
@@ -60,14 +67,24 @@ def library(compiler, name):
 
 
 @pytest.mark.slow
-def test_the_passes_and_the_copies_keep_to_their_memory(compiler, tmp_path):
+def test_the_passes_and_the_copies_keep_to_their_memory(compiler, passes, tmp_path):
     """And say the same as plain loops, at every size to 300 and every alignment."""
-    build(compiler, DRIVER, tmp_path / "driver", *WARNINGS)
+    build(compiler, [*DRIVER, *passes], tmp_path / "driver", *WARNINGS)
     answer = run([str(tmp_path / "driver")])
     assert answer.returncode == 0, answer.stdout + answer.stderr
     *names, cases, _ = answer.stdout.split()
     assert "portable" in names
     assert int(cases) > 50_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are PyTorch's on Linux alone")
+def test_threads_keep_to_their_parts_and_say_what_one_alone_says(compiler, passes, tmp_path):
+    sources = [HERE / "parts_driver.c", SOURCE / "parts.c", *passes]
+    build(compiler, sources, tmp_path / "driver", *WARNINGS, "-fopenmp", "-DPARTED_BYTES=65536")
+    answer = run([str(tmp_path / "driver")])
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert int(answer.stdout.split()[0]) > 500
 
 
 @pytest.mark.slow
@@ -78,7 +95,7 @@ def test_the_passes_of_aarch64_say_the_same_on_an_emulated_processor(tmp_path):
             pytest.skip(f"there is no {program}")
     driver = str(tmp_path / "driver")
     flags = ["-O3", "-std=gnu11", "-fno-fast-math", "-static", f"-I{SOURCE}", *WARNINGS]
-    built = run([compiler, *flags, *map(str, DRIVER), "-o", driver, "-lm"])
+    built = run([compiler, *flags, *map(str, [*DRIVER, *PASSES]), "-o", driver, "-lm"])
     assert built.returncode == 0, built.stderr
     answer = run([emulator, driver, "5"])
     assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -90,13 +107,14 @@ def test_the_passes_of_aarch64_say_the_same_on_an_emulated_processor(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="sanitizers are loaded into Python as on Linux")
-def test_the_extension_keeps_to_its_memory_in_its_own_tests(compiler, tmp_path):
+def test_the_extension_keeps_to_its_memory_in_its_own_tests(compiler, passes, tmp_path):
     """Tensors lie on the heap there, so what is read beyond one is seen, as is what Python is given."""
     preload = f"{library(compiler, 'libasan.so')} {library(compiler, 'libubsan.so')}"
     extension = tmp_path / "_native.so"
     include = f"-I{sysconfig.get_paths()['include']}"
     flags = ["-shared", "-fPIC", "-DPy_LIMITED_API=0x030B0000", include]
-    build(compiler, sorted(SOURCE.glob("*.c")), extension, *flags)
+    others = [path for path in sorted(SOURCE.glob("*.c")) if path not in PASSES]
+    build(compiler, [*others, *passes], extension, *flags)
     tests = [str(HERE / name) for name in ("test_native.py", "test_quick.py")]
     options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "not was_not_built"]
     answer = run(

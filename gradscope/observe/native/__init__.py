@@ -7,6 +7,7 @@ does the same. Both give the same numbers.
 
 import functools
 import os
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -43,7 +44,15 @@ def _load() -> tuple[ModuleType | None, str]:
     if exchange is None:
         return None, "eager: this PyTorch does not publish DLPack's exchange functions"
     try:
-        name = _native.bind(exchange, torch.Tensor, torch.nn.Parameter, torch.Tensor.is_neg)
+        name = _native.bind(
+            exchange, torch.Tensor, torch.nn.Parameter, torch.Tensor.is_neg, 0, _threads()
+        )
     except ImportError as error:
         return None, f"eager: {error}"
     return _native, f"native {name}"
+
+
+def _threads() -> Callable[[], int] | None:
+    """Return what tells how many threads PyTorch runs on, where its pool is the one that OpenMP has."""
+    uses_openmp = "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
+    return torch.get_num_threads if uses_openmp else None

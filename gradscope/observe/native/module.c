@@ -51,8 +51,10 @@ static int is_finite(PyObject *gradient)
     if (!find_memory(gradient, &memory)) {
         return 0;
     }
+    const Stretch stretch = {memory.data, NULL, NULL, memory.stored, memory.dtype};
+    const int threads = threads_for(memory.size_bytes);
     PyThreadState *state = memory.size_bytes >= LARGE_BYTES ? PyEval_SaveThread() : NULL;
-    const int answer = pass->is_finite(memory.data, memory.stored, memory.dtype);
+    const int answer = are_parts_finite(pass, &stretch, threads);
     if (state != NULL) {
         PyEval_RestoreThread(state);
     }
@@ -88,9 +90,10 @@ static PyObject *find_suspects(PyObject *Py_UNUSED(self), PyObject *parameters)
 
 static PyObject *bind(PyObject *Py_UNUSED(self), PyObject *args)
 {
-    PyObject *capsule, *tensor, *parameter, *asks_neg;
+    PyObject *capsule, *tensor, *parameter, *asks_neg, *asks_threads = Py_None;
     int number = 0;
-    if (!PyArg_ParseTuple(args, "OOOO|i", &capsule, &tensor, &parameter, &asks_neg, &number)) {
+    if (!PyArg_ParseTuple(args, "OOOO|iO", &capsule, &tensor, &parameter, &asks_neg, &number,
+                          &asks_threads)) {
         return NULL;
     }
     const Pass *chosen = pass_number(number);
@@ -102,12 +105,14 @@ static PyObject *bind(PyObject *Py_UNUSED(self), PyObject *args)
         return NULL;
     }
     pass = chosen;
+    bind_threads(asks_threads);
     return PyUnicode_FromString(pass->name);
 }
 
 static PyMethodDef methods[] = {
     {"bind", bind, METH_VARARGS,
-     "bind(exchange, tensor_type, parameter_type, is_neg, pass_number=0) -> name of the pass"},
+     "bind(exchange, tensor_type, parameter_type, is_neg, pass_number=0, get_num_threads=None)"
+     " -> name of the pass"},
     {"add", (PyCFunction)(void (*)(void))add, METH_FASTCALL,
      "add(rows, bins, tensor, row, *also) -> whether the tensor could be read here"},
     {"add_each", (PyCFunction)(void (*)(void))add_each, METH_FASTCALL,

@@ -1,5 +1,6 @@
 #include "rows.h"
 
+#include <limits.h>
 #include <string.h>
 
 const Pass *pass;
@@ -53,19 +54,36 @@ int merge(const Board *board, PyObject *number, const Measured *measured)
     return row == -1 && PyErr_Occurred() ? -1 : merge_row(board, row, measured);
 }
 
+static PyObject *threads;
+
+void bind_threads(PyObject *asks_threads)
+{
+    PyObject *old = threads;
+    threads = asks_threads == Py_None ? NULL : Py_NewRef(asks_threads);
+    Py_XDECREF(old);
+    find_pool();
+}
+
+int threads_for(size_t size_bytes)
+{
+    if (size_bytes < PARTED_BYTES || threads == NULL) {
+        return 1;
+    }
+    PyObject *answer = PyObject_CallNoArgs(threads);
+    const long number = answer == NULL ? 1 : PyLong_AsLong(answer);
+    Py_XDECREF(answer);
+    PyErr_Clear();
+    return number > 1 && number <= INT_MAX ? (int)number : 1;
+}
+
 void reduce(const Memory *memory, const char *before, char *copy, int is_full, Measured *measured)
 {
     Record *record = &measured->record;
-    uint64_t *bins = is_full ? measured->bins : NULL;
-    if (is_full) {
-        memset(bins, 0, sizeof measured->bins);
-    }
+    uint64_t *bins = measured->bins;
+    const Stretch stretch = {memory->data, before, copy, memory->stored, memory->dtype};
+    const int count = threads_for(memory->size_bytes);
     PyThreadState *state = memory->size_bytes >= LARGE_BYTES ? PyEval_SaveThread() : NULL;
-    if (before != NULL) {
-        pass->reduce_change(memory->data, before, memory->stored, memory->dtype, bins, record);
-    } else {
-        pass->reduce(memory->data, memory->stored, memory->dtype, copy, bins, record);
-    }
+    reduce_parts(pass, &stretch, is_full, count, measured);
     if (state != NULL) {
         PyEval_RestoreThread(state);
     }

@@ -4,6 +4,7 @@
 #define GRADSCOPE_ROWS_H
 
 #include "memory.h"
+#include "parts.h"
 
 /* The pass in use; bind() chooses it. */
 extern const Pass *pass;
@@ -16,14 +17,14 @@ typedef struct {
     PyObject *rows, *bins; /* bins is NULL where only core columns are wanted */
 } Board;
 
-/* What one tensor gave. */
-typedef struct {
-    Record record;
-    uint64_t bins[BINS];
-} Measured;
-
 /* Take what Python gives as `rows` and `bins`. Returns -1 with an exception where they are no board's. */
 int find_board(PyObject *rows, PyObject *bins, Board *board);
+
+/* Take what tells how many threads PyTorch's own operations run on, or None for one. */
+void bind_threads(PyObject *asks_threads);
+
+/* How many threads are to read so many bytes. */
+int threads_for(size_t size_bytes);
 
 /* Reduce memory, and copy it where `copy` is given; or reduce its change since `before`. */
 void reduce(const Memory *memory, const char *before, char *copy, int is_full, Measured *measured);

@@ -1,0 +1,172 @@
+#define _GNU_SOURCE /* for RTLD_DEFAULT */
+
+#include "parts.h"
+
+#include <string.h>
+
+enum {
+    MOST_PARTS = 32,
+    UNIT = 4096, /* elements: parts are of whole blocks */
+};
+
+typedef struct {
+    const Pass *pass;
+    const Stretch *stretch;
+    size_t size; /* elements of a part */
+    int parts, is_full;
+    int next, is_finite; /* changed by all threads */
+    Measured measured[MOST_PARTS];
+} Job;
+
+static size_t bytes_of(const Stretch *stretch, size_t n)
+{
+    return n * (stretch->dtype == FLOAT64 ? 8 : stretch->dtype == FLOAT32 ? 4 : 2);
+}
+
+/* --- what each thread does: the next part that none has begun ----------------------------------------- */
+
+/* Returns its number, or -1 where none is left. */
+static int next_part(Job *job, Stretch *part)
+{
+    const int i = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
+    if (i >= job->parts) {
+        return -1;
+    }
+    const Stretch *all = job->stretch;
+    const size_t at = (size_t)i * job->size, offset = bytes_of(all, at);
+    *part = *all;
+    part->n = all->n - at < job->size ? all->n - at : job->size;
+    part->data += offset;
+    part->before = all->before == NULL ? NULL : all->before + offset;
+    part->copy = all->copy == NULL ? NULL : all->copy + offset;
+    return i;
+}
+
+static void reduce_part(const Pass *pass, const Stretch *part, int is_full, Measured *out)
+{
+    uint64_t *bins = is_full ? memset(out->bins, 0, sizeof out->bins) : NULL;
+    if (part->before != NULL) {
+        pass->reduce_change(part->data, part->before, part->n, part->dtype, bins, &out->record);
+    } else {
+        pass->reduce(part->data, part->n, part->dtype, part->copy, bins, &out->record);
+    }
+}
+
+static void reduce_some(void *all)
+{
+    Job *job = all;
+    Stretch part;
+    for (int i = next_part(job, &part); i >= 0; i = next_part(job, &part)) {
+        reduce_part(job->pass, &part, job->is_full, &job->measured[i]);
+    }
+}
+
+static void look_at_some(void *all)
+{
+    Job *job = all;
+    Stretch part;
+    while (__atomic_load_n(&job->is_finite, __ATOMIC_RELAXED) && next_part(job, &part) >= 0) {
+        if (!job->pass->is_finite(part.data, part.n, part.dtype)) {
+            __atomic_store_n(&job->is_finite, 0, __ATOMIC_RELAXED);
+        }
+    }
+}
+
+/* --- the threads -------------------------------------------------------------------------------------- */
+
+#ifdef __linux__
+#include <dlfcn.h>
+#include <unistd.h>
+
+static void (*run_in_pool)(void (*work)(void *), void *all, unsigned threads, unsigned flags);
+static int (*is_in_parallel)(void);
+static pid_t owner;
+
+void find_pool(void)
+{
+    void *run = dlsym(RTLD_DEFAULT, "GOMP_parallel"), *asks = dlsym(RTLD_DEFAULT, "omp_in_parallel");
+    if (run != NULL && asks != NULL) {
+        memcpy(&run_in_pool, &run, sizeof run); /* C converts no pointer to data into one to a function */
+        memcpy(&is_in_parallel, &asks, sizeof asks);
+        owner = getpid();
+    }
+}
+
+/* A child of a fork has a copy of the pool, but none of its threads: it would wait for them for ever. */
+static void run(void (*work)(void *), Job *job, int threads)
+{
+    if (threads > 1 && run_in_pool != NULL && getpid() == owner && !is_in_parallel()) {
+        run_in_pool(work, job, (unsigned)(threads < job->parts ? threads : job->parts), 0);
+    } else {
+        work(job);
+    }
+}
+#else
+void find_pool(void)
+{
+}
+
+static void run(void (*work)(void *), Job *job, int threads)
+{
+    (void)threads;
+    work(job);
+}
+#endif
+
+/* --- all parts ---------------------------------------------------------------------------------------- */
+
+static void begin(Job *job, const Pass *pass, const Stretch *stretch)
+{
+    const size_t units = (stretch->n + UNIT - 1) / UNIT;
+    job->pass = pass;
+    job->stretch = stretch;
+    job->size = (units + MOST_PARTS - 1) / MOST_PARTS * UNIT;
+    job->parts = (int)((stretch->n + job->size - 1) / job->size);
+    job->next = 0;
+    job->is_finite = 1;
+}
+
+static void put_together(const Job *job, Measured *out)
+{
+    *out = job->measured[0];
+    for (int i = 1; i < job->parts; i++) {
+        const Record *part = &job->measured[i].record;
+        out->record.count += part->count;
+        out->record.nan += part->nan;
+        out->record.posinf += part->posinf;
+        out->record.neginf += part->neginf;
+        out->record.zero += part->zero;
+        out->record.subnormal += part->subnormal;
+        out->record.sum += part->sum;
+        out->record.sumsq += part->sumsq;
+        out->record.min = part->min < out->record.min ? part->min : out->record.min;
+        out->record.max = part->max > out->record.max ? part->max : out->record.max;
+        for (int k = 0; job->is_full && k < BINS; k++) {
+            out->bins[k] += job->measured[i].bins[k];
+        }
+    }
+}
+
+void reduce_parts(const Pass *pass, const Stretch *stretch, int is_full, int threads, Measured *out)
+{
+    Job job;
+    if (bytes_of(stretch, stretch->n) < PARTED_BYTES) {
+        reduce_part(pass, stretch, is_full, out);
+        return;
+    }
+    begin(&job, pass, stretch);
+    job.is_full = is_full;
+    run(reduce_some, &job, threads);
+    put_together(&job, out);
+}
+
+int are_parts_finite(const Pass *pass, const Stretch *stretch, int threads)
+{
+    Job job;
+    if (bytes_of(stretch, stretch->n) < PARTED_BYTES) {
+        return pass->is_finite(stretch->data, stretch->n, stretch->dtype);
+    }
+    begin(&job, pass, stretch);
+    run(look_at_some, &job, threads);
+    return job.is_finite;
+}
