@@ -10,7 +10,8 @@ from gradscope.agent.forward_plan import ForwardPlan
 from gradscope.agent.loss_scale import LossScale
 from gradscope.agent.measurement import Measurement, OnGradient
 from gradscope.agent.settings import Settings
-from gradscope.hooks import CompiledHook, LayerInfo, Structure, layers_of
+from gradscope.hooks import CompiledHook, LayerInfo, OwnedIds, Structure, layers_of
+from gradscope.observe import native_module
 
 __all__ = ["WatchedModel"]
 
@@ -54,6 +55,8 @@ class WatchedModel:
         self._give_up = give_up
         self._revision = self._looks_left = 0
         self._focused: tuple[str, ...] = ()
+        native = native_module()
+        self._owned_ids: OwnedIds | None = None if native is None else native.owned_ids
         self._look_at(model)
 
     def begin(self, *, is_observed: bool) -> None:
@@ -105,7 +108,7 @@ class WatchedModel:
         if model is None or self._structure.has_same_parameters():
             return False
         self._revision += 1
-        self._structure = Structure(model)
+        self._structure = Structure(model, self._owned_ids)
         layers = layers_of(model, self._layers)
         self.measurement.follow_parameters(layers, self._revision)
         self.focus(self._focused)
@@ -140,7 +143,7 @@ class WatchedModel:
     def _look_at(self, model: nn.Module) -> None:
         """Find the model's layers, and begin to measure them on an empty board."""
         layers = layers_of(model, self._layers)
-        self._structure = Structure(model)
+        self._structure = Structure(model, self._owned_ids)
         self.plan = ForwardPlan(layers)
         self.measurement = self._make(self.plan.names, layers)
         self.focus(self._focused)

@@ -10,7 +10,7 @@ from gradscope.hooks.inputs import InputHook
 from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of, match_names
 from gradscope.hooks.modes import hidden_from_modes, is_plain, is_transforming
 from gradscope.hooks.optimizers import Closure, OptimizerHook, parameters_of
-from gradscope.hooks.structure import Structure
+from gradscope.hooks.structure import OwnedIds, Structure, owned_ids
 from gradscope.hooks.tensors import find_tensors, is_measurable, replace_tensors
 from gradscope.hooks.whole import OutputHook
 
@@ -27,6 +27,7 @@ __all__ = [
     "LayerPatterns",
     "OptimizerHook",
     "OutputHook",
+    "OwnedIds",
     "Seen",
     "SlotTable",
     "Structure",
@@ -40,6 +41,7 @@ __all__ = [
     "is_transforming",
     "layers_of",
     "match_names",
+    "owned_ids",
     "parameters_of",
     "quiet_about_global_hooks",
     "replace_tensors",

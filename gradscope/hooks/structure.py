@@ -2,15 +2,19 @@
 
 import weakref
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from operator import attrgetter
+from typing import TypeAlias
 
 from torch import nn
 
-__all__ = ["Structure"]
+__all__ = ["OwnedIds", "Structure", "owned_ids"]
 
-_parameters, _modules = attrgetter("_parameters"), attrgetter("_modules")
+OwnedIds: TypeAlias = Callable[[list[weakref.ref[nn.Module]], str], bytes]
+"""What `owned_ids` is, here or in C."""
+
+_MODULES, _PARAMETERS = "_modules", "_parameters"
 
 
 class Structure:
@@ -19,36 +23,34 @@ class Structure:
     A module whose class has changed (a lazy one that has met its input) counts as another. What is
     asked is, of each module that there was, whether it owns the same objects: then the model reaches no
     others. Parameters are asked for apart: while a forward runs, `torch.func.functional_call` puts
-    others in their place.
+    others in their place. `ids` is what tells who owns what; there is a quicker one in C.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, ids: OwnedIds | None = None) -> None:
+        self._ids = ids or owned_ids
         modules = list(_walk(model))
         self._has_lost_module = self._has_lost_parameter = False
         lose_module, lose_parameter = self._lose_module, self._lose_parameter  # one object for all
         self._modules = [weakref.ref(module, lose_module) for module in modules]
         owned = (p for module in modules for p in module._parameters.values() if p is not None)  # noqa: SLF001 - far faster than parameters()
         self._parameters = [weakref.ref(parameter, lose_parameter) for parameter in owned]
-        self._module_ids = _ids(modules, _modules)
-        self._parameter_ids = _ids(modules, _parameters)
-        self._classes = list(map(type, modules))
+        self._module_ids = self._ids(self._modules, _MODULES)
+        self._parameter_ids = self._ids(self._modules, _PARAMETERS)
 
     def has_modules_of(self, model: nn.Module) -> bool:
         """Whether the model consists of the same modules, of the same classes, in the same order."""
-        modules = [reference() for reference in self._modules]
-        if self._has_lost_module or self._has_lost_parameter or modules[0] is not model:
+        if self._has_lost_module or self._has_lost_parameter or self._modules[0]() is not model:
             return False
-        same = self._classes == list(map(type, modules))
-        return same and self._module_ids == _ids(modules, _modules)
+        return self._module_ids == self._ids(self._modules, _MODULES)
 
     def has_same_parameters(self) -> bool:
         """Whether the modules own the parameters that they owned; also said where modules changed."""
         if self._has_lost_module:
             return True
-        modules = [reference() for reference in self._modules]
-        if not self._has_lost_parameter and self._parameter_ids == _ids(modules, _parameters):
+        same = self._parameter_ids == self._ids(self._modules, _PARAMETERS)
+        if same and not self._has_lost_parameter:
             return True
-        return self._module_ids != _ids(modules, _modules)
+        return self._module_ids != self._ids(self._modules, _MODULES)
 
     def _lose_module(self, _reference: object) -> None:
         """Note that an object is gone: another one may have its id by now."""
@@ -58,9 +60,18 @@ class Structure:
         self._has_lost_parameter = True
 
 
-def _ids(modules: Iterable[object], owned: Callable[[object], dict[str, object]]) -> "array[int]":
-    """Return the ids of what each module owns of a kind, in one loop in C."""
-    return array("Q", map(id, chain.from_iterable(map(dict.values, map(owned, modules)))))
+def owned_ids(references: list[weakref.ref[nn.Module]], name: str) -> bytes:
+    """Return the ids of what modules own in their dict of a name, as uint64.
+
+    First of each module the id of its class, and how many it owns; then the ids of all that is owned.
+    Empty where a module is gone.
+    """
+    modules = [reference() for reference in references]
+    if None in modules:
+        return b""
+    owned = list(map(attrgetter(name), modules))
+    heads = chain.from_iterable(zip(map(id, map(type, modules)), map(len, owned), strict=True))
+    return array("Q", chain(heads, map(id, chain.from_iterable(map(dict.values, owned))))).tobytes()
 
 
 def _walk(model: nn.Module) -> Iterator[nn.Module]:

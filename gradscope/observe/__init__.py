@@ -3,7 +3,7 @@
 from gradscope.observe.activations import ActivationObserver, LayerSlot, See, Token
 from gradscope.observe.board import Board, Harvest
 from gradscope.observe.finite import make_find_nonfinite, numbers_of_gradient
-from gradscope.observe.native import pass_name
+from gradscope.observe.native import native_module, pass_name
 from gradscope.observe.parameters import ParameterObserver
 from gradscope.observe.reduction import (
     DEVICE_COLUMNS,
@@ -32,6 +32,7 @@ __all__ = [
     "device_pass_name",
     "failed_pass",
     "make_find_nonfinite",
+    "native_module",
     "numbers_of_gradient",
     "pass_name",
     "reduce_on_device",

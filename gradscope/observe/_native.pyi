@@ -1,3 +1,4 @@
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Self
@@ -48,6 +49,7 @@ def add_changes(
     kept: NDArray[np.uint8] | None,
     /,
 ) -> list[int]: ...
+def owned_ids(references: list[weakref.ref[torch.nn.Module]], name: str, /) -> bytes: ...
 
 class Watch:
     def __new__(

@@ -8,6 +8,7 @@
 
 #include "groups.h"
 #include "harvest.h"
+#include "owned.h"
 #include "rows.h"
 #include "watch.h"
 
@@ -125,6 +126,8 @@ static PyMethodDef methods[] = {
      "add_gradients(rows, bins, parameters, targets) -> places of the gradients that were left"},
     {"harvest", (PyCFunction)(void (*)(void))harvest, METH_FASTCALL,
      "harvest(rows, flags, expected, missing, is_taken) -> columns and flags, one after the other"},
+    {"owned_ids", (PyCFunction)(void (*)(void))owned_ids, METH_FASTCALL,
+     "owned_ids(references, name) -> classes of modules and what each owns in its dict of that name"},
     {"find_suspects", find_suspects, METH_O,
      "find_suspects(parameters) -> places of those whose gradient is not finite, or cannot be read here"},
     {NULL, NULL, 0, NULL},

@@ -1,0 +1,17 @@
+/* What the modules of a model own, in one loop: asked in each observed step, to see whether it has changed. */
+
+#ifndef GRADSCOPE_OWNED_H
+#define GRADSCOPE_OWNED_H
+
+#define PY_SSIZE_T_CLEAN
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030B0000
+#endif
+#include <Python.h>
+
+/* owned_ids(references, name) -> bytes, as gradscope.hooks.structure makes them: of each module behind the
+ * weak references its class and how much it owns in its dict of that name, then all that is owned. Empty
+ * where a module is gone, or has no such dict. */
+PyObject *owned_ids(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+#endif
