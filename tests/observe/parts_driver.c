@@ -1,5 +1,5 @@
-/* Large stretches of memory in parts, on heap buffers of exactly the size that is needed, by several threads and
- * by one: to be built with -fopenmp and -fsanitize=address,undefined. All say the same to the last bit. */
+/* Large stretches of memory in parts, on heap buffers of exactly the size that is needed, by several threads
+ * and by one, which say the same to the last bit: to be built with -fopenmp and -fsanitize=address,undefined. */
 
 #include <math.h>
 #include <omp.h>

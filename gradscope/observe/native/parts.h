@@ -1,5 +1,5 @@
-/* A large tensor is read in parts, by the threads that PyTorch's own operations run on. The parts depend on its
- * size alone and are put together in their order, so the numbers do not depend on how many threads there are. */
+/* A large tensor is read in parts, by the threads that PyTorch's own operations run on. The parts depend on
+ * its size alone and are put together in their order: how many threads there are changes no number. */
 
 #ifndef GRADSCOPE_PARTS_H
 #define GRADSCOPE_PARTS_H

@@ -5,7 +5,7 @@
 #include "planes.h"
 
 enum {
-    CHUNK = 4 * WIDTH, /* elements that are looked through at a time: whatever planes.h counted is of whole ones */
+    CHUNK = 4 * WIDTH, /* elements that are looked through at a time; planes.h counts whole ones, too */
     MANY = 128,        /* a second window pays where one element in so many is below the first */
     TOO_MANY = 16,     /* tables pay where one in so many is below both */
     PAUSE = 31,        /* blocks that are then counted by tables before a window is tried again */
