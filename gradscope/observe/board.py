@@ -8,16 +8,24 @@ reduced into a board on that device (`device_board`), and read back once a step.
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradscope.columns import COLUMNS, HISTOGRAM_BINS, Block, Flags, Histograms, Merge
-from gradscope.observe.device_board import DeviceBoard, DeviceHarvest
+from gradscope.columns import (
+    COLUMN_NAMES,
+    COLUMNS,
+    HISTOGRAM_BINS,
+    Block,
+    Flags,
+    Histograms,
+    Merge,
+)
+from gradscope.observe.device_board import DeviceBoard
 from gradscope.observe.finite import has_numbers
+from gradscope.observe.harvest import EMPTY_ROW, Harvest, frozen, laid_out
 from gradscope.observe.native import native_module
 from gradscope.observe.quick import Watch, make_watch
 from gradscope.observe.reduction import (
@@ -26,49 +34,25 @@ from gradscope.observe.reduction import (
     reduce_change_on_host,
     reduce_on_host,
 )
-from gradscope.observe.triton_board import LinesHarvest, TritonBoard, open_board
+from gradscope.observe.triton_board import TritonBoard, open_board
 
 __all__ = ["Board", "Harvest", "Targets", "room_for"]
 
-_EMPTY = {Merge.ADD: 0.0, Merge.MIN: float("inf"), Merge.MAX: -float("inf")}
 _MERGE: dict[Merge, Callable[[float, float], float]] = {
     Merge.ADD: float.__add__,
     Merge.MIN: min,
     Merge.MAX: max,
 }
-_EMPTY_ROW = np.array([_EMPTY[column.merge] for column in COLUMNS], np.float64)
-_EMPTY_BYTES = _EMPTY_ROW.tobytes()
 _MERGES = tuple(_MERGE[column.merge] for column in COLUMNS)
 _WIDTH = len(COLUMNS)
-_COUNTS = sum(column.is_count for column in COLUMNS)  # they come first
-_MISSING = int(Flags.NOT_MEASURED)
+_CORE = tuple(column.name for column in COLUMNS if column.is_core)
 _NO_BINS = bytes(HISTOGRAM_BINS * 8)
 _NO_ROW = -1
 _HEADING_BYTES = 16 + 7
 """What a copy takes beside the tensor's own bytes, at most."""
-_CALLS = [column.name for column in COLUMNS].index("calls")
-_NAN = [column.name for column in COLUMNS].index("nan")  # the infinities come after it
+_CALLS = COLUMN_NAMES.index("calls")
+_NAN = COLUMN_NAMES.index("nan")  # the infinities come after it
 _NO_FLOAT64 = frozenset({"mps"})
-
-
-@dataclass(slots=True)
-class Harvest:
-    """What a step left on the board. `block()` is complete once `is_ready()`."""
-
-    _block: Block
-    _devices: list[DeviceHarvest | LinesHarvest] = field(default_factory=list)
-
-    def is_ready(self) -> bool:
-        """Whether nothing is still on its way from a device."""
-        return all(harvest.is_ready() for harvest in self._devices)
-
-    def block(self) -> Block:
-        """Return the rows; waits for a device that is not ready."""
-        for harvest in self._devices:
-            harvest.merge_into(self._block)
-        self._devices.clear()
-        return _without_empty_rows(self._block)
-
 
 Targets = tuple[int, ...]
 """The rows into which one tensor goes."""
@@ -93,7 +77,7 @@ class Board:
         self._bins = bytearray() if is_full else None
         self._flags = bytearray()
         self._expected = bytearray()
-        self._where = _frozen(self._layers), _frozen(self._kind_of_row)
+        self._where = frozen(self._layers), frozen(self._kind_of_row)
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -112,7 +96,7 @@ class Board:
             self._kind_of_row.append(self._kinds.setdefault(kind, len(self._kinds)))
             self._flags.append(0)
             self._expected.append(0)
-            self._cells += _EMPTY_BYTES
+            self._cells += EMPTY_ROW.tobytes()
             if self._bins is not None:
                 self._bins += _NO_BINS
         return row
@@ -245,42 +229,18 @@ class Board:
 
     def _as_block(self, *, is_taken: bool = False) -> Block:
         """Return the rows by column; where `is_taken`, all but the bins are empty afterwards."""
-        counts, numbers, flags = self._laid_out(is_taken=is_taken)
-        columns = zip(COLUMNS, (*counts, *numbers), strict=True)
+        columns, flags = laid_out(
+            self._native, self._cells, self._flags, self._expected, is_taken=is_taken
+        )
         if len(self._where[0]) < len(self._layers):
-            self._where = _frozen(self._layers), _frozen(self._kind_of_row)
+            self._where = frozen(self._layers), frozen(self._kind_of_row)
         return Block(
             tuple(self._kinds),
             *self._where,
             flags,
-            {column.name: cells for column, cells in columns if column.is_core or self._is_full},
+            {name: columns[name] for name in (COLUMN_NAMES if self._is_full else _CORE)},
             None if self._bins is None else _as_histograms(self._bins).copy(),
         )
-
-    def _laid_out(
-        self, *, is_taken: bool
-    ) -> tuple[NDArray[np.uint64], NDArray[np.float64], NDArray[np.uint8]]:
-        """Return the whole counts by column and row, the other numbers likewise, the flags by row."""
-        rows = len(self._layers)
-        if self._native is not None and rows:
-            taken = self._native.harvest(self._cells, self._flags, self._expected, _MISSING, is_taken)
-            counts = np.frombuffer(taken, np.uint64, _COUNTS * rows).reshape(_COUNTS, rows)
-            numbers = np.frombuffer(taken, np.float64, (_WIDTH - _COUNTS) * rows, counts.nbytes)
-            return (
-                counts,
-                numbers.reshape(_WIDTH - _COUNTS, rows),
-                np.frombuffer(taken, np.uint8, rows, counts.nbytes + numbers.nbytes),
-            )
-        table = np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH)
-        counts = table.T[:_COUNTS].astype(np.uint64, order="C")
-        numbers = table.T[_COUNTS:].copy(order="C")
-        flags = np.array(self._flags, np.uint8)
-        is_missing = (np.array(self._expected, np.uint8) > 0) & (table[:, _CALLS] == 0)
-        flags[is_missing] |= np.uint8(_MISSING)
-        if is_taken:
-            table[:] = _EMPTY_ROW
-            self._flags[:] = self._expected[:] = bytes(rows)
-        return counts, numbers, flags
 
     def _add_eagerly(self, tensor: torch.Tensor, rows: Targets) -> None:
         try:
@@ -356,17 +316,5 @@ def room_for(tensors: Iterable[torch.Tensor]) -> int:
     )
 
 
-def _frozen(numbers: "array[int]") -> NDArray[np.uint32]:
-    """Return whole numbers as an array that many blocks may share."""
-    frozen = np.array(numbers, np.uint32)
-    frozen.flags.writeable = False
-    return frozen
-
-
 def _as_histograms(bins: bytearray) -> Histograms:
     return np.frombuffer(bins, np.uint64).reshape(-1, HISTOGRAM_BINS)
-
-
-def _without_empty_rows(block: Block) -> Block:
-    is_there = (block.values["calls"] > 0) | (block.flags != 0)  # type: ignore[operator]  # counts are numbers
-    return block if is_there.all() else block.taken(is_there)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from gradscope.columns import Flags, Table
+from gradscope.columns import COLUMN_NAMES, Flags, Table
 from gradscope.observe import Board, reduce_on_device
 from gradscope.observe.device_board import DeviceBoard
+from gradscope.observe.harvest import laid_out
 
 
 def table_of(board):
@@ -98,18 +99,22 @@ def test_the_native_harvest_lays_out_what_the_one_in_python_does(is_full):
         board.expect(board.row(layer, "grad"))
     board.add(board.row(3, "grad"), nasty)
     board.mark_unmeasured((board.row(4, "update"),))
-    native = board._laid_out(is_taken=False)
-    extension, board._native = board._native, None
-    python = board._laid_out(is_taken=False)
-    board._native = extension
-    taken, left = board._laid_out(is_taken=True), board._laid_out(is_taken=False)
-    for a, b, c in zip(native, python, taken, strict=True):
-        assert (a.dtype, a.shape) == (b.dtype, b.shape)
-        assert a.tobytes() == b.tobytes() == c.tobytes()
-    assert not left[0].any()
-    assert not left[2].any()
-    assert left[1][0].tolist() == [0.0] * len(board)
-    assert set(left[1][2]) == {float("inf")}
+    held = board._cells, board._flags, board._expected
+    native = laid_out(board._native, *held, is_taken=False)
+    python = laid_out(None, *held, is_taken=False)
+    taken = laid_out(board._native, *held, is_taken=True)
+    assert list(native[0]) == list(python[0]) == list(COLUMN_NAMES)
+    for name, column in native[0].items():
+        assert (column.dtype, column.shape) == (python[0][name].dtype, (len(board),))
+        assert column.tobytes() == python[0][name].tobytes() == taken[0][name].tobytes()
+    assert native[1].tolist() == python[1].tolist() == taken[1].tolist()
+    left, flags = laid_out(None, *held, is_taken=True)
+    assert not flags.any()
+    assert {name: set(column.tolist()) for name, column in left.items()} == {
+        **{name: {0} for name in COLUMN_NAMES},
+        "min": {float("inf")},
+        "max": {-float("inf")},
+    }
     assert len(board.harvest().block()) == 0
 
 
