@@ -114,11 +114,16 @@ class Alarms(StepPart):
     name = "the rules"
 
     def __init__(
-        self, deeds: Deeds, faults: Faults, modules: Callable[[], Mapping[str, nn.Module]]
+        self,
+        deeds: Deeds,
+        faults: Faults,
+        modules: Callable[[], Mapping[str, nn.Module]],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._deeds = deeds
         self._faults = faults
         self._modules = modules
+        self._clock = clock
         self._put([Posted(rule, "event") for rule in default_rules()])
         self._callbacks: list[Callback] = []
         self._types: tuple[Sequence[str], tuple[str, ...]] = ((), ())
@@ -215,7 +220,7 @@ class Alarms(StepPart):
         that judging takes half a percent of the time. What is done about alerts does not count: a
         callback may take as long as it likes.
         """
-        began_s = time.perf_counter()
+        began_s = self._clock()
         self._readings += 1
         is_due = self._readings <= _JUDGED_ALL or began_s >= self._rests_until_s
         reading = self._reading(finished.step, finished.names, finished.block)
@@ -225,7 +230,7 @@ class Alarms(StepPart):
             if (finished.step, id(posted)) not in self._early
         ]
         if is_due:
-            took_s = time.perf_counter() - began_s
+            took_s = self._clock() - began_s
             self._rests_until_s = began_s + max(_APART_S, min(_REST * took_s, _LONGEST_REST_S))
         for posted, alerts in told:
             self.act(posted, alerts)

@@ -1,7 +1,6 @@
 """Rules at work in a training: what they tell, and what they have done."""
 
 import dataclasses
-import time
 
 import pytest
 import torch
@@ -151,34 +150,47 @@ def test_off_takes_a_rule_away_and_another_of_its_name_takes_its_place(model, op
     assert [(r.threshold, a) for r, a in scope.rules if r.name == "exploding"] == [(5.0, "event")]
 
 
-def noting(name, judged, takes_s=0.0):
+class Clock:
+    """Time that passes only where a test says so."""
+
+    def __init__(self, scope) -> None:
+        self.now_s = 100.0
+        scope._alarms._clock = lambda: self.now_s
+
+
+def noting(name, judged, clock=None, takes_s=0.0):
     """A rule that finds nothing, takes so long over it, and notes which steps it has judged."""
 
     def check(reading, threshold, past):
         judged.append(reading.step)
-        time.sleep(takes_s)
+        if clock is not None:
+            clock.now_s += takes_s
         return []
 
     return Rule(dataclasses.replace(kind_of("dead"), name=name, check=check))
 
 
-def test_rules_that_only_tell_rest_200_times_as_long_as_judging_took(model, optimizer, scope):
-    judged = []
-    scope._alarms.post(noting("slow", judged, 2e-3), "event")
-    train(model, optimizer, 199)
-    began_s = time.perf_counter()
-    train(model, optimizer, 1)
+@pytest.mark.parametrize(
+    ("takes_s", "rests_s"), [(0.0, 0.04), (1e-4, 0.04), (2e-3, 0.4), (10e-3, 2.0), (1.0, 5.0)]
+)
+def test_rules_that_only_tell_rest_200_times_as_long_as_judging_took(
+    model, optimizer, scope, takes_s, rests_s
+):
+    clock, judged = Clock(scope), []
+    scope._alarms.post(noting("slow", judged, clock, takes_s), "event")
+    train(model, optimizer, 200)
     assert judged == list(range(200)), "a short run is judged whole"
-    while len(judged) < 202 and time.perf_counter() - began_s < 30:
-        train(model, optimizer, 1)
-    assert len(judged) == 202, "they go on"
-    assert time.perf_counter() - began_s >= 2 * 200 * 2e-3
-    assert judged[-1] > 201, "a step takes less than that"
+    clock.now_s += 0.99 * rests_s - takes_s
+    train(model, optimizer, 3)
+    assert len(judged) == 200
+    clock.now_s += 0.02 * rests_s
+    train(model, optimizer, 3)
+    assert judged[200:] == [203]
 
 
 def test_while_others_rest_nonfinite_and_a_rule_that_acts_judge_every_step(model, optimizer, scope):
-    rests, acts, told = [], [], []
-    scope._alarms.post(noting("rests", rests, 5e-3), "event")
+    clock, rests, acts, told = Clock(scope), [], [], []
+    scope._alarms.post(noting("rests", rests, clock, 5e-3), "event")
     scope._alarms.post(noting("acts", acts), lambda alert: None)
     train(model, optimizer, 201)
     scope.on_alert(told.append)
@@ -191,14 +203,16 @@ def test_while_others_rest_nonfinite_and_a_rule_that_acts_judge_every_step(model
 
 
 def test_a_callback_that_takes_long_does_not_make_the_rules_rest(model, optimizer, scope):
-    judged = []
+    clock, judged = Clock(scope), []
+
+    def take_long(_alert) -> None:
+        clock.now_s += 0.5
+
     scope._alarms.post(noting("quick", judged), "event")
-    scope.rule("exploding", action=lambda alert: time.sleep(0.5), threshold=1e-9, patience=200)
-    train(model, optimizer, 200)
-    called_s = time.perf_counter()
-    while len(judged) == 200 and time.perf_counter() - called_s < 30:
-        train(model, optimizer, 1)
-    assert time.perf_counter() - called_s < 4, "200 times half a second would be cut to five"
+    scope.rule("exploding", action=take_long, threshold=1e-9, patience=200)
+    train(model, optimizer, 201)
+    assert clock.now_s > 100.0, "it was called in step 199"
+    assert judged == list(range(201)), "half a second later they judge again"
 
 
 @pytest.mark.parametrize(
