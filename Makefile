@@ -45,6 +45,7 @@ picture: $(VENV)/runs  ## draw docs/demo.svg: the real UI on the demo
 
 bench: $(VENV)/runs  ## measure what observing costs, as ratios against the bare program
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.anatomy
 	$(BIN)/python -m benchmarks.resources
 	$(BIN)/python benchmarks/tui_layers.py
 	$(BIN)/python -m benchmarks.attach
