@@ -1,6 +1,7 @@
 """What the training process knows, as messages of the link."""
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from gradscope.agent.measurement import FinishedStep
 from gradscope.hooks import LayerInfo
 from gradscope.intervene import Action, Argument, Entry, all_actions
-from gradscope.observe import device_pass_name, pass_name
+from gradscope.observe import device_pass_name, native_module, pass_name
 from gradscope.protocol import (
     ActionInfo,
     ArgumentInfo,
@@ -19,6 +20,7 @@ from gradscope.protocol import (
     InterventionState,
     Layer,
     Manifest,
+    PackBins,
     Parameter,
     PauseState,
     Schedule,
@@ -73,7 +75,7 @@ def actions_now() -> tuple[ActionInfo, ...]:
 
 def step_message(run: str, rank: int, seq: int, dropped: int, finished: FinishedStep) -> Step:
     """Return the frame of an observed step."""
-    columns, zero, body = pack_block(finished.block)
+    columns, zero, body = pack_block(finished.block, _pack_bins())
     return Step(
         run=run,
         rank=rank,
@@ -95,7 +97,7 @@ def step_message(run: str, rank: int, seq: int, dropped: int, finished: Finished
 
 def closeup_message(run: str, rank: int, finished: FinishedStep) -> Closeup:
     """Return the frame of a closeup."""
-    columns, zero, body = pack_block(finished.block)
+    columns, zero, body = pack_block(finished.block, _pack_bins())
     return Closeup(
         run=run,
         rank=rank,
@@ -134,6 +136,12 @@ def interventions_message(
         pause=pause,
         breakpoints=breakpoints,
     )
+
+
+def _pack_bins() -> PackBins | None:
+    """Return what packs histograms in C, without the interpreter's lock; None where there is none."""
+    native = native_module()
+    return None if native is None or sys.byteorder != "little" else native.pack_bins
 
 
 def state_of(entry: Entry) -> InterventionState:

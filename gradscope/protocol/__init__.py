@@ -83,6 +83,7 @@ __all__ = [
     "Manifest",
     "Memory",
     "Message",
+    "PackBins",
     "Parameter",
     "PauseState",
     "Ramp",
@@ -109,9 +110,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from gradscope.protocol.bodies import pack_block, pack_layers
+    from gradscope.protocol.histograms import PackBins
     from gradscope.protocol.resource_bodies import pack_memory, pack_times
 
 _LOADED_LATE = {
+    "PackBins": "histograms",
     "pack_block": "bodies",
     "pack_layers": "bodies",
     "pack_memory": "resource_bodies",

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from gradscope.columns import COLUMNS, Block, Histograms
 from gradscope.errors import ProtocolError, UsageError
-from gradscope.protocol.histograms import HISTOGRAM_ARRAYS, pack_histogram, unpack_histogram
+from gradscope.protocol.histograms import (
+    HISTOGRAM_ARRAYS,
+    PackBins,
+    pack_histogram,
+    unpack_histogram,
+)
 from gradscope.protocol.messages import Closeup, Layer, Manifest, Step
 
 __all__ = ["pack_block", "pack_layers", "unpack_block", "unpack_layers"]
@@ -34,12 +39,14 @@ _UNSIGNED = ("u1",) * 9 + ("u2",) * 8 + ("u4",) * 16 + ("u8",) * 32
 _LAYERS: msgspec.msgpack.Decoder[tuple[Layer, ...]] = msgspec.msgpack.Decoder(tuple[Layer, ...])
 
 
-def pack_block(block: Block) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], bytes]:
-    """Return a step's `columns`, `zero` and `body` for a block.
+def pack_block(
+    block: Block, pack_bins: PackBins | None = None
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], bytes]:
+    """Return a step's `columns`, `zero` and `body` for a block; `pack_bins` is for its histogram.
 
     Raises UsageError when a count is negative or not whole, or too many rows have a histogram.
     """
-    bins, counts = ({}, []) if block.histogram is None else pack_histogram(block.histogram)
+    bins, counts = ({}, []) if block.histogram is None else pack_histogram(block.histogram, pack_bins)
     packed: list[tuple[str, NDArray[np.generic]]] = []
     zero: list[str] = []
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit a type is looked for

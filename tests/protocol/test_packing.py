@@ -2,6 +2,7 @@
 
 import math
 import struct
+from functools import partial
 
 import numpy as np
 import pytest
@@ -101,10 +102,19 @@ def _blocks(draw):
     )
 
 
+@pytest.fixture(params=["numpy", "native"], scope="module")
+def pack(request):
+    """`pack_block`, with its histogram packed by NumPy and in C."""
+    if request.param == "numpy":
+        return pack_block
+    native = pytest.importorskip("gradscope.observe._native", reason="the native pass was not built")
+    return partial(pack_block, pack_bins=native.pack_bins)
+
+
 @given(_blocks())
 @settings(max_examples=400, deadline=None)
-def test_a_block_has_the_bytes_of_the_plain_formula(block):
-    assert pack_block(block) == plain_block(block)
+def test_a_block_has_the_bytes_of_the_plain_formula(pack, block):
+    assert pack(block) == plain_block(block)
 
 
 def _block_of(histogram):
@@ -113,7 +123,7 @@ def _block_of(histogram):
 
 
 @pytest.mark.parametrize("rows", [1, 1023, 1024, 1025, 2500])
-def test_many_rows_have_the_bytes_of_the_plain_formula_at_every_border(rows):
+def test_many_rows_have_the_bytes_of_the_plain_formula_at_every_border(pack, rows):
     chance = np.random.default_rng(rows)
     histogram = chance.integers(
         0, 2 ** chance.choice([1, 8, 9, 17, 33], (rows, 1)), (rows, 128), np.uint64
@@ -121,31 +131,38 @@ def test_many_rows_have_the_bytes_of_the_plain_formula_at_every_border(rows):
     bins = np.arange(128) % 64
     first, last = chance.integers(0, 64, (2, rows, 1))
     histogram[(bins < first) | (bins > last)] = 0
-    assert pack_block(_block_of(histogram)) == plain_block(_block_of(histogram))
+    assert pack(_block_of(histogram)) == plain_block(_block_of(histogram))
 
 
-def test_stretches_of_every_first_and_last_bin_have_the_bytes_of_the_plain_formula():
+def test_stretches_of_every_first_and_last_bin_have_the_bytes_of_the_plain_formula(pack):
     pairs = [(first, last) for first in range(64) for last in range(first, 64)]
     histogram = np.zeros((len(pairs), 128), np.uint64)
     for row, (first, last) in zip(histogram, pairs, strict=True):
         row[first : last + 1] = 7
         row[127 - last : 128 - first] = 8
-    assert pack_block(_block_of(histogram)) == plain_block(_block_of(histogram))
+    assert pack(_block_of(histogram)) == plain_block(_block_of(histogram))
 
 
 @pytest.mark.parametrize("bits", range(65))
-def test_the_greatest_count_of_a_row_chooses_its_width_whatever_its_length_in_bits(bits):
+def test_the_greatest_count_of_a_row_chooses_its_width_whatever_its_length_in_bits(pack, bits):
     counts = [max((1 << bits) - 1, 0), (1 << bits) >> 1, 1]
     histogram = np.zeros((3, 128), np.uint64)
     histogram[:, 60] = counts
-    assert pack_block(_block_of(histogram)) == plain_block(_block_of(histogram))
+    assert pack(_block_of(histogram)) == plain_block(_block_of(histogram))
 
 
-def test_arrays_that_do_not_lie_in_one_piece_or_are_seen_many_times_have_the_same_bytes():
+def test_arrays_that_do_not_lie_in_one_piece_or_are_seen_many_times_have_the_same_bytes(pack):
     table = np.arange(12, dtype=np.float64).reshape(3, 4)
     once = np.ones(1, np.uint64)
     layer = np.arange(6, dtype=np.uint32)[::2]
     values = {"sum": table[:, 1], "max": table[:, 2], "count": np.broadcast_to(once, 3)}
     histogram = np.broadcast_to(np.arange(128, dtype=np.uint64), (3, 128))
     seen = Block(("out",), layer, layer * 0, np.ones(6, np.uint8)[::2], values, histogram)
-    assert pack_block(seen) == plain_block(seen)
+    assert pack(seen) == plain_block(seen)
+
+
+def test_bins_that_are_no_whole_rows_are_refused_in_c():
+    native = pytest.importorskip("gradscope.observe._native", reason="the native pass was not built")
+    with pytest.raises(ValueError, match="128 uint64 a row"):
+        native.pack_bins(np.zeros(127, np.uint64))
+    assert native.pack_bins(np.zeros((0, 128), np.uint64)) == (b"", (b"", b"", b"", b""))

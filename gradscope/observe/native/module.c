@@ -6,6 +6,7 @@
  * reason, is said to be so, and left to the caller.
  */
 
+#include "bins.h"
 #include "groups.h"
 #include "harvest.h"
 #include "owned.h"
@@ -126,6 +127,7 @@ static PyMethodDef methods[] = {
      "add_gradients(rows, bins, parameters, targets) -> places of the gradients that were left"},
     {"harvest", (PyCFunction)(void (*)(void))harvest, METH_FASTCALL,
      "harvest(rows, flags, expected, missing, is_taken) -> columns and flags, one after the other"},
+    {"pack_bins", pack_bins, METH_O, "pack_bins(bins) -> (five arrays of bytes, counts by width)"},
     {"owned_ids", (PyCFunction)(void (*)(void))owned_ids, METH_FASTCALL,
      "owned_ids(references, name) -> classes of modules and what each owns in its dict of that name"},
     {"find_suspects", find_suspects, METH_O,
