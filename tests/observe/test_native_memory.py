@@ -23,6 +23,15 @@ FLAGS = [
 ]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
 PASSES = [SOURCE / f"{name}.c" for name in ("avx512", "avx2", "neon", "portable", "pass")]
+PACKING = "../protocol/test_packing.py"
+ITS_TESTS = (
+    "test_native.py",
+    "test_quick.py",
+    "test_board.py",
+    "../hooks/test_structure.py",
+    f"{PACKING}::test_many_rows_have_the_bytes_of_the_plain_formula_at_every_border",
+    f"{PACKING}::test_bins_that_are_no_whole_rows_are_refused_in_c",
+)
 DRIVER = [HERE / "native_driver.c", SOURCE / "kept.c"]
 
 
@@ -115,7 +124,7 @@ def test_the_extension_keeps_to_its_memory_in_its_own_tests(compiler, passes, tm
     flags = ["-shared", "-fPIC", "-DPy_LIMITED_API=0x030B0000", include]
     others = [path for path in sorted(SOURCE.glob("*.c")) if path not in PASSES]
     build(compiler, [*others, *passes], extension, *flags)
-    tests = [str(HERE / name) for name in ("test_native.py", "test_quick.py")]
+    tests = [str(HERE / name) for name in ITS_TESTS]
     options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "not was_not_built"]
     answer = run(
         [sys.executable, str(HERE / "sanitized.py"), str(extension), *tests, *options],
