@@ -73,7 +73,7 @@ class Sentinel(StepPart):
         self._step = 0
         self._spent_s = 0.0
         self._part = 0.0
-        self._late: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._late: weakref.WeakSet[Optimizer] | None = None
         self._waiting: deque[_Look] = deque()
         self._withheld = Withheld()
 
@@ -86,6 +86,8 @@ class Sentinel(StepPart):
         """Look at the gradients; where it was asked for, let a bad step pass without them."""
         began_s = time.perf_counter()
         if self._has_closure():
+            if self._late is None:
+                self._late = weakref.WeakSet()
             self._late.add(optimizer)
         elif not self._is_known_well():
             self._look(optimizer, may_skip=True)
@@ -94,7 +96,7 @@ class Sentinel(StepPart):
     def after_optimizer(self, optimizer: Optimizer) -> None:
         """Give back what was taken; look at what only now is there."""
         self._withheld.give_back()
-        if optimizer in self._late:
+        if self._late is not None and optimizer in self._late:
             self._late.discard(optimizer)
             self._look(optimizer, may_skip=False)
 

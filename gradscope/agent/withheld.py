@@ -29,6 +29,8 @@ class Withheld:
 
     def give_back(self) -> None:
         """Put each gradient back where it was."""
+        if not self._taken:
+            return
         taken, self._taken = self._taken, []
         for parameter, gradient in taken:
             parameter.grad = gradient
