@@ -92,9 +92,7 @@ class Overlay:
 
     def judge(self, step: int, *, is_observed: bool) -> None:
         """End a step: say what stood in force for the first time and did nothing."""
-        acting = self._ledger.acting()
-        if is_observed or acting:
-            self._idle.judge(step, acting, is_observed=is_observed)
+        self._idle.judge(step, self._ledger.acting(), is_observed=is_observed)
 
     def _over_inputs(
         self, slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]

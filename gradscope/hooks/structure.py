@@ -4,7 +4,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterator
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import TypeAlias
 
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 __all__ = ["OwnedIds", "Structure", "owned_ids"]
 
 OwnedIds: TypeAlias = Callable[[list[weakref.ref[nn.Module]], str], bytes]
-"""What `owned_ids` is, here or in C."""
+"""What `owned_ids` is, here or in C. Empty where it cannot tell."""
 
 _MODULES, _PARAMETERS = "_modules", "_parameters"
 
@@ -27,30 +27,34 @@ class Structure:
     """
 
     def __init__(self, model: nn.Module, ids: OwnedIds | None = None) -> None:
-        self._ids = ids or owned_ids
+        self._quick_ids = ids
         modules = list(_walk(model))
         self._has_lost_module = self._has_lost_parameter = False
         lose_module, lose_parameter = self._lose_module, self._lose_parameter  # one object for all
         self._modules = [weakref.ref(module, lose_module) for module in modules]
         owned = (p for module in modules for p in module._parameters.values() if p is not None)  # noqa: SLF001 - far faster than parameters()
         self._parameters = [weakref.ref(parameter, lose_parameter) for parameter in owned]
-        self._module_ids = self._ids(self._modules, _MODULES)
-        self._parameter_ids = self._ids(self._modules, _PARAMETERS)
+        self._module_ids = self._ids(_MODULES)
+        self._parameter_ids = self._ids(_PARAMETERS)
 
     def has_modules_of(self, model: nn.Module) -> bool:
         """Whether the model consists of the same modules, of the same classes, in the same order."""
         if self._has_lost_module or self._has_lost_parameter or self._modules[0]() is not model:
             return False
-        return self._module_ids == self._ids(self._modules, _MODULES)
+        return self._module_ids == self._ids(_MODULES)
 
     def has_same_parameters(self) -> bool:
         """Whether the modules own the parameters that they owned; also said where modules changed."""
         if self._has_lost_module:
             return True
-        same = self._parameter_ids == self._ids(self._modules, _PARAMETERS)
+        same = self._parameter_ids == self._ids(_PARAMETERS)
         if same and not self._has_lost_parameter:
             return True
-        return self._module_ids != self._ids(self._modules, _MODULES)
+        return self._module_ids != self._ids(_MODULES)
+
+    def _ids(self, name: str) -> bytes:
+        ids = self._quick_ids(self._modules, name) if self._quick_ids is not None else b""
+        return ids or owned_ids(self._modules, name)
 
     def _lose_module(self, _reference: object) -> None:
         """Note that an object is gone: another one may have its id by now."""
@@ -64,14 +68,16 @@ def owned_ids(references: list[weakref.ref[nn.Module]], name: str) -> bytes:
     """Return the ids of what modules own in their dict of a name, as uint64.
 
     First of each module the id of its class, and how many it owns; then the ids of all that is owned.
-    Empty where a module is gone.
+    Empty where a module is gone. A scripted module has dicts of its own kind, with the same methods.
     """
     modules = [reference() for reference in references]
     if None in modules:
         return b""
     owned = list(map(attrgetter(name), modules))
     heads = chain.from_iterable(zip(map(id, map(type, modules)), map(len, owned), strict=True))
-    return array("Q", chain(heads, map(id, chain.from_iterable(map(dict.values, owned))))).tobytes()
+    return array(
+        "Q", chain(heads, map(id, chain.from_iterable(map(methodcaller("values"), owned))))
+    ).tobytes()
 
 
 def _walk(model: nn.Module) -> Iterator[nn.Module]:

@@ -147,3 +147,34 @@ def test_a_transformed_forward_is_not_measured_and_unharmed():
         assert not scope.latest()["0"]["out"].is_measured
         assert scope.faults == {}
     assert all(torch.equal(bare[name], attached[name]) for name in bare)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("native", ["1", "0"])
+def test_a_model_with_a_scripted_layer_trains_the_same_and_is_measured(monkeypatch, native):
+    monkeypatch.setenv("GRADSCOPE_NATIVE", native)
+
+    def trained(*, is_watched):
+        torch.manual_seed(3)
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Tanh()))
+        model = nn.Sequential(nn.Linear(4, 4), scripted, nn.Linear(4, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x = torch.randn(5, 4)
+        scope = gradscope.attach(model, every=1, hub=None, quiet=True) if is_watched else None
+        for _ in range(3):
+            optimizer.zero_grad()
+            before = model[0].weight.detach().double()
+            model(x).square().sum().backward()
+            optimizer.step()
+        table = scope.latest() if scope is not None else {}
+        if scope is not None:
+            assert scope.faults == {}
+            scope.detach()
+        return [p.detach() for p in model.parameters()], before, table
+
+    bare, _, _ = trained(is_watched=False)
+    watched, before, table = trained(is_watched=True)
+    assert all(map(torch.equal, bare, watched))
+    assert table["0"]["param.weight"].norm == pytest.approx(before.norm().item(), rel=1e-12)
+    assert table["1"]["out"].is_measured
+    assert table["1.0"]["update.weight"].is_measured

@@ -172,7 +172,9 @@ def test_the_list_of_runs_reaches_a_screen_that_watches_nothing_yet(
 ) -> None:
     with connect() as client:
         train()
-        receive_until(client, lambda m: any(isinstance(x, Runs) and x.runs for x in m))
+        messages = receive_until(client, lambda m: any(isinstance(x, Runs) and x.runs for x in m))
+    listed = [run.run for message in messages if isinstance(message, Runs) for run in message.runs]
+    assert set(listed) == {"a-run"}
 
 
 def test_the_rate_that_was_asked_for_is_kept_and_what_was_skipped_is_told(train: Train) -> None:

@@ -83,6 +83,20 @@ def test_another_model_and_one_that_is_gone_are_not_the_same(ids):
     assert structure.has_same_parameters()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_changes_beside_a_scripted_module_are_seen(ids):
+    net = nn.Sequential(nn.Linear(2, 2), torch.jit.script(nn.Sequential(nn.Linear(2, 2))))
+    structure = Structure(net, ids)
+    for _ in range(3):
+        assert structure.has_modules_of(net)
+        assert structure.has_same_parameters()
+    kept = net[0]
+    kept.bias = None
+    assert not structure.has_same_parameters()
+    net[0] = nn.Linear(2, 2)
+    assert not structure.has_modules_of(net)
+
+
 def test_python_and_c_give_the_same_bytes():
     native = native_module()
     if native is None:

@@ -114,4 +114,7 @@ def test_stopping_closes_the_source_and_ends_the_thread():
 
 
 def test_one_that_never_started_can_be_stopped():
-    Receiver(SyntheticSource(SyntheticRun()), lambda: None).stop()
+    receiver = Receiver(SyntheticSource(SyntheticRun()), lambda: None)
+    receiver.stop()
+    assert receiver.source is None
+    assert receiver._thread.ident is None
