@@ -240,7 +240,7 @@ def test_a_large_tensor_gives_the_same_to_the_last_bit_however_many_threads_read
     other = sprinkled(2_200_003, dtype, 9, 0)
     answers = []
     try:
-        for threads in (None, lambda: 1, lambda: 2, lambda: 5):
+        for threads in (None, lambda: 1, lambda: 2, lambda: 5, lambda: 40):
             bind(0, threads)
             rows, bins = bytearray(EMPTY_ROW * 3), bytearray(NO_BINS * 3)
             kept = np.empty(room_for([weight]), np.uint8)
@@ -253,7 +253,7 @@ def test_a_large_tensor_gives_the_same_to_the_last_bit_however_many_threads_read
     finally:
         bind(0)
     assert answers[0][2] == weight.view(torch.uint8).numpy().tobytes()
-    assert answers[1:] == answers[:1] * 3
+    assert answers[1:] == answers[:1] * 4
     assert_equals_numpy(row_of(answers[0][0]) | {"bins": bins_of(answers[0][1])}, weight)
 
 
@@ -294,6 +294,31 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_child_of_a_fork_does_not_wait_for_threads_that_it_has_not():
     answer = subprocess.run(
         [sys.executable, "-c", _AFTER_A_FORK], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+_MANY_THREADS = """
+import os, torch
+from gradscope.observe import Board
+
+def threads():
+    torch.randn(1 << 22) + 1.0
+    return sorted(map(int, os.listdir("/proc/self/task")))
+
+torch.set_num_threads(40)  # more than there are parts
+before = threads()
+board = Board()
+board.add(board.row(0, "out"), torch.randn(1 << 22))
+assert len(before) >= 40, before
+assert threads() == before
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's threads are counted in /proc")
+def test_none_of_pytorchs_threads_ends_when_it_has_more_than_a_tensor_has_parts():
+    answer = subprocess.run(
+        [sys.executable, "-c", _MANY_THREADS], capture_output=True, text=True, timeout=60, check=False
     )
     assert answer.returncode == 0, answer.stderr
 

@@ -92,11 +92,13 @@ void find_pool(void)
     }
 }
 
-/* A child of a fork has a copy of the pool, but none of its threads: it would wait for them for ever. */
+/* Always by all of the threads: OpenMP's pool lets those go that a smaller team has no use for, and PyTorch's
+ * next operation would have to start them anew. One that finds no part left does nothing.
+ * A child of a fork has a copy of the pool, but none of its threads: it would wait for them for ever. */
 static void run(void (*work)(void *), Job *job, int threads)
 {
     if (threads > 1 && run_in_pool != NULL && getpid() == owner && !is_in_parallel()) {
-        run_in_pool(work, job, (unsigned)(threads < job->parts ? threads : job->parts), 0);
+        run_in_pool(work, job, (unsigned)threads, 0);
     } else {
         work(job);
     }
