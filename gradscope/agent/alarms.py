@@ -132,6 +132,7 @@ class Alarms(StepPart):
         self._has_judged = False
         self._early: set[tuple[int, int]] = set()
         self._withheld = Withheld()
+        self._is_posted = False
         self._readings, self._rests_until_s = 0, 0.0
         self._raising: AlertError | None = None
 
@@ -149,6 +150,9 @@ class Alarms(StepPart):
             or (rule.layers is not None and each.rule.layers != rule.layers)
         ]
         self._put(rest if action == "off" else [*rest, Posted(rule, action)])
+        self._is_posted = True
+        self.wake()
+        self.look_now()
 
     def on_alert(self, callback: Callback) -> None:
         """Have a function called with each alert, in the training's thread."""
@@ -173,6 +177,7 @@ class Alarms(StepPart):
             self._deeds.remove_all()
         elif posted.action == "raise":
             self._raising = AlertError(f"{alerts[0].rule} in step {alerts[0].step}: {alerts[0].text}")
+            self.wake()
 
     def see_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Judge the numbers of a step; they may come some steps later."""
@@ -188,6 +193,10 @@ class Alarms(StepPart):
         self._step, self._is_observed, self._has_judged = step, is_observed, False
         self._withheld.give_back()
         self._raise()
+        self.rest()
+        if self._is_posted:  # in the training's thread now, where nothing comes between
+            self._is_posted = False
+            self.look_now()
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
         """Judge what is known before the optimizer steps, where a rule is to act on it."""

@@ -28,8 +28,6 @@ from gradscope.rules import Alert, Rule, kind_of
 __all__ = ["Attending"]
 
 _KEPT: Final = 200
-_MEMORY: Final = 20
-"""The sentinel's cost is averaged over about so many steps."""
 
 
 class Attending(ABC):
@@ -151,8 +149,8 @@ class Attending(ABC):
             peek=self._engine.peek,
         )
         self._alarms = Alarms(deeds, self._faults, self._engine.modules)
-        rota = Rota(sampler.budget)
-        self._bad_steps = BadSteps(self._alarms, model, sampler.want, lambda: rota.turns)
+        rota = Rota(sampler.budget, lambda: sampler.pace_s)
+        self._bad_steps = BadSteps(self._alarms, model, sampler.want, lambda: rota.words)
         sentinel = Sentinel(
             self._see_bad,
             rota=rota,
@@ -160,7 +158,7 @@ class Attending(ABC):
             is_known_well=lambda: self._engine.has_only_finite,
             must_wait=self._bad_steps.must_wait,
             has_closure=lambda: self._engine.has_closure,
-            on_cost=_average(lambda fraction: sampler.set_aside(fraction, "sentinel")),
+            on_cost=lambda spent_s: _set_aside(spent_s, sampler),
         )
         for part in (self._breakpoints, self._gate, sentinel, self._bad_steps, self._alarms):
             self._engine.add(part)
@@ -227,15 +225,7 @@ def _alert_message(hello: Hello, time_s: float, alert: Alert, action: str) -> Me
     )
 
 
-def _average(tell: Callable[[float], None]) -> Callable[[float, float], None]:
-    """Return what takes (spent seconds, step time in seconds), and tells their running ratio."""
-    mean_spent_s = mean_time_s = 0.0
-
-    def take(spent_s: float, step_time_s: float) -> None:
-        nonlocal mean_spent_s, mean_time_s
-        mean_spent_s += (spent_s - mean_spent_s) / _MEMORY
-        mean_time_s += (step_time_s - mean_time_s) / _MEMORY
-        if mean_time_s > 0:
-            tell(mean_spent_s / mean_time_s)
-
-    return take
+def _set_aside(spent_s: float, sampler: Sampler) -> None:
+    """Have what the sentinel takes of a step counted within the budget."""
+    if sampler.pace_s > 0:
+        sampler.set_aside(spent_s / sampler.pace_s, "sentinel")

@@ -22,13 +22,12 @@ _FOLLOWED: Final = 10
 
 _RULE: Final = "nonfinite"
 _SHOWN: Final = 3
-_BY_TURNS: Final = "; large gradients are looked at every {} steps, to keep to the budget"
 
 
 class BadSteps(StepPart):
     """The sentinel's way to the rules of one run. `observe(n)` has the next n steps observed.
 
-    `turns()`: in how many steps the sentinel has looked at all gradients.
+    `passed_over()` says in words what the sentinel does not look at in every step; empty for nothing.
     """
 
     name = "what follows a bad step"
@@ -38,18 +37,19 @@ class BadSteps(StepPart):
         alarms: Alarms,
         model: Callable[[], nn.Module | None],
         observe: Callable[[int], None],
-        turns: Callable[[], int],
+        passed_over: Callable[[], str],
     ) -> None:
         self._alarms = alarms
         self._model = model
         self._observe = observe
-        self._turns = turns
+        self._passed_over = passed_over
         self._observed: tuple[int, bool] = (-1, False)
         self._last: int | None = None
 
     def begin(self, step: int, *, is_observed: bool) -> None:
         """Note whether the step is observed."""
         self._observed = step, is_observed
+        self.rest()
 
     def must_wait(self) -> bool:
         """Whether it must be known before the optimizer steps if its gradients are finite."""
@@ -63,6 +63,7 @@ class BadSteps(StepPart):
         """Take what the sentinel found; return whether the optimizer is not to step."""
         is_first = self._last is None or step > self._last + _FOLLOWED
         self._last = step
+        self.wake()
         if is_first:
             self._observe(_FOLLOWED)
         is_sharded = any(hasattr(parameter, "to_local") for parameter in parameters)
@@ -78,8 +79,8 @@ class BadSteps(StepPart):
                 words = _words(
                     names, posted, is_observed=self._is_observed(step), is_sharded=is_sharded
                 )
-                if not self.must_act() and self._turns() > 1:
-                    words += _BY_TURNS.format(self._turns())
+                if not self.must_act() and self._passed_over():
+                    words += f"; {self._passed_over()}"
                 finding = Finding("", "param_grad", float(len(names)), 0.0, "{}", (words,))
                 self._alarms.act(posted, [Alert(_RULE, step, step, finding)])
         return must_skip

@@ -92,6 +92,8 @@ class Breakpoints(StepPart):
         """Set a checked breakpoint."""
         name = f"break-{label or next(self._numbers)}"
         there = self._there[name] = Breakpoint(name, condition, set_by, lease_s)
+        self.wake()
+        self.look_now()
         self._announce()
         return there
 
@@ -110,7 +112,9 @@ class Breakpoints(StepPart):
                 reading = Reading(before, come.layers, come.block, scalars=come.scalars)
                 self._judge(reading, lambda c: not c.is_of_steps_only, is_shared=False)
         if self._there:
+            self.look_now()
             self._judge(Reading(step, (), None), lambda c: c.is_of_steps_only, is_shared=True)
+        self.rest_unless(lambda: self._there)
 
     def see_scalars(self, step: int, values: dict[str, float]) -> None:
         """Take a step's logged numbers."""

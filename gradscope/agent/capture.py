@@ -139,6 +139,7 @@ class Captures(StepPart):
                 raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
         capture = Capture(layers, what, every, keep, self.remove)
         self._there = (*self._there, capture)
+        self.wake()
         return capture
 
     def remove(self, capture: Capture) -> None:
@@ -182,6 +183,7 @@ class Captures(StepPart):
         self._ticket = -1
         if self._due or self._leaves:
             self._take_off()
+        self.rest_unless(lambda: self._there)
 
     def _take_off(self) -> None:
         self._due = ()

@@ -6,7 +6,8 @@ A step begins where the one before ended, and ends when the optimizer has steppe
 
 Between two steps, and nowhere else, interventions come into force and it is decided whether the next
 step is observed: as a whole, or the layers in the focus alone (a closeup). Only in such steps, or while
-an intervention is in force, does the model have a forward hook.
+an intervention is in force, does the model have a forward hook. A step in which nothing of all this is
+to be done is *at rest*, and so are nearly all: it is counted, and its gradients are looked at.
 """
 
 import time
@@ -20,20 +21,22 @@ from torch.optim import Optimizer
 
 from gradscope.agent.delivery import Delivery
 from gradscope.agent.faults import Faults
+from gradscope.agent.hooking import Hooking
 from gradscope.agent.idle import IdleWatch
 from gradscope.agent.loss_scale import LossScale
 from gradscope.agent.measurement import FinishedStep
 from gradscope.agent.observing import Observing
 from gradscope.agent.overlay import Overlay
+from gradscope.agent.rest import OnEnd, Rest
+from gradscope.agent.roll import Roll
 from gradscope.agent.settings import Settings
 from gradscope.agent.step_parts import StepPart, StepParts
+from gradscope.agent.tally import make_tally, sequence_number
 from gradscope.columns import Block
 from gradscope.hooks import (
     Closure,
-    ForwardHook,
     LayerInfo,
     OptimizerHook,
-    SlotTable,
     has_compiled,
     hidden_from_modes,
     quiet_about_global_hooks,
@@ -58,15 +61,23 @@ class StepEngine:
         on_layers: Callable[[Sequence[LayerInfo], int], None],
         on_observed: Callable[[FinishedStep], None],
         on_closeup: Callable[[FinishedStep], None],
-        on_end: Callable[[int, float], None],
+        on_end: OnEnd,
     ) -> None:
-        self.step = settings.start_step
         self.has_closure = False
-        self._primary = weakref.ref(settings.optimizer) if settings.optimizer is not None else None
+        self._optimizers = OptimizerHook(
+            lambda: self._watched.parameters(),  # noqa: PLW0108 - there is no model yet
+            self._before_optimizer,
+            self._after_optimizer,
+            given=settings.optimizer,
+        )
+        hook = self._optimizers
+        self._tally = make_tally(settings.start_step, hook.on_step_begin, hook.on_step_end)
+        self._tally.optimizer = weakref.ref(settings.optimizer) if settings.optimizer else None
+        self._roll = Roll(self._tally)
         self._sampler = sampler
         idle, scale = IdleWatch(faults), LossScale(settings.scaler)
         self._overlay = Overlay(ledger, faults, idle, scale.now)
-        self._parts = StepParts(faults)
+        self._parts = StepParts(faults, self._roll)
         self._on_observed = on_observed
         self._on_closeup = on_closeup
         self._on_end = on_end
@@ -81,16 +92,25 @@ class StepEngine:
             look_again=self._look_again,
         )
         self._watched, self._compiled = self._observing.watched, self._observing.compiled
-        self._forward = ForwardHook(self._observing.on_forward, self._compiled)
-        self._optimizers = OptimizerHook(
-            self._watched.parameters, self._before_optimizer, self._after_optimizer
+        self._rest = Rest(
+            self._tally,
+            self._roll,
+            sampler,
+            self._observing,
+            on_end=on_end,
+            on_looks=self._parts.looked,
+            may_rest=self._may_rest,
         )
+        self._hooking = Hooking(self._observing, self._look_again)
         self._delivery = Delivery(sampler, self._hand_out)
         self._is_stopped = False
         self._undo_quiet: Callable[[], None] | None = None
         self._deciding_s = 0.0
-        self._began_s = time.perf_counter()
-        self._began_at = _sequence_number()
+
+    @property
+    def step(self) -> int:
+        """The step in progress."""
+        return self._tally.step
 
     def add(self, part: StepPart) -> None:
         """Let a part take part in each step that begins from now on."""
@@ -100,7 +120,7 @@ class StepEngine:
         """Install the hooks and begin the first step."""
         self._undo_quiet = quiet_about_global_hooks()
         self._compiled.open()
-        self._optimizers.install()
+        self._optimizers.install(self._tally.before, self._tally.after)
         with hidden_from_modes():
             self._begin()
 
@@ -108,13 +128,14 @@ class StepEngine:
         """Take all hooks off, and hand out what is still on its way. A pause ends."""
         self._is_stopped = True  # the training's thread may stand between two steps, and go on
         self._optimizers.remove()
-        self._forward.remove()
+        self._hooking.remove()
         self._overlay.close()
         self._compiled.close()
         if self._undo_quiet is not None:
             self._undo_quiet()
         self._watched.abandon()
         with hidden_from_modes():
+            self._rest.tell()
             self._delivery.deliver(wait=True)
             self._parts.close()
 
@@ -129,7 +150,7 @@ class StepEngine:
         if self._watched.follow_modules():
             self._optimizers.forget()
             self._overlay.lay(self._watched.plan)
-            self._rehook()
+            self._hooking.align()
             self._watched.measurement.begin()
 
     def _follow_parameters(self) -> None:
@@ -141,6 +162,14 @@ class StepEngine:
     def modules(self) -> dict[str, nn.Module]:
         """Return the model's modules, by name."""
         return self._watched.plan.modules()
+
+    def stir(self) -> None:
+        """Have it seen at the next boundary what was asked for. From any thread."""
+        self._roll.stir()
+
+    def optimizers(self) -> list[Optimizer]:
+        """Return the model's optimizers: those that have stepped, and the one that was given."""
+        return self._optimizers.met()
 
     def peek(self) -> tuple[tuple[str, ...], Block] | None:
         """Return layers and columns of the step as they stand; None where it is not observed."""
@@ -157,7 +186,7 @@ class StepEngine:
 
         Autograd numbers the operations it records: an unchanged number means that there were none.
         """
-        return _sequence_number() == self._began_at
+        return sequence_number() == self._tally.began_at
 
     @property
     def has_only_finite(self) -> bool:
@@ -168,12 +197,12 @@ class StepEngine:
         """Let requests take effect at once, where the step in progress has not begun to compute."""
         with hidden_from_modes():
             self._observing.guarded("settling interventions", self._settle)
-        self._rehook()
+        self._hooking.align()
 
     def mark_step(self) -> None:
         """End a step by hand; measure parameters and gradients where no optimizer did."""
         with hidden_from_modes():
-            if self._observing.is_on and self._primary is None:
+            if self._observing.is_on and self._primary() is None:
                 self._look_again()
                 self._observing.guarded("following changes of the model", self._follow_parameters)
                 parameters = self._watched.parameters()
@@ -196,6 +225,7 @@ class StepEngine:
                     "parameters",
                     lambda: observing.measurement.before_optimizer(optimizer, has_closure=has_closure),
                 )
+            self._parts.look(self.step, optimizer)
             self._parts.call("before_optimizer", optimizer)
         is_wrapped = has_closure and (observing.is_on or changes_parameters)
         return self._wrapped(closure, optimizer) if closure is not None and is_wrapped else None
@@ -237,74 +267,71 @@ class StepEngine:
             if self._observing.is_on:
                 self._observing.timed("updates", self._observing.measurement.after_optimizer)
             self._parts.call("after_optimizer", optimizer)
-            if self._primary is None or self._primary() is None:
-                self._primary = weakref.ref(optimizer)
+            if self._primary() is None:
+                self._tally.optimizer = weakref.ref(optimizer)
             if self._primary() is optimizer:
                 self._end()
 
+    def _primary(self) -> Optimizer | None:
+        """Return the optimizer whose step ends a step; None while there is none."""
+        return None if self._tally.optimizer is None else self._tally.optimizer()
+
     def _end(self) -> None:
         """End the step in progress and begin the next."""
+        if self._rest.passes():
+            return
         observing, step, is_whole = self._observing, self.step, self._observing.is_whole
         if observing.is_on:
             observing.count_in()
         began_s = time.perf_counter()
-        step_time_s = began_s - self._began_s
+        step_time_s = began_s - self._tally.began_s
         if observing.is_on:
             observing.guarded("reading the board", lambda: self._harvest(step_time_s))
         observing.guarded("judging a step", self._judge)
         if self._delivery.is_waiting:
             observing.guarded("delivering a step", self._delivery.deliver)
-        observing.guarded("ending a step", lambda: self._on_end(step, step_time_s))
+        observing.guarded("ending a step", lambda: self._on_end(step, time.time(), step_time_s))
         self._parts.call("end", step, step_time_s, is_observed=is_whole)
         now_s = time.perf_counter()
         observing.inside_s += now_s - began_s
         self._sampler.record(
             step,
-            now_s - self._began_s,
+            now_s - self._tally.began_s,
             observing.inside_s,
             was_observed=is_whole,
             was_focus=observing.is_closeup,
         )
         self._deciding_s = time.perf_counter() - now_s
-        self.step += 1
+        self._tally.step += 1
         self._begin()
 
+    def _may_rest(self) -> bool:
+        return (
+            not self._observing.is_on
+            and self._overlay.is_at_rest
+            and not self._delivery.is_waiting
+            and self._hooking.is_current
+        )
+
     def _begin(self) -> None:
-        self._parts.call("at_boundary", self.step)
+        self._parts.at_boundary(self.step)
         if self._is_stopped:
             return
         observing, sampler, step = self._observing, self._sampler, self.step
-        self._began_s = time.perf_counter() - self._deciding_s
+        self._tally.began_s = time.perf_counter() - self._deciding_s
         is_focus_due = sampler.is_focus_due(step) and not has_compiled()
         observing.begin(step, is_due=sampler.is_due(step), is_focus_due=is_focus_due)
         observing.guarded("settling interventions", self._settle)
-        self._rehook()
+        self._hooking.align()
         if observing.is_on:
             observing.measurement.begin()
-        self._parts.call("begin", step, is_observed=observing.is_whole)
-        observing.inside_s = time.perf_counter() - self._began_s
-        self._began_at = _sequence_number()
+        self._parts.begin(step, is_observed=observing.is_whole)
+        observing.inside_s = time.perf_counter() - self._tally.began_s
+        self._tally.began_at = sequence_number()
 
     def _settle(self) -> None:
         self._parts.call("before_settle", self.step)
         self._overlay.settle(self.step, self._watched.plan)
-
-    def _rehook(self) -> None:
-        """Bring the forward hook into line with what this step needs.
-
-        Once anything was compiled it stays: what is traced in an unobserved step must know of it too.
-        """
-        observing = self._observing
-        self._compiled.is_on = observing.is_whole
-        plan = self._watched.plan
-        table = plan.table(is_observed=observing.is_whole, is_closeup=observing.is_closeup)
-        if table is not None:
-            first = self._look_again if self._watched.wants_looks else None
-            self._forward.watch(table, first, observing.see)
-        elif has_compiled():
-            self._forward.watch(SlotTable(()))
-        elif self._forward.is_installed:
-            self._forward.remove()
 
     def _harvest(self, step_time_s: float) -> None:
         self._delivery.add(self._observing.measurement.end(self.step, step_time_s))
@@ -317,8 +344,4 @@ class StepEngine:
             self._on_closeup(finished)
             return
         self._on_observed(finished)
-        self._parts.call("observed", finished)
-
-
-def _sequence_number() -> int:
-    return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]  # noqa: SLF001 - no public name
+        self._parts.observed(finished)

@@ -84,6 +84,7 @@ class Focus(StepPart):
                 self._of.pop(owner, None)
                 self._seen_s.pop(owner, None)
                 self._asked_s.pop(owner, None)
+        self.wake()
 
     def prepare(self, command: Command) -> Prepared:
         """Prepare a viewer's command, or the run's own that ends the focus of the one in `target`."""
@@ -106,8 +107,7 @@ class Focus(StepPart):
 
     def at_boundary(self, step: int) -> None:  # noqa: ARG002 - a part's shape
         """Put in force what is asked for, and have ended what nobody looks at any more."""
-        if not self._of and not self._in_force:
-            return
+        self.rest_unless(lambda: self._of or self._in_force)
         if self._seen_s:
             self._end_vanished()
         layers = self.layers

@@ -99,18 +99,20 @@ class Gate(StepPart):
         self._ends_s = time.monotonic() + lease_s
         self._has_asked = False
         self._is_closed = True
+        self.wake()
         if self._step is not None:
             self._announce()
 
     def resume(self) -> None:
         """Open the gate."""
         self._is_closed, self._closes_at, self._reason = False, None, ""
-        self._turns.wake()
+        self._turns.ask_now()
 
     def step_once(self, step: int, *, lease_s: float, set_by: str) -> None:
         """Let `step` run, and close the gate before the next."""
         self.resume()
         self._closes_at, self._lease_s, self._set_by = step + 1, lease_s, set_by
+        self.wake()
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
         """Return how to prepare each command of the gate, by its action."""
@@ -125,8 +127,15 @@ class Gate(StepPart):
         if self._closes_at is not None and step >= self._closes_at:
             self._closes_at = None
             self.pause(lease_s=self._lease_s, set_by=self._set_by, reason="after one step")
-        if not self._is_closed:
-            return
+        if self._is_closed:
+            self._stand(step)
+        self.rest_unless(lambda: self._is_closed or self._closes_at is not None)
+
+    def close(self) -> None:
+        """Let a waiting training go on: the scope is being detached."""
+        self.resume()
+
+    def _stand(self, step: int) -> None:
         self._step = step
         self._ends_s = time.monotonic() + self._lease_s
         self._note("pause", f"paused before step {step} by {self._set_by}{self._because()}")
@@ -137,10 +146,6 @@ class Gate(StepPart):
             self._is_closed, self._step, self._reason = False, None, ""
             self._announce()
         self._note("resume", f"goes on with step {step}")
-
-    def close(self) -> None:
-        """Let a waiting training go on: the scope is being detached."""
-        self.resume()
 
     def _is_over(self) -> bool:
         if not self._is_closed:

@@ -82,12 +82,15 @@ class Looking(ABC):
         self._ledger.remove_all(lambda _step: self._way_back.go_back())
         self._settle_if_fresh()
 
-    def _look(self, model: Callable[[], nn.Module | None], optimizer: Optimizer | None) -> None:
+    def _look(self, model: Callable[[], nn.Module | None]) -> None:
         """Make the parts and add them to the engine."""
         self._captures = Captures(self._engine.modules, self._faults)
         sender = CaptureSender(self._captures, self._hello, lambda: self._names, self._send)
         self._way_back = WayBack(
-            self._ledger, model, optimizer, lambda code, text: self._tell("info", code, text)
+            self._ledger,
+            model,
+            self._engine.optimizers,
+            lambda code, text: self._tell("info", code, text),
         )
         for part in (self._captures, sender, self._way_back):
             self._engine.add(part)

@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from functools import partial
 
+from gradscope.agent.engine import StepEngine
 from gradscope.agent.faults import Faults
 from gradscope.agent.publisher import Publisher
 from gradscope.agent.resources import MeasuredLayers, ResourcePart
@@ -22,6 +23,7 @@ _log = logging.getLogger("gradscope")
 class Measured(ABC):
     """The memory and the time of a Scope, layer by layer, as of the newest step that was measured."""
 
+    _engine: StepEngine
     _resources: ResourcePart
     _publisher: Publisher | None
     _hello: Hello
@@ -62,6 +64,7 @@ class Measured(ABC):
         return ResourcePart(
             cadence=Cadence(sampler.budget, settings.start_step, every=settings.resources_every),
             faults=self._faults,
+            optimizers=lambda: self._engine.optimizers(),  # noqa: PLW0108 - there is no engine yet
             on_memory=self._on_memory,
             on_times=self._on_times,
             set_aside=sampler.set_aside,

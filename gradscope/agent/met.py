@@ -93,6 +93,7 @@ class MetFunctions(StepPart):
         if self._noting is not None and self._noting.arguments is not None:
             self._met, self._is_wanted = self._noting, False
         self._noting = None
+        self.rest()
 
     def close(self) -> None:
         """Take the hook off."""

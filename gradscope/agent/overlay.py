@@ -39,6 +39,11 @@ class Overlay:
         self._stance = EagerStance()
         self._with_inputs: list[Slot] = []
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is in force, and nothing was asked for."""
+        return self._ledger.is_at_rest
+
     def settle(self, step: int, plan: ForwardPlan) -> None:
         """Let requests and ends take effect before `step` begins."""
         for slot in self._with_inputs:

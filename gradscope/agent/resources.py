@@ -1,8 +1,9 @@
 """Measuring memory and time in chosen steps of a run, and telling of it."""
 
+import math
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -69,10 +70,10 @@ class _Waiting:
 class ResourcePart(StepPart):
     """Measures the memory and the time of some steps. It holds the model, and optimizers, weakly.
 
-    on_memory, on_times: take what was measured, as soon as it is there. set_aside: is told the
-    fraction of the step time that measuring costs. limit_bytes: above it an OutOfMemoryError is raised
-    where a layer is left, as an allocator would; every step is measured then, so that it can be told
-    who held what.
+    optimizers: gives the model's. on_memory, on_times: take what was measured, as soon as it is there.
+    set_aside: is told the fraction of the step time that measuring costs. limit_bytes: above it an
+    OutOfMemoryError is raised where a layer is left, as an allocator would; every step is measured,
+    so that it can be told who held what.
     """
 
     name = "measuring memory and time"
@@ -82,6 +83,7 @@ class ResourcePart(StepPart):
         *,
         cadence: Cadence,
         faults: Faults,
+        optimizers: Callable[[], Iterable[Optimizer]],
         on_memory: Callable[[MemoryReading, MeasuredLayers], None],
         on_times: Callable[[TimesReading, MeasuredLayers], None],
         set_aside: Callable[[float], None],
@@ -89,6 +91,7 @@ class ResourcePart(StepPart):
     ) -> None:
         self._cadence = cadence
         self._faults = faults
+        self._optimizers = optimizers
         self._on_memory = on_memory
         self._on_times = on_times
         self._set_aside = set_aside
@@ -97,8 +100,6 @@ class ResourcePart(StepPart):
         self._next: tuple[Probe, MachineMemory, MeasuredLayers] | None = None
         self._probe: Probe | None = None
         self._modules: list[weakref.ref[nn.Module]] = []
-        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._newest: weakref.ref[Optimizer] | None = None
         self._optimizer_before_bytes = 0
         self._waiting: list[_Waiting] = []
         self._memory: tuple[MemoryReading, MeasuredLayers] | None = None
@@ -121,6 +122,7 @@ class ResourcePart(StepPart):
     def ask_now(self) -> None:
         """Have the next step measured, whatever it costs."""
         self._cadence.ask_now()
+        self.wake()
 
     def prepare_measure(self, command: Command) -> Prepared:  # noqa: ARG002 - one shape for all
         """Return what has the next step measured: a viewer asks for it."""
@@ -163,18 +165,15 @@ class ResourcePart(StepPart):
         if self._next is not None:
             self._change_over(*self._next)
         if self._probe is not None:
-            before = self._probe.holdings.optimizer_state(self._optimizers)
+            before = self._probe.holdings.optimizer_state(self._optimizers())
             self._optimizer_before_bytes = sum(before.values())
             # What was compiled without hooks would be compiled anew with them: only as one attaches.
             can_hook = is_first or self._probe.is_hooked or not has_compiled()
             self._probe.begin(clock_for(self._machine.device), can_hook=can_hook)
         self._aside_s += time.perf_counter() - began_s
 
-    def before_optimizer(self, optimizer: Optimizer) -> None:
+    def before_optimizer(self, _optimizer: Optimizer) -> None:
         """Note that an optimizer begins, and what gradients there are."""
-        if self._newest is None or self._newest() is not optimizer:
-            self._newest = weakref.ref(optimizer)
-            self._optimizers.add(optimizer)
         if self._is_measured and self._probe is not None:
             self._probe.turn_to_optimizer()
 
@@ -200,6 +199,10 @@ class ResourcePart(StepPart):
         if self._is_measured or step % _TOLD_EVERY == 0:
             self._set_aside(self._cadence.cost())
         self._is_measured = False
+        if not self._waiting and self._limit_bytes is None:
+            self.rest(self._cadence.looks_from if self._is_able else math.inf)
+            if self._cadence.is_asked:
+                self.wake()
 
     def _put_together(self, probe: Probe, step: int, *, is_observed: bool) -> None:
         watch = probe.end()
@@ -263,7 +266,7 @@ class ResourcePart(StepPart):
             parameters=holdings.parameters(),
             buffers=holdings.buffers(),
             gradients=holdings.gradients(),
-            optimizer=holdings.optimizer_state(self._optimizers),
+            optimizer=holdings.optimizer_state(self._optimizers()),
         )
         machine = self._machine.numbers()
         self._machine.close()

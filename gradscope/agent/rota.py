@@ -1,14 +1,21 @@
-"""Which gradients the sentinel looks at in a step, where all of them at once would cost too much.
+"""Which gradients the sentinel looks at in a step, where all of them in every step would cost too much.
+
+    all, always ──too dear──▶ large ones by turns ──still too dear──▶ all at once, every few steps
 
 All of memory must be read to know that it is finite. Where a step is short beside its parameters (tiny
 batches), that alone would take the whole budget. Then the small gradients (biases, norms) are looked at
 in every step, and the large ones by turns. A NaN or an infinity that comes on its way back reaches
 the biases in the same step; one that arises in a large gradient alone has all parameters by the next.
+
+Where a step is so short that to ask each parameter for its gradient takes too long, turns gain nothing:
+then some steps are passed over.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Final
+import statistics
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
 
 from torch import nn
 
@@ -21,58 +28,88 @@ _SMALL: Final = 1024
 """Elements of a gradient that is looked at in every step."""
 
 _MOST_TURNS: Final = 32
-_MEMORY: Final = 0.1
-_FIRST: Final = 5
-"""Steps in which all is looked at, before it is known what that costs."""
+_MEMORY: Final = 5
+"""What looking costs is the middle of so many of the newest."""
+
+_NEEDED: Final = 2
+"""So much is to be known of what it costs before anything changes."""
+
+_TOO_DEAR: Final = 1.25
+"""Turns that cost so many times what is allowed gain too little."""
+
+_CHEAP: Final = 0.8
+"""All is looked at again where that takes this part of what is allowed."""
 
 
 class Rota:
     """Chooses gradients to look at. `budget` is that of all observing; None: all, always.
 
-    `turns`: in so many steps all have been looked at. Parts are by elements.
+    `pace_s()`: how long a step takes at present, in seconds; 0 while that is not known. `turns`: in so
+    many steps all have been looked at. Parts are by elements.
     """
 
-    def __init__(self, budget: float | None) -> None:
+    def __init__(self, budget: float | None, pace_s: Callable[[], float]) -> None:
         self._share = None if budget is None else _SHARE * budget
-        self._seen = 0
-        self._whole_s = self._step_s = 0.0
-        self._sizes: list[int] = []
-        self._small: list[int] = []
-        self._large: list[int] = []
-        self._chosen: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}
+        self._pace_s = pace_s
+        self._way: Literal["always", "by turns", "at times"] = "always"
+        self._whole_s = 0.0
+        self._looks_s: deque[float] = deque(maxlen=_MEMORY)
+        self._chosen: dict[tuple[int, int, int], tuple[tuple[int, ...], float]] = {}
         self.turns = 1
+
+    @property
+    def every(self) -> int:
+        """One step of so many is looked at."""
+        return self.turns if self._way == "at times" else 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all is looked at where anything is."""
+        return self._way != "by turns"
+
+    @property
+    def words(self) -> str:
+        """What is not looked at in every step; empty where all is."""
+        what = {"always": "", "by turns": "large gradients are", "at times": "gradients are"}[self._way]
+        return f"{what} looked at every {self.turns} steps, to keep to the budget" if what else ""
 
     def choose(self, parameters: list[nn.Parameter], step: int) -> tuple[list[nn.Parameter], float]:
         """Return those whose gradients are to be looked at in a step, and what part of all that is."""
-        if self.turns == 1:
+        if self._way != "by turns":
             return parameters, 1.0
-        if len(parameters) != len(self._sizes):
-            self._sort(parameters)
-        turn = step % self.turns, self.turns
+        turn = len(parameters), step % self.turns, self.turns
         if turn not in self._chosen:
-            self._chosen[turn] = self._places(*turn)
+            self._chosen[turn] = _places([parameter.numel() for parameter in parameters], *turn[1:])
         places, part = self._chosen[turn]
         return [parameters[place] for place in places], part
 
-    def learn(self, spent_s: float, step_time_s: float, part: float) -> None:
-        """Learn from a step in which that part of all gradients was looked at, in `spent_s`."""
-        if self._share is None or not 0 < part <= 1:
+    def learn(self, look_s: float, part: float) -> None:
+        """Learn from looks at that part of all gradients, which took so long in each step with any."""
+        if self._share is None or part <= 0:
             return
-        weight = _MEMORY if self._seen else 1.0
-        self._seen += 1
-        self._whole_s += weight * (spent_s / part - self._whole_s)
-        self._step_s += weight * (step_time_s - self._step_s)
-        if self._seen > _FIRST:
-            allowed_s = self._share * self._step_s
-            wanted = math.ceil(self._whole_s / allowed_s) if allowed_s > 0 else _MOST_TURNS
-            self.turns = min(max(wanted, 1), _MOST_TURNS)
+        self._looks_s.append(look_s)
+        allowed_s = self._share * self._pace_s()
+        if len(self._looks_s) < _NEEDED or allowed_s <= 0:
+            return
+        cost_s = statistics.median_low(self._looks_s)
+        if self._way != "by turns":
+            self._whole_s = cost_s
+        if self._whole_s <= allowed_s * (1.0 if self._way == "always" else _CHEAP):
+            self._go("always", 1)
+            return
+        turns = min(math.ceil(self._whole_s / allowed_s), _MOST_TURNS)
+        is_too_dear = self._way == "by turns" and cost_s > _TOO_DEAR * allowed_s
+        self._go("at times" if is_too_dear or self._way == "at times" else "by turns", max(turns, 2))
 
-    def _places(self, turn: int, turns: int) -> tuple[tuple[int, ...], float]:
-        places = (*self._small, *self._large[turn::turns])
-        return places, sum(self._sizes[place] for place in places) / max(sum(self._sizes), 1)
+    def _go(self, way: Literal["always", "by turns", "at times"], turns: int) -> None:
+        if way != self._way or (way == "by turns" and turns != self.turns):
+            self._looks_s.clear()
+        self._way, self.turns = way, turns
 
-    def _sort(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._chosen.clear()
-        self._sizes = [parameter.numel() for parameter in parameters]
-        self._small = [place for place, size in enumerate(self._sizes) if size <= _SMALL]
-        self._large = [place for place, size in enumerate(self._sizes) if size > _SMALL]
+
+def _places(sizes: Sequence[int], turn: int, turns: int) -> tuple[tuple[int, ...], float]:
+    """Return the places whose turn it is, and their part of all elements."""
+    small = [place for place, size in enumerate(sizes) if size <= _SMALL]
+    large = [place for place, size in enumerate(sizes) if size > _SMALL]
+    places = (*small, *large[turn::turns])
+    return places, sum(sizes[place] for place in places) / max(sum(sizes), 1)

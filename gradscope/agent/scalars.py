@@ -20,20 +20,31 @@ class ScalarLog:
 
     def __init__(self) -> None:
         self._values: dict[str, _Value] = {}
+        self._step = 0
         self._waiting: deque[tuple[int, float, dict[str, _Value], torch.Event | None]] = deque()
 
-    def log(self, values: Mapping[str, object]) -> None:
-        """Take values for the step in progress. Raises UsageError for what is no number."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was logged in the step in progress, and no values are on their way."""
+        return not self._values and not self._waiting
+
+    def log(self, values: Mapping[str, object], step: int) -> None:
+        """Take values of the step in progress; those before it may not have been ended here yet.
+
+        Raises UsageError for what is no number.
+        """
         taken = {name: _take(name, value) for name, value in values.items()}
         if len(self._values | taken) > _NAMES_LIMIT:
             raise UsageError(f"at most {_NAMES_LIMIT} scalars a step, got {len(self._values | taken)}")
         self._values |= taken
+        self._step = step
 
     def end_step(self, step: int, time_s: float, step_time_s: float) -> None:
         """End the step: its values wait until they are on the host."""
-        values, event = self._values, None
-        if values:
-            self._values = {}
+        values: dict[str, _Value] = {}
+        event = None
+        if self._values and step >= self._step:
+            values, self._values = self._values, {}
             if any(isinstance(value, torch.Tensor) for value in values.values()):
                 event = torch.Event("cuda")
                 event.record()

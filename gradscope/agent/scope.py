@@ -3,7 +3,7 @@
 import logging
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -66,6 +66,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
         self._faults = Faults(lambda code, text: self._tell("warning", code, text))
         self._ledger = Ledger(
             rank=self._hello.rank,
+            on_request=lambda: self._engine.stir(),  # noqa: PLW0108 - there is no engine yet
             on_change=self._announce_interventions,
             on_failure=lambda entry, _reason: self._control.request("remove", target=entry.id),
             history=History(self._tell_deed),
@@ -91,7 +92,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
             faults=self._faults,
             is_allowed=settings.is_controllable,
         )
-        self._add_parts(model, settings, sampler)
+        self._add_parts(model, sampler)
         if not settings.is_inert:
             self._start(settings)
 
@@ -145,7 +146,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
 
         Tensors of one element are taken without waiting for the device. Raises UsageError for others.
         """
-        self._scalars.log(values)
+        self._log(values)
         self._met.see_logged(values.values())
 
     def mark_step(self) -> None:
@@ -207,11 +208,11 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
         state = "detached" if self._is_off else f"at step {self.step}"
         return f"<Scope of run {self.run!r}: {len(self._names)} modules, {state}>"
 
-    def _add_parts(self, model: nn.Module, settings: Settings, sampler: Sampler) -> None:
+    def _add_parts(self, model: nn.Module, sampler: Sampler) -> None:
         """Add to the engine what takes part in each step, in the order in which it is to be called."""
         self._control.add_to(self._engine.add, sampler)
         self._attend(sampler, self._model)
-        self._look(self._model, settings.optimizer)
+        self._look(self._model)
         self._focus_on(sampler)
         self._engine.add(self._resources)
         self._control.register({"measure": self._resources.prepare_measure})
@@ -228,7 +229,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
                 on_viewers=self._see_viewers,
             )
             self._publisher.start()
-        clipping = ClippingWatch(self._engine.before_clip, self._scalars.log, self._faults)
+        clipping = ClippingWatch(self._engine.before_clip, self._log, self._faults)
         self._engine.add(clipping)
         self._engine.start()
         except_hook = ExceptHook(self._on_exception)
@@ -273,8 +274,16 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
             )
             self._publisher.put(make, finished.block.nbytes)
 
-    def _on_end(self, step: int, step_time_s: float) -> None:
-        self._scalars.end_step(step, time.time(), step_time_s)
+    def _log(self, values: Mapping[str, float | torch.Tensor]) -> None:
+        self._scalars.log(values, self.step)
+        self._engine.stir()
+
+    def _on_end(self, step: int, time_s: float, step_time_s: float) -> None:
+        if self._scalars.is_empty and not self._breakpoints.are_set:  # as in nearly all steps
+            if self._publisher is not None:
+                self._publisher.put_scalars(step, time_s, {"step_time_s": step_time_s})
+            return
+        self._scalars.end_step(step, time_s, step_time_s)
         rows = self._scalars.ready()
         for row in rows:
             self._see_scalars(row[0], row[2])

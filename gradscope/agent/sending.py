@@ -67,6 +67,7 @@ class CaptureSender(StepPart):
         for each in asked:
             each.capture.remove()
             self._send_all(each)
+        self.rest_unless(lambda: self._asked)
 
     def close(self) -> None:
         """Forget who asked."""
@@ -84,6 +85,7 @@ class CaptureSender(StepPart):
                     raise UsageError(f"{_AT_ONCE} captures wait for this step already; ask again")
                 capture = self._captures.add(layers, what, every=1, keep=1)
                 self._asked.append(_Asked(command.id, capture, turn.step))
+                self.wake()
             turn.done(turn.step, "", tuple(layers))
 
         return apply

@@ -98,13 +98,14 @@ class Turns(StepPart):
         with self._arrival:
             self._waiting.append(change)
             self._arrival.notify_all()
+        self.wake()
 
     def at_boundary(self, step: int) -> None:
         """Apply what is due before `step` begins."""
         if self._boundaries is not None:
             self._boundaries.reach(step)
-        if self._waiting:
-            self._apply(step, is_held=False)
+        self._apply(step, is_held=False)
+        self.rest_unless(lambda: self._waiting or self._boundaries is not None)
 
     def hold(self, step: int, is_over: Callable[[], bool]) -> None:
         """Hold the training before `step` until `is_over()`: asked after each change, and often.
@@ -124,7 +125,7 @@ class Turns(StepPart):
                     if not self._waiting and not self._is_closed:
                         self._arrival.wait(_LOOK_S)
 
-    def wake(self) -> None:
+    def ask_now(self) -> None:
         """Have `is_over` asked now. From any thread."""
         with self._arrival:
             self._arrival.notify_all()

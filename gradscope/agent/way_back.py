@@ -7,8 +7,7 @@ that lie in `.grad` are left alone, and the count of steps goes on.
 """
 
 import random
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,13 +56,12 @@ class WayBack(StepPart):
         self,
         ledger: Ledger,
         model: Callable[[], nn.Module | None],
-        optimizer: Optimizer | None,
+        known: Callable[[], Iterable[Optimizer]],
         note: Callable[[str, str], None],
     ) -> None:
         self._ledger = ledger
         self._model = model
-        self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet([optimizer] if optimizer else [])
-        self._newest: weakref.ref[Optimizer] | None = None
+        self._known = known
         self._note = note
         self._is_wanted = False
         self._optimizers: tuple[Optimizer, ...] = ()
@@ -89,9 +87,11 @@ class WayBack(StepPart):
             raise UsageError("a way back of your own needs both save=… and restore=…, got one of them")
         self._optimizers, self._save, self._restore = tuple(optimizers), save, restore
         self._is_wanted = True
+        self.wake()
 
     def before_settle(self, step: int) -> None:
         """Keep the state where the first intervention is about to take effect."""
+        self.rest_unless(lambda: self._is_wanted and self._saved_at is None)
         if not self._is_wanted or self._saved_at is not None:
             return
         entries = self._ledger.entries()
@@ -103,12 +103,6 @@ class WayBack(StepPart):
         else:
             self._kept = self._keep(step)
         self._note("way-back", f"the state before step {step} is kept; undo goes back to it")
-
-    def after_optimizer(self, optimizer: Optimizer) -> None:
-        """Note whose optimizers there are."""
-        if self._newest is None or self._newest() is not optimizer:
-            self._newest = weakref.ref(optimizer)
-            self._known.add(optimizer)
 
     def check(self) -> None:
         """Raise UsageError where there is nothing to go back to."""
@@ -156,7 +150,7 @@ class WayBack(StepPart):
         return _Kept(
             step,
             tensors,
-            tuple(_state_of(each) for each in self._optimizers or list(self._known)),
+            tuple(_state_of(each) for each in self._optimizers or list(self._known())),
             torch.get_rng_state(),
             torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]  # torch leaves it untyped
             random.getstate(),

@@ -9,9 +9,10 @@ from gradscope.hooks.forward import ForwardHook, SlotTable, quiet_about_global_h
 from gradscope.hooks.inputs import InputHook
 from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of, match_names
 from gradscope.hooks.modes import hidden_from_modes, is_plain, is_transforming
-from gradscope.hooks.optimizers import Closure, OptimizerHook, parameters_of
+from gradscope.hooks.optimizers import Closure, OptimizerHook, StepHook, parameters_of
 from gradscope.hooks.structure import OwnedIds, Structure, owned_ids
 from gradscope.hooks.tensors import find_tensors, is_measurable, replace_tensors
+from gradscope.hooks.untraced import untraced
 from gradscope.hooks.whole import OutputHook
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "OwnedIds",
     "Seen",
     "SlotTable",
+    "StepHook",
     "Structure",
     "choose_layers",
     "find_tensors",
@@ -45,5 +47,6 @@ __all__ = [
     "parameters_of",
     "quiet_about_global_hooks",
     "replace_tensors",
+    "untraced",
     "watch_gradient",
 ]

@@ -15,13 +15,18 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-__all__ = ["Closure", "OptimizerHook", "parameters_of"]
+from gradscope.hooks.untraced import untraced
+
+__all__ = ["Closure", "OptimizerHook", "StepHook", "parameters_of"]
 
 _WRAPPER_LIVES_IN = Optimizer.__module__
 """Where torch defines the function that it puts around each `step`, and that calls the hooks."""
 
 Closure: TypeAlias = Callable[[], Any]
 """What LBFGS and others call to compute the loss again; it returns whatever the user's returns."""
+
+StepHook: TypeAlias = Callable[[Optimizer, Any, Any], Any]
+"""Called around each step of an optimizer, as PyTorch does: (optimizer, args, kwargs)."""
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -35,7 +40,7 @@ class OptimizerHook:
     What `before` returns, unless None, takes the closure's place. A step taken inside of another (by an
     optimizer that wraps one) is a part of that, and no step of its own. Ours are those that hold one of
     the parameters that `parameters()` gives when an optimizer, or a new group of it, is first met. It
-    lives from `install` to `remove`, and holds optimizers weakly.
+    lives from `install` to `remove`, and holds optimizers weakly. `given` is known beforehand.
     """
 
     def __init__(
@@ -43,6 +48,8 @@ class OptimizerHook:
         parameters: Callable[[], Iterable[nn.Parameter]],
         before: Callable[[Optimizer, Closure | None], Closure | None],
         after: Callable[[Optimizer], None],
+        *,
+        given: Optimizer | None = None,
     ) -> None:
         self._parameters = parameters
         self._before = before
@@ -50,22 +57,30 @@ class OptimizerHook:
         self._known: weakref.WeakKeyDictionary[Optimizer, tuple[int, bool]] = (
             weakref.WeakKeyDictionary()
         )
+        self._met: weakref.WeakSet[Optimizer] = weakref.WeakSet([given] if given else [])
         self._open: weakref.ref[Optimizer] | None = None
         self._newest: tuple[weakref.ref[Optimizer], int, bool] | None = None
         self._inside = 0
         self._handles: list[Any] = []  # Any: torch gives two kinds of handle, both with remove()
+
+    def met(self) -> list[Optimizer]:
+        """Return our optimizers, as far as they are there yet: who has stepped, and the one given."""
+        return list(self._met)
 
     def forget(self) -> None:
         """Look at each optimizer anew: the model has other parameters now."""
         self._known.clear()
         self._newest = None
 
-    def install(self) -> None:
-        """Begin to watch all optimizers of the process."""
+    def install(self, begin: StepHook | None = None, end: StepHook | None = None) -> None:
+        """Begin to watch all optimizers of the process.
+
+        `begin` and `end` stand before `on_step_begin` and `on_step_end`, and call them as needed.
+        """
         if not self._handles:
             self._handles = [
-                register_optimizer_step_pre_hook(self._on_step_begin),
-                register_optimizer_step_post_hook(self._on_step_end),
+                register_optimizer_step_pre_hook(begin or self.on_step_begin),
+                register_optimizer_step_post_hook(end or self.on_step_end),
             ]
 
     def remove(self) -> None:
@@ -85,10 +100,14 @@ class OptimizerHook:
             ids = {id(p) for p in self._parameters()}
             is_ours = any(id(p) in ids for p in parameters_of(optimizer))
             self._known[optimizer] = groups, is_ours
+            if is_ours:
+                self._met.add(optimizer)
         self._newest = weakref.ref(optimizer), groups, is_ours
         return is_ours
 
-    def _on_step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
+    @untraced
+    def on_step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
+        """Tell of an optimizer that is about to step: as PyTorch's hook."""
         if not self.is_ours(optimizer):
             return None
         opened = self._open() if self._open is not None else None
@@ -105,7 +124,9 @@ class OptimizerHook:
             return (args[0], changed, *args[2:]), kwargs
         return args, {**kwargs, "closure": changed}
 
-    def _on_step_end(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:  # torch's signature
+    @untraced
+    def on_step_end(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:  # torch's signature
+        """Tell of one that has stepped: as PyTorch's hook."""
         if not self.is_ours(optimizer):
             return
         if self._inside:

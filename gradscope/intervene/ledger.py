@@ -93,7 +93,8 @@ _Change = Callable[[int], bool]
 class Ledger:
     """All interventions of one run. `revision` counts the changes that took effect.
 
-    `on_change` is called after each, before those who asked are told, from the thread that settles;
+    `on_request` is called when anything is asked for, from whichever thread. `on_change` is called
+    after each change, before those who asked are told, from the thread that settles;
     `on_failure(entry, reason)` when one fails, from whichever thread: it acts no more, and is to be
     removed. `on_over(entry)`: where it is set, others must end with us what ends by the clock; it is
     told of that at each settling until they have. `history` is told of each deed.
@@ -103,6 +104,7 @@ class Ledger:
         self,
         *,
         rank: int = 0,
+        on_request: Callable[[], None] | None = None,
         on_change: Callable[[], None] | None = None,
         on_failure: Callable[[Entry, str], None] | None = None,
         history: History | None = None,
@@ -111,6 +113,7 @@ class Ledger:
         self.history = history or History()
         self._rank = rank
         self._step = 0
+        self._on_request = on_request or _nobody_waits
         self._on_change = on_change
         self._on_failure = on_failure or self._remove_failed
         self.on_over: Callable[[Entry], None] | None = None
@@ -146,6 +149,7 @@ class Ledger:
             self._pending[id] = entry
             activate = lambda step: self._activate(entry, step)  # noqa: E731 - one of a pair
             self._requests.append((activate, lambda step: done(entry, step)))
+        self._on_request()
         return entry
 
     def remove(self, id: str, done: _Done, *, by: str = "") -> bool:
@@ -155,19 +159,26 @@ class Ledger:
                 return False
             take_off = lambda step: self._deactivate(id, step, "removed", by)  # noqa: E731 - as above
             self._requests.append((take_off, done))
+        self._on_request()
         return True
 
     def remove_all(self, done: _Done, *, by: str = "") -> None:
         """Ask for the removal of all that are in force when it takes effect."""
         with self._lock:
             self._requests.append((lambda step: self._clear(step, by), done))
+        self._on_request()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is in force, and nothing was asked for: there is nothing to settle."""
+        return not self._requests and not self._active
 
     def settle(self, step: int) -> bool:
         """Let requests and ends take effect before `step` begins.
 
         Returns whether it is others than before that act in it.
         """
-        if not self._requests and not self._active:
+        if self.is_at_rest:
             return False
         self._step = step
         self._tell_over()
@@ -281,3 +292,7 @@ def _has_run_out(entry: Entry, step: int) -> bool:
 
 def _since(entry: Entry, step: int) -> int:
     return step if entry.active_since is None else entry.active_since
+
+
+def _nobody_waits() -> None:
+    """Nobody is to be told that something was asked for."""

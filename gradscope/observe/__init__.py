@@ -5,6 +5,7 @@ from gradscope.observe.board import Board, Harvest
 from gradscope.observe.finite import make_find_nonfinite, numbers_of_gradient
 from gradscope.observe.native import native_module, pass_name
 from gradscope.observe.parameters import ParameterObserver
+from gradscope.observe.quick import NOBODY_LOOKS_ON
 from gradscope.observe.reduction import (
     DEVICE_COLUMNS,
     DeviceRecord,
@@ -18,6 +19,7 @@ from gradscope.observe.triton_pass import device_pass_name, failed_pass
 
 __all__ = [
     "DEVICE_COLUMNS",
+    "NOBODY_LOOKS_ON",
     "ActivationObserver",
     "Board",
     "DeviceRecord",

@@ -52,6 +52,34 @@ def add_changes(
 def pack_bins(bins: NDArray[np.uint64], /) -> tuple[bytes, tuple[bytes, bytes, bytes, bytes]]: ...
 def owned_ids(references: list[weakref.ref[torch.nn.Module]], name: str, /) -> bytes: ...
 
+class Tally:
+    step: int
+    began_s: float
+    began_at: int
+    left: int
+    looks_at: int
+    every: int
+    is_stirred: bool
+    spent_s: float
+    optimizer: weakref.ref[torch.optim.Optimizer] | None
+    awake: set[object]
+
+    def __new__(
+        cls,
+        step: int,
+        clock: Callable[[], float],
+        sequence_number: Callable[[], int],
+        begin: Callable[[torch.optim.Optimizer, Any, Any], Any],
+        end: Callable[[torch.optim.Optimizer, Any, Any], Any],
+        usual: tuple[tuple[Callable[[], object], object], ...],
+        /,
+    ) -> Self: ...
+    def before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any, /) -> Any: ...
+    def after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any, /) -> Any: ...
+    def is_at_rest(self) -> bool: ...
+    def count(self) -> None: ...
+    def take(self) -> tuple[list[float], float, int, float]: ...
+
 class Watch:
     def __new__(
         cls,

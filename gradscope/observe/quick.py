@@ -12,20 +12,20 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-__all__ = ["Watch", "make_watch"]
+__all__ = ["NOBODY_LOOKS_ON", "Watch", "make_watch"]
 
-_NOBODY_LOOKS_ON = (
+NOBODY_LOOKS_ON = (
     (torch._C._len_torch_function_stack, 0),  # noqa: SLF001 - no public names
     (torch._C._len_torch_dispatch_stack, 0),  # noqa: SLF001 - as above
 )
 _IN_FORWARD = (
-    *_NOBODY_LOOKS_ON,
+    *NOBODY_LOOKS_ON,
     (torch.is_grad_enabled, True),
     (torch._C._current_graph_task_id, -1),  # noqa: SLF001 - nothing is computed again
     (torch._C._functorch.peek_interpreter_stack, None),  # noqa: SLF001 - no torch.func transform
     (torch._C._is_any_autocast_enabled, False),  # noqa: SLF001 - gradients are of the loss itself
 )
-_IN_BACKWARD = (*_NOBODY_LOOKS_ON, (torch.is_grad_enabled, False))
+_IN_BACKWARD = (*NOBODY_LOOKS_ON, (torch.is_grad_enabled, False))
 
 
 class Watch(Protocol):

@@ -16,6 +16,11 @@ class Rhythm:
     origin: int
     keeps_bare: bool
 
+    def next_due(self, step: int) -> int:
+        """Return the first step from this one on that is to be observed, or may be."""
+        since = step - self.origin
+        return self.origin if since <= 0 else step + -since % self.every
+
     def is_due(self, step: int) -> bool:
         """Whether a step is to be observed."""
         since = step - self.origin

@@ -16,6 +16,7 @@ pace is learnt from every step, and when it has become another, what was learnt 
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 from gradscope.errors import UsageError
 from gradscope.observe.costs import WINDOW, StepCosts, median
@@ -95,6 +96,11 @@ class Sampler:
         """Every how many steps a focus is measured at present; 0 where none is."""
         return 0 if self._focus_rhythm is None else self._focus_rhythm.every
 
+    @property
+    def pace_s(self) -> float:
+        """How long a step takes at present, less the time inside the hooks; 0 while not known."""
+        return self._pace_s
+
     def is_due(self, step: int) -> bool:
         """Whether to observe this step. The first one asked for is observed."""
         if self._rhythm is None:
@@ -104,6 +110,13 @@ class Sampler:
     def is_focus_due(self, step: int) -> bool:
         """Whether to measure the focus in this step, if it is not observed as a whole."""
         return self._focus_rhythm is not None and self._focus_rhythm.is_due(step)
+
+    def next_due(self, step: int) -> int:
+        """Return the first step from this one on in which anything may be measured."""
+        if self._rhythm is None or self._extra_steps:
+            return step
+        due = self._rhythm.next_due(step)
+        return due if self._focus_rhythm is None else min(due, self._focus_rhythm.next_due(step))
 
     def adopt(self, every: int, origin: int, focus_every: int = 0) -> None:
         """Observe every so many steps from `origin` on, and measure the focus, where there is one."""
@@ -157,15 +170,14 @@ class Sampler:
             self._bare_s.append(step_time_s)
             self._idle_s.append(inside_s)
         self._newest_s.append(step_time_s - inside_s)
-        self._recorded += 1
-        is_look = self._recorded % _LOOK_EVERY == 0 and len(self._newest_s) == _NEWEST
-        if is_look:
-            self._follow_pace()
-        if self.budget is None or not (was_observed or is_look):
-            return
-        self.wanted, self.wanted_focus = self._choose(self.budget)
-        if not self.is_shared and self._rhythm is not None:
-            self._follow_wishes(step)
+        self._follow(step, 1, was_observed=was_observed)
+
+    def record_rest(self, step: int, times_s: Sequence[float], inside_s: float) -> None:
+        """Learn from steps at rest, `step` the last of them. inside_s: that of each."""
+        self._bare_s.extend(times_s)
+        self._idle_s.extend([inside_s] * len(times_s))
+        self._newest_s.extend([time_s - inside_s for time_s in times_s])
+        self._follow(step, len(times_s), was_observed=False)
 
     def cost(self) -> float | None:
         """Return the fraction of the time that gradscope costs at present; None while not known.
@@ -196,6 +208,19 @@ class Sampler:
     @property
     def _aside(self) -> float:
         return sum(self._aside_of.values())
+
+    def _follow(self, step: int, count: int, *, was_observed: bool) -> None:
+        """Choose anew, where it is time to, after so many steps that ended with `step`."""
+        looks = self._recorded // _LOOK_EVERY
+        self._recorded += count
+        is_look = self._recorded // _LOOK_EVERY > looks and len(self._newest_s) == _NEWEST
+        if is_look:
+            self._follow_pace()
+        if self.budget is None or not (was_observed or is_look):
+            return
+        self.wanted, self.wanted_focus = self._choose(self.budget)
+        if not self.is_shared and self._rhythm is not None:
+            self._follow_wishes(step)
 
     def _follow_wishes(self, step: int) -> None:
         """Observe as often as is wanted from the next steps on."""

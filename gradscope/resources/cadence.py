@@ -27,6 +27,9 @@ _SECOND_TIMED: Final = 12
 _LEAST_INTERVAL: Final = 10
 _LARGEST_INTERVAL: Final = 5_000
 _WINDOW: Final = 15
+_LEARNT_FROM: Final = 5
+"""So many steps before one that is due are enough to know the usual time by."""
+
 _PATIENCE: Final = 20
 """Where every step is observed, a step that is due waits no longer than so many for one that is not."""
 
@@ -53,6 +56,16 @@ class Cadence:
     def next_step(self) -> int:
         """The next step that is due, as things stand."""
         return self._due
+
+    @property
+    def looks_from(self) -> int:
+        """The first step that matters before the next one is due: the usual time is learnt there."""
+        return self._due - _LEARNT_FROM
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the next step is to be measured because somebody asked for it."""
+        return self._wanted
 
     def ask_now(self) -> None:
         """Have the next step measured, whatever it costs."""
@@ -92,7 +105,7 @@ class Cadence:
 
     def _interval(self, step: int) -> int:
         if self._exactly is not None:
-            return self._exactly
+            return self._exactly - (step - self._start) % self._exactly
         if step < self._start + _FIRST_TIMED:
             return self._start + _FIRST_TIMED - step
         if len(self._cost_s) < 2 or not self._usual_s:

@@ -68,7 +68,7 @@ class Rank:
 
     def end(self):
         self._stopping.set()
-        self.turns.wake()
+        self.turns.ask_now()
         self._thread.join(DEADLINE_S)
         self.turns.close()
 

@@ -7,10 +7,12 @@
  */
 
 #include "bins.h"
+#include "finite.h"
 #include "groups.h"
 #include "harvest.h"
 #include "owned.h"
 #include "rows.h"
+#include "tally.h"
 #include "watch.h"
 
 /* --- add(rows, bins, tensor, row, *also) -> bool ---------------------------------------------- */
@@ -37,55 +39,6 @@ static PyObject *add(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_
         }
     }
     Py_RETURN_TRUE;
-}
-
-/* --- find_suspects(parameters) -> places ---------------------------------------------------------- */
-
-static PyObject *gradient_name;
-
-/* Whether a gradient is finite throughout; one that cannot be read here is not known to be. None is. */
-static int is_finite(PyObject *gradient)
-{
-    Memory memory;
-    if (gradient == Py_None) {
-        return 1;
-    }
-    if (!find_memory(gradient, &memory)) {
-        return 0;
-    }
-    const Stretch stretch = {memory.data, NULL, NULL, memory.stored, memory.dtype};
-    const int threads = threads_for(memory.size_bytes);
-    PyThreadState *state = memory.size_bytes >= LARGE_BYTES ? PyEval_SaveThread() : NULL;
-    const int answer = are_parts_finite(pass, &stretch, threads);
-    if (state != NULL) {
-        PyEval_RestoreThread(state);
-    }
-    return answer;
-}
-
-/* The places of the parameters whose gradient is not finite throughout, or cannot be read here. */
-static PyObject *find_suspects(PyObject *Py_UNUSED(self), PyObject *parameters)
-{
-    if (!is_bound() || !PyList_Check(parameters)) {
-        PyErr_SetString(PyExc_TypeError, "find_suspects takes a list of parameters, once bind() has been called");
-        return NULL;
-    }
-    PyObject *suspects = PyList_New(0);
-    for (Py_ssize_t i = 0; suspects != NULL && i < PyList_Size(parameters); i++) {
-        PyObject *gradient = PyObject_GetAttr(PyList_GetItem(parameters, i), gradient_name);
-        if (gradient == NULL) {
-            Py_CLEAR(suspects);
-            break;
-        }
-        const int is_fine = is_finite(gradient);
-        Py_DECREF(gradient);
-        PyObject *place = is_fine ? NULL : PyLong_FromSsize_t(i);
-        if (!is_fine && (place == NULL || PyList_Append(suspects, place) < 0)) {
-            Py_CLEAR(suspects);
-        }
-        Py_XDECREF(place);
-    }
-    return suspects;
 }
 
 /* --- the module ----------------------------------------------------------------------------------- */
@@ -144,8 +97,8 @@ PyMODINIT_FUNC PyInit__native(void)
     PyObject *module = PyModule_Create(&definition);
     PyObject *columns = Py_BuildValue("(sssssssssss)", "calls", "count", "nan", "posinf", "neginf", "zero",
                                       "subnormal", "sum", "sumsq", "min", "max");
-    gradient_name = PyUnicode_InternFromString("grad");
-    if (module == NULL || columns == NULL || gradient_name == NULL || add_watch(module) < 0
+    if (module == NULL || columns == NULL || make_names() < 0 || add_watch(module) < 0
+        || add_tally(module) < 0
         || PyModule_AddObjectRef(module, "COLUMNS", columns) < 0) {
         Py_XDECREF(columns);
         Py_XDECREF(module);

@@ -10,6 +10,7 @@
 
 #include "watch.h"
 
+#include "questions.h"
 #include "spots.h"
 
 #include <string.h>
@@ -58,20 +59,6 @@ static void give_up(Watch *watch)
     Py_XDECREF(type);
     Py_XDECREF(value);
     Py_XDECREF(trace);
-}
-
-/* Whether each question has its answer; -1 with an exception. */
-static int is_as_asked(PyObject *questions)
-{
-    for (Py_ssize_t i = 0; i < PyTuple_Size(questions); i++) {
-        PyObject *pair = PyTuple_GetItem(questions, i);
-        PyObject *answer = PyObject_CallNoArgs(PyTuple_GetItem(pair, 0));
-        Py_XDECREF(answer); /* only compared, with what lives on: True, False, None and small numbers */
-        if (answer != PyTuple_GetItem(pair, 1)) {
-            return answer == NULL ? -1 : 0;
-        }
-    }
-    return 1;
 }
 
 /* Reduce memory into a row of the board. */

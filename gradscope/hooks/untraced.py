@@ -1,0 +1,27 @@
+"""Functions that torch.compile leaves alone: it neither traces them nor compiles what they call."""
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, TypeVar
+
+import torch
+
+__all__ = ["untraced"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def untraced(function: F) -> F:
+    """Mark a function as `torch.compiler.disable` does, without importing the compiler for it.
+
+    The mark is for Dynamo where it traces a caller, the strategy for where it meets the function's
+    frames as they run. The function is the same, and takes no longer.
+    """
+    if not isinstance(function, FunctionType):
+        raise TypeError(f"expected a function, got {type(function).__name__}")
+    frames = torch._C._dynamo.eval_frame  # noqa: SLF001 - no public name
+    skip = frames._FrameAction.SKIP  # noqa: SLF001 - as above
+    frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))  # noqa: SLF001 - as above
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+    function._torchdynamo_disable_msg = "it belongs to a debugger"  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+    return function

@@ -1,0 +1,15 @@
+/* `Tally`: counts the steps of a training in which nothing else is to be done. */
+
+#ifndef GRADSCOPE_TALLY_H
+#define GRADSCOPE_TALLY_H
+
+#define PY_SSIZE_T_CLEAN
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030B0000
+#endif
+#include <Python.h>
+
+/* Add the type to the module. Returns -1 with an exception. */
+int add_tally(PyObject *module);
+
+#endif
