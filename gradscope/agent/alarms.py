@@ -112,6 +112,7 @@ class Alarms(StepPart):
     """The rules of one run. All of them judge from the first step on; by default they only tell."""
 
     name = "the rules"
+    needs_observed = True
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class BadSteps(StepPart):
     """
 
     name = "what follows a bad step"
+    needs_observed = True
 
     def __init__(
         self,

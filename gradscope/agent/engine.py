@@ -70,9 +70,9 @@ class StepEngine:
             self._after_optimizer,
             given=settings.optimizer,
         )
-        hook = self._optimizers
+        hook, given = self._optimizers, settings.optimizer
         self._tally = make_tally(settings.start_step, hook.on_step_begin, hook.on_step_end)
-        self._tally.optimizer = weakref.ref(settings.optimizer) if settings.optimizer else None
+        self._tally.optimizer = None if given is None else weakref.ref(given)
         self._roll = Roll(self._tally)
         self._sampler = sampler
         idle, scale = IdleWatch(faults), LossScale(settings.scaler)

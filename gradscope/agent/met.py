@@ -48,6 +48,7 @@ class MetFunctions(StepPart):
     """
 
     name = "noting custom Functions"
+    needs_observed = True
 
     def __init__(self, model: nn.Module, faults: Faults) -> None:
         self._model = weakref.ref(model)
@@ -60,7 +61,7 @@ class MetFunctions(StepPart):
 
     def ask(self) -> None:
         """Look at the next observed step as well."""
-        self._is_wanted = True
+        self._is_wanted = self.needs_observed = True
 
     def met(self) -> tuple[MetStep, Callable[[], _Arguments]]:
         """Return the newest step that was looked at, and what gives the model's arguments in it.
@@ -92,6 +93,7 @@ class MetFunctions(StepPart):
         self._unhook()
         if self._noting is not None and self._noting.arguments is not None:
             self._met, self._is_wanted = self._noting, False
+            self.needs_observed = False
         self._noting = None
         self.rest()
 

@@ -77,6 +77,7 @@ class ResourcePart(StepPart):
     """
 
     name = "measuring memory and time"
+    needs_observed = True
 
     def __init__(
         self,

@@ -66,7 +66,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
         self._faults = Faults(lambda code, text: self._tell("warning", code, text))
         self._ledger = Ledger(
             rank=self._hello.rank,
-            on_request=lambda: self._engine.stir(),  # noqa: PLW0108 - there is no engine yet
+            on_request=self._note_request,
             on_change=self._announce_interventions,
             on_failure=lambda entry, _reason: self._control.request("remove", target=entry.id),
             history=History(self._tell_deed),
@@ -289,6 +289,10 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
             self._see_scalars(row[0], row[2])
             if self._publisher is not None:
                 self._publisher.put_scalars(*row)
+
+    def _note_request(self) -> None:
+        self._way_back.wake()
+        self._engine.stir()
 
     def _announce_interventions(self) -> None:
         if self._publisher is not None:

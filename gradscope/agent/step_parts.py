@@ -2,8 +2,8 @@
 
     at_boundary │ begin ─▶ … ─▶ look, before_optimizer │ the step │ after_optimizer ─▶ end │ …
 
-Nearly all steps are unobserved, and nearly all parts have nothing to do in them: a part that says that
-it `rest`s is called in observed steps only, until it `wake`s. Where all rest, a step costs very little.
+Nearly all parts have nothing to do in nearly all steps: one that says that it `rest`s is not called,
+until it `wake`s. Where all rest, a step that is not observed costs very little.
 
 All calls come from the training's own threads. A part that raises is switched off and counted; neither
 the training nor the other parts notice. Only an AlertError goes on: the training asked for it.
@@ -26,11 +26,12 @@ __all__ = ["StepPart", "StepParts"]
 class StepPart:
     """One part. `name` says in a fault what was switched off.
 
-    `look`, `looked`, `observed` and `close` are called whether it rests or not, all else only while it
-    is awake or the step is observed. It is awake at first.
+    `look`, `looked`, `observed` and `close` are called whether it rests or not; all else only while it
+    is awake, or where it `needs_observed` and the step is. It is awake at first.
     """
 
     name = "a part of the step"
+    needs_observed = False
     _roll: Roll | None = None
 
     def join(self, roll: Roll) -> None:
@@ -49,7 +50,7 @@ class StepPart:
             self._roll.wake(self)
 
     def rest(self, until: float = math.inf) -> None:
-        """Be called in observed steps only, until one step begins. In the training's thread."""
+        """Be called no more, until one step begins or it wakes. In the training's thread."""
         if self._roll is not None:
             self._roll.rest(self, until)
 
@@ -132,7 +133,7 @@ class StepParts:
         self.call("at_boundary", step)
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Begin a step: in an observed one those are called, too, that rest."""
+        """Begin a step: in an observed one those are called, too, that need it."""
         self._is_observed = is_observed
         self.call("begin", step, is_observed=is_observed)
 
@@ -153,7 +154,7 @@ class StepParts:
         if not self._roll.awake and not self._is_observed:
             return
         for part, method in self._overriding[name]:
-            if self._is_observed or part in self._roll.awake:
+            if part in self._roll.awake or (self._is_observed and part.needs_observed):
                 self._call(part, method, *args, **keywords)
 
     def observed(self, finished: FinishedStep) -> None:

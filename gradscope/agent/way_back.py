@@ -47,7 +47,8 @@ class WayBack(StepPart):
     """Keeps the state right before the first intervention takes effect, where that was asked for.
 
     With `save` and `restore` of the script's own, those are called instead: `save(step)`, `restore()`.
-    `end_all()` removes what is in force, `note(code, text)` makes an event.
+    `note(code, text)` makes an event. It rests until something is asked of the ledger: who hears of it
+    wakes it.
     """
 
     name = "the way back"
@@ -87,11 +88,10 @@ class WayBack(StepPart):
             raise UsageError("a way back of your own needs both save=… and restore=…, got one of them")
         self._optimizers, self._save, self._restore = tuple(optimizers), save, restore
         self._is_wanted = True
-        self.wake()
 
     def before_settle(self, step: int) -> None:
         """Keep the state where the first intervention is about to take effect."""
-        self.rest_unless(lambda: self._is_wanted and self._saved_at is None)
+        self.rest()
         if not self._is_wanted or self._saved_at is not None:
             return
         entries = self._ledger.entries()

@@ -57,7 +57,7 @@ class OptimizerHook:
         self._known: weakref.WeakKeyDictionary[Optimizer, tuple[int, bool]] = (
             weakref.WeakKeyDictionary()
         )
-        self._met: weakref.WeakSet[Optimizer] = weakref.WeakSet([given] if given else [])
+        self._met: weakref.WeakSet[Optimizer] = weakref.WeakSet([] if given is None else [given])
         self._open: weakref.ref[Optimizer] | None = None
         self._newest: tuple[weakref.ref[Optimizer], int, bool] | None = None
         self._inside = 0

@@ -1,4 +1,4 @@
-"""A compiled optimizer's step, and compiled clipping: trained alike, counted, nothing of ours compiled."""
+"""A compiled optimizer's step, and compiled clipping: trained alike, and nothing of ours compiled."""
 
 import json
 import os

@@ -91,7 +91,8 @@ def test_the_step_in_progress_is_numbered_one_by_one(training):
         training.step()
 
 
-def test_a_part_at_rest_is_called_in_observed_steps_only_and_one_that_woke_in_all():
+@pytest.mark.parametrize("needs_observed", [False, True])
+def test_a_part_at_rest_is_called_in_observed_steps_at_most_and_one_that_woke_in_all(needs_observed):
     training = Training(every=50)
     calls = []
 
@@ -101,10 +102,11 @@ def test_a_part_at_rest_is_called_in_observed_steps_only_and_one_that_woke_in_al
             self.rest()
 
     part = Part()
+    part.needs_observed = needs_observed
     training.scope._engine.add(part)
     for _ in range(230):
         training.step()
-    assert calls == [(step, True) for step in range(0, 230, 50)]
+    assert calls == [(step, True) for step in range(0, 230, 50) if needs_observed or step == 0]
     calls.clear()
     part.wake()
     training.step()
@@ -173,9 +175,9 @@ def test_an_intervention_that_is_asked_for_between_two_steps_at_rest_acts_in_the
     assert torch.equal(scaled, 2.0 * twin[0].weight.grad)
 
 
-def test_a_pause_amid_steps_at_rest_stands_before_the_very_next(training, wait_until):
-    training.come_to_rest()
-    step, stood_at = training.scope.step, []
+def where_it_stands(training, wait_until, train):
+    """Let it train; return the steps before which it stood, and was let go."""
+    stood_at = []
 
     def watch():
         wait_until(lambda: training.scope._gate.state is not None, "the pause")
@@ -184,27 +186,24 @@ def test_a_pause_amid_steps_at_rest_stands_before_the_very_next(training, wait_u
 
     viewer = threading.Thread(target=watch)
     viewer.start()
-    training.step(training.scope.pause)
+    train()
     viewer.join()
-    assert stood_at == [step + 1]
+    return stood_at
+
+
+def test_a_pause_amid_steps_at_rest_stands_before_the_very_next(training, wait_until):
+    training.come_to_rest()
+    step = training.scope.step
+    pauses = lambda: training.step(training.scope.pause)  # noqa: E731 - one step with a pause in it
+    assert where_it_stands(training, wait_until, pauses) == [step + 1]
 
 
 def test_a_breakpoint_amid_steps_at_rest_stops_before_its_step(training, wait_until):
     training.come_to_rest()
-    target, stood_at = training.scope.step + 3, []
+    target = training.scope.step + 3
     training.scope.breakpoint(f"step == {target}")
-
-    def watch():
-        wait_until(lambda: training.scope._gate.state is not None, "the pause")
-        stood_at.append(training.scope._gate.state.step)
-        training.scope.resume()
-
-    viewer = threading.Thread(target=watch)
-    viewer.start()
-    for _ in range(5):
-        training.step()
-    viewer.join()
-    assert stood_at == [target]
+    five_steps = lambda: [training.step() for _ in range(5)]  # noqa: E731 - as above
+    assert where_it_stands(training, wait_until, five_steps) == [target]
 
 
 def test_a_capture_amid_steps_at_rest_begins_with_the_next(training):
@@ -216,6 +215,20 @@ def test_a_capture_amid_steps_at_rest_begins_with_the_next(training):
     assert [each.step for each in captures[0].tensors()] == [step + 1, step + 2]
     captures[0].remove()
     training.come_to_rest()  # and they are at rest again
+
+
+def test_the_way_back_is_kept_before_the_first_intervention_amid_steps_at_rest(training):
+    training.scope.keep_way_back()
+    training.come_to_rest()
+    step = training.scope.step
+    training.step(lambda: training.scope.reverse("0"))
+    before = {k: v.clone() for k, v in training.model.state_dict().items()}
+    assert training.scope._way_back.step == step + 1
+    training.step()
+    training.scope.undo_to_before()
+    for name, tensor in training.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert training.scope.interventions == ()
 
 
 def test_what_is_logged_in_a_step_at_rest_is_judged_when_that_step_ends(training):

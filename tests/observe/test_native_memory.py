@@ -28,7 +28,9 @@ ITS_TESTS = (
     "test_native.py",
     "test_quick.py",
     "test_board.py",
+    "test_finite.py",
     "../hooks/test_structure.py",
+    "../agent/test_tally.py",
     f"{PACKING}::test_many_rows_have_the_bytes_of_the_plain_formula_at_every_border",
     f"{PACKING}::test_bins_that_are_no_whole_rows_are_refused_in_c",
 )
