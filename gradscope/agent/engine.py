@@ -31,7 +31,7 @@ from gradscope.agent.rest import OnEnd, Rest
 from gradscope.agent.roll import Roll
 from gradscope.agent.settings import Settings
 from gradscope.agent.step_parts import StepPart, StepParts
-from gradscope.agent.tally import make_tally, sequence_number
+from gradscope.agent.tally import Tally, make_tally, sequence_number
 from gradscope.columns import Block
 from gradscope.hooks import (
     Closure,
@@ -39,7 +39,6 @@ from gradscope.hooks import (
     OptimizerHook,
     has_compiled,
     hidden_from_modes,
-    quiet_about_global_hooks,
 )
 from gradscope.intervene import Ledger
 from gradscope.observe import Sampler
@@ -64,23 +63,13 @@ class StepEngine:
         on_end: OnEnd,
     ) -> None:
         self.has_closure = False
-        self._optimizers = OptimizerHook(
-            lambda: self._watched.parameters(),  # noqa: PLW0108 - there is no model yet
-            self._before_optimizer,
-            self._after_optimizer,
-            given=settings.optimizer,
-        )
-        hook, given = self._optimizers, settings.optimizer
-        self._tally = make_tally(settings.start_step, hook.on_step_begin, hook.on_step_end)
-        self._tally.optimizer = None if given is None else weakref.ref(given)
+        self._optimizers, self._tally = self._hook(settings)
         self._roll = Roll(self._tally)
         self._sampler = sampler
         idle, scale = IdleWatch(faults), LossScale(settings.scaler)
         self._overlay = Overlay(ledger, faults, idle, scale.now)
         self._parts = StepParts(faults, self._roll)
-        self._on_observed = on_observed
-        self._on_closeup = on_closeup
-        self._on_end = on_end
+        self._on_observed, self._on_closeup, self._on_end = on_observed, on_closeup, on_end
         self._observing = Observing(
             model,
             settings,
@@ -91,7 +80,7 @@ class StepEngine:
             on_layers=on_layers,
             look_again=self._look_again,
         )
-        self._watched, self._compiled = self._observing.watched, self._observing.compiled
+        self._watched = self._observing.watched
         self._rest = Rest(
             self._tally,
             self._roll,
@@ -104,8 +93,20 @@ class StepEngine:
         self._hooking = Hooking(self._observing, self._look_again)
         self._delivery = Delivery(sampler, self._hand_out)
         self._is_stopped = False
-        self._undo_quiet: Callable[[], None] | None = None
         self._deciding_s = 0.0
+
+    def _hook(self, settings: Settings) -> tuple[OptimizerHook, Tally]:
+        """Return the hook around optimizers' steps, and the tally that stands before it."""
+        given = settings.optimizer
+        hook = OptimizerHook(
+            lambda: self._watched.parameters(),  # noqa: PLW0108 - there is no model yet
+            self._before_optimizer,
+            self._after_optimizer,
+            given=given,
+        )
+        tally = make_tally(settings.start_step, hook.on_step_begin, hook.on_step_end)
+        tally.optimizer = None if given is None else weakref.ref(given)
+        return hook, tally
 
     @property
     def step(self) -> int:
@@ -118,8 +119,7 @@ class StepEngine:
 
     def start(self) -> None:
         """Install the hooks and begin the first step."""
-        self._undo_quiet = quiet_about_global_hooks()
-        self._compiled.open()
+        self._hooking.open()
         self._optimizers.install(self._tally.before, self._tally.after)
         with hidden_from_modes():
             self._begin()
@@ -128,11 +128,8 @@ class StepEngine:
         """Take all hooks off, and hand out what is still on its way. A pause ends."""
         self._is_stopped = True  # the training's thread may stand between two steps, and go on
         self._optimizers.remove()
-        self._hooking.remove()
+        self._hooking.close()
         self._overlay.close()
-        self._compiled.close()
-        if self._undo_quiet is not None:
-            self._undo_quiet()
         self._watched.abandon()
         with hidden_from_modes():
             self._rest.tell()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from gradscope.agent.forward_plan import Slot
 from gradscope.agent.observing import Observing
-from gradscope.hooks import ForwardHook, SlotTable, has_compiled
+from gradscope.hooks import ForwardHook, SlotTable, has_compiled, quiet_about_global_hooks
 
 __all__ = ["Hooking"]
 
@@ -21,6 +21,12 @@ class Hooking:
         self._look_again = look_again
         self._forward: ForwardHook[Slot] = ForwardHook(observing.on_forward, observing.compiled)
         self._had_compiled = False
+        self._undo_quiet: Callable[[], None] | None = None
+
+    def open(self) -> None:
+        """Begin: what is compiled from now on is observed, and global hooks are nothing to warn of."""
+        self._undo_quiet = quiet_about_global_hooks()
+        self._observing.compiled.open()
 
     @property
     def is_current(self) -> bool:
@@ -42,6 +48,10 @@ class Hooking:
         elif self._forward.is_installed:
             self._forward.remove()
 
-    def remove(self) -> None:
-        """Take the hook off."""
+    def close(self) -> None:
+        """Take the hook off, and leave all as it was."""
         self._forward.remove()
+        self._observing.compiled.close()
+        if self._undo_quiet is not None:
+            self._undo_quiet()
+            self._undo_quiet = None
