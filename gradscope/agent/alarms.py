@@ -109,7 +109,10 @@ class Posted:
 
 
 class Alarms(StepPart):
-    """The rules of one run. All of them judge from the first step on; by default they only tell."""
+    """The rules of one run. All of them judge from the first step on; by default they only tell.
+
+    `acts_on_nonfinite`: whether more is to be done about a bad step than to tell of it.
+    """
 
     name = "the rules"
     needs_observed = True
@@ -256,6 +259,7 @@ class Alarms(StepPart):
         self._restless = [
             p for p in self._of_columns if p.action != "event" or p.rule.name == "nonfinite"
         ]
+        self.acts_on_nonfinite = any(p.action != "event" for p in self.posted("nonfinite"))
         self._early_rules = [p for p in posted if p.is_early and p.rule.name != "nonfinite"]
 
     def close(self) -> None:

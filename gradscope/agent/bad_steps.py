@@ -58,7 +58,7 @@ class BadSteps(StepPart):
 
     def must_act(self) -> bool:
         """Whether more is to be done about a bad step than to tell of it."""
-        return any(each.action != "event" for each in self._alarms.posted(_RULE))
+        return self._alarms.acts_on_nonfinite
 
     def see(self, step: int, parameters: Sequence[nn.Parameter]) -> bool:
         """Take what the sentinel found; return whether the optimizer is not to step."""

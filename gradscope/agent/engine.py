@@ -275,7 +275,7 @@ class StepEngine:
 
     def _end(self) -> None:
         """End the step in progress and begin the next."""
-        if self._rest.passes():
+        if not self._observing.is_on and self._rest.passes():
             return
         observing, step, is_whole = self._observing, self.step, self._observing.is_whole
         if observing.is_on:
@@ -303,12 +303,7 @@ class StepEngine:
         self._begin()
 
     def _may_rest(self) -> bool:
-        return (
-            not self._observing.is_on
-            and self._overlay.is_at_rest
-            and not self._delivery.is_waiting
-            and self._hooking.is_current
-        )
+        return self._overlay.is_at_rest and not self._delivery.is_waiting and self._hooking.is_current
 
     def _begin(self) -> None:
         self._parts.at_boundary(self.step)

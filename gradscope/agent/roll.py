@@ -36,8 +36,9 @@ class Roll:
     def rest(self, part: object, until: float) -> None:
         """Let a part rest until a step begins."""
         self.awake.discard(part)
-        self._until[part] = until
-        self.wakes_at = min(self._until.values())
+        if until < math.inf or part in self._until:
+            self._until[part] = until
+            self.wakes_at = min(self._until.values())
 
     def wake_due(self, step: int) -> None:
         """Wake those whose step has come."""
