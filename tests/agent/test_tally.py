@@ -172,6 +172,22 @@ def test_nobody_sees_it_look(in_c):
     assert Mode.seen == 0
 
 
+def test_a_parameter_of_a_subclass_does_not_see_it_look(in_c):
+    class Seeing(nn.Parameter):
+        seen = 0
+
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            cls.seen += 1
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    parameter = torch.ones(3).as_subclass(Seeing)
+    in_c.optimizer.param_groups[0]["params"].append(parameter)
+    Seeing.seen = 0
+    assert in_c.before() == "begin"
+    assert Seeing.seen == 0
+
+
 def test_what_is_odd_about_an_optimizer_is_no_error_of_the_trainings(in_c):
     in_c.optimizer.param_groups[0]["params"] = (nn.Parameter(torch.ones(2)),)
     assert in_c.before() == "begin"

@@ -72,7 +72,8 @@ static int is_group_finite(PyObject *group)
     PyObject *parameters = PyObject_GetItem(group, parameters_name);
     int answer = parameters == NULL ? -1 : PyList_Check(parameters);
     for (Py_ssize_t i = 0; answer == 1 && i < PyList_Size(parameters); i++) {
-        answer = has_finite_gradient(PyList_GetItem(parameters, i));
+        PyObject *parameter = PyList_GetItem(parameters, i);
+        answer = is_plain_parameter(parameter) ? has_finite_gradient(parameter) : 0; /* a subclass would see it */
     }
     Py_XDECREF(parameters);
     return answer;

@@ -35,6 +35,11 @@ int is_plain_tensor(PyObject *object)
     return (PyObject *)Py_TYPE(object) == tensor_type;
 }
 
+int is_plain_parameter(PyObject *object)
+{
+    return (PyObject *)Py_TYPE(object) == parameter_type || is_plain_tensor(object);
+}
+
 int bind_memory(PyObject *capsule, PyObject *tensor, PyObject *parameter, PyObject *asks_neg)
 {
     const DLExchange *exchange = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");

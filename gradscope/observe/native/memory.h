@@ -32,6 +32,9 @@ int is_bound(void);
 /* Whether it is a tensor of no subclass, and no parameter. */
 int is_plain_tensor(PyObject *object);
 
+/* Whether it is a parameter, or a tensor, of no subclass of either. */
+int is_plain_parameter(PyObject *object);
+
 /* Whether a tensor can be read here: a plain one with its numbers in this machine's memory. */
 int find_memory(PyObject *object, Memory *memory);
 
