@@ -3,8 +3,8 @@
     before ─▶ the optimizer's step ─▶ after: at rest? count it. Else what the engine does.
 
 It stands between PyTorch's hooks and the engine. Nearly all steps are at rest. Python that runs once in
-a step runs on cold caches, and takes ten times as long as in a loop: so there is a tally in C, which
-does the same and is taken where it was built.
+a step runs on cold caches, and takes longer there than in a loop: so there is a tally in C, which does
+the same and is taken where it was built.
 """
 
 import time

@@ -3,7 +3,7 @@
  *     before(optimizer, args, kwargs)    looks at gradients where it is time to; else what `begin` does
  *     after(optimizer, args, kwargs)     counts the step, where that is all; else what `end` does
  *
- * They run once in a step, on cold caches, where Python takes ten times as long as in a loop. What this does
+ * They run once in a step, on cold caches, where Python takes longer than it does in a loop. What this does
  * stands in gradscope/agent/tally.py, which does the same without this.
  */
 
