@@ -8,6 +8,11 @@ VENV ?= .venv
 TORCH ?=
 BIN := $(VENV)/bin
 
+# Tests run on one worker per processor. `make test WORKERS=0` runs them one after the other.
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest --durations 20
+PARALLEL := --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+
 ifneq ($(TORCH),)
 TORCH_FROM := $(if $(wildcard $(TORCH)/.),--find-links $(TORCH),--extra-index-url $(TORCH))
 endif
@@ -15,20 +20,26 @@ endif
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast check format picture bench bench-plots clean
+.PHONY: help demo test test-fast test-exhaustive test-all check format picture bench bench-plots clean
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: $(VENV)/runs  ## train a small GPT and watch it (a plain table where there is no terminal)
 	$(BIN)/gradscope demo
 
-test: $(VENV)/tests  ## run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/tests  ## run the tests that every change must pass
+	$(PYTEST) $(PARALLEL) -m "not exhaustive and not timing"
+	$(PYTEST) -m "timing and not exhaustive"
 
-test-fast: $(VENV)/tests  ## run the tests that take less than ten seconds each
-	$(BIN)/python -m pytest -m "not slow"
+test-fast: $(VENV)/tests  ## run the part of `make test` that starts no processes
+	$(PYTEST) $(PARALLEL) -m "not exhaustive and not timing and not processes"
+
+test-exhaustive: $(VENV)/tests  ## run what `make test` leaves out: every sample, backend and sanitizer build
+	$(PYTEST) $(PARALLEL) -m exhaustive
+
+test-all: test test-exhaustive  ## run all tests, each once
 
 check: $(VENV)/tests  ## lint, formatting, types, and which room imports which
 	$(BIN)/ruff check .

@@ -59,7 +59,7 @@ def eager():
 
 
 @pytest.mark.parametrize(
-    "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+    "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.exhaustive)]
 )
 def test_a_compiled_model_trains_bitwise_the_same_in_two_graphs_and_every_row_is_filled(backend, eager):
     bare, attached = run(backend, "bare"), run(backend, "attached")

@@ -15,7 +15,7 @@ from gradscope.errors import NothingToConnectError
 
 SCRIPT = Path(__file__).with_name("distributed_training.py")
 training = runpy.run_path(str(SCRIPT))
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ended_hubs")]
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("ended_hubs")]
 
 DEADLINE_S = 100
 OF_PARAMETERS = ("param", "param_grad", "update")

@@ -13,7 +13,7 @@ import gradscope
 SCRIPT = Path(__file__).with_name("paused_training.py")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_ranks_stand_before_the_same_steps_and_skip_the_same_bad_one(hub, places, wait_until):
     stop, result = places / "stop", places / "result"
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

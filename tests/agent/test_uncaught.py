@@ -89,7 +89,7 @@ def run_training(path, *arguments):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.usefixtures("ended_hubs")
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
@@ -230,7 +230,7 @@ PROVOKED = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.usefixtures("ended_hubs")
 def test_each_of_the_eight_messages_becomes_an_event_of_the_watched_run(wait_until):
     for code, provoke in PROVOKED.items():

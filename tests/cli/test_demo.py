@@ -63,7 +63,7 @@ def _started() -> Iterator[tuple[subprocess.Popen[str], str]]:
             demo.terminate()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.timeout(240)
 def test_without_a_terminal_it_reverses_a_gradient_and_proves_it(gradscope):
     ran = gradscope("demo", timeout_s=200)
@@ -134,7 +134,7 @@ def test_a_training_that_dies_is_exit_1_with_the_end_of_its_output(logs):
     assert str(log) in err
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("how", ["q", "SIGTERM"])
 def test_on_a_terminal_the_screen_s_end_is_the_training_s_end(logs, how):
     terminal = pexpect.spawn(

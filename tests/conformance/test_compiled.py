@@ -28,7 +28,7 @@ def run(backend: str, how: str) -> dict[str, dict[str, object]]:
     return {result["name"]: result for result in map(json.loads, done.stdout.splitlines())}
 
 
-BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.exhaustive)]
 
 
 @pytest.mark.timeout(600)

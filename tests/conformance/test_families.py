@@ -7,7 +7,7 @@ pytest.importorskip("transformers", reason="model families need transformers: pi
 from cases.families import CASES
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_model_family_trains_the_same(case, conforms):
     conforms("model families", case)

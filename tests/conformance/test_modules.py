@@ -20,7 +20,7 @@ def test_a_few_samples_of_a_module_train_the_same(name, conforms):
         conforms("modules, a few", case)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", MODULES)
@@ -29,7 +29,7 @@ def test_all_samples_of_a_module_train_the_same(name, training, conforms):
         conforms(f"modules, {'train' if training else 'eval'}", case)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", IN_DOUBLE)
 def test_samples_in_double_precision_train_the_same(name, conforms):
     for case in samples_of(name, torch.float64, training=True):

@@ -81,7 +81,7 @@ def test_generating_goes_on_from_the_prompt_beyond_the_block():
     assert torch.equal(generated[:, :3], prompt)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_two_runs_of_one_seed_are_equal_bit_by_bit_and_another_seed_differs(tmp_path):
     kept = []
     for name, seed in [("a", "1"), ("b", "1"), ("c", "2")]:
@@ -114,7 +114,7 @@ def test_a_training_that_is_ended_early_writes_what_it_kept(tmp_path):
         assert len(arrays["loss"]) >= 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_it_learns():
     lines = [line.split() for line in _train("--steps", "101").splitlines() if "steps/s" in line]
     losses = {int(line[1]): float(line[3]) for line in lines}

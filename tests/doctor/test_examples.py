@@ -110,7 +110,7 @@ def test_every_example_is_run():
     assert {path.stem for path in FOLDER.glob("*.py")} - others == set(PRINTED)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_regression_finds_the_parameters():
     fit = runpy.run_path(str(FOLDER / "regression.py"))["fit"]
     losses, parameters = fit()

@@ -14,7 +14,7 @@ import pytest
 import gradscope
 from gradscope.errors import CommandRefusedError, NothingToConnectError
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ended_hubs")]
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("ended_hubs")]
 
 SCRIPT = Path(__file__).with_name("training.py")
 DEADLINE_S = 60

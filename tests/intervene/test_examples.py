@@ -33,7 +33,7 @@ def test_the_clip_lets_the_exploding_network_learn():
     assert clipped[1:3] == [399, pytest.approx(0.1, abs=0.1)]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_reversal_lets_the_other_domain_be_read():
     pytest.importorskip("sklearn", reason="the digits: pip install scikit-learn")
     plain, adapted = numbers("domain_adversarial.py")[1:]
@@ -41,7 +41,7 @@ def test_the_reversal_lets_the_other_domain_be_read():
     assert min(plain[0], adapted[0]) > 0.95
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_noise_while_training_lets_noisy_pictures_be_read():
     pytest.importorskip("sklearn", reason="the digits: pip install scikit-learn")
     _, plain, noisy = numbers("noise_robustness.py")

@@ -77,7 +77,7 @@ def library(compiler, name):
     return str(path)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_passes_and_the_copies_keep_to_their_memory(compiler, passes, tmp_path):
     """And say the same as plain loops, at every size to 300 and every alignment."""
     build(compiler, [*DRIVER, *passes], tmp_path / "driver", *WARNINGS)
@@ -88,7 +88,7 @@ def test_the_passes_and_the_copies_keep_to_their_memory(compiler, passes, tmp_pa
     assert int(cases) > 50_000
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are PyTorch's on Linux alone")
 def test_threads_keep_to_their_parts_and_say_what_one_alone_says(compiler, passes, tmp_path):
     sources = [HERE / "parts_driver.c", SOURCE / "parts.c", *passes]
@@ -98,7 +98,7 @@ def test_threads_keep_to_their_parts_and_say_what_one_alone_says(compiler, passe
     assert int(answer.stdout.split()[0]) > 500
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_passes_of_aarch64_say_the_same_on_an_emulated_processor(tmp_path):
     compiler, emulator = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
     for program in (compiler, emulator):
@@ -115,7 +115,7 @@ def test_the_passes_of_aarch64_say_the_same_on_an_emulated_processor(tmp_path):
     assert int(cases) > 20_000
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="sanitizers are loaded into Python as on Linux")
 def test_the_extension_keeps_to_its_memory_in_its_own_tests(compiler, passes, tmp_path):

@@ -32,7 +32,7 @@ def run(*arguments, tmp_path, **environment):
     return answer.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.timeout(320)
 @needs_triton
 def test_all_that_the_interpreter_shows_of_the_kernels(tmp_path):
@@ -44,7 +44,7 @@ def test_all_that_the_interpreter_shows_of_the_kernels(tmp_path):
     assert "skipped" not in answer
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.timeout(320)
 @needs_triton
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="seen on x86-64 only")
