@@ -4,12 +4,12 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCE = Path("gradscope/observe/native")
+SOURCE = Path("gradscope/native")
 
 setup(
     ext_modules=[
         Extension(
-            "gradscope.observe._native",
+            "gradscope.native._native",
             sources=[str(path) for path in sorted(SOURCE.glob("*.c"))],
             depends=[str(path) for path in sorted(SOURCE.glob("*.h"))],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],

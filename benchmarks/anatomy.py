@@ -18,11 +18,11 @@ from torch.nn.modules.module import register_module_forward_hook
 import gradscope
 from benchmarks.settings import SETTINGS
 from benchmarks.workloads import WORKLOADS, Training
-from gradscope.agent.delivery import Delivery
-from gradscope.agent.engine import StepEngine
-from gradscope.agent.measurement import Measurement
-from gradscope.agent.step_parts import StepParts
-from gradscope.agent.watched import WatchedModel
+from gradscope.agent.observation.measurement import Measurement
+from gradscope.agent.observation.model_tracker import WatchedModel
+from gradscope.agent.observation.pending_steps import Delivery
+from gradscope.agent.step.engine import StepEngine
+from gradscope.agent.step.plugins import StepParts
 from gradscope.observe import Board, Sampler
 
 MODULES = 100

@@ -19,8 +19,8 @@ import torch
 
 import gradscope
 from benchmarks.workloads import WORKLOADS
-from gradscope.agent.frames import step_message
-from gradscope.agent.measurement import FinishedStep
+from gradscope.agent.link.messages import step_message
+from gradscope.agent.observation.measurement import FinishedStep
 from gradscope.observe import Board
 from gradscope.protocol import encode
 

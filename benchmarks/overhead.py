@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.settings import SETTINGS, Setting
 from benchmarks.workloads import WORKLOADS, Training, Workload
-from gradscope.observe import native
+from gradscope import native
 
 SAMPLED_BLOCKS = 3
 """A sampled setting is timed for so many blocks at a stretch: it observes only a step now and then."""

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradscope import native
 from gradscope.columns import COLUMN_NAMES, HISTOGRAM_BINS
-from gradscope.observe import native
-from gradscope.observe.board import room_for
 from gradscope.observe.reduction import reduce_on_host
+from gradscope.observe.row_buffer import room_for
 
 DTYPES = {
     "float32": torch.float32,

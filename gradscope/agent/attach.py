@@ -10,10 +10,10 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from gradscope.agent.identity import run_name
-from gradscope.agent.ranks import rank_and_world_size
+from gradscope.agent.run.distributed import rank_and_world_size
+from gradscope.agent.run.identity import run_name
+from gradscope.agent.run.settings import Settings
 from gradscope.agent.scope import Scope
-from gradscope.agent.settings import Settings
 from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import OwnFunction, register_action

@@ -9,16 +9,16 @@ from typing import Final
 
 from torch import nn
 
-from gradscope.agent.alarms import Action, Alarms, Callback, Deeds, check_action
-from gradscope.agent.bad_steps import BadSteps
-from gradscope.agent.breakpoints import Breakpoint, Breakpoints
-from gradscope.agent.control import Control
-from gradscope.agent.engine import StepEngine
-from gradscope.agent.faults import Faults
-from gradscope.agent.gate import Gate, check_lease
-from gradscope.agent.publisher import Publisher
-from gradscope.agent.rota import Rota
-from gradscope.agent.sentinel import Sentinel
+from gradscope.agent.commands.dispatcher import Control
+from gradscope.agent.link.publisher import Publisher
+from gradscope.agent.monitors.breakpoints import Breakpoint, Breakpoints
+from gradscope.agent.monitors.nan_check import Sentinel
+from gradscope.agent.monitors.nan_check_schedule import Rota
+from gradscope.agent.monitors.nan_response import BadSteps
+from gradscope.agent.monitors.pause import Gate, check_lease
+from gradscope.agent.monitors.rules import Action, Alarms, Callback, Deeds, check_action
+from gradscope.agent.run.faults import Faults
+from gradscope.agent.step.engine import StepEngine
 from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns, match_names
 from gradscope.observe import Sampler

@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TypedDict, Unpack
 
-from gradscope.agent.frames import state_of
-from gradscope.agent.intervening import Modules, check_wanted
-from gradscope.agent.intervention import Intervention
+from gradscope.agent.commands.intervention_commands import Modules, check_wanted
+from gradscope.agent.interventions.handle import Intervention
+from gradscope.agent.link.messages import state_of
 from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import (

@@ -4,12 +4,12 @@ from abc import ABC
 from collections.abc import Sequence
 from functools import partial
 
-from gradscope.agent.control import Control
-from gradscope.agent.engine import StepEngine
-from gradscope.agent.focus import Focus
-from gradscope.agent.frames import closeup_message
-from gradscope.agent.measurement import FinishedStep
-from gradscope.agent.publisher import Publisher
+from gradscope.agent.commands.dispatcher import Control
+from gradscope.agent.inspection.focus import Focus
+from gradscope.agent.link.messages import closeup_message
+from gradscope.agent.link.publisher import Publisher
+from gradscope.agent.observation.measurement import FinishedStep
+from gradscope.agent.step.engine import StepEngine
 from gradscope.columns import Table
 from gradscope.errors import NotMeasuredError
 from gradscope.intervene import Ledger

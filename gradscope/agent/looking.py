@@ -6,13 +6,13 @@ from collections.abc import Callable
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.agent.capture import Capture, Captures, check_what
-from gradscope.agent.control import Control
-from gradscope.agent.engine import StepEngine
-from gradscope.agent.faults import Faults
-from gradscope.agent.publisher import Publisher
-from gradscope.agent.sending import CaptureSender
-from gradscope.agent.way_back import WayBack
+from gradscope.agent.commands.dispatcher import Control
+from gradscope.agent.inspection.capture import Capture, Captures, check_what
+from gradscope.agent.inspection.capture_upload import CaptureSender
+from gradscope.agent.inspection.snapshot import WayBack
+from gradscope.agent.link.publisher import Publisher
+from gradscope.agent.run.faults import Faults
+from gradscope.agent.step.engine import StepEngine
 from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns, match_names
 from gradscope.intervene import Ledger
@@ -61,7 +61,7 @@ class Looking(ABC):
 
         It costs a copy of model and optimizer in host memory from then on. Optimizers are found by
         themselves once they have stepped. With `save(step)` and `restore()` of your own, those are
-        called instead. What is kept and what is not stands in `gradscope/agent/way_back.py`.
+        called instead. What is kept and what is not stands in `gradscope/agent/inspection/snapshot.py`.
 
         Raises UsageError where only one of the two is given, or something is no optimizer.
         """

@@ -5,11 +5,11 @@ import time
 from abc import ABC, abstractmethod
 from functools import partial
 
-from gradscope.agent.engine import StepEngine
-from gradscope.agent.faults import Faults
-from gradscope.agent.publisher import Publisher
-from gradscope.agent.resources import MeasuredLayers, ResourcePart
-from gradscope.agent.settings import Settings
+from gradscope.agent.inspection.resources import MeasuredLayers, ResourcePart
+from gradscope.agent.link.publisher import Publisher
+from gradscope.agent.run.faults import Faults
+from gradscope.agent.run.settings import Settings
+from gradscope.agent.step.engine import StepEngine
 from gradscope.columns import MemoryTable, TimesTable
 from gradscope.observe import Sampler
 from gradscope.protocol import Hello, Memory, Times, pack_memory, pack_times

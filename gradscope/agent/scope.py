@@ -13,22 +13,27 @@ from torch import nn
 
 from gradscope.agent.attending import Attending
 from gradscope.agent.changes import Changes
-from gradscope.agent.clipping import ClippingWatch
-from gradscope.agent.control import Control
-from gradscope.agent.engine import StepEngine
-from gradscope.agent.faults import Faults
+from gradscope.agent.commands.dispatcher import Control
+from gradscope.agent.commands.intervention_commands import Modules
 from gradscope.agent.focusing import Focusing
-from gradscope.agent.frames import interventions_message, manifest_message, step_message, with_actions
-from gradscope.agent.identity import hello_of
-from gradscope.agent.intervening import Modules
+from gradscope.agent.inspection.custom_functions import MetFunctions
+from gradscope.agent.link.crash_report import ExceptHook, account_of
+from gradscope.agent.link.messages import (
+    interventions_message,
+    manifest_message,
+    step_message,
+    with_actions,
+)
+from gradscope.agent.link.publisher import Publisher
+from gradscope.agent.link.scalars import ScalarLog
 from gradscope.agent.looking import Looking
 from gradscope.agent.measured import Measured
-from gradscope.agent.measurement import FinishedStep
-from gradscope.agent.met import MetFunctions
-from gradscope.agent.publisher import Publisher
-from gradscope.agent.scalars import ScalarLog
-from gradscope.agent.settings import Settings
-from gradscope.agent.uncaught import ExceptHook, account_of
+from gradscope.agent.observation.clipping import ClippingWatch
+from gradscope.agent.observation.measurement import FinishedStep
+from gradscope.agent.run.faults import Faults
+from gradscope.agent.run.identity import hello_of
+from gradscope.agent.run.settings import Settings
+from gradscope.agent.step.engine import StepEngine
 from gradscope.columns import Table
 from gradscope.errors import NotMeasuredError, UsageError
 from gradscope.hooks import LayerInfo

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from typer.core import TyperGroup
 
-from gradscope.cli import intervening, outcome, standing
+from gradscope.cli import control_commands, exit_codes, intervention_commands
 from gradscope.errors import GradscopeError, UsageError
 
 __all__ = ["app", "main"]
@@ -24,12 +24,12 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except GradscopeError as error:
-            outcome.complain(str(error))
-            raise typer.Exit(outcome.exit_code(error)) from error
+            exit_codes.complain(str(error))
+            raise typer.Exit(exit_codes.exit_code(error)) from error
         except KeyboardInterrupt as error:
-            raise typer.Exit(outcome.INTERRUPTED) from error
+            raise typer.Exit(exit_codes.INTERRUPTED) from error
         except BrokenPipeError as error:
-            raise typer.Exit(outcome.leave_pipe_quietly()) from error
+            raise typer.Exit(exit_codes.leave_pipe_quietly()) from error
 
 
 app = typer.Typer(
@@ -53,8 +53,8 @@ Readonly: TypeAlias = Annotated[
 ]
 
 
-intervening.register(app)
-standing.register(app)
+intervention_commands.register(app)
+control_commands.register(app)
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
     try:
         app(prog_name="gradscope")
     except KeyboardInterrupt:
-        raise SystemExit(outcome.INTERRUPTED) from None
+        raise SystemExit(exit_codes.INTERRUPTED) from None
 
 
 @app.callback(invoke_without_command=True)
@@ -122,7 +122,7 @@ def watch(
 @app.command()
 def ls(json: Json = False) -> None:
     """List live and recorded runs."""
-    from gradscope.cli.listing import show  # noqa: PLC0415 - loads zmq and sqlite3
+    from gradscope.cli.run_list import show  # noqa: PLC0415 - loads zmq and sqlite3
 
     show(as_json=json)
 
@@ -179,6 +179,6 @@ def doctor(
 def _watch(
     run: str | None, *, is_once: bool = False, is_readonly: bool = False, tab: str = "layers"
 ) -> None:
-    from gradscope.cli.watching import watch_run  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.watch import watch_run  # noqa: PLC0415 - loads zmq
 
     raise typer.Exit(watch_run(run, is_once=is_once, is_readonly=is_readonly, tab=tab))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from gradscope.cli.output import say
-from gradscope.places import data_dir, recordings_dir
+from gradscope.paths import data_dir, recordings_dir
 from gradscope.transport import hub_address, hub_listens
 from gradscope.transport.election import LOG_NAME
 from gradscope.transport.lock import HUB_LOCK, holder_pid
@@ -51,7 +51,7 @@ def _native_pass() -> str:
     """Say whether CPU tensors are measured in C; by the file, since looking inside would load torch."""
     package = importlib.util.find_spec("gradscope")
     folders = package.submodule_search_locations if package is not None else None
-    is_built = any(Path(folder, "observe").glob("_native.*.so") for folder in folders or ())
+    is_built = any(Path(folder, "native").glob("_native.*.so") for folder in folders or ())
     return "built" if is_built else "not built: PyTorch's own operations measure CPU tensors"
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from gradscope.cli.runs import find_run
+from gradscope.cli.run_selection import find_run
 from gradscope.client import Client, connect
 
 __all__ = ["connect_to"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradscope.cli import outcome
+from gradscope.cli import exit_codes
 from gradscope.cli.output import say
 from gradscope.errors import MissingTorchError, UsageError
 
@@ -42,7 +42,7 @@ def run_doctor(
         say(json.dumps([report.to_dict() for report in reports], indent=2))
     else:
         say("\n\n".join(str(report) for report in reports))
-    return outcome.DONE if all(report.ok for report in reports) else outcome.WRONG
+    return exit_codes.DONE if all(report.ok for report in reports) else exit_codes.WRONG
 
 
 def split_target(target: str) -> tuple[Path, str | None]:

@@ -1,9 +1,9 @@
 """A viewer's end of the link: see a run and change it, from a script, the command line or a screen."""
 
 from gradscope.client.as_python import python_lines
-from gradscope.client.captured import CapturedArray, Channels
+from gradscope.client.captured_tensors import CapturedArray, Channels
 from gradscope.client.client import Client
-from gradscope.client.connecting import connect
+from gradscope.client.connection import connect
 
 __all__ = [
     "CapturedArray",

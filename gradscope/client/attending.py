@@ -4,8 +4,8 @@ import os
 from abc import abstractmethod
 from concurrent.futures import Future
 
-from gradscope.client.captured import CapturedArray, Incoming, array_of
-from gradscope.client.intervening import Intervening
+from gradscope.client.captured_tensors import CapturedArray, Incoming, array_of
+from gradscope.client.interventions import Intervening
 from gradscope.errors import NotMeasuredError
 from gradscope.protocol import Ack, BreakpointState, Command, Interventions, PauseState
 

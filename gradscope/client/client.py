@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from gradscope.client.attending import Attending
-from gradscope.client.captured import Incoming
-from gradscope.client.choosing import only_live_run
+from gradscope.client.captured_tensors import Incoming
+from gradscope.client.run_selection import only_live_run
 from gradscope.client.session import Session
 from gradscope.columns import Gathering, MemoryTable, Table, TimesTable
 from gradscope.errors import CommandTimeoutError, LinkError

@@ -5,10 +5,10 @@ import time
 from collections import deque
 from concurrent.futures import Future
 
-from gradscope.client.asking import Asked
-from gradscope.client.captured import Incoming
+from gradscope.client.captured_tensors import Incoming
 from gradscope.client.inbox import Inbox
-from gradscope.client.known import Known
+from gradscope.client.pending_commands import Asked
+from gradscope.client.state import Known
 from gradscope.errors import LinkError
 from gradscope.protocol import (
     Ack,

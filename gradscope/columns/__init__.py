@@ -2,7 +2,6 @@
 
 from gradscope.columns.block import Block, derive_from, merge_block, stats_of_row
 from gradscope.columns.derived import update_ratio
-from gradscope.columns.gathering import Gathering
 from gradscope.columns.histogram import (
     BINADES,
     HISTOGRAM_BINS,
@@ -10,6 +9,7 @@ from gradscope.columns.histogram import (
     Histograms,
     of_both_signs,
 )
+from gradscope.columns.rank_assembly import Gathering
 from gradscope.columns.ranks import merge_ranks
 from gradscope.columns.resources import MemoryRow, MemoryTable, TimeRow, TimesTable, balance_of
 from gradscope.columns.schema import (
@@ -21,9 +21,9 @@ from gradscope.columns.schema import (
     Flags,
     Merge,
 )
-from gradscope.columns.sizes import bytes_in_words, seconds_in_words
 from gradscope.columns.stats import Stats, merge_stats
 from gradscope.columns.table import LayerRows, Table
+from gradscope.columns.units import bytes_in_words, seconds_in_words
 
 __all__ = [
     "BINADES",

@@ -1,12 +1,12 @@
 """The function doctor: what is wrong with a custom autograd Function, where, and how it is cured."""
 
-from gradscope.doctor.codes import CODES, SEVERITIES
+from gradscope.doctor.child_process import examine_file_isolated
 from gradscope.doctor.examine import examine
 from gradscope.doctor.files import TIMEOUT_S, examine_file
-from gradscope.doctor.isolated import examine_file_isolated
-from gradscope.doctor.messages import KNOWN_MESSAGES, KnownMessage, recognise
 from gradscope.doctor.model import examine_met, examine_model
-from gradscope.doctor.report import REPORT_VERSION, CheckItem, Finding, Report, Step
+from gradscope.doctor.report.codes import CODES, SEVERITIES
+from gradscope.doctor.report.messages import KNOWN_MESSAGES, KnownMessage, recognise
+from gradscope.doctor.report.report import REPORT_VERSION, CheckItem, Finding, Report, Step
 from gradscope.doctor.timing import Timing, time_function
 
 __all__ = [

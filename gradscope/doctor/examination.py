@@ -12,12 +12,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gradscope.doctor.agreement import agree
-from gradscope.doctor.numeric import Comparison, compare_elements
-from gradscope.doctor.precision import Precision, precision_of
-from gradscope.doctor.run import Run, run
-from gradscope.doctor.source import Fact, read_function, where_defined
-from gradscope.doctor.subject import Subject, find_functions
+from gradscope.doctor.numerics.agreement import agree
+from gradscope.doctor.numerics.finite_differences import Comparison, compare_elements
+from gradscope.doctor.numerics.precision import Precision, precision_of
+from gradscope.doctor.subject.run import Run, run
+from gradscope.doctor.subject.source import Fact, read_function, where_defined
+from gradscope.doctor.subject.subject import Subject, find_functions
 
 __all__ = ["Examination"]
 

@@ -9,8 +9,6 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
-from gradscope.doctor.asked import notes_on
-from gradscope.doctor.checklist import close
 from gradscope.doctor.diagnoses.approximate import find_poor_approximations
 from gradscope.doctor.diagnoses.builtin import find_reimplementations
 from gradscope.doctor.diagnoses.context import (
@@ -20,27 +18,29 @@ from gradscope.doctor.diagnoses.context import (
 )
 from gradscope.doctor.diagnoses.determinism import find_nondeterminism
 from gradscope.doctor.diagnoses.failures import find_backward_failures, find_forward_failures
-from gradscope.doctor.diagnoses.gradchecked import find_gradcheck_failures, run_checks
+from gradscope.doctor.diagnoses.gradcheck import find_gradcheck_failures, run_checks
+from gradscope.doctor.diagnoses.inplace_writes import find_written_gradients, find_written_inputs
 from gradscope.doctor.diagnoses.layouts import find_layout_failures
 from gradscope.doctor.diagnoses.magnitude import find_odd_magnitudes
-from gradscope.doctor.diagnoses.needs import find_wasted_work
+from gradscope.doctor.diagnoses.needs_input_grad import find_wasted_work
 from gradscope.doctor.diagnoses.nonfinite import find_nonfinite_gradients, find_nonfinite_outputs
 from gradscope.doctor.diagnoses.options import find_option_failures, find_subset_failures
-from gradscope.doctor.diagnoses.reading import (
+from gradscope.doctor.diagnoses.returned_gradients import find_mismatched_gradients
+from gradscope.doctor.diagnoses.second_order import find_second_order_faults
+from gradscope.doctor.diagnoses.shapes import find_batch_failures
+from gradscope.doctor.diagnoses.source_patterns import (
     find_counts_by_reading,
     find_hard_coded_devices,
     note_hard_coded_dtypes,
 )
-from gradscope.doctor.diagnoses.returned_gradients import find_mismatched_gradients
-from gradscope.doctor.diagnoses.second_order import find_second_order_faults
-from gradscope.doctor.diagnoses.shapes import find_batch_failures
-from gradscope.doctor.diagnoses.written import find_written_gradients, find_written_inputs
 from gradscope.doctor.diagnoses.wrong_gradient import find_wrong_gradients
 from gradscope.doctor.examination import Examination
+from gradscope.doctor.input_notes import notes_on
 from gradscope.doctor.progress import progress
-from gradscope.doctor.report import Finding, Report, Step, order_findings
-from gradscope.doctor.shown import first_element, small_derivatives
-from gradscope.doctor.subject import Examinable, resolve
+from gradscope.doctor.report.checklist import close
+from gradscope.doctor.report.report import Finding, Report, Step, order_findings
+from gradscope.doctor.report.report_numbers import first_element, small_derivatives
+from gradscope.doctor.subject.subject import Examinable, resolve
 
 __all__ = ["examine"]
 

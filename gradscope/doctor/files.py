@@ -17,8 +17,8 @@ from torch.autograd import Function
 
 from gradscope.doctor.examine import examine
 from gradscope.doctor.progress import progress
-from gradscope.doctor.report import Report
-from gradscope.doctor.stopped import Place, TimeIsUp, out_of_time, place_of, time_limit
+from gradscope.doctor.report.report import Report
+from gradscope.doctor.timeouts import Place, TimeIsUp, out_of_time, place_of, time_limit
 from gradscope.errors import UsageError
 
 __all__ = ["TIMEOUT_S", "examine_each", "examine_file", "took_too_long"]

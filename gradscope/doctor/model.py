@@ -19,8 +19,8 @@ from torch.autograd import Function
 from torch.utils import _pytree
 
 from gradscope.doctor.examine import examine
-from gradscope.doctor.report import Report
-from gradscope.doctor.subject import find_functions, tensors_of
+from gradscope.doctor.report.report import Report
+from gradscope.doctor.subject.subject import find_functions, tensors_of
 from gradscope.errors import UsageError
 
 __all__ = ["examine_met", "examine_model"]

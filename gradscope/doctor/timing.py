@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gradscope.doctor.subject import Examinable, resolve, tensors_of
+from gradscope.doctor.subject.subject import Examinable, resolve, tensors_of
 from gradscope.errors import UsageError
 
 __all__ = ["Timing", "time_function"]

@@ -1,19 +1,19 @@
 """Names of layers, tensors in any output, and hooks that leave no trace."""
 
-from gradscope.hooks.backward import GradientHook, is_recomputing, watch_gradient
-from gradscope.hooks.calls import CallHooks
 from gradscope.hooks.clipping import ClippingHook
 from gradscope.hooks.compiled import CompiledHook, Seen, has_compiled
-from gradscope.hooks.eager import EagerStance
+from gradscope.hooks.dynamo_disable import untraced
+from gradscope.hooks.force_eager import EagerStance
 from gradscope.hooks.forward import ForwardHook, SlotTable, quiet_about_global_hooks
-from gradscope.hooks.inputs import InputHook
+from gradscope.hooks.forward_pre import InputHook
 from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of, match_names
 from gradscope.hooks.modes import hidden_from_modes, is_plain, is_transforming
+from gradscope.hooks.module_calls import CallHooks
 from gradscope.hooks.optimizers import Closure, OptimizerHook, StepHook, parameters_of
+from gradscope.hooks.raw_output import OutputHook
 from gradscope.hooks.structure import OwnedIds, Structure, owned_ids
+from gradscope.hooks.tensor_hook import GradientHook, is_recomputing, watch_gradient
 from gradscope.hooks.tensors import find_tensors, is_measurable, replace_tensors
-from gradscope.hooks.untraced import untraced
-from gradscope.hooks.whole import OutputHook
 
 __all__ = [
     "CallHooks",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gradscope.errors import GradscopeError
 from gradscope.hub.server import Hub
-from gradscope.places import ensure_private_dir
+from gradscope.paths import ensure_private_dir
 from gradscope.transport import hub_address
 from gradscope.transport.election import LOG_LIMIT_BYTES
 from gradscope.transport.lock import HUB_LOCK, PathLock

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from gradscope.hub.rings import Parts
+from gradscope.hub.history import Parts
 from gradscope.hub.runs import Streamed
 from gradscope.protocol import Hello
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from gradscope.errors import UsageError
-from gradscope.hub.rings import Parts, Ring
+from gradscope.hub.history import Parts, Ring
 from gradscope.protocol import (
     Event,
     Hello,

@@ -12,13 +12,13 @@ from typing import Self
 
 import zmq
 
-from gradscope.hub.agents import AgentDesk
-from gradscope.hub.lobby import Identity, Lobby
+from gradscope.hub.agent_handler import AgentDesk
+from gradscope.hub.peers import Identity, Lobby
 from gradscope.hub.recorders import RecorderFactory, Recorders
+from gradscope.hub.router_socket import Door
 from gradscope.hub.runs import RunTable
-from gradscope.hub.sockets import Door
-from gradscope.hub.viewers import ViewerDesk
-from gradscope.places import ensure_private_dir
+from gradscope.hub.viewer_handler import ViewerDesk
+from gradscope.paths import ensure_private_dir
 from gradscope.protocol import Bye, Event, Heartbeat, encode
 from gradscope.transport import HubAddress
 from gradscope.transport.lock import PathLock

@@ -1,12 +1,18 @@
 """Changing gradients and activations: which interventions there are, and which are in force."""
 
 from gradscope.intervene.actions import ACTIONS, SITES, Action, check_site
-from gradscope.intervene.applied import Applied, Unit
+from gradscope.intervene.active import Applied, Unit
 from gradscope.intervene.arguments import Argument, Value, check_arguments
+from gradscope.intervene.audit_log import Deed, History
 from gradscope.intervene.condition import STATISTICS, parse_condition
-from gradscope.intervene.history import Deed, History
+from gradscope.intervene.custom import (
+    OwnFunction,
+    action_of,
+    all_actions,
+    check_action,
+    register_action,
+)
 from gradscope.intervene.ledger import VANISHED_AFTER_S, End, Entry, Ledger, Wanted
-from gradscope.intervene.own import OwnFunction, action_of, all_actions, check_action, register_action
 from gradscope.intervene.schedule import check_schedule
 from gradscope.protocol import Ramp, Schedule, parse_ramp
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gradscope.intervene.actions import Action
-from gradscope.intervene.applied import Applied
+from gradscope.intervene.active import Applied
 from gradscope.intervene.arguments import Value
-from gradscope.intervene.history import History, What
+from gradscope.intervene.audit_log import History, What
+from gradscope.intervene.describe import in_words
 from gradscope.intervene.schedule import is_over
-from gradscope.intervene.words import in_words
 from gradscope.protocol import Schedule
 
 __all__ = ["VANISHED_AFTER_S", "End", "Entry", "Ledger", "Wanted"]

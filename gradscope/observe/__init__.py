@@ -1,11 +1,12 @@
 """Measuring: tensors reduced to rows, which steps to observe, and what that costs."""
 
+from gradscope.native import native_module, pass_name
 from gradscope.observe.activations import ActivationObserver, LayerSlot, See, Token
-from gradscope.observe.board import Board, Harvest
-from gradscope.observe.finite import make_find_nonfinite, numbers_of_gradient
-from gradscope.observe.native import native_module, pass_name
+from gradscope.observe.budget.sampler import Sampler
+from gradscope.observe.cuda.launcher import device_pass_name, failed_pass
+from gradscope.observe.native_hooks import NOBODY_LOOKS_ON
+from gradscope.observe.nonfinite import make_find_nonfinite, numbers_of_gradient
 from gradscope.observe.parameters import ParameterObserver
-from gradscope.observe.quick import NOBODY_LOOKS_ON
 from gradscope.observe.reduction import (
     DEVICE_COLUMNS,
     DeviceRecord,
@@ -14,8 +15,7 @@ from gradscope.observe.reduction import (
     reduce_on_device,
     reduce_on_host,
 )
-from gradscope.observe.sampler import Sampler
-from gradscope.observe.triton_pass import device_pass_name, failed_pass
+from gradscope.observe.row_buffer import Board, Harvest
 
 __all__ = [
     "DEVICE_COLUMNS",

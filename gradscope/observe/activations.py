@@ -18,7 +18,7 @@ from gradscope.hooks import (
     is_transforming,
     watch_gradient,
 )
-from gradscope.observe.board import Board
+from gradscope.observe.row_buffer import Board
 
 __all__ = ["ActivationObserver", "LayerSlot", "See", "Token"]
 

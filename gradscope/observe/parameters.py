@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gradscope.hooks import LayerInfo
-from gradscope.observe.board import Board, Targets, room_for
+from gradscope.observe.row_buffer import Board, Targets, room_for
 
 __all__ = ["ParameterObserver"]
 

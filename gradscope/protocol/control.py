@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from gradscope.protocol.fields import TaggedMessage, Whole
-from gradscope.protocol.pausing import BreakpointState, PauseState
+from gradscope.protocol.pause import BreakpointState, PauseState
 from gradscope.protocol.schedules import Schedule
 
 __all__ = [

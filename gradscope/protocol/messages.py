@@ -24,7 +24,7 @@ from gradscope.protocol.links import (
     Welcome,
     Who,
 )
-from gradscope.protocol.pausing import BreakpointState, PauseState
+from gradscope.protocol.pause import BreakpointState, PauseState
 from gradscope.protocol.resources import Memory, Times
 from gradscope.protocol.schedules import Ramp, Schedule, parse_ramp, schedule_in_words
 from gradscope.protocol.stream import Closeup, Event, Layer, Manifest, Parameter, Scalars, Step

@@ -1,6 +1,6 @@
 """Runs on disk: one SQLite file a run, written by the hub, read by anybody at any time."""
 
-from gradscope.recording.reading import (
+from gradscope.recording.reader import (
     Recording,
     RecordingInfo,
     list_recordings,

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from gradscope.errors import RecordingError
-from gradscope.places import recordings_dir
+from gradscope.paths import recordings_dir
 from gradscope.protocol import Event, Hello, Interventions, Manifest, Memory, Scalars, Step, Times
 from gradscope.recording import tables
 from gradscope.recording.schema import SUFFIX

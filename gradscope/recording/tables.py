@@ -8,8 +8,8 @@ from pathlib import Path
 
 from gradscope.errors import RecordingError
 from gradscope.protocol import Event, Hello, Interventions, Manifest, Memory, Scalars, Step, Times
-from gradscope.recording.journal import journal_mode
 from gradscope.recording.schema import add_later_tables, check_schema, create_tables
+from gradscope.recording.sqlite_journal import journal_mode
 
 __all__ = [
     "Row",

@@ -1,8 +1,7 @@
 """Where memory and time go, layer by layer: measured in chosen steps, changing nothing."""
 
-from gradscope.resources.cadence import Cadence
 from gradscope.resources.clocks import DeviceClock, HostClock, clock_for
-from gradscope.resources.exhaustion import (
+from gradscope.resources.oom_report import (
     Place,
     account_of_exhaustion,
     frames_of,
@@ -10,17 +9,18 @@ from gradscope.resources.exhaustion import (
     local_tensors,
     place_of,
 )
-from gradscope.resources.holdings import Holdings
-from gradscope.resources.machine import MachineMemory
+from gradscope.resources.owned_memory import Holdings
 from gradscope.resources.probe import Moment, Probe
-from gradscope.resources.reading import (
+from gradscope.resources.readings import (
     MemoryReading,
     Owned,
     TimesReading,
     memory_reading,
     times_reading,
 )
+from gradscope.resources.schedule import Cadence
 from gradscope.resources.stopwatch import PHASES, Stopwatch
+from gradscope.resources.system_memory import MachineMemory
 
 __all__ = [
     "PHASES",

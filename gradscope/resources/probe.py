@@ -20,14 +20,14 @@ from gradscope.hooks import (
     is_recomputing,
     is_transforming,
 )
+from gradscope.resources.attribution import OUTSIDE, Whereabouts
+from gradscope.resources.autograd_graph import nodes_below, tensors_in
 from gradscope.resources.clocks import Clock
-from gradscope.resources.gauges import Gauges
-from gradscope.resources.graph import nodes_below, tensors_in
-from gradscope.resources.holdings import Holdings
-from gradscope.resources.machine import MachineMemory
-from gradscope.resources.saved import Saved, SavedTally
+from gradscope.resources.layer_marks import Gauges
+from gradscope.resources.owned_memory import Holdings
+from gradscope.resources.saved_tensors import Saved, SavedTally
 from gradscope.resources.stopwatch import Stopwatch
-from gradscope.resources.whereabouts import OUTSIDE, Whereabouts
+from gradscope.resources.system_memory import MachineMemory
 
 __all__ = ["Moment", "Probe"]
 

@@ -3,10 +3,10 @@
 from gradscope.rules.alerts import Alert, Finding
 from gradscope.rules.conditions import Condition, parse_condition
 from gradscope.rules.losses import is_loss
-from gradscope.rules.over import readings_of, run_over
 from gradscope.rules.patterns import matching_names
-from gradscope.rules.reading import Reading
+from gradscope.rules.replay import readings_of, run_over
 from gradscope.rules.rule import Rule
+from gradscope.rules.step_view import Reading
 from gradscope.rules.table import RULES, RuleKind, default_rules, kind_of
 
 __all__ = [

@@ -7,8 +7,8 @@ single dead unit is seen in a captured tensor, not here.
 import numpy as np
 
 from gradscope.rules.alerts import Finding
-from gradscope.rules.past import Past
-from gradscope.rules.reading import Reading, any_of, places_of
+from gradscope.rules.baseline import Past
+from gradscope.rules.step_view import Reading, any_of, places_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 

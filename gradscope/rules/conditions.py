@@ -25,7 +25,7 @@ import numpy as np
 from gradscope.columns import KINDS
 from gradscope.errors import UnknownLayerError, UsageError
 from gradscope.rules.patterns import check_pattern, matching_names
-from gradscope.rules.reading import QUANTITIES, Reading
+from gradscope.rules.step_view import QUANTITIES, Reading
 
 __all__ = ["Condition", "parse_condition"]
 

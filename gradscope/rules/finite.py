@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from gradscope.columns import Block
 from gradscope.rules.alerts import Finding
-from gradscope.rules.past import Past
-from gradscope.rules.reading import Reading, any_of
+from gradscope.rules.baseline import Past
+from gradscope.rules.step_view import Reading, any_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 

@@ -6,8 +6,8 @@ All three look at the row `param_grad` of each layer: what the optimizer is give
 import numpy as np
 
 from gradscope.rules.alerts import Finding
-from gradscope.rules.past import Past
-from gradscope.rules.reading import Reading, places_of
+from gradscope.rules.baseline import Past
+from gradscope.rules.step_view import Reading, places_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from gradscope.rules.alerts import Finding
-from gradscope.rules.past import Past
-from gradscope.rules.reading import Reading
+from gradscope.rules.baseline import Past
+from gradscope.rules.step_view import Reading
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 

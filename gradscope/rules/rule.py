@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from gradscope.errors import UsageError
 from gradscope.rules.alerts import Alert, Finding
-from gradscope.rules.past import Past
-from gradscope.rules.reading import Reading
+from gradscope.rules.baseline import Past
+from gradscope.rules.step_view import Reading
 from gradscope.rules.table import RuleKind
 from gradscope.rules.thresholds import Threshold
 

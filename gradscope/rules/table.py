@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from gradscope.errors import UsageError
 from gradscope.rules import activations, finite, gradients, losses, updates
 from gradscope.rules.alerts import Finding
-from gradscope.rules.past import Past
-from gradscope.rules.reading import Reading
+from gradscope.rules.baseline import Past
+from gradscope.rules.step_view import Reading
 from gradscope.rules.thresholds import Threshold, checked
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import numpy as np
 
 from gradscope.columns import update_ratio as ratio_of
 from gradscope.rules.alerts import Finding
-from gradscope.rules.past import Past
-from gradscope.rules.reading import Floats, Reading, places_of
+from gradscope.rules.baseline import Past
+from gradscope.rules.step_view import Floats, Reading, places_of
 from gradscope.rules.thresholds import Threshold, limits
 
 __all__ = ["update_ratio"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradscope.errors import UsageError
-from gradscope.places import runtime_dir
+from gradscope.paths import runtime_dir
 
 __all__ = ["HubAddress", "hub_address"]
 

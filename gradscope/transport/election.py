@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from gradscope.errors import LinkError
-from gradscope.places import ensure_private_dir
+from gradscope.paths import ensure_private_dir
 from gradscope.transport.addresses import HubAddress, hub_address
 from gradscope.transport.lock import START_LOCK, PathLock
 from gradscope.transport.probe import hub_answers, hub_listens, hub_pid

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import gradscope.errors
 
-FILE_LIMIT = 350
-FUNCTION_LIMIT = 45
+FILE_LIMIT = 500
+FUNCTION_LIMIT = 60
 
 LONG_FILES: dict[str, str] = {}
 """Files that may be longer, with the reason."""

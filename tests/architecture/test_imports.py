@@ -8,7 +8,7 @@ import pytest
 import gradscope
 
 VIEWER_ROOMS = (
-    *("client", "columns", "errors", "hub", "places"),
+    *("client", "columns", "errors", "hub", "paths"),
     *("protocol", "recording", "rules", "transport"),
 )
 TORCH_ROOMS = ("doctor", "functional", "hooks", "intervene", "nn", "observe", "resources")
@@ -61,7 +61,7 @@ def test_importing_a_room_of_the_viewers_side_does_not_load_torch_where_it_is_in
 
 def test_the_data_rooms_load_no_sockets(fresh):
     loaded = set(
-        fresh(f"import sys, gradscope.protocol, gradscope.columns, gradscope.places; {_LOADED}").split()
+        fresh(f"import sys, gradscope.protocol, gradscope.columns, gradscope.paths; {_LOADED}").split()
     )
     assert not {"zmq", "sqlite3", "asyncio", "pandas"} & loaded
 

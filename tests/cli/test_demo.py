@@ -13,7 +13,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from gradscope.cli.trainer import Trainer, new_run_name
+from gradscope.cli.selfcheck.trainer import Trainer, new_run_name
 
 
 @pytest.fixture(autouse=True)

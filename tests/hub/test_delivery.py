@@ -1,8 +1,8 @@
 import math
 from collections import Counter
 
-from gradscope.hub.delivery import Delivery
-from gradscope.hub.rings import Parts
+from gradscope.hub.history import Parts
+from gradscope.hub.viewer_delivery import Delivery
 from gradscope.protocol import Skipped, Subscribe, decode, encode
 
 STEP = [b"a step"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gradscope.columns import Table
 from gradscope.observe import Board, reduce_on_device, reduce_on_host
-from gradscope.observe.device_board import DeviceBoard
+from gradscope.observe.cuda.device_buffer import DeviceBoard
 from gradscope.observe.reduction import reduce_change_on_host
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

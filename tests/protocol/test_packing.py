@@ -107,7 +107,7 @@ def pack(request):
     """`pack_block`, with its histogram packed by NumPy and in C."""
     if request.param == "numpy":
         return pack_block
-    native = pytest.importorskip("gradscope.observe._native", reason="the native pass was not built")
+    native = pytest.importorskip("gradscope.native._native", reason="the native pass was not built")
     return partial(pack_block, pack_bins=native.pack_bins)
 
 
@@ -162,7 +162,7 @@ def test_arrays_that_do_not_lie_in_one_piece_or_are_seen_many_times_have_the_sam
 
 
 def test_bins_that_are_no_whole_rows_are_refused_in_c():
-    native = pytest.importorskip("gradscope.observe._native", reason="the native pass was not built")
+    native = pytest.importorskip("gradscope.native._native", reason="the native pass was not built")
     with pytest.raises(ValueError, match="128 uint64 a row"):
         native.pack_bins(np.zeros(127, np.uint64))
     assert native.pack_bins(np.zeros((0, 128), np.uint64)) == (b"", (b"", b"", b"", b""))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradscope.recording.journal import journal_mode, journal_mode_for
+from gradscope.recording.sqlite_journal import journal_mode, journal_mode_for
 
 LAPTOP = """\
 sysfs /sys sysfs rw,nosuid,nodev,noexec,relatime 0 0

@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from gradscope.places import recordings_dir
+from gradscope.paths import recordings_dir
 from gradscope.recording import Recorder, default_path, open_recording
 
 

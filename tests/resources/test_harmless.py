@@ -192,8 +192,8 @@ def test_torch_keeps_nothing_of_the_hooks():
 
 def test_between_two_measured_steps_there_are_no_hooks(monkeypatch):
     # once anything was compiled in the process they stay, and another test may have done that
-    monkeypatch.setattr("gradscope.agent.resources.has_compiled", lambda: False)
-    monkeypatch.setattr("gradscope.agent.engine.has_compiled", lambda: False)
+    monkeypatch.setattr("gradscope.agent.inspection.resources.has_compiled", lambda: False)
+    monkeypatch.setattr("gradscope.agent.step.engine.has_compiled", lambda: False)
     model = nn.Linear(4, 4)
     with gradscope.attach(model, hub=None, quiet=True) as scope:
         model(torch.randn(2, 4)).sum().backward()

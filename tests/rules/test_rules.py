@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gradscope.errors import UsageError
 from gradscope.rules import RULES, Rule, default_rules, kind_of, run_over
-from gradscope.rules.past import Past
+from gradscope.rules.baseline import Past
 
 
 def judged(name, readings, **how):

@@ -14,10 +14,10 @@ from gradscope_tui.app import GradscopeApp
 from gradscope_tui.keys import KEYS
 from gradscope_tui.screens.help import HelpScreen
 from gradscope_tui.screens.intervene import InterveneScreen
-from gradscope_tui.screens.leaving import LeavingScreen
 from gradscope_tui.screens.main import InterventionBar, KeyLine, StatusLine, TabLine
+from gradscope_tui.screens.quit import LeavingScreen
 from gradscope_tui.screens.runs import RunsScreen
-from gradscope_tui.widgets.calm import Calm
+from gradscope_tui.widgets.empty_state import Calm
 
 DEADLINE_S = 15.0
 SIZES = pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])

@@ -6,11 +6,11 @@ import pytest
 from test_app import desk
 
 from gradscope.client import CapturedArray
-from gradscope.client.picture import picture_lines
+from gradscope.client.tensor_art import picture_lines
 from gradscope.protocol import AlertInfo, Event, PauseState
-from gradscope_tui.screens.capturing import CaptureScreen, captured_text
+from gradscope_tui.screens.capture import CaptureScreen, captured_text
 from gradscope_tui.screens.main import InterventionBar, StatusLine, TabLine
-from gradscope_tui.screens.pausing import PauseScreen
+from gradscope_tui.screens.pause import PauseScreen
 
 
 def alert(run, step, rule="spike", layer="tokens", value=12.5):

@@ -13,10 +13,7 @@ from gradscope_tui.screens.help import help_text
 from gradscope_tui.store import Entry
 from gradscope_tui.store.alerts import AlertEntry
 from gradscope_tui.view.alerts import alert_header, alert_row
-from gradscope_tui.view.interventions import in_columns
-from gradscope_tui.view.lines import bar_cells, key_cells, log_rows, tab_cells
-from gradscope_tui.view.status import Status, liveness, status_cells
-from gradscope_tui.view.words import (
+from gradscope_tui.view.intervention_text import (
     ACTIONS,
     actions_of,
     in_force,
@@ -24,6 +21,9 @@ from gradscope_tui.view.words import (
     sentence,
     short,
 )
+from gradscope_tui.view.interventions import in_columns
+from gradscope_tui.view.lines import bar_cells, key_cells, log_rows, tab_cells
+from gradscope_tui.view.status import Status, liveness, status_cells
 
 LIVE = Status(
     run="gpt-7f3a",

@@ -8,13 +8,13 @@ from textual.message import Message
 
 from gradscope.errors import GradscopeError
 from gradscope_tui.focusing import Focusing
+from gradscope_tui.pause_lease import Standing
+from gradscope_tui.presenter import Viewing
 from gradscope_tui.receiver import Receiver
-from gradscope_tui.screens.capturing import CaptureScreen
+from gradscope_tui.screens.capture import CaptureScreen
 from gradscope_tui.screens.main import MainScreen
-from gradscope_tui.screens.pausing import PauseScreen
-from gradscope_tui.standing import Standing
+from gradscope_tui.screens.pause import PauseScreen
 from gradscope_tui.store import Session
-from gradscope_tui.viewing import Viewing
 
 if TYPE_CHECKING:
     from gradscope.client import CapturedArray

@@ -16,16 +16,16 @@ from textual.screen import Screen
 from gradscope_tui.acting import Acting
 from gradscope_tui.changes import Answer, Change, Changes
 from gradscope_tui.keys import KEYS, bindings_of
+from gradscope_tui.presenter import Viewing
 from gradscope_tui.receiver import Receiver
 from gradscope_tui.screens.help import HelpScreen
 from gradscope_tui.screens.intervene import InterveneScreen
-from gradscope_tui.screens.leaving import Decision, LeavingScreen
 from gradscope_tui.screens.main import MainScreen
+from gradscope_tui.screens.quit import Decision, LeavingScreen
 from gradscope_tui.screens.runs import RunsScreen
 from gradscope_tui.source import Connect
 from gradscope_tui.store import Session
 from gradscope_tui.theme import DARK, LIGHT, palette, theme_for
-from gradscope_tui.viewing import Viewing
 
 __all__ = ["GradscopeApp"]
 

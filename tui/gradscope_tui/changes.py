@@ -11,7 +11,7 @@ from typing import Literal
 from gradscope.errors import GradscopeError
 from gradscope.protocol import Ack, InterventionState, Schedule
 from gradscope_tui.source import Source
-from gradscope_tui.view.words import layers_in_words, short, what
+from gradscope_tui.view.intervention_text import layers_in_words, short, what
 
 __all__ = ["Answer", "Change", "Changes"]
 

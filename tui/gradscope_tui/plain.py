@@ -19,12 +19,12 @@ from gradscope.recording import Recording
 from gradscope_tui.source import Link
 from gradscope_tui.store import RunStore, Session
 from gradscope_tui.view.cell import Cell, Role, printable
+from gradscope_tui.view.intervention_text import whole_line
 from gradscope_tui.view.layout import choose_columns
 from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
 from gradscope_tui.view.rows import RowOrder, list_rows
 from gradscope_tui.view.status import status_cells, status_of
 from gradscope_tui.view.table import TableView, by_layer, header_cells, row_cells
-from gradscope_tui.view.words import whole_line
 
 __all__ = ["Reader", "memory_text", "render_once", "render_recorded", "table_text"]
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.numeric import Comparison
-from gradscope.doctor.report import Finding, found
-from gradscope.doctor.run import run
+from gradscope.doctor.numerics.finite_differences import Comparison
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.run import run
 
 __all__ = ["find_poor_approximations"]
 

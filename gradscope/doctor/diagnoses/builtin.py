@@ -10,9 +10,9 @@ import torch.nn.functional as F  # noqa: N812 - as everybody writes it
 from torch import Tensor
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import Finding, found
-from gradscope.doctor.run import run
-from gradscope.doctor.subject import Subject
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.run import run
+from gradscope.doctor.subject.subject import Subject
 from gradscope.doctor.timing import time_function
 
 __all__ = ["find_reimplementations"]

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from gradscope.doctor.diagnoses.straight_through import is_straight_through_inside
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.numeric import Comparison
-from gradscope.doctor.report import Finding, found
-from gradscope.doctor.run import run, weights_like
-from gradscope.doctor.spy import is_same
+from gradscope.doctor.numerics.finite_differences import Comparison
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.instrument import is_same
+from gradscope.doctor.subject.run import run, weights_like
 
 __all__ = ["explain_by_design"]
 

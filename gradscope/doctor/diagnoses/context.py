@@ -6,9 +6,9 @@ And uses-data, which only the source shows.
 from collections.abc import Iterator
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.leak import measure_leak
-from gradscope.doctor.report import Finding, found
-from gradscope.doctor.spy import Held
+from gradscope.doctor.numerics.leak import measure_leak
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.instrument import Held
 
 __all__ = ["find_returned_inputs", "find_tensors_on_context", "find_uses_of_data"]
 

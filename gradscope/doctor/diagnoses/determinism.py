@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import Finding, found
+from gradscope.doctor.report.report import Finding, found
 
 __all__ = ["find_nondeterminism"]
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from gradscope.doctor.diagnoses.transpose import find_raising_transpose
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.messages import recognise
-from gradscope.doctor.report import Finding, found
-from gradscope.doctor.run import Failure
-from gradscope.doctor.spy import Call
+from gradscope.doctor.report.messages import recognise
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.instrument import Call
+from gradscope.doctor.subject.run import Failure
 
 __all__ = ["failure_finding", "find_backward_failures", "find_forward_failures", "named"]
 

@@ -6,11 +6,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gradscope.doctor.agreement import agree
 from gradscope.doctor.diagnoses.failures import named
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import Finding, found
-from gradscope.doctor.run import Run, run, weights_like
+from gradscope.doctor.numerics.agreement import agree
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.run import Run, run, weights_like
 
 __all__ = ["find_layout_failures"]
 

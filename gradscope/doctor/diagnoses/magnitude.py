@@ -6,7 +6,7 @@ from typing import Final
 import torch
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import Finding, found
+from gradscope.doctor.report.report import Finding, found
 
 __all__ = ["LARGE", "SMALL", "find_odd_magnitudes"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import Finding, found
+from gradscope.doctor.report.report import Finding, found
 
 __all__ = ["find_nonfinite_gradients", "find_nonfinite_outputs"]
 

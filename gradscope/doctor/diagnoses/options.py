@@ -12,9 +12,9 @@ from torch.autograd import Function
 from gradscope.doctor.diagnoses.failures import failure_finding
 from gradscope.doctor.diagnoses.wrong_gradient import plain_wrong_gradient
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import Finding, found
-from gradscope.doctor.run import run
-from gradscope.doctor.subject import Subject
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.run import run
+from gradscope.doctor.subject.subject import Subject
 
 __all__ = ["find_option_failures", "find_subset_failures"]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from gradscope.doctor.diagnoses.transpose import missing_transpose
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.numeric import compare_elements
-from gradscope.doctor.precision import Precision
-from gradscope.doctor.report import Finding, found
+from gradscope.doctor.numerics.finite_differences import compare_elements
+from gradscope.doctor.numerics.precision import Precision
+from gradscope.doctor.report.report import Finding, found
 
 __all__ = ["find_mismatched_gradients"]
 

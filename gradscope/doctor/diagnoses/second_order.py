@@ -13,11 +13,11 @@ from torch import Tensor
 
 from gradscope.doctor.diagnoses.failures import named
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.messages import recognise
-from gradscope.doctor.numeric import compare_map
-from gradscope.doctor.report import Finding, found
-from gradscope.doctor.run import Run, run, weights_like
-from gradscope.doctor.subject import find_functions
+from gradscope.doctor.numerics.finite_differences import compare_map
+from gradscope.doctor.report.messages import recognise
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.run import Run, run, weights_like
+from gradscope.doctor.subject.subject import find_functions
 
 __all__ = ["find_second_order_faults"]
 

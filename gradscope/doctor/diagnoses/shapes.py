@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from gradscope.doctor.batches import with_first_rows
 from gradscope.doctor.diagnoses.failures import failure_finding, named
 from gradscope.doctor.diagnoses.wrong_gradient import plain_wrong_gradient
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import Finding, found
-from gradscope.doctor.run import Failure, run
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.batches import with_first_rows
+from gradscope.doctor.subject.run import Failure, run
 
 __all__ = ["find_batch_failures"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.numeric import Comparison
+from gradscope.doctor.numerics.finite_differences import Comparison
 
 __all__ = ["is_straight_through_inside"]
 

@@ -10,12 +10,12 @@ from typing import Final
 import torch
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.numeric import jacobian
-from gradscope.doctor.report import Finding, found
-from gradscope.doctor.run import Run
-from gradscope.doctor.shown import claimed_jacobian
-from gradscope.doctor.subject import Subject
-from gradscope.doctor.turned import transposed_at
+from gradscope.doctor.numerics.finite_differences import jacobian
+from gradscope.doctor.numerics.transpose_probe import transposed_at
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.report.report_numbers import claimed_jacobian
+from gradscope.doctor.subject.run import Run
+from gradscope.doctor.subject.subject import Subject
 
 __all__ = ["explain_by_transpose", "find_raising_transpose", "missing_transpose"]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from gradscope.doctor.diagnoses.by_design import explain_by_design
 from gradscope.doctor.diagnoses.transpose import explain_by_transpose, missing_transpose
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.numeric import Comparison
-from gradscope.doctor.report import Finding, found
-from gradscope.doctor.run import run
-from gradscope.doctor.subject import Subject
+from gradscope.doctor.numerics.finite_differences import Comparison
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.run import run
+from gradscope.doctor.subject.subject import Subject
 
 __all__ = ["find_wrong_gradients", "plain_wrong_gradient"]
 

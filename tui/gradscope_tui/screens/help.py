@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from gradscope_tui.keys import KEYS, Owner
 from gradscope_tui.store import QUANTITIES
-from gradscope_tui.view.words import ACTIONS
+from gradscope_tui.view.intervention_text import ACTIONS
 
 __all__ = ["HelpScreen", "help_text"]
 

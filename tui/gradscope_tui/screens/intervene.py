@@ -20,7 +20,7 @@ from gradscope_tui.changes import Change
 from gradscope_tui.store import Frame
 from gradscope_tui.view.defaults import default_value
 from gradscope_tui.view.fields import count_of, number_of, range_in_words
-from gradscope_tui.view.words import ACTIONS, Action, actions_of, layers_in_words, sentence
+from gradscope_tui.view.intervention_text import ACTIONS, Action, actions_of, layers_in_words, sentence
 from gradscope_tui.widgets.choice import Choice
 
 __all__ = ["InterveneScreen"]

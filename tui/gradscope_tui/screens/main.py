@@ -9,11 +9,11 @@ from textual.widgets import ContentSwitcher
 
 from gradscope.errors import UsageError
 from gradscope_tui.keys import bindings_of, keys_shown
+from gradscope_tui.presenter import Viewing
 from gradscope_tui.view.lines import LOG_HEADER, key_cells
-from gradscope_tui.viewing import Viewing
-from gradscope_tui.widgets.calm import Calm
 from gradscope_tui.widgets.cell_strip import OneLine
 from gradscope_tui.widgets.detail_page import DetailPage
+from gradscope_tui.widgets.empty_state import Calm
 from gradscope_tui.widgets.filter_line import FilterLine
 from gradscope_tui.widgets.layer_table import LayerTable
 from gradscope_tui.widgets.memory_page import MemoryPage

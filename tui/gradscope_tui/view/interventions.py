@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from gradscope.protocol import InterventionState, schedule_in_words
 from gradscope_tui.view.cell import Cell, Role, fit, printable
-from gradscope_tui.view.words import in_force, layers_in_words, what
+from gradscope_tui.view.intervention_text import in_force, layers_in_words, what
 
 __all__ = ["in_columns"]
 

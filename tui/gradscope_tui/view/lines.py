@@ -8,7 +8,7 @@ from gradscope.protocol import InterventionState, RunInfo
 from gradscope_tui.keys import Key
 from gradscope_tui.store import Entry
 from gradscope_tui.view.cell import Cell, Role, fit, printable
-from gradscope_tui.view.words import whole_line
+from gradscope_tui.view.intervention_text import whole_line
 
 __all__ = [
     "LOG_HEADER",

@@ -10,11 +10,11 @@ from gradscope.columns import Flags
 from gradscope.protocol import InterventionState
 from gradscope_tui.store import Frame
 from gradscope_tui.view.cell import Cell, Role, fit
+from gradscope_tui.view.intervention_text import what
 from gradscope_tui.view.layout import NUMBER_CELL, Layout
 from gradscope_tui.view.numbers import aligned, count
 from gradscope_tui.view.rows import Listing, RowOrder
 from gradscope_tui.view.sparkline import sparkline
-from gradscope_tui.view.words import what
 
 __all__ = ["TableView", "by_layer", "header_cells", "number_cell", "row_cells"]
 

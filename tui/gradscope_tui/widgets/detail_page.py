@@ -20,7 +20,7 @@ from gradscope_tui.view.detail import (
     kinds_of,
     stats_lines,
 )
-from gradscope_tui.view.words import in_force, what
+from gradscope_tui.view.intervention_text import in_force, what
 from gradscope_tui.widgets.cell_strip import CellWidget
 from gradscope_tui.widgets.exponents import ExponentStrip
 from gradscope_tui.widgets.trend_plot import TrendPlot

@@ -1,0 +1,1 @@
+"""Commands from viewers: validation, queue, agreement of all ranks."""

@@ -1,0 +1,319 @@
+"""The ranks of a job agree on changes: each is made on all of them at the same step, or on none.
+
+    proposed ─▶ each rank checks it, and answers with its horizon: the step that it will not begin
+                without knowing the decision
+             ─▶ the proposing rank decides: at the greatest of the horizons, or not at all
+
+The decision is a key that can be written once: a rank that comes to its horizon and finds none waits a
+little, then decides against it itself. So there is one decision, and every rank knows it in time. There
+are no collectives, and the training's thread touches no socket: a thread of our own does.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import TYPE_CHECKING, Final
+
+from gradscope.agent.commands.consensus_store import Rendezvous
+from gradscope.agent.commands.queue import Change, Prepared, nothing_to_tell
+from gradscope.agent.run.distributed import has_process_group
+from gradscope.agent.run.faults import Faults
+from gradscope.errors import GradscopeError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+__all__ = ["Agreement", "is_agreed"]
+
+ANSWER_S: Final = 2.0
+"""How long the proposing rank waits for the answers of the others."""
+
+WAIT_S: Final = 2.0
+"""How long a rank waits at its horizon for a decision, before it decides against the change."""
+
+_AHEAD_S: Final = 0.05
+_AHEAD_STEPS: Final = (2, 200)
+_BUSY_S: Final = 0.005
+_IDLE_S: Final = 0.05
+_IDLE_PER_RANK_S: Final = 0.0005
+_BUSY_FOR_S: Final = 1.0
+_JOIN_S: Final = 1.0
+_NAMED: Final = 8
+_LEFT: Final = "left"
+_LABEL: Final = "all-"
+
+
+@dataclass(slots=True)
+class _Proposal:
+    """A proposal without a decision. `horizon` is None until this rank has answered."""
+
+    change: Change
+    is_mine: bool
+    deadline_s: float
+    horizon: int | None = None
+
+
+class _Over(Exception):  # noqa: N818 - no error: the agreement has come to its end
+    """A rank has left, or the process group is gone."""
+
+
+class Agreement:
+    """One rank's part in it, from the first boundary with a process group to `close`.
+
+    `connect` gives a connection of our own to the job's store, `put` lets a decided change wait for its
+    step. `reach`, `hold` and `release` are called by the training's thread, between two steps.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        *,
+        connect: Callable[[], "Store"],
+        put: Callable[[Change], None],
+        faults: Faults,
+    ) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self._connect = connect
+        self._put = put
+        self._faults = faults
+        self._prepare: dict[str, Callable[[str], Prepared]] = {}
+        self._changed = threading.Condition()
+        self._open: dict[int, _Proposal] = {}
+        self._outgoing: deque[tuple[str, Change]] = deque()
+        self._serial = 0
+        self._slot = 0
+        self._next = 0
+        self._is_held = False
+        self._last_horizon = 0
+        self._waits_since_s: float | None = None
+        self._reached_s = time.perf_counter()
+        self._pace_s = _AHEAD_S
+        self._busy_until_s = 0.0
+        self._over = ""
+        self._is_closing = False
+        self._thread: threading.Thread | None = None
+
+    def obey(self, kind: str, prepare: Callable[[str], Prepared]) -> None:
+        """Have proposals of a kind checked: `prepare(body)` raises GradscopeError to refuse one."""
+        self._prepare[kind] = prepare
+
+    def reach(self, step: int) -> None:
+        """Come to the boundary before `step`: from here on, what is decided for it is waiting."""
+        if self._thread is None and not self._over and has_process_group():
+            self._start()
+        now_s = time.perf_counter()
+        self._pace_s = 0.8 * self._pace_s + 0.2 * (now_s - self._reached_s)
+        with self._changed:
+            self._await_decisions(step)
+            self._next = step + 1
+        self._reached_s = time.perf_counter()
+
+    def hold(self, step: int) -> None:
+        """Stay at the boundary before `step`: what is decided from now on may be in force in it."""
+        with self._changed:
+            self._next, self._is_held = step, True
+
+    def release(self, step: int, is_idle: Callable[[], bool]) -> bool:
+        """Leave the boundary if, with all decisions known, nothing is to be applied there."""
+        with self._changed:
+            self._await_decisions(step)
+            if not is_idle():
+                return False
+            self._next, self._is_held = step + 1, False
+            self._reached_s = time.perf_counter()
+            return True
+
+    def submit(self, kind: str, body: str, change: Change) -> None:
+        """Propose a change to all ranks. From any thread; `body` is a word."""
+        reason = self._over
+        if not reason and self._thread is None:
+            reason = (
+                f"this run has {self.world_size} ranks, and torch.distributed is not initialised here; "
+                "all ranks change together or none does"
+            )
+        if reason:
+            change.refuse(reason)
+            return
+        with self._changed:
+            self._serial += 1
+            self._outgoing.append((f"{self.rank} {self._serial} {kind} {body}", change))
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Take part no longer; the others can change nothing any more either."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_JOIN_S)
+
+    # The training's thread; what waits has the lock.
+
+    def _start(self) -> None:
+        # No daemon: one that is inside of the store when the interpreter ends would abort the process.
+        # It ends by itself with the main thread.
+        self._thread = threading.Thread(target=self._run, name="gradscope-agreement", daemon=False)
+        self._thread.start()
+
+    def _await_decisions(self, step: int) -> None:
+        if not self._is_undecided(step):
+            return
+        self._waits_since_s = time.monotonic()
+        self._changed.notify_all()
+        is_known = self._changed.wait_for(
+            lambda: not self._is_undecided(step), ANSWER_S + WAIT_S + _JOIN_S
+        )
+        self._waits_since_s = None
+        if not is_known:
+            self._open.clear()
+            self._over = "the store of torch.distributed does not answer"
+            self._faults.warn("agreement", f"{self._over}: ranks cannot agree on changes any more")
+
+    def _is_undecided(self, step: int) -> bool:
+        return any(p.horizon is not None and p.horizon <= step for p in self._open.values())
+
+    # Our own thread.
+
+    def _run(self) -> None:
+        try:
+            there = Rendezvous(self._connect(), self.rank, self.world_size)
+            while self._is_wanted():
+                self._look(there)
+                self._rest()
+            self._leave(there)
+            self._end("the scope was detached on this rank")
+        except _Over as over:
+            self._end(str(over))
+        except Exception as error:  # noqa: BLE001 - a store may fail in many ways, and must not stop training
+            if has_process_group() and not self._is_closing:
+                self._faults.report("agreement", error, "Ranks cannot agree on changes any more.")
+            self._end(f"the store of torch.distributed failed: {type(error).__name__}")
+
+    def _is_wanted(self) -> bool:
+        if not has_process_group():
+            raise _Over("the process group was destroyed: ranks cannot agree on changes any more")
+        return not self._is_closing and not self._over and threading.main_thread().is_alive()
+
+    def _rest(self) -> None:
+        with self._changed:
+            if self._outgoing or self._is_closing:
+                return
+            idle_s = max(_IDLE_S, self.world_size * _IDLE_PER_RANK_S)
+            is_busy = self._open or time.monotonic() < self._busy_until_s
+            self._changed.wait(_BUSY_S if is_busy else idle_s)
+
+    def _look(self, there: Rendezvous) -> None:
+        """Read what others propose, propose what is ours, decide what can be decided."""
+        while (text := there.proposal(self._slot)) is not None:
+            self._take(there, text, None)
+        while self._outgoing:
+            text, change = self._outgoing[0]
+            found = there.propose(self._slot, text)
+            is_mine = found == text
+            if is_mine:
+                self._outgoing.popleft()
+            self._take(there, found, change if is_mine else None)
+        while self._open and self._decide_first(there):
+            pass
+
+    def _take(self, there: Rendezvous, text: str, mine: Change | None) -> None:
+        """Answer the proposal in the next slot: it is ours, or another rank's."""
+        slot, self._slot = self._slot, self._slot + 1
+        proposer, _, kind, body = text.split(" ", 3)
+        if kind == _LEFT:
+            raise _Over(f"rank {proposer} has left: ranks can change together no more")
+        self._busy_until_s = time.monotonic() + _BUSY_FOR_S
+        if mine is not None:
+            self._open[slot] = _Proposal(mine, is_mine=True, deadline_s=time.monotonic() + ANSWER_S)
+            return
+        try:
+            prepared = self._prepare[kind](body)
+        except GradscopeError as error:
+            there.decide(slot, f"no rank {self.rank}: {error}")
+            return
+        change = Change(prepared, done=nothing_to_tell, refuse=_refused_everywhere)
+        proposal = _Proposal(change, is_mine=False, deadline_s=0.0)
+        there.answer(slot, self._promise(slot, proposal))
+
+    def _promise(self, slot: int, proposal: _Proposal) -> int:
+        """Return the step that the training will not begin without knowing the decision."""
+        with self._changed:
+            ahead = 0 if self._is_held else _clamped(_AHEAD_S / max(self._pace_s, 1e-9))
+            horizon = self._last_horizon = max(self._next + ahead, self._last_horizon)
+            proposal.horizon = horizon
+            self._open[slot] = proposal
+        return horizon
+
+    def _decide_first(self, there: Rendezvous) -> bool:
+        """Settle the oldest proposal; return False where that cannot be done yet."""
+        slot, proposal = next(iter(self._open.items()))
+        decision = there.decision(slot)
+        if decision is None and proposal.is_mine:
+            decision = self._decide_mine(there, slot, proposal)
+        elif decision is None and self._has_waited():
+            reason = f"rank {self.rank} waited {WAIT_S:g} s for a decision"
+            decision = there.decide(slot, f"no {reason}")
+        if decision is None:
+            return False
+        word, _, rest = decision.partition(" ")
+        if word == "yes":
+            self._put(replace(proposal.change, step=int(rest), label=f"{_LABEL}{slot + 1}"))
+        elif proposal.is_mine:
+            proposal.change.refuse(rest)
+        with self._changed:
+            self._open.pop(slot, None)
+            self._changed.notify_all()
+        return True
+
+    def _decide_mine(self, there: Rendezvous, slot: int, proposal: _Proposal) -> str | None:
+        horizons = there.answers(slot)
+        if horizons is not None:
+            return there.decide(slot, f"yes {max(self._promise(slot, proposal), *horizons)}")
+        if time.monotonic() < proposal.deadline_s:
+            return None
+        silent = there.silent(slot, _NAMED)
+        who = ("rank " if len(silent) == 1 else "ranks ") + ", ".join(map(str, silent))
+        return there.decide(
+            slot, f"no {who} did not answer in {ANSWER_S:g} s: stopped, busy, or not attached yet"
+        )
+
+    def _has_waited(self) -> bool:
+        since_s = self._waits_since_s
+        return since_s is not None and time.monotonic() - since_s > WAIT_S
+
+    def _leave(self, there: Rendezvous) -> None:
+        for slot, proposal in self._open.items():
+            if not proposal.is_mine or proposal.horizon is None:
+                there.decide(slot, f"no rank {self.rank} has left")
+        while there.propose(self._slot, f"{self.rank} 0 {_LEFT} ").split(" ")[2] != _LEFT:
+            self._slot += 1
+
+    def _end(self, reason: str) -> None:
+        with self._changed:
+            self._over = self._over or reason
+            left = [change for _, change in self._outgoing]
+            left += [proposal.change for proposal in self._open.values() if proposal.is_mine]
+            self._outgoing.clear()
+            self._open.clear()
+            self._changed.notify_all()
+        for change in left:
+            change.refuse(reason)
+
+
+def is_agreed(id: str) -> bool:
+    """Whether an id was made by a change that all ranks agreed on."""
+    return f"-{_LABEL}" in id
+
+
+def _refused_everywhere(reason: str) -> None:
+    """Nobody waits here: the rank that proposed the change refuses it for the same reason."""
+
+
+def _clamped(steps: float) -> int:
+    least, most = _AHEAD_STEPS
+    return min(max(ceil(steps), least), most)

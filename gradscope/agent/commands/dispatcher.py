@@ -1,0 +1,215 @@
+"""Commands from viewers: checked at the door, applied in their turn, answered when they are in force.
+
+    handle ──▶ prepare (checks, changes nothing) ──▶ a boundary between two steps: apply ──▶ Ack
+                  └──▶ refused
+
+What an action does is registered by the part that does it: `control.register("pause", prepare)`.
+"""
+
+import secrets
+import time
+from base64 import b64decode, b64encode
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeAlias
+
+from gradscope.agent.commands.consensus import Agreement, is_agreed
+from gradscope.agent.commands.intervention_commands import Modules, intervention_commands
+from gradscope.agent.commands.queue import Change, Prepared, Turns
+from gradscope.agent.commands.shared_interval import SharedRhythm
+from gradscope.agent.run.distributed import store_of_our_own
+from gradscope.agent.run.faults import Faults
+from gradscope.agent.step.plugins import StepPart
+from gradscope.errors import GradscopeError, UsageError
+from gradscope.intervene import Entry, Ledger
+from gradscope.observe import Sampler
+from gradscope.protocol import Ack, Command, Hello, decode, encode
+
+__all__ = ["Control", "Prepare"]
+
+_REMEMBERED = 1_000
+_VIEWERS, _OWN = "command", "own"
+_AGAIN_S = 5.0
+
+Prepare: TypeAlias = Callable[[Command], Prepared]
+"""Checks a command and returns what is to be done in its turn. Raises GradscopeError to refuse it. It
+is called from any thread, on each rank, and changes nothing: another rank may refuse. It looks at the
+command alone, not at what is in force: that is for its turn."""
+
+
+class Control:
+    """Answers the commands of one run. A repeated command id gets the first answer again.
+
+    With one rank a change waits in `turns`, a part of the step; with several, the `agreement` lets it
+    wait there on all of them. `modules` gives the layers, `answer` sends an Ack, `settle` puts what
+    waits in the ledger in force during a hold.
+    """
+
+    def __init__(
+        self,
+        hello: Hello,
+        ledger: Ledger,
+        modules: Callable[[], Modules],
+        answer: Callable[[Ack], None],
+        *,
+        settle: Callable[[], None],
+        faults: Faults,
+        is_allowed: bool,
+    ) -> None:
+        self._run = hello.run
+        self._ledger = ledger
+        self._answer = answer
+        self.turns = Turns(faults, settle)
+        self.agreement = self._agree(hello, faults) if hello.world_size > 1 else None
+        self._is_allowed = is_allowed
+        self._prepare: dict[str, Prepare] = {}
+        self._revising: set[str] = set()
+        self._under_way: set[bytes] = set()
+        self._answers: OrderedDict[bytes, Ack | None] = OrderedDict()
+        self._made: set[str] = set()
+        self._ending_s: dict[str, float] = {}
+        self.register(intervention_commands(ledger, modules), is_revising=True)
+
+    @property
+    def is_lead(self) -> bool:
+        """Whether this rank is the one that asks for what the run itself wants of all ranks."""
+        return self.agreement is None or self.agreement.rank == 0
+
+    def register(self, prepare: Mapping[str, Prepare], *, is_revising: bool = False) -> None:
+        """Let commands be obeyed, by action. `is_revising`: they change the interventions."""
+        self._prepare.update(prepare)
+        if is_revising:
+            self._revising.update(prepare)
+
+    def add_to(self, add: Callable[[StepPart], None], sampler: Sampler) -> None:
+        """Add what takes part in each step: changes take their turn, ranks observe the same steps."""
+        add(self.turns)
+        if self.agreement is not None:
+            add(SharedRhythm(self.agreement, sampler))
+
+    def handle(self, command: Command) -> None:
+        """Take a viewer's command: refuse it now, or acknowledge it once it is in force."""
+        if command.id in self._answers:
+            known = self._answers[command.id]
+            if known is not None:
+                self._answer(known)
+            return
+        self._remember(command.id, None)
+        try:
+            self._check_revision(command)
+            prepared = self.prepare(command)
+        except GradscopeError as error:
+            self._refuse(command, str(error))
+            return
+        if command.action in self._revising:
+            self._under_way.add(command.id)
+        done, refuse = partial(self._done, command), partial(self._refuse, command)
+        self._submit(_VIEWERS, command, Change(prepared, done, refuse))
+
+    def request(
+        self,
+        action: str,
+        *,
+        target: str = "",
+        refused: Callable[[str], None] = lambda _reason: None,
+        **fields: object,
+    ) -> None:
+        """Ask for what the run itself wants: on all ranks alike, in the next turn. Never waits.
+
+        `fields` are those of a Command. Where it cannot be, `refused(reason)` is called, in any thread.
+        """
+        id = secrets.token_bytes(16)
+        command = Command(id=id, run=self._run, peer="", action=action, target=target, **fields)  # type: ignore[arg-type]  # fields of a Command, by name
+        try:
+            prepared = self.prepare(command, is_own=True)
+        except GradscopeError as error:
+            refused(str(error))
+            return
+        self._submit(_OWN, command, Change(prepared, self._note_made, refused))
+
+    def prepare(self, command: Command, *, is_own: bool = False) -> Prepared:
+        """Check a command as every rank does. Raises GradscopeError where it is refused.
+
+        `is_own`: no viewer asks for it, the run does itself.
+        """
+        if not self._is_allowed and not is_own:
+            raise UsageError("this run was attached with control=False: nothing can be changed in it")
+        prepare = self._prepare.get(command.action)
+        if prepare is None:
+            raise UsageError(f"this run does not know how to {command.action}")
+        return prepare(command)
+
+    def _end_on_all_ranks(self, entry: Entry) -> None:
+        """Ask for the end of an intervention whose time has come, again and again while it lasts.
+
+        The rank that asked for it does, or the lead for what the script set on each of them.
+        """
+        now_s = time.monotonic()
+        is_mine = entry.id in self._made or (self.is_lead and not is_agreed(entry.id))
+        if is_mine and now_s - self._ending_s.get(entry.id, -_AGAIN_S) >= _AGAIN_S:
+            self._ending_s[entry.id] = now_s
+            self.request("remove", target=entry.id)
+
+    def _agree(self, hello: Hello, faults: Faults) -> Agreement:
+        agreement = Agreement(
+            hello.rank,
+            hello.world_size,
+            connect=lambda: store_of_our_own(hello.run, hello.rank),
+            put=self.turns.put,
+            faults=faults,
+        )
+        agreement.obey(_VIEWERS, lambda word: self.prepare(_command_of(word)))
+        agreement.obey(_OWN, lambda word: self.prepare(_command_of(word), is_own=True))
+        self.turns.tell(agreement)
+        self._ledger.on_over = self._end_on_all_ranks
+        return agreement
+
+    def _submit(self, kind: str, command: Command, change: Change) -> None:
+        if self.agreement is None:
+            self.turns.put(change)
+        else:
+            self.agreement.submit(kind, _word_of(command), change)
+
+    def _check_revision(self, command: Command) -> None:
+        expected, revision = command.expect_revision, self._ledger.revision
+        if expected is not None and (expected != revision or self._under_way):
+            another = ", another change is under way" if self._under_way else ""
+            raise UsageError(
+                f"the interventions have changed since (revision {revision}{another}, expected "
+                f"{expected}); look again before you change them"
+            )
+
+    def _done(self, command: Command, step: int, id: str = "", layers: tuple[str, ...] = ()) -> None:
+        self._note_made(step, id)
+        self._finish(
+            Ack(command=command.id, run=command.run, is_done=True, step=step, id=id, layers=layers)
+        )
+
+    def _note_made(self, step: int, id: str = "", layers: tuple[str, ...] = ()) -> None:  # noqa: ARG002 - a Done
+        if id:
+            self._made.add(id)
+
+    def _refuse(self, command: Command, reason: str) -> None:
+        self._finish(Ack(command=command.id, run=command.run, is_done=False, reason=reason))
+
+    def _finish(self, ack: Ack) -> None:
+        self._under_way.discard(ack.command)
+        self._remember(ack.command, ack)
+        self._answer(ack)
+
+    def _remember(self, id: bytes, ack: Ack | None) -> None:
+        self._answers[id] = ack
+        while len(self._answers) > _REMEMBERED:
+            self._answers.popitem(last=False)
+
+
+def _word_of(command: Command) -> str:
+    return b64encode(encode(command)[0]).decode()
+
+
+def _command_of(word: str) -> Command:
+    command = decode([b64decode(word)])
+    if not isinstance(command, Command):
+        raise UsageError(f"expected a command of another rank, got a {type(command).__name__}")
+    return command

@@ -1,0 +1,162 @@
+"""The commands that install and remove interventions: checked at the door, applied in their turn."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeAlias
+
+from torch import nn
+
+from gradscope.agent.commands.queue import Prepared, Turn
+from gradscope.agent.interventions.apply_parameters import parameters_below
+from gradscope.errors import UsageError
+from gradscope.hooks import match_names
+from gradscope.intervene import (
+    Action,
+    End,
+    Ledger,
+    Schedule,
+    Wanted,
+    check_action,
+    check_arguments,
+    check_schedule,
+    check_site,
+)
+from gradscope.protocol import Command
+
+__all__ = ["Modules", "check_wanted", "intervention_commands"]
+
+Modules: TypeAlias = Mapping[str, nn.Module]
+
+
+def check_wanted(
+    modules: Modules,
+    intervention: str | Action,
+    arguments: Mapping[str, object],
+    layers: object,
+    *,
+    site: str,
+    set_by: str,
+    end: End,
+    schedule: Schedule | None = None,
+    origin: str = "",
+) -> Wanted:
+    """Check everything at the door. Raises UsageError for what cannot be; changes nothing."""
+    action = check_action(intervention) if isinstance(intervention, str) else intervention
+    checked = check_arguments(action.name, action.arguments, arguments)
+    chosen = tuple(match_names(layers, list(modules)))
+    check_site(action, site, checked)
+    plan = check_schedule(
+        schedule or Schedule(),
+        action.name,
+        action.arguments,
+        may_have_condition=action.what != "passage",
+    )
+    wanted = Wanted(action, checked, chosen, site, set_by, end, plan, origin)
+    _check_layers(wanted, modules)
+    return wanted
+
+
+def _check_layers(wanted: Wanted, modules: Modules) -> None:
+    """Refuse what these layers have not got."""
+    name = wanted.action.name
+    if wanted.site == "params":
+        below = parameters_below(modules, wanted.layers)
+        parameters = [p for own in below.values() for p in own]
+        if not any(p.requires_grad for p in parameters):
+            raise UsageError(
+                f"{name} at 'params': {', '.join(wanted.layers)} has no parameter that takes a "
+                "gradient; there are other layers, and the site 'output'"
+            )
+        if any(hasattr(p, "to_local") for p in parameters):
+            _check_sharded(wanted, parameters)
+    if wanted.site == "input" or wanted.action.what == "passage":
+        writing = [layer for layer in wanted.layers if _writes_in_place(modules[layer])]
+        if writing:
+            raise UsageError(
+                f"{name} at {wanted.site!r}: {', '.join(writing)} writes into its input in place, and "
+                "whoever else uses that tensor relies on it: it cannot be copied; act at 'output', or "
+                "on the layer before, or make the module with inplace=False"
+            )
+
+
+def _writes_in_place(module: nn.Module) -> bool:
+    """Whether a module, or the first of a sequence of them, is known to write into its input."""
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[0]
+    return bool(getattr(module, "inplace", False))
+
+
+def _check_sharded(wanted: Wanted, parameters: list[nn.Parameter]) -> None:
+    """Refuse what needs a whole gradient where each rank holds a part of it."""
+    name = wanted.action.name
+    needs_whole = name == "clip" or wanted.schedule.condition or wanted.arguments.get("relative")
+    if needs_whole or wanted.action.is_own:
+        raise UsageError(
+            f"{name} at 'params' looks at a whole gradient, and of a sharded parameter each rank holds "
+            "a part; scale, clamp and reverse can be done there, and a norm is clipped by "
+            "torch.nn.utils.clip_grad_norm_ in the script"
+        )
+    placements = [place for p in parameters for place in getattr(p, "placements", ())]
+    if name == "noise" and any(place.is_replicate() for place in placements):
+        raise UsageError(
+            "noise at 'params' would let the replicas of a sharded parameter part: it is not the same "
+            "on all ranks; add it at 'output'"
+        )
+
+
+def intervention_commands(
+    ledger: Ledger, modules: Callable[[], Modules]
+) -> dict[str, Callable[[Command], Prepared]]:
+    """Return how to prepare each command that changes interventions, by its action."""
+    return {
+        "install": partial(_prepare_install, ledger, modules),
+        "remove": partial(_prepare_remove, ledger),
+        "remove_all": partial(_prepare_remove_all, ledger),
+    }
+
+
+def _prepare_install(ledger: Ledger, modules: Callable[[], Modules], command: Command) -> Prepared:
+    wanted = check_wanted(
+        modules(),
+        command.intervention,
+        {**command.arguments, **command.choices},
+        command.layers,
+        site=command.site,
+        set_by=command.set_by or command.peer,
+        end=_end_of(command),
+        schedule=command.schedule,
+        origin=f"viewer {command.peer[:8]}",
+    )
+
+    def apply(turn: Turn) -> None:
+        ledger.install(
+            wanted,
+            lambda entry, step: turn.done(entry.active_since or step, entry.id, entry.layers),
+            turn.label,
+        )
+
+    return apply
+
+
+def _prepare_remove(ledger: Ledger, command: Command) -> Prepared:
+    def apply(turn: Turn) -> None:
+        if not ledger.remove(command.target, turn.done, by=command.set_by):
+            ids = ", ".join(entry.id for entry in ledger.entries()) or "none"
+            raise UsageError(f"no intervention {command.target!r} is in force; there are: {ids}")
+
+    return apply
+
+
+def _prepare_remove_all(ledger: Ledger, command: Command) -> Prepared:
+    return lambda turn: ledger.remove_all(turn.done, by=command.set_by)
+
+
+def _end_of(command: Command) -> End:
+    for name, value in (("end_steps", command.end_steps), ("end_s", command.end_s)):
+        if value is not None and not value > 0:
+            raise UsageError(f"{name} must be greater than 0, got {value!r}")
+    if command.is_kept:
+        return End()
+    if command.end_steps is None and command.end_s is None:
+        return End(viewer=command.peer)
+    return End(steps=command.end_steps, seconds=command.end_s)

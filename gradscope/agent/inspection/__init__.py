@@ -1,0 +1,1 @@
+"""What a user inspects: captured tensors, snapshot, focus, memory and time, custom Functions."""

@@ -1,0 +1,1 @@
+"""Interventions applied to activations, gradients and parameters in the training step."""

@@ -1,0 +1,121 @@
+"""Interventions on the gradients of parameters: just before the optimizer steps; they stay changed."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gradscope.agent.observation.layer_slots import ForwardPlan
+from gradscope.hooks import parameters_of
+from gradscope.intervene import Entry, Unit
+
+__all__ = ["ParameterOverlay", "SeeArriving", "parameters_below"]
+
+SeeArriving = Callable[[Sequence[nn.Parameter]], None]
+
+
+def parameters_below(
+    modules: Mapping[str, nn.Module], layers: Sequence[str]
+) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters of layers and of all below them, each once, by the module that has them."""
+    owners = [
+        name
+        for name in modules
+        if any(layer in ("", name) or name.startswith(f"{layer}.") for layer in layers)
+    ]
+    found: dict[str, list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for name in owners:
+        own = [p for p in modules[name].parameters(recurse=False) if id(p) not in seen]
+        seen.update(map(id, own))
+        if own:
+            found[name] = own
+    return found
+
+
+class ParameterOverlay:
+    """Changes `.grad` of parameters in place; `lay` says which interventions act in a step."""
+
+    def __init__(self) -> None:
+        self._plan: ForwardPlan | None = None
+        self._entries: tuple[Entry, ...] = ()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether anything acts on parameters."""
+        return bool(self._entries)
+
+    def lay(self, plan: ForwardPlan, entries: Sequence[Entry]) -> None:
+        """Take what acts on parameters from now on, in its order."""
+        self._plan = plan
+        self._entries = tuple(entry for entry in entries if entry.wanted.site == "params")
+
+    def change(self, optimizer: Optimizer, see_arriving: SeeArriving | None) -> None:
+        """Change the gradients that an optimizer is about to use; they stay so afterwards.
+
+        Where it will divide them by a loss scale itself, that is minded.
+        """
+        if self._plan is None or not self._entries:
+            return
+        theirs = {id(p) for p in parameters_of(optimizer)}
+        modules = self._plan.modules()
+        groups = [
+            [[p for p in own if id(p) in theirs and p.grad is not None] for own in below.values()]
+            for below in (parameters_below(modules, entry.layers) for entry in self._entries)
+        ]
+        if see_arriving is not None:
+            met = {id(p): p for group in groups for own in group for p in own}
+            see_arriving(list(met.values()))
+        scale = getattr(optimizer, "grad_scale", None)
+        with torch.no_grad():
+            for entry, own in zip(self._entries, groups, strict=True):
+                try:
+                    _apply(entry, own, lambda: scale)
+                except Exception as error:  # noqa: BLE001 - ours must not become the training's
+                    entry.applied.fail(f"{type(error).__name__}: {error}")
+
+
+def _apply(entry: Entry, groups: Sequence[Sequence[nn.Parameter]], unit: Unit) -> None:
+    per = entry.wanted.arguments.get("per", "tensor")
+    if per == "all":
+        groups = [[p for group in groups for p in group]]
+    elif per == "tensor":
+        groups = [[p] for group in groups for p in group]
+    is_shared = not any(hasattr(p, "to_local") for group in groups for p in group)
+    made: list[tuple[nn.Parameter, torch.Tensor, torch.Tensor]] = []
+    for group in groups:
+        if group:
+            places = [_place(p) for p in group]
+            changed = entry.applied.change(places, unit, is_shared=is_shared)
+            made += zip(group, places, changed, strict=True)
+    if entry.applied.failure:
+        return  # all or none: nothing was written yet
+    for parameter, old, new in made:
+        if new is not old:
+            _put(parameter, old, new)
+
+
+def _place(parameter: nn.Parameter) -> torch.Tensor:
+    """Return the numbers of a gradient: the values of a sparse one, of a sharded one the own part."""
+    gradient = parameter.grad
+    assert gradient is not None, "chosen because it has one"  # noqa: S101 - says so to the type checker
+    gradient = gradient.detach()
+    if gradient.layout is torch.sparse_coo:
+        return gradient.coalesce().values()
+    to_local = getattr(gradient, "to_local", None)
+    local: torch.Tensor = gradient if to_local is None else to_local()
+    return local
+
+
+def _put(parameter: nn.Parameter, old: torch.Tensor, new: torch.Tensor) -> None:
+    """Write the numbers back into the very tensor that others may hold, where that can be."""
+    gradient = parameter.grad
+    if gradient is not None and gradient.layout is torch.sparse_coo:
+        coalesced = gradient.detach().coalesce()
+        coalesced.values().copy_(new)
+        parameter.grad = coalesced
+    elif torch._debug_has_internal_overlap(old) == 0:  # noqa: SLF001 - no public name
+        old.copy_(new)
+    else:
+        parameter.grad = new

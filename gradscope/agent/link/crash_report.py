@@ -1,0 +1,153 @@
+"""An exception that ends a watched run: where it comes from, what causes it and what cures it.
+
+The exception goes on as it is, with its own traceback. Nothing is done before there is one.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FrameType, TracebackType
+from typing import Any, Final
+
+from torch import nn
+from torch.autograd import Function
+
+__all__ = ["Account", "ExceptHook", "account_of"]
+
+_TEXT_LIMIT: Final = 600
+_FUNCTION_IN_MESSAGE: Final = re.compile(r"\b[Ff]unction (\w+?)(?:Backward)+ returned")
+_TORCH: Final = str(Path(nn.__file__).parents[1])
+_OURS: Final = str(Path(__file__).parents[1])
+
+
+class ExceptHook:
+    """Calls `tell(error)` for an exception that ends the process, from `install` to `remove`.
+
+    The hook that was there is called first, so the traceback is printed as ever. `remove` puts it back;
+    where another hook was laid over ours meanwhile, that one stays, and ours only passes on.
+    """
+
+    def __init__(self, tell: Callable[[BaseException], None]) -> None:
+        self._tell: Callable[[BaseException], None] | None = None
+        self._wanted = tell
+        self._previous = sys.excepthook
+        self._pid = os.getpid()
+
+    def install(self) -> None:
+        """Lay the hook over the one that is there."""
+        self._previous, self._tell = sys.excepthook, self._wanted
+        sys.excepthook = self
+
+    def remove(self) -> None:
+        """Take it off, with all removed ones of ours that lie bare then."""
+        self._tell = None
+        while isinstance(sys.excepthook, ExceptHook) and sys.excepthook._tell is None:  # noqa: SLF001 - ours
+            sys.excepthook = sys.excepthook._previous  # noqa: SLF001 - as above
+
+    def __call__(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        """Do what the hook below does, then tell."""
+        tell = self._tell  # the hook below us may end the scope
+        try:
+            self._previous(kind, error, trace)
+        finally:
+            if tell is not None and os.getpid() == self._pid:  # a forked child has no link
+                tell(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What is said of an exception. `code` is "exception", or that and the known message's name."""
+
+    code: str
+    text: str
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is one of the messages that everybody meets."""
+        return self.code != "exception"
+
+
+def account_of(error: BaseException, model: nn.Module | None) -> Account:
+    """Name the layer and the custom Function that an exception comes from, its cause and its cure.
+
+    Where it was raised from another one that is known, that other one is told of.
+    """
+    from gradscope.doctor.report.messages import recognise  # noqa: PLC0415 - loads the doctor: seldom wanted
+
+    chain = list(_chain(error))
+    root = next((each for each in chain if recognise(str(each))), error)
+    known = recognise(str(root))
+    frames = [frame for each in (root, error) for frame in _frames(each)]
+    places = [_function(frames, str(root)), _layer(frames, model), _line(frames)]
+    where = ", ".join(place for place in places if place)
+    said = " ".join(f"{type(root).__name__}: {root}".split())
+    text = _shortened(said) + (f" ({where})." if where else ".")
+    if known is None:
+        return Account("exception", text)
+    slug = re.sub(r"\W+", "-", known.name.lower())
+    return Account(f"exception.{slug}", f"{text} Cause: {known.cause}. Cure: {known.cure}.")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and those that it was raised from, each once."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    """Return the frames of a traceback, the innermost first."""
+    frames = []
+    trace = error.__traceback__
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    return frames[::-1]
+
+
+def _function(frames: list[FrameType], message: str) -> str:
+    """Name the custom Function: autograd calls it from an `apply` that knows its class."""
+    for frame in frames:
+        if frame.f_code.co_name != "apply" or not _is_in(frame.f_code, _TORCH):
+            continue
+        called: Any = frame.f_locals.get("cls")  # Any: whatever a frame holds
+        if isinstance(called, type) and issubclass(called, Function):
+            return f"in {called.__name__}.forward"
+        owner = getattr(type(frame.f_locals.get("self")), "_forward_cls", None)
+        if owner is not None:
+            return f"in {owner.__name__}.backward"
+    named = _FUNCTION_IN_MESSAGE.search(message)
+    return f"in {named[1]}.backward" if named else ""
+
+
+def _layer(frames: list[FrameType], model: nn.Module | None) -> str:
+    names = {id(module): name for name, module in model.named_modules()} if model is not None else {}
+    for frame in frames:
+        holder = frame.f_locals.get("self")
+        if isinstance(holder, nn.Module) and id(holder) in names:
+            name, kind = names[id(holder)], type(holder).__name__
+            return f"in layer {name} ({kind})" if name else f"in the model ({kind})"
+    return ""
+
+
+def _line(frames: list[FrameType]) -> str:
+    """Name the innermost line that is neither torch's nor ours."""
+    for frame in frames:
+        if not _is_in(frame.f_code, _TORCH) and not _is_in(frame.f_code, _OURS):
+            return f"at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    return ""
+
+
+def _is_in(code: CodeType, folder: str) -> bool:
+    return code.co_filename.startswith(folder + os.sep)
+
+
+def _shortened(text: str) -> str:
+    return text.rstrip(".") if len(text) <= _TEXT_LIMIT else text[:_TEXT_LIMIT] + "…"

@@ -1,0 +1,195 @@
+"""What the training process knows, as messages of the link."""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from gradscope.agent.observation.measurement import FinishedStep
+from gradscope.hooks import LayerInfo
+from gradscope.intervene import Action, Argument, Entry, all_actions
+from gradscope.observe import device_pass_name, native_module, pass_name
+from gradscope.protocol import (
+    ActionInfo,
+    ArgumentInfo,
+    BreakpointState,
+    Closeup,
+    Interventions,
+    InterventionState,
+    Layer,
+    Manifest,
+    PackBins,
+    Parameter,
+    PauseState,
+    Schedule,
+    Step,
+    pack_block,
+    pack_layers,
+)
+
+__all__ = [
+    "closeup_message",
+    "interventions_message",
+    "manifest_message",
+    "state_of",
+    "step_message",
+    "with_actions",
+]
+
+
+def manifest_message(
+    run: str, rank: int, revision: int, model: str, layers: Sequence[LayerInfo]
+) -> Manifest:
+    """Return the manifest of a model's layers, and of what can be done to them."""
+    described = [_describe(layer) for layer in layers]
+    devices = {str(p.device) for layer in layers for p in layer.parameters.values()}
+    return Manifest(
+        run=run,
+        rank=rank,
+        revision=revision,
+        model=model,
+        device=", ".join(sorted(devices)),
+        measured_by=_pass_for(devices),
+        layer_count=len(described),
+        actions=actions_now(),
+        body=pack_layers(described),
+    )
+
+
+def _pass_for(devices: Iterable[str]) -> str:
+    """Return which pass measures tensors on these devices, and why it is not another."""
+    return device_pass_name() if any(name.startswith("cuda") for name in devices) else pass_name()
+
+
+def with_actions(manifest: Manifest) -> Manifest:
+    """Return a manifest that names the interventions that there are now."""
+    return manifest.with_actions(actions_now())
+
+
+def actions_now() -> tuple[ActionInfo, ...]:
+    """Return gradscope's interventions and the script's own, as viewers are told of them."""
+    return tuple(_action_info(action) for action in all_actions())
+
+
+def step_message(run: str, rank: int, seq: int, dropped: int, finished: FinishedStep) -> Step:
+    """Return the frame of an observed step."""
+    columns, zero, body = pack_block(finished.block, _pack_bins())
+    return Step(
+        run=run,
+        rank=rank,
+        seq=seq,
+        step=finished.step,
+        time_s=finished.time_s,
+        manifest_revision=finished.revision,
+        kinds=finished.block.kinds,
+        rows=len(finished.block),
+        columns=columns,
+        zero=zero,
+        step_time_s=finished.step_time_s,
+        every=finished.every,
+        cost=finished.cost,
+        dropped=dropped,
+        body=body,
+    )
+
+
+def closeup_message(run: str, rank: int, finished: FinishedStep) -> Closeup:
+    """Return the frame of a closeup."""
+    columns, zero, body = pack_block(finished.block, _pack_bins())
+    return Closeup(
+        run=run,
+        rank=rank,
+        step=finished.step,
+        time_s=finished.time_s,
+        manifest_revision=finished.revision,
+        kinds=finished.block.kinds,
+        rows=len(finished.block),
+        columns=columns,
+        zero=zero,
+        step_time_s=finished.step_time_s,
+        every=finished.every,
+        cost=finished.cost,
+        body=body,
+    )
+
+
+def interventions_message(
+    run: str,
+    rank: int,
+    revision: int,
+    step: int,
+    entries: Iterable[Entry],
+    *,
+    pause: PauseState | None = None,
+    breakpoints: tuple[BreakpointState, ...] = (),
+) -> Interventions:
+    """Return all that is set in the run, as it stands."""
+    states = tuple(state_of(entry) for entry in entries)
+    return Interventions(
+        run=run,
+        rank=rank,
+        revision=revision,
+        step=step,
+        entries=states,
+        pause=pause,
+        breakpoints=breakpoints,
+    )
+
+
+def _pack_bins() -> PackBins | None:
+    """Return what packs histograms in C, without the interpreter's lock; None where there is none."""
+    native = native_module()
+    return None if native is None or sys.byteorder != "little" else native.pack_bins
+
+
+def state_of(entry: Entry) -> InterventionState:
+    """Return one intervention as data."""
+    wanted = entry.wanted
+    return InterventionState(
+        id=entry.id,
+        action=wanted.action.name,
+        arguments={n: float(v) for n, v in wanted.arguments.items() if not isinstance(v, str)},
+        layers=wanted.layers,
+        site=wanted.site,
+        set_by=wanted.set_by,
+        active_since=entry.active_since,
+        end=str(wanted.end),
+        choices={n: v for n, v in wanted.arguments.items() if isinstance(v, str)},
+        schedule=None if wanted.schedule == Schedule() else wanted.schedule,
+    )
+
+
+def _action_info(action: Action) -> ActionInfo:
+    arguments = tuple(_argument_info(argument) for argument in action.arguments)
+    return ActionInfo(
+        action.name, action.help, action.what, action.sites, arguments, is_own=action.is_own
+    )
+
+
+def _argument_info(argument: Argument) -> ArgumentInfo:
+    default = argument.default
+    return ArgumentInfo(
+        argument.name,
+        argument.help,
+        argument.kind,
+        default=None if default is None or isinstance(default, str) else float(default),
+        lowest=argument.lowest if math.isfinite(argument.lowest) else None,
+        highest=argument.highest if math.isfinite(argument.highest) else None,
+        chosen=default if isinstance(default, str) else "",
+        options=argument.options,
+    )
+
+
+def _describe(layer: LayerInfo) -> Layer:
+    parameters = tuple(
+        Parameter(name, _shape(p), str(p.dtype).removeprefix("torch."), p.requires_grad)
+        for name, p in layer.parameters.items()
+    )
+    return Layer(layer.name, type(layer.module).__name__, parameters, layer.is_watched)
+
+
+def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
+    """Return a parameter's shape; empty for a lazy one that has none yet."""
+    return () if is_lazy(parameter) else tuple(parameter.shape)

@@ -1,0 +1,1 @@
+"""Rules, the nonfinite check, breakpoints and the pause."""

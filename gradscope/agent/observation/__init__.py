@@ -1,0 +1,1 @@
+"""Statistics of a model in observed steps: which layers, what is measured, corrections."""

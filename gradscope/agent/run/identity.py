@@ -1,0 +1,87 @@
+"""Who this process is: the run's name, which all ranks of a job share, its rank and where it runs."""
+
+import getpass
+import hashlib
+import os
+import secrets
+import socket
+import sys
+import time
+from pathlib import Path
+
+from gradscope.agent.run.distributed import rank_and_world_size
+from gradscope.errors import UsageError
+from gradscope.protocol import Hello
+
+__all__ = ["hello_of", "run_name"]
+
+_NAME_LIMIT = 80
+_ID_LENGTH = 4
+
+
+def run_name(name: str | None) -> str:
+    """Return the run's name: the one given, or the script's with a short id.
+
+    Raises UsageError for a name that cannot be a file's.
+    """
+    if name is None:
+        return f"{_script_name()}-{_job_id()[:_ID_LENGTH]}"
+    is_plain = name.strip() == name and name and not name.startswith((".", "-")) and name.isprintable()
+    if not is_plain or len(name) > _NAME_LIMIT or any(c in name for c in "/\\\0"):
+        raise UsageError(
+            f"name must be 1 to {_NAME_LIMIT} printable characters without slashes, not beginning "
+            f"with a dot or a dash, got {name!r}"
+        )
+    return name
+
+
+def hello_of(run: str, record: str | None) -> Hello:
+    """Return the agent's hello. `record`: a path, empty for none, None for the usual place."""
+    rank, world_size = rank_and_world_size()
+    return Hello(
+        role="agent",
+        peer=secrets.token_hex(8),
+        run=run,
+        rank=rank,
+        world_size=world_size,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        user=_user(),
+        script=_script_name(),
+        started_s=time.time(),
+        record=record,
+    )
+
+
+def _script_name() -> str:
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None) or (sys.argv[0] if sys.argv else "")
+    stem = Path(path).stem
+    if stem == "__main__":
+        stem = Path(path).parent.name
+    is_no_file = stem in ("", "-c", "<stdin>")
+    return "notebook" if stem == "ipykernel_launcher" else "python" if is_no_file else stem
+
+
+def _job_id() -> str:
+    """Return an id that all ranks of a job compute alike, or a random one outside of a job."""
+    env = os.environ
+    elastic = env.get("TORCHELASTIC_RUN_ID", "none")
+    if elastic != "none":
+        return _digest(elastic)
+    if "SLURM_JOB_ID" in env:
+        return _digest(f"{env['SLURM_JOB_ID']}.{env.get('SLURM_STEP_ID', '')}")
+    if "MASTER_ADDR" in env and "MASTER_PORT" in env:
+        return _digest(f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}")
+    return secrets.token_hex(_ID_LENGTH)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

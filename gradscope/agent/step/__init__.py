@@ -1,0 +1,1 @@
+"""The step engine: hooks, step boundaries, plugins, idle steps."""

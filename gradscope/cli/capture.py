@@ -1,0 +1,75 @@
+"""`gradscope capture`: whole tensors of a layer, printed as pictures with statistics, and saved."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gradscope.cli.connection import connect_to
+from gradscope.cli.output import say, table_lines
+from gradscope.client import CapturedArray
+from gradscope.client.tensor_art import picture_lines
+from gradscope.errors import UsageError
+
+__all__ = ["capture"]
+
+_CHANNELS = 8
+_HEIGHT = 16
+
+
+def capture(run: str, layer: str, what: str, save: Path | None, *, timeout_s: float) -> None:
+    """Capture what the next step computes; print it, and save it where a file is named."""
+    if save is not None and save.suffix not in (".npy", ".safetensors"):
+        raise UsageError(f"--save takes a file that ends in .npy or .safetensors, got {save.name!r}")
+    with connect_to(run) as client:
+        found = client.capture(layer, what, timeout_s=timeout_s)
+    for captured in found:
+        say(*_lines(captured))
+    if save is not None:
+        for path in _saved(found, save):
+            say(f"saved {path}")
+
+
+def _lines(captured: CapturedArray) -> list[str]:
+    shape = " x ".join(map(str, captured.array.shape)) or "scalar"
+    name = ".".join(part for part in (captured.layer, captured.name) if part)
+    head = (
+        f"{captured.what} of {name or 'the model'} in step {captured.step}: {shape}, {captured.dtype}"
+    )
+    lines = [head, *([captured.note] if captured.note else [])]
+    if not captured.array.size:
+        return lines
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines += picture_lines(captured.array, width, _HEIGHT, is_weight=captured.what == "param_grad")
+    return [*lines, *_channel_lines(captured)]
+
+
+def _channel_lines(captured: CapturedArray) -> list[str]:
+    """Return a table of the channels that stand out most: those of the greatest magnitude."""
+    channels = captured.channels()
+    order = np.argsort(-np.nan_to_num(channels.absmax, nan=np.inf))[:_CHANNELS]
+    rows = [
+        (
+            str(i),
+            f"{channels.mean[i]:.3g}",
+            f"{channels.std[i]:.3g}",
+            f"{channels.absmax[i]:.3g}",
+            f"{channels.zero_fraction[i]:.0%}",
+        )
+        for i in order.tolist()
+    ]
+    count = len(channels.mean)
+    table = table_lines(("channel", "mean", "std", "|max|", "zero"), rows)
+    rest = f"of {count} channels along dimension {channels.axis}, {channels.dead} are zero altogether"
+    return [*table, rest]
+
+
+def _saved(found: Sequence[CapturedArray], save: Path) -> list[Path]:
+    if len(found) == 1:
+        return [found[0].save(save)]
+    names = [".".join(filter(None, (each.layer, each.name, str(i)))) for i, each in enumerate(found)]
+    return [
+        each.save(save.with_name(f"{save.stem}.{name}{save.suffix}"))
+        for each, name in zip(found, names, strict=True)
+    ]

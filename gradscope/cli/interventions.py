@@ -1,0 +1,231 @@
+"""`gradscope clip` and its like, `interventions`, `remove`: changing a run over the link."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gradscope.cli.output import say, table_lines
+from gradscope.cli.run_selection import find_run
+from gradscope.client import Client, connect, python_lines
+from gradscope.errors import UsageError
+from gradscope.protocol import ArgumentInfo, Backfill, Event, InterventionState, schedule_in_words
+from gradscope.recording import open_recording
+
+__all__ = [
+    "End",
+    "connect_to",
+    "install",
+    "read_arguments",
+    "remove",
+    "show_actions",
+    "show_history",
+    "show_interventions",
+    "show_python",
+]
+
+_HISTORY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """When an intervention ends: after some steps, after some seconds, at a step, or when removed."""
+
+    steps: int | None
+    seconds: float | None
+    is_kept: bool
+    until_step: int | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.steps is not None) + (self.seconds is not None) + self.is_kept
+        if given > 1 or (given == 0 and self.until_step is None):
+            raise UsageError(
+                f"give one of --steps N, --for SECONDS, --until-step N, --keep, got {given} of them: "
+                "an intervention from the command line needs an end, since nobody watches it"
+            )
+
+    def __str__(self) -> str:
+        if self.steps is not None:
+            return f"for {self.steps} steps"
+        if self.seconds is not None:
+            return f"for {self.seconds:g} s"
+        return "until it is removed" if self.until_step is None else f"until step {self.until_step}"
+
+
+def install(
+    run: str,
+    action: str,
+    layers: Sequence[str],
+    arguments: Mapping[str, float | str],
+    end: End,
+    how: Mapping[str, Any],  # Any: where and when, as `Client.intervene` takes it
+    *,
+    timeout_s: float,
+) -> None:
+    """Install an intervention, wait until it is in force, and say so."""
+    with connect_to(run) as client:
+        ack = client.intervene(
+            layers,
+            action,
+            arguments=arguments,
+            end_steps=end.steps,
+            end_s=end.seconds,
+            is_kept=end.is_kept or (end.steps is None and end.seconds is None),
+            timeout_s=timeout_s,
+            **how,
+        )
+    say(
+        f"{action} on {_some(ack.layers)}: in force from step {ack.step} {end}",
+        f"remove it with: gradscope remove {run} {ack.id}",
+    )
+
+
+def show_interventions(run: str) -> None:
+    """Print what is in force."""
+    with connect_to(run, want="observe") as client:
+        entries = client.interventions()
+    if entries:
+        say(*table_lines(_HEADINGS, [_cells(entry) for entry in entries]))
+    else:
+        say("nothing is in force")
+
+
+def show_actions(run: str) -> None:
+    """Print the interventions that a run has, with their arguments."""
+    with connect_to(run, want="observe") as client:
+        actions = client.manifest().actions
+    rows = [
+        (a.name, ", ".join(_argument(each) for each in a.arguments) or "-", ", ".join(a.sites), a.help)
+        for a in actions
+    ]
+    say(*table_lines(("NAME", "ARGUMENTS", "SITES", "WHAT IT DOES"), rows))
+
+
+def read_arguments(run: str, name: str, texts: Sequence[str]) -> dict[str, float | str]:
+    """Return the arguments that `NAME=VALUE` texts say, by the types that the run tells.
+
+    Raises UsageError for an intervention or an argument that is not there, and for another value.
+    """
+    with connect_to(run, want="observe") as client:
+        actions = client.manifest().actions
+    action = next((each for each in actions if each.name == name), None)
+    if action is None:
+        known = ", ".join(each.name for each in actions)
+        raise UsageError(f"this run has no intervention {name!r}; there are: {known}")
+    kinds = {argument.name: argument.kind for argument in action.arguments}
+    given: dict[str, float | str] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or key not in kinds:
+            known = ", ".join(kinds) or "none"
+            raise UsageError(f"--set takes NAME=VALUE of {name}'s arguments: {known}; got {text!r}")
+        given[key] = value if kinds[key] == "choice" else _number(text, value)
+    return given
+
+
+def show_history(run: str) -> None:
+    """Print who did what to the interventions of a run, oldest first."""
+    with connect_to(run, want="observe") as client:
+        info = next(each for each in client.runs() if each.run == run)
+        events = _recorded(info.recording) if info.recording else _kept(client, run)
+    if not events:
+        say("nothing was ever changed")
+    for event in events:
+        clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time_s))
+        say(f"{clock}  {event.text}")
+
+
+def show_python(run: str) -> None:
+    """Print what is in force as lines of Python."""
+    with connect_to(run, want="observe") as client:
+        entries, actions = client.interventions(), client.manifest().actions
+    for entry in entries:
+        first, *others = python_lines(entry, actions)
+        say(first, *(f"# or, without a scope: {line}" for line in others))
+    if not entries:
+        say("# nothing is in force")
+
+
+def remove(run: str, intervention: str | None, *, timeout_s: float) -> None:
+    """Remove an intervention, or all of them, and say from which step on it is gone."""
+    with connect_to(run) as client:
+        ack = (
+            client.remove_all(timeout_s=timeout_s)
+            if intervention is None
+            else client.remove(intervention, timeout_s=timeout_s)
+        )
+    what = "all interventions" if intervention is None else intervention
+    say(f"{what}: gone from step {ack.step} on")
+
+
+_HEADINGS = ("ID", "ACTION", "LAYERS", "SITE", "SINCE", "WHEN", "END", "SET BY")
+
+
+def _cells(entry: InterventionState) -> tuple[str, ...]:
+    given = [f"{name}={value:g}" for name, value in entry.arguments.items()]
+    arguments = ", ".join([*given, *(f"{name}={text}" for name, text in entry.choices.items())])
+    return (
+        entry.id,
+        f"{entry.action}({arguments})",
+        _some(entry.layers),
+        entry.site,
+        "pending" if entry.active_since is None else f"step {entry.active_since}",
+        schedule_in_words(entry.schedule) or "-",
+        entry.end or "-",
+        entry.set_by,
+    )
+
+
+def _some(layers: Sequence[str]) -> str:
+    """Name up to three layers, and say how many there are beyond."""
+    rest = len(layers) - 3
+    return ", ".join(layers[:3]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _argument(argument: ArgumentInfo) -> str:
+    """Return an argument with its type or default: `max_norm`, `alpha=1`, `per=tensor|layer|all`."""
+    if argument.kind == "choice":
+        return f"{argument.name}={'|'.join(argument.options)}"
+    return argument.name if argument.default is None else f"{argument.name}={argument.default:g}"
+
+
+def _number(text: str, value: str) -> float:
+    known = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+    try:
+        return known[value.lower()] if value.lower() in known else float(value)
+    except ValueError:
+        raise UsageError(f"--set {text!r}: expected a number after the =") from None
+
+
+def _is_ours(event: Event) -> bool:
+    return event.code.startswith("intervention.") and event.rank == 0
+
+
+def _recorded(path: str) -> list[Event]:
+    with open_recording(path) as recording:
+        return [event for event in recording.events() if _is_ours(event)]
+
+
+def _kept(client: Client, run: str) -> list[Event]:
+    """Return the events that the hub still has of a run."""
+    client.watch(run, max_rate_hz=1.0)
+    until_s = time.monotonic() + _HISTORY_S
+    found: list[Event] = []
+    while time.monotonic() < until_s:
+        for message in client.receive(0.2):
+            if isinstance(message, Event) and _is_ours(message):
+                found.append(message)
+            elif isinstance(message, Backfill) and message.state == "end":
+                return found
+    return found
+
+
+def connect_to(run: str, *, want: Literal["observe", "control"] = "control") -> Client:
+    """Return a client of a run. Raises NothingToConnectError, with near names, where there is none."""
+    client = connect(want=want, name="the command line")
+    try:
+        client.run = find_run(run, client.runs())
+    except BaseException:
+        client.close()
+        raise
+    return client

@@ -1,0 +1,142 @@
+"""`gradscope demo` without a terminal: it watches, reverses a gradient over the link, and checks.
+
+Two runs of the same seed train beside each other, one watched and one not. Until the reversal all their
+losses and gradients must be the same bit by bit; in the step with which the reversal was acknowledged,
+the gradient of the layer must be exactly turned around.
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradscope.cli import exit_codes
+from gradscope.cli.output import say
+from gradscope.cli.selfcheck.compare import Comparison, compare
+from gradscope.cli.selfcheck.stream_log import Seen
+from gradscope.cli.selfcheck.trainer import Trainer, TrainerDiedError, await_run, new_run_name
+from gradscope.client import Client
+
+__all__ = ["run_tour"]
+
+LAYER = "blocks.1.attention.proj"
+_SHOWN = ("blocks.0.attention.qkv", "blocks.0.mlp.fc1", LAYER, "blocks.1.mlp.fc2", "head")
+_TABLE_EVERY_S = 3.0
+_RATE_HZ = 20.0
+_POLL_S = 0.1
+_ANSWER_S = 60.0
+_CONTROL_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A part of the training: `steps` long, but after `limit_s` only `least_steps`: machines differ."""
+
+    steps: int
+    least_steps: int
+    limit_s: float
+
+
+_BEFORE = _Stretch(steps=60, least_steps=15, limit_s=18.0)
+_REVERSED = _Stretch(steps=40, least_steps=10, limit_s=12.0)
+_AFTER = _Stretch(steps=20, least_steps=5, limit_s=5.0)
+
+
+def run_tour(seed: int) -> int:
+    """Run the tour; return 0 when all that it claims held."""
+    name = new_run_name()
+    with tempfile.TemporaryDirectory(prefix="gradscope-demo-") as directory:
+        kept = Path(directory, "control.npz"), Path(directory, "watched.npz")
+        common = ("--seed", str(seed), "--of", LAYER, "--keep-gradients")
+        say(
+            f"Two trainings of a small GPT on Python's help texts, seed {seed}, one thread each:",
+            f"{name} is watched, the other is not. Starting them takes a few seconds ...",
+            "",
+        )
+        control = Trainer(f"{name}-control", *common, str(kept[0]), "--no-gradscope", threads=1)
+        watched = Trainer(name, *common, str(kept[1]), "--run-name", name, threads=1)
+        # The other starts when this one runs: two at once would be slow to import torch.
+        with watched, await_run(watched, name="gradscope demo", want="control") as client, control:
+            tour = _Tour(client, watched)
+            step, last_step = tour.run()
+            watched.stop()
+            _await_step(control, last_step)
+            control.stop()
+        for trainer, file in zip((control, watched), kept, strict=True):
+            if not file.exists():
+                raise TrainerDiedError(f"a training left no gradients; its output is in {trainer.log}")
+        comparison = compare(*kept, step=step)
+    _report(comparison, tour.seen)
+    say(f"The output of the trainings is in {watched.log} and {control.log}.")
+    return exit_codes.DONE if comparison.holds else exit_codes.WRONG
+
+
+class _Tour:
+    """What is done to the watched training while it runs, and what is seen of it."""
+
+    def __init__(self, client: Client, trainer: Trainer) -> None:
+        self.seen = Seen(_SHOWN)
+        self._client = client
+        self._trainer = trainer
+        self._shown_s = time.monotonic()
+
+    def run(self) -> tuple[int, int]:
+        """Watch, reverse, watch, remove, watch; return the first reversed step and the last one."""
+        self._client.watch(self._trainer.name, max_rate_hz=_RATE_HZ)
+        self._follow(0, _BEFORE)
+        reversal = self._client.reverse(LAYER, timeout_s=_ANSWER_S)
+        step = reversal.step or 0
+        say(f"Reversed the gradient arriving at {LAYER}: in force from step {step} on.", "")
+        self._follow(step, _REVERSED)
+        removal = self._client.remove(reversal.id, timeout_s=_ANSWER_S)
+        say(f"Removed: from step {removal.step} on the gradient passes as it is.", "")
+        self._follow(removal.step or 0, _AFTER)
+        return step, self.seen.step
+
+    def _follow(self, first_step: int, stretch: _Stretch) -> None:
+        """Print what comes, until the stretch that began with a step is over."""
+        begun_s = time.monotonic()
+        while not self._trainer.is_done():
+            for message in self._client.receive(_POLL_S):
+                self.seen.note(message)
+            now_s = time.monotonic()
+            if now_s - self._shown_s > _TABLE_EVERY_S:
+                self._shown_s = now_s
+                say(*self.seen.lines(), "")
+            is_late = now_s - begun_s > stretch.limit_s
+            if self.seen.step - first_step >= (stretch.least_steps if is_late else stretch.steps):
+                return
+        raise TrainerDiedError(
+            f"the training ended in step {self.seen.step}, before the tour was over; "
+            f"its output is in {self._trainer.log}"
+        )
+
+
+def _await_step(trainer: Trainer, step: int) -> None:
+    """Wait until the unwatched training, too, has come to a step."""
+    deadline_s = time.monotonic() + _CONTROL_S
+    while trainer.last_step() < step and not trainer.is_done():
+        if time.monotonic() > deadline_s:
+            raise TrainerDiedError(
+                f"the unwatched training is at step {trainer.last_step()}, {_CONTROL_S:g} s after the "
+                f"watched one came to step {step}; its output is in {trainer.log}"
+            )
+        time.sleep(_POLL_S)
+
+
+def _report(comparison: Comparison, seen: Seen) -> None:
+    step, last = comparison.step, comparison.last_step
+    control_s, watched_s = comparison.median_step_s
+    control_loss, watched_loss = comparison.last_losses
+    before = "equal bit by bit" if comparison.is_same_before else "NOT EQUAL"
+    exact = ", exactly its opposite" if comparison.is_exact_opposite else ""
+    say(
+        f"The watched training beside the other one; cosines of the weight gradients of {LAYER}:",
+        f"  steps 0 to {step - 1}: cosine {comparison.cosine_before:+.6f}, "
+        f"all losses and gradients {before}",
+        f"  step {step}: cosine {comparison.cosine_at:+.6f}{exact}",
+        f"  step {last}: loss {watched_loss:.4f} after the reversal, {control_loss:.4f} without",
+        f"Observing: {seen.cost_line()};",
+        f"the median step took {watched_s * 1e3:.0f} ms watched, {control_s * 1e3:.0f} ms not.",
+        "All of it holds." if comparison.holds else "THIS DOES NOT HOLD: +1 was expected, then -1.",
+    )

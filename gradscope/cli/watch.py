@@ -1,0 +1,62 @@
+"""`gradscope` and `gradscope watch`: the screen on a run, or one table of it."""
+
+import importlib
+
+from gradscope.cli import exit_codes, terminal
+from gradscope.cli.output import say
+from gradscope.cli.run_selection import NOTHING_LIVE, find_run, live_names, only_live_run
+from gradscope.client import connect
+from gradscope.errors import NothingToConnectError
+from gradscope.recording import RecordingInfo, list_recordings, open_recording
+
+__all__ = ["open_screen", "watch_run"]
+
+
+def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "layers") -> int:
+    """Open the screen on a run, or print one table where there is no terminal; return the exit code.
+
+    Without a name it is the only live run; where several live, the screen asks.
+    """
+    if is_once or not terminal.is_terminal():
+        return _print_once(run, tab)
+    with connect(want="observe", name="gradscope watch") as client:
+        runs = client.runs()
+    if run is not None:
+        find_run(run, runs)
+    elif not live_names(runs):
+        raise NothingToConnectError(NOTHING_LIVE)
+    elif len(live_names(runs)) == 1:
+        run = only_live_run(runs)
+    return open_screen(run, is_readonly=is_readonly, tab=tab)
+
+
+def open_screen(run: str | None, *, is_readonly: bool = False, tab: str = "layers") -> int:
+    """Run the terminal UI until it is left; return its exit code.
+
+    It is started by name: gradscope never imports the UI, which is a package of its own.
+    """
+    tui = importlib.import_module("gradscope_tui")
+    return int(tui.run_app(run, is_readonly=is_readonly, tab=tab))
+
+
+def _print_once(run: str | None, tab: str) -> int:
+    plain = importlib.import_module("gradscope_tui.plain")
+    looks = {"color": terminal.has_colors(), "width": terminal.width(), "tab": tab}
+    try:
+        with connect(want="observe", name="gradscope watch") as client:
+            runs = client.runs()
+            client.run = only_live_run(runs) if run is None else find_run(run, runs)
+            text = plain.render_once(client, **looks)
+    except NothingToConnectError:
+        found = _recorded(run)
+        if found is None:
+            raise
+        with open_recording(found.path) as recording:
+            text = plain.render_recorded(recording, **looks)
+    say(text.rstrip("\n"))
+    return exit_codes.DONE
+
+
+def _recorded(run: str | None) -> RecordingInfo | None:
+    """Return the newest recording of a run that no hub knows any more."""
+    return next((info for info in list_recordings() if info.run == run and not info.problem), None)

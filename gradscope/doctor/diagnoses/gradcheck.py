@@ -1,0 +1,129 @@
+"""PyTorch's own gradcheck and gradgradcheck, as a second opinion, with their times."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from torch import Tensor
+from torch.autograd import Function, gradcheck, gradgradcheck
+from torch.autograd.gradcheck import GradcheckError
+
+from gradscope.doctor.diagnoses.failures import named
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.report.report import Finding, found
+
+__all__ = ["find_gradcheck_failures", "run_checks"]
+
+_SLOW_BELOW: Final = 65
+_FAST_CALLS: Final = 64
+"""How often gradcheck's fast mode may call the function; it takes a few calls an input."""
+
+
+class _SlowModeError(Exception):
+    """gradcheck's fast mode disagreed and went on, element by element, to word its message."""
+
+
+def run_checks(exam: Examination, *, is_twice: bool) -> dict[str, object]:
+    """Return what gradcheck and gradgradcheck say ("passed", or the first line), and their times.
+
+    They need double throughout and no kink at the inputs; where that is not so, they are not run. Nor
+    is gradgradcheck where the second derivative is known to be refused or wrong (`is_twice` False).
+    """
+    reason = _why_not(exam)
+    if reason:
+        return {"gradcheck": f"not run: {reason}"}
+    numbers = _timed(exam, "gradcheck", gradcheck)
+    if exam.is_second_order and str(numbers["gradcheck"]).startswith("passed"):
+        if not is_twice:
+            return numbers | {"gradgradcheck": "not run: a finding says why it would fail"}
+        numbers |= _timed(exam, "gradgradcheck", gradgradcheck)
+    if any(function.jvp is not Function.jvp for function in exam.subject.functions):
+        numbers |= _timed(exam, "gradcheck in forward mode", _forward_mode)
+    return numbers
+
+
+def _forward_mode(*arguments: object, **options: bool) -> bool:
+    return gradcheck(*arguments, **options, check_forward_ad=True, check_backward_ad=False)  # type: ignore[arg-type]  # as gradcheck takes them
+
+
+def find_gradcheck_failures(exam: Examination, numbers: dict[str, object]) -> Iterator[Finding]:
+    """Find what gradcheck alone sees: such as a backward that cannot take an undefined gradient."""
+    verdict = str(numbers.get("gradcheck", ""))
+    if verdict.startswith(("passed", "not run")):
+        yield from _forward_mode_failures(exam, str(numbers.get("gradcheck in forward mode", "passed")))
+        return
+    is_undefined = "undefined" in verdict or verdict.startswith("raises")
+    yield found(
+        "backward-raises" if is_undefined else "wrong-gradient",
+        f"gradcheck fails: {verdict}",
+        cause="backward does not handle an output whose gradient is None (set_materialize_grads(False))"
+        if is_undefined
+        else "torch.autograd.gradcheck disagrees on these inputs",
+        fix="test each grad_output for None"
+        if is_undefined
+        else "run gradcheck by itself, and read its Jacobians",
+        where=exam.where,
+        evidence=named(verdict),
+    )
+
+
+def _forward_mode_failures(exam: Examination, verdict: str) -> Iterator[Finding]:
+    if verdict.startswith("passed"):
+        return
+    yield found(
+        "wrong-gradient",
+        f"jvp, the derivative in forward mode, fails gradcheck: {verdict}",
+        cause="jvp is not the derivative of forward, or raises; backward is right",
+        fix="derive jvp again: the Jacobian times the tangents, where backward has its transpose",
+        where=exam.where,
+    )
+
+
+def _why_not(exam: Examination) -> str:
+    if not exam.precision.is_double:
+        return f"it works in {exam.precision.dtype} inside"
+    if any(c.kinks for c in exam.comparisons):
+        return "an input lies on a kink or an edge"
+    return "" if all(leaf.value.numel() for leaf in exam.wide.leaves) else "an input is empty"
+
+
+def _timed(exam: Examination, name: str, check: Callable[..., bool]) -> dict[str, object]:
+    subject = exam.wide
+    leaves = tuple(
+        leaf.value.detach().clone().requires_grad_(leaf.is_needed) for leaf in subject.leaves
+    )
+    size = sum(leaf.numel() for leaf in leaves) + sum(y.numel() for y in exam.wide_run.outputs)
+    is_fast = size >= _SLOW_BELOW
+    called = _Counted(exam, limit=_FAST_CALLS * (1 + len(leaves)) if is_fast else None)
+    start = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of single precision in inputs that are no leaves
+            check(called, leaves, fast_mode=is_fast)
+        verdict = "passed" + (" (fast mode: random projections)" if is_fast else "")
+    except GradcheckError as error:
+        verdict = str(error).strip().splitlines()[0].rstrip(",")
+    except _SlowModeError:
+        verdict = "Jacobian mismatch along a random projection"
+    except Exception as error:  # noqa: BLE001 - the verdict is shown, whatever it is
+        verdict = f"raises {type(error).__name__}: {error}".splitlines()[0]
+    return {name: verdict, f"{name}_time_s".replace(" ", "_"): round(time.perf_counter() - start, 4)}
+
+
+class _Counted:
+    """The function as gradcheck calls it: so many times and no more, where there is a limit."""
+
+    def __init__(self, exam: Examination, limit: int | None) -> None:
+        self._subject = exam.wide
+        self._is_chosen = [y.requires_grad for y in exam.wide_run.outputs]
+        self._left = limit
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return those outputs that have a gradient."""
+        if self._left is not None:
+            if self._left == 0:
+                raise _SlowModeError
+            self._left -= 1
+        outputs = self._subject([t.clone() for t in tensors])
+        return tuple(y for y, chosen in zip(outputs, self._is_chosen, strict=True) if chosen)

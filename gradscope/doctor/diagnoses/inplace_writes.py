@@ -1,0 +1,98 @@
+"""Tensors that were written to and must not be: another content, or a version that has grown.
+
+Codes: forward-inplace-input, grad-output-modified, saved-tensor-modified.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.numerics.agreement import agree
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.instrument import backward_name
+from gradscope.doctor.subject.run import run
+from gradscope.doctor.subject.source import parameters_of
+
+__all__ = ["find_written_gradients", "find_written_inputs"]
+
+_FORWARD: Final = ("forward", "setup_context")
+_BACKWARD: Final = ("backward", "vjp")
+
+
+def find_written_inputs(exam: Examination) -> Iterator[Finding]:
+    """Find inputs that forward changes without mark_dirty."""
+    changed = sorted(
+        {(call.function.__name__, i) for call in exam.given.calls for i in call.changed_inputs}
+    )
+    for function, position in changed:
+        is_statistic = _is_mere_statistic(exam, function, position)
+        yield found(
+            "forward-inplace-input",
+            f"forward of {function} changes its argument {position} in place"
+            + (
+                ": a statistic that is kept, and that the result does not depend on"
+                if is_statistic
+                else ""
+            ),
+            cause="the caller's tensor, and whatever else was computed from it, now holds other "
+            "values, and autograd was not told",
+            fix="work on a copy (x = x.clone(), or the out-of-place operation); if writing is the "
+            "purpose, call ctx.mark_dirty(x) and return x",
+            where=_line(exam, _FORWARD, [_name(exam, function, position)]),
+            severity="hint" if is_statistic else None,
+        )
+
+
+def find_written_gradients(exam: Examination) -> Iterator[Finding]:
+    """Find gradients and saved tensors that backward changes."""
+    for call in exam.given.calls:
+        name = call.function.__name__
+        own = parameters_of(call.function, backward_name(call.function))
+        if call.changed_gradients:
+            yield found(
+                "grad-output-modified",
+                f"backward of {name} changes grad_output in place",
+                cause="grad_output belongs to autograd: other branches of the graph, and hooks, read "
+                "the same memory",
+                fix="compute a new tensor: grad = grad_output * mask, not grad_output *= mask; "
+                "clone() first where in-place is needed",
+                where=_line(exam, _BACKWARD, own),
+            )
+        if call.changed_saved:
+            yield found(
+                "saved-tensor-modified",
+                f"backward of {name} changes a saved tensor in place",
+                cause="a saved tensor is shared with forward's input or output and with later "
+                "backwards (retain_graph), which then see other values",
+                fix="compute a new tensor from it, or clone() it before writing",
+                where=_line(exam, _BACKWARD, own, is_meant=False),
+                evidence=[f"saved tensor {i}" for i in call.changed_saved],
+            )
+
+
+def _line(
+    exam: Examination, methods: Sequence[str], names: Sequence[str], *, is_meant: bool = True
+) -> str:
+    """Return the line that writes in place to one of the names (or to none), or the first such."""
+    facts = [f for f in exam.facts if f.kind == "in-place" and f.method in methods]
+    meant = [fact for fact in facts if (fact.target in names) == is_meant]
+    return next((fact.where for fact in (*meant, *facts)), exam.where)
+
+
+def _name(exam: Examination, function: str, position: int) -> str:
+    owner = next(f for f in exam.subject.functions if f.__name__ == function)
+    return dict(enumerate(parameters_of(owner, "forward"))).get(position, "")
+
+
+def _is_mere_statistic(exam: Examination, function: str, position: int) -> bool:
+    """Return whether an input that needs no gradient is changed, and its old values do not matter.
+
+    The running mean of a normalisation is such a one, and PyTorch itself writes to it.
+    """
+    leaf = next((leaf for leaf in exam.subject.leaves if leaf.position == position), None)
+    is_direct = [f.__name__ for f in exam.subject.functions] == [function] and exam.subject.is_direct
+    if leaf is None or leaf.is_needed or not is_direct or exam.given.failure is not None:
+        return False
+    moved = [each.value * 1.37 + 0.11 if each is leaf else each.value for each in exam.subject.leaves]
+    other = run(exam.subject.with_values(moved))
+    return other.failure is None and agree(exam.given.outputs, other.outputs, roundings=0.0)

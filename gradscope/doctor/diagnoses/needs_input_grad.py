@@ -1,0 +1,57 @@
+"""ignores-needs-input-grad: gradients are computed that nobody asked for."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.instrument import Call
+from gradscope.doctor.subject.run import run
+
+__all__ = ["find_wasted_work"]
+
+_LARGE_SHARE: Final = 0.1
+
+
+def find_wasted_work(exam: Examination) -> Iterator[Finding]:
+    """Switch off one input at a time and look for work of backward that only its gradient needed."""
+    wasted: dict[str, float] = {}
+    counts: dict[str, tuple[int, int]] = {}
+    calls = list(exam.given.calls)
+    needed = [leaf.is_needed for leaf in exam.subject.leaves]
+    if sum(needed) > 1:
+        for i in (i for i, n in enumerate(needed) if n):
+            one_off = [n and j != i for j, n in enumerate(needed)]
+            calls += run(exam.subject, needed=one_off, is_spied=True).calls
+    for call in calls:
+        for position in _unasked(call):
+            share, operations = call.work.only_for(position)
+            name = f"argument {position} of {call.function.__name__}"
+            if share > wasted.get(name, 0.0):
+                wasted[name], counts[name] = share, (operations, call.work.count)
+    if not wasted:
+        return
+    worst = max(wasted.values())
+    yield found(
+        "ignores-needs-input-grad",
+        f"backward computes gradients that nobody asked for: up to {worst:.0%} of its work",
+        cause="ctx.needs_input_grad was not looked at, so a frozen input costs as much as a trained "
+        "one",
+        fix="if ctx.needs_input_grad[i]: compute the gradient of argument i, else return None for it",
+        where=exam.where,
+        severity="warning" if worst > _LARGE_SHARE else "hint",
+        evidence=[
+            f"{name}: {counts[name][0]} of {counts[name][1]} operations, {share:.0%} of the work"
+            for name, share in wasted.items()
+        ],
+    )
+
+
+def _unasked(call: Call) -> list[int]:
+    if call.returned is None:
+        return []
+    return [
+        i
+        for i, g in enumerate(call.returned)
+        if g is not None and i < len(call.needs) and not call.needs[i]
+    ]

@@ -1,0 +1,84 @@
+"""What the source alone shows, where running did not get there or cannot: a device, a dtype, a count.
+
+Codes: wrong-gradient-count, gradient-device-mismatch. What running has shown is not said twice.
+"""
+
+import inspect
+from collections.abc import Iterator
+
+from torch.autograd import Function
+
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.subject.source import Fact, read_function
+
+__all__ = ["find_counts_by_reading", "find_hard_coded_devices", "note_hard_coded_dtypes"]
+
+_BACKWARD = ("backward", "vjp")
+
+
+def find_counts_by_reading(exam: Examination) -> Iterator[Finding]:
+    """Find a return of backward with another number of values than forward has arguments.
+
+    Only where backward was not reached: else its return was counted, or what it raised is the cause.
+    """
+    failure = exam.given.failure
+    if exam.given.is_connected and (failure is None or failure.phase == "backward"):
+        return
+    for function in exam.subject.functions:
+        expected = _argument_counts(function)
+        for fact in read_function(function):
+            is_return = fact.kind == "return" and fact.method in _BACKWARD
+            if not is_return or not expected or int(fact.target) in expected:
+                continue
+            if int(fact.target) > expected[-1] and fact.text.endswith("None"):
+                continue  # more than there are arguments is allowed where the rest is None
+            yield found(
+                "wrong-gradient-count",
+                f"backward of {function.__name__} returns {fact.target} values, forward has "
+                f"{expected[-1]} arguments",
+                cause="backward must return one value for each argument of forward, ctx not counted",
+                fix=f"return {expected[-1]} values, None for arguments that are no tensors",
+                where=fact.where,
+                evidence=(fact.text,),
+                seen_by="reading",
+            )
+
+
+def find_hard_coded_devices(exam: Examination) -> Iterator[Finding]:
+    """Find a device that is written down instead of taken from a tensor."""
+    for fact in _once(exam, "device"):
+        yield found(
+            "gradient-device-mismatch",
+            f"a device is hard-coded in {fact.method}",
+            cause="with inputs on another device a tensor of it meets tensors of theirs, and raises",
+            fix="take the device from a tensor: torch.zeros_like(x), x.new_zeros(...), device=x.device",
+            where=fact.where,
+            evidence=(fact.text,),
+            seen_by="reading",
+        )
+
+
+def note_hard_coded_dtypes(exam: Examination) -> None:
+    """Say where a dtype is written down: its effect, where it has one, is found by running."""
+    lines = [f"{fact.where} ({fact.text})" for fact in _once(exam, "dtype")]
+    if lines:
+        exam.notes.append("a dtype is hard-coded (seen by reading) at " + "; ".join(lines))
+
+
+def _once(exam: Examination, kind: str) -> list[Fact]:
+    """Return the facts of a kind, one for each line."""
+    return list({fact.where: fact for fact in exam.facts if fact.kind == kind}.values())
+
+
+def _argument_counts(function: type[Function]) -> list[int]:
+    """Return how many arguments forward may have, the most last; empty where that is open."""
+    try:
+        parameters = list(inspect.signature(function.forward).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    parameters = parameters[int(function.setup_context is Function.setup_context) :]
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        return []
+    required = sum(p.default is p.empty for p in parameters)
+    return list(range(required, len(parameters) + 1))

@@ -1,0 +1,1 @@
+"""Numerical references: finite differences, precision, comparisons."""

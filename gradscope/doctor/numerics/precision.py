@@ -1,0 +1,112 @@
+"""In which precision a function works, and what a finite difference can then be trusted with.
+
+Central differences of step h are off by about ``h² f'''`` and by rounding, ``eps |y| / h``. In
+double h is 1e-6. A function that casts to single precision inside (`.float()`) makes such a step
+useless: there h is the cube root of that precision's eps, and the tolerance follows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from gradscope.doctor.subject.op_counter import Listener
+from gradscope.doctor.subject.run import run
+from gradscope.doctor.subject.subject import Subject
+
+__all__ = ["Precision", "precision_of"]
+
+_STEP_IN_DOUBLE: Final = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The dtype that a function works in, the step of a difference and the tolerances that follow."""
+
+    dtype: torch.dtype
+    step: float
+    rtol: float
+    atol: float
+
+    @property
+    def eps(self) -> float:
+        """The spacing of the dtype's numbers at 1."""
+        return torch.finfo(self.dtype).eps
+
+    @property
+    def is_double(self) -> bool:
+        """Whether a difference is as good as it can be."""
+        return self.dtype == torch.float64
+
+
+def precision_of(subject: Subject) -> Precision:
+    """Return the precision in which a subject works: the narrowest it casts to, at most its leaves'."""
+    # Moved a little: values that came from float32 would look as if they had been cast to it.
+    moved = subject.with_values([leaf.value * (1 + 1e-10) for leaf in subject.leaves])
+    with _Casts() as casts:
+        outcome = run(moved)
+    widths = [_real(leaf.value.dtype) for leaf in subject.leaves] + casts.narrowed
+    dtype = max(widths, key=lambda d: torch.finfo(d).eps)
+    if (
+        dtype == torch.float64
+        and outcome.outputs
+        and all(_is_single(y.detach()) for y in outcome.outputs)
+    ):
+        dtype = torch.float32  # foreign code, which the dispatcher does not see
+    if dtype == torch.float64:
+        return Precision(dtype, _STEP_IN_DOUBLE, rtol=1e-3, atol=1e-5)
+    step = torch.finfo(dtype).eps ** (1 / 3)
+    tolerance = max(1e-3, 8 * step**2)
+    return Precision(dtype, step, rtol=tolerance, atol=tolerance)
+
+
+class _Casts(Listener):  # type: ignore[no-untyped-call]  # torch's class is untyped
+    """Notes each cast of floating-point numbers to a narrower dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped
+        self.narrowed: list[torch.dtype] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # Any: torch's protocol
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):  # noqa: SLF001 - its name
+            source = args[1] if func is torch.ops.aten.copy_.default else args[0]
+            for made in _pytree.tree_leaves(result):
+                if _is_narrower(made, source):
+                    self.narrowed.append(_real(made.dtype))
+        return result
+
+
+def _is_narrower(made: object, source: object) -> bool:
+    if not (isinstance(made, Tensor) and isinstance(source, Tensor)):
+        return False
+    if not (
+        (made.is_floating_point() or made.is_complex())
+        and (source.is_floating_point() or source.is_complex())
+    ):
+        return False
+    return torch.finfo(made.dtype).eps > torch.finfo(source.dtype).eps
+
+
+def _is_single(y: Tensor) -> bool:
+    """Return whether float64 values are all float32 numbers, and not just round ones."""
+    if y.dtype != torch.float64 or y.numel() == 0:
+        return False
+    return torch.equal(y.float().double(), y) and not torch.equal(y.bfloat16().double(), y)
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return {
+        torch.complex128: torch.float64,
+        torch.complex64: torch.float32,
+        torch.complex32: torch.float16,
+    }.get(dtype, dtype)

@@ -1,0 +1,1 @@
+"""Findings, codes, the report and its text."""

@@ -1,0 +1,1 @@
+"""The Function that is examined, and how it is run and instrumented."""

@@ -1,0 +1,71 @@
+"""Which dim of which inputs is a batch, found by trying: a row computed alone must be the same row."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gradscope.doctor.subject.subject import Subject
+
+__all__ = ["with_first_rows"]
+
+
+def with_first_rows(subject: Subject, count: int) -> Subject | None:
+    """Return the subject on the first `count` rows of its batch; None where none can be made out.
+
+    A set of inputs forms a batch where forward on their first row alone gives the first row of each
+    output. A table that is looked up, weights and reductions over the batch do not pass this.
+    """
+    for positions in _candidates(subject):
+        if _is_batch(subject, positions):
+            return _sliced(subject, positions, count)
+    return None
+
+
+def _candidates(subject: Subject) -> Iterator[tuple[int, ...]]:
+    values = _values(subject)
+    sizes = {i: v.shape[0] for i, v in values.items() if v.dim() > 0 and v.shape[0] > 1}
+    seen = set()
+    for size in sizes.values():
+        together = tuple(i for i, s in sizes.items() if s == size)
+        for positions in (together, *((i,) for i in together)):
+            if positions not in seen:
+                seen.add(positions)
+                yield positions
+
+
+def _is_batch(subject: Subject, positions: Sequence[int]) -> bool:
+    rows = _values(subject)[positions[0]].shape[0]
+    try:
+        with torch.no_grad():
+            whole = subject([leaf.value.clone() for leaf in subject.leaves])
+            one = _sliced(subject, positions, 1)
+            first = one([leaf.value.clone() for leaf in one.leaves])
+    except Exception:  # noqa: BLE001 - whatever it raises, these inputs do not form a batch
+        return False
+    return bool(whole) and all(
+        y.dim() > 0
+        and y.shape[0] == rows
+        and y[:1].shape == f.shape
+        and torch.allclose(y[:1], f, rtol=1e-3, atol=1e-5)
+        for y, f in zip(whole, first, strict=True)
+    )
+
+
+def _values(subject: Subject) -> dict[int, Tensor]:
+    """Return all tensor arguments by position, but a module's parameters."""
+    values = {i: a for i, a in enumerate(subject.arguments) if isinstance(a, Tensor)}
+    values.update({leaf.position: leaf.value for leaf in subject.leaves})
+    return {i: v for i, v in values.items() if i < subject.input_count}
+
+
+def _sliced(subject: Subject, positions: Sequence[int], count: int) -> Subject:
+    arguments = tuple(
+        a[:count] if i in positions and isinstance(a, Tensor) else a
+        for i, a in enumerate(subject.arguments)
+    )
+    values = [
+        leaf.value[:count] if leaf.position in positions else leaf.value for leaf in subject.leaves
+    ]
+    return replace(subject, arguments=arguments).with_values(values)

@@ -1,0 +1,246 @@
+"""Watching a Function from inside: what autograd hides before it casts, sums and checks.
+
+While a `Spy` is open, forward, setup_context and backward of the watched classes are wrapped;
+closing it gives the classes back exactly as they were. What the wrapped methods compute is not
+changed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from gradscope.doctor.subject.op_counter import Work, WorkRecorder
+
+__all__ = ["Call", "Held", "backward_name", "is_same", "spying"]
+
+_TORCHS_OWN: Final = frozenset({"to_save", "dirty_tensors", "non_differentiable", "saved_for_forward"})
+"""What torch itself keeps as attributes of ctx."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tensor kept as an attribute of ctx."""
+
+    attribute: str
+    size_bytes: int
+    is_argument: bool
+
+
+@dataclass(slots=True)
+class Call:
+    """One run of a Function, filled in as it goes on: forward first, backward when it comes."""
+
+    function: type[Function]
+    inputs: tuple[object, ...] = ()
+    changed_inputs: tuple[int, ...] = ()
+    """Positions of inputs that forward wrote to without mark_dirty."""
+    dirty_inputs: int = 0
+    returned_inputs: tuple[int, ...] = ()
+    """Positions of inputs that forward returned as they were."""
+    held: tuple[Held, ...] = ()
+    outputs: tuple[object, ...] = ()
+    saved: tuple[tuple[object, int | None], ...] = ()
+    """What save_for_backward was given, each with the position of the argument that it is."""
+    loose_saved: tuple[int, ...] = ()
+    """Positions of saved tensors that are neither an argument nor an output: they carry no graph."""
+    needs: tuple[bool, ...] = ()
+    returned: tuple[object, ...] | None = None
+    """What backward returned, raw; None where it was not reached or raised."""
+    changed_gradients: tuple[int, ...] = ()
+    changed_saved: tuple[int, ...] = ()
+    work: Work = field(default_factory=Work)
+    """What backward did."""
+
+
+@contextmanager
+def spying(functions: Sequence[type[Function]]) -> Iterator[list[Call]]:
+    """Wrap the methods of some Functions and collect their calls."""
+    calls: list[Call] = []
+    contexts: dict[int, tuple[object, Call]] = {}  # the object too, so that its id is not used again
+    originals = [(f, name, vars(f).get(name)) for f in functions for name in _wrapped_names(f)]
+    try:
+        for function in functions:
+            _wrap(function, calls, contexts)
+        yield calls
+    finally:
+        for function, name, original in originals:
+            if original is None:
+                delattr(function, name)
+            else:
+                setattr(function, name, original)
+
+
+def is_same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors hold the same values; NaN equals NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 - NaN
+
+
+def _has_setup_context(function: type[Function]) -> bool:
+    return function.setup_context is not Function.setup_context
+
+
+def backward_name(function: type[Function]) -> str:
+    """Return which of its two names the backward of a Function has."""
+    return "vjp" if function.vjp is not Function.vjp else "backward"
+
+
+def _wrapped_names(function: type[Function]) -> tuple[str, ...]:
+    names = ("forward", backward_name(function))
+    return (*names, "setup_context") if _has_setup_context(function) else names
+
+
+def _wrap(
+    function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]
+) -> None:
+    name = backward_name(function)
+    backward: Any = getattr(function, name)  # Any: the user's method has whatever signature it has
+    wrap_forward = _wrap_two_methods if _has_setup_context(function) else _wrap_one_method
+    wrap_forward(function, calls, contexts)
+
+    def watched_backward(ctx: Any, *gradients: Any) -> Any:
+        known = contexts.get(id(ctx))
+        if known is None:
+            return backward(ctx, *gradients)
+        return _watch_backward(known[1], backward, ctx, gradients)
+
+    _set(function, name, watched_backward)
+
+
+def _wrap_one_method(
+    function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]
+) -> None:
+    forward: Any = function.forward  # Any: as above
+
+    def watched_forward(ctx: Any, *args: Any) -> Any:
+        result = _watch_forward(function, forward, args, (ctx, *args), calls)
+        contexts[id(ctx)] = ctx, calls[-1]
+        _look_at_context(ctx, calls[-1])
+        return result
+
+    _set(function, "forward", watched_forward)
+
+
+def _wrap_two_methods(
+    function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]
+) -> None:
+    forward: Any = function.forward  # Any: as above
+    setup: Any = function.setup_context
+
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        setup(ctx, inputs, output)
+        contexts[id(ctx)] = ctx, calls[-1]
+        _look_at_context(ctx, calls[-1])
+
+    _set(function, "forward", lambda *args: _watch_forward(function, forward, args, args, calls))
+    _set(function, "setup_context", setup_context)
+
+
+def _set(function: type[Function], name: str, method: Callable[..., Any]) -> None:
+    setattr(function, name, staticmethod(method))
+
+
+def _watch_forward(
+    function: type[Function],
+    forward: Any,
+    inputs: tuple[Any, ...],
+    arguments: tuple[Any, ...],
+    calls: list[Call],
+) -> Any:  # Any: the user's method
+    call = Call(function, inputs)
+    calls.append(call)
+    before = _copies(inputs)
+    result = forward(*arguments)
+    call.changed_inputs = _changes(inputs, before)
+    call.outputs = results = result if isinstance(result, tuple) else (result,)
+    call.returned_inputs = tuple(
+        i for i, x in enumerate(inputs) if isinstance(x, Tensor) and any(x is r for r in results)
+    )
+    return result
+
+
+def _look_at_context(ctx: Any, call: Call) -> None:  # Any: ctx has what was put on it
+    dirty = [id(t) for t in getattr(ctx, "dirty_tensors", None) or ()]
+    call.dirty_inputs = len(dirty)
+    call.changed_inputs = tuple(i for i in call.changed_inputs if id(call.inputs[i]) not in dirty)
+    call.returned_inputs = tuple(i for i in call.returned_inputs if id(call.inputs[i]) not in dirty)
+    known = {id(t) for t in (*call.inputs, *call.outputs)}
+    saved = tuple(getattr(ctx, "to_save", None) or ())
+    places = {id(x): i for i, x in enumerate(call.inputs) if isinstance(x, Tensor)}
+    call.saved = tuple((t, places.get(id(t))) for t in saved)
+    call.loose_saved = tuple(i for i, t in enumerate(saved) if _has_gradient(t) and id(t) not in known)
+    call.held = tuple(_held_on(ctx, call))
+
+
+def _held_on(ctx: Any, call: Call) -> Iterator[Held]:  # Any: ctx has what was put on it
+    for attribute, value in vars(ctx).items():
+        tensors = [t for t in _members(value) if _has_gradient(t)]
+        if tensors and attribute not in _TORCHS_OWN:
+            is_argument = any(t is x for t in tensors for x in call.inputs)
+            yield Held(attribute, sum(t.nbytes for t in tensors), is_argument)
+
+
+def _members(value: object) -> list[Any]:  # Any: whatever a user keeps
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _has_gradient(value: object) -> bool:
+    """Return whether something is a tensor that can have a gradient: no mask, no index."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _watch_backward(
+    call: Call, backward: Any, ctx: Any, gradients: tuple[Any, ...]
+) -> Any:  # Any: the user's
+    call.needs = tuple(ctx.needs_input_grad)
+    try:
+        saved = tuple(ctx.saved_tensors)
+    except RuntimeError:
+        saved = ()  # written to since it was saved: backward will say so itself
+    before, saved_before = _copies(gradients), _copies(saved)
+    recorder = WorkRecorder()
+    try:
+        with recorder:
+            result = backward(ctx, *gradients)
+    finally:
+        call.changed_gradients = _changes(gradients, before)
+        call.changed_saved = _changes(saved, saved_before)
+    call.returned = result if isinstance(result, tuple) else (result,)
+    call.work = recorder.work
+    call.work.returned = call.returned
+    return result
+
+
+def _copies(values: Sequence[object]) -> list[tuple[Tensor, int] | None]:
+    """Return the content and the version of each tensor."""
+    with torch.no_grad():
+        return [
+            (v.detach().clone(), _version(v))
+            if isinstance(v, Tensor) and v.layout is torch.strided
+            else None
+            for v in values
+        ]
+
+
+def _changes(values: Sequence[object], before: Sequence[tuple[Tensor, int] | None]) -> tuple[int, ...]:
+    """Return the positions of tensors that were written to, be it with what they held already."""
+    pairs = enumerate(zip(values, before, strict=True))
+    return tuple(
+        i
+        for i, (v, b) in pairs
+        if isinstance(v, Tensor)
+        and b is not None
+        and (_version(v) != b[1] or not is_same(v.detach(), b[0]))
+    )
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - autograd's own counter

@@ -1,0 +1,114 @@
+"""One forward and one backward of a subject, and what came of it."""
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradscope.doctor.subject.instrument import Call, spying
+from gradscope.doctor.subject.source import short_path
+from gradscope.doctor.subject.subject import Subject
+
+__all__ = ["Failure", "Run", "run", "weights_like"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception of the user's function. `phase` is "forward" or "backward"."""
+
+    phase: str
+    text: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.phase} raises {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run gave. `gradients` has one entry a leaf: None where there is none."""
+
+    outputs: tuple[Tensor, ...] = ()
+    weights: tuple[Tensor, ...] = ()
+    """The gradients that were sent into backward, one an output that has a graph."""
+    gradients: tuple[Tensor | None, ...] = ()
+    leaves: tuple[Tensor, ...] = ()
+    calls: tuple[Call, ...] = ()
+    failure: Failure | None = None
+    is_connected: bool = True
+    """False where no output hangs on a graph, so that backward cannot start."""
+
+
+def run(
+    subject: Subject,
+    *,
+    needed: Sequence[bool] | None = None,
+    prepare: Callable[[Tensor], Tensor] = torch.clone,
+    weigh: Callable[[Tensor], Tensor] | None = None,
+    is_spied: bool = False,
+    create_graph: bool = False,
+) -> Run:
+    """Run a subject forward and backward once.
+
+    `needed` overrides which leaves require a gradient; `prepare` turns a leaf into what is passed on (a
+    copy, or the same values in another layout); `weigh` gives the gradient for an output.
+    """
+    wanted = [leaf.is_needed for leaf in subject.leaves] if needed is None else list(needed)
+    leaves = tuple(
+        leaf.value.detach().clone().requires_grad_(w)
+        for leaf, w in zip(subject.leaves, wanted, strict=True)
+    )
+    with spying(subject.functions if is_spied else ()) as calls:
+        try:
+            outputs = subject([prepare(leaf) for leaf in leaves])
+        except Exception as error:  # noqa: BLE001 - whatever the user's function raises is the finding
+            return Run(leaves=leaves, calls=tuple(calls), failure=_failure("forward", error))
+        ends = [output for output in outputs if output.requires_grad]
+        weights = tuple((weigh or weights_like)(end.detach()) for end in ends)
+        if create_graph:
+            weights = tuple(w.requires_grad_() for w in weights)
+        none: tuple[Tensor | None, ...] = (None,) * len(leaves)
+        if not ends or not any(wanted):
+            return Run(outputs, weights, none, leaves, tuple(calls), is_connected=False)
+        try:
+            gradients = _gradients(ends, leaves, weights, create_graph)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Run(outputs, weights, none, leaves, tuple(calls), _failure("backward", error))
+    return Run(outputs, weights, gradients, leaves, tuple(calls))
+
+
+def weights_like(output: Tensor, seed: int = 0) -> Tensor:
+    """Return a dense gradient for an output: magnitudes between 0.5 and 1.5, signs at random."""
+    generator = torch.Generator().manual_seed(seed)
+    is_complex = output.is_complex()
+    shape = (*output.shape, 2) if is_complex else output.shape
+    drawn = torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
+    drawn *= torch.randint(0, 2, shape, generator=generator) * 2 - 1
+    weights = torch.view_as_complex(drawn) if is_complex else drawn
+    return weights.to(output.device, output.dtype)
+
+
+def _gradients(
+    ends: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    create_graph: bool,
+) -> tuple[Tensor | None, ...]:
+    asked = [leaf for leaf in leaves if leaf.requires_grad]
+    found = iter(
+        torch.autograd.grad(ends, asked, weights, create_graph=create_graph, allow_unused=True)
+    )
+    return tuple(next(found) if leaf.requires_grad else None for leaf in leaves)
+
+
+def _failure(phase: str, error: Exception) -> Failure:
+    return Failure(phase, f"{type(error).__name__}: {error}", _where(error))
+
+
+def _where(error: BaseException) -> str:
+    frames: list[Any] = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "/torch/" not in f.filename and "/gradscope/doctor/" not in f.filename]
+    return f"{short_path(own[-1].filename)}:{own[-1].lineno}" if own else ""

@@ -1,0 +1,184 @@
+"""What one viewer is sent, and when: nothing of it ever holds up the hub or another viewer.
+
+In this order: the newest state (the list of runs, manifests, interventions), answers to commands, the
+past of the run (for a viewer that came late), then events and scalars in order, then closeups, then
+steps. Each step, past or live, and each closeup takes one credit, which the viewer grants as it keeps
+up; closeups leave the last one to a step. Without credit, or before its rate allows, the newest steps
+of each rank wait; then the newest goes that all ranks have told of, and the ones that were left out
+are counted and told by `Skipped`. Of closeups the newest 16 wait, and others are counted.
+"""
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
+
+from gradscope.hub.history import Parts
+from gradscope.hub.rank_alignment import Abreast, Chosen
+from gradscope.protocol import Skipped, Subscribe, encode
+
+__all__ = ["Delivery", "Past"]
+
+_QUEUE_LIMIT = 2_000
+_CREDIT_LIMIT = 10_000
+_CLOSEUPS_LIMIT = 16
+_PAST_AT_ONCE = 50
+_RETRY_S = 0.01
+
+Past = Iterator[tuple[Parts, bool]]
+"""Past messages, oldest first, each with whether it is a step."""
+
+
+class Delivery:
+    """One viewer's subscription and what waits for it. `send` returns False when it is full."""
+
+    def __init__(self, send: Callable[[Parts], bool], counts: Counter[str]) -> None:
+        self._send = send
+        self._counts = counts
+        self._subscription: Subscribe | None = None
+        self._credit = 0
+        self._past: Past = iter(())
+        self._past_head: tuple[Parts, bool] | None = None
+        self._state: dict[Hashable, Parts] = {}
+        self._answers: deque[Parts] = deque(maxlen=_QUEUE_LIMIT)
+        self._queue: deque[Parts] = deque()
+        self._closeups: deque[Parts] = deque()
+        self._abreast = Abreast(counts)
+        self._chosen: deque[Chosen] = deque()
+        self._due_s = 0.0
+
+    @property
+    def run(self) -> str:
+        """The run that is subscribed to; empty for none."""
+        return self._subscription.run if self._subscription else ""
+
+    def subscribe(self, subscription: Subscribe, past: Past) -> None:
+        """Take another subscription; what waits of the former one is let go."""
+        self._subscription = subscription
+        self._past, self._past_head = past, None
+        self._state = {key: parts for key, parts in self._state.items() if key == "runs"}
+        self._queue.clear()
+        self._closeups.clear()
+        self._abreast.clear()
+        self._chosen.clear()
+        self._due_s = 0.0
+
+    def add_credit(self, count: int) -> None:
+        """Let `count` more steps go."""
+        self._credit = min(self._credit + count, _CREDIT_LIMIT)
+
+    def put_state(self, key: Hashable, parts: Parts) -> None:
+        """Queue something of which only the newest of each key matters."""
+        self._state.pop(key, None)
+        self._state[key] = parts
+
+    def put_answer(self, parts: Parts) -> None:
+        """Queue the answer to a command. What it changed is told before it: that is state."""
+        self._answers.append(parts)
+
+    def put(self, parts: Parts) -> None:
+        """Queue something to be sent in order; the oldest goes when 2,000 wait."""
+        if len(self._queue) >= _QUEUE_LIMIT:
+            self._queue.popleft()
+            self._counts["dropped_to_viewers"] += 1
+        self._queue.append(parts)
+
+    def put_step(self, rank: int, step: int, parts: Parts) -> None:
+        """Let a live step wait for its turn."""
+        self._abreast.put(rank, step, parts)
+
+    def put_closeup(self, parts: Parts) -> None:
+        """Queue a closeup; the oldest goes when 16 wait."""
+        if len(self._closeups) >= _CLOSEUPS_LIMIT:
+            self._closeups.popleft()
+            self._counts["skipped_closeups"] += 1
+        self._closeups.append(parts)
+
+    def flush(self, now_s: float) -> float:
+        """Send what may go; return when to try again, infinity when only a new event can help."""
+        for stage in (
+            self._flush_state,
+            self._flush_answers,
+            self._flush_past,
+            self._flush_queue,
+            self._flush_closeups,
+            self._flush_steps,
+        ):
+            again_s = stage(now_s)
+            if again_s is not None:
+                return again_s
+        return math.inf
+
+    # Each stage returns None when it is done and the next may begin, else when to try again.
+
+    def _flush_past(self, now_s: float) -> float | None:
+        for _ in range(_PAST_AT_ONCE):
+            self._past_head = self._past_head or next(self._past, None)
+            if self._past_head is None:
+                return None
+            parts, is_step = self._past_head
+            if is_step and self._credit <= 0:
+                return math.inf
+            if not self._send(parts):
+                return now_s + _RETRY_S
+            self._credit -= is_step
+            self._past_head = None
+        return now_s
+
+    def _flush_state(self, now_s: float) -> float | None:
+        for key, parts in list(self._state.items()):
+            if not self._send(parts):
+                return now_s + _RETRY_S
+            del self._state[key]
+        return None
+
+    def _flush_answers(self, now_s: float) -> float | None:
+        return self._flush_in_order(self._answers, now_s)
+
+    def _flush_queue(self, now_s: float) -> float | None:
+        return self._flush_in_order(self._queue, now_s)
+
+    def _flush_closeups(self, now_s: float) -> float | None:
+        while self._closeups and self._credit > 1:
+            if not self._send(self._closeups[0]):
+                return now_s + _RETRY_S
+            self._closeups.popleft()
+            self._credit -= 1
+        return None
+
+    def _flush_in_order(self, queue: deque[Parts], now_s: float) -> float | None:
+        while queue:
+            if not self._send(queue[0]):
+                return now_s + _RETRY_S
+            queue.popleft()
+        return None
+
+    def _flush_steps(self, now_s: float) -> float | None:
+        while self._subscription is not None:
+            while self._chosen:
+                if self._credit <= 0:
+                    return math.inf
+                if not self._send_step(self._chosen[0]):
+                    return now_s + _RETRY_S
+                self._chosen.popleft()
+            if self._credit <= 0 or self._abreast.is_empty:
+                return math.inf
+            if now_s < self._due_s:
+                return self._due_s
+            chosen, again_s = self._abreast.choose(now_s)
+            if not chosen:
+                return again_s
+            self._chosen.extend(chosen)
+            self._due_s = now_s + 1.0 / self._subscription.max_rate_hz
+        return math.inf
+
+    def _send_step(self, chosen: Chosen) -> bool:
+        if chosen.skipped:
+            skipped = Skipped(run=self.run, rank=chosen.rank, count=chosen.skipped, step=chosen.last)
+            if not self._send(encode(skipped)):
+                return False
+            self._chosen[0] = replace(chosen, skipped=0)
+        if not self._send(chosen.parts):
+            return False
+        self._credit -= 1
+        return True

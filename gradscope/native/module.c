@@ -1,0 +1,109 @@
+/* gradscope.native._native: tensors reduced straight into the rows of a board.
+ *
+ * Python's limited API only, and nothing of PyTorch's: a tensor's memory is asked for through the exchange
+ * functions of DLPack that PyTorch publishes on its tensor class. Memory is read while the caller holds the
+ * tensor; large tensors are read without the interpreter's lock. What cannot be read here, for whatever
+ * reason, is said to be so, and left to the caller.
+ */
+
+#include "bins.h"
+#include "finite.h"
+#include "groups.h"
+#include "harvest.h"
+#include "owned.h"
+#include "rows.h"
+#include "tally.h"
+#include "watch.h"
+
+/* --- add(rows, bins, tensor, row, *also) -> bool ---------------------------------------------- */
+
+static PyObject *add(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
+{
+    Memory memory;
+    Measured measured;
+    Board board;
+    if (count < 4) {
+        PyErr_SetString(PyExc_TypeError, "add(rows, bins, tensor, row, *also)");
+        return NULL;
+    }
+    if (find_board(args[0], args[1], &board) < 0) {
+        return NULL;
+    }
+    if (!find_memory(args[2], &memory)) {
+        Py_RETURN_FALSE;
+    }
+    reduce(&memory, NULL, NULL, board.bins != NULL, &measured);
+    for (Py_ssize_t i = 3; i < count; i++) {
+        if (merge(&board, args[i], &measured) < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_TRUE;
+}
+
+/* --- the module ----------------------------------------------------------------------------------- */
+
+static PyObject *bind(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    PyObject *capsule, *tensor, *parameter, *asks_neg, *asks_threads = Py_None;
+    int number = 0;
+    if (!PyArg_ParseTuple(args, "OOOO|iO", &capsule, &tensor, &parameter, &asks_neg, &number,
+                          &asks_threads)) {
+        return NULL;
+    }
+    const Pass *chosen = pass_number(number);
+    if (chosen == NULL) {
+        PyErr_SetString(PyExc_IndexError, "this processor runs no such pass");
+        return NULL;
+    }
+    if (bind_memory(capsule, tensor, parameter, asks_neg) < 0) {
+        return NULL;
+    }
+    pass = chosen;
+    bind_threads(asks_threads);
+    return PyUnicode_FromString(pass->name);
+}
+
+static PyMethodDef methods[] = {
+    {"bind", bind, METH_VARARGS,
+     "bind(exchange, tensor_type, parameter_type, is_neg, pass_number=0, get_num_threads=None)"
+     " -> name of the pass"},
+    {"add", (PyCFunction)(void (*)(void))add, METH_FASTCALL,
+     "add(rows, bins, tensor, row, *also) -> whether the tensor could be read here"},
+    {"add_each", (PyCFunction)(void (*)(void))add_each, METH_FASTCALL,
+     "add_each(rows, bins, tensors, targets, kept) -> places of the tensors that were left"},
+    {"add_changes", (PyCFunction)(void (*)(void))add_changes, METH_FASTCALL,
+     "add_changes(rows, bins, tensors, targets, kept) -> places of the tensors that were left"},
+    {"are_finite", (PyCFunction)(void (*)(void))are_finite, METH_FASTCALL,
+     "are_finite(rows, targets) -> whether only finite numbers were reduced into the last row of each"},
+    {"add_gradients", (PyCFunction)(void (*)(void))add_gradients, METH_FASTCALL,
+     "add_gradients(rows, bins, parameters, targets) -> places of the gradients that were left"},
+    {"harvest", (PyCFunction)(void (*)(void))harvest, METH_FASTCALL,
+     "harvest(rows, flags, expected, missing, is_taken) -> columns and flags, one after the other"},
+    {"pack_bins", pack_bins, METH_O, "pack_bins(bins) -> (five arrays of bytes, counts by width)"},
+    {"owned_ids", (PyCFunction)(void (*)(void))owned_ids, METH_FASTCALL,
+     "owned_ids(references, name) -> classes of modules and what each owns in its dict of that name"},
+    {"find_suspects", find_suspects, METH_O,
+     "find_suspects(parameters) -> places of those whose gradient is not finite, or cannot be read here"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "gradscope.native._native", "Tensors reduced in one pass of C.", -1, methods,
+    NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    PyObject *module = PyModule_Create(&definition);
+    PyObject *columns = Py_BuildValue("(sssssssssss)", "calls", "count", "nan", "posinf", "neginf", "zero",
+                                      "subnormal", "sum", "sumsq", "min", "max");
+    if (module == NULL || columns == NULL || make_names() < 0 || add_watch(module) < 0
+        || add_tally(module) < 0
+        || PyModule_AddObjectRef(module, "COLUMNS", columns) < 0) {
+        Py_XDECREF(columns);
+        Py_XDECREF(module);
+        return NULL;
+    }
+    Py_DECREF(columns);
+    return module;
+}

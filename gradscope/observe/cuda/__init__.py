@@ -1,0 +1,1 @@
+"""Reductions on CUDA devices, with Triton kernels or PyTorch operations."""

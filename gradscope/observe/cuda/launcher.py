@@ -1,0 +1,180 @@
+"""Which pass measures CUDA tensors: the Triton kernels, where they run, or PyTorch's own operations.
+
+Triton comes with PyTorch's CUDA builds for Linux. GRADSCOPE_TRITON=0 in the environment takes the eager
+pass. Both give the same numbers, but for the last bits of sums.
+"""
+
+import functools
+import importlib
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+
+import torch
+
+from gradscope.observe.cuda.row_layout import LINES
+from gradscope.observe.cuda.tensor_memory import Memory
+
+__all__ = ["TritonPass", "device_pass_name", "failed_pass", "triton_pass"]
+
+_SWITCH = "GRADSCOPE_TRITON"
+_made: list["TritonPass"] = []
+_PROGRAMS_PER_PROCESSOR = 8
+_BLOCKS_PER_PROGRAM = 4
+"""A program reads so many blocks at least: what it merges into a line weighs little then."""
+_LEAST_CAPABILITY = (7, 5)
+_FLOAT32_IN_FLOAT64 = 0x381 << 52
+"""The bits of float32's least normal number, 2^-126, in float64: smaller changes are subnormal."""
+_LEAST_NORMAL = {
+    torch.float64: 1 << 52,
+    torch.float32: 1 << 23,
+    torch.bfloat16: 1 << 23,
+    torch.float16: 113 << 23,
+}
+"""The bits of the least normal magnitude of a dtype, in what it is widened to."""
+
+
+def device_pass_name() -> str:
+    """Return which pass measures CUDA tensors: "triton", or "eager: <why>"."""
+    if not torch.cuda.is_available():
+        return "eager: no CUDA device"
+    device = torch.device("cuda", torch.cuda.current_device())
+    found, why = _load(device) if os.environ.get(_SWITCH) != "0" else (None, f"{_SWITCH}=0")
+    if found is not None and found.failure is None:
+        return "triton"
+    return f"eager: {why if found is None else found.failure}"
+
+
+def triton_pass(device: torch.device) -> "TritonPass | None":
+    """Return a device's pass, one for the whole process; None where the eager one is to be taken."""
+    if device.type != "cuda" or os.environ.get(_SWITCH) == "0":
+        return None
+    return _load(device)[0]
+
+
+@functools.cache
+def _load(device: torch.device) -> tuple["TritonPass | None", str]:
+    """Return a device's pass, or None and why there is none."""
+    if torch.version.hip is not None:
+        return None, "the kernels were not made for ROCm"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _LEAST_CAPABILITY:
+        return (
+            None,
+            f"the device is of compute capability {capability[0]}.{capability[1]}, 7.5 is needed",
+        )
+    try:
+        importlib.import_module("triton")  # it need not be there, and takes long to load
+    except Exception as error:  # noqa: BLE001 - a broken installation fails in many ways, and is told
+        return None, f"Triton cannot be imported ({error})"
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return TritonPass(device, processors * _PROGRAMS_PER_PROCESSOR), ""
+
+
+def failed_pass() -> Exception | None:
+    """Return why a pass of this process runs no longer; None while all do."""
+    return next((made.error for made in _made if made.error is not None), None)
+
+
+class TritonPass:
+    """Launches the kernels on one device; `programs` at most for one tensor.
+
+    Once a kernel has failed to compile or to start none is launched any more: `failure` says why,
+    and `failed_pass` gives the `error`, to be told. While a CUDA graph is captured only kernels that
+    have run before are launched, since loading one is not allowed then.
+    """
+
+    def __init__(self, device: torch.device, programs: int) -> None:
+        self._device = device
+        self._programs = programs
+        self._kernels: ModuleType | None = None
+        self._warm: set[tuple[object, ...]] = set()
+        self.failure: str | None = None
+        self.error: Exception | None = None
+        _made.append(self)
+
+    def reduce(self, memory: Memory, lines: Sequence[int], *, is_full: bool) -> int:
+        """Queue the reduction of memory into lines, given by address; return for how many it was."""
+        kernels = self._ready()
+        if kernels is None:
+            return 0
+        dtype = memory.dtype
+        least_bytes = _BLOCKS_PER_PROGRAM * kernels.BLOCK_BYTES
+        programs = min(self._programs, -(-memory.size * dtype.itemsize // least_bytes))
+        step = LINES
+        for begin in range(0, len(lines), step):
+            some = lines[begin : begin + step]
+            numbers = (memory.address, memory.size, memory.repeats, *some, *(0,) * (step - len(some)))
+            constants = (kernels.kind_of(dtype), _LEAST_NORMAL[dtype], memory.is_aligned, is_full)
+            if not self._launch(kernels, "reduce_one", programs, numbers, constants):
+                return begin
+        return len(lines)
+
+    def reduce_many(
+        self,
+        items: torch.Tensor,
+        dtype: torch.dtype,
+        *,
+        is_aligned: bool,
+        is_full: bool,
+        is_change: bool,
+    ) -> bool:
+        """Queue the reduction of a table of items (`triton_lines`); return whether it was queued."""
+        kernels = self._ready()
+        if kernels is None:
+            return False
+        least_normal = _LEAST_NORMAL[dtype]
+        if is_change and dtype is not torch.float64:
+            least_normal = _FLOAT32_IN_FLOAT64
+        constants = (kernels.kind_of(dtype), least_normal, is_aligned, is_full, is_change)
+        return self._launch(kernels, "reduce_many", len(items), (items.data_ptr(),), constants)
+
+    def is_capturing(self) -> bool:
+        """Whether what is queued now goes into a CUDA graph and is not run yet."""
+        if self._device.type != "cuda":
+            return False
+        with _on(self._device):
+            return torch.cuda.is_current_stream_capturing()
+
+    def _ready(self) -> ModuleType | None:
+        if self._kernels is None and self.failure is None:
+            try:
+                from gradscope.observe.cuda import kernels  # noqa: PLC0415 - loads Triton
+            except Exception as error:  # noqa: BLE001 - as any failure of Triton's: told, and done without
+                self._give_up(error)
+            else:
+                self._kernels = kernels
+        return None if self.failure is not None else self._kernels
+
+    def _launch(
+        self,
+        kernels: ModuleType,
+        name: str,
+        programs: int,
+        numbers: tuple[int, ...],
+        constants: tuple[object, ...],
+    ) -> bool:
+        variant = (name, *constants)
+        if variant not in self._warm and self.is_capturing():
+            return False
+        try:
+            with _on(self._device):
+                getattr(kernels, name)[programs,](*numbers, *constants, num_warps=kernels.WARPS)
+        except Exception as error:  # noqa: BLE001 - a compiler fails in many ways, and training goes on
+            self._give_up(error)
+            return False
+        self._warm.add(variant)
+        return True
+
+    def _give_up(self, error: Exception) -> None:
+        if self.error is None:
+            self.error = error
+            self.failure = f"the Triton kernels failed: {type(error).__name__}: {error}"
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a device the current one, which Triton launches on."""
+    if device.type != "cuda" or torch.cuda.current_device() == device.index:
+        return nullcontext()
+    return torch.cuda.device(device)

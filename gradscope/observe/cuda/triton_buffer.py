@@ -1,0 +1,222 @@
+"""A CUDA device's part of the board where the Triton kernels measure: lines, read once a step.
+
+Lines never move: a captured CUDA graph goes on writing into them. Nothing here waits for the device,
+and in steady state nothing is allocated: a step's lines are copied into pinned memory that is taken
+again once it was read. What the kernels cannot read in place goes PyTorch's own way, into the same
+lines.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gradscope.columns import HISTOGRAM_BINS, Block
+from gradscope.observe.cuda.device_buffer import DeviceBoard, merge_columns
+from gradscope.observe.cuda.grouped_launch import TableOfItems, parts_of
+from gradscope.observe.cuda.launcher import TritonPass, triton_pass
+from gradscope.observe.cuda.row_layout import BINS_AT, LINE_COLUMNS, LINES
+from gradscope.observe.cuda.tensor_memory import memory_of
+from gradscope.observe.reduction import DEVICE_COLUMNS, DeviceRecord, Unmeasurable, reduce_on_device
+
+__all__ = ["LinesHarvest", "TritonBoard", "open_board"]
+
+_ADDED = len(DEVICE_COLUMNS) - 2
+_LEAST, _GREATEST, _CALLS = (LINE_COLUMNS.index(name) for name in ("min", "max", "calls"))
+_FIRST_LINES = 1024
+_TABLES = 256
+"""Tables of items that are remembered: they are made anew where there are more."""
+
+_written_by_graphs: dict[int, torch.Tensor] = {}
+"""Lines that captured graphs write to, by address: for ever, since nothing tells of a graph's end."""
+
+
+def open_board(device: torch.device, *, is_full: bool) -> "TritonBoard | DeviceBoard":
+    """Return a board for a device, with the pass that runs there."""
+    found = triton_pass(device)
+    if found is None:
+        return DeviceBoard(device, is_full=is_full)
+    return TritonBoard(device, found, is_full=is_full)
+
+
+@dataclass(frozen=True, slots=True)
+class _Landing:
+    """Where a copy of the lines arrives: one tensor for each segment, and the event that tells."""
+
+    segments: list[torch.Tensor]
+    event: torch.Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class LinesHarvest:
+    """A device's lines on their way to the host."""
+
+    landing: _Landing
+    rows: int
+    free: list[_Landing]
+
+    def is_ready(self) -> bool:
+        """Whether the copy has come."""
+        event = self.landing.event
+        return event is None or bool(event.query())
+
+    def merge_into(self, block: Block) -> None:
+        """Merge the lines into the rows of a block, once; their memory is taken for a later step then.
+
+        The host has counted the calls that it made; those that a CUDA graph repeats are on the device.
+        """
+        if self.landing.event is not None:
+            self.landing.event.synchronize()
+        begin = 0
+        for segment in self.landing.segments:
+            rows = min(len(segment), self.rows - begin, len(block) - begin)
+            if rows <= 0:
+                break
+            bins = segment[:rows, BINS_AT:].view(torch.int64) if block.histogram is not None else None
+            merge_columns(block, begin, segment[:rows], bins)
+            calls = block.values["calls"][begin : begin + rows]
+            device_calls = segment[:rows, _CALLS].numpy().astype(calls.dtype)
+            calls[device_calls > calls] = device_calls[device_calls > calls]
+            begin += rows
+        self.free.append(self.landing)
+
+
+class TritonBoard:
+    """Lines on one device; the row numbers are the board's own."""
+
+    def __init__(self, device: torch.device, measuring: TritonPass, *, is_full: bool) -> None:
+        self._device = device
+        self._pass = measuring
+        self._is_full = is_full
+        self._empty: torch.Tensor | None = None
+        self._segments: list[torch.Tensor] = []
+        self._addresses: list[int] = []
+        self._rows = 0
+        self._free: list[_Landing] = []
+        self._tables: dict[tuple[object, ...], TableOfItems] = {}
+
+    def reduce(self, tensor: torch.Tensor, rows: tuple[int, ...]) -> bool:
+        """Queue the reduction of a tensor into rows; return whether it will run now.
+
+        It does not where a CUDA graph is being captured: each run of the graph does it, and counts.
+        Raises Unmeasurable where there are no numbers to read, or a graph being captured has no room.
+        """
+        is_capturing = self._pass.is_capturing()
+        self._reserve(max(rows) + 1, is_capturing=is_capturing)
+        if is_capturing:
+            _written_by_graphs.update({segment.data_ptr(): segment for segment in self._segments})
+        memory = memory_of(tensor)
+        if memory is not None and memory.size == 0:
+            return not is_capturing
+        lines = [self._addresses[row] for row in rows]
+        done = 0 if memory is None else self._pass.reduce(memory, lines, is_full=self._is_full)
+        if done < len(rows):
+            self.add(rows[done:], reduce_on_device(tensor, is_full=self._is_full))
+        return not is_capturing
+
+    def reduce_each(
+        self,
+        tensors: Sequence[torch.Tensor],
+        targets: Sequence[tuple[int, ...]],
+        before: Sequence[torch.Tensor] | None = None,
+    ) -> set[int]:
+        """Queue the reduction of many tensors, or of their changes, in a launch for each dtype.
+
+        Returns the places of those that were queued; the others are to be reduced one by one.
+        """
+        if self._pass.is_capturing() or not targets:
+            return set()
+        self._reserve(max(max(rows) for rows in targets) + 1, is_capturing=False)
+        queued: set[int] = set()
+        for key, parts in parts_of(tensors, before, [len(rows) <= LINES for rows in targets]).items():
+            table = self._table((key, targets[parts[0].place][0], len(parts)))
+            lines = [tuple(self._addresses[row] for row in targets[part.place]) for part in parts]
+            table.fill(parts, lines, key.dtype)
+            if self._pass.reduce_many(
+                table.items, key.dtype,
+                is_aligned=key.is_aligned, is_full=self._is_full, is_change=before is not None,
+            ):  # fmt: skip
+                queued.update(part.place for part in parts)
+        return queued
+
+    def add(self, rows: tuple[int, ...], record: DeviceRecord) -> None:
+        """Queue the merging of a record into some rows."""
+        for row in rows:
+            line = self._line(row)
+            line[:_ADDED].add_(record.columns[:_ADDED])
+            line[_LEAST].copy_(torch.minimum(line[_LEAST], record.columns[_LEAST]))
+            line[_GREATEST].copy_(torch.maximum(line[_GREATEST], record.columns[_GREATEST]))
+            line[_CALLS].add_(1.0)
+            if record.bins is not None:
+                line[BINS_AT:].view(torch.int64).add_(record.bins)
+
+    def harvest(self) -> LinesHarvest:
+        """Queue the copy to the host and empty the lines behind it."""
+        harvest = self.copy()
+        if self._empty is not None:
+            for lines in self._used():
+                lines.copy_(self._empty)
+        return harvest
+
+    def copy(self) -> LinesHarvest:
+        """Queue the copy to the host, and leave the lines as they are."""
+        is_cuda = self._device.type == "cuda"
+        landing = (
+            self._free.pop()
+            if self._free
+            else _Landing([], torch.Event(self._device) if is_cuda else None)
+        )
+        for segment in self._segments[len(landing.segments) :]:
+            landing.segments.append(torch.empty(segment.shape, dtype=segment.dtype, pin_memory=is_cuda))
+        for here, lines in zip(landing.segments, self._used(), strict=False):
+            here[: len(lines)].copy_(lines, non_blocking=is_cuda)
+        if landing.event is not None:
+            landing.event.record(torch.cuda.current_stream(self._device))
+        return LinesHarvest(landing, self._rows, self._free)
+
+    def _used(self) -> Iterator[torch.Tensor]:
+        """Yield the lines of each segment that has been written to."""
+        begin = 0
+        for segment in self._segments:
+            if begin < self._rows:
+                yield segment[: self._rows - begin]
+            begin += len(segment)
+
+    def _table(self, key: tuple[object, ...]) -> TableOfItems:
+        stream = (
+            torch.cuda.current_stream(self._device).cuda_stream if self._device.type == "cuda" else 0
+        )
+        table = self._tables.get((stream, *key))
+        if table is None:
+            if len(self._tables) == _TABLES:
+                self._tables.clear()
+            table = self._tables[stream, *key] = TableOfItems(self._device)
+        return table
+
+    def _reserve(self, rows: int, *, is_capturing: bool) -> None:
+        """Make room for rows; segments double, so that there are few of them."""
+        while rows > len(self._addresses):
+            if is_capturing:
+                raise Unmeasurable("a row that is first met while a CUDA graph is captured")
+            if self._empty is None:
+                self._empty = self._empty_line()
+            lines = max(_FIRST_LINES, len(self._addresses))
+            segment = self._empty.repeat(lines, 1)
+            self._segments.append(segment)
+            begin, step = segment.data_ptr(), segment.stride(0) * segment.itemsize
+            self._addresses.extend(range(begin, begin + lines * step, step))
+        self._rows = max(self._rows, rows)
+
+    def _empty_line(self) -> torch.Tensor:
+        width = BINS_AT + (HISTOGRAM_BINS if self._is_full else 0)
+        line = torch.zeros(width, dtype=torch.float64, device=self._device)
+        line[_LEAST].fill_(float("inf"))
+        line[_GREATEST].fill_(-float("inf"))
+        return line
+
+    def _line(self, row: int) -> torch.Tensor:
+        for segment in self._segments:
+            if row < len(segment):
+                return segment[row]
+            row -= len(segment)
+        raise IndexError(row)

@@ -1,0 +1,78 @@
+"""Which parameters have a gradient with a NaN or an infinity: one quick look at many, in every step."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from gradscope.native import native_module
+
+__all__ = ["FindNonfinite", "has_numbers", "make_find_nonfinite", "numbers_of_gradient"]
+
+FindNonfinite: TypeAlias = Callable[[list[torch.nn.Parameter]], tuple[list[int], list[int]]]
+
+
+def make_find_nonfinite() -> FindNonfinite:
+    """Return what gives the places of gradients that are not finite, and of those on other devices.
+
+    The first are of those on the host; the others are not looked at. Nothing is changed. The native
+    pass reads bits; without it, a norm shows a NaN or an infinity, and overflows for very large
+    numbers. Whatever looks suspicious, or could not be read so, is looked at element by element.
+    """
+    native = native_module()
+    return partial(_find, _suspects if native is None else native.find_suspects)
+
+
+def _find(
+    suspects: Callable[[list[torch.nn.Parameter]], Sequence[int]], parameters: list[torch.nn.Parameter]
+) -> tuple[list[int], list[int]]:
+    places = suspects(parameters)
+    return _looked_at_closely(parameters, places) if places else ([], [])
+
+
+@torch.no_grad()
+def _looked_at_closely(
+    parameters: list[torch.nn.Parameter], places: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    bad: list[int] = []
+    elsewhere: list[int] = []
+    for place in places:
+        gradient = parameters[place].grad
+        if gradient is None or not has_numbers(gradient):
+            continue
+        if not gradient.is_cpu:
+            elsewhere.append(place)
+        elif not bool(torch.isfinite(numbers_of_gradient(parameters[place])).all()):
+            bad.append(place)
+    return bad, elsewhere
+
+
+def has_numbers(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has numbers of its own: a meta or a fake one has only a shape."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
+def numbers_of_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Return the numbers of a gradient that lie on this rank, without its graph."""
+    gradient = parameter.grad
+    if gradient is None:
+        return torch.empty(0)
+    if type(gradient) is torch.Tensor and gradient.layout is torch.strided and gradient.grad_fn is None:
+        return gradient
+    to_local = getattr(gradient, "to_local", None)
+    local: torch.Tensor = gradient.detach() if to_local is None else to_local().detach()
+    return local._values() if local.layout is torch.sparse_coo else local  # noqa: SLF001 - without coalescing
+
+
+@torch.no_grad()
+def _suspects(parameters: list[torch.nn.Parameter]) -> Sequence[int]:
+    """Return the places of those that are to be looked at closely."""
+    given = [(i, p.grad) for i, p in enumerate(parameters) if p.grad is not None]
+    close = {i for i, g in given if not (g.is_cpu and has_numbers(g) and g.layout is torch.strided)}
+    plain = [numbers_of_gradient(parameters[i]) for i, _ in given if i not in close]
+    norms = torch._foreach_norm(plain) if plain else ()  # noqa: SLF001 - what torch's own clipping uses
+    is_fine = math.isfinite(sum(norm.item() for norm in norms))
+    return sorted(close) if is_fine else [i for i, _ in given]

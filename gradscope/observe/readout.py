@@ -1,0 +1,91 @@
+"""A step's rows taken off the board: laid out by column, complete once all devices have answered."""
+
+from array import array
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.columns import COLUMN_NAMES, COLUMNS, Block, Flags, Merge
+from gradscope.observe.cuda.device_buffer import DeviceHarvest
+from gradscope.observe.cuda.triton_buffer import LinesHarvest
+
+__all__ = ["EMPTY_ROW", "Harvest", "frozen", "laid_out"]
+
+_EMPTY = {Merge.ADD: 0.0, Merge.MIN: float("inf"), Merge.MAX: -float("inf")}
+EMPTY_ROW = np.array([_EMPTY[column.merge] for column in COLUMNS], np.float64)
+_WIDTH = len(COLUMNS)
+_COUNTS = sum(column.is_count for column in COLUMNS)  # they come first
+_CALLS = COLUMN_NAMES.index("calls")
+_MISSING = int(Flags.NOT_MEASURED)
+
+
+@dataclass(slots=True)
+class Harvest:
+    """What a step left on the board. `block()` is complete once `is_ready()`."""
+
+    _block: Block
+    _devices: list[DeviceHarvest | LinesHarvest] = field(default_factory=list)
+
+    def is_ready(self) -> bool:
+        """Whether nothing is still on its way from a device."""
+        return all(harvest.is_ready() for harvest in self._devices)
+
+    def block(self) -> Block:
+        """Return the rows; waits for a device that is not ready."""
+        for harvest in self._devices:
+            harvest.merge_into(self._block)
+        self._devices.clear()
+        return _without_empty_rows(self._block)
+
+
+def laid_out(
+    native: ModuleType | None,
+    cells: bytearray,
+    flags: bytearray,
+    expected: bytearray,
+    *,
+    is_taken: bool,
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:  # Any: counts are uint64, numbers float64
+    """Return the columns of a board's rows by name, and the flags of each row.
+
+    A row whose gradient was expected and never came is flagged NOT_MEASURED. Where `is_taken`, the rows
+    are empty afterwards. `native` is the extension, which does it in one loop; None without it.
+    """
+    rows = len(flags)
+    if native is None or not rows:
+        return _laid_out_here(cells, flags, expected, is_taken=is_taken)
+    taken = native.harvest(cells, flags, expected, _MISSING, is_taken)
+    counts = np.frombuffer(taken, np.uint64, _COUNTS * rows).reshape(_COUNTS, rows)
+    numbers = np.frombuffer(taken, np.float64, (_WIDTH - _COUNTS) * rows, counts.nbytes)
+    all_flags = np.frombuffer(taken, np.uint8, rows, counts.nbytes + numbers.nbytes)
+    columns = (*counts, *numbers.reshape(_WIDTH - _COUNTS, rows))
+    return dict(zip(COLUMN_NAMES, columns, strict=True)), all_flags
+
+
+def _laid_out_here(
+    cells: bytearray, flags: bytearray, expected: bytearray, *, is_taken: bool
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:  # Any: as above
+    table = np.frombuffer(cells, np.float64).reshape(-1, _WIDTH)
+    counts = table.T[:_COUNTS].astype(np.uint64, order="C")
+    numbers = table.T[_COUNTS:].copy(order="C")
+    all_flags = np.array(flags, np.uint8)
+    all_flags[(np.array(expected, np.uint8) > 0) & (table[:, _CALLS] == 0)] |= np.uint8(_MISSING)
+    if is_taken:
+        table[:] = EMPTY_ROW
+        flags[:] = expected[:] = bytes(len(flags))
+    return dict(zip(COLUMN_NAMES, (*counts, *numbers), strict=True)), all_flags
+
+
+def frozen(numbers: "array[int]") -> NDArray[np.uint32]:
+    """Return whole numbers as an array that many blocks may share."""
+    frozen = np.array(numbers, np.uint32)
+    frozen.flags.writeable = False
+    return frozen
+
+
+def _without_empty_rows(block: Block) -> Block:
+    is_there = (block.values["calls"] > 0) | (block.flags != 0)  # type: ignore[operator]  # counts are numbers
+    return block if is_there.all() else block.taken(is_there)

@@ -1,0 +1,320 @@
+"""The board: one row for each layer and kind, into which an observed step's tensors are reduced.
+
+Rows are allotted when first met and keep their number; what was added to them is handed out as a
+`Block` at the end of the step, and they are empty again. CPU tensors are reduced here: by the native
+pass, which writes the rows itself, and where it cannot, by `reduction`. A tensor of another device is
+reduced into a board on that device (`device_board`), and read back once a step.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gradscope.columns import (
+    COLUMN_NAMES,
+    COLUMNS,
+    HISTOGRAM_BINS,
+    Block,
+    Flags,
+    Histograms,
+    Merge,
+)
+from gradscope.native import native_module
+from gradscope.observe.cuda.device_buffer import DeviceBoard
+from gradscope.observe.cuda.triton_buffer import TritonBoard, open_board
+from gradscope.observe.native_hooks import Watch, make_watch
+from gradscope.observe.nonfinite import has_numbers
+from gradscope.observe.readout import EMPTY_ROW, Harvest, frozen, laid_out
+from gradscope.observe.reduction import (
+    Record,
+    Unmeasurable,
+    reduce_change_on_host,
+    reduce_on_host,
+)
+
+__all__ = ["Board", "Harvest", "Targets", "room_for"]
+
+_MERGE: dict[Merge, Callable[[float, float], float]] = {
+    Merge.ADD: float.__add__,
+    Merge.MIN: min,
+    Merge.MAX: max,
+}
+_MERGES = tuple(_MERGE[column.merge] for column in COLUMNS)
+_WIDTH = len(COLUMNS)
+_CORE = tuple(column.name for column in COLUMNS if column.is_core)
+_NO_BINS = bytes(HISTOGRAM_BINS * 8)
+_NO_ROW = -1
+_HEADING_BYTES = 16 + 7
+"""What a copy takes beside the tensor's own bytes, at most."""
+_CALLS = COLUMN_NAMES.index("calls")
+_NAN = COLUMN_NAMES.index("nan")  # the infinities come after it
+_NO_FLOAT64 = frozenset({"mps"})
+
+Targets = tuple[int, ...]
+"""The rows into which one tensor goes."""
+
+
+class Board:
+    """Rows of columns. One thread writes a row at a time; a step's rows live until `harvest`.
+
+    A row lies in memory as its columns in the order of COLUMNS, all float64, in which whole counts are
+    exact up to 2^53. At full detail it has its 128 bins beside them, each a uint64.
+    """
+
+    def __init__(self, *, is_full: bool = False) -> None:
+        self._is_full = is_full
+        self._native = native_module()
+        self._rows: dict[str, array[int]] = {}
+        self._layers = array("I")
+        self._kinds: dict[str, int] = {}
+        self._kind_of_row = array("I")
+        self._devices: dict[torch.device, DeviceBoard | TritonBoard] = {}
+        self._cells = bytearray()
+        self._bins = bytearray() if is_full else None
+        self._flags = bytearray()
+        self._expected = bytearray()
+        self._where = frozen(self._layers), frozen(self._kind_of_row)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def row(self, layer: int, kind: str) -> int:
+        """Return the row of a layer's kind; it is allotted when first asked for."""
+        of_kind = self._rows.get(kind)
+        if of_kind is None:
+            of_kind = self._rows[kind] = array("q")
+        if layer >= len(of_kind):
+            of_kind.extend([_NO_ROW] * (layer + 1 - len(of_kind)))
+        row = of_kind[layer]
+        if row == _NO_ROW:
+            row = of_kind[layer] = len(self._layers)
+            self._layers.append(layer)
+            self._kind_of_row.append(self._kinds.setdefault(kind, len(self._kinds)))
+            self._flags.append(0)
+            self._expected.append(0)
+            self._cells += EMPTY_ROW.tobytes()
+            if self._bins is not None:
+                self._bins += _NO_BINS
+        return row
+
+    def make_watch(
+        self,
+        on_gradient: Callable[[Any, torch.Tensor], None],  # Any: the caller's own
+        give_up: Callable[[Exception], None],
+    ) -> Watch | None:
+        """Return what hooks do in C, straight into the rows; None without the native pass."""
+        if self._native is None:
+            return None
+        return make_watch(self._native, self._cells, self._bins, self._expected, on_gradient, give_up)
+
+    def add(self, row: int, tensor: torch.Tensor, *also: int) -> None:
+        """Reduce a tensor into a row, and into others beside it.
+
+        A tensor without readable numbers marks them *not measured*.
+        """
+        if self._native is None or not self._native.add(self._cells, self._bins, tensor, row, *also):
+            self._add_eagerly(tensor, (row, *also))
+
+    def add_each(
+        self,
+        tensors: list[torch.Tensor],
+        targets: list[Targets],
+        kept: NDArray[np.uint8] | None = None,
+    ) -> Sequence[int]:
+        """Reduce each tensor into its rows; and copy it into `kept`, where that is given.
+
+        Returns the places of those that were not copied. `room_for` says how large `kept` is to be.
+        """
+        if self._native is None:
+            left: Sequence[int] = range(len(tensors))
+        else:
+            left = self._native.add_each(self._cells, self._bins, tensors, targets, kept)
+        queued = self._add_by_device(left, tensors, targets)
+        for place in left:
+            if place not in queued:
+                self._add_eagerly(tensors[place], targets[place])
+        return left
+
+    def add_gradients(
+        self, parameters: list[torch.Tensor], targets: list[Targets]
+    ) -> tuple[Sequence[int], bool]:
+        """Reduce the gradient of each parameter into its rows.
+
+        Returns the places of those that have none, and whether all others could be read at once.
+        """
+        if self._native is None:
+            left: Sequence[int] = range(len(parameters))
+        else:
+            left = self._native.add_gradients(self._cells, self._bins, parameters, targets)
+            if not left:
+                return left, True
+        gradients = [(place, parameters[place].grad) for place in left]
+        given = [(place, gradient) for place, gradient in gradients if gradient is not None]
+        if given:
+            self.add_each([each for _, each in given], [targets[place] for place, _ in given])
+        return [place for place, gradient in gradients if gradient is None], not given
+
+    def add_changes(
+        self, tensors: list[torch.Tensor], targets: list[Targets], kept: NDArray[np.uint8]
+    ) -> Sequence[int]:
+        """Reduce the change of each tensor since `add_each` copied the same list into `kept`.
+
+        Returns the places of those that were not copied then, or have another layout now.
+        """
+        if self._native is None:
+            return range(len(tensors))
+        left: list[int] = self._native.add_changes(self._cells, self._bins, tensors, targets, kept)
+        return left
+
+    def add_each_change(
+        self,
+        tensors: Sequence[torch.Tensor],
+        targets: Sequence[Targets],
+        before: Sequence[torch.Tensor],
+    ) -> None:
+        """Reduce the change of each tensor since a copy was made of it."""
+        places = range(len(tensors))
+        queued = self._add_by_device(places, tensors, targets, before)
+        for place in places:
+            if place not in queued:
+                self.add_change(targets[place], tensors[place], before[place])
+
+    def add_change(self, rows: Targets, tensor: torch.Tensor, before: torch.Tensor) -> None:
+        """Reduce a tensor's change since a copy was made of it."""
+        if tensor.device.type == "cpu" and tensor.layout is torch.strided:
+            try:
+                self._add_record(rows, reduce_change_on_host(tensor, before, is_full=self._is_full))
+            except Unmeasurable:
+                self.mark_unmeasured(rows)
+        elif tensor.dtype in (torch.float16, torch.bfloat16):
+            self._add_eagerly(tensor.float() - before.float(), rows)
+        else:
+            self._add_eagerly(tensor - before, rows)
+
+    def are_finite(self, targets: list[Targets]) -> bool:
+        """Whether all that was reduced on the host in this step into the last row of each was finite.
+
+        It is asked amid the training, when little of NumPy is in the processor's caches: so in C.
+        """
+        if self._native is not None:
+            return bool(self._native.are_finite(self._cells, targets))
+        table = np.frombuffer(self._cells, np.float64).reshape(-1, _WIDTH)
+        return not table[[rows[-1] for rows in targets], _NAN : _NAN + 3].any()
+
+    def mark_unmeasured(self, rows: Targets) -> None:
+        """Say of rows that something belongs into them that could not be read."""
+        for row in rows:
+            self._flags[row] |= Flags.NOT_MEASURED
+
+    def expect(self, row: int) -> None:
+        """Note that a gradient hook was placed: a row where none fires is *not measured*."""
+        self._expected[row] = 1
+
+    def peek(self) -> Block:
+        """Return what the step has left so far, and leave it there; waits for the device."""
+        harvest = Harvest(self._as_block(), [board.copy() for board in self._devices.values()])
+        return harvest.block()
+
+    def harvest(self) -> Harvest:
+        """Hand out what the step left, and begin anew."""
+        block = self._as_block(is_taken=True)
+        harvest = Harvest(block, [board.harvest() for board in self._devices.values()])
+        if self._bins is not None:
+            _as_histograms(self._bins)[:] = 0
+        return harvest
+
+    def _as_block(self, *, is_taken: bool = False) -> Block:
+        """Return the rows by column; where `is_taken`, all but the bins are empty afterwards."""
+        columns, flags = laid_out(
+            self._native, self._cells, self._flags, self._expected, is_taken=is_taken
+        )
+        if len(self._where[0]) < len(self._layers):
+            self._where = frozen(self._layers), frozen(self._kind_of_row)
+        return Block(
+            tuple(self._kinds),
+            *self._where,
+            flags,
+            {name: columns[name] for name in (COLUMN_NAMES if self._is_full else _CORE)},
+            None if self._bins is None else _as_histograms(self._bins).copy(),
+        )
+
+    def _add_eagerly(self, tensor: torch.Tensor, rows: Targets) -> None:
+        try:
+            device = tensor.device
+            if device.type == "cpu":
+                record = reduce_on_host(tensor, is_full=self._is_full)
+            elif device.type in _NO_FLOAT64:
+                record = reduce_on_host(tensor.cpu(), is_full=self._is_full)
+            elif not has_numbers(tensor):
+                raise Unmeasurable("a tensor that has only a shape")  # noqa: TRY301 - as what is called here
+            elif not self._device_board(device).reduce(tensor, rows):
+                return
+            else:
+                record = Record()
+        except Unmeasurable:
+            self.mark_unmeasured(rows)
+            return
+        self._add_record(rows, record)
+
+    def _add_record(self, rows: Targets, record: Record) -> None:
+        columns = [float(getattr(record, column.name)) for column in COLUMNS]
+        with memoryview(self._cells).cast("d") as cells:
+            for row in rows:
+                for i, (merge, value) in enumerate(zip(_MERGES, columns, strict=True), row * _WIDTH):
+                    cells[i] = merge(cells[i], value)
+        if self._bins is not None and record.bins is not None:
+            table = _as_histograms(self._bins)
+            for row in rows:
+                table[row] += record.bins.astype(np.uint64)
+
+    def _add_by_device(
+        self,
+        places: Sequence[int],
+        tensors: Sequence[torch.Tensor],
+        targets: Sequence[Targets],
+        before: Sequence[torch.Tensor] | None = None,
+    ) -> set[int]:
+        """Reduce what a device's pass takes many at a time; return the places of that."""
+        found: dict[torch.device, list[int]] = {}
+        for place in places:
+            tensor = tensors[place]
+            if tensor.device.type == "cuda" and has_numbers(tensor):
+                found.setdefault(tensor.device, []).append(place)
+        queued: set[int] = set()
+        for device, there in found.items():
+            board = self._device_board(device)
+            if isinstance(board, TritonBoard):
+                some = [tensors[i] for i in there], [targets[i] for i in there]
+                done = board.reduce_each(*some, [before[i] for i in there] if before else None)
+                queued.update(there[i] for i in done)
+        self._count_calls([targets[place] for place in queued])
+        return queued
+
+    def _count_calls(self, targets: Sequence[Targets]) -> None:
+        with memoryview(self._cells).cast("d") as cells:
+            for rows in targets:
+                for row in rows:
+                    cells[row * _WIDTH + _CALLS] += 1.0
+
+    def _device_board(self, device: torch.device) -> DeviceBoard | TritonBoard:
+        board = self._devices.get(device)
+        if board is None:
+            board = self._devices[device] = open_board(device, is_full=self._is_full)
+        return board
+
+
+def room_for(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the bytes that `add_each` needs to keep copies of tensors: of those that it can read."""
+    return sum(
+        _HEADING_BYTES + tensor.nbytes
+        for tensor in tensors
+        if type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
+    )
+
+
+def _as_histograms(bins: bytearray) -> Histograms:
+    return np.frombuffer(bins, np.uint64).reshape(-1, HISTOGRAM_BINS)

@@ -1,0 +1,249 @@
+"""Reading recordings: also one that is being written, and one whose writer was killed.
+
+A reader asks for a few rows at a time and holds no transaction between them, so that it never keeps the
+recorder from writing, nor its journal from being emptied.
+"""
+
+import contextlib
+import difflib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias, TypeVar
+
+from gradscope.errors import ProtocolError, RecordingError
+from gradscope.paths import recordings_dir
+from gradscope.protocol import (
+    PART_LIMIT_BYTES,
+    Event,
+    Interventions,
+    Manifest,
+    Memory,
+    Scalars,
+    Step,
+    Times,
+    decode,
+)
+from gradscope.recording.schema import SUFFIX, check_schema
+
+__all__ = ["Recording", "RecordingInfo", "list_recordings", "open_recording"]
+
+_LOCK_TIMEOUT_S = 2.0
+_ROWS_AT_A_TIME = 64
+
+_Kind = TypeVar("_Kind", bound=Manifest | Step | Memory | Times | Scalars | Event | Interventions)
+_Row: TypeAlias = tuple[int, int, bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingInfo:
+    """What a list shows of a recording. `ended_s` is None while it is written, or when the run died.
+
+    `steps` counts the observed steps; `first_step` and `last_step` are of all that is known of.
+    """
+
+    path: Path
+    size_bytes: int
+    run: str
+    started_s: float = 0.0
+    ended_s: float | None = None
+    reason: str = ""
+    script: str = ""
+    host: str = ""
+    pid: int = 0
+    steps: int = 0
+    first_step: int | None = None
+    last_step: int | None = None
+    problem: str = ""
+    """Why the file cannot be read; the fields without a default are then all that is known."""
+
+
+_INFO = """
+SELECT run, started_s, ended_s, reason, script, host, pid, steps, first_step, last_step
+FROM run, (SELECT count(DISTINCT step) AS steps FROM step), (
+    SELECT min(first) AS first_step, max(last) AS last_step FROM (
+        SELECT min(step) AS first, max(step) AS last FROM step
+        UNION ALL SELECT min(step), max(last_step) FROM scalars
+    )
+)
+"""
+
+
+def list_recordings(directory: Path | None = None) -> list[RecordingInfo]:
+    """Return what lies in a directory, by default this user's, the newest first.
+
+    A file that cannot be read is listed with its `problem`; a directory that is not there is empty.
+    """
+    found = [_info_or_problem(path) for path in (directory or recordings_dir()).glob(f"*{SUFFIX}")]
+    return sorted(found, key=lambda info: info.started_s, reverse=True)
+
+
+def open_recording(path: Path | str) -> "Recording":
+    """Open a recording for reading. Raises RecordingError when there is none, saying what to do."""
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob(f"*{SUFFIX}")])
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise RecordingError(f"there is no recording {path}{hint}; `gradscope ls` lists them")
+    with contextlib.ExitStack() as opened:
+        try:
+            connection = opened.enter_context(contextlib.closing(_connect(path)))
+            is_begun = check_schema(connection, path)
+        except sqlite3.Error as error:
+            raise _unreadable(path, error) from error
+        if not is_begun:
+            raise RecordingError(f"{path} is empty: its run was killed before its first step")
+        opened.pop_all()
+        return Recording(path, connection)
+
+
+class Recording:
+    """One recording, opened for reading; `close` it, or use it as a context manager.
+
+    Each method reads the file as it is then: of a live run, later calls give more. Messages of all
+    ranks come ordered by step. Raises RecordingError where the file is damaged.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @property
+    def info(self) -> RecordingInfo:
+        """What a list shows of it, as of now."""
+        try:
+            row = self._connection.execute(_INFO).fetchone()
+        except sqlite3.Error as error:
+            raise _unreadable(self.path, error) from error
+        if row is None:
+            raise RecordingError(f"{self.path} holds no run: it was killed before it began")
+        return RecordingInfo(self.path, self.path.stat().st_size, *row)
+
+    def manifest(self) -> Manifest | None:
+        """Return the newest manifest of the lowest rank; None when none was written yet."""
+        rows = self._rows(
+            "SELECT revision, id, head, body FROM manifest ORDER BY rank, revision DESC LIMIT 1"
+        )
+        return self._decode(rows[0], Manifest) if rows else None
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the recorded steps, each once for each rank."""
+        return self._messages("step", Step)
+
+    def memory(self) -> Iterator[Memory]:
+        """Yield where the memory went, of the steps in which that was measured."""
+        return self._messages("memory", Memory)
+
+    def times(self) -> Iterator[Times]:
+        """Yield where the time went, of the steps in which that was measured."""
+        return self._messages("times", Times)
+
+    def scalars(self) -> Iterator[Scalars]:
+        """Yield the scalars as they were sent, several steps at a time."""
+        return self._messages("scalars", Scalars)
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events."""
+        return self._messages("event", Event)
+
+    def interventions(self) -> Iterator[Interventions]:
+        """Yield what was in force, once for each change: who did what, when, from which step."""
+        return self._messages("interventions", Interventions)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _messages(self, table: str, kind: type[_Kind]) -> Iterator[_Kind]:
+        if not self._has(table):
+            return
+        after: tuple[int, int] = (-(2**63), 0)
+        while True:
+            rows = self._rows(
+                f"SELECT step, id, head, body FROM {table} WHERE (step, id) > (?, ?) "  # noqa: S608 - ours
+                f"ORDER BY step, id LIMIT {_ROWS_AT_A_TIME}",
+                after,
+            )
+            if not rows:
+                return
+            for row in rows:
+                yield self._decode(row, kind)
+            after = rows[-1][0], rows[-1][1]
+
+    def _has(self, table: str) -> bool:
+        """Whether the file has a table: one that an earlier gradscope wrote lacks some."""
+        query = f"SELECT 0, 0, name, name FROM sqlite_master WHERE name = '{table}'"  # noqa: S608 - ours
+        return bool(self._rows(query))
+
+    def _rows(self, query: str, arguments: tuple[int, ...] = ()) -> list[_Row]:
+        try:
+            return self._connection.execute(query, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise _unreadable(self.path, error) from error
+
+    def _decode(self, row: _Row, kind: type[_Kind]) -> _Kind:
+        _, row_id, head, body = row
+        pieces = [body[i : i + PART_LIMIT_BYTES] for i in range(0, len(body), PART_LIMIT_BYTES)]
+        try:
+            message = decode([head, *pieces])
+        except ProtocolError as error:
+            raise RecordingError(
+                f"{self.path}, {kind.__name__} {row_id} is damaged: {error}"
+            ) from error
+        if not isinstance(message, kind):
+            raise RecordingError(
+                f"{self.path} is damaged: expected {kind.__name__} in row {row_id}, "
+                f"got {type(message).__name__}"
+            )
+        return message
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open a file for reading only.
+
+    A reader of a WAL file must make a small file beside it. Where that is not allowed (a read-only
+    directory) and no journal waits, the file cannot change either, and may be opened as immutable.
+    """
+    where = path.absolute().as_uri()
+    connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=_LOCK_TIMEOUT_S)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        journal = path.with_name(path.name + "-wal")
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or journal.exists():
+            connection.close()
+            raise
+        connection.close()
+        return sqlite3.connect(f"{where}?mode=ro&immutable=1", uri=True)
+    except sqlite3.DatabaseError:
+        return connection  # no database at all: check_schema says so
+    return connection
+
+
+def _info_or_problem(path: Path) -> RecordingInfo:
+    try:
+        with open_recording(path) as recording:
+            return recording.info
+    except RecordingError as error:
+        size_bytes = path.stat().st_size if path.exists() else 0
+        return RecordingInfo(path, size_bytes, path.stem, problem=str(error))
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> RecordingError:
+    return RecordingError(
+        f"{path} cannot be read ({error}); if it was copied while its run was live, copy it again "
+        "together with the file of the same name that ends in -wal"
+    )

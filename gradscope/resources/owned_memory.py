@@ -1,0 +1,81 @@
+"""The bytes that layers own beside activations: parameters, gradients, optimizer state, buffers.
+
+A storage counts once. Weights that two layers share belong to the first of them.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gradscope.hooks import LayerInfo
+from gradscope.resources.autograd_graph import storages_of, tensors_in
+
+__all__ = ["Holdings"]
+
+_Bytes = Counter[int]
+
+
+class Holdings:
+    """Looks at a model's layers, which it holds weakly. Each method returns own bytes by layer."""
+
+    def __init__(self, layers: Sequence[LayerInfo]) -> None:
+        self._modules = [(layer.index, weakref.ref(layer.module)) for layer in layers]
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Yield all parameters and buffers."""
+        for _, module in self._alive():
+            yield from _parameters(module)
+            yield from _buffers(module)
+
+    def parameters(self) -> _Bytes:
+        """Return the bytes of parameters."""
+        return self._sum(_parameters)
+
+    def buffers(self) -> _Bytes:
+        """Return the bytes of buffers."""
+        return self._sum(_buffers)
+
+    def gradients(self) -> _Bytes:
+        """Return the bytes of the gradients that are there now."""
+        return self._sum(lambda module: (p.grad for p in _parameters(module) if p.grad is not None))
+
+    def optimizer_state(self, optimizers: Iterable[Optimizer]) -> _Bytes:
+        """Return the bytes that optimizers keep for each layer's parameters."""
+        states = [optimizer.state for optimizer in optimizers]
+
+        def kept_for(module: nn.Module) -> Iterator[torch.Tensor]:
+            for parameter in _parameters(module):
+                for state in states:
+                    if parameter in state:
+                        yield from tensors_in(state[parameter])
+
+        return self._sum(kept_for)
+
+    def _alive(self) -> Iterator[tuple[int, nn.Module]]:
+        for index, reference in self._modules:
+            module = reference()
+            if module is not None:
+                yield index, module
+
+    def _sum(self, tensors_of: Callable[[nn.Module], Iterable[torch.Tensor]]) -> _Bytes:
+        total: _Bytes = Counter()
+        seen: set[int] = set()
+        for index, module in self._alive():
+            for tensor in tensors_of(module):
+                for storage in storages_of(tensor):
+                    if storage.key not in seen:
+                        seen.add(storage.key)
+                        total[index] += storage.size_bytes
+        return total
+
+
+def _parameters(module: nn.Module) -> Iterator[torch.Tensor]:
+    return (p for p in module._parameters.values() if p is not None)  # noqa: SLF001 - far faster than parameters()
+
+
+def _buffers(module: nn.Module) -> Iterator[torch.Tensor]:
+    return (b for b in module._buffers.values() if b is not None)  # noqa: SLF001 - as above

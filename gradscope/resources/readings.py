@@ -1,0 +1,193 @@
+"""What one step's measuring gave: numbers by the index of a layer, ready to be sent or read."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradscope.columns import MemoryRow, MemoryTable, TimeRow, TimesTable, balance_of
+from gradscope.resources.attribution import OUTSIDE
+from gradscope.resources.layer_marks import Gauges
+from gradscope.resources.probe import Moment
+from gradscope.resources.stopwatch import Stopwatch
+
+__all__ = ["MemoryReading", "Owned", "TimesReading", "memory_reading", "times_reading"]
+
+_NOT_CALLED = (
+    "no layer was seen computing: the model is compiled, or it was not called in this step; what is "
+    "kept for its backward pass is not known"
+)
+_THREADS = (
+    "layers were called in {count} threads; operations of other threads than the one that called the "
+    "model may be shown at other layers"
+)
+_UNSEEN = "{count} operations of {layer} keep what cannot be looked at: {reason}"
+_HELD = "{size_bytes:,} bytes of {layer} are kept by a {holder}"
+_OUTSIDE = "{size_bytes:,} bytes are kept by operations between the layers' calls"
+_NO_BACKWARD = "no backward pass was seen in this step"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """Where the memory went in one step. The names are those of MemoryTable."""
+
+    step: int
+    rows: dict[int, MemoryRow]
+    balance: dict[str, int]
+    machine: dict[str, int]
+    notes: tuple[str, ...] = ()
+    input_bytes: dict[int, int] = field(default_factory=dict)
+    """What the layers that have others below them were given: a checkpoint would keep it."""
+
+    def table(self, layers: Sequence[str]) -> MemoryTable:
+        """Return it as a table of the model's layers."""
+        return MemoryTable(
+            self.step,
+            layers,
+            self.rows,
+            balance=self.balance,
+            machine=self.machine,
+            notes=self.notes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TimesReading:
+    """Where the time went in one step. The names are those of TimesTable."""
+
+    step: int
+    rows: dict[int, TimeRow]
+    phases_s: dict[str, float]
+    clock: str
+    is_observed: bool
+    notes: tuple[str, ...] = ()
+
+    def table(self, layers: Sequence[str]) -> TimesTable:
+        """Return it as a table of the model's layers."""
+        return TimesTable(
+            self.step,
+            layers,
+            self.rows,
+            phases_s=self.phases_s,
+            clock=self.clock,
+            is_observed=self.is_observed,
+            notes=self.notes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """What the layers own beside activations, in bytes by layer."""
+
+    parameters: Counter[int] = field(default_factory=Counter)
+    buffers: Counter[int] = field(default_factory=Counter)
+    gradients: Counter[int] = field(default_factory=Counter)
+    optimizer: Counter[int] = field(default_factory=Counter)
+
+
+def memory_reading(
+    step: int,
+    names: Sequence[str],
+    *,
+    moment: Moment | None,
+    called: int,
+    threads: int,
+    gauges: Gauges,
+    owned: Owned,
+    optimizer_before_bytes: int,
+    machine: Mapping[str, int],
+    is_of_device: bool,
+) -> MemoryReading:
+    """Put together what a step's measuring gave. Without a moment nothing was kept, where layers ran.
+
+    owned: gradients and optimizer state as they were at the end; the balance takes them of the moment.
+    """
+    held = machine.get("device_allocated" if is_of_device else "host_resident", 0)
+    total = held if moment is None or moment.held_bytes is None else moment.held_bytes
+    parts = _parts(moment, owned, optimizer_before_bytes, is_of_device=is_of_device)
+    return MemoryReading(
+        step=step,
+        rows=_rows(len(names), moment, owned, gauges, has_run=bool(called)),
+        balance=balance_of(parts, total),
+        machine=dict(machine),
+        notes=tuple(_notes(names, moment, called=called, threads=threads)),
+        input_bytes=dict(gauges.inputs),
+    )
+
+
+def _rows(
+    count: int, moment: Moment | None, owned: Owned, gauges: Gauges, *, has_run: bool
+) -> dict[int, MemoryRow]:
+    saved = moment.saved.by_layer if moment is not None else Counter[int]()
+    return {
+        i: MemoryRow(
+            saved_bytes=saved[i] if has_run else None,
+            param_bytes=owned.parameters[i],
+            grad_bytes=owned.gradients[i],
+            optimizer_bytes=owned.optimizer[i],
+            buffer_bytes=owned.buffers[i],
+            entry_bytes=gauges.entry.get(i),
+            exit_bytes=gauges.exit.get(i),
+            peak_bytes=gauges.peak.get(i),
+        )
+        for i in range(count)
+    }
+
+
+def _parts(
+    moment: Moment | None, owned: Owned, optimizer_bytes: int, *, is_of_device: bool
+) -> dict[str, int]:
+    """Return what was held at the moment; of activations only those that lie where it is counted."""
+    parts = {
+        "parameters": sum(owned.parameters.values()),
+        "buffers": sum(owned.buffers.values()),
+        "optimizer": optimizer_bytes,
+    }
+    if moment is None:
+        return parts | {"gradients": sum(owned.gradients.values())}
+    elsewhere = moment.saved.host_bytes if is_of_device else 0
+    return parts | {
+        "gradients": moment.grad_bytes,
+        "saved": moment.saved.total_bytes - elsewhere,
+        "batch": moment.batch_bytes,
+    }
+
+
+def times_reading(
+    step: int, names: Sequence[str], watch: Stopwatch[Any], *, is_observed: bool
+) -> TimesReading:
+    """Read a stopwatch whose marks have come."""
+    times = watch.times()
+    has_backward = bool(times.backward_s)
+    rows = {
+        i: TimeRow(
+            forward_s=times.forward_s.get(i, 0.0),
+            backward_s=times.backward_s.get(i, 0.0) if has_backward else None,
+            calls=times.calls.get(i, 0),
+        )
+        for i in range(len(names))
+    }
+    if not times.calls:
+        return TimesReading(step, {}, times.phases_s, watch.clock.name, is_observed, (_NOT_CALLED,))
+    notes = () if has_backward else (_NO_BACKWARD,)
+    return TimesReading(step, rows, times.phases_s, watch.clock.name, is_observed, notes)
+
+
+def _notes(names: Sequence[str], moment: Moment | None, *, called: int, threads: int) -> Iterator[str]:
+    if not called:
+        yield _NOT_CALLED
+    if threads > 1:
+        yield _THREADS.format(count=threads)
+    if moment is None:
+        return
+
+    def named(layer: int) -> str:
+        return "no layer" if layer == OUTSIDE else names[layer] or "the model itself"
+
+    for (layer, holder), size in sorted(moment.saved.holders.items()):
+        yield _HELD.format(size_bytes=size, layer=named(layer), holder=holder)
+    for (layer, reason), count in sorted(moment.saved.unseen.items()):
+        yield _UNSEEN.format(count=count, layer=named(layer), reason=reason)
+    outside = moment.saved.by_layer[OUTSIDE]
+    if outside:
+        yield _OUTSIDE.format(size_bytes=outside)

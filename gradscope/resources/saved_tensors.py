@@ -1,0 +1,151 @@
+"""The bytes that each layer keeps for the backward pass, at the moment when there are most of them.
+
+A storage counts once, for the layer whose operation kept it first: the result of a ReLU that the
+Linear after it keeps as well is the ReLU's. The model's own parameters and buffers, and what it was
+given, are no activations made here and are counted apart.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.autograd.graph import Node
+
+from gradscope.resources.attribution import OUTSIDE
+from gradscope.resources.autograd_graph import Kept, Storage, kept_by, storages_of
+
+__all__ = ["HeldCall", "Saved", "SavedTally"]
+
+
+@dataclass(slots=True)
+class HeldCall:
+    """What one call of the model keeps until its backward pass begins."""
+
+    made: dict[int, tuple[int, Storage]] = field(default_factory=dict)
+    given: dict[int, Storage] = field(default_factory=dict)
+    holders: Counter[tuple[int, str]] = field(default_factory=Counter)
+    unseen: Counter[tuple[int, str]] = field(default_factory=Counter)
+    is_released: bool = False
+
+    def release(self) -> None:
+        """Note that its backward pass has begun: from now on it lets go of what it keeps."""
+        self.is_released = True
+
+
+@dataclass(slots=True)
+class Saved:
+    """What the calls held at one moment. By layer; `host_bytes` is that part which lies on the host.
+
+    `holders` has, by layer and word, the bytes that a checkpoint or a compiled graph keeps (they are
+    among those of `by_layer`), `unseen` how many nodes keep what cannot be looked at.
+    """
+
+    by_layer: Counter[int] = field(default_factory=Counter)
+    input_bytes: int = 0
+    host_bytes: int = 0
+    holders: Counter[tuple[int, str]] = field(default_factory=Counter)
+    unseen: Counter[tuple[int, str]] = field(default_factory=Counter)
+
+    @property
+    def total_bytes(self) -> int:
+        """All activations that are kept; inputs and parameters are not among them."""
+        return sum(self.by_layer.values())
+
+
+class SavedTally:
+    """Counts the calls of one step, from `clear` to `clear`. It keeps no tensor and no node."""
+
+    def __init__(self) -> None:
+        self._names: dict[type, tuple[str, ...]] = {}
+        self._calls: list[HeldCall] = []
+        self._own: set[int] = set()
+
+    def clear(self) -> None:
+        """Begin another step."""
+        self._calls.clear()
+        self._own.clear()
+
+    def add(
+        self,
+        nodes: Sequence[Node],
+        line_of: Callable[[int], tuple[int, ...]],
+        own: Iterable[torch.Tensor],
+        given: Iterable[torch.Tensor],
+    ) -> HeldCall:
+        """Count what the nodes of one call keep; `own` are parameters and buffers, `given` the inputs.
+
+        What a checkpoint keeps is that of the innermost layer around all that it stands for.
+        """
+        if not self._own:
+            self._own = {s.key for tensor in own for s in storages_of(tensor)}
+        inputs = {s.key for tensor in given for s in storages_of(tensor)}
+        before = {key for call in self._held() for key in call.made}
+        call = HeldCall()
+        kept_by_nodes = [kept_by(node, self._names) for node in nodes]
+        frames = _lines_of_frames(kept_by_nodes, line_of)
+        for kept in kept_by_nodes:
+            line = frames.get(kept.frame) or line_of(kept.sequence)
+            layer = line[-1] if line else OUTSIDE
+            if kept.unseen:
+                call.unseen[layer, kept.unseen] += 1
+            for storage in kept.storages:
+                if storage.key in self._own or storage.key in before or storage.key in call.made:
+                    continue
+                if storage.key in inputs:
+                    call.given[storage.key] = storage
+                    continue
+                call.made[storage.key] = layer, storage
+                if kept.holder:
+                    call.holders[layer, kept.holder] += storage.size_bytes
+        self._calls.append(call)
+        return call
+
+    def held(self) -> Saved:
+        """Return what all calls hold whose backward pass has not begun."""
+        saved = Saved()
+        inputs: dict[int, Storage] = {}
+        for call in self._held():
+            inputs |= call.given
+            saved.holders += call.holders
+            saved.unseen += call.unseen
+            for layer, storage in call.made.values():
+                saved.by_layer[layer] += storage.size_bytes
+                saved.host_bytes += storage.size_bytes if storage.is_host else 0
+        saved.input_bytes = sum(storage.size_bytes for storage in inputs.values())
+        return saved
+
+    def batch_bytes(
+        self, call: HeldCall, given: Iterable[torch.Tensor], returned: Iterable[torch.Tensor]
+    ) -> int:
+        """Return the bytes of inputs and outputs that are neither parameters nor kept by the call."""
+        passed = {s.key: s for tensor in (*given, *returned) for s in storages_of(tensor)}
+        return sum(
+            storage.size_bytes
+            for key, storage in passed.items()
+            if key not in call.made and key not in self._own
+        )
+
+    def _held(self) -> list[HeldCall]:
+        return [call for call in self._calls if not call.is_released]
+
+
+def _lines_of_frames(
+    kept_by_nodes: Iterable[Kept], line_of: Callable[[int], tuple[int, ...]]
+) -> dict[int, tuple[int, ...]]:
+    """Return, by checkpoint, the layers around all nodes that it stands for."""
+    lines: dict[int, tuple[int, ...]] = {}
+    for kept in kept_by_nodes:
+        if kept.frame:
+            line = line_of(kept.sequence)
+            lines[kept.frame] = _common(lines.get(kept.frame, line), line)
+    return lines
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    same = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        same += 1
+    return one[:same]

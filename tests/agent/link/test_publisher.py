@@ -1,0 +1,54 @@
+"""The queue before the link: what waits there is bounded in number and in bytes."""
+
+from collections.abc import Callable
+
+import pytest
+
+from gradscope.agent.link.publisher import Publisher
+from gradscope.agent.run.identity import hello_of
+from gradscope.protocol import Event, Message
+
+STEP_BYTES = 5_000_000
+"""A step of 6,000 layers, about."""
+
+
+@pytest.fixture
+def publisher() -> Publisher:
+    """Return one that was never started: nothing is taken off its queue."""
+    return Publisher(
+        None,
+        hello_of("run", None),
+        announce=list,
+        on_command=lambda _: None,
+        on_viewers=lambda _: None,
+    )
+
+
+def some(text: str) -> Callable[[], Message]:
+    return lambda: Event(run="run", rank=0, step=0, time_s=0.0, level="info", code="test", text=text)
+
+
+def waiting(publisher: Publisher) -> list[str]:
+    return [make().text for make in publisher._queue]
+
+
+def test_as_many_large_steps_wait_as_sixteen_megabytes_hold(publisher):
+    for i in range(10):
+        publisher.put(some(str(i)), STEP_BYTES)
+    assert waiting(publisher) == ["7", "8", "9"]
+    assert publisher.dropped == 7
+
+
+def test_two_steps_wait_however_large_they_are(publisher):
+    for i in range(4):
+        publisher.put(some(str(i)), 10**9)
+    assert waiting(publisher) == ["2", "3"]
+    assert publisher.dropped == 2
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 20_000])
+def test_small_messages_are_bounded_by_their_number(publisher, size_bytes):
+    for i in range(300):
+        publisher.put(some(str(i)), size_bytes)
+    assert waiting(publisher) == [str(i) for i in range(44, 300)]
+    assert publisher.dropped == 44

@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+import torch
+
+from gradscope.columns import COLUMN_NAMES, Flags, Table
+from gradscope.observe import Board, reduce_on_device
+from gradscope.observe.cuda.device_buffer import DeviceBoard
+from gradscope.observe.readout import laid_out
+
+
+def table_of(board):
+    return Table(0, ["a", "b"], board.harvest().block())
+
+
+def test_calls_of_one_row_merge_as_if_they_were_one_tensor():
+    board = Board()
+    parts = [torch.randn(4, 3), torch.randn(5), torch.randn(2, 2, 2)]
+    for part in parts:
+        board.add(board.row(0, "out"), part)
+    stats = table_of(board)["a"]["out"]
+    whole = torch.cat([part.flatten() for part in parts]).double().numpy()
+    assert (stats.calls, stats.count) == (3, whole.size)
+    assert stats.mean == pytest.approx(whole.mean(), rel=1e-12)
+    assert stats.std == pytest.approx(whole.std(), rel=1e-9)
+    assert (stats.min, stats.max) == (whole.min(), whole.max())
+
+
+def test_a_harvest_leaves_the_board_empty_and_keeps_its_own_numbers():
+    board = Board()
+    board.add(board.row(0, "out"), torch.ones(3))
+    first = board.harvest()
+    board.add(board.row(0, "out"), torch.full((2,), 5.0))
+    assert table_of(board)["a"]["out"].sum == 10.0
+    assert Table(0, ["a"], first.block())["a"]["out"].sum == 3.0
+    assert len(board.harvest().block()) == 0
+
+
+def test_a_gradient_that_never_came_is_not_measured_rather_than_zero():
+    board = Board()
+    board.expect(board.row(1, "grad"))
+    stats = table_of(board)["b"]["grad"]
+    assert stats.flags == Flags.NOT_MEASURED
+    assert not stats.is_measured
+    assert stats.to_dict()["norm"] is None
+
+
+def test_a_tensor_without_numbers_marks_its_row():
+    board = Board()
+    board.add(board.row(0, "out"), torch.empty(3, device="meta"))
+    assert Flags.NOT_MEASURED in table_of(board)["a"]["out"].flags
+
+
+def test_zeros_and_subnormals_are_absent_at_core_detail_and_counted_at_full():
+    for is_full, expected in ((False, None), (True, 2)):
+        board = Board(is_full=is_full)
+        board.add(board.row(0, "out"), torch.tensor([0.0, -0.0, 1.0]))
+        assert table_of(board)["a"]["out"].zero == expected
+
+
+def test_rows_are_reduced_on_a_device_as_on_the_host():
+    """The board of another device, run on this one: the same code without a copy to wait for."""
+    parts = [torch.randn(100), torch.tensor([1.0, float("nan"), float("inf")]), torch.randn(3, 4)]
+    board, device = Board(is_full=True), DeviceBoard(torch.device("cpu"))
+    rows = [board.row(0, "out"), board.row(1, "out")]
+    for i, part in enumerate(parts):
+        board.add(rows[i % 2], part)
+        device.add((rows[i % 2],), reduce_on_device(part, is_full=True))
+    expected = board.harvest().block()
+    for row in rows:
+        board.expect(row)
+    empty = board.harvest()._block
+    device.harvest().merge_into(empty)
+    for name, values in expected.values.items():
+        if name != "calls":
+            np.testing.assert_allclose(
+                empty.values[name].astype(float), values.astype(float), rtol=1e-12
+            )
+
+
+def test_a_device_board_grows_and_keeps_what_it_has():
+    board, device = Board(), DeviceBoard(torch.device("cpu"))
+    for i in range(300):
+        row = board.row(i, "out")
+        board.expect(row)
+        device.add((row,), reduce_on_device(torch.full((2,), float(i))))
+    block = board.harvest()._block
+    device.harvest().merge_into(block)
+    assert block.values["sum"].tolist() == [2.0 * i for i in range(300)]
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_the_native_harvest_lays_out_what_the_one_in_python_does(is_full):
+    board = Board(is_full=is_full)
+    if board._native is None:
+        pytest.skip("the native pass was not built")
+    nasty = torch.tensor([0.0, -1.0, 1e-42, torch.nan, torch.inf, -torch.inf, 3.5])
+    for layer in range(5):
+        board.add(board.row(layer, "out"), nasty * (layer + 1), board.row(layer, "param"))
+        board.expect(board.row(layer, "grad"))
+    board.add(board.row(3, "grad"), nasty)
+    board.mark_unmeasured((board.row(4, "update"),))
+    held = board._cells, board._flags, board._expected
+    native = laid_out(board._native, *held, is_taken=False)
+    python = laid_out(None, *held, is_taken=False)
+    taken = laid_out(board._native, *held, is_taken=True)
+    assert list(native[0]) == list(python[0]) == list(COLUMN_NAMES)
+    for name, column in native[0].items():
+        assert (column.dtype, column.shape) == (python[0][name].dtype, (len(board),))
+        assert column.tobytes() == python[0][name].tobytes() == taken[0][name].tobytes()
+    assert native[1].tolist() == python[1].tolist() == taken[1].tolist()
+    left, flags = laid_out(None, *held, is_taken=True)
+    assert not flags.any()
+    assert {name: set(column.tolist()) for name, column in left.items()} == {
+        **{name: {0} for name in COLUMN_NAMES},
+        "min": {float("inf")},
+        "max": {-float("inf")},
+    }
+    assert len(board.harvest().block()) == 0
+
+
+def test_gradients_are_found_at_their_parameters_and_missing_ones_are_named():
+    parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(4)]
+    parameters[1].grad = torch.tensor([3.0, 4.0, 0.0])
+    parameters[3].grad = torch.tensor([1.0, 2.0, 2.0]).to_sparse()
+    board = Board()
+    rows = [(board.row(i, "param_grad"),) for i in range(4)]
+    assert board.add_gradients(parameters, rows) == ([0, 2], False)
+    table = Table(0, list("abcd"), board.harvest().block())
+    assert table["b"]["param_grad"].norm == 5.0
+    assert table["d"]["param_grad"].norm == 3.0
+    assert set(table) == {"b", "d"}
+    assert board.add_gradients(parameters[1:2], rows[1:2])[0] in ([], range(0))
