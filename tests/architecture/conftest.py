@@ -1,8 +1,11 @@
-"""The project as files: its rooms and modules, found by looking."""
+"""The project as files: its rooms, its modules and what each of them contains, read once."""
 
+import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,32 +14,50 @@ ROOT = Path(__file__).parents[2]
 _PACKAGES = {"gradscope": ROOT / "gradscope", "gradscope_tui": ROOT / "tui" / "gradscope_tui"}
 
 
-def _rooms() -> list[str]:
-    return sorted(path.parent.name for path in (ROOT / "gradscope").glob("*/__init__.py"))
+@dataclass(frozen=True)
+class Module:
+    """A module of the project: its full name, its file, its text and its syntax tree."""
+
+    name: str
+    path: Path
+    text: str
+    tree: ast.Module
+    imports: frozenset[str]
+
+    @property
+    def room(self) -> str | None:
+        """The room of `gradscope` that holds the module, if any."""
+        package, _, rest = self.name.partition(".")
+        return rest.partition(".")[0] or None if package == "gradscope" else None
+
+    def place(self, line: int) -> str:
+        """Return a line of the module as an editor opens it."""
+        return f"{self.path.relative_to(ROOT)}:{line}"
 
 
-def _modules() -> dict[str, Path]:
-    """Return the path of every module by its full name."""
-    modules: dict[str, Path] = {}
+@functools.cache
+def _modules() -> tuple[Module, ...]:
+    found: list[Module] = []
     for package, folder in _PACKAGES.items():
         for path in sorted(folder.rglob("*.py")):
             parts = (package, *path.relative_to(folder).with_suffix("").parts)
-            modules[".".join(parts).removesuffix(".__init__")] = path
-    return modules
+            text = path.read_text(encoding="utf-8")
+            tree = ast.parse(text)
+            name = ".".join(parts).removesuffix(".__init__")
+            found.append(Module(name, path, text, tree, _imported(tree)))
+    return tuple(found)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Call a test that takes `room` or `module` once for each that there is."""
-    if "room" in metafunc.fixturenames:
-        metafunc.parametrize("room", _rooms())
-    if "module" in metafunc.fixturenames:
-        metafunc.parametrize("module", _modules())
-
-
-@pytest.fixture
-def path(module: str) -> Path:
-    """The file of a module."""
-    return _modules()[module]
+def _imported(tree: ast.Module) -> frozenset[str]:
+    """Return the names of all modules that a module imports, at any depth of its code."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=aliases):
+                names |= {alias.name for alias in aliases}
+            case ast.ImportFrom(module=str(name), level=0):
+                names.add(name)
+    return frozenset(names)
 
 
 @pytest.fixture(scope="session")
@@ -46,11 +67,11 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def rooms() -> list[str]:
-    return _rooms()
+    return sorted(path.parent.name for path in (ROOT / "gradscope").glob("*/__init__.py"))
 
 
 @pytest.fixture(scope="session")
-def modules() -> dict[str, Path]:
+def modules() -> tuple[Module, ...]:
     return _modules()
 
 
@@ -70,7 +91,7 @@ sys.meta_path.insert(0, NoTorch())
 def fresh(tmp_path: Path) -> Callable[..., str]:
     """Run a script in a fresh interpreter, in an empty directory; return what it prints.
 
-    `torch=False` makes every import of torch fail there as where it is not installed.
+    `torch=False` makes every import of torch fail, as if it were not installed.
     """
 
     def run(script: str, *, torch: bool = True) -> str:
