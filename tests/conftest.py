@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+sys.path.append(str(Path(__file__).parent))
+
 from gradscope.protocol import Hello
 from gradscope.transport import HubAddress, Link, ensure_hub, hub_address
 from gradscope.transport.lock import HUB_LOCK, holder_pid
+from support import fork_server
 
 DEADLINE_S = 15.0
 
@@ -35,6 +38,13 @@ def _interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server() -> Iterator[None]:
+    """End the fork server, if a test has started it."""
+    yield
+    fork_server.close()
+
+
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A runtime and a data directory of the test's own, short enough for sockets."""
@@ -51,8 +61,9 @@ def _threads() -> set[str]:
 
 
 def _children() -> set[int]:
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    return {int(pid) for pid in children.read_text().split()} if children.exists() else set()
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    children = {int(pid) for pid in path.read_text().split()} if path.exists() else set()
+    return (children | fork_server.started_pids()) - fork_server.own_pids()
 
 
 def _sockets_and_files() -> set[str]:

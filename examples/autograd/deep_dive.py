@@ -8,13 +8,13 @@ the usual mistakes, and checkpointing as a Function. `activations.py` draws the 
 import torch
 from activations import HardSwish, Mish, Relu, Swish
 from first_steps import graph
-from hooks import clipping, introspection
 from memory import Checkpoint, two_layers
 from torch import nn
 from torch.autograd import Function
 from torch.nn import functional
 
 import gradscope
+from hooks import clipping, introspection
 
 x = torch.tensor([2.0, 3.0], requires_grad=True)
 (x**2 + 2 * x + 1).sum().backward()
