@@ -19,11 +19,11 @@ import gradscope
 from benchmarks.settings import SETTINGS
 from benchmarks.workloads import WORKLOADS, Training
 from gradscope.agent.observation.measurement import Measurement
-from gradscope.agent.observation.model_tracker import WatchedModel
+from gradscope.agent.observation.model_tracker import ModelTracker
 from gradscope.agent.observation.pending_steps import Delivery
 from gradscope.agent.step.engine import StepEngine
-from gradscope.agent.step.plugins import StepParts
-from gradscope.observe import Board, Sampler
+from gradscope.agent.step.plugins import StepPlugins
+from gradscope.observe import RowBuffer, Sampler
 
 MODULES = 100
 _TURNS = 5
@@ -33,15 +33,15 @@ _WARM_UP = 250
 
 SPANS: tuple[tuple[type, str], ...] = (
     (StepEngine, "_before_optimizer"),
-    (WatchedModel, "follow_parameters"),
+    (ModelTracker, "follow_parameters"),
     (Measurement, "before_optimizer"),
-    (Board, "add_gradients"),
-    (Board, "add_each"),
+    (RowBuffer, "add_gradients"),
+    (RowBuffer, "add_each"),
     (StepEngine, "_after_optimizer"),
     (Measurement, "after_optimizer"),
-    (Board, "add_changes"),
+    (RowBuffer, "add_changes"),
     (StepEngine, "_end"),
-    (Board, "harvest"),
+    (RowBuffer, "harvest"),
     (Delivery, "deliver"),
     (Sampler, "record"),
     (StepEngine, "_begin"),
@@ -182,7 +182,7 @@ def _spans_us(training: Training, *, every: int) -> dict[str, float]:
 def _timed(taken: dict[str, list[float]]) -> Iterator[None]:
     """Have each span, and each part of the step, note how long it took. That adds half of one."""
     before = [(owner, name, getattr(owner, name)) for owner, name in SPANS]
-    sort = StepParts._sort  # noqa: SLF001 - a look inside is what this is for
+    sort = StepPlugins._sort  # noqa: SLF001 - a look inside is what this is for
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:  # Any: as it is called
         def call(*args: Any, **keywords: Any) -> Any:
@@ -193,7 +193,7 @@ def _timed(taken: dict[str, list[float]]) -> Iterator[None]:
 
         return call
 
-    def sort_timed(parts: StepParts) -> None:
+    def sort_timed(parts: StepPlugins) -> None:
         sort(parts)
         parts._overriding = {  # noqa: SLF001 - as above
             event: tuple((part, timed(f"part: {part.name}, {event}", method)) for part, method in pairs)
@@ -203,12 +203,12 @@ def _timed(taken: dict[str, list[float]]) -> Iterator[None]:
     try:
         for owner, name, function in before:
             setattr(owner, name, timed(f"{owner.__name__}.{name}", function))
-        StepParts._sort = sort_timed  # type: ignore[method-assign]  # noqa: SLF001 - put back below
+        StepPlugins._sort = sort_timed  # type: ignore[method-assign]  # noqa: SLF001 - put back below
         yield
     finally:
         for owner, name, function in before:
             setattr(owner, name, function)
-        StepParts._sort = sort  # type: ignore[method-assign]  # noqa: SLF001 - as above
+        StepPlugins._sort = sort  # type: ignore[method-assign]  # noqa: SLF001 - as above
 
 
 def _decile_us(times_s: list[float]) -> float:

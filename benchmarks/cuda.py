@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 import gradscope
 from benchmarks.settings import SETTINGS
 from benchmarks.workloads import Training
-from gradscope.observe import Board, device_pass_name
+from gradscope.observe import RowBuffer, device_pass_name
 
 NO_DEVICE = 3
 _MEGABYTES = (1, 4, 16, 64, 256)
@@ -67,7 +67,7 @@ def bandwidth(device: torch.device) -> list[dict[str, object]]:
             twin = torch.empty_like(tensor)
             copy_s = _device_time(lambda: twin.copy_(tensor))  # noqa: B023 - called before the next round
             for is_full in (False, True):
-                board = Board(is_full=is_full)
+                board = RowBuffer(is_full=is_full)
                 row = board.row(0, "out")
                 pass_s = _device_time(lambda: board.add(row, tensor))  # noqa: B023 - as above
                 share = tensor.nbytes / pass_s / (2 * tensor.nbytes / copy_s)
@@ -125,7 +125,7 @@ def steps_without_waiting(device: torch.device) -> None:
 
 def capture(device: torch.device) -> None:
     """Capture the reduction of a tensor, run the graph three times, and look at the numbers."""
-    board = Board()
+    board = RowBuffer()
     row = board.row(0, "out")
     x = torch.ones(1 << 20, device=device)
     board.add(row, x)

@@ -21,7 +21,7 @@ import gradscope
 from benchmarks.workloads import WORKLOADS
 from gradscope.agent.link.messages import step_message
 from gradscope.agent.observation.measurement import FinishedStep
-from gradscope.observe import Board
+from gradscope.observe import RowBuffer
 from gradscope.protocol import encode
 
 KINDS = (
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(layers: int, detail: str) -> Cost:
     """Fill a board anew for each round, and time what makes bytes of it; the median of the rounds."""
-    board = Board(is_full=detail == "full")
+    board = RowBuffer(is_full=detail == "full")
     targets = [(board.row(layer, kind),) for layer in range(layers) for kind in KINDS]
     tensors = [torch.randn(16 + i) * 10.0 ** -(i % 7) for i in range(_TENSORS)]
     given = [tensors[i % _TENSORS] for i in range(len(targets))]

@@ -24,7 +24,7 @@ from benchmarks.chains import chain
 from benchmarks.rank_growth import RankPoint, measure_ranks
 from benchmarks.settings import SETTINGS
 from benchmarks.workloads import Training
-from gradscope.observe import Board, pass_name
+from gradscope.observe import RowBuffer, pass_name
 
 P = TypeVar("P")
 
@@ -133,7 +133,7 @@ def tensor_points(plan: Plan) -> Iterator[TensorPoint]:
     """Reduce larger and larger tensors, by turns with copying them."""
     for elements in plan.elements:
         tensor, into = torch.randn(elements), torch.empty(elements)
-        core, full = Board(), Board(is_full=True)
+        core, full = RowBuffer(), RowBuffer(is_full=True)
         ways: dict[str, Callable[[], object]] = {
             "copy": lambda into=into, tensor=tensor: into.copy_(tensor),  # type: ignore[misc]  # bound now
             "core": lambda board=core, tensor=tensor: board.add(board.row(0, "out"), tensor),  # type: ignore[misc]  # as above

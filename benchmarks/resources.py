@@ -15,7 +15,7 @@ import torch
 
 import gradscope
 from benchmarks.workloads import WORKLOADS, Training, Workload
-from gradscope.resources import Cadence
+from gradscope.resources import MeasuringSchedule
 
 _NEVER = 10**9
 _BUDGET = 0.02
@@ -97,7 +97,7 @@ def _times_s(training: Training, count: int, scope: gradscope.Scope | None = Non
 
 def _by_default(step_s: float, cost_s: float) -> tuple[int, float]:
     """Return every how many steps one is measured under the default budget, and what that costs."""
-    cadence = Cadence(_BUDGET, 0)
+    cadence = MeasuringSchedule(_BUDGET, 0)
     for step in range(100_000):
         is_due = cadence.is_due(step, is_observed=False)
         spent_s = cost_s if is_due else 0.0

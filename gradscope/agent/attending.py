@@ -9,14 +9,14 @@ from typing import Final
 
 from torch import nn
 
-from gradscope.agent.commands.dispatcher import Control
+from gradscope.agent.commands.dispatcher import CommandDispatcher
 from gradscope.agent.link.publisher import Publisher
 from gradscope.agent.monitors.breakpoints import Breakpoint, Breakpoints
-from gradscope.agent.monitors.nan_check import Sentinel
-from gradscope.agent.monitors.nan_check_schedule import Rota
-from gradscope.agent.monitors.nan_response import BadSteps
-from gradscope.agent.monitors.pause import Gate, check_lease
-from gradscope.agent.monitors.rules import Action, Alarms, Callback, Deeds, check_action
+from gradscope.agent.monitors.nan_check import NonfiniteCheck
+from gradscope.agent.monitors.nan_check_schedule import CheckSchedule
+from gradscope.agent.monitors.nan_response import NonfiniteResponse
+from gradscope.agent.monitors.pause import Pause, check_lease
+from gradscope.agent.monitors.rules import Action, Callback, RuleActions, RuleMonitor, check_action
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.step.engine import StepEngine
 from gradscope.errors import UsageError
@@ -37,7 +37,7 @@ class Attending(ABC):
     _hello: Hello
     _names: list[str]
     _faults: Faults
-    _control: Control
+    _control: CommandDispatcher
     _engine: StepEngine
     _publisher: Publisher | None
 
@@ -130,7 +130,7 @@ class Attending(ABC):
         """Make the parts and add them to the engine, behind the changes that wait for a boundary."""
         self._told: deque[Alert] = deque(maxlen=_KEPT)
         control = self._control
-        self._gate = Gate(
+        self._gate = Pause(
             control.turns,
             announce=self._announce_interventions,
             note=lambda code, text: self._tell("info", code, text),
@@ -141,17 +141,17 @@ class Attending(ABC):
         self._breakpoints = Breakpoints(
             lambda: self._names, stop=self._stop, announce=self._announce_interventions
         )
-        deeds = Deeds(
+        deeds = RuleActions(
             tell=self._tell_alert,
             note=lambda code, text: self._tell("warning", code, text),
             pause=self._pause_for_rule,
             remove_all=lambda: control.request("remove_all"),
             peek=self._engine.peek,
         )
-        self._alarms = Alarms(deeds, self._faults, self._engine.modules)
-        rota = Rota(sampler.budget, lambda: sampler.pace_s)
-        self._bad_steps = BadSteps(self._alarms, model, sampler.want, lambda: rota.words)
-        sentinel = Sentinel(
+        self._alarms = RuleMonitor(deeds, self._faults, self._engine.modules)
+        rota = CheckSchedule(sampler.budget, lambda: sampler.pace_s)
+        self._bad_steps = NonfiniteResponse(self._alarms, model, sampler.want, lambda: rota.words)
+        sentinel = NonfiniteCheck(
             self._see_bad,
             rota=rota,
             needs_all=lambda: self._bad_steps.must_act() or self._breakpoints.are_set,

@@ -15,10 +15,10 @@ from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import (
     Action,
-    Deed,
+    AuditEntry,
     End,
-    Entry,
     Ledger,
+    LedgerEntry,
     OwnFunction,
     Ramp,
     Schedule,
@@ -67,7 +67,7 @@ class Changes(ABC):
         return tuple(state_of(entry) for entry in self._ledger.entries())
 
     @property
-    def history(self) -> tuple[Deed, ...]:
+    def history(self) -> tuple[AuditEntry, ...]:
         """Who set and removed what, when, from which step on; oldest first."""
         return self._ledger.history.deeds()
 
@@ -196,7 +196,7 @@ class Changes(ABC):
         self._settle_if_fresh()
         return Intervention(entry, self._remove)
 
-    def _tell_deed(self, deed: Deed) -> None:
+    def _tell_deed(self, deed: AuditEntry) -> None:
         """Tell viewers and the recording what was done; what failed stands in the script's log too."""
         has_failed = deed.what == "failed"
         if has_failed:
@@ -243,5 +243,5 @@ def _schedule_of(how: When) -> Schedule:
     )
 
 
-def _nothing_to_answer(entry: Entry, step: int) -> None:
+def _nothing_to_answer(entry: LedgerEntry, step: int) -> None:
     """Nobody waits for a script's own intervention: it can be asked for `active_since`."""

@@ -4,7 +4,7 @@ from abc import ABC
 from collections.abc import Sequence
 from functools import partial
 
-from gradscope.agent.commands.dispatcher import Control
+from gradscope.agent.commands.dispatcher import CommandDispatcher
 from gradscope.agent.inspection.focus import Focus
 from gradscope.agent.link.messages import closeup_message
 from gradscope.agent.link.publisher import Publisher
@@ -25,7 +25,7 @@ class Focusing(ABC):
     run: str
     _hello: Hello
     _ledger: Ledger
-    _control: Control
+    _control: CommandDispatcher
     _engine: StepEngine
     _publisher: Publisher | None
     _watched_names: tuple[str, ...]

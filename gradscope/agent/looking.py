@@ -6,10 +6,10 @@ from collections.abc import Callable
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.agent.commands.dispatcher import Control
+from gradscope.agent.commands.dispatcher import CommandDispatcher
 from gradscope.agent.inspection.capture import Capture, Captures, check_what
-from gradscope.agent.inspection.capture_upload import CaptureSender
-from gradscope.agent.inspection.snapshot import WayBack
+from gradscope.agent.inspection.capture_upload import CaptureUpload
+from gradscope.agent.inspection.snapshot import Snapshot
 from gradscope.agent.link.publisher import Publisher
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.step.engine import StepEngine
@@ -28,7 +28,7 @@ class Looking(ABC):
     _names: list[str]
     _faults: Faults
     _ledger: Ledger
-    _control: Control
+    _control: CommandDispatcher
     _engine: StepEngine
     _publisher: Publisher | None
 
@@ -85,8 +85,8 @@ class Looking(ABC):
     def _look(self, model: Callable[[], nn.Module | None]) -> None:
         """Make the parts and add them to the engine."""
         self._captures = Captures(self._engine.modules, self._faults)
-        sender = CaptureSender(self._captures, self._hello, lambda: self._names, self._send)
-        self._way_back = WayBack(
+        sender = CaptureUpload(self._captures, self._hello, lambda: self._names, self._send)
+        self._way_back = Snapshot(
             self._ledger,
             model,
             self._engine.optimizers,

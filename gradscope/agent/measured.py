@@ -5,7 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from functools import partial
 
-from gradscope.agent.inspection.resources import MeasuredLayers, ResourcePart
+from gradscope.agent.inspection.resources import MeasuredLayers, ResourcePlugin
 from gradscope.agent.link.publisher import Publisher
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.run.settings import Settings
@@ -13,7 +13,7 @@ from gradscope.agent.step.engine import StepEngine
 from gradscope.columns import MemoryTable, TimesTable
 from gradscope.observe import Sampler
 from gradscope.protocol import Hello, Memory, Times, pack_memory, pack_times
-from gradscope.resources import Cadence, MemoryReading, TimesReading, is_exhaustion
+from gradscope.resources import MeasuringSchedule, MemoryReading, TimesReading, is_out_of_memory
 
 __all__ = ["Measured"]
 
@@ -24,7 +24,7 @@ class Measured(ABC):
     """The memory and the time of a Scope, layer by layer, as of the newest step that was measured."""
 
     _engine: StepEngine
-    _resources: ResourcePart
+    _resources: ResourcePlugin
     _publisher: Publisher | None
     _hello: Hello
     _faults: Faults
@@ -49,7 +49,7 @@ class Measured(ABC):
 
     def _tell_exhaustion(self, error: BaseException) -> bool:
         """Tell of memory that ran out: who held it, what would help. False for any other error."""
-        if not is_exhaustion(error):
+        if not is_out_of_memory(error):
             return False
         text = self._resources.account_of(error)
         _log.error("gradscope: %s", text)
@@ -60,9 +60,11 @@ class Measured(ABC):
     def _tell(self, level: str, code: str, text: str) -> None:
         """Tell the viewers of something that happened."""
 
-    def _make_resources(self, sampler: Sampler, settings: Settings) -> ResourcePart:
-        return ResourcePart(
-            cadence=Cadence(sampler.budget, settings.start_step, every=settings.resources_every),
+    def _make_resources(self, sampler: Sampler, settings: Settings) -> ResourcePlugin:
+        return ResourcePlugin(
+            cadence=MeasuringSchedule(
+                sampler.budget, settings.start_step, every=settings.resources_every
+            ),
             faults=self._faults,
             optimizers=lambda: self._engine.optimizers(),  # noqa: PLW0108 - there is no engine yet
             on_memory=self._on_memory,

@@ -13,11 +13,11 @@ from torch import nn
 
 from gradscope.agent.attending import Attending
 from gradscope.agent.changes import Changes
-from gradscope.agent.commands.dispatcher import Control
+from gradscope.agent.commands.dispatcher import CommandDispatcher
 from gradscope.agent.commands.intervention_commands import Modules
 from gradscope.agent.focusing import Focusing
-from gradscope.agent.inspection.custom_functions import MetFunctions
-from gradscope.agent.link.crash_report import ExceptHook, account_of
+from gradscope.agent.inspection.custom_functions import FunctionTracker
+from gradscope.agent.link.crash_report import CrashReporter, account_of
 from gradscope.agent.link.messages import (
     interventions_message,
     manifest_message,
@@ -28,7 +28,7 @@ from gradscope.agent.link.publisher import Publisher
 from gradscope.agent.link.scalars import ScalarLog
 from gradscope.agent.looking import Looking
 from gradscope.agent.measured import Measured
-from gradscope.agent.observation.clipping import ClippingWatch
+from gradscope.agent.observation.clipping import ClippingPlugin
 from gradscope.agent.observation.measurement import FinishedStep
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.run.identity import hello_of
@@ -37,7 +37,7 @@ from gradscope.agent.step.engine import StepEngine
 from gradscope.columns import Table
 from gradscope.errors import NotMeasuredError, UsageError
 from gradscope.hooks import LayerInfo
-from gradscope.intervene import History, Ledger
+from gradscope.intervene import AuditLog, Ledger
 from gradscope.observe import Sampler
 from gradscope.protocol import Ack, Event, Message
 
@@ -74,7 +74,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
             on_request=self._note_request,
             on_change=self._announce_interventions,
             on_failure=lambda entry, _reason: self._control.request("remove", target=entry.id),
-            history=History(self._tell_deed),
+            history=AuditLog(self._tell_deed),
         )
         self._resources = self._make_resources(sampler, settings)
         self._engine = StepEngine(
@@ -88,7 +88,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
             on_closeup=self._on_closeup,
             on_end=self._on_end,
         )
-        self._control = Control(
+        self._control = CommandDispatcher(
             self._hello,
             self._ledger,
             self._modules,
@@ -221,7 +221,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
         self._focus_on(sampler)
         self._engine.add(self._resources)
         self._control.register({"measure": self._resources.prepare_measure})
-        self._met = MetFunctions(model, self._faults)
+        self._met = FunctionTracker(model, self._faults)
         self._engine.add(self._met)
 
     def _start(self, settings: Settings) -> None:
@@ -234,10 +234,10 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
                 on_viewers=self._see_viewers,
             )
             self._publisher.start()
-        clipping = ClippingWatch(self._engine.before_clip, self._log, self._faults)
+        clipping = ClippingPlugin(self._engine.before_clip, self._log, self._faults)
         self._engine.add(clipping)
         self._engine.start()
-        except_hook = ExceptHook(self._on_exception)
+        except_hook = CrashReporter(self._on_exception)
         except_hook.install()
         self.when_detached(except_hook.remove)
 

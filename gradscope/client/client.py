@@ -10,7 +10,7 @@ from gradscope.client.attending import Attending
 from gradscope.client.captured_tensors import Incoming
 from gradscope.client.run_selection import only_live_run
 from gradscope.client.session import Session
-from gradscope.columns import Gathering, MemoryTable, Table, TimesTable
+from gradscope.columns import MemoryTable, RankAssembly, Table, TimesTable
 from gradscope.errors import CommandTimeoutError, LinkError
 from gradscope.protocol import (
     Ack,
@@ -102,7 +102,7 @@ class Client(Attending):
         Ends when the run has ended, or when none came for `timeout_s`. Raises LinkError when the hub is
         lost for 15 s. Messages of other kinds that come meanwhile are not kept for `receive`.
         """
-        gathering: Gathering[Step] = Gathering()
+        gathering: RankAssembly[Step] = RankAssembly()
         known = self._session.known
 
         def tables(message: Message | None) -> list[Table]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from gradscope.errors import CommandRefusedError, LinkError
 from gradscope.protocol import Ack, Command
 
-__all__ = ["Asked"]
+__all__ = ["PendingCommands"]
 
 _LIMIT = 1_000
 
@@ -21,7 +21,7 @@ class _Pending:
     is_sent: bool = False
 
 
-class Asked:
+class PendingCommands:
     """The commands without an answer yet. The link's thread sends them; any thread adds one.
 
     A command is repeated after each break of the link. That is safe: its id stays, and an id that was

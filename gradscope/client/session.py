@@ -7,8 +7,8 @@ from concurrent.futures import Future
 
 from gradscope.client.captured_tensors import Incoming
 from gradscope.client.inbox import Inbox
-from gradscope.client.pending_commands import Asked
-from gradscope.client.state import Known
+from gradscope.client.pending_commands import PendingCommands
+from gradscope.client.state import RunState
 from gradscope.errors import LinkError
 from gradscope.protocol import (
     Ack,
@@ -44,12 +44,12 @@ class Session:
 
     def __init__(self, address: str, hello: Hello) -> None:
         self.inbox = Inbox()
-        self.known = Known()
+        self.known = RunState()
         self.captured = Incoming()
         self.is_listening = True
         self._address = address
         self._hello = hello
-        self._asked = Asked()
+        self._asked = PendingCommands()
         self._subscription: Subscribe | None = None
         self._changes: deque[tuple[Subscribe, bool, threading.Event]] = deque()
         self._wishes: deque[Message] = deque(maxlen=100)

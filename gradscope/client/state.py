@@ -1,4 +1,4 @@
-"""`Known`: the newest state of runs as the stream has told it, for those who ask instead of listen."""
+"""`RunState`: the newest state of runs as the stream has told it, for those who ask instead of listen."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
-from gradscope.columns import Block, Gathering, MemoryTable, Table, TimesTable, merge_ranks
+from gradscope.columns import Block, MemoryTable, RankAssembly, Table, TimesTable, merge_ranks
 from gradscope.errors import NotMeasuredError, ProtocolError, UsageError
 from gradscope.protocol import (
     Backfill,
@@ -21,7 +21,7 @@ from gradscope.protocol import (
     Times,
 )
 
-__all__ = ["Known"]
+__all__ = ["RunState"]
 
 _REVISIONS = 4
 
@@ -31,7 +31,7 @@ Gathered: TypeAlias = dict[int, Step]
 """One step of a run: what each rank told of it."""
 
 
-class Known:
+class RunState:
     """What is known of the runs, and of the one that is watched. Written by the link's thread alone."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Known:
         self._manifests: dict[int, OrderedDict[int, Manifest]] = {}
         self._names: dict[tuple[int, int], tuple[str, ...]] = {}
         self._steps: dict[int, Step] = {}
-        self._gathering: Gathering[Step] = Gathering()
+        self._gathering: RankAssembly[Step] = RankAssembly()
         self._whole: Gathered | None = None
         self._memory: dict[int, Memory] = {}
         self._times: dict[int, Times] = {}

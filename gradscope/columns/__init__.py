@@ -9,7 +9,7 @@ from gradscope.columns.histogram import (
     Histograms,
     of_both_signs,
 )
-from gradscope.columns.rank_assembly import Gathering
+from gradscope.columns.rank_assembly import RankAssembly
 from gradscope.columns.ranks import merge_ranks
 from gradscope.columns.resources import MemoryRow, MemoryTable, TimeRow, TimesTable, balance_of
 from gradscope.columns.schema import (
@@ -36,12 +36,12 @@ __all__ = [
     "Block",
     "Column",
     "Flags",
-    "Gathering",
     "Histograms",
     "LayerRows",
     "MemoryRow",
     "MemoryTable",
     "Merge",
+    "RankAssembly",
     "Stats",
     "Table",
     "TimeRow",

@@ -1,15 +1,15 @@
-"""`Gathering`: the steps of all ranks of a run, put together as they come."""
+"""`RankAssembly`: the steps of all ranks of a run, put together as they come."""
 
 from collections import OrderedDict
 from collections.abc import Collection
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["Gathering", "OfRank"]
+__all__ = ["RankAssembly", "RankStep"]
 
 _LIMIT = 2_000
 
 
-class OfRank(Protocol):
+class RankStep(Protocol):
     """What one rank tells of one step."""
 
     @property
@@ -21,10 +21,10 @@ class OfRank(Protocol):
         """The step that it tells of."""
 
 
-Told = TypeVar("Told", bound=OfRank)
+Told = TypeVar("Told", bound=RankStep)
 
 
-class Gathering(Generic[Told]):
+class RankAssembly(Generic[Told]):
     """Collects a step of each rank. One that has gone on without telling of it is not awaited.
 
     What comes out is one step of the run: what each rank told of it, in the order of the ranks.

@@ -7,7 +7,7 @@ from gradscope.hub.history import Parts
 from gradscope.hub.peers import Peer
 from gradscope.hub.recorders import Recorders
 from gradscope.hub.runs import Rank, RunTable, Streamed
-from gradscope.hub.viewer_handler import ViewerDesk
+from gradscope.hub.viewer_handler import ViewerHandler
 from gradscope.protocol import (
     Ack,
     Captured,
@@ -25,13 +25,13 @@ from gradscope.protocol import (
     Times,
 )
 
-__all__ = ["AgentDesk"]
+__all__ = ["AgentHandler"]
 
 
-class AgentDesk:
+class AgentHandler:
     """Serves the agents. A message about another run or rank than that of the hello is refused."""
 
-    def __init__(self, runs: RunTable, recorders: Recorders, viewers: ViewerDesk) -> None:
+    def __init__(self, runs: RunTable, recorders: Recorders, viewers: ViewerHandler) -> None:
         self._runs = runs
         self._recorders = recorders
         self._viewers = viewers

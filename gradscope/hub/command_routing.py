@@ -13,7 +13,7 @@ from gradscope.hub.peers import Peer
 from gradscope.hub.runs import RunTable
 from gradscope.protocol import Ack, Command, Message
 
-__all__ = ["COMMAND_ID_BYTES", "CommandDesk"]
+__all__ = ["COMMAND_ID_BYTES", "CommandRouter"]
 
 COMMAND_ID_BYTES = 16
 
@@ -29,7 +29,7 @@ class _Asked:
     ack: Ack | None = None
 
 
-class CommandDesk:
+class CommandRouter:
     """Checks and forwards commands. `to_agent` sends to a route, `to_viewer` to a peer id."""
 
     def __init__(

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from gradscope.protocol import Scalars
 
-__all__ = ["Parts", "Ring"]
+__all__ = ["Parts", "RankHistory"]
 
 Parts: TypeAlias = list[bytes]
 
@@ -26,7 +26,7 @@ _MERGED_LIMIT_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
-class Ring:
+class RankHistory:
     """The newest steps, scalars, events and readings of memory and time of one rank."""
 
     _steps: deque[tuple[Parts, int]] = field(default_factory=deque)

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from gradscope.errors import ProtocolError
 from gradscope.hub.history import Parts
-from gradscope.hub.router_socket import Door
+from gradscope.hub.router_socket import RouterSocket
 from gradscope.protocol import (
     PART_LIMIT_BYTES,
     PART_LIMIT_COUNT,
@@ -33,7 +33,7 @@ from gradscope.protocol import (
 )
 from gradscope.transport.options import SILENCE_S
 
-__all__ = ["Desk", "Identity", "Lobby", "Peer"]
+__all__ = ["Handler", "Identity", "Peer", "Peers"]
 
 _STRIKES = 10
 _REMEMBERED_ROUTES = 1_000
@@ -58,7 +58,7 @@ class Peer:
     heard_s: float
 
 
-class Desk(Protocol):
+class Handler(Protocol):
     """What one kind of peer is served by, once it is known."""
 
     @property
@@ -78,10 +78,12 @@ class Desk(Protocol):
         """Deal with a message; return an objection to it, if there is one."""
 
 
-class Lobby:
+class Peers:
     """One door with the peers behind it, in front of one desk."""
 
-    def __init__(self, door: Door, desk: Desk, identity: Identity, counts: Counter[str]) -> None:
+    def __init__(
+        self, door: RouterSocket, desk: Handler, identity: Identity, counts: Counter[str]
+    ) -> None:
         self.door = door
         self._desk = desk
         self._identity = identity

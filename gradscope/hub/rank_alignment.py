@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from gradscope.hub.history import Parts
 
-__all__ = ["Abreast", "Chosen"]
+__all__ = ["Chosen", "RankAlignment"]
 
 _KEPT = 16
 _GRACE_S = 0.25
@@ -37,7 +37,7 @@ class _Rank:
     last: int = 0
 
 
-class Abreast:
+class RankAlignment:
     """Chooses what to send next: the newest step that all ranks have told of.
 
     What is left out is counted in `counts["skipped_steps"]`.

@@ -11,7 +11,7 @@ from gradscope.errors import LinkError
 from gradscope.protocol import Message, encode
 from gradscope.transport.options import set_common_options
 
-__all__ = ["Door"]
+__all__ = ["RouterSocket"]
 
 _AGENT_PART_BYTES = 1024 * 1024
 _VIEWER_PART_BYTES = 64 * 1024
@@ -20,7 +20,7 @@ _SEND_QUEUE = 64
 _FAREWELL_MS = 200
 
 
-class Door:
+class RouterSocket:
     """One ROUTER bound to one path: the agents' or the viewers' way in. Open from birth to `close`."""
 
     def __init__(
@@ -39,12 +39,12 @@ class Door:
         self._bind()
 
     @classmethod
-    def for_agents(cls, context: zmq.Context[zmq.Socket[bytes]], path: Path) -> "Door":
+    def for_agents(cls, context: zmq.Context[zmq.Socket[bytes]], path: Path) -> "RouterSocket":
         """Open the door for training processes, whose frames are large."""
         return cls(context, path, part_limit_bytes=_AGENT_PART_BYTES)
 
     @classmethod
-    def for_viewers(cls, context: zmq.Context[zmq.Socket[bytes]], path: Path) -> "Door":
+    def for_viewers(cls, context: zmq.Context[zmq.Socket[bytes]], path: Path) -> "RouterSocket":
         """Open the door for viewers, who only say what they want."""
         return cls(context, path, part_limit_bytes=_VIEWER_PART_BYTES)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from gradscope.errors import UsageError
-from gradscope.hub.history import Parts, Ring
+from gradscope.hub.history import Parts, RankHistory
 from gradscope.protocol import (
     Event,
     Hello,
@@ -41,7 +41,7 @@ class Rank:
 
     hello: Hello
     route: bytes | None
-    ring: Ring = field(default_factory=Ring)
+    ring: RankHistory = field(default_factory=RankHistory)
     manifest: Parts | None = None
     interventions: Parts | None = None
     step: int | None = None
@@ -134,7 +134,7 @@ class RunTable:
         ended = [key for key, other in self._ranks.items() if other.route is None]
         ended.sort(key=lambda key: self._ranks[key].heard_s)
         for key in ended[:-_ENDED_RINGS]:
-            self._ranks[key].ring = Ring()
+            self._ranks[key].ring = RankHistory()
         for key in ended[:-_LISTED]:
             del self._ranks[key]
 

@@ -12,12 +12,12 @@ from typing import Self
 
 import zmq
 
-from gradscope.hub.agent_handler import AgentDesk
-from gradscope.hub.peers import Identity, Lobby
+from gradscope.hub.agent_handler import AgentHandler
+from gradscope.hub.peers import Identity, Peers
 from gradscope.hub.recorders import RecorderFactory, Recorders
-from gradscope.hub.router_socket import Door
+from gradscope.hub.router_socket import RouterSocket
 from gradscope.hub.runs import RunTable
-from gradscope.hub.viewer_handler import ViewerDesk
+from gradscope.hub.viewer_handler import ViewerHandler
 from gradscope.paths import ensure_private_dir
 from gradscope.protocol import Bye, Event, Heartbeat, encode
 from gradscope.transport import HubAddress
@@ -65,12 +65,12 @@ class Hub:
         self._housekeeping_due_s = self._silence_due_s = 0.0
 
     def _open_doors(self) -> None:
-        agent_door = Door.for_agents(self._context, self._address.agents_path)
-        viewer_door = Door.for_viewers(self._context, self._address.viewers_path)
-        viewers = ViewerDesk(self._runs, viewer_door.send, agent_door.send, self._counts)
-        agents = AgentDesk(self._runs, self._recorders, viewers)
-        self._agents = Lobby(agent_door, agents, self._identity, self._counts)
-        self._viewers = Lobby(viewer_door, viewers, self._identity, self._counts)
+        agent_door = RouterSocket.for_agents(self._context, self._address.agents_path)
+        viewer_door = RouterSocket.for_viewers(self._context, self._address.viewers_path)
+        viewers = ViewerHandler(self._runs, viewer_door.send, agent_door.send, self._counts)
+        agents = AgentHandler(self._runs, self._recorders, viewers)
+        self._agents = Peers(agent_door, agents, self._identity, self._counts)
+        self._viewers = Peers(viewer_door, viewers, self._identity, self._counts)
         self._viewer_desk = viewers
         self._poller = zmq.Poller()
         for door in (agent_door, viewer_door):

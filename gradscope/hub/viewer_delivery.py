@@ -14,10 +14,10 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 
 from gradscope.hub.history import Parts
-from gradscope.hub.rank_alignment import Abreast, Chosen
+from gradscope.hub.rank_alignment import Chosen, RankAlignment
 from gradscope.protocol import Skipped, Subscribe, encode
 
-__all__ = ["Delivery", "Past"]
+__all__ = ["Past", "ViewerDelivery"]
 
 _QUEUE_LIMIT = 2_000
 _CREDIT_LIMIT = 10_000
@@ -29,7 +29,7 @@ Past = Iterator[tuple[Parts, bool]]
 """Past messages, oldest first, each with whether it is a step."""
 
 
-class Delivery:
+class ViewerDelivery:
     """One viewer's subscription and what waits for it. `send` returns False when it is full."""
 
     def __init__(self, send: Callable[[Parts], bool], counts: Counter[str]) -> None:
@@ -43,7 +43,7 @@ class Delivery:
         self._answers: deque[Parts] = deque(maxlen=_QUEUE_LIMIT)
         self._queue: deque[Parts] = deque()
         self._closeups: deque[Parts] = deque()
-        self._abreast = Abreast(counts)
+        self._abreast = RankAlignment(counts)
         self._chosen: deque[Chosen] = deque()
         self._due_s = 0.0
 

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
-from gradscope.hub.command_routing import COMMAND_ID_BYTES, CommandDesk
+from gradscope.hub.command_routing import COMMAND_ID_BYTES, CommandRouter
 from gradscope.hub.history import Parts
 from gradscope.hub.peers import Peer
 from gradscope.hub.runs import RunTable, Streamed
-from gradscope.hub.viewer_delivery import Delivery, Past
+from gradscope.hub.viewer_delivery import Past, ViewerDelivery
 from gradscope.protocol import (
     Backfill,
     Captured,
@@ -32,12 +32,12 @@ from gradscope.protocol import (
     encode,
 )
 
-__all__ = ["ViewerDesk"]
+__all__ = ["ViewerHandler"]
 
 _RATE_LIMIT_HZ = 1_000.0
 
 
-class ViewerDesk:
+class ViewerHandler:
     """Serves the viewers.
 
     `send` and `send_to_agent` send to a route, and return False when it takes nothing now.
@@ -51,10 +51,10 @@ class ViewerDesk:
         counts: Counter[str],
     ) -> None:
         self._runs = runs
-        self.commands = CommandDesk(runs, send_to_agent, self._answer)
+        self.commands = CommandRouter(runs, send_to_agent, self._answer)
         self._send = send
         self._counts = counts
-        self._deliveries: dict[str, Delivery] = {}
+        self._deliveries: dict[str, ViewerDelivery] = {}
         self._routes: dict[str, bytes] = {}
 
     @property
@@ -75,7 +75,7 @@ class ViewerDesk:
         """Start anew with a viewer, and tell it the runs."""
         name, route = peer.hello.peer, peer.route
         self._routes[name] = route
-        self._deliveries[name] = Delivery(lambda parts: self._send(route, parts), self._counts)
+        self._deliveries[name] = ViewerDelivery(lambda parts: self._send(route, parts), self._counts)
         self._deliveries[name].put_state("runs", self._runs.listing(dict(self._counts)))
 
     def left(self, peer: Peer, reason: str, *, is_farewell: bool) -> None:  # noqa: ARG002 - a desk's duty
@@ -157,7 +157,7 @@ class ViewerDesk:
         else:
             delivery.put_answer(encode(message))
 
-    def _on_subscribe(self, delivery: Delivery, wish: Subscribe) -> Refusal | None:
+    def _on_subscribe(self, delivery: ViewerDelivery, wish: Subscribe) -> Refusal | None:
         if not 0 < wish.max_rate_hz <= _RATE_LIMIT_HZ:
             return Refusal(
                 code="message",

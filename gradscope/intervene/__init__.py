@@ -1,9 +1,9 @@
 """Changing gradients and activations: which interventions there are, and which are in force."""
 
 from gradscope.intervene.actions import ACTIONS, SITES, Action, check_site
-from gradscope.intervene.active import Applied, Unit
+from gradscope.intervene.active import ActiveIntervention, Unit
 from gradscope.intervene.arguments import Argument, Value, check_arguments
-from gradscope.intervene.audit_log import Deed, History
+from gradscope.intervene.audit_log import AuditEntry, AuditLog
 from gradscope.intervene.condition import STATISTICS, parse_condition
 from gradscope.intervene.custom import (
     OwnFunction,
@@ -12,7 +12,7 @@ from gradscope.intervene.custom import (
     check_action,
     register_action,
 )
-from gradscope.intervene.ledger import VANISHED_AFTER_S, End, Entry, Ledger, Wanted
+from gradscope.intervene.ledger import VANISHED_AFTER_S, End, InterventionRequest, Ledger, LedgerEntry
 from gradscope.intervene.schedule import check_schedule
 from gradscope.protocol import Ramp, Schedule, parse_ramp
 
@@ -22,19 +22,19 @@ __all__ = [
     "STATISTICS",
     "VANISHED_AFTER_S",
     "Action",
-    "Applied",
+    "ActiveIntervention",
     "Argument",
-    "Deed",
+    "AuditEntry",
+    "AuditLog",
     "End",
-    "Entry",
-    "History",
+    "InterventionRequest",
     "Ledger",
+    "LedgerEntry",
     "OwnFunction",
     "Ramp",
     "Schedule",
     "Unit",
     "Value",
-    "Wanted",
     "action_of",
     "all_actions",
     "check_action",

@@ -16,11 +16,11 @@ from gradscope.functional.straight_through import bypassed
 from gradscope.intervene.actions import Action, Generator
 from gradscope.intervene.arguments import Arguments, Value
 from gradscope.intervene.condition import Condition, parse_condition
-from gradscope.intervene.rng import Draws
+from gradscope.intervene.rng import InterventionRng
 from gradscope.intervene.schedule import acts_in, arguments_in
 from gradscope.protocol import Schedule
 
-__all__ = ["Applied", "Unit"]
+__all__ = ["ActiveIntervention", "Unit"]
 
 Unit = Callable[[], Tensor | None]
 """What gradients are multiplied by where they arrive: a loss scale, or None."""
@@ -34,7 +34,7 @@ class _Moment:
     condition: Condition | None
 
 
-class Applied:
+class ActiveIntervention:
     """An action with its arguments and schedule. `begin` says what holds in a step.
 
     Its random numbers begin at `seed`, and with several ranks at another place on each.
@@ -58,7 +58,7 @@ class Applied:
         self._schedule = schedule or Schedule()
         text = self._schedule.condition
         self._moment = _Moment(self._arguments, parse_condition(text) if text else None)
-        self._draws = Draws(seed, rank)
+        self._draws = InterventionRng(seed, rank)
         self._on_failure = on_failure
 
     def begin(self, since: int, step: int) -> bool:

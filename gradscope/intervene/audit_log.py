@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["Deed", "History", "What"]
+__all__ = ["AuditEntry", "AuditLog", "What"]
 
 What: TypeAlias = Literal["set", "removed", "ended", "failed"]
 
@@ -14,7 +14,7 @@ _LIMIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class AuditEntry:
     """One line. `step` is the first in which it holds; `by` is who, `origin` from where, or why."""
 
     time_s: float
@@ -35,20 +35,20 @@ class Deed:
         return f"{self.id} {self.what}{who}{where} from step {self.step} on: {self.text}"
 
 
-class History:
+class AuditLog:
     """The deeds of one run, oldest first; of a very long one the newest. `tell` is given each."""
 
-    def __init__(self, tell: Callable[[Deed], None] | None = None) -> None:
-        self._deeds: deque[Deed] = deque(maxlen=_LIMIT)
+    def __init__(self, tell: Callable[[AuditEntry], None] | None = None) -> None:
+        self._deeds: deque[AuditEntry] = deque(maxlen=_LIMIT)
         self._tell = tell
 
     def add(self, step: int, what: What, id: str, text: str, by: str, origin: str = "") -> None:
         """Add a line."""
-        deed = Deed(time.time(), step, what, id, text, by, origin)
+        deed = AuditEntry(time.time(), step, what, id, text, by, origin)
         self._deeds.append(deed)
         if self._tell is not None:
             self._tell(deed)
 
-    def deeds(self) -> tuple[Deed, ...]:
+    def deeds(self) -> tuple[AuditEntry, ...]:
         """Return all lines."""
         return tuple(self._deeds)

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from gradscope.intervene.arguments import Value
 from gradscope.protocol import Schedule, schedule_in_words
 
-__all__ = ["in_words"]
+__all__ = ["describe"]
 
 _NAMED = 5
 
 
-def in_words(
+def describe(
     action: str,
     arguments: Mapping[str, Value],
     layers: Sequence[str],

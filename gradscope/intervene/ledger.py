@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gradscope.intervene.actions import Action
-from gradscope.intervene.active import Applied
+from gradscope.intervene.active import ActiveIntervention
 from gradscope.intervene.arguments import Value
-from gradscope.intervene.audit_log import History, What
-from gradscope.intervene.describe import in_words
+from gradscope.intervene.audit_log import AuditLog, What
+from gradscope.intervene.describe import describe
 from gradscope.intervene.schedule import is_over
 from gradscope.protocol import Schedule
 
-__all__ = ["VANISHED_AFTER_S", "End", "Entry", "Ledger", "Wanted"]
+__all__ = ["VANISHED_AFTER_S", "End", "InterventionRequest", "Ledger", "LedgerEntry"]
 
 VANISHED_AFTER_S = 60.0
 """How long an intervention outlives the viewer that set it, unless it was to be kept."""
@@ -52,7 +52,7 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class InterventionRequest:
     """An intervention that was checked and can be installed. `origin` says from where it was set."""
 
     action: Action
@@ -66,16 +66,16 @@ class Wanted:
 
     def __str__(self) -> str:
         """Say in a line what it does to which layers, and when."""
-        return in_words(self.action.name, self.arguments, self.layers, self.site, self.schedule)
+        return describe(self.action.name, self.arguments, self.layers, self.site, self.schedule)
 
 
 @dataclass(slots=True)
-class Entry:
+class LedgerEntry:
     """One intervention. `active_since`: the first step in which it is in force; None while pending."""
 
     id: str
-    wanted: Wanted
-    applied: Applied = field(repr=False)
+    wanted: InterventionRequest
+    applied: ActiveIntervention = field(repr=False)
     active_since: int | None = None
     active_at_s: float = 0.0
     is_removed: bool = False
@@ -106,35 +106,38 @@ class Ledger:
         rank: int = 0,
         on_request: Callable[[], None] | None = None,
         on_change: Callable[[], None] | None = None,
-        on_failure: Callable[[Entry, str], None] | None = None,
-        history: History | None = None,
+        on_failure: Callable[[LedgerEntry, str], None] | None = None,
+        history: AuditLog | None = None,
     ) -> None:
         self.revision = 0
-        self.history = history or History()
+        self.history = history or AuditLog()
         self._rank = rank
         self._step = 0
         self._on_request = on_request or _nobody_waits
         self._on_change = on_change
         self._on_failure = on_failure or self._remove_failed
-        self.on_over: Callable[[Entry], None] | None = None
+        self.on_over: Callable[[LedgerEntry], None] | None = None
         self._numbers = itertools.count(1)
-        self._active: dict[str, Entry] = {}
+        self._active: dict[str, LedgerEntry] = {}
         self._acting: tuple[str, ...] = ()
         self._requests: deque[tuple[_Change, _Done]] = deque()
-        self._pending: dict[str, Entry] = {}
+        self._pending: dict[str, LedgerEntry] = {}
         self._viewers_seen_s: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def install(
-        self, wanted: Wanted, done: Callable[[Entry, int], None], label: str | None = None
-    ) -> Entry:
+        self,
+        wanted: InterventionRequest,
+        done: Callable[[LedgerEntry, int], None],
+        label: str | None = None,
+    ) -> LedgerEntry:
         """Ask for a checked intervention on layers that exist.
 
         `done(entry, step)` is called when it is in force, from the thread that settles. `label` makes
         the id where it must be the same in several processes; a number of our own where there is none.
         """
         id = f"{wanted.action.name}-{label or next(self._numbers)}"
-        applied = Applied(
+        applied = ActiveIntervention(
             wanted.action,
             wanted.arguments,
             schedule=wanted.schedule,
@@ -142,7 +145,7 @@ class Ledger:
             rank=self._rank,
             on_failure=lambda reason: self._note_failure(entry, reason),
         )
-        entry = Entry(id, wanted, applied)
+        entry = LedgerEntry(id, wanted, applied)
         if wanted.end.viewer is not None:
             self.see_viewers([wanted.end.viewer])
         with self._lock:
@@ -202,25 +205,25 @@ class Ledger:
         for viewer in viewers:
             self._viewers_seen_s[viewer] = now_s
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[LedgerEntry, ...]:
         """Return those in force and those pending, in the order in which they were set."""
         with self._lock:
             return (*self._active.values(), *self._pending.values())
 
-    def active(self) -> tuple[Entry, ...]:
+    def active(self) -> tuple[LedgerEntry, ...]:
         """Return those in force; for the thread that settles."""
         return tuple(self._active.values())
 
-    def by_layer(self, site: str) -> dict[str, tuple[Applied, ...]]:
+    def by_layer(self, site: str) -> dict[str, tuple[ActiveIntervention, ...]]:
         """Return what acts at a site of each layer in this step, in the order in which it was set."""
-        chains: dict[str, list[Applied]] = {}
+        chains: dict[str, list[ActiveIntervention]] = {}
         for entry in self.acting():
             if entry.wanted.site == site:
                 for layer in entry.layers:
                     chains.setdefault(layer, []).append(entry.applied)
         return {layer: tuple(chain) for layer, chain in chains.items()}
 
-    def acting(self) -> tuple[Entry, ...]:
+    def acting(self) -> tuple[LedgerEntry, ...]:
         """Return those that act in this step, in the order in which they were set."""
         return tuple(self._active[id] for id in self._acting if id in self._active)
 
@@ -229,7 +232,7 @@ class Ledger:
         active = self._active.values()
         return tuple(e.id for e in active if e.applied.begin(_since(e, step), step))
 
-    def _activate(self, entry: Entry, step: int) -> bool:
+    def _activate(self, entry: LedgerEntry, step: int) -> bool:
         if self._pending.pop(entry.id, None) is None:
             return False
         entry.active_since = max(step, entry.wanted.schedule.start_step or 0)
@@ -246,18 +249,18 @@ class Ledger:
         self._note(entry, step, what, by, "")
         return True
 
-    def _note(self, entry: Entry, step: int, what: What, by: str, origin: str) -> None:
+    def _note(self, entry: LedgerEntry, step: int, what: What, by: str, origin: str) -> None:
         self.history.add(step, what, entry.id, str(entry.wanted), by, origin)
 
     def _clear(self, step: int, by: str) -> bool:
         ids = [*self._active, *self._pending]
         return any([self._deactivate(id, step, "removed", by) for id in ids])  # noqa: C419 - all of them, not until the first
 
-    def _note_failure(self, entry: Entry, reason: str) -> None:
+    def _note_failure(self, entry: LedgerEntry, reason: str) -> None:
         self._note(entry, self._step, "failed", "", reason)
         self._on_failure(entry, reason)
 
-    def _remove_failed(self, entry: Entry, _reason: str) -> None:
+    def _remove_failed(self, entry: LedgerEntry, _reason: str) -> None:
         self.remove(entry.id, lambda _step: None, by="gradscope")
 
     def _tell_over(self) -> None:
@@ -276,7 +279,7 @@ class Ledger:
             self._deactivate(id, step, "ended", "")
         return bool(over)
 
-    def _is_timed_out(self, entry: Entry) -> bool:
+    def _is_timed_out(self, entry: LedgerEntry) -> bool:
         now_s, end = time.monotonic(), entry.wanted.end
         if end.seconds is not None and now_s - entry.active_at_s >= end.seconds:
             return True
@@ -284,13 +287,13 @@ class Ledger:
         return end.viewer is not None and now_s - seen_s >= VANISHED_AFTER_S
 
 
-def _has_run_out(entry: Entry, step: int) -> bool:
+def _has_run_out(entry: LedgerEntry, step: int) -> bool:
     steps = entry.wanted.end.steps
     has_lasted = steps is not None and step - _since(entry, step) >= steps
     return has_lasted or is_over(entry.wanted.schedule, step)
 
 
-def _since(entry: Entry, step: int) -> int:
+def _since(entry: LedgerEntry, step: int) -> int:
     return step if entry.active_since is None else entry.active_since
 
 

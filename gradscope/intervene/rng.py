@@ -5,10 +5,10 @@ from collections import defaultdict
 
 import torch
 
-__all__ = ["Draws"]
+__all__ = ["InterventionRng"]
 
 
-class Draws:
+class InterventionRng:
     """The generators of one intervention on one rank.
 
     Each rank has numbers of its own, but for parameters that all ranks hold alike (`is_shared`): there

@@ -52,7 +52,7 @@ def add_changes(
 def pack_bins(bins: NDArray[np.uint64], /) -> tuple[bytes, tuple[bytes, bytes, bytes, bytes]]: ...
 def owned_ids(references: list[weakref.ref[torch.nn.Module]], name: str, /) -> bytes: ...
 
-class Tally:
+class StepCounter:
     step: int
     began_s: float
     began_at: int
@@ -80,7 +80,7 @@ class Tally:
     def count(self) -> None: ...
     def take(self) -> tuple[list[float], float, int, float]: ...
 
-class Watch:
+class NativeHooks:
     def __new__(
         cls,
         rows: bytearray,

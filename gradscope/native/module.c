@@ -12,7 +12,7 @@
 #include "harvest.h"
 #include "owned.h"
 #include "rows.h"
-#include "tally.h"
+#include "step_counter.h"
 #include "watch.h"
 
 /* --- add(rows, bins, tensor, row, *also) -> bool ---------------------------------------------- */
@@ -98,7 +98,7 @@ PyMODINIT_FUNC PyInit__native(void)
     PyObject *columns = Py_BuildValue("(sssssssssss)", "calls", "count", "nan", "posinf", "neginf", "zero",
                                       "subnormal", "sum", "sumsq", "min", "max");
     if (module == NULL || columns == NULL || make_names() < 0 || add_watch(module) < 0
-        || add_tally(module) < 0
+        || add_counter(module) < 0
         || PyModule_AddObjectRef(module, "COLUMNS", columns) < 0) {
         Py_XDECREF(columns);
         Py_XDECREF(module);

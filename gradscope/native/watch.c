@@ -356,7 +356,7 @@ static PyType_Slot watch_slots[] = {
     {Py_tp_traverse, watch_traverse}, {Py_tp_clear, watch_clear},
     {Py_tp_methods, watch_methods},   {0, NULL},
 };
-static PyType_Spec watch_spec = {"gradscope.native._native.Watch", sizeof(Watch), 0,
+static PyType_Spec watch_spec = {"gradscope.native._native.NativeHooks", sizeof(Watch), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, watch_slots};
 
 int add_watch(PyObject *module)
@@ -372,7 +372,7 @@ int add_watch(PyObject *module)
                         && register_hook_dict != NULL && ours != NULL && hook_type != NULL
                         && watch_type != NULL
                         && PyObject_SetAttrString(hook_type, "__torch_unserializable__", Py_True) == 0
-                        && PyModule_AddObjectRef(module, "Watch", watch_type) == 0;
+                        && PyModule_AddObjectRef(module, "NativeHooks", watch_type) == 0;
     Py_XDECREF(watch_type);
     return is_done ? 0 : -1;
 }

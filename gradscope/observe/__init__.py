@@ -4,7 +4,7 @@ from gradscope.native import native_module, pass_name
 from gradscope.observe.activations import ActivationObserver, LayerSlot, See, Token
 from gradscope.observe.budget.sampler import Sampler
 from gradscope.observe.cuda.launcher import device_pass_name, failed_pass
-from gradscope.observe.native_hooks import NOBODY_LOOKS_ON
+from gradscope.observe.native_hooks import NO_ACTIVE_MODES
 from gradscope.observe.nonfinite import make_find_nonfinite, numbers_of_gradient
 from gradscope.observe.parameters import ParameterObserver
 from gradscope.observe.reduction import (
@@ -15,18 +15,18 @@ from gradscope.observe.reduction import (
     reduce_on_device,
     reduce_on_host,
 )
-from gradscope.observe.row_buffer import Board, Harvest
+from gradscope.observe.row_buffer import Readout, RowBuffer
 
 __all__ = [
     "DEVICE_COLUMNS",
-    "NOBODY_LOOKS_ON",
+    "NO_ACTIVE_MODES",
     "ActivationObserver",
-    "Board",
     "DeviceRecord",
-    "Harvest",
     "LayerSlot",
     "ParameterObserver",
+    "Readout",
     "Record",
+    "RowBuffer",
     "Sampler",
     "See",
     "Token",

@@ -18,7 +18,7 @@ from gradscope.hooks import (
     is_transforming,
     watch_gradient,
 )
-from gradscope.observe.row_buffer import Board
+from gradscope.observe.row_buffer import RowBuffer
 
 __all__ = ["ActivationObserver", "LayerSlot", "See", "Token"]
 
@@ -67,13 +67,13 @@ class ActivationObserver:
 
     def __init__(
         self,
-        board: Board,
+        board: RowBuffer,
         on_gradient: Callable[[Token, torch.Tensor], None],
         give_up: Callable[[Exception], None],
     ) -> None:
         self._board = board
         self._on_gradient = on_gradient
-        self._quick = board.make_watch(on_gradient, give_up)
+        self._quick = board.make_native_hooks(on_gradient, give_up)
         self.see: See | None = self._quick.see if self._quick is not None else None
         self._epoch = 0
         self._leaf_handles: list[RemovableHandle] = []

@@ -12,24 +12,24 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-__all__ = ["NOBODY_LOOKS_ON", "Watch", "make_watch"]
+__all__ = ["NO_ACTIVE_MODES", "NativeHooks", "make_native_hooks"]
 
-NOBODY_LOOKS_ON = (
+NO_ACTIVE_MODES = (
     (torch._C._len_torch_function_stack, 0),  # noqa: SLF001 - no public names
     (torch._C._len_torch_dispatch_stack, 0),  # noqa: SLF001 - as above
 )
 _IN_FORWARD = (
-    *NOBODY_LOOKS_ON,
+    *NO_ACTIVE_MODES,
     (torch.is_grad_enabled, True),
     (torch._C._current_graph_task_id, -1),  # noqa: SLF001 - nothing is computed again
     (torch._C._functorch.peek_interpreter_stack, None),  # noqa: SLF001 - no torch.func transform
     (torch._C._is_any_autocast_enabled, False),  # noqa: SLF001 - gradients are of the loss itself
 )
-_IN_BACKWARD = (*NOBODY_LOOKS_ON, (torch.is_grad_enabled, False))
+_IN_BACKWARD = (*NO_ACTIVE_MODES, (torch.is_grad_enabled, False))
 
 
-class Watch(Protocol):
-    """What `gradscope.native._native.Watch` is."""
+class NativeHooks(Protocol):
+    """What `gradscope.native._native.NativeHooks` is."""
 
     def see(self, module: nn.Module, output: Any) -> bool:  # Any: whatever a module returns
         """Measure an output and watch its gradient. False: nothing was done."""
@@ -44,19 +44,19 @@ class Watch(Protocol):
         """Return the seconds spent and the outputs seen since it was last asked."""
 
 
-def make_watch(
+def make_native_hooks(
     native: ModuleType,
     rows: bytearray,
     bins: bytearray | None,
     expected: bytearray,
     on_gradient: Callable[[Any, torch.Tensor], None],  # Any: (epoch, place)
     give_up: Callable[[Exception], None],
-) -> Watch:
+) -> NativeHooks:
     """Return a watch that writes into a board's rows.
 
     `on_gradient` gets what cannot be measured in C. `give_up` gets what went wrong there.
     """
-    watch: Watch = native.Watch(
+    watch: NativeHooks = native.NativeHooks(
         rows, bins, expected, _IN_FORWARD, _IN_BACKWARD, OrderedDict, on_gradient, give_up
     )
     return watch

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gradscope.hooks import LayerInfo
-from gradscope.observe.row_buffer import Board, Targets, room_for
+from gradscope.observe.row_buffer import RowBuffer, Targets, room_for
 
 __all__ = ["ParameterObserver"]
 
@@ -59,7 +59,7 @@ class ParameterObserver:
     Where a script clips gradients, `param_grad_before_clip` is what they were.
     """
 
-    def __init__(self, board: Board, layers: Sequence[LayerInfo]) -> None:
+    def __init__(self, board: RowBuffer, layers: Sequence[LayerInfo]) -> None:
         self._board = board
         self._names: dict[int, tuple[tuple[int, str], ...]] = {}
         for layer in layers:

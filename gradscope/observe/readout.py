@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.columns import COLUMN_NAMES, COLUMNS, Block, Flags, Merge
-from gradscope.observe.cuda.device_buffer import DeviceHarvest
-from gradscope.observe.cuda.triton_buffer import LinesHarvest
+from gradscope.observe.cuda.device_buffer import DeviceReadout
+from gradscope.observe.cuda.triton_buffer import TritonReadout
 
-__all__ = ["EMPTY_ROW", "Harvest", "frozen", "laid_out"]
+__all__ = ["EMPTY_ROW", "Readout", "frozen", "laid_out"]
 
 _EMPTY = {Merge.ADD: 0.0, Merge.MIN: float("inf"), Merge.MAX: -float("inf")}
 EMPTY_ROW = np.array([_EMPTY[column.merge] for column in COLUMNS], np.float64)
@@ -23,11 +23,11 @@ _MISSING = int(Flags.NOT_MEASURED)
 
 
 @dataclass(slots=True)
-class Harvest:
+class Readout:
     """What a step left on the board. `block()` is complete once `is_ready()`."""
 
     _block: Block
-    _devices: list[DeviceHarvest | LinesHarvest] = field(default_factory=list)
+    _devices: list[DeviceReadout | TritonReadout] = field(default_factory=list)
 
     def is_ready(self) -> bool:
         """Whether nothing is still on its way from a device."""

@@ -24,11 +24,11 @@ from gradscope.columns import (
     Merge,
 )
 from gradscope.native import native_module
-from gradscope.observe.cuda.device_buffer import DeviceBoard
-from gradscope.observe.cuda.triton_buffer import TritonBoard, open_board
-from gradscope.observe.native_hooks import Watch, make_watch
+from gradscope.observe.cuda.device_buffer import DeviceRowBuffer
+from gradscope.observe.cuda.triton_buffer import TritonRowBuffer, open_row_buffer
+from gradscope.observe.native_hooks import NativeHooks, make_native_hooks
 from gradscope.observe.nonfinite import has_numbers
-from gradscope.observe.readout import EMPTY_ROW, Harvest, frozen, laid_out
+from gradscope.observe.readout import EMPTY_ROW, Readout, frozen, laid_out
 from gradscope.observe.reduction import (
     Record,
     Unmeasurable,
@@ -36,7 +36,7 @@ from gradscope.observe.reduction import (
     reduce_on_host,
 )
 
-__all__ = ["Board", "Harvest", "Targets", "room_for"]
+__all__ = ["Readout", "RowBuffer", "Targets", "room_for"]
 
 _MERGE: dict[Merge, Callable[[float, float], float]] = {
     Merge.ADD: float.__add__,
@@ -58,7 +58,7 @@ Targets = tuple[int, ...]
 """The rows into which one tensor goes."""
 
 
-class Board:
+class RowBuffer:
     """Rows of columns. One thread writes a row at a time; a step's rows live until `harvest`.
 
     A row lies in memory as its columns in the order of COLUMNS, all float64, in which whole counts are
@@ -72,7 +72,7 @@ class Board:
         self._layers = array("I")
         self._kinds: dict[str, int] = {}
         self._kind_of_row = array("I")
-        self._devices: dict[torch.device, DeviceBoard | TritonBoard] = {}
+        self._devices: dict[torch.device, DeviceRowBuffer | TritonRowBuffer] = {}
         self._cells = bytearray()
         self._bins = bytearray() if is_full else None
         self._flags = bytearray()
@@ -101,15 +101,17 @@ class Board:
                 self._bins += _NO_BINS
         return row
 
-    def make_watch(
+    def make_native_hooks(
         self,
         on_gradient: Callable[[Any, torch.Tensor], None],  # Any: the caller's own
         give_up: Callable[[Exception], None],
-    ) -> Watch | None:
+    ) -> NativeHooks | None:
         """Return what hooks do in C, straight into the rows; None without the native pass."""
         if self._native is None:
             return None
-        return make_watch(self._native, self._cells, self._bins, self._expected, on_gradient, give_up)
+        return make_native_hooks(
+            self._native, self._cells, self._bins, self._expected, on_gradient, give_up
+        )
 
     def add(self, row: int, tensor: torch.Tensor, *also: int) -> None:
         """Reduce a tensor into a row, and into others beside it.
@@ -216,13 +218,13 @@ class Board:
 
     def peek(self) -> Block:
         """Return what the step has left so far, and leave it there; waits for the device."""
-        harvest = Harvest(self._as_block(), [board.copy() for board in self._devices.values()])
+        harvest = Readout(self._as_block(), [board.copy() for board in self._devices.values()])
         return harvest.block()
 
-    def harvest(self) -> Harvest:
+    def harvest(self) -> Readout:
         """Hand out what the step left, and begin anew."""
         block = self._as_block(is_taken=True)
-        harvest = Harvest(block, [board.harvest() for board in self._devices.values()])
+        harvest = Readout(block, [board.harvest() for board in self._devices.values()])
         if self._bins is not None:
             _as_histograms(self._bins)[:] = 0
         return harvest
@@ -287,7 +289,7 @@ class Board:
         queued: set[int] = set()
         for device, there in found.items():
             board = self._device_board(device)
-            if isinstance(board, TritonBoard):
+            if isinstance(board, TritonRowBuffer):
                 some = [tensors[i] for i in there], [targets[i] for i in there]
                 done = board.reduce_each(*some, [before[i] for i in there] if before else None)
                 queued.update(there[i] for i in done)
@@ -300,10 +302,10 @@ class Board:
                 for row in rows:
                     cells[row * _WIDTH + _CALLS] += 1.0
 
-    def _device_board(self, device: torch.device) -> DeviceBoard | TritonBoard:
+    def _device_board(self, device: torch.device) -> DeviceRowBuffer | TritonRowBuffer:
         board = self._devices.get(device)
         if board is None:
-            board = self._devices[device] = open_board(device, is_full=self._is_full)
+            board = self._devices[device] = open_row_buffer(device, is_full=self._is_full)
         return board
 
 

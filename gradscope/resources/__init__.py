@@ -3,13 +3,13 @@
 from gradscope.resources.clocks import DeviceClock, HostClock, clock_for
 from gradscope.resources.oom_report import (
     Place,
-    account_of_exhaustion,
     frames_of,
-    is_exhaustion,
+    is_out_of_memory,
     local_tensors,
+    oom_report,
     place_of,
 )
-from gradscope.resources.owned_memory import Holdings
+from gradscope.resources.owned_memory import OwnedMemory
 from gradscope.resources.probe import Moment, Probe
 from gradscope.resources.readings import (
     MemoryReading,
@@ -18,30 +18,30 @@ from gradscope.resources.readings import (
     memory_reading,
     times_reading,
 )
-from gradscope.resources.schedule import Cadence
+from gradscope.resources.schedule import MeasuringSchedule
 from gradscope.resources.stopwatch import PHASES, Stopwatch
-from gradscope.resources.system_memory import MachineMemory
+from gradscope.resources.system_memory import SystemMemory
 
 __all__ = [
     "PHASES",
-    "Cadence",
     "DeviceClock",
-    "Holdings",
     "HostClock",
-    "MachineMemory",
+    "MeasuringSchedule",
     "MemoryReading",
     "Moment",
     "Owned",
+    "OwnedMemory",
     "Place",
     "Probe",
     "Stopwatch",
+    "SystemMemory",
     "TimesReading",
-    "account_of_exhaustion",
     "clock_for",
     "frames_of",
-    "is_exhaustion",
+    "is_out_of_memory",
     "local_tensors",
     "memory_reading",
+    "oom_report",
     "place_of",
     "times_reading",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["OUTSIDE", "Whereabouts", "next_sequence_number"]
+__all__ = ["OUTSIDE", "LayerAttribution", "next_sequence_number"]
 
 OUTSIDE = -1
 """Stands for a layer where there is none: outside of the model."""
@@ -21,7 +21,7 @@ def next_sequence_number() -> int:
     return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]  # noqa: SLF001 - no public name
 
 
-class Whereabouts:
+class LayerAttribution:
     """The layers that one thread has entered and not left, and when that changed.
 
     An entry that is never followed by its end (an interrupt) is dropped when one around it is left.

@@ -3,18 +3,18 @@
 from collections.abc import Set as AbstractSet
 
 from gradscope.resources.autograd_graph import tensors_in
-from gradscope.resources.system_memory import MachineMemory
+from gradscope.resources.system_memory import SystemMemory
 
-__all__ = ["Gauges"]
+__all__ = ["LayerMarks"]
 
 
-class Gauges:
+class LayerMarks:
     """Reads the memory's counter at each entry and exit of one step, from `clear` to `clear`.
 
     `containers` are the layers of which it is noted what they were given.
     """
 
-    def __init__(self, machine: MachineMemory, containers: AbstractSet[int]) -> None:
+    def __init__(self, machine: SystemMemory, containers: AbstractSet[int]) -> None:
         self._held_bytes = machine.held_bytes
         self._containers = containers
         self.entry: dict[int, int] = {}

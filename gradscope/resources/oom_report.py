@@ -18,12 +18,12 @@ __all__ = [
     "Help",
     "Pass",
     "Place",
-    "account_of_exhaustion",
     "frames_of",
     "helps",
     "holders",
-    "is_exhaustion",
+    "is_out_of_memory",
     "local_tensors",
+    "oom_report",
     "place_of",
 ]
 
@@ -81,7 +81,7 @@ class Help:
         )
 
 
-def is_exhaustion(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out: a device's, the host's, or a limit."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
@@ -120,7 +120,7 @@ def _module_name(frame: FrameType, name_of: Callable[[nn.Module], str | None]) -
     return name_of(holder) if isinstance(holder, nn.Module) else None
 
 
-def account_of_exhaustion(
+def oom_report(
     error: BaseException,
     place: Place,
     table: MemoryTable | None,

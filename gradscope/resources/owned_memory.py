@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from gradscope.hooks import LayerInfo
 from gradscope.resources.autograd_graph import storages_of, tensors_in
 
-__all__ = ["Holdings"]
+__all__ = ["OwnedMemory"]
 
 _Bytes = Counter[int]
 
 
-class Holdings:
+class OwnedMemory:
     """Looks at a model's layers, which it holds weakly. Each method returns own bytes by layer."""
 
     def __init__(self, layers: Sequence[LayerInfo]) -> None:

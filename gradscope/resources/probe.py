@@ -20,14 +20,14 @@ from gradscope.hooks import (
     is_recomputing,
     is_transforming,
 )
-from gradscope.resources.attribution import OUTSIDE, Whereabouts
+from gradscope.resources.attribution import OUTSIDE, LayerAttribution
 from gradscope.resources.autograd_graph import nodes_below, tensors_in
 from gradscope.resources.clocks import Clock
-from gradscope.resources.layer_marks import Gauges
-from gradscope.resources.owned_memory import Holdings
-from gradscope.resources.saved_tensors import Saved, SavedTally
+from gradscope.resources.layer_marks import LayerMarks
+from gradscope.resources.owned_memory import OwnedMemory
+from gradscope.resources.saved_tensors import Saved, SavedTensorTotals
 from gradscope.resources.stopwatch import Stopwatch
-from gradscope.resources.system_memory import MachineMemory
+from gradscope.resources.system_memory import SystemMemory
 
 __all__ = ["Moment", "Probe"]
 
@@ -53,20 +53,23 @@ class Probe:
     def __init__(
         self,
         layers: Sequence[LayerInfo],
-        machine: MachineMemory,
+        machine: SystemMemory,
         guard: Callable[[Callable[[], None]], None],
         limit: Callable[[], None] | None = None,
     ) -> None:
-        self.holdings = Holdings(layers)
-        self.gauges = Gauges(machine, {layer.index for layer in layers if len(layer.module._modules)})  # noqa: SLF001 - children() makes objects
+        self.holdings = OwnedMemory(layers)
+        self.gauges = LayerMarks(
+            machine,
+            {layer.index for layer in layers if len(layer.module._modules)},  # noqa: SLF001 - children() makes objects
+        )
         self.moment: Moment | None = None
         self.called = 0
         self._machine = machine
         self._guard = guard
         self._limit = limit
-        self._tally = SavedTally()
+        self._tally = SavedTensorTotals()
         self._watch: Stopwatch[Any] | None = None
-        self._where: dict[int, Whereabouts] = {}
+        self._where: dict[int, LayerAttribution] = {}
         self._hooks = CallHooks(
             SlotTable((layer.module, layer.index) for layer in layers),
             self._enter,
@@ -196,7 +199,7 @@ class Probe:
 
     def _see_graph(
         self,
-        where: Whereabouts,
+        where: LayerAttribution,
         began_at: int,
         given: list[torch.Tensor],
         outputs: list[torch.Tensor],
@@ -222,11 +225,11 @@ class Probe:
         layers = [layer_of(node._sequence_nr()) for node in nodes]  # noqa: SLF001 - as in graph
         watch.time_backward(nodes, layers, self._limit)
 
-    def _here(self) -> Whereabouts:
+    def _here(self) -> LayerAttribution:
         thread = threading.get_ident()
         where = self._where.get(thread)
         if where is None:
-            where = self._where[thread] = Whereabouts()
+            where = self._where[thread] = LayerAttribution()
         return where
 
     def _running(self) -> Stopwatch[Any]:

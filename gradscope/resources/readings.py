@@ -7,7 +7,7 @@ from typing import Any
 
 from gradscope.columns import MemoryRow, MemoryTable, TimeRow, TimesTable, balance_of
 from gradscope.resources.attribution import OUTSIDE
-from gradscope.resources.layer_marks import Gauges
+from gradscope.resources.layer_marks import LayerMarks
 from gradscope.resources.probe import Moment
 from gradscope.resources.stopwatch import Stopwatch
 
@@ -92,7 +92,7 @@ def memory_reading(
     moment: Moment | None,
     called: int,
     threads: int,
-    gauges: Gauges,
+    gauges: LayerMarks,
     owned: Owned,
     optimizer_before_bytes: int,
     machine: Mapping[str, int],
@@ -116,7 +116,7 @@ def memory_reading(
 
 
 def _rows(
-    count: int, moment: Moment | None, owned: Owned, gauges: Gauges, *, has_run: bool
+    count: int, moment: Moment | None, owned: Owned, gauges: LayerMarks, *, has_run: bool
 ) -> dict[int, MemoryRow]:
     saved = moment.saved.by_layer if moment is not None else Counter[int]()
     return {

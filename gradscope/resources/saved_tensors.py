@@ -15,7 +15,7 @@ from torch.autograd.graph import Node
 from gradscope.resources.attribution import OUTSIDE
 from gradscope.resources.autograd_graph import Kept, Storage, kept_by, storages_of
 
-__all__ = ["HeldCall", "Saved", "SavedTally"]
+__all__ = ["HeldCall", "Saved", "SavedTensorTotals"]
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Saved:
         return sum(self.by_layer.values())
 
 
-class SavedTally:
+class SavedTensorTotals:
     """Counts the calls of one step, from `clear` to `clear`. It keeps no tensor and no node."""
 
     def __init__(self) -> None:

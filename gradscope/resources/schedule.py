@@ -10,7 +10,7 @@ import statistics
 from collections import deque
 from typing import Final
 
-__all__ = ["Cadence"]
+__all__ = ["MeasuringSchedule"]
 
 _SHARE: Final = 0.25
 """This part of the budget is for memory and time; the rest is for the statistics."""
@@ -34,7 +34,7 @@ _PATIENCE: Final = 20
 """Where every step is observed, a step that is due waits no longer than so many for one that is not."""
 
 
-class Cadence:
+class MeasuringSchedule:
     """Chooses the steps to measure: ask `is_due`, tell `record`.
 
     budget: the fraction of the step time that all of observing may cost; None: no limit.

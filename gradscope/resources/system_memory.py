@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import torch
 
-__all__ = ["MachineMemory"]
+__all__ = ["SystemMemory"]
 
 _STATM: Final = "/proc/self/statm"
 _RESIDENT_FIELD: Final = 1
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
-class MachineMemory:
+class SystemMemory:
     """This process's memory on a device, from `open` to `close`. On a CPU it is the process's own.
 
     Nothing is reset: the allocator's peak is the user's to reset.

@@ -6,7 +6,7 @@ from gradscope.rules.losses import is_loss
 from gradscope.rules.patterns import matching_names
 from gradscope.rules.replay import readings_of, run_over
 from gradscope.rules.rule import Rule
-from gradscope.rules.step_view import Reading
+from gradscope.rules.step_view import StepView
 from gradscope.rules.table import RULES, RuleKind, default_rules, kind_of
 
 __all__ = [
@@ -14,9 +14,9 @@ __all__ = [
     "Alert",
     "Condition",
     "Finding",
-    "Reading",
     "Rule",
     "RuleKind",
+    "StepView",
     "default_rules",
     "is_loss",
     "kind_of",

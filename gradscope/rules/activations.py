@@ -7,8 +7,8 @@ single dead unit is seen in a captured tensor, not here.
 import numpy as np
 
 from gradscope.rules.alerts import Finding
-from gradscope.rules.baseline import Past
-from gradscope.rules.step_view import Reading, any_of, places_of
+from gradscope.rules.baseline import Baseline
+from gradscope.rules.step_view import StepView, any_of, places_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 
@@ -18,7 +18,7 @@ _TANH = frozenset({"Tanh"})
 _SIGMOID = frozenset({"Sigmoid"})
 
 
-def dead(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  # noqa: ARG001 - a check's arguments
+def dead(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:  # noqa: ARG001 - a check's arguments
     """Find layers whose output is zero, wholly or nearly.
 
     At full detail the zeros are counted. At core detail they are not; an output without any other
@@ -44,7 +44,7 @@ def dead(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  
     ]
 
 
-def saturated(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  # noqa: ARG001 - as above
+def saturated(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:  # noqa: ARG001 - as above
     """Find Tanh and Sigmoid layers that sit at their ends, where next to no gradient passes.
 
     The mean slope is exact from the columns: of y = tanh(x) it is 1 - mean(y^2), of y = sigmoid(x) it

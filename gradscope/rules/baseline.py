@@ -1,4 +1,4 @@
-"""`Past`: what a rule remembers of earlier readings: the usual level of each number, and its spread.
+"""`Baseline`: what a rule remembers of earlier readings: the usual level of each number, and its spread.
 
 Of a number x that is positive, the logarithm's running mean m and deviation s are kept, over about
 fifty readings. What stands far above its past is taken in as if it stood just above it: one spike does
@@ -11,14 +11,14 @@ import numpy as np
 
 from gradscope.rules.step_view import Floats, any_of
 
-__all__ = ["Past"]
+__all__ = ["Baseline"]
 
 _MEMORY = 50
 _NEEDED = 20
 _DEVIATIONS = 6.0
 
 
-class Past:
+class Baseline:
     """Numbers by layer, or a single one. Another model's layers begin anew."""
 
     def __init__(self) -> None:

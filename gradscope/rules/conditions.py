@@ -25,7 +25,7 @@ import numpy as np
 from gradscope.columns import KINDS
 from gradscope.errors import UnknownLayerError, UsageError
 from gradscope.rules.patterns import check_pattern, matching_names
-from gradscope.rules.step_view import QUANTITIES, Reading
+from gradscope.rules.step_view import QUANTITIES, StepView
 
 __all__ = ["Condition", "parse_condition"]
 
@@ -57,7 +57,7 @@ class _Number:
     compare: str
     limit: float
 
-    def look(self, reading: Reading) -> str | None:
+    def look(self, reading: StepView) -> str | None:
         value = float(reading.step) if self.name == "step" else reading.scalars.get(self.name, math.nan)
         if math.isnan(value) or not _COMPARE[self.compare](value, self.limit):
             return None
@@ -74,7 +74,7 @@ class _Layers:
     compare: str
     limit: float
 
-    def look(self, reading: Reading) -> str | None:
+    def look(self, reading: StepView) -> str | None:
         block = reading.block
         if block is None:
             return None
@@ -93,7 +93,7 @@ class _Layers:
         return f'{kind}["{layer}"].{self.quantity} is {values[holds[0]]:g}{others}'
 
     @staticmethod
-    def _wanted(pattern: str, reading: Reading) -> list[int]:
+    def _wanted(pattern: str, reading: StepView) -> list[int]:
         try:
             names = set(matching_names(pattern, reading.layers))
         except UnknownLayerError:  # the model has changed since: such a layer holds nothing
@@ -105,7 +105,7 @@ class _Layers:
 class _Both:
     parts: tuple["_Term", ...]
 
-    def look(self, reading: Reading) -> str | None:
+    def look(self, reading: StepView) -> str | None:
         found = [part.look(reading) for part in self.parts]
         return None if None in found else " and ".join(word for word in found if word)
 
@@ -114,7 +114,7 @@ class _Both:
 class _Either:
     parts: tuple["_Term", ...]
 
-    def look(self, reading: Reading) -> str | None:
+    def look(self, reading: StepView) -> str | None:
         return next((found for part in self.parts if (found := part.look(reading)) is not None), None)
 
 
@@ -128,7 +128,7 @@ class Condition:
     text: str
     _term: _Term
 
-    def look(self, reading: Reading) -> str | None:
+    def look(self, reading: StepView) -> str | None:
         """Return in words what makes it true of a reading; None where it is not."""
         return self._term.look(reading)
 

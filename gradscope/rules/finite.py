@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from gradscope.columns import Block
 from gradscope.rules.alerts import Finding
-from gradscope.rules.baseline import Past
-from gradscope.rules.step_view import Reading, any_of
+from gradscope.rules.baseline import Baseline
+from gradscope.rules.step_view import StepView, any_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 
@@ -33,7 +33,7 @@ _WORDS = {
 }
 
 
-def nonfinite(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  # noqa: ARG001 - a check's arguments
+def nonfinite(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:  # noqa: ARG001 - a check's arguments
     """Find the first tensor that is not finite; at most one finding, for the rest follows from it.
 
     An infinity in an output alone is no finding: masks are made of them. Where there is anything else,
@@ -62,7 +62,7 @@ def _root(kind: str) -> str:
 
 
 def _finding(
-    reading: Reading, block: Block, roots: list[str], bad: NDArray[np.float64], row: int
+    reading: StepView, block: Block, roots: list[str], bad: NDArray[np.float64], row: int
 ) -> Finding:
     layer = reading.layers[int(block.layer[row])]
     root, kind = roots[int(block.kind[row])], block.kinds[int(block.kind[row])]

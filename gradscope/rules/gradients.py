@@ -6,8 +6,8 @@ All three look at the row `param_grad` of each layer: what the optimizer is give
 import numpy as np
 
 from gradscope.rules.alerts import Finding
-from gradscope.rules.baseline import Past
-from gradscope.rules.step_view import Reading, places_of
+from gradscope.rules.baseline import Baseline
+from gradscope.rules.step_view import StepView, places_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 
@@ -16,7 +16,7 @@ __all__ = ["exploding", "spike", "vanishing"]
 _KIND = "param_grad"
 
 
-def exploding(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  # noqa: ARG001 - a check's arguments
+def exploding(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:  # noqa: ARG001 - a check's arguments
     """Find layers whose gradient norm is over the threshold."""
     limit = limit_of(threshold)
     norms = reading.by_layer(_KIND, "norm")
@@ -33,7 +33,7 @@ def exploding(reading: Reading, threshold: Threshold, past: Past) -> list[Findin
     ]
 
 
-def vanishing(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:  # noqa: ARG001 - as above
+def vanishing(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:  # noqa: ARG001 - as above
     """Find layers whose gradient, element for element, is next to nothing beside the greatest.
 
     The greatest is over all layers of the step; root mean squares, so that size does not matter.
@@ -50,7 +50,7 @@ def vanishing(reading: Reading, threshold: Threshold, past: Past) -> list[Findin
     ]
 
 
-def spike(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:
+def spike(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:
     """Find layers whose gradient norm is far above what it has been lately."""
     factor = limit_of(threshold)
     norms = reading.by_layer(_KIND, "norm")

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from gradscope.rules.alerts import Finding
-from gradscope.rules.baseline import Past
-from gradscope.rules.step_view import Reading
+from gradscope.rules.baseline import Baseline
+from gradscope.rules.step_view import StepView
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 
@@ -22,7 +22,7 @@ def is_loss(name: str) -> bool:
     return name.endswith("loss")
 
 
-def loss_spike(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:
+def loss_spike(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:
     """Find losses that are not finite, or far above what they have been lately.
 
     A loss that can be negative has no multiple: only its not being finite is found.

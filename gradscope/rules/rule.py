@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from gradscope.errors import UsageError
 from gradscope.rules.alerts import Alert, Finding
-from gradscope.rules.baseline import Past
-from gradscope.rules.step_view import Reading
+from gradscope.rules.baseline import Baseline
+from gradscope.rules.step_view import StepView
 from gradscope.rules.table import RuleKind
 from gradscope.rules.thresholds import Threshold
 
@@ -49,7 +49,7 @@ class Rule:
         self.threshold = kind.check_threshold(threshold)
         self.patience = _checked_patience(kind, patience)
         self.layers = None if layers is None else frozenset(layers)
-        self._past = Past()
+        self._past = Baseline()
         self._cases: dict[tuple[str, str], _Case] = {}
         self.standing: tuple[Finding, ...] = ()
 
@@ -58,7 +58,7 @@ class Rule:
         """Which rule it is."""
         return self.kind.name
 
-    def findings(self, reading: Reading) -> list[Finding]:
+    def findings(self, reading: StepView) -> list[Finding]:
         """Return what is beyond the threshold in this reading, and remember what the past needs.
 
         Call it once a reading. A reading that lacks what the rule needs finds nothing.
@@ -68,7 +68,7 @@ class Rule:
             return found
         return [finding for finding in found if not finding.layer or finding.layer in self.layers]
 
-    def judge(self, reading: Reading) -> list[Alert]:
+    def judge(self, reading: StepView) -> list[Alert]:
         """Return what is to be told after this reading."""
         if not self.kind.can_judge(reading):
             return []

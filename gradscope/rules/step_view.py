@@ -1,4 +1,4 @@
-"""`Reading`: one step as rules see it: its rows laid out by layer, and its scalars.
+"""`StepView`: one step as rules see it: its rows laid out by layer, and its scalars.
 
 Nothing here copies what nobody asks for: a quantity is derived when first wanted, once for all rules,
 and of the rows of that kind alone. Rules judge every observed step, in the training's own thread.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gradscope.columns import Block, Flags, derive_from
 from gradscope.errors import UsageError
 
-__all__ = ["QUANTITIES", "Floats", "Reading", "any_of", "places_of"]
+__all__ = ["QUANTITIES", "Floats", "StepView", "any_of", "places_of"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -68,7 +68,7 @@ class _OfKind:
         return values if self._unknown is None else np.where(self._unknown, np.nan, values)
 
 
-class Reading:
+class StepView:
     """One step. `block` is None where it was not observed; then only its scalars are known.
 
     `layers` are the names that the block's rows speak of, `types` the class of each module, as far as

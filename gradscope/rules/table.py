@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from gradscope.errors import UsageError
 from gradscope.rules import activations, finite, gradients, losses, updates
 from gradscope.rules.alerts import Finding
-from gradscope.rules.baseline import Past
-from gradscope.rules.step_view import Reading
+from gradscope.rules.baseline import Baseline
+from gradscope.rules.step_view import StepView
 from gradscope.rules.thresholds import Threshold, checked
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RULES", "RuleKind", "default_rules", "kind_of"]
 
-Check: TypeAlias = Callable[[Reading, Threshold, Past], list[Finding]]
+Check: TypeAlias = Callable[[StepView, Threshold, Baseline], list[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class RuleKind:
     can_clip: bool = False
     needs_scalars: bool = False
 
-    def can_judge(self, reading: Reading) -> bool:
+    def can_judge(self, reading: StepView) -> bool:
         """Whether a reading has what the check looks at."""
         return bool(reading.scalars) if self.needs_scalars else reading.block is not None
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from gradscope.columns import update_ratio as ratio_of
 from gradscope.rules.alerts import Finding
-from gradscope.rules.baseline import Past
-from gradscope.rules.step_view import Floats, Reading, places_of
+from gradscope.rules.baseline import Baseline
+from gradscope.rules.step_view import Floats, StepView, places_of
 from gradscope.rules.thresholds import Threshold, limits
 
 __all__ = ["update_ratio"]
@@ -16,7 +16,7 @@ _BEHIND = 100.0
 """A single layer is slow only when it is also so many times slower than the usual one."""
 
 
-def update_ratio(reading: Reading, threshold: Threshold, past: Past) -> list[Finding]:
+def update_ratio(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:
     """Find updates that are no reasonable part of the weights: of the model, and of single layers.
 
     The model's is the median of its layers. It is too small only as long as it has never been within
@@ -44,7 +44,7 @@ def update_ratio(reading: Reading, threshold: Threshold, past: Past) -> list[Fin
 
 
 def _of_layers(
-    reading: Reading, ratio: Floats, usual: float, least: float, greatest: float
+    reading: StepView, ratio: Floats, usual: float, least: float, greatest: float
 ) -> list[Finding]:
     with np.errstate(invalid="ignore"):
         is_out = (ratio > greatest) | ((ratio < least) & (ratio < usual / _BEHIND))

@@ -354,10 +354,10 @@ def test_closing_ends_the_thread_and_answers_who_waits(train: Train) -> None:
 def test_a_hub_of_another_version_is_incompatible(
     hub: HubAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gradscope.client import connecting
+    from gradscope.client import connection
 
-    real = connecting.Hello
-    monkeypatch.setattr(connecting, "Hello", lambda **fields: real(**fields, protocol=99))
+    real = connection.Hello
+    monkeypatch.setattr(connection, "Hello", lambda **fields: real(**fields, protocol=99))
     with pytest.raises(IncompatibleError, match="version 1 of the protocol, got 99"):
         connect()
 

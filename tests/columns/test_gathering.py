@@ -3,7 +3,7 @@
 import itertools
 import random
 
-from gradscope.columns import Gathering
+from gradscope.columns import RankAssembly
 from gradscope.protocol import Step
 
 
@@ -26,7 +26,7 @@ def told(gathered):
 
 
 def test_a_step_is_finished_when_all_ranks_have_told_of_it():
-    gathering = Gathering()
+    gathering = RankAssembly()
     assert told(gathering.add(step_of(1, 0), (0, 1))) == []
     assert told(gathering.add(step_of(0, 0), (0, 1))) == [(0, (0, 1))]
 
@@ -35,7 +35,7 @@ def test_in_any_order_of_arrival_each_step_comes_once_whole_and_in_order():
     chance = random.Random(0)
     for _ in range(50):
         queues = [[step_of(rank, step) for step in range(0, 40, 4)] for rank in range(3)]
-        gathering, finished = Gathering(), []
+        gathering, finished = RankAssembly(), []
         while any(queues):
             queue = chance.choice([queue for queue in queues if queue])
             finished += gathering.add(queue.pop(0), (0, 1, 2))
@@ -43,19 +43,19 @@ def test_in_any_order_of_arrival_each_step_comes_once_whole_and_in_order():
 
 
 def test_a_rank_that_has_gone_on_without_a_step_is_not_awaited():
-    gathering = Gathering()
+    gathering = RankAssembly()
     gathering.add(step_of(0, 4), (0, 1))
     assert told(gathering.add(step_of(1, 5), (0, 1))) == [(4, (0,))]
 
 
 def test_a_rank_that_has_ended_is_not_awaited():
-    gathering = Gathering()
+    gathering = RankAssembly()
     gathering.add(step_of(0, 4), (0, 1))
     assert told(gathering.add(step_of(0, 5), (0,))) == [(4, (0,)), (5, (0,))]
 
 
 def test_a_run_that_starts_anew_is_gathered_anew():
-    gathering = Gathering()
+    gathering = RankAssembly()
     for rank, step in itertools.product(range(2), (100, 101)):
         gathering.add(step_of(rank, step), (0, 1))
     gathering.add(step_of(0, 0), (0, 1))
@@ -63,7 +63,7 @@ def test_a_run_that_starts_anew_is_gathered_anew():
 
 
 def test_what_waits_is_bounded():
-    gathering, finished = Gathering(), []
+    gathering, finished = RankAssembly(), []
     for step in range(2_500):
         finished += gathering.add(step_of(0, step), (0, 1))
     assert told(finished) == [(step, (0,)) for step in range(500)]

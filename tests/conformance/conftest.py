@@ -7,19 +7,19 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from trials import Case, Outcome, Tally, judge
+from trials import Case, Outcome, StepCounter, judge
 
-_tally = pytest.StashKey[Tally]()
+_tally = pytest.StashKey[StepCounter]()
 
 
 @pytest.fixture
-def tally(request: pytest.FixtureRequest) -> Tally:
+def tally(request: pytest.FixtureRequest) -> StepCounter:
     """The counts of this run of pytest."""
-    return request.config.stash.setdefault(_tally, Tally())
+    return request.config.stash.setdefault(_tally, StepCounter())
 
 
 @pytest.fixture
-def conforms(tally: Tally):
+def conforms(tally: StepCounter):
     """A function (group, case) that judges a case, counts it, and fails where it does not conform."""
 
     def check(group: str, case: Case) -> Outcome:
@@ -35,7 +35,7 @@ def conforms(tally: Tally):
 
 def pytest_terminal_summary(terminalreporter, config) -> None:
     """Print the table."""
-    lines = list(config.stash.get(_tally, Tally()).lines())
+    lines = list(config.stash.get(_tally, StepCounter()).lines())
     if lines:
         terminalreporter.section("conformance: bare against attached")
         for line in lines:

@@ -2,7 +2,7 @@ import math
 from collections import Counter
 
 from gradscope.hub.history import Parts
-from gradscope.hub.viewer_delivery import Delivery
+from gradscope.hub.viewer_delivery import ViewerDelivery
 from gradscope.protocol import Skipped, Subscribe, decode, encode
 
 STEP = [b"a step"]
@@ -22,9 +22,11 @@ class Pipe:
         return True
 
 
-def subscribed(pipe: Pipe, *, rate_hz: float = 1.0, past: int = 0) -> tuple[Delivery, Counter[str]]:
+def subscribed(
+    pipe: Pipe, *, rate_hz: float = 1.0, past: int = 0
+) -> tuple[ViewerDelivery, Counter[str]]:
     counts: Counter[str] = Counter()
-    delivery = Delivery(pipe, counts)
+    delivery = ViewerDelivery(pipe, counts)
     items = (([b"past %d" % i], True) for i in range(past))
     delivery.subscribe(Subscribe(run="r", max_rate_hz=rate_hz), items)
     return delivery, counts

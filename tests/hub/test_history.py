@@ -5,7 +5,7 @@ from gradscope.hub.history import (
     SCALARS_LIMIT_BYTES,
     STEP_LIMIT,
     STEP_LIMIT_BYTES,
-    Ring,
+    RankHistory,
 )
 from gradscope.protocol import Scalars, encode
 
@@ -15,7 +15,7 @@ def scalars(step: int, name: str = "loss") -> Scalars:
 
 
 def test_the_newest_600_steps_stay_in_order() -> None:
-    ring = Ring()
+    ring = RankHistory()
     for i in range(STEP_LIMIT + 50):
         ring.add_step([b"head %d" % i])
     kept = [parts[0] for parts in ring.steps()]
@@ -23,7 +23,7 @@ def test_the_newest_600_steps_stay_in_order() -> None:
 
 
 def test_steps_stay_below_32_megabytes() -> None:
-    ring = Ring()
+    ring = RankHistory()
     for _ in range(100):
         ring.add_step([b"h", b"x" * 2**20])
     total = sum(len(part) for parts in ring.steps() for part in parts)
@@ -31,20 +31,20 @@ def test_steps_stay_below_32_megabytes() -> None:
 
 
 def test_one_step_stays_however_large_it_is() -> None:
-    ring = Ring()
+    ring = RankHistory()
     ring.add_step([b"x" * (STEP_LIMIT_BYTES + 1)])
     assert ring.step_count == 1
 
 
 def test_the_newest_200_events_stay() -> None:
-    ring = Ring()
+    ring = RankHistory()
     for i in range(EVENT_LIMIT + 7):
         ring.add_event([b"%d" % i])
     assert [parts[0] for parts in ring.events()] == [b"%d" % i for i in range(7, EVENT_LIMIT + 7)]
 
 
 def test_merged_scalars_say_the_same_in_far_fewer_messages() -> None:
-    ring = Ring()
+    ring = RankHistory()
     for i in range(2_000):
         message = scalars(i)
         ring.add_scalars(message, len(encode(message)[0]))
@@ -56,14 +56,14 @@ def test_merged_scalars_say_the_same_in_far_fewer_messages() -> None:
 
 
 def test_scalars_with_other_names_are_not_merged() -> None:
-    ring = Ring()
+    ring = RankHistory()
     for message in (scalars(0), scalars(1, "accuracy"), scalars(2)):
         ring.add_scalars(message, 50)
     assert list(ring.scalars()) == [scalars(0), scalars(1, "accuracy"), scalars(2)]
 
 
 def test_the_oldest_scalars_go_at_four_megabytes() -> None:
-    ring = Ring()
+    ring = RankHistory()
     for i in range(300):
         ring.add_scalars(scalars(i, f"name {i % 2}"), 40_000)
     kept = list(ring.scalars())
@@ -72,7 +72,7 @@ def test_the_oldest_scalars_go_at_four_megabytes() -> None:
 
 
 def test_the_newest_readings_of_memory_and_time_stay_below_their_limits() -> None:
-    ring = Ring()
+    ring = RankHistory()
     for i in range(READING_LIMIT + 9):
         ring.add_reading([b"%d" % i])
     assert [int(parts[0]) for parts in ring.readings()] == list(range(9, READING_LIMIT + 9))

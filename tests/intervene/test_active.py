@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gradscope.intervene import ACTIONS, Applied, Schedule
+from gradscope.intervene import ACTIONS, ActiveIntervention, Schedule
 
 GRADIENT = torch.randn(50, generator=torch.Generator().manual_seed(1))
 
@@ -13,7 +13,7 @@ def nothing():
 
 
 def noise(rank, **how):
-    return Applied(
+    return ActiveIntervention(
         ACTIONS["noise"], {"std": 1.0, "seed": 3.0, "relative": False}, seed=3, rank=rank, **how
     )
 
@@ -50,10 +50,10 @@ def test_under_a_loss_scale_it_does_to_the_true_gradient_what_it_does_without(na
     gradient[3] = float("inf") if name == "replace_nonfinite" else 1.0
     gradient = gradient.to(dtype)
     scale = torch.tensor(256.0)
-    plain = Applied(ACTIONS[name], arguments).change([gradient], nothing, is_shared=False)[0]
-    scaled = Applied(ACTIONS[name], arguments).change([gradient * 256], lambda: scale, is_shared=False)[
-        0
-    ]
+    plain = ActiveIntervention(ACTIONS[name], arguments).change([gradient], nothing, is_shared=False)[0]
+    scaled = ActiveIntervention(ACTIONS[name], arguments).change(
+        [gradient * 256], lambda: scale, is_shared=False
+    )[0]
     assert scaled.dtype is dtype
     rtol = 1e-2 if dtype.itemsize == 2 else 1e-6
     torch.testing.assert_close(scaled.float() / 256, plain.float(), rtol=rtol, atol=0)
@@ -65,13 +65,15 @@ def test_a_neutral_value_hands_back_the_very_same_tensor_under_a_loss_scale_too(
         ("scale", {"factor": 1.0}),
     ):
         for unit in (nothing, lambda: torch.tensor(3.0)):
-            (same,) = Applied(ACTIONS[name], arguments).change([GRADIENT], unit, is_shared=False)
+            (same,) = ActiveIntervention(ACTIONS[name], arguments).change(
+                [GRADIENT], unit, is_shared=False
+            )
             assert same is GRADIENT
 
 
 def test_a_failure_is_told_once_and_the_tensors_stay():
     told = []
-    applied = Applied(ACTIONS["noise"], {}, schedule=Schedule(), on_failure=told.append)
+    applied = ActiveIntervention(ACTIONS["noise"], {}, schedule=Schedule(), on_failure=told.append)
     for _ in range(2):
         (same,) = applied.change([GRADIENT], nothing, is_shared=False)
         assert same is GRADIENT

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from gradscope.intervene import ACTIONS, End, Ledger, Schedule, Wanted
+from gradscope.intervene import ACTIONS, End, InterventionRequest, Ledger, Schedule
 from gradscope.intervene import ledger as ledger_module
 
 
@@ -12,7 +12,7 @@ def ledger():
 
 
 def install(ledger, layers=("fc",), end=None, done=None, site="output", **schedule):
-    wanted = Wanted(
+    wanted = InterventionRequest(
         ACTIONS["scale"], {"factor": 2.0}, layers, site, "test", end or End(), Schedule(**schedule)
     )
     return ledger.install(wanted, done or (lambda entry, step: None))

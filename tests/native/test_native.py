@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradscope.columns import COLUMN_NAMES, HISTOGRAM_BINS, Table
-from gradscope.observe import Board, native, reduce_on_host
+from gradscope.observe import RowBuffer, native, reduce_on_host
 from gradscope.observe.reduction import reduce_change_on_host
 from gradscope.observe.row_buffer import room_for
 
@@ -536,7 +536,7 @@ def test_a_board_with_and_without_the_native_pass_gives_the_same_rows(monkeypatc
     tables = []
     for switch in ("1", "0"):
         monkeypatch.setenv("GRADSCOPE_NATIVE", switch)
-        board = Board(is_full=True)
+        board = RowBuffer(is_full=True)
         for tensor in tensors:
             board.add(board.row(0, "out"), tensor, board.row(1, "out"))
         tables.append(Table(0, ["a", "b"], board.harvest().block()))

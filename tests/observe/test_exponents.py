@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradscope.columns import Table
-from gradscope.observe import Board, reduce_on_device, reduce_on_host
-from gradscope.observe.cuda.device_buffer import DeviceBoard
+from gradscope.observe import RowBuffer, reduce_on_device, reduce_on_host
+from gradscope.observe.cuda.device_buffer import DeviceRowBuffer
 from gradscope.observe.reduction import reduce_change_on_host
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -148,7 +148,7 @@ def one_pass(request, monkeypatch):
 
 @pytest.mark.usefixtures("one_pass")
 def test_calls_of_one_row_add_their_bins_and_a_harvest_empties_them():
-    board = Board(is_full=True)
+    board = RowBuffer(is_full=True)
     parts = [torch.randn(4, 3), torch.randn(5) * 1e-9, torch.randn(2, 2, 2) * 1e6]
     for part in parts:
         board.add(board.row(0, "out"), part, board.row(1, "grad"))
@@ -178,7 +178,7 @@ def test_both_passes_of_a_board_count_alike_at_any_size_and_offset(dtype, size, 
     x = chance.normal(size=size + offset) * 2.0 ** chance.integers(-60, 20, size + offset)
     x = np.where(chance.random(size + offset) < share, chance.choice(SPECIAL, size + offset), x)
     tensor = torch.from_numpy(x).to(dtype)[offset:]
-    board = Board(is_full=True)
+    board = RowBuffer(is_full=True)
     board.add(board.row(0, "out"), tensor)
     assert list(bins_on(board.harvest().block(), "a", "out")) == expected(tensor.double())
 
@@ -186,7 +186,7 @@ def test_both_passes_of_a_board_count_alike_at_any_size_and_offset(dtype, size, 
 @pytest.mark.usefixtures("one_pass")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_groups_of_tensors_and_their_changes_have_bins(dtype):
-    board = Board(is_full=True)
+    board = RowBuffer(is_full=True)
     tensors = [torch.randn(n, generator=torch.Generator().manual_seed(n)).to(dtype) for n in (3, 5000)]
     before = [tensor.clone() for tensor in tensors]
     values, changes = ([(board.row(i, kind),) for i in range(2)] for kind in ("param", "update"))
@@ -205,13 +205,13 @@ def test_groups_of_tensors_and_their_changes_have_bins(dtype):
 
 
 def test_at_core_detail_a_block_has_no_histogram():
-    board = Board()
+    board = RowBuffer()
     board.add(board.row(0, "out"), torch.ones(3))
     assert board.harvest().block().histogram is None
 
 
 def test_rows_are_allotted_when_others_have_bins_already():
-    board = Board(is_full=True)
+    board = RowBuffer(is_full=True)
     board.add(board.row(0, "out"), torch.ones(3))
     cells, bins = board._cells, board._bins
     for i in range(1, 40):
@@ -226,7 +226,7 @@ def test_rows_are_allotted_when_others_have_bins_already():
 
 def test_a_device_board_adds_its_bins_to_those_of_the_host_and_grows():
     """The board of another device, run on this one: the same code without a copy to wait for."""
-    board, device = Board(is_full=True), DeviceBoard(torch.device("cpu"), is_full=True)
+    board, device = RowBuffer(is_full=True), DeviceRowBuffer(torch.device("cpu"), is_full=True)
     seeded = torch.Generator().manual_seed(0)  # now and then randn gives a zero, which is in no bin
     parts = [torch.randn(i + 1, generator=seeded) for i in range(300)]
     for i, part in enumerate(parts):

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gradscope
 from gradscope.columns import COLUMNS
 from gradscope.native import native_module
-from gradscope.observe.native_hooks import make_watch
+from gradscope.observe.native_hooks import make_native_hooks
 
 pytestmark = pytest.mark.skipif(native_module() is None, reason="the native pass was not built")
 
@@ -29,7 +29,7 @@ class Watched:
         self.gradients: list[tuple[object, torch.Tensor]] = []
         self.errors: list[Exception] = []
         self.module = nn.Linear(3, 2)
-        self.watch = make_watch(
+        self.watch = make_native_hooks(
             native_module(),
             self.cells,
             None,
@@ -225,7 +225,7 @@ def test_nothing_is_kept_alive():
 def test_arguments_that_cannot_be_are_refused():
     native = native_module()
     with pytest.raises(TypeError):
-        native.Watch(b"", None, bytearray(), (), (), dict, print, print)
+        native.NativeHooks(b"", None, bytearray(), (), (), dict, print, print)
     there = Watched()
     with pytest.raises(TypeError):
         there.watch.see(there.module)

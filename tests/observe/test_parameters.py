@@ -7,7 +7,7 @@ from torch import nn
 
 from gradscope.columns import Flags, Table
 from gradscope.hooks import layers_of
-from gradscope.observe import Board, ParameterObserver
+from gradscope.observe import ParameterObserver, RowBuffer
 
 
 @pytest.fixture(params=["native", "eager"], autouse=True)
@@ -27,7 +27,7 @@ class Model(nn.Module):
 
 
 def observed(model, change, *, is_full=False):
-    board = Board(is_full=is_full)
+    board = RowBuffer(is_full=is_full)
     layers = layers_of(model)
     observer = ParameterObserver(board, layers)
     parameters = list(model.parameters())
@@ -114,7 +114,7 @@ def test_zeros_of_an_update_are_counted_at_full_detail():
 def test_what_is_forgotten_leaves_no_update():
     model = Model()
     model(torch.randn(4, 5)).sum().backward()
-    board = Board()
+    board = RowBuffer()
     observer = ParameterObserver(board, layers_of(model))
     observer.before(list(model.parameters()))
     observer.forget()

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from gradscope.columns import COLUMNS, Flags
-from gradscope.observe import Board
+from gradscope.observe import RowBuffer
 
 
 @pytest.mark.parametrize("is_full", [False, True])
 def test_rows_are_numbered_as_they_are_first_asked_for_in_whatever_order(is_full):
-    board = Board(is_full=is_full)
+    board = RowBuffer(is_full=is_full)
     asked = [(7, "out"), (0, "grad"), (7, "grad"), (2, "out"), (7, "out"), (0, "grad"), (5_000, "out")]
     assert [board.row(*each) for each in asked] == [0, 1, 2, 3, 0, 1, 4]
     for row in range(len(board)):
@@ -21,7 +21,7 @@ def test_rows_are_numbered_as_they_are_first_asked_for_in_whatever_order(is_full
 
 
 def test_a_layer_between_two_that_have_rows_has_none_until_it_is_asked_for():
-    board = Board()
+    board = RowBuffer()
     board.row(9, "out")
     assert len(board) == 1
     assert board.row(4, "out") == 1
@@ -30,7 +30,7 @@ def test_a_layer_between_two_that_have_rows_has_none_until_it_is_asked_for():
 
 @pytest.mark.parametrize("is_full", [False, True])
 def test_a_harvest_leaves_every_row_empty_and_the_block_its_own(is_full):
-    board = Board(is_full=is_full)
+    board = RowBuffer(is_full=is_full)
     rows = [board.row(layer, "out") for layer in range(200)]
     for row in rows:
         board.add(row, torch.full((3,), float(row + 1)))
@@ -48,7 +48,7 @@ def test_a_harvest_leaves_every_row_empty_and_the_block_its_own(is_full):
 
 
 def test_counts_are_whole_and_the_rest_float64():
-    board = Board()
+    board = RowBuffer()
     board.add(board.row(0, "out"), torch.tensor([1.0, 2.0, float("nan")]))
     block = board.harvest().block()
     for column in COLUMNS:
@@ -60,7 +60,7 @@ def test_counts_are_whole_and_the_rest_float64():
 
 @pytest.mark.parametrize("is_full", [False, True])
 def test_a_block_knows_what_it_takes_in_memory(is_full):
-    board = Board(is_full=is_full)
+    board = RowBuffer(is_full=is_full)
     for layer in range(100):
         board.add(board.row(layer, "out"), torch.ones(2))
     columns = len(COLUMNS) if is_full else sum(column.is_core for column in COLUMNS)

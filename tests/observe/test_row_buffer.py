@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from gradscope.columns import COLUMN_NAMES, Flags, Table
-from gradscope.observe import Board, reduce_on_device
-from gradscope.observe.cuda.device_buffer import DeviceBoard
+from gradscope.observe import RowBuffer, reduce_on_device
+from gradscope.observe.cuda.device_buffer import DeviceRowBuffer
 from gradscope.observe.readout import laid_out
 
 
@@ -13,7 +13,7 @@ def table_of(board):
 
 
 def test_calls_of_one_row_merge_as_if_they_were_one_tensor():
-    board = Board()
+    board = RowBuffer()
     parts = [torch.randn(4, 3), torch.randn(5), torch.randn(2, 2, 2)]
     for part in parts:
         board.add(board.row(0, "out"), part)
@@ -26,7 +26,7 @@ def test_calls_of_one_row_merge_as_if_they_were_one_tensor():
 
 
 def test_a_harvest_leaves_the_board_empty_and_keeps_its_own_numbers():
-    board = Board()
+    board = RowBuffer()
     board.add(board.row(0, "out"), torch.ones(3))
     first = board.harvest()
     board.add(board.row(0, "out"), torch.full((2,), 5.0))
@@ -36,7 +36,7 @@ def test_a_harvest_leaves_the_board_empty_and_keeps_its_own_numbers():
 
 
 def test_a_gradient_that_never_came_is_not_measured_rather_than_zero():
-    board = Board()
+    board = RowBuffer()
     board.expect(board.row(1, "grad"))
     stats = table_of(board)["b"]["grad"]
     assert stats.flags == Flags.NOT_MEASURED
@@ -45,14 +45,14 @@ def test_a_gradient_that_never_came_is_not_measured_rather_than_zero():
 
 
 def test_a_tensor_without_numbers_marks_its_row():
-    board = Board()
+    board = RowBuffer()
     board.add(board.row(0, "out"), torch.empty(3, device="meta"))
     assert Flags.NOT_MEASURED in table_of(board)["a"]["out"].flags
 
 
 def test_zeros_and_subnormals_are_absent_at_core_detail_and_counted_at_full():
     for is_full, expected in ((False, None), (True, 2)):
-        board = Board(is_full=is_full)
+        board = RowBuffer(is_full=is_full)
         board.add(board.row(0, "out"), torch.tensor([0.0, -0.0, 1.0]))
         assert table_of(board)["a"]["out"].zero == expected
 
@@ -60,7 +60,7 @@ def test_zeros_and_subnormals_are_absent_at_core_detail_and_counted_at_full():
 def test_rows_are_reduced_on_a_device_as_on_the_host():
     """The board of another device, run on this one: the same code without a copy to wait for."""
     parts = [torch.randn(100), torch.tensor([1.0, float("nan"), float("inf")]), torch.randn(3, 4)]
-    board, device = Board(is_full=True), DeviceBoard(torch.device("cpu"))
+    board, device = RowBuffer(is_full=True), DeviceRowBuffer(torch.device("cpu"))
     rows = [board.row(0, "out"), board.row(1, "out")]
     for i, part in enumerate(parts):
         board.add(rows[i % 2], part)
@@ -78,7 +78,7 @@ def test_rows_are_reduced_on_a_device_as_on_the_host():
 
 
 def test_a_device_board_grows_and_keeps_what_it_has():
-    board, device = Board(), DeviceBoard(torch.device("cpu"))
+    board, device = RowBuffer(), DeviceRowBuffer(torch.device("cpu"))
     for i in range(300):
         row = board.row(i, "out")
         board.expect(row)
@@ -90,7 +90,7 @@ def test_a_device_board_grows_and_keeps_what_it_has():
 
 @pytest.mark.parametrize("is_full", [False, True])
 def test_the_native_harvest_lays_out_what_the_one_in_python_does(is_full):
-    board = Board(is_full=is_full)
+    board = RowBuffer(is_full=is_full)
     if board._native is None:
         pytest.skip("the native pass was not built")
     nasty = torch.tensor([0.0, -1.0, 1e-42, torch.nan, torch.inf, -torch.inf, 3.5])
@@ -122,7 +122,7 @@ def test_gradients_are_found_at_their_parameters_and_missing_ones_are_named():
     parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(4)]
     parameters[1].grad = torch.tensor([3.0, 4.0, 0.0])
     parameters[3].grad = torch.tensor([1.0, 2.0, 2.0]).to_sparse()
-    board = Board()
+    board = RowBuffer()
     rows = [(board.row(i, "param_grad"),) for i in range(4)]
     assert board.add_gradients(parameters, rows) == ([0, 2], False)
     table = Table(0, list("abcd"), board.harvest().block())

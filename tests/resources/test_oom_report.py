@@ -16,7 +16,7 @@ import gradscope
 from gradscope.columns import MemoryRow, MemoryTable
 from gradscope.errors import UsageError
 from gradscope.recording import list_recordings, open_recording
-from gradscope.resources import MachineMemory
+from gradscope.resources import SystemMemory
 from gradscope.resources.oom_report import helps, holders
 
 MIB = 2**20
@@ -37,7 +37,7 @@ class Wide(nn.Module):
 
 
 def resident_bytes() -> int:
-    machine = MachineMemory(torch.device("cpu"))
+    machine = SystemMemory(torch.device("cpu"))
     machine.open()
     try:
         resident = machine.resident_bytes()

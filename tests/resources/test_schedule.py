@@ -4,10 +4,10 @@ from itertools import pairwise
 
 import pytest
 
-from gradscope.resources import Cadence
+from gradscope.resources import MeasuringSchedule
 
 
-def chosen(cadence: Cadence, steps, *, is_observed=lambda _: False, step_s=0.1, cost_s=0.01):
+def chosen(cadence: MeasuringSchedule, steps, *, is_observed=lambda _: False, step_s=0.1, cost_s=0.01):
     found = []
     for step in steps:
         observed = is_observed(step)
@@ -20,7 +20,7 @@ def chosen(cadence: Cadence, steps, *, is_observed=lambda _: False, step_s=0.1, 
 
 @pytest.mark.parametrize("cost_s", [1e-4, 2e-3, 2e-2])
 def test_measuring_takes_a_quarter_of_the_budget_at_most(cost_s):
-    cadence = Cadence(0.02, 0)
+    cadence = MeasuringSchedule(0.02, 0)
     found = chosen(cadence, range(20_000), cost_s=cost_s)
     spent = (
         (len(found) - 3) * cost_s / (20_000 * 0.1)
@@ -31,36 +31,40 @@ def test_measuring_takes_a_quarter_of_the_budget_at_most(cost_s):
 
 
 def test_what_is_cheap_is_measured_every_ten_steps_and_no_oftener():
-    found = chosen(Cadence(0.02, 0), range(100), cost_s=1e-6)
+    found = chosen(MeasuringSchedule(0.02, 0), range(100), cost_s=1e-6)
     assert {b - a for a, b in pairwise(found[3:])} == {10}
 
 
 def test_a_step_with_statistics_is_left_to_them():
-    found = chosen(Cadence(0.02, 5), range(5, 400), is_observed=lambda step: step % 2 == 1)
+    found = chosen(MeasuringSchedule(0.02, 5), range(5, 400), is_observed=lambda step: step % 2 == 1)
     assert found[0] == 5  # the first, where memory runs out
     assert all(step % 2 == 0 for step in found[1:])
 
 
 def test_where_all_steps_have_statistics_one_of_them_is_measured_at_last():
-    found = chosen(Cadence(0.02, 0), range(200), is_observed=lambda _: True)
+    found = chosen(MeasuringSchedule(0.02, 0), range(200), is_observed=lambda _: True)
     assert len(found) > 2
 
 
 @pytest.mark.parametrize("cost_s", [1e-4, 2e-3, 2e-2])
 def test_where_statistics_have_no_budget_measuring_keeps_to_its_share_all_the_same(cost_s):
-    cadence = Cadence(None, 0)
+    cadence = MeasuringSchedule(None, 0)
     found = chosen(cadence, range(20_000), is_observed=lambda _: True, cost_s=cost_s)
     assert (len(found) - 3) * cost_s / (20_000 * 0.1) <= 0.005
     assert cadence.cost() <= 0.005
 
 
 def test_exactly_every_so_many_steps_are_measured_where_that_is_asked_for():
-    assert chosen(Cadence(0.02, 2, every=3), range(2, 11), is_observed=lambda _: True) == [2, 5, 8]
-    assert chosen(Cadence(None, 0, every=1), range(4)) == [0, 1, 2, 3]
+    assert chosen(MeasuringSchedule(0.02, 2, every=3), range(2, 11), is_observed=lambda _: True) == [
+        2,
+        5,
+        8,
+    ]
+    assert chosen(MeasuringSchedule(None, 0, every=1), range(4)) == [0, 1, 2, 3]
 
 
 def test_a_step_that_is_asked_for_is_measured_whatever_it_costs():
-    cadence = Cadence(0.02, 0)
+    cadence = MeasuringSchedule(0.02, 0)
     chosen(cadence, range(30), cost_s=1.0)
     assert not cadence.is_due(30, is_observed=False)
     cadence.ask_now()

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradscope.resources import MachineMemory
+from gradscope.resources import SystemMemory
 
 MIB = 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not say it cheaply")
 def test_the_resident_set_grows_by_what_is_touched_and_shrinks_by_what_is_freed():
-    machine = MachineMemory(torch.device("cpu"))
+    machine = SystemMemory(torch.device("cpu"))
     machine.open()
     before = machine.resident_bytes()
     held = torch.ones(64 * MIB // 4)
@@ -29,7 +29,7 @@ def test_the_resident_set_grows_by_what_is_touched_and_shrinks_by_what_is_freed(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_hosts_numbers_fit_together():
-    machine = MachineMemory(torch.device("cpu"))
+    machine = SystemMemory(torch.device("cpu"))
     machine.open()
     told = machine.numbers()
     machine.close()
@@ -47,7 +47,7 @@ def test_a_devices_numbers_are_its_allocators_and_its_drivers(monkeypatch):
     } | {"inactive_split_bytes": {"all": {"current": 50, "peak": 60}}}
     monkeypatch.setattr(torch._C, "_cuda_memoryStats", lambda _: statistics, raising=False)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 4000))
-    machine = MachineMemory(torch.device("cuda", 0))
+    machine = SystemMemory(torch.device("cuda", 0))
     assert machine.held_bytes() == 700
     told = {k: v for k, v in machine.numbers().items() if k.startswith("device_")}
     assert told == {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gradscope.columns import COLUMNS, Block
-from gradscope.rules import Reading
+from gradscope.rules import StepView
 
 EMPTY = {"min": np.inf, "max": -np.inf}
 
@@ -25,7 +25,7 @@ def make_reading(step, rows, *, layers=("a", "b", "c"), types=(), scalars=None, 
         np.zeros(len(rows), np.uint8),
         columns,
     )
-    return Reading(step, layers, block, types=types, scalars=scalars)
+    return StepView(step, layers, block, types=types, scalars=scalars)
 
 
 def _value(name, given):

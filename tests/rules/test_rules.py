@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gradscope.errors import UsageError
 from gradscope.rules import RULES, Rule, default_rules, kind_of, run_over
-from gradscope.rules.baseline import Past
+from gradscope.rules.baseline import Baseline
 
 
 def judged(name, readings, **how):
@@ -203,7 +203,7 @@ def test_every_rule_says_what_it_means_and_refuses_a_threshold_of_the_wrong_kind
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=40))
 def test_the_past_is_the_running_mean_and_deviation_of_logarithms(values):
-    past = Past()
+    past = Baseline()
     for value in values:
         past.excess(("a",), np.array([value]), 1e300)
     logs = np.log(values)

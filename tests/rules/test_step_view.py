@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from gradscope.columns import Flags
-from gradscope.rules import Reading, Rule, kind_of
+from gradscope.rules import Rule, StepView, kind_of
 from gradscope.rules.step_view import any_of, places_of
 
 
@@ -35,7 +35,7 @@ def test_nonfinite_finds_nothing_where_a_count_that_it_needs_was_not_measured(re
     whole = reading(0, [("a", "grad", {"nan": 1, "posinf": 1})])
     assert Rule(kind_of("nonfinite")).judge(whole)
     values = {name: array for name, array in whole.block.values.items() if name not in lacking}
-    less = Reading(0, whole.layers, dataclasses.replace(whole.block, values=values))
+    less = StepView(0, whole.layers, dataclasses.replace(whole.block, values=values))
     assert Rule(kind_of("nonfinite")).judge(less) == []
 
 

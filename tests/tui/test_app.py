@@ -15,9 +15,9 @@ from gradscope_tui.keys import KEYS
 from gradscope_tui.screens.help import HelpScreen
 from gradscope_tui.screens.intervene import InterveneScreen
 from gradscope_tui.screens.main import InterventionBar, KeyLine, StatusLine, TabLine
-from gradscope_tui.screens.quit import LeavingScreen
+from gradscope_tui.screens.quit import QuitScreen
 from gradscope_tui.screens.runs import RunsScreen
-from gradscope_tui.widgets.empty_state import Calm
+from gradscope_tui.widgets.empty_state import EmptyState
 
 DEADLINE_S = 15.0
 SIZES = pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
@@ -446,7 +446,7 @@ async def test_quitting_asks_only_while_a_change_of_this_viewer_is_in_force():
         await one.press("j", "i", "r", "enter")
         await one.until(lambda: "1 active" in one.line(InterventionBar))
         await one.press("q")
-        await one.until(lambda: isinstance(one.app.screen, LeavingScreen))
+        await one.until(lambda: isinstance(one.app.screen, QuitScreen))
         await one.press("escape")
         assert one.app.is_running
         await one.press("q", "r")
@@ -467,7 +467,7 @@ async def test_ctrl_c_quits_also_from_a_form_and_a_second_one_does_not_ask():
         await one.press("j", "i", "r", "enter")
         await one.until(lambda: "1 active" in one.line(InterventionBar))
         await one.press("i", "r", "ctrl+c")
-        await one.until(lambda: isinstance(one.app.screen, LeavingScreen))
+        await one.until(lambda: isinstance(one.app.screen, QuitScreen))
         await one.press("ctrl+c")
         assert one.app.return_code == 130
 
@@ -519,4 +519,4 @@ async def test_a_flood_of_past_steps_leaves_the_keys_alive():
     async with desk(past=600) as one:
         await one.until(lambda: len(one.app.session.watched.ring) == 600)
         assert one.app.session.watched.counters["again"] == 0
-        assert isinstance(one.app.main.query_one(Calm), Calm)
+        assert isinstance(one.app.main.query_one(EmptyState), EmptyState)

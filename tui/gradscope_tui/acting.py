@@ -8,8 +8,8 @@ from textual.message import Message
 
 from gradscope.errors import GradscopeError
 from gradscope_tui.focusing import Focusing
-from gradscope_tui.pause_lease import Standing
-from gradscope_tui.presenter import Viewing
+from gradscope_tui.pause_lease import PauseLease
+from gradscope_tui.presenter import Presenter
 from gradscope_tui.receiver import Receiver
 from gradscope_tui.screens.capture import CaptureScreen
 from gradscope_tui.screens.main import MainScreen
@@ -49,13 +49,13 @@ class Acting(App[int]):
     is_readonly: bool
     session: Session
     receiver: Receiver
-    viewing: Viewing
+    viewing: Presenter
     main: MainScreen
 
     def make_standing(self) -> None:
         """Be ready to pause, and to look closer."""
         self.focusing = Focusing()
-        self.standing = Standing(lambda text, is_done: self.post_message(Said(text, is_done)))
+        self.standing = PauseLease(lambda text, is_done: self.post_message(Said(text, is_done)))
 
     def renew_pause(self) -> None:
         """Renew the lease of a pause that this viewer holds."""

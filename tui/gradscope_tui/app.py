@@ -16,12 +16,12 @@ from textual.screen import Screen
 from gradscope_tui.acting import Acting
 from gradscope_tui.changes import Answer, Change, Changes
 from gradscope_tui.keys import KEYS, bindings_of
-from gradscope_tui.presenter import Viewing
+from gradscope_tui.presenter import Presenter
 from gradscope_tui.receiver import Receiver
 from gradscope_tui.screens.help import HelpScreen
 from gradscope_tui.screens.intervene import InterveneScreen
 from gradscope_tui.screens.main import MainScreen
-from gradscope_tui.screens.quit import Decision, LeavingScreen
+from gradscope_tui.screens.quit import Decision, QuitScreen
 from gradscope_tui.screens.runs import RunsScreen
 from gradscope_tui.source import Connect
 from gradscope_tui.store import Session
@@ -72,7 +72,7 @@ class GradscopeApp(Acting):
         self.session = Session()
         self.receiver = Receiver(connect, lambda: self.post_message(Arrived()))
         self.changes = Changes(lambda answer: self.post_message(Answered(answer)))
-        self.viewing = Viewing(self.session, self.changes, self.receiver, run)
+        self.viewing = Presenter(self.session, self.changes, self.receiver, run)
         self.viewing.page = tab
         self.main = MainScreen(self.viewing, self._before_look, is_readonly=is_readonly)
         self.make_standing()
@@ -227,11 +227,11 @@ class GradscopeApp(Acting):
     async def action_leave(self, code: int) -> None:
         """Quit; ask first when changes of this viewer are in force. Asked twice it goes at once."""
         states = self.changes.mine(self.viewing.states())
-        is_asked = any(isinstance(screen, LeavingScreen) for screen in self.screen_stack)
+        is_asked = any(isinstance(screen, QuitScreen) for screen in self.screen_stack)
         if not states or is_asked or self._exit_at is not None:
             self.exit(code, return_code=code)
         else:
-            await self.push_screen(LeavingScreen(states), partial(self._decide, code))
+            await self.push_screen(QuitScreen(states), partial(self._decide, code))
 
     def _decide(self, code: int, decision: Decision | None) -> None:
         if decision == "leave":

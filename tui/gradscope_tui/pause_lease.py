@@ -1,4 +1,4 @@
-"""`Standing`: whether this viewer holds the training, and renewing its lease for as long as it does.
+"""`PauseLease`: whether this viewer holds the training, and renewing its lease for as long as it does.
 
 A pause is asked for once and then renewed while this screen is open. A screen that dies renews nothing,
 and the training goes on when the lease ends.
@@ -13,7 +13,7 @@ from gradscope.errors import GradscopeError
 from gradscope.protocol import Ack, PauseState
 from gradscope_tui.source import Source
 
-__all__ = ["Standing"]
+__all__ = ["PauseLease"]
 
 _LEASE_S = 60.0
 _RENEWED_EVERY_S = 20.0
@@ -27,7 +27,7 @@ _DONE = {
 Wish = Literal["pause", "resume", "step_once", "undo", "measure"]
 
 
-class Standing:
+class PauseLease:
     """What this viewer asked for. `tell(text, is_done)` says what came of it, from any thread."""
 
     def __init__(self, tell: Callable[[str, bool], object]) -> None:

@@ -1,4 +1,4 @@
-"""`Viewing`: what is looked at, and its state: run, page, frozen or live, or why there is nothing.
+"""`Presenter`: what is looked at, and its state: run, page, frozen or live, or why there is nothing.
 
 Between the store and the screen: it knows the clock, the link and the run, and says in lines what they
 are like.
@@ -21,14 +21,14 @@ from gradscope_tui.view.resources import exhausted_text, head_lines, layer_heade
 from gradscope_tui.view.status import Phase, Status, status_cells, status_of
 from gradscope_tui.widgets.empty_state import no_hub_text, too_small_text, waiting_text
 
-__all__ = ["Viewing"]
+__all__ = ["Presenter"]
 
 _LEAST = (40, 10)
 
 Line: TypeAlias = tuple[tuple[Cell, ...], dict[int, str]]
 
 
-class Viewing:
+class Presenter:
     """Lives as long as the screen. `wanted` is the run asked for, None for the only live one."""
 
     def __init__(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
-from gradscope.agent.commands.consensus_store import Rendezvous
+from gradscope.agent.commands.consensus_store import ConsensusStore
 from gradscope.agent.commands.queue import Change, Prepared, nothing_to_tell
 from gradscope.agent.run.distributed import has_process_group
 from gradscope.agent.run.faults import Faults
@@ -26,7 +26,7 @@ from gradscope.errors import GradscopeError
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-__all__ = ["Agreement", "is_agreed"]
+__all__ = ["Consensus", "is_agreed"]
 
 ANSWER_S: Final = 2.0
 """How long the proposing rank waits for the answers of the others."""
@@ -56,11 +56,11 @@ class _Proposal:
     horizon: int | None = None
 
 
-class _Over(Exception):  # noqa: N818 - no error: the agreement has come to its end
+class _ConsensusEnded(Exception):  # noqa: N818 - no error: the agreement has come to its end
     """A rank has left, or the process group is gone."""
 
 
-class Agreement:
+class Consensus:
     """One rank's part in it, from the first boundary with a process group to `close`.
 
     `connect` gives a connection of our own to the job's store, `put` lets a decided change wait for its
@@ -181,13 +181,13 @@ class Agreement:
 
     def _run(self) -> None:
         try:
-            there = Rendezvous(self._connect(), self.rank, self.world_size)
+            there = ConsensusStore(self._connect(), self.rank, self.world_size)
             while self._is_wanted():
                 self._look(there)
                 self._rest()
             self._leave(there)
             self._end("the scope was detached on this rank")
-        except _Over as over:
+        except _ConsensusEnded as over:
             self._end(str(over))
         except Exception as error:  # noqa: BLE001 - a store may fail in many ways, and must not stop training
             if has_process_group() and not self._is_closing:
@@ -196,7 +196,9 @@ class Agreement:
 
     def _is_wanted(self) -> bool:
         if not has_process_group():
-            raise _Over("the process group was destroyed: ranks cannot agree on changes any more")
+            raise _ConsensusEnded(
+                "the process group was destroyed: ranks cannot agree on changes any more"
+            )
         return not self._is_closing and not self._over and threading.main_thread().is_alive()
 
     def _rest(self) -> None:
@@ -207,7 +209,7 @@ class Agreement:
             is_busy = self._open or time.monotonic() < self._busy_until_s
             self._changed.wait(_BUSY_S if is_busy else idle_s)
 
-    def _look(self, there: Rendezvous) -> None:
+    def _look(self, there: ConsensusStore) -> None:
         """Read what others propose, propose what is ours, decide what can be decided."""
         while (text := there.proposal(self._slot)) is not None:
             self._take(there, text, None)
@@ -221,12 +223,12 @@ class Agreement:
         while self._open and self._decide_first(there):
             pass
 
-    def _take(self, there: Rendezvous, text: str, mine: Change | None) -> None:
+    def _take(self, there: ConsensusStore, text: str, mine: Change | None) -> None:
         """Answer the proposal in the next slot: it is ours, or another rank's."""
         slot, self._slot = self._slot, self._slot + 1
         proposer, _, kind, body = text.split(" ", 3)
         if kind == _LEFT:
-            raise _Over(f"rank {proposer} has left: ranks can change together no more")
+            raise _ConsensusEnded(f"rank {proposer} has left: ranks can change together no more")
         self._busy_until_s = time.monotonic() + _BUSY_FOR_S
         if mine is not None:
             self._open[slot] = _Proposal(mine, is_mine=True, deadline_s=time.monotonic() + ANSWER_S)
@@ -249,7 +251,7 @@ class Agreement:
             self._open[slot] = proposal
         return horizon
 
-    def _decide_first(self, there: Rendezvous) -> bool:
+    def _decide_first(self, there: ConsensusStore) -> bool:
         """Settle the oldest proposal; return False where that cannot be done yet."""
         slot, proposal = next(iter(self._open.items()))
         decision = there.decision(slot)
@@ -270,7 +272,7 @@ class Agreement:
             self._changed.notify_all()
         return True
 
-    def _decide_mine(self, there: Rendezvous, slot: int, proposal: _Proposal) -> str | None:
+    def _decide_mine(self, there: ConsensusStore, slot: int, proposal: _Proposal) -> str | None:
         horizons = there.answers(slot)
         if horizons is not None:
             return there.decide(slot, f"yes {max(self._promise(slot, proposal), *horizons)}")
@@ -286,7 +288,7 @@ class Agreement:
         since_s = self._waits_since_s
         return since_s is not None and time.monotonic() - since_s > WAIT_S
 
-    def _leave(self, there: Rendezvous) -> None:
+    def _leave(self, there: ConsensusStore) -> None:
         for slot, proposal in self._open.items():
             if not proposal.is_mine or proposal.horizon is None:
                 there.decide(slot, f"no rank {self.rank} has left")

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-__all__ = ["Rendezvous"]
+__all__ = ["ConsensusStore"]
 
 
-class Rendezvous:
+class ConsensusStore:
     """The slots of one run. Owned by one thread; the store is a connection of its own."""
 
     def __init__(self, store: "Store", rank: int, world_size: int) -> None:

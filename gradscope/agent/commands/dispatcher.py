@@ -14,19 +14,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeAlias
 
-from gradscope.agent.commands.consensus import Agreement, is_agreed
+from gradscope.agent.commands.consensus import Consensus, is_agreed
 from gradscope.agent.commands.intervention_commands import Modules, intervention_commands
-from gradscope.agent.commands.queue import Change, Prepared, Turns
-from gradscope.agent.commands.shared_interval import SharedRhythm
+from gradscope.agent.commands.queue import Change, CommandQueue, Prepared
+from gradscope.agent.commands.shared_interval import SharedInterval
 from gradscope.agent.run.distributed import store_of_our_own
 from gradscope.agent.run.faults import Faults
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import GradscopeError, UsageError
-from gradscope.intervene import Entry, Ledger
+from gradscope.intervene import Ledger, LedgerEntry
 from gradscope.observe import Sampler
 from gradscope.protocol import Ack, Command, Hello, decode, encode
 
-__all__ = ["Control", "Prepare"]
+__all__ = ["CommandDispatcher", "Prepare"]
 
 _REMEMBERED = 1_000
 _VIEWERS, _OWN = "command", "own"
@@ -38,7 +38,7 @@ is called from any thread, on each rank, and changes nothing: another rank may r
 command alone, not at what is in force: that is for its turn."""
 
 
-class Control:
+class CommandDispatcher:
     """Answers the commands of one run. A repeated command id gets the first answer again.
 
     With one rank a change waits in `turns`, a part of the step; with several, the `agreement` lets it
@@ -60,7 +60,7 @@ class Control:
         self._run = hello.run
         self._ledger = ledger
         self._answer = answer
-        self.turns = Turns(faults, settle)
+        self.turns = CommandQueue(faults, settle)
         self.agreement = self._agree(hello, faults) if hello.world_size > 1 else None
         self._is_allowed = is_allowed
         self._prepare: dict[str, Prepare] = {}
@@ -82,11 +82,11 @@ class Control:
         if is_revising:
             self._revising.update(prepare)
 
-    def add_to(self, add: Callable[[StepPart], None], sampler: Sampler) -> None:
+    def add_to(self, add: Callable[[StepPlugin], None], sampler: Sampler) -> None:
         """Add what takes part in each step: changes take their turn, ranks observe the same steps."""
         add(self.turns)
         if self.agreement is not None:
-            add(SharedRhythm(self.agreement, sampler))
+            add(SharedInterval(self.agreement, sampler))
 
     def handle(self, command: Command) -> None:
         """Take a viewer's command: refuse it now, or acknowledge it once it is in force."""
@@ -140,7 +140,7 @@ class Control:
             raise UsageError(f"this run does not know how to {command.action}")
         return prepare(command)
 
-    def _end_on_all_ranks(self, entry: Entry) -> None:
+    def _end_on_all_ranks(self, entry: LedgerEntry) -> None:
         """Ask for the end of an intervention whose time has come, again and again while it lasts.
 
         The rank that asked for it does, or the lead for what the script set on each of them.
@@ -151,8 +151,8 @@ class Control:
             self._ending_s[entry.id] = now_s
             self.request("remove", target=entry.id)
 
-    def _agree(self, hello: Hello, faults: Faults) -> Agreement:
-        agreement = Agreement(
+    def _agree(self, hello: Hello, faults: Faults) -> Consensus:
+        agreement = Consensus(
             hello.rank,
             hello.world_size,
             connect=lambda: store_of_our_own(hello.run, hello.rank),

@@ -6,16 +6,16 @@ from typing import TypeAlias
 
 from torch import nn
 
-from gradscope.agent.commands.queue import Prepared, Turn
+from gradscope.agent.commands.queue import Prepared, QueuedCommand
 from gradscope.agent.interventions.apply_parameters import parameters_below
 from gradscope.errors import UsageError
 from gradscope.hooks import match_names
 from gradscope.intervene import (
     Action,
     End,
+    InterventionRequest,
     Ledger,
     Schedule,
-    Wanted,
     check_action,
     check_arguments,
     check_schedule,
@@ -39,7 +39,7 @@ def check_wanted(
     end: End,
     schedule: Schedule | None = None,
     origin: str = "",
-) -> Wanted:
+) -> InterventionRequest:
     """Check everything at the door. Raises UsageError for what cannot be; changes nothing."""
     action = check_action(intervention) if isinstance(intervention, str) else intervention
     checked = check_arguments(action.name, action.arguments, arguments)
@@ -51,12 +51,12 @@ def check_wanted(
         action.arguments,
         may_have_condition=action.what != "passage",
     )
-    wanted = Wanted(action, checked, chosen, site, set_by, end, plan, origin)
+    wanted = InterventionRequest(action, checked, chosen, site, set_by, end, plan, origin)
     _check_layers(wanted, modules)
     return wanted
 
 
-def _check_layers(wanted: Wanted, modules: Modules) -> None:
+def _check_layers(wanted: InterventionRequest, modules: Modules) -> None:
     """Refuse what these layers have not got."""
     name = wanted.action.name
     if wanted.site == "params":
@@ -86,7 +86,7 @@ def _writes_in_place(module: nn.Module) -> bool:
     return bool(getattr(module, "inplace", False))
 
 
-def _check_sharded(wanted: Wanted, parameters: list[nn.Parameter]) -> None:
+def _check_sharded(wanted: InterventionRequest, parameters: list[nn.Parameter]) -> None:
     """Refuse what needs a whole gradient where each rank holds a part of it."""
     name = wanted.action.name
     needs_whole = name == "clip" or wanted.schedule.condition or wanted.arguments.get("relative")
@@ -128,7 +128,7 @@ def _prepare_install(ledger: Ledger, modules: Callable[[], Modules], command: Co
         origin=f"viewer {command.peer[:8]}",
     )
 
-    def apply(turn: Turn) -> None:
+    def apply(turn: QueuedCommand) -> None:
         ledger.install(
             wanted,
             lambda entry, step: turn.done(entry.active_since or step, entry.id, entry.layers),
@@ -139,7 +139,7 @@ def _prepare_install(ledger: Ledger, modules: Callable[[], Modules], command: Co
 
 
 def _prepare_remove(ledger: Ledger, command: Command) -> Prepared:
-    def apply(turn: Turn) -> None:
+    def apply(turn: QueuedCommand) -> None:
         if not ledger.remove(command.target, turn.done, by=command.set_by):
             ids = ", ".join(entry.id for entry in ledger.entries()) or "none"
             raise UsageError(f"no intervention {command.target!r} is in force; there are: {ids}")

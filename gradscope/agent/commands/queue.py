@@ -13,10 +13,18 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from gradscope.agent.run.faults import Faults
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import GradscopeError
 
-__all__ = ["Boundaries", "Change", "Done", "Prepared", "Turn", "Turns", "nothing_to_tell"]
+__all__ = [
+    "Boundaries",
+    "Change",
+    "CommandQueue",
+    "Done",
+    "Prepared",
+    "QueuedCommand",
+    "nothing_to_tell",
+]
 
 _LOOK_S = 0.25
 
@@ -29,7 +37,7 @@ class Done(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class QueuedCommand:
     """What a prepared change is given when its turn has come.
 
     step: the step that is about to begin, the same on all ranks.
@@ -43,7 +51,7 @@ class Turn:
     done: Done
 
 
-Prepared: TypeAlias = Callable[[Turn], None]
+Prepared: TypeAlias = Callable[[QueuedCommand], None]
 """A checked change: called in the training's thread, between two steps. What depends on the state
 at that boundary is refused there, by raising GradscopeError: before, ranks may be in different steps;
 there they all see the same."""
@@ -76,7 +84,7 @@ class Boundaries(Protocol):
         """End."""
 
 
-class Turns(StepPart):
+class CommandQueue(StepPlugin):
     """The changes of one run that wait for a boundary. `settle` puts ledgers in force during a hold."""
 
     name = "changes between two steps"
@@ -163,7 +171,7 @@ class Turns(StepPart):
 
     def _apply_one(self, change: Change, step: int) -> None:
         try:
-            change.apply(Turn(step, change.label, change.done))
+            change.apply(QueuedCommand(step, change.label, change.done))
         except GradscopeError as error:
             change.refuse(str(error))
         except Exception as error:  # noqa: BLE001 - ours must not become the training's

@@ -6,13 +6,13 @@ So it is with the steps in which layers in the focus are measured.
 import time
 from functools import partial
 
-from gradscope.agent.commands.consensus import Agreement
-from gradscope.agent.commands.queue import Change, Prepared, Turn, nothing_to_tell
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.commands.consensus import Consensus
+from gradscope.agent.commands.queue import Change, Prepared, QueuedCommand, nothing_to_tell
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.observe import Sampler
 
-__all__ = ["SharedRhythm"]
+__all__ = ["SharedInterval"]
 
 _KIND = "every"
 _OFTEN_S = 1.0
@@ -20,12 +20,12 @@ _WORTH = 1.2
 """What is chosen must differ by this factor from what there is, to be worth asking all ranks."""
 
 
-class SharedRhythm(StepPart):
+class SharedInterval(StepPlugin):
     """Keeps a sampler in step with those of the other ranks."""
 
     name = "the steps that all ranks observe"
 
-    def __init__(self, agreement: Agreement, sampler: Sampler) -> None:
+    def __init__(self, agreement: Consensus, sampler: Sampler) -> None:
         self._agreement = agreement
         self._sampler = sampler
         self._asked_s = -_OFTEN_S
@@ -54,7 +54,7 @@ class SharedRhythm(StepPart):
             )
         return partial(self._adopt, (numbers[0], numbers[1]))
 
-    def _adopt(self, intervals: tuple[int, int], turn: Turn) -> None:
+    def _adopt(self, intervals: tuple[int, int], turn: QueuedCommand) -> None:
         every, focus_every = intervals
         self._sampler.adopt(every, turn.step, focus_every)
         turn.done(turn.step)

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.agent.run.faults import Faults
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.hooks import (
     GradientHook,
@@ -116,7 +116,7 @@ def check_what(what: object) -> What:
     return cast("What", what)
 
 
-class Captures(StepPart):
+class Captures(StepPlugin):
     """The captures of one run. Its hook is there only in steps in which something is captured."""
 
     name = "capturing"

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradscope.agent.commands.queue import Prepared, Turn
+from gradscope.agent.commands.queue import Prepared, QueuedCommand
 from gradscope.agent.inspection.capture import Capture, CapturedTensor, Captures, check_what
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.hooks import match_names
 from gradscope.protocol import Captured, Command, Hello, Message
 
-__all__ = ["CaptureSender"]
+__all__ = ["CaptureUpload"]
 
 _LIMIT_BYTES: Final = 16_000_000
 _LAYERS: Final = 16
@@ -36,7 +36,7 @@ class _Asked:
     step: int
 
 
-class CaptureSender(StepPart):
+class CaptureUpload(StepPlugin):
     """Obeys the command `capture`; to be added to the engine behind `captures`.
 
     `send` lays a message on the publisher's queue. Only rank 0 sends: commands come to it.
@@ -79,7 +79,7 @@ class CaptureSender(StepPart):
         if len(layers) > _LAYERS:
             raise UsageError(f"at most {_LAYERS} layers are captured at once, got {len(layers)}")
 
-        def apply(turn: Turn) -> None:
+        def apply(turn: QueuedCommand) -> None:
             if self._hello.rank == 0:
                 if len(self._asked) >= _AT_ONCE:
                     raise UsageError(f"{_AT_ONCE} captures wait for this step already; ask again")

@@ -20,18 +20,18 @@ from torch.utils import _pytree
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.agent.run.faults import Faults
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.hooks import has_compiled, hidden_from_modes
 
-__all__ = ["MetFunctions", "MetStep"]
+__all__ = ["FunctionTracker", "TrackedFunctions"]
 
 _MOST_KEPT_BYTES: Final = 16 * 2**20
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # Any: whatever a model is called with
 
 
 @dataclass(slots=True)
-class MetStep:
+class TrackedFunctions:
     """What was met in one step. `outside`: Functions that only the loss uses, outside of the model."""
 
     step: int
@@ -41,7 +41,7 @@ class MetStep:
     """Gives what the model was called with; raises UsageError where that is gone."""
 
 
-class MetFunctions(StepPart):
+class FunctionTracker(StepPlugin):
     """Looks at the second step that is observed, and at the next one whenever it is asked to.
 
     Not at the first: what is compiled in it would be traced with one hook more, and once again without.
@@ -55,15 +55,15 @@ class MetFunctions(StepPart):
         self._faults = faults
         self._is_first = True
         self._is_wanted = True
-        self._noting: MetStep | None = None
-        self._met: MetStep | None = None
+        self._noting: TrackedFunctions | None = None
+        self._met: TrackedFunctions | None = None
         self._handle: RemovableHandle | None = None
 
     def ask(self) -> None:
         """Look at the next observed step as well."""
         self._is_wanted = self.needs_observed = True
 
-    def met(self) -> tuple[MetStep, Callable[[], _Arguments]]:
+    def met(self) -> tuple[TrackedFunctions, Callable[[], _Arguments]]:
         """Return the newest step that was looked at, and what gives the model's arguments in it.
 
         Raises UsageError while there is none.
@@ -85,7 +85,7 @@ class MetFunctions(StepPart):
         """Hang the hook in where the step is looked at."""
         is_first, self._is_first = self._is_first, self._is_first and not is_observed
         if self._is_wanted and is_observed and not is_first and not has_compiled():
-            self._noting = MetStep(step)
+            self._noting = TrackedFunctions(step)
             self._handle = register_module_forward_hook(self._on_forward, with_kwargs=True)
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - a part's
@@ -119,13 +119,13 @@ class MetFunctions(StepPart):
             self._guarded(lambda: self._note_inside(noting, args, kwargs, output))
 
     def _note_inside(
-        self, noting: MetStep, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self, noting: TrackedFunctions, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:  # Any: as above
         tensors = [t for t in _pytree.tree_leaves(output) if isinstance(t, Tensor)]
         noting.inside = _functions_behind(tensors)
         noting.arguments = _remembered(args, kwargs, is_kept=bool(noting.inside))
 
-    def _note_outside(self, noting: MetStep, ends: list[Tensor]) -> None:
+    def _note_outside(self, noting: TrackedFunctions, ends: list[Tensor]) -> None:
         known = {*noting.inside, *noting.outside}
         others = (f for f in _functions_behind(ends) if f.__module__.partition(".")[0] != "gradscope")
         noting.outside += tuple(f for f in others if f not in known)  # ours are interventions

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gradscope.agent.commands.queue import Prepared, Turn, nothing_to_tell
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.commands.queue import Prepared, QueuedCommand, nothing_to_tell
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.hooks import has_compiled, match_names
 from gradscope.protocol import Command
@@ -29,7 +29,7 @@ _ASK_AGAIN_S = 5.0
 _SCRIPT = ""
 
 
-class Focus(StepPart):
+class Focus(StepPlugin):
     """Who looks at which layers.
 
     `watched` gives the names of the layers that can be looked at, `apply` takes all that are, between
@@ -91,7 +91,7 @@ class Focus(StepPart):
         owner = command.peer or command.target
         layers = self.check(command.layers) if command.layers else ()
 
-        def apply(turn: Turn) -> None:
+        def apply(turn: QueuedCommand) -> None:
             self.put(layers, owner)
             if layers and turn.done is not nothing_to_tell:  # on the rank that heard it itself
                 self._seen_s[owner] = time.monotonic()

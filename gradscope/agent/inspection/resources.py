@@ -12,31 +12,31 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.agent.commands.queue import Prepared, Turn
+from gradscope.agent.commands.queue import Prepared, QueuedCommand
 from gradscope.agent.run.faults import Faults
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.columns import MemoryTable, TimesTable
 from gradscope.errors import NotMeasuredError
 from gradscope.hooks import LayerInfo, has_compiled, hidden_from_modes
 from gradscope.protocol import Command
 from gradscope.resources import (
-    Cadence,
-    MachineMemory,
+    MeasuringSchedule,
     MemoryReading,
     Owned,
     Probe,
     Stopwatch,
+    SystemMemory,
     TimesReading,
-    account_of_exhaustion,
     clock_for,
     frames_of,
     local_tensors,
     memory_reading,
+    oom_report,
     place_of,
     times_reading,
 )
 
-__all__ = ["MeasuredLayers", "ResourcePart"]
+__all__ = ["MeasuredLayers", "ResourcePlugin"]
 
 _NOT_YET: Final = (
     "no step's {what} was measured yet: {when}. scope.measure_now() has the next step measured"
@@ -67,7 +67,7 @@ class _Waiting:
     is_observed: bool
 
 
-class ResourcePart(StepPart):
+class ResourcePlugin(StepPlugin):
     """Measures the memory and the time of some steps. It holds the model, and optimizers, weakly.
 
     optimizers: gives the model's. on_memory, on_times: take what was measured, as soon as it is there.
@@ -82,7 +82,7 @@ class ResourcePart(StepPart):
     def __init__(
         self,
         *,
-        cadence: Cadence,
+        cadence: MeasuringSchedule,
         faults: Faults,
         optimizers: Callable[[], Iterable[Optimizer]],
         on_memory: Callable[[MemoryReading, MeasuredLayers], None],
@@ -98,7 +98,7 @@ class ResourcePart(StepPart):
         self._set_aside = set_aside
         self._limit_bytes = limit_bytes
         self._layers = MeasuredLayers((), (), 0)
-        self._next: tuple[Probe, MachineMemory, MeasuredLayers] | None = None
+        self._next: tuple[Probe, SystemMemory, MeasuredLayers] | None = None
         self._probe: Probe | None = None
         self._modules: list[weakref.ref[nn.Module]] = []
         self._optimizer_before_bytes = 0
@@ -114,7 +114,7 @@ class ResourcePart(StepPart):
         """Measure these layers from the next step on."""
         names = tuple(layer.name for layer in layers)
         types = tuple(type(layer.module).__name__ for layer in layers)
-        machine = MachineMemory(_device_of(layers))
+        machine = SystemMemory(_device_of(layers))
         limit = self._enforce if self._limit_bytes is not None else None
         probe = Probe(layers, machine, self._guard, limit)
         self._next = probe, machine, MeasuredLayers(names, types, revision)
@@ -128,7 +128,7 @@ class ResourcePart(StepPart):
     def prepare_measure(self, command: Command) -> Prepared:  # noqa: ARG002 - one shape for all
         """Return what has the next step measured: a viewer asks for it."""
 
-        def apply(turn: Turn) -> None:
+        def apply(turn: QueuedCommand) -> None:
             self.ask_now()
             turn.done(turn.step)
 
@@ -241,7 +241,7 @@ class ResourcePart(StepPart):
             types = dict(zip(layers.names, layers.types, strict=True))
             inputs = {layers.names[i]: size for i, size in reading.input_bytes.items()}
         place = place_of(frames, lambda module: names.get(id(module)), backward_layer)
-        return account_of_exhaustion(error, place, table, types, inputs)
+        return oom_report(error, place, table, types, inputs)
 
     def _when(self) -> str:
         if not self._is_able:
@@ -252,7 +252,7 @@ class ResourcePart(StepPart):
             )
         return f"the next is due in step {self._cadence.next_step}"
 
-    def _change_over(self, probe: Probe, machine: MachineMemory, layers: MeasuredLayers) -> None:
+    def _change_over(self, probe: Probe, machine: SystemMemory, layers: MeasuredLayers) -> None:
         if self._probe is not None:
             self._probe.remove()
         self._probe, self._machine, self._layers, self._next = probe, machine, layers, None

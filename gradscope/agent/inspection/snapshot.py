@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.agent.commands.queue import Prepared, Turn
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.commands.queue import Prepared, QueuedCommand
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.intervene import Ledger
 from gradscope.protocol import Command
 
-__all__ = ["NOT_RESTORED", "WayBack"]
+__all__ = ["NOT_RESTORED", "Snapshot"]
 
 NOT_RESTORED: Final = (
     "the data loader's position, learning-rate schedulers, GradScaler and the script's own counters "
@@ -43,7 +43,7 @@ class _Kept:
     numpy_state: dict[str, Any]
 
 
-class WayBack(StepPart):
+class Snapshot(StepPlugin):
     """Keeps the state right before the first intervention takes effect, where that was asked for.
 
     With `save` and `restore` of the script's own, those are called instead: `save(step)`, `restore()`.
@@ -70,7 +70,7 @@ class WayBack(StepPart):
         self._restore: Callable[[], object] | None = None
         self._kept: _Kept | None = None
         self._saved_at: int | None = None
-        self._undo: list[Turn] = []
+        self._undo: list[QueuedCommand] = []
 
     @property
     def step(self) -> int | None:
@@ -133,7 +133,7 @@ class WayBack(StepPart):
         self._kept = None
 
     def _prepare_undo(self, command: Command) -> Prepared:  # noqa: ARG002 - one shape for all
-        def apply(turn: Turn) -> None:
+        def apply(turn: QueuedCommand) -> None:
             self.check()
 
             def done(step: int) -> None:

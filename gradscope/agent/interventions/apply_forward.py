@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from gradscope.agent.interventions.apply_parameters import ParameterOverlay, SeeArriving
-from gradscope.agent.interventions.no_effect_warnings import IdleWatch
-from gradscope.agent.observation.layer_slots import Call, Chain, ForwardPlan, Slot
+from gradscope.agent.interventions.apply_parameters import ParameterInterventions, SeeArriving
+from gradscope.agent.interventions.no_effect_warnings import NoEffectWarnings
+from gradscope.agent.observation.layer_slots import Call, Chain, LayerSlots, Slot
 from gradscope.agent.run.faults import Faults
 from gradscope.hooks import EagerStance, InputHook, find_tensors, is_transforming, replace_tensors
-from gradscope.intervene import Applied, Ledger, Unit
+from gradscope.intervene import ActiveIntervention, Ledger, Unit
 
-__all__ = ["Overlay"]
+__all__ = ["ForwardInterventions"]
 
 _WRITES = (
     "the layer writes into its input in place, and whoever else uses that tensor relies on it: it "
@@ -26,16 +26,16 @@ _WRITES = (
 )
 
 
-class Overlay:
+class ForwardInterventions:
     """Lays the interventions of a ledger over a model's layers. `unit`: the loss scale in backward."""
 
-    def __init__(self, ledger: Ledger, faults: Faults, idle: IdleWatch, unit: Unit) -> None:
+    def __init__(self, ledger: Ledger, faults: Faults, idle: NoEffectWarnings, unit: Unit) -> None:
         self._ledger = ledger
         self._faults = faults
         self._idle = idle
         self._unit = unit
         self._inputs: InputHook[Slot] = InputHook(self._over_inputs)
-        self._parameters = ParameterOverlay()
+        self._parameters = ParameterInterventions()
         self._stance = EagerStance()
         self._with_inputs: list[Slot] = []
 
@@ -44,14 +44,14 @@ class Overlay:
         """Whether nothing is in force, and nothing was asked for."""
         return self._ledger.is_at_rest
 
-    def settle(self, step: int, plan: ForwardPlan) -> None:
+    def settle(self, step: int, plan: LayerSlots) -> None:
         """Let requests and ends take effect before `step` begins."""
         for slot in self._with_inputs:
             slot.calls.clear()  # of forwards that never came to their end
         if self._ledger.settle(step):
             self.lay(plan)
 
-    def lay(self, plan: ForwardPlan) -> None:
+    def lay(self, plan: LayerSlots) -> None:
         """Put what acts in this step on the layers of a plan."""
         outputs, inputs = (self._ledger.by_layer(site) for site in ("output", "input"))
         plan.lay(outputs, inputs)
@@ -136,7 +136,9 @@ class Overlay:
             self._faults.report("an intervention", error, "What it was laid over stays as it was.")
         return structure
 
-    def _over(self, slot: Slot, structure: Any, applied: Applied, *, needs_gradient: bool) -> Any:
+    def _over(
+        self, slot: Slot, structure: Any, applied: ActiveIntervention, *, needs_gradient: bool
+    ) -> Any:
         tensors = [t for _, t in find_tensors(structure) if t.requires_grad or not needs_gradient]
         laid = iter(applied.over(tensors, slot.name, self._unit)) if tensors else iter(())
         return replace_tensors(
@@ -144,7 +146,9 @@ class Overlay:
         )
 
 
-def _passed(applied: Applied, call: Call, output: Any) -> Any:  # Any: whatever a module returns
+def _passed(
+    applied: ActiveIntervention, call: Call, output: Any
+) -> Any:  # Any: whatever a module returns
     """Return an output whose gradient goes to the layer's first input."""
     found: Sequence[tuple[str, torch.Tensor]] = list(find_tensors(output))
     if call.first is None or len(found) != 1:

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.agent.observation.layer_slots import ForwardPlan
+from gradscope.agent.observation.layer_slots import LayerSlots
 from gradscope.hooks import parameters_of
-from gradscope.intervene import Entry, Unit
+from gradscope.intervene import LedgerEntry, Unit
 
-__all__ = ["ParameterOverlay", "SeeArriving", "parameters_below"]
+__all__ = ["ParameterInterventions", "SeeArriving", "parameters_below"]
 
 SeeArriving = Callable[[Sequence[nn.Parameter]], None]
 
@@ -34,19 +34,19 @@ def parameters_below(
     return found
 
 
-class ParameterOverlay:
+class ParameterInterventions:
     """Changes `.grad` of parameters in place; `lay` says which interventions act in a step."""
 
     def __init__(self) -> None:
-        self._plan: ForwardPlan | None = None
-        self._entries: tuple[Entry, ...] = ()
+        self._plan: LayerSlots | None = None
+        self._entries: tuple[LedgerEntry, ...] = ()
 
     @property
     def is_needed(self) -> bool:
         """Whether anything acts on parameters."""
         return bool(self._entries)
 
-    def lay(self, plan: ForwardPlan, entries: Sequence[Entry]) -> None:
+    def lay(self, plan: LayerSlots, entries: Sequence[LedgerEntry]) -> None:
         """Take what acts on parameters from now on, in its order."""
         self._plan = plan
         self._entries = tuple(entry for entry in entries if entry.wanted.site == "params")
@@ -76,7 +76,7 @@ class ParameterOverlay:
                     entry.applied.fail(f"{type(error).__name__}: {error}")
 
 
-def _apply(entry: Entry, groups: Sequence[Sequence[nn.Parameter]], unit: Unit) -> None:
+def _apply(entry: LedgerEntry, groups: Sequence[Sequence[nn.Parameter]], unit: Unit) -> None:
     per = entry.wanted.arguments.get("per", "tensor")
     if per == "all":
         groups = [[p for group in groups for p in group]]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from gradscope.intervene import Entry
+from gradscope.intervene import LedgerEntry
 
 __all__ = ["Intervention"]
 
@@ -15,7 +15,7 @@ class Intervention:
     As a context manager it is removed at the end of the block.
     """
 
-    def __init__(self, entry: Entry, remove: Callable[[str], None]) -> None:
+    def __init__(self, entry: LedgerEntry, remove: Callable[[str], None]) -> None:
         self._entry = entry
         self._remove = remove
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from gradscope.agent.run.faults import Faults
-from gradscope.intervene import Entry
+from gradscope.intervene import LedgerEntry
 
-__all__ = ["IdleWatch"]
+__all__ = ["NoEffectWarnings"]
 
 _BLIND = (
     "no layer was seen computing in step {step}: the model was compiled before gradscope was attached, "
@@ -21,7 +21,7 @@ _IDLE = {
 }
 
 
-class IdleWatch:
+class NoEffectWarnings:
     """Notes whether layers were seen in a step; judges at its end, also of what acted in it."""
 
     def __init__(self, faults: Faults) -> None:
@@ -33,7 +33,7 @@ class IdleWatch:
         """Note that a watched layer has run."""
         self._has_seen = True
 
-    def judge(self, step: int, entries: Sequence[Entry], *, is_observed: bool) -> None:
+    def judge(self, step: int, entries: Sequence[LedgerEntry], *, is_observed: bool) -> None:
         """End a step: say what stood in force for the first time and did nothing."""
         if is_observed and not self._has_seen and "" not in self._judged:
             self._judged.add("")

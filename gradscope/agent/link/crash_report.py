@@ -15,7 +15,7 @@ from typing import Any, Final
 from torch import nn
 from torch.autograd import Function
 
-__all__ = ["Account", "ExceptHook", "account_of"]
+__all__ = ["Account", "CrashReporter", "account_of"]
 
 _TEXT_LIMIT: Final = 600
 _FUNCTION_IN_MESSAGE: Final = re.compile(r"\b[Ff]unction (\w+?)(?:Backward)+ returned")
@@ -23,7 +23,7 @@ _TORCH: Final = str(Path(nn.__file__).parents[1])
 _OURS: Final = str(Path(__file__).parents[1])
 
 
-class ExceptHook:
+class CrashReporter:
     """Calls `tell(error)` for an exception that ends the process, from `install` to `remove`.
 
     The hook that was there is called first, so the traceback is printed as ever. `remove` puts it back;
@@ -44,7 +44,7 @@ class ExceptHook:
     def remove(self) -> None:
         """Take it off, with all removed ones of ours that lie bare then."""
         self._tell = None
-        while isinstance(sys.excepthook, ExceptHook) and sys.excepthook._tell is None:  # noqa: SLF001 - ours
+        while isinstance(sys.excepthook, CrashReporter) and sys.excepthook._tell is None:  # noqa: SLF001 - ours
             sys.excepthook = sys.excepthook._previous  # noqa: SLF001 - as above
 
     def __call__(

@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from gradscope.agent.observation.measurement import FinishedStep
 from gradscope.hooks import LayerInfo
-from gradscope.intervene import Action, Argument, Entry, all_actions
+from gradscope.intervene import Action, Argument, LedgerEntry, all_actions
 from gradscope.observe import device_pass_name, native_module, pass_name
 from gradscope.protocol import (
     ActionInfo,
@@ -120,7 +120,7 @@ def interventions_message(
     rank: int,
     revision: int,
     step: int,
-    entries: Iterable[Entry],
+    entries: Iterable[LedgerEntry],
     *,
     pause: PauseState | None = None,
     breakpoints: tuple[BreakpointState, ...] = (),
@@ -144,7 +144,7 @@ def _pack_bins() -> PackBins | None:
     return None if native is None or sys.byteorder != "little" else native.pack_bins
 
 
-def state_of(entry: Entry) -> InterventionState:
+def state_of(entry: LedgerEntry) -> InterventionState:
     """Return one intervention as data."""
     wanted = entry.wanted
     return InterventionState(

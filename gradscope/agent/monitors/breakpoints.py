@@ -9,14 +9,14 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gradscope.agent.commands.queue import Prepared, Turn
+from gradscope.agent.commands.queue import Prepared, QueuedCommand
 from gradscope.agent.monitors.pause import check_lease
 from gradscope.agent.observation.measurement import FinishedStep
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.columns import Block
 from gradscope.errors import UsageError
 from gradscope.protocol import BreakpointState, Command
-from gradscope.rules import Condition, Reading, parse_condition
+from gradscope.rules import Condition, StepView, parse_condition
 
 __all__ = ["Breakpoint", "Breakpoints"]
 
@@ -44,7 +44,7 @@ class _Come:
     scalars: dict[str, float] = field(default_factory=dict)
 
 
-class Breakpoints(StepPart):
+class Breakpoints(StepPlugin):
     """The breakpoints of one run; to be added to the engine before the gate.
 
     `stop(breakpoint, why, is_shared)` closes the gate; `is_shared`: all ranks judge the same.
@@ -109,11 +109,11 @@ class Breakpoints(StepPart):
         if self._news:
             news, self._news = self._news, {}
             for before, come in sorted(news.items()):
-                reading = Reading(before, come.layers, come.block, scalars=come.scalars)
+                reading = StepView(before, come.layers, come.block, scalars=come.scalars)
                 self._judge(reading, lambda c: not c.is_of_steps_only, is_shared=False)
         if self._there:
             self.look_now()
-            self._judge(Reading(step, (), None), lambda c: c.is_of_steps_only, is_shared=True)
+            self._judge(StepView(step, (), None), lambda c: c.is_of_steps_only, is_shared=True)
         self.rest_unless(lambda: self._there)
 
     def see_scalars(self, step: int, values: dict[str, float]) -> None:
@@ -138,7 +138,7 @@ class Breakpoints(StepPart):
         return {"break": self._prepare_break, "unbreak": self._prepare_unbreak}
 
     def _judge(
-        self, reading: Reading, is_meant: Callable[[Condition], bool], *, is_shared: bool
+        self, reading: StepView, is_meant: Callable[[Condition], bool], *, is_shared: bool
     ) -> None:
         for each in list(self._there.values()):
             if not is_meant(each.condition):
@@ -158,7 +158,7 @@ class Breakpoints(StepPart):
         condition = self.check(command.condition)
         lease_s = check_lease(command.lease_s)
 
-        def apply(turn: Turn) -> None:
+        def apply(turn: QueuedCommand) -> None:
             set_by = command.set_by or command.peer
             there = self.add(condition, set_by=set_by, lease_s=lease_s, label=turn.label)
             turn.done(turn.step, there.id)
@@ -166,7 +166,7 @@ class Breakpoints(StepPart):
         return apply
 
     def _prepare_unbreak(self, command: Command) -> Prepared:
-        def apply(turn: Turn) -> None:
+        def apply(turn: QueuedCommand) -> None:
             if command.target and command.target not in self._there:
                 there = ", ".join(self._there) or "none"
                 raise UsageError(f"no breakpoint {command.target!r} is set; there are: {there}")

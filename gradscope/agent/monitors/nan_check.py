@@ -21,13 +21,13 @@ from typing import Final
 import torch
 from torch.optim import Optimizer
 
-from gradscope.agent.monitors.nan_check_schedule import Rota
-from gradscope.agent.monitors.skip_step import Withheld
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.monitors.nan_check_schedule import CheckSchedule
+from gradscope.agent.monitors.skip_step import HiddenGradients
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.hooks import parameters_of
 from gradscope.observe import make_find_nonfinite, numbers_of_gradient
 
-__all__ = ["Sentinel"]
+__all__ = ["NonfiniteCheck"]
 
 _TOLD_EVERY: Final = 8
 """After so many looks it is told what they take."""
@@ -46,7 +46,7 @@ class _Look:
     event: torch.Event | None
 
 
-class Sentinel(StepPart):
+class NonfiniteCheck(StepPlugin):
     """Tells `on_bad(step, parameters)` of gradients that are not finite, for each step and optimizer.
 
     `rota` chooses what to look at where not all is asked for, as `needs_all()` says that it is.
@@ -63,7 +63,7 @@ class Sentinel(StepPart):
         self,
         on_bad: Callable[[int, Sequence[torch.nn.Parameter]], bool],
         *,
-        rota: Rota,
+        rota: CheckSchedule,
         needs_all: Callable[[], bool],
         is_known_well: Callable[[], bool],
         must_wait: Callable[[], bool],
@@ -85,7 +85,7 @@ class Sentinel(StepPart):
         self._costs_s: deque[float] = deque(maxlen=_MEMORY)
         self._late: weakref.WeakSet[Optimizer] | None = None
         self._waiting: deque[_Look] = deque()
-        self._withheld = Withheld()
+        self._withheld = HiddenGradients()
 
     def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - a part's signature
         """Begin a step."""

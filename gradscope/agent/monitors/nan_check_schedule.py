@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 from torch import nn
 
-__all__ = ["Rota"]
+__all__ = ["CheckSchedule"]
 
 _SHARE: Final = 0.25
 """This part of the budget is the sentinel's, where it has not enough with less."""
@@ -41,7 +41,7 @@ _CHEAP: Final = 0.8
 """All is looked at again where that takes this part of what is allowed."""
 
 
-class Rota:
+class CheckSchedule:
     """Chooses gradients to look at. `budget` is that of all observing; None: all, always.
 
     `pace_s()`: how long a step takes at present, in seconds; 0 while that is not known. `turns`: in so

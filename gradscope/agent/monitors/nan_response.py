@@ -11,11 +11,11 @@ from typing import Final
 
 from torch import nn
 
-from gradscope.agent.monitors.rules import Alarms, Posted
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.monitors.rules import ActiveRule, RuleMonitor
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.rules import Alert, Finding
 
-__all__ = ["BadSteps"]
+__all__ = ["NonfiniteResponse"]
 
 _FOLLOWED: Final = 10
 """Steps that are observed after a first bad one; one that comes as much later is a first one again."""
@@ -24,7 +24,7 @@ _RULE: Final = "nonfinite"
 _SHOWN: Final = 3
 
 
-class BadSteps(StepPart):
+class NonfiniteResponse(StepPlugin):
     """The sentinel's way to the rules of one run. `observe(n)` has the next n steps observed.
 
     `passed_over()` says in words what the sentinel does not look at in every step; empty for nothing.
@@ -35,7 +35,7 @@ class BadSteps(StepPart):
 
     def __init__(
         self,
-        alarms: Alarms,
+        alarms: RuleMonitor,
         model: Callable[[], nn.Module | None],
         observe: Callable[[int], None],
         passed_over: Callable[[], str],
@@ -89,12 +89,12 @@ class BadSteps(StepPart):
     def _is_observed(self, step: int) -> bool:
         return self._observed == (step, True)
 
-    def _is_told_by_columns(self, posted: Posted, step: int) -> bool:
+    def _is_told_by_columns(self, posted: ActiveRule, step: int) -> bool:
         """Whether the step's columns will tell it, with the origin, and early enough."""
         return self._is_observed(step) and posted.action not in ("skip_step", "raise")
 
     @staticmethod
-    def _is_meant(posted: Posted, names: Sequence[str]) -> bool:
+    def _is_meant(posted: ActiveRule, names: Sequence[str]) -> bool:
         layers = posted.rule.layers
         return layers is None or any(name.rpartition(".")[0] in layers for name in names)
 
@@ -106,7 +106,7 @@ class BadSteps(StepPart):
         ]
 
 
-def _words(names: Sequence[str], posted: Posted, *, is_observed: bool, is_sharded: bool) -> str:
+def _words(names: Sequence[str], posted: ActiveRule, *, is_observed: bool, is_sharded: bool) -> str:
     rest = len(names) - _SHOWN
     shown = ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
     origin = "" if is_observed else "; origin not observed"

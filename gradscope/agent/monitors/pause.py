@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from gradscope.agent.commands.queue import Prepared, Turn, Turns
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.commands.queue import CommandQueue, Prepared, QueuedCommand
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.protocol import Command, PauseState
 
-__all__ = ["LEASE_LIMIT_S", "LEASE_S", "Gate", "check_lease"]
+__all__ = ["LEASE_LIMIT_S", "LEASE_S", "Pause", "check_lease"]
 
 LEASE_S: Final = 60.0
 """How long a pause lasts unless it is told otherwise."""
@@ -45,7 +45,7 @@ def check_lease(lease_s: object) -> float:
     return float(lease_s)  # type: ignore[arg-type]  # as above
 
 
-class Gate(StepPart):
+class Pause(StepPlugin):
     """Holds the training between two steps. Its time is in no step's time.
 
     `announce` tells viewers that the state has changed, `note(code, text)` makes an event,
@@ -56,7 +56,7 @@ class Gate(StepPart):
 
     def __init__(
         self,
-        turns: Turns,
+        turns: CommandQueue,
         *,
         announce: Callable[[], None],
         note: Callable[[str, str], None],
@@ -167,14 +167,14 @@ class Gate(StepPart):
     def _prepare_pause(self, command: Command) -> Prepared:
         lease_s = check_lease(command.lease_s)
 
-        def apply(turn: Turn) -> None:
+        def apply(turn: QueuedCommand) -> None:
             self.pause(lease_s=lease_s, set_by=command.set_by or command.peer, reason=command.condition)
             turn.done(turn.step)
 
         return apply
 
     def _prepare_resume(self, command: Command) -> Prepared:  # noqa: ARG002 - one shape for all
-        def apply(turn: Turn) -> None:
+        def apply(turn: QueuedCommand) -> None:
             self.resume()
             turn.done(turn.step)
 
@@ -183,7 +183,7 @@ class Gate(StepPart):
     def _prepare_step_once(self, command: Command) -> Prepared:
         lease_s = check_lease(command.lease_s)
 
-        def apply(turn: Turn) -> None:
+        def apply(turn: QueuedCommand) -> None:
             self.step_once(turn.step, lease_s=lease_s, set_by=command.set_by or command.peer)
             turn.done(turn.step)
 

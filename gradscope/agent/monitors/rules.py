@@ -18,16 +18,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.agent.monitors.skip_step import Withheld
+from gradscope.agent.monitors.skip_step import HiddenGradients
 from gradscope.agent.observation.measurement import FinishedStep
 from gradscope.agent.run.faults import Faults
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.columns import Block
 from gradscope.errors import AlertError, UsageError
 from gradscope.hooks import parameters_of
-from gradscope.rules import Alert, Finding, Reading, Rule, default_rules, is_loss
+from gradscope.rules import Alert, Finding, Rule, StepView, default_rules, is_loss
 
-__all__ = ["ACTIONS", "Action", "Alarms", "Callback", "Deeds", "Posted", "check_action"]
+__all__ = ["ACTIONS", "Action", "ActiveRule", "Callback", "RuleActions", "RuleMonitor", "check_action"]
 
 ACTIONS: Final = ("event", "pause", "skip_step", "clip", "remove", "raise", "off")
 """What can be done about an alert, beside calling a function."""
@@ -77,7 +77,7 @@ def check_action(rule: Rule, action: object, *, world_size: int) -> Action:
 
 
 @dataclass(frozen=True, slots=True)
-class Deeds:
+class RuleActions:
     """What alarms can have done: tell it, pause the training, remove interventions.
 
     `peek` gives layers and columns of the step in progress; None where it is not observed.
@@ -91,7 +91,7 @@ class Deeds:
 
 
 @dataclass(slots=True)
-class Posted:
+class ActiveRule:
     """A rule and what is done about what it finds."""
 
     rule: Rule
@@ -108,7 +108,7 @@ class Posted:
         return self.action in _EARLY and self.rule.kind.is_early and not self.rule.kind.needs_scalars
 
 
-class Alarms(StepPart):
+class RuleMonitor(StepPlugin):
     """The rules of one run. All of them judge from the first step on; by default they only tell.
 
     `acts_on_nonfinite`: whether more is to be done about a bad step than to tell of it.
@@ -119,7 +119,7 @@ class Alarms(StepPart):
 
     def __init__(
         self,
-        deeds: Deeds,
+        deeds: RuleActions,
         faults: Faults,
         modules: Callable[[], Mapping[str, nn.Module]],
         clock: Callable[[], float] = time.perf_counter,
@@ -128,14 +128,14 @@ class Alarms(StepPart):
         self._faults = faults
         self._modules = modules
         self._clock = clock
-        self._put([Posted(rule, "event") for rule in default_rules()])
+        self._put([ActiveRule(rule, "event") for rule in default_rules()])
         self._callbacks: list[Callback] = []
         self._types: tuple[Sequence[str], tuple[str, ...]] = ((), ())
         self._step = 0
         self._is_observed = False
         self._has_judged = False
         self._early: set[tuple[int, int]] = set()
-        self._withheld = Withheld()
+        self._withheld = HiddenGradients()
         self._is_posted = False
         self._readings, self._rests_until_s = 0, 0.0
         self._raising: AlertError | None = None
@@ -153,7 +153,7 @@ class Alarms(StepPart):
             if each.rule.name != rule.name
             or (rule.layers is not None and each.rule.layers != rule.layers)
         ]
-        self._put(rest if action == "off" else [*rest, Posted(rule, action)])
+        self._put(rest if action == "off" else [*rest, ActiveRule(rule, action)])
         self._is_posted = True
         self.wake()
         self.look_now()
@@ -162,11 +162,11 @@ class Alarms(StepPart):
         """Have a function called with each alert, in the training's thread."""
         self._callbacks.append(callback)
 
-    def posted(self, name: str) -> tuple[Posted, ...]:
+    def posted(self, name: str) -> tuple[ActiveRule, ...]:
         """Return the rules of a name."""
         return self._by_name.get(name, ())
 
-    def act(self, posted: Posted, alerts: Sequence[Alert]) -> None:
+    def act(self, posted: ActiveRule, alerts: Sequence[Alert]) -> None:
         """Tell of alerts, of the first few one by one, and do what is to be done."""
         if not alerts:
             return
@@ -187,7 +187,7 @@ class Alarms(StepPart):
         """Judge the numbers of a step; they may come some steps later."""
         if not any(map(is_loss, values)):  # the rules that there are look at nothing else
             return
-        reading = Reading(step, (), None, scalars=values)
+        reading = StepView(step, (), None, scalars=values)
         for posted in self._posted:
             if posted.rule.kind.needs_scalars:
                 self.act(posted, posted.rule.judge(reading))
@@ -250,8 +250,8 @@ class Alarms(StepPart):
         if self._early:
             self._early = {key for key in self._early if key[0] > finished.step}
 
-    def _put(self, posted: list[Posted]) -> None:
-        by_name: dict[str, tuple[Posted, ...]] = {}
+    def _put(self, posted: list[ActiveRule]) -> None:
+        by_name: dict[str, tuple[ActiveRule, ...]] = {}
         for each in posted:
             by_name[each.rule.name] = (*by_name.get(each.rule.name, ()), each)
         self._posted, self._by_name = posted, by_name
@@ -266,7 +266,7 @@ class Alarms(StepPart):
         """Give back what was taken."""
         self._withheld.give_back()
 
-    def _tell(self, alert: Alert, posted: Posted) -> None:
+    def _tell(self, alert: Alert, posted: ActiveRule) -> None:
         self._deeds.tell(alert, posted.words)
         callbacks = [*self._callbacks, *([posted.action] if callable(posted.action) else [])]
         for callback in callbacks:
@@ -292,9 +292,9 @@ class Alarms(StepPart):
         if error is not None:
             raise error
 
-    def _reading(self, step: int, names: Sequence[str], block: Block) -> Reading:
+    def _reading(self, step: int, names: Sequence[str], block: Block) -> StepView:
         if self._types[0] is not names:
             modules = self._modules()
             types = tuple(type(modules[name]).__name__ if name in modules else "" for name in names)
             self._types = names, types
-        return Reading(step, names, block, types=self._types[1])
+        return StepView(step, names, block, types=self._types[1])

@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 
 from gradscope.hooks import parameters_of
 
-__all__ = ["Withheld"]
+__all__ = ["HiddenGradients"]
 
 
-class Withheld:
+class HiddenGradients:
     """Gradients that were taken away, until `give_back`."""
 
     def __init__(self) -> None:

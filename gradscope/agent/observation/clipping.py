@@ -5,16 +5,16 @@ from collections.abc import Callable
 import torch
 
 from gradscope.agent.run.faults import Faults
-from gradscope.agent.step.plugins import StepPart
+from gradscope.agent.step.plugins import StepPlugin
 from gradscope.hooks import ClippingHook
 
-__all__ = ["TOTAL_NORM", "ClippingWatch"]
+__all__ = ["TOTAL_NORM", "ClippingPlugin"]
 
 TOTAL_NORM = "grad_norm_before_clip"
 """The scalar that tells the norm over all gradients, as `clip_grad_norm_` has computed it."""
 
 
-class ClippingWatch(StepPart):
+class ClippingPlugin(StepPlugin):
     """Watches torch's clipping functions until it is closed.
 
     `see(parameters)` may measure gradients that are about to be clipped, and returns whether any of

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from gradscope.hooks import LayerInfo, SlotTable
-from gradscope.intervene import Applied
+from gradscope.intervene import ActiveIntervention
 from gradscope.observe import LayerSlot
 
-__all__ = ["Call", "Chain", "ForwardPlan", "Slot"]
+__all__ = ["Call", "Chain", "LayerSlots", "Slot"]
 
-Chain: TypeAlias = tuple[Applied, ...]
+Chain: TypeAlias = tuple[ActiveIntervention, ...]
 """What acts at one place, in the order in which it was set."""
 
 
@@ -50,7 +50,7 @@ class Slot:
         return bool(self.input_chain) or any(a.action.what == "passage" for a in self.chain)
 
 
-class ForwardPlan:
+class LayerSlots:
     """The slots of a model's layers. Modules are held weakly.
 
     In an observed step the hook sees all watched layers and those with an intervention; in a closeup

@@ -16,10 +16,10 @@ from gradscope.columns import Block, Table
 from gradscope.hooks import LayerInfo, Seen, parameters_of
 from gradscope.observe import (
     ActivationObserver,
-    Board,
-    Harvest,
     LayerSlot,
     ParameterObserver,
+    Readout,
+    RowBuffer,
     See,
     Token,
 )
@@ -57,7 +57,7 @@ class EndedStep:
     `names` are the layers that its rows speak of: those of the manifest's `revision`.
     """
 
-    harvest: Harvest
+    harvest: Readout
     correct: Callable[[Block], Block]
     names: tuple[str, ...]
     revision: int
@@ -103,7 +103,7 @@ class Measurement:
         self._revision = revision
         self._is_closeup = is_closeup
         self._loss_scale = loss_scale
-        self._board = Board(is_full=is_full)
+        self._board = RowBuffer(is_full=is_full)
         self._activations = ActivationObserver(self._board, partial(on_gradient, self), give_up)
         self._parameters = ParameterObserver(self._board, layers)
         self._replicas = Replicas(layers)

@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from gradscope.agent.observation.layer_slots import ForwardPlan
+from gradscope.agent.observation.layer_slots import LayerSlots
 from gradscope.agent.observation.loss_scale import LossScale
 from gradscope.agent.observation.measurement import Measurement, OnGradient
 from gradscope.agent.run.settings import Settings
 from gradscope.hooks import CompiledHook, LayerInfo, OwnedIds, Structure, layers_of
 from gradscope.observe import native_module
 
-__all__ = ["WatchedModel"]
+__all__ = ["ModelTracker"]
 
 _MOST_LOOKS = 8
 """A model whose root is never called is looked at so often in an observed step, and no more."""
 
 
-class WatchedModel:
+class ModelTracker:
     """A model, held weakly, with its `measurement` and its `plan` of hooks; both may be replaced.
 
     `closeup` measures the layers in the focus alone, on a board of its own; None where none is.
@@ -31,7 +31,7 @@ class WatchedModel:
 
     measurement: Measurement
     closeup: Measurement | None
-    plan: ForwardPlan
+    plan: LayerSlots
     _structure: Structure
 
     def __init__(
@@ -144,7 +144,7 @@ class WatchedModel:
         """Find the model's layers, and begin to measure them on an empty board."""
         layers = layers_of(model, self._layers)
         self._structure = Structure(model, self._owned_ids)
-        self.plan = ForwardPlan(layers)
+        self.plan = LayerSlots(layers)
         self.measurement = self._make(self.plan.names, layers)
         self.focus(self._focused)
         self._compiled.watch(self.plan.watched())

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from gradscope.agent.observation.measurement import EndedStep, FinishedStep
 from gradscope.observe import Sampler
 
-__all__ = ["Delivery"]
+__all__ = ["PendingSteps"]
 
 
-class Delivery:
+class PendingSteps:
     """Hands out steps when their numbers have come. `hand_out` is called with each, oldest first."""
 
     def __init__(self, sampler: Sampler, hand_out: Callable[[FinishedStep], None]) -> None:

@@ -19,18 +19,18 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.agent.interventions.apply_forward import Overlay
-from gradscope.agent.interventions.no_effect_warnings import IdleWatch
+from gradscope.agent.interventions.apply_forward import ForwardInterventions
+from gradscope.agent.interventions.no_effect_warnings import NoEffectWarnings
 from gradscope.agent.observation.loss_scale import LossScale
 from gradscope.agent.observation.measurement import FinishedStep
-from gradscope.agent.observation.pending_steps import Delivery
+from gradscope.agent.observation.pending_steps import PendingSteps
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.run.settings import Settings
-from gradscope.agent.step.forward_hook import Hooking
-from gradscope.agent.step.hook_callbacks import Observing
-from gradscope.agent.step.idle_steps import OnEnd, Rest
-from gradscope.agent.step.plugins import StepPart, StepParts
-from gradscope.agent.step.step_counter import Tally, make_tally, sequence_number
+from gradscope.agent.step.forward_hook import ForwardHookInstaller
+from gradscope.agent.step.hook_callbacks import HookCallbacks
+from gradscope.agent.step.idle_steps import IdleSteps, OnEnd
+from gradscope.agent.step.plugins import StepPlugin, StepPlugins
+from gradscope.agent.step.step_counter import StepCounter, make_step_counter, sequence_number
 from gradscope.agent.step.wakeups import Roll
 from gradscope.columns import Block
 from gradscope.hooks import (
@@ -66,11 +66,11 @@ class StepEngine:
         self._optimizers, self._tally = self._hook(settings)
         self._roll = Roll(self._tally)
         self._sampler = sampler
-        idle, scale = IdleWatch(faults), LossScale(settings.scaler)
-        self._overlay = Overlay(ledger, faults, idle, scale.now)
-        self._parts = StepParts(faults, self._roll)
+        idle, scale = NoEffectWarnings(faults), LossScale(settings.scaler)
+        self._overlay = ForwardInterventions(ledger, faults, idle, scale.now)
+        self._parts = StepPlugins(faults, self._roll)
         self._on_observed, self._on_closeup, self._on_end = on_observed, on_closeup, on_end
-        self._observing = Observing(
+        self._observing = HookCallbacks(
             model,
             settings,
             overlay=self._overlay,
@@ -81,7 +81,7 @@ class StepEngine:
             look_again=self._look_again,
         )
         self._watched = self._observing.watched
-        self._rest = Rest(
+        self._rest = IdleSteps(
             self._tally,
             self._roll,
             sampler,
@@ -90,12 +90,12 @@ class StepEngine:
             on_looks=self._parts.looked,
             may_rest=self._may_rest,
         )
-        self._hooking = Hooking(self._observing, self._look_again)
-        self._delivery = Delivery(sampler, self._hand_out)
+        self._hooking = ForwardHookInstaller(self._observing, self._look_again)
+        self._delivery = PendingSteps(sampler, self._hand_out)
         self._is_stopped = False
         self._deciding_s = 0.0
 
-    def _hook(self, settings: Settings) -> tuple[OptimizerHook, Tally]:
+    def _hook(self, settings: Settings) -> tuple[OptimizerHook, StepCounter]:
         """Return the hook around optimizers' steps, and the tally that stands before it."""
         given = settings.optimizer
         hook = OptimizerHook(
@@ -104,7 +104,7 @@ class StepEngine:
             self._after_optimizer,
             given=given,
         )
-        tally = make_tally(settings.start_step, hook.on_step_begin, hook.on_step_end)
+        tally = make_step_counter(settings.start_step, hook.on_step_begin, hook.on_step_end)
         tally.optimizer = None if given is None else weakref.ref(given)
         return hook, tally
 
@@ -113,7 +113,7 @@ class StepEngine:
         """The step in progress."""
         return self._tally.step
 
-    def add(self, part: StepPart) -> None:
+    def add(self, part: StepPlugin) -> None:
         """Let a part take part in each step that begins from now on."""
         self._parts.add(part)
 

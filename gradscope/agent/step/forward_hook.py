@@ -3,20 +3,20 @@
 from collections.abc import Callable
 
 from gradscope.agent.observation.layer_slots import Slot
-from gradscope.agent.step.hook_callbacks import Observing
+from gradscope.agent.step.hook_callbacks import HookCallbacks
 from gradscope.hooks import ForwardHook, SlotTable, has_compiled, quiet_about_global_hooks
 
-__all__ = ["Hooking"]
+__all__ = ["ForwardHookInstaller"]
 
 
-class Hooking:
+class ForwardHookInstaller:
     """Has the forward hook there in the steps that need it.
 
     Once anything was compiled it stays: what is traced in an unobserved step must know of it too.
     `look_again()` follows what was changed in the model, and returns whether that is done.
     """
 
-    def __init__(self, observing: Observing, look_again: Callable[[], bool]) -> None:
+    def __init__(self, observing: HookCallbacks, look_again: Callable[[], bool]) -> None:
         self._observing = observing
         self._look_again = look_again
         self._forward: ForwardHook[Slot] = ForwardHook(observing.on_forward, observing.compiled)

@@ -7,23 +7,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradscope.agent.interventions.apply_forward import Overlay
-from gradscope.agent.interventions.no_effect_warnings import IdleWatch
+from gradscope.agent.interventions.apply_forward import ForwardInterventions
+from gradscope.agent.interventions.no_effect_warnings import NoEffectWarnings
 from gradscope.agent.observation.layer_slots import Slot
 from gradscope.agent.observation.loss_scale import LossScale
 from gradscope.agent.observation.measurement import Measurement
-from gradscope.agent.observation.model_tracker import WatchedModel
+from gradscope.agent.observation.model_tracker import ModelTracker
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.run.settings import Settings
 from gradscope.hooks import CompiledHook, LayerInfo, Seen, hidden_from_modes, is_plain
 from gradscope.observe import LayerSlot, See, Token, failed_pass
 
-__all__ = ["Observing"]
+__all__ = ["HookCallbacks"]
 
 _SKIPPED = "the GradScaler skipped an iteration before step {step}: its gradients were not finite"
 
 
-class Observing:
+class HookCallbacks:
     """Measures in the steps in which it `is_on`; lays interventions over outputs in all.
 
     In a closeup only the layers in the focus are measured. `watched` is the model. `inside_s` is the
@@ -36,8 +36,8 @@ class Observing:
         model: nn.Module,
         settings: Settings,
         *,
-        overlay: Overlay,
-        idle: IdleWatch,
+        overlay: ForwardInterventions,
+        idle: NoEffectWarnings,
         scale: LossScale,
         faults: Faults,
         on_layers: Callable[[Sequence[LayerInfo], int], None],
@@ -53,7 +53,7 @@ class Observing:
         self.inside_s = 0.0
         self._has_told_of_pass = False
         self.compiled = CompiledHook(self.on_compiled)
-        self.watched = WatchedModel(
+        self.watched = ModelTracker(
             model,
             settings,
             compiled=self.compiled,

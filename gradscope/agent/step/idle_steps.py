@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from gradscope.agent.step.hook_callbacks import Observing
-from gradscope.agent.step.step_counter import Tally
+from gradscope.agent.step.hook_callbacks import HookCallbacks
+from gradscope.agent.step.step_counter import StepCounter
 from gradscope.agent.step.wakeups import Roll
 from gradscope.observe import Sampler
 
-__all__ = ["OnEnd", "Rest"]
+__all__ = ["IdleSteps", "OnEnd"]
 
 OnEnd: TypeAlias = Callable[[int, float, float], None]
 """Takes a step that has ended, when that was in seconds since 1970, and how long it took in seconds."""
@@ -25,7 +25,7 @@ _LATE_S: Final = 0.1
 """So late a step is told of, at most: slow steps are told of one by one."""
 
 
-class Rest:
+class IdleSteps:
     """Plans steps at rest. `on_end` is told of each, in order, and the sampler learns from them.
 
     `on_looks(looks, looked_s)`: how often the tally has looked at gradients, and how long that took.
@@ -36,10 +36,10 @@ class Rest:
 
     def __init__(
         self,
-        tally: Tally,
+        tally: StepCounter,
         roll: Roll,
         sampler: Sampler,
-        observing: Observing,
+        observing: HookCallbacks,
         *,
         on_end: OnEnd,
         on_looks: Callable[[int, float], None],

@@ -20,10 +20,10 @@ from gradscope.agent.run.faults import Faults
 from gradscope.agent.step.wakeups import NEVER, Roll
 from gradscope.errors import AlertError
 
-__all__ = ["StepPart", "StepParts"]
+__all__ = ["StepPlugin", "StepPlugins"]
 
 
-class StepPart:
+class StepPlugin:
     """One part. `name` says in a fault what was switched off.
 
     `look`, `looked`, `observed` and `close` are called whether it rests or not; all else only while it
@@ -105,7 +105,7 @@ class StepPart:
         """Take off all hooks and end all waiting: the scope is being detached. Called once."""
 
 
-class StepParts:
+class StepPlugins:
     """The parts of one run, called in the order in which they were added.
 
     Only those are called that override what is called. The engine hides all calls of a step's end from
@@ -115,12 +115,12 @@ class StepParts:
     def __init__(self, faults: Faults, roll: Roll) -> None:
         self._faults = faults
         self._roll = roll
-        self._parts: list[StepPart] = []
+        self._parts: list[StepPlugin] = []
         self._is_observed = False
-        self._overriding: dict[str, tuple[tuple[StepPart, Callable[..., object]], ...]] = {}
+        self._overriding: dict[str, tuple[tuple[StepPlugin, Callable[..., object]], ...]] = {}
         self._sort()
 
-    def add(self, part: StepPart) -> None:
+    def add(self, part: StepPlugin) -> None:
         """Let a part take part from now on."""
         self._parts.append(part)
         self._sort()
@@ -171,7 +171,7 @@ class StepParts:
         self._sort()
 
     def _call(
-        self, part: StepPart, method: Callable[..., object], *args: object, **keywords: object
+        self, part: StepPlugin, method: Callable[..., object], *args: object, **keywords: object
     ) -> object:
         try:
             return method(*args, **keywords)
@@ -181,7 +181,7 @@ class StepParts:
             self._drop(part, error)
             return None
 
-    def _drop(self, part: StepPart, error: Exception) -> None:
+    def _drop(self, part: StepPlugin, error: Exception) -> None:
         if part in self._parts:
             self._parts.remove(part)
             self._sort()
@@ -193,7 +193,7 @@ class StepParts:
             name: tuple(
                 (part, getattr(part, name))
                 for part in self._parts
-                if getattr(type(part), name) is not getattr(StepPart, name)
+                if getattr(type(part), name) is not getattr(StepPlugin, name)
             )
             for name in (*_ALWAYS, *_UNLESS_AT_REST)
         }

@@ -16,16 +16,16 @@ import torch
 from torch.optim import Optimizer
 
 from gradscope.hooks import StepHook, untraced
-from gradscope.observe import NOBODY_LOOKS_ON, native_module
+from gradscope.observe import NO_ACTIVE_MODES, native_module
 
-__all__ = ["Tally", "make_tally", "sequence_number"]
+__all__ = ["StepCounter", "make_step_counter", "sequence_number"]
 
 sequence_number: Final[Callable[[], int]] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]  # noqa: SLF001 - no public name
 """How many operations autograd has recorded in this thread."""
 
 
-class Tally:
-    """The step in progress, and the count of those at rest. `gradscope.native._native.Tally` is alike.
+class StepCounter:
+    """The step in progress, and the count of those at rest. `gradscope.native._native.StepCounter` is alike.
 
     `begin` and `end` are called around an optimizer's step wherever there is more to do than to count.
 
@@ -107,10 +107,10 @@ class Tally:
         return taken
 
 
-def make_tally(step: int, begin: StepHook, end: StepHook) -> Tally:
+def make_step_counter(step: int, begin: StepHook, end: StepHook) -> StepCounter:
     """Return a tally, in C where that was built. `step` begins now."""
     native = native_module()
     if native is None:
-        return Tally(step, time.perf_counter, sequence_number, begin, end)
-    made = native.Tally(step, time.perf_counter, sequence_number, begin, end, NOBODY_LOOKS_ON)
-    return cast("Tally", made)
+        return StepCounter(step, time.perf_counter, sequence_number, begin, end)
+    made = native.StepCounter(step, time.perf_counter, sequence_number, begin, end, NO_ACTIVE_MODES)
+    return cast("StepCounter", made)

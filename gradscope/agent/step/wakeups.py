@@ -7,7 +7,7 @@ from typing import Final
 
 from torch.optim import Optimizer
 
-from gradscope.agent.step.step_counter import Tally
+from gradscope.agent.step.step_counter import StepCounter
 
 __all__ = ["NEVER", "Roll"]
 
@@ -22,7 +22,7 @@ class Roll:
     `wake`, `look_now` and `stir` by any.
     """
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: StepCounter) -> None:
         self._tally = tally
         self.awake = tally.awake
         self.wakes_at = math.inf

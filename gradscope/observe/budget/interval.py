@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Rhythm"]
+__all__ = ["ObservingInterval"]
 
 _BARE_AFTER = 16
 """Where each step may be observed, one is left out after so many: something to compare with."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
+class ObservingInterval:
     """Steps `origin`, `origin` + `every`, and so on. `keeps_bare`: some steps are always left out."""
 
     every: int

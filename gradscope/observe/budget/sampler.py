@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from gradscope.errors import UsageError
-from gradscope.observe.budget.interval import Rhythm
+from gradscope.observe.budget.interval import ObservingInterval
 from gradscope.observe.budget.step_cost import WINDOW, StepCosts, median
 
 __all__ = ["Sampler"]
@@ -72,8 +72,8 @@ class Sampler:
         """Every how many steps one should be observed, as this process sees it."""
         self.wanted_focus = 0
         """Every how many steps a focus should be measured, as this process sees it; 0 for none."""
-        self._rhythm: Rhythm | None = None
-        self._focus_rhythm: Rhythm | None = None
+        self._rhythm: ObservingInterval | None = None
+        self._focus_rhythm: ObservingInterval | None = None
         self._focus_share = 0.0
         self._bare_s: deque[float] = deque(maxlen=WINDOW)
         self._idle_s: deque[float] = deque(maxlen=WINDOW)
@@ -120,7 +120,7 @@ class Sampler:
 
     def adopt(self, every: int, origin: int, focus_every: int = 0) -> None:
         """Observe every so many steps from `origin` on, and measure the focus, where there is one."""
-        self._rhythm = Rhythm(every, origin, keeps_bare=self.budget is not None)
+        self._rhythm = ObservingInterval(every, origin, keeps_bare=self.budget is not None)
         self._adopt_focus(focus_every if self._focus_share else 0, origin)
 
     def focus(self, share: float) -> None:
@@ -226,13 +226,13 @@ class Sampler:
         """Observe as often as is wanted from the next steps on."""
         if self.wanted != self.every:
             origin = max(self._observed + self.wanted, step + 1)
-            self._rhythm = Rhythm(self.wanted, origin, keeps_bare=self.budget is not None)
+            self._rhythm = ObservingInterval(self.wanted, origin, keeps_bare=self.budget is not None)
         if self.wanted_focus != self.focus_every:
             self._adopt_focus(self.wanted_focus, max(self._focused + self.wanted_focus, step + 1))
 
     def _adopt_focus(self, every: int, origin: int) -> None:
         keeps_bare = self.budget is not None
-        self._focus_rhythm = Rhythm(every, origin, keeps_bare=keeps_bare) if every else None
+        self._focus_rhythm = ObservingInterval(every, origin, keeps_bare=keeps_bare) if every else None
 
     def _follow_pace(self) -> None:
         """Forget what was learnt at another pace: three quarters of the newest steps must say so."""

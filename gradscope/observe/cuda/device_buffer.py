@@ -13,7 +13,7 @@ import torch
 from gradscope.columns import HISTOGRAM_BINS, Block
 from gradscope.observe.reduction import DEVICE_COLUMNS, DeviceRecord, reduce_on_device
 
-__all__ = ["DeviceBoard", "DeviceHarvest", "merge_columns"]
+__all__ = ["DeviceReadout", "DeviceRowBuffer", "merge_columns"]
 
 _ADDED = len(DEVICE_COLUMNS) - 2
 _LEAST, _GREATEST = DEVICE_COLUMNS.index("min"), DEVICE_COLUMNS.index("max")
@@ -21,7 +21,7 @@ _FIRST_CAPACITY = 256
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceHarvest:
+class DeviceReadout:
     """A device's rows on their way to the host: float64, shape (rows, 10).
 
     `bins`, at full detail, are int64, shape (rows, 128).
@@ -57,7 +57,7 @@ def merge_columns(block: Block, begin: int, columns: torch.Tensor, bins: torch.T
         block.histogram[rows] += bins.numpy()[: len(numbers)].view(np.uint64)
 
 
-class DeviceBoard:
+class DeviceRowBuffer:
     """Rows on one device; the row numbers are the board's own."""
 
     def __init__(self, device: torch.device, *, is_full: bool = False) -> None:
@@ -82,7 +82,7 @@ class DeviceBoard:
             if self._bins is not None and record.bins is not None:
                 self._bins[row].add_(record.bins)
 
-    def harvest(self) -> DeviceHarvest:
+    def harvest(self) -> DeviceReadout:
         """Queue the copy to the host and empty the rows behind it."""
         harvest = self.copy()
         self._fill_empty(self._table)
@@ -90,7 +90,7 @@ class DeviceBoard:
             self._bins.zero_()
         return harvest
 
-    def copy(self) -> DeviceHarvest:
+    def copy(self) -> DeviceReadout:
         """Queue the copy to the host, and leave the rows as they are."""
         host = self._on_host(self._table)
         bins = None if self._bins is None else self._on_host(self._bins)
@@ -98,7 +98,7 @@ class DeviceBoard:
         if self._device.type == "cuda":
             event = torch.Event(self._device)
             event.record(torch.cuda.current_stream(self._device))
-        return DeviceHarvest(host, bins, event)
+        return DeviceReadout(host, bins, event)
 
     def _on_host(self, table: torch.Tensor) -> torch.Tensor:
         is_cuda = self._device.type == "cuda"

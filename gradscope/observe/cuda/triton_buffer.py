@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 
 from gradscope.columns import HISTOGRAM_BINS, Block
-from gradscope.observe.cuda.device_buffer import DeviceBoard, merge_columns
+from gradscope.observe.cuda.device_buffer import DeviceRowBuffer, merge_columns
 from gradscope.observe.cuda.grouped_launch import TableOfItems, parts_of
 from gradscope.observe.cuda.launcher import TritonPass, triton_pass
 from gradscope.observe.cuda.row_layout import BINS_AT, LINE_COLUMNS, LINES
 from gradscope.observe.cuda.tensor_memory import memory_of
 from gradscope.observe.reduction import DEVICE_COLUMNS, DeviceRecord, Unmeasurable, reduce_on_device
 
-__all__ = ["LinesHarvest", "TritonBoard", "open_board"]
+__all__ = ["TritonReadout", "TritonRowBuffer", "open_row_buffer"]
 
 _ADDED = len(DEVICE_COLUMNS) - 2
 _LEAST, _GREATEST, _CALLS = (LINE_COLUMNS.index(name) for name in ("min", "max", "calls"))
@@ -31,12 +31,12 @@ _written_by_graphs: dict[int, torch.Tensor] = {}
 """Lines that captured graphs write to, by address: for ever, since nothing tells of a graph's end."""
 
 
-def open_board(device: torch.device, *, is_full: bool) -> "TritonBoard | DeviceBoard":
+def open_row_buffer(device: torch.device, *, is_full: bool) -> "TritonRowBuffer | DeviceRowBuffer":
     """Return a board for a device, with the pass that runs there."""
     found = triton_pass(device)
     if found is None:
-        return DeviceBoard(device, is_full=is_full)
-    return TritonBoard(device, found, is_full=is_full)
+        return DeviceRowBuffer(device, is_full=is_full)
+    return TritonRowBuffer(device, found, is_full=is_full)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class _Landing:
 
 
 @dataclass(frozen=True, slots=True)
-class LinesHarvest:
+class TritonReadout:
     """A device's lines on their way to the host."""
 
     landing: _Landing
@@ -81,7 +81,7 @@ class LinesHarvest:
         self.free.append(self.landing)
 
 
-class TritonBoard:
+class TritonRowBuffer:
     """Lines on one device; the row numbers are the board's own."""
 
     def __init__(self, device: torch.device, measuring: TritonPass, *, is_full: bool) -> None:
@@ -150,7 +150,7 @@ class TritonBoard:
             if record.bins is not None:
                 line[BINS_AT:].view(torch.int64).add_(record.bins)
 
-    def harvest(self) -> LinesHarvest:
+    def harvest(self) -> TritonReadout:
         """Queue the copy to the host and empty the lines behind it."""
         harvest = self.copy()
         if self._empty is not None:
@@ -158,7 +158,7 @@ class TritonBoard:
                 lines.copy_(self._empty)
         return harvest
 
-    def copy(self) -> LinesHarvest:
+    def copy(self) -> TritonReadout:
         """Queue the copy to the host, and leave the lines as they are."""
         is_cuda = self._device.type == "cuda"
         landing = (
@@ -172,7 +172,7 @@ class TritonBoard:
             here[: len(lines)].copy_(lines, non_blocking=is_cuda)
         if landing.event is not None:
             landing.event.record(torch.cuda.current_stream(self._device))
-        return LinesHarvest(landing, self._rows, self._free)
+        return TritonReadout(landing, self._rows, self._free)
 
     def _used(self) -> Iterator[torch.Tensor]:
         """Yield the lines of each segment that has been written to."""

@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 import torch.distributed as dist
 
-from gradscope.agent.commands.consensus import Agreement
-from gradscope.agent.commands.queue import Change, Turns
+from gradscope.agent.commands.consensus import Consensus
+from gradscope.agent.commands.queue import Change, CommandQueue
 from gradscope.agent.run.faults import Faults
 from gradscope.errors import UsageError
 
@@ -31,8 +31,8 @@ class Rank:
 
     def __init__(self, rank, world_size, store, step_s):
         self.faults = Faults(lambda code, text: None)
-        self.turns = Turns(self.faults, settle=lambda: None)
-        self.agreement = Agreement(
+        self.turns = CommandQueue(self.faults, settle=lambda: None)
+        self.agreement = Consensus(
             rank,
             world_size,
             connect=lambda: dist.PrefixStore("ranks", store),

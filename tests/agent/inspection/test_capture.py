@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import gradscope
-from gradscope.agent import capture as capture_module
+from gradscope.agent.inspection import capture as capture_module
 from gradscope.errors import UnknownLayerError, UsageError
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))

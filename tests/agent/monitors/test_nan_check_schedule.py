@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import gradscope
-from gradscope.agent.monitors.nan_check_schedule import Rota
+from gradscope.agent.monitors.nan_check_schedule import CheckSchedule
 
 SMALL, LARGE = 10, 100_000
 
@@ -35,7 +35,7 @@ def costing(rota, given, steps, *, whole_s, fixed_s=0.0):
 
 
 def rota_of(budget, step_s=0.01):
-    return Rota(budget, lambda: step_s)
+    return CheckSchedule(budget, lambda: step_s)
 
 
 def test_all_is_looked_at_in_every_step_where_that_is_cheap():
@@ -88,7 +88,7 @@ def test_what_costs_far_too_much_is_looked_at_in_32_steps_at_the_latest():
 @pytest.mark.parametrize("fixed_s", [0.0, 4e-4])
 def test_all_is_looked_at_again_when_the_training_has_become_slower(fixed_s):
     pace = [0.01]
-    given, rota = parameters(), Rota(0.02, lambda: pace[0])
+    given, rota = parameters(), CheckSchedule(0.02, lambda: pace[0])
     costing(rota, given, range(400), whole_s=4e-4, fixed_s=fixed_s)
     assert rota.turns > 1
     pace[0] = 0.4

@@ -108,9 +108,9 @@ def test_a_pause_ends_by_itself_with_its_lease_and_is_in_no_steps_time(wait_unti
 
 
 def times_of(times):
-    from gradscope.agent.step.plugins import StepPart
+    from gradscope.agent.step.plugins import StepPlugin
 
-    class Times(StepPart):
+    class Times(StepPlugin):
         def end(self, step, step_time_s, *, is_observed):
             times.append(step_time_s)
 

@@ -275,7 +275,7 @@ def test_an_exception_of_the_model_arrives_unchanged_and_the_next_step_is_observ
 
 
 def test_an_error_inside_gradscope_switches_observing_off_and_training_goes_on(monkeypatch, caplog):
-    from gradscope.observe import board as board_module
+    from gradscope.observe import row_buffer as row_buffer_module
 
     def fail(*_args, **_kwargs):
         raise RuntimeError("ours")
@@ -283,7 +283,7 @@ def test_an_error_inside_gradscope_switches_observing_off_and_training_goes_on(m
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
-        monkeypatch.setattr(board_module.Board, "add", fail)
+        monkeypatch.setattr(row_buffer_module.RowBuffer, "add", fail)
         train(model, optimizer, batches(3))
         assert scope.step == 3
         assert scope.faults == {"observing activations": 1}

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import gradscope
-from gradscope.agent.step.plugins import StepPart
-from gradscope.agent.step.step_counter import Tally
+from gradscope.agent.step.plugins import StepPlugin
+from gradscope.agent.step.step_counter import StepCounter
 from gradscope.agent.step.wakeups import Roll
 from gradscope.errors import AlertError
 from gradscope.observe import native_module
@@ -63,7 +63,7 @@ def training(request, monkeypatch):
     elif native_module() is None:
         pytest.skip("the native pass was not built")
     training = Training()
-    assert isinstance(training.tally, Tally) == (request.param == "python")
+    assert isinstance(training.tally, StepCounter) == (request.param == "python")
     yield training
     assert training.scope.faults == {}
     training.scope.detach()
@@ -96,7 +96,7 @@ def test_a_part_at_rest_is_called_in_observed_steps_at_most_and_one_that_woke_in
     training = Training(every=50)
     calls = []
 
-    class Part(StepPart):
+    class Part(StepPlugin):
         def end(self, step, step_time_s, *, is_observed):
             calls.append((step, is_observed))
             self.rest()
@@ -119,7 +119,7 @@ def test_a_part_at_rest_is_called_in_observed_steps_at_most_and_one_that_woke_in
 
 
 def test_who_rests_until_a_step_wakes_in_it():
-    roll = Roll(Tally(0, lambda: 0.0, lambda: 0, print, print))
+    roll = Roll(StepCounter(0, lambda: 0.0, lambda: 0, print, print))
     roll.awake.add("a")
     roll.rest("a", 7)
     roll.rest("b", 9)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from gradscope.agent.step.step_counter import Tally
-from gradscope.observe import NOBODY_LOOKS_ON, native_module
+from gradscope.agent.step.step_counter import StepCounter
+from gradscope.observe import NO_ACTIVE_MODES, native_module
 
 needs_native = pytest.mark.skipif(native_module() is None, reason="the native pass was not built")
 
@@ -35,8 +35,8 @@ class Setting:
         begin, end = (
             lambda *a, w=w: self.left_to_others.append((w, *a)) or w for w in ("begin", "end")
         )
-        usual = () if kind == "python" else (NOBODY_LOOKS_ON,)
-        make = Tally if kind == "python" else native_module().Tally
+        usual = () if kind == "python" else (NO_ACTIVE_MODES,)
+        make = StepCounter if kind == "python" else native_module().StepCounter
         self.tally = make(40, Clock(), lambda: next(self.numbers), begin, end, *usual)
         self.tally.optimizer = weakref.ref(self.optimizer)
         self.args = (self.optimizer,)
@@ -202,7 +202,7 @@ def test_it_is_collected_with_what_it_refers_to():
             pass
 
     owner = Owner()
-    owner.tally = native_module().Tally(0, Clock(), lambda: 0, owner.begin, owner.begin, ())
+    owner.tally = native_module().StepCounter(0, Clock(), lambda: 0, owner.begin, owner.begin, ())
     gone = weakref.ref(owner)
     del owner
     gc.collect()

@@ -2,7 +2,7 @@
 
 from trials.case import Case, trained
 from trials.outcome import Outcome, judge
-from trials.tally import Tally
+from trials.tally import StepCounter
 from trials.trial import Mode, Trial
 
-__all__ = ["Case", "Mode", "Outcome", "Tally", "Trial", "judge", "trained"]
+__all__ = ["Case", "Mode", "Outcome", "StepCounter", "Trial", "judge", "trained"]

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 
 from trials.outcome import Outcome
 
-__all__ = ["Tally"]
+__all__ = ["StepCounter"]
 
 COLUMNS = ("cases", "equal", "different", "raised", "left something", "statistics", "wrong",
            "not measured", "no gradient")  # fmt: skip
 
 
-class Tally:
+class StepCounter:
     """Counts outcomes by group."""
 
     def __init__(self) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import gradscope
-from gradscope.observe import Board, device_pass_name
-from gradscope.observe.cuda.triton_buffer import TritonBoard
+from gradscope.observe import RowBuffer, device_pass_name
+from gradscope.observe.cuda.triton_buffer import TritonRowBuffer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 
@@ -72,11 +72,11 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("is_full", [False, True])
 def test_the_numbers_of_a_device_are_those_of_the_host(measuring, kind, is_full):
-    here, there = Board(is_full=is_full), Board(is_full=is_full)
+    here, there = RowBuffer(is_full=is_full), RowBuffer(is_full=is_full)
     for i, tensor in enumerate(tensors(kind)):
         here.add(here.row(i, "out"), tensor, here.row(0, "all"))
         there.add(there.row(i, "out"), tensor.to(CUDA), there.row(0, "all"))
-    assert isinstance(there._device_board(CUDA), TritonBoard) == (measuring == "triton")
+    assert isinstance(there._device_board(CUDA), TritonRowBuffer) == (measuring == "triton")
     assert_same(there.harvest().block(), here.harvest().block())
 
 
@@ -87,7 +87,7 @@ def test_many_tensors_and_their_changes_are_those_of_the_host(is_full):
     given = [tensor for kind in KINDS for tensor in tensors(kind) if 0 not in tensor.stride()]
     blocks = []
     for device in (torch.device("cpu"), CUDA):
-        board = Board(is_full=is_full)
+        board = RowBuffer(is_full=is_full)
         rows = [(board.row(i, "param"), board.row(0, "all")) for i in range(len(given))]
         changes = [(board.row(i, "update"),) for i in range(len(given))]
         now, before = [t.to(device) for t in given], [(t * 0.5).to(device) for t in given]
@@ -143,7 +143,7 @@ def test_observed_and_bare_training_end_bitwise_equal(places, ended_hubs, measur
 def test_a_captured_graph_measures_each_time_it_runs():
     if device_pass_name() != "triton":
         pytest.skip(device_pass_name())
-    board = Board(is_full=True)
+    board = RowBuffer(is_full=True)
     row, late = board.row(0, "out"), 5_000
     x = torch.ones(10_000, device=CUDA)
     board.add(row, x)  # loads the kernel, which is not allowed while a graph is captured
@@ -169,7 +169,7 @@ def test_a_captured_graph_measures_each_time_it_runs():
 def test_steady_steps_allocate_nothing_on_the_device_or_in_pinned_memory():
     if device_pass_name() != "triton":
         pytest.skip(device_pass_name())
-    board = Board()
+    board = RowBuffer()
     tensors_there = [torch.randn(n, device=CUDA) for n in (100, 70_000, 5)]
     targets = [(board.row(i, "param"),) for i in range(3)]
 

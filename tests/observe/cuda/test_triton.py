@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from gradscope.observe import device_pass_name
-from gradscope.observe.cuda.device_buffer import DeviceBoard
-from gradscope.observe.cuda.triton_buffer import open_board
+from gradscope.observe.cuda.device_buffer import DeviceRowBuffer
+from gradscope.observe.cuda.triton_buffer import open_row_buffer
 
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(
@@ -60,7 +60,7 @@ def test_the_kernels_compile_without_flushing_spilling_or_reading_narrowly(tmp_p
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_without_a_cuda_device_the_eager_pass_is_taken_and_says_why():
     assert device_pass_name() == "eager: no CUDA device"
-    assert isinstance(open_board(torch.device("cpu"), is_full=False), DeviceBoard)
+    assert isinstance(open_row_buffer(torch.device("cpu"), is_full=False), DeviceRowBuffer)
 
 
 def test_observing_on_a_cpu_never_loads_triton():

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gradscope.columns import Block, Flags
-from gradscope.observe import Board, triton_pass
+from gradscope.observe import RowBuffer, triton_pass
 from gradscope.observe.cuda.launcher import TritonPass, failed_pass
 from gradscope.observe.cuda.tensor_memory import KINDS, memory_of
-from gradscope.observe.cuda.triton_buffer import TritonBoard
+from gradscope.observe.cuda.triton_buffer import TritonRowBuffer
 
 CPU = torch.device("cpu")
 SPECIAL = (math.nan, math.inf, -math.inf, 0.0, -0.0)
@@ -38,12 +38,12 @@ def kernels_ran(request, monkeypatch):
 
 
 def board_of(*, is_full=True, programs=3):
-    return TritonBoard(CPU, TritonPass(CPU, programs), is_full=is_full)
+    return TritonRowBuffer(CPU, TritonPass(CPU, programs), is_full=is_full)
 
 
 def block_of(device_board, rows, *, is_full=True):
     """Return what a device's board has, as the host's board hands it out."""
-    board = Board(is_full=is_full)
+    board = RowBuffer(is_full=is_full)
     for i in range(rows):
         board.expect(board.row(i, "out"))
     block = board.harvest()._block
@@ -252,7 +252,7 @@ def test_a_look_at_a_step_on_its_way_leaves_it_there():
     board = board_of(is_full=False)
     board.reduce(torch.ones(5), (0,))
     for _ in range(2):
-        host = Board()
+        host = RowBuffer()
         host.expect(host.row(0, "out"))
         block = host.peek()
         board.copy().merge_into(block)

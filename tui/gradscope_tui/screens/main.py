@@ -9,11 +9,11 @@ from textual.widgets import ContentSwitcher
 
 from gradscope.errors import UsageError
 from gradscope_tui.keys import bindings_of, keys_shown
-from gradscope_tui.presenter import Viewing
+from gradscope_tui.presenter import Presenter
 from gradscope_tui.view.lines import LOG_HEADER, key_cells
 from gradscope_tui.widgets.cell_strip import OneLine
 from gradscope_tui.widgets.detail_page import DetailPage
-from gradscope_tui.widgets.empty_state import Calm
+from gradscope_tui.widgets.empty_state import EmptyState
 from gradscope_tui.widgets.filter_line import FilterLine
 from gradscope_tui.widgets.layer_table import LayerTable
 from gradscope_tui.widgets.memory_page import MemoryPage
@@ -57,7 +57,9 @@ class MainScreen(Screen[None]):
 
     BINDINGS = bindings_of("main")
 
-    def __init__(self, viewing: Viewing, before_look: Callable[[], None], *, is_readonly: bool) -> None:
+    def __init__(
+        self, viewing: Presenter, before_look: Callable[[], None], *, is_readonly: bool
+    ) -> None:
         super().__init__()
         self.viewing = viewing
         self.table = LayerTable(id="layers")
@@ -66,7 +68,7 @@ class MainScreen(Screen[None]):
         self.memory = MemoryPage(id="memory")
         self.interventions = InterventionList(id="interventions")
         self._log = RowList(LOG_HEADER, follows=True, id="log")
-        self._calm = Calm(id="calm")
+        self._calm = EmptyState(id="calm")
         self._status, self._bar, self._tabs, self._keys = (
             StatusLine(),
             InterventionBar(),

@@ -1,4 +1,4 @@
-"""`LeavingScreen`: asked once, when one quits while changes of this viewer are in force."""
+"""`QuitScreen`: asked once, when one quits while changes of this viewer are in force."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal, TypeAlias
@@ -12,12 +12,12 @@ from textual.widgets import Static
 from gradscope.protocol import InterventionState
 from gradscope_tui.view.intervention_text import whole_line
 
-__all__ = ["Decision", "LeavingScreen"]
+__all__ = ["Decision", "QuitScreen"]
 
 Decision: TypeAlias = Literal["leave", "remove", "stay"]
 
 
-class LeavingScreen(ModalScreen[Decision]):
+class QuitScreen(ModalScreen[Decision]):
     """Answers what to do with the changes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from gradscope.columns import Block, Gathering, merge_ranks
+from gradscope.columns import Block, RankAssembly, merge_ranks
 from gradscope.errors import ProtocolError
 from gradscope.protocol import (
     Closeup,
@@ -28,7 +28,7 @@ from gradscope.protocol import (
 
 __all__ = ["Ranks"]
 
-OfRank = TypeVar("OfRank", bound=Message)
+RankStep = TypeVar("RankStep", bound=Message)
 
 _KEPT: Final = 512
 """Steps of all ranks together that are kept, to show another choice's past at once."""
@@ -44,7 +44,7 @@ class Ranks:
         self._size = 1
         self._manifests: dict[int, Manifest] = {}
         self._layers: dict[int, tuple[Layer, ...]] = {}
-        self._gathering: Gathering[Step] = Gathering()
+        self._gathering: RankAssembly[Step] = RankAssembly()
         self._steps: deque[Step] = deque(maxlen=_KEPT)
         self._shown: tuple[int, ...] = ()
         self.unreadable = 0
@@ -175,6 +175,6 @@ def _no_rows(block: Block) -> Block:
     return block.taken(slice(0))
 
 
-def _as_of_one(message: OfRank, **changes: str) -> OfRank:
+def _as_of_one(message: RankStep, **changes: str) -> RankStep:
     """Return a rank's message as if there were no others."""
     return msgspec.structs.replace(message, rank=0, **changes)

@@ -1,12 +1,12 @@
-"""`Calm`: one quiet message in the middle, where there is nothing to show yet, and why."""
+"""`EmptyState`: one quiet message in the middle, where there is nothing to show yet, and why."""
 # ruff: noqa: RUF001 - the signs are meant
 
 from textual.widgets import Static
 
-__all__ = ["Calm", "no_hub_text", "too_small_text", "waiting_text"]
+__all__ = ["EmptyState", "no_hub_text", "too_small_text", "waiting_text"]
 
 
-class Calm(Static):
+class EmptyState(Static):
     """A few centred words. Nothing in them is markup."""
 
     def __init__(self, *, id: str | None = None) -> None:

@@ -1,4 +1,4 @@
-/* `Tally`: counts the steps of a training in which nothing else is to be done. */
+/* `StepCounter`: counts the steps of a training in which nothing else is to be done. */
 
 #ifndef GRADSCOPE_TALLY_H
 #define GRADSCOPE_TALLY_H
@@ -10,6 +10,6 @@
 #include <Python.h>
 
 /* Add the type to the module. Returns -1 with an exception. */
-int add_tally(PyObject *module);
+int add_counter(PyObject *module);
 
 #endif
