@@ -1,4 +1,4 @@
-"""A training whose loss becomes NaN: one blank input is enough. `--cured` repairs the layer at fault."""
+"""A training whose loss becomes NaN after one blank input. `--cured` repairs the layer at fault."""
 
 import argparse
 
@@ -28,6 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cured", action="store_true", help="add the epsilon inside the square root")
     parser.add_argument("--skip", action="store_true", help="skip the steps with a nonfinite gradient")
+    parser.add_argument(
+        "--every", type=int, help="observe every N steps; without it as often as the budget allows"
+    )
     parser.add_argument("--steps", type=int, default=600)
     options = parser.parse_args()
 
@@ -40,7 +43,7 @@ def main() -> None:
     model.add_module("head", nn.Linear(64, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
-    scope = gradscope.attach(model, name="cured" if options.cured else "nan")
+    scope = gradscope.attach(model, name="cured" if options.cured else "nan", every=options.every)
     if options.skip:
         scope.rule("nonfinite", action="skip_step")
 
