@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parent))
 from gradscope.protocol import Hello
 from gradscope.transport import HubAddress, Link, ensure_hub, hub_address
 from gradscope.transport.lock import HUB_LOCK, holder_pid
-from support import fork_server
+from support import conformance_table, fork_server
 
 DEADLINE_S = 15.0
 
@@ -183,3 +183,19 @@ def bring_up() -> Iterator[Callable[..., Link]]:
     yield open_link
     for link in links:
         link.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table of the conformance cases, from the reports of all workers."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    lines = conformance_table.table(
+        value
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == "conformance"
+    )
+    if lines:
+        terminalreporter.section("conformance: bare against attached")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -1,42 +1,32 @@
-"""Puts this folder on the path, and prints the table of all cases when they are done."""
+"""Puts this folder on the path, and judges cases."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
+from support import conformance_table
+
 sys.path.append(str(Path(__file__).parent))
 
-from trials import Case, Outcome, StepCounter, judge
-
-_tally = pytest.StashKey[StepCounter]()
+from trials import Case, Outcome, judge
 
 
 @pytest.fixture
-def tally(request: pytest.FixtureRequest) -> StepCounter:
-    """The counts of this run of pytest."""
-    return request.config.stash.setdefault(_tally, StepCounter())
+def conforms(request: pytest.FixtureRequest):
+    """A function (group, case) that judges a case and fails if it does not conform.
 
-
-@pytest.fixture
-def conforms(tally: StepCounter):
-    """A function (group, case) that judges a case, counts it, and fails where it does not conform."""
+    The columns of the case travel with the test's report to `pytest_terminal_summary`, which prints
+    the table of all cases.
+    """
 
     def check(group: str, case: Case) -> Outcome:
         outcome = judge(case.run)
-        tally.add(group, outcome)
+        columns = conformance_table.counts_of(outcome)
+        request.node.user_properties.append(("conformance", (group, columns)))
         assert not outcome.problems, "\n".join(outcome.problems[:20])
         assert outcome.not_measured == case.not_measured
         assert outcome.told == case.told
         return outcome
 
     return check
-
-
-def pytest_terminal_summary(terminalreporter, config) -> None:
-    """Print the table."""
-    lines = list(config.stash.get(_tally, StepCounter()).lines())
-    if lines:
-        terminalreporter.section("conformance: bare against attached")
-        for line in lines:
-            terminalreporter.write_line(line)

@@ -1,1 +1,1 @@
-"""What tests of several rooms share: `from support import …`, as tests/conftest.py puts it on the path."""
+"""What tests of several rooms share: `from support import …`; conftest.py puts it on the path."""

@@ -2,7 +2,6 @@
 
 from trials.case import Case, trained
 from trials.outcome import Outcome, judge
-from trials.tally import StepCounter
 from trials.trial import Mode, Trial
 
-__all__ = ["Case", "Mode", "Outcome", "StepCounter", "Trial", "judge", "trained"]
+__all__ = ["Case", "Mode", "Outcome", "Trial", "judge", "trained"]
