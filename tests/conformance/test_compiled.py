@@ -2,11 +2,12 @@
 
 import functools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from support import fork_server
 
 PROGRAM = Path(__file__).parent / "compiled_training.py"
 NAMES = (
@@ -23,7 +24,12 @@ OWN_RANDOM_NUMBERS = {("dropout", "inductor")}
 @functools.cache
 def run(backend: str, how: str) -> dict[str, dict[str, object]]:
     command = [sys.executable, "-W", "ignore", str(PROGRAM), backend, how, *NAMES]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = fork_server.run(
+        command,
+        capture_output=True,
+        text=True,
+        preload=["torch._dynamo", "torch._functorch.aot_autograd"],
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return {result["name"]: result for result in map(json.loads, done.stdout.splitlines())}
 
