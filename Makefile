@@ -20,7 +20,7 @@ endif
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast test-exhaustive test-all check format picture bench bench-plots clean
+.PHONY: help demo test test-fast test-exhaustive test-all coverage check format docs picture bench bench-plots clean
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
@@ -47,9 +47,16 @@ check: $(VENV)/tests  ## lint, formatting, types, and which room imports which
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/tests  ## bring the code into its form
+format: $(VENV)/tests  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i gradscope/native/*.c gradscope/native/*.h
+
+coverage: $(VENV)/tests  ## run `make test-fast` and measure its coverage: build/coverage
+	$(PYTEST) $(PARALLEL) -m "not exhaustive and not timing and not processes" --cov --cov-report term --cov-report html
+
+docs: $(VENV)/docs  ## build the documentation: build/docs/index.html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -d build/doctrees docs build/docs
 
 picture: $(VENV)/runs  ## draw docs/demo.svg: the real UI on the demo
 	$(BIN)/python docs/picture.py docs/demo.svg
@@ -80,6 +87,10 @@ $(VENV)/runs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --editable .
 	@touch $@
 
+$(VENV)/docs: $(VENV)/runs
+	$(BIN)/python -m pip install --editable '.[docs]'
+	@touch $@
+
 $(VENV)/tests: $(VENV)/runs
-	$(BIN)/python -m pip install --editable '.[dev,conformance,examples,tensors,triton]'
+	$(BIN)/python -m pip install --editable '.[dev,docs,conformance,examples,tensors,triton]'
 	@touch $@
