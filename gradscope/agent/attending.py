@@ -23,7 +23,7 @@ from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns, match_names
 from gradscope.observe import Sampler
 from gradscope.protocol import AlertInfo, BreakpointState, Event, Hello, Message
-from gradscope.rules import Alert, Rule, kind_of
+from gradscope.rules import Alert, Rule, rule_kind
 
 __all__ = ["Attending"]
 
@@ -87,7 +87,7 @@ class Attending(ABC):
         Raises UsageError for what cannot be, UnknownLayerError where a pattern matches nothing.
         """
         chosen = None if layers is None else match_names(layers, self._names)
-        rule = Rule(kind_of(name), threshold=threshold, patience=patience, layers=chosen)
+        rule = Rule(rule_kind(name), threshold=threshold, patience=patience, layers=chosen)
         self._alarms.post(rule, check_action(rule, action, world_size=self._hello.world_size))
         return rule
 

@@ -1,13 +1,13 @@
-"""Rules over the columns: what is not well in an observed step, and conditions that a person writes."""
+"""Rules: checks over the statistics of observed steps, and conditions for breakpoints."""
 
 from gradscope.rules.alerts import Alert, Finding
 from gradscope.rules.conditions import Condition, parse_condition
 from gradscope.rules.losses import is_loss
 from gradscope.rules.patterns import matching_names
-from gradscope.rules.replay import readings_of, run_over
-from gradscope.rules.rule import Rule
+from gradscope.rules.replay import replay_rules, views_of
+from gradscope.rules.rule import Rule, default_rules
 from gradscope.rules.step_view import StepView
-from gradscope.rules.table import RULES, RuleKind, default_rules, kind_of
+from gradscope.rules.table import RULES, RuleKind, rule_kind
 
 __all__ = [
     "RULES",
@@ -19,9 +19,9 @@ __all__ = [
     "StepView",
     "default_rules",
     "is_loss",
-    "kind_of",
     "matching_names",
     "parse_condition",
-    "readings_of",
-    "run_over",
+    "replay_rules",
+    "rule_kind",
+    "views_of",
 ]

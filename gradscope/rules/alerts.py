@@ -1,4 +1,4 @@
-"""`Finding`: what a check saw in one step. `Alert`: what has been so for long enough to be told."""
+"""`Finding`: a value beyond a rule's threshold in one step. `Alert`: a finding that a rule reports."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ __all__ = ["Alert", "Finding"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One layer's number beyond a rule's threshold, in one step.
+    """A value beyond a rule's threshold, in one step.
 
-    `layer` is empty for what belongs to no layer, as the loss does. `kind` is that of the row, or the
-    name of a scalar. `limit` is what was allowed. `form` with its `values` says it, without naming
-    layer, step or rule; it is put into words only when it is told, which few findings are.
+    `layer` is empty if the value belongs to no layer (the loss, for example). `kind` is the kind of the
+    row, or the name of a scalar. `limit` is the allowed value. `form` is a format string for `values`;
+    it names neither layer nor step nor rule. It is formatted only for the few findings that are reported.
     """
 
     layer: str
@@ -23,13 +23,13 @@ class Finding:
 
     @property
     def words(self) -> str:
-        """What a person reads."""
+        """The finding as text, without the layer."""
         return self.form.format(*self.values)
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What a rule tells: a finding that has held since `first_step`, seen again in `step`."""
+    """A finding that a rule reports in `step`, and that has been there since `first_step`."""
 
     rule: str
     step: int
@@ -38,7 +38,7 @@ class Alert:
 
     @property
     def text(self) -> str:
-        """What a person reads, in one line."""
+        """The alert as one line."""
         where = f"{self.finding.layer}: " if self.finding.layer else ""
         since = "" if self.first_step == self.step else f", since step {self.first_step}"
         return f"{where}{self.finding.words}{since}"

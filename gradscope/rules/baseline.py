@@ -1,8 +1,8 @@
-"""`Baseline`: what a rule remembers of earlier readings: the usual level of each number, and its spread.
+"""`Baseline`: the usual level and spread of each value, from earlier observed steps.
 
-Of a number x that is positive, the logarithm's running mean m and deviation s are kept, over about
-fifty readings. What stands far above its past is taken in as if it stood just above it: one spike does
-not become the usual level, a lasting change slowly does.
+For a positive value x, the baseline keeps the running mean m and deviation s of log(x), over about fifty
+steps. A value far above the baseline is included as if it were at the limit: a single spike does not
+change the level, a lasting change slowly does.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _DEVIATIONS = 6.0
 
 
 class Baseline:
-    """Numbers by layer, or a single one. Another model's layers begin anew."""
+    """Baselines of the values of layers or scalars. New names reset it."""
 
     def __init__(self) -> None:
         self._layers: Sequence[str] | None = None
@@ -27,13 +27,13 @@ class Baseline:
         self._variance = np.empty(0)
         self._count = np.empty(0)
         self.first_level: float | None = None
-        self.has_been_well = False
+        self.was_in_range = False
 
     def excess(self, layers: Sequence[str], values: Floats, factor: float) -> Floats:
-        """Return how many times each value stands above its past, and then take the values in.
+        """Return the ratio of each value to its baseline, and add the values to the baseline.
 
-        NaN: not measured, not positive, too little past, or no more than six deviations above. A value
-        counts as above only at more than `factor` times.
+        The ratio is NaN if the value is not measured or not positive, if the baseline has fewer than 20
+        values, or if the value is at most `factor` times or at most six deviations above the baseline.
         """
         if self._layers is not layers and self._layers != layers:
             self._begin(layers)
@@ -43,7 +43,7 @@ class Baseline:
             above = logs - self._mean
             limit = np.maximum(np.log(factor), _DEVIATIONS * np.sqrt(self._variance))
             is_above = positive & (self._count >= _NEEDED) & (above > limit)
-        if not any_of(is_above):  # as nearly always
+        if not any_of(is_above):  # the fast path
             self._take(logs, positive)
             return np.full(len(values), np.nan)
         self._take(np.where(is_above, self._mean + limit, logs), positive)
@@ -54,7 +54,7 @@ class Baseline:
         self._mean, self._variance, self._count = (np.zeros(len(layers)) for _ in range(3))
 
     def _take(self, logs: Floats, is_there: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
-        """Average evenly until there is memory enough, then let the oldest fade."""
+        """Update mean and variance: plain averages for the first 50 values, exponential ones after."""
         self._count += is_there
         weight = np.where(is_there, 1.0 / np.minimum(np.maximum(self._count, 1.0), _MEMORY), 0.0)
         change = np.where(is_there, logs - self._mean, 0.0)

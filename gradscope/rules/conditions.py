@@ -57,8 +57,8 @@ class _Number:
     compare: str
     limit: float
 
-    def look(self, reading: StepView) -> str | None:
-        value = float(reading.step) if self.name == "step" else reading.scalars.get(self.name, math.nan)
+    def look(self, view: StepView) -> str | None:
+        value = float(view.step) if self.name == "step" else view.scalars.get(self.name, math.nan)
         if math.isnan(value) or not _COMPARE[self.compare](value, self.limit):
             return None
         return f"{self.name} is {value:g}"
@@ -74,39 +74,39 @@ class _Layers:
     compare: str
     limit: float
 
-    def look(self, reading: StepView) -> str | None:
-        block = reading.block
+    def look(self, view: StepView) -> str | None:
+        block = view.block
         if block is None:
             return None
         kinds = (self.kind,) if self.kind else _WHOLE_KINDS
-        rows = np.concatenate([reading.rows(kind) for kind in kinds])
+        rows = np.concatenate([view.rows(kind) for kind in kinds])
         if self.pattern is not None:
-            rows = rows[np.isin(block.layer[rows], self._wanted(self.pattern, reading))]
-        values = reading.column(self.quantity)[rows]
+            rows = rows[np.isin(block.layer[rows], self._wanted(self.pattern, view))]
+        values = view.column(self.quantity)[rows]
         with np.errstate(invalid="ignore"):
             holds = np.flatnonzero(_COMPARE[self.compare](values, self.limit) & ~np.isnan(values))
         if not len(holds):
             return None
         row = rows[holds[0]]
-        kind, layer = block.kinds[int(block.kind[row])], reading.layers[int(block.layer[row])]
+        kind, layer = block.kinds[int(block.kind[row])], view.layers[int(block.layer[row])]
         others = f", and of {len(holds) - 1} more" if len(holds) > 1 else ""
         return f'{kind}["{layer}"].{self.quantity} is {values[holds[0]]:g}{others}'
 
     @staticmethod
-    def _wanted(pattern: str, reading: StepView) -> list[int]:
+    def _wanted(pattern: str, view: StepView) -> list[int]:
         try:
-            names = set(matching_names(pattern, reading.layers))
+            names = set(matching_names(pattern, view.layers))
         except UnknownLayerError:  # the model has changed since: such a layer holds nothing
             return []
-        return [i for i, name in enumerate(reading.layers) if name in names]
+        return [i for i, name in enumerate(view.layers) if name in names]
 
 
 @dataclass(frozen=True, slots=True)
 class _Both:
     parts: tuple["_Term", ...]
 
-    def look(self, reading: StepView) -> str | None:
-        found = [part.look(reading) for part in self.parts]
+    def look(self, view: StepView) -> str | None:
+        found = [part.look(view) for part in self.parts]
         return None if None in found else " and ".join(word for word in found if word)
 
 
@@ -114,8 +114,8 @@ class _Both:
 class _Either:
     parts: tuple["_Term", ...]
 
-    def look(self, reading: StepView) -> str | None:
-        return next((found for part in self.parts if (found := part.look(reading)) is not None), None)
+    def look(self, view: StepView) -> str | None:
+        return next((found for part in self.parts if (found := part.look(view)) is not None), None)
 
 
 _Term: TypeAlias = _Number | _Layers | _Both | _Either
@@ -128,9 +128,9 @@ class Condition:
     text: str
     _term: _Term
 
-    def look(self, reading: StepView) -> str | None:
+    def look(self, view: StepView) -> str | None:
         """Return in words what makes it true of a reading; None where it is not."""
-        return self._term.look(reading)
+        return self._term.look(view)
 
     @property
     def is_of_steps_only(self) -> bool:

@@ -1,9 +1,9 @@
-"""Numbers that are not finite, and which tensor had them first.
+"""The check for NaN and infinity, and for the tensor in which they appeared first.
 
-The rows of a block stand in the order in which the layers first ran. So the forward pass is read from
-the top, the backward pass from the bottom: a layer's `grad` (the gradient at its output) comes before
-its `param_grad`, and both before the `grad` of what ran before it. Where branches run beside one
-another the true order of the backward pass may differ from this between them.
+The rows of a block are in the order in which the layers first ran. The forward pass therefore reads
+from the top, the backward pass from the bottom: a layer's `grad` (the gradient at its output) comes
+before its `param_grad`, and both come before the `grad` of the layer that ran before it. In a model with
+parallel branches, the true order of the backward pass may differ between the branches.
 """
 
 import numpy as np
@@ -19,59 +19,56 @@ from gradscope.rules.thresholds import limit as limit_of
 __all__ = ["nonfinite"]
 
 _COUNTS = ("nan", "posinf", "neginf")
-_FORWARD = "first in the forward pass, in the output of {layer}"
-_PARAMETER = "in the parameters of {layer} already: they come from an earlier step"
-_AT_OUTPUT = "first in the backward pass, in the gradient that arrives at the output of {layer}"
-_OF_PARAMETERS = "first in the backward pass, in the parameter gradients of {layer}"
-_UPDATE = "first in the optimizer's update of {layer}"
-_WORDS = {
-    "param": _PARAMETER,
-    "out": _FORWARD,
-    "grad": _AT_OUTPUT,
-    "param_grad": _OF_PARAMETERS,
-    "update": _UPDATE,
+_ORIGINS = {
+    "param": "in the parameters of {layer}, since an earlier step",
+    "out": "first in the forward pass, in the output of {layer}",
+    "grad": "first in the backward pass, in the gradient at the output of {layer}",
+    "param_grad": "first in the backward pass, in the parameter gradients of {layer}",
+    "update": "first in the optimizer's update of {layer}",
 }
 
 
-def nonfinite(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:  # noqa: ARG001 - a check's arguments
-    """Find the first tensor that is not finite; at most one finding, for the rest follows from it.
+def nonfinite(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:  # noqa: ARG001 - a check's arguments
+    """Find the first tensor that is not finite. At most one finding: the others follow from the first.
 
-    An infinity in an output alone is no finding: masks are made of them. Where there is anything else,
-    it is the origin if it comes first.
+    An infinity in an output alone is not a finding, because attention masks contain infinities. If another
+    tensor is not finite either, an infinite output that comes first is reported as the origin.
     """
-    block = reading.block
+    block = view.block
     if block is None or not any(any_of(block.values[name]) for name in _COUNTS if name in block.values):
-        return []  # as nearly always, and it is asked in every observed step
-    bad = np.nan_to_num(reading.column("nonfinite"))
+        return []  # the fast path: this runs in every observed step
+    bad = np.nan_to_num(view.column("nonfinite"))
     if not bad.any():
         return []
     roots = [_root(kind) for kind in block.kinds]
     is_output = np.isin(block.kind, [i for i, root in enumerate(roots) if root == "out"])
-    counted = np.where(is_output, np.nan_to_num(reading.column("nan")), bad)
+    counted = np.where(is_output, np.nan_to_num(view.column("nan")), bad)
     total = float(counted.sum())
     if total <= limit_of(threshold):
         return []
     first = _first(block, roots, np.flatnonzero(bad > 0))
-    return [_finding(reading, block, roots, bad, first)]
+    return [_finding(view, block, roots, bad, first)]
 
 
 def _root(kind: str) -> str:
-    """Return which of the five kinds a row's is: `grad_arriving`, say, is a gradient at an output."""
+    """Return the basic kind: `grad` for `grad_arriving`, `param_grad` for `param_grad_before_clip`."""
     root = kind.partition(".")[0]
-    return "grad" if root.startswith("grad") else root
+    if root.startswith("grad"):
+        return "grad"
+    return "param_grad" if root.startswith("param_grad") else root
 
 
 def _finding(
-    reading: StepView, block: Block, roots: list[str], bad: NDArray[np.float64], row: int
+    view: StepView, block: Block, roots: list[str], bad: NDArray[np.float64], row: int
 ) -> Finding:
-    layer = reading.layers[int(block.layer[row])]
+    layer = view.layers[int(block.layer[row])]
     root, kind = roots[int(block.kind[row])], block.kinds[int(block.kind[row])]
-    nan, inf = reading.column("nan")[row], reading.column("inf")[row]
+    nan, inf = view.column("nan")[row], view.column("inf")[row]
     what = " and ".join(f"{word} {int(n)}" for word, n in (("NaN", nan), ("Inf", inf)) if n)
     others = int((bad > 0).sum()) - 1
-    words = _WORDS[root].format(layer=layer or "the model")
-    rest = f"; {others} other tensors too" if others else ""
-    return Finding(layer, kind, float(bad[row]), 0.0, "{} {}{}", (what, words, rest))
+    origin = _ORIGINS[root].format(layer=layer or "the model")
+    rest = f"; also in {others} other tensors" if others else ""
+    return Finding(layer, kind, float(bad[row]), 0.0, "{} {}{}", (what, origin, rest))
 
 
 def _first(block: Block, roots: list[str], rows: NDArray[np.intp]) -> int:
@@ -86,7 +83,7 @@ def _first(block: Block, roots: list[str], rows: NDArray[np.intp]) -> int:
 def _order(
     block: Block, roots: list[str], latest: dict[int, int], row: int
 ) -> tuple[int, int, int, int]:
-    """Return what sorts rows by when they were computed: stage, place, parts of one layer, row."""
+    """Return a sort key by time of computation: stage, position, order inside the layer, row."""
     root, layer = roots[int(block.kind[row])], int(block.layer[row])
     if root == "param":
         return 0, row, 0, row

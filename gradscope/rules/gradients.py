@@ -1,13 +1,13 @@
-"""Gradients of parameters that are too large, too small, or out of their own habit.
+"""Checks for parameter gradients that are too large, too small, or far from their baseline.
 
-All three look at the row `param_grad` of each layer: what the optimizer is given.
+All three use the row `param_grad` of each layer: the gradient that the optimizer receives.
 """
 
 import numpy as np
 
 from gradscope.rules.alerts import Finding
 from gradscope.rules.baseline import Baseline
-from gradscope.rules.step_view import StepView, places_of
+from gradscope.rules.step_view import StepView, indices_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 
@@ -16,53 +16,53 @@ __all__ = ["exploding", "spike", "vanishing"]
 _KIND = "param_grad"
 
 
-def exploding(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:  # noqa: ARG001 - a check's arguments
+def exploding(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:  # noqa: ARG001 - a check's arguments
     """Find layers whose gradient norm is over the threshold."""
     limit = limit_of(threshold)
-    norms = reading.by_layer(_KIND, "norm")
+    norms = view.by_layer(_KIND, "norm")
     return [
         Finding(
-            reading.layers[i],
+            view.layers[i],
             _KIND,
             float(norms[i]),
             limit,
             "gradient norm {:.3g}, over {:g}",
             (norms[i], limit),
         )
-        for i in places_of(norms > limit)
+        for i in indices_of(norms > limit)
     ]
 
 
-def vanishing(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:  # noqa: ARG001 - as above
-    """Find layers whose gradient, element for element, is next to nothing beside the greatest.
+def vanishing(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:  # noqa: ARG001 - as above
+    """Find layers whose gradient rms is tiny compared with the largest gradient rms of all layers.
 
-    The greatest is over all layers of the step; root mean squares, so that size does not matter.
+    The root mean square makes layers of different sizes comparable.
     """
     fraction = limit_of(threshold)
-    rms = reading.by_layer(_KIND, "rms")
+    rms = view.by_layer(_KIND, "rms")
     known = rms[np.isfinite(rms)]
     greatest = float(known.max()) if len(known) else 0.0
     limit = fraction * greatest
-    words = "gradient rms {:.3g}, the greatest of all layers is {:.3g}"
+    words = "gradient rms {:.3g}; the largest of all layers is {:.3g}"
     return [
-        Finding(reading.layers[i], _KIND, float(rms[i]), limit, words, (rms[i], greatest))
-        for i in places_of(rms < limit)
+        Finding(view.layers[i], _KIND, float(rms[i]), limit, words, (rms[i], greatest))
+        for i in indices_of(rms < limit)
     ]
 
 
-def spike(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:
-    """Find layers whose gradient norm is far above what it has been lately."""
+def spike(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:
+    """Find layers whose gradient norm is far above its baseline."""
     factor = limit_of(threshold)
-    norms = reading.by_layer(_KIND, "norm")
-    excess = past.excess(reading.layers, norms, factor)
+    norms = view.by_layer(_KIND, "norm")
+    excess = baseline.excess(view.layers, norms, factor)
     return [
         Finding(
-            reading.layers[i],
+            view.layers[i],
             _KIND,
             float(norms[i]),
             float(norms[i] / excess[i] * factor),
-            "gradient norm {:.3g}, {:.3g} times its usual {:.3g}",
+            "gradient norm {:.3g}, {:.3g} times its baseline of {:.3g}",
             (norms[i], excess[i], norms[i] / excess[i]),
         )
-        for i in places_of(~np.isnan(excess))
+        for i in indices_of(~np.isnan(excess))
     ]

@@ -1,4 +1,4 @@
-"""The loss: a jump above its own past. Read from what the training logs as `loss`, or `…loss`."""
+"""The check for a loss that jumps above its baseline. Losses are logged scalars named `loss` or `…loss`."""
 
 import math
 
@@ -13,8 +13,7 @@ from gradscope.rules.thresholds import limit as limit_of
 __all__ = ["is_loss", "loss_spike"]
 
 _PART_OF_FIRST = 0.1
-"""A spike must also reach this part of the loss with which the training began: where a loss has come
-down to next to nothing, ten times next to nothing is no matter."""
+"""A spike must also reach this fraction of the first loss, so that a tiny loss may fluctuate."""
 
 
 def is_loss(name: str) -> bool:
@@ -22,27 +21,27 @@ def is_loss(name: str) -> bool:
     return name.endswith("loss")
 
 
-def loss_spike(reading: StepView, threshold: Threshold, past: Baseline) -> list[Finding]:
-    """Find losses that are not finite, or far above what they have been lately.
+def loss_spike(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:
+    """Find losses that are not finite, or far above their baseline.
 
-    A loss that can be negative has no multiple: only its not being finite is found.
+    A negative loss has no meaningful ratio to a baseline: it is only checked for NaN and infinity.
     """
     factor = limit_of(threshold)
-    names = tuple(sorted(name for name in reading.scalars if is_loss(name)))
+    names = tuple(sorted(name for name in view.scalars if is_loss(name)))
     if not names:
         return []
-    values = np.array([reading.scalars[name] for name in names])
-    excess = past.excess(names, values, factor)
+    values = np.array([view.scalars[name] for name in names])
+    excess = baseline.excess(names, values, factor)
     finite = values[np.isfinite(values)]
-    if past.first_level is None and len(finite):
-        past.first_level = float(np.abs(finite).max())
-    floor = _PART_OF_FIRST * (past.first_level or 0.0)
+    if baseline.first_level is None and len(finite):
+        baseline.first_level = float(np.abs(finite).max())
+    floor = _PART_OF_FIRST * (baseline.first_level or 0.0)
     found: list[Finding] = []
     for name, value, times in zip(names, values, excess, strict=True):
         if not math.isfinite(value):
             found.append(Finding("", name, float(value), math.inf, "{} is {}", (name, value)))
         elif not math.isnan(times) and value > floor:
-            words = "{} is {:.4g}, {:.3g} times its usual {:.4g}"
-            limit, told = float(value / times * factor), (name, value, times, value / times)
-            found.append(Finding("", name, float(value), limit, words, told))
+            words = "{} is {:.4g}, {:.3g} times its baseline of {:.4g}"
+            limit, shown = float(value / times * factor), (name, value, times, value / times)
+            found.append(Finding("", name, float(value), limit, words, shown))
     return found

@@ -1,33 +1,31 @@
-"""Rules over steps that lie in the past: of a recording, or whatever gives readings in order."""
+"""Running rules over recorded steps."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from gradscope.protocol import Manifest, Scalars, Step
 from gradscope.rules.alerts import Alert
-from gradscope.rules.rule import Rule
+from gradscope.rules.rule import Rule, default_rules
 from gradscope.rules.step_view import StepView
-from gradscope.rules.table import default_rules
 
-__all__ = ["readings_of", "run_over"]
+__all__ = ["replay_rules", "views_of"]
 
 
-def run_over(readings: Iterable[StepView], rules: Sequence[Rule] | None = None) -> Iterator[Alert]:
-    """Yield what rules tell of readings, in order. Without any given: one of each, with its defaults.
+def replay_rules(views: Iterable[StepView], rules: Sequence[Rule] | None = None) -> Iterator[Alert]:
+    """Yield the alerts of `rules` over steps in order. Default: one rule of each kind with its defaults.
 
-    The same functions as run in the training process, so the same steps give the same alerts, but for
-    a quick training, which judges only some of its steps. A rule remembers: take new ones for another
-    run.
+    These are the functions that run in the training process, so the same steps give the same alerts. (A
+    run with very short steps judges only some of them live.) A rule keeps state: use new rules for each run.
     """
     chosen = default_rules() if rules is None else rules
-    for reading in readings:
+    for view in views:
         for rule in chosen:
-            yield from rule.judge(reading)
+            yield from rule.judge(view)
 
 
-def readings_of(messages: Iterable[Manifest | Step | Scalars], *, rank: int = 0) -> Iterator[StepView]:
-    """Yield the readings of one rank's messages: a manifest, then its steps and scalars in order.
+def views_of(messages: Iterable[Manifest | Step | Scalars], *, rank: int = 0) -> Iterator[StepView]:
+    """Yield a `StepView` for each step and scalar message of one rank.
 
-    A step of another revision of the manifest than the last one seen is passed over.
+    `messages` starts with a manifest. A step whose manifest revision is not the newest one is skipped.
     """
     revision = -1
     names: tuple[str, ...] = ()
@@ -43,10 +41,10 @@ def readings_of(messages: Iterable[Manifest | Step | Scalars], *, rank: int = 0)
             case Step() if message.manifest_revision == revision:
                 yield StepView(message.step, names, message.block(), types=types)
             case Scalars():
-                yield from _of_scalars(message)
+                yield from _scalar_views(message)
 
 
-def _of_scalars(message: Scalars) -> Iterator[StepView]:
+def _scalar_views(message: Scalars) -> Iterator[StepView]:
     for place, step in enumerate(message.steps):
         values = {name: series[place] for name, series in message.values.items()}
         known = {name: value for name, value in values.items() if value is not None}

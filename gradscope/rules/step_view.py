@@ -1,7 +1,7 @@
-"""`StepView`: one step as rules see it: its rows laid out by layer, and its scalars.
+"""`StepView`: the statistics of one step, indexed by layer, and its scalars.
 
-Nothing here copies what nobody asks for: a quantity is derived when first wanted, once for all rules,
-and of the rows of that kind alone. Rules judge every observed step, in the training's own thread.
+Rules run in the training thread in observed steps, so everything is lazy: a quantity is derived on first
+use, once for all rules, and only for the rows of the requested kind.
 """
 
 import functools
@@ -14,31 +14,31 @@ from numpy.typing import NDArray
 from gradscope.columns import Block, Flags, derive_from
 from gradscope.errors import UsageError
 
-__all__ = ["QUANTITIES", "Floats", "StepView", "any_of", "places_of"]
+__all__ = ["QUANTITIES", "Floats", "StepView", "any_of", "indices_of"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
 _DERIVED = ("mean", "std", "rms", "norm", "absmax", "nonfinite", "finite")
 _COLUMNS = ("min", "max", "nan", "posinf", "neginf", "zero", "count")
 QUANTITIES: tuple[str, ...] = (*_DERIVED, "inf", *_COLUMNS)
-"""What can be asked of a row."""
+"""The quantities of a row: derived ones and columns."""
 
 _NOT_MEASURED = np.uint8(Flags.NOT_MEASURED)
 _BY_TENSOR = frozenset({"out", "grad"})
 
 
 def any_of(counts: NDArray[np.generic]) -> bool:
-    """Return whether one of these, none of them below 0, is not 0: thrice as quick as their `any`."""
+    """Return whether any of these non-negative values is not 0. Three times as fast as `ndarray.any`."""
     return bool(len(counts) and counts[counts.argmax()])
 
 
-def places_of(mask: NDArray[np.bool_]) -> list[int]:
-    """Return where a mask holds. Mostly it is nowhere, and that is known at once."""
+def indices_of(mask: NDArray[np.bool_]) -> list[int]:
+    """Return the indices at which a mask is true. An all-false mask, the usual case, is fast."""
     return np.flatnonzero(mask).tolist() if any_of(mask) else []
 
 
-class _OfKind:
-    """The rows of exactly one kind, and the layer of each."""
+class _KindRows:
+    """The rows of one kind, and the layer of each."""
 
     def __init__(self, block: Block, kind: str) -> None:
         self._block = block
@@ -58,7 +58,7 @@ class _OfKind:
         return found
 
     def quantity(self, name: str) -> Floats:
-        """Return a quantity of these rows; NaN where it was not measured."""
+        """Return a quantity of these rows; NaN if not measured."""
         if name == "inf":
             values = self.column("posinf") + self.column("neginf")
         elif name in _DERIVED:
@@ -69,10 +69,10 @@ class _OfKind:
 
 
 class StepView:
-    """One step. `block` is None where it was not observed; then only its scalars are known.
+    """One step. `block` is None if the step was not observed; then only its scalars are known.
 
-    `layers` are the names that the block's rows speak of, `types` the class of each module, as far as
-    it is known. Steps of one model share the very same `layers`.
+    `layers` are the layer names that the block's rows index; `types` are the class names of the modules,
+    if known. Steps of one model share the same `layers` object.
     """
 
     def __init__(
@@ -90,47 +90,47 @@ class StepView:
         self.types = types if isinstance(types, tuple) else tuple(types)
         self.scalars: Mapping[str, float] = scalars or {}
         self._rows: dict[str, NDArray[np.intp]] = {}
-        self._of_kind: dict[str, _OfKind | None] = {}
+        self._kind_rows: dict[str, _KindRows | None] = {}
         self._columns: dict[str, Floats] = {}
         self._by_layer: dict[tuple[str, str], Floats] = {}
 
     def rows(self, kind: str) -> NDArray[np.intp]:
-        """Return the rows of a kind, in their order.
+        """Return the row indices of a kind, in order.
 
-        An output of several tensors has a row for each (`out.0`, `out.1`): all of them. A layer's
-        parameters have one together: that one.
+        An output of several tensors has a row for each (`out.0`, `out.1`); all are returned. The parameters
+        of a layer share one row.
         """
         if kind not in self._rows:
             self._rows[kind] = self._find_rows(kind)
         return self._rows[kind]
 
     def column(self, quantity: str) -> Floats:
-        """Return a quantity of every row; NaN where it was not measured."""
+        """Return a quantity of every row; NaN if not measured."""
         if quantity not in self._columns:
             self._columns[quantity] = self._column(quantity)
         return self._columns[quantity]
 
     def by_layer(self, kind: str, quantity: str) -> Floats:
-        """Return a quantity of the rows of exactly this kind, one number a layer; NaN without a row."""
+        """Return a quantity of the rows of exactly this kind, one value per layer; NaN without a row."""
         key = kind, quantity
         values = self._by_layer.get(key)
         if values is None:
             values = self._by_layer[key] = np.full(len(self.layers), np.nan)
-            of_kind = self._find_kind(kind)
-            if of_kind is not None:
-                values[of_kind.layers] = of_kind.quantity(quantity)
+            kind_rows = self._find_kind(kind)
+            if kind_rows is not None:
+                values[kind_rows.layers] = kind_rows.quantity(quantity)
         return values
 
     def types_are(self, types: frozenset[str]) -> NDArray[np.bool_]:
-        """Return for each layer whether its class is one of these; False where it is not known."""
+        """Return for each layer whether its class name is one of `types`; False if not known."""
         return _is_of_types(self.types or ("",) * len(self.layers), types)
 
-    def _find_kind(self, kind: str) -> _OfKind | None:
-        if kind not in self._of_kind:
+    def _find_kind(self, kind: str) -> _KindRows | None:
+        if kind not in self._kind_rows:
             block = self.block
             is_there = block is not None and kind in block.kinds
-            self._of_kind[kind] = _OfKind(block, kind) if block is not None and is_there else None
-        return self._of_kind[kind]
+            self._kind_rows[kind] = _KindRows(block, kind) if block is not None and is_there else None
+        return self._kind_rows[kind]
 
     def _find_rows(self, kind: str) -> NDArray[np.intp]:
         block = self.block
@@ -153,7 +153,7 @@ class StepView:
 
 def _checked(quantity: str) -> str:
     if quantity not in _COLUMNS:
-        raise UsageError(f"no quantity {quantity!r}; there are: {', '.join(QUANTITIES)}")
+        raise UsageError(f"unknown quantity {quantity!r}; expected one of: {', '.join(QUANTITIES)}")
     return quantity
 
 

@@ -1,13 +1,13 @@
-"""The rules that there are: one table. Each is a name, a threshold, a patience, and a check.
+"""The table of all rules. Each has a name, a threshold, a patience, and a check.
 
-To add one: a check beside its kin (`finite`, `gradients`, `activations`, `updates`, `losses`), and an
-entry here. A check is a function of a reading, a threshold and what the rule remembers; it returns what
-is beyond the threshold in that reading. Patience and telling once are the same for all (`rule.py`).
+To add a rule, write a check in the module of its subject (`finite`, `gradients`, `activations`, `updates`,
+`losses`) and add an entry here. A check is a function of a `StepView`, a threshold and a `Baseline`. It
+returns the values beyond the threshold in that step. `rule.py` applies the patience and reports once.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from gradscope.errors import UsageError
 from gradscope.rules import activations, finite, gradients, losses, updates
@@ -16,20 +16,18 @@ from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import StepView
 from gradscope.rules.thresholds import Threshold, checked
 
-if TYPE_CHECKING:
-    from gradscope.rules.rule import Rule
-
-__all__ = ["RULES", "RuleKind", "default_rules", "kind_of"]
+__all__ = ["RULES", "RuleKind", "rule_kind"]
 
 Check: TypeAlias = Callable[[StepView, Threshold, Baseline], list[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
 class RuleKind:
-    """One rule. `patience` counts readings: observed steps, or steps with scalars.
+    """One rule. `patience` counts observed steps, or steps with scalars if `needs_scalars`.
 
-    `is_early`: what it judges is known before the optimizer steps. `is_shared`: its numbers are the
-    same on all ranks of a data-parallel job, whose parameters' gradients are reduced.
+    `is_early`: the judged values are known before the optimizer steps. `is_shared`: the values are equal
+    on all ranks of a data-parallel job, because gradients are reduced. `can_clip`: the action `clip` is
+    available.
     """
 
     name: str
@@ -42,12 +40,12 @@ class RuleKind:
     can_clip: bool = False
     needs_scalars: bool = False
 
-    def can_judge(self, reading: StepView) -> bool:
-        """Whether a reading has what the check looks at."""
-        return bool(reading.scalars) if self.needs_scalars else reading.block is not None
+    def can_judge(self, view: StepView) -> bool:
+        """Return whether a step has the data that the check needs."""
+        return bool(view.scalars) if self.needs_scalars else view.block is not None
 
     def check_threshold(self, value: object) -> Threshold:
-        """Return the threshold to use. Raises UsageError for what cannot be one of this rule."""
+        """Return the threshold to use. Raises UsageError if `value` is not a threshold of this rule."""
         return checked(self.name, value, self.threshold)
 
 
@@ -75,7 +73,7 @@ RULES: dict[str, RuleKind] = {
         RuleKind(
             "vanishing",
             "the root mean square of a layer's parameter gradients is less than `threshold` times the "
-            "greatest among all layers",
+            "largest of all layers",
             1e-6,
             10,
             gradients.vanishing,
@@ -83,7 +81,7 @@ RULES: dict[str, RuleKind] = {
         ),
         RuleKind(
             "spike",
-            "the norm of a layer's parameter gradients is over `threshold` times its own past, and six "
+            "the norm of a layer's parameter gradients is over `threshold` times its baseline, and six "
             "of its usual deviations above it",
             10.0,
             1,
@@ -94,22 +92,22 @@ RULES: dict[str, RuleKind] = {
         RuleKind(
             "dead",
             "more than a fraction `threshold` of a layer's output is exactly zero; at core detail, "
-            "where zeros are not counted, only an output that is zero altogether is found",
+            "where zeros are not counted, only an output that is entirely zero is found",
             0.99,
             20,
             activations.dead,
         ),
         RuleKind(
             "saturated",
-            "the mean slope of a Tanh or Sigmoid is less than `threshold` times its greatest slope",
+            "the mean slope of a Tanh or Sigmoid is less than `threshold` times its maximum slope",
             0.01,
             20,
             activations.saturated,
         ),
         RuleKind(
             "update_ratio",
-            "the median of |Δw| / |w| over the layers is outside of the pair `threshold`, or that of a "
-            "layer is outside of it by another factor of ten",
+            "the median of |Δw| / |w| over the layers is outside the range `threshold`, or that of a "
+            "layer is outside it by another factor of ten",
             (1e-4, 1e-2),
             50,
             updates.update_ratio,
@@ -117,7 +115,7 @@ RULES: dict[str, RuleKind] = {
         ),
         RuleKind(
             "loss_spike",
-            "a logged loss is over `threshold` times its own past and six of its usual deviations "
+            "a logged loss is over `threshold` times its baseline and six of its usual deviations "
             "above it, or is not finite",
             2.0,
             1,
@@ -128,16 +126,9 @@ RULES: dict[str, RuleKind] = {
 }
 
 
-def kind_of(name: str) -> RuleKind:
-    """Return the rule of a name. Raises UsageError with the names that there are."""
+def rule_kind(name: str) -> RuleKind:
+    """Return the rule with this name. Raises UsageError with the known names if there is none."""
     try:
         return RULES[name]
     except KeyError:
-        raise UsageError(f"no rule {name!r}; there are: {', '.join(RULES)}") from None
-
-
-def default_rules() -> "list[Rule]":
-    """Return one of each, with its defaults."""
-    from gradscope.rules.rule import Rule  # noqa: PLC0415 - it needs this table
-
-    return [Rule(kind) for kind in RULES.values()]
+        raise UsageError(f"unknown rule {name!r}; expected one of: {', '.join(RULES)}") from None

@@ -1,4 +1,4 @@
-"""What a rule's threshold is: one number, or a pair of the least and the greatest that is well."""
+"""Thresholds of rules: one number, or a pair (minimum, maximum) of the healthy range."""
 
 import math
 from typing import TypeAlias
@@ -11,9 +11,9 @@ Threshold: TypeAlias = float | tuple[float, float]
 
 
 def checked(rule: str, value: object, default: Threshold) -> Threshold:
-    """Return the threshold of a rule, its default for None.
+    """Return `value` as the threshold of a rule, or `default` if it is None.
 
-    Raises UsageError for what is of another kind than the default, negative, or no number.
+    Raises UsageError if `value` is negative, not a number, or a pair where `default` is not (and vice versa).
     """
     if value is None:
         return default
@@ -23,29 +23,29 @@ def checked(rule: str, value: object, default: Threshold) -> Threshold:
             if low is not None and high is not None and low < high:
                 return low, high
         raise UsageError(
-            f"the threshold of {rule} is a pair (least, greatest) with 0 <= least < greatest, as "
-            f"{default}; got {value!r}"
+            f"expected the threshold of {rule} to be a pair (minimum, maximum) with "
+            f"0 <= minimum < maximum, for example {default}; got {value!r}"
         )
     number = _number(value)
     if number is None:
         raise UsageError(
-            f"the threshold of {rule} is a number of at least 0, as {default:g}; got {value!r}"
+            f"expected the threshold of {rule} to be a number of at least 0, for example {default:g}; "
+            f"got {value!r}"
         )
     return number
 
 
 def limit(threshold: Threshold) -> float:
-    """Return a threshold that is one number."""
+    """Return the upper limit of a threshold."""
     return threshold[1] if isinstance(threshold, tuple) else threshold
 
 
 def limits(threshold: Threshold) -> tuple[float, float]:
-    """Return a threshold that is a pair."""
+    """Return the lower and the upper limit of a threshold."""
     return threshold if isinstance(threshold, tuple) else (0.0, threshold)
 
 
 def _number(value: object) -> float | None:
-    """Return a number of at least 0 as a float; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if not math.isnan(value) and value >= 0 else None

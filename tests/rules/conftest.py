@@ -1,4 +1,4 @@
-"""Readings made of plain numbers."""
+"""Step views made of plain numbers."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from gradscope.rules import StepView
 EMPTY = {"min": np.inf, "max": -np.inf}
 
 
-def make_reading(step, rows, *, layers=("a", "b", "c"), types=(), scalars=None, is_full=False):
-    """A reading of rows (layer, kind, {column: value}); `norm` stands for the sum of squares of 100."""
+def make_view(step, rows, *, layers=("a", "b", "c"), types=(), scalars=None, is_full=False):
+    """A step view with rows (layer, kind, {column: value}); `norm` sets `sumsq` of 100 elements."""
     kinds = tuple(dict.fromkeys(kind for _, kind, _ in rows))
     columns = {}
     for column in COLUMNS:
@@ -36,8 +36,8 @@ def _value(name, given):
 
 
 @pytest.fixture(scope="session")
-def reading():
-    return make_reading
+def view():
+    return make_view
 
 
 def gradients(**norms):

@@ -41,14 +41,14 @@ from gradscope.rules import parse_condition
         ("loss < inf", True),
     ],
 )
-def test_a_condition_holds_where_it_says(reading, text, holds):
+def test_a_condition_holds_for_the_rows_it_names(view, text, holds):
     rows = [
         ("a", "out", {"nan": 3}),
         ("b", "out", {}),
         ("a", "grad", {"norm": 1.0}),
         ("b", "grad", {"norm": 101.0}),
     ]
-    at = reading(7, rows, scalars={"loss": 11.0, "lr": 1e-3})
+    at = view(7, rows, scalars={"loss": 11.0, "lr": 1e-3})
     assert (parse_condition(text).look(at) is not None) == holds
 
 
@@ -74,18 +74,18 @@ def test_a_condition_holds_where_it_says(reading, text, holds):
         ("step == 1 or " * 100 + "step == 2", "at most 500 characters"),
     ],
 )
-def test_anything_else_is_refused_with_the_place(text, words):
+def test_an_invalid_condition_is_rejected_with_its_column(text, words):
     with pytest.raises(UsageError, match=words):
         parse_condition(text)
 
 
 @given(st.text(max_size=60))
-def test_no_text_does_anything_but_parse_or_be_refused(text):
+def test_any_text_either_parses_or_raises_usage_error(text):
     with contextlib.suppress(UsageError):
         assert parse_condition(text).text == text.strip()
 
 
-def test_what_a_condition_needs_is_known():
+def test_a_condition_lists_the_data_that_it_needs():
     assert parse_condition("step == 3 or step == 5").is_of_steps_only
     assert not parse_condition("step == 3 and loss > 1").is_of_steps_only
     assert parse_condition("loss > 1 or grad.nan").needs_columns
@@ -93,6 +93,6 @@ def test_what_a_condition_needs_is_known():
     assert not parse_condition("grad.nan").is_about_finite
 
 
-def test_a_pattern_that_means_no_layer_is_refused_with_the_nearest():
+def test_a_pattern_without_a_match_is_rejected_with_similar_names():
     with pytest.raises(UnknownLayerError, match="nearest of 2 are: fc1"):
         parse_condition('grad["fc3"].norm > 1').check_layers(["fc1", "head"])

@@ -8,10 +8,10 @@ from torch import nn
 
 import gradscope
 from gradscope.recording import open_recording
-from gradscope.rules import readings_of, run_over
+from gradscope.rules import replay_rules, views_of
 
 
-def test_the_alerts_of_a_recording_are_those_of_the_run_itself(hub, places, wait_until):
+def test_replaying_a_recording_gives_the_alerts_of_the_live_run(hub, places, wait_until):
     path = places / "run.gradscope"
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
@@ -39,7 +39,7 @@ def test_the_alerts_of_a_recording_are_those_of_the_run_itself(hub, places, wait
     wait_until(lambda: path.exists() and is_ended(), "the end of the recording")
     with open_recording(path) as recording:
         messages = itertools.chain([recording.manifest()], recording.steps(), recording.scalars())
-        again = list(run_over(readings_of(messages)))
+        again = list(replay_rules(views_of(messages)))
         recorded = [event.alert for event in recording.events() if event.alert is not None]
     order = lambda alert: (alert.rule, alert.step, alert.finding.layer, alert.finding.kind)  # noqa: E731 - a key
     assert [order(a) for a in sorted(again, key=order)] == [order(a) for a in sorted(told, key=order)]

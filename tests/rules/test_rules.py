@@ -1,4 +1,4 @@
-"""Each rule finds what it is for, at its border, and nothing else; patience, and telling once."""
+"""Each rule finds its fault at the threshold and nothing else; patience; reporting once."""
 
 import math
 
@@ -8,64 +8,64 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradscope.errors import UsageError
-from gradscope.rules import RULES, Rule, default_rules, kind_of, run_over
+from gradscope.rules import RULES, Rule, default_rules, replay_rules, rule_kind
 from gradscope.rules.baseline import Baseline
 
 
-def judged(name, readings, **how):
-    rule = Rule(kind_of(name), **how)
-    return [alert for each in readings for alert in rule.judge(each)]
+def judged(name, views, **how):
+    rule = Rule(rule_kind(name), **how)
+    return [alert for each in views for alert in rule.judge(each)]
 
 
-def test_exploding_is_over_its_threshold_and_not_at_it(reading, grads):
-    readings = [reading(step, grads(a=1e4, b=1.0001e4)) for step in range(3)]
-    (alert,) = judged("exploding", readings)
+def test_exploding_is_above_its_threshold_and_not_at_it(view, grads):
+    views = [view(step, grads(a=1e4, b=1.0001e4)) for step in range(3)]
+    (alert,) = judged("exploding", views)
     assert (alert.finding.layer, alert.step, alert.first_step) == ("b", 2, 0)
     assert alert.text == "b: gradient norm 1e+04, over 10000, since step 0"
 
 
-def test_vanishing_is_beside_the_greatest_of_all_layers(reading, grads):
-    readings = [reading(step, grads(a=1.0, b=0.99e-6, c=1.01e-6)) for step in range(10)]
-    (alert,) = judged("vanishing", readings)
+def test_vanishing_compares_with_the_largest_gradient_of_all_layers(view, grads):
+    views = [view(step, grads(a=1.0, b=0.99e-6, c=1.01e-6)) for step in range(10)]
+    (alert,) = judged("vanishing", views)
     assert (alert.finding.layer, alert.step) == ("b", 9)
 
 
-def test_gradients_that_are_all_zero_do_not_vanish_beside_one_another(reading, grads):
-    assert judged("vanishing", [reading(step, grads(a=0.0, b=0.0)) for step in range(30)]) == []
+def test_gradients_that_are_all_zero_do_not_vanish(view, grads):
+    assert judged("vanishing", [view(step, grads(a=0.0, b=0.0)) for step in range(30)]) == []
 
 
-def test_a_spike_is_ten_times_the_layers_own_past_and_told_once(reading, grads):
-    readings = [reading(step, grads(a=1.0, b=100.0)) for step in range(25)]
-    readings += [reading(25, grads(a=11.0, b=100.0)), reading(26, grads(a=11.0, b=100.0))]
-    (alert,) = judged("spike", readings)
+def test_a_spike_is_ten_times_the_baseline_and_is_reported_once(view, grads):
+    views = [view(step, grads(a=1.0, b=100.0)) for step in range(25)]
+    views += [view(25, grads(a=11.0, b=100.0)), view(26, grads(a=11.0, b=100.0))]
+    (alert,) = judged("spike", views)
     assert (alert.finding.layer, alert.step) == ("a", 25)
     assert alert.finding.value == pytest.approx(11.0)
     assert alert.finding.limit == pytest.approx(10.0)
     assert type(alert.finding.value) is type(alert.finding.limit) is float  # or it cannot be sent
 
 
-def test_a_layer_that_is_always_noisy_does_not_spike(reading, grads):
+def test_a_layer_that_is_always_noisy_does_not_spike(view, grads):
     noise = np.random.default_rng(0).lognormal(0, 1.5, 500)
-    assert judged("spike", [reading(i, grads(a=value)) for i, value in enumerate(noise)]) == []
+    assert judged("spike", [view(i, grads(a=value)) for i, value in enumerate(noise)]) == []
 
 
-def test_a_spike_needs_a_past(reading, grads):
-    readings = [reading(step, grads(a=1.0)) for step in range(19)] + [reading(19, grads(a=1e6))]
-    assert judged("spike", readings) == []
+def test_a_spike_needs_a_baseline(view, grads):
+    views = [view(step, grads(a=1.0)) for step in range(19)] + [view(19, grads(a=1e6))]
+    assert judged("spike", views) == []
 
 
-def test_another_model_begins_a_past_of_its_own(reading, grads):
-    readings = [reading(step, grads(a=1.0)) for step in range(30)]
-    readings += [reading(30, grads(a=1e6), layers=("b", "a"))]
-    assert judged("spike", readings) == []
+def test_another_model_resets_the_baseline(view, grads):
+    views = [view(step, grads(a=1.0)) for step in range(30)]
+    views += [view(30, grads(a=1e6), layers=("b", "a"))]
+    assert judged("spike", views) == []
 
 
-def test_dead_counts_zeros_at_full_detail_and_knows_only_all_zero_at_core(reading):
+def test_dead_counts_zeros_at_full_detail_and_finds_only_all_zero_at_core(view):
     rows = [("a", "out", {"zero": 100}), ("b", "out", {"zero": 99}), ("c", "out", {"zero": 0})]
-    full = [reading(step, rows, is_full=True) for step in range(20)]
+    full = [view(step, rows, is_full=True) for step in range(20)]
     assert [alert.finding.layer for alert in judged("dead", full)] == ["a"]
     rows = [("a", "out", {"min": 0.0, "max": 0.0}), ("b", "out", {"min": 0.0, "max": 1e-9})]
-    core = [reading(step, rows) for step in range(20)]
+    core = [view(step, rows) for step in range(20)]
     (alert,) = judged("dead", core)
     assert (alert.finding.layer, alert.finding.value) == ("a", 1.0)
 
@@ -78,13 +78,13 @@ def test_dead_counts_zeros_at_full_detail_and_knows_only_all_zero_at_core(readin
     ],
 )
 @pytest.mark.parametrize("gain", [0.1, 1.0, 10.0, 100.0, 1000.0])
-def test_saturation_is_the_mean_slope_by_its_own_formula(reading, kind, function, slope, gain):
+def test_saturation_is_the_mean_slope_by_an_independent_formula(view, kind, function, slope, gain):
     with np.errstate(over="ignore"):
         y = function(gain * np.linspace(-3, 3, 1000))
     columns = {"count": 1000, "sum": y.sum(), "sumsq": (y**2).sum(), "min": y.min(), "max": y.max()}
     rows = [("a", "out", columns), ("b", "out", columns)]
-    readings = [reading(step, rows, types=(kind, "Linear", "")) for step in range(20)]
-    alerts = judged("saturated", readings)
+    views = [view(step, rows, types=(kind, "Linear", "")) for step in range(20)]
+    alerts = judged("saturated", views)
     expected = slope(y).mean()
     assert [alert.finding.layer for alert in alerts] == (["a"] if expected < 0.01 else [])
     if alerts:
@@ -108,20 +108,20 @@ def moving(**ratios):
         ({"a": 0.0, "b": 1e-3, "c": 1e-3}, []),  # frozen is not slow
     ],
 )
-def test_update_ratio_judges_the_median_and_layers_that_are_far_from_it(reading, ratios, layers):
-    readings = [reading(step, moving(**ratios)) for step in range(50)]
-    assert [alert.finding.layer for alert in judged("update_ratio", readings)] == layers
+def test_update_ratio_judges_the_median_and_layers_that_are_far_from_it(view, ratios, layers):
+    views = [view(step, moving(**ratios)) for step in range(50)]
+    assert [alert.finding.layer for alert in judged("update_ratio", views)] == layers
 
 
-def test_an_update_that_a_schedule_brings_down_is_no_finding(reading):
+def test_an_update_reduced_by_a_schedule_is_not_a_finding(view):
     rates = np.geomspace(1e-3, 1e-7, 500)
-    readings = [reading(i, moving(a=r, b=r, c=r)) for i, r in enumerate(rates)]
-    assert judged("update_ratio", readings) == []
+    views = [view(i, moving(a=r, b=r, c=r)) for i, r in enumerate(rates)]
+    assert judged("update_ratio", views) == []
 
 
-def test_a_loss_spike_and_a_loss_that_is_not_finite_are_told(reading):
+def test_a_loss_spike_and_a_nonfinite_loss_are_reported(view):
     def scalars(step, loss):
-        return reading(step, [], scalars={"loss": loss, "lr": 1e-3})
+        return view(step, [], scalars={"loss": loss, "lr": 1e-3})
 
     usual = [scalars(step, 2.0 + 0.1 * math.sin(step)) for step in range(60)]
     assert judged("loss_spike", usual) == []
@@ -131,10 +131,10 @@ def test_a_loss_spike_and_a_loss_that_is_not_finite_are_told(reading):
     assert alert.text == "loss is nan"
 
 
-def test_a_loss_that_has_come_to_next_to_nothing_may_jump(reading):
+def test_a_loss_near_zero_may_jump(view):
     losses = [2.0] * 30 + [1e-4] * 60 + [5e-3]
-    readings = [reading(i, [], scalars={"loss": loss}) for i, loss in enumerate(losses)]
-    assert judged("loss_spike", readings) == []
+    views = [view(i, [], scalars={"loss": loss}) for i, loss in enumerate(losses)]
+    assert judged("loss_spike", views) == []
 
 
 def bad(**counts):
@@ -144,7 +144,7 @@ def bad(**counts):
 @pytest.mark.parametrize(
     ("rows", "layer", "kind"),
     [
-        # forward: b first, whatever is bad behind it
+        # forward: b is first, whatever follows
         ([("a", "out", {}), ("b", "out", bad(nan=2)), ("b", "grad", bad(nan=9)),
           ("c", "out", bad(nan=1))], "b", "out"),
         # backward: the gradient that arrives at b's output comes before a's
@@ -155,22 +155,43 @@ def bad(**counts):
           ("b", "param_grad", bad(nan=1))], "b", "param_grad"),
         ([("a", "out", bad(nan=1)), ("b", "param", bad(nan=1))], "b", "param"),
         ([("a", "out", {}), ("a", "update", bad(inf=1))], "a", "update"),
-        # an infinity in an output is the origin where something follows …
+        # an infinity in an output is the origin if something follows
         ([("a", "out", bad(inf=4)), ("b", "out", bad(nan=1))], "a", "out"),
     ],
 )  # fmt: skip
-def test_nonfinite_names_the_first_tensor_in_the_order_of_execution(reading, rows, layer, kind):
-    (alert,) = judged("nonfinite", [reading(7, rows)])
+def test_nonfinite_names_the_first_tensor_in_the_order_of_execution(view, rows, layer, kind):
+    (alert,) = judged("nonfinite", [view(7, rows)])
     assert (alert.finding.layer, alert.finding.kind, alert.step) == (layer, kind, 7)
 
 
-def test_an_infinity_in_an_output_alone_is_a_mask(reading):
-    assert judged("nonfinite", [reading(7, [("a", "out", bad(inf=4)), ("a", "grad", {})])]) == []
+@pytest.mark.parametrize(
+    ("kind", "origin"),
+    [
+        ("out", "in the output of b"),
+        ("out.1", "in the output of b"),
+        ("grad", "in the gradient at the output of b"),
+        ("grad.1", "in the gradient at the output of b"),
+        ("grad_arriving", "in the gradient at the output of b"),
+        ("param", "in the parameters of b"),
+        ("param_grad", "in the parameter gradients of b"),
+        ("param_grad_arriving", "in the parameter gradients of b"),
+        ("param_grad_before_clip", "in the parameter gradients of b"),
+        ("update", "in the optimizer's update of b"),
+    ],
+)
+def test_nonfinite_describes_rows_of_every_kind(view, kind, origin):
+    (alert,) = judged("nonfinite", [view(7, [("b", kind, bad(nan=1))])])
+    assert (alert.finding.layer, alert.finding.kind) == ("b", kind)
+    assert origin in alert.text
 
 
-def test_patience_counts_readings_running_and_calm_must_last_before_it_is_told_again(reading, grads):
+def test_an_infinity_in_an_output_alone_is_not_a_finding(view):
+    assert judged("nonfinite", [view(7, [("a", "out", bad(inf=4)), ("a", "grad", {})])]) == []
+
+
+def test_patience_counts_consecutive_steps_and_absence_allows_a_new_report(view, grads):
     def at(step, is_bad):
-        return reading(step, grads(a=2.0 if is_bad else 0.5))
+        return view(step, grads(a=2.0 if is_bad else 0.5))
 
     pattern = [True, True, False, True, True, True] + [False] * 9 + [True] * 4
     told = judged("exploding", [at(i, b) for i, b in enumerate(pattern)], threshold=1.0, patience=3)
@@ -180,19 +201,19 @@ def test_patience_counts_readings_running_and_calm_must_last_before_it_is_told_a
     assert [(alert.first_step, alert.step) for alert in told] == [(0, 2), (13, 15)]
 
 
-def test_a_rule_of_some_layers_judges_no_others(reading, grads):
+def test_a_rule_for_some_layers_judges_no_others(view, grads):
     alerts = judged(
-        "exploding", [reading(0, grads(a=2.0, b=2.0))], threshold=1.0, patience=1, layers=["b"]
+        "exploding", [view(0, grads(a=2.0, b=2.0))], threshold=1.0, patience=1, layers=["b"]
     )
     assert [alert.finding.layer for alert in alerts] == ["b"]
 
 
-def test_what_a_rule_needs_and_is_not_there_finds_nothing(reading):
-    readings = [reading(step, []) for step in range(60)]
-    assert list(run_over(readings)) == []
+def test_missing_data_gives_no_findings(view):
+    views = [view(step, []) for step in range(60)]
+    assert list(replay_rules(views)) == []
 
 
-def test_every_rule_says_what_it_means_and_refuses_a_threshold_of_the_wrong_kind():
+def test_every_rule_has_a_meaning_and_rejects_a_threshold_of_the_wrong_type():
     for kind in RULES.values():
         assert kind.meaning
         wrong = 1.0 if isinstance(kind.threshold, tuple) else (0.1, 0.2)
@@ -202,7 +223,7 @@ def test_every_rule_says_what_it_means_and_refuses_a_threshold_of_the_wrong_kind
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=40))
-def test_the_past_is_the_running_mean_and_deviation_of_logarithms(values):
+def test_the_baseline_is_the_running_mean_and_deviation_of_logarithms(values):
     past = Baseline()
     for value in values:
         past.excess(("a",), np.array([value]), 1e300)

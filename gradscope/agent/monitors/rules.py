@@ -215,7 +215,7 @@ class RuleMonitor(StepPlugin):
         for posted in self._early_rules:
             self._early.add((self._step, id(posted)))
             self.act(posted, posted.rule.judge(reading))
-            standing = posted.rule.standing
+            standing = posted.rule.active
             if standing and posted.action == "clip":
                 self._clip(optimizer, standing)
             elif standing and posted.action == "skip_step":
