@@ -20,7 +20,8 @@ from gradscope.agent.monitors.rules import Action, Callback, RuleActions, RuleMo
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.step.engine import StepEngine
 from gradscope.errors import UsageError
-from gradscope.hooks import LayerPatterns, match_names
+from gradscope.hooks import LayerPatterns
+from gradscope.names import match_names
 from gradscope.observe import Sampler
 from gradscope.protocol import AlertInfo, BreakpointState, Event, Hello, Message
 from gradscope.rules import Alert, Rule, rule_kind

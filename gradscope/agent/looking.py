@@ -14,8 +14,9 @@ from gradscope.agent.link.publisher import Publisher
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.step.engine import StepEngine
 from gradscope.errors import UsageError
-from gradscope.hooks import LayerPatterns, match_names
+from gradscope.hooks import LayerPatterns
 from gradscope.intervene import Ledger
+from gradscope.names import match_names
 from gradscope.protocol import Hello, Message
 
 __all__ = ["Looking"]

@@ -6,7 +6,7 @@ from gradscope.hooks.dynamo_disable import untraced
 from gradscope.hooks.force_eager import EagerStance
 from gradscope.hooks.forward import ForwardHook, SlotTable, quiet_about_global_hooks
 from gradscope.hooks.forward_pre import InputHook
-from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of, match_names
+from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of
 from gradscope.hooks.modes import hidden_from_modes, is_plain, is_transforming
 from gradscope.hooks.module_calls import CallHooks
 from gradscope.hooks.optimizers import Closure, OptimizerHook, StepHook, parameters_of
@@ -42,7 +42,6 @@ __all__ = [
     "is_recomputing",
     "is_transforming",
     "layers_of",
-    "match_names",
     "owned_ids",
     "parameters_of",
     "quiet_about_global_hooks",

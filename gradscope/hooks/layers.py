@@ -1,17 +1,16 @@
 """The layers of a model: their names, which of them are watched, and choosing some by pattern."""
 
-import difflib
-import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from torch import nn
 
-from gradscope.errors import UnknownLayerError, UsageError
+from gradscope.errors import UnknownLayerError
+from gradscope.names import match_names
 
-__all__ = ["LayerInfo", "LayerPatterns", "choose_layers", "layers_of", "match_names"]
+__all__ = ["LayerInfo", "LayerPatterns", "choose_layers", "layers_of"]
 
 LayerPatterns: TypeAlias = (
     str | re.Pattern[str] | Callable[[str, nn.Module], bool] | Sequence[str | re.Pattern[str]]
@@ -79,42 +78,3 @@ def choose_layers(patterns: LayerPatterns, named: Sequence[tuple[str, nn.Module]
             raise UnknownLayerError(f"the callable given as layers chose none of {len(named)} modules")
         return chosen
     return set(match_names(patterns, [name for name, _ in named]))
-
-
-def match_names(patterns: object, names: Sequence[str]) -> list[str]:
-    """Return the names that one of the patterns matches, in the order of `names`.
-
-    Raises UnknownLayerError, with the nearest names, when a pattern matches nothing, and UsageError
-    when one is no pattern.
-    """
-    several = [patterns] if isinstance(patterns, str | re.Pattern) else patterns
-    if not isinstance(several, Iterable):
-        raise UsageError(
-            f"layers must be a glob, a regex, or a sequence of them, got {type(patterns).__name__}"
-        )
-    matched: set[str] = set()
-    for pattern in several:
-        found = [name for name in names if _is_match(pattern, name)]
-        if not found:
-            raise UnknownLayerError(_unknown(pattern, names))
-        matched.update(found)
-    return [name for name in names if name in matched]
-
-
-def _is_match(pattern: object, name: str) -> bool:
-    if isinstance(pattern, re.Pattern):
-        return pattern.search(name) is not None
-    if not isinstance(pattern, str):
-        raise UsageError(f"a layer pattern must be a string or a compiled regex, got {pattern!r}")
-    if not pattern.startswith("re:"):
-        return name == pattern or (name != "" and fnmatch.fnmatchcase(name, pattern))
-    try:
-        return re.search(pattern[3:], name) is not None
-    except re.error as error:
-        raise UsageError(f"{pattern!r} is no regular expression: {error}") from error
-
-
-def _unknown(pattern: object, names: Sequence[str]) -> str:
-    text = pattern.pattern if isinstance(pattern, re.Pattern) else str(pattern)
-    near = difflib.get_close_matches(text, names, n=3, cutoff=0.3) or [n for n in names if n][:3]
-    return f"no layer matches {text!r}; the nearest of {len(names)} are: {', '.join(near)}"

@@ -3,7 +3,6 @@
 from gradscope.rules.alerts import Alert, Finding
 from gradscope.rules.conditions import Condition, parse_condition
 from gradscope.rules.losses import is_loss
-from gradscope.rules.patterns import matching_names
 from gradscope.rules.replay import replay_rules, views_of
 from gradscope.rules.rule import Rule, default_rules
 from gradscope.rules.step_view import StepView
@@ -19,7 +18,6 @@ __all__ = [
     "StepView",
     "default_rules",
     "is_loss",
-    "matching_names",
     "parse_condition",
     "replay_rules",
     "rule_kind",

@@ -24,7 +24,7 @@ import numpy as np
 
 from gradscope.columns import KINDS
 from gradscope.errors import UnknownLayerError, UsageError
-from gradscope.rules.patterns import check_pattern, matching_names
+from gradscope.names import check_pattern, match_names
 from gradscope.rules.step_view import QUANTITIES, StepView
 
 __all__ = ["Condition", "parse_condition"]
@@ -95,7 +95,7 @@ class _Layers:
     @staticmethod
     def _wanted(pattern: str, view: StepView) -> list[int]:
         try:
-            names = set(matching_names(pattern, view.layers))
+            names = set(match_names(pattern, view.layers))
         except UnknownLayerError:  # the model has changed since: such a layer holds nothing
             return []
         return [i for i, name in enumerate(view.layers) if name in names]
@@ -152,7 +152,7 @@ class Condition:
         """Raise UnknownLayerError where a pattern means none of these names."""
         for term in _leaves(self._term):
             if isinstance(term, _Layers) and term.pattern is not None:
-                matching_names(term.pattern, names)
+                match_names(term.pattern, names)
 
 
 def parse_condition(text: object) -> Condition:
@@ -225,7 +225,8 @@ class _Parser:
         self._expect("[")
         if self.kind != "string":
             raise self.error('expected a layer\'s name or pattern in quotes, as "blocks.3.*"')
-        pattern = check_pattern(self._advance()[1:-1])
+        pattern = self._advance()[1:-1]
+        check_pattern(pattern)
         self._expect("]")
         return pattern
 

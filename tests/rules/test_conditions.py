@@ -64,7 +64,7 @@ def test_a_condition_holds_for_the_rows_it_names(view, text, holds):
         ("grad.size > 3", "expected one of mean, std, rms"),
         ("grad[0].norm > 3", "in quotes"),
         ('grad["x"', "expected ']'"),
-        ('grad["re:("].norm > 3', "is no regular expression"),
+        ('grad["re:("].norm > 3', "is not a valid regular expression"),
         ("any.norm > 3", "expected one of nan, inf, nonfinite"),
         ("step == 3)", "expected 'and', 'or' or the end"),
         ("(step == 3", "expected '\\)'"),

@@ -9,7 +9,6 @@ from torch import nn
 from gradscope.agent.commands.queue import Prepared, QueuedCommand
 from gradscope.agent.interventions.apply_parameters import parameters_below
 from gradscope.errors import UsageError
-from gradscope.hooks import match_names
 from gradscope.intervene import (
     Action,
     End,
@@ -21,6 +20,7 @@ from gradscope.intervene import (
     check_schedule,
     check_site,
 )
+from gradscope.names import match_names
 from gradscope.protocol import Command
 
 __all__ = ["Modules", "check_wanted", "intervention_commands"]

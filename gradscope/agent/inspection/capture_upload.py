@@ -17,7 +17,7 @@ from gradscope.agent.commands.queue import Prepared, QueuedCommand
 from gradscope.agent.inspection.capture import Capture, CapturedTensor, Captures, check_what
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
-from gradscope.hooks import match_names
+from gradscope.names import match_names
 from gradscope.protocol import Captured, Command, Hello, Message
 
 __all__ = ["CaptureUpload"]

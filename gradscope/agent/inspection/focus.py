@@ -14,7 +14,8 @@ from typing import Final
 from gradscope.agent.commands.queue import Prepared, QueuedCommand, nothing_to_tell
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
-from gradscope.hooks import has_compiled, match_names
+from gradscope.hooks import has_compiled
+from gradscope.names import match_names
 from gradscope.protocol import Command
 
 __all__ = ["FOCUS_LIMIT", "VANISHED_S", "Focus"]
