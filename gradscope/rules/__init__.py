@@ -1,6 +1,6 @@
 """Rules: checks over the statistics of observed steps, and conditions for breakpoints."""
 
-from gradscope.rules.alerts import Alert, Finding
+from gradscope.rules.alerts import Alert, RuleFinding
 from gradscope.rules.conditions import Condition, parse_condition
 from gradscope.rules.losses import is_loss
 from gradscope.rules.replay import replay_rules, views_of
@@ -12,7 +12,7 @@ __all__ = [
     "RULES",
     "Alert",
     "Condition",
-    "Finding",
+    "RuleFinding",
     "Rule",
     "RuleKind",
     "StepView",

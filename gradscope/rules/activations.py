@@ -6,7 +6,7 @@ units apart. To find a single dead unit, capture the tensor.
 
 import numpy as np
 
-from gradscope.rules.alerts import Finding
+from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import StepView, any_of, indices_of
 from gradscope.rules.thresholds import Threshold
@@ -18,7 +18,7 @@ _TANH = frozenset({"Tanh"})
 _SIGMOID = frozenset({"Sigmoid"})
 
 
-def dead(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:  # noqa: ARG001 - a check's arguments
+def dead(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - a check's arguments
     """Find layers whose output is entirely or almost entirely zero.
 
     At full detail the column `zero` counts zeros. At core detail only an output that is entirely zero
@@ -32,7 +32,7 @@ def dead(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Findi
         with np.errstate(invalid="ignore", divide="ignore"):
             fraction = np.where(finite > 0, zero / finite, fraction)
     return [
-        Finding(
+        RuleFinding(
             view.layers[i],
             "out",
             float(fraction[i]),
@@ -44,7 +44,7 @@ def dead(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Findi
     ]
 
 
-def saturated(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:  # noqa: ARG001 - as above
+def saturated(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - as above
     """Find Tanh and Sigmoid layers that are saturated: their slope lets almost no gradient through.
 
     The mean slope is exact: for y = tanh(x) it is 1 - mean(y^2); for y = sigmoid(x) it is
@@ -59,7 +59,7 @@ def saturated(view: StepView, threshold: Threshold, baseline: Baseline) -> list[
     slope = np.where(is_tanh, 1.0 - rms**2, np.nan)
     slope = np.where(is_sigmoid, 4.0 * (mean - rms**2), slope)
     return [
-        Finding(
+        RuleFinding(
             view.layers[i],
             "out",
             max(float(slope[i]), 0.0),

@@ -1,12 +1,12 @@
-"""`Finding`: a value beyond a rule's threshold in one step. `Alert`: a finding that a rule reports."""
+"""`RuleFinding`: a value beyond a rule's threshold in one step. `Alert`: a finding that a rule reports."""
 
 from dataclasses import dataclass
 
-__all__ = ["Alert", "Finding"]
+__all__ = ["Alert", "RuleFinding"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RuleFinding:
     """A value beyond a rule's threshold, in one step.
 
     `layer` is empty if the value belongs to no layer (the loss, for example). `kind` is the kind of the
@@ -34,7 +34,7 @@ class Alert:
     rule: str
     step: int
     first_step: int
-    finding: Finding
+    finding: RuleFinding
 
     @property
     def text(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.columns import Block
-from gradscope.rules.alerts import Finding
+from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import StepView, any_of
 from gradscope.rules.thresholds import Threshold
@@ -28,7 +28,7 @@ _ORIGINS = {
 }
 
 
-def nonfinite(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:  # noqa: ARG001 - a check's arguments
+def nonfinite(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - a check's arguments
     """Find the first tensor that is not finite. At most one finding: the others follow from the first.
 
     An infinity in an output alone is not a finding, because attention masks contain infinities. If another
@@ -60,7 +60,7 @@ def _root(kind: str) -> str:
 
 def _finding(
     view: StepView, block: Block, roots: list[str], bad: NDArray[np.float64], row: int
-) -> Finding:
+) -> RuleFinding:
     layer = view.layers[int(block.layer[row])]
     root, kind = roots[int(block.kind[row])], block.kinds[int(block.kind[row])]
     nan, inf = view.column("nan")[row], view.column("inf")[row]
@@ -68,7 +68,7 @@ def _finding(
     others = int((bad > 0).sum()) - 1
     origin = _ORIGINS[root].format(layer=layer or "the model")
     rest = f"; also in {others} other tensors" if others else ""
-    return Finding(layer, kind, float(bad[row]), 0.0, "{} {}{}", (what, origin, rest))
+    return RuleFinding(layer, kind, float(bad[row]), 0.0, "{} {}{}", (what, origin, rest))
 
 
 def _first(block: Block, roots: list[str], rows: NDArray[np.intp]) -> int:

@@ -5,7 +5,7 @@ All three use the row `param_grad` of each layer: the gradient that the optimize
 
 import numpy as np
 
-from gradscope.rules.alerts import Finding
+from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import StepView, indices_of
 from gradscope.rules.thresholds import Threshold
@@ -16,12 +16,12 @@ __all__ = ["exploding", "spike", "vanishing"]
 _KIND = "param_grad"
 
 
-def exploding(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:  # noqa: ARG001 - a check's arguments
+def exploding(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - a check's arguments
     """Find layers whose gradient norm is over the threshold."""
     limit = limit_of(threshold)
     norms = view.by_layer(_KIND, "norm")
     return [
-        Finding(
+        RuleFinding(
             view.layers[i],
             _KIND,
             float(norms[i]),
@@ -33,7 +33,7 @@ def exploding(view: StepView, threshold: Threshold, baseline: Baseline) -> list[
     ]
 
 
-def vanishing(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:  # noqa: ARG001 - as above
+def vanishing(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - as above
     """Find layers whose gradient rms is tiny compared with the largest gradient rms of all layers.
 
     The root mean square makes layers of different sizes comparable.
@@ -45,18 +45,18 @@ def vanishing(view: StepView, threshold: Threshold, baseline: Baseline) -> list[
     limit = fraction * greatest
     words = "gradient rms {:.3g}; the largest of all layers is {:.3g}"
     return [
-        Finding(view.layers[i], _KIND, float(rms[i]), limit, words, (rms[i], greatest))
+        RuleFinding(view.layers[i], _KIND, float(rms[i]), limit, words, (rms[i], greatest))
         for i in indices_of(rms < limit)
     ]
 
 
-def spike(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:
+def spike(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:
     """Find layers whose gradient norm is far above its baseline."""
     factor = limit_of(threshold)
     norms = view.by_layer(_KIND, "norm")
     excess = baseline.excess(view.layers, norms, factor)
     return [
-        Finding(
+        RuleFinding(
             view.layers[i],
             _KIND,
             float(norms[i]),

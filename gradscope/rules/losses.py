@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from gradscope.rules.alerts import Finding
+from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import StepView
 from gradscope.rules.thresholds import Threshold
@@ -21,7 +21,7 @@ def is_loss(name: str) -> bool:
     return name.endswith("loss")
 
 
-def loss_spike(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:
+def loss_spike(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:
     """Find losses that are not finite, or far above their baseline.
 
     A negative loss has no meaningful ratio to a baseline: it is only checked for NaN and infinity.
@@ -36,12 +36,12 @@ def loss_spike(view: StepView, threshold: Threshold, baseline: Baseline) -> list
     if baseline.first_level is None and len(finite):
         baseline.first_level = float(np.abs(finite).max())
     floor = _PART_OF_FIRST * (baseline.first_level or 0.0)
-    found: list[Finding] = []
+    found: list[RuleFinding] = []
     for name, value, times in zip(names, values, excess, strict=True):
         if not math.isfinite(value):
-            found.append(Finding("", name, float(value), math.inf, "{} is {}", (name, value)))
+            found.append(RuleFinding("", name, float(value), math.inf, "{} is {}", (name, value)))
         elif not math.isnan(times) and value > floor:
             words = "{} is {:.4g}, {:.3g} times its baseline of {:.4g}"
             limit, shown = float(value / times * factor), (name, value, times, value / times)
-            found.append(Finding("", name, float(value), limit, words, shown))
+            found.append(RuleFinding("", name, float(value), limit, words, shown))
     return found

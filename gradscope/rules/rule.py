@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from gradscope.errors import UsageError
-from gradscope.rules.alerts import Alert, Finding
+from gradscope.rules.alerts import Alert, RuleFinding
 from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import StepView
 from gradscope.rules.table import RULES, RuleKind
@@ -51,14 +51,14 @@ class Rule:
         self.layers = None if layers is None else frozenset(layers)
         self._baseline = Baseline()
         self._cases: dict[tuple[str, str], _Case] = {}
-        self.active: tuple[Finding, ...] = ()
+        self.active: tuple[RuleFinding, ...] = ()
 
     @property
     def name(self) -> str:
         """The name of the rule."""
         return self.kind.name
 
-    def findings(self, view: StepView) -> list[Finding]:
+    def findings(self, view: StepView) -> list[RuleFinding]:
         """Return the values beyond the threshold in this step, and update the baseline.
 
         Call it once for each step. A step without the data that the rule needs gives no findings.
@@ -74,7 +74,7 @@ class Rule:
             return []
         return self.note(view.step, self.findings(view))
 
-    def note(self, step: int, findings: Collection[Finding]) -> list[Alert]:
+    def note(self, step: int, findings: Collection[RuleFinding]) -> list[Alert]:
         """Update the state with the findings of a step; return the alerts to report."""
         if not findings and not self._cases:  # the fast path
             self.active = ()

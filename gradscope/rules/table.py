@@ -11,14 +11,14 @@ from typing import TypeAlias
 
 from gradscope.errors import UsageError
 from gradscope.rules import activations, finite, gradients, losses, updates
-from gradscope.rules.alerts import Finding
+from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import StepView
 from gradscope.rules.thresholds import Threshold, checked
 
 __all__ = ["RULES", "RuleKind", "rule_kind"]
 
-Check: TypeAlias = Callable[[StepView, Threshold, Baseline], list[Finding]]
+Check: TypeAlias = Callable[[StepView, Threshold, Baseline], list[RuleFinding]]
 
 
 @dataclass(frozen=True, slots=True)

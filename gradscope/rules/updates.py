@@ -3,7 +3,7 @@
 import numpy as np
 
 from gradscope.columns import update_ratio as ratio_of
-from gradscope.rules.alerts import Finding
+from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import Floats, StepView, indices_of
 from gradscope.rules.thresholds import Threshold, limits
@@ -16,7 +16,7 @@ _BEHIND = 100.0
 """A single layer is too slow only if it is also this many times slower than the median layer."""
 
 
-def update_ratio(view: StepView, threshold: Threshold, baseline: Baseline) -> list[Finding]:
+def update_ratio(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:
     """Find update ratios |Δw| / |w| outside the healthy range, for the model and for single layers.
 
     The ratio of the model is the median over its layers. It is reported as too small only if it has never
@@ -33,25 +33,25 @@ def update_ratio(view: StepView, threshold: Threshold, baseline: Baseline) -> li
     usual = float(known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2  # the median
     baseline.was_in_range = baseline.was_in_range or least <= usual <= greatest
     low, high = least / _FAR, greatest * _FAR
-    found: list[Finding] = []
+    found: list[RuleFinding] = []
     if known[-1] > high or known[0] < min(low, usual / _BEHIND):
         found = _of_layers(view, ratio, usual, low, high)
     if usual > greatest or (usual < least and not baseline.was_in_range):
         words = "the median Δw/w of all layers is {:.3g}, {}"
         values = usual, _side(usual, least, greatest)
         found.insert(
-            0, Finding("", "update", usual, least if usual < least else greatest, words, values)
+            0, RuleFinding("", "update", usual, least if usual < least else greatest, words, values)
         )
     return found
 
 
 def _of_layers(
     view: StepView, ratio: Floats, usual: float, least: float, greatest: float
-) -> list[Finding]:
+) -> list[RuleFinding]:
     with np.errstate(invalid="ignore"):
         is_out = (ratio > greatest) | ((ratio < least) & (ratio < usual / _BEHIND))
     return [
-        Finding(
+        RuleFinding(
             view.layers[i],
             "update",
             float(ratio[i]),

@@ -13,7 +13,7 @@ from torch import nn
 
 from gradscope.agent.monitors.rules import ActiveRule, RuleMonitor
 from gradscope.agent.step.plugins import StepPlugin
-from gradscope.rules import Alert, Finding
+from gradscope.rules import Alert, RuleFinding
 
 __all__ = ["NonfiniteResponse"]
 
@@ -82,7 +82,7 @@ class NonfiniteResponse(StepPlugin):
                 )
                 if not self.must_act() and self._passed_over():
                     words += f"; {self._passed_over()}"
-                finding = Finding("", "param_grad", float(len(names)), 0.0, "{}", (words,))
+                finding = RuleFinding("", "param_grad", float(len(names)), 0.0, "{}", (words,))
                 self._alarms.act(posted, [Alert(_RULE, step, step, finding)])
         return must_skip
 

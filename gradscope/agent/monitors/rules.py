@@ -25,7 +25,7 @@ from gradscope.agent.step.plugins import StepPlugin
 from gradscope.columns import Block
 from gradscope.errors import AlertError, UsageError
 from gradscope.hooks import parameters_of
-from gradscope.rules import Alert, Finding, Rule, StepView, default_rules, is_loss
+from gradscope.rules import Alert, RuleFinding, Rule, StepView, default_rules, is_loss
 
 __all__ = ["ACTIONS", "Action", "ActiveRule", "Callback", "RuleActions", "RuleMonitor", "check_action"]
 
@@ -275,7 +275,7 @@ class RuleMonitor(StepPlugin):
             except Exception as error:  # noqa: BLE001 - a callback must not become the training's end
                 self._faults.report("a callback of alerts", error, "The alert was told all the same.")
 
-    def _clip(self, optimizer: Optimizer, findings: Sequence[Finding]) -> None:
+    def _clip(self, optimizer: Optimizer, findings: Sequence[RuleFinding]) -> None:
         """Scale the gradients of layers down to what was allowed."""
         modules = self._modules()
         mine = {id(parameter) for parameter in parameters_of(optimizer)}
