@@ -25,7 +25,7 @@ from gradscope.agent.step.plugins import StepPlugin
 from gradscope.columns import Block
 from gradscope.errors import AlertError, UsageError
 from gradscope.hooks import parameters_of
-from gradscope.rules import Alert, RuleFinding, Rule, StepView, default_rules, is_loss
+from gradscope.rules import Alert, Rule, RuleFinding, StepView, default_rules, is_loss
 
 __all__ = ["ACTIONS", "Action", "ActiveRule", "Callback", "RuleActions", "RuleMonitor", "check_action"]
 
