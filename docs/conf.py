@@ -44,7 +44,7 @@ def setup(app: Sphinx) -> None:
 def convert_arguments(
     app: Sphinx, what: str, name: str, object_: object, options: Any, lines: list[str]
 ) -> None:
-    """Turn paragraphs of `argument: text` with indented continuation lines into a list."""
+    """Turn paragraphs of `argument: text` into lists."""
     converted: list[str] = []
     is_in_list = False
     for line in lines:
@@ -53,7 +53,7 @@ def convert_arguments(
             is_in_list = True
             names = ", ".join(f"**{name}**" for name in argument["names"].split(", "))
             converted.append(f"- {names}: {argument['text']}")
-        elif is_in_list and line.startswith("    "):
+        elif is_in_list and line.strip():
             converted.append("  " + line.strip())
         else:
             is_in_list = False

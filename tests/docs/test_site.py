@@ -1,0 +1,43 @@
+"""The documentation site builds, and its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("*.md"))]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(300)
+def test_the_site_builds_without_a_warning(tmp_path: Path):
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet",
+         "-d", str(tmp_path / "doctrees"), str(ROOT / "docs"), str(tmp_path / "site")],
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "site" / "reference" / "attach.html").exists()
+
+
+def test_files_that_pages_name_exist():
+    missing = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in set(PAGES)
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert not missing
+
+
+def test_sick_runs_that_pages_quote_exist():
+    quoted = {
+        name
+        for page in ROOT.glob("docs/walks/*.md")
+        for name in re.findall(r"examples/[\w/]+\.py", page.read_text(encoding="utf-8"))
+    }
+    assert quoted
+    assert all((ROOT / name).exists() for name in quoted)
