@@ -4,7 +4,6 @@ import json
 import runpy
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 import gradscope
 from gradscope.columns import Flags
 from gradscope.errors import NothingToConnectError
+from support.waiting import wait_for
 
 SCRIPT = Path(__file__).with_name("distributed_training.py")
 training = runpy.run_path(str(SCRIPT))
@@ -19,16 +19,6 @@ pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("ended_hubs")]
 
 DEADLINE_S = 100
 OF_PARAMETERS = ("param", "param_grad", "update")
-
-
-def wait_for(condition, what):
-    deadline_s = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline_s:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"waited {DEADLINE_S} s for {what}")
 
 
 def single(way):
@@ -70,7 +60,7 @@ def newest(way):
                 return None
             return table, [client.latest(rank=rank) for rank in range(2)]
 
-    return wait_for(attempt, f"the last step of {way}")
+    return wait_for(attempt, f"the last step of {way}", DEADLINE_S)
 
 
 @pytest.fixture
@@ -84,7 +74,11 @@ def told(places, tmp_path):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             files = [Path(f"{result}.{rank}") for rank in range(2)]
-            wait_for(lambda: all(f.exists() for f in files) or process.poll() is not None, "ranks")
+            wait_for(
+                lambda: all(f.exists() for f in files) or process.poll() is not None,
+                "ranks",
+                DEADLINE_S,
+            )
             seen = {way: newest(way) for way in training["WAYS"]} if process.poll() is None else {}
         finally:
             until.touch()

@@ -8,7 +8,6 @@ in which closeups were taken of which layers.
 
 import copy
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -43,7 +42,6 @@ def main():
 
     scope = gradscope.attach(model, optimizer, name="ranks", quiet=True)
     generator = torch.Generator().manual_seed(rank)
-    Path(f"{result}.{rank}.pid").write_text(str(os.getpid()))
     kept = {
         "observed": [],
         "closeups": [],

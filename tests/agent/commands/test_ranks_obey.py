@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,60 +12,39 @@ import pytest
 
 import gradscope
 from gradscope.errors import CommandRefusedError, NothingToConnectError
+from support import ranks
+from support.waiting import wait_for
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("ended_hubs")]
 
-SCRIPT = Path(__file__).with_name("distributed_obeying.py")
+SCRIPT = Path(__file__).with_name("distributed_commands.py")
 DEADLINE_S = 60
 
 
-def wait_for(condition, what):
-    deadline_s = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline_s:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"waited {DEADLINE_S} s for {what}")
-
-
 class Ranks:
-    """Two ranks of one training, from torchrun's start to their end."""
+    """Two ranks of one training, from their start to their end."""
 
     def __init__(self, folder, *options):
         self.result, self.until = folder / "result", folder / "until"
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-                *(str(SCRIPT), str(self.result), str(self.until), *options),
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.ranks = ranks.Ranks(SCRIPT, self.result, self.until, *options)
 
     def pid(self, rank):
-        path = Path(f"{self.result}.{rank}.pid")
-        return int(wait_for(lambda: path.exists() and path.read_text(), f"rank {rank}"))
+        return self.ranks.processes[rank].pid
 
     def finish(self):
         """End both; return what each wrote."""
         self.until.touch()
-        _, errors = self.process.communicate(timeout=DEADLINE_S)
-        assert self.process.returncode == 0, errors[-3000:]
-        assert "Traceback" not in errors
+        assert "Traceback" not in self.ranks.finish(DEADLINE_S)
         return [json.loads(Path(f"{self.result}.{rank}").read_text()) for rank in range(2)]
 
 
 @contextmanager
 def two_ranks(folder, *options):
-    ranks = Ranks(folder, *options)
+    both = Ranks(folder, *options)
     try:
-        yield ranks
+        yield both
     finally:
-        if ranks.process.poll() is None:
-            ranks.process.terminate()
-            ranks.process.communicate(timeout=DEADLINE_S)
-        ranks.process.stderr.close()
+        both.ranks.kill()
 
 
 def connect():

@@ -1,14 +1,13 @@
 """Two ranks pause, step and go on together, and skip the same step."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 import gradscope
+from support.ranks import started_ranks
 
 SCRIPT = Path(__file__).with_name("paused_training.py")
 
@@ -16,8 +15,7 @@ SCRIPT = Path(__file__).with_name("paused_training.py")
 @pytest.mark.processes
 def test_ranks_stand_before_the_same_steps_and_skip_the_same_bad_one(hub, places, wait_until):
     stop, result = places / "stop", places / "result"
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    with subprocess.Popen([sys.executable, *command, str(SCRIPT), str(stop), str(result)]) as job:
+    with started_ranks(SCRIPT, stop, result) as ranks:
         try:
             with gradscope.connect() as client:
                 deadline_s = time.monotonic() + 60
@@ -33,8 +31,7 @@ def test_ranks_stand_before_the_same_steps_and_skip_the_same_bad_one(hub, places
                 wait_until(lambda: client.paused() is None, "the end of its lease")
         finally:
             stop.touch()
-            job.wait(60)
-    assert job.returncode == 0
+        ranks.finish(60)
     told = [json.loads(Path(f"{result}.{rank}").read_text()) for rank in range(2)]
     notes = [[note for note in rank["held"] if note[0] in ("pause", "resume")] for rank in told]
     assert [n[:4] for n in notes] == [[
