@@ -41,9 +41,10 @@ test-exhaustive: $(VENV)/tests  ## run what `make test` leaves out: every sample
 
 test-all: test test-exhaustive  ## run all tests, each once
 
-check: $(VENV)/tests  ## lint, formatting, types, and which room imports which
+check: $(VENV)/tests  ## lint, formatting, spelling, types, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	git ls-files -z '*.py' '*.md' '*.c' '*.h' '*.toml' '*.yml' | xargs -0 $(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
