@@ -1,8 +1,8 @@
 """What a sigmoid keeps: 32 MiB with gradients, nothing without.
 
-The classic experiment prints `torch.cuda.memory_allocated()` after each line. Here the memory is asked
-for by layer, and the answer is the same on a CPU and on a GPU: a sigmoid keeps its result for the
-backward pass, 64 * 512 * 16 * 16 numbers of four bytes, and under `no_grad` it keeps none.
+The classic experiment prints `torch.cuda.memory_allocated()` after each line. Here gradscope reports the
+memory of each layer, on a CPU and on a GPU alike. A sigmoid keeps its result for the backward pass,
+64 * 512 * 16 * 16 numbers of four bytes; under `no_grad` it keeps nothing.
 
     python examples/memory_of_a_sigmoid.py
 """

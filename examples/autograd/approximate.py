@@ -11,7 +11,7 @@ import gradscope
 
 
 class BlackBox(Function):
-    """y = x sin(x) of a program that nobody can differentiate; dx by central differences of step h."""
+    """y = x sin(x) of a program that cannot be differentiated; dx by central differences of step h."""
 
     @staticmethod
     def value(x):

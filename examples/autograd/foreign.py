@@ -1,6 +1,6 @@
-"""Foreign code in a graph: NumPy computes, autograd is told the derivative.
+"""Other libraries in a graph: NumPy computes the value, and backward has the derivative.
 
-It cannot be differentiated twice, and says so with once_differentiable instead of being silently wrong.
+It cannot be differentiated twice. once_differentiable raises an error then, so no result is wrong.
 """
 
 import numpy as np

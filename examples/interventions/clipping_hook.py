@@ -1,4 +1,4 @@
-"""The clipping hook of many tutorials, and the same without writing one.
+"""The clipping hook of many tutorials, and the same without a hook of your own.
 
 A full backward hook on `fc1` of a 10-20-10-2 network rescales each grad_input to a norm of at most 1,
 the output times 1000. `scope.clip("fc1", max_norm=1.0, site="input")` does the same, can be set from

@@ -1,12 +1,12 @@
-"""Domain-adversarial training on scikit-learn's digits and a shifted copy, gradscope reversing.
+"""Domain-adversarial training on scikit-learn's digits and a shifted copy, reversed by gradscope.
 
-The labels of the second domain are never used. A head that tells the two domains apart is trained
-beside the one that reads the digits; the gradient that leaves it through its input is reversed, on the
-schedule of Ganin and Lempitsky (2015), so that the features forget the domain. Without the reversal the
-head helps to tell them apart.
+The labels of the second domain are never used. One head classifies the digits and a
+second one the domain. The gradient at the input of the second head is reversed, on the schedule of
+Ganin and Lempitsky (2015), so that the features lose the information about the domain. Without the
+reversal the second head improves that information.
 
     python examples/interventions/domain_adversarial.py            both trainings, one after the other
-    python examples/interventions/domain_adversarial.py --by-hand  you reverse from another terminal
+    python examples/interventions/domain_adversarial.py --by-hand  reverse it yourself, in another terminal
 
 Needs scikit-learn: pip install 'gradscope[examples]'
 """

@@ -1,10 +1,11 @@
 """An RNN whose gradient explodes, and the clip that saves it while it trains.
 
-It is to say at the end what stood at the beginning, so that the gradient goes back through 30 steps,
-and its weights begin too large. Without a clip the loss is infinite after one step; with one it learns.
+It learns to repeat the first element of a sequence at its end, so the gradient passes through 30 time
+steps, and its initial weights are too large. Without a clip the loss is infinite after one step; with one it
+learns.
 
     python examples/interventions/exploding_rnn.py            both trainings, one after the other
-    python examples/interventions/exploding_rnn.py --by-hand  goes on until stopped; clip it yourself
+    python examples/interventions/exploding_rnn.py --by-hand  runs until you stop it; clip it yourself
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""Noise on what a layer is given while it trains, and what noise the network bears afterwards.
+"""Noise on a layer's input while it trains, and how much noise the network tolerates afterwards.
 
-Two networks learn scikit-learn's digits, one with Gaussian noise laid over its first layer's input by
-gradscope. Then both read unseen pictures with more and more noise on them.
+Two networks learn scikit-learn's digits; for one of them gradscope adds Gaussian noise to the input of the
+first layer. Then both classify unseen pictures with increasing noise.
 
 Needs scikit-learn: pip install 'gradscope[examples]'
 """
