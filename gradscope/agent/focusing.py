@@ -6,7 +6,7 @@ from functools import partial
 
 from gradscope.agent.commands.dispatcher import CommandDispatcher
 from gradscope.agent.inspection.focus import Focus
-from gradscope.agent.link.messages import closeup_message
+from gradscope.agent.link.messages import step_message
 from gradscope.agent.link.publisher import Publisher
 from gradscope.agent.observation.measurement import FinishedStep
 from gradscope.agent.step.engine import StepEngine
@@ -28,8 +28,9 @@ class Focusing(ABC):
     _control: CommandDispatcher
     _engine: StepEngine
     _publisher: Publisher | None
+    _sequence: int
     _watched_names: tuple[str, ...]
-    _closeup: FinishedStep | None = None
+    _latest_focus: FinishedStep | None = None
 
     def focus(self, *layers: str) -> tuple[str, ...]:
         """Measure these layers in further steps, from the next one on; none of them: no longer.
@@ -38,7 +39,7 @@ class Focusing(ABC):
         those given before. Viewers may look at others besides. Returns their names.
 
         Of what observing may cost at most half goes to the focus, and all layers are observed less
-        often for it; with `every=N` it is every step. `closeup()` is what was seen, `focus_every` how
+        often for it; with `every=N` it is every step. `latest_focus()` returns the newest, `focus_every` how
         often; a focus that could be seen no more often than all layers gains nothing, and is seldom
         seen. With several ranks, call it on all of them at the same place.
 
@@ -59,17 +60,17 @@ class Focusing(ABC):
         """Every how many steps the focus is measured at present; 0 where it is not."""
         return self._sampler.focus_every
 
-    def closeup(self) -> Table:
-        """Return the newest closeup: the layers in the focus, in a step not observed as a whole.
+    def latest_focus(self) -> Table:
+        """Return the newest focus step: statistics of the layers in the focus only.
 
-        Its `every` and `cost` are those of the focus. Raises NotMeasuredError while there is none.
+        `every` and `cost` are those of the focus. Raises NotMeasuredError before the first focus step.
         """
-        if self._closeup is None:
+        if self._latest_focus is None:
             raise NotMeasuredError(
-                "no closeup has been taken yet: scope.focus(…) chooses layers, and it begins when the "
+                "there has been no focus step yet: scope.focus(…) chooses layers, and they begin when the "
                 "cost of observed steps is known"
             )
-        return self._closeup.table(self._hello.rank)
+        return self._latest_focus.table(self._hello.rank)
 
     def _focus_on(self, sampler: Sampler) -> None:
         """Make the part and add it to the engine."""
@@ -90,10 +91,17 @@ class Focusing(ABC):
         self._ledger.see_viewers(viewers)
         self._focus.see_viewers(viewers)
 
-    def _on_closeup(self, finished: FinishedStep) -> None:
+    def _on_focus_step(self, finished: FinishedStep) -> None:
         if not len(finished.block):  # the layers were not called, and own no parameters
             return
-        self._closeup = finished
+        self._latest_focus = finished
         if self._publisher is not None:
-            make = partial(closeup_message, self.run, self._hello.rank, finished)
+            make = partial(
+                step_message,
+                self.run,
+                self._hello.rank,
+                self._sequence,
+                self._publisher.dropped,
+                finished,
+            )
             self._publisher.put(make, finished.block.nbytes)

@@ -85,7 +85,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
             faults=self._faults,
             on_layers=self._on_layers,
             on_observed=self._on_observed,
-            on_closeup=self._on_closeup,
+            on_focus_step=self._on_focus_step,
             on_end=self._on_end,
         )
         self._control = CommandDispatcher(

@@ -19,14 +19,14 @@ _NUMBERS = (
 
 
 def focus(run: str, layers: list[str], steps: int | None, *, timeout_s: float) -> None:
-    """Print what closeups have seen, until there were so many, the run ends, or it is interrupted."""
+    """Print a line for each layer in each focus step, until `steps` steps, the end of the run, or Ctrl-C."""
     with connect_to(run) as client:
         ack = client.focus(*layers, timeout_s=timeout_s)
         say(f"in the focus from step {ack.step} on: {', '.join(ack.layers)}")
         try:
-            for closeup in islice(client.closeups(), steps):
-                for layer, rows in closeup.items():
-                    say(f"step {closeup.step}  {layer}  {_in_words(rows)}  every {closeup.every}")
+            for table in islice(client.focus_steps(), steps):
+                for layer, rows in table.items():
+                    say(f"step {table.step}  {layer}  {_in_words(rows)}  every {table.every}")
         finally:
             with suppress(GradscopeError):  # it ends with this client in any case
                 client.focus(timeout_s=timeout_s)

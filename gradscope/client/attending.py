@@ -47,7 +47,7 @@ class Attending(Intervening):
         """Have these layers measured in steps between the observed ones; none of them: no longer.
 
         They take the place of those that this client named before; at most 16, by name or pattern, and
-        the Ack has their names. `closeups` gives what was seen. It ends with this client. Refused for a
+        the Ack has their names. `focus_steps` iterates over the result. It ends with this client. Refused for a
         compiled model.
         """
         return self._answer(self.submit("focus", layers=layers), timeout_s)

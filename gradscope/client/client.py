@@ -14,7 +14,6 @@ from gradscope.columns import MemoryTable, RankAssembly, Table, TimesTable
 from gradscope.errors import CommandTimeoutError, LinkError
 from gradscope.protocol import (
     Ack,
-    Closeup,
     Command,
     Hello,
     Interventions,
@@ -86,7 +85,7 @@ class Client(Attending):
     def receive(self, timeout_s: float) -> list[Message]:
         """Return what has come of the stream, in order, after waiting up to `timeout_s` for the first.
 
-        So come Runs, Manifest, Step, Closeup, Memory, Times, Scalars, Event, Interventions, Skipped,
+        So come Runs, Manifest, Step, Memory, Times, Scalars, Event, Interventions, Skipped,
         Backfill and Refusal.
         """
         messages = self._session.inbox.take(timeout_s)
@@ -106,7 +105,9 @@ class Client(Attending):
         known = self._session.known
 
         def tables(message: Message | None) -> list[Table]:
-            if not isinstance(message, Step) or rank not in (None, message.rank):
+            if not isinstance(message, Step) or message.layers != "all":
+                return []
+            if rank not in (None, message.rank):
                 return []
             finished = gathering.add(message, known.ranks() if rank is None else (rank,))
             found = [known.table(each, is_of_all=rank is None) for each in finished]
@@ -114,18 +115,19 @@ class Client(Attending):
 
         return self._stream(tables, timeout_s)
 
-    def closeups(self, timeout_s: float | None = None, *, rank: int = 0) -> Iterator[Table]:
-        """Iterate over a rank's closeups as they come: the layers in the focus, between observed steps.
+    def focus_steps(self, timeout_s: float | None = None, *, rank: int = 0) -> Iterator[Table]:
+        """Iterate over a rank's focus steps as they arrive: statistics of the layers in the focus only.
 
-        There are some while anybody's focus is on layers (`focus`). A table's `every` and `cost` are
-        those of the focus. None of the past are kept. Ends and raises as `steps` does.
+        They are measured between observed steps while any viewer, or the script, has a focus (`focus`).
+        A table's `every` and `cost` are those of the focus. Past focus steps are not kept. Ends and
+        raises as `steps` does.
         """
         known = self._session.known
 
         def tables(message: Message | None) -> list[Table]:
-            if not isinstance(message, Closeup) or message.rank != rank:
+            if not isinstance(message, Step) or message.layers != "focus" or message.rank != rank:
                 return []
-            table = known.closeup(message)
+            table = known.table({rank: message}, is_of_all=False)
             return [] if table is None else [table]
 
         return self._stream(tables, timeout_s)

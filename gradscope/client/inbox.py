@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 
-from gradscope.protocol import Closeup, Message, Step
+from gradscope.protocol import Message, Step
 
 __all__ = ["Inbox"]
 
@@ -29,7 +29,7 @@ class Inbox:
                     self.dropped += 1
                     self._note_gone(self._messages.popleft())
                 self._messages.append(message)
-                self._held_steps += isinstance(message, Step | Closeup)
+                self._held_steps += isinstance(message, Step)
             self._arrival.notify_all()
 
     def take(self, timeout_s: float) -> list[Message]:
@@ -58,7 +58,7 @@ class Inbox:
 
     @property
     def held_steps(self) -> int:
-        """The number of steps and closeups that wait to be read."""
+        """The number of steps that wait to be read."""
         return self._held_steps
 
     def close(self) -> None:
@@ -78,4 +78,4 @@ class Inbox:
         return messages
 
     def _note_gone(self, message: Message) -> None:
-        self._held_steps -= isinstance(message, Step | Closeup)
+        self._held_steps -= isinstance(message, Step)

@@ -13,7 +13,6 @@ from gradscope.errors import LinkError
 from gradscope.protocol import (
     Ack,
     Captured,
-    Closeup,
     Command,
     Credit,
     Heartbeat,
@@ -153,7 +152,7 @@ class Session:
                 case Heartbeat():
                     pass
                 case _:
-                    self._granted_steps -= isinstance(message, Step | Closeup)
+                    self._granted_steps -= isinstance(message, Step)
                     if self.known.note(message) and self._is_wanted(message):
                         stream.append(message)
         if stream and self.is_listening:

@@ -10,7 +10,6 @@ from gradscope.columns import Block, MemoryTable, RankAssembly, Table, TimesTabl
 from gradscope.errors import NotMeasuredError, ProtocolError, UsageError
 from gradscope.protocol import (
     Backfill,
-    Closeup,
     Interventions,
     Manifest,
     Memory,
@@ -118,7 +117,7 @@ class RunState:
                 if is_of_all:
                     table.missing = tuple(r for r in self._expected() if r not in table.ranks)
                 return table
-        except (ProtocolError, NotMeasuredError, IndexError):
+        except (ProtocolError, NotMeasuredError, UsageError, IndexError):
             pass  # an agent's mistake, or another version's columns: the step is of no use here
         self.unreadable += 1
         return None
@@ -157,19 +156,7 @@ class RunState:
         sizes = [info.world_size for info in self.runs if info.run == self.run]
         return range(max(sizes, default=1))
 
-    def closeup(self, closeup: Closeup) -> Table | None:
-        """Return a closeup as a table; None, and counted, where it fits no manifest known here."""
-        names = self._names_of(closeup)
-        try:
-            if names is not None:
-                every, cost, ranks = closeup.every, closeup.cost, (closeup.rank,)
-                return Table(closeup.step, names, closeup.block(), every=every, cost=cost, ranks=ranks)
-        except (ProtocolError, NotMeasuredError, UsageError, IndexError):
-            pass  # as above
-        self.unreadable += 1
-        return None
-
-    def _names_of(self, step: Step | Closeup) -> tuple[str, ...] | None:
+    def _names_of(self, step: Step) -> tuple[str, ...] | None:
         manifests = self._manifests.get(step.rank)
         manifest = manifests.get(step.manifest_revision) if manifests else None
         try:
@@ -234,7 +221,7 @@ class RunState:
             case Backfill(run=self.run, state="end"):
                 self.is_synchronised = not self._awaits_past
                 return self.is_synchronised
-            case Step(run=self.run):
+            case Step(run=self.run, layers="all"):
                 return not self._awaits_past and self._note_step(message)
             case _:
                 pass

@@ -11,7 +11,6 @@ from gradscope.hub.viewer_handler import ViewerHandler
 from gradscope.protocol import (
     Ack,
     Captured,
-    Closeup,
     Event,
     Heartbeat,
     Hello,
@@ -67,8 +66,6 @@ class AgentHandler:
         match message:
             case Manifest() | Step() | Memory() | Times() | Scalars() | Event() | Interventions():
                 return self._on_stream(peer, rank, message, parts)
-            case Closeup():
-                return self._on_closeup(peer, message, parts)
             case Ack():
                 self._viewers.commands.acknowledge(peer.hello.run, message)
             case Captured():
@@ -81,14 +78,7 @@ class AgentHandler:
                 return Refusal(code="message", reason=f"an agent cannot send a {name}")
         return None
 
-    def _on_closeup(self, peer: Peer, message: Closeup, parts: Parts) -> Refusal | None:
-        """Hand it on, and neither keep nor record it: it is no observed step."""
-        refusal = self._misnamed(peer, message)
-        if refusal is None:
-            self._viewers.show_closeup(message, parts)
-        return refusal
-
-    def _misnamed(self, peer: Peer, message: Streamed | Closeup) -> Refusal | None:
+    def _misnamed(self, peer: Peer, message: Streamed) -> Refusal | None:
         hello = peer.hello
         if (message.run, message.rank) == (hello.run, hello.rank):
             return None
@@ -104,8 +94,9 @@ class AgentHandler:
             return refusal
         if isinstance(message, Scalars) and not _is_even(message):
             return Refusal(code="message", reason="the lists of a Scalars must have equal lengths")
-        rank.keep(message, parts)
-        rank.recording = self._recorders.add(peer.hello, message, parts)
+        if not (isinstance(message, Step) and message.layers == "focus"):
+            rank.keep(message, parts)
+            rank.recording = self._recorders.add(peer.hello, message, parts)
         self._viewers.publish(message, parts)
         return None
 

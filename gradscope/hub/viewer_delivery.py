@@ -1,11 +1,11 @@
 """What one viewer is sent, and when: nothing of it ever holds up the hub or another viewer.
 
 In this order: the newest state (the list of runs, manifests, interventions), answers to commands, the
-past of the run (for a viewer that came late), then events and scalars in order, then closeups, then
-steps. Each step, past or live, and each closeup takes one credit, which the viewer grants as it keeps
-up; closeups leave the last one to a step. Without credit, or before its rate allows, the newest steps
+past of the run (for a viewer that came late), then events and scalars in order, then focus steps,
+then observed steps. Each step of either sort, past or live, takes one credit, which the viewer grants as
+it keeps up; focus steps leave the last one to an observed step. Without credit, or before its rate allows, the newest steps
 of each rank wait; then the newest goes that all ranks have told of, and the ones that were left out
-are counted and told by `Skipped`. Of closeups the newest 16 wait, and others are counted.
+are counted and told by `Skipped`. Of focus steps the newest 16 wait, and others are counted.
 """
 
 import math
@@ -21,7 +21,7 @@ __all__ = ["Past", "ViewerDelivery"]
 
 _QUEUE_LIMIT = 2_000
 _CREDIT_LIMIT = 10_000
-_CLOSEUPS_LIMIT = 16
+_FOCUS_STEPS_LIMIT = 16
 _PAST_AT_ONCE = 50
 _RETRY_S = 0.01
 
@@ -42,7 +42,7 @@ class ViewerDelivery:
         self._state: dict[Hashable, Parts] = {}
         self._answers: deque[Parts] = deque(maxlen=_QUEUE_LIMIT)
         self._queue: deque[Parts] = deque()
-        self._closeups: deque[Parts] = deque()
+        self._focus_steps: deque[Parts] = deque()
         self._abreast = RankAlignment(counts)
         self._chosen: deque[Chosen] = deque()
         self._due_s = 0.0
@@ -58,7 +58,7 @@ class ViewerDelivery:
         self._past, self._past_head = past, None
         self._state = {key: parts for key, parts in self._state.items() if key == "runs"}
         self._queue.clear()
-        self._closeups.clear()
+        self._focus_steps.clear()
         self._abreast.clear()
         self._chosen.clear()
         self._due_s = 0.0
@@ -87,12 +87,12 @@ class ViewerDelivery:
         """Let a live step wait for its turn."""
         self._abreast.put(rank, step, parts)
 
-    def put_closeup(self, parts: Parts) -> None:
-        """Queue a closeup; the oldest goes when 16 wait."""
-        if len(self._closeups) >= _CLOSEUPS_LIMIT:
-            self._closeups.popleft()
-            self._counts["skipped_closeups"] += 1
-        self._closeups.append(parts)
+    def put_focus_step(self, parts: Parts) -> None:
+        """Queue a focus step; the oldest goes when 16 wait."""
+        if len(self._focus_steps) >= _FOCUS_STEPS_LIMIT:
+            self._focus_steps.popleft()
+            self._counts["skipped_focus_steps"] += 1
+        self._focus_steps.append(parts)
 
     def flush(self, now_s: float) -> float:
         """Send what may go; return when to try again, infinity when only a new event can help."""
@@ -101,7 +101,7 @@ class ViewerDelivery:
             self._flush_answers,
             self._flush_past,
             self._flush_queue,
-            self._flush_closeups,
+            self._flush_focus_steps,
             self._flush_steps,
         ):
             again_s = stage(now_s)
@@ -138,11 +138,11 @@ class ViewerDelivery:
     def _flush_queue(self, now_s: float) -> float | None:
         return self._flush_in_order(self._queue, now_s)
 
-    def _flush_closeups(self, now_s: float) -> float | None:
-        while self._closeups and self._credit > 1:
-            if not self._send(self._closeups[0]):
+    def _flush_focus_steps(self, now_s: float) -> float | None:
+        while self._focus_steps and self._credit > 1:
+            if not self._send(self._focus_steps[0]):
                 return now_s + _RETRY_S
-            self._closeups.popleft()
+            self._focus_steps.popleft()
             self._credit -= 1
         return None
 

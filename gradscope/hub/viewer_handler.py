@@ -13,7 +13,6 @@ from gradscope.hub.viewer_delivery import Past, ViewerDelivery
 from gradscope.protocol import (
     Backfill,
     Captured,
-    Closeup,
     Command,
     Credit,
     Event,
@@ -115,18 +114,14 @@ class ViewerHandler:
             if delivery.run != message.run:
                 continue
             match message:
+                case Step(layers="focus"):
+                    delivery.put_focus_step(parts)
                 case Step():
                     delivery.put_step(message.rank, message.step, parts)
                 case Manifest() | Interventions():
                     delivery.put_state((type(message), message.rank), parts)
                 case Scalars() | Event() | Memory() | Times():
                     delivery.put(parts)
-
-    def show_closeup(self, closeup: Closeup, parts: Parts) -> None:
-        """Hand a closeup to the viewers of its run; it is not kept for others."""
-        for delivery in self._deliveries.values():
-            if delivery.run == closeup.run:
-                delivery.put_closeup(parts)
 
     def pass_on(self, run: str, captured: Captured, parts: Parts) -> None:
         """Hand a captured tensor to the viewer that asked for it, and to nobody else."""

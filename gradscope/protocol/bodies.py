@@ -21,7 +21,7 @@ from gradscope.protocol.histograms import (
     pack_histogram,
     unpack_histogram,
 )
-from gradscope.protocol.messages import Closeup, Layer, Manifest, Step
+from gradscope.protocol.messages import Layer, Manifest, Step
 
 __all__ = ["pack_block", "pack_layers", "unpack_block", "unpack_layers"]
 
@@ -62,7 +62,7 @@ def pack_block(
     return columns, tuple(zero), b"".join(arrays)  # type: ignore[arg-type]  # buffers, to mypy from 3.12 on
 
 
-def unpack_block(step: Step | Closeup) -> Block:
+def unpack_block(step: Step) -> Block:
     """Return the block of a step. Raises ProtocolError when head and body do not fit."""
     arrays: dict[str, NDArray[np.generic]] = {}
     offset = 0
@@ -157,7 +157,7 @@ def _wire_types(name: str) -> tuple[str, ...]:
         raise ProtocolError(f"unknown column {name!r}") from None
 
 
-def _block(step: Step | Closeup, arrays: dict[str, NDArray[np.generic]], end: int) -> Block:
+def _block(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Block:
     missing = [name for name in _ALWAYS_SENT if name not in arrays]
     if missing:
         raise ProtocolError(f"step {step.step} lacks the columns {missing}")
@@ -175,9 +175,7 @@ def _block(step: Step | Closeup, arrays: dict[str, NDArray[np.generic]], end: in
     return Block(step.kinds, layer, kind, flags, arrays, _histogram(step, arrays, end))
 
 
-def _histogram(
-    step: Step | Closeup, arrays: dict[str, NDArray[np.generic]], end: int
-) -> Histograms | None:
+def _histogram(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Histograms | None:
     """Take the histogram's arrays out of the others; `end` is where these end in the body."""
     bins = {name: arrays.pop(name) for name in HISTOGRAM_ARRAYS if name in arrays}
     if not bins and end != len(step.body):

@@ -17,7 +17,6 @@ from gradscope.protocol.limits import (
 )
 from gradscope.protocol.messages import (
     Captured,
-    Closeup,
     Manifest,
     Memory,
     Message,
@@ -27,7 +26,7 @@ from gradscope.protocol.messages import (
 
 __all__ = ["WITH_BODY", "decode", "encode"]
 
-WITH_BODY = (Captured, Closeup, Manifest, Memory, Step, Times)
+WITH_BODY = (Captured, Manifest, Memory, Step, Times)
 """The messages that have a body: it follows the head, in pieces."""
 
 _HEAD: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

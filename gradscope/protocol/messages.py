@@ -27,7 +27,7 @@ from gradscope.protocol.links import (
 from gradscope.protocol.pause import BreakpointState, PauseState
 from gradscope.protocol.resources import Memory, Times
 from gradscope.protocol.schedules import Ramp, Schedule, parse_ramp, schedule_in_words
-from gradscope.protocol.stream import Closeup, Event, Layer, Manifest, Parameter, Scalars, Step
+from gradscope.protocol.stream import Event, Layer, Manifest, Parameter, Scalars, Step
 
 __all__ = [
     "Ack",
@@ -38,7 +38,6 @@ __all__ = [
     "BreakpointState",
     "Bye",
     "Captured",
-    "Closeup",
     "Command",
     "Credit",
     "Event",
@@ -75,7 +74,6 @@ Message: TypeAlias = (
     | Refusal
     | Manifest
     | Step
-    | Closeup
     | Memory
     | Times
     | Scalars

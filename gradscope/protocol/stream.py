@@ -11,7 +11,7 @@ from gradscope.protocol.fields import TaggedMessage, Whole
 if TYPE_CHECKING:
     from gradscope.columns import Block
 
-__all__ = ["Closeup", "Event", "Layer", "Manifest", "Parameter", "Scalars", "Step"]
+__all__ = ["Event", "Layer", "Manifest", "Parameter", "Scalars", "Step"]
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -60,7 +60,10 @@ class Manifest(TaggedMessage, frozen=True, kw_only=True, tag="manifest"):
 
 
 class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
-    """The statistics of one observed step. The body holds the columns."""
+    """The statistics of one observed step, or in a focus step those of the layers in the focus only.
+
+    `every` and `cost` of a focus step are those of the focus. The body holds the columns.
+    """
 
     run: str
     rank: Whole
@@ -72,37 +75,11 @@ class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
     rows: Whole
     columns: tuple[tuple[str, str], ...]
     zero: tuple[str, ...] = ()
+    layers: Literal["all", "focus"] = "all"
     step_time_s: float | None = None
     every: Whole = 1
     cost: float | None = None
     dropped: Whole = 0
-    body: bytes = b""
-
-    def block(self) -> "Block":
-        """Decode the columns. Raises ProtocolError when the body does not fit the head."""
-        from gradscope.protocol.bodies import unpack_block  # noqa: PLC0415 - it needs these classes
-
-        return unpack_block(self)
-
-
-class Closeup(TaggedMessage, frozen=True, kw_only=True, tag="closeup"):
-    """The statistics of the layers in the focus, in a step that was not observed as a whole.
-
-    `every` and `cost` are those of the focus. The body holds the columns.
-    """
-
-    run: str
-    rank: Whole
-    step: Whole
-    time_s: float
-    manifest_revision: Whole
-    kinds: tuple[str, ...]
-    rows: Whole
-    columns: tuple[tuple[str, str], ...]
-    zero: tuple[str, ...] = ()
-    step_time_s: float | None = None
-    every: Whole = 1
-    cost: float | None = None
     body: bytes = b""
 
     def block(self) -> "Block":

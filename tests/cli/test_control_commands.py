@@ -60,7 +60,7 @@ def test_what_cannot_be_captured_or_saved_is_refused(live):
     assert (wrong.returncode, "ends in .npy or .safetensors" in wrong.stderr) == (2, True)
 
 
-def test_a_focus_prints_a_line_for_each_closeup(live):
+def test_a_focus_prints_a_line_for_each_focus_step(live):
     ran = live.gradscope("focus", "tiny", "fc1", "--steps", "2")
     assert ran.returncode == 0, ran.stderr
     first, *seen = ran.stdout.splitlines()

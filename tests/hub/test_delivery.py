@@ -153,28 +153,28 @@ def test_another_subscription_leaves_nothing_of_the_former_one() -> None:
     assert pipe.taken == [[b"the runs"], [b"other past"]]
 
 
-def test_closeups_go_in_order_and_leave_the_last_credit_to_a_step() -> None:
+def test_focus_steps_are_sent_in_order_and_leave_the_last_credit_to_an_observed_step() -> None:
     pipe = Pipe()
     delivery, counts = subscribed(pipe)
-    closeups = [[b"closeup %d" % i] for i in range(20)]
-    for closeup in closeups:
-        delivery.put_closeup(closeup)
+    focus_steps = [[b"focus step %d" % i] for i in range(20)]
+    for each in focus_steps:
+        delivery.put_focus_step(each)
     delivery.put_step(0, 0, STEP)
     delivery.flush(0.0)
     assert pipe.taken == []
-    assert counts["skipped_closeups"] == 4
+    assert counts["skipped_focus_steps"] == 4
     delivery.add_credit(4)
     delivery.flush(0.0)
-    assert pipe.taken == [*closeups[4:7], STEP]
+    assert pipe.taken == [*focus_steps[4:7], STEP]
     delivery.add_credit(20)
     assert delivery.flush(0.1) == math.inf
-    assert pipe.taken[4:] == closeups[7:], "no rate holds for them"
+    assert pipe.taken[4:] == focus_steps[7:], "the rate does not apply to them"
 
 
-def test_another_subscription_lets_closeups_go() -> None:
+def test_another_subscription_drops_the_focus_steps_that_wait() -> None:
     pipe = Pipe()
     delivery, _ = subscribed(pipe)
-    delivery.put_closeup([b"a closeup"])
+    delivery.put_focus_step([b"a focus step"])
     delivery.subscribe(Subscribe(run="other"), iter(()))
     delivery.add_credit(9)
     delivery.flush(0.0)

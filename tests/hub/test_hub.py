@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 import zmq
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +21,6 @@ from gradscope.errors import GradscopeError
 from gradscope.protocol import (
     Ack,
     Backfill,
-    Closeup,
     Command,
     Credit,
     Event,
@@ -147,7 +147,7 @@ def _recorded_steps(path: Path) -> list[int]:
         return []
 
 
-def test_closeups_come_to_viewers_that_are_there_and_are_not_kept_for_others(
+def test_focus_steps_reach_connected_viewers_and_are_neither_kept_nor_recorded(
     hub: HubAddress, bring_up: Up, places: Path, wait_until: Callable[..., None]
 ) -> None:
     recorded = Hello(role="agent", peer="agent", run="r", record=str(places / "r.gscope"))
@@ -155,9 +155,11 @@ def test_closeups_come_to_viewers_that_are_there_and_are_not_kept_for_others(
     viewer = bring_up(hub.viewers, viewer_hello())
     viewer.send(Subscribe(run="r", backfill=False))
     viewer.send(Credit(count=10))
-    closeup = Closeup(
+    focus_step = Step(
         run="r",
         rank=0,
+        seq=0,
+        layers="focus",
         step=3,
         time_s=1.0,
         manifest_revision=1,
@@ -166,19 +168,17 @@ def test_closeups_come_to_viewers_that_are_there_and_are_not_kept_for_others(
         columns=(),
         body=b"x",
     )
-    other = Closeup(
-        run="other", rank=0, step=3, time_s=1.0, manifest_revision=1, kinds=(), rows=0, columns=()
-    )
+    other = msgspec.structs.replace(focus_step, run="other")
     agent.send(MANIFEST)
     until(viewer, Manifest, [agent])
-    agent.send(closeup)
-    assert until(viewer, Closeup, [agent]) == [closeup]
+    agent.send(focus_step)
+    assert until(viewer, Step, [agent]) == [focus_step]
     agent.send(other)
     assert until(agent, Refusal, [viewer])[0].code == "run"
     late = bring_up(hub.viewers, viewer_hello("late"))
     late.send(Subscribe(run="r"))
     late.send(Credit(count=10))
-    assert not any(isinstance(m, Closeup) for m in stream(late, [agent, viewer]))
+    assert not any(isinstance(m, Step) for m in stream(late, [agent, viewer]))
     agent.send(step(4))
     info = settle(late, agent, lambda info: info.step == 4)
     assert info.recording == str(places / "r.gscope")

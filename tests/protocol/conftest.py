@@ -46,18 +46,13 @@ def _step() -> protocol.Step:
         rows=3,
         columns=columns,
         zero=zero,
+        layers="focus",
         step_time_s=0.25,
         every=4,
         cost=0.02,
         dropped=3,
         body=body,
     )
-
-
-def _closeup() -> protocol.Closeup:
-    step = _step()
-    taken = {name: getattr(step, name) for name in protocol.Closeup.__struct_fields__}
-    return protocol.Closeup(**taken)
 
 
 _SCHEDULE = protocol.Schedule(2, 90, 3, protocol.Ramp("max_norm", 1.0, 2.5, 40, "dann"), "norm > 10")
@@ -105,7 +100,6 @@ MESSAGES: dict[str, protocol.Message] = {
     "refusal": protocol.Refusal(code="version", reason="too old"),
     "manifest": _manifest(),
     "step": _step(),
-    "closeup": _closeup(),
     "memory": protocol.Memory(
         run="r",
         rank=1,

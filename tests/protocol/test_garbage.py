@@ -19,7 +19,6 @@ from gradscope.protocol import (
     PART_LIMIT_BYTES,
     PART_LIMIT_COUNT,
     Captured,
-    Closeup,
     Manifest,
     Memory,
     Message,
@@ -85,7 +84,7 @@ def test_a_body_that_ends_early_or_late_is_refused_when_it_is_read(all_golden):
 
 
 def test_a_message_that_has_no_body_is_refused_with_one(golden: list[bytes], message: Message, refused):
-    if not isinstance(message, Captured | Closeup | Manifest | Memory | Step | Times):
+    if not isinstance(message, Captured | Manifest | Memory | Step | Times):
         assert refused([*golden, b""]) == f"a {type(message).__name__} has no body, got 2 parts"
 
 

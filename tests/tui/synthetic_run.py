@@ -19,7 +19,6 @@ from gradscope.protocol import (
     ActionInfo,
     ArgumentInfo,
     Backfill,
-    Closeup,
     Event,
     Interventions,
     InterventionState,
@@ -206,15 +205,16 @@ class SyntheticRun:
             body=body,
         )
 
-    def closeup(self, step, *names, every=2):
+    def focus_step(self, step, *names, every=2):
         """What is seen of a few layers: their rows of that step."""
         whole = self.block(step)
         at = [i for i, layer in enumerate(self.layers) if layer.name in names]
         block = whole.taken(np.isin(whole.layer, at))
         columns, zero, body = pack_block(block)
-        return Closeup(
+        return Step(
             run=self.run,
             rank=0,
+            seq=step,
             step=step,
             time_s=self.start_s + step * self.step_s,
             manifest_revision=1,
@@ -222,6 +222,7 @@ class SyntheticRun:
             rows=len(block),
             columns=columns,
             zero=zero,
+            layers="focus",
             step_time_s=self.step_s,
             every=every,
             cost=0.004,

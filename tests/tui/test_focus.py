@@ -9,7 +9,7 @@ from test_app import desk
 from gradscope.protocol import Runs
 from gradscope_tui.screens.help import help_text
 from gradscope_tui.store import RunStore
-from gradscope_tui.store.closeups import Closeups
+from gradscope_tui.store.focus_steps import FocusSteps
 from gradscope_tui.view.detail import focus_in_words
 
 LAYER = "blocks.0.mlp.fc1"
@@ -39,80 +39,80 @@ def node_of(run, name=LAYER):
 
 
 @pytest.mark.parametrize("quantity", ["out_std", "grad_norm", "param_grad_norm", "update_ratio"])
-def test_a_closeup_has_the_numbers_that_the_whole_step_would_have(run, quantity):
+def test_a_focus_step_has_the_numbers_that_the_whole_step_would_have(run, quantity):
     node = node_of(run)
-    store = fed(run, run.step(0), run.closeup(3, LAYER), run.step(10))
+    store = fed(run, run.step(0), run.focus_step(3, LAYER), run.step(10))
     whole = fed(run, run.step(0), run.step(3), run.step(10))
     own = store.ring.series(quantity, node)
-    steps, values = store.closeups.joined(quantity, node, store.ring.steps(), own, None)
+    steps, values = store.focus_steps.joined(quantity, node, store.ring.steps(), own, None)
     assert steps.tolist() == [0, 3, 10]
     assert values == pytest.approx(whole.ring.series(quantity, node), rel=1e-6)
 
 
 def test_of_a_container_what_lies_below_it_is_not_guessed(run):
-    store = fed(run, run.step(0), run.closeup(3, "blocks.0"))
+    store = fed(run, run.step(0), run.focus_step(3, "blocks.0"))
     node = node_of(run, "blocks.0")
     own = store.ring.series("param_grad_norm", node)
-    _, values = store.closeups.joined("param_grad_norm", node, store.ring.steps(), own, None)
+    _, values = store.focus_steps.joined("param_grad_norm", node, store.ring.steps(), own, None)
     assert np.isfinite(values[0])
     assert np.isnan(values[1])
 
 
-def test_closeups_change_nothing_but_the_curves_of_their_layers(run):
+def test_focus_steps_change_nothing_but_the_curves_of_their_layers(run):
     store = fed(run, run.step(0))
     before = store.frame(), store.step, store.counters["taken"]
-    store.feed(run.closeup(3, LAYER))
+    store.feed(run.focus_step(3, LAYER))
     assert (store.frame().measured, store.step, store.counters["taken"]) == (
         before[0].measured, before[1], before[2],
     )  # fmt: skip
     assert store.ring.steps().tolist() == [0]
     other = node_of(run, "tokens")
     own = store.ring.series("out_std", other)
-    assert store.closeups.joined("out_std", other, store.ring.steps(), own, None)[0].tolist() == [0]
+    assert store.focus_steps.joined("out_std", other, store.ring.steps(), own, None)[0].tolist() == [0]
 
 
-def test_a_frozen_view_shows_no_later_closeups(run):
-    store = fed(run, run.step(0), run.closeup(3, LAYER), run.closeup(5, LAYER))
+def test_a_frozen_view_shows_no_later_focus_steps(run):
+    store = fed(run, run.step(0), run.focus_step(3, LAYER), run.focus_step(5, LAYER))
     own = store.ring.series("out_std", node_of(run))
-    steps, _ = store.closeups.joined("out_std", node_of(run), store.ring.steps(), own, 4)
+    steps, _ = store.focus_steps.joined("out_std", node_of(run), store.ring.steps(), own, 4)
     assert steps.tolist() == [0, 3]
 
 
 def test_a_focus_that_nothing_comes_of_is_no_longer_shown(run):
     clock = Clock()
-    closeups = Closeups(clock)
-    closeups.take(run.closeup(3, LAYER), run.layers)
-    assert closeups.every(node_of(run)) == 2
-    assert closeups.every(node_of(run, "tokens")) == 0
+    focus_steps = FocusSteps(clock)
+    focus_steps.take(run.focus_step(3, LAYER), run.layers)
+    assert focus_steps.every(node_of(run)) == 2
+    assert focus_steps.every(node_of(run, "tokens")) == 0
     clock.now_s = 10.0
-    assert closeups.every(node_of(run)) == 0
+    assert focus_steps.every(node_of(run)) == 0
 
 
-def test_closeups_are_bounded_sent_again_are_left_and_begin_anew_with_the_run(run):
-    closeups = Closeups()
+def test_focus_steps_are_bounded_kept_once_and_cleared_if_the_run_starts_again(run):
+    focus_steps = FocusSteps()
     for step in range(700):
-        closeups.take(run.closeup(step, LAYER), run.layers)
-    assert len(closeups) == 600
-    closeups.take(run.closeup(50, LAYER), run.layers)
-    assert len(closeups) == 600
+        focus_steps.take(run.focus_step(step, LAYER), run.layers)
+    assert len(focus_steps) == 600
+    focus_steps.take(run.focus_step(50, LAYER), run.layers)
+    assert len(focus_steps) == 600
     later = SyntheticRun(start_s=run.start_s + 1e6)
-    closeups.take(later.closeup(0, LAYER), run.layers)
-    assert len(closeups) == 1
-    closeups.take(later.closeup(1, "head"), run.layers[:5])
-    assert (closeups.unreadable, len(closeups)) == (1, 1)
+    focus_steps.take(later.focus_step(0, LAYER), run.layers)
+    assert len(focus_steps) == 1
+    focus_steps.take(later.focus_step(1, "head"), run.layers[:5])
+    assert (focus_steps.unreadable, len(focus_steps)) == (1, 1)
 
 
-def test_closeups_of_one_rank_are_not_drawn_among_merged_steps(run):
+def test_focus_steps_of_one_rank_are_not_drawn_among_merged_steps(run):
     store = RunStore(run.run)
     info = run.info()
     two = tuple(msgspec.structs.replace(info, rank=rank, world_size=2) for rank in range(2))
     store.ranks.note_runs(Runs(runs=two).runs)
     store.feed(run.manifest())
-    store.feed(run.closeup(3, LAYER))
-    assert len(store.closeups) == 0
+    store.feed(run.focus_step(3, LAYER))
+    assert len(store.focus_steps) == 0
     store.choose_rank()
-    store.feed(run.closeup(5, LAYER))
-    assert len(store.closeups) == 1
+    store.feed(run.focus_step(5, LAYER))
+    assert len(store.focus_steps) == 1
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ async def test_the_layer_in_detail_is_asked_for_and_taken_back_when_it_closes(si
         await one.press("j", "enter")
         await one.until(lambda: one.source.focused == [("tokens",)])
         made, at = one.source._watched, one.source.at
-        one.source.put(made.closeup(at - 1, "tokens"), made.closeup(at + 1, "tokens"))
+        one.source.put(made.focus_step(at - 1, "tokens"), made.focus_step(at + 1, "tokens"))
         await one.until_shown("focus: every 2nd step", advance=False)
         await one.press("escape")
         await one.until(lambda: one.source.focused == [("tokens",), ()])

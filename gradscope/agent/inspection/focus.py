@@ -3,7 +3,7 @@
     asked for ──a boundary──▶ in force ──taken back, or its viewer vanished──▶ gone
 
 What several viewers and the script ask for adds up. The sampler says in which steps; what such a
-closeup measures is the engine's. Under torch.compile there is none: graphs know nothing of it.
+focus step measures is the engine's. Under torch.compile there is none: graphs know nothing of it.
 """
 
 import threading

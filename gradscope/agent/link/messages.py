@@ -15,7 +15,6 @@ from gradscope.protocol import (
     ActionInfo,
     ArgumentInfo,
     BreakpointState,
-    Closeup,
     Interventions,
     InterventionState,
     Layer,
@@ -30,7 +29,6 @@ from gradscope.protocol import (
 )
 
 __all__ = [
-    "closeup_message",
     "interventions_message",
     "manifest_message",
     "state_of",
@@ -74,7 +72,7 @@ def actions_now() -> tuple[ActionInfo, ...]:
 
 
 def step_message(run: str, rank: int, seq: int, dropped: int, finished: FinishedStep) -> Step:
-    """Return the frame of an observed step."""
+    """Return the message of an observed step or a focus step."""
     columns, zero, body = pack_block(finished.block, _pack_bins())
     return Step(
         run=run,
@@ -87,30 +85,11 @@ def step_message(run: str, rank: int, seq: int, dropped: int, finished: Finished
         rows=len(finished.block),
         columns=columns,
         zero=zero,
+        layers="focus" if finished.is_focus else "all",
         step_time_s=finished.step_time_s,
         every=finished.every,
         cost=finished.cost,
         dropped=dropped,
-        body=body,
-    )
-
-
-def closeup_message(run: str, rank: int, finished: FinishedStep) -> Closeup:
-    """Return the frame of a closeup."""
-    columns, zero, body = pack_block(finished.block, _pack_bins())
-    return Closeup(
-        run=run,
-        rank=rank,
-        step=finished.step,
-        time_s=finished.time_s,
-        manifest_revision=finished.revision,
-        kinds=finished.block.kinds,
-        rows=len(finished.block),
-        columns=columns,
-        zero=zero,
-        step_time_s=finished.step_time_s,
-        every=finished.every,
-        cost=finished.cost,
         body=body,
     )
 

@@ -29,7 +29,7 @@ class Call:
 class Slot:
     """What the hooks find for a layer: what to observe, and what to lay over its output and inputs.
 
-    `close` is what is observed of it in a closeup, where it is in the focus. `calls` are those of its
+    `close` is what is observed of it in a focus step, if it is in the focus. `calls` are those of its
     forwards that have begun and not ended, as far as its inputs matter.
     """
 
@@ -53,7 +53,7 @@ class Slot:
 class LayerSlots:
     """The slots of a model's layers. Modules are held weakly.
 
-    In an observed step the hook sees all watched layers and those with an intervention; in a closeup
+    In an observed step the hook sees all watched layers and those with an intervention; in a focus
     those in the focus and the latter; in any other only the latter, and where there are none it is not
     needed.
     """
@@ -76,7 +76,7 @@ class LayerSlots:
         self._both = self._observed | self._changed if changed else self._observed
 
     def focus(self, names: Sequence[str]) -> list[LayerInfo]:
-        """Have these layers observed in closeups, and no others; return those that are there."""
+        """Have these layers, and no others, observed in focus steps; return those that are there."""
         for slot in self._slots.values():
             slot.close = None
         there = self._alive(dict.fromkeys(names))
@@ -114,11 +114,11 @@ class LayerSlots:
         alive = {name: reference() for name, reference in self._modules.items()}
         return {name: module for name, module in alive.items() if module is not None}
 
-    def table(self, *, is_observed: bool, is_closeup: bool = False) -> SlotTable[Slot] | None:
+    def table(self, *, is_observed: bool, is_focus: bool = False) -> SlotTable[Slot] | None:
         """Return the modules to watch in a step; None where no hook is needed."""
         if is_observed:
             return self._both
-        if is_closeup:
+        if is_focus:
             return self._focused | self._changed
         return self._changed if len(self._changed) else None
 

@@ -31,7 +31,7 @@ __all__ = ["EndedStep", "FinishedStep", "Measurement", "OnGradient"]
 class FinishedStep:
     """One observed step. `cost` is the fraction of time that observing takes at present.
 
-    `names` are the layers that the block's rows speak of: those of the manifest's `revision`. A closeup
+    `names` are the layers that the block's rows speak of: those of the manifest's `revision`. A focus step
     has rows of a few of them only; `every` and `cost` are then those of the focus.
     """
 
@@ -43,7 +43,7 @@ class FinishedStep:
     every: int
     cost: float | None
     block: Block
-    is_closeup: bool = False
+    is_focus: bool = False
 
     def table(self, rank: int) -> Table:
         """Return it as a person reads it."""
@@ -64,7 +64,7 @@ class EndedStep:
     step: int
     time_s: float
     step_time_s: float
-    is_closeup: bool = False
+    is_focus: bool = False
 
     def finished(self, every: int, cost: float | None) -> FinishedStep:
         """Return the step with its rows, true to the loss scale; waits for a device not ready."""
@@ -77,14 +77,14 @@ class EndedStep:
             every=every,
             cost=cost,
             block=self.correct(self.harvest.block()),
-            is_closeup=self.is_closeup,
+            is_focus=self.is_focus,
         )
 
 
 class Measurement:
     """Measures steps, each from `begin` to `end`. A model that has changed gets another one.
 
-    `names` are all layers of the model; `layers` are those to measure: all, or in a closeup a few.
+    `names` are all layers of the model; `layers` are those to measure: all, or in a focus step a few.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class Measurement:
         loss_scale: LossScale,
         on_gradient: "OnGradient",
         give_up: Callable[[Exception], None],
-        is_closeup: bool = False,
+        is_focus: bool = False,
     ) -> None:
         self._names = names
         self._revision = revision
-        self._is_closeup = is_closeup
+        self._is_focus = is_focus
         self._loss_scale = loss_scale
         self._board = RowBuffer(is_full=is_full)
         self._activations = ActivationObserver(self._board, partial(on_gradient, self), give_up)
@@ -136,7 +136,7 @@ class Measurement:
             step,
             time.time(),
             step_time_s,
-            self._is_closeup,
+            self._is_focus,
         )
 
     def peek(self) -> tuple[tuple[str, ...], Block]:

@@ -22,7 +22,7 @@ _MOST_LOOKS = 8
 class ModelTracker:
     """A model, held weakly, with its `measurement` and its `plan` of hooks; both may be replaced.
 
-    `closeup` measures the layers in the focus alone, on a board of its own; None where none is.
+    `focus_measurement` measures the layers in the focus alone, on a board of its own; None where none is.
 
     Modules are looked at anew before anything of an observed step is measured. Parameters are looked at
     when the optimizer steps: while a forward runs, `torch.func.functional_call` puts others in their
@@ -30,7 +30,7 @@ class ModelTracker:
     """
 
     measurement: Measurement
-    closeup: Measurement | None
+    focus_measurement: Measurement | None
     plan: LayerSlots
     _structure: Structure
 
@@ -124,7 +124,7 @@ class ModelTracker:
             for layer in layers
             for name, parameter in layer.parameters.items()
         ]
-        self.closeup = self._make(self.plan.names, layers, is_closeup=True) if layers else None
+        self.focus_measurement = self._make(self.plan.names, layers, is_focus=True) if layers else None
 
     def owns_same_in_focus(self) -> bool:
         """Whether the layers in the focus own the parameters that they owned: quicker than for all."""
@@ -136,7 +136,7 @@ class ModelTracker:
 
     def abandon(self) -> None:
         """Let go of a step that comes to no end."""
-        for measurement in (self.measurement, self.closeup):
+        for measurement in (self.measurement, self.focus_measurement):
             if measurement is not None:
                 measurement.abandon()
 
@@ -151,7 +151,7 @@ class ModelTracker:
         self._on_layers(layers, self._revision)
 
     def _make(
-        self, names: tuple[str, ...], layers: Sequence[LayerInfo], *, is_closeup: bool = False
+        self, names: tuple[str, ...], layers: Sequence[LayerInfo], *, is_focus: bool = False
     ) -> Measurement:
         return Measurement(
             names,
@@ -161,5 +161,5 @@ class ModelTracker:
             loss_scale=self._loss_scale,
             on_gradient=self._on_gradient,
             give_up=self._give_up,
-            is_closeup=is_closeup,
+            is_focus=is_focus,
         )

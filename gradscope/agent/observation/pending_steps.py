@@ -31,7 +31,7 @@ class PendingSteps:
         while self._ended and (wait or self._ended[0].harvest.is_ready()):
             ended = self._ended.popleft()
             sampler = self._sampler
-            if ended.is_closeup:
+            if ended.is_focus:
                 every, cost = max(1, sampler.focus_every), sampler.focus_cost()
             else:
                 every, cost = sampler.every, sampler.cost()

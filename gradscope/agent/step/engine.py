@@ -5,7 +5,7 @@ A step begins where the one before ended, and ends when the optimizer has steppe
     begin ─▶ forwards ─▶ backwards ─▶ optimizer: before │ step │ after ─▶ end ─▶ begin …
 
 Between two steps, and nowhere else, interventions come into force and it is decided whether the next
-step is observed: as a whole, or the layers in the focus alone (a closeup). Only in such steps, or while
+step is observed: as a whole, or the layers in the focus alone (a focus step). Only in such steps, or while
 an intervention is in force, does the model have a forward hook. A step in which nothing of all this is
 to be done is *at rest*, and so are nearly all: it is counted, and its gradients are looked at.
 """
@@ -59,7 +59,7 @@ class StepEngine:
         faults: Faults,
         on_layers: Callable[[Sequence[LayerInfo], int], None],
         on_observed: Callable[[FinishedStep], None],
-        on_closeup: Callable[[FinishedStep], None],
+        on_focus_step: Callable[[FinishedStep], None],
         on_end: OnEnd,
     ) -> None:
         self.has_closure = False
@@ -69,7 +69,7 @@ class StepEngine:
         idle, scale = NoEffectWarnings(faults), LossScale(settings.scaler)
         self._overlay = ForwardInterventions(ledger, faults, idle, scale.now)
         self._parts = StepPlugins(faults, self._roll)
-        self._on_observed, self._on_closeup, self._on_end = on_observed, on_closeup, on_end
+        self._on_observed, self._on_focus_step, self._on_end = on_observed, on_focus_step, on_end
         self._observing = HookCallbacks(
             model,
             settings,
@@ -151,7 +151,7 @@ class StepEngine:
             self._watched.measurement.begin()
 
     def _follow_parameters(self) -> None:
-        if self._observing.is_closeup and self._watched.owns_same_in_focus():
+        if self._observing.is_focus and self._watched.owns_same_in_focus():
             return
         if self._watched.follow_parameters():
             self._optimizers.forget()
@@ -173,7 +173,7 @@ class StepEngine:
         return self._watched.measurement.peek() if self._observing.is_whole else None
 
     def focus(self, layers: Sequence[str]) -> None:
-        """Measure these layers in closeups; none of them where there are none. Between two steps."""
+        """Measure these layers in focus steps; without layers there are no focus steps. Between two steps."""
         with hidden_from_modes():
             self._observing.guarded("a focus", lambda: self._watched.focus(layers))
 
@@ -296,7 +296,7 @@ class StepEngine:
             now_s - self._tally.began_s,
             observing.inside_s,
             was_observed=is_whole,
-            was_focus=observing.is_closeup,
+            was_focus=observing.is_focus,
         )
         self._deciding_s = time.perf_counter() - now_s
         self._tally.step += 1
@@ -332,8 +332,8 @@ class StepEngine:
         self._overlay.judge(self.step, is_observed=self._observing.is_whole)
 
     def _hand_out(self, finished: FinishedStep) -> None:
-        if finished.is_closeup:
-            self._on_closeup(finished)
+        if finished.is_focus:
+            self._on_focus_step(finished)
             return
         self._on_observed(finished)
         self._parts.observed(finished)

@@ -39,7 +39,7 @@ class ForwardHookInstaller:
         watched = observing.watched
         self._had_compiled = has_compiled()
         observing.compiled.is_on = observing.is_whole
-        table = watched.plan.table(is_observed=observing.is_whole, is_closeup=observing.is_closeup)
+        table = watched.plan.table(is_observed=observing.is_whole, is_focus=observing.is_focus)
         if table is not None:
             first = self._look_again if watched.wants_looks else None
             self._forward.watch(table, first, observing.see)

@@ -26,7 +26,7 @@ _SKIPPED = "the GradScaler skipped an iteration before step {step}: its gradient
 class HookCallbacks:
     """Measures in the steps in which it `is_on`; lays interventions over outputs in all.
 
-    In a closeup only the layers in the focus are measured. `watched` is the model. `inside_s` is the
+    In a focus step only the layers in the focus are measured. `watched` is the model. `inside_s` is the
     time spent here in the step in progress. After a failure it is never on again; interventions stay in
     force.
     """
@@ -48,7 +48,7 @@ class HookCallbacks:
         self._faults = faults
         self._look_again = look_again
         self._is_able = True
-        self.is_on = self.is_closeup = False
+        self.is_on = self.is_focus = False
         self.step = settings.start_step
         self.inside_s = 0.0
         self._has_told_of_pass = False
@@ -64,23 +64,23 @@ class HookCallbacks:
         )
 
     def begin(self, step: int, *, is_due: bool, is_focus_due: bool = False) -> None:
-        """Begin a step: observed as a whole where it `is_due`, else perhaps a closeup."""
+        """Begin a step: observed as a whole where it `is_due`, else perhaps a focus step."""
         self.step = step
-        is_closeup = is_focus_due and not is_due and self.watched.closeup is not None
-        self.is_on = self._is_able and (is_due or is_closeup)
-        self.is_closeup = self.is_on and is_closeup
+        is_focus = is_focus_due and not is_due and self.watched.focus_measurement is not None
+        self.is_on = self._is_able and (is_due or is_focus)
+        self.is_focus = self.is_on and is_focus
         self.watched.begin(is_observed=self.is_whole)
 
     @property
     def is_whole(self) -> bool:
         """Whether the step in progress is observed, all layers of it."""
-        return self.is_on and not self.is_closeup
+        return self.is_on and not self.is_focus
 
     @property
     def measurement(self) -> Measurement:
         """What measures the step in progress."""
-        closeup = self.watched.closeup if self.is_closeup else None
-        return self.watched.measurement if closeup is None else closeup
+        focus = self.watched.focus_measurement if self.is_focus else None
+        return self.watched.measurement if focus is None else focus
 
     @property
     def see(self) -> See | None:
@@ -103,7 +103,7 @@ class HookCallbacks:
         """Measure what a layer returned, and lay over it what acts there."""
         began_s = time.perf_counter()
         self._idle.note_seen()
-        layer = (slot.close if self.is_closeup else slot.layer) if self.is_on else None
+        layer = (slot.close if self.is_focus else slot.layer) if self.is_on else None
         if layer is not None:
             try:
                 if is_plain(output):
@@ -159,7 +159,7 @@ class HookCallbacks:
 
     def give_up(self, part: str, error: Exception) -> None:
         """Say what failed, and observe no longer."""
-        self._is_able = self.is_on = self.is_closeup = False
+        self._is_able = self.is_on = self.is_focus = False
         self.watched.abandon()
         self._faults.report(part, error, "Observing is switched off; interventions stay in force.")
 
@@ -168,6 +168,6 @@ class HookCallbacks:
             self._faults.tell("iteration-skipped", _SKIPPED.format(step=self.step))
 
     def _see_arriving(self, slot: Slot, tensor: torch.Tensor) -> None:
-        layer = slot.close if self.is_closeup else slot.layer
+        layer = slot.close if self.is_focus else slot.layer
         if layer is not None:
             self.measurement.see_arriving(layer, tensor)

@@ -35,7 +35,7 @@ class Seen:
         match message:
             case Manifest():
                 self._names = tuple(layer.name for layer in message.layers())
-            case Step() if self._names:
+            case Step(layers="all") if self._names:
                 self._table = Table(message.step, self._names, message.block())
                 self._is_new = True
                 self._cost = self._cost if message.cost is None else message.cost

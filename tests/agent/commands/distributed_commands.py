@@ -3,7 +3,7 @@
 Each rank writes down, for each step, which interventions were in force, whether they changed the
 gradient that reached the input (against a copy of the model in the same state that nobody changes), and
 the gradients after they were averaged over the ranks; which steps were observed, at what interval; and
-in which closeups were taken of which layers.
+in which focus steps were taken of which layers.
 """
 
 import copy
@@ -44,7 +44,7 @@ def main():
     generator = torch.Generator().manual_seed(rank)
     kept = {
         "observed": [],
-        "closeups": [],
+        "focus_steps": [],
         "active": [],
         "is_changed": [],
         "reduced": [],
@@ -66,9 +66,11 @@ def main():
         newest = scope.latest()
         if [newest.step] != [step for step, _ in kept["observed"][-1:]]:
             kept["observed"].append((newest.step, newest.every))
-        closeup = scope._closeup
-        if closeup is not None and [closeup.step] != [step for step, _ in kept["closeups"][-1:]]:
-            kept["closeups"].append((closeup.step, list(scope.closeup())))
+        focus_step = scope._latest_focus
+        if focus_step is not None and [focus_step.step] != [
+            step for step, _ in kept["focus_steps"][-1:]
+        ]:
+            kept["focus_steps"].append((focus_step.step, list(scope.latest_focus())))
         time.sleep(0.002)
         kept["slowest_s"] = max(kept["slowest_s"], time.perf_counter() - began_s)
         over[0] = until.exists()

@@ -117,19 +117,21 @@ def test_two_hundred_random_commands_are_in_force_at_the_same_step_on_both_ranks
     assert len({every for _, every in kept[0]["observed"]}) > 1  # the budget has chosen, for both
 
 
-def test_both_ranks_take_closeups_of_a_viewers_layer_in_the_same_steps(places, tmp_path):
+def test_both_ranks_take_focus_steps_of_a_viewers_layer_in_the_same_steps(places, tmp_path):
     with two_ranks(tmp_path) as ranks:
         with connect() as client:
             assert client.focus("0").layers == ("0",)
-            closeups = [table for table, _ in zip(client.closeups(DEADLINE_S), range(5), strict=False)]
+            focus_steps = [
+                table for table, _ in zip(client.focus_steps(DEADLINE_S), range(5), strict=False)
+            ]
             assert client.focus().layers == ()
         first, second = ranks.finish()
     assert first["faults"] == second["faults"] == {}
-    assert first["closeups"] == second["closeups"]
-    assert {tuple(layers) for _, layers in first["closeups"]} == {("0",)}
-    assert {table.step for table in closeups} <= {step for step, _ in first["closeups"]}
+    assert first["focus_steps"] == second["focus_steps"]
+    assert {tuple(layers) for _, layers in first["focus_steps"]} == {("0",)}
+    assert {table.step for table in focus_steps} <= {step for step, _ in first["focus_steps"]}
     whole = {step for step, _ in first["observed"]}
-    assert not whole & {step for step, _ in first["closeups"]}
+    assert not whole & {step for step, _ in first["focus_steps"]}
 
 
 def test_what_one_rank_refuses_is_made_on_none(places, tmp_path):

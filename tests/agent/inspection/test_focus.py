@@ -14,7 +14,7 @@ from torch.nn.modules import module as torch_module
 from torch.optim import optimizer as torch_optimizer
 
 import gradscope
-from gradscope.agent import focus
+from gradscope.agent.inspection import focus
 from gradscope.agent.inspection.focus import Focus
 from gradscope.errors import (
     CommandRefusedError,
@@ -53,7 +53,7 @@ def hooks_of_torch():
 
 
 def observed_by(model, optimizer, *, steps=9, before=lambda scope: None, **attach):
-    """Train; return whole steps and closeups by their number, and what else is to be looked at."""
+    """Train; return whole steps and focus steps by their number, and what else is to be looked at."""
     whole, close = {}, {}
     with gradscope.attach(model, optimizer, hub=None, quiet=True, **attach) as scope:
         before(scope)
@@ -62,7 +62,7 @@ def observed_by(model, optimizer, *, steps=9, before=lambda scope: None, **attac
             whole[scope.latest().step] = scope.latest()
             if scope.focus_every and scope.focused:
                 with contextlib.suppress(NotMeasuredError):  # the first step was observed as a whole
-                    close[scope.closeup().step] = scope.closeup()
+                    close[scope.latest_focus().step] = scope.latest_focus()
 
         train(model, optimizer, batches(steps), look)
         assert scope.faults == {}
@@ -86,7 +86,7 @@ def test_training_is_bitwise_the_same_with_a_focus_and_nothing_is_left(detail):
             assert scope.focus(LAYER, "0") == ("0", LAYER)
         train(model, optimizer, batches(8), lambda loss, losses=losses: losses.append(loss.detach()))
         if scope is not None:
-            assert scope.closeup().step == 7
+            assert scope.latest_focus().step == 7
             assert scope.latest().step == 6
             assert scope.faults == {}
             scope.detach()
@@ -100,7 +100,7 @@ def test_training_is_bitwise_the_same_with_a_focus_and_nothing_is_left(detail):
 
 @pytest.mark.parametrize("is_native", [True, False])
 @pytest.mark.parametrize("detail", ["core", "full"])
-def test_a_closeup_has_the_numbers_of_a_whole_step_and_of_the_layers_in_focus_alone(
+def test_a_focus_step_has_the_numbers_of_a_whole_step_and_of_the_layers_in_focus_alone(
     detail, is_native, monkeypatch
 ):
     if not is_native:
@@ -126,7 +126,7 @@ def test_a_closeup_has_the_numbers_of_a_whole_step_and_of_the_layers_in_focus_al
         }
 
 
-def test_between_observed_steps_and_closeups_the_model_has_no_hook(monkeypatch):
+def test_between_observed_steps_and_focus_steps_the_model_has_no_hook(monkeypatch):
     model, counts = make_model(), []
     optimizer = sgd(model)
     with gradscope.attach(model, hub=None, quiet=True, resources_every=10_000) as scope:
@@ -142,7 +142,7 @@ def test_between_observed_steps_and_closeups_the_model_has_no_hook(monkeypatch):
     assert {b - a for a, b in itertools.pairwise(hooked)} == {3}
 
 
-def test_a_closure_a_hand_made_end_and_clipping_are_seen_in_closeups_too():
+def test_a_closure_a_hand_made_end_and_clipping_are_seen_in_focus_steps_too():
     model = make_model()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
     with gradscope.attach(model, optimizer, every=5, hub=None, quiet=True) as scope:
@@ -156,8 +156,8 @@ def test_a_closure_a_hand_made_end_and_clipping_are_seen_in_closeups_too():
                 return loss
 
             optimizer.step(closure)
-        assert scope.closeup().step == 2
-        assert {"out", "param", "param_grad", "update"} <= set(scope.closeup()[LAYER])
+        assert scope.latest_focus().step == 2
+        assert {"out", "param", "param_grad", "update"} <= set(scope.latest_focus()[LAYER])
         assert scope.faults == {}
 
     model = make_model()
@@ -167,9 +167,9 @@ def test_a_closure_a_hand_made_end_and_clipping_are_seen_in_closeups_too():
             model(batch).square().mean().backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
             scope.mark_step()
-        norm = scope.closeup()[LAYER]["param_grad.weight"].norm
+        norm = scope.latest_focus()[LAYER]["param_grad.weight"].norm
         assert norm == pytest.approx(model[4].weight.grad.double().norm().item())
-        assert scope.closeup()[LAYER]["param_grad_before_clip"].norm > 10 * norm
+        assert scope.latest_focus()[LAYER]["param_grad_before_clip"].norm > 10 * norm
         assert scope.faults == {}
 
 
@@ -182,7 +182,7 @@ def test_interventions_on_other_layers_and_on_this_one_are_seen_as_they_act():
         scope.scale(LAYER, factor=3.0)
         scope.reverse("0")
         train(model, optimizer, batches(2))
-        rows = scope.closeup()
+        rows = scope.latest_focus()
         assert list(rows) == [LAYER]
         assert rows[LAYER]["grad"].norm == pytest.approx(3 * rows[LAYER]["grad_arriving"].norm)
         assert scope.faults == {}
@@ -197,14 +197,14 @@ def test_a_parameter_or_a_module_that_was_replaced_is_followed():
         model[4].weight = nn.Parameter(torch.ones(3, 8))
         optimizer.add_param_group({"params": [model[4].weight]})
         train(model, optimizer, batches(4))  # steps 3 to 6
-        assert scope.closeup().step == 6
-        assert scope.closeup()[LAYER]["param.weight"].mean == 1.0
+        assert scope.latest_focus().step == 6
+        assert scope.latest_focus()[LAYER]["param.weight"].mean == 1.0
         model[4] = nn.Linear(8, 3)
         optimizer.add_param_group({"params": list(model[4].parameters())})
         train(model, optimizer, batches(3))  # step 8 is observed as a whole, and follows
-        assert scope.closeup().step == 9
+        assert scope.latest_focus().step == 9
         expected = model[4].weight.double().norm().item()
-        assert scope.closeup()[LAYER]["param.weight"].norm == pytest.approx(expected)
+        assert scope.latest_focus()[LAYER]["param.weight"].norm == pytest.approx(expected)
         assert scope.focused == (LAYER,)
         assert scope.faults == {}
 
@@ -216,10 +216,10 @@ def test_of_a_layer_that_is_not_called_nothing_is_told():
         scope.focus("unused")
         train(model["used"], optimizer, batches(3))
         with pytest.raises(NotMeasuredError):
-            scope.closeup()
+            scope.latest_focus()
         scope.focus("*")
         train(model["used"], optimizer, batches(3))
-        assert list(scope.closeup()) == ["used"]
+        assert list(scope.latest_focus()) == ["used"]
         assert scope.faults == {}
 
 
@@ -227,8 +227,8 @@ def test_what_a_script_may_ask_for():
     model = make_model()
     optimizer = sgd(model)
     with gradscope.attach(model, optimizer, every=4, hub=None, quiet=True) as scope:
-        with pytest.raises(NotMeasuredError, match="no closeup"):
-            scope.closeup()
+        with pytest.raises(NotMeasuredError, match="no focus step"):
+            scope.latest_focus()
         with pytest.raises(UnknownLayerError, match="no layer matches 'nope'"):
             scope.focus("nope")
         assert scope.focus("[04]") == ("0", LAYER)
@@ -236,10 +236,10 @@ def test_what_a_script_may_ask_for():
         assert scope.focus_every == 1
         assert scope.focus("0") == scope.focused == ("0",)
         train(model, optimizer, batches(3))
-        assert list(scope.closeup()) == ["0"]
+        assert list(scope.latest_focus()) == ["0"]
         assert scope.focus() == scope.focused == ()
         train(model, optimizer, batches(3))
-        assert (scope.closeup().step, scope.focus_every) == (6, 0)  # which had begun
+        assert (scope.latest_focus().step, scope.focus_every) == (6, 0)  # which had begun
     many = nn.Sequential(*(nn.Linear(2, 2) for _ in range(17)))
     too_many = pytest.raises(UsageError, match=r"at most 16 layers, and .* chooses 17")
     with gradscope.attach(many, hub=None, quiet=True) as scope, too_many:
@@ -280,9 +280,9 @@ with gradscope.attach(model, every=2, hub=None, quiet=True) as scope:
         net(torch.randn(3, 4)).sum().backward()
         optimizer.step()
     try:
-        scope.closeup()
+        scope.latest_focus()
     except gradscope.errors.NotMeasuredError:
-        print("no closeup", scope.faults)
+        print("no focus step", scope.faults)
     try:
         scope.focus("0")
     except gradscope.errors.UsageError as error:
@@ -294,7 +294,7 @@ def test_under_compile_there_is_no_focus_and_it_says_so():
     command = [sys.executable, "-c", COMPILED]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "no closeup {}" in done.stdout
+    assert "no focus step {}" in done.stdout
     assert "there is no focus on layers of a compiled model" in done.stdout
 
 
@@ -335,13 +335,13 @@ def test_a_viewer_looks_closer_until_it_goes(watched, hub, wait_until, monkeypat
         wait_until(lambda: any(r.run == scope.run and r.is_live for r in client.runs()), "the run")
         ack = client.focus("0")
         assert ack.layers == ("0",)
-        closeups = client.closeups(10.0)
-        taken = [next(closeups) for _ in range(20)]
+        focus_steps = client.focus_steps(10.0)
+        taken = [next(focus_steps) for _ in range(20)]
         assert all(list(table) == ["0"] and table.every == 1 for table in taken)
         steps = [table.step for table in taken]
         assert steps == sorted(set(steps))
         assert {"out", "grad", "param_grad", "update"} <= set(taken[0]["0"])
-        assert client.latest().step % 50 == 0, "closeups are no steps"
+        assert client.latest().step % 50 == 0, "focus steps are not observed steps"
         with gradscope.connect(scope.run, str(hub.directory)) as other:
             other.focus("2")
             assert scope.focused == ("0", "2")
@@ -351,7 +351,7 @@ def test_a_viewer_looks_closer_until_it_goes(watched, hub, wait_until, monkeypat
             assert scope.focused == ("0",)
             assert {step.step % 50 for step, _ in zip(other.steps(10.0), range(3), strict=False)} == {0}
     wait_until(lambda: scope.focused == (), "the end of the focus")
-    wait_until(lambda: scope.focus_every == 0, "the end of closeups")
+    wait_until(lambda: scope.focus_every == 0, "the end of focus steps")
 
 
 def test_a_viewer_that_may_only_observe_is_refused(watched, hub):

@@ -156,20 +156,20 @@ def test_a_bad_budget_is_refused_at_the_door(arguments):
 
 
 def run_with_focus(sampler, steps, *, bare_s, cost_s, close_s, noise=0.0, seed=0):
-    """As `run`, with closeups; return the observed steps, the closeups, and the overhead."""
+    """As `run`, with focus steps; return the observed steps, the focus steps, and the overhead."""
     chance = random.Random(seed)
-    observed, closeups, taken_s, bare_sum_s = [], [], 0.0, 0.0
+    observed, focus_steps, taken_s, bare_sum_s = [], [], 0.0, 0.0
     for step in steps:
         is_due = sampler.is_due(step)
         is_close = not is_due and sampler.is_focus_due(step)
         observed += [step] * is_due
-        closeups += [step] * is_close
+        focus_steps += [step] * is_close
         own_s = bare_s * max(1 + chance.gauss(0, noise), 0.3)
         spent_s = cost_s * is_due + close_s * is_close
         sampler.record(step, own_s + spent_s, spent_s, was_observed=is_due, was_focus=is_close)
         taken_s += own_s + spent_s
         bare_sum_s += own_s
-    return observed, closeups, taken_s / bare_sum_s - 1
+    return observed, focus_steps, taken_s / bare_sum_s - 1
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
@@ -184,10 +184,10 @@ def test_a_focus_keeps_the_budget_and_whole_steps_half_of_their_rate(cost, close
     assert none == []
     sampler.focus(close / cost)
     run_with_focus(sampler, range(2300, 2600), **costs, seed=1)
-    observed, closeups, overhead = run_with_focus(sampler, range(2600, 4600), **costs, seed=2)
+    observed, focus_steps, overhead = run_with_focus(sampler, range(2600, 4600), **costs, seed=2)
     assert overhead <= (1.1 if noise else 1.001) * BUDGET
     assert len(observed) >= (0.45 if noise else 0.49) * len(alone)
-    assert (len(observed) + len(closeups)) / len(alone) >= (0.7 if noise else 1) * gain
+    assert (len(observed) + len(focus_steps)) / len(alone) >= (0.7 if noise else 1) * gain
     if not noise:
         assert sampler.cost() == pytest.approx(
             cost / sampler.every + close / sampler.focus_every, rel=1e-3
@@ -209,27 +209,27 @@ def test_a_focus_that_gains_nothing_is_measured_seldom_and_taken_up_when_it_has_
     assert sampler.focus_every == 1
 
 
-def test_no_closeup_is_taken_while_the_cost_of_observed_steps_is_unknown():
+def test_no_focus_step_is_taken_while_the_cost_of_observed_steps_is_unknown():
     sampler = Sampler(budget=BUDGET)
     sampler.focus(0.01)
-    _, closeups, _ = run_with_focus(sampler, range(20), bare_s=1.0, cost_s=0.4, close_s=0.004)
-    assert closeups == []
+    _, focus_steps, _ = run_with_focus(sampler, range(20), bare_s=1.0, cost_s=0.4, close_s=0.004)
+    assert focus_steps == []
     assert sampler.focus_cost() == 0.0
-    _, closeups, _ = run_with_focus(sampler, range(20, 100), bare_s=1.0, cost_s=0.4, close_s=0.004)
-    assert len(closeups) > 20
+    _, focus_steps, _ = run_with_focus(sampler, range(20, 100), bare_s=1.0, cost_s=0.4, close_s=0.004)
+    assert len(focus_steps) > 20
 
 
 @pytest.mark.parametrize("options", [{"every": 7}, {"budget": None}])
 def test_without_a_budget_a_focus_is_measured_in_every_step(options):
     sampler = Sampler(**options)
     sampler.focus(0.01)
-    observed, closeups, _ = run_with_focus(sampler, range(70), bare_s=1.0, cost_s=9.0, close_s=1.0)
-    assert sorted(observed + closeups) == list(range(70))
+    observed, focus_steps, _ = run_with_focus(sampler, range(70), bare_s=1.0, cost_s=9.0, close_s=1.0)
+    assert sorted(observed + focus_steps) == list(range(70))
     assert observed == list(range(0, 70, options.get("every", 1)))
     assert sampler.cost() > 0
     sampler.focus(0.0)
-    _, closeups, _ = run_with_focus(sampler, range(70, 140), bare_s=1.0, cost_s=9.0, close_s=1.0)
-    assert (closeups, sampler.focus_every) == ([], 0)
+    _, focus_steps, _ = run_with_focus(sampler, range(70, 140), bare_s=1.0, cost_s=9.0, close_s=1.0)
+    assert (focus_steps, sampler.focus_every) == ([], 0)
 
 
 def test_with_the_end_of_a_focus_whole_steps_have_their_rate_again():
@@ -240,11 +240,11 @@ def test_with_the_end_of_a_focus_whole_steps_have_their_rate_again():
     run_with_focus(sampler, range(200, 600), **costs)
     assert sampler.every > 20
     sampler.focus(0.0)
-    _, closeups, _ = run_with_focus(sampler, range(600, 800), **costs)
-    assert (sampler.every, closeups) == (20, [])
+    _, focus_steps, _ = run_with_focus(sampler, range(600, 800), **costs)
+    assert (sampler.every, focus_steps) == (20, [])
 
 
-def test_ranks_take_closeups_in_the_same_steps_once_they_have_adopted_the_same():
+def test_ranks_take_focus_steps_in_the_same_steps_once_they_have_adopted_the_same():
     ranks = [Sampler(budget=BUDGET, is_shared=True) for _ in range(2)]
     taken = [[], []]
     for begin, end in [(0, 100), (100, 200), (200, 400)]:
@@ -252,8 +252,8 @@ def test_ranks_take_closeups_in_the_same_steps_once_they_have_adopted_the_same()
             if begin == 100:
                 sampler.focus(0.05)
             costs = {"bare_s": 1.0 + i, "cost_s": 0.4 * (1 + i), "close_s": 0.02 * (1 + 3 * i)}
-            observed, closeups, _ = run_with_focus(sampler, range(begin, end), **costs)
-            taken[i] += [(step, "whole") for step in observed] + [(s, "close") for s in closeups]
+            observed, focus_steps, _ = run_with_focus(sampler, range(begin, end), **costs)
+            taken[i] += [(step, "whole") for step in observed] + [(s, "close") for s in focus_steps]
         for sampler in ranks:
             sampler.adopt(ranks[0].wanted, end, ranks[0].wanted_focus)
     assert taken[0] == taken[1]

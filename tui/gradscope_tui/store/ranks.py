@@ -2,7 +2,7 @@
 
 What comes out looks as if the run had one rank. Steps are merged when all ranks have told of them.
 Interventions are the same on all ranks and come from the lowest; so do scalars while ranks are merged.
-Closeups are shown of a rank that is chosen; they are not merged.
+Focus steps are shown only if one rank is chosen; they are not merged.
 Events come from all of them.
 """
 
@@ -15,7 +15,6 @@ import msgspec
 from gradscope.columns import Block, RankAssembly, merge_ranks
 from gradscope.errors import ProtocolError
 from gradscope.protocol import (
-    Closeup,
     Event,
     Layer,
     Manifest,
@@ -92,12 +91,12 @@ class Ranks:
         match message:
             case Manifest():
                 yield from self._take_manifest(message)
+            case Step(layers="focus"):  # of one rank: it does not belong among merged steps
+                if self._size == 1 or self.choice == rank:
+                    yield _as_of_one(message)
             case Step():
                 self._steps.append(message)
                 yield from self._show(message)
-            case Closeup():  # of one rank: it does not belong among merged steps
-                if self._size == 1 or self.choice == rank:
-                    yield _as_of_one(message)
             case Event() if rank != 0:
                 yield _as_of_one(message, text=f"rank {rank}: {message.text}")
             case _ if rank == self.shown:

@@ -17,7 +17,6 @@ from gradscope.errors import ProtocolError
 from gradscope.protocol import (
     ActionInfo,
     Backfill,
-    Closeup,
     Event,
     Interventions,
     InterventionState,
@@ -31,7 +30,7 @@ from gradscope.protocol import (
     Times,
 )
 from gradscope_tui.store.alerts import Alerts
-from gradscope_tui.store.closeups import Closeups
+from gradscope_tui.store.focus_steps import FocusSteps
 from gradscope_tui.store.frame import Frame
 from gradscope_tui.store.gaps import with_gaps
 from gradscope_tui.store.heat import Heat
@@ -89,7 +88,7 @@ class RunStore:
         self.tree = build_tree(())
         self.ring = StepRing(_NAMES, 0)
         self.histograms = HistogramRing()
-        self.closeups = Closeups(clock)
+        self.focus_steps = FocusSteps(clock)
         self._heat: dict[str, NDArray[np.int8]] = {}
         self._reset_newest()
 
@@ -103,7 +102,7 @@ class RunStore:
         """Show the next choice of ranks, from its own past on; return in words what it is."""
         self.ring.clear()
         self.histograms.clear()
-        self.closeups.clear()
+        self.focus_steps.clear()
         self.scalars.clear()
         self.newest = None
         self._reset_newest()
@@ -119,11 +118,11 @@ class RunStore:
         match message:
             case Manifest():
                 self._take_manifest(message)
+            case Step(layers="focus"):
+                if message.manifest_revision == self.revision:
+                    self.focus_steps.take(message, self.tree.layers)
             case Step():
                 self._take_step(message)
-            case Closeup():
-                if message.manifest_revision == self.revision:
-                    self.closeups.take(message, self.tree.layers)
             case Memory() | Times():
                 names = [layer.name for layer in self.tree.layers]
                 self.resources.take(message, names, self.revision)
@@ -234,7 +233,7 @@ class RunStore:
         self.ring = self.ring.remapped(np.array(sources, np.intp))
         self.tree = tree
         self.histograms.clear()
-        self.closeups.clear()
+        self.focus_steps.clear()
         self._reset_newest()
 
     def _reset_newest(self) -> None:
@@ -247,7 +246,7 @@ class RunStore:
     def _start_anew(self, step: int) -> None:
         self.ring.clear()
         self.histograms.clear()
-        self.closeups.clear()
+        self.focus_steps.clear()
         self.scalars.clear()
         self.resources.clear()
         self.newest = None

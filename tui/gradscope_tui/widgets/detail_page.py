@@ -73,7 +73,7 @@ class DetailPage(Container, can_focus=True):
     """Shows the layer named `layer_name`. Where nothing was measured it says so.
 
     The exponents of one kind of its tensors stand beside the curves where there is room, or in their
-    place where the person wants them. What closeups have seen of the layer is in its curves; `refusal`
+    place where the person wants them. Focus steps add points to the layer's curves; `refusal`
     says why there are none.
     """
 
@@ -155,7 +155,7 @@ class DetailPage(Container, can_focus=True):
         curves = []
         for name, title in _PLOTS:
             series = store.ring.series(name, node, _PLOTTED, until)
-            joined = store.closeups.joined(name, node, steps, series, None if is_newest else until)
+            joined = store.focus_steps.joined(name, node, steps, series, None if is_newest else until)
             curves.append((title, *joined))
         curves.sort(key=lambda curve: not np.isfinite(curve[2]).any())  # stable: the known ones first
         for plot, (title, own_steps, series) in zip(self.query(TrendPlot), curves, strict=False):
@@ -183,7 +183,7 @@ class DetailPage(Container, can_focus=True):
         layer = frame.tree.layers[node]
         name = printable(layer.name) or frame.tree.label[node]
         title = [Cell(name, "container"), Cell(f"  {printable(layer.type)}", "dim")]
-        every = store.closeups.every(node)
+        every = store.focus_steps.every(node)
         if every:
             title.append(Cell(f"   {focus_in_words(every)}", "good"))
         elif self.refusal:

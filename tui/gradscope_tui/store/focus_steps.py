@@ -1,7 +1,7 @@
-"""`Closeups`: the newest looks at the layers in the focus, taken between the observed steps.
+"""`FocusSteps`: the newest focus steps, with statistics of the layers in the focus only.
 
-They belong to the curves of those layers and to nothing else: whole steps are what all other pages and
-the rules go by.
+They add points to the curves of those layers and to nothing else. All other pages and the rules use
+observed steps only.
 """
 
 import time
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.errors import ProtocolError
-from gradscope.protocol import Closeup, Layer
+from gradscope.protocol import Layer, Step
 from gradscope_tui.store.layers import LayerTree, build_tree
 from gradscope_tui.store.measure import measure
 
-__all__ = ["Closeups"]
+__all__ = ["FocusSteps"]
 
 _CAPACITY = 600
 _FRESH_S = 3.0
@@ -27,8 +27,8 @@ _Numbers = NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """One closeup: for each quantity a number for each of its nodes."""
+class _FocusStep:
+    """One focus step. `places` maps a node to its place in each array of `values`."""
 
     step: int
     time_s: float
@@ -36,54 +36,54 @@ class _Look:
     values: Mapping[str, NDArray[np.float64]]
 
 
-class Closeups:
-    """At most 600 of them, in the order of the steps. `unreadable` counts those that fit no layers."""
+class FocusSteps:
+    """At most 600, in the order of the steps. `unreadable` counts steps that cannot be decoded."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.unreadable = 0
         self._clock = clock
-        self._looks: deque[_Look] = deque(maxlen=_CAPACITY)
+        self._kept: deque[_FocusStep] = deque(maxlen=_CAPACITY)
         self._trees: dict[tuple[int, ...], LayerTree] = {}
         self._every = 0
         self._fresh_until_s = 0.0
 
     def __len__(self) -> int:
-        return len(self._looks)
+        return len(self._kept)
 
-    def take(self, message: Closeup, layers: Sequence[Layer]) -> None:
-        """Keep a closeup of these layers; one that was there already is left."""
-        newest = self._looks[-1] if self._looks else None
+    def take(self, message: Step, layers: Sequence[Layer]) -> None:
+        """Keep a focus step of a model with these layers. A step that arrived before is ignored."""
+        newest = self._kept[-1] if self._kept else None
         if newest is not None and message.step <= newest.step:
             if message.time_s <= newest.time_s:
                 return
-            self.clear()  # the run started anew
+            self.clear()  # the run started again
         try:
-            look = self._look(message, layers)
+            kept = self._measured(message, layers)
         except (ProtocolError, IndexError):
             self.unreadable += 1
             return
-        self._looks.append(look)
+        self._kept.append(kept)
         self._every = message.every
         turn_s = message.every * (message.step_time_s or 0.0)
         self._fresh_until_s = self._clock() + _FRESH_S + _FRESH_TURNS * turn_s
 
     def every(self, node: int) -> int:
-        """Return every how many steps a layer is looked at now; 0 where it is not."""
-        is_fresh = bool(self._looks) and self._clock() < self._fresh_until_s
-        return self._every if is_fresh and node in self._looks[-1].places else 0
+        """Return the interval of the focus steps of a layer now; 0 if there are none."""
+        is_fresh = bool(self._kept) and self._clock() < self._fresh_until_s
+        return self._every if is_fresh and node in self._kept[-1].places else 0
 
     def joined(
         self, quantity: str, node: int, steps: NDArray[np.int64], values: _Numbers, until: int | None
     ) -> tuple[NDArray[np.int64], _Numbers]:
-        """Return a layer's numbers of observed steps with those of closeups up to `until` among them.
+        """Return a layer's numbers of observed steps merged with those of focus steps up to `until`.
 
-        Closeups older than the oldest of the steps are left out: there the others' curve ends, too.
+        Focus steps older than the oldest observed step are left out, because the curve starts there.
         """
         first = int(steps[0]) if len(steps) else 0
         here = [
-            (look.step, look.values[quantity][look.places[node]])
-            for look in self._looks
-            if node in look.places and look.step >= first and (until is None or look.step <= until)
+            (each.step, each.values[quantity][each.places[node]])
+            for each in self._kept
+            if node in each.places and each.step >= first and (until is None or each.step <= until)
         ]
         if not here:
             return steps, values
@@ -93,11 +93,11 @@ class Closeups:
 
     def clear(self) -> None:
         """Forget all of them."""
-        self._looks.clear()
+        self._kept.clear()
         self._trees.clear()
         self._every = 0
 
-    def _look(self, message: Closeup, layers: Sequence[Layer]) -> _Look:
+    def _measured(self, message: Step, layers: Sequence[Layer]) -> _FocusStep:
         block = message.block()
         nodes = np.unique(block.layer)
         key = tuple(nodes.tolist())
@@ -106,4 +106,4 @@ class Closeups:
         own = replace(block, layer=np.searchsorted(nodes, block.layer).astype(np.uint32))
         measured = measure(own, self._trees[key], message.step)
         places = {node: place for place, node in enumerate(key)}
-        return _Look(message.step, message.time_s, places, measured.values)
+        return _FocusStep(message.step, message.time_s, places, measured.values)
