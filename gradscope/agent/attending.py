@@ -60,7 +60,7 @@ class Attending(ABC):
     @property
     def is_paused(self) -> bool:
         """Whether the training stands, or will at the next step boundary."""
-        return self._gate.is_closed
+        return self._gate.is_paused
 
     def rule(
         self,
@@ -89,7 +89,7 @@ class Attending(ABC):
         """
         chosen = None if layers is None else match_names(layers, self._names)
         rule = Rule(rule_kind(name), threshold=threshold, patience=patience, layers=chosen)
-        self._alarms.post(rule, check_action(rule, action, world_size=self._hello.world_size))
+        self._alarms.set_rule(rule, check_action(rule, action, world_size=self._hello.world_size))
         return rule
 
     def on_alert(self, callback: Callback) -> None:
@@ -150,11 +150,11 @@ class Attending(ABC):
             peek=self._engine.peek,
         )
         self._alarms = RuleMonitor(deeds, self._faults, self._engine.modules)
-        rota = CheckSchedule(sampler.budget, lambda: sampler.pace_s)
-        self._bad_steps = NonfiniteResponse(self._alarms, model, sampler.want, lambda: rota.words)
+        schedule = CheckSchedule(sampler.budget, lambda: sampler.pace_s)
+        self._bad_steps = NonfiniteResponse(self._alarms, model, sampler.want, lambda: schedule.words)
         sentinel = NonfiniteCheck(
             self._see_bad,
-            rota=rota,
+            schedule=schedule,
             needs_all=lambda: self._bad_steps.must_act() or self._breakpoints.are_set,
             is_known_well=lambda: self._engine.has_only_finite,
             must_wait=self._bad_steps.must_wait,
@@ -167,12 +167,12 @@ class Attending(ABC):
 
     def _see_scalars(self, step: int, values: dict[str, float]) -> None:
         if len(values) > 1:  # beside the step's time, which each step has
-            self._alarms.see_scalars(step, values)
-        self._breakpoints.see_scalars(step, values)
+            self._alarms.on_scalars(step, values)
+        self._breakpoints.on_scalars(step, values)
 
     def _see_bad(self, step: int, parameters: Sequence[nn.Parameter]) -> bool:
         must_skip = self._bad_steps.see(step, parameters)
-        self._breakpoints.see_bad()
+        self._breakpoints.on_nonfinite()
         return must_skip
 
     def _stop(self, stop: Breakpoint, why: str, is_shared: bool) -> None:

@@ -64,7 +64,7 @@ def _finding(
     layer = view.layers[int(block.layer[row])]
     root, kind = roots[int(block.kind[row])], block.kinds[int(block.kind[row])]
     nan, inf = view.column("nan")[row], view.column("inf")[row]
-    what = " and ".join(f"{word} {int(n)}" for word, n in (("NaN", nan), ("Inf", inf)) if n)
+    what = " and ".join(f"{int(n)} {word}" for word, n in (("NaN", nan), ("Inf", inf)) if n)
     others = int((bad > 0).sum()) - 1
     origin = _ORIGINS[root].format(layer=layer or "the model")
     rest = f"; also in {others} other tensors" if others else ""

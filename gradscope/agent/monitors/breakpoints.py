@@ -1,8 +1,9 @@
-"""Breakpoints: conditions at which the training pauses at the next boundary.
+"""Breakpoints: conditions at which the training pauses at the next step boundary.
 
-One that speaks of steps alone is judged before a step begins, and stops there. One that speaks of
-logged numbers is judged when they have come, in every step; one that speaks of layers in observed steps
-only: with a budget these are few. It stops when it has become true, not for as long as it is.
+A condition on step numbers only is evaluated before a step begins, and pauses there. A condition on logged
+scalars is evaluated when they have arrived, in every step. A condition on layers is evaluated in observed
+steps only; with a budget there are few of them. A breakpoint triggers when its condition becomes true, and
+again only after the condition was false.
 """
 
 import itertools
@@ -25,7 +26,7 @@ _LIMIT = 50
 
 @dataclass(slots=True)
 class Breakpoint:
-    """One breakpoint. `was_true`: it has stopped already for what holds now."""
+    """One breakpoint. `was_true`: the condition was true when last evaluated, so it has triggered."""
 
     id: str
     condition: Condition
@@ -36,8 +37,8 @@ class Breakpoint:
 
 
 @dataclass(slots=True)
-class _Come:
-    """What has come of one step since the last boundary."""
+class _StepData:
+    """Statistics and scalars of one step, received since the last step boundary."""
 
     layers: Sequence[str] = ()
     block: Block | None = None
@@ -45,9 +46,9 @@ class _Come:
 
 
 class Breakpoints(StepPlugin):
-    """The breakpoints of one run; to be added to the engine before the gate.
+    """The breakpoints of one run. Add them to the engine before the pause.
 
-    `stop(breakpoint, why, is_shared)` closes the gate; `is_shared`: all ranks judge the same.
+    `stop(breakpoint, why, is_shared)` pauses the training; `is_shared`: all ranks reach the same result.
     """
 
     name = "breakpoints"
@@ -63,89 +64,87 @@ class Breakpoints(StepPlugin):
         self._stop = stop
         self._announce = announce
         self._numbers = itertools.count(1)
-        self._there: dict[str, Breakpoint] = {}
-        self._news: dict[int, _Come] = {}
+        self._breakpoints: dict[str, Breakpoint] = {}
+        self._pending: dict[int, _StepData] = {}
 
     @property
     def are_set(self) -> bool:
-        """Whether there are any."""
-        return bool(self._there)
+        """Whether any breakpoint is set."""
+        return bool(self._breakpoints)
 
     def states(self) -> tuple[BreakpointState, ...]:
-        """Return all of them as data."""
+        """Return the state of all breakpoints."""
         return tuple(
             BreakpointState(each.id, each.condition.text, each.set_by, each.hits)
-            for each in list(self._there.values())
+            for each in list(self._breakpoints.values())
         )
 
     def check(self, text: object) -> Condition:
-        """Return a condition that speaks of this model. Raises UsageError for anything else."""
+        """Parse a condition. Raises UsageError if it is invalid or names a layer that does not exist."""
         condition = parse_condition(text)
         condition.check_layers(list(self._names()))
-        if len(self._there) >= _LIMIT:
-            raise UsageError(f"a run has at most {_LIMIT} breakpoints; remove one first")
+        if len(self._breakpoints) >= _LIMIT:
+            raise UsageError(f"expected at most {_LIMIT} breakpoints in a run; remove one first")
         return condition
 
     def add(
         self, condition: Condition, *, set_by: str, lease_s: float, label: str | None = None
     ) -> Breakpoint:
-        """Set a checked breakpoint."""
+        """Set a breakpoint with a validated condition."""
         name = f"break-{label or next(self._numbers)}"
-        there = self._there[name] = Breakpoint(name, condition, set_by, lease_s)
+        added = self._breakpoints[name] = Breakpoint(name, condition, set_by, lease_s)
         self.wake()
         self.look_now()
         self._announce()
-        return there
+        return added
 
     def remove(self, id: str) -> bool:
-        """Remove one, or all where `id` is empty; return whether there was any."""
-        gone = list(self._there) if not id else [id]
-        found = [self._there.pop(each, None) for each in gone]
+        """Remove a breakpoint, or all if `id` is empty; return whether any was removed."""
+        gone = list(self._breakpoints) if not id else [id]
+        found = [self._breakpoints.pop(each, None) for each in gone]
         self._announce()
         return any(found)
 
     def at_boundary(self, step: int) -> None:
-        """Judge what has come; and, of the step that is about to begin, those of steps alone."""
-        if self._news:
-            news, self._news = self._news, {}
-            for before, come in sorted(news.items()):
-                reading = StepView(before, come.layers, come.block, scalars=come.scalars)
-                self._judge(reading, lambda c: not c.is_of_steps_only, is_shared=False)
-        if self._there:
+        """Evaluate the received data, and conditions on step numbers for the step about to begin."""
+        if self._pending:
+            pending, self._pending = self._pending, {}
+            for before, data in sorted(pending.items()):
+                view = StepView(before, data.layers, data.block, scalars=data.scalars)
+                self._judge(view, lambda c: not c.is_of_steps_only, is_shared=False)
+        if self._breakpoints:
             self.look_now()
             self._judge(StepView(step, (), None), lambda c: c.is_of_steps_only, is_shared=True)
-        self.rest_unless(lambda: self._there)
+        self.rest_unless(lambda: self._breakpoints)
 
-    def see_scalars(self, step: int, values: dict[str, float]) -> None:
-        """Take a step's logged numbers."""
-        if self._there:
-            self._news.setdefault(step, _Come()).scalars = values
+    def on_scalars(self, step: int, values: dict[str, float]) -> None:
+        """Receive the logged scalars of a step."""
+        if self._breakpoints:
+            self._pending.setdefault(step, _StepData()).scalars = values
 
-    def see_bad(self) -> None:
-        """Stop at those that wait for anything that is not finite: the sentinel has found some."""
-        for each in list(self._there.values()):
+    def on_nonfinite(self) -> None:
+        """Trigger breakpoints on nonfinite values: the nonfinite check has found some."""
+        for each in list(self._breakpoints.values()):
             if each.condition.is_about_finite and not each.was_true:
                 self._hit(each, "gradients that are not finite", is_shared=False)
 
     def observed(self, finished: FinishedStep) -> None:
-        """Take an observed step's columns."""
-        if self._there:
-            come = self._news.setdefault(finished.step, _Come())
-            come.layers, come.block = finished.names, finished.block
+        """Receive the columns of an observed step."""
+        if self._breakpoints:
+            data = self._pending.setdefault(finished.step, _StepData())
+            data.layers, data.block = finished.names, finished.block
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
-        """Return how to prepare each command about breakpoints, by its action."""
+        """Return the function that validates each breakpoint command, by action."""
         return {"break": self._prepare_break, "unbreak": self._prepare_unbreak}
 
-    def _judge(
-        self, reading: StepView, is_meant: Callable[[Condition], bool], *, is_shared: bool
-    ) -> None:
-        for each in list(self._there.values()):
+    def _judge(self, view: StepView, is_meant: Callable[[Condition], bool], *, is_shared: bool) -> None:
+        for each in list(self._breakpoints.values()):
             if not is_meant(each.condition):
                 continue
-            why = each.condition.look(reading)
+            why = each.condition.look(view)
             if why is None:
-                is_known = reading.block is not None or not each.condition.needs_columns
+                is_known = view.block is not None or not each.condition.needs_columns
                 each.was_true = each.was_true and not is_known
             elif not each.was_true:
                 self._hit(each, why, is_shared=is_shared)
@@ -158,19 +157,21 @@ class Breakpoints(StepPlugin):
         condition = self.check(command.condition)
         lease_s = check_lease(command.lease_s)
 
-        def apply(turn: QueuedCommand) -> None:
+        def apply(command_slot: QueuedCommand) -> None:
             set_by = command.set_by or command.peer
-            there = self.add(condition, set_by=set_by, lease_s=lease_s, label=turn.label)
-            turn.done(turn.step, there.id)
+            added = self.add(condition, set_by=set_by, lease_s=lease_s, label=command_slot.label)
+            command_slot.done(command_slot.step, added.id)
 
         return apply
 
     def _prepare_unbreak(self, command: Command) -> Prepared:
-        def apply(turn: QueuedCommand) -> None:
-            if command.target and command.target not in self._there:
-                there = ", ".join(self._there) or "none"
-                raise UsageError(f"no breakpoint {command.target!r} is set; there are: {there}")
+        def apply(command_slot: QueuedCommand) -> None:
+            if command.target and command.target not in self._breakpoints:
+                existing = ", ".join(self._breakpoints) or "none"
+                raise UsageError(
+                    f"breakpoint {command.target!r} does not exist; existing ones: {existing}"
+                )
             self.remove(command.target)
-            turn.done(turn.step)
+            command_slot.done(command_slot.step)
 
         return apply

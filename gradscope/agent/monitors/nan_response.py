@@ -1,9 +1,9 @@
-"""What is told and done when the sentinel finds gradients that are not finite.
+"""The response to gradients that are not finite: an alert, and the action of the rule `nonfinite`.
 
-The origin shows only in an observed step's columns, and there the rule `nonfinite` names it. In any
-other step what is known is told: the step, the parameters, and that the origin was not observed; and
-the steps after it are observed, so that it may show. One step after the first NaN the parameters have
-it, unless the step was skipped.
+Only an observed step shows the origin of a NaN, and there the rule `nonfinite` names it. In any other step
+the alert names the step and the parameters, and says that the origin was not observed. The following steps
+are observed, in case the NaN appears again. One step after the first NaN, the parameters contain it, unless
+the step was skipped.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,19 +18,19 @@ from gradscope.rules import Alert, RuleFinding
 __all__ = ["NonfiniteResponse"]
 
 _FOLLOWED: Final = 10
-"""Steps that are observed after a first bad one; one that comes as much later is a first one again."""
+"""Number of steps to observe after a nonfinite step. After as many clean steps, the next one is new."""
 
 _RULE: Final = "nonfinite"
 _SHOWN: Final = 3
 
 
 class NonfiniteResponse(StepPlugin):
-    """The sentinel's way to the rules of one run. `observe(n)` has the next n steps observed.
+    """Reports nonfinite gradients to the rules of a run. `observe(n)` observes the next n steps.
 
-    `passed_over()` says in words what the sentinel does not look at in every step; empty for nothing.
+    `unchecked()` describes the gradients that are not checked in every step; empty if all are.
     """
 
-    name = "what follows a bad step"
+    name = "the response to nonfinite gradients"
     needs_observed = True
 
     def __init__(
@@ -38,30 +38,30 @@ class NonfiniteResponse(StepPlugin):
         alarms: RuleMonitor,
         model: Callable[[], nn.Module | None],
         observe: Callable[[int], None],
-        passed_over: Callable[[], str],
+        unchecked: Callable[[], str],
     ) -> None:
         self._alarms = alarms
         self._model = model
         self._observe = observe
-        self._passed_over = passed_over
+        self._unchecked = unchecked
         self._observed: tuple[int, bool] = (-1, False)
         self._last: int | None = None
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Note whether the step is observed."""
+        """Remember whether the step is observed."""
         self._observed = step, is_observed
         self.rest()
 
     def must_wait(self) -> bool:
-        """Whether it must be known before the optimizer steps if its gradients are finite."""
-        return any(each.action in ("skip_step", "raise") for each in self._alarms.posted(_RULE))
+        """Return whether the result of the check is needed before the optimizer steps."""
+        return any(each.action in ("skip_step", "raise") for each in self._alarms.active(_RULE))
 
     def must_act(self) -> bool:
-        """Whether more is to be done about a bad step than to tell of it."""
+        """Return whether a rule does more about a nonfinite step than report it."""
         return self._alarms.acts_on_nonfinite
 
     def see(self, step: int, parameters: Sequence[nn.Parameter]) -> bool:
-        """Take what the sentinel found; return whether the optimizer is not to step."""
+        """Handle parameters whose gradients are not finite; return whether to skip the optimizer step."""
         is_first = self._last is None or step > self._last + _FOLLOWED
         self._last = step
         self.wake()
@@ -70,48 +70,46 @@ class NonfiniteResponse(StepPlugin):
         is_sharded = any(hasattr(parameter, "to_local") for parameter in parameters)
         names = self._names_of(parameters) if is_first else []
         must_skip = False
-        for posted in self._alarms.posted(_RULE):
-            must_skip |= posted.action == "skip_step" and not is_sharded
+        for active in self._alarms.active(_RULE):
+            must_skip |= active.action == "skip_step" and not is_sharded
             if (
                 is_first
-                and self._is_meant(posted, names)
-                and not self._is_told_by_columns(posted, step)
+                and self._concerns(active, names)
+                and not self._is_reported_by_columns(active, step)
             ):
                 words = _words(
-                    names, posted, is_observed=self._is_observed(step), is_sharded=is_sharded
+                    names, active, is_observed=self._is_observed(step), is_sharded=is_sharded
                 )
-                if not self.must_act() and self._passed_over():
-                    words += f"; {self._passed_over()}"
+                if not self.must_act() and self._unchecked():
+                    words += f"; {self._unchecked()}"
                 finding = RuleFinding("", "param_grad", float(len(names)), 0.0, "{}", (words,))
-                self._alarms.act(posted, [Alert(_RULE, step, step, finding)])
+                self._alarms.act(active, [Alert(_RULE, step, step, finding)])
         return must_skip
 
     def _is_observed(self, step: int) -> bool:
         return self._observed == (step, True)
 
-    def _is_told_by_columns(self, posted: ActiveRule, step: int) -> bool:
-        """Whether the step's columns will tell it, with the origin, and early enough."""
-        return self._is_observed(step) and posted.action not in ("skip_step", "raise")
+    def _is_reported_by_columns(self, active: ActiveRule, step: int) -> bool:
+        """Return whether the columns of the step will report it, with the origin and in time."""
+        return self._is_observed(step) and active.action not in ("skip_step", "raise")
 
     @staticmethod
-    def _is_meant(posted: ActiveRule, names: Sequence[str]) -> bool:
-        layers = posted.rule.layers
+    def _concerns(active: ActiveRule, names: Sequence[str]) -> bool:
+        layers = active.rule.layers
         return layers is None or any(name.rpartition(".")[0] in layers for name in names)
 
     def _names_of(self, parameters: Sequence[nn.Parameter]) -> list[str]:
         model = self._model()
         names = {} if model is None else {id(p): name for name, p in model.named_parameters()}
-        return [
-            names.get(id(parameter), "a parameter outside of the model") for parameter in parameters
-        ]
+        return [names.get(id(parameter), "a parameter outside the model") for parameter in parameters]
 
 
-def _words(names: Sequence[str], posted: ActiveRule, *, is_observed: bool, is_sharded: bool) -> str:
+def _words(names: Sequence[str], active: ActiveRule, *, is_observed: bool, is_sharded: bool) -> str:
     rest = len(names) - _SHOWN
     shown = ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
     origin = "" if is_observed else "; origin not observed"
     skipped = ""
-    if posted.action == "skip_step":
+    if active.action == "skip_step":
         skipped = (
             "; the step is not skipped: gradients are sharded, and ranks might differ"
             if is_sharded

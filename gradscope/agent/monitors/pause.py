@@ -1,15 +1,15 @@
-"""The gate: the training stands before a step, for as long as a lease lasts, and goes on.
+"""The pause: training is held at a step boundary until it is resumed or the lease expires.
 
-    open ──pause, a breakpoint──▶ closed before step n ──resume, or the lease ends──▶ open
-                                        └──step once──▶ open for step n, closed before n + 1
+    running ──pause, breakpoint──▶ paused before step n ──resume, lease expired──▶ running
+                                         └──step once──▶ step n runs, paused before n + 1
 
-A lease is at most five minutes and is renewed by pausing again: a viewer that dies cannot keep a
-training standing. While the gate is closed commands are obeyed, and what they change is in force.
+A lease is at most five minutes long and is renewed by pausing again, so a viewer that dies cannot hold a
+training. During a pause, commands are applied and take effect.
 
-With several ranks the gate closes and opens only by what all of them apply at the same boundary; what
-one rank finds by itself (a breakpoint, the end of the lease) it asks for. The lease runs on each rank
-by its own clock; the leading rank asks to go on, and a rank that hears nothing goes on by itself ten
-seconds later. No collective waits meanwhile but those of ranks that are early by that much.
+With several ranks, all ranks pause and resume at the same step boundary. If one rank alone finds a reason
+(a breakpoint, an expired lease), it requests a command for all ranks. Each rank measures the lease with its
+own clock. The leading rank requests the resume; a rank that receives nothing resumes by itself ten seconds
+later. Until then only the collectives of ranks that are early wait.
 """
 
 import time
@@ -24,39 +24,39 @@ from gradscope.protocol import Command, PauseState
 __all__ = ["LEASE_LIMIT_S", "LEASE_S", "Pause", "check_lease"]
 
 LEASE_S: Final = 60.0
-"""How long a pause lasts unless it is told otherwise."""
+"""Default duration of a pause, in seconds."""
 
 LEASE_LIMIT_S: Final = 300.0
-"""The longest lease: below the time-outs of collectives, ten minutes and more."""
+"""Maximum lease in seconds. The time-outs of collectives are longer: ten minutes and more."""
 
 _GRACE_S: Final = 10.0
 
 
 def check_lease(lease_s: object) -> float:
-    """Return the lease in seconds. Raises UsageError for one that is not above 0 and at most 300."""
+    """Return the lease in seconds. Raises UsageError unless it is above 0 and at most 300."""
     if lease_s is None:
         return LEASE_S
     is_number = isinstance(lease_s, int | float) and not isinstance(lease_s, bool)
     if not is_number or not 0 < float(lease_s) <= LEASE_LIMIT_S:  # type: ignore[arg-type]  # it is a number
         raise UsageError(
-            f"a lease is above 0 and at most {LEASE_LIMIT_S:g} seconds, got {lease_s!r}; a longer "
-            "pause is renewed by pausing again"
+            f"expected a lease above 0 and of at most {LEASE_LIMIT_S:g} seconds, got {lease_s!r}; "
+            "pause again to extend a pause"
         )
     return float(lease_s)  # type: ignore[arg-type]  # as above
 
 
 class Pause(StepPlugin):
-    """Holds the training between two steps. Its time is in no step's time.
+    """Holds the training between two steps. The time of a pause does not count as step time.
 
-    `announce` tells viewers that the state has changed, `note(code, text)` makes an event,
-    `ask_to_resume` has all ranks resume; `is_alone` and `is_lead` say who may do what by itself.
+    `announce` sends the changed state to viewers, `note(code, text)` sends an event, `ask_to_resume`
+    requests that all ranks resume. `is_alone`: there is one rank; `is_lead`: this is the leading rank.
     """
 
     name = "the pause"
 
     def __init__(
         self,
-        turns: CommandQueue,
+        queue: CommandQueue,
         *,
         announce: Callable[[], None],
         note: Callable[[str, str], None],
@@ -64,15 +64,15 @@ class Pause(StepPlugin):
         is_alone: bool,
         is_lead: bool,
     ) -> None:
-        self._turns = turns
+        self._queue = queue
         self._announce = announce
         self._note = note
         self._ask_to_resume = ask_to_resume
         self._is_alone = is_alone
         self._is_lead = is_lead
-        self._is_closed = False
+        self._is_paused = False
         self._has_asked = False
-        self._closes_at: int | None = None
+        self._pause_at: int | None = None
         self._ends_s = 0.0
         self._lease_s = LEASE_S
         self._set_by = ""
@@ -81,41 +81,41 @@ class Pause(StepPlugin):
 
     @property
     def state(self) -> PauseState | None:
-        """Where the training stands; None while it runs."""
+        """The state of the pause; None while the training runs."""
         step = self._step
-        if step is None or not self._is_closed:
+        if step is None or not self._is_paused:
             return None
         left_s = max(0.0, self._ends_s - time.monotonic())
         return PauseState(step, left_s, self._set_by, self._reason)
 
     @property
-    def is_closed(self) -> bool:
-        """Whether the training stands, or will at the next boundary."""
-        return self._is_closed
+    def is_paused(self) -> bool:
+        """Whether the training is paused, or will be at the next step boundary."""
+        return self._is_paused
 
     def pause(self, *, lease_s: float = LEASE_S, set_by: str = "script", reason: str = "") -> None:
-        """Close the gate at the next boundary, or renew the lease of one that is closed."""
+        """Pause at the next step boundary, or renew the lease of the current pause."""
         self._lease_s, self._set_by, self._reason = lease_s, set_by, reason or self._reason
         self._ends_s = time.monotonic() + lease_s
         self._has_asked = False
-        self._is_closed = True
+        self._is_paused = True
         self.wake()
         if self._step is not None:
             self._announce()
 
     def resume(self) -> None:
-        """Open the gate."""
-        self._is_closed, self._closes_at, self._reason = False, None, ""
-        self._turns.ask_now()
+        """Resume the training."""
+        self._is_paused, self._pause_at, self._reason = False, None, ""
+        self._queue.ask_now()
 
     def step_once(self, step: int, *, lease_s: float, set_by: str) -> None:
-        """Let `step` run, and close the gate before the next."""
+        """Run `step`, and pause before the next."""
         self.resume()
-        self._closes_at, self._lease_s, self._set_by = step + 1, lease_s, set_by
+        self._pause_at, self._lease_s, self._set_by = step + 1, lease_s, set_by
         self.wake()
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
-        """Return how to prepare each command of the gate, by its action."""
+        """Return the function that validates each pause command, by action."""
         return {
             "pause": self._prepare_pause,
             "resume": self._prepare_resume,
@@ -123,68 +123,68 @@ class Pause(StepPlugin):
         }
 
     def at_boundary(self, step: int) -> None:
-        """Wait while the gate is closed."""
-        if self._closes_at is not None and step >= self._closes_at:
-            self._closes_at = None
+        """Wait while the training is paused."""
+        if self._pause_at is not None and step >= self._pause_at:
+            self._pause_at = None
             self.pause(lease_s=self._lease_s, set_by=self._set_by, reason="after one step")
-        if self._is_closed:
-            self._stand(step)
-        self.rest_unless(lambda: self._is_closed or self._closes_at is not None)
+        if self._is_paused:
+            self._hold(step)
+        self.rest_unless(lambda: self._is_paused or self._pause_at is not None)
 
     def close(self) -> None:
-        """Let a waiting training go on: the scope is being detached."""
+        """Resume, because the scope is detached."""
         self.resume()
 
-    def _stand(self, step: int) -> None:
+    def _hold(self, step: int) -> None:
         self._step = step
         self._ends_s = time.monotonic() + self._lease_s
-        self._note("pause", f"paused before step {step} by {self._set_by}{self._because()}")
+        self._note("pause", f"paused before step {step} by {self._set_by}{self._reason_text()}")
         self._announce()
         try:
-            self._turns.hold(step, self._is_over)
+            self._queue.hold(step, self._may_resume)
         finally:
-            self._is_closed, self._step, self._reason = False, None, ""
+            self._is_paused, self._step, self._reason = False, None, ""
             self._announce()
-        self._note("resume", f"goes on with step {step}")
+        self._note("resume", f"resumed with step {step}")
 
-    def _is_over(self) -> bool:
-        if not self._is_closed:
+    def _may_resume(self) -> bool:
+        if not self._is_paused:
             return True
         late_s = time.monotonic() - self._ends_s
         if late_s < 0:
             return False
         if self._is_alone or late_s > _GRACE_S:
-            self._note("pause.lease", f"the lease of {self._lease_s:g} s has ended: training goes on")
+            self._note("pause.lease", f"the lease of {self._lease_s:g} s has expired; training resumes")
             return True
         if self._is_lead and not self._has_asked:
             self._has_asked = True
             self._ask_to_resume()
         return False
 
-    def _because(self) -> str:
+    def _reason_text(self) -> str:
         return f": {self._reason}" if self._reason else ""
 
     def _prepare_pause(self, command: Command) -> Prepared:
         lease_s = check_lease(command.lease_s)
 
-        def apply(turn: QueuedCommand) -> None:
+        def apply(command_slot: QueuedCommand) -> None:
             self.pause(lease_s=lease_s, set_by=command.set_by or command.peer, reason=command.condition)
-            turn.done(turn.step)
+            command_slot.done(command_slot.step)
 
         return apply
 
-    def _prepare_resume(self, command: Command) -> Prepared:  # noqa: ARG002 - one shape for all
-        def apply(turn: QueuedCommand) -> None:
+    def _prepare_resume(self, command: Command) -> Prepared:  # noqa: ARG002 - the signature of all command functions
+        def apply(command_slot: QueuedCommand) -> None:
             self.resume()
-            turn.done(turn.step)
+            command_slot.done(command_slot.step)
 
         return apply
 
     def _prepare_step_once(self, command: Command) -> Prepared:
         lease_s = check_lease(command.lease_s)
 
-        def apply(turn: QueuedCommand) -> None:
-            self.step_once(turn.step, lease_s=lease_s, set_by=command.set_by or command.peer)
-            turn.done(turn.step)
+        def apply(command_slot: QueuedCommand) -> None:
+            self.step_once(command_slot.step, lease_s=lease_s, set_by=command.set_by or command.peer)
+            command_slot.done(command_slot.step)
 
         return apply

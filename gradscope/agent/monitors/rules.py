@@ -1,11 +1,11 @@
-"""Rules at work in the training: what they find is told, and done about.
+"""Active rules of a run: they judge steps, report alerts and apply actions.
 
-    observed step ──▶ its columns ──▶ rules ──▶ Alert ──▶ message, callbacks, action
-    every step    ──▶ sentinel ──▶ nonfinite ───────┘
+    observed step ──▶ its columns     ──▶ rules ──▶ Alert ──▶ event, callbacks, action
+    every step    ──▶ nonfinite check ──▶ rule `nonfinite` ──┘
 
-A rule that is to skip, to clip or to raise judges what is known before the optimizer steps, in observed
-steps; on CUDA that waits for the device. All others judge the step when its numbers have come. The rule
-`nonfinite` stands on the sentinel, and so acts in every step.
+A rule with the action skip_step, clip or raise judges the data available before the optimizer steps, in
+observed steps; on CUDA this waits for the device. All other rules judge a step when its statistics have
+arrived. The rule `nonfinite` also receives the results of the nonfinite check, and so acts in every step.
 """
 
 import math
@@ -30,57 +30,61 @@ from gradscope.rules import Alert, Rule, RuleFinding, StepView, default_rules, i
 __all__ = ["ACTIONS", "Action", "ActiveRule", "Callback", "RuleActions", "RuleMonitor", "check_action"]
 
 ACTIONS: Final = ("event", "pause", "skip_step", "clip", "remove", "raise", "off")
-"""What can be done about an alert, beside calling a function."""
+"""Actions of a rule. A callable is the other possibility."""
 
 Callback: TypeAlias = Callable[[Alert], object]
 Action: TypeAlias = str | Callback
 
 _EARLY: Final = ("skip_step", "clip", "raise")
-_TOLD_AT_ONCE: Final = 8
+_REPORTED_ONE_BY_ONE: Final = 8
 
-_JUDGED_ALL: Final = 200
-"""So many observed steps are all judged: a short run has no more."""
+_JUDGE_ALL_FIRST: Final = 200
+"""All rules judge the first observed steps, so a short run is judged completely."""
 
-_APART_S: Final = 0.04
-"""From then on rules that only tell judge 25 steps a second at most: it takes a tiny step's time."""
+_MIN_INTERVAL_S: Final = 0.04
+"""After that, rules that only report judge at most 25 steps per second."""
 
-_REST: Final = 200
-"""They also rest so many times as long as judging last took: it takes half a percent of the time."""
+_PAUSE_FACTOR: Final = 200
+"""They also pause for this many times the duration of the last judging: half a percent of the time."""
 
-_LONGEST_REST_S: Final = 5.0
-"""But no longer, for a look that was slow because the machine did something else."""
+_MAX_PAUSE_S: Final = 5.0
+"""Upper limit of that pause: one judging may be slow because the machine was busy."""
 
 
 def check_action(rule: Rule, action: object, *, world_size: int) -> Action:
-    """Return the action. Raises UsageError for one that there is not, or that this rule cannot have."""
+    """Return the validated action. Raises UsageError if it is unknown or not available for this rule."""
     if callable(action):
         return action
     if not isinstance(action, str) or action not in ACTIONS:
         raise UsageError(
-            f"the action of a rule is one of {', '.join(ACTIONS)}, or a function of the alert; "
-            f"got {action!r}"
+            f"expected the action of a rule to be one of {', '.join(ACTIONS)}, or a function that takes "
+            f"the alert; got {action!r}"
         )
     kind = rule.kind
     if action == "clip" and not kind.can_clip:
-        raise UsageError(f"{rule.name} has no norm that could be clipped; exploding and spike have")
-    if action == "skip_step" and not kind.is_early:
-        raise UsageError(f"{rule.name} is known only when the optimizer has stepped: no step to skip")
-    if action == "skip_step" and kind.needs_scalars:
-        raise UsageError(f"{rule.name} is judged when the step has ended: no step to skip")
+        raise UsageError(
+            f"the action clip is not available for {rule.name}, which has no gradient norm; "
+            "use it with exploding or spike"
+        )
+    if action == "skip_step" and (not kind.is_early or kind.needs_scalars):
+        raise UsageError(
+            f"the action skip_step is not available for {rule.name}: it is judged after the optimizer "
+            "has stepped; use another action"
+        )
     if action in ("skip_step", "clip") and world_size > 1 and not kind.is_shared:
         raise UsageError(
-            f"{rule.name} sees other numbers on each of the {world_size} ranks: they would not "
-            f"{action} together. Those on parameters' gradients do: nonfinite, exploding, vanishing, "
-            "spike"
+            f"the action {action} is not available for {rule.name} with {world_size} ranks: its values "
+            "differ between ranks, so the ranks would act differently; use it with nonfinite, exploding, "
+            "vanishing or spike"
         )
     return action
 
 
 @dataclass(frozen=True, slots=True)
 class RuleActions:
-    """What alarms can have done: tell it, pause the training, remove interventions.
+    """Functions that a `RuleMonitor` calls: report an alert, pause the training, remove interventions.
 
-    `peek` gives layers and columns of the step in progress; None where it is not observed.
+    `peek` returns layers and columns of the step in progress; None if it is not observed.
     """
 
     tell: Callable[[Alert, str], None]
@@ -92,26 +96,26 @@ class RuleActions:
 
 @dataclass(slots=True)
 class ActiveRule:
-    """A rule and what is done about what it finds."""
+    """A rule and its action."""
 
     rule: Rule
     action: Action
 
     @property
     def words(self) -> str:
-        """The action in a word."""
+        """The name of the action."""
         return self.action if isinstance(self.action, str) else "call"
 
     @property
     def is_early(self) -> bool:
-        """Whether it is to act before the optimizer steps."""
+        """Whether the rule acts before the optimizer steps."""
         return self.action in _EARLY and self.rule.kind.is_early and not self.rule.kind.needs_scalars
 
 
 class RuleMonitor(StepPlugin):
-    """The rules of one run. All of them judge from the first step on; by default they only tell.
+    """The active rules of one run. By default all rules are active and only report.
 
-    `acts_on_nonfinite`: whether more is to be done about a bad step than to tell of it.
+    `acts_on_nonfinite`: whether the rule `nonfinite` has an action other than reporting.
     """
 
     name = "the rules"
@@ -119,12 +123,12 @@ class RuleMonitor(StepPlugin):
 
     def __init__(
         self,
-        deeds: RuleActions,
+        actions: RuleActions,
         faults: Faults,
         modules: Callable[[], Mapping[str, nn.Module]],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._deeds = deeds
+        self._actions = actions
         self._faults = faults
         self._modules = modules
         self._clock = clock
@@ -135,148 +139,149 @@ class RuleMonitor(StepPlugin):
         self._is_observed = False
         self._has_judged = False
         self._early: set[tuple[int, int]] = set()
-        self._withheld = HiddenGradients()
-        self._is_posted = False
-        self._readings, self._rests_until_s = 0, 0.0
+        self._hidden_gradients = HiddenGradients()
+        self._has_new_rules = False
+        self._judged_count, self._next_judging_s = 0, 0.0
         self._raising: AlertError | None = None
 
     @property
     def rules(self) -> tuple[tuple[Rule, str], ...]:
-        """The rules and what each does about what it finds."""
-        return tuple((posted.rule, posted.words) for posted in self._posted)
+        """The rules and the name of the action of each."""
+        return tuple((active.rule, active.words) for active in self._active_rules)
 
-    def post(self, rule: Rule, action: Action) -> None:
-        """Put a rule in the place of those of its name that judge the same layers; "off" takes away."""
+    def set_rule(self, rule: Rule, action: Action) -> None:
+        """Add a rule; it replaces rules of the same name and layers. The action "off" only removes them."""
         rest = [
             each
-            for each in self._posted
+            for each in self._active_rules
             if each.rule.name != rule.name
             or (rule.layers is not None and each.rule.layers != rule.layers)
         ]
         self._put(rest if action == "off" else [*rest, ActiveRule(rule, action)])
-        self._is_posted = True
+        self._has_new_rules = True
         self.wake()
         self.look_now()
 
     def on_alert(self, callback: Callback) -> None:
-        """Have a function called with each alert, in the training's thread."""
+        """Call `callback` with each alert, in the training thread."""
         self._callbacks.append(callback)
 
-    def posted(self, name: str) -> tuple[ActiveRule, ...]:
-        """Return the rules of a name."""
+    def active(self, name: str) -> tuple[ActiveRule, ...]:
+        """Return the active rules with this name."""
         return self._by_name.get(name, ())
 
-    def act(self, posted: ActiveRule, alerts: Sequence[Alert]) -> None:
-        """Tell of alerts, of the first few one by one, and do what is to be done."""
+    def act(self, active: ActiveRule, alerts: Sequence[Alert]) -> None:
+        """Report alerts (the first few one by one), and apply the action of the rule."""
         if not alerts:
             return
-        for alert in alerts[:_TOLD_AT_ONCE]:
-            self._tell(alert, posted)
-        rest = len(alerts) - _TOLD_AT_ONCE
+        for alert in alerts[:_REPORTED_ONE_BY_ONE]:
+            self._report(alert, active)
+        rest = len(alerts) - _REPORTED_ONE_BY_ONE
         if rest > 0:
-            self._deeds.note(f"alert.{posted.rule.name}", f"{posted.rule.name}: and {rest} layers more")
-        if posted.action == "pause":
-            self._deeds.pause(f"{alerts[0].rule}: {alerts[0].text}")
-        elif posted.action == "remove":
-            self._deeds.remove_all()
-        elif posted.action == "raise":
+            self._actions.note(f"alert.{active.rule.name}", f"{active.rule.name}: {rest} more layers")
+        if active.action == "pause":
+            self._actions.pause(f"{alerts[0].rule}: {alerts[0].text}")
+        elif active.action == "remove":
+            self._actions.remove_all()
+        elif active.action == "raise":
             self._raising = AlertError(f"{alerts[0].rule} in step {alerts[0].step}: {alerts[0].text}")
             self.wake()
 
-    def see_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Judge the numbers of a step; they may come some steps later."""
-        if not any(map(is_loss, values)):  # the rules that there are look at nothing else
+    def on_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Judge logged scalars of a step. They may arrive some steps later."""
+        if not any(map(is_loss, values)):  # no rule uses other scalars
             return
-        reading = StepView(step, (), None, scalars=values)
-        for posted in self._posted:
-            if posted.rule.kind.needs_scalars:
-                self.act(posted, posted.rule.judge(reading))
+        view = StepView(step, (), None, scalars=values)
+        for active in self._active_rules:
+            if active.rule.kind.needs_scalars:
+                self.act(active, active.rule.judge(view))
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Begin a step; raise what a rule had to raise."""
+        """Begin a step; raise the error of a rule with the action raise."""
         self._step, self._is_observed, self._has_judged = step, is_observed, False
-        self._withheld.give_back()
+        self._hidden_gradients.restore()
         self._raise()
         self.rest()
-        if self._is_posted:  # in the training's thread now, where nothing comes between
-            self._is_posted = False
+        if self._has_new_rules:  # handled here, in the training thread, to avoid a race
+            self._has_new_rules = False
             self.look_now()
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
-        """Judge what is known before the optimizer steps, where a rule is to act on it."""
+        """Judge the data available before the optimizer steps, for rules that act on it."""
         self._raise()
         if not self._early_rules or not self._is_observed or self._has_judged:
             return
-        measured = self._deeds.peek()
+        measured = self._actions.peek()
         if measured is None:
             return
         self._has_judged = True
-        reading = self._reading(self._step, *measured)
-        for posted in self._early_rules:
-            self._early.add((self._step, id(posted)))
-            self.act(posted, posted.rule.judge(reading))
-            standing = posted.rule.active
-            if standing and posted.action == "clip":
-                self._clip(optimizer, standing)
-            elif standing and posted.action == "skip_step":
-                self._withheld.take(optimizer)
+        view = self._view(self._step, *measured)
+        for active in self._early_rules:
+            self._early.add((self._step, id(active)))
+            self.act(active, active.rule.judge(view))
+            findings = active.rule.active
+            if findings and active.action == "clip":
+                self._clip(optimizer, findings)
+            elif findings and active.action == "skip_step":
+                self._hidden_gradients.hide(optimizer)
         self._raise()
 
-    def after_optimizer(self, optimizer: Optimizer) -> None:  # noqa: ARG002 - a part's signature
-        """Give back the gradients that the optimizer was not to see."""
-        self._withheld.give_back()
+    def after_optimizer(self, optimizer: Optimizer) -> None:  # noqa: ARG002 - the signature of a plugin
+        """Restore the hidden gradients."""
+        self._hidden_gradients.restore()
 
     def observed(self, finished: FinishedStep) -> None:
-        """Judge a step whose numbers have come.
+        """Judge an observed step.
 
-        Rules that only tell do not judge every one of many steps a second, and rest after each so long
-        that judging takes half a percent of the time. What is done about alerts does not count: a
-        callback may take as long as it likes.
+        Rules that only report are rate-limited to half a percent of the time. The time of actions and
+        callbacks does not count.
         """
         began_s = self._clock()
-        self._readings += 1
-        is_due = self._readings <= _JUDGED_ALL or began_s >= self._rests_until_s
-        reading = self._reading(finished.step, finished.names, finished.block)
-        told = [
-            (posted, posted.rule.judge(reading))
-            for posted in (self._of_columns if is_due else self._restless)
-            if (finished.step, id(posted)) not in self._early
+        self._judged_count += 1
+        is_due = self._judged_count <= _JUDGE_ALL_FIRST or began_s >= self._next_judging_s
+        view = self._view(finished.step, finished.names, finished.block)
+        judged = [
+            (active, active.rule.judge(view))
+            for active in (self._of_columns if is_due else self._always_judged)
+            if (finished.step, id(active)) not in self._early
         ]
         if is_due:
             took_s = self._clock() - began_s
-            self._rests_until_s = began_s + max(_APART_S, min(_REST * took_s, _LONGEST_REST_S))
-        for posted, alerts in told:
-            self.act(posted, alerts)
+            self._next_judging_s = began_s + max(
+                _MIN_INTERVAL_S, min(_PAUSE_FACTOR * took_s, _MAX_PAUSE_S)
+            )
+        for active, alerts in judged:
+            self.act(active, alerts)
         if self._early:
             self._early = {key for key in self._early if key[0] > finished.step}
 
-    def _put(self, posted: list[ActiveRule]) -> None:
+    def _put(self, active: list[ActiveRule]) -> None:
         by_name: dict[str, tuple[ActiveRule, ...]] = {}
-        for each in posted:
+        for each in active:
             by_name[each.rule.name] = (*by_name.get(each.rule.name, ()), each)
-        self._posted, self._by_name = posted, by_name
-        self._of_columns = [p for p in posted if not p.rule.kind.needs_scalars]
-        self._restless = [
+        self._active_rules, self._by_name = active, by_name
+        self._of_columns = [p for p in active if not p.rule.kind.needs_scalars]
+        self._always_judged = [
             p for p in self._of_columns if p.action != "event" or p.rule.name == "nonfinite"
         ]
-        self.acts_on_nonfinite = any(p.action != "event" for p in self.posted("nonfinite"))
-        self._early_rules = [p for p in posted if p.is_early and p.rule.name != "nonfinite"]
+        self.acts_on_nonfinite = any(p.action != "event" for p in self.active("nonfinite"))
+        self._early_rules = [p for p in active if p.is_early and p.rule.name != "nonfinite"]
 
     def close(self) -> None:
-        """Give back what was taken."""
-        self._withheld.give_back()
+        """Restore the hidden gradients."""
+        self._hidden_gradients.restore()
 
-    def _tell(self, alert: Alert, posted: ActiveRule) -> None:
-        self._deeds.tell(alert, posted.words)
-        callbacks = [*self._callbacks, *([posted.action] if callable(posted.action) else [])]
+    def _report(self, alert: Alert, active: ActiveRule) -> None:
+        self._actions.tell(alert, active.words)
+        callbacks = [*self._callbacks, *([active.action] if callable(active.action) else [])]
         for callback in callbacks:
             try:
                 callback(alert)
-            except Exception as error:  # noqa: BLE001 - a callback must not become the training's end
-                self._faults.report("a callback of alerts", error, "The alert was told all the same.")
+            except Exception as error:  # noqa: BLE001 - a callback must not stop the training
+                self._faults.report("an alert callback", error, "The alert was reported nevertheless.")
 
     def _clip(self, optimizer: Optimizer, findings: Sequence[RuleFinding]) -> None:
-        """Scale the gradients of layers down to what was allowed."""
+        """Scale the gradients of layers down to the limit of each finding."""
         modules = self._modules()
         mine = {id(parameter) for parameter in parameters_of(optimizer)}
         with torch.no_grad():
@@ -292,7 +297,7 @@ class RuleMonitor(StepPlugin):
         if error is not None:
             raise error
 
-    def _reading(self, step: int, names: Sequence[str], block: Block) -> StepView:
+    def _view(self, step: int, names: Sequence[str], block: Block) -> StepView:
         if self._types[0] is not names:
             modules = self._modules()
             types = tuple(type(modules[name]).__name__ if name in modules else "" for name in names)

@@ -1,8 +1,7 @@
-"""Withholding gradients from an optimizer's step, and giving them back.
+"""Skipping an optimizer step by hiding the gradients from it.
 
-An optimizer passes over a parameter whose `.grad` is None: neither the parameter nor the optimizer's
-own state changes, nor does weight decay act. So a step is skipped without its knowing. What is computed
-inside of a closure cannot be withheld.
+An optimizer ignores a parameter whose `.grad` is None: the parameter, the optimizer state and weight
+decay stay unchanged. Gradients that the optimizer computes in a closure cannot be hidden.
 """
 
 import torch
@@ -15,22 +14,22 @@ __all__ = ["HiddenGradients"]
 
 
 class HiddenGradients:
-    """Gradients that were taken away, until `give_back`."""
+    """Gradients that were removed from parameters, until `restore`."""
 
     def __init__(self) -> None:
-        self._taken: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self._hidden: list[tuple[nn.Parameter, torch.Tensor]] = []
 
-    def take(self, optimizer: Optimizer) -> None:
-        """Take all gradients away, so that the optimizer finds nothing to do."""
+    def hide(self, optimizer: Optimizer) -> None:
+        """Set `.grad` of the optimizer's parameters to None, so that its step has no effect."""
         for parameter in parameters_of(optimizer):
             if parameter.grad is not None:
-                self._taken.append((parameter, parameter.grad))
+                self._hidden.append((parameter, parameter.grad))
                 parameter.grad = None
 
-    def give_back(self) -> None:
-        """Put each gradient back where it was."""
-        if not self._taken:
+    def restore(self) -> None:
+        """Restore each hidden gradient."""
+        if not self._hidden:
             return
-        taken, self._taken = self._taken, []
-        for parameter, gradient in taken:
+        hidden, self._hidden = self._hidden, []
+        for parameter, gradient in hidden:
             parameter.grad = gradient

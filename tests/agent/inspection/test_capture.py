@@ -44,7 +44,7 @@ def step(model, optimizer):
     return loss.detach()
 
 
-def test_an_activation_is_what_the_layer_returned(model, optimizer, scope):
+def test_a_captured_activation_equals_the_layers_output(model, optimizer, scope):
     capture = scope.capture("2")
     with torch.no_grad():  # the step has not begun to compute, by autograd's own count
         expected = nn.Sequential(*list(make_model())[:3])(X)
@@ -54,7 +54,7 @@ def test_an_activation_is_what_the_layer_returned(model, optimizer, scope):
     assert torch.equal(captured.tensor, expected)
 
 
-def test_a_gradient_is_that_of_the_layers_output_after_an_intervention(model, optimizer):
+def test_a_captured_gradient_includes_interventions_at_the_output(model, optimizer):
     control = make_model()
     hidden = control[1](control[0](X))
     hidden.retain_grad()
@@ -67,7 +67,7 @@ def test_a_gradient_is_that_of_the_layers_output_after_an_intervention(model, op
     assert torch.equal(captured.tensor, hidden.grad * 0.5)
 
 
-def test_parameter_gradients_are_those_that_the_optimizer_was_given(model, optimizer, scope):
+def test_captured_parameter_gradients_are_those_that_the_optimizer_received(model, optimizer, scope):
     capture = scope.capture("4", "param_grad")
     optimizer.zero_grad()
     model(X).square().mean().backward()
@@ -79,7 +79,7 @@ def test_parameter_gradients_are_those_that_the_optimizer_was_given(model, optim
     assert all(torch.equal(found[name], kept[name]) for name in kept)
 
 
-def test_every_so_many_steps_the_newest_are_kept_and_none_after_remove(model, optimizer, scope):
+def test_capture_every_n_steps_keeps_the_newest_and_stops_after_remove(model, optimizer, scope):
     capture = scope.capture("0", every=2, keep=2)
     for _ in range(7):
         step(model, optimizer)
@@ -109,7 +109,7 @@ def test_capturing_everything_is_harmless_bitwise():
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_checkpoints_second_forward_is_not_captured_again():
+def test_the_recomputation_of_a_checkpoint_is_not_captured():
     class Checkpointed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -126,7 +126,7 @@ def test_a_checkpoints_second_forward_is_not_captured_again():
         assert len(capture.tensors()) == 1
 
 
-def test_what_is_held_is_bounded_and_what_is_left_out_is_said(model, optimizer, scope, monkeypatch):
+def test_captures_are_bounded_and_omissions_are_reported(model, optimizer, scope, monkeypatch):
     monkeypatch.setattr(capture_module, "_LIMIT_BYTES", 200)
     capture = scope.capture(["0", "2"])
     step(model, optimizer)
@@ -143,7 +143,7 @@ def test_what_is_held_is_bounded_and_what_is_left_out_is_said(model, optimizer, 
         ({"keep": True}, "keep must be a whole number of at least 1"),
     ],
 )
-def test_what_cannot_be_captured_is_refused(scope, arguments, words):
+def test_invalid_captures_are_rejected(scope, arguments, words):
     with pytest.raises(UsageError, match=words):
         scope.capture("0", **arguments)
     with pytest.raises(UnknownLayerError):

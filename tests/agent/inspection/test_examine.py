@@ -55,7 +55,7 @@ def train(examine_at=None):
     return numbers, reports
 
 
-def test_an_examination_amid_training_leaves_it_bitwise_the_same():
+def test_an_examination_during_training_changes_nothing_bitwise():
     plain, _ = train()
     examined, reports = train(examine_at=2)
     assert all(torch.equal(a, b) for a, b in zip(plain, examined, strict=True))
@@ -65,7 +65,7 @@ def test_an_examination_amid_training_leaves_it_bitwise_the_same():
     assert any("float32[5, 6]" in note for note in report.notes)
 
 
-def test_it_says_in_words_when_the_model_is_gone_or_cannot_run():
+def test_a_deleted_model_or_one_that_cannot_run_is_a_clear_error():
     model = Model()
     scope = gradscope.attach(model, hub=None, quiet=True)
     with pytest.raises(UsageError, match=r"Model cannot run on float32\[5, 3\]"):
@@ -104,7 +104,7 @@ def train_on(scope, model, optimizer, batches, *, is_logged=True):
     return [*numbers, torch.get_rng_state()]
 
 
-def test_without_inputs_it_takes_what_the_model_was_called_with_and_changes_nothing():
+def test_without_inputs_it_uses_recorded_inputs_and_changes_nothing():
     batches = torch.randn(4, 5, 4, generator=torch.Generator().manual_seed(1))
     model = Model()
     plain = train_on(None, model, torch.optim.AdamW(model.parameters()), batches)
@@ -128,7 +128,7 @@ def test_without_inputs_it_takes_what_the_model_was_called_with_and_changes_noth
     assert torch.nn.modules.module._global_forward_hooks == hooks
 
 
-def test_a_model_without_custom_functions_has_nothing_to_examine_and_no_input_is_kept():
+def test_a_model_without_custom_functions_keeps_no_inputs():
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters())
     batch = torch.randn(3, 4)
@@ -145,7 +145,7 @@ def test_a_model_without_custom_functions_has_nothing_to_examine_and_no_input_is
         assert scope.examine() == []
 
 
-def test_large_inputs_are_not_kept_and_that_is_said_once_they_are_gone():
+def test_large_inputs_are_not_kept_and_the_error_says_so():
     model = Model()
     optimizer = torch.optim.SGD(model.parameters())
     batch = torch.randn(2**20 + 1, 4)

@@ -74,7 +74,7 @@ def sgd(model):
 
 
 @pytest.mark.parametrize("detail", ["core", "full"])
-def test_training_is_bitwise_the_same_with_a_focus_and_nothing_is_left(detail):
+def test_training_with_a_focus_is_bitwise_the_same_and_leaves_nothing(detail):
     results, before = [], hooks_of_torch()
     for is_attached in (False, True):
         model = make_model()
@@ -100,7 +100,7 @@ def test_training_is_bitwise_the_same_with_a_focus_and_nothing_is_left(detail):
 
 @pytest.mark.parametrize("is_native", [True, False])
 @pytest.mark.parametrize("detail", ["core", "full"])
-def test_a_focus_step_has_the_numbers_of_a_whole_step_and_of_the_layers_in_focus_alone(
+def test_a_focus_step_has_the_statistics_of_a_whole_step_for_the_layers_in_focus(
     detail, is_native, monkeypatch
 ):
     if not is_native:
@@ -142,7 +142,7 @@ def test_between_observed_steps_and_focus_steps_the_model_has_no_hook(monkeypatc
     assert {b - a for a, b in itertools.pairwise(hooked)} == {3}
 
 
-def test_a_closure_a_hand_made_end_and_clipping_are_seen_in_focus_steps_too():
+def test_closures_mark_step_and_clipping_are_observed_in_focus_steps():
     model = make_model()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
     with gradscope.attach(model, optimizer, every=5, hub=None, quiet=True) as scope:
@@ -173,7 +173,7 @@ def test_a_closure_a_hand_made_end_and_clipping_are_seen_in_focus_steps_too():
         assert scope.faults == {}
 
 
-def test_interventions_on_other_layers_and_on_this_one_are_seen_as_they_act():
+def test_interventions_are_visible_in_focus_steps():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with gradscope.attach(model, optimizer, every=50, hub=None, quiet=True) as scope:
@@ -188,7 +188,7 @@ def test_interventions_on_other_layers_and_on_this_one_are_seen_as_they_act():
         assert scope.faults == {}
 
 
-def test_a_parameter_or_a_module_that_was_replaced_is_followed():
+def test_a_replaced_parameter_or_module_is_followed():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with gradscope.attach(model, optimizer, every=4, hub=None, quiet=True) as scope:
@@ -209,7 +209,7 @@ def test_a_parameter_or_a_module_that_was_replaced_is_followed():
         assert scope.faults == {}
 
 
-def test_of_a_layer_that_is_not_called_nothing_is_told():
+def test_a_layer_that_is_not_called_reports_nothing():
     model = nn.ModuleDict({"used": nn.Linear(6, 3), "unused": nn.ReLU()})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, optimizer, every=4, hub=None, quiet=True) as scope:
@@ -223,7 +223,7 @@ def test_of_a_layer_that_is_not_called_nothing_is_told():
         assert scope.faults == {}
 
 
-def test_what_a_script_may_ask_for():
+def test_valid_and_invalid_arguments_of_focus():
     model = make_model()
     optimizer = sgd(model)
     with gradscope.attach(model, optimizer, every=4, hub=None, quiet=True) as scope:
@@ -246,7 +246,7 @@ def test_what_a_script_may_ask_for():
         scope.focus("*")
 
 
-def test_what_several_ask_for_adds_up_and_who_has_vanished_asks_no_more(monkeypatch):
+def test_requests_of_several_viewers_add_up_and_end_with_the_viewer(monkeypatch):
     now_s, applied, ended = [100.0], [], []
     monkeypatch.setattr(focus.time, "monotonic", lambda: now_s[0])
     part = Focus(lambda: ["a", "b", "c"], applied.append, ended.append)
@@ -290,7 +290,7 @@ with gradscope.attach(model, every=2, hub=None, quiet=True) as scope:
 """
 
 
-def test_under_compile_there_is_no_focus_and_it_says_so():
+def test_focus_is_rejected_under_torch_compile():
     command = [sys.executable, "-c", COMPILED]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -328,7 +328,7 @@ def watched(hub):
     assert trainer.scope.faults == {}
 
 
-def test_a_viewer_looks_closer_until_it_goes(watched, hub, wait_until, monkeypatch):
+def test_the_focus_of_a_viewer_ends_with_the_viewer(watched, hub, wait_until, monkeypatch):
     monkeypatch.setattr(focus, "VANISHED_S", 1.0)
     scope = watched.scope
     with gradscope.connect(scope.run, str(hub.directory)) as client:
@@ -354,7 +354,7 @@ def test_a_viewer_looks_closer_until_it_goes(watched, hub, wait_until, monkeypat
     wait_until(lambda: scope.focus_every == 0, "the end of focus steps")
 
 
-def test_a_viewer_that_may_only_observe_is_refused(watched, hub):
+def test_an_observing_viewer_is_rejected(watched, hub):
     refused = pytest.raises(CommandRefusedError, match="observe only")
     run, directory = watched.scope.run, str(hub.directory)
     with gradscope.connect(run, directory, want="observe") as client, refused:

@@ -61,7 +61,7 @@ def is_same(a, b):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_undo_gives_back_the_state_of_before_and_the_run_goes_on_as_a_control_does(name):
+def test_undo_restores_the_snapshot_and_training_continues_like_a_control_run(name):
     seed()
     control = make_model()
     control_optimizer = OPTIMIZERS[name](control.parameters())
@@ -89,7 +89,7 @@ def test_undo_gives_back_the_state_of_before_and_the_run_goes_on_as_a_control_do
         assert scope.faults == {}
 
 
-def test_a_way_back_of_ones_own_is_called_before_the_intervention_and_at_undo():
+def test_a_users_own_snapshot_functions_are_called_before_the_intervention_and_at_undo():
     model = make_model()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
     called = []
@@ -108,7 +108,7 @@ def test_a_way_back_of_ones_own_is_called_before_the_intervention_and_at_undo():
     assert called == [("save", 1, 1), ("restore", 3)]
 
 
-def test_undo_without_a_way_back_or_without_an_intervention_is_refused():
+def test_undo_without_a_snapshot_or_intervention_is_rejected():
     model = make_model()
     with gradscope.attach(model, every=2, hub=None, quiet=True) as scope:
         with pytest.raises(UsageError, match=r"no way back was kept: call scope.keep_way_back\(\)"):

@@ -36,7 +36,7 @@ def train(model, optimizer, steps):
         optimizer.step()
 
 
-def test_the_first_bad_step_is_known_though_it_was_not_observed():
+def test_the_first_nonfinite_step_is_reported_even_if_it_was_not_observed():
     model = make_model(BAD)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
@@ -50,11 +50,11 @@ def test_the_first_bad_step_is_known_though_it_was_not_observed():
         # The step after it is observed, and there the parameters have it already.
         second = scope.alerts[1]
         assert (second.rule, second.step) == ("nonfinite", BAD + 1)
-        assert "in the parameters of 0 already: they come from an earlier step" in second.text
+        assert "in the parameters of 0, since an earlier step" in second.text
         assert scope.faults == {}
 
 
-def test_skip_step_keeps_the_parameters_clean_and_lets_the_origin_show():
+def test_skip_step_keeps_parameters_finite_and_shows_the_origin():
     model = make_model(BAD, BAD + 1, BAD + 2)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
@@ -79,7 +79,7 @@ def test_skip_step_keeps_the_parameters_clean_and_lets_the_origin_show():
         assert scope.faults == {}
 
 
-def test_raise_stops_before_the_parameters_are_touched():
+def test_raise_stops_before_the_parameters_change():
     model = make_model(BAD)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
@@ -89,7 +89,7 @@ def test_raise_stops_before_the_parameters_are_touched():
         assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_the_origin_in_an_observed_step_is_the_first_tensor_and_told_once():
+def test_in_an_observed_step_the_origin_is_the_first_tensor_and_is_reported_once():
     model = make_model(BAD)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
@@ -114,7 +114,7 @@ class Bad(nn.Module):
         return BadBackward.apply(x)
 
 
-def test_an_origin_in_the_backward_pass_is_where_the_gradient_first_arrives_bad():
+def test_an_origin_in_the_backward_pass_is_the_first_nonfinite_gradient():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), Bad(), nn.Linear(5, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -123,12 +123,12 @@ def test_an_origin_in_the_backward_pass_is_where_the_gradient_first_arrives_bad(
         (alert,) = scope.alerts
         assert (alert.finding.layer, alert.finding.kind) == ("1", "grad")
         assert (
-            "first in the backward pass, in the gradient that arrives at the output of 1" in alert.text
+            "first in the backward pass, in the gradient at the output of 1" in alert.text
         )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_very_large_gradients_that_are_finite_are_no_alarm(dtype):
+def test_very_large_finite_gradients_raise_no_alert(dtype):
     parameter = nn.Parameter(torch.zeros(1000, dtype=dtype))
     model = nn.Module()
     model.weight = parameter
@@ -141,7 +141,7 @@ def test_very_large_gradients_that_are_finite_are_no_alarm(dtype):
         assert set(scope.faults) <= {"seeing layers"}  # there is none that computes
 
 
-def test_gradients_that_a_closure_computes_are_looked_at_after_the_step():
+def test_gradients_computed_in_a_closure_are_checked_after_the_step():
     model = make_model(3)
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=1)
 
@@ -157,7 +157,7 @@ def test_gradients_that_a_closure_computes_are_looked_at_after_the_step():
         assert next(a for a in scope.alerts if a.rule == "nonfinite").step == 3
 
 
-def test_sparse_gradients_are_looked_at():
+def test_sparse_gradients_are_checked():
     model = nn.Sequential(nn.Embedding(10, 3, sparse=True))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
@@ -193,6 +193,6 @@ def trained(*, is_attached):
     return [*losses, *(p.detach() for p in model.parameters()), torch.get_rng_state()]
 
 
-def test_rules_that_act_sentinel_and_breakpoints_change_nothing_bitwise_while_nothing_is_found():
+def test_rules_the_nonfinite_check_and_breakpoints_change_nothing_bitwise_without_findings():
     bare, attached = trained(is_attached=False), trained(is_attached=True)
     assert all(torch.equal(a, b) for a, b in zip(bare, attached, strict=True))

@@ -38,13 +38,13 @@ def rota_of(budget, step_s=0.01):
     return CheckSchedule(budget, lambda: step_s)
 
 
-def test_all_is_looked_at_in_every_step_where_that_is_cheap():
+def test_all_gradients_are_checked_in_every_step_if_that_is_cheap():
     given = parameters()
     _, looked = costing(rota_of(0.02), given, range(50), whole_s=0.4e-4)
     assert all(len(each) == len(given) for each in looked)
 
 
-def test_all_is_looked_at_in_every_step_without_a_budget():
+def test_all_gradients_are_checked_in_every_step_without_a_budget():
     given = parameters()
     _, looked = costing(rota_of(None), given, range(50), whole_s=1.0)
     assert all(len(each) == len(given) for each in looked)
@@ -77,7 +77,7 @@ def test_where_turns_gain_nothing_steps_are_passed_over_and_the_share_is_kept(fi
     assert rota.words == f"gradients are looked at every {rota.turns} steps, to keep to the budget"
 
 
-def test_what_costs_far_too_much_is_looked_at_in_32_steps_at_the_latest():
+def test_an_expensive_check_runs_at_least_every_32_steps():
     given, rota = parameters(), rota_of(0.02)
     _, looked = costing(rota, given, range(400), whole_s=1.0)
     assert rota.turns == 32
@@ -86,7 +86,7 @@ def test_what_costs_far_too_much_is_looked_at_in_32_steps_at_the_latest():
 
 
 @pytest.mark.parametrize("fixed_s", [0.0, 4e-4])
-def test_all_is_looked_at_again_when_the_training_has_become_slower(fixed_s):
+def test_all_gradients_are_checked_again_if_training_becomes_slower(fixed_s):
     pace = [0.01]
     given, rota = parameters(), CheckSchedule(0.02, lambda: pace[0])
     costing(rota, given, range(400), whole_s=4e-4, fixed_s=fixed_s)

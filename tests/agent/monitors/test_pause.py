@@ -77,7 +77,7 @@ def stands(scope):
     return scope._gate.state is not None
 
 
-def test_a_paused_training_stands_until_it_is_resumed(trainer, wait_until):
+def test_a_paused_training_waits_until_it_is_resumed(trainer, wait_until):
     scope = trainer.scope
     scope.pause()
     wait_until(lambda: stands(scope), "the pause")
@@ -92,7 +92,7 @@ def test_a_paused_training_stands_until_it_is_resumed(trainer, wait_until):
     assert not scope.is_paused
 
 
-def test_a_pause_ends_by_itself_with_its_lease_and_is_in_no_steps_time(wait_until):
+def test_a_pause_ends_with_its_lease_and_does_not_count_as_step_time(wait_until):
     times = []
     with Trainer() as trainer:
         scope = trainer.scope
@@ -117,7 +117,7 @@ def times_of(times):
     return Times()
 
 
-def test_detaching_lets_a_paused_training_go_on(wait_until):
+def test_detaching_resumes_a_paused_training(wait_until):
     with Trainer() as trainer:
         trainer.scope.pause(lease_s=300)
         wait_until(lambda: stands(trainer.scope), "the pause")
@@ -130,12 +130,12 @@ def test_detaching_lets_a_paused_training_go_on(wait_until):
 def test_a_lease_is_above_zero_and_at_most_five_minutes(lease_s):
     with (
         gradscope.attach(nn.Linear(2, 2), hub=None, quiet=True) as scope,
-        pytest.raises(UsageError, match="above 0 and at most 300 seconds"),
+        pytest.raises(UsageError, match="above 0 and of at most 300 seconds"),
     ):
         scope.pause(lease_s=lease_s)
 
 
-def test_a_breakpoint_on_a_step_stops_before_it(wait_until):
+def test_a_breakpoint_on_a_step_number_pauses_before_that_step(wait_until):
     trainer = Trainer()
     trainer.scope.breakpoint("step == 5")
     with trainer:
@@ -157,7 +157,7 @@ def test_a_breakpoint_on_a_step_stops_before_it(wait_until):
         ("any.nan or loss > 10", "loss is 11"),
     ],
 )
-def test_a_breakpoint_stops_at_the_boundary_after_it_came_true(condition, reason, wait_until):
+def test_a_breakpoint_pauses_at_the_boundary_after_its_condition_became_true(condition, reason, wait_until):
     trainer = Trainer()
     trainer.log = lambda step: 11.0 if step == 3 else 1.0
     trainer.scope.breakpoint(condition, lease_s=30)
@@ -167,7 +167,7 @@ def test_a_breakpoint_stops_at_the_boundary_after_it_came_true(condition, reason
         assert reason in trainer.scope._gate.state.reason
 
 
-def test_any_nan_stops_also_where_the_step_was_not_observed(wait_until):
+def test_any_nan_pauses_even_if_the_step_was_not_observed(wait_until):
     trainer = Trainer(every=1000)
     trainer.scope.breakpoint("any.nan")
     trainer.log = lambda step: 1.0
@@ -185,7 +185,7 @@ def test_any_nan_stops_also_where_the_step_was_not_observed(wait_until):
         assert trainer.scope._gate.state.step == 8
 
 
-def test_a_condition_that_is_none_or_names_no_layer_is_refused():
+def test_an_invalid_condition_or_unknown_layer_is_rejected():
     with gradscope.attach(nn.Linear(2, 2), hub=None, quiet=True) as scope:
         with pytest.raises(UsageError, match=r"got '\(' at character 11"):
             scope.breakpoint("__import__('os')")
@@ -226,7 +226,7 @@ def test_a_viewer_pauses_steps_once_and_resumes(watched, client, wait_until):
     wait_until(lambda: watched.scope.step > held + 3, "steps after it")
 
 
-def test_interventions_settle_while_it_stands_and_hold_for_the_held_step(watched, client, wait_until):
+def test_interventions_set_during_a_pause_are_active_in_the_held_step(watched, client, wait_until):
     held = client.pause().step
     wait_until(lambda: stands(watched.scope), "the pause")
     before = watched.gradients[held - 1]
@@ -239,7 +239,7 @@ def test_interventions_settle_while_it_stands_and_hold_for_the_held_step(watched
     assert not torch.equal(watched.gradients[held + 1], torch.zeros_like(before))
 
 
-def test_a_breakpoint_set_by_a_viewer_stops_and_is_listed(watched, client, wait_until):
+def test_a_breakpoint_set_by_a_viewer_pauses_and_is_listed(watched, client, wait_until):
     with pytest.raises(CommandRefusedError, match="no condition: expected"):
         client.breakpoint("loss >")
     name = client.breakpoint("loss > 10")
@@ -274,7 +274,7 @@ def test_tensors_that_a_viewer_captures_are_those_of_the_training(watched, clien
         client.capture("0", "weights")
 
 
-def test_a_run_without_control_refuses_to_pause(hub, wait_until):
+def test_a_run_without_control_rejects_a_pause(hub, wait_until):
     with Trainer(hub="auto", name="closed", record=False, control=False) as trainer:
         wait_until(lambda: trainer.scope.endpoint is not None, "the hub")
         with gradscope.connect() as client:
@@ -294,7 +294,7 @@ time.sleep(600)
 """
 
 
-def test_a_viewer_that_is_killed_during_a_pause_cannot_keep_the_training(watched, wait_until):
+def test_a_viewer_killed_during_a_pause_cannot_hold_the_training(watched, wait_until):
     with subprocess.Popen([sys.executable, "-c", VIEWER], stdout=subprocess.PIPE, text=True) as viewer:
         try:
             held = int(viewer.stdout.readline())
@@ -308,7 +308,7 @@ def test_a_viewer_that_is_killed_during_a_pause_cannot_keep_the_training(watched
     assert time.monotonic() - began_s > 1.5
 
 
-def test_a_time_to_live_reverts_on_time_though_the_hub_has_died(
+def test_an_intervention_expires_on_time_after_the_hub_has_died(
     watched, client, hub_pid, is_alive, wait_until
 ):
     ack = client.stop("2", end_s=1.5)
@@ -325,7 +325,7 @@ def test_a_time_to_live_reverts_on_time_though_the_hub_has_died(
     assert watched.gradients[zero[-1] + 1].any()
 
 
-def test_a_command_that_is_sent_twice_acts_once(watched, client, wait_until):
+def test_a_command_sent_twice_is_applied_once(watched, client, wait_until):
     from concurrent.futures import Future
 
     command_of = {}
@@ -338,7 +338,7 @@ def test_a_command_that_is_sent_twice_acts_once(watched, client, wait_until):
     assert len(watched.scope.interventions) == 1
 
 
-def test_a_stale_revision_is_refused(watched, client):
+def test_a_stale_revision_is_rejected(watched, client):
     revision = client._state(5.0).revision
     client.scale("0", factor=0.5, is_kept=True, expect_revision=revision)
     with pytest.raises(CommandRefusedError, match="have changed since"):

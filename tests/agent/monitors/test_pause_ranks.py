@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).with_name("paused_training.py")
 
 
 @pytest.mark.processes
-def test_ranks_stand_before_the_same_steps_and_skip_the_same_bad_one(hub, places, wait_until):
+def test_ranks_pause_before_the_same_steps_and_skip_the_same_nonfinite_step(hub, places, wait_until):
     stop, result = places / "stop", places / "result"
     with started_ranks(SCRIPT, stop, result) as ranks:
         try:

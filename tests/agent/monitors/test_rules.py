@@ -8,7 +8,7 @@ from torch import nn
 
 import gradscope
 from gradscope.errors import AlertError, UnknownLayerError, UsageError
-from gradscope.rules import Rule, kind_of
+from gradscope.rules import Rule, rule_kind
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
 
@@ -45,7 +45,7 @@ def scope(model, optimizer):
         assert scope.faults == {}
 
 
-def test_a_spike_is_told_once_with_its_layer_its_number_and_what_was_usual(model, optimizer, scope):
+def test_a_spike_is_reported_once_with_layer_value_and_baseline(model, optimizer, scope):
     train(model, optimizer, 30)
     seen = []
     scope.on_alert(seen.append)
@@ -55,7 +55,7 @@ def test_a_spike_is_told_once_with_its_layer_its_number_and_what_was_usual(model
     assert {alert.finding.layer for alert in spikes} == {"0", "2", "4"}
     assert scope.alerts[-len(seen) :] == tuple(seen)
     by_layer = {alert.finding.layer: alert.finding for alert in spikes}
-    assert "times its usual" in by_layer["4"].words
+    assert "times its baseline" in by_layer["4"].words
 
 
 def test_exploding_with_clip_scales_the_layers_gradient_to_the_threshold_before_the_step(
@@ -90,7 +90,7 @@ def test_a_skipped_step_leaves_parameters_momentum_and_gradients_as_they_were(mo
     assert not torch.equal(next(model.parameters()), kept[0])
 
 
-def test_raise_comes_out_of_the_optimizers_step_and_nothing_has_moved(model, optimizer, scope):
+def test_raise_leaves_the_optimizer_step_with_parameters_unchanged(model, optimizer, scope):
     scope.rule("exploding", action="raise", threshold=1.0, patience=1)
     train(model, optimizer, 1)
     kept = [p.detach().clone() for p in model.parameters()]
@@ -100,14 +100,14 @@ def test_raise_comes_out_of_the_optimizers_step_and_nothing_has_moved(model, opt
     train(model, optimizer, 1)  # who catches it can go on
 
 
-def test_raise_after_a_rule_on_updates_comes_when_the_step_has_ended(model, optimizer, scope):
+def test_raise_of_a_rule_on_updates_comes_after_the_step(model, optimizer, scope):
     scope.rule("update_ratio", action="raise", threshold=(1e-9, 1e-8), patience=1)
     with pytest.raises(AlertError, match="update_ratio in step 0"):
         train(model, optimizer, 1)
     assert scope.step == 1
 
 
-def test_remove_takes_all_interventions_off(model, optimizer, scope):
+def test_remove_removes_all_interventions(model, optimizer, scope):
     scope.scale("2", factor=0.5)
     scope.rule("exploding", action="remove", threshold=10.0, patience=1)
     train(model, optimizer, 1)
@@ -116,7 +116,7 @@ def test_remove_takes_all_interventions_off(model, optimizer, scope):
     assert scope.interventions == ()
 
 
-def test_a_function_is_called_and_its_failure_is_counted_and_not_the_trainings(model, optimizer):
+def test_a_callback_is_called_and_its_failure_is_counted_and_does_not_stop_training(model, optimizer):
     with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
         seen = []
 
@@ -127,10 +127,10 @@ def test_a_function_is_called_and_its_failure_is_counted_and_not_the_trainings(m
         scope.rule("exploding", action=failing, threshold=1e-9, patience=1, layers="0")
         train(model, optimizer, 2)
         assert len(seen) == 1
-        assert scope.faults == {"a callback of alerts": 1}
+        assert scope.faults == {"an alert callback": 1}
 
 
-def test_a_loss_spike_is_told_in_steps_that_are_not_observed(model, optimizer):
+def test_a_loss_spike_is_reported_in_steps_that_are_not_observed(model, optimizer):
     with gradscope.attach(model, optimizer, every=1000, hub=None, quiet=True) as scope:
         train(
             model,
@@ -142,7 +142,7 @@ def test_a_loss_spike_is_told_in_steps_that_are_not_observed(model, optimizer):
         assert [(alert.rule, alert.step) for alert in scope.alerts] == [("loss_spike", 55)]
 
 
-def test_off_takes_a_rule_away_and_another_of_its_name_takes_its_place(model, optimizer, scope):
+def test_off_removes_a_rule_and_a_new_rule_replaces_one_of_the_same_name(model, optimizer, scope):
     assert [rule.name for rule, _ in scope.rules].count("spike") == 1
     scope.rule("spike", action="off")
     assert "spike" not in [rule.name for rule, _ in scope.rules]
@@ -167,17 +167,17 @@ def noting(name, judged, clock=None, takes_s=0.0):
             clock.now_s += takes_s
         return []
 
-    return Rule(dataclasses.replace(kind_of("dead"), name=name, check=check))
+    return Rule(dataclasses.replace(rule_kind("dead"), name=name, check=check))
 
 
 @pytest.mark.parametrize(
     ("takes_s", "rests_s"), [(0.0, 0.04), (1e-4, 0.04), (2e-3, 0.4), (10e-3, 2.0), (1.0, 5.0)]
 )
-def test_rules_that_only_tell_rest_200_times_as_long_as_judging_took(
+def test_rules_that_only_report_pause_200_times_as_long_as_judging_took(
     model, optimizer, scope, takes_s, rests_s
 ):
     clock, judged = Clock(scope), []
-    scope._alarms.post(noting("slow", judged, clock, takes_s), "event")
+    scope._alarms.set_rule(noting("slow", judged, clock, takes_s), "event")
     train(model, optimizer, 200)
     assert judged == list(range(200)), "a short run is judged whole"
     clock.now_s += 0.99 * rests_s - takes_s
@@ -188,10 +188,10 @@ def test_rules_that_only_tell_rest_200_times_as_long_as_judging_took(
     assert judged[200:] == [203]
 
 
-def test_while_others_rest_nonfinite_and_a_rule_that_acts_judge_every_step(model, optimizer, scope):
+def test_nonfinite_and_rules_with_an_action_judge_every_step(model, optimizer, scope):
     clock, rests, acts, told = Clock(scope), [], [], []
-    scope._alarms.post(noting("rests", rests, clock, 5e-3), "event")
-    scope._alarms.post(noting("acts", acts), lambda alert: None)
+    scope._alarms.set_rule(noting("rests", rests, clock, 5e-3), "event")
+    scope._alarms.set_rule(noting("acts", acts), lambda alert: None)
     train(model, optimizer, 201)
     scope.on_alert(told.append)
     with torch.no_grad():
@@ -202,13 +202,13 @@ def test_while_others_rest_nonfinite_and_a_rule_that_acts_judge_every_step(model
     assert rests == list(range(200))
 
 
-def test_a_callback_that_takes_long_does_not_make_the_rules_rest(model, optimizer, scope):
+def test_a_slow_callback_does_not_limit_the_rate_of_rules(model, optimizer, scope):
     clock, judged = Clock(scope), []
 
     def take_long(_alert) -> None:
         clock.now_s += 0.5
 
-    scope._alarms.post(noting("quick", judged), "event")
+    scope._alarms.set_rule(noting("quick", judged), "event")
     scope.rule("exploding", action=take_long, threshold=1e-9, patience=200)
     train(model, optimizer, 201)
     assert clock.now_s > 100.0, "it was called in step 199"
@@ -218,33 +218,33 @@ def test_a_callback_that_takes_long_does_not_make_the_rules_rest(model, optimize
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"name": "implode"}, "there are: nonfinite, exploding"),
+        ({"name": "implode"}, "expected one of: nonfinite, exploding"),
         ({"name": "spike", "action": "scream"}, "one of event, pause, skip_step"),
-        ({"name": "spike", "threshold": -1.0}, "a number of at least 0"),
-        ({"name": "spike", "threshold": (1.0, 2.0)}, "a number of at least 0"),
-        ({"name": "update_ratio", "threshold": 1.0}, r"a pair \(least, greatest\)"),
+        ({"name": "spike", "threshold": -1.0}, "to be a number of at least 0"),
+        ({"name": "spike", "threshold": (1.0, 2.0)}, "to be a number of at least 0"),
+        ({"name": "update_ratio", "threshold": 1.0}, r"a pair \(minimum, maximum\)"),
         ({"name": "spike", "patience": 0}, "at least 1"),
-        ({"name": "vanishing", "action": "clip"}, "no norm that could be clipped"),
-        ({"name": "update_ratio", "action": "skip_step"}, "only when the optimizer has stepped"),
-        ({"name": "loss_spike", "action": "skip_step"}, "when the step has ended"),
+        ({"name": "vanishing", "action": "clip"}, "no gradient norm"),
+        ({"name": "update_ratio", "action": "skip_step"}, "after the optimizer has stepped"),
+        ({"name": "loss_spike", "action": "skip_step"}, "after the optimizer has stepped"),
     ],
 )
-def test_what_cannot_be_a_rule_is_refused(scope, arguments, words):
+def test_invalid_arguments_of_a_rule_are_rejected(scope, arguments, words):
     with pytest.raises(UsageError, match=words):
         scope.rule(**arguments)
 
 
-def test_a_layer_that_is_not_there_is_refused_with_the_nearest(scope):
+def test_an_unknown_layer_is_rejected_with_similar_names(scope):
     with pytest.raises(UnknownLayerError, match="no layer matches 'head'"):
         scope.rule("spike", layers="head")
 
 
-def test_rules_that_act_on_what_ranks_do_not_share_are_refused_where_there_are_several(
+def test_actions_on_values_that_differ_between_ranks_are_rejected(
     monkeypatch, model, optimizer
 ):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
-        with pytest.raises(UsageError, match="sees other numbers on each of the 2 ranks"):
+        with pytest.raises(UsageError, match="not available for dead with 2 ranks"):
             scope.rule("dead", action="skip_step")
         scope.rule("spike", action="clip")

@@ -21,7 +21,7 @@ def _loaded():
 
 
 @pytest.mark.parametrize("name", ["resnet", "lstm"])
-def test_default_rules_tell_nothing_of_a_healthy_training(name):
+def test_default_rules_report_nothing_for_a_healthy_training(name):
     alerts, losses = quiet_rules.alerts_of(name, 200)
     assert alerts == []
     assert losses[-1] < 0.9 * losses[0]
