@@ -122,9 +122,7 @@ def test_an_origin_in_the_backward_pass_is_the_first_nonfinite_gradient():
         train(model, optimizer, 1)
         (alert,) = scope.alerts
         assert (alert.finding.layer, alert.finding.kind) == ("1", "grad")
-        assert (
-            "first in the backward pass, in the gradient at the output of 1" in alert.text
-        )
+        assert "first in the backward pass, in the gradient at the output of 1" in alert.text
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

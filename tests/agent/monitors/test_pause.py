@@ -157,7 +157,9 @@ def test_a_breakpoint_on_a_step_number_pauses_before_that_step(wait_until):
         ("any.nan or loss > 10", "loss is 11"),
     ],
 )
-def test_a_breakpoint_pauses_at_the_boundary_after_its_condition_became_true(condition, reason, wait_until):
+def test_a_breakpoint_pauses_at_the_boundary_after_its_condition_became_true(
+    condition, reason, wait_until
+):
     trainer = Trainer()
     trainer.log = lambda step: 11.0 if step == 3 else 1.0
     trainer.scope.breakpoint(condition, lease_s=30)

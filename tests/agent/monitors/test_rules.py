@@ -239,9 +239,7 @@ def test_an_unknown_layer_is_rejected_with_similar_names(scope):
         scope.rule("spike", layers="head")
 
 
-def test_actions_on_values_that_differ_between_ranks_are_rejected(
-    monkeypatch, model, optimizer
-):
+def test_actions_on_values_that_differ_between_ranks_are_rejected(monkeypatch, model, optimizer):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
