@@ -33,7 +33,7 @@ TARGET static size_t TYPED(add_finite)(const char *data, size_t n, Record *out)
         greatest[v] = (vector){0} - (WIDE)INFINITY;
     }
     for (size_t i = 0; i < end; i += STEP) {
-        ASK_FOR(data + i * BYTES, STEP * BYTES)
+        PREFETCH(data + i * BYTES, STEP * BYTES)
         for (size_t v = 0; v < VECTORS; v++) {
             const char *here = data + i * BYTES + v * VECTOR_BYTES;
             const vector x = LOAD(here);
@@ -72,8 +72,8 @@ TARGET static size_t TYPED(add_finite_change)(const char *now, const char *befor
         greatest[k] = (doubles){0} - INFINITY;
     }
     for (size_t i = 0; i < end; i += STEP) {
-        ASK_FOR(now + i * BYTES, STEP * BYTES)
-        ASK_FOR(before + i * BYTES, STEP * BYTES)
+        PREFETCH(now + i * BYTES, STEP * BYTES)
+        PREFETCH(before + i * BYTES, STEP * BYTES)
         for (size_t v = 0; v < VECTORS; v++) {
             const size_t at = i * BYTES + v * VECTOR_BYTES;
             const vector x = LOAD(now + at), y = LOAD(before + at);

@@ -1,5 +1,5 @@
 /* How often each binary exponent occurs. Counted are codes: the sign and the eight bits of the exponent, as
- * float32 has them. Where the processor has what planes.h asks for, vectors count them; the rest is counted in
+ * float32 has them. Where the processor has what bitslice.h asks for, vectors count them; the rest is counted in
  * several tables by turns, so that an addition need not wait for the one before it where both have the same
  * exponent. In the end they are folded into bins. Included by pass.h. */
 
@@ -10,8 +10,8 @@ enum {
     LAST = FIRST + BINS / 2 - 1,  /* that of the last, and of what is above */
     NONFINITE = SIGN - 1,
     TABLES = 4,
-    APART = CODES + 16, /* from table to table: at a multiple of 4 kB a read would wait for another's write */
-    FEW = 256,          /* elements for which one table will do: less to clear and to fold */
+    TABLE_STRIDE = CODES + 16, /* from table to table: at a multiple of 4 kB a read would wait for another's write */
+    ONE_TABLE_MAX = 256,          /* elements for which one table will do: less to clear and to fold */
 };
 
 /* Codes from which on a number is normal, for a tally of one kind of elements. */
@@ -25,13 +25,13 @@ typedef struct {
     uint64_t *bins, zero, subnormal;
     uint64_t zeros[2]; /* since the last folding, by sign */
     uint32_t small;    /* numbers since then that may be zeros */
-    uint32_t room;     /* elements that may come until a folding is due */
+    uint32_t until_fold;     /* elements that may come until a folding is due */
     Normal normal;
-    size_t apart;      /* from table to table; 0 while there is but one */
+    size_t table_stride;      /* from table to table; 0 while there is but one */
     int pause;         /* blocks to come that are counted by tables alone */
     int is_wide;       /* whether the last block was worth a second window */
-    uint32_t tables[TABLES * APART];
-} Tally;
+    uint32_t tables[TABLES * TABLE_STRIDE];
+} ExponentCounter;
 
 static inline size_t size_of(Dtype dtype)
 {
@@ -53,32 +53,32 @@ typedef uint64_t __attribute__((aligned(1), may_alias)) Bits64;
     [(at) + 2047] = (sign) + NONFINITE
 static const uint16_t code_of_float64[4096] = {OF_SIGN(0, 0), OF_SIGN(2048, SIGN)};
 
-TARGET static void clear_tally(Tally *tally)
+TARGET static void clear_exponents(ExponentCounter *counter)
 {
-    memset(tally->tables, 0, (tally->apart ? TABLES * APART : CODES) * sizeof tally->tables[0]);
-    tally->zeros[0] = tally->zeros[1] = tally->small = 0;
-    tally->room = UINT32_MAX;
+    memset(counter->tables, 0, (counter->table_stride ? TABLES * TABLE_STRIDE : CODES) * sizeof counter->tables[0]);
+    counter->zeros[0] = counter->zeros[1] = counter->small = 0;
+    counter->until_fold = UINT32_MAX;
 }
 
 /* Begin to count; `bins` are added to when the tally ends. */
-TARGET static void begin_tally(Tally *tally, Normal normal, uint64_t *bins)
+TARGET static void begin_exponents(ExponentCounter *counter, Normal normal, uint64_t *bins)
 {
-    tally->bins = bins;
-    tally->zero = tally->subnormal = 0;
-    tally->normal = normal;
-    tally->apart = 0;
-    tally->pause = tally->is_wide = 0;
-    clear_tally(tally);
+    counter->bins = bins;
+    counter->zero = counter->subnormal = 0;
+    counter->normal = normal;
+    counter->table_stride = 0;
+    counter->pause = counter->is_wide = 0;
+    clear_exponents(counter);
 }
 
-#define IN_TABLES(tally)                                                                                  \
-    uint32_t *const a = (tally)->tables, *const b = a + (tally)->apart, *const c = b + (tally)->apart,    \
-             *const d = c + (tally)->apart;                                                               \
+#define IN_TABLES(counter)                                                                                  \
+    uint32_t *const a = (counter)->tables, *const b = a + (counter)->table_stride, *const c = b + (counter)->table_stride,    \
+             *const d = c + (counter)->table_stride;                                                               \
     size_t i = 0
 
-TARGET static void tally_float32(Tally *tally, const char *data, size_t n)
+TARGET static void tabulate_float32(ExponentCounter *counter, const char *data, size_t n)
 {
-    IN_TABLES(tally);
+    IN_TABLES(counter);
     for (; i + 4 <= n; i += 4) { /* two in a word, in whatever order */
         const uint64_t two = *(const Bits64 *)(data + 4 * i), more = *(const Bits64 *)(data + 4 * i + 8);
         a[two >> 23 & (CODES - 1)]++;
@@ -91,9 +91,9 @@ TARGET static void tally_float32(Tally *tally, const char *data, size_t n)
     }
 }
 
-TARGET static void tally_bfloat16(Tally *tally, const char *data, size_t n)
+TARGET static void tabulate_bfloat16(ExponentCounter *counter, const char *data, size_t n)
 {
-    IN_TABLES(tally);
+    IN_TABLES(counter);
     for (; i + 4 <= n; i += 4) {
         const uint64_t four = *(const Bits64 *)(data + 2 * i);
         a[four >> 7 & (CODES - 1)]++;
@@ -106,10 +106,10 @@ TARGET static void tally_bfloat16(Tally *tally, const char *data, size_t n)
     }
 }
 
-TARGET static void tally_float64(Tally *tally, const char *data, size_t n)
+TARGET static void tabulate_float64(ExponentCounter *counter, const char *data, size_t n)
 {
     const Bits64 *x = (const Bits64 *)data;
-    IN_TABLES(tally);
+    IN_TABLES(counter);
     for (; i + 4 <= n; i += 4) {
         a[code_of_float64[x[i] >> 52]]++;
         b[code_of_float64[x[i + 1] >> 52]]++;
@@ -129,12 +129,12 @@ TARGET static void tally_float64(Tally *tally, const char *data, size_t n)
             positive += bits == 0;                                                                        \
             negative += bits == (uint##width##_t)((uint##width##_t)1 << (width - 1));                     \
         }                                                                                                 \
-        tally->zeros[0] += positive;                                                                      \
-        tally->zeros[1] += negative;                                                                      \
+        counter->zeros[0] += positive;                                                                      \
+        counter->zeros[1] += negative;                                                                      \
     }
 
 /* A zero has the code of a subnormal number: all its bits are to be looked at. */
-TARGET static void count_zeros(Tally *tally, const char *data, size_t n, Dtype dtype)
+TARGET static void count_zeros(ExponentCounter *counter, const char *data, size_t n, Dtype dtype)
 {
     if (dtype == BFLOAT16) {
         COUNT_ZEROS(16)
@@ -145,22 +145,22 @@ TARGET static void count_zeros(Tally *tally, const char *data, size_t n, Dtype d
     }
 }
 
-TARGET static uint32_t in_all(const Tally *tally, int code)
+TARGET static uint32_t count_of_code(const ExponentCounter *counter, int code)
 {
-    const uint32_t *at = tally->tables + code;
-    return tally->apart ? at[0] + at[APART] + at[2 * APART] + at[3 * APART] : at[0];
+    const uint32_t *at = counter->tables + code;
+    return counter->table_stride ? at[0] + at[TABLE_STRIDE] + at[2 * TABLE_STRIDE] + at[3 * TABLE_STRIDE] : at[0];
 }
 
 /* Fold the codes of one sign into bins. */
-TARGET static void fold_sign(Tally *tally, int is_negative)
+TARGET static void fold_sign(ExponentCounter *counter, int is_negative)
 {
-    uint64_t *bins = tally->bins + (is_negative ? BINS / 2 : 0);
-    const uint32_t *at = tally->tables + (is_negative ? SIGN : 0);
+    uint64_t *bins = counter->bins + (is_negative ? BINS / 2 : 0);
+    const uint32_t *at = counter->tables + (is_negative ? SIGN : 0);
     uint32_t sums[NONFINITE], below = 0, above = 0, small = 0;
-    const uint32_t zeros = (uint32_t)tally->zeros[is_negative];
-    if (tally->apart) {
+    const uint32_t zeros = (uint32_t)counter->zeros[is_negative];
+    if (counter->table_stride) {
         for (int i = 0; i < NONFINITE; i++) {
-            sums[i] = at[i] + at[APART + i] + at[2 * APART + i] + at[3 * APART + i];
+            sums[i] = at[i] + at[TABLE_STRIDE + i] + at[2 * TABLE_STRIDE + i] + at[3 * TABLE_STRIDE + i];
         }
     } else {
         memcpy(sums, at, sizeof sums);
@@ -171,7 +171,7 @@ TARGET static void fold_sign(Tally *tally, int is_negative)
     for (int i = LAST + 1; i < NONFINITE; i++) {
         above += sums[i];
     }
-    for (int i = 0; i < (int)tally->normal; i++) {
+    for (int i = 0; i < (int)counter->normal; i++) {
         small += sums[i];
     }
     for (int i = 0; i < BINS / 2; i++) {
@@ -179,74 +179,74 @@ TARGET static void fold_sign(Tally *tally, int is_negative)
     }
     bins[0] += below - zeros;
     bins[BINS / 2 - 1] += above;
-    tally->zero += zeros;
-    tally->subnormal += small - zeros;
+    counter->zero += zeros;
+    counter->subnormal += small - zeros;
 }
 
-TARGET static uint32_t count_small(const Tally *tally)
+TARGET static uint32_t count_small(const ExponentCounter *counter)
 {
-    return in_all(tally, 0) + in_all(tally, 1) + in_all(tally, SIGN) + in_all(tally, SIGN + 1);
+    return count_of_code(counter, 0) + count_of_code(counter, 1) + count_of_code(counter, SIGN) + count_of_code(counter, SIGN + 1);
 }
 
 /* Count by tables. */
-TARGET static void tally_singly(Tally *tally, const char *data, size_t n, Dtype dtype)
+TARGET static void tabulate(ExponentCounter *counter, const char *data, size_t n, Dtype dtype)
 {
-    if (n > FEW && tally->apart == 0) {
-        memset(tally->tables + APART, 0, (TABLES - 1) * APART * sizeof tally->tables[0]);
-        tally->apart = APART;
+    if (n > ONE_TABLE_MAX && counter->table_stride == 0) {
+        memset(counter->tables + TABLE_STRIDE, 0, (TABLES - 1) * TABLE_STRIDE * sizeof counter->tables[0]);
+        counter->table_stride = TABLE_STRIDE;
     }
     if (dtype == FLOAT64) {
-        tally_float64(tally, data, n);
+        tabulate_float64(counter, data, n);
     } else if (dtype == BFLOAT16) {
-        tally_bfloat16(tally, data, n);
+        tabulate_bfloat16(counter, data, n);
     } else {
-        tally_float32(tally, data, n);
+        tabulate_float32(counter, data, n);
     }
-    const uint32_t small = count_small(tally);
-    if (small > tally->small) {
-        tally->small = small;
-        count_zeros(tally, data, n, dtype);
+    const uint32_t small = count_small(counter);
+    if (small > counter->small) {
+        counter->small = small;
+        count_zeros(counter, data, n, dtype);
     }
 }
 
 #ifdef PACK
-#include "window.h"
+#include "exponent_window.h"
 #else
 enum { CHUNK = BLOCK + 1 }; /* more than is counted at a time */
 
-static size_t tally_near(Tally *tally, const char *data, size_t n, Dtype dtype, const Record *block)
+static size_t count_in_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype, const Record *block)
 {
-    (void)tally, (void)data, (void)n, (void)dtype, (void)block;
+    (void)counter, (void)data, (void)n, (void)dtype, (void)block;
     return 0;
 }
 #endif
 
 /* Count n elements, no more than a block, of FLOAT32, BFLOAT16 or FLOAT64, at any address. `block` tells of
  * them, or of more, whether all are finite, and what is the greatest. */
-TARGET static void tally(Tally *tally, const char *data, size_t n, Dtype dtype, const Record *block)
+TARGET static void count_exponents(ExponentCounter *counter, const char *data, size_t n, Dtype dtype, const Record *block)
 {
     size_t done = 0;
-    if (n > tally->room) {
-        fold_sign(tally, 0);
-        fold_sign(tally, 1);
-        clear_tally(tally);
+    if (n > counter->until_fold) {
+        fold_sign(counter, 0);
+        fold_sign(counter, 1);
+        clear_exponents(counter);
     }
-    tally->room -= (uint32_t)n;
-    if (tally->pause > 0) {
-        tally->pause--;
+    counter->until_fold -= (uint32_t)n;
+    if (counter->pause > 0) {
+        counter->pause--;
     } else if (n >= 2 * CHUNK && block->nan == 0 && block->posinf == 0 && block->neginf == 0) {
-        done = tally_near(tally, data, n, dtype, block);
+        done = count_in_window(counter, data, n, dtype, block);
     }
     if (done < n) {
-        tally_singly(tally, data + done * size_of(dtype), n - done, dtype);
+        tabulate(counter, data + done * size_of(dtype), n - done, dtype);
     }
 }
 
 /* Add to the bins, and to `zero` and `subnormal`. */
-TARGET static void end_tally(Tally *tally, Record *out)
+TARGET static void end_exponents(ExponentCounter *counter, Record *out)
 {
-    fold_sign(tally, 0);
-    fold_sign(tally, 1);
-    out->zero += (double)tally->zero;
-    out->subnormal += (double)tally->subnormal;
+    fold_sign(counter, 0);
+    fold_sign(counter, 1);
+    out->zero += (double)counter->zero;
+    out->subnormal += (double)counter->subnormal;
 }

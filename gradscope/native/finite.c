@@ -1,7 +1,7 @@
 #include "finite.h"
 
 #include "memory.h"
-#include "parts.h"
+#include "parallel.h"
 
 static PyObject *gradient_name, *groups_name, *parameters_name, *found_name, *dict_name;
 
@@ -15,10 +15,10 @@ static int is_finite(PyObject *gradient)
     if (!find_memory(gradient, &memory)) {
         return 0;
     }
-    const Stretch stretch = {memory.data, NULL, NULL, memory.stored, memory.dtype};
+    const Span span = {memory.data, NULL, NULL, memory.stored, memory.dtype};
     const int threads = threads_for(memory.size_bytes);
     PyThreadState *state = memory.size_bytes >= LARGE_BYTES ? PyEval_SaveThread() : NULL;
-    const int answer = are_parts_finite(pass, &stretch, threads);
+    const int answer = is_finite_parallel(pass, &span, threads);
     if (state != NULL) {
         PyEval_RestoreThread(state);
     }
@@ -35,22 +35,22 @@ static int has_finite_gradient(PyObject *parameter)
     return answer;
 }
 
-PyObject *find_suspects(PyObject *Py_UNUSED(self), PyObject *parameters)
+PyObject *find_nonfinite(PyObject *Py_UNUSED(self), PyObject *parameters)
 {
     if (!is_bound() || !PyList_Check(parameters)) {
         PyErr_SetString(PyExc_TypeError, "find_suspects takes a list of parameters, once bind() has been called");
         return NULL;
     }
-    PyObject *suspects = PyList_New(0);
-    for (Py_ssize_t i = 0; suspects != NULL && i < PyList_Size(parameters); i++) {
+    PyObject *nonfinite = PyList_New(0);
+    for (Py_ssize_t i = 0; nonfinite != NULL && i < PyList_Size(parameters); i++) {
         const int is_fine = has_finite_gradient(PyList_GetItem(parameters, i));
         PyObject *place = is_fine ? NULL : PyLong_FromSsize_t(i);
-        if (is_fine < 0 || (!is_fine && (place == NULL || PyList_Append(suspects, place) < 0))) {
-            Py_CLEAR(suspects);
+        if (is_fine < 0 || (!is_fine && (place == NULL || PyList_Append(nonfinite, place) < 0))) {
+            Py_CLEAR(nonfinite);
         }
         Py_XDECREF(place);
     }
-    return suspects;
+    return nonfinite;
 }
 
 /* Whether a GradScaler has looked already, and the optimizer itself heeds what it found. */
@@ -94,7 +94,7 @@ int are_gradients_finite(PyObject *optimizer)
     return answer;
 }
 
-int make_names(void)
+int intern_names(void)
 {
     gradient_name = PyUnicode_InternFromString("grad");
     groups_name = PyUnicode_InternFromString("param_groups");

@@ -6,12 +6,12 @@
 #include "rows.h"
 
 /* find_suspects(parameters) -> places of those whose gradient is not finite, or cannot be read here. */
-PyObject *find_suspects(PyObject *self, PyObject *parameters);
+PyObject *find_nonfinite(PyObject *self, PyObject *parameters);
 
 /* Whether all gradients of an optimizer's parameters are known to be finite: 1, 0, or -1 with an exception. */
 int are_gradients_finite(PyObject *optimizer);
 
 /* Make the names that both need. Returns -1 with an exception. */
-int make_names(void);
+int intern_names(void);
 
 #endif

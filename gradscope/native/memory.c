@@ -23,7 +23,7 @@ enum { DL_CPU = 1, DL_PINNED = 3, DL_FLOAT = 2, DL_BFLOAT = 4, DL_MAJOR = 1 };
 /* --- what `bind_memory` is told, once --------------------------------------------------------------- */
 
 static int (*tensor_from_object)(void *object, DLTensor *out);
-static PyObject *tensor_type, *parameter_type, *is_neg;
+static PyObject *tensor_type, *parameter_type, *is_neg_function;
 
 int is_bound(void)
 {
@@ -40,7 +40,7 @@ int is_plain_parameter(PyObject *object)
     return (PyObject *)Py_TYPE(object) == parameter_type || is_plain_tensor(object);
 }
 
-int bind_memory(PyObject *capsule, PyObject *tensor, PyObject *parameter, PyObject *asks_neg)
+int bind_memory(PyObject *capsule, PyObject *tensor, PyObject *parameter, PyObject *is_neg)
 {
     const DLExchange *exchange = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
     if (exchange == NULL) {
@@ -51,10 +51,10 @@ int bind_memory(PyObject *capsule, PyObject *tensor, PyObject *parameter, PyObje
         return -1;
     }
     tensor_from_object = exchange->tensor_from_object;
-    PyObject *old[] = {tensor_type, parameter_type, is_neg};
+    PyObject *old[] = {tensor_type, parameter_type, is_neg_function};
     tensor_type = Py_NewRef(tensor);
     parameter_type = Py_NewRef(parameter);
-    is_neg = Py_NewRef(asks_neg);
+    is_neg_function = Py_NewRef(is_neg);
     for (int i = 0; i < 3; i++) {
         Py_XDECREF(old[i]);
     }
@@ -119,7 +119,7 @@ int find_memory(PyObject *object, Memory *memory)
     if (type != tensor_type && type != parameter_type) {
         return 0;
     }
-    PyObject *negative = PyObject_CallFunctionObjArgs(is_neg, object, NULL);
+    PyObject *negative = PyObject_CallFunctionObjArgs(is_neg_function, object, NULL);
     Py_XDECREF(negative);
     if (negative != Py_False || tensor_from_object(object, &tensor) != 0) {
         PyErr_Clear();

@@ -24,7 +24,7 @@ typedef struct {
 } Memory;
 
 /* Take PyTorch's exchange functions and classes. Returns -1 with an exception where they cannot be used. */
-int bind_memory(PyObject *capsule, PyObject *tensor, PyObject *parameter, PyObject *asks_neg);
+int bind_memory(PyObject *capsule, PyObject *tensor, PyObject *parameter, PyObject *is_neg);
 
 /* Whether bind_memory has succeeded. */
 int is_bound(void);

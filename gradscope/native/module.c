@@ -6,35 +6,35 @@
  * reason, is said to be so, and left to the caller.
  */
 
-#include "bins.h"
+#include "pack_histogram.h"
 #include "finite.h"
-#include "groups.h"
-#include "harvest.h"
-#include "owned.h"
+#include "batch.h"
+#include "readout.h"
+#include "fingerprint.h"
 #include "rows.h"
 #include "step_counter.h"
-#include "watch.h"
+#include "native_hooks.h"
 
 /* --- add(rows, bins, tensor, row, *also) -> bool ---------------------------------------------- */
 
 static PyObject *add(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
     Memory memory;
-    Measured measured;
-    Board board;
+    Statistics statistics;
+    RowBuffer buffer;
     if (count < 4) {
         PyErr_SetString(PyExc_TypeError, "add(rows, bins, tensor, row, *also)");
         return NULL;
     }
-    if (find_board(args[0], args[1], &board) < 0) {
+    if (find_row_buffer(args[0], args[1], &buffer) < 0) {
         return NULL;
     }
     if (!find_memory(args[2], &memory)) {
         Py_RETURN_FALSE;
     }
-    reduce(&memory, NULL, NULL, board.bins != NULL, &measured);
+    reduce(&memory, NULL, NULL, buffer.bins != NULL, &statistics);
     for (Py_ssize_t i = 3; i < count; i++) {
-        if (merge(&board, args[i], &measured) < 0) {
+        if (merge(&buffer, args[i], &statistics) < 0) {
             return NULL;
         }
     }
@@ -45,10 +45,10 @@ static PyObject *add(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_
 
 static PyObject *bind(PyObject *Py_UNUSED(self), PyObject *args)
 {
-    PyObject *capsule, *tensor, *parameter, *asks_neg, *asks_threads = Py_None;
+    PyObject *capsule, *tensor, *parameter, *is_neg, *get_num_threads = Py_None;
     int number = 0;
-    if (!PyArg_ParseTuple(args, "OOOO|iO", &capsule, &tensor, &parameter, &asks_neg, &number,
-                          &asks_threads)) {
+    if (!PyArg_ParseTuple(args, "OOOO|iO", &capsule, &tensor, &parameter, &is_neg, &number,
+                          &get_num_threads)) {
         return NULL;
     }
     const Pass *chosen = pass_number(number);
@@ -56,11 +56,11 @@ static PyObject *bind(PyObject *Py_UNUSED(self), PyObject *args)
         PyErr_SetString(PyExc_IndexError, "this processor runs no such pass");
         return NULL;
     }
-    if (bind_memory(capsule, tensor, parameter, asks_neg) < 0) {
+    if (bind_memory(capsule, tensor, parameter, is_neg) < 0) {
         return NULL;
     }
     pass = chosen;
-    bind_threads(asks_threads);
+    bind_threads(get_num_threads);
     return PyUnicode_FromString(pass->name);
 }
 
@@ -78,12 +78,12 @@ static PyMethodDef methods[] = {
      "are_finite(rows, targets) -> whether only finite numbers were reduced into the last row of each"},
     {"add_gradients", (PyCFunction)(void (*)(void))add_gradients, METH_FASTCALL,
      "add_gradients(rows, bins, parameters, targets) -> places of the gradients that were left"},
-    {"harvest", (PyCFunction)(void (*)(void))harvest, METH_FASTCALL,
+    {"harvest", (PyCFunction)(void (*)(void))readout, METH_FASTCALL,
      "harvest(rows, flags, expected, missing, is_taken) -> columns and flags, one after the other"},
-    {"pack_bins", pack_bins, METH_O, "pack_bins(bins) -> (five arrays of bytes, counts by width)"},
+    {"pack_bins", pack_histogram, METH_O, "pack_bins(bins) -> (five arrays of bytes, counts by width)"},
     {"owned_ids", (PyCFunction)(void (*)(void))owned_ids, METH_FASTCALL,
      "owned_ids(references, name) -> classes of modules and what each owns in its dict of that name"},
-    {"find_suspects", find_suspects, METH_O,
+    {"find_suspects", find_nonfinite, METH_O,
      "find_suspects(parameters) -> places of those whose gradient is not finite, or cannot be read here"},
     {NULL, NULL, 0, NULL},
 };
@@ -97,7 +97,7 @@ PyMODINIT_FUNC PyInit__native(void)
     PyObject *module = PyModule_Create(&definition);
     PyObject *columns = Py_BuildValue("(sssssssssss)", "calls", "count", "nan", "posinf", "neginf", "zero",
                                       "subnormal", "sum", "sumsq", "min", "max");
-    if (module == NULL || columns == NULL || make_names() < 0 || add_watch(module) < 0
+    if (module == NULL || columns == NULL || intern_names() < 0 || add_native_hooks(module) < 0
         || add_counter(module) < 0
         || PyModule_AddObjectRef(module, "COLUMNS", columns) < 0) {
         Py_XDECREF(columns);

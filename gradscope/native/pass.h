@@ -4,7 +4,7 @@
  *   LESSER_*, GREATER_*            of two vectors, lane by lane; the second where one is NaN,
  *   LOAD_BFLOAT16, LOAD_FLOAT16    a vector of float32 from half as many bytes,
  *   PART_AT(here, k), PART_OF(x, k)   the k-th half of a vector of float32, as float64,
- * and, where it can look up bytes in a vector, what planes.h asks for.
+ * and, where it can look up bytes in a vector, what bitslice.h asks for.
  * Zeros, subnormals, infinities and NaN are told apart by integer bits: a flush-to-zero mode, which other
  * libraries may have set, must not matter, and none is set here. Never compile this with -ffast-math. */
 
@@ -13,12 +13,12 @@
 
 enum {
     BLOCK = 4096, /* elements at a time: one with a NaN in it is read twice */
-    AHEAD = 4096, /* bytes: what is read is asked for so much earlier, over the borders of pages and blocks */
+    PREFETCH_BYTES = 4096, /* bytes: what is read is asked for so much earlier, over the borders of pages and blocks */
 };
 
-#define ASK_FOR(here, size)                                          \
+#define PREFETCH(here, size)                                          \
     for (size_t line = 0; line < (size); line += 64) {                \
-        __builtin_prefetch((const char *)(here) + AHEAD + line);      \
+        __builtin_prefetch((const char *)(here) + PREFETCH_BYTES + line);      \
     }
 
 #define GLUE_(a, b) a##_##b
@@ -136,7 +136,7 @@ static const Loops loops_of[] = {
 static const Record empty_record = {.calls = 1, .min = INFINITY, .max = -INFINITY};
 
 /* float16 has exponents that its bits do not show: those of its subnormal numbers. */
-TARGET static void tally_float16(Tally *count, const char *data, size_t n, const Record *part)
+TARGET static void count_float16_exponents(ExponentCounter *count, const char *data, size_t n, const Record *part)
 {
     enum { LANES = WIDTH / sizeof(float) };
     float wide[BLOCK];
@@ -153,7 +153,7 @@ TARGET static void tally_float16(Tally *count, const char *data, size_t n, const
             const floats x = LOAD_FLOAT16(last);
             memcpy(wide + whole, &x, (m - whole) * sizeof(float));
         }
-        tally(count, (const char *)wide, m, FLOAT32, part);
+        count_exponents(count, (const char *)wide, m, FLOAT32, part);
     }
 }
 
@@ -172,24 +172,24 @@ TARGET static void reduce_full(const char *data, size_t n, Dtype dtype, char *co
                                Record *out)
 {
     const Loops *loops = &loops_of[dtype];
-    Tally count;
-    begin_tally(&count, dtype == FLOAT16 ? NORMAL_IN_FLOAT16 : NORMAL, bins);
+    ExponentCounter count;
+    begin_exponents(&count, dtype == FLOAT16 ? NORMAL_IN_FLOAT16 : NORMAL, bins);
     for (size_t done = 0; done < n; done += BLOCK) {
         const size_t m = n - done < BLOCK ? n - done : BLOCK;
         const char *block = data + done * loops->bytes;
         Record part = empty_record;
         loops->add(block, m, &part);
         if (dtype == FLOAT16) {
-            tally_float16(&count, block, m, &part);
+            count_float16_exponents(&count, block, m, &part);
         } else {
-            tally(&count, block, m, dtype, &part);
+            count_exponents(&count, block, m, dtype, &part);
         }
         add_part(out, &part);
         if (copy != NULL) {
             memcpy(copy + done * loops->bytes, block, m * loops->bytes);
         }
     }
-    end_tally(&count, out);
+    end_exponents(&count, out);
 }
 
 TARGET static void reduce(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins, Record *out)
@@ -215,8 +215,8 @@ TARGET static void reduce_change_full(const char *now, const char *before, size_
                                       uint64_t *bins, Record *out)
 {
     double change[BLOCK];
-    Tally count;
-    begin_tally(&count, loops->normal, bins);
+    ExponentCounter count;
+    begin_exponents(&count, loops->normal, bins);
     for (size_t done = 0; done < n; done += BLOCK) {
         const size_t m = n - done < BLOCK ? n - done : BLOCK;
         const char *a = now + done * loops->bytes, *b = before + done * loops->bytes;
@@ -226,10 +226,10 @@ TARGET static void reduce_change_full(const char *now, const char *before, size_
             loops->subtract(a + at * loops->bytes, b + at * loops->bytes, m - at, change + at);
             add_float64((const char *)(change + at), m - at, &part);
         }
-        tally(&count, (const char *)change, m, FLOAT64, &part);
+        count_exponents(&count, (const char *)change, m, FLOAT64, &part);
         add_part(out, &part);
     }
-    end_tally(&count, out);
+    end_exponents(&count, out);
 }
 
 TARGET static void reduce_change(const char *now, const char *before, size_t n, Dtype dtype, uint64_t *bins,

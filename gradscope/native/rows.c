@@ -17,17 +17,17 @@ static void merge_bins(char *place, const uint64_t *bins)
 }
 
 /* The bytes are looked up anew: others may have grown them meanwhile. */
-int merge_row(const Board *board, Py_ssize_t row, const Measured *measured)
+int merge_row(const RowBuffer *buffer, Py_ssize_t row, const Statistics *statistics)
 {
-    const Record *record = &measured->record;
-    const int has_bins = board->bins != NULL;
-    if (row < 0 || row >= PyByteArray_Size(board->rows) / (Py_ssize_t)sizeof(Record)
-        || (has_bins && row >= PyByteArray_Size(board->bins) / (Py_ssize_t)sizeof measured->bins)) {
-        PyErr_Format(PyExc_IndexError, "row %zd is not on the board", row);
+    const Record *record = &statistics->record;
+    const int has_bins = buffer->bins != NULL;
+    if (row < 0 || row >= PyByteArray_Size(buffer->rows) / (Py_ssize_t)sizeof(Record)
+        || (has_bins && row >= PyByteArray_Size(buffer->bins) / (Py_ssize_t)sizeof statistics->bins)) {
+        PyErr_Format(PyExc_IndexError, "row %zd is outside of the row buffer", row);
         return -1;
     }
     Record sum;
-    char *place = PyByteArray_AsString(board->rows) + row * (Py_ssize_t)sizeof(Record);
+    char *place = PyByteArray_AsString(buffer->rows) + row * (Py_ssize_t)sizeof(Record);
     memcpy(&sum, place, sizeof sum);
     sum.calls += record->calls;
     sum.count += record->count;
@@ -42,31 +42,31 @@ int merge_row(const Board *board, Py_ssize_t row, const Measured *measured)
     sum.max = record->max > sum.max ? record->max : sum.max;
     memcpy(place, &sum, sizeof sum);
     if (has_bins) {
-        place = PyByteArray_AsString(board->bins) + row * (Py_ssize_t)sizeof measured->bins;
-        merge_bins(place, measured->bins);
+        place = PyByteArray_AsString(buffer->bins) + row * (Py_ssize_t)sizeof statistics->bins;
+        merge_bins(place, statistics->bins);
     }
     return 0;
 }
 
-int merge(const Board *board, PyObject *number, const Measured *measured)
+int merge(const RowBuffer *buffer, PyObject *number, const Statistics *statistics)
 {
     const Py_ssize_t row = PyLong_AsSsize_t(number);
-    return row == -1 && PyErr_Occurred() ? -1 : merge_row(board, row, measured);
+    return row == -1 && PyErr_Occurred() ? -1 : merge_row(buffer, row, statistics);
 }
 
 static PyObject *threads;
 
-void bind_threads(PyObject *asks_threads)
+void bind_threads(PyObject *get_num_threads)
 {
     PyObject *old = threads;
-    threads = asks_threads == Py_None ? NULL : Py_NewRef(asks_threads);
+    threads = get_num_threads == Py_None ? NULL : Py_NewRef(get_num_threads);
     Py_XDECREF(old);
-    find_pool();
+    find_thread_pool();
 }
 
 int threads_for(size_t size_bytes)
 {
-    if (size_bytes < PARTED_BYTES || threads == NULL) {
+    if (size_bytes < PARALLEL_MIN_BYTES || threads == NULL) {
         return 1;
     }
     PyObject *answer = PyObject_CallNoArgs(threads);
@@ -76,14 +76,14 @@ int threads_for(size_t size_bytes)
     return number > 1 && number <= INT_MAX ? (int)number : 1;
 }
 
-void reduce(const Memory *memory, const char *before, char *copy, int is_full, Measured *measured)
+void reduce(const Memory *memory, const char *before, char *copy, int is_full, Statistics *statistics)
 {
-    Record *record = &measured->record;
-    uint64_t *bins = measured->bins;
-    const Stretch stretch = {memory->data, before, copy, memory->stored, memory->dtype};
+    Record *record = &statistics->record;
+    uint64_t *bins = statistics->bins;
+    const Span span = {memory->data, before, copy, memory->stored, memory->dtype};
     const int count = threads_for(memory->size_bytes);
     PyThreadState *state = memory->size_bytes >= LARGE_BYTES ? PyEval_SaveThread() : NULL;
-    reduce_parts(pass, &stretch, is_full, count, measured);
+    reduce_parallel(pass, &span, is_full, count, statistics);
     if (state != NULL) {
         PyEval_RestoreThread(state);
     }
@@ -100,7 +100,7 @@ void reduce(const Memory *memory, const char *before, char *copy, int is_full, M
     }
 }
 
-int find_board(PyObject *rows, PyObject *bins, Board *board)
+int find_row_buffer(PyObject *rows, PyObject *bins, RowBuffer *buffer)
 {
     if (!is_bound()) {
         PyErr_SetString(PyExc_RuntimeError, "bind() has not been called");
@@ -110,6 +110,6 @@ int find_board(PyObject *rows, PyObject *bins, Board *board)
         PyErr_SetString(PyExc_TypeError, "rows must be a bytearray, and bins another or None");
         return -1;
     }
-    *board = (Board){rows, bins == Py_None ? NULL : bins};
+    *buffer = (RowBuffer){rows, bins == Py_None ? NULL : bins};
     return 0;
 }

@@ -4,7 +4,7 @@
 #define GRADSCOPE_ROWS_H
 
 #include "memory.h"
-#include "parts.h"
+#include "parallel.h"
 
 /* The pass in use; bind() chooses it. */
 extern const Pass *pass;
@@ -15,24 +15,24 @@ enum { LARGE_BYTES = 1 << 18 };
 /* A board's rows, borrowed from the caller: bytearrays of the columns, and of the bins of each row. */
 typedef struct {
     PyObject *rows, *bins; /* bins is NULL where only core columns are wanted */
-} Board;
+} RowBuffer;
 
 /* Take what Python gives as `rows` and `bins`. Returns -1 with an exception where they are no board's. */
-int find_board(PyObject *rows, PyObject *bins, Board *board);
+int find_row_buffer(PyObject *rows, PyObject *bins, RowBuffer *buffer);
 
 /* Take what tells how many threads PyTorch's own operations run on, or None for one. */
-void bind_threads(PyObject *asks_threads);
+void bind_threads(PyObject *get_num_threads);
 
 /* How many threads are to read so many bytes. */
 int threads_for(size_t size_bytes);
 
 /* Reduce memory, and copy it where `copy` is given; or reduce its change since `before`. */
-void reduce(const Memory *memory, const char *before, char *copy, int is_full, Measured *measured);
+void reduce(const Memory *memory, const char *before, char *copy, int is_full, Statistics *statistics);
 
 /* Merge into a row what was measured. Returns -1 with an exception where there is no such row. */
-int merge_row(const Board *board, Py_ssize_t row, const Measured *measured);
+int merge_row(const RowBuffer *buffer, Py_ssize_t row, const Statistics *statistics);
 
 /* The same, of a row that Python has given. */
-int merge(const Board *board, PyObject *number, const Measured *measured);
+int merge(const RowBuffer *buffer, PyObject *number, const Statistics *statistics);
 
 #endif

@@ -10,7 +10,7 @@
 #include "step_counter.h"
 
 #include "finite.h"
-#include "questions.h"
+#include "guards.h"
 
 #include <stddef.h>
 #include <structmember.h>
@@ -91,7 +91,7 @@ static int count_step(StepCounter *counter)
 static int is_well(StepCounter *counter, PyObject *optimizer)
 {
     double began_s = 0.0, done_s = 0.0;
-    int answer = read_clock(counter, &began_s) < 0 ? -1 : is_as_asked(counter->usual);
+    int answer = read_clock(counter, &began_s) < 0 ? -1 : guards_hold(counter->usual);
     if (answer > 0) {
         answer = are_gradients_finite(optimizer);
     }
@@ -107,7 +107,7 @@ static int is_well(StepCounter *counter, PyObject *optimizer)
     return answer;
 }
 
-static int is_given(Py_ssize_t count, const char *name)
+static int has_three_arguments(Py_ssize_t count, const char *name)
 {
     if (count != 3) {
         PyErr_Format(PyExc_TypeError, "%s(optimizer, args, kwargs)", name);
@@ -118,7 +118,7 @@ static int is_given(Py_ssize_t count, const char *name)
 static PyObject *counter_before(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     StepCounter *counter = (StepCounter *)self;
-    if (!is_given(count, "before")) {
+    if (!has_three_arguments(count, "before")) {
         return NULL;
     }
     if (is_at_rest(counter) && is_watched(counter, args[0]) && has_nothing_but_itself(args[1], args[2])
@@ -131,7 +131,7 @@ static PyObject *counter_before(PyObject *self, PyObject *const *args, Py_ssize_
 static PyObject *counter_after(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     StepCounter *counter = (StepCounter *)self;
-    if (!is_given(count, "after")) {
+    if (!has_three_arguments(count, "after")) {
         return NULL;
     }
     if (!is_at_rest(counter) || !is_watched(counter, args[0])) {

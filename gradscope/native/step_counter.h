@@ -1,7 +1,7 @@
 /* `StepCounter`: counts the steps of a training in which nothing else is to be done. */
 
-#ifndef GRADSCOPE_TALLY_H
-#define GRADSCOPE_TALLY_H
+#ifndef GRADSCOPE_STEP_COUNTER_H
+#define GRADSCOPE_STEP_COUNTER_H
 
 #define PY_SSIZE_T_CLEAN
 #ifndef Py_LIMITED_API

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradscope import native
 from gradscope.columns import COLUMN_NAMES, HISTOGRAM_BINS, Table
-from gradscope.observe import RowBuffer, native, reduce_on_host
+from gradscope.observe import RowBuffer, reduce_on_host
 from gradscope.observe.reduction import reduce_change_on_host
 from gradscope.observe.row_buffer import room_for
 
@@ -274,11 +275,12 @@ def test_pytorch_is_asked_for_its_threads_when_a_tensor_is_large():
 _AFTER_A_FORK = """
 import os, signal, sys
 import torch
-from gradscope.observe import Board, native
+from gradscope import native
+from gradscope.observe import RowBuffer
 torch.set_num_threads(2)
 tensor = torch.ones(1 << 22)
 def total():
-    board = Board()
+    board = RowBuffer()
     board.add(board.row(0, "out"), tensor)
     return board.harvest().block().values["sum"].tolist()
 assert native.native_module() and total() == [4194304.0]
@@ -300,7 +302,7 @@ def test_a_child_of_a_fork_does_not_wait_for_threads_that_it_has_not():
 
 _MANY_THREADS = """
 import os, torch
-from gradscope.observe import Board
+from gradscope.observe import RowBuffer
 
 def threads():
     torch.randn(1 << 22) + 1.0
@@ -308,7 +310,7 @@ def threads():
 
 torch.set_num_threads(40)  # more than there are parts
 before = threads()
-board = Board()
+board = RowBuffer()
 board.add(board.row(0, "out"), torch.randn(1 << 22))
 assert len(before) >= 40, before
 assert threads() == before
@@ -557,8 +559,9 @@ _WITHOUT_THE_EXTENSION = """
 import sys
 sys.modules["gradscope.native._native"] = None
 import torch
-from gradscope.observe import Board, native
-board = Board()
+from gradscope import native
+from gradscope.observe import RowBuffer
+board = RowBuffer()
 board.add(board.row(0, "out"), torch.ones(3))
 print(native.pass_name())
 print(board.harvest().block().values["sum"].tolist())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "gradscope" / "observe" / "native"
+SOURCE = HERE.parents[1] / "gradscope" / "native"
 FLAGS = [
     "-g",
     "-O1",
@@ -26,15 +26,15 @@ PASSES = [SOURCE / f"{name}.c" for name in ("avx512", "avx2", "neon", "portable"
 PACKING = "../protocol/test_packing.py"
 ITS_TESTS = (
     "test_native.py",
-    "test_quick.py",
-    "test_board.py",
-    "test_finite.py",
+    "../observe/test_native_hooks.py",
+    "../observe/test_row_buffer.py",
+    "../observe/test_nonfinite.py",
     "../hooks/test_structure.py",
-    "../agent/test_tally.py",
+    "../agent/step/test_step_counter.py",
     f"{PACKING}::test_many_rows_have_the_bytes_of_the_plain_formula_at_every_border",
     f"{PACKING}::test_bins_that_are_no_whole_rows_are_refused_in_c",
 )
-DRIVER = [HERE / "native_driver.c", SOURCE / "kept.c"]
+DRIVER = [HERE / "passes_driver.c", SOURCE / "param_copies.c"]
 
 
 def run(command, **options):
@@ -91,7 +91,7 @@ def test_the_passes_and_the_copies_keep_to_their_memory(compiler, passes, tmp_pa
 @pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are PyTorch's on Linux alone")
 def test_threads_keep_to_their_parts_and_say_what_one_alone_says(compiler, passes, tmp_path):
-    sources = [HERE / "parts_driver.c", SOURCE / "parts.c", *passes]
+    sources = [HERE / "parallel_driver.c", SOURCE / "parallel.c", *passes]
     build(compiler, sources, tmp_path / "driver", *WARNINGS, "-fopenmp", "-DPARTED_BYTES=65536")
     answer = run([str(tmp_path / "driver")])
     assert answer.returncode == 0, answer.stdout + answer.stderr

@@ -208,7 +208,7 @@ def test_an_error_is_told_and_does_not_reach_the_training():
     assert there.watch.see(there.module, output)
     del there.cells[WIDTH:]
     output.sum().backward()
-    assert "row 1 is not on the board" in str(there.errors.pop())
+    assert "row 1 is outside of the row buffer" in str(there.errors.pop())
 
 
 def test_nothing_is_kept_alive():

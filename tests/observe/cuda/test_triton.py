@@ -66,8 +66,8 @@ def test_without_a_cuda_device_the_eager_pass_is_taken_and_says_why():
 def test_observing_on_a_cpu_never_loads_triton():
     script = """
 import sys, torch
-from gradscope.observe import Board, device_pass_name
-board = Board()
+from gradscope.observe import RowBuffer, device_pass_name
+board = RowBuffer()
 board.add(board.row(0, "out"), torch.ones(3))
 board.harvest().block()
 print("triton" in sys.modules)

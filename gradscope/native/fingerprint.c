@@ -1,24 +1,24 @@
-#include "owned.h"
+#include "fingerprint.h"
 
 #include <stdint.h>
 #include <string.h>
 
 typedef struct {
     uint64_t *ids;
-    size_t used, room;
+    size_t used, capacity;
 } Ids;
 
 static int append(Ids *list, uint64_t id)
 {
-    if (list->used == list->room) {
-        const size_t room = list->room ? 2 * list->room : 1024;
-        uint64_t *ids = PyMem_Realloc(list->ids, room * sizeof *ids);
+    if (list->used == list->capacity) {
+        const size_t capacity = list->capacity ? 2 * list->capacity : 1024;
+        uint64_t *ids = PyMem_Realloc(list->ids, capacity * sizeof *ids);
         if (ids == NULL) {
             PyErr_NoMemory();
             return -1;
         }
         list->ids = ids;
-        list->room = room;
+        list->capacity = capacity;
     }
     list->ids[list->used++] = id;
     return 0;

@@ -1,36 +1,36 @@
-#include "groups.h"
+#include "batch.h"
 
-#include "kept.h"
+#include "param_copies.h"
 
 #include <string.h>
 
 typedef struct {
-    Board board;
+    RowBuffer buffer;
     PyObject *left;
     PyObject *attribute; /* where it is not NULL, the tensors are this of what is listed */
-    int is_change, is_keeping;
-    Cursor cursor;
-} Group;
+    int is_change, is_copying;
+    CopyCursor cursor;
+} Batch;
 
 /* Reduce one tensor of a group. Returns 1 when done, 0 when it is left to the caller, -1 on an error. */
-static int add_member(Group *group, PyObject *tensor, PyObject *targets)
+static int add_tensor(Batch *batch, PyObject *tensor, PyObject *targets)
 {
     Memory found;
-    Measured measured;
+    Statistics statistics;
     const int is_found = find_memory(tensor, &found);
-    const Heading heading = {is_found ? found.layout : 0, is_found ? found.size_bytes : 0};
-    const char *before = group->is_change ? find_kept(&group->cursor, is_found ? &heading : NULL) : NULL;
-    char *copy = group->is_keeping ? keep(&group->cursor, is_found ? &heading : NULL) : NULL;
-    if (!is_found || (group->is_change && before == NULL) || (group->is_keeping && copy == NULL)) {
+    const CopyHeader header = {is_found ? found.layout : 0, is_found ? found.size_bytes : 0};
+    const char *before = batch->is_change ? find_copy(&batch->cursor, is_found ? &header : NULL) : NULL;
+    char *copy = batch->is_copying ? reserve_copy(&batch->cursor, is_found ? &header : NULL) : NULL;
+    if (!is_found || (batch->is_change && before == NULL) || (batch->is_copying && copy == NULL)) {
         return 0;
     }
     if (!PyTuple_Check(targets)) {
         PyErr_SetString(PyExc_TypeError, "targets must be a list of tuples of rows");
         return -1;
     }
-    reduce(&found, before, copy, group->board.bins != NULL, &measured);
+    reduce(&found, before, copy, batch->buffer.bins != NULL, &statistics);
     for (Py_ssize_t i = 0; i < PyTuple_Size(targets); i++) {
-        if (merge(&group->board, PyTuple_GetItem(targets, i), &measured) < 0) {
+        if (merge(&batch->buffer, PyTuple_GetItem(targets, i), &statistics) < 0) {
             return -1;
         }
     }
@@ -38,7 +38,7 @@ static int add_member(Group *group, PyObject *tensor, PyObject *targets)
 }
 
 /* Reduce the tensors of a list, and note the places of those that are left. */
-static int add_members(Group *group, PyObject *tensors, PyObject *targets)
+static int add_tensors(Batch *batch, PyObject *tensors, PyObject *targets)
 {
     for (Py_ssize_t i = 0; i < PyList_Size(tensors); i++) {
         PyObject *tensor = PyList_GetItem(tensors, i), *rows = PyList_GetItem(targets, i);
@@ -46,13 +46,13 @@ static int add_members(Group *group, PyObject *tensors, PyObject *targets)
             return -1;
         }
         Py_INCREF(rows); /* another thread may change the lists while the lock is let go */
-        tensor = group->attribute == NULL ? Py_NewRef(tensor) : PyObject_GetAttr(tensor, group->attribute);
-        int outcome = tensor == NULL ? -1 : add_member(group, tensor, rows);
+        tensor = batch->attribute == NULL ? Py_NewRef(tensor) : PyObject_GetAttr(tensor, batch->attribute);
+        int outcome = tensor == NULL ? -1 : add_tensor(batch, tensor, rows);
         Py_XDECREF(tensor);
         Py_DECREF(rows);
         if (outcome == 0) {
             PyObject *place = PyLong_FromSsize_t(i);
-            outcome = place == NULL ? -1 : PyList_Append(group->left, place);
+            outcome = place == NULL ? -1 : PyList_Append(batch->left, place);
             Py_XDECREF(place);
         }
         if (outcome < 0) {
@@ -62,70 +62,70 @@ static int add_members(Group *group, PyObject *tensors, PyObject *targets)
     return 0;
 }
 
-static PyObject *add_group(PyObject *const *args, Py_ssize_t count, int is_change, const char *usage)
+static PyObject *add_batch(PyObject *const *args, Py_ssize_t count, int is_change, const char *usage)
 {
     if (count != 5) {
         PyErr_SetString(PyExc_TypeError, usage);
         return NULL;
     }
-    Board board;
-    if (find_board(args[0], args[1], &board) < 0) {
+    RowBuffer buffer;
+    if (find_row_buffer(args[0], args[1], &buffer) < 0) {
         return NULL;
     }
     if (!PyList_Check(args[2]) || !PyList_Check(args[3])) {
         PyErr_SetString(PyExc_TypeError, "tensors and targets must be lists");
         return NULL;
     }
-    Py_buffer kept;
-    const int has_kept = args[4] != Py_None;
-    Group group = {board, PyList_New(0), NULL, is_change, has_kept && !is_change, {NULL, NULL}};
-    if (group.left == NULL
-        || (has_kept && PyObject_GetBuffer(args[4], &kept, is_change ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)) {
-        Py_XDECREF(group.left);
+    Py_buffer copies;
+    const int has_copies = args[4] != Py_None;
+    Batch batch = {buffer, PyList_New(0), NULL, is_change, has_copies && !is_change, {NULL, NULL}};
+    if (batch.left == NULL
+        || (has_copies && PyObject_GetBuffer(args[4], &copies, is_change ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)) {
+        Py_XDECREF(batch.left);
         return NULL;
     }
-    if (has_kept) {
-        group.cursor = (Cursor){kept.buf, (char *)kept.buf + kept.len};
+    if (has_copies) {
+        batch.cursor = (CopyCursor){copies.buf, (char *)copies.buf + copies.len};
     }
-    const int outcome = add_members(&group, args[2], args[3]);
-    if (has_kept) {
-        PyBuffer_Release(&kept);
+    const int outcome = add_tensors(&batch, args[2], args[3]);
+    if (has_copies) {
+        PyBuffer_Release(&copies);
     }
     if (outcome < 0) {
-        Py_DECREF(group.left);
+        Py_DECREF(batch.left);
         return NULL;
     }
-    return group.left;
+    return batch.left;
 }
 
 PyObject *add_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
-    return add_group(args, count, 0, "add_each(rows, bins, tensors, targets, kept)");
+    return add_batch(args, count, 0, "add_each(rows, bins, tensors, targets, kept)");
 }
 
 PyObject *add_changes(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
-    return add_group(args, count, 1, "add_changes(rows, bins, tensors, targets, kept)");
+    return add_batch(args, count, 1, "add_changes(rows, bins, tensors, targets, kept)");
 }
 
 PyObject *add_gradients(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
-    Board board;
+    RowBuffer buffer;
     if (count != 4 || !PyList_Check(args[2]) || !PyList_Check(args[3])) {
         PyErr_SetString(PyExc_TypeError, "add_gradients(rows, bins, parameters, targets)");
         return NULL;
     }
-    if (find_board(args[0], args[1], &board) < 0) {
+    if (find_row_buffer(args[0], args[1], &buffer) < 0) {
         return NULL;
     }
     PyObject *attribute = PyUnicode_InternFromString("grad");
-    Group group = {board, PyList_New(0), attribute, 0, 0, {NULL, NULL}};
-    const int outcome = attribute == NULL || group.left == NULL ? -1 : add_members(&group, args[2], args[3]);
+    Batch batch = {buffer, PyList_New(0), attribute, 0, 0, {NULL, NULL}};
+    const int outcome = attribute == NULL || batch.left == NULL ? -1 : add_tensors(&batch, args[2], args[3]);
     Py_XDECREF(attribute);
     if (outcome < 0) {
-        Py_CLEAR(group.left);
+        Py_CLEAR(batch.left);
     }
-    return group.left;
+    return batch.left;
 }
 
 /* Whether a row has counted nothing that is not finite; -1 with an exception. */
@@ -136,7 +136,7 @@ static int is_row_finite(PyObject *rows, PyObject *number)
         return -1;
     }
     if (row < 0 || row >= PyByteArray_Size(rows) / (Py_ssize_t)sizeof(Record)) {
-        PyErr_Format(PyExc_IndexError, "row %zd is not on the board", row);
+        PyErr_Format(PyExc_IndexError, "row %zd is outside of the row buffer", row);
         return -1;
     }
     Record record;
@@ -156,9 +156,9 @@ PyObject *are_finite(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_
             PyErr_SetString(PyExc_TypeError, "targets must be a list of tuples of rows");
             return NULL;
         }
-        const int is_fine = is_row_finite(args[0], PyTuple_GetItem(target, PyTuple_Size(target) - 1));
-        if (is_fine <= 0) {
-            return is_fine < 0 ? NULL : PyBool_FromLong(0);
+        const int is_finite_row = is_row_finite(args[0], PyTuple_GetItem(target, PyTuple_Size(target) - 1));
+        if (is_finite_row <= 0) {
+            return is_finite_row < 0 ? NULL : PyBool_FromLong(0);
         }
     }
     Py_RETURN_TRUE;

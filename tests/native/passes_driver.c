@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kept.h"
+#include "param_copies.h"
 #include "record.h"
 
 enum { MOST = 20000, ALIGNMENTS = 33 };
@@ -244,40 +244,40 @@ static void check_size(int dtype, size_t n, Kind kind)
 static void check_kept(void)
 {
     enum { TENSORS = 6 };
-    const size_t room = draw() % 400;
-    char *stretch = malloc(room), *places[TENSORS];
-    Heading headings[TENSORS];
-    Cursor cursor = {stretch, stretch + room};
+    const size_t capacity = draw() % 400;
+    char *span = malloc(capacity), *places[TENSORS];
+    CopyHeader headings[TENSORS];
+    CopyCursor cursor = {span, span + capacity};
     for (int i = 0; i < TENSORS; i++) {
-        headings[i] = (Heading){draw(), draw() % 16 ? draw() % 70 : draw()};
-        places[i] = keep(&cursor, draw() % 8 ? &headings[i] : NULL);
+        headings[i] = (CopyHeader){draw(), draw() % 16 ? draw() % 70 : draw()};
+        places[i] = reserve_copy(&cursor, draw() % 8 ? &headings[i] : NULL);
         if (places[i] != NULL) {
             memset(places[i], i + 1, headings[i].size_bytes);
         }
     }
-    cursor = (Cursor){stretch, stretch + room};
+    cursor = (CopyCursor){span, span + capacity};
     for (int i = 0; i < TENSORS; i++) {
-        const Heading other = {headings[i].layout + 1, headings[i].size_bytes};
+        const CopyHeader other = {headings[i].layout + 1, headings[i].size_bytes};
         const int is_same = draw() % 4 > 0;
-        const char *found = find_kept(&cursor, is_same ? &headings[i] : &other);
+        const char *found = find_copy(&cursor, is_same ? &headings[i] : &other);
         if (found != (is_same ? places[i] : NULL)) {
-            fail("a copy is not found again", "", 0, room, i);
+            fail("a copy is not found again", "", 0, capacity, i);
         }
         for (size_t k = 0; found != NULL && k < headings[i].size_bytes; k++) {
             if (found[k] != i + 1) {
-                fail("a copy was overwritten", "", 0, room, i);
+                fail("a copy was overwritten", "", 0, capacity, i);
             }
         }
     }
     cases++;
-    for (size_t i = 0; i < room; i++) { /* what others wrote there must do no harm */
-        stretch[i] = (char)(draw() % 3 ? 0 : draw());
+    for (size_t i = 0; i < capacity; i++) { /* what others wrote there must do no harm */
+        span[i] = (char)(draw() % 3 ? 0 : draw());
     }
-    cursor = (Cursor){stretch, stretch + room};
+    cursor = (CopyCursor){span, span + capacity};
     for (int i = 0; i < TENSORS; i++) {
-        find_kept(&cursor, &headings[i]);
+        find_copy(&cursor, &headings[i]);
     }
-    free(stretch);
+    free(span);
 }
 
 /* An argument says to try only every so manieth alignment: an emulated processor is slow. */

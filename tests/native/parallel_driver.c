@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "parts.h"
+#include "parallel.h"
 
 static const size_t size_of[] = {4, 8, 2, 2};
 static unsigned long cases;
@@ -28,62 +28,62 @@ static char *draw(int dtype, size_t n, int has_nan)
     return data;
 }
 
-static void expect(int is_so, const char *what, const Pass *pass, const Stretch *stretch, int is_full)
+static void expect(int is_so, const char *what, const Pass *pass, const Span *span, int is_full)
 {
     if (!is_so) {
-        printf("%s: pass %s, dtype %d, %zu elements, full %d\n", what, pass->name, stretch->dtype, stretch->n,
+        printf("%s: pass %s, dtype %d, %zu elements, full %d\n", what, pass->name, span->dtype, span->n,
                is_full);
         exit(1);
     }
     cases++;
 }
 
-static void check_reduced(const Pass *pass, const Stretch *stretch, int is_full)
+static void check_reduced(const Pass *pass, const Span *span, int is_full)
 {
-    Measured alone, whole;
+    Statistics alone, whole;
     memset(&alone, 0, sizeof alone);
     memset(&whole, 0, sizeof whole);
-    reduce_parts(pass, stretch, is_full, 1, &alone);
+    reduce_parallel(pass, span, is_full, 1, &alone);
     uint64_t *bins = is_full ? whole.bins : NULL;
-    if (stretch->before != NULL) {
-        pass->reduce_change(stretch->data, stretch->before, stretch->n, stretch->dtype, bins, &whole.record);
+    if (span->before != NULL) {
+        pass->reduce_change(span->data, span->before, span->n, span->dtype, bins, &whole.record);
     } else {
-        pass->reduce(stretch->data, stretch->n, stretch->dtype, NULL, bins, &whole.record);
+        pass->reduce(span->data, span->n, span->dtype, NULL, bins, &whole.record);
     }
     expect(fabs(alone.record.sum - whole.record.sum) <= 1e-12 * whole.record.count
                && fabs(alone.record.sumsq - whole.record.sumsq) <= 1e-12 * whole.record.sumsq,
-           "sums", pass, stretch, is_full);
+           "sums", pass, span, is_full);
     whole.record.sum = alone.record.sum;
     whole.record.sumsq = alone.record.sumsq;
-    expect(memcmp(&alone.record, &whole.record, sizeof alone.record) == 0, "columns", pass, stretch, is_full);
-    expect(!is_full || memcmp(alone.bins, whole.bins, sizeof whole.bins) == 0, "bins", pass, stretch, is_full);
+    expect(memcmp(&alone.record, &whole.record, sizeof alone.record) == 0, "columns", pass, span, is_full);
+    expect(!is_full || memcmp(alone.bins, whole.bins, sizeof whole.bins) == 0, "bins", pass, span, is_full);
     for (int threads = 2; threads < 8; threads += 3) {
-        Measured together;
+        Statistics together;
         memset(&together, 0, sizeof together);
-        reduce_parts(pass, stretch, is_full, threads, &together);
-        expect(memcmp(&together.record, &alone.record, sizeof alone.record) == 0, "threads", pass, stretch,
+        reduce_parallel(pass, span, is_full, threads, &together);
+        expect(memcmp(&together.record, &alone.record, sizeof alone.record) == 0, "threads", pass, span,
                is_full);
         expect(!is_full || memcmp(together.bins, alone.bins, sizeof alone.bins) == 0, "bins of threads", pass,
-               stretch, is_full);
+               span, is_full);
     }
 }
 
 static void check(const Pass *pass, int dtype, size_t n, int has_nan)
 {
     char *data = draw(dtype, n, has_nan), *before = draw(dtype, n, 0), *copy = malloc(n * size_of[dtype]);
-    const Stretch value = {data, NULL, NULL, n, (Dtype)dtype}, change = {data, before, NULL, n, (Dtype)dtype};
-    const Stretch copied = {data, NULL, copy, n, (Dtype)dtype};
-    Measured measured;
+    const Span value = {data, NULL, NULL, n, (Dtype)dtype}, change = {data, before, NULL, n, (Dtype)dtype};
+    const Span copied = {data, NULL, copy, n, (Dtype)dtype};
+    Statistics statistics;
     memset(before, 0, n * size_of[dtype] / 2);
     for (int is_full = 0; is_full < 2; is_full++) {
         check_reduced(pass, &value, is_full);
         check_reduced(pass, &change, is_full);
     }
-    reduce_parts(pass, &copied, 0, 3, &measured);
+    reduce_parallel(pass, &copied, 0, 3, &statistics);
     expect(memcmp(data, copy, n * size_of[dtype]) == 0, "copy", pass, &copied, 0);
-    expect(are_parts_finite(pass, &value, 3) == !has_nan, "is_finite", pass, &value, 0);
+    expect(is_finite_parallel(pass, &value, 3) == !has_nan, "is_finite", pass, &value, 0);
 #pragma omp parallel num_threads(2)
-    expect(are_parts_finite(pass, &value, 2) == !has_nan, "in parallel", pass, &value, omp_in_parallel());
+    expect(is_finite_parallel(pass, &value, 2) == !has_nan, "in parallel", pass, &value, omp_in_parallel());
     free(data);
     free(before);
     free(copy);
@@ -91,10 +91,10 @@ static void check(const Pass *pass, int dtype, size_t n, int has_nan)
 
 int main(void)
 {
-    find_pool();
+    find_thread_pool();
     for (int k = 0; pass_number(k) != NULL; k++) {
         for (int dtype = 0; dtype < 4; dtype++) {
-            const size_t parted = PARTED_BYTES / size_of[dtype];
+            const size_t parted = PARALLEL_MIN_BYTES / size_of[dtype];
             check(pass_number(k), dtype, parted - 1, 0);
             check(pass_number(k), dtype, parted, 0);
             check(pass_number(k), dtype, parted + 4097, dtype % 2);

@@ -1,7 +1,7 @@
 /* What the modules of a model own, in one loop: asked in each observed step, to see whether it has changed. */
 
-#ifndef GRADSCOPE_OWNED_H
-#define GRADSCOPE_OWNED_H
+#ifndef GRADSCOPE_FINGERPRINT_H
+#define GRADSCOPE_FINGERPRINT_H
 
 #define PY_SSIZE_T_CLEAN
 #ifndef Py_LIMITED_API

@@ -1,11 +1,11 @@
 /* Exponents of a block counted without tables, where most are near its greatest one: those of the sixteen
- * greatest by planes.h, or of the 32 greatest; what is below is looked for, and counted singly. Zeros are what
+ * greatest by bitslice.h, or of the 32 greatest; what is below is looked for, and counted singly. Zeros are what
  * is left then. Included by exponents.h. */
 
-#include "planes.h"
+#include "bitslice.h"
 
 enum {
-    CHUNK = 4 * WIDTH, /* elements that are looked through at a time; planes.h counts whole ones, too */
+    CHUNK = 4 * WIDTH, /* elements that are looked through at a time; bitslice.h counts whole ones, too */
     MANY = 128,        /* a second window pays where one element in so many is below the first */
     TOO_MANY = 16,     /* tables pay where one in so many is below both */
     PAUSE = 31,        /* blocks that are then counted by tables before a window is tried again */
@@ -26,7 +26,7 @@ LANES_OF(64)
 /* Twice an element is its magnitude without the sign; two less than that, a zero is the greatest of all, and
  * what is below the window is less than `limit`. Whether there is any is seen by the least of a chunk: of its
  * upper half, where vectors have no least of whole elements. */
-#define TALLY_BELOW(bits, compared, fraction, code_of)                                                    \
+#define COUNT_BELOW_WINDOW(bits, compared, fraction, code_of)                                                    \
     for (at = 0; at < n && *found < most; at += CHUNK) {                                                  \
         const uint##bits##_t limit = (uint##bits##_t)(((uint##bits##_t)base << (fraction + 1)) - 2);      \
         const Bits##bits *x = (const Bits##bits *)data + at;                                              \
@@ -45,7 +45,7 @@ LANES_OF(64)
             uint64_t set = HIGHEST_BITS(lanes + lanes - 2 < limit) & ONE_OF##bits;                        \
             for (; set != 0; set &= set - 1, ++*found) {                                                  \
                 const size_t place = i + (size_t)__builtin_ctzll(set) * 8 / bits;                         \
-                tally->tables[code_of(x[place] >> fraction)]++;                                           \
+                counter->tables[code_of(x[place] >> fraction)]++;                                           \
             }                                                                                             \
         }                                                                                                 \
     }
@@ -54,23 +54,23 @@ LANES_OF(64)
 
 /* Count elements below `base` that are no zeros, chunk by chunk until `most` are found. Returns how many
  * elements were looked through. */
-TARGET static size_t tally_below(Tally *tally, const char *data, size_t n, Dtype dtype, uint32_t base,
+TARGET static size_t count_below_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype, uint32_t base,
                                  size_t most, size_t *found)
 {
     size_t at;
     *found = 0;
     if (dtype == FLOAT64) {
-        TALLY_BELOW(64, 32, 52, OF_FLOAT64)
+        COUNT_BELOW_WINDOW(64, 32, 52, OF_FLOAT64)
     } else if (dtype == BFLOAT16) {
-        TALLY_BELOW(16, 16, 7, SAME)
+        COUNT_BELOW_WINDOW(16, 16, 7, SAME)
     } else {
-        TALLY_BELOW(32, 32, 23, SAME)
+        COUNT_BELOW_WINDOW(32, 32, 23, SAME)
     }
     return at;
 }
 
 /* Count the elements in a window, of whole chunks of n. Returns how many there are. */
-TARGET static size_t tally_inside(Tally *tally, const char *data, size_t n, Dtype dtype, uint32_t base)
+TARGET static size_t count_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype, uint32_t base)
 {
     uint32_t counts[2][WINDOW];
     size_t inside = 0;
@@ -83,8 +83,8 @@ TARGET static size_t tally_inside(Tally *tally, const char *data, size_t n, Dtyp
     }
     for (uint32_t i = 0; i < WINDOW; i++) {
         const uint32_t code = dtype == FLOAT64 ? code_of_float64[base + i] : base + i;
-        tally->tables[code] += counts[1][i];
-        tally->tables[code + SIGN] += counts[0][i] - counts[1][i];
+        counter->tables[code] += counts[1][i];
+        counter->tables[code + SIGN] += counts[0][i] - counts[1][i];
         inside += counts[0][i];
     }
     return inside;
@@ -102,29 +102,29 @@ static uint32_t find_base(const Record *block, Dtype dtype)
 }
 
 /* Count whole chunks of n elements, all finite, of which `block` tells the extremes. Returns how many. */
-TARGET static size_t tally_near(Tally *tally, const char *data, size_t n, Dtype dtype, const Record *block)
+TARGET static size_t count_in_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype, const Record *block)
 {
     const size_t whole = n - n % CHUNK;
     uint32_t base = find_base(block, dtype);
     const size_t few = base > WINDOW ? whole / MANY : whole;
     size_t at = 0, found;
-    size_t left = whole - tally_inside(tally, data, whole, dtype, base);
-    if (left > 0 && !(tally->is_wide && base > WINDOW)) {
-        at = tally_below(tally, data, whole, dtype, base, few, &found);
+    size_t left = whole - count_window(counter, data, whole, dtype, base);
+    if (left > 0 && !(counter->is_wide && base > WINDOW)) {
+        at = count_below_window(counter, data, whole, dtype, base, few, &found);
         left -= found;
     }
     if (left > 0 && at < whole) {
         base -= WINDOW;
         data += at * size_of(dtype);
-        const size_t inside = tally_inside(tally, data, whole - at, dtype, base);
-        tally_below(tally, data, whole - at, dtype, base, whole, &found);
+        const size_t inside = count_window(counter, data, whole - at, dtype, base);
+        count_below_window(counter, data, whole - at, dtype, base, whole, &found);
         left -= inside + found;
-        tally->is_wide = inside > few;
-        if (found > whole / TOO_MANY || (tally->is_wide && !TWO_WINDOWS_PAY)) {
-            tally->pause = PAUSE;
+        counter->is_wide = inside > few;
+        if (found > whole / TOO_MANY || (counter->is_wide && !TWO_WINDOWS_PAY)) {
+            counter->pause = PAUSE;
         }
     }
-    tally->zero += left;
-    tally->small = count_small(tally);
+    counter->zero += left;
+    counter->small = count_small(counter);
     return whole;
 }

@@ -1,4 +1,4 @@
-#include "bins.h"
+#include "pack_histogram.h"
 
 #include "record.h"
 
@@ -16,17 +16,17 @@ enum {
 /* Counts of one width, so far. */
 typedef struct {
     char *data;
-    size_t used, room;
+    size_t used, capacity;
 } Bytes;
 
 typedef struct {
-    unsigned char *where; /* ARRAYS arrays of `rows` each */
+    unsigned char *ranges; /* ARRAYS arrays of `rows` each */
     size_t rows;
     Bytes counts[WIDTHS];
 } Packed;
 
 /* The stretch of a sign from its first bin in use to its last, and all bits of its counts. */
-static void find_stretch(const uint64_t *bins, size_t *first, size_t *length, uint64_t *bits)
+static void find_used_range(const uint64_t *bins, size_t *first, size_t *length, uint64_t *bits)
 {
     size_t begin = 0, end = OF_SIGN;
     while (end > 0 && bins[end - 1] == 0) {
@@ -67,16 +67,16 @@ static void write_counts(char *to, const uint64_t *bins, size_t n, int width)
 }
 
 /* Room for so many bytes more; NULL where there is no memory. */
-static char *room_for(Bytes *bytes, size_t size)
+static char *reserve(Bytes *bytes, size_t size)
 {
-    if (bytes->used + size > bytes->room) {
-        const size_t room = 2 * (bytes->used + size) + 4096;
-        char *data = realloc(bytes->data, room);
+    if (bytes->used + size > bytes->capacity) {
+        const size_t capacity = 2 * (bytes->used + size) + 4096;
+        char *data = realloc(bytes->data, capacity);
         if (data == NULL) {
             return NULL;
         }
         bytes->data = data;
-        bytes->room = room;
+        bytes->capacity = capacity;
     }
     char *place = bytes->data + bytes->used;
     bytes->used += size;
@@ -88,12 +88,12 @@ static int pack_row(Packed *packed, size_t row, const uint64_t *bins)
     size_t first[SIGNS], length[SIGNS];
     uint64_t bits = 0;
     for (size_t sign = 0; sign < SIGNS; sign++) {
-        find_stretch(bins + sign * OF_SIGN, &first[sign], &length[sign], &bits);
-        packed->where[sign * packed->rows + row] = (unsigned char)first[sign];
-        packed->where[(SIGNS + sign) * packed->rows + row] = (unsigned char)length[sign];
+        find_used_range(bins + sign * OF_SIGN, &first[sign], &length[sign], &bits);
+        packed->ranges[sign * packed->rows + row] = (unsigned char)first[sign];
+        packed->ranges[(SIGNS + sign) * packed->rows + row] = (unsigned char)length[sign];
     }
     const int width = width_of(bits);
-    packed->where[2 * SIGNS * packed->rows + row] = (unsigned char)width;
+    packed->ranges[2 * SIGNS * packed->rows + row] = (unsigned char)width;
     if (width == 0) {
         return 0;
     }
@@ -102,7 +102,7 @@ static int pack_row(Packed *packed, size_t row, const uint64_t *bins)
         if (length[sign] == 0) {
             continue;
         }
-        char *place = room_for(counts, length[sign] * (size_t)width);
+        char *place = reserve(counts, length[sign] * (size_t)width);
         if (place == NULL) {
             return -1;
         }
@@ -135,14 +135,14 @@ static PyObject *as_python(const Packed *packed)
             Py_CLEAR(counts);
         }
     }
-    PyObject *where = PyBytes_FromStringAndSize((char *)packed->where, (Py_ssize_t)(ARRAYS * packed->rows));
-    PyObject *both = where == NULL || counts == NULL ? NULL : PyTuple_Pack(2, where, counts);
-    Py_XDECREF(where);
+    PyObject *ranges = PyBytes_FromStringAndSize((char *)packed->ranges, (Py_ssize_t)(ARRAYS * packed->rows));
+    PyObject *both = ranges == NULL || counts == NULL ? NULL : PyTuple_Pack(2, ranges, counts);
+    Py_XDECREF(ranges);
     Py_XDECREF(counts);
     return both;
 }
 
-PyObject *pack_bins(PyObject *Py_UNUSED(self), PyObject *bins)
+PyObject *pack_histogram(PyObject *Py_UNUSED(self), PyObject *bins)
 {
     Py_buffer given;
     if (PyObject_GetBuffer(bins, &given, PyBUF_SIMPLE) < 0) {
@@ -150,17 +150,17 @@ PyObject *pack_bins(PyObject *Py_UNUSED(self), PyObject *bins)
     }
     const size_t row_bytes = BINS * sizeof(uint64_t);
     Packed packed = {NULL, (size_t)given.len / row_bytes, {{NULL, 0, 0}}};
-    packed.where = malloc(ARRAYS * packed.rows + 1);
+    packed.ranges = malloc(ARRAYS * packed.rows + 1);
     PyObject *both = NULL;
     if ((size_t)given.len % row_bytes != 0) {
         PyErr_SetString(PyExc_ValueError, "bins must be 128 uint64 a row");
-    } else if (packed.where == NULL || pack_rows(&packed, given.buf) < 0) {
+    } else if (packed.ranges == NULL || pack_rows(&packed, given.buf) < 0) {
         PyErr_NoMemory();
     } else {
         both = as_python(&packed);
     }
     PyBuffer_Release(&given);
-    free(packed.where);
+    free(packed.ranges);
     for (int i = 0; i < WIDTHS; i++) {
         free(packed.counts[i].data);
     }

@@ -1,7 +1,7 @@
 /* Copies of tensors, one after another in one stretch of memory, until after the optimizer's step. */
 
-#ifndef GRADSCOPE_KEPT_H
-#define GRADSCOPE_KEPT_H
+#ifndef GRADSCOPE_PARAM_COPIES_H
+#define GRADSCOPE_PARAM_COPIES_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -10,18 +10,18 @@
  * there is a heading of zeros alone. */
 typedef struct {
     uint64_t layout, size_bytes;
-} Heading;
+} CopyHeader;
 
 /* The place in the stretch; `at` is NULL past its end. */
 typedef struct {
     char *at, *end;
-} Cursor;
+} CopyCursor;
 
 /* The place for a copy, behind its heading. NULL where there is no room, and where `heading` is NULL. */
-char *keep(Cursor *cursor, const Heading *heading);
+char *reserve_copy(CopyCursor *cursor, const CopyHeader *header);
 
 /* The copy that was kept in the same turn. NULL where there is none, where it is of another layout, and
  * where `heading` is NULL. */
-const char *find_kept(Cursor *cursor, const Heading *heading);
+const char *find_copy(CopyCursor *cursor, const CopyHeader *header);
 
 #endif

@@ -1,7 +1,7 @@
 /* How many numbers have each of sixteen neighbouring exponents, counted by vectors. A lookup turns the
  * exponents of WIDTH numbers into a bit out of eight each; the bits are added up place by place, in planes:
  * one of all ones, one of all twos, and so on. That takes two instructions a lookup, where counting in a
- * table takes a read and a write an element. Included by window.h. The processor describes itself by
+ * table takes a read and a write an element. Included by exponent_window.h. The processor describes itself by
  *   PACK(a, b)              two vectors of 16-bit numbers up to 255 as one of bytes, in any order,
  *   PACK_SIGNS(a, b)        the same, in that order, of any numbers, of which only the signs count,
  *   LOOK_UP(table, x)       of each byte x its entry in a table of sixteen; 0 where x's highest bit is set,
@@ -26,13 +26,13 @@ typedef uint8_t loose_bytes __attribute__((vector_size(WIDTH), aligned(1), may_a
 
 typedef struct {
     bytes of[STREAMS];
-} Bits;
+} BitPlanes;
 
 typedef struct {
-    Bits planes[PLANES];
+    BitPlanes planes[PLANES];
     const char *data;
     uint16_t base; /* the first of the exponents */
-} Counter;
+} BitCounter;
 
 /* The upper sixteen bits of WIDTH / 2 numbers, in any order. */
 #define LOADED(type, here) ((type) * (const loose_bytes *)(here))
@@ -58,9 +58,9 @@ typedef struct {
 static const uint8_t lower_bits[64] = FOUR_TIMES(1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0);
 static const uint8_t upper_bits[64] = FOUR_TIMES(0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128);
 
-INLINE Bits add_bits(Bits *plane, Bits a, Bits b)
+INLINE BitPlanes add_bits(BitPlanes *plane, BitPlanes a, BitPlanes b)
 {
-    Bits carried;
+    BitPlanes carried;
     for (size_t s = 0; s < STREAMS; s++) {
         const bytes sum = plane->of[s];
         plane->of[s] = SUM_OF_BITS(sum, a.of[s], b.of[s]);
@@ -69,7 +69,7 @@ INLINE Bits add_bits(Bits *plane, Bits a, Bits b)
     return carried;
 }
 
-INLINE void carry_on(Counter *counter, Bits carried, size_t plane)
+INLINE void carry_on(BitCounter *counter, BitPlanes carried, size_t plane)
 {
     for (; plane < PLANES; plane++) {
         for (size_t s = 0; s < STREAMS; s++) {
@@ -81,7 +81,7 @@ INLINE void carry_on(Counter *counter, Bits carried, size_t plane)
 }
 
 /* Numbers of each exponent, all and those without a sign, after so many steps. */
-TARGET static void read_planes(const Bits *planes, size_t steps, uint32_t counts[2][WINDOW])
+TARGET static void read_planes(const BitPlanes *planes, size_t steps, uint32_t counts[2][WINDOW])
 {
     memset(counts, 0, 2 * WINDOW * sizeof counts[0][0]);
     for (size_t plane = 0; steps >> plane; plane++) {
@@ -97,16 +97,16 @@ TARGET static void read_planes(const Bits *planes, size_t steps, uint32_t counts
 
 /* Each adds twice as many numbers as the one before it, and returns what is carried. */
 #define TWICE(more, fewer, name, plane)                                                                   \
-    INLINE Bits more##_##name(Counter *counter)                                                           \
+    INLINE BitPlanes more##_##name(BitCounter *counter)                                                           \
     {                                                                                                     \
-        const Bits first = fewer##_##name(counter), second = fewer##_##name(counter);                     \
+        const BitPlanes first = fewer##_##name(counter), second = fewer##_##name(counter);                     \
         return add_bits(&counter->planes[plane], first, second);                                          \
     }
 
 /* Count the exponents from `base` on, 1 or more, of n elements; returns of how many, whole fours of steps.
  * `size` is that of an element, `fraction` how many bits of it are among its sixteen upper ones. */
 #define COUNT_OF(name, size, fraction)                                                                    \
-    INLINE Bits one_##name(Counter *counter)                                                              \
+    INLINE BitPlanes one_##name(BitCounter *counter)                                                              \
     {                                                                                                     \
         const words a = UPPER_##name(counter->data);                                                      \
         const words b = UPPER_##name(counter->data + size * WIDTH / 2);                                   \
@@ -116,7 +116,7 @@ TARGET static void read_planes(const Bits *planes, size_t steps, uint32_t counts
         const bytes unsigned_place = place | (PACK_SIGNS(a, b) & 0x80);                                   \
         counter->data += size * WIDTH;                                                                    \
         const bytes lower = LOADED(bytes, lower_bits), upper = LOADED(bytes, upper_bits);                 \
-        return (Bits){{LOOK_UP(lower, place), LOOK_UP(upper, place), LOOK_UP(lower, unsigned_place),      \
+        return (BitPlanes){{LOOK_UP(lower, place), LOOK_UP(upper, place), LOOK_UP(lower, unsigned_place),      \
                        LOOK_UP(upper, unsigned_place)}};                                                  \
     }                                                                                                     \
     TWICE(two, one, name, 0)                                                                              \
@@ -126,7 +126,7 @@ TARGET static void read_planes(const Bits *planes, size_t steps, uint32_t counts
     TARGET static size_t count_##name(const char *data, size_t n, uint32_t base, uint32_t counts[2][WINDOW]) \
     {                                                                                                     \
         const size_t steps = n / WIDTH / 4 * 4;                                                           \
-        Counter counter = {{{{{0}}}}, data, (uint16_t)base};                                              \
+        BitCounter counter = {{{{{0}}}}, data, (uint16_t)base};                                              \
         size_t left = steps;                                                                              \
         for (; left >= 16; left -= 16) {                                                                  \
             carry_on(&counter, sixteen_##name(&counter), 4);                                              \

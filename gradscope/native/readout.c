@@ -1,4 +1,4 @@
-#include "harvest.h"
+#include "readout.h"
 
 #include <math.h>
 #include <string.h>
@@ -11,7 +11,7 @@ enum {
 static const Record empty_row = {.min = INFINITY, .max = -INFINITY};
 
 /* Lay n rows out by column. */
-static void lay_out(const char *rows, size_t n, char *columns)
+static void transpose_rows(const char *rows, size_t n, char *columns)
 {
     for (size_t i = 0; i < n; i++) {
         double row[COLUMNS];
@@ -42,7 +42,7 @@ static void empty(char *rows, char *flags, char *expected, size_t n)
     memset(expected, 0, n);
 }
 
-PyObject *harvest(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
+PyObject *readout(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
     if (count != 5 || !PyByteArray_Check(args[0]) || !PyByteArray_Check(args[1])
         || !PyByteArray_Check(args[2]) || !PyLong_Check(args[3])) {
@@ -64,7 +64,7 @@ PyObject *harvest(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t c
     }
     char *rows = PyByteArray_AsString(args[0]), *flags = PyByteArray_AsString(args[1]);
     char *expected = PyByteArray_AsString(args[2]), *out = PyByteArray_AsString(taken);
-    lay_out(rows, (size_t)n, out);
+    transpose_rows(rows, (size_t)n, out);
     find_flags(rows, flags, expected, (int)missing, (size_t)n, out + n * (Py_ssize_t)sizeof(Record));
     if (args[4] == Py_True) {
         empty(rows, flags, expected, (size_t)n);

@@ -1,7 +1,7 @@
 /* A step's rows taken off the board, column by column. */
 
-#ifndef GRADSCOPE_HARVEST_H
-#define GRADSCOPE_HARVEST_H
+#ifndef GRADSCOPE_READOUT_H
+#define GRADSCOPE_READOUT_H
 
 #include "rows.h"
 
@@ -9,6 +9,6 @@
  * other, the whole counts as uint64 and the others as float64, and then a byte of flags for each row: with
  * the flag `missing` where a gradient was expected and there were no calls. Where `is_taken`, the board is
  * as empty afterwards as it was at first. */
-PyObject *harvest(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *readout(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 #endif

@@ -1,7 +1,7 @@
 /* Many tensors at a time: reduced, copied, and compared with their copies. */
 
-#ifndef GRADSCOPE_GROUPS_H
-#define GRADSCOPE_GROUPS_H
+#ifndef GRADSCOPE_BATCH_H
+#define GRADSCOPE_BATCH_H
 
 #include "rows.h"
 

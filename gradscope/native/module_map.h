@@ -1,7 +1,7 @@
 /* The modules that hooks see, by their address: one place in memory for all that is known of each. */
 
-#ifndef GRADSCOPE_SPOTS_H
-#define GRADSCOPE_SPOTS_H
+#ifndef GRADSCOPE_MODULE_MAP_H
+#define GRADSCOPE_MODULE_MAP_H
 
 #define PY_SSIZE_T_CLEAN
 #ifndef Py_LIMITED_API
@@ -14,24 +14,24 @@ typedef struct {
     PyObject *reference; /* a weak one, owned */
     PyObject *place;     /* what a hook in Python is to be told, owned */
     Py_ssize_t out_row, grad_row;
-} Spot;
+} ModuleEntry;
 
 /* A table that begins as zeros. `room` is a power of two, or 0; free spots have no module. */
 typedef struct {
-    Spot *spots;
-    size_t room, used;
-} Spots;
+    ModuleEntry *entries;
+    size_t capacity, used;
+} ModuleMap;
 
 /* The spot of a module that is alive; NULL where there is none. */
-const Spot *find_spot(const Spots *table, PyObject *module);
+const ModuleEntry *find_module_entry(const ModuleMap *table, PyObject *module);
 
 /* Put a module at its spot; references are taken. Returns -1 with an exception. */
-int put_spot(Spots *table, PyObject *module, PyObject *place, Py_ssize_t out_row, Py_ssize_t grad_row);
+int put_module_entry(ModuleMap *table, PyObject *module, PyObject *place, Py_ssize_t out_row, Py_ssize_t grad_row);
 
 /* Visit what the table owns, as Python's collector of garbage asks for. */
-int visit_spots(const Spots *table, visitproc visit, void *arg);
+int visit_module_map(const ModuleMap *table, visitproc visit, void *arg);
 
 /* Let go of all. */
-void clear_spots(Spots *table);
+void clear_module_map(ModuleMap *table);
 
 #endif

@@ -1,38 +1,38 @@
 #define _GNU_SOURCE /* for RTLD_DEFAULT */
 
-#include "parts.h"
+#include "parallel.h"
 
 #include <string.h>
 
 enum {
-    MOST_PARTS = 32,
-    UNIT = 4096, /* elements: parts are of whole blocks */
+    MAX_PARTS = 32,
+    PART_UNIT = 4096, /* elements: parts are of whole blocks */
 };
 
 typedef struct {
     const Pass *pass;
-    const Stretch *stretch;
+    const Span *span;
     size_t size; /* elements of a part */
     int parts, is_full;
     int next, is_finite; /* changed by all threads */
-    Measured measured[MOST_PARTS];
+    Statistics statistics[MAX_PARTS];
 } Job;
 
-static size_t bytes_of(const Stretch *stretch, size_t n)
+static size_t bytes_of(const Span *span, size_t n)
 {
-    return n * (stretch->dtype == FLOAT64 ? 8 : stretch->dtype == FLOAT32 ? 4 : 2);
+    return n * (span->dtype == FLOAT64 ? 8 : span->dtype == FLOAT32 ? 4 : 2);
 }
 
 /* --- what each thread does: the next part that none has begun ----------------------------------------- */
 
 /* Returns its number, or -1 where none is left. */
-static int next_part(Job *job, Stretch *part)
+static int next_part(Job *job, Span *part)
 {
     const int i = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
     if (i >= job->parts) {
         return -1;
     }
-    const Stretch *all = job->stretch;
+    const Span *all = job->span;
     const size_t at = (size_t)i * job->size, offset = bytes_of(all, at);
     *part = *all;
     part->n = all->n - at < job->size ? all->n - at : job->size;
@@ -42,7 +42,7 @@ static int next_part(Job *job, Stretch *part)
     return i;
 }
 
-static void reduce_part(const Pass *pass, const Stretch *part, int is_full, Measured *out)
+static void reduce_part(const Pass *pass, const Span *part, int is_full, Statistics *out)
 {
     uint64_t *bins = is_full ? memset(out->bins, 0, sizeof out->bins) : NULL;
     if (part->before != NULL) {
@@ -52,19 +52,19 @@ static void reduce_part(const Pass *pass, const Stretch *part, int is_full, Meas
     }
 }
 
-static void reduce_some(void *all)
+static void reduce_next_parts(void *all)
 {
     Job *job = all;
-    Stretch part;
+    Span part;
     for (int i = next_part(job, &part); i >= 0; i = next_part(job, &part)) {
-        reduce_part(job->pass, &part, job->is_full, &job->measured[i]);
+        reduce_part(job->pass, &part, job->is_full, &job->statistics[i]);
     }
 }
 
-static void look_at_some(void *all)
+static void check_parts(void *all)
 {
     Job *job = all;
-    Stretch part;
+    Span part;
     while (__atomic_load_n(&job->is_finite, __ATOMIC_RELAXED) && next_part(job, &part) >= 0) {
         if (!job->pass->is_finite(part.data, part.n, part.dtype)) {
             __atomic_store_n(&job->is_finite, 0, __ATOMIC_RELAXED);
@@ -82,7 +82,7 @@ static void (*run_in_pool)(void (*work)(void *), void *all, unsigned threads, un
 static int (*is_in_parallel)(void);
 static pid_t owner;
 
-void find_pool(void)
+void find_thread_pool(void)
 {
     void *run = dlsym(RTLD_DEFAULT, "GOMP_parallel"), *asks = dlsym(RTLD_DEFAULT, "omp_in_parallel");
     if (run != NULL && asks != NULL) {
@@ -104,7 +104,7 @@ static void run(void (*work)(void *), Job *job, int threads)
     }
 }
 #else
-void find_pool(void)
+void find_thread_pool(void)
 {
 }
 
@@ -117,22 +117,22 @@ static void run(void (*work)(void *), Job *job, int threads)
 
 /* --- all parts ---------------------------------------------------------------------------------------- */
 
-static void begin(Job *job, const Pass *pass, const Stretch *stretch)
+static void begin(Job *job, const Pass *pass, const Span *span)
 {
-    const size_t units = (stretch->n + UNIT - 1) / UNIT;
+    const size_t units = (span->n + PART_UNIT - 1) / PART_UNIT;
     job->pass = pass;
-    job->stretch = stretch;
-    job->size = (units + MOST_PARTS - 1) / MOST_PARTS * UNIT;
-    job->parts = (int)((stretch->n + job->size - 1) / job->size);
+    job->span = span;
+    job->size = (units + MAX_PARTS - 1) / MAX_PARTS * PART_UNIT;
+    job->parts = (int)((span->n + job->size - 1) / job->size);
     job->next = 0;
     job->is_finite = 1;
 }
 
-static void put_together(const Job *job, Measured *out)
+static void merge_parts(const Job *job, Statistics *out)
 {
-    *out = job->measured[0];
+    *out = job->statistics[0];
     for (int i = 1; i < job->parts; i++) {
-        const Record *part = &job->measured[i].record;
+        const Record *part = &job->statistics[i].record;
         out->record.count += part->count;
         out->record.nan += part->nan;
         out->record.posinf += part->posinf;
@@ -144,31 +144,31 @@ static void put_together(const Job *job, Measured *out)
         out->record.min = part->min < out->record.min ? part->min : out->record.min;
         out->record.max = part->max > out->record.max ? part->max : out->record.max;
         for (int k = 0; job->is_full && k < BINS; k++) {
-            out->bins[k] += job->measured[i].bins[k];
+            out->bins[k] += job->statistics[i].bins[k];
         }
     }
 }
 
-void reduce_parts(const Pass *pass, const Stretch *stretch, int is_full, int threads, Measured *out)
+void reduce_parallel(const Pass *pass, const Span *span, int is_full, int threads, Statistics *out)
 {
     Job job;
-    if (bytes_of(stretch, stretch->n) < PARTED_BYTES) {
-        reduce_part(pass, stretch, is_full, out);
+    if (bytes_of(span, span->n) < PARALLEL_MIN_BYTES) {
+        reduce_part(pass, span, is_full, out);
         return;
     }
-    begin(&job, pass, stretch);
+    begin(&job, pass, span);
     job.is_full = is_full;
-    run(reduce_some, &job, threads);
-    put_together(&job, out);
+    run(reduce_next_parts, &job, threads);
+    merge_parts(&job, out);
 }
 
-int are_parts_finite(const Pass *pass, const Stretch *stretch, int threads)
+int is_finite_parallel(const Pass *pass, const Span *span, int threads)
 {
     Job job;
-    if (bytes_of(stretch, stretch->n) < PARTED_BYTES) {
-        return pass->is_finite(stretch->data, stretch->n, stretch->dtype);
+    if (bytes_of(span, span->n) < PARALLEL_MIN_BYTES) {
+        return pass->is_finite(span->data, span->n, span->dtype);
     }
-    begin(&job, pass, stretch);
-    run(look_at_some, &job, threads);
+    begin(&job, pass, span);
+    run(check_parts, &job, threads);
     return job.is_finite;
 }
