@@ -47,7 +47,7 @@ class Focusing(ABC):
         pattern matches nothing.
         """
         chosen = self._focus.check(layers) if layers else ()
-        self._focus.put(chosen)
+        self._focus.set_layers(chosen)
         return chosen
 
     @property
@@ -89,7 +89,7 @@ class Focusing(ABC):
 
     def _see_viewers(self, viewers: Sequence[str]) -> None:
         self._ledger.see_viewers(viewers)
-        self._focus.see_viewers(viewers)
+        self._focus.on_viewers(viewers)
 
     def _on_focus_step(self, finished: FinishedStep) -> None:
         if not len(finished.block):  # the layers were not called, and own no parameters

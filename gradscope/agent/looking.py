@@ -71,7 +71,7 @@ class Looking(ABC):
                 raise UsageError(
                     f"keep_way_back takes torch.optim.Optimizers, got {type(optimizer).__name__}"
                 )
-        self._way_back.want(optimizers, save, restore)
+        self._way_back.enable(optimizers, save, restore)
 
     def undo_to_before(self) -> None:
         """Remove all interventions and put the state of before the first of them back, bit for bit.
@@ -80,7 +80,7 @@ class Looking(ABC):
         the data loader stays where it is. Raises UsageError where no state was kept.
         """
         self._way_back.check()
-        self._ledger.remove_all(lambda _step: self._way_back.go_back())
+        self._ledger.remove_all(lambda _step: self._way_back.restore())
         self._settle_if_fresh()
 
     def _look(self, model: Callable[[], nn.Module | None]) -> None:

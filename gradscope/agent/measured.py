@@ -45,13 +45,13 @@ class Measured(ABC):
 
     def measure_now(self) -> None:
         """Have the next step measured, memory and time, whatever it costs."""
-        self._resources.ask_now()
+        self._resources.request_now()
 
     def _tell_exhaustion(self, error: BaseException) -> bool:
         """Tell of memory that ran out: who held it, what would help. False for any other error."""
         if not is_out_of_memory(error):
             return False
-        text = self._resources.account_of(error)
+        text = self._resources.oom_text(error)
         _log.error("gradscope: %s", text)
         self._tell("error", "out-of-memory", text)
         return True
@@ -62,7 +62,7 @@ class Measured(ABC):
 
     def _make_resources(self, sampler: Sampler, settings: Settings) -> ResourcePlugin:
         return ResourcePlugin(
-            cadence=MeasuringSchedule(
+            schedule=MeasuringSchedule(
                 sampler.budget, settings.start_step, every=settings.resources_every
             ),
             faults=self._faults,

@@ -152,7 +152,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
         Tensors of one element are taken without waiting for the device. Raises UsageError for others.
         """
         self._log(values)
-        self._met.see_logged(values.values())
+        self._met.on_logged(values.values())
 
     def mark_step(self) -> None:
         """End a step by hand, in a loop without an optimizer."""
@@ -177,8 +177,8 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
             raise UsageError(f"the model of run {self.run!r} is gone; nothing is left to be examined")
         if inputs or keywords:
             return examine_model(model, inputs, keywords)
-        met, arguments = self._met.met()
-        self._met.ask()
+        met, arguments = self._met.tracked()
+        self._met.request()
         return examine_met(model, met.step, met.inside, met.outside, arguments)
 
     def detach(self) -> None:
@@ -252,7 +252,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
     def _on_layers(self, layers: Sequence[LayerInfo], revision: int) -> None:
         self._names = [layer.name for layer in layers]
         self._watched_names = tuple(layer.name for layer in layers if layer.is_watched)
-        self._resources.look_at(layers, revision)
+        self._resources.set_layers(layers, revision)
         model_type = type(self._model()).__name__
         manifest = manifest_message(self.run, self._hello.rank, revision, model_type, layers)
         self._manifest = manifest

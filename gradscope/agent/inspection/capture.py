@@ -1,7 +1,7 @@
-"""Capturing whole tensors of chosen layers: copies on the host, for a look.
+"""Captures: copies of whole tensors of chosen layers, on the host.
 
-A capture costs a copy of each tensor, and on CUDA the time that this takes: it is asked for, and no
-part of the budget. Nothing of the training is changed. All captures of a run hold at most 256 MB.
+A capture costs a copy of each tensor, and on CUDA the time of that copy. It is an explicit request and does
+not count against the budget. It does not change the training. All captures of a run hold at most 256 MiB.
 """
 
 import itertools
@@ -38,9 +38,10 @@ _LIMIT_BYTES: Final = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class CapturedTensor:
-    """A copy on the host. `name` tells tensors of one layer apart: a path in its output, a parameter.
+    """A copy of a tensor on the host.
 
-    A layer called several times in a step leaves one for each call, in order.
+    `name` distinguishes the tensors of one layer: a path in its output, or a parameter name. A layer that is
+    called several times in a step gives one tensor for each call, in order.
     """
 
     step: int
@@ -51,7 +52,7 @@ class CapturedTensor:
 
 
 class Capture:
-    """What a script holds of a capture, until `remove()`; a context manager too."""
+    """A capture of a script. It is active until `remove()`; it is also a context manager."""
 
     def __init__(
         self,
@@ -66,31 +67,31 @@ class Capture:
         self.every = every
         self.keep = keep
         self.skipped: tuple[str, ...] = ()
-        """Why tensors were not captured, in words; the newest few."""
+        """Reasons why tensors were not captured; the newest eight."""
         self._remove = remove
         self._steps: dict[int, list[CapturedTensor]] = {}
 
     def tensors(self) -> tuple[CapturedTensor, ...]:
-        """Return what was captured in the newest `keep` steps, oldest first."""
+        """Return the tensors of the newest `keep` captured steps, oldest first."""
         return tuple(each for step in list(self._steps.values()) for each in step)
 
     @property
     def size_bytes(self) -> int:
-        """What is held."""
+        """Total size of the captured tensors, in bytes."""
         return sum(each.tensor.nbytes for each in self.tensors())
 
     def remove(self) -> None:
-        """Capture no longer; what was captured stays here."""
+        """Stop capturing. The captured tensors stay available."""
         self._remove(self)
 
     def put(self, captured: CapturedTensor) -> None:
-        """Keep a tensor, and let go of steps that are too old."""
+        """Add a tensor, and drop steps that are too old."""
         self._steps.setdefault(captured.step, []).append(captured)
         while len(self._steps) > self.keep:
             del self._steps[next(iter(self._steps))]
 
     def skip(self, why: str) -> None:
-        """Note that a tensor was not captured."""
+        """Record why a tensor was not captured."""
         if why not in self.skipped:
             self.skipped = (*self.skipped[-7:], why)
 
@@ -110,52 +111,52 @@ class Capture:
 
 
 def check_what(what: object) -> What:
-    """Return what is to be captured. Raises UsageError for anything else."""
+    """Validate the kind of tensor to capture. Raises UsageError if it is unknown."""
     if what not in get_args(What):
-        raise UsageError(f"what must be one of {', '.join(get_args(What))}, got {what!r}")
+        raise UsageError(f"expected what to be one of {', '.join(get_args(What))}, got {what!r}")
     return cast("What", what)
 
 
 class Captures(StepPlugin):
-    """The captures of one run. Its hook is there only in steps in which something is captured."""
+    """The captures of one run. Its hook is installed only in steps in which a capture is due."""
 
-    name = "capturing"
+    name = "captures"
 
     def __init__(self, modules: Callable[[], Mapping[str, nn.Module]], faults: Faults) -> None:
         self._modules = modules
         self._faults = faults
-        self._there: tuple[Capture, ...] = ()
+        self._captures: tuple[Capture, ...] = ()
         self._due: tuple[Capture, ...] = ()
         self._hook = OutputHook(self._on_output)
-        self._leaves: list[RemovableHandle] = []
+        self._tensor_hooks: list[RemovableHandle] = []
         self._step = 0
-        self._tickets = itertools.count()
-        self._ticket = -1
+        self._step_ids = itertools.count()
+        self._step_id = -1
 
     def add(self, layers: Sequence[str], what: What, *, every: int, keep: int) -> Capture:
-        """Capture from the next step on that begins."""
+        """Add a capture that starts with the next step."""
         for name, value in (("every", every), ("keep", keep)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
+                raise UsageError(f"expected {name} to be an integer of at least 1, got {value!r}")
         capture = Capture(layers, what, every, keep, self.remove)
-        self._there = (*self._there, capture)
+        self._captures = (*self._captures, capture)
         self.wake()
         return capture
 
     def remove(self, capture: Capture) -> None:
-        """Capture for it no longer."""
-        self._there = tuple(each for each in self._there if each is not capture)
+        """Stop a capture."""
+        self._captures = tuple(each for each in self._captures if each is not capture)
 
-    def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - a part's signature
-        """Place the hook where something of this step is to be captured."""
+    def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
+        """Install the hook if a capture is due in this step."""
         self.start(step)
 
     def start(self, step: int) -> None:
-        """Begin to capture in a step, also in one that has begun already but has not computed."""
-        self._step, self._ticket = step, next(self._tickets)
-        if not self._there:
+        """Start the captures of a step; it may have begun already if no layer has computed."""
+        self._step, self._step_id = step, next(self._step_ids)
+        if not self._captures:
             return
-        self._due = tuple(each for each in self._there if step % each.every == 0)
+        self._due = tuple(each for each in self._captures if step % each.every == 0)
         wanted = {layer for each in self._due if each.what != "param_grad" for layer in each.layers}
         known = self._modules() if wanted else {}
         modules = {name: module for name, module in known.items() if name in wanted}
@@ -165,7 +166,7 @@ class Captures(StepPlugin):
             self._hook.remove()
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
-        """Capture the gradients that the optimizer is given."""
+        """Capture the gradients that the optimizer receives."""
         wanted = [each for each in self._due if each.what == "param_grad"]
         if not wanted:
             return
@@ -176,26 +177,26 @@ class Captures(StepPlugin):
                 module = modules.get(layer)
                 for name, parameter in module.named_parameters(recurse=False) if module else ():
                     if id(parameter) in mine and parameter.grad is not None:
-                        self._keep(capture, layer, name, parameter.grad)
+                        self._store(capture, layer, name, parameter.grad)
 
-    def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - as above
-        """Take the hooks off."""
-        self._ticket = -1
-        if self._due or self._leaves:
-            self._take_off()
-        self.rest_unless(lambda: self._there)
+    def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
+        """Remove the hooks."""
+        self._step_id = -1
+        if self._due or self._tensor_hooks:
+            self._remove_hooks()
+        self.rest_unless(lambda: self._captures)
 
-    def _take_off(self) -> None:
+    def _remove_hooks(self) -> None:
         self._due = ()
         self._hook.remove()
-        for handle in self._leaves:
+        for handle in self._tensor_hooks:
             handle.remove()
-        self._leaves.clear()
+        self._tensor_hooks.clear()
 
     def close(self) -> None:
-        """Take the hooks off for good."""
-        self._there, self._ticket = (), -1
-        self._take_off()
+        """Remove the hooks and all captures."""
+        self._captures, self._step_id = (), -1
+        self._remove_hooks()
 
     def _on_output(self, layer: str, output: Any) -> None:  # Any: whatever a module returns
         if not torch.is_grad_enabled() or is_recomputing():
@@ -203,49 +204,51 @@ class Captures(StepPlugin):
         try:
             with hidden_from_modes():
                 for path, tensor in find_tensors(output):
-                    self._see(layer, path, tensor)
-        except Exception as error:  # noqa: BLE001 - ours must not become the training's
-            self._give_up(error)
+                    self._capture_output(layer, path, tensor)
+        except Exception as error:  # noqa: BLE001 - an error in gradscope must not stop the training
+            self._switch_off(error)
 
-    def _see(self, layer: str, path: str, tensor: torch.Tensor) -> None:
+    def _capture_output(self, layer: str, path: str, tensor: torch.Tensor) -> None:
         for capture in self._due:
             if layer not in capture.layers:
                 continue
             if is_transforming():
-                capture.skip(f"{layer} ran inside of torch.func: its tensors cannot be copied there")
+                capture.skip(
+                    f"{layer} ran inside a torch.func transform, where tensors cannot be copied"
+                )
             elif capture.what == "activation":
-                self._keep(capture, layer, path, tensor)
+                self._store(capture, layer, path, tensor)
             elif capture.what == "gradient" and tensor.requires_grad:
-                token = self._ticket, capture, layer, path
+                token = self._step_id, capture, layer, path
                 handle = watch_gradient(tensor, GradientHook(self._on_gradient, token))
                 if handle is not None:
-                    self._leaves.append(handle)
+                    self._tensor_hooks.append(handle)
 
     def _on_gradient(self, token: tuple[int, Capture, str, str], gradient: torch.Tensor) -> None:
-        ticket, capture, layer, path = token
-        if ticket != self._ticket:
+        step_id, capture, layer, path = token
+        if step_id != self._step_id:
             return
         try:
             with hidden_from_modes():
-                self._keep(capture, layer, path, gradient)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._give_up(error)
+                self._store(capture, layer, path, gradient)
+        except Exception as error:  # noqa: BLE001 - an error in gradscope must not stop the training
+            self._switch_off(error)
 
-    def _keep(self, capture: Capture, layer: str, name: str, tensor: torch.Tensor) -> None:
+    def _store(self, capture: Capture, layer: str, name: str, tensor: torch.Tensor) -> None:
         to_local = getattr(tensor, "to_local", None)
         local: torch.Tensor = tensor.detach() if to_local is None else to_local().detach()
         if local.layout is not torch.strided:
             local = local.to_dense()
-        if sum(each.size_bytes for each in self._there) + local.nbytes > _LIMIT_BYTES:
+        if sum(each.size_bytes for each in self._captures) + local.nbytes > _LIMIT_BYTES:
             capture.skip(
-                f"{layer} {name}: {local.nbytes} bytes more would be over the {_LIMIT_BYTES} that all "
+                f"{layer} {name}: {local.nbytes} more bytes would exceed the {_LIMIT_BYTES} bytes that all "
                 "captures of a run may hold; capture fewer layers, or keep fewer steps"
             )
             return
         copy = local.to("cpu", copy=True).resolve_conj().resolve_neg()
         capture.put(CapturedTensor(self._step, layer, capture.what, name, copy))
 
-    def _give_up(self, error: Exception) -> None:
-        self._there = self._due = ()
+    def _switch_off(self, error: Exception) -> None:
+        self._captures = self._due = ()
         self._hook.remove()
-        self._faults.report("capturing", error, "Nothing is captured any more.")
+        self._faults.report("captures", error, "All captures have stopped.")

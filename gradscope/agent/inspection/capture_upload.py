@@ -1,7 +1,7 @@
-"""Captured tensors on their way to the viewer that asked: one step's, of at most 16 layers.
+"""Upload of captured tensors to the viewer that requested them: one step, at most 16 layers.
 
-The command is acknowledged when the capture is set, with the step in which it captures; the tensors
-follow when that step has ended. What is larger than a message is cut along its first dimension.
+The command is acknowledged when the capture is set, with the step of the capture. The tensors follow after
+that step. A tensor larger than a message is truncated along its first dimension.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,23 +26,23 @@ _LIMIT_BYTES: Final = 16_000_000
 _LAYERS: Final = 16
 _TENSORS: Final = 16
 _AT_ONCE: Final = 4
-_AS_IT_IS: Final = frozenset({"float16", "float32", "float64", "complex64", "complex128"})
+_NUMPY_DTYPES: Final = frozenset({"float16", "float32", "float64", "complex64", "complex128"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Request:
     command: bytes
     capture: Capture
     step: int
 
 
 class CaptureUpload(StepPlugin):
-    """Obeys the command `capture`; to be added to the engine behind `captures`.
+    """Handles the command `capture`. Add it to the engine after `captures`.
 
-    `send` lays a message on the publisher's queue. Only rank 0 sends: commands come to it.
+    `send` puts a message on the publisher's queue. Only rank 0 sends, because it receives the commands.
     """
 
-    name = "sending what was captured"
+    name = "the upload of captures"
 
     def __init__(
         self,
@@ -55,61 +55,65 @@ class CaptureUpload(StepPlugin):
         self._hello = hello
         self._names = names
         self._send = send
-        self._asked: list[_Asked] = []
+        self._requests: list[_Request] = []
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
-        """Return how to prepare the command."""
+        """Return the function that validates the command, by action."""
         return {"capture": self._prepare}
 
-    def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - a part's signature
-        """Send what the step has left for those who asked."""
-        asked, self._asked = self._asked, []
-        for each in asked:
+    def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
+        """Send the tensors of the step to the viewers that requested them."""
+        requests, self._requests = self._requests, []
+        for each in requests:
             each.capture.remove()
             self._send_all(each)
-        self.rest_unless(lambda: self._asked)
+        self.rest_unless(lambda: self._requests)
 
     def close(self) -> None:
-        """Forget who asked."""
-        self._asked.clear()
+        """Drop all requests."""
+        self._requests.clear()
 
     def _prepare(self, command: Command) -> Prepared:
         what = check_what(command.what or "activation")
         layers = match_names(command.layers, self._names())
         if len(layers) > _LAYERS:
-            raise UsageError(f"at most {_LAYERS} layers are captured at once, got {len(layers)}")
+            raise UsageError(
+                f"expected at most {_LAYERS} layers in one capture, got {len(layers)}; choose fewer"
+            )
 
-        def apply(turn: QueuedCommand) -> None:
+        def apply(command_slot: QueuedCommand) -> None:
             if self._hello.rank == 0:
-                if len(self._asked) >= _AT_ONCE:
-                    raise UsageError(f"{_AT_ONCE} captures wait for this step already; ask again")
+                if len(self._requests) >= _AT_ONCE:
+                    raise UsageError(
+                        f"{_AT_ONCE} captures of this step are pending already; try again later"
+                    )
                 capture = self._captures.add(layers, what, every=1, keep=1)
-                self._asked.append(_Asked(command.id, capture, turn.step))
+                self._requests.append(_Request(command.id, capture, command_slot.step))
                 self.wake()
-            turn.done(turn.step, "", tuple(layers))
+            command_slot.done(command_slot.step, "", tuple(layers))
 
         return apply
 
-    def _send_all(self, asked: _Asked) -> None:
-        tensors = asked.capture.tensors()[:_TENSORS]
-        notes = list(asked.capture.skipped)
+    def _send_all(self, request: _Request) -> None:
+        tensors = request.capture.tensors()[:_TENSORS]
+        notes = list(request.capture.skipped)
         if not tensors:
             notes.append(
-                f"nothing was captured in step {asked.step}: the layer was not called there, is "
-                "compiled, or its output takes no gradient"
+                f"nothing was captured in step {request.step}: the layer was not called in it, is "
+                "compiled, or its output does not require grad"
             )
-            self._send(partial(self._empty, asked, "; ".join(notes)))
+            self._send(partial(self._empty, request, "; ".join(notes)))
         for index, tensor in enumerate(tensors):
-            self._send(partial(self._message, asked.command, tensor, index, len(tensors)))
+            self._send(partial(self._message, request.command, tensor, index, len(tensors)))
 
-    def _empty(self, asked: _Asked, note: str) -> Message:
+    def _empty(self, request: _Request, note: str) -> Message:
         return Captured(
-            command=asked.command, run=self._hello.run, rank=self._hello.rank, step=asked.step,
-            layer=asked.capture.layers[0], what=asked.capture.what, count=0, note=note,
+            command=request.command, run=self._hello.run, rank=self._hello.rank, step=request.step,
+            layer=request.capture.layers[0], what=request.capture.what, count=0, note=note,
         )  # fmt: skip
 
     def _message(self, command: bytes, captured: CapturedTensor, index: int, count: int) -> Message:
-        tensor, note = _cut(captured.tensor)
+        tensor, note = _truncated(captured.tensor)
         dtype, numbers = _as_numbers(tensor)
         return Captured(
             command=command,
@@ -129,8 +133,8 @@ class CaptureUpload(StepPlugin):
         )
 
 
-def _cut(tensor: torch.Tensor) -> tuple[torch.Tensor, str]:
-    """Return as much of a tensor, along its first dimension, as a message may hold, and say so."""
+def _truncated(tensor: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """Return the first part of a tensor that fits into a message, and a note if it was truncated."""
     if tensor.nbytes <= _LIMIT_BYTES:
         return tensor, ""
     rows = _LIMIT_BYTES * len(tensor) // tensor.nbytes
@@ -141,10 +145,10 @@ def _cut(tensor: torch.Tensor) -> tuple[torch.Tensor, str]:
 
 
 def _as_numbers(tensor: torch.Tensor) -> tuple[str, NDArray[np.generic]]:
-    """Return dtype and elements; what NumPy has not goes as float32, bfloat16 as its bits."""
+    """Return dtype and elements. Dtypes without a NumPy equivalent become float32, bfloat16 its bits."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype == "bfloat16":
         return dtype, tensor.contiguous().view(torch.int16).numpy()
-    if dtype not in _AS_IT_IS:
+    if dtype not in _NUMPY_DTYPES:
         dtype, tensor = "float32", tensor.float()
     return dtype, tensor.contiguous().numpy()

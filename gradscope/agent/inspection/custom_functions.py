@@ -1,9 +1,8 @@
-"""Which custom Functions a run really uses, and what its model is called with: noted in one step.
+"""Records, in one step, the custom autograd Functions that a model uses and the arguments it is called with.
 
-In that step one more hook is there, which looks at the inputs and at the graph behind the output. It
-changes nothing: nodes are read, never unpacked, and no random number is drawn. Inputs are copied only
-where there is a Function to be examined, and only so many bytes; beyond that they are known as long as
-the training itself keeps them.
+In that step an additional hook reads the inputs and the autograd graph of the output. It changes nothing: it
+does not unpack saved tensors and draws no random number. Inputs are copied only if there is a Function to
+examine, up to 16 MiB. Larger inputs are available as long as the training keeps them.
 """
 
 import weakref
@@ -26,28 +25,29 @@ from gradscope.hooks import has_compiled, hidden_from_modes
 
 __all__ = ["FunctionTracker", "TrackedFunctions"]
 
-_MOST_KEPT_BYTES: Final = 16 * 2**20
+_COPY_LIMIT_BYTES: Final = 16 * 2**20
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # Any: whatever a model is called with
 
 
 @dataclass(slots=True)
 class TrackedFunctions:
-    """What was met in one step. `outside`: Functions that only the loss uses, outside of the model."""
+    """The custom Functions of one step: used inside the model, or `outside` it, by the loss only."""
 
     step: int
     inside: tuple[type[Function], ...] = ()
     outside: tuple[type[Function], ...] = ()
     arguments: Callable[[], _Arguments] | None = None
-    """Gives what the model was called with; raises UsageError where that is gone."""
+    """Returns the arguments of the model's call; raises UsageError if they no longer exist."""
 
 
 class FunctionTracker(StepPlugin):
-    """Looks at the second step that is observed, and at the next one whenever it is asked to.
+    """Records the second observed step, and the next observed step after each `request()`.
 
-    Not at the first: what is compiled in it would be traced with one hook more, and once again without.
+    It skips the first observed step: a model compiled in it would be traced with an additional hook, and
+    compiled again without it.
     """
 
-    name = "noting custom Functions"
+    name = "recording custom Functions"
     needs_observed = True
 
     def __init__(self, model: nn.Module, faults: Faults) -> None:
@@ -55,85 +55,89 @@ class FunctionTracker(StepPlugin):
         self._faults = faults
         self._is_first = True
         self._is_wanted = True
-        self._noting: TrackedFunctions | None = None
-        self._met: TrackedFunctions | None = None
+        self._tracking: TrackedFunctions | None = None
+        self._tracked: TrackedFunctions | None = None
         self._handle: RemovableHandle | None = None
 
-    def ask(self) -> None:
-        """Look at the next observed step as well."""
+    def request(self) -> None:
+        """Also record the next observed step."""
         self._is_wanted = self.needs_observed = True
 
-    def met(self) -> tuple[TrackedFunctions, Callable[[], _Arguments]]:
-        """Return the newest step that was looked at, and what gives the model's arguments in it.
+    def tracked(self) -> tuple[TrackedFunctions, Callable[[], _Arguments]]:
+        """Return the newest recorded step, and a function that returns the model's arguments in it.
 
-        Raises UsageError while there is none.
+        Raises UsageError if no step was recorded yet.
         """
-        noted = self._noting if self._noting is not None and self._noting.arguments else self._met
-        if noted is None or noted.arguments is None:
+        found = (
+            self._tracking if self._tracking is not None and self._tracking.arguments else self._tracked
+        )
+        if found is None or found.arguments is None:
             why = (
-                "the model is compiled, which leaves no Function in its graph"
+                "the model is compiled, so its graph contains no Functions"
                 if has_compiled()
-                else "none was looked at yet, which is the second one that is observed"
+                else "none is recorded yet (the second observed step will be)"
             )
             raise UsageError(
-                f"scope.examine() takes what it met in a step, and {why}; give what the training "
-                "passes to the model: scope.examine(batch)"
+                f"scope.examine() uses the Functions of a recorded step, but {why}; pass the arguments of "
+                "the model instead: scope.examine(batch)"
             )
-        return noted, noted.arguments
+        return found, found.arguments
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Hang the hook in where the step is looked at."""
+        """Install the hook if this step is recorded."""
         is_first, self._is_first = self._is_first, self._is_first and not is_observed
         if self._is_wanted and is_observed and not is_first and not has_compiled():
-            self._noting = TrackedFunctions(step)
+            self._tracking = TrackedFunctions(step)
             self._handle = register_module_forward_hook(self._on_forward, with_kwargs=True)
 
-    def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - a part's
-        """Take the hook off, and keep what was noted."""
+    def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
+        """Remove the hook, and keep the result."""
         self._unhook()
-        if self._noting is not None and self._noting.arguments is not None:
-            self._met, self._is_wanted = self._noting, False
+        if self._tracking is not None and self._tracking.arguments is not None:
+            self._tracked, self._is_wanted = self._tracking, False
             self.needs_observed = False
-        self._noting = None
+        self._tracking = None
         self.rest()
 
     def close(self) -> None:
-        """Take the hook off."""
+        """Remove the hook."""
         self._unhook()
-        self._noting = self._met = None
+        self._tracking = self._tracked = None
 
-    def see_logged(self, values: Iterable[object]) -> None:
-        """Look for Functions behind what the training logs of a step: its loss, as a rule."""
-        noting = self._noting
+    def on_logged(self, values: Iterable[object]) -> None:
+        """Find Functions in the graph of logged tensors, usually the loss."""
+        tracking = self._tracking
         ends = [v for v in values if isinstance(v, Tensor) and v.grad_fn is not None]
-        if noting is not None and ends:
-            self._guarded(lambda: self._note_outside(noting, ends))
+        if tracking is not None and ends:
+            self._guarded(lambda: self._track_outside(tracking, ends))
 
     def _on_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:  # Any: as torch says
         if torch.compiler.is_compiling():
             return
-        noting = self._noting
-        if module is self._model() and noting is not None and noting.arguments is None:
-            self._guarded(lambda: self._note_inside(noting, args, kwargs, output))
+        tracking = self._tracking
+        if module is self._model() and tracking is not None and tracking.arguments is None:
+            self._guarded(lambda: self._track_inside(tracking, args, kwargs, output))
 
-    def _note_inside(
-        self, noting: TrackedFunctions, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    def _track_inside(
+        self, tracking: TrackedFunctions, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:  # Any: as above
         tensors = [t for t in _pytree.tree_leaves(output) if isinstance(t, Tensor)]
-        noting.inside = _functions_behind(tensors)
-        noting.arguments = _remembered(args, kwargs, is_kept=bool(noting.inside))
+        tracking.inside = _functions_behind(tensors)
+        tracking.arguments = _argument_source(args, kwargs, is_kept=bool(tracking.inside))
 
-    def _note_outside(self, noting: TrackedFunctions, ends: list[Tensor]) -> None:
-        known = {*noting.inside, *noting.outside}
+    def _track_outside(self, tracking: TrackedFunctions, ends: list[Tensor]) -> None:
+        known = {*tracking.inside, *tracking.outside}
         others = (f for f in _functions_behind(ends) if f.__module__.partition(".")[0] != "gradscope")
-        noting.outside += tuple(f for f in others if f not in known)  # ours are interventions
+        tracking.outside += tuple(
+            f for f in others if f not in known
+        )  # gradscope's own are interventions
 
     def _unhook(self) -> None:
         if self._handle is not None:
             self._handle.remove()
-            # torch leaves its id among those that want keywords, which slows every call.
+            # torch keeps the id in the set of hooks with keyword arguments, which slows every call.
             torch_module._global_forward_hooks_with_kwargs.pop(self._handle.id, None)  # noqa: SLF001 - as said
             self._handle = None
 
@@ -141,14 +145,14 @@ class FunctionTracker(StepPlugin):
         try:
             with hidden_from_modes(), torch.no_grad():
                 work()
-        except Exception as error:  # noqa: BLE001 - ours must not become the training's
+        except Exception as error:  # noqa: BLE001 - an error in gradscope must not stop the training
             self._unhook()
-            self._noting, self._is_wanted = None, False
-            self._faults.report(self.name, error, "scope.examine needs inputs; training goes on.")
+            self._tracking, self._is_wanted = None, False
+            self._faults.report(self.name, error, "scope.examine() needs inputs now.")
 
 
 def _functions_behind(tensors: Iterable[Tensor]) -> tuple[type[Function], ...]:
-    """Return the users' Functions in a graph, each once. torch's own are left out."""
+    """Return the custom Functions in a graph, each once, without those of torch."""
     found: dict[type[Function], None] = {}
     seen: set[Any] = set()  # Any: torch gives nodes no common type
     waiting = [tensor.grad_fn for tensor in tensors]
@@ -164,21 +168,21 @@ def _functions_behind(tensors: Iterable[Tensor]) -> tuple[type[Function], ...]:
     return tuple(found)
 
 
-def _remembered(
+def _argument_source(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], *, is_kept: bool
 ) -> Callable[[], _Arguments]:
-    """Return what gives the arguments: copies of them where they are to be kept, and small enough."""
+    """Return a function that returns the arguments. They are copied if `is_kept` and small enough."""
     leaves, structure = _pytree.tree_flatten((args, dict(kwargs)))
     size = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
-    is_copied = is_kept and size <= _MOST_KEPT_BYTES
+    is_copied = is_kept and size <= _COPY_LIMIT_BYTES
     held = [_holder(leaf, is_copied=is_copied) for leaf in leaves]
 
     def arguments() -> _Arguments:
         values = [hold() for hold in held]
-        if any(isinstance(leaf, _Gone) for leaf in values):
+        if any(isinstance(leaf, _Deleted) for leaf in values):
             raise UsageError(
-                f"what the model was called with is gone: {size / 2**20:.0f} MiB, of which no copy is "
-                "kept (up to 16 MiB are); give a batch, as the training does: scope.examine(batch)"
+                f"the recorded arguments of the model no longer exist: their size is {size / 2**20:.0f} MiB, "
+                "and only up to 16 MiB are copied; pass a batch: scope.examine(batch)"
             )
         found: _Arguments = _pytree.tree_unflatten(values, structure)
         return found
@@ -186,8 +190,8 @@ def _remembered(
     return arguments
 
 
-class _Gone:
-    """Stands for a tensor that the training has dropped."""
+class _Deleted:
+    """Represents a tensor that the training has deleted."""
 
 
 def _holder(leaf: object, *, is_copied: bool) -> Callable[[], object]:
@@ -197,4 +201,4 @@ def _holder(leaf: object, *, is_copied: bool) -> Callable[[], object]:
         copy = leaf.detach().clone().requires_grad_(leaf.requires_grad)
         return lambda: copy
     reference = weakref.ref(leaf)
-    return lambda: _Gone() if (alive := reference()) is None else alive
+    return lambda: _Deleted() if (alive := reference()) is None else alive

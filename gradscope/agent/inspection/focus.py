@@ -1,6 +1,6 @@
-"""The focus: layers that somebody looks at, measured alone in steps between the observed ones.
+"""The focus: layers whose statistics are also recorded in focus steps, between the observed steps.
 
-    asked for ──a boundary──▶ in force ──taken back, or its viewer vanished──▶ gone
+    requested ──step boundary──▶ active ──removed, or its viewer disappeared──▶ ended
 
 What several viewers and the script ask for adds up. The sampler says in which steps; what such a
 focus step measures is the engine's. Under torch.compile there is none: graphs know nothing of it.
@@ -18,23 +18,23 @@ from gradscope.hooks import has_compiled
 from gradscope.names import match_names
 from gradscope.protocol import Command
 
-__all__ = ["FOCUS_LIMIT", "VANISHED_S", "Focus"]
+__all__ = ["FOCUS_LIMIT", "VIEWER_TIMEOUT_S", "Focus"]
 
 FOCUS_LIMIT: Final = 16
-"""The most layers that one viewer, or the script, may look at."""
+"""Maximum number of layers in the focus of one viewer or of the script."""
 
-VANISHED_S: Final = 10.0
-"""A viewer of whom nothing was heard for so long looks no more."""
+VIEWER_TIMEOUT_S: Final = 10.0
+"""The focus of a viewer ends after this time without a sign of the viewer."""
 
-_ASK_AGAIN_S = 5.0
+_RETRY_S = 5.0
 _SCRIPT = ""
 
 
 class Focus(StepPlugin):
-    """Who looks at which layers.
+    """The layers in the focus, by owner: viewers and the script.
 
-    `watched` gives the names of the layers that can be looked at, `apply` takes all that are, between
-    two steps, `ask_to_end` has all ranks end the focus of a viewer that has vanished.
+    `watched()` returns the names of all layers. `apply(layers)` sets the focus of the engine at a step
+    boundary. `ask_to_end(viewer)` requests that all ranks end the focus of a viewer that has disappeared.
     """
 
     name = "the focus on layers"
@@ -49,71 +49,73 @@ class Focus(StepPlugin):
         self._apply = apply
         self._ask_to_end = ask_to_end
         self._lock = threading.Lock()
-        self._of: dict[str, tuple[str, ...]] = {}
+        self._by_owner: dict[str, tuple[str, ...]] = {}
         self._seen_s: dict[str, float] = {}
-        self._asked_s: dict[str, float] = {}
-        self._in_force: tuple[str, ...] = ()
+        self._end_requested_s: dict[str, float] = {}
+        self._active: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """All layers that are looked at, from the next step on, in the order of the model."""
+        """All layers in the focus from the next step on, in the order of the model."""
         with self._lock:
-            wanted = {name for names in self._of.values() for name in names}
+            wanted = {name for names in self._by_owner.values() for name in names}
         return tuple(name for name in self._watched() if name in wanted) if wanted else ()
 
     def check(self, patterns: object) -> tuple[str, ...]:
-        """Return the layers that patterns choose. Raises UsageError for what cannot be looked at."""
+        """Return the layers that match `patterns`. Raises UsageError if they cannot be focused."""
         if has_compiled():
             raise UsageError(
-                "there is no focus on layers of a compiled model: what its graphs show is decided when "
-                "they are made; it is observed as a whole, as the budget allows"
+                "focus() does not work with torch.compile: what a graph reports is fixed at compile time. "
+                "The whole model is still observed within the budget"
             )
         chosen = tuple(match_names(patterns, self._watched()))
         if len(chosen) > FOCUS_LIMIT:
             raise UsageError(
-                f"a focus has at most {FOCUS_LIMIT} layers, and {patterns!r} chooses {len(chosen)}: "
-                "name fewer, or attach with layers=… and observe these alone"
+                f"expected at most {FOCUS_LIMIT} layers in a focus, but {patterns!r} matches {len(chosen)}; "
+                "name fewer, or attach with layers=… to observe only those"
             )
         return chosen
 
-    def put(self, layers: tuple[str, ...], owner: str = _SCRIPT) -> None:
-        """Let somebody look at these layers, and no others, from the next step on."""
+    def set_layers(self, layers: tuple[str, ...], owner: str = _SCRIPT) -> None:
+        """Set the layers in the focus of `owner`, from the next step on. No layers end its focus."""
         with self._lock:
             if layers:
-                self._of[owner] = layers
+                self._by_owner[owner] = layers
             else:
-                self._of.pop(owner, None)
+                self._by_owner.pop(owner, None)
                 self._seen_s.pop(owner, None)
-                self._asked_s.pop(owner, None)
+                self._end_requested_s.pop(owner, None)
         self.wake()
 
     def prepare(self, command: Command) -> Prepared:
-        """Prepare a viewer's command, or the run's own that ends the focus of the one in `target`."""
+        """Validate a viewer's command, or the run's own command that ends the focus of `target`."""
         owner = command.peer or command.target
         layers = self.check(command.layers) if command.layers else ()
 
-        def apply(turn: QueuedCommand) -> None:
-            self.put(layers, owner)
-            if layers and turn.done is not nothing_to_tell:  # on the rank that heard it itself
+        def apply(command_slot: QueuedCommand) -> None:
+            self.set_layers(layers, owner)
+            if (
+                layers and command_slot.done is not nothing_to_tell
+            ):  # on the rank that received the command
                 self._seen_s[owner] = time.monotonic()
-            turn.done(turn.step, layers=layers)
+            command_slot.done(command_slot.step, layers=layers)
 
         return apply
 
-    def see_viewers(self, viewers: Sequence[str]) -> None:
-        """Note that viewers are alive now."""
+    def on_viewers(self, viewers: Sequence[str]) -> None:
+        """Record that viewers are alive now."""
         now_s = time.monotonic()
         with self._lock:
             self._seen_s |= {viewer: now_s for viewer in viewers if viewer in self._seen_s}
 
-    def at_boundary(self, step: int) -> None:  # noqa: ARG002 - a part's shape
-        """Put in force what is asked for, and have ended what nobody looks at any more."""
-        self.rest_unless(lambda: self._of or self._in_force)
+    def at_boundary(self, step: int) -> None:  # noqa: ARG002 - the signature of a plugin
+        """Apply requests, and end the focus of viewers that have disappeared."""
+        self.rest_unless(lambda: self._by_owner or self._active)
         if self._seen_s:
             self._end_vanished()
         layers = self.layers
-        if layers != self._in_force:
-            self._in_force = layers
+        if layers != self._active:
+            self._active = layers
             self._apply(layers)
 
     def _end_vanished(self) -> None:
@@ -122,9 +124,9 @@ class Focus(StepPlugin):
             gone = [
                 viewer
                 for viewer, seen_s in self._seen_s.items()
-                if now_s - seen_s > VANISHED_S
-                and now_s - self._asked_s.get(viewer, -_ASK_AGAIN_S) >= _ASK_AGAIN_S
+                if now_s - seen_s > VIEWER_TIMEOUT_S
+                and now_s - self._end_requested_s.get(viewer, -_RETRY_S) >= _RETRY_S
             ]
-            self._asked_s |= dict.fromkeys(gone, now_s)
+            self._end_requested_s |= dict.fromkeys(gone, now_s)
         for viewer in gone:
             self._ask_to_end(viewer)

@@ -1,4 +1,4 @@
-"""Measuring memory and time in chosen steps of a run, and telling of it."""
+"""Memory and time, measured in chosen steps of a run and reported to viewers."""
 
 import math
 import time
@@ -39,20 +39,20 @@ from gradscope.resources import (
 __all__ = ["MeasuredLayers", "ResourcePlugin"]
 
 _NOT_YET: Final = (
-    "no step's {what} was measured yet: {when}. scope.measure_now() has the next step measured"
+    "no {what} has been measured yet: {when}. Call scope.measure_now() to measure the next step"
 )
-_TOLD_EVERY: Final = 16
-"""So often the cost is told anew, since the training's pace may have changed."""
+_REPORT_EVERY: Final = 16
+"""The cost is reported every 16 steps, because the step time of the training may have changed."""
 
 _LIMIT: Final = (
-    "gradscope: {held} bytes are held, above the limit of {limit} bytes that "
-    "attach(memory_limit_bytes=…) has set"
+    "gradscope: {held} bytes are in use, above the limit of {limit} bytes set with "
+    "attach(memory_limit_bytes=…)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLayers:
-    """The layers that a reading's rows speak of: those of the manifest's `revision`."""
+    """The layers that the rows of a reading index: those of the manifest's `revision`."""
 
     names: tuple[str, ...]
     types: tuple[str, ...]
@@ -60,7 +60,7 @@ class MeasuredLayers:
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _PendingTimes:
     step: int
     layers: MeasuredLayers
     watch: Stopwatch[Any]  # Any: of whichever clock
@@ -68,12 +68,12 @@ class _Waiting:
 
 
 class ResourcePlugin(StepPlugin):
-    """Measures the memory and the time of some steps. It holds the model, and optimizers, weakly.
+    """Measures memory and time of some steps. It holds weak references to the model and optimizers.
 
-    optimizers: gives the model's. on_memory, on_times: take what was measured, as soon as it is there.
-    set_aside: is told the fraction of the step time that measuring costs. limit_bytes: above it an
-    OutOfMemoryError is raised where a layer is left, as an allocator would; every step is measured,
-    so that it can be told who held what.
+    optimizers: returns the model's optimizers. on_memory, on_times: receive a reading when it is complete.
+    set_aside: receives the fraction of the step time that measuring costs. limit_bytes: above it, an
+    OutOfMemoryError is raised when a layer returns, as an allocator would do. Then every step is measured,
+    so that the error can name the largest holders.
     """
 
     name = "measuring memory and time"
@@ -82,7 +82,7 @@ class ResourcePlugin(StepPlugin):
     def __init__(
         self,
         *,
-        cadence: MeasuringSchedule,
+        schedule: MeasuringSchedule,
         faults: Faults,
         optimizers: Callable[[], Iterable[Optimizer]],
         on_memory: Callable[[MemoryReading, MeasuredLayers], None],
@@ -90,7 +90,7 @@ class ResourcePlugin(StepPlugin):
         set_aside: Callable[[float], None],
         limit_bytes: int | None,
     ) -> None:
-        self._cadence = cadence
+        self._schedule = schedule
         self._faults = faults
         self._optimizers = optimizers
         self._on_memory = on_memory
@@ -102,16 +102,16 @@ class ResourcePlugin(StepPlugin):
         self._probe: Probe | None = None
         self._modules: list[weakref.ref[nn.Module]] = []
         self._optimizer_before_bytes = 0
-        self._waiting: list[_Waiting] = []
+        self._pending: list[_PendingTimes] = []
         self._memory: tuple[MemoryReading, MeasuredLayers] | None = None
         self._times: tuple[TimesReading, MeasuredLayers] | None = None
         self._step = 0
-        self._is_able = True
+        self._is_enabled = True
         self._is_measured = False
-        self._aside_s = 0.0
+        self._own_time_s = 0.0
 
-    def look_at(self, layers: Sequence[LayerInfo], revision: int) -> None:
-        """Measure these layers from the next step on."""
+    def set_layers(self, layers: Sequence[LayerInfo], revision: int) -> None:
+        """Set the layers to measure from the next step on."""
         names = tuple(layer.name for layer in layers)
         types = tuple(type(layer.module).__name__ for layer in layers)
         machine = SystemMemory(_device_of(layers))
@@ -120,42 +120,42 @@ class ResourcePlugin(StepPlugin):
         self._next = probe, machine, MeasuredLayers(names, types, revision)
         self._modules = [weakref.ref(layer.module) for layer in layers]
 
-    def ask_now(self) -> None:
-        """Have the next step measured, whatever it costs."""
-        self._cadence.ask_now()
+    def request_now(self) -> None:
+        """Measure the next step, regardless of the budget."""
+        self._schedule.ask_now()
         self.wake()
 
-    def prepare_measure(self, command: Command) -> Prepared:  # noqa: ARG002 - one shape for all
-        """Return what has the next step measured: a viewer asks for it."""
+    def prepare_measure(self, command: Command) -> Prepared:  # noqa: ARG002 - the signature of all command functions
+        """Validate a viewer's command to measure the next step."""
 
-        def apply(turn: QueuedCommand) -> None:
-            self.ask_now()
-            turn.done(turn.step)
+        def apply(command_slot: QueuedCommand) -> None:
+            self.request_now()
+            command_slot.done(command_slot.step)
 
         return apply
 
     def memory(self) -> MemoryTable:
-        """Return the newest table. Raises NotMeasuredError while there is none."""
+        """Return the newest table. Raises NotMeasuredError if there is none."""
         if self._memory is None:
             raise NotMeasuredError(_NOT_YET.format(what="memory", when=self._when()))
         reading, layers = self._memory
         return reading.table(layers.names)
 
     def times(self) -> TimesTable:
-        """Return the newest table. Raises NotMeasuredError while there is none."""
+        """Return the newest table. Raises NotMeasuredError if there is none."""
         if self._times is None:
             raise NotMeasuredError(_NOT_YET.format(what="time", when=self._when()))
         reading, layers = self._times
         return reading.table(layers.names)
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Begin to measure where the step is chosen."""
-        self._step, self._aside_s = step, 0.0
-        if self._waiting:
+        """Start measuring if this step is chosen."""
+        self._step, self._own_time_s = step, 0.0
+        if self._pending:
             with self._closed_on_error():
                 self._deliver()
-        due = self._cadence.is_due(step, is_observed=is_observed)
-        self._is_measured = self._is_able and (due or self._limit_bytes is not None)
+        due = self._schedule.is_due(step, is_observed=is_observed)
+        self._is_measured = self._is_enabled and (due or self._limit_bytes is not None)
         if self._is_measured:
             with self._closed_on_error():
                 self._begin_to_measure()
@@ -164,59 +164,59 @@ class ResourcePlugin(StepPlugin):
         began_s = time.perf_counter()
         is_first = self._probe is None
         if self._next is not None:
-            self._change_over(*self._next)
+            self._replace_probe(*self._next)
         if self._probe is not None:
             before = self._probe.holdings.optimizer_state(self._optimizers())
             self._optimizer_before_bytes = sum(before.values())
-            # What was compiled without hooks would be compiled anew with them: only as one attaches.
+            # A graph compiled without hooks would be recompiled with them: only allowed at the start.
             can_hook = is_first or self._probe.is_hooked or not has_compiled()
             self._probe.begin(clock_for(self._machine.device), can_hook=can_hook)
-        self._aside_s += time.perf_counter() - began_s
+        self._own_time_s += time.perf_counter() - began_s
 
     def before_optimizer(self, _optimizer: Optimizer) -> None:
-        """Note that an optimizer begins, and what gradients there are."""
+        """Record the start of the optimizer step and the existing gradients."""
         if self._is_measured and self._probe is not None:
             self._probe.turn_to_optimizer()
 
     def after_optimizer(self, _optimizer: Optimizer) -> None:
-        """Note that it is done."""
+        """Record the end of the optimizer step."""
         if self._is_measured and self._probe is not None:
             self._probe.turn_from_optimizer()
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:
-        """Put together what was measured."""
+        """Complete the readings of the step."""
         began_s = time.perf_counter()
         if self._is_measured and self._probe is not None:
             with self._closed_on_error():
-                self._put_together(self._probe, step, is_observed=is_observed)
+                self._finish(self._probe, step, is_observed=is_observed)
         after_s = time.perf_counter() - began_s
-        self._cadence.record(
+        self._schedule.record(
             step,
             step_time_s + after_s,
-            self._aside_s + after_s,
+            self._own_time_s + after_s,
             was_measured=self._is_measured,
             was_observed=is_observed,
         )
-        if self._is_measured or step % _TOLD_EVERY == 0:
-            self._set_aside(self._cadence.cost())
+        if self._is_measured or step % _REPORT_EVERY == 0:
+            self._set_aside(self._schedule.cost())
         self._is_measured = False
-        if not self._waiting and self._limit_bytes is None:
-            self.rest(self._cadence.looks_from if self._is_able else math.inf)
-            if self._cadence.is_asked:
+        if not self._pending and self._limit_bytes is None:
+            self.rest(self._schedule.looks_from if self._is_enabled else math.inf)
+            if self._schedule.is_asked:
                 self.wake()
 
-    def _put_together(self, probe: Probe, step: int, *, is_observed: bool) -> None:
+    def _finish(self, probe: Probe, step: int, *, is_observed: bool) -> None:
         watch = probe.end()
-        self._tell_memory(self._read(step))
-        if not has_compiled():  # what is compiled guards that the hooks are there
+        self._report_memory(self._read(step))
+        if not has_compiled():  # compiled graphs have guards on the hooks
             probe.remove()
         if watch is not None:
-            self._aside_s += watch.clock.aside_s
-            self._waiting.append(_Waiting(step, self._layers, watch, is_observed))
+            self._own_time_s += watch.clock.aside_s
+            self._pending.append(_PendingTimes(step, self._layers, watch, is_observed))
         self._deliver()
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         self._is_measured = False
         if self._probe is not None:
             self._probe.end()
@@ -224,13 +224,13 @@ class ResourcePlugin(StepPlugin):
             self._probe = None
         self._next = None
 
-    def account_of(self, error: BaseException) -> str:
-        """Return what is to be told of memory that ran out, in lines; and tell of the memory now."""
+    def oom_text(self, error: BaseException) -> str:
+        """Return the report of an out-of-memory error as text, and report the memory in use now."""
         frames = frames_of(error)
         names = {id(ref()): name for ref, name in zip(self._modules, self._layers.names, strict=False)}
         if self._is_measured and self._probe is not None:
             self._probe.look_at(local_tensors(frames))
-            self._tell_memory(self._read(self._step))
+            self._report_memory(self._read(self._step))
         table, inputs, types = None, {}, {}
         backward_layer = None
         if self._probe is not None and (layer := self._probe.layer_in_backward()) >= 0:
@@ -244,15 +244,13 @@ class ResourcePlugin(StepPlugin):
         return oom_report(error, place, table, types, inputs)
 
     def _when(self) -> str:
-        if not self._is_able:
-            return "measuring failed and is switched off, see scope.faults"
-        if self._cadence.next_step == self._step:
-            return (
-                f"the step in progress, {self._step}, is the first, and numbers are there when it ends"
-            )
-        return f"the next is due in step {self._cadence.next_step}"
+        if not self._is_enabled:
+            return "measuring failed and is switched off; see scope.faults"
+        if self._schedule.next_step == self._step:
+            return f"step {self._step}, now in progress, is the first measured step"
+        return f"the next measured step is {self._schedule.next_step}"
 
-    def _change_over(self, probe: Probe, machine: SystemMemory, layers: MeasuredLayers) -> None:
+    def _replace_probe(self, probe: Probe, machine: SystemMemory, layers: MeasuredLayers) -> None:
         if self._probe is not None:
             self._probe.remove()
         self._probe, self._machine, self._layers, self._next = probe, machine, layers, None
@@ -260,7 +258,7 @@ class ResourcePlugin(StepPlugin):
     def _read(self, step: int) -> MemoryReading:
         probe = self._probe
         if probe is None:
-            raise RuntimeError("there is no model to be read")
+            raise RuntimeError("no model to measure")
         self._machine.open()
         holdings = probe.holdings
         owned = Owned(
@@ -284,22 +282,22 @@ class ResourcePlugin(StepPlugin):
             is_of_device=self._machine.is_of_device,
         )
 
-    def _tell_memory(self, reading: MemoryReading) -> None:
+    def _report_memory(self, reading: MemoryReading) -> None:
         self._memory = reading, self._layers
         self._on_memory(reading, self._layers)
 
     def _deliver(self) -> None:
-        """Hand out the times that have come from the device, the oldest first."""
-        while self._waiting and self._waiting[0].watch.is_ready():
-            waiting = self._waiting.pop(0)
+        """Report the times that have arrived from the device, oldest first."""
+        while self._pending and self._pending[0].watch.is_ready():
+            pending = self._pending.pop(0)
             reading = times_reading(
-                waiting.step, waiting.layers.names, waiting.watch, is_observed=waiting.is_observed
+                pending.step, pending.layers.names, pending.watch, is_observed=pending.is_observed
             )
-            self._times = reading, waiting.layers
-            self._on_times(reading, waiting.layers)
+            self._times = reading, pending.layers
+            self._on_times(reading, pending.layers)
 
     def _enforce(self) -> None:
-        """Raise as an allocator would, where more is held than the person who attached allows."""
+        """Raise OutOfMemoryError if more memory is in use than `memory_limit_bytes` allows."""
         limit = self._limit_bytes
         if limit is None or not self._is_measured:
             return
@@ -309,7 +307,7 @@ class ResourcePlugin(StepPlugin):
 
     @contextmanager
     def _closed_on_error(self) -> Iterator[None]:
-        """Take the hooks off where something goes wrong: the part is switched off then."""
+        """Remove the hooks on an error; the engine then switches this plugin off."""
         try:
             yield
         except Exception:
@@ -320,14 +318,14 @@ class ResourcePlugin(StepPlugin):
         try:
             with hidden_from_modes():
                 work()
-        except Exception as error:  # noqa: BLE001 - ours must not become the training's
-            self._is_able = False
+        except Exception as error:  # noqa: BLE001 - an error in gradscope must not stop the training
+            self._is_enabled = False
             self.close()
-            self._faults.report(self.name, error, "This part is switched off.")
+            self._faults.report(self.name, error, "This plugin is switched off.")
 
 
 def _device_of(layers: Sequence[LayerInfo]) -> torch.device:
-    """Return the device of the first parameter; a model without any is on the host."""
+    """Return the device of the first parameter, or the CPU if there are no parameters."""
     parameters = (p for layer in layers for p in layer.parameters.values())
     first = next(parameters, None)
     return first.device if first is not None else torch.device("cpu")

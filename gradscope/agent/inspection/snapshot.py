@@ -1,9 +1,9 @@
-"""A way back: the state of before the first intervention, kept on the host, and put back bit for bit.
+"""The snapshot: the training state before the first intervention, on the host, restored bit for bit.
 
-Kept are the model's parameters and buffers, its optimizers' states and settings, and the random states
-of torch, CUDA, Python and NumPy. Not kept, for nobody here knows of them: where the data loader stands,
-learning-rate schedulers, a GradScaler, averages of the weights, the script's own counters. Gradients
-that lie in `.grad` are left alone, and the count of steps goes on.
+It contains the model's parameters and buffers, the states and settings of its optimizers, and the random
+states of torch, CUDA, Python and NumPy. It does not contain objects that gradscope does not know: the
+position of the data loader, learning-rate schedulers, a GradScaler, averaged weights, and the script's own
+counters. Gradients in `.grad` stay unchanged, and the step count continues.
 """
 
 import random
@@ -25,14 +25,14 @@ from gradscope.protocol import Command
 __all__ = ["NOT_RESTORED", "Snapshot"]
 
 NOT_RESTORED: Final = (
-    "the data loader's position, learning-rate schedulers, GradScaler and the script's own counters "
-    "stay where they are"
+    "the position of the data loader, learning-rate schedulers, GradScaler and the script's own counters "
+    "are not restored"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """One point. `tensors` are the model's by name; of each optimizer its groups and its states."""
+class _TrainingState:
+    """A training state: tensors of the model by name; groups and states of each optimizer; random states."""
 
     step: int
     tensors: dict[str, torch.Tensor]
@@ -44,55 +44,54 @@ class _Kept:
 
 
 class Snapshot(StepPlugin):
-    """Keeps the state right before the first intervention takes effect, where that was asked for.
+    """Takes a snapshot right before the first intervention takes effect, if enabled.
 
-    With `save` and `restore` of the script's own, those are called instead: `save(step)`, `restore()`.
-    `note(code, text)` makes an event. It rests until something is asked of the ledger: who hears of it
-    wakes it.
+    If the script gives `save` and `restore`, `save(step)` and `restore()` are called instead.
+    `note(code, text)` sends an event.
     """
 
-    name = "the way back"
+    name = "the snapshot"
 
     def __init__(
         self,
         ledger: Ledger,
         model: Callable[[], nn.Module | None],
-        known: Callable[[], Iterable[Optimizer]],
+        find_optimizers: Callable[[], Iterable[Optimizer]],
         note: Callable[[str, str], None],
     ) -> None:
         self._ledger = ledger
         self._model = model
-        self._known = known
+        self._find_optimizers = find_optimizers
         self._note = note
-        self._is_wanted = False
+        self._is_enabled = False
         self._optimizers: tuple[Optimizer, ...] = ()
         self._save: Callable[[int], object] | None = None
         self._restore: Callable[[], object] | None = None
-        self._kept: _Kept | None = None
+        self._state: _TrainingState | None = None
         self._saved_at: int | None = None
         self._undo: list[QueuedCommand] = []
 
     @property
     def step(self) -> int | None:
-        """The step before which the state was kept; None while there is none."""
+        """The step before which the snapshot was taken; None if there is no snapshot."""
         return self._saved_at
 
-    def want(
+    def enable(
         self,
         optimizers: Sequence[Optimizer],
         save: Callable[[int], object] | None,
         restore: Callable[[], object] | None,
     ) -> None:
-        """Keep the state at the next first intervention. Raises UsageError for one callback alone."""
+        """Enable the snapshot. Raises UsageError if only one of `save` and `restore` is given."""
         if (save is None) != (restore is None):
-            raise UsageError("a way back of your own needs both save=… and restore=…, got one of them")
+            raise UsageError("expected both save=… and restore=… or neither, got one of them")
         self._optimizers, self._save, self._restore = tuple(optimizers), save, restore
-        self._is_wanted = True
+        self._is_enabled = True
 
     def before_settle(self, step: int) -> None:
-        """Keep the state where the first intervention is about to take effect."""
+        """Take the snapshot if the first intervention is about to take effect."""
         self.rest()
-        if not self._is_wanted or self._saved_at is not None:
+        if not self._is_enabled or self._saved_at is not None:
             return
         entries = self._ledger.entries()
         if not entries or any(entry.active_since is not None for entry in entries):
@@ -101,79 +100,79 @@ class Snapshot(StepPlugin):
         if self._save is not None:
             self._save(step)
         else:
-            self._kept = self._keep(step)
-        self._note("way-back", f"the state before step {step} is kept; undo goes back to it")
+            self._state = self._copy_state(step)
+        self._note("snapshot", f"snapshot taken before step {step}; undo restores it")
 
     def check(self) -> None:
-        """Raise UsageError where there is nothing to go back to."""
-        if not self._is_wanted:
+        """Raise UsageError if there is no snapshot."""
+        if not self._is_enabled:
             raise UsageError(
-                "no way back was kept: call scope.keep_way_back() before the first intervention"
+                "there is no snapshot to restore: call scope.keep_snapshot() before the first intervention"
             )
         if self._saved_at is None:
-            raise UsageError("nothing to undo: no intervention has been in force since keep_way_back()")
+            raise UsageError("nothing to undo: no intervention has been active since keep_snapshot()")
 
-    def go_back(self) -> None:
-        """Put the state back, between two steps. Raises UsageError where there is none."""
+    def restore(self) -> None:
+        """Restore the snapshot, at a step boundary. Raises UsageError if there is none."""
         self.check()
         since = self._saved_at
         if self._restore is not None:
             self._restore()
-        elif self._kept is not None:
-            self._put_back(self._kept)
-        self._kept, self._saved_at = None, None
-        self._note("undo", f"back to the state before step {since}; {NOT_RESTORED}")
+        elif self._state is not None:
+            self._restore_state(self._state)
+        self._state, self._saved_at = None, None
+        self._note("undo", f"restored the state before step {since}; {NOT_RESTORED}")
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
-        """Return how to prepare the command `undo`."""
+        """Return the function that validates the command `undo`, by action."""
         return {"undo": self._prepare_undo}
 
     def close(self) -> None:
-        """Let go of what was kept."""
-        self._kept = None
+        """Drop the snapshot."""
+        self._state = None
 
-    def _prepare_undo(self, command: Command) -> Prepared:  # noqa: ARG002 - one shape for all
-        def apply(turn: QueuedCommand) -> None:
+    def _prepare_undo(self, command: Command) -> Prepared:  # noqa: ARG002 - the signature of all command functions
+        def apply(command_slot: QueuedCommand) -> None:
             self.check()
 
             def done(step: int) -> None:
-                self.go_back()
-                turn.done(step)
+                self.restore()
+                command_slot.done(step)
 
             self._ledger.remove_all(done)
 
         return apply
 
-    def _keep(self, step: int) -> _Kept:
+    def _copy_state(self, step: int) -> _TrainingState:
         model = self._model()
         tensors = {} if model is None else {n: _on_host(t) for n, t in _tensors_of(model)}
-        return _Kept(
+        return _TrainingState(
             step,
             tensors,
-            tuple(_state_of(each) for each in self._optimizers or list(self._known())),
+            tuple(_state_of(each) for each in self._optimizers or list(self._find_optimizers())),
             torch.get_rng_state(),
             torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]  # torch leaves it untyped
             random.getstate(),
-            np.random.get_state(legacy=False),  # noqa: NPY002 - the global one is the script's
+            np.random.get_state(legacy=False),  # noqa: NPY002 - the script uses the global one
         )
 
-    def _put_back(self, kept: _Kept) -> None:
+    def _restore_state(self, saved: _TrainingState) -> None:
         model = self._model()
         with torch.no_grad():
             for name, tensor in _tensors_of(model) if model is not None else ():
-                if name in kept.tensors:
-                    _local(tensor).copy_(kept.tensors[name])
-        for optimizer, groups, states in kept.optimizers:
-            _put_back_optimizer(optimizer, groups, states)
-        torch.set_rng_state(kept.torch_state)
-        if kept.cuda_states:
-            torch.cuda.set_rng_state_all(kept.cuda_states)
-        random.setstate(kept.python_state)
-        np.random.set_state(kept.numpy_state)  # noqa: NPY002 - as above
+                if name in saved.tensors:
+                    _local(tensor).copy_(saved.tensors[name])
+        for optimizer, groups, states in saved.optimizers:
+            _restore_optimizer(optimizer, groups, states)
+        torch.set_rng_state(saved.torch_state)
+        if saved.cuda_states:
+            torch.cuda.set_rng_state_all(saved.cuda_states)
+        random.setstate(saved.python_state)
+        np.random.set_state(saved.numpy_state)  # noqa: NPY002 - the script uses the global one
 
 
 def _tensors_of(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Return parameters and buffers, also those that no checkpoint has."""
+    """Return parameters and buffers, including non-persistent buffers."""
     return [*model.named_parameters(), *model.named_buffers()]
 
 
@@ -190,7 +189,7 @@ def _on_host(tensor: torch.Tensor) -> torch.Tensor:
 def _state_of(
     optimizer: Optimizer,
 ) -> tuple[Optimizer, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return an optimizer's settings by group and its state by parameter, tensors as copies."""
+    """Return copies of an optimizer's settings by group and state by parameter."""
     groups = [{k: _copied(v) for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     states = [
         {name: _copied(value) for name, value in optimizer.state.get(parameter, {}).items()}
@@ -210,34 +209,34 @@ def _copied(value: Any) -> Any:  # Any: whatever an optimizer keeps
     return value
 
 
-def _put_back_optimizer(
+def _restore_optimizer(
     optimizer: Optimizer, groups: list[dict[str, Any]], states: list[dict[str, Any]]
 ) -> None:
-    for group, kept in zip(optimizer.param_groups, groups, strict=False):
-        for name, value in kept.items():
+    for group, saved in zip(optimizer.param_groups, groups, strict=False):
+        for name, value in saved.items():
             group[name] = _restored(group.get(name), value, None)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter, state in zip(parameters, states, strict=False):
-        there = optimizer.state.get(parameter, {})
+        current = optimizer.state.get(parameter, {})
         if state:
             optimizer.state[parameter] = {
-                name: _restored(there.get(name), value, parameter) for name, value in state.items()
+                name: _restored(current.get(name), value, parameter) for name, value in state.items()
             }
         else:
             optimizer.state.pop(parameter, None)
 
 
-def _restored(there: Any, kept: Any, parameter: torch.Tensor | None) -> Any:  # Any: as above
-    """Return a kept value; a tensor is written into the one that is there, which so stays itself."""
-    if isinstance(kept, torch.Tensor):
-        if isinstance(there, torch.Tensor) and _local(there).shape == kept.shape:
+def _restored(current: Any, saved: Any, parameter: torch.Tensor | None) -> Any:  # Any: as above
+    """Return a saved value. A tensor is copied into the existing one, which keeps its identity."""
+    if isinstance(saved, torch.Tensor):
+        if isinstance(current, torch.Tensor) and _local(current).shape == saved.shape:
             with torch.no_grad():
-                _local(there).copy_(kept)
-            return there
+                _local(current).copy_(saved)
+            return current
         device = "cpu" if parameter is None else parameter.device
-        return kept.clone() if kept.dim() == 0 else kept.to(device, copy=True)
-    if isinstance(kept, list | tuple):
-        return type(kept)(_restored(None, each, parameter) for each in kept)
-    if isinstance(kept, dict):
-        return {name: _restored(None, each, parameter) for name, each in kept.items()}
-    return kept
+        return saved.clone() if saved.dim() == 0 else saved.to(device, copy=True)
+    if isinstance(saved, list | tuple):
+        return type(saved)(_restored(None, each, parameter) for each in saved)
+    if isinstance(saved, dict):
+        return {name: _restored(None, each, parameter) for name, each in saved.items()}
+    return saved

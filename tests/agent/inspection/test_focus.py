@@ -329,7 +329,7 @@ def watched(hub):
 
 
 def test_the_focus_of_a_viewer_ends_with_the_viewer(watched, hub, wait_until, monkeypatch):
-    monkeypatch.setattr(focus, "VANISHED_S", 1.0)
+    monkeypatch.setattr(focus, "VIEWER_TIMEOUT_S", 1.0)
     scope = watched.scope
     with gradscope.connect(scope.run, str(hub.directory)) as client:
         wait_until(lambda: any(r.run == scope.run and r.is_live for r in client.runs()), "the run")
