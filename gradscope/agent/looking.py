@@ -52,7 +52,7 @@ class Looking(ABC):
             self._captures.start(self._engine.step)
         return capture
 
-    def keep_way_back(
+    def keep_snapshot(
         self,
         *optimizers: Optimizer,
         save: Callable[[int], object] | None = None,
@@ -69,7 +69,7 @@ class Looking(ABC):
         for optimizer in optimizers:
             if not isinstance(optimizer, Optimizer):
                 raise UsageError(
-                    f"keep_way_back takes torch.optim.Optimizers, got {type(optimizer).__name__}"
+                    f"keep_snapshot takes torch.optim.Optimizers, got {type(optimizer).__name__}"
                 )
         self._way_back.enable(optimizers, save, restore)
 

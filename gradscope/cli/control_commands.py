@@ -143,7 +143,7 @@ def focus(
 def undo(run: Run, timeout: Timeout = 30.0) -> None:
     """Remove all interventions, and put back the state of before the first of them.
 
-    Only where the training keeps it, with scope.keep_way_back().
+    Requires a snapshot: the script must call scope.keep_snapshot().
     """
     from gradscope.cli import pause as pause_commands  # noqa: PLC0415 - loads zmq
 

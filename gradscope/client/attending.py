@@ -95,7 +95,7 @@ class Attending(Intervening):
     def undo(self, *, timeout_s: float = _TIMEOUT_S) -> Ack:
         """Remove all interventions, and put the state of before the first of them back.
 
-        Only where the training keeps a way back: `scope.keep_way_back()`.
+        Requires a snapshot: the script must call `scope.keep_snapshot()`.
         """
         return self._answer(self.submit("undo"), timeout_s)
 

@@ -74,7 +74,7 @@ def test_a_focus_prints_a_line_for_each_focus_step(live):
 
 def test_undo_without_a_way_back_is_refused(live):
     refused = live.gradscope("undo", "tiny")
-    assert (refused.returncode, "no way back was kept" in refused.stderr) == (4, True)
+    assert (refused.returncode, "there is no snapshot to restore" in refused.stderr) == (4, True)
 
 
 def test_wait_ends_when_a_step_is_reached_or_the_time_is_over(live):

@@ -215,7 +215,7 @@ class GradscopeApp(Acting):
         if not self.is_readonly:
             yield SystemCommand(
                 "undo to before the first intervention",
-                "where the training keeps a way back",
+                "if the script keeps a snapshot",
                 self.action_go_back_to_before,
             )
         yield from (c for c in super().get_system_commands(screen) if c.title == "Theme")

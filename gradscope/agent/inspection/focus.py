@@ -2,8 +2,8 @@
 
     requested ──step boundary──▶ active ──removed, or its viewer disappeared──▶ ended
 
-What several viewers and the script ask for adds up. The sampler says in which steps; what such a
-focus step measures is the engine's. Under torch.compile there is none: graphs know nothing of it.
+The requests of viewers and of the script add up. The sampler chooses the focus steps, and the engine records
+them. A compiled model has no focus, because what a graph reports is fixed at compile time.
 """
 
 import threading

@@ -74,7 +74,7 @@ def test_undo_restores_the_snapshot_and_training_continues_like_a_control_run(na
     model = make_model()
     optimizer = OPTIMIZERS[name](model.parameters())
     with gradscope.attach(model, optimizer, every=2, hub=None, quiet=True) as scope:
-        scope.keep_way_back()
+        scope.keep_snapshot()
         seed()
         for _ in range(4):
             step(model, optimizer)
@@ -94,7 +94,7 @@ def test_a_users_own_snapshot_functions_are_called_before_the_intervention_and_a
     optimizer = OPTIMIZERS["sgd"](model.parameters())
     called = []
     with gradscope.attach(model, optimizer, every=2, hub=None, quiet=True) as scope:
-        scope.keep_way_back(
+        scope.keep_snapshot(
             save=lambda step: called.append(("save", step, len(scope.interventions))),
             restore=lambda: called.append(("restore", scope.step)),
         )
@@ -111,12 +111,14 @@ def test_a_users_own_snapshot_functions_are_called_before_the_intervention_and_a
 def test_undo_without_a_snapshot_or_intervention_is_rejected():
     model = make_model()
     with gradscope.attach(model, every=2, hub=None, quiet=True) as scope:
-        with pytest.raises(UsageError, match=r"no way back was kept: call scope.keep_way_back\(\)"):
+        with pytest.raises(
+            UsageError, match=r"there is no snapshot to restore: call scope.keep_snapshot\(\)"
+        ):
             scope.undo_to_before()
-        scope.keep_way_back()
+        scope.keep_snapshot()
         with pytest.raises(UsageError, match="nothing to undo"):
             scope.undo_to_before()
         with pytest.raises(UsageError, match="needs both"):
-            scope.keep_way_back(save=print)
+            scope.keep_snapshot(save=print)
         with pytest.raises(UsageError, match="got int"):
-            scope.keep_way_back(3)
+            scope.keep_snapshot(3)

@@ -218,7 +218,7 @@ def test_a_capture_amid_steps_at_rest_begins_with_the_next(training):
 
 
 def test_the_way_back_is_kept_before_the_first_intervention_amid_steps_at_rest(training):
-    training.scope.keep_way_back()
+    training.scope.keep_snapshot()
     training.come_to_rest()
     step = training.scope.step
     training.step(lambda: training.scope.reverse("0"))
