@@ -132,15 +132,15 @@ def test_captures_are_bounded_and_omissions_are_reported(model, optimizer, scope
     step(model, optimizer)
     assert [captured.layer for captured in capture.tensors()] == ["0"]
     assert capture.size_bytes == 7 * 5 * 4
-    assert "would be over the 200 that all captures of a run may hold" in capture.skipped[0]
+    assert "would exceed the 200 bytes that all captures of a run may hold" in capture.skipped[0]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"what": "weights"}, "one of activation, gradient, param_grad"),
-        ({"every": 0}, "every must be a whole number of at least 1"),
-        ({"keep": True}, "keep must be a whole number of at least 1"),
+        ({"every": 0}, "expected every to be an integer of at least 1"),
+        ({"keep": True}, "expected keep to be an integer of at least 1"),
     ],
 )
 def test_invalid_captures_are_rejected(scope, arguments, words):

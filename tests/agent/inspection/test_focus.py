@@ -241,7 +241,7 @@ def test_valid_and_invalid_arguments_of_focus():
         train(model, optimizer, batches(3))
         assert (scope.latest_focus().step, scope.focus_every) == (6, 0)  # which had begun
     many = nn.Sequential(*(nn.Linear(2, 2) for _ in range(17)))
-    too_many = pytest.raises(UsageError, match=r"at most 16 layers, and .* chooses 17")
+    too_many = pytest.raises(UsageError, match=r"at most 16 layers in a focus, but .* matches 17")
     with gradscope.attach(many, hub=None, quiet=True) as scope, too_many:
         scope.focus("*")
 
@@ -250,20 +250,20 @@ def test_requests_of_several_viewers_add_up_and_end_with_the_viewer(monkeypatch)
     now_s, applied, ended = [100.0], [], []
     monkeypatch.setattr(focus.time, "monotonic", lambda: now_s[0])
     part = Focus(lambda: ["a", "b", "c"], applied.append, ended.append)
-    part.put(("b",))
-    part.put(("c",), "v1")
-    part.put(("a", "b"), "v2")
+    part.set_layers(("b",))
+    part.set_layers(("c",), "v1")
+    part.set_layers(("a", "b"), "v2")
     part._seen_s |= {"v1": 100.0, "v2": 100.0}
     part.at_boundary(1)
     part.at_boundary(2)
     assert applied == [("a", "b", "c")]
     now_s[0] += 8.0
-    part.see_viewers(["v1", "other"])
+    part.on_viewers(["v1", "other"])
     now_s[0] += 8.0
     part.at_boundary(3)
     part.at_boundary(4)
     assert ended == ["v2"]
-    part.put((), "v2")
+    part.set_layers((), "v2")
     part.at_boundary(5)
     assert applied[1:] == [("b", "c")]
 
@@ -295,7 +295,7 @@ def test_focus_is_rejected_under_torch_compile():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "no focus step {}" in done.stdout
-    assert "there is no focus on layers of a compiled model" in done.stdout
+    assert "focus() does not work with torch.compile" in done.stdout
 
 
 class Trainer:

@@ -118,7 +118,7 @@ def test_undo_without_a_snapshot_or_intervention_is_rejected():
         scope.keep_snapshot()
         with pytest.raises(UsageError, match="nothing to undo"):
             scope.undo_to_before()
-        with pytest.raises(UsageError, match="needs both"):
+        with pytest.raises(UsageError, match="expected both"):
             scope.keep_snapshot(save=print)
         with pytest.raises(UsageError, match="got int"):
             scope.keep_snapshot(3)
