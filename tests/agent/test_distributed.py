@@ -98,7 +98,7 @@ def check_equal(found, expected, factor=1.0):
     assert found.max == pytest.approx(factor * expected.max, rel=1e-5)
 
 
-def test_two_ranks_train_as_ever_and_merged_they_are_the_whole(told):
+def test_two_ranks_train_the_same_and_their_merged_rows_equal_one_process(told):
     kept, seen = told
     for rank, of_rank in enumerate(kept):
         for way in training["WAYS"]:

@@ -51,7 +51,7 @@ def test_a_compiled_model_trains_bitwise_the_same(backend, name):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", NAMES)
-def test_every_row_of_a_compiled_model_is_that_of_eager_mode_or_said_to_be_not_measured(backend, name):
+def test_every_row_of_a_compiled_model_equals_eager_mode_or_is_not_measured(backend, name):
     eager, compiled = run("none", "attached")[name], run(backend, "attached")[name]
     assert eager["observed"].keys() == compiled["observed"].keys() == {"0", "2", "4"}
     for step, layers in eager["observed"].items():

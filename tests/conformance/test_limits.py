@@ -163,5 +163,5 @@ LIMITS = (
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=str)
-def test_a_limit_is_as_it_is_said_to_be(limit):
+def test_a_memory_limit_is_enforced_exactly(limit):
     limit.check()

@@ -18,5 +18,5 @@ ALL = [(room.__name__.rpartition(".")[2], case) for room in ROOMS for case in ro
 
 
 @pytest.mark.parametrize(("group", "case"), ALL, ids=[f"{group}: {case}" for group, case in ALL])
-def test_a_nasty_program_trains_the_same(group, case, conforms):
+def test_an_adversarial_program_trains_the_same(group, case, conforms):
     conforms(group, case)

@@ -66,11 +66,11 @@ MISCHIEF = (
 
 
 @pytest.mark.parametrize(("part", "mischief"), MISCHIEF)
-def test_mischief_is_found(part, mischief):
+def test_harmful_observers_are_detected(part, mischief):
     assert getattr(judge(with_mischief(mischief)), part)
 
 
-def test_without_mischief_there_is_no_problem():
+def test_harmless_observers_are_accepted():
     outcome = judge(with_mischief(lambda t, model: None))
     assert outcome.problems == []
     assert outcome.statistics > 0

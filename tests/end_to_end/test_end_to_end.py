@@ -131,7 +131,7 @@ def test_a_client_reverses_then_clips_and_each_gradient_is_exact_from_the_acknow
         )
 
 
-def test_a_viewer_that_comes_late_sees_the_manifest_and_past_steps(places, tmp_path):
+def test_a_late_viewer_receives_the_manifest_and_past_steps(places, tmp_path):
     with training(tmp_path / "run.npz", 20_000) as process:
         with connect(name="first") as first:
             wait_for_step(first, 40)
@@ -148,7 +148,7 @@ def test_a_viewer_that_comes_late_sees_the_manifest_and_past_steps(places, tmp_p
         process.kill()
 
 
-def test_a_viewer_that_is_killed_leaves_training_untouched(places, tmp_path, bare):
+def test_killing_a_viewer_does_not_change_training(places, tmp_path, bare):
     watch = (
         "import gradscope, sys\n"
         "with gradscope.connect('training') as client:\n"
@@ -182,7 +182,7 @@ def test_without_a_possible_hub_training_runs_and_one_warning_says_why(
     assert "Traceback" not in errors
 
 
-def test_when_the_hub_is_killed_training_goes_on_and_the_view_comes_back(places, hub_pid, tmp_path):
+def test_training_continues_when_the_hub_is_killed_and_the_view_recovers(places, hub_pid, tmp_path):
     with training(tmp_path / "run.npz", 20_000) as process:
         with connect() as client:
             before = client.latest().step
@@ -217,7 +217,7 @@ def test_a_run_that_was_killed_can_still_be_looked_at(places, tmp_path):
         assert recording.manifest().model == "Sequential"
 
 
-def test_bad_commands_are_refused_in_words_and_training_goes_on(places, tmp_path, bare):
+def test_invalid_commands_are_rejected_and_training_continues(places, tmp_path, bare):
     over_file = tmp_path / "over"
     with training(tmp_path / "run.npz", 20_000, "--until", str(over_file)) as process:
         with connect() as client:
@@ -235,7 +235,7 @@ def test_bad_commands_are_refused_in_words_and_training_goes_on(places, tmp_path
     assert all(np.array_equal(kept[key], value) for key, value in without.items())
 
 
-def test_a_viewer_that_only_observes_may_change_nothing(places, tmp_path):
+def test_an_observing_viewer_cannot_change_anything(places, tmp_path):
     with (
         training(tmp_path / "run.npz", 20_000),
         connect(want="observe") as client,
@@ -268,7 +268,7 @@ print(scope.step, scope.faults)
 """
 
 
-def test_forked_data_loader_workers_touch_nothing_and_everything_ends(places):
+def test_forked_data_loader_workers_use_no_socket_and_end(places):
     done = subprocess.run(
         [sys.executable, "-c", WITH_WORKERS],
         capture_output=True,
@@ -294,6 +294,6 @@ print(len(gradscope.scopes()))
 """
 
 
-def test_a_cell_that_is_run_again_leaves_one_scope_only():
+def test_running_a_notebook_cell_again_leaves_one_scope():
     done = subprocess.run([sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1"]

@@ -202,7 +202,7 @@ def test_between_two_measured_steps_there_are_no_hooks(monkeypatch):
         assert not torch_module._global_forward_hooks_always_called
 
 
-def test_an_error_of_ours_stops_the_measuring_and_not_the_training(monkeypatch, caplog):
+def test_an_internal_error_stops_measuring_and_not_training(monkeypatch, caplog):
     from gradscope.resources import probe  # only to be broken
 
     monkeypatch.setattr(probe, "nodes_below", lambda _: 1 / 0)

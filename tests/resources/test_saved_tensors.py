@@ -179,7 +179,7 @@ def test_tensors_moved_to_the_host_by_hooks_are_counted(measured):
     assert table["1"].saved_bytes == 8 * 4 * 4
 
 
-def test_what_hooks_of_the_user_hide_is_said_to_be_hidden(measured):
+def test_gradients_changed_by_user_hooks_are_flagged_as_hidden(measured):
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
     hidden = []
 
@@ -199,7 +199,7 @@ def test_what_hooks_of_the_user_hide_is_said_to_be_hidden(measured):
     )
 
 
-def test_an_operation_in_place_on_a_view_is_said_to_be_hidden(measured):
+def test_an_inplace_operation_on_a_view_is_flagged_as_hidden(measured):
     class Half(nn.Module):
         def forward(self, x):
             x = x * 1

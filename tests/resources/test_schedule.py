@@ -35,7 +35,7 @@ def test_what_is_cheap_is_measured_every_ten_steps_and_no_oftener():
     assert {b - a for a, b in pairwise(found[3:])} == {10}
 
 
-def test_a_step_with_statistics_is_left_to_them():
+def test_an_observed_step_is_not_idle():
     found = chosen(MeasuringSchedule(0.02, 5), range(5, 400), is_observed=lambda step: step % 2 == 1)
     assert found[0] == 5  # the first, where memory runs out
     assert all(step % 2 == 0 for step in found[1:])

@@ -99,7 +99,7 @@ def test_what_a_checkpoint_computes_again_is_backward_of_its_layers(is_reentrant
     assert row.backward_s == pytest.approx(FORWARD_S + BACKWARD_S, abs=2 * MARGIN_S)
 
 
-def test_nothing_is_made_up_where_nothing_was_measured():
+def test_values_that_were_not_measured_are_not_invented():
     model = nn.Linear(2, 2)
     with gradscope.attach(model, hub=None, quiet=True) as scope:
         with pytest.raises(NotMeasuredError, match="no step's time was measured yet"):
@@ -207,7 +207,7 @@ def test_a_devices_marks_are_read_only_when_they_have_come():
     )
 
 
-def test_our_own_work_is_nobodys_time():
+def test_the_time_of_gradscope_is_not_attributed_to_layers():
     clock = HostClock()
     begin = clock.mark()
     clock.stand_still()

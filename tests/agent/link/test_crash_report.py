@@ -184,7 +184,7 @@ def test_a_known_exception_is_found_behind_the_one_that_was_raised_from_it():
     assert "in layer 0 (Linear)" in account.text
 
 
-def test_a_very_long_message_is_shortened_and_an_odd_one_does_no_harm():
+def test_a_very_long_message_is_shortened_and_an_unusual_one_is_accepted():
     assert len(account_of(RuntimeError("x" * 10**6), None).text) < 700
     assert account_of(RuntimeError(), None).code == "exception"
     loop = ValueError("a")
@@ -232,7 +232,7 @@ PROVOKED = {
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("ended_hubs")
-def test_each_of_the_eight_messages_becomes_an_event_of_the_watched_run(wait_until):
+def test_each_known_message_becomes_an_event_of_the_run(wait_until):
     for code, provoke in PROVOKED.items():
         error = raised_when_watched(provoke, code, wait_until)
         wait_until(lambda run=code: events_of(run), f"the event of {code}")
@@ -279,7 +279,7 @@ def test_every_known_message_gives_a_code_of_its_own():
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
-def test_the_hook_that_was_there_is_back_in_whatever_order_scopes_end(order):
+def test_the_original_excepthook_is_restored_in_any_order_of_detaching(order):
     before = sys.excepthook
     models = [nn.Linear(2, 2) for _ in range(3)]
     scopes = [gradscope.attach(model, hub=None, quiet=True) for model in models]
@@ -289,7 +289,7 @@ def test_the_hook_that_was_there_is_back_in_whatever_order_scopes_end(order):
     assert sys.excepthook is before
 
 
-def test_a_hook_laid_over_ours_stays_and_still_reaches_the_one_below(monkeypatch):
+def test_an_excepthook_set_after_attach_stays_and_still_calls_the_original(monkeypatch):
     called = []
     monkeypatch.setattr(sys, "excepthook", lambda *error: called.append("below"))
     model = nn.Linear(2, 2)
@@ -307,7 +307,7 @@ def test_a_hook_laid_over_ours_stays_and_still_reaches_the_one_below(monkeypatch
     assert called == ["above", "below"]
 
 
-def test_a_fault_of_ours_is_counted_and_the_exception_goes_on(monkeypatch):
+def test_an_internal_error_is_counted_and_the_users_exception_propagates(monkeypatch):
     class UnspeakableError(RuntimeError):
         def __str__(self):
             raise ValueError("cannot be told")
@@ -321,7 +321,7 @@ def test_a_fault_of_ours_is_counted_and_the_exception_goes_on(monkeypatch):
     assert scope.faults == {"naming an exception": 1}
 
 
-def test_an_interrupt_is_no_fault_and_nothing_is_loaded_before_there_is_one():
+def test_a_keyboard_interrupt_is_not_reported_and_nothing_is_imported_before_an_exception():
     script = """
 import sys, torch, gradscope
 model = torch.nn.Linear(2, 2)

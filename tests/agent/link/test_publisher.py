@@ -32,14 +32,14 @@ def waiting(publisher: Publisher) -> list[str]:
     return [make().text for make in publisher._queue]
 
 
-def test_as_many_large_steps_wait_as_sixteen_megabytes_hold(publisher):
+def test_the_queue_of_large_steps_is_bounded_by_16_megabytes(publisher):
     for i in range(10):
         publisher.put(some(str(i)), STEP_BYTES)
     assert waiting(publisher) == ["7", "8", "9"]
     assert publisher.dropped == 7
 
 
-def test_two_steps_wait_however_large_they_are(publisher):
+def test_the_queue_holds_at_least_two_steps_of_any_size(publisher):
     for i in range(4):
         publisher.put(some(str(i)), 10**9)
     assert waiting(publisher) == ["2", "3"]

@@ -65,12 +65,12 @@ def test_gradients_are_measured_before_and_after_clipping(clip):
         assert rows[layer]["param_grad_before_clip"].norm > rows[layer]["param_grad"].norm
 
 
-def test_a_step_without_clipping_has_no_row_of_before():
+def test_a_step_without_clipping_has_no_before_clip_row():
     rows, _ = one_step(lambda _ps: None)
     assert not [kind for layer in rows.values() for kind in layer if "before_clip" in kind]
 
 
-def test_clipping_twice_keeps_what_was_before_the_first():
+def test_clipping_twice_keeps_the_gradients_before_the_first():
     def clip(parameters):
         parameters = list(parameters)
         clip_grad_norm_(parameters, 0.5)
@@ -84,7 +84,7 @@ def test_clipping_twice_keeps_what_was_before_the_first():
 
 
 @pytest.mark.parametrize("unscales", [True, False], ids=["unscaled first", "still scaled"])
-def test_under_a_loss_scale_they_are_true_whether_unscaled_before_clipping_or_not(unscales):
+def test_clipped_gradients_under_a_loss_scale_are_correct_with_and_without_unscale(unscales):
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     rows, _ = one_step(lambda ps: clip_grad_norm_(ps, 1e9), scaler=scaler, unscales=unscales)
     expected = bare_gradients(100.0)["0.weight"].norm().item()
@@ -92,7 +92,7 @@ def test_under_a_loss_scale_they_are_true_whether_unscaled_before_clipping_or_no
     assert rows["0"]["param_grad.weight"].norm == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_norm_that_clipping_computed_is_told_of_each_step_observed_or_not(places, ended_hubs):
+def test_the_norm_computed_by_clipping_is_reported_for_each_step(places, ended_hubs):
     model, told, norms = make_model(), {}, []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     deadline_s = time.monotonic() + 20
@@ -117,7 +117,7 @@ def test_the_norm_that_clipping_computed_is_told_of_each_step_observed_or_not(pl
     assert [told[step] for step in range(3)] == pytest.approx(norms, rel=1e-7)
 
 
-def test_clipping_another_models_gradients_is_not_seen():
+def test_clipping_the_gradients_of_another_model_is_not_recorded():
     model, other = make_model(), make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
@@ -128,7 +128,7 @@ def test_clipping_another_models_gradients_is_not_seen():
         assert "param_grad_before_clip" not in scope.latest()["0"]
 
 
-def test_clipping_is_bitwise_what_it_is_without_a_scope_and_torch_gets_its_functions_back():
+def test_clipping_is_bitwise_the_same_and_torch_functions_are_restored():
     cells = [f.__closure__[0].cell_contents for f in (clip_grad_norm_, clip_grad_value_)]
     clips = [lambda ps: clip_grad_norm_(ps, 0.5, 3.0), lambda ps: clip_grad_value_(ps, 0.01)]
     for clip in clips:
@@ -147,7 +147,7 @@ def test_clipping_is_bitwise_what_it_is_without_a_scope_and_torch_gets_its_funct
     assert by_norm.__module__ == "torch.nn.utils.clip_grad"
 
 
-def test_the_foreach_error_of_clipping_arrives_as_it_is():
+def test_the_foreach_error_of_clipping_propagates_unchanged():
     model = make_model()
     with gradscope.attach(model, every=1, hub=None, quiet=True):
         (model(X).sum() * float("inf")).backward()

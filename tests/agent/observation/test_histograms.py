@@ -53,7 +53,7 @@ def begun(path):
         return None
 
 
-def test_a_script_a_viewer_and_a_recording_have_the_histogram_that_the_tensors_have(hub, tmp_path):
+def test_script_viewer_and_recording_have_the_histogram_of_the_tensors(hub, tmp_path):
     model, optimizer = make()
     path = tmp_path / "run.gradscope"
     with gradscope.attach(model, name="full", detail="full", every=1, record=path, quiet=True) as scope:
@@ -78,7 +78,7 @@ def test_a_script_a_viewer_and_a_recording_have_the_histogram_that_the_tensors_h
     assert steps[table.step].to_dict() == table.to_dict()
 
 
-def test_at_core_detail_there_is_none_and_none_is_sent(hub):
+def test_core_detail_has_no_histogram_and_sends_none(hub):
     model, optimizer = make()
     with gradscope.attach(model, name="core", every=1, quiet=True) as scope:
         train(model, optimizer, torch.randn(6, 8))
@@ -109,7 +109,7 @@ def test_calls_of_a_shared_layer_and_micro_batches_are_counted_together():
     assert row.histogram == expected(torch.cat(outputs))
 
 
-def test_under_a_loss_scale_it_is_that_of_the_gradient_as_stored():
+def test_under_a_loss_scale_the_histogram_describes_the_stored_gradient():
     found = []
     for scale in (1.0, 1024.0):
         model, optimizer = make()

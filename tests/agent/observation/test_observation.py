@@ -78,7 +78,7 @@ def test_training_is_bitwise_the_same_and_nothing_is_left(detail):
     assert hooks_of_torch() == before
 
 
-def test_the_random_states_of_numpy_and_python_are_left_alone():
+def test_the_random_states_of_numpy_and_python_do_not_change():
     states = np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002 - the global one is meant
     model = make_model()
     with gradscope.attach(model, every=1, hub=None, quiet=True):
@@ -146,7 +146,7 @@ def test_gradient_accumulation_is_one_step_with_its_calls_counted():
     assert stats["out"].count == 3 * 5 * 3
 
 
-def test_evaluation_between_steps_is_no_part_of_a_step():
+def test_evaluation_between_steps_is_not_part_of_a_step():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
@@ -176,7 +176,7 @@ def test_recomputation_under_checkpointing_is_not_counted_twice(use_reentrant):
     assert stats["out"].count == 30
 
 
-def test_steps_count_from_start_step_and_by_hand_without_an_optimizer():
+def test_steps_count_from_start_step_and_with_mark_step_without_an_optimizer():
     model = nn.Linear(3, 2)
     with gradscope.attach(model, every=2, hub=None, start_step=40, quiet=True) as scope:
         for expected in (40, 41, 42):
@@ -187,7 +187,7 @@ def test_steps_count_from_start_step_and_by_hand_without_an_optimizer():
         assert scope.latest()[""]["param_grad.bias"].sum == 2.0 * 3
 
 
-def test_only_the_first_of_two_optimizers_ends_a_step():
+def test_the_first_of_two_optimizers_ends_a_step():
     model = nn.ModuleDict({"g": nn.Linear(2, 2), "d": nn.Linear(2, 1)})
     first = torch.optim.SGD(model["d"].parameters(), lr=0.1)
     second = torch.optim.SGD(model["g"].parameters(), lr=0.1)
@@ -210,7 +210,7 @@ def test_an_optimizer_of_another_model_ends_no_step():
             scope.latest()
 
 
-def test_an_output_that_gets_no_gradient_is_not_measured():
+def test_the_gradient_of_an_unused_output_is_not_measured():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -229,7 +229,7 @@ def test_an_output_that_gets_no_gradient_is_not_measured():
     assert "param_grad" not in rows
 
 
-def test_a_model_without_gradients_runs_in_peace():
+def test_a_model_without_gradients_runs_unchanged():
     model = nn.Linear(2, 2).requires_grad_(False)
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
         model(torch.ones(1, 2))
@@ -254,7 +254,7 @@ def test_copies_pickles_and_state_dicts_of_an_attached_model_carry_nothing():
     assert all(not m._forward_hooks for m in twin.modules())
 
 
-def test_an_exception_of_the_model_arrives_unchanged_and_the_next_step_is_observed():
+def test_an_exception_in_the_model_propagates_unchanged_and_the_next_step_is_observed():
     class Sometimes(nn.Module):
         fails = True
 
@@ -291,7 +291,7 @@ def test_an_error_inside_gradscope_switches_observing_off_and_training_goes_on(m
     assert "Training goes on" in caplog.text
 
 
-def test_a_scope_ends_when_its_model_goes():
+def test_a_scope_ends_when_its_model_is_deleted():
     model = make_model()
     gone = weakref.ref(model)
     before = hooks_of_torch()
@@ -306,7 +306,7 @@ def test_a_scope_ends_when_its_model_goes():
     assert hooks_of_torch() | {"forward": 0} == before | {"forward": 0}
 
 
-def test_attaching_twice_is_refused_unless_replaced():
+def test_attaching_twice_is_rejected_unless_replace_is_set():
     model = make_model()
     first = gradscope.attach(model, name="first", hub=None, quiet=True)
     with pytest.raises(UsageError, match="attached already, as run 'first'"):
@@ -342,14 +342,14 @@ def test_with_gradscope_0_the_scope_is_inert(monkeypatch):
         ({"name": "a/b"}, UsageError, "without slashes"),
     ],
 )
-def test_bad_arguments_are_refused_at_the_door(arguments, error, words):
+def test_invalid_arguments_are_rejected(arguments, error, words):
     given = {"model": make_model(), "hub": None} | arguments
     with pytest.raises(error, match=words):
         gradscope.attach(given.pop("model"), **given)
     assert gradscope.scopes() == []
 
 
-def test_what_is_no_number_cannot_be_logged():
+def test_only_numbers_can_be_logged():
     with gradscope.attach(make_model(), hub=None, quiet=True) as scope:
         scope.log(loss=torch.tensor([2.0]), lr=1e-3, seen=np.float32(3))
         with pytest.raises(UsageError, match=r"log\(loss=…\) takes a number.*shape \(2,\)"):
@@ -358,7 +358,7 @@ def test_what_is_no_number_cannot_be_logged():
             scope.log(loss="3")
 
 
-def test_an_output_that_alone_of_several_gets_no_gradient_harms_nobody():
+def test_an_output_without_a_gradient_among_several_does_no_harm():
     class Split(nn.Module):
         def forward(self, x):
             return x.split(2, -1)
@@ -424,7 +424,7 @@ def test_layers_replaced_and_added_while_attached_are_followed():
         assert "grad_arriving" in scope.latest()["1"]
 
 
-def test_lazy_modules_are_observed_before_and_after_they_know_their_shape():
+def test_lazy_modules_are_observed_before_and_after_initialization():
     model = nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d())
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
         for _ in range(2):

@@ -40,7 +40,7 @@ def test_gradients_under_a_loss_scale_are_shown_unscaled(optimizer_options):
     assert rows["param_grad.weight"].norm == pytest.approx(of_weight, rel=1e-5)
 
 
-def test_an_iteration_that_the_scaler_skipped_is_no_part_of_the_next_step(caplog):
+def test_an_iteration_skipped_by_the_scaler_is_not_part_of_the_next_step(caplog):
     model, scaler = make_model(), torch.amp.GradScaler("cpu", init_scale=1024.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with gradscope.attach(model, scaler=scaler, every=1, hub=None, quiet=True) as scope:
@@ -69,7 +69,7 @@ def test_without_the_scaler_gradients_under_half_autocast_are_marked_as_scaled()
 
 
 @pytest.mark.parametrize("is_keyword", [False, True])
-def test_an_optimizer_with_a_closure_is_measured_as_its_gradients_come(is_keyword):
+def test_an_optimizer_with_a_closure_is_measured_after_each_evaluation(is_keyword):
     model = make_model()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3, tolerance_grad=0, tolerance_change=0)
     norms, returned = [], []
@@ -91,7 +91,7 @@ def test_an_optimizer_with_a_closure_is_measured_as_its_gradients_come(is_keywor
     assert returned[0].item() == pytest.approx(make_model()(X).square().mean().item())
 
 
-def test_a_gradient_penalty_is_kept_apart_from_the_gradient_of_the_loss():
+def test_a_gradient_penalty_is_separate_from_the_gradient_of_the_loss():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     x = X.clone().requires_grad_()
@@ -132,7 +132,7 @@ class Operations(torch.utils._python_dispatch.TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_transformed_forward_is_not_measured_and_unharmed():
+def test_a_forward_under_torch_func_is_not_measured_and_not_changed():
     model = make_model()
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 

@@ -12,7 +12,7 @@ def said_by(command, **options):
     return done.stderr
 
 
-def test_a_program_that_is_no_file_is_called_python_and_never_like_an_option(tmp_path):
+def test_a_run_without_a_script_file_is_named_python(tmp_path):
     script = tmp_path / "my_training.py"
     script.write_text(PROGRAM)
     for command, given, stem in [

@@ -61,7 +61,7 @@ def eager():
 @pytest.mark.parametrize(
     "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.exhaustive)]
 )
-def test_a_compiled_model_trains_bitwise_the_same_in_two_graphs_and_every_row_is_filled(backend, eager):
+def test_a_compiled_model_of_two_graphs_trains_bitwise_the_same_and_fills_every_row(backend, eager):
     bare, attached = run(backend, "bare"), run(backend, "attached")
     assert attached["losses"] == bare["losses"]
     assert (attached["graphs"], attached["breaks"], attached["faults"]) == (2, {}, {})
@@ -100,7 +100,7 @@ print(sorted(scope.latest()["0"]))
 
 
 @pytest.mark.parametrize(("what", "is_seen"), [("as it is", False), ("reset", True)])
-def test_attaching_to_a_model_that_has_been_compiled_works_or_says_what_to_do(what, is_seen):
+def test_attaching_to_a_compiled_model_works_or_explains_what_to_do(what, is_seen):
     done = subprocess.run(
         [sys.executable, "-c", LATE, what], capture_output=True, text=True, check=True
     )

@@ -69,7 +69,7 @@ def training(request, monkeypatch):
     training.scope.detach()
 
 
-def test_every_step_is_told_of_once_and_in_order_with_times_that_add_up(training):
+def test_every_step_is_reported_once_in_order_with_times_that_add_up(training):
     told, batches = [], []
     training.rest._on_end = training.scope._engine._on_end = lambda *step: told.append(step)
     tell = training.rest._tell
@@ -92,7 +92,7 @@ def test_the_step_in_progress_is_numbered_one_by_one(training):
 
 
 @pytest.mark.parametrize("needs_observed", [False, True])
-def test_a_part_at_rest_is_called_in_observed_steps_at_most_and_one_that_woke_in_all(needs_observed):
+def test_an_idle_plugin_is_called_at_most_in_observed_steps_and_an_active_one_in_all(needs_observed):
     training = Training(every=50)
     calls = []
 
@@ -118,7 +118,7 @@ def test_a_part_at_rest_is_called_in_observed_steps_at_most_and_one_that_woke_in
     training.scope.detach()
 
 
-def test_who_rests_until_a_step_wakes_in_it():
+def test_a_plugin_with_a_next_step_is_called_in_that_step():
     roll = Roll(StepCounter(0, lambda: 0.0, lambda: 0, print, print))
     roll.awake.add("a")
     roll.rest("a", 7)
@@ -134,7 +134,7 @@ def test_who_rests_until_a_step_wakes_in_it():
 
 
 @pytest.mark.parametrize("is_elsewhere", [False, True], ids=["own thread", "another thread"])
-def test_an_intervention_that_is_asked_for_amid_a_step_at_rest_acts_from_the_next_one(
+def test_an_intervention_requested_during_an_idle_step_acts_from_the_next_step(
     training, is_elsewhere
 ):
     training.come_to_rest()
@@ -162,7 +162,7 @@ def test_an_intervention_that_is_asked_for_amid_a_step_at_rest_acts_from_the_nex
     handles[0].remove()
 
 
-def test_an_intervention_that_is_asked_for_between_two_steps_at_rest_acts_in_the_next(training):
+def test_an_intervention_requested_between_two_idle_steps_acts_in_the_next(training):
     training.come_to_rest()
     before = {k: v.clone() for k, v in training.model.state_dict().items()}
     step = training.scope.step
@@ -191,14 +191,14 @@ def where_it_stands(training, wait_until, train):
     return stood_at
 
 
-def test_a_pause_amid_steps_at_rest_stands_before_the_very_next(training, wait_until):
+def test_a_pause_during_idle_steps_takes_effect_before_the_next_step(training, wait_until):
     training.come_to_rest()
     step = training.scope.step
     pauses = lambda: training.step(training.scope.pause)  # noqa: E731 - one step with a pause in it
     assert where_it_stands(training, wait_until, pauses) == [step + 1]
 
 
-def test_a_breakpoint_amid_steps_at_rest_stops_before_its_step(training, wait_until):
+def test_a_breakpoint_set_during_idle_steps_pauses_before_its_step(training, wait_until):
     training.come_to_rest()
     target = training.scope.step + 3
     training.scope.breakpoint(f"step == {target}")
@@ -206,7 +206,7 @@ def test_a_breakpoint_amid_steps_at_rest_stops_before_its_step(training, wait_un
     assert where_it_stands(training, wait_until, five_steps) == [target]
 
 
-def test_a_capture_amid_steps_at_rest_begins_with_the_next(training):
+def test_a_capture_set_during_idle_steps_begins_with_the_next_step(training):
     training.come_to_rest()
     step, captures = training.scope.step, []
     training.step(lambda: captures.append(training.scope.capture("0", keep=5)))
@@ -217,7 +217,7 @@ def test_a_capture_amid_steps_at_rest_begins_with_the_next(training):
     training.come_to_rest()  # and they are at rest again
 
 
-def test_the_way_back_is_kept_before_the_first_intervention_amid_steps_at_rest(training):
+def test_the_snapshot_is_taken_before_the_first_intervention_during_idle_steps(training):
     training.scope.keep_snapshot()
     training.come_to_rest()
     step = training.scope.step
@@ -231,7 +231,7 @@ def test_the_way_back_is_kept_before_the_first_intervention_amid_steps_at_rest(t
     assert training.scope.interventions == ()
 
 
-def test_what_is_logged_in_a_step_at_rest_is_judged_when_that_step_ends(training):
+def test_scalars_logged_in_an_idle_step_are_judged_at_its_end(training):
     training.come_to_rest()
     seen = []
     training.scope._see_scalars = lambda step, values: seen.append((step, values))
@@ -241,7 +241,7 @@ def test_what_is_logged_in_a_step_at_rest_is_judged_when_that_step_ends(training
 
 
 @pytest.mark.parametrize("action", ["skip_step", "raise"])
-def test_a_rule_that_is_to_act_amid_steps_at_rest_acts_in_the_step_in_progress(training, action):
+def test_a_rule_set_during_idle_steps_acts_in_the_step_in_progress(training, action):
     training.come_to_rest()
 
     def spoil():
@@ -258,7 +258,7 @@ def test_a_rule_that_is_to_act_amid_steps_at_rest_acts_in_the_step_in_progress(t
     assert bool(torch.isfinite(training.model[2].bias).all())
 
 
-def test_gradients_of_each_of_two_optimizers_are_looked_at():
+def test_gradients_of_two_optimizers_are_checked():
     models = [make_model(), make_model()]
     both = nn.ModuleList(models)
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.0) for model in models]
@@ -279,7 +279,7 @@ def test_gradients_of_each_of_two_optimizers_are_looked_at():
 
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam])
-def test_a_training_at_rest_is_bit_for_bit_the_one_without(make):
+def test_training_with_idle_steps_is_bitwise_the_same(make):
     def losses(watch):
         model = make_model()
         optimizer = make(model.parameters(), lr=0.05)

@@ -81,7 +81,7 @@ def test_steps_are_counted_with_their_times_and_autograds_numbers(setting):
     assert setting.left_to_others == []
 
 
-def test_a_step_is_left_to_others_unless_it_is_at_rest(setting):
+def test_the_counter_handles_only_idle_steps(setting):
     tally = setting.tally
     assert (setting.before(), setting.after()) == ("begin", "end")
     tally.left, tally.looks_at = 5, 50
@@ -97,7 +97,7 @@ def test_a_step_is_left_to_others_unless_it_is_at_rest(setting):
     assert tally.step == 41
 
 
-def test_another_optimizer_a_closure_and_one_that_is_gone_are_left_to_others(setting):
+def test_steps_of_another_optimizer_or_with_a_closure_are_not_idle(setting):
     tally = setting.tally
     tally.left, tally.looks_at = 5, 50
     other = torch.optim.SGD([nn.Parameter(torch.ones(2))])
@@ -109,14 +109,14 @@ def test_another_optimizer_a_closure_and_one_that_is_gone_are_left_to_others(set
     assert tally.step == 40
 
 
-def test_a_step_that_is_to_be_looked_at_is_left_to_others_unless_the_tally_looks_itself(setting):
+def test_a_step_with_a_nonfinite_check_is_not_idle_unless_the_counter_checks(setting):
     setting.tally.left, setting.tally.looks_at = 5, 41
     assert setting.before() is None
     setting.after()
     assert setting.before() == "begin"
 
 
-def test_it_looks_by_itself_at_one_step_of_so_many(in_c):
+def test_the_counter_checks_every_n_steps(in_c):
     looked = []
     for _ in range(10):
         before = in_c.tally.looks_at
@@ -130,7 +130,7 @@ def test_it_looks_by_itself_at_one_step_of_so_many(in_c):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("which", [0, 1])
-def test_it_leaves_what_is_not_finite_to_others_and_looks_again(in_c, bad, which):
+def test_the_counter_reports_nonfinite_gradients_and_checks_again(in_c, bad, which):
     parameter = in_c.optimizer.param_groups[0]["params"][which]
     parameter.grad.view(-1)[-1] = bad
     assert in_c.before() == "begin"
@@ -139,7 +139,7 @@ def test_it_leaves_what_is_not_finite_to_others_and_looks_again(in_c, bad, which
     assert in_c.before() is None
 
 
-def test_parameters_of_later_groups_and_without_gradients_are_looked_at_too(in_c):
+def test_parameters_of_later_groups_and_without_gradients_are_checked(in_c):
     late = nn.Parameter(torch.ones(4))
     in_c.optimizer.add_param_group({"params": [late]})
     assert in_c.before() is None  # it has no gradient
@@ -148,7 +148,7 @@ def test_parameters_of_later_groups_and_without_gradients_are_looked_at_too(in_c
     assert in_c.before() == "begin"
 
 
-def test_it_leaves_to_others_what_it_cannot_read(in_c):
+def test_the_counter_skips_gradients_that_it_cannot_read(in_c):
     parameter = in_c.optimizer.param_groups[0]["params"][0]
     parameter.grad = torch.ones(3).to_sparse()
     assert in_c.before() == "begin"
@@ -159,7 +159,7 @@ def test_it_leaves_to_others_what_it_cannot_read(in_c):
     assert in_c.before() is None
 
 
-def test_nobody_sees_it_look(in_c):
+def test_no_mode_observes_the_check(in_c):
     class Mode(torch.overrides.TorchFunctionMode):
         seen = 0
 
@@ -172,7 +172,7 @@ def test_nobody_sees_it_look(in_c):
     assert Mode.seen == 0
 
 
-def test_a_parameter_of_a_subclass_does_not_see_it_look(in_c):
+def test_a_parameter_subclass_does_not_notice_the_check(in_c):
     class Seeing(nn.Parameter):
         seen = 0
 
@@ -188,7 +188,7 @@ def test_a_parameter_of_a_subclass_does_not_see_it_look(in_c):
     assert Seeing.seen == 0
 
 
-def test_what_is_odd_about_an_optimizer_is_no_error_of_the_trainings(in_c):
+def test_an_unusual_optimizer_does_not_raise_into_the_training(in_c):
     in_c.optimizer.param_groups[0]["params"] = (nn.Parameter(torch.ones(2)),)
     assert in_c.before() == "begin"
     in_c.optimizer.param_groups = None
@@ -196,7 +196,7 @@ def test_what_is_odd_about_an_optimizer_is_no_error_of_the_trainings(in_c):
 
 
 @needs_native
-def test_it_is_collected_with_what_it_refers_to():
+def test_the_counter_is_garbage_collected_with_its_references():
     class Owner:
         def begin(self, *_):
             pass
