@@ -23,7 +23,7 @@ from gradscope.intervene import (
     Ramp,
     Schedule,
     action_of,
-    check_action,
+    find_action,
     parse_ramp,
 )
 from gradscope.protocol import InterventionState
@@ -170,7 +170,7 @@ class Changes(ABC):
         to the layer's output (or input) in forward. What fails, returns another shape or dtype, or NaN
         where none came, is taken off at once and told of; that gradient stays as it was.
         """
-        action = check_action(function) if isinstance(function, str) else action_of(function)
+        action = find_action(function) if isinstance(function, str) else action_of(function)
         return self._intervene(action, layers, arguments or {}, how)
 
     def _intervene(
@@ -180,7 +180,7 @@ class Changes(ABC):
         arguments: Mapping[str, object],
         how: When,
     ) -> Intervention:
-        action = check_action(action) if isinstance(action, str) else action
+        action = find_action(action) if isinstance(action, str) else action
         wanted = check_wanted(
             self._modules(),
             action,

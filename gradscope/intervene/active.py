@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from gradscope.catalogue import Arguments, Value
 from gradscope.errors import UsageError
 from gradscope.functional.change import change_gradient, change_gradients_together
 from gradscope.functional.straight_through import bypassed
-from gradscope.intervene.actions import Action, Generator
-from gradscope.intervene.arguments import Arguments, Value
+from gradscope.intervene.actions import Action, GeneratorOf
 from gradscope.intervene.condition import Condition, parse_condition
 from gradscope.intervene.rng import InterventionRng
 from gradscope.intervene.schedule import acts_in, arguments_in
@@ -72,9 +72,9 @@ class ActiveIntervention:
         return True
 
     @property
-    def is_together(self) -> bool:
+    def is_joint(self) -> bool:
         """Whether it takes the gradients of a place as one."""
-        return self.action.is_together(self._moment.arguments)
+        return self.action.is_joint(self._moment.arguments)
 
     def over(self, tensors: Sequence[Tensor], layer: str, unit: Unit) -> list[Tensor]:
         """Return tensors of a layer to go on with, in forward."""
@@ -110,14 +110,14 @@ class ActiveIntervention:
         return changed
 
     def _over(self, tensors: Sequence[Tensor], layer: str, unit: Unit, now: _Moment) -> list[Tensor]:
-        if self.action.what == "value":
+        if self.action.spec.what == "value":
             return [self._valued(tensor, layer, now) for tensor in tensors]
-        if self.is_together and len(tensors) > 1:
+        if self.is_joint and len(tensors) > 1:
             return change_gradients_together(tensors, lambda dys: self._changed(dys, unit, now))
         return [change_gradient(x, lambda dy: self._changed([dy], unit, now)[0]) for x in tensors]
 
     def _valued(self, x: Tensor, layer: str, now: _Moment) -> Tensor:
-        changed = self.action.change(
+        changed = self.action.transform(
             x, now.arguments, lambda device: self._draws.of_call(layer, device)
         )
         if now.condition is None:
@@ -137,10 +137,10 @@ class ActiveIntervention:
             return list(gradients)
 
     def _true(
-        self, gradients: Sequence[Tensor], scale: Tensor | None, now: _Moment, draw: Generator
+        self, gradients: Sequence[Tensor], scale: Tensor | None, now: _Moment, draw: GeneratorOf
     ) -> list[Tensor]:
         """Change gradients as they are without the loss scale, in float32 or wider."""
-        if scale is None or (self.action.is_linear and now.condition is None):
+        if scale is None or (self.action.spec.is_linear and now.condition is None):
             return self._conditional(gradients, now, draw)
         scales = [scale.to(g.device) for g in gradients]
         true = [
@@ -153,7 +153,9 @@ class ActiveIntervention:
             for g, old, new, s in zip(gradients, true, changed, scales, strict=True)
         ]
 
-    def _conditional(self, gradients: Sequence[Tensor], now: _Moment, draw: Generator) -> list[Tensor]:
+    def _conditional(
+        self, gradients: Sequence[Tensor], now: _Moment, draw: GeneratorOf
+    ) -> list[Tensor]:
         changed = self._made(gradients, now.arguments, draw)
         if now.condition is None:
             return changed
@@ -162,11 +164,13 @@ class ActiveIntervention:
             torch.where(holds.to(g.device), new, g) for g, new in zip(gradients, changed, strict=True)
         ]
 
-    def _made(self, gradients: Sequence[Tensor], arguments: Arguments, draw: Generator) -> list[Tensor]:
-        together = self.action.together
-        if together is not None and self.is_together:
-            return together(gradients, arguments)
-        return [self.action.change(g, arguments, draw) for g in gradients]
+    def _made(
+        self, gradients: Sequence[Tensor], arguments: Arguments, draw: GeneratorOf
+    ) -> list[Tensor]:
+        jointly = self.action.transform_jointly
+        if jointly is not None and self.is_joint:
+            return jointly(gradients, arguments)
+        return [self.action.transform(g, arguments, draw) for g in gradients]
 
     def fail(self, reason: str) -> None:
         """Act no more, for a reason."""

@@ -14,13 +14,13 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 from torch.autograd import Function
 
+from gradscope.catalogue import SITES, Argument, InterventionSpec, Value
 from gradscope.errors import UsageError
 from gradscope.functional.change import check_changed
 from gradscope.hooks import is_transforming
-from gradscope.intervene.actions import ACTIONS, SITES, Action
-from gradscope.intervene.arguments import Argument, Value
+from gradscope.intervene.actions import ACTIONS, Action
 
-__all__ = ["OwnFunction", "action_of", "all_actions", "check_action", "register_action"]
+__all__ = ["OwnFunction", "action_of", "all_actions", "find_action", "register_action"]
 
 OwnFunction: TypeAlias = Callable[..., Tensor] | type[Function]
 """A function of a gradient, which returns a tensor like it, or a subclass of torch.autograd.Function,
@@ -38,11 +38,11 @@ def all_actions() -> tuple[Action, ...]:
     return (*ACTIONS.values(), *_registered.values())
 
 
-def check_action(name: str) -> Action:
+def find_action(name: str) -> Action:
     """Return the action of a name. Raises UsageError with the names that there are."""
     action = ACTIONS.get(name) or _registered.get(name)
     if action is None:
-        known = ", ".join(action.name for action in all_actions())
+        known = ", ".join(action.spec.name for action in all_actions())
         raise UsageError(f"no intervention {name!r}; there are: {known}")
     return action
 
@@ -92,15 +92,16 @@ def action_of(
         )
     name = name or getattr(function, "__name__", type(function).__name__).strip("<>").lower()
     arguments = () if is_forward else _arguments_of(function, ranges or {})
-    return Action(
-        name=name,
-        help=(inspect.getdoc(function) or f"the script's own {name}").partition("\n")[0],
-        arguments=arguments,
-        change=_applied(function) if isinstance(function, type) else _called(function, arguments),
+    spec = InterventionSpec(
+        name,
+        (inspect.getdoc(function) or f"the script's own {name}").partition("\n")[0],
+        arguments,
         what="value" if is_forward else "gradient",
         sites=chosen,
-        is_own=True,
+        needs_whole=True,
     )
+    transform = _applied(function) if isinstance(function, type) else _called(function, arguments)
+    return Action(spec, transform, is_own=True)
 
 
 def _called(function: Callable[..., Tensor], arguments: Sequence[Argument]) -> Callable[..., Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gradscope.intervene.arguments import Value
+from gradscope.catalogue import Value
 from gradscope.protocol import Schedule, schedule_in_words
 
 __all__ = ["describe"]

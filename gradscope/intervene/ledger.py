@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from gradscope.catalogue import Value
 from gradscope.intervene.actions import Action
 from gradscope.intervene.active import ActiveIntervention
-from gradscope.intervene.arguments import Value
 from gradscope.intervene.audit_log import AuditLog, What
 from gradscope.intervene.describe import describe
 from gradscope.intervene.schedule import is_over
@@ -66,7 +66,7 @@ class InterventionRequest:
 
     def __str__(self) -> str:
         """Say in a line what it does to which layers, and when."""
-        return describe(self.action.name, self.arguments, self.layers, self.site, self.schedule)
+        return describe(self.action.spec.name, self.arguments, self.layers, self.site, self.schedule)
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ class Ledger:
         `done(entry, step)` is called when it is in force, from the thread that settles. `label` makes
         the id where it must be the same in several processes; a number of our own where there is none.
         """
-        id = f"{wanted.action.name}-{label or next(self._numbers)}"
+        id = f"{wanted.action.spec.name}-{label or next(self._numbers)}"
         applied = ActiveIntervention(
             wanted.action,
             wanted.arguments,

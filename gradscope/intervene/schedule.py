@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from gradscope.catalogue import Argument, Arguments, Value
 from gradscope.errors import UsageError
-from gradscope.intervene.arguments import Argument, Arguments, Value
 from gradscope.intervene.condition import parse_condition
 from gradscope.protocol import Ramp, Schedule
 

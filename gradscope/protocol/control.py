@@ -1,9 +1,8 @@
 """Messages that change a run: commands, their answers, and what is in force."""
 
-from typing import Literal
-
 import msgspec
 
+from gradscope.catalogue import CommandName
 from gradscope.protocol.fields import TaggedMessage, Whole
 from gradscope.protocol.pause import BreakpointState, PauseState
 from gradscope.protocol.schedules import Schedule
@@ -59,20 +58,7 @@ class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
     id: bytes
     run: str
     peer: str
-    action: Literal[
-        "install",
-        "remove",
-        "remove_all",
-        "pause",
-        "resume",
-        "step_once",
-        "break",
-        "unbreak",
-        "capture",
-        "undo",
-        "measure",
-        "focus",
-    ]
+    action: CommandName
     intervention: str = ""
     arguments: dict[str, float] = msgspec.field(default_factory=dict)
     layers: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ import pytest
 import gradscope
 
 VIEWER_ROOMS = (
-    *("client", "columns", "errors", "hub", "names", "paths"),
+    *("catalogue", "client", "columns", "errors", "hub", "names", "paths"),
     *("protocol", "recording", "rules", "transport"),
 )
 TORCH_ROOMS = ("doctor", "functional", "hooks", "intervene", "nn", "observe", "resources")

@@ -2,8 +2,9 @@ import math
 
 import pytest
 
+from gradscope.catalogue import INTERVENTIONS, check_arguments, check_site
 from gradscope.errors import UsageError
-from gradscope.intervene import ACTIONS, check_action, check_arguments, check_site
+from gradscope.intervene import find_action
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from gradscope.intervene import ACTIONS, check_action, check_arguments, check_si
     ],
 )
 def test_arguments_are_completed_as_floats(action, given, expected):
-    assert check_arguments(action, ACTIONS[action].arguments, given) == expected
+    assert check_arguments(action, INTERVENTIONS[action].arguments, given) == expected
 
 
 @pytest.mark.parametrize(
@@ -45,23 +46,28 @@ def test_arguments_are_completed_as_floats(action, given, expected):
 )
 def test_a_bad_argument_is_refused_in_words(action, given, words):
     with pytest.raises(UsageError, match=words):
-        check_arguments(action, ACTIONS[action].arguments, given)
+        check_arguments(action, INTERVENTIONS[action].arguments, given)
 
 
 def test_an_unknown_action_is_answered_with_those_there_are():
     with pytest.raises(UsageError, match="no intervention 'flip'; there are: reverse, scale"):
-        check_action("flip")
+        find_action("flip")
 
 
 @pytest.mark.parametrize(
     ("action", "site", "arguments", "words"),
     [
         ("scale", "weights", {}, "no site 'weights'; there are: output, input, params"),
-        ("zero_activation", "params", {}, "does not act at 'params', only at output, input"),
-        ("straight_through", "input", {}, "does not act at 'input', only at output"),
-        ("clip", "output", {"per": "all"}, "acts at 'params' only: .* never exist at one moment"),
+        ("zero_activation", "params", {}, "cannot be used with site='params', only with output, input"),
+        ("straight_through", "input", {}, "cannot be used with site='input', only with output"),
+        (
+            "clip",
+            "output",
+            {"per": "all"},
+            "can be used with site='params' only: .* never exist at one moment",
+        ),
     ],
 )
 def test_a_site_that_is_not_there_is_refused_with_the_reason(action, site, arguments, words):
     with pytest.raises(UsageError, match=words):
-        check_site(ACTIONS[action], site, arguments)
+        check_site(INTERVENTIONS[action], site, arguments)

@@ -48,7 +48,7 @@ def test_the_ramp_of_domain_adversarial_training_is_the_papers_formula():
     ],
 )
 def test_a_ramp_is_read_from_text(kind, text, ramp):
-    found = check_schedule(Schedule(ramp=parse_ramp(text)), "scale", ACTIONS[kind].arguments)
+    found = check_schedule(Schedule(ramp=parse_ramp(text)), "scale", ACTIONS[kind].spec.arguments)
     assert found.ramp == ramp
 
 
@@ -75,12 +75,14 @@ def test_any_other_text_is_refused(text):
 )
 def test_a_schedule_that_cannot_be_is_refused(schedule, words):
     with pytest.raises(UsageError, match=words):
-        check_schedule(schedule, "reverse", REVERSE.arguments)
+        check_schedule(schedule, "reverse", REVERSE.spec.arguments)
 
 
 def test_a_ramp_keeps_within_the_arguments_range():
     with pytest.raises(UsageError, match="max_norm must be a number of at least 0, got -1"):
-        check_schedule(Schedule(ramp=Ramp("max_norm", -1, 1, 3)), "clip", ACTIONS["clip"].arguments)
+        check_schedule(
+            Schedule(ramp=Ramp("max_norm", -1, 1, 3)), "clip", ACTIONS["clip"].spec.arguments
+        )
 
 
 def test_what_does_not_look_at_the_gradient_takes_no_condition():

@@ -7,8 +7,8 @@ and the training goes on when the lease ends.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Literal
 
+from gradscope.catalogue import CommandName
 from gradscope.errors import GradscopeError
 from gradscope.protocol import Ack, PauseState
 from gradscope_tui.source import Source
@@ -24,8 +24,6 @@ _DONE = {
     "undo": "back to the state of before the first intervention, from step {} on",
 }
 
-Wish = Literal["pause", "resume", "step_once", "undo", "measure"]
-
 
 class PauseLease:
     """What this viewer asked for. `tell(text, is_done)` says what came of it, from any thread."""
@@ -35,7 +33,7 @@ class PauseLease:
         self._is_held = False
         self._renewed_s = 0.0
 
-    def ask(self, source: Source | None, wish: Wish) -> None:
+    def ask(self, source: Source | None, wish: CommandName) -> None:
         """Ask for a pause, its end, one step, the way back, or a measured step."""
         self._is_held = wish in ("pause", "step_once") or (
             self._is_held and wish in ("undo", "measure")
@@ -51,7 +49,7 @@ class PauseLease:
             self._renewed_s = time.monotonic()
             self._send(source, "pause", is_told=False)
 
-    def _send(self, source: Source | None, wish: Wish, *, is_told: bool) -> None:
+    def _send(self, source: Source | None, wish: CommandName, *, is_told: bool) -> None:
         if source is None:
             self._tell(f"{wish}: there is no link to the training process", False)
             return
@@ -63,7 +61,7 @@ class PauseLease:
             return
         future.add_done_callback(lambda done: self._settle(wish, done, is_told=is_told))
 
-    def _settle(self, wish: Wish, done: "Future[Ack]", *, is_told: bool) -> None:
+    def _settle(self, wish: CommandName, done: "Future[Ack]", *, is_told: bool) -> None:
         error = done.exception()
         if error is not None:
             self._is_held = False

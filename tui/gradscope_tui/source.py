@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Literal, Protocol, TypeAlias
 
+from gradscope.catalogue import CommandName
 from gradscope.protocol import Ack, Message, Schedule
 
 __all__ = ["Connect", "Link", "Source", "connect_client"]
@@ -40,17 +41,7 @@ class Source(Protocol):
 
     def submit(
         self,
-        action: Literal[
-            "install",
-            "remove",
-            "remove_all",
-            "pause",
-            "resume",
-            "step_once",
-            "undo",
-            "measure",
-            "focus",
-        ],
+        action: CommandName,
         *,
         intervention: str = "",
         arguments: Mapping[str, float | str] | None = None,

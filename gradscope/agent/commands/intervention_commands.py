@@ -8,6 +8,7 @@ from torch import nn
 
 from gradscope.agent.commands.queue import Prepared, QueuedCommand
 from gradscope.agent.interventions.apply_parameters import parameters_below
+from gradscope.catalogue import check_arguments, check_site
 from gradscope.errors import UsageError
 from gradscope.intervene import (
     Action,
@@ -15,10 +16,8 @@ from gradscope.intervene import (
     InterventionRequest,
     Ledger,
     Schedule,
-    check_action,
-    check_arguments,
     check_schedule,
-    check_site,
+    find_action,
 )
 from gradscope.names import match_names
 from gradscope.protocol import Command
@@ -41,15 +40,13 @@ def check_wanted(
     origin: str = "",
 ) -> InterventionRequest:
     """Check everything at the door. Raises UsageError for what cannot be; changes nothing."""
-    action = check_action(intervention) if isinstance(intervention, str) else intervention
-    checked = check_arguments(action.name, action.arguments, arguments)
+    action = find_action(intervention) if isinstance(intervention, str) else intervention
+    spec = action.spec
+    checked = check_arguments(spec.name, spec.arguments, arguments)
     chosen = tuple(match_names(layers, list(modules)))
-    check_site(action, site, checked)
+    check_site(spec, site, checked)
     plan = check_schedule(
-        schedule or Schedule(),
-        action.name,
-        action.arguments,
-        may_have_condition=action.what != "passage",
+        schedule or Schedule(), spec.name, spec.arguments, may_have_condition=spec.what != "passage"
     )
     wanted = InterventionRequest(action, checked, chosen, site, set_by, end, plan, origin)
     _check_layers(wanted, modules)
@@ -58,7 +55,7 @@ def check_wanted(
 
 def _check_layers(wanted: InterventionRequest, modules: Modules) -> None:
     """Refuse what these layers have not got."""
-    name = wanted.action.name
+    name = wanted.action.spec.name
     if wanted.site == "params":
         below = parameters_below(modules, wanted.layers)
         parameters = [p for own in below.values() for p in own]
@@ -69,7 +66,7 @@ def _check_layers(wanted: InterventionRequest, modules: Modules) -> None:
             )
         if any(hasattr(p, "to_local") for p in parameters):
             _check_sharded(wanted, parameters)
-    if wanted.site == "input" or wanted.action.what == "passage":
+    if wanted.site == "input" or wanted.action.spec.what == "passage":
         writing = [layer for layer in wanted.layers if _writes_in_place(modules[layer])]
         if writing:
             raise UsageError(
@@ -88,16 +85,16 @@ def _writes_in_place(module: nn.Module) -> bool:
 
 def _check_sharded(wanted: InterventionRequest, parameters: list[nn.Parameter]) -> None:
     """Refuse what needs a whole gradient where each rank holds a part of it."""
-    name = wanted.action.name
-    needs_whole = name == "clip" or wanted.schedule.condition or wanted.arguments.get("relative")
-    if needs_whole or wanted.action.is_own:
+    name = wanted.action.spec.name
+    spec = wanted.action.spec
+    if spec.needs_whole or wanted.schedule.condition or wanted.arguments.get("relative"):
         raise UsageError(
             f"{name} at 'params' looks at a whole gradient, and of a sharded parameter each rank holds "
             "a part; scale, clamp and reverse can be done there, and a norm is clipped by "
             "torch.nn.utils.clip_grad_norm_ in the script"
         )
     placements = [place for p in parameters for place in getattr(p, "placements", ())]
-    if name == "noise" and any(place.is_replicate() for place in placements):
+    if spec.is_random and any(place.is_replicate() for place in placements):
         raise UsageError(
             "noise at 'params' would let the replicas of a sharded parameter part: it is not the same "
             "on all ranks; add it at 'output'"

@@ -123,13 +123,13 @@ class ForwardInterventions:
         """Return a structure whose tensors have what acts on them: values first, gradients after."""
         try:
             for applied in chain:
-                if applied.action.what == "value":
+                if applied.action.spec.what == "value":
                     structure = self._over(slot, structure, applied, needs_gradient=False)
-                elif applied.action.what == "passage" and call is not None:
+                elif applied.action.spec.what == "passage" and call is not None:
                     structure = _passed(applied, call, structure)
             if torch.is_grad_enabled():
                 for applied in reversed(chain):
-                    if applied.action.what == "gradient":
+                    if applied.action.spec.what == "gradient":
                         structure = self._over(slot, structure, applied, needs_gradient=True)
                 see([tensor for _, tensor in find_tensors(structure) if tensor.requires_grad])
         except Exception as error:  # noqa: BLE001 - ours must not become the training's

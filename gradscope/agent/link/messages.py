@@ -8,8 +8,9 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from gradscope.agent.observation.measurement import FinishedStep
+from gradscope.catalogue import Argument
 from gradscope.hooks import LayerInfo
-from gradscope.intervene import Action, Argument, LedgerEntry, all_actions
+from gradscope.intervene import Action, LedgerEntry, all_actions
 from gradscope.observe import device_pass_name, native_module, pass_name
 from gradscope.protocol import (
     ActionInfo,
@@ -128,7 +129,7 @@ def state_of(entry: LedgerEntry) -> InterventionState:
     wanted = entry.wanted
     return InterventionState(
         id=entry.id,
-        action=wanted.action.name,
+        action=wanted.action.spec.name,
         arguments={n: float(v) for n, v in wanted.arguments.items() if not isinstance(v, str)},
         layers=wanted.layers,
         site=wanted.site,
@@ -141,10 +142,9 @@ def state_of(entry: LedgerEntry) -> InterventionState:
 
 
 def _action_info(action: Action) -> ActionInfo:
-    arguments = tuple(_argument_info(argument) for argument in action.arguments)
-    return ActionInfo(
-        action.name, action.help, action.what, action.sites, arguments, is_own=action.is_own
-    )
+    spec = action.spec
+    arguments = tuple(_argument_info(argument) for argument in spec.arguments)
+    return ActionInfo(spec.name, spec.help, spec.what, spec.sites, arguments, is_own=action.is_own)
 
 
 def _argument_info(argument: Argument) -> ArgumentInfo:

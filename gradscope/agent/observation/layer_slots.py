@@ -47,7 +47,7 @@ class Slot:
     @property
     def needs_input(self) -> bool:
         """Whether what it is given matters: it is changed, or the gradient is to pass by the layer."""
-        return bool(self.input_chain) or any(a.action.what == "passage" for a in self.chain)
+        return bool(self.input_chain) or any(a.action.spec.what == "passage" for a in self.chain)
 
 
 class LayerSlots:

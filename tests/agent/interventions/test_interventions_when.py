@@ -178,13 +178,13 @@ def noisy_sign(
 
 def test_a_registered_function_takes_typed_parameters_from_its_signature(scope, model, control):
     action = register_action("noisy_sign", noisy_sign, ranges={"gain": (0.0, 10.0)})
-    assert [(a.name, a.kind, a.default) for a in action.arguments] == [
+    assert [(a.name, a.kind, a.default) for a in action.spec.arguments] == [
         ("gain", "number", 2.0),
         ("times", "whole", 1.0),
         ("is_off", "yes", False),
         ("kind", "choice", "sign"),
     ]
-    assert action.help == "The sign of the gradient, amplified."
+    assert action.spec.help == "The sign of the gradient, amplified."
     with scope.intervene("2", "noisy_sign", arguments={"gain": 5, "times": 3, "kind": "same"}):
         torch.testing.assert_close(gradients(model)[UP], control[UP] * 15)
     for bad in ({"gain": 11}, {"times": 1.5}, {"is_off": "no"}, {"kind": "cube"}, {"loud": 1}):
@@ -239,7 +239,7 @@ def test_a_function_that_fails_is_taken_off_and_that_gradient_stays(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with gradscope.attach(model, optimizer, hub=None, quiet=True) as scope:
         if function is ForwardNaN and site == "params":
-            with pytest.raises(UsageError, match="does not act at 'params'"):
+            with pytest.raises(UsageError, match="cannot be used with site='params'"):
                 scope.intervene("2", function, site=site)
             return
         intervention = scope.intervene("2", function, site=site)

@@ -1,4 +1,4 @@
-"""The arguments that an action takes: types, ranges and defaults, and what is refused at the door."""
+"""The arguments of interventions: their types, ranges and defaults, and the check of given values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,30 @@ from typing import Literal, TypeAlias
 
 from gradscope.errors import UsageError
 
-__all__ = ["Argument", "Arguments", "Value", "check_arguments"]
+__all__ = ["Argument", "Arguments", "Suggestion", "Value", "check_arguments"]
 
 Value: TypeAlias = float | bool | str
 Arguments: TypeAlias = Mapping[str, Value]
 
 
 @dataclass(frozen=True, slots=True)
-class Argument:
-    """One argument; it must be given where it has no default.
+class Suggestion:
+    """A first value for a form: `factor` times the largest `statistic` of the chosen layers.
 
-    A `number` or `whole` number has a range, a `choice` its options; `yes` is True or False. Whole
-    numbers are kept as floats, which is how they travel.
+    `otherwise` is the value if that statistic is not known, or if there is no `statistic`.
+    """
+
+    otherwise: float
+    statistic: str = ""
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument; it must be given if it has no default.
+
+    A `number` or `whole` number has a range, a `choice` has options; `yes` is True or False. Whole
+    numbers are kept as floats, as in a message.
     """
 
     name: str
@@ -27,12 +39,12 @@ class Argument:
     default: Value | None = None
     lowest: float = -math.inf
     highest: float = math.inf
-    is_lowest_allowed: bool = True
     may_be_infinite: bool = False
     options: tuple[str, ...] = ()
+    suggestion: Suggestion = Suggestion(1.0)
 
     def check(self, action: str, value: object) -> Value:
-        """Return the value. Raises UsageError where it is of another type or out of range."""
+        """Return the value. Raises UsageError if it has another type or is out of range."""
         if self.kind == "choice":
             if value not in self.options:
                 known = ", ".join(self.options)
@@ -48,21 +60,19 @@ class Argument:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{action}: {self.name} must be a number, got {value!r}")
         number = float(value)
-        is_low = number < self.lowest or (number == self.lowest and not self.is_lowest_allowed)
-        is_out = is_low or number > self.highest or (math.isinf(number) and not self.may_be_infinite)
-        if math.isnan(number) or is_out or (self.kind == "whole" and not number.is_integer()):
+        is_out = not self.lowest <= number <= self.highest  # also true for NaN
+        is_out |= math.isinf(number) and not self.may_be_infinite
+        if is_out or (self.kind == "whole" and not number.is_integer()):
             raise UsageError(f"{action}: {self.name} must be {self.range_in_words}, got {value!r}")
         return number
 
     @property
     def range_in_words(self) -> str:
-        """What numbers it takes."""
+        """The numbers that are allowed, as "a finite number of at least 0"."""
         kind = "a whole number" if self.kind == "whole" else "a finite number"
         words = [kind if not self.may_be_infinite else "a number"]
         if self.lowest > -math.inf:
-            words.append(
-                f"{'of at least' if self.is_lowest_allowed else 'greater than'} {self.lowest:g}"
-            )
+            words.append(f"of at least {self.lowest:g}")
         if self.highest < math.inf:
             words.append(f"{'and' if len(words) > 1 else 'of'} at most {self.highest:g}")
         return " ".join(words)
@@ -71,9 +81,9 @@ class Argument:
 def check_arguments(
     action: str, arguments: Sequence[Argument], given: Mapping[str, object]
 ) -> dict[str, Value]:
-    """Return all arguments of an action, defaults filled in.
+    """Return the value of each argument, with defaults for those that are not given.
 
-    Raises UsageError for one that is missing, unknown, of another type, or out of range.
+    Raises UsageError if one is missing, unknown, of another type, or out of range.
     """
     known = {argument.name for argument in arguments}
     unknown = sorted(set(given) - known)

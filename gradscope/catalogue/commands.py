@@ -1,0 +1,20 @@
+"""The commands that a viewer can send to a run. The message `Command` says what each one needs."""
+
+from typing import Literal, TypeAlias
+
+__all__ = ["CommandName"]
+
+CommandName: TypeAlias = Literal[
+    "install",
+    "remove",
+    "remove_all",
+    "pause",
+    "resume",
+    "step_once",
+    "break",
+    "unbreak",
+    "capture",
+    "undo",
+    "measure",
+    "focus",
+]
