@@ -10,7 +10,7 @@ nor a user interface.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from gradscope._version import __version__
 
 _HOME = {
     "Ack": "gradscope.protocol",

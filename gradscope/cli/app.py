@@ -3,7 +3,6 @@
 What a command does stands in a file of its own, which is loaded when it runs.
 """
 
-import importlib
 import io
 import sys
 from typing import Annotated, Any, TypeAlias
@@ -11,6 +10,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from typer.core import TyperGroup
 
+from gradscope._version import __version__
 from gradscope.cli import control_commands, exit_codes, intervention_commands
 from gradscope.errors import GradscopeError, UsageError
 
@@ -79,8 +79,7 @@ def gradscope(
     Without a command: opens the only live run, or a list to choose from.
     """
     if is_version:
-        # At run time: no room imports the façade.
-        typer.echo(importlib.import_module("gradscope").__version__)
+        typer.echo(__version__)
     elif context.invoked_subcommand is None:
         _watch(None)
 

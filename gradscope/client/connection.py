@@ -6,12 +6,13 @@ import time
 import uuid
 from typing import Literal
 
+from gradscope._version import __version__
 from gradscope.client.client import Client
 from gradscope.client.run_selection import live_runs, require_run
 from gradscope.errors import IncompatibleError, LinkError, NothingToConnectError
 from gradscope.paths import ensure_private_dir
 from gradscope.protocol import Hello
-from gradscope.transport import HubAddress, hub_address, hub_listens, installed_version
+from gradscope.transport import HubAddress, hub_address, hub_listens
 
 __all__ = ["connect"]
 
@@ -43,7 +44,7 @@ def connect(
     hello = Hello(
         role="viewer",
         peer=uuid.uuid4().hex,
-        version=installed_version(),
+        version=__version__,
         want=want,
         pid=os.getpid(),
         host=host,

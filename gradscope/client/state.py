@@ -18,13 +18,16 @@ from gradscope.protocol import (
     Runs,
     Step,
     Times,
+    unpack_layers,
 )
+from gradscope.protocol.bodies import unpack_block, unpack_memory, unpack_times
 
 __all__ = ["RunState"]
 
 _REVISIONS = 4
 
 Value = TypeVar("Value")
+Reading = TypeVar("Reading", Memory, Times)
 
 Gathered: TypeAlias = dict[int, Step]
 """One step of a run: what each rank told of it."""
@@ -110,10 +113,10 @@ class RunState:
         None, and counted, where one does not fit a manifest known here.
         """
         steps = list(gathered.values())
-        parts = [(names, step.block) for step in steps if (names := self._names_of(step)) is not None]
+        parts = [(names, step) for step in steps if (names := self._names_of(step)) is not None]
         try:
             if len(parts) == len(steps):
-                table = self._merged(steps, [(names, block()) for names, block in parts])
+                table = self._merged(steps, [(names, unpack_block(step)) for names, step in parts])
                 if is_of_all:
                     table.missing = tuple(r for r in self._expected() if r not in table.ranks)
                 return table
@@ -166,20 +169,24 @@ class RunState:
 
     def memory(self, rank: int) -> MemoryTable | None:
         """Return the newest reading of a rank's memory; None where there is none that fits."""
-        message = self._memory.get(rank)
-        return None if message is None else self._read(message, message.table)
+        return self._read(self._memory.get(rank), unpack_memory)
 
     def times(self, rank: int) -> TimesTable | None:
         """Return the newest reading of a rank's times; None where there is none that fits."""
-        message = self._times.get(rank)
-        return None if message is None else self._read(message, message.table)
+        return self._read(self._times.get(rank), unpack_times)
 
-    def _read(self, message: Memory | Times, table: Callable[[tuple[str, ...]], Value]) -> Value | None:
+    def _read(
+        self,
+        message: Reading | None,
+        unpack: Callable[[Reading, tuple[str, ...]], Value],
+    ) -> Value | None:
+        if message is None:
+            return None
         manifests = self._manifests.get(message.rank)
         manifest = manifests.get(message.manifest_revision) if manifests else None
         try:
             if manifest is not None:
-                return table(self._layer_names(manifest))
+                return unpack(message, self._layer_names(manifest))
         except (ProtocolError, UsageError):
             pass  # an agent's mistake, or another version's columns: of no use here
         self.unreadable += 1
@@ -188,7 +195,7 @@ class RunState:
     def _layer_names(self, manifest: Manifest) -> tuple[str, ...]:
         key = (manifest.rank, manifest.revision)
         if key not in self._names:
-            self._names[key] = tuple(layer.name for layer in manifest.layers())
+            self._names[key] = tuple(layer.name for layer in unpack_layers(manifest))
         return self._names[key]
 
     def newest_step(self, rank: int) -> Gathered | None:

@@ -12,6 +12,7 @@ from typing import Self
 
 import zmq
 
+from gradscope._version import __version__
 from gradscope.hub.agent_handler import AgentHandler
 from gradscope.hub.peers import Identity, Peers
 from gradscope.hub.recorders import RecorderFactory, Recorders
@@ -23,7 +24,6 @@ from gradscope.protocol import Bye, Event, Heartbeat, encode
 from gradscope.transport import HubAddress
 from gradscope.transport.lock import PathLock
 from gradscope.transport.options import HEARTBEAT_S
-from gradscope.transport.version import installed_version
 from gradscope.transport.waker import Waker
 
 __all__ = ["Hub"]
@@ -53,7 +53,7 @@ class Hub:
         self._lock = lock
         self._idle_s = idle_s
         self._counts: Counter[str] = Counter()
-        self._identity = Identity(uuid.uuid4().hex, installed_version(), os.getpid())
+        self._identity = Identity(uuid.uuid4().hex, __version__, os.getpid())
         self._runs = RunTable()
         self._recorders = Recorders(recorder)
         self._waker = Waker()

@@ -1,13 +1,7 @@
-"""The link's messages, their bytes and their limits: pure data, no sockets.
-
-Bodies need NumPy, which takes longer to load than all the rest: the hub, which never looks into a body,
-starts in half the time because `pack_block` and `pack_layers` load it when they are first used.
-"""
-
-import importlib
-from typing import TYPE_CHECKING, Any
+"""The messages of the link, their bytes and their limits. No sockets, and no NumPy: that is in `bodies`."""
 
 from gradscope.protocol.codec import WITH_BODY, decode, encode
+from gradscope.protocol.layers import pack_layers, unpack_layers
 from gradscope.protocol.limits import (
     BODY_LIMIT_BYTES,
     HEAD_LIMIT_BYTES,
@@ -81,7 +75,6 @@ __all__ = [
     "Manifest",
     "Memory",
     "Message",
-    "PackBins",
     "Parameter",
     "PauseState",
     "Ramp",
@@ -98,31 +91,8 @@ __all__ = [
     "Who",
     "decode",
     "encode",
-    "pack_block",
     "pack_layers",
-    "pack_memory",
-    "pack_times",
     "parse_ramp",
     "schedule_in_words",
+    "unpack_layers",
 ]
-
-if TYPE_CHECKING:
-    from gradscope.protocol.bodies import pack_block, pack_layers
-    from gradscope.protocol.histograms import PackBins
-    from gradscope.protocol.resource_bodies import pack_memory, pack_times
-
-_LOADED_LATE = {
-    "PackBins": "histograms",
-    "pack_block": "bodies",
-    "pack_layers": "bodies",
-    "pack_memory": "resource_bodies",
-    "pack_times": "resource_bodies",
-}
-
-
-def __getattr__(name: str) -> Any:  # Any: the type is in the block above
-    if name not in _LOADED_LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"gradscope.protocol.{_LOADED_LATE[name]}"), name)
-    globals()[name] = value
-    return value

@@ -4,14 +4,15 @@ import msgspec
 
 from gradscope.catalogue import CommandName
 from gradscope.protocol.fields import TaggedMessage, Whole
-from gradscope.protocol.pause import BreakpointState, PauseState
 from gradscope.protocol.schedules import Schedule
 
 __all__ = [
     "Ack",
+    "BreakpointState",
     "Command",
     "InterventionState",
     "Interventions",
+    "PauseState",
 ]
 
 
@@ -28,6 +29,24 @@ class InterventionState(msgspec.Struct, frozen=True):
     end: str = ""
     choices: dict[str, str] = msgspec.field(default_factory=dict)
     schedule: Schedule | None = None
+
+
+class PauseState(msgspec.Struct, frozen=True):
+    """The training stands before `step`, and goes on by itself when the lease ends."""
+
+    step: Whole
+    left_s: float
+    set_by: str
+    reason: str = ""
+
+
+class BreakpointState(msgspec.Struct, frozen=True):
+    """A condition at which the training pauses. `hits` counts how often it did."""
+
+    id: str
+    condition: str
+    set_by: str
+    hits: Whole = 0
 
 
 class Interventions(TaggedMessage, frozen=True, kw_only=True, tag="interventions"):

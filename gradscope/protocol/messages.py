@@ -6,10 +6,14 @@ field is ignored. Anything else is another PROTOCOL_VERSION.
 
 from typing import TypeAlias
 
-from gradscope.protocol.actions import ActionInfo, ArgumentInfo
-from gradscope.protocol.alerts import AlertInfo
-from gradscope.protocol.captures import Captured
-from gradscope.protocol.control import Ack, Command, Interventions, InterventionState
+from gradscope.protocol.control import (
+    Ack,
+    BreakpointState,
+    Command,
+    Interventions,
+    InterventionState,
+    PauseState,
+)
 from gradscope.protocol.links import (
     Backfill,
     Bye,
@@ -24,10 +28,21 @@ from gradscope.protocol.links import (
     Welcome,
     Who,
 )
-from gradscope.protocol.pause import BreakpointState, PauseState
-from gradscope.protocol.resources import Memory, Times
 from gradscope.protocol.schedules import Ramp, Schedule, parse_ramp, schedule_in_words
-from gradscope.protocol.stream import Event, Layer, Manifest, Parameter, Scalars, Step
+from gradscope.protocol.stream import (
+    ActionInfo,
+    AlertInfo,
+    ArgumentInfo,
+    Captured,
+    Event,
+    Layer,
+    Manifest,
+    Memory,
+    Parameter,
+    Scalars,
+    Step,
+    Times,
+)
 
 __all__ = [
     "Ack",

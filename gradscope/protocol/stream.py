@@ -1,17 +1,46 @@
-"""What a run tells of itself: its layers, its steps, its numbers and events."""
+"""Messages from a run to its viewers: layers, steps, memory, times, scalars, events, captured tensors."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
-from gradscope.protocol.actions import ActionInfo
-from gradscope.protocol.alerts import AlertInfo
 from gradscope.protocol.fields import TaggedMessage, Whole
 
-if TYPE_CHECKING:
-    from gradscope.columns import Block
+__all__ = [
+    "ActionInfo",
+    "AlertInfo",
+    "ArgumentInfo",
+    "Captured",
+    "Event",
+    "Layer",
+    "Manifest",
+    "Memory",
+    "Parameter",
+    "Scalars",
+    "Step",
+    "Times",
+]
 
-__all__ = ["Event", "Layer", "Manifest", "Parameter", "Scalars", "Step"]
+
+class Manifest(TaggedMessage, frozen=True, kw_only=True, tag="manifest"):
+    """The layers of a run's model, in `named_modules()` order, and what can be done to them.
+
+    The body holds the layers.
+    """
+
+    run: str
+    rank: Whole
+    revision: Whole
+    model: str
+    device: str = ""
+    measured_by: str = ""
+    layer_count: Whole = 0
+    actions: tuple["ActionInfo", ...] = ()
+    body: bytes = b""
+
+    def with_actions(self, actions: "tuple[ActionInfo, ...]") -> "Manifest":
+        """Return the same with other interventions."""
+        return msgspec.structs.replace(self, actions=actions)
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -32,31 +61,31 @@ class Layer(msgspec.Struct, frozen=True):
     is_watched: bool = True
 
 
-class Manifest(TaggedMessage, frozen=True, kw_only=True, tag="manifest"):
-    """The layers of a run's model, in `named_modules()` order, and what can be done to them.
+class ActionInfo(msgspec.Struct, frozen=True):
+    """One intervention that can be installed. `is_own`: the training script has brought it."""
 
-    The body holds the layers.
+    name: str
+    help: str = ""
+    what: Literal["gradient", "value", "passage"] = "gradient"
+    sites: tuple[str, ...] = ()
+    arguments: tuple["ArgumentInfo", ...] = ()
+    is_own: bool = False
+
+
+class ArgumentInfo(msgspec.Struct, frozen=True):
+    """One argument: a number between two limits, a whole one, yes (1) or no (0), or one of `options`.
+
+    It must be given where it has no default; `chosen` is that of a choice.
     """
 
-    run: str
-    rank: Whole
-    revision: Whole
-    model: str
-    device: str = ""
-    measured_by: str = ""
-    layer_count: Whole = 0
-    actions: tuple[ActionInfo, ...] = ()
-    body: bytes = b""
-
-    def with_actions(self, actions: tuple[ActionInfo, ...]) -> "Manifest":
-        """Return the same with other interventions."""
-        return msgspec.structs.replace(self, actions=actions)
-
-    def layers(self) -> tuple[Layer, ...]:
-        """Decode the layers. Raises ProtocolError when the body is none."""
-        from gradscope.protocol.bodies import unpack_layers  # noqa: PLC0415 - it needs these classes
-
-        return unpack_layers(self)
+    name: str
+    help: str = ""
+    kind: Literal["number", "whole", "yes", "choice"] = "number"
+    default: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    chosen: str = ""
+    options: tuple[str, ...] = ()
 
 
 class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
@@ -82,11 +111,40 @@ class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
     dropped: Whole = 0
     body: bytes = b""
 
-    def block(self) -> "Block":
-        """Decode the columns. Raises ProtocolError when the body does not fit the head."""
-        from gradscope.protocol.bodies import unpack_block  # noqa: PLC0415 - it needs these classes
 
-        return unpack_block(self)
+class Memory(TaggedMessage, frozen=True, kw_only=True, tag="memory"):
+    """Where the memory went in one step. The body holds the columns of its layers."""
+
+    run: str
+    rank: Whole
+    step: Whole
+    time_s: float
+    manifest_revision: Whole
+    rows: Whole
+    columns: tuple[tuple[str, str], ...]
+    zero: tuple[str, ...] = ()
+    balance: dict[str, Whole] = msgspec.field(default_factory=dict)
+    machine: dict[str, Whole] = msgspec.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    body: bytes = b""
+
+
+class Times(TaggedMessage, frozen=True, kw_only=True, tag="times"):
+    """Where the time went in one step. The body holds the columns of its layers."""
+
+    run: str
+    rank: Whole
+    step: Whole
+    time_s: float
+    manifest_revision: Whole
+    rows: Whole
+    columns: tuple[tuple[str, str], ...]
+    zero: tuple[str, ...] = ()
+    phases_s: dict[str, float] = msgspec.field(default_factory=dict)
+    clock: Literal["host", "device"] = "host"
+    is_observed: bool = False
+    notes: tuple[str, ...] = ()
+    body: bytes = b""
 
 
 class Scalars(TaggedMessage, frozen=True, kw_only=True, tag="scalars"):
@@ -109,4 +167,35 @@ class Event(TaggedMessage, frozen=True, kw_only=True, tag="event"):
     level: Literal["info", "warning", "error"]
     code: str
     text: str
-    alert: AlertInfo | None = None
+    alert: "AlertInfo | None" = None
+
+
+class AlertInfo(msgspec.Struct, frozen=True):
+    """The numbers of an alert. `layer` is empty for what belongs to no layer, as the loss does."""
+
+    rule: str
+    layer: str
+    kind: str
+    value: float
+    threshold: float
+    first_step: Whole
+    action: str = ""
+
+
+class Captured(TaggedMessage, frozen=True, kw_only=True, tag="captured"):
+    """One tensor that was captured. The body holds its elements, little-endian and in C order."""
+
+    command: bytes
+    run: str
+    rank: Whole
+    step: Whole
+    layer: str
+    what: str
+    name: str = ""
+    index: Whole = 0
+    count: Whole = 1
+    dtype: str = "float32"
+    shape: tuple[Whole, ...] = ()
+    full_shape: tuple[Whole, ...] = ()
+    note: str = ""
+    body: bytes = b""

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from gradscope.protocol import Manifest, Scalars, Step
+from gradscope.protocol import Manifest, Scalars, Step, unpack_layers
+from gradscope.protocol.bodies import unpack_block
 from gradscope.rules.alerts import Alert
 from gradscope.rules.rule import Rule, default_rules
 from gradscope.rules.step_view import StepView
@@ -35,11 +36,11 @@ def views_of(messages: Iterable[Manifest | Step | Scalars], *, rank: int = 0) ->
             continue
         match message:
             case Manifest():
-                layers = message.layers()
+                layers = unpack_layers(message)
                 revision = message.revision
                 names, types = tuple(x.name for x in layers), tuple(x.type for x in layers)
             case Step() if message.manifest_revision == revision:
-                yield StepView(message.step, names, message.block(), types=types)
+                yield StepView(message.step, names, unpack_block(message), types=types)
             case Scalars():
                 yield from _scalar_views(message)
 

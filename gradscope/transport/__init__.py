@@ -5,7 +5,6 @@ from gradscope.transport.election import ensure_hub
 from gradscope.transport.link import Link
 from gradscope.transport.probe import hub_answers, hub_listens, hub_pid
 from gradscope.transport.state import LinkState
-from gradscope.transport.version import installed_version
 
 __all__ = [
     "HubAddress",
@@ -16,5 +15,4 @@ __all__ = [
     "hub_answers",
     "hub_listens",
     "hub_pid",
-    "installed_version",
 ]

@@ -30,7 +30,7 @@ print(sorted(roots - sys.stdlib_module_names))
 
 def test_importing_gradscope_loads_none_of_its_rooms(fresh):
     script = "import sys, gradscope; print([m for m in sys.modules if m.startswith('gradscope.')])"
-    assert fresh(script) == "[]"
+    assert fresh(script) == "['gradscope._version']"
 
 
 def test_the_errors_load_nothing(fresh):
@@ -59,6 +59,12 @@ def test_the_data_rooms_load_no_sockets(fresh):
         fresh(f"import sys, gradscope.protocol, gradscope.columns, gradscope.paths; {_LOADED}").split()
     )
     assert not {"zmq", "sqlite3", "asyncio", "pandas"} & loaded
+
+
+def test_a_hub_starts_without_numpy(fresh):
+    loaded = fresh(f"import sys, gradscope.hub.process; {_LOADED}").split()
+    assert "zmq" in loaded
+    assert not {"numpy", "sqlite3"} & set(loaded)
 
 
 def test_rooms_that_hold_torch_load_no_sockets_and_no_screen(fresh):

@@ -32,6 +32,7 @@ from gradscope.protocol import (
     Schedule,
     Skipped,
     Step,
+    unpack_layers,
 )
 from gradscope.transport import HubAddress, hub_address, hub_listens
 
@@ -117,7 +118,7 @@ def test_an_unknown_run_is_told_with_those_that_are_live(train: Train) -> None:
 def test_what_a_script_asks_is_what_the_training_process_sent(train: Train) -> None:
     train()
     with connect() as client:
-        assert [layer.name for layer in client.manifest().layers()] == ["fc1", "fc2"]
+        assert [layer.name for layer in unpack_layers(client.manifest())] == ["fc1", "fc2"]
         first = client.latest(10.0)
         assert list(first) == ["fc1", "fc2"]
         assert first["fc2"]["grad"].max == first.step

@@ -24,9 +24,9 @@ from gradscope.protocol import (
     Message,
     Step,
     Welcome,
-    pack_block,
     pack_layers,
 )
+from gradscope.protocol.bodies import pack_block
 from gradscope.transport import Link, ensure_hub
 
 STEP_S = 0.01

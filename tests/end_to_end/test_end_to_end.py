@@ -13,6 +13,8 @@ import pytest
 
 import gradscope
 from gradscope.errors import CommandRefusedError, NothingToConnectError
+from gradscope.protocol import unpack_layers
+from gradscope.protocol.bodies import unpack_block
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("ended_hubs")]
 
@@ -137,7 +139,7 @@ def test_a_late_viewer_receives_the_manifest_and_past_steps(places, tmp_path):
             wait_for_step(first, 40)
         with connect(name="late") as late:
             manifest = late.manifest()
-            assert [layer.name for layer in manifest.layers()] == ["", "0", "1", "2", "3", "4"]
+            assert [layer.name for layer in unpack_layers(manifest)] == ["", "0", "1", "2", "3", "4"]
             seen = []
             for table in late.steps(timeout_s=DEADLINE_S):
                 seen.append(table.step)
@@ -213,7 +215,7 @@ def test_a_run_that_was_killed_can_still_be_looked_at(places, tmp_path):
     assert info.last_step >= 30
     with open_recording(info.path) as recording:
         steps = list(recording.steps())
-        assert steps[-1].block().derive("norm")[0] > 0
+        assert unpack_block(steps[-1]).derive("norm")[0] > 0
         assert recording.manifest().model == "Sequential"
 
 

@@ -10,6 +10,7 @@ import pytest
 from gradscope import protocol
 from gradscope.columns import Block
 from gradscope.errors import ProtocolError
+from gradscope.protocol.bodies import pack_block
 
 
 def _block() -> Block:
@@ -34,7 +35,7 @@ def _block() -> Block:
 
 
 def _step() -> protocol.Step:
-    columns, zero, body = protocol.pack_block(_block())
+    columns, zero, body = pack_block(_block())
     return protocol.Step(
         run="r",
         rank=1,

@@ -16,8 +16,8 @@ from gradscope.protocol import (
     Step,
     decode,
     encode,
-    pack_block,
 )
+from gradscope.protocol.bodies import pack_block, unpack_block
 
 _COUNTS = [c.name for c in COLUMNS if c.is_count]
 _FLOATS = [c.name for c in COLUMNS if not c.is_count]
@@ -43,7 +43,7 @@ def _step_of(block: Block, **changes: object) -> Step:
 
 def _sent(block: Block) -> Block:
     """Send a block through bytes."""
-    return decode(encode(_step_of(block))).block()
+    return unpack_block(decode(encode(_step_of(block))))
 
 
 def _assert_same(came: Block, sent: Block) -> None:
@@ -129,7 +129,7 @@ def test_a_column_that_is_all_zero_stays_at_home_and_comes_back_as_zeros(block):
     step = _step_of(block)
     assert "nan" in step.zero
     assert "nan" not in dict(step.columns)
-    came = step.block().values["nan"]
+    came = unpack_block(step).values["nan"]
     assert came.tolist() == [0, 0, 0]
     assert came.dtype == np.uint64
 
@@ -196,7 +196,7 @@ def test_ten_thousand_layers_of_five_kinds_fit_and_cost_less_than_64_bytes_a_row
     assert len(parts) <= PART_LIMIT_COUNT
     assert max(map(len, parts)) <= PART_LIMIT_BYTES
     assert sum(map(len, parts)) / len(block) < 64
-    _assert_same(decode(parts).block(), block)
+    _assert_same(unpack_block(decode(parts)), block)
 
 
 def test_a_body_grows_by_whole_rows_until_the_limit():
@@ -206,7 +206,7 @@ def test_a_body_grows_by_whole_rows_until_the_limit():
 
 def _refusal(step: Step) -> str:
     with pytest.raises(ProtocolError) as caught:
-        decode(encode(step)).block()
+        unpack_block(decode(encode(step)))
     assert type(caught.value) is ProtocolError
     return str(caught.value)
 
@@ -282,7 +282,7 @@ def test_a_receiver_takes_any_type_of_a_row_and_not_only_the_narrowest(step):
         columns=(("count", "u8"), ("sum", "f4"), ("layer", "u4"), ("kind", "u2")),
         body=(7).to_bytes(8, "little") + b"\0\0\x80\x3f" + b"\1\0\0\0" + b"\1\0",
     )
-    came = decode(encode(wide)).block()
+    came = unpack_block(decode(encode(wide)))
     assert (came.values["count"][0], came.values["sum"][0], came.layer[0], came.kind[0]) == (
         7,
         1.0,

@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as npst
 from gradscope import protocol
 from gradscope.columns import Block
 from gradscope.errors import ProtocolError, UsageError
-from gradscope.protocol import HISTOGRAM_ROWS_LIMIT, Step, decode, encode, pack_block
-from gradscope.protocol.histograms import HISTOGRAM_ARRAYS
+from gradscope.protocol import HISTOGRAM_ROWS_LIMIT, Step, decode, encode
+from gradscope.protocol.bodies import pack_block, unpack_block
+from gradscope.protocol.bodies.histograms import HISTOGRAM_ARRAYS
 
 _README = Path(protocol.__file__).with_name("README.md").read_text(encoding="utf-8")
 
@@ -46,7 +47,7 @@ def step_of(block, **changes):
 
 def sent(histogram):
     """Send a histogram through bytes."""
-    return decode(encode(step_of(block_of(histogram)))).block().histogram
+    return unpack_block(decode(encode(step_of(block_of(histogram))))).histogram
 
 
 def drawn():
@@ -88,7 +89,7 @@ def test_the_golden_step_has_the_bytes_that_the_document_draws():
 
 def test_the_golden_bytes_decode_to_the_histogram_that_the_document_draws():
     step = step_of(block_of(None), rows=2, **GOLDEN)
-    np.testing.assert_array_equal(decode(encode(step)).block().histogram, drawn())
+    np.testing.assert_array_equal(unpack_block(decode(encode(step))).histogram, drawn())
 
 
 def test_the_arrays_of_the_document_are_those_of_the_code():
@@ -110,7 +111,7 @@ def test_a_step_without_a_histogram_has_none_and_not_an_empty_one():
 
 def test_rows_and_columns_beside_it_are_what_they_are_without_it(block):
     full = dataclasses.replace(block, histogram=np.ones((3, 128), np.uint64))
-    came = decode(encode(step_of(full))).block()
+    came = unpack_block(decode(encode(step_of(full))))
     assert came.values.keys() == block.values.keys()
     for name, array in block.values.items():
         np.testing.assert_array_equal(came.values[name], array)
@@ -145,7 +146,7 @@ def test_many_claimed_rows_without_counts_take_no_memory_and_with_counts_are_ref
         "zero": ("flags", *named),
         "body": bytes(2 * rows),
     }
-    assert not step_of(block_of(None), **claims).block().histogram.any()
+    assert not unpack_block(step_of(block_of(None), **claims)).histogram.any()
     with_counts = {
         "columns": (*claims["columns"], *named.items()),
         "zero": ("flags",),
@@ -156,7 +157,7 @@ def test_many_claimed_rows_without_counts_take_no_memory_and_with_counts_are_ref
 
 def refusal(step):
     with pytest.raises(ProtocolError) as caught:
-        decode(encode(step)).block()
+        unpack_block(decode(encode(step)))
     assert type(caught.value) is ProtocolError
     return str(caught.value)
 
@@ -208,7 +209,7 @@ def test_a_receiver_takes_stretches_and_counts_that_are_wider_than_they_need_to_
     columns = (("layer", "u1"), ("kind", "u1"), *((name, "u1") for name in HISTOGRAM_ARRAYS))
     body = bytes.fromhex("0000 2e 00 03 00 08") + np.array([0, 5, 0], "<u8").tobytes()
     step = step_of(block_of(None), rows=1, columns=columns, zero=("flags",), body=body)
-    assert np.flatnonzero(step.block().histogram).tolist() == [47]
+    assert np.flatnonzero(unpack_block(step).histogram).tolist() == [47]
 
 
 @given(st.binary(max_size=60), st.integers(0, 4))
@@ -217,7 +218,7 @@ def test_random_bytes_are_a_histogram_or_refused(body, rows):
     columns = (("layer", "u1"), *((name, "u1") for name in HISTOGRAM_ARRAYS))
     step = step_of(block_of(None), rows=rows, columns=(*columns, ("kind", "u1")), zero=("flags",))
     try:
-        histogram = msgspec.structs.replace(step, body=body).block().histogram
+        histogram = unpack_block(msgspec.structs.replace(step, body=body)).histogram
     except ProtocolError:
         return
     assert histogram.shape == (rows, 128)
@@ -230,7 +231,7 @@ def test_every_bit_of_a_golden_body_may_flip():
         flipped = bytearray(golden)
         flipped[bit // 8] ^= 1 << bit % 8
         try:
-            step_of(block_of(None), rows=2, **(GOLDEN | {"body": bytes(flipped)})).block()
+            unpack_block(step_of(block_of(None), rows=2, **(GOLDEN | {"body": bytes(flipped)})))
             outcomes.add(True)
         except ProtocolError:
             outcomes.add(False)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from gradscope.columns import COLUMNS, Block
-from gradscope.protocol import pack_block
-from gradscope.protocol.histograms import HISTOGRAM_ARRAYS
+from gradscope.protocol.bodies import pack_block
+from gradscope.protocol.bodies.histograms import HISTOGRAM_ARRAYS
 
 _COUNTS = [c.name for c in COLUMNS if c.is_count]
 _FLOATS = [c.name for c in COLUMNS if not c.is_count]

@@ -6,13 +6,14 @@ import pytest
 from gradscope import protocol
 from gradscope.columns import MemoryRow, TimeRow
 from gradscope.errors import ProtocolError, UsageError
+from gradscope.protocol.bodies import pack_memory, pack_times, unpack_memory, unpack_times
 
 LAYERS = ("", "fc")
 KNOWN = {"saved_bytes": 0, "param_bytes": 0, "grad_bytes": 0, "optimizer_bytes": 0, "buffer_bytes": 0}
 
 
 def memory(measured: dict[int, MemoryRow], **fields) -> protocol.Memory:
-    columns, zero, body = protocol.pack_memory(measured, len(LAYERS))
+    columns, zero, body = pack_memory(measured, len(LAYERS))
     plain = {"run": "r", "rank": 0, "step": 3, "time_s": 1.0, "manifest_revision": 0}
     return protocol.Memory(
         **plain, **({"rows": 2, "columns": columns, "zero": zero, "body": body} | fields)
@@ -20,7 +21,7 @@ def memory(measured: dict[int, MemoryRow], **fields) -> protocol.Memory:
 
 
 def times(measured: dict[int, TimeRow], **fields) -> protocol.Times:
-    columns, zero, body = protocol.pack_times(measured, len(LAYERS))
+    columns, zero, body = pack_times(measured, len(LAYERS))
     plain = {"run": "r", "rank": 0, "step": 3, "time_s": 1.0, "manifest_revision": 0}
     return protocol.Times(
         **plain, **({"rows": 2, "columns": columns, "zero": zero, "body": body} | fields)
@@ -36,7 +37,7 @@ def test_rows_come_back_as_they_were_measured():
         0: MemoryRow(**KNOWN | {"saved_bytes": 7}, entry_bytes=2**40, exit_bytes=5, peak_bytes=2**40),
         1: MemoryRow(**KNOWN | {"param_bytes": 300, "optimizer_bytes": 70_000}),
     }
-    table = sent(memory(rows, balance={"saved": 7, "total": 9}, notes=("n",))).table(LAYERS)
+    table = unpack_memory(sent(memory(rows, balance={"saved": 7, "total": 9}, notes=("n",))), LAYERS)
     assert (table.step, table.balance, table.notes) == (3, {"saved": 7, "total": 9}, ("n",))
     assert (table[""].saved_bytes, table[""].peak_bytes, table[""].exit_bytes) == (7, 2**40, 5)
     assert table[""].total.optimizer_bytes == 70_000
@@ -47,13 +48,13 @@ def test_what_was_not_measured_comes_back_as_none_and_a_zero_as_zero():
     rows = {i: MemoryRow(**KNOWN | {"saved_bytes": None}) for i in range(2)}
     message = memory(rows)
     assert "saved" not in {*dict(message.columns), *message.zero}
-    row = sent(message).table(LAYERS)["fc"]
+    row = unpack_memory(sent(message), LAYERS)["fc"]
     assert (row.saved_bytes, row.grad_bytes, row.total.saved_bytes) == (None, 0, None)
 
 
 def test_seconds_keep_seven_digits_and_calls_are_whole():
     rows = {0: TimeRow(1.25e-5, None, 1), 1: TimeRow(0.1, None, 70_000)}
-    table = sent(times(rows, clock="device", is_observed=True)).table(LAYERS)
+    table = unpack_times(sent(times(rows, clock="device", is_observed=True)), LAYERS)
     assert table["fc"].forward_s == pytest.approx(0.1, rel=1e-7)
     assert (table["fc"].calls, table["fc"].backward_s) == (70_000, None)
     assert table[""].total.forward_s == pytest.approx(0.1 + 1.25e-5, rel=1e-7)
@@ -82,18 +83,18 @@ def test_zero_columns_stay_at_home():
 def test_a_body_that_does_not_fit_its_head_is_refused(fields, words):
     message = memory({0: MemoryRow(**KNOWN)}, **fields)
     with pytest.raises(ProtocolError, match=words):
-        message.table(LAYERS)
+        unpack_memory(message, LAYERS)
 
 
 def test_rows_of_other_layers_are_refused_with_what_to_do():
     message = memory({i: MemoryRow(**KNOWN | {"saved_bytes": 1}) for i in range(2)})
     with pytest.raises(UsageError, match="manifest_revision"):
-        message.table(("",))
+        unpack_memory(message, ("",))
 
 
 def test_a_negative_size_is_refused_at_the_door():
     with pytest.raises(UsageError, match="'saved' counts bytes or calls"):
-        protocol.pack_memory({i: MemoryRow(**KNOWN | {"saved_bytes": -1}) for i in range(2)}, 2)
+        pack_memory({i: MemoryRow(**KNOWN | {"saved_bytes": -1}) for i in range(2)}, 2)
 
 
 def test_a_clock_that_nobody_has_is_no_message():
@@ -105,7 +106,7 @@ def test_a_clock_that_nobody_has_is_no_message():
 def test_the_readings_of_twenty_thousand_layers_fit_into_the_link():
     names = tuple(f"layer{i}" for i in range(20_000))
     sizes = MemoryRow(**KNOWN | {"saved_bytes": 2**40, "param_bytes": 2**40 + 1, "grad_bytes": 2**41})
-    columns, zero, body = protocol.pack_memory(dict.fromkeys(range(20_000), sizes), 20_000)
+    columns, zero, body = pack_memory(dict.fromkeys(range(20_000), sizes), 20_000)
     message = memory({}, rows=20_000, columns=columns, zero=zero, body=body)
     assert len(body) > protocol.HEAD_LIMIT_BYTES
-    assert sent(message).table(names)["layer19999"].grad_bytes == 2**41
+    assert unpack_memory(sent(message), names)["layer19999"].grad_bytes == 2**41

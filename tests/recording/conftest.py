@@ -19,9 +19,9 @@ from gradscope.protocol import (
     Scalars,
     Step,
     encode,
-    pack_block,
     pack_layers,
 )
+from gradscope.protocol.bodies import pack_block
 from gradscope.recording import Recorder
 
 LAYERS = (Layer("", "Net", is_watched=False), Layer("fc1", "Linear"), Layer("fc2", "Linear"))

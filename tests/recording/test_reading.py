@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradscope.errors import RecordingError
-from gradscope.protocol import pack_block
+from gradscope.protocol.bodies import pack_block, unpack_block
 from gradscope.recording import Recorder, default_path, list_recordings, open_recording
 from gradscope.recording.schema import SCHEMA_VERSION
 
@@ -44,7 +44,7 @@ def test_the_histogram_of_a_step_is_read_as_it_was_recorded(tmp_path, make):
     with Recorder(path, make.hello()) as recorder:
         make.record(recorder, make.step(0), full)
     with open_recording(path) as recording:
-        core, came = (step.block() for step in recording.steps())
+        core, came = (unpack_block(step) for step in recording.steps())
     assert core.histogram is None
     np.testing.assert_array_equal(came.histogram, histogram)
 

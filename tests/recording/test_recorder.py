@@ -11,6 +11,8 @@ import textwrap
 import pytest
 
 from gradscope.paths import recordings_dir
+from gradscope.protocol import unpack_layers
+from gradscope.protocol.bodies import unpack_block
 from gradscope.recording import Recorder, default_path, open_recording
 
 
@@ -41,8 +43,8 @@ def test_what_was_added_is_read_back_whole_and_ordered_by_step(tmp_path, make):
         assert list(recording.interventions()) == [make.interventions(1, 2)]
         manifest = recording.manifest()
         assert manifest is not None
-        assert manifest.layers() == make.layers
-        assert next(recording.steps()).block().column("sum").tolist() == [0.0, 0.0]
+        assert unpack_layers(manifest) == make.layers
+        assert unpack_block(next(recording.steps())).column("sum").tolist() == [0.0, 0.0]
     assert recorder.failure is None
     assert recorder.counters == {"recorded": 8, "dropped": 0, "commits": 1, "thinned": 0, "retried": 0}
 

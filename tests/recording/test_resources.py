@@ -3,7 +3,8 @@
 import sqlite3
 
 from gradscope.columns import MemoryRow, TimeRow
-from gradscope.protocol import Memory, Times, pack_memory, pack_times
+from gradscope.protocol import Memory, Times
+from gradscope.protocol.bodies import pack_memory, pack_times, unpack_memory
 from gradscope.recording import Recorder, open_recording
 
 
@@ -30,7 +31,7 @@ def test_readings_are_read_back_whole_and_ordered_by_step(tmp_path, make):
     with open_recording(tmp_path / "a.gradscope") as recording:
         assert list(recording.memory()) == [memory(2), memory(9, 7)]
         assert list(recording.times()) == [times(2), times(9)]
-        table = list(recording.memory())[1].table([layer.name for layer in make.layers])
+        table = unpack_memory(list(recording.memory())[1], [layer.name for layer in make.layers])
     assert table["fc1"].saved_bytes == 7
 
 

@@ -30,9 +30,9 @@ from gradscope.protocol import (
     Runs,
     Scalars,
     Step,
-    pack_block,
     pack_layers,
 )
+from gradscope.protocol.bodies import pack_block
 
 KINDS = ("out", "grad", "param", "param_grad", "update")
 

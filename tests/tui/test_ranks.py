@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gradscope.columns import Block
-from gradscope.protocol import Event, Layer, Manifest, RunInfo, Runs, Step, pack_block, pack_layers
+from gradscope.protocol import Event, Layer, Manifest, RunInfo, Runs, Step, pack_layers
+from gradscope.protocol.bodies import pack_block
 from gradscope_tui.store import Session
 
 RANKS = 2

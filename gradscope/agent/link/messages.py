@@ -20,14 +20,13 @@ from gradscope.protocol import (
     InterventionState,
     Layer,
     Manifest,
-    PackBins,
     Parameter,
     PauseState,
     Schedule,
     Step,
-    pack_block,
     pack_layers,
 )
+from gradscope.protocol.bodies import PackBins, pack_block
 
 __all__ = [
     "interventions_message",

@@ -7,7 +7,8 @@ import numpy as np
 
 from gradscope.cli.output import table_lines
 from gradscope.columns import LayerRows, Stats, Table, update_ratio
-from gradscope.protocol import Manifest, Message, Scalars, Step
+from gradscope.protocol import Manifest, Message, Scalars, Step, unpack_layers
+from gradscope.protocol.bodies import unpack_block
 
 __all__ = ["Seen"]
 
@@ -34,9 +35,9 @@ class Seen:
         """Take in one message of the stream."""
         match message:
             case Manifest():
-                self._names = tuple(layer.name for layer in message.layers())
+                self._names = tuple(layer.name for layer in unpack_layers(message))
             case Step(layers="all") if self._names:
-                self._table = Table(message.step, self._names, message.block())
+                self._table = Table(message.step, self._names, unpack_block(message))
                 self._is_new = True
                 self._cost = self._cost if message.cost is None else message.cost
                 self._every = message.every

@@ -10,6 +10,8 @@ import gradscope
 from gradscope.client import connect
 from gradscope.columns import Table
 from gradscope.errors import RecordingError
+from gradscope.protocol import unpack_layers
+from gradscope.protocol.bodies import unpack_block
 from gradscope.recording import open_recording
 
 DEADLINE_S = 20.0
@@ -72,8 +74,8 @@ def test_script_viewer_and_recording_have_the_histogram_of_the_tensors(hub, tmp_
     assert seen.to_dict() == table.to_dict()
     with wait_for(lambda: begun(path)) as recording:
         wait_for(lambda: recording.info.ended_s)
-        names = [layer.name for layer in recording.manifest().layers()]
-        steps = {step.step: Table(step.step, names, step.block()) for step in recording.steps()}
+        names = [layer.name for layer in unpack_layers(recording.manifest())]
+        steps = {step.step: Table(step.step, names, unpack_block(step)) for step in recording.steps()}
     assert sorted(steps) == list(range(5))
     assert steps[table.step].to_dict() == table.to_dict()
 

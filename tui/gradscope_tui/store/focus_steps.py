@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gradscope.errors import ProtocolError
 from gradscope.protocol import Layer, Step
+from gradscope.protocol.bodies import unpack_block
 from gradscope_tui.store.layers import LayerTree, build_tree
 from gradscope_tui.store.measure import measure
 
@@ -98,7 +99,7 @@ class FocusSteps:
         self._every = 0
 
     def _measured(self, message: Step, layers: Sequence[Layer]) -> _FocusStep:
-        block = message.block()
+        block = unpack_block(message)
         nodes = np.unique(block.layer)
         key = tuple(nodes.tolist())
         if key not in self._trees:

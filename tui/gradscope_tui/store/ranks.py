@@ -21,9 +21,10 @@ from gradscope.protocol import (
     Message,
     RunInfo,
     Step,
-    pack_block,
     pack_layers,
+    unpack_layers,
 )
+from gradscope.protocol.bodies import pack_block, unpack_block
 
 __all__ = ["Ranks"]
 
@@ -106,7 +107,7 @@ class Ranks:
 
     def _take_manifest(self, message: Manifest) -> Iterator[Message]:
         try:
-            self._layers[message.rank] = message.layers()
+            self._layers[message.rank] = unpack_layers(message)
         except ProtocolError:
             self.unreadable += 1
             return
@@ -145,7 +146,7 @@ class Ranks:
             for rank, step in gathered.items():
                 if step.manifest_revision != self._manifests[rank].revision:
                     return
-                parts.append((self._names(rank), step.block()))
+                parts.append((self._names(rank), unpack_block(step)))
             every = tuple(self._all_layers())
             _, block = merge_ranks([(every, _no_rows(parts[0][1])), *parts])
         except (ProtocolError, KeyError, IndexError, ValueError):

@@ -8,6 +8,7 @@ from typing import Final
 from gradscope.columns import MemoryTable, TimesTable
 from gradscope.errors import ProtocolError, UsageError
 from gradscope.protocol import Memory, Times
+from gradscope.protocol.bodies import unpack_memory, unpack_times
 
 __all__ = ["Kept", "ResourceStore"]
 
@@ -49,9 +50,9 @@ class ResourceStore:
             return
         try:
             if isinstance(message, Memory):
-                self._take_memory(message.table(layers))
+                self._take_memory(unpack_memory(message, layers))
             elif self.times is None or message.step >= self.times.step:
-                self.times = message.table(layers)
+                self.times = unpack_times(message, layers)
         except (ProtocolError, UsageError):
             self.unreadable += 1
 

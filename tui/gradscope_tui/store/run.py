@@ -28,7 +28,9 @@ from gradscope.protocol import (
     Skipped,
     Step,
     Times,
+    unpack_layers,
 )
+from gradscope.protocol.bodies import unpack_block
 from gradscope_tui.store.alerts import Alerts
 from gradscope_tui.store.focus_steps import FocusSteps
 from gradscope_tui.store.frame import Frame
@@ -169,7 +171,7 @@ class RunStore:
 
     def _take_manifest(self, message: Manifest) -> None:
         try:
-            tree = build_tree(message.layers())
+            tree = build_tree(unpack_layers(message))
         except ProtocolError:
             self.counters["garbage"] += 1
             return
@@ -188,7 +190,7 @@ class RunStore:
             self.counters["other_revision"] += 1
             return
         try:
-            block = message.block()
+            block = unpack_block(message)
         except ProtocolError:
             self.counters["garbage"] += 1
             return

@@ -5,7 +5,6 @@ the type beside its name, the widest first. Row i is that of the manifest's laye
 all zero stays at home and is named in `zero`; one that is named nowhere was not measured.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from gradscope.columns import MemoryRow, MemoryTable, TimeRow, TimesTable
 from gradscope.errors import ProtocolError, UsageError
-from gradscope.protocol.resources import Memory, Times
+from gradscope.protocol.bodies.arrays import little_endian, read_arrays
+from gradscope.protocol.stream import Memory, Times
 
 __all__ = [
     "MEMORY_COLUMNS",
@@ -107,7 +107,7 @@ def _pack(named: Mapping[str, Sequence[float | None]]) -> _Packed:
             packed.append((name, _narrowest(name, values)))
     packed.sort(key=lambda item: -item[1].itemsize)
     columns = tuple((name, array.dtype.str[1:]) for name, array in packed)
-    return columns, tuple(zero), b"".join(_little_endian(array) for _, array in packed)
+    return columns, tuple(zero), b"".join(little_endian(array).tobytes() for _, array in packed)
 
 
 def _narrowest(name: str, values: Sequence[float | None]) -> NDArray[np.generic]:
@@ -119,46 +119,32 @@ def _narrowest(name: str, values: Sequence[float | None]) -> NDArray[np.generic]
     return whole.astype(np.min_scalar_type(int(whole.max())))
 
 
-def _little_endian(array: NDArray[np.generic]) -> bytes:
-    return (array.byteswap() if sys.byteorder == "big" else array).tobytes()
-
-
 def _unpack(message: Memory | Times, known: Sequence[str]) -> dict[str, NDArray[np.generic]]:
-    arrays: dict[str, NDArray[np.generic]] = {}
-    offset = 0
-    for name, code in message.columns:
-        end = offset + message.rows * _width(name, code, known)
-        if name in arrays or name in message.zero:
-            raise ProtocolError(f"step {message.step} names the column {name!r} twice")
-        if end > len(message.body):
-            raise ProtocolError(
-                f"step {message.step}: column {name!r} needs bytes {offset} to {end}, the body has "
-                f"{len(message.body)}"
-            )
-        arrays[name] = np.frombuffer(message.body, np.dtype("<" + code), message.rows, offset)
-        offset = end
-    if offset != len(message.body):
+    arrays, end = read_arrays(message, lambda name, code: _dtype(name, code, known))
+    if end != len(message.body):
         raise ProtocolError(
-            f"step {message.step}: expected {offset} bytes, the body has {len(message.body)}"
+            f"step {message.step}: expected {end} bytes, the body has {len(message.body)}"
         )
     if not arrays and message.rows > ROWS_LIMIT:
         raise ProtocolError(
-            f"step {message.step} claims {message.rows} rows, at most {ROWS_LIMIT} may be"
+            f"step {message.step} claims {message.rows} rows, the limit is {ROWS_LIMIT}"
         )
     for name in message.zero:
+        if name in arrays:
+            raise ProtocolError(f"step {message.step} names the column {name!r} twice")
         if name not in known:
             raise ProtocolError(f"unknown column {name!r}")
         arrays[name] = np.broadcast_to(np.zeros(1, np.uint8), message.rows)
     return arrays
 
 
-def _width(name: str, code: str, known: Sequence[str]) -> int:
+def _dtype(name: str, code: str, known: Sequence[str]) -> np.dtype[np.generic]:
     if name not in known:
         raise ProtocolError(f"unknown column {name!r}")
     allowed = ("f4", "f8") if name in ("forward", "backward") else _WHOLE_TYPES
     if code not in allowed:
         raise ProtocolError(f"column {name!r} cannot have the type {code!r}, expected one of {allowed}")
-    return int(code[1])
+    return np.dtype("<" + code)
 
 
 def _memory_row(columns: Mapping[str, NDArray[Any]], i: int) -> MemoryRow:

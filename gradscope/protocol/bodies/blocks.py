@@ -6,24 +6,23 @@ holds its numbers exactly; a column that is all zero stays at home and is named 
 arrays lie the counts of the histogram (`histograms`), where one was measured.
 """
 
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.columns import COLUMNS, Block, Histograms
 from gradscope.errors import ProtocolError, UsageError
-from gradscope.protocol.histograms import (
+from gradscope.protocol.bodies.arrays import little_endian, read_arrays
+from gradscope.protocol.bodies.histograms import (
     HISTOGRAM_ARRAYS,
     PackBins,
     pack_histogram,
     unpack_histogram,
 )
-from gradscope.protocol.messages import Layer, Manifest, Step
+from gradscope.protocol.stream import Step
 
-__all__ = ["pack_block", "pack_layers", "unpack_block", "unpack_layers"]
+__all__ = ["pack_block", "unpack_block"]
 
 _ALWAYS_SENT = ("layer", "kind")
 _FLOAT_COLUMNS = frozenset(column.name for column in COLUMNS if not column.is_count)
@@ -36,7 +35,6 @@ _WIRE_TYPES: dict[str, tuple[str, ...]] = {
 }
 _UNSIGNED = ("u1",) * 9 + ("u2",) * 8 + ("u4",) * 16 + ("u8",) * 32
 """The narrowest type of a whole number, by its length in bits."""
-_LAYERS: msgspec.msgpack.Decoder[tuple[Layer, ...]] = msgspec.msgpack.Decoder(tuple[Layer, ...])
 
 
 def pack_block(
@@ -58,43 +56,14 @@ def pack_block(
                 packed.append((name, narrow))
     packed.sort(key=lambda item: -item[1].itemsize)
     columns = tuple((name, array.dtype.str[1:]) for name, array in packed)
-    arrays = [*(_little_endian(array) for _, array in packed), *counts]
+    arrays = [*(little_endian(array) for _, array in packed), *counts]
     return columns, tuple(zero), b"".join(arrays)  # type: ignore[arg-type]  # buffers, to mypy from 3.12 on
 
 
 def unpack_block(step: Step) -> Block:
-    """Return the block of a step. Raises ProtocolError when head and body do not fit."""
-    arrays: dict[str, NDArray[np.generic]] = {}
-    offset = 0
-    for name, code in step.columns:
-        dtype = _wire_type(name, code)
-        end = offset + step.rows * dtype.itemsize
-        if name in arrays:
-            raise ProtocolError(f"step {step.step} names the column {name!r} twice")
-        if end > len(step.body):
-            raise ProtocolError(
-                f"step {step.step}: column {name!r} needs bytes {offset} to {end}, "
-                f"the body has {len(step.body)}"
-            )
-        arrays[name] = np.frombuffer(step.body, dtype, step.rows, offset)
-        offset = end
-    return _block(step, arrays, offset)
-
-
-def pack_layers(layers: Iterable[Layer]) -> bytes:
-    """Return a manifest's `body` for its layers."""
-    return msgspec.msgpack.encode(list(layers))
-
-
-def unpack_layers(manifest: Manifest) -> tuple[Layer, ...]:
-    """Return the layers of a manifest. Raises ProtocolError when the body holds anything else."""
-    try:
-        layers = _LAYERS.decode(manifest.body)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"the body of a manifest holds no layers: {error}") from error
-    if len(layers) != manifest.layer_count:
-        raise ProtocolError(f"expected {manifest.layer_count} layers, the body has {len(layers)}")
-    return layers
+    """Return the block of a step. Raises ProtocolError if body and head do not match."""
+    arrays, end = read_arrays(step, _wire_type)
+    return _block(step, arrays, end)
 
 
 def _arrays(block: Block) -> Iterator[tuple[str, NDArray[np.generic]]]:
@@ -137,10 +106,6 @@ def _whole(name: str, array: NDArray[np.generic]) -> NDArray[np.unsignedinteger]
     if not np.array_equal(whole.astype(np.float64), array.astype(np.float64)):
         raise UsageError(f"the column {name!r} counts elements, expected whole numbers from 0 up")
     return whole
-
-
-def _little_endian(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    return np.ascontiguousarray(array.byteswap() if sys.byteorder == "big" else array)
 
 
 def _wire_type(name: str, code: str) -> np.dtype[np.generic]:

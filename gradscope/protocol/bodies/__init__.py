@@ -1,0 +1,15 @@
+"""The bodies of messages as columns and tables. Loads NumPy; the rest of `protocol` does not."""
+
+from gradscope.protocol.bodies.blocks import pack_block, unpack_block
+from gradscope.protocol.bodies.histograms import PackBins
+from gradscope.protocol.bodies.resources import pack_memory, pack_times, unpack_memory, unpack_times
+
+__all__ = [
+    "PackBins",
+    "pack_block",
+    "pack_memory",
+    "pack_times",
+    "unpack_block",
+    "unpack_memory",
+    "unpack_times",
+]

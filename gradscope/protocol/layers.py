@@ -1,0 +1,28 @@
+"""The body of a manifest: its layers as a msgpack array."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from gradscope.errors import ProtocolError
+from gradscope.protocol.stream import Layer, Manifest
+
+__all__ = ["pack_layers", "unpack_layers"]
+
+_LAYERS: msgspec.msgpack.Decoder[tuple[Layer, ...]] = msgspec.msgpack.Decoder(tuple[Layer, ...])
+
+
+def pack_layers(layers: Iterable[Layer]) -> bytes:
+    """Return the `body` of a manifest with these layers."""
+    return msgspec.msgpack.encode(list(layers))
+
+
+def unpack_layers(manifest: Manifest) -> tuple[Layer, ...]:
+    """Return the layers of a manifest. Raises ProtocolError if the body holds anything else."""
+    try:
+        layers = _LAYERS.decode(manifest.body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the body of a manifest does not hold layers: {error}") from error
+    if len(layers) != manifest.layer_count:
+        raise ProtocolError(f"expected {manifest.layer_count} layers, the body has {len(layers)}")
+    return layers
