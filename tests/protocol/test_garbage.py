@@ -184,6 +184,7 @@ def test_bombs_take_no_memory_beyond_their_own_bytes(tmp_path):
         import pathlib, resource, sys
         from gradscope.errors import ProtocolError
         from gradscope.protocol import decode, Step
+        from gradscope.protocol.bodies import unpack_block
 
         def peak_kb():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

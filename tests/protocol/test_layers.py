@@ -70,7 +70,7 @@ def test_ten_thousand_layers_of_a_manifest_fit_below_the_limits():
     ],
 )
 def test_a_manifest_whose_body_is_no_layers_is_refused(manifest, body: bytes):
-    with pytest.raises(ProtocolError, match="the body of a manifest holds no layers: "):
+    with pytest.raises(ProtocolError, match="the body of a manifest does not hold layers: "):
         unpack_layers(msgspec.structs.replace(manifest, body=body))
 
 
