@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 
 from gradscope.columns.block import Block, merge_block
 from gradscope.columns.histogram import Histograms
-from gradscope.columns.schema import CORE_COLUMNS, Flags
+from gradscope.columns.schema import COLUMNS, CORE_COLUMNS, Flags, Merge
 
 __all__ = ["merge_ranks"]
 
-_EXACT = ("count", "nan", "posinf", "neginf", "min", "max")
+_EXACT = tuple(
+    column.name
+    for column in COLUMNS
+    if column.is_core and column.name != "calls" and (column.is_count or column.merge is not Merge.ADD)
+)
 """What copies must have in common to the bit; sums may be taken in another order."""
 
 _Rows: TypeAlias = NDArray[np.intp]

@@ -28,6 +28,8 @@ class Column:
     is_count: bool
     is_core: bool
     meaning: str
+    power: int = 0
+    """A tensor multiplied by s > 0 has this column multiplied by s ** power."""
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -38,10 +40,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("neginf", Merge.ADD, True, True, "elements that are -inf"),
     Column("zero", Merge.ADD, True, False, "elements that are +0 or -0"),
     Column("subnormal", Merge.ADD, True, False, "nonzero elements below the dtype's normal range"),
-    Column("sum", Merge.ADD, False, True, "sum of the finite elements"),
-    Column("sumsq", Merge.ADD, False, True, "sum of squares of the finite elements"),
-    Column("min", Merge.MIN, False, True, "least finite element; +inf where there is none"),
-    Column("max", Merge.MAX, False, True, "greatest finite element; -inf where there is none"),
+    Column("sum", Merge.ADD, False, True, "sum of the finite elements", 1),
+    Column("sumsq", Merge.ADD, False, True, "sum of squares of the finite elements", 2),
+    Column("min", Merge.MIN, False, True, "least finite element; +inf where there is none", 1),
+    Column("max", Merge.MAX, False, True, "greatest finite element; -inf where there is none", 1),
 )
 
 COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)

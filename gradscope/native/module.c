@@ -9,7 +9,6 @@
 #include "pack_histogram.h"
 #include "finite.h"
 #include "batch.h"
-#include "readout.h"
 #include "fingerprint.h"
 #include "rows.h"
 #include "step_counter.h"
@@ -78,8 +77,6 @@ static PyMethodDef methods[] = {
      "are_finite(rows, targets) -> whether only finite numbers were reduced into the last row of each"},
     {"add_gradients", (PyCFunction)(void (*)(void))add_gradients, METH_FASTCALL,
      "add_gradients(rows, bins, parameters, targets) -> places of the gradients that were left"},
-    {"harvest", (PyCFunction)(void (*)(void))readout, METH_FASTCALL,
-     "harvest(rows, flags, expected, missing, is_taken) -> columns and flags, one after the other"},
     {"pack_bins", pack_histogram, METH_O, "pack_bins(bins) -> (five arrays of bytes, counts by width)"},
     {"owned_ids", (PyCFunction)(void (*)(void))owned_ids, METH_FASTCALL,
      "owned_ids(references, name) -> classes of modules and what each owns in its dict of that name"},
@@ -92,11 +89,26 @@ static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "gradscope.native._native", "Tensors reduced in one pass of C.", -1, methods,
     NULL, NULL, NULL, NULL};
 
+/* The names of the columns, in order; NULL with an exception. */
+static PyObject *make_column_names(void)
+{
+#define COLUMN_NAME(name, merge) #name,
+    static const char *const names[] = {FOR_EACH_COLUMN(COLUMN_NAME)};
+#undef COLUMN_NAME
+    PyObject *columns = PyTuple_New(COLUMNS);
+    for (Py_ssize_t i = 0; columns != NULL && i < COLUMNS; i++) {
+        PyObject *name = PyUnicode_FromString(names[i]);
+        if (name == NULL || PyTuple_SetItem(columns, i, name) < 0) {
+            Py_CLEAR(columns);
+        }
+    }
+    return columns;
+}
+
 PyMODINIT_FUNC PyInit__native(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    PyObject *columns = Py_BuildValue("(sssssssssss)", "calls", "count", "nan", "posinf", "neginf", "zero",
-                                      "subnormal", "sum", "sumsq", "min", "max");
+    PyObject *columns = make_column_names();
     if (module == NULL || columns == NULL || intern_names() < 0 || add_native_hooks(module) < 0
         || add_counter(module) < 0
         || PyModule_AddObjectRef(module, "COLUMNS", columns) < 0) {

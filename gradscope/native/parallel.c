@@ -132,21 +132,12 @@ static void merge_parts(const Job *job, Statistics *out)
 {
     *out = job->statistics[0];
     for (int i = 1; i < job->parts; i++) {
-        const Record *part = &job->statistics[i].record;
-        out->record.count += part->count;
-        out->record.nan += part->nan;
-        out->record.posinf += part->posinf;
-        out->record.neginf += part->neginf;
-        out->record.zero += part->zero;
-        out->record.subnormal += part->subnormal;
-        out->record.sum += part->sum;
-        out->record.sumsq += part->sumsq;
-        out->record.min = part->min < out->record.min ? part->min : out->record.min;
-        out->record.max = part->max > out->record.max ? part->max : out->record.max;
+        merge_record(&out->record, &job->statistics[i].record);
         for (int k = 0; job->is_full && k < BINS; k++) {
             out->bins[k] += job->statistics[i].bins[k];
         }
     }
+    out->record.calls = 1; /* the parts are of one tensor */
 }
 
 void reduce_parallel(const Pass *pass, const Span *span, int is_full, int threads, Statistics *out)

@@ -133,8 +133,6 @@ static const Loops loops_of[] = {
                   is_finite_float16},
 };
 
-static const Record empty_record = {.calls = 1, .min = INFINITY, .max = -INFINITY};
-
 /* float16 has exponents that its bits do not show: those of its subnormal numbers. */
 TARGET static void count_float16_exponents(ExponentCounter *count, const char *data, size_t n, const Record *part)
 {
@@ -157,15 +155,11 @@ TARGET static void count_float16_exponents(ExponentCounter *count, const char *d
     }
 }
 
-TARGET static void add_part(Record *out, const Record *part)
+TARGET static void begin_record(Record *out, size_t n)
 {
-    out->nan += part->nan;
-    out->posinf += part->posinf;
-    out->neginf += part->neginf;
-    out->sum += part->sum;
-    out->sumsq += part->sumsq;
-    out->min = part->min < out->min ? part->min : out->min;
-    out->max = part->max > out->max ? part->max : out->max;
+    *out = empty_record;
+    out->calls = 1;
+    out->count = (double)n;
 }
 
 TARGET static void reduce_full(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins,
@@ -184,7 +178,7 @@ TARGET static void reduce_full(const char *data, size_t n, Dtype dtype, char *co
         } else {
             count_exponents(&count, block, m, dtype, &part);
         }
-        add_part(out, &part);
+        merge_record(out, &part);
         if (copy != NULL) {
             memcpy(copy + done * loops->bytes, block, m * loops->bytes);
         }
@@ -195,8 +189,7 @@ TARGET static void reduce_full(const char *data, size_t n, Dtype dtype, char *co
 TARGET static void reduce(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins, Record *out)
 {
     const Loops *loops = &loops_of[dtype];
-    *out = empty_record;
-    out->count = (double)n;
+    begin_record(out, n);
     if (bins != NULL) {
         reduce_full(data, n, dtype, copy, bins, out);
         return;
@@ -227,7 +220,7 @@ TARGET static void reduce_change_full(const char *now, const char *before, size_
             add_float64((const char *)(change + at), m - at, &part);
         }
         count_exponents(&count, (const char *)change, m, FLOAT64, &part);
-        add_part(out, &part);
+        merge_record(out, &part);
     }
     end_exponents(&count, out);
 }
@@ -236,8 +229,7 @@ TARGET static void reduce_change(const char *now, const char *before, size_t n, 
                                  Record *out)
 {
     const Loops *loops = &loops_of[dtype];
-    *out = empty_record;
-    out->count = (double)n;
+    begin_record(out, n);
     if (bins != NULL) {
         reduce_change_full(now, before, n, loops, bins, out);
         return;

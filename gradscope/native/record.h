@@ -1,38 +1,97 @@
-/* One row of the board: the columns in the order of gradscope.columns.COLUMNS, all as float64. */
+/* One row of the row buffer, the exponent bins, and the interface of a pass over memory. */
 
 #ifndef GRADSCOPE_RECORD_H
 #define GRADSCOPE_RECORD_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
+/* The columns, in the order of gradscope/columns/schema.py; `_native.COLUMNS` publishes them, and Python
+ * refuses an extension with other columns. X(name, merge): ADD, MIN or MAX says how the column of two
+ * records combines, and so its value in an empty record. All else that knows columns is derived from this. */
+#define FOR_EACH_COLUMN(X) \
+    X(calls, ADD)       \
+    X(count, ADD)       \
+    X(nan, ADD)         \
+    X(posinf, ADD)      \
+    X(neginf, ADD)      \
+    X(zero, ADD)        \
+    X(subnormal, ADD)   \
+    X(sum, ADD)         \
+    X(sumsq, ADD)       \
+    X(min, MIN)         \
+    X(max, MAX)
+
+/* A record: the columns of one or more tensors, all as float64; counts are exact up to 2^53. */
 typedef struct {
-    double calls, count, nan, posinf, neginf, zero, subnormal, sum, sumsq, min, max;
+#define COLUMN_FIELD(name, merge) double name;
+    FOR_EACH_COLUMN(COLUMN_FIELD)
+#undef COLUMN_FIELD
 } Record;
 
-/* How many finite elements other than zero have each binary exponent, -47 to 16, the ends with what lies
- * beyond them: first of the positive ones, then of the negative. */
+#define EMPTY_ADD 0.0
+#define EMPTY_MIN INFINITY
+#define EMPTY_MAX -INFINITY
+
+/* The record of no tensor: merging it changes nothing. */
+static const Record empty_record = {
+#define COLUMN_EMPTY(name, merge) .name = EMPTY_##merge,
+    FOR_EACH_COLUMN(COLUMN_EMPTY)
+#undef COLUMN_EMPTY
+};
+
+#define MERGED_ADD(a, b) ((a) + (b))
+#define MERGED_MIN(a, b) ((b) < (a) ? (b) : (a))
+#define MERGED_MAX(a, b) ((b) > (a) ? (b) : (a))
+
+/* Merge a record into another, column by column. */
+static inline void merge_record(Record *into, const Record *record)
+{
+#define COLUMN_MERGE(name, merge) into->name = MERGED_##merge(into->name, record->name);
+    FOR_EACH_COLUMN(COLUMN_MERGE)
+#undef COLUMN_MERGE
+}
+
+#define REPEATED_ADD(x, times) ((x) * (times))
+#define REPEATED_MIN(x, times) (x)
+#define REPEATED_MAX(x, times) (x)
+
+/* Count each element `times` times. The number of tensors stays. */
+static inline void repeat_record(Record *record, double times)
+{
+    const double calls = record->calls;
+#define COLUMN_REPEAT(name, merge) record->name = REPEATED_##merge(record->name, times);
+    FOR_EACH_COLUMN(COLUMN_REPEAT)
+#undef COLUMN_REPEAT
+    record->calls = calls;
+}
+
+enum { COLUMNS = sizeof(Record) / sizeof(double) };
+
+/* The number of finite elements other than zero with each binary exponent from -47 to 16. The first and the
+ * last bin also count everything beyond. 64 bins for positive elements, then 64 for negative ones. */
 enum { BINS = 128, LEAST_EXPONENT = -47 };
 
 typedef enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 } Dtype;
 
-/* A pass over memory, compiled once for each kind of processor. No function reads or writes a byte
- * outside of what it is given, allocates, or knows Python. `out` is overwritten; `calls` is set to 1.
- * `bins`, where it is not NULL, is added to, and only then `zero` and `subnormal` are counted. */
+/* A pass over memory, compiled once for each instruction set. No function reads or writes outside of what it is
+ * given, allocates memory, or calls Python. `out` is overwritten; `calls` is set to 1. If `bins` is not NULL,
+ * they are added to, and `zero` and `subnormal` are counted (full detail). */
 typedef struct {
     const char *name;
-    /* Whether this processor runs it. */
+    /* Whether this processor has the instructions. */
     int (*is_able)(void);
-    /* The columns of n elements, which are copied on the way where `copy` is not NULL. */
+    /* Reduce n elements to a record; also copy them to `copy` unless it is NULL. */
     void (*reduce)(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins, Record *out);
-    /* The columns of now - before, each difference taken in float64. */
+    /* Reduce now - before to a record; each difference is taken in float64. */
     void (*reduce_change)(const char *now, const char *before, size_t n, Dtype dtype, uint64_t *bins,
                           Record *out);
-    /* Whether all of n elements are finite, told by their bits. */
+    /* Whether all n elements are finite, judged by their bits. */
     int (*is_finite)(const char *data, size_t n, Dtype dtype);
 } Pass;
 
-/* The passes that this processor runs, one at a time, the fastest first; NULL past the last. */
+/* The i-th pass that this processor can run, the fastest first; NULL after the last. */
 const Pass *pass_number(int i);
 
 #endif

@@ -19,7 +19,6 @@ static void merge_bins(char *place, const uint64_t *bins)
 /* The bytes are looked up anew: others may have grown them meanwhile. */
 int merge_row(const RowBuffer *buffer, Py_ssize_t row, const Statistics *statistics)
 {
-    const Record *record = &statistics->record;
     const int has_bins = buffer->bins != NULL;
     if (row < 0 || row >= PyByteArray_Size(buffer->rows) / (Py_ssize_t)sizeof(Record)
         || (has_bins && row >= PyByteArray_Size(buffer->bins) / (Py_ssize_t)sizeof statistics->bins)) {
@@ -29,17 +28,7 @@ int merge_row(const RowBuffer *buffer, Py_ssize_t row, const Statistics *statist
     Record sum;
     char *place = PyByteArray_AsString(buffer->rows) + row * (Py_ssize_t)sizeof(Record);
     memcpy(&sum, place, sizeof sum);
-    sum.calls += record->calls;
-    sum.count += record->count;
-    sum.nan += record->nan;
-    sum.posinf += record->posinf;
-    sum.neginf += record->neginf;
-    sum.zero += record->zero;
-    sum.subnormal += record->subnormal;
-    sum.sum += record->sum;
-    sum.sumsq += record->sumsq;
-    sum.min = record->min < sum.min ? record->min : sum.min;
-    sum.max = record->max > sum.max ? record->max : sum.max;
+    merge_record(&sum, &statistics->record);
     memcpy(place, &sum, sizeof sum);
     if (has_bins) {
         place = PyByteArray_AsString(buffer->bins) + row * (Py_ssize_t)sizeof statistics->bins;
@@ -78,7 +67,6 @@ int threads_for(size_t size_bytes)
 
 void reduce(const Memory *memory, const char *before, char *copy, int is_full, Statistics *statistics)
 {
-    Record *record = &statistics->record;
     uint64_t *bins = statistics->bins;
     const Span span = {memory->data, before, copy, memory->stored, memory->dtype};
     const int count = threads_for(memory->size_bytes);
@@ -87,14 +75,7 @@ void reduce(const Memory *memory, const char *before, char *copy, int is_full, S
     if (state != NULL) {
         PyEval_RestoreThread(state);
     }
-    record->count *= memory->repeats;
-    record->nan *= memory->repeats;
-    record->posinf *= memory->repeats;
-    record->neginf *= memory->repeats;
-    record->zero *= memory->repeats;
-    record->subnormal *= memory->repeats;
-    record->sum *= memory->repeats;
-    record->sumsq *= memory->repeats;
+    repeat_record(&statistics->record, memory->repeats);
     for (int i = 0; is_full && i < BINS; i++) {
         bins[i] *= (uint64_t)memory->repeats;
     }

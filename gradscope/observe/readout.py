@@ -1,8 +1,7 @@
-"""A step's rows taken off the board: laid out by column, complete once all devices have answered."""
+"""`Readout`: the rows of one step by column, complete once all device copies have arrived."""
 
 from array import array
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from gradscope.columns import COLUMN_NAMES, COLUMNS, Block, Flags, Merge
 from gradscope.observe.cuda.device_buffer import DeviceReadout
 from gradscope.observe.cuda.triton_buffer import TritonReadout
 
-__all__ = ["EMPTY_ROW", "Readout", "frozen", "laid_out"]
+__all__ = ["EMPTY_ROW", "Readout", "columns_of", "frozen"]
 
 _EMPTY = {Merge.ADD: 0.0, Merge.MIN: float("inf"), Merge.MAX: -float("inf")}
 EMPTY_ROW = np.array([_EMPTY[column.merge] for column in COLUMNS], np.float64)
@@ -41,33 +40,14 @@ class Readout:
         return _without_empty_rows(self._block)
 
 
-def laid_out(
-    native: ModuleType | None,
-    cells: bytearray,
-    flags: bytearray,
-    expected: bytearray,
-    *,
-    is_taken: bool,
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:  # Any: counts are uint64, numbers float64
-    """Return the columns of a board's rows by name, and the flags of each row.
-
-    A row whose gradient was expected and never came is flagged NOT_MEASURED. Where `is_taken`, the rows
-    are empty afterwards. `native` is the extension, which does it in one loop; None without it.
-    """
-    rows = len(flags)
-    if native is None or not rows:
-        return _laid_out_here(cells, flags, expected, is_taken=is_taken)
-    taken = native.harvest(cells, flags, expected, _MISSING, is_taken)
-    counts = np.frombuffer(taken, np.uint64, _COUNTS * rows).reshape(_COUNTS, rows)
-    numbers = np.frombuffer(taken, np.float64, (_WIDTH - _COUNTS) * rows, counts.nbytes)
-    all_flags = np.frombuffer(taken, np.uint8, rows, counts.nbytes + numbers.nbytes)
-    columns = (*counts, *numbers.reshape(_WIDTH - _COUNTS, rows))
-    return dict(zip(COLUMN_NAMES, columns, strict=True)), all_flags
-
-
-def _laid_out_here(
+def columns_of(
     cells: bytearray, flags: bytearray, expected: bytearray, *, is_taken: bool
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:  # Any: as above
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:  # Any: counts are uint64, numbers float64
+    """Return the columns of a buffer's rows by name, and the flags of each row.
+
+    A row whose gradient was expected and never came is flagged NOT_MEASURED. If `is_taken`, the rows are
+    empty afterwards.
+    """
     table = np.frombuffer(cells, np.float64).reshape(-1, _WIDTH)
     counts = table.T[:_COUNTS].astype(np.uint64, order="C")
     numbers = table.T[_COUNTS:].copy(order="C")

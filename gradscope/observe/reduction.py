@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 
-from gradscope.columns import HISTOGRAM_BINS
+from gradscope.columns import COLUMN_NAMES, COLUMNS, HISTOGRAM_BINS, Merge
 from gradscope.observe.exponents import bins_on_device, bins_on_host
 
 __all__ = [
@@ -93,8 +93,12 @@ class DeviceRecord(NamedTuple):
     bins: torch.Tensor | None
 
 
-DEVICE_COLUMNS = ("count", "nan", "posinf", "neginf", "zero", "subnormal", "sum", "sumsq", "min", "max")
-"""The order of the columns that `reduce_on_device` returns."""
+DEVICE_COLUMNS = tuple(name for name in COLUMN_NAMES if name != "calls")
+"""The order of the columns that `reduce_on_device` returns: all but `calls`, which the host counts."""
+
+_COUNT, _ZERO = DEVICE_COLUMNS.index("count"), DEVICE_COLUMNS.index("zero")
+_ADDED = sum(column.merge is Merge.ADD for column in COLUMNS) - 1
+"""Columns that merge by adding; they come first, then `min`, then `max`."""
 
 
 def reduce_on_host(tensor: torch.Tensor, *, is_full: bool = False) -> Record:
@@ -188,7 +192,7 @@ def reduce_on_device(tensor: torch.Tensor, *, is_full: bool = False) -> DeviceRe
         [_reduce_device_block(b, bits, is_full) for b in blocks], size, repeats, flat.device
     )
     if is_full:
-        columns[4] += size - flat.numel() * repeats
+        columns[_ZERO] += size - flat.numel() * repeats
     return DeviceRecord(columns, bins)
 
 
@@ -197,13 +201,13 @@ def _device_columns(
 ) -> torch.Tensor:
     if not pieces:
         empty = torch.zeros(len(DEVICE_COLUMNS), dtype=torch.float64, device=device)
-        empty[0].fill_(size)
+        empty[_COUNT].fill_(size)
         empty[-2].fill_(_INFINITY)
         empty[-1].fill_(-_INFINITY)
         return empty
     table = torch.stack(pieces)
-    added = table[:, :-2].sum(0) * repeats
-    added[0].fill_(size)
+    added = table[:, :_ADDED].sum(0) * repeats
+    added[_COUNT].fill_(size)
     return torch.cat((added, table[:, -2].amin().view(1), table[:, -1].amax().view(1)))
 
 
@@ -213,19 +217,19 @@ def _reduce_device_block(block: torch.Tensor, bits: _Bits, is_full: bool) -> tor
     clean = torch.where(is_finite, wide, 0.0)
     none = torch.zeros((), dtype=torch.int64, device=block.device)
     zero, subnormal = _count_small(block, bits) if is_full else (none, none)
-    columns = (
-        none,
-        wide.isnan().sum(),
-        wide.isposinf().sum(),
-        wide.isneginf().sum(),
-        zero,
-        subnormal,
-        clean.sum(),
-        (clean * clean).sum(),
-        torch.where(is_finite, wide, _INFINITY).amin(),
-        torch.where(is_finite, wide, -_INFINITY).amax(),
-    )
-    return torch.stack([column.double() for column in columns])
+    columns = {
+        "count": none,  # the caller knows it
+        "nan": wide.isnan().sum(),
+        "posinf": wide.isposinf().sum(),
+        "neginf": wide.isneginf().sum(),
+        "zero": zero,
+        "subnormal": subnormal,
+        "sum": clean.sum(),
+        "sumsq": (clean * clean).sum(),
+        "min": torch.where(is_finite, wide, _INFINITY).amin(),
+        "max": torch.where(is_finite, wide, -_INFINITY).amax(),
+    }
+    return torch.stack([columns[name].double() for name in DEVICE_COLUMNS])
 
 
 def _count_small(block: torch.Tensor, bits: _Bits) -> tuple[torch.Tensor, torch.Tensor]:

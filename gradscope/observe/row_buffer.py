@@ -28,7 +28,7 @@ from gradscope.observe.cuda.device_buffer import DeviceRowBuffer
 from gradscope.observe.cuda.triton_buffer import TritonRowBuffer, open_row_buffer
 from gradscope.observe.native_hooks import NativeHooks, make_native_hooks
 from gradscope.observe.nonfinite import has_numbers
-from gradscope.observe.readout import EMPTY_ROW, Readout, frozen, laid_out
+from gradscope.observe.readout import EMPTY_ROW, Readout, columns_of, frozen
 from gradscope.observe.reduction import (
     Record,
     Unmeasurable,
@@ -231,9 +231,7 @@ class RowBuffer:
 
     def _as_block(self, *, is_taken: bool = False) -> Block:
         """Return the rows by column; where `is_taken`, all but the bins are empty afterwards."""
-        columns, flags = laid_out(
-            self._native, self._cells, self._flags, self._expected, is_taken=is_taken
-        )
+        columns, flags = columns_of(self._cells, self._flags, self._expected, is_taken=is_taken)
         if len(self._where[0]) < len(self._layers):
             self._where = frozen(self._layers), frozen(self._kind_of_row)
         return Block(

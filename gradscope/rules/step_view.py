@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.columns import Block, Flags, derive_from
+from gradscope.columns import COLUMN_NAMES, Block, Flags, derive_from
 from gradscope.errors import UsageError
 
 __all__ = ["QUANTITIES", "Floats", "StepView", "any_of", "indices_of"]
@@ -19,7 +19,7 @@ __all__ = ["QUANTITIES", "Floats", "StepView", "any_of", "indices_of"]
 Floats: TypeAlias = NDArray[np.float64]
 
 _DERIVED = ("mean", "std", "rms", "norm", "absmax", "nonfinite", "finite")
-_COLUMNS = ("min", "max", "nan", "posinf", "neginf", "zero", "count")
+_COLUMNS = tuple(name for name in COLUMN_NAMES if name != "calls")
 QUANTITIES: tuple[str, ...] = (*_DERIVED, "inf", *_COLUMNS)
 """The quantities of a row: derived ones and columns."""
 

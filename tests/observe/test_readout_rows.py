@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradscope.columns import COLUMNS, Flags
+from gradscope.columns import COLUMN_NAMES, COLUMNS, Flags, Merge
 from gradscope.observe import RowBuffer
 
 
@@ -66,3 +66,11 @@ def test_a_block_knows_what_it_takes_in_memory(is_full):
     columns = len(COLUMNS) if is_full else sum(column.is_core for column in COLUMNS)
     bins = 128 * 8 if is_full else 0
     assert board.harvest().block().nbytes == 100 * (4 + 4 + 1 + 8 * columns + bins)
+
+
+def test_counts_come_first_then_sums_then_min_and_max():
+    counts = [column.is_count for column in COLUMNS]
+    assert counts == sorted(counts, reverse=True)
+    merges = [column.merge for column in COLUMNS]
+    assert merges == [Merge.ADD] * (len(COLUMNS) - 2) + [Merge.MIN, Merge.MAX]
+    assert COLUMN_NAMES[-2:] == ("min", "max")

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from gradscope.columns import COLUMN_NAMES, Flags, Table
+from gradscope.columns import COLUMN_NAMES, COLUMNS, Flags, Table
 from gradscope.observe import RowBuffer, reduce_on_device
 from gradscope.observe.cuda.device_buffer import DeviceRowBuffer
-from gradscope.observe.readout import laid_out
+from gradscope.observe.readout import columns_of
 
 
 def table_of(board):
@@ -89,33 +89,32 @@ def test_a_device_board_grows_and_keeps_what_it_has():
 
 
 @pytest.mark.parametrize("is_full", [False, True])
-def test_the_native_harvest_lays_out_what_the_one_in_python_does(is_full):
-    board = RowBuffer(is_full=is_full)
-    if board._native is None:
-        pytest.skip("the native pass was not built")
+def test_rows_are_read_out_by_column_and_empty_if_taken(is_full):
+    buffer = RowBuffer(is_full=is_full)
     nasty = torch.tensor([0.0, -1.0, 1e-42, torch.nan, torch.inf, -torch.inf, 3.5])
     for layer in range(5):
-        board.add(board.row(layer, "out"), nasty * (layer + 1), board.row(layer, "param"))
-        board.expect(board.row(layer, "grad"))
-    board.add(board.row(3, "grad"), nasty)
-    board.mark_unmeasured((board.row(4, "update"),))
-    held = board._cells, board._flags, board._expected
-    native = laid_out(board._native, *held, is_taken=False)
-    python = laid_out(None, *held, is_taken=False)
-    taken = laid_out(board._native, *held, is_taken=True)
-    assert list(native[0]) == list(python[0]) == list(COLUMN_NAMES)
-    for name, column in native[0].items():
-        assert (column.dtype, column.shape) == (python[0][name].dtype, (len(board),))
-        assert column.tobytes() == python[0][name].tobytes() == taken[0][name].tobytes()
-    assert native[1].tolist() == python[1].tolist() == taken[1].tolist()
-    left, flags = laid_out(None, *held, is_taken=True)
+        buffer.add(buffer.row(layer, "out"), nasty * (layer + 1), buffer.row(layer, "param"))
+        buffer.expect(buffer.row(layer, "grad"))
+    buffer.add(buffer.row(3, "grad"), nasty)
+    held = buffer._cells, buffer._flags, buffer._expected
+    cells = np.frombuffer(bytes(buffer._cells)).reshape(len(buffer), len(COLUMNS))
+    read = columns_of(*held, is_taken=False)
+    taken = columns_of(*held, is_taken=True)
+    assert list(read[0]) == list(COLUMN_NAMES)
+    for i, column in enumerate(COLUMNS):
+        expected = cells[:, i].astype(np.uint64 if column.is_count else np.float64)
+        assert read[0][column.name].tobytes() == expected.tobytes() == taken[0][column.name].tobytes()
+    missing = [buffer.row(layer, "grad") for layer in (0, 1, 2, 4)]
+    assert np.flatnonzero(read[1] == Flags.NOT_MEASURED).tolist() == missing
+    assert read[1].tolist() == taken[1].tolist()
+    left, flags = columns_of(*held, is_taken=True)
     assert not flags.any()
     assert {name: set(column.tolist()) for name, column in left.items()} == {
         **{name: {0} for name in COLUMN_NAMES},
         "min": {float("inf")},
         "max": {-float("inf")},
     }
-    assert len(board.harvest().block()) == 0
+    assert len(buffer.harvest().block()) == 0
 
 
 def test_gradients_are_found_at_their_parameters_and_missing_ones_are_named():

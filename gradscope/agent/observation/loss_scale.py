@@ -14,7 +14,7 @@ import torch
 from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
-from gradscope.columns import Block, Flags
+from gradscope.columns import COLUMNS, Block, Flags
 
 __all__ = ["LossScale"]
 
@@ -125,8 +125,9 @@ def _flagged(block: Block, kinds: tuple[str, ...]) -> Block:
 def _divided(block: Block, kinds: tuple[str, ...], scale: float) -> Block:
     rows = _rows_of(block, kinds)
     values = dict(block.values)
-    for name, power in (("sum", 1), ("sumsq", 2), ("min", 1), ("max", 1)):
-        column = block.column(name).copy()
-        column[rows] /= scale**power
-        values[name] = column
+    for column in COLUMNS:
+        if column.power:
+            numbers = block.column(column.name).copy()
+            numbers[rows] /= scale**column.power
+            values[column.name] = numbers
     return replace(block, values=values)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from gradscope.columns import HISTOGRAM_BINS
-from gradscope.observe.cuda.row_layout import BINS_AT, ITEM_WORDS
+from gradscope.observe.cuda.row_layout import BINS_AT, ITEM_WORDS, LINE_COLUMNS
 
 try:
     import triton
@@ -57,6 +57,12 @@ def _constant(value: int) -> Any:  # Any: as above
 
 
 _BINS_AT, _ITEM_WORDS, _BINS = _constant(BINS_AT), _constant(ITEM_WORDS), _constant(HISTOGRAM_BINS)
+_COUNT, _NAN, _POSINF, _NEGINF, _ZERO, _SUBNORMAL, _SUM, _SUMSQ, _MIN, _MAX, _CALLS = (
+    _constant(LINE_COLUMNS.index(name))
+    for name in (
+        "count", "nan", "posinf", "neginf", "zero", "subnormal", "sum", "sumsq", "min", "max", "calls",
+    )
+)  # fmt: skip
 _ROW_BITS, _FEW, _SOME = _constant(BLOCK_BYTES * 8), _constant(_THREADS), _constant(_THREADS * 4)
 
 
@@ -212,23 +218,23 @@ def _merge(
 ):  # fmt: skip
     """Merge a record into a line; what adds nothing is left out."""
     cells = line.to(tl.pointer_type(tl.float64))
-    tl.atomic_add(cells, count.to(tl.float64), sem="relaxed")
+    tl.atomic_add(cells + _COUNT, count.to(tl.float64), sem="relaxed")
     if nan + posinf + neginf > 0:
-        tl.atomic_add(cells + 1, nan.to(tl.float64), sem="relaxed")
-        tl.atomic_add(cells + 2, posinf.to(tl.float64), sem="relaxed")
-        tl.atomic_add(cells + 3, neginf.to(tl.float64), sem="relaxed")
+        tl.atomic_add(cells + _NAN, nan.to(tl.float64), sem="relaxed")
+        tl.atomic_add(cells + _POSINF, posinf.to(tl.float64), sem="relaxed")
+        tl.atomic_add(cells + _NEGINF, neginf.to(tl.float64), sem="relaxed")
     if IS_FULL:
         if zero + subnormal > 0:
-            tl.atomic_add(cells + 4, zero.to(tl.float64), sem="relaxed")
-            tl.atomic_add(cells + 5, subnormal.to(tl.float64), sem="relaxed")
+            tl.atomic_add(cells + _ZERO, zero.to(tl.float64), sem="relaxed")
+            tl.atomic_add(cells + _SUBNORMAL, subnormal.to(tl.float64), sem="relaxed")
         places = line.to(tl.pointer_type(tl.int64)) + _BINS_AT + tl.arange(0, _BINS)
         tl.atomic_add(places, bins.to(tl.int64) * repeats, mask=bins > 0, sem="relaxed")
-    tl.atomic_add(cells + 6, total, sem="relaxed")
-    tl.atomic_add(cells + 7, squares, sem="relaxed")
-    tl.atomic_min(cells + 8, least, sem="relaxed")
-    tl.atomic_max(cells + 9, greatest, sem="relaxed")
+    tl.atomic_add(cells + _SUM, total, sem="relaxed")
+    tl.atomic_add(cells + _SUMSQ, squares, sem="relaxed")
+    tl.atomic_min(cells + _MIN, least, sem="relaxed")
+    tl.atomic_max(cells + _MAX, greatest, sem="relaxed")
     if calls > 0:
-        tl.atomic_add(cells + 10, calls.to(tl.float64), sem="relaxed")
+        tl.atomic_add(cells + _CALLS, calls.to(tl.float64), sem="relaxed")
 
 
 @_jit

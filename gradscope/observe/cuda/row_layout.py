@@ -2,11 +2,11 @@
 
 from typing import Final
 
+from gradscope.columns import COLUMN_NAMES
+
 __all__ = ["BINS_AT", "ITEM_WORDS", "LINES", "LINE_COLUMNS"]
 
-LINE_COLUMNS: Final = (
-    "count", "nan", "posinf", "neginf", "zero", "subnormal", "sum", "sumsq", "min", "max", "calls",
-)  # fmt: skip
+LINE_COLUMNS: Final = (*(name for name in COLUMN_NAMES if name != "calls"), "calls")
 """A line is a row of the board: these columns as float64, at full detail int64 bins from BINS_AT on."""
 
 BINS_AT: Final = 16
