@@ -1,11 +1,15 @@
 """Compile the Triton kernels for devices that need not be there, and print what came of it, as JSON.
 
+    python triton_compiled.py [COUNT]
+
 `test_triton.py` starts this: Triton brings NVIDIA's assembler along, but no device to run the result.
 """
 
+import itertools
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,24 +20,23 @@ from triton import language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gradscope.observe import triton_kernels
+from gradscope.observe.cuda import kernels
 
 KINDS = {"float32": tl.float32, "float64": tl.float64, "bfloat16": tl.bfloat16, "float16": tl.float16}
 
 
 def main() -> None:
-    print(json.dumps(list(reports())))
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else None
+    print(json.dumps(list(itertools.islice(reports(), count))))
 
 
 def reports() -> Iterator[dict[str, Any]]:
-    yield report(75, triton_kernels.reduce_one, "float32", is_full=False)
+    yield report(75, kernels.reduce_one, "float32", is_full=False)
     for is_full in (False, True):
         for kind in KINDS:
-            yield report(90, triton_kernels.reduce_one, kind, is_full=is_full)
+            yield report(90, kernels.reduce_one, kind, is_full=is_full)
         for is_change in (False, True):
-            yield report(
-                90, triton_kernels.reduce_many, "float32", is_full=is_full, is_change=is_change
-            )
+            yield report(90, kernels.reduce_many, "float32", is_full=is_full, is_change=is_change)
 
 
 def report(capability, kernel, kind, *, is_full, is_change=False):
@@ -46,7 +49,7 @@ def report(capability, kernel, kind, *, is_full, is_change=False):
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, {}),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": triton_kernels.WARPS},
+        options={"num_warps": kernels.WARPS},
     )
     code = compiled.asm["ptx"]
     return {
