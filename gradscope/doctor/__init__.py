@@ -1,13 +1,14 @@
 """The function doctor: what is wrong with a custom autograd Function, where, and how it is cured."""
 
 from gradscope.doctor.child_process import examine_file_isolated
+from gradscope.doctor.diagnoses.registry import CODES
 from gradscope.doctor.examine import examine
 from gradscope.doctor.files import TIMEOUT_S, examine_file
 from gradscope.doctor.model import examine_met, examine_model
-from gradscope.doctor.report.codes import CODES, SEVERITIES
+from gradscope.doctor.report.codes import SEVERITIES
 from gradscope.doctor.report.messages import KNOWN_MESSAGES, KnownMessage, recognise
-from gradscope.doctor.report.report import REPORT_VERSION, CheckItem, Finding, Report, Step
-from gradscope.doctor.timing import Timing, time_function
+from gradscope.doctor.report.report import REPORT_VERSION, CheckItem, ExaminationStep, Finding, Report
+from gradscope.doctor.subject.timing import Timing, time_function
 
 __all__ = [
     "CODES",
@@ -16,10 +17,10 @@ __all__ = [
     "SEVERITIES",
     "TIMEOUT_S",
     "CheckItem",
+    "ExaminationStep",
     "Finding",
     "KnownMessage",
     "Report",
-    "Step",
     "Timing",
     "examine",
     "examine_file",

@@ -1,8 +1,4 @@
-"""The record of one examination, passed through all diagnoses.
-
-It is born in `examine`, filled as the steps go on, and dropped when the report is written. What several
-diagnoses need is computed once, when the first of them asks.
-"""
+"""`Examination`: the state of one examination. Diagnoses read it and compute shared results through it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +11,10 @@ from torch import Tensor
 from gradscope.doctor.numerics.agreement import agree
 from gradscope.doctor.numerics.finite_differences import Comparison, compare_elements
 from gradscope.doctor.numerics.precision import Precision, precision_of
-from gradscope.doctor.subject.run import Run, run
-from gradscope.doctor.subject.source import Fact, read_function, where_defined
+from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.run import ForwardBackwardRun, run_subject
+from gradscope.doctor.subject.source import SourceFact, read_function, where_defined
 from gradscope.doctor.subject.subject import Subject, find_functions
 
 __all__ = ["Examination"]
@@ -25,67 +23,90 @@ _ROUNDINGS: Final = 100
 
 
 class Examination:
-    """One subject, the runs made of it, and what was asked."""
+    """One subject, its runs and the findings so far. It lives as long as one call of `examine`.
+
+    A run or comparison that several diagnoses need is a cached property: the first one computes it.
+    """
 
     def __init__(self, subject: Subject, *, is_approximate: bool, is_second_order: bool) -> None:
         self.subject = subject
         self.is_approximate = is_approximate
         self.is_second_order = is_second_order
-        self.blocked = ""
-        """Why the numerical steps are skipped; "" while they are not."""
+        self.skip_reason = ""
+        """Why numerical steps are skipped; "" while they are not."""
+        self.findings: list[Finding] = []
+        """The findings of the diagnoses that have ended, in their order."""
         self.notes: list[str] = []
-        self.done: set[str] = set()
-        """What was looked at, "second order" and "built-in": not behind a fault."""
+        self.covered: set[str] = set()
+        """The optional parts that were examined: "second order" and "built-in"."""
+        self.gradcheck_results: dict[str, object] = {}
+        """Result and time of gradcheck and gradgradcheck, by name, once they have run."""
+
+    def has_found(self, *codes: Code) -> bool:
+        """Whether a finding so far has one of the codes."""
+        names = {code.name for code in codes}
+        return any(finding.code in names for finding in self.findings)
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether a finding so far is an error."""
+        return any(finding.severity == "error" for finding in self.findings)
 
     @cached_property
-    def given(self) -> Run:
-        """The first run: inputs as given, a dense gradient, watched from inside."""
-        return run(self.subject, is_spied=True)
+    def first_run(self) -> ForwardBackwardRun:
+        """The first run: inputs as given, a dense gradient, the Functions instrumented."""
+        return run_subject(self.subject, is_instrumented=True)
 
     @cached_property
-    def again(self) -> Run:
-        """The same once more."""
-        return run(self.subject)
+    def second_run(self) -> ForwardBackwardRun:
+        """Another run on the same inputs, not instrumented."""
+        return run_subject(self.subject)
+
+    @property
+    def has_failed_in_forward(self) -> bool:
+        """Whether forward raised in the first run."""
+        failure = self.first_run.failure
+        return failure is not None and failure.phase == "forward"
 
     @cached_property
-    def facts(self) -> tuple[Fact, ...]:
-        """What the source of all Functions says."""
+    def facts(self) -> tuple[SourceFact, ...]:
+        """The facts that the source of all Functions shows."""
         return tuple(fact for function in self.subject.functions for fact in read_function(function))
 
     @cached_property
-    def is_given_finite(self) -> bool:
+    def are_inputs_finite(self) -> bool:
         """Whether no input holds NaN or infinity."""
         return all(bool(leaf.value.isfinite().all()) for leaf in self.subject.leaves)
 
     @cached_property
-    def are_gradients_repeatable(self) -> bool:
-        """Whether two runs give the same gradients, but for the order of summation, as on a GPU."""
-        return agree(self.given.gradients, self.again.gradients, roundings=_ROUNDINGS)
+    def are_gradients_reproducible(self) -> bool:
+        """Whether two runs give the same gradients, up to the order of summation on a GPU."""
+        return agree(self.first_run.gradients, self.second_run.gradients, roundings=_ROUNDINGS)
 
     @cached_property
-    def are_outputs_repeatable(self) -> bool:
-        """Whether two runs give the same outputs, as above."""
-        return agree(self.given.outputs, self.again.outputs, roundings=_ROUNDINGS)
+    def are_outputs_reproducible(self) -> bool:
+        """Whether two runs give the same outputs, up to the order of summation on a GPU."""
+        return agree(self.first_run.outputs, self.second_run.outputs, roundings=_ROUNDINGS)
 
     @property
-    def where(self) -> str:
-        """Where the first Function is defined."""
+    def location(self) -> str:
+        """File and line of the first Function; "" if there is none."""
         return where_defined(self.subject.functions[0]) if self.subject.functions else ""
 
     @cached_property
-    def wide(self) -> Subject:
-        """The subject in double; as given where double fails."""
+    def in_double(self) -> Subject:
+        """The subject in double precision; as given if it raises in double."""
         widened = self.subject.in_double()
-        outcome = run(widened)
-        if outcome.failure is None or self.given.failure is not None:
+        outcome = run_subject(widened)
+        if outcome.failure is None or self.first_run.failure is not None:
             return widened
         self.notes.append(f"examined as given, not in double: {outcome.failure}")
         return self.subject
 
     @cached_property
     def precision(self) -> Precision:
-        """The precision that finite differences have to live with."""
-        found = precision_of(self.wide)
+        """The precision that finite differences can have."""
+        found = precision_of(self.in_double)
         if not found.is_double:
             self.notes.append(
                 f"works in {found.dtype} inside: compared with steps of {found.step:.1e} "
@@ -94,17 +115,22 @@ class Examination:
         return found
 
     @cached_property
-    def wide_run(self) -> Run:
-        """A run in double."""
-        return run(self.wide)
+    def double_run(self) -> ForwardBackwardRun:
+        """A run in double precision."""
+        return run_subject(self.in_double)
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Backward against finite differences, one for each leaf whose gradient is asked for."""
-        return self.compare(self.wide, self.wide_run)
+        """Backward against finite differences, in double, one for each leaf that needs a gradient."""
+        return self.compare(self.in_double, self.double_run)
 
-    def compare(self, subject: Subject, outcome: Run) -> tuple[Comparison, ...]:
-        """Compare the gradients of a run with differences, leaf by leaf."""
+    @property
+    def is_gradient_right(self) -> bool:
+        """Whether all gradients agree with finite differences."""
+        return all(comparison.is_right for comparison in self.comparisons)
+
+    def compare(self, subject: Subject, outcome: ForwardBackwardRun) -> tuple[Comparison, ...]:
+        """Compare the gradients of a run with finite differences, leaf by leaf."""
         return tuple(
             self.compare_leaf(subject, outcome, number)
             for number, leaf in enumerate(subject.leaves)
@@ -112,27 +138,35 @@ class Examination:
         )
 
     def compare_leaf(
-        self, subject: Subject, outcome: Run, number: int, indices: Tensor | None = None
+        self,
+        subject: Subject,
+        outcome: ForwardBackwardRun,
+        number: int,
+        indices: Tensor | None = None,
     ) -> Comparison:
-        """Compare the gradient of one leaf, at some elements; one that is missing counts as zeros."""
+        """Compare the gradient of one leaf, at the elements `indices` or a choice of them.
+
+        A gradient that is None counts as zeros.
+        """
         at = [leaf.value for leaf in subject.leaves]
         gradient = outcome.gradients[number]
         gradient = torch.zeros_like(at[number]) if gradient is None else gradient
         values = self.values_of(subject, outcome)
         return compare_elements(values, at, outcome.weights, number, gradient, self.precision, indices)
 
-    def values_of(self, subject: Subject, outcome: Run) -> "_Forward":
-        """Return forward as a plain function, of those outputs that have a gradient."""
+    def values_of(self, subject: Subject, outcome: ForwardBackwardRun) -> "_Forward":
+        """Return forward as a plain function of the leaves, for the outputs that have a gradient."""
         return _Forward(subject, [y.requires_grad for y in outcome.outputs])
 
-    def look_inside(self) -> None:
-        """Find the Function classes that a callable or a module runs, where none was given."""
+    def find_inner_functions(self) -> None:
+        """Find the Function classes that a callable or a module runs, if none was given."""
         if not self.subject.functions:
-            self.subject = replace(self.subject, functions=find_functions(run(self.subject).outputs))
+            outputs = run_subject(self.subject).outputs
+            self.subject = replace(self.subject, functions=find_functions(outputs))
 
 
 class _Forward:
-    """Forward without a graph: tensors in, the chosen outputs out."""
+    """Forward without a graph: takes the leaves' tensors, returns the chosen outputs."""
 
     def __init__(self, subject: Subject, is_chosen: Sequence[bool]) -> None:
         self._subject, self._is_chosen = subject, is_chosen

@@ -32,7 +32,7 @@ _Kind: TypeAlias = tuple[str, ...]
 
 
 @dataclass(slots=True)
-class _Met:
+class _RecordedCalls:
     """The calls of one Function: how many of each kind, and the arguments of the first of each."""
 
     function: type[Function]
@@ -100,7 +100,9 @@ def examine_met(
     return reports + [Report(f.__name__, (), (), (), (why.format(name=f.__name__),)) for f in outside]
 
 
-def _examine_each(met: _Met, model: str, approximate: bool, second_order: bool) -> Iterator[Report]:
+def _examine_each(
+    met: _RecordedCalls, model: str, approximate: bool, second_order: bool
+) -> Iterator[Report]:
     left_out = len(met.counts) - len(met.arguments)
     for kind, arguments in met.arguments.items():
         name = met.function.__name__
@@ -156,15 +158,15 @@ def _run(
 
 
 @contextmanager
-def _meeting(functions: Sequence[type[Function]]) -> Iterator[list[_Met]]:
+def _meeting(functions: Sequence[type[Function]]) -> Iterator[list[_RecordedCalls]]:
     """Note what some Functions are called with, in the order of first calls, while the block runs."""
-    met: dict[type[Function], _Met] = {}
+    met: dict[type[Function], _RecordedCalls] = {}
     originals = [(function, vars(function).get("forward")) for function in functions]
     wrapped = [(function, _noting(function, met)) for function in functions]
     try:
         for function, method in wrapped:
             function.forward = staticmethod(method)  # type: ignore[method-assign]  # given back below
-        found: list[_Met] = []
+        found: list[_RecordedCalls] = []
         yield found
         found.extend(met.values())
     finally:
@@ -175,12 +177,12 @@ def _meeting(functions: Sequence[type[Function]]) -> Iterator[list[_Met]]:
                 function.forward = original  # type: ignore[method-assign]  # as it was
 
 
-def _noting(function: type[Function], met: dict[type[Function], _Met]) -> Callable[..., Any]:
+def _noting(function: type[Function], met: dict[type[Function], _RecordedCalls]) -> Callable[..., Any]:
     forward: Any = function.forward  # Any: the user's method has whatever signature it has
     skipped = int(function.setup_context is Function.setup_context)  # ctx comes first
 
     def noted(*arguments: Any) -> Any:
-        met.setdefault(function, _Met(function)).add(arguments[skipped:])
+        met.setdefault(function, _RecordedCalls(function)).add(arguments[skipped:])
         return forward(*arguments)
 
     return noted

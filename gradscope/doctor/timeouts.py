@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-from gradscope.doctor.report.report import Report, found
+from gradscope.doctor.diagnoses.failures import BACKWARD_RAISES, FORWARD_RAISES
+from gradscope.doctor.report.report import Report
 from gradscope.doctor.subject.source import short_path
 
 __all__ = ["Place", "TimeIsUp", "died", "out_of_time", "place_of", "time_limit"]
@@ -85,9 +86,7 @@ def died(name: str, how: str, place: Place | None, said: Sequence[str]) -> Repor
 def _report(
     name: str, place: Place | None, message: str, *, cause: str, fix: str, evidence: Sequence[str] = ()
 ) -> Report:
-    phase = "backward" if place is not None and place[2] in _BACKWARD else "forward"
+    code = BACKWARD_RAISES if place is not None and place[2] in _BACKWARD else FORWARD_RAISES
     where = f"{short_path(place[0])}:{place[1]}" if place is not None else ""
-    finding = found(
-        f"{phase}-raises", message, cause=cause, fix=fix, where=where, evidence=tuple(evidence)
-    )
+    finding = code.finding(message, cause=cause, fix=fix, where=where, evidence=evidence)
     return Report(name, (finding,), (), (), ("not examined to the end: no numbers, no checklist",))

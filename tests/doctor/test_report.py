@@ -1,4 +1,4 @@
-"""The JSON of a report: what a program may rely on, frozen in a golden file."""
+"""The JSON of a report, compared with a golden file. `python tests/doctor/test_report.py` writes the file."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.autograd import Function
 
-from gradscope.doctor import REPORT_VERSION, Finding, Report, Step, examine
+from gradscope.doctor import REPORT_VERSION, ExaminationStep, Finding, Report, examine
 
 GOLDEN = Path(__file__).parent / "golden" / "report.json"
 
@@ -39,17 +39,27 @@ def steady(value):
     return value
 
 
-def test_the_json_of_a_report_is_the_golden_one():
+def make_report():
     report = examine(Flipped, torch.tensor([0.5, 1.0, -2.0], requires_grad=True), 2.0)
-    got = steady(json.loads(json.dumps(report.to_dict(), allow_nan=False)))
+    return steady(json.loads(json.dumps(report.to_dict(), allow_nan=False)))
+
+
+def test_the_json_of_a_report_is_the_golden_one():
+    got = make_report()
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     assert golden["version"] == REPORT_VERSION == 1
     assert got == golden
 
 
 def test_numbers_that_json_does_not_have_become_strings():
-    step = Step(1, "forward", "failed", {"largest": float("inf"), "rows": [[float("nan"), 1.0]]}, 0.1)
+    step = ExaminationStep(
+        1, "forward", "failed", {"largest": float("inf"), "rows": [[float("nan"), 1.0]]}, 0.1
+    )
     report = Report("f", (Finding("forward-nonfinite", "error", "m", "c", "f"),), (step,), ())
     data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert data["steps"][0]["numbers"] == {"largest": "inf", "rows": [["nan", 1.0]]}
     assert Report.from_dict(data).codes == ("forward-nonfinite",)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(make_report(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

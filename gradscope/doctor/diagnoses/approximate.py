@@ -13,10 +13,24 @@ from torch import Tensor
 
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import Comparison
-from gradscope.doctor.report.report import Finding, found
-from gradscope.doctor.subject.run import run
+from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.run import run_subject
 
-__all__ = ["find_poor_approximations"]
+__all__ = ["APPROXIMATE_NOTICEABLE", "APPROXIMATE_POOR", "find_poor_approximations"]
+
+APPROXIMATE_POOR: Final = Code(
+    "approximate-poor",
+    "error",
+    fault="an approximation off by over 1e-2",
+    found_by="mean relative error of eight draws, with `approximate=True`",
+)
+APPROXIMATE_NOTICEABLE: Final = Code(
+    "approximate-noticeable",
+    "hint",
+    fault="an approximation off by over 1e-3",
+    found_by="relative error",
+)
 
 _POOR: Final = 1e-2
 _NOTICEABLE: Final = 1e-3
@@ -25,6 +39,8 @@ _DRAWS: Final = 8
 
 def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
     """Grade the relative error: under 1e-3 good, under 1e-2 noticeable, else poor."""
+    if not exam.is_approximate:
+        return
     for comparison in exam.comparisons:
         name = exam.subject.leaves[comparison.leaf].name
         draws = _draws(exam, comparison)
@@ -35,14 +51,15 @@ def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
                 f"the approximate gradient of {name} is off by {error:.1e}: good ({said})"
             )
             continue
-        grade = "poor" if error > _POOR else "noticeable"
-        yield found(
-            f"approximate-{grade}",
+        code, grade = (
+            (APPROXIMATE_POOR, "poor") if error > _POOR else (APPROXIMATE_NOTICEABLE, "noticeable")
+        )
+        yield code.finding(
             f"the approximate gradient of {name} is off by {error:.1e} of its norm: {grade}",
             cause="finite differences with too large or too small a step, or too few samples",
             fix="central differences in double with a step of 1e-6 times the input's size; more "
             "samples; or the analytical gradient",
-            where=exam.where,
+            where=exam.location,
             evidence=(said, f"norm of the numerical gradient {float(comparison.numeric.norm()):.3e}"),
         )
 
@@ -50,10 +67,10 @@ def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
 def _draws(exam: Examination, comparison: Comparison) -> list[Tensor]:
     """Return backward's gradient at the compared elements, several times where it is random."""
     draws = [comparison.analytic]
-    if exam.are_gradients_repeatable:
+    if exam.are_gradients_reproducible:
         return draws
     for _ in range(_DRAWS - 1):
-        gradient = run(exam.wide).gradients[comparison.leaf]
+        gradient = run_subject(exam.in_double).gradients[comparison.leaf]
         if gradient is not None:
             draws.append(gradient.detach().reshape(-1)[comparison.indices].cpu())
     return draws

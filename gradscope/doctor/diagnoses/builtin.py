@@ -10,12 +10,20 @@ import torch.nn.functional as F  # noqa: N812 - as everybody writes it
 from torch import Tensor
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.report import Finding, found
-from gradscope.doctor.subject.run import run
+from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.run import run_subject
 from gradscope.doctor.subject.subject import Subject
-from gradscope.doctor.timing import time_function
+from gradscope.doctor.subject.timing import time_function
 
-__all__ = ["find_reimplementations"]
+__all__ = ["REIMPLEMENTS_BUILTIN", "find_reimplementations"]
+
+REIMPLEMENTS_BUILTIN: Final = Code(
+    "reimplements-builtin",
+    "hint",
+    fault="an operation that PyTorch has",
+    found_by="values and gradients beside a table of operations, with both times",
+)
 
 _LARGE: Final = 100_000
 _REPEATS: Final = 20
@@ -121,14 +129,13 @@ def find_reimplementations(exam: Examination) -> Iterator[Finding]:
 
     With those of as many tensors; or, where there are other arguments, with those that take such.
     """
-    if (
-        exam.subject.module is not None
-        or not exam.subject.functions
-        or not all(c.is_right for c in exam.comparisons)
-    ):
+    if exam.is_approximate or exam.has_errors or not exam.is_gradient_right:
         return
-    tensors = [a for a in exam.wide.arguments if isinstance(a, Tensor)]
-    has_options = len(tensors) != len(exam.wide.arguments)
+    exam.covered.add("built-in")
+    if exam.subject.module is not None or not exam.subject.functions:
+        return
+    tensors = [a for a in exam.in_double.arguments if isinstance(a, Tensor)]
+    has_options = len(tensors) != len(exam.in_double.arguments)
     table = _WITH_OPTIONS if has_options else _BY_COUNT.get(len(tensors), {})
     for name, operation in table.items():
         if _is_same(exam, operation):
@@ -143,20 +150,19 @@ def _reimplementation(exam: Examination, name: str, operation: _Operation) -> Fi
     is_large = any(leaf.value.numel() > _LARGE for leaf in exam.subject.leaves)
     repeats = _REPEATS_OF_LARGE if is_large else _REPEATS
     timing = time_function(exam.subject.call, operation, *arguments, repeats=repeats)
-    return found(
-        "reimplements-builtin",
+    return REIMPLEMENTS_BUILTIN.finding(
         f"values and gradients are those of {name}",
         cause="an operation that PyTorch has, or that composes from existing ones, needs no custom "
         "Function: its own is fused, tested, and works under torch.func and torch.compile",
         fix=f"call {name}",
-        where=exam.where,
+        where=exam.location,
         evidence=(str(timing),),
     )
 
 
 def _is_same(exam: Examination, operation: _Operation) -> bool:
-    reflected = exam.wide.with_values([-1.7 * leaf.value + 0.13 for leaf in exam.wide.leaves])
-    for subject in (exam.wide, reflected):
+    reflected = exam.in_double.with_values([-1.7 * leaf.value + 0.13 for leaf in exam.in_double.leaves])
+    for subject in (exam.in_double, reflected):
         expected = _outputs(subject)
         got = _outputs(_calling(subject, operation))
         if expected is None or got is None or len(expected) != 1 or len(got) != 1:
@@ -165,11 +171,11 @@ def _is_same(exam: Examination, operation: _Operation) -> bool:
             return False
         if not torch.allclose(expected[0], got[0], rtol=1e-6, atol=1e-9, equal_nan=True):
             return False
-    return _has_same_gradients(exam.wide, _calling(exam.wide, operation))
+    return _has_same_gradients(exam.in_double, _calling(exam.in_double, operation))
 
 
 def _has_same_gradients(subject: Subject, builtin: Subject) -> bool:
-    ours, theirs = run(subject), run(builtin)
+    ours, theirs = run_subject(subject), run_subject(builtin)
     if theirs.failure is not None:
         return False
     pairs = zip(ours.gradients, theirs.gradients, strict=True)

@@ -8,37 +8,44 @@ from torch import Tensor
 from gradscope.doctor.diagnoses.straight_through import is_straight_through_inside
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import Comparison
-from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import is_same
-from gradscope.doctor.subject.run import run, weights_like
+from gradscope.doctor.subject.run import run_subject, weights_like
 
-__all__ = ["explain_by_design"]
+__all__ = ["GRADIENT_BY_DESIGN", "explain_by_design"]
+
+GRADIENT_BY_DESIGN: Final = Code(
+    "gradient-by-design",
+    "hint",
+    fault="a gradient that is meant to differ",
+    found_by="forward is the identity or a staircase, or rounds and the gradient is right without that; backward limits large gradients only",
+)
 
 _SMALL_GRADIENT: Final = 1e-3
 
 
 def explain_by_design(exam: Examination, comparison: Comparison) -> Finding | None:
     """Return a hint where forward is the identity or a staircase, or backward limits its gradient."""
-    leaf = exam.wide.leaves[comparison.leaf]
+    leaf = exam.in_double.leaves[comparison.leaf]
     for test in _TESTS:
         reason = test(exam, comparison)
         if reason:
-            return found(
-                "gradient-by-design",
+            return GRADIENT_BY_DESIGN.finding(
                 f"the gradient of {leaf.name} is not the derivative, and looks meant: {reason}",
                 cause="reversal, scaling, clipping, stopping and straight-through estimators are of "
                 "this kind",
                 fix="nothing, if it is meant; say so in the docstring, since gradcheck must fail",
-                where=exam.where,
+                where=exam.location,
                 evidence=(_ratio(comparison),),
             )
     return None
 
 
 def _is_identity(exam: Examination, comparison: Comparison) -> str:
-    x = exam.wide.leaves[comparison.leaf].value
-    values = exam.values_of(exam.wide, exam.wide_run)
-    others = [leaf.value for leaf in exam.wide.leaves]
+    x = exam.in_double.leaves[comparison.leaf].value
+    values = exam.values_of(exam.in_double, exam.double_run)
+    others = [leaf.value for leaf in exam.in_double.leaves]
     for moved in (x, x * 1.37 + 0.11):
         others[comparison.leaf] = moved
         if not any(is_same(y, moved) for y in values(others)):
@@ -51,8 +58,8 @@ def _is_staircase(exam: Examination, comparison: Comparison) -> str:
     use = comparison.is_usable
     if not use.any() or bool((comparison.numeric[use].abs() > comparison.tolerance[use]).any()):
         return ""
-    values = exam.values_of(exam.wide, exam.wide_run)
-    here = [leaf.value for leaf in exam.wide.leaves]
+    values = exam.values_of(exam.in_double, exam.double_run)
+    here = [leaf.value for leaf in exam.in_double.leaves]
     before = values(here)
     far = list(here)
     far[comparison.leaf] = -3.0 * here[comparison.leaf] + 1.7
@@ -88,10 +95,10 @@ def _is_rescaled(exam: Examination, comparison: Comparison) -> str:
 
 
 def _with_small_gradients(exam: Examination, comparison: Comparison) -> Comparison | None:
-    small = run(exam.wide, weigh=_small_weights)
+    small = run_subject(exam.in_double, weigh=_small_weights)
     if small.failure is not None:
         return None
-    return exam.compare_leaf(exam.wide, small, comparison.leaf, comparison.indices)
+    return exam.compare_leaf(exam.in_double, small, comparison.leaf, comparison.indices)
 
 
 def _factor(comparison: Comparison) -> float | None:

@@ -4,61 +4,111 @@ Those are non-tensor-saved, saved-tensors-in-forward and wrong-gradient-count.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from torch import Tensor
 
 from gradscope.doctor.diagnoses.transpose import find_raising_transpose
+from gradscope.doctor.diagnoses.wrong_gradient import MISSING_GRADIENT
 from gradscope.doctor.examination import Examination
+from gradscope.doctor.report.codes import Code
 from gradscope.doctor.report.messages import recognise
-from gradscope.doctor.report.report import Finding, found
-from gradscope.doctor.subject.instrument import Call
+from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.instrument import FunctionCall
 from gradscope.doctor.subject.run import Failure
 
-__all__ = ["failure_finding", "find_backward_failures", "find_forward_failures", "named"]
+__all__ = [
+    "BACKWARD_RAISES",
+    "FORWARD_RAISES",
+    "NON_TENSOR_SAVED",
+    "SAVED_TENSORS_IN_FORWARD",
+    "WRONG_GRADIENT_COUNT",
+    "failure_finding",
+    "find_backward_failures",
+    "find_forward_failures",
+    "named",
+]
+
+NON_TENSOR_SAVED: Final = Code(
+    "non-tensor-saved",
+    "error",
+    fault="a number or list in `save_for_backward`",
+    found_by="the exception",
+    explains=("forward-raises",),
+)
+SAVED_TENSORS_IN_FORWARD: Final = Code(
+    "saved-tensors-in-forward",
+    "error",
+    fault="`saved_tensors` read in forward",
+    found_by="reading the source",
+    explains=(
+        "forward-raises",
+        "forward-nonfinite",
+    ),
+)
+FORWARD_RAISES: Final = Code(
+    "forward-raises",
+    "error",
+    fault="forward raises",
+    found_by="running, place and known message; so does one that never ends, or takes its process with it",
+)
+WRONG_GRADIENT_COUNT: Final = Code(
+    "wrong-gradient-count",
+    "error",
+    fault="too few or too many gradients",
+    found_by="the raw return of backward; the source, where backward is not reached",
+    explains=("backward-raises",),
+)
+BACKWARD_RAISES: Final = Code(
+    "backward-raises",
+    "error",
+    fault="backward raises",
+    found_by="running, place and known message; gradcheck's undefined gradients",
+)
 
 
 def find_forward_failures(exam: Examination) -> Iterator[Finding]:
     """Find what keeps forward from running."""
     yield from _saved_tensors_in_forward(exam)
-    failure = exam.given.failure
+    failure = exam.first_run.failure
     if failure is not None and failure.phase == "forward":
-        exam.blocked = "forward raises"
+        exam.skip_reason = "forward raises"
         yield failure_finding(failure)
 
 
 def find_backward_failures(exam: Examination) -> Iterator[Finding]:
     """Find what keeps backward from running, the number of gradients first."""
-    for call in exam.given.calls:
+    if exam.has_failed_in_forward:
+        return
+    for call in exam.first_run.calls:
         yield from _wrong_count(exam, call)
-    failure = exam.given.failure
+    failure = exam.first_run.failure
     if failure is not None:
-        exam.blocked = "backward raises"
-        yield failure_finding(failure, exam.where)
+        exam.skip_reason = "backward raises"
+        yield failure_finding(failure, exam.location)
         transposed = find_raising_transpose(exam) if _is_about_sizes(failure) else None
         if transposed is not None:
             yield transposed
-    elif not exam.given.is_connected:
-        exam.blocked = "no output has a gradient"
-        yield found(
-            "missing-gradient",
+    elif not exam.first_run.is_connected:
+        exam.skip_reason = "no output has a gradient"
+        yield MISSING_GRADIENT.finding(
             "no output depends on an input as far as autograd can see",
             cause="forward returns a detached tensor, runs under no_grad, or its outputs are marked "
             "as non-differentiable",
             fix="compute the output through Function.apply, and return floating-point tensors",
-            where=exam.where,
+            where=exam.location,
         )
 
 
 def failure_finding(failure: Failure, fallback: str = "", *, on: str = "") -> Finding:
     """Return the finding for an exception; `on` says in which variation it was raised."""
     known = recognise(failure.text)
-    code = f"{failure.phase}-raises"
+    code = FORWARD_RAISES if failure.phase == "forward" else BACKWARD_RAISES
     if known is not None and known.name == "save_for_backward given non-tensors":
-        code = "non-tensor-saved"
+        code = NON_TENSOR_SAVED
     elif known is not None and known.name == "expected X gradients, got Y":
-        code = "wrong-gradient-count"
-    return found(
-        code,
+        code = WRONG_GRADIENT_COUNT
+    return code.finding(
         (f"{on}: " if on else "") + failure.text.splitlines()[0],
         cause=known.cause if known else f"{failure.phase} raised an exception on these inputs",
         fix=known.cure if known else "run it by itself on these inputs, and read the line named here",
@@ -78,7 +128,7 @@ def _return_line(exam: Examination, count: int) -> str:
         f.where for f in exam.facts
         if f.kind == "return" and not f.is_in_forward and f.target == str(count)
     )  # fmt: skip
-    return next(lines, exam.where)
+    return next(lines, exam.location)
 
 
 def _is_about_sizes(failure: Failure) -> bool:
@@ -89,8 +139,7 @@ def _is_about_sizes(failure: Failure) -> bool:
 def _saved_tensors_in_forward(exam: Examination) -> Iterator[Finding]:
     for fact in exam.facts:
         if fact.kind == "saved_tensors" and fact.is_in_forward:
-            yield found(
-                "saved-tensors-in-forward",
+            yield SAVED_TENSORS_IN_FORWARD.finding(
                 f"ctx.saved_tensors is read in {fact.method}, where it is still empty",
                 cause="what save_for_backward was given can be read only when backward runs",
                 fix="use the tensor itself in forward; read ctx.saved_tensors in backward only",
@@ -100,7 +149,7 @@ def _saved_tensors_in_forward(exam: Examination) -> Iterator[Finding]:
             )
 
 
-def _wrong_count(exam: Examination, call: Call) -> Iterator[Finding]:
+def _wrong_count(exam: Examination, call: FunctionCall) -> Iterator[Finding]:
     if call.returned is None:
         return
     expected, got = len(call.inputs), len(call.returned)
@@ -111,8 +160,7 @@ def _wrong_count(exam: Examination, call: Call) -> Iterator[Finding]:
         for i, x in enumerate(call.inputs)
         if not isinstance(x, Tensor)
     ]
-    yield found(
-        "wrong-gradient-count",
+    yield WRONG_GRADIENT_COUNT.finding(
         f"backward of {call.function.__name__} returns {got} values, forward has {expected} arguments",
         cause="backward must return one value for each argument of forward, ctx not counted",
         fix=f"return {expected} values, None for arguments that are no tensors",

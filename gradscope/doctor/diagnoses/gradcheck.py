@@ -9,11 +9,17 @@ from torch import Tensor
 from torch.autograd import Function, gradcheck, gradgradcheck
 from torch.autograd.gradcheck import GradcheckError
 
-from gradscope.doctor.diagnoses.failures import named
+from gradscope.doctor.diagnoses.failures import BACKWARD_RAISES, named
+from gradscope.doctor.diagnoses.second_order import (
+    GRAPH_BROKEN,
+    NOT_TWICE_DIFFERENTIABLE,
+    WRONG_SECOND_GRADIENT,
+)
+from gradscope.doctor.diagnoses.wrong_gradient import WRONG_GRADIENT
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.report.report import Finding
 
-__all__ = ["find_gradcheck_failures", "run_checks"]
+__all__ = ["find_gradcheck_failures"]
 
 _SLOW_BELOW: Final = 65
 _FAST_CALLS: Final = 64
@@ -24,38 +30,22 @@ class _SlowModeError(Exception):
     """gradcheck's fast mode disagreed and went on, element by element, to word its message."""
 
 
-def run_checks(exam: Examination, *, is_twice: bool) -> dict[str, object]:
-    """Return what gradcheck and gradgradcheck say ("passed", or the first line), and their times.
+def find_gradcheck_failures(exam: Examination) -> Iterator[Finding]:
+    """Run gradcheck and gradgradcheck, and find what they alone see.
 
-    They need double throughout and no kink at the inputs; where that is not so, they are not run. Nor
-    is gradgradcheck where the second derivative is known to be refused or wrong (`is_twice` False).
+    One such fault is a backward that cannot take an undefined gradient. The results go to
+    `exam.gradcheck_results`.
     """
-    reason = _why_not(exam)
-    if reason:
-        return {"gradcheck": f"not run: {reason}"}
-    numbers = _timed(exam, "gradcheck", gradcheck)
-    if exam.is_second_order and str(numbers["gradcheck"]).startswith("passed"):
-        if not is_twice:
-            return numbers | {"gradgradcheck": "not run: a finding says why it would fail"}
-        numbers |= _timed(exam, "gradgradcheck", gradgradcheck)
-    if any(function.jvp is not Function.jvp for function in exam.subject.functions):
-        numbers |= _timed(exam, "gradcheck in forward mode", _forward_mode)
-    return numbers
-
-
-def _forward_mode(*arguments: object, **options: bool) -> bool:
-    return gradcheck(*arguments, **options, check_forward_ad=True, check_backward_ad=False)  # type: ignore[arg-type]  # as gradcheck takes them
-
-
-def find_gradcheck_failures(exam: Examination, numbers: dict[str, object]) -> Iterator[Finding]:
-    """Find what gradcheck alone sees: such as a backward that cannot take an undefined gradient."""
-    verdict = str(numbers.get("gradcheck", ""))
+    if exam.is_approximate:
+        return
+    exam.gradcheck_results = results = _run_checks(exam)
+    verdict = str(results["gradcheck"])
     if verdict.startswith(("passed", "not run")):
-        yield from _forward_mode_failures(exam, str(numbers.get("gradcheck in forward mode", "passed")))
+        yield from _forward_mode_failures(exam, str(results.get("gradcheck in forward mode", "passed")))
         return
     is_undefined = "undefined" in verdict or verdict.startswith("raises")
-    yield found(
-        "backward-raises" if is_undefined else "wrong-gradient",
+    code = BACKWARD_RAISES if is_undefined else WRONG_GRADIENT
+    yield code.finding(
         f"gradcheck fails: {verdict}",
         cause="backward does not handle an output whose gradient is None (set_materialize_grads(False))"
         if is_undefined
@@ -63,7 +53,7 @@ def find_gradcheck_failures(exam: Examination, numbers: dict[str, object]) -> It
         fix="test each grad_output for None"
         if is_undefined
         else "run gradcheck by itself, and read its Jacobians",
-        where=exam.where,
+        where=exam.location,
         evidence=named(verdict),
     )
 
@@ -71,29 +61,53 @@ def find_gradcheck_failures(exam: Examination, numbers: dict[str, object]) -> It
 def _forward_mode_failures(exam: Examination, verdict: str) -> Iterator[Finding]:
     if verdict.startswith("passed"):
         return
-    yield found(
-        "wrong-gradient",
+    yield WRONG_GRADIENT.finding(
         f"jvp, the derivative in forward mode, fails gradcheck: {verdict}",
         cause="jvp is not the derivative of forward, or raises; backward is right",
         fix="derive jvp again: the Jacobian times the tangents, where backward has its transpose",
-        where=exam.where,
+        where=exam.location,
     )
 
 
+def _run_checks(exam: Examination) -> dict[str, object]:
+    """Return the results of gradcheck and gradgradcheck ("passed", or the first line), and their times.
+
+    They need double throughout and no kink at the inputs, and are not run without. Nor is gradgradcheck if a
+    finding says that the second derivative is refused or wrong.
+    """
+    reason = _why_not(exam)
+    if reason:
+        return {"gradcheck": f"not run: {reason}"}
+    results = _timed(exam, "gradcheck", gradcheck)
+    if exam.is_second_order and str(results["gradcheck"]).startswith("passed"):
+        if exam.has_found(GRAPH_BROKEN, NOT_TWICE_DIFFERENTIABLE, WRONG_SECOND_GRADIENT):
+            return results | {"gradgradcheck": "not run: a finding says why it would fail"}
+        results |= _timed(exam, "gradgradcheck", gradgradcheck)
+    if any(function.jvp is not Function.jvp for function in exam.subject.functions):
+        results |= _timed(exam, "gradcheck in forward mode", _forward_mode)
+    return results
+
+
+def _forward_mode(*arguments: object, **options: bool) -> bool:
+    return gradcheck(*arguments, **options, check_forward_ad=True, check_backward_ad=False)  # type: ignore[arg-type]  # as gradcheck takes them
+
+
 def _why_not(exam: Examination) -> str:
+    if not exam.is_gradient_right:
+        return "the gradient is not the derivative"
     if not exam.precision.is_double:
         return f"it works in {exam.precision.dtype} inside"
     if any(c.kinks for c in exam.comparisons):
         return "an input lies on a kink or an edge"
-    return "" if all(leaf.value.numel() for leaf in exam.wide.leaves) else "an input is empty"
+    return "" if all(leaf.value.numel() for leaf in exam.in_double.leaves) else "an input is empty"
 
 
 def _timed(exam: Examination, name: str, check: Callable[..., bool]) -> dict[str, object]:
-    subject = exam.wide
+    subject = exam.in_double
     leaves = tuple(
         leaf.value.detach().clone().requires_grad_(leaf.is_needed) for leaf in subject.leaves
     )
-    size = sum(leaf.numel() for leaf in leaves) + sum(y.numel() for y in exam.wide_run.outputs)
+    size = sum(leaf.numel() for leaf in leaves) + sum(y.numel() for y in exam.double_run.outputs)
     is_fast = size >= _SLOW_BELOW
     called = _Counted(exam, limit=_FAST_CALLS * (1 + len(leaves)) if is_fast else None)
     start = time.perf_counter()
@@ -115,8 +129,8 @@ class _Counted:
     """The function as gradcheck calls it: so many times and no more, where there is a limit."""
 
     def __init__(self, exam: Examination, limit: int | None) -> None:
-        self._subject = exam.wide
-        self._is_chosen = [y.requires_grad for y in exam.wide_run.outputs]
+        self._subject = exam.in_double
+        self._is_chosen = [y.requires_grad for y in exam.double_run.outputs]
         self._left = limit
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -8,26 +8,74 @@ from typing import Final
 
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.agreement import agree
-from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.report.codes import LAYOUT, SECOND_ORDER, WRONG_VALUE, Code
+from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import backward_name
-from gradscope.doctor.subject.run import run
+from gradscope.doctor.subject.run import run_subject
 from gradscope.doctor.subject.source import parameters_of
 
-__all__ = ["find_written_gradients", "find_written_inputs"]
+__all__ = [
+    "FORWARD_INPLACE_INPUT",
+    "GRAD_OUTPUT_MODIFIED",
+    "SAVED_TENSOR_MODIFIED",
+    "find_modified_gradients",
+    "find_modified_inputs",
+]
+
+FORWARD_INPLACE_INPUT: Final = Code(
+    "forward-inplace-input",
+    "error",
+    fault="forward writes to an input",
+    found_by="content and version before and after, `mark_dirty` honoured; a hint for a statistic that the result does not depend on",
+    explains=(
+        "forward-raises",
+        "backward-raises",
+        "input-returned-as-is",
+        "nondeterministic",
+        WRONG_VALUE,
+        SECOND_ORDER,
+        LAYOUT,
+    ),
+)
+GRAD_OUTPUT_MODIFIED: Final = Code(
+    "grad-output-modified",
+    "error",
+    fault="backward writes to grad_output",
+    found_by="content and version before and after, with a dense gradient",
+    explains=(
+        "backward-raises",
+        "nondeterministic",
+        WRONG_VALUE,
+        SECOND_ORDER,
+        LAYOUT,
+    ),
+)
+SAVED_TENSOR_MODIFIED: Final = Code(
+    "saved-tensor-modified",
+    "error",
+    fault="backward writes to a saved tensor",
+    found_by="content and version before and after",
+    explains=(
+        "backward-raises",
+        "nondeterministic",
+        WRONG_VALUE,
+        SECOND_ORDER,
+        LAYOUT,
+    ),
+)
 
 _FORWARD: Final = ("forward", "setup_context")
 _BACKWARD: Final = ("backward", "vjp")
 
 
-def find_written_inputs(exam: Examination) -> Iterator[Finding]:
+def find_modified_inputs(exam: Examination) -> Iterator[Finding]:
     """Find inputs that forward changes without mark_dirty."""
     changed = sorted(
-        {(call.function.__name__, i) for call in exam.given.calls for i in call.changed_inputs}
+        {(call.function.__name__, i) for call in exam.first_run.calls for i in call.modified_inputs}
     )
     for function, position in changed:
         is_statistic = _is_mere_statistic(exam, function, position)
-        yield found(
-            "forward-inplace-input",
+        yield FORWARD_INPLACE_INPUT.finding(
             f"forward of {function} changes its argument {position} in place"
             + (
                 ": a statistic that is kept, and that the result does not depend on"
@@ -43,14 +91,13 @@ def find_written_inputs(exam: Examination) -> Iterator[Finding]:
         )
 
 
-def find_written_gradients(exam: Examination) -> Iterator[Finding]:
+def find_modified_gradients(exam: Examination) -> Iterator[Finding]:
     """Find gradients and saved tensors that backward changes."""
-    for call in exam.given.calls:
+    for call in exam.first_run.calls:
         name = call.function.__name__
         own = parameters_of(call.function, backward_name(call.function))
-        if call.changed_gradients:
-            yield found(
-                "grad-output-modified",
+        if call.modified_gradients:
+            yield GRAD_OUTPUT_MODIFIED.finding(
                 f"backward of {name} changes grad_output in place",
                 cause="grad_output belongs to autograd: other branches of the graph, and hooks, read "
                 "the same memory",
@@ -58,15 +105,14 @@ def find_written_gradients(exam: Examination) -> Iterator[Finding]:
                 "clone() first where in-place is needed",
                 where=_line(exam, _BACKWARD, own),
             )
-        if call.changed_saved:
-            yield found(
-                "saved-tensor-modified",
+        if call.modified_saved:
+            yield SAVED_TENSOR_MODIFIED.finding(
                 f"backward of {name} changes a saved tensor in place",
                 cause="a saved tensor is shared with forward's input or output and with later "
                 "backwards (retain_graph), which then see other values",
                 fix="compute a new tensor from it, or clone() it before writing",
                 where=_line(exam, _BACKWARD, own, is_meant=False),
-                evidence=[f"saved tensor {i}" for i in call.changed_saved],
+                evidence=[f"saved tensor {i}" for i in call.modified_saved],
             )
 
 
@@ -76,7 +122,7 @@ def _line(
     """Return the line that writes in place to one of the names (or to none), or the first such."""
     facts = [f for f in exam.facts if f.kind == "in-place" and f.method in methods]
     meant = [fact for fact in facts if (fact.target in names) == is_meant]
-    return next((fact.where for fact in (*meant, *facts)), exam.where)
+    return next((fact.where for fact in (*meant, *facts)), exam.location)
 
 
 def _name(exam: Examination, function: str, position: int) -> str:
@@ -91,8 +137,8 @@ def _is_mere_statistic(exam: Examination, function: str, position: int) -> bool:
     """
     leaf = next((leaf for leaf in exam.subject.leaves if leaf.position == position), None)
     is_direct = [f.__name__ for f in exam.subject.functions] == [function] and exam.subject.is_direct
-    if leaf is None or leaf.is_needed or not is_direct or exam.given.failure is not None:
+    if leaf is None or leaf.is_needed or not is_direct or exam.first_run.failure is not None:
         return False
     moved = [each.value * 1.37 + 0.11 if each is leaf else each.value for each in exam.subject.leaves]
-    other = run(exam.subject.with_values(moved))
-    return other.failure is None and agree(exam.given.outputs, other.outputs, roundings=0.0)
+    other = run_subject(exam.subject.with_values(moved))
+    return other.failure is None and agree(exam.first_run.outputs, other.outputs, roundings=0.0)

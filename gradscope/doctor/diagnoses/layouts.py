@@ -9,17 +9,35 @@ from torch import Tensor
 from gradscope.doctor.diagnoses.failures import named
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.agreement import agree
-from gradscope.doctor.report.report import Finding, found
-from gradscope.doctor.subject.run import Run, run, weights_like
+from gradscope.doctor.report.codes import LAYOUT, Code
+from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.run import ForwardBackwardRun, run_subject, weights_like
 
-__all__ = ["find_layout_failures"]
+__all__ = ["FAILS_ON_EXPANDED_GRADIENT", "FAILS_ON_NONCONTIGUOUS", "find_layout_failures"]
+
+FAILS_ON_NONCONTIGUOUS: Final = Code(
+    "fails-on-noncontiguous",
+    "error",
+    fault="another layout gives another result",
+    found_by="transposed inputs and gradients",
+    group=LAYOUT,
+)
+FAILS_ON_EXPANDED_GRADIENT: Final = Code(
+    "fails-on-expanded-gradient",
+    "error",
+    fault="stride 0 gives another result",
+    found_by="the gradient of `sum().backward()`",
+    group=LAYOUT,
+)
 
 _ROUNDINGS: Final = 1e3  # another layout may sum in another order
 
 
 def find_layout_failures(exam: Examination) -> Iterator[Finding]:
     """Run with strided inputs, a strided gradient, and an expanded one, each against its dense twin."""
-    if any(call.dirty_inputs for call in exam.given.calls):
+    if not exam.are_gradients_reproducible:
+        return
+    if any(call.dirty_inputs for call in exam.first_run.calls):
         return  # an input that is written to by design cannot be a view
     yield from _noncontiguous(exam)
     yield from _expanded(exam)
@@ -27,32 +45,30 @@ def find_layout_failures(exam: Examination) -> Iterator[Finding]:
 
 def _noncontiguous(exam: Examination) -> Iterator[Finding]:
     variations = (
-        ("inputs", run(exam.subject, prepare=_strided)),
-        ("gradients", run(exam.subject, weigh=lambda y: _strided(weights_like(y)))),
+        ("inputs", run_subject(exam.subject, prepare=_strided)),
+        ("gradients", run_subject(exam.subject, weigh=lambda y: _strided(weights_like(y)))),
     )
     for what, outcome in variations:
-        trouble = _trouble(exam.given, outcome)
+        trouble = _trouble(exam.first_run, outcome)
         if trouble:
-            yield found(
-                "fails-on-noncontiguous",
+            yield FAILS_ON_NONCONTIGUOUS.finding(
                 f"non-contiguous {what}: {trouble}",
                 cause="it assumes a contiguous layout: .view on what may be strided, or a raw pointer",
                 fix="use .reshape, or call .contiguous() at the door",
-                where=outcome.failure.where if outcome.failure else exam.where,
+                where=outcome.failure.where if outcome.failure else exam.location,
                 evidence=named(trouble),
             )
 
 
 def _expanded(exam: Examination) -> Iterator[Finding]:
-    outcome = run(exam.subject, weigh=_stride_zero)
-    trouble = _trouble(run(exam.subject, weigh=torch.ones_like), outcome)
+    outcome = run_subject(exam.subject, weigh=_stride_zero)
+    trouble = _trouble(run_subject(exam.subject, weigh=torch.ones_like), outcome)
     if trouble:
-        yield found(
-            "fails-on-expanded-gradient",
+        yield FAILS_ON_EXPANDED_GRADIENT.finding(
             f"a gradient of stride 0, as sum().backward() sends it: {trouble}",
             cause="backward writes to grad_output, or reads its memory as if it were dense",
             fix="call grad_output.contiguous() first, or compute out of place",
-            where=outcome.failure.where if outcome.failure else exam.where,
+            where=outcome.failure.where if outcome.failure else exam.location,
             evidence=named(trouble),
         )
 
@@ -68,7 +84,7 @@ def _stride_zero(output: Tensor) -> Tensor:
     return torch.ones((), dtype=output.dtype, device=output.device).expand(output.shape)
 
 
-def _trouble(expected: Run, got: Run) -> str:
+def _trouble(expected: ForwardBackwardRun, got: ForwardBackwardRun) -> str:
     if got.failure is not None:
         return str(got.failure).splitlines()[0]
     if not agree(expected.outputs, got.outputs, roundings=_ROUNDINGS):

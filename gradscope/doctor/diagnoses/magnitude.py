@@ -6,9 +6,23 @@ from typing import Final
 import torch
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report.report import Finding
 
-__all__ = ["LARGE", "SMALL", "find_odd_magnitudes"]
+__all__ = ["GRADIENT_TOO_LARGE", "GRADIENT_TOO_SMALL", "LARGE", "SMALL", "find_odd_magnitudes"]
+
+GRADIENT_TOO_LARGE: Final = Code(
+    "gradient-too-large",
+    "warning",
+    fault="a gradient over 1e6",
+    found_by="its largest element",
+)
+GRADIENT_TOO_SMALL: Final = Code(
+    "gradient-too-small",
+    "warning",
+    fault="a gradient under 1e-6 and not 0",
+    found_by="its largest element; the rounding of a zero is left out",
+)
 
 LARGE: Final = 1e6
 SMALL: Final = 1e-6
@@ -16,37 +30,35 @@ SMALL: Final = 1e-6
 
 def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
     """Look at the largest element of each gradient, for gradients of about 1 coming in."""
-    pairs = zip(exam.subject.leaves, exam.given.gradients, strict=False)
+    pairs = zip(exam.subject.leaves, exam.first_run.gradients, strict=False)
     for number, (leaf, gradient) in enumerate(pairs):
         if gradient is None or gradient.numel() == 0:
             continue
         largest = float(gradient.abs().max())
         if largest > LARGE:
-            yield found(
-                "gradient-too-large",
+            yield GRADIENT_TOO_LARGE.finding(
                 f"the largest element of the gradient of {leaf.name} is {largest:.2e}, over "
                 f"{LARGE:.0e}",
                 cause="the function is very steep at these inputs, or backward lacks a division",
                 fix="scale the inputs, or compute in logarithms; check the formula against the next "
                 "steps",
-                where=exam.where,
+                where=exam.location,
             )
         elif 0 < largest < SMALL and not _is_rounding(exam, number, largest):
-            yield found(
-                "gradient-too-small",
+            yield GRADIENT_TOO_SMALL.finding(
                 f"the largest element of the gradient of {leaf.name} is {largest:.2e}, under "
                 f"{SMALL:.0e}",
                 cause="the function is saturated at these inputs, or backward divides once too often",
                 fix="examine it where it is not flat; check the formula against the next steps",
-                where=exam.where,
+                where=exam.location,
             )
 
 
 def _is_rounding(exam: Examination, number: int, largest: float) -> bool:
     """Return whether a small gradient is the rounding of a zero: in double it nearly vanishes."""
     dtype = exam.subject.leaves[number].value.dtype
-    wide = exam.wide_run.gradients[number] if exam.wide_run.failure is None else None
-    others = [float(g.abs().max()) for g in exam.given.gradients if g is not None and g.numel()]
+    wide = exam.double_run.gradients[number] if exam.double_run.failure is None else None
+    others = [float(g.abs().max()) for g in exam.first_run.gradients if g is not None and g.numel()]
     is_nothing = largest < 100 * torch.finfo(dtype).eps * max(others)
     if wide is None or wide.dtype == dtype:
         return is_nothing

@@ -4,41 +4,50 @@ from collections.abc import Iterator
 from typing import Final
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.report import Finding, found
-from gradscope.doctor.subject.instrument import Call
-from gradscope.doctor.subject.run import run
+from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.instrument import FunctionCall
+from gradscope.doctor.subject.run import run_subject
 
-__all__ = ["find_wasted_work"]
+__all__ = ["IGNORES_NEEDS_INPUT_GRAD", "find_wasted_work"]
+
+IGNORES_NEEDS_INPUT_GRAD: Final = Code(
+    "ignores-needs-input-grad",
+    "hint",
+    fault="gradients that nobody asked for",
+    found_by="operations of backward that only they needed; a warning over a tenth of the work",
+)
 
 _LARGE_SHARE: Final = 0.1
 
 
 def find_wasted_work(exam: Examination) -> Iterator[Finding]:
     """Switch off one input at a time and look for work of backward that only its gradient needed."""
+    if exam.skip_reason:
+        return
     wasted: dict[str, float] = {}
     counts: dict[str, tuple[int, int]] = {}
-    calls = list(exam.given.calls)
+    calls = list(exam.first_run.calls)
     needed = [leaf.is_needed for leaf in exam.subject.leaves]
     if sum(needed) > 1:
         for i in (i for i, n in enumerate(needed) if n):
             one_off = [n and j != i for j, n in enumerate(needed)]
-            calls += run(exam.subject, needed=one_off, is_spied=True).calls
+            calls += run_subject(exam.subject, needed=one_off, is_instrumented=True).calls
     for call in calls:
         for position in _unasked(call):
-            share, operations = call.work.only_for(position)
+            share, operations = call.operations.only_for(position)
             name = f"argument {position} of {call.function.__name__}"
             if share > wasted.get(name, 0.0):
-                wasted[name], counts[name] = share, (operations, call.work.count)
+                wasted[name], counts[name] = share, (operations, call.operations.count)
     if not wasted:
         return
     worst = max(wasted.values())
-    yield found(
-        "ignores-needs-input-grad",
+    yield IGNORES_NEEDS_INPUT_GRAD.finding(
         f"backward computes gradients that nobody asked for: up to {worst:.0%} of its work",
         cause="ctx.needs_input_grad was not looked at, so a frozen input costs as much as a trained "
         "one",
         fix="if ctx.needs_input_grad[i]: compute the gradient of argument i, else return None for it",
-        where=exam.where,
+        where=exam.location,
         severity="warning" if worst > _LARGE_SHARE else "hint",
         evidence=[
             f"{name}: {counts[name][0]} of {counts[name][1]} operations, {share:.0%} of the work"
@@ -47,7 +56,7 @@ def find_wasted_work(exam: Examination) -> Iterator[Finding]:
     )
 
 
-def _unasked(call: Call) -> list[int]:
+def _unasked(call: FunctionCall) -> list[int]:
     if call.returned is None:
         return []
     return [

@@ -10,10 +10,14 @@ import torch
 from torch.autograd import Function
 
 from gradscope.doctor.diagnoses.failures import failure_finding
-from gradscope.doctor.diagnoses.wrong_gradient import plain_wrong_gradient
+from gradscope.doctor.diagnoses.wrong_gradient import (
+    MISSING_GRADIENT,
+    WRONG_GRADIENT,
+    plain_wrong_gradient,
+)
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.report import Finding, found
-from gradscope.doctor.subject.run import run
+from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.run import run_subject
 from gradscope.doctor.subject.subject import Subject
 
 __all__ = ["find_option_failures", "find_subset_failures"]
@@ -23,43 +27,47 @@ _ALL_SUBSETS: Final = 5
 
 def find_subset_failures(exam: Examination) -> Iterator[Finding]:
     """Switch gradients off in turn: what remains must be what it was."""
+    if not exam.are_gradients_reproducible:
+        return
     for needed in _subsets([leaf.is_needed for leaf in exam.subject.leaves]):
         names = ", ".join(leaf.name for leaf, n in zip(exam.subject.leaves, needed, strict=True) if n)
-        outcome = run(exam.subject, needed=needed)
+        outcome = run_subject(exam.subject, needed=needed)
         if outcome.failure is not None:
-            yield failure_finding(outcome.failure, exam.where, on=f"only {names} requires a gradient")
+            yield failure_finding(
+                outcome.failure, exam.location, on=f"only {names} requires a gradient"
+            )
             continue
         for leaf, n, before, now in zip(
-            exam.subject.leaves, needed, exam.given.gradients, outcome.gradients, strict=True
+            exam.subject.leaves, needed, exam.first_run.gradients, outcome.gradients, strict=True
         ):
             if (
                 n
                 and before is not None
                 and (now is None or not torch.allclose(before, now, rtol=1e-3, atol=1e-5))
             ):
-                yield found(
-                    "missing-gradient" if now is None else "wrong-gradient",
+                code = MISSING_GRADIENT if now is None else WRONG_GRADIENT
+                yield code.finding(
                     f"only {names} requires a gradient: that of {leaf.name} is "
                     + ("None" if now is None else "another than before"),
                     cause="what is computed for one input depends on whether another needs a gradient",
                     fix="test each ctx.needs_input_grad[i] by itself",
-                    where=exam.where,
+                    where=exam.location,
                 )
 
 
 def find_option_failures(exam: Examination) -> Iterator[Finding]:
     """Leave out each argument that has a default: from the end one by one, and each by itself."""
-    can_compare = not exam.is_approximate and all(c.is_right for c in exam.comparisons)
-    for left_out, fewer in _variations(exam.wide):
+    can_compare = not exam.is_approximate and exam.is_gradient_right
+    for left_out, fewer in _variations(exam.in_double):
         if not any(leaf.is_needed for leaf in fewer.leaves):
             continue
-        outcome = run(fewer)
+        outcome = run_subject(fewer)
         if outcome.failure is not None:
-            yield failure_finding(outcome.failure, exam.where, on=left_out)
+            yield failure_finding(outcome.failure, exam.location, on=left_out)
         elif can_compare and outcome.is_connected:
             for comparison in exam.compare(fewer, outcome):
                 if not comparison.is_right:
-                    yield plain_wrong_gradient(fewer, comparison, exam.where, on=left_out)
+                    yield plain_wrong_gradient(fewer, comparison, exam.location, on=left_out)
 
 
 def _variations(subject: Subject) -> Iterator[tuple[str, Subject]]:

@@ -6,6 +6,7 @@ gradient-device-mismatch, and the missing-transpose that shows in the shape.
 
 from collections.abc import Iterator
 from itertools import combinations
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,14 +15,59 @@ from gradscope.doctor.diagnoses.transpose import missing_transpose
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import compare_elements
 from gradscope.doctor.numerics.precision import Precision
-from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.report.codes import SECOND_ORDER, WRONG_VALUE, Code
+from gradscope.doctor.report.report import Finding
 
-__all__ = ["find_mismatched_gradients"]
+__all__ = [
+    "BROADCAST_NOT_REDUCED",
+    "GRADIENT_DEVICE_MISMATCH",
+    "GRADIENT_DTYPE_MISMATCH",
+    "GRADIENT_SHAPE_MISMATCH",
+    "find_mismatched_gradients",
+]
+
+GRADIENT_SHAPE_MISMATCH: Final = Code(
+    "gradient-shape-mismatch",
+    "error",
+    fault="a shape that no broadcast explains",
+    found_by="the raw return",
+    explains=("backward-raises",),
+)
+GRADIENT_DEVICE_MISMATCH: Final = Code(
+    "gradient-device-mismatch",
+    "warning",
+    fault="a gradient on another device, a hard-coded one",
+    found_by="the raw return; reading the source",
+    explains=(
+        "backward-raises",
+        WRONG_VALUE,
+    ),
+)
+BROADCAST_NOT_REDUCED: Final = Code(
+    "broadcast-not-reduced",
+    "error",
+    fault="a broadcast that was not summed",
+    found_by="the raw return; a warning where autograd's silent sum is right",
+    explains=(
+        WRONG_VALUE,
+        SECOND_ORDER,
+    ),
+)
+GRADIENT_DTYPE_MISMATCH: Final = Code(
+    "gradient-dtype-mismatch",
+    "warning",
+    fault="a gradient of another dtype",
+    found_by="the raw return, in the inputs' own dtype; an error where the value suffers",
+    explains=(
+        WRONG_VALUE,
+        SECOND_ORDER,
+    ),
+)
 
 
 def find_mismatched_gradients(exam: Examination) -> Iterator[Finding]:
     """Compare each gradient that backward returned with the argument it belongs to."""
-    for call in exam.given.calls:
+    for call in exam.first_run.calls:
         for position, (x, gradient) in enumerate(zip(call.inputs, call.returned or (), strict=False)):
             if isinstance(x, Tensor) and isinstance(gradient, Tensor) and call.needs[position]:
                 name = f"argument {position} of {call.function.__name__}"
@@ -34,13 +80,12 @@ def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Ten
     shapes = f"{tuple(gradient.shape)} for {name}, which has {tuple(x.shape)}"
     if _is_expandable(x.shape, gradient.shape):
         summed = _dims_to_sum(x.shape, gradient.shape)
-        return found(
-            "broadcast-not-reduced",
+        return BROADCAST_NOT_REDUCED.finding(
             f"backward returns {shapes}: the broadcast was not summed",
             cause="the argument was broadcast in forward; PyTorch sums such a gradient without a "
             "word, so gradcheck passes, and torch.func or a compiled graph may not",
             fix=f"sum over dims {summed} before returning: grad.sum_to_size(x.shape)",
-            where=exam.where,
+            where=exam.location,
             severity="warning",
         )
     dims = _transposed_dims(exam, position, x, gradient)
@@ -48,23 +93,21 @@ def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Ten
         return missing_transpose(
             f"backward returns {shapes}: the right gradient with dims {dims[0]} and {dims[1]} "
             f"exchanged",
-            exam.where,
+            exam.location,
             (f"expected {tuple(x.shape)}, got {tuple(gradient.shape)}",),
         )
-    return found(
-        "gradient-shape-mismatch",
+    return GRADIENT_SHAPE_MISMATCH.finding(
         f"backward returns {shapes}",
         cause="the gradient of an argument has its shape; no broadcast explains this one",
         fix="give the gradient the argument's shape: expand a scalar, undo the reductions of forward",
-        where=exam.where,
+        where=exam.location,
         evidence=(f"expected {tuple(x.shape)}, got {tuple(gradient.shape)}",),
     )
 
 
 def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator[Finding]:
     if gradient.dtype != x.dtype:
-        yield found(
-            "gradient-dtype-mismatch",
+        yield GRADIENT_DTYPE_MISMATCH.finding(
             f"backward returns {gradient.dtype} for {name}, which is {x.dtype}",
             cause="autograd casts it silently: a narrower dtype has lost digits, a wider one costs "
             "memory",
@@ -73,8 +116,7 @@ def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator
             evidence=(f"digits kept: {_digits(gradient.dtype):.1f} of {_digits(x.dtype):.1f}",),
         )
     if gradient.device != x.device:
-        yield found(
-            "gradient-device-mismatch",
+        yield GRADIENT_DEVICE_MISMATCH.finding(
             f"backward returns a gradient on {gradient.device} for {name}, which is on {x.device}",
             cause="autograd moves a single number silently, at each step, and raises for anything else",
             fix="create tensors in backward on grad_output.device",
@@ -85,7 +127,7 @@ def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator
 def _line(exam: Examination, kind: str) -> str:
     """Return the line of backward where a dtype or device is written down; else the Function's."""
     lines = (f.where for f in exam.facts if f.kind == kind and not f.is_in_forward)
-    return next(lines, exam.where)
+    return next(lines, exam.location)
 
 
 def _is_expandable(shape: torch.Size, to: torch.Size) -> bool:
@@ -119,10 +161,11 @@ def _transposed_dims(
     for dims in combinations(range(x.dim()), 2):
         turned = gradient.detach().transpose(*dims)
         if turned.shape == x.shape:
-            values = exam.values_of(exam.wide, exam.given)
-            at = [leaf.value for leaf in exam.wide.leaves]
+            values = exam.values_of(exam.in_double, exam.first_run)
+            at = [leaf.value for leaf in exam.in_double.leaves]
             weights = [
-                w.to(torch.complex128 if w.is_complex() else torch.float64) for w in exam.given.weights
+                w.to(torch.complex128 if w.is_complex() else torch.float64)
+                for w in exam.first_run.weights
             ]
             wide = turned.to(at[number].dtype)
             if compare_elements(values, at, weights, number, wide, precision).is_right:

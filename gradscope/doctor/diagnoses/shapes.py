@@ -1,40 +1,49 @@
 """Other shapes of the batch: fails-on-empty, and a batch of one row that raises or is wrong."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from gradscope.doctor.diagnoses.failures import failure_finding, named
 from gradscope.doctor.diagnoses.wrong_gradient import plain_wrong_gradient
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.report import Finding, found
+from gradscope.doctor.report.codes import LAYOUT, Code
+from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.batches import with_first_rows
-from gradscope.doctor.subject.run import Failure, run
+from gradscope.doctor.subject.run import Failure, run_subject
 
-__all__ = ["find_batch_failures"]
+__all__ = ["FAILS_ON_EMPTY", "find_batch_failures"]
+
+FAILS_ON_EMPTY: Final = Code(
+    "fails-on-empty",
+    "warning",
+    fault="an empty batch raises",
+    found_by="running on no rows, where a batch dim can be made out",
+    group=LAYOUT,
+)
 
 
 def find_batch_failures(exam: Examination) -> Iterator[Finding]:
     """Run on one row of the batch, and on none, where there is a batch."""
-    one, none = with_first_rows(exam.wide, 1), with_first_rows(exam.wide, 0)
+    one, none = with_first_rows(exam.in_double, 1), with_first_rows(exam.in_double, 0)
     if one is None or none is None:
         exam.notes.append("no batch dim was found: a batch of 1 and an empty one were not tried")
         return
-    outcome = run(one)
+    outcome = run_subject(one)
     if outcome.failure is not None:
-        yield failure_finding(outcome.failure, exam.where, on="a batch of 1")
-    elif not exam.is_approximate and all(c.is_right for c in exam.comparisons):
+        yield failure_finding(outcome.failure, exam.location, on="a batch of 1")
+    elif not exam.is_approximate and exam.is_gradient_right:
         for comparison in exam.compare(one, outcome):
             if not comparison.is_right:
-                yield plain_wrong_gradient(one, comparison, exam.where, on="a batch of 1")
-    empty = run(none)
+                yield plain_wrong_gradient(one, comparison, exam.location, on="a batch of 1")
+    empty = run_subject(none)
     if empty.failure is not None and not _fails_in_torch_too(empty.failure):
-        yield found(
-            "fails-on-empty",
+        yield FAILS_ON_EMPTY.finding(
             f"an empty batch: {str(empty.failure).splitlines()[0]}",
             cause="a reduction without an identity (max, argmin), or a -1 in a shape, meets no "
             "elements",
             fix="give the shape in full, or return early where x.numel() is 0; the last batch of an "
             "expert or a filter can be empty",
-            where=empty.failure.where or exam.where,
+            where=empty.failure.where or exam.location,
             evidence=named(empty.failure.text),
         )
 

@@ -4,26 +4,28 @@ Codes: wrong-gradient-count, gradient-device-mismatch. What running has shown is
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch.autograd import Function
 
+from gradscope.doctor.diagnoses.failures import WRONG_GRADIENT_COUNT
+from gradscope.doctor.diagnoses.returned_gradients import GRADIENT_DEVICE_MISMATCH
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.report import Finding, found
-from gradscope.doctor.subject.source import Fact, read_function
+from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.source import SourceFact, read_function
 
-__all__ = ["find_counts_by_reading", "find_hard_coded_devices", "note_hard_coded_dtypes"]
+__all__ = ["find_hard_coded_devices", "find_wrong_counts_in_source", "note_hard_coded_dtypes"]
 
 _BACKWARD = ("backward", "vjp")
 
 
-def find_counts_by_reading(exam: Examination) -> Iterator[Finding]:
+def find_wrong_counts_in_source(exam: Examination) -> Iterator[Finding]:
     """Find a return of backward with another number of values than forward has arguments.
 
     Only where backward was not reached: else its return was counted, or what it raised is the cause.
     """
-    failure = exam.given.failure
-    if exam.given.is_connected and (failure is None or failure.phase == "backward"):
+    failure = exam.first_run.failure
+    if exam.first_run.is_connected and (failure is None or failure.phase == "backward"):
         return
     for function in exam.subject.functions:
         expected = _argument_counts(function)
@@ -33,8 +35,7 @@ def find_counts_by_reading(exam: Examination) -> Iterator[Finding]:
                 continue
             if int(fact.target) > expected[-1] and fact.text.endswith("None"):
                 continue  # more than there are arguments is allowed where the rest is None
-            yield found(
-                "wrong-gradient-count",
+            yield WRONG_GRADIENT_COUNT.finding(
                 f"backward of {function.__name__} returns {fact.target} values, forward has "
                 f"{expected[-1]} arguments",
                 cause="backward must return one value for each argument of forward, ctx not counted",
@@ -48,8 +49,7 @@ def find_counts_by_reading(exam: Examination) -> Iterator[Finding]:
 def find_hard_coded_devices(exam: Examination) -> Iterator[Finding]:
     """Find a device that is written down instead of taken from a tensor."""
     for fact in _once(exam, "device"):
-        yield found(
-            "gradient-device-mismatch",
+        yield GRADIENT_DEVICE_MISMATCH.finding(
             f"a device is hard-coded in {fact.method}",
             cause="with inputs on another device a tensor of it meets tensors of theirs, and raises",
             fix="take the device from a tensor: torch.zeros_like(x), x.new_zeros(...), device=x.device",
@@ -59,14 +59,15 @@ def find_hard_coded_devices(exam: Examination) -> Iterator[Finding]:
         )
 
 
-def note_hard_coded_dtypes(exam: Examination) -> None:
-    """Say where a dtype is written down: its effect, where it has one, is found by running."""
+def note_hard_coded_dtypes(exam: Examination) -> Iterable[Finding]:
+    """Add a note on where a dtype is written down: its effect, where it has one, is found by running."""
     lines = [f"{fact.where} ({fact.text})" for fact in _once(exam, "dtype")]
     if lines:
         exam.notes.append("a dtype is hard-coded (seen by reading) at " + "; ".join(lines))
+    return ()
 
 
-def _once(exam: Examination, kind: str) -> list[Fact]:
+def _once(exam: Examination, kind: str) -> list[SourceFact]:
     """Return the facts of a kind, one for each line."""
     return list({fact.where: fact for fact in exam.facts if fact.kind == kind}.values())
 

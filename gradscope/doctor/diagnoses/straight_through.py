@@ -31,7 +31,7 @@ def is_straight_through_inside(exam: Examination, comparison: Comparison) -> str
 
 
 def _gradients(exam: Examination) -> Sequence[Tensor | None]:
-    subject = exam.wide
+    subject = exam.in_double
     if not subject.is_direct or len(subject.functions) != 1:
         return ()
     leaves = [leaf.value.clone().requires_grad_(leaf.is_needed) for leaf in subject.leaves]
@@ -45,16 +45,16 @@ def _gradients(exam: Examination) -> Sequence[Tensor | None]:
         outputs = result if isinstance(result, tuple) else (result,)
         ends = [y for y in outputs if isinstance(y, Tensor) and y.requires_grad]
         asked = [leaf for leaf in leaves if leaf.requires_grad]
-        if not mode.has_passed or len(ends) != len(exam.wide_run.weights):
+        if not mode.has_passed or len(ends) != len(exam.double_run.weights):
             return ()
-        found = iter(torch.autograd.grad(ends, asked, exam.wide_run.weights, allow_unused=True))
+        found = iter(torch.autograd.grad(ends, asked, exam.double_run.weights, allow_unused=True))
     except Exception:  # noqa: BLE001 - a forward that autograd cannot follow is no such quantiser
         return ()
     return [next(found) if leaf.requires_grad else None for leaf in leaves]
 
 
 def _forward(exam: Examination, arguments: Sequence[object]) -> object:
-    function = exam.wide.functions[0]
+    function = exam.in_double.functions[0]
     forward: Any = function.forward  # Any: the user's method has whatever signature it has
     is_with_ctx = function.setup_context is torch.autograd.Function.setup_context
     return forward(*([_AnyContext()] if is_with_ctx else []), *arguments)

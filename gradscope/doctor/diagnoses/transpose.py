@@ -9,15 +9,30 @@ from typing import Final
 
 import torch
 
+from gradscope.doctor.diagnoses.transpose_probe import transposed_at
 from gradscope.doctor.examination import Examination
+from gradscope.doctor.numerics.backward_derivatives import jacobian_by_backward
 from gradscope.doctor.numerics.finite_differences import jacobian
-from gradscope.doctor.numerics.transpose_probe import transposed_at
-from gradscope.doctor.report.report import Finding, found
-from gradscope.doctor.report.report_numbers import claimed_jacobian
-from gradscope.doctor.subject.run import Run
+from gradscope.doctor.report.codes import LAYOUT, SECOND_ORDER, WRONG_VALUE, Code
+from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.run import ForwardBackwardRun
 from gradscope.doctor.subject.subject import Subject
 
-__all__ = ["explain_by_transpose", "find_raising_transpose", "missing_transpose"]
+__all__ = ["MISSING_TRANSPOSE", "explain_by_transpose", "find_raising_transpose", "missing_transpose"]
+
+MISSING_TRANSPOSE: Final = Code(
+    "missing-transpose",
+    "error",
+    fault="a matrix product without its transpose",
+    found_by="backward with one matrix transposed, at any size, also where it raises; a small Jacobian with two dims exchanged",
+    explains=(
+        "backward-raises",
+        "gradient-shape-mismatch",
+        SECOND_ORDER,
+        LAYOUT,
+    ),
+    group=WRONG_VALUE,
+)
 
 _MOST_ELEMENTS: Final = 300_000
 _MOST_SIDE: Final = 600
@@ -49,15 +64,14 @@ def find_raising_transpose(exam: Examination) -> Finding | None:
             return missing_transpose(
                 f"backward raises, and gives the right gradient of {leaf.name} once {shown} "
                 f"{'is' if len(sites) == 1 else 'are'} transposed",
-                exam.where,
+                exam.location,
             )
     return None
 
 
 def missing_transpose(message: str, where: str, evidence: tuple[str, ...] = ()) -> Finding:
     """Return the finding, with the rule for matrix products."""
-    return found(
-        "missing-transpose",
+    return MISSING_TRANSPOSE.finding(
         message,
         cause="a matrix product was differentiated without transposing; square matrices hide it",
         fix=_FIX,
@@ -68,12 +82,12 @@ def missing_transpose(message: str, where: str, evidence: tuple[str, ...] = ()) 
 
 def _exchanged_dims(exam: Examination, number: int) -> tuple[str, str] | None:
     """Return the names of the two dims whose exchange makes the gradient right; None if too large."""
-    if not _is_small(exam.wide, number, exam.wide_run):
+    if not _is_small(exam.in_double, number, exam.double_run):
         return None
     return _exchange(exam, number)
 
 
-def _is_small(subject: Subject, number: int, outcome: Run) -> bool:
+def _is_small(subject: Subject, number: int, outcome: ForwardBackwardRun) -> bool:
     inputs, outputs = subject.leaves[number].value, outcome.outputs[0]
     sides = inputs.numel(), outputs.numel()
     is_real = not (inputs.is_complex() or outputs.is_complex())
@@ -86,18 +100,18 @@ def _is_small(subject: Subject, number: int, outcome: Run) -> bool:
 
 
 def _exchange(exam: Examination, number: int) -> tuple[str, str] | None:
-    at = [leaf.value for leaf in exam.wide.leaves]
-    x, y = at[number], exam.wide_run.outputs[0]
-    claimed = claimed_jacobian(exam, number)
+    at = [leaf.value for leaf in exam.in_double.leaves]
+    x, y = at[number], exam.double_run.outputs[0]
+    claimed = jacobian_by_backward(exam.in_double, exam.double_run, number)
     if claimed is None:
         return None
-    true = jacobian(exam.values_of(exam.wide, exam.wide_run), at, number, exam.precision)
+    true = jacobian(exam.values_of(exam.in_double, exam.double_run), at, number, exam.precision)
     true, claimed = true.view((*y.shape, *x.shape)), claimed.view((*y.shape, *x.shape))
     atol = 1e-5 * float(true.abs().max())
     if torch.allclose(claimed, true, rtol=1e-3, atol=atol):
         return None  # the first output alone does not show the fault
     names = [f"dim {d} of the output" for d in range(y.dim())]
-    names += [f"dim {d} of {exam.wide.leaves[number].name}" for d in range(x.dim())]
+    names += [f"dim {d} of {exam.in_double.leaves[number].name}" for d in range(x.dim())]
     for first, second in combinations(range(true.dim()), 2):
         if true.shape[first] == true.shape[second] > 1:
             turned = true.transpose(first, second)

@@ -5,6 +5,7 @@ these explains it, wrong-gradient with the place where it is wrong.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -13,20 +14,65 @@ from gradscope.doctor.diagnoses.by_design import explain_by_design
 from gradscope.doctor.diagnoses.transpose import explain_by_transpose, missing_transpose
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import Comparison
-from gradscope.doctor.report.report import Finding, found
-from gradscope.doctor.subject.run import run
+from gradscope.doctor.report.codes import LAYOUT, SECOND_ORDER, WRONG_VALUE, Code
+from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.run import run_subject
 from gradscope.doctor.subject.subject import Subject
 
-__all__ = ["find_wrong_gradients", "plain_wrong_gradient"]
+__all__ = [
+    "MISSING_GRADIENT",
+    "WRONG_GRADIENT",
+    "WRONG_GRADIENT_SCALE",
+    "WRONG_GRADIENT_SIGN",
+    "find_wrong_gradients",
+    "plain_wrong_gradient",
+]
+
+MISSING_GRADIENT: Final = Code(
+    "missing-gradient",
+    "error",
+    fault="None where a gradient is due",
+    found_by="differences; inputs that the caller switched off stay off",
+    explains=(
+        SECOND_ORDER,
+        LAYOUT,
+    ),
+)
+WRONG_GRADIENT_SIGN: Final = Code(
+    "wrong-gradient-sign",
+    "error",
+    fault="a flipped sign",
+    found_by="one factor, -1, explains the differences",
+    explains=(SECOND_ORDER,),
+    group=WRONG_VALUE,
+)
+WRONG_GRADIENT_SCALE: Final = Code(
+    "wrong-gradient-scale",
+    "error",
+    fault="a forgotten constant",
+    found_by="one factor explains them, and is shown",
+    explains=(SECOND_ORDER,),
+    group=WRONG_VALUE,
+)
+WRONG_GRADIENT: Final = Code(
+    "wrong-gradient",
+    "error",
+    fault="a wrong formula, a missing term",
+    found_by="differences; says where in the tensor or the domain; gradcheck in forward mode for a wrong `jvp`",
+    explains=(SECOND_ORDER,),
+    group=WRONG_VALUE,
+)
 
 
 def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
     """Find each leaf whose gradient disagrees with finite differences, and say how."""
+    if exam.is_approximate:
+        return
     for comparison in exam.comparisons:
         if comparison.is_right:
             continue
         number = comparison.leaf
-        if exam.wide_run.gradients[number] is None:
+        if exam.double_run.gradients[number] is None:
             yield _missing(exam, comparison)
         else:
             yield explain_by_design(exam, comparison) or _explained(exam, comparison)
@@ -42,8 +88,7 @@ def plain_wrong_gradient(
     wrong, count = int(comparison.is_wrong.sum()), int(comparison.is_usable.sum())
     x = leaf.value.reshape(-1)[comparison.indices[worst]].item()
     place = _place(comparison, leaf.value)
-    return found(
-        "wrong-gradient",
+    return WRONG_GRADIENT.finding(
         (f"{on}: " if on else "")
         + f"the gradient of {leaf.name} is wrong in {wrong} of {count} elements compared",
         cause="backward does not compute the derivative of what forward computes: a wrong formula, "
@@ -60,13 +105,12 @@ def plain_wrong_gradient(
 
 def _missing(exam: Examination, comparison: Comparison) -> Finding:
     name = exam.subject.leaves[comparison.leaf].name
-    return found(
-        "missing-gradient",
+    return MISSING_GRADIENT.finding(
         f"backward returns None for {name}, on which the output depends",
         cause="a None was left where a gradient is due, or forward cuts the input off the graph",
         fix=f"compute and return the gradient of {name}; where it is meant to have none, do not ask "
         "for one (requires_grad False)",
-        where=exam.where,
+        where=exam.location,
         evidence=(f"central differences give up to {float(comparison.numeric.abs().max()):.3g}",),
     )
 
@@ -75,28 +119,26 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
     name = exam.subject.leaves[comparison.leaf].name
     factor = _one_factor(exam, comparison)
     if factor is not None and abs(factor + 1) < 1e-4:
-        return found(
-            "wrong-gradient-sign",
+        return WRONG_GRADIENT_SIGN.finding(
             f"the gradient of {name} is the derivative with its sign flipped",
             cause="a minus is missing, or one too many (a difference differentiated by its second "
             "term)",
             fix="negate what backward returns for it",
-            where=exam.where,
+            where=exam.location,
             evidence=_worst(comparison),
         )
     if factor is not None:
-        return found(
-            "wrong-gradient-scale",
+        return WRONG_GRADIENT_SCALE.finding(
             f"the gradient of {name} is {factor:.6g} times the derivative, everywhere",
             cause="a constant factor was forgotten: the exponent of a power, the count of a mean",
             fix=f"divide what backward returns for it by {factor:.6g}",
-            where=exam.where,
+            where=exam.location,
             evidence=_worst(comparison),
         )
     transposed = explain_by_transpose(exam, comparison.leaf)
     if transposed:
-        return missing_transpose(transposed, exam.where, _worst(comparison))
-    return plain_wrong_gradient(exam.wide, comparison, exam.where)
+        return missing_transpose(transposed, exam.location, _worst(comparison))
+    return plain_wrong_gradient(exam.in_double, comparison, exam.location)
 
 
 def _one_factor(exam: Examination, comparison: Comparison) -> float | None:
@@ -119,9 +161,9 @@ def _elsewhere(exam: Examination, number: int) -> list[Comparison]:
     points = []
     for stretch in (0.61, 1.37, 1.9):
         # Each leaf by another factor: a homogeneous function would keep its error's.
-        leaves = enumerate(exam.wide.leaves, 1)
-        moved = exam.wide.with_values([leaf.value * stretch**power for power, leaf in leaves])
-        outcome = run(moved)
+        leaves = enumerate(exam.in_double.leaves, 1)
+        moved = exam.in_double.with_values([leaf.value * stretch**power for power, leaf in leaves])
+        outcome = run_subject(moved)
         is_finite = outcome.failure is None and all(y.isfinite().all() for y in outcome.outputs)
         if is_finite and outcome.is_connected:
             points += [c for c in exam.compare(moved, outcome) if c.leaf == number]

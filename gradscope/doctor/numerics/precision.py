@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from gradscope.doctor.subject.op_counter import Listener
-from gradscope.doctor.subject.run import run
+from gradscope.doctor.subject.op_counter import PassiveDispatchMode
+from gradscope.doctor.subject.run import run_subject
 from gradscope.doctor.subject.subject import Subject
 
 __all__ = ["Precision", "precision_of"]
@@ -47,7 +47,7 @@ def precision_of(subject: Subject) -> Precision:
     # Moved a little: values that came from float32 would look as if they had been cast to it.
     moved = subject.with_values([leaf.value * (1 + 1e-10) for leaf in subject.leaves])
     with _Casts() as casts:
-        outcome = run(moved)
+        outcome = run_subject(moved)
     widths = [_real(leaf.value.dtype) for leaf in subject.leaves] + casts.narrowed
     dtype = max(widths, key=lambda d: torch.finfo(d).eps)
     if (
@@ -63,7 +63,7 @@ def precision_of(subject: Subject) -> Precision:
     return Precision(dtype, step, rtol=tolerance, atol=tolerance)
 
 
-class _Casts(Listener):  # type: ignore[no-untyped-call]  # torch's class is untyped
+class _Casts(PassiveDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
     """Notes each cast of floating-point numbers to a narrower dtype."""
 
     def __init__(self) -> None:

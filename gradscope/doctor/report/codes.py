@@ -1,102 +1,95 @@
-"""Every code of a finding: its usual severity, and which other codes it explains.
+"""`Code`: one kind of finding, with its usual severity and the findings that it explains.
 
-The order of the table is the order of causes: what stands higher is nearer to the root. Where one
-finding explains another, the other becomes its evidence, and the cause takes the graver severity.
+A diagnosis declares its codes next to its function. `diagnoses/registry.py` lists them all, from causes to
+consequences.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
-__all__ = ["CODES", "SEVERITIES", "Code", "rank_of"]
+from gradscope.doctor.report.report import Finding
+
+__all__ = ["LAYOUT", "SECOND_ORDER", "SEVERITIES", "WRONG_VALUE", "Code", "order_findings"]
 
 SEVERITIES: Final = ("error", "warning", "hint", "info")
-"""From grave to harmless. error: gradients or values are wrong, or it raises; warning: works here,
-fails or costs elsewhere; hint: worth knowing, a correct function may have it."""
+"""From grave to harmless. error: gradients or values are wrong, or the function raises; warning: it works
+here, and fails or costs elsewhere; hint: worth knowing, a correct function may have it."""
 
-_WRONG_VALUE: Final = (
-    "wrong-gradient",
-    "wrong-gradient-sign",
-    "wrong-gradient-scale",
-    "missing-transpose",
-)
-_SECOND: Final = ("graph-broken", "wrong-second-gradient", "not-twice-differentiable")
-_LAYOUT: Final = ("fails-on-noncontiguous", "fails-on-expanded-gradient", "fails-on-empty")
-_SIZE: Final = ("gradient-too-large", "gradient-too-small")
+WRONG_VALUE: Final = "wrong value"
+"""Group of the codes that say that a gradient is not the derivative."""
+
+SECOND_ORDER: Final = "second order"
+"""Group of the codes about second derivatives."""
+
+LAYOUT: Final = "layout"
+"""Group of the codes about other memory layouts and empty batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One code. `explains` names the codes that are mere consequences where this one is found."""
+    """One kind of finding.
+
+    fault, found_by: what is wrong and how the doctor finds it, for the table of codes.
+    explains: the codes, and groups of codes, that are consequences if this one is found.
+    group: the group that this code belongs to, if any.
+    """
 
     name: str
     severity: str
-    explains: frozenset[str] = frozenset()
+    fault: str
+    found_by: str
+    explains: tuple[str, ...] = ()
+    group: str = ""
+
+    def finding(
+        self,
+        message: str,
+        *,
+        cause: str,
+        fix: str,
+        where: str = "",
+        severity: str | None = None,
+        evidence: Iterable[str] = (),
+        seen_by: str = "running",
+    ) -> Finding:
+        """Return a finding of this code, with its usual severity unless another is given."""
+        return Finding(
+            self.name, severity or self.severity, message, cause, fix, where, tuple(evidence), seen_by
+        )
+
+    def is_explained_by(self, cause: "Code") -> bool:
+        """Whether a finding of this code is a consequence, or a repetition, of one of `cause`."""
+        return self.name == cause.name or self.name in cause.explains or self.group in cause.explains
 
 
-def _code(name: str, severity: str, *explains: str) -> Code:
-    return Code(name, severity, frozenset(explains))
+def order_findings(findings: Iterable[Finding], codes: Mapping[str, Code]) -> tuple[Finding, ...]:
+    """Return the causes, the gravest first, then the nearest to the root; the rest become their evidence.
+
+    codes: all codes by name, from causes to consequences.
+    """
+    ranks = {name: rank for rank, name in enumerate(codes)}
+    unique = {(f.code, f.where, f.message): f for f in findings}.values()
+    causes: list[Finding] = []
+    for finding in sorted(unique, key=lambda f: ranks[f.code]):
+        code = codes[finding.code]
+        explained_by = (i for i, c in enumerate(causes) if code.is_explained_by(codes[c.code]))
+        index = next(explained_by, None)
+        if index is None:
+            causes.append(finding)
+        else:
+            causes[index] = _with_evidence(causes[index], finding)
+    return tuple(sorted(causes, key=lambda f: (SEVERITIES.index(f.severity), ranks[f.code])))
 
 
-_TABLE: Final = (
-    _code("non-tensor-saved", "error", "forward-raises"),
-    _code("saved-tensors-in-forward", "error", "forward-raises", "forward-nonfinite"),
-    _code(
-        "forward-inplace-input",
-        "error",
-        *("forward-raises", "backward-raises", "input-returned-as-is", "nondeterministic"),
-        *(*_WRONG_VALUE, *_SECOND, *_LAYOUT),
-    ),
-    _code(
-        "grad-output-modified",
-        "error",
-        *("backward-raises", "nondeterministic", *_WRONG_VALUE, *_SECOND, *_LAYOUT),
-    ),
-    _code(
-        "saved-tensor-modified",
-        "error",
-        *("backward-raises", "nondeterministic", *_WRONG_VALUE, *_SECOND, *_LAYOUT),
-    ),
-    _code("forward-raises", "error"),
-    _code("forward-nonfinite", "error", "gradient-nonfinite"),
-    _code("wrong-gradient-count", "error", "backward-raises"),
-    _code(
-        "missing-transpose",
-        "error",
-        *("backward-raises", "gradient-shape-mismatch", *_SECOND, *_LAYOUT),
-    ),
-    _code("gradient-shape-mismatch", "error", "backward-raises"),
-    _code("gradient-device-mismatch", "warning", "backward-raises", *_WRONG_VALUE),
-    _code("backward-raises", "error"),
-    _code("gradient-nonfinite", "error", *_SIZE),
-    _code("broadcast-not-reduced", "error", *_WRONG_VALUE, *_SECOND),
-    _code("gradient-dtype-mismatch", "warning", *_WRONG_VALUE, *_SECOND),
-    _code("missing-gradient", "error", *_SECOND, *_LAYOUT),
-    _code("wrong-gradient-sign", "error", *_SECOND),
-    _code("wrong-gradient-scale", "error", *_SECOND),
-    _code("wrong-gradient", "error", *_SECOND),
-    _code("approximate-poor", "error"),
-    _code("uses-data", "warning", "graph-broken"),
-    _code("saved-on-ctx", "warning", "graph-broken"),
-    _code("graph-broken", "warning"),
-    _code("wrong-second-gradient", "error"),
-    _code("fails-on-noncontiguous", "error"),
-    _code("fails-on-expanded-gradient", "error"),
-    _code("nondeterministic", "warning"),
-    _code("not-twice-differentiable", "warning"),
-    _code("fails-on-empty", "warning"),
-    _code("gradient-too-large", "warning"),
-    _code("gradient-too-small", "warning"),
-    _code("ignores-needs-input-grad", "hint"),
-    _code("approximate-noticeable", "hint"),
-    _code("gradient-by-design", "hint"),
-    _code("input-returned-as-is", "hint"),
-    _code("reimplements-builtin", "hint"),
-)
-
-CODES: Final = {code.name: code for code in _TABLE}
-_RANK: Final = {code.name: rank for rank, code in enumerate(_TABLE)}
-
-
-def rank_of(name: str, severity: str) -> tuple[int, int]:
-    """Return what findings are sorted by: graver first, then nearer to the root."""
-    return SEVERITIES.index(severity), _RANK[name]
+def _with_evidence(cause: Finding, consequence: Finding) -> Finding:
+    """Return the cause with the consequence as evidence, and the graver severity of both."""
+    place = f" ({consequence.where})" if consequence.where else ""
+    line = f"{consequence.code}{place}: {consequence.message}"
+    is_confirmed = cause.seen_by == "reading" and consequence.seen_by != "reading"
+    return replace(
+        cause,
+        severity=min(cause.severity, consequence.severity, key=SEVERITIES.index),
+        evidence=(*cause.evidence, line, *consequence.evidence),
+        seen_by="reading, confirmed by running" if is_confirmed else cause.seen_by,
+    )

@@ -2,16 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
-from gradscope.doctor.report.codes import CODES, SEVERITIES, rank_of
-
-__all__ = ["REPORT_VERSION", "CheckItem", "Finding", "Report", "Step", "found", "order_findings"]
+__all__ = ["REPORT_VERSION", "CheckItem", "ExaminationStep", "Finding", "Report"]
 
 REPORT_VERSION: Final = 1
 """The version of `Report.to_dict`. It grows when a key changes its meaning or goes away."""
+_WIDTH: Final = 100
+_MARKS: Final = {"passed": "ok", "failed": "FAILED", "skipped": "skipped"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ExaminationStep:
     """One of the five steps. `status` is "passed", "failed" or "skipped" (then `note` says why)."""
 
     number: int
@@ -57,7 +58,7 @@ class Report:
 
     name: str
     findings: tuple[Finding, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[ExaminationStep, ...]
     checklist: tuple[CheckItem, ...]
     notes: tuple[str, ...] = ()
 
@@ -72,9 +73,8 @@ class Report:
         return tuple(finding.code for finding in self.findings)
 
     def __str__(self) -> str:
-        from gradscope.doctor.report.text import render  # noqa: PLC0415 - text imports this module
-
-        return render(self)
+        """Return the report as text for a terminal: findings, steps with their numbers, checklist, notes."""
+        return "\n".join(_lines_of(self))
 
     def to_dict(self) -> dict[str, Any]:  # Any: what JSON may hold
         """Return plain dicts, lists, strings and finite numbers, with the version of this form.
@@ -92,7 +92,7 @@ class Report:
                 Finding(**{**finding, "evidence": tuple(finding["evidence"])})
                 for finding in data["findings"]
             ),
-            steps=tuple(Step(**step) for step in data["steps"]),
+            steps=tuple(ExaminationStep(**step) for step in data["steps"]),
             checklist=tuple(
                 CheckItem(**{**item, "codes": tuple(item["codes"])}) for item in data["checklist"]
             ),
@@ -108,50 +108,68 @@ def _plain(value: Any) -> Any:  # Any: what a report holds, and the same as JSON
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def order_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return causes only, the root first; each carries what it explains as evidence."""
-    once = list({(f.code, f.where, f.message): f for f in findings}.values())
-    once.sort(key=lambda f: rank_of(f.code, "error")[1])
-    causes: list[Finding] = []
-    for finding in once:
-        place = next((i for i, c in enumerate(causes) if _explains(c, finding)), None)
-        if place is None:
-            causes.append(finding)
-        else:
-            causes[place] = _with_evidence(causes[place], finding)
-    return tuple(sorted(causes, key=lambda f: rank_of(f.code, f.severity)))
+def _lines_of(report: Report) -> list[str]:
+    lines = [_verdict(report)]
+    for number, finding in enumerate(report.findings, 1):
+        lines += ["", *_finding(number, finding)]
+    lines += ["", "Steps"] if report.steps else []
+    for step in report.steps:
+        lines += _step(step)
+    lines += ["", "Checklist"] if report.checklist else []
+    lines += [
+        f"  [{_mark(i.is_met)}] {i.text}" + (f" ({', '.join(i.codes)})" if i.codes else "")
+        for i in report.checklist
+    ]
+    if report.notes:
+        lines += [
+            "",
+            "Notes",
+            *(line for note in report.notes for line in _wrapped(note, "  - ", "    ")),
+        ]
+    return lines
 
 
-def _explains(cause: Finding, other: Finding) -> bool:
-    is_repeated = cause.code == other.code
-    return is_repeated or other.code in CODES[cause.code].explains
-
-
-def _with_evidence(cause: Finding, other: Finding) -> Finding:
-    graver = min(cause.severity, other.severity, key=SEVERITIES.index)
-    place = f" ({other.where})" if other.where else ""
-    line = f"{other.code}{place}: {other.message}"
-    is_confirmed = cause.seen_by == "reading" and other.seen_by != "reading"
-    return replace(
-        cause,
-        severity=graver,
-        evidence=(*cause.evidence, line, *other.evidence),
-        seen_by="reading, confirmed by running" if is_confirmed else cause.seen_by,
+def _verdict(report: Report) -> str:
+    if not report.findings:
+        return f"{report.name}: nothing found"
+    first = report.findings[0]
+    return f"{report.name}: {first.severity}: {first.code}" + (
+        f" (and {len(report.findings) - 1} more)" if len(report.findings) > 1 else ""
     )
 
 
-def found(
-    code: str,
-    message: str,
-    *,
-    cause: str,
-    fix: str,
-    where: str = "",
-    severity: str | None = None,
-    evidence: Iterable[str] = (),
-    seen_by: str = "running",
-) -> Finding:
-    """Return a finding with the usual severity of its code, unless another is given."""
-    return Finding(
-        code, severity or CODES[code].severity, message, cause, fix, where, tuple(evidence), seen_by
+def _finding(number: int, finding: Finding) -> list[str]:
+    lines = _wrapped(f"{number}. {finding.severity} {finding.code}: {finding.message}", "", "   ")
+    lines += _wrapped(f"cause: {finding.cause}", "   ", "          ")
+    lines += _wrapped(f"fix:   {finding.fix}", "   ", "          ")
+    if finding.where:
+        lines.append(f"   where: {finding.where} (seen by {finding.seen_by})")
+    for evidence in finding.evidence:
+        lines += _wrapped(evidence, "   - ", "     ")
+    return lines
+
+
+def _step(step: ExaminationStep) -> list[str]:
+    head = f"  {step.number}. {step.title}: {_MARKS[step.status]} in {step.time_s * 1e3:.1f} ms"
+    lines = [head + (f" ({step.note})" if step.note else "")]
+    for name, value in step.numbers.items():
+        lines += _wrapped(f"{name}: {_number(value)}", "     ", "       ")
+    return lines
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_number(v) for v in value) + "]"
+    return str(value)
+
+
+def _mark(is_met: bool | None) -> str:
+    return {True: "x", False: "!", None: "-"}[is_met]
+
+
+def _wrapped(text: str, first: str, rest: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
     )

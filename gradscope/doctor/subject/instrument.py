@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gradscope.doctor.subject.op_counter import Work, WorkRecorder
+from gradscope.doctor.subject.op_counter import OperationLog, OperationRecorder
 
-__all__ = ["Call", "Held", "backward_name", "is_same", "spying"]
+__all__ = ["CtxTensor", "FunctionCall", "backward_name", "instrumented", "is_same"]
 
 _TORCHS_OWN: Final = frozenset({"to_save", "dirty_tensors", "non_differentiable", "saved_for_forward"})
 """What torch itself keeps as attributes of ctx."""
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class CtxTensor:
     """A tensor kept as an attribute of ctx."""
 
     attribute: str
@@ -32,36 +32,38 @@ class Held:
 
 
 @dataclass(slots=True)
-class Call:
+class FunctionCall:
     """One run of a Function, filled in as it goes on: forward first, backward when it comes."""
 
     function: type[Function]
     inputs: tuple[object, ...] = ()
-    changed_inputs: tuple[int, ...] = ()
+    modified_inputs: tuple[int, ...] = ()
     """Positions of inputs that forward wrote to without mark_dirty."""
     dirty_inputs: int = 0
     returned_inputs: tuple[int, ...] = ()
     """Positions of inputs that forward returned as they were."""
-    held: tuple[Held, ...] = ()
+    held: tuple[CtxTensor, ...] = ()
     outputs: tuple[object, ...] = ()
     saved: tuple[tuple[object, int | None], ...] = ()
     """What save_for_backward was given, each with the position of the argument that it is."""
-    loose_saved: tuple[int, ...] = ()
+    untracked_saved: tuple[int, ...] = ()
     """Positions of saved tensors that are neither an argument nor an output: they carry no graph."""
     needs: tuple[bool, ...] = ()
     returned: tuple[object, ...] | None = None
     """What backward returned, raw; None where it was not reached or raised."""
-    changed_gradients: tuple[int, ...] = ()
-    changed_saved: tuple[int, ...] = ()
-    work: Work = field(default_factory=Work)
+    modified_gradients: tuple[int, ...] = ()
+    modified_saved: tuple[int, ...] = ()
+    operations: OperationLog = field(default_factory=OperationLog)
     """What backward did."""
 
 
 @contextmanager
-def spying(functions: Sequence[type[Function]]) -> Iterator[list[Call]]:
+def instrumented(functions: Sequence[type[Function]]) -> Iterator[list[FunctionCall]]:
     """Wrap the methods of some Functions and collect their calls."""
-    calls: list[Call] = []
-    contexts: dict[int, tuple[object, Call]] = {}  # the object too, so that its id is not used again
+    calls: list[FunctionCall] = []
+    contexts: dict[
+        int, tuple[object, FunctionCall]
+    ] = {}  # the object too, so that its id is not used again
     originals = [(f, name, vars(f).get(name)) for f in functions for name in _wrapped_names(f)]
     try:
         for function in functions:
@@ -97,7 +99,9 @@ def _wrapped_names(function: type[Function]) -> tuple[str, ...]:
 
 
 def _wrap(
-    function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]
+    function: type[Function],
+    calls: list[FunctionCall],
+    contexts: dict[int, tuple[object, FunctionCall]],
 ) -> None:
     name = backward_name(function)
     backward: Any = getattr(function, name)  # Any: the user's method has whatever signature it has
@@ -114,7 +118,9 @@ def _wrap(
 
 
 def _wrap_one_method(
-    function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]
+    function: type[Function],
+    calls: list[FunctionCall],
+    contexts: dict[int, tuple[object, FunctionCall]],
 ) -> None:
     forward: Any = function.forward  # Any: as above
 
@@ -128,7 +134,9 @@ def _wrap_one_method(
 
 
 def _wrap_two_methods(
-    function: type[Function], calls: list[Call], contexts: dict[int, tuple[object, Call]]
+    function: type[Function],
+    calls: list[FunctionCall],
+    contexts: dict[int, tuple[object, FunctionCall]],
 ) -> None:
     forward: Any = function.forward  # Any: as above
     setup: Any = function.setup_context
@@ -151,13 +159,13 @@ def _watch_forward(
     forward: Any,
     inputs: tuple[Any, ...],
     arguments: tuple[Any, ...],
-    calls: list[Call],
+    calls: list[FunctionCall],
 ) -> Any:  # Any: the user's method
-    call = Call(function, inputs)
+    call = FunctionCall(function, inputs)
     calls.append(call)
     before = _copies(inputs)
     result = forward(*arguments)
-    call.changed_inputs = _changes(inputs, before)
+    call.modified_inputs = _changes(inputs, before)
     call.outputs = results = result if isinstance(result, tuple) else (result,)
     call.returned_inputs = tuple(
         i for i, x in enumerate(inputs) if isinstance(x, Tensor) and any(x is r for r in results)
@@ -165,25 +173,27 @@ def _watch_forward(
     return result
 
 
-def _look_at_context(ctx: Any, call: Call) -> None:  # Any: ctx has what was put on it
+def _look_at_context(ctx: Any, call: FunctionCall) -> None:  # Any: ctx has what was put on it
     dirty = [id(t) for t in getattr(ctx, "dirty_tensors", None) or ()]
     call.dirty_inputs = len(dirty)
-    call.changed_inputs = tuple(i for i in call.changed_inputs if id(call.inputs[i]) not in dirty)
+    call.modified_inputs = tuple(i for i in call.modified_inputs if id(call.inputs[i]) not in dirty)
     call.returned_inputs = tuple(i for i in call.returned_inputs if id(call.inputs[i]) not in dirty)
     known = {id(t) for t in (*call.inputs, *call.outputs)}
     saved = tuple(getattr(ctx, "to_save", None) or ())
     places = {id(x): i for i, x in enumerate(call.inputs) if isinstance(x, Tensor)}
     call.saved = tuple((t, places.get(id(t))) for t in saved)
-    call.loose_saved = tuple(i for i, t in enumerate(saved) if _has_gradient(t) and id(t) not in known)
+    call.untracked_saved = tuple(
+        i for i, t in enumerate(saved) if _has_gradient(t) and id(t) not in known
+    )
     call.held = tuple(_held_on(ctx, call))
 
 
-def _held_on(ctx: Any, call: Call) -> Iterator[Held]:  # Any: ctx has what was put on it
+def _held_on(ctx: Any, call: FunctionCall) -> Iterator[CtxTensor]:  # Any: ctx has what was put on it
     for attribute, value in vars(ctx).items():
         tensors = [t for t in _members(value) if _has_gradient(t)]
         if tensors and attribute not in _TORCHS_OWN:
             is_argument = any(t is x for t in tensors for x in call.inputs)
-            yield Held(attribute, sum(t.nbytes for t in tensors), is_argument)
+            yield CtxTensor(attribute, sum(t.nbytes for t in tensors), is_argument)
 
 
 def _members(value: object) -> list[Any]:  # Any: whatever a user keeps
@@ -198,7 +208,7 @@ def _has_gradient(value: object) -> bool:
 
 
 def _watch_backward(
-    call: Call, backward: Any, ctx: Any, gradients: tuple[Any, ...]
+    call: FunctionCall, backward: Any, ctx: Any, gradients: tuple[Any, ...]
 ) -> Any:  # Any: the user's
     call.needs = tuple(ctx.needs_input_grad)
     try:
@@ -206,16 +216,16 @@ def _watch_backward(
     except RuntimeError:
         saved = ()  # written to since it was saved: backward will say so itself
     before, saved_before = _copies(gradients), _copies(saved)
-    recorder = WorkRecorder()
+    recorder = OperationRecorder()
     try:
         with recorder:
             result = backward(ctx, *gradients)
     finally:
-        call.changed_gradients = _changes(gradients, before)
-        call.changed_saved = _changes(saved, saved_before)
+        call.modified_gradients = _changes(gradients, before)
+        call.modified_saved = _changes(saved, saved_before)
     call.returned = result if isinstance(result, tuple) else (result,)
-    call.work = recorder.work
-    call.work.returned = call.returned
+    call.operations = recorder.log
+    call.operations.returned = call.returned
     return result
 
 

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Listener", "Work", "WorkRecorder"]
+__all__ = ["OperationLog", "OperationRecorder", "PassiveDispatchMode"]
 
 _PRODUCTS: Final = frozenset({"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot"})
 _CONVOLUTIONS: Final = frozenset({"convolution", "convolution_backward"})
 
 
 @dataclass(slots=True)
-class Work:
+class OperationLog:
     """The operations of one backward in their order, and what it returned."""
 
     operations: list[tuple[float, list[int], list[int]]] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Work:
         return needed
 
 
-class Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
+class PassiveDispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
     """A mode that only looks on.
 
     By default torch loads all of Dynamo, which takes seconds, to keep a mode from being traced.
@@ -60,12 +60,12 @@ class Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
         return False
 
 
-class WorkRecorder(Listener):  # type: ignore[no-untyped-call]  # torch's class is untyped
+class OperationRecorder(PassiveDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
     """Records the operations that run while it is open."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped
-        self.work = Work()
+        self.log = OperationLog()
 
     def __torch_dispatch__(
         self,
@@ -77,9 +77,9 @@ class WorkRecorder(Listener):  # type: ignore[no-untyped-call]  # torch's class 
         result = func(*args, **(kwargs or {}))
         inputs = [t for t in _pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         outputs = [t for t in _pytree.tree_leaves(result) if isinstance(t, Tensor)]
-        self.work.kept += [*inputs, *outputs]
+        self.log.kept += [*inputs, *outputs]
         cost = _cost(func, inputs, outputs)
-        self.work.operations.append((cost, [id(t) for t in inputs], [id(t) for t in outputs]))
+        self.log.operations.append((cost, [id(t) for t in inputs], [id(t) for t in outputs]))
         return result
 
 

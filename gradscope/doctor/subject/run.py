@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradscope.doctor.subject.instrument import Call, spying
+from gradscope.doctor.subject.instrument import FunctionCall, instrumented
 from gradscope.doctor.subject.source import short_path
 from gradscope.doctor.subject.subject import Subject
 
-__all__ = ["Failure", "Run", "run", "weights_like"]
+__all__ = ["Failure", "ForwardBackwardRun", "run_subject", "weights_like"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ForwardBackwardRun:
     """What one run gave. `gradients` has one entry a leaf: None where there is none."""
 
     outputs: tuple[Tensor, ...] = ()
@@ -36,21 +36,21 @@ class Run:
     """The gradients that were sent into backward, one an output that has a graph."""
     gradients: tuple[Tensor | None, ...] = ()
     leaves: tuple[Tensor, ...] = ()
-    calls: tuple[Call, ...] = ()
+    calls: tuple[FunctionCall, ...] = ()
     failure: Failure | None = None
     is_connected: bool = True
     """False where no output hangs on a graph, so that backward cannot start."""
 
 
-def run(
+def run_subject(
     subject: Subject,
     *,
     needed: Sequence[bool] | None = None,
     prepare: Callable[[Tensor], Tensor] = torch.clone,
     weigh: Callable[[Tensor], Tensor] | None = None,
-    is_spied: bool = False,
+    is_instrumented: bool = False,
     create_graph: bool = False,
-) -> Run:
+) -> ForwardBackwardRun:
     """Run a subject forward and backward once.
 
     `needed` overrides which leaves require a gradient; `prepare` turns a leaf into what is passed on (a
@@ -61,23 +61,27 @@ def run(
         leaf.value.detach().clone().requires_grad_(w)
         for leaf, w in zip(subject.leaves, wanted, strict=True)
     )
-    with spying(subject.functions if is_spied else ()) as calls:
+    with instrumented(subject.functions if is_instrumented else ()) as calls:
         try:
             outputs = subject([prepare(leaf) for leaf in leaves])
         except Exception as error:  # noqa: BLE001 - whatever the user's function raises is the finding
-            return Run(leaves=leaves, calls=tuple(calls), failure=_failure("forward", error))
+            return ForwardBackwardRun(
+                leaves=leaves, calls=tuple(calls), failure=_failure("forward", error)
+            )
         ends = [output for output in outputs if output.requires_grad]
         weights = tuple((weigh or weights_like)(end.detach()) for end in ends)
         if create_graph:
             weights = tuple(w.requires_grad_() for w in weights)
         none: tuple[Tensor | None, ...] = (None,) * len(leaves)
         if not ends or not any(wanted):
-            return Run(outputs, weights, none, leaves, tuple(calls), is_connected=False)
+            return ForwardBackwardRun(outputs, weights, none, leaves, tuple(calls), is_connected=False)
         try:
             gradients = _gradients(ends, leaves, weights, create_graph)
         except Exception as error:  # noqa: BLE001 - as above
-            return Run(outputs, weights, none, leaves, tuple(calls), _failure("backward", error))
-    return Run(outputs, weights, gradients, leaves, tuple(calls))
+            return ForwardBackwardRun(
+                outputs, weights, none, leaves, tuple(calls), _failure("backward", error)
+            )
+    return ForwardBackwardRun(outputs, weights, gradients, leaves, tuple(calls))
 
 
 def weights_like(output: Tensor, seed: int = 0) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from torch.autograd import Function
 
-__all__ = ["Fact", "parameters_of", "read_function", "short_path", "where_defined"]
+__all__ = ["SourceFact", "parameters_of", "read_function", "short_path", "where_defined"]
 
 _METHODS: Final = ("forward", "setup_context", "backward", "vjp")
 _FORWARD: Final = ("forward", "setup_context")
@@ -24,7 +24,7 @@ _DTYPES: Final = _CASTS | {"float16", "float32", "float64", "complex64", "comple
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class SourceFact:
     """One telling line: its kind, the method it stands in, and where."""
 
     kind: str
@@ -48,9 +48,9 @@ class Fact:
         return self.kind in _CUTTING
 
 
-def read_function(function: type[Function]) -> tuple[Fact, ...]:
+def read_function(function: type[Function]) -> tuple[SourceFact, ...]:
     """Return the facts of forward, setup_context and backward, in the order of the file."""
-    found: list[Fact] = []
+    found: list[SourceFact] = []
     for name in _METHODS:
         if any(
             name in vars(owner) for owner in function.__mro__ if owner.__module__ != Function.__module__
@@ -79,7 +79,9 @@ def where_defined(thing: Any) -> str:  # Any: a class, a method or any callable
     return f"{short_path(path)}:{line}" if path else ""
 
 
-def _read_method(name: str, method: Any) -> Iterator[Fact]:  # Any: whatever the class calls its method
+def _read_method(
+    name: str, method: Any
+) -> Iterator[SourceFact]:  # Any: whatever the class calls its method
     try:
         path = inspect.getsourcefile(method) or ""
         lines, first = inspect.getsourcelines(method)
@@ -91,7 +93,7 @@ def _read_method(name: str, method: Any) -> Iterator[Fact]:  # Any: whatever the
         if kind:
             number = getattr(node, "lineno", 1)
             place = f"{short_path(path)}:{first + number - 1}"
-            yield Fact(kind, name, place, lines[number - 1].strip(), target)
+            yield SourceFact(kind, name, place, lines[number - 1].strip(), target)
 
 
 def _kind_of(node: ast.AST) -> tuple[str, str]:  # noqa: PLR0911 - one for each kind

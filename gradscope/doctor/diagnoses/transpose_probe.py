@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.subject.instrument import Call, backward_name
-from gradscope.doctor.subject.run import run
+from gradscope.doctor.subject.instrument import FunctionCall, backward_name
+from gradscope.doctor.subject.run import run_subject
 
 __all__ = ["Site", "transposed_at"]
 
@@ -36,22 +36,22 @@ class Site:
 
 def transposed_at(exam: Examination, number: int, *, at_most: int = 1) -> tuple[Site, ...]:
     """Return the matrices (one, or up to `at_most`) whose transposing makes a leaf's gradient right."""
-    sites = list(dict.fromkeys(s for call in exam.given.calls for s in _sites(exam, call)))
+    sites = list(dict.fromkeys(s for call in exam.first_run.calls for s in _sites(exam, call)))
     chosen = (c for size in range(1, at_most + 1) for c in combinations(sites, size))
     return next((sites for sites in chosen if _is_right(exam, number, sites)), ())
 
 
 def _is_right(exam: Examination, number: int, sites: Sequence[Site]) -> bool:
-    only = [i == number for i in range(len(exam.wide.leaves))]
+    only = [i == number for i in range(len(exam.in_double.leaves))]
     with _turning(sites):
-        outcome = run(exam.wide, needed=only)
+        outcome = run_subject(exam.in_double, needed=only)
     if outcome.failure is not None or outcome.gradients[number] is None:
         return False
-    comparison = exam.compare_leaf(exam.wide, outcome, number)
+    comparison = exam.compare_leaf(exam.in_double, outcome, number)
     return comparison.is_right and bool((comparison.numeric.abs() > comparison.tolerance).any())
 
 
-def _sites(exam: Examination, call: Call) -> Iterator[Site]:
+def _sites(exam: Examination, call: FunctionCall) -> Iterator[Site]:
     names = {leaf.position: leaf.name for leaf in exam.subject.leaves}
     function = call.function
     for i, output in enumerate(call.outputs):
