@@ -16,8 +16,7 @@
 #define LOAD_BFLOAT16(here) ((floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(HALF_AT(here)), 16))
 #define LOAD_FLOAT16(here) ((floats)_mm256_cvtph_ps(HALF_AT(here)))
 #define PART_AT(here, k) ((doubles)_mm256_cvtps_pd(_mm_loadu_ps((const float *)(here) + 4 * (k))))
-#define HALF_OF(x, k) \
-    ((k) ? _mm256_extractf128_ps((__m256)(x), 1) : _mm256_castps256_ps128((__m256)(x)))
+#define HALF_OF(x, k) ((k) ? _mm256_extractf128_ps((__m256)(x), 1) : _mm256_castps256_ps128((__m256)(x)))
 #define PART_OF(x, k) ((doubles)_mm256_cvtps_pd(HALF_OF(x, k)))
 #define PACK(a, b) ((bytes)_mm256_packus_epi16((__m256i)(a), (__m256i)(b)))
 #define PACK_SIGNS(a, b) ((bytes)_mm256_packs_epi16((__m256i)(a), (__m256i)(b)))

@@ -15,8 +15,7 @@
 #define LOAD_BFLOAT16(here) ((floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(HALF_AT(here)), 16))
 #define LOAD_FLOAT16(here) ((floats)_mm512_cvtph_ps(HALF_AT(here)))
 #define PART_AT(here, k) ((doubles)_mm512_cvtps_pd(_mm256_loadu_ps((const float *)(here) + 8 * (k))))
-#define HALF_OF(x, k) \
-    ((k) ? _mm512_extractf32x8_ps((__m512)(x), 1) : _mm512_castps512_ps256((__m512)(x)))
+#define HALF_OF(x, k) ((k) ? _mm512_extractf32x8_ps((__m512)(x), 1) : _mm512_castps512_ps256((__m512)(x)))
 #define PART_OF(x, k) ((doubles)_mm512_cvtps_pd(HALF_OF(x, k)))
 #define PACK(a, b) ((bytes)_mm512_packus_epi16((__m512i)(a), (__m512i)(b)))
 #define PACK_SIGNS(a, b) ((bytes)_mm512_packs_epi16((__m512i)(a), (__m512i)(b)))

@@ -80,7 +80,8 @@ static PyObject *add_batch(PyObject *const *args, Py_ssize_t count, int is_chang
     const int has_copies = args[4] != Py_None;
     Batch batch = {buffer, PyList_New(0), NULL, is_change, has_copies && !is_change, {NULL, NULL}};
     if (batch.left == NULL
-        || (has_copies && PyObject_GetBuffer(args[4], &copies, is_change ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)) {
+        || (has_copies
+            && PyObject_GetBuffer(args[4], &copies, is_change ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)) {
         Py_XDECREF(batch.left);
         return NULL;
     }

@@ -48,9 +48,8 @@ typedef struct {
  * above the window. */
 #define FROM_BASE_bfloat16(a, b, base) (PACK(a, b) - (uint8_t)(base))
 #define FROM_BASE_float32(a, b, base) FROM_BASE_bfloat16(a, b, base)
-#define LEAST_255(x) (words)LEAST16(x, (words){0} + 255)
-#define FROM_BASE_float64(a, b, base) \
-    PACK(LEAST_255((a) - (base)), LEAST_255((b) - (base)))
+#define LEAST_255(x) (words) LEAST16(x, (words){0} + 255)
+#define FROM_BASE_float64(a, b, base) PACK(LEAST_255((a) - (base)), LEAST_255((b) - (base)))
 
 #define INLINE TARGET static inline __attribute__((always_inline))
 
@@ -96,46 +95,46 @@ TARGET static void read_planes(const BitPlanes *planes, size_t steps, uint32_t c
 }
 
 /* Each adds twice as many numbers as the one before it, and returns what is carried. */
-#define TWICE(more, fewer, name, plane)                                                                   \
-    INLINE BitPlanes more##_##name(BitCounter *counter)                                                           \
-    {                                                                                                     \
-        const BitPlanes first = fewer##_##name(counter), second = fewer##_##name(counter);                     \
-        return add_bits(&counter->planes[plane], first, second);                                          \
+#define TWICE(more, fewer, name, plane)                                                    \
+    INLINE BitPlanes more##_##name(BitCounter *counter)                                    \
+    {                                                                                      \
+        const BitPlanes first = fewer##_##name(counter), second = fewer##_##name(counter); \
+        return add_bits(&counter->planes[plane], first, second);                           \
     }
 
 /* Count the exponents from `base` on, 1 or more, of n elements; returns of how many, whole fours of steps.
  * `size` is that of an element, `fraction` how many bits of it are among its sixteen upper ones. */
-#define COUNT_OF(name, size, fraction)                                                                    \
-    INLINE BitPlanes one_##name(BitCounter *counter)                                                              \
-    {                                                                                                     \
-        const words a = UPPER_##name(counter->data);                                                      \
-        const words b = UPPER_##name(counter->data + size * WIDTH / 2);                                   \
-        const bytes from_base = FROM_BASE_##name((a + a) >> (fraction + 1), (b + b) >> (fraction + 1),    \
-                                                 counter->base);                                          \
-        const bytes place = ADD_SATURATED(from_base, (bytes){0} + 0x70); /* 16 gets the highest bit */    \
-        const bytes unsigned_place = place | (PACK_SIGNS(a, b) & 0x80);                                   \
-        counter->data += size * WIDTH;                                                                    \
-        const bytes lower = LOADED(bytes, lower_bits), upper = LOADED(bytes, upper_bits);                 \
-        return (BitPlanes){{LOOK_UP(lower, place), LOOK_UP(upper, place), LOOK_UP(lower, unsigned_place),      \
-                       LOOK_UP(upper, unsigned_place)}};                                                  \
-    }                                                                                                     \
-    TWICE(two, one, name, 0)                                                                              \
-    TWICE(four, two, name, 1)                                                                             \
-    TWICE(eight, four, name, 2)                                                                           \
-    TWICE(sixteen, eight, name, 3)                                                                        \
+#define COUNT_OF(name, size, fraction)                                                                       \
+    INLINE BitPlanes one_##name(BitCounter *counter)                                                         \
+    {                                                                                                        \
+        const words a = UPPER_##name(counter->data);                                                         \
+        const words b = UPPER_##name(counter->data + size * WIDTH / 2);                                      \
+        const bytes from_base =                                                                              \
+            FROM_BASE_##name((a + a) >> (fraction + 1), (b + b) >> (fraction + 1), counter->base);           \
+        const bytes place = ADD_SATURATED(from_base, (bytes){0} + 0x70); /* 16 gets the highest bit */       \
+        const bytes unsigned_place = place | (PACK_SIGNS(a, b) & 0x80);                                      \
+        counter->data += size * WIDTH;                                                                       \
+        const bytes lower = LOADED(bytes, lower_bits), upper = LOADED(bytes, upper_bits);                    \
+        return (BitPlanes){{LOOK_UP(lower, place), LOOK_UP(upper, place), LOOK_UP(lower, unsigned_place),    \
+                            LOOK_UP(upper, unsigned_place)}};                                                \
+    }                                                                                                        \
+    TWICE(two, one, name, 0)                                                                                 \
+    TWICE(four, two, name, 1)                                                                                \
+    TWICE(eight, four, name, 2)                                                                              \
+    TWICE(sixteen, eight, name, 3)                                                                           \
     TARGET static size_t count_##name(const char *data, size_t n, uint32_t base, uint32_t counts[2][WINDOW]) \
-    {                                                                                                     \
-        const size_t steps = n / WIDTH / 4 * 4;                                                           \
+    {                                                                                                        \
+        const size_t steps = n / WIDTH / 4 * 4;                                                              \
         BitCounter counter = {{{{{0}}}}, data, (uint16_t)base};                                              \
-        size_t left = steps;                                                                              \
-        for (; left >= 16; left -= 16) {                                                                  \
-            carry_on(&counter, sixteen_##name(&counter), 4);                                              \
-        }                                                                                                 \
-        for (; left > 0; left -= 4) {                                                                     \
-            carry_on(&counter, four_##name(&counter), 2);                                                 \
-        }                                                                                                 \
-        read_planes(counter.planes, steps, counts);                                                       \
-        return steps * WIDTH;                                                                             \
+        size_t left = steps;                                                                                 \
+        for (; left >= 16; left -= 16) {                                                                     \
+            carry_on(&counter, sixteen_##name(&counter), 4);                                                 \
+        }                                                                                                    \
+        for (; left > 0; left -= 4) {                                                                        \
+            carry_on(&counter, four_##name(&counter), 2);                                                    \
+        }                                                                                                    \
+        read_planes(counter.planes, steps, counts);                                                          \
+        return steps * WIDTH;                                                                                \
     }
 COUNT_OF(float32, 4, 7)
 COUNT_OF(bfloat16, 2, 7)

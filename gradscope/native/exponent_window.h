@@ -11,7 +11,7 @@ enum {
     PAUSE = 31,        /* blocks that are then counted by tables before a window is tried again */
 };
 
-#define LANES_OF(bits)                                                     \
+#define LANES_OF(bits)                                                      \
     typedef uint##bits##_t Lanes##bits __attribute__((vector_size(WIDTH))); \
     typedef uint##bits##_t Loose##bits __attribute__((vector_size(WIDTH), aligned(1), may_alias));
 LANES_OF(16)
@@ -26,36 +26,36 @@ LANES_OF(64)
 /* Twice an element is its magnitude without the sign; two less than that, a zero is the greatest of all, and
  * what is below the window is less than `limit`. Whether there is any is seen by the least of a chunk: of its
  * upper half, where vectors have no least of whole elements. */
-#define COUNT_BELOW_WINDOW(bits, compared, fraction, code_of)                                                    \
-    for (at = 0; at < n && *found < most; at += CHUNK) {                                                  \
-        const uint##bits##_t limit = (uint##bits##_t)(((uint##bits##_t)base << (fraction + 1)) - 2);      \
-        const Bits##bits *x = (const Bits##bits *)data + at;                                              \
-        Lanes##compared lesser = (Lanes##compared){0} - 1;                                                \
-        for (size_t i = 0; i < CHUNK; i += WIDTH * 8 / bits) {                                            \
-            const Lanes##bits lanes = *(const Loose##bits *)(x + i);                                      \
-            lesser = LEAST##compared(lesser, lanes + lanes - 2);                                          \
-        }                                                                                                 \
-        uint##compared##_t least = (uint##compared##_t)-1;                                                \
-        for (size_t j = bits / compared - 1; j < WIDTH * 8 / compared; j += bits / compared) {            \
-            least = lesser[j] < least ? lesser[j] : least;                                                \
-        }                                                                                                 \
-        const int is_any = least <= (uint##compared##_t)((limit - 1) >> (bits - compared));               \
-        for (size_t i = 0; is_any && i < CHUNK; i += WIDTH * 8 / bits) {                                  \
-            const Lanes##bits lanes = *(const Loose##bits *)(x + i);                                      \
-            uint64_t set = HIGHEST_BITS(lanes + lanes - 2 < limit) & ONE_OF##bits;                        \
-            for (; set != 0; set &= set - 1, ++*found) {                                                  \
-                const size_t place = i + (size_t)__builtin_ctzll(set) * 8 / bits;                         \
-                counter->tables[code_of(x[place] >> fraction)]++;                                           \
-            }                                                                                             \
-        }                                                                                                 \
+#define COUNT_BELOW_WINDOW(bits, compared, fraction, code_of)                                        \
+    for (at = 0; at < n && *found < most; at += CHUNK) {                                             \
+        const uint##bits##_t limit = (uint##bits##_t)(((uint##bits##_t)base << (fraction + 1)) - 2); \
+        const Bits##bits *x = (const Bits##bits *)data + at;                                         \
+        Lanes##compared lesser = (Lanes##compared){0} - 1;                                           \
+        for (size_t i = 0; i < CHUNK; i += WIDTH * 8 / bits) {                                       \
+            const Lanes##bits lanes = *(const Loose##bits *)(x + i);                                 \
+            lesser = LEAST##compared(lesser, lanes + lanes - 2);                                     \
+        }                                                                                            \
+        uint##compared##_t least = (uint##compared##_t) - 1;                                         \
+        for (size_t j = bits / compared - 1; j < WIDTH * 8 / compared; j += bits / compared) {       \
+            least = lesser[j] < least ? lesser[j] : least;                                           \
+        }                                                                                            \
+        const int is_any = least <= (uint##compared##_t)((limit - 1) >> (bits - compared));          \
+        for (size_t i = 0; is_any && i < CHUNK; i += WIDTH * 8 / bits) {                             \
+            const Lanes##bits lanes = *(const Loose##bits *)(x + i);                                 \
+            uint64_t set = HIGHEST_BITS(lanes + lanes - 2 < limit) & ONE_OF##bits;                   \
+            for (; set != 0; set &= set - 1, ++*found) {                                             \
+                const size_t place = i + (size_t)__builtin_ctzll(set) * 8 / bits;                    \
+                counter->tables[code_of(x[place] >> fraction)]++;                                    \
+            }                                                                                        \
+        }                                                                                            \
     }
 #define SAME(code) (code)
 #define OF_FLOAT64(code) code_of_float64[code]
 
 /* Count elements below `base` that are no zeros, chunk by chunk until `most` are found. Returns how many
  * elements were looked through. */
-TARGET static size_t count_below_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype, uint32_t base,
-                                 size_t most, size_t *found)
+TARGET static size_t count_below_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
+                                        uint32_t base, size_t most, size_t *found)
 {
     size_t at;
     *found = 0;
@@ -70,7 +70,8 @@ TARGET static size_t count_below_window(ExponentCounter *counter, const char *da
 }
 
 /* Count the elements in a window, of whole chunks of n. Returns how many there are. */
-TARGET static size_t count_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype, uint32_t base)
+TARGET static size_t count_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
+                                  uint32_t base)
 {
     uint32_t counts[2][WINDOW];
     size_t inside = 0;
@@ -102,7 +103,8 @@ static uint32_t find_base(const Record *block, Dtype dtype)
 }
 
 /* Count whole chunks of n elements, all finite, of which `block` tells the extremes. Returns how many. */
-TARGET static size_t count_in_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype, const Record *block)
+TARGET static size_t count_in_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
+                                     const Record *block)
 {
     const size_t whole = n - n % CHUNK;
     uint32_t base = find_base(block, dtype);

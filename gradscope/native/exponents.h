@@ -10,8 +10,9 @@ enum {
     LAST = FIRST + BINS / 2 - 1,  /* that of the last, and of what is above */
     NONFINITE = SIGN - 1,
     TABLES = 4,
-    TABLE_STRIDE = CODES + 16, /* from table to table: at a multiple of 4 kB a read would wait for another's write */
-    ONE_TABLE_MAX = 256,          /* elements for which one table will do: less to clear and to fold */
+    TABLE_STRIDE = CODES
+        + 16, /* from table to table: at a multiple of 4 kB a read would wait for another's write */
+    ONE_TABLE_MAX = 256, /* elements for which one table will do: less to clear and to fold */
 };
 
 /* Codes from which on a number is normal, for a tally of one kind of elements. */
@@ -23,13 +24,13 @@ typedef enum {
 
 typedef struct {
     uint64_t *bins, zero, subnormal;
-    uint64_t zeros[2]; /* since the last folding, by sign */
-    uint32_t small;    /* numbers since then that may be zeros */
-    uint32_t until_fold;     /* elements that may come until a folding is due */
+    uint64_t zeros[2];   /* since the last folding, by sign */
+    uint32_t small;      /* numbers since then that may be zeros */
+    uint32_t until_fold; /* elements that may come until a folding is due */
     Normal normal;
-    size_t table_stride;      /* from table to table; 0 while there is but one */
-    int pause;         /* blocks to come that are counted by tables alone */
-    int is_wide;       /* whether the last block was worth a second window */
+    size_t table_stride; /* from table to table; 0 while there is but one */
+    int pause;           /* blocks to come that are counted by tables alone */
+    int is_wide;         /* whether the last block was worth a second window */
     uint32_t tables[TABLES * TABLE_STRIDE];
 } ExponentCounter;
 
@@ -46,16 +47,20 @@ typedef uint64_t __attribute__((aligned(1), may_alias)) Bits64;
  * ends, but for these: 0 is float64's own zeros and subnormals, 1 what is below float32's normal range. */
 #define FOUR(code) (code), (code) + 1, (code) + 2, (code) + 3
 #define SIXTEEN(code) FOUR(code), FOUR((code) + 4), FOUR((code) + 8), FOUR((code) + 12)
-#define OF_SIGN(at, sign)                                                                                 \
+/* clang-format has no format for ranges in initializers. */
+/* clang-format off */
+#define OF_SIGN(at, sign)                                                                                  \
     [(at)] = (sign), [(at) + 1 ... (at) + 896] = (sign) + 1, [(at) + 897 ... (at) + 975] = (sign) + FIRST, \
-    [(at) + 976] = SIXTEEN((sign) + FIRST), SIXTEEN((sign) + FIRST + 16), SIXTEEN((sign) + FIRST + 32),   \
-    SIXTEEN((sign) + FIRST + 48), [(at) + 1040 ... (at) + 2046] = (sign) + LAST,                          \
+    [(at) + 976] = SIXTEEN((sign) + FIRST), SIXTEEN((sign) + FIRST + 16), SIXTEEN((sign) + FIRST + 32),    \
+    SIXTEEN((sign) + FIRST + 48), [(at) + 1040 ... (at) + 2046] = (sign) + LAST,                           \
     [(at) + 2047] = (sign) + NONFINITE
+/* clang-format on */
 static const uint16_t code_of_float64[4096] = {OF_SIGN(0, 0), OF_SIGN(2048, SIGN)};
 
 TARGET static void clear_exponents(ExponentCounter *counter)
 {
-    memset(counter->tables, 0, (counter->table_stride ? TABLES * TABLE_STRIDE : CODES) * sizeof counter->tables[0]);
+    memset(counter->tables, 0,
+           (counter->table_stride ? TABLES * TABLE_STRIDE : CODES) * sizeof counter->tables[0]);
     counter->zeros[0] = counter->zeros[1] = counter->small = 0;
     counter->until_fold = UINT32_MAX;
 }
@@ -71,9 +76,9 @@ TARGET static void begin_exponents(ExponentCounter *counter, Normal normal, uint
     clear_exponents(counter);
 }
 
-#define IN_TABLES(counter)                                                                                  \
-    uint32_t *const a = (counter)->tables, *const b = a + (counter)->table_stride, *const c = b + (counter)->table_stride,    \
-             *const d = c + (counter)->table_stride;                                                               \
+#define IN_TABLES(counter)                                                                          \
+    uint32_t *const a = (counter)->tables, *const b = a + (counter)->table_stride,                  \
+                    *const c = b + (counter)->table_stride, *const d = c + (counter)->table_stride; \
     size_t i = 0
 
 TARGET static void tabulate_float32(ExponentCounter *counter, const char *data, size_t n)
@@ -121,16 +126,16 @@ TARGET static void tabulate_float64(ExponentCounter *counter, const char *data, 
     }
 }
 
-#define COUNT_ZEROS(width)                                                                                \
-    {                                                                                                     \
-        uint##width##_t positive = 0, negative = 0;                                                       \
-        for (size_t i = 0; i < n; i++) {                                                                  \
-            const uint##width##_t bits = ((const Bits##width *)data)[i];                                  \
-            positive += bits == 0;                                                                        \
-            negative += bits == (uint##width##_t)((uint##width##_t)1 << (width - 1));                     \
-        }                                                                                                 \
-        counter->zeros[0] += positive;                                                                      \
-        counter->zeros[1] += negative;                                                                      \
+#define COUNT_ZEROS(width)                                                            \
+    {                                                                                 \
+        uint##width##_t positive = 0, negative = 0;                                   \
+        for (size_t i = 0; i < n; i++) {                                              \
+            const uint##width##_t bits = ((const Bits##width *)data)[i];              \
+            positive += bits == 0;                                                    \
+            negative += bits == (uint##width##_t)((uint##width##_t)1 << (width - 1)); \
+        }                                                                             \
+        counter->zeros[0] += positive;                                                \
+        counter->zeros[1] += negative;                                                \
     }
 
 /* A zero has the code of a subnormal number: all its bits are to be looked at. */
@@ -148,7 +153,8 @@ TARGET static void count_zeros(ExponentCounter *counter, const char *data, size_
 TARGET static uint32_t count_of_code(const ExponentCounter *counter, int code)
 {
     const uint32_t *at = counter->tables + code;
-    return counter->table_stride ? at[0] + at[TABLE_STRIDE] + at[2 * TABLE_STRIDE] + at[3 * TABLE_STRIDE] : at[0];
+    return counter->table_stride ? at[0] + at[TABLE_STRIDE] + at[2 * TABLE_STRIDE] + at[3 * TABLE_STRIDE]
+                                 : at[0];
 }
 
 /* Fold the codes of one sign into bins. */
@@ -185,7 +191,8 @@ TARGET static void fold_sign(ExponentCounter *counter, int is_negative)
 
 TARGET static uint32_t count_small(const ExponentCounter *counter)
 {
-    return count_of_code(counter, 0) + count_of_code(counter, 1) + count_of_code(counter, SIGN) + count_of_code(counter, SIGN + 1);
+    return count_of_code(counter, 0) + count_of_code(counter, 1) + count_of_code(counter, SIGN)
+           + count_of_code(counter, SIGN + 1);
 }
 
 /* Count by tables. */
@@ -214,7 +221,8 @@ TARGET static void tabulate(ExponentCounter *counter, const char *data, size_t n
 #else
 enum { CHUNK = BLOCK + 1 }; /* more than is counted at a time */
 
-static size_t count_in_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype, const Record *block)
+static size_t count_in_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
+                              const Record *block)
 {
     (void)counter, (void)data, (void)n, (void)dtype, (void)block;
     return 0;
@@ -223,7 +231,8 @@ static size_t count_in_window(ExponentCounter *counter, const char *data, size_t
 
 /* Count n elements, no more than a block, of FLOAT32, BFLOAT16 or FLOAT64, at any address. `block` tells of
  * them, or of more, whether all are finite, and what is the greatest. */
-TARGET static void count_exponents(ExponentCounter *counter, const char *data, size_t n, Dtype dtype, const Record *block)
+TARGET static void count_exponents(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
+                                   const Record *block)
 {
     size_t done = 0;
     if (n > counter->until_fold) {

@@ -38,7 +38,8 @@ static int has_finite_gradient(PyObject *parameter)
 PyObject *find_nonfinite(PyObject *Py_UNUSED(self), PyObject *parameters)
 {
     if (!is_bound() || !PyList_Check(parameters)) {
-        PyErr_SetString(PyExc_TypeError, "find_suspects takes a list of parameters, once bind() has been called");
+        PyErr_SetString(PyExc_TypeError,
+                        "find_suspects takes a list of parameters, once bind() has been called");
         return NULL;
     }
     PyObject *nonfinite = PyList_New(0);
@@ -73,7 +74,8 @@ static int is_group_finite(PyObject *group)
     int answer = parameters == NULL ? -1 : PyList_Check(parameters);
     for (Py_ssize_t i = 0; answer == 1 && i < PyList_Size(parameters); i++) {
         PyObject *parameter = PyList_GetItem(parameters, i);
-        answer = is_plain_parameter(parameter) ? has_finite_gradient(parameter) : 0; /* a subclass would see it */
+        answer =
+            is_plain_parameter(parameter) ? has_finite_gradient(parameter) : 0; /* a subclass would see it */
     }
     Py_XDECREF(parameters);
     return answer;

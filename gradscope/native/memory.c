@@ -4,15 +4,25 @@
 
 typedef struct {
     void *data;
-    struct { int32_t type, id; } device;
+    struct {
+        int32_t type, id;
+    } device;
     int32_t ndim;
-    struct { uint8_t code, bits; uint16_t lanes; } dtype;
+    struct {
+        uint8_t code, bits;
+        uint16_t lanes;
+    } dtype;
     int64_t *shape, *strides;
     uint64_t byte_offset;
 } DLTensor;
 
 typedef struct {
-    struct { struct { uint32_t major, minor; } version; void *older; } header;
+    struct {
+        struct {
+            uint32_t major, minor;
+        } version;
+        void *older;
+    } header;
     void *allocate, *managed_from_object, *managed_to_object;
     int (*tensor_from_object)(void *object, DLTensor *out);
     void *current_stream;

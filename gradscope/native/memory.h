@@ -16,8 +16,8 @@
 
 typedef struct {
     const char *data;
-    size_t stored;     /* elements in memory: dense, in any order of dims */
-    double repeats;    /* how often each counts: the dims of stride 0 */
+    size_t stored;  /* elements in memory: dense, in any order of dims */
+    double repeats; /* how often each counts: the dims of stride 0 */
     Dtype dtype;
     size_t size_bytes; /* of what is stored */
     uint64_t layout;   /* tells dtype, shape and strides from others */

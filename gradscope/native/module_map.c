@@ -47,7 +47,8 @@ const ModuleEntry *find_module_entry(const ModuleMap *table, PyObject *module)
     return entry->module != NULL && PyWeakref_GetObject(entry->reference) == module ? entry : NULL;
 }
 
-int put_module_entry(ModuleMap *table, PyObject *module, PyObject *place, Py_ssize_t out_row, Py_ssize_t grad_row)
+int put_module_entry(ModuleMap *table, PyObject *module, PyObject *place, Py_ssize_t out_row,
+                     Py_ssize_t grad_row)
 {
     PyObject *reference = PyWeakref_NewRef(module, NULL);
     if (reference == NULL || grow_if_needed(table) < 0) {

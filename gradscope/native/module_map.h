@@ -26,7 +26,8 @@ typedef struct {
 const ModuleEntry *find_module_entry(const ModuleMap *table, PyObject *module);
 
 /* Put a module at its spot; references are taken. Returns -1 with an exception. */
-int put_module_entry(ModuleMap *table, PyObject *module, PyObject *place, Py_ssize_t out_row, Py_ssize_t grad_row);
+int put_module_entry(ModuleMap *table, PyObject *module, PyObject *place, Py_ssize_t out_row,
+                     Py_ssize_t grad_row);
 
 /* Visit what the table owns, as Python's collector of garbage asks for. */
 int visit_module_map(const ModuleMap *table, visitproc visit, void *arg);

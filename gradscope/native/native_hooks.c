@@ -129,8 +129,8 @@ static PyObject *hook_call(PyObject *self, PyObject *args, PyObject *Py_UNUSED(k
         give_up(native);
     } else if (outcome == 0) {
         PyObject *token = PyTuple_Pack(2, hook->epoch, hook->place);
-        PyObject *answer
-            = token == NULL ? NULL : PyObject_CallFunctionObjArgs(native->on_gradient, token, gradient, NULL);
+        PyObject *answer =
+            token == NULL ? NULL : PyObject_CallFunctionObjArgs(native->on_gradient, token, gradient, NULL);
         Py_XDECREF(token);
         if (answer == NULL) {
             return NULL;
@@ -345,19 +345,25 @@ static void native_hooks_free(PyObject *self)
 static PyMethodDef native_hooks_methods[] = {
     {"see", (PyCFunction)(void (*)(void))native_hooks_see, METH_FASTCALL,
      "see(module, output) -> whether it was measured here, and a hook is on its gradient"},
-    {"put", native_hooks_put, METH_VARARGS, "put(module, row of out, row of grad, place): a module to be seen"},
-    {"turn", native_hooks_turn, METH_O, "turn(epoch): hooks placed from now on belong to it, earlier ones are deaf"},
-    {"take", native_hooks_take, METH_NOARGS, "take() -> (seconds spent here, outputs seen) since it was last asked"},
+    {"put", native_hooks_put, METH_VARARGS,
+     "put(module, row of out, row of grad, place): a module to be seen"},
+    {"turn", native_hooks_turn, METH_O,
+     "turn(epoch): hooks placed from now on belong to it, earlier ones are deaf"},
+    {"take", native_hooks_take, METH_NOARGS,
+     "take() -> (seconds spent here, outputs seen) since it was last asked"},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot native_hooks_slots[] = {
     {Py_tp_doc, "Watch(rows, bins, expected, forward, backward, dict_type, on_gradient, give_up)"},
-    {Py_tp_new, native_hooks_new},           {Py_tp_dealloc, native_hooks_free},
-    {Py_tp_traverse, native_hooks_traverse}, {Py_tp_clear, native_hooks_clear},
-    {Py_tp_methods, native_hooks_methods},   {0, NULL},
+    {Py_tp_new, native_hooks_new},
+    {Py_tp_dealloc, native_hooks_free},
+    {Py_tp_traverse, native_hooks_traverse},
+    {Py_tp_clear, native_hooks_clear},
+    {Py_tp_methods, native_hooks_methods},
+    {0, NULL},
 };
 static PyType_Spec native_hooks_spec = {"gradscope.native._native.NativeHooks", sizeof(NativeHooks), 0,
-                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, native_hooks_slots};
+                                        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, native_hooks_slots};
 
 int add_native_hooks(PyObject *module)
 {

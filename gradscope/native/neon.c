@@ -16,9 +16,8 @@
 #define LOAD_FLOAT16(here) ((floats)vcvt_f32_f16(vreinterpret_f16_u16(HALF_AT(here))))
 #define PAIR_AT(here, k) vreinterpret_f32_u8(vld1_u8((const uint8_t *)(here) + 8 * (k)))
 #define PART_AT(here, k) ((doubles)vcvt_f64_f32(PAIR_AT(here, k)))
-#define PART_OF(x, k)                                             \
-    ((doubles)((k) ? vcvt_high_f64_f32((float32x4_t)(x))          \
-                   : vcvt_f64_f32(vget_low_f32((float32x4_t)(x)))))
+#define PART_OF(x, k) \
+    ((doubles)((k) ? vcvt_high_f64_f32((float32x4_t)(x)) : vcvt_f64_f32(vget_low_f32((float32x4_t)(x)))))
 #include "pass.h"
 
 static int is_able(void)

@@ -47,9 +47,9 @@ static int width_of(uint64_t bits)
     return bits >> 32 ? 8 : bits >> 16 ? 4 : bits >> 8 ? 2 : bits ? 1 : 0;
 }
 
-#define WRITE_COUNTS(type)                        \
-    for (size_t i = 0; i < n; i++) {              \
-        const type count = (type)bins[i];         \
+#define WRITE_COUNTS(type)                                   \
+    for (size_t i = 0; i < n; i++) {                         \
+        const type count = (type)bins[i];                    \
         memcpy(to + i * sizeof count, &count, sizeof count); \
     }
 

@@ -5,8 +5,7 @@
 
 #define WIDTH 16
 #define TARGET
-#define CHOOSE(is, a, b) \
-    ((__typeof__(a))(((__typeof__(is))(a) & (is)) | ((__typeof__(is))(b) & ~(is))))
+#define CHOOSE(is, a, b) ((__typeof__(a))(((__typeof__(is))(a) & (is)) | ((__typeof__(is))(b) & ~(is))))
 #define LESSER_float(a, b) CHOOSE((a) < (b), a, b)
 #define GREATER_float(a, b) CHOOSE((a) > (b), a, b)
 #define LESSER_double(a, b) CHOOSE((a) < (b), a, b)

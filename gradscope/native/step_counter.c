@@ -162,8 +162,8 @@ static PyObject *counter_take(PyObject *self, PyObject *Py_UNUSED(none))
     StepCounter *counter = (StepCounter *)self;
     PyObject *empty = PyList_New(0);
     PyObject *taken = empty == NULL ? NULL
-                                    : Py_BuildValue("(OdLd)", counter->times_s, counter->spent_s, counter->looks,
-                                                    counter->looked_s);
+                                    : Py_BuildValue("(OdLd)", counter->times_s, counter->spent_s,
+                                                    counter->looks, counter->looked_s);
     if (taken == NULL) {
         Py_XDECREF(empty);
         return NULL;
@@ -250,11 +250,13 @@ static PyMemberDef counter_members[] = {
     {"began_s", T_DOUBLE, offsetof(StepCounter, began_s), 0, "when it began, by the clock"},
     {"began_at", T_LONGLONG, offsetof(StepCounter, began_at), 0, "and by autograd's count of operations"},
     {"left", T_LONGLONG, offsetof(StepCounter, left), 0, "how many more steps end at rest"},
-    {"looks_at", T_LONGLONG, offsetof(StepCounter, looks_at), 0, "the step from which on gradients are looked at"},
+    {"looks_at", T_LONGLONG, offsetof(StepCounter, looks_at), 0,
+     "the step from which on gradients are looked at"},
     {"every", T_LONGLONG, offsetof(StepCounter, every), 0, "one step of so many is looked at here; 0: none"},
     {"is_stirred", T_BOOL, offsetof(StepCounter, is_stirred), 0, "whether anything was asked for"},
     {"spent_s", T_DOUBLE, offsetof(StepCounter, spent_s), 0, "the time that was spent on what was counted"},
-    {"optimizer", T_OBJECT, offsetof(StepCounter, optimizer), 0, "a weak reference to whose step ends a step"},
+    {"optimizer", T_OBJECT, offsetof(StepCounter, optimizer), 0,
+     "a weak reference to whose step ends a step"},
     {"awake", T_OBJECT, offsetof(StepCounter, awake), READONLY, "who has something to do in each step"},
     {NULL, 0, 0, 0, NULL},
 };
@@ -265,18 +267,22 @@ static PyMethodDef counter_methods[] = {
      "after(optimizer, args, kwargs): a hook after it has stepped"},
     {"is_at_rest", counter_is_at_rest, METH_NOARGS, "is_at_rest() -> whether this step is, and the next"},
     {"count", counter_count, METH_NOARGS, "count(): end the step in progress and begin the next"},
-    {"take", counter_take, METH_NOARGS, "take() -> (times of the steps counted, seconds spent, looks, seconds looked) since last asked"},
+    {"take", counter_take, METH_NOARGS,
+     "take() -> (times of the steps counted, seconds spent, looks, seconds looked) since last asked"},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot counter_slots[] = {
     {Py_tp_doc, "StepCounter(step, clock, sequence_number, begin, end, usual)"},
-    {Py_tp_new, counter_new},           {Py_tp_dealloc, counter_free},
-    {Py_tp_traverse, counter_traverse}, {Py_tp_clear, counter_clear},
-    {Py_tp_methods, counter_methods},   {Py_tp_members, counter_members},
+    {Py_tp_new, counter_new},
+    {Py_tp_dealloc, counter_free},
+    {Py_tp_traverse, counter_traverse},
+    {Py_tp_clear, counter_clear},
+    {Py_tp_methods, counter_methods},
+    {Py_tp_members, counter_members},
     {0, NULL},
 };
 static PyType_Spec counter_spec = {"gradscope.native._native.StepCounter", sizeof(StepCounter), 0,
-                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, counter_slots};
+                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, counter_slots};
 
 int add_counter(PyObject *module)
 {

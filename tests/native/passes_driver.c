@@ -102,8 +102,8 @@ static void fill(char *data, int dtype, size_t n, Kind kind)
     const uint64_t binades = draw() % (dtype == FLOAT16 ? 15 : 40) + 1;
     const int has_zeros = draw() % 2 != 0;
     for (size_t i = 0; i < n; i++) {
-        const uint64_t bits
-            = kind == NEAR ? draw_near(dtype, binades, has_zeros) : draw_bits(dtype, kind == FINITE);
+        const uint64_t bits =
+            kind == NEAR ? draw_near(dtype, binades, has_zeros) : draw_bits(dtype, kind == FINITE);
         memcpy(data + i * size_of[dtype], &bits, size_of[dtype]); /* of a little-endian machine */
     }
 }
@@ -232,8 +232,7 @@ static void check_size(int dtype, size_t n, Kind kind)
     expect(x, n, least_normal[dtype], &value);
     expect(difference, n, dtype == FLOAT64 ? -1022 : -126, &change);
     for (int k = 0; pass_number(k) != NULL; k++) {
-        for (size_t offset = n % ALIGNMENTS; offset < ALIGNMENTS;
-             offset += stride * (n % 16 ? 7 : 1)) {
+        for (size_t offset = n % ALIGNMENTS; offset < ALIGNMENTS; offset += stride * (n % 16 ? 7 : 1)) {
             check(pass_number(k), dtype, now, before, n, offset, &value, &change);
         }
     }
