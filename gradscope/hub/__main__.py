@@ -1,7 +1,7 @@
-"""`python -m gradscope.hub [--detach] [DIRECTORY]`: be the hub of a runtime directory.
+"""`python -m gradscope.hub [--detach] [DIRECTORY]`: run the hub of a runtime directory.
 
-With `--detach` the process that was started ends as soon as the hub listens (exit code 0, also when
-another hub does) or has failed (1). The hub goes on in a process of its own that nobody waits for.
+With `--detach` the started process ends as soon as a hub listens (exit code 0, also if it is another
+hub) or has failed (exit code 1). The hub continues in a child process.
 """
 
 import os
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _detach() -> int:
-    """Go on in a child; this process waits for its word and ends. Returns where the child says it."""
+    """Continue in a child process. The parent waits until the child writes to the returned descriptor."""
     read_fd, write_fd = os.pipe()
     if os.fork() == 0:
         os.close(read_fd)

@@ -1,4 +1,4 @@
-"""The agents' desk: what training processes send is kept, recorded and handed to the viewers."""
+"""Handles messages of agents: keeps them, records them and forwards them to viewers."""
 
 import time
 from typing import Literal
@@ -28,7 +28,7 @@ __all__ = ["AgentHandler"]
 
 
 class AgentHandler:
-    """Serves the agents. A message about another run or rank than that of the hello is refused."""
+    """Handles agents. Refuses a message whose run or rank differs from that of the hello."""
 
     def __init__(self, runs: RunTable, recorders: Recorders, viewers: ViewerHandler) -> None:
         self._runs = runs
@@ -37,39 +37,39 @@ class AgentHandler:
 
     @property
     def role(self) -> Literal["agent", "viewer"]:
-        """Whom it serves."""
+        """The role of its peers."""
         return "agent"
 
-    def objection(self, hello: Hello) -> Refusal | None:
-        """Refuse an agent without a run, or with one that another living process has."""
-        return self._runs.objection(hello)
+    def refusal_of(self, hello: Hello) -> Refusal | None:
+        """Refuse an agent without a run name, or with the name of a run that another process has."""
+        return self._runs.refusal_of(hello)
 
-    def arrived(self, peer: Peer) -> None:
+    def on_joined(self, peer: Peer) -> None:
         """List the agent's run as live."""
-        self._runs.arrive(peer.hello, peer.route)
+        self._runs.add(peer.hello, peer.route)
 
-    def left(self, peer: Peer, reason: str, *, is_farewell: bool) -> None:
-        """List the run as ended; the last rank to go closes the recording."""
+    def on_left(self, peer: Peer, reason: str, *, has_said_bye: bool) -> None:
+        """List the run as ended. If it was the last rank, close the recording."""
         run = peer.hello.run
-        self._runs.leave(peer.hello, peer.route)
+        self._runs.mark_ended(peer.hello, peer.route)
         if not self._runs.is_live(run):
             self._recorders.end(run, reason)
-            if is_farewell:
+            if has_said_bye:
                 self._viewers.commands.run_ended(run, reason)
 
     def handle(self, peer: Peer, message: Message, parts: Parts) -> Refusal | None:
-        """Keep, record and hand on what an agent says."""
+        """Handle one message of an agent."""
         rank = self._runs.rank(peer.hello.run, peer.hello.rank)
         if rank is None or rank.route != peer.route:
             return Refusal(code="run", reason="another process has taken over this run")
-        rank.heard_s = time.time()
+        rank.last_message_s = time.time()
         match message:
             case Manifest() | Step() | Memory() | Times() | Scalars() | Event() | Interventions():
                 return self._on_stream(peer, rank, message, parts)
             case Ack():
                 self._viewers.commands.acknowledge(peer.hello.run, message)
             case Captured():
-                self._viewers.pass_on(peer.hello.run, message, parts)
+                self._viewers.forward_capture(peer.hello.run, message, parts)
             case Heartbeat():
                 rank.note_counters(message.counters)
                 rank.note_step(message.step)
@@ -78,30 +78,31 @@ class AgentHandler:
                 return Refusal(code="message", reason=f"an agent cannot send a {name}")
         return None
 
-    def _misnamed(self, peer: Peer, message: Streamed) -> Refusal | None:
+    def _wrong_run(self, peer: Peer, message: Streamed) -> Refusal | None:
         hello = peer.hello
         if (message.run, message.rank) == (hello.run, hello.rank):
             return None
         return Refusal(
             code="run",
-            reason=f"expected messages of rank {hello.rank} of {hello.run!r}, as the hello said, "
+            reason=f"expected messages of rank {hello.rank} of {hello.run!r}, as in the hello, "
             f"got one of rank {message.rank} of {message.run!r}",
         )
 
     def _on_stream(self, peer: Peer, rank: Rank, message: Streamed, parts: Parts) -> Refusal | None:
-        refusal = self._misnamed(peer, message)
+        refusal = self._wrong_run(peer, message)
         if refusal is not None:
             return refusal
-        if isinstance(message, Scalars) and not _is_even(message):
+        if isinstance(message, Scalars) and not _has_equal_lengths(message):
             return Refusal(code="message", reason="the lists of a Scalars must have equal lengths")
-        if not (isinstance(message, Step) and message.layers == "focus"):
+        is_focus_step = isinstance(message, Step) and message.layers == "focus"
+        if not is_focus_step:
             rank.keep(message, parts)
             rank.recording = self._recorders.add(peer.hello, message, parts)
         self._viewers.publish(message, parts)
         return None
 
 
-def _is_even(message: Scalars) -> bool:
+def _has_equal_lengths(message: Scalars) -> bool:
     count = len(message.steps)
     return count == len(message.times_s) and all(
         len(values) == count for values in message.values.values()

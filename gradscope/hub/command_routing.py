@@ -1,7 +1,7 @@
-"""The way of a command: from a viewer that may, to the training process, and the answer back.
+"""Routes commands from viewers to training processes, and the answers back.
 
-Each command has an id. The first answer to an id is remembered, and a repeated id is answered with
-it: a viewer whose link broke may ask again and nothing happens twice.
+Each command has an id. The hub remembers the answer to an id and repeats it for a repeated id, so a
+viewer can send a command again after a broken link and it takes effect once.
 """
 
 from collections import OrderedDict
@@ -21,8 +21,8 @@ _REMEMBERED = 4_096
 
 
 @dataclass(slots=True)
-class _Asked:
-    """A command that was let through: who asked for which run, and the answer once it is there."""
+class _Forwarded:
+    """A forwarded command: the viewer that sent it, its run, and the answer once it has arrived."""
 
     viewer: str
     run: str
@@ -41,13 +41,13 @@ class CommandRouter:
         self._runs = runs
         self._to_agent = to_agent
         self._to_viewer = to_viewer
-        self._asked: OrderedDict[bytes, _Asked] = OrderedDict()
+        self._forwarded: OrderedDict[bytes, _Forwarded] = OrderedDict()
 
     def submit(self, viewer: Peer, command: Command, parts: Parts) -> None:
-        """Forward a command to the agent of the lowest rank that is here, or answer it."""
+        """Forward a command to the agent of the lowest connected rank, or answer it."""
         name = viewer.hello.peer
-        reason = self._objection(viewer, command)
-        known = None if reason else self._asked.get(command.id)
+        reason = self._reason_to_refuse(viewer, command)
+        known = None if reason else self._forwarded.get(command.id)
         if known is not None and known.ack is not None:
             self._to_viewer(name, known.ack)
             return
@@ -58,40 +58,40 @@ class CommandRouter:
                 name, Ack(command=command.id, run=command.run, is_done=False, reason=reason)
             )
         elif known is None:
-            self._asked[command.id] = _Asked(name, command.run)
-            if len(self._asked) > _REMEMBERED:
-                self._asked.popitem(last=False)
+            self._forwarded[command.id] = _Forwarded(name, command.run)
+            if len(self._forwarded) > _REMEMBERED:
+                self._forwarded.popitem(last=False)
 
     def acknowledge(self, run: str, ack: Ack) -> None:
-        """Remember an agent's answer and pass it on to the viewer that asked."""
-        asked = self._asked.get(ack.command)
-        if asked is None or asked.run != run:
+        """Remember an agent's answer and send it to the viewer that sent the command."""
+        entry = self._forwarded.get(ack.command)
+        if entry is None or entry.run != run:
             return
-        if asked.ack is None:
-            asked.ack = ack
-        self._to_viewer(asked.viewer, asked.ack)
+        if entry.ack is None:
+            entry.ack = ack
+        self._to_viewer(entry.viewer, entry.ack)
 
     def asker(self, run: str, command: bytes) -> str | None:
-        """Return which viewer asked a run with a command; None where nobody did."""
-        asked = self._asked.get(command)
-        return asked.viewer if asked is not None and asked.run == run else None
+        """Return the viewer that sent a command to this run; None if the command is unknown."""
+        entry = self._forwarded.get(command)
+        return entry.viewer if entry is not None and entry.run == run else None
 
     def run_ended(self, run: str, reason: str) -> None:
-        """Answer what a run that said goodbye will not answer any more."""
-        for command, asked in self._asked.items():
-            if asked.run == run and asked.ack is None:
-                reason_now = f"run {run!r} ended before it could obey: {reason}"
-                asked.ack = Ack(command=command, run=run, is_done=False, reason=reason_now)
-                self._to_viewer(asked.viewer, asked.ack)
+        """Refuse the unanswered commands of a run that has ended."""
+        for command, entry in self._forwarded.items():
+            if entry.run == run and entry.ack is None:
+                reason_now = f"run {run!r} ended before the command took effect: {reason}"
+                entry.ack = Ack(command=command, run=run, is_done=False, reason=reason_now)
+                self._to_viewer(entry.viewer, entry.ack)
 
-    def _objection(self, viewer: Peer, command: Command) -> str:
+    def _reason_to_refuse(self, viewer: Peer, command: Command) -> str:
         if viewer.hello.want != "control":
             return "this viewer joined to observe only; connect with want='control' to change a run"
         if command.peer != viewer.hello.peer:
             return f"the command names the peer {command.peer!r}, it came from {viewer.hello.peer!r}"
-        known = self._asked.get(command.id)
+        known = self._forwarded.get(command.id)
         if known is not None and (known.viewer, known.run) != (command.peer, command.run):
-            return "the id of this command was used before by another; each command needs its own"
+            return "another command has used this id; each command needs an id of its own"
         return ""
 
     def _forward(self, command: Command, parts: Parts) -> str:
@@ -102,5 +102,5 @@ class CommandRouter:
         if route is None:
             return f"run {command.run!r} has ended, or its training process does not answer"
         if not self._to_agent(route, parts):
-            return f"the training process of {command.run!r} takes no messages now; try again"
+            return f"the message queue of the training process of {command.run!r} is full; try again"
         return ""

@@ -1,7 +1,7 @@
-"""What the hub keeps of one rank's stream for viewers that come late: the newest, and bounded.
+"""The newest messages of one rank, kept for late viewers. Bounded in number and bytes.
 
-Steps and events stay the bytes that came. Scalars come a few at a time, many times a second, and are
-merged into longer messages, so that a late viewer gets hundreds of messages and not ten thousands.
+Steps and events are kept as the bytes that arrived. Scalars arrive in many small messages and are merged
+into longer ones, so that a late viewer receives hundreds of messages instead of tens of thousands.
 """
 
 from collections import deque
@@ -39,7 +39,7 @@ class RankHistory:
     _readings_bytes: int = 0
 
     def add_step(self, parts: Parts) -> None:
-        """Keep a step frame, and let go of the oldest ones beyond 600 or 32 MB."""
+        """Keep a step, and drop the oldest beyond 600 steps or 32 MB."""
         size = sum(map(len, parts))
         self._steps.append((parts, size))
         self._steps_bytes += size
@@ -49,7 +49,7 @@ class RankHistory:
             self._steps_bytes -= self._steps.popleft()[1]
 
     def add_scalars(self, message: Scalars, size_bytes: int) -> None:
-        """Keep scalars, merged with the newest ones where they have the same names."""
+        """Keep scalars, merged with the newest ones if they have the same names."""
         self._scalars_bytes += size_bytes
         if self._scalars:
             last, last_bytes = self._scalars[-1]
@@ -66,7 +66,7 @@ class RankHistory:
         self._events.append(parts)
 
     def add_reading(self, parts: Parts) -> None:
-        """Keep a reading of memory or time, and let go of the oldest ones beyond 240 or 8 MB."""
+        """Keep a reading of memory or time, and drop the oldest beyond 240 readings or 8 MB."""
         self._readings.append(parts)
         self._readings_bytes += sum(map(len, parts))
         while len(self._readings) > READING_LIMIT or (
@@ -89,11 +89,6 @@ class RankHistory:
     def readings(self) -> Iterator[Parts]:
         """Iterate over the readings of memory and time, oldest first."""
         return iter(self._readings)
-
-    @property
-    def step_count(self) -> int:
-        """The number of steps that are kept."""
-        return len(self._steps)
 
 
 def _merge(first: Scalars, second: Scalars) -> Scalars:

@@ -1,13 +1,13 @@
-"""Who is behind each route of a door, and who is turned away.
+"""The peers of one ROUTER socket: handshake, silence, and peers that are ignored.
 
-A peer's life, as the hub sees it:
+The states of a peer:
 
-    stranger ──hello──▶ known ──bye, silence, or its peer id at another route──▶ stranger
-        └───── ten messages that are none, or not allowed ─────▶ ignored, for good
+    unknown ──hello──▶ known ──bye, silence, or its peer id on another route──▶ unknown
+       └───── ten messages that are invalid or not allowed ─────▶ ignored, permanently
 
-A stranger's other messages are answered `who`, so that it says hello again: that is how peers find
-their way back to a hub that was started anew, or that they were silent towards for too long. libzmq
-cannot close the connection of one peer, so an ignored one is neither decoded nor answered.
+The hub answers any other message of an unknown peer with `who`, and the peer says hello again. In this
+way peers rejoin a hub that was restarted, or that dropped them because they were silent. libzmq cannot
+close the connection of one peer, so messages of an ignored peer are neither decoded nor answered.
 """
 
 from collections import Counter, OrderedDict
@@ -42,7 +42,7 @@ _NAME_LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """This hub, as it presents itself."""
+    """What this hub says about itself in a `welcome`."""
 
     epoch: str
     version: str
@@ -59,33 +59,33 @@ class Peer:
 
 
 class Handler(Protocol):
-    """What one kind of peer is served by, once it is known."""
+    """Handles the messages of known peers of one role."""
 
     @property
     def role(self) -> Literal["agent", "viewer"]:
-        """Whom it serves."""
+        """The role of its peers."""
 
-    def objection(self, hello: Hello) -> Refusal | None:
-        """Return why this peer may not come in, if it may not."""
+    def refusal_of(self, hello: Hello) -> Refusal | None:
+        """Return the refusal if this peer may not join, else None."""
 
-    def arrived(self, peer: Peer) -> None:
-        """Take in a peer that is welcome. It may be one that never was away."""
+    def on_joined(self, peer: Peer) -> None:
+        """Note a peer that was sent `welcome`. It may have been known already."""
 
-    def left(self, peer: Peer, reason: str, *, is_farewell: bool) -> None:
-        """Take note that a peer is gone: for good by its own word, or maybe to come back."""
+    def on_left(self, peer: Peer, reason: str, *, has_said_bye: bool) -> None:
+        """Note that a peer has left. Without a `bye` it may return."""
 
     def handle(self, peer: Peer, message: Message, parts: Parts) -> Refusal | None:
-        """Deal with a message; return an objection to it, if there is one."""
+        """Handle a message. Return a refusal if it is not allowed."""
 
 
 class Peers:
-    """One door with the peers behind it, in front of one desk."""
+    """The peers of one socket. Messages of known peers go to `handler`."""
 
     def __init__(
-        self, door: RouterSocket, desk: Handler, identity: Identity, counts: Counter[str]
+        self, socket: RouterSocket, handler: Handler, identity: Identity, counts: Counter[str]
     ) -> None:
-        self.door = door
-        self._desk = desk
+        self.socket = socket
+        self._handler = handler
         self._identity = identity
         self._counts = counts
         self._peers: dict[bytes, Peer] = {}
@@ -97,40 +97,40 @@ class Peers:
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._peers.values()))
 
-    def take(self, limit: int, now_s: float) -> int:
-        """Deal with at most `limit` messages that wait at the door; return how many there were."""
-        for taken in range(limit):
-            letter = self.door.receive()
-            if letter is None:
-                return taken
-            self._on_parts(*letter, now_s)
+    def receive_batch(self, limit: int, now_s: float) -> int:
+        """Handle at most `limit` waiting messages; return how many there were."""
+        for count in range(limit):
+            received = self.socket.receive()
+            if received is None:
+                return count
+            self._on_parts(*received, now_s)
         return limit
 
     def drop_silent(self, now_s: float) -> None:
-        """Let go of the peers that were not heard for 6 s."""
+        """Drop the peers that have sent nothing for 6 s."""
         for peer in self:
             if now_s - peer.heard_s > SILENCE_S:
                 self._counts["silent_peers"] += 1
                 self._leave(peer, f"not heard for {SILENCE_S:g} s")
 
-    def excuse_silence(self, now_s: float) -> None:
-        """Forgive silence until now: it was this process that stood still."""
+    def reset_silence(self, now_s: float) -> None:
+        """Start to measure silence now, because this process itself was stopped."""
         for peer in self:
             peer.heard_s = now_s
 
-    def tell_all(self, message: Message) -> None:
-        """Tell all peers something of the hub's own; who takes nothing now misses it."""
+    def send_to_all(self, message: Message) -> None:
+        """Send a message of the hub to all peers. A peer with a full queue does not get it."""
         for peer in self:
-            self.door.tell(peer.route, message)
+            self.socket.send_message(peer.route, message)
 
-    def take_answers(self) -> int:
-        """Take what peers answer to a farewell, and nothing else; return how many have not yet."""
-        while (letter := self.door.receive()) is not None:
-            route, parts = letter
+    def receive_byes(self) -> int:
+        """Receive answers to the hub's `bye`, ignore all else; return how many peers have not answered."""
+        while (received := self.socket.receive()) is not None:
+            route, parts = received
             try:
                 message = _read(parts)
             except ProtocolError:
-                continue  # nothing that comes now is dealt with
+                continue  # the hub is closing
             if isinstance(message, Bye):
                 self._peers.pop(route, None)
         return len(self._peers)
@@ -153,21 +153,21 @@ class Peers:
             peer.heard_s = now_s
             self._on_message(peer, message, parts)
         elif not isinstance(message, Bye):
-            self.door.tell(route, Who(epoch=self._identity.epoch))
+            self.socket.send_message(route, Who(epoch=self._identity.epoch))
 
     def _on_message(self, peer: Peer, message: Message, parts: Parts) -> None:
         if isinstance(message, Bye):
-            self._leave(peer, message.reason or "said goodbye", is_farewell=True)
+            self._leave(peer, message.reason or "said goodbye", has_said_bye=True)
             return
-        refusal = self._desk.handle(peer, message, parts)
+        refusal = self._handler.handle(peer, message, parts)
         if refusal is not None:
             self._strike(peer.route, refusal)
 
     def _on_hello(self, route: bytes, hello: Hello, now_s: float) -> None:
-        refusal = self._objection(hello) or self._desk.objection(hello)
+        refusal = self._basic_refusal(hello) or self._handler.refusal_of(hello)
         if refusal is not None:
             self._counts["refused"] += 1
-            self.door.tell(route, refusal)
+            self.socket.send_message(route, refusal)
             return
         for other in self:
             if other.hello.peer == hello.peer and other.route != route:
@@ -178,23 +178,23 @@ class Peers:
         welcome = Welcome(
             epoch=identity.epoch, role=role, version=identity.version, hub_pid=identity.pid
         )
-        self.door.tell(route, welcome)
-        self._desk.arrived(peer)
+        self.socket.send_message(route, welcome)
+        self._handler.on_joined(peer)
 
     def _replace(self, other: Peer, hello: Hello) -> None:
-        """Forget a peer's former connection, and its former run if that was another."""
+        """Forget a peer's former connection, and its former run if it has another now."""
         if (other.hello.run, other.hello.rank) == (hello.run, hello.rank):
             del self._peers[other.route]
         else:
-            self._leave(other, "came back as another")
+            self._leave(other, "rejoined with another run or rank")
 
-    def _objection(self, hello: Hello) -> Refusal | None:
+    def _basic_refusal(self, hello: Hello) -> Refusal | None:
         if hello.protocol != PROTOCOL_VERSION:
             return Refusal(code="version", reason=self._other_version(hello))
-        if hello.role != self._desk.role:
+        if hello.role != self._handler.role:
             return Refusal(
                 code="role",
-                reason=f"this socket is for {self._desk.role}s, got a hello of {hello.role!r}",
+                reason=f"this socket is for {self._handler.role}s, got a hello of {hello.role!r}",
             )
         if not 0 < len(hello.peer) <= _NAME_LIMIT or len(hello.run) > _NAME_LIMIT:
             return Refusal(
@@ -206,30 +206,30 @@ class Peers:
         return (
             f"the hub (process {self._identity.pid}, gradscope {self._identity.version}) speaks "
             f"version {PROTOCOL_VERSION} of the protocol, got {hello.protocol} (gradscope "
-            f"{hello.version}); use one version of gradscope for both, or end the hub so that another "
+            f"{hello.version}); use one version of gradscope for both, or end the hub so that a new one "
             "is started"
         )
 
-    def _leave(self, peer: Peer, reason: str, *, is_farewell: bool = False) -> None:
+    def _leave(self, peer: Peer, reason: str, *, has_said_bye: bool = False) -> None:
         if self._peers.pop(peer.route, None) is not None:
-            self._desk.left(peer, reason, is_farewell=is_farewell)
+            self._handler.on_left(peer, reason, has_said_bye=has_said_bye)
 
     def _strike(self, route: bytes, refusal: Refusal) -> None:
         self._counts["garbage"] += 1
         self._strikes[route] = strikes = self._strikes.pop(route, 0) + 1
         if len(self._strikes) > _REMEMBERED_ROUTES:
             self._strikes.popitem(last=False)
-        self.door.tell(route, refusal)
+        self.socket.send_message(route, refusal)
         if strikes >= _STRIKES and route in self._peers:
             self._leave(self._peers[route], f"ignored after {strikes} bad messages")
 
 
 def _read(parts: Parts) -> Message:
-    """Return the message in the head; a body is counted and measured and never looked into."""
+    """Decode the head. The body is counted and measured, but never decoded."""
     if len(parts) < 2:
         return decode(parts)
     if len(parts) > PART_LIMIT_COUNT or max(map(len, parts)) > PART_LIMIT_BYTES:
-        return decode(parts)  # which says what is wrong
+        return decode(parts)  # raises with the reason
     message = decode(parts[:1])
     if not isinstance(message, WITH_BODY):
         raise ProtocolError(f"a {type(message).__name__} has no body, got {len(parts)} parts")

@@ -1,7 +1,6 @@
-"""The hub as a process: the election, signals, limits, the log, and the end.
+"""The hub process: election, signals, file limit, log and exit.
 
-Threads: the loop of `Hub` runs on the main thread and owns both sockets. Each recorder has a thread of
-its own.
+Threads: the loop of `Hub` runs on the main thread and owns both sockets. Each recorder has its own thread.
 """
 
 import os
@@ -27,9 +26,9 @@ _FILES = 10_000
 
 
 def serve(directory: Path | None, ready_fd: int | None = None) -> int:
-    """Be the hub of a runtime directory until it is idle or told to end; return the exit code.
+    """Run the hub of a runtime directory until it is idle or receives a signal; return the exit code.
 
-    `ready_fd` is written to and closed once a hub listens there: this one, or another that was first.
+    Writes to `ready_fd` and closes it as soon as a hub listens: this one, or one that was first.
     """
     try:
         address = hub_address(None if directory is None else str(directory))
@@ -40,7 +39,7 @@ def serve(directory: Path | None, ready_fd: int | None = None) -> int:
             _raise_file_limit()
             with Hub(address, lock, idle_s=_idle_s()) as hub:
                 for number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(number, lambda *_: hub.stop("the hub was told to end"))
+                    signal.signal(number, lambda *_: hub.stop("the hub received a signal to end"))
                 _say_ready(ready_fd)
                 hub.run(housekeeping=_bound_log)
     except (GradscopeError, OSError) as error:
@@ -50,7 +49,7 @@ def serve(directory: Path | None, ready_fd: int | None = None) -> int:
 
 
 def _elected(lock: PathLock) -> bool:
-    # A hub that is just ending holds the lock for a moment longer than its sockets.
+    # A hub that is ending holds the lock slightly longer than its sockets.
     deadline_s = time.monotonic() + _LOCK_PATIENCE_S
     while not lock.acquire():
         if time.monotonic() > deadline_s:
@@ -66,7 +65,7 @@ def _say_ready(ready_fd: int | None) -> None:
 
 
 def _raise_file_limit() -> None:
-    # libzmq aborts a process that cannot accept a connection for want of file descriptors.
+    # libzmq aborts a process that cannot accept a connection because file descriptors ran out.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -81,7 +80,7 @@ def _idle_s() -> float:
 
 
 def _bound_log() -> None:
-    """Empty the log when it has grown too long; standard error may be anything else, too."""
+    """Truncate the log if it has grown too long. Standard error may also be something else."""
     status = os.fstat(2)
     if stat.S_ISREG(status.st_mode) and status.st_size > LOG_LIMIT_BYTES:
         os.ftruncate(2, 0)

@@ -1,6 +1,6 @@
-"""The live steps of a run's ranks on their way to one viewer: all ranks' of the same step, or none yet.
+"""Aligns the live steps of all ranks of a run, so that a viewer gets the same step from each rank.
 
-A viewer that takes fewer steps than there are must get the same ones of each rank, to merge them.
+A viewer that receives only some of the steps needs the same ones of each rank in order to merge them.
 """
 
 import math
@@ -14,12 +14,12 @@ __all__ = ["Chosen", "RankAlignment"]
 
 _KEPT = 16
 _GRACE_S = 0.25
-"""How long a step waits for that of a rank which was there lately."""
+"""How long a step waits for the same step of a rank that was active recently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A rank's step that is to be sent. `skipped` others were left out before it, the last `last`."""
+    """A rank's step to send. `skipped` steps were left out before it; the last of them is `last`."""
 
     rank: int
     parts: Parts
@@ -29,7 +29,7 @@ class Chosen:
 
 @dataclass(slots=True)
 class _Rank:
-    """What waits of one rank, by step in the order of its coming; what was left out since the last."""
+    """One rank: waiting steps in order of arrival, and the steps left out since the last sent one."""
 
     waiting: dict[int, Parts] = field(default_factory=dict)
     is_awaited: bool = True
@@ -38,15 +38,15 @@ class _Rank:
 
 
 class RankAlignment:
-    """Chooses what to send next: the newest step that all ranks have told of.
+    """Chooses the next step to send: the newest step that all ranks have reported.
 
-    What is left out is counted in `counts["skipped_steps"]`.
+    Steps that are left out are counted in `counts["skipped_steps"]`.
     """
 
     def __init__(self, counts: Counter[str]) -> None:
         self._counts = counts
         self._ranks: dict[int, _Rank] = {}
-        self._uneven_since_s: float | None = None
+        self._incomplete_since_s: float | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -54,7 +54,7 @@ class RankAlignment:
         return not any(each.waiting for each in self._ranks.values())
 
     def put(self, rank: int, step: int, parts: Parts) -> None:
-        """Let a step wait; the oldest goes where 16 of a rank do."""
+        """Add a step. If 16 steps of a rank wait, the oldest is left out."""
         of_rank = self._ranks.setdefault(rank, _Rank())
         of_rank.is_awaited = True
         of_rank.waiting.pop(step, None)
@@ -62,28 +62,28 @@ class RankAlignment:
         self._leave_out(of_rank, list(of_rank.waiting)[:-_KEPT])
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all ranks and steps."""
         self._ranks.clear()
-        self._uneven_since_s = None
+        self._incomplete_since_s = None
 
     def choose(self, now_s: float) -> tuple[list[Chosen], float]:
-        """Take out of the waiting what is to be sent now; where nothing is, say when to ask again."""
+        """Remove and return the steps to send now, and the time to ask again if there are none."""
         awaited = [each for each in self._ranks.values() if each.is_awaited]
         if self.is_empty or not awaited:
             return [], math.inf
         common = set.intersection(*(set(each.waiting) for each in awaited))
         if not common:
-            since_s = now_s if self._uneven_since_s is None else self._uneven_since_s
+            since_s = now_s if self._incomplete_since_s is None else self._incomplete_since_s
             if now_s < since_s + _GRACE_S:
-                self._uneven_since_s = since_s
+                self._incomplete_since_s = since_s
                 return [], since_s + _GRACE_S
             for each in awaited:
                 each.is_awaited = bool(each.waiting)
-        self._uneven_since_s = None
+        self._incomplete_since_s = None
         return list(self._take(max(common) if common else None)), now_s
 
     def _take(self, step: int | None) -> Iterator[Chosen]:
-        """Take a step of all ranks that have it; with None, the newest of each."""
+        """Remove and yield this step of all ranks that have it; with None, the newest of each rank."""
         for rank, each in sorted(self._ranks.items()):
             order = list(each.waiting)
             if not order or (step is not None and step not in order):

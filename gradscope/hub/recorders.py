@@ -1,4 +1,4 @@
-"""The recorders of the runs that are live: opened and closed without ever waiting for a disk."""
+"""The recorders of live runs: opened and closed without waiting for the disk."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -15,39 +15,39 @@ _CLOSE_S = 5.0
 
 
 class RunRecorder(Protocol):
-    """What the hub uses of `gradscope.recording.Recorder`."""
+    """The part of `gradscope.recording.Recorder` that the hub uses."""
 
     path: Path
     failure: str | None
 
     @property
     def counters(self) -> dict[str, int]:
-        """What was recorded and dropped."""
+        """How many messages were recorded and dropped."""
 
     def add(self, message: Streamed | Hello, parts: Sequence[bytes]) -> None:
-        """Record a message, or that another rank has joined. Never blocks, never raises."""
+        """Record a message, or the hello of another rank. Never blocks, never raises."""
 
     def close(self, *, reason: str) -> None:
-        """Flush and end. May take a while."""
+        """Flush and close. May take a while."""
 
 
 RecorderFactory: TypeAlias = Callable[[Path, Hello], RunRecorder]
 
 
 class Recorders:
-    """One recorder for each run that wants one. A closing one has a thread of its own for it."""
+    """One recorder for each run that is recorded. A recorder is closed on a thread of its own."""
 
     def __init__(self, factory: RecorderFactory | None = None) -> None:
         self._factory = factory or _default_factory
         self._open: dict[str, RunRecorder] = {}
         self._ranks: dict[str, set[int]] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._closing: dict[str, threading.Thread] = {}
 
     def add(self, hello: Hello, message: Streamed, parts: Parts) -> str:
-        """Record a message of a run, after opening its recorder at the first one.
+        """Record a message of a run. The first message opens the recorder.
 
-        Returns where it is recorded; empty where it is not.
+        Returns the path of the recording; empty if the run is not recorded.
         """
         recorder = self._open.get(hello.run) or self._begin(hello)
         if recorder is None:
@@ -59,9 +59,9 @@ class Recorders:
         return str(recorder.path)
 
     def end(self, run: str, reason: str) -> None:
-        """Close a run's recorder, elsewhere: it may have to wait for the disk."""
+        """Close a run's recorder on another thread, because it may wait for the disk."""
         recorder = self._open.pop(run, None)
-        self._told.discard(run)
+        self._reported.discard(run)
         if recorder is not None:
             closer = threading.Thread(
                 target=recorder.close, kwargs={"reason": reason}, name="gradscope-hub-close"
@@ -70,18 +70,18 @@ class Recorders:
             closer.start()
 
     def counters(self, run: str) -> dict[str, int]:
-        """Return what a run's recorder counts."""
+        """Return the counters of a run's recorder."""
         recorder = self._open.get(run)
         return dict(recorder.counters) if recorder else {}
 
     def new_failures(self) -> list[tuple[str, str]]:
-        """Return each run whose recording has stopped, with the reason, once."""
+        """Return each run whose recording has failed since the last call, with the reason."""
         failures = [
             (run, recorder.failure)
             for run, recorder in self._open.items()
-            if recorder.failure is not None and run not in self._told
+            if recorder.failure is not None and run not in self._reported
         ]
-        self._told.update(run for run, _ in failures)
+        self._reported.update(run for run, _ in failures)
         return failures
 
     @property
@@ -91,7 +91,7 @@ class Recorders:
         return not self._open and not self._closing
 
     def close(self, reason: str) -> None:
-        """Close all, and wait for them a little."""
+        """Close all recorders, and wait up to 5 s for each."""
         for run in list(self._open):
             self.end(run, reason)
         for closer in self._closing.values():
@@ -100,7 +100,9 @@ class Recorders:
     def _begin(self, hello: Hello) -> RunRecorder | None:
         closer = self._closing.get(hello.run)
         if hello.record == "" or (closer is not None and closer.is_alive()):
-            return None  # not wanted; or its file is still being closed, and has one writer at a time
+            return (
+                None  # not recorded; or its file, which has one writer at a time, is still being closed
+            )
         path = Path(hello.record) if hello.record is not None else _default_path(hello.run)
         recorder = self._open[hello.run] = self._factory(path, hello)
         self._ranks[hello.run] = {hello.rank}
@@ -108,12 +110,12 @@ class Recorders:
 
 
 def _default_path(run: str) -> Path:
-    from gradscope.recording import default_path  # noqa: PLC0415 - it needs sqlite3 and numpy
+    from gradscope.recording import default_path  # noqa: PLC0415 - loads sqlite3 and numpy
 
     return default_path(run)
 
 
 def _default_factory(path: Path, hello: Hello) -> RunRecorder:
-    from gradscope.recording import Recorder  # noqa: PLC0415 - it needs sqlite3 and numpy
+    from gradscope.recording import Recorder  # noqa: PLC0415 - loads sqlite3 and numpy
 
     return Recorder(path, hello)

@@ -1,4 +1,4 @@
-"""The hub's two sockets: their options, their files, and sending without ever waiting."""
+"""The hub's two ROUTER sockets: options, socket files, and sending without blocking."""
 
 import errno
 import os
@@ -17,11 +17,11 @@ _AGENT_PART_BYTES = 1024 * 1024
 _VIEWER_PART_BYTES = 64 * 1024
 _RECEIVE_QUEUE = 256
 _SEND_QUEUE = 64
-_FAREWELL_MS = 200
+_LINGER_MS = 200
 
 
 class RouterSocket:
-    """One ROUTER bound to one path: the agents' or the viewers' way in. Open from birth to `close`."""
+    """A ROUTER socket bound to one path, for agents or for viewers. Open until `close`."""
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], path: Path, *, part_limit_bytes: int
@@ -29,9 +29,7 @@ class RouterSocket:
         self.path = path
         self.socket = context.socket(zmq.ROUTER)
         set_common_options(self.socket)
-        self.socket.setsockopt(
-            zmq.ROUTER_MANDATORY, 1
-        )  # a peer that is gone or full is told, not guessed
+        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to an absent or full peer fails
         self.socket.setsockopt(zmq.MAXMSGSIZE, part_limit_bytes)
         self.socket.setsockopt(zmq.RCVHWM, _RECEIVE_QUEUE)
         self.socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
@@ -40,16 +38,16 @@ class RouterSocket:
 
     @classmethod
     def for_agents(cls, context: zmq.Context[zmq.Socket[bytes]], path: Path) -> "RouterSocket":
-        """Open the door for training processes, whose frames are large."""
+        """Bind the socket for training processes, whose messages are large."""
         return cls(context, path, part_limit_bytes=_AGENT_PART_BYTES)
 
     @classmethod
     def for_viewers(cls, context: zmq.Context[zmq.Socket[bytes]], path: Path) -> "RouterSocket":
-        """Open the door for viewers, who only say what they want."""
+        """Bind the socket for viewers, whose messages are small."""
         return cls(context, path, part_limit_bytes=_VIEWER_PART_BYTES)
 
     def receive(self) -> tuple[bytes, list[bytes]] | None:
-        """Return the next sender and what it sent, or None when nothing waits."""
+        """Return the next sender's route and the message parts, or None if no message waits."""
         try:
             sender, *parts = self.socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
@@ -57,7 +55,7 @@ class RouterSocket:
         return sender, parts
 
     def send(self, route: bytes, parts: Sequence[bytes]) -> bool:
-        """Send to one peer; return False when it takes nothing now, or is gone. Never waits."""
+        """Send to one peer without blocking; return False if its queue is full or it has left."""
         try:
             self.socket.send_multipart([route, *parts], zmq.NOBLOCK)
         except zmq.ZMQError as error:
@@ -66,12 +64,12 @@ class RouterSocket:
             raise
         return True
 
-    def tell(self, route: bytes, message: Message) -> bool:
-        """Send a message of the hub's own; return as `send` does."""
+    def send_message(self, route: bytes, message: Message) -> bool:
+        """Encode and send a message of the hub; return as `send` does."""
         return self.send(route, encode(message))
 
-    def keep_in_place(self) -> bool:
-        """Bind again when the path is no longer this socket; return whether that was needed."""
+    def rebind_if_replaced(self) -> bool:
+        """Bind again if the socket file was removed or replaced; return whether it was."""
         if self._identity() == self._bound:
             return False
         self.socket.unbind(f"ipc://{self.path}")
@@ -79,8 +77,8 @@ class RouterSocket:
         return True
 
     def close(self) -> None:
-        """Close the socket, after a moment for the last words, and remove its file if it is ours."""
-        self.socket.setsockopt(zmq.LINGER, _FAREWELL_MS)
+        """Close the socket, allow 200 ms for queued messages, and remove the socket file if it is ours."""
+        self.socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self.socket.close()
         if self._identity() == self._bound:
             self.path.unlink(missing_ok=True)
@@ -100,7 +98,7 @@ class RouterSocket:
         return status.st_dev, status.st_ino
 
     def _filter_by_user(self) -> None:
-        """Let only this user's processes in if libzmq can tell; the directory's mode does anyway."""
+        """Accept only processes of this user, if libzmq can. The directory's mode also ensures it."""
         try:
             self.socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
         except zmq.ZMQError as error:

@@ -1,4 +1,4 @@
-"""The runs that the hub knows: for each rank who it is, what it said last, and its ring."""
+"""The runs that the hub knows: for each rank its hello, its newest state and its history."""
 
 import os
 import socket
@@ -27,9 +27,9 @@ from gradscope.protocol import (
 __all__ = ["Rank", "RunTable", "Streamed"]
 
 Streamed: TypeAlias = Manifest | Step | Memory | Times | Scalars | Event | Interventions
-"""What is kept, recorded and handed on to viewers."""
+"""Messages that are kept, recorded and forwarded to viewers."""
 
-_ENDED_RINGS = 8
+_KEPT_HISTORIES = 8
 _LISTED = 500
 _TEXT_LIMIT = 300
 _COUNTERS_LIMIT = 32
@@ -37,50 +37,50 @@ _COUNTERS_LIMIT = 32
 
 @dataclass(slots=True)
 class Rank:
-    """One rank of one run. `route` is None once its agent is gone. `heard_s` is the time of day."""
+    """One rank of one run. `route` is None after its agent has left. `last_message_s` is a Unix time."""
 
     hello: Hello
     route: bytes | None
-    ring: RankHistory = field(default_factory=RankHistory)
+    history: RankHistory = field(default_factory=RankHistory)
     manifest: Parts | None = None
     interventions: Parts | None = None
     step: int | None = None
-    heard_s: float = field(default_factory=time.time)
+    last_message_s: float = field(default_factory=time.time)
     recording: str = ""
     counters: dict[str, int] = field(default_factory=dict)
 
     def keep(self, message: Streamed, parts: Parts) -> None:
-        """Keep a message for viewers that come later."""
+        """Keep a message for late viewers."""
         match message:
             case Manifest():
                 self.manifest = parts
             case Interventions():
                 self.interventions = parts
             case Event():
-                self.ring.add_event(parts)
+                self.history.add_event(parts)
             case Memory() | Times():
-                self.ring.add_reading(parts)
+                self.history.add_reading(parts)
             case Step():
-                self.ring.add_step(parts)
+                self.history.add_step(parts)
                 self.note_step(message.step)
             case Scalars():
-                self.ring.add_scalars(message, len(parts[0]))
+                self.history.add_scalars(message, len(parts[0]))
                 self.note_step(message.steps[-1] if message.steps else None)
 
     def note_step(self, step: int | None) -> None:
-        """Keep the number of the step that the agent was last in."""
+        """Note the newest step of the agent."""
         if step is not None:
             self.step = step if self.step is None else max(step, self.step)
 
     def note_counters(self, counters: dict[str, int]) -> None:
-        """Keep what an agent counts, as far as it is reasonable to show."""
+        """Note the agent's counters, at most 32 of them."""
         for name, value in counters.items():
             if name in self.counters or len(self.counters) < _COUNTERS_LIMIT:
                 self.counters[name[:_TEXT_LIMIT]] = value
 
 
 class RunTable:
-    """All ranks by run. Those that ended stay listed; the rings of the last 8 of them stay, too."""
+    """All ranks by run. Ended ranks stay listed; the histories of the last 8 of them are kept."""
 
     def __init__(self) -> None:
         self._ranks: dict[tuple[str, int], Rank] = {}
@@ -96,50 +96,50 @@ class RunTable:
         return ((number, self._ranks[run, number]) for number in mine)
 
     def is_live(self, run: str) -> bool:
-        """Return whether an agent of the run is there."""
+        """Return whether an agent of the run is connected."""
         return any(rank.route is not None for _, rank in self.ranks(run))
 
-    def objection(self, hello: Hello) -> Refusal | None:
-        """Return why an agent may not join: it names no run, or a living process has that name."""
+    def refusal_of(self, hello: Hello) -> Refusal | None:
+        """Return a refusal if the agent names no run, or a living process has that run and rank."""
         if not hello.run:
             return Refusal(code="run", reason="an agent's hello must name its run")
-        there = self.rank(hello.run, hello.rank)
-        if there is None or there.route is None or there.hello.peer == hello.peer:
+        known = self.rank(hello.run, hello.rank)
+        if known is None or known.route is None or known.hello.peer == hello.peer:
             return None
-        if not _is_running(there.hello):
+        if not _is_running(known.hello):
             return None
         return Refusal(
             code="run",
-            reason=f"rank {hello.rank} of a run named {hello.run!r} is live already in process "
-            f"{there.hello.pid} on {there.hello.host}; choose another name",
+            reason=f"rank {hello.rank} of a run named {hello.run!r} is already live in process "
+            f"{known.hello.pid} on {known.hello.host}; choose another name",
         )
 
-    def arrive(self, hello: Hello, route: bytes) -> Rank:
-        """Note that an agent is there. What another process of that name said before is forgotten."""
+    def add(self, hello: Hello, route: bytes) -> Rank:
+        """Add a connected agent. The history of another process with the same run and rank is forgotten."""
         known = self.rank(hello.run, hello.rank)
         if known is not None and known.hello.peer == hello.peer:
-            known.route, known.hello, known.heard_s = route, hello, time.time()
+            known.route, known.hello, known.last_message_s = route, hello, time.time()
         else:
             known = self._ranks[hello.run, hello.rank] = Rank(hello, route)
         self.has_changed = True
         return known
 
-    def leave(self, hello: Hello, route: bytes) -> None:
-        """Note that an agent is gone, unless another connection of it has taken over."""
+    def mark_ended(self, hello: Hello, route: bytes) -> None:
+        """Mark an agent's rank as ended, unless the agent has another connection by now."""
         rank = self.rank(hello.run, hello.rank)
         if rank is None or rank.route != route:
             return
         rank.route = None
         self.has_changed = True
         ended = [key for key, other in self._ranks.items() if other.route is None]
-        ended.sort(key=lambda key: self._ranks[key].heard_s)
-        for key in ended[:-_ENDED_RINGS]:
-            self._ranks[key].ring = RankHistory()
+        ended.sort(key=lambda key: self._ranks[key].last_message_s)
+        for key in ended[:-_KEPT_HISTORIES]:
+            self._ranks[key].history = RankHistory()
         for key in ended[:-_LISTED]:
             del self._ranks[key]
 
     def listing(self, counters: dict[str, int]) -> Parts:
-        """Return an encoded `Runs`: live ones first, then the newest, as many as fit."""
+        """Return an encoded `Runs`: live runs first, then the newest, as many as fit into one message."""
         order = sorted(
             self._ranks.values(), key=lambda rank: (rank.route is None, -rank.hello.started_s)
         )
@@ -164,14 +164,14 @@ def _info(rank: Rank) -> RunInfo:
         started_s=hello.started_s,
         is_live=rank.route is not None,
         step=rank.step,
-        last_message_s=rank.heard_s,
+        last_message_s=rank.last_message_s,
         recording=rank.recording,
         counters=dict(rank.counters),
     )
 
 
 def _is_running(hello: Hello) -> bool:
-    """Return False only where it is certain that the process is gone: it was here, and is not."""
+    """Return False only if the process was on this host and does not exist any more."""
     if hello.host != socket.gethostname() or hello.pid <= 0:
         return True
     try:

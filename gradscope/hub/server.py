@@ -1,4 +1,4 @@
-"""`Hub`: the loop that owns both sockets. It waits in one place, the poll, and nowhere else."""
+"""`Hub`: the event loop that owns both sockets. It waits only in `poll`."""
 
 import math
 import os
@@ -31,14 +31,13 @@ __all__ = ["Hub"]
 _BATCH = 100
 _SILENCE_CHECK_S = 0.5
 _STALL_S = 3.0
-_FAREWELL_S = 0.2
+_BYE_TIMEOUT_S = 0.2
 
 
 class Hub:
-    """A hub, from the binding of its sockets to `close`. Everything but `stop` belongs to one thread.
+    """A hub, from binding its sockets to `close`. All methods except `stop` belong to one thread.
 
-    `lock` is held by the caller and must stay in place: when a cleaner has removed it and another hub
-    has taken its place, this one ends.
+    The caller holds `lock`. If its file is removed and another hub takes the lock, this hub ends.
     """
 
     def __init__(
@@ -59,41 +58,41 @@ class Hub:
         self._waker = Waker()
         self._end_reason = ""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._open_doors()
+        self._bind()
         self._lock.write(f"{self._identity.pid} {self._identity.epoch} {self._identity.version}\n")
         self._busy_s = self._last_turn_s = time.monotonic()
         self._housekeeping_due_s = self._silence_due_s = 0.0
 
-    def _open_doors(self) -> None:
-        agent_door = RouterSocket.for_agents(self._context, self._address.agents_path)
-        viewer_door = RouterSocket.for_viewers(self._context, self._address.viewers_path)
-        viewers = ViewerHandler(self._runs, viewer_door.send, agent_door.send, self._counts)
+    def _bind(self) -> None:
+        agent_socket = RouterSocket.for_agents(self._context, self._address.agents_path)
+        viewer_socket = RouterSocket.for_viewers(self._context, self._address.viewers_path)
+        viewers = ViewerHandler(self._runs, viewer_socket.send, agent_socket.send, self._counts)
         agents = AgentHandler(self._runs, self._recorders, viewers)
-        self._agents = Peers(agent_door, agents, self._identity, self._counts)
-        self._viewers = Peers(viewer_door, viewers, self._identity, self._counts)
-        self._viewer_desk = viewers
+        self._agents = Peers(agent_socket, agents, self._identity, self._counts)
+        self._viewers = Peers(viewer_socket, viewers, self._identity, self._counts)
+        self._viewer_handler = viewers
         self._poller = zmq.Poller()
-        for door in (agent_door, viewer_door):
-            self._poller.register(door.socket, zmq.POLLIN)
+        for router in (agent_socket, viewer_socket):
+            self._poller.register(router.socket, zmq.POLLIN)
         self._poller.register(self._waker.fileno(), zmq.POLLIN)
 
     def run(self, housekeeping: Callable[[], None] | None = None) -> None:
-        """Serve until nobody is left, or `stop`. `housekeeping` is called every 2 s."""
+        """Serve until no peer is left for `idle_s`, or until `stop`. Calls `housekeeping` every 2 s."""
         again_s = 0.0
         while not self._end_reason:
             self._wait(again_s)
             now_s = time.monotonic()
-            is_behind = self._take(now_s)
+            is_behind = self._receive(now_s)
             again_s = now_s if is_behind else math.inf
             self._check_silence(now_s, is_behind=is_behind)
             if now_s >= self._housekeeping_due_s:
-                self._keep_house(now_s)
+                self._do_housekeeping(now_s)
                 if housekeeping is not None:
                     housekeeping()
             if self._runs.has_changed:
                 self._runs.has_changed = False
-                self._viewer_desk.publish_runs()
-            again_s = min(again_s, self._viewer_desk.flush(now_s))
+                self._viewer_handler.publish_runs()
+            again_s = min(again_s, self._viewer_handler.flush(now_s))
 
     def stop(self, reason: str) -> None:
         """End `run` soon, from any thread or a signal handler."""
@@ -101,16 +100,16 @@ class Hub:
         self._waker.wake()
 
     def close(self) -> None:
-        """Say goodbye, close the sockets and remove their files, then close the recordings."""
-        farewell = Bye(reason=self._end_reason or "the hub failed")
-        for lobby in (self._agents, self._viewers):
-            lobby.tell_all(farewell)
-        self._await_answers()
-        for lobby in (self._agents, self._viewers):
-            lobby.door.close()
+        """Send `bye` to all peers, close the sockets and remove their files, then close the recordings."""
+        bye = Bye(reason=self._end_reason or "the hub failed")
+        for peers in (self._agents, self._viewers):
+            peers.send_to_all(bye)
+        self._await_byes()
+        for peers in (self._agents, self._viewers):
+            peers.socket.close()
         self._context.term()
         self._waker.close()
-        self._recorders.close(farewell.reason)
+        self._recorders.close(bye.reason)
 
     def __enter__(self) -> Self:
         return self
@@ -120,12 +119,12 @@ class Hub:
     ) -> None:
         self.close()
 
-    def _await_answers(self) -> None:
-        """Wait a moment for each peer's answer: libzmq drops what was not read with a connection."""
+    def _await_byes(self) -> None:
+        """Wait up to 200 ms for the answers: libzmq drops unread messages when a connection closes."""
         self._waker.clear()
-        deadline_s = time.monotonic() + _FAREWELL_S
+        deadline_s = time.monotonic() + _BYE_TIMEOUT_S
         while (left_s := deadline_s - time.monotonic()) > 0:
-            if not self._agents.take_answers() + self._viewers.take_answers():
+            if not self._agents.receive_byes() + self._viewers.receive_byes():
                 return
             self._poller.poll(math.ceil(left_s * 1000))
 
@@ -136,35 +135,37 @@ class Hub:
         if self._waker.fileno() in ready:
             self._waker.clear()
 
-    def _take(self, now_s: float) -> bool:
-        """Take a batch from each door; return whether more may wait there."""
+    def _receive(self, now_s: float) -> bool:
+        """Handle a batch from each socket; return whether more messages may wait."""
         if now_s - self._last_turn_s > _STALL_S:
-            for lobby in (self._agents, self._viewers):
-                lobby.excuse_silence(now_s)
+            for peers in (self._agents, self._viewers):
+                peers.reset_silence(now_s)
         self._last_turn_s = now_s
-        taken = [lobby.take(_BATCH, now_s) for lobby in (self._agents, self._viewers)]
-        return _BATCH in taken
+        counts = [peers.receive_batch(_BATCH, now_s) for peers in (self._agents, self._viewers)]
+        return _BATCH in counts
 
     def _check_silence(self, now_s: float, *, is_behind: bool) -> None:
         if len(self._agents) or len(self._viewers) or not self._recorders.are_closed:
             self._busy_s = now_s
         elif now_s - self._busy_s >= self._idle_s:
-            self._end_reason = f"nobody was left for {self._idle_s:g} s"
+            self._end_reason = f"no peers for {self._idle_s:g} s"
         if now_s >= self._silence_due_s and not is_behind:
             self._silence_due_s = now_s + _SILENCE_CHECK_S
             self._agents.drop_silent(now_s)
             self._viewers.drop_silent(now_s)
 
-    # Every 2 s.
+    # Called every 2 s.
 
-    def _keep_house(self, now_s: float) -> None:
+    def _do_housekeeping(self, now_s: float) -> None:
         self._housekeeping_due_s = now_s + HEARTBEAT_S
-        self._agents.tell_all(Heartbeat(peers=self._viewer_desk.peers, counters=dict(self._counts)))
-        self._viewers.tell_all(Heartbeat(counters=dict(self._counts)))
-        self._tell_of_failed_recordings()
-        self._keep_in_place()
+        self._agents.send_to_all(
+            Heartbeat(peers=self._viewer_handler.peers, counters=dict(self._counts))
+        )
+        self._viewers.send_to_all(Heartbeat(counters=dict(self._counts)))
+        self._report_failed_recordings()
+        self._restore_files()
 
-    def _tell_of_failed_recordings(self) -> None:
+    def _report_failed_recordings(self) -> None:
         for run, reason in self._recorders.new_failures():
             for number, rank in self._runs.ranks(run):
                 event = Event(
@@ -174,23 +175,23 @@ class Hub:
                     time_s=time.time(),
                     level="error",
                     code="recording_stopped",
-                    text=f"the recording has stopped, the live view goes on: {reason}",
+                    text=f"the recording has stopped; the live view continues: {reason}",
                 )
                 parts = encode(event)
                 rank.keep(event, parts)
-                self._viewer_desk.publish(event, parts)
+                self._viewer_handler.publish(event, parts)
                 break
 
-    def _keep_in_place(self) -> None:
-        """Put back what a cleaner of temporary files may have removed: lock and sockets."""
+    def _restore_files(self) -> None:
+        """Restore the lock and the socket files if a cleaner of temporary files has removed them."""
         if not self._lock.is_in_place():
             ensure_private_dir(self._address.directory)
             self._lock.release()
             if not self._lock.acquire():
-                self._end_reason = "another hub has taken this one's place"
+                self._end_reason = "another hub has taken the lock"
                 return
             self._lock.write(f"{self._identity.pid} {self._identity.epoch} {self._identity.version}\n")
-        for lobby in (self._agents, self._viewers):
-            if lobby.door.keep_in_place():
+        for peers in (self._agents, self._viewers):
+            if peers.socket.rebind_if_replaced():
                 self._counts["rebound"] += 1
-                sys.stderr.write(f"gradscope hub: bound {lobby.door.path} again\n")
+                sys.stderr.write(f"gradscope hub: bound {peers.socket.path} again\n")

@@ -1,11 +1,10 @@
-"""What one viewer is sent, and when: nothing of it ever holds up the hub or another viewer.
+"""Sends messages to one viewer, without delaying the hub or another viewer.
 
-In this order: the newest state (the list of runs, manifests, interventions), answers to commands, the
-past of the run (for a viewer that came late), then events and scalars in order, then focus steps,
-then observed steps. Each step of either sort, past or live, takes one credit, which the viewer grants as
+The order is: the newest state (the list of runs, manifests, interventions), answers to commands, the
+past of the run (for a late viewer), events and scalars in order, focus steps, and observed steps. Each step of either sort, past or live, takes one credit, which the viewer grants as
 it keeps up; focus steps leave the last one to an observed step. Without credit, or before its rate allows, the newest steps
-of each rank wait; then the newest goes that all ranks have told of, and the ones that were left out
-are counted and told by `Skipped`. Of focus steps the newest 16 wait, and others are counted.
+of each rank wait; then the newest step that all ranks have reported is sent, and the ones that were left
+out are counted and reported by `Skipped`. Of focus steps the newest 16 wait, and others are counted.
 """
 
 import math
@@ -26,11 +25,11 @@ _PAST_AT_ONCE = 50
 _RETRY_S = 0.01
 
 Past = Iterator[tuple[Parts, bool]]
-"""Past messages, oldest first, each with whether it is a step."""
+"""Past messages, oldest first, each with a flag: is it a step?"""
 
 
 class ViewerDelivery:
-    """One viewer's subscription and what waits for it. `send` returns False when it is full."""
+    """One viewer's subscription and queues. `send` returns False if the socket's queue is full."""
 
     def __init__(self, send: Callable[[Parts], bool], counts: Counter[str]) -> None:
         self._send = send
@@ -43,59 +42,59 @@ class ViewerDelivery:
         self._answers: deque[Parts] = deque(maxlen=_QUEUE_LIMIT)
         self._queue: deque[Parts] = deque()
         self._focus_steps: deque[Parts] = deque()
-        self._abreast = RankAlignment(counts)
+        self._alignment = RankAlignment(counts)
         self._chosen: deque[Chosen] = deque()
         self._due_s = 0.0
 
     @property
     def run(self) -> str:
-        """The run that is subscribed to; empty for none."""
+        """The subscribed run; empty if none."""
         return self._subscription.run if self._subscription else ""
 
     def subscribe(self, subscription: Subscribe, past: Past) -> None:
-        """Take another subscription; what waits of the former one is let go."""
+        """Change the subscription, and clear the queues of the former one."""
         self._subscription = subscription
         self._past, self._past_head = past, None
         self._state = {key: parts for key, parts in self._state.items() if key == "runs"}
         self._queue.clear()
         self._focus_steps.clear()
-        self._abreast.clear()
+        self._alignment.clear()
         self._chosen.clear()
         self._due_s = 0.0
 
     def add_credit(self, count: int) -> None:
-        """Let `count` more steps go."""
+        """Allow `count` more steps to be sent."""
         self._credit = min(self._credit + count, _CREDIT_LIMIT)
 
     def put_state(self, key: Hashable, parts: Parts) -> None:
-        """Queue something of which only the newest of each key matters."""
+        """Queue a message that replaces a waiting one with the same key."""
         self._state.pop(key, None)
         self._state[key] = parts
 
     def put_answer(self, parts: Parts) -> None:
-        """Queue the answer to a command. What it changed is told before it: that is state."""
+        """Queue the answer to a command. State is sent before it, and includes what the command changed."""
         self._answers.append(parts)
 
     def put(self, parts: Parts) -> None:
-        """Queue something to be sent in order; the oldest goes when 2,000 wait."""
+        """Queue a message to be sent in order. If 2,000 wait, the oldest is dropped."""
         if len(self._queue) >= _QUEUE_LIMIT:
             self._queue.popleft()
             self._counts["dropped_to_viewers"] += 1
         self._queue.append(parts)
 
     def put_step(self, rank: int, step: int, parts: Parts) -> None:
-        """Let a live step wait for its turn."""
-        self._abreast.put(rank, step, parts)
+        """Queue an observed step of one rank."""
+        self._alignment.put(rank, step, parts)
 
     def put_focus_step(self, parts: Parts) -> None:
-        """Queue a focus step; the oldest goes when 16 wait."""
+        """Queue a focus step. If 16 wait, the oldest is dropped."""
         if len(self._focus_steps) >= _FOCUS_STEPS_LIMIT:
             self._focus_steps.popleft()
             self._counts["skipped_focus_steps"] += 1
         self._focus_steps.append(parts)
 
     def flush(self, now_s: float) -> float:
-        """Send what may go; return when to try again, infinity when only a new event can help."""
+        """Send what may be sent; return when to try again (monotonic), or infinity to wait for an event."""
         for stage in (
             self._flush_state,
             self._flush_answers,
@@ -109,7 +108,7 @@ class ViewerDelivery:
                 return again_s
         return math.inf
 
-    # Each stage returns None when it is done and the next may begin, else when to try again.
+    # Each stage returns None when it is done and the next may begin, else the time to try again.
 
     def _flush_past(self, now_s: float) -> float | None:
         for _ in range(_PAST_AT_ONCE):
@@ -161,11 +160,11 @@ class ViewerDelivery:
                 if not self._send_step(self._chosen[0]):
                     return now_s + _RETRY_S
                 self._chosen.popleft()
-            if self._credit <= 0 or self._abreast.is_empty:
+            if self._credit <= 0 or self._alignment.is_empty:
                 return math.inf
             if now_s < self._due_s:
                 return self._due_s
-            chosen, again_s = self._abreast.choose(now_s)
+            chosen, again_s = self._alignment.choose(now_s)
             if not chosen:
                 return again_s
             self._chosen.extend(chosen)

@@ -1,4 +1,4 @@
-"""The viewers' desk: subscriptions, what of a run goes to whom, and their commands."""
+"""Handles messages of viewers: subscriptions, credit and commands; publishes runs to them."""
 
 import math
 from collections import Counter
@@ -37,9 +37,9 @@ _RATE_LIMIT_HZ = 1_000.0
 
 
 class ViewerHandler:
-    """Serves the viewers.
+    """Handles viewers.
 
-    `send` and `send_to_agent` send to a route, and return False when it takes nothing now.
+    `send` and `send_to_agent` send to a route, and return False if its queue is full.
     """
 
     def __init__(
@@ -58,32 +58,32 @@ class ViewerHandler:
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """The peer ids of the viewers that are there."""
+        """The peer ids of the connected viewers."""
         return tuple(self._routes)
 
     @property
     def role(self) -> Literal["agent", "viewer"]:
-        """Whom it serves."""
+        """The role of its peers."""
         return "viewer"
 
-    def objection(self, hello: Hello) -> Refusal | None:  # noqa: ARG002 - a desk's duty
-        """Let every viewer in."""
+    def refusal_of(self, hello: Hello) -> Refusal | None:  # noqa: ARG002 - of the protocol Handler
+        """Accept every viewer."""
         return None
 
-    def arrived(self, peer: Peer) -> None:
-        """Start anew with a viewer, and tell it the runs."""
+    def on_joined(self, peer: Peer) -> None:
+        """Start with an empty subscription, and send the list of runs."""
         name, route = peer.hello.peer, peer.route
         self._routes[name] = route
         self._deliveries[name] = ViewerDelivery(lambda parts: self._send(route, parts), self._counts)
         self._deliveries[name].put_state("runs", self._runs.listing(dict(self._counts)))
 
-    def left(self, peer: Peer, reason: str, *, is_farewell: bool) -> None:  # noqa: ARG002 - a desk's duty
-        """Forget a viewer and all that waits for it."""
+    def on_left(self, peer: Peer, reason: str, *, has_said_bye: bool) -> None:  # noqa: ARG002 - of the protocol Handler
+        """Forget a viewer and its queues."""
         self._routes.pop(peer.hello.peer, None)
         self._deliveries.pop(peer.hello.peer, None)
 
     def handle(self, peer: Peer, message: Message, parts: Parts) -> Refusal | None:
-        """Do what a viewer asks."""
+        """Handle one message of a viewer."""
         delivery = self._deliveries[peer.hello.peer]
         match message:
             case Subscribe():
@@ -102,14 +102,14 @@ class ViewerHandler:
                     )
                 self.commands.submit(peer, message, parts)
             case Heartbeat():
-                pass  # that it came is all it says
+                pass  # its arrival is its whole content
             case _:
                 name = type(message).__name__
                 return Refusal(code="message", reason=f"a viewer cannot send a {name}")
         return None
 
     def publish(self, message: Streamed, parts: Parts) -> None:
-        """Hand a run's message to the viewers that subscribed to it."""
+        """Queue a message of a run for its subscribers."""
         for delivery in self._deliveries.values():
             if delivery.run != message.run:
                 continue
@@ -123,8 +123,8 @@ class ViewerHandler:
                 case Scalars() | Event() | Memory() | Times():
                     delivery.put(parts)
 
-    def pass_on(self, run: str, captured: Captured, parts: Parts) -> None:
-        """Hand a captured tensor to the viewer that asked for it, and to nobody else."""
+    def forward_capture(self, run: str, captured: Captured, parts: Parts) -> None:
+        """Queue a captured tensor for the viewer that requested it."""
         delivery = self._deliveries.get(self.commands.asker(run, captured.command) or "")
         if delivery is None:
             self._counts["unanswered"] += 1
@@ -132,54 +132,58 @@ class ViewerHandler:
             delivery.put_answer(parts)
 
     def publish_runs(self) -> None:
-        """Tell all viewers which runs there are now."""
+        """Queue the list of runs for all viewers."""
         if self._deliveries:
             listing = self._runs.listing(dict(self._counts))
             for delivery in self._deliveries.values():
                 delivery.put_state("runs", listing)
 
     def flush(self, now_s: float) -> float:
-        """Send what may go to each; return when to try again (monotonic; infinity for not needed)."""
+        """Send what may be sent to each viewer; return when to try again (monotonic; infinity: not needed)."""
         return min(
             (delivery.flush(now_s) for delivery in list(self._deliveries.values())), default=math.inf
         )
 
     def _answer(self, name: str, message: Message) -> None:
-        """Send a viewer the answer to its command; when it is away, it asks again."""
+        """Queue the answer to a command. A viewer that is away will send the command again."""
         delivery = self._deliveries.get(name)
         if delivery is None:
             self._counts["unanswered"] += 1
         else:
             delivery.put_answer(encode(message))
 
-    def _on_subscribe(self, delivery: ViewerDelivery, wish: Subscribe) -> Refusal | None:
-        if not 0 < wish.max_rate_hz <= _RATE_LIMIT_HZ:
+    def _on_subscribe(self, delivery: ViewerDelivery, subscription: Subscribe) -> Refusal | None:
+        if not 0 < subscription.max_rate_hz <= _RATE_LIMIT_HZ:
             return Refusal(
                 code="message",
-                reason=f"max_rate_hz must be above 0 and at most {_RATE_LIMIT_HZ:g}, "
-                f"got {wish.max_rate_hz}",
+                reason=f"expected max_rate_hz above 0 and at most {_RATE_LIMIT_HZ:g}, "
+                f"got {subscription.max_rate_hz}",
             )
-        delivery.subscribe(wish, self._past(wish) if wish.run else iter(()))
-        for number, rank in self._runs.ranks(wish.run):
+        delivery.subscribe(subscription, self._past(subscription) if subscription.run else iter(()))
+        for number, rank in self._runs.ranks(subscription.run):
             for kind, parts in ((Manifest, rank.manifest), (Interventions, rank.interventions)):
                 if parts is not None:
                     delivery.put_state((kind, number), parts)
         return None
 
-    def _past(self, wish: Subscribe) -> Past:
-        """Return a run's rings as they are now; sent as credit allows."""
-        rings = [rank.ring for _, rank in self._runs.ranks(wish.run)] if wish.backfill else []
-        scalars = [message for ring in rings for message in ring.scalars()]
-        events = [parts for ring in rings for parts in ring.events()]
-        readings = [parts for ring in rings for parts in ring.readings()]
-        steps = [parts for ring in rings for parts in ring.steps()]
-        return _in_order(wish.run, scalars, [*events, *readings], steps)
+    def _past(self, subscription: Subscribe) -> Past:
+        """Return the history of a run as it is now; steps are sent as credit allows."""
+        histories = (
+            [rank.history for _, rank in self._runs.ranks(subscription.run)]
+            if subscription.backfill
+            else []
+        )
+        scalars = [message for each in histories for message in each.scalars()]
+        events = [parts for each in histories for parts in each.events()]
+        readings = [parts for each in histories for parts in each.readings()]
+        steps = [parts for each in histories for parts in each.steps()]
+        return _in_order(subscription.run, scalars, [*events, *readings], steps)
 
 
 def _in_order(run: str, scalars: list[Scalars], others: list[Parts], steps: list[Parts]) -> Past:
-    """Iterate over the past. The brackets come also when nothing is between them.
+    """Iterate over the past, between two `backfill` messages, which are sent even if it is empty.
 
-    After the last one a viewer knows that it has seen what there was.
+    After the second one a viewer knows that it has received the whole past.
     """
     count = len(scalars) + len(others) + len(steps)
     yield encode(Backfill(run=run, state="begin", count=count)), False

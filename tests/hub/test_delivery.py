@@ -9,7 +9,7 @@ STEP = [b"a step"]
 
 
 class Pipe:
-    """Takes what it is sent, until it is full."""
+    """Keeps what is sent to it, until it is full."""
 
     def __init__(self) -> None:
         self.taken: list[Parts] = []
@@ -58,7 +58,7 @@ def test_a_step_waits_until_its_rate_allows_it() -> None:
     assert len(pipe.taken) == 2
 
 
-def test_of_several_ranks_the_newest_step_goes_that_all_have_told_of() -> None:
+def test_the_newest_step_that_all_ranks_have_reported_is_sent() -> None:
     pipe = Pipe()
     delivery, counts = subscribed(pipe)
     delivery.add_credit(10)
@@ -71,7 +71,7 @@ def test_of_several_ranks_the_newest_step_goes_that_all_have_told_of() -> None:
     assert counts["skipped_steps"] == 2  # step 3 of ranks 0 and 1
 
 
-def test_a_rank_that_is_silent_is_awaited_for_a_moment_and_then_no_more() -> None:
+def test_a_silent_rank_is_awaited_for_250_ms_and_then_left_out() -> None:
     pipe = Pipe()
     delivery, _ = subscribed(pipe, rate_hz=100.0)
     delivery.add_credit(10)
@@ -91,7 +91,7 @@ def test_a_rank_that_is_silent_is_awaited_for_a_moment_and_then_no_more() -> Non
     assert [parts[0] for parts in pipe.taken[4:]] == [b"both again"] * 2
 
 
-def test_past_steps_take_credit_and_come_before_live_ones() -> None:
+def test_past_steps_take_credit_and_are_sent_before_live_ones() -> None:
     pipe = Pipe()
     delivery, _ = subscribed(pipe, past=3)
     delivery.put_step(0, 9, STEP)
@@ -103,7 +103,7 @@ def test_past_steps_take_credit_and_come_before_live_ones() -> None:
     assert pipe.taken == [[b"past 0"], [b"past 1"], [b"past 2"], STEP]
 
 
-def test_a_full_pipe_is_tried_again_and_nothing_is_lost_or_sent_twice() -> None:
+def test_a_full_socket_is_tried_again_and_nothing_is_lost_or_sent_twice() -> None:
     pipe = Pipe()
     delivery, _ = subscribed(pipe, past=3)
     delivery.add_credit(100)
@@ -121,7 +121,7 @@ def test_a_full_pipe_is_tried_again_and_nothing_is_lost_or_sent_twice() -> None:
     assert decode(pipe.taken[-2]) == Skipped(run="r", rank=0, count=2, step=1)
 
 
-def test_of_state_only_the_newest_waits() -> None:
+def test_only_the_newest_message_of_each_state_key_waits() -> None:
     pipe = Pipe()
     delivery, _ = subscribed(pipe)
     for i in range(3):
@@ -130,7 +130,7 @@ def test_of_state_only_the_newest_waits() -> None:
     assert pipe.taken == [[b"manifest 2"]]
 
 
-def test_of_events_the_oldest_go_beyond_2000_and_are_counted() -> None:
+def test_the_oldest_events_beyond_2000_are_dropped_and_counted() -> None:
     pipe = Pipe()
     delivery, counts = subscribed(pipe)
     for i in range(2_003):
@@ -141,7 +141,7 @@ def test_of_events_the_oldest_go_beyond_2000_and_are_counted() -> None:
     assert counts["dropped_to_viewers"] == 3
 
 
-def test_another_subscription_leaves_nothing_of_the_former_one() -> None:
+def test_another_subscription_clears_the_queues_of_the_former_one() -> None:
     pipe = Pipe()
     delivery, _ = subscribed(pipe, past=3)
     delivery.put([b"an event"])

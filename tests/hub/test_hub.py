@@ -1,4 +1,4 @@
-"""The hub as a process, spoken to through real links by hand-made agents and viewers."""
+"""The hub as a process, with real links of simple agents and viewers."""
 
 import os
 import shutil
@@ -111,7 +111,7 @@ def settle(viewer: Link, agent: Link, condition: Callable[[RunInfo], bool]) -> R
         assert time.monotonic() < deadline_s
 
 
-def test_a_late_viewer_gets_manifest_interventions_and_the_ring(hub: HubAddress, bring_up: Up) -> None:
+def test_a_late_viewer_gets_manifest_interventions_and_history(hub: HubAddress, bring_up: Up) -> None:
     agent = bring_up(hub.agents, agent_hello())
     scalars = [
         Scalars(run="r", rank=0, steps=(i,), times_s=(i / 1,), values={"loss": (1.0,)})
@@ -186,7 +186,7 @@ def test_focus_steps_reach_connected_viewers_and_are_neither_kept_nor_recorded(
     wait_until(lambda: _recorded_steps(places / "r.gscope") == [4], "the end of the recording")
 
 
-def test_a_viewer_that_wants_no_past_gets_the_state_only(hub: HubAddress, bring_up: Up) -> None:
+def test_a_viewer_without_backfill_gets_the_state_only(hub: HubAddress, bring_up: Up) -> None:
     agent = bring_up(hub.agents, agent_hello())
     agent.send(MANIFEST)
     agent.send(step(0))
@@ -198,7 +198,7 @@ def test_a_viewer_that_wants_no_past_gets_the_state_only(hub: HubAddress, bring_
     assert stream(viewer, [agent]) == [MANIFEST, begin, end]
 
 
-def test_a_frame_of_many_parts_arrives_as_it_was_sent(hub: HubAddress, bring_up: Up) -> None:
+def test_a_message_of_many_parts_arrives_unchanged(hub: HubAddress, bring_up: Up) -> None:
     agent = bring_up(hub.agents, agent_hello())
     viewer = bring_up(hub.viewers, viewer_hello())
     viewer.send(Subscribe(run="r"))
@@ -275,7 +275,7 @@ def test_a_stopped_viewer_slows_neither_the_agent_nor_others(hub: HubAddress, br
     assert agent.counters.get("dropped", 0) == 0
 
 
-def test_a_command_goes_to_rank_0_and_its_answer_to_who_asked(hub: HubAddress, bring_up: Up) -> None:
+def test_a_command_goes_to_rank_0_and_its_answer_to_its_viewer(hub: HubAddress, bring_up: Up) -> None:
     agent = bring_up(hub.agents, agent_hello())
     other_rank = bring_up(hub.agents, agent_hello(peer="agent-1", rank=1))
     viewer = bring_up(hub.viewers, viewer_hello())
@@ -289,7 +289,9 @@ def test_a_command_goes_to_rank_0_and_its_answer_to_who_asked(hub: HubAddress, b
     assert not [m for m in other_rank.receive(0.2) if isinstance(m, Command)]
 
 
-def test_what_a_command_changed_is_told_before_its_answer(hub: HubAddress, bring_up: Up) -> None:
+def test_the_state_that_a_command_changed_is_sent_before_its_answer(
+    hub: HubAddress, bring_up: Up
+) -> None:
     agent = bring_up(hub.agents, agent_hello())
     viewer = bring_up(hub.viewers, viewer_hello())
     viewer.send(Subscribe(run="r"))
@@ -344,7 +346,7 @@ def test_a_command_is_refused(
     assert not [m for m in agent.receive(0.1) if isinstance(m, Command)]
 
 
-def test_a_command_of_a_run_that_says_goodbye_is_answered(hub: HubAddress, bring_up: Up) -> None:
+def test_a_command_is_answered_when_its_run_says_bye(hub: HubAddress, bring_up: Up) -> None:
     agent = bring_up(hub.agents, agent_hello())
     viewer = bring_up(hub.viewers, viewer_hello())
     viewer.send(command())
@@ -352,7 +354,7 @@ def test_a_command_of_a_run_that_says_goodbye_is_answered(hub: HubAddress, bring
     agent.close("the script ended")
     (ack,) = until(viewer, Ack)
     assert not ack.is_done
-    assert "ended before it could obey: the script ended" in ack.reason
+    assert "ended before the command took effect: the script ended" in ack.reason
 
 
 def test_an_id_that_another_viewer_used_is_refused(hub: HubAddress, bring_up: Up) -> None:
@@ -362,7 +364,7 @@ def test_an_id_that_another_viewer_used_is_refused(hub: HubAddress, bring_up: Up
     until(agent, Command, [first])
     second.send(command(peer="second"))
     (ack,) = until(second, Ack, [agent, first])
-    assert "used before" in ack.reason
+    assert "another command has used this id" in ack.reason
 
 
 @pytest.mark.parametrize(
@@ -375,7 +377,9 @@ def test_an_id_that_another_viewer_used_is_refused(hub: HubAddress, bring_up: Up
     ],
     ids=["another run", "uneven lists", "a viewer's message", "a command"],
 )
-def test_what_an_agent_may_not_send_is_refused(hub: HubAddress, bring_up: Up, message: Message) -> None:
+def test_a_message_that_an_agent_may_not_send_is_refused(
+    hub: HubAddress, bring_up: Up, message: Message
+) -> None:
     agent = bring_up(hub.agents, agent_hello())
     agent.send(message)
     assert until(agent, Refusal)
@@ -383,7 +387,9 @@ def test_what_an_agent_may_not_send_is_refused(hub: HubAddress, bring_up: Up, me
 
 
 @pytest.mark.parametrize("message", [step(0), Ack(command=b"", run="r", is_done=True), Credit(count=0)])
-def test_what_a_viewer_may_not_send_is_refused(hub: HubAddress, bring_up: Up, message: Message) -> None:
+def test_a_message_that_a_viewer_may_not_send_is_refused(
+    hub: HubAddress, bring_up: Up, message: Message
+) -> None:
     viewer = bring_up(hub.viewers, viewer_hello())
     viewer.send(message)
     assert until(viewer, Refusal)
@@ -392,7 +398,7 @@ def test_what_a_viewer_may_not_send_is_refused(hub: HubAddress, bring_up: Up, me
 
 @pytest.fixture
 def bare(hub: HubAddress) -> "zmq.Socket[bytes]":  # type: ignore[misc]  # a generator
-    """A bare socket at the agents' door."""
+    """A plain ZeroMQ socket connected to the agents' socket."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.setsockopt(zmq.RCVTIMEO, 5_000)
@@ -441,7 +447,7 @@ def test_a_part_above_the_limit_of_the_socket_ends_only_its_connection(
     assert hub_answers(hub, 5.0)
 
 
-def test_a_name_that_a_living_process_has_is_refused_and_a_dead_ones_is_free(
+def test_the_run_name_of_a_living_process_is_refused_and_that_of_a_dead_one_is_free(
     hub: HubAddress, bring_up: Up
 ) -> None:
     here = {"host": socket.gethostname(), "pid": os.getpid()}
@@ -453,10 +459,10 @@ def test_a_name_that_a_living_process_has_is_refused_and_a_dead_ones_is_free(
     with Link(hub.agents, agent_hello(peer="third", **here)) as third:
         until(third, Refusal)
         assert third.state.phase == "refused"
-        assert "'r' is live already in process" in third.state.reason
+        assert "'r' is already live in process" in third.state.reason
 
 
-def test_another_process_of_the_same_name_starts_with_an_empty_ring(
+def test_another_process_of_the_same_name_starts_with_an_empty_history(
     hub: HubAddress, bring_up: Up
 ) -> None:
     first = bring_up(hub.agents, agent_hello(peer="first"))
@@ -513,7 +519,7 @@ def test_a_killed_trainer_is_listed_as_ended_within_seconds(hub: HubAddress, bri
     assert time.monotonic() - begin_s < 9.0
 
 
-def test_agents_hear_which_viewers_live(hub: HubAddress, bring_up: Up) -> None:
+def test_heartbeats_list_for_agents_the_live_viewers(hub: HubAddress, bring_up: Up) -> None:
     agent = bring_up(hub.agents, agent_hello())
     viewer = bring_up(hub.viewers, viewer_hello("the-viewer"))
     while not any("the-viewer" in m.peers for m in until(agent, Heartbeat, [viewer])):
@@ -523,7 +529,7 @@ def test_agents_hear_which_viewers_live(hub: HubAddress, bring_up: Up) -> None:
         pass
 
 
-def test_a_hub_ends_when_nobody_is_left(
+def test_a_hub_ends_when_no_peer_is_left(
     places: Path, ended_hubs: None, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None],
     hub_pid: Callable[[], int], is_alive: Callable[[int], bool], bring_up: Up,
 ) -> None:  # fmt: skip
@@ -543,7 +549,7 @@ def test_a_hub_ends_when_nobody_is_left(
 
 
 @pytest.mark.parametrize("what", ["removed", "replaced"])
-def test_a_socket_that_is_not_the_hubs_own_any_more_is_bound_again(
+def test_a_replaced_socket_file_is_bound_again(
     hub: HubAddress, wait_until: Callable[..., None], what: str
 ) -> None:
     hub.viewers_path.unlink()
@@ -554,7 +560,7 @@ def test_a_socket_that_is_not_the_hubs_own_any_more_is_bound_again(
     assert hub_answers(hub, 5.0)
 
 
-def test_a_removed_lock_is_taken_again(hub: HubAddress, wait_until: Callable[..., None]) -> None:
+def test_a_removed_lock_is_acquired_again(hub: HubAddress, wait_until: Callable[..., None]) -> None:
     lock = hub.directory / "hub.lock"
     lock.unlink()
     wait_until(lambda: lock.exists() and lock.read_text(), "the lock")
@@ -563,7 +569,7 @@ def test_a_removed_lock_is_taken_again(hub: HubAddress, wait_until: Callable[...
     assert hub_answers(hub, 5.0)
 
 
-def test_a_removed_directory_is_made_again_with_all_that_was_in_it(
+def test_a_removed_directory_is_created_again_with_all_its_files(
     hub: HubAddress, wait_until: Callable[..., None]
 ) -> None:
     shutil.rmtree(hub.directory)
@@ -573,7 +579,7 @@ def test_a_removed_directory_is_made_again_with_all_that_was_in_it(
     assert (hub.directory / "hub.lock").exists()
 
 
-def test_a_hub_whose_place_was_taken_ends(
+def test_a_hub_ends_if_another_hub_has_taken_its_lock(
     hub: HubAddress,
     hub_pid: Callable[[], int],
     is_alive: Callable[[int], bool],

@@ -12,7 +12,7 @@ EVENT = Event(run="r", rank=0, step=0, time_s=1.0, level="info", code="c", text=
 
 
 class SlowRecorder:
-    """Keeps what it is told, and closes only when it is let go."""
+    """Keeps messages, and closes only after `may_close` is set."""
 
     def __init__(self, path: Path, hello: Hello) -> None:
         self.path = path
@@ -55,7 +55,7 @@ def test_ending_a_run_does_not_wait_for_its_recorder(wait_until: Callable[..., N
     recorders.close("over")
 
 
-def test_all_ranks_share_a_recorder_which_is_told_of_each() -> None:
+def test_all_ranks_share_a_recorder_that_gets_the_hello_of_each() -> None:
     made: list[SlowRecorder] = []
 
     def factory(path: Path, of: Hello) -> SlowRecorder:
@@ -72,13 +72,13 @@ def test_all_ranks_share_a_recorder_which_is_told_of_each() -> None:
     recorders.close("over")
 
 
-def test_a_run_that_wants_no_recording_has_none() -> None:
+def test_a_run_with_record_off_has_no_recorder() -> None:
     recorders = Recorders()
     assert recorders.add(hello(record=""), EVENT, encode(EVENT)) == ""
     assert recorders.are_closed
 
 
-def test_a_failure_is_told_once() -> None:
+def test_a_failure_is_reported_once() -> None:
     made: list[SlowRecorder] = []
 
     def factory(path: Path, of: Hello) -> SlowRecorder:
@@ -94,7 +94,7 @@ def test_a_failure_is_told_once() -> None:
     recorders.close("over")
 
 
-def test_what_an_agent_sent_is_in_the_recording_when_it_has_gone(
+def test_all_messages_of_an_agent_are_in_the_recording_after_it_has_left(
     places: Path, hub: HubAddress, bring_up: Callable[..., Link], wait_until: Callable[..., None]
 ) -> None:
     agent = bring_up(hub.agents, Hello(role="agent", peer="a", run="a run", pid=7, host="h"))
@@ -112,7 +112,7 @@ def test_what_an_agent_sent_is_in_the_recording_when_it_has_gone(
         assert [s.step for s in recording.steps()] == list(range(50))
 
 
-def test_a_recording_that_cannot_be_written_is_told_as_an_event(
+def test_a_recording_that_cannot_be_written_is_reported_as_an_event(
     hub: HubAddress, bring_up: Callable[..., Link]
 ) -> None:
     from gradscope.protocol import Subscribe
@@ -129,4 +129,4 @@ def test_a_recording_that_cannot_be_written_is_told_as_an_event(
         agent.receive(0.0)
     assert events[0] == EVENT
     assert events[1].level == "error"
-    assert "live view goes on" in events[1].text
+    assert "live view continues" in events[1].text

@@ -241,7 +241,7 @@ def test_a_hub_that_is_told_to_end_says_why(
     link = bring_up(hub.agents, AGENT)
     os.kill(hub_pid(), signal.SIGTERM)
     receive_until(link, lambda: link.state.phase == "lost")
-    assert link.state.reason == "the hub was told to end"
+    assert link.state.reason == "the hub received a signal to end"
     wait_until(lambda: not hub_listens(hub), "the hub's end")
     wait_until(lambda: not hub.agents_path.exists(), "the socket's removal")
 

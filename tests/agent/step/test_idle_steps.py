@@ -134,9 +134,7 @@ def test_a_plugin_with_a_next_step_is_called_in_that_step():
 
 
 @pytest.mark.parametrize("is_elsewhere", [False, True], ids=["own thread", "another thread"])
-def test_an_intervention_requested_during_an_idle_step_acts_from_the_next_step(
-    training, is_elsewhere
-):
+def test_an_intervention_requested_during_an_idle_step_acts_from_the_next_step(training, is_elsewhere):
     training.come_to_rest()
     handles = []
 
