@@ -62,9 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, (forward, backward) in hooks.items():
         print(f"  {name:28} forward {forward:6.2f}  backward {backward:6.2f}")
     for name, spans in around.items():
-        print(
-            f"\nmicroseconds a step around the optimizer of `{name}`: at rest, observed; lower decile"
-        )
+        print(f"\nmicroseconds a step around the optimizer of `{name}`: idle, observed; lower decile")
         for span, (rest, observed) in spans.items():
             print(f"  {span:48}{_shown(rest)}{_shown(observed)}")
     if options.json is not None:
@@ -110,7 +108,7 @@ def _idle_hook() -> Iterator[None]:
 
 
 def _passes_us(training: Training, count: int) -> tuple[float, float]:
-    """Train so many steps; return the lower decile of a module's share of each pass."""
+    """Train a number of steps; return the lower decile of a module's share of each pass."""
     forward_s, backward_s = [], []
     for _ in range(count):
         training.optimizer.zero_grad()
@@ -128,7 +126,7 @@ def _passes_us(training: Training, count: int) -> tuple[float, float]:
 
 
 def around_optimizer(workload: str) -> dict[str, tuple[float | None, float | None]]:
-    """Return by span the microseconds of a step at rest, and of an observed one."""
+    """Return by span the microseconds of an idle step, and of an observed one."""
     training = WORKLOADS[workload].make()
     rest_us, observed_us = _beyond_bare_us(training)
     spans = {BEYOND: (rest_us, observed_us)}
@@ -136,7 +134,7 @@ def around_optimizer(workload: str) -> dict[str, tuple[float | None, float | Non
 
 
 def _beyond_bare_us(training: Training) -> tuple[float, float]:
-    """Return what `optimizer.step()` takes beyond a bare one, by turns: at rest, and observed."""
+    """Return what `optimizer.step()` takes beyond a bare one, in turns: idle, and observed."""
     bare: list[float] = []
     attached: dict[int, list[float]] = {10**6: [], 1: []}
     for _ in range(_TURNS):
@@ -144,8 +142,8 @@ def _beyond_bare_us(training: Training) -> tuple[float, float]:
         for every, times_s in attached.items():
             with gradscope.attach(training.model, training.optimizer, quiet=True, every=every):
                 times_s.extend(_optimizer_s(training))
-    at_rest_us, observed_us = (_decile_us(times_s) - _decile_us(bare) for times_s in attached.values())
-    return at_rest_us, observed_us
+    idle_us, observed_us = (_decile_us(times_s) - _decile_us(bare) for times_s in attached.values())
+    return idle_us, observed_us
 
 
 def _optimizer_s(training: Training) -> list[float]:

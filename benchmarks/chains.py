@@ -13,7 +13,7 @@ _RATE = 1e-7
 
 
 def chain(layers: int, *, width: int, batch: int = 8) -> Training:
-    """Return the training of so many square Linear layers, which begin as the identity.
+    """Return the training of a number of square Linear layers, which begin as the identity.
 
     What they pass on neither vanishes nor explodes, in whatever number: subnormals would slow the bare
     training down.

@@ -1,7 +1,7 @@
 """What a frame costs: board -> columns -> bytes. `python -m benchmarks.frames`; README.md says more.
 
-A board of so many layers is filled as training fills it, untimed; timed is what follows in each
-observed step. The size on the wire is also told of frames of real trainings.
+A board of N layers is filled as training fills it, untimed; timed is what follows in each
+observed step. The size on the wire is also measured on frames of real trainings.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(layers: int, detail: str) -> Cost:
-    """Fill a board anew for each round, and time what makes bytes of it; the median of the rounds."""
+    """Fill a board again for each round, and time what makes bytes of it; the median of the rounds."""
     board = RowBuffer(is_full=detail == "full")
     targets = [(board.row(layer, kind),) for layer in range(layers) for kind in KINDS]
     tensors = [torch.randn(16 + i) * 10.0 ** -(i % 7) for i in range(_TENSORS)]

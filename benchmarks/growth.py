@@ -35,7 +35,7 @@ _BLOCK_S = 0.4
 
 @dataclass(frozen=True, slots=True)
 class LayerPoint:
-    """A chain of so many layers: the ratio of step times (median and middle half of the turns)."""
+    """A chain of N layers: the ratio of step times (median and middle half of the turns)."""
 
     layers: int
     setting: str
@@ -64,7 +64,7 @@ class TensorPoint:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: about so many seconds for each point, so many turns at the least."""
+    """How much is measured: about N seconds for each point, M turns at the least."""
 
     layers: tuple[int, ...]
     elements: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What an attached run holds beside its model: `python -m benchmarks.memory`; README.md says more.
+"""What an attached run holds in addition to its model: `python -m benchmarks.memory`; README.md says more.
 
 Each figure is of a fresh process, which trains a chain of small layers bare, then attached. Resident
 memory is what the system says; Python's own tracer tells in a second process who holds it.
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.child:
         print(json.dumps(_traced(*options.child) if options.traced else _resident(*options.child)))
         return
-    print(f"megabytes beside the bare training; every step observed; the goal is {_GOAL_MB:g}")
+    print(f"megabytes more than the bare training; every step observed; the goal is {_GOAL_MB:g}")
     print(
         f"{'layers':>7}{'steps':>7}{'parameters':>12}{'imports':>9}{'attach':>8}{'early':>8}{'late':>8}"
         f"{'peak':>8}   {'Python: late':>13}{'peak':>8}"

@@ -18,7 +18,7 @@ from benchmarks.workloads import WORKLOADS, Training, Workload
 from gradscope import native
 
 SAMPLED_BLOCKS = 3
-"""A sampled setting is timed for so many blocks at a stretch: it observes only a step now and then."""
+"""A sampled setting is timed for this number of blocks at a stretch: it observes only a step now and then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(workload: Workload, training: Training, setting: Setting, seconds: float) -> Result:
-    """Train by turns with and without; at least three turns, and about so many seconds in all."""
+    """Train by turns with and without; at least three turns, and about this number of seconds in all."""
     ratios: list[float] = []
     bare: list[float] = []
     training.times_s(3)

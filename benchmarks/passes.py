@@ -34,7 +34,7 @@ DTYPES = {
 SIZES = (2_048, 16_384, 65_536, 1_048_576, 16_777_216)
 
 POOL_BYTES = 1 << 26
-"""Tensors are taken by turns out of so many bytes: each comes from memory, and not from a cache."""
+"""Tensors are taken by turns out of this number of bytes: each comes from memory, and not from a cache."""
 
 POOL_MOST = 20_000
 """Tensors too small to fill the pool are measured in the cache alone."""
@@ -98,7 +98,7 @@ def _places(size_bytes: int) -> Iterator[bool]:
 def measure(
     extension: ModuleType, dtype: str, size: int, *, is_cached: bool, seconds: float
 ) -> list[Result]:
-    """Time all ways by turns, in so many seconds or a little more."""
+    """Time all ways by turns, in a given number of seconds or a little more."""
     count = 1 if is_cached else max(1, POOL_BYTES // (size * DTYPES[dtype].itemsize))
     generator = torch.Generator().manual_seed(0)
     pool = [torch.randn(size, generator=generator).to(DTYPES[dtype]) for _ in range(count)]

@@ -1,7 +1,7 @@
 """How quiet the default rules are on healthy trainings: python benchmarks/quiet_rules.py [--steps N].
 
 Trains the demo's GPT, a residual network and an LSTM, every step observed at full detail, and prints
-each alert. A rule that tells of something here cries wolf.
+each alert. An alert here is a false alarm.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def lstm(steps: int) -> Training:
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a shortcut."""
+    """Two convolutions and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ TRAININGS: dict[str, Callable[[int], Training]] = {"gpt": gpt, "resnet": resnet,
 
 
 def alerts_of(name: str, steps: int) -> tuple[list[Alert], list[float]]:
-    """Train so many steps; return all alerts of the default rules, and the losses."""
+    """Train a number of steps; return all alerts of the default rules, and the losses."""
     torch.manual_seed(0)
     training = TRAININGS[name](steps)
     alerts: list[Alert] = []

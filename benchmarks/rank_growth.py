@@ -32,7 +32,7 @@ _LIMIT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class RankPoint:
-    """So many ranks: the ratio of rank 0's step times, observed to bare, by turns."""
+    """A number of ranks: the ratio of rank 0's step times, observed to bare, by turns."""
 
     ranks: int
     bare_ms: float
@@ -103,7 +103,7 @@ def _measure(ranks: int, seconds: float, turns: int) -> RankPoint:
     ratios: list[float] = []
     bare_s: list[float] = []
     until_s = time.perf_counter() + seconds
-    while _goes_on(len(ratios) < turns or time.perf_counter() < until_s):
+    while _continues(len(ratios) < turns or time.perf_counter() < until_s):
         before = training.times_s(_BLOCK)
         with gradscope.attach(
             training.model, training.optimizer, every=1, name="ranks", quiet=True
@@ -121,7 +121,7 @@ def _measure(ranks: int, seconds: float, turns: int) -> RankPoint:
     return RankPoint(ranks, 1e3 * statistics.median(bare_s), middle, low, high, len(ratios))
 
 
-def _goes_on(is_wanted: bool) -> bool:
+def _continues(is_wanted: bool) -> bool:
     """Return what rank 0 says: all ranks take the same number of turns."""
     said = torch.tensor(float(is_wanted))
     dist.broadcast(said, 0)

@@ -2,7 +2,7 @@
 
 By turns, in one process, the same training runs bare, and with memory and time measured in every step
 and nothing else (no statistics, no link). Printed are the ratio of step times, the time that it costs a
-measured step, and what that comes to at the cadence that the default budget chooses.
+measured step, and what that amounts to at the interval that the default budget chooses.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(workload: Workload, seconds: float) -> Result:
-    """Train by turns bare and measured for about so many seconds, three turns at least."""
+    """Train by turns bare and measured for about a given number of seconds, three turns at least."""
     training = workload.make()
     _times_s(training, 3)
     ratios: list[float] = []

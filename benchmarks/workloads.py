@@ -29,7 +29,7 @@ class Training:
         self.optimizer.step()
 
     def times_s(self, count: int) -> list[float]:
-        """Train so many steps; return the seconds of each."""
+        """Train a number of steps; return the seconds of each."""
         times_s = []
         for _ in range(count):
             began_s = time.perf_counter()

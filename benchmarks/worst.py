@@ -3,7 +3,7 @@
 By turns the training runs bare, and attached with every step observed: its statistics only, then with
 memory and time in the few steps that are chosen by default. Shown are the median, the 99th percentile
 and the worst step; the worst also without what Python's full collections of garbage took in it (with
-torch loaded each takes some 0.2 s, whoever's objects set it off), and by this thread's processor time,
+torch loaded each takes some 0.2 s, independent of whose objects trigger it), and by this thread's processor time,
 which other programs on the machine cannot lengthen.
 """
 
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(name: str, seconds: float, collections: Collections) -> list[Steps]:
-    """Train by turns for about so many seconds, two turns at the least."""
+    """Train by turns for about a given number of seconds, two turns at the least."""
     workload = WORKLOADS[name]
     training = workload.make()
     bare, ways = Steps(name, "bare"), {way: Steps(name, way) for way in WAYS}
