@@ -98,9 +98,10 @@ def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern.replace(" ", "[ _]"))
 
 
-def _begins_word(text: str, at: int) -> bool:
-    """Return whether a word begins here: after a non-letter, or at a capital letter in CamelCase."""
-    return at == 0 or not text[at - 1].isalpha() or (text[at - 1].islower() and text[at].isupper())
+def _is_border(text: str, at: int) -> bool:
+    """Return whether a word can begin or end here: next to a non-letter, or inside CamelCase."""
+    before, after = text[at - 1 : at], text[at : at + 1]
+    return not before.isalpha() or not after.isalpha() or (before.islower() and after.isupper())
 
 
 def _tracked(paths: list[str]) -> list[Path]:
@@ -121,7 +122,7 @@ def _find(path: Path, words: list[Word]) -> Iterator[Hit]:
     for word in words:
         for match in word.pattern.finditer(lower):
             begin, end = match.span()
-            if _begins_word(joined, begin) and not joined[end : end + 1].islower():
+            if _is_border(joined, begin) and _is_border(joined, end):
                 context = joined[max(0, begin - 40) : end + 40].strip()
                 yield Hit(str(path), bisect_right(starts, begin), joined[begin:end], context, word.use)
 
