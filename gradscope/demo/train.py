@@ -31,7 +31,7 @@ LOG_EVERY = 10
 
 def main(arguments: list[str] | None = None) -> None:
     """Train as the command line says."""
-    # A job scheduler says goodbye with SIGTERM: leave by the door, so that what is open is closed.
+    # A job scheduler ends a job with SIGTERM: exit through the interpreter, so that open files are closed.
     signal.signal(signal.SIGTERM, _leave)
     try:
         train(_parse(arguments))

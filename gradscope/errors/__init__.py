@@ -1,21 +1,21 @@
-"""The exceptions that gradscope raises, and whose doing each one is.
+"""The exceptions that gradscope raises, and who causes each one.
 
     GradscopeError
     ├── UsageError             you called something in a way that cannot work
     │   ├── UnknownLayerError  no layer matches a pattern; the nearest names are given
     │   └── MissingTorchError  the training side was used where torch is not installed
-    ├── AlertError             a rule found something, and was told to raise
-    ├── NotMeasuredError       a number was asked for that was not measured
+    ├── AlertError             a rule with the action "raise" found something
+    ├── NotMeasuredError       a number was requested that was not measured
     ├── NothingToConnectError  no hub, or no such run
     ├── LinkError              the link broke, or does not answer
     │   └── CommandTimeoutError  no step boundary, or no answer, in the time given
     ├── CommandRefusedError    the training process or the hub said no, with the reason
-    ├── ProtocolError          the *other* side sent bytes that are no message of ours
+    ├── ProtocolError          the *other* side sent bytes that are not a message
     ├── IncompatibleError      the other side speaks another version of the protocol
     ├── UnsafePathError        a folder or socket is not this user's alone
     └── RecordingError         a recording cannot be read or written
 
-Every message says what was expected, what came, where, and what to do next.
+Every message says what was expected, what was found, where, and what to do next.
 """
 
 __all__ = [
@@ -49,15 +49,15 @@ class UnknownLayerError(UsageError):
 
 
 class MissingTorchError(UsageError):
-    """The training side was asked for, and torch is not installed here."""
+    """The training side is needed, and torch is not installed here."""
 
 
 class AlertError(GradscopeError):
-    """A rule with the action "raise" found something. The training that asked for it stops."""
+    """A rule with the action "raise" found something. The training stops."""
 
 
 class NotMeasuredError(GradscopeError, KeyError):
-    """A number was asked for that was not measured. Never raised for a number that is zero."""
+    """A number was requested that was not measured. Never raised for a number that is zero."""
 
     def __str__(self) -> str:
         """Return the message as it is; KeyError alone would print it quoted."""
@@ -81,7 +81,7 @@ class CommandRefusedError(GradscopeError):
 
 
 class ProtocolError(GradscopeError):
-    """The other side sent something that is no message of this protocol."""
+    """The other side sent bytes that are not a message of this protocol."""
 
 
 class IncompatibleError(GradscopeError):

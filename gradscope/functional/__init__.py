@@ -1,4 +1,4 @@
-"""Functions whose value is their input and whose gradient is not: what is changed on the way back."""
+"""Functions whose value is their input and whose gradient is not: the backward pass changes it."""
 
 from gradscope.functional.change import change_gradient
 from gradscope.functional.clamp import clamp_gradient

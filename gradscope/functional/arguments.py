@@ -1,4 +1,4 @@
-"""The door of this room: what each function accepts, and what it says when it refuses."""
+"""Checks of arguments: what each function accepts, and what it says when it refuses."""
 
 import math
 from numbers import Real
@@ -33,7 +33,7 @@ def check_tensor(function: str, x: object) -> None:
 def check_number(
     function: str, name: str, value: object, *, least: float = -math.inf, may_be_infinite: bool = False
 ) -> None:
-    """Refuse what is no real number, is NaN or under `least`, or is infinite where it may not be."""
+    """Raise UsageError for a value that is not a real number, or is out of range."""
     wanted = "a real number" if least == -math.inf else f"a real number of at least {least:g}"
     wanted += ", or math.inf for no limit" if may_be_infinite else ", and finite"
     if isinstance(value, bool) or not isinstance(value, Real):

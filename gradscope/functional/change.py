@@ -1,4 +1,4 @@
-"""A gradient that any function changes: what the interventions are laid over tensors with."""
+"""Changing a gradient by any function; interventions use this."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -35,7 +35,7 @@ def change_gradient(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def check_changed(gradient: Tensor, changed: object) -> Tensor:
-    """Return what a function made of a gradient. Raises UsageError where it is no tensor like it."""
+    """Return what a function made of a gradient. Raises UsageError if it is not a tensor like it."""
     if isinstance(changed, Tensor) and (changed.shape, changed.dtype) == (
         gradient.shape,
         gradient.dtype,
@@ -71,7 +71,7 @@ class _Change(Function):
 def change_gradients_together(xs: Sequence[Tensor], function: _Together) -> list[Tensor]:
     """Return copies of tensors whose gradients `function` changes all at once.
 
-    Forward ``y_i = x_i``; backward ``dx_1, … = function([dy_1, …])`` over those that have a gradient;
+    Forward ``y_i = x_i``; backward ``dx_1, … = function([dy_1, …])`` over the tensors that have a gradient;
     the others have none either way. All must come from one graph and be used in one backward pass.
     """
     return list(_ChangeTogether.apply(function, *xs))  # type: ignore[no-untyped-call]  # as above

@@ -18,7 +18,7 @@ def noise_gradient(
     """Return a copy of x whose gradient has normal noise of deviation std added.
 
     Forward ``y = x``; backward ``dx = dy + std * n`` with n standard normal from `generator`, drawn
-    anew at each backward; of complex numbers both parts have deviation std. x has any shape; y, dx and
+    again at each backward; of complex numbers both parts have deviation std. x has any shape; y, dx and
     dy have the same. std is finite and at least 0; with 0 nothing is drawn and dx is bitwise dy. When
     `is_relative` it is a fraction of dy's own deviation (around its mean, over all elements), which
     counts as a constant in a second derivative.

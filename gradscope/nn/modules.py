@@ -117,7 +117,7 @@ class GradientNoise(nn.Module):
     """`noise_gradient`: y = x, dx = dy + std · n, with a random stream of the module's own.
 
     The stream starts from `seed` on each device at the first call there. It is not in the `state_dict`:
-    a resumed run starts it anew.
+    a resumed run starts it again.
     """
 
     def __init__(self, std: float, seed: int = 0, *, is_relative: bool = False) -> None:

@@ -1,7 +1,7 @@
 """A training that writes down what each step's gradients were multiplied by: `obeying.py RESULT UNTIL`.
 
 At each step the gradient of the first layer is compared with that of a copy of the model, in the same
-state and on the same batch, which nobody changes. Factors are powers of two, so the product is exact.
+state and on the same batch, without interventions. Factors are powers of two, so the product is exact.
 """
 
 import copy

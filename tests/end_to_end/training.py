@@ -1,7 +1,7 @@
 """A training script as the end-to-end tests run it: `training.py RESULT STEPS [--bare] …`.
 
 At each step it also computes the gradients of a copy of the model, in the same state and on the same
-batch, that nobody intervenes in: the control. All is written to RESULT (.npz) at the end.
+batch, without interventions: the control. All is written to RESULT (.npz) at the end.
 """
 
 import argparse

@@ -29,7 +29,7 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes():
     assert _drawn() == {cls.__name__: cls.__bases__[0].__name__ for cls in _CLASSES}
 
 
-def test_each_drawn_name_has_its_meaning_beside_it():
+def test_each_drawn_name_has_its_meaning():
     lines = [line for line in errors.__doc__.splitlines() if re.search(r"[├└]──", line)]
     assert len(lines) == len(_CLASSES) - 1
     for line in lines:

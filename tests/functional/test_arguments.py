@@ -1,4 +1,4 @@
-"""What is refused at the door, and in which words."""
+"""Arguments that are refused, and the messages."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_a_number_at_the_border_is_taken(function, value):
 
 
 @pytest.mark.parametrize("name", ON_TENSORS)
-def test_what_is_no_tensor_of_real_or_complex_numbers_is_refused(name):
+def test_anything_but_a_tensor_of_real_or_complex_numbers_is_refused(name):
     function = ON_TENSORS[name]
     with pytest.raises(UsageError, match=rf"{name} expected a tensor, got tuple"):
         function((X, X))

@@ -100,7 +100,7 @@ def test_a_bad_number_is_refused_when_the_module_is_made(make):
         make()
 
 
-def test_noise_goes_on_from_call_to_call_and_a_copy_goes_on_from_the_same_place():
+def test_noise_continues_from_call_to_call_and_a_copy_continues_from_the_same_state():
     def draw(module: nn.Module) -> torch.Tensor:
         x = torch.zeros(5, requires_grad=True)
         module(x).sum().backward()

@@ -14,7 +14,7 @@ __all__ = ["CASES"]
 
 
 class Repeats(nn.Module):
-    """Calls one layer several times, as often as it is told."""
+    """Calls one layer several times, with `times` calls."""
 
     def __init__(self, times=lambda x: 4) -> None:
         super().__init__()

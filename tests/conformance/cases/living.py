@@ -37,7 +37,7 @@ class UsesTable(nn.Module):
         return self.linear(x + self.table())
 
 
-def amid(work, make_model=mlp):
+def between_passes(work, make_model=mlp):
     """Return a case that does something between forward and backward, in each of three steps."""
 
     def run(t: Trial) -> None:
@@ -170,7 +170,7 @@ def one_inside_of_another(t: Trial) -> None:
         t.step(optimizer, model=1)
 
 
-def detached_amid(t: Trial) -> None:
+def detached_within_step(t: Trial) -> None:
     """The scope ends between forward and backward; another begins in the next step."""
     import gradscope
 
@@ -230,25 +230,25 @@ def tensor_subclass(t: Trial) -> None:
 
 
 CASES = (
-    Case("a copy, trained", amid(a_copy)),
-    Case("a copy of a model that returns its parameter", amid(a_copy, UsesTable)),
-    Case("pickled", amid(its_pickle)),
-    Case("saved with its output and loaded", amid(saved_and_loaded)),
-    Case("saved with its output, returns its parameter", amid(saved_and_loaded, UsesTable)),
-    Case("its state saved", amid(state_saved)),
-    Case("an output copied: bare refuses", amid(output_copied)),
-    Case("parameters copied one by one", amid(parameters_copied, UsesTable)),
-    Case("torch.export of a copy", amid(exported)),
-    Case("torch.export of the model", amid(exported_itself)),
-    Case("torch.fx", amid(traced_by_fx, linear_stack)),
-    Case("torch.jit.trace", amid(traced_by_jit)),
-    Case("moved to float64 and back", amid(moved_to_double)),
-    Case("what it says of itself", amid(representation)),
+    Case("a copy, trained", between_passes(a_copy)),
+    Case("a copy of a model that returns its parameter", between_passes(a_copy, UsesTable)),
+    Case("pickled", between_passes(its_pickle)),
+    Case("saved with its output and loaded", between_passes(saved_and_loaded)),
+    Case("saved with its output, returns its parameter", between_passes(saved_and_loaded, UsesTable)),
+    Case("its state saved", between_passes(state_saved)),
+    Case("an output copied: bare refuses", between_passes(output_copied)),
+    Case("parameters copied one by one", between_passes(parameters_copied, UsesTable)),
+    Case("torch.export of a copy", between_passes(exported)),
+    Case("torch.export of the model", between_passes(exported_itself)),
+    Case("torch.fx", between_passes(traced_by_fx, linear_stack)),
+    Case("torch.jit.trace", between_passes(traced_by_jit)),
+    Case("moved to float64 and back", between_passes(moved_to_double)),
+    Case("what it says of itself", between_passes(representation)),
     Case("outputs die as they would", lives_no_longer),
     Case("the model is deleted", deleted),
     Case("two watched models", two_models),
     Case("a watched model inside of a watched model", one_inside_of_another),
-    Case("detached between forward and backward", detached_amid),
+    Case("detached between forward and backward", detached_within_step),
     Case("every third step observed", every_third_step),
     Case("the fast path of attention in evaluation", fast_path),
     Case("a user's tensor class", tensor_subclass),

@@ -96,7 +96,7 @@ def users_step_hooks(t: Trial) -> None:
 
 
 def optimizer_copied(t: Trial) -> None:
-    """A copy of an optimizer belongs to the copy's parameters, and its steps to nobody."""
+    """A copy of an optimizer belongs to the copy's parameters, and no steps."""
     model = t.watch(mlp())
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     train(t, model, [rows()], optimizer)
@@ -126,7 +126,7 @@ def one_optimizer_a_parameter(t: Trial) -> None:
 
 
 def a_failing_step(t: Trial) -> None:
-    """An optimizer that raises in the middle of its step: its rows are unsure; the next goes on."""
+    """An optimizer that raises in the middle of its step: its rows are unsure; the next step is complete."""
     model = t.watch(mlp())
     optimizer = sgd(model)
     loss_of(model(rows())).backward()

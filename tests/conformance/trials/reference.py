@@ -116,9 +116,9 @@ class Reference:
         self.follow()
 
     def follow(self) -> None:
-        """Look at the model anew: modules may have come, gone, or been renamed.
+        """Read the model's modules again: they may have been added, removed or renamed.
 
-        What ran while it was being changed is no part of a step.
+        What ran while it was being changed does not belong to a step.
         """
         self._rows = {}
         model, named = self._model, list(self._model.named_modules())

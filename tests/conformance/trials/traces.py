@@ -22,7 +22,7 @@ def structure_of(model: nn.Module) -> list[tuple[object, ...]]:
 
 
 def _class_name(thing: object) -> str:
-    """Return a class's full name: some are made anew in each run."""
+    """Return a class's full name: some are created again in each run."""
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 

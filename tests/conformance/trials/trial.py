@@ -24,7 +24,7 @@ _ONCE = "(Triggered internally at"
 
 
 class Mode(enum.Enum):
-    """Who looks on: nobody, plain PyTorch hooks, or gradscope."""
+    """What observes the run: nothing, plain PyTorch hooks, or gradscope."""
 
     BARE = "bare"
     REFERENCE = "reference"
