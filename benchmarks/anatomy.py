@@ -23,7 +23,8 @@ from gradscope.agent.observation.model_tracker import ModelTracker
 from gradscope.agent.observation.pending_steps import Delivery
 from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugins
-from gradscope.observe import RowBuffer, Sampler
+from gradscope.budget import Sampler
+from gradscope.observe import RowBuffer
 
 MODULES = 100
 _TURNS = 5

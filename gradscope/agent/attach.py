@@ -14,10 +14,10 @@ from gradscope.agent.run.distributed import rank_and_world_size
 from gradscope.agent.run.identity import run_name
 from gradscope.agent.run.settings import Settings
 from gradscope.agent.scope import Scope
+from gradscope.budget import Sampler
 from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import OwnFunction, register_action
-from gradscope.observe import Sampler
 
 __all__ = ["attach", "register_intervention", "scopes"]
 

@@ -19,10 +19,10 @@ from gradscope.agent.monitors.pause import Pause, check_lease
 from gradscope.agent.monitors.rules import Action, Callback, RuleActions, RuleMonitor, check_action
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.step.engine import StepEngine
+from gradscope.budget import Budget, Sampler
 from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
 from gradscope.names import match_names
-from gradscope.observe import Sampler
 from gradscope.protocol import AlertInfo, BreakpointState, Event, Hello, Message
 from gradscope.rules import Alert, Rule, rule_kind
 
@@ -149,7 +149,9 @@ class Attending(ABC):
             remove_all=lambda: control.request("remove_all"),
             peek=self._engine.peek,
         )
-        self._alarms = RuleMonitor(deeds, self._faults, self._engine.modules)
+        self._alarms = RuleMonitor(
+            deeds, self._faults, self._engine.modules, budget=Budget(sampler.budget)
+        )
         schedule = CheckSchedule(sampler.budget, lambda: sampler.pace_s)
         self._bad_steps = NonfiniteResponse(self._alarms, model, sampler.want, lambda: schedule.words)
         sentinel = NonfiniteCheck(

@@ -10,10 +10,10 @@ from gradscope.agent.link.messages import step_message
 from gradscope.agent.link.publisher import Publisher
 from gradscope.agent.observation.measurement import FinishedStep
 from gradscope.agent.step.engine import StepEngine
+from gradscope.budget import Sampler
 from gradscope.columns import Table
 from gradscope.errors import NotMeasuredError
 from gradscope.intervene import Ledger
-from gradscope.observe import Sampler
 from gradscope.protocol import Hello
 
 __all__ = ["Focusing"]

@@ -10,8 +10,8 @@ from gradscope.agent.link.publisher import Publisher
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.run.settings import Settings
 from gradscope.agent.step.engine import StepEngine
+from gradscope.budget import Sampler
 from gradscope.columns import MemoryTable, TimesTable
-from gradscope.observe import Sampler
 from gradscope.protocol import Hello, Memory, Times
 from gradscope.protocol.bodies import pack_memory, pack_times
 from gradscope.resources import MeasuringSchedule, MemoryReading, TimesReading, is_out_of_memory

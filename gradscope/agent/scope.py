@@ -34,11 +34,11 @@ from gradscope.agent.run.faults import Faults
 from gradscope.agent.run.identity import hello_of
 from gradscope.agent.run.settings import Settings
 from gradscope.agent.step.engine import StepEngine
+from gradscope.budget import Sampler
 from gradscope.columns import Table
 from gradscope.errors import NotMeasuredError, UsageError
 from gradscope.hooks import LayerInfo
 from gradscope.intervene import AuditLog, Ledger
-from gradscope.observe import Sampler
 from gradscope.protocol import Ack, Event, Message
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from gradscope.native import native_module, pass_name
 from gradscope.observe.activations import ActivationObserver, LayerSlot, See, Token
-from gradscope.observe.budget.sampler import Sampler
 from gradscope.observe.cuda.launcher import device_pass_name, failed_pass
 from gradscope.observe.native_hooks import NO_ACTIVE_MODES
 from gradscope.observe.nonfinite import make_find_nonfinite, numbers_of_gradient
@@ -27,7 +26,6 @@ __all__ = [
     "Readout",
     "Record",
     "RowBuffer",
-    "Sampler",
     "See",
     "Token",
     "Unmeasurable",

@@ -5,33 +5,22 @@ timed, too. The first is measured all the same, for whoever runs out of memory d
 statistics are taken does not matter: a person who wants them of every step has not asked for times.
 """
 
-import math
 import statistics
 from collections import deque
-from typing import Final
+
+from gradscope.budget import Budget, Consumer, interval
+from gradscope.budget.budget import (
+    COST_WINDOW,
+    COSTS_NEEDED,
+    RESOURCES_COMPARED_WITH,
+    RESOURCES_FIRST,
+    RESOURCES_LARGEST_INTERVAL,
+    RESOURCES_LEAST_INTERVAL,
+    RESOURCES_PATIENCE,
+    RESOURCES_SECOND,
+)
 
 __all__ = ["MeasuringSchedule"]
-
-_SHARE: Final = 0.25
-"""This part of the budget is for memory and time; the rest is for the statistics."""
-
-_USUAL_BUDGET: Final = 0.02
-"""The budget that the share is of where statistics have none."""
-
-_FIRST_TIMED: Final = 2
-"""The first step that is due after the very first: by then the caches are warm."""
-
-_SECOND_TIMED: Final = 12
-"""And the next: what the cost is known from."""
-
-_LEAST_INTERVAL: Final = 10
-_LARGEST_INTERVAL: Final = 5_000
-_WINDOW: Final = 15
-_LEARNT_FROM: Final = 5
-"""So many steps before one that is due are enough to know the usual time by."""
-
-_PATIENCE: Final = 20
-"""Where every step is observed, a step that is due waits no longer than so many for one that is not."""
 
 
 class MeasuringSchedule:
@@ -42,15 +31,15 @@ class MeasuringSchedule:
     """
 
     def __init__(self, budget: float | None, start_step: int, *, every: int | None = None) -> None:
-        self._share = _SHARE * (budget or _USUAL_BUDGET)
+        self._share = Budget(budget).share(Consumer.RESOURCES)
         self._exactly = every
         self._start = start_step
         self._due = start_step
         self._wanted = False
-        self._bare_s: deque[float] = deque(maxlen=_WINDOW)
-        self._observed_s: deque[float] = deque(maxlen=_WINDOW)
-        self._cost_s: deque[float] = deque(maxlen=_WINDOW)
-        self.every = every or _LEAST_INTERVAL
+        self._bare_s: deque[float] = deque(maxlen=COST_WINDOW)
+        self._observed_s: deque[float] = deque(maxlen=COST_WINDOW)
+        self._cost_s: deque[float] = deque(maxlen=COST_WINDOW)
+        self.every = every or RESOURCES_LEAST_INTERVAL
 
     @property
     def next_step(self) -> int:
@@ -60,7 +49,7 @@ class MeasuringSchedule:
     @property
     def looks_from(self) -> int:
         """The first step that matters before the next one is due: the usual time is learnt there."""
-        return self._due - _LEARNT_FROM
+        return self._due - RESOURCES_COMPARED_WITH
 
     @property
     def is_asked(self) -> bool:
@@ -78,7 +67,7 @@ class MeasuringSchedule:
             return True
         if self._exactly is not None:
             return (step - self._start) % self._exactly == 0
-        return step >= self._due and (not is_observed or step >= self._due + _PATIENCE)
+        return step >= self._due and (not is_observed or step >= self._due + RESOURCES_PATIENCE)
 
     def record(
         self, step: int, step_time_s: float, inside_s: float, *, was_measured: bool, was_observed: bool
@@ -106,13 +95,15 @@ class MeasuringSchedule:
     def _interval(self, step: int) -> int:
         if self._exactly is not None:
             return self._exactly - (step - self._start) % self._exactly
-        if step < self._start + _FIRST_TIMED:
-            return self._start + _FIRST_TIMED - step
-        if len(self._cost_s) < 2 or not self._usual_s:
-            return _SECOND_TIMED
+        if step < self._start + RESOURCES_FIRST:
+            return self._start + RESOURCES_FIRST - step
+        if len(self._cost_s) < COSTS_NEEDED or not self._usual_s:
+            return RESOURCES_SECOND
         allowed_s = self._share * statistics.median(self._usual_s)
-        wanted = (
-            math.ceil(statistics.median(self._cost_s) / allowed_s) if allowed_s else _LARGEST_INTERVAL
+        self.every = interval(
+            statistics.median(self._cost_s),
+            allowed_s,
+            least=RESOURCES_LEAST_INTERVAL,
+            largest=RESOURCES_LARGEST_INTERVAL,
         )
-        self.every = min(max(wanted, _LEAST_INTERVAL), _LARGEST_INTERVAL)
         return self.every

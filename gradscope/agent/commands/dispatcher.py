@@ -21,9 +21,9 @@ from gradscope.agent.commands.shared_interval import SharedInterval
 from gradscope.agent.run.distributed import store_of_our_own
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.step.plugins import StepPlugin
+from gradscope.budget import Sampler
 from gradscope.errors import GradscopeError, UsageError
 from gradscope.intervene import Ledger, LedgerEntry
-from gradscope.observe import Sampler
 from gradscope.protocol import Ack, Command, Hello, decode, encode
 
 __all__ = ["CommandDispatcher", "Prepare"]

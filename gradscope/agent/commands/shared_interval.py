@@ -9,8 +9,8 @@ from functools import partial
 from gradscope.agent.commands.consensus import Consensus
 from gradscope.agent.commands.queue import Change, Prepared, QueuedCommand, nothing_to_tell
 from gradscope.agent.step.plugins import StepPlugin
+from gradscope.budget import Sampler
 from gradscope.errors import UsageError
-from gradscope.observe import Sampler
 
 __all__ = ["SharedInterval"]
 

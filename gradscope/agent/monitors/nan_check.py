@@ -2,7 +2,7 @@
 
 One grouped operation checks the gradients before the optimizer steps. It finds the first nonfinite step and
 its parameters even if that step is not observed, and the step can be skipped. If checking all gradients in
-every step would cost too much, `nan_check_schedule` limits the check, unless a rule acts on the result.
+every step would cost too much, only every n-th step is checked (`nan_check_schedule`), unless a rule acts on the result.
 
 On a CPU the result is available at once. On another device it is read one step later, so that nothing waits
 for the device, unless the step may have to be skipped.
@@ -78,7 +78,7 @@ class NonfiniteCheck(StepPlugin):
         self._find_nonfinite = make_find_nonfinite()
         self._step = -1
         self._every = 1
-        self._spent_s = self._part = 0.0
+        self._spent_s = 0.0
         self._checks = self._steps = 0
         self._costs_s: deque[float] = deque(maxlen=_MEMORY)
         self._after_step: weakref.WeakSet[Optimizer] | None = None
@@ -102,13 +102,13 @@ class NonfiniteCheck(StepPlugin):
             self._check(optimizer, may_skip=True)
         self._checks += 1
         if self._checks >= _TOLD_EVERY:
-            self._learn(self._spent_s / max(1, self._steps), self._part / self._checks)
-            self._spent_s, self._part, self._checks, self._steps = 0.0, 0.0, 0, 0
+            self._learn(self._spent_s / max(1, self._steps))
+            self._spent_s, self._checks, self._steps = 0.0, 0, 0
         return step + self._go_on()
 
     def looked(self, looks: int, looked_s: float) -> None:
         """Learn the cost of checks that ran in C."""
-        self._learn(looked_s / looks, 1.0)
+        self._learn(looked_s / looks)
         self._go_on()
 
     def after_optimizer(self, optimizer: Optimizer) -> None:
@@ -128,32 +128,24 @@ class NonfiniteCheck(StepPlugin):
         self._hidden_gradients.restore()
         self._collect(wait=True)
 
-    def _learn(self, look_s: float, part: float) -> None:
-        """Learn the cost per step of checking `part` of all gradients, and report it."""
+    def _learn(self, look_s: float) -> None:
+        """Learn the cost of checking all gradients once, and report it per step."""
         self._costs_s.append(look_s / self._every)
         self._on_cost(statistics.median_low(self._costs_s))
-        self._schedule.learn(look_s, part)
+        self._schedule.learn(look_s)
 
     def _go_on(self) -> int:
-        """Return the number of steps until the next check; let C do it if it covers all gradients."""
-        is_all = self._needs_all()
-        self._every = 1 if is_all else self._schedule.every
-        self.look_every(self._every if is_all or self._schedule.is_whole else 0)
+        """Return the number of steps until the next check, and let C do it."""
+        self._every = 1 if self._needs_all() else self._schedule.every
+        self.look_every(self._every)
         return self._every
 
     def _check(self, optimizer: Optimizer, *, may_skip: bool) -> None:
         if _is_watched_by_scaler(optimizer):
             return
         began_s = time.perf_counter()
-        everything = parameters_of(optimizer)
-        parameters, part = everything, 1.0
-        if not self._needs_all():
-            parameters, part = self._schedule.choose(everything, self._step)
+        parameters = parameters_of(optimizer)
         bad, places = self._find(parameters)
-        if bad and part < 1.0:
-            parameters, part = everything, 1.0
-            bad, places = self._find(everything)
-        self._part += part
         elsewhere = _by_device([parameters[place] for place in places])
         must_wait = may_skip and bool(elsewhere) and self._must_wait()
         for device, there in elsewhere.items():

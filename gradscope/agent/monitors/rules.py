@@ -22,6 +22,7 @@ from gradscope.agent.monitors.skip_step import HiddenGradients
 from gradscope.agent.observation.measurement import FinishedStep
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.step.plugins import StepPlugin
+from gradscope.budget import Budget, Consumer, RateLimit
 from gradscope.columns import Block
 from gradscope.errors import AlertError, UsageError
 from gradscope.hooks import parameters_of
@@ -38,17 +39,7 @@ Action: TypeAlias = str | Callback
 _EARLY: Final = ("skip_step", "clip", "raise")
 _REPORTED_ONE_BY_ONE: Final = 8
 
-_JUDGE_ALL_FIRST: Final = 200
-"""All rules judge the first observed steps, so a short run is judged completely."""
-
-_MIN_INTERVAL_S: Final = 0.04
-"""After that, rules that only report judge at most 25 steps per second."""
-
-_PAUSE_FACTOR: Final = 200
-"""They also pause for this many times the duration of the last judging: half a percent of the time."""
-
-_MAX_PAUSE_S: Final = 5.0
-"""Upper limit of that pause: one judging may be slow because the machine was busy."""
+_DEFAULT_BUDGET: Final = Budget(None)
 
 
 def check_action(rule: Rule, action: object, *, world_size: int) -> Action:
@@ -127,6 +118,8 @@ class RuleMonitor(StepPlugin):
         faults: Faults,
         modules: Callable[[], Mapping[str, nn.Module]],
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        budget: Budget = _DEFAULT_BUDGET,
     ) -> None:
         self._actions = actions
         self._faults = faults
@@ -141,7 +134,7 @@ class RuleMonitor(StepPlugin):
         self._early: set[tuple[int, int]] = set()
         self._hidden_gradients = HiddenGradients()
         self._has_new_rules = False
-        self._judged_count, self._next_judging_s = 0, 0.0
+        self._limit = RateLimit(budget.share(Consumer.RULES), clock)
         self._raising: AlertError | None = None
 
     @property
@@ -233,12 +226,11 @@ class RuleMonitor(StepPlugin):
     def observed(self, finished: FinishedStep) -> None:
         """Judge an observed step.
 
-        Rules that only report are rate-limited to half a percent of the time. The time of actions and
+        Rules that only report are limited to their share of the budget. The time of actions and
         callbacks does not count.
         """
         began_s = self._clock()
-        self._judged_count += 1
-        is_due = self._judged_count <= _JUDGE_ALL_FIRST or began_s >= self._next_judging_s
+        is_due = self._limit.is_due()
         view = self._view(finished.step, finished.names, finished.block)
         judged = [
             (active, active.rule.judge(view))
@@ -246,10 +238,7 @@ class RuleMonitor(StepPlugin):
             if (finished.step, id(active)) not in self._early
         ]
         if is_due:
-            took_s = self._clock() - began_s
-            self._next_judging_s = began_s + max(
-                _MIN_INTERVAL_S, min(_PAUSE_FACTOR * took_s, _MAX_PAUSE_S)
-            )
+            self._limit.record(began_s)
         for active, alerts in judged:
             self.act(active, alerts)
         if self._early:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 
 from gradscope.agent.observation.measurement import EndedStep, FinishedStep
-from gradscope.observe import Sampler
+from gradscope.budget import Sampler
 
 __all__ = ["PendingSteps"]
 

@@ -32,6 +32,7 @@ from gradscope.agent.step.idle_steps import IdleSteps, OnEnd
 from gradscope.agent.step.plugins import StepPlugin, StepPlugins
 from gradscope.agent.step.step_counter import StepCounter, make_step_counter, sequence_number
 from gradscope.agent.step.wakeups import Roll
+from gradscope.budget import Sampler
 from gradscope.columns import Block
 from gradscope.hooks import (
     Closure,
@@ -41,7 +42,6 @@ from gradscope.hooks import (
     hidden_from_modes,
 )
 from gradscope.intervene import Ledger
-from gradscope.observe import Sampler
 
 __all__ = ["StepEngine"]
 

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from gradscope.agent.step.hook_callbacks import HookCallbacks
 from gradscope.agent.step.step_counter import StepCounter
 from gradscope.agent.step.wakeups import Roll
-from gradscope.observe import Sampler
+from gradscope.budget import Sampler
 
 __all__ = ["IdleSteps", "OnEnd"]
 

@@ -6,8 +6,8 @@ import statistics
 
 import pytest
 
+from gradscope.budget import Sampler
 from gradscope.errors import UsageError
-from gradscope.observe import Sampler
 
 BUDGET = 0.02
 

@@ -1,1 +1,0 @@
-"""Which steps are observed within the budget."""
