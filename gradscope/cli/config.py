@@ -57,8 +57,8 @@ def _native_pass() -> str:
 
 def _cuda_pass() -> str:
     """Say what CUDA tensors are measured by; torch is not loaded to ask whether there is a device."""
-    if os.environ.get("GRADSCOPE_TRITON") == "0":
-        return "eager: GRADSCOPE_TRITON=0"
+    if os.environ.get("GRADSCOPE_TRITON") != "1":
+        return "eager: the Triton kernels are off; GRADSCOPE_TRITON=1 turns them on"
     if importlib.util.find_spec("triton") is None:
         return "eager: Triton is not installed"
     return f"triton {_version('triton')}, where there is a CUDA device"

@@ -1,7 +1,8 @@
-"""Which pass measures CUDA tensors: the Triton kernels, where they run, or PyTorch's own operations.
+"""Which pass reduces CUDA tensors: PyTorch's own operations (eager), or the Triton kernels.
 
-Triton comes with PyTorch's CUDA builds for Linux. GRADSCOPE_TRITON=0 in the environment takes the eager
-pass. Both give the same numbers, but for the last bits of sums.
+The kernels are experimental: they have been run in Triton's interpreter and compiled, and not yet run on a GPU. They
+are off unless GRADSCOPE_TRITON=1 is set in the environment. Triton comes with PyTorch's CUDA builds for
+Linux. Both passes give the same numbers up to the last bits of sums.
 """
 
 import functools
@@ -19,6 +20,7 @@ from gradscope.observe.cuda.tensor_memory import Memory
 __all__ = ["TritonPass", "device_pass_name", "failed_pass", "triton_pass"]
 
 _SWITCH = "GRADSCOPE_TRITON"
+_OFF = f"the Triton kernels are off; {_SWITCH}=1 turns them on"
 _made: list["TritonPass"] = []
 _PROGRAMS_PER_PROCESSOR = 8
 _BLOCKS_PER_PROGRAM = 4
@@ -36,21 +38,23 @@ _LEAST_NORMAL = {
 
 
 def device_pass_name() -> str:
-    """Return which pass measures CUDA tensors: "triton", or "eager: <why>"."""
+    """Return which pass reduces CUDA tensors: "triton", or "eager: <reason>"."""
     if not torch.cuda.is_available():
         return "eager: no CUDA device"
     device = torch.device("cuda", torch.cuda.current_device())
-    found, why = _load(device) if os.environ.get(_SWITCH) != "0" else (None, f"{_SWITCH}=0")
+    found, why = _load(device) if _is_on() else (None, _OFF)
     if found is not None and found.failure is None:
         return "triton"
     return f"eager: {why if found is None else found.failure}"
 
 
 def triton_pass(device: torch.device) -> "TritonPass | None":
-    """Return a device's pass, one for the whole process; None where the eager one is to be taken."""
-    if device.type != "cuda" or os.environ.get(_SWITCH) == "0":
-        return None
-    return _load(device)[0]
+    """Return a device's Triton pass, one for the whole process; None if the eager pass is used."""
+    return _load(device)[0] if device.type == "cuda" and _is_on() else None
+
+
+def _is_on() -> bool:
+    return os.environ.get(_SWITCH) == "1"
 
 
 @functools.cache
