@@ -1,15 +1,14 @@
-"""A client on the run that a command names."""
+"""A client of the run that a command names."""
 
 from typing import Literal
 
-from gradscope.cli.run_selection import find_run
-from gradscope.client import Client, connect
+from gradscope.client import Client, connect, find_run
 
 __all__ = ["connect_to"]
 
 
 def connect_to(run: str, *, want: Literal["observe", "control"] = "control") -> Client:
-    """Return a client of the run. Raises NothingToConnectError, with near names, where none is."""
+    """Return a client of the run. Raises NothingToConnectError with similar names if it does not exist."""
     client = connect(want=want, name="the command line")
     try:
         client.run = find_run(run, client.runs())

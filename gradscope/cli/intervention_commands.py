@@ -1,181 +1,126 @@
-"""The commands that change gradients: one for each usual intervention, and one for any.
+"""The commands that change gradients: one for each common intervention, and `intervene` for any.
 
-All take the same options for where, when and how long; they are made from one table.
+The common ones are made from the catalogue; all take the same options for where, when and how long.
 """
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from gradscope.catalogue import COMMON, INTERVENTIONS, Argument
 from gradscope.errors import UsageError
 
 __all__ = ["register"]
 
-
-@dataclass(frozen=True, slots=True)
-class _Option:
-    """An option of one command: what it is called in the call, its type, and its words."""
-
-    name: str
-    kind: type
-    help: str
-    default: Any = inspect.Parameter.empty  # Any: of that type
-
-    def parameter(self) -> inspect.Parameter:
-        flag = f"--{self.name.replace('_', '-')}"
-        hint = Annotated[self.kind, typer.Option(flag, help=self.help)]  # type: ignore[name-defined]  # a type that is known when it runs
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(self.name, keyword, default=self.default, annotation=hint)
-
-
-_COMMANDS: tuple[tuple[str, str, tuple[_Option, ...]], ...] = (
-    (
-        "clip",
-        "Clip the norm of a gradient.",
-        (
-            _Option("max_norm", float, "The greatest norm that passes."),
-            _Option("per", str, "Whose: tensor, layer, or (with --site params) all.", "tensor"),
-        ),
-    ),
-    (
-        "clamp",
-        "Clamp the elements of a gradient.",
-        (_Option("limit", float, "The greatest magnitude of an element that passes."),),
-    ),
-    ("scale", "Multiply a gradient.", (_Option("factor", float, "What it is multiplied by."),)),
-    (
-        "reverse",
-        "Reverse a gradient.",
-        (_Option("alpha", float, "The gradient is multiplied by minus alpha.", 1.0),),
-    ),
-    ("stop", "Stop a gradient: nothing passes.", ()),
-    (
-        "noise",
-        "Add Gaussian noise to a gradient.",
-        (
-            _Option("std", float, "The standard deviation of the noise."),
-            _Option("seed", int, "The same seed gives the same noise.", 0),
-            _Option("relative", bool, "As a part of the gradient's own deviation.", False),
-        ),
-    ),
-)
-
-_RUN = Annotated[str, typer.Argument(metavar="RUN", help="The run's name, as `gradscope ls` shows it.")]
-_LAYERS = Annotated[
+Run: TypeAlias = Annotated[
+    str, typer.Argument(metavar="RUN", help="The run's name, as `gradscope ls` shows it.")
+]
+Layers: TypeAlias = Annotated[
     list[str],
     typer.Argument(metavar="LAYERS", help="Names or patterns: blocks.0.mlp, 'blocks.*.mlp.fc1'."),
 ]
-_STEPS = Annotated[
-    int | None, typer.Option("--steps", metavar="N", min=1, help="End it after N steps.")
+Steps: TypeAlias = Annotated[
+    int | None, typer.Option("--steps", metavar="N", min=1, help="Remove it after N steps.")
 ]
-_FOR = Annotated[
-    float | None,
-    typer.Option("--for", metavar="SECONDS", min=0.0, help="End it after so many seconds."),
+Seconds: TypeAlias = Annotated[
+    float | None, typer.Option("--for", metavar="SECONDS", min=0.0, help="Remove it after that time.")
 ]
-_KEEP = Annotated[bool, typer.Option("--keep", help="Leave it in force until it is removed.")]
-_SITE = Annotated[
-    str,
-    typer.Option("--site", help="Where: the layer's output, input, or params (before the optimizer)."),
+Keep: TypeAlias = Annotated[bool, typer.Option("--keep", help="Leave it in force until it is removed.")]
+Site: TypeAlias = Annotated[
+    str, typer.Option("--site", help="The layer's output, input, or params (before the optimizer).")
 ]
-_FROM = Annotated[int | None, typer.Option("--from-step", metavar="N", min=0, help="The first step.")]
-_UNTIL = Annotated[
-    int | None,
-    typer.Option("--until-step", metavar="N", min=1, help="The first step in which it acts no more."),
+StartStep: TypeAlias = Annotated[
+    int | None, typer.Option("--from-step", metavar="N", min=0, help="The first step.")
 ]
-_EVERY = Annotated[int, typer.Option("--every", metavar="N", min=1, help="Act in every N-th step.")]
-_RAMP = Annotated[
+EndStep: TypeAlias = Annotated[
+    int | None, typer.Option("--until-step", metavar="N", min=1, help="Stop before this step.")
+]
+EverySteps: TypeAlias = Annotated[
+    int, typer.Option("--every", metavar="N", min=1, help="Act in every N-th step.")
+]
+RampText: TypeAlias = Annotated[
     str | None,
     typer.Option("--ramp", help="ARGUMENT=FROM:TO:STEPS: alpha=0:1:1000, or with :dann at the end."),
 ]
-_WHEN = Annotated[
-    str, typer.Option("--when", help="A condition on what arrives: 'norm > 10', 'nan > 0'.")
+When: TypeAlias = Annotated[
+    str, typer.Option("--when", help="A condition on the tensor: 'norm > 10', 'nan > 0'.")
 ]
-_TIMEOUT = Annotated[
+Timeout: TypeAlias = Annotated[
     float,
     typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the next step boundary."),
 ]
 
-_HOW: dict[str, tuple[object, object]] = {
-    "steps": (_STEPS, None),
-    "seconds": (_FOR, None),
-    "keep": (_KEEP, False),
-    "site": (_SITE, "output"),
-    "start_step": (_FROM, None),
-    "end_step": (_UNTIL, None),
-    "every_steps": (_EVERY, 1),
-    "ramp": (_RAMP, None),
-    "when": (_WHEN, ""),
-    "timeout": (_TIMEOUT, 30.0),
-}
-"""Where, when and how long: the options that all these commands share, with their defaults."""
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for name, help, options in _COMMANDS:
-        app.command(name, help=help)(_command(name, options))
-    app.command("intervene")(_with_signature(_intervene, (), has_name=True))
-    app.command("interventions")(_interventions)
-    app.command("remove")(_remove)
+    for name in COMMON:
+        app.command(name, help=_sentence(INTERVENTIONS[name].help))(_command(name))
+    app.command()(_with_options(intervene))
+    for function in (interventions, remove):
+        app.command()(function)
 
 
-def _command(action: str, options: tuple[_Option, ...]) -> Callable[..., None]:
-    def change(run: str, layers: list[str], **given: Any) -> None:  # Any: as the options say
-        arguments = {option.name: given[option.name] for option in options}
-        _install(run, action, layers, arguments, given)
+def _command(name: str) -> Callable[..., None]:
+    arguments = INTERVENTIONS[name].arguments
 
-    return _with_signature(change, options)
+    def command(run: Run, layers: Layers, **given: Any) -> None:  # Any: the options below
+        values = {argument.name: given.pop(argument.name) for argument in arguments}
+        _install(run, layers, name, values, **given)
+
+    return _with_options(command, [_option(argument) for argument in arguments])
 
 
-def _with_signature(
-    function: Callable[..., None], options: tuple[_Option, ...], *, has_name: bool = False
+def _with_options(
+    command: Callable[..., None], options: Sequence[inspect.Parameter] = ()
 ) -> Callable[..., None]:
-    """Give a function the signature that Typer makes arguments and options of."""
-    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter("run", positional, annotation=_RUN)]
-    if has_name:
-        parameters.append(inspect.Parameter("name", positional, default=None, annotation=_NAME))
-        parameters.append(
-            inspect.Parameter("layers", positional, default=None, annotation=_SOME_LAYERS)
-        )
-        parameters.append(
-            inspect.Parameter("set", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_SET)
-        )
-    else:
-        parameters.append(inspect.Parameter("layers", positional, annotation=_LAYERS))
-    parameters += [option.parameter() for option in options]
-    parameters += [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-        for name, (hint, default) in _HOW.items()
+    """Let Typer read the parameters of a command, these options, and those of `_install`."""
+    own = inspect.signature(command).parameters.values()
+    shared = inspect.signature(_install).parameters.values()
+    parameters = [
+        *(p for p in own if p.kind is not p.VAR_KEYWORD),
+        *options,
+        *(p for p in shared if p.kind is p.KEYWORD_ONLY),
     ]
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect looks for
-    function.__annotations__ = {p.name: p.annotation for p in parameters}
-    return function
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect reads
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
 
 
-_NAME = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="Of the intervention; without it, lists them.")
-]
-_SOME_LAYERS = Annotated[
-    list[str] | None, typer.Argument(metavar="[LAYERS]", help="Names or patterns.")
-]
-_SET = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="An argument of the intervention; repeat it."),
-]
+def _option(argument: Argument) -> inspect.Parameter:
+    kind = {"number": float, "whole": int, "yes": bool, "choice": str}[argument.kind]
+    words = argument.help if not argument.options else f"{argument.help}: {', '.join(argument.options)}"
+    option = typer.Option(f"--{argument.name.replace('_', '-')}", help=_sentence(words))
+    default = inspect.Parameter.empty if argument.default is None else kind(argument.default)
+    return inspect.Parameter(
+        argument.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, option],
+    )
 
 
-def _intervene(
-    run: str,
-    name: str | None,
-    layers: list[str] | None,
-    set: list[str] | None,
-    **given: Any,  # Any: as the options say
+def _sentence(phrase: str) -> str:
+    return f"{phrase[0].upper()}{phrase[1:]}."
+
+
+def intervene(
+    run: Run,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The intervention; without it, lists them.")
+    ] = None,
+    layers: Annotated[
+        list[str] | None, typer.Argument(metavar="[LAYERS]", help="Names or patterns.")
+    ] = None,
+    *,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An argument of the intervention; repeat it."),
+    ] = None,
+    **how: Any,  # Any: the options of `_install`
 ) -> None:
-    """Install any intervention, also one that the training script has brought.
+    """Install any intervention, including those that the training script has registered.
 
     Without a name, list those that the run has, with their arguments.
     """
@@ -186,19 +131,19 @@ def _intervene(
         return
     if not layers:
         raise UsageError(f"{name} needs the name or pattern of at least one layer")
-    _install(run, name, layers, read_arguments(run, name, set or []), given)
+    _install(run, layers, name, read_arguments(run, name, set or []), **how)
 
 
-def _interventions(
-    run: _RUN,
+def interventions(
+    run: Run,
     history: Annotated[
-        bool, typer.Option("--history", help="Who did what, when, from which step on.")
+        bool, typer.Option("--history", help="Who changed what, when, and from which step on.")
     ] = False,
     python: Annotated[
         bool, typer.Option("--python", help="As lines that make them permanent in a script.")
     ] = False,
 ) -> None:
-    """List what is in force in a run, in the order in which a gradient passes it."""
+    """List the active interventions of a run, in the order in which they apply."""
     from gradscope.cli import interventions as listing  # noqa: PLC0415 - loads zmq
 
     if history:
@@ -209,13 +154,13 @@ def _interventions(
         listing.show_interventions(run)
 
 
-def _remove(
-    run: _RUN,
+def remove(
+    run: Run,
     intervention: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="As `gradscope interventions RUN` shows it.")
     ] = None,
     is_all: Annotated[bool, typer.Option("--all", help="Remove all of them.")] = False,
-    timeout: _TIMEOUT = 30.0,
+    timeout: Timeout = 30.0,
 ) -> None:
     """Remove an intervention."""
     from gradscope.cli.interventions import remove as remove_one  # noqa: PLC0415 - loads zmq
@@ -226,16 +171,31 @@ def _remove(
 
 
 def _install(
-    run: str,
-    action: str,
-    layers: list[str],
+    run: Run,
+    layers: Layers,
+    name: str,
     arguments: dict[str, float | str],
-    given: dict[str, Any],  # Any: as the options say
+    *,
+    steps: Steps = None,
+    seconds: Seconds = None,
+    keep: Keep = False,
+    site: Site = "output",
+    start_step: StartStep = None,
+    end_step: EndStep = None,
+    every_steps: EverySteps = 1,
+    ramp: RampText = None,
+    when: When = "",
+    timeout: Timeout = 30.0,
 ) -> None:
     from gradscope.cli.interventions import End, install  # noqa: PLC0415 - loads zmq
 
-    end = End(given["steps"], given["seconds"], given["keep"], given["end_step"])
-    how = {name: given[name] for name in ("site", "start_step", "end_step", "every_steps", "when")}
-    install(
-        run, action, layers, arguments, end, {**how, "ramp": given["ramp"]}, timeout_s=given["timeout"]
-    )
+    how = {
+        "site": site,
+        "start_step": start_step,
+        "end_step": end_step,
+        "every_steps": every_steps,
+        "ramp": ramp,
+        "when": when,
+    }
+    end = End(steps, seconds, keep, end_step)
+    install(run, name, layers, arguments, end, how, timeout_s=timeout)

@@ -3,18 +3,17 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from gradscope.cli.connection import connect_to
 from gradscope.cli.output import say, table_lines
-from gradscope.cli.run_selection import find_run
-from gradscope.client import Client, connect, python_lines
+from gradscope.client import Client, python_lines
 from gradscope.errors import UsageError
 from gradscope.protocol import ArgumentInfo, Backfill, Event, InterventionState, schedule_in_words
 from gradscope.recording import open_recording
 
 __all__ = [
     "End",
-    "connect_to",
     "install",
     "read_arguments",
     "remove",
@@ -218,14 +217,3 @@ def _kept(client: Client, run: str) -> list[Event]:
             elif isinstance(message, Backfill) and message.state == "end":
                 return found
     return found
-
-
-def connect_to(run: str, *, want: Literal["observe", "control"] = "control") -> Client:
-    """Return a client of a run. Raises NothingToConnectError, with near names, where there is none."""
-    client = connect(want=want, name="the command line")
-    try:
-        client.run = find_run(run, client.runs())
-    except BaseException:
-        client.close()
-        raise
-    return client

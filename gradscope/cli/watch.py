@@ -4,8 +4,7 @@ import importlib
 
 from gradscope.cli import exit_codes, terminal
 from gradscope.cli.output import say
-from gradscope.cli.run_selection import NOTHING_LIVE, find_run, live_names, only_live_run
-from gradscope.client import connect
+from gradscope.client import connect, find_run, live_runs, only_live_run
 from gradscope.errors import NothingToConnectError
 from gradscope.recording import RecordingInfo, list_recordings, open_recording
 
@@ -23,9 +22,7 @@ def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "
         runs = client.runs()
     if run is not None:
         find_run(run, runs)
-    elif not live_names(runs):
-        raise NothingToConnectError(NOTHING_LIVE)
-    elif len(live_names(runs)) == 1:
+    elif len(live_runs(runs)) < 2:  # several: the screen asks
         run = only_live_run(runs)
     return open_screen(run, is_readonly=is_readonly, tab=tab)
 

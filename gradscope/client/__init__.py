@@ -4,11 +4,15 @@ from gradscope.client.as_python import python_lines
 from gradscope.client.captured_tensors import CapturedArray, Channels
 from gradscope.client.client import Client
 from gradscope.client.connection import connect
+from gradscope.client.run_selection import find_run, live_runs, only_live_run
 
 __all__ = [
     "CapturedArray",
     "Channels",
     "Client",
     "connect",
+    "find_run",
+    "live_runs",
+    "only_live_run",
     "python_lines",
 ]

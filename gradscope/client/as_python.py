@@ -1,62 +1,34 @@
 """An intervention as the lines of Python that make it permanent in a script.
 
-The first line does the same through a Scope. The second, where there is one, needs no Scope: a module
-of `gradscope.nn` on a hook, or plain PyTorch before the optimizer steps.
+The first line does the same through a Scope. The second, if there is one, needs no Scope: a module of
+`gradscope.nn` in a hook, or plain PyTorch before the optimizer steps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from gradscope.catalogue import INTERVENTIONS, SCOPE_METHODS
 from gradscope.protocol import ActionInfo, InterventionState, Schedule
 
 __all__ = ["python_lines"]
 
-_METHODS = (
-    "reverse", "scale", "clip", "clamp", "stop", "noise", "replace_nonfinite", "straight_through",
-    "scale_activation", "clamp_activation", "zero_activation", "noise_activation", "round_activation",
-)  # fmt: skip
-"""The interventions that a Scope has a method for."""
-
-_MODULES: dict[str, Callable[[InterventionState], str]] = {
-    "reverse": lambda s: f"GradientReversal({s.arguments['alpha']!r})",
-    "scale": lambda s: f"GradientScale({s.arguments['factor']!r})",
-    "clip": lambda s: f"GradientClip({_number(s.arguments['max_norm'])})",
-    "clamp": lambda s: f"GradientClamp({_number(s.arguments['limit'])})",
-    "stop": lambda _: "StopGradient()",
-    "noise": lambda s: (
-        f"GradientNoise({s.arguments['std']!r}, {int(s.arguments.get('seed', 0))}, "
-        f"is_relative={bool(s.arguments.get('relative', 0))})"
-    ),
-    "replace_nonfinite": lambda s: f"GradientReplaceNonfinite({s.arguments['value']!r})",
-}
-
-_ON_PARAMETERS: dict[str, Callable[[InterventionState], str]] = {
-    "reverse": lambda s: f"p.grad.mul_(-{s.arguments['alpha']!r})",
-    "scale": lambda s: f"p.grad.mul_({s.arguments['factor']!r})",
-    "clip": lambda s: f"torch.nn.utils.clip_grad_norm_(p, {_number(s.arguments['max_norm'])})",
-    "clamp": lambda s: (
-        f"p.grad.clamp_(-{_number(s.arguments['limit'])}, {_number(s.arguments['limit'])})"
-    ),
-    "stop": lambda _: "p.grad.zero_()",
-    "replace_nonfinite": lambda s: "p.grad.nan_to_num_({0!r}, {0!r}, {0!r})".format(
-        s.arguments["value"]
-    ),
-}
-
 
 def python_lines(state: InterventionState, actions: Sequence[ActionInfo] = ()) -> tuple[str, ...]:
-    """Return the lines, as `scope.clip("fc1", max_norm=1.0)`. `actions` tell the types of arguments."""
-    lines = [_scope_line(state, actions)]
+    """Return the lines, such as `scope.clip("fc1", max_norm=1.0)`.
+
+    `actions` are the interventions of the run: they have the argument types of a script's own ones.
+    """
+    given = _arguments(state, actions)
+    lines = [_scope_line(state, given)]
     if state.schedule is None and state.choices.get("per", "tensor") == "tensor":
-        lines += _lines_without_scope(state)
+        lines += _lines_without_scope(state, given)
     return tuple(lines)
 
 
-def _scope_line(state: InterventionState, actions: Sequence[ActionInfo]) -> str:
-    given = _arguments(state, actions)
+def _scope_line(state: InterventionState, given: dict[str, str]) -> str:
     how = [f"site={state.site!r}"] if state.site != "output" else []
     how += _when(state.schedule)
     layers = repr(state.layers[0]) if len(state.layers) == 1 else repr(list(state.layers))
-    if state.action in _METHODS:
+    if state.action in SCOPE_METHODS:
         keywords = [f"{name}={value}" for name, value in given.items()]
         return f"scope.{state.action}({', '.join([layers, *keywords, *how])})"
     inner = ", ".join(f"{name!r}: {value}" for name, value in given.items())
@@ -65,8 +37,10 @@ def _scope_line(state: InterventionState, actions: Sequence[ActionInfo]) -> str:
 
 
 def _arguments(state: InterventionState, actions: Sequence[ActionInfo]) -> dict[str, str]:
-    known = next((action.arguments for action in actions if action.name == state.action), ())
-    kinds = {argument.name: argument.kind for argument in known}
+    """Return the arguments as Python literals."""
+    own = next((action.arguments for action in actions if action.name == state.action), ())
+    spec = INTERVENTIONS.get(state.action)
+    kinds = {argument.name: argument.kind for argument in (spec.arguments if spec else own)}
     given = {name: _typed(value, kinds.get(name, "number")) for name, value in state.arguments.items()}
     return given | {name: repr(text) for name, text in state.choices.items()}
 
@@ -74,10 +48,8 @@ def _arguments(state: InterventionState, actions: Sequence[ActionInfo]) -> dict[
 def _typed(value: float, kind: str) -> str:
     if kind == "yes":
         return str(bool(value))
-    return str(int(value)) if kind == "whole" else _number(value)
-
-
-def _number(value: float) -> str:
+    if kind == "whole":
+        return str(int(value))
     return f'float("{value}")' if value in (float("inf"), -float("inf")) else repr(value)
 
 
@@ -96,19 +68,19 @@ def _when(schedule: Schedule | None) -> list[str]:
     return words
 
 
-def _lines_without_scope(state: InterventionState) -> list[str]:
+def _lines_without_scope(state: InterventionState, given: dict[str, str]) -> list[str]:
+    spec = INTERVENTIONS.get(state.action)
+    template = "" if spec is None else spec.on_parameters if state.site == "params" else spec.module
+    if not template:
+        return []
+    change = template.format(**given)
     names = list(state.layers)
     each = "" if len(names) == 1 else f"for name in {names!r}: "
     module = f"model.get_submodule({names[0]!r})" if len(names) == 1 else "model.get_submodule(name)"
     if state.site == "params":
-        if state.action not in _ON_PARAMETERS:
-            return []
-        change = _ON_PARAMETERS[state.action](state)
         below = f"for p in {{p for n in {names!r} for p in model.get_submodule(n).parameters()}}: "
         return [f"{below}{change}  # before optimizer.step()"]
-    if state.action not in _MODULES:
-        return []
-    change = f"change=gradscope.nn.{_MODULES[state.action](state)}"
+    change = f"change=gradscope.nn.{change}"
     if state.site == "input":
         hook = f"lambda module, args, {change}: tuple(change(x) for x in args)"
         return [f"{each}{module}.register_forward_pre_hook({hook})"]

@@ -1,25 +1,35 @@
 """`Client`: a viewer's hold on one run."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
-from gradscope.client.attending import Attending
-from gradscope.client.captured_tensors import Incoming
+from gradscope.catalogue import CommandName
+from gradscope.client.captured_tensors import CapturedArray
+from gradscope.client.command_sender import (
+    TIMEOUT_S,
+    CommandFields,
+    CommandSender,
+    How,
+    Layers,
+    install_fields,
+    link_in_words,
+)
 from gradscope.client.run_selection import only_live_run
 from gradscope.client.session import Session
 from gradscope.columns import MemoryTable, RankAssembly, Table, TimesTable
-from gradscope.errors import CommandTimeoutError, LinkError
+from gradscope.errors import LinkError
 from gradscope.protocol import (
     Ack,
-    Command,
+    BreakpointState,
     Hello,
     Interventions,
     InterventionState,
     Manifest,
     Message,
+    PauseState,
     RunInfo,
     Step,
     Subscribe,
@@ -36,7 +46,7 @@ _LOOK_S = 0.25
 Value = TypeVar("Value")
 
 
-class Client(Attending):
+class Client:
     """A connection to a hub, made by `connect`; a context manager. It never starts a hub.
 
     There are two ways to use it. A screen calls `watch` and then `receive` again and again. A script
@@ -45,10 +55,9 @@ class Client(Attending):
 
     def __init__(self, address: str, hello: Hello, set_by: str) -> None:
         self.run: str | None = None
-        self._hello = hello
-        self._set_by = set_by
         self._rate_hz = _EVERY_STEP_HZ
         self._session = Session(address, hello)
+        self._commands = CommandSender(self._session, self._chosen, hello.peer, set_by)
 
     @property
     def link(self) -> LinkState:
@@ -70,7 +79,9 @@ class Client(Attending):
         self._session.ask_for_runs()
         found = known.wait(lambda: known.runs if known.runs_count > count else None, timeout_s)
         if found is None:
-            raise LinkError(f"the hub did not list its runs in {timeout_s:g} s; {self._about_link()}")
+            raise LinkError(
+                f"the hub did not list its runs in {timeout_s:g} s; {link_in_words(self.link)}"
+            )
         return list(found)
 
     def watch(self, run: str, *, max_rate_hz: float = 4.0, backfill: bool = True) -> None:
@@ -211,6 +222,143 @@ class Client(Attending):
         newest = self._state(timeout_s)
         return newest.entries if newest else ()
 
+    def paused(self, timeout_s: float = 5.0) -> PauseState | None:
+        """Return the step before which training is paused and its lease; None while it runs."""
+        state = self._state(timeout_s)
+        return state.pause if state else None
+
+    def breakpoints(self, timeout_s: float = 5.0) -> tuple[BreakpointState, ...]:
+        """Return the breakpoints of the run."""
+        state = self._state(timeout_s)
+        return state.breakpoints if state else ()
+
+    # Commands. Each waits until it is in force and returns the Ack with that step. They raise
+    # CommandRefusedError with the reason if the hub or the training process refuses, and
+    # CommandTimeoutError if no answer came within `timeout_s`.
+
+    def submit(self, action: CommandName, **fields: Unpack[CommandFields]) -> Future[Ack]:
+        """Send a command without waiting; the Future of its Ack raises CommandRefusedError."""
+        return self._commands.submit(action, fields)
+
+    def intervene(
+        self,
+        layers: Layers,
+        name: str,
+        *,
+        arguments: Mapping[str, float | str] | None = None,
+        **how: Unpack[How],
+    ) -> Ack:
+        """Install the intervention of that name: gradscope's, or one registered by the script.
+
+        `layers` is a name or pattern, or several. Raises UsageError for an invalid schedule.
+        """
+        fields = install_fields(layers, name, arguments or {}, how)
+        return self._commands.ask("install", how.get("timeout_s", TIMEOUT_S), **fields)
+
+    def reverse(self, layers: Layers, *, alpha: float = 1.0, **how: Unpack[How]) -> Ack:
+        """Multiply the gradients of layers by -alpha."""
+        return self.intervene(layers, "reverse", arguments={"alpha": alpha}, **how)
+
+    def scale(self, layers: Layers, *, factor: float, **how: Unpack[How]) -> Ack:
+        """Multiply the gradients of layers by `factor`."""
+        return self.intervene(layers, "scale", arguments={"factor": factor}, **how)
+
+    def clip(self, layers: Layers, *, max_norm: float, per: str = "tensor", **how: Unpack[How]) -> Ack:
+        """Scale the gradients of layers down to a norm of at most `max_norm`.
+
+        `per`: each "tensor" by itself, those of a "layer" as one, or with site="params" "all" as one.
+        """
+        return self.intervene(layers, "clip", arguments={"max_norm": max_norm, "per": per}, **how)
+
+    def clamp(self, layers: Layers, *, limit: float, **how: Unpack[How]) -> Ack:
+        """Limit each element of the gradients of layers to ± `limit`."""
+        return self.intervene(layers, "clamp", arguments={"limit": limit}, **how)
+
+    def stop(self, layers: Layers, **how: Unpack[How]) -> Ack:
+        """Set the gradients of layers to zero."""
+        return self.intervene(layers, "stop", **how)
+
+    def noise(
+        self,
+        layers: Layers,
+        *,
+        std: float,
+        seed: int = 0,
+        relative: bool = False,
+        **how: Unpack[How],
+    ) -> Ack:
+        """Add Gaussian noise to the gradients; `relative`: `std` is a fraction of their own std."""
+        arguments = {"std": std, "seed": seed, "relative": relative}
+        return self.intervene(layers, "noise", arguments=arguments, **how)
+
+    def remove(self, target: str, *, timeout_s: float = TIMEOUT_S) -> Ack:
+        """Remove the intervention of that id."""
+        return self._commands.ask("remove", timeout_s, target=target)
+
+    def remove_all(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
+        """Remove all interventions of the run."""
+        return self._commands.ask("remove_all", timeout_s)
+
+    def undo(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
+        """Remove all interventions, and restore the training state before the first of them.
+
+        Only if the training keeps a snapshot: `scope.keep_snapshot()`.
+        """
+        return self._commands.ask("undo", timeout_s)
+
+    def pause(self, *, lease_s: float | None = None, timeout_s: float = TIMEOUT_S) -> Ack:
+        """Pause training at the next step boundary for `lease_s` seconds: 60 by default, at most 300.
+
+        Pausing again renews the lease. The Ack's step is the first that is held.
+        """
+        return self._commands.ask("pause", timeout_s, lease_s=lease_s)
+
+    def resume(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
+        """Resume training; the Ack's step is the first that runs."""
+        return self._commands.ask("resume", timeout_s)
+
+    def step_once(self, *, lease_s: float | None = None, timeout_s: float = TIMEOUT_S) -> Ack:
+        """Run one step, and pause before the next; return when training is paused there.
+
+        The Ack's step is the one that has run.
+        """
+        self._ensure_watched()
+        return self._commands.step_once(timeout_s, lease_s)
+
+    def breakpoint(
+        self, condition: str, *, lease_s: float | None = None, timeout_s: float = TIMEOUT_S
+    ) -> str:
+        """Pause training when a condition becomes true, such as `loss > 10`; return its id."""
+        return self._commands.ask("break", timeout_s, condition=condition, lease_s=lease_s).id
+
+    def remove_breakpoint(self, id: str = "", *, timeout_s: float = TIMEOUT_S) -> Ack:
+        """Remove a breakpoint; without an id, all of them."""
+        return self._commands.ask("unbreak", timeout_s, target=id)
+
+    def measure_now(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
+        """Measure memory and time in the next step, even beyond the budget; the Ack names the step."""
+        return self._commands.ask("measure", timeout_s)
+
+    def focus(self, *layers: str, timeout_s: float = TIMEOUT_S) -> Ack:
+        """Set the focus of this client: layers measured in steps between the observed ones.
+
+        It replaces the focus that this client had; without layers it ends. At most 16, by name or
+        pattern; the Ack has their names. `focus_steps` iterates over the results. It ends with this
+        client. Refused for a compiled model.
+        """
+        return self._commands.ask("focus", timeout_s, layers=layers)
+
+    def capture(
+        self, layers: str, what: str = "activation", *, timeout_s: float = TIMEOUT_S
+    ) -> list[CapturedArray]:
+        """Return tensors of layers from the next step; of a tensor above 16 MB, the first part.
+
+        `what` is "activation", "gradient" or "param_grad". Raises NotMeasuredError, with the reason, if
+        the step had none.
+        """
+        self._ensure_watched()
+        return self._commands.capture(layers, what, timeout_s)
+
     def close(self) -> None:
         """Say goodbye to the hub and end the client's thread."""
         self._session.close()
@@ -247,54 +395,17 @@ class Client(Attending):
     def _check_link(self, now_s: float) -> None:
         link = self.link
         if link.phase != "up" and now_s - link.since_s > _LOST_S:
-            raise LinkError(f"no hub for {_LOST_S:g} s: {self._about_link()}")
+            raise LinkError(f"no hub for {_LOST_S:g} s: {link_in_words(self.link)}")
 
     def _found(self, value: Value | None, what: str, timeout_s: float) -> Value:
         if value is None:
             raise LinkError(
-                f"no {what} of run {self.run!r} came in {timeout_s:g} s; {self._about_link()}"
+                f"no {what} of run {self.run!r} came in {timeout_s:g} s; {link_in_words(self.link)}"
             )
         return value
-
-    def _about_link(self) -> str:
-        link = self.link
-        return f"the link is {link.phase}" + (f": {link.reason}" if link.reason else "")
-
-    # What the controls need.
-
-    def _sender(self) -> tuple[str, str, str]:
-        return self._chosen(), self._hello.peer, self._set_by
 
     def _state(self, timeout_s: float) -> Interventions | None:
         self._ensure_watched()
         known = self._session.known
         self._found(known.wait(lambda: known.is_synchronised or None, timeout_s), "answer", timeout_s)
         return known.interventions.get(0)
-
-    def _await_pause(self, step: int, timeout_s: float) -> None:
-        self._ensure_watched()
-        known = self._session.known
-
-        def look() -> bool | None:
-            state = known.interventions.get(0)
-            return True if state and state.pause and state.pause.step >= step else None
-
-        if known.wait(look, timeout_s) is None:
-            raise CommandTimeoutError(self._why_no_answer(timeout_s))
-
-    def _incoming(self) -> Incoming:
-        return self._session.captured
-
-    def _ask(self, command: Command) -> "Future[Ack]":
-        return self._session.ask(command)
-
-    def _forget(self, future: "Future[Ack]") -> None:
-        self._session.forget(future)
-
-    def _why_no_answer(self, timeout_s: float) -> str:
-        ranks = [info for info in self._session.known.runs if info.run == self.run and info.rank == 0]
-        where = f" (last heard of in step {ranks[0].step})" if ranks else ""
-        return (
-            f"run {self.run!r}{where} has not answered in {timeout_s:g} s: commands wait for the end "
-            f"of a step; it may still take effect later. {self._about_link()}".strip()
-        )

@@ -8,7 +8,7 @@ from typing import Literal
 
 from gradscope._version import __version__
 from gradscope.client.client import Client
-from gradscope.client.run_selection import live_runs, require_run
+from gradscope.client.run_selection import find_run, live_runs
 from gradscope.errors import IncompatibleError, LinkError, NothingToConnectError
 from gradscope.paths import ensure_private_dir
 from gradscope.protocol import Hello
@@ -92,7 +92,7 @@ def _choose(client: Client, run: str | None) -> None:
     deadline_s = time.monotonic() + _RUN_GRACE_S
     while run is not None and not any(info.run == run for info in runs):
         if time.monotonic() > deadline_s:
-            require_run(run, runs)
+            find_run(run, runs)
         time.sleep(_POLL_S * 4)
         runs = client.runs()
     live = live_runs(runs)

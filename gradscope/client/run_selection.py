@@ -1,20 +1,21 @@
-"""Which run is meant, when it was not named or not found."""
+"""Selecting a run by name, or the only live one."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 from gradscope.errors import NothingToConnectError
 from gradscope.protocol import RunInfo
 
-__all__ = ["live_runs", "only_live_run", "require_run"]
+__all__ = ["find_run", "live_runs", "only_live_run"]
 
 
-def live_runs(runs: Sequence[RunInfo]) -> list[str]:
-    """Return the names of the live runs, each once, in order."""
+def live_runs(runs: Iterable[RunInfo]) -> list[str]:
+    """Return the names of the runs with at least one live rank, each once, in order."""
     return list(dict.fromkeys(info.run for info in runs if info.is_live))
 
 
-def only_live_run(runs: Sequence[RunInfo]) -> str:
-    """Return the only live run. Raises NothingToConnectError when there is none, or several."""
+def only_live_run(runs: Iterable[RunInfo]) -> str:
+    """Return the only live run. Raises NothingToConnectError if there are none or several."""
     live = live_runs(runs)
     if len(live) == 1:
         return live[0]
@@ -25,11 +26,11 @@ def only_live_run(runs: Sequence[RunInfo]) -> str:
     raise NothingToConnectError(f"{len(live)} runs are live, name one of them: {', '.join(live)}")
 
 
-def require_run(name: str, runs: Sequence[RunInfo]) -> None:
-    """Raise NothingToConnectError unless the hub knows the run."""
-    if any(info.run == name for info in runs):
-        return
-    live = live_runs(runs)
-    raise NothingToConnectError(
-        f"there is no run {name!r}; " + (f"live runs: {', '.join(live)}" if live else "no run is live")
-    )
+def find_run(name: str, runs: Sequence[RunInfo]) -> str:
+    """Return `name` if the hub knows that run. Raises NothingToConnectError with similar names if not."""
+    known = list(dict.fromkeys(info.run for info in runs))
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(known) or 'none'}"
+    raise NothingToConnectError(f"there is no run {name!r}; {hint}. `gradscope ls` lists them all")

@@ -44,6 +44,7 @@ from gradscope.protocol.messages import (
     Times,
     Welcome,
     Who,
+    make_schedule,
     parse_ramp,
     schedule_in_words,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "Who",
     "decode",
     "encode",
+    "make_schedule",
     "pack_layers",
     "parse_ramp",
     "schedule_in_words",

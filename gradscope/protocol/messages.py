@@ -28,7 +28,7 @@ from gradscope.protocol.links import (
     Welcome,
     Who,
 )
-from gradscope.protocol.schedules import Ramp, Schedule, parse_ramp, schedule_in_words
+from gradscope.protocol.schedules import Ramp, Schedule, make_schedule, parse_ramp, schedule_in_words
 from gradscope.protocol.stream import (
     ActionInfo,
     AlertInfo,
@@ -78,6 +78,7 @@ __all__ = [
     "Times",
     "Welcome",
     "Who",
+    "make_schedule",
     "parse_ramp",
     "schedule_in_words",
 ]

@@ -8,7 +8,7 @@ import msgspec
 from gradscope.errors import UsageError
 from gradscope.protocol.fields import Whole
 
-__all__ = ["Ramp", "Schedule", "parse_ramp", "schedule_in_words"]
+__all__ = ["Ramp", "Schedule", "make_schedule", "parse_ramp", "schedule_in_words"]
 
 _RAMP = re.compile(r"(?:(\w+)=)?([^:=]+):([^:=]+):([^:=]+?)(?::(linear|dann))?")
 
@@ -58,6 +58,26 @@ def schedule_in_words(schedule: Schedule | None) -> str:
     if schedule.condition:
         words.append(f"while {schedule.condition}")
     return ", ".join(words)
+
+
+def make_schedule(
+    *,
+    start_step: int | None = None,
+    end_step: int | None = None,
+    every_steps: int = 1,
+    ramp: Ramp | str | None = None,
+    when: str = "",
+) -> Schedule:
+    """Return a schedule from what a person gave. Raises UsageError for an invalid step or ramp."""
+    for name, step, lowest in (
+        ("start_step", start_step, 0),
+        ("end_step", end_step, 0),
+        ("every_steps", every_steps, 1),
+    ):
+        if step is not None and (not isinstance(step, int) or step < lowest):
+            raise UsageError(f"{name} must be a whole number of at least {lowest}, got {step!r}")
+    parsed = parse_ramp(ramp) if isinstance(ramp, str) else ramp
+    return Schedule(start_step, end_step, every_steps, parsed, when)
 
 
 def parse_ramp(text: str) -> Ramp:

@@ -6,7 +6,8 @@ import string
 import pytest
 
 from gradscope.agent.scope import Scope
-from gradscope.catalogue import INTERVENTIONS, SCOPE_METHODS
+from gradscope.catalogue import COMMON, INTERVENTIONS, SCOPE_METHODS
+from gradscope.client import Client
 from gradscope.intervene import ACTIONS
 
 
@@ -42,7 +43,7 @@ def defaults(method) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(Scope, name) for name in SCOPE_METHODS],
+    [*((Scope, name) for name in SCOPE_METHODS), *((Client, name) for name in COMMON)],
 )
 def test_a_typed_method_has_the_parameters_and_defaults_of_its_entry(owner, name):
     expected = {

@@ -111,7 +111,7 @@ def test_without_a_run_the_client_says_what_to_do(hub: HubAddress) -> None:
 
 def test_an_unknown_run_is_told_with_those_that_are_live(train: Train) -> None:
     train("one")
-    with pytest.raises(NothingToConnectError, match="no run 'two'; live runs: one"):
+    with pytest.raises(NothingToConnectError, match=r"no run 'two'; .*one"):
         connect("two")
 
 
@@ -280,7 +280,9 @@ def test_a_refused_command_raises_with_the_reason(train: Train) -> None:
     with connect() as client:
         with pytest.raises(CommandRefusedError, match=r"no layer matches.*nearest: fc1"):
             client.clip("fc9", max_norm=1.0)
-        future = client.clip("fc9", max_norm=1.0, wait=False)
+        future = client.submit(
+            "install", intervention="clip", layers="fc9", arguments={"max_norm": 1.0}
+        )
         assert isinstance(future.exception(10.0), CommandRefusedError)
 
 
@@ -332,7 +334,7 @@ def test_a_command_outlives_the_hub_and_is_obeyed_once(
     with connect() as client:
         client.latest(10.0)
         os.kill(hub_pid(), signal.SIGKILL)
-        future = client.scale("fc1", factor=2.0, wait=False)
+        future = client.submit("install", intervention="scale", layers="fc1", arguments={"factor": 2.0})
         assert future.result(20.0).is_done
         assert len(client.interventions()) == 1
 
@@ -342,7 +344,7 @@ def test_closing_ends_the_thread_and_answers_who_waits(train: Train) -> None:
     client = connect()
     client.latest(10.0)
     process.send_signal(signal.SIGSTOP)
-    future = client.stop("fc1", wait=False)
+    future = client.submit("install", intervention="stop", layers="fc1")
     client.close()
     assert isinstance(future.exception(5.0), LinkError)
     assert not [t for t in threading.enumerate() if t.name == "gradscope-client"]

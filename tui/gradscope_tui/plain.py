@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 from rich.color import ColorSystem
 from rich.style import Style
 
-from gradscope.errors import LinkError, NothingToConnectError
+from gradscope.client import only_live_run
+from gradscope.errors import LinkError
 from gradscope.protocol import Backfill, Message, RunInfo
 from gradscope.recording import Recording
 from gradscope_tui.source import Link
@@ -80,7 +81,7 @@ def render_once(client: Reader, *, color: bool, width: int, tab: str = "layers")
     there is no run to choose, and LinkError when no step comes in 10 s.
     """
     session = Session()
-    store = session.watch(client.run or _only_live(client.runs()))
+    store = session.watch(client.run or only_live_run(client.runs()))
     client.watch(store.run)
     deadline = time.monotonic() + _TIMEOUT_S
     is_backfilled = False
@@ -156,15 +157,6 @@ def table_text(store: RunStore, *, link: Link, is_ended: bool, color: bool, widt
     lines.append(header_cells(view))
     lines += [(Cell(" "), *row_cells(view, row)) for row in range(len(listing.nodes))]
     return "\n".join(_line(cells, color=color) for cells in lines) + "\n"
-
-
-def _only_live(runs: Iterable[RunInfo]) -> str:
-    live = list(dict.fromkeys(info.run for info in runs if info.is_live))
-    if len(live) == 1:
-        return live[0]
-    if live:
-        raise NothingToConnectError(f"{len(live)} runs are live, name one of them: {', '.join(live)}")
-    raise NothingToConnectError("no run is live; start a training that calls gradscope.attach(model)")
 
 
 def _line(cells: Iterable[Cell], *, color: bool) -> str:
