@@ -11,7 +11,6 @@ from typing import TypedDict, Unpack
 from gradscope.agent.commands.intervention_commands import Modules, check_wanted
 from gradscope.agent.interventions.handle import Intervention
 from gradscope.agent.link.messages import state_of
-from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import (
     Action,
@@ -21,12 +20,10 @@ from gradscope.intervene import (
     LedgerEntry,
     OwnFunction,
     Ramp,
-    Schedule,
     action_of,
     find_action,
-    parse_ramp,
 )
-from gradscope.protocol import InterventionState
+from gradscope.protocol import InterventionState, make_schedule
 
 __all__ = ["Changes", "When"]
 
@@ -188,8 +185,14 @@ class Changes(ABC):
             layers,
             site=how.get("site", "output"),
             set_by="script",
-            end=_end_of(how),
-            schedule=_schedule_of(how),
+            end=End(how.get("for_steps"), how.get("for_s")),
+            schedule=make_schedule(
+                start_step=how.get("start_step"),
+                end_step=how.get("end_step"),
+                every_steps=how.get("every_steps", 1),
+                ramp=how.get("ramp"),
+                when=how.get("when", ""),
+            ),
             origin=f"{getpass.getuser()}@{socket.gethostname()}, pid {os.getpid()}",
         )
         entry = self._ledger.install(wanted, _nothing_to_answer)
@@ -218,29 +221,6 @@ class Changes(ABC):
     @abstractmethod
     def _settle_if_fresh(self) -> None:
         """Let requests take effect in this step where it has not begun to compute."""
-
-
-def _end_of(how: When) -> End:
-    steps, seconds = how.get("for_steps"), how.get("for_s")
-    for name, value in (("for_steps", steps), ("for_s", seconds)):
-        if value is not None and not value > 0:
-            raise UsageError(f"{name} must be greater than 0, got {value!r}")
-    return End(steps=steps, seconds=seconds)
-
-
-def _schedule_of(how: When) -> Schedule:
-    ramp = how.get("ramp")
-    for name in ("start_step", "end_step"):
-        step = how.get(name)
-        if step is not None and (not isinstance(step, int) or step < 0):
-            raise UsageError(f"{name} must be a whole number of at least 0, got {step!r}")
-    return Schedule(
-        start_step=how.get("start_step"),
-        end_step=how.get("end_step"),
-        every_steps=how.get("every_steps", 1),
-        ramp=parse_ramp(ramp) if isinstance(ramp, str) else ramp,
-        condition=how.get("when", ""),
-    )
 
 
 def _nothing_to_answer(entry: LedgerEntry, step: int) -> None:

@@ -1,16 +1,12 @@
-"""A condition on what arrives: `norm > 10`, `absmax > 1e3 and nan == 0`.
+"""Conditions of interventions (`when=`): `norm > 10`, `absmax > 1e3 and nan == 0`.
 
-It is parsed here and never evaluated as code, and computed on the tensor's own device without waiting.
-
-    condition = comparison { "and" comparison } | comparison { "or" comparison }
-    comparison = statistic ( ">" | ">=" | "<" | "<=" | "==" | "!=" ) number
-
-The statistics are those of a layer's row: over the finite elements, of complex numbers over their
-magnitudes; `nan`, `inf` and `zero` count elements.
+The language is that of `gradscope/catalogue/expressions.py`, with the statistics of one row: over the finite
+elements, of complex numbers over their magnitudes; `nan`, `inf` and `zero` count elements. A condition is
+computed on the tensor's own device, without synchronisation, so the formulas of `columns.derived`, which
+are for NumPy, are repeated here for tensors; a test compares the two.
 """
 
 import operator
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -18,12 +14,14 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from gradscope.errors import UsageError
+from gradscope.catalogue.expressions import Combination, Expression, Vocabulary, parse_expression
 
 __all__ = ["STATISTICS", "Condition", "parse_condition"]
 
 STATISTICS = ("norm", "rms", "mean", "std", "min", "max", "absmax", "nan", "inf", "zero")
-
+_WORDS = Vocabulary(
+    examples="examples: norm > 10, absmax > 1e3 and nan == 0, mean < -1 or std > 5", names=STATISTICS
+)
 _COMPARE: dict[str, Callable[[Tensor, float], Tensor]] = {
     ">": operator.gt,
     ">=": operator.ge,
@@ -32,52 +30,25 @@ _COMPARE: dict[str, Callable[[Tensor, float], Tensor]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-_COMPARISON = re.compile(r"\s*([a-z]+)\s*(>=|<=|==|!=|>|<)\s*([-+0-9.eE]+|inf|-inf)\s*")
-_LONGEST = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Comparisons that must all hold, or one of them."""
+    """A condition on the statistics of one or several tensors."""
 
     text: str
-    comparisons: tuple[tuple[str, str, float], ...]
-    needs_all: bool
+    expression: Expression
 
     def holds(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return whether it holds of tensors taken as one, as a tensor on the device of the first."""
+        """Return whether it is true of tensors taken as one, as a tensor on the device of the first."""
         with torch.no_grad():
-            numbers = [_record(tensor) for tensor in tensors]
-            whole = numbers[0] if len(numbers) == 1 else _merged(numbers)
-            held = [
-                _COMPARE[sign](_derived(whole, name), number) for name, sign, number in self.comparisons
-            ]
-            return reduce(torch.logical_and if self.needs_all else torch.logical_or, held)
+            records = [_record(tensor) for tensor in tensors]
+            return _holds(self.expression, records[0] if len(records) == 1 else _merged(records))
 
 
 def parse_condition(text: str) -> Condition:
-    """Return the condition that a text says. Raises UsageError for any other text."""
-    is_long = len(text) > _LONGEST
-    words = [] if is_long else re.split(r"\b(and|or)\b", text)
-    joints = set(words[1::2])
-    comparisons = tuple(_comparison(part) for part in words[::2])
-    known = [each for each in comparisons if each is not None]
-    if not known or len(known) < len(comparisons) or len(joints) > 1:
-        raise UsageError(
-            f"a condition is a comparison as `norm > 10`, or several joined by `and` or by `or`; the "
-            f"statistics are {', '.join(STATISTICS)}; got {text[:_LONGEST]!r}"
-        )
-    return Condition(" ".join(text.split()), tuple(known), joints != {"or"})
-
-
-def _comparison(text: str) -> tuple[str, str, float] | None:
-    match = _COMPARISON.fullmatch(text)
-    if match is None or match[1] not in STATISTICS:
-        return None
-    try:
-        return match[1], match[2], float(match[3])
-    except ValueError:
-        return None
+    """Return the condition. Raises UsageError with the column and what was expected there."""
+    return Condition(" ".join(text.split()), parse_expression(text, _WORDS))
 
 
 _Record = dict[str, Tensor]
@@ -85,7 +56,7 @@ _SUMS = ("count", "sum", "sumsq", "nan", "inf", "zero")
 
 
 def _record(tensor: Tensor) -> _Record:
-    """Return what the statistics are derived from, in float64 (float32 where a device lacks it)."""
+    """Return the columns that statistics are derived from, in float64 (float32 on MPS)."""
     values = tensor.detach()
     values = values.abs() if values.is_complex() else values
     values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
@@ -103,6 +74,13 @@ def _record(tensor: Tensor) -> _Record:
         "min": torch.cat((values.masked_fill(~is_finite, torch.inf).flatten(), infinity)).amin(),
         "max": torch.cat((values.masked_fill(~is_finite, -torch.inf).flatten(), -infinity)).amax(),
     }
+
+
+def _holds(expression: Expression, record: _Record) -> Tensor:
+    if isinstance(expression, Combination):
+        parts = [_holds(part, record) for part in expression.parts]
+        return reduce(torch.logical_and if expression.needs_all else torch.logical_or, parts)
+    return _COMPARE[expression.sign](_derived(record, expression.name), expression.limit)
 
 
 def _merged(records: Sequence[_Record]) -> _Record:

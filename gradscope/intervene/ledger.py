@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gradscope.catalogue import Value
+from gradscope.errors import UsageError
 from gradscope.intervene.actions import Action
 from gradscope.intervene.active import ActiveIntervention
 from gradscope.intervene.audit_log import AuditLog, What
@@ -39,8 +40,13 @@ class End:
     seconds: float | None = None
     viewer: str | None = None
 
+    def __post_init__(self) -> None:
+        for unit, value in (("steps", self.steps), ("seconds", self.seconds)):
+            if value is not None and not value > 0:
+                raise UsageError(f"an intervention must last more than 0 {unit}, got {value!r}")
+
     def __str__(self) -> str:
-        """Say it in words; empty where it has no end."""
+        """Describe it; empty if it has no end."""
         words = []
         if self.steps is not None:
             words.append(f"for {self.steps} steps")

@@ -149,9 +149,6 @@ def _prepare_remove_all(ledger: Ledger, command: Command) -> Prepared:
 
 
 def _end_of(command: Command) -> End:
-    for name, value in (("end_steps", command.end_steps), ("end_s", command.end_s)):
-        if value is not None and not value > 0:
-            raise UsageError(f"{name} must be greater than 0, got {value!r}")
     if command.is_kept:
         return End()
     if command.end_steps is None and command.end_s is None:

@@ -125,8 +125,8 @@ def test_a_schedule_is_shown(scope):
     [
         ({"start_step": -1}, "start_step must be a whole number of at least 0, got -1"),
         ({"end_step": 2.5}, "end_step must be a whole number"),
-        ({"for_steps": 0}, "for_steps must be greater than 0"),
-        ({"for_s": math.nan}, "for_s must be greater than 0"),
+        ({"for_steps": 0}, "must last more than 0 steps, got 0"),
+        ({"for_s": math.nan}, "must last more than 0 seconds"),
         ({"ramp": "alpha=1:2:3"}, "a ramp needs one of its numbers"),
         ({"when": "import os"}, "a condition is a comparison"),
     ],
