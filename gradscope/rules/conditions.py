@@ -70,8 +70,9 @@ class Condition:
     def is_about_finite(self) -> bool:
         """Whether it is `any.nan`, `any.inf` or `any.nonfinite`, which the nonfinite check can answer."""
         term = self.expression
-        is_any = isinstance(term, Comparison) and term.kind == "any"
-        return is_any and (term.sign, term.limit) == (">", 0.0)
+        if not isinstance(term, Comparison):
+            return False
+        return (term.kind, term.sign, term.limit) == ("any", ">", 0.0)
 
     def check_layers(self, names: list[str]) -> None:
         """Raise UnknownLayerError if a pattern matches none of these names."""

@@ -130,7 +130,11 @@ def test_remove_all_removes_all(live):
             4,
             "no parameter that takes a gradient",
         ),
-        (["stop", "tiny", "fc1", "--when", "import os", "--keep"], 4, "a condition is a comparison"),
+        (
+            ["stop", "tiny", "fc1", "--when", "import os", "--keep"],
+            4,
+            "not a condition: expected one of",
+        ),
         (["stop", "tiny", "fc1", "--ramp", "soon", "--keep"], 2, "a ramp is ARGUMENT=FROM:TO:STEPS"),
         (["intervene", "tiny", "amplify", "fc1", "--set", "gain=11", "--keep"], 4, "at most 10"),
         (["intervene", "tiny", "amplify", "fc1", "--set", "loud=1", "--keep"], 2, "gain, is_off"),
