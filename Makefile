@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest --durations 20
 PARALLEL := --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+unexport PYTHONDONTWRITEBYTECODE  # the tests start many processes, which share the bytecode
 
 ifneq ($(TORCH),)
 TORCH_FROM := $(if $(wildcard $(TORCH)/.),--find-links $(TORCH),--extra-index-url $(TORCH))
@@ -37,9 +38,9 @@ test-fast: $(VENV)/tests  ## run the part of `make test` that starts no processe
 	$(PYTEST) $(PARALLEL) -m "not exhaustive and not timing and not processes"
 
 test-exhaustive: $(VENV)/tests  ## run what `make test` leaves out: every sample, backend and sanitizer build
-	$(PYTEST) $(PARALLEL) -m exhaustive
+	GRADSCOPE_TESTS=exhaustive $(PYTEST) $(PARALLEL) -m "exhaustive or hypothesis"
 
-test-all: test test-exhaustive  ## run all tests, each once
+test-all: test test-exhaustive  ## run `make test`, then `make test-exhaustive`
 
 check: $(VENV)/tests  ## lint, formatting, spelling, types, and which room imports which
 	$(BIN)/ruff check .

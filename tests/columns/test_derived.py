@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from gradscope.columns import Flags, Stats, update_ratio
+from support.examples import examples
 
 _NAMES = ("mean", "std", "rms", "norm", "absmax", "finite", "nonfinite")
 
@@ -34,7 +35,7 @@ _ELEMENTS = st.floats(-1e6, 1e6, width=32) | st.sampled_from([math.nan, math.inf
 
 
 @given(npst.arrays(np.float64, st.integers(0, 30), elements=_ELEMENTS))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_a_row_and_a_block_derive_what_the_raw_data_give(stats_of, block_of, x: np.ndarray):
     stats, block = stats_of(x), block_of([stats_of(x)])
     reference = _reference(x)

@@ -4,12 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from gradscope.columns import Flags, merge_ranks, merge_stats, of_both_signs, stats_of_row
 from gradscope.columns.histogram import add_by_group
+from support.examples import examples
 
 _LAYERS = ("a",)
 
@@ -19,7 +20,7 @@ _LAYERS = ("a",)
     st.integers(1, 5),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_rows_of_a_group_are_added_bin_by_bin(histograms, group_count, choose):
     groups = np.array([choose.randrange(group_count) for _ in histograms], np.intp)
     expected = np.zeros((group_count, 128), np.uint64)

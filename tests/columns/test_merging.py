@@ -6,12 +6,13 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from gradscope.columns import COLUMNS, Flags, Merge, Stats, merge_block, merge_stats, stats_of_row
 from gradscope.errors import UsageError
+from support.examples import examples
 
 _SPECIAL = st.sampled_from([0.0, -0.0, math.nan, math.inf, -math.inf, 1e-310])
 # Whole numbers, whose float64 sums are exact in every order, and what is special about floats.
@@ -33,7 +34,7 @@ def _without_subnormals(x: np.ndarray) -> np.ndarray:
 
 
 @given(st.lists(_arrays(_WHOLE), min_size=1, max_size=6))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_merged_records_are_the_record_of_the_merged_data(stats_of, parts: list[np.ndarray]):
     parts = [_without_subnormals(x) for x in parts]
     expected = dataclasses.replace(stats_of(np.concatenate(parts)), calls=len(parts))
@@ -41,7 +42,7 @@ def test_merged_records_are_the_record_of_the_merged_data(stats_of, parts: list[
 
 
 @given(st.lists(_arrays(_REAL), min_size=1, max_size=6))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_sums_of_any_numbers_merge_to_within_rounding_and_all_else_exactly(stats_of, parts):
     merged, expected = merge_stats(map(stats_of, parts)), stats_of(np.concatenate(parts))
     for column in COLUMNS:
@@ -54,7 +55,7 @@ def test_sums_of_any_numbers_merge_to_within_rounding_and_all_else_exactly(stats
 
 
 @given(st.lists(_arrays(_WHOLE), min_size=2, max_size=6), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_the_order_of_merging_does_not_matter(
     stats_of, parts: list[np.ndarray], shuffle: random.Random
 ):
@@ -65,21 +66,21 @@ def test_the_order_of_merging_does_not_matter(
 
 
 @given(_arrays(_WHOLE), _arrays(_WHOLE), _arrays(_WHOLE))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_the_grouping_of_merging_does_not_matter(stats_of, a: np.ndarray, b: np.ndarray, c: np.ndarray):
     a, b, c = (stats_of(_without_subnormals(x)) for x in (a, b, c))
     assert merge_stats([merge_stats([a, b]), c]) == merge_stats([a, merge_stats([b, c])])
 
 
 @given(_arrays(_WHOLE))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_merging_with_the_record_of_nothing_changes_nothing_but_the_calls(stats_of, x: np.ndarray):
     record, nothing = stats_of(x), dataclasses.replace(stats_of(np.zeros(0)), calls=0)
     assert _flat(merge_stats([record, nothing])) == record
 
 
 @given(st.data(), st.lists(_arrays(_WHOLE), min_size=1, max_size=8))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_merging_a_block_is_merging_its_rows_group_by_group(stats_of, block_of, data, parts):
     records = [stats_of(_without_subnormals(x)) for x in parts]
     group_count = data.draw(st.integers(1, 4))

@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -18,6 +18,7 @@ from gradscope.protocol import (
     encode,
 )
 from gradscope.protocol.bodies import pack_block, unpack_block
+from support.examples import examples
 
 _COUNTS = [c.name for c in COLUMNS if c.is_count]
 _FLOATS = [c.name for c in COLUMNS if not c.is_count]
@@ -74,7 +75,7 @@ def _blocks(draw: st.DrawFn) -> Block:
 
 
 @given(_blocks())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_a_block_comes_back_as_it_was(block: Block):
     _assert_same(_sent(block), block)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gradscope.errors import ProtocolError
@@ -28,6 +28,7 @@ from gradscope.protocol import (
     unpack_layers,
 )
 from gradscope.protocol.bodies import unpack_block
+from support.examples import examples
 
 
 def _survives(parts: Sequence[bytes]) -> bool:
@@ -44,7 +45,7 @@ def _survives(parts: Sequence[bytes]) -> bool:
 
 
 @given(st.lists(st.binary(max_size=200), max_size=4))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_random_bytes_are_refused(parts: list[bytes]):
     assert not _survives(parts)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -17,6 +17,7 @@ from gradscope.errors import ProtocolError, UsageError
 from gradscope.protocol import HISTOGRAM_ROWS_LIMIT, Step, decode, encode
 from gradscope.protocol.bodies import pack_block, unpack_block
 from gradscope.protocol.bodies.histograms import HISTOGRAM_ARRAYS
+from support.examples import examples
 
 _README = Path(protocol.__file__).with_name("README.md").read_text(encoding="utf-8")
 
@@ -73,7 +74,7 @@ def histograms(draw):
 
 
 @given(histograms())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_a_histogram_comes_back_as_it_was(histogram):
     came = sent(histogram)
     assert came.dtype == np.uint64
@@ -213,7 +214,7 @@ def test_a_receiver_takes_stretches_and_counts_that_are_wider_than_they_need_to_
 
 
 @given(st.binary(max_size=60), st.integers(0, 4))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_random_bytes_are_a_histogram_or_refused(body, rows):
     columns = (("layer", "u1"), *((name, "u1") for name in HISTOGRAM_ARRAYS))
     step = step_of(block_of(None), rows=rows, columns=(*columns, ("kind", "u1")), zero=("flags",))

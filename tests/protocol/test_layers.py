@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gradscope.errors import ProtocolError
@@ -16,6 +16,7 @@ from gradscope.protocol import (
     pack_layers,
     unpack_layers,
 )
+from support.examples import examples
 
 _parameters = st.builds(
     Parameter,
@@ -34,7 +35,7 @@ _layers = st.builds(
 
 
 @given(st.lists(_layers, max_size=5).map(tuple))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_layers_come_back_as_they_were(layers: tuple[Layer, ...]):
     sent = Manifest(
         run="r", rank=0, revision=0, model="M", layer_count=len(layers), body=pack_layers(layers)

@@ -6,13 +6,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from gradscope.columns import COLUMNS, Block
 from gradscope.protocol.bodies import pack_block
 from gradscope.protocol.bodies.histograms import HISTOGRAM_ARRAYS
+from support.examples import examples
 
 _COUNTS = [c.name for c in COLUMNS if c.is_count]
 _FLOATS = [c.name for c in COLUMNS if not c.is_count]
@@ -112,7 +113,7 @@ def pack(request):
 
 
 @given(_blocks())
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_a_block_has_the_bytes_of_the_plain_formula(pack, block):
     assert pack(block) == plain_block(block)
 

@@ -5,7 +5,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gradscope import protocol
@@ -24,6 +24,7 @@ from gradscope.protocol import (
     decode,
     encode,
 )
+from support.examples import examples
 
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
@@ -65,13 +66,13 @@ _ANY_MESSAGE = _strategy(msgspec.inspect.type_info(Message))
 
 
 @given(_ANY_MESSAGE)
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_every_message_comes_back_as_it_was(message: Message):
     assert decode(encode(message)) == message
 
 
 @given(_ANY_MESSAGE)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_message_cannot_be_changed(message: Message):
     for field in message.__struct_fields__:
         with pytest.raises(AttributeError):

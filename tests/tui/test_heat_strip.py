@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gradscope_tui.store import Shares
 from gradscope_tui.view.cell import fit
 from gradscope_tui.view.heat_strip import _bands, draw_strip, in_words
+from support.examples import examples
 
 
 def shares_of(*steps, zero=0.0, nonfinite=0.0, at=None):
@@ -123,7 +124,7 @@ def test_where_there_is_nothing_to_draw_nothing_is_drawn(shares):
     st.sampled_from([0.0, 0.2]),
     st.sampled_from([0.0, 0.2]),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_any_picture_fits_its_place(steps, width, height, zero, nonfinite):
     shares = shares_of(*steps, zero=zero, nonfinite=nonfinite)
     lines = draw_strip(shares, width, height)
@@ -134,7 +135,7 @@ def test_any_picture_fits_its_place(steps, width, height, zero, nonfinite):
 
 
 @given(st.sets(st.integers(0, 63), min_size=1), st.integers(1, 70))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_every_binade_that_is_used_is_in_one_line_and_none_crosses_a_border(used, room):
     is_used = np.zeros(64, bool)
     is_used[list(used)] = True

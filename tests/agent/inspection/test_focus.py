@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from gradscope.errors import (
     UnknownLayerError,
     UsageError,
 )
+from support import fork_server
 
 LAYER = "4"
 
@@ -292,7 +292,7 @@ with gradscope.attach(model, every=2, hub=None, quiet=True) as scope:
 
 def test_focus_is_rejected_under_torch_compile():
     command = [sys.executable, "-c", COMPILED]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = fork_server.run(command, capture_output=True, text=True, preload=["torch._dynamo"])
     assert done.returncode == 0, done.stderr
     assert "no focus step {}" in done.stdout
     assert "focus() does not work with torch.compile" in done.stdout

@@ -1,7 +1,6 @@
 """Under torch.compile: the model compiles whole, trains the same, and is seen as in eager mode."""
 
 import json
-import subprocess
 import sys
 import warnings
 
@@ -9,6 +8,7 @@ import pytest
 from torch import nn
 
 import gradscope
+from support import fork_server
 
 TRAIN = """
 import json, sys
@@ -48,7 +48,12 @@ print(json.dumps({
 def run(backend, how, dtype="float32"):
     """Train in a process of its own: compiled code of one would serve the other."""
     command = [sys.executable, "-W", "error::UserWarning", "-c", TRAIN, backend, how, dtype]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = fork_server.run(
+        command,
+        capture_output=True,
+        text=True,
+        preload=["torch._dynamo", "torch._functorch.aot_autograd"],
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -101,8 +106,12 @@ print(sorted(scope.latest()["0"]))
 
 @pytest.mark.parametrize(("what", "is_seen"), [("as it is", False), ("reset", True)])
 def test_attaching_to_a_compiled_model_works_or_explains_what_to_do(what, is_seen):
-    done = subprocess.run(
-        [sys.executable, "-c", LATE, what], capture_output=True, text=True, check=True
+    done = fork_server.run(
+        [sys.executable, "-c", LATE, what],
+        capture_output=True,
+        text=True,
+        check=True,
+        preload=["torch._dynamo"],
     )
     assert ("'out'" in done.stdout) == is_seen
     assert "'param_grad'" in done.stdout

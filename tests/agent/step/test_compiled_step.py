@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from gradscope.observe import native_module
+from support import fork_server
 
 TRAIN = """
 import json, sys
@@ -53,7 +54,11 @@ print(json.dumps({
 def run(how, clips, *, is_native=True):
     environment = os.environ | {"GRADSCOPE_NATIVE": "1" if is_native else "0"}
     command = [sys.executable, "-c", TRAIN, how, clips]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    options = {"capture_output": True, "text": True, "env": environment}
+    if is_native:
+        done = fork_server.run(command, **options, preload=["torch._dynamo"])
+    else:  # which pass is taken is decided by an import
+        done = subprocess.run(command, **options, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
