@@ -132,11 +132,11 @@ class Attending(ABC):
         self._told: deque[Alert] = deque(maxlen=_KEPT)
         control = self._control
         self._gate = Pause(
-            control.turns,
+            control.queue,
             announce=self._announce_interventions,
             note=lambda code, text: self._tell("info", code, text),
             ask_to_resume=lambda: control.request("resume"),
-            is_alone=control.agreement is None,
+            is_alone=control.consensus is None,
             is_lead=control.is_lead,
         )
         self._breakpoints = Breakpoints(
@@ -187,7 +187,7 @@ class Attending(ABC):
 
     def _pause(self, reason: str, set_by: str, lease_s: float, *, is_shared: bool) -> None:
         """Close the gate: here where all ranks do it alike, else by asking all of them."""
-        if is_shared or self._control.agreement is None:
+        if is_shared or self._control.consensus is None:
             self._gate.pause(lease_s=lease_s, set_by=set_by, reason=reason)
         else:
             self._control.request("pause", lease_s=lease_s, set_by=set_by, condition=reason)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TypedDict, Unpack
 
-from gradscope.agent.commands.intervention_commands import Modules, check_wanted
+from gradscope.agent.commands.intervention_commands import Modules, check_request
 from gradscope.agent.interventions.handle import Intervention
 from gradscope.agent.link.messages import state_of
 from gradscope.hooks import LayerPatterns
@@ -66,7 +66,7 @@ class Changes(ABC):
     @property
     def history(self) -> tuple[AuditEntry, ...]:
         """Who set and removed what, when, from which step on; oldest first."""
-        return self._ledger.history.deeds()
+        return self._ledger.history.entries()
 
     def reverse(
         self, layers: LayerPatterns, *, alpha: float = 1.0, **how: Unpack[When]
@@ -178,7 +178,7 @@ class Changes(ABC):
         how: When,
     ) -> Intervention:
         action = find_action(action) if isinstance(action, str) else action
-        wanted = check_wanted(
+        request = check_request(
             self._modules(),
             action,
             arguments,
@@ -195,7 +195,7 @@ class Changes(ABC):
             ),
             origin=f"{getpass.getuser()}@{socket.gethostname()}, pid {os.getpid()}",
         )
-        entry = self._ledger.install(wanted, _nothing_to_answer)
+        entry = self._ledger.install(request, _nothing_to_answer)
         self._settle_if_fresh()
         return Intervention(entry, self._remove)
 

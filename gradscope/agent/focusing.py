@@ -88,7 +88,7 @@ class Focusing(ABC):
         self._sampler.focus(len(layers) / max(1, len(self._watched_names)))
 
     def _see_viewers(self, viewers: Sequence[str]) -> None:
-        self._ledger.see_viewers(viewers)
+        self._ledger.note_viewers(viewers)
         self._focus.on_viewers(viewers)
 
     def _on_focus_step(self, finished: FinishedStep) -> None:

@@ -76,7 +76,7 @@ class ActiveIntervention:
         """Whether it takes the gradients of a place as one."""
         return self.action.is_joint(self._moment.arguments)
 
-    def over(self, tensors: Sequence[Tensor], layer: str, unit: Unit) -> list[Tensor]:
+    def apply_forward(self, tensors: Sequence[Tensor], layer: str, unit: Unit) -> list[Tensor]:
         """Return tensors of a layer to go on with, in forward."""
         if self.failure:
             return list(tensors)
@@ -88,7 +88,7 @@ class ActiveIntervention:
         self.has_acted = True
         return laid
 
-    def past(self, given: Tensor, output: Tensor) -> Tensor:
+    def bypass(self, given: Tensor, output: Tensor) -> Tensor:
         """Return a layer's output whose gradient goes to what was given to the layer."""
         if self.failure:
             return output
@@ -100,7 +100,9 @@ class ActiveIntervention:
         self.has_acted = True
         return passed
 
-    def change(self, gradients: Sequence[Tensor], unit: Unit, *, is_shared: bool) -> list[Tensor]:
+    def apply_to_gradients(
+        self, gradients: Sequence[Tensor], unit: Unit, *, is_shared: bool
+    ) -> list[Tensor]:
         """Return what becomes of gradients that are there; one that stays is the very same object.
 
         `is_shared`: all ranks hold the same ones, and must go on doing so.
@@ -118,7 +120,7 @@ class ActiveIntervention:
 
     def _valued(self, x: Tensor, layer: str, now: _Moment) -> Tensor:
         changed = self.action.transform(
-            x, now.arguments, lambda device: self._draws.of_call(layer, device)
+            x, now.arguments, lambda device: self._draws.generator_of_call(layer, device)
         )
         if now.condition is None:
             return changed
@@ -129,7 +131,7 @@ class ActiveIntervention:
     ) -> list[Tensor]:
         if self.failure:
             return list(gradients)
-        draw = partial(self._draws.going_on, is_shared=is_shared)
+        draw = partial(self._draws.next_generator, is_shared=is_shared)
         try:
             return self._true(gradients, unit(), now, draw)
         except Exception as error:  # noqa: BLE001 - as above

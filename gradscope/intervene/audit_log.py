@@ -1,4 +1,4 @@
-"""Who did what to the interventions of a run, when, and from which step on: only ever added to."""
+"""Append-only log of who changed the interventions of a run, when, and from which step on."""
 
 import time
 from collections import deque
@@ -15,7 +15,7 @@ _LIMIT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line. `step` is the first in which it holds; `by` is who, `origin` from where, or why."""
+    """One change. `step`: the first in effect; `by`: who; `origin`: where from, or the failure reason."""
 
     time_s: float
     step: int
@@ -26,9 +26,9 @@ class AuditEntry:
     origin: str = ""
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Describe it in one line."""
         if self.what == "failed":
-            why = f"failed in step {self.step} and acts no more: {self.origin}"
+            why = f"failed in step {self.step} and was removed: {self.origin}"
             return f"{self.id} {why}. It was: {self.text}"
         who = f" by {self.by}" if self.by else ""
         where = f" [{self.origin}]" if self.origin else ""
@@ -36,19 +36,19 @@ class AuditEntry:
 
 
 class AuditLog:
-    """The deeds of one run, oldest first; of a very long one the newest. `tell` is given each."""
+    """The entries of one run, oldest first; the newest 10,000. `tell` is called with each."""
 
     def __init__(self, tell: Callable[[AuditEntry], None] | None = None) -> None:
-        self._deeds: deque[AuditEntry] = deque(maxlen=_LIMIT)
+        self._entries: deque[AuditEntry] = deque(maxlen=_LIMIT)
         self._tell = tell
 
     def add(self, step: int, what: What, id: str, text: str, by: str, origin: str = "") -> None:
-        """Add a line."""
-        deed = AuditEntry(time.time(), step, what, id, text, by, origin)
-        self._deeds.append(deed)
+        """Add an entry."""
+        entry = AuditEntry(time.time(), step, what, id, text, by, origin)
+        self._entries.append(entry)
         if self._tell is not None:
-            self._tell(deed)
+            self._tell(entry)
 
-    def deeds(self) -> tuple[AuditEntry, ...]:
-        """Return all lines."""
-        return tuple(self._deeds)
+    def entries(self) -> tuple[AuditEntry, ...]:
+        """Return all entries."""
+        return tuple(self._entries)

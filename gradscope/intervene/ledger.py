@@ -80,8 +80,8 @@ class LedgerEntry:
     """One intervention. `active_since`: the first step in which it is in force; None while pending."""
 
     id: str
-    wanted: InterventionRequest
-    applied: ActiveIntervention = field(repr=False)
+    request: InterventionRequest
+    intervention: ActiveIntervention = field(repr=False)
     active_since: int | None = None
     active_at_s: float = 0.0
     is_removed: bool = False
@@ -89,7 +89,7 @@ class LedgerEntry:
     @property
     def layers(self) -> tuple[str, ...]:
         """The names of the layers on which it acts."""
-        return self.wanted.layers
+        return self.request.layers
 
 
 _Done = Callable[[int], None]
@@ -102,7 +102,7 @@ class Ledger:
     `on_request` is called when anything is asked for, from whichever thread. `on_change` is called
     after each change, before those who asked are told, from the thread that settles;
     `on_failure(entry, reason)` when one fails, from whichever thread: it acts no more, and is to be
-    removed. `on_over(entry)`: where it is set, others must end with us what ends by the clock; it is
+    removed. `on_expired(entry)`: where it is set, others must end with us what ends by the clock; it is
     told of that at each settling until they have. `history` is told of each deed.
     """
 
@@ -122,7 +122,7 @@ class Ledger:
         self._on_request = on_request or _nobody_waits
         self._on_change = on_change
         self._on_failure = on_failure or self._remove_failed
-        self.on_over: Callable[[LedgerEntry], None] | None = None
+        self.on_expired: Callable[[LedgerEntry], None] | None = None
         self._numbers = itertools.count(1)
         self._active: dict[str, LedgerEntry] = {}
         self._acting: tuple[str, ...] = ()
@@ -133,7 +133,7 @@ class Ledger:
 
     def install(
         self,
-        wanted: InterventionRequest,
+        request: InterventionRequest,
         done: Callable[[LedgerEntry, int], None],
         label: str | None = None,
     ) -> LedgerEntry:
@@ -142,18 +142,18 @@ class Ledger:
         `done(entry, step)` is called when it is in force, from the thread that settles. `label` makes
         the id where it must be the same in several processes; a number of our own where there is none.
         """
-        id = f"{wanted.action.spec.name}-{label or next(self._numbers)}"
-        applied = ActiveIntervention(
-            wanted.action,
-            wanted.arguments,
-            schedule=wanted.schedule,
-            seed=int(wanted.arguments.get("seed", 0)),
+        id = f"{request.action.spec.name}-{label or next(self._numbers)}"
+        intervention = ActiveIntervention(
+            request.action,
+            request.arguments,
+            schedule=request.schedule,
+            seed=int(request.arguments.get("seed", 0)),
             rank=self._rank,
             on_failure=lambda reason: self._note_failure(entry, reason),
         )
-        entry = LedgerEntry(id, wanted, applied)
-        if wanted.end.viewer is not None:
-            self.see_viewers([wanted.end.viewer])
+        entry = LedgerEntry(id, request, intervention)
+        if request.end.viewer is not None:
+            self.note_viewers([request.end.viewer])
         with self._lock:
             self._pending[id] = entry
             activate = lambda step: self._activate(entry, step)  # noqa: E731 - one of a pair
@@ -190,7 +190,7 @@ class Ledger:
         if self.is_at_rest:
             return False
         self._step = step
-        self._tell_over()
+        self._report_expired()
         with self._lock:
             requests = list(self._requests)
             self._requests.clear()
@@ -205,7 +205,7 @@ class Ledger:
             done(step)
         return changed or self._acting != was_acting
 
-    def see_viewers(self, viewers: Sequence[str]) -> None:
+    def note_viewers(self, viewers: Sequence[str]) -> None:
         """Note that viewers are alive now."""
         now_s = time.monotonic()
         for viewer in viewers:
@@ -224,9 +224,9 @@ class Ledger:
         """Return what acts at a site of each layer in this step, in the order in which it was set."""
         chains: dict[str, list[ActiveIntervention]] = {}
         for entry in self.acting():
-            if entry.wanted.site == site:
+            if entry.request.site == site:
                 for layer in entry.layers:
-                    chains.setdefault(layer, []).append(entry.applied)
+                    chains.setdefault(layer, []).append(entry.intervention)
         return {layer: tuple(chain) for layer, chain in chains.items()}
 
     def acting(self) -> tuple[LedgerEntry, ...]:
@@ -236,15 +236,15 @@ class Ledger:
     def _begin(self, step: int) -> tuple[str, ...]:
         """Begin a step with those in force; return which of them act in it."""
         active = self._active.values()
-        return tuple(e.id for e in active if e.applied.begin(_since(e, step), step))
+        return tuple(e.id for e in active if e.intervention.begin(_since(e, step), step))
 
     def _activate(self, entry: LedgerEntry, step: int) -> bool:
         if self._pending.pop(entry.id, None) is None:
             return False
-        entry.active_since = max(step, entry.wanted.schedule.start_step or 0)
+        entry.active_since = max(step, entry.request.schedule.start_step or 0)
         entry.active_at_s = time.monotonic()
         self._active[entry.id] = entry
-        self._note(entry, entry.active_since, "set", entry.wanted.set_by, entry.wanted.origin)
+        self._note(entry, entry.active_since, "set", entry.request.set_by, entry.request.origin)
         return True
 
     def _deactivate(self, id: str, step: int, what: What, by: str) -> bool:
@@ -256,7 +256,7 @@ class Ledger:
         return True
 
     def _note(self, entry: LedgerEntry, step: int, what: What, by: str, origin: str) -> None:
-        self.history.add(step, what, entry.id, str(entry.wanted), by, origin)
+        self.history.add(step, what, entry.id, str(entry.request), by, origin)
 
     def _clear(self, step: int, by: str) -> bool:
         ids = [*self._active, *self._pending]
@@ -269,13 +269,13 @@ class Ledger:
     def _remove_failed(self, entry: LedgerEntry, _reason: str) -> None:
         self.remove(entry.id, lambda _step: None, by="gradscope")
 
-    def _tell_over(self) -> None:
-        if self.on_over is not None:
+    def _report_expired(self) -> None:
+        if self.on_expired is not None:
             for entry in [each for each in self._active.values() if self._is_timed_out(each)]:
-                self.on_over(entry)
+                self.on_expired(entry)
 
     def _expire(self, step: int) -> bool:
-        ends_alone = self.on_over is None
+        ends_alone = self.on_expired is None
         over = [
             entry.id
             for entry in self._active.values()
@@ -286,7 +286,7 @@ class Ledger:
         return bool(over)
 
     def _is_timed_out(self, entry: LedgerEntry) -> bool:
-        now_s, end = time.monotonic(), entry.wanted.end
+        now_s, end = time.monotonic(), entry.request.end
         if end.seconds is not None and now_s - entry.active_at_s >= end.seconds:
             return True
         seen_s = self._viewers_seen_s.get(end.viewer or "", entry.active_at_s)
@@ -294,9 +294,9 @@ class Ledger:
 
 
 def _has_run_out(entry: LedgerEntry, step: int) -> bool:
-    steps = entry.wanted.end.steps
+    steps = entry.request.end.steps
     has_lasted = steps is not None and step - _since(entry, step) >= steps
-    return has_lasted or is_over(entry.wanted.schedule, step)
+    return has_lasted or is_over(entry.request.schedule, step)
 
 
 def _since(entry: LedgerEntry, step: int) -> int:

@@ -29,7 +29,7 @@ class InterventionRng:
         self._calls.clear()
         self._repeatable.clear()
 
-    def going_on(self, device: torch.device, *, is_shared: bool = False) -> torch.Generator:
+    def next_generator(self, device: torch.device, *, is_shared: bool = False) -> torch.Generator:
         """Return the generator of a device, which goes on from draw to draw."""
         key = device, is_shared
         if key not in self._generators:
@@ -37,7 +37,7 @@ class InterventionRng:
             self._generators[key] = torch.Generator(device).manual_seed(seed)
         return self._generators[key]
 
-    def of_call(self, layer: str, device: torch.device) -> torch.Generator:
+    def generator_of_call(self, layer: str, device: torch.device) -> torch.Generator:
         """Return a generator that is new for this call of a layer.
 
         A checkpointed forward that is computed again inside the backward pass gets the numbers of its

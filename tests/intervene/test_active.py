@@ -20,7 +20,7 @@ def noise(rank, **how):
 
 def test_each_rank_draws_numbers_of_its_own_but_for_parameters_that_all_hold_alike():
     def drawn(rank, *, is_shared):
-        return noise(rank).change([GRADIENT], nothing, is_shared=is_shared)[0]
+        return noise(rank).apply_to_gradients([GRADIENT], nothing, is_shared=is_shared)[0]
 
     assert not torch.equal(drawn(0, is_shared=False), drawn(1, is_shared=False))
     assert torch.equal(drawn(0, is_shared=True), drawn(1, is_shared=True))
@@ -29,8 +29,8 @@ def test_each_rank_draws_numbers_of_its_own_but_for_parameters_that_all_hold_ali
 
 def test_numbers_go_on_from_draw_to_draw_and_repeat_from_the_seed():
     one, other = noise(0), noise(0)
-    first = [one.change([GRADIENT], nothing, is_shared=False)[0] for _ in range(3)]
-    again = [other.change([GRADIENT], nothing, is_shared=False)[0] for _ in range(3)]
+    first = [one.apply_to_gradients([GRADIENT], nothing, is_shared=False)[0] for _ in range(3)]
+    again = [other.apply_to_gradients([GRADIENT], nothing, is_shared=False)[0] for _ in range(3)]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], first[1])
 
@@ -50,8 +50,10 @@ def test_under_a_loss_scale_it_does_to_the_true_gradient_what_it_does_without(na
     gradient[3] = float("inf") if name == "replace_nonfinite" else 1.0
     gradient = gradient.to(dtype)
     scale = torch.tensor(256.0)
-    plain = ActiveIntervention(ACTIONS[name], arguments).change([gradient], nothing, is_shared=False)[0]
-    scaled = ActiveIntervention(ACTIONS[name], arguments).change(
+    plain = ActiveIntervention(ACTIONS[name], arguments).apply_to_gradients(
+        [gradient], nothing, is_shared=False
+    )[0]
+    scaled = ActiveIntervention(ACTIONS[name], arguments).apply_to_gradients(
         [gradient * 256], lambda: scale, is_shared=False
     )[0]
     assert scaled.dtype is dtype
@@ -65,7 +67,7 @@ def test_a_neutral_value_hands_back_the_very_same_tensor_under_a_loss_scale_too(
         ("scale", {"factor": 1.0}),
     ):
         for unit in (nothing, lambda: torch.tensor(3.0)):
-            (same,) = ActiveIntervention(ACTIONS[name], arguments).change(
+            (same,) = ActiveIntervention(ACTIONS[name], arguments).apply_to_gradients(
                 [GRADIENT], unit, is_shared=False
             )
             assert same is GRADIENT
@@ -75,7 +77,7 @@ def test_a_failure_is_told_once_and_the_tensors_stay():
     told = []
     applied = ActiveIntervention(ACTIONS["noise"], {}, schedule=Schedule(), on_failure=told.append)
     for _ in range(2):
-        (same,) = applied.change([GRADIENT], nothing, is_shared=False)
+        (same,) = applied.apply_to_gradients([GRADIENT], nothing, is_shared=False)
         assert same is GRADIENT
     assert told == [applied.failure] == ["KeyError: 'std'"]
     assert not applied.begin(0, 1)

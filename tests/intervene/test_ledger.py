@@ -65,8 +65,8 @@ def test_the_first_set_stands_first_on_a_layer(ledger):
     first, second = install(ledger), install(ledger, layers=("fc", "head"))
     ledger.settle(0)
     assert ledger.by_layer("output") == {
-        "fc": (first.applied, second.applied),
-        "head": (second.applied,),
+        "fc": (first.intervention, second.intervention),
+        "head": (second.intervention,),
     }
 
 
@@ -93,11 +93,11 @@ def test_it_ends_when_its_viewer_has_vanished_and_stays_while_it_lives(ledger, m
     ledger.settle(0)
     deadline = time.monotonic() + 0.2
     while time.monotonic() < deadline:
-        ledger.see_viewers(["v1", "v2"])
+        ledger.note_viewers(["v1", "v2"])
         assert not ledger.settle(1)
     deadline = time.monotonic() + 5
     while not ledger.settle(2):
-        ledger.see_viewers(["v2"])
+        ledger.note_viewers(["v2"])
         assert time.monotonic() < deadline
 
 
@@ -114,9 +114,9 @@ def test_what_acts_is_listed_by_site_and_only_in_its_steps(ledger):
     for step in range(2, 12):
         ledger.settle(step)
         acting[step] = ledger.by_layer("output").get("fc", ())
-        assert ledger.by_layer("input") == {"fc": (at_input.applied,)}
+        assert ledger.by_layer("input") == {"fc": (at_input.intervention,)}
     assert [step for step, chain in acting.items() if chain] == [4, 7, 10]
-    assert acting[4] == (at_output.applied,)
+    assert acting[4] == (at_output.intervention,)
     assert at_output.active_since == 4
     assert ledger.revision == 1
 
@@ -145,22 +145,22 @@ def test_the_history_tells_who_did_what_from_which_step(ledger):
         ledger.settle(step)
     ledger.remove(other.id, lambda step: None, by="ada")
     ledger.settle(3)
-    deeds = [(deed.step, deed.what, deed.id, deed.by) for deed in ledger.history.deeds()]
+    deeds = [(deed.step, deed.what, deed.id, deed.by) for deed in ledger.history.entries()]
     assert deeds == [
         (0, "set", entry.id, "test"),
         (0, "set", other.id, "test"),
         (2, "ended", entry.id, ""),
         (3, "removed", other.id, "ada"),
     ]
-    assert "scale(factor=2) on fc at output" in str(ledger.history.deeds()[0])
+    assert "scale(factor=2) on fc at output" in str(ledger.history.entries()[0])
 
 
 def test_one_that_fails_acts_no_more_and_is_taken_off_at_the_next_boundary(ledger):
     entry = install(ledger)
     ledger.settle(0)
-    entry.applied.fail("it broke")
-    entry.applied.fail("again")
+    entry.intervention.fail("it broke")
+    entry.intervention.fail("again")
     ledger.settle(1)
     assert entry.is_removed
-    whats = [(deed.what, deed.origin) for deed in ledger.history.deeds()]
+    whats = [(deed.what, deed.origin) for deed in ledger.history.entries()]
     assert whats == [("set", ""), ("failed", "it broke"), ("removed", "")]

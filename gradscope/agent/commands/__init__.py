@@ -1,1 +1,1 @@
-"""Commands from viewers: validation, queue, agreement of all ranks."""
+"""Commands from viewers: validation, queue, consensus of ranks."""

@@ -1,12 +1,12 @@
-"""The ranks of a job agree on changes: each is made on all of them at the same step, or on none.
+"""Consensus of ranks: each command is applied on all of them at the same step, or on none.
 
     proposed ─▶ each rank checks it, and answers with its horizon: the step that it will not begin
                 without knowing the decision
-             ─▶ the proposing rank decides: at the greatest of the horizons, or not at all
+             ─▶ the proposing rank decides: at the largest of the horizons, or not at all
 
-The decision is a key that can be written once: a rank that comes to its horizon and finds none waits a
-little, then decides against it itself. So there is one decision, and every rank knows it in time. There
-are no collectives, and the training's thread touches no socket: a thread of our own does.
+The decision is a key that can be written once. A rank that reaches its horizon and finds no decision waits
+for WAIT_S, then writes a decision against the command. So there is one decision, and every rank knows it in
+time. There are no collectives. The training thread uses no socket: the consensus thread does.
 """
 
 import threading
@@ -18,7 +18,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from gradscope.agent.commands.consensus_store import ConsensusStore
-from gradscope.agent.commands.queue import Change, Prepared, nothing_to_tell
+from gradscope.agent.commands.queue import PendingCommand, Prepared, ignore_done
 from gradscope.agent.run.distributed import has_process_group
 from gradscope.agent.run.faults import Faults
 from gradscope.errors import GradscopeError
@@ -32,7 +32,7 @@ ANSWER_S: Final = 2.0
 """How long the proposing rank waits for the answers of the others."""
 
 WAIT_S: Final = 2.0
-"""How long a rank waits at its horizon for a decision, before it decides against the change."""
+"""How long a rank waits at its horizon for a decision, before it decides against the command."""
 
 _AHEAD_S: Final = 0.05
 _AHEAD_STEPS: Final = (2, 200)
@@ -50,21 +50,21 @@ _LABEL: Final = "all-"
 class _Proposal:
     """A proposal without a decision. `horizon` is None until this rank has answered."""
 
-    change: Change
+    command: PendingCommand
     is_mine: bool
     deadline_s: float
     horizon: int | None = None
 
 
-class _ConsensusEnded(Exception):  # noqa: N818 - no error: the agreement has come to its end
-    """A rank has left, or the process group is gone."""
+class _ConsensusEnded(Exception):  # noqa: N818 - not an error: it ends the thread
+    """A rank has detached, or the process group was destroyed."""
 
 
 class Consensus:
-    """One rank's part in it, from the first boundary with a process group to `close`.
+    """The consensus as one rank takes part in it, from the first boundary with a process group to `close`.
 
-    `connect` gives a connection of our own to the job's store, `put` lets a decided change wait for its
-    step. `reach`, `hold` and `release` are called by the training's thread, between two steps.
+    `connect` opens a connection to the job's store for the consensus thread; `put` queues a decided
+    command. `reach`, `hold` and `release` are called by the training thread, between two steps.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Consensus:
         world_size: int,
         *,
         connect: Callable[[], "Store"],
-        put: Callable[[Change], None],
+        put: Callable[[PendingCommand], None],
         faults: Faults,
     ) -> None:
         self.rank = rank
@@ -84,7 +84,7 @@ class Consensus:
         self._prepare: dict[str, Callable[[str], Prepared]] = {}
         self._changed = threading.Condition()
         self._open: dict[int, _Proposal] = {}
-        self._outgoing: deque[tuple[str, Change]] = deque()
+        self._outgoing: deque[tuple[str, PendingCommand]] = deque()
         self._serial = 0
         self._slot = 0
         self._next = 0
@@ -98,12 +98,12 @@ class Consensus:
         self._is_closing = False
         self._thread: threading.Thread | None = None
 
-    def obey(self, kind: str, prepare: Callable[[str], Prepared]) -> None:
-        """Have proposals of a kind checked: `prepare(body)` raises GradscopeError to refuse one."""
+    def register(self, kind: str, prepare: Callable[[str], Prepared]) -> None:
+        """Accept proposals of a kind; `prepare(body)` raises GradscopeError to refuse one."""
         self._prepare[kind] = prepare
 
     def reach(self, step: int) -> None:
-        """Come to the boundary before `step`: from here on, what is decided for it is waiting."""
+        """Reach the boundary before `step`; on return all commands decided for it are queued."""
         if self._thread is None and not self._over and has_process_group():
             self._start()
         now_s = time.perf_counter()
@@ -114,12 +114,12 @@ class Consensus:
         self._reached_s = time.perf_counter()
 
     def hold(self, step: int) -> None:
-        """Stay at the boundary before `step`: what is decided from now on may be in force in it."""
+        """Stay at the boundary before `step`: later decisions may apply to that step."""
         with self._changed:
             self._next, self._is_held = step, True
 
     def release(self, step: int, is_idle: Callable[[], bool]) -> bool:
-        """Leave the boundary if, with all decisions known, nothing is to be applied there."""
+        """Leave the boundary if all decisions are known and no command is due store."""
         with self._changed:
             self._await_decisions(step)
             if not is_idle():
@@ -128,80 +128,84 @@ class Consensus:
             self._reached_s = time.perf_counter()
             return True
 
-    def submit(self, kind: str, body: str, change: Change) -> None:
-        """Propose a change to all ranks. From any thread; `body` is a word."""
+    def submit(self, kind: str, body: str, command: PendingCommand) -> None:
+        """Propose a command to all ranks. Thread-safe; `body` has no spaces at its start."""
         reason = self._over
         if not reason and self._thread is None:
             reason = (
-                f"this run has {self.world_size} ranks, and torch.distributed is not initialised here; "
-                "all ranks change together or none does"
+                f"this run has {self.world_size} ranks, and torch.distributed is not initialised "
+                "in this process; a command needs all ranks"
             )
         if reason:
-            change.refuse(reason)
+            command.refuse(reason)
             return
         with self._changed:
             self._serial += 1
-            self._outgoing.append((f"{self.rank} {self._serial} {kind} {body}", change))
+            self._outgoing.append((f"{self.rank} {self._serial} {kind} {body}", command))
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Take part no longer; the others can change nothing any more either."""
+        """Leave the consensus; commands that need all ranks are no longer possible on any rank."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_JOIN_S)
 
-    # The training's thread; what waits has the lock.
+    # Training thread. Methods that wait hold the lock.
 
     def _start(self) -> None:
-        # No daemon: one that is inside of the store when the interpreter ends would abort the process.
-        # It ends by itself with the main thread.
-        self._thread = threading.Thread(target=self._run, name="gradscope-agreement", daemon=False)
+        # Not a daemon: a daemon thread inside the store would abort the process at interpreter exit.
+        # It ends with the main thread.
+        self._thread = threading.Thread(target=self._run, name="gradscope-consensus", daemon=False)
         self._thread.start()
 
     def _await_decisions(self, step: int) -> None:
-        if not self._is_undecided(step):
+        if not self._has_undecided(step):
             return
         self._waits_since_s = time.monotonic()
         self._changed.notify_all()
         is_known = self._changed.wait_for(
-            lambda: not self._is_undecided(step), ANSWER_S + WAIT_S + _JOIN_S
+            lambda: not self._has_undecided(step), ANSWER_S + WAIT_S + _JOIN_S
         )
         self._waits_since_s = None
         if not is_known:
             self._open.clear()
             self._over = "the store of torch.distributed does not answer"
-            self._faults.warn("agreement", f"{self._over}: ranks cannot agree on changes any more")
+            self._faults.warn(
+                "consensus", f"{self._over}: commands that need all ranks are no longer possible"
+            )
 
-    def _is_undecided(self, step: int) -> bool:
+    def _has_undecided(self, step: int) -> bool:
         return any(p.horizon is not None and p.horizon <= step for p in self._open.values())
 
-    # Our own thread.
+    # Consensus thread.
 
     def _run(self) -> None:
         try:
-            there = ConsensusStore(self._connect(), self.rank, self.world_size)
-            while self._is_wanted():
-                self._look(there)
-                self._rest()
-            self._leave(there)
+            store = ConsensusStore(self._connect(), self.rank, self.world_size)
+            while self._is_running():
+                self._process(store)
+                self._wait()
+            self._leave(store)
             self._end("the scope was detached on this rank")
         except _ConsensusEnded as over:
             self._end(str(over))
         except Exception as error:  # noqa: BLE001 - a store may fail in many ways, and must not stop training
             if has_process_group() and not self._is_closing:
-                self._faults.report("agreement", error, "Ranks cannot agree on changes any more.")
+                self._faults.report(
+                    "consensus", error, "Commands that need all ranks are no longer possible."
+                )
             self._end(f"the store of torch.distributed failed: {type(error).__name__}")
 
-    def _is_wanted(self) -> bool:
+    def _is_running(self) -> bool:
         if not has_process_group():
             raise _ConsensusEnded(
-                "the process group was destroyed: ranks cannot agree on changes any more"
+                "the process group was destroyed: commands that need all ranks are no longer possible"
             )
         return not self._is_closing and not self._over and threading.main_thread().is_alive()
 
-    def _rest(self) -> None:
+    def _wait(self) -> None:
         with self._changed:
             if self._outgoing or self._is_closing:
                 return
@@ -209,26 +213,28 @@ class Consensus:
             is_busy = self._open or time.monotonic() < self._busy_until_s
             self._changed.wait(_BUSY_S if is_busy else idle_s)
 
-    def _look(self, there: ConsensusStore) -> None:
-        """Read what others propose, propose what is ours, decide what can be decided."""
-        while (text := there.proposal(self._slot)) is not None:
-            self._take(there, text, None)
+    def _process(self, store: ConsensusStore) -> None:
+        """Read proposals of others, write own ones, and decide those that can be decided."""
+        while (text := store.proposal(self._slot)) is not None:
+            self._take(store, text, None)
         while self._outgoing:
-            text, change = self._outgoing[0]
-            found = there.propose(self._slot, text)
+            text, command = self._outgoing[0]
+            found = store.propose(self._slot, text)
             is_mine = found == text
             if is_mine:
                 self._outgoing.popleft()
-            self._take(there, found, change if is_mine else None)
-        while self._open and self._decide_first(there):
+            self._take(store, found, command if is_mine else None)
+        while self._open and self._decide_first(store):
             pass
 
-    def _take(self, there: ConsensusStore, text: str, mine: Change | None) -> None:
-        """Answer the proposal in the next slot: it is ours, or another rank's."""
+    def _take(self, store: ConsensusStore, text: str, mine: PendingCommand | None) -> None:
+        """Answer the proposal in the next slot; `mine` is the command if this rank proposed it."""
         slot, self._slot = self._slot, self._slot + 1
         proposer, _, kind, body = text.split(" ", 3)
         if kind == _LEFT:
-            raise _ConsensusEnded(f"rank {proposer} has left: ranks can change together no more")
+            raise _ConsensusEnded(
+                f"rank {proposer} has detached; commands that need all ranks are no longer possible"
+            )
         self._busy_until_s = time.monotonic() + _BUSY_FOR_S
         if mine is not None:
             self._open[slot] = _Proposal(mine, is_mine=True, deadline_s=time.monotonic() + ANSWER_S)
@@ -236,14 +242,14 @@ class Consensus:
         try:
             prepared = self._prepare[kind](body)
         except GradscopeError as error:
-            there.decide(slot, f"no rank {self.rank}: {error}")
+            store.decide(slot, f"no rank {self.rank}: {error}")
             return
-        change = Change(prepared, done=nothing_to_tell, refuse=_refused_everywhere)
-        proposal = _Proposal(change, is_mine=False, deadline_s=0.0)
-        there.answer(slot, self._promise(slot, proposal))
+        command = PendingCommand(prepared, done=ignore_done, refuse=_refused_everywhere)
+        proposal = _Proposal(command, is_mine=False, deadline_s=0.0)
+        store.answer(slot, self._promise(slot, proposal))
 
     def _promise(self, slot: int, proposal: _Proposal) -> int:
-        """Return the step that the training will not begin without knowing the decision."""
+        """Return the step that training will not begin without knowing the decision."""
         with self._changed:
             ahead = 0 if self._is_held else _clamped(_AHEAD_S / max(self._pace_s, 1e-9))
             horizon = self._last_horizon = max(self._next + ahead, self._last_horizon)
@@ -251,36 +257,36 @@ class Consensus:
             self._open[slot] = proposal
         return horizon
 
-    def _decide_first(self, there: ConsensusStore) -> bool:
-        """Settle the oldest proposal; return False where that cannot be done yet."""
+    def _decide_first(self, store: ConsensusStore) -> bool:
+        """Decide the oldest proposal; return False if that is not possible yet."""
         slot, proposal = next(iter(self._open.items()))
-        decision = there.decision(slot)
+        decision = store.decision(slot)
         if decision is None and proposal.is_mine:
-            decision = self._decide_mine(there, slot, proposal)
+            decision = self._decide_mine(store, slot, proposal)
         elif decision is None and self._has_waited():
             reason = f"rank {self.rank} waited {WAIT_S:g} s for a decision"
-            decision = there.decide(slot, f"no {reason}")
+            decision = store.decide(slot, f"no {reason}")
         if decision is None:
             return False
         word, _, rest = decision.partition(" ")
         if word == "yes":
-            self._put(replace(proposal.change, step=int(rest), label=f"{_LABEL}{slot + 1}"))
+            self._put(replace(proposal.command, step=int(rest), label=f"{_LABEL}{slot + 1}"))
         elif proposal.is_mine:
-            proposal.change.refuse(rest)
+            proposal.command.refuse(rest)
         with self._changed:
             self._open.pop(slot, None)
             self._changed.notify_all()
         return True
 
-    def _decide_mine(self, there: ConsensusStore, slot: int, proposal: _Proposal) -> str | None:
-        horizons = there.answers(slot)
+    def _decide_mine(self, store: ConsensusStore, slot: int, proposal: _Proposal) -> str | None:
+        horizons = store.answers(slot)
         if horizons is not None:
-            return there.decide(slot, f"yes {max(self._promise(slot, proposal), *horizons)}")
+            return store.decide(slot, f"yes {max(self._promise(slot, proposal), *horizons)}")
         if time.monotonic() < proposal.deadline_s:
             return None
-        silent = there.silent(slot, _NAMED)
+        silent = store.silent(slot, _NAMED)
         who = ("rank " if len(silent) == 1 else "ranks ") + ", ".join(map(str, silent))
-        return there.decide(
+        return store.decide(
             slot, f"no {who} did not answer in {ANSWER_S:g} s: stopped, busy, or not attached yet"
         )
 
@@ -288,32 +294,32 @@ class Consensus:
         since_s = self._waits_since_s
         return since_s is not None and time.monotonic() - since_s > WAIT_S
 
-    def _leave(self, there: ConsensusStore) -> None:
+    def _leave(self, store: ConsensusStore) -> None:
         for slot, proposal in self._open.items():
             if not proposal.is_mine or proposal.horizon is None:
-                there.decide(slot, f"no rank {self.rank} has left")
-        while there.propose(self._slot, f"{self.rank} 0 {_LEFT} ").split(" ")[2] != _LEFT:
+                store.decide(slot, f"no rank {self.rank} has detached")
+        while store.propose(self._slot, f"{self.rank} 0 {_LEFT} ").split(" ")[2] != _LEFT:
             self._slot += 1
 
     def _end(self, reason: str) -> None:
         with self._changed:
             self._over = self._over or reason
-            left = [change for _, change in self._outgoing]
-            left += [proposal.change for proposal in self._open.values() if proposal.is_mine]
+            left = [command for _, command in self._outgoing]
+            left += [proposal.command for proposal in self._open.values() if proposal.is_mine]
             self._outgoing.clear()
             self._open.clear()
             self._changed.notify_all()
-        for change in left:
-            change.refuse(reason)
+        for command in left:
+            command.refuse(reason)
 
 
 def is_agreed(id: str) -> bool:
-    """Whether an id was made by a change that all ranks agreed on."""
+    """Return whether an id was made by a command that all ranks agreed on."""
     return f"-{_LABEL}" in id
 
 
 def _refused_everywhere(reason: str) -> None:
-    """Nobody waits here: the rank that proposed the change refuses it for the same reason."""
+    """Do nothing: the proposing rank reports the same reason."""
 
 
 def _clamped(steps: float) -> int:

@@ -1,13 +1,13 @@
-"""What the ranks of a job write down for each other, in the store that torch.distributed has anyway.
+"""The proposals, answers and decisions of ranks, as keys in the store of torch.distributed.
 
-For each proposal, in slots that all ranks read in the same order:
+Each proposal has a slot; all ranks read the slots in the same order:
 
-    proposal/k       what is proposed, by which rank: whoever writes first has the slot
-    answer/k/rank    from which step on this rank can obey
-    count/k          how many have answered
-    decision/k       written once, by whoever is first: "yes STEP" or "no REASON"
+    proposal/k       the command and the rank that proposes it; the first write takes the slot
+    answer/k/rank    the first step at which this rank can apply it
+    count/k          how many ranks have answered
+    decision/k       the first write: "yes STEP" or "no REASON"
 
-Nothing here waits: a key that is not there yet is None.
+Nothing here blocks: a key that does not exist yet is None.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ __all__ = ["ConsensusStore"]
 
 
 class ConsensusStore:
-    """The slots of one run. Owned by one thread; the store is a connection of its own."""
+    """The slots of one run. Used by one thread, with its own connection to the store."""
 
     def __init__(self, store: "Store", rank: int, world_size: int) -> None:
         self._store = store
@@ -28,15 +28,15 @@ class ConsensusStore:
         self._others = [each for each in range(world_size) if each != rank]
 
     def propose(self, slot: int, text: str) -> str:
-        """Write a proposal where there is none; return the one that is there."""
+        """Write a proposal if the slot has none; return the one that it has."""
         return self._write_once(f"proposal/{slot}", text)
 
     def proposal(self, slot: int) -> str | None:
-        """Return what is proposed in a slot."""
+        """Return the proposal in a slot."""
         return self._read(f"proposal/{slot}")
 
     def answer(self, slot: int, horizon: int) -> None:
-        """Write down from which step on this rank can obey."""
+        """Write the first step at which this rank can apply the command."""
         self._store.set(f"answer/{slot}/{self._rank}", str(horizon))
         self._store.add(f"count/{slot}", 1)
 
@@ -47,16 +47,16 @@ class ConsensusStore:
         return [int(self._store.get(f"answer/{slot}/{rank}")) for rank in self._others]
 
     def silent(self, slot: int, limit: int) -> Sequence[int]:
-        """Return those that have not answered, at most `limit` of them."""
+        """Return the ranks that have not answered, at most `limit` of them."""
         silent = (r for r in self._others if not self._store.check([f"answer/{slot}/{r}"]))
         return [rank for rank, _ in zip(silent, range(limit), strict=False)]
 
     def decide(self, slot: int, text: str) -> str:
-        """Write the decision where there is none; return the one that is there."""
+        """Write the decision if the slot has none; return the one that it has."""
         return self._write_once(f"decision/{slot}", text)
 
     def decision(self, slot: int) -> str | None:
-        """Return the decision about a slot."""
+        """Return the decision for a slot."""
         return self._read(f"decision/{slot}")
 
     def _write_once(self, key: str, text: str) -> str:

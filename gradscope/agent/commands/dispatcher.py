@@ -1,9 +1,9 @@
-"""Commands from viewers: checked at the door, applied in their turn, answered when they are in force.
+"""Commands from viewers: checked on arrival, applied at a step boundary, acknowledged when in force.
 
     handle ──▶ prepare (checks, changes nothing) ──▶ a boundary between two steps: apply ──▶ Ack
                   └──▶ refused
 
-What an action does is registered by the part that does it: `control.register("pause", prepare)`.
+The object that carries out an action registers it: `dispatcher.register({"pause": prepare})`.
 """
 
 import secrets
@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from gradscope.agent.commands.consensus import Consensus, is_agreed
 from gradscope.agent.commands.intervention_commands import Modules, intervention_commands
-from gradscope.agent.commands.queue import Change, CommandQueue, Prepared
+from gradscope.agent.commands.queue import CommandQueue, PendingCommand, Prepared
 from gradscope.agent.commands.shared_interval import SharedInterval
 from gradscope.agent.run.distributed import store_of_our_own
 from gradscope.agent.run.faults import Faults
@@ -33,17 +33,17 @@ _VIEWERS, _OWN = "command", "own"
 _AGAIN_S = 5.0
 
 Prepare: TypeAlias = Callable[[Command], Prepared]
-"""Checks a command and returns what is to be done in its turn. Raises GradscopeError to refuse it. It
-is called from any thread, on each rank, and changes nothing: another rank may refuse. It looks at the
-command alone, not at what is in force: that is for its turn."""
+"""Checks a command and returns a function that applies it. Raises GradscopeError to refuse it. It is called
+from any thread, on each rank, and changes nothing, since another rank may refuse. It checks the command
+alone; what is in force is checked when the command is applied."""
 
 
 class CommandDispatcher:
     """Answers the commands of one run. A repeated command id gets the first answer again.
 
-    With one rank a change waits in `turns`, a part of the step; with several, the `agreement` lets it
-    wait there on all of them. `modules` gives the layers, `answer` sends an Ack, `settle` puts what
-    waits in the ledger in force during a hold.
+    With one rank a command waits in `queue`, a plugin of the step; with several, the `consensus` queues it
+    on all of them. `modules` returns the layers, `answer` sends an Ack, `settle` lets the ledger apply its
+    requests during a hold.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class CommandDispatcher:
         self._run = hello.run
         self._ledger = ledger
         self._answer = answer
-        self.turns = CommandQueue(faults, settle)
-        self.agreement = self._agree(hello, faults) if hello.world_size > 1 else None
+        self.queue = CommandQueue(faults, settle)
+        self.consensus = self._make_consensus(hello, faults) if hello.world_size > 1 else None
         self._is_allowed = is_allowed
         self._prepare: dict[str, Prepare] = {}
         self._revising: set[str] = set()
@@ -73,23 +73,23 @@ class CommandDispatcher:
 
     @property
     def is_lead(self) -> bool:
-        """Whether this rank is the one that asks for what the run itself wants of all ranks."""
-        return self.agreement is None or self.agreement.rank == 0
+        """Whether this rank makes the requests of the run itself to all ranks."""
+        return self.consensus is None or self.consensus.rank == 0
 
     def register(self, prepare: Mapping[str, Prepare], *, is_revising: bool = False) -> None:
-        """Let commands be obeyed, by action. `is_revising`: they change the interventions."""
+        """Accept commands, by action. `is_revising`: they change the interventions."""
         self._prepare.update(prepare)
         if is_revising:
             self._revising.update(prepare)
 
     def add_to(self, add: Callable[[StepPlugin], None], sampler: Sampler) -> None:
-        """Add what takes part in each step: changes take their turn, ranks observe the same steps."""
-        add(self.turns)
-        if self.agreement is not None:
-            add(SharedInterval(self.agreement, sampler))
+        """Add the plugins: the command queue, and with several ranks their shared observing interval."""
+        add(self.queue)
+        if self.consensus is not None:
+            add(SharedInterval(self.consensus, sampler))
 
     def handle(self, command: Command) -> None:
-        """Take a viewer's command: refuse it now, or acknowledge it once it is in force."""
+        """Handle a command of a viewer: refuse it now, or acknowledge it once it is in force."""
         if command.id in self._answers:
             known = self._answers[command.id]
             if known is not None:
@@ -105,7 +105,7 @@ class CommandDispatcher:
         if command.action in self._revising:
             self._under_way.add(command.id)
         done, refuse = partial(self._done, command), partial(self._refuse, command)
-        self._submit(_VIEWERS, command, Change(prepared, done, refuse))
+        self._submit(_VIEWERS, command, PendingCommand(prepared, done, refuse))
 
     def request(
         self,
@@ -115,9 +115,9 @@ class CommandDispatcher:
         refused: Callable[[str], None] = lambda _reason: None,
         **fields: object,
     ) -> None:
-        """Ask for what the run itself wants: on all ranks alike, in the next turn. Never waits.
+        """Make a request of the run itself, at the next boundary of all ranks. Never waits.
 
-        `fields` are those of a Command. Where it cannot be, `refused(reason)` is called, in any thread.
+        `fields` are those of a Command. If it is refused, `refused(reason)` is called, in any thread.
         """
         id = secrets.token_bytes(16)
         command = Command(id=id, run=self._run, peer="", action=action, target=target, **fields)  # type: ignore[arg-type]  # fields of a Command, by name
@@ -126,24 +126,24 @@ class CommandDispatcher:
         except GradscopeError as error:
             refused(str(error))
             return
-        self._submit(_OWN, command, Change(prepared, self._note_made, refused))
+        self._submit(_OWN, command, PendingCommand(prepared, self._note_made, refused))
 
     def prepare(self, command: Command, *, is_own: bool = False) -> Prepared:
-        """Check a command as every rank does. Raises GradscopeError where it is refused.
+        """Check a command, as every rank does. Raises GradscopeError if it is refused.
 
-        `is_own`: no viewer asks for it, the run does itself.
+        `is_own`: it is a request of the run itself, not of a viewer.
         """
         if not self._is_allowed and not is_own:
-            raise UsageError("this run was attached with control=False: nothing can be changed in it")
+            raise UsageError("this run was attached with control=False: it accepts no commands")
         prepare = self._prepare.get(command.action)
         if prepare is None:
             raise UsageError(f"this run does not know how to {command.action}")
         return prepare(command)
 
     def _end_on_all_ranks(self, entry: LedgerEntry) -> None:
-        """Ask for the end of an intervention whose time has come, again and again while it lasts.
+        """Request the removal of an expired intervention; repeat the request while it is in force.
 
-        The rank that asked for it does, or the lead for what the script set on each of them.
+        The rank that set it requests that; for those set by the script on every rank, the lead does.
         """
         now_s = time.monotonic()
         is_mine = entry.id in self._made or (self.is_lead and not is_agreed(entry.id))
@@ -151,25 +151,25 @@ class CommandDispatcher:
             self._ending_s[entry.id] = now_s
             self.request("remove", target=entry.id)
 
-    def _agree(self, hello: Hello, faults: Faults) -> Consensus:
-        agreement = Consensus(
+    def _make_consensus(self, hello: Hello, faults: Faults) -> Consensus:
+        consensus = Consensus(
             hello.rank,
             hello.world_size,
             connect=lambda: store_of_our_own(hello.run, hello.rank),
-            put=self.turns.put,
+            put=self.queue.put,
             faults=faults,
         )
-        agreement.obey(_VIEWERS, lambda word: self.prepare(_command_of(word)))
-        agreement.obey(_OWN, lambda word: self.prepare(_command_of(word), is_own=True))
-        self.turns.tell(agreement)
-        self._ledger.on_over = self._end_on_all_ranks
-        return agreement
+        consensus.register(_VIEWERS, lambda word: self.prepare(_command_of(word)))
+        consensus.register(_OWN, lambda word: self.prepare(_command_of(word), is_own=True))
+        self.queue.set_observer(consensus)
+        self._ledger.on_expired = self._end_on_all_ranks
+        return consensus
 
-    def _submit(self, kind: str, command: Command, change: Change) -> None:
-        if self.agreement is None:
-            self.turns.put(change)
+    def _submit(self, kind: str, command: Command, pending: PendingCommand) -> None:
+        if self.consensus is None:
+            self.queue.put(pending)
         else:
-            self.agreement.submit(kind, _word_of(command), change)
+            self.consensus.submit(kind, _word_of(command), pending)
 
     def _check_revision(self, command: Command) -> None:
         expected, revision = command.expect_revision, self._ledger.revision
@@ -186,7 +186,7 @@ class CommandDispatcher:
             Ack(command=command.id, run=command.run, is_done=True, step=step, id=id, layers=layers)
         )
 
-    def _note_made(self, step: int, id: str = "", layers: tuple[str, ...] = ()) -> None:  # noqa: ARG002 - a Done
+    def _note_made(self, step: int, id: str = "", layers: tuple[str, ...] = ()) -> None:  # noqa: ARG002 - signature of OnDone
         if id:
             self._made.add(id)
 
@@ -211,5 +211,5 @@ def _word_of(command: Command) -> str:
 def _command_of(word: str) -> Command:
     command = decode([b64decode(word)])
     if not isinstance(command, Command):
-        raise UsageError(f"expected a command of another rank, got a {type(command).__name__}")
+        raise UsageError(f"expected a command from another rank, got a {type(command).__name__}")
     return command

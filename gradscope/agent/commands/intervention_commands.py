@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from gradscope.agent.commands.queue import Prepared, QueuedCommand
+from gradscope.agent.commands.queue import Boundary, Prepared
 from gradscope.agent.interventions.apply_parameters import parameters_below
 from gradscope.catalogue import check_arguments, check_site
 from gradscope.errors import UsageError
@@ -22,12 +22,12 @@ from gradscope.intervene import (
 from gradscope.names import match_names
 from gradscope.protocol import Command
 
-__all__ = ["Modules", "check_wanted", "intervention_commands"]
+__all__ = ["Modules", "check_request", "intervention_commands"]
 
 Modules: TypeAlias = Mapping[str, nn.Module]
 
 
-def check_wanted(
+def check_request(
     modules: Modules,
     intervention: str | Action,
     arguments: Mapping[str, object],
@@ -48,29 +48,29 @@ def check_wanted(
     plan = check_schedule(
         schedule or Schedule(), spec.name, spec.arguments, may_have_condition=spec.what != "passage"
     )
-    wanted = InterventionRequest(action, checked, chosen, site, set_by, end, plan, origin)
-    _check_layers(wanted, modules)
-    return wanted
+    request = InterventionRequest(action, checked, chosen, site, set_by, end, plan, origin)
+    _check_layers(request, modules)
+    return request
 
 
-def _check_layers(wanted: InterventionRequest, modules: Modules) -> None:
+def _check_layers(request: InterventionRequest, modules: Modules) -> None:
     """Refuse what these layers have not got."""
-    name = wanted.action.spec.name
-    if wanted.site == "params":
-        below = parameters_below(modules, wanted.layers)
+    name = request.action.spec.name
+    if request.site == "params":
+        below = parameters_below(modules, request.layers)
         parameters = [p for own in below.values() for p in own]
         if not any(p.requires_grad for p in parameters):
             raise UsageError(
-                f"{name} at 'params': {', '.join(wanted.layers)} has no parameter that takes a "
+                f"{name} at 'params': {', '.join(request.layers)} has no parameter that takes a "
                 "gradient; there are other layers, and the site 'output'"
             )
         if any(hasattr(p, "to_local") for p in parameters):
-            _check_sharded(wanted, parameters)
-    if wanted.site == "input" or wanted.action.spec.what == "passage":
-        writing = [layer for layer in wanted.layers if _writes_in_place(modules[layer])]
+            _check_sharded(request, parameters)
+    if request.site == "input" or request.action.spec.what == "passage":
+        writing = [layer for layer in request.layers if _writes_in_place(modules[layer])]
         if writing:
             raise UsageError(
-                f"{name} at {wanted.site!r}: {', '.join(writing)} writes into its input in place, and "
+                f"{name} at {request.site!r}: {', '.join(writing)} writes into its input in place, and "
                 "whoever else uses that tensor relies on it: it cannot be copied; act at 'output', or "
                 "on the layer before, or make the module with inplace=False"
             )
@@ -83,11 +83,11 @@ def _writes_in_place(module: nn.Module) -> bool:
     return bool(getattr(module, "inplace", False))
 
 
-def _check_sharded(wanted: InterventionRequest, parameters: list[nn.Parameter]) -> None:
+def _check_sharded(request: InterventionRequest, parameters: list[nn.Parameter]) -> None:
     """Refuse what needs a whole gradient where each rank holds a part of it."""
-    name = wanted.action.spec.name
-    spec = wanted.action.spec
-    if spec.needs_whole or wanted.schedule.condition or wanted.arguments.get("relative"):
+    name = request.action.spec.name
+    spec = request.action.spec
+    if spec.needs_whole or request.schedule.condition or request.arguments.get("relative"):
         raise UsageError(
             f"{name} at 'params' looks at a whole gradient, and of a sharded parameter each rank holds "
             "a part; scale, clamp and reverse can be done there, and a norm is clipped by "
@@ -113,7 +113,7 @@ def intervention_commands(
 
 
 def _prepare_install(ledger: Ledger, modules: Callable[[], Modules], command: Command) -> Prepared:
-    wanted = check_wanted(
+    request = check_request(
         modules(),
         command.intervention,
         {**command.arguments, **command.choices},
@@ -125,19 +125,19 @@ def _prepare_install(ledger: Ledger, modules: Callable[[], Modules], command: Co
         origin=f"viewer {command.peer[:8]}",
     )
 
-    def apply(turn: QueuedCommand) -> None:
+    def apply(boundary: Boundary) -> None:
         ledger.install(
-            wanted,
-            lambda entry, step: turn.done(entry.active_since or step, entry.id, entry.layers),
-            turn.label,
+            request,
+            lambda entry, step: boundary.done(entry.active_since or step, entry.id, entry.layers),
+            boundary.label,
         )
 
     return apply
 
 
 def _prepare_remove(ledger: Ledger, command: Command) -> Prepared:
-    def apply(turn: QueuedCommand) -> None:
-        if not ledger.remove(command.target, turn.done, by=command.set_by):
+    def apply(boundary: Boundary) -> None:
+        if not ledger.remove(command.target, boundary.done, by=command.set_by):
             ids = ", ".join(entry.id for entry in ledger.entries()) or "none"
             raise UsageError(f"no intervention {command.target!r} is in force; there are: {ids}")
 
@@ -145,7 +145,7 @@ def _prepare_remove(ledger: Ledger, command: Command) -> Prepared:
 
 
 def _prepare_remove_all(ledger: Ledger, command: Command) -> Prepared:
-    return lambda turn: ledger.remove_all(turn.done, by=command.set_by)
+    return lambda boundary: ledger.remove_all(boundary.done, by=command.set_by)
 
 
 def _end_of(command: Command) -> End:

@@ -1,9 +1,9 @@
-"""Changes that were checked and wait for their turn: a boundary between two steps.
+"""Commands that were checked and wait for a step boundary.
 
-    prepared (any thread) ──▶ waits ──step boundary──▶ applied (the training's thread)
+    prepared (any thread) ──▶ queued ──step boundary──▶ applied (training thread)
 
-Whatever a viewer asks for takes effect here and nowhere else. While a part of the step holds the
-training at a boundary (a pause), changes go on being applied there.
+Every command of a viewer takes effect here. During a pause, commands are still applied at the boundary where
+training is held.
 """
 
 import threading
@@ -17,111 +17,117 @@ from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import GradscopeError
 
 __all__ = [
-    "Boundaries",
-    "Change",
+    "Boundary",
+    "BoundaryObserver",
     "CommandQueue",
-    "Done",
+    "OnDone",
+    "PendingCommand",
     "Prepared",
-    "QueuedCommand",
-    "nothing_to_tell",
+    "ignore_done",
 ]
 
-_LOOK_S = 0.25
+_POLL_S = 0.25
 
 
-class Done(Protocol):
-    """Called once, when a change is in force."""
+class OnDone(Protocol):
+    """Called once, when a command is in force."""
 
     def __call__(self, step: int, id: str = "", layers: tuple[str, ...] = ()) -> None:
-        """Tell the first step in which it is, and what was made on which layers."""
+        """Report the first step in which it is in force, and the id and layers of what it created."""
 
 
 @dataclass(frozen=True, slots=True)
-class QueuedCommand:
-    """What a prepared change is given when its turn has come.
+class Boundary:
+    """The step boundary at which a prepared command is applied.
 
     step: the step that is about to begin, the same on all ranks.
-    label: None with one rank; with several, a word that is the same on all of them and is used once:
-        what is made by this change carries it in its id.
-    done: to be called once the change is in force, now or when the boundary is settled.
+    label: None with one rank; with several, a word that is the same on all ranks and used once. The id of
+        what the command creates contains it.
+    done: must be called once the command is in force, now or when the ledger has settled.
     """
 
     step: int
     label: str | None
-    done: Done
+    done: OnDone
 
 
-Prepared: TypeAlias = Callable[[QueuedCommand], None]
-"""A checked change: called in the training's thread, between two steps. What depends on the state
-at that boundary is refused there, by raising GradscopeError: before, ranks may be in different steps;
-there they all see the same."""
+Prepared: TypeAlias = Callable[[Boundary], None]
+"""A checked command: called in the training thread, between two steps. It raises GradscopeError to refuse
+because of the state at that boundary: before the boundary ranks may be in different steps, there they all
+have the same state."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A prepared change and who waits for it. `step` is the agreed one; None: the next boundary."""
+class PendingCommand:
+    """A prepared command, with the callbacks for its result.
+
+    step: the step that the ranks agreed on; None means the next boundary.
+    """
 
     apply: Prepared
-    done: Done
+    done: OnDone
     refuse: Callable[[str], None]
     step: int | None = None
     label: str | None = None
 
 
-class Boundaries(Protocol):
-    """Who must know of each boundary that the training comes to: the agreement between ranks."""
+class BoundaryObserver(Protocol):
+    """Is called at each step boundary: the consensus of ranks (`consensus.py`)."""
 
     def reach(self, step: int) -> None:
-        """Come to the boundary before `step`: afterwards, all that is decided for it is waiting."""
+        """Reach the boundary before `step`; on return all commands for it are queued."""
 
     def hold(self, step: int) -> None:
-        """Stay there: more may be decided for it."""
+        """Stay at that boundary: more commands may be decided for it."""
 
     def release(self, step: int, is_idle: Callable[[], bool]) -> bool:
-        """Leave it, unless there is something to apply yet. Returns whether it was left."""
+        """Leave the boundary unless a command is still due. Return whether it was left."""
 
     def close(self) -> None:
-        """End."""
+        """Stop."""
 
 
 class CommandQueue(StepPlugin):
-    """The changes of one run that wait for a boundary. `settle` puts ledgers in force during a hold."""
+    """The commands of one run that wait for a boundary.
 
-    name = "changes between two steps"
+    `settle` lets the ledger apply its requests during a hold.
+    """
+
+    name = "commands between two steps"
 
     def __init__(self, faults: Faults, settle: Callable[[], None]) -> None:
         self._faults = faults
         self._settle = settle
-        self._waiting: deque[Change] = deque()
+        self._waiting: deque[PendingCommand] = deque()
         self._arrival = threading.Condition()
         self._is_closed = False
-        self._boundaries: Boundaries | None = None
+        self._observer: BoundaryObserver | None = None
 
-    def tell(self, boundaries: Boundaries) -> None:
-        """Tell somebody of each boundary from now on."""
-        self._boundaries = boundaries
+    def set_observer(self, observer: BoundaryObserver) -> None:
+        """Call an observer at each boundary from now on."""
+        self._observer = observer
 
-    def put(self, change: Change) -> None:
-        """Let a change wait for its turn. From any thread; those put first are applied first."""
+    def put(self, command: PendingCommand) -> None:
+        """Queue a command. Thread-safe; commands are applied in the order of `put`."""
         with self._arrival:
-            self._waiting.append(change)
+            self._waiting.append(command)
             self._arrival.notify_all()
         self.wake()
 
     def at_boundary(self, step: int) -> None:
-        """Apply what is due before `step` begins."""
-        if self._boundaries is not None:
-            self._boundaries.reach(step)
+        """Apply the commands that are due before `step`."""
+        if self._observer is not None:
+            self._observer.reach(step)
         self._apply(step, is_held=False)
-        self.rest_unless(lambda: self._waiting or self._boundaries is not None)
+        self.rest_unless(lambda: self._waiting or self._observer is not None)
 
     def hold(self, step: int, is_over: Callable[[], bool]) -> None:
-        """Hold the training before `step` until `is_over()`: asked after each change, and often.
+        """Hold training before `step` until `is_over()`, which is called after each command and often.
 
-        Changes go on being applied and are in force at once. Returns at once when the scope is closed.
+        Commands are still applied, and in force at once. Returns at once if the queue is closed.
         """
-        if self._boundaries is not None:
-            self._boundaries.hold(step)
+        if self._observer is not None:
+            self._observer.hold(step)
         while not self._is_closed:
             if self._apply(step, is_held=not is_over()):
                 self._settle()
@@ -131,34 +137,34 @@ class CommandQueue(StepPlugin):
             else:
                 with self._arrival:
                     if not self._waiting and not self._is_closed:
-                        self._arrival.wait(_LOOK_S)
+                        self._arrival.wait(_POLL_S)
 
-    def ask_now(self) -> None:
-        """Have `is_over` asked now. From any thread."""
+    def recheck_hold(self) -> None:
+        """Call `is_over` of the current hold soon. Thread-safe."""
         with self._arrival:
             self._arrival.notify_all()
 
     def close(self) -> None:
-        """End a hold, and refuse what still waits."""
-        if self._boundaries is not None:
-            self._boundaries.close()
+        """End a hold, and refuse the commands that still wait."""
+        if self._observer is not None:
+            self._observer.close()
         with self._arrival:
             self._is_closed = True
             left, self._waiting = self._waiting, deque()
             self._arrival.notify_all()
-        for change in left:
-            change.refuse("the scope was detached before the end of the step")
+        for command in left:
+            command.refuse("the scope was detached before the end of the step")
 
     def _apply(self, step: int, *, is_held: bool) -> bool:
-        """Apply what is due, in order; during a hold one at a time. Return whether anything was.
+        """Apply what is due, in order; during a hold one command. Return whether any was applied.
 
-        During a hold all that is decided is due: the step that was agreed on might never come.
+        During a hold every queued command is due: the step that was agreed on might never be reached.
         """
         has_applied = False
         while self._waiting and (is_held or self._is_due(step)):
             self._apply_one(self._waiting.popleft(), step)
             has_applied = True
-            if is_held:  # it may have ended the hold: what follows has its own step then
+            if is_held:  # it may have ended the hold: then the next ones are due at their own steps
                 break
         return has_applied
 
@@ -166,18 +172,17 @@ class CommandQueue(StepPlugin):
         return bool(self._waiting) and (self._waiting[0].step or step) <= step
 
     def _may_leave(self, step: int) -> bool:
-        boundaries = self._boundaries
-        return boundaries is None or boundaries.release(step, lambda: not self._is_due(step))
+        return self._observer is None or self._observer.release(step, lambda: not self._is_due(step))
 
-    def _apply_one(self, change: Change, step: int) -> None:
+    def _apply_one(self, command: PendingCommand, step: int) -> None:
         try:
-            change.apply(QueuedCommand(step, change.label, change.done))
+            command.apply(Boundary(step, command.label, command.done))
         except GradscopeError as error:
-            change.refuse(str(error))
+            command.refuse(str(error))
         except Exception as error:  # noqa: BLE001 - ours must not become the training's
-            self._faults.report("a change between two steps", error, "It was not made.")
-            change.refuse(f"it failed: {type(error).__name__}: {error}")
+            self._faults.report("a command between two steps", error, "It was not applied.")
+            command.refuse(f"it failed: {type(error).__name__}: {error}")
 
 
-def nothing_to_tell(step: int, id: str = "", layers: tuple[str, ...] = ()) -> None:
-    """Nobody waits for this change."""
+def ignore_done(step: int, id: str = "", layers: tuple[str, ...] = ()) -> None:
+    """Ignore that a command is in force: the caller does not need the result."""

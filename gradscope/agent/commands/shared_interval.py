@@ -1,13 +1,13 @@
-"""All ranks observe the same steps: the first of them chooses, and all change their rhythm together.
+"""All ranks observe the same steps: the first rank proposes an interval, and all adopt it at one step.
 
-So it is with the steps in which layers in the focus are measured.
+The same holds for the interval of focus steps.
 """
 
 import time
 from functools import partial
 
 from gradscope.agent.commands.consensus import Consensus
-from gradscope.agent.commands.queue import Change, Prepared, QueuedCommand, nothing_to_tell
+from gradscope.agent.commands.queue import Boundary, PendingCommand, Prepared, ignore_done
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.budget import Sampler
 from gradscope.errors import UsageError
@@ -15,35 +15,35 @@ from gradscope.errors import UsageError
 __all__ = ["SharedInterval"]
 
 _KIND = "every"
-_OFTEN_S = 1.0
-_WORTH = 1.2
-"""What is chosen must differ by this factor from what there is, to be worth asking all ranks."""
+_PROPOSED_EVERY_S = 1.0
+_MIN_RATIO = 1.2
+"""A new interval must differ by this factor from the present one to be proposed."""
 
 
 class SharedInterval(StepPlugin):
-    """Keeps a sampler in step with those of the other ranks."""
+    """Keeps the intervals of a sampler equal to those of the other ranks."""
 
     name = "the steps that all ranks observe"
 
-    def __init__(self, agreement: Consensus, sampler: Sampler) -> None:
-        self._agreement = agreement
+    def __init__(self, consensus: Consensus, sampler: Sampler) -> None:
+        self._consensus = consensus
         self._sampler = sampler
-        self._asked_s = -_OFTEN_S
-        agreement.obey(_KIND, self._prepare)
+        self._proposed_s = -_PROPOSED_EVERY_S
+        consensus.register(_KIND, self._prepare)
 
-    def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - a part's shape
-        """On the first rank: propose another rhythm, where one is wanted."""
+    def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - signature of a plugin
+        """On the first rank: propose other intervals if the sampler wants them."""
         sampler = self._sampler
         wanted = sampler.wanted, sampler.wanted_focus
-        there_is = sampler.every, sampler.focus_every
-        if wanted == there_is or self._agreement.rank != 0:
+        present = sampler.every, sampler.focus_every
+        if wanted == present or self._consensus.rank != 0:
             return
         now_s = time.monotonic()
-        is_worth_it = any(map(_differ, wanted, there_is))
-        if is_worth_it and now_s - self._asked_s >= _OFTEN_S:
-            self._asked_s = now_s
-            change = Change(partial(self._adopt, wanted), nothing_to_tell, _as_it_was)
-            self._agreement.submit(_KIND, " ".join(map(str, wanted)), change)
+        is_worth_it = any(map(_differ, wanted, present))
+        if is_worth_it and now_s - self._proposed_s >= _PROPOSED_EVERY_S:
+            self._proposed_s = now_s
+            command = PendingCommand(partial(self._adopt, wanted), ignore_done, _keep_interval)
+            self._consensus.submit(_KIND, " ".join(map(str, wanted)), command)
 
     def _prepare(self, body: str) -> Prepared:
         numbers = [int(word) for word in body.split() if word.isdigit()]
@@ -54,15 +54,15 @@ class SharedInterval(StepPlugin):
             )
         return partial(self._adopt, (numbers[0], numbers[1]))
 
-    def _adopt(self, intervals: tuple[int, int], turn: QueuedCommand) -> None:
+    def _adopt(self, intervals: tuple[int, int], boundary: Boundary) -> None:
         every, focus_every = intervals
-        self._sampler.adopt(every, turn.step, focus_every)
-        turn.done(turn.step)
+        self._sampler.adopt(every, boundary.step, focus_every)
+        boundary.done(boundary.step)
 
 
-def _differ(wanted: int, there_is: int) -> bool:
-    return max(wanted, there_is) >= _WORTH * min(wanted, there_is) and wanted != there_is
+def _differ(wanted: int, present: int) -> bool:
+    return max(wanted, present) >= _MIN_RATIO * min(wanted, present) and wanted != present
 
 
-def _as_it_was(reason: str) -> None:
-    """Keep the rhythm; what is wanted is proposed again."""
+def _keep_interval(reason: str) -> None:
+    """Do nothing: the interval is proposed again."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradscope.agent.commands.queue import Prepared, QueuedCommand
+from gradscope.agent.commands.queue import Boundary, Prepared
 from gradscope.agent.inspection.capture import Capture, CapturedTensor, Captures, check_what
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
@@ -81,7 +81,7 @@ class CaptureUpload(StepPlugin):
                 f"expected at most {_LAYERS} layers in one capture, got {len(layers)}; choose fewer"
             )
 
-        def apply(command_slot: QueuedCommand) -> None:
+        def apply(command_slot: Boundary) -> None:
             if self._hello.rank == 0:
                 if len(self._requests) >= _AT_ONCE:
                     raise UsageError(

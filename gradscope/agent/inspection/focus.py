@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gradscope.agent.commands.queue import Prepared, QueuedCommand, nothing_to_tell
+from gradscope.agent.commands.queue import Boundary, Prepared, ignore_done
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.hooks import has_compiled
@@ -92,11 +92,9 @@ class Focus(StepPlugin):
         owner = command.peer or command.target
         layers = self.check(command.layers) if command.layers else ()
 
-        def apply(command_slot: QueuedCommand) -> None:
+        def apply(command_slot: Boundary) -> None:
             self.set_layers(layers, owner)
-            if (
-                layers and command_slot.done is not nothing_to_tell
-            ):  # on the rank that received the command
+            if layers and command_slot.done is not ignore_done:  # on the rank that received the command
                 self._seen_s[owner] = time.monotonic()
             command_slot.done(command_slot.step, layers=layers)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.agent.commands.queue import Prepared, QueuedCommand
+from gradscope.agent.commands.queue import Boundary, Prepared
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.columns import MemoryTable, TimesTable
@@ -128,7 +128,7 @@ class ResourcePlugin(StepPlugin):
     def prepare_measure(self, command: Command) -> Prepared:  # noqa: ARG002 - the signature of all command functions
         """Validate a viewer's command to measure the next step."""
 
-        def apply(command_slot: QueuedCommand) -> None:
+        def apply(command_slot: Boundary) -> None:
             self.request_now()
             command_slot.done(command_slot.step)
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.agent.commands.queue import Prepared, QueuedCommand
+from gradscope.agent.commands.queue import Boundary, Prepared
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.intervene import Ledger
@@ -69,7 +69,7 @@ class Snapshot(StepPlugin):
         self._restore: Callable[[], object] | None = None
         self._state: _TrainingState | None = None
         self._saved_at: int | None = None
-        self._undo: list[QueuedCommand] = []
+        self._undo: list[Boundary] = []
 
     @property
     def step(self) -> int | None:
@@ -132,7 +132,7 @@ class Snapshot(StepPlugin):
         self._state = None
 
     def _prepare_undo(self, command: Command) -> Prepared:  # noqa: ARG002 - the signature of all command functions
-        def apply(command_slot: QueuedCommand) -> None:
+        def apply(command_slot: Boundary) -> None:
             self.check()
 
             def done(step: int) -> None:

@@ -122,44 +122,46 @@ class ForwardInterventions:
     ) -> Any:
         """Return a structure whose tensors have what acts on them: values first, gradients after."""
         try:
-            for applied in chain:
-                if applied.action.spec.what == "value":
-                    structure = self._over(slot, structure, applied, needs_gradient=False)
-                elif applied.action.spec.what == "passage" and call is not None:
-                    structure = _passed(applied, call, structure)
+            for intervention in chain:
+                if intervention.action.spec.what == "value":
+                    structure = self._over(slot, structure, intervention, needs_gradient=False)
+                elif intervention.action.spec.what == "passage" and call is not None:
+                    structure = _passed(intervention, call, structure)
             if torch.is_grad_enabled():
-                for applied in reversed(chain):
-                    if applied.action.spec.what == "gradient":
-                        structure = self._over(slot, structure, applied, needs_gradient=True)
+                for intervention in reversed(chain):
+                    if intervention.action.spec.what == "gradient":
+                        structure = self._over(slot, structure, intervention, needs_gradient=True)
                 see([tensor for _, tensor in find_tensors(structure) if tensor.requires_grad])
         except Exception as error:  # noqa: BLE001 - ours must not become the training's
             self._faults.report("an intervention", error, "What it was laid over stays as it was.")
         return structure
 
     def _over(
-        self, slot: Slot, structure: Any, applied: ActiveIntervention, *, needs_gradient: bool
+        self, slot: Slot, structure: Any, intervention: ActiveIntervention, *, needs_gradient: bool
     ) -> Any:
         tensors = [t for _, t in find_tensors(structure) if t.requires_grad or not needs_gradient]
-        laid = iter(applied.over(tensors, slot.name, self._unit)) if tensors else iter(())
+        laid = iter(intervention.apply_forward(tensors, slot.name, self._unit)) if tensors else iter(())
         return replace_tensors(
             structure, lambda t: next(laid) if t.requires_grad or not needs_gradient else t
         )
 
 
 def _passed(
-    applied: ActiveIntervention, call: Call, output: Any
+    intervention: ActiveIntervention, call: Call, output: Any
 ) -> Any:  # Any: whatever a module returns
     """Return an output whose gradient goes to the layer's first input."""
     found: Sequence[tuple[str, torch.Tensor]] = list(find_tensors(output))
     if call.first is None or len(found) != 1:
-        applied.fail(f"a gradient passes straight from one tensor to another; {len(found)} came out")
+        intervention.fail(
+            f"a gradient passes straight from one tensor to another; {len(found)} came out"
+        )
         return output
     first = call.first
-    return replace_tensors(output, lambda tensor: applied.past(first, tensor))
+    return replace_tensors(output, lambda tensor: intervention.bypass(first, tensor))
 
 
 def _look_for_writing(slot: Slot, call: Call) -> None:
     """Take off what was laid over an input that the layer has written into."""
     if any(tensor._version != version for tensor, version in call.laid):  # noqa: SLF001 - as above
-        for applied in slot.input_chain:
-            applied.fail(_WRITES)
+        for intervention in slot.input_chain:
+            intervention.fail(_WRITES)

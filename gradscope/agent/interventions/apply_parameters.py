@@ -49,7 +49,7 @@ class ParameterInterventions:
     def lay(self, plan: LayerSlots, entries: Sequence[LedgerEntry]) -> None:
         """Take what acts on parameters from now on, in its order."""
         self._plan = plan
-        self._entries = tuple(entry for entry in entries if entry.wanted.site == "params")
+        self._entries = tuple(entry for entry in entries if entry.request.site == "params")
 
     def change(self, optimizer: Optimizer, see_arriving: SeeArriving | None) -> None:
         """Change the gradients that an optimizer is about to use; they stay so afterwards.
@@ -73,11 +73,11 @@ class ParameterInterventions:
                 try:
                     _apply(entry, own, lambda: scale)
                 except Exception as error:  # noqa: BLE001 - ours must not become the training's
-                    entry.applied.fail(f"{type(error).__name__}: {error}")
+                    entry.intervention.fail(f"{type(error).__name__}: {error}")
 
 
 def _apply(entry: LedgerEntry, groups: Sequence[Sequence[nn.Parameter]], unit: Unit) -> None:
-    per = entry.wanted.arguments.get("per", "tensor")
+    per = entry.request.arguments.get("per", "tensor")
     if per == "all":
         groups = [[p for group in groups for p in group]]
     elif per == "tensor":
@@ -87,9 +87,9 @@ def _apply(entry: LedgerEntry, groups: Sequence[Sequence[nn.Parameter]], unit: U
     for group in groups:
         if group:
             places = [_place(p) for p in group]
-            changed = entry.applied.change(places, unit, is_shared=is_shared)
+            changed = entry.intervention.apply_to_gradients(places, unit, is_shared=is_shared)
             made += zip(group, places, changed, strict=True)
-    if entry.applied.failure:
+    if entry.intervention.failure:
         return  # all or none: nothing was written yet
     for parameter, old, new in made:
         if new is not old:

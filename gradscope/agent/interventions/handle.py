@@ -37,7 +37,7 @@ class Intervention:
     @property
     def failure(self) -> str:
         """Why it was taken off by itself; empty while nothing has failed."""
-        return self._entry.applied.failure
+        return self._entry.intervention.failure
 
     @property
     def is_removed(self) -> bool:
@@ -61,4 +61,4 @@ class Intervention:
 
     def __repr__(self) -> str:
         state = "pending" if self.active_since is None else f"since step {self.active_since}"
-        return f"<{self.id}: {self._entry.wanted}, {state}>"
+        return f"<{self.id}: {self._entry.request}, {state}>"

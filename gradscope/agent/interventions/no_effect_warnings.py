@@ -42,7 +42,7 @@ class NoEffectWarnings:
             if entry.id in self._judged:
                 continue
             self._judged.add(entry.id)
-            if not entry.applied.has_acted and not entry.applied.failure:
-                names, why = ", ".join(entry.layers), _IDLE[entry.wanted.site]
+            if not entry.intervention.has_acted and not entry.intervention.failure:
+                names, why = ", ".join(entry.layers), _IDLE[entry.request.site]
                 self._faults.warn(entry.id, f"{entry.id} did nothing in step {step}: {names} {why}")
         self._has_seen = False

@@ -125,18 +125,18 @@ def _pack_bins() -> PackBins | None:
 
 def state_of(entry: LedgerEntry) -> InterventionState:
     """Return one intervention as data."""
-    wanted = entry.wanted
+    request = entry.request
     return InterventionState(
         id=entry.id,
-        action=wanted.action.spec.name,
-        arguments={n: float(v) for n, v in wanted.arguments.items() if not isinstance(v, str)},
-        layers=wanted.layers,
-        site=wanted.site,
-        set_by=wanted.set_by,
+        action=request.action.spec.name,
+        arguments={n: float(v) for n, v in request.arguments.items() if not isinstance(v, str)},
+        layers=request.layers,
+        site=request.site,
+        set_by=request.set_by,
         active_since=entry.active_since,
-        end=str(wanted.end),
-        choices={n: v for n, v in wanted.arguments.items() if isinstance(v, str)},
-        schedule=None if wanted.schedule == Schedule() else wanted.schedule,
+        end=str(request.end),
+        choices={n: v for n, v in request.arguments.items() if isinstance(v, str)},
+        schedule=None if request.schedule == Schedule() else request.schedule,
     )
 
 

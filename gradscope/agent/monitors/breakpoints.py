@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gradscope.agent.commands.queue import Prepared, QueuedCommand
+from gradscope.agent.commands.queue import Boundary, Prepared
 from gradscope.agent.monitors.pause import check_lease
 from gradscope.agent.observation.measurement import FinishedStep
 from gradscope.agent.step.plugins import StepPlugin
@@ -157,7 +157,7 @@ class Breakpoints(StepPlugin):
         condition = self.check(command.condition)
         lease_s = check_lease(command.lease_s)
 
-        def apply(command_slot: QueuedCommand) -> None:
+        def apply(command_slot: Boundary) -> None:
             set_by = command.set_by or command.peer
             added = self.add(condition, set_by=set_by, lease_s=lease_s, label=command_slot.label)
             command_slot.done(command_slot.step, added.id)
@@ -165,7 +165,7 @@ class Breakpoints(StepPlugin):
         return apply
 
     def _prepare_unbreak(self, command: Command) -> Prepared:
-        def apply(command_slot: QueuedCommand) -> None:
+        def apply(command_slot: Boundary) -> None:
             if command.target and command.target not in self._breakpoints:
                 existing = ", ".join(self._breakpoints) or "none"
                 raise UsageError(

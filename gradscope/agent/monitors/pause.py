@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from gradscope.agent.commands.queue import CommandQueue, Prepared, QueuedCommand
+from gradscope.agent.commands.queue import Boundary, CommandQueue, Prepared
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.protocol import Command, PauseState
@@ -106,7 +106,7 @@ class Pause(StepPlugin):
     def resume(self) -> None:
         """Resume the training."""
         self._is_paused, self._pause_at, self._reason = False, None, ""
-        self._queue.ask_now()
+        self._queue.recheck_hold()
 
     def step_once(self, step: int, *, lease_s: float, set_by: str) -> None:
         """Run `step`, and pause before the next."""
@@ -167,14 +167,14 @@ class Pause(StepPlugin):
     def _prepare_pause(self, command: Command) -> Prepared:
         lease_s = check_lease(command.lease_s)
 
-        def apply(command_slot: QueuedCommand) -> None:
+        def apply(command_slot: Boundary) -> None:
             self.pause(lease_s=lease_s, set_by=command.set_by or command.peer, reason=command.condition)
             command_slot.done(command_slot.step)
 
         return apply
 
     def _prepare_resume(self, command: Command) -> Prepared:  # noqa: ARG002 - the signature of all command functions
-        def apply(command_slot: QueuedCommand) -> None:
+        def apply(command_slot: Boundary) -> None:
             self.resume()
             command_slot.done(command_slot.step)
 
@@ -183,7 +183,7 @@ class Pause(StepPlugin):
     def _prepare_step_once(self, command: Command) -> Prepared:
         lease_s = check_lease(command.lease_s)
 
-        def apply(command_slot: QueuedCommand) -> None:
+        def apply(command_slot: Boundary) -> None:
             self.step_once(command_slot.step, lease_s=lease_s, set_by=command.set_by or command.peer)
             command_slot.done(command_slot.step)
 

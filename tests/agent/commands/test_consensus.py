@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from gradscope.agent.commands.consensus import Consensus
-from gradscope.agent.commands.queue import Change, CommandQueue
+from gradscope.agent.commands.queue import CommandQueue, PendingCommand
 from gradscope.agent.run.faults import Faults
 from gradscope.errors import UsageError
 
@@ -31,16 +31,16 @@ class Rank:
 
     def __init__(self, rank, world_size, store, step_s):
         self.faults = Faults(lambda code, text: None)
-        self.turns = CommandQueue(self.faults, settle=lambda: None)
-        self.agreement = Consensus(
+        self.queue = CommandQueue(self.faults, settle=lambda: None)
+        self.consensus = Consensus(
             rank,
             world_size,
             connect=lambda: dist.PrefixStore("ranks", store),
-            put=self.turns.put,
+            put=self.queue.put,
             faults=self.faults,
         )
-        self.agreement.obey("word", self.prepare)
-        self.turns.tell(self.agreement)
+        self.consensus.register("word", self.prepare)
+        self.queue.set_observer(self.consensus)
         self.obeyed, self.held, self.told, self.refused = [], [], {}, {}
         self.refuses = ""
         self.step = 0
@@ -55,38 +55,40 @@ class Rank:
     def prepare(self, word):
         if word == self.refuses:
             raise UsageError(f"{word} cannot be")
-        return lambda turn: self._obey(word, turn)
+        return lambda boundary: self._obey(word, boundary)
 
     def submit(self, word):
         """Propose a word to all ranks."""
         done = partial(self._note, self.told, word)
-        change = Change(self.prepare(word), done, refuse=partial(self._note, self.refused, word))
-        self.agreement.submit("word", word, change)
+        change = PendingCommand(
+            self.prepare(word), done, refuse=partial(self._note, self.refused, word)
+        )
+        self.consensus.submit("word", word, change)
 
     def is_answered(self, word):
         return word in self.told or word in self.refused
 
     def end(self):
         self._stopping.set()
-        self.turns.ask_now()
+        self.queue.recheck_hold()
         self._thread.join(DEADLINE_S)
-        self.turns.close()
+        self.queue.close()
 
     @staticmethod
     def _note(notes, word, told, *_):
         notes[word] = told
 
-    def _obey(self, word, turn):
+    def _obey(self, word, boundary):
         self._is_closed = {"hold": True, "go": False}.get(word, self._is_closed)
-        self.obeyed.append((turn.step, word, turn.label))
-        turn.done(turn.step)
+        self.obeyed.append((boundary.step, word, boundary.label))
+        boundary.done(boundary.step)
 
     def _train(self):
         while not self._stopping.is_set():
-            self.turns.at_boundary(self.step)
+            self.queue.at_boundary(self.step)
             if self._is_closed:
                 self.held.append(self.step)
-                self.turns.hold(self.step, lambda: not self._is_closed or self._stopping.is_set())
+                self.queue.hold(self.step, lambda: not self._is_closed or self._stopping.is_set())
             time.sleep(self._step_s)
             self.step += 1
 
@@ -170,7 +172,7 @@ def test_after_one_rank_has_left_nothing_is_changed_any_more(ranks):
     ranks[1].end()
     ranks[0].submit("word-1")
     wait_for(lambda: ranks[0].is_answered("word-1"), "the answer")
-    assert "rank 1 has left" in ranks[0].refused["word-1"]
+    assert "rank 1 has detached" in ranks[0].refused["word-1"]
     assert ranks[0].obeyed == ranks[2].obeyed == []
 
 
@@ -192,4 +194,4 @@ def test_without_a_process_group_a_change_is_refused_at_once():
     alone = Rank(0, 2, None, 0.001)
     alone.submit("word-1")
     assert "torch.distributed is not initialised" in alone.refused["word-1"]
-    alone.turns.close()
+    alone.queue.close()

@@ -251,7 +251,7 @@ def test_a_function_that_fails_is_taken_off_and_that_gradient_stays(
         assert intervention.is_removed
         assert words in intervention.failure
         assert [deed.what for deed in scope.history] == ["set", "failed", "removed"]
-    assert caplog.text.count("acts no more") == 1
+    assert caplog.text.count("was removed") == 1
 
 
 def test_nan_that_came_is_no_fault_of_the_function(scope, model):
