@@ -40,13 +40,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Run: TypeAlias = Annotated[
-    str, typer.Argument(metavar="RUN", help="The run's name, as `gradscope ls` shows it.")
-]
-For: TypeAlias = Annotated[
-    float | None,
-    typer.Option("--for", metavar="SECONDS", min=0.0, help="End it after so many seconds."),
-]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="For programs.")]
 Readonly: TypeAlias = Annotated[
     bool, typer.Option("--readonly", help="Look only: nothing can be changed.")

@@ -139,8 +139,8 @@ def test_remove_all_removes_all(live):
         (["intervene", "tiny", "amplify", "fc1", "--set", "gain=11", "--keep"], 4, "at most 10"),
         (["intervene", "tiny", "amplify", "fc1", "--set", "loud=1", "--keep"], 2, "gain, is_off"),
         (["intervene", "tiny", "blow_up", "fc1", "--keep"], 2, "no intervention 'blow_up'; there are"),
-        (["reverse", "tinny", "fc1", "--keep"], 3, "near it: tiny"),
-        (["watch", "tinny", "--once"], 3, "near it: tiny"),
+        (["reverse", "tinny", "fc1", "--keep"], 3, "similar names: tiny"),
+        (["watch", "tinny", "--once"], 3, "similar names: tiny"),
     ],
 )
 def test_what_is_refused_says_why_on_stderr(live, arguments, code, words):
