@@ -32,5 +32,5 @@ def find_run(name: str, runs: Sequence[RunInfo]) -> str:
     if name in known:
         return name
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(known) or 'none'}"
-    raise NothingToConnectError(f"there is no run {name!r}; {hint}. `gradscope ls` lists them all")
+    hint = f"similar names: {', '.join(near)}" if near else f"known runs: {', '.join(known) or 'none'}"
+    raise NothingToConnectError(f"there is no run {name!r}; {hint}. `gradscope ls` lists all runs")
