@@ -85,9 +85,15 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "gradscope.native._native", "Tensors reduced in one pass of C.", -1, methods,
-    NULL, NULL, NULL, NULL};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                        "gradscope.native._native",
+                                        "Tensors reduced in one pass of C.",
+                                        -1,
+                                        methods,
+                                        NULL,
+                                        NULL,
+                                        NULL,
+                                        NULL};
 
 /* The names of the columns, in order; NULL with an exception. */
 static PyObject *make_column_names(void)
@@ -110,8 +116,7 @@ PyMODINIT_FUNC PyInit__native(void)
     PyObject *module = PyModule_Create(&definition);
     PyObject *columns = make_column_names();
     if (module == NULL || columns == NULL || intern_names() < 0 || add_native_hooks(module) < 0
-        || add_counter(module) < 0
-        || PyModule_AddObjectRef(module, "COLUMNS", columns) < 0) {
+        || add_counter(module) < 0 || PyModule_AddObjectRef(module, "COLUMNS", columns) < 0) {
         Py_XDECREF(columns);
         Py_XDECREF(module);
         return NULL;

@@ -13,12 +13,13 @@
 
 enum {
     BLOCK = 4096, /* elements at a time: one with a NaN in it is read twice */
-    PREFETCH_BYTES = 4096, /* bytes: what is read is asked for so much earlier, over the borders of pages and blocks */
+    PREFETCH_BYTES =
+        4096, /* bytes: what is read is asked for so much earlier, over the borders of pages and blocks */
 };
 
-#define PREFETCH(here, size)                                          \
-    for (size_t line = 0; line < (size); line += 64) {                \
-        __builtin_prefetch((const char *)(here) + PREFETCH_BYTES + line);      \
+#define PREFETCH(here, size)                                              \
+    for (size_t line = 0; line < (size); line += 64) {                    \
+        __builtin_prefetch((const char *)(here) + PREFETCH_BYTES + line); \
     }
 
 #define GLUE_(a, b) a##_##b
@@ -90,23 +91,23 @@ TARGET static double add_up(const doubles *sums, size_t n)
 
 /* An element is finite unless all bits of its exponent are set. A block is read to its end before anything
  * is asked, so that the loop inside is one of vectors. */
-#define IS_FINITE(name, width, exponent)                                                                  \
-    TARGET static int name(const char *data, size_t n)                                                    \
-    {                                                                                                     \
-        const uint##width##_t highest = (uint##width##_t)((uint##width##_t)1 << (width - 1));             \
-        const uint##width##_t lowest = (uint##width##_t)(highest - (exponent));                           \
-        for (size_t done = 0; done < n; done += BLOCK) {                                                  \
-            const size_t end = n - done < BLOCK ? n : done + BLOCK;                                       \
-            uint##width##_t found = 0;                                                                    \
-            for (size_t i = done; i < end; i++) { /* of all bits set, one more makes the highest */       \
-                const uint##width##_t bits = ((const Bits##width *)data)[i];                              \
-                found |= (uint##width##_t)((bits & (exponent)) + lowest);                                 \
-            }                                                                                             \
-            if (found & highest) {                                                                        \
-                return 0;                                                                                 \
-            }                                                                                             \
-        }                                                                                                 \
-        return 1;                                                                                         \
+#define IS_FINITE(name, width, exponent)                                                            \
+    TARGET static int name(const char *data, size_t n)                                              \
+    {                                                                                               \
+        const uint##width##_t highest = (uint##width##_t)((uint##width##_t)1 << (width - 1));       \
+        const uint##width##_t lowest = (uint##width##_t)(highest - (exponent));                     \
+        for (size_t done = 0; done < n; done += BLOCK) {                                            \
+            const size_t end = n - done < BLOCK ? n : done + BLOCK;                                 \
+            uint##width##_t found = 0;                                                              \
+            for (size_t i = done; i < end; i++) { /* of all bits set, one more makes the highest */ \
+                const uint##width##_t bits = ((const Bits##width *)data)[i];                        \
+                found |= (uint##width##_t)((bits & (exponent)) + lowest);                           \
+            }                                                                                       \
+            if (found & highest) {                                                                  \
+                return 0;                                                                           \
+            }                                                                                       \
+        }                                                                                           \
+        return 1;                                                                                   \
     }
 IS_FINITE(is_finite_float32, 32, UINT32_C(0x7f800000))
 IS_FINITE(is_finite_float64, 64, UINT64_C(0x7ff0000000000000))
@@ -124,17 +125,17 @@ typedef struct {
 
 static const Loops loops_of[] = {
     [FLOAT32] = {4, NORMAL_IN_FLOAT32, add_float32, add_finite_change_float32, subtract_float32,
-                  is_finite_float32},
-    [FLOAT64] = {8, NORMAL, add_float64, add_finite_change_float64, subtract_float64,
-                  is_finite_float64},
+                 is_finite_float32},
+    [FLOAT64] = {8, NORMAL, add_float64, add_finite_change_float64, subtract_float64, is_finite_float64},
     [BFLOAT16] = {2, NORMAL_IN_FLOAT32, add_bfloat16, add_finite_change_bfloat16, subtract_bfloat16,
                   is_finite_bfloat16},
     [FLOAT16] = {2, NORMAL_IN_FLOAT32, add_float16, add_finite_change_float16, subtract_float16,
-                  is_finite_float16},
+                 is_finite_float16},
 };
 
 /* float16 has exponents that its bits do not show: those of its subnormal numbers. */
-TARGET static void count_float16_exponents(ExponentCounter *count, const char *data, size_t n, const Record *part)
+TARGET static void count_float16_exponents(ExponentCounter *count, const char *data, size_t n,
+                                           const Record *part)
 {
     enum { LANES = WIDTH / sizeof(float) };
     float wide[BLOCK];

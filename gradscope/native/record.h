@@ -11,16 +11,16 @@
  * refuses an extension with other columns. X(name, merge): ADD, MIN or MAX says how the column of two
  * records combines, and so its value in an empty record. All else that knows columns is derived from this. */
 #define FOR_EACH_COLUMN(X) \
-    X(calls, ADD)       \
-    X(count, ADD)       \
-    X(nan, ADD)         \
-    X(posinf, ADD)      \
-    X(neginf, ADD)      \
-    X(zero, ADD)        \
-    X(subnormal, ADD)   \
-    X(sum, ADD)         \
-    X(sumsq, ADD)       \
-    X(min, MIN)         \
+    X(calls, ADD)          \
+    X(count, ADD)          \
+    X(nan, ADD)            \
+    X(posinf, ADD)         \
+    X(neginf, ADD)         \
+    X(zero, ADD)           \
+    X(subnormal, ADD)      \
+    X(sum, ADD)            \
+    X(sumsq, ADD)          \
+    X(min, MIN)            \
     X(max, MAX)
 
 /* A record: the columns of one or more tensors, all as float64; counts are exact up to 2^53. */
