@@ -170,7 +170,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
         Raises UsageError where the model is gone, cannot be copied, cannot run on the inputs, or where
         none are given and none are known.
         """
-        from gradscope.doctor import examine_met, examine_model  # noqa: PLC0415 - slow to load
+        from gradscope.doctor import examine_model, examine_step_functions  # noqa: PLC0415 - slow to load
 
         model = self._model()
         if model is None:
@@ -179,7 +179,7 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
             return examine_model(model, inputs, keywords)
         met, arguments = self._met.tracked()
         self._met.request()
-        return examine_met(model, met.step, met.inside, met.outside, arguments)
+        return examine_step_functions(model, met.step, met.inside, met.outside, arguments)
 
     def detach(self) -> None:
         """Take everything off the model and end the link. Nothing stays. May be called again."""

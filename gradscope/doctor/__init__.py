@@ -4,7 +4,7 @@ from gradscope.doctor.child_process import examine_file_isolated
 from gradscope.doctor.diagnoses.registry import CODES
 from gradscope.doctor.examine import examine
 from gradscope.doctor.files import TIMEOUT_S, examine_file
-from gradscope.doctor.model import examine_met, examine_model
+from gradscope.doctor.model import examine_model, examine_step_functions
 from gradscope.doctor.report.codes import SEVERITIES
 from gradscope.doctor.report.messages import KNOWN_MESSAGES, KnownMessage, recognise
 from gradscope.doctor.report.report import REPORT_VERSION, CheckItem, ExaminationStep, Finding, Report
@@ -25,8 +25,8 @@ __all__ = [
     "examine",
     "examine_file",
     "examine_file_isolated",
-    "examine_met",
     "examine_model",
+    "examine_step_functions",
     "recognise",
     "time_function",
 ]

@@ -1,4 +1,7 @@
-"""The child of `examine_file_isolated`: what to examine as JSON, and the file for its lines."""
+"""The child process of `examine_file_isolated`: `python -m gradscope.doctor OPTIONS REPORTS`.
+
+OPTIONS is JSON, the arguments of `examine_each`. REPORTS is a file, to which each event is appended as a line of JSON.
+"""
 
 import json
 import sys
@@ -8,19 +11,19 @@ from gradscope.doctor.files import examine_each
 from gradscope.errors import UsageError
 
 
-def main(asked: str, written: str) -> None:
-    """Examine; write a line when a Function begins, one with its report, one where usage is wrong."""
-    with Path(written).open("a", encoding="utf-8", buffering=1) as lines:
+def main(options: str, reports: str) -> None:
+    """Examine, and write a line when the imports are done, when a Function begins, with each report, and on UsageError."""
+    with Path(reports).open("a", encoding="utf-8", buffering=1) as lines:
 
-        def write(entry: dict[str, object]) -> None:
+        def write(**entry: object) -> None:
             lines.write(json.dumps(entry) + "\n")
 
-        options = json.loads(asked) | {"on_begin": lambda name: write({"begin": name})}
+        write(started=True)
         try:
-            for report in examine_each(**options):
-                write({"report": report.to_dict()})
+            for report in examine_each(**json.loads(options), on_begin=lambda name: write(begin=name)):
+                write(report=report.to_dict())
         except UsageError as error:
-            write({"refused": str(error)})
+            write(refused=str(error))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The Functions of a file, examined in a child process, which may crash or hang without harm.
+"""`examine_file_isolated`: the Functions of a file, examined in a child process, which may crash or hang.
 
-The child writes a line when it begins with a Function and one with its report. Where it dies, or is
-silent for too long, the Function it was at gets a report that says so, and another child goes on.
+The child writes a line when it begins with a Function, and one with its report. If it dies, or writes nothing for too
+long, the Function that it was at gets a report that says so, and another child continues with the next one.
 """
 
 import contextlib
@@ -17,16 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from gradscope.doctor.files import TIMEOUT_S, took_too_long
+from gradscope.doctor.files import TIMEOUT_S, timeout_message
 from gradscope.doctor.progress import progress
 from gradscope.doctor.report.report import Report
-from gradscope.doctor.timeouts import Place, died, out_of_time
+from gradscope.doctor.timeouts import CodePosition, report_on_death, report_on_timeout
 from gradscope.errors import UsageError
 
 __all__ = ["examine_file_isolated"]
 
+_START_S: Final = 60.0
+"""How long the child may take to import torch."""
 _GRACE_S: Final = 5.0
-"""How much later than the child's own limit it is ended from outside."""
+"""How much later than its own time limit the child is ended from outside."""
 _POLL_S: Final = 0.05
 _FRAME: Final = re.compile(r'^  File "(.+)", line (\d+) in (\w+)$', re.MULTILINE)
 
@@ -39,12 +41,15 @@ def examine_file_isolated(
     second_order: bool = True,
     timeout_s: float = TIMEOUT_S,
 ) -> list[Report]:
-    """Do what `examine_file` does in a child process. `timeout_s` is for each Function.
+    """Examine the Functions of a file like `examine_file`, in a child process.
 
-    One that crashes the child, or does not end in time, gets a report that says so. Raises UsageError
-    as that does, and with the end of what the child printed where it died before it came to a Function.
+    timeout_s: the time limit for each Function. One that crashes the child, or does not end in time, gets a
+        report that says so.
+
+    Raises UsageError like `examine_file`, and with the end of the child's output if the child died before it
+    began with a Function.
     """
-    asked: dict[str, object] = {
+    options: dict[str, object] = {
         "path": str(path),
         "name": name,
         "approximate": approximate,
@@ -52,101 +57,104 @@ def examine_file_isolated(
         "timeout_s": timeout_s,
     }
     reports: list[Report] = []
-    with progress(f"examining {path}, in a process of its own"):
+    with progress(f"examining {path} in a child process"):
         while True:
-            ended = _run_child(asked | {"after": len(reports)}, timeout_s)
-            reports += ended.reports
-            if ended.refused is not None:
-                raise UsageError(ended.refused)
-            if ended.code == 0:
+            child = _run_child(options | {"after": len(reports)}, timeout_s)
+            reports += child.reports
+            if child.refusal is not None:
+                raise UsageError(child.refusal)
+            if child.exit_code == 0:
                 return reports
-            reports.append(_last_words(ended, str(path), timeout_s))
+            reports.append(_report_on_last(child, str(path), timeout_s))
 
 
 @dataclass(slots=True)
-class _Ended:
-    """A child that has ended: its exit code, its reports, what it had begun, what it said."""
+class _EndedChild:
+    """A child process that has ended."""
 
-    code: int
+    exit_code: int
     is_late: bool
-    said: str
+    output: str
     reports: list[Report] = field(default_factory=list)
     begun: str | None = None
-    refused: str | None = None
+    """The name of the Function that it began with and wrote no report on."""
+    refusal: str | None = None
+    """The message of its UsageError."""
 
-    def read(self, lines: str) -> None:
-        """Take in what it wrote; a last line that is not whole was cut off."""
-        for line in lines.splitlines(keepends=True):
+    def read(self, text: str) -> None:
+        """Read the lines that it wrote, except a last one that was cut off."""
+        for line in text.splitlines(keepends=True):
             if line.endswith("\n"):
                 entry: dict[str, Any] = json.loads(line)
                 self.begun = entry.get("begin")
-                self.refused = entry.get("refused")
+                self.refusal = entry.get("refused")
                 if "report" in entry:
                     self.reports.append(Report.from_dict(entry["report"]))
 
 
-def _run_child(asked: dict[str, object], timeout_s: float) -> _Ended:
+def _run_child(options: dict[str, object], timeout_s: float) -> _EndedChild:
     with tempfile.TemporaryDirectory(prefix="gradscope-") as directory:
-        written, said = Path(directory) / "reports", Path(directory) / "said"
-        written.touch()
+        reports, output = Path(directory) / "reports", Path(directory) / "output"
+        reports.touch()
         command = [
             *(sys.executable, "-P", "-X", "faulthandler", "-m", "gradscope.doctor"),
-            *(json.dumps(asked), str(written)),
+            *(json.dumps(options), str(reports)),
         ]
-        with said.open("wb") as stream:
+        with output.open("wb") as stream:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
             try:
-                is_late = not _is_over(process, written, timeout_s + _GRACE_S)
+                is_late = not _ends_in_time(process, reports, timeout_s + _GRACE_S)
                 if is_late:
                     _end(process)
             finally:
                 process.kill()
                 process.wait()
-        ended = _Ended(process.returncode, is_late, said.read_text(encoding="utf-8", errors="replace"))
-        ended.read(written.read_text(encoding="utf-8"))
-        return ended
+        text = output.read_text(encoding="utf-8", errors="replace")
+        child = _EndedChild(process.returncode, is_late, text)
+        child.read(reports.read_text(encoding="utf-8"))
+        return child
 
 
-def _is_over(process: "subprocess.Popen[bytes]", written: Path, patience_s: float) -> bool:
-    """Wait until the child ends; return False where it wrote nothing for so long."""
-    size, since_s = -1, time.monotonic()
+def _ends_in_time(process: "subprocess.Popen[bytes]", reports: Path, silence_s: float) -> bool:
+    """Wait until the child has ended; return False if it writes nothing for `silence_s`."""
+    size_bytes, since_s = 0, time.monotonic()
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_S)
             return True
-        now_s, now_size = time.monotonic(), written.stat().st_size
-        if now_size != size:
-            size, since_s = now_size, now_s
-        elif now_s - since_s > patience_s:
+        now_s, now_bytes = time.monotonic(), reports.stat().st_size
+        if now_bytes != size_bytes:
+            size_bytes, since_s = now_bytes, now_s
+        elif now_s - since_s > (silence_s if size_bytes else _START_S + silence_s):
             return False
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Have the child say where it is, and end it."""
-    process.send_signal(signal.SIGABRT)  # faulthandler writes the stack
+    """End the child with a signal on which faulthandler writes its stack."""
+    process.send_signal(signal.SIGABRT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(1.0)
 
 
-def _last_words(ended: _Ended, path: str, timeout_s: float) -> Report:
-    """Return the report on the Function that the child did not survive; raise where it came to none."""
-    lines = ended.said.strip().splitlines()
-    if ended.begun is None:
-        if ended.is_late:
-            raise UsageError(took_too_long(path, timeout_s, None))
+def _report_on_last(child: _EndedChild, path: str, timeout_s: float) -> Report:
+    """Return the report on the Function at which the child died; raise UsageError if it had begun with none."""
+    lines = child.output.strip().splitlines()
+    if child.begun is None:
+        if child.is_late:
+            raise UsageError(timeout_message(path, timeout_s, None))
         last = "\n".join(lines[-5:])
         raise UsageError(
-            f"the examination of {path} ended with exit code {ended.code} and no report; it last "
-            f"said:\n{last}"
+            f"the examination of {path} ended with exit code {child.exit_code} and no report; the end of its "
+            f"output:\n{last}"
         )
-    place = next(_places(ended.said, path), None)
-    if ended.is_late:
-        return out_of_time(ended.begun, timeout_s, place)
-    how = _how(ended.code)
-    return died(ended.begun, how, place, [line for line in lines if line.startswith("Fatal")][-1:])
+    position = next(_positions(child.output, path), None)
+    if child.is_late:
+        return report_on_timeout(child.begun, timeout_s, position)
+    fatal = [line for line in lines if line.startswith("Fatal")][-1:]
+    return report_on_death(child.begun, _exit_status(child.exit_code), position, fatal)
 
 
-def _how(code: int) -> str:
+def _exit_status(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -155,9 +163,9 @@ def _how(code: int) -> str:
         return f"signal {-code}"
 
 
-def _places(said: str, path: str) -> Iterator[Place]:
-    """Yield the frames in the examined file that faulthandler wrote, the innermost first."""
-    whole = str(Path(path).absolute())
-    for file, line, name in _FRAME.findall(said):
-        if file in (path, whole):
-            yield path, int(line), name
+def _positions(output: str, path: str) -> Iterator[CodePosition]:
+    """Yield the lines of the examined file in the stack that faulthandler wrote, the innermost first."""
+    absolute = str(Path(path).absolute())
+    for file, line, name in _FRAME.findall(output):
+        if file in (path, absolute):
+            yield CodePosition(path, int(line), name)

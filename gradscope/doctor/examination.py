@@ -15,7 +15,8 @@ from gradscope.doctor.report.codes import Code
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import ForwardBackwardRun, run_subject
 from gradscope.doctor.subject.source import SourceFact, read_function, where_defined
-from gradscope.doctor.subject.subject import Subject, find_functions
+from gradscope.doctor.subject.subject import Subject
+from gradscope.hooks import find_functions
 
 __all__ = ["Examination"]
 

@@ -1,8 +1,7 @@
-"""The Functions in a file, examined one by one; in a child process where that is wanted.
+"""`examine_file`: examines the Functions that a Python file defines.
 
-Inputs come from a static method `example_inputs()` of the Function, or from a function
-`example_inputs()` of the file, which returns a tuple of inputs for each of them or a dict from a
-Function's name to a tuple.
+Example inputs come from a static method `example_inputs()` of the Function, or from a function
+`example_inputs()` of the file. It returns a tuple of inputs, or a dict from a Function's name to a tuple.
 """
 
 import contextlib
@@ -18,13 +17,19 @@ from torch.autograd import Function
 from gradscope.doctor.examine import examine
 from gradscope.doctor.progress import progress
 from gradscope.doctor.report.report import Report
-from gradscope.doctor.timeouts import Place, TimeIsUp, out_of_time, place_of, time_limit
+from gradscope.doctor.timeouts import (
+    CodePosition,
+    TimeLimitReached,
+    position_of,
+    report_on_timeout,
+    time_limit,
+)
 from gradscope.errors import UsageError
 
-__all__ = ["TIMEOUT_S", "examine_each", "examine_file", "took_too_long"]
+__all__ = ["TIMEOUT_S", "examine_each", "examine_file", "timeout_message"]
 
 TIMEOUT_S: Final = 120.0
-"""How long the examination of one Function may take where nothing else is said."""
+"""The default time limit for the examination of one Function."""
 
 
 def examine_file(
@@ -35,12 +40,13 @@ def examine_file(
     second_order: bool = True,
     timeout_s: float | None = None,
 ) -> list[Report]:
-    """Examine the Functions that a Python file defines, or the one named, in the order of the file.
+    """Run a Python file, and examine the Functions that it defines, in the order of the file.
 
-    Runs the file. Each Function is examined by itself, for at most `timeout_s`: one that loops for ever
-    in Python gets a report that says so (see `stopped.py` for what cannot be stopped). Raises
-    UsageError where the file is missing, cannot be run, has no such Function, or gives no example
-    inputs.
+    name: examine only this Function.
+    timeout_s: the time limit for each Function, without effect on compiled code that does not return. A
+        Function that does not end in time gets a report that says so.
+
+    Raises UsageError if the file is missing, cannot be run, has no such Function, or gives no example inputs.
     """
     return list(
         examine_each(
@@ -59,11 +65,12 @@ def examine_each(
     after: int = 0,
     on_begin: Callable[[str], object] = len,
 ) -> Iterator[Report]:
-    """Yield the reports of `examine_file` one by one, but for the first `after`.
+    """Yield the reports of `examine_file` one by one.
 
-    `on_begin` is called with the name of each Function before it is examined.
+    after: how many Functions to skip.
+    on_begin: called with the name of each Function before it is examined.
     """
-    with _finding_what_lies_beside(Path(path)):
+    with _folder_on_path(Path(path)):
         module = _load_in_time(Path(path), timeout_s)
         functions = _functions_of(module, name)
         prepared = [(f, _inputs_of(f, module)) for f in functions]
@@ -74,9 +81,9 @@ def examine_each(
                     report = examine(
                         function, *inputs, approximate=approximate, second_order=second_order
                     )
-            except TimeIsUp as error:
-                place = place_of(error, str(module.__file__))
-                report = out_of_time(function.__name__, timeout_s or 0.0, place)
+            except TimeLimitReached as error:
+                position = position_of(error, str(module.__file__))
+                report = report_on_timeout(function.__name__, timeout_s or 0.0, position)
             yield report
 
 
@@ -84,23 +91,23 @@ def _load_in_time(path: Path, timeout_s: float | None) -> ModuleType:
     try:
         with time_limit(timeout_s), progress(f"running {path}"):
             return _load(path)
-    except TimeIsUp as error:
-        place = place_of(error, str(path.absolute()))
-        raise UsageError(took_too_long(path, timeout_s or 0.0, place)) from error
+    except TimeLimitReached as error:
+        position = position_of(error, str(path.absolute()))
+        raise UsageError(timeout_message(path, timeout_s or 0.0, position)) from error
 
 
-def took_too_long(path: str | Path, timeout_s: float, place: Place | None) -> str:
-    """Return what is said of a file that does not come to an end when it is run."""
-    where = f" at line {place[1]}" if place else ""
+def timeout_message(path: str | Path, timeout_s: float, position: CodePosition | None) -> str:
+    """Return the message for a file that does not end in time when it is run."""
+    where = f" at line {position.line}" if position else ""
     return (
-        f"{path} itself did not end in {timeout_s:g} s when it was run, and was stopped{where}; put "
-        'what it does as a script below `if __name__ == "__main__":`'
+        f"running {path} did not end in {timeout_s:g} s and was stopped{where}; put code that is to run only "
+        'as a script under `if __name__ == "__main__":`'
     )
 
 
 @contextlib.contextmanager
-def _finding_what_lies_beside(path: Path) -> Iterator[None]:
-    """Let the file import its neighbours, as it can when Python runs it."""
+def _folder_on_path(path: Path) -> Iterator[None]:
+    """Let the file import modules of its folder, as it can when Python runs it as a script."""
     folder = str(path.parent.absolute())
     sys.path.insert(0, folder)
     try:
@@ -119,13 +126,13 @@ def _load(path: Path) -> ModuleType:
             f"expected a file that Python can import, got {path}; its name should end in .py"
         )
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # inspect looks there for the source of what the file defines
+    sys.modules[spec.name] = module  # inspect finds the source of the file's classes there
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         raise UsageError(
-            f"{path} cannot be run: {type(error).__name__}: {error}; run it by itself with Python first"
+            f"{path} cannot be run: {type(error).__name__}: {error}; first make it run with Python alone"
         ) from error
     return module
 
@@ -160,14 +167,14 @@ def _inputs_of(function: type[Function], module: ModuleType) -> Sequence[object]
         made = maker()
     except Exception as error:
         raise UsageError(
-            f"example_inputs() for {function.__name__} raises {type(error).__name__}: {error}; call it "
-            f"by itself, as python -i {module.__file__} lets you"
+            f"example_inputs() for {function.__name__} raises {type(error).__name__}: {error}; "
+            f"test it with python -i {module.__file__}"
         ) from error
     if isinstance(made, Mapping):
         made = made.get(function.__name__)
     if not isinstance(made, tuple | list):
         raise UsageError(
             f"expected example_inputs() to give a tuple of inputs for {function.__name__}, got "
-            f"{type(made).__name__}; return (torch.randn(4, 3),), or a dict of such by Function name"
+            f"{type(made).__name__}; return (torch.randn(4, 3),), or a dict from Function names to tuples"
         )
     return made

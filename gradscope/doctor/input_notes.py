@@ -1,4 +1,4 @@
-"""What was asked, where it is less or more than a reader may think: notes at the end of a report."""
+"""Notes on the inputs of an examination: which gradients are examined, and what is not."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ __all__ = ["notes_on"]
 
 
 def notes_on(subject: Subject, inputs: Sequence[object]) -> list[str]:
-    """Return the notes on the inputs, and on what of the Functions is not examined."""
+    """Return the notes on the inputs, and on parts of the Functions that are not examined."""
     return [*_on_inputs(subject, inputs), *(n for f in subject.functions for n in _on_function(f))]
 
 
@@ -20,9 +20,9 @@ def _on_inputs(subject: Subject, inputs: Sequence[object]) -> Iterator[str]:
     tensors = [t for t in _pytree.tree_leaves(list(inputs)) if isinstance(t, Tensor)]
     if not any(tensor.requires_grad for tensor in tensors):
         names = ", ".join(leaf.name for leaf in subject.leaves if leaf.position < len(inputs))
-        yield f"no input requires a gradient: examined as if each did that can have one ({names})"
+        yield f"no input requires a gradient: examined as if all did that can have one ({names})"
     if any(_has_tangent(tensor) for tensor in tensors):
-        yield "an input carries a tangent of forward mode, which is left out: values alone are examined"
+        yield "an input carries a tangent of forward mode, which is ignored: only values are examined"
     nested = [x for x in inputs if not isinstance(x, Tensor) and _has_tensors(x)]
     if nested:
         yield "tensors inside lists and dicts are passed on, and their gradients are not examined"
@@ -39,6 +39,6 @@ def _has_tensors(value: object) -> bool:
 
 def _on_function(function: type[Function]) -> Iterator[str]:
     if function.jvp is not Function.jvp:
-        yield f"{function.__name__} defines jvp: it is compared where gradcheck runs, see step 5"
+        yield f"{function.__name__} defines jvp: it is compared if gradcheck runs, see step 5"
     if function.generate_vmap_rule or function.vmap is not Function.vmap:
-        yield f"{function.__name__} has a rule for vmap, which is not examined"
+        yield f"{function.__name__} has a vmap rule, which is not examined"

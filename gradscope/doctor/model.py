@@ -1,8 +1,8 @@
-"""The custom Functions that a model really uses, examined with what it calls them with.
+"""`examine_model`: examines the custom Functions that a model uses, with the arguments that it calls them with.
 
 A copy of the model runs twice on given inputs: once to find the Functions in the graph behind its
-outputs, once to keep the arguments that they are called with. Nothing is guessed: shapes, dtypes,
-values, and arguments that are no tensors, are those of the run.
+outputs, once to record their arguments. So shapes, dtypes, values, and arguments that are not tensors, are
+those of a real run.
 """
 
 import copy
@@ -20,20 +20,21 @@ from torch.utils import _pytree
 
 from gradscope.doctor.examine import examine
 from gradscope.doctor.report.report import Report
-from gradscope.doctor.subject.subject import find_functions, tensors_of
+from gradscope.doctor.subject.subject import tensors_of
 from gradscope.errors import UsageError
+from gradscope.hooks import find_functions
 
-__all__ = ["examine_met", "examine_model"]
+__all__ = ["examine_model", "examine_step_functions"]
 
 _KINDS_LIMIT: Final = 4
-"""How many kinds of arguments a Function is examined with."""
+"""The largest number of kinds of arguments with which one Function is examined."""
 
 _Kind: TypeAlias = tuple[str, ...]
 
 
 @dataclass(slots=True)
 class _RecordedCalls:
-    """The calls of one Function: how many of each kind, and the arguments of the first of each."""
+    """The calls of one Function, by kind of arguments: their number, and the arguments of the first call."""
 
     function: type[Function]
     counts: dict[_Kind, int] = field(default_factory=dict)
@@ -56,71 +57,76 @@ def examine_model(
 ) -> list[Report]:
     """Examine each custom Function in the graph behind the model's outputs, in the order of calls.
 
-    A Function gets one report for each kind of arguments (shapes, dtypes, other values), of up to four.
-    A copy of the model runs, in the mode in which the model is; the model, its gradients and buffers,
-    the inputs, and the random states of torch, NumPy and Python stay as they are. Hooks of your own
-    that the model carries run on the copy. torch's own Functions are left out. Empty where the model
-    uses none.
+    inputs, keywords: the arguments of the model.
+    approximate, second_order: as in `examine`.
 
-    Raises UsageError where the model cannot be copied, is sharded, or cannot run on these inputs.
+    A Function gets one report for each kind of arguments (shapes, dtypes, other values), up to four. torch's own
+    Functions are left out. A copy of the model runs, in training or evaluation mode like the model, with the
+    forward hooks that the model carries. The model, its gradients and buffers, the inputs, and the random states of
+    torch, NumPy and Python do not change.
+
+    Raises UsageError if the model cannot be copied, is sharded, or cannot run on these inputs.
     """
     model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    with _random_states_kept(model), torch.enable_grad():
+    with _random_states_restored(model), torch.enable_grad():
         twin = _copy_of(model)
         functions = [f for f in find_functions(_run(twin, inputs, keywords)) if _is_users(f)]
-        with _meeting(functions) as met:
+        with _recording_calls(functions) as recorded:
             _run(twin, inputs, keywords)
         del twin
         return [
             report
-            for each in met
-            for report in _examine_each(each, type(model).__name__, approximate, second_order)
+            for calls in recorded
+            for report in _examine_each(calls, type(model).__name__, approximate, second_order)
         ]
 
 
-def examine_met(
+def examine_step_functions(
     model: nn.Module,
     step: int,
     inside: Sequence[type[Function]],
     outside: Sequence[type[Function]],
     arguments: Callable[[], tuple[Sequence[object], Mapping[str, object]]],
 ) -> list[Report]:
-    """Examine what was met in one step of a training: Functions `inside` of the model, on its inputs.
+    """Examine the Functions of one training step.
 
-    Of those `outside`, which only the loss uses, no arguments are known: they get a report without
-    steps that says so. Raises UsageError as `examine_model` does, and what `arguments()` raises.
+    inside: Functions that the model uses; they are examined on the model's `arguments()`.
+    outside: Functions that only the loss uses. Their arguments are not known, so each gets a report without
+        steps that says so.
+
+    Raises UsageError like `examine_model`, and the exceptions of `arguments()`.
     """
     reports = examine_model(model, *arguments()) if inside else []
-    said = f"on what {type(model).__name__} was called with in step {step}"
-    reports = [replace(report, notes=(said, *report.notes)) for report in reports]
+    note = f"with the arguments of {type(model).__name__} in step {step}"
+    reports = [replace(report, notes=(note, *report.notes)) for report in reports]
     why = (
-        f"not examined: met in step {step} behind what was logged, outside of the model, where its "
-        "arguments are not known; pass them: gradscope.examine({name}, ...)"
+        f"not examined: in step {step} only the loss used it, outside of the model, so its arguments are not "
+        "known; pass them: gradscope.examine({name}, ...)"
     )
     return reports + [Report(f.__name__, (), (), (), (why.format(name=f.__name__),)) for f in outside]
 
 
 def _examine_each(
-    met: _RecordedCalls, model: str, approximate: bool, second_order: bool
+    calls: _RecordedCalls, model: str, approximate: bool, second_order: bool
 ) -> Iterator[Report]:
-    left_out = len(met.counts) - len(met.arguments)
-    for kind, arguments in met.arguments.items():
-        name = met.function.__name__
-        shown = name if len(met.counts) == 1 else f"{name} on {', '.join(kind)}"
-        notes = [f"met {met.counts[kind]} times in one forward of {model}, with {', '.join(kind)}"]
+    left_out = len(calls.counts) - len(calls.arguments)
+    for kind, arguments in calls.arguments.items():
+        name = calls.function.__name__
+        shown = name if len(calls.counts) == 1 else f"{name} on {', '.join(kind)}"
+        notes = [f"called {calls.counts[kind]} times in one forward of {model}, with {', '.join(kind)}"]
         if left_out:
-            notes.append(f"{left_out} more kinds of arguments were met, and not examined")
+            notes.append(f"not examined: calls with {left_out} more kinds of arguments")
         if not any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
             yield _not_examined(shown, notes)
             continue
         report = examine(
-            met.function, *arguments, approximate=approximate, second_order=second_order, name=shown
+            calls.function, *arguments, approximate=approximate, second_order=second_order, name=shown
         )
         yield replace(report, notes=(*notes, *report.notes))
 
 
 def _not_examined(name: str, notes: list[str]) -> Report:
-    why = "not examined: no argument of this kind that is a tensor requires a gradient"
+    why = "not examined: no tensor among the arguments requires a gradient"
     return Report(name, (), (), (), (*notes, why))
 
 
@@ -131,14 +137,14 @@ def _is_users(function: type[Function]) -> bool:
 def _copy_of(model: nn.Module) -> nn.Module:
     if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
         raise UsageError(
-            f"{type(model).__name__} is sharded over several processes, and one of them cannot run it "
+            f"{type(model).__name__} is sharded over several processes, and one process cannot run it "
             "alone; examine its Functions with gradscope.examine on example inputs"
         )
     try:
         return copy.deepcopy(model)
     except Exception as error:
         raise UsageError(
-            f"{type(model).__name__} cannot be copied, and is not run itself lest it change: "
+            f"{type(model).__name__} cannot be copied, and the doctor runs only a copy of a model: "
             f"{type(error).__name__}: {error}; examine its Functions with gradscope.examine on example "
             "inputs"
         ) from error
@@ -152,52 +158,54 @@ def _run(
     except Exception as error:
         given = ", ".join(_described(value) for value in inputs) or "nothing"
         raise UsageError(
-            f"{type(model).__name__} cannot run on {given}: {type(error).__name__}: {error}; pass what "
-            "the training passes to the model"
+            f"{type(model).__name__} cannot run on {given}: {type(error).__name__}: {error}; pass "
+            "the inputs that the training passes to the model"
         ) from error
 
 
 @contextmanager
-def _meeting(functions: Sequence[type[Function]]) -> Iterator[list[_RecordedCalls]]:
-    """Note what some Functions are called with, in the order of first calls, while the block runs."""
-    met: dict[type[Function], _RecordedCalls] = {}
+def _recording_calls(functions: Sequence[type[Function]]) -> Iterator[list[_RecordedCalls]]:
+    """Record the calls of some Functions while the block runs. The list is filled when the block ends."""
+    recorded: dict[type[Function], _RecordedCalls] = {}
     originals = [(function, vars(function).get("forward")) for function in functions]
-    wrapped = [(function, _noting(function, met)) for function in functions]
+    wrapped = [(function, _recording_forward(function, recorded)) for function in functions]
     try:
         for function, method in wrapped:
-            function.forward = staticmethod(method)  # type: ignore[method-assign]  # given back below
+            function.forward = staticmethod(method)  # type: ignore[method-assign]  # restored below
         found: list[_RecordedCalls] = []
         yield found
-        found.extend(met.values())
+        found.extend(recorded.values())
     finally:
         for function, original in originals:
             if original is None:
                 del function.forward
             else:
-                function.forward = original  # type: ignore[method-assign]  # as it was
+                function.forward = original  # type: ignore[method-assign]  # the original
 
 
-def _noting(function: type[Function], met: dict[type[Function], _RecordedCalls]) -> Callable[..., Any]:
+def _recording_forward(
+    function: type[Function], recorded: dict[type[Function], _RecordedCalls]
+) -> Callable[..., Any]:
     forward: Any = function.forward  # Any: the user's method has whatever signature it has
     skipped = int(function.setup_context is Function.setup_context)  # ctx comes first
 
-    def noted(*arguments: Any) -> Any:
-        met.setdefault(function, _RecordedCalls(function)).add(arguments[skipped:])
+    def recording(*arguments: Any) -> Any:
+        recorded.setdefault(function, _RecordedCalls(function)).add(arguments[skipped:])
         return forward(*arguments)
 
-    return noted
+    return recording
 
 
 @contextmanager
-def _random_states_kept(model: nn.Module) -> Iterator[None]:
+def _random_states_restored(model: nn.Module) -> Iterator[None]:
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state models draw from
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the generator that models use
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002 - as above
+        np.random.set_state(numpy)  # noqa: NPY002 - the same generator
 
 
 def _copied(values: Any) -> Any:  # Any: any nest of values, and the same nest again

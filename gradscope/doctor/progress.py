@@ -1,4 +1,4 @@
-"""A line on a terminal's stderr that says, after a while, that the work goes on; gone when it ends."""
+"""A progress line on stderr, if that is a terminal; it is erased when the work ends."""
 
 import sys
 import threading
@@ -7,45 +7,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["Line", "progress"]
+__all__ = ["ProgressLine", "progress"]
 
-_PATIENCE_S: Final = 1.0
-_BETWEEN_S: Final = 0.5
+_DELAY_S: Final = 1.0
+_INTERVAL_S: Final = 0.5
 
 
-class Line:
-    """What the line says; may be changed while it is shown."""
+class ProgressLine:
+    """The text of the line. It may be changed while the line is shown."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
 
 @contextmanager
-def progress(text: str) -> Iterator[Line]:
-    """Show a line from one second on, where stderr is a terminal. Elsewhere nothing is written."""
-    line = Line(text)
+def progress(text: str) -> Iterator[ProgressLine]:
+    """Show `text` and the elapsed seconds, from one second on. Without effect if stderr is not a terminal."""
+    line = ProgressLine(text)
     if sys.stderr is None or not sys.stderr.isatty():
         yield line
         return
     is_over = threading.Event()
-    teller = threading.Thread(
-        target=_tell, args=(line, is_over), name="gradscope-progress", daemon=True
+    writer = threading.Thread(
+        target=_write, args=(line, is_over), name="gradscope-progress", daemon=True
     )
-    teller.start()
+    writer.start()
     try:
         yield line
     finally:
         is_over.set()
-        teller.join()
+        writer.join()
 
 
-def _tell(line: Line, is_over: threading.Event) -> None:
+def _write(line: ProgressLine, is_over: threading.Event) -> None:
     began_s = time.monotonic()
-    wait_s = _PATIENCE_S
+    wait_s = _DELAY_S
     while not is_over.wait(wait_s):
-        wait_s = _BETWEEN_S
+        wait_s = _INTERVAL_S
         sys.stderr.write(f"\r{line.text}: {time.monotonic() - began_s:.0f} s\x1b[K")
         sys.stderr.flush()
-    if wait_s == _BETWEEN_S:
+    if wait_s == _INTERVAL_S:
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()

@@ -1,7 +1,7 @@
-"""An examination that could not end: a time limit that is over, or a process that died.
+"""Time limits, and the reports on examinations that did not end: by a time limit, or by the death of the process.
 
-The limit is a timer's signal, which Python takes up between two of its own instructions. A loop in
-Python is stopped by that. Code that does not come back to Python is not: it needs a process of its own.
+The time limit is a timer's signal, which Python handles between two of its own instructions. So it stops a loop in
+Python, but not compiled code that does not return: that needs a process of its own.
 """
 
 import signal
@@ -10,37 +10,49 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Final, NamedTuple
 
 from gradscope.doctor.diagnoses.failures import BACKWARD_RAISES, FORWARD_RAISES
 from gradscope.doctor.report.report import Report
 from gradscope.doctor.subject.source import short_path
 
-__all__ = ["Place", "TimeIsUp", "died", "out_of_time", "place_of", "time_limit"]
-
-Place = tuple[str, int, str]
-"""A file, a line and the name of the function there."""
+__all__ = [
+    "CodePosition",
+    "TimeLimitReached",
+    "position_of",
+    "report_on_death",
+    "report_on_timeout",
+    "time_limit",
+]
 
 _BACKWARD: Final = ("backward", "vjp")
 _AGAIN_S: Final = 1.0
 
 
-class TimeIsUp(BaseException):
-    """The time limit is over. No Exception: it must not be taken for the examined function's own."""
+class CodePosition(NamedTuple):
+    """A line of a file, and the name of the function that it is in."""
+
+    path: str
+    line: int
+    function: str
+
+
+class TimeLimitReached(BaseException):
+    """The time limit is over. Not an Exception: the examined function must not catch it as its own."""
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise TimeIsUp inside of the block after so long. Nothing where there is no such timer.
+    """Raise TimeLimitReached inside the block after `seconds`.
 
-    Only the main thread of a POSIX system has one.
+    Without effect outside the main thread, and on systems without such a timer (Windows).
     """
     is_main = threading.current_thread() is threading.main_thread()
     if seconds is None or not is_main or not hasattr(signal, "setitimer"):
         yield
         return
     before = signal.signal(signal.SIGALRM, _raise)
-    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)  # again: a bare except may swallow one
+    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)  # repeated: a bare except may catch one
     try:
         yield
     finally:
@@ -49,44 +61,54 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 def _raise(_number: int, _frame: FrameType | None) -> None:
-    raise TimeIsUp
+    raise TimeLimitReached
 
 
-def place_of(error: BaseException, path: str) -> Place | None:
-    """Return the innermost place in a file that an exception comes from."""
+def position_of(error: BaseException, path: str) -> CodePosition | None:
+    """Return the innermost line of a file in an exception's traceback; None if it has none."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if f.filename == path]
-    return (path, own[-1].lineno or 0, own[-1].name) if own else None
+    return CodePosition(path, own[-1].lineno or 0, own[-1].name) if own else None
 
 
-def out_of_time(name: str, seconds: float, place: Place | None) -> Report:
-    """Return the report on a function whose examination did not end in time."""
+def report_on_timeout(name: str, seconds: float, position: CodePosition | None) -> Report:
+    """Return the report on a function whose examination reached the time limit."""
     return _report(
         name,
-        place,
+        position,
         f"the examination did not end in {seconds:g} s and was stopped",
-        cause="a loop without an end, a lock, a download, or inputs that are too large to be examined",
-        fix="look at the line named here; else give smaller example inputs, or a longer --timeout",
+        cause="an endless loop, a lock, a download, or inputs that are too large to examine",
+        fix="check the line named here; otherwise use smaller example inputs, or a longer --timeout",
     )
 
 
-def died(name: str, how: str, place: Place | None, said: Sequence[str]) -> Report:
-    """Return the report on a function that took its process with it."""
+def report_on_death(
+    name: str, how: str, position: CodePosition | None, output: Sequence[str]
+) -> Report:
+    """Return the report on a function that ended the process in which it was examined."""
     return _report(
         name,
-        place,
+        position,
         f"the process in which it was examined died: {how}",
-        cause="compiled code below it (an extension, ctypes, a kernel) called abort, or read or wrote "
-        "where it must not",
+        cause="compiled code that it calls (an extension, ctypes, a kernel) called abort, or accessed "
+        "memory outside of its tensors",
         fix="check sizes, dtypes and contiguity before the call at the line named here",
-        evidence=said,
+        evidence=output,
     )
 
 
 def _report(
-    name: str, place: Place | None, message: str, *, cause: str, fix: str, evidence: Sequence[str] = ()
+    name: str,
+    position: CodePosition | None,
+    message: str,
+    *,
+    cause: str,
+    fix: str,
+    evidence: Sequence[str] = (),
 ) -> Report:
-    code = BACKWARD_RAISES if place is not None and place[2] in _BACKWARD else FORWARD_RAISES
-    where = f"{short_path(place[0])}:{place[1]}" if place is not None else ""
+    code = (
+        BACKWARD_RAISES if position is not None and position.function in _BACKWARD else FORWARD_RAISES
+    )
+    where = f"{short_path(position.path)}:{position.line}" if position is not None else ""
     finding = code.finding(message, cause=cause, fix=fix, where=where, evidence=evidence)
-    return Report(name, (finding,), (), (), ("not examined to the end: no numbers, no checklist",))
+    return Report(name, (finding,), (), (), ("the examination did not end: no numbers, no checklist",))

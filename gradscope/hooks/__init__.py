@@ -1,5 +1,6 @@
 """Names of layers, tensors in any output, and hooks that leave no trace."""
 
+from gradscope.hooks.autograd_nodes import find_functions, find_nodes
 from gradscope.hooks.clipping import ClippingHook
 from gradscope.hooks.compiled import CompiledHook, Seen, has_compiled
 from gradscope.hooks.dynamo_disable import untraced
@@ -14,6 +15,7 @@ from gradscope.hooks.raw_output import OutputHook
 from gradscope.hooks.structure import OwnedIds, Structure, owned_ids
 from gradscope.hooks.tensor_hook import GradientHook, is_recomputing, watch_gradient
 from gradscope.hooks.tensors import find_tensors, is_measurable, replace_tensors
+from gradscope.hooks.tracebacks import frames_of
 
 __all__ = [
     "CallHooks",
@@ -34,7 +36,10 @@ __all__ = [
     "StepHook",
     "Structure",
     "choose_layers",
+    "find_functions",
+    "find_nodes",
     "find_tensors",
+    "frames_of",
     "has_compiled",
     "hidden_from_modes",
     "is_measurable",

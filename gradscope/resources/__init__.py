@@ -2,18 +2,17 @@
 
 from gradscope.resources.clocks import DeviceClock, HostClock, clock_for
 from gradscope.resources.oom_report import (
-    Place,
-    frames_of,
+    OomLocation,
     is_out_of_memory,
     local_tensors,
+    oom_location,
     oom_report,
-    place_of,
 )
 from gradscope.resources.owned_memory import OwnedMemory
-from gradscope.resources.probe import Moment, Probe
+from gradscope.resources.probe import MemoryPeak, Probe
 from gradscope.resources.readings import (
     MemoryReading,
-    Owned,
+    OwnedBytes,
     TimesReading,
     memory_reading,
     times_reading,
@@ -27,21 +26,20 @@ __all__ = [
     "DeviceClock",
     "HostClock",
     "MeasuringSchedule",
+    "MemoryPeak",
     "MemoryReading",
-    "Moment",
-    "Owned",
+    "OomLocation",
+    "OwnedBytes",
     "OwnedMemory",
-    "Place",
     "Probe",
     "Stopwatch",
     "SystemMemory",
     "TimesReading",
     "clock_for",
-    "frames_of",
     "is_out_of_memory",
     "local_tensors",
     "memory_reading",
+    "oom_location",
     "oom_report",
-    "place_of",
     "times_reading",
 ]

@@ -40,7 +40,7 @@ class LayerAttribution:
         return self._open[-1] if self._open else OUTSIDE
 
     @property
-    def line(self) -> Sequence[int]:
+    def stack(self) -> Sequence[int]:
         """All layers that are entered at present, the outermost first."""
         return self._open
 
@@ -64,14 +64,14 @@ class LayerAttribution:
         self._note()
         return not self._open
 
-    def line_of(self, sequence: int) -> tuple[int, ...]:
+    def stack_of(self, sequence: int) -> tuple[int, ...]:
         """Return the layers in which the operation of that number was recorded, the outermost first."""
         place = bisect_right(self._since, sequence) - 1
         return self._lines[place] if place >= 0 else ()
 
     def layer_of(self, sequence: int) -> int:
         """Return the innermost of these layers."""
-        line = self.line_of(sequence)
+        line = self.stack_of(sequence)
         return line[-1] if line else OUTSIDE
 
     def _note(self) -> None:

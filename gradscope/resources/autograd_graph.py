@@ -13,7 +13,9 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch.autograd.graph import Node
 
-__all__ = ["Kept", "Storage", "kept_by", "nodes_below", "storages_of", "tensors_in"]
+from gradscope.hooks import find_nodes
+
+__all__ = ["SavedByNode", "Storage", "operations_behind", "saved_by", "storages_of", "tensors_in"]
 
 _PREFIX: Final = "_raw_saved_"
 _LEAF: Final = 2**64 - 1
@@ -37,7 +39,7 @@ class Storage(NamedTuple):
 
 
 @dataclass(slots=True)
-class Kept:
+class SavedByNode:
     """What one node keeps. `holder` names what keeps it in the node's stead, as a checkpoint does.
 
     `frame` is the same number for all nodes that one checkpoint stands for; 0 for none.
@@ -53,31 +55,24 @@ class Kept:
     unseen: str = ""
 
 
-def nodes_below(tensors: Iterable[torch.Tensor]) -> list[Node]:
+def operations_behind(tensors: Iterable[torch.Tensor]) -> list[Node]:
     """Return the nodes of the operations that led to these tensors, the first one first.
 
     The nodes that only gather the gradients of leaves are left out: they keep nothing, and outlive the
     graph. Whoever holds a node holds what it keeps: let go of the list at once.
     """
-    waiting = [t.grad_fn for t in tensors if t.grad_fn is not None]
-    seen: set[Node] = set()
     found: list[tuple[int, Node]] = []
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
+    for node in find_nodes(tensors):
         number = node._sequence_nr()  # noqa: SLF001 - torch has no public name for it
         if number != _LEAF:
             found.append((number, node))
-        waiting.extend(below for below, _ in node.next_functions if below is not None)
     found.sort(key=lambda pair: pair[0])
     return [node for _, node in found]
 
 
-def kept_by(node: Node, names: dict[type, tuple[str, ...]]) -> Kept:
+def saved_by(node: Node, names: dict[type, tuple[str, ...]]) -> SavedByNode:
     """Return what a node keeps. `names` remembers the attributes of each type of node."""
-    kept = Kept(node._sequence_nr())  # noqa: SLF001 - as above
+    kept = SavedByNode(node._sequence_nr())  # noqa: SLF001 - as above
     kind = type(node)
     kept.holder = _HOLDERS.get(kind.__name__, "")
     attributes = names.get(kind)
@@ -94,7 +89,9 @@ def kept_by(node: Node, names: dict[type, tuple[str, ...]]) -> Kept:
     return kept
 
 
-def _add(kept: Kept, saved: Any) -> None:  # Any: torch's saved tensor, of which there is no public type
+def _add(
+    kept: SavedByNode, saved: Any
+) -> None:  # Any: torch's saved tensor, of which there is no public type
     if saved is None:
         return
     data, unpack = saved.data, saved.unpack_hook
@@ -104,7 +101,7 @@ def _add(kept: Kept, saved: Any) -> None:  # Any: torch's saved tensor, of which
         kept.unseen = "hooks on saved tensors"
 
 
-def _add_checkpoint(kept: Kept, unpack: object) -> bool:
+def _add_checkpoint(kept: SavedByNode, unpack: object) -> bool:
     """Add what a checkpoint keeps in place of all that its forward saved; whether it is one."""
     if "_checkpoint_hook" not in getattr(unpack, "__qualname__", ""):
         return False
@@ -133,7 +130,7 @@ def _closed_over(function: object, name: str) -> object:
     return next((found for found in inner if found is not None), None)
 
 
-def _add_tensors(kept: Kept, values: Iterable[object]) -> bool:
+def _add_tensors(kept: SavedByNode, values: Iterable[object]) -> bool:
     found = list(chain.from_iterable(map(tensors_in, values)))
     for tensor in found:
         kept.storages.extend(storages_of(tensor))

@@ -19,13 +19,13 @@ Mark = TypeVar("Mark")
 class Clock(ABC, Generic[Mark]):
     """Makes marks and tells the seconds between two. `name` says whose time it is.
 
-    `aside_s` is the host's time that measuring itself took.
+    `excluded_s` is the host's time that measuring itself took.
     """
 
     name: str
 
     def __init__(self) -> None:
-        self.aside_s = 0.0
+        self.excluded_s = 0.0
         self._still_s: float | None = None
 
     @abstractmethod
@@ -37,17 +37,17 @@ class Clock(ABC, Generic[Mark]):
         """Return the time between two marks that have come."""
 
     @abstractmethod
-    def has_come(self, mark: Mark) -> bool:
+    def is_ready(self, mark: Mark) -> bool:
         """Whether a mark can be read without waiting."""
 
-    def stand_still(self) -> None:
-        """Let no time pass for the host's marks until `go_on`: our own work is nobody's time."""
+    def pause(self) -> None:
+        """Let no time pass for the host's marks until `resume`: our own work is nobody's time."""
         self._still_s = time.perf_counter()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let time pass again, and count what has passed meanwhile as ours."""
         if self._still_s is not None:
-            self.aside_s += time.perf_counter() - self._still_s
+            self.excluded_s += time.perf_counter() - self._still_s
             self._still_s = None
 
 
@@ -59,13 +59,13 @@ class HostClock(Clock[float]):
     def mark(self) -> float:
         """Return seconds, of which only differences mean anything."""
         now_s = time.perf_counter() if self._still_s is None else self._still_s
-        return now_s - self.aside_s
+        return now_s - self.excluded_s
 
     def seconds(self, begin: float, end: float) -> float:
         """Return the difference."""
         return end - begin
 
-    def has_come(self, _mark: float) -> bool:
+    def is_ready(self, _mark: float) -> bool:
         """Say yes: the host knows its own time."""
         return True
 
@@ -102,7 +102,7 @@ class DeviceClock(Clock[TimingEvent]):
         """Return what the device took from one event to the other."""
         return begin.elapsed_time(end) / 1e3
 
-    def has_come(self, mark: TimingEvent) -> bool:
+    def is_ready(self, mark: TimingEvent) -> bool:
         """Whether the device has passed the event."""
         return mark.query()
 

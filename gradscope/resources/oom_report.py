@@ -15,21 +15,20 @@ from torch.optim import Optimizer
 from gradscope.columns import MemoryTable, bytes_in_words
 
 __all__ = [
-    "Help",
+    "CheckpointSaving",
+    "OomLocation",
     "Pass",
-    "Place",
-    "frames_of",
-    "helps",
-    "holders",
+    "checkpoint_savings",
     "is_out_of_memory",
+    "largest_holders",
     "local_tensors",
+    "oom_location",
     "oom_report",
-    "place_of",
 ]
 
 Pass: TypeAlias = Literal["forward", "backward", "optimizer", "outside"]
 _HOLDERS: Final = 10
-_HELPS: Final = 3
+_SAVINGS_LIMIT: Final = 3
 _KINDS: Final = {
     "saved_bytes": "activations",
     "param_bytes": "parameters",
@@ -46,7 +45,7 @@ _WHERE: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OomLocation:
     """Where an exception came from. `layer` is None where it is not known."""
 
     what: Pass
@@ -61,7 +60,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Help:
+class CheckpointSaving:
     """What checkpointing some layers would do. `back_bytes` come back while one runs backward."""
 
     layers: tuple[str, ...]
@@ -88,31 +87,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def frames_of(error: BaseException) -> list[FrameType]:
-    """Return the frames of an exception's traceback, the innermost first."""
-    frames = []
-    trace = error.__traceback__
-    while trace is not None:
-        frames.append(trace.tb_frame)
-        trace = trace.tb_next
-    return frames[::-1]
-
-
-def place_of(
+def oom_location(
     frames: Sequence[FrameType], name_of: Callable[[nn.Module], str | None], backward_layer: str | None
-) -> Place:
+) -> OomLocation:
     """Return where an exception came from, by the frames that it passed, the innermost first.
 
     backward_layer: the layer whose backward was running, where it was measured.
     """
     layer = next((name for frame in frames if (name := _module_name(frame, name_of)) is not None), None)
     if any(frame.f_code.co_name == "_engine_run_backward" for frame in frames):
-        return Place("backward", layer if backward_layer is None else backward_layer)
+        return OomLocation("backward", layer if backward_layer is None else backward_layer)
     if layer is not None:
-        return Place("forward", layer)
+        return OomLocation("forward", layer)
     if any(isinstance(frame.f_locals.get("self"), Optimizer) for frame in frames):
-        return Place("optimizer", None)
-    return Place("outside", None)
+        return OomLocation("optimizer", None)
+    return OomLocation("outside", None)
 
 
 def _module_name(frame: FrameType, name_of: Callable[[nn.Module], str | None]) -> str | None:
@@ -122,7 +111,7 @@ def _module_name(frame: FrameType, name_of: Callable[[nn.Module], str | None]) -
 
 def oom_report(
     error: BaseException,
-    place: Place,
+    place: OomLocation,
     table: MemoryTable | None,
     types: Mapping[str, str],
     inputs: Mapping[str, int],
@@ -139,15 +128,15 @@ def oom_report(
     lines.append(f"the largest holders, as of step {table.step}:")
     lines += [
         f"{bytes_in_words(size):>10}  {kind} of {name or 'the model itself'}"
-        for size, kind, name in holders(table)
+        for size, kind, name in largest_holders(table)
     ]
-    found = list(helps(table, types, inputs))
-    lines += [f"what would help: {each}" for each in found[:_HELPS]]
+    found = list(checkpoint_savings(table, types, inputs))
+    lines += [f"what would help: {each}" for each in found[:_SAVINGS_LIMIT]]
     lines += [] if found else ["checkpointing would not help: no block keeps more than it is given"]
     return "\n".join(lines)
 
 
-def holders(table: MemoryTable) -> list[tuple[int, str, str]]:
+def largest_holders(table: MemoryTable) -> list[tuple[int, str, str]]:
     """Return (bytes, kind, layer) of the ten largest holders, the largest first."""
     found = [
         (size, kind, name)
@@ -158,7 +147,9 @@ def holders(table: MemoryTable) -> list[tuple[int, str, str]]:
     return sorted(found, key=lambda each: -each[0])[:_HOLDERS]
 
 
-def helps(table: MemoryTable, types: Mapping[str, str], inputs: Mapping[str, int]) -> Iterator[Help]:
+def checkpoint_savings(
+    table: MemoryTable, types: Mapping[str, str], inputs: Mapping[str, int]
+) -> Iterator[CheckpointSaving]:
     """Yield what checkpointing would save, most first: layers of a class side by side, or one block."""
     families: dict[tuple[str, str], list[str]] = {}
     for name in table:
@@ -170,7 +161,7 @@ def helps(table: MemoryTable, types: Mapping[str, str], inputs: Mapping[str, int
         saves = sum(max(0, kept[name] - inputs[name]) for name in names)
         back = max(kept.values()) if len(names) > 1 else 0
         if saves - back > 0:
-            found.append(Help(tuple(names), kind, saves - back if back else saves, back))
+            found.append(CheckpointSaving(tuple(names), kind, saves - back if back else saves, back))
     yield from sorted(found, key=lambda each: -each.saves_bytes)
 
 

@@ -21,22 +21,22 @@ from gradscope.hooks import (
     is_transforming,
 )
 from gradscope.resources.attribution import OUTSIDE, LayerAttribution
-from gradscope.resources.autograd_graph import nodes_below, tensors_in
+from gradscope.resources.autograd_graph import operations_behind, tensors_in
 from gradscope.resources.clocks import Clock
 from gradscope.resources.layer_marks import LayerMarks
 from gradscope.resources.owned_memory import OwnedMemory
-from gradscope.resources.saved_tensors import Saved, SavedTensorTotals
+from gradscope.resources.saved_tensors import SavedBytes, SavedTensorCounter
 from gradscope.resources.stopwatch import Stopwatch
 from gradscope.resources.system_memory import SystemMemory
 
-__all__ = ["Moment", "Probe"]
+__all__ = ["MemoryPeak", "Probe"]
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class MemoryPeak:
     """What was held when most was kept for the backward pass. `batch_bytes`: what went in and out."""
 
-    saved: Saved
+    saved: SavedBytes
     batch_bytes: int
     grad_bytes: int
     held_bytes: int | None
@@ -57,17 +57,17 @@ class Probe:
         guard: Callable[[Callable[[], None]], None],
         limit: Callable[[], None] | None = None,
     ) -> None:
-        self.holdings = OwnedMemory(layers)
-        self.gauges = LayerMarks(
+        self.owned = OwnedMemory(layers)
+        self.layer_marks = LayerMarks(
             machine,
             {layer.index for layer in layers if len(layer.module._modules)},  # noqa: SLF001 - children() makes objects
         )
-        self.moment: Moment | None = None
+        self.peak: MemoryPeak | None = None
         self.called = 0
-        self._machine = machine
+        self._system = machine
         self._guard = guard
         self._limit = limit
-        self._tally = SavedTensorTotals()
+        self._counter = SavedTensorCounter()
         self._watch: Stopwatch[Any] | None = None
         self._where: dict[int, LayerAttribution] = {}
         self._hooks = CallHooks(
@@ -90,7 +90,7 @@ class Probe:
     def begin(self, clock: Clock[Any], *, can_hook: bool = True) -> None:
         """Begin a step. Without hooks only what does not need them will be known."""
         self._forget()
-        self._machine.open()
+        self._system.open()
         if can_hook:
             self._hooks.install()
         self._watch = Stopwatch(clock)
@@ -98,7 +98,7 @@ class Probe:
     def end(self) -> Stopwatch[Any] | None:
         """End the step; the stopwatch tells its times as soon as they have come."""
         watch, self._watch = self._watch, None
-        self._machine.close()
+        self._system.close()
         if watch is not None:
             watch.stop()
         return watch
@@ -108,63 +108,63 @@ class Probe:
         self._hooks.remove()
         self._forget()
 
-    def turn_to_optimizer(self) -> None:
+    def begin_optimizer(self) -> None:
         """Note that an optimizer begins."""
         if self._watch is not None:
-            self._watch.turn("optimizer")
+            self._watch.begin_phase("optimizer")
 
-    def turn_from_optimizer(self) -> None:
+    def end_optimizer(self) -> None:
         """Note that it has done its work."""
         if self._watch is not None:
-            self._watch.turn("other")
+            self._watch.begin_phase("other")
 
-    def line(self) -> list[int]:
+    def layer_stack(self) -> list[int]:
         """Return the layers that this thread is in, the outermost first."""
         where = self._where.get(threading.get_ident())
-        return list(where.line) if where is not None else []
+        return list(where.stack) if where is not None else []
 
     def layer_in_backward(self) -> int:
         """Return the layer whose operation's backward runs, in whichever thread."""
         return self._watch.layer_in_backward() if self._watch is not None else OUTSIDE
 
-    def look_at(self, outputs: list[torch.Tensor]) -> None:
+    def count_graph(self, outputs: list[torch.Tensor]) -> None:
         """Count what the graphs behind tensors keep now, of a forward that did not come to its end."""
         where = self._where.get(threading.get_ident())
         if where is not None and where.began_at is not None:
-            nodes = [n for n in nodes_below(outputs) if n._sequence_nr() >= where.began_at]  # noqa: SLF001 - as in graph
-            self._tally.add(nodes, where.line_of, self.holdings.tensors(), ())
-            self._note_moment(0)
+            nodes = [n for n in operations_behind(outputs) if n._sequence_nr() >= where.began_at]  # noqa: SLF001 - as in graph
+            self._counter.add(nodes, where.stack_of, self.owned.tensors(), ())
+            self._update_peak(0)
 
     def _forget(self) -> None:
-        self._tally.clear()
+        self._counter.clear()
         self._where.clear()
-        self.gauges.clear()
-        self.moment, self.called = None, 0
+        self.layer_marks.clear()
+        self.peak, self.called = None, 0
 
     def _enter(self, layer: int, args: Any) -> None:  # Any: as torch says
         watch = self._watch
         if watch is not None:
-            watch.clock.stand_still()
+            watch.clock.pause()
             self._guard(lambda: self._see_enter(layer, args))
-            watch.clock.go_on()
+            watch.clock.resume()
 
     def _see_enter(self, layer: int, args: object) -> None:
         watch = self._running()
         is_backward = _is_in_backward()
         if not is_backward:
             if self._here().enter(layer):
-                watch.turn("forward")
+                watch.begin_phase("forward")
             self.called += 1
             watch.calls[layer] = watch.calls.get(layer, 0) + 1
-            self.gauges.enter(layer, args)
+            self.layer_marks.enter(layer, args)
         watch.enter(layer, is_backward=is_backward)
 
     def _leave(self, layer: int, args: Any, kwargs: Any, output: Any) -> None:  # Any: as torch says
         watch = self._watch
         if watch is not None:
-            watch.clock.stand_still()
+            watch.clock.pause()
             self._guard(lambda: self._see_leave(layer, args, kwargs, output))
-            watch.clock.go_on()
+            watch.clock.resume()
             if self._limit is not None:
                 self._limit()
 
@@ -173,13 +173,13 @@ class Probe:
         watch.leave(layer)
         if _is_in_backward():
             if not is_recomputing() and torch.is_grad_enabled():
-                self._time(watch, nodes_below(tensors_in(output)), lambda _: layer)
+                self._time(watch, operations_behind(tensors_in(output)), lambda _: layer)
             return
-        self.gauges.leave(layer, args, kwargs)
+        self.layer_marks.leave(layer, args, kwargs)
         where = self._here()
         began_at = where.began_at
         if where.leave(layer):
-            watch.turn("loss")
+            watch.begin_phase("loss")
             if torch.is_grad_enabled() and not is_transforming() and began_at is not None:
                 given = list(tensors_in((args, kwargs)))
                 self._see_graph(where, began_at, given, list(tensors_in(output)))
@@ -187,15 +187,15 @@ class Probe:
     def _abandon(self, layer: int) -> None:
         watch = self._watch
         if watch is not None:
-            watch.clock.stand_still()
+            watch.clock.pause()
             self._guard(lambda: self._see_abandon(layer))
-            watch.clock.go_on()
+            watch.clock.resume()
 
     def _see_abandon(self, layer: int) -> None:
         watch = self._running()
         watch.leave(layer)
         if not _is_in_backward() and self._here().leave(layer):
-            watch.turn("other")
+            watch.begin_phase("other")
 
     def _see_graph(
         self,
@@ -204,20 +204,20 @@ class Probe:
         given: list[torch.Tensor],
         outputs: list[torch.Tensor],
     ) -> None:
-        nodes = [n for n in nodes_below(outputs) if n._sequence_nr() >= began_at]  # noqa: SLF001 - as in graph
+        nodes = [n for n in operations_behind(outputs) if n._sequence_nr() >= began_at]  # noqa: SLF001 - as in graph
         if not nodes:
             return
-        call = self._tally.add(nodes, where.line_of, self.holdings.tensors(), given)
-        self._note_moment(self._tally.batch_bytes(call, given, outputs))
+        call = self._counter.add(nodes, where.stack_of, self.owned.tensors(), given)
+        self._update_peak(self._counter.batch_bytes(call, given, outputs))
         self._time(self._running(), nodes, where.layer_of)
         for last in {t.grad_fn for t in outputs if t.grad_fn is not None}:
             last.register_prehook(lambda _: call.release())
 
-    def _note_moment(self, batch_bytes: int) -> None:
-        saved = self._tally.held()
-        if self.moment is None or saved.total_bytes > self.moment.saved.total_bytes:
-            grads = sum(self.holdings.gradients().values())
-            self.moment = Moment(saved, batch_bytes, grads, self._machine.held_bytes())
+    def _update_peak(self, batch_bytes: int) -> None:
+        saved = self._counter.held()
+        if self.peak is None or saved.total_bytes > self.peak.saved.total_bytes:
+            grads = sum(self.owned.gradients().values())
+            self.peak = MemoryPeak(saved, batch_bytes, grads, self._system.held_bytes())
 
     def _time(
         self, watch: Stopwatch[Any], nodes: Sequence[Node], layer_of: Callable[[int], int]

@@ -8,10 +8,10 @@ from typing import Any
 from gradscope.columns import MemoryRow, MemoryTable, TimeRow, TimesTable, balance_of
 from gradscope.resources.attribution import OUTSIDE
 from gradscope.resources.layer_marks import LayerMarks
-from gradscope.resources.probe import Moment
+from gradscope.resources.probe import MemoryPeak
 from gradscope.resources.stopwatch import Stopwatch
 
-__all__ = ["MemoryReading", "Owned", "TimesReading", "memory_reading", "times_reading"]
+__all__ = ["MemoryReading", "OwnedBytes", "TimesReading", "memory_reading", "times_reading"]
 
 _NOT_CALLED = (
     "no layer was seen computing: the model is compiled, or it was not called in this step; what is "
@@ -76,7 +76,7 @@ class TimesReading:
 
 
 @dataclass(frozen=True, slots=True)
-class Owned:
+class OwnedBytes:
     """What the layers own beside activations, in bytes by layer."""
 
     parameters: Counter[int] = field(default_factory=Counter)
@@ -89,11 +89,11 @@ def memory_reading(
     step: int,
     names: Sequence[str],
     *,
-    moment: Moment | None,
+    peak: MemoryPeak | None,
     called: int,
     threads: int,
-    gauges: LayerMarks,
-    owned: Owned,
+    layer_marks: LayerMarks,
+    owned: OwnedBytes,
     optimizer_before_bytes: int,
     machine: Mapping[str, int],
     is_of_device: bool,
@@ -103,22 +103,22 @@ def memory_reading(
     owned: gradients and optimizer state as they were at the end; the balance takes them of the moment.
     """
     held = machine.get("device_allocated" if is_of_device else "host_resident", 0)
-    total = held if moment is None or moment.held_bytes is None else moment.held_bytes
-    parts = _parts(moment, owned, optimizer_before_bytes, is_of_device=is_of_device)
+    total = held if peak is None or peak.held_bytes is None else peak.held_bytes
+    parts = _parts(peak, owned, optimizer_before_bytes, is_of_device=is_of_device)
     return MemoryReading(
         step=step,
-        rows=_rows(len(names), moment, owned, gauges, has_run=bool(called)),
+        rows=_rows(len(names), peak, owned, layer_marks, has_run=bool(called)),
         balance=balance_of(parts, total),
         machine=dict(machine),
-        notes=tuple(_notes(names, moment, called=called, threads=threads)),
-        input_bytes=dict(gauges.inputs),
+        notes=tuple(_notes(names, peak, called=called, threads=threads)),
+        input_bytes=dict(layer_marks.inputs),
     )
 
 
 def _rows(
-    count: int, moment: Moment | None, owned: Owned, gauges: LayerMarks, *, has_run: bool
+    count: int, peak: MemoryPeak | None, owned: OwnedBytes, layer_marks: LayerMarks, *, has_run: bool
 ) -> dict[int, MemoryRow]:
-    saved = moment.saved.by_layer if moment is not None else Counter[int]()
+    saved = peak.saved.by_layer if peak is not None else Counter[int]()
     return {
         i: MemoryRow(
             saved_bytes=saved[i] if has_run else None,
@@ -126,16 +126,16 @@ def _rows(
             grad_bytes=owned.gradients[i],
             optimizer_bytes=owned.optimizer[i],
             buffer_bytes=owned.buffers[i],
-            entry_bytes=gauges.entry.get(i),
-            exit_bytes=gauges.exit.get(i),
-            peak_bytes=gauges.peak.get(i),
+            entry_bytes=layer_marks.entry.get(i),
+            exit_bytes=layer_marks.exit.get(i),
+            peak_bytes=layer_marks.peak.get(i),
         )
         for i in range(count)
     }
 
 
 def _parts(
-    moment: Moment | None, owned: Owned, optimizer_bytes: int, *, is_of_device: bool
+    peak: MemoryPeak | None, owned: OwnedBytes, optimizer_bytes: int, *, is_of_device: bool
 ) -> dict[str, int]:
     """Return what was held at the moment; of activations only those that lie where it is counted."""
     parts = {
@@ -143,13 +143,13 @@ def _parts(
         "buffers": sum(owned.buffers.values()),
         "optimizer": optimizer_bytes,
     }
-    if moment is None:
+    if peak is None:
         return parts | {"gradients": sum(owned.gradients.values())}
-    elsewhere = moment.saved.host_bytes if is_of_device else 0
+    elsewhere = peak.saved.host_bytes if is_of_device else 0
     return parts | {
-        "gradients": moment.grad_bytes,
-        "saved": moment.saved.total_bytes - elsewhere,
-        "batch": moment.batch_bytes,
+        "gradients": peak.grad_bytes,
+        "saved": peak.saved.total_bytes - elsewhere,
+        "batch": peak.batch_bytes,
     }
 
 
@@ -173,21 +173,23 @@ def times_reading(
     return TimesReading(step, rows, times.phases_s, watch.clock.name, is_observed, notes)
 
 
-def _notes(names: Sequence[str], moment: Moment | None, *, called: int, threads: int) -> Iterator[str]:
+def _notes(
+    names: Sequence[str], peak: MemoryPeak | None, *, called: int, threads: int
+) -> Iterator[str]:
     if not called:
         yield _NOT_CALLED
     if threads > 1:
         yield _THREADS.format(count=threads)
-    if moment is None:
+    if peak is None:
         return
 
     def named(layer: int) -> str:
         return "no layer" if layer == OUTSIDE else names[layer] or "the model itself"
 
-    for (layer, holder), size in sorted(moment.saved.holders.items()):
+    for (layer, holder), size in sorted(peak.saved.holders.items()):
         yield _HELD.format(size_bytes=size, layer=named(layer), holder=holder)
-    for (layer, reason), count in sorted(moment.saved.unseen.items()):
+    for (layer, reason), count in sorted(peak.saved.unseen.items()):
         yield _UNSEEN.format(count=count, layer=named(layer), reason=reason)
-    outside = moment.saved.by_layer[OUTSIDE]
+    outside = peak.saved.by_layer[OUTSIDE]
     if outside:
         yield _OUTSIDE.format(size_bytes=outside)

@@ -13,13 +13,13 @@ import torch
 from torch.autograd.graph import Node
 
 from gradscope.resources.attribution import OUTSIDE
-from gradscope.resources.autograd_graph import Kept, Storage, kept_by, storages_of
+from gradscope.resources.autograd_graph import SavedByNode, Storage, saved_by, storages_of
 
-__all__ = ["HeldCall", "Saved", "SavedTensorTotals"]
+__all__ = ["CallTotals", "SavedBytes", "SavedTensorCounter"]
 
 
 @dataclass(slots=True)
-class HeldCall:
+class CallTotals:
     """What one call of the model keeps until its backward pass begins."""
 
     made: dict[int, tuple[int, Storage]] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class HeldCall:
 
 
 @dataclass(slots=True)
-class Saved:
+class SavedBytes:
     """What the calls held at one moment. By layer; `host_bytes` is that part which lies on the host.
 
     `holders` has, by layer and word, the bytes that a checkpoint or a compiled graph keeps (they are
@@ -53,12 +53,12 @@ class Saved:
         return sum(self.by_layer.values())
 
 
-class SavedTensorTotals:
+class SavedTensorCounter:
     """Counts the calls of one step, from `clear` to `clear`. It keeps no tensor and no node."""
 
     def __init__(self) -> None:
         self._names: dict[type, tuple[str, ...]] = {}
-        self._calls: list[HeldCall] = []
+        self._calls: list[CallTotals] = []
         self._own: set[int] = set()
 
     def clear(self) -> None:
@@ -69,10 +69,10 @@ class SavedTensorTotals:
     def add(
         self,
         nodes: Sequence[Node],
-        line_of: Callable[[int], tuple[int, ...]],
+        stack_of: Callable[[int], tuple[int, ...]],
         own: Iterable[torch.Tensor],
         given: Iterable[torch.Tensor],
-    ) -> HeldCall:
+    ) -> CallTotals:
         """Count what the nodes of one call keep; `own` are parameters and buffers, `given` the inputs.
 
         What a checkpoint keeps is that of the innermost layer around all that it stands for.
@@ -81,11 +81,11 @@ class SavedTensorTotals:
             self._own = {s.key for tensor in own for s in storages_of(tensor)}
         inputs = {s.key for tensor in given for s in storages_of(tensor)}
         before = {key for call in self._held() for key in call.made}
-        call = HeldCall()
-        kept_by_nodes = [kept_by(node, self._names) for node in nodes]
-        frames = _lines_of_frames(kept_by_nodes, line_of)
-        for kept in kept_by_nodes:
-            line = frames.get(kept.frame) or line_of(kept.sequence)
+        call = CallTotals()
+        saved_by_nodes = [saved_by(node, self._names) for node in nodes]
+        frames = _stacks_of_checkpoints(saved_by_nodes, stack_of)
+        for kept in saved_by_nodes:
+            line = frames.get(kept.frame) or stack_of(kept.sequence)
             layer = line[-1] if line else OUTSIDE
             if kept.unseen:
                 call.unseen[layer, kept.unseen] += 1
@@ -101,9 +101,9 @@ class SavedTensorTotals:
         self._calls.append(call)
         return call
 
-    def held(self) -> Saved:
+    def held(self) -> SavedBytes:
         """Return what all calls hold whose backward pass has not begun."""
-        saved = Saved()
+        saved = SavedBytes()
         inputs: dict[int, Storage] = {}
         for call in self._held():
             inputs |= call.given
@@ -116,7 +116,7 @@ class SavedTensorTotals:
         return saved
 
     def batch_bytes(
-        self, call: HeldCall, given: Iterable[torch.Tensor], returned: Iterable[torch.Tensor]
+        self, call: CallTotals, given: Iterable[torch.Tensor], returned: Iterable[torch.Tensor]
     ) -> int:
         """Return the bytes of inputs and outputs that are neither parameters nor kept by the call."""
         passed = {s.key: s for tensor in (*given, *returned) for s in storages_of(tensor)}
@@ -126,18 +126,18 @@ class SavedTensorTotals:
             if key not in call.made and key not in self._own
         )
 
-    def _held(self) -> list[HeldCall]:
+    def _held(self) -> list[CallTotals]:
         return [call for call in self._calls if not call.is_released]
 
 
-def _lines_of_frames(
-    kept_by_nodes: Iterable[Kept], line_of: Callable[[int], tuple[int, ...]]
+def _stacks_of_checkpoints(
+    saved_by_nodes: Iterable[SavedByNode], stack_of: Callable[[int], tuple[int, ...]]
 ) -> dict[int, tuple[int, ...]]:
     """Return, by checkpoint, the layers around all nodes that it stands for."""
     lines: dict[int, tuple[int, ...]] = {}
-    for kept in kept_by_nodes:
+    for kept in saved_by_nodes:
         if kept.frame:
-            line = line_of(kept.sequence)
+            line = stack_of(kept.sequence)
             lines[kept.frame] = _common(lines.get(kept.frame, line), line)
     return lines
 

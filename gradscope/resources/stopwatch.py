@@ -82,7 +82,7 @@ class Stopwatch(Generic[Mark]):
         else:
             self._open[thread] = span.above
 
-    def turn(self, phase: Phase) -> None:
+    def begin_phase(self, phase: Phase) -> None:
         """Begin another part of the step; what follows the last operation of a backward is `other`."""
         if phase == self._phase:
             return
@@ -119,7 +119,7 @@ class Stopwatch(Generic[Mark]):
         What passed since the one before it in this thread is the other's: autograd gathers the
         gradients of its parameters then.
         """
-        self.turn("backward")
+        self.begin_phase("backward")
         thread = threading.get_ident()
         self.enter(layer, is_backward=True)
         span = self._open[thread]
@@ -137,13 +137,13 @@ class Stopwatch(Generic[Mark]):
 
     def stop(self) -> None:
         """End the step."""
-        self.turn("other")
+        self.begin_phase("other")
         self._end = self.clock.mark()
         self._open.clear()
 
     def is_ready(self) -> bool:
         """Whether `times` can be read without waiting."""
-        return self._end is not None and self.clock.has_come(self._end)
+        return self._end is not None and self.clock.is_ready(self._end)
 
     def times(self) -> StepTimes:
         """Return what was measured, once it is ready."""
@@ -188,9 +188,9 @@ class _NodeTimer:
     def begin(self, _gradients: object) -> None:
         """Run before the operation's backward."""
         if self._watch.is_running:
-            self._watch.clock.stand_still()
+            self._watch.clock.pause()
             self._watch.begin_backward(self._layer)
-            self._watch.clock.go_on()
+            self._watch.clock.resume()
 
     def end(self, _given: object, _gradients: object) -> None:
         """Run after it. What raises there is of this operation still."""
@@ -198,6 +198,6 @@ class _NodeTimer:
             return
         if self._after is not None:
             self._after()
-        self._watch.clock.stand_still()
+        self._watch.clock.pause()
         self._watch.end_backward(self._layer)
-        self._watch.clock.go_on()
+        self._watch.clock.resume()

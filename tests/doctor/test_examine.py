@@ -543,8 +543,8 @@ def test_what_is_not_examined_is_noted():
         generate_vmap_rule = True
 
     notes = examine(Mapped, sample(3)).notes
-    assert any("has a rule for vmap, which is not examined" in note for note in notes)
-    assert notes[0] == "no input requires a gradient: examined as if each did that can have one (x)"
+    assert any("has a vmap rule, which is not examined" in note for note in notes)
+    assert notes[0] == "no input requires a gradient: examined as if all did that can have one (x)"
     assert examine(Cube, sample(3).requires_grad_()).notes == ()
     with warnings.catch_warnings(), torch.autograd.forward_ad.dual_level():
         warnings.simplefilter("ignore")  # torch's own, of torch.jit

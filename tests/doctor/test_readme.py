@@ -55,7 +55,7 @@ def test_the_public_names_are_these():
         "examine",
         "examine_file",
         "examine_file_isolated",
-        "examine_met",
+        "examine_step_functions",
         "examine_model",
         "recognise",
         "time_function",

@@ -205,7 +205,7 @@ def test_between_two_measured_steps_there_are_no_hooks(monkeypatch):
 def test_an_internal_error_stops_measuring_and_not_training(monkeypatch, caplog):
     from gradscope.resources import probe  # only to be broken
 
-    monkeypatch.setattr(probe, "nodes_below", lambda _: 1 / 0)
+    monkeypatch.setattr(probe, "operations_behind", lambda _: 1 / 0)
     model = nn.Linear(4, 4)
     with gradscope.attach(model, hub=None, quiet=True) as scope:
         for _ in range(4):

@@ -17,7 +17,7 @@ from gradscope.columns import MemoryRow, MemoryTable
 from gradscope.errors import UsageError
 from gradscope.recording import list_recordings, open_recording
 from gradscope.resources import SystemMemory
-from gradscope.resources.oom_report import helps, holders
+from gradscope.resources.oom_report import checkpoint_savings, largest_holders
 
 MIB = 2**20
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def train(model, limit_bytes, steps=1):
 
 LIMITED = """
 import torch, gradscope
-from tests.resources.test_exhaustion import MIB, Wide, resident_bytes, train
+from tests.resources.test_oom_report import MIB, Wide, resident_bytes, train
 from torch import nn
 told = []
 gradscope.Scope._tell = lambda _, *event: told.append(event)
@@ -128,7 +128,7 @@ def test_an_allocator_that_gives_up_is_told_of_with_its_layer(told):
     text = told[-1][2]
     assert told[-1][1] == "out-of-memory"
     assert text.startswith("out of memory in the forward of 2: ")
-    assert "activations of 1" in text  # measured at the moment: the first step was not over
+    assert "activations of 1" in text  # measured at the peak: the first step was not over
 
 
 def test_memory_that_runs_out_in_the_optimizer_is_told_as_such(told):
@@ -172,7 +172,7 @@ def table(saved: dict[str, int], **others) -> MemoryTable:
 def test_layers_of_one_class_side_by_side_are_helped_together():
     kept = table({"": 0, "blocks.0": 100, "blocks.0.act": 900, "blocks.1": 100, "blocks.1.act": 500})
     types = {"blocks.0": "Block", "blocks.1": "Block", "": "Net"}
-    (found,) = helps(kept, types, {"blocks.0": 50, "blocks.1": 50, "": 1})
+    (found,) = checkpoint_savings(kept, types, {"blocks.0": 50, "blocks.1": 50, "": 1})
     assert found.layers == ("blocks.0", "blocks.1")
     assert found.back_bytes == 1000
     assert found.saves_bytes == (1000 - 50) + (600 - 50) - 1000
@@ -183,11 +183,11 @@ def test_layers_of_one_class_side_by_side_are_helped_together():
 
 
 def test_a_block_that_keeps_no_more_than_it_is_given_is_not_proposed():
-    assert list(helps(table({"": 0, "a": 10}), {"a": "Block"}, {"a": 10})) == []
+    assert list(checkpoint_savings(table({"": 0, "a": 10}), {"a": "Block"}, {"a": 10})) == []
 
 
 def test_the_ten_largest_holders_are_of_all_kinds():
-    found = holders(table({f"l{i}": i for i in range(1, 9)}, param_bytes=5))
+    found = largest_holders(table({f"l{i}": i for i in range(1, 9)}, param_bytes=5))
     assert len(found) == 10
     assert found[0] == (8, "activations", "l8")
     assert (5, "parameters", "l1") in found

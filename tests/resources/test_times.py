@@ -102,7 +102,7 @@ def test_what_a_checkpoint_computes_again_is_backward_of_its_layers(is_reentrant
 def test_values_that_were_not_measured_are_not_invented():
     model = nn.Linear(2, 2)
     with gradscope.attach(model, hub=None, quiet=True) as scope:
-        with pytest.raises(NotMeasuredError, match="no step's time was measured yet"):
+        with pytest.raises(NotMeasuredError, match="no time has been measured yet"):
             scope.times()
         with pytest.raises(NotMeasuredError, match=r"scope.measure_now\(\)"):
             scope.memory()
@@ -172,7 +172,7 @@ def test_a_devices_marks_are_read_only_when_they_have_come():
     device = Device()
     watch = Stopwatch(DeviceClock(device.make_event))
     device.now_ms = 2.0
-    watch.turn("forward")
+    watch.begin_phase("forward")
     watch.enter(0, is_backward=False)
     device.now_ms = 3.0
     watch.enter(1, is_backward=False)
@@ -180,13 +180,13 @@ def test_a_devices_marks_are_read_only_when_they_have_come():
     watch.leave(1)
     device.now_ms = 8.0
     watch.leave(0)
-    watch.turn("loss")
+    watch.begin_phase("loss")
     device.now_ms = 9.0
     watch.begin_backward(1)
     device.now_ms = 15.0
     watch.end_backward(1)
     device.now_ms = 16.0
-    watch.turn("optimizer")
+    watch.begin_phase("optimizer")
     device.now_ms = 20.0
     watch.stop()
     assert not watch.is_ready()
@@ -210,13 +210,13 @@ def test_a_devices_marks_are_read_only_when_they_have_come():
 def test_the_time_of_gradscope_is_not_attributed_to_layers():
     clock = HostClock()
     begin = clock.mark()
-    clock.stand_still()
+    clock.pause()
     time.sleep(0.02)
     end = clock.mark()
-    clock.go_on()
+    clock.resume()
     assert clock.seconds(begin, end) < 0.01
     assert clock.seconds(begin, clock.mark()) < 0.01
-    assert clock.aside_s >= 0.02
+    assert clock.excluded_s >= 0.02
 
 
 def test_a_span_that_never_ends_is_dropped():

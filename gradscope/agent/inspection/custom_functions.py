@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
-from gradscope.hooks import has_compiled, hidden_from_modes
+from gradscope.hooks import find_functions, has_compiled, hidden_from_modes
 
 __all__ = ["FunctionTracker", "TrackedFunctions"]
 
@@ -153,19 +153,7 @@ class FunctionTracker(StepPlugin):
 
 def _functions_behind(tensors: Iterable[Tensor]) -> tuple[type[Function], ...]:
     """Return the custom Functions in a graph, each once, without those of torch."""
-    found: dict[type[Function], None] = {}
-    seen: set[Any] = set()  # Any: torch gives nodes no common type
-    waiting = [tensor.grad_fn for tensor in tensors]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        owner = getattr(type(node), "_forward_cls", None)
-        if owner is not None and owner.__module__.partition(".")[0] != "torch":
-            found[owner] = None
-        waiting.extend(parent for parent, _ in node.next_functions)
-    return tuple(found)
+    return tuple(f for f in find_functions(tensors) if f.__module__.partition(".")[0] != "torch")
 
 
 def _argument_source(

@@ -17,22 +17,21 @@ from gradscope.agent.run.faults import Faults
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.columns import MemoryTable, TimesTable
 from gradscope.errors import NotMeasuredError
-from gradscope.hooks import LayerInfo, has_compiled, hidden_from_modes
+from gradscope.hooks import LayerInfo, frames_of, has_compiled, hidden_from_modes
 from gradscope.protocol import Command
 from gradscope.resources import (
     MeasuringSchedule,
     MemoryReading,
-    Owned,
+    OwnedBytes,
     Probe,
     Stopwatch,
     SystemMemory,
     TimesReading,
     clock_for,
-    frames_of,
     local_tensors,
     memory_reading,
+    oom_location,
     oom_report,
-    place_of,
     times_reading,
 )
 
@@ -166,7 +165,7 @@ class ResourcePlugin(StepPlugin):
         if self._next is not None:
             self._replace_probe(*self._next)
         if self._probe is not None:
-            before = self._probe.holdings.optimizer_state(self._optimizers())
+            before = self._probe.owned.optimizer_state(self._optimizers())
             self._optimizer_before_bytes = sum(before.values())
             # A graph compiled without hooks would be recompiled with them: only allowed at the start.
             can_hook = is_first or self._probe.is_hooked or not has_compiled()
@@ -176,12 +175,12 @@ class ResourcePlugin(StepPlugin):
     def before_optimizer(self, _optimizer: Optimizer) -> None:
         """Record the start of the optimizer step and the existing gradients."""
         if self._is_measured and self._probe is not None:
-            self._probe.turn_to_optimizer()
+            self._probe.begin_optimizer()
 
     def after_optimizer(self, _optimizer: Optimizer) -> None:
         """Record the end of the optimizer step."""
         if self._is_measured and self._probe is not None:
-            self._probe.turn_from_optimizer()
+            self._probe.end_optimizer()
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:
         """Complete the readings of the step."""
@@ -211,7 +210,7 @@ class ResourcePlugin(StepPlugin):
         if not has_compiled():  # compiled graphs have guards on the hooks
             probe.remove()
         if watch is not None:
-            self._own_time_s += watch.clock.aside_s
+            self._own_time_s += watch.clock.excluded_s
             self._pending.append(_PendingTimes(step, self._layers, watch, is_observed))
         self._deliver()
 
@@ -229,7 +228,7 @@ class ResourcePlugin(StepPlugin):
         frames = frames_of(error)
         names = {id(ref()): name for ref, name in zip(self._modules, self._layers.names, strict=False)}
         if self._is_measured and self._probe is not None:
-            self._probe.look_at(local_tensors(frames))
+            self._probe.count_graph(local_tensors(frames))
             self._report_memory(self._read(self._step))
         table, inputs, types = None, {}, {}
         backward_layer = None
@@ -240,7 +239,7 @@ class ResourcePlugin(StepPlugin):
             table = reading.table(layers.names)
             types = dict(zip(layers.names, layers.types, strict=True))
             inputs = {layers.names[i]: size for i, size in reading.input_bytes.items()}
-        place = place_of(frames, lambda module: names.get(id(module)), backward_layer)
+        place = oom_location(frames, lambda module: names.get(id(module)), backward_layer)
         return oom_report(error, place, table, types, inputs)
 
     def _when(self) -> str:
@@ -260,22 +259,22 @@ class ResourcePlugin(StepPlugin):
         if probe is None:
             raise RuntimeError("no model to measure")
         self._machine.open()
-        holdings = probe.holdings
-        owned = Owned(
-            parameters=holdings.parameters(),
-            buffers=holdings.buffers(),
-            gradients=holdings.gradients(),
-            optimizer=holdings.optimizer_state(self._optimizers()),
+        owned_memory = probe.owned
+        owned = OwnedBytes(
+            parameters=owned_memory.parameters(),
+            buffers=owned_memory.buffers(),
+            gradients=owned_memory.gradients(),
+            optimizer=owned_memory.optimizer_state(self._optimizers()),
         )
         machine = self._machine.numbers()
         self._machine.close()
         return memory_reading(
             step,
             self._layers.names,
-            moment=probe.moment,
+            peak=probe.peak,
             called=probe.called,
             threads=probe.threads,
-            gauges=probe.gauges,
+            layer_marks=probe.layer_marks,
             owned=owned,
             optimizer_before_bytes=self._optimizer_before_bytes,
             machine=machine,

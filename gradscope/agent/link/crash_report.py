@@ -15,6 +15,8 @@ from typing import Any, Final
 from torch import nn
 from torch.autograd import Function
 
+from gradscope.hooks import frames_of
+
 __all__ = ["Account", "CrashReporter", "account_of"]
 
 _TEXT_LIMIT: Final = 600
@@ -82,7 +84,7 @@ def account_of(error: BaseException, model: nn.Module | None) -> Account:
     chain = list(_chain(error))
     root = next((each for each in chain if recognise(str(each))), error)
     known = recognise(str(root))
-    frames = [frame for each in (root, error) for frame in _frames(each)]
+    frames = [frame for each in (root, error) for frame in frames_of(each)]
     places = [_function(frames, str(root)), _layer(frames, model), _line(frames)]
     where = ", ".join(place for place in places if place)
     said = " ".join(f"{type(root).__name__}: {root}".split())
@@ -100,16 +102,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _frames(error: BaseException) -> list[FrameType]:
-    """Return the frames of a traceback, the innermost first."""
-    frames = []
-    trace = error.__traceback__
-    while trace is not None:
-        frames.append(trace.tb_frame)
-        trace = trace.tb_next
-    return frames[::-1]
 
 
 def _function(frames: list[FrameType], message: str) -> str:

@@ -26,7 +26,7 @@ from gradscope.doctor.report.codes import SECOND_ORDER, Code
 from gradscope.doctor.report.messages import recognise
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import ForwardBackwardRun, run_subject, weights_like
-from gradscope.doctor.subject.subject import find_functions
+from gradscope.hooks import find_functions
 
 __all__ = [
     "GRAPH_BROKEN",

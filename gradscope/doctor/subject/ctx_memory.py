@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from gradscope.doctor.subject.run import weights_like
-from gradscope.doctor.subject.subject import Subject, find_nodes
+from gradscope.doctor.subject.subject import Subject
+from gradscope.hooks import find_nodes
 
 __all__ = ["measure_ctx_memory"]
 

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 from gradscope.errors import UsageError
 
-__all__ = ["Examinable", "Leaf", "Subject", "find_functions", "find_nodes", "resolve", "tensors_of"]
+__all__ = ["Examinable", "Leaf", "Subject", "resolve", "tensors_of"]
 
 Examinable: TypeAlias = type[Function] | nn.Module | Callable[..., object]
 
@@ -96,25 +96,6 @@ def tensors_of(result: object) -> tuple[Tensor, ...]:
     return tuple(
         t for t in leaves if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())
     )
-
-
-def find_functions(outputs: Sequence[Tensor]) -> tuple[type[Function], ...]:
-    """Return the custom Function classes in the graph behind some outputs, each once."""
-    owners = (getattr(type(node), "_forward_cls", None) for node in find_nodes(outputs))
-    return tuple(dict.fromkeys(owner for owner in owners if owner is not None))
-
-
-def find_nodes(outputs: Sequence[Tensor]) -> Iterator[Any]:  # Any: torch gives nodes no common type
-    """Yield the nodes of the graph behind some outputs, each once. Nothing of them is unpacked."""
-    seen: set[Any] = set()
-    waiting = [output.grad_fn for output in outputs]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        waiting.extend(parent for parent, _ in node.next_functions)
 
 
 def _callable_of(

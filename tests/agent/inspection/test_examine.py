@@ -120,11 +120,11 @@ def test_without_inputs_it_uses_recorded_inputs_and_changes_nothing():
     assert len(plain) == len(watched)
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
     assert (inside.name, inside.codes[0]) == ("Doubled", "wrong-gradient-scale")
-    assert inside.notes[0] == "on what Model was called with in step 1"
+    assert inside.notes[0] == "with the arguments of Model in step 1"
     assert "float32[5, 6]" in inside.notes[1]
     assert (outside.name, outside.steps) == ("Squared", ())
-    assert outside.notes[0].startswith("not examined: met in step 1 behind what was logged")
-    assert again[0].notes[0] == "on what Model was called with in step 3"
+    assert outside.notes[0].startswith("not examined: in step 1 only the loss used it")
+    assert again[0].notes[0] == "with the arguments of Model in step 3"
     assert torch.nn.modules.module._global_forward_hooks == hooks
 
 
