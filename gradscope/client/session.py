@@ -137,7 +137,7 @@ class Session:
                 self.inbox.close()
                 self.known.close()
                 self.captured.close()
-                link.close(farewell="closed")
+                link.close(bye="closed")
 
     def _on_messages(self, link: Link, messages: list[Message]) -> None:
         stream: list[Message] = []

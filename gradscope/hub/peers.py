@@ -157,7 +157,7 @@ class Peers:
 
     def _on_message(self, peer: Peer, message: Message, parts: Parts) -> None:
         if isinstance(message, Bye):
-            self._leave(peer, message.reason or "said goodbye", has_said_bye=True)
+            self._leave(peer, message.reason or "sent bye", has_said_bye=True)
             return
         refusal = self._handler.handle(peer, message, parts)
         if refusal is not None:

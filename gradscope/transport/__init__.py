@@ -1,4 +1,4 @@
-"""The link: where the hub is, how one is started, and one end of the connection to it."""
+"""The link to the hub: its address, starting it, and one end of the connection."""
 
 from gradscope.transport.addresses import HubAddress, hub_address
 from gradscope.transport.election import ensure_hub

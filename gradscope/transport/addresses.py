@@ -1,4 +1,4 @@
-"""Where a hub listens. Nothing here touches the file system."""
+"""Addresses of the hub's sockets. Does not access the file system."""
 
 import os
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""Joining the hub, or starting it where none runs.
+"""`ensure_hub`: finds the hub, or starts it.
 
-Of many starters the one that gets `start.lock` starts a process; the hub itself decides with `hub.lock`
-whether it is the one. So a race costs one process, and two starters can never make two hubs.
+Of several starters the one that holds `start.lock` starts a process. That process is the hub only if it
+acquires `hub.lock`. A race costs one process at most and can never result in two hubs.
 """
 
 import os
@@ -27,16 +27,16 @@ _LOG_TAIL_BYTES = 2_000
 
 
 def ensure_hub(endpoint: str | None = None, *, timeout_s: float = 5.0) -> HubAddress:
-    """Return the address of a hub that answers, after starting one where none runs.
+    """Return the address of a hub that answers; start one if none runs. Blocks up to `timeout_s`.
 
-    The hub is a process of its own that outlives this one and ends itself when nobody is left. Raises
-    UnsafePathError when the runtime directory is not this user's alone or cannot be made, and LinkError
-    when no hub answers within `timeout_s`, with the reason.
+    The hub is a process of its own that outlives this one and ends when it has no peers. Raises
+    UnsafePathError if the runtime directory is not private to this user or cannot be created, and
+    LinkError with the reason if no hub answers within `timeout_s`.
     """
     address = hub_address(endpoint)
     ensure_private_dir(address.directory)
     deadline_s = time.monotonic() + timeout_s
-    impatient_s = time.monotonic() + timeout_s / 2  # a starter that hangs must not stop the others
+    impatient_s = time.monotonic() + timeout_s / 2  # a starter that hangs must not block the others
     is_started = False
     with PathLock(address.directory / START_LOCK) as starter:
         while (left_s := deadline_s - time.monotonic()) > 0:
@@ -44,7 +44,7 @@ def ensure_hub(endpoint: str | None = None, *, timeout_s: float = 5.0) -> HubAdd
                 if hub_answers(address, min(left_s, _ANSWER_S)):
                     return address
             elif not is_started and (_acquire(starter) or time.monotonic() > impatient_s):
-                # Between the look above and the lock, the last starter's hub may have come up.
+                # The hub of the last starter may have started between the check above and the lock.
                 if hub_listens(address):
                     starter.release()
                 else:
@@ -88,7 +88,7 @@ def _start(address: HubAddress, timeout_s: float) -> None:
     try:
         code = process.wait(timeout_s)
     except subprocess.TimeoutExpired:
-        process.kill()  # this one only waits for the hub, which may still come up
+        process.kill()  # this process only waits for the hub, which may still start
         process.wait()
         return
     if code != 0:
@@ -96,7 +96,7 @@ def _start(address: HubAddress, timeout_s: float) -> None:
 
 
 def _environment() -> dict[str, str]:
-    # The hub does no linear algebra: a pool of threads would only cost it time at the start.
+    # The hub does no linear algebra: a thread pool would only slow its start.
     return os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -116,9 +116,9 @@ def _why_silent(address: HubAddress, timeout_s: float) -> str:
     if pid is not None:
         return (
             f"the hub at {address.directory} (process {pid}) did not answer in {timeout_s:g} s; "
-            f"it may be stopped: kill -CONT {pid}, or kill {pid} to have another started"
+            f"it may be stopped: kill -CONT {pid}, or kill {pid} so that a new one is started"
         )
-    return f"no hub came up at {address.directory} in {timeout_s:g} s.{_log_tail(address)}"
+    return f"no hub started at {address.directory} in {timeout_s:g} s.{_log_tail(address)}"
 
 
 def _log_tail(address: HubAddress) -> str:

@@ -1,4 +1,4 @@
-"""`Link`: one end of the connection to the hub, for an agent and for a viewer alike."""
+"""`Link`: one end of the connection to the hub, for agents and viewers."""
 
 import os
 import time
@@ -37,12 +37,12 @@ _FINAL_REFUSALS = ("version", "role", "run")
 
 
 class Link:
-    """One DEALER, made by, used by and closed by one thread. Only `wake` may be called from another.
+    """A DEALER socket, created, used and closed by one thread. Other threads may only call `wake`.
 
-    It says hello on each connection and whenever the hub asks, sends and expects heartbeats, and goes
-    on trying when the hub is lost. The owner calls `receive` at least every second or so. Each Welcome
-    reaches the owner, who then tells the hub again what it must know: it may be another hub, with
-    another epoch. Nothing of the owner's is sent before that Welcome.
+    It sends hello on each connection and after each `who`, sends and expects heartbeats, and reconnects
+    if the hub is lost. The owner calls `receive` about once a second. `receive` returns each Welcome, and
+    the owner then sends its state again, because the hub may be a new one with another epoch. No message
+    of the owner is sent before that Welcome.
     """
 
     def __init__(self, address: str, hello: Hello) -> None:
@@ -60,16 +60,16 @@ class Link:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Messages sent, received, dropped (no link, or a full queue), withheld (too large) etc."""
+        """Numbers of messages: sent, received, dropped (no link, or a full queue), withheld (too large), ..."""
         return dict(self._counts)
 
     def send(self, message: Message) -> bool:
-        """Send a message; return whether it is on its way. Never waits.
+        """Queue a message for sending; return whether it was queued. Never blocks.
 
-        False when there is no link, its queue is full, or the message is too large: counted as dropped
-        or withheld.
+        False if there is no link or its queue is full (counted as dropped), or if the message is too
+        large (counted as withheld).
         """
-        if self._is_foreign():
+        if self._is_forked():
             return False
         if self.state.phase != "up":
             self._counts["dropped"] += 1
@@ -77,36 +77,36 @@ class Link:
         return self._send(message)
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """Return the messages that came, after waiting up to `timeout_s` for the first.
+        """Return the messages that arrived, after waiting up to `timeout_s` for the first.
 
-        Returns early, and maybe with nothing, when the state has changed or `wake` was called. At most
-        1,000 messages are returned at once; the rest waits in the socket.
+        Returns early, possibly with no messages, if the state has changed or `wake` was called. At most
+        1,000 messages are returned at once; the others wait in the socket.
         """
-        if self._is_foreign():
+        if self._is_forked():
             return []
         deadline_s = time.monotonic() + timeout_s
         phase = self.state.phase
         messages: list[Message] = []
         while True:
-            self._tend(time.monotonic())
+            self._do_due_work(time.monotonic())
             is_woken = self._wait(deadline_s)
             self._drain(messages)
             if messages or is_woken or self.state.phase != phase or time.monotonic() >= deadline_s:
                 return messages
 
     def wake(self) -> None:
-        """End a `receive` that waits, from any thread."""
-        if not self._is_foreign():
+        """End a waiting `receive`. Thread-safe."""
+        if not self._is_forked():
             self._waker.wake()
 
-    def close(self, farewell: str | None = None) -> None:
-        """Say goodbye with `farewell` as the reason, where one is given, and close. At most 1 s.
+    def close(self, bye: str | None = None) -> None:
+        """Close the link; if `bye` is given, first send a `bye` with this reason. Blocks up to 1 s.
 
-        In a forked child it only drops what was inherited: the connection stays the parent's.
+        In a forked child it does nothing: the connection belongs to the parent.
         """
-        if self._is_foreign() or self._socket.closed:
+        if self._is_forked() or self._socket.closed:
             return
-        if farewell is not None and self.state.phase == "up" and self._send(Bye(reason=farewell)):
+        if bye is not None and self.state.phase == "up" and self._send(Bye(reason=bye)):
             self._socket.setsockopt(zmq.LINGER, 500)
         self._close_socket()
         self._context.term()
@@ -120,12 +120,12 @@ class Link:
     ) -> None:
         self.close()
 
-    def _is_foreign(self) -> bool:
+    def _is_forked(self) -> bool:
         return os.getpid() != self._pid
 
     def _open(self) -> None:
         self._socket = open_dealer(self._context)
-        # Before connecting, or else the handshake may be over before anybody looks.
+        # Before connecting, otherwise the handshake may end before the monitor exists.
         self._monitor = self._socket.get_monitor_socket(_MONITORED)
         self._socket.connect(self._address)
         self._poller = zmq.Poller()
@@ -139,7 +139,7 @@ class Link:
         self._socket.close()
 
     def _wait(self, deadline_s: float) -> bool:
-        """Wait, deal with what is not a message, return whether `wake` was called."""
+        """Poll; follow connection events; return whether `wake` was called."""
         now_s = time.monotonic()
         wait_s = max(0.0, min(deadline_s, self._next_due_s(), now_s + HEARTBEAT_S) - now_s)
         ready = dict(self._poller.poll(int(wait_s * 1000) + (1 if wait_s else 0)))
@@ -160,21 +160,21 @@ class Link:
             else:
                 self._on_message(message, messages)
 
-    # What the link does by itself: hello, heartbeats, noticing silence.
+    # Hello, heartbeats, and the check for silence.
 
     def _next_due_s(self) -> float:
         due_s = self._heartbeat_due_s if self.state.phase == "up" else float("inf")
         return due_s if self._hello_due_s is None else min(due_s, self._hello_due_s)
 
-    def _tend(self, now_s: float) -> None:
+    def _do_due_work(self, now_s: float) -> None:
         if self.state.phase in ("up", "connecting") and self._is_silent(now_s):
             self._counts["silences"] += 1
-            self._enter("lost", f"the hub was not heard for {SILENCE_S:g} s")
+            self._enter("lost", f"the hub has sent nothing for {SILENCE_S:g} s")
             self._hello_due_s = None
-            self._close_socket()  # what was on its way to a hub that hangs shall not reach it later
+            self._close_socket()  # queued messages must not reach a hub that hangs later
             self._open()
         if self._hello_due_s is not None and now_s >= self._hello_due_s:
-            self._say_hello(now_s)
+            self._send_hello(now_s)
         if self.state.phase == "up" and now_s >= self._heartbeat_due_s:
             self._heartbeat_due_s = now_s + HEARTBEAT_S
             self._send(Heartbeat(counters=dict(self._counts)))
@@ -182,8 +182,8 @@ class Link:
     def _is_silent(self, now_s: float) -> bool:
         return now_s - max(self._heard_s, self.state.since_s) > SILENCE_S
 
-    def _say_hello(self, now_s: float) -> None:
-        # A connection may be known to the monitor before the socket has taken it in: then again, soon.
+    def _send_hello(self, now_s: float) -> None:
+        # The monitor may report a connection before the socket can send: try again soon.
         is_sent = self._send(self._hello)
         self._hello_due_s = now_s + (_HELLO_AGAIN_S if is_sent else 0.005)
 
@@ -193,12 +193,12 @@ class Link:
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._enter("connecting", "connected, waiting for the hub's welcome")
                 self._hello_due_s = 0.0
-                self._tend(time.monotonic())
+                self._do_due_work(time.monotonic())
             elif event == zmq.EVENT_DISCONNECTED:
                 self._hello_due_s = None
                 self._enter("lost", "the hub closed the connection")
 
-    # What the hub says.
+    # Messages of the hub.
 
     def _on_message(self, message: Message, messages: list[Message]) -> None:
         self._counts["received"] += 1
@@ -215,19 +215,21 @@ class Link:
             case Refusal(code=code) if self.state.phase != "up" and code in _FINAL_REFUSALS:
                 self._refused(code, message.reason)
             case Bye():
-                self._send(Bye(reason="heard"))  # the hub waits for it, and then closes
-                reason = message.reason or "the hub said goodbye"
+                self._send(Bye(reason="heard"))  # the hub waits for this answer before it closes
+                reason = message.reason or "the hub sent bye"
                 self._enter("lost", reason)
-                self.state = replace(self.state, reason=reason)  # also where the end was noticed first
+                self.state = replace(
+                    self.state, reason=reason
+                )  # also if the disconnection was noticed first
             case _:
                 pass
         messages.append(message)
 
     def _on_who(self) -> None:
-        # Everything sent meanwhile is answered `who` as well: one hello is enough for all.
+        # The hub answers each message sent meanwhile with `who`: one hello is enough.
         if self.state.phase != "connecting" or self._hello_due_s is None:
-            self._enter("connecting", "the hub asked who this is")
-            self._say_hello(self._heard_s)
+            self._enter("connecting", "the hub sent who")
+            self._send_hello(self._heard_s)
 
     def _on_welcome(self, welcome: Welcome) -> None:
         self._counts["reconnects"] += bool(self.state.epoch)
@@ -238,7 +240,9 @@ class Link:
     def _on_garbage(self, error: ProtocolError) -> None:
         self._counts["garbage"] += 1
         if self.state.phase == "connecting":
-            reason = f"the hub answered with what version {PROTOCOL_VERSION} does not know: {error}"
+            reason = (
+                f"the hub's answer is not a message of protocol version {PROTOCOL_VERSION}: {error}"
+            )
             self._refused("version", reason)
 
     def _refused(self, code: str, reason: str) -> None:
@@ -248,7 +252,7 @@ class Link:
 
     def _enter(self, phase: Phase, reason: str) -> None:
         if phase == self.state.phase == "lost":
-            return  # the first reason tells more than the broken connection that follows it
+            return  # the first reason says more than the disconnection that follows it
         now_s = time.monotonic()
         self.state = replace(self.state, phase=phase, since_s=now_s, reason=reason, code="")
 
@@ -269,5 +273,5 @@ def _other_version(welcome: Welcome) -> str:
     return (
         f"the hub speaks version {welcome.protocol} of the protocol (gradscope {welcome.version}, "
         f"process {welcome.hub_pid}), this process speaks {PROTOCOL_VERSION}; use one version of "
-        "gradscope for both, or end the hub so that another is started"
+        "gradscope for both, or end the hub so that a new one is started"
     )

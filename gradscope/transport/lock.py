@@ -1,7 +1,7 @@
 """`PathLock`: an flock on a file, which the kernel releases when its holder dies.
 
-`hub.lock` decides who is the hub; it is held by the hub as long as it lives. `start.lock` only saves
-work: of many starters one starts a hub while the others wait for it to answer.
+The process that holds `hub.lock` is the hub. `start.lock` only saves work: if several processes want a
+hub, one starts it and the others wait for its answer.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ class PathLock:
         self._fd: int | None = None
 
     def acquire(self) -> bool:
-        """Take the lock if nobody has it; return whether it is held. Never waits. Raises OSError."""
+        """Acquire the lock if it is free; return whether it is held. Never blocks. Raises OSError."""
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,24 +41,24 @@ class PathLock:
         return True
 
     def is_in_place(self) -> bool:
-        """Return whether the path still is the file that is locked: a cleaner may have removed it."""
+        """Return whether the path still is the locked file: a cleaner may have removed it."""
         if self._fd is None:
             return False
         try:
-            there = self.path.lstat()
+            found = self.path.lstat()
         except OSError:
             return False
         mine = os.fstat(self._fd)
-        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+        return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
     def write(self, text: str) -> None:
-        """Write for people and `holder_pid` who holds the lock."""
+        """Write who holds the lock, for people and for `holder_pid`."""
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, text.encode(), 0)
 
     def release(self) -> None:
-        """Give the lock up. Unlocked by name: a forked child may hold a copy of the descriptor."""
+        """Release the lock. Unlocks explicitly, because a forked child may hold a copy of the descriptor."""
         if self._fd is not None:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
@@ -74,7 +74,7 @@ class PathLock:
 
 
 def holder_pid(path: Path) -> int | None:
-    """Return the process id that the last holder wrote; None where there is none."""
+    """Return the process id that the last holder wrote; None if there is none."""
     try:
         word = path.read_text(encoding="utf-8").split(maxsplit=1)[0]
         return int(word)

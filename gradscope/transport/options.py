@@ -1,4 +1,4 @@
-"""The socket options of both ends of the link, and why each is set."""
+"""The socket options of both ends of the link, each with its reason."""
 
 import zmq
 
@@ -7,10 +7,10 @@ from gradscope.protocol import PART_LIMIT_BYTES
 __all__ = ["HEARTBEAT_S", "SILENCE_S", "open_dealer", "set_common_options"]
 
 HEARTBEAT_S = 2.0
-"""How often each side says that it lives."""
+"""The interval of heartbeats, in each direction."""
 
 SILENCE_S = 6.0
-"""A side that was not heard for so long is gone."""
+"""A side that sends nothing for this time is lost."""
 
 _HANDSHAKE_MS = 3_000
 _QUEUE_MESSAGES = 100
@@ -19,7 +19,7 @@ _RECONNECT_CAP_MS = 500
 
 
 def set_common_options(socket: zmq.Socket[bytes]) -> None:
-    """Set what hub and peers share."""
+    """Set the options that hub and peers share."""
     socket.setsockopt(zmq.LINGER, 0)  # closing never waits for a peer that does not read
     socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(HEARTBEAT_S * 1000))
@@ -27,13 +27,15 @@ def set_common_options(socket: zmq.Socket[bytes]) -> None:
 
 
 def open_dealer(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
-    """Return a DEALER that once it is told to connect goes on trying."""
+    """Return a DEALER socket that keeps trying to connect."""
     socket = context.socket(zmq.DEALER)
     set_common_options(socket)
-    socket.setsockopt(zmq.IMMEDIATE, 1)  # without a connection nothing queues up unseen
+    socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued without a connection
     socket.setsockopt(zmq.MAXMSGSIZE, PART_LIMIT_BYTES)
     socket.setsockopt(zmq.SNDHWM, _QUEUE_MESSAGES)
     socket.setsockopt(zmq.RCVHWM, _QUEUE_MESSAGES)
-    socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)  # start to welcome in half the time of 100 ms
+    socket.setsockopt(
+        zmq.RECONNECT_IVL, _RECONNECT_MS
+    )  # halves the time to the welcome, compared with 100 ms
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_CAP_MS)
     return socket

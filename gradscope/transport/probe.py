@@ -1,4 +1,4 @@
-"""Is there a hub? Asked without becoming one of its peers."""
+"""Checks for a hub without becoming one of its peers."""
 
 import errno
 import os
@@ -15,27 +15,27 @@ from gradscope.transport.options import open_dealer
 
 __all__ = ["hub_answers", "hub_listens", "hub_pid"]
 
-_NOBODY = (errno.ENOENT, errno.ECONNREFUSED)
+_NOT_LISTENING = (errno.ENOENT, errno.ECONNREFUSED)
 
 
 def hub_listens(address: HubAddress) -> bool:
-    """Return whether a process listens on the hub's socket. It may be stopped all the same.
+    """Return whether a process listens on the hub's socket. The process may be stopped.
 
-    Raises LinkError when the socket cannot be asked: no permission, or no socket at all.
+    Raises LinkError if connecting fails for another reason, e.g. no permission.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        caller.settimeout(1.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
         try:
-            caller.connect(os.fspath(address.viewers_path))
+            probe.connect(os.fspath(address.viewers_path))
         except TimeoutError:
-            return True  # its queue of callers is full: there is one, and it is not quick
+            return True  # the queue of connections is full, so a process listens
         except OSError as error:
-            if error.errno in _NOBODY:
+            if error.errno in _NOT_LISTENING:
                 return False
             if error.errno == errno.EAGAIN:
                 return True
             raise LinkError(
-                f"cannot ask the hub's socket {address.viewers_path}: {error.strerror}"
+                f"cannot connect to the hub's socket {address.viewers_path}: {error.strerror}"
             ) from error
     return True
 
@@ -43,8 +43,7 @@ def hub_listens(address: HubAddress) -> bool:
 def hub_answers(address: HubAddress, timeout_s: float) -> bool:
     """Return whether a hub answers within `timeout_s`.
 
-    A heartbeat of somebody whom the hub does not know is answered `who`, which is proof of life and
-    leaves no trace there.
+    The hub answers the heartbeat of an unknown peer with `who` and keeps no record of that peer.
     """
     deadline_s = time.monotonic() + timeout_s
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -64,7 +63,7 @@ def hub_answers(address: HubAddress, timeout_s: float) -> bool:
 
 
 def hub_pid(address: HubAddress) -> int | None:
-    """Return the process id of the hub that listens; None where there is none."""
+    """Return the process id of the listening hub; None if there is none."""
     return holder_pid(address.directory / HUB_LOCK) if hub_listens(address) else None
 
 

@@ -1,4 +1,4 @@
-"""`LinkState`: what is known of a link, as one frozen value."""
+"""`LinkState`: the state of a link, as one frozen value."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -6,10 +6,10 @@ from typing import Literal, TypeAlias
 __all__ = ["LinkState", "Phase"]
 
 Phase: TypeAlias = Literal["connecting", "up", "lost", "refused"]
-"""The life of a link:
+"""The states of a link:
 
     connecting ──welcome──▶ up
-        ▲  │                 │ no word for 6 s, or the socket broke
+        ▲  │                 │ silent for 6 s, or the socket broke
         │  └──refusal──▶ refused ──(5 s, or a new connection)──▶ connecting
         └────connected────  lost  ◀┘
 """
@@ -19,7 +19,7 @@ Phase: TypeAlias = Literal["connecting", "up", "lost", "refused"]
 class LinkState:
     """The state of a link. `since_s` and `last_message_s` are times of `time.monotonic()`.
 
-    `epoch` names the hub that said welcome last; `code` is that of the refusal while refused.
+    `epoch` identifies the hub that sent the last welcome; `code` is that of the refusal, if refused.
     """
 
     phase: Phase

@@ -1,4 +1,4 @@
-"""`Waker`: lets any thread end another's wait in a poll."""
+"""`Waker`: lets any thread end the wait of another thread in a poll."""
 
 import socket
 
@@ -6,32 +6,32 @@ __all__ = ["Waker"]
 
 
 class Waker:
-    """A pair of connected sockets; a byte in it means *look up*. Open from birth until `close`."""
+    """A pair of connected sockets; a byte in it ends the poll. Open until `close`."""
 
     def __init__(self) -> None:
-        self._ear, self._mouth = socket.socketpair()
-        self._ear.setblocking(False)
-        self._mouth.setblocking(False)
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor to poll for reading."""
-        return self._ear.fileno()
+        return self._receiver.fileno()
 
     def wake(self) -> None:
         """Make the descriptor readable. Never waits; after `close` it does nothing."""
         try:
-            self._mouth.send(b"!")
+            self._sender.send(b"!")
         except OSError:
-            return  # full: it is readable already; closed: nobody waits
+            return  # full: it is readable already; closed: no thread waits
 
     def clear(self) -> bool:
-        """Take what was put in; return whether there was anything."""
+        """Read all bytes; return whether there were any."""
         try:
-            return bool(self._ear.recv(4096))
+            return bool(self._receiver.recv(4096))
         except BlockingIOError:
             return False
 
     def close(self) -> None:
         """Close both ends."""
-        self._ear.close()
-        self._mouth.close()
+        self._receiver.close()
+        self._sender.close()
