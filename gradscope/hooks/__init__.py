@@ -14,7 +14,13 @@ from gradscope.hooks.optimizers import Closure, OptimizerHook, StepHook, paramet
 from gradscope.hooks.raw_output import OutputHook
 from gradscope.hooks.structure import OwnedIds, Structure, owned_ids
 from gradscope.hooks.tensor_hook import GradientHook, is_recomputing, watch_gradient
-from gradscope.hooks.tensors import find_tensors, is_measurable, replace_tensors
+from gradscope.hooks.tensors import (
+    find_tensors,
+    is_measurable,
+    is_sharded,
+    local_part,
+    replace_tensors,
+)
 from gradscope.hooks.tracebacks import frames_of
 
 __all__ = [
@@ -45,8 +51,10 @@ __all__ = [
     "is_measurable",
     "is_plain",
     "is_recomputing",
+    "is_sharded",
     "is_transforming",
     "layers_of",
+    "local_part",
     "owned_ids",
     "parameters_of",
     "quiet_about_global_hooks",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["find_tensors", "is_measurable", "replace_tensors"]
+__all__ = ["find_tensors", "is_measurable", "is_sharded", "local_part", "replace_tensors"]
 
 T = TypeVar("T")
 _DEPTH_LIMIT = 16
@@ -21,6 +21,18 @@ _DEPTH_LIMIT = 16
 def is_measurable(tensor: torch.Tensor) -> bool:
     """Whether a tensor's elements are numbers on a line or a plane: floating-point or complex."""
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether this is a distributed tensor (DTensor)."""
+    return hasattr(tensor, "to_local")
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this rank's part of a distributed tensor, or any other tensor itself. Does not communicate."""
+    to_local = getattr(tensor, "to_local", None)
+    local: torch.Tensor = tensor if to_local is None else to_local()
+    return local
 
 
 def find_tensors(value: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from gradscope.hooks import local_part
 from gradscope.native import native_module
 
 __all__ = ["FindNonfinite", "has_numbers", "make_find_nonfinite", "numbers_of_gradient"]
@@ -62,8 +63,7 @@ def numbers_of_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
         return torch.empty(0)
     if type(gradient) is torch.Tensor and gradient.layout is torch.strided and gradient.grad_fn is None:
         return gradient
-    to_local = getattr(gradient, "to_local", None)
-    local: torch.Tensor = gradient.detach() if to_local is None else to_local().detach()
+    local = local_part(gradient).detach()
     return local._values() if local.layout is torch.sparse_coo else local  # noqa: SLF001 - without coalescing
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from gradscope.hooks import LayerInfo
+from gradscope.hooks import LayerInfo, local_part
 from gradscope.observe.row_buffer import RowBuffer, Targets, room_for
 
 __all__ = ["ParameterObserver"]
@@ -132,7 +132,7 @@ class ParameterObserver:
             left = self._board.add_changes(kept.parameters, kept.update, kept.memory)
             copied = [i for i in left if i in kept.copies]
             self._board.add_each_change(
-                [_local(kept.parameters[i]) for i in copied],
+                [local_part(kept.parameters[i]).detach() for i in copied],
                 [kept.update[i] for i in copied],
                 [kept.copies[i] for i in copied],
             )
@@ -205,12 +205,5 @@ class ParameterObserver:
         if memory is None:
             memory = np.empty(plan.room_bytes, np.uint8)
         left = self._board.add_each(known, param, memory)
-        copies = {i: _local(known[i]).clone() for i in left if not is_lazy(known[i])}
+        copies = {i: local_part(known[i]).detach().clone() for i in left if not is_lazy(known[i])}
         self._kept.append(_Kept(plan, known, update, memory, copies))
-
-
-def _local(parameter: torch.Tensor) -> torch.Tensor:
-    """Return the part of a parameter that lies on this rank, without its graph."""
-    to_local = getattr(parameter, "to_local", None)
-    local: torch.Tensor = parameter.detach() if to_local is None else to_local().detach()
-    return local

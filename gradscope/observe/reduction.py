@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 
 from gradscope.columns import COLUMN_NAMES, COLUMNS, HISTOGRAM_BINS, Merge
+from gradscope.hooks import local_part
 from gradscope.observe.exponents import bins_on_device, bins_on_host
 
 __all__ = [
@@ -272,9 +273,7 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
         raise Unmeasurable("a tensor inside a torch.func transform has no numbers of its own")
     if isinstance(tensor, FakeTensor):
         raise Unmeasurable("a fake tensor")
-    to_local = getattr(tensor, "to_local", None)
-    if to_local is not None:
-        tensor = to_local()
+    tensor = local_part(tensor)
     if tensor.is_meta or tensor.is_quantized or tensor.is_nested:
         kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else "nested"
         raise Unmeasurable(f"a {kind} tensor")

@@ -10,6 +10,7 @@ from gradscope.agent.commands.queue import Boundary, Prepared
 from gradscope.agent.interventions.apply_parameters import parameters_below
 from gradscope.catalogue import check_arguments, check_site
 from gradscope.errors import UsageError
+from gradscope.hooks import is_sharded
 from gradscope.intervene import (
     Action,
     End,
@@ -64,7 +65,7 @@ def _check_layers(request: InterventionRequest, modules: Modules) -> None:
                 f"{name} at 'params': {', '.join(request.layers)} has no parameter that takes a "
                 "gradient; there are other layers, and the site 'output'"
             )
-        if any(hasattr(p, "to_local") for p in parameters):
+        if any(is_sharded(p) for p in parameters):
             _check_sharded(request, parameters)
     if request.site == "input" or request.action.spec.what == "passage":
         writing = [layer for layer in request.layers if _writes_in_place(modules[layer])]

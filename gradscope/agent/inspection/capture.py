@@ -25,6 +25,7 @@ from gradscope.hooks import (
     hidden_from_modes,
     is_recomputing,
     is_transforming,
+    local_part,
     parameters_of,
     watch_gradient,
 )
@@ -235,8 +236,7 @@ class Captures(StepPlugin):
             self._switch_off(error)
 
     def _store(self, capture: Capture, layer: str, name: str, tensor: torch.Tensor) -> None:
-        to_local = getattr(tensor, "to_local", None)
-        local: torch.Tensor = tensor.detach() if to_local is None else to_local().detach()
+        local = local_part(tensor).detach()
         if local.layout is not torch.strided:
             local = local.to_dense()
         if sum(each.size_bytes for each in self._captures) + local.nbytes > _LIMIT_BYTES:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from gradscope.agent.commands.queue import Boundary, Prepared
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
+from gradscope.hooks import local_part
 from gradscope.intervene import Ledger
 from gradscope.protocol import Command
 
@@ -161,7 +162,7 @@ class Snapshot(StepPlugin):
         with torch.no_grad():
             for name, tensor in _tensors_of(model) if model is not None else ():
                 if name in saved.tensors:
-                    _local(tensor).copy_(saved.tensors[name])
+                    local_part(tensor).detach().copy_(saved.tensors[name])
         for optimizer, groups, states in saved.optimizers:
             _restore_optimizer(optimizer, groups, states)
         torch.set_rng_state(saved.torch_state)
@@ -176,14 +177,8 @@ def _tensors_of(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    to_local = getattr(tensor, "to_local", None)
-    local: torch.Tensor = tensor.detach() if to_local is None else to_local().detach()
-    return local
-
-
 def _on_host(tensor: torch.Tensor) -> torch.Tensor:
-    return _local(tensor).to("cpu", copy=True)
+    return local_part(tensor).detach().to("cpu", copy=True)
 
 
 def _state_of(
@@ -229,9 +224,9 @@ def _restore_optimizer(
 def _restored(current: Any, saved: Any, parameter: torch.Tensor | None) -> Any:  # Any: as above
     """Return a saved value. A tensor is copied into the existing one, which keeps its identity."""
     if isinstance(saved, torch.Tensor):
-        if isinstance(current, torch.Tensor) and _local(current).shape == saved.shape:
+        if isinstance(current, torch.Tensor) and local_part(current).detach().shape == saved.shape:
             with torch.no_grad():
-                _local(current).copy_(saved)
+                local_part(current).detach().copy_(saved)
             return current
         device = "cpu" if parameter is None else parameter.device
         return saved.clone() if saved.dim() == 0 else saved.to(device, copy=True)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.agent.observation.layer_slots import LayerSlots
-from gradscope.hooks import parameters_of
+from gradscope.hooks import is_sharded, local_part, parameters_of
 from gradscope.intervene import LedgerEntry, Unit
 
 __all__ = ["ParameterInterventions", "SeeArriving", "parameters_below"]
@@ -82,7 +82,7 @@ def _apply(entry: LedgerEntry, groups: Sequence[Sequence[nn.Parameter]], unit: U
         groups = [[p for group in groups for p in group]]
     elif per == "tensor":
         groups = [[p] for group in groups for p in group]
-    is_shared = not any(hasattr(p, "to_local") for group in groups for p in group)
+    is_shared = not any(is_sharded(p) for group in groups for p in group)
     made: list[tuple[nn.Parameter, torch.Tensor, torch.Tensor]] = []
     for group in groups:
         if group:
@@ -103,9 +103,7 @@ def _place(parameter: nn.Parameter) -> torch.Tensor:
     gradient = gradient.detach()
     if gradient.layout is torch.sparse_coo:
         return gradient.coalesce().values()
-    to_local = getattr(gradient, "to_local", None)
-    local: torch.Tensor = gradient if to_local is None else to_local()
-    return local
+    return local_part(gradient)
 
 
 def _put(parameter: nn.Parameter, old: torch.Tensor, new: torch.Tensor) -> None:

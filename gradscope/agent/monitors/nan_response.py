@@ -13,6 +13,7 @@ from torch import nn
 
 from gradscope.agent.monitors.rules import ActiveRule, RuleMonitor
 from gradscope.agent.step.plugins import StepPlugin
+from gradscope.hooks import is_sharded
 from gradscope.rules import Alert, RuleFinding
 
 __all__ = ["NonfiniteResponse"]
@@ -67,7 +68,7 @@ class NonfiniteResponse(StepPlugin):
         self.wake()
         if is_first:
             self._observe(_FOLLOWED)
-        is_sharded = any(hasattr(parameter, "to_local") for parameter in parameters)
+        is_sharded = any(is_sharded(parameter) for parameter in parameters)
         names = self._names_of(parameters) if is_first else []
         must_skip = False
         for active in self._alarms.active(_RULE):

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from gradscope.hooks import is_sharded, local_part
+
 __all__ = ["KINDS", "Memory", "memory_of"]
 
 KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -35,8 +37,7 @@ def memory_of(tensor: torch.Tensor) -> Memory | None:
     is read once.
     """
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        to_local = getattr(tensor, "to_local", None)
-        return None if to_local is None else memory_of(to_local().detach())
+        return memory_of(local_part(tensor).detach()) if is_sharded(tensor) else None
     if (
         tensor.dtype not in KINDS
         or tensor.layout is not torch.strided

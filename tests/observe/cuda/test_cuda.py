@@ -18,6 +18,11 @@ KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 CUDA = torch.device("cuda", 0)
 
 
+@pytest.fixture(autouse=True)
+def triton_is_on(monkeypatch):
+    monkeypatch.setenv("GRADSCOPE_TRITON", "1")
+
+
 @pytest.fixture(params=["triton", "eager"])
 def measuring(request, monkeypatch):
     """Both passes, one after the other."""
