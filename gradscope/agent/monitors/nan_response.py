@@ -68,18 +68,18 @@ class NonfiniteResponse(StepPlugin):
         self.wake()
         if is_first:
             self._observe(_FOLLOWED)
-        is_sharded = any(is_sharded(parameter) for parameter in parameters)
+        has_shards = any(is_sharded(parameter) for parameter in parameters)
         names = self._names_of(parameters) if is_first else []
         must_skip = False
         for active in self._alarms.active(_RULE):
-            must_skip |= active.action == "skip_step" and not is_sharded
+            must_skip |= active.action == "skip_step" and not has_shards
             if (
                 is_first
                 and self._concerns(active, names)
                 and not self._is_reported_by_columns(active, step)
             ):
                 words = _words(
-                    names, active, is_observed=self._is_observed(step), is_sharded=is_sharded
+                    names, active, is_observed=self._is_observed(step), has_shards=has_shards
                 )
                 if not self.must_act() and self._unchecked():
                     words += f"; {self._unchecked()}"
@@ -105,7 +105,7 @@ class NonfiniteResponse(StepPlugin):
         return [names.get(id(parameter), "a parameter outside the model") for parameter in parameters]
 
 
-def _words(names: Sequence[str], active: ActiveRule, *, is_observed: bool, is_sharded: bool) -> str:
+def _words(names: Sequence[str], active: ActiveRule, *, is_observed: bool, has_shards: bool) -> str:
     rest = len(names) - _SHOWN
     shown = ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
     origin = "" if is_observed else "; origin not observed"
@@ -113,7 +113,7 @@ def _words(names: Sequence[str], active: ActiveRule, *, is_observed: bool, is_sh
     if active.action == "skip_step":
         skipped = (
             "; the step is not skipped: gradients are sharded, and ranks might differ"
-            if is_sharded
+            if has_shards
             else "; the optimizer's step is skipped"
         )
     return f"not finite: the gradients of {shown}{origin}{skipped}"
