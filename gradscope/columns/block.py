@@ -66,7 +66,7 @@ class Block:
     def column(self, name: str) -> NDArray[np.float64]:
         """Return a column as float64, to be read and not written; all NaN where it was not measured.
 
-        Raises UsageError for a name that is no column: a slip of the pen is not "not measured".
+        Raises UsageError for an unknown column: a typing error is not "not measured".
         """
         if name not in COLUMN_NAMES:
             raise UsageError(f"unknown column {name!r}; expected one of {COLUMN_NAMES}")

@@ -10,15 +10,15 @@ _LIMIT = 2_000
 
 
 class RankStep(Protocol):
-    """What one rank tells of one step."""
+    """What one rank reports about one step."""
 
     @property
     def rank(self) -> int:
-        """The rank that tells of it."""
+        """The rank that reports it."""
 
     @property
     def step(self) -> int:
-        """The step that it tells of."""
+        """The step that is reported."""
 
 
 Told = TypeVar("Told", bound=RankStep)
@@ -27,7 +27,7 @@ Told = TypeVar("Told", bound=RankStep)
 class RankAssembly(Generic[Told]):
     """Collects a step of each rank. One that has gone on without telling of it is not awaited.
 
-    What comes out is one step of the run: what each rank told of it, in the order of the ranks.
+    What comes out is one step of the run: the reports of the ranks, in the order of the ranks.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class RankAssembly(Generic[Told]):
         ranks: those of which one is awaited.
         """
         if told.step < self._newest.get(told.rank, -1):
-            self.clear()  # each rank tells of its steps in order: this is another life of the run
+            self.clear()  # each rank reports its steps in order: this is another process of the run
         self._newest[told.rank] = told.step
         self._open.setdefault(told.step, {})[told.rank] = told
         finished = [step for step, of_step in self._open.items() if self._is_over(step, of_step, ranks)]
@@ -50,7 +50,7 @@ class RankAssembly(Generic[Told]):
         return [dict(sorted(self._open.pop(step).items())) for step in sorted(finished)]
 
     def clear(self) -> None:
-        """Forget all: another run, or the same anew."""
+        """Forget all: another run, or the same after a restart."""
         self._open.clear()
         self._newest.clear()
 

@@ -119,7 +119,7 @@ class _Table(Mapping[str, Row], Generic[Row]):
         return f"<{type(self).__name__} of step {self.step}: {len(self)} layers>"
 
     def to_dict(self) -> dict[str, dict[str, float | int | None]]:
-        """Return plain nested dictionaries, with `total_…` beside each; what is not known is None."""
+        """Return plain nested dictionaries, with a `total_…` for each; what is not known is None."""
         return {layer: _plain(row) for layer, row in self._rows.items()}
 
     def to_pandas(self) -> "pandas.DataFrame":

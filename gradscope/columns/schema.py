@@ -56,7 +56,7 @@ KINDS: tuple[str, ...] = ("out", "grad", "param", "param_grad", "update")
 
 
 class Flags(enum.IntFlag):
-    """What a reader must know about a row beside its numbers."""
+    """What a reader must know about a row in addition to its numbers."""
 
     EXACT = 0
     SAMPLED = 1

@@ -107,7 +107,7 @@ _DERIVED_NAMES = ("mean", "std", "rms", "norm", "min", "max", "absmax")
 def merge_stats(parts: Iterable[Stats]) -> Stats:
     """Merge rows into one, flagged MERGED when there are several.
 
-    A part that was not measured makes the whole *not measured*: a sum with a hole is no sum. Raises
+    A part that was not measured makes the whole *not measured*: an incomplete sum would be wrong. Raises
     UsageError when there are no parts.
     """
     rows = list(parts)

@@ -42,7 +42,7 @@ class Table(Mapping[str, LayerRows]):
 
     `step` is the index of the step, counted from 0. At that time every `every`-th step was observed,
     which cost the fraction `cost` of the time, None while not known. `ranks` are those of the job whose
-    rows are in it, `missing` those that should be and are not. Raises UsageError when the block has a
+    rows are in it, `missing` the ranks whose rows are missing. Raises UsageError when the block has a
     layer that `layers` has not, as with the manifest of another revision.
     """
 

@@ -60,7 +60,7 @@ def ensure_private_dir(path: Path) -> Path:
             "set GRADSCOPE_RUNTIME_DIR to a shorter directory"
         )
     try:
-        with contextlib.suppress(FileExistsError):  # what is there instead is looked at below
+        with contextlib.suppress(FileExistsError):  # what exists instead is checked below
             path.mkdir(mode=_PRIVATE_MODE, parents=True)
         status = path.lstat()
     except OSError as error:

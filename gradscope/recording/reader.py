@@ -214,7 +214,7 @@ class Recording:
 def _connect(path: Path) -> sqlite3.Connection:
     """Open a file for reading only.
 
-    A reader of a WAL file must make a small file beside it. Where that is not allowed (a read-only
+    A reader of a WAL file must create a small file next to it. Where that is not allowed (a read-only
     directory) and no journal waits, the file cannot change either, and may be opened as immutable.
     """
     where = path.absolute().as_uri()

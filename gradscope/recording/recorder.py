@@ -1,7 +1,7 @@
 """Writing a recording: a bounded queue, and one thread that empties it into SQLite once a second.
 
 The thread owns the connection from its first line to its last. What goes wrong there (a full disk, a
-read-only directory, a file that is no recording) ends the recording and nothing else: `failure` says
+read-only directory, a file that is not a recording) ends the recording and nothing else: `failure` says
 what it was, and all that comes later is counted as dropped.
 
 The file is bounded by thinning: above the limit, every other step of the older half goes, so that a

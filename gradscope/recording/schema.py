@@ -2,7 +2,7 @@
 
 A message is kept as it came over the link: `head` is the msgpack head, `body` its pieces joined. So a
 recording holds nothing that the protocol's bounded decoder would not take from a stranger, and nothing
-in it is ever executed. The columns beside them are for finding and thinning.
+in it is ever executed. The other columns are for finding and thinning.
 
 A change that an older gradscope could not read is another SCHEMA_VERSION.
 """
@@ -91,7 +91,7 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
             raise
-        raise _no_recording(path, "it is no SQLite database") from error
+        raise _no_recording(path, "it is not an SQLite database") from error
     if not tables and not application:
         return False
     if application != _APPLICATION_ID:
@@ -110,6 +110,6 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 def _no_recording(path: Path, found: str) -> RecordingError:
     return RecordingError(
-        f"{path} is no recording of gradscope: {found}; `gradscope ls` lists the recordings, and a new "
+        f"{path} is not a recording of gradscope: {found}; `gradscope ls` lists the recordings, and a new "
         f"one needs a path of its own, which by custom ends in {SUFFIX}"
     )

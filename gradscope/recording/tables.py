@@ -85,7 +85,7 @@ def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
 
 
 def open_for_writing(path: Path, hello: Hello) -> tuple[Path, sqlite3.Connection]:
-    """Open or create the recording of the run that `hello` tells of, at `path` or the next free name.
+    """Open or create the recording of the run that `hello` describes, at `path` or the next free name.
 
     Raises RecordingError when another kind of file lies at `path`, sqlite3.Error or OSError when it
     cannot be written.

@@ -75,7 +75,7 @@ def test_rooms_that_hold_torch_load_no_sockets_and_no_screen(fresh):
     assert not {"zmq", "textual", "typer"} & loaded
 
 
-def test_the_command_loads_neither_torch_nor_the_screen_until_it_is_told_what_to_do(fresh):
+def test_the_command_loads_neither_torch_nor_the_screen_before_a_command_is_chosen(fresh):
     assert not {"torch", "textual", "zmq"} & set(fresh(f"import sys, gradscope.cli; {_LOADED}").split())
 
 

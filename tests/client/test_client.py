@@ -109,7 +109,7 @@ def test_without_a_run_the_client_says_what_to_do(hub: HubAddress) -> None:
         client.manifest()
 
 
-def test_an_unknown_run_is_told_with_those_that_are_live(train: Train) -> None:
+def test_the_error_for_an_unknown_run_lists_the_live_runs(train: Train) -> None:
     train("one")
     with pytest.raises(NothingToConnectError, match=r"no run 'two'; .*one"):
         connect("two")
@@ -178,7 +178,7 @@ def test_the_list_of_runs_reaches_a_screen_that_watches_nothing_yet(
     assert set(listed) == {"a-run"}
 
 
-def test_the_rate_that_was_asked_for_is_kept_and_what_was_skipped_is_told(train: Train) -> None:
+def test_the_rate_that_was_asked_for_is_kept_and_what_was_skipped_is_reported(train: Train) -> None:
     train()
     with connect() as client:
         client.watch("a-run", max_rate_hz=5.0, backfill=False)
@@ -294,7 +294,7 @@ def test_an_observer_cannot_change_anything(train: Train) -> None:
         assert client.interventions() == ()
 
 
-def test_an_intervention_without_layers_is_refused_at_the_door(train: Train) -> None:
+def test_an_intervention_without_layers_is_refused_at_once(train: Train) -> None:
     train()
     with connect() as client, pytest.raises(UsageError, match="at least one layer"):
         client.stop([])

@@ -2,7 +2,7 @@
 
     trainer.py RUN [STEPS]
 
-After each step it waits for STEP_S. Without STEPS it goes on until it is terminated.
+After each step it waits for STEP_S. Without STEPS it runs until it is terminated.
 """
 
 import os

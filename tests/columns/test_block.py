@@ -24,9 +24,7 @@ def test_the_flags_of_a_row_are_kept(stats_of, block_of):
     assert stats_of_row(block_of([row]), 0).flags == Flags.SAMPLED | Flags.SCALED
 
 
-def test_a_column_that_was_not_measured_is_nan_and_a_name_that_is_none_is_your_error(
-    stats_of, block_of
-):
+def test_a_column_that_was_not_measured_is_nan_and_an_unknown_name_is_a_usage_error(stats_of, block_of):
     block = block_of([dataclasses.replace(stats_of(np.ones(3)), zero=None)])
     assert np.isnan(block.column("zero")).all()
     assert block.column("count").tolist() == [3.0]

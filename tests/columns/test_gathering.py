@@ -25,7 +25,7 @@ def told(gathered):
     return [(next(iter(each.values())).step, tuple(each)) for each in gathered]
 
 
-def test_a_step_is_finished_when_all_ranks_have_told_of_it():
+def test_a_step_is_finished_when_all_ranks_have_reported_it():
     gathering = RankAssembly()
     assert told(gathering.add(step_of(1, 0), (0, 1))) == []
     assert told(gathering.add(step_of(0, 0), (0, 1))) == [(0, (0, 1))]
@@ -54,7 +54,7 @@ def test_a_rank_that_has_ended_is_not_awaited():
     assert told(gathering.add(step_of(0, 5), (0,))) == [(4, (0,)), (5, (0,))]
 
 
-def test_a_run_that_starts_anew_is_gathered_anew():
+def test_a_restarted_run_is_gathered_from_its_start():
     gathering = RankAssembly()
     for rank, step in itertools.product(range(2), (100, 101)):
         gathering.add(step_of(rank, step), (0, 1))

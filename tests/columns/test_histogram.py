@@ -29,7 +29,7 @@ def test_rows_of_a_group_are_added_bin_by_bin(histograms, group_count, choose):
     np.testing.assert_array_equal(add_by_group(histograms, groups, group_count), expected)
 
 
-def test_binades_are_told_by_exponent_and_both_signs_are_counted_together(stats_of):
+def test_binades_are_keyed_by_exponent_and_both_signs_are_counted_together(stats_of):
     x = np.array([1.0, -1.5, 2.0, 1e-3, 0.0, np.nan, np.inf, 1e-300, -1e100])
     assert stats_of(x).binades == {-47: 1, -10: 1, 0: 2, 1: 1, 16: 1}
     assert dataclasses.replace(stats_of(x), histogram=None).binades is None

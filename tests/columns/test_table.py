@@ -48,7 +48,7 @@ def test_an_unknown_layer_is_answered_with_the_nearest_names(table):
     assert isinstance(caught.value, ValueError)
 
 
-def test_a_kind_that_was_not_measured_is_answered_with_those_that_were(table):
+def test_a_kind_that_was_not_measured_is_answered_with_the_measured_kinds(table):
     with pytest.raises(NotMeasuredError) as caught:
         table["head"]["grad"]
     assert (

@@ -72,7 +72,7 @@ def test_an_untrained_model_knows_nothing():
     assert loss.item() == pytest.approx(math.log(50), abs=0.2)
 
 
-def test_generating_goes_on_from_the_prompt_beyond_the_block():
+def test_generating_continues_from_the_prompt_beyond_the_block():
     torch.manual_seed(0)
     model = GPT(Config(vocabulary_size=10, block_size=8))
     prompt = torch.tensor([[1, 2, 3]])

@@ -30,7 +30,7 @@ def test_the_first_layers_of_the_sigmoid_network_have_vanishing_gradients():
 
 def test_the_nan_is_found_in_its_step_and_at_its_layer():
     alert = _run("nan_gradient.py", "--every", "1", "--steps", "301").splitlines()[-1]
-    assert alert.startswith("step 300: embed: NaN 32 ")
+    assert alert.startswith("step 300: embed: 32 NaN first in the backward pass")
 
 
 def test_skipped_steps_keep_the_nan_out_of_the_parameters():

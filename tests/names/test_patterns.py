@@ -41,6 +41,6 @@ def test_an_unknown_layer_is_answered_with_the_nearest_names():
 
 
 @pytest.mark.parametrize("bad", [5, ["head", 3], "re:("])
-def test_what_is_no_pattern_is_refused(bad):
+def test_an_invalid_pattern_is_refused(bad):
     with pytest.raises(UsageError):
         match_names(bad, NAMES)

@@ -54,7 +54,7 @@ def test_every_single_byte_is_refused():
     assert not any(_survives([bytes([byte])]) for byte in range(256))
 
 
-def test_a_head_that_ends_early_is_refused_wherever_it_ends(
+def test_a_head_that_ends_early_is_refused_at_any_length(
     golden: list[bytes], message: Message, refused
 ):
     for end in range(len(golden[0])):
@@ -133,7 +133,7 @@ def test_text_that_is_not_utf8_is_refused(refused):
     refused([msgspec.msgpack.encode(_PLAIN).replace(b"\xa1x", b"\xa1\xff")])
 
 
-def test_an_extension_type_is_no_value_of_any_field(refused):
+def test_an_extension_type_is_refused_in_every_field(refused):
     head = msgspec.msgpack.encode(_PLAIN)
     for extension in (b"\xd4\x05\x00", b"\xc7\x00\x05", b"\xd6\xff\x00\x00\x00\x00"):
         assert "got `ext`" in refused([head.replace(b"\xa1x", extension)])

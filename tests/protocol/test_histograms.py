@@ -110,7 +110,7 @@ def test_a_step_without_a_histogram_has_none_and_not_an_empty_one():
     assert none_found.base is not None, "what was not sent takes no memory"
 
 
-def test_rows_and_columns_beside_it_are_what_they_are_without_it(block):
+def test_it_does_not_affect_other_rows_and_columns(block):
     full = dataclasses.replace(block, histogram=np.ones((3, 128), np.uint64))
     came = unpack_block(decode(encode(step_of(full))))
     assert came.values.keys() == block.values.keys()

@@ -70,7 +70,7 @@ def test_ten_thousand_layers_of_a_manifest_fit_below_the_limits():
         b"\x91\x82\xa4name\xa1\xff\xa4type\xa0",
     ],
 )
-def test_a_manifest_whose_body_is_no_layers_is_refused(manifest, body: bytes):
+def test_a_manifest_whose_body_does_not_hold_layers_is_refused(manifest, body: bytes):
     with pytest.raises(ProtocolError, match="the body of a manifest does not hold layers: "):
         unpack_layers(msgspec.structs.replace(manifest, body=body))
 

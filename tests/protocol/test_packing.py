@@ -1,4 +1,4 @@
-"""The bytes of a step, beside a formula that takes one number after the other."""
+"""The bytes of a step, compared with a formula that takes one number after the other."""
 
 import math
 import struct

@@ -92,12 +92,12 @@ def test_rows_of_other_layers_are_refused_with_what_to_do():
         unpack_memory(message, ("",))
 
 
-def test_a_negative_size_is_refused_at_the_door():
+def test_a_negative_size_is_refused_at_once():
     with pytest.raises(UsageError, match="'saved' counts bytes or calls"):
         pack_memory({i: MemoryRow(**KNOWN | {"saved_bytes": -1}) for i in range(2)}, 2)
 
 
-def test_a_clock_that_nobody_has_is_no_message():
+def test_an_unknown_clock_is_refused():
     head = msgspec.msgpack.decode(protocol.encode(times({0: TimeRow(1.0, 1.0, 1)}))[0])
     with pytest.raises(ProtocolError):
         protocol.decode([msgspec.msgpack.encode(head | {"clock": "sun"})])

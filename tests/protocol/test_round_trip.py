@@ -125,12 +125,12 @@ def test_what_msgpack_cannot_hold_is_your_error_and_names_the_message(value):
 
 
 @pytest.mark.parametrize("count", [-1, 2**63, 1.0, True])
-def test_a_count_outside_of_its_range_is_refused_at_the_door(count, refused):
+def test_a_count_outside_of_its_range_is_refused_at_once(count, refused):
     assert "$.count" in refused(encode(Credit(count=count)))
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.nan])
-def test_a_rate_that_is_none_is_refused_at_the_door(rate, refused):
+def test_an_invalid_rate_is_refused_at_once(rate, refused):
     assert "max_rate_hz" in refused(encode(protocol.Subscribe(run="r", max_rate_hz=rate)))
 
 

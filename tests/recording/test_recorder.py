@@ -89,7 +89,7 @@ def test_a_step_sent_again_stands_once_with_what_came_last(tmp_path, make):
         assert [step.rows for step in recording.steps()] == [1]
 
 
-def test_the_next_hub_goes_on_in_the_file_of_the_same_processes(tmp_path, make):
+def test_the_next_hub_continues_the_file_of_the_same_processes(tmp_path, make):
     path = tmp_path / "a.gradscope"
     for hello, number in [(make.hello(), 0), (make.hello(), 1), (make.hello(rank=1, pid=42), 2)]:
         with Recorder(path, hello) as recorder:
@@ -164,10 +164,10 @@ def test_a_full_queue_drops_what_comes_and_counts_it(tmp_path, make):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"Dear diary, " * 200, "no SQLite database"), (None, "another program's SQLite database")],
+    [(b"Dear diary, " * 200, "not an SQLite database"), (None, "another program's SQLite database")],
     ids=["text", "a database"],
 )
-def test_a_file_that_is_no_recording_is_left_as_it_is(tmp_path, make, wait_until, content, words):
+def test_a_file_that_is_not_a_recording_is_left_as_it_is(tmp_path, make, wait_until, content, words):
     path = tmp_path / "diary.txt"
     if content is None:
         with sqlite3.connect(path) as connection:

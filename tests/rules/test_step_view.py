@@ -1,4 +1,4 @@
-"""What a reading lays out by layer, and the shortcuts that rules take, beside the plain formula."""
+"""What a reading lays out by layer, and the shortcuts that rules take, compared with the plain formula."""
 
 import dataclasses
 

@@ -63,7 +63,7 @@ def _free_port() -> int:
 
 @contextmanager
 def started_ranks(script, *arguments, count=2) -> Iterator[Ranks]:
-    """Start ranks; those that still run are killed with the block."""
+    """Start ranks; the ones that still run are killed with the block."""
     ranks = Ranks(script, *arguments, count=count)
     try:
         yield ranks

@@ -88,7 +88,7 @@ def test_of_hubs_started_by_hand_one_stays_and_the_others_end_in_peace(
             hub.communicate()
 
 
-def test_the_hub_does_not_hold_the_streams_of_whoever_started_it(
+def test_the_hub_does_not_hold_the_streams_of_the_process_that_started_it(
     places: Path, ended_hubs: None
 ) -> None:
     """As in `python train.py | cat`, which would wait for the hub."""
@@ -135,7 +135,7 @@ def test_an_unsafe_runtime_directory_is_refused(
         ensure_hub()
 
 
-def test_a_runtime_directory_that_cannot_be_made_is_told_with_what_to_set(
+def test_a_runtime_directory_that_cannot_be_made_is_reported_with_what_to_set(
     places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADSCOPE_RUNTIME_DIR", "/proc/gradscope")
@@ -143,7 +143,7 @@ def test_a_runtime_directory_that_cannot_be_made_is_told_with_what_to_set(
         ensure_hub()
 
 
-def test_a_hub_that_cannot_start_is_told_with_its_last_words(
+def test_a_hub_that_cannot_start_is_reported_with_its_last_output(
     places: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = tmp_path / "python"

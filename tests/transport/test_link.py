@@ -164,7 +164,7 @@ def test_garbage_from_a_hub_is_counted_and_before_the_welcome_it_is_another_vers
         assert link.state.phase == "up"
 
 
-def test_the_wrong_door_is_told(hub: HubAddress) -> None:
+def test_the_wrong_socket_is_reported(hub: HubAddress) -> None:
     with Link(hub.viewers, AGENT) as link:
         receive_until(link, lambda: link.state.phase == "refused")
         assert link.state.code == "role"
@@ -200,7 +200,7 @@ def test_wake_ends_a_wait_from_another_thread(hub: HubAddress, bring_up: Up) -> 
     waker.join()
 
 
-def test_a_farewell_arrives_at_once(hub: HubAddress, bring_up: Up) -> None:
+def test_a_bye_arrives_at_once(hub: HubAddress, bring_up: Up) -> None:
     viewer = bring_up(hub.viewers, VIEWER)
     agent = bring_up(hub.agents, AGENT)
     receive_until(viewer, lambda: True)
@@ -230,12 +230,12 @@ def test_closing_towards_a_stopped_hub_takes_less_than_a_second(
 def test_a_link_without_a_hub_waits_without_an_error(
     places: object, wait_until: Callable[..., None]
 ) -> None:
-    with Link(f"ipc://{places}/nobody.sock", AGENT) as link:
+    with Link(f"ipc://{places}/missing.sock", AGENT) as link:
         assert link.receive(0.2) == []
         assert link.state.phase == "connecting"
 
 
-def test_a_hub_that_is_told_to_end_says_why(
+def test_a_hub_that_is_ended_says_why(
     hub: HubAddress, hub_pid: Callable[[], int], bring_up: Up, wait_until: Callable[..., None]
 ) -> None:
     link = bring_up(hub.agents, AGENT)
