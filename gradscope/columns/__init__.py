@@ -1,4 +1,4 @@
-"""The schema of the statistics: its columns, how they merge, what is derived from them."""
+"""The schema of the statistics: columns, merging, derived numbers."""
 
 from gradscope.columns.block import Block, derive_from, merge_block, stats_of_row
 from gradscope.columns.derived import update_ratio

@@ -1,6 +1,6 @@
-"""`Block`: the rows of one observed step as NumPy arrays, one array a column.
+"""`Block`: the rows of one observed step as NumPy arrays, one array for each column.
 
-A block is what the board becomes on the host, what a frame carries and what the screen keeps. Row i
+The agent reads its row buffer out as a block, a `step` message carries one, and viewers keep them. Row i
 belongs to layer `layer[i]` (an index into the manifest's layers) and kind `kinds[kind[i]]`.
 """
 
@@ -27,9 +27,9 @@ _Bytes: TypeAlias = NDArray[np.uint8]
 class Block:
     """n rows. `layer`, `kind` and `flags` have shape (n,); so has each array of `values`.
 
-    `values` maps a column's name to float64 values or whole counts. A column that was not measured is
-    absent: it is never filled with zeros. `histogram` has the bins of each row, shape
-    (n, HISTOGRAM_BINS); None where it was not measured.
+    `values` maps the name of a column to float64 values or whole counts. A column that was not measured
+    is absent, never filled with zeros. `histogram` has the bins of each row, shape
+    (n, HISTOGRAM_BINS); None if it was not measured.
     """
 
     kinds: tuple[str, ...]
@@ -58,15 +58,15 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        """What its arrays take in memory."""
+        """The size of all arrays in bytes."""
         where = self.layer.nbytes + self.kind.nbytes + self.flags.nbytes
         bins = 0 if self.histogram is None else self.histogram.nbytes
         return where + bins + sum(array.nbytes for array in self.values.values())
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """Return a column as float64, to be read and not written; all NaN where it was not measured.
+        """Return a column as float64, read-only; all NaN if it was not measured.
 
-        Raises UsageError for an unknown column: a typing error is not "not measured".
+        Raises UsageError for a name that is not a column, so that a typo does not look like "not measured".
         """
         if name not in COLUMN_NAMES:
             raise UsageError(f"unknown column {name!r}; expected one of {COLUMN_NAMES}")
@@ -76,7 +76,7 @@ class Block:
         return array.astype(np.float64, copy=False)
 
     def taken(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Block":
-        """Return the block of some rows: by a mask, by their places, or by a slice."""
+        """Return a block of some rows, chosen by a mask, by indices or by a slice."""
         return Block(
             self.kinds,
             self.layer[rows],
@@ -102,7 +102,7 @@ _Column: TypeAlias = Callable[[str], derived.Floats]
 
 
 def derive_from(name: str, column: _Column) -> derived.Floats:
-    """Return what `Block.derive` does, of columns that `column(name)` gives."""
+    """Return the derived number `name` of the columns that `column(name)` returns."""
     return _DERIVATIONS[name](column)
 
 
@@ -122,7 +122,7 @@ _DERIVATIONS: dict[str, Callable[[_Column], derived.Floats]] = {
 
 
 def stats_of_row(block: Block, row: int) -> Stats:
-    """Return one row of a block as Stats. Raises NotMeasuredError when a core column is absent."""
+    """Return one row of a block as Stats. Raises NotMeasuredError if a core column is absent."""
     missing = CORE_COLUMNS.difference(block.values)
     if missing:
         raise NotMeasuredError(f"the columns {sorted(missing)} were not measured in this step")
@@ -136,7 +136,7 @@ def stats_of_row(block: Block, row: int) -> Stats:
 
 
 def merge_block(block: Block, groups: NDArray[np.intp], group_count: int) -> Block:
-    """Merge the rows of a block that share a group into one row each, flagged MERGED.
+    """Merge the rows of each group into one row, flagged MERGED.
 
     `groups` has shape (n,): the group of each row, from 0 to `group_count` - 1. Row g of the result is
     group g and keeps the kind of that group's first row; its `layer` is g. A group without rows is

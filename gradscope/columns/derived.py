@@ -1,9 +1,9 @@
-"""What is derived from the columns, in one place, for single numbers and for whole arrays.
+"""Numbers derived from the columns, for scalars and arrays.
 
 With n finite elements: mean = sum / n, rms = sqrt(sumsq / n), norm = sqrt(sumsq) and
-std = sqrt(sumsq / n - mean^2), the *population* deviation (it divides by n). Where there is no finite
-element, mean, rms, std and absmax are NaN and the norm is 0. Where the sum of squares is beyond float64
-(finite magnitudes above 1e154), rms, norm and std are inf: too large, and not unknown.
+std = sqrt(sumsq / n - mean^2), the *population* deviation (it divides by n). If there is no finite
+element, mean, rms, std and absmax are NaN and the norm is 0. If the sum of squares overflows float64
+(finite magnitudes above 1e154), rms, norm and std are inf.
 """
 
 from typing import TypeAlias
@@ -22,17 +22,17 @@ def finite_count(count: Floats, nan: Floats, posinf: Floats, neginf: Floats) -> 
 
 
 def mean(total: Floats, finite: Floats) -> Floats:
-    """Return the mean of the finite elements; NaN where there is none."""
+    """Return the mean of the finite elements; NaN if there are none."""
     return _divide(total, finite)
 
 
 def rms(sumsq: Floats, finite: Floats) -> Floats:
-    """Return the root of the mean square of the finite elements; NaN where there is none."""
+    """Return the root of the mean square of the finite elements; NaN if there are none."""
     return np.sqrt(_divide(sumsq, finite))
 
 
 def std(total: Floats, sumsq: Floats, finite: Floats) -> Floats:
-    """Return the population standard deviation; rounding below zero is cut off at 0."""
+    """Return the population standard deviation; a variance below zero by rounding is set to 0."""
     mean_square = _divide(sumsq, finite)
     with np.errstate(over="ignore", invalid="ignore"):
         variance = mean_square - np.square(_divide(total, finite))
@@ -45,12 +45,12 @@ def norm(sumsq: Floats) -> Floats:
 
 
 def absmax(least: Floats, greatest: Floats, finite: Floats) -> Floats:
-    """Return the greatest magnitude among the finite elements; NaN where there is none."""
+    """Return the greatest magnitude among the finite elements; NaN if there are none."""
     return np.where(finite > 0, np.maximum(np.abs(least), np.abs(greatest)), np.nan)
 
 
 def update_ratio(update_norm: Floats, param_norm: Floats) -> Floats:
-    """Return |Δw| / |w|; NaN where the parameter is all zero."""
+    """Return |Δw| / |w|; NaN if the parameter is all zero."""
     return _divide(update_norm, param_norm)
 
 

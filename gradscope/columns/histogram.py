@@ -1,8 +1,8 @@
-"""The histogram of the binary exponent: how many elements lie in each binade, for each sign.
+"""The histogram of the binary exponent: the number of elements in each binade, for each sign.
 
 A row has 128 bins: 0 to 63 for positive elements, 64 to 127 for negative ones. Within a sign, bin k
 holds the finite nonzero elements with floor(log2|x|) == k - 47, from 2^-47 up to 2^17; the first bin
-also holds all that is smaller, the last one all that is larger. Zeros, NaN and infinities are in none.
+also holds smaller elements, the last one larger ones. Zeros, NaN and infinities are in no bin.
 """
 
 from typing import Final, TypeAlias
@@ -26,19 +26,19 @@ BINADES: Final = 64
 HISTOGRAM_BINS: Final = 2 * BINADES
 
 LEAST_EXPONENT: Final = -47
-"""Of the first bin of a sign."""
+"""The exponent of the first bin of a sign."""
 
 Histograms: TypeAlias = NDArray[np.uint64]
 """Shape (rows, HISTOGRAM_BINS)."""
 
 
 def of_both_signs(histograms: Histograms) -> Histograms:
-    """Return the elements of either sign together, shape (..., BINADES)."""
+    """Return the counts of both signs added, shape (..., BINADES)."""
     return histograms[..., :BINADES] + histograms[..., BINADES:]
 
 
 def binades_of(bins: tuple[int, ...]) -> dict[int, int]:
-    """Return exponent → elements of either sign, of one row, for each binade that has any."""
+    """Return the counts of both signs of one row by exponent, without empty binades."""
     pairs = zip(bins[:BINADES], bins[BINADES:], strict=True)
     both = (positive + negative for positive, negative in pairs)
     return {exponent: many for exponent, many in enumerate(both, LEAST_EXPONENT) if many}

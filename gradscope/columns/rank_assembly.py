@@ -1,4 +1,4 @@
-"""`RankAssembly`: the steps of all ranks of a run, put together as they come."""
+"""`RankAssembly`: collects the messages of all ranks of a run, step by step."""
 
 from collections import OrderedDict
 from collections.abc import Collection
@@ -10,39 +10,39 @@ _LIMIT = 2_000
 
 
 class RankStep(Protocol):
-    """What one rank reports about one step."""
+    """A message of one rank about one step."""
 
     @property
     def rank(self) -> int:
-        """The rank that reports it."""
+        """The rank that sent it."""
 
     @property
     def step(self) -> int:
-        """The step that is reported."""
+        """Its step."""
 
 
-Told = TypeVar("Told", bound=RankStep)
+Message = TypeVar("Message", bound=RankStep)
 
 
-class RankAssembly(Generic[Told]):
-    """Collects a step of each rank. One that has gone on without telling of it is not awaited.
+class RankAssembly(Generic[Message]):
+    """Collects one message of each rank for each step. Does not wait for a rank that has sent a later step.
 
-    What comes out is one step of the run: the reports of the ranks, in the order of the ranks.
+    A finished step maps each rank to its message, in the order of the ranks.
     """
 
     def __init__(self) -> None:
-        self._open: OrderedDict[int, dict[int, Told]] = OrderedDict()
+        self._open: OrderedDict[int, dict[int, Message]] = OrderedDict()
         self._newest: dict[int, int] = {}
 
-    def add(self, told: Told, ranks: Collection[int]) -> list[dict[int, Told]]:
-        """Take what a rank tells; return the steps that are finished now, oldest first.
+    def add(self, message: Message, ranks: Collection[int]) -> list[dict[int, Message]]:
+        """Add a message; return the steps that are complete now, oldest first.
 
-        ranks: those of which one is awaited.
+        ranks: the ranks to wait for.
         """
-        if told.step < self._newest.get(told.rank, -1):
-            self.clear()  # each rank reports its steps in order: this is another process of the run
-        self._newest[told.rank] = told.step
-        self._open.setdefault(told.step, {})[told.rank] = told
+        if message.step < self._newest.get(message.rank, -1):
+            self.clear()  # the steps of a rank are in order: the run has started again
+        self._newest[message.rank] = message.step
+        self._open.setdefault(message.step, {})[message.rank] = message
         finished = [step for step, of_step in self._open.items() if self._is_over(step, of_step, ranks)]
         over = len(self._open) - len(finished) - _LIMIT
         if over > 0:
@@ -50,9 +50,9 @@ class RankAssembly(Generic[Told]):
         return [dict(sorted(self._open.pop(step).items())) for step in sorted(finished)]
 
     def clear(self) -> None:
-        """Forget all: another run, or the same after a restart."""
+        """Forget all steps."""
         self._open.clear()
         self._newest.clear()
 
-    def _is_over(self, step: int, of_step: dict[int, Told], ranks: Collection[int]) -> bool:
+    def _is_over(self, step: int, of_step: dict[int, Message], ranks: Collection[int]) -> bool:
         return all(rank in of_step or self._newest.get(rank, -1) > step for rank in ranks)

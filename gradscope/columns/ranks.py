@@ -1,4 +1,4 @@
-"""The rows of one step of all ranks of a job, merged into those of the whole."""
+"""Merges the rows of one step of all ranks of a job."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ _EXACT = tuple(
     for column in COLUMNS
     if column.is_core and column.name != "calls" and (column.is_count or column.merge is not Merge.ADD)
 )
-"""What copies must have in common to the bit; sums may be taken in another order."""
+"""Columns that must be bitwise equal in copies; the order of a summation may differ, so sums are not."""
 
 _Rows: TypeAlias = NDArray[np.intp]
 

@@ -1,6 +1,6 @@
-"""Memory and time by layer, as a person reads them: a row for each, with the layers below as `.total`.
+"""`MemoryTable` and `TimesTable`: one row for each layer, with the sum over the layers below in `.total`.
 
-What could not be measured is None, never zero: a sum with such a part in it is None as well.
+A number that was not measured is None, never zero, and so is a sum that includes it.
 """
 
 import difflib
@@ -18,12 +18,12 @@ __all__ = ["MemoryRow", "MemoryTable", "TimeRow", "TimesTable", "add_rows", "bal
 
 @dataclass(frozen=True, slots=True)
 class MemoryRow:
-    """The bytes of one layer, its own. `total` is the same with all layers below it.
+    """The bytes of one layer itself. `total` adds all layers below it.
 
     saved_bytes: activations kept for the backward pass by operations of this layer, after the forward.
     grad_bytes: after the backward pass. optimizer_bytes: after the optimizer has stepped.
-    entry_bytes, exit_bytes, peak_bytes: what the allocator (on a CPU: the process) held when the layer
-    was first entered and last left, and the most at any of its entries and exits; they have no total.
+    entry_bytes, exit_bytes, peak_bytes: memory held by the allocator (on a CPU: by the process) when the
+    layer was first entered and last left, and the maximum over its entries and exits; they have no total.
     """
 
     saved_bytes: int | None = None
@@ -38,15 +38,15 @@ class MemoryRow:
 
     @property
     def total(self) -> "MemoryRow":
-        """The layer with all layers below it."""
+        """The sum of the layer and all layers below it."""
         return self.below or self
 
 
 @dataclass(frozen=True, slots=True)
 class TimeRow:
-    """The seconds of one layer in one step, its own, over all its calls; `total` as in MemoryRow.
+    """The seconds of one layer itself in one step, over all its calls; `total` as in MemoryRow.
 
-    What a checkpoint computes again counts as backward.
+    The recomputation of a checkpoint counts as backward.
     """
 
     forward_s: float | None = None
@@ -56,7 +56,7 @@ class TimeRow:
 
     @property
     def total(self) -> "TimeRow":
-        """The layer with all layers below it."""
+        """The sum of the layer and all layers below it."""
         return self.below or self
 
 
@@ -64,7 +64,7 @@ Row = TypeVar("Row", MemoryRow, TimeRow)
 
 
 def add_rows(rows: Sequence[Row]) -> Row:
-    """Return the sum of rows, the first of them that of the layer itself. A hole makes a hole."""
+    """Return the sum of rows; the first is that of the layer itself. None plus a number is None."""
     first = rows[0]
     summed: dict[str, Any] = {}
     for each in fields(first):
@@ -78,13 +78,13 @@ def add_rows(rows: Sequence[Row]) -> Row:
 
 
 class _Table(Mapping[str, Row], Generic[Row]):
-    """What both tables are: a mapping from layer to row, of one step."""
+    """The common part of both tables: a mapping from layer to row, for one step."""
 
     step: int
     _rows: dict[str, Row]
 
     def _fill(self, layers: Sequence[str], own: Mapping[int, Row], empty: Row) -> None:
-        """Lay the rows of all layers; a layer without one gets `empty`."""
+        """Set the rows of all layers; a layer without a row gets `empty`."""
         if own and max(own) >= len(layers):
             raise UsageError(
                 f"step {self.step} has a row of layer {max(own)}, expected fewer than the "
@@ -119,7 +119,7 @@ class _Table(Mapping[str, Row], Generic[Row]):
         return f"<{type(self).__name__} of step {self.step}: {len(self)} layers>"
 
     def to_dict(self) -> dict[str, dict[str, float | int | None]]:
-        """Return plain nested dictionaries, with a `total_…` for each; what is not known is None."""
+        """Return plain nested dictionaries with own and `total_…` numbers; None if not measured."""
         return {layer: _plain(row) for layer, row in self._rows.items()}
 
     def to_pandas(self) -> "pandas.DataFrame":
@@ -135,11 +135,11 @@ class _Table(Mapping[str, Row], Generic[Row]):
 
 
 class MemoryTable(_Table[MemoryRow]):
-    """Where the memory went in one step. `table["blocks.0.fc1"].saved_bytes` are the layer's own bytes.
+    """The memory of one step by layer. `table["blocks.0.fc1"].saved_bytes` are the layer's own bytes.
 
-    `balance` says, at the moment when the forward pass was over and most was kept, what made up the
-    memory: see `balance_of`. `machine` has what the process and the device told: resident set,
-    allocated, reserved. `notes` say in words what could not be seen.
+    `balance` splits the memory at the end of the forward pass into its parts: see `balance_of`.
+    `machine` has the numbers of the process and the device: resident set, allocated, reserved. `notes`
+    say in words what could not be measured.
     """
 
     def __init__(
@@ -160,12 +160,12 @@ class MemoryTable(_Table[MemoryRow]):
 
 
 class TimesTable(_Table[TimeRow]):
-    """Where the time went in one step. `table["blocks.0.fc1"].forward_s` are the layer's own seconds.
+    """The time of one step by layer. `table["blocks.0.fc1"].forward_s` are the layer's own seconds.
 
-    `phases_s` has the parts of the step: `data` (all before a forward), `forward`, `loss` (from there
+    `phases_s` has the parts of the step: `data` (all before the forward), `forward`, `loss` (from there
     to the first operation of the model's backward), `backward`, `optimizer`, `other`. `clock` says
-    whose time it is, the "host"'s or the "device"'s. `is_observed`: the step's statistics were taken
-    as well, and lengthen it. `notes` say in words what could not be seen.
+    which clock was used, "host" or "device". `is_observed`: the step was also observed, which makes it
+    longer. `notes` say in words what could not be measured.
     """
 
     def __init__(
@@ -188,10 +188,10 @@ class TimesTable(_Table[TimeRow]):
 
 
 def balance_of(parts: Mapping[str, int], total_bytes: int) -> dict[str, int]:
-    """Return the parts, what they leave unexplained, and the total, in the order of a bar.
+    """Return the parts, the unexplained rest and the total, in the order of the bar.
 
-    Where the parts are more than the total (memory that was asked for and never touched is not
-    resident), nothing is unexplained.
+    If the parts exceed the total (allocated memory that was never touched is not resident), the rest
+    is 0.
     """
     order = ("parameters", "gradients", "optimizer", "buffers", "saved", "batch")
     known = {name: parts.get(name, 0) for name in order}

@@ -1,8 +1,7 @@
-"""The columns of a statistic: one table that every other part reads.
+"""The columns of a row: one table that every other room reads.
 
-A statistic is a *mergeable record*: each column of two records combines by its own rule, so that
-calls, micro-batches, ranks and windows of time combine exactly. What is not in this table (mean, std,
-norm and so on) is derived from it in `gradscope.columns.derived` and never stored or sent.
+A row is a *mergeable record*: each column of two records combines by its own rule, so that calls,
+micro-batches, ranks and time windows merge exactly. Other numbers (mean, std, norm, ...) are derived from it in `gradscope.columns.derived` and are never stored or sent.
 """
 
 import enum
@@ -50,13 +49,13 @@ COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 CORE_COLUMNS: frozenset[str] = frozenset(column.name for column in COLUMNS if column.is_core)
 
 KINDS: tuple[str, ...] = ("out", "grad", "param", "param_grad", "update")
-"""The kinds of tensor that are measured. A suffix after a dot tells the several of one kind apart:
+"""The kinds of tensor that are recorded. A suffix after a dot distinguishes several of one kind:
 `out.0`, `out.hidden`, `param_grad.weight`; `grad_arriving` is `grad` before an intervention,
 `param_grad_before_clip` is `param_grad` before the script clipped it."""
 
 
 class Flags(enum.IntFlag):
-    """What a reader must know about a row in addition to its numbers."""
+    """Properties of a row in addition to its numbers."""
 
     EXACT = 0
     SAMPLED = 1
@@ -64,10 +63,10 @@ class Flags(enum.IntFlag):
     SCALED = 2
     """The gradient is still multiplied by an AMP loss scale."""
     NOT_MEASURED = 4
-    """A hook was placed and never fired: nothing is known, all columns are empty."""
+    """A hook was installed and never called: nothing is known, all columns are empty."""
     MERGED = 8
     """The row was merged from the rows of several layers."""
     REPLICA = 16
-    """The same as what a lower rank reports: left out where ranks are merged."""
+    """A copy of a row of a lower rank: left out if ranks are merged."""
     DIFFERS = 32
-    """What should be the same on all ranks is not."""
+    """Copies that should be equal on all ranks differ."""

@@ -1,4 +1,4 @@
-"""`Stats`: the statistics of one tensor, or of several merged, as a person reads them."""
+"""`Stats`: the statistics of one tensor, or of several merged ones."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ PlainStats: TypeAlias = dict[str, float | int | list[int] | None]
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The statistics of one row. All but the counts are over finite elements only.
+    """The statistics of one row. All numbers except the counts are over finite elements only.
 
-    `zero`, `subnormal` and `histogram` are None at core detail, where they are not measured. `min` and
-    `max` are +inf and -inf where there is no finite element, as an empty record must be to merge.
+    `zero`, `subnormal` and `histogram` are None at core detail, which does not measure them. `min` and
+    `max` are +inf and -inf if there is no finite element, so that merging stays exact.
     `histogram` has 128 bins, described in `gradscope.columns.histogram`; `binades` is easier to read.
     """
 
@@ -42,7 +42,7 @@ class Stats:
 
     @property
     def is_measured(self) -> bool:
-        """Whether anything is known: False where a hook was placed and never fired."""
+        """Whether the row was measured: False if a hook was installed and never called."""
         return Flags.NOT_MEASURED not in self.flags
 
     @property
@@ -57,19 +57,19 @@ class Stats:
 
     @property
     def mean(self) -> float:
-        """The mean; NaN where there is no finite element."""
+        """The mean; NaN if there is no finite element."""
         return float(derived.mean(np.float64(self.sum), np.float64(self.finite)))  # type: ignore[arg-type]  # a scalar is a 0-d array
 
     @property
     def std(self) -> float:
-        """The population standard deviation; NaN where there is no finite element."""
+        """The population standard deviation; NaN if there is no finite element."""
         return float(
             derived.std(np.float64(self.sum), np.float64(self.sumsq), np.float64(self.finite))  # type: ignore[arg-type]  # as above
         )
 
     @property
     def rms(self) -> float:
-        """The root of the mean square; NaN where there is no finite element."""
+        """The root of the mean square; NaN if there is no finite element."""
         return float(derived.rms(np.float64(self.sumsq), np.float64(self.finite)))  # type: ignore[arg-type]  # as above
 
     @property
@@ -79,19 +79,19 @@ class Stats:
 
     @property
     def absmax(self) -> float:
-        """The greatest magnitude; NaN where there is no finite element."""
+        """The greatest magnitude; NaN if there is no finite element."""
         return max(abs(self.min), abs(self.max)) if self.finite else float("nan")
 
     @property
     def binades(self) -> dict[int, int] | None:
-        """Exponent → elements of either sign with floor(log2|x|) equal to it, for each that has any.
+        """Number of elements of both signs by exponent floor(log2|x|), without empty exponents.
 
-        None at core detail. -47 also counts all that is smaller, 16 all that is larger.
+        None at core detail. -47 also counts smaller elements, 16 larger ones.
         """
         return None if self.histogram is None else binades_of(self.histogram)
 
     def to_dict(self) -> PlainStats:
-        """Return columns, derived numbers and the histogram by name; what was not measured is None."""
+        """Return columns, derived numbers and the histogram by name; None if not measured."""
         if not self.is_measured:
             return dict.fromkeys((*_COUNT_NAMES, *_DERIVED_NAMES, "histogram"))
         bins = None if self.histogram is None else list(self.histogram)
@@ -105,10 +105,9 @@ _DERIVED_NAMES = ("mean", "std", "rms", "norm", "min", "max", "absmax")
 
 
 def merge_stats(parts: Iterable[Stats]) -> Stats:
-    """Merge rows into one, flagged MERGED when there are several.
+    """Merge rows into one, flagged MERGED if there are several.
 
-    A part that was not measured makes the whole *not measured*: an incomplete sum would be wrong. Raises
-    UsageError when there are no parts.
+    If a part was not measured, the result is *not measured*. Raises UsageError if there are no parts.
     """
     rows = list(parts)
     if not rows:
@@ -139,7 +138,7 @@ _REDUCE: dict[Merge, Callable[[Iterable[float]], float]] = {
 
 
 def not_measured(layer: str, kind: str, known: Iterable[str]) -> NotMeasuredError:
-    """Return the error for a row that is not there."""
+    """Return the error for a row that does not exist."""
     kinds = ", ".join(sorted(known)) or "nothing"
     return NotMeasuredError(
         f"{kind!r} of layer {layer!r} was not measured in this step; measured there: {kinds}"

@@ -40,10 +40,10 @@ class LayerRows(Mapping[str, Stats]):
 class Table(Mapping[str, LayerRows]):
     """One observed step. `table["blocks.0.fc1"]["grad"]` is a Stats.
 
-    `step` is the index of the step, counted from 0. At that time every `every`-th step was observed,
-    which cost the fraction `cost` of the time, None while not known. `ranks` are those of the job whose
-    rows are in it, `missing` the ranks whose rows are missing. Raises UsageError when the block has a
-    layer that `layers` has not, as with the manifest of another revision.
+    `step` is the index of the step, counted from 0. Every `every`-th step was observed at that time,
+    which cost the fraction `cost` of the time (None if not known). `ranks` are the ranks whose rows are
+    merged in it; `missing` are the ranks without rows. Raises UsageError if the block has a layer index
+    beyond `layers`, e.g. with the manifest of another revision.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Table(Mapping[str, LayerRows]):
         return layer in self._layers
 
     def get(self, layer: str, default: LayerRows | None = None) -> LayerRows | None:  # type: ignore[override]  # narrower than Mapping's generic default
-        """Return the rows of a layer, or the default where none were measured."""
+        """Return the rows of a layer, or the default if none were measured."""
         return self._layers.get(layer, default)
 
     def __iter__(self) -> Iterator[str]:
@@ -100,7 +100,7 @@ class Table(Mapping[str, LayerRows]):
         return f"<step {self.step}: {len(self)} layers{of}{without}>"
 
     def to_dict(self) -> dict[str, dict[str, PlainStats]]:
-        """Return plain nested dictionaries; what was not measured is None."""
+        """Return plain nested dictionaries; None if not measured."""
         return {
             layer: {kind: stats.to_dict() for kind, stats in rows.items()}
             for layer, rows in self._layers.items()
@@ -109,7 +109,7 @@ class Table(Mapping[str, LayerRows]):
     def to_pandas(self) -> "pandas.DataFrame":
         """Return a data frame with a row for each layer and kind. Needs pandas.
 
-        Its column `histogram` holds lists of 128 bins; it is left out where none was measured.
+        Its column `histogram` holds lists of 128 bins; it is left out if no histogram was measured.
         """
         try:
             import pandas  # noqa: PLC0415 - optional

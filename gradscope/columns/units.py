@@ -1,4 +1,4 @@
-"""Bytes and seconds as a person reads them."""
+"""Formats bytes and seconds for people."""
 
 from typing import Final
 

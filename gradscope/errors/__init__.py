@@ -1,7 +1,7 @@
 """The exceptions that gradscope raises, and who causes each one.
 
     GradscopeError
-    ├── UsageError             you called something in a way that cannot work
+    ├── UsageError             an argument is wrong or does not fit the model
     │   ├── UnknownLayerError  no layer matches a pattern; the nearest names are given
     │   └── MissingTorchError  the training side was used where torch is not installed
     ├── AlertError             a rule with the action "raise" found something
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class GradscopeError(Exception):
-    """The root of all that gradscope raises on purpose."""
+    """The root of all exceptions that gradscope raises."""
 
 
 class UsageError(GradscopeError, ValueError):

@@ -1,9 +1,9 @@
-"""Where gradscope's files and sockets lie on this machine.
+"""The directories of gradscope's files and sockets on this machine.
 
-- The runtime directory holds the hub's sockets, lock and log. It is node-local and this user's alone:
-  ``$GRADSCOPE_RUNTIME_DIR``, else ``/tmp/gradscope-<uid>``. Never the home (a network's file system
-  cannot hold sockets) and never ``$XDG_RUNTIME_DIR`` (batch systems pass on the login node's).
-- The data directory holds recordings: ``$GRADSCOPE_DATA_DIR``, else the platform's place for user data.
+- The runtime directory holds the hub's sockets, lock and log. It is node-local and private to this user:
+  ``$GRADSCOPE_RUNTIME_DIR``, else ``/tmp/gradscope-<uid>``. Never the home directory (network file
+  systems cannot hold sockets) and never ``$XDG_RUNTIME_DIR`` (batch systems copy it from the login node).
+- The data directory holds recordings: ``$GRADSCOPE_DATA_DIR``, else the platform's directory for user data.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def runtime_dir() -> Path:
 
 
 def data_dir() -> Path:
-    """Return the directory of all that is kept, absolute. It may not exist yet."""
+    """Return the directory of persistent data, absolute. It may not exist yet."""
     chosen = os.environ.get("GRADSCOPE_DATA_DIR")
     return Path(chosen).absolute() if chosen else user_data_path("gradscope", appauthor=False)
 
@@ -47,10 +47,10 @@ def recordings_dir() -> Path:
 
 
 def ensure_private_dir(path: Path) -> Path:
-    """Create `path` with mode 0700 where it is missing, and check that it is this user's alone.
+    """Create `path` with mode 0700 if it is missing, and check that it is private to this user.
 
-    Raises UnsafePathError when it is a symbolic link, no directory, owned by another user, open to
-    others, too long to hold a socket, or cannot be created.
+    Raises UnsafePathError if it is a symbolic link, not a directory, owned by another user, accessible
+    to others, too long for a socket, or cannot be created.
     """
     longest = path / "viewers.sock"
     if len(os.fsencode(longest)) >= SOCKET_PATH_LIMIT_BYTES:
@@ -60,7 +60,7 @@ def ensure_private_dir(path: Path) -> Path:
             "set GRADSCOPE_RUNTIME_DIR to a shorter directory"
         )
     try:
-        with contextlib.suppress(FileExistsError):  # what exists instead is checked below
+        with contextlib.suppress(FileExistsError):  # an existing path is checked below
             path.mkdir(mode=_PRIVATE_MODE, parents=True)
         status = path.lstat()
     except OSError as error:
@@ -75,8 +75,8 @@ def ensure_private_dir(path: Path) -> Path:
 def _check_private(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise UnsafePathError(
-            f"{path} must be a directory, not a symbolic link or a file: somebody may have put it "
-            "there; remove it, or set GRADSCOPE_RUNTIME_DIR elsewhere"
+            f"{path} must be a directory, not a symbolic link or a file: another user may have created it; "
+            "remove it, or set GRADSCOPE_RUNTIME_DIR elsewhere"
         )
     if status.st_uid != os.getuid():
         raise UnsafePathError(

@@ -1,4 +1,4 @@
-"""Runs on disk: one SQLite file a run, written by the hub, read by anybody at any time."""
+"""Runs on disk: one SQLite file for each run, written by the hub, readable at any time."""
 
 from gradscope.recording.reader import (
     Recording,

@@ -1,7 +1,7 @@
-"""Reading recordings: also one that is being written, and one whose writer was killed.
+"""Reads recordings, including those being written and those whose writer was killed.
 
-A reader asks for a few rows at a time and holds no transaction between them, so that it never keeps the
-recorder from writing, nor its journal from being emptied.
+A reader queries a few rows at a time and holds no transaction between queries, so it never blocks the
+recorder or the checkpoint of its journal.
 """
 
 import contextlib
@@ -39,9 +39,9 @@ _Row: TypeAlias = tuple[int, int, bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class RecordingInfo:
-    """What a list shows of a recording. `ended_s` is None while it is written, or when the run died.
+    """Summary of a recording. `ended_s` is None while the run is recorded, or if it was killed.
 
-    `steps` counts the observed steps; `first_step` and `last_step` are of all that is known of.
+    `steps` counts the observed steps; `first_step` and `last_step` include steps that have scalars only.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class RecordingInfo:
     first_step: int | None = None
     last_step: int | None = None
     problem: str = ""
-    """Why the file cannot be read; the fields without a default are then all that is known."""
+    """Why the file cannot be read; then only the fields without a default are known."""
 
 
 _INFO = """
@@ -72,16 +72,16 @@ FROM run, (SELECT count(DISTINCT step) AS steps FROM step), (
 
 
 def list_recordings(directory: Path | None = None) -> list[RecordingInfo]:
-    """Return what lies in a directory, by default this user's, the newest first.
+    """Return the recordings in a directory (default: this user's), newest first.
 
-    A file that cannot be read is listed with its `problem`; a directory that is not there is empty.
+    A file that cannot be read is listed with its `problem`. A directory that does not exist is empty.
     """
     found = [_info_or_problem(path) for path in (directory or recordings_dir()).glob(f"*{SUFFIX}")]
     return sorted(found, key=lambda info: info.started_s, reverse=True)
 
 
 def open_recording(path: Path | str) -> "Recording":
-    """Open a recording for reading. Raises RecordingError when there is none, saying what to do."""
+    """Open a recording for reading. Raises RecordingError if it does not exist or cannot be read."""
     path = Path(path)
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob(f"*{SUFFIX}")])
@@ -102,8 +102,8 @@ def open_recording(path: Path | str) -> "Recording":
 class Recording:
     """One recording, opened for reading; `close` it, or use it as a context manager.
 
-    Each method reads the file as it is then: of a live run, later calls give more. Messages of all
-    ranks come ordered by step. Raises RecordingError where the file is damaged.
+    Each method reads the file as it is at that time: for a live run, later calls return more. Messages of
+    all ranks are ordered by step. Raises RecordingError if the file is damaged.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -112,32 +112,34 @@ class Recording:
 
     @property
     def info(self) -> RecordingInfo:
-        """What a list shows of it, as of now."""
+        """The summary, as of now."""
         try:
             row = self._connection.execute(_INFO).fetchone()
         except sqlite3.Error as error:
             raise _unreadable(self.path, error) from error
         if row is None:
-            raise RecordingError(f"{self.path} holds no run: it was killed before it began")
+            raise RecordingError(
+                f"{self.path} does not contain a run: the run was killed before it began"
+            )
         return RecordingInfo(self.path, self.path.stat().st_size, *row)
 
     def manifest(self) -> Manifest | None:
-        """Return the newest manifest of the lowest rank; None when none was written yet."""
+        """Return the newest manifest of the lowest rank; None if there is none yet."""
         rows = self._rows(
             "SELECT revision, id, head, body FROM manifest ORDER BY rank, revision DESC LIMIT 1"
         )
         return self._decode(rows[0], Manifest) if rows else None
 
     def steps(self) -> Iterator[Step]:
-        """Yield the recorded steps, each once for each rank."""
+        """Yield the observed steps, one for each rank."""
         return self._messages("step", Step)
 
     def memory(self) -> Iterator[Memory]:
-        """Yield where the memory went, of the steps in which that was measured."""
+        """Yield the memory readings."""
         return self._messages("memory", Memory)
 
     def times(self) -> Iterator[Times]:
-        """Yield where the time went, of the steps in which that was measured."""
+        """Yield the time readings."""
         return self._messages("times", Times)
 
     def scalars(self) -> Iterator[Scalars]:
@@ -149,7 +151,7 @@ class Recording:
         return self._messages("event", Event)
 
     def interventions(self) -> Iterator[Interventions]:
-        """Yield what was in force, once for each change: who did what, when, from which step."""
+        """Yield the interventions, once for each change of them."""
         return self._messages("interventions", Interventions)
 
     def close(self) -> None:
@@ -184,7 +186,7 @@ class Recording:
             after = rows[-1][0], rows[-1][1]
 
     def _has(self, table: str) -> bool:
-        """Whether the file has a table: one that an earlier gradscope wrote lacks some."""
+        """Return whether the file has a table: recordings of earlier versions lack some."""
         query = f"SELECT 0, 0, name, name FROM sqlite_master WHERE name = '{table}'"  # noqa: S608 - ours
         return bool(self._rows(query))
 
@@ -214,8 +216,8 @@ class Recording:
 def _connect(path: Path) -> sqlite3.Connection:
     """Open a file for reading only.
 
-    A reader of a WAL file must create a small file next to it. Where that is not allowed (a read-only
-    directory) and no journal waits, the file cannot change either, and may be opened as immutable.
+    A reader of a WAL file creates a small file next to it. If that is not allowed (a read-only directory)
+    and there is no journal, the file cannot change either, and is opened as immutable.
     """
     where = path.absolute().as_uri()
     connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=_LOCK_TIMEOUT_S)
@@ -229,7 +231,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         return sqlite3.connect(f"{where}?mode=ro&immutable=1", uri=True)
     except sqlite3.DatabaseError:
-        return connection  # no database at all: check_schema says so
+        return connection  # not a database: check_schema reports it
     return connection
 
 

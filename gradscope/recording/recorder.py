@@ -1,11 +1,11 @@
-"""Writing a recording: a bounded queue, and one thread that empties it into SQLite once a second.
+"""Writes a recording: a bounded queue, and a thread that commits it to SQLite once a second.
 
-The thread owns the connection from its first line to its last. What goes wrong there (a full disk, a
-read-only directory, a file that is not a recording) ends the recording and nothing else: `failure` says
-what it was, and all that comes later is counted as dropped.
+The thread owns the connection. An error there (a full disk, a read-only directory, a file that is not a
+recording) ends the recording and nothing else: `failure` has the reason, and later messages are counted
+as dropped.
 
-The file is bounded by thinning: above the limit, every other step of the older half goes, so that a
-long run keeps its whole length, coarser the older it is.
+The file is bounded by thinning: above the limit, every other step of the older half is removed. A long
+run stays recorded over its whole length, more coarsely the older the steps are.
 """
 
 import contextlib
@@ -36,16 +36,16 @@ Recorded: TypeAlias = Manifest | Step | Memory | Times | Scalars | Event | Inter
 
 
 def default_path(run: str) -> Path:
-    """Return where the recording of a run lies when its user named no place."""
+    """Return the default path of the recording of a run."""
     name = re.sub(r"[^\w.-]", "-", run, flags=re.ASCII).lstrip(".")[:120]
     return recordings_dir() / f"{name or 'run'}{SUFFIX}"
 
 
 class Recorder:
-    """Records one run, all its ranks, from its making to `close`. Owns one thread and one file.
+    """Records one run with all its ranks, until `close`. Owns one thread and one file.
 
-    A file of the same run, left by a hub that was killed, is gone on with. Where another run of the
-    same name lies, that one is left alone and `path` becomes the next free one (`name.2.gradscope`).
+    A file of the same run, left by a killed hub, is continued. If `path` holds another run of the same
+    name, it stays untouched and `path` becomes the next free one (`name.2.gradscope`).
     """
 
     def __init__(self, path: Path, hello: Hello, *, limit_bytes: int = 256 * 2**20) -> None:
@@ -64,14 +64,14 @@ class Recorder:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Messages recorded and dropped, commits, rows thinned out, commits that had to be retried."""
+        """Numbers of messages recorded and dropped, of commits, of thinned rows and of retried commits."""
         return dict(self._counters)
 
     def add(self, message: Recorded | Hello, parts: Sequence[bytes]) -> None:
-        """Queue a message for the file. Never blocks and never raises: what cannot be kept is counted.
+        """Queue a message. Never blocks and never raises; a message that cannot be queued is counted.
 
-        `parts` are the message's bytes as they came. The Hello of another rank makes that process known
-        as one of this run.
+        `parts` are the bytes of the message as they arrived. The Hello of another rank registers its
+        process as one of this run.
         """
         if isinstance(message, Hello):
             row = tables.row_of_process(message)
@@ -89,10 +89,7 @@ class Recorder:
             self._queue_bytes += row.size_bytes
 
     def close(self, *, reason: str) -> None:
-        """Write what is queued, mark the run as ended for `reason`, and close the file.
-
-        Waits for at most 10 s: a dead file server must not hold the caller.
-        """
+        """Write the queue, mark the run as ended with `reason`, and close the file. Blocks up to 10 s."""
         if not self._stop.is_set():
             self._reason = reason
             self._stop.set()
@@ -111,7 +108,7 @@ class Recorder:
     ) -> None:
         self.close(reason="" if error is None else f"the recorder's owner failed: {error}")
 
-    # From here on everything runs on the recorder's own thread.
+    # All below runs on the recorder's own thread.
 
     def _run(self) -> None:
         try:
@@ -129,7 +126,7 @@ class Recorder:
                     tables.mark_ended(connection, f"recording stopped: {error}")
 
     def _record(self, connection: sqlite3.Connection) -> None:
-        """Empty the queue into the file until `close`, and one last time after it."""
+        """Write the queue to the file every second until `close`, and once after it."""
         is_last = False
         while not is_last:
             is_last = self._stop.wait(_COMMIT_S)
@@ -143,7 +140,7 @@ class Recorder:
                 self._counters["retried"] += 1
 
     def _commit(self, connection: sqlite3.Connection) -> None:
-        """Write what is queued in one transaction. Rows leave the queue only when they are on disk."""
+        """Write the queue in one transaction. Rows leave the queue only after the commit."""
         with self._lock:
             rows = list(self._queue)
         if not rows:

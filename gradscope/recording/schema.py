@@ -1,10 +1,10 @@
-"""The file of a recording: its tables, and which file is one of ours.
+"""The schema of a recording: its tables, and the check that a file is a recording.
 
-A message is kept as it came over the link: `head` is the msgpack head, `body` its pieces joined. So a
-recording holds nothing that the protocol's bounded decoder would not take from a stranger, and nothing
-in it is ever executed. The other columns are for finding and thinning.
+A message is kept as it arrived over the link: `head` is the msgpack head, `body` its pieces joined. The
+protocol's bounded decoder reads them, and nothing in a recording is ever executed. The other columns are
+for finding and thinning.
 
-A change that an older gradscope could not read is another SCHEMA_VERSION.
+A change that older versions of gradscope cannot read needs another SCHEMA_VERSION.
 """
 
 import sqlite3
@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 SUFFIX = ".gradscope"
 
 _APPLICATION_ID = 0x47724453
-"""Marks the file as ours in SQLite's own header ("GrDS"), so that `file` and we can tell."""
+"""Marks the file as a recording in SQLite's header ("GrDS")."""
 
 _TABLES = """
 CREATE TABLE run (
@@ -62,17 +62,17 @@ _LATER_TABLES = tuple(
 )"""
     for name in ("memory", "times")
 )
-"""What a recording of an earlier gradscope has not: a reader takes a missing table for empty."""
+"""Tables that recordings of earlier versions lack. A reader treats a missing table as empty."""
 
 
 def add_later_tables(connection: sqlite3.Connection) -> None:
-    """Make the tables that a recording of an earlier gradscope lacks."""
+    """Create the tables that recordings of earlier versions lack."""
     for table in _LATER_TABLES:
         connection.execute(table)
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Make an empty database a recording without a run."""
+    """Turn an empty database into a recording without a run."""
     connection.executescript(
         f"BEGIN;{_TABLES}"
         f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
@@ -80,9 +80,9 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
-    """Return whether the database is a recording; False when it is still empty.
+    """Return True if the database is a recording, False if it is empty.
 
-    Raises RecordingError when it is anything else, or written by a newer gradscope.
+    Raises RecordingError if it is anything else, or has another schema version.
     """
     try:
         application = _pragma(connection, "application_id")
@@ -110,6 +110,6 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 def _no_recording(path: Path, found: str) -> RecordingError:
     return RecordingError(
-        f"{path} is not a recording of gradscope: {found}; `gradscope ls` lists the recordings, and a new "
-        f"one needs a path of its own, which by custom ends in {SUFFIX}"
+        f"{path} is not a recording of gradscope: {found}; `gradscope ls` lists the recordings. Choose "
+        f"another path for a new one; its name usually ends in {SUFFIX}"
     )

@@ -1,8 +1,8 @@
-"""Which journal a recording's file can have.
+"""Chooses the SQLite journal of a recording by the kind of its file system.
 
-WAL lets readers in while the file is written, and needs memory that all processes share, which a
-network's file system does not give. There SQLite's rollback journal is used; where the kind of file
-system is unknown, it is used too: it is right everywhere.
+WAL lets readers read while the file is written, but needs memory shared by all processes, which network
+file systems do not provide. On these, and on unknown file systems, SQLite's rollback journal is used,
+which works everywhere.
 """
 
 import os
@@ -22,7 +22,7 @@ _LOCAL = frozenset(
 
 
 def journal_mode(directory: Path) -> Literal["wal", "delete"]:
-    """Return the journal for a recording in `directory`, on this machine as it is mounted now."""
+    """Return the journal mode for a recording in `directory`, from the current mounts."""
     try:
         mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -31,14 +31,14 @@ def journal_mode(directory: Path) -> Literal["wal", "delete"]:
 
 
 def journal_mode_for(directory: str, mounts: str) -> Literal["wal", "delete"]:
-    """Return the journal for an absolute path without links, given the text of /proc/mounts."""
+    """Return the journal mode for an absolute path without links, given the text of /proc/mounts."""
     found, kind = "", ""
     for line in mounts.splitlines():
         fields = line.split(" ")
         if len(fields) < 3:
             continue
         point = _unescape(fields[1])
-        # Of two mounts on one point the later one covers the earlier.
+        # A later mount on the same point hides the earlier one.
         if _lies_in(directory, point) and len(point) >= len(found):
             found, kind = point, fields[2]
     return "wal" if kind in _LOCAL else "delete"

@@ -1,4 +1,4 @@
-"""What the recorder does in its file: claiming it, inserting, thinning, ending."""
+"""Operations of the recorder on its file: opening, inserting, thinning, marking the end."""
 
 import sqlite3
 import time
@@ -41,7 +41,7 @@ _INSERT = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row to be inserted, and roughly how long it is."""
+    """One row to insert, and its approximate size."""
 
     table: str
     values: tuple[str | int | float | bytes, ...]
@@ -51,7 +51,7 @@ class Row:
 def row_of(
     message: Manifest | Step | Memory | Times | Scalars | Event | Interventions, parts: Sequence[bytes]
 ) -> Row:
-    """Return the row of a message, with its bytes as they came."""
+    """Return the row of a message, with its bytes as they arrived."""
     head, body = parts[0], b"".join(parts[1:])
     place: tuple[int, ...]
     match message:
@@ -74,21 +74,21 @@ def row_of(
 
 
 def row_of_process(hello: Hello) -> Row:
-    """Return the row that says which process a rank is."""
+    """Return the row with the process of a rank."""
     return Row("process", (hello.rank, hello.host, hello.pid, hello.started_s), len(hello.host) + 24)
 
 
 def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
-    """Insert rows. A step that is there already is replaced: no step stands twice in a recording."""
+    """Insert rows. A step that exists already is replaced."""
     for row in rows:
         connection.execute(_INSERT[row.table], row.values)
 
 
 def open_for_writing(path: Path, hello: Hello) -> tuple[Path, sqlite3.Connection]:
-    """Open or create the recording of the run that `hello` describes, at `path` or the next free name.
+    """Open or create the recording of the run of `hello`, at `path` or the next free name.
 
-    Raises RecordingError when another kind of file lies at `path`, sqlite3.Error or OSError when it
-    cannot be written.
+    Raises RecordingError if `path` is another kind of file, sqlite3.Error or OSError if it cannot be
+    written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for candidate in _same_names(path):
@@ -101,17 +101,17 @@ def open_for_writing(path: Path, hello: Hello) -> tuple[Path, sqlite3.Connection
             connection.close()
             raise
         connection.close()
-    raise RecordingError(f"{_SAME_NAME_LIMIT} recordings are named like {path}; remove or move some")
+    raise RecordingError(f"{_SAME_NAME_LIMIT} recordings have names like {path}; remove or move some")
 
 
 def mark_ended(connection: sqlite3.Connection, reason: str) -> None:
-    """Write that the run has ended, and why."""
+    """Mark the run as ended, with the reason."""
     with connection:
         connection.execute("UPDATE run SET ended_s = ?, reason = ?", (time.time(), reason))
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
-    """Return how much of the file is in use. Pages that thinning has freed are filled again first."""
+    """Return the size in use. SQLite reuses the pages that thinning has freed."""
     pages, free, size = (
         connection.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("page_count", "freelist_count", "page_size")
@@ -120,9 +120,9 @@ def used_bytes(connection: sqlite3.Connection) -> int:
 
 
 def thin(connection: sqlite3.Connection) -> int:
-    """Remove every other step of the older half of the longest table; return how many rows went.
+    """Remove every other step of the older half of the largest table; return the number of removed rows.
 
-    The ranks of one step go or stay together. Manifests and interventions are never thinned.
+    The ranks of one step are removed together. Manifests and interventions are never thinned.
     """
     table = max(
         ("step", "scalars", "event", "memory", "times"),
@@ -150,12 +150,12 @@ def _same_names(path: Path) -> Iterator[Path]:
 
 
 def _claim(connection: sqlite3.Connection, path: Path, hello: Hello) -> bool:
-    """Make the file this run's, when it is new or this run's already. Return whether it is."""
+    """Claim a new file, or one of this run, for this run. Return False if it belongs to another run."""
     if not check_schema(connection, path):
         connection.execute(f"PRAGMA journal_mode = {journal_mode(path.parent)}")
         create_tables(connection)
     add_later_tables(connection)
-    # A killed process loses nothing that was committed; a power cut at most the last seconds, whole.
+    # If the process is killed no commit is lost; a power cut loses the last commits at most.
     connection.execute("PRAGMA synchronous = NORMAL")
     with connection:
         run = connection.execute("SELECT run, ended_s FROM run").fetchone()
@@ -180,7 +180,7 @@ def _insert_run(connection: sqlite3.Connection, hello: Hello) -> None:
 
 
 def _is_same_run(connection: sqlite3.Connection, run: str, is_ended: bool, hello: Hello) -> bool:
-    """Whether a process belongs to the recorded run: it is known, or a rank that was still missing."""
+    """Return whether a process belongs to the recorded run: it is known, or its rank was missing."""
     if run != hello.run:
         return False
     known = connection.execute(
