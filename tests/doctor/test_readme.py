@@ -55,8 +55,8 @@ def test_the_public_names_are_these():
         "examine",
         "examine_file",
         "examine_file_isolated",
-        "examine_step_functions",
         "examine_model",
+        "examine_step_functions",
         "recognise",
         "time_function",
     ]

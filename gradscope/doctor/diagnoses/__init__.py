@@ -1,1 +1,1 @@
-"""The diagnoses: one subject a file, each a function from an examination to findings."""
+"""The diagnoses, one subject a file. Each is a function from an examination to findings."""

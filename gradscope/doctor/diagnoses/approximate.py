@@ -1,8 +1,7 @@
-"""approximate-poor and approximate-noticeable: how far off a gradient is that is inexact by design.
+"""The error of a gradient that is declared to be approximate.
 
-Over several draws, since a Monte Carlo gradient is another one each time. Two errors are told apart:
-the mean error of one draw, which is graded, and that of the mean of all draws, which more samples in
-one draw would tend to. Where the second is much smaller the gradient is right and noisy.
+A Monte Carlo gradient differs from run to run, so several draws are compared. The mean error of one draw is
+graded. The error of the mean of all draws is evidence: if it is much smaller, the gradient is right and noisy.
 """
 
 from collections.abc import Iterator
@@ -22,14 +21,14 @@ __all__ = ["APPROXIMATE_NOTICEABLE", "APPROXIMATE_POOR", "find_poor_approximatio
 APPROXIMATE_POOR: Final = Code(
     "approximate-poor",
     "error",
-    fault="an approximation off by over 1e-2",
-    found_by="mean relative error of eight draws, with `approximate=True`",
+    fault="an approximation with a relative error over 1e-2",
+    found_by="the mean relative error of eight draws, with `approximate=True`",
 )
 APPROXIMATE_NOTICEABLE: Final = Code(
     "approximate-noticeable",
     "hint",
-    fault="an approximation off by over 1e-3",
-    found_by="relative error",
+    fault="an approximation with a relative error over 1e-3",
+    found_by="as above",
 )
 
 _POOR: Final = 1e-2
@@ -45,10 +44,10 @@ def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
         name = exam.subject.leaves[comparison.leaf].name
         draws = _draws(exam, comparison)
         errors = torch.stack([_relative(comparison, draw) for draw in draws])
-        error, said = float(errors.mean()), _told(comparison, draws, errors)
+        error, spread = float(errors.mean()), _spread(comparison, draws, errors)
         if error <= _NOTICEABLE:
             exam.notes.append(
-                f"the approximate gradient of {name} is off by {error:.1e}: good ({said})"
+                f"the approximate gradient of {name} is off by {error:.1e}: good ({spread})"
             )
             continue
         code, grade = (
@@ -57,15 +56,15 @@ def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
         yield code.finding(
             f"the approximate gradient of {name} is off by {error:.1e} of its norm: {grade}",
             cause="finite differences with too large or too small a step, or too few samples",
-            fix="central differences in double with a step of 1e-6 times the input's size; more "
-            "samples; or the analytical gradient",
+            fix="use central differences in double with a step of 1e-6 times the input's size, more "
+            "samples, or the analytical gradient",
             where=exam.location,
-            evidence=(said, f"norm of the numerical gradient {float(comparison.numeric.norm()):.3e}"),
+            evidence=(spread, f"norm of the numerical gradient {float(comparison.numeric.norm()):.3e}"),
         )
 
 
 def _draws(exam: Examination, comparison: Comparison) -> list[Tensor]:
-    """Return backward's gradient at the compared elements, several times where it is random."""
+    """Return backward's gradient at the compared elements: several draws if it is random."""
     draws = [comparison.analytic]
     if exam.are_gradients_reproducible:
         return draws
@@ -77,16 +76,16 @@ def _draws(exam: Examination, comparison: Comparison) -> list[Tensor]:
 
 
 def _relative(comparison: Comparison, gradient: Tensor) -> Tensor:
-    """Return the norm of the error over that of the numerical gradient, where it can be had."""
+    """Return the norm of the error relative to that of the numerical gradient; absolute if that is 0."""
     use = comparison.is_usable
     error = (gradient[use] - comparison.numeric[use]).norm()
     size = comparison.numeric[use].norm()
     return torch.where(size > 0, error / size, error)
 
 
-def _told(comparison: Comparison, draws: list[Tensor], errors: Tensor) -> str:
+def _spread(comparison: Comparison, draws: list[Tensor], errors: Tensor) -> str:
     if len(draws) == 1:
-        return "the same at every run"
+        return "the same in every run"
     bias = float(_relative(comparison, torch.stack(draws).mean(0)))
     return (
         f"{len(draws)} draws, from {float(errors.min()):.1e} to {float(errors.max()):.1e}; "

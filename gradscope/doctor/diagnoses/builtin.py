@@ -1,4 +1,4 @@
-"""reimplements-builtin: the same values and gradients as an operation that PyTorch has."""
+"""A Function with the values and gradients of an operation that PyTorch has."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final, TypeAlias
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - as everybody writes it
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from gradscope.doctor.examination import Examination
@@ -22,7 +22,7 @@ REIMPLEMENTS_BUILTIN: Final = Code(
     "reimplements-builtin",
     "hint",
     fault="an operation that PyTorch has",
-    found_by="values and gradients beside a table of operations, with both times",
+    found_by="values and gradients next to a table of operations; both times are shown",
 )
 
 _LARGE: Final = 100_000
@@ -120,14 +120,14 @@ _WITH_OPTIONS: Final[Mapping[str, _Operation]] = {
     "torch.nn.functional.conv1d": lambda x, w, *options: F.conv1d(x, w, None, *options),
     "torch.nn.functional.conv2d": lambda x, w, *options: F.conv2d(x, w, None, *options),
 }
-"""Called with all arguments, tensors and others, in their order."""
+"""Called with all arguments in their order, also those that are not tensors."""
 _BY_COUNT: Final[Mapping[int, Mapping[str, _Operation]]] = {1: _UNARY, 2: _BINARY, 3: _TERNARY}
 
 
 def find_reimplementations(exam: Examination) -> Iterator[Finding]:
-    """Compare with PyTorch's operations on the inputs and on a reflection of them.
+    """Compare with PyTorch's operations, on the inputs and on a reflection of them.
 
-    With those of as many tensors; or, where there are other arguments, with those that take such.
+    The candidates take the same number of tensors; if there are other arguments, they take these as well.
     """
     if exam.is_approximate or exam.has_errors or not exam.is_gradient_right:
         return
@@ -151,9 +151,9 @@ def _reimplementation(exam: Examination, name: str, operation: _Operation) -> Fi
     repeats = _REPEATS_OF_LARGE if is_large else _REPEATS
     timing = time_function(exam.subject.call, operation, *arguments, repeats=repeats)
     return REIMPLEMENTS_BUILTIN.finding(
-        f"values and gradients are those of {name}",
-        cause="an operation that PyTorch has, or that composes from existing ones, needs no custom "
-        "Function: its own is fused, tested, and works under torch.func and torch.compile",
+        f"the values and gradients are those of {name}",
+        cause="PyTorch has this operation: it is fused, tested, and works under torch.func and "
+        "torch.compile",
         fix=f"call {name}",
         where=exam.location,
         evidence=(str(timing),),
@@ -189,9 +189,9 @@ def _has_same_gradients(subject: Subject, builtin: Subject) -> bool:
 def _outputs(subject: Subject) -> list[Tensor] | None:
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an operation that these inputs do not suit may warn
+            warnings.simplefilter("ignore")  # an operation may warn of inputs that do not suit it
             return list(subject([leaf.value.clone() for leaf in subject.leaves]))
-    except Exception:  # noqa: BLE001 - an operation that cannot take these inputs is another one
+    except Exception:  # noqa: BLE001 - an operation that cannot take these inputs is a different one
         return None
 
 

@@ -1,4 +1,4 @@
-"""gradient-by-design: the gradient is not the derivative, and looks meant."""
+"""A gradient that differs from the derivative and looks intended, such as a reversal or a clip."""
 
 from typing import Final
 
@@ -18,24 +18,24 @@ __all__ = ["GRADIENT_BY_DESIGN", "explain_by_design"]
 GRADIENT_BY_DESIGN: Final = Code(
     "gradient-by-design",
     "hint",
-    fault="a gradient that is meant to differ",
-    found_by="forward is the identity or a staircase, or rounds and the gradient is right without that; backward limits large gradients only",
+    fault="a gradient that differs from the derivative by intention",
+    found_by="forward is the identity or piecewise constant, or it rounds and the gradient is right without the rounding; or backward only limits large gradients",
 )
 
 _SMALL_GRADIENT: Final = 1e-3
 
 
 def explain_by_design(exam: Examination, comparison: Comparison) -> Finding | None:
-    """Return a hint where forward is the identity or a staircase, or backward limits its gradient."""
+    """Return a hint if the difference follows one of the known intentions; None if not."""
     leaf = exam.in_double.leaves[comparison.leaf]
     for test in _TESTS:
         reason = test(exam, comparison)
         if reason:
             return GRADIENT_BY_DESIGN.finding(
-                f"the gradient of {leaf.name} is not the derivative, and looks meant: {reason}",
-                cause="reversal, scaling, clipping, stopping and straight-through estimators are of "
-                "this kind",
-                fix="nothing, if it is meant; say so in the docstring, since gradcheck must fail",
+                f"the gradient of {leaf.name} is not the derivative, and looks intended: {reason}",
+                cause="reversal, scaling, clipping, stopping and straight-through estimators have such "
+                "gradients",
+                fix="nothing, if it is intended; state it in the docstring, because gradcheck will fail",
                 where=exam.location,
                 evidence=(_ratio(comparison),),
             )
@@ -54,7 +54,7 @@ def _is_identity(exam: Examination, comparison: Comparison) -> str:
 
 
 def _is_staircase(exam: Examination, comparison: Comparison) -> str:
-    """Forward has slope 0 wherever it was measured, and yet changes over a large distance."""
+    """Test whether forward has slope 0 at these inputs, and yet changes over a large distance."""
     use = comparison.is_usable
     if not use.any() or bool((comparison.numeric[use].abs() > comparison.tolerance[use]).any()):
         return ""
@@ -71,27 +71,25 @@ def _is_staircase(exam: Examination, comparison: Comparison) -> str:
 
 
 def _is_limited(exam: Examination, comparison: Comparison) -> str:
-    """Backward is the derivative for small gradients, and not linear: it clips or clamps large ones."""
+    """Test whether backward is the derivative for small gradients, and clips or clamps large ones."""
     again = _with_small_gradients(exam, comparison)
     if again is None:
         return ""
     size = float(again.numeric.abs().max()) if len(again.numeric) else 0.0
     close = (again.error <= 1e-3 * again.numeric.abs() + 1e-4 * size).all()
     return (
-        "backward limits large gradients and passes small ones as they are"
-        if bool(close) and size
-        else ""
+        "backward limits large gradients and does not change small ones" if bool(close) and size else ""
     )
 
 
 def _is_rescaled(exam: Examination, comparison: Comparison) -> str:
-    """Backward has the derivative's direction, and a length that does not follow grad_output's."""
+    """Test whether backward has the derivative's direction, and a length that does not depend on grad_output's."""
     again = _with_small_gradients(exam, comparison)
     if again is None:
         return ""
     large, small = _factor(comparison), _factor(again)
     is_rescaled = large is not None and small is not None and not 0.9 < large / small < 1.1
-    return "backward keeps the direction and sets the length" if is_rescaled else ""
+    return "backward keeps the direction and sets the norm" if is_rescaled else ""
 
 
 def _with_small_gradients(exam: Examination, comparison: Comparison) -> Comparison | None:
@@ -102,7 +100,7 @@ def _with_small_gradients(exam: Examination, comparison: Comparison) -> Comparis
 
 
 def _factor(comparison: Comparison) -> float | None:
-    """Return the positive factor between backward and the derivative, where one explains all."""
+    """Return the positive factor between backward and the derivative; None if no single one explains it."""
     numeric, analytic = comparison.numeric, comparison.analytic
     if numeric.is_complex() or len(numeric) < 3 or not float(numeric.norm()) > 0:
         return None
@@ -123,8 +121,8 @@ _TESTS: Final = (_is_identity, _is_staircase, _is_limited, _is_rescaled, is_stra
 def _ratio(comparison: Comparison) -> str:
     use = comparison.is_usable & (comparison.numeric.abs() > comparison.tolerance)
     if not use.any():
-        return "the derivative is 0 wherever it was measured"
+        return "the derivative is 0 at all compared elements"
     ratios = comparison.analytic[use] / comparison.numeric[use]
     if torch.allclose(ratios, ratios[0], rtol=1e-4):
         return f"the gradient is {ratios[0].item():g} times the derivative"
-    return "no one factor explains it"
+    return "no single factor explains it"

@@ -1,7 +1,4 @@
-"""What a Function leaves on ctx or hands back as it came: saved-on-ctx, input-returned-as-is.
-
-And uses-data, which only the source shows.
-"""
+"""Tensors that are attributes of ctx, inputs that forward returns unchanged, and uses of `.data`."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -25,21 +22,21 @@ USES_DATA: Final = Code(
     "uses-data",
     "warning",
     fault="`.data`",
-    found_by="reading the source; confirmed where the graph turns out to be cut",
+    found_by="reading the source; confirmed by running if the graph is cut",
     explains=("graph-broken",),
 )
 SAVED_ON_CTX: Final = Code(
     "saved-on-ctx",
     "warning",
     fault="a tensor kept on ctx",
-    found_by="the attributes of ctx after forward; masks and indices are fine. The bytes alive after backward, and after the output is gone, are measured",
+    found_by="the attributes of ctx after forward; masks and indices are fine. Measures the bytes that are alive after backward, and after the output is deleted",
     explains=("graph-broken",),
 )
 INPUT_RETURNED_AS_IS: Final = Code(
     "input-returned-as-is",
     "hint",
-    fault="the input itself is returned",
-    found_by="identity of objects",
+    fault="forward returns the input object itself",
+    found_by="the identity of the objects",
 )
 
 
@@ -51,18 +48,17 @@ def find_tensors_on_context(exam: Examination) -> Iterator[Finding]:
             size = sum(held.size_bytes for held in call.held)
             yield SAVED_ON_CTX.finding(
                 f"{call.function.__name__} keeps {size} bytes of tensors as {names}",
-                cause="on ctx a tensor is not checked for later writes, escapes saved-tensor hooks "
-                "(checkpointing, offloading) and stays after backward; an output kept there is a cycle",
-                fix="ctx.save_for_backward(tensor) in forward, ctx.saved_tensors in backward",
+                cause="autograd does not check attributes of ctx for later writes, does not pass them to "
+                "saved-tensor hooks (checkpointing, offloading) and does not free them after backward; an "
+                "output among them is a reference cycle",
+                fix="use ctx.save_for_backward(tensor) in forward and ctx.saved_tensors in backward",
                 where=_line_that_sets(exam, {held.attribute for held in call.held}),
                 evidence=[*(_kept(held) for held in call.held), *_memory_of_ctx(exam)],
             )
 
 
 def _kept(held: CtxTensor) -> str:
-    what = (
-        "an argument of forward" if held.is_argument else "not an argument: the graph cannot follow it"
-    )
+    what = "an argument of forward" if held.is_argument else "not an argument: it has no graph"
     return f"ctx.{held.attribute}: {held.size_bytes} bytes, {what}"
 
 
@@ -81,10 +77,10 @@ def find_returned_inputs(exam: Examination) -> Iterator[Finding]:
     for call in exam.first_run.calls:
         for position in call.returned_inputs:
             yield INPUT_RETURNED_AS_IS.finding(
-                f"forward of {call.function.__name__} returns its argument {position} itself",
-                cause="autograd makes the result a view of the input; a caller who writes to it in "
-                "place (an in-place ReLU, say) gets an error",
-                fix="return x.clone() where callers may write in place; view_as meets the same error",
+                f"forward of {call.function.__name__} returns its argument {position} unchanged",
+                cause="autograd makes the result a view of the input; a caller that writes to it in "
+                "place (such as an in-place ReLU) gets an error",
+                fix="return x.clone() if callers may write in place; view_as causes the same error",
                 where=exam.location,
             )
 
@@ -95,10 +91,10 @@ def find_uses_of_data(exam: Examination) -> Iterator[Finding]:
         if fact.kind == "data":
             yield USES_DATA.finding(
                 f".data is used in {fact.method}",
-                cause=".data shares memory with the tensor and hides from autograd both the graph "
-                "and any writing: later gradients are silently wrong",
-                fix="use .detach() where the graph is to be cut, which at least notices writing; "
-                "else the tensor itself",
+                cause=".data shares memory with the tensor, and autograd sees neither its graph nor "
+                "writes to it: gradients can be silently wrong",
+                fix="use .detach() to cut the graph, which still detects in-place writes; otherwise "
+                "use the tensor itself",
                 where=fact.where,
                 evidence=(fact.text,),
                 seen_by="reading",

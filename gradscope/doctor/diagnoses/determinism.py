@@ -1,4 +1,4 @@
-"""nondeterministic: two runs on the same inputs differ. A slope of noise means nothing."""
+"""Two runs on the same inputs that differ. The numerical steps are then skipped: slopes of noise mean nothing."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -18,7 +18,7 @@ NONDETERMINISTIC: Final = Code(
 
 
 def find_nondeterminism(exam: Examination) -> Iterator[Finding]:
-    """Compare two runs; where gradients are approximate by declaration, only their outputs."""
+    """Compare two runs: outputs and gradients, or only outputs if the gradient is declared to be approximate."""
     if exam.skip_reason:
         return
     parts = [] if exam.are_outputs_reproducible else ["the outputs"]
@@ -29,9 +29,9 @@ def find_nondeterminism(exam: Examination) -> Iterator[Finding]:
     exam.skip_reason = "two runs differ"
     yield NONDETERMINISTIC.finding(
         f"{' and '.join(parts)} of two runs on the same inputs differ",
-        cause="it draws random numbers, keeps state between calls, or reads memory that was never "
-        "written",
-        fix="draw from a generator that the caller seeds, or pass the noise in as an argument; "
-        "torch.empty needs filling",
+        cause="the function draws random numbers, keeps state between calls, or reads uninitialised "
+        "memory",
+        fix="use a generator that the caller seeds, or pass the noise as an argument; fill tensors "
+        "from torch.empty",
         where=exam.location,
     )

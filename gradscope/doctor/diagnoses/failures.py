@@ -50,25 +50,25 @@ FORWARD_RAISES: Final = Code(
     "forward-raises",
     "error",
     fault="forward raises",
-    found_by="running, place and known message; so does one that never ends, or takes its process with it",
+    found_by="running; shows the line and a known message. Also if it does not return, or ends the process",
 )
 WRONG_GRADIENT_COUNT: Final = Code(
     "wrong-gradient-count",
     "error",
     fault="too few or too many gradients",
-    found_by="the raw return of backward; the source, where backward is not reached",
+    found_by="the raw return of backward; the source, if backward is not reached",
     explains=("backward-raises",),
 )
 BACKWARD_RAISES: Final = Code(
     "backward-raises",
     "error",
     fault="backward raises",
-    found_by="running, place and known message; gradcheck's undefined gradients",
+    found_by="running, and gradcheck with undefined gradients; shows the line and a known message",
 )
 
 
 def find_forward_failures(exam: Examination) -> Iterator[Finding]:
-    """Find what keeps forward from running."""
+    """Find exceptions of forward, and their cause if the source shows it."""
     yield from _saved_tensors_in_forward(exam)
     failure = exam.first_run.failure
     if failure is not None and failure.phase == "forward":
@@ -77,7 +77,7 @@ def find_forward_failures(exam: Examination) -> Iterator[Finding]:
 
 
 def find_backward_failures(exam: Examination) -> Iterator[Finding]:
-    """Find what keeps backward from running, the number of gradients first."""
+    """Find exceptions of backward, a wrong number of gradients, and outputs without a graph."""
     if exam.has_failed_in_forward:
         return
     for call in exam.first_run.calls:
@@ -92,16 +92,16 @@ def find_backward_failures(exam: Examination) -> Iterator[Finding]:
     elif not exam.first_run.is_connected:
         exam.skip_reason = "no output has a gradient"
         yield MISSING_GRADIENT.finding(
-            "no output depends on an input as far as autograd can see",
-            cause="forward returns a detached tensor, runs under no_grad, or its outputs are marked "
-            "as non-differentiable",
+            "no output depends on an input in the autograd graph",
+            cause="forward returns a detached tensor, runs under no_grad, or marks its outputs as "
+            "non-differentiable",
             fix="compute the output through Function.apply, and return floating-point tensors",
             where=exam.location,
         )
 
 
 def failure_finding(failure: Failure, fallback: str = "", *, on: str = "") -> Finding:
-    """Return the finding for an exception; `on` says in which variation it was raised."""
+    """Return the finding for an exception. `on` names the variation of the inputs that raised it."""
     known = recognise(failure.text)
     code = FORWARD_RAISES if failure.phase == "forward" else BACKWARD_RAISES
     if known is not None and known.name == "save_for_backward given non-tensors":
@@ -111,14 +111,14 @@ def failure_finding(failure: Failure, fallback: str = "", *, on: str = "") -> Fi
     return code.finding(
         (f"{on}: " if on else "") + failure.text.splitlines()[0],
         cause=known.cause if known else f"{failure.phase} raised an exception on these inputs",
-        fix=known.cure if known else "run it by itself on these inputs, and read the line named here",
+        fix=known.cure if known else "run it alone on these inputs, and check the line named here",
         where=failure.where or fallback,
         evidence=named(failure.text),
     )
 
 
 def named(text: str) -> tuple[str, ...]:
-    """Return as evidence which of the known messages a text is; empty where it is none."""
+    """Return as evidence the known message that a text contains; empty if it contains none."""
     known = recognise(text)
     return (f'the known message "{known.name}": {known.cause}',) if known else ()
 
@@ -141,7 +141,7 @@ def _saved_tensors_in_forward(exam: Examination) -> Iterator[Finding]:
         if fact.kind == "saved_tensors" and fact.is_in_forward:
             yield SAVED_TENSORS_IN_FORWARD.finding(
                 f"ctx.saved_tensors is read in {fact.method}, where it is still empty",
-                cause="what save_for_backward was given can be read only when backward runs",
+                cause="tensors passed to save_for_backward can be read only when backward runs",
                 fix="use the tensor itself in forward; read ctx.saved_tensors in backward only",
                 where=fact.where,
                 evidence=(fact.text,),
@@ -156,14 +156,14 @@ def _wrong_count(exam: Examination, call: FunctionCall) -> Iterator[Finding]:
     if got == expected or (got > expected and all(g is None for g in call.returned[expected:])):
         return
     others = [
-        f"argument {i} is {type(x).__name__}: return None for it"
+        f"argument {i} is of type {type(x).__name__}: return None for it"
         for i, x in enumerate(call.inputs)
         if not isinstance(x, Tensor)
     ]
     yield WRONG_GRADIENT_COUNT.finding(
         f"backward of {call.function.__name__} returns {got} values, forward has {expected} arguments",
-        cause="backward must return one value for each argument of forward, ctx not counted",
-        fix=f"return {expected} values, None for arguments that are no tensors",
+        cause="backward must return one value for each argument of forward except ctx",
+        fix=f"return {expected} values, None for arguments that are not tensors",
         where=_return_line(exam, got),
         evidence=others,
     )

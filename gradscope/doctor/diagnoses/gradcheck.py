@@ -1,4 +1,4 @@
-"""PyTorch's own gradcheck and gradgradcheck, as a second opinion, with their times."""
+"""PyTorch's own gradcheck and gradgradcheck, as a second opinion."""
 
 import time
 import warnings
@@ -23,11 +23,11 @@ __all__ = ["find_gradcheck_failures"]
 
 _SLOW_BELOW: Final = 65
 _FAST_CALLS: Final = 64
-"""How often gradcheck's fast mode may call the function; it takes a few calls an input."""
+"""How often gradcheck's fast mode may call the function for each input. It needs a few calls."""
 
 
 class _SlowModeError(Exception):
-    """gradcheck's fast mode disagreed and went on, element by element, to word its message."""
+    """The fast mode of gradcheck disagreed, and continued element by element to word its message."""
 
 
 def find_gradcheck_failures(exam: Examination) -> Iterator[Finding]:
@@ -49,10 +49,10 @@ def find_gradcheck_failures(exam: Examination) -> Iterator[Finding]:
         f"gradcheck fails: {verdict}",
         cause="backward does not handle an output whose gradient is None (set_materialize_grads(False))"
         if is_undefined
-        else "torch.autograd.gradcheck disagrees on these inputs",
+        else "torch.autograd.gradcheck finds another derivative at these inputs",
         fix="test each grad_output for None"
         if is_undefined
-        else "run gradcheck by itself, and read its Jacobians",
+        else "run gradcheck alone, and compare its Jacobians",
         where=exam.location,
         evidence=named(verdict),
     )
@@ -62,9 +62,9 @@ def _forward_mode_failures(exam: Examination, verdict: str) -> Iterator[Finding]
     if verdict.startswith("passed"):
         return
     yield WRONG_GRADIENT.finding(
-        f"jvp, the derivative in forward mode, fails gradcheck: {verdict}",
-        cause="jvp is not the derivative of forward, or raises; backward is right",
-        fix="derive jvp again: the Jacobian times the tangents, where backward has its transpose",
+        f"jvp fails gradcheck in forward mode: {verdict}",
+        cause="jvp is not the derivative of forward, or it raises; backward is right",
+        fix="derive jvp again: it is the Jacobian times the tangents, and backward its transpose times grad_output",
         where=exam.location,
     )
 
@@ -89,14 +89,14 @@ def _run_checks(exam: Examination) -> dict[str, object]:
 
 
 def _forward_mode(*arguments: object, **options: bool) -> bool:
-    return gradcheck(*arguments, **options, check_forward_ad=True, check_backward_ad=False)  # type: ignore[arg-type]  # as gradcheck takes them
+    return gradcheck(*arguments, **options, check_forward_ad=True, check_backward_ad=False)  # type: ignore[arg-type]  # gradcheck's own arguments
 
 
 def _why_not(exam: Examination) -> str:
     if not exam.is_gradient_right:
         return "the gradient is not the derivative"
     if not exam.precision.is_double:
-        return f"it works in {exam.precision.dtype} inside"
+        return f"it computes in {exam.precision.dtype}"
     if any(c.kinks for c in exam.comparisons):
         return "an input lies on a kink or an edge"
     return "" if all(leaf.value.numel() for leaf in exam.in_double.leaves) else "an input is empty"
@@ -113,20 +113,20 @@ def _timed(exam: Examination, name: str, check: Callable[..., bool]) -> dict[str
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of single precision in inputs that are no leaves
+            warnings.simplefilter("ignore")  # gradcheck warns of single precision in other arguments
             check(called, leaves, fast_mode=is_fast)
         verdict = "passed" + (" (fast mode: random projections)" if is_fast else "")
     except GradcheckError as error:
         verdict = str(error).strip().splitlines()[0].rstrip(",")
     except _SlowModeError:
         verdict = "Jacobian mismatch along a random projection"
-    except Exception as error:  # noqa: BLE001 - the verdict is shown, whatever it is
+    except Exception as error:  # noqa: BLE001 - any exception is the result
         verdict = f"raises {type(error).__name__}: {error}".splitlines()[0]
     return {name: verdict, f"{name}_time_s".replace(" ", "_"): round(time.perf_counter() - start, 4)}
 
 
 class _Counted:
-    """The function as gradcheck calls it: so many times and no more, where there is a limit."""
+    """The function that gradcheck calls. It raises _SlowModeError after `limit` calls."""
 
     def __init__(self, exam: Examination, limit: int | None) -> None:
         self._subject = exam.in_double
@@ -134,7 +134,7 @@ class _Counted:
         self._left = limit
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return those outputs that have a gradient."""
+        """Return the outputs that have a gradient."""
         if self._left is not None:
             if self._left == 0:
                 raise _SlowModeError

@@ -1,7 +1,4 @@
-"""Tensors that were written to and must not be: another content, or a version that has grown.
-
-Codes: forward-inplace-input, grad-output-modified, saved-tensor-modified.
-"""
+"""In-place writes to inputs, to grad_output and to saved tensors, found by content and version counter."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -26,7 +23,7 @@ FORWARD_INPLACE_INPUT: Final = Code(
     "forward-inplace-input",
     "error",
     fault="forward writes to an input",
-    found_by="content and version before and after, `mark_dirty` honoured; a hint for a statistic that the result does not depend on",
+    found_by="content and version before and after; `mark_dirty` is respected. A hint for a running statistic that the result does not depend on",
     explains=(
         "forward-raises",
         "backward-raises",
@@ -77,15 +74,11 @@ def find_modified_inputs(exam: Examination) -> Iterator[Finding]:
         is_statistic = _is_mere_statistic(exam, function, position)
         yield FORWARD_INPLACE_INPUT.finding(
             f"forward of {function} changes its argument {position} in place"
-            + (
-                ": a statistic that is kept, and that the result does not depend on"
-                if is_statistic
-                else ""
-            ),
-            cause="the caller's tensor, and whatever else was computed from it, now holds other "
-            "values, and autograd was not told",
-            fix="work on a copy (x = x.clone(), or the out-of-place operation); if writing is the "
-            "purpose, call ctx.mark_dirty(x) and return x",
+            + (": a running statistic on which the result does not depend" if is_statistic else ""),
+            cause="the caller's tensor now holds other values, and autograd does not know: gradients that "
+            "need the old values are wrong",
+            fix="change a copy (x = x.clone()) or use the out-of-place operation; if the write is "
+            "intended, call ctx.mark_dirty(x) and return x",
             where=_line(exam, _FORWARD, [_name(exam, function, position)]),
             severity="hint" if is_statistic else None,
         )
@@ -99,17 +92,16 @@ def find_modified_gradients(exam: Examination) -> Iterator[Finding]:
         if call.modified_gradients:
             yield GRAD_OUTPUT_MODIFIED.finding(
                 f"backward of {name} changes grad_output in place",
-                cause="grad_output belongs to autograd: other branches of the graph, and hooks, read "
-                "the same memory",
+                cause="other branches of the graph, and hooks, read the memory of grad_output",
                 fix="compute a new tensor: grad = grad_output * mask, not grad_output *= mask; "
-                "clone() first where in-place is needed",
+                "clone() it first if an in-place operation is needed",
                 where=_line(exam, _BACKWARD, own),
             )
         if call.modified_saved:
             yield SAVED_TENSOR_MODIFIED.finding(
                 f"backward of {name} changes a saved tensor in place",
-                cause="a saved tensor is shared with forward's input or output and with later "
-                "backwards (retain_graph), which then see other values",
+                cause="a saved tensor shares memory with forward's input or output and with later "
+                "backward passes (retain_graph), which then read other values",
                 fix="compute a new tensor from it, or clone() it before writing",
                 where=_line(exam, _BACKWARD, own, is_meant=False),
                 evidence=[f"saved tensor {i}" for i in call.modified_saved],
@@ -119,7 +111,7 @@ def find_modified_gradients(exam: Examination) -> Iterator[Finding]:
 def _line(
     exam: Examination, methods: Sequence[str], names: Sequence[str], *, is_meant: bool = True
 ) -> str:
-    """Return the line that writes in place to one of the names (or to none), or the first such."""
+    """Return a line that writes in place to one of the names (`is_meant` False: to another one), or the first write."""
     facts = [f for f in exam.facts if f.kind == "in-place" and f.method in methods]
     meant = [fact for fact in facts if (fact.target in names) == is_meant]
     return next((fact.where for fact in (*meant, *facts)), exam.location)
@@ -131,9 +123,9 @@ def _name(exam: Examination, function: str, position: int) -> str:
 
 
 def _is_mere_statistic(exam: Examination, function: str, position: int) -> bool:
-    """Return whether an input that needs no gradient is changed, and its old values do not matter.
+    """Return whether a changed input needs no gradient, and its old values do not affect the outputs.
 
-    The running mean of a normalisation is such a one, and PyTorch itself writes to it.
+    One example is the running mean of a normalisation, to which PyTorch writes as well.
     """
     leaf = next((leaf for leaf in exam.subject.leaves if leaf.position == position), None)
     is_direct = [f.__name__ for f in exam.subject.functions] == [function] and exam.subject.is_direct

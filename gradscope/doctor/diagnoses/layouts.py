@@ -1,4 +1,4 @@
-"""fails-on-noncontiguous and fails-on-expanded-gradient: the same values in another layout."""
+"""The same values in other memory layouts: non-contiguous inputs and gradients, and gradients of stride 0."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -18,14 +18,14 @@ __all__ = ["FAILS_ON_EXPANDED_GRADIENT", "FAILS_ON_NONCONTIGUOUS", "find_layout_
 FAILS_ON_NONCONTIGUOUS: Final = Code(
     "fails-on-noncontiguous",
     "error",
-    fault="another layout gives another result",
+    fault="other results with non-contiguous tensors",
     found_by="transposed inputs and gradients",
     group=LAYOUT,
 )
 FAILS_ON_EXPANDED_GRADIENT: Final = Code(
     "fails-on-expanded-gradient",
     "error",
-    fault="stride 0 gives another result",
+    fault="other results with a gradient of stride 0",
     found_by="the gradient of `sum().backward()`",
     group=LAYOUT,
 )
@@ -34,11 +34,11 @@ _ROUNDINGS: Final = 1e3  # another layout may sum in another order
 
 
 def find_layout_failures(exam: Examination) -> Iterator[Finding]:
-    """Run with strided inputs, a strided gradient, and an expanded one, each against its dense twin."""
+    """Run with strided inputs, a strided gradient and an expanded one, and compare with dense tensors."""
     if not exam.are_gradients_reproducible:
         return
     if any(call.dirty_inputs for call in exam.first_run.calls):
-        return  # an input that is written to by design cannot be a view
+        return  # an input marked as dirty cannot be a view
     yield from _noncontiguous(exam)
     yield from _expanded(exam)
 
@@ -49,32 +49,32 @@ def _noncontiguous(exam: Examination) -> Iterator[Finding]:
         ("gradients", run_subject(exam.subject, weigh=lambda y: _strided(weights_like(y)))),
     )
     for what, outcome in variations:
-        trouble = _trouble(exam.first_run, outcome)
-        if trouble:
+        difference = _difference(exam.first_run, outcome)
+        if difference:
             yield FAILS_ON_NONCONTIGUOUS.finding(
-                f"non-contiguous {what}: {trouble}",
-                cause="it assumes a contiguous layout: .view on what may be strided, or a raw pointer",
-                fix="use .reshape, or call .contiguous() at the door",
+                f"non-contiguous {what}: {difference}",
+                cause="the function assumes a contiguous layout: .view on a strided tensor, or a raw pointer",
+                fix="use .reshape, or call .contiguous() on the arguments first",
                 where=outcome.failure.where if outcome.failure else exam.location,
-                evidence=named(trouble),
+                evidence=named(difference),
             )
 
 
 def _expanded(exam: Examination) -> Iterator[Finding]:
     outcome = run_subject(exam.subject, weigh=_stride_zero)
-    trouble = _trouble(run_subject(exam.subject, weigh=torch.ones_like), outcome)
-    if trouble:
+    difference = _difference(run_subject(exam.subject, weigh=torch.ones_like), outcome)
+    if difference:
         yield FAILS_ON_EXPANDED_GRADIENT.finding(
-            f"a gradient of stride 0, as sum().backward() sends it: {trouble}",
+            f"a gradient of stride 0, as from sum().backward(): {difference}",
             cause="backward writes to grad_output, or reads its memory as if it were dense",
-            fix="call grad_output.contiguous() first, or compute out of place",
+            fix="call grad_output.contiguous() first, or use out-of-place operations",
             where=outcome.failure.where if outcome.failure else exam.location,
-            evidence=named(trouble),
+            evidence=named(difference),
         )
 
 
 def _strided(tensor: Tensor) -> Tensor:
-    """Return the same values transposed in memory; with a stride of 2 where there is one dim."""
+    """Return the same values transposed in memory; with a stride of 2 if there is one dim."""
     if tensor.dim() > 1:
         return tensor.transpose(0, -1).contiguous().transpose(0, -1)
     return torch.stack([tensor, tensor.detach()], dim=-1)[..., 0]
@@ -84,7 +84,7 @@ def _stride_zero(output: Tensor) -> Tensor:
     return torch.ones((), dtype=output.dtype, device=output.device).expand(output.shape)
 
 
-def _trouble(expected: ForwardBackwardRun, got: ForwardBackwardRun) -> str:
+def _difference(expected: ForwardBackwardRun, got: ForwardBackwardRun) -> str:
     if got.failure is not None:
         return str(got.failure).splitlines()[0]
     if not agree(expected.outputs, got.outputs, roundings=_ROUNDINGS):

@@ -1,4 +1,4 @@
-"""gradient-too-large and gradient-too-small: over 1e6, or under 1e-6 and not zero."""
+"""Gradients over 1e6, and gradients under 1e-6 that are not zero."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -21,7 +21,7 @@ GRADIENT_TOO_SMALL: Final = Code(
     "gradient-too-small",
     "warning",
     fault="a gradient under 1e-6 and not 0",
-    found_by="its largest element; the rounding of a zero is left out",
+    found_by="its largest element; rounding errors of a zero are left out",
 )
 
 LARGE: Final = 1e6
@@ -29,7 +29,7 @@ SMALL: Final = 1e-6
 
 
 def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
-    """Look at the largest element of each gradient, for gradients of about 1 coming in."""
+    """Check the largest element of each gradient, for a grad_output of about 1."""
     pairs = zip(exam.subject.leaves, exam.first_run.gradients, strict=False)
     for number, (leaf, gradient) in enumerate(pairs):
         if gradient is None or gradient.numel() == 0:
@@ -39,23 +39,24 @@ def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
             yield GRADIENT_TOO_LARGE.finding(
                 f"the largest element of the gradient of {leaf.name} is {largest:.2e}, over "
                 f"{LARGE:.0e}",
-                cause="the function is very steep at these inputs, or backward lacks a division",
-                fix="scale the inputs, or compute in logarithms; check the formula against the next "
-                "steps",
+                cause="the function is very steep at these inputs, or a division is missing in backward",
+                fix="scale the inputs, or compute logarithms; the next steps compare the formula with finite "
+                "differences",
                 where=exam.location,
             )
         elif 0 < largest < SMALL and not _is_rounding(exam, number, largest):
             yield GRADIENT_TOO_SMALL.finding(
                 f"the largest element of the gradient of {leaf.name} is {largest:.2e}, under "
                 f"{SMALL:.0e}",
-                cause="the function is saturated at these inputs, or backward divides once too often",
-                fix="examine it where it is not flat; check the formula against the next steps",
+                cause="the function is saturated at these inputs, or backward has one division too many",
+                fix="examine it at inputs with a larger slope; the next steps compare the formula with finite "
+                "differences",
                 where=exam.location,
             )
 
 
 def _is_rounding(exam: Examination, number: int, largest: float) -> bool:
-    """Return whether a small gradient is the rounding of a zero: in double it nearly vanishes."""
+    """Return whether a small gradient is the rounding error of a zero: in double it nearly vanishes."""
     dtype = exam.subject.leaves[number].value.dtype
     wide = exam.double_run.gradients[number] if exam.double_run.failure is None else None
     others = [float(g.abs().max()) for g in exam.first_run.gradients if g is not None and g.numel()]

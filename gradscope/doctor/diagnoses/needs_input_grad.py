@@ -1,4 +1,4 @@
-"""ignores-needs-input-grad: gradients are computed that nobody asked for."""
+"""Work of backward for gradients that are not needed."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -14,15 +14,15 @@ __all__ = ["IGNORES_NEEDS_INPUT_GRAD", "find_wasted_work"]
 IGNORES_NEEDS_INPUT_GRAD: Final = Code(
     "ignores-needs-input-grad",
     "hint",
-    fault="gradients that nobody asked for",
-    found_by="operations of backward that only they needed; a warning over a tenth of the work",
+    fault="gradients that are not needed",
+    found_by="operations of backward that only they need; a warning if they are over a tenth of the work",
 )
 
 _LARGE_SHARE: Final = 0.1
 
 
 def find_wasted_work(exam: Examination) -> Iterator[Finding]:
-    """Switch off one input at a time and look for work of backward that only its gradient needed."""
+    """Turn off one input's gradient at a time, and find operations of backward that only it needs."""
     if exam.skip_reason:
         return
     wasted: dict[str, float] = {}
@@ -34,7 +34,7 @@ def find_wasted_work(exam: Examination) -> Iterator[Finding]:
             one_off = [n and j != i for j, n in enumerate(needed)]
             calls += run_subject(exam.subject, needed=one_off, is_instrumented=True).calls
     for call in calls:
-        for position in _unasked(call):
+        for position in _not_needed(call):
             share, operations = call.operations.only_for(position)
             name = f"argument {position} of {call.function.__name__}"
             if share > wasted.get(name, 0.0):
@@ -43,10 +43,10 @@ def find_wasted_work(exam: Examination) -> Iterator[Finding]:
         return
     worst = max(wasted.values())
     yield IGNORES_NEEDS_INPUT_GRAD.finding(
-        f"backward computes gradients that nobody asked for: up to {worst:.0%} of its work",
-        cause="ctx.needs_input_grad was not looked at, so a frozen input costs as much as a trained "
-        "one",
-        fix="if ctx.needs_input_grad[i]: compute the gradient of argument i, else return None for it",
+        f"backward computes gradients that are not needed: up to {worst:.0%} of its work",
+        cause="backward does not check ctx.needs_input_grad, so a frozen input costs as much as a "
+        "trained one",
+        fix="compute the gradient of argument i only if ctx.needs_input_grad[i], otherwise return None",
         where=exam.location,
         severity="warning" if worst > _LARGE_SHARE else "hint",
         evidence=[
@@ -56,7 +56,7 @@ def find_wasted_work(exam: Examination) -> Iterator[Finding]:
     )
 
 
-def _unasked(call: FunctionCall) -> list[int]:
+def _not_needed(call: FunctionCall) -> list[int]:
     if call.returned is None:
         return []
     return [

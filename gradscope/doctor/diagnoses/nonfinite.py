@@ -1,4 +1,4 @@
-"""forward-nonfinite and gradient-nonfinite: NaN or infinity from finite inputs."""
+"""NaN or infinity in outputs and gradients, from finite inputs."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -36,18 +36,18 @@ GRADIENT_NONFINITE: Final = Code(
 
 
 def find_nonfinite_outputs(exam: Examination) -> Iterator[Finding]:
-    """Find NaN and infinity in what forward returns."""
+    """Find NaN and infinity in outputs. The numerical steps are then skipped."""
     if not exam.are_inputs_finite:
         exam.skip_reason = "an input is not finite"
-        exam.notes.append("an input holds NaN or infinity: no statement is made about numbers")
+        exam.notes.append("an input holds NaN or infinity: the numerical steps were skipped")
         return
     for number, output in enumerate(exam.first_run.outputs):
         if not output.isfinite().all():
             exam.skip_reason = "forward is not finite"
             yield FORWARD_NONFINITE.finding(
                 f"output {number} holds {_counted(output)}, from finite inputs",
-                cause="an overflow, a division by zero, or a logarithm or root outside of its domain",
-                fix="rewrite the formula in a stable form (subtract the maximum before exp, use log1p, "
+                cause="an overflow, a division by zero, or a logarithm or root outside its domain",
+                fix="use a numerically stable formula (subtract the maximum before exp, use log1p or "
                 "expm1, clamp a denominator)",
                 where=exam.location,
                 evidence=(f"first at index {_first(output)}",),
@@ -55,14 +55,14 @@ def find_nonfinite_outputs(exam: Examination) -> Iterator[Finding]:
 
 
 def find_nonfinite_gradients(exam: Examination) -> Iterator[Finding]:
-    """Find NaN and infinity in gradients."""
+    """Find NaN and infinity in gradients. The numerical steps are then skipped."""
     for leaf, gradient in zip(exam.subject.leaves, exam.first_run.gradients, strict=False):
         if exam.are_inputs_finite and gradient is not None and not gradient.isfinite().all():
             exam.skip_reason = "a gradient is not finite"
             yield GRADIENT_NONFINITE.finding(
                 f"the gradient of {leaf.name} holds {_counted(gradient)}, from finite inputs",
-                cause="backward divides by something that can be zero, or multiplies 0 by infinity",
-                fix="treat the singular points by themselves: torch.where on the argument before the "
+                cause="backward divides by a number that can be zero, or multiplies 0 by infinity",
+                fix="handle the singular points separately: torch.where on the argument before the "
                 "division, not on its result",
                 where=exam.location,
                 evidence=(f"first at index {_first(gradient)} of {leaf.name}",),

@@ -1,8 +1,4 @@
-"""The raw return of backward, before autograd casts, sums and moves it without a word.
-
-Codes: gradient-shape-mismatch, broadcast-not-reduced, gradient-dtype-mismatch,
-gradient-device-mismatch, and the missing-transpose that shows in the shape.
-"""
+"""Shape, dtype and device of the gradients that backward returns, before autograd silently converts them."""
 
 from collections.abc import Iterator
 from itertools import combinations
@@ -36,7 +32,7 @@ GRADIENT_SHAPE_MISMATCH: Final = Code(
 GRADIENT_DEVICE_MISMATCH: Final = Code(
     "gradient-device-mismatch",
     "warning",
-    fault="a gradient on another device, a hard-coded one",
+    fault="a gradient on another device, or a hard-coded device",
     found_by="the raw return; reading the source",
     explains=(
         "backward-raises",
@@ -47,7 +43,7 @@ BROADCAST_NOT_REDUCED: Final = Code(
     "broadcast-not-reduced",
     "error",
     fault="a broadcast that was not summed",
-    found_by="the raw return; a warning where autograd's silent sum is right",
+    found_by="the raw return; a warning, because autograd sums it silently",
     explains=(
         WRONG_VALUE,
         SECOND_ORDER,
@@ -57,7 +53,7 @@ GRADIENT_DTYPE_MISMATCH: Final = Code(
     "gradient-dtype-mismatch",
     "warning",
     fault="a gradient of another dtype",
-    found_by="the raw return, in the inputs' own dtype; an error where the value suffers",
+    found_by="the raw return, in the inputs' own dtype; an error if values are wrong as a consequence",
     explains=(
         WRONG_VALUE,
         SECOND_ORDER,
@@ -66,7 +62,7 @@ GRADIENT_DTYPE_MISMATCH: Final = Code(
 
 
 def find_mismatched_gradients(exam: Examination) -> Iterator[Finding]:
-    """Compare each gradient that backward returned with the argument it belongs to."""
+    """Compare each gradient that backward returned with its argument."""
     for call in exam.first_run.calls:
         for position, (x, gradient) in enumerate(zip(call.inputs, call.returned or (), strict=False)):
             if isinstance(x, Tensor) and isinstance(gradient, Tensor) and call.needs[position]:
@@ -82,8 +78,8 @@ def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Ten
         summed = _dims_to_sum(x.shape, gradient.shape)
         return BROADCAST_NOT_REDUCED.finding(
             f"backward returns {shapes}: the broadcast was not summed",
-            cause="the argument was broadcast in forward; PyTorch sums such a gradient without a "
-            "word, so gradcheck passes, and torch.func or a compiled graph may not",
+            cause="the argument was broadcast in forward; PyTorch sums such a gradient silently, so "
+            "gradcheck passes, but torch.func or a compiled graph may fail",
             fix=f"sum over dims {summed} before returning: grad.sum_to_size(x.shape)",
             where=exam.location,
             severity="warning",
@@ -98,8 +94,8 @@ def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Ten
         )
     return GRADIENT_SHAPE_MISMATCH.finding(
         f"backward returns {shapes}",
-        cause="the gradient of an argument has its shape; no broadcast explains this one",
-        fix="give the gradient the argument's shape: expand a scalar, undo the reductions of forward",
+        cause="the gradient must have the shape of its argument; no broadcast explains this one",
+        fix="return a gradient of the argument's shape: expand a scalar, expand reduced dims",
         where=exam.location,
         evidence=(f"expected {tuple(x.shape)}, got {tuple(gradient.shape)}",),
     )
@@ -109,23 +105,22 @@ def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator
     if gradient.dtype != x.dtype:
         yield GRADIENT_DTYPE_MISMATCH.finding(
             f"backward returns {gradient.dtype} for {name}, which is {x.dtype}",
-            cause="autograd casts it silently: a narrower dtype has lost digits, a wider one costs "
-            "memory",
-            fix="compute and return the gradient in the argument's dtype: grad.to(x.dtype) at the end",
+            cause="autograd casts it silently: a narrower dtype loses digits, a wider one costs memory",
+            fix="return the gradient in the argument's dtype: grad.to(x.dtype)",
             where=_line(exam, "dtype"),
             evidence=(f"digits kept: {_digits(gradient.dtype):.1f} of {_digits(x.dtype):.1f}",),
         )
     if gradient.device != x.device:
         yield GRADIENT_DEVICE_MISMATCH.finding(
             f"backward returns a gradient on {gradient.device} for {name}, which is on {x.device}",
-            cause="autograd moves a single number silently, at each step, and raises for anything else",
+            cause="autograd moves a single number silently in each step, and raises for other tensors",
             fix="create tensors in backward on grad_output.device",
             where=_line(exam, "device"),
         )
 
 
 def _line(exam: Examination, kind: str) -> str:
-    """Return the line of backward where a dtype or device is written down; else the Function's."""
+    """Return the line of backward with a hard-coded dtype or device; otherwise the Function's."""
     lines = (f.where for f in exam.facts if f.kind == kind and not f.is_in_forward)
     return next(lines, exam.location)
 
@@ -150,7 +145,7 @@ def _dims_to_sum(shape: torch.Size, larger: torch.Size) -> tuple[int, ...]:
 def _transposed_dims(
     exam: Examination, position: int, x: Tensor, gradient: Tensor
 ) -> tuple[int, int] | None:
-    """Return the dims whose exchange turns the returned gradient into the numerical one."""
+    """Return the two dims of the returned gradient whose exchange makes it right; None if there are none."""
     leaves = exam.subject.leaves
     number = next((n for n, leaf in enumerate(leaves) if leaf.position == position), None)
     if number is None or leaves[number].value.shape != x.shape or gradient.dim() != x.dim():
@@ -159,15 +154,15 @@ def _transposed_dims(
         torch.float64, 1e-6, rtol=1e-2, atol=1e-4
     )  # the raw gradient is of the given dtype
     for dims in combinations(range(x.dim()), 2):
-        turned = gradient.detach().transpose(*dims)
-        if turned.shape == x.shape:
+        transposed = gradient.detach().transpose(*dims)
+        if transposed.shape == x.shape:
             values = exam.values_of(exam.in_double, exam.first_run)
             at = [leaf.value for leaf in exam.in_double.leaves]
             weights = [
                 w.to(torch.complex128 if w.is_complex() else torch.float64)
                 for w in exam.first_run.weights
             ]
-            wide = turned.to(at[number].dtype)
+            wide = transposed.to(at[number].dtype)
             if compare_elements(values, at, weights, number, wide, precision).is_right:
                 return dims
     return None

@@ -1,9 +1,7 @@
-"""Whether the gradient can be differentiated again.
+"""The second derivative: refused, wrong, or cut off from the graph.
 
-Codes: graph-broken, not-twice-differentiable, wrong-second-gradient.
-
-The map from inputs and grad_output to gradients is compared with finite differences of itself, so a
-gradient that is meant to differ from the derivative (a reversal) is held to what it does.
+The map from inputs and grad_output to gradients is compared with finite differences of itself, not of forward. So a
+gradient that differs from the derivative by intention (a reversal) can have a right second derivative.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,22 +36,22 @@ __all__ = [
 GRAPH_BROKEN: Final = Code(
     "graph-broken",
     "warning",
-    fault="a link cut in backward",
-    found_by="the gradient's own derivative against differences; an error with `second_order`",
+    fault="a cut graph in backward",
+    found_by="the derivative of the gradient against finite differences; an error with `second_order`",
     group=SECOND_ORDER,
 )
 WRONG_SECOND_GRADIENT: Final = Code(
     "wrong-second-gradient",
     "error",
     fault="a nested Function with a wrong backward, an infinite second derivative",
-    found_by="the same, the graph being whole",
+    found_by="the same, if the graph is complete",
     group=SECOND_ORDER,
 )
 NOT_TWICE_DIFFERENTIABLE: Final = Code(
     "not-twice-differentiable",
     "warning",
     fault="a second backward raises",
-    found_by="running; a hint where `once_differentiable` declares it",
+    found_by="running; a hint if `once_differentiable` declares it",
     group=SECOND_ORDER,
 )
 
@@ -69,7 +67,7 @@ _WRONG_FIRST_GRADIENT: Final = (
 
 
 def find_second_order_faults(exam: Examination) -> Iterator[Finding]:
-    """Differentiate the gradient once more, and compare."""
+    """Differentiate the gradient, and compare the result with finite differences of the gradient."""
     if exam.is_approximate or exam.has_found(*_WRONG_FIRST_GRADIENT):
         return
     exam.covered.add("second order")
@@ -80,8 +78,7 @@ def find_second_order_faults(exam: Examination) -> Iterator[Finding]:
     asked = [g for g in outcome.gradients if g is not None]
     ends = [g for g in asked if g.requires_grad]
     try:
-        # Not autograd.grad: asked for the sources alone, it would never meet the node by which
-        # once_differentiable refuses.
+        # Not autograd.grad: for the sources alone, it does not reach the node that once_differentiable uses to refuse.
         if ends:
             torch.autograd.backward(ends, [weights_like(g.detach(), 1) for g in ends])
     except Exception as error:  # noqa: BLE001 - whatever the user's function raises is the finding
@@ -106,11 +103,11 @@ def _compared(
     weights = [weights_like(g.detach(), 1) for g in asked]
     broken: list[str] = []
     wrong: list[str] = []
-    endless: list[str] = []
+    nonfinite: list[str] = []
     for place, claimed in zip(places, second, strict=True):
         gradient = torch.zeros_like(at[place]) if claimed is None else claimed
         if not bool(gradient.isfinite().all()):
-            endless.append(
+            nonfinite.append(
                 f"in {names[place]}: {int((~gradient.isfinite()).sum())} elements are NaN or infinite"
             )
             continue
@@ -122,8 +119,8 @@ def _compared(
             (broken if not bool(gradient.any()) else wrong).append(line)
     if wrong and not _has_nested_functions(exam, asked):
         broken, wrong = broken + wrong, []
-    if endless:
-        yield _endless(exam, endless)
+    if nonfinite:
+        yield _nonfinite(exam, nonfinite)
     if broken:
         yield _broken(exam, broken)
     if wrong:
@@ -131,7 +128,7 @@ def _compared(
 
 
 class _GradientMap:
-    """Inputs and grad_outputs in, gradients out."""
+    """The map from inputs and grad_outputs to gradients."""
 
     def __init__(self, exam: Examination, outcome: ForwardBackwardRun) -> None:
         self._subject = exam.in_double
@@ -146,10 +143,9 @@ class _GradientMap:
 
 
 def _has_nested_functions(exam: Examination, gradients: Sequence[Tensor]) -> bool:
-    """Return whether backward calls a custom Function, whose own backward may then be wrong.
+    """Return whether backward calls a custom Function, whose own backward may be wrong.
 
-    Where it calls none, and its values are right, a wrong derivative can only come from a link that
-    is cut.
+    If it calls none and its values are right, a wrong derivative can only come from a cut graph.
     """
     return bool(set(find_functions(gradients)) - set(exam.subject.functions))
 
@@ -158,19 +154,19 @@ def _raises(exam: Examination, text: str, where: str) -> Finding:
     is_declared = "once_differentiable" in text
     known = recognise(text)
     return NOT_TWICE_DIFFERENTIABLE.finding(
-        "a second derivative is refused, as declared by once_differentiable"
+        "a second derivative is refused, because of once_differentiable"
         if is_declared
         else f"a second derivative raises {text.splitlines()[0]}",
-        cause="backward is declared to be differentiable once"
+        cause="backward is declared to be differentiable only once"
         if is_declared
         else (
             known.cause
             if known
-            else "backward uses what autograd cannot differentiate (numpy, in-place, foreign code)"
+            else "backward uses code that autograd cannot differentiate (NumPy, in-place, foreign code)"
         ),
-        fix="nothing, where no second derivative is needed"
+        fix="nothing, if no second derivative is needed"
         if is_declared
-        else "write backward in differentiable operations, or declare it with @once_differentiable",
+        else "use differentiable operations in backward, or declare it with @once_differentiable",
         where=where or exam.location,
         severity="hint" if is_declared else None,
         evidence=named(text),
@@ -180,32 +176,32 @@ def _raises(exam: Examination, text: str, where: str) -> Finding:
 def _broken(exam: Examination, evidence: Sequence[str]) -> Finding:
     cuts = [f for f in exam.facts if f.is_cutting]
     return GRAPH_BROKEN.finding(
-        "the gradient is right, and its own derivative is silently wrong: the graph is cut in backward",
-        cause="backward uses something that autograd cannot follow: .data, detach, numpy, item, "
-        "no_grad, or a clone or intermediate of forward, which carries no graph",
-        fix="save inputs and outputs themselves and recompute intermediates in backward; else declare "
+        "the gradient is right, but its derivative is silently wrong: backward cuts the graph",
+        cause="backward uses an operation that autograd does not record (.data, detach, numpy, item, "
+        "no_grad), or a clone or intermediate of forward, which has no graph",
+        fix="save the inputs and outputs themselves and recompute intermediates in backward; or declare "
         "backward with @once_differentiable, so that a second derivative raises",
         where=cuts[0].where if cuts else exam.location,
         severity="error" if exam.is_second_order else "warning",
-        evidence=[*evidence, *_loose_ends(exam), *(f"{f.where}: {f.text}" for f in cuts)],
+        evidence=[*evidence, *_untracked_tensors(exam), *(f"{f.where}: {f.text}" for f in cuts)],
     )
 
 
-def _loose_ends(exam: Examination) -> Iterator[str]:
+def _untracked_tensors(exam: Examination) -> Iterator[str]:
     for call in exam.first_run.calls:
         for place in call.untracked_saved:
             yield (
                 f"saved tensor {place} of {call.function.__name__} is neither an argument nor an "
-                "output of forward: it carries no graph"
+                "output of forward: it has no graph"
             )
 
 
-def _endless(exam: Examination, evidence: Sequence[str]) -> Finding:
+def _nonfinite(exam: Examination, evidence: Sequence[str]) -> Finding:
     return WRONG_SECOND_GRADIENT.finding(
         "the second derivative is not finite, although the first one is",
-        cause="backward takes a root, a logarithm or a quotient at a point where its own derivative is "
-        "infinite, and multiplies that with 0",
-        fix="keep the point away from it: torch.where on the argument, not on the result; or declare "
+        cause="backward computes a root, a logarithm or a quotient at a point where its derivative is "
+        "infinite, and multiplies it by 0",
+        fix="avoid the point: torch.where on the argument, not on the result; or declare "
         "backward with @once_differentiable",
         where=exam.location,
         evidence=evidence,
@@ -214,9 +210,9 @@ def _endless(exam: Examination, evidence: Sequence[str]) -> Finding:
 
 def _wrong(exam: Examination, evidence: Sequence[str]) -> Finding:
     return WRONG_SECOND_GRADIENT.finding(
-        "the second derivative is wrong, although the graph is whole",
-        cause="a custom Function that backward calls has a wrong backward itself",
-        fix="examine that Function by itself",
+        "the second derivative is wrong, although the graph is complete",
+        cause="backward calls a custom Function whose own backward is wrong",
+        fix="examine that Function",
         where=exam.location,
         evidence=evidence,
     )

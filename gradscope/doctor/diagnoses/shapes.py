@@ -1,4 +1,4 @@
-"""Other shapes of the batch: fails-on-empty, and a batch of one row that raises or is wrong."""
+"""Other batch sizes: a batch of one row, and an empty one."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -17,16 +17,16 @@ FAILS_ON_EMPTY: Final = Code(
     "fails-on-empty",
     "warning",
     fault="an empty batch raises",
-    found_by="running on no rows, where a batch dim can be made out",
+    found_by="running on no rows, if a batch dim can be found",
     group=LAYOUT,
 )
 
 
 def find_batch_failures(exam: Examination) -> Iterator[Finding]:
-    """Run on one row of the batch, and on none, where there is a batch."""
+    """Run on one row of the batch and on none, if there is a batch dim."""
     one, none = with_first_rows(exam.in_double, 1), with_first_rows(exam.in_double, 0)
     if one is None or none is None:
-        exam.notes.append("no batch dim was found: a batch of 1 and an empty one were not tried")
+        exam.notes.append("no batch dim was found: a batch of 1 and an empty batch were not tried")
         return
     outcome = run_subject(one)
     if outcome.failure is not None:
@@ -39,19 +39,18 @@ def find_batch_failures(exam: Examination) -> Iterator[Finding]:
     if empty.failure is not None and not _fails_in_torch_too(empty.failure):
         yield FAILS_ON_EMPTY.finding(
             f"an empty batch: {str(empty.failure).splitlines()[0]}",
-            cause="a reduction without an identity (max, argmin), or a -1 in a shape, meets no "
-            "elements",
-            fix="give the shape in full, or return early where x.numel() is 0; the last batch of an "
-            "expert or a filter can be empty",
+            cause="a reduction without an identity (max, argmin) or a -1 in a shape fails on no elements",
+            fix="pass the full shape, or return early if x.numel() is 0; a batch can be empty behind a "
+            "filter or a router",
             where=empty.failure.where or exam.location,
             evidence=named(empty.failure.text),
         )
 
 
 def _fails_in_torch_too(failure: Failure) -> bool:
-    """Return whether an operation of PyTorch that forward calls takes no empty batch itself.
+    """Return whether forward calls an operation of PyTorch that takes no empty batch, such as an FFT.
 
-    An FFT does not, for instance. A shape with -1 is the caller's own doing.
+    A shape with -1 is the function's own fault.
     """
     is_from_torch = failure.phase == "forward" and failure.text.startswith("RuntimeError")
     return is_from_torch and "reshape tensor of 0 elements" not in failure.text

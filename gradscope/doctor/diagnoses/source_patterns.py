@@ -1,7 +1,4 @@
-"""What the source alone shows, where running did not get there or cannot: a device, a dtype, a count.
-
-Codes: wrong-gradient-count, gradient-device-mismatch. What running has shown is not said twice.
-"""
+"""Faults that the source shows and running does not: a hard-coded device or dtype, a number of gradients."""
 
 import inspect
 from collections.abc import Iterable, Iterator
@@ -20,9 +17,9 @@ _BACKWARD = ("backward", "vjp")
 
 
 def find_wrong_counts_in_source(exam: Examination) -> Iterator[Finding]:
-    """Find a return of backward with another number of values than forward has arguments.
+    """Find a return of backward with a number of values that differs from forward's number of arguments.
 
-    Only where backward was not reached: else its return was counted, or what it raised is the cause.
+    Only if backward was not reached: otherwise its return was counted.
     """
     failure = exam.first_run.failure
     if exam.first_run.is_connected and (failure is None or failure.phase == "backward"):
@@ -34,12 +31,12 @@ def find_wrong_counts_in_source(exam: Examination) -> Iterator[Finding]:
             if not is_return or not expected or int(fact.target) in expected:
                 continue
             if int(fact.target) > expected[-1] and fact.text.endswith("None"):
-                continue  # more than there are arguments is allowed where the rest is None
+                continue  # additional values are allowed if they are None
             yield WRONG_GRADIENT_COUNT.finding(
                 f"backward of {function.__name__} returns {fact.target} values, forward has "
                 f"{expected[-1]} arguments",
-                cause="backward must return one value for each argument of forward, ctx not counted",
-                fix=f"return {expected[-1]} values, None for arguments that are no tensors",
+                cause="backward must return one value for each argument of forward except ctx",
+                fix=f"return {expected[-1]} values, None for arguments that are not tensors",
                 where=fact.where,
                 evidence=(fact.text,),
                 seen_by="reading",
@@ -47,12 +44,12 @@ def find_wrong_counts_in_source(exam: Examination) -> Iterator[Finding]:
 
 
 def find_hard_coded_devices(exam: Examination) -> Iterator[Finding]:
-    """Find a device that is written down instead of taken from a tensor."""
+    """Find a device that is a constant instead of a tensor's device."""
     for fact in _once(exam, "device"):
         yield GRADIENT_DEVICE_MISMATCH.finding(
             f"a device is hard-coded in {fact.method}",
-            cause="with inputs on another device a tensor of it meets tensors of theirs, and raises",
-            fix="take the device from a tensor: torch.zeros_like(x), x.new_zeros(...), device=x.device",
+            cause="with inputs on another device, an operation gets tensors on both devices and raises",
+            fix="use the device of a tensor: torch.zeros_like(x), x.new_zeros(...), device=x.device",
             where=fact.where,
             evidence=(fact.text,),
             seen_by="reading",
@@ -60,7 +57,7 @@ def find_hard_coded_devices(exam: Examination) -> Iterator[Finding]:
 
 
 def note_hard_coded_dtypes(exam: Examination) -> Iterable[Finding]:
-    """Add a note on where a dtype is written down: its effect, where it has one, is found by running."""
+    """Add a note on hard-coded dtypes. It is no finding: if a dtype has an effect, running shows it."""
     lines = [f"{fact.where} ({fact.text})" for fact in _once(exam, "dtype")]
     if lines:
         exam.notes.append("a dtype is hard-coded (seen by reading) at " + "; ".join(lines))
@@ -73,7 +70,7 @@ def _once(exam: Examination, kind: str) -> list[SourceFact]:
 
 
 def _argument_counts(function: type[Function]) -> list[int]:
-    """Return how many arguments forward may have, the most last; empty where that is open."""
+    """Return the possible numbers of arguments of forward, ascending; empty if it takes any number."""
     try:
         parameters = list(inspect.signature(function.forward).parameters.values())
     except (TypeError, ValueError):

@@ -1,7 +1,7 @@
-"""Quantisers: whether a gradient is the derivative once rounding is taken for the identity.
+"""Tests whether a gradient is the derivative with rounding replaced by the identity, as in quantisers.
 
-Forward runs as plain PyTorch under autograd, with round, floor, ceil, trunc and sign passing gradients
-straight through. A learnt step size (LSQ) has such a gradient, and no other test would know it.
+Forward runs as plain PyTorch under autograd, while round, floor, ceil, trunc and sign pass gradients straight through.
+The other tests do not recognise the gradient of a learned step size (LSQ).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ _STEPS: Final = frozenset({"round", "floor", "ceil", "trunc", "sign"})
 
 
 def is_straight_through_inside(exam: Examination, comparison: Comparison) -> str:
-    """Return the reason where a leaf's gradient is the derivative but for rounding; else ""."""
+    """Return the reason if a leaf's gradient is the derivative except for rounding; else ""."""
     expected = _gradients(exam)
     gradient = expected[comparison.leaf] if expected else None
     if gradient is None:
         return ""
     there = gradient.reshape(-1)[comparison.indices].cpu()
     is_same = torch.allclose(comparison.analytic, there, rtol=1e-3, atol=1e-5)
-    return "it is the derivative with rounding taken for the identity" if is_same else ""
+    return "it is the derivative with rounding replaced by the identity" if is_same else ""
 
 
 def _gradients(exam: Examination) -> Sequence[Tensor | None]:
@@ -38,7 +38,7 @@ def _gradients(exam: Examination) -> Sequence[Tensor | None]:
     arguments = list(subject.arguments)
     for leaf, value in zip(subject.leaves, leaves, strict=True):
         arguments[leaf.position] = value
-    mode = _Straight()
+    mode = _StraightThrough()
     try:
         with mode:
             result = _forward(exam, arguments)
@@ -48,7 +48,7 @@ def _gradients(exam: Examination) -> Sequence[Tensor | None]:
         if not mode.has_passed or len(ends) != len(exam.double_run.weights):
             return ()
         found = iter(torch.autograd.grad(ends, asked, exam.double_run.weights, allow_unused=True))
-    except Exception:  # noqa: BLE001 - a forward that autograd cannot follow is no such quantiser
+    except Exception:  # noqa: BLE001 - a forward that autograd cannot record is no such quantiser
         return ()
     return [next(found) if leaf.requires_grad else None for leaf in leaves]
 
@@ -61,7 +61,7 @@ def _forward(exam: Examination, arguments: Sequence[object]) -> object:
 
 
 class _AnyContext:
-    """A ctx that takes what it is given, and does nothing."""
+    """A ctx whose methods do nothing."""
 
     needs_input_grad = (True,) * 64
 
@@ -69,8 +69,8 @@ class _AnyContext:
         return lambda *_: None
 
 
-class _Straight(TorchFunctionMode):
-    """Lets gradients through the operations that have none."""
+class _StraightThrough(TorchFunctionMode):
+    """Passes gradients through operations whose derivative is 0."""
 
     def __init__(self) -> None:
         super().__init__()

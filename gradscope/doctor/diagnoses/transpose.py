@@ -1,7 +1,7 @@
-"""missing-transpose: a gradient that one transposing more makes right.
+"""Gradients that are right once a matrix is transposed.
 
-Looked for in two ways: by transposing what backward works with, one matrix at a time, at any size; and
-in a small whole Jacobian, where the true one has two dims exchanged (a matrix out of a closure, say).
+There are two tests: run backward with one of its matrices transposed, for any size; and compare a small
+Jacobian with the true one with two dims exchanged, which also covers a matrix from a closure.
 """
 
 from itertools import combinations
@@ -24,7 +24,7 @@ MISSING_TRANSPOSE: Final = Code(
     "missing-transpose",
     "error",
     fault="a matrix product without its transpose",
-    found_by="backward with one matrix transposed, at any size, also where it raises; a small Jacobian with two dims exchanged",
+    found_by="backward with one matrix transposed, at any size, also if it raises; a small Jacobian with two dims exchanged",
     explains=(
         "backward-raises",
         "gradient-shape-mismatch",
@@ -42,7 +42,7 @@ _FIX: Final = (
 
 
 def explain_by_transpose(exam: Examination, number: int) -> str:
-    """Return what is to be transposed to make the gradient of a leaf right; "" where nothing is."""
+    """Return a sentence on the transposition that makes the gradient of a leaf right; "" if none does."""
     name = exam.subject.leaves[number].name
     sites = transposed_at(exam, number)
     if sites:
@@ -56,7 +56,7 @@ def explain_by_transpose(exam: Examination, number: int) -> str:
 
 
 def find_raising_transpose(exam: Examination) -> Finding | None:
-    """Find the transposing without which backward raises, as it does where shapes are not square."""
+    """Find a transposition with which backward does not raise: shapes that are not square do not fit otherwise."""
     for number, leaf in enumerate(exam.subject.leaves):
         sites = transposed_at(exam, number, at_most=2) if leaf.is_needed else ()
         if sites:
@@ -73,7 +73,7 @@ def missing_transpose(message: str, where: str, evidence: tuple[str, ...] = ()) 
     """Return the finding, with the rule for matrix products."""
     return MISSING_TRANSPOSE.finding(
         message,
-        cause="a matrix product was differentiated without transposing; square matrices hide it",
+        cause="a matrix product was differentiated without a transpose; square matrices hide it",
         fix=_FIX,
         where=where,
         evidence=evidence,
@@ -102,19 +102,19 @@ def _is_small(subject: Subject, number: int, outcome: ForwardBackwardRun) -> boo
 def _exchange(exam: Examination, number: int) -> tuple[str, str] | None:
     at = [leaf.value for leaf in exam.in_double.leaves]
     x, y = at[number], exam.double_run.outputs[0]
-    claimed = jacobian_by_backward(exam.in_double, exam.double_run, number)
-    if claimed is None:
+    by_backward = jacobian_by_backward(exam.in_double, exam.double_run, number)
+    if by_backward is None:
         return None
     true = jacobian(exam.values_of(exam.in_double, exam.double_run), at, number, exam.precision)
-    true, claimed = true.view((*y.shape, *x.shape)), claimed.view((*y.shape, *x.shape))
+    true, by_backward = true.view((*y.shape, *x.shape)), by_backward.view((*y.shape, *x.shape))
     atol = 1e-5 * float(true.abs().max())
-    if torch.allclose(claimed, true, rtol=1e-3, atol=atol):
-        return None  # the first output alone does not show the fault
+    if torch.allclose(by_backward, true, rtol=1e-3, atol=atol):
+        return None  # the fault is not in the first output
     names = [f"dim {d} of the output" for d in range(y.dim())]
     names += [f"dim {d} of {exam.in_double.leaves[number].name}" for d in range(x.dim())]
     for first, second in combinations(range(true.dim()), 2):
         if true.shape[first] == true.shape[second] > 1:
-            turned = true.transpose(first, second)
-            if torch.allclose(claimed, turned, rtol=1e-3, atol=atol):
+            exchanged = true.transpose(first, second)
+            if torch.allclose(by_backward, exchanged, rtol=1e-3, atol=atol):
                 return names[first], names[second]
     return None

@@ -1,7 +1,7 @@
-"""Backward once more with one of its matrices transposed: a gradient that this makes right lacked it.
+"""Re-runs backward with one matrix transposed; if that fixes the gradient, a transpose was missing.
 
-What can be transposed is a grad_output, a saved tensor, a tensor kept on ctx, or a gradient that is
-returned. It costs one backward each, whatever the size, and does not ask for a Jacobian.
+The matrix is a grad_output, a saved tensor, a tensor on ctx, or a returned gradient. Each trial costs one
+backward and needs no Jacobian, so it works at any size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,12 +17,12 @@ from gradscope.doctor.examination import Examination
 from gradscope.doctor.subject.instrument import FunctionCall, backward_name
 from gradscope.doctor.subject.run import run_subject
 
-__all__ = ["Site", "transposed_at"]
+__all__ = ["MatrixSite", "transposed_at"]
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """One matrix that backward meets: its kind, and its index among those (or its attribute)."""
+class MatrixSite:
+    """One matrix that backward uses or returns: its kind, and its index or attribute."""
 
     function: type[Function]
     kind: str
@@ -34,16 +34,16 @@ class Site:
         return self.name
 
 
-def transposed_at(exam: Examination, number: int, *, at_most: int = 1) -> tuple[Site, ...]:
-    """Return the matrices (one, or up to `at_most`) whose transposing makes a leaf's gradient right."""
+def transposed_at(exam: Examination, number: int, *, at_most: int = 1) -> tuple[MatrixSite, ...]:
+    """Return the matrices, up to `at_most`, whose transposition makes a leaf's gradient right; or none."""
     sites = list(dict.fromkeys(s for call in exam.first_run.calls for s in _sites(exam, call)))
     chosen = (c for size in range(1, at_most + 1) for c in combinations(sites, size))
     return next((sites for sites in chosen if _is_right(exam, number, sites)), ())
 
 
-def _is_right(exam: Examination, number: int, sites: Sequence[Site]) -> bool:
+def _is_right(exam: Examination, number: int, sites: Sequence[MatrixSite]) -> bool:
     only = [i == number for i in range(len(exam.in_double.leaves))]
-    with _turning(sites):
+    with _transposing(sites):
         outcome = run_subject(exam.in_double, needed=only)
     if outcome.failure is not None or outcome.gradients[number] is None:
         return False
@@ -51,21 +51,27 @@ def _is_right(exam: Examination, number: int, sites: Sequence[Site]) -> bool:
     return comparison.is_right and bool((comparison.numeric.abs() > comparison.tolerance).any())
 
 
-def _sites(exam: Examination, call: FunctionCall) -> Iterator[Site]:
+def _sites(exam: Examination, call: FunctionCall) -> Iterator[MatrixSite]:
     names = {leaf.position: leaf.name for leaf in exam.subject.leaves}
     function = call.function
     for i, output in enumerate(call.outputs):
         if _is_matrix(output):
-            yield Site(function, "grad_output", i, "grad_output" if i == 0 else f"grad_output {i}")
+            yield MatrixSite(
+                function, "grad_output", i, "grad_output" if i == 0 else f"grad_output {i}"
+            )
     for i, (tensor, position) in enumerate(call.saved):
         if _is_matrix(tensor):
             shown = names.get(position, "") if position is not None else ""
-            yield Site(function, "saved", i, f"the saved {shown}" if shown else f"saved tensor {i}")
+            yield MatrixSite(
+                function, "saved", i, f"the saved {shown}" if shown else f"saved tensor {i}"
+            )
     for held in call.held:
-        yield Site(function, "attribute", held.attribute, f"ctx.{held.attribute}")
+        yield MatrixSite(function, "attribute", held.attribute, f"ctx.{held.attribute}")
     for i, argument in enumerate(call.inputs):
         if _is_matrix(argument):
-            yield Site(function, "returned", i, f"what is returned for {names.get(i, f'argument {i}')}")
+            yield MatrixSite(
+                function, "returned", i, f"the gradient returned for {names.get(i, f'argument {i}')}"
+            )
 
 
 def _is_matrix(value: object) -> bool:
@@ -73,14 +79,14 @@ def _is_matrix(value: object) -> bool:
 
 
 @contextmanager
-def _turning(sites: Sequence[Site]) -> Iterator[None]:
-    """Let backward see these matrices transposed while the block runs."""
+def _transposing(sites: Sequence[MatrixSite]) -> Iterator[None]:
+    """Transpose these matrices for backward while the block runs."""
     functions = list(dict.fromkeys(site.function for site in sites))
     originals = [(f, backward_name(f), vars(f).get(backward_name(f))) for f in functions]
     try:
         for function, name, _ in originals:
             own = [site for site in sites if site.function is function]
-            setattr(function, name, staticmethod(_with_turned(getattr(function, name), own)))
+            setattr(function, name, staticmethod(_with_transposed(getattr(function, name), own)))
         yield
     finally:
         for function, name, original in originals:
@@ -90,23 +96,23 @@ def _turning(sites: Sequence[Site]) -> Iterator[None]:
                 setattr(function, name, original)
 
 
-def _with_turned(backward: Any, sites: Sequence[Site]) -> Any:  # Any: the user's method
+def _with_transposed(backward: Any, sites: Sequence[MatrixSite]) -> Any:  # Any: the user's method
     keys = {kind: {site.key for site in sites if site.kind == kind} for kind in _KINDS}
 
-    def turned(ctx: Any, *gradients: Any) -> Any:  # Any: as above
-        given = _turn_some(gradients, keys["grad_output"])
+    def transposed(ctx: Any, *gradients: Any) -> Any:  # Any: the user's method
+        given = _transpose_some(gradients, keys["grad_output"])
         result = backward(_Context(ctx, keys["saved"], keys["attribute"]), *given)
         returned = result if isinstance(result, tuple) else (result,)
-        return tuple(_turn_some(returned, keys["returned"]))
+        return tuple(_transpose_some(returned, keys["returned"]))
 
-    return turned
+    return transposed
 
 
 _KINDS = ("grad_output", "saved", "attribute", "returned")
 
 
 class _Context:
-    """A ctx, some of whose tensors are transposed."""
+    """A ctx that returns some of its tensors transposed."""
 
     def __init__(self, ctx: Any, saved: set[int | str], attributes: set[int | str]) -> None:
         self.__dict__.update(_ctx=ctx, _saved=saved, _attributes=attributes)
@@ -114,16 +120,18 @@ class _Context:
     def __getattr__(self, name: str) -> Any:  # Any: whatever ctx has
         value = getattr(self._ctx, name)
         if name == "saved_tensors":
-            return tuple(_turn_some(value, self._saved))
-        return _turn(value) if name in self._attributes else value
+            return tuple(_transpose_some(value, self._saved))
+        return _transpose(value) if name in self._attributes else value
 
     def __setattr__(self, name: str, value: object) -> None:
         setattr(self._ctx, name, value)
 
 
-def _turn_some(values: Sequence[Any], chosen: set[int | str]) -> list[Any]:  # Any: the user's values
-    return [_turn(v) if i in chosen else v for i, v in enumerate(values)]
+def _transpose_some(
+    values: Sequence[Any], chosen: set[int | str]
+) -> list[Any]:  # Any: the user's values
+    return [_transpose(v) if i in chosen else v for i, v in enumerate(values)]
 
 
-def _turn(value: Any) -> Any:  # Any: as above
+def _transpose(value: Any) -> Any:  # Any: the user's method
     return value.mT if _is_matrix(value) else value

@@ -1,8 +1,4 @@
-"""The gradient is not the derivative, and how far a simple cause explains it.
-
-Codes: missing-gradient, wrong-gradient-sign, wrong-gradient-scale, missing-transpose; where none of
-these explains it, wrong-gradient with the place where it is wrong.
-"""
+"""Gradients that differ from the derivative: by a missing gradient, a sign, a factor, a transpose, or otherwise."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -32,7 +28,7 @@ MISSING_GRADIENT: Final = Code(
     "missing-gradient",
     "error",
     fault="None where a gradient is due",
-    found_by="differences; inputs that the caller switched off stay off",
+    found_by="finite differences; inputs without `requires_grad` are respected if another one has it",
     explains=(
         SECOND_ORDER,
         LAYOUT,
@@ -42,7 +38,7 @@ WRONG_GRADIENT_SIGN: Final = Code(
     "wrong-gradient-sign",
     "error",
     fault="a flipped sign",
-    found_by="one factor, -1, explains the differences",
+    found_by="one factor, -1, explains the finite differences",
     explains=(SECOND_ORDER,),
     group=WRONG_VALUE,
 )
@@ -58,14 +54,14 @@ WRONG_GRADIENT: Final = Code(
     "wrong-gradient",
     "error",
     fault="a wrong formula, a missing term",
-    found_by="differences; says where in the tensor or the domain; gradcheck in forward mode for a wrong `jvp`",
+    found_by="finite differences; names the place in the tensor or the domain. gradcheck in forward mode for a wrong `jvp`",
     explains=(SECOND_ORDER,),
     group=WRONG_VALUE,
 )
 
 
 def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
-    """Find each leaf whose gradient disagrees with finite differences, and say how."""
+    """Find leaves whose gradient disagrees with finite differences, and the simplest explanation."""
     if exam.is_approximate:
         return
     for comparison in exam.comparisons:
@@ -81,7 +77,7 @@ def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
 def plain_wrong_gradient(
     subject: Subject, comparison: Comparison, fallback: str, *, on: str = ""
 ) -> Finding:
-    """Return wrong-gradient with its place in the tensor and in the domain."""
+    """Return WRONG_GRADIENT with its place in the tensor and in the domain. `on` names a variation of the inputs."""
     leaf = subject.leaves[comparison.leaf]
     worst = int((comparison.error / comparison.tolerance).argmax())
     index = _unravel(int(comparison.indices[worst]), leaf.value.shape)
@@ -91,10 +87,9 @@ def plain_wrong_gradient(
     return WRONG_GRADIENT.finding(
         (f"{on}: " if on else "")
         + f"the gradient of {leaf.name} is wrong in {wrong} of {count} elements compared",
-        cause="backward does not compute the derivative of what forward computes: a wrong formula, "
-        "or a term that is missing",
-        fix="derive it again, one factor of the chain rule at a time; start with the element named "
-        "here",
+        cause="backward is not the derivative of forward: a wrong formula, or a missing term",
+        fix="derive the formula again, one factor of the chain rule at a time; start with the element "
+        "named here",
         where=fallback,
         evidence=[
             f"at {leaf.name}{index} = {x:.6g}: {_both(comparison, worst)}",
@@ -107,9 +102,9 @@ def _missing(exam: Examination, comparison: Comparison) -> Finding:
     name = exam.subject.leaves[comparison.leaf].name
     return MISSING_GRADIENT.finding(
         f"backward returns None for {name}, on which the output depends",
-        cause="a None was left where a gradient is due, or forward cuts the input off the graph",
-        fix=f"compute and return the gradient of {name}; where it is meant to have none, do not ask "
-        "for one (requires_grad False)",
+        cause="backward returns None instead of the gradient, or forward detaches the input",
+        fix=f"compute and return the gradient of {name}; if it should have none, pass it without "
+        "requires_grad",
         where=exam.location,
         evidence=(f"central differences give up to {float(comparison.numeric.abs().max()):.3g}",),
     )
@@ -121,17 +116,17 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
     if factor is not None and abs(factor + 1) < 1e-4:
         return WRONG_GRADIENT_SIGN.finding(
             f"the gradient of {name} is the derivative with its sign flipped",
-            cause="a minus is missing, or one too many (a difference differentiated by its second "
-            "term)",
-            fix="negate what backward returns for it",
+            cause="a minus sign is missing, or there is one too many (as in the derivative of a difference "
+            "by its second term)",
+            fix="negate the gradient that backward returns for it",
             where=exam.location,
             evidence=_worst(comparison),
         )
     if factor is not None:
         return WRONG_GRADIENT_SCALE.finding(
             f"the gradient of {name} is {factor:.6g} times the derivative, everywhere",
-            cause="a constant factor was forgotten: the exponent of a power, the count of a mean",
-            fix=f"divide what backward returns for it by {factor:.6g}",
+            cause="a constant factor is missing: the exponent of a power, the count of a mean",
+            fix=f"divide the gradient that backward returns for it by {factor:.6g}",
             where=exam.location,
             evidence=_worst(comparison),
         )
@@ -142,7 +137,10 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
 
 
 def _one_factor(exam: Examination, comparison: Comparison) -> float | None:
-    """Return the constant by which all gradients are off; a single element is moved to be sure."""
+    """Return the factor between backward and the derivative; None if it is not one constant.
+
+    With few elements, other points are compared as well.
+    """
     pairs = [comparison]
     if int(comparison.is_usable.sum()) < 4:
         pairs += _elsewhere(exam, comparison.leaf)
@@ -160,7 +158,7 @@ def _elsewhere(exam: Examination, number: int) -> list[Comparison]:
     """Return comparisons of a leaf at three other points where the function is finite."""
     points = []
     for stretch in (0.61, 1.37, 1.9):
-        # Each leaf by another factor: a homogeneous function would keep its error's.
+        # Each leaf is scaled differently: a homogeneous function would keep the factor of its error.
         leaves = enumerate(exam.in_double.leaves, 1)
         moved = exam.in_double.with_values([leaf.value * stretch**power for power, leaf in leaves])
         outcome = run_subject(moved)
@@ -176,11 +174,11 @@ def _worst(comparison: Comparison) -> tuple[str]:
 
 def _both(comparison: Comparison, place: int) -> str:
     backward, central = comparison.analytic[place].item(), comparison.numeric[place].item()
-    return f"backward says {backward:.6g}, central differences say {central:.6g}"
+    return f"backward {backward:.6g}, central difference {central:.6g}"
 
 
 def _place(comparison: Comparison, value: Tensor) -> str:
-    """Say where the wrong elements are, where a border in the values or one index tells them apart."""
+    """Return the region of the wrong elements, if a border in the values or one index separates them."""
     wrong, right = comparison.is_wrong, comparison.is_usable & ~comparison.is_wrong
     if not wrong.any() or not right.any() or value.is_complex():
         return ""

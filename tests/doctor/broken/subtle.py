@@ -219,7 +219,7 @@ class WrongTangent(Function):
     """A right backward, and a jvp that forgot a term."""
 
     found_first = "wrong-gradient"
-    evidence = "jvp, the derivative in forward mode"
+    evidence = "jvp fails gradcheck in forward mode"
 
     @staticmethod
     def example_inputs():
