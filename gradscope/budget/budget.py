@@ -80,19 +80,19 @@ FIRST_INTERVAL: Final = 10
 """Steps between observed steps until the cost of one is known."""
 
 LARGEST_INTERVAL: Final = 1000
-"""Observe at least every so many steps, whatever it costs: a run must not go unobserved."""
+"""Observe at least every N steps, whatever it costs: a run must not go unobserved."""
 
 SAMPLER_ROUNDING: Final = 1e-6
 """An interval may exceed what is allowed by this part, so that rounding does not lengthen it by a step."""
 
 COST_WINDOW: Final = 15
-"""Costs are medians of the newest so many steps: deaf to single slow steps, and yet quick to follow."""
+"""Costs are medians of this number of newest steps: deaf to single slow steps, and yet quick to follow."""
 
 COSTS_NEEDED: Final = 2
 """Costs that must be known before an interval is derived from them."""
 
 BARE_STEP_AFTER: Final = 16
-"""If every step may be observed, one is left out after so many, as a comparison."""
+"""If every step may be observed, one is left out after this number, as a comparison."""
 
 PACE_CHECKED_EVERY: Final = 4
 PACE_WINDOW: Final = 8
@@ -108,7 +108,7 @@ FOCUS_BELIEVED_AFTER: Final = 8
 """Focus steps after which their time is compared with others: the difference is small against its noise."""
 
 FOCUS_FALLBACK: Final = 8
-"""A focus that gains nothing is measured so many times less often than all layers, to notice if it does."""
+"""A focus that gains nothing is measured this many times less often than all layers, to notice if it does."""
 
 FOCUS_LEAST_COST: Final = 0.1
 """Until a focus step was measured, it is assumed to cost at least this part of a whole observed step."""
@@ -128,15 +128,15 @@ RESOURCES_COMPARED_WITH: Final = 5
 """Steps before a measured one from which the usual step time is taken."""
 
 RESOURCES_PATIENCE: Final = 20
-"""If every step is observed, a due step waits so many steps for an unobserved one, and no longer."""
+"""If every step is observed, a due step waits this many steps for an unobserved one, and no longer."""
 
 # --- the nonfinite check ---------------------------------------------------------------------------------
 
 CHECK_LARGEST_INTERVAL: Final = 32
-"""A nonfinite gradient is noticed after so many steps at the latest, whatever the check costs."""
+"""A nonfinite gradient is noticed after this number of steps at the latest, whatever the check costs."""
 
 CHECK_WINDOW: Final = 5
-"""The cost of a check is the median of the newest so many."""
+"""The cost of a check is the median of this number of newest checks."""
 
 CHECK_ALWAYS_AGAIN: Final = 0.8
 """All steps are checked again if that takes this part of the share: no back and forth at the border."""

@@ -13,7 +13,7 @@ class StepCosts:
     """Costs of the newest steps of one kind. The first one also allocates rows and warms caches: it is ignored.
 
     `inside_s` is the time inside the hooks, `whole_s` that of whole steps, `extra_s` how much longer these took
-    than the idle steps around them. `believes_after`: that difference is used once so many steps are known.
+    than the idle steps around them. `believes_after`: that difference is used once this number of steps is known.
     """
 
     def __init__(self, *, believes_after: int = 1) -> None:

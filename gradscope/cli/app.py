@@ -53,7 +53,7 @@ control_commands.register(app)
 def main() -> None:
     """Run the command line; ends the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a locale without these signs is no reason to fail
+        sys.stdout.reconfigure(errors="replace")  # a locale without these signs is not a reason to fail
     try:
         app(prog_name="gradscope")
     except KeyboardInterrupt:

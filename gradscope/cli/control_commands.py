@@ -12,7 +12,9 @@ Run: TypeAlias = Annotated[
 ]
 Lease: TypeAlias = Annotated[
     float,
-    typer.Option("--lease", metavar="SECONDS", help="It goes on by itself after so long: 300 at most."),
+    typer.Option(
+        "--lease", metavar="SECONDS", help="The pause ends by itself after this time: 300 at most."
+    ),
 ]
 Timeout: TypeAlias = Annotated[
     float,
@@ -34,7 +36,7 @@ def pause(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0) -> None:
 
 
 def resume(run: Run, timeout: Timeout = 30.0) -> None:
-    """Let a paused training go on."""
+    """Continue a paused training."""
     from gradscope.cli import pause as pause_commands  # noqa: PLC0415 - loads zmq
 
     pause_commands.resume(run, timeout_s=timeout)
@@ -127,7 +129,7 @@ def focus(
         list[str], typer.Argument(metavar="LAYERS", help="Names or patterns, of 16 layers at most.")
     ],
     steps: Annotated[
-        int | None, typer.Option("--steps", metavar="N", min=1, help="End after so many.")
+        int | None, typer.Option("--steps", metavar="N", min=1, help="End after N.")
     ] = None,
     timeout: Timeout = 30.0,
 ) -> None:

@@ -120,9 +120,9 @@ def intervene(
     ] = None,
     **how: Any,  # Any: the options of `_install`
 ) -> None:
-    """Install any intervention, including those that the training script has registered.
+    """Install any intervention, including the ones that the training script has registered.
 
-    Without a name, list those that the run has, with their arguments.
+    Without a name, list the run's interventions with their arguments.
     """
     from gradscope.cli.interventions import read_arguments, show_actions  # noqa: PLC0415 - loads zmq
 

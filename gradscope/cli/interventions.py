@@ -40,7 +40,7 @@ class End:
         if given > 1 or (given == 0 and self.until_step is None):
             raise UsageError(
                 f"give one of --steps N, --for SECONDS, --until-step N, --keep, got {given} of them: "
-                "an intervention from the command line needs an end, since nobody watches it"
+                "an intervention from the command line needs an end, because no viewer watches it"
             )
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ def pause(run: str, lease_s: float, *, timeout_s: float) -> None:
     with connect_to(run) as client:
         ack = client.pause(lease_s=lease_s, timeout_s=timeout_s)
     say(
-        f"paused before step {ack.step}; goes on by itself in {lease_s:g} s",
+        f"paused before step {ack.step}; continues by itself in {lease_s:g} s",
         f"renew it with: gradscope pause {run}    go on with: gradscope resume {run}",
     )
 
@@ -20,14 +20,14 @@ def resume(run: str, *, timeout_s: float) -> None:
     """Let a run go on."""
     with connect_to(run) as client:
         ack = client.resume(timeout_s=timeout_s)
-    say(f"goes on with step {ack.step}")
+    say(f"continues with step {ack.step}")
 
 
 def step(run: str, lease_s: float, *, timeout_s: float) -> None:
     """Let one step run, and pause before the next."""
     with connect_to(run) as client:
         ack = client.step_once(lease_s=lease_s, timeout_s=timeout_s)
-    say(f"step {ack.step} has run; paused before the next, goes on by itself in {lease_s:g} s")
+    say(f"step {ack.step} has run; paused before the next, continues by itself in {lease_s:g} s")
 
 
 def add_breakpoint(run: str, condition: str, lease_s: float, *, timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Running compiled models eagerly for a while: what is laid over layers is not in their graphs."""
+"""Running compiled models eagerly for a while: interventions are not in their graphs."""
 
 import sys
 

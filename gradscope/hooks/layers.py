@@ -23,7 +23,7 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList, nn
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """One module of a model. `parameters` are those that it owns itself, by their name in it."""
+    """One module of a model. `parameters` are its own, by their names in it."""
 
     index: int
     name: str

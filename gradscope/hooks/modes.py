@@ -19,7 +19,7 @@ def hidden_from_modes() -> AbstractContextManager[object]:
 
 
 def is_plain(value: object) -> bool:
-    """Whether it is a tensor of no subclass, with no mode about: nobody sees what is done to it."""
+    """Whether it is a tensor of no subclass, and no mode is active: no other code is notified of operations on it."""
     return (
         type(value) is torch.Tensor
         and not torch._C._len_torch_function_stack()  # noqa: SLF001 - no public names

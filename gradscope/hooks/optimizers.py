@@ -38,8 +38,8 @@ class OptimizerHook:
     """Calls `before(optimizer, closure)` and `after(optimizer)` around each step of our optimizers.
 
     What `before` returns, unless None, takes the closure's place. A step taken inside of another (by an
-    optimizer that wraps one) is a part of that, and no step of its own. Ours are those that hold one of
-    the parameters that `parameters()` gives when an optimizer, or a new group of it, is first met. It
+    optimizer that wraps one) is a part of that, and no step of its own. Ours are the ones that hold one of
+    the parameters that `parameters()` gives when an optimizer, or a new group of it, is first seen. It
     lives from `install` to `remove`, and holds optimizers weakly. `given` is known beforehand.
     """
 
@@ -68,7 +68,7 @@ class OptimizerHook:
         return list(self._met)
 
     def forget(self) -> None:
-        """Look at each optimizer anew: the model has other parameters now."""
+        """Forget what is known of each optimizer: the model has other parameters now."""
         self._known.clear()
         self._newest = None
 

@@ -1,4 +1,4 @@
-"""A forward hook that sees a module's own output, before anything of ours is laid over it."""
+"""A forward hook that sees a module's own output, before gradscope changes it."""
 
 import weakref
 from collections.abc import Callable, Mapping

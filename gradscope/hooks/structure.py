@@ -20,9 +20,9 @@ _MODULES, _PARAMETERS = "_modules", "_parameters"
 class Structure:
     """The modules and parameters of a model as they were at birth, held weakly.
 
-    A module whose class has changed (a lazy one that has met its input) counts as another. What is
+    A module whose class has changed (a lazy one that has seen its input) counts as another. What is
     asked is, of each module that there was, whether it owns the same objects: then the model reaches no
-    others. Parameters are asked for apart: while a forward runs, `torch.func.functional_call` puts
+    others. Parameters are read separately: while a forward runs, `torch.func.functional_call` puts
     others in their place. `ids` is what tells who owns what; there is a quicker one in C.
     """
 
@@ -81,7 +81,7 @@ def owned_ids(references: list[weakref.ref[nn.Module]], name: str) -> bytes:
 
 
 def _walk(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield each module; one that is met again is not entered again."""
+    """Yield each module; one that was yielded before is not entered again."""
     waiting, entered = [model], {id(model)}
     while waiting:
         module = waiting.pop()

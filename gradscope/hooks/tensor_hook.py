@@ -56,8 +56,8 @@ def watch_gradient(tensor: torch.Tensor, hook: GradientHook) -> RemovableHandle 
     A tensor of the graph lets go of its hook when the graph goes, and None is returned. A leaf (a
     module that returns its parameter) would keep it for good: its handle is returned, to be removed.
 
-    For a tensor that has no hook yet this does what `register_hook` does, without making a handle that
-    nobody would use: that is most of its time.
+    For a tensor that has no hook yet this does what `register_hook` does, without making an
+    unused handle, which takes most of its time.
     """
     if type(tensor) is torch.Tensor and tensor._backward_hooks is None:  # noqa: SLF001 - as register_hook
         node = tensor.grad_fn

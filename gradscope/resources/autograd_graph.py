@@ -44,7 +44,7 @@ class SavedByNode:
 
     `frame` is the same number for all nodes that one checkpoint stands for; 0 for none.
 
-    `unseen` says in a word what is held where nobody can look: under hooks of the user's, or behind an
+    `unseen` says in a word what is held but cannot be read: under hooks of the user's, or behind an
     operation in place on a view.
     """
 
@@ -59,7 +59,7 @@ def operations_behind(tensors: Iterable[torch.Tensor]) -> list[Node]:
     """Return the nodes of the operations that led to these tensors, the first one first.
 
     The nodes that only gather the gradients of leaves are left out: they keep nothing, and outlive the
-    graph. Whoever holds a node holds what it keeps: let go of the list at once.
+    graph. A reference to a node keeps its tensors alive: let go of the list at once.
     """
     found: list[tuple[int, Node]] = []
     for node in find_nodes(tensors):
@@ -150,8 +150,8 @@ def storages_of(tensor: torch.Tensor) -> Sequence[Storage]:
     """Return the storages under a tensor. One without memory of its own (meta, fake, vmapped) has none.
 
     A subclass that wraps others, as a DTensor does, has theirs; a sparse tensor has those of its parts.
-    Thousands are asked for in a measured step: what is rare is told apart with as few questions as can
-    be, and nothing of them is a generator.
+    Thousands are read in a measured step: rare cases are recognised with as few checks as possible, and
+    no generator is used.
     """
     is_plain = type(tensor) in _PLAIN
     if not is_plain and hasattr(tensor, "__tensor_flatten__"):

@@ -1,7 +1,7 @@
 """Two clocks: the host's, and a CUDA device's, whose marks are read when they have come.
 
 Work on a device is only launched by the host: there a mark is an event in the stream, and what lies
-between two of them is asked for a step later, without anybody waiting.
+between two of them is read a step later, without anybody waiting.
 """
 
 import time
@@ -41,7 +41,7 @@ class Clock(ABC, Generic[Mark]):
         """Whether a mark can be read without waiting."""
 
     def pause(self) -> None:
-        """Let no time pass for the host's marks until `resume`: our own work is nobody's time."""
+        """Let no time pass for the host's marks until `resume`: gradscope's own work is not measured."""
         self._still_s = time.perf_counter()
 
     def resume(self) -> None:
@@ -115,6 +115,6 @@ def _cuda_event() -> TimingEvent:
 def clock_for(device: torch.device) -> HostClock | DeviceClock:
     """Return the clock that tells when work of a device is done.
 
-    Other accelerators than CUDA have none here: what the host's tells of them is the time of launching.
+    Other accelerators than CUDA have none here: the host's clock measures only the time of launching.
     """
     return DeviceClock() if device.type == "cuda" else HostClock()

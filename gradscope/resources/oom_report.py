@@ -1,6 +1,6 @@
 """Memory that ran out: where that was, what held most of it, and what would help.
 
-It is told from what was measured, in this step where it was a measured one. Nothing is tried out.
+It is made from what was measured, in this step where it was a measured one. Nothing is tried out.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -116,7 +116,7 @@ def oom_report(
     types: Mapping[str, str],
     inputs: Mapping[str, int],
 ) -> str:
-    """Return what is told of it, in lines: where, the ten largest holders, what would help.
+    """Return the report, in lines: where, the ten largest holders, what would help.
 
     table: what is known of the memory; None where no step was measured. types: the class of each layer.
     inputs: the bytes that each layer with others in it was given.

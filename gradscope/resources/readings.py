@@ -137,7 +137,7 @@ def _rows(
 def _parts(
     peak: MemoryPeak | None, owned: OwnedBytes, optimizer_bytes: int, *, is_of_device: bool
 ) -> dict[str, int]:
-    """Return what was held at the moment; of activations only those that lie where it is counted."""
+    """Return what was held at the moment; of activations only the part on the device that is counted."""
     parts = {
         "parameters": sum(owned.parameters.values()),
         "buffers": sum(owned.buffers.values()),

@@ -1,7 +1,7 @@
 """Which steps are measured, so that measuring memory and time costs no more than its share.
 
 A step is measured when it is due, and not a step of which the statistics are taken: those would be
-timed, too. The first is measured all the same, for whoever runs out of memory does so there. How often
+timed, too. The first is measured all the same, because memory usually runs out in it. How often
 statistics are taken does not matter: a person who wants them of every step has not asked for times.
 """
 
@@ -27,7 +27,7 @@ class MeasuringSchedule:
     """Chooses the steps to measure: ask `is_due`, tell `record`.
 
     budget: the fraction of the step time that all of observing may cost; None: no limit.
-    every: measure exactly every so many steps, instead of what the share allows.
+    every: measure exactly every N steps, instead of what the share allows.
     """
 
     def __init__(self, budget: float | None, start_step: int, *, every: int | None = None) -> None:

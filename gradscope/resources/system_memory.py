@@ -51,7 +51,7 @@ class SystemMemory:
         return int(os.pread(self._file, 128, 0).split(None, 2)[_RESIDENT_FIELD]) * _PAGE_BYTES
 
     def numbers(self) -> dict[str, int]:
-        """Return everything that is told, by name; what is not told is left out."""
+        """Return all values that are known, by name."""
         told = {
             "host_resident": self.resident_bytes(),
             "host_peak": _host_peak_bytes(),
@@ -101,7 +101,7 @@ def _host_peak_bytes() -> int | None:
 
 
 def _host_numbers() -> dict[str, int]:
-    """Return the machine's memory and what of it could still be used; empty where nobody says it."""
+    """Return the machine's memory and what of it could still be used; empty where the system does not report it."""
     path = Path("/proc/meminfo")
     if not path.exists():
         return {}

@@ -76,7 +76,7 @@ def test_a_tenfold_change_of_pace_is_followed_within_fifty_steps(before_s, after
     assert overhead <= 1.1 * BUDGET
 
 
-def test_what_steps_at_rest_cost_is_counted_in():
+def test_the_cost_of_idle_steps_is_counted():
     sampler = Sampler(budget=BUDGET)
     run(sampler, range(100), bare_s=1.0, cost_s=0.1, idle_s=0.01)
     _, overhead = run(sampler, range(100, 1100), bare_s=1.0, cost_s=0.1, idle_s=0.01)
@@ -85,7 +85,7 @@ def test_what_steps_at_rest_cost_is_counted_in():
     assert overhead <= BUDGET + 1e-9
 
 
-def test_a_budget_that_steps_at_rest_use_up_is_said_to_be_exceeded():
+def test_a_budget_that_idle_steps_use_up_is_reported_as_exceeded():
     sampler = Sampler(budget=BUDGET)
     run(sampler, range(100), bare_s=1.0, cost_s=0.1, idle_s=0.05)
     assert sampler.cost() > 0.05
@@ -114,7 +114,7 @@ def test_time_inside_the_hooks_counts_when_noise_hides_the_difference():
     assert sampler.every == 7
 
 
-def test_every_means_exactly_every_so_many_steps():
+def test_every_means_exactly_every_nth_step():
     observed, _ = run(Sampler(every=3), range(10), bare_s=1.0, cost_s=9.0)
     assert observed == [0, 3, 6, 9]
 
@@ -150,7 +150,7 @@ def test_the_cost_is_unknown_before_it_was_measured():
 
 
 @pytest.mark.parametrize("arguments", [{"every": 0}, {"every": 1.5}, {"budget": 0}, {"budget": 1.0}])
-def test_a_bad_budget_is_refused_at_the_door(arguments):
+def test_a_bad_budget_is_refused_at_once(arguments):
     with pytest.raises(UsageError, match="must be"):
         Sampler(**arguments)
 

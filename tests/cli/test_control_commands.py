@@ -20,7 +20,7 @@ def test_pause_step_and_resume(live):
     held = int(paused.stdout.split("before step ")[1].split(";")[0])
     again = live.gradscope("step", "tiny", "--lease", "120")
     assert again.stdout.startswith(f"step {held} has run; paused before the next")
-    assert live.gradscope("resume", "tiny").stdout == f"goes on with step {held + 1}\n"
+    assert live.gradscope("resume", "tiny").stdout == f"continues with step {held + 1}\n"
     live.wait_until(lambda: step_of(live) > held + 3)
 
 
@@ -72,7 +72,7 @@ def test_a_focus_prints_a_line_for_each_focus_step(live):
     assert live.gradscope("focus", "tiny", "fc9").returncode == 4
 
 
-def test_undo_without_a_way_back_is_refused(live):
+def test_undo_without_a_snapshot_is_refused(live):
     refused = live.gradscope("undo", "tiny")
     assert (refused.returncode, "there is no snapshot to restore" in refused.stderr) == (4, True)
 

@@ -59,7 +59,7 @@ class Last(Good):
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a file with Functions, and one beside it that it imports."""
+    """Write a file with Functions, and a second file that it imports."""
 
     def write(text, name="functions"):
         (tmp_path / "beside.py").write_text("factor = 2.0\n")
@@ -131,7 +131,7 @@ def test_whether_second_derivatives_are_wanted_is_passed_on(write, capfd):
         assert (code, first["code"], first["severity"]) == (int(is_wanted), "graph-broken", severity)
 
 
-def test_an_approximation_is_graded_where_that_is_asked_for(write, capfd):
+def test_an_approximation_is_graded_if_requested(write, capfd):
     file = write(FUNCTIONS.replace("return 3 * factor", "return 1.005 * 3 * factor"))
     code, out = doctor(f"{file}:Good", capfd, approximate=True)
     assert (code, "approximate-noticeable" in out) == (0, True)
@@ -181,7 +181,7 @@ def test_without_torch_it_says_how_to_get_it(tmp_path, write, gradscope, monkeyp
         )
 
 
-def test_a_long_examination_says_on_a_terminal_that_it_goes_on_and_leaves_no_line(write):
+def test_a_long_examination_says_on_a_terminal_that_it_continues_and_leaves_no_line(write):
     file = write(
         FUNCTIONS.replace("return factor * x**3", "time.sleep(0.02)\n        return factor * x**3")
     )

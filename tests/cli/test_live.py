@@ -170,7 +170,7 @@ def test_a_training_that_stands_still_is_exit_3_and_interrupting_is_130(live):
 
 
 def _has_threads(pid: int) -> bool:
-    """Whether the client's thread has been started beside the main one."""
+    """Whether the client's thread has been started in addition to the main one."""
     return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
 
 

@@ -73,7 +73,7 @@ def test_a_live_run_and_its_recording_are_one_line(places):
     assert listed[0].ranks == tuple(ranks[:2])
 
 
-def test_a_reader_that_goes_away_is_no_error(places):
+def test_a_reader_that_goes_away_is_not_an_error(places):
     _recorded("x" * 60, 1000.0)
     pipe = f"'{sys.executable}' -m gradscope ls --json | head -c 1"
     ran = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, timeout=30, check=True)

@@ -1,4 +1,4 @@
-"""A layer's own parameters are those that PyTorch itself names."""
+"""A layer's own parameters are the ones that PyTorch itself names."""
 
 import pytest
 import torch

@@ -84,7 +84,7 @@ def test_another_model_and_one_that_is_gone_are_not_the_same(ids):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_changes_beside_a_scripted_module_are_seen(ids):
+def test_changes_next_to_a_scripted_module_are_seen(ids):
     net = nn.Sequential(nn.Linear(2, 2), torch.jit.script(nn.Sequential(nn.Linear(2, 2))))
     structure = Structure(net, ids)
     for _ in range(3):

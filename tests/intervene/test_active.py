@@ -73,7 +73,7 @@ def test_a_neutral_value_hands_back_the_very_same_tensor_under_a_loss_scale_too(
             assert same is GRADIENT
 
 
-def test_a_failure_is_told_once_and_the_tensors_stay():
+def test_a_failure_is_reported_once_and_the_tensors_stay():
     told = []
     applied = ActiveIntervention(ACTIONS["noise"], {}, schedule=Schedule(), on_failure=told.append)
     for _ in range(2):

@@ -145,8 +145,8 @@ def test_the_history_tells_who_did_what_from_which_step(ledger):
         ledger.settle(step)
     ledger.remove(other.id, lambda step: None, by="ada")
     ledger.settle(3)
-    deeds = [(deed.step, deed.what, deed.id, deed.by) for deed in ledger.history.entries()]
-    assert deeds == [
+    audited = [(audit.step, audit.what, audit.id, audit.by) for audit in ledger.history.entries()]
+    assert audited == [
         (0, "set", entry.id, "test"),
         (0, "set", other.id, "test"),
         (2, "ended", entry.id, ""),
@@ -162,5 +162,5 @@ def test_one_that_fails_acts_no_more_and_is_taken_off_at_the_next_boundary(ledge
     entry.intervention.fail("again")
     ledger.settle(1)
     assert entry.is_removed
-    whats = [(deed.what, deed.origin) for deed in ledger.history.entries()]
+    whats = [(audit.what, audit.origin) for audit in ledger.history.entries()]
     assert whats == [("set", ""), ("failed", "it broke"), ("removed", "")]

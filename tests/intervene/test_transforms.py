@@ -36,7 +36,7 @@ def test_per_sample_gradients_are_those_of_a_loop_over_samples(install, site):
         per_sample = vmap(grad(loss), in_dims=(None, 0))(parameters, X)
         looped = [grad(loss)(parameters, x) for x in X]
         assert not scope.faults
-        assert all(deed.what == "set" for deed in scope.history)
+        assert all(audit.what == "set" for audit in scope.history)
     for name, got in per_sample.items():
         torch.testing.assert_close(got, torch.stack([each[name] for each in looped]))
 

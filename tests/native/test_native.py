@@ -258,7 +258,7 @@ def test_a_large_tensor_gives_the_same_to_the_last_bit_however_many_threads_read
     assert_equals_numpy(row_of(answers[0][0]) | {"bins": bins_of(answers[0][1])}, weight)
 
 
-def test_pytorch_is_asked_for_its_threads_when_a_tensor_is_large():
+def test_pytorchs_number_of_threads_is_read_when_a_tensor_is_large():
     asked = []
     try:
         bind(0, lambda: asked.append(1) or 2)

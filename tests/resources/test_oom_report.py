@@ -1,4 +1,4 @@
-"""Memory that runs out: what is told of it, and that the exception goes on as it was."""
+"""Memory that runs out: its report, and the exception, which is not changed."""
 
 import gc
 import os
@@ -117,7 +117,7 @@ def test_a_limit_is_kept_in_the_backward_pass_too(told):
     assert told[0][2].startswith("out of memory in the backward of 1: ")
 
 
-def test_an_allocator_that_gives_up_is_told_of_with_its_layer(told):
+def test_an_allocator_that_gives_up_is_reported_with_its_layer(told):
     class Greedy(nn.Module):
         def forward(self, x):
             return x + torch.empty(2**50)[:1]
@@ -131,7 +131,7 @@ def test_an_allocator_that_gives_up_is_told_of_with_its_layer(told):
     assert "activations of 1" in text  # measured at the peak: the first step was not over
 
 
-def test_memory_that_runs_out_in_the_optimizer_is_told_as_such(told):
+def test_memory_that_runs_out_in_the_optimizer_is_reported_as_such(told):
     model = nn.Linear(4, 4)
 
     class Huge(torch.optim.SGD):

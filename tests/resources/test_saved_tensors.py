@@ -86,7 +86,7 @@ def test_what_a_checkpoint_keeps_is_what_an_independent_count_of_its_frame_finds
         return checkpoint(inner, model(batch), use_reentrant=False)
 
     table = measured(model, forward=forward)
-    assert own(table) == {"1": 4 * 8 * 4}  # the input of `inner`, which is no layer of this model
+    assert own(table) == {"1": 4 * 8 * 4}  # the input of `inner`, which is not a layer of this model
 
 
 def test_the_sigmoid_keeps_its_result_and_nothing_without_gradients(measured):

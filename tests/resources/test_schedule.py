@@ -54,7 +54,7 @@ def test_where_statistics_have_no_budget_measuring_keeps_to_its_share_all_the_sa
     assert cadence.cost() <= 0.005
 
 
-def test_exactly_every_so_many_steps_are_measured_where_that_is_asked_for():
+def test_exactly_every_nth_step_is_measured_if_requested():
     assert chosen(MeasuringSchedule(0.02, 2, every=3), range(2, 11), is_observed=lambda _: True) == [
         2,
         5,
@@ -63,7 +63,7 @@ def test_exactly_every_so_many_steps_are_measured_where_that_is_asked_for():
     assert chosen(MeasuringSchedule(None, 0, every=1), range(4)) == [0, 1, 2, 3]
 
 
-def test_a_step_that_is_asked_for_is_measured_whatever_it_costs():
+def test_a_requested_step_is_measured_whatever_it_costs():
     cadence = MeasuringSchedule(0.02, 0)
     chosen(cadence, range(30), cost_s=1.0)
     assert not cadence.is_due(30, is_observed=False)

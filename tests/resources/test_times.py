@@ -141,7 +141,7 @@ def test_exactly_every_third_step_is_measured_and_says_that_it_was_observed():
 
 @dataclass
 class Device:
-    """A device that is behind: it takes what it is told to, and marks come when it is told to."""
+    """A device that is behind: it takes the time that it is given, and marks arrive when the test says so."""
 
     now_ms: float = 0.0
     has_reached_ms: float = 0.0

@@ -17,7 +17,7 @@ _OBSERVED = "{cost:.1%} of the step time as gradscope measures it, every {every}
 
 
 class Seen:
-    """The newest of a run's steps and scalars. `layers` are those that `lines` shows."""
+    """The newest of a run's steps and scalars. `layers` are the layers that `lines` shows."""
 
     def __init__(self, layers: Sequence[str]) -> None:
         self.step = -1

@@ -1,6 +1,6 @@
 """`gradscope demo` without a terminal: it watches, reverses a gradient over the link, and checks.
 
-Two runs of the same seed train beside each other, one watched and one not. Until the reversal all their
+Two runs of the same seed train side by side, one watched and one not. Until the reversal all their
 losses and gradients must be the same bit by bit; in the step with which the reversal was acknowledged,
 the gradient of the layer must be exactly turned around.
 """
@@ -131,7 +131,7 @@ def _report(comparison: Comparison, seen: Seen) -> None:
     before = "equal bit by bit" if comparison.is_same_before else "NOT EQUAL"
     exact = ", exactly its opposite" if comparison.is_exact_opposite else ""
     say(
-        f"The watched training beside the other one; cosines of the weight gradients of {LAYER}:",
+        f"The watched training compared with the other one; cosines of the weight gradients of {LAYER}:",
         f"  steps 0 to {step - 1}: cosine {comparison.cosine_before:+.6f}, "
         f"all losses and gradients {before}",
         f"  step {step}: cosine {comparison.cosine_at:+.6f}{exact}",
