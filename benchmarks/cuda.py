@@ -67,9 +67,9 @@ def bandwidth(device: torch.device) -> list[dict[str, object]]:
             twin = torch.empty_like(tensor)
             copy_s = _device_time(lambda: twin.copy_(tensor))  # noqa: B023 - called before the next round
             for is_full in (False, True):
-                board = RowBuffer(is_full=is_full)
-                row = board.row(0, "out")
-                pass_s = _device_time(lambda: board.add(row, tensor))  # noqa: B023 - as above
+                buffer = RowBuffer(is_full=is_full)
+                row = buffer.row(0, "out")
+                pass_s = _device_time(lambda: buffer.add(row, tensor))  # noqa: B023 - as above
                 share = tensor.nbytes / pass_s / (2 * tensor.nbytes / copy_s)
                 detail = "full" if is_full else "core"
                 name = f"{megabytes} MB {str(kind).removeprefix('torch.')}"
@@ -125,19 +125,19 @@ def steps_without_waiting(device: torch.device) -> None:
 
 def capture(device: torch.device) -> None:
     """Capture the reduction of a tensor, run the graph three times, and look at the numbers."""
-    board = RowBuffer()
-    row = board.row(0, "out")
+    buffer = RowBuffer()
+    row = buffer.row(0, "out")
     x = torch.ones(1 << 20, device=device)
-    board.add(row, x)
-    board.harvest().block()
+    buffer.add(row, x)
+    buffer.harvest().block()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         x.mul_(2)
-        board.add(row, x)
-    board.harvest().block()
+        buffer.add(row, x)
+    buffer.harvest().block()
     for _ in range(3):
         graph.replay()
-    block = board.harvest().block()
+    block = buffer.harvest().block()
     found = [block.values[name].tolist() for name in ("calls", "sum")]
     if found != [[3], [(2 + 4 + 8) * (1 << 20)]]:
         raise RuntimeError(f"three runs of the graph left calls and sum {found}")

@@ -1,6 +1,6 @@
-"""What a frame costs: board -> columns -> bytes. `python -m benchmarks.frames`; README.md says more.
+"""What a frame costs: buffer -> columns -> bytes. `python -m benchmarks.frames`; README.md says more.
 
-A board of N layers is filled as training fills it, untimed; timed is what follows in each
+A buffer of N layers is filled as training fills it, untimed; timed is what follows in each
 observed step. The size on the wire is also measured on frames of real trainings.
 """
 
@@ -89,17 +89,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(layers: int, detail: str) -> Cost:
-    """Fill a board again for each round, and time what makes bytes of it; the median of the rounds."""
-    board = RowBuffer(is_full=detail == "full")
-    targets = [(board.row(layer, kind),) for layer in range(layers) for kind in KINDS]
+    """Fill a buffer again for each round, and time what makes bytes of it; the median of the rounds."""
+    buffer = RowBuffer(is_full=detail == "full")
+    targets = [(buffer.row(layer, kind),) for layer in range(layers) for kind in KINDS]
     tensors = [torch.randn(16 + i) * 10.0 ** -(i % 7) for i in range(_TENSORS)]
     given = [tensors[i % _TENSORS] for i in range(len(targets))]
     names = tuple(f"blocks.{i}" for i in range(layers))
     times_s: list[list[float]] = []
     for seq in range(_ROUNDS):
-        board.add_each(given, targets)
+        buffer.add_each(given, targets)
         began_s = time.perf_counter()
-        harvest = board.harvest()
+        harvest = buffer.harvest()
         harvested_s = time.perf_counter()
         block = harvest.block()
         finished = FinishedStep(names, 0, seq, 0.0, 0.1, 1, 0.0, block)
@@ -110,7 +110,7 @@ def measure(layers: int, detail: str) -> Cost:
         ends_s = [began_s, harvested_s, finished_s, made_s, time.perf_counter()]
         times_s.append([after - before for before, after in pairwise(ends_s)])
         if len(block) != len(targets) or not np.isfinite(block.derive("std")).all():
-            raise RuntimeError("the board was not read whole, the figure is void")
+            raise RuntimeError("the buffer was not read whole, the figure is void")
     medians_us = [1e6 * statistics.median(column) for column in zip(*times_s[1:], strict=True)]
     return Cost(
         layers,

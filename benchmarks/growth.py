@@ -136,8 +136,8 @@ def tensor_points(plan: Plan) -> Iterator[TensorPoint]:
         core, full = RowBuffer(), RowBuffer(is_full=True)
         ways: dict[str, Callable[[], object]] = {
             "copy": lambda into=into, tensor=tensor: into.copy_(tensor),  # type: ignore[misc]  # bound now
-            "core": lambda board=core, tensor=tensor: board.add(board.row(0, "out"), tensor),  # type: ignore[misc]  # as above
-            "full": lambda board=full, tensor=tensor: board.add(board.row(0, "out"), tensor),  # type: ignore[misc]  # as above
+            "core": lambda buffer=core, tensor=tensor: buffer.add(buffer.row(0, "out"), tensor),  # type: ignore[misc]  # as above
+            "full": lambda buffer=full, tensor=tensor: buffer.add(buffer.row(0, "out"), tensor),  # type: ignore[misc]  # as above
         }
         calls = max(1, 2**17 // elements)
         times_us: dict[str, list[float]] = {what: [] for what in ways}

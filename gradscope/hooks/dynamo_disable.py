@@ -23,5 +23,5 @@ def untraced(function: F) -> F:
     skip = frames._FrameAction.SKIP  # noqa: SLF001 - as above
     frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))  # noqa: SLF001 - as above
     function._torchdynamo_disable = True  # type: ignore[attr-defined]  # noqa: SLF001 - as above
-    function._torchdynamo_disable_msg = "it belongs to a debugger"  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+    function._torchdynamo_disable_msg = "gradscope hook: excluded from torch.compile"  # type: ignore[attr-defined]  # noqa: SLF001 - as above
     return function

@@ -39,7 +39,7 @@ PyObject *find_nonfinite(PyObject *Py_UNUSED(self), PyObject *parameters)
 {
     if (!is_bound() || !PyList_Check(parameters)) {
         PyErr_SetString(PyExc_TypeError,
-                        "find_suspects takes a list of parameters, once bind() has been called");
+                        "find_nonfinite takes a list of parameters, once bind() has been called");
         return NULL;
     }
     PyObject *nonfinite = PyList_New(0);

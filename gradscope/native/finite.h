@@ -5,7 +5,7 @@
 
 #include "rows.h"
 
-/* find_suspects(parameters) -> places of those whose gradient is not finite, or cannot be read here. */
+/* find_nonfinite(parameters) -> places of those whose gradient is not finite, or cannot be read here. */
 PyObject *find_nonfinite(PyObject *self, PyObject *parameters);
 
 /* Whether all gradients of an optimizer's parameters are known to be finite: 1, 0, or -1 with an exception. */

@@ -80,8 +80,8 @@ static PyMethodDef methods[] = {
     {"pack_bins", pack_histogram, METH_O, "pack_bins(bins) -> (five arrays of bytes, counts by width)"},
     {"owned_ids", (PyCFunction)(void (*)(void))owned_ids, METH_FASTCALL,
      "owned_ids(references, name) -> classes of modules and what each owns in its dict of that name"},
-    {"find_suspects", find_nonfinite, METH_O,
-     "find_suspects(parameters) -> places of those whose gradient is not finite, or cannot be read here"},
+    {"find_nonfinite", find_nonfinite, METH_O,
+     "find_nonfinite(parameters) -> places of those whose gradient is not finite, or cannot be read here"},
     {NULL, NULL, 0, NULL},
 };
 

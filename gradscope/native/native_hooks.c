@@ -233,7 +233,7 @@ static PyObject *native_hooks_see(PyObject *self, PyObject *const *args, Py_ssiz
 {
     NativeHooks *native = (NativeHooks *)self;
     if (count != 2) {
-        PyErr_SetString(PyExc_TypeError, "see(module, output)");
+        PyErr_SetString(PyExc_TypeError, "record_output(module, output)");
         return NULL;
     }
     const double began_s = now_s();
@@ -343,18 +343,18 @@ static void native_hooks_free(PyObject *self)
 }
 
 static PyMethodDef native_hooks_methods[] = {
-    {"see", (PyCFunction)(void (*)(void))native_hooks_see, METH_FASTCALL,
-     "see(module, output) -> whether it was measured here, and a hook is on its gradient"},
-    {"put", native_hooks_put, METH_VARARGS,
-     "put(module, row of out, row of grad, place): a module to be seen"},
-    {"turn", native_hooks_turn, METH_O,
-     "turn(epoch): hooks placed from now on belong to it, earlier ones are deaf"},
-    {"take", native_hooks_take, METH_NOARGS,
-     "take() -> (seconds spent here, outputs seen) since it was last asked"},
+    {"record_output", (PyCFunction)(void (*)(void))native_hooks_see, METH_FASTCALL,
+     "record_output(module, output) -> whether it was measured here, and a hook is on its gradient"},
+    {"add_module", native_hooks_put, METH_VARARGS,
+     "add_module(module, row of out, row of grad, place): a module to be seen"},
+    {"begin_epoch", native_hooks_turn, METH_O,
+     "begin_epoch(epoch): hooks placed from now on belong to it, earlier ones are deaf"},
+    {"take_counts", native_hooks_take, METH_NOARGS,
+     "take_counts() -> (seconds spent here, outputs seen) since it was last asked"},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot native_hooks_slots[] = {
-    {Py_tp_doc, "Watch(rows, bins, expected, forward, backward, dict_type, on_gradient, give_up)"},
+    {Py_tp_doc, "NativeHooks(rows, bins, expected, forward, backward, dict_type, on_gradient, give_up)"},
     {Py_tp_new, native_hooks_new},
     {Py_tp_dealloc, native_hooks_free},
     {Py_tp_traverse, native_hooks_traverse},

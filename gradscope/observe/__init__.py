@@ -1,7 +1,7 @@
 """Measuring: tensors reduced to rows, which steps to observe, and what that costs."""
 
 from gradscope.native import native_module, pass_name
-from gradscope.observe.activations import ActivationObserver, LayerSlot, See, Token
+from gradscope.observe.activations import ActivationObserver, LayerSlot, RecordOutput, Token
 from gradscope.observe.cuda.launcher import device_pass_name, failed_pass
 from gradscope.observe.native_hooks import NO_ACTIVE_MODES
 from gradscope.observe.nonfinite import make_find_nonfinite, numbers_of_gradient
@@ -25,8 +25,8 @@ __all__ = [
     "ParameterObserver",
     "Readout",
     "Record",
+    "RecordOutput",
     "RowBuffer",
-    "See",
     "Token",
     "Unmeasurable",
     "device_pass_name",

@@ -20,12 +20,12 @@ from gradscope.hooks import (
 )
 from gradscope.observe.row_buffer import RowBuffer
 
-__all__ = ["ActivationObserver", "LayerSlot", "See", "Token"]
+__all__ = ["ActivationObserver", "LayerSlot", "RecordOutput", "Token"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where one tensor of a layer's output belongs on the board, and its gradient."""
+class TensorRows:
+    """Where one tensor of a layer's output belongs on the buffer, and its gradient."""
 
     layer: int
     kind: str
@@ -33,10 +33,10 @@ class Place:
     grad_row: int
 
 
-Token: TypeAlias = tuple[int, Place]
+Token: TypeAlias = tuple[int, TensorRows]
 """What a hook on a tensor remembers: the step it was placed in, and where its gradient belongs."""
 
-See: TypeAlias = Callable[[nn.Module, Any], bool]  # Any: whatever a module returns
+RecordOutput: TypeAlias = Callable[[nn.Module, Any], bool]  # Any: whatever a module returns
 """What may deal with an output alone, and says whether it has."""
 
 
@@ -48,8 +48,8 @@ class LayerSlot:
     def __init__(self, layer: LayerInfo) -> None:
         self.module = weakref.ref(layer.module)
         self.index = layer.index
-        self.places: dict[str, Place] = {}
-        self.arriving: Place | None = None
+        self.places: dict[str, TensorRows] = {}
+        self.arriving: TensorRows | None = None
 
 
 class ActivationObserver:
@@ -67,14 +67,16 @@ class ActivationObserver:
 
     def __init__(
         self,
-        board: RowBuffer,
+        buffer: RowBuffer,
         on_gradient: Callable[[Token, torch.Tensor], None],
         give_up: Callable[[Exception], None],
     ) -> None:
-        self._board = board
+        self._buffer = buffer
         self._on_gradient = on_gradient
-        self._quick = board.make_native_hooks(on_gradient, give_up)
-        self.see: See | None = self._quick.see if self._quick is not None else None
+        self._native_hooks = buffer.make_native_hooks(on_gradient, give_up)
+        self.record_output: RecordOutput | None = (
+            self._native_hooks.record_output if self._native_hooks is not None else None
+        )
         self._epoch = 0
         self._leaf_handles: list[RemovableHandle] = []
 
@@ -91,7 +93,7 @@ class ActivationObserver:
 
     def take(self) -> tuple[float, int]:
         """Return the seconds spent in C and the outputs seen there, since it was last asked."""
-        return self._quick.take() if self._quick is not None else (0.0, 0)
+        return self._native_hooks.take_counts() if self._native_hooks is not None else (0.0, 0)
 
     def on_output(self, slot: LayerSlot, output: object) -> None:
         """Measure what a layer returned, and watch the gradients of its tensors."""
@@ -110,17 +112,17 @@ class ActivationObserver:
         if what is not Seen.GRADIENT and is_recomputing():
             return
         if what is Seen.GRADIENT:
-            self._board.add(self._board.row(layer, f"grad{suffix}"), tensor)
+            self._buffer.add(self._buffer.row(layer, f"grad{suffix}"), tensor)
             return
-        self._board.add(self._board.row(layer, f"out{suffix}"), tensor)
+        self._buffer.add(self._buffer.row(layer, f"out{suffix}"), tensor)
         if what is Seen.OUTPUT_WITH_GRADIENT:
-            self._board.expect(self._board.row(layer, f"grad{suffix}"))
+            self._buffer.expect(self._buffer.row(layer, f"grad{suffix}"))
 
     def watch_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
         """Watch the gradient that arrives at a layer's intervention, before it is changed."""
         if slot.arriving is None:
-            row = self._board.row(slot.index, "grad_arriving")
-            slot.arriving = Place(slot.index, "grad_arriving", row, row)
+            row = self._buffer.row(slot.index, "grad_arriving")
+            slot.arriving = TensorRows(slot.index, "grad_arriving", row, row)
         self._watch(slot.arriving, tensor)
 
     def add_gradient(self, token: Token, gradient: torch.Tensor) -> None:
@@ -134,31 +136,31 @@ class ActivationObserver:
             return
         row = place.grad_row
         if torch.is_grad_enabled():
-            row = self._board.row(place.layer, place.kind.replace("grad", "grad_create_graph", 1))
-        self._board.add(row, gradient)
+            row = self._buffer.row(place.layer, place.kind.replace("grad", "grad_create_graph", 1))
+        self._buffer.add(row, gradient)
 
     def _observe(self, slot: LayerSlot, path: str, tensor: torch.Tensor) -> None:
         place = slot.places.get(path) or self._allot(slot, path)
-        self._board.add(place.out_row, tensor)
+        self._buffer.add(place.out_row, tensor)
         if tensor.requires_grad or is_transforming():
             self._watch(place, tensor)
 
     def _turn(self) -> None:
         self._epoch += 1
-        if self._quick is not None:
-            self._quick.turn(self._epoch)
+        if self._native_hooks is not None:
+            self._native_hooks.begin_epoch(self._epoch)
 
-    def _allot(self, slot: LayerSlot, path: str) -> Place:
+    def _allot(self, slot: LayerSlot, path: str) -> TensorRows:
         suffix = f".{path}" if path else ""
-        out, grad = (self._board.row(slot.index, kind + suffix) for kind in ("out", "grad"))
-        place = slot.places[path] = Place(slot.index, f"grad{suffix}", out, grad)
+        out, grad = (self._buffer.row(slot.index, kind + suffix) for kind in ("out", "grad"))
+        place = slot.places[path] = TensorRows(slot.index, f"grad{suffix}", out, grad)
         module = slot.module()
-        if self._quick is not None and module is not None and not path:
-            self._quick.put(module, out, grad, place)
+        if self._native_hooks is not None and module is not None and not path:
+            self._native_hooks.add_module(module, out, grad, place)
         return place
 
-    def _watch(self, place: Place, tensor: torch.Tensor) -> None:
-        self._board.expect(place.grad_row)
+    def _watch(self, place: TensorRows, tensor: torch.Tensor) -> None:
+        self._buffer.expect(place.grad_row)
         if is_transforming():
             return
         handle = watch_gradient(tensor, GradientHook(self._on_gradient, (self._epoch, place)))

@@ -31,16 +31,16 @@ _IN_BACKWARD = (*NO_ACTIVE_MODES, (torch.is_grad_enabled, False))
 class NativeHooks(Protocol):
     """What `gradscope.native._native.NativeHooks` is."""
 
-    def see(self, module: nn.Module, output: Any) -> bool:  # Any: whatever a module returns
+    def record_output(self, module: nn.Module, output: Any) -> bool:  # Any: whatever a module returns
         """Measure an output and watch its gradient. False: nothing was done."""
 
-    def put(self, module: nn.Module, out_row: int, grad_row: int, place: object) -> None:
+    def add_module(self, module: nn.Module, out_row: int, grad_row: int, place: object) -> None:
         """Let a module be seen; `place` is what a hook in Python is to be told."""
 
-    def turn(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         """Begin an epoch: hooks placed in an earlier one are deaf."""
 
-    def take(self) -> tuple[float, int]:
+    def take_counts(self) -> tuple[float, int]:
         """Return the seconds spent and the outputs seen since it was last asked."""
 
 
@@ -52,7 +52,7 @@ def make_native_hooks(
     on_gradient: Callable[[Any, torch.Tensor], None],  # Any: (epoch, place)
     give_up: Callable[[Exception], None],
 ) -> NativeHooks:
-    """Return a watch that writes into a board's rows.
+    """Return a watch that writes into a buffer's rows.
 
     `on_gradient` gets what cannot be measured in C. `give_up` gets what went wrong there.
     """

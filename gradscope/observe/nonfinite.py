@@ -24,7 +24,7 @@ def make_find_nonfinite() -> FindNonfinite:
     numbers. Whatever looks suspicious, or could not be read so, is looked at element by element.
     """
     native = native_module()
-    return partial(_find, _suspects if native is None else native.find_suspects)
+    return partial(_find, _suspects if native is None else native.find_nonfinite)
 
 
 def _find(

@@ -59,8 +59,8 @@ class ParameterObserver:
     Where a script clips gradients, `param_grad_before_clip` is what they were.
     """
 
-    def __init__(self, board: RowBuffer, layers: Sequence[LayerInfo]) -> None:
-        self._board = board
+    def __init__(self, buffer: RowBuffer, layers: Sequence[LayerInfo]) -> None:
+        self._buffer = buffer
         self._names: dict[int, tuple[tuple[int, str], ...]] = {}
         for layer in layers:
             if layer.is_watched:
@@ -90,7 +90,7 @@ class ParameterObserver:
                 self._unclipped[key] = self._rows("param_grad_before_clip", parameter)
             self._seen_unclipped.add(key)
             given.append((parameter.grad, self._unclipped[key]))
-        self._board.add_each([g for g, _ in given], [rows for _, rows in given])
+        self._buffer.add_each([g for g, _ in given], [rows for _, rows in given])
 
     def see_arriving(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure `param_grad_arriving`: gradients that an intervention is about to change."""
@@ -99,17 +99,17 @@ class ParameterObserver:
             for p in parameters
             if p.grad is not None and id(p) in self._names
         ]
-        self._board.add_each([g for g, _ in given], [rows for _, rows in given])
+        self._buffer.add_each([g for g, _ in given], [rows for _, rows in given])
 
     def before(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure values and gradients, and keep copies of what the optimizer may change."""
         self._give_up_unfinished()
         plan = self._plan(parameters)
         known = plan.known(parameters)
-        bare, is_read = self._board.add_gradients(known, plan.param_grad)
+        bare, is_read = self._buffer.add_gradients(known, plan.param_grad)
         self._measure_and_keep(plan, known, stays=bare)
         is_all = is_read and not bare and len(known) == len(parameters)
-        self.has_only_finite = is_all and self._board.are_finite(plan.param_grad)
+        self.has_only_finite = is_all and self._buffer.are_finite(plan.param_grad)
 
     def before_closure(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure values and keep copies; gradients follow, as a closure computes them."""
@@ -124,21 +124,21 @@ class ParameterObserver:
     def measure_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Measure `param_grad` of those that have one."""
         plan = self._plan(parameters)
-        self._board.add_gradients(plan.known(parameters), plan.param_grad)
+        self._buffer.add_gradients(plan.known(parameters), plan.param_grad)
 
     def after(self) -> None:
         """Measure the change since `before`: Δw, on a CPU each difference in float64."""
         for kept in self._kept:
-            left = self._board.add_changes(kept.parameters, kept.update, kept.memory)
+            left = self._buffer.add_changes(kept.parameters, kept.update, kept.memory)
             copied = [i for i in left if i in kept.copies]
-            self._board.add_each_change(
+            self._buffer.add_each_change(
                 [local_part(kept.parameters[i]).detach() for i in copied],
                 [kept.update[i] for i in copied],
                 [kept.copies[i] for i in copied],
             )
             for i in left:
                 if i not in kept.copies:
-                    self._board.mark_unmeasured(kept.update[i])
+                    self._buffer.mark_unmeasured(kept.update[i])
         self.forget()
 
     def forget(self) -> None:
@@ -157,7 +157,7 @@ class ParameterObserver:
         """Say of an optimizer whose step has raised that its rows are not measured in this step."""
         for kept in self._kept:
             for targets in kept.plan.all_rows():
-                self._board.mark_unmeasured(targets)
+                self._buffer.mark_unmeasured(targets)
         self._kept.clear()
 
     def _plan(self, parameters: Sequence[nn.Parameter]) -> _Plan:
@@ -182,7 +182,7 @@ class ParameterObserver:
         )
 
     def _rows(self, kind: str, parameter: torch.Tensor) -> Targets:
-        row = self._board.row
+        row = self._buffer.row
         return tuple(
             each
             for layer, name in self._names[id(parameter)]
@@ -195,7 +195,7 @@ class ParameterObserver:
         """Measure the values of all; keep copies but of those at the places that `stays` names."""
         param, update = plan.param, plan.update
         if stays:
-            self._board.add_each([known[i] for i in stays], [param[i] for i in stays])
+            self._buffer.add_each([known[i] for i in stays], [param[i] for i in stays])
             moves = [True] * len(known)
             for i in stays:
                 moves[i] = False
@@ -204,6 +204,6 @@ class ParameterObserver:
         memory = self._memory.pop(id(plan), None)
         if memory is None:
             memory = np.empty(plan.room_bytes, np.uint8)
-        left = self._board.add_each(known, param, memory)
+        left = self._buffer.add_each(known, param, memory)
         copies = {i: local_part(known[i]).detach().clone() for i in left if not is_lazy(known[i])}
         self._kept.append(_Kept(plan, known, update, memory, copies))

@@ -23,7 +23,7 @@ _MISSING = int(Flags.NOT_MEASURED)
 
 @dataclass(slots=True)
 class Readout:
-    """What a step left on the board. `block()` is complete once `is_ready()`."""
+    """What a step left on the buffer. `block()` is complete once `is_ready()`."""
 
     _block: Block
     _devices: list[DeviceReadout | TritonReadout] = field(default_factory=list)

@@ -1,9 +1,9 @@
-"""The board: one row for each layer and kind, into which an observed step's tensors are reduced.
+"""The buffer: one row for each layer and kind, into which an observed step's tensors are reduced.
 
 Rows are allotted when first met and keep their number; what was added to them is handed out as a
 `Block` at the end of the step, and they are empty again. CPU tensors are reduced here: by the native
 pass, which writes the rows itself, and where it cannot, by `reduction`. A tensor of another device is
-reduced into a board on that device (`device_board`), and read back once a step.
+reduced into a buffer on that device (`device_buffer`), and read back once a step.
 """
 
 from array import array
@@ -218,13 +218,13 @@ class RowBuffer:
 
     def peek(self) -> Block:
         """Return what the step has left so far, and leave it there; waits for the device."""
-        harvest = Readout(self._as_block(), [board.copy() for board in self._devices.values()])
+        harvest = Readout(self._as_block(), [buffer.copy() for buffer in self._devices.values()])
         return harvest.block()
 
     def harvest(self) -> Readout:
         """Hand out what the step left, and begin anew."""
         block = self._as_block(is_taken=True)
-        harvest = Readout(block, [board.harvest() for board in self._devices.values()])
+        harvest = Readout(block, [buffer.harvest() for buffer in self._devices.values()])
         if self._bins is not None:
             _as_histograms(self._bins)[:] = 0
         return harvest
@@ -251,7 +251,7 @@ class RowBuffer:
                 record = reduce_on_host(tensor.cpu(), is_full=self._is_full)
             elif not has_numbers(tensor):
                 raise Unmeasurable("a tensor that has only a shape")  # noqa: TRY301 - as what is called here
-            elif not self._device_board(device).reduce(tensor, rows):
+            elif not self._device_buffer(device).reduce(tensor, rows):
                 return
             else:
                 record = Record()
@@ -286,10 +286,10 @@ class RowBuffer:
                 found.setdefault(tensor.device, []).append(place)
         queued: set[int] = set()
         for device, there in found.items():
-            board = self._device_board(device)
-            if isinstance(board, TritonRowBuffer):
+            buffer = self._device_buffer(device)
+            if isinstance(buffer, TritonRowBuffer):
                 some = [tensors[i] for i in there], [targets[i] for i in there]
-                done = board.reduce_each(*some, [before[i] for i in there] if before else None)
+                done = buffer.reduce_each(*some, [before[i] for i in there] if before else None)
                 queued.update(there[i] for i in done)
         self._count_calls([targets[place] for place in queued])
         return queued
@@ -300,11 +300,11 @@ class RowBuffer:
                 for row in rows:
                     cells[row * _WIDTH + _CALLS] += 1.0
 
-    def _device_board(self, device: torch.device) -> DeviceRowBuffer | TritonRowBuffer:
-        board = self._devices.get(device)
-        if board is None:
-            board = self._devices[device] = open_row_buffer(device, is_full=self._is_full)
-        return board
+    def _device_buffer(self, device: torch.device) -> DeviceRowBuffer | TritonRowBuffer:
+        buffer = self._devices.get(device)
+        if buffer is None:
+            buffer = self._devices[device] = open_row_buffer(device, is_full=self._is_full)
+        return buffer
 
 
 def room_for(tensors: Iterable[torch.Tensor]) -> int:

@@ -280,9 +280,9 @@ from gradscope.observe import RowBuffer
 torch.set_num_threads(2)
 tensor = torch.ones(1 << 22)
 def total():
-    board = RowBuffer()
-    board.add(board.row(0, "out"), tensor)
-    return board.harvest().block().values["sum"].tolist()
+    buffer = RowBuffer()
+    buffer.add(buffer.row(0, "out"), tensor)
+    return buffer.harvest().block().values["sum"].tolist()
 assert native.native_module() and total() == [4194304.0]
 child = os.fork()
 if not child:
@@ -310,8 +310,8 @@ def threads():
 
 torch.set_num_threads(40)  # more than there are parts
 before = threads()
-board = RowBuffer()
-board.add(board.row(0, "out"), torch.randn(1 << 22))
+buffer = RowBuffer()
+buffer.add(buffer.row(0, "out"), torch.randn(1 << 22))
 assert len(before) >= 40, before
 assert threads() == before
 """
@@ -533,15 +533,15 @@ def test_a_wrong_call_is_an_error_and_no_crash():
         _native.add_each(rows, None, [ones, ones], [(0,)], None)
 
 
-def test_a_board_with_and_without_the_native_pass_gives_the_same_rows(monkeypatch):
+def test_a_buffer_with_and_without_the_native_pass_gives_the_same_rows(monkeypatch):
     tensors = [torch.randn(3, 4), torch.randn(5).expand(2, 5), torch.tensor([math.nan, 1.0, math.inf])]
     tables = []
     for switch in ("1", "0"):
         monkeypatch.setenv("GRADSCOPE_NATIVE", switch)
-        board = RowBuffer(is_full=True)
+        buffer = RowBuffer(is_full=True)
         for tensor in tensors:
-            board.add(board.row(0, "out"), tensor, board.row(1, "out"))
-        tables.append(Table(0, ["a", "b"], board.harvest().block()))
+            buffer.add(buffer.row(0, "out"), tensor, buffer.row(1, "out"))
+        tables.append(Table(0, ["a", "b"], buffer.harvest().block()))
     for name in ("a", "b"):
         with_it, without = (table[name]["out"].to_dict() for table in tables)
         assert with_it == pytest.approx(without, rel=1e-12)
@@ -561,10 +561,10 @@ sys.modules["gradscope.native._native"] = None
 import torch
 from gradscope import native
 from gradscope.observe import RowBuffer
-board = RowBuffer()
-board.add(board.row(0, "out"), torch.ones(3))
+buffer = RowBuffer()
+buffer.add(buffer.row(0, "out"), torch.ones(3))
 print(native.pass_name())
-print(board.harvest().block().values["sum"].tolist())
+print(buffer.harvest().block().values["sum"].tolist())
 """
 
 

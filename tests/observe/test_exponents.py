@@ -1,4 +1,4 @@
-"""The exponent histogram against NumPy's frexp on float64: on the host, on a device, on the board."""
+"""The exponent histogram against NumPy's frexp on float64: on the host, on a device, on the buffer."""
 
 import math
 
@@ -148,18 +148,18 @@ def one_pass(request, monkeypatch):
 
 @pytest.mark.usefixtures("one_pass")
 def test_calls_of_one_row_add_their_bins_and_a_harvest_empties_them():
-    board = RowBuffer(is_full=True)
+    buffer = RowBuffer(is_full=True)
     parts = [torch.randn(4, 3), torch.randn(5) * 1e-9, torch.randn(2, 2, 2) * 1e6]
     for part in parts:
-        board.add(board.row(0, "out"), part, board.row(1, "grad"))
-    harvest = board.harvest()
-    board.add(board.row(0, "out"), torch.ones(2))
+        buffer.add(buffer.row(0, "out"), part, buffer.row(1, "grad"))
+    harvest = buffer.harvest()
+    buffer.add(buffer.row(0, "out"), torch.ones(2))
     whole = expected(torch.cat([part.flatten() for part in parts]))
     for layer, kind in (("a", "out"), ("b", "grad")):
         assert list(bins_on(harvest.block(), layer, kind)) == whole
-    peeked = board.peek()
+    peeked = buffer.peek()
     assert peeked.histogram.sum() == 2
-    block = board.harvest().block()
+    block = buffer.harvest().block()
     assert list(bins_on(block, "a", "out")) == expected([1.0, 1.0])
     assert (len(block), block.histogram.shape) == (1, (1, 128))
 
@@ -173,31 +173,31 @@ def test_calls_of_one_row_add_their_bins_and_a_harvest_empties_them():
     st.sampled_from([0.0, 0.01, 1.0]),
     st.integers(0, 2**31),
 )
-def test_both_passes_of_a_board_count_alike_at_any_size_and_offset(dtype, size, offset, share, seed):
+def test_both_passes_of_a_buffer_count_alike_at_any_size_and_offset(dtype, size, offset, share, seed):
     chance = np.random.default_rng(seed)
     x = chance.normal(size=size + offset) * 2.0 ** chance.integers(-60, 20, size + offset)
     x = np.where(chance.random(size + offset) < share, chance.choice(SPECIAL, size + offset), x)
     tensor = torch.from_numpy(x).to(dtype)[offset:]
-    board = RowBuffer(is_full=True)
-    board.add(board.row(0, "out"), tensor)
-    assert list(bins_on(board.harvest().block(), "a", "out")) == expected(tensor.double())
+    buffer = RowBuffer(is_full=True)
+    buffer.add(buffer.row(0, "out"), tensor)
+    assert list(bins_on(buffer.harvest().block(), "a", "out")) == expected(tensor.double())
 
 
 @pytest.mark.usefixtures("one_pass")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_groups_of_tensors_and_their_changes_have_bins(dtype):
-    board = RowBuffer(is_full=True)
+    buffer = RowBuffer(is_full=True)
     tensors = [torch.randn(n, generator=torch.Generator().manual_seed(n)).to(dtype) for n in (3, 5000)]
     before = [tensor.clone() for tensor in tensors]
-    values, changes = ([(board.row(i, kind),) for i in range(2)] for kind in ("param", "update"))
+    values, changes = ([(buffer.row(i, kind),) for i in range(2)] for kind in ("param", "update"))
     kept = np.empty(sum(23 + tensor.nbytes for tensor in tensors), np.uint8)
-    not_kept = board.add_each(tensors, values, kept)
+    not_kept = buffer.add_each(tensors, values, kept)
     for tensor in tensors:
         tensor.mul_(1.01)
-    left = {*not_kept, *board.add_changes(tensors, changes, kept)}
+    left = {*not_kept, *buffer.add_changes(tensors, changes, kept)}
     for i in left:
-        board.add_change(changes[i], tensors[i], before[i])
-    block = board.harvest().block()
+        buffer.add_change(changes[i], tensors[i], before[i])
+    block = buffer.harvest().block()
     for i, layer in enumerate("ab"):
         assert list(bins_on(block, layer, "param")) == expected(before[i].double())
         change = tensors[i].double() - before[i].double()
@@ -205,35 +205,35 @@ def test_groups_of_tensors_and_their_changes_have_bins(dtype):
 
 
 def test_at_core_detail_a_block_has_no_histogram():
-    board = RowBuffer()
-    board.add(board.row(0, "out"), torch.ones(3))
-    assert board.harvest().block().histogram is None
+    buffer = RowBuffer()
+    buffer.add(buffer.row(0, "out"), torch.ones(3))
+    assert buffer.harvest().block().histogram is None
 
 
 def test_rows_are_allotted_when_others_have_bins_already():
-    board = RowBuffer(is_full=True)
-    board.add(board.row(0, "out"), torch.ones(3))
-    cells, bins = board._cells, board._bins
+    buffer = RowBuffer(is_full=True)
+    buffer.add(buffer.row(0, "out"), torch.ones(3))
+    cells, bins = buffer._cells, buffer._bins
     for i in range(1, 40):
-        board.add(board.row(i, "out"), torch.full((i,), 2.0))
-    block = board.harvest().block()
+        buffer.add(buffer.row(i, "out"), torch.full((i,), 2.0))
+    block = buffer.harvest().block()
     assert block.histogram.sum(axis=1).tolist() == [3, *range(1, 40)]
-    assert (board._cells, board._bins) == (cells, bins)
-    assert board._cells is cells
-    assert board._bins is bins
+    assert (buffer._cells, buffer._bins) == (cells, bins)
+    assert buffer._cells is cells
+    assert buffer._bins is bins
     assert not any(bins)
 
 
-def test_a_device_board_adds_its_bins_to_those_of_the_host_and_grows():
-    """The board of another device, run on this one: the same code without a copy to wait for."""
-    board, device = RowBuffer(is_full=True), DeviceRowBuffer(torch.device("cpu"), is_full=True)
+def test_a_device_buffer_adds_its_bins_to_those_of_the_host_and_grows():
+    """The buffer of another device, run on this one: the same code without a copy to wait for."""
+    buffer, device = RowBuffer(is_full=True), DeviceRowBuffer(torch.device("cpu"), is_full=True)
     seeded = torch.Generator().manual_seed(0)  # now and then randn gives a zero, which is in no bin
     parts = [torch.randn(i + 1, generator=seeded) for i in range(300)]
     for i, part in enumerate(parts):
-        device.add((board.row(i, "out"),), reduce_on_device(part, is_full=True))
-    board.add(board.row(0, "out"), torch.tensor([2.0]))
+        device.add((buffer.row(i, "out"),), reduce_on_device(part, is_full=True))
+    buffer.add(buffer.row(0, "out"), torch.tensor([2.0]))
     first = device.copy()
-    block = board.harvest()._block
+    block = buffer.harvest()._block
     device.harvest().merge_into(block)
     for i, part in enumerate(parts):
         assert block.histogram[i].tolist() == expected(torch.cat([part, torch.tensor([2.0])[i:]]))

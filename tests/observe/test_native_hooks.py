@@ -37,8 +37,8 @@ class Watched:
             lambda token, gradient: self.gradients.append((token, gradient)),
             self.errors.append,
         )
-        self.watch.put(self.module, 0, 1, "place")
-        self.watch.turn(7)
+        self.watch.add_module(self.module, 0, 1, "place")
+        self.watch.begin_epoch(7)
 
     def column(self, name: str) -> list[float]:
         values = torch.frombuffer(self.cells, dtype=torch.float64).view(-1, len(COLUMNS))
@@ -67,7 +67,7 @@ def test_an_output_and_its_gradient_are_measured_and_nothing_is_changed():
     wanted = [p.grad.clone() for p in there.module.parameters()]
     there.module.zero_grad()
     output = there.module(x)
-    assert there.watch.see(there.module, output)
+    assert there.watch.record_output(there.module, output)
     output.square().sum().backward()
     assert all(torch.equal(p.grad, w) for p, w in zip(there.module.parameters(), wanted, strict=True))
     assert torch.equal(output, bare)
@@ -76,10 +76,10 @@ def test_an_output_and_its_gradient_are_measured_and_nothing_is_changed():
     assert there.column("sum")[0] == pytest.approx(float(output.detach().double().sum()))
     assert there.column("sum")[1] == pytest.approx(2 * float(output.detach().double().sum()))
     assert list(there.expected) == [0, 1]
-    spent_s, seen = there.watch.take()
+    spent_s, seen = there.watch.take_counts()
     assert seen == 1
     assert 0 < spent_s < 1
-    assert there.watch.take() == (0.0, 0)
+    assert there.watch.take_counts() == (0.0, 0)
     assert not there.errors
 
 
@@ -115,7 +115,7 @@ def test_an_output_and_its_gradient_are_measured_and_nothing_is_changed():
 def test_what_is_uncommon_about_a_tensor_is_left_alone(make):
     there = Watched()
     before = bytes(there.cells)
-    assert not there.watch.see(there.module, make(there.module(torch.randn(4, 3))))
+    assert not there.watch.record_output(there.module, make(there.module(torch.randn(4, 3))))
     assert there.cells == before
     assert not any(there.expected)
     assert not there.errors
@@ -130,7 +130,7 @@ def test_where_somebody_is_about_it_is_left_alone(context):
     there = Watched()
     with context():
         output = there.module(torch.randn(4, 3))
-        assert not there.watch.see(there.module, output)
+        assert not there.watch.record_output(there.module, output)
     assert not any(there.expected)
 
 
@@ -140,7 +140,7 @@ def test_inside_a_transform_it_is_left_alone():
 
     def loss(x):
         output = there.module(x)
-        seen.append(there.watch.see(there.module, output))
+        seen.append(there.watch.record_output(there.module, output))
         return output.sum()
 
     torch.func.grad(loss)(torch.randn(4, 3))
@@ -151,7 +151,7 @@ def test_inside_a_transform_it_is_left_alone():
 def test_a_module_that_was_not_put_there_is_left_alone_also_at_the_place_of_one_that_is_gone():
     there = Watched()
     other = nn.Linear(3, 2)
-    assert not there.watch.see(other, other(torch.randn(4, 3)))
+    assert not there.watch.record_output(other, other(torch.randn(4, 3)))
     address, there.module = id(there.module), None
     gc.collect()
     kept = []
@@ -159,16 +159,16 @@ def test_a_module_that_was_not_put_there_is_left_alone_also_at_the_place_of_one_
         kept.append(nn.Linear(3, 2))
         if id(kept[-1]) == address:
             break
-    assert not there.watch.see(kept[-1], kept[-1](torch.randn(4, 3)))
+    assert not there.watch.record_output(kept[-1], kept[-1](torch.randn(4, 3)))
 
 
 def test_a_tensor_that_has_a_hook_is_left_alone_and_one_may_be_added_afterwards():
     there = Watched()
     with_hook = there.module(torch.randn(4, 3))
     with_hook.register_hook(lambda gradient: gradient)
-    assert not there.watch.see(there.module, with_hook)
+    assert not there.watch.record_output(there.module, with_hook)
     output = there.module(torch.randn(4, 3))
-    assert there.watch.see(there.module, output)
+    assert there.watch.record_output(there.module, output)
     handle = output.register_hook(lambda gradient: gradient * 3)
     output.register_hook(lambda gradient: gradient * 2)
     handle.remove()
@@ -181,8 +181,8 @@ def test_a_tensor_that_has_a_hook_is_left_alone_and_one_may_be_added_afterwards(
 def test_a_graph_of_an_earlier_epoch_is_not_measured():
     there = Watched()
     output = there.module(torch.randn(4, 3))
-    assert there.watch.see(there.module, output)
-    there.watch.turn(8)
+    assert there.watch.record_output(there.module, output)
+    there.watch.begin_epoch(8)
     output.sum().backward()
     assert there.column("calls") == [1, 0]
     assert not there.gradients
@@ -191,7 +191,7 @@ def test_a_graph_of_an_earlier_epoch_is_not_measured():
 def test_a_gradient_that_is_uncommon_goes_to_the_hook_in_python():
     there = Watched()
     output = there.module(torch.randn(4, 3, requires_grad=True))
-    assert there.watch.see(there.module, output)
+    assert there.watch.record_output(there.module, output)
     torch.autograd.grad(output.square().sum(), there.module.weight, create_graph=True)
     assert [token for token, _ in there.gradients] == [(7, "place")]
     assert there.column("calls") == [1, 0]
@@ -200,12 +200,12 @@ def test_a_gradient_that_is_uncommon_goes_to_the_hook_in_python():
 def test_an_error_is_told_and_does_not_reach_the_training():
     there = Watched(rows=1)
     output = there.module(torch.randn(4, 3))
-    assert there.watch.see(there.module, output)  # the row of the gradient is not there
+    assert there.watch.record_output(there.module, output)  # the row of the gradient is not there
     assert isinstance(there.errors.pop(), IndexError)
     output.sum().backward()
     there = Watched(rows=2)
     output = there.module(torch.randn(4, 3))
-    assert there.watch.see(there.module, output)
+    assert there.watch.record_output(there.module, output)
     del there.cells[WIDTH:]
     output.sum().backward()
     assert "row 1 is outside of the row buffer" in str(there.errors.pop())
@@ -214,7 +214,7 @@ def test_an_error_is_told_and_does_not_reach_the_training():
 def test_nothing_is_kept_alive():
     there = Watched()
     output = there.module(torch.randn(4, 3))
-    assert there.watch.see(there.module, output)
+    assert there.watch.record_output(there.module, output)
     references = [weakref.ref(there.module), weakref.ref(output)]
     del output
     there.module = None
@@ -228,9 +228,9 @@ def test_arguments_that_cannot_be_are_refused():
         native.NativeHooks(b"", None, bytearray(), (), (), dict, print, print)
     there = Watched()
     with pytest.raises(TypeError):
-        there.watch.see(there.module)
+        there.watch.record_output(there.module)
     with pytest.raises(TypeError):
-        there.watch.put(there.module, "0", 1, None)
+        there.watch.add_module(there.module, "0", 1, None)
 
 
 def _rows(monkeypatch, *, native: bool) -> dict[str, dict[str, float]]:
@@ -264,10 +264,10 @@ def test_each_of_many_modules_is_found_at_its_own_rows():
     seen = Watched(rows=1000)
     modules = [nn.Identity() for _ in range(500)]
     for i, module in enumerate(modules):
-        seen.watch.put(module, 2 * i, 2 * i + 1, i)
-    seen.watch.put(modules[7], 14, 15, "again")
+        seen.watch.add_module(module, 2 * i, 2 * i + 1, i)
+    seen.watch.add_module(modules[7], 14, 15, "again")
     for i, module in enumerate(modules):
-        assert seen.watch.see(module, torch.full((2,), float(i)))
-    assert not seen.watch.see(nn.Identity(), torch.ones(2))
+        assert seen.watch.record_output(module, torch.full((2,), float(i)))
+    assert not seen.watch.record_output(nn.Identity(), torch.ones(2))
     assert seen.column("sum")[::2] == [2.0 * i for i in range(500)]
     assert seen.column("calls")[::2] == [1.0] * 500

@@ -27,14 +27,14 @@ class Model(nn.Module):
 
 
 def observed(model, change, *, is_full=False):
-    board = RowBuffer(is_full=is_full)
+    buffer = RowBuffer(is_full=is_full)
     layers = layers_of(model)
-    observer = ParameterObserver(board, layers)
+    observer = ParameterObserver(buffer, layers)
     parameters = list(model.parameters())
     observer.before(parameters)
     change()
     observer.after()
-    return Table(0, [layer.name for layer in layers], board.harvest().block())
+    return Table(0, [layer.name for layer in layers], buffer.harvest().block())
 
 
 def assert_measures(stats, x):
@@ -114,14 +114,14 @@ def test_zeros_of_an_update_are_counted_at_full_detail():
 def test_what_is_forgotten_leaves_no_update():
     model = Model()
     model(torch.randn(4, 5)).sum().backward()
-    board = RowBuffer()
-    observer = ParameterObserver(board, layers_of(model))
+    buffer = RowBuffer()
+    observer = ParameterObserver(buffer, layers_of(model))
     observer.before(list(model.parameters()))
     observer.forget()
     observer.after()
-    assert not any(kind.startswith("update") for kind in present_kinds(board))
+    assert not any(kind.startswith("update") for kind in present_kinds(buffer))
 
 
-def present_kinds(board):
-    block = board.harvest().block()
+def present_kinds(buffer):
+    block = buffer.harvest().block()
     return {block.kinds[i] for i in block.kind}

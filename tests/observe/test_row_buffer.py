@@ -8,16 +8,16 @@ from gradscope.observe.cuda.device_buffer import DeviceRowBuffer
 from gradscope.observe.readout import columns_of
 
 
-def table_of(board):
-    return Table(0, ["a", "b"], board.harvest().block())
+def table_of(buffer):
+    return Table(0, ["a", "b"], buffer.harvest().block())
 
 
 def test_calls_of_one_row_merge_as_if_they_were_one_tensor():
-    board = RowBuffer()
+    buffer = RowBuffer()
     parts = [torch.randn(4, 3), torch.randn(5), torch.randn(2, 2, 2)]
     for part in parts:
-        board.add(board.row(0, "out"), part)
-    stats = table_of(board)["a"]["out"]
+        buffer.add(buffer.row(0, "out"), part)
+    stats = table_of(buffer)["a"]["out"]
     whole = torch.cat([part.flatten() for part in parts]).double().numpy()
     assert (stats.calls, stats.count) == (3, whole.size)
     assert stats.mean == pytest.approx(whole.mean(), rel=1e-12)
@@ -25,50 +25,50 @@ def test_calls_of_one_row_merge_as_if_they_were_one_tensor():
     assert (stats.min, stats.max) == (whole.min(), whole.max())
 
 
-def test_a_harvest_leaves_the_board_empty_and_keeps_its_own_numbers():
-    board = RowBuffer()
-    board.add(board.row(0, "out"), torch.ones(3))
-    first = board.harvest()
-    board.add(board.row(0, "out"), torch.full((2,), 5.0))
-    assert table_of(board)["a"]["out"].sum == 10.0
+def test_a_harvest_leaves_the_buffer_empty_and_keeps_its_own_numbers():
+    buffer = RowBuffer()
+    buffer.add(buffer.row(0, "out"), torch.ones(3))
+    first = buffer.harvest()
+    buffer.add(buffer.row(0, "out"), torch.full((2,), 5.0))
+    assert table_of(buffer)["a"]["out"].sum == 10.0
     assert Table(0, ["a"], first.block())["a"]["out"].sum == 3.0
-    assert len(board.harvest().block()) == 0
+    assert len(buffer.harvest().block()) == 0
 
 
 def test_a_gradient_that_never_came_is_not_measured_rather_than_zero():
-    board = RowBuffer()
-    board.expect(board.row(1, "grad"))
-    stats = table_of(board)["b"]["grad"]
+    buffer = RowBuffer()
+    buffer.expect(buffer.row(1, "grad"))
+    stats = table_of(buffer)["b"]["grad"]
     assert stats.flags == Flags.NOT_MEASURED
     assert not stats.is_measured
     assert stats.to_dict()["norm"] is None
 
 
 def test_a_tensor_without_numbers_marks_its_row():
-    board = RowBuffer()
-    board.add(board.row(0, "out"), torch.empty(3, device="meta"))
-    assert Flags.NOT_MEASURED in table_of(board)["a"]["out"].flags
+    buffer = RowBuffer()
+    buffer.add(buffer.row(0, "out"), torch.empty(3, device="meta"))
+    assert Flags.NOT_MEASURED in table_of(buffer)["a"]["out"].flags
 
 
 def test_zeros_and_subnormals_are_absent_at_core_detail_and_counted_at_full():
     for is_full, expected in ((False, None), (True, 2)):
-        board = RowBuffer(is_full=is_full)
-        board.add(board.row(0, "out"), torch.tensor([0.0, -0.0, 1.0]))
-        assert table_of(board)["a"]["out"].zero == expected
+        buffer = RowBuffer(is_full=is_full)
+        buffer.add(buffer.row(0, "out"), torch.tensor([0.0, -0.0, 1.0]))
+        assert table_of(buffer)["a"]["out"].zero == expected
 
 
 def test_rows_are_reduced_on_a_device_as_on_the_host():
-    """The board of another device, run on this one: the same code without a copy to wait for."""
+    """The buffer of another device, run on this one: the same code without a copy to wait for."""
     parts = [torch.randn(100), torch.tensor([1.0, float("nan"), float("inf")]), torch.randn(3, 4)]
-    board, device = RowBuffer(is_full=True), DeviceRowBuffer(torch.device("cpu"))
-    rows = [board.row(0, "out"), board.row(1, "out")]
+    buffer, device = RowBuffer(is_full=True), DeviceRowBuffer(torch.device("cpu"))
+    rows = [buffer.row(0, "out"), buffer.row(1, "out")]
     for i, part in enumerate(parts):
-        board.add(rows[i % 2], part)
+        buffer.add(rows[i % 2], part)
         device.add((rows[i % 2],), reduce_on_device(part, is_full=True))
-    expected = board.harvest().block()
+    expected = buffer.harvest().block()
     for row in rows:
-        board.expect(row)
-    empty = board.harvest()._block
+        buffer.expect(row)
+    empty = buffer.harvest()._block
     device.harvest().merge_into(empty)
     for name, values in expected.values.items():
         if name != "calls":
@@ -77,13 +77,13 @@ def test_rows_are_reduced_on_a_device_as_on_the_host():
             )
 
 
-def test_a_device_board_grows_and_keeps_what_it_has():
-    board, device = RowBuffer(), DeviceRowBuffer(torch.device("cpu"))
+def test_a_device_buffer_grows_and_keeps_what_it_has():
+    buffer, device = RowBuffer(), DeviceRowBuffer(torch.device("cpu"))
     for i in range(300):
-        row = board.row(i, "out")
-        board.expect(row)
+        row = buffer.row(i, "out")
+        buffer.expect(row)
         device.add((row,), reduce_on_device(torch.full((2,), float(i))))
-    block = board.harvest()._block
+    block = buffer.harvest()._block
     device.harvest().merge_into(block)
     assert block.values["sum"].tolist() == [2.0 * i for i in range(300)]
 
@@ -121,11 +121,11 @@ def test_gradients_are_found_at_their_parameters_and_missing_ones_are_named():
     parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(4)]
     parameters[1].grad = torch.tensor([3.0, 4.0, 0.0])
     parameters[3].grad = torch.tensor([1.0, 2.0, 2.0]).to_sparse()
-    board = RowBuffer()
-    rows = [(board.row(i, "param_grad"),) for i in range(4)]
-    assert board.add_gradients(parameters, rows) == ([0, 2], False)
-    table = Table(0, list("abcd"), board.harvest().block())
+    buffer = RowBuffer()
+    rows = [(buffer.row(i, "param_grad"),) for i in range(4)]
+    assert buffer.add_gradients(parameters, rows) == ([0, 2], False)
+    table = Table(0, list("abcd"), buffer.harvest().block())
     assert table["b"]["param_grad"].norm == 5.0
     assert table["d"]["param_grad"].norm == 3.0
     assert set(table) == {"b", "d"}
-    assert board.add_gradients(parameters[1:2], rows[1:2])[0] in ([], range(0))
+    assert buffer.add_gradients(parameters[1:2], rows[1:2])[0] in ([], range(0))

@@ -19,8 +19,8 @@ from gradscope.observe import (
     LayerSlot,
     ParameterObserver,
     Readout,
+    RecordOutput,
     RowBuffer,
-    See,
     Token,
 )
 
@@ -109,9 +109,9 @@ class Measurement:
         self._replicas = Replicas(layers)
 
     @property
-    def see(self) -> See | None:
+    def see(self) -> RecordOutput | None:
         """What deals with most outputs in C, and says whether it has; None where there is none."""
-        return None if self._loss_scale.has_scaler else self._activations.see
+        return None if self._loss_scale.has_scaler else self._activations.record_output
 
     def take(self) -> tuple[float, int]:
         """Return the seconds spent in C and the outputs seen there, since it was last asked."""

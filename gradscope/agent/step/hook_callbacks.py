@@ -16,7 +16,7 @@ from gradscope.agent.observation.model_tracker import ModelTracker
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.run.settings import Settings
 from gradscope.hooks import CompiledHook, LayerInfo, Seen, hidden_from_modes, is_plain
-from gradscope.observe import LayerSlot, See, Token, failed_pass
+from gradscope.observe import LayerSlot, RecordOutput, Token, failed_pass
 
 __all__ = ["HookCallbacks"]
 
@@ -83,7 +83,7 @@ class HookCallbacks:
         return self.watched.measurement if focus is None else focus
 
     @property
-    def see(self) -> See | None:
+    def see(self) -> RecordOutput | None:
         """What deals with most outputs in C; None where interventions, or nothing, are to be done."""
         is_free = self.is_whole and not self.watched.plan.is_changed
         return self.watched.measurement.see if is_free else None

@@ -1,4 +1,4 @@
-"""The board's part on a device: reductions are queued there, and read back once a step, asynchronously.
+"""The buffer's part on a device: reductions are queued there, and read back once a step, asynchronously.
 
 Nothing here waits for the device: the copy to pinned memory is queued behind the reductions, and an
 event tells when it has come. Reductions follow the stream on which the tensor's own work runs; autograd
@@ -58,7 +58,7 @@ def merge_columns(block: Block, begin: int, columns: torch.Tensor, bins: torch.T
 
 
 class DeviceRowBuffer:
-    """Rows on one device; the row numbers are the board's own."""
+    """Rows on one device; the row numbers are the buffer's own."""
 
     def __init__(self, device: torch.device, *, is_full: bool = False) -> None:
         self._device = device

@@ -7,7 +7,7 @@ from gradscope.columns import COLUMN_NAMES
 __all__ = ["BINS_AT", "ITEM_WORDS", "LINES", "LINE_COLUMNS"]
 
 LINE_COLUMNS: Final = (*(name for name in COLUMN_NAMES if name != "calls"), "calls")
-"""A line is a row of the board: these columns as float64, at full detail int64 bins from BINS_AT on."""
+"""A line is a row of the buffer: these columns as float64, at full detail int64 bins from BINS_AT on."""
 
 BINS_AT: Final = 16
 """Where a line's bins begin, in words of 8 bytes: behind one cache line of columns."""

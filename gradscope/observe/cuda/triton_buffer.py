@@ -1,4 +1,4 @@
-"""A CUDA device's part of the board where the Triton kernels measure: lines, read once a step.
+"""A CUDA device's part of the buffer where the Triton kernels measure: lines, read once a step.
 
 Lines never move: a captured CUDA graph goes on writing into them. Nothing here waits for the device,
 and in steady state nothing is allocated: a step's lines are copied into pinned memory that is taken
@@ -32,7 +32,7 @@ _written_by_graphs: dict[int, torch.Tensor] = {}
 
 
 def open_row_buffer(device: torch.device, *, is_full: bool) -> "TritonRowBuffer | DeviceRowBuffer":
-    """Return a board for a device, with the pass that runs there."""
+    """Return a buffer for a device, with the pass that runs there."""
     found = triton_pass(device)
     if found is None:
         return DeviceRowBuffer(device, is_full=is_full)
@@ -82,7 +82,7 @@ class TritonReadout:
 
 
 class TritonRowBuffer:
-    """Lines on one device; the row numbers are the board's own."""
+    """Lines on one device; the row numbers are the buffer's own."""
 
     def __init__(self, device: torch.device, measuring: TritonPass, *, is_full: bool) -> None:
         self._device = device

@@ -81,7 +81,7 @@ def test_the_numbers_of_a_device_are_those_of_the_host(measuring, kind, is_full)
     for i, tensor in enumerate(tensors(kind)):
         here.add(here.row(i, "out"), tensor, here.row(0, "all"))
         there.add(there.row(i, "out"), tensor.to(CUDA), there.row(0, "all"))
-    assert isinstance(there._device_board(CUDA), TritonRowBuffer) == (measuring == "triton")
+    assert isinstance(there._device_buffer(CUDA), TritonRowBuffer) == (measuring == "triton")
     assert_same(there.harvest().block(), here.harvest().block())
 
 
@@ -92,13 +92,13 @@ def test_many_tensors_and_their_changes_are_those_of_the_host(is_full):
     given = [tensor for kind in KINDS for tensor in tensors(kind) if 0 not in tensor.stride()]
     blocks = []
     for device in (torch.device("cpu"), CUDA):
-        board = RowBuffer(is_full=is_full)
-        rows = [(board.row(i, "param"), board.row(0, "all")) for i in range(len(given))]
-        changes = [(board.row(i, "update"),) for i in range(len(given))]
+        buffer = RowBuffer(is_full=is_full)
+        rows = [(buffer.row(i, "param"), buffer.row(0, "all")) for i in range(len(given))]
+        changes = [(buffer.row(i, "update"),) for i in range(len(given))]
         now, before = [t.to(device) for t in given], [(t * 0.5).to(device) for t in given]
-        board.add_each(now, rows)
-        board.add_each_change(now, changes, before)
-        blocks.append(board.harvest().block())
+        buffer.add_each(now, rows)
+        buffer.add_each_change(now, changes, before)
+        blocks.append(buffer.harvest().block())
     assert_same(blocks[1], blocks[0])
 
 
@@ -148,23 +148,23 @@ def test_observed_and_bare_training_end_bitwise_equal(places, ended_hubs, measur
 def test_a_captured_graph_measures_each_time_it_runs():
     if device_pass_name() != "triton":
         pytest.skip(device_pass_name())
-    board = RowBuffer(is_full=True)
-    row, late = board.row(0, "out"), 5_000
+    buffer = RowBuffer(is_full=True)
+    row, late = buffer.row(0, "out"), 5_000
     x = torch.ones(10_000, device=CUDA)
-    board.add(row, x)  # loads the kernel, which is not allowed while a graph is captured
-    board.harvest().block()
+    buffer.add(row, x)  # loads the kernel, which is not allowed while a graph is captured
+    buffer.harvest().block()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         x.mul_(2)
-        board.add(row, x)
+        buffer.add(row, x)
         for layer in range(1, late):
-            board.row(layer, "out")
-        board.add(board.row(late, "out"), x)
-    block = board.harvest().block()
+            buffer.row(layer, "out")
+        buffer.add(buffer.row(late, "out"), x)
+    block = buffer.harvest().block()
     assert block.layer.tolist() == [late]  # it has no room in a graph, and is not measured
     for _ in range(3):
         graph.replay()
-    stats = board.harvest().block()
+    stats = buffer.harvest().block()
     assert stats.values["calls"].tolist() == [3]
     assert stats.values["count"].tolist() == [30_000]
     assert stats.values["sum"].tolist() == [10_000 * (2 + 4 + 8)]
@@ -174,14 +174,14 @@ def test_a_captured_graph_measures_each_time_it_runs():
 def test_steady_steps_allocate_nothing_on_the_device_or_in_pinned_memory():
     if device_pass_name() != "triton":
         pytest.skip(device_pass_name())
-    board = RowBuffer()
+    buffer = RowBuffer()
     tensors_there = [torch.randn(n, device=CUDA) for n in (100, 70_000, 5)]
-    targets = [(board.row(i, "param"),) for i in range(3)]
+    targets = [(buffer.row(i, "param"),) for i in range(3)]
 
     def step():
-        board.add(board.row(0, "out"), tensors_there[1])
-        board.add_each(tensors_there, targets)
-        board.harvest().block()
+        buffer.add(buffer.row(0, "out"), tensors_there[1])
+        buffer.add_each(tensors_there, targets)
+        buffer.harvest().block()
 
     for _ in range(3):
         step()

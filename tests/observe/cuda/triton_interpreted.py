@@ -45,17 +45,17 @@ def kernels_ran(request, monkeypatch):
     assert (failed_pass() is None) == ("fails" not in request.node.name), failed_pass()
 
 
-def board_of(*, is_full=True, programs=3):
+def buffer_of(*, is_full=True, programs=3):
     return TritonRowBuffer(CPU, TritonPass(CPU, programs), is_full=is_full)
 
 
-def block_of(device_board, rows, *, is_full=True):
-    """Return what a device's board has, as the host's board hands it out."""
-    board = RowBuffer(is_full=is_full)
+def block_of(device_buffer, rows, *, is_full=True):
+    """Return what a device's buffer has, as the host's buffer hands it out."""
+    buffer = RowBuffer(is_full=is_full)
     for i in range(rows):
-        board.expect(board.row(i, "out"))
-    block = board.harvest()._block
-    device_board.harvest().merge_into(block)
+        buffer.expect(buffer.row(i, "out"))
+    block = buffer.harvest()._block
+    device_buffer.harvest().merge_into(block)
     return block
 
 
@@ -142,9 +142,9 @@ def test_every_column_of_many_tensors_is_that_of_numpy(tensor, programs):
 def check_every_column(tensor, programs):
     expected = reference([tensor])
     for is_full in (False, True):
-        board = board_of(is_full=is_full, programs=programs)
-        assert board.reduce(tensor, (1,))
-        block = block_of(board, 2, is_full=is_full)
+        buffer = buffer_of(is_full=is_full, programs=programs)
+        assert buffer.reduce(tensor, (1,))
+        block = block_of(buffer, 2, is_full=is_full)
         assert_row(block, 1, expected, is_full=is_full)
         assert block.values["count"][0] == 0
 
@@ -152,9 +152,9 @@ def check_every_column(tensor, programs):
 @pytest.mark.parametrize("dtype", some_of(KINDS, 1))
 def test_the_largest_of_these_tensors_is_measured(dtype):
     tensor = torch.randn(100_003, generator=torch.Generator().manual_seed(3)).to(dtype)
-    board = board_of(is_full=False)
-    board.reduce(tensor, (0,))
-    assert_row(block_of(board, 1, is_full=False), 0, reference([tensor]), is_full=False)
+    buffer = buffer_of(is_full=False)
+    buffer.reduce(tensor, (0,))
+    assert_row(block_of(buffer, 1, is_full=False), 0, reference([tensor]), is_full=False)
 
 
 @pytest.mark.parametrize("dtype", some_of(KINDS, 2))
@@ -163,23 +163,23 @@ def test_the_largest_of_these_tensors_is_measured(dtype):
 )
 def test_no_element_is_left_out_or_counted_twice_at_the_borders_of_blocks(dtype, size):
     tensor = torch.arange(size, dtype=torch.float64).remainder(97).add(1).to(dtype)
-    board = board_of()
-    board.reduce(tensor, (0,))
-    assert_row(block_of(board, 1), 0, reference([tensor]))
+    buffer = buffer_of()
+    buffer.reduce(tensor, (0,))
+    assert_row(block_of(buffer, 1), 0, reference([tensor]))
 
 
 def test_one_look_goes_into_any_number_of_rows_and_adds_to_what_is_there():
-    board, parts = board_of(is_full=True), [torch.randn(700), torch.randn(3, 5)]
+    buffer, parts = buffer_of(is_full=True), [torch.randn(700), torch.randn(3, 5)]
     for part in parts:
-        board.reduce(part, (0, 2, 3, 4, 5, 7))
-    block = block_of(board, 8)
+        buffer.reduce(part, (0, 2, 3, 4, 5, 7))
+    block = block_of(buffer, 8)
     for row in (0, 2, 3, 4, 5, 7):
         assert_row(block, row, reference(parts))
     assert block.values["count"][[1, 6]].tolist() == [0, 0]
 
 
 def test_what_cannot_be_read_in_place_is_measured_all_the_same():
-    board, numbers = board_of(), torch.randn(40, 6)
+    buffer, numbers = buffer_of(), torch.randn(40, 6)
     others = [
         numbers[:, ::2],
         numbers.to_sparse(),
@@ -188,8 +188,8 @@ def test_what_cannot_be_read_in_place_is_measured_all_the_same():
     ]
     assert [memory_of(other) for other in others] == [None] * 4
     for row, other in enumerate(others):
-        board.reduce(other, (row,))
-    block = block_of(board, 4)
+        buffer.reduce(other, (row,))
+    block = block_of(buffer, 4)
     assert_row(block, 0, reference([numbers[:, ::2]]))
     assert_row(block, 1, reference([numbers]))
     assert_row(block, 2, reference([torch.complex(numbers, numbers).to(torch.complex128).abs()]))
@@ -210,11 +210,11 @@ def test_many_tensors_are_reduced_together_as_one_by_one(is_full):
     given += [torch.empty(0), torch.randn(9)[1:], torch.randn(4, 6).t(), torch.randn(8)[::2]]
     given[0][40_000] = math.nan
     targets = [(row, len(given)) for row in range(len(given))]
-    board = board_of(is_full=is_full)
+    buffer = buffer_of(is_full=is_full)
     for _ in range(2):
-        queued = board.reduce_each(given, targets)
+        queued = buffer.reduce_each(given, targets)
         assert queued == set(range(len(given))) - {len(given) - 1, len(given) - 4}
-        block = block_of(board, len(given) + 1, is_full=is_full)
+        block = block_of(buffer, len(given) + 1, is_full=is_full)
         for place in queued:
             expected = reference([given[place]])
             assert_row(block, place, expected, is_full=is_full)
@@ -230,65 +230,65 @@ def test_a_change_is_the_difference_in_float64(dtype):
     now = [b + 1e-3 * torch.randn(b.shape, generator=generator).to(dtype) for b in before]
     now[1][:4] = torch.tensor([math.nan, math.inf, 0.0, -1e-4]).to(dtype)
     before[1][:4] = torch.tensor([1.0, 1.0, 0.0, -1e-4]).to(dtype)
-    board = board_of()
-    assert board.reduce_each(now, [(0,), (1,)], before) == {0, 1}
-    block = block_of(board, 2)
+    buffer = buffer_of()
+    assert buffer.reduce_each(now, [(0,), (1,)], before) == {0, 1}
+    block = block_of(buffer, 2)
     for row in range(2):
         assert_row(block, row, reference([now[row]], changes=[before[row]]))
 
 
 def test_a_change_of_what_lies_otherwise_than_before_is_left_to_others():
     now, before = torch.randn(4, 6), torch.randn(6, 4).t()
-    assert board_of().reduce_each([now], [(0,)], [before]) == set()
+    assert buffer_of().reduce_each([now], [(0,)], [before]) == set()
 
 
 def test_rows_stay_where_they_are_when_more_are_needed():
-    board = board_of(is_full=False)
-    board.reduce(torch.ones(3), (0,))
-    first = board._segments[0].data_ptr()
+    buffer = buffer_of(is_full=False)
+    buffer.reduce(torch.ones(3), (0,))
+    first = buffer._segments[0].data_ptr()
     for row in (1023, 1024, 5000):
-        board.reduce(torch.full((2,), float(row)), (row, 0))
-    assert board._segments[0].data_ptr() == first
-    block = block_of(board, 5001, is_full=False)
+        buffer.reduce(torch.full((2,), float(row)), (row, 0))
+    assert buffer._segments[0].data_ptr() == first
+    block = block_of(buffer, 5001, is_full=False)
     assert block.values["sum"][[0, 1023, 1024, 5000]].tolist() == [3 + 2 * 7047, 2046, 2048, 10000]
 
 
 def test_a_harvest_keeps_its_numbers_until_it_was_read_and_its_memory_is_taken_again():
-    board = board_of(is_full=False)
+    buffer = buffer_of(is_full=False)
     harvests = []
     for step in range(3):
-        board.reduce(torch.full((2,), float(step)), (0,))
-        harvests.append(board.harvest())
+        buffer.reduce(torch.full((2,), float(step)), (0,))
+        harvests.append(buffer.harvest())
     memory = {harvest.landing.segments[0].data_ptr() for harvest in harvests}
     assert len(memory) == 3
     for step, harvest in enumerate(harvests):
         assert harvest.is_ready()
-        block = block_of(board_of(is_full=False), 1, is_full=False)
+        block = block_of(buffer_of(is_full=False), 1, is_full=False)
         harvest.merge_into(block)
         assert block.values["sum"][0] == 2 * step
-    assert board.harvest().landing.segments[0].data_ptr() in memory
+    assert buffer.harvest().landing.segments[0].data_ptr() in memory
 
 
 def test_a_look_at_a_step_on_its_way_leaves_it_there():
-    board = board_of(is_full=False)
-    board.reduce(torch.ones(5), (0,))
+    buffer = buffer_of(is_full=False)
+    buffer.reduce(torch.ones(5), (0,))
     for _ in range(2):
         host = RowBuffer()
         host.expect(host.row(0, "out"))
         block = host.peek()
-        board.copy().merge_into(block)
+        buffer.copy().merge_into(block)
         assert block.values["count"].tolist() == [5]
     assert block.flags.tolist() == [Flags.NOT_MEASURED]
 
 
 def test_a_kernel_that_fails_is_told_and_the_numbers_come_the_other_way(monkeypatch):
-    board = board_of()
+    buffer = buffer_of()
     tensor = torch.randn(50)
-    kernels = board._pass._ready()
+    kernels = buffer._pass._ready()
     monkeypatch.setattr(kernels, "reduce_one", None)
     for _ in range(3):
-        assert board.reduce(tensor, (0,))
-    assert board.reduce_each([tensor], [(1,)]) == set()
-    assert_row(block_of(board, 2), 0, reference([tensor] * 3))
-    assert "TypeError" in board._pass.failure
+        assert buffer.reduce(tensor, (0,))
+    assert buffer.reduce_each([tensor], [(1,)]) == set()
+    assert_row(block_of(buffer, 2), 0, reference([tensor] * 3))
+    assert "TypeError" in buffer._pass.failure
     assert isinstance(failed_pass(), TypeError)
