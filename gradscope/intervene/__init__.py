@@ -1,4 +1,4 @@
-"""Changing gradients and activations: which interventions there are, and which are in force."""
+"""Interventions: the functions that change gradients and activations, and the ledger of active ones."""
 
 from gradscope.intervene.actions import ACTIONS, Action
 from gradscope.intervene.active import ActiveIntervention, Unit

@@ -1,6 +1,6 @@
-"""One intervention at work: laid over what flows forward, or called with gradients that are there.
+"""One active intervention: applied to tensors in the forward pass, or to gradients before the optimizer.
 
-Whatever fails here, the tensor goes on as it came, the intervention acts no more, and it is told why.
+If it fails, the tensor stays unchanged, the intervention stops acting, and `on_failure` gets the reason.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,22 +23,22 @@ from gradscope.protocol import Schedule
 __all__ = ["ActiveIntervention", "Unit"]
 
 Unit = Callable[[], Tensor | None]
-"""What gradients are multiplied by where they arrive: a loss scale, or None."""
+"""Returns the loss scale by which gradients are multiplied, or None."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Moment:
-    """What holds in one step. A graph of that step keeps it, however late it is run backward."""
+class _StepArguments:
+    """The arguments and condition of one step. The graph of that step keeps them for its backward pass."""
 
     arguments: dict[str, Value]
     condition: Condition | None
 
 
 class ActiveIntervention:
-    """An action with its arguments and schedule. `begin` says what holds in a step.
+    """An action with its arguments and schedule. `begin` sets the arguments of a step.
 
-    Its random numbers begin at `seed`, and with several ranks at another place on each.
-    `on_failure(reason)` is called once, by whichever thread.
+    Its random numbers start at `seed`, and differ between ranks. `on_failure(reason)` is called once, from
+    any thread.
     """
 
     def __init__(
@@ -57,39 +57,39 @@ class ActiveIntervention:
         self._arguments = dict(arguments)
         self._schedule = schedule or Schedule()
         text = self._schedule.condition
-        self._moment = _Moment(self._arguments, parse_condition(text) if text else None)
-        self._draws = InterventionRng(seed, rank)
+        self._current = _StepArguments(self._arguments, parse_condition(text) if text else None)
+        self._rng = InterventionRng(seed, rank)
         self._on_failure = on_failure
 
     def begin(self, since: int, step: int) -> bool:
-        """Begin a step; return whether it acts in it. `since` is the first in which it is in force."""
+        """Begin a step; return whether it acts in it. `since` is the first step in which it is in force."""
         if self.failure or not acts_in(self._schedule, since, step):
             return False
         if self._schedule.ramp is not None:
             now = arguments_in(self._schedule, self._arguments, since, step)
-            self._moment = _Moment(now, self._moment.condition)
-        self._draws.begin(step)
+            self._current = _StepArguments(now, self._current.condition)
+        self._rng.begin(step)
         return True
 
     @property
     def is_joint(self) -> bool:
-        """Whether it takes the gradients of a place as one."""
-        return self.action.is_joint(self._moment.arguments)
+        """Whether it transforms all gradients of a site as one vector."""
+        return self.action.is_joint(self._current.arguments)
 
     def apply_forward(self, tensors: Sequence[Tensor], layer: str, unit: Unit) -> list[Tensor]:
-        """Return tensors of a layer to go on with, in forward."""
+        """Return tensors of a layer with the intervention applied, in the forward pass."""
         if self.failure:
             return list(tensors)
         try:
-            laid = self._over(tensors, layer, unit, self._moment)
-        except Exception as error:  # noqa: BLE001 - a change that fails must not become the training's
+            changed = self._apply(tensors, layer, unit, self._current)
+        except Exception as error:  # noqa: BLE001 - a failed intervention must not stop training
             self._fail(error)
             return list(tensors)
         self.has_acted = True
-        return laid
+        return changed
 
     def bypass(self, given: Tensor, output: Tensor) -> Tensor:
-        """Return a layer's output whose gradient goes to what was given to the layer."""
+        """Return a layer's output whose gradient goes to the input `given` instead of the layer."""
         if self.failure:
             return output
         try:
@@ -103,45 +103,47 @@ class ActiveIntervention:
     def apply_to_gradients(
         self, gradients: Sequence[Tensor], unit: Unit, *, is_shared: bool
     ) -> list[Tensor]:
-        """Return what becomes of gradients that are there; one that stays is the very same object.
+        """Return changed gradients; an unchanged one is the same object.
 
-        `is_shared`: all ranks hold the same ones, and must go on doing so.
+        `is_shared`: all ranks hold the same gradients, and must get the same results.
         """
-        changed = self._changed(gradients, unit, self._moment, is_shared=is_shared)
+        changed = self._changed(gradients, unit, self._current, is_shared=is_shared)
         self.has_acted = True
         return changed
 
-    def _over(self, tensors: Sequence[Tensor], layer: str, unit: Unit, now: _Moment) -> list[Tensor]:
+    def _apply(
+        self, tensors: Sequence[Tensor], layer: str, unit: Unit, now: _StepArguments
+    ) -> list[Tensor]:
         if self.action.spec.what == "value":
-            return [self._valued(tensor, layer, now) for tensor in tensors]
+            return [self._changed_activation(tensor, layer, now) for tensor in tensors]
         if self.is_joint and len(tensors) > 1:
             return change_gradients_together(tensors, lambda dys: self._changed(dys, unit, now))
         return [change_gradient(x, lambda dy: self._changed([dy], unit, now)[0]) for x in tensors]
 
-    def _valued(self, x: Tensor, layer: str, now: _Moment) -> Tensor:
+    def _changed_activation(self, x: Tensor, layer: str, now: _StepArguments) -> Tensor:
         changed = self.action.transform(
-            x, now.arguments, lambda device: self._draws.generator_of_call(layer, device)
+            x, now.arguments, lambda device: self._rng.generator_of_call(layer, device)
         )
         if now.condition is None:
             return changed
         return torch.where(now.condition.holds([x]), changed, x)
 
     def _changed(
-        self, gradients: Sequence[Tensor], unit: Unit, now: _Moment, *, is_shared: bool = False
+        self, gradients: Sequence[Tensor], unit: Unit, now: _StepArguments, *, is_shared: bool = False
     ) -> list[Tensor]:
         if self.failure:
             return list(gradients)
-        draw = partial(self._draws.next_generator, is_shared=is_shared)
+        draw = partial(self._rng.generator_of_device, is_shared=is_shared)
         try:
-            return self._true(gradients, unit(), now, draw)
+            return self._unscaled(gradients, unit(), now, draw)
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)
             return list(gradients)
 
-    def _true(
-        self, gradients: Sequence[Tensor], scale: Tensor | None, now: _Moment, draw: GeneratorOf
+    def _unscaled(
+        self, gradients: Sequence[Tensor], scale: Tensor | None, now: _StepArguments, draw: GeneratorOf
     ) -> list[Tensor]:
-        """Change gradients as they are without the loss scale, in float32 or wider."""
+        """Change gradients without their loss scale, in float32 or wider."""
         if scale is None or (self.action.spec.is_linear and now.condition is None):
             return self._conditional(gradients, now, draw)
         scales = [scale.to(g.device) for g in gradients]
@@ -156,9 +158,9 @@ class ActiveIntervention:
         ]
 
     def _conditional(
-        self, gradients: Sequence[Tensor], now: _Moment, draw: GeneratorOf
+        self, gradients: Sequence[Tensor], now: _StepArguments, draw: GeneratorOf
     ) -> list[Tensor]:
-        changed = self._made(gradients, now.arguments, draw)
+        changed = self._transformed(gradients, now.arguments, draw)
         if now.condition is None:
             return changed
         holds = now.condition.holds(gradients)
@@ -166,7 +168,7 @@ class ActiveIntervention:
             torch.where(holds.to(g.device), new, g) for g, new in zip(gradients, changed, strict=True)
         ]
 
-    def _made(
+    def _transformed(
         self, gradients: Sequence[Tensor], arguments: Arguments, draw: GeneratorOf
     ) -> list[Tensor]:
         jointly = self.action.transform_jointly
@@ -175,7 +177,7 @@ class ActiveIntervention:
         return [self.action.transform(g, arguments, draw) for g in gradients]
 
     def fail(self, reason: str) -> None:
-        """Act no more, for a reason."""
+        """Stop acting, for a reason."""
         if self.failure:
             return
         self.failure = reason

@@ -1,6 +1,6 @@
-"""Functions of a script's own as interventions: made from a function, and known by name to viewers.
+"""A script's own functions as interventions, and their registration by name.
 
-What a viewer may set is read from the function's signature: its keyword parameters with their types
+The arguments are read from the function's signature: its keyword parameters with their types
 (`float`, `int`, `bool`, `Literal["a", "b"]`) and defaults. The first parameter is the gradient.
 """
 
@@ -23,23 +23,23 @@ from gradscope.intervene.actions import ACTIONS, Action
 __all__ = ["OwnFunction", "action_of", "all_actions", "find_action", "register_action"]
 
 OwnFunction: TypeAlias = Callable[..., Tensor] | type[Function]
-"""A function of a gradient, which returns a tensor like it, or a subclass of torch.autograd.Function,
-which is applied to the tensor in forward."""
+"""A function of a gradient that returns a tensor of its shape and dtype, or a subclass of
+torch.autograd.Function that is applied to the tensor in the forward pass."""
 
 _registered: dict[str, Action] = {}
-"""What scripts of this process have registered, by name."""
+"""The interventions that scripts of this process have registered, by name."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _KINDS: dict[object, Literal["number", "whole", "yes"]] = {float: "number", int: "whole", bool: "yes"}
 
 
 def all_actions() -> tuple[Action, ...]:
-    """Return gradscope's own actions and then those of the script."""
+    """Return the actions of gradscope, then the registered ones."""
     return (*ACTIONS.values(), *_registered.values())
 
 
 def find_action(name: str) -> Action:
-    """Return the action of a name. Raises UsageError with the names that there are."""
+    """Return the action of a name. Raises UsageError with the known names."""
     action = ACTIONS.get(name) or _registered.get(name)
     if action is None:
         known = ", ".join(action.spec.name for action in all_actions())
@@ -54,10 +54,9 @@ def register_action(
     sites: Sequence[str] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Action:
-    """Make a function known by a name, in the place of one that had it. Returns the action.
+    """Register a function under a name, replacing an earlier one; return the action.
 
-    Raises UsageError for a name that is none or gradscope's own, and for a function whose parameters
-    cannot be understood.
+    Raises UsageError if the name is invalid or gradscope's own, or if a parameter has no usable type.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(
@@ -77,7 +76,7 @@ def action_of(
     sites: Sequence[str] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Action:
-    """Return a function as an action. Raises UsageError where it is none or cannot be understood."""
+    """Return a function as an action. Raises UsageError if it is not callable or has an unusable parameter."""
     if not callable(function):
         raise UsageError(
             "an intervention is a function of a gradient or a subclass of torch.autograd.Function, "
@@ -109,26 +108,26 @@ def _called(function: Callable[..., Tensor], arguments: Sequence[Argument]) -> C
 
     def change(gradient: Tensor, given: Mapping[str, Value], _generator: object) -> Tensor:
         keywords = {name: int(value) if name in whole else value for name, value in given.items()}
-        return _looked_at(gradient, function(gradient, **keywords))
+        return _checked(gradient, function(gradient, **keywords))
 
     return change
 
 
 def _applied(function: type[Function]) -> Callable[..., Tensor]:
     def change(x: Tensor, _arguments: object, _generator: object) -> Tensor:
-        value = _looked_at(x, function.apply(x))  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+        value = _checked(x, function.apply(x))  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         return value.clone()  # it owns its edge then, whatever the function returned
 
     return change
 
 
-def _looked_at(given: Tensor, made: object) -> Tensor:
-    """Return what a function made. Raises UsageError for another shape or dtype, and for new NaN."""
+def _checked(given: Tensor, made: object) -> Tensor:
+    """Return the result of a function. Raises UsageError for another shape or dtype, or for new NaN."""
     tensor = check_changed(given, made)
-    if is_transforming():  # its elements are not to be looked at
+    if is_transforming():  # its elements cannot be read
         return tensor
     if bool(tensor.detach().isnan().any()) and not bool(given.detach().isnan().any()):
-        raise UsageError("the function returned NaN where none had come")
+        raise UsageError("the function returned NaN, and its input had none")
     return tensor
 
 
@@ -139,10 +138,10 @@ def _arguments_of(
     try:
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     except (TypeError, ValueError, NameError):
-        return ()  # a builtin tells nothing of itself: it takes the gradient alone
+        return ()  # a builtin without a signature: it takes the gradient alone
     unknown = sorted(set(ranges) - {p.name for p in parameters[1:]})
     if unknown:
-        raise UsageError(f"ranges speak of parameters that are not there: {', '.join(unknown)}")
+        raise UsageError(f"ranges name unknown parameters: {', '.join(unknown)}")
     return tuple(
         _argument(p, ranges.get(p.name))
         for p in parameters[1:]

@@ -17,7 +17,7 @@ def describe(
     site: str,
     schedule: Schedule,
 ) -> str:
-    """Return what is done, to which layers, where, and when."""
+    """Return one line: action, layers, site, schedule."""
     given = ", ".join(f"{name}={_plain(value)}" for name, value in arguments.items())
     names = [name or "the whole model" for name in layers]
     rest = len(names) - _NAMED

@@ -1,10 +1,10 @@
-"""The ledger: which interventions are in force on which layers, who set each, and when each ends.
+"""The ledger: which interventions are pending or active on which layers, who set each, and when each ends.
 
-    request ──▶ pending ──step boundary──▶ active ──removed, or its end has come──▶ gone
+    request ──▶ pending ──step boundary──▶ active ──removed, or expired──▶ gone
 
 Requests may come from any thread and are checked when they are made. They take effect only in
 `settle`, which the training thread calls between two steps. On a layer with several, the gradient
-passes them in the order in which they were set; one that is in force need not act in every step.
+passes them in the order in which they were set; an active one need not act in every step.
 """
 
 import itertools
@@ -26,14 +26,14 @@ from gradscope.protocol import Schedule
 __all__ = ["VANISHED_AFTER_S", "End", "InterventionRequest", "Ledger", "LedgerEntry"]
 
 VANISHED_AFTER_S = 60.0
-"""How long an intervention outlives the viewer that set it, unless it was to be kept."""
+"""How long an intervention outlives the viewer that set it, unless it is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """When an intervention ends by itself: after steps, after seconds, or when a viewer has vanished.
+    """When an intervention ends by itself: after steps, after seconds, or when a viewer has disconnected.
 
-    With none of them it stays until it is removed.
+    Without any of them it stays until it is removed. Raises UsageError if a duration is not above 0.
     """
 
     steps: int | None = None
@@ -53,13 +53,13 @@ class End:
         if self.seconds is not None:
             words.append(f"for {self.seconds:g} s")
         if self.viewer is not None:
-            words.append("while its viewer lives")
+            words.append("while its viewer is connected")
         return ", ".join(words)
 
 
 @dataclass(frozen=True, slots=True)
 class InterventionRequest:
-    """An intervention that was checked and can be installed. `origin` says from where it was set."""
+    """A checked intervention. `origin` is the place from which it was set."""
 
     action: Action
     arguments: dict[str, Value]
@@ -71,13 +71,13 @@ class InterventionRequest:
     origin: str = ""
 
     def __str__(self) -> str:
-        """Say in a line what it does to which layers, and when."""
+        """Describe it in a line: what, on which layers, when."""
         return describe(self.action.spec.name, self.arguments, self.layers, self.site, self.schedule)
 
 
 @dataclass(slots=True)
 class LedgerEntry:
-    """One intervention. `active_since`: the first step in which it is in force; None while pending."""
+    """One intervention. `active_since`: the first step in which it is in force; None while it is pending."""
 
     id: str
     request: InterventionRequest
@@ -99,11 +99,12 @@ _Change = Callable[[int], bool]
 class Ledger:
     """All interventions of one run. `revision` counts the changes that took effect.
 
-    `on_request` is called when anything is asked for, from whichever thread. `on_change` is called
-    after each change, before those who asked are told, from the thread that settles;
-    `on_failure(entry, reason)` when one fails, from whichever thread: it acts no more, and is to be
-    removed. `on_expired(entry)`: where it is set, others must end with us what ends by the clock; it is
-    told of that at each settling until they have. `history` is told of each deed.
+    on_request: called at each request, from the requesting thread.
+    on_change: called in `settle` after a change, before the `done` callbacks.
+    on_failure(entry, reason): called when an intervention failed, from any thread; it must remove it.
+    on_expired(entry): if set, all ranks must agree on time-based expiry; called at every boundary until the
+        entry is removed.
+    history: the audit log.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Ledger:
         self.history = history or AuditLog()
         self._rank = rank
         self._step = 0
-        self._on_request = on_request or _nobody_waits
+        self._on_request = on_request or (lambda: None)
         self._on_change = on_change
         self._on_failure = on_failure or self._remove_failed
         self.on_expired: Callable[[LedgerEntry], None] | None = None
@@ -137,10 +138,10 @@ class Ledger:
         done: Callable[[LedgerEntry, int], None],
         label: str | None = None,
     ) -> LedgerEntry:
-        """Ask for a checked intervention on layers that exist.
+        """Request the installation of a checked intervention.
 
-        `done(entry, step)` is called when it is in force, from the thread that settles. `label` makes
-        the id where it must be the same in several processes; a number of our own where there is none.
+        `done(entry, step)` is called in `settle`, when it is in force. `label` becomes part of the id, which
+        must be the same on all ranks; without it the ledger counts.
         """
         id = f"{request.action.spec.name}-{label or next(self._numbers)}"
         intervention = ActiveIntervention(
@@ -162,7 +163,7 @@ class Ledger:
         return entry
 
     def remove(self, id: str, done: _Done, *, by: str = "") -> bool:
-        """Ask for a removal. Returns False where there is no such intervention."""
+        """Request a removal. Returns False if there is no such intervention."""
         with self._lock:
             if id not in self._active and id not in self._pending:
                 return False
@@ -172,20 +173,20 @@ class Ledger:
         return True
 
     def remove_all(self, done: _Done, *, by: str = "") -> None:
-        """Ask for the removal of all that are in force when it takes effect."""
+        """Request the removal of all interventions that are active or pending when it takes effect."""
         with self._lock:
             self._requests.append((lambda step: self._clear(step, by), done))
         self._on_request()
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether nothing is in force, and nothing was asked for: there is nothing to settle."""
+        """Whether there is no active intervention and no request."""
         return not self._requests and not self._active
 
     def settle(self, step: int) -> bool:
-        """Let requests and ends take effect before `step` begins.
+        """Apply requests and expiry before `step` begins.
 
-        Returns whether it is others than before that act in it.
+        Returns whether the interventions that act in it differ from those of the step before.
         """
         if self.is_at_rest:
             return False
@@ -206,22 +207,22 @@ class Ledger:
         return changed or self._acting != was_acting
 
     def note_viewers(self, viewers: Sequence[str]) -> None:
-        """Note that viewers are alive now."""
+        """Note that viewers are connected now."""
         now_s = time.monotonic()
         for viewer in viewers:
             self._viewers_seen_s[viewer] = now_s
 
     def entries(self) -> tuple[LedgerEntry, ...]:
-        """Return those in force and those pending, in the order in which they were set."""
+        """Return the active and pending entries, in the order in which they were set."""
         with self._lock:
             return (*self._active.values(), *self._pending.values())
 
     def active(self) -> tuple[LedgerEntry, ...]:
-        """Return those in force; for the thread that settles."""
+        """Return the active entries; for the thread that settles."""
         return tuple(self._active.values())
 
     def by_layer(self, site: str) -> dict[str, tuple[ActiveIntervention, ...]]:
-        """Return what acts at a site of each layer in this step, in the order in which it was set."""
+        """Return the interventions that act at a site of each layer in this step, in order."""
         chains: dict[str, list[ActiveIntervention]] = {}
         for entry in self.acting():
             if entry.request.site == site:
@@ -230,11 +231,11 @@ class Ledger:
         return {layer: tuple(chain) for layer, chain in chains.items()}
 
     def acting(self) -> tuple[LedgerEntry, ...]:
-        """Return those that act in this step, in the order in which they were set."""
+        """Return the entries that act in this step, in the order in which they were set."""
         return tuple(self._active[id] for id in self._acting if id in self._active)
 
     def _begin(self, step: int) -> tuple[str, ...]:
-        """Begin a step with those in force; return which of them act in it."""
+        """Begin a step; return the ids of the entries that act in it."""
         active = self._active.values()
         return tuple(e.id for e in active if e.intervention.begin(_since(e, step), step))
 
@@ -301,7 +302,3 @@ def _has_run_out(entry: LedgerEntry, step: int) -> bool:
 
 def _since(entry: LedgerEntry, step: int) -> int:
     return step if entry.active_since is None else entry.active_since
-
-
-def _nobody_waits() -> None:
-    """Nobody is to be told that something was asked for."""

@@ -17,15 +17,13 @@ _STEEPNESS = 10.0
 def check_schedule(
     schedule: Schedule, action: str, arguments: Sequence[Argument], *, may_have_condition: bool = True
 ) -> Schedule:
-    """Return the schedule, its ramp that of the first number where it names none.
+    """Return the schedule; a ramp without a name gets the first numeric argument.
 
-    Raises UsageError where it can never act, or speaks of what is not there.
+    Raises UsageError if it can never act, or names an unknown argument.
     """
     start, end = schedule.start_step, schedule.end_step
     if start is not None and end is not None and end <= start:
-        raise UsageError(
-            f"{action}: it acts from step {start} until before step {end}: in no step at all"
-        )
+        raise UsageError(f"{action}: it would act in no step: start_step is {start}, end_step is {end}")
     if schedule.every_steps < 1:
         raise UsageError(f"{action}: every_steps must be at least 1, got {schedule.every_steps}")
     ramp = schedule.ramp
@@ -36,7 +34,7 @@ def check_schedule(
         _check_ramp(ramp, action, arguments)
     if schedule.condition:
         if not may_have_condition:
-            raise UsageError(f"{action} takes no condition: it does not look at what arrives")
+            raise UsageError(f"{action} takes no condition: it does not read the gradient")
         parse_condition(schedule.condition)
     every, condition = schedule.every_steps, schedule.condition
     return Schedule(start, end, every, ramp, condition)
@@ -58,7 +56,7 @@ def _check_ramp(ramp: Ramp, action: str, arguments: Sequence[Argument]) -> None:
 
 
 def acts_in(schedule: Schedule, since: int, step: int) -> bool:
-    """Return whether it acts in a step, condition aside; it is in force since step `since`."""
+    """Return whether it acts in a step, apart from its condition. It is in force since step `since`."""
     return step >= since and (step - since) % schedule.every_steps == 0
 
 

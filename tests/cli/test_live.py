@@ -128,7 +128,7 @@ def test_remove_all_removes_all(live):
         (
             ["stop", "tiny", "act", "--site", "params", "--keep"],
             4,
-            "no parameter that takes a gradient",
+            "no trainable parameters",
         ),
         (
             ["stop", "tiny", "fc1", "--when", "import os", "--keep"],

@@ -112,7 +112,7 @@ def forward_is_called_directly() -> None:
     model = nn.Linear(3, 2)
     table, told = seen(model, lambda m: m.forward(torch.ones(4, 3)).sum().backward())
     assert {kind.partition(".")[0] for kind in table[""]} == {"param", "param_grad"}
-    assert told == {"seeing layers": 1}
+    assert told == {"observing layers": 1}
 
 
 def squares_beyond_float64() -> None:

@@ -104,7 +104,7 @@ def test_it_ends_when_its_viewer_has_vanished_and_stays_while_it_lives(ledger, m
 def test_an_end_is_said_in_words():
     assert str(End()) == ""
     assert str(End(steps=5)) == "for 5 steps"
-    assert str(End(viewer="v")) == "while its viewer lives"
+    assert str(End(viewer="v")) == "while its viewer is connected"
 
 
 def test_what_acts_is_listed_by_site_and_only_in_its_steps(ledger):

@@ -61,7 +61,7 @@ def test_any_other_text_is_refused(text):
 @pytest.mark.parametrize(
     ("schedule", "words"),
     [
-        (Schedule(start_step=5, end_step=5), "from step 5 until before step 5: in no step"),
+        (Schedule(start_step=5, end_step=5), "it would act in no step: start_step is 5, end_step is 5"),
         (Schedule(every_steps=0), "every_steps must be at least 1"),
         (
             Schedule(ramp=Ramp("seed", 0, 1, 5)),

@@ -1,4 +1,4 @@
-"""The commands that install and remove interventions: checked at the door, applied in their turn."""
+"""The commands that install and remove interventions."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -40,7 +40,7 @@ def check_request(
     schedule: Schedule | None = None,
     origin: str = "",
 ) -> InterventionRequest:
-    """Check everything at the door. Raises UsageError for what cannot be; changes nothing."""
+    """Return a checked request. Raises UsageError if any part of it is invalid; changes nothing."""
     action = find_action(intervention) if isinstance(intervention, str) else intervention
     spec = action.spec
     checked = check_arguments(spec.name, spec.arguments, arguments)
@@ -55,15 +55,15 @@ def check_request(
 
 
 def _check_layers(request: InterventionRequest, modules: Modules) -> None:
-    """Refuse what these layers have not got."""
+    """Raise UsageError if the intervention is not possible on these layers."""
     name = request.action.spec.name
     if request.site == "params":
         below = parameters_below(modules, request.layers)
         parameters = [p for own in below.values() for p in own]
         if not any(p.requires_grad for p in parameters):
             raise UsageError(
-                f"{name} at 'params': {', '.join(request.layers)} has no parameter that takes a "
-                "gradient; there are other layers, and the site 'output'"
+                f"{name} with site='params': {', '.join(request.layers)} has no trainable parameters; "
+                "choose other layers or site='output'"
             )
         if any(is_sharded(p) for p in parameters):
             _check_sharded(request, parameters)
@@ -71,41 +71,41 @@ def _check_layers(request: InterventionRequest, modules: Modules) -> None:
         writing = [layer for layer in request.layers if _writes_in_place(modules[layer])]
         if writing:
             raise UsageError(
-                f"{name} at {request.site!r}: {', '.join(writing)} writes into its input in place, and "
-                "whoever else uses that tensor relies on it: it cannot be copied; act at 'output', or "
-                "on the layer before, or make the module with inplace=False"
+                f"{name} with site={request.site!r}: {', '.join(writing)} writes into its input in place, so "
+                "the input cannot be copied; use site='output', or the layer before, or make the module "
+                "with inplace=False"
             )
 
 
 def _writes_in_place(module: nn.Module) -> bool:
-    """Whether a module, or the first of a sequence of them, is known to write into its input."""
+    """Return whether a module, or the first one of a Sequential, writes into its input."""
     while isinstance(module, nn.Sequential) and len(module):
         module = module[0]
     return bool(getattr(module, "inplace", False))
 
 
 def _check_sharded(request: InterventionRequest, parameters: list[nn.Parameter]) -> None:
-    """Refuse what needs a whole gradient where each rank holds a part of it."""
+    """Raise UsageError if the intervention needs a whole gradient, and each rank holds a shard."""
     name = request.action.spec.name
     spec = request.action.spec
     if spec.needs_whole or request.schedule.condition or request.arguments.get("relative"):
         raise UsageError(
-            f"{name} at 'params' looks at a whole gradient, and of a sharded parameter each rank holds "
-            "a part; scale, clamp and reverse can be done there, and a norm is clipped by "
-            "torch.nn.utils.clip_grad_norm_ in the script"
+            f"{name} with site='params' needs whole gradients, and each rank holds a shard of them; "
+            "scale, clamp and reverse work on shards, and torch.nn.utils.clip_grad_norm_ in the script clips "
+            "their norm"
         )
     placements = [place for p in parameters for place in getattr(p, "placements", ())]
     if spec.is_random and any(place.is_replicate() for place in placements):
         raise UsageError(
-            "noise at 'params' would let the replicas of a sharded parameter part: it is not the same "
-            "on all ranks; add it at 'output'"
+            f"{name} with site='params' differs between ranks, so the replicas of a sharded parameter would "
+            "diverge; use site='output'"
         )
 
 
 def intervention_commands(
     ledger: Ledger, modules: Callable[[], Modules]
 ) -> dict[str, Callable[[Command], Prepared]]:
-    """Return how to prepare each command that changes interventions, by its action."""
+    """Return the functions that prepare the commands about interventions, by action."""
     return {
         "install": partial(_prepare_install, ledger, modules),
         "remove": partial(_prepare_remove, ledger),

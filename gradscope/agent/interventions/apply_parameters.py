@@ -1,4 +1,4 @@
-"""Interventions on the gradients of parameters: just before the optimizer steps; they stay changed."""
+"""Applies interventions to gradients of parameters, just before the optimizer steps; they stay changed."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,7 +18,7 @@ SeeArriving = Callable[[Sequence[nn.Parameter]], None]
 def parameters_below(
     modules: Mapping[str, nn.Module], layers: Sequence[str]
 ) -> dict[str, list[nn.Parameter]]:
-    """Return the parameters of layers and of all below them, each once, by the module that has them."""
+    """Return the parameters of layers and of their submodules, each once, by the module that owns them."""
     owners = [
         name
         for name in modules
@@ -35,7 +35,7 @@ def parameters_below(
 
 
 class ParameterInterventions:
-    """Changes `.grad` of parameters in place; `lay` says which interventions act in a step."""
+    """Changes `.grad` of parameters in place; `lay` sets the interventions of a step."""
 
     def __init__(self) -> None:
         self._plan: LayerSlots | None = None
@@ -43,11 +43,11 @@ class ParameterInterventions:
 
     @property
     def is_needed(self) -> bool:
-        """Whether anything acts on parameters."""
+        """Whether an intervention acts on parameters."""
         return bool(self._entries)
 
     def lay(self, plan: LayerSlots, entries: Sequence[LedgerEntry]) -> None:
-        """Take what acts on parameters from now on, in its order."""
+        """Set the interventions that act on parameters, in order."""
         self._plan = plan
         self._entries = tuple(entry for entry in entries if entry.request.site == "params")
 
@@ -65,8 +65,8 @@ class ParameterInterventions:
             for below in (parameters_below(modules, entry.layers) for entry in self._entries)
         ]
         if see_arriving is not None:
-            met = {id(p): p for group in groups for own in group for p in own}
-            see_arriving(list(met.values()))
+            observed = {id(p): p for group in groups for own in group for p in own}
+            see_arriving(list(observed.values()))
         scale = getattr(optimizer, "grad_scale", None)
         with torch.no_grad():
             for entry, own in zip(self._entries, groups, strict=True):
@@ -97,7 +97,7 @@ def _apply(entry: LedgerEntry, groups: Sequence[Sequence[nn.Parameter]], unit: U
 
 
 def _place(parameter: nn.Parameter) -> torch.Tensor:
-    """Return the numbers of a gradient: the values of a sparse one, of a sharded one the own part."""
+    """Return the elements of a gradient: the values of a sparse one, the local shard of a sharded one."""
     gradient = parameter.grad
     assert gradient is not None, "chosen because it has one"  # noqa: S101 - says so to the type checker
     gradient = gradient.detach()
@@ -107,7 +107,7 @@ def _place(parameter: nn.Parameter) -> torch.Tensor:
 
 
 def _put(parameter: nn.Parameter, old: torch.Tensor, new: torch.Tensor) -> None:
-    """Write the numbers back into the very tensor that others may hold, where that can be."""
+    """Write the elements back, into the same tensor if possible: others may hold it."""
     gradient = parameter.grad
     if gradient is not None and gradient.layout is torch.sparse_coo:
         coalesced = gradient.detach().coalesce()

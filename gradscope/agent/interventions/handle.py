@@ -1,4 +1,4 @@
-"""`Intervention`: what a script holds of an intervention that it set."""
+"""`Intervention`: a script's handle of an intervention that it set."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -10,7 +10,7 @@ __all__ = ["Intervention"]
 
 
 class Intervention:
-    """One intervention on some layers' gradients. It is in force from `active_since` to `remove()`.
+    """One intervention. It is in force from `active_since` to `remove()`.
 
     As a context manager it is removed at the end of the block.
     """
@@ -21,7 +21,7 @@ class Intervention:
 
     @property
     def id(self) -> str:
-        """Its name in this run, as `reverse-1`."""
+        """Its name in this run, such as `reverse-1`."""
         return self._entry.id
 
     @property
@@ -31,21 +31,21 @@ class Intervention:
 
     @property
     def active_since(self) -> int | None:
-        """The first step in which it is in force; None while it waits for the next step boundary."""
+        """The first step in which it is in force; None while it is pending."""
         return self._entry.active_since
 
     @property
     def failure(self) -> str:
-        """Why it was taken off by itself; empty while nothing has failed."""
+        """Why it failed and was removed; empty if it has not failed."""
         return self._entry.intervention.failure
 
     @property
     def is_removed(self) -> bool:
-        """Whether it is over: removed by anyone, or ended by itself."""
+        """Whether it was removed, or has expired."""
         return self._entry.is_removed
 
     def remove(self) -> None:
-        """Take it off, as soon as a step in progress has ended. Once it is off, nothing happens."""
+        """Remove it, at the next step boundary if a step is in progress. A second call does nothing."""
         self._remove(self.id)
 
     def __enter__(self) -> Self:

@@ -236,4 +236,4 @@ def test_an_intervention_that_cannot_act_says_so_once(caplog):
         for _ in range(2):
             model(X).sum().backward()
             scope.mark_step()
-    assert caplog.text.count("reverse-1 did nothing in step 0: spare gave no output") == 1
+    assert caplog.text.count("reverse-1 had no effect in step 0: spare had no output") == 1

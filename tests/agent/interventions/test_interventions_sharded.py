@@ -60,5 +60,5 @@ def test_elementwise_changes_act_on_the_part_that_a_rank_holds(one_rank):
     ],
 )
 def test_what_needs_a_whole_gradient_is_refused_with_the_reason(one_rank, install):
-    with pytest.raises(UsageError, match="looks at a whole gradient, and of a sharded parameter"):
+    with pytest.raises(UsageError, match="needs whole gradients, and each rank holds a shard"):
         trained(install)

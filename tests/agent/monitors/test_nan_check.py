@@ -136,7 +136,7 @@ def test_very_large_finite_gradients_raise_no_alert(dtype):
             parameter.grad = torch.full_like(parameter, fill)
             optimizer.step()
         assert next((a.rule, a.step) for a in scope.alerts if a.rule == "nonfinite") == ("nonfinite", 1)
-        assert set(scope.faults) <= {"seeing layers"}  # there is none that computes
+        assert set(scope.faults) <= {"observing layers"}  # there is none that computes
 
 
 def test_gradients_computed_in_a_closure_are_checked_after_the_step():

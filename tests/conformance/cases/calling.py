@@ -236,7 +236,7 @@ class OwnsAlongside(nn.Sequential):
         return super().forward(x) * self.gain
 
 
-NONE_SEEN = frozenset({"seeing layers"})
+NONE_SEEN = frozenset({"observing layers"})
 """gradscope says so when no layer computed in a step that was to be observed."""
 
 CASES = (
