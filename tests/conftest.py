@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.append(str(Path(__file__).parent))
+# As many workers as processors: a thread that spins while it waits takes the time of another worker.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from gradscope.protocol import Hello
 from gradscope.transport import HubAddress, Link, ensure_hub, hub_address
@@ -199,3 +201,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("conformance: bare against attached")
         for line in lines:
             terminalreporter.write_line(line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of whole folders, and of fixtures that start processes, as `processes`."""
+    folders = {Path(__file__).parent / name for name in ("cli", "demo", "end_to_end")}
+    for item in items:
+        if folders & set(item.path.parents) or {"fresh", "live"} & set(item.fixturenames):
+            item.add_marker("processes")

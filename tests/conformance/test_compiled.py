@@ -9,6 +9,8 @@ import pytest
 
 from support import fork_server
 
+pytestmark = pytest.mark.processes
+
 PROGRAM = Path(__file__).parent / "compiled_training.py"
 NAMES = (
     "in-place", "tuple", "nested", "dict", "dataclass", "root", "conv", "shared", "view", "dropout",

@@ -196,6 +196,7 @@ def test_the_functions_inside_a_callable_are_watched():
     assert "48 bytes" in report.findings[0].message
 
 
+@pytest.mark.timing
 def test_an_examination_of_32_by_128_takes_less_than_two_seconds():
     examine(Cube, sample(2, 2))  # torch loads parts of itself at first use
     start = time.perf_counter()

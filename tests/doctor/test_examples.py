@@ -1,11 +1,12 @@
 """The examples run as scripts and print the numbers that they promise."""
 
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from support import fork_server
 
 FOLDER = Path(__file__).parents[2] / "examples" / "autograd"
 
@@ -129,7 +130,7 @@ def run_activations(*arguments, hidden=()):
     )
     path = str(FOLDER / "activations.py")
     script = script.replace("sys.argv[0]", repr(path))
-    return subprocess.run(
+    return fork_server.run(
         [sys.executable, "-c", script, *arguments],
         capture_output=True,
         text=True,

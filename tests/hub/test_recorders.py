@@ -3,6 +3,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from gradscope.hub.recorders import Recorders
 from gradscope.protocol import Event, Hello, Message, Step, encode
 from gradscope.recording import list_recordings, open_recording
@@ -33,6 +35,7 @@ def hello(rank: int = 0, record: str | None = "/tmp/r.gradscope") -> Hello:
     return Hello(role="agent", peer=f"agent-{rank}", run="r", rank=rank, record=record)
 
 
+@pytest.mark.timing
 def test_ending_a_run_does_not_wait_for_its_recorder(wait_until: Callable[..., None]) -> None:
     made: list[SlowRecorder] = []
 

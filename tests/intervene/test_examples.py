@@ -1,18 +1,19 @@
 """The examples that change gradients run as scripts, and show the effect that they promise."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from support import fork_server
 
 FOLDER = Path(__file__).parents[2] / "examples" / "interventions"
 
 
 def numbers(name: str) -> list[list[float]]:
     """The numbers that a script prints, line by line."""
-    ran = subprocess.run(
+    ran = fork_server.run(
         [sys.executable, FOLDER / name], capture_output=True, text=True, timeout=110, check=True
     )
     lines = [re.findall(r"-?(?:\d+\.?\d*(?:e[-+]?\d+)?|inf|nan)", x) for x in ran.stdout.splitlines()]

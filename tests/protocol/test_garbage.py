@@ -162,6 +162,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 def test_a_bomb_is_refused_within_milliseconds(bomb: bytes):
     assert len(bomb) <= HEAD_LIMIT_BYTES

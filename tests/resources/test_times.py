@@ -13,6 +13,8 @@ import gradscope
 from gradscope.errors import NotMeasuredError
 from gradscope.resources import DeviceClock, HostClock, Stopwatch
 
+pytestmark = pytest.mark.timing
+
 FORWARD_S, BACKWARD_S, MARGIN_S = 0.03, 0.05, 0.02
 
 

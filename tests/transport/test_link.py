@@ -80,6 +80,7 @@ def test_a_manifest_of_many_parts_passes(hub: HubAddress, bring_up: Up) -> None:
     assert "garbage" not in link.counters
 
 
+@pytest.mark.timing
 def test_a_hub_that_is_killed_is_noticed_and_the_next_one_gets_a_hello(
     hub: HubAddress, hub_pid: Callable[[], int], bring_up: Up
 ) -> None:
@@ -200,6 +201,7 @@ def test_wake_ends_a_wait_from_another_thread(hub: HubAddress, bring_up: Up) -> 
     waker.join()
 
 
+@pytest.mark.timing
 def test_a_bye_arrives_at_once(hub: HubAddress, bring_up: Up) -> None:
     viewer = bring_up(hub.viewers, VIEWER)
     agent = bring_up(hub.agents, AGENT)
@@ -212,6 +214,7 @@ def test_a_bye_arrives_at_once(hub: HubAddress, bring_up: Up) -> None:
         assert time.monotonic() - begin_s < 3.0
 
 
+@pytest.mark.timing
 def test_closing_towards_a_stopped_hub_takes_less_than_a_second(
     hub: HubAddress, hub_pid: Callable[[], int], bring_up: Up
 ) -> None:

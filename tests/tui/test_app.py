@@ -341,6 +341,7 @@ async def test_only_rows_that_changed_are_drawn_again():
         assert table.counters == {"strips_reused": 24}  # the header is the 25th
 
 
+@pytest.mark.timing
 async def test_when_data_stops_the_screen_says_so_within_two_seconds():
     async with desk() as one:
         await one.until(lambda: "● live" in one.line(StatusLine))

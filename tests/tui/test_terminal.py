@@ -94,6 +94,7 @@ def test_it_waits_for_a_run_and_ctrl_c_ends_it_with_130(agent, terminal):
     assert screen.end() == 130
 
 
+@pytest.mark.timing
 def test_when_the_training_is_killed_the_screen_says_so(agent, terminal):
     process = agent("short-1")
     screen = terminal(80, 24)

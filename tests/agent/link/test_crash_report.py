@@ -13,6 +13,7 @@ from gradscope.agent.link.crash_report import account_of
 from gradscope.doctor import KNOWN_MESSAGES
 from gradscope.errors import RecordingError
 from gradscope.recording import default_path, open_recording
+from support import fork_server
 
 TRAINING = """
 import sys, time
@@ -80,7 +81,8 @@ train()
 
 def run_training(path, *arguments):
     path.write_text(TRAINING)
-    return subprocess.run(
+    run = fork_server.run if "bare" in arguments else subprocess.run
+    return run(
         [sys.executable, str(path), *arguments],
         capture_output=True,
         text=True,

@@ -310,6 +310,7 @@ def test_a_viewer_killed_during_a_pause_cannot_hold_the_training(watched, wait_u
     assert time.monotonic() - began_s > 1.5
 
 
+@pytest.mark.timing
 def test_an_intervention_expires_on_time_after_the_hub_has_died(
     watched, client, hub_pid, is_alive, wait_until
 ):
