@@ -1,4 +1,4 @@
-"""`Client`: a viewer's hold on one run."""
+"""`Client`: the connection of a viewer or script to one run."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -85,18 +85,18 @@ class Client:
         return list(found)
 
     def watch(self, run: str, *, max_rate_hz: float = 4.0, backfill: bool = True) -> None:
-        """Have a run's stream from now on, to be taken with `receive` or `steps`.
+        """Subscribe to a run; read its messages with `receive` or `steps`.
 
-        At most `max_rate_hz` steps a second come of each rank, the newest then; `backfill` asks for the
-        past that the hub still has. Whoever calls this must go on reading: unread steps use up the
-        credit, and then the hub withholds newer ones (and says so with `Skipped`).
+        At most `max_rate_hz` steps a second are sent of each rank, the newest ones; `backfill` requests the
+        past steps that the hub has. The caller must keep reading: unread steps use up the credit, and then
+        the hub skips newer ones (and sends `Skipped`).
         """
         self._watch(run, max_rate_hz=max_rate_hz, backfill=backfill, is_listening=True)
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """Return what has come of the stream, in order, after waiting up to `timeout_s` for the first.
+        """Return the messages that have arrived, in order; wait up to `timeout_s` for the first.
 
-        So come Runs, Manifest, Step, Memory, Times, Scalars, Event, Interventions, Skipped,
+        They are Runs, Manifest, Step, Memory, Times, Scalars, Event, Interventions, Skipped,
         Backfill and Refusal.
         """
         messages = self._session.inbox.take(timeout_s)
@@ -104,13 +104,13 @@ class Client:
         return messages
 
     def steps(self, timeout_s: float | None = None, *, rank: int | None = None) -> Iterator[Table]:
-        """Iterate over the run's steps as tables: those that the hub kept, then each as it comes.
+        """Iterate over the run's steps as tables: first the steps that the hub kept, then each new one.
 
-        With several ranks a table has the merged rows of all of them, and is there once all have told
-        of the step, or gone on without (`.missing`). `rank` chooses the rows of one.
+        With several ranks a table has the merged rows of all of them. It is complete when all ranks have
+        reported the step, or have reported a later one (`.missing`). `rank` selects the rows of one rank.
 
-        Ends when the run has ended, or when none came for `timeout_s`. Raises LinkError when the hub is
-        lost for 15 s. Messages of other kinds that come meanwhile are not kept for `receive`.
+        Ends when the run has ended, or if no step arrives for `timeout_s`. Raises LinkError if the hub is
+        lost for 15 s. Messages of other types are not kept for `receive`.
         """
         gathering: RankAssembly[Step] = RankAssembly()
         known = self._session.known
@@ -146,7 +146,7 @@ class Client:
     def _stream(
         self, tables: Callable[[Message | None], list[Table]], timeout_s: float | None
     ) -> Iterator[Table]:
-        """Iterate over what is made of the stream's messages, one after the other."""
+        """Iterate over the tables that `tables` returns for each message."""
         run = self._chosen()
         if not (self._session.is_listening and self._session.known.run == run):
             self._watch(run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, is_listening=True)
@@ -171,9 +171,9 @@ class Client:
     def latest(self, timeout_s: float = 5.0, *, rank: int | None = None) -> Table:
         """Return the newest step, waiting up to `timeout_s` for the first.
 
-        With several ranks it is the newest that all have told of, their rows merged; where there is
-        none by then, what there is of the newest (`.missing` names the others). `rank` chooses the rows
-        of one. Raises LinkError when there is no step by then.
+        With several ranks it is the newest step that all have reported, with their rows merged; if there is
+        none by then, the reported rows of the newest (`.missing` names the other ranks). `rank` selects the
+        rows of one rank. Raises LinkError if there is no step by then.
         """
         self._ensure_watched()
         known = self._session.known
@@ -202,7 +202,7 @@ class Client:
         return self._found(known.wait(look, timeout_s), "reading of the memory", timeout_s)
 
     def times(self, timeout_s: float = 5.0, *, rank: int = 0) -> TimesTable:
-        """Return where the newest measured step's time went; waits and raises as `memory`."""
+        """Return where the newest measured step's time went; waits and raises like `memory`."""
         self._ensure_watched()
         known = self._session.known
 
@@ -360,7 +360,7 @@ class Client:
         return self._commands.capture(layers, what, timeout_s)
 
     def close(self) -> None:
-        """Say goodbye to the hub and end the client's thread."""
+        """Disconnect from the hub and end the client's thread."""
         self._session.close()
 
     def __enter__(self) -> Self:

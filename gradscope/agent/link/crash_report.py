@@ -1,6 +1,6 @@
-"""An exception that ends a watched run: where it comes from, what causes it and what cures it.
+"""Report of an exception that ends a run: its layer or custom Function, its cause and its remedy.
 
-The exception goes on as it is, with its own traceback. Nothing is done before there is one.
+The exception propagates unchanged, with its own traceback.
 """
 
 import os
@@ -26,58 +26,58 @@ _OURS: Final = str(Path(__file__).parents[1])
 
 
 class CrashReporter:
-    """Calls `tell(error)` for an exception that ends the process, from `install` to `remove`.
+    """Calls `report(error)` for an exception that ends the process, from `install` to `remove`.
 
-    The hook that was there is called first, so the traceback is printed as ever. `remove` puts it back;
-    where another hook was laid over ours meanwhile, that one stays, and ours only passes on.
+    The previous `sys.excepthook` is called first, so the traceback is printed as usual. `remove` restores it.
+    If another hook was installed after this one, that one stays, and this one only calls the previous hook.
     """
 
-    def __init__(self, tell: Callable[[BaseException], None]) -> None:
-        self._tell: Callable[[BaseException], None] | None = None
-        self._wanted = tell
+    def __init__(self, report: Callable[[BaseException], None]) -> None:
+        self._report: Callable[[BaseException], None] | None = None
+        self._installed_report = report
         self._previous = sys.excepthook
         self._pid = os.getpid()
 
     def install(self) -> None:
-        """Lay the hook over the one that is there."""
-        self._previous, self._tell = sys.excepthook, self._wanted
+        """Replace `sys.excepthook`."""
+        self._previous, self._report = sys.excepthook, self._installed_report
         sys.excepthook = self
 
     def remove(self) -> None:
-        """Take it off, with all removed ones of ours that lie bare then."""
-        self._tell = None
-        while isinstance(sys.excepthook, CrashReporter) and sys.excepthook._tell is None:  # noqa: SLF001 - ours
+        """Restore the previous hook, and skip other removed CrashReporters below it."""
+        self._report = None
+        while isinstance(sys.excepthook, CrashReporter) and sys.excepthook._report is None:  # noqa: SLF001 - ours
             sys.excepthook = sys.excepthook._previous  # noqa: SLF001 - as above
 
     def __call__(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        """Do what the hook below does, then tell."""
-        tell = self._tell  # the hook below us may end the scope
+        """Call the previous hook, then report."""
+        report = self._report  # the previous hook may end the scope
         try:
             self._previous(kind, error, trace)
         finally:
-            if tell is not None and os.getpid() == self._pid:  # a forked child has no link
-                tell(error)
+            if report is not None and os.getpid() == self._pid:  # a forked child has no link
+                report(error)
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What is said of an exception. `code` is "exception", or that and the known message's name."""
+    """The report of an exception. `code` is "exception", or "exception.NAME" for a known message."""
 
     code: str
     text: str
 
     @property
     def is_known(self) -> bool:
-        """Whether it is one of the messages that everybody meets."""
+        """Whether the message is in the table of known messages."""
         return self.code != "exception"
 
 
 def account_of(error: BaseException, model: nn.Module | None) -> Account:
-    """Name the layer and the custom Function that an exception comes from, its cause and its cure.
+    """Return the report: layer and custom Function of the exception, its cause and its remedy.
 
-    Where it was raised from another one that is known, that other one is told of.
+    If it was raised from another exception with a known message, the report is about that one.
     """
     from gradscope.doctor.report.messages import recognise  # noqa: PLC0415 - loads the doctor: seldom wanted
 
@@ -96,7 +96,7 @@ def account_of(error: BaseException, model: nn.Module | None) -> Account:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and those that it was raised from, each once."""
+    """Yield an exception and the exceptions that it was raised from, each once."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -105,7 +105,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _function(frames: list[FrameType], message: str) -> str:
-    """Name the custom Function: autograd calls it from an `apply` that knows its class."""
+    """Return the custom Function: autograd calls it from an `apply` that knows its class."""
     for frame in frames:
         if frame.f_code.co_name != "apply" or not _is_in(frame.f_code, _TORCH):
             continue
@@ -130,7 +130,7 @@ def _layer(frames: list[FrameType], model: nn.Module | None) -> str:
 
 
 def _line(frames: list[FrameType]) -> str:
-    """Name the innermost line that is neither torch's nor ours."""
+    """Return the innermost line outside torch and gradscope."""
     for frame in frames:
         if not _is_in(frame.f_code, _TORCH) and not _is_in(frame.f_code, _OURS):
             return f"at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

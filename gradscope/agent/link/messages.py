@@ -1,4 +1,4 @@
-"""What the training process knows, as messages of the link."""
+"""Builds the messages of the training process: manifest, steps, interventions."""
 
 import math
 import sys
@@ -40,7 +40,7 @@ __all__ = [
 def manifest_message(
     run: str, rank: int, revision: int, model: str, layers: Sequence[LayerInfo]
 ) -> Manifest:
-    """Return the manifest of a model's layers, and of what can be done to them."""
+    """Return the manifest: the layers of a model, and the available interventions."""
     described = [_describe(layer) for layer in layers]
     devices = {str(p.device) for layer in layers for p in layer.parameters.values()}
     return Manifest(
@@ -62,12 +62,12 @@ def _pass_for(devices: Iterable[str]) -> str:
 
 
 def with_actions(manifest: Manifest) -> Manifest:
-    """Return a manifest that names the interventions that there are now."""
+    """Return the manifest with the interventions that are available now."""
     return manifest.with_actions(actions_now())
 
 
 def actions_now() -> tuple[ActionInfo, ...]:
-    """Return gradscope's interventions and the script's own, as viewers are told of them."""
+    """Return the interventions of gradscope and of the script, as they are sent to viewers."""
     return tuple(_action_info(action) for action in all_actions())
 
 
@@ -104,7 +104,7 @@ def interventions_message(
     pause: PauseState | None = None,
     breakpoints: tuple[BreakpointState, ...] = (),
 ) -> Interventions:
-    """Return all that is set in the run, as it stands."""
+    """Return the interventions, the pause and the breakpoints of the run."""
     states = tuple(state_of(entry) for entry in entries)
     return Interventions(
         run=run,
@@ -124,7 +124,7 @@ def _pack_bins() -> PackBins | None:
 
 
 def state_of(entry: LedgerEntry) -> InterventionState:
-    """Return one intervention as data."""
+    """Return an entry of the ledger as it is sent to viewers."""
     request = entry.request
     return InterventionState(
         id=entry.id,

@@ -1,8 +1,7 @@
-"""The publisher: the one thread that owns the link. The training thread only lays things on queues.
+"""The publisher: the one thread that owns the link. The training thread only puts messages into queues.
 
-It starts or joins the hub, sends what lies on the queues, hands commands to `on_command`, and tells the
-hub anew who we are whenever it is a new one. When there is no link the queues stay bounded: the oldest
-is dropped and counted.
+It starts or joins the hub, sends queued messages, passes commands to `on_command`, and introduces the run to each
+new hub. The queues are bounded: if they are full, the oldest message is dropped and counted.
 """
 
 import logging
@@ -27,16 +26,16 @@ _SCALARS_A_MESSAGE = 500
 _POLL_S = 0.05
 _RETRY_FIRST_S = 0.5
 _RETRY_LAST_S = 30.0
-_GOODBYE_S = 1.0
+_CLOSE_S = 1.0
 
 _Make = Callable[[], Message]
 _Row = tuple[int, float, dict[str, float]]
 
 
 class Publisher:
-    """Sends to the hub from a thread of its own, from `start` to `stop`.
+    """Sends to the hub from its own thread, from `start` to `stop`.
 
-    `announce()` gives the messages that a new hub must know first: manifest and interventions.
+    `announce()` returns the first messages for a new hub: manifest and interventions.
     """
 
     def __init__(
@@ -70,20 +69,22 @@ class Publisher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send what is left, say goodbye, and end the thread: at most a second."""
+        """Send the queued messages, close the link, and end the thread; takes at most a second."""
         if os.getpid() != self._pid or self._thread is None:
             return
         self._stopping.set()
         self._wake()
-        if self._thread is not threading.current_thread():  # a collected model ends its scope anywhere
-            self._thread.join(_GOODBYE_S + 0.5)
+        if (
+            self._thread is not threading.current_thread()
+        ):  # the garbage collector may end a scope in any thread
+            self._thread.join(_CLOSE_S + 0.5)
         self._thread = None
 
     def put(self, make: _Make, size_bytes: int = 0) -> None:
-        """Lay a message on the queue; it is made by the thread. Never waits.
+        """Queue a message; `make` is called by the publisher thread. Never blocks.
 
-        size_bytes: what it holds in memory until it is made, where that is much. So many of this size
-        wait as fit into the queue's bytes, two at the least.
+        size_bytes: the memory that it holds until then, if that is large. It limits the length of the queue
+        to 16 MB of such messages, and to two at least.
         """
         limit = _QUEUE_LIMIT
         if size_bytes:
@@ -93,16 +94,16 @@ class Publisher:
         self._queue.append(make)
 
     def put_now(self, make: _Make) -> None:
-        """Lay a message on the queue, and wake the thread."""
+        """Queue a message, and wake the thread."""
         self.put(make)
         self._wake()
 
     def put_scalars(self, step: int, time_s: float, values: dict[str, float]) -> None:
-        """Lay a step's scalars on their queue; several steps travel together."""
+        """Queue the scalars of a step; one message holds those of several steps."""
         self._scalars.append((step, time_s, values))
 
     def counters(self) -> dict[str, int]:
-        """Return what was sent, dropped and failed."""
+        """Return the numbers of sent, dropped and failed messages."""
         link = self._link.counters if self._link is not None else {}
         return {**link, "queue_dropped": self.dropped, "failures": self.failures}
 
@@ -128,7 +129,7 @@ class Publisher:
                     self._serve(self._link)
             except (GradscopeError, OSError) as error:
                 self._warn_once(str(error))
-            except Exception as error:  # noqa: BLE001 - counted and told; the next try may succeed
+            except Exception as error:  # noqa: BLE001 - counted and logged; the next attempt may succeed
                 self.failures += 1
                 self._warn_once(f"the link failed: {type(error).__name__}: {error}")
             finally:
@@ -137,7 +138,7 @@ class Publisher:
             retry_s = min(2 * retry_s, _RETRY_LAST_S)
 
     def _serve(self, link: Link) -> None:
-        """Send and receive until we stop, or the link has been lost and another hub is needed."""
+        """Send and receive until `stop`, or until the link is lost and another hub is needed."""
         while not self._stopping.is_set():
             for message in link.receive(_POLL_S):
                 self._on_message(link, message)
@@ -145,10 +146,10 @@ class Publisher:
                 self._send_all(link)
             elif link.state.phase in ("lost", "refused"):
                 return
-        self._say_goodbye(link)
+        self._close_link(link)
 
-    def _say_goodbye(self, link: Link) -> None:
-        deadline_s = time.monotonic() + _GOODBYE_S / 2
+    def _close_link(self, link: Link) -> None:
+        deadline_s = time.monotonic() + _CLOSE_S / 2
         while link.state.phase == "connecting" and time.monotonic() < deadline_s:
             for message in link.receive(_POLL_S):
                 self._on_message(link, message)
@@ -194,6 +195,6 @@ class Publisher:
         if not self._has_warned:
             self._has_warned = True
             _log.warning(
-                "gradscope: no live view of this run: %s. Training goes on; the link is tried again.",
+                "gradscope: no live view of this run: %s. Training continues; the link is retried.",
                 reason,
             )

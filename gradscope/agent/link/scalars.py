@@ -1,4 +1,4 @@
-"""What the user logs: numbers of the step in progress, taken from tensors without waiting."""
+"""Scalars that the user logs in a step, copied from tensors without blocking."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _NAMES_LIMIT = 64
 
 
 class ScalarLog:
-    """Collects the values of a step, and gives back steps whose values have come from the device."""
+    """Collects the values of a step, and returns steps whose values have arrived from the device."""
 
     def __init__(self) -> None:
         self._values: dict[str, _Value] = {}
@@ -25,13 +25,13 @@ class ScalarLog:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was logged in the step in progress, and no values are on their way."""
+        """Whether nothing was logged in this step, and no values are being copied."""
         return not self._values and not self._waiting
 
     def log(self, values: Mapping[str, object], step: int) -> None:
-        """Take values of the step in progress; those before it may not have been ended here yet.
+        """Add values of the step in progress. Earlier steps may not have been ended here yet.
 
-        Raises UsageError for what is no number.
+        Raises UsageError if a value is not a number.
         """
         taken = {name: _take(name, value) for name, value in values.items()}
         if len(self._values | taken) > _NAMES_LIMIT:
@@ -40,7 +40,7 @@ class ScalarLog:
         self._step = step
 
     def end_step(self, step: int, time_s: float, step_time_s: float) -> None:
-        """End the step: its values wait until they are on the host."""
+        """End the step: its values wait for their copies to the host."""
         values: dict[str, _Value] = {}
         event = None
         if self._values and step >= self._step:
@@ -51,7 +51,7 @@ class ScalarLog:
         self._waiting.append((step, time_s, {**values, "step_time_s": step_time_s}, event))
 
     def ready(self) -> list[tuple[int, float, dict[str, float]]]:
-        """Return the steps, oldest first, whose values have come: (step, time, values)."""
+        """Return the steps whose values have arrived, oldest first: (step, time, values)."""
         rows = []
         while self._waiting and (self._waiting[0][3] is None or self._waiting[0][3].query()):
             step, time_s, values, _ = self._waiting.popleft()
