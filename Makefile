@@ -46,6 +46,7 @@ check: $(VENV)/tests  ## lint, formatting, spelling, types, and which room impor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	git ls-files -z '*.py' '*.md' '*.c' '*.h' '*.toml' '*.yml' | xargs -0 $(BIN)/codespell
+	$(BIN)/python .ci/words.py
 	$(BIN)/clang-format --dry-run -Werror gradscope/native/*.c gradscope/native/*.h
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -25,7 +25,7 @@ from support import conformance_table, fork_server
 
 DEADLINE_S = 15.0
 
-# How fast a machine makes examples is no property of the code; what fails once must fail again.
+# How fast a machine makes examples does not depend on the code. What fails once must fail again.
 settings.register_profile("steady", suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("steady")
 

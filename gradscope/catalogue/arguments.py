@@ -81,7 +81,7 @@ class Argument:
 def check_arguments(
     action: str, arguments: Sequence[Argument], given: Mapping[str, object]
 ) -> dict[str, Value]:
-    """Return the value of each argument, with defaults for those that are not given.
+    """Return the value of each argument, with defaults for the ones that are not given.
 
     Raises UsageError if one is missing, unknown, of another type, or out of range.
     """
