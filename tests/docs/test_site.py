@@ -33,11 +33,12 @@ def test_files_that_pages_name_exist():
     assert not missing
 
 
-def test_sick_runs_that_pages_quote_exist():
-    quoted = {
-        name
-        for page in ROOT.glob("docs/walks/*.md")
-        for name in re.findall(r"examples/[\w/]+\.py", page.read_text(encoding="utf-8"))
+def test_files_of_the_project_that_pages_name_exist():
+    path = r"\b(?:gradscope|tui|tests|docs|examples|benchmarks)/[\w/.-]+\.(?:py|md|c|h|toml|svg|png)\b"
+    named = {
+        (page.name, name)
+        for page in PAGES
+        for name in re.findall(path, page.read_text(encoding="utf-8"))
     }
-    assert quoted
-    assert all((ROOT / name).exists() for name in quoted)
+    assert len(named) > 20
+    assert {(page, name) for page, name in named if not (ROOT / name).exists()} == set()
