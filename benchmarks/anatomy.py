@@ -20,11 +20,11 @@ from benchmarks.settings import SETTINGS
 from benchmarks.workloads import WORKLOADS, Training
 from gradscope.agent.observation.measurement import Measurement
 from gradscope.agent.observation.model_tracker import ModelTracker
-from gradscope.agent.observation.pending_steps import Delivery
+from gradscope.agent.observation.observed_step import PendingStep
 from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugins
 from gradscope.budget import Sampler
-from gradscope.observe import RowBuffer
+from gradscope.observe import ParameterObserver, RowBuffer
 
 MODULES = 100
 _TURNS = 5
@@ -39,11 +39,11 @@ SPANS: tuple[tuple[type, str], ...] = (
     (RowBuffer, "add_gradients"),
     (RowBuffer, "add_each"),
     (StepEngine, "_after_optimizer"),
-    (Measurement, "after_optimizer"),
+    (ParameterObserver, "after"),
     (RowBuffer, "add_changes"),
     (StepEngine, "_end"),
     (RowBuffer, "harvest"),
-    (Delivery, "deliver"),
+    (PendingStep, "observed"),
     (Sampler, "record"),
     (StepEngine, "_begin"),
 )

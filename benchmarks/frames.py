@@ -19,8 +19,7 @@ import torch
 
 import gradscope
 from benchmarks.workloads import WORKLOADS
-from gradscope.agent.link.messages import step_message
-from gradscope.agent.observation.measurement import FinishedStep
+from gradscope.agent.observation.observed_step import ObservedStep, step_message
 from gradscope.observe import RowBuffer
 from gradscope.protocol import encode
 
@@ -102,7 +101,17 @@ def measure(layers: int, detail: str) -> Cost:
         harvest = buffer.harvest()
         harvested_s = time.perf_counter()
         block = harvest.block()
-        finished = FinishedStep(names, 0, seq, 0.0, 0.1, 1, 0.0, block)
+        finished = ObservedStep(
+            names=names,
+            revision=0,
+            step=seq,
+            time_s=0.0,
+            step_time_s=0.1,
+            layers="all",
+            every=1,
+            cost=0.0,
+            block=block,
+        )
         finished_s = time.perf_counter()
         message = step_message("run", 0, seq, 0, finished)
         made_s = time.perf_counter()
@@ -129,7 +138,7 @@ def size_of(workload: str, detail: str) -> Size:
     ) as scope:
         for _ in range(4):
             training.step()
-        finished = scope._latest  # noqa: SLF001 - the block that the publisher is given
+        finished = scope._latest_steps._latest  # noqa: SLF001 - the block that the publisher is given
     if finished is None or scope.faults:
         raise RuntimeError(f"nothing was observed, the figure is void: {scope.faults}")
     message = step_message(scope.run, 0, finished.step, 0, finished)

@@ -1,45 +1,46 @@
-"""`Scope`: gradscope's presence in one training process, and a person's handle on it."""
+"""`Scope`: the handle on one attached model. Each method calls one feature object."""
 
 import logging
-import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from gradscope.agent.attending import Attending
-from gradscope.agent.changes import Changes
 from gradscope.agent.commands.dispatcher import CommandDispatcher
-from gradscope.agent.commands.intervention_commands import Modules
-from gradscope.agent.focusing import Focusing
+from gradscope.agent.commands.script_interventions import ScriptInterventions, When
+from gradscope.agent.inspection.capture import Capture, Captures, check_what
+from gradscope.agent.inspection.capture_upload import CaptureUpload
 from gradscope.agent.inspection.custom_functions import FunctionTracker
+from gradscope.agent.inspection.focus import Focus
+from gradscope.agent.inspection.latest_steps import LatestSteps
+from gradscope.agent.inspection.resources import ResourcePlugin
+from gradscope.agent.inspection.snapshot import Snapshot
+from gradscope.agent.interventions.handle import Intervention
 from gradscope.agent.link.crash_report import CrashReporter, account_of
-from gradscope.agent.link.messages import (
-    interventions_message,
-    manifest_message,
-    step_message,
-    with_actions,
-)
-from gradscope.agent.link.publisher import Publisher
-from gradscope.agent.link.scalars import ScalarLog
-from gradscope.agent.looking import Looking
-from gradscope.agent.measured import Measured
-from gradscope.agent.observation.clipping import ClippingPlugin
-from gradscope.agent.observation.measurement import FinishedStep
-from gradscope.agent.run.faults import Faults
-from gradscope.agent.run.identity import hello_of
+from gradscope.agent.link.messages import state_of, with_actions
+from gradscope.agent.monitors.breakpoints import Breakpoints
+from gradscope.agent.monitors.clipping import ClippingPlugin
+from gradscope.agent.monitors.logged_scalars import LoggedScalars
+from gradscope.agent.monitors.nan_check import NonfiniteCheck
+from gradscope.agent.monitors.nan_check_schedule import CheckSchedule
+from gradscope.agent.monitors.nan_response import NonfiniteResponse
+from gradscope.agent.monitors.pause import Pause, check_lease
+from gradscope.agent.monitors.rules import Action, Callback, RuleMonitor, check_action
+from gradscope.agent.run.context import RunContext
 from gradscope.agent.run.settings import Settings
 from gradscope.agent.step.engine import StepEngine
 from gradscope.budget import Sampler
-from gradscope.columns import Table
-from gradscope.errors import NotMeasuredError, UsageError
-from gradscope.hooks import LayerInfo
-from gradscope.intervene import AuditLog, Ledger
-from gradscope.protocol import Ack, Event, Message
+from gradscope.columns import MemoryTable, Table, TimesTable
+from gradscope.errors import UsageError
+from gradscope.hooks import LayerPatterns
+from gradscope.intervene import AuditEntry, OwnFunction, action_of, find_action
+from gradscope.names import match_names
+from gradscope.protocol import BreakpointState, InterventionState
+from gradscope.resources import is_out_of_memory
+from gradscope.rules import Alert, Rule, rule_kind
 
 if TYPE_CHECKING:
     from gradscope.doctor import Report
@@ -49,152 +50,459 @@ __all__ = ["Scope"]
 _log = logging.getLogger("gradscope")
 
 
-class Scope(Changes, Measured, Attending, Looking, Focusing):
+class Scope:
     """gradscope on one model, from `attach` to `detach`. Also a context manager.
 
-    It holds the model weakly and ends when the model goes. But for `examine`, all methods may be called
-    from any thread, and none waits for the device, the link or a viewer.
-    """
+    It holds the model weakly and ends when the model is collected. All methods except `examine` may be
+    called from any thread. No method waits for the device, the hub or a viewer.
 
-    _latest: FinishedStep | None = None
-    _sequence = 0
-    _publisher: Publisher | None = None
+    `layers` are patterns as in `attach`. A pattern that matches nothing raises UnknownLayerError, a
+    subclass of UsageError; other invalid arguments raise UsageError.
+    """
 
     def __init__(self, model: nn.Module, settings: Settings, sampler: Sampler) -> None:
         self.run = settings.run
-        self._hello = hello_of(settings.run, settings.recorded_at)
-        self._names: list[str] = []
-        self._model = weakref.ref(model)
-        self._scalars = ScalarLog()
         self._is_off = settings.is_inert
         self._when_detached: list[Callable[[], object]] = []
-        self._faults = Faults(lambda code, text: self._tell("warning", code, text))
-        self._ledger = Ledger(
-            rank=self._hello.rank,
-            on_request=self._note_request,
-            on_change=self._announce_interventions,
-            on_failure=lambda entry, _reason: self._control.request("remove", target=entry.id),
-            history=AuditLog(self._tell_deed),
+        run = self._run = RunContext(model, settings, sampler)
+        engine = self._engine = StepEngine(run)
+        self._commands = CommandDispatcher(run, engine)
+        self._interventions = ScriptInterventions(run, engine)
+        self._latest_steps = LatestSteps(run)
+        self._pause = Pause(run, self._commands)
+        self._breakpoints = Breakpoints(run, engine, self._pause)
+        self._rules = RuleMonitor(run, engine, self._commands, self._pause)
+        schedule = CheckSchedule(sampler)
+        response = NonfiniteResponse(run, engine, self._rules, schedule)
+        check = NonfiniteCheck(run, engine, schedule, response, self._breakpoints)
+        self._scalars = LoggedScalars(run, self._rules, self._breakpoints)
+        self._clipping = ClippingPlugin(run, engine, self._scalars)
+        self._captures = Captures(run, engine)
+        uploads = CaptureUpload(run, engine, self._captures)
+        self._snapshot = Snapshot(run, engine)
+        self._focus = Focus(run, engine, self._commands)
+        self._resources = ResourcePlugin(run, engine)
+        self._functions = FunctionTracker(run)
+        plugins = (
+            *self._commands.plugins(),
+            self._latest_steps,
+            self._scalars,
+            self._breakpoints,
+            self._pause,
+            check,
+            self._rules,
+            self._captures,
+            uploads,
+            self._snapshot,
+            self._focus,
+            self._resources,
+            self._functions,
+            self._clipping,
         )
-        self._resources = self._make_resources(sampler, settings)
-        self._engine = StepEngine(
-            model,
-            settings,
-            sampler=sampler,
-            ledger=self._ledger,
-            faults=self._faults,
-            on_layers=self._on_layers,
-            on_observed=self._on_observed,
-            on_focus_step=self._on_focus_step,
-            on_end=self._on_end,
-        )
-        self._control = CommandDispatcher(
-            self._hello,
-            self._ledger,
-            self._modules,
-            self._answer,
-            settle=self._engine.settle_now,
-            faults=self._faults,
-            is_allowed=settings.is_controllable,
-        )
-        self._add_parts(model, sampler)
+        for plugin in plugins:  # in the order in which they are called in each step
+            engine.add(plugin)
+        self._commands.register(self._pause.commands() | self._breakpoints.commands())
+        self._commands.register(uploads.commands() | {"focus": self._focus.prepare})
+        self._commands.register({"measure": self._resources.prepare_measure})
+        self._commands.register(self._snapshot.commands(), is_revising=True)
         if not settings.is_inert:
-            self._start(settings)
+            self._start()
+
+    # The run
 
     @property
     def rank(self) -> int:
-        """This process's rank; 0 outside of a distributed job."""
-        return self._hello.rank
+        """This process's rank; 0 outside a distributed job."""
+        return self._run.hello.rank
 
     @property
     def is_detached(self) -> bool:
-        """Whether it is over: detached, or made inert by GRADSCOPE=0."""
+        """Whether the scope is detached, or inert because of GRADSCOPE=0."""
         return self._is_off
 
     @property
     def step(self) -> int:
-        """The index of the step in progress, which is the number of optimizer steps completed."""
+        """The index of the step in progress, which is the number of completed optimizer steps."""
         return self._engine.step
 
     @property
     def watched_count(self) -> int:
-        """The number of layers that are watched."""
-        return len(self._watched_names)
+        """The number of layers that are observed."""
+        return len(self._engine.tracker.watched_names)
 
     @property
     def measured_by(self) -> str:
-        """Which pass reduces the model's tensors, and why it is not a quicker one."""
-        return self._manifest.measured_by
+        """Which pass reduces the model's tensors, and why no faster one is used."""
+        return "" if self._run.manifest is None else self._run.manifest.measured_by
 
     @property
     def endpoint(self) -> str | None:
         """The directory of the hub's sockets; None while there is no hub."""
-        address = self._publisher.address if self._publisher is not None else None
+        address = self._run.publisher.address
         return str(address.directory) if address is not None else None
 
     @property
     def faults(self) -> dict[str, int]:
-        """What went wrong inside gradscope, by part: how often."""
-        return self._faults.counts
-
-    def latest(self) -> Table:
-        """Return the newest observed step. Raises NotMeasuredError while there is none."""
-        if self._latest is None:
-            raise NotMeasuredError(
-                "no step has been observed yet: a step ends when an optimizer of the model steps, or "
-                "with scope.mark_step()"
-            )
-        return self._latest.table(self.rank)
-
-    def log(self, **values: float | torch.Tensor) -> None:
-        """Show numbers of the step in progress, as `scope.log(loss=loss, lr=3e-4)`.
-
-        Tensors of one element are taken without waiting for the device. Raises UsageError for others.
-        """
-        self._log(values)
-        self._met.on_logged(values.values())
+        """How often each part of gradscope failed."""
+        return self._run.faults.counts
 
     def mark_step(self) -> None:
         """End a step by hand, in a loop without an optimizer."""
         if not self._is_off:
             self._engine.mark_step()
 
-    def examine(self, *inputs: object, **keywords: object) -> "list[Report]":
-        """Examine the custom autograd Functions that the model uses, with what it calls them with.
-
-        Give what the training passes to the model; or nothing, for what it was called with in the
-        second observed step, or in the next one to begin after the last such call. A copy of the model
-        runs on that, outside of the training, which stays bitwise the same; call it from the training's
-        own thread. See `gradscope.doctor.examine_model`.
-
-        Raises UsageError where the model is gone, cannot be copied, cannot run on the inputs, or where
-        none are given and none are known.
-        """
-        from gradscope.doctor import examine_model, examine_step_functions  # noqa: PLC0415 - slow to load
-
-        model = self._model()
-        if model is None:
-            raise UsageError(f"the model of run {self.run!r} is gone; nothing is left to be examined")
-        if inputs or keywords:
-            return examine_model(model, inputs, keywords)
-        met, arguments = self._met.tracked()
-        self._met.request()
-        return examine_step_functions(model, met.step, met.inside, met.outside, arguments)
-
     def detach(self) -> None:
-        """Take everything off the model and end the link. Nothing stays. May be called again."""
+        """Remove everything from the model and end the link. Calling it again does nothing."""
         if self._is_off:
             return
         self._is_off = True
         self._engine.stop()
-        if self._publisher is not None:
-            self._publisher.stop()
+        self._run.publisher.stop()
         while self._when_detached:
             self._when_detached.pop()()
 
     def when_detached(self, callback: Callable[[], object]) -> None:
-        """Have a callback called, once, at the end of `detach`."""
+        """Call `callback` once, at the end of `detach`."""
         self._when_detached.append(callback)
+
+    def announce_actions(self) -> None:
+        """Send the list of available interventions to viewers again."""
+        if self._run.manifest is not None:
+            self._run.publish_manifest(with_actions(self._run.manifest))
+
+    # Statistics
+
+    def latest(self) -> Table:
+        """Return the newest observed step. Raises NotMeasuredError before the first."""
+        return self._latest_steps.latest()
+
+    def log(self, **values: float | torch.Tensor) -> None:
+        """Show numbers of the step in progress: `scope.log(loss=loss, lr=3e-4)`.
+
+        A value is a number or a tensor of one element, which is read without waiting for the device.
+        Raises UsageError for other values.
+        """
+        self._scalars.log(values)
+        self._functions.on_logged(values.values())
+
+    def focus(self, *layers: str) -> tuple[str, ...]:
+        """Observe these layers in focus steps, from the next step on; no layers: end the focus.
+
+        layers: names or patterns of at most 16 layers. They replace the layers given before. The layers
+            that viewers put in the focus are added to them. Returns their names.
+
+        At most half of the budget of observed steps is used for the focus, and all layers are observed
+        less often. With `every=N`, each step is a focus step. `latest_focus()` returns the newest focus
+        step, `focus_every` the interval. A focus that could not be observed more often than all layers
+        is observed rarely. With several ranks, call it on all ranks at the same place.
+
+        Raises UsageError under torch.compile.
+        """
+        chosen = self._focus.check(layers) if layers else ()
+        self._focus.set_layers(chosen)
+        return chosen
+
+    @property
+    def focused(self) -> tuple[str, ...]:
+        """The layers in the focus: those of the script and those of viewers."""
+        return self._focus.layers
+
+    @property
+    def focus_every(self) -> int:
+        """The interval of focus steps at present, in steps; 0: there are none."""
+        return self._run.sampler.focus_every
+
+    def latest_focus(self) -> Table:
+        """Return the newest focus step: statistics of the layers in the focus only.
+
+        `every` and `cost` are those of the focus. Raises NotMeasuredError before the first focus step.
+        """
+        return self._latest_steps.latest_focus()
+
+    def memory(self) -> MemoryTable:
+        """Return the memory by layer: `memory()["fc1"].saved_bytes`; `.total` includes sublayers.
+
+        Raises NotMeasuredError before the first measured step, and says when it is due.
+        """
+        return self._resources.memory()
+
+    def times(self) -> TimesTable:
+        """Return the time by layer: `times()["fc1"].forward_s`, `.backward_s`, `.calls`, `.total`.
+
+        Raises NotMeasuredError before the first measured step, and says when it is due.
+        """
+        return self._resources.times()
+
+    def measure_now(self) -> None:
+        """Measure memory and time of the next step, regardless of the budget."""
+        self._resources.request_now()
+
+    def capture(
+        self, layers: LayerPatterns, what: str = "activation", *, every: int = 1, keep: int = 1
+    ) -> Capture:
+        """Keep copies of whole tensors on the host, from this step on, or the next.
+
+        what: "activation" (the layer's output), "gradient" (of the loss with respect to the output,
+            after interventions), or "param_grad" (as the optimizer gets it).
+        every: capture in every N-th step. keep: the number of newest captured steps to keep.
+
+        `.tensors()` returns the copies, each with `.step .layer .name .tensor`. All captures of a run
+        hold at most 256 MB; `.skipped` names tensors beyond that.
+        """
+        checked, names = check_what(what), self._engine.tracker.names
+        capture = self._captures.add(match_names(layers, names), checked, every=every, keep=keep)
+        if self._engine.is_fresh:
+            self._captures.start(self._engine.step)
+        return capture
+
+    def examine(self, *inputs: object, **keywords: object) -> "list[Report]":
+        """Examine the custom autograd Functions that the model uses, with the model's own inputs.
+
+        Give the arguments of the model's forward; without any, the arguments recorded in the second
+        observed step are used, or those of a later observed step after another such call. A copy of the
+        model runs on them, apart from the training, which stays bitwise the same. Call it from the
+        training thread. See `gradscope.doctor.examine_model`.
+
+        Raises UsageError if the model was collected, cannot be copied, cannot run on the inputs, or if
+        no inputs are given and none were recorded.
+        """
+        from gradscope.doctor import examine_model, examine_step_functions  # noqa: PLC0415 - slow to load
+
+        model = self._run.model()
+        if model is None:
+            raise UsageError(
+                f"the model of run {self.run!r} was collected; there is nothing to examine"
+            )
+        if inputs or keywords:
+            return examine_model(model, inputs, keywords)
+        tracked, arguments = self._functions.tracked()
+        self._functions.request()
+        return examine_step_functions(model, tracked.step, tracked.inside, tracked.outside, arguments)
+
+    # Interventions
+
+    @property
+    def interventions(self) -> tuple[InterventionState, ...]:
+        """All active and pending interventions, with who set each and since which step."""
+        return tuple(state_of(entry) for entry in self._run.ledger.entries())
+
+    @property
+    def history(self) -> tuple[AuditEntry, ...]:
+        """The audit log: who set or removed which intervention, and when; oldest first."""
+        return self._run.ledger.history.entries()
+
+    def reverse(
+        self, layers: LayerPatterns, *, alpha: float = 1.0, **how: Unpack[When]
+    ) -> Intervention:
+        """Multiply the gradient by -alpha, as a gradient reversal layer does."""
+        return self._interventions.set("reverse", layers, {"alpha": alpha}, how)
+
+    def scale(self, layers: LayerPatterns, *, factor: float, **how: Unpack[When]) -> Intervention:
+        """Multiply the gradient by a factor."""
+        return self._interventions.set("scale", layers, {"factor": factor}, how)
+
+    def clip(
+        self, layers: LayerPatterns, *, max_norm: float, per: str = "tensor", **how: Unpack[When]
+    ) -> Intervention:
+        """Rescale the gradient to a Euclidean norm of at most max_norm (0 or greater).
+
+        per: "tensor": each gradient separately; "layer": all gradients of a layer as one vector; "all":
+        those of all chosen layers as one vector, at the site "params" only.
+        """
+        return self._interventions.set("clip", layers, {"max_norm": max_norm, "per": per}, how)
+
+    def clamp(self, layers: LayerPatterns, *, limit: float, **how: Unpack[When]) -> Intervention:
+        """Limit each element of the gradient to [-limit, limit]."""
+        return self._interventions.set("clamp", layers, {"limit": limit}, how)
+
+    def stop(self, layers: LayerPatterns, **how: Unpack[When]) -> Intervention:
+        """Set the gradient to zero: no gradient flows through these layers' outputs."""
+        return self._interventions.set("stop", layers, {}, how)
+
+    def noise(
+        self,
+        layers: LayerPatterns,
+        *,
+        std: float,
+        seed: int = 0,
+        relative: bool = False,
+        **how: Unpack[When],
+    ) -> Intervention:
+        """Add Gaussian noise to the gradient, from a separate generator seeded with `seed`.
+
+        relative: std is a fraction of the gradient's standard deviation.
+        """
+        given = {"std": std, "seed": seed, "relative": relative}
+        return self._interventions.set("noise", layers, given, how)
+
+    def replace_nonfinite(
+        self, layers: LayerPatterns, *, value: float = 0.0, **how: Unpack[When]
+    ) -> Intervention:
+        """Replace each NaN and infinity in the gradient by a value."""
+        return self._interventions.set("replace_nonfinite", layers, {"value": value}, how)
+
+    def straight_through(self, layers: LayerPatterns, **how: Unpack[When]) -> Intervention:
+        """Pass the gradient at a layer's output unchanged to its first input; the layer gets zeros."""
+        return self._interventions.set("straight_through", layers, {}, how)
+
+    def scale_activation(
+        self, layers: LayerPatterns, *, factor: float, **how: Unpack[When]
+    ) -> Intervention:
+        """Multiply a layer's output and its gradient by a factor, in evaluation too."""
+        return self._interventions.set("scale_activation", layers, {"factor": factor}, how)
+
+    def clamp_activation(
+        self, layers: LayerPatterns, *, limit: float, **how: Unpack[When]
+    ) -> Intervention:
+        """Limit each element of a layer's output; elements beyond the limit get no gradient."""
+        return self._interventions.set("clamp_activation", layers, {"limit": limit}, how)
+
+    def zero_activation(self, layers: LayerPatterns, **how: Unpack[When]) -> Intervention:
+        """Replace a layer's output by zeros (ablation); the layer gets a gradient of zeros."""
+        return self._interventions.set("zero_activation", layers, {}, how)
+
+    def noise_activation(
+        self, layers: LayerPatterns, *, std: float, seed: int = 0, **how: Unpack[When]
+    ) -> Intervention:
+        """Add Gaussian noise to a layer's output; the gradient is unchanged."""
+        return self._interventions.set("noise_activation", layers, {"std": std, "seed": seed}, how)
+
+    def round_activation(
+        self, layers: LayerPatterns, *, dtype: str = "bfloat16", **how: Unpack[When]
+    ) -> Intervention:
+        """Round a layer's output to a lower precision; its dtype stays the same.
+
+        dtype: "bfloat16", "float16", "float8_e4m3fn" or "float8_e5m2". The gradient is unchanged.
+        """
+        return self._interventions.set("round_activation", layers, {"dtype": dtype}, how)
+
+    def intervene(
+        self,
+        layers: LayerPatterns,
+        function: OwnFunction | str,
+        *,
+        arguments: Mapping[str, object] | None = None,
+        **how: Unpack[When],
+    ) -> Intervention:
+        """Change the gradient by your own function, or by the intervention of that name.
+
+        `function(gradient)` returns a tensor of the same shape and dtype. A subclass of
+        torch.autograd.Function is applied to the layer's output (or input) in forward. A function that
+        raises, returns another shape or dtype, or produces a new NaN is removed at once and reported;
+        that gradient stays unchanged.
+        """
+        action = find_action(function) if isinstance(function, str) else action_of(function)
+        return self._interventions.set(action, layers, arguments or {}, how)
+
+    def keep_snapshot(
+        self,
+        *optimizers: Optimizer,
+        save: Callable[[int], object] | None = None,
+        restore: Callable[[], object] | None = None,
+    ) -> None:
+        """Keep a snapshot of the training state from right before the first intervention takes effect.
+
+        It needs host memory for a copy of the model and the optimizers. Optimizers that have stepped
+        are found automatically. With your own `save(step)` and `restore()`, these are called instead.
+        `gradscope/agent/inspection/snapshot.py` lists what a snapshot contains.
+
+        Raises UsageError if only one of `save` and `restore` is given, or for an argument that is not an
+        optimizer.
+        """
+        self._snapshot.enable(optimizers, save, restore)
+
+    def restore_snapshot(self) -> None:
+        """Remove all interventions and restore the snapshot, bit for bit.
+
+        It takes effect between two steps. Training continues from there; the step count and the data
+        loader continue unchanged. Raises UsageError if there is no snapshot.
+        """
+        self._snapshot.check()
+        self._run.ledger.remove_all(lambda _step: self._snapshot.restore())
+        self._engine.settle_if_fresh()
+
+    # Rules, breakpoints and the pause
+
+    @property
+    def rules(self) -> tuple[tuple[Rule, str], ...]:
+        """The active rules and the action of each."""
+        return self._rules.rules
+
+    @property
+    def alerts(self) -> tuple[Alert, ...]:
+        """The newest 200 alerts, oldest first."""
+        return self._rules.alerts
+
+    @property
+    def breakpoints(self) -> tuple[BreakpointState, ...]:
+        """The breakpoints that are set."""
+        return self._breakpoints.states()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether training is paused, or will be at the next step boundary."""
+        return self._pause.is_paused
+
+    def rule(
+        self,
+        name: str,
+        *,
+        action: Action = "event",
+        threshold: float | tuple[float, float] | None = None,
+        patience: int | None = None,
+        layers: LayerPatterns | None = None,
+    ) -> Rule:
+        """Set a rule; it replaces the rule with this name and these layers. All rules run by default.
+
+        name: one of `gradscope.rules.RULES`, which documents the meaning and the defaults of each.
+        action: what to do in addition to the alert: "event": nothing; "pause": pause before the next
+            step; "skip_step": the optimizer does nothing; "clip": clip the layer's gradients to the
+            limit; "remove": remove all interventions; "raise": raise AlertError; a function: call it
+            with the alert; "off": remove the rule.
+        threshold, patience: the limit, and for how many observed steps in a row it must be exceeded.
+        layers: the layers to judge; None: all.
+
+        The actions "skip_step" and "clip" act in the step itself if it is observed; `nonfinite` acts in
+        every step. They do nothing if an optimizer computes its gradients in a closure, and "skip_step"
+        does nothing if gradients are sharded between ranks.
+        """
+        chosen = None if layers is None else match_names(layers, self._engine.tracker.names)
+        rule = Rule(rule_kind(name), threshold=threshold, patience=patience, layers=chosen)
+        checked = check_action(rule, action, world_size=self._run.hello.world_size)
+        self._rules.set_rule(rule, checked)
+        return rule
+
+    def on_alert(self, callback: Callback) -> None:
+        """Call a function with each Alert, in the training thread."""
+        if not callable(callback):
+            raise UsageError(f"on_alert expects a function of an alert, got {type(callback).__name__}")
+        self._rules.on_alert(callback)
+
+    def pause(self, *, lease_s: float | None = None) -> None:
+        """Pause training at the next step boundary for `lease_s` seconds: 60 by default, at most 300.
+
+        It resumes automatically when the lease expires; pausing again renews it. With several ranks,
+        call it on all ranks at the same place.
+        """
+        self._pause.pause(lease_s=check_lease(lease_s))
+
+    def resume(self) -> None:
+        """Resume a paused training."""
+        self._pause.resume()
+
+    def breakpoint(self, condition: str, *, lease_s: float | None = None) -> str:
+        """Pause training at the step boundary after a condition becomes true; return its id.
+
+        Examples: `grad["blocks.3.*"].norm > 100`, `any.nan`, `step == 500`, `loss > 10`; see
+        `gradscope/rules/conditions.py`. Conditions on layers are evaluated in observed steps only.
+        """
+        checked = self._breakpoints.check(condition)
+        return self._breakpoints.add(checked, set_by="script", lease_s=check_lease(lease_s)).id
+
+    def remove_breakpoint(self, id: str) -> None:
+        """Remove a breakpoint. Raises UsageError if there is none with this id."""
+        if not self._breakpoints.remove(id):
+            raise UsageError(f"no breakpoint {id!r} is set")
 
     def __enter__(self) -> Self:
         return self
@@ -206,147 +514,43 @@ class Scope(Changes, Measured, Attending, Looking, Focusing):
         trace: TracebackType | None,
     ) -> None:
         if error is not None and not self._is_off:
-            self._on_exception(error)
+            self._report_exception(error)
         self.detach()
 
     def __repr__(self) -> str:
         state = "detached" if self._is_off else f"at step {self.step}"
-        return f"<Scope of run {self.run!r}: {len(self._names)} modules, {state}>"
+        return f"<Scope of run {self.run!r}: {len(self._engine.tracker.names)} modules, {state}>"
 
-    def _add_parts(self, model: nn.Module, sampler: Sampler) -> None:
-        """Add to the engine what takes part in each step, in the order in which it is to be called."""
-        self._control.add_to(self._engine.add, sampler)
-        self._attend(sampler, self._model)
-        self._look(self._model)
-        self._focus_on(sampler)
-        self._engine.add(self._resources)
-        self._control.register({"measure": self._resources.prepare_measure})
-        self._met = FunctionTracker(model, self._faults)
-        self._engine.add(self._met)
-
-    def _start(self, settings: Settings) -> None:
-        if settings.has_hub:
-            self._publisher = Publisher(
-                settings.endpoint,
-                self._hello,
-                announce=self._announcement,
-                on_command=self._control.handle,
-                on_viewers=self._see_viewers,
-            )
-            self._publisher.start()
-        clipping = ClippingPlugin(self._engine.before_clip, self._log, self._faults)
-        self._engine.add(clipping)
-        self._engine.start()
-        except_hook = CrashReporter(self._on_exception)
-        except_hook.install()
-        self.when_detached(except_hook.remove)
-
-    def _modules(self) -> Modules:
-        return self._engine.modules()
-
-    def _settle_if_fresh(self) -> None:
-        """Let a script's request take effect in this step where it has not begun to compute."""
-        if not self._is_off and self._engine.is_fresh:
-            self._engine.settle_now()
-
-    def _on_layers(self, layers: Sequence[LayerInfo], revision: int) -> None:
-        self._names = [layer.name for layer in layers]
-        self._watched_names = tuple(layer.name for layer in layers if layer.is_watched)
-        self._resources.set_layers(layers, revision)
-        model_type = type(self._model()).__name__
-        manifest = manifest_message(self.run, self._hello.rank, revision, model_type, layers)
-        self._manifest = manifest
-        if self._publisher is not None:
-            self._publisher.put(lambda: manifest)
-
-    def announce_actions(self) -> None:
-        """Tell viewers anew which interventions there are."""
-        manifest = self._manifest = with_actions(self._manifest)
-        if self._publisher is not None:
-            self._publisher.put(lambda: manifest)
-
-    def _on_observed(self, finished: FinishedStep) -> None:
-        self._latest = finished
-        if self._publisher is not None:
-            self._sequence += 1
-            make = partial(
-                step_message,
-                self.run,
-                self._hello.rank,
-                self._sequence,
-                self._publisher.dropped,
-                finished,
-            )
-            self._publisher.put(make, finished.block.nbytes)
-
-    def _log(self, values: Mapping[str, float | torch.Tensor]) -> None:
-        self._scalars.log(values, self.step)
-        self._engine.stir()
-
-    def _on_end(self, step: int, time_s: float, step_time_s: float) -> None:
-        if self._scalars.is_empty and not self._breakpoints.are_set:  # as in nearly all steps
-            if self._publisher is not None:
-                self._publisher.put_scalars(step, time_s, {"step_time_s": step_time_s})
-            return
-        self._scalars.end_step(step, time_s, step_time_s)
-        rows = self._scalars.ready()
-        for row in rows:
-            self._see_scalars(row[0], row[2])
-            if self._publisher is not None:
-                self._publisher.put_scalars(*row)
-
-    def _note_request(self) -> None:
-        self._way_back.wake()
-        self._engine.stir()
-
-    def _announce_interventions(self) -> None:
-        if self._publisher is not None:
-            self._publisher.put_now(self._interventions)
-
-    def _interventions(self) -> Message:
-        entries, revision = self._ledger.entries(), self._ledger.revision
-        return interventions_message(
-            self.run,
-            self._hello.rank,
-            revision,
-            self.step,
-            entries,
-            pause=self._gate.state,
-            breakpoints=self.breakpoints,
+    def _start(self) -> None:
+        self._run.publisher.start(
+            announce=self._run.announcement,
+            on_command=self._commands.handle,
+            on_viewers=self._on_viewers,
         )
+        self._clipping.install()
+        self._engine.start()
+        reporter = CrashReporter(self._report_exception)
+        reporter.install()
+        self.when_detached(reporter.remove)
 
-    def _announcement(self) -> list[Message]:
-        return [self._manifest, self._interventions()]
+    def _on_viewers(self, viewers: Sequence[str]) -> None:
+        """Take the viewers that are alive."""
+        self._run.ledger.note_viewers(viewers)
+        self._focus.on_viewers(viewers)
 
-    def _answer(self, ack: Ack) -> None:
-        if self._publisher is not None:
-            self._publisher.put_now(lambda: ack)
-
-    def _on_exception(self, error: BaseException) -> None:
-        """Tell of an exception that ends the run; it goes on as it is."""
+    def _report_exception(self, error: BaseException) -> None:
+        """Report an exception that ends the run. It is raised unchanged."""
         if not isinstance(error, Exception):
             return
         try:
-            if self._tell_exhaustion(error):
+            if is_out_of_memory(error):
+                text = self._resources.oom_text(error)
+                _log.error("gradscope: %s", text)
+                self._run.event("error", "out-of-memory", text)
                 return
-            account = account_of(error, self._model())
+            account = account_of(error, self._run.model())
             if account.is_known:
                 _log.error("gradscope: %s", account.text)
-            self._tell("error", account.code, account.text)
-        except Exception as fault:  # noqa: BLE001 - ours must not hide the training's
-            self._faults.report("naming an exception", fault, "The exception goes on as it is.")
-
-    def _tell(self, level: str, code: str, text: str) -> None:
-        if self._publisher is not None:
-            self._publisher.put_now(partial(self._event, level, code, text))
-
-    def _event(self, level: str, code: str, text: str) -> Message:
-        return Event(
-            run=self.run,
-            rank=self._hello.rank,
-            step=self.step,
-            time_s=time.time(),
-            level=level,  # type: ignore[arg-type]  # one of three words, ours
-            code=code,
-            text=text,
-        )
+            self._run.event("error", account.code, account.text)
+        except Exception as fault:  # noqa: BLE001 - gradscope's errors must not hide the training's
+            self._run.faults.report("naming an exception", fault, "The exception is raised unchanged.")

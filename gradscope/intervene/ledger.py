@@ -122,7 +122,7 @@ class Ledger:
         self._step = 0
         self._on_request = on_request or (lambda: None)
         self._on_change = on_change
-        self._on_failure = on_failure or self._remove_failed
+        self.on_failure = on_failure or self._remove_failed
         self.on_expired: Callable[[LedgerEntry], None] | None = None
         self._numbers = itertools.count(1)
         self._active: dict[str, LedgerEntry] = {}
@@ -265,7 +265,7 @@ class Ledger:
 
     def _note_failure(self, entry: LedgerEntry, reason: str) -> None:
         self._note(entry, self._step, "failed", "", reason)
-        self._on_failure(entry, reason)
+        self.on_failure(entry, reason)
 
     def _remove_failed(self, entry: LedgerEntry, _reason: str) -> None:
         self.remove(entry.id, lambda _step: None, by="gradscope")

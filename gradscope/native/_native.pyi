@@ -54,26 +54,25 @@ class StepCounter:
     began_s: float
     began_at: int
     left: int
-    looks_at: int
-    every: int
-    is_stirred: bool
+    must_plan: bool
+    checks_at: int
+    check_every: int
     spent_s: float
     optimizer: weakref.ref[torch.optim.Optimizer] | None
-    awake: set[object]
+    on_begin: Callable[[torch.optim.Optimizer, Any, Any], Any] | None
+    on_end: Callable[[torch.optim.Optimizer, Any, Any], Any] | None
 
     def __new__(
         cls,
         step: int,
         clock: Callable[[], float],
         sequence_number: Callable[[], int],
-        begin: Callable[[torch.optim.Optimizer, Any, Any], Any],
-        end: Callable[[torch.optim.Optimizer, Any, Any], Any],
-        usual: tuple[tuple[Callable[[], object], object], ...],
+        guards: tuple[tuple[Callable[[], object], object], ...],
         /,
     ) -> Self: ...
     def before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any, /) -> Any: ...
     def after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any, /) -> Any: ...
-    def is_at_rest(self) -> bool: ...
+    def is_idle(self) -> bool: ...
     def count(self) -> None: ...
     def take(self) -> tuple[list[float], float, int, float]: ...
 

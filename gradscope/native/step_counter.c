@@ -1,10 +1,10 @@
-/* StepCounter(step, clock, sequence_number, begin, end, usual): an optimizer's step hooks, for steps at rest.
+/* StepCounter(step, clock, sequence_number, guards): the hooks around an optimizer's step, for idle steps.
  *
- *     before(optimizer, args, kwargs)    looks at gradients where it is time to; else what `begin` does
- *     after(optimizer, args, kwargs)     counts the step, where that is all; else what `end` does
+ *     before(optimizer, args, kwargs)    checks gradients if that is due; otherwise calls `on_begin`
+ *     after(optimizer, args, kwargs)     counts an idle step; otherwise calls `on_end`
  *
- * They run once in a step, on cold caches, where Python takes longer than it does in a loop. What this does
- * stands in gradscope/agent/step/step_counter.py, which does the same without this.
+ * Python code that runs once per step runs on cold caches and takes longer than in a loop. The class of the
+ * same name in gradscope/agent/run/step_counter.py documents the attributes and is the version without C.
  */
 
 #include "step_counter.h"
@@ -17,23 +17,23 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *clock, *sequence_number, *begin, *end;
-    PyObject *optimizer; /* a weak reference to the one whose step ends a step; or None */
-    PyObject *awake;     /* a set */
+    PyObject *clock, *sequence_number;
+    PyObject *on_begin, *on_end; /* NULL until the step engine sets them */
+    PyObject *optimizer; /* a weak reference to the optimizer whose step ends a step; or None */
     PyObject *times_s;   /* a list */
-    PyObject *usual;     /* tuple of (question, answer) */
-    double began_s, spent_s, looked_s;
-    long long step, began_at, left, looks_at, every, looks;
-    char is_stirred;
+    PyObject *guards;    /* tuple of (question, answer) */
+    double began_s, spent_s, checked_s;
+    long long step, began_at, left, checks_at, check_every, checks;
+    char must_plan;
 } StepCounter;
 
-/* Whether the step in progress is at rest, and so is the one after it. */
-static int is_at_rest(const StepCounter *counter)
+/* Whether the step in progress and the next one are idle. */
+static int is_idle(const StepCounter *counter)
 {
-    return counter->left > 0 && !counter->is_stirred && PySet_Size(counter->awake) == 0;
+    return counter->left > 0 && !counter->must_plan;
 }
 
-static int is_watched(const StepCounter *counter, PyObject *optimizer)
+static int is_counted(const StepCounter *counter, PyObject *optimizer)
 {
     return PyWeakref_Check(counter->optimizer) && PyWeakref_GetObject(counter->optimizer) == optimizer;
 }
@@ -87,11 +87,11 @@ static int count_step(StepCounter *counter)
     return 0;
 }
 
-/* Look at the gradients; return whether all are known to be finite. What went wrong is left to Python. */
-static int is_well(StepCounter *counter, PyObject *optimizer)
+/* Check the gradients; return whether all are known to be finite. On any error Python checks instead. */
+static int are_finite(StepCounter *counter, PyObject *optimizer)
 {
     double began_s = 0.0, done_s = 0.0;
-    int answer = read_clock(counter, &began_s) < 0 ? -1 : guards_hold(counter->usual);
+    int answer = read_clock(counter, &began_s) < 0 ? -1 : guards_hold(counter->guards);
     if (answer > 0) {
         answer = are_gradients_finite(optimizer);
     }
@@ -99,10 +99,10 @@ static int is_well(StepCounter *counter, PyObject *optimizer)
         PyErr_Clear();
         return 0;
     }
-    counter->looks++;
-    counter->looked_s += done_s - began_s;
+    counter->checks++;
+    counter->checked_s += done_s - began_s;
     if (answer) {
-        counter->looks_at = counter->step + counter->every;
+        counter->checks_at = counter->step + counter->check_every;
     }
     return answer;
 }
@@ -115,17 +115,25 @@ static int has_three_arguments(Py_ssize_t count, const char *name)
     return count == 3;
 }
 
+static PyObject *call_hook(PyObject *hook, PyObject *const *args)
+{
+    if (hook == NULL) {
+        Py_RETURN_NONE;
+    }
+    return PyObject_CallFunctionObjArgs(hook, args[0], args[1], args[2], NULL);
+}
+
 static PyObject *counter_before(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     StepCounter *counter = (StepCounter *)self;
     if (!has_three_arguments(count, "before")) {
         return NULL;
     }
-    if (is_at_rest(counter) && is_watched(counter, args[0]) && has_nothing_but_itself(args[1], args[2])
-        && (counter->step < counter->looks_at || (counter->every > 0 && is_well(counter, args[0])))) {
+    if (is_idle(counter) && is_counted(counter, args[0]) && has_nothing_but_itself(args[1], args[2])
+        && (counter->step < counter->checks_at || (counter->check_every > 0 && are_finite(counter, args[0])))) {
         Py_RETURN_NONE;
     }
-    return PyObject_CallFunctionObjArgs(counter->begin, args[0], args[1], args[2], NULL);
+    return call_hook(counter->on_begin, args);
 }
 
 static PyObject *counter_after(PyObject *self, PyObject *const *args, Py_ssize_t count)
@@ -134,19 +142,19 @@ static PyObject *counter_after(PyObject *self, PyObject *const *args, Py_ssize_t
     if (!has_three_arguments(count, "after")) {
         return NULL;
     }
-    if (!is_at_rest(counter) || !is_watched(counter, args[0])) {
-        return PyObject_CallFunctionObjArgs(counter->end, args[0], args[1], args[2], NULL);
+    if (!is_idle(counter) || !is_counted(counter, args[0])) {
+        return call_hook(counter->on_end, args);
     }
-    if (count_step(counter) < 0) { /* no memory: it is not the training's */
+    if (count_step(counter) < 0) { /* out of memory: report it, do not raise into the training */
         PyErr_WriteUnraisable(self);
         counter->left = 0;
     }
     Py_RETURN_NONE;
 }
 
-static PyObject *counter_is_at_rest(PyObject *self, PyObject *Py_UNUSED(none))
+static PyObject *counter_is_idle(PyObject *self, PyObject *Py_UNUSED(none))
 {
-    return PyBool_FromLong(is_at_rest((StepCounter *)self));
+    return PyBool_FromLong(is_idle((StepCounter *)self));
 }
 
 static PyObject *counter_count(PyObject *self, PyObject *Py_UNUSED(none))
@@ -162,16 +170,16 @@ static PyObject *counter_take(PyObject *self, PyObject *Py_UNUSED(none))
     StepCounter *counter = (StepCounter *)self;
     PyObject *empty = PyList_New(0);
     PyObject *taken = empty == NULL ? NULL
-                                    : Py_BuildValue("(OdLd)", counter->times_s, counter->spent_s,
-                                                    counter->looks, counter->looked_s);
+                                    : Py_BuildValue("(OdLd)", counter->times_s, counter->spent_s, counter->checks,
+                                                    counter->checked_s);
     if (taken == NULL) {
         Py_XDECREF(empty);
         return NULL;
     }
     Py_DECREF(counter->times_s);
     counter->times_s = empty;
-    counter->spent_s = counter->looked_s = 0.0;
-    counter->looks = 0;
+    counter->spent_s = counter->checked_s = 0.0;
+    counter->checks = 0;
     return taken;
 }
 
@@ -179,10 +187,9 @@ static PyObject *counter_take(PyObject *self, PyObject *Py_UNUSED(none))
 
 static PyObject *counter_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(keywords))
 {
-    PyObject *clock, *sequence_number, *begin, *end, *usual;
+    PyObject *clock, *sequence_number, *guards;
     long long step;
-    if (!PyArg_ParseTuple(args, "LOOOOO!", &step, &clock, &sequence_number, &begin, &end, &PyTuple_Type,
-                          &usual)) {
+    if (!PyArg_ParseTuple(args, "LOOO!", &step, &clock, &sequence_number, &PyTuple_Type, &guards)) {
         return NULL;
     }
     StepCounter *counter = (StepCounter *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
@@ -192,13 +199,10 @@ static PyObject *counter_new(PyTypeObject *type, PyObject *args, PyObject *Py_UN
     counter->step = step;
     counter->clock = Py_NewRef(clock);
     counter->sequence_number = Py_NewRef(sequence_number);
-    counter->begin = Py_NewRef(begin);
-    counter->end = Py_NewRef(end);
-    counter->usual = Py_NewRef(usual);
+    counter->guards = Py_NewRef(guards);
     counter->optimizer = Py_NewRef(Py_None);
-    counter->awake = PySet_New(NULL);
     counter->times_s = PyList_New(0);
-    if (counter->awake == NULL || counter->times_s == NULL || read_sequence_number(counter) < 0
+    if (counter->times_s == NULL || read_sequence_number(counter) < 0
         || read_clock(counter, &counter->began_s) < 0) {
         Py_DECREF((PyObject *)counter);
         return NULL;
@@ -212,11 +216,10 @@ static int counter_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(counter->clock);
     Py_VISIT(counter->sequence_number);
-    Py_VISIT(counter->begin);
-    Py_VISIT(counter->end);
-    Py_VISIT(counter->usual);
+    Py_VISIT(counter->on_begin);
+    Py_VISIT(counter->on_end);
+    Py_VISIT(counter->guards);
     Py_VISIT(counter->optimizer);
-    Py_VISIT(counter->awake);
     Py_VISIT(counter->times_s);
     return 0;
 }
@@ -224,8 +227,8 @@ static int counter_traverse(PyObject *self, visitproc visit, void *arg)
 static int counter_clear(PyObject *self)
 {
     StepCounter *counter = (StepCounter *)self;
-    Py_CLEAR(counter->begin);
-    Py_CLEAR(counter->end);
+    Py_CLEAR(counter->on_begin);
+    Py_CLEAR(counter->on_end);
     return 0;
 }
 
@@ -237,9 +240,8 @@ static void counter_free(PyObject *self)
     counter_clear(self);
     Py_XDECREF(counter->clock);
     Py_XDECREF(counter->sequence_number);
-    Py_XDECREF(counter->usual);
+    Py_XDECREF(counter->guards);
     Py_XDECREF(counter->optimizer);
-    Py_XDECREF(counter->awake);
     Py_XDECREF(counter->times_s);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
@@ -248,16 +250,15 @@ static void counter_free(PyObject *self)
 static PyMemberDef counter_members[] = {
     {"step", T_LONGLONG, offsetof(StepCounter, step), 0, "the step in progress"},
     {"began_s", T_DOUBLE, offsetof(StepCounter, began_s), 0, "when it began, by the clock"},
-    {"began_at", T_LONGLONG, offsetof(StepCounter, began_at), 0, "and by autograd's count of operations"},
-    {"left", T_LONGLONG, offsetof(StepCounter, left), 0, "how many more steps end at rest"},
-    {"looks_at", T_LONGLONG, offsetof(StepCounter, looks_at), 0,
-     "the step from which on gradients are looked at"},
-    {"every", T_LONGLONG, offsetof(StepCounter, every), 0, "one step of so many is looked at here; 0: none"},
-    {"is_stirred", T_BOOL, offsetof(StepCounter, is_stirred), 0, "whether anything was asked for"},
-    {"spent_s", T_DOUBLE, offsetof(StepCounter, spent_s), 0, "the time that was spent on what was counted"},
-    {"optimizer", T_OBJECT, offsetof(StepCounter, optimizer), 0,
-     "a weak reference to whose step ends a step"},
-    {"awake", T_OBJECT, offsetof(StepCounter, awake), READONLY, "who has something to do in each step"},
+    {"began_at", T_LONGLONG, offsetof(StepCounter, began_at), 0, "when it began, by autograd's count of operations"},
+    {"left", T_LONGLONG, offsetof(StepCounter, left), 0, "how many more steps may end as idle steps"},
+    {"must_plan", T_BOOL, offsetof(StepCounter, must_plan), 0, "whether the plugins must be asked again"},
+    {"checks_at", T_LONGLONG, offsetof(StepCounter, checks_at), 0, "the first step in which gradients are checked again"},
+    {"check_every", T_LONGLONG, offsetof(StepCounter, check_every), 0, "one step in N is checked here; 0: none"},
+    {"spent_s", T_DOUBLE, offsetof(StepCounter, spent_s), 0, "seconds spent on the counted steps"},
+    {"optimizer", T_OBJECT, offsetof(StepCounter, optimizer), 0, "a weak reference to the optimizer that ends steps"},
+    {"on_begin", T_OBJECT, offsetof(StepCounter, on_begin), 0, "called before an optimizer's step that is not idle"},
+    {"on_end", T_OBJECT, offsetof(StepCounter, on_end), 0, "called after an optimizer's step that is not idle"},
     {NULL, 0, 0, 0, NULL},
 };
 static PyMethodDef counter_methods[] = {
@@ -265,20 +266,16 @@ static PyMethodDef counter_methods[] = {
      "before(optimizer, args, kwargs): a hook before an optimizer steps"},
     {"after", (PyCFunction)(void (*)(void))counter_after, METH_FASTCALL,
      "after(optimizer, args, kwargs): a hook after it has stepped"},
-    {"is_at_rest", counter_is_at_rest, METH_NOARGS, "is_at_rest() -> whether this step is, and the next"},
+    {"is_idle", counter_is_idle, METH_NOARGS, "is_idle() -> whether this step and the next one are idle"},
     {"count", counter_count, METH_NOARGS, "count(): end the step in progress and begin the next"},
-    {"take", counter_take, METH_NOARGS,
-     "take() -> (times of the steps counted, seconds spent, looks, seconds looked) since last asked"},
+    {"take", counter_take, METH_NOARGS, "take() -> (seconds of each counted step, seconds spent, checks, seconds spent on checks) since the last call"},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot counter_slots[] = {
-    {Py_tp_doc, "StepCounter(step, clock, sequence_number, begin, end, usual)"},
-    {Py_tp_new, counter_new},
-    {Py_tp_dealloc, counter_free},
-    {Py_tp_traverse, counter_traverse},
-    {Py_tp_clear, counter_clear},
-    {Py_tp_methods, counter_methods},
-    {Py_tp_members, counter_members},
+    {Py_tp_doc, "StepCounter(step, clock, sequence_number, guards)"},
+    {Py_tp_new, counter_new},           {Py_tp_dealloc, counter_free},
+    {Py_tp_traverse, counter_traverse}, {Py_tp_clear, counter_clear},
+    {Py_tp_methods, counter_methods},   {Py_tp_members, counter_members},
     {0, NULL},
 };
 static PyType_Spec counter_spec = {"gradscope.native._native.StepCounter", sizeof(StepCounter), 0,

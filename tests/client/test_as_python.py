@@ -46,7 +46,7 @@ def test_each_line_gives_the_same_weights(case, site):
         CASES[case](scope, site=site)
         (state,) = scope.interventions
         expected = trained(model)
-    first, *others = python_lines(state, scope._manifest.actions)
+    first, *others = python_lines(state, scope._run.manifest.actions)
     again = make_model()
     with gradscope.attach(again, hub=None, quiet=True) as scope:
         exec(first, {"scope": scope})
@@ -86,7 +86,7 @@ def test_where_and_when_stand_in_the_line_and_there_is_no_other(install, line):
     with gradscope.attach(model, hub=None, quiet=True) as scope:
         install(scope)
         (state,) = scope.interventions
-        lines = python_lines(state, scope._manifest.actions)
+        lines = python_lines(state, scope._run.manifest.actions)
         assert lines == (line,)
         exec(line, {"scope": scope})
         assert scope.interventions[1].schedule == state.schedule

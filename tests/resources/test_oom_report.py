@@ -69,7 +69,8 @@ import torch, gradscope
 from tests.resources.test_oom_report import MIB, Wide, resident_bytes, train
 from torch import nn
 told = []
-gradscope.Scope._tell = lambda _, *event: told.append(event)
+from gradscope.agent.run.context import RunContext
+RunContext.event = lambda _, *event: told.append(event)
 try:
     train(nn.Sequential(*(Wide() for _ in range(8))), resident_bytes() + 60 * MIB)
 except torch.OutOfMemoryError as error:

@@ -15,16 +15,16 @@ from functools import partial
 from typing import TypeAlias
 
 from gradscope.agent.commands.consensus import Consensus, is_agreed
-from gradscope.agent.commands.intervention_commands import Modules, intervention_commands
+from gradscope.agent.commands.intervention_commands import intervention_commands
 from gradscope.agent.commands.queue import CommandQueue, PendingCommand, Prepared
 from gradscope.agent.commands.shared_interval import SharedInterval
+from gradscope.agent.run.context import RunContext
 from gradscope.agent.run.distributed import store_of_our_own
-from gradscope.agent.run.faults import Faults
+from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
-from gradscope.budget import Sampler
 from gradscope.errors import GradscopeError, UsageError
-from gradscope.intervene import Ledger, LedgerEntry
-from gradscope.protocol import Ack, Command, Hello, decode, encode
+from gradscope.intervene import LedgerEntry
+from gradscope.protocol import Ack, Command, decode, encode
 
 __all__ = ["CommandDispatcher", "Prepare"]
 
@@ -41,35 +41,23 @@ alone; what is in force is checked when the command is applied."""
 class CommandDispatcher:
     """Answers the commands of one run. A repeated command id gets the first answer again.
 
-    With one rank a command waits in `queue`, a plugin of the step; with several, the `consensus` queues it
-    on all of them. `modules` returns the layers, `answer` sends an Ack, `settle` lets the ledger apply its
-    requests during a hold.
+    With one rank a command waits in `queue`, a plugin; with several, the `consensus` queues it on all
+    of them.
     """
 
-    def __init__(
-        self,
-        hello: Hello,
-        ledger: Ledger,
-        modules: Callable[[], Modules],
-        answer: Callable[[Ack], None],
-        *,
-        settle: Callable[[], None],
-        faults: Faults,
-        is_allowed: bool,
-    ) -> None:
-        self._run = hello.run
-        self._ledger = ledger
-        self._answer = answer
-        self.queue = CommandQueue(faults, settle)
-        self.consensus = self._make_consensus(hello, faults) if hello.world_size > 1 else None
-        self._is_allowed = is_allowed
+    def __init__(self, run: RunContext, engine: StepEngine) -> None:
+        self._run = run
+        self._ledger = run.ledger
+        self.queue = CommandQueue(run, engine)
+        self.consensus = self._make_consensus() if run.hello.world_size > 1 else None
         self._prepare: dict[str, Prepare] = {}
         self._revising: set[str] = set()
         self._under_way: set[bytes] = set()
         self._answers: OrderedDict[bytes, Ack | None] = OrderedDict()
         self._made: set[str] = set()
         self._ending_s: dict[str, float] = {}
-        self.register(intervention_commands(ledger, modules), is_revising=True)
+        run.ledger.on_failure = self._remove_failed
+        self.register(intervention_commands(run.ledger, engine.tracker), is_revising=True)
 
     @property
     def is_lead(self) -> bool:
@@ -82,11 +70,11 @@ class CommandDispatcher:
         if is_revising:
             self._revising.update(prepare)
 
-    def add_to(self, add: Callable[[StepPlugin], None], sampler: Sampler) -> None:
-        """Add the plugins: the command queue, and with several ranks their shared observing interval."""
-        add(self.queue)
-        if self.consensus is not None:
-            add(SharedInterval(self.consensus, sampler))
+    def plugins(self) -> list[StepPlugin]:
+        """Return the plugins that apply commands and keep the ranks in step, to be added first."""
+        if self.consensus is None:
+            return [self.queue]
+        return [self.queue, SharedInterval(self.consensus, self._run.sampler)]
 
     def handle(self, command: Command) -> None:
         """Handle a command of a viewer: refuse it now, or acknowledge it once it is in force."""
@@ -120,7 +108,8 @@ class CommandDispatcher:
         `fields` are those of a Command. If it is refused, `refused(reason)` is called, in any thread.
         """
         id = secrets.token_bytes(16)
-        command = Command(id=id, run=self._run, peer="", action=action, target=target, **fields)  # type: ignore[arg-type]  # fields of a Command, by name
+        run = self._run.hello.run
+        command = Command(id=id, run=run, peer="", action=action, target=target, **fields)  # type: ignore[arg-type]  # fields of a Command, by name
         try:
             prepared = self.prepare(command, is_own=True)
         except GradscopeError as error:
@@ -133,7 +122,7 @@ class CommandDispatcher:
 
         `is_own`: it is a request of the run itself, not of a viewer.
         """
-        if not self._is_allowed and not is_own:
+        if not self._run.settings.is_controllable and not is_own:
             raise UsageError("this run was attached with control=False: it accepts no commands")
         prepare = self._prepare.get(command.action)
         if prepare is None:
@@ -151,13 +140,17 @@ class CommandDispatcher:
             self._ending_s[entry.id] = now_s
             self.request("remove", target=entry.id)
 
-    def _make_consensus(self, hello: Hello, faults: Faults) -> Consensus:
+    def _remove_failed(self, entry: LedgerEntry, _reason: str) -> None:
+        self.request("remove", target=entry.id)
+
+    def _make_consensus(self) -> Consensus:
+        hello = self._run.hello
         consensus = Consensus(
             hello.rank,
             hello.world_size,
             connect=lambda: store_of_our_own(hello.run, hello.rank),
             put=self.queue.put,
-            faults=faults,
+            faults=self._run.faults,
         )
         consensus.register(_VIEWERS, lambda word: self.prepare(_command_of(word)))
         consensus.register(_OWN, lambda word: self.prepare(_command_of(word), is_own=True))
@@ -197,6 +190,9 @@ class CommandDispatcher:
         self._under_way.discard(ack.command)
         self._remember(ack.command, ack)
         self._answer(ack)
+
+    def _answer(self, ack: Ack) -> None:
+        self._run.publisher.put_now(lambda: ack)
 
     def _remember(self, id: bytes, ack: Ack | None) -> None:
         self._answers[id] = ack

@@ -8,6 +8,7 @@ from torch import nn
 
 from gradscope.agent.commands.queue import Boundary, Prepared
 from gradscope.agent.interventions.apply_parameters import parameters_below
+from gradscope.agent.observation.model_tracker import ModelTracker
 from gradscope.catalogue import check_arguments, check_site
 from gradscope.errors import UsageError
 from gradscope.hooks import is_sharded
@@ -103,19 +104,19 @@ def _check_sharded(request: InterventionRequest, parameters: list[nn.Parameter])
 
 
 def intervention_commands(
-    ledger: Ledger, modules: Callable[[], Modules]
+    ledger: Ledger, tracker: ModelTracker
 ) -> dict[str, Callable[[Command], Prepared]]:
     """Return the functions that prepare the commands about interventions, by action."""
     return {
-        "install": partial(_prepare_install, ledger, modules),
+        "install": partial(_prepare_install, ledger, tracker),
         "remove": partial(_prepare_remove, ledger),
         "remove_all": partial(_prepare_remove_all, ledger),
     }
 
 
-def _prepare_install(ledger: Ledger, modules: Callable[[], Modules], command: Command) -> Prepared:
+def _prepare_install(ledger: Ledger, tracker: ModelTracker, command: Command) -> Prepared:
     request = check_request(
-        modules(),
+        tracker.modules(),
         command.intervention,
         {**command.arguments, **command.choices},
         command.layers,

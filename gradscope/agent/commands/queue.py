@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from gradscope.agent.run.faults import Faults
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import GradscopeError
 
@@ -95,9 +96,9 @@ class CommandQueue(StepPlugin):
 
     name = "commands between two steps"
 
-    def __init__(self, faults: Faults, settle: Callable[[], None]) -> None:
-        self._faults = faults
-        self._settle = settle
+    def __init__(self, run: RunContext, engine: StepEngine) -> None:
+        self._run = run
+        self._engine = engine
         self._waiting: deque[PendingCommand] = deque()
         self._arrival = threading.Condition()
         self._is_closed = False
@@ -112,14 +113,17 @@ class CommandQueue(StepPlugin):
         with self._arrival:
             self._waiting.append(command)
             self._arrival.notify_all()
-        self.wake()
+        self._run.plan_again()
+
+    def next_step(self, step: int) -> int | None:
+        """Return `step` if commands wait, or if other ranks may have decided on some."""
+        return step if self._waiting or self._observer is not None else None
 
     def at_boundary(self, step: int) -> None:
         """Apply the commands that are due before `step`."""
         if self._observer is not None:
             self._observer.reach(step)
         self._apply(step, is_held=False)
-        self.rest_unless(lambda: self._waiting or self._observer is not None)
 
     def hold(self, step: int, is_over: Callable[[], bool]) -> None:
         """Hold training before `step` until `is_over()`, which is called after each command and often.
@@ -130,7 +134,7 @@ class CommandQueue(StepPlugin):
             self._observer.hold(step)
         while not self._is_closed:
             if self._apply(step, is_held=not is_over()):
-                self._settle()
+                self._engine.settle_now()
             elif is_over():
                 if self._may_leave(step):
                     return
@@ -180,7 +184,7 @@ class CommandQueue(StepPlugin):
         except GradscopeError as error:
             command.refuse(str(error))
         except Exception as error:  # noqa: BLE001 - ours must not become the training's
-            self._faults.report("a command between two steps", error, "It was not applied.")
+            self._run.faults.report("a command between two steps", error, "It was not applied.")
             command.refuse(f"it failed: {type(error).__name__}: {error}")
 
 

@@ -5,17 +5,17 @@ not count against the budget. It does not change the training. All captures of a
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, cast, get_args
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.agent.run.faults import Faults
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.hooks import (
@@ -123,9 +123,9 @@ class Captures(StepPlugin):
 
     name = "captures"
 
-    def __init__(self, modules: Callable[[], Mapping[str, nn.Module]], faults: Faults) -> None:
-        self._modules = modules
-        self._faults = faults
+    def __init__(self, run: RunContext, engine: StepEngine) -> None:
+        self._run = run
+        self._engine = engine
         self._captures: tuple[Capture, ...] = ()
         self._due: tuple[Capture, ...] = ()
         self._hook = OutputHook(self._on_output)
@@ -141,12 +141,18 @@ class Captures(StepPlugin):
                 raise UsageError(f"expected {name} to be an integer of at least 1, got {value!r}")
         capture = Capture(layers, what, every, keep, self.remove)
         self._captures = (*self._captures, capture)
-        self.wake()
+        self._run.plan_again()
         return capture
 
     def remove(self, capture: Capture) -> None:
         """Stop a capture."""
         self._captures = tuple(each for each in self._captures if each is not capture)
+
+    def next_step(self, step: int) -> int | None:
+        """Return the next step in which a tensor is captured."""
+        if self._due or self._tensor_hooks:
+            return step
+        return min((step + -step % each.every for each in self._captures), default=None)
 
     def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
         """Install the hook if a capture is due in this step."""
@@ -159,7 +165,7 @@ class Captures(StepPlugin):
             return
         self._due = tuple(each for each in self._captures if step % each.every == 0)
         wanted = {layer for each in self._due if each.what != "param_grad" for layer in each.layers}
-        known = self._modules() if wanted else {}
+        known = self._engine.tracker.modules() if wanted else {}
         modules = {name: module for name, module in known.items() if name in wanted}
         if modules:
             self._hook.watch(modules)
@@ -172,7 +178,7 @@ class Captures(StepPlugin):
         if not wanted:
             return
         mine = {id(parameter) for parameter in parameters_of(optimizer)}
-        modules = self._modules()
+        modules = self._engine.tracker.modules()
         for capture in wanted:
             for layer in capture.layers:
                 module = modules.get(layer)
@@ -185,7 +191,6 @@ class Captures(StepPlugin):
         self._step_id = -1
         if self._due or self._tensor_hooks:
             self._remove_hooks()
-        self.rest_unless(lambda: self._captures)
 
     def _remove_hooks(self) -> None:
         self._due = ()
@@ -251,4 +256,4 @@ class Captures(StepPlugin):
     def _switch_off(self, error: Exception) -> None:
         self._captures = self._due = ()
         self._hook.remove()
-        self._faults.report("captures", error, "All captures have stopped.")
+        self._run.faults.report("captures", error, "All captures have stopped.")

@@ -4,7 +4,7 @@ The command is acknowledged when the capture is set, with the step of the captur
 that step. A tensor larger than a message is truncated along its first dimension.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from gradscope.agent.commands.queue import Boundary, Prepared
 from gradscope.agent.inspection.capture import Capture, CapturedTensor, Captures, check_what
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.names import match_names
-from gradscope.protocol import Captured, Command, Hello, Message
+from gradscope.protocol import Captured, Command, Message
 
 __all__ = ["CaptureUpload"]
 
@@ -44,22 +46,20 @@ class CaptureUpload(StepPlugin):
 
     name = "the upload of captures"
 
-    def __init__(
-        self,
-        captures: Captures,
-        hello: Hello,
-        names: Callable[[], Sequence[str]],
-        send: Callable[[Callable[[], Message]], None],
-    ) -> None:
+    def __init__(self, run: RunContext, engine: StepEngine, captures: Captures) -> None:
+        self._run = run
+        self._engine = engine
         self._captures = captures
-        self._hello = hello
-        self._names = names
-        self._send = send
+        self._hello = run.hello
         self._requests: list[_Request] = []
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
         """Return the function that validates the command, by action."""
         return {"capture": self._prepare}
+
+    def next_step(self, step: int) -> int | None:
+        """Return `step` if a capture waits to be sent."""
+        return step if self._requests else None
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
         """Send the tensors of the step to the viewers that requested them."""
@@ -67,7 +67,6 @@ class CaptureUpload(StepPlugin):
         for each in requests:
             each.capture.remove()
             self._send_all(each)
-        self.rest_unless(lambda: self._requests)
 
     def close(self) -> None:
         """Drop all requests."""
@@ -75,7 +74,7 @@ class CaptureUpload(StepPlugin):
 
     def _prepare(self, command: Command) -> Prepared:
         what = check_what(command.what or "activation")
-        layers = match_names(command.layers, self._names())
+        layers = match_names(command.layers, self._engine.tracker.names)
         if len(layers) > _LAYERS:
             raise UsageError(
                 f"expected at most {_LAYERS} layers in one capture, got {len(layers)}; choose fewer"
@@ -89,7 +88,7 @@ class CaptureUpload(StepPlugin):
                     )
                 capture = self._captures.add(layers, what, every=1, keep=1)
                 self._requests.append(_Request(command.id, capture, command_slot.step))
-                self.wake()
+                self._run.plan_again()
             command_slot.done(command_slot.step, "", tuple(layers))
 
         return apply
@@ -102,9 +101,11 @@ class CaptureUpload(StepPlugin):
                 f"nothing was captured in step {request.step}: the layer was not called in it, is "
                 "compiled, or its output does not require grad"
             )
-            self._send(partial(self._empty, request, "; ".join(notes)))
+            self._run.publisher.put_now(partial(self._empty, request, "; ".join(notes)))
         for index, tensor in enumerate(tensors):
-            self._send(partial(self._message, request.command, tensor, index, len(tensors)))
+            self._run.publisher.put_now(
+                partial(self._message, request.command, tensor, index, len(tensors))
+            )
 
     def _empty(self, request: _Request, note: str) -> Message:
         return Captured(

@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils import _pytree
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.agent.run.faults import Faults
+from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.hooks import find_functions, has_compiled, hidden_from_modes
@@ -50,9 +50,8 @@ class FunctionTracker(StepPlugin):
     name = "recording custom Functions"
     needs_observed = True
 
-    def __init__(self, model: nn.Module, faults: Faults) -> None:
-        self._model = weakref.ref(model)
-        self._faults = faults
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
         self._is_first = True
         self._is_wanted = True
         self._tracking: TrackedFunctions | None = None
@@ -83,6 +82,10 @@ class FunctionTracker(StepPlugin):
             )
         return found, found.arguments
 
+    def next_step(self, step: int) -> int | None:  # noqa: ARG002 - the signature of a plugin
+        """Return None: only observed steps matter, which `needs_observed` says."""
+        return None
+
     def begin(self, step: int, *, is_observed: bool) -> None:
         """Install the hook if this step is recorded."""
         is_first, self._is_first = self._is_first, self._is_first and not is_observed
@@ -97,7 +100,6 @@ class FunctionTracker(StepPlugin):
             self._tracked, self._is_wanted = self._tracking, False
             self.needs_observed = False
         self._tracking = None
-        self.rest()
 
     def close(self) -> None:
         """Remove the hook."""
@@ -117,7 +119,7 @@ class FunctionTracker(StepPlugin):
         if torch.compiler.is_compiling():
             return
         tracking = self._tracking
-        if module is self._model() and tracking is not None and tracking.arguments is None:
+        if module is self._run.model() and tracking is not None and tracking.arguments is None:
             self._guarded(lambda: self._track_inside(tracking, args, kwargs, output))
 
     def _track_inside(
@@ -148,7 +150,7 @@ class FunctionTracker(StepPlugin):
         except Exception as error:  # noqa: BLE001 - an error in gradscope must not stop the training
             self._unhook()
             self._tracking, self._is_wanted = None, False
-            self._faults.report(self.name, error, "scope.examine() needs inputs now.")
+            self._run.faults.report(self.name, error, "scope.examine() needs inputs now.")
 
 
 def _functions_behind(tensors: Iterable[Tensor]) -> tuple[type[Function], ...]:

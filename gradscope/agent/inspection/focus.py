@@ -8,10 +8,13 @@ them. A compiled model has no focus, because what a graph reports is fixed at co
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
+from gradscope.agent.commands.dispatcher import CommandDispatcher
 from gradscope.agent.commands.queue import Boundary, Prepared, ignore_done
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.hooks import has_compiled
@@ -39,15 +42,10 @@ class Focus(StepPlugin):
 
     name = "the focus on layers"
 
-    def __init__(
-        self,
-        watched: Callable[[], Sequence[str]],
-        apply: Callable[[tuple[str, ...]], None],
-        ask_to_end: Callable[[str], None],
-    ) -> None:
-        self._watched = watched
-        self._apply = apply
-        self._ask_to_end = ask_to_end
+    def __init__(self, run: RunContext, engine: StepEngine, commands: CommandDispatcher) -> None:
+        self._run = run
+        self._engine = engine
+        self._commands = commands
         self._lock = threading.Lock()
         self._by_owner: dict[str, tuple[str, ...]] = {}
         self._seen_s: dict[str, float] = {}
@@ -59,7 +57,11 @@ class Focus(StepPlugin):
         """All layers in the focus from the next step on, in the order of the model."""
         with self._lock:
             wanted = {name for names in self._by_owner.values() for name in names}
-        return tuple(name for name in self._watched() if name in wanted) if wanted else ()
+        return (
+            tuple(name for name in self._engine.tracker.watched_names if name in wanted)
+            if wanted
+            else ()
+        )
 
     def check(self, patterns: object) -> tuple[str, ...]:
         """Return the layers that match `patterns`. Raises UsageError if they cannot be focused."""
@@ -68,7 +70,7 @@ class Focus(StepPlugin):
                 "focus() does not work with torch.compile: what a graph reports is fixed at compile time. "
                 "The whole model is still observed within the budget"
             )
-        chosen = tuple(match_names(patterns, self._watched()))
+        chosen = tuple(match_names(patterns, self._engine.tracker.watched_names))
         if len(chosen) > FOCUS_LIMIT:
             raise UsageError(
                 f"expected at most {FOCUS_LIMIT} layers in a focus, but {patterns!r} matches {len(chosen)}; "
@@ -85,7 +87,7 @@ class Focus(StepPlugin):
                 self._by_owner.pop(owner, None)
                 self._seen_s.pop(owner, None)
                 self._end_requested_s.pop(owner, None)
-        self.wake()
+        self._run.plan_again()
 
     def prepare(self, command: Command) -> Prepared:
         """Validate a viewer's command, or the run's own command that ends the focus of `target`."""
@@ -106,15 +108,23 @@ class Focus(StepPlugin):
         with self._lock:
             self._seen_s |= {viewer: now_s for viewer in viewers if viewer in self._seen_s}
 
+    def next_step(self, step: int) -> int | None:
+        """Return `step` if any layer is in the focus, or was."""
+        return step if self._by_owner or self._active else None
+
     def at_boundary(self, step: int) -> None:  # noqa: ARG002 - the signature of a plugin
         """Apply requests, and end the focus of viewers that have disappeared."""
-        self.rest_unless(lambda: self._by_owner or self._active)
         if self._seen_s:
             self._end_vanished()
         layers = self.layers
         if layers != self._active:
             self._active = layers
             self._apply(layers)
+
+    def _apply(self, layers: tuple[str, ...]) -> None:
+        self._engine.focus(layers)
+        watched = len(self._engine.tracker.watched_names)
+        self._run.sampler.focus(len(layers) / max(1, watched))
 
     def _end_vanished(self) -> None:
         now_s = time.monotonic()
@@ -127,4 +137,4 @@ class Focus(StepPlugin):
             ]
             self._end_requested_s |= dict.fromkeys(gone, now_s)
         for viewer in gone:
-            self._ask_to_end(viewer)
+            self._commands.request("focus", target=viewer)

@@ -1,19 +1,23 @@
 """Memory and time, measured in chosen steps of a run and reported to viewers."""
 
-import math
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.agent.commands.queue import Boundary, Prepared
-from gradscope.agent.run.faults import Faults
+from gradscope.agent.inspection.resource_messages import (
+    MeasuredLayers,
+    memory_message,
+    times_message,
+)
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.columns import MemoryTable, TimesTable
 from gradscope.errors import NotMeasuredError
@@ -35,7 +39,7 @@ from gradscope.resources import (
     times_reading,
 )
 
-__all__ = ["MeasuredLayers", "ResourcePlugin"]
+__all__ = ["ResourcePlugin"]
 
 _NOT_YET: Final = (
     "no {what} has been measured yet: {when}. Call scope.measure_now() to measure the next step"
@@ -50,15 +54,6 @@ _LIMIT: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredLayers:
-    """The layers that the rows of a reading index: those of the manifest's `revision`."""
-
-    names: tuple[str, ...]
-    types: tuple[str, ...]
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
 class _PendingTimes:
     step: int
     layers: MeasuredLayers
@@ -69,37 +64,24 @@ class _PendingTimes:
 class ResourcePlugin(StepPlugin):
     """Measures memory and time of some steps. It holds weak references to the model and optimizers.
 
-    optimizers: returns the model's optimizers. on_memory, on_times: receive a reading when it is complete.
-    set_aside: receives the fraction of the step time that measuring costs. limit_bytes: above it, an
-    OutOfMemoryError is raised when a layer returns, as an allocator would do. Then every step is measured,
-    so that the error can name the largest holders.
+    If `memory_limit_bytes` is set, every step is measured, and an OutOfMemoryError is raised when a layer
+    returns and more memory is in use, as an allocator would do. The error names the largest holders.
     """
 
     name = "measuring memory and time"
     needs_observed = True
 
-    def __init__(
-        self,
-        *,
-        schedule: MeasuringSchedule,
-        faults: Faults,
-        optimizers: Callable[[], Iterable[Optimizer]],
-        on_memory: Callable[[MemoryReading, MeasuredLayers], None],
-        on_times: Callable[[TimesReading, MeasuredLayers], None],
-        set_aside: Callable[[float], None],
-        limit_bytes: int | None,
-    ) -> None:
-        self._schedule = schedule
-        self._faults = faults
-        self._optimizers = optimizers
-        self._on_memory = on_memory
-        self._on_times = on_times
-        self._set_aside = set_aside
-        self._limit_bytes = limit_bytes
-        self._layers = MeasuredLayers((), (), 0)
-        self._next: tuple[Probe, SystemMemory, MeasuredLayers] | None = None
+    def __init__(self, run: RunContext, engine: StepEngine) -> None:
+        settings = run.settings
+        self._run = run
+        self._engine = engine
+        self._schedule = MeasuringSchedule(
+            run.sampler.budget, settings.start_step, every=settings.resources_every
+        )
+        self._limit_bytes = settings.memory_limit_bytes
+        self._layers = MeasuredLayers((), (), -1)
+        self._machine: SystemMemory | None = None
         self._probe: Probe | None = None
-        self._modules: list[weakref.ref[nn.Module]] = []
         self._optimizer_before_bytes = 0
         self._pending: list[_PendingTimes] = []
         self._memory: tuple[MemoryReading, MeasuredLayers] | None = None
@@ -109,20 +91,10 @@ class ResourcePlugin(StepPlugin):
         self._is_measured = False
         self._own_time_s = 0.0
 
-    def set_layers(self, layers: Sequence[LayerInfo], revision: int) -> None:
-        """Set the layers to measure from the next step on."""
-        names = tuple(layer.name for layer in layers)
-        types = tuple(type(layer.module).__name__ for layer in layers)
-        machine = SystemMemory(_device_of(layers))
-        limit = self._enforce if self._limit_bytes is not None else None
-        probe = Probe(layers, machine, self._guard, limit)
-        self._next = probe, machine, MeasuredLayers(names, types, revision)
-        self._modules = [weakref.ref(layer.module) for layer in layers]
-
     def request_now(self) -> None:
         """Measure the next step, regardless of the budget."""
         self._schedule.ask_now()
-        self.wake()
+        self._run.plan_again()
 
     def prepare_measure(self, command: Command) -> Prepared:  # noqa: ARG002 - the signature of all command functions
         """Validate a viewer's command to measure the next step."""
@@ -147,6 +119,15 @@ class ResourcePlugin(StepPlugin):
         reading, layers = self._times
         return reading.table(layers.names)
 
+    def next_step(self, step: int) -> int | None:
+        """Return the next step to measure, or from which on the usual step time is learned."""
+        if not self._is_enabled:
+            return None
+        is_busy = self._is_measured or bool(self._pending) or self._schedule.is_asked
+        if is_busy or self._limit_bytes is not None:
+            return step
+        return max(step, self._schedule.looks_from)
+
     def begin(self, step: int, *, is_observed: bool) -> None:
         """Start measuring if this step is chosen."""
         self._step, self._own_time_s = step, 0.0
@@ -162,10 +143,10 @@ class ResourcePlugin(StepPlugin):
     def _begin_to_measure(self) -> None:
         began_s = time.perf_counter()
         is_first = self._probe is None
-        if self._next is not None:
-            self._replace_probe(*self._next)
-        if self._probe is not None:
-            before = self._probe.owned.optimizer_state(self._optimizers())
+        if self._layers.revision != self._engine.tracker.revision:
+            self._follow_layers()
+        if self._probe is not None and self._machine is not None:
+            before = self._probe.owned.optimizer_state(self._engine.optimizers())
             self._optimizer_before_bytes = sum(before.values())
             # A graph compiled without hooks would be recompiled with them: only allowed at the start.
             can_hook = is_first or self._probe.is_hooked or not has_compiled()
@@ -197,12 +178,8 @@ class ResourcePlugin(StepPlugin):
             was_observed=is_observed,
         )
         if self._is_measured or step % _REPORT_EVERY == 0:
-            self._set_aside(self._schedule.cost())
+            self._run.sampler.set_aside(self._schedule.cost())
         self._is_measured = False
-        if not self._pending and self._limit_bytes is None:
-            self.rest(self._schedule.looks_from if self._is_enabled else math.inf)
-            if self._schedule.is_asked:
-                self.wake()
 
     def _finish(self, probe: Probe, step: int, *, is_observed: bool) -> None:
         watch = probe.end()
@@ -221,12 +198,11 @@ class ResourcePlugin(StepPlugin):
             self._probe.end()
             self._probe.remove()
             self._probe = None
-        self._next = None
 
     def oom_text(self, error: BaseException) -> str:
         """Return the report of an out-of-memory error as text, and report the memory in use now."""
         frames = frames_of(error)
-        names = {id(ref()): name for ref, name in zip(self._modules, self._layers.names, strict=False)}
+        names = {id(module): name for name, module in self._engine.tracker.modules().items()}
         if self._is_measured and self._probe is not None:
             self._probe.count_graph(local_tensors(frames))
             self._report_memory(self._read(self._step))
@@ -249,25 +225,33 @@ class ResourcePlugin(StepPlugin):
             return f"step {self._step}, now in progress, is the first measured step"
         return f"the next measured step is {self._schedule.next_step}"
 
-    def _replace_probe(self, probe: Probe, machine: SystemMemory, layers: MeasuredLayers) -> None:
+    def _follow_layers(self) -> None:
+        """Measure the layers that the model has now."""
+        tracker = self._engine.tracker
+        layers = tracker.layers()
         if self._probe is not None:
             self._probe.remove()
-        self._probe, self._machine, self._layers, self._next = probe, machine, layers, None
+        machine = self._machine = SystemMemory(_device_of(layers))
+        limit = self._enforce if self._limit_bytes is not None else None
+        self._probe = Probe(layers, machine, self._guard, limit)
+        names = tuple(layer.name for layer in layers)
+        types = tuple(type(layer.module).__name__ for layer in layers)
+        self._layers = MeasuredLayers(names, types, tracker.revision)
 
     def _read(self, step: int) -> MemoryReading:
-        probe = self._probe
-        if probe is None:
+        probe, machine = self._probe, self._machine
+        if probe is None or machine is None:
             raise RuntimeError("no model to measure")
-        self._machine.open()
+        machine.open()
         owned_memory = probe.owned
         owned = OwnedBytes(
             parameters=owned_memory.parameters(),
             buffers=owned_memory.buffers(),
             gradients=owned_memory.gradients(),
-            optimizer=owned_memory.optimizer_state(self._optimizers()),
+            optimizer=owned_memory.optimizer_state(self._engine.optimizers()),
         )
-        machine = self._machine.numbers()
-        self._machine.close()
+        numbers = machine.numbers()
+        machine.close()
         return memory_reading(
             step,
             self._layers.names,
@@ -277,13 +261,15 @@ class ResourcePlugin(StepPlugin):
             layer_marks=probe.layer_marks,
             owned=owned,
             optimizer_before_bytes=self._optimizer_before_bytes,
-            machine=machine,
-            is_of_device=self._machine.is_of_device,
+            machine=numbers,
+            is_of_device=machine.is_of_device,
         )
 
     def _report_memory(self, reading: MemoryReading) -> None:
         self._memory = reading, self._layers
-        self._on_memory(reading, self._layers)
+        self._run.publisher.put(
+            partial(memory_message, self._run.hello, time.time(), reading, self._layers)
+        )
 
     def _deliver(self) -> None:
         """Report the times that have arrived from the device, oldest first."""
@@ -293,14 +279,16 @@ class ResourcePlugin(StepPlugin):
                 pending.step, pending.layers.names, pending.watch, is_observed=pending.is_observed
             )
             self._times = reading, pending.layers
-            self._on_times(reading, pending.layers)
+            self._run.publisher.put(
+                partial(times_message, self._run.hello, time.time(), reading, pending.layers)
+            )
 
     def _enforce(self) -> None:
         """Raise OutOfMemoryError if more memory is in use than `memory_limit_bytes` allows."""
-        limit = self._limit_bytes
-        if limit is None or not self._is_measured:
+        limit, machine = self._limit_bytes, self._machine
+        if limit is None or machine is None or not self._is_measured:
             return
-        held = self._machine.held_bytes()
+        held = machine.held_bytes()
         if held is not None and held > limit:
             raise torch.OutOfMemoryError(_LIMIT.format(held=held, limit=limit))
 
@@ -320,7 +308,7 @@ class ResourcePlugin(StepPlugin):
         except Exception as error:  # noqa: BLE001 - an error in gradscope must not stop the training
             self._is_enabled = False
             self.close()
-            self._faults.report(self.name, error, "This plugin is switched off.")
+            self._run.faults.report(self.name, error, "This plugin is switched off.")
 
 
 def _device_of(layers: Sequence[LayerInfo]) -> torch.device:

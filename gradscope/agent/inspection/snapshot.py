@@ -7,7 +7,7 @@ counters. Gradients in `.grad` stay unchanged, and the step count continues.
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,10 +17,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.agent.commands.queue import Boundary, Prepared
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.hooks import local_part
-from gradscope.intervene import Ledger
 from gradscope.protocol import Command
 
 __all__ = ["NOT_RESTORED", "Snapshot"]
@@ -48,22 +49,13 @@ class Snapshot(StepPlugin):
     """Takes a snapshot right before the first intervention takes effect, if enabled.
 
     If the script gives `save` and `restore`, `save(step)` and `restore()` are called instead.
-    `note(code, text)` sends an event.
     """
 
     name = "the snapshot"
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        model: Callable[[], nn.Module | None],
-        find_optimizers: Callable[[], Iterable[Optimizer]],
-        note: Callable[[str, str], None],
-    ) -> None:
-        self._ledger = ledger
-        self._model = model
-        self._find_optimizers = find_optimizers
-        self._note = note
+    def __init__(self, run: RunContext, engine: StepEngine) -> None:
+        self._run = run
+        self._engine = engine
         self._is_enabled = False
         self._optimizers: tuple[Optimizer, ...] = ()
         self._save: Callable[[int], object] | None = None
@@ -89,12 +81,16 @@ class Snapshot(StepPlugin):
         self._optimizers, self._save, self._restore = tuple(optimizers), save, restore
         self._is_enabled = True
 
+    def next_step(self, step: int) -> int | None:
+        """Return `step` if the first intervention is about to take effect and a snapshot is wanted."""
+        is_wanted = self._is_enabled and self._saved_at is None
+        return step if is_wanted and self._run.ledger.entries() else None
+
     def before_settle(self, step: int) -> None:
         """Take the snapshot if the first intervention is about to take effect."""
-        self.rest()
         if not self._is_enabled or self._saved_at is not None:
             return
-        entries = self._ledger.entries()
+        entries = self._run.ledger.entries()
         if not entries or any(entry.active_since is not None for entry in entries):
             return
         self._saved_at = step
@@ -102,7 +98,7 @@ class Snapshot(StepPlugin):
             self._save(step)
         else:
             self._state = self._copy_state(step)
-        self._note("snapshot", f"snapshot taken before step {step}; undo restores it")
+        self._run.event("info", "snapshot", f"snapshot taken before step {step}; undo restores it")
 
     def check(self) -> None:
         """Raise UsageError if there is no snapshot."""
@@ -122,7 +118,7 @@ class Snapshot(StepPlugin):
         elif self._state is not None:
             self._restore_state(self._state)
         self._state, self._saved_at = None, None
-        self._note("undo", f"restored the state before step {since}; {NOT_RESTORED}")
+        self._run.event("info", "undo", f"restored the state before step {since}; {NOT_RESTORED}")
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
         """Return the function that validates the command `undo`, by action."""
@@ -140,17 +136,17 @@ class Snapshot(StepPlugin):
                 self.restore()
                 command_slot.done(step)
 
-            self._ledger.remove_all(done)
+            self._run.ledger.remove_all(done)
 
         return apply
 
     def _copy_state(self, step: int) -> _TrainingState:
-        model = self._model()
+        model = self._run.model()
         tensors = {} if model is None else {n: _on_host(t) for n, t in _tensors_of(model)}
         return _TrainingState(
             step,
             tensors,
-            tuple(_state_of(each) for each in self._optimizers or list(self._find_optimizers())),
+            tuple(_state_of(each) for each in self._optimizers or list(self._engine.optimizers())),
             torch.get_rng_state(),
             torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]  # torch leaves it untyped
             random.getstate(),
@@ -158,7 +154,7 @@ class Snapshot(StepPlugin):
         )
 
     def _restore_state(self, saved: _TrainingState) -> None:
-        model = self._model()
+        model = self._run.model()
         with torch.no_grad():
             for name, tensor in _tensors_of(model) if model is not None else ():
                 if name in saved.tensors:

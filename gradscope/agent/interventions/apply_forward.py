@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 from gradscope.agent.interventions.apply_parameters import ParameterInterventions, SeeArriving
 from gradscope.agent.interventions.no_effect_warnings import NoEffectWarnings
 from gradscope.agent.observation.layer_slots import Call, Chain, LayerSlots, Slot
-from gradscope.agent.run.faults import Faults
+from gradscope.agent.observation.loss_scale import LossScale
+from gradscope.agent.run.context import RunContext
 from gradscope.hooks import EagerStance, InputHook, find_tensors, is_transforming, replace_tensors
-from gradscope.intervene import ActiveIntervention, Ledger, Unit
+from gradscope.intervene import ActiveIntervention
 
 __all__ = ["ForwardInterventions"]
 
@@ -26,13 +27,13 @@ _WRITES = (
 
 
 class ForwardInterventions:
-    """Applies the interventions of a ledger to a model's layers. `unit` returns the loss scale."""
+    """Applies the interventions of a run to the outputs and inputs of a model's layers."""
 
-    def __init__(self, ledger: Ledger, faults: Faults, idle: NoEffectWarnings, unit: Unit) -> None:
-        self._ledger = ledger
-        self._faults = faults
-        self._idle = idle
-        self._unit = unit
+    def __init__(self, run: RunContext, warnings: NoEffectWarnings, loss_scale: LossScale) -> None:
+        self._ledger = run.ledger
+        self._faults = run.faults
+        self._idle = warnings
+        self._loss_scale = loss_scale
         self._inputs: InputHook[Slot] = InputHook(self._change_inputs)
         self._parameters = ParameterInterventions()
         self._stance = EagerStance()
@@ -140,7 +141,9 @@ class ForwardInterventions:
     ) -> Any:
         tensors = [t for _, t in find_tensors(structure) if t.requires_grad or not needs_gradient]
         changed = (
-            iter(intervention.apply_forward(tensors, slot.name, self._unit)) if tensors else iter(())
+            iter(intervention.apply_forward(tensors, slot.name, self._loss_scale.now))
+            if tensors
+            else iter(())
         )
         return replace_tensors(
             structure, lambda t: next(changed) if t.requires_grad or not needs_gradient else t

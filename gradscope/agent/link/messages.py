@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch.nn.parameter import is_lazy
 
-from gradscope.agent.observation.measurement import FinishedStep
 from gradscope.catalogue import Argument
 from gradscope.hooks import LayerInfo
 from gradscope.intervene import Action, LedgerEntry, all_actions
@@ -23,16 +22,15 @@ from gradscope.protocol import (
     Parameter,
     PauseState,
     Schedule,
-    Step,
     pack_layers,
 )
-from gradscope.protocol.bodies import PackBins, pack_block
+from gradscope.protocol.bodies import PackBins
 
 __all__ = [
+    "bins_packer",
     "interventions_message",
     "manifest_message",
     "state_of",
-    "step_message",
     "with_actions",
 ]
 
@@ -71,29 +69,6 @@ def actions_now() -> tuple[ActionInfo, ...]:
     return tuple(_action_info(action) for action in all_actions())
 
 
-def step_message(run: str, rank: int, seq: int, dropped: int, finished: FinishedStep) -> Step:
-    """Return the message of an observed step or a focus step."""
-    columns, zero, body = pack_block(finished.block, _pack_bins())
-    return Step(
-        run=run,
-        rank=rank,
-        seq=seq,
-        step=finished.step,
-        time_s=finished.time_s,
-        manifest_revision=finished.revision,
-        kinds=finished.block.kinds,
-        rows=len(finished.block),
-        columns=columns,
-        zero=zero,
-        layers="focus" if finished.is_focus else "all",
-        step_time_s=finished.step_time_s,
-        every=finished.every,
-        cost=finished.cost,
-        dropped=dropped,
-        body=body,
-    )
-
-
 def interventions_message(
     run: str,
     rank: int,
@@ -117,7 +92,7 @@ def interventions_message(
     )
 
 
-def _pack_bins() -> PackBins | None:
+def bins_packer() -> PackBins | None:
     """Return what packs histograms in C, without the interpreter's lock; None where there is none."""
     native = native_module()
     return None if native is None or sys.byteorder != "little" else native.pack_bins

@@ -15,7 +15,7 @@ from gradscope.errors import GradscopeError, UsageError
 from gradscope.protocol import Command, Heartbeat, Hello, Message, Refusal, Scalars, Welcome
 from gradscope.transport import HubAddress, Link, ensure_hub
 
-__all__ = ["Publisher"]
+__all__ = ["NullPublisher", "Publisher"]
 
 _log = logging.getLogger("gradscope")
 
@@ -33,25 +33,15 @@ _Row = tuple[int, float, dict[str, float]]
 
 
 class Publisher:
-    """Sends to the hub from its own thread, from `start` to `stop`.
+    """Sends to the hub from its own thread, from `start` to `stop`."""
 
-    `announce()` returns the first messages for a new hub: manifest and interventions.
-    """
+    _announce: Callable[[], list[Message]]
+    _on_command: Callable[[Command], None]
+    _on_viewers: Callable[[tuple[str, ...]], None]
 
-    def __init__(
-        self,
-        endpoint: str | None,
-        hello: Hello,
-        *,
-        announce: Callable[[], list[Message]],
-        on_command: Callable[[Command], None],
-        on_viewers: Callable[[tuple[str, ...]], None],
-    ) -> None:
+    def __init__(self, endpoint: str | None, hello: Hello) -> None:
         self._endpoint = endpoint
         self._hello = hello
-        self._announce = announce
-        self._on_command = on_command
-        self._on_viewers = on_viewers
         self._queue: deque[_Make] = deque()
         self._scalars: deque[_Row] = deque(maxlen=_SCALARS_LIMIT)
         self._stopping = threading.Event()
@@ -63,8 +53,19 @@ class Publisher:
         self.failures = 0
         self.address: HubAddress | None = None
 
-    def start(self) -> None:
-        """Start the thread."""
+    def start(
+        self,
+        *,
+        announce: Callable[[], list[Message]],
+        on_command: Callable[[Command], None],
+        on_viewers: Callable[[tuple[str, ...]], None],
+    ) -> None:
+        """Start the thread.
+
+        announce: returns the messages that a new hub must receive first. on_command: takes a viewer's
+        command. on_viewers: takes the ids of the viewers that are alive. All are called by the thread.
+        """
+        self._announce, self._on_command, self._on_viewers = announce, on_command, on_viewers
         self._thread = threading.Thread(target=self._run, name="gradscope-publisher", daemon=True)
         self._thread.start()
 
@@ -198,3 +199,31 @@ class Publisher:
                 "gradscope: no live view of this run: %s. Training continues; the link is retried.",
                 reason,
             )
+
+
+class NullPublisher:
+    """Has the methods of a `Publisher` and sends nothing: for a run without a hub."""
+
+    dropped = 0
+    address: HubAddress | None = None
+
+    def start(
+        self,
+        *,
+        announce: Callable[[], list[Message]],
+        on_command: Callable[[Command], None],
+        on_viewers: Callable[[tuple[str, ...]], None],
+    ) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+    def put(self, make: _Make, size_bytes: int = 0) -> None:
+        """Drop a message."""
+
+    def put_now(self, make: _Make) -> None:
+        """Drop a message."""
+
+    def put_scalars(self, step: int, time_s: float, values: dict[str, float]) -> None:
+        """Drop a step's scalars."""

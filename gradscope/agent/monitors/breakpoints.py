@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gradscope.agent.commands.queue import Boundary, Prepared
-from gradscope.agent.monitors.pause import check_lease
-from gradscope.agent.observation.measurement import FinishedStep
+from gradscope.agent.monitors.pause import Pause, check_lease
+from gradscope.agent.observation.observed_step import ObservedStep
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.columns import Block
 from gradscope.errors import UsageError
@@ -46,23 +48,14 @@ class _StepData:
 
 
 class Breakpoints(StepPlugin):
-    """The breakpoints of one run. Add them to the engine before the pause.
-
-    `stop(breakpoint, why, is_shared)` pauses the training; `is_shared`: all ranks reach the same result.
-    """
+    """The breakpoints of one run. Add them to the engine before the pause."""
 
     name = "breakpoints"
 
-    def __init__(
-        self,
-        names: Callable[[], Sequence[str]],
-        *,
-        stop: Callable[[Breakpoint, str, bool], None],
-        announce: Callable[[], None],
-    ) -> None:
-        self._names = names
-        self._stop = stop
-        self._announce = announce
+    def __init__(self, run: RunContext, engine: StepEngine, pause: Pause) -> None:
+        self._run = run
+        self._engine = engine
+        self._pause = pause
         self._numbers = itertools.count(1)
         self._breakpoints: dict[str, Breakpoint] = {}
         self._pending: dict[int, _StepData] = {}
@@ -82,7 +75,7 @@ class Breakpoints(StepPlugin):
     def check(self, text: object) -> Condition:
         """Parse a condition. Raises UsageError if it is invalid or names a layer that does not exist."""
         condition = parse_condition(text)
-        condition.check_layers(list(self._names()))
+        condition.check_layers(list(self._engine.tracker.names))
         if len(self._breakpoints) >= _LIMIT:
             raise UsageError(f"expected at most {_LIMIT} breakpoints in a run; remove one first")
         return condition
@@ -93,17 +86,20 @@ class Breakpoints(StepPlugin):
         """Set a breakpoint with a validated condition."""
         name = f"break-{label or next(self._numbers)}"
         added = self._breakpoints[name] = Breakpoint(name, condition, set_by, lease_s)
-        self.wake()
-        self.look_now()
-        self._announce()
+        self._run.plan_again()
+        self._publish()
         return added
 
     def remove(self, id: str) -> bool:
         """Remove a breakpoint, or all if `id` is empty; return whether any was removed."""
         gone = list(self._breakpoints) if not id else [id]
         found = [self._breakpoints.pop(each, None) for each in gone]
-        self._announce()
+        self._publish()
         return any(found)
+
+    def next_step(self, step: int) -> int | None:
+        """Return `step` if any breakpoint is set."""
+        return step if self._breakpoints else None
 
     def at_boundary(self, step: int) -> None:
         """Evaluate the received data, and conditions on step numbers for the step about to begin."""
@@ -113,9 +109,7 @@ class Breakpoints(StepPlugin):
                 view = StepView(before, data.layers, data.block, scalars=data.scalars)
                 self._judge(view, lambda c: not c.is_of_steps_only, is_shared=False)
         if self._breakpoints:
-            self.look_now()
             self._judge(StepView(step, (), None), lambda c: c.is_of_steps_only, is_shared=True)
-        self.rest_unless(lambda: self._breakpoints)
 
     def on_scalars(self, step: int, values: dict[str, float]) -> None:
         """Receive the logged scalars of a step."""
@@ -128,11 +122,11 @@ class Breakpoints(StepPlugin):
             if each.condition.is_about_finite and not each.was_true:
                 self._hit(each, "gradients that are not finite", is_shared=False)
 
-    def observed(self, finished: FinishedStep) -> None:
+    def observed(self, step: ObservedStep) -> None:
         """Receive the columns of an observed step."""
         if self._breakpoints:
-            data = self._pending.setdefault(finished.step, _StepData())
-            data.layers, data.block = finished.names, finished.block
+            data = self._pending.setdefault(step.step, _StepData())
+            data.layers, data.block = step.names, step.block
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
         """Return the function that validates each breakpoint command, by action."""
@@ -150,8 +144,18 @@ class Breakpoints(StepPlugin):
                 self._hit(each, why, is_shared=is_shared)
 
     def _hit(self, each: Breakpoint, why: str, *, is_shared: bool) -> None:
+        """Pause for a breakpoint. `is_shared`: all ranks reach the same result."""
         each.was_true, each.hits = True, each.hits + 1
-        self._stop(each, why, is_shared)
+        self._run.breakpoints = self.states()
+        reason = f"{each.id}, {each.condition.text}: {why}"
+        self._run.event("info", "breakpoint", reason)
+        self._pause.pause_all(
+            lease_s=each.lease_s, set_by=each.set_by, reason=reason, is_shared=is_shared
+        )
+
+    def _publish(self) -> None:
+        self._run.breakpoints = self.states()
+        self._run.publish_interventions()
 
     def _prepare_break(self, command: Command) -> Prepared:
         condition = self.check(command.condition)

@@ -13,15 +13,19 @@ import statistics
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch.optim import Optimizer
 
+from gradscope.agent.monitors.breakpoints import Breakpoints
 from gradscope.agent.monitors.nan_check_schedule import CheckSchedule
+from gradscope.agent.monitors.nan_response import NonfiniteResponse
 from gradscope.agent.monitors.skip_step import HiddenGradients
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.hooks import parameters_of
 from gradscope.observe import make_find_nonfinite, numbers_of_gradient
@@ -46,38 +50,32 @@ class _PendingNorms:
 
 
 class NonfiniteCheck(StepPlugin):
-    """Calls `on_bad(step, parameters)` with parameters whose gradients are not finite.
+    """Checks the gradients of each optimizer, and passes nonfinite ones to the response.
 
-    `schedule` limits the check, unless `needs_all()`. `is_known_well()`: the statistics of this step already show
-    that all gradients are finite. `must_wait()`: the result is needed before the optimizer steps; `on_bad`
-    then returns whether to skip the step. `has_closure()`: the optimizer computes its gradients in a closure;
-    they are checked after its step, which cannot be skipped. `on_cost(spent_s)` receives the average cost
-    per step now and then.
+    Gradients that are computed in a closure are checked after the optimizer's step, which then cannot be
+    skipped. The cost is counted within the budget.
     """
 
     name = "the nonfinite check"
 
     def __init__(
         self,
-        on_bad: Callable[[int, Sequence[torch.nn.Parameter]], bool],
-        *,
+        run: RunContext,
+        engine: StepEngine,
         schedule: CheckSchedule,
-        needs_all: Callable[[], bool],
-        is_known_well: Callable[[], bool],
-        must_wait: Callable[[], bool],
-        has_closure: Callable[[], bool],
-        on_cost: Callable[[float], None],
+        response: NonfiniteResponse,
+        breakpoints: Breakpoints,
     ) -> None:
-        self._on_bad = on_bad
+        self._run = run
+        self._engine = engine
         self._schedule = schedule
-        self._needs_all = needs_all
-        self._is_known_well = is_known_well
-        self._must_wait = must_wait
-        self._has_closure = has_closure
-        self._on_cost = on_cost
+        self._response = response
+        self._breakpoints = breakpoints
         self._find_nonfinite = make_find_nonfinite()
         self._step = -1
         self._every = 1
+        self._is_all = False
+        self._checks_at: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._spent_s = 0.0
         self._checks = self._steps = 0
         self._costs_s: deque[float] = deque(maxlen=_MEMORY)
@@ -85,31 +83,38 @@ class NonfiniteCheck(StepPlugin):
         self._waiting: deque[_PendingNorms] = deque()
         self._hidden_gradients = HiddenGradients()
 
+    def next_step(self, step: int) -> int | None:
+        """Return `step` if results are pending, or if other gradients must be checked than planned."""
+        has_work = self._waiting or self._after_step or self._hidden_gradients.are_hidden
+        return step if has_work or self._is_all != self._needs_all() else None
+
     def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
         """Begin a step."""
         self._hidden_gradients.restore()
 
-    def look(self, step: int, optimizer: Optimizer) -> int:
-        """Check the gradients; hide them from the optimizer if a rule skips the step."""
+    def check_gradients(self, step: int, optimizer: Optimizer) -> None:
+        """Check the gradients if it is time; hide them from the optimizer if a rule skips the step."""
+        if step < self._next_check(optimizer) and self._is_all == self._needs_all():
+            return
         self._steps += step != self._step
         self._step = step
-        if self._has_closure():
+        if self._engine.has_closure:
             if self._after_step is None:
                 self._after_step = weakref.WeakSet()
             self._after_step.add(optimizer)
-            self.wake()
-        elif not self._is_known_well():
+            self._run.plan_again()
+        elif not self._engine.has_only_finite:
             self._check(optimizer, may_skip=True)
         self._checks += 1
         if self._checks >= _TOLD_EVERY:
             self._learn(self._spent_s / max(1, self._steps))
             self._spent_s, self._checks, self._steps = 0.0, 0, 0
-        return step + self._go_on()
+        self._plan_check(optimizer)
 
-    def looked(self, looks: int, looked_s: float) -> None:
-        """Learn the cost of checks that ran in C."""
-        self._learn(looked_s / looks)
-        self._go_on()
+    def gradients_checked(self, steps: int, spent_s: float) -> None:
+        """Learn the cost of checks that the step counter made in C."""
+        self._learn(spent_s / steps)
+        self._plan_every()
 
     def after_optimizer(self, optimizer: Optimizer) -> None:
         """Restore hidden gradients; check gradients that were computed in a closure."""
@@ -121,24 +126,53 @@ class NonfiniteCheck(StepPlugin):
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
         """Handle the results that have arrived."""
         self._collect(wait=False)
-        self.rest_unless(lambda: self._waiting or self._after_step)
 
     def close(self) -> None:
         """Handle the remaining results, and restore hidden gradients."""
         self._hidden_gradients.restore()
         self._collect(wait=True)
 
-    def _learn(self, look_s: float) -> None:
-        """Learn the cost of checking all gradients once, and report it per step."""
-        self._costs_s.append(look_s / self._every)
-        self._on_cost(statistics.median_low(self._costs_s))
-        self._schedule.learn(look_s)
+    def _needs_all(self) -> bool:
+        """Return whether all gradients must be checked in every step, because something acts on it."""
+        return self._response.must_act() or self._breakpoints.are_set
 
-    def _go_on(self) -> int:
-        """Return the number of steps until the next check, and let C do it."""
-        self._every = 1 if self._needs_all() else self._schedule.every
-        self.look_every(self._every)
-        return self._every
+    def _next_check(self, optimizer: Optimizer) -> int:
+        """Return the first step in which an optimizer's gradients are checked again."""
+        counter = self._run.counter
+        return counter.checks_at if self._is_counted(optimizer) else self._checks_at.get(optimizer, 0)
+
+    def _plan_check(self, optimizer: Optimizer) -> None:
+        self._plan_every()
+        if self._is_counted(optimizer):
+            self._run.counter.checks_at = self._step + self._every
+        else:
+            self._checks_at[optimizer] = self._step + self._every
+
+    def _plan_every(self) -> None:
+        """Choose the steps to check; the step counter in C checks without a call."""
+        self._is_all = self._needs_all()
+        self._every = 1 if self._is_all else self._schedule.every
+        self._run.counter.check_every = self._every
+
+    def _is_counted(self, optimizer: Optimizer) -> bool:
+        """Return whether an optimizer's step ends a step."""
+        counted = self._run.counter.optimizer
+        return counted is not None and counted() is optimizer
+
+    def _learn(self, spent_s: float) -> None:
+        """Learn the cost of checking all gradients once, and count it in the budget."""
+        self._costs_s.append(spent_s / self._every)
+        sampler = self._run.sampler
+        if sampler.pace_s > 0:
+            cost_s = statistics.median_low(self._costs_s)
+            sampler.set_aside(cost_s / sampler.pace_s, "nonfinite check")
+        self._schedule.learn(spent_s)
+
+    def _report(self, step: int, bad: Sequence[torch.nn.Parameter]) -> bool:
+        """Report nonfinite gradients; return whether to skip the optimizer's step."""
+        must_skip = self._response.report(step, bad)
+        self._breakpoints.on_nonfinite()
+        return must_skip
 
     def _check(self, optimizer: Optimizer, *, may_skip: bool) -> None:
         if _is_watched_by_scaler(optimizer):
@@ -147,17 +181,17 @@ class NonfiniteCheck(StepPlugin):
         parameters = parameters_of(optimizer)
         bad, places = self._find(parameters)
         elsewhere = _by_device([parameters[place] for place in places])
-        must_wait = may_skip and bool(elsewhere) and self._must_wait()
+        must_wait = may_skip and bool(elsewhere) and self._response.must_wait()
         for device, there in elsewhere.items():
             self._waiting.append(_queue_norms(device, self._step, there))
-            self.wake()
+            self._run.plan_again()
         if must_wait:
             while self._waiting and self._waiting[-1].step == self._step:
                 bad += _nonfinite_of(self._waiting.pop())
         self._spent_s += time.perf_counter() - began_s
-        if bad and self._on_bad(self._step, bad) and may_skip:
+        if bad and self._report(self._step, bad) and may_skip:
             self._hidden_gradients.hide(optimizer)
-            self.wake()
+            self._run.plan_again()
 
     def _find(self, parameters: list[torch.nn.Parameter]) -> tuple[list[torch.nn.Parameter], list[int]]:
         """Return the nonfinite parameters, and the indices of those on another device."""
@@ -172,7 +206,7 @@ class NonfiniteCheck(StepPlugin):
             look = self._waiting.popleft()
             bad = _nonfinite_of(look)
             if bad:
-                self._on_bad(look.step, bad)
+                self._report(look.step, bad)
 
 
 def _is_watched_by_scaler(optimizer: Optimizer) -> bool:

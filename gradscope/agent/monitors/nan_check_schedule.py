@@ -2,9 +2,8 @@
 
 import statistics
 from collections import deque
-from collections.abc import Callable
 
-from gradscope.budget import Budget, Consumer, interval
+from gradscope.budget import Budget, Consumer, Sampler, interval
 from gradscope.budget.budget import (
     CHECK_ALWAYS_AGAIN,
     CHECK_LARGEST_INTERVAL,
@@ -18,13 +17,13 @@ __all__ = ["CheckSchedule"]
 class CheckSchedule:
     """Chooses the steps in which all gradients are checked: every `every` steps.
 
-    `fraction` is that of the whole budget; None: every step. `pace_s()` returns the present step time in
-    seconds, 0 while it is not known.
+    Without a budget every step is checked.
     """
 
-    def __init__(self, fraction: float | None, pace_s: Callable[[], float]) -> None:
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        fraction = sampler.budget
         self._share = None if fraction is None else Budget(fraction).share(Consumer.NONFINITE)
-        self._pace_s = pace_s
         self._costs_s: deque[float] = deque(maxlen=CHECK_WINDOW)
         self.every = 1
 
@@ -40,7 +39,7 @@ class CheckSchedule:
         if self._share is None:
             return
         self._costs_s.append(check_s)
-        allowed_s = self._share * self._pace_s()
+        allowed_s = self._share * self._sampler.pace_s
         if len(self._costs_s) < COSTS_NEEDED or allowed_s <= 0:
             return
         cost_s = statistics.median_low(self._costs_s)

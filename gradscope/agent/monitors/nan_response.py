@@ -6,13 +6,15 @@ are observed, in case the NaN appears again. One step after the first NaN, the p
 the step was skipped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from torch import nn
 
+from gradscope.agent.monitors.nan_check_schedule import CheckSchedule
 from gradscope.agent.monitors.rules import ActiveRule, RuleMonitor
-from gradscope.agent.step.plugins import StepPlugin
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
 from gradscope.hooks import is_sharded
 from gradscope.rules import Alert, RuleFinding
 
@@ -25,53 +27,37 @@ _RULE: Final = "nonfinite"
 _SHOWN: Final = 3
 
 
-class NonfiniteResponse(StepPlugin):
-    """Reports nonfinite gradients to the rules of a run. `observe(n)` observes the next n steps.
-
-    `unchecked()` describes the gradients that are not checked in every step; empty if all are.
-    """
-
-    name = "the response to nonfinite gradients"
-    needs_observed = True
+class NonfiniteResponse:
+    """Reports nonfinite gradients to the rules of a run, and has the next steps observed."""
 
     def __init__(
-        self,
-        alarms: RuleMonitor,
-        model: Callable[[], nn.Module | None],
-        observe: Callable[[int], None],
-        unchecked: Callable[[], str],
+        self, run: RunContext, engine: StepEngine, rules: RuleMonitor, schedule: CheckSchedule
     ) -> None:
-        self._alarms = alarms
-        self._model = model
-        self._observe = observe
-        self._unchecked = unchecked
-        self._observed: tuple[int, bool] = (-1, False)
+        self._run = run
+        self._engine = engine
+        self._rules = rules
+        self._schedule = schedule
         self._last: int | None = None
-
-    def begin(self, step: int, *, is_observed: bool) -> None:
-        """Remember whether the step is observed."""
-        self._observed = step, is_observed
-        self.rest()
 
     def must_wait(self) -> bool:
         """Return whether the result of the check is needed before the optimizer steps."""
-        return any(each.action in ("skip_step", "raise") for each in self._alarms.active(_RULE))
+        return any(each.action in ("skip_step", "raise") for each in self._rules.active(_RULE))
 
     def must_act(self) -> bool:
         """Return whether a rule does more about a nonfinite step than report it."""
-        return self._alarms.acts_on_nonfinite
+        return self._rules.acts_on_nonfinite
 
-    def see(self, step: int, parameters: Sequence[nn.Parameter]) -> bool:
+    def report(self, step: int, parameters: Sequence[nn.Parameter]) -> bool:
         """Handle parameters whose gradients are not finite; return whether to skip the optimizer step."""
         is_first = self._last is None or step > self._last + _FOLLOWED
         self._last = step
-        self.wake()
         if is_first:
-            self._observe(_FOLLOWED)
+            self._run.sampler.want(_FOLLOWED)
+            self._run.plan_again()  # the next step is observed, so it is not idle
         has_shards = any(is_sharded(parameter) for parameter in parameters)
         names = self._names_of(parameters) if is_first else []
         must_skip = False
-        for active in self._alarms.active(_RULE):
+        for active in self._rules.active(_RULE):
             must_skip |= active.action == "skip_step" and not has_shards
             if (
                 is_first
@@ -81,14 +67,14 @@ class NonfiniteResponse(StepPlugin):
                 words = _words(
                     names, active, is_observed=self._is_observed(step), has_shards=has_shards
                 )
-                if not self.must_act() and self._unchecked():
-                    words += f"; {self._unchecked()}"
+                if not self.must_act() and self._schedule.words:
+                    words += f"; {self._schedule.words}"
                 finding = RuleFinding("", "param_grad", float(len(names)), 0.0, "{}", (words,))
-                self._alarms.act(active, [Alert(_RULE, step, step, finding)])
+                self._rules.act(active, [Alert(_RULE, step, step, finding)])
         return must_skip
 
     def _is_observed(self, step: int) -> bool:
-        return self._observed == (step, True)
+        return self._engine.is_observed and self._engine.step == step
 
     def _is_reported_by_columns(self, active: ActiveRule, step: int) -> bool:
         """Return whether the columns of the step will report it, with the origin and in time."""
@@ -100,7 +86,7 @@ class NonfiniteResponse(StepPlugin):
         return layers is None or any(name.rpartition(".")[0] in layers for name in names)
 
     def _names_of(self, parameters: Sequence[nn.Parameter]) -> list[str]:
-        model = self._model()
+        model = self._run.model()
         names = {} if model is None else {id(p): name for name, p in model.named_parameters()}
         return [names.get(id(parameter), "a parameter outside the model") for parameter in parameters]
 

@@ -16,7 +16,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from gradscope.agent.commands.queue import Boundary, CommandQueue, Prepared
+from gradscope.agent.commands.dispatcher import CommandDispatcher
+from gradscope.agent.commands.queue import Boundary, Prepared
+from gradscope.agent.run.context import Hold, RunContext
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.protocol import Command, PauseState
@@ -46,30 +48,13 @@ def check_lease(lease_s: object) -> float:
 
 
 class Pause(StepPlugin):
-    """Holds the training between two steps. The time of a pause does not count as step time.
-
-    `announce` sends the changed state to viewers, `note(code, text)` sends an event, `ask_to_resume`
-    requests that all ranks resume. `is_alone`: there is one rank; `is_lead`: this is the leading rank.
-    """
+    """Holds the training between two steps. The time of a pause does not count as step time."""
 
     name = "the pause"
 
-    def __init__(
-        self,
-        queue: CommandQueue,
-        *,
-        announce: Callable[[], None],
-        note: Callable[[str, str], None],
-        ask_to_resume: Callable[[], None],
-        is_alone: bool,
-        is_lead: bool,
-    ) -> None:
-        self._queue = queue
-        self._announce = announce
-        self._note = note
-        self._ask_to_resume = ask_to_resume
-        self._is_alone = is_alone
-        self._is_lead = is_lead
+    def __init__(self, run: RunContext, commands: CommandDispatcher) -> None:
+        self._run = run
+        self._commands = commands
         self._is_paused = False
         self._has_asked = False
         self._pause_at: int | None = None
@@ -82,11 +67,8 @@ class Pause(StepPlugin):
     @property
     def state(self) -> PauseState | None:
         """The state of the pause; None while the training runs."""
-        step = self._step
-        if step is None or not self._is_paused:
-            return None
-        left_s = max(0.0, self._ends_s - time.monotonic())
-        return PauseState(step, left_s, self._set_by, self._reason)
+        hold = self._run.hold
+        return None if hold is None else hold.state()
 
     @property
     def is_paused(self) -> bool:
@@ -99,20 +81,27 @@ class Pause(StepPlugin):
         self._ends_s = time.monotonic() + lease_s
         self._has_asked = False
         self._is_paused = True
-        self.wake()
+        self._run.plan_again()
         if self._step is not None:
-            self._announce()
+            self._publish()
+
+    def pause_all(self, *, lease_s: float, set_by: str, reason: str, is_shared: bool) -> None:
+        """Pause all ranks: here if they all do it (`is_shared`), otherwise by a command to all."""
+        if is_shared or self._commands.consensus is None:
+            self.pause(lease_s=lease_s, set_by=set_by, reason=reason)
+        else:
+            self._commands.request("pause", lease_s=lease_s, set_by=set_by, condition=reason)
 
     def resume(self) -> None:
         """Resume the training."""
         self._is_paused, self._pause_at, self._reason = False, None, ""
-        self._queue.recheck_hold()
+        self._commands.queue.recheck_hold()
 
     def step_once(self, step: int, *, lease_s: float, set_by: str) -> None:
         """Run `step`, and pause before the next."""
         self.resume()
         self._pause_at, self._lease_s, self._set_by = step + 1, lease_s, set_by
-        self.wake()
+        self._run.plan_again()
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
         """Return the function that validates each pause command, by action."""
@@ -122,6 +111,10 @@ class Pause(StepPlugin):
             "step_once": self._prepare_step_once,
         }
 
+    def next_step(self, step: int) -> int | None:
+        """Return `step` during a pause, or the step before which one begins."""
+        return step if self._is_paused else self._pause_at
+
     def at_boundary(self, step: int) -> None:
         """Wait while the training is paused."""
         if self._pause_at is not None and step >= self._pause_at:
@@ -129,7 +122,6 @@ class Pause(StepPlugin):
             self.pause(lease_s=self._lease_s, set_by=self._set_by, reason="after one step")
         if self._is_paused:
             self._hold(step)
-        self.rest_unless(lambda: self._is_paused or self._pause_at is not None)
 
     def close(self) -> None:
         """Resume, because the scope is detached."""
@@ -138,14 +130,25 @@ class Pause(StepPlugin):
     def _hold(self, step: int) -> None:
         self._step = step
         self._ends_s = time.monotonic() + self._lease_s
-        self._note("pause", f"paused before step {step} by {self._set_by}{self._reason_text()}")
-        self._announce()
+        self._run.event(
+            "info", "pause", f"paused before step {step} by {self._set_by}{self._reason_text()}"
+        )
+        self._publish()
         try:
-            self._queue.hold(step, self._may_resume)
+            self._commands.queue.hold(step, self._may_resume)
         finally:
             self._is_paused, self._step, self._reason = False, None, ""
-            self._announce()
-        self._note("resume", f"resumed with step {step}")
+            self._publish()
+        self._run.event("info", "resume", f"resumed with step {step}")
+
+    def _publish(self) -> None:
+        step, is_held = self._step, self._step is not None and self._is_paused
+        self._run.hold = (
+            Hold(step, self._ends_s, self._set_by, self._reason)
+            if step is not None and is_held
+            else None
+        )
+        self._run.publish_interventions()
 
     def _may_resume(self) -> bool:
         if not self._is_paused:
@@ -153,12 +156,14 @@ class Pause(StepPlugin):
         late_s = time.monotonic() - self._ends_s
         if late_s < 0:
             return False
-        if self._is_alone or late_s > _GRACE_S:
-            self._note("pause.lease", f"the lease of {self._lease_s:g} s has expired; training resumes")
+        if self._commands.consensus is None or late_s > _GRACE_S:
+            self._run.event(
+                "info", "pause.lease", f"the lease of {self._lease_s:g} s has expired; training resumes"
+            )
             return True
-        if self._is_lead and not self._has_asked:
+        if self._commands.is_lead and not self._has_asked:
             self._has_asked = True
-            self._ask_to_resume()
+            self._commands.request("resume")
         return False
 
     def _reason_text(self) -> str:

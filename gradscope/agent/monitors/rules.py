@@ -10,25 +10,30 @@ arrived. The rule `nonfinite` also receives the results of the nonfinite check, 
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
+from gradscope.agent.commands.dispatcher import CommandDispatcher
+from gradscope.agent.monitors.pause import Pause, check_lease
 from gradscope.agent.monitors.skip_step import HiddenGradients
-from gradscope.agent.observation.measurement import FinishedStep
-from gradscope.agent.run.faults import Faults
+from gradscope.agent.observation.observed_step import ObservedStep
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.budget import Budget, Consumer, RateLimit
 from gradscope.columns import Block
 from gradscope.errors import AlertError, UsageError
 from gradscope.hooks import parameters_of
+from gradscope.protocol import AlertInfo, Event, Hello
 from gradscope.rules import Alert, Rule, RuleFinding, StepView, default_rules, is_loss
 
-__all__ = ["ACTIONS", "Action", "ActiveRule", "Callback", "RuleActions", "RuleMonitor", "check_action"]
+__all__ = ["ACTIONS", "Action", "ActiveRule", "Callback", "RuleMonitor", "check_action"]
 
 ACTIONS: Final = ("event", "pause", "skip_step", "clip", "remove", "raise", "off")
 """Actions of a rule. A callable is the other possibility."""
@@ -40,6 +45,8 @@ _EARLY: Final = ("skip_step", "clip", "raise")
 _REPORTED_ONE_BY_ONE: Final = 8
 
 _DEFAULT_BUDGET: Final = Budget(None)
+
+_ALERTS_KEPT: Final = 200
 
 
 def check_action(rule: Rule, action: object, *, world_size: int) -> Action:
@@ -71,20 +78,6 @@ def check_action(rule: Rule, action: object, *, world_size: int) -> Action:
     return action
 
 
-@dataclass(frozen=True, slots=True)
-class RuleActions:
-    """Functions that a `RuleMonitor` calls: report an alert, pause the training, remove interventions.
-
-    `peek` returns layers and columns of the step in progress; None if it is not observed.
-    """
-
-    tell: Callable[[Alert, str], None]
-    note: Callable[[str, str], None]
-    pause: Callable[[str], None]
-    remove_all: Callable[[], None]
-    peek: Callable[[], tuple[tuple[str, ...], Block] | None]
-
-
 @dataclass(slots=True)
 class ActiveRule:
     """A rule and its action."""
@@ -113,18 +106,14 @@ class RuleMonitor(StepPlugin):
     needs_observed = True
 
     def __init__(
-        self,
-        actions: RuleActions,
-        faults: Faults,
-        modules: Callable[[], Mapping[str, nn.Module]],
-        clock: Callable[[], float] = time.perf_counter,
-        *,
-        budget: Budget = _DEFAULT_BUDGET,
+        self, run: RunContext, engine: StepEngine, commands: CommandDispatcher, pause: Pause
     ) -> None:
-        self._actions = actions
-        self._faults = faults
-        self._modules = modules
-        self._clock = clock
+        self._run = run
+        self._engine = engine
+        self._commands = commands
+        self._pause = pause
+        self._clock = time.perf_counter
+        self._alerts: deque[Alert] = deque(maxlen=_ALERTS_KEPT)
         self._put([ActiveRule(rule, "event") for rule in default_rules()])
         self._callbacks: list[Callback] = []
         self._types: tuple[Sequence[str], tuple[str, ...]] = ((), ())
@@ -133,14 +122,18 @@ class RuleMonitor(StepPlugin):
         self._has_judged = False
         self._early: set[tuple[int, int]] = set()
         self._hidden_gradients = HiddenGradients()
-        self._has_new_rules = False
-        self._limit = RateLimit(budget.share(Consumer.RULES), clock)
+        self._limit = RateLimit(Budget(run.sampler.budget).share(Consumer.RULES), self._now_s)
         self._raising: AlertError | None = None
 
     @property
     def rules(self) -> tuple[tuple[Rule, str], ...]:
         """The rules and the name of the action of each."""
         return tuple((active.rule, active.words) for active in self._active_rules)
+
+    @property
+    def alerts(self) -> tuple[Alert, ...]:
+        """The newest 200 alerts, oldest first."""
+        return tuple(self._alerts)
 
     def set_rule(self, rule: Rule, action: Action) -> None:
         """Add a rule; it replaces rules of the same name and layers. The action "off" only removes them."""
@@ -151,9 +144,7 @@ class RuleMonitor(StepPlugin):
             or (rule.layers is not None and each.rule.layers != rule.layers)
         ]
         self._put(rest if action == "off" else [*rest, ActiveRule(rule, action)])
-        self._has_new_rules = True
-        self.wake()
-        self.look_now()
+        self._run.plan_again()
 
     def on_alert(self, callback: Callback) -> None:
         """Call `callback` with each alert, in the training thread."""
@@ -171,14 +162,19 @@ class RuleMonitor(StepPlugin):
             self._report(alert, active)
         rest = len(alerts) - _REPORTED_ONE_BY_ONE
         if rest > 0:
-            self._actions.note(f"alert.{active.rule.name}", f"{active.rule.name}: {rest} more layers")
+            self._run.event(
+                "warning", f"alert.{active.rule.name}", f"{active.rule.name}: {rest} more layers"
+            )
         if active.action == "pause":
-            self._actions.pause(f"{alerts[0].rule}: {alerts[0].text}")
+            reason = f"{alerts[0].rule}: {alerts[0].text}"
+            self._pause.pause_all(
+                lease_s=check_lease(None), set_by="a rule", reason=reason, is_shared=False
+            )
         elif active.action == "remove":
-            self._actions.remove_all()
+            self._commands.request("remove_all")
         elif active.action == "raise":
             self._raising = AlertError(f"{alerts[0].rule} in step {alerts[0].step}: {alerts[0].text}")
-            self.wake()
+            self._run.plan_again()
 
     def on_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Judge logged scalars of a step. They may arrive some steps later."""
@@ -189,22 +185,22 @@ class RuleMonitor(StepPlugin):
             if active.rule.kind.needs_scalars:
                 self.act(active, active.rule.judge(view))
 
+    def next_step(self, step: int) -> int | None:
+        """Return `step` if an error must be raised, or gradients are hidden."""
+        return step if self._raising is not None or self._hidden_gradients.are_hidden else None
+
     def begin(self, step: int, *, is_observed: bool) -> None:
         """Begin a step; raise the error of a rule with the action raise."""
         self._step, self._is_observed, self._has_judged = step, is_observed, False
         self._hidden_gradients.restore()
         self._raise()
-        self.rest()
-        if self._has_new_rules:  # handled here, in the training thread, to avoid a race
-            self._has_new_rules = False
-            self.look_now()
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
         """Judge the data available before the optimizer steps, for rules that act on it."""
         self._raise()
         if not self._early_rules or not self._is_observed or self._has_judged:
             return
-        measured = self._actions.peek()
+        measured = self._engine.peek()
         if measured is None:
             return
         self._has_judged = True
@@ -223,26 +219,29 @@ class RuleMonitor(StepPlugin):
         """Restore the hidden gradients."""
         self._hidden_gradients.restore()
 
-    def observed(self, finished: FinishedStep) -> None:
+    def observed(self, step: ObservedStep) -> None:
         """Judge an observed step.
 
         Rules that only report are limited to their share of the budget. The time of actions and
         callbacks does not count.
         """
-        began_s = self._clock()
+        began_s = self._now_s()
         is_due = self._limit.is_due()
-        view = self._view(finished.step, finished.names, finished.block)
+        view = self._view(step.step, step.names, step.block)
         judged = [
             (active, active.rule.judge(view))
             for active in (self._of_columns if is_due else self._always_judged)
-            if (finished.step, id(active)) not in self._early
+            if (step.step, id(active)) not in self._early
         ]
         if is_due:
             self._limit.record(began_s)
         for active, alerts in judged:
             self.act(active, alerts)
         if self._early:
-            self._early = {key for key in self._early if key[0] > finished.step}
+            self._early = {key for key in self._early if key[0] > step.step}
+
+    def _now_s(self) -> float:
+        return self._clock()
 
     def _put(self, active: list[ActiveRule]) -> None:
         by_name: dict[str, tuple[ActiveRule, ...]] = {}
@@ -261,17 +260,22 @@ class RuleMonitor(StepPlugin):
         self._hidden_gradients.restore()
 
     def _report(self, alert: Alert, active: ActiveRule) -> None:
-        self._actions.tell(alert, active.words)
+        self._alerts.append(alert)
+        self._run.publisher.put_now(
+            partial(_alert_event, self._run.hello, time.time(), alert, active.words)
+        )
         callbacks = [*self._callbacks, *([active.action] if callable(active.action) else [])]
         for callback in callbacks:
             try:
                 callback(alert)
             except Exception as error:  # noqa: BLE001 - a callback must not stop the training
-                self._faults.report("an alert callback", error, "The alert was reported nevertheless.")
+                self._run.faults.report(
+                    "an alert callback", error, "The alert was reported nevertheless."
+                )
 
     def _clip(self, optimizer: Optimizer, findings: Sequence[RuleFinding]) -> None:
         """Scale the gradients of layers down to the limit of each finding."""
-        modules = self._modules()
+        modules = self._engine.tracker.modules()
         mine = {id(parameter) for parameter in parameters_of(optimizer)}
         with torch.no_grad():
             for finding in findings:
@@ -288,7 +292,29 @@ class RuleMonitor(StepPlugin):
 
     def _view(self, step: int, names: Sequence[str], block: Block) -> StepView:
         if self._types[0] is not names:
-            modules = self._modules()
+            modules = self._engine.tracker.modules()
             types = tuple(type(modules[name]).__name__ if name in modules else "" for name in names)
             self._types = names, types
         return StepView(step, names, block, types=self._types[1])
+
+
+def _alert_event(hello: Hello, time_s: float, alert: Alert, action: str) -> Event:
+    finding = alert.finding
+    return Event(
+        run=hello.run,
+        rank=hello.rank,
+        step=alert.step,
+        time_s=time_s,
+        level="error" if alert.rule == "nonfinite" else "warning",
+        code=f"alert.{alert.rule}",
+        text=alert.text,
+        alert=AlertInfo(
+            rule=alert.rule,
+            layer=finding.layer,
+            kind=finding.kind,
+            value=finding.value,
+            threshold=finding.limit,
+            first_step=alert.first_step,
+            action=action,
+        ),
+    )

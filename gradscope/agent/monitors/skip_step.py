@@ -19,6 +19,11 @@ class HiddenGradients:
     def __init__(self) -> None:
         self._hidden: list[tuple[nn.Parameter, torch.Tensor]] = []
 
+    @property
+    def are_hidden(self) -> bool:
+        """Whether any gradient is hidden at present."""
+        return bool(self._hidden)
+
     def hide(self, optimizer: Optimizer) -> None:
         """Set `.grad` of the optimizer's parameters to None, so that its step has no effect."""
         for parameter in parameters_of(optimizer):

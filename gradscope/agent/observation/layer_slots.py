@@ -29,16 +29,16 @@ class Call:
 class Slot:
     """What the hooks find for a layer: what to observe, and what to lay over its output and inputs.
 
-    `close` is what is observed of it in a focus step, if it is in the focus. `calls` are those of its
+    `focus_layer` is what is observed of it in a focus step, if it is in the focus. `calls` are those of its
     forwards that have begun and not ended, as far as its inputs matter.
     """
 
-    __slots__ = ("calls", "chain", "close", "input_chain", "is_watched", "layer", "name")
+    __slots__ = ("calls", "chain", "focus_layer", "input_chain", "is_watched", "layer", "name")
 
     def __init__(self, layer: LayerInfo) -> None:
         self.name = layer.name
         self.layer = LayerSlot(layer)
-        self.close: LayerSlot | None = None
+        self.focus_layer: LayerSlot | None = None
         self.is_watched = layer.is_watched
         self.chain: Chain = ()
         self.input_chain: Chain = ()
@@ -78,7 +78,7 @@ class LayerSlots:
     def focus(self, names: Sequence[str]) -> list[LayerInfo]:
         """Have these layers, and no others, observed in focus steps; return those that are there."""
         for slot in self._slots.values():
-            slot.close = None
+            slot.focus_layer = None
         there = self._alive(dict.fromkeys(names))
         layers = [
             LayerInfo(
@@ -87,7 +87,7 @@ class LayerSlots:
             for module, slot in there
         ]
         for (_, slot), layer in zip(there, layers, strict=True):
-            slot.close = LayerSlot(layer)
+            slot.focus_layer = LayerSlot(layer)
         self._focused = SlotTable(there)
         return layers
 

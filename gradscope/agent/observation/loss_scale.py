@@ -1,13 +1,12 @@
-"""Gradients under a loss scale (AMP): shown as they truly are, or said to be scaled.
+"""Gradients under a loss scale (AMP): divided by it, or flagged as scaled.
 
 A GradScaler multiplies the loss, so every gradient of the backward pass is multiplied too. It divides
 the parameters' gradients before the optimizer steps, unless the optimizer is a fused one that divides
-inside. It skips the step when it finds an infinity; most optimizers are then not called at all.
+them itself. It skips the step if it finds an infinity; most optimizers are then not called at all.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,50 +15,50 @@ from torch.optim import Optimizer
 
 from gradscope.columns import COLUMNS, Block, Flags
 
-__all__ = ["LossScale"]
+__all__ = ["LossScale", "LossScaleCorrection"]
 
 _SCALED_KINDS = ("grad",)
-_SCALED_INSIDE = ("grad", "param_grad")
+_SCALED_IN_OPTIMIZER = ("grad", "param_grad")
 _BEFORE_CLIP = "param_grad_before_clip"
 
 
 class LossScale:
-    """What is known of the loss scale in the step in progress. Without a scaler: whether to warn."""
+    """The loss scale in the step in progress. Without a scaler: whether gradients may be scaled."""
 
     def __init__(self, scaler: GradScaler | None) -> None:
         self._scaler = scaler
         self._iteration: object = None
-        self._is_inside = False
+        self._is_scaled_in_optimizer = False
         self._is_scaled_at_clipping = False
         self._is_suspect = False
 
     def begin(self) -> None:
         """Begin a step."""
         self._iteration = None
-        self._is_inside = False
+        self._is_scaled_in_optimizer = False
         self._is_scaled_at_clipping = False
         self._is_suspect = False
 
     @property
     def has_scaler(self) -> bool:
-        """Whether there is a scaler, which may skip an iteration amid what is taken for one step."""
+        """Whether there is a scaler. It may skip an iteration, which then counts as part of a step."""
         return self._scaler is not None
 
     def now(self) -> torch.Tensor | None:
-        """Return what gradients are multiplied by in backward; None for nothing, or nothing known."""
+        """Return the factor of gradients in backward; None if there is none, or it is unknown."""
         if self._scaler is None or not self._scaler.is_enabled():
             return None
         scale: torch.Tensor | None = self._scaler._scale  # noqa: SLF001 - get_scale() would wait for the device
         return scale
 
     def note_forward(self) -> bool:
-        """Note a forward; return whether the scaler has skipped an iteration since the step began.
+        """Record a forward; return whether the scaler has skipped an iteration since the step began.
 
-        The scaler makes a new table of states at each `update()`, which ends an iteration: a new one
-        between two forwards of a step tells that the first ended without the optimizer.
+        The scaler makes a new table of states at each `update()`, which ends an iteration. A new table
+        between two forwards of a step means that the first iteration ended without an optimizer step.
         """
         if self._scaler is None:
-            if not self._is_suspect and torch._C._is_any_autocast_enabled():  # noqa: SLF001 - the quick question
+            if not self._is_suspect and torch._C._is_any_autocast_enabled():  # noqa: SLF001 - no public name, and fast
                 self._is_suspect = _is_half_autocast()
             return False
         if not self._scaler.is_enabled():
@@ -70,31 +69,50 @@ class LossScale:
         return was_skipped
 
     def note_clipping(self) -> None:
-        """Note whether gradients are still scaled when the script clips them."""
+        """Record whether gradients are still scaled when the script clips them."""
         if self._scaler is not None and self._scaler.is_enabled():
-            states = self._scaler._per_optimizer_states.values()  # noqa: SLF001 - as above
+            states = self._scaler._per_optimizer_states.values()  # noqa: SLF001 - no public name
             self._is_scaled_at_clipping = all(s["stage"] is OptState.READY for s in states)
 
     def note_optimizer(self, optimizer: Optimizer) -> None:
-        """Note whether the parameters' gradients are still scaled when the optimizer gets them."""
-        self._is_inside = getattr(optimizer, "grad_scale", None) is not None
+        """Record whether the parameters' gradients are still scaled when the optimizer gets them."""
+        self._is_scaled_in_optimizer = getattr(optimizer, "grad_scale", None) is not None
 
-    def correction(self) -> Callable[[Block], Block]:
-        """Return what makes this step's block true, to be called once it is on the host."""
-        kinds = _SCALED_INSIDE if self._is_inside else _SCALED_KINDS
+    def correction(self) -> "LossScaleCorrection":
+        """Return the correction of this step's block."""
+        kinds = _SCALED_IN_OPTIMIZER if self._is_scaled_in_optimizer else _SCALED_KINDS
         if self._is_scaled_at_clipping:
             kinds = (*kinds, _BEFORE_CLIP)
         if self._scaler is None:
-            return (lambda block: _flagged(block, kinds)) if self._is_suspect else (lambda block: block)
+            return LossScaleCorrection(kinds if self._is_suspect else ())
         scale = self.now()
         if scale is None:
-            return lambda block: block
+            return LossScaleCorrection()
         if scale.device.type == "cuda":
             pinned = torch.empty((), dtype=scale.dtype, pin_memory=True)
-            host = pinned.copy_(scale.reshape(()), non_blocking=True)
-        else:
-            host = scale.clone()
-        return lambda block: _divided(block, kinds, float(host))
+            return LossScaleCorrection(kinds, pinned.copy_(scale.reshape(()), non_blocking=True))
+        return LossScaleCorrection(kinds, scale.clone())
+
+
+@dataclass(frozen=True, slots=True)
+class LossScaleCorrection:
+    """How the loss scale is removed from the rows of one step.
+
+    kinds: the kinds of rows whose gradients are multiplied by the scale; empty: nothing to correct.
+    scale: the loss scale, a tensor of one element on the host; None: unknown, the rows are flagged
+        as scaled. On CUDA it is complete once the step's readout is.
+    """
+
+    kinds: tuple[str, ...] = ()
+    scale: torch.Tensor | None = None
+
+    def apply(self, block: Block) -> Block:
+        """Return the block with gradients of the loss itself, or flagged as scaled."""
+        if not self.kinds:
+            return block
+        if self.scale is None:
+            return _flagged(block, self.kinds)
+        return _divided(block, self.kinds, float(self.scale))
 
 
 def _is_half_autocast() -> bool:
@@ -110,7 +128,7 @@ def _rows_of(block: Block, kinds: tuple[str, ...]) -> np.ndarray[tuple[int], np.
 
 
 def _family(kind: str) -> str:
-    """Return what a kind belongs to: `grad` at outputs, `param_grad`, or that before clipping."""
+    """Return the family of a kind: `grad`, `param_grad`, `param_grad_before_clip`, or another."""
     if kind.startswith(_BEFORE_CLIP):
         return _BEFORE_CLIP
     return "param_grad" if kind.startswith("param_grad") else re.split(r"[._]", kind, maxsplit=1)[0]

@@ -1,222 +1,137 @@
-"""What is measured in the observed steps of a model as it stands: its board, and what fills it."""
+"""`Measurement`: the row buffer of a model's observed steps, and the observers that fill it."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
+from gradscope.agent.observation.guard import ObservingGuard
 from gradscope.agent.observation.loss_scale import LossScale
+from gradscope.agent.observation.observed_step import PendingStep
 from gradscope.agent.observation.replicas import Replicas
-from gradscope.columns import Block, Table
-from gradscope.hooks import LayerInfo, Seen, parameters_of
+from gradscope.columns import Block
+from gradscope.hooks import LayerInfo, hidden_from_modes, is_plain, parameters_of
 from gradscope.observe import (
     ActivationObserver,
     LayerSlot,
     ParameterObserver,
-    Readout,
     RecordOutput,
     RowBuffer,
     Token,
 )
 
-__all__ = ["EndedStep", "FinishedStep", "Measurement", "OnGradient"]
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedStep:
-    """One observed step. `cost` is the fraction of time that observing takes at present.
-
-    `names` are the layers that the block's rows speak of: those of the manifest's `revision`. A focus step
-    has rows of a few of them only; `every` and `cost` are then those of the focus.
-    """
-
-    names: tuple[str, ...]
-    revision: int
-    step: int
-    time_s: float
-    step_time_s: float
-    every: int
-    cost: float | None
-    block: Block
-    is_focus: bool = False
-
-    def table(self, rank: int) -> Table:
-        """Return it as a person reads it."""
-        return Table(self.step, self.names, self.block, every=self.every, cost=self.cost, ranks=(rank,))
-
-
-@dataclass(frozen=True, slots=True)
-class EndedStep:
-    """A step that has ended and whose numbers may still be on their way from the device.
-
-    `names` are the layers that its rows speak of: those of the manifest's `revision`.
-    """
-
-    harvest: Readout
-    correct: Callable[[Block], Block]
-    names: tuple[str, ...]
-    revision: int
-    step: int
-    time_s: float
-    step_time_s: float
-    is_focus: bool = False
-
-    def finished(self, every: int, cost: float | None) -> FinishedStep:
-        """Return the step with its rows, true to the loss scale; waits for a device not ready."""
-        return FinishedStep(
-            names=self.names,
-            revision=self.revision,
-            step=self.step,
-            time_s=self.time_s,
-            step_time_s=self.step_time_s,
-            every=every,
-            cost=cost,
-            block=self.correct(self.harvest.block()),
-            is_focus=self.is_focus,
-        )
+__all__ = ["Measurement"]
 
 
 class Measurement:
-    """Measures steps, each from `begin` to `end`. A model that has changed gets another one.
+    """Observes steps, each from `begin` to `end`. A model that has changed gets a new one.
 
-    `names` are all layers of the model; `layers` are those to measure: all, or in a focus step a few.
+    names: all layers of the model. infos: the layers to observe. layers: whether these are all of them.
+
+    Attributes:
+        activations: observes outputs and their gradients.
+        parameters: observes parameters, their gradients and their updates.
     """
 
     def __init__(
         self,
         names: tuple[str, ...],
-        layers: Sequence[LayerInfo],
+        infos: Sequence[LayerInfo],
         revision: int,
         *,
         is_full: bool,
         loss_scale: LossScale,
-        on_gradient: "OnGradient",
-        give_up: Callable[[Exception], None],
-        is_focus: bool = False,
+        guard: ObservingGuard,
+        layers: Literal["all", "focus"] = "all",
     ) -> None:
         self._names = names
         self._revision = revision
-        self._is_focus = is_focus
+        self._layers = layers
         self._loss_scale = loss_scale
-        self._board = RowBuffer(is_full=is_full)
-        self._activations = ActivationObserver(self._board, partial(on_gradient, self), give_up)
-        self._parameters = ParameterObserver(self._board, layers)
-        self._replicas = Replicas(layers)
+        self._guard = guard
+        self._rows = RowBuffer(is_full=is_full)
+        self.activations = ActivationObserver(self._rows, self._on_gradient, self._on_native_error)
+        self.parameters = ParameterObserver(self._rows, infos)
+        self._replicas = Replicas(infos)
 
     @property
     def see(self) -> RecordOutput | None:
-        """What deals with most outputs in C, and says whether it has; None where there is none."""
-        return None if self._loss_scale.has_scaler else self._activations.record_output
-
-    def take(self) -> tuple[float, int]:
-        """Return the seconds spent in C and the outputs seen there, since it was last asked."""
-        return self._activations.take()
+        """The C function that observes most outputs; None if Python must see each of them."""
+        return None if self._loss_scale.has_scaler else self.activations.record_output
 
     def begin(self) -> None:
         """Begin a step."""
-        self._activations.begin()
+        self.activations.begin()
         self._loss_scale.begin()
 
-    def end(self, step: int, step_time_s: float) -> EndedStep:
-        """End the step and hand out what it left."""
-        self._activations.end()
-        correct, harvest = self._loss_scale.correction(), self._board.harvest()
-        marked = self._replicas.marked
-        correct_all = lambda block: marked(correct(block))  # noqa: E731 - one use
-        return EndedStep(
-            harvest,
-            correct_all,
-            self._names,
-            self._revision,
-            step,
-            time.time(),
-            step_time_s,
-            self._is_focus,
+    def end(self, step: int, step_time_s: float) -> PendingStep:
+        """End the step and return its statistics."""
+        self.activations.end()
+        return PendingStep(
+            names=self._names,
+            revision=self._revision,
+            step=step,
+            time_s=time.time(),
+            step_time_s=step_time_s,
+            layers=self._layers,
+            readout=self._rows.harvest(),
+            correction=self._loss_scale.correction(),
+            replicas=self._replicas,
         )
 
     def peek(self) -> tuple[tuple[str, ...], Block]:
-        """Return the layers, and what the step has left of them so far; waits for the device."""
-        correct, block = self._loss_scale.correction(), self._board.peek()
-        return self._names, correct(block)
+        """Return the layers and the statistics of the step so far; waits for the device."""
+        return self._names, self._loss_scale.correction().apply(self._rows.peek())
 
-    def follow_parameters(self, layers: Sequence[LayerInfo], revision: int) -> None:
-        """Measure the parameters that the same layers own now; those of before are let go."""
+    def follow_parameters(self, infos: Sequence[LayerInfo], revision: int) -> None:
+        """Observe the parameters that the same layers own now."""
         self._revision = revision
-        self._parameters = ParameterObserver(self._board, layers)
-        self._replicas = Replicas(layers)
+        self.parameters = ParameterObserver(self._rows, infos)
+        self._replicas = Replicas(infos)
 
     def abandon(self) -> None:
-        """Let go of a step that comes to no end."""
-        self._activations.end()
-        self._parameters.forget()
-        self._board.harvest()
+        """Discard the step in progress."""
+        self.activations.end()
+        self.parameters.forget()
+        self._rows.harvest()
 
-    def see_output(self, slot: LayerSlot, output: object) -> bool:
-        """Measure what a layer returned. Return whether this began an iteration after a skipped one."""
+    def record_output(self, slot: LayerSlot, output: object) -> bool:
+        """Observe an output. Return whether it begins a new iteration after a skipped one."""
         was_skipped = self._loss_scale.note_forward()
         if was_skipped:
             self.abandon()
-            self._activations.begin()
-        self._activations.on_output(slot, output)
+            self.activations.begin()
+        self.activations.on_output(slot, output)
         return was_skipped
 
-    def see_compiled(self, layer: int, what: Seen, path: str, tensor: torch.Tensor) -> None:
-        """Measure what a compiled graph has shown."""
-        self._activations.add_compiled(layer, what, path, tensor)
-
-    def see_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
-        """Watch the gradient that arrives at a layer's intervention."""
-        self._activations.watch_arriving(slot, tensor)
-
-    def see_gradient(self, token: Token, gradient: torch.Tensor) -> None:
-        """Measure a gradient at an output."""
-        self._activations.add_gradient(token, gradient)
-
-    @property
-    def has_only_finite(self) -> bool:
-        """Whether all gradients that the optimizer is about to use were measured, and are finite."""
-        return self._parameters.has_only_finite
-
-    def knows(self, parameters: Sequence[torch.Tensor]) -> bool:
-        """Return whether any of them is a watched parameter."""
-        return self._parameters.knows(parameters)
-
     def before_clip(self, parameters: Sequence[torch.Tensor]) -> None:
-        """Measure gradients that the script is about to clip."""
+        """Observe gradients that the script is about to clip."""
         self._loss_scale.note_clipping()
-        self._parameters.before_clip(parameters)
-
-    def see_arriving_parameters(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Measure gradients of parameters before they are changed."""
-        self._parameters.see_arriving(parameters)
+        self.parameters.before_clip(parameters)
 
     def before_optimizer(self, optimizer: Optimizer, *, has_closure: bool) -> None:
-        """Measure an optimizer's parameters, and their gradients where it does not compute them."""
+        """Observe an optimizer's parameters, and their gradients unless a closure computes them."""
         self._loss_scale.note_optimizer(optimizer)
         parameters = parameters_of(optimizer)
         if has_closure:
-            self._parameters.before_closure(parameters)
+            self.parameters.before_closure(parameters)
         else:
-            self._parameters.before(parameters)
+            self.parameters.before(parameters)
 
-    def after_closure(self, optimizer: Optimizer) -> None:
-        """Measure the gradients that a closure has computed."""
-        self._parameters.measure_gradients(parameters_of(optimizer))
+    def _on_gradient(self, token: Token, gradient: torch.Tensor) -> None:
+        """Observe a gradient at an output: called by tensor hooks in backward."""
+        began_s = time.perf_counter()
+        try:
+            if is_plain(gradient):
+                self.activations.add_gradient(token, gradient)
+            else:
+                with hidden_from_modes():
+                    self.activations.add_gradient(token, gradient)
+        except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
+            self._guard.give_up("observing gradients", error)
+        self._guard.spent_s += time.perf_counter() - began_s
 
-    def after_optimizer(self) -> None:
-        """Measure what the optimizer changed."""
-        self._parameters.after()
-
-    def see_parameters(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Measure parameters and gradients that no optimizer is going to change."""
-        self._parameters.before(parameters)
-        self._parameters.forget()
-
-
-OnGradient: TypeAlias = Callable[[Measurement, Token, torch.Tensor], None]
-"""Called by hooks on tensors: it is to call `see_gradient` of that measurement."""
+    def _on_native_error(self, error: Exception) -> None:
+        self._guard.give_up("observing in C", error)

@@ -1,102 +1,67 @@
-"""Steps at rest: nothing is to be done in them but to count them, which is done for many at once.
+"""`IdleSteps`: steps in which nothing is to be done but to count them, reported in batches.
 
-    counted ─▶ counted ─▶ … ─▶ passes: told of, and more of them planned
-                  └─ something was asked for ─▶ told of, and an ordinary step begins
+    counted ─▶ counted ─▶ … ─▶ skip(): the batch is reported, and the next one is planned
 
-The tally counts; here it is said how many it may count, and told of what it has counted.
+The step counter counts idle steps without calling Python code of the engine. Here is decided how many it
+may count before the engine is called again.
 """
 
 import time
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
-from gradscope.agent.step.hook_callbacks import HookCallbacks
-from gradscope.agent.step.step_counter import StepCounter
-from gradscope.agent.step.wakeups import Roll
-from gradscope.budget import Sampler
+from gradscope.agent.observation.guard import ObservingGuard
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.plugins import StepPlugins
 
-__all__ = ["IdleSteps", "OnEnd"]
+__all__ = ["IdleSteps"]
 
-OnEnd: TypeAlias = Callable[[int, float, float], None]
-"""Takes a step that has ended, when that was in seconds since 1970, and how long it took in seconds."""
-
-_MOST: Final = 64
-_LATE_S: Final = 0.1
-"""So late a step is told of, at most: slow steps are told of one by one."""
+_BATCH_LIMIT: Final = 64
+_DELAY_LIMIT_S: Final = 0.1
+"""A step is reported at most this much later than it ended; slow steps are reported one by one."""
 
 
 class IdleSteps:
-    """Plans steps at rest. `on_end` is told of each, in order, and the sampler learns from them.
+    """Plans batches of idle steps, and reports them to the plugins and the sampler."""
 
-    `on_looks(looks, looked_s)`: how often the tally has looked at gradients, and how long that took.
+    def __init__(self, run: RunContext, plugins: StepPlugins, guard: ObservingGuard) -> None:
+        self._counter = run.counter
+        self._sampler = run.sampler
+        self._plugins = plugins
+        self._guard = guard
 
-    `may_rest()`: whether there is nothing to do at this boundary, as far as the roll and the sampler do
-    not know.
-    """
-
-    def __init__(
-        self,
-        tally: StepCounter,
-        roll: Roll,
-        sampler: Sampler,
-        observing: HookCallbacks,
-        *,
-        on_end: OnEnd,
-        on_looks: Callable[[int, float], None],
-        may_rest: Callable[[], bool],
-    ) -> None:
-        self._tally = tally
-        self._roll = roll
-        self._sampler = sampler
-        self._observing = observing
-        self._on_end = on_end
-        self._on_looks = on_looks
-        self._may_rest = may_rest
-
-    def passes(self) -> bool:
-        """End the step in progress and begin another, where both are at rest; else return False."""
-        tally, roll = self._tally, self._roll
-        step = tally.step + 1
-        tally.is_stirred = False  # what was asked for is seen now, or is asked for after this
-        if (
-            tally.awake
-            or step >= roll.wakes_at
-            or not self._may_rest()
-            or self._sampler.next_due(step) <= step
-        ):
-            self.tell()
-            return False
-        tally.count()
-        tally.spent_s += self._observing.inside_s
-        self._observing.inside_s = 0.0
+    def skip(self) -> None:
+        """End the step in progress, which was idle, and begin the next, which is idle too."""
+        counter = self._counter
+        counter.count()
+        counter.spent_s += self._guard.spent_s
+        self._guard.spent_s = 0.0
         began_s = time.perf_counter()
-        self.tell()
-        self._plan(step)
-        tally.spent_s += time.perf_counter() - began_s
-        return True
+        self.report()
+        self._plan(counter.step)
+        counter.spent_s += time.perf_counter() - began_s
 
-    def tell(self) -> None:
-        """Tell of the steps that were counted. No more are until `passes` has looked again."""
-        self._tally.left = 0
-        self._observing.guarded("ending steps", self._tell)
+    def report(self) -> None:
+        """Report the idle steps that were counted. No more are counted until `skip` plans them."""
+        self._counter.left = 0
+        self._guard.run("ending steps", self._report)
 
-    def _tell(self) -> None:
-        times_s, spent_s, looks, looked_s = self._tally.take()
-        if looks:
-            self._on_looks(looks, looked_s)
+    def _report(self) -> None:
+        times_s, spent_s, checks, checked_s = self._counter.take()
+        if checks:
+            self._plugins.gradients_checked(checks, checked_s)
         if not times_s:
             return
-        step = self._tally.step - len(times_s)
-        time_s = time.time() - (time.perf_counter() - self._tally.began_s) - sum(times_s)
+        step = self._counter.step - len(times_s)
+        time_s = time.time() - (time.perf_counter() - self._counter.began_s) - sum(times_s)
         for step_time_s in times_s:
             time_s += step_time_s
-            self._on_end(step, time_s, step_time_s)
+            self._plugins.ended(step, time_s, step_time_s)
             step += 1
         self._sampler.record_rest(step - 1, times_s, spent_s / len(times_s))
 
     def _plan(self, step: int) -> None:
-        """Let steps be at rest from `step` on, which begins; as many as may be."""
+        """Let steps be idle from `step` on, which begins: as many as the limits and plugins allow."""
         pace_s = self._sampler.pace_s
         if pace_s > 0:
-            until = min(step + min(_MOST, _LATE_S / pace_s), self._roll.wakes_at)
-            self._tally.left = max(0, int(min(until, self._sampler.next_due(step))) - step - 1)
+            until = min(step + min(_BATCH_LIMIT, _DELAY_LIMIT_S / pace_s), self._plugins.next_step)
+            self._counter.left = max(0, int(min(until, self._sampler.next_due(step))) - step - 1)

@@ -1,206 +1,225 @@
-"""What takes part in each step beside measuring: a part overrides what it needs, the engine calls it.
+"""The interface of plugins, and the calls of the step engine to them.
 
-    at_boundary │ begin ─▶ … ─▶ look, before_optimizer │ the step │ after_optimizer ─▶ end │ …
+    at_boundary │ begin ─▶ … ─▶ check_gradients, before_optimizer │ optimizer step │ after_optimizer ─▶ end
 
-Nearly all parts have nothing to do in nearly all steps: one that says that it `rest`s is not called,
-until it `wake`s. Where all rest, a step that is not observed costs very little.
+Most plugins have nothing to do in most steps. `next_step` names the first step in which a plugin must be
+called; between these steps it costs nothing. The answer is asked again when an ordinary step ends. If it
+changes at another time, the plugin calls `RunContext.plan_again()`.
 
-All calls come from the training's own threads. A part that raises is switched off and counted; neither
-the training nor the other parts notice. Only an AlertError goes on: the training asked for it.
+All calls come from the training's own threads. A plugin that raises is switched off and counted as a
+fault; neither the training nor the other plugins notice. Only an AlertError is passed on, because the
+script asked for it with `scope.rule(..., action="raise")`.
 """
 
-import math
+import sys
 from collections.abc import Callable
 from typing import Final
 
 from torch.optim import Optimizer
 
-from gradscope.agent.observation.measurement import FinishedStep
-from gradscope.agent.run.faults import Faults
-from gradscope.agent.step.wakeups import NEVER, Roll
+from gradscope.agent.observation.observed_step import ObservedStep
+from gradscope.agent.run.context import RunContext
 from gradscope.errors import AlertError
 
-__all__ = ["StepPlugin", "StepPlugins"]
+__all__ = ["NEVER", "StepPlugin", "StepPlugins"]
+
+NEVER: Final = sys.maxsize
+"""A step that is never reached."""
 
 
 class StepPlugin:
-    """One part. `name` says in a fault what was switched off.
+    """Takes part in steps. A plugin overrides the methods that it needs.
 
-    `look`, `looked`, `observed` and `close` are called whether it rests or not; all else only while it
-    is awake, or where it `needs_observed` and the step is. It is awake at first.
+    name: how a fault names the plugin. needs_observed: whether it is also called in each observed step.
     """
 
-    name = "a part of the step"
+    name = "a plugin"
     needs_observed = False
-    _roll: Roll | None = None
 
-    def join(self, roll: Roll) -> None:
-        """Take part, awake."""
-        self._roll = roll
-        self.wake()
+    def next_step(self, step: int) -> int | None:
+        """Return the first step, from `step` on, in which this plugin must be called; None: none.
 
-    def leave(self) -> None:
-        """Take part no longer."""
-        self.rest()
-        self._roll = None
-
-    def wake(self) -> None:
-        """Be called in all steps, from the next call on. From any thread."""
-        if self._roll is not None:
-            self._roll.wake(self)
-
-    def rest(self, until: float = math.inf) -> None:
-        """Be called no more, until one step begins or it wakes. In the training's thread."""
-        if self._roll is not None:
-            self._roll.rest(self, until)
-
-    def rest_unless(self, is_needed: Callable[[], object]) -> None:
-        """Rest where nothing is to be done. What another thread asks for meanwhile is not missed."""
-        self.rest()
-        if is_needed():
-            self.wake()
-
-    def look_now(self) -> None:
-        """Have `look` be called when an optimizer next steps. From any thread."""
-        if self._roll is not None:
-            self._roll.look_now()
-
-    def look_every(self, every: int) -> None:
-        """Have one step of so many looked at without a call, where all is well; 0: none."""
-        if self._roll is not None:
-            self._roll.look_every(every)
+        `step` begins next, or is in progress. The methods from `at_boundary` to `end` are called in that
+        step; the methods after `end` are always called.
+        """
+        return step
 
     def at_boundary(self, step: int) -> None:
-        """Act between two steps, before `step` begins and interventions settle. It may wait."""
+        """Act between two steps, before `step` begins and interventions take effect. It may block."""
 
     def before_settle(self, step: int) -> None:
-        """Act before interventions settle for `step`: at its boundary, or while it has not computed."""
+        """Act right before requested interventions take effect in `step`."""
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Act at the beginning of a step, when it is settled what is in force in it."""
-
-    def look(self, step: int, optimizer: Optimizer) -> int:  # noqa: ARG002 - a part's signature
-        """Act before an optimizer of the model steps, and before all other parts.
-
-        Return the step in which it is to be called next for this optimizer.
-        """
-        return NEVER
-
-    def looked(self, looks: int, looked_s: float) -> None:
-        """Take how many looks were made without a call, and how long all of them took, in seconds."""
+        """Act at the beginning of a step, after interventions have taken effect."""
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
-        """Act before an optimizer of the model steps; its gradients have been measured."""
+        """Act before an optimizer of the model steps; its gradients have been observed."""
 
     def after_optimizer(self, optimizer: Optimizer) -> None:
-        """Act after an optimizer of the model has stepped; updates have been measured."""
+        """Act after an optimizer of the model has stepped; its updates have been observed."""
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:
-        """Act at the end of a step; its statistics may still be on their way from the device."""
+        """Act at the end of a step; its statistics may still be on the way from the device."""
 
-    def observed(self, finished: FinishedStep) -> None:
-        """Take the statistics of an observed step, when they have come; steps come in order."""
+    def check_gradients(self, step: int, optimizer: Optimizer) -> None:
+        """Act before an optimizer steps and before `before_optimizer` of any plugin.
+
+        Not called in steps that the step counter handles alone: idle steps before
+        `counter.checks_at`, and those that it checks itself.
+        """
+
+    def gradients_checked(self, steps: int, spent_s: float) -> None:
+        """Take the number of steps in which the step counter checked gradients, and their total time."""
+
+    def ended(self, step: int, time_s: float, step_time_s: float) -> None:
+        """Take a step that has ended, also an idle one. Steps come in order, idle ones late.
+
+        time_s: when it ended, in seconds since 1970.
+        """
+
+    def observed(self, step: ObservedStep) -> None:
+        """Take the statistics of an observed step. Steps come in order."""
+
+    def focus_observed(self, step: ObservedStep) -> None:
+        """Take the statistics of a focus step. Steps come in order."""
 
     def close(self) -> None:
-        """Take off all hooks and end all waiting: the scope is being detached. Called once."""
+        """Remove all hooks and end all waiting: the scope is being detached. Called once."""
 
 
 class StepPlugins:
-    """The parts of one run, called in the order in which they were added.
+    """The plugins of one run, called in the order in which they were added.
 
-    Only those are called that override what is called. The engine hides all calls of a step's end from
-    the user's modes at once, and not here each by itself.
+    Only plugins that override a method are called. The step engine hides all calls of a step's end from
+    the user's modes at once.
     """
 
-    def __init__(self, faults: Faults, roll: Roll) -> None:
-        self._faults = faults
-        self._roll = roll
-        self._parts: list[StepPlugin] = []
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        self._counter = run.counter
+        self._plugins: list[StepPlugin] = []
+        self._active: set[StepPlugin] = set()
         self._is_observed = False
-        self._overriding: dict[str, tuple[tuple[StepPlugin, Callable[..., object]], ...]] = {}
+        self.next_step = 0
+        """The first step in which a plugin must be called, as of the newest plan."""
         self._sort()
 
-    def add(self, part: StepPlugin) -> None:
-        """Let a part take part from now on."""
-        self._parts.append(part)
-        self._sort()
-        if any(part is each for name in _UNLESS_AT_REST for each, _ in self._overriding[name]):
-            part.join(self._roll)
+    @property
+    def are_active(self) -> bool:
+        """Whether any plugin is called in the step in progress."""
+        return bool(self._active)
 
-    def at_boundary(self, step: int) -> None:
-        """Come to the boundary before `step`: those wake that are to."""
-        self._roll.wake_due(step)
-        self.call("at_boundary", step)
+    def add(self, plugin: StepPlugin) -> None:
+        """Call a plugin from now on."""
+        self._plugins.append(plugin)
+        self._sort()
+        self._run.plan_again()
+
+    def plan(self, step: int) -> list[StepPlugin]:
+        """Ask all plugins for their next step; return the plugins that must be called in `step`."""
+        self._counter.must_plan = False  # first: what changes from now on sets it again
+        now, later = [], NEVER
+        for plugin, ask in self._planned:
+            wanted = self._call(plugin, ask, step)
+            if not isinstance(wanted, int):
+                continue
+            if wanted <= step:
+                now.append(plugin)
+            later = min(later, wanted)
+        self.next_step = later
+        return now
+
+    def begin_step(self, step: int) -> None:
+        """Choose the plugins to call in `step`, which is not idle."""
+        self._active = set(self.plan(step))
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Begin a step: in an observed one those are called, too, that need it."""
+        """Call `begin`; in an observed step also that of the plugins that need observed steps."""
         self._is_observed = is_observed
         self.call("begin", step, is_observed=is_observed)
 
-    def look(self, step: int, optimizer: Optimizer) -> None:
-        """Have an optimizer's gradients looked at, where it is time to."""
-        if self._roll.is_time_to_look(step, optimizer):
-            again = [self._call(part, look, step, optimizer) for part, look in self._overriding["look"]]
-            steps = [step for step in again if isinstance(step, int)]
-            self._roll.look_again(min(steps, default=NEVER), optimizer)
-
-    def looked(self, looks: int, looked_s: float) -> None:
-        """Tell of looks that were made without a call."""
-        for part, looked in self._overriding["looked"]:
-            self._call(part, looked, looks, looked_s)
+    def check_gradients(self, step: int, optimizer: Optimizer) -> None:
+        """Call `check_gradients` of every plugin."""
+        for plugin, check in self._overriding["check_gradients"]:
+            self._call(plugin, check, step, optimizer)
 
     def call(self, name: str, *args: object, **keywords: object) -> None:
-        """Call the method of this name of every part that is to be called in this step."""
-        if not self._roll.awake and not self._is_observed:
+        """Call the method of this name of every plugin that must be called in this step."""
+        counter = self._counter
+        if not self._active and not self._is_observed and not counter.must_plan:
             return
-        for part, method in self._overriding[name]:
-            if part in self._roll.awake or (self._is_observed and part.needs_observed):
-                self._call(part, method, *args, **keywords)
+        for plugin, method in self._overriding[name]:
+            if counter.must_plan:
+                counter.left = 0  # this step is not idle any more
+                self._active.update(self.plan(counter.step))
+            if plugin in self._active or (self._is_observed and plugin.needs_observed):
+                self._call(plugin, method, *args, **keywords)
 
-    def observed(self, finished: FinishedStep) -> None:
-        """Give every part an observed step."""
-        for part, observed in self._overriding["observed"]:
-            self._call(part, observed, finished)
+    def gradients_checked(self, steps: int, spent_s: float) -> None:
+        """Report to every plugin the steps in which the step counter checked gradients."""
+        for plugin, take in self._overriding["gradients_checked"]:
+            self._call(plugin, take, steps, spent_s)
+
+    def ended(self, step: int, time_s: float, step_time_s: float) -> None:
+        """Report to every plugin a step that has ended."""
+        for plugin, take in self._overriding["ended"]:
+            self._call(plugin, take, step, time_s, step_time_s)
+
+    def observed(self, step: ObservedStep) -> None:
+        """Give every plugin the statistics of an observed step or a focus step."""
+        for plugin, take in self._overriding["focus_observed" if step.is_focus else "observed"]:
+            self._call(plugin, take, step)
 
     def close(self) -> None:
-        """Close all parts; there are none afterwards."""
-        for part, close in self._overriding["close"]:
-            self._call(part, close)
-        self._parts.clear()
-        self._roll.awake.clear()
+        """Close all plugins and remove them."""
+        for plugin, close in self._overriding["close"]:
+            self._call(plugin, close)
+        self._plugins.clear()
+        self._active.clear()
         self._sort()
 
     def _call(
-        self, part: StepPlugin, method: Callable[..., object], *args: object, **keywords: object
+        self, plugin: StepPlugin, method: Callable[..., object], *args: object, **keywords: object
     ) -> object:
         try:
             return method(*args, **keywords)
         except AlertError:
-            raise  # a rule was told to: it is the training's
-        except Exception as error:  # noqa: BLE001 - ours must not become the training's
-            self._drop(part, error)
+            raise  # a rule with action="raise": meant for the training
+        except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
+            self._drop(plugin, error)
             return None
 
-    def _drop(self, part: StepPlugin, error: Exception) -> None:
-        if part in self._parts:
-            self._parts.remove(part)
+    def _drop(self, plugin: StepPlugin, error: Exception) -> None:
+        if plugin in self._plugins:
+            self._plugins.remove(plugin)
             self._sort()
-        part.leave()
-        self._faults.report(part.name, error, "This part is switched off; training goes on.")
+        self._active.discard(plugin)
+        self._run.faults.report(plugin.name, error, "This plugin is switched off; training continues.")
 
     def _sort(self) -> None:
+        """Find the methods that each plugin overrides."""
         self._overriding = {
             name: tuple(
-                (part, getattr(part, name))
-                for part in self._parts
-                if getattr(type(part), name) is not getattr(StepPlugin, name)
+                (plugin, getattr(plugin, name))
+                for plugin in self._plugins
+                if getattr(type(plugin), name) is not getattr(StepPlugin, name)
             )
-            for name in (*_ALWAYS, *_UNLESS_AT_REST)
+            for name in (*_ALWAYS_CALLED, *_CALLED_WHEN_ACTIVE)
         }
+        planned = dict.fromkeys(p for name in _CALLED_WHEN_ACTIVE for p, _ in self._overriding[name])
+        self._planned = tuple((plugin, plugin.next_step) for plugin in planned)
 
 
-_ALWAYS: Final = ("look", "looked", "observed", "close")
-_UNLESS_AT_REST: Final = (
+_ALWAYS_CALLED: Final = (
+    "check_gradients",
+    "gradients_checked",
+    "ended",
+    "observed",
+    "focus_observed",
+    "close",
+)
+_CALLED_WHEN_ACTIVE: Final = (
     "at_boundary",
     "before_settle",
     "begin",

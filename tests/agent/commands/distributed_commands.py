@@ -66,7 +66,7 @@ def main():
         newest = scope.latest()
         if [newest.step] != [step for step, _ in kept["observed"][-1:]]:
             kept["observed"].append((newest.step, newest.every))
-        focus_step = scope._latest_focus
+        focus_step = scope._latest_steps._latest_focus
         if focus_step is not None and [focus_step.step] != [
             step for step, _ in kept["focus_steps"][-1:]
         ]:

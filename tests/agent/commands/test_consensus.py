@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -31,7 +32,8 @@ class Rank:
 
     def __init__(self, rank, world_size, store, step_s):
         self.faults = Faults(lambda code, text: None)
-        self.queue = CommandQueue(self.faults, settle=lambda: None)
+        run = SimpleNamespace(faults=self.faults, plan_again=lambda: None)
+        self.queue = CommandQueue(run, SimpleNamespace(settle_now=lambda: None))
         self.consensus = Consensus(
             rank,
             world_size,

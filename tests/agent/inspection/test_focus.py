@@ -5,6 +5,7 @@ import itertools
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_between_observed_steps_and_focus_steps_the_model_has_no_hook(monkeypatc
     model, counts = make_model(), []
     optimizer = sgd(model)
     with gradscope.attach(model, hub=None, quiet=True, resources_every=10_000) as scope:
-        monkeypatch.setattr(scope._sampler, "_choose", lambda _budget: (6, 3))
+        monkeypatch.setattr(scope._run.sampler, "_choose", lambda _budget: (6, 3))
         scope.focus(LAYER)
         for batch in batches(50):
             optimizer.zero_grad()
@@ -249,7 +250,12 @@ def test_valid_and_invalid_arguments_of_focus():
 def test_requests_of_several_viewers_add_up_and_end_with_the_viewer(monkeypatch):
     now_s, applied, ended = [100.0], [], []
     monkeypatch.setattr(focus.time, "monotonic", lambda: now_s[0])
-    part = Focus(lambda: ["a", "b", "c"], applied.append, ended.append)
+    tracker = SimpleNamespace(watched_names=("a", "b", "c"))
+    part = Focus(
+        SimpleNamespace(plan_again=lambda: None, sampler=SimpleNamespace(focus=lambda _share: None)),
+        SimpleNamespace(tracker=tracker, focus=applied.append),
+        SimpleNamespace(request=lambda _action, target: ended.append(target)),
+    )
     part.set_layers(("b",))
     part.set_layers(("c",), "v1")
     part.set_layers(("a", "b"), "v2")

@@ -80,7 +80,7 @@ def test_undo_restores_the_snapshot_and_training_continues_like_a_control_run(na
             step(model, optimizer)
         scope.reverse("4", alpha=3.0)
         bad = [step(model, optimizer) for _ in range(3)]
-        scope.undo_to_before()
+        scope.restore_snapshot()
         assert scope.interventions == ()
         assert is_same(state(model, optimizer), expected_state)
         again = [step(model, optimizer) for _ in range(5)]
@@ -103,7 +103,7 @@ def test_a_users_own_snapshot_functions_are_called_before_the_intervention_and_a
         step(model, optimizer)
         scope.scale("0", factor=0.5)  # no first one: nothing is saved again
         step(model, optimizer)
-        scope.undo_to_before()
+        scope.restore_snapshot()
         step(model, optimizer)
     assert called == [("save", 1, 1), ("restore", 3)]
 
@@ -114,10 +114,10 @@ def test_undo_without_a_snapshot_or_intervention_is_rejected():
         with pytest.raises(
             UsageError, match=r"there is no snapshot to restore: call scope.keep_snapshot\(\)"
         ):
-            scope.undo_to_before()
+            scope.restore_snapshot()
         scope.keep_snapshot()
         with pytest.raises(UsageError, match="nothing to undo"):
-            scope.undo_to_before()
+            scope.restore_snapshot()
         with pytest.raises(UsageError, match="expected both"):
             scope.keep_snapshot(save=print)
         with pytest.raises(UsageError, match="got int"):

@@ -106,7 +106,7 @@ def test_a_forward_that_fails_leaves_nothing_in_the_way_of_the_next():
                 model[2](torch.ones(3, 4))
         assert torch.equal(gradients(model)["0.weight"], -control["0.weight"])
         scope.mark_step()
-        (slot,) = [slot for _, slot in scope._engine._watched.plan.with_inputs()]
+        (slot,) = [slot for _, slot in scope._engine.tracker.slots.with_inputs()]
         assert slot.calls == []
         assert torch.equal(gradients(model)["0.weight"], -control["0.weight"])
         assert not scope.faults

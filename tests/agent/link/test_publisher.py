@@ -1,4 +1,4 @@
-"""The queue before the link: what waits there is bounded in number and in bytes."""
+"""The publisher's queue is bounded in messages and in bytes."""
 
 from collections.abc import Callable
 
@@ -9,19 +9,13 @@ from gradscope.agent.run.identity import hello_of
 from gradscope.protocol import Event, Message
 
 STEP_BYTES = 5_000_000
-"""A step of 6,000 layers, about."""
+"""About the size of a step of 6,000 layers."""
 
 
 @pytest.fixture
 def publisher() -> Publisher:
-    """Return one that was never started: nothing is taken off its queue."""
-    return Publisher(
-        None,
-        hello_of("run", None),
-        announce=list,
-        on_command=lambda _: None,
-        on_viewers=lambda _: None,
-    )
+    """Return a publisher that is never started: its queue stays as it is."""
+    return Publisher(None, hello_of("run", None))
 
 
 def some(text: str) -> Callable[[], Message]:

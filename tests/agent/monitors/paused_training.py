@@ -26,8 +26,14 @@ def main():
     scope = gradscope.attach(model, optimizer, every=1, name="two", record=False, quiet=True)
     scope.rule("nonfinite", action="skip_step")
     held = []
-    tell = scope._tell
-    scope._gate._note = lambda code, text: (held.append([code, text]), tell("info", code, text))
+    send = scope._run.event
+
+    def event(level, code, text):
+        if code.startswith(("pause", "resume")):
+            held.append([code, text])
+        send(level, code, text)
+
+    scope._run.event = event
     step = 0
     while True:
         is_over = torch.tensor([float(stop.exists())])

@@ -1,6 +1,7 @@
 """The nonfinite check keeps to its share of the budget, and checks at least every 32 steps."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def run(schedule, steps, check_s):
 
 
 def make_schedule(budget=0.02):
-    return CheckSchedule(budget, lambda: STEP_S)
+    return CheckSchedule(SimpleNamespace(budget=budget, pace_s=STEP_S))
 
 
 def test_every_step_is_checked_if_that_is_cheap():
@@ -56,11 +57,11 @@ def test_an_expensive_check_runs_at_least_every_32_steps():
 
 
 def test_every_step_is_checked_again_if_training_becomes_slower():
-    pace_s = [STEP_S]
-    schedule = CheckSchedule(0.02, lambda: pace_s[0])
+    sampler = SimpleNamespace(budget=0.02, pace_s=STEP_S)
+    schedule = CheckSchedule(sampler)
     run(schedule, range(400), 8 * SHARE_S)
     assert schedule.every > 1
-    pace_s[0] = 40 * STEP_S
+    sampler.pace_s = 40 * STEP_S
     checked = run(schedule, range(400, 500), 8 * SHARE_S)
     assert (schedule.every, schedule.words) == (1, "")
     assert checked[-50:] == list(range(450, 500))

@@ -74,14 +74,14 @@ def trainer():
 
 def stands(scope):
     """Whether the training stands: the gate holds a step."""
-    return scope._gate.state is not None
+    return scope._pause.state is not None
 
 
 def test_a_paused_training_waits_until_it_is_resumed(trainer, wait_until):
     scope = trainer.scope
     scope.pause()
     wait_until(lambda: stands(scope), "the pause")
-    held = scope._gate.state
+    held = scope._pause.state
     assert held.step == scope.step
     assert 0 < held.left_s <= 60
     count = len(trainer.gradients)
@@ -140,7 +140,7 @@ def test_a_breakpoint_on_a_step_number_pauses_before_that_step(wait_until):
     trainer.scope.breakpoint("step == 5")
     with trainer:
         wait_until(lambda: stands(trainer.scope), "the breakpoint")
-        state = trainer.scope._gate.state
+        state = trainer.scope._pause.state
         assert state.step == 5
         assert state.reason == "break-1, step == 5: step is 5"
         assert max(trainer.gradients) == 4
@@ -165,8 +165,8 @@ def test_a_breakpoint_pauses_at_the_boundary_after_its_condition_became_true(
     trainer.scope.breakpoint(condition, lease_s=30)
     with trainer:
         wait_until(lambda: stands(trainer.scope), "the breakpoint")
-        assert trainer.scope._gate.state.step == 4
-        assert reason in trainer.scope._gate.state.reason
+        assert trainer.scope._pause.state.step == 4
+        assert reason in trainer.scope._pause.state.reason
 
 
 def test_any_nan_pauses_even_if_the_step_was_not_observed(wait_until):
@@ -184,7 +184,7 @@ def test_any_nan_pauses_even_if_the_step_was_not_observed(wait_until):
     trainer.step = step
     with trainer:
         wait_until(lambda: stands(trainer.scope), "the breakpoint")
-        assert trainer.scope._gate.state.step == 8
+        assert trainer.scope._pause.state.step == 8
 
 
 def test_an_invalid_condition_or_unknown_layer_is_rejected():
@@ -261,7 +261,7 @@ def test_tensors_that_a_viewer_captures_are_those_of_the_training(watched, clien
     arrays = []
     asking = threading.Thread(target=lambda: arrays.extend(client.capture("0", "param_grad")))
     asking.start()
-    while not watched.scope._captures._there:
+    while not watched.scope._captures._captures:
         time.sleep(0.005)
     future.start()
     asking.join(20)

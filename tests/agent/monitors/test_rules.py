@@ -155,7 +155,7 @@ class Clock:
 
     def __init__(self, scope) -> None:
         self.now_s = 100.0
-        scope._alarms._clock = lambda: self.now_s
+        scope._rules._clock = lambda: self.now_s
 
 
 def noting(name, judged, clock=None, takes_s=0.0):
@@ -177,7 +177,7 @@ def test_rules_that_only_report_pause_200_times_as_long_as_judging_took(
     model, optimizer, scope, takes_s, rests_s
 ):
     clock, judged = Clock(scope), []
-    scope._alarms.set_rule(noting("slow", judged, clock, takes_s), "event")
+    scope._rules.set_rule(noting("slow", judged, clock, takes_s), "event")
     train(model, optimizer, 200)
     assert judged == list(range(200)), "a short run is judged whole"
     clock.now_s += 0.99 * rests_s - takes_s
@@ -190,8 +190,8 @@ def test_rules_that_only_report_pause_200_times_as_long_as_judging_took(
 
 def test_nonfinite_and_rules_with_an_action_judge_every_step(model, optimizer, scope):
     clock, rests, acts, told = Clock(scope), [], [], []
-    scope._alarms.set_rule(noting("rests", rests, clock, 5e-3), "event")
-    scope._alarms.set_rule(noting("acts", acts), lambda alert: None)
+    scope._rules.set_rule(noting("rests", rests, clock, 5e-3), "event")
+    scope._rules.set_rule(noting("acts", acts), lambda alert: None)
     train(model, optimizer, 201)
     scope.on_alert(told.append)
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_a_slow_callback_does_not_limit_the_rate_of_rules(model, optimizer, scop
     def take_long(_alert) -> None:
         clock.now_s += 0.5
 
-    scope._alarms.set_rule(noting("quick", judged), "event")
+    scope._rules.set_rule(noting("quick", judged), "event")
     scope.rule("exploding", action=take_long, threshold=1e-9, patience=200)
     train(model, optimizer, 201)
     assert clock.now_s > 100.0, "it was called in step 199"

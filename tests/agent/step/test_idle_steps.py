@@ -1,4 +1,4 @@
-"""Steps at rest: each is counted once, and what is asked for amid them takes effect as in any other."""
+"""Idle steps: each is counted once, and a request takes effect as in any other step."""
 
 import itertools
 import math
@@ -9,14 +9,13 @@ import torch
 from torch import nn
 
 import gradscope
+from gradscope.agent.run.step_counter import StepCounter
 from gradscope.agent.step.plugins import StepPlugin
-from gradscope.agent.step.step_counter import StepCounter
-from gradscope.agent.step.wakeups import Roll
 from gradscope.errors import AlertError
 from gradscope.observe import native_module
 
 WARM = 120
-"""After so many steps the pace is known and nearly all steps are at rest."""
+"""After this many steps the step time is known, and nearly all steps are idle."""
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
 
@@ -27,33 +26,32 @@ def make_model():
 
 
 class Training:
-    """A training that can be stopped between forward and backward; every 10,000th step is observed."""
+    """A training that can run a function between forward and backward. Every 10,000th step is observed."""
 
     def __init__(self, **attach):
         self.model = make_model()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
         options = {"every": 10_000, "hub": None, "quiet": True} | attach
         self.scope = gradscope.attach(self.model, self.optimizer, **options)
-        self.rest = self.scope._engine._rest
-        self.tally = self.scope._engine._tally
+        self.counter = self.scope._run.counter
 
-    def step(self, amid=lambda: None):
+    def step(self, inside=lambda: None):
         self.optimizer.zero_grad()
         loss = self.model(X).square().mean()
-        amid()
+        inside()
         loss.backward()
         self.optimizer.step()
         return self.model[0].weight.grad.clone()
 
-    def come_to_rest(self):
-        """Train until the step in progress is at rest, and the one after it."""
+    def reach_idle_steps(self):
+        """Train until the step in progress and the next one are idle."""
         for _ in range(WARM):
             self.step()
         for _ in range(40):
-            if self.tally.is_at_rest() and self.tally.left > 1:
+            if self.counter.is_idle() and self.counter.left > 1:
                 return
             self.step()
-        raise AssertionError("no step came to rest")
+        raise AssertionError("no step was idle")
 
 
 @pytest.fixture(params=["native", "python"])
@@ -63,23 +61,30 @@ def training(request, monkeypatch):
     elif native_module() is None:
         pytest.skip("the native pass was not built")
     training = Training()
-    assert isinstance(training.tally, StepCounter) == (request.param == "python")
+    assert isinstance(training.counter, StepCounter) == (request.param == "python")
     yield training
     assert training.scope.faults == {}
     training.scope.detach()
 
 
-def test_every_step_is_reported_once_in_order_with_times_that_add_up(training):
-    told, batches = [], []
-    training.rest._on_end = training.scope._engine._on_end = lambda *step: told.append(step)
-    tell = training.rest._tell
-    training.rest._tell = lambda: batches.append((tell(), len(told))[1])
+def test_every_step_is_reported_once_and_in_order_with_times_that_add_up(training):
+    reported, batches = [], []
+
+    class Recorder(StepPlugin):
+        def next_step(self, step):
+            return None
+
+        def ended(self, *step):
+            reported.append(step)
+
+    training.scope._engine.add(Recorder())
     for _ in range(WARM + 300):
         training.step()
+        batches.append(len(reported))
     training.scope.detach()
-    steps, ended_s, times_s = zip(*told, strict=True)
+    steps, ended_s, times_s = zip(*reported, strict=True)
     assert steps == tuple(range(WARM + 300))
-    assert max(b - a for a, b in itertools.pairwise(batches)) > 8  # they are not told of one by one
+    assert max(b - a for a, b in itertools.pairwise(batches)) > 8  # they are reported in batches
     spans = [b - a for a, b in itertools.pairwise(ended_s[WARM:])]
     assert min(spans) > 0
     assert sum(times_s[WARM + 1 :]) == pytest.approx(sum(spans), rel=0.05)
@@ -92,50 +97,67 @@ def test_the_step_in_progress_is_numbered_one_by_one(training):
 
 
 @pytest.mark.parametrize("needs_observed", [False, True])
-def test_an_idle_plugin_is_called_at_most_in_observed_steps_and_an_active_one_in_all(needs_observed):
+def test_a_plugin_is_called_in_the_steps_that_it_names_and_in_observed_steps_if_it_needs_them(
+    needs_observed,
+):
     training = Training(every=50)
     calls = []
 
-    class Part(StepPlugin):
+    class Plugin(StepPlugin):
+        wanted = None
+
+        def next_step(self, step):
+            return None if self.wanted is None else max(step, self.wanted)
+
         def end(self, step, step_time_s, *, is_observed):
             calls.append((step, is_observed))
-            self.rest()
+            self.wanted = None
 
-    part = Part()
-    part.needs_observed = needs_observed
-    training.scope._engine.add(part)
+    plugin = Plugin()
+    plugin.needs_observed = needs_observed
+    training.scope._engine.add(plugin)
     for _ in range(230):
         training.step()
-    assert calls == [(step, True) for step in range(0, 230, 50) if needs_observed or step == 0]
+    assert calls == [(step, True) for step in range(0, 230, 50) if needs_observed]
     calls.clear()
-    part.wake()
+    plugin.wanted = 0
+    training.scope._run.plan_again()
     training.step()
     assert calls == [(230, False)]
-    part.rest(240)
+    plugin.wanted = 240
+    training.scope._run.plan_again()
     for _ in range(15):
         training.step()
     assert calls == [(230, False), (240, False)]
     training.scope.detach()
 
 
-def test_a_plugin_with_a_next_step_is_called_in_that_step():
-    roll = Roll(StepCounter(0, lambda: 0.0, lambda: 0, print, print))
-    roll.awake.add("a")
-    roll.rest("a", 7)
-    roll.rest("b", 9)
-    roll.rest("c", math.inf)
-    assert (roll.awake, roll.wakes_at) == (set(), 7)
-    roll.wake_due(6)
-    assert roll.awake == set()
-    roll.wake_due(8)
-    assert (roll.awake, roll.wakes_at) == ({"a"}, 9)
-    roll.wake_due(9)
-    assert (roll.awake, roll.wakes_at) == ({"a", "b"}, math.inf)
+def test_a_plan_is_made_again_only_when_a_step_is_not_idle_or_work_was_requested(training):
+    training.reach_idle_steps()
+    asked = []
+
+    class Plugin(StepPlugin):
+        def next_step(self, step):
+            asked.append(step)
+
+        def end(self, step, step_time_s, *, is_observed):
+            raise AssertionError("called in a step that it has not named")
+
+    training.scope._engine.add(Plugin())
+    for _ in range(200):
+        training.step()
+    assert len(asked) < 30  # memory and times are measured now and then
+    asked.clear()
+    training.scope._run.plan_again()
+    training.step()
+    assert asked
 
 
 @pytest.mark.parametrize("is_elsewhere", [False, True], ids=["own thread", "another thread"])
-def test_an_intervention_requested_during_an_idle_step_acts_from_the_next_step(training, is_elsewhere):
-    training.come_to_rest()
+def test_an_intervention_that_is_requested_in_an_idle_step_acts_from_the_next_step(
+    training, is_elsewhere
+):
+    training.reach_idle_steps()
     handles = []
 
     def ask():
@@ -160,8 +182,8 @@ def test_an_intervention_requested_during_an_idle_step_acts_from_the_next_step(t
     handles[0].remove()
 
 
-def test_an_intervention_requested_between_two_idle_steps_acts_in_the_next(training):
-    training.come_to_rest()
+def test_an_intervention_that_is_requested_between_two_idle_steps_acts_in_the_next(training):
+    training.reach_idle_steps()
     before = {k: v.clone() for k, v in training.model.state_dict().items()}
     step = training.scope.step
     handle = training.scope.scale("0", factor=2.0)
@@ -173,74 +195,74 @@ def test_an_intervention_requested_between_two_idle_steps_acts_in_the_next(train
     assert torch.equal(scaled, 2.0 * twin[0].weight.grad)
 
 
-def where_it_stands(training, wait_until, train):
-    """Let it train; return the steps before which it stood, and was let go."""
-    stood_at = []
+def paused_at(training, wait_until, train):
+    """Train; return the steps before which it was paused. Each pause is resumed."""
+    steps = []
 
     def watch():
-        wait_until(lambda: training.scope._gate.state is not None, "the pause")
-        stood_at.append(training.scope._gate.state.step)
+        wait_until(lambda: training.scope._pause.state is not None, "the pause")
+        steps.append(training.scope._pause.state.step)
         training.scope.resume()
 
     viewer = threading.Thread(target=watch)
     viewer.start()
     train()
     viewer.join()
-    return stood_at
+    return steps
 
 
-def test_a_pause_during_idle_steps_takes_effect_before_the_next_step(training, wait_until):
-    training.come_to_rest()
+def test_a_pause_in_an_idle_step_begins_before_the_next_step(training, wait_until):
+    training.reach_idle_steps()
     step = training.scope.step
     pauses = lambda: training.step(training.scope.pause)  # noqa: E731 - one step with a pause in it
-    assert where_it_stands(training, wait_until, pauses) == [step + 1]
+    assert paused_at(training, wait_until, pauses) == [step + 1]
 
 
-def test_a_breakpoint_set_during_idle_steps_pauses_before_its_step(training, wait_until):
-    training.come_to_rest()
+def test_a_breakpoint_that_is_set_in_an_idle_step_pauses_before_its_step(training, wait_until):
+    training.reach_idle_steps()
     target = training.scope.step + 3
     training.scope.breakpoint(f"step == {target}")
     five_steps = lambda: [training.step() for _ in range(5)]  # noqa: E731 - as above
-    assert where_it_stands(training, wait_until, five_steps) == [target]
+    assert paused_at(training, wait_until, five_steps) == [target]
 
 
-def test_a_capture_set_during_idle_steps_begins_with_the_next_step(training):
-    training.come_to_rest()
+def test_a_capture_that_is_requested_in_an_idle_step_begins_with_the_next(training):
+    training.reach_idle_steps()
     step, captures = training.scope.step, []
     training.step(lambda: captures.append(training.scope.capture("0", keep=5)))
     training.step()
     training.step()
     assert [each.step for each in captures[0].tensors()] == [step + 1, step + 2]
     captures[0].remove()
-    training.come_to_rest()  # and they are at rest again
+    training.reach_idle_steps()  # steps are idle again
 
 
-def test_the_snapshot_is_taken_before_the_first_intervention_during_idle_steps(training):
+def test_the_snapshot_is_taken_before_the_first_intervention_in_idle_steps(training):
     training.scope.keep_snapshot()
-    training.come_to_rest()
+    training.reach_idle_steps()
     step = training.scope.step
     training.step(lambda: training.scope.reverse("0"))
     before = {k: v.clone() for k, v in training.model.state_dict().items()}
-    assert training.scope._way_back.step == step + 1
+    assert training.scope._snapshot.step == step + 1
     training.step()
-    training.scope.undo_to_before()
+    training.scope.restore_snapshot()
     for name, tensor in training.model.state_dict().items():
         assert torch.equal(tensor, before[name])
     assert training.scope.interventions == ()
 
 
-def test_scalars_logged_in_an_idle_step_are_judged_at_its_end(training):
-    training.come_to_rest()
+def test_scalars_that_are_logged_in_an_idle_step_are_judged_when_it_ends(training):
+    training.reach_idle_steps()
     seen = []
-    training.scope._see_scalars = lambda step, values: seen.append((step, values))
+    training.scope._rules.on_scalars = lambda step, values: seen.append((step, values))
     step = training.scope.step
     training.step(lambda: training.scope.log(loss=3.5))
     assert [(at, values["loss"]) for at, values in seen if "loss" in values] == [(step, 3.5)]
 
 
 @pytest.mark.parametrize("action", ["skip_step", "raise"])
-def test_a_rule_set_during_idle_steps_acts_in_the_step_in_progress(training, action):
-    training.come_to_rest()
+def test_a_rule_that_is_set_in_an_idle_step_acts_in_that_step(training, action):
+    training.reach_idle_steps()
 
     def spoil():
         training.scope.rule("nonfinite", action=action)
@@ -256,7 +278,7 @@ def test_a_rule_set_during_idle_steps_acts_in_the_step_in_progress(training, act
     assert bool(torch.isfinite(training.model[2].bias).all())
 
 
-def test_gradients_of_two_optimizers_are_checked():
+def test_gradients_of_both_optimizers_are_checked():
     models = [make_model(), make_model()]
     both = nn.ModuleList(models)
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.0) for model in models]
@@ -272,12 +294,12 @@ def test_gradients_of_two_optimizers_are_checked():
         assert alert.rule == "nonfinite"
         assert 300 <= alert.step < 300 + 32
         assert "1.0.weight" in alert.text
-        assert "gradients are looked at every" in alert.text  # most steps were passed over
+        assert "gradients are looked at every" in alert.text  # most steps were not checked
         assert scope.faults == {}
 
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam])
-def test_training_with_idle_steps_is_bitwise_the_same(make):
+def test_a_training_with_idle_steps_is_bitwise_the_bare_one(make):
     def losses(watch):
         model = make_model()
         optimizer = make(model.parameters(), lr=0.05)

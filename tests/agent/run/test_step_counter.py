@@ -1,4 +1,4 @@
-"""The tally, in Python and in C: the same steps are counted, and all else is left to others."""
+"""The step counter in Python and in C: both count the same steps, and pass on all others."""
 
 import gc
 import math
@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from gradscope.agent.step.step_counter import StepCounter
+from gradscope.agent.run.step_counter import StepCounter
 from gradscope.observe import NO_ACTIVE_MODES, native_module
 
 needs_native = pytest.mark.skipif(native_module() is None, reason="the native pass was not built")
 
 
 class Clock:
-    """Goes on by a second each time that it is read."""
+    """Advances by a second each time that it is read."""
 
     def __init__(self):
         self.now_s = 100.0
@@ -26,27 +26,26 @@ class Clock:
 
 
 class Setting:
-    """A tally with an optimizer, and what it leaves to others."""
+    """A step counter with an optimizer, and the calls that it passes on to the engine."""
 
     def __init__(self, kind):
         self.numbers = iter(range(7, 1000))
-        self.left_to_others = []
+        self.passed_on = []
         self.optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(5, 2))])
-        begin, end = (
-            lambda *a, w=w: self.left_to_others.append((w, *a)) or w for w in ("begin", "end")
-        )
-        usual = () if kind == "python" else (NO_ACTIVE_MODES,)
+        guards = () if kind == "python" else (NO_ACTIVE_MODES,)
         make = StepCounter if kind == "python" else native_module().StepCounter
-        self.tally = make(40, Clock(), lambda: next(self.numbers), begin, end, *usual)
-        self.tally.optimizer = weakref.ref(self.optimizer)
+        self.counter = make(40, Clock(), lambda: next(self.numbers), *guards)
+        self.counter.on_begin = lambda *a: self.passed_on.append(("begin", *a)) or "begin"
+        self.counter.on_end = lambda *a: self.passed_on.append(("end", *a)) or "end"
+        self.counter.optimizer = weakref.ref(self.optimizer)
         self.args = (self.optimizer,)
 
     def before(self, optimizer=None, args=None, kwargs=None):
         optimizer = optimizer or self.optimizer
-        return self.tally.before(optimizer, self.args if args is None else args, kwargs or {})
+        return self.counter.before(optimizer, self.args if args is None else args, kwargs or {})
 
     def after(self, optimizer=None):
-        return self.tally.after(optimizer or self.optimizer, self.args, {})
+        return self.counter.after(optimizer or self.optimizer, self.args, {})
 
 
 @pytest.fixture(params=["python", pytest.param("native", marks=needs_native)])
@@ -59,107 +58,106 @@ def in_c():
     if native_module() is None:
         pytest.skip("the native pass was not built")
     setting = Setting("native")
-    setting.tally.left, setting.tally.every = 100, 4
+    setting.counter.left, setting.counter.check_every = 100, 4
     for group in setting.optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.ones_like(parameter)
     return setting
 
 
-def test_steps_are_counted_with_their_times_and_autograds_numbers(setting):
-    tally = setting.tally
-    assert (tally.step, tally.began_at, tally.is_at_rest()) == (40, 7, False)
-    began_s = tally.began_s
-    tally.left = 3
+def test_idle_steps_are_counted_with_their_times_and_autograds_operation_count(setting):
+    counter = setting.counter
+    assert (counter.step, counter.began_at, counter.is_idle()) == (40, 7, False)
+    began_s = counter.began_s
+    counter.left = 3
     setting.after()
-    assert (tally.step, tally.began_at, tally.left) == (41, 8, 2)
-    assert tally.began_s > began_s
+    assert (counter.step, counter.began_at, counter.left) == (41, 8, 2)
+    assert counter.began_s > began_s
     setting.after()
     # The clock is read when a step ends, and again when that has been counted.
-    assert tally.take() == ([1.0, 2.0], 2.0, 0, 0.0)
-    assert tally.take() == ([], 0.0, 0, 0.0)
-    assert setting.left_to_others == []
+    assert counter.take() == ([1.0, 2.0], 2.0, 0, 0.0)
+    assert counter.take() == ([], 0.0, 0, 0.0)
+    assert setting.passed_on == []
 
 
-def test_the_counter_handles_only_idle_steps(setting):
-    tally = setting.tally
+def test_a_step_is_passed_on_unless_it_is_idle(setting):
+    counter = setting.counter
     assert (setting.before(), setting.after()) == ("begin", "end")
-    tally.left, tally.looks_at = 5, 50
-    tally.is_stirred = True
+    counter.left, counter.checks_at = 5, 50
+    counter.must_plan = True
     assert (setting.before(), setting.after()) == ("begin", "end")
-    tally.is_stirred = False
-    tally.awake.add("someone")
-    assert (setting.before(), setting.after()) == ("begin", "end")
-    tally.awake.clear()
+    counter.must_plan = False
     assert (setting.before(), setting.after()) == (None, None)
-    assert len(setting.left_to_others) == 6
-    assert setting.left_to_others[0] == ("begin", setting.optimizer, setting.args, {})
-    assert tally.step == 41
+    assert len(setting.passed_on) == 4
+    assert setting.passed_on[0] == ("begin", setting.optimizer, setting.args, {})
+    assert counter.step == 41
 
 
-def test_steps_of_another_optimizer_or_with_a_closure_are_not_idle(setting):
-    tally = setting.tally
-    tally.left, tally.looks_at = 5, 50
+def test_another_optimizer_a_closure_and_a_collected_optimizer_are_passed_on(setting):
+    counter = setting.counter
+    counter.left, counter.checks_at = 5, 50
     other = torch.optim.SGD([nn.Parameter(torch.ones(2))])
     assert (setting.before(other), setting.after(other)) == ("begin", "end")
     assert setting.before(args=(setting.optimizer, print)) == "begin"
     assert setting.before(kwargs={"closure": print}) == "begin"
-    tally.optimizer = None
+    counter.optimizer = None
     assert (setting.before(), setting.after()) == ("begin", "end")
-    assert tally.step == 40
+    assert counter.step == 40
 
 
-def test_a_step_with_a_nonfinite_check_is_not_idle_unless_the_counter_checks(setting):
-    setting.tally.left, setting.tally.looks_at = 5, 41
+def test_a_due_gradient_check_is_passed_on_unless_the_counter_checks_itself(setting):
+    setting.counter.left, setting.counter.checks_at = 5, 41
     assert setting.before() is None
     setting.after()
     assert setting.before() == "begin"
 
 
-def test_the_counter_checks_every_n_steps(in_c):
-    looked = []
+def test_it_checks_one_step_in_n_itself(in_c):
+    checked = []
     for _ in range(10):
-        before = in_c.tally.looks_at
+        before = in_c.counter.checks_at
         assert in_c.before() is None
-        looked.append(in_c.tally.looks_at != before)
+        checked.append(in_c.counter.checks_at != before)
         in_c.after()
-    assert looked == [True, False, False, False] * 2 + [True, False]
-    assert in_c.tally.take()[2:] == (3, 3.0)
-    assert in_c.left_to_others == []
+    assert checked == [True, False, False, False] * 2 + [True, False]
+    assert in_c.counter.take()[2:] == (3, 3.0)
+    assert in_c.passed_on == []
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("which", [0, 1])
-def test_the_counter_reports_nonfinite_gradients_and_checks_again(in_c, bad, which):
+def test_it_passes_on_a_nonfinite_gradient_and_checks_again(in_c, bad, which):
     parameter = in_c.optimizer.param_groups[0]["params"][which]
     parameter.grad.view(-1)[-1] = bad
     assert in_c.before() == "begin"
-    assert in_c.tally.looks_at == 0
+    assert in_c.counter.checks_at == 0
     parameter.grad.zero_()
     assert in_c.before() is None
 
 
-def test_parameters_of_later_groups_and_without_gradients_are_checked(in_c):
+def test_later_groups_are_checked_and_missing_gradients_skipped(in_c):
     late = nn.Parameter(torch.ones(4))
     in_c.optimizer.add_param_group({"params": [late]})
     assert in_c.before() is None  # it has no gradient
-    in_c.tally.looks_at = 0
+    in_c.counter.checks_at = 0
     late.grad = torch.tensor([0.0, 0.0, math.nan, 0.0])
     assert in_c.before() == "begin"
 
 
-def test_the_counter_skips_gradients_that_it_cannot_read(in_c):
+def test_it_passes_on_what_it_cannot_read(in_c):
     parameter = in_c.optimizer.param_groups[0]["params"][0]
     parameter.grad = torch.ones(3).to_sparse()
     assert in_c.before() == "begin"
     parameter.grad = torch.ones(3)
-    in_c.optimizer.found_inf = torch.zeros(())  # a GradScaler has looked, and the optimizer heeds it
+    in_c.optimizer.found_inf = torch.zeros(
+        ()
+    )  # a GradScaler has checked, and the optimizer reads the result
     assert in_c.before() == "begin"
     del in_c.optimizer.found_inf
     assert in_c.before() is None
 
 
-def test_no_mode_observes_the_check(in_c):
+def test_an_active_mode_sees_no_check(in_c):
     class Mode(torch.overrides.TorchFunctionMode):
         seen = 0
 
@@ -172,7 +170,7 @@ def test_no_mode_observes_the_check(in_c):
     assert Mode.seen == 0
 
 
-def test_a_parameter_subclass_does_not_notice_the_check(in_c):
+def test_a_parameter_subclass_sees_no_check(in_c):
     class Seeing(nn.Parameter):
         seen = 0
 
@@ -188,7 +186,7 @@ def test_a_parameter_subclass_does_not_notice_the_check(in_c):
     assert Seeing.seen == 0
 
 
-def test_an_unusual_optimizer_does_not_raise_into_the_training(in_c):
+def test_an_odd_optimizer_raises_nothing(in_c):
     in_c.optimizer.param_groups[0]["params"] = (nn.Parameter(torch.ones(2)),)
     assert in_c.before() == "begin"
     in_c.optimizer.param_groups = None
@@ -196,13 +194,14 @@ def test_an_unusual_optimizer_does_not_raise_into_the_training(in_c):
 
 
 @needs_native
-def test_the_counter_is_garbage_collected_with_its_references():
+def test_a_counter_and_its_owner_are_collected():
     class Owner:
         def begin(self, *_):
             pass
 
     owner = Owner()
-    owner.tally = native_module().StepCounter(0, Clock(), lambda: 0, owner.begin, owner.begin, ())
+    owner.counter = native_module().StepCounter(0, Clock(), lambda: 0, ())
+    owner.counter.on_begin = owner.begin
     gone = weakref.ref(owner)
     del owner
     gc.collect()

@@ -1,0 +1,83 @@
+"""Interventions that the script itself sets and removes."""
+
+import getpass
+import os
+import socket
+from collections.abc import Mapping
+from typing import TypedDict
+
+from gradscope.agent.commands.intervention_commands import check_request
+from gradscope.agent.interventions.handle import Intervention
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
+from gradscope.hooks import LayerPatterns
+from gradscope.intervene import Action, End, LedgerEntry, Ramp, find_action
+from gradscope.protocol import make_schedule
+
+__all__ = ["ScriptInterventions", "When"]
+
+
+class When(TypedDict, total=False):
+    """Where and when an intervention acts. By default: at the output, in every step until it is removed.
+
+    site: "output", "input" or "params". start_step: the first step in which it acts. end_step: the first
+    step in which it does not act any more. every_steps: act in every N-th step. for_steps: remove it
+    after N steps. for_s: remove it after this many seconds. ramp: a `Ramp`, or text such as
+    "alpha=0:1:1000" or "alpha=0:1:1000:dann". when: a condition on the arriving tensor, such as
+    "norm > 10".
+    """
+
+    site: str
+    start_step: int | None
+    end_step: int | None
+    every_steps: int
+    for_steps: int | None
+    for_s: float | None
+    ramp: Ramp | str | None
+    when: str
+
+
+class ScriptInterventions:
+    """Sets interventions at once if the step in progress has not begun to compute, else in the next."""
+
+    def __init__(self, run: RunContext, engine: StepEngine) -> None:
+        self._run = run
+        self._engine = engine
+
+    def set(
+        self,
+        action: str | Action,
+        layers: LayerPatterns,
+        arguments: Mapping[str, object],
+        how: When,
+    ) -> Intervention:
+        """Set an intervention. Raises UsageError, or UnknownLayerError if a pattern matches nothing."""
+        request = check_request(
+            self._engine.tracker.modules(),
+            find_action(action) if isinstance(action, str) else action,
+            arguments,
+            layers,
+            site=how.get("site", "output"),
+            set_by="script",
+            end=End(how.get("for_steps"), how.get("for_s")),
+            schedule=make_schedule(
+                start_step=how.get("start_step"),
+                end_step=how.get("end_step"),
+                every_steps=how.get("every_steps", 1),
+                ramp=how.get("ramp"),
+                when=how.get("when", ""),
+            ),
+            origin=f"{getpass.getuser()}@{socket.gethostname()}, pid {os.getpid()}",
+        )
+        entry = self._run.ledger.install(request, _ignore)
+        self._engine.settle_if_fresh()
+        return Intervention(entry, self.remove)
+
+    def remove(self, id: str) -> None:
+        """Remove an intervention; nothing happens if it is not in force."""
+        if self._run.ledger.remove(id, lambda _step: None, by="script"):
+            self._engine.settle_if_fresh()
+
+
+def _ignore(entry: LedgerEntry, step: int) -> None:
+    """Do nothing: the script reads `active_since`."""

@@ -1,0 +1,65 @@
+"""`LatestSteps`: the newest observed step and the newest focus step; both are sent to the hub."""
+
+from functools import partial
+
+from gradscope.agent.observation.observed_step import ObservedStep, step_message
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.plugins import StepPlugin
+from gradscope.columns import Table
+from gradscope.errors import NotMeasuredError
+
+__all__ = ["LatestSteps"]
+
+
+class LatestSteps(StepPlugin):
+    """Keeps and publishes observed steps. Add it before the plugins that act on them."""
+
+    name = "publishing observed steps"
+
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        self._latest: ObservedStep | None = None
+        self._latest_focus: ObservedStep | None = None
+        self._sequence = 0
+
+    def latest(self) -> Table:
+        """Return the newest observed step. Raises NotMeasuredError before the first."""
+        if self._latest is None:
+            raise NotMeasuredError(
+                "no step has been observed yet: a step ends when an optimizer of the model steps, or "
+                "with scope.mark_step()"
+            )
+        return self._latest.table(self._run.hello.rank)
+
+    def latest_focus(self) -> Table:
+        """Return the newest focus step. Raises NotMeasuredError before the first."""
+        if self._latest_focus is None:
+            raise NotMeasuredError(
+                "there has been no focus step yet: scope.focus(…) chooses layers, and focus steps begin "
+                "when the cost of observed steps is known"
+            )
+        return self._latest_focus.table(self._run.hello.rank)
+
+    def observed(self, step: ObservedStep) -> None:
+        """Keep and publish an observed step."""
+        self._latest = step
+        self._sequence += 1
+        self._publish(step)
+
+    def focus_observed(self, step: ObservedStep) -> None:
+        """Keep and publish a focus step, unless it is empty: its layers did not run."""
+        if len(step.block):
+            self._latest_focus = step
+            self._publish(step)
+
+    def _publish(self, step: ObservedStep) -> None:
+        run = self._run
+        make = partial(
+            step_message,
+            run.hello.run,
+            run.hello.rank,
+            self._sequence,
+            run.publisher.dropped,
+            step,
+        )
+        run.publisher.put(make, step.block.nbytes)

@@ -1,0 +1,119 @@
+"""Observed steps: pending while their numbers are on the way from the device, then complete."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from gradscope.agent.link.messages import bins_packer
+from gradscope.agent.observation.loss_scale import LossScaleCorrection
+from gradscope.agent.observation.replicas import Replicas
+from gradscope.budget import Sampler
+from gradscope.columns import Block, Table
+from gradscope.observe import Readout
+from gradscope.protocol import Step
+from gradscope.protocol.bodies import pack_block
+
+__all__ = ["MeasuredStep", "ObservedStep", "PendingStep", "PendingSteps", "step_message"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredStep:
+    """A step with statistics of all layers, or of the layers in the focus.
+
+    names: the layers that the rows' indices refer to: those of the manifest with this `revision`.
+    time_s: when the step ended, in seconds since 1970. step_time_s: its duration.
+    """
+
+    names: tuple[str, ...]
+    revision: int
+    step: int
+    time_s: float
+    step_time_s: float
+    layers: Literal["all", "focus"]
+
+    @property
+    def is_focus(self) -> bool:
+        """Whether only the layers in the focus were observed."""
+        return self.layers == "focus"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedStep(MeasuredStep):
+    """A step whose statistics are complete.
+
+    every: the observing interval at that time, in steps. cost: the fraction of training time that
+    observing takes; None while unknown. For a focus step both are those of the focus.
+    """
+
+    every: int
+    cost: float | None
+    block: Block
+
+    def table(self, rank: int) -> Table:
+        """Return the step as a table of layers."""
+        return Table(self.step, self.names, self.block, every=self.every, cost=self.cost, ranks=(rank,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingStep(MeasuredStep):
+    """A step that has ended; its numbers may still be on the way from the device."""
+
+    readout: Readout
+    correction: LossScaleCorrection
+    replicas: Replicas
+
+    def observed(self, every: int, cost: float | None) -> ObservedStep:
+        """Return the complete step; waits for a device that is not ready."""
+        common: dict[str, Any] = {
+            field.name: getattr(self, field.name) for field in fields(MeasuredStep)
+        }
+        block = self.replicas.marked(self.correction.apply(self.readout.block()))
+        return ObservedStep(**common, every=every, cost=cost, block=block)
+
+
+class PendingSteps:
+    """The steps whose numbers are on the way, oldest first."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self._steps: deque[PendingStep] = deque()
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def add(self, step: PendingStep) -> None:
+        """Add a step that has ended."""
+        self._steps.append(step)
+
+    def take_ready(self, *, wait: bool = False) -> Iterator[ObservedStep]:
+        """Yield the steps whose numbers have arrived, or all steps if `wait`."""
+        while self._steps and (wait or self._steps[0].readout.is_ready()):
+            pending, sampler = self._steps.popleft(), self._sampler
+            if pending.is_focus:
+                yield pending.observed(max(1, sampler.focus_every), sampler.focus_cost())
+            else:
+                yield pending.observed(sampler.every, sampler.cost())
+
+
+def step_message(run: str, rank: int, seq: int, dropped: int, observed: ObservedStep) -> Step:
+    """Return the message of an observed step or a focus step."""
+    columns, zero, body = pack_block(observed.block, bins_packer())
+    return Step(
+        run=run,
+        rank=rank,
+        seq=seq,
+        step=observed.step,
+        time_s=observed.time_s,
+        manifest_revision=observed.revision,
+        kinds=observed.block.kinds,
+        rows=len(observed.block),
+        columns=columns,
+        zero=zero,
+        layers=observed.layers,
+        step_time_s=observed.step_time_s,
+        every=observed.every,
+        cost=observed.cost,
+        dropped=dropped,
+        body=body,
+    )

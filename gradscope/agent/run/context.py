@@ -1,0 +1,137 @@
+"""`RunContext`: what all parts of one attached run share."""
+
+import logging
+import time
+import weakref
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import nn
+
+from gradscope.agent.link.messages import interventions_message
+from gradscope.agent.link.publisher import NullPublisher, Publisher
+from gradscope.agent.run.faults import Faults
+from gradscope.agent.run.identity import hello_of
+from gradscope.agent.run.settings import Settings
+from gradscope.agent.run.step_counter import make_step_counter
+from gradscope.budget import Sampler
+from gradscope.intervene import AuditEntry, AuditLog, Ledger
+from gradscope.protocol import BreakpointState, Event, Interventions, Manifest, Message, PauseState
+
+__all__ = ["Hold", "Level", "RunContext"]
+
+_log = logging.getLogger("gradscope")
+
+Level: TypeAlias = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A pause in progress: training is held before `step`, until the monotonic time `ends_s`."""
+
+    step: int
+    ends_s: float
+    set_by: str
+    reason: str
+
+    def state(self) -> PauseState:
+        """Return the hold as viewers see it, with the seconds left from now."""
+        left_s = max(0.0, self.ends_s - time.monotonic())
+        return PauseState(self.step, left_s, self.set_by, self.reason)
+
+
+class RunContext:
+    """What all parts of one run share. It is built first; plugins are built from it and hold it.
+
+    Attributes:
+        settings: what `attach` was asked for.
+        hello: who this process is: run, rank, number of ranks.
+        sampler: chooses the observed steps.
+        counter: counts the steps.
+        publisher: sends messages to the hub; without a hub it drops them.
+        faults: counts errors inside gradscope.
+        ledger: the interventions of the run.
+        manifest: the newest description of the model; None before the engine has made one.
+        hold: the pause in progress; None if training is not held. Written by the pause.
+        breakpoints: the breakpoints that are set. Written by the breakpoints.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings, sampler: Sampler) -> None:
+        self._model = weakref.ref(model)
+        self.settings = settings
+        self.sampler = sampler
+        self.hello = hello_of(settings.run, settings.recorded_at)
+        self.counter = make_step_counter(settings.start_step)
+        self.publisher = (
+            Publisher(settings.endpoint, self.hello) if settings.has_hub else NullPublisher()
+        )
+        self.faults = Faults(self._report_fault)
+        self.ledger = Ledger(
+            rank=self.hello.rank,
+            on_request=self.plan_again,
+            on_change=self.publish_interventions,
+            history=AuditLog(self._report_change),
+        )
+        self.manifest: Manifest | None = None
+        self.hold: Hold | None = None
+        self.breakpoints: tuple[BreakpointState, ...] = ()
+
+    def model(self) -> nn.Module | None:
+        """Return the model; None if it was collected. It is held weakly."""
+        return self._model()
+
+    def plan_again(self) -> None:
+        """Ask all plugins again for their next step, before this step ends. From any thread."""
+        self.counter.must_plan = True
+
+    def event(self, level: Level, code: str, text: str) -> None:
+        """Send an event to the viewers and the recording. From any thread."""
+        self.publisher.put_now(lambda: self._event(level, code, text))
+
+    def publish_interventions(self) -> None:
+        """Send the interventions, the pause and the breakpoints to the viewers."""
+        self.publisher.put_now(self._interventions)
+
+    def publish_manifest(self, manifest: Manifest) -> None:
+        """Send a description of the model to the viewers; the first one is part of `announcement`."""
+        is_first, self.manifest = self.manifest is None, manifest
+        if not is_first:
+            self.publisher.put(lambda: manifest)
+
+    def announcement(self) -> list[Message]:
+        """Return the messages that a new hub must receive first."""
+        manifest: list[Message] = [] if self.manifest is None else [self.manifest]
+        return [*manifest, self._interventions()]
+
+    def _event(self, level: Level, code: str, text: str) -> Event:
+        return Event(
+            run=self.hello.run,
+            rank=self.hello.rank,
+            step=self.counter.step,
+            time_s=time.time(),
+            level=level,
+            code=code,
+            text=text,
+        )
+
+    def _interventions(self) -> Interventions:
+        entries, revision, hold = self.ledger.entries(), self.ledger.revision, self.hold
+        return interventions_message(
+            self.hello.run,
+            self.hello.rank,
+            revision,
+            self.counter.step,
+            entries,
+            pause=None if hold is None else hold.state(),
+            breakpoints=self.breakpoints,
+        )
+
+    def _report_fault(self, code: str, text: str) -> None:
+        self.event("warning", code, text)
+
+    def _report_change(self, entry: AuditEntry) -> None:
+        """Report a change of the interventions; a failed one also in the script's log."""
+        has_failed = entry.what == "failed"
+        if has_failed:
+            _log.warning("gradscope: %s", entry)
+        self.event("warning" if has_failed else "info", f"intervention.{entry.what}", str(entry))

@@ -1,0 +1,109 @@
+"""`StepCounter`: the step in progress, and the fast path of idle steps in PyTorch's optimizer hooks.
+
+    before ─▶ the optimizer's step ─▶ after: an idle step is counted; otherwise the step engine is called
+
+Most steps are idle. Python code that runs once per step runs on cold caches and takes longer than in a
+loop, so there is a version in C (`gradscope/native/step_counter.c`), which is used if it was built.
+"""
+
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import torch
+from torch.optim import Optimizer
+
+from gradscope.hooks import StepHook, untraced
+from gradscope.observe import NO_ACTIVE_MODES, native_module
+
+__all__ = ["StepCounter", "make_step_counter", "sequence_number"]
+
+sequence_number: Final[Callable[[], int]] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]  # noqa: SLF001 - no public name
+"""Return the number of operations that autograd has recorded in this thread."""
+
+
+class StepCounter:
+    """Counts steps. `gradscope.native._native.StepCounter` is the version in C.
+
+    Attributes:
+        step: the step in progress.
+        began_s: when it began, in seconds of the clock.
+        began_at: when it began, as autograd's operation count of the training thread.
+        left: how many more steps may end as idle steps.
+        must_plan: whether the plugins must be asked again for their next step. Any thread may set it.
+        checks_at: the first step in which gradients are checked again.
+        check_every: in one step of so many the counter checks gradients itself; 0: `on_begin` always
+            does. The version in Python never checks itself.
+        optimizer: a weak reference to the optimizer whose step ends a step; None while unknown.
+        on_begin, on_end: called around an optimizer's step that is not idle; None: nothing is called.
+        spent_s: seconds spent on the counted steps.
+    """
+
+    def __init__(
+        self, step: int, clock: Callable[[], float], sequence_number: Callable[[], int]
+    ) -> None:
+        self._clock = clock
+        self._sequence_number = sequence_number
+        self._times_s: list[float] = []
+        self.step = step
+        self.began_s = clock()
+        self.began_at = sequence_number()
+        self.left = self.checks_at = self.check_every = 0
+        self.must_plan = False
+        self.optimizer: weakref.ref[Optimizer] | None = None
+        self.on_begin: StepHook | None = None
+        self.on_end: StepHook | None = None
+        self.spent_s = 0.0
+
+    def is_idle(self) -> bool:
+        """Return whether the step in progress and the next one are idle."""
+        return self.left > 0 and not self.must_plan
+
+    @untraced
+    def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
+        """PyTorch's hook before an optimizer steps."""
+        is_quiet = self.is_idle() and self.step < self.checks_at
+        if is_quiet and self._is_counted(optimizer) and len(args) == 1 and not kwargs:
+            return None
+        return None if self.on_begin is None else self.on_begin(optimizer, args, kwargs)
+
+    @untraced
+    def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
+        """PyTorch's hook after an optimizer has stepped."""
+        if not self.is_idle() or not self._is_counted(optimizer):
+            return None if self.on_end is None else self.on_end(optimizer, args, kwargs)
+        self.count()
+        return None
+
+    def count(self) -> None:
+        """End the step in progress and begin the next."""
+        now_s = self._clock()
+        self._times_s.append(now_s - self.began_s)
+        self.left -= 1
+        self.step += 1
+        self.began_s = now_s
+        self.began_at = self._sequence_number()
+        self.spent_s += self._clock() - now_s
+
+    def take(self) -> tuple[list[float], float, int, float]:
+        """Return what was counted since the last call.
+
+        These are: the duration of each counted step, `spent_s`, the number of steps in which the counter
+        checked gradients, and the time of these checks. Times are in seconds.
+        """
+        taken = self._times_s, self.spent_s, 0, 0.0
+        self._times_s, self.spent_s = [], 0.0
+        return taken
+
+    def _is_counted(self, optimizer: Optimizer) -> bool:
+        return self.optimizer is not None and self.optimizer() is optimizer
+
+
+def make_step_counter(step: int) -> StepCounter:
+    """Return a counter, in C if it was built. `step` begins now."""
+    native = native_module()
+    if native is None:
+        return StepCounter(step, time.perf_counter, sequence_number)
+    made = native.StepCounter(step, time.perf_counter, sequence_number, NO_ACTIVE_MODES)
+    return cast("StepCounter", made)
