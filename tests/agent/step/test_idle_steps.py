@@ -294,7 +294,7 @@ def test_gradients_of_both_optimizers_are_checked():
         assert alert.rule == "nonfinite"
         assert 300 <= alert.step < 300 + 32
         assert "1.0.weight" in alert.text
-        assert "gradients are looked at every" in alert.text  # most steps were not checked
+        assert "gradients are checked every" in alert.text  # most steps were not checked
         assert scope.faults == {}
 
 
