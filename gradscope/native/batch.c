@@ -7,12 +7,12 @@
 typedef struct {
     RowBuffer buffer;
     PyObject *left;
-    PyObject *attribute; /* where it is not NULL, the tensors are this of what is listed */
+    PyObject *attribute; /* if not NULL, the tensors are this attribute of the listed objects */
     int is_change, is_copying;
     CopyCursor cursor;
 } Batch;
 
-/* Reduce one tensor of a group. Returns 1 when done, 0 when it is left to the caller, -1 on an error. */
+/* Reduce one tensor of a batch. Returns 1 if reduced, 0 if skipped, -1 with an exception. */
 static int add_tensor(Batch *batch, PyObject *tensor, PyObject *targets)
 {
     Memory found;
@@ -37,7 +37,7 @@ static int add_tensor(Batch *batch, PyObject *tensor, PyObject *targets)
     return 1;
 }
 
-/* Reduce the tensors of a list, and note the places of those that are left. */
+/* Reduce the tensors of a list, and append the indices of skipped ones to `left`. */
 static int add_tensors(Batch *batch, PyObject *tensors, PyObject *targets)
 {
     for (Py_ssize_t i = 0; i < PyList_Size(tensors); i++) {
@@ -45,7 +45,7 @@ static int add_tensors(Batch *batch, PyObject *tensors, PyObject *targets)
         if (tensor == NULL || rows == NULL) {
             return -1;
         }
-        Py_INCREF(rows); /* another thread may change the lists while the lock is let go */
+        Py_INCREF(rows); /* another thread may change the lists while the lock is released */
         tensor = batch->attribute == NULL ? Py_NewRef(tensor) : PyObject_GetAttr(tensor, batch->attribute);
         int outcome = tensor == NULL ? -1 : add_tensor(batch, tensor, rows);
         Py_XDECREF(tensor);
@@ -129,7 +129,7 @@ PyObject *add_gradients(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssi
     return batch.left;
 }
 
-/* Whether a row has counted nothing that is not finite; -1 with an exception. */
+/* Whether a row has no nonfinite elements; -1 with an exception. */
 static int is_row_finite(PyObject *rows, PyObject *number)
 {
     const Py_ssize_t row = PyLong_AsSsize_t(number);

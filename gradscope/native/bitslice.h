@@ -1,16 +1,16 @@
-/* How many numbers have each of sixteen neighbouring exponents, counted by vectors. A lookup turns the
- * exponents of WIDTH numbers into a bit out of eight each; the bits are added up place by place, in planes:
- * one of all ones, one of all twos, and so on. That takes two instructions a lookup, where counting in a
- * table takes a read and a write an element. Included by exponent_window.h. The processor describes itself by
+/* Counts of sixteen neighbouring exponents by vectors. A lookup turns the exponents of WIDTH numbers into one bit of
+ * eight each; bits are added place by place in bit planes: one of ones, one of twos, and so on. That takes two
+ * instructions per lookup, while a table takes a read and a write per element. Included by exponent_window.h. The
+ * processor is described by
  *   PACK(a, b)              two vectors of 16-bit numbers up to 255 as one of bytes, in any order,
- *   PACK_SIGNS(a, b)        the same, in that order, of any numbers, of which only the signs count,
- *   LOOK_UP(table, x)       of each byte x its entry in a table of sixteen; 0 where x's highest bit is set,
+ *   PACK_SIGNS(a, b)        the same, in that order, of any numbers; only the signs count,
+ *   LOOK_UP(table, x)       for each byte of x its entry in a table of sixteen; 0 if its highest bit is set,
  *   ADD_SATURATED(a, b)     of bytes,
  *   LEAST16(a, b), LEAST32(a, b)   of unsigned numbers, lane by lane,
  *   HIGHEST_BITS(x)         the highest bit of each byte, as one integer,
- *   BITS_AT(x, place)       a bit of each byte, as one integer,
+ *   BITS_AT(x, place)       one bit of each byte, as one integer,
  *   SUM_OF_BITS(a, b, c), CARRY_OF_BITS(a, b, c)   a + b + c of each bit: the ones and the twos,
- *   TWO_WINDOWS_PAY         whether 32 exponents are counted faster so than by tables. */
+ *   TWO_WINDOWS_PAY         whether 32 exponents are counted faster this way than by tables. */
 
 enum {
     WINDOW = 16,

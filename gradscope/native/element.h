@@ -21,8 +21,8 @@
 typedef WIDE vector __attribute__((vector_size(WIDTH)));
 typedef INTEGER integers __attribute__((vector_size(WIDTH)));
 
-/* Add whole steps of n elements when all are finite, in one look at each: a NaN or an infinity among them
- * shows in the sum. Returns how many elements were added: 0 when one is not finite. */
+/* Add whole steps of n elements if all are finite; a NaN or an infinity shows in the sum. Returns how many
+ * elements were added: 0 if one is not finite. */
 TARGET static size_t TYPED(add_finite)(const char *data, size_t n, Record *out)
 {
     const size_t end = n - n % STEP;
@@ -61,7 +61,7 @@ TARGET static size_t TYPED(add_finite)(const char *data, size_t n, Record *out)
     return end;
 }
 
-/* The same of now - before, each difference taken in float64, and written to `changes` where that is given. */
+/* The same for now - before; each difference is taken in float64 and written to `changes` unless it is NULL. */
 TARGET static size_t TYPED(add_finite_change)(const char *now, const char *before, size_t n, double *changes,
                                               Record *out)
 {
@@ -105,8 +105,8 @@ TARGET static size_t TYPED(add_finite_change)(const char *now, const char *befor
     return end;
 }
 
-/* Add n elements of any kind, each judged by its bits; those that are not finite are counted. A last step
- * that is not whole is filled up with NaN, which all bits set are in every type. */
+/* Add n elements of any kind, each judged by its bits; nonfinite ones are counted. An incomplete last step is
+ * padded with NaN (all bits set, in every type). */
 TARGET static void TYPED(add_any)(const char *data, size_t n, Record *out)
 {
     const INTEGER sign = ~(INTEGER)0 ^ MAGNITUDE;
@@ -125,7 +125,7 @@ TARGET static void TYPED(add_any)(const char *data, size_t n, Record *out)
         for (size_t v = 0; v < VECTORS; v++) {
             const integers bits = (integers)LOAD(step + v * VECTOR_BYTES), magnitude = bits & MAGNITUDE;
             const integers is_finite = magnitude < INFINITE;
-            nan -= magnitude > INFINITE; /* a comparison gives -1 where it holds */
+            nan -= magnitude > INFINITE; /* a true comparison is -1 */
             posinf -= bits == INFINITE;
             neginf -= bits == (INFINITE | sign);
             least = LESSER((vector)((bits & is_finite) | (INFINITE & ~is_finite)), least);
@@ -173,7 +173,7 @@ TARGET static void TYPED(subtract_steps)(const char *now, const char *before, si
     }
 }
 
-/* The differences of n elements. A last step that is not whole is filled up with zeros. */
+/* The differences of n elements. An incomplete last step is padded with zeros. */
 TARGET static void TYPED(subtract)(const char *now, const char *before, size_t n, double *out)
 {
     const size_t left = n % STEP, at = n - left;

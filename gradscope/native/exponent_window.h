@@ -1,14 +1,14 @@
-/* Exponents of a block counted without tables, where most are near its greatest one: those of the sixteen
- * greatest by bitslice.h, or of the 32 greatest; what is below is looked for, and counted singly. Zeros are what
- * is left then. Included by exponents.h. */
+/* Exponents near the greatest one of a block, counted without tables: those of the sixteen greatest by bitslice.h,
+ * or of the 32 greatest. Smaller ones are searched for and counted one by one; what is left are zeros. Included by
+ * exponents.h. */
 
 #include "bitslice.h"
 
 enum {
-    CHUNK = 4 * WIDTH, /* elements that are looked through at a time; bitslice.h counts whole ones, too */
-    MANY = 128,        /* a second window pays where one element in so many is below the first */
-    TOO_MANY = 16,     /* tables pay where one in so many is below both */
-    PAUSE = 31,        /* blocks that are then counted by tables before a window is tried again */
+    CHUNK = 4 * WIDTH, /* elements that are searched at a time; bitslice.h counts whole chunks, too */
+    MANY = 128,        /* a second window is worth it if one element in so many is below the first */
+    TOO_MANY = 16,     /* tables are faster if one in so many is below both */
+    PAUSE = 31,        /* blocks that are then counted by tables, before a window is tried again */
 };
 
 #define LANES_OF(bits)                                                      \
@@ -18,14 +18,14 @@ LANES_OF(16)
 LANES_OF(32)
 LANES_OF(64)
 
-/* One bit for each element where HIGHEST_BITS has one for each byte. */
+/* One bit per element, where HIGHEST_BITS has one per byte. */
 #define ONE_OF16 UINT64_C(0x5555555555555555)
 #define ONE_OF32 UINT64_C(0x1111111111111111)
 #define ONE_OF64 UINT64_C(0x0101010101010101)
 
-/* Twice an element is its magnitude without the sign; two less than that, a zero is the greatest of all, and
- * what is below the window is less than `limit`. Whether there is any is seen by the least of a chunk: of its
- * upper half, where vectors have no least of whole elements. */
+/* Twice an element is its magnitude without the sign. Minus two, a zero becomes the greatest of all, and everything
+ * below the window is less than `limit`. The minimum of a chunk shows whether there is any (of its upper half, if
+ * vectors have no minimum of whole elements). */
 #define COUNT_BELOW_WINDOW(bits, compared, fraction, code_of)                                        \
     for (at = 0; at < n && *found < most; at += CHUNK) {                                             \
         const uint##bits##_t limit = (uint##bits##_t)(((uint##bits##_t)base << (fraction + 1)) - 2); \
@@ -52,8 +52,8 @@ LANES_OF(64)
 #define SAME(code) (code)
 #define OF_FLOAT64(code) code_of_float64[code]
 
-/* Count elements below `base` that are no zeros, chunk by chunk until `most` are found. Returns how many
- * elements were looked through. */
+/* Count nonzero elements below `base`, chunk by chunk until `most` are found. Returns how many elements were
+ * searched. */
 TARGET static size_t count_below_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
                                         uint32_t base, size_t most, size_t *found)
 {
@@ -69,7 +69,7 @@ TARGET static size_t count_below_window(ExponentCounter *counter, const char *da
     return at;
 }
 
-/* Count the elements in a window, of whole chunks of n. Returns how many there are. */
+/* Count the elements in a window, in whole chunks of n. Returns how many there are. */
 TARGET static size_t count_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
                                   uint32_t base)
 {
@@ -91,8 +91,8 @@ TARGET static size_t count_window(ExponentCounter *counter, const char *data, si
     return inside;
 }
 
-/* The first exponent, in the bits of its type, of a window that ends with the greatest one of a block. No
- * window has that of zeros. */
+/* The first exponent, in the bits of its type, of the window that ends with the greatest exponent of a block. No
+ * window includes the exponent of zeros. */
 static uint32_t find_base(const Record *block, Dtype dtype)
 {
     const double greatest = block->max > -block->min ? block->max : -block->min;
@@ -102,7 +102,7 @@ static uint32_t find_base(const Record *block, Dtype dtype)
     return exponent > WINDOW ? (uint32_t)(exponent - WINDOW + 1) : 1;
 }
 
-/* Count whole chunks of n elements, all finite, of which `block` tells the extremes. Returns how many. */
+/* Count whole chunks of n finite elements with the extremes in `block`. Returns how many elements were counted. */
 TARGET static size_t count_in_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
                                      const Record *block)
 {

@@ -1,36 +1,36 @@
-/* How often each binary exponent occurs. Counted are codes: the sign and the eight bits of the exponent, as
- * float32 has them. Where the processor has what bitslice.h asks for, vectors count them; the rest is counted in
- * several tables by turns, so that an addition need not wait for the one before it where both have the same
- * exponent. In the end they are folded into bins. Included by pass.h. */
+/* The exponent histogram. A code is the sign and the eight exponent bits of float32. If the processor has the
+ * instructions that bitslice.h needs, vectors count most elements. The rest is counted in four tables in turn, so
+ * that an increment does not wait for the previous one of the same exponent. Codes are folded into bins at the
+ * end. Included by pass.h. */
 
 enum {
     CODES = 512,
-    SIGN = CODES / 2,             /* what a negative number's code has more */
-    FIRST = 127 + LEAST_EXPONENT, /* the code of the first bin; what is below is counted there, too */
-    LAST = FIRST + BINS / 2 - 1,  /* that of the last, and of what is above */
+    SIGN = CODES / 2,             /* added to the code of a negative number */
+    FIRST = 127 + LEAST_EXPONENT, /* the code of the first bin, which also counts smaller ones */
+    LAST = FIRST + BINS / 2 - 1,  /* the code of the last bin, which also counts larger ones */
     NONFINITE = SIGN - 1,
     TABLES = 4,
     TABLE_STRIDE = CODES
-        + 16, /* from table to table: at a multiple of 4 kB a read would wait for another's write */
-    ONE_TABLE_MAX = 256, /* elements for which one table will do: less to clear and to fold */
+        + 16, /* distance of tables: at a multiple of 4 kB a read would wait for the write to another table */
+    ONE_TABLE_MAX = 256, /* up to so many elements one table is enough */
 };
 
-/* Codes from which on a number is normal, for a tally of one kind of elements. */
+/* The least code of a normal number. */
 typedef enum {
     NORMAL = 1,              /* of FLOAT32, BFLOAT16, FLOAT64 */
-    NORMAL_IN_FLOAT32 = 2,   /* of FLOAT64 that came of narrower numbers */
-    NORMAL_IN_FLOAT16 = 113, /* of FLOAT32 that came of float16 */
+    NORMAL_IN_FLOAT32 = 2,   /* of FLOAT64 converted from narrower types */
+    NORMAL_IN_FLOAT16 = 113, /* of FLOAT32 converted from float16 */
 } Normal;
 
 typedef struct {
     uint64_t *bins, zero, subnormal;
-    uint64_t zeros[2];   /* since the last folding, by sign */
-    uint32_t small;      /* numbers since then that may be zeros */
-    uint32_t until_fold; /* elements that may come until a folding is due */
+    uint64_t zeros[2];   /* since the last fold, by sign */
+    uint32_t small;      /* since the last fold: numbers that may be zeros */
+    uint32_t until_fold; /* elements until the next fold */
     Normal normal;
-    size_t table_stride; /* from table to table; 0 while there is but one */
-    int pause;           /* blocks to come that are counted by tables alone */
-    int is_wide;         /* whether the last block was worth a second window */
+    size_t table_stride; /* distance of tables; 0 if there is only one */
+    int pause;           /* blocks that are still counted by tables only */
+    int is_wide;         /* whether a second window was useful for the last block */
     uint32_t tables[TABLES * TABLE_STRIDE];
 } ExponentCounter;
 
@@ -43,8 +43,8 @@ typedef uint16_t __attribute__((aligned(1), may_alias)) Bits16;
 typedef uint32_t __attribute__((aligned(1), may_alias)) Bits32;
 typedef uint64_t __attribute__((aligned(1), may_alias)) Bits64;
 
-/* The code of float64's twelve upper bits. Exponents beyond the bins have the codes of the bins at the
- * ends, but for these: 0 is float64's own zeros and subnormals, 1 what is below float32's normal range. */
+/* The code of the upper twelve bits of a float64. Exponents beyond the bins have the codes of the outermost bins.
+ * Two codes are special: 0 for float64's own zeros and subnormals, 1 for numbers below float32's normal range. */
 #define FOUR(code) (code), (code) + 1, (code) + 2, (code) + 3
 #define SIXTEEN(code) FOUR(code), FOUR((code) + 4), FOUR((code) + 8), FOUR((code) + 12)
 /* clang-format has no format for ranges in initializers. */
@@ -65,7 +65,7 @@ TARGET static void clear_exponents(ExponentCounter *counter)
     counter->until_fold = UINT32_MAX;
 }
 
-/* Begin to count; `bins` are added to when the tally ends. */
+/* Begin to count; `bins` are added to at the end. */
 TARGET static void begin_exponents(ExponentCounter *counter, Normal normal, uint64_t *bins)
 {
     counter->bins = bins;
@@ -84,7 +84,7 @@ TARGET static void begin_exponents(ExponentCounter *counter, Normal normal, uint
 TARGET static void tabulate_float32(ExponentCounter *counter, const char *data, size_t n)
 {
     IN_TABLES(counter);
-    for (; i + 4 <= n; i += 4) { /* two in a word, in whatever order */
+    for (; i + 4 <= n; i += 4) { /* two numbers in a word, in any order */
         const uint64_t two = *(const Bits64 *)(data + 4 * i), more = *(const Bits64 *)(data + 4 * i + 8);
         a[two >> 23 & (CODES - 1)]++;
         b[two >> 55]++;
@@ -138,7 +138,7 @@ TARGET static void tabulate_float64(ExponentCounter *counter, const char *data, 
         counter->zeros[1] += negative;                                                \
     }
 
-/* A zero has the code of a subnormal number: all its bits are to be looked at. */
+/* A zero has the code of a subnormal: all its bits must be examined. */
 TARGET static void count_zeros(ExponentCounter *counter, const char *data, size_t n, Dtype dtype)
 {
     if (dtype == BFLOAT16) {
@@ -157,7 +157,7 @@ TARGET static uint32_t count_of_code(const ExponentCounter *counter, int code)
                                  : at[0];
 }
 
-/* Fold the codes of one sign into bins. */
+/* Add the codes of one sign to the bins. */
 TARGET static void fold_sign(ExponentCounter *counter, int is_negative)
 {
     uint64_t *bins = counter->bins + (is_negative ? BINS / 2 : 0);
@@ -195,7 +195,7 @@ TARGET static uint32_t count_small(const ExponentCounter *counter)
            + count_of_code(counter, SIGN + 1);
 }
 
-/* Count by tables. */
+/* Count with tables. */
 TARGET static void tabulate(ExponentCounter *counter, const char *data, size_t n, Dtype dtype)
 {
     if (n > ONE_TABLE_MAX && counter->table_stride == 0) {
@@ -219,7 +219,7 @@ TARGET static void tabulate(ExponentCounter *counter, const char *data, size_t n
 #ifdef PACK
 #include "exponent_window.h"
 #else
-enum { CHUNK = BLOCK + 1 }; /* more than is counted at a time */
+enum { CHUNK = BLOCK + 1 }; /* larger than any block: vectors are never used */
 
 static size_t count_in_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
                               const Record *block)
@@ -229,8 +229,8 @@ static size_t count_in_window(ExponentCounter *counter, const char *data, size_t
 }
 #endif
 
-/* Count n elements, no more than a block, of FLOAT32, BFLOAT16 or FLOAT64, at any address. `block` tells of
- * them, or of more, whether all are finite, and what is the greatest. */
+/* Count n elements, at most a block, of FLOAT32, BFLOAT16 or FLOAT64, at any address. `block` is the record of
+ * the block: whether all are finite, and the greatest. */
 TARGET static void count_exponents(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
                                    const Record *block)
 {
@@ -251,7 +251,7 @@ TARGET static void count_exponents(ExponentCounter *counter, const char *data, s
     }
 }
 
-/* Add to the bins, and to `zero` and `subnormal`. */
+/* Add to the bins, and to `zero` and `subnormal` of the record. */
 TARGET static void end_exponents(ExponentCounter *counter, Record *out)
 {
     fold_sign(counter, 0);

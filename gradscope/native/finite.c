@@ -5,7 +5,7 @@
 
 static PyObject *gradient_name, *groups_name, *parameters_name, *found_name, *dict_name;
 
-/* Whether a gradient is finite throughout; one that cannot be read here is not known to be. None is. */
+/* Whether all elements of a gradient are known to be finite: 0 for one that cannot be read here, 1 for None. */
 static int is_finite(PyObject *gradient)
 {
     Memory memory;
@@ -54,7 +54,7 @@ PyObject *find_nonfinite(PyObject *Py_UNUSED(self), PyObject *parameters)
     return nonfinite;
 }
 
-/* Whether a GradScaler has looked already, and the optimizer itself heeds what it found. */
+/* Whether a GradScaler has checked the gradients, and the optimizer acts on its result. */
 static int is_watched_by_scaler(PyObject *optimizer)
 {
     PyObject *attributes = PyObject_GetAttr(optimizer, dict_name);
@@ -74,8 +74,8 @@ static int is_group_finite(PyObject *group)
     int answer = parameters == NULL ? -1 : PyList_Check(parameters);
     for (Py_ssize_t i = 0; answer == 1 && i < PyList_Size(parameters); i++) {
         PyObject *parameter = PyList_GetItem(parameters, i);
-        answer =
-            is_plain_parameter(parameter) ? has_finite_gradient(parameter) : 0; /* a subclass would see it */
+        answer = is_plain_parameter(parameter) ? has_finite_gradient(parameter)
+                                               : 0; /* a subclass would notice the access */
     }
     Py_XDECREF(parameters);
     return answer;

@@ -1,17 +1,17 @@
-/* Which of many gradients are not finite throughout: a look at their bits. */
+/* The nonfinite check: are all gradients finite, judged by their bits? */
 
 #ifndef GRADSCOPE_FINITE_H
 #define GRADSCOPE_FINITE_H
 
 #include "rows.h"
 
-/* find_nonfinite(parameters) -> places of those whose gradient is not finite, or cannot be read here. */
+/* find_nonfinite(parameters) -> indices of those whose gradient is not finite, or cannot be read here */
 PyObject *find_nonfinite(PyObject *self, PyObject *parameters);
 
 /* Whether all gradients of an optimizer's parameters are known to be finite: 1, 0, or -1 with an exception. */
 int are_gradients_finite(PyObject *optimizer);
 
-/* Make the names that both need. Returns -1 with an exception. */
+/* Create the attribute names used here. Returns -1 with an exception. */
 int intern_names(void);
 
 #endif

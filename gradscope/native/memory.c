@@ -30,7 +30,7 @@ typedef struct {
 
 enum { DL_CPU = 1, DL_PINNED = 3, DL_FLOAT = 2, DL_BFLOAT = 4, DL_MAJOR = 1 };
 
-/* --- what `bind_memory` is told, once --------------------------------------------------------------- */
+/* --- functions and classes of PyTorch, set once by `bind_memory` -------------------------------------- */
 
 static int (*tensor_from_object)(void *object, DLTensor *out);
 static PyObject *tensor_type, *parameter_type, *is_neg_function;
@@ -86,7 +86,7 @@ static int find_dtype(const DLTensor *tensor, Memory *memory)
     return 1;
 }
 
-/* Whether the dims of stride other than 0 fill a stretch of memory without gap or overlap. */
+/* Whether the dims with a stride other than 0 fill a range of memory without gap or overlap. */
 static int find_extent(const DLTensor *tensor, Memory *memory)
 {
     int left = 0;
@@ -106,10 +106,10 @@ static int find_extent(const DLTensor *tensor, Memory *memory)
         }
     }
     if (memory->stored == 0) {
-        memory->repeats = 1; /* the product may have been beyond all bounds */
+        memory->repeats = 1; /* the product may have overflowed */
     }
     for (int64_t extent = 1; memory->stored && left; left--) {
-        int at = tensor->ndim - 1; /* the usual order of dims is found at once */
+        int at = tensor->ndim - 1; /* the usual order of dims matches at once */
         while (at >= 0 && !(tensor->strides[at] == extent && tensor->shape[at] > 1)) {
             at--;
         }

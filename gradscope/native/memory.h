@@ -1,5 +1,5 @@
-/* Where a tensor's numbers lie, asked of PyTorch by the exchange functions of DLPack that it publishes on its
- * tensor class: no header and no symbol of PyTorch's is needed. */
+/* The memory of a tensor, from the DLPack exchange functions that PyTorch publishes on its tensor class: no
+ * header and no symbol of PyTorch is needed. */
 
 #ifndef GRADSCOPE_MEMORY_H
 #define GRADSCOPE_MEMORY_H
@@ -17,25 +17,25 @@
 typedef struct {
     const char *data;
     size_t stored;  /* elements in memory: dense, in any order of dims */
-    double repeats; /* how often each counts: the dims of stride 0 */
+    double repeats; /* how often each element counts: the product of the dims with stride 0 */
     Dtype dtype;
-    size_t size_bytes; /* of what is stored */
-    uint64_t layout;   /* tells dtype, shape and strides from others */
+    size_t size_bytes; /* of the stored elements */
+    uint64_t layout;   /* hash of dtype, shape and strides */
 } Memory;
 
-/* Take PyTorch's exchange functions and classes. Returns -1 with an exception where they cannot be used. */
+/* Set PyTorch's exchange functions and classes. Returns -1 with an exception if they cannot be used. */
 int bind_memory(PyObject *capsule, PyObject *tensor, PyObject *parameter, PyObject *is_neg);
 
 /* Whether bind_memory has succeeded. */
 int is_bound(void);
 
-/* Whether it is a tensor of no subclass, and no parameter. */
+/* Whether this is exactly torch.Tensor, no subclass. */
 int is_plain_tensor(PyObject *object);
 
-/* Whether it is a parameter, or a tensor, of no subclass of either. */
+/* Whether this is exactly torch.nn.Parameter or torch.Tensor, no subclass. */
 int is_plain_parameter(PyObject *object);
 
-/* Whether a tensor can be read here: a plain one with its numbers in this machine's memory. */
+/* Find the memory of a plain tensor on the host. Returns 0 if it cannot be read here. */
 int find_memory(PyObject *object, Memory *memory);
 
 #endif

@@ -1,9 +1,9 @@
-/* gradscope.native._native: tensors reduced straight into the rows of a board.
+/* gradscope.native._native: reduces tensors directly into the rows of a row buffer.
  *
- * Python's limited API only, and nothing of PyTorch's: a tensor's memory is asked for through the exchange
- * functions of DLPack that PyTorch publishes on its tensor class. Memory is read while the caller holds the
- * tensor; large tensors are read without the interpreter's lock. What cannot be read here, for whatever
- * reason, is said to be so, and left to the caller.
+ * It uses Python's limited API and nothing of PyTorch's headers: the memory of a tensor comes from the DLPack
+ * exchange functions that PyTorch publishes on its tensor class. The caller holds the tensor while its memory is
+ * read; large tensors are read without the interpreter lock. What cannot be read here is reported as such and left
+ * to the caller.
  */
 
 #include "pack_histogram.h"

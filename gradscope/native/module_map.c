@@ -5,7 +5,7 @@
 
 enum { FIRST_CAPACITY = 64 };
 
-/* Where a module lies or would lie. The table is never full. */
+/* The entry of a module, or the free one where it would be. The table is never full. */
 static ModuleEntry *entry_at(const ModuleMap *table, PyObject *module)
 {
     const uint64_t spread = ((uint64_t)(uintptr_t)module >> 4) * UINT64_C(0x9e3779b97f4a7c15);
@@ -16,7 +16,7 @@ static ModuleEntry *entry_at(const ModuleMap *table, PyObject *module)
     return &table->entries[i];
 }
 
-/* Make room for one more, so that at most half of the table is used. */
+/* Grow the table so that at most half of it is used after one more entry. */
 static int grow_if_needed(ModuleMap *table)
 {
     if (2 * (table->used + 1) <= table->capacity) {

@@ -1,12 +1,10 @@
-/* Watch(rows, bins, expected, forward, backward, dict_type, on_gradient, give_up): hooks in C.
+/* NativeHooks(rows, bins, expected, forward, backward, dict_type, on_gradient, give_up): the fast path of hooks.
  *
- *     see(module, output) -> True    measured, and a hook is on its gradient
- *                            False   nothing was done: it is for the hooks in Python
+ *     record_output(module, output) -> True    recorded, and a hook is on its gradient
+ *                                      False   nothing was done: the hooks in Python must do it
  *
- * `forward` and `backward` are pairs (question, answer) of PyTorch's own functions: only while each gives its
- * answer is anything done here. All else, and whatever is odd about a tensor, is left to Python, which knows
- * every case. `put` says which modules there are, and the rows of each.
- */
+ * `forward` and `backward` are guards: pairs of a PyTorch function and the value it must return. If one returns
+ * another value, and for every unusual tensor, Python does the work. `add_module` adds a module and its rows. */
 
 #include "native_hooks.h"
 
@@ -18,9 +16,9 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *rows, *bins, *expected; /* bytearrays of the board; bins may be None */
-    PyObject *forward, *backward;     /* tuples of (question, answer) */
-    PyObject *dict_type;              /* what PyTorch keeps a tensor's hooks in */
+    PyObject *rows, *bins, *expected; /* bytearrays of the row buffer; bins may be None */
+    PyObject *forward, *backward;     /* guards: tuples of (function, value) */
+    PyObject *dict_type;              /* the type that PyTorch keeps a tensor's hooks in */
     PyObject *on_gradient, *give_up;
     PyObject *epoch;
     ModuleMap entries;
@@ -28,7 +26,7 @@ typedef struct {
     long seen;
 } NativeHooks;
 
-/* The hook on one tensor: what it belongs to, and in which epoch it was placed. */
+/* The hook on one tensor. It is ignored in any epoch but its own. */
 typedef struct {
     PyObject_HEAD
     PyObject *native, *epoch, *place;
@@ -45,7 +43,7 @@ static double now_s(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* Hand the exception that is set to Python; it is not the training's. */
+/* Report the exception that is set to Python, and clear it: it must not reach the training. */
 static void give_up(NativeHooks *native)
 {
     PyObject *type, *value, *trace;
@@ -61,7 +59,7 @@ static void give_up(NativeHooks *native)
     Py_XDECREF(trace);
 }
 
-/* Reduce memory into a row of the board. */
+/* Reduce memory into a row of the row buffer. */
 static int reduce_into_row(NativeHooks *native, const Memory *memory, Py_ssize_t row)
 {
     Statistics statistics;
@@ -99,7 +97,7 @@ static void hook_free(PyObject *self)
     Py_DECREF(type);
 }
 
-/* 1 when measured, 0 when it is for Python, -1 with an exception. */
+/* Returns 1 if reduced, 0 if Python must do it, -1 with an exception. */
 static int reduce_gradient(const GradientHook *hook, PyObject *gradient)
 {
     NativeHooks *native = (NativeHooks *)hook->native;
@@ -149,9 +147,9 @@ static PyType_Slot hook_slots[] = {
 static PyType_Spec hook_spec = {"gradscope.native._native.GradientHook", sizeof(GradientHook), 0,
                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, hook_slots};
 
-/* --- seeing an output ------------------------------------------------------------------------------- */
+/* --- recording an output ------------------------------------------------------------------------------ */
 
-/* Whether a tensor of the graph takes our hook as its first one; `node` is then what made it. */
+/* Whether the tensor has a grad_fn (then in `node`) and no hooks yet. */
 static int accepts_hook(PyObject *output, PyObject **node)
 {
     PyObject *hooks = PyObject_GetAttr(output, backward_hooks);
@@ -170,7 +168,7 @@ static int accepts_hook(PyObject *output, PyObject **node)
     return 1;
 }
 
-/* What Tensor.register_hook does, without a handle that nobody would use. */
+/* As Tensor.register_hook, without the handle. */
 static int place_hook(NativeHooks *native, PyObject *output, PyObject *node, const ModuleEntry *entry)
 {
     const Py_ssize_t row = entry->grad_row;
@@ -191,7 +189,7 @@ static int place_hook(NativeHooks *native, PyObject *output, PyObject *node, con
     return answer == NULL ? -1 : 0;
 }
 
-/* 1 when all was done, 0 when nothing was, -1 with an exception. */
+/* Returns 1 if all was done, 0 if nothing was, -1 with an exception. */
 static int record_at(NativeHooks *native, const ModuleEntry *entry, PyObject *output)
 {
     Memory memory;
@@ -222,7 +220,8 @@ static int record_output(NativeHooks *native, PyObject *module, PyObject *output
     if (found == NULL) {
         return 0;
     }
-    const ModuleEntry entry = *found; /* Python may put modules meanwhile, and the table be another */
+    const ModuleEntry entry =
+        *found; /* a copy: Python code may add modules meanwhile and so move the table */
     Py_INCREF(entry.place);
     const int outcome = record_at(native, &entry, output);
     Py_DECREF(entry.place);

@@ -1,4 +1,4 @@
-/* `Watch`: what hooks do in the common case, in C: a plain tensor of floats on the host, and nobody about. */
+/* `NativeHooks`: the fast path of hooks, for plain float tensors on the host with no modes active. */
 
 #ifndef GRADSCOPE_NATIVE_HOOKS_H
 #define GRADSCOPE_NATIVE_HOOKS_H

@@ -13,7 +13,7 @@ enum {
     WIDTHS = 4,
 };
 
-/* Counts of one width, so far. */
+/* Counts of one width so far. */
 typedef struct {
     char *data;
     size_t used, capacity;
@@ -25,7 +25,7 @@ typedef struct {
     Bytes counts[WIDTHS];
 } Packed;
 
-/* The stretch of a sign from its first bin in use to its last, and all bits of its counts. */
+/* The range of used bins of one sign, and all bits of its counts. */
 static void find_used_range(const uint64_t *bins, size_t *first, size_t *length, uint64_t *bits)
 {
     size_t begin = 0, end = OF_SIGN;
@@ -66,7 +66,7 @@ static void write_counts(char *to, const uint64_t *bins, size_t n, int width)
     }
 }
 
-/* Room for so many bytes more; NULL where there is no memory. */
+/* Reserve `size` more bytes; NULL if there is no memory. */
 static char *reserve(Bytes *bytes, size_t size)
 {
     if (bytes->used + size > bytes->capacity) {
@@ -111,7 +111,7 @@ static int pack_row(Packed *packed, size_t row, const uint64_t *bins)
     return 0;
 }
 
-/* Pack all rows, without the interpreter's lock. */
+/* Pack all rows without the interpreter lock. */
 static int pack_rows(Packed *packed, const char *bins)
 {
     int outcome = 0;

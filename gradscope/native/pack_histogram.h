@@ -1,4 +1,4 @@
-/* The bins of a step's rows as they travel: of each row and sign the stretch that is in use. */
+/* The histograms of a step as they are sent: for each row and sign, only the range of used bins. */
 
 #ifndef GRADSCOPE_PACK_HISTOGRAM_H
 #define GRADSCOPE_PACK_HISTOGRAM_H
@@ -9,9 +9,9 @@
 #endif
 #include <Python.h>
 
-/* pack_bins(bins) -> (where, counts): what gradscope.protocol.histograms packs rows into, as bytes: the five
- * arrays one after the other, and a tuple of the counts of 8, 4, 2 and 1 bytes. `bins` is a buffer of 128
- * uint64 a row. The interpreter's lock is let go meanwhile. */
+/* pack_bins(bins) -> (ranges, counts): the packed form of gradscope.protocol.histograms, as bytes: five arrays one
+ * after the other, and a tuple of the counts of 8, 4, 2 and 1 bytes. `bins` is a buffer of 128 uint64 per row.
+ * The interpreter lock is released meanwhile. */
 PyObject *pack_histogram(PyObject *module, PyObject *bins);
 
 #endif

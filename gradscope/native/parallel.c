@@ -23,9 +23,9 @@ static size_t bytes_of(const Span *span, size_t n)
     return n * (span->dtype == FLOAT64 ? 8 : span->dtype == FLOAT32 ? 4 : 2);
 }
 
-/* --- what each thread does: the next part that none has begun ----------------------------------------- */
+/* --- one thread: take the next part that no thread has taken ------------------------------------------- */
 
-/* Returns its number, or -1 where none is left. */
+/* Returns the index of the part, or -1 if none is left. */
 static int next_part(Job *job, Span *part)
 {
     const int i = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
@@ -86,15 +86,16 @@ void find_thread_pool(void)
 {
     void *run = dlsym(RTLD_DEFAULT, "GOMP_parallel"), *asks = dlsym(RTLD_DEFAULT, "omp_in_parallel");
     if (run != NULL && asks != NULL) {
-        memcpy(&run_in_pool, &run, sizeof run); /* C converts no pointer to data into one to a function */
+        memcpy(&run_in_pool, &run,
+               sizeof run); /* C has no conversion from a data pointer to a function pointer */
         memcpy(&is_in_parallel, &asks, sizeof asks);
         owner = getpid();
     }
 }
 
-/* Always by all of the threads: OpenMP's pool lets those go that a smaller team has no use for, and PyTorch's
- * next operation would have to start them anew. One that finds no part left does nothing.
- * A child of a fork has a copy of the pool, but none of its threads: it would wait for them for ever. */
+/* Always with all threads: OpenMP ends threads that a smaller team does not need, and the next operation of
+ * PyTorch would have to start them again. A thread without a part does nothing.
+ * A child of a fork has a copy of the pool without its threads, and would wait for them forever. */
 static void run(void (*work)(void *), Job *job, int threads)
 {
     if (threads > 1 && run_in_pool != NULL && getpid() == owner && !is_in_parallel()) {

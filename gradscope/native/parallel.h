@@ -1,17 +1,17 @@
-/* A large tensor is read in parts, by the threads that PyTorch's own operations run on. The parts depend on
- * its size alone and are put together in their order: how many threads there are changes no number. */
+/* A large tensor is read in parts, by the threads of PyTorch's own operations. The parts depend on its size only
+ * and are merged in order, so the number of threads changes no result. */
 
 #ifndef GRADSCOPE_PARALLEL_H
 #define GRADSCOPE_PARALLEL_H
 
 #include "record.h"
 
-/* What is smaller is read as a whole, by one thread: others would begin too late to be of use. */
+/* Smaller tensors are read by one thread: others would start too late to help. */
 #ifndef PARALLEL_MIN_BYTES
 #define PARALLEL_MIN_BYTES (1 << 22)
 #endif
 
-/* Where n elements lie, and either their copy goes or what they were before; both may be NULL. */
+/* n elements, and where to copy them or their earlier values; both may be NULL. */
 typedef struct {
     const char *data, *before;
     char *copy;
@@ -19,16 +19,16 @@ typedef struct {
     Dtype dtype;
 } Span;
 
-/* What one tensor, or a part of it, gave. */
+/* The statistics of one tensor, or of a part. */
 typedef struct {
     Record record;
     uint64_t bins[BINS];
 } Statistics;
 
-/* Look for the pool of threads of the OpenMP library that PyTorch has loaded. */
+/* Look up the thread pool of the OpenMP library that PyTorch has loaded. */
 void find_thread_pool(void);
 
-/* As in Pass, by no more than so many threads. `bins` of the answer are set at full detail alone. */
+/* As in Pass, with at most `threads` threads. `bins` are set at full detail only. */
 void reduce_parallel(const Pass *pass, const Span *span, int is_full, int threads, Statistics *out);
 int is_finite_parallel(const Pass *pass, const Span *span, int threads);
 

@@ -7,7 +7,7 @@ static size_t bytes_left(const CopyCursor *cursor)
     return cursor->at == NULL ? 0 : (size_t)(cursor->end - cursor->at);
 }
 
-/* The bytes of a heading and its copy; 0 where they are more than there are bytes left. */
+/* The bytes of a header and its copy; 0 if fewer bytes are left. */
 static size_t size_of_copy(const CopyHeader *header, size_t left)
 {
     if (left < sizeof *header || header->size_bytes > left - sizeof *header) {

@@ -1,4 +1,4 @@
-/* Copies of tensors, one after another in one stretch of memory, until after the optimizer's step. */
+/* Copies of tensors, one after another in one buffer, until after the optimizer's step. */
 
 #ifndef GRADSCOPE_PARAM_COPIES_H
 #define GRADSCOPE_PARAM_COPIES_H
@@ -6,22 +6,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Stands before each copy; what follows it is filled up to a multiple of 8. Of a tensor that is not kept
- * there is a heading of zeros alone. */
+/* Precedes each copy, which is padded to a multiple of 8 bytes. A tensor without a copy has a header of zeros. */
 typedef struct {
     uint64_t layout, size_bytes;
 } CopyHeader;
 
-/* The place in the stretch; `at` is NULL past its end. */
+/* A position in the buffer; `at` is NULL past the end. */
 typedef struct {
     char *at, *end;
 } CopyCursor;
 
-/* The place for a copy, behind its heading. NULL where there is no room, and where `heading` is NULL. */
+/* Write a header and return where to write the copy. NULL if there is no room or `header` is NULL. */
 char *reserve_copy(CopyCursor *cursor, const CopyHeader *header);
 
-/* The copy that was kept in the same turn. NULL where there is none, where it is of another layout, and
- * where `heading` is NULL. */
+/* Return the next copy. NULL if there is none, if its layout differs, or if `header` is NULL. */
 const char *find_copy(CopyCursor *cursor, const CopyHeader *header);
 
 #endif

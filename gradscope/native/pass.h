@@ -1,20 +1,19 @@
-/* The pass, for the processor that these describe; included by avx2.c and portable.c:
+/* The pass, for the processor that these macros describe; included by avx512.c, avx2.c, neon.c and portable.c:
  *   WIDTH                          bytes of a vector,
  *   TARGET                         an attribute of each function,
- *   LESSER_*, GREATER_*            of two vectors, lane by lane; the second where one is NaN,
+ *   LESSER_*, GREATER_*            of two vectors, lane by lane; the second one if one is NaN,
  *   LOAD_BFLOAT16, LOAD_FLOAT16    a vector of float32 from half as many bytes,
  *   PART_AT(here, k), PART_OF(x, k)   the k-th half of a vector of float32, as float64,
- * and, where it can look up bytes in a vector, what bitslice.h asks for.
- * Zeros, subnormals, infinities and NaN are told apart by integer bits: a flush-to-zero mode, which other
+ * and the macros of bitslice.h if the processor can look up bytes in a vector.
+ * Zeros, subnormals, infinities and NaN are recognised by integer bits: a flush-to-zero mode, which other
  * libraries may have set, must not matter, and none is set here. Never compile this with -ffast-math. */
 
 #include <math.h>
 #include <string.h>
 
 enum {
-    BLOCK = 4096, /* elements at a time: one with a NaN in it is read twice */
-    PREFETCH_BYTES =
-        4096, /* bytes: what is read is asked for so much earlier, over the borders of pages and blocks */
+    BLOCK = 4096,          /* elements in a block: a block with a NaN is read twice */
+    PREFETCH_BYTES = 4096, /* bytes: how far ahead memory is prefetched, across pages and blocks */
 };
 
 #define PREFETCH(here, size)                                              \
@@ -89,8 +88,8 @@ TARGET static double add_up(const doubles *sums, size_t n)
 #define PART(here, x, k) PART_OF(x, k)
 #include "element.h"
 
-/* An element is finite unless all bits of its exponent are set. A block is read to its end before anything
- * is asked, so that the loop inside is one of vectors. */
+/* An element is finite unless all bits of its exponent are set. A block is read to its end before the test, so that
+ * the inner loop is vectorised. */
 #define IS_FINITE(name, width, exponent)                                                            \
     TARGET static int name(const char *data, size_t n)                                              \
     {                                                                                               \
@@ -133,7 +132,7 @@ static const Loops loops_of[] = {
                  is_finite_float16},
 };
 
-/* float16 has exponents that its bits do not show: those of its subnormal numbers. */
+/* The subnormal numbers of float16 have exponents that their bits do not show: widen them first. */
 TARGET static void count_float16_exponents(ExponentCounter *count, const char *data, size_t n,
                                            const Record *part)
 {

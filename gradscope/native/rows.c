@@ -5,7 +5,7 @@
 
 const Pass *pass;
 
-/* Bytes of Python's need not lie where a number may. */
+/* A bytearray need not be aligned for uint64. */
 static void merge_bins(char *place, const uint64_t *bins)
 {
     uint64_t sum[BINS];
@@ -16,7 +16,7 @@ static void merge_bins(char *place, const uint64_t *bins)
     memcpy(place, sum, sizeof sum);
 }
 
-/* The bytes are looked up anew: others may have grown them meanwhile. */
+/* The address is read again: the bytearrays may have grown since. */
 int merge_row(const RowBuffer *buffer, Py_ssize_t row, const Statistics *statistics)
 {
     const int has_bins = buffer->bins != NULL;

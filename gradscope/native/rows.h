@@ -1,4 +1,4 @@
-/* The rows of a board, as bytes that Python owns, and what is added to them. */
+/* The rows of a row buffer, as bytearrays that Python owns, and merging into them. */
 
 #ifndef GRADSCOPE_ROWS_H
 #define GRADSCOPE_ROWS_H
@@ -9,30 +9,30 @@
 /* The pass in use; bind() chooses it. */
 extern const Pass *pass;
 
-/* What is as large as this is read without the interpreter's lock. */
+/* Tensors of at least this size are read without the interpreter lock. */
 enum { LARGE_BYTES = 1 << 18 };
 
-/* A board's rows, borrowed from the caller: bytearrays of the columns, and of the bins of each row. */
+/* The bytearrays of a row buffer, borrowed from the caller: columns, and bins of each row. */
 typedef struct {
-    PyObject *rows, *bins; /* bins is NULL where only core columns are wanted */
+    PyObject *rows, *bins; /* bins is NULL at core detail */
 } RowBuffer;
 
-/* Take what Python gives as `rows` and `bins`. Returns -1 with an exception where they are no board's. */
+/* Check the arguments `rows` and `bins`. Returns -1 with an exception if they are not bytearrays. */
 int find_row_buffer(PyObject *rows, PyObject *bins, RowBuffer *buffer);
 
-/* Take what tells how many threads PyTorch's own operations run on, or None for one. */
+/* Set the function that returns the number of threads of PyTorch, or None for one thread. */
 void bind_threads(PyObject *get_num_threads);
 
-/* How many threads are to read so many bytes. */
+/* The number of threads that should read so many bytes. */
 int threads_for(size_t size_bytes);
 
-/* Reduce memory, and copy it where `copy` is given; or reduce its change since `before`. */
+/* Reduce memory, and copy it unless `copy` is NULL; or reduce its change since `before`. */
 void reduce(const Memory *memory, const char *before, char *copy, int is_full, Statistics *statistics);
 
-/* Merge into a row what was measured. Returns -1 with an exception where there is no such row. */
+/* Merge statistics into a row. Returns -1 with an exception if there is no such row. */
 int merge_row(const RowBuffer *buffer, Py_ssize_t row, const Statistics *statistics);
 
-/* The same, of a row that Python has given. */
+/* The same for a row given as a Python int. */
 int merge(const RowBuffer *buffer, PyObject *number, const Statistics *statistics);
 
 #endif
