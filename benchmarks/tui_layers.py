@@ -38,7 +38,7 @@ async def measure(layers: int, seconds: float) -> None:
     steps = [run.step(n) for n in range(2, 2 + _STEPS)]
     app = GradscopeApp(source)
     async with app.run_test(size=(120, 32)) as pilot:
-        while app.viewing.frame is None or not len(app.session.watched.ring):
+        while app.presenter.frame is None or not len(app.session.watched.ring):
             await pilot.pause(0.05)
         feed_ms, look_ms = [], []
         for step in steps:
@@ -46,7 +46,7 @@ async def measure(layers: int, seconds: float) -> None:
             app.session.feed(step)
             feed_ms.append(1e3 * (time.process_time() - before))
             before = time.process_time()
-            app.main.look()
+            app.update_view()
             await asyncio.sleep(0.05)  # idle but for the drawing
             look_ms.append(1e3 * (time.process_time() - before))
         lags: list[float] = []

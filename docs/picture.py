@@ -46,7 +46,7 @@ async def draw(run: str, path: Path) -> None:
                 break
             await pilot.press("j")
         await pilot.press("i", "r", "enter")
-        await _until(lambda: any(state.active_since is not None for state in app.viewing.states()))
+        await _until(lambda: any(state.active_since is not None for state in app.presenter.states()))
         await asyncio.sleep(_AFTER_S)
         path.write_text(app.export_screenshot(title="gradscope"))
 

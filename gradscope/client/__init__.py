@@ -1,4 +1,4 @@
-"""A viewer's end of the link: see a run and change it, from a script, the command line or a screen."""
+"""A viewer's end of the link: observe and change a run from a script, the command line or a screen."""
 
 from gradscope.client.as_python import python_lines
 from gradscope.client.captured_tensors import CapturedArray, Channels

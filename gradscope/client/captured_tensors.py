@@ -1,4 +1,4 @@
-"""Captured tensors on their way in, and as NumPy arrays: what they hold by channel, and saving them."""
+"""Captured tensors as NumPy arrays: waiting for them, statistics by channel, and saving."""
 
 import math
 import threading
@@ -26,9 +26,9 @@ _DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """Statistics by channel, one number each. `axis` is the channels' in the array.
+    """Statistics by channel, one number each. `axis` is the dimension of the channels in the array.
 
-    `dead` counts the channels that are zero altogether. Not finite elements make `mean` and `std` so.
+    `mean` and `std` of a channel with nonfinite elements are not finite.
     """
 
     axis: int
@@ -39,37 +39,39 @@ class Channels:
 
     @property
     def dead(self) -> int:
-        """How many channels are zero altogether."""
+        """The number of channels whose elements are all zero."""
         return int((self.zero_fraction == 1.0).sum())
 
 
 @dataclass(frozen=True, slots=True)
 class CapturedArray:
-    """One captured tensor. bfloat16 has become float32; `dtype` is what it was in the training.
+    """One captured tensor. `dtype` is that in the training; `array` has float32 for bfloat16.
 
-    `full_shape` is that of the whole tensor, where `note` says that only a part of it was sent.
+    `full_shape` is the shape of the whole tensor; `note` says if only a part of it was sent.
     """
 
     step: int
     layer: str
     what: str
     name: str
-    array: NDArray[Any]  # of whichever number the tensor had
+    array: NDArray[Any]  # of any number type
     dtype: str
     full_shape: tuple[int, ...]
     note: str = ""
 
     def channels(self, axis: int | None = None) -> Channels:
-        """Return statistics by channel: those of dimension 1 of images, of the last of anything else.
+        """Return statistics by channel: dimension 1 of images, the last dimension of other tensors.
 
-        Raises UsageError for an axis that there is not.
+        Raises UsageError for an axis that the array does not have.
         """
         values = np.atleast_1d(np.abs(self.array) if np.iscomplexobj(self.array) else self.array)
         if axis is None:
             axis = 1 if values.ndim in (4, 5) and self.what != "param_grad" else values.ndim - 1
             axis = 0 if self.what == "param_grad" else axis
         if not -values.ndim <= axis < values.ndim:
-            raise UsageError(f"axis {axis} is none of the {values.ndim} of {self.layer}")
+            raise UsageError(
+                f"axis {axis} is out of range: the tensor of {self.layer} has {values.ndim} axes"
+            )
         rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
         if not rows.shape[1]:
             raise UsageError(f"the tensor of {self.layer} is empty: its shape is {values.shape}")
@@ -83,9 +85,9 @@ class CapturedArray:
             )
 
     def save(self, path: Path | str) -> Path:
-        """Write it as `.npy`, or as `.safetensors` where that package is installed; return the path.
+        """Write it as `.npy`, or as `.safetensors` if that package is installed; return the path.
 
-        Raises UsageError for another ending, or where safetensors is not there.
+        Raises UsageError for another suffix, or if safetensors is not installed.
         """
         path = Path(path)
         if path.suffix == ".npy":
@@ -93,15 +95,15 @@ class CapturedArray:
         elif path.suffix == ".safetensors":
             _save_safetensors(path, self)
         else:
-            raise UsageError(f"a tensor is saved as .npy or .safetensors, got {path.name!r}")
+            raise UsageError(f"expected a path that ends with .npy or .safetensors, got {path.name!r}")
         return path
 
 
 def array_of(message: Captured) -> CapturedArray:
-    """Return the tensor of a message. Raises ProtocolError where its body does not fit its head."""
+    """Return the tensor of a message. Raises ProtocolError if its body does not fit its head."""
     kind = "<u2" if message.dtype == "bfloat16" else _DTYPES.get(message.dtype)
     if kind is None:
-        raise ProtocolError(f"a captured tensor has the dtype {message.dtype!r}, which is not known")
+        raise ProtocolError(f"a captured tensor has the unknown dtype {message.dtype!r}")
     size_bytes = math.prod(message.shape) * np.dtype(kind).itemsize
     if size_bytes != len(message.body):
         raise ProtocolError(
@@ -124,7 +126,7 @@ def array_of(message: Captured) -> CapturedArray:
 
 
 class Incoming:
-    """Captured tensors that somebody waits for, by the command that asked; others are let go."""
+    """Captured tensors by the command that requested them; those that nothing waits for are dropped."""
 
     def __init__(self) -> None:
         self._arrival = threading.Condition()
@@ -132,38 +134,38 @@ class Incoming:
         self._is_closed = False
 
     def expect(self, command: bytes) -> None:
-        """Keep what comes for a command, from now until `take`."""
+        """Keep the tensors of a command from now on, until `take`."""
         with self._arrival:
             self._there[command] = {}
 
     def put(self, message: Captured) -> None:
-        """Take what has come."""
+        """Store a tensor that has arrived."""
         with self._arrival:
             if message.command in self._there:
                 self._there[message.command][message.index] = message
                 self._arrival.notify_all()
 
     def take(self, command: bytes, timeout_s: float) -> list[Captured]:
-        """Return all tensors of a command. Raises LinkError when they do not come in time."""
+        """Return all tensors of a command. Raises LinkError if they do not arrive in time."""
         deadline_s = time.monotonic() + timeout_s
         with self._arrival:
             try:
                 while not _is_whole(there := self._there[command]):
                     left_s = deadline_s - time.monotonic()
                     if left_s <= 0 or self._is_closed:
-                        raise LinkError(f"the captured tensors did not come in {timeout_s:g} s")
+                        raise LinkError(f"the captured tensors did not arrive in {timeout_s:g} s")
                     self._arrival.wait(left_s)
                 return [there[index] for index in sorted(there)]
             finally:
                 self._there.pop(command, None)
 
     def forget(self, command: bytes) -> None:
-        """Keep nothing for a command any more."""
+        """Drop the tensors of a command."""
         with self._arrival:
             self._there.pop(command, None)
 
     def close(self) -> None:
-        """Let go whoever waits."""
+        """End all waiting."""
         with self._arrival:
             self._is_closed = True
             self._arrival.notify_all()
@@ -179,7 +181,7 @@ def _save_safetensors(path: Path, captured: CapturedArray) -> None:
     except ImportError as error:
         raise UsageError(
             "saving as .safetensors needs the package safetensors, which is not installed: "
-            "pip install safetensors; .npy needs nothing"
+            "pip install safetensors; or save as .npy"
         ) from error
     name = ".".join(part for part in (captured.layer, captured.name) if part) or "tensor"
     about = {"step": str(captured.step), "what": captured.what, "dtype": captured.dtype}

@@ -1,4 +1,4 @@
-"""`Client`: the connection of a viewer or script to one run."""
+"""`Client`: a connection to a hub, to observe and change one run."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,13 +17,15 @@ from gradscope.client.command_sender import (
     install_fields,
     link_in_words,
 )
+from gradscope.client.inbox import Item
 from gradscope.client.run_selection import only_live_run
 from gradscope.client.session import Session
-from gradscope.columns import MemoryTable, RankAssembly, Table, TimesTable
+from gradscope.columns import MemoryTable, Table, TimesTable
 from gradscope.errors import LinkError
 from gradscope.protocol import (
     Ack,
     BreakpointState,
+    Command,
     Hello,
     Interventions,
     InterventionState,
@@ -41,7 +43,7 @@ __all__ = ["Client"]
 _EVERY_STEP_HZ = 1_000.0
 _LAST_STEPS_S = 1.0
 _LOST_S = 15.0
-_LOOK_S = 0.25
+_POLL_S = 0.25
 
 Value = TypeVar("Value")
 
@@ -49,14 +51,22 @@ Value = TypeVar("Value")
 class Client:
     """A connection to a hub, made by `connect`; a context manager. It never starts a hub.
 
-    There are two ways to use it. A screen calls `watch` and then `receive` again and again. A script
-    asks: `latest`, `steps`, `manifest`, `interventions`, and the commands.
+    A script calls `latest`, `steps`, `manifest`, `interventions`, and the commands. A screen calls
+    `watch`, and `take` whenever `on_arrival` was called; a loop calls `watch` and `receive`.
+
+    `on_arrival()` is called in the client's thread, once until everything has been taken.
     """
 
-    def __init__(self, address: str, hello: Hello, set_by: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        hello: Hello,
+        set_by: str,
+        on_arrival: Callable[[], object] | None = None,
+    ) -> None:
         self.run: str | None = None
         self._rate_hz = _EVERY_STEP_HZ
-        self._session = Session(address, hello)
+        self._session = Session(address, hello, on_arrival)
         self._commands = CommandSender(self._session, self._chosen, hello.peer, set_by)
 
     @property
@@ -66,13 +76,13 @@ class Client:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What was sent, received, dropped and so on at this end."""
+        """How many messages this client has sent, received, dropped and could not read."""
         return self._session.counters
 
     def runs(self, timeout_s: float = 2.0) -> list[RunInfo]:
-        """Return all ranks of all runs that the hub knows, live ones first; asked for now.
+        """Ask the hub for its runs; return all ranks of all of them, live ones first.
 
-        Raises LinkError when the hub does not answer in time.
+        Raises LinkError if the hub does not answer in time.
         """
         known = self._session.known
         count = known.runs_count
@@ -85,46 +95,53 @@ class Client:
         return list(found)
 
     def watch(self, run: str, *, max_rate_hz: float = 4.0, backfill: bool = True) -> None:
-        """Subscribe to a run; read its messages with `receive` or `steps`.
+        """Subscribe to a run; read its stream with `take`, `receive` or `steps`.
 
-        At most `max_rate_hz` steps a second are sent of each rank, the newest ones; `backfill` requests the
-        past steps that the hub has. The caller must keep reading: unread steps use up the credit, and then
-        the hub skips newer ones (and sends `Skipped`).
+        The hub sends at most `max_rate_hz` steps per second and rank, and with `backfill` first the past
+        steps that it has kept. Keep reading: after 32 unread steps the hub skips newer ones and reports
+        how many with `Skipped`.
         """
         self._watch(run, max_rate_hz=max_rate_hz, backfill=backfill, is_listening=True)
 
+    def take(self, most: int) -> list[Item]:
+        """Return the oldest `most` items of the stream that wait to be read, without waiting.
+
+        An item is a message as of `receive`, or a step of the run: a dict with the Step of each rank,
+        which follows the messages of that step as soon as all ranks have reported it.
+        """
+        items = self._session.inbox.take(most)
+        self._session.note_read()
+        return items
+
     def receive(self, timeout_s: float) -> list[Message]:
-        """Return the messages that have arrived, in order; wait up to `timeout_s` for the first.
+        """Return the messages that wait to be read, in order, after waiting up to `timeout_s` for one.
 
         They are Runs, Manifest, Step, Memory, Times, Scalars, Event, Interventions, Skipped,
         Backfill and Refusal.
         """
-        messages = self._session.inbox.take(timeout_s)
+        items = self._session.inbox.take(timeout_s=timeout_s)
         self._session.note_read()
-        return messages
+        return [item for item in items if not isinstance(item, dict)]
 
     def steps(self, timeout_s: float | None = None, *, rank: int | None = None) -> Iterator[Table]:
-        """Iterate over the run's steps as tables: first the steps that the hub kept, then each new one.
+        """Iterate over the run's steps as tables: first the past that the hub has kept, then live.
 
-        With several ranks a table has the merged rows of all of them. It is complete when all ranks have
-        reported the step, or have reported a later one (`.missing`). `rank` selects the rows of one rank.
+        With several ranks a table has the merged rows of all of them. It arrives once every rank has
+        reported the step or a later one (`.missing` names the latter). `rank` selects the rows of one.
 
-        Ends when the run has ended, or if no step arrives for `timeout_s`. Raises LinkError if the hub is
-        lost for 15 s. Messages of other types are not kept for `receive`.
+        Ends when the run ends, or after `timeout_s` without a step. Raises LinkError if the hub is lost
+        for 15 s. Messages of other kinds that arrive meanwhile are not kept for `receive`.
         """
-        gathering: RankAssembly[Step] = RankAssembly()
         known = self._session.known
 
-        def tables(message: Message | None) -> list[Table]:
-            if not isinstance(message, Step) or message.layers != "all":
-                return []
-            if rank not in (None, message.rank):
-                return []
-            finished = gathering.add(message, known.ranks() if rank is None else (rank,))
-            found = [known.table(each, is_of_all=rank is None) for each in finished]
-            return [table for table in found if table is not None]
+        def table(item: Item) -> Table | None:
+            if rank is None and isinstance(item, dict):
+                return known.table(item)
+            if isinstance(item, Step) and item.layers == "all" and item.rank == rank:
+                return known.table({rank: item}, is_of_all=False)
+            return None
 
-        return self._stream(tables, timeout_s)
+        return self._stream(table, timeout_s)
 
     def focus_steps(self, timeout_s: float | None = None, *, rank: int = 0) -> Iterator[Table]:
         """Iterate over a rank's focus steps as they arrive: statistics of the layers in the focus only.
@@ -135,90 +152,88 @@ class Client:
         """
         known = self._session.known
 
-        def tables(message: Message | None) -> list[Table]:
-            if not isinstance(message, Step) or message.layers != "focus" or message.rank != rank:
-                return []
-            table = known.table({rank: message}, is_of_all=False)
-            return [] if table is None else [table]
+        def table(item: Item) -> Table | None:
+            if isinstance(item, Step) and item.layers == "focus" and item.rank == rank:
+                return known.table({rank: item}, is_of_all=False)
+            return None
 
-        return self._stream(tables, timeout_s)
+        return self._stream(table, timeout_s)
 
     def _stream(
-        self, tables: Callable[[Message | None], list[Table]], timeout_s: float | None
+        self, table_of: Callable[[Item], Table | None], timeout_s: float | None
     ) -> Iterator[Table]:
-        """Iterate over the tables that `tables` returns for each message."""
         run = self._chosen()
         if not (self._session.is_listening and self._session.known.run == run):
             self._watch(run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, is_listening=True)
         last_s = time.monotonic()
         ended_s: float | None = None
         while True:
-            message = self._session.inbox.take_one(time.monotonic() + _LOOK_S)
+            item = self._session.inbox.take_one(time.monotonic() + _POLL_S)
             self._session.note_read()
             now_s = time.monotonic()
-            found = tables(message)
-            if found:
-                yield from found
+            table = None if item is None else table_of(item)
+            if table is not None:
+                yield table
                 last_s = time.monotonic()
                 continue
             if timeout_s is not None and now_s - last_s > timeout_s:
                 return
             ended_s = None if self._is_live(run) else ended_s or now_s
-            if message is None and ended_s and now_s - ended_s > _LAST_STEPS_S + 1 / self._rate_hz:
+            if item is None and ended_s and now_s - ended_s > _LAST_STEPS_S + 1 / self._rate_hz:
                 return
             self._check_link(now_s)
 
     def latest(self, timeout_s: float = 5.0, *, rank: int | None = None) -> Table:
         """Return the newest step, waiting up to `timeout_s` for the first.
 
-        With several ranks it is the newest step that all have reported, with their rows merged; if there is
-        none by then, the reported rows of the newest (`.missing` names the other ranks). `rank` selects the
-        rows of one rank. Raises LinkError if there is no step by then.
+        With several ranks it is the newest step that all have reported, with merged rows; if there is
+        none in time, the newest step of some ranks (`.missing` names the others). `rank` selects the
+        rows of one. Raises LinkError if no step arrives in time.
         """
         self._ensure_watched()
         known = self._session.known
 
-        def look() -> Table | None:
+        def newest_table() -> Table | None:
             if not known.is_synchronised:
                 return None
             newest = known.newest_whole() if rank is None else known.newest_step(rank)
             return None if newest is None else known.table(newest, is_of_all=rank is None)
 
-        found = known.wait(look, timeout_s)
+        found = known.wait(newest_table, timeout_s)
         part = known.newest_part() if found is None and rank is None else None
         return self._found(found if part is None else known.table(part), "step", timeout_s)
 
     def memory(self, timeout_s: float = 5.0, *, rank: int = 0) -> MemoryTable:
-        """Return where the newest measured step's memory went, waiting up to `timeout_s` for the first.
+        """Return the memory of the newest measured step, waiting up to `timeout_s` for the first.
 
-        Raises LinkError when there is none by then: memory is measured in few steps.
+        Raises LinkError if none arrives in time: memory is measured in few steps.
         """
         self._ensure_watched()
         known = self._session.known
 
-        def look() -> MemoryTable | None:
+        def newest_memory() -> MemoryTable | None:
             return known.memory(rank) if known.is_synchronised else None
 
-        return self._found(known.wait(look, timeout_s), "reading of the memory", timeout_s)
+        return self._found(known.wait(newest_memory, timeout_s), "memory data", timeout_s)
 
     def times(self, timeout_s: float = 5.0, *, rank: int = 0) -> TimesTable:
-        """Return where the newest measured step's time went; waits and raises like `memory`."""
+        """Return the times of the newest measured step; waits and raises as `memory` does."""
         self._ensure_watched()
         known = self._session.known
 
-        def look() -> TimesTable | None:
+        def newest_times() -> TimesTable | None:
             return known.times(rank) if known.is_synchronised else None
 
-        return self._found(known.wait(look, timeout_s), "reading of the times", timeout_s)
+        return self._found(known.wait(newest_times, timeout_s), "time data", timeout_s)
 
     def manifest(self, timeout_s: float = 5.0, *, rank: int = 0) -> Manifest:
-        """Return the newest manifest of a rank: its layers. Raises LinkError when none comes."""
+        """Return the newest manifest of a rank: its layers. Raises LinkError if none arrives in time."""
         self._ensure_watched()
         known = self._session.known
         return self._found(known.wait(lambda: known.manifest(rank), timeout_s), "manifest", timeout_s)
 
     def interventions(self, timeout_s: float = 5.0) -> tuple[InterventionState, ...]:
-        """Return the interventions in force or pending. Raises LinkError when the hub is silent."""
+        """Return the active and pending interventions. Raises LinkError if the hub does not answer."""
         newest = self._state(timeout_s)
         return newest.entries if newest else ()
 
@@ -239,6 +254,10 @@ class Client:
     def submit(self, action: CommandName, **fields: Unpack[CommandFields]) -> Future[Ack]:
         """Send a command without waiting; the Future of its Ack raises CommandRefusedError."""
         return self._commands.submit(action, fields)
+
+    def send(self, command: Command) -> Future[Ack]:
+        """Send a command without waiting; fills in its `id`, `run`, `peer` and `set_by`."""
+        return self._commands.send(command)
 
     def intervene(
         self,
@@ -360,7 +379,7 @@ class Client:
         return self._commands.capture(layers, what, timeout_s)
 
     def close(self) -> None:
-        """Disconnect from the hub and end the client's thread."""
+        """Leave the hub and end the client's thread."""
         self._session.close()
 
     def __enter__(self) -> Self:
@@ -374,8 +393,8 @@ class Client:
     def _watch(self, run: str, *, max_rate_hz: float, backfill: bool, is_listening: bool) -> None:
         self.run = run
         self._rate_hz = max_rate_hz
-        wish = Subscribe(run=run, max_rate_hz=max_rate_hz, backfill=backfill)
-        self._session.subscribe(wish, is_listening=is_listening)
+        subscription = Subscribe(run=run, max_rate_hz=max_rate_hz, backfill=backfill)
+        self._session.subscribe(subscription, is_listening=is_listening)
 
     def _ensure_watched(self) -> None:
         run = self._chosen()
@@ -383,7 +402,7 @@ class Client:
             self._watch(run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, is_listening=False)
 
     def _chosen(self) -> str:
-        """Return the run of this client, or else the only live one."""
+        """Return the run of this client, or the only live one."""
         if self.run is None:
             self.run = only_live_run(self.runs())
         return self.run
@@ -400,7 +419,7 @@ class Client:
     def _found(self, value: Value | None, what: str, timeout_s: float) -> Value:
         if value is None:
             raise LinkError(
-                f"no {what} of run {self.run!r} came in {timeout_s:g} s; {link_in_words(self.link)}"
+                f"no {what} of run {self.run!r} arrived in {timeout_s:g} s; {link_in_words(self.link)}"
             )
         return value
 

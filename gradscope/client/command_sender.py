@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TypeAlias, TypedDict, Unpack
 
+import msgspec
+
 from gradscope.catalogue import CommandName
 from gradscope.client.captured_tensors import CapturedArray, array_of
 from gradscope.client.session import Session
@@ -117,6 +119,14 @@ class CommandSender:
     def submit(self, action: CommandName, fields: CommandFields) -> Future[Ack]:
         """Send a command; return a Future of its Ack, which raises CommandRefusedError."""
         return self._session.ask(self._command(action, fields))
+
+    def send(self, command: Command) -> Future[Ack]:
+        """Send a command as `submit` does, with its id, run and sender filled in."""
+        id = os.urandom(16)
+        addressed = msgspec.structs.replace(
+            command, id=id, run=self._run(), peer=self._peer, set_by=self._set_by
+        )
+        return self._session.ask(addressed)
 
     def ask(self, action: CommandName, timeout_s: float, **fields: Unpack[CommandFields]) -> Ack:
         """Send a command; wait until it is in force. Raises CommandTimeoutError or CommandRefusedError."""

@@ -1,9 +1,10 @@
-"""`connect`: from nothing to a client whose hub has said welcome."""
+"""`connect`: opens a client and waits for the handshake with the hub."""
 
 import os
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from typing import Literal
 
 from gradscope._version import __version__
@@ -27,15 +28,17 @@ def connect(
     name: str = "script",
     want: Literal["observe", "control"] = "control",
     timeout_s: float = 5.0,
+    on_arrival: Callable[[], object] | None = None,
 ) -> Client:
-    """Return a client of the hub at `endpoint` (this user's own by default) that is up.
+    """Return a client that is connected to the hub at `endpoint` (by default this user's own).
 
-    `run` names a run; without it the only live one is chosen, now or when one is first needed. `name`
-    tells people who it was that changed something; `want="observe"` cannot change anything.
+    `run` names a run; by default it is the only live one, chosen now or when it is first needed. `name`
+    is shown to people next to the changes that this client makes. `want="observe"` cannot change
+    anything. `on_arrival` is for screens: see `Client`.
 
-    Raises NothingToConnectError when there is no hub or no run of that name, UnsafePathError when the
-    hub's directory is not this user's alone, IncompatibleError when the hub speaks another version, and
-    LinkError when it does not answer in `timeout_s`.
+    Raises NothingToConnectError if there is no hub or no run of that name, UnsafePathError if other users
+    have access to the hub's directory, IncompatibleError if the hub speaks another version, and LinkError
+    if it does not answer in `timeout_s`.
     """
     address = hub_address(endpoint)
     _require_hub(address)
@@ -52,7 +55,8 @@ def connect(
         script=name,
         started_s=time.time(),
     )
-    client = Client(address.viewers, hello, f"{name} ({user}@{host}, pid {os.getpid()})")
+    set_by = f"{name} ({user}@{host}, pid {os.getpid()})"
+    client = Client(address.viewers, hello, set_by, on_arrival)
     try:
         _await_welcome(client, address, timeout_s)
         _choose(client, run)
@@ -68,8 +72,8 @@ def _require_hub(address: HubAddress) -> None:
         if hub_listens(address):
             return
     raise NothingToConnectError(
-        f"no hub is running at {address.directory}, so nothing is being watched; start a training that "
-        "calls gradscope.attach(model), or: gradscope demo"
+        f"no hub is running at {address.directory}, so there is no run to watch; start a training script "
+        "that calls gradscope.attach(model), or: gradscope demo"
     )
 
 
@@ -87,7 +91,7 @@ def _await_welcome(client: Client, address: HubAddress, timeout_s: float) -> Non
 
 
 def _choose(client: Client, run: str | None) -> None:
-    """Set the client's run. One that is just saying hello again to a new hub is waited for a little."""
+    """Set the client's run. Waits up to 1 s for a run that is reconnecting to a new hub."""
     runs = client.runs()
     deadline_s = time.monotonic() + _RUN_GRACE_S
     while run is not None and not any(info.run == run for info in runs):

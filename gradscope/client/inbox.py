@@ -1,81 +1,89 @@
-"""`Inbox`: the stream on its way from the link's thread to its reader, in order and bounded."""
+"""`Inbox`: the stream of a watched run, from the link's thread to its reader; bounded, in order."""
 
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
+from gradscope.client.state import RankSteps
 from gradscope.protocol import Message, Step
 
-__all__ = ["Inbox"]
+__all__ = ["Inbox", "Item"]
 
-LIMIT = 2_000
+LIMIT = 4_000
+
+Item: TypeAlias = Message | RankSteps
+"""A message, or a step of the run assembled from the messages of its ranks."""
 
 
 class Inbox:
-    """Messages in order. Where the reader does not keep up, the oldest go and are counted."""
+    """At most 4,000 items. When it is full, the oldest is dropped and counted in `dropped`.
 
-    def __init__(self) -> None:
-        self._messages: deque[Message] = deque()
+    `on_arrival` is called by the writing thread when items arrive, and not again before the reader has
+    taken all of them.
+    """
+
+    def __init__(self, on_arrival: Callable[[], object] | None = None) -> None:
+        self._items: deque[Item] = deque()
         self._arrival = threading.Condition()
+        self._on_arrival = on_arrival
+        self._is_notified = False
         self._held_steps = 0
         self._is_closed = False
         self.dropped = 0
 
-    def put(self, messages: list[Message]) -> None:
-        """Add messages at the end."""
+    def put(self, items: Sequence[Item]) -> None:
+        """Add items at the end."""
         with self._arrival:
-            for message in messages:
-                if len(self._messages) >= LIMIT:
+            for item in items:
+                if len(self._items) >= LIMIT:
                     self.dropped += 1
-                    self._note_gone(self._messages.popleft())
-                self._messages.append(message)
-                self._held_steps += isinstance(message, Step)
+                    self._note_gone(self._items.popleft())
+                self._items.append(item)
+                self._held_steps += isinstance(item, Step)
+            must_notify, self._is_notified = not self._is_notified, True
             self._arrival.notify_all()
+        if must_notify and self._on_arrival is not None:
+            self._on_arrival()
 
-    def take(self, timeout_s: float) -> list[Message]:
-        """Return all that is there, after waiting up to `timeout_s` for the first."""
+    def take(self, most: int | None = None, *, timeout_s: float = 0.0) -> list[Item]:
+        """Return the oldest items, after waiting up to `timeout_s` for the first."""
         with self._arrival:
-            self._arrival.wait_for(self._is_over_or_filled, timeout_s)
-            return self._drain()
+            if timeout_s > 0:
+                self._arrival.wait_for(self._is_closed_or_filled, timeout_s)
+            count = len(self._items) if most is None else min(most, len(self._items))
+            items = [self._items.popleft() for _ in range(count)]
+            for item in items:
+                self._note_gone(item)
+            self._is_notified = bool(self._items)
+            return items
 
-    def take_one(self, deadline_s: float | None) -> Message | None:
-        """Return the oldest message; None when none came until `deadline_s` (monotonic)."""
-        with self._arrival:
-            wait_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            self._arrival.wait_for(self._is_over_or_filled, wait_s)
-            if not self._messages:
-                return None
-            message = self._messages.popleft()
-            self._note_gone(message)
-            return message
+    def take_one(self, deadline_s: float) -> Item | None:
+        """Return the oldest item; None if none arrives until `deadline_s` (time.monotonic())."""
+        items = self.take(1, timeout_s=max(0.0, deadline_s - time.monotonic()))
+        return items[0] if items else None
 
     def clear(self) -> None:
-        """Forget what belongs to a subscription, as all messages with a run do."""
+        """Remove what belongs to a subscription: all messages with a run, and assembled steps."""
         with self._arrival:
-            kept = [message for message in self._messages if not hasattr(message, "run")]
-            self._messages = deque(kept)
+            kept = [m for m in self._items if not isinstance(m, dict) and not hasattr(m, "run")]
+            self._items = deque(kept)
             self._held_steps = 0
 
     @property
     def held_steps(self) -> int:
-        """The number of steps that wait to be read."""
+        """The number of step messages that have not been taken."""
         return self._held_steps
 
     def close(self) -> None:
-        """Let go whoever waits."""
+        """End all waiting."""
         with self._arrival:
             self._is_closed = True
             self._arrival.notify_all()
 
-    def _is_over_or_filled(self) -> bool:
-        return self._is_closed or bool(self._messages)
+    def _is_closed_or_filled(self) -> bool:
+        return self._is_closed or bool(self._items)
 
-    def _drain(self) -> list[Message]:
-        messages = list(self._messages)
-        self._messages.clear()
-        for message in messages:
-            self._note_gone(message)
-        return messages
-
-    def _note_gone(self, message: Message) -> None:
-        self._held_steps -= isinstance(message, Step)
+    def _note_gone(self, item: Item) -> None:
+        self._held_steps -= isinstance(item, Step)

@@ -1,4 +1,4 @@
-"""Commands that wait for their answer: made, sent (again, after a break of the link) and resolved."""
+"""Commands without an answer: sent, sent again after a reconnect, and resolved."""
 
 import threading
 from collections import OrderedDict
@@ -22,10 +22,10 @@ class _Pending:
 
 
 class PendingCommands:
-    """The commands without an answer yet. The link's thread sends them; any thread adds one.
+    """The commands without an answer. The link's thread sends them; any thread adds one.
 
-    A command is repeated after each break of the link. That is safe: its id stays, and an id that was
-    answered once is answered the same again.
+    A command is repeated after each reconnect. That is safe: the training process executes an id once,
+    and answers a repeated id with the same answer.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class PendingCommands:
         self._over = ""
 
     def add(self, command: Command) -> "Future[Ack]":
-        """Queue a command; return where its answer will be. Raises LinkError on a closed client."""
+        """Queue a command; return the future of its answer. Raises LinkError if the client is closed."""
         pending = _Pending(command)
         with self._lock:
             if self._over:
@@ -45,27 +45,27 @@ class PendingCommands:
         return pending.future
 
     def send(self, send: Callable[[Command], bool]) -> None:
-        """Send what was not sent yet."""
+        """Send the commands that have not been sent."""
         with self._lock:
             unsent = [pending for pending in self._pending.values() if not pending.is_sent]
         for pending in unsent:
             pending.is_sent = send(pending.command)
 
     def repeat(self) -> None:
-        """Send all of them again at the next `send`: the link was broken."""
+        """Mark all commands to be sent again, because the link was broken."""
         with self._lock:
             for pending in self._pending.values():
                 pending.is_sent = False
 
     def forget(self, future: "Future[Ack]") -> None:
-        """Stop asking: nobody waits any longer. It may still take effect."""
+        """Stop repeating a command. It may still take effect."""
         with self._lock:
             for command_id, pending in list(self._pending.items()):
                 if pending.future is future:
                     del self._pending[command_id]
 
     def resolve(self, ack: Ack) -> None:
-        """Give an answer to whoever waits for it."""
+        """Resolve the future of an answered command."""
         with self._lock:
             pending = self._pending.pop(ack.command, None)
         if pending is None or not pending.future.set_running_or_notify_cancel():
@@ -76,7 +76,7 @@ class PendingCommands:
             pending.future.set_exception(CommandRefusedError(ack.reason or "refused, without a reason"))
 
     def close(self, reason: str) -> None:
-        """Tell all that wait that no answer will come."""
+        """End all futures with a LinkError."""
         with self._lock:
             self._over = reason
             left = list(self._pending.values())

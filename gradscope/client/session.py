@@ -1,12 +1,13 @@
-"""`Session`: the thread that owns a client's link, and what other threads may ask of it."""
+"""`Session`: the one thread of a client. It owns the link; other threads call the public methods."""
 
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from gradscope.client.captured_tensors import Incoming
-from gradscope.client.inbox import Inbox
+from gradscope.client.inbox import Inbox, Item
 from gradscope.client.pending_commands import PendingCommands
 from gradscope.client.state import RunState
 from gradscope.errors import LinkError
@@ -29,32 +30,34 @@ __all__ = ["Session"]
 
 _WINDOW_STEPS = 32
 _GRANT_STEPS = 8
-_TURN_S = 1.0
+_RECEIVE_S = 1.0
 _JOIN_S = 5.0
 _REJOIN_S = 3.0
 
 
 class Session:
-    """A thread with a link, from birth to `close`. `inbox` is filled while `is_listening`.
+    """A thread with a link, from construction to `close`. `inbox` is filled while `is_listening`.
 
-    Credit: the hub may have so many steps on their way, or waiting in the inbox, as the window says. It
-    is granted again as the reader takes them out.
+    Credit: at most 32 steps may be in flight or wait in the inbox. The session grants more as the reader
+    takes them.
     """
 
-    def __init__(self, address: str, hello: Hello) -> None:
-        self.inbox = Inbox()
+    def __init__(
+        self, address: str, hello: Hello, on_arrival: Callable[[], object] | None = None
+    ) -> None:
+        self.inbox = Inbox(on_arrival)
         self.known = RunState()
         self.captured = Incoming()
         self.is_listening = True
         self._address = address
         self._hello = hello
-        self._asked = PendingCommands()
+        self._pending = PendingCommands()
         self._subscription: Subscribe | None = None
-        self._changes: deque[tuple[Subscribe, bool, threading.Event]] = deque()
-        self._wishes: deque[Message] = deque(maxlen=100)
+        self._subscriptions: deque[tuple[Subscribe, bool, threading.Event]] = deque()
+        self._requests: deque[Message] = deque(maxlen=100)
         self._granted_steps = 0
         self._epoch = ""
-        self._patient_until_s = 0.0
+        self._hold_until_s = 0.0
         self._is_ending = threading.Event()
         self._has_link = threading.Event()
         self._link: Link | None = None
@@ -66,53 +69,53 @@ class Session:
 
     @property
     def state(self) -> LinkState:
-        """The state of the link. Raises LinkError when there is none."""
+        """The state of the link. Raises LinkError if the thread could not start."""
         return self._made_link().state
 
     @property
     def counters(self) -> dict[str, int]:
-        """The link's counters, what the inbox dropped, and steps that fit no manifest."""
+        """The link's counters, the items that the inbox dropped, and messages that fit no manifest."""
         own = {"inbox_dropped": self.inbox.dropped, "unreadable": self.known.unreadable}
         return self._made_link().counters | own
 
     def subscribe(self, subscription: Subscribe, *, is_listening: bool) -> None:
-        """Watch a run from now on, and again after each break of the link.
+        """Watch a run from now on, and again after each reconnect.
 
-        The link's thread changes over, between two messages: none of the old subscription can be taken
+        Returns when the link's thread has switched, so that no message of the old subscription is taken
         for one of the new.
         """
         is_done = threading.Event()
-        self._changes.append((subscription, is_listening, is_done))
+        self._subscriptions.append((subscription, is_listening, is_done))
         self._made_link().wake()
         is_done.wait(_JOIN_S)
 
     def ask_for_runs(self) -> None:
         """Ask the hub for the list of runs."""
-        self._wish(Runs())
+        self._request(Runs())
 
     def ask(self, command: Command) -> "Future[Ack]":
-        """Send a command, now or as soon as there is a link."""
-        future = self._asked.add(command)
+        """Send a command, now or as soon as the link is up."""
+        future = self._pending.add(command)
         self._made_link().wake()
         return future
 
     def forget(self, future: "Future[Ack]") -> None:
-        """Stop repeating a command that nobody waits for any more."""
-        self._asked.forget(future)
+        """Stop repeating a command."""
+        self._pending.forget(future)
 
     def note_read(self) -> None:
-        """Say that something was taken out of the inbox: more may be granted."""
+        """Grant more credit if enough items have been taken from the inbox."""
         if self._due_credit() >= _GRANT_STEPS:
             self._made_link().wake()
 
     def close(self) -> None:
-        """Say goodbye and end the thread. In a forked child nothing is touched."""
+        """Say goodbye to the hub and end the thread. Does nothing in a forked child."""
         self._is_ending.set()
         self._made_link().wake()
         self._thread.join(_JOIN_S)
 
-    def _wish(self, message: Message) -> None:
-        self._wishes.append(message)
+    def _request(self, message: Message) -> None:
+        self._requests.append(message)
         self._made_link().wake()
 
     def _made_link(self) -> Link:
@@ -128,55 +131,56 @@ class Session:
             self._has_link.set()
             try:
                 while not self._is_ending.is_set():
-                    self._on_messages(link, link.receive(_TURN_S))
-                    self._change_over(link)
+                    self._on_messages(link, link.receive(_RECEIVE_S))
+                    self._switch(link)
                     if link.state.phase == "up":
-                        self._say(link)
+                        self._send_pending(link)
             finally:
-                self._asked.close("the client was closed before an answer came")
+                self._pending.close("the client was closed before an answer came")
                 self.inbox.close()
                 self.known.close()
                 self.captured.close()
                 link.close(bye="closed")
 
     def _on_messages(self, link: Link, messages: list[Message]) -> None:
-        stream: list[Message] = []
+        stream: list[Item] = []
         for message in messages:
             match message:
                 case Welcome():
                     self._start_over(link, message.epoch)
                 case Ack():
-                    self._asked.resolve(message)
+                    self._pending.resolve(message)
                 case Captured():
                     self.captured.put(message)
                 case Heartbeat():
                     pass
                 case _:
                     self._granted_steps -= isinstance(message, Step)
-                    if self.known.note(message) and self._is_wanted(message):
-                        stream.append(message)
+                    items = self.known.note(message)
+                    if self._is_wanted(message):
+                        stream += items
         if stream and self.is_listening:
             self.inbox.put(stream)
 
     def _is_wanted(self, message: Message) -> bool:
-        """Return False for what is still on its way from a run that was watched before."""
+        """Return False for a message of a run that was watched before."""
         return getattr(message, "run", self.known.run) == self.known.run
 
     def _start_over(self, link: Link, epoch: str) -> None:
-        """Tell a hub that knows nothing of this client what it wants."""
+        """Subscribe and send all pending commands at a hub that may not know this client."""
         if self._epoch not in ("", epoch):
-            self._patient_until_s = time.monotonic() + _REJOIN_S
+            self._hold_until_s = time.monotonic() + _REJOIN_S
             self.known.forget_runs()
         self._epoch = epoch
         self._granted_steps = 0
-        self._asked.repeat()
+        self._pending.repeat()
         link.send(Runs())
         if self._subscription is not None:
             link.send(self._subscription)
 
-    def _change_over(self, link: Link) -> None:
-        while self._changes:
-            subscription, is_listening, is_done = self._changes.popleft()
+    def _switch(self, link: Link) -> None:
+        while self._subscriptions:
+            subscription, is_listening, is_done = self._subscriptions.popleft()
             self.known.watch(subscription.run, awaits_past=subscription.backfill)
             self.inbox.clear()
             self.is_listening = is_listening
@@ -185,17 +189,17 @@ class Session:
                 link.send(subscription)
             is_done.set()
 
-    def _say(self, link: Link) -> None:
-        while self._wishes:
-            link.send(self._wishes.popleft())
-        self._asked.send(lambda command: self._may_ask(command) and link.send(command))
+    def _send_pending(self, link: Link) -> None:
+        while self._requests:
+            link.send(self._requests.popleft())
+        self._pending.send(lambda command: self._may_ask(command) and link.send(command))
         credit = self._due_credit()
         if credit >= _GRANT_STEPS and self._subscription and link.send(Credit(count=credit)):
             self._granted_steps += credit
 
     def _may_ask(self, command: Command) -> bool:
-        """Wait a little for a run to join a new hub, which would refuse its commands until then."""
-        if time.monotonic() > self._patient_until_s:
+        """Hold commands back for 3 s at a new hub: it refuses them until the run has joined."""
+        if time.monotonic() > self._hold_until_s:
             return True
         return any(info.run == command.run and info.is_live for info in self.known.runs)
 

@@ -1,4 +1,4 @@
-"""`RunState`: the newest state of runs as the stream has told it, for those who ask instead of listen."""
+"""`RunState`: the newest state of the runs, and the one place in a client where ranks are put together."""
 
 import threading
 import time
@@ -22,19 +22,22 @@ from gradscope.protocol import (
 )
 from gradscope.protocol.bodies import unpack_block, unpack_memory, unpack_times
 
-__all__ = ["RunState"]
+__all__ = ["RankSteps", "RunState"]
 
 _REVISIONS = 4
 
 Value = TypeVar("Value")
 Reading = TypeVar("Reading", Memory, Times)
 
-Gathered: TypeAlias = dict[int, Step]
-"""One step of a run: what each rank told of it."""
+RankSteps: TypeAlias = dict[int, Step]
+"""One step of a run: the message of each rank, by rank in ascending order."""
 
 
 class RunState:
-    """What is known of the runs, and of the one that is watched. Written by the link's thread alone."""
+    """The runs that the hub knows, and the newest messages of the watched run.
+
+    The link's thread writes; any thread reads. `unreadable` counts messages that fit no known manifest.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -50,16 +53,16 @@ class RunState:
         self._manifests: dict[int, OrderedDict[int, Manifest]] = {}
         self._names: dict[tuple[int, int], tuple[str, ...]] = {}
         self._steps: dict[int, Step] = {}
-        self._gathering: RankAssembly[Step] = RankAssembly()
-        self._whole: Gathered | None = None
+        self._assembly: RankAssembly[Step] = RankAssembly()
+        self._whole: RankSteps | None = None
         self._memory: dict[int, Memory] = {}
         self._times: dict[int, Times] = {}
 
     def watch(self, run: str, *, awaits_past: bool) -> None:
-        """Forget what belongs to another subscription.
+        """Forget the messages of an earlier subscription.
 
-        With `awaits_past`, steps that are still on their way from an earlier one are passed over: the
-        new one's begin with the past, and would otherwise look older than what has come.
+        With `awaits_past`, steps are ignored until the backfill begins: they belong to the earlier
+        subscription, and the steps of the backfill would seem older than they are.
         """
         with self._changed:
             self.run = run
@@ -67,36 +70,40 @@ class RunState:
             self._awaits_past = awaits_past
             for of_run in (self.interventions, self._manifests, self._names, self._steps):
                 of_run.clear()
-            self._gathering.clear()
+            self._assembly.clear()
             self._whole = None
             self._memory.clear()
             self._times.clear()
 
     def forget_runs(self) -> None:
-        """Forget the list of runs: another hub does not know them yet."""
+        """Forget the list of runs: a new hub does not know them yet."""
         with self._changed:
             self.runs = ()
 
-    def note(self, message: Message) -> bool:
-        """Take in a message; return False for what belongs to the past and is not to be shown."""
-        with self._changed:
-            is_new = self._note(message)
-            self._changed.notify_all()
-        return is_new
+    def note(self, message: Message) -> list[Message | RankSteps]:
+        """Store a message; return what the reader of the stream gets for it.
 
-    def wait(self, look: Callable[[], Value | None], timeout_s: float) -> Value | None:
-        """Return what `look` finds, as soon as it finds something within `timeout_s`; else None."""
+        Nothing for a message that was received before. For a step: its message, and after it each step
+        of the run for which all ranks have reported.
+        """
+        with self._changed:
+            items = self._note(message)
+            self._changed.notify_all()
+        return items
+
+    def wait(self, find: Callable[[], Value | None], timeout_s: float) -> Value | None:
+        """Return what `find` returns as soon as it is not None; None after `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
         with self._changed:
             while True:
-                found = look()
+                found = find()
                 left_s = deadline_s - time.monotonic()
                 if found is not None or self._is_closed or left_s <= 0:
                     return found
                 self._changed.wait(left_s)
 
     def close(self) -> None:
-        """Let go whoever waits."""
+        """End all waiting: the client is closing."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -106,13 +113,13 @@ class RunState:
         manifests = self._manifests.get(rank)
         return next(reversed(manifests.values())) if manifests else None
 
-    def table(self, gathered: Gathered, *, is_of_all: bool = True) -> Table | None:
-        """Return a step of one or several ranks as a table: their rows are merged.
+    def table(self, rank_steps: RankSteps, *, is_of_all: bool = True) -> Table | None:
+        """Return a step of one or several ranks as a table with merged rows.
 
-        `is_of_all`: it should be of all ranks, and those that are not in it are named in `missing`.
-        None, and counted, where one does not fit a manifest known here.
+        `is_of_all`: the table is meant to cover all ranks; those without a message go into `missing`.
+        Returns None, and counts it, if a message fits no known manifest.
         """
-        steps = list(gathered.values())
+        steps = list(rank_steps.values())
         parts = [(names, step) for step in steps if (names := self._names_of(step)) is not None]
         try:
             if len(parts) == len(steps):
@@ -121,21 +128,21 @@ class RunState:
                     table.missing = tuple(r for r in self._expected() if r not in table.ranks)
                 return table
         except (ProtocolError, NotMeasuredError, UsageError, IndexError):
-            pass  # an agent's mistake, or another version's columns: the step is of no use here
+            pass  # a faulty agent, or columns of another version
         self.unreadable += 1
         return None
 
     def ranks(self) -> tuple[int, ...]:
-        """Return the ranks of the watched run whose steps may come; the first where none is known."""
+        """Return the live ranks of the watched run; rank 0 if none is known."""
         live = sorted(info.rank for info in self.runs if info.run == self.run and info.is_live)
         return tuple(live) or (0,)
 
-    def newest_whole(self) -> Gathered | None:
-        """Return the newest step that all ranks have told of."""
+    def newest_whole(self) -> RankSteps | None:
+        """Return the newest step that all ranks have reported."""
         return self._whole
 
-    def newest_part(self) -> Gathered | None:
-        """Return what there is of the newest step that any rank has told of."""
+    def newest_part(self) -> RankSteps | None:
+        """Return the newest step that any rank has reported, with the messages received so far."""
         newest = max(self._steps.values(), key=lambda step: step.step, default=None)
         if newest is None:
             return None
@@ -168,11 +175,11 @@ class RunState:
             return None
 
     def memory(self, rank: int) -> MemoryTable | None:
-        """Return the newest reading of a rank's memory; None where there is none that fits."""
+        """Return the newest memory table of a rank; None if there is none, or it fits no manifest."""
         return self._read(self._memory.get(rank), unpack_memory)
 
     def times(self, rank: int) -> TimesTable | None:
-        """Return the newest reading of a rank's times; None where there is none that fits."""
+        """Return the newest table of times of a rank; None if there is none, or it fits no manifest."""
         return self._read(self._times.get(rank), unpack_times)
 
     def _read(
@@ -188,7 +195,7 @@ class RunState:
             if manifest is not None:
                 return unpack(message, self._layer_names(manifest))
         except (ProtocolError, UsageError):
-            pass  # an agent's mistake, or another version's columns: of no use here
+            pass  # a faulty agent, or columns of another version
         self.unreadable += 1
         return None
 
@@ -198,12 +205,12 @@ class RunState:
             self._names[key] = tuple(layer.name for layer in unpack_layers(manifest))
         return self._names[key]
 
-    def newest_step(self, rank: int) -> Gathered | None:
+    def newest_step(self, rank: int) -> RankSteps | None:
         """Return the newest step of a rank."""
         step = self._steps.get(rank)
         return None if step is None else {rank: step}
 
-    def _note(self, message: Message) -> bool:
+    def _note(self, message: Message) -> list[Message | RankSteps]:
         match message:
             case Runs():
                 self.runs = message.runs
@@ -227,19 +234,20 @@ class RunState:
                 self._awaits_past = False
             case Backfill(run=self.run, state="end"):
                 self.is_synchronised = not self._awaits_past
-                return self.is_synchronised
+                return [message] if self.is_synchronised else []
             case Step(run=self.run, layers="all"):
-                return not self._awaits_past and self._note_step(message)
+                return [] if self._awaits_past else self._note_step(message)
             case _:
                 pass
-        return True
+        return [message]
 
-    def _note_step(self, step: Step) -> bool:
+    def _note_step(self, step: Step) -> list[Message | RankSteps]:
         last = self._steps.get(step.rank)
         if last is not None and step.seq <= last.seq and step.time_s <= last.time_s:
-            return False
+            return []
         self._steps[step.rank] = step
-        for gathered in self._gathering.add(step, self.ranks()):
-            if set(self.ranks()).issubset(gathered):
-                self._whole = gathered
-        return True
+        assembled = self._assembly.add(step, self.ranks())
+        for rank_steps in assembled:
+            if set(self.ranks()).issubset(rank_steps):
+                self._whole = rank_steps
+        return [step, *assembled]

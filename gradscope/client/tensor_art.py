@@ -1,7 +1,7 @@
-"""A tensor as a picture of characters: a heat map, or a grid of small images.
+"""A tensor drawn with characters: a heat map, or a grid of small images.
 
-Bright is large in magnitude, on a scale from 0 to the greatest finite one; each character is the mean
-of the elements that it stands for. An element that is not finite is an `!`, whatever lies beside it.
+A bright character is a large mean magnitude of the elements in its block, on a scale from 0 to the
+largest finite one. A block with a nonfinite element is an `!`.
 """
 
 from typing import Any, Final
@@ -13,17 +13,17 @@ __all__ = ["cells_of", "picture_lines"]
 
 SHADES: Final = " .:-=+*#%@"
 _GRID: Final = 24
-"""At most so many images of a grid."""
+"""The largest number of images in a grid."""
 
 
 def picture_lines(
     array: NDArray[Any], width: int, height: int, *, is_weight: bool = False
 ) -> list[str]:
-    """Return lines of at most `width` characters, about `height` of them for each row of images.
+    """Return lines of at most `width` characters, about `height` lines for each row of images.
 
-    Of four dimensions (batch, channels, rows, columns) the channels of the first example are shown; of
-    a weight the filters of the first input channel. Of any other number the last dimension runs to the
-    right, and all others run down.
+    A tensor of four dimensions (batch, channels, rows, columns) is drawn as the channels of the first
+    example; a weight, as the filters of the first input channel. In other tensors the last dimension
+    runs to the right, and all others run down.
     """
     values = np.abs(array).astype(np.float64)
     if values.ndim == 4:

@@ -40,7 +40,7 @@ CASES = [
 
 @pytest.mark.parametrize("site", ["output", "input", "params"])
 @pytest.mark.parametrize("case", range(len(CASES)))
-def test_each_line_gives_the_same_weights(case, site):
+def test_each_python_line_gives_the_same_weights(case, site):
     model = make_model()
     with gradscope.attach(model, hub=None, quiet=True) as scope:
         CASES[case](scope, site=site)

@@ -69,13 +69,13 @@ def receive_until(client: Client, condition: Callable[[list[Message]], object]) 
     return messages
 
 
-def test_without_a_hub_there_is_nothing_to_connect_to(places: Path) -> None:
+def test_connect_without_a_hub_raises(places: Path) -> None:
     with pytest.raises(NothingToConnectError, match=r"no hub is running.*gradscope.attach\(model\)"):
         connect()
     assert not (places / "run").exists()
 
 
-def test_a_hubs_directory_that_is_open_to_others_is_not_trusted(hub: HubAddress) -> None:
+def test_connect_refuses_a_hub_directory_that_other_users_can_open(hub: HubAddress) -> None:
     hub.directory.chmod(0o777)
     with pytest.raises(UnsafePathError):
         connect()
@@ -90,7 +90,7 @@ def test_the_only_live_run_is_chosen(train: Train) -> None:
         assert (info.run, info.rank, info.is_live) == ("a-run", 0, True)
 
 
-def test_of_several_runs_one_must_be_named(train: Train) -> None:
+def test_with_several_live_runs_one_must_be_named(train: Train) -> None:
     train("one")
     train("two")
     with connect() as client:
@@ -109,13 +109,13 @@ def test_without_a_run_the_client_says_what_to_do(hub: HubAddress) -> None:
         client.manifest()
 
 
-def test_the_error_for_an_unknown_run_lists_the_live_runs(train: Train) -> None:
+def test_the_error_for_an_unknown_run_lists_the_live_ones(train: Train) -> None:
     train("one")
     with pytest.raises(NothingToConnectError, match=r"no run 'two'; .*one"):
         connect("two")
 
 
-def test_what_a_script_asks_is_what_the_training_process_sent(train: Train) -> None:
+def test_a_script_reads_what_the_training_process_sent(train: Train) -> None:
     train()
     with connect() as client:
         assert [layer.name for layer in unpack_layers(client.manifest())] == ["fc1", "fc2"]
@@ -127,7 +127,7 @@ def test_what_a_script_asks_is_what_the_training_process_sent(train: Train) -> N
             assert time.monotonic() < deadline_s
 
 
-def test_the_steps_of_an_ended_run_come_each_once_and_in_order(train: Train) -> None:
+def test_the_steps_of_an_ended_run_arrive_once_and_in_order(train: Train) -> None:
     train("a-run", "80").wait()
     with connect("a-run") as client:
         tables = list(client.steps())
@@ -157,7 +157,7 @@ def test_steps_end_after_their_timeout(train: Train) -> None:
         assert time.monotonic() - begin_s < 5.0
 
 
-def test_a_watched_run_comes_in_order_manifest_past_live(train: Train) -> None:
+def test_the_stream_has_manifest_then_past_then_live_steps(train: Train) -> None:
     train()
     with connect() as client:
         client.watch("a-run", max_rate_hz=100.0)
@@ -168,9 +168,7 @@ def test_a_watched_run_comes_in_order_manifest_past_live(train: Train) -> None:
     assert seqs == sorted(set(seqs))
 
 
-def test_the_list_of_runs_reaches_a_screen_that_watches_nothing_yet(
-    hub: HubAddress, train: Train
-) -> None:
+def test_the_list_of_runs_arrives_before_a_run_is_watched(hub: HubAddress, train: Train) -> None:
     with connect() as client:
         train()
         messages = receive_until(client, lambda m: any(isinstance(x, Runs) and x.runs for x in m))
@@ -178,7 +176,7 @@ def test_the_list_of_runs_reaches_a_screen_that_watches_nothing_yet(
     assert set(listed) == {"a-run"}
 
 
-def test_the_rate_that_was_asked_for_is_kept_and_what_was_skipped_is_reported(train: Train) -> None:
+def test_the_requested_rate_is_kept_and_skipped_steps_are_reported(train: Train) -> None:
     train()
     with connect() as client:
         client.watch("a-run", max_rate_hz=5.0, backfill=False)
@@ -294,13 +292,13 @@ def test_an_observer_cannot_change_anything(train: Train) -> None:
         assert client.interventions() == ()
 
 
-def test_an_intervention_without_layers_is_refused_at_once(train: Train) -> None:
+def test_an_intervention_without_layers_is_refused_before_it_is_sent(train: Train) -> None:
     train()
     with connect() as client, pytest.raises(UsageError, match="at least one layer"):
         client.stop([])
 
 
-def test_a_command_without_an_answer_says_what_it_waits_for(train: Train) -> None:
+def test_a_command_without_an_answer_raises_with_the_reason(train: Train) -> None:
     process = train()
     with connect() as client:
         client.latest(10.0)
@@ -309,7 +307,7 @@ def test_a_command_without_an_answer_says_what_it_waits_for(train: Train) -> Non
             client.stop("fc1", timeout_s=0.5)
 
 
-def test_steps_go_on_in_order_with_the_hub_that_follows_a_killed_one(
+def test_steps_continue_in_order_after_the_hub_was_killed(
     train: Train, hub_pid: Callable[[], int], wait_until: Callable[..., None]
 ) -> None:
     train()
@@ -327,7 +325,7 @@ def test_steps_go_on_in_order_with_the_hub_that_follows_a_killed_one(
         assert client.link.epoch != first_epoch
 
 
-def test_a_command_outlives_the_hub_and_is_obeyed_once(
+def test_a_command_is_executed_once_although_the_hub_is_replaced(
     train: Train, hub_pid: Callable[[], int]
 ) -> None:
     train()
@@ -339,7 +337,7 @@ def test_a_command_outlives_the_hub_and_is_obeyed_once(
         assert len(client.interventions()) == 1
 
 
-def test_closing_ends_the_thread_and_answers_who_waits(train: Train) -> None:
+def test_closing_ends_the_thread_and_all_waiting_calls(train: Train) -> None:
     process = train()
     client = connect()
     client.latest(10.0)

@@ -55,6 +55,6 @@ def test_a_run_whose_memory_was_not_measured_is_said_to_have_none(hub):
     with (
         gradscope.attach(nn.Linear(2, 2), name="idle", quiet=True),
         connect(run="idle") as client,
-        pytest.raises(LinkError, match="no reading of the memory of run 'idle' came"),
+        pytest.raises(LinkError, match="no memory data of run 'idle' arrived"),
     ):
         client.memory(timeout_s=0.3)

@@ -19,6 +19,7 @@ from gradscope.protocol import (
     ActionInfo,
     ArgumentInfo,
     Backfill,
+    Command,
     Event,
     Interventions,
     InterventionState,
@@ -33,6 +34,12 @@ from gradscope.protocol import (
     pack_layers,
 )
 from gradscope.protocol.bodies import pack_block
+from gradscope_tui.source import UNADDRESSED
+
+
+def install(intervention, *layers, **fields):
+    return Command(action="install", intervention=intervention, layers=layers, **fields, **UNADDRESSED)
+
 
 KINDS = ("out", "grad", "param", "param_grad", "update")
 
@@ -283,31 +290,35 @@ class _Link:
 
 
 class SyntheticSource:
-    """A source in this process. With a rate it makes steps by the clock; else `advance` makes them."""
+    """A source in this process. With a rate a thread makes steps by the clock; else `advance` does."""
 
     def __init__(self, *runs, rate_hz=0.0, past=0, refuse="", refuse_focus=""):
         self.runs = {run.run: run for run in runs}
         self.link = _Link()
         self.refuse = refuse
         self.refuse_focus = refuse_focus
-        self.submitted = []
+        self.commands = []
         self.focused = []
         self.at = past
         self._past, self._rate_hz = past, rate_hz
         self._watched = None
         self._entries, self._revision, self._waiting = [], 0, []
         self._inbox = deque([Runs(runs=tuple(run.info() for run in runs))])
-        self._arrival = threading.Condition()
-        self._due = time.monotonic()
+        self._on_arrival = lambda: None
+        self._is_closed = threading.Event()
+        self._clock = threading.Thread(target=self._advance_by_the_clock, daemon=True)
 
-    def __call__(self):
+    def __call__(self, on_arrival):
         """A source is its own `Connect`."""
+        self._on_arrival = on_arrival
+        on_arrival()
+        if self._rate_hz:
+            self._clock.start()
         return self
 
     def put(self, *messages: Message):
-        with self._arrival:
-            self._inbox.extend(messages)
-            self._arrival.notify_all()
+        self._inbox.extend(messages)
+        self._on_arrival()
 
     def watch(self, run, *, max_rate_hz=4.0, backfill=True):
         self._watched = made = self.runs[run]
@@ -335,60 +346,59 @@ class SyntheticSource:
             )
             self.at += 1
 
-    def receive(self, timeout_s):
-        with self._arrival:
-            if self._rate_hz and self._watched:
-                self._arrival.wait(min(timeout_s, max(0.0, self._due - time.monotonic())))
-            else:
-                self._arrival.wait_for(lambda: self._inbox, timeout_s)
-        if self._rate_hz and self._watched and time.monotonic() >= self._due:
-            self._due = time.monotonic() + 1 / self._rate_hz
-            self.advance()
-        with self._arrival:
-            taken = list(self._inbox)
-            self._inbox.clear()
-        return taken
+    def take(self, most):
+        return [self._inbox.popleft() for _ in range(min(most, len(self._inbox)))]
 
-    def submit(self, action, **rest):
+    def _advance_by_the_clock(self):
+        while not self._is_closed.wait(1 / self._rate_hz):
+            if self._watched:
+                self.advance()
+
+    def send(self, command):
         future = Future()
-        if action == "focus":
-            self.focused.append(rest["layers"])
+        if command.action == "focus":
+            self.focused.append(command.layers)
             if self.refuse_focus:
                 future.set_exception(CommandRefusedError(self.refuse_focus))
             else:
                 future.set_result(Ack(command=b"x", run=self._watched.run, is_done=True, step=self.at))
             return future
-        self.submitted.append((action, rest))
-        self._waiting.append((action, rest, future))
+        self.commands.append(command)
+        self._waiting.append((command, future))
         return future
 
     def _apply(self):
         waiting, self._waiting = self._waiting, []
-        for action, rest, future in waiting:
+        for command, future in waiting:
             if self.refuse:
                 future.set_exception(RuntimeError(self.refuse))
                 continue
             self._revision += 1
-            name = rest.get("target") or f"iv{self._revision}"
-            if action == "install":
+            name = command.target or f"iv{self._revision}"
+            if command.action == "install":
                 state = InterventionState(
                     name,
-                    rest["intervention"],
-                    {n: v for n, v in rest["arguments"].items() if not isinstance(v, str)},
-                    tuple(rest["layers"]),
-                    rest.get("site", "output"),
+                    command.intervention,
+                    command.arguments,
+                    command.layers,
+                    command.site,
                     "me",
                     self.at,
                     "60 s after its viewer",
-                    schedule=rest.get("schedule"),
+                    schedule=command.schedule,
                 )
                 self._entries.append(state)
             else:
-                self._entries = [e for e in self._entries if action == "remove" and e.id != name]
+                self._entries = [
+                    e for e in self._entries if command.action == "remove" and e.id != name
+                ]
             future.set_result(
                 Ack(command=b"x", run=self._watched.run, is_done=True, step=self.at, id=name)
             )
             self.put(self._watched.interventions(self._revision, self.at, *self._entries))
 
     def close(self):
+        self._is_closed.set()
+        if self._clock.is_alive():
+            self._clock.join()
         self.link.phase = "lost"

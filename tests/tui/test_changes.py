@@ -1,14 +1,15 @@
 """Changes: pending until acknowledged, refused with a reason, undone one by one."""
 
 import pytest
-from synthetic_run import SyntheticRun, SyntheticSource
+from synthetic_run import SyntheticRun, SyntheticSource, install
 
 from gradscope.errors import LinkError
-from gradscope.protocol import InterventionState
+from gradscope.protocol import Command, InterventionState
 from gradscope_tui.changes import Change, Changes
+from gradscope_tui.source import UNADDRESSED
 
-CLIP = Change("install", "clip", (("max_norm", 0.5),), ("head",))
-STOP = Change("install", "stop", (), ("norm", "head"), is_kept=True)
+CLIP = Change(install("clip", "head", arguments={"max_norm": 0.5}))
+STOP = Change(install("stop", "norm", "head", is_kept=True))
 
 
 class Desk:
@@ -27,7 +28,7 @@ class Desk:
     def advance(self, *, hears=True):
         self.source.advance()
         while self.answers:
-            self.changes.settle(self.answers.pop(0))
+            self.changes.note_answer(self.answers.pop(0))
         if hears:
             self.known, self.revision = tuple(self.source._entries), self.source._revision
 
@@ -41,7 +42,7 @@ def desk():
     return Desk()
 
 
-def test_a_change_is_pending_until_the_training_process_says_since_when(desk):
+def test_a_change_is_pending_until_it_is_acknowledged(desk):
     desk.send(CLIP)
     (state,) = desk.states
     assert (state.action, state.active_since, state.layers) == ("clip", None, ("head",))
@@ -52,7 +53,7 @@ def test_a_change_is_pending_until_the_training_process_says_since_when(desk):
     assert desk.changes.pending == 0
 
 
-def test_between_the_answer_and_the_list_it_is_shown_once(desk):
+def test_an_answered_change_is_shown_once_before_the_run_lists_it(desk):
     desk.send(CLIP)
     desk.advance(hears=False)
     assert [s.active_since for s in desk.states] == [0]
@@ -60,15 +61,15 @@ def test_between_the_answer_and_the_list_it_is_shown_once(desk):
     assert len(desk.states) == 1
 
 
-def test_a_refusal_is_told_with_its_reason_and_leaves_nothing_behind():
+def test_a_refusal_has_its_reason_and_leaves_no_state():
     desk = Desk(refuse="no layer 'head'")
     desk.send(CLIP)
     desk.source.advance()
     (answer,) = desk.answers
     assert (answer.is_done, answer.reason) == (False, "no layer 'head'")
-    desk.changes.settle(answer)
+    desk.changes.note_answer(answer)
     assert desk.states == ()
-    assert desk.changes.undone(desk.known) == ()
+    assert desk.changes.pop_undo(desk.known) == ()
 
 
 def test_without_a_link_a_change_is_refused_at_once(desk):
@@ -77,66 +78,55 @@ def test_without_a_link_a_change_is_refused_at_once(desk):
 
 
 def test_a_closed_source_is_a_refusal(desk):
-    def submit(action, **rest):
+    def send(command):
         raise LinkError("the client is closed")
 
-    desk.source.submit = submit
+    desk.source.send = send
     desk.send(CLIP)
     assert desk.answers[0].reason == "the client is closed"
 
 
-def test_undo_takes_back_the_newest_first(desk):
+def test_undo_removes_the_newest_change_first(desk):
     desk.send(CLIP)
     desk.advance()
     desk.send(STOP)
     desk.advance()
     for expected in ("stop", "clip"):
-        (back,) = desk.changes.undone(desk.known)
-        assert (back.action, back.removed[0].action) == ("remove", expected)
+        (back,) = desk.changes.pop_undo(desk.known)
+        assert (back.command.action, back.removed[0].action) == ("remove", expected)
         desk.send(back)
         desk.advance()
     assert desk.known == ()
-    assert desk.changes.undone(desk.known) == ()
+    assert desk.changes.pop_undo(desk.known) == ()
 
 
 def test_undoing_a_removal_installs_again_what_was_there(desk):
     desk.send(CLIP)
     desk.advance()
-    desk.send(Change("remove_all", removed=desk.known))
+    desk.send(Change(Command(action="remove_all", **UNADDRESSED), removed=desk.known))
     desk.advance()
     assert desk.known == ()
-    (again,) = desk.changes.undone(desk.known)
-    assert (again.action, again.intervention, again.arguments, again.layers) == (
-        "install",
-        "clip",
-        (("max_norm", 0.5),),
-        ("head",),
-    )
+    (again,) = desk.changes.pop_undo(desk.known)
+    assert again.command == CLIP.command
 
 
-def test_what_somebody_else_removed_is_not_undone(desk):
+def test_an_intervention_removed_by_another_viewer_is_not_undone(desk):
     desk.send(CLIP)
     desk.advance()
     desk.known = ()
-    assert desk.changes.undone(desk.known) == ()
+    assert desk.changes.pop_undo(desk.known) == ()
 
 
-def test_only_what_ends_with_this_viewer_is_asked_about_when_quitting(desk):
+def test_quitting_asks_only_about_changes_that_end_with_this_viewer(desk):
     other = InterventionState("x", "stop", {}, ("norm",), "output", "someone", 3)
     desk.send(CLIP)
     desk.advance()
     desk.send(STOP)
     desk.advance()
-    assert [s.action for s in desk.changes.mine((*desk.known, other))] == ["clip"]
+    assert [s.action for s in desk.changes.ending_with_viewer((*desk.known, other))] == ["clip"]
 
 
-def test_what_was_asked_is_what_is_sent(desk):
-    desk.send(Change("install", "scale", (("factor", 0.1),), ("a", "b"), end_steps=100))
-    action, rest = desk.source.submitted[0]
-    assert action == "install"
-    assert (rest["intervention"], rest["arguments"], rest["layers"]) == (
-        "scale",
-        {"factor": 0.1},
-        ("a", "b"),
-    )
-    assert (rest["end_steps"], rest["is_kept"]) == (100, False)
+def test_the_command_of_a_change_is_sent_as_it_is(desk):
+    scale = Change(install("scale", "a", "b", arguments={"factor": 0.1}, end_steps=100))
+    desk.send(scale)
+    assert desk.source.commands == [scale.command]

@@ -40,7 +40,7 @@ def test_missing_steps_are_a_gap():
     assert np.isnan(with_gaps(steps, np.ones(7))).tolist() == [False] * 4 + [True] + [False] * 3
 
 
-def test_a_change_of_pace_is_no_gap():
+def test_a_change_of_pace_is_not_a_gap():
     steps = np.array([0, 1, 2, 3, 8, 13, 18, 23])
     assert not np.isnan(with_gaps(steps, np.ones(8))).any()
 
@@ -60,7 +60,7 @@ def test_a_straight_line_in_logarithms_is_a_straight_line_of_dots():
     assert (plot.first_step, plot.last_step) == (0, 15)
 
 
-def test_no_line_is_drawn_over_a_hole():
+def test_no_line_is_drawn_across_a_gap():
     steps = np.array([0, 1, 2, 3, 12, 13, 14, 15])
     assert not dots(draw_plot(steps, np.ones(8), 8, 2))[:, 4:12].any()
 
@@ -73,13 +73,13 @@ def test_many_steps_are_drawn_as_their_median_and_a_spike_stays_visible():
     assert picture[0].sum() == 1
 
 
-def test_infinite_numbers_are_marked_where_they_are():
+def test_infinite_numbers_are_marked_in_their_column():
     plot = draw_plot(np.arange(16), np.where(np.arange(16) == 8, np.inf, 1.0), 8, 2)
     assert plot.bad == (4,)
 
 
 @pytest.mark.parametrize("values", [(), (np.nan, np.nan), (0.0, 0.0)])
-def test_where_there_is_nothing_to_draw_nothing_is_drawn(values):
+def test_without_data_or_room_nothing_is_drawn(values):
     assert draw_plot(np.arange(len(values)), array(*values), 8, 4) is None
 
 

@@ -49,7 +49,7 @@ def test_a_focus_step_has_the_numbers_that_the_whole_step_would_have(run, quanti
     assert values == pytest.approx(whole.ring.series(quantity, node), rel=1e-6)
 
 
-def test_of_a_container_what_lies_below_it_is_not_guessed(run):
+def test_a_focus_step_of_a_container_has_no_merged_parameters(run):
     store = fed(run, run.step(0), run.focus_step(3, "blocks.0"))
     node = node_of(run, "blocks.0")
     own = store.ring.series("param_grad_norm", node)
@@ -78,7 +78,7 @@ def test_a_frozen_view_shows_no_later_focus_steps(run):
     assert steps.tolist() == [0, 3]
 
 
-def test_a_focus_that_nothing_comes_of_is_no_longer_shown(run):
+def test_a_focus_without_new_steps_is_not_shown(run):
     clock = Clock()
     focus_steps = FocusSteps(clock)
     focus_steps.take(run.focus_step(3, LAYER), run.layers)
@@ -120,12 +120,12 @@ def test_focus_steps_of_one_rank_are_not_drawn_among_merged_steps(run):
     [(1, "every step"), (2, "every 2nd step"), (3, "every 3rd step"), (11, "every 11th step"),
      (21, "every 21st step"), (40, "every 40th step")],
 )  # fmt: skip
-def test_how_often_is_said_in_words(every, words):
+def test_the_focus_interval_is_written_in_words(every, words):
     assert focus_in_words(every) == f"focus: {words}"
 
 
 @pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
-async def test_the_layer_in_detail_is_asked_for_and_taken_back_when_it_closes(size, run):
+async def test_the_layer_in_detail_is_in_the_focus_until_the_page_closes(size, run):
     async with desk(size) as one:
         assert one.source.focused == []
         await one.press("j", "enter")
@@ -137,20 +137,20 @@ async def test_the_layer_in_detail_is_asked_for_and_taken_back_when_it_closes(si
         await one.until(lambda: one.source.focused == [("tokens",), ()])
 
 
-async def test_who_may_only_look_asks_for_no_focus():
+async def test_a_readonly_viewer_requests_no_focus():
     async with desk(is_readonly=True) as one:
         await one.press("j", "enter")
-        await one.until(lambda: one.app.viewing.page == "detail")
+        await one.until(lambda: one.app.presenter.page == "detail")
         await one.until_shown("gradient norm")
         assert one.source.focused == []
         assert "focus" not in one.text
 
 
-async def test_a_refusal_is_said_beside_the_layer():
+async def test_a_refused_focus_is_shown_next_to_the_layer():
     async with desk(refuse_focus="there is no focus on layers of a compiled model") as one:
         await one.press("j", "enter")
         await one.until_shown("no focus: there is no focus on layers of a compiled")
 
 
-def test_the_help_says_what_a_focus_is():
+def test_the_help_explains_the_focus():
     assert "focus: …" in help_text(is_readonly=False)

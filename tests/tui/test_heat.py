@@ -16,7 +16,7 @@ def warmed(count=40, spread=0.1):
 @pytest.mark.parametrize(
     ("factor", "expected"), [(1.0, 0), (1.45, 1), (2.2, 2), (100.0, 3), (1 / 2.2, -2), (0.0, -3)]
 )
-def test_distance_is_told_in_levels_above_and_below(factor, expected):
+def test_heat_has_levels_above_and_below(factor, expected):
     assert warmed().take(np.array([factor]))[0] == expected
 
 
@@ -25,13 +25,13 @@ def test_without_a_past_nothing_is_hot():
     assert [int(heat.take(np.array([x]))[0]) for x in (1.0, 50.0, 1e-9)] == [0, 0, 0]
 
 
-def test_what_was_not_measured_is_not_hot_and_leaves_the_past_alone():
+def test_a_number_not_measured_has_no_heat_and_leaves_the_past_unchanged():
     heat = warmed()
     assert heat.take(np.array([np.nan]))[0] == 0
     assert heat.take(np.array([1.0]))[0] == 0
 
 
-def test_a_number_that_never_moved_may_move_a_little():
+def test_a_small_change_of_a_constant_number_is_not_hot():
     heat = Heat(1)
     for _ in range(20):
         heat.take(np.array([3.0]))

@@ -33,7 +33,7 @@ def text(shares, width=30, height=12):
     return ["".join(cell.text for cell in line).rstrip() for line in lines]
 
 
-def test_each_binade_has_its_line_where_there_is_room_and_more_elements_a_heavier_letter():
+def test_each_binade_has_a_line_and_a_larger_share_a_denser_character():
     step = {3: 0.0005, 2: 0.002, 1: 0.02, 0: 0.1, -1: 0.8}
     assert text(shares_of(step, step, {0: 1.0})) == [
         "     2^3│..",
@@ -45,7 +45,7 @@ def test_each_binade_has_its_line_where_there_is_room_and_more_elements_a_heavie
     ]
 
 
-def test_where_there_is_less_room_binades_share_a_line_and_their_shares_add_up():
+def test_with_less_room_binades_share_a_line_and_their_shares_are_added():
     step = dict.fromkeys(range(-10, 2), 0.008)
     assert text(shares_of(step), height=7) == [
         "     2^0│▒",
@@ -58,7 +58,7 @@ def test_where_there_is_less_room_binades_share_a_line_and_their_shares_add_up()
     ]
 
 
-def test_what_fp16_can_hold_is_told_by_lines_between_those_of_the_picture():
+def test_extra_lines_mark_the_limits_of_fp16():
     step = {17 - 1: 0.1, -13: 0.4, -15: 0.3, -25: 0.2}
     lines = text(shares_of(step), width=46, height=18)
     borders = [i for i, line in enumerate(lines) if "├" in line]
@@ -72,18 +72,18 @@ def test_what_fp16_can_hold_is_told_by_lines_between_those_of_the_picture():
     assert [sum(at > border for at in marked) for border in borders] == [3, 2, 1]
 
 
-def test_a_border_beyond_what_there_is_has_no_line():
+def test_a_limit_outside_the_strip_has_no_line():
     assert not any("fp16" in line for line in text(shares_of({-14: 0.5, 15: 0.5}), height=40))
     assert sum("fp16" in line for line in text(shares_of({-15: 0.5, 15: 0.5}), height=40)) == 1
 
 
-def test_the_ends_say_that_they_catch_the_rest():
+def test_the_outer_lines_are_labelled_as_open_ranges():
     lines = text(shares_of({-47: 0.5, -46: 0.1, 16: 0.4}), height=90)
     assert lines[0] == "   ≥2^16│█"
     assert lines[-2] == "  <2^-46│█"
 
 
-def test_zeros_and_what_is_not_finite_have_lines_of_their_own():
+def test_zeros_and_nonfinite_elements_have_separate_lines():
     lines = text(shares_of({0: 0.5}, {0: 0.5}, zero=[0.0, 0.4], nonfinite=[0.1, 0.0]))
     assert [line.partition("│") for line in lines[:-1]] == [
         (" NaN Inf", "│", "!"),
@@ -92,7 +92,7 @@ def test_zeros_and_what_is_not_finite_have_lines_of_their_own():
     ]
 
 
-def test_a_step_in_which_it_was_not_measured_is_no_empty_column():
+def test_a_step_that_was_not_measured_is_marked_with_dots():
     assert text(shares_of({0: 1.0}, None, {0: 1.0}))[0] == "     2^0│█·█"
 
 
@@ -103,13 +103,13 @@ def test_missing_steps_are_a_gap():
     assert lines[-1].split() == ["0", "step", "42"]
 
 
-def test_the_newest_steps_are_shown_where_there_are_more_than_columns():
+def test_the_newest_steps_are_shown_if_there_are_more_than_columns():
     lines = text(shares_of(*[{0: 1.0}] * 90, {1: 1.0}), width=19)
     assert lines == ["     2^1│         █", "     2^0│█████████", "         81  step …"]
 
 
 @pytest.mark.parametrize("shares", [shares_of(), shares_of({}, {}), shares_of(None, None)])
-def test_where_there_is_nothing_to_draw_nothing_is_drawn(shares):
+def test_without_data_or_room_nothing_is_drawn(shares):
     assert draw_strip(shares, 40, 10) is None
 
 
@@ -136,7 +136,7 @@ def test_any_picture_fits_its_place(steps, width, height, zero, nonfinite):
 
 @given(st.sets(st.integers(0, 63), min_size=1), st.integers(1, 70))
 @examples(300)
-def test_every_binade_that_is_used_is_in_one_line_and_none_crosses_a_border(used, room):
+def test_every_used_binade_is_in_one_line_and_no_line_crosses_a_limit(used, room):
     is_used = np.zeros(64, bool)
     is_used[list(used)] = True
     bands = _bands(is_used, room)
@@ -163,13 +163,13 @@ def test_every_binade_that_is_used_is_in_one_line_and_none_crosses_a_border(used
         (None, "not measured in the newest step"),
     ],
 )
-def test_the_newest_step_is_told_in_words(step, words):
+def test_the_newest_step_is_summarised_in_words(step, words):
     assert in_words(shares_of({5: 1.0}, step), 80) == words
     short = in_words(shares_of({5: 1.0}, step), 30)
     assert short == words.partition("; ")[2] or short == words
 
 
-def test_cells_are_joined_where_they_look_alike():
+def test_neighbouring_cells_of_one_role_are_joined():
     (line, _) = draw_strip(shares_of(*[{0: 1.0}] * 20), 40, 10)
     assert len(line) <= 4
     assert fit("".join(cell.text for cell in line), 40) == "".join(cell.text for cell in line)

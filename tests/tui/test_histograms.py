@@ -38,7 +38,7 @@ def test_the_shares_of_a_row_over_the_steps_are_those_of_the_blocks():
         assert not shares.nonfinite.any()
 
 
-def test_zeros_and_what_is_not_finite_are_shares_of_all_elements():
+def test_zeros_and_nonfinite_elements_are_shares_of_all_elements():
     one = np.ones(1, np.uint32)
     values = {name: one * n for name, n in (("count", 10), ("nan", 1), ("posinf", 2), ("neginf", 0))}
     bins = np.zeros((1, 128), np.uint64)
@@ -53,7 +53,7 @@ def test_zeros_and_what_is_not_finite_are_shares_of_all_elements():
     assert shares.binades[0, 40] == pytest.approx(0.3, rel=1e-3)
 
 
-def test_one_element_of_a_billion_is_still_there():
+def test_a_share_of_one_in_a_billion_is_not_rounded_to_zero():
     one = np.ones(1, np.uint32)
     bins = np.zeros((1, 128), np.uint64)
     bins[0, [30, 40]] = 1, 10**9
@@ -75,13 +75,13 @@ def test_what_was_not_measured_is_not_zero():
     assert np.isfinite(ring.shares(head, "out", 5, 9).binades).all()
 
 
-def test_steps_that_come_late_are_put_in_their_place():
+def test_late_steps_are_inserted_in_order():
     ring = filled([5, 6, 7, 0, 2, 1])
     assert ring.shares(1, "out", 10, 20).steps.tolist() == [0, 1, 2, 5, 6, 7]
     assert ring.shares(1, "out", 2, 6).steps.tolist() == [5, 6]
 
 
-def test_the_oldest_steps_go_when_all_take_too_much_memory():
+def test_the_oldest_steps_are_removed_above_the_memory_limit():
     one = filled([0])._size_bytes
     ring = filled(limit_bytes=4 * one + one // 2)
     assert ring.shares(1, "out", 20, 20).steps.tolist() == [8, 9, 10, 11]
@@ -93,7 +93,7 @@ def test_a_row_takes_less_than_a_tenth_of_its_histogram():
     assert filled([0])._size_bytes / len(BLOCKS[0]) < 102
 
 
-def test_whether_histograms_are_measured_is_told_by_the_newest_step():
+def test_the_newest_step_decides_whether_histograms_are_measured():
     ring = HistogramRing()
     assert not ring.is_measured
     ring.insert(4, BLOCKS[4])
@@ -104,7 +104,7 @@ def test_whether_histograms_are_measured_is_told_by_the_newest_step():
     assert ring.shares(1, "out", 20, 20).steps.tolist() == [4]
 
 
-def test_the_store_keeps_histograms_of_each_step_once_and_forgets_them_with_the_layers():
+def test_the_store_keeps_histograms_once_and_clears_them_with_the_layers():
     store = RunStore(RUN.run)
     store.feed(RUN.manifest())
     for step in (0, 1, 1, 2):
@@ -116,7 +116,7 @@ def test_the_store_keeps_histograms_of_each_step_once_and_forgets_them_with_the_
         assert len(store.histograms) == (3 if layers is RUN.layers else 0)
 
 
-def test_a_run_that_starts_anew_brings_histograms_of_its_own():
+def test_a_restarted_run_has_new_histograms():
     store = RunStore(RUN.run)
     store.feed(RUN.manifest())
     for step in range(3):

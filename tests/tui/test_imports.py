@@ -20,7 +20,7 @@ def test_importing_the_package_loads_nothing():
 
 
 @pytest.mark.parametrize("module", ["app", "plain"])
-def test_the_screen_never_loads_torch_and_not_zmq_before_it_connects(module):
+def test_the_app_never_loads_torch_and_loads_zmq_only_to_connect(module):
     assert loaded_by(f"import gradscope_tui.{module}", "torch", "zmq", "gradscope.client") == []
 
 

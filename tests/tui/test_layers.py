@@ -35,7 +35,7 @@ def test_a_parent_that_is_not_listed_is_skipped():
     assert tree.label == ("a", "b.c", "d.e")
 
 
-def test_a_child_listed_before_its_parent_still_stands_below_it():
+def test_a_child_listed_before_its_parent_is_below_it():
     tree = build_tree([Layer("a.b", "B"), Layer("c", "C"), Layer("a", "A")])
     assert names(tree, tree.order) == ["c", "a", "a.b"]
 

@@ -43,7 +43,7 @@ def test_own_rows_are_those_of_the_table():
     assert measured.flags["grad_norm"][node] == Flags.EXACT
 
 
-def test_parameters_of_a_container_are_merged_from_all_below_and_say_so():
+def test_parameters_of_a_container_are_merged_and_flagged():
     run = SyntheticRun(layers=LAYERS)
     measured, rows = measure(run.block(3), TREE, 3), table(run, 3)
     below = [n for n in rows if n.startswith("blocks.0.") and "param" in rows[n]]
@@ -77,7 +77,7 @@ def test_a_missing_gradient_below_makes_the_whole_not_measured():
     assert not np.isnan(measured.values["param_grad_norm"][TREE.find("blocks.1")])
 
 
-def test_several_outputs_make_up_one_and_beside_a_whole_one_they_are_its_details():
+def test_several_outputs_are_merged_unless_there_is_a_whole_one():
     tree = build_tree([Layer("lstm", "LSTM"), Layer("fc", "Linear")])
     rows = [(0, "out.0", 9.0, 1), (0, "out.1", 16.0, 1), (1, "grad", 4.0, 1), (1, "grad.0", 100.0, 1)]
     measured = measure(block_of([*rows, (0, "grad.0", 9.0, 1), (0, "grad.1", 16.0, 1)]), tree, 0)
@@ -91,7 +91,7 @@ def test_the_arriving_gradient_is_not_taken_for_the_gradient():
     assert measured.values["grad_norm"].tolist() == [2.0]
 
 
-def test_not_finite_elements_are_counted_at_the_layer_and_around_it():
+def test_nonfinite_elements_are_counted_at_the_layer_and_its_containers():
     run = SyntheticRun(layers=LAYERS, broken={5: ("blocks.0.mlp.fc1", 12)})
     measured = measure(run.block(5), TREE, 5)
     assert measured.nan["grad_norm"][TREE.find("blocks.0.mlp.fc1")] == 12

@@ -69,7 +69,7 @@ def test_no_line_is_wider_than_the_terminal(store, width):
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_a_bar_shows_every_part_that_there_is_by_its_size(store, width):
+def test_a_bar_shows_every_nonzero_part_by_its_size(store, width):
     bar = text(head_lines(store, "", width))[1].strip()
     assert len(bar) == width - 2
     # saved, parameters, optimizer, in and out, unexplained: of gradients and buffers there are none
@@ -80,7 +80,7 @@ def test_a_bar_shows_every_part_that_there_is_by_its_size(store, width):
 
 
 @pytest.mark.parametrize("width", range(60, 130))
-def test_the_titles_stand_above_their_columns(store, width):
+def test_the_titles_are_aligned_with_their_columns(store, width):
     header, row = text([layer_header(width), layer_rows(store, width - 1)[0]])
     for title in header.split("layer")[1].replace("with below", "below").split():
         end = header.index(title) + len(title) - 1  # the rows begin behind the cursor's cell
@@ -91,12 +91,12 @@ def test_the_titles_stand_above_their_columns(store, width):
 def test_the_legend_names_the_parts_with_human_units(store):
     lines = "\n".join(text(head_lines(store, "", 120)))
     for words in ("█ saved for backward 8.00 MiB", "▞ optimizer 4.00 MiB", "114 MiB resident",
-                  "▓ backward 20.0 ms", "step 7", "by the host's clock"):  # fmt: skip
+                  "▓ backward 20.0 ms", "step 7", "host clock"):  # fmt: skip
         assert words in lines
     assert "gradients" not in lines
 
 
-def test_layers_stand_in_the_order_of_what_they_keep_themselves(store):
+def test_layers_are_ordered_by_the_memory_they_save(store):
     rows = text(layer_rows(store, 119))
     assert [row.split()[0] for row in rows] == ["act", "fc2", "fc1", "(the"]
     act = rows[0].split()
@@ -118,7 +118,7 @@ def test_what_was_not_measured_is_a_dot_and_a_zero_is_a_zero():
     assert (kept.text.strip(), kept.role) == ("·", "dim")
 
 
-def test_the_course_over_steps_and_its_peak_are_shown(store):
+def test_memory_over_steps_and_its_peak_are_shown(store):
     for step, saved in ((14, 9), (3, 20), (14, 9)):
         store.take(memory(step, balance=BALANCE | {"saved": saved * MIB}), LAYERS, 1)
     assert [kept.step for kept in store.past] == [3, 7, 14]
@@ -132,7 +132,7 @@ def test_rows_of_other_layers_are_counted_and_not_shown(store):
     assert (store.unreadable, store.memory.step) == (2, 7)
 
 
-def test_memory_that_ran_out_stands_above_all(store):
+def test_an_out_of_memory_error_is_the_first_line(store):
     account = "out of memory in the forward of fc1: CUDA out of memory\n 1 MiB of fc1"
     found = exhausted_text(["the run began", account])
     assert found == "out of memory in the forward of fc1: CUDA out of memory"
@@ -140,7 +140,7 @@ def test_memory_that_ran_out_stands_above_all(store):
     assert (line[0].role, line[0].text.strip()) == ("bad", f"✕ {found}")
 
 
-def test_a_new_start_of_the_run_forgets_the_old_ones_memory():
+def test_a_restarted_run_has_new_memory_data():
     run = SyntheticRun()
     store = RunStore(run.run)
     count = len(run.layers)
@@ -156,7 +156,7 @@ def test_a_new_start_of_the_run_forgets_the_old_ones_memory():
 async def test_the_page_is_a_key_away_and_scrolls_below_its_bars(size):
     async with desk(size) as one:
         await one.press("3")
-        await one.until_shown("no step's memory was measured yet", advance=False)
+        await one.until_shown("No memory data yet", advance=False)
         run = next(iter(one.source.runs.values()))
         count = len(run.layers)
         saved = [i * MIB for i in range(count)]

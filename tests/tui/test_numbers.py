@@ -36,7 +36,7 @@ def test_numbers_have_three_significant_digits(value, text):
 
 
 @pytest.mark.parametrize("value", [1.0, 12.0, 123.0, 0.0123, 1.2e-5, 3.4e-10, 7.7e8, 0.0])
-def test_decimal_points_stand_below_one_another(value):
+def test_decimal_points_are_aligned(value):
     text = aligned(value)
     assert len(text) == NUMBER_WIDTH
     point = text.find(".")
@@ -72,7 +72,7 @@ def test_counts_are_short(value, text):
         (400_000, "4 days"),
     ],
 )
-def test_times_are_read_at_once(seconds, text):
+def test_times_have_a_suitable_unit(seconds, text):
     assert duration(seconds) == text
 
 
@@ -91,16 +91,16 @@ def test_a_loss_has_four_digits(value, text):
     assert scalar(value) == text
 
 
-def test_a_fraction_is_told_in_per_cent():
+def test_a_fraction_is_written_in_per_cent():
     assert [percent(x) for x in (0.0184, 0.1234)] == ["1.8 %", "12 %"]
 
 
-def test_text_is_fitted_in_cells_also_where_letters_are_wide():
+def test_text_with_wide_characters_is_fitted_in_cells():
     assert fit("blocks.0", 5) == "bloc…"
     assert fit("blocks.0", 5, keep_end=True) == "…ks.0"
     assert fit("层层层", 5) == "层层…"
     assert fit("ab", 4) == "ab  "
 
 
-def test_what_a_terminal_would_obey_is_never_passed_on():
+def test_control_characters_are_replaced():
     assert fit("\x1b[2Jevil\n", 12) == "�[2Jevil�   "

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gradscope.columns import Block
+from gradscope.columns import Block, RankAssembly
 from gradscope.protocol import Event, Layer, Manifest, RunInfo, Runs, Step, pack_layers
 from gradscope.protocol.bodies import pack_block
 from gradscope_tui.store import Session
@@ -75,39 +75,57 @@ def norms(store):
     return dict(zip(steps, store.ring.series("grad_norm", fc).tolist(), strict=True))
 
 
-def feed(session, numbers):
+class Stream:
+    """Feeds a session as a client does: each step, and then the steps that all live ranks reported."""
+
+    def __init__(self, session, live=range(RANKS)):
+        self.session, self.live = session, live
+        self._assembly = RankAssembly()
+
+    def put(self, message):
+        self.session.feed(message)
+        for steps in self._assembly.add(message, self.live):
+            self.session.feed(steps)
+
+
+@pytest.fixture
+def stream(session):
+    return Stream(session)
+
+
+def feed(stream, numbers):
     for number in numbers:
-        session.feed(step(0, number, 3.0))
-        session.feed(step(1, number, 4.0))
+        stream.put(step(0, number, 3.0))
+        stream.put(step(1, number, 4.0))
 
 
-def test_a_step_is_shown_when_both_ranks_have_told_of_it_and_is_the_whole(session):
-    feed(session, (0, 5))
-    session.feed(step(0, 10, 3.0))
+def test_a_step_is_shown_merged_when_both_ranks_have_reported_it(session, stream):
+    feed(stream, (0, 5))
+    stream.put(step(0, 10, 3.0))
     assert norms(session.watched) == {0: 5.0, 5: 5.0}
     assert session.watched.ranks.in_words() == "2 ranks merged"
 
 
-def test_each_choice_shows_its_own_past_and_what_comes_then(session):
+def test_each_choice_shows_its_past_and_new_steps(session, stream):
     store = session.watched
-    feed(session, (0, 5))
+    feed(stream, (0, 5))
     assert store.choose_rank() == "rank 0 of 2"
-    feed(session, (10,))
+    feed(stream, (10,))
     assert norms(store) == {0: 3.0, 5: 3.0, 10: 3.0}
     assert store.choose_rank() == "rank 1 of 2"
     assert norms(store) == {0: 4.0, 5: 4.0, 10: 4.0}
     assert store.choose_rank() == "2 ranks merged"
-    feed(session, (15,))
+    feed(stream, (15,))
     assert norms(store) == {0: 5.0, 5: 5.0, 10: 5.0, 15: 5.0}
 
 
-def test_the_exponents_of_all_ranks_are_shown_together_and_those_of_one_alone(session):
+def test_the_exponents_of_all_ranks_are_shown_together_and_those_of_one_alone(session, stream):
     store = session.watched
     for number in (0, 5):
         for rank in range(RANKS):
             bins = np.zeros((1, 128), np.uint64)
             bins[0, 40 + rank] = 1
-            session.feed(step(rank, number, 3.0, bins))
+            stream.put(step(rank, number, 3.0, bins))
     fc = [layer.name for layer in store.tree.layers].index("fc")
     whole = store.histograms.shares(fc, "grad", 10, 10)
     assert whole.steps.tolist() == [0, 5]
@@ -117,10 +135,11 @@ def test_the_exponents_of_all_ranks_are_shown_together_and_those_of_one_alone(se
     assert of_first.binades[1, 39:43].tolist() == [0.0, 1.0, 0.0, 0.0]
 
 
-def test_a_rank_that_has_ended_is_named_as_missing(session):
-    feed(session, (0,))
+def test_a_rank_that_has_ended_is_named_as_missing(session, stream):
+    feed(stream, (0,))
     session.feed(Runs(runs=(info(0), info(1, is_live=False))))
-    session.feed(step(0, 5, 3.0))
+    stream.live = (0,)
+    stream.put(step(0, 5, 3.0))
     assert norms(session.watched) == {0: 5.0, 5: 3.0}
     assert session.watched.ranks.in_words() == "2 ranks merged, without 1"
 
@@ -137,6 +156,6 @@ def test_a_run_of_one_rank_has_no_choice():
     session.feed(Runs(runs=(info(0, world_size=1),)))
     store = session.watch("job")
     session.feed(manifest(0))
-    session.feed(step(0, 1, 3.0))
+    Stream(session, live=(0,)).put(step(0, 1, 3.0))
     assert store.choose_rank() == ""
     assert norms(store) == {1: 3.0}

@@ -12,7 +12,7 @@ def numbers(step, width=3):
     return {"a": np.arange(width) + 10.0 * step, "b": np.arange(width) - step}
 
 
-def test_steps_come_back_in_order_whatever_order_they_came_in():
+def test_steps_are_returned_in_order_whatever_order_they_arrived_in():
     ring = StepRing(("a", "b"), 3, capacity=10)
     for step in (5, 1, 9, 3):
         assert ring.insert(step, numbers(step))
@@ -21,14 +21,14 @@ def test_steps_come_back_in_order_whatever_order_they_came_in():
     assert ring.matrix("b", last=2).tolist() == [[-5, -4, -3], [-9, -8, -7]]
 
 
-def test_a_step_that_is_there_is_not_taken_twice():
+def test_a_duplicate_step_is_ignored():
     ring = StepRing(("a", "b"), 3, capacity=10)
     assert ring.insert(4, numbers(4))
     assert not ring.insert(4, numbers(7))
     assert ring.series("a", 0).tolist() == [40]
 
 
-def test_a_full_ring_forgets_the_oldest_and_refuses_what_is_older_still():
+def test_a_full_ring_removes_the_oldest_step_and_refuses_older_ones():
     ring = StepRing(("a", "b"), 3, capacity=3)
     for step in (10, 20, 30, 40):
         ring.insert(step, numbers(step))
@@ -67,7 +67,7 @@ def test_the_ring_keeps_its_memory():
 
 
 @given(st.lists(st.integers(0, 60), max_size=120), st.integers(1, 12))
-def test_it_holds_the_newest_of_what_a_dictionary_would(steps, capacity):
+def test_the_ring_equals_the_newest_entries_of_a_dictionary(steps, capacity):
     ring, kept = StepRing(("a",), 1, capacity), {}
     for place, step in enumerate(steps):
         is_old = len(kept) == capacity and step < min(kept)

@@ -63,16 +63,16 @@ def test_a_late_step_does_not_replace_the_newest(store):
     assert store.newest.step == 9
 
 
-def test_a_run_that_starts_anew_drops_the_old_pictures_and_says_so(store):
+def test_a_restarted_run_drops_the_old_data_and_logs_it(store):
     feed(store, *(RUN.step(n) for n in range(50)), RUN.scalars(*range(50)))
     later = RUN.start_s + 1_000
     feed(store, RUN.step(0, seq=0, time_s=later), RUN.step(1, seq=1, time_s=later + 1))
     assert store.ring.steps().tolist() == [0, 1]
     assert store.step == 1
-    assert "started anew at step 0" in list(store.journal)[-1].text
+    assert "restarted at step 0" in list(store.journal)[-1].text
 
 
-def test_scalars_alone_tell_of_a_new_start(store):
+def test_scalars_alone_show_that_a_run_restarted(store):
     feed(store, RUN.scalars(*range(50)))
     again = SyntheticRun(layers=RUN.layers, start_s=RUN.start_s + 1_000, seed=1)
     feed(store, again.scalars(0, 1, 2))
@@ -106,7 +106,7 @@ def test_garbage_is_counted_and_harmless(store):
     assert store.frame().measured.step == 2
 
 
-def test_other_ranks_and_other_runs_are_left_alone(store):
+def test_other_ranks_and_other_runs_are_ignored(store):
     other = SyntheticRun(run="another", layers=RUN.layers)
     feed(store, other.step(3), structs.replace(RUN.step(1), rank=1))
     assert store.newest is None
@@ -123,7 +123,7 @@ def test_an_event_is_logged_once_although_it_is_sent_again(store):
     assert [(e.step, e.text) for e in store.journal] == [(3, "hello"), (4, "hello")]
 
 
-def test_live_data_is_of_now_and_a_backfill_as_old_as_it_says(store):
+def test_live_data_is_dated_by_arrival_and_a_backfill_by_its_sender(store):
     clock, wall = store._clock, store._wall
     wall.now = RUN.start_s + 100.0
     feed(store, Backfill(run=RUN.run, state="begin", count=1), RUN.step(10))
@@ -141,7 +141,7 @@ def test_steps_per_second_are_those_of_the_newest_seconds():
     assert store.scalars.steps_per_second() == pytest.approx(10.0)
 
 
-def test_numbers_too_large_for_a_float_and_missing_ones_do_no_harm(store):
+def test_numbers_too_large_for_float32_and_missing_ones_are_accepted(store):
     values = {"loss": (1e300, None, float("nan"))}
     feed(store, structs.replace(RUN.scalars(1, 2, 3), values=values))
     steps, losses = store.scalars.series("loss", 10)
@@ -150,7 +150,7 @@ def test_numbers_too_large_for_a_float_and_missing_ones_do_no_harm(store):
     assert np.isnan(losses[1])
 
 
-def test_a_run_that_logs_ever_new_names_keeps_its_bounds(store):
+def test_the_number_of_scalar_names_is_bounded(store):
     for n in range(300):
         feed(store, structs.replace(RUN.scalars(n), values={f"x{n}": (1.0,)}))
     assert len(store.scalars.names) <= 64

@@ -26,15 +26,19 @@ def alert(run, step, rule="spike", layer="tokens", value=12.5):
     )
 
 
+def sent(command):
+    return command.action, command.lease_s
+
+
 def said(one):
     """What small messages say at the screen's corner."""
     return [each.message for each in one.app._notifications]
 
 
-async def test_alerts_stand_in_a_tab_of_their_own_and_n_goes_from_one_to_the_next():
+async def test_alerts_have_a_tab_and_n_goes_to_the_next_one():
     async with desk() as one:
         await one.press("2")
-        await one.until_shown("no rule has found anything", advance=False)
+        await one.until_shown("no rule has found a problem", advance=False)
         await one.press("1")
         run = one.source._watched
         one.source.put(alert(run, 12), alert(run, 15, "dead", "head", 0.995), alert(run, 12))
@@ -48,16 +52,16 @@ async def test_alerts_stand_in_a_tab_of_their_own_and_n_goes_from_one_to_the_nex
         await one.press("n")
         assert one.app.main.alerts.cursor == 1
         await one.press("N", "enter")
-        await one.until(lambda: one.app.viewing.page == "detail")
+        await one.until(lambda: one.app.presenter.page == "detail")
         assert one.app.main.detail.layer_name == "tokens"
         await one.press("5")
         await one.until_shown("tokens: gradient norm 12.5", advance=False)
 
 
-async def test_without_any_alert_n_says_so():
+async def test_without_alerts_n_shows_a_notification():
     async with desk() as one:
         await one.press("n")
-        assert said(one) == ["no alert was told in this run"]
+        assert said(one) == ["No alerts in this run."]
 
 
 def paused(run, revision, step, left_s=42.0):
@@ -65,31 +69,29 @@ def paused(run, revision, step, left_s=42.0):
     return msgspec.structs.replace(run.interventions(revision, step), pause=state)
 
 
-async def test_a_pause_is_asked_for_once_counted_down_renewed_and_ended(monkeypatch):
+async def test_a_pause_is_confirmed_counted_down_renewed_and_ended(monkeypatch):
     async with desk() as one:
         await one.press("P")
         await one.until(lambda: isinstance(one.app.screen, PauseScreen), advance=False)
         await one.press("escape")
-        assert one.source.submitted == []
+        assert one.source.commands == []
         await one.press("P")
         await one.until(lambda: isinstance(one.app.screen, PauseScreen), advance=False)
         await one.press("enter")
-        await one.until(lambda: one.source.submitted == [("pause", {"lease_s": 60.0})])
+        await one.until(lambda: [sent(c) for c in one.source.commands] == [("pause", 60.0)])
         one.source.put(paused(one.source._watched, 7, 30))
         bar = one.app.main.query_one(InterventionBar)
         await one.until(lambda: "PAUSED before step 30" in one.line(InterventionBar), advance=False)
         assert bar.has_class("is-active")
-        assert "goes on in 4" in one.line(InterventionBar)
+        assert "resumes in 4" in one.line(InterventionBar)
         assert "loss is 11" in one.line(InterventionBar)
-        one.app.standing._renewed_s -= 21.0  # what twenty seconds bring
-        await one.until(lambda: len(one.source.submitted) == 2, advance=False)
-        assert one.source.submitted[1] == ("pause", {"lease_s": 60.0})
+        one.app.pause_lease._renewed_s -= 21.0  # what twenty seconds bring
+        await one.until(lambda: len(one.source.commands) == 2, advance=False)
+        assert sent(one.source.commands[1]) == ("pause", 60.0)
         await one.press(".")
-        await one.until(lambda: one.source.submitted[-1][0] == "step_once", advance=False)
+        await one.until(lambda: one.source.commands[-1].action == "step_once", advance=False)
         await one.press("P")
-        await one.until(
-            lambda: one.source.submitted[-1] == ("resume", {"lease_s": None}), advance=False
-        )
+        await one.until(lambda: sent(one.source.commands[-1]) == ("resume", None), advance=False)
         one.source.put(one.source._watched.interventions(8, 31))
         await one.until(lambda: not bar.has_class("is-active"), advance=False)
 
@@ -98,10 +100,10 @@ async def test_a_pause_of_another_viewer_is_shown_and_not_renewed():
     async with desk() as one:
         one.source.put(paused(one.source._watched, 7, 30))
         await one.until(lambda: "PAUSED" in one.line(InterventionBar), advance=False)
-        one.app.standing._renewed_s -= 100.0
+        one.app.pause_lease._renewed_s -= 100.0
         for _ in range(5):
-            one.app.main.look()
-        assert one.source.submitted == []
+            one.app.update_view()
+        assert one.source.commands == []
 
 
 @pytest.mark.parametrize("key", ["P", ".", "v"])
@@ -109,14 +111,14 @@ async def test_readonly_pauses_and_captures_nothing(key):
     async with desk(is_readonly=True) as one:
         await one.press(key)
         assert one.app.screen is one.app.main
-        assert one.source.submitted == []
+        assert one.source.commands == []
 
 
-async def test_one_step_of_a_running_training_says_what_to_do():
+async def test_one_step_of_a_running_training_shows_what_to_do():
     async with desk() as one:
         await one.press(".")
-        assert "P pauses it" in said(one)[0]
-        assert one.source.submitted == []
+        assert "Press P to pause it" in said(one)[0]
+        assert one.source.commands == []
 
 
 async def test_the_layers_whole_tensor_is_shown_with_its_channels():
@@ -132,7 +134,7 @@ async def test_the_layers_whole_tensor_is_shown_with_its_channels():
         await one.press("j", "v")
         await one.until(lambda: isinstance(one.app.screen, CaptureScreen), advance=False)
         await one.until_shown("activation of tokens, step 20: 2 x 3, float32", advance=False)
-        await one.until_shown("of 3 channels along dimension 1, 3 are zero altogether", advance=False)
+        await one.until_shown("3 of 3 channels along dimension 1 are all zero", advance=False)
         await one.press("g")
         await one.until_shown("gradient of tokens", advance=False)
         assert asked == [("tokens", "activation"), ("tokens", "gradient")]
@@ -140,29 +142,29 @@ async def test_the_layers_whole_tensor_is_shown_with_its_channels():
         await one.until(lambda: one.app.screen is one.app.main)
 
 
-def test_a_picture_is_brightest_where_the_tensor_is_greatest():
+def test_the_largest_element_of_a_picture_is_the_brightest():
     assert picture_lines(np.diag([1.0, 1 / 3, 0.0]), 3, 3) == ["@  ", " - ", "   "]
     assert picture_lines(np.array([0.0, np.nan, 2.0]), 3, 3) == [" !@"]
     assert picture_lines(np.zeros((4, 4)), 2, 2) == ["  ", "  "]
 
 
-def test_images_stand_side_by_side_in_a_grid():
+def test_images_are_drawn_side_by_side():
     images = np.zeros((1, 3, 2, 2))
     images[0, 1] = 1.0
     assert picture_lines(images, 20, 2) == ["   @@   ", "   @@   "]
 
 
-async def test_a_capture_of_a_paused_training_says_what_lets_it_come():
+async def test_a_capture_of_a_paused_training_says_what_to_press():
     async with desk() as one:
         one.source.capture = lambda layers, what: []
         one.source.put(paused(one.source._watched, 7, 30))
         await one.until(lambda: "❚❚ paused" in one.line(StatusLine), advance=False)
         await one.press("v")
-        assert said(one)[0].endswith("in the next step: the training is paused, . does one step")
+        assert said(one)[0].endswith("The training is paused: press . for one step.")
         await one.until(lambda: isinstance(one.app.screen, CaptureScreen), advance=False)
 
 
-def test_what_a_whole_model_computes_has_a_name():
+def test_the_captured_output_of_the_model_has_a_name():
     array = np.zeros((2, 3), np.float32)
     found = [CapturedArray(20, "", "activation", "", array, "float32", array.shape)]
     assert captured_text(found, 40).startswith("activation of the model, step 20: 2 x 3, float32")

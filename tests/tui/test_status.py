@@ -5,21 +5,21 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 from synthetic_run import ACTIONS as RUN_ACTIONS
+from synthetic_run import install
 
+from gradscope.catalogue import INTERVENTIONS
 from gradscope.protocol import ActionInfo, AlertInfo, InterventionState, Ramp, Schedule
-from gradscope_tui.changes import Change
 from gradscope_tui.keys import KEYS, keys_shown
 from gradscope_tui.screens.help import help_text
 from gradscope_tui.store import Entry
 from gradscope_tui.store.alerts import AlertEntry
 from gradscope_tui.view.alerts import alert_header, alert_row
 from gradscope_tui.view.intervention_text import (
-    ACTIONS,
-    actions_of,
     in_force,
     layers_in_words,
     sentence,
     short,
+    specs_of,
 )
 from gradscope_tui.view.interventions import in_columns
 from gradscope_tui.view.lines import bar_cells, key_cells, log_rows, tab_cells
@@ -42,7 +42,7 @@ def text(cells):
     return "".join(cell.text for cell in cells)
 
 
-def test_the_pass_that_measures_is_named_where_there_is_room_and_the_slow_one_stands_out():
+def test_the_pass_is_named_if_there_is_room_and_a_slow_one_is_highlighted():
     quick = status_cells(changed(measured_by="native avx2"), 160)
     assert "every 4th step, costs 1.8 %   native avx2 pass" in text(quick)
     slow = status_cells(changed(measured_by="eager: the native pass was not built (no gcc)"), 160)
@@ -61,8 +61,8 @@ def changed(**fields):
         ({"age_s": 3.0}, "◌ no new step for 3 s"),
         ({"age_s": 3.0, "steps_per_second": 0.5}, "● last step 3 s ago"),
         ({"age_s": 6.0, "steps_per_second": 0.5}, "◌ no new step for 6 s"),
-        ({"phase": "lost", "age_s": 4.0}, "✕ link lost, reconnecting, shown: 4 s old"),
-        ({"phase": "none", "age_s": 4.0}, "✕ link lost, reconnecting, shown: 4 s old"),
+        ({"phase": "lost", "age_s": 4.0}, "✕ link lost, reconnecting, data 4 s old"),
+        ({"phase": "none", "age_s": 4.0}, "✕ link lost, reconnecting, data 4 s old"),
         ({"phase": "none", "age_s": None}, "◌ no hub"),
         ({"phase": "connecting"}, "◌ connecting"),
         (
@@ -74,11 +74,11 @@ def changed(**fields):
         ({"is_paused": True, "age_s": 9.0}, "❚❚ paused"),
         (
             {"is_paused": True, "phase": "lost", "age_s": 9.0},
-            "✕ link lost, reconnecting, shown: 9 s old",
+            "✕ link lost, reconnecting, data 9 s old",
         ),
     ],
 )
-def test_the_line_says_whether_it_is_of_now(fields, words):
+def test_the_line_shows_whether_the_data_is_live(fields, words):
     assert liveness(changed(**fields)).text == words
     assert words.split()[0] in text(status_cells(changed(**fields), 120))
 
@@ -90,43 +90,43 @@ def test_the_line_fills_its_width_and_keeps_the_state_of_the_link(width):
     assert line.rstrip().endswith("live")
 
 
-def test_parts_are_left_out_from_the_least_worthy():
+def test_parts_are_left_out_in_the_order_of_their_rank():
     assert "1,284" in text(status_cells(LIVE, 30))
     assert "observing" not in text(status_cells(LIVE, 80))
     assert "observing every 4th step, costs 1.8 %" in text(status_cells(LIVE, 120))
     assert "2.000" in text(status_cells(LIVE, 80))
 
 
-def test_a_loss_that_is_no_number_is_loud():
+def test_a_nan_loss_is_highlighted():
     cells = status_cells(changed(losses=np.array([2.0, np.nan], np.float32)), 120)
     assert [cell.role for cell in cells if cell.text == "NaN"] == ["bad"]
 
 
-def test_a_frozen_view_says_how_much_waits():
+def test_a_frozen_view_shows_how_many_steps_wait():
     assert "frozen, 12 waiting" in text(status_cells(changed(waiting=12), 60))
 
 
 STATE = InterventionState("a", "reverse", {"alpha": 1.0}, ("blocks.0.fc1",), "output", "me", 412)
 
 
-def test_the_bar_tells_what_is_changed_where_and_since_when():
+def test_the_bar_shows_action_layers_and_since_when():
     (cell,) = bar_cells([STATE], 100)
     assert cell.role == "alarm"
     assert len(cell.text) == 100
     assert cell.text.strip() == "◆ 1 active   reverse ×−1 on blocks.0.fc1, active since step 412"  # noqa: RUF001
 
 
-def test_pending_is_not_called_active():
+def test_a_pending_intervention_is_not_shown_as_active():
     pending = InterventionState("", "stop", {}, ("head",), "output", "me", None)
     assert "◆ 1 pending   stop on head, pending" in bar_cells([pending], 100)[0].text
 
 
 @pytest.mark.parametrize("name", ["reverse", "scale", "clip", "clamp", "stop", "noise"])
-def test_the_sentence_tells_what_where_and_until_when(name):
-    action, info = next(pair for pair in actions_of(RUN_ACTIONS) if pair[0].name == name)
-    numbers = tuple((a.name, 0.25) for a in info.arguments if a.kind == "number")
-    change = Change("install", name, numbers, ("a", "b", "c", "d", "e"))
-    words = sentence(action, info, change, "it stays until it is removed")
+def test_the_sentence_has_effect_layers_and_end(name):
+    spec, info = next(pair for pair in specs_of(RUN_ACTIONS) if pair[0].name == name)
+    numbers = {a.name: 0.25 for a in info.arguments if a.kind == "number"}
+    command = install(name, "a", "b", "c", "d", "e", arguments=numbers)
+    words = sentence(spec, info, command, "it stays until it is removed")
     assert words.startswith(
         "From the next step on, the gradient arriving at the output of 5 layers (a, b, c and 2 more) "
     )
@@ -152,25 +152,24 @@ def test_the_sentence_tells_what_where_and_until_when(name):
     ],
 )
 def test_the_sentence_knows_each_site_and_the_scripts_own_functions(name, site, words):
-    action, info = next(pair for pair in actions_of(RUN_ACTIONS) if pair[0].name == name)
+    spec, info = next(pair for pair in specs_of(RUN_ACTIONS) if pair[0].name == name)
     own = name == "amplify"
-    change = Change(
-        "install",
+    command = install(
         name,
-        (("gain", 3.0),) if own else (),
-        ("a",),
-        choices=(("kind", "same"),) if own else (),
+        "a",
+        arguments={"gain": 3.0} if own else {},
+        choices={"kind": "same"} if own else {},
         site=site,
+        schedule=Schedule(every_steps=2) if own else None,
     )
-    schedule = Schedule(every_steps=2) if own else None
-    assert words in sentence(action, info, change, "it ends soon", schedule)
+    assert words in sentence(spec, info, command, "it ends soon")
 
 
-def test_the_sentence_begins_with_the_first_step_and_names_what_a_ramp_moves():
-    action, info = next(pair for pair in actions_of(RUN_ACTIONS) if pair[0].name == "scale")
-    change = Change("install", "scale", (("factor", 0.25),), ("a",))
+def test_the_sentence_begins_with_the_first_step_and_names_the_ramped_argument():
+    spec, info = next(pair for pair in specs_of(RUN_ACTIONS) if pair[0].name == "scale")
     schedule = Schedule(1200, None, 3, Ramp("", 0.0, 1.0, 50))
-    words = sentence(action, info, change, "it ends soon", schedule)
+    command = install("scale", "a", arguments={"factor": 0.25}, schedule=schedule)
+    words = sentence(spec, info, command, "it ends soon")
     assert words == (
         "From step 1,200 on, the gradient arriving at the output of a is multiplied by factor "
         "before it flows on, every 3 steps, factor 0 to 1 in 50 steps; it ends soon."
@@ -178,7 +177,7 @@ def test_the_sentence_begins_with_the_first_step_and_names_what_a_ramp_moves():
 
 
 @pytest.mark.parametrize("width", [58, 78, 118, 198])
-def test_the_list_of_interventions_fits_and_keeps_what_it_does(width):
+def test_the_list_of_interventions_fits_the_width(width):
     schedule = Schedule(300, None, 2, Ramp("alpha", 0.0, 1.0, 100), "norm > 0.1")
     states = [STATE, msgspec.structs.replace(STATE, id="b", site="params", schedule=schedule)]
     header, rows = in_columns(states, 500, width)
@@ -187,7 +186,7 @@ def test_the_list_of_interventions_fits_and_keeps_what_it_does(width):
     assert "reverse ×−1 at params" in text(rows[1])  # noqa: RUF001
     assert "step 412" in text(rows[0])
     assert "from step 30" in text(rows[1])
-    starts = [text(header).index(title) - 1 for title in ("what", "layers", "since", "when, until")]
+    starts = [text(header).index(title) - 1 for title in ("action", "layers", "since", "schedule, end")]
     columns = [text(rows[0])[start:] for start in starts]
     assert columns[2].startswith("step 412")
     assert ("set by" in text(header)) == (width > 118)
@@ -203,26 +202,26 @@ def test_a_long_line_of_the_log_is_wrapped_and_not_cut():
 
 
 @pytest.mark.parametrize(("width", "has_time"), [(78, False), (118, True)])
-def test_an_alert_is_told_in_each_width(width, has_time):
+def test_an_alert_fits_each_width(width, has_time):
     info = AlertInfo(
         "spike", "blocks.0.attention.qkv.with.a.long.name", "param_grad", 12.5, 10.0, 3, "event"
     )
     row = text(alert_row(AlertEntry(0.0, 3, False, "far above its past", info), width))
     assert ("time" in text(alert_header(width))) == has_time
-    assert row.index("far above") == text(alert_header(width)).index("what was found") - 1
+    assert row.index("far above") == text(alert_header(width)).index("finding") - 1
     assert "a.long.name " in row
     assert len(row) <= width
 
 
-def test_one_that_is_yet_to_begin_is_not_called_active():
+def test_an_intervention_of_a_later_step_is_not_shown_as_active():
     state = msgspec.structs.replace(STATE, active_since=500)
     assert in_force(state, 412) == "from step 500 on"
     assert in_force(state, 499) == in_force(state) == "active since step 500"
 
 
-def test_an_unknown_intervention_of_a_newer_peer_is_named_all_the_same():
+def test_an_unknown_intervention_of_a_newer_peer_is_shown_by_name():
     assert short("whirl", {"speed": 2.0}) == "whirl speed=2"
-    assert actions_of([ActionInfo("whirl", "turns")])[0][0].key == "1"
+    assert specs_of([ActionInfo("whirl", "turns")])[0][0].key == "1"
 
 
 def test_the_whole_model_has_a_name():
@@ -233,28 +232,28 @@ def test_every_key_is_in_the_help():
     everything = help_text(is_readonly=False)
     for key in KEYS:
         assert key.meaning in everything
-    for action in ACTIONS:
-        assert f"i {action.key}" in everything
+    for spec in INTERVENTIONS.values():
+        assert f"i {spec.key}" in everything
 
 
-def test_readonly_hides_what_it_refuses():
+def test_readonly_hides_the_keys_that_it_refuses():
     for words in (
         help_text(is_readonly=True),
         text(key_cells(keys_shown("layers", is_readonly=True), 200)[0]),
     ):
-        for hidden in ("change the gradients", "intervene", "undo", "remove"):
+        for hidden in ("intervene", "undo", "remove"):
             assert hidden not in words
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_the_key_line_fits_and_always_has_the_way_to_help(width):
+def test_the_key_line_fits_and_always_has_the_help_key(width):
     cells, actions = key_cells(keys_shown("layers", is_readonly=False), width)
     assert len(text(cells)) <= width
     assert "? help" in text(cells)
     assert set(actions) == set(range(len(cells)))
 
 
-def test_tabs_count_what_they_hold():
+def test_tabs_have_counts():
     cells, actions = tab_cells("log", {"interventions": 2, "log": 5}, "46 layers", 80)
     assert text(cells).startswith(" 1 Layers   2 Alerts   3 Memory   4 Interventions 2   5 Log 5 ")
     assert text(cells).endswith("46 layers ")

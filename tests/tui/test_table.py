@@ -58,7 +58,7 @@ def test_every_row_fills_its_width_exactly(width):
         assert len(text(row_cells(view, row))) == width - 1  # the cursor's cell is the widget's
 
 
-def test_columns_are_given_up_in_order_as_the_window_narrows():
+def test_columns_are_left_out_in_order_as_the_window_narrows():
     seen = [tuple(c.name for c, _ in choose_columns(width).columns) for width in range(200, 39, -1)]
     assert all(set(narrow) <= set(wide) for wide, narrow in itertools.pairwise(seen))
     assert set(seen[200 - 80]) == {
@@ -86,7 +86,7 @@ def test_a_layout_fills_the_window(width):
     assert GUTTER + sum(w for _, w in choose_columns(width).columns) == width
 
 
-def test_nan_stands_in_words_and_strong():
+def test_nan_is_written_in_words_and_highlighted():
     number, _ = number_cell(frame_of(steps=4), "grad_norm", frame_of().tree.find("blocks.1.mlp.fc1"))
     assert number.text.strip() == "NaN 12"
     assert number.role == "bad"
@@ -101,13 +101,13 @@ def test_nan_stands_in_words_and_strong():
         (Flags.MERGED, "Σ", "merged"),
     ],
 )
-def test_how_a_number_was_measured_shows_without_colour(flag, sign, role):
+def test_a_sign_without_colour_shows_how_a_number_was_measured(flag, sign, role):
     frame = frame_of(change=flagged("head", "grad", flag))
     number, _ = number_cell(frame, "grad_norm", frame.tree.find("head"))
     assert (number.text[0], number.role) == (sign, role)
 
 
-def test_not_measured_is_a_dot_and_no_number():
+def test_not_measured_is_a_dot_and_not_a_number():
     frame = frame_of(change=flagged("head", "grad", Flags.NOT_MEASURED))
     number, _ = number_cell(frame, "grad_norm", frame.tree.find("head"))
     assert (number.text.strip(), number.role) == ("·", "dim")
@@ -140,12 +140,12 @@ def test_the_tree_is_drawn_by_indentation_and_folding_hides_what_is_inside():
     assert folded.frame.tree.find("norm") in folded.listing.nodes
 
 
-def test_a_folded_container_tells_of_what_is_broken_inside():
+def test_a_folded_container_counts_its_nonfinite_layers():
     view = view_of(frame_of(steps=4), folded={"blocks.1"})
     assert "1 not finite" in text(row_of(view, "blocks.1"))
 
 
-def test_interventions_stand_in_their_row_and_shine_through_folding():
+def test_interventions_are_shown_in_their_row_and_in_a_folded_container():
     state = InterventionState(
         "a", "clip", {"max_norm": 0.5}, ("blocks.0.mlp.fc1",), "output", "me", 412
     )
@@ -159,7 +159,7 @@ def test_interventions_stand_in_their_row_and_shine_through_folding():
     assert text(row_of(folded, "blocks"))[1] == "◆"
 
 
-def test_marks_stand_at_the_left():
+def test_marks_are_at_the_left():
     assert text(row_of(view_of(frame_of(), marked={"head"}), "head"))[0] == "●"
 
 
@@ -174,12 +174,12 @@ def test_a_filter_is_a_regular_expression_over_names_and_types():
     assert set(listed(frame, RowOrder(filter="!blocks"))) == {"", "tokens", "positions", "norm", "head"}
 
 
-def test_a_wrong_filter_says_what_is_wrong():
-    with pytest.raises(UsageError, match="no regular expression: missing"):
+def test_an_invalid_filter_raises_with_the_reason():
+    with pytest.raises(UsageError, match="invalid regular expression: missing"):
         list_rows(frame_of(), RowOrder(filter="(fc"), ())
 
 
-def test_sorting_puts_what_is_broken_first_and_what_was_not_measured_last():
+def test_sorting_puts_nonfinite_layers_first_and_unmeasured_ones_last():
     frame = frame_of(steps=4)
     names = listed(frame, RowOrder(sort="grad_norm"))
     assert names[0] == "blocks.1.mlp.fc1"

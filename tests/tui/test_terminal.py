@@ -87,7 +87,7 @@ def test_from_the_start_to_an_active_reversal_and_away(agent, terminal, size):
 
 def test_it_waits_for_a_run_and_ctrl_c_ends_it_with_130(agent, terminal):
     screen = terminal(80, 24)
-    screen.until("waiting for a run", "gradscope.attach(model)")
+    screen.until("Waiting for a run", "gradscope.attach(model)")
     agent("late-1")
     screen.until("late-1", "(GPT)")
     screen.press("\x03")
@@ -95,7 +95,7 @@ def test_it_waits_for_a_run_and_ctrl_c_ends_it_with_130(agent, terminal):
 
 
 @pytest.mark.timing
-def test_when_the_training_is_killed_the_screen_says_so(agent, terminal):
+def test_the_screen_shows_that_the_training_was_killed(agent, terminal):
     process = agent("short-1")
     screen = terminal(80, 24)
     screen.until("short-1", "● live")

@@ -1,7 +1,7 @@
 """The terminal user interface of gradscope.
 
 `run_app` opens it on a run; `gradscope_tui.plain.render_once` prints the same table once. Importing
-this package loads nothing else: Textual comes with the first call.
+this package loads nothing else; the first call loads Textual.
 """
 
 __all__ = ["run_app"]
@@ -16,7 +16,7 @@ def run_app(
 ) -> int:
     """Open the screen on a run, or on the only live one, and return the exit code.
 
-    0 is done, 130 interrupted. Where there is no hub or no run yet it waits for one.
+    The code is 0, or 130 if interrupted. If there is no hub or no run yet, the screen waits for one.
     """
     from functools import partial  # noqa: PLC0415 - heavy imports stay out of `import gradscope_tui`
 

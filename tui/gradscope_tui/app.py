@@ -1,59 +1,90 @@
-"""`GradscopeApp`: owns the receiving thread, feeds the store, and sends changes.
+"""`GradscopeApp`: owns the source, feeds the store, updates the screen, and sends commands.
 
-The way of the data: source → receiver (its thread) → `Arrived` → session → frame → the page that is
-shown. Everything but the receiver happens in this one thread.
+Data flows source → session → frame → page. The source has a thread of its own; everything else runs in
+the app's thread.
 """
 
 import os
 import time
 from collections.abc import Iterable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from textual.app import SystemCommand
+from textual.app import App, SystemCommand
 from textual.message import Message
 from textual.screen import Screen
 
-from gradscope_tui.acting import Acting
-from gradscope_tui.changes import Answer, Change, Changes
+from gradscope.errors import GradscopeError
+from gradscope.protocol import Command
+from gradscope_tui.changes import Answer, Change, Changes, removal
 from gradscope_tui.keys import KEYS, bindings_of
+from gradscope_tui.leases import FocusLease, PauseLease
 from gradscope_tui.presenter import Presenter
-from gradscope_tui.receiver import Receiver
+from gradscope_tui.screens.capture import CaptureScreen
 from gradscope_tui.screens.help import HelpScreen
 from gradscope_tui.screens.intervene import InterveneScreen
 from gradscope_tui.screens.main import MainScreen
+from gradscope_tui.screens.pause import PauseScreen
 from gradscope_tui.screens.quit import Decision, QuitScreen
 from gradscope_tui.screens.runs import RunsScreen
-from gradscope_tui.source import Connect
+from gradscope_tui.source import NO_LINK, UNADDRESSED, Connect, Connector, Source
 from gradscope_tui.store import Session
 from gradscope_tui.theme import DARK, LIGHT, palette, theme_for
 
+if TYPE_CHECKING:
+    from gradscope.client import CapturedArray
+
 __all__ = ["GradscopeApp"]
 
+_RATE_HZ = 4.0
+
 _FEED_S = 0.015
-"""The longest time that messages are taken in at one go; keys are looked at in between."""
+"""The longest time for which items are fed to the store at once. Keys are handled in between."""
 
 _REMOVAL_S = 2.0
-"""Quitting waits so long for removals to be acknowledged."""
+"""The longest wait for removals to be acknowledged when the person quits."""
+
+_ERROR_S = 12.0
+_CAPTURE_S = 2.0
+"""Short: the captured tensors cover most of the screen, and the toast must not cover them."""
 
 
-class Arrived(Message, bubble=False):
-    """Messages wait at the receiver; one look takes them all."""
+class ItemsArrived(Message, bubble=False):
+    """Items wait in the source, or the state of the connection has changed."""
 
     def can_replace(self, message: Message) -> bool:
-        """Replace any other of its kind."""
-        return isinstance(message, Arrived)
+        """Replace any other of its kind: one message is enough to take all items."""
+        return isinstance(message, ItemsArrived)
 
 
-class Answered(Message, bubble=False):
-    """The training process, or the hub, answered a change."""
+class ChangeAnswered(Message, bubble=False):
+    """The training process or the hub has answered a change."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__()
         self.answer = answer
 
 
-class GradscopeApp(Acting):
-    """Watches one run at a time. Ends with 0, or 130 when interrupted."""
+class CommandAnswered(Message, bubble=False):
+    """The training process or the hub has answered another command."""
+
+    def __init__(self, text: str, is_done: bool) -> None:
+        super().__init__()
+        self.text = text
+        self.is_done = is_done
+
+
+class TensorsCaptured(Message, bubble=False):
+    """Captured tensors have arrived, or the reason why not."""
+
+    def __init__(self, found: "list[CapturedArray]", reason: str) -> None:
+        super().__init__()
+        self.found = found
+        self.reason = reason
+
+
+class GradscopeApp(App[int]):
+    """Watches one run at a time. The exit code is 0, or 130 when interrupted."""
 
     CSS_PATH = "gradscope.tcss"
     TITLE = "gradscope"
@@ -70,19 +101,27 @@ class GradscopeApp(Acting):
         super().__init__()
         self.is_readonly = is_readonly
         self.session = Session()
-        self.receiver = Receiver(connect, lambda: self.post_message(Arrived()))
-        self.changes = Changes(lambda answer: self.post_message(Answered(answer)))
-        self.viewing = Presenter(self.session, self.changes, self.receiver, run)
-        self.viewing.page = tab
-        self.main = MainScreen(self.viewing, self._before_look, is_readonly=is_readonly)
-        self.make_standing()
+        self.connector = Connector(connect, lambda: self.post_message(ItemsArrived()))
+        self.changes = Changes(lambda answer: self.post_message(ChangeAnswered(answer)))
+        self.pause_lease = PauseLease(
+            lambda text, is_done: self.post_message(CommandAnswered(text, is_done))
+        )
+        self.focus_lease = FocusLease()
+        self.presenter = Presenter(self.session, self.changes, self.connector, run)
+        self.presenter.page = tab
+        self.main = MainScreen(self.presenter, is_readonly=is_readonly)
         self._exit_at: tuple[float, int] | None = None
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         self.theme = theme_for(os.environ).name
 
+    @property
+    def source(self) -> Source | None:
+        """The source, once there is one."""
+        return self.connector.source
+
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """Return the palette for themes that are not ours."""
+        """Return the palette for themes that do not define it."""
         return palette(is_dark=self.current_theme.dark)
 
     def get_default_screen(self) -> MainScreen:
@@ -90,49 +129,64 @@ class GradscopeApp(Acting):
         return self.main
 
     def on_ready(self) -> None:
-        """Start the thread once the first picture is drawn: connecting loads more."""
-        self.receiver.start()
+        """Connect after the first paint, because connecting loads more modules; start the clock."""
+        self.connector.start()
+        self.set_interval(1 / _RATE_HZ, self.update_view)
 
     def on_unmount(self) -> None:
-        """End the thread."""
-        self.receiver.stop()
+        """Close the source."""
+        self.connector.stop()
 
-    def on_arrived(self) -> None:
-        """Take in what came, for a moment; the rest at the next look."""
+    def on_items_arrived(self) -> None:
+        """Feed the waiting items to the store, for 15 ms at most; the rest follows with a new message."""
+        if self.source is None:
+            return
         until = time.monotonic() + _FEED_S
-        while time.monotonic() < until and (messages := self.receiver.take(16)):
-            for message in messages:
-                self.session.feed(message)
-        if self.receiver.backlog:
-            self.post_message(Arrived())
-        if self.viewing.choose_run():
-            self.main.look()
+        while items := self.source.take(16):
+            for item in items:
+                self.session.feed(item)
+            if time.monotonic() > until:
+                self.post_message(ItemsArrived())
+                break
+        if self.presenter.choose_run():
+            self.update_view()
 
-    def on_answered(self, event: Answered) -> None:
-        """Say at once what came of a change."""
-        answer = event.answer
-        self.changes.settle(answer)
-        text = self.viewing.note_answer(answer)
-        if not answer.is_done:  # what was done shows in the bar and in the log
-            self.notify(text, severity="error", timeout=12, markup=False)
-        self.main.look()
-
-    def _before_look(self) -> None:
-        """See to what the clock brings: the end, the newest frame, the picker and its list."""
+    def update_view(self) -> None:
+        """Draw what has changed, renew the leases, and offer the runs if one must be chosen."""
         if self._exit_at is not None:
             until, code = self._exit_at
             if not self.changes.pending or time.monotonic() > until:
                 self.exit(code, return_code=code)
-        self.viewing.see()
-        self.renew_pause()
-        self.follow_focus()
+        store = self.session.watched
+        self.pause_lease.renew(self.source, store.pause if store else None)
+        self._hold_focus()
+        self.presenter.update()
+        self.main.draw()
         if isinstance(self.screen, RunsScreen):
             self.screen.show(self.session.runs)
-        elif self.viewing.must_choose and self.screen is self.main:
-            self.viewing.must_choose = False
+        elif self.presenter.must_choose and self.screen is self.main:
+            self.presenter.must_choose = False
             self.push_screen(RunsScreen(self.session.runs), self._watch)
 
-    # Screens are awaited: keys typed meanwhile wait for them, and are not lost to a screen half made.
+    def _hold_focus(self) -> None:
+        """Keep the layer in detail in the focus, and no other."""
+        name, store = self.main.detail.layer_name, self.session.watched
+        is_wanted = not self.is_readonly and self.presenter.page == "detail" and store is not None
+        node = store.tree.find(name) if is_wanted and store is not None and name is not None else None
+        is_watched = store is not None and node is not None and store.tree.layers[node].is_watched
+        self.focus_lease.hold(self.source, name if is_watched else None)
+        self.main.detail.refusal = self.focus_lease.refusal
+
+    def _watch(self, run: str | None) -> None:
+        if run is not None:
+            self.focus_lease.hold(self.source, None)
+            self.presenter.watch(run)
+            self.main.show_page("layers")
+
+    def _notify_error(self, text: str) -> None:
+        self.notify(text, severity="error", timeout=_ERROR_S, markup=False)
+
+    # Screens are awaited, so that keys typed meanwhile are queued for them and not lost.
 
     async def action_help(self) -> None:
         """Show all keys."""
@@ -142,81 +196,168 @@ class GradscopeApp(Acting):
         """Choose a run."""
         await self.push_screen(RunsScreen(self.session.runs), self._watch)
 
-    def _watch(self, run: str | None) -> None:
-        if run is not None:
-            self.focusing.follow(self.receiver.source, None)
-            self.viewing.watch(run)
-            self.main.show_page("layers")
+    # Interventions.
 
     async def action_intervene(self) -> None:
-        """Open the form for the marked layers, or the one under the cursor, or the one in detail."""
-        if self.is_readonly or self.viewing.frame is None:
+        """Open the form for the layer in detail, else the marked layers, else the one at the cursor."""
+        if self.is_readonly or self.presenter.frame is None:
             return
-        name = self.main.detail.layer_name
-        is_detail = self.viewing.page == "detail" and name is not None
+        name, store = self.main.detail.layer_name, self.session.watched
+        is_detail = self.presenter.page == "detail" and name is not None
         layers = (name,) if is_detail and name is not None else self.main.table.chosen()
-        store = self.session.watched
         if layers and store is not None:
-            form = InterveneScreen(layers, self.viewing.frame, store.actions)
-            await self.push_screen(form, self._send)
+            form = InterveneScreen(layers, self.presenter.frame, store.actions)
+            await self.push_screen(form, self._install)
 
-    def _send(self, change: Change | None) -> None:
-        if change is not None:
-            store = self.session.watched
-            revision = store.interventions_revision if store else None
-            self.changes.send(self.receiver.source, change, revision)
-            self.main.look()
+    def _install(self, command: Command | None) -> None:
+        if command is not None:
+            self._send(Change(command))
+
+    def _send(self, change: Change) -> None:
+        store = self.session.watched
+        revision = store.interventions_revision if store else None
+        self.changes.send(self.source, change, revision)
+        self.update_view()
+
+    def on_change_answered(self, event: ChangeAnswered) -> None:
+        """Show the answer to a change at once. A success appears in the bar and the log only."""
+        self.changes.note_answer(event.answer)
+        text = self.presenter.note_answer(event.answer)
+        if not event.answer.is_done:
+            self._notify_error(text)
+        self.update_view()
 
     def action_undo(self) -> None:
         """Undo this viewer's last change."""
         if self.is_readonly:
             return
-        undone = self.changes.undone(self.viewing.states())
-        for change in undone:
+        undo = self.changes.pop_undo(self.presenter.states())
+        for change in undo:
             self._send(change)
-        if not undone:
-            self.notify("nothing to undo: nothing that this viewer changed is still in force")
+        if not undo:
+            self.notify("Nothing to undo: no change of this viewer is in force.")
 
     def action_remove_all(self) -> None:
         """Remove all interventions of the run."""
-        states = self.viewing.states()
+        states = self.presenter.states()
         if states and not self.is_readonly:
-            self._send(Change("remove_all", removed=states))
+            self._send(Change(Command(action="remove_all", **UNADDRESSED), removed=states))
 
     def action_remove_chosen(self) -> None:
-        """Remove the intervention under the cursor."""
-        row, states = self.main.interventions.cursor, self.viewing.states()
-        is_shown = self.viewing.page == "interventions"
+        """Remove the intervention at the cursor."""
+        row, states = self.main.interventions.cursor, self.presenter.states()
+        is_shown = self.presenter.page == "interventions"
         if is_shown and row < len(states) and states[row].id and not self.is_readonly:
-            self._send(Change("remove", target=states[row].id, removed=(states[row],)))
+            self._send(removal(states[row]))
 
     def action_copy_python(self) -> None:
-        """Copy the intervention under the cursor as the lines that make it permanent in a script."""
-        from gradscope.client.as_python import python_lines  # noqa: PLC0415 - with the link's rooms
+        """Copy the intervention at the cursor as lines of Python."""
+        from gradscope.client.as_python import python_lines  # noqa: PLC0415 - gradscope.client loads zmq
 
-        row, states, store = self.main.interventions.cursor, self.viewing.states(), self.session.watched
-        if self.viewing.page == "interventions" and row < len(states) and store is not None:
+        row, states = self.main.interventions.cursor, self.presenter.states()
+        store = self.session.watched
+        if self.presenter.page == "interventions" and row < len(states) and store is not None:
             text = "\n".join(python_lines(states[row], store.actions))
             self.copy_to_clipboard(text)
-            self.notify(text, title="copied", timeout=12, markup=False)
+            self.notify(text, title="copied", timeout=_ERROR_S, markup=False)
+
+    # Other commands.
+
+    async def action_pause(self) -> None:
+        """Ask whether to pause the training; resume a paused one without asking."""
+        store = self.session.watched
+        if self.is_readonly or store is None:
+            return
+        if store.pause is not None:
+            self.pause_lease.send(self.source, "resume")
+        else:
+            await self.push_screen(PauseScreen(), self._decide_pause)
+
+    def _decide_pause(self, is_wanted: bool | None) -> None:
+        if is_wanted:
+            self.pause_lease.send(self.source, "pause")
+
+    def action_step_once(self) -> None:
+        """Run one step of a paused training."""
+        store = self.session.watched
+        if self.is_readonly or store is None:
+            return
+        if store.pause is None:
+            self.notify("The training is running. Press P to pause it, then . for one step.")
+        else:
+            self.pause_lease.send(self.source, "step_once")
+
+    def action_measure(self) -> None:
+        """Measure memory and time in the next step."""
+        if not self.is_readonly:
+            self.pause_lease.send(self.source, "measure")
+
+    def action_restore_snapshot(self) -> None:
+        """Restore the training state of before the first intervention."""
+        if not self.is_readonly:
+            self.pause_lease.send(self.source, "undo")
+
+    def on_command_answered(self, event: CommandAnswered) -> None:
+        """Log a success; show a refusal."""
+        store = self.session.watched
+        if not event.is_done:
+            self._notify_error(event.text)
+        elif store is not None and event.text:
+            store.note("info", event.text)
+        self.update_view()
+
+    def action_capture(self, what: str = "activation") -> None:
+        """Capture the tensors of the layer in detail, else of the one at the cursor."""
+        name, store = self.main.detail.layer_name, self.session.watched
+        if self.presenter.page != "detail" or name is None:
+            name = self.main.table.cursor_layer
+        if name is None or self.is_readonly:
+            return
+        text = f"Capturing the {what} of {name or 'the model'} in the next step."
+        if store is not None and store.pause is not None:
+            text += " The training is paused: press . for one step."
+        self.notify(text, timeout=_CAPTURE_S, markup=False)
+        self.run_worker(partial(self._capture, name, what), thread=True, exclusive=True)
+
+    def _capture(self, name: str, what: str) -> None:
+        source: Any = self.source  # a Client; not all sources of the tests can capture
+        try:
+            if source is None:
+                raise GradscopeError(NO_LINK)  # noqa: TRY301 - one way out
+            self.post_message(TensorsCaptured(source.capture(name, what), ""))
+        except GradscopeError as error:
+            self.post_message(TensorsCaptured([], str(error)))
+
+    async def on_tensors_captured(self, event: TensorsCaptured) -> None:
+        """Show the captured tensors."""
+        if event.reason:
+            self._notify_error(event.reason)
+        elif self.screen is self.main:
+            await self.push_screen(CaptureScreen(event.found), self._capture_again)
+
+    def _capture_again(self, what: str | None) -> None:
+        if what is not None:
+            self.action_capture(what)
+
+    # The palette, the mouse, and the end.
 
     async def action_press(self, owner: str, keys: str) -> None:
-        """Do what a key of the table does; for the mouse and the palette."""
+        """Run the action of a key of the table, for the mouse and the palette."""
         key = next(key for key in KEYS if key.owner == owner and key.keys.partition(",")[0] == keys)
         owners = {"layers": self.main.table, "main": self.main, "alerts": self.main.alerts}
         await self.run_action(key.action, owners.get(owner, self))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Yield every key's command for the palette, and the choice of a theme."""
+        """Yield the command of every key for the palette, and the choice of a theme."""
         for key in KEYS:
             if not (key.changes and self.is_readonly) and key.action != "command_palette":
                 press = partial(self.action_press, key.owner, key.keys.partition(",")[0])
                 yield SystemCommand(key.meaning, f"key {key.shown}", press)
         if not self.is_readonly:
             yield SystemCommand(
-                "undo to before the first intervention",
-                "if the script keeps a snapshot",
-                self.action_go_back_to_before,
+                "restore the state of before the first intervention",
+                "needs a training that keeps a snapshot",
+                self.action_restore_snapshot,
             )
         yield from (c for c in super().get_system_commands(screen) if c.title == "Theme")
 
@@ -225,19 +366,19 @@ class GradscopeApp(Acting):
         await self.action_leave(0)
 
     async def action_leave(self, code: int) -> None:
-        """Quit; ask first when changes of this viewer are in force. Asked twice it goes at once."""
-        states = self.changes.mine(self.viewing.states())
+        """Quit. Asks first if changes of this viewer are in force, but not a second time."""
+        states = self.changes.ending_with_viewer(self.presenter.states())
         is_asked = any(isinstance(screen, QuitScreen) for screen in self.screen_stack)
         if not states or is_asked or self._exit_at is not None:
             self.exit(code, return_code=code)
         else:
-            await self.push_screen(QuitScreen(states), partial(self._decide, code))
+            await self.push_screen(QuitScreen(states), partial(self._decide_exit, code))
 
-    def _decide(self, code: int, decision: Decision | None) -> None:
+    def _decide_exit(self, code: int, decision: Decision | None) -> None:
         if decision == "leave":
             self.exit(code, return_code=code)
         elif decision == "remove":
-            for state in self.changes.mine(self.viewing.states()):
+            for state in self.changes.ending_with_viewer(self.presenter.states()):
                 if state.id:
-                    self._send(Change("remove", target=state.id, removed=(state,)))
+                    self._send(removal(state))
             self._exit_at = (time.monotonic() + _REMOVAL_S, code)

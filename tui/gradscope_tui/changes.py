@@ -1,19 +1,18 @@
-"""`Changes`: what this viewer asked the training to change, what came of it, and how to undo it.
+"""`Changes`: the interventions that this viewer has requested, their answers, and how to undo them.
 
-A change is *pending* from the moment it is sent until the training process acknowledges it with the
-step from which it is in force, or refuses it with a reason. Nothing is shown as active before that.
+A change is *pending* from when it is sent until the training process acknowledges it with the first
+step in force, or refuses it with a reason. It is not shown as active before that.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Literal
 
 from gradscope.errors import GradscopeError
-from gradscope.protocol import Ack, InterventionState, Schedule
-from gradscope_tui.source import Source
+from gradscope.protocol import Ack, Command, InterventionState
+from gradscope_tui.source import NO_LINK, UNADDRESSED, Source
 from gradscope_tui.view.intervention_text import layers_in_words, short, what
 
-__all__ = ["Answer", "Change", "Changes"]
+__all__ = ["Answer", "Change", "Changes", "removal"]
 
 _HISTORY = 100
 _KEPT = "kept"
@@ -21,35 +20,35 @@ _KEPT = "kept"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One command. `removed` are the interventions that a removal takes away, kept for undo."""
+    """A command that installs or removes interventions.
 
-    action: Literal["install", "remove", "remove_all"]
-    intervention: str = ""
-    arguments: tuple[tuple[str, float], ...] = ()
-    layers: tuple[str, ...] = ()
-    target: str = ""
-    end_steps: int | None = None
-    is_kept: bool = False
-    choices: tuple[tuple[str, str], ...] = ()
-    site: str = "output"
-    schedule: Schedule | None = None
+    `removed` are the interventions that a removal takes away: undo installs them again.
+    """
+
+    command: Command
     removed: tuple[InterventionState, ...] = ()
     is_undo: bool = False
 
     @property
-    def words(self) -> str:
-        """The change in a few words."""
-        if self.action == "install":
-            words = short(self.intervention, {**dict(self.arguments), **dict(self.choices)})
-            place = "" if self.site == "output" else f" at {self.site}"
-            return f"{words}{place} on {layers_in_words(self.layers)}"
+    def in_words(self) -> str:
+        """The change in a few words: `clip ≤1 on head`."""
+        command = self.command
+        if command.action == "install":
+            words = short(command.intervention, {**command.arguments, **command.choices})
+            site = "" if command.site == "output" else f" at {command.site}"
+            return f"{words}{site} on {layers_in_words(command.layers)}"
         gone = [f"{what(s)} on {layers_in_words(s.layers, 1)}" for s in self.removed]
         return "remove " + (", ".join(gone) or "all interventions")
 
 
+def removal(state: InterventionState, *, is_undo: bool = False) -> Change:
+    """Return the change that removes an intervention."""
+    return Change(Command(action="remove", target=state.id, **UNADDRESSED), (state,), is_undo)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a change: the first step in force, or the reason why it was not done."""
+    """The answer to a change: the first step in force, or the reason for a refusal."""
 
     change: Change
     is_done: bool
@@ -67,41 +66,34 @@ class _Sent:
 
 
 class Changes:
-    """Lives as long as the screen. `tell` is called with each answer, from the source's thread."""
+    """Exists as long as the screen. `on_answer` is called with each answer, in the source's thread."""
 
-    def __init__(self, tell: Callable[[Answer], object]) -> None:
-        self._tell = tell
+    def __init__(self, on_answer: Callable[[Answer], object]) -> None:
+        self._on_answer = on_answer
         self._sent: list[_Sent] = []
         self._done: list[Answer] = []
-        self._mine: dict[str, Change] = {}
+        self._own: dict[str, Change] = {}
         self.version = 0
 
     def send(self, source: Source | None, change: Change, revision: int | None) -> None:
-        """Send a change. Its answer comes later; without a link it is refused here."""
+        """Send a change; its answer comes later. Without a link it is refused at once.
+
+        `revision` is that of the run's interventions as this viewer knows them.
+        """
         self._sent.append(_Sent(change, revision))
         self.version += 1
         if source is None:
-            self._tell(Answer(change, is_done=False, reason="there is no link to the training process"))
+            self._on_answer(Answer(change, is_done=False, reason=NO_LINK))
             return
         try:
-            future = source.submit(
-                change.action,
-                intervention=change.intervention,
-                arguments={**dict(change.arguments), **dict(change.choices)},
-                layers=change.layers,
-                site=change.site,
-                schedule=change.schedule,
-                target=change.target,
-                end_steps=change.end_steps,
-                is_kept=change.is_kept,
-            )
+            future = source.send(change.command)
         except GradscopeError as error:
-            self._tell(Answer(change, is_done=False, reason=str(error)))
+            self._on_answer(Answer(change, is_done=False, reason=str(error)))
             return
-        future.add_done_callback(lambda done: self._tell(_answer(change, done.exception(), done)))
+        future.add_done_callback(lambda done: self._on_answer(_answer(change, done.exception(), done)))
 
-    def settle(self, answer: Answer) -> None:
-        """Take an answer."""
+    def note_answer(self, answer: Answer) -> None:
+        """Store an answer."""
         self.version += 1
         for sent in self._sent:
             if sent.change is answer.change and sent.answer is None:
@@ -110,39 +102,40 @@ class Changes:
         if not answer.is_done:
             self._sent = [sent for sent in self._sent if sent.change is not answer.change]
             return
-        if answer.change.action == "install":
-            self._mine[answer.id] = answer.change
+        if answer.change.command.action == "install":
+            self._own[answer.id] = answer.change
         if not answer.change.is_undo:
             self._done = [*self._done, answer][-_HISTORY:]
 
     def merged(
         self, known: Collection[InterventionState], revision: int | None
     ) -> tuple[InterventionState, ...]:
-        """Return the run's interventions, and this viewer's that it does not list yet."""
+        """Return the run's interventions, and those of this viewer that it does not list yet."""
         self._sent = [sent for sent in self._sent if sent.answer is None or sent.revision == revision]
+        commands = [(sent, sent.change.command) for sent in self._sent]
         ids = {state.id for state in known}
-        gone = {s.answer.change.target for s in self._sent if s.answer and s.change.action == "remove"}
-        own = [_state(sent) for sent in self._sent if sent.change.action == "install"]
+        gone = {each.target for sent, each in commands if sent.answer and each.action == "remove"}
+        own = [_state(sent) for sent, each in commands if each.action == "install"]
         listed = [state for state in known if state.id not in gone]
         return (*listed, *(state for state in own if not state.id or state.id not in ids))
 
     @property
     def pending(self) -> int:
-        """How many changes wait for their answer."""
+        """The number of changes without an answer."""
         return sum(sent.answer is None for sent in self._sent)
 
-    def mine(self, known: Collection[InterventionState]) -> tuple[InterventionState, ...]:
-        """Return those of this viewer that are in force, or about to be, and end with it."""
-        own = {name for name, change in self._mine.items() if not change.is_kept}
+    def ending_with_viewer(self, known: Collection[InterventionState]) -> tuple[InterventionState, ...]:
+        """Return this viewer's active and pending interventions that end when it has gone."""
+        own = {name for name, change in self._own.items() if not change.command.is_kept}
         return tuple(s for s in known if s.id in own or (not s.id and s.end != _KEPT))
 
-    def undone(self, known: Collection[InterventionState]) -> tuple[Change, ...]:
-        """Take the newest change that can be undone from the history; return what undoes it."""
+    def pop_undo(self, known: Collection[InterventionState]) -> tuple[Change, ...]:
+        """Remove the newest change that can be undone from the history; return what undoes it."""
         ids = {state.id: state for state in known}
         while self._done:
             answer = self._done.pop()
-            if answer.change.action == "install" and answer.id in ids:
-                return (Change("remove", target=answer.id, removed=(ids[answer.id],), is_undo=True),)
+            if answer.change.command.action == "install" and answer.id in ids:
+                return (removal(ids[answer.id], is_undo=True),)
             again = tuple(_install_again(state) for state in answer.change.removed)
             if again:
                 return again
@@ -157,36 +150,36 @@ def _answer(change: Change, error: BaseException | None, done: object) -> Answer
 
 
 def _state(sent: _Sent) -> InterventionState:
-    change, answer = sent.change, sent.answer
+    command, answer = sent.change.command, sent.answer
     return InterventionState(
         id=answer.id if answer else "",
-        action=change.intervention,
-        arguments=dict(change.arguments),
-        layers=answer.layers if answer and answer.layers else change.layers,
-        site=change.site,
+        action=command.intervention,
+        arguments=command.arguments,
+        layers=answer.layers if answer and answer.layers else command.layers,
+        site=command.site,
         set_by="this viewer",
         active_since=answer.step if answer else None,
-        end=end_in_words(change),
-        choices=dict(change.choices),
-        schedule=change.schedule,
+        end=_end_in_words(command),
+        choices=command.choices,
+        schedule=command.schedule,
     )
 
 
-def end_in_words(change: Change) -> str:
-    """Return when a change ends."""
-    if change.end_steps is not None:
-        return f"after {change.end_steps:,} steps"
-    return _KEPT if change.is_kept else "with its viewer"
+def _end_in_words(command: Command) -> str:
+    if command.end_steps is not None:
+        return f"after {command.end_steps:,} steps"
+    return _KEPT if command.is_kept else "with its viewer"
 
 
 def _install_again(state: InterventionState) -> Change:
-    return Change(
-        "install",
-        state.action,
-        tuple(state.arguments.items()),
-        state.layers,
-        choices=tuple(state.choices.items()),
+    command = Command(
+        action="install",
+        intervention=state.action,
+        arguments=state.arguments,
+        choices=state.choices,
+        layers=state.layers,
         site=state.site,
         schedule=state.schedule,
-        is_undo=True,
+        **UNADDRESSED,
     )
+    return Change(command, is_undo=True)

@@ -1,4 +1,4 @@
-"""Every key of the screen, in one table: bindings, key line, help and palette are made from it."""
+"""Every key, in one table: bindings, key line, help and palette are generated from it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ Owner: TypeAlias = Literal["app", "main", "layers", "detail", "interventions", "
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`keys` is Textual's list of keys, `shown` what a person reads.
+    """`keys` is Textual's list of keys, `shown` their text for people, `action` a method of the owner.
 
-    With a `brief` the key stands in the key line of its owner's page. A key that `changes` the training
-    is hidden from those who may only watch.
+    A key with a `brief` is in the key line of its owner's page. A key that `changes` the training is
+    hidden with `--readonly`.
     """
 
     keys: str
@@ -36,17 +36,17 @@ KEYS: tuple[Key, ...] = (
     Key("g,home", "g", "jump(0)", "first row", "layers"),
     Key("G,end", "G", "jump(-1)", "last row", "layers"),
     Key("h,left", "h ←", "fold", "fold, or go to the container", "layers"),
-    Key("l,right", "l →", "unfold", "unfold, or go inside", "layers"),
+    Key("l,right", "l →", "unfold", "unfold, or go to the first layer inside", "layers"),
     Key("enter", "enter", "detail", "the layer in detail", "layers", "detail"),
     Key("space", "space", "mark", "mark the layer", "layers", "mark"),
-    Key("a", "a", "mark_all", "mark all that are listed, or none", "layers"),
+    Key("a", "a", "mark_all", "mark all listed layers, or none", "layers"),
     Key("slash", "/", "filter", "filter by a regular expression, ! inverts", "layers", "filter"),
     Key("less_than_sign", "<", "sort(-1)", "sort by the previous column", "layers"),
     Key("greater_than_sign", ">", "sort(1)", "sort by the next column", "layers", "sort"),
-    Key("I", "I", "invert", "turn the order round", "layers"),
-    Key("e", "e", "exponents", "its exponents over the steps, or its curves", "detail", "exponents"),
-    Key("j,down", "j ↓", "kind(1)", "the exponents of the next kind of tensor", "detail", "next kind"),
-    Key("k,up", "k ↑", "kind(-1)", "the exponents of the previous kind", "detail"),
+    Key("I", "I", "invert", "reverse the order", "layers"),
+    Key("e", "e", "exponents", "show exponents over steps, or curves", "detail", "exponents"),
+    Key("j,down", "j ↓", "kind(1)", "exponents of the next kind of tensor", "detail", "next kind"),
+    Key("k,up", "k ↑", "kind(-1)", "exponents of the previous kind", "detail"),
     Key(
         "x,delete",
         "x",
@@ -61,21 +61,21 @@ KEYS: tuple[Key, ...] = (
         "i",
         "i",
         "intervene",
-        "change the gradients of the marked layers",
+        "intervene in the marked layers",
         "app",
         "intervene",
         changes=True,
     ),
     Key("z", "z", "undo", "undo the last change of this viewer", "app", "undo", changes=True),
     Key("X", "X", "remove_all", "remove all interventions", "app", "remove all", changes=True),
-    Key("enter", "enter", "app.show_alerts_layer", "the alert's layer in detail", "alerts", "detail"),
-    Key("n", "n", "alert(1)", "next alert, or the newest", "app"),
-    Key("N", "N", "alert(-1)", "previous alert", "app"),
-    Key("P", "P", "pause", "pause the training, or let it go on", "app", "pause", changes=True),
+    Key("enter", "enter", "choose", "the layer of the alert in detail", "alerts", "detail"),
+    Key("n", "n", "alert(1)", "next alert, or the newest", "main"),
+    Key("N", "N", "alert(-1)", "previous alert", "main"),
+    Key("P", "P", "pause", "pause the training, or resume it", "app", "pause", changes=True),
     Key("full_stop", ".", "step_once", "one step of a paused training", "app", changes=True),
-    Key("p", "p", "freeze", "freeze the view; data goes on arriving", "main", "freeze"),
-    Key("r", "r", "next_rank", "all ranks merged, or one after the other", "main"),
-    Key("v", "v", "capture", "look at the layer's whole tensors", "app", "capture", changes=True),
+    Key("p", "p", "freeze", "freeze the view; data continues to arrive", "main", "freeze"),
+    Key("r", "r", "next_rank", "show all ranks merged, or the next rank", "main"),
+    Key("v", "v", "capture", "capture whole tensors of the layer", "app", "capture", changes=True),
     Key(
         "m", "m", "measure", "measure memory and time in the next step", "app", "measure", changes=True
     ),
@@ -104,7 +104,7 @@ def bindings_of(owner: Owner) -> list[BindingType]:
 
 
 def keys_shown(page: Owner, *, is_readonly: bool) -> Iterable[Key]:
-    """Return the keys for the key line of a page: its own first, then those that hold everywhere."""
+    """Return the keys for the key line of a page: its own first, then those of all pages."""
     own = [key for key in KEYS if key.owner == page and page != "main"]
     everywhere = [key for key in KEYS if key.owner in ("app", "main")]
     for key in (*own, *everywhere):

@@ -1,7 +1,7 @@
-"""The same table without a screen: once, as text, for pipes, logs, CI and screen readers.
+"""The layer table as text, printed once: for pipes, logs, CI and screen readers.
 
-It is made from the same store, columns and formats as the screen. Without colour nothing is lost: what
-a colour says stands in a sign or a word as well.
+It uses the store, columns and formats of the screen. Colour carries no information of its own: a sign or
+a word says the same.
 """
 
 import time
@@ -13,7 +13,6 @@ from typing import Literal, Protocol
 from rich.color import ColorSystem
 from rich.style import Style
 
-from gradscope.client import only_live_run
 from gradscope.errors import LinkError
 from gradscope.protocol import Backfill, Message, RunInfo
 from gradscope.recording import Recording
@@ -56,7 +55,7 @@ _STYLES: dict[Role, Style] = {
 
 
 class Reader(Protocol):
-    """The part of a client that is read from."""
+    """The part of a client that `render_once` uses."""
 
     run: str | None
 
@@ -68,18 +67,20 @@ class Reader(Protocol):
         """Return all ranks of all runs."""
 
     def watch(self, run: str, *, max_rate_hz: float = 4.0, backfill: bool = True) -> None:
-        """Choose the run whose messages come."""
+        """Subscribe to a run."""
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """Wait for messages and return them in order."""
+        """Wait for messages; return them in order."""
 
 
 def render_once(client: Reader, *, color: bool, width: int, tab: str = "layers") -> str:
     """Return the newest step of the client's run, or of the only live one, as a table.
 
-    It subscribes anew each time, so it may be called again and again. Raises NothingToConnectError when
-    there is no run to choose, and LinkError when no step comes in 10 s.
+    Each call subscribes again. Raises NothingToConnectError if there is no run to choose, and LinkError
+    if no step arrives in 10 s.
     """
+    from gradscope.client.run_selection import only_live_run  # noqa: PLC0415 - gradscope.client loads zmq
+
     session = Session()
     store = session.watch(client.run or only_live_run(client.runs()))
     client.watch(store.run)
@@ -88,8 +89,8 @@ def render_once(client: Reader, *, color: bool, width: int, tab: str = "layers")
     while not (is_backfilled and store.revision is not None and (store.newest or tab == "memory")):
         if time.monotonic() > deadline:
             raise LinkError(
-                f"no step of run {store.run!r} came in {_TIMEOUT_S:g} s; it may be between steps, or "
-                "have nothing to show"
+                f"no step of run {store.run!r} arrived in {_TIMEOUT_S:g} s; its steps may be slow, or "
+                "none of them is observed"
             )
         for message in client.receive(0.1):
             session.feed(message)
@@ -118,12 +119,12 @@ def render_recorded(recording: Recording, *, color: bool, width: int, tab: str =
 
 
 def memory_text(store: RunStore, *, color: bool, width: int) -> str:
-    """Return where memory and time went as text: the bars, and a line for each layer."""
+    """Return the memory and time of the newest measured step as text: bars, and a line for each layer."""
     width = max(width, _LEAST_WIDTH)
     accounts = [entry.text for entry in store.journal if exhausted_text([entry.text])]
     lines: list[Sequence[Cell]] = [(Cell(line, "above3"),) for line in _lines_of(accounts[-1:])]
     if store.resources.memory is None and store.resources.times is None:
-        lines.append((Cell("no step's memory was measured yet"),))
+        lines.append((Cell("No memory data yet."),))
     else:
         lines += head_lines(store.resources, "", width)
         lines.append(layer_header(width))
@@ -137,7 +138,7 @@ def _lines_of(texts: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _NoLink:
-    """Stands where a recording is read, and nobody is asked."""
+    """The link of a recording, which has none."""
 
     phase: Literal["up"] = "up"
     since_s: float = 0.0
@@ -145,7 +146,7 @@ class _NoLink:
 
 
 def table_text(store: RunStore, *, link: Link, is_ended: bool, color: bool, width: int) -> str:
-    """Return a store's newest step as text: the status, what is changed, and a line for each layer."""
+    """Return a store's newest step as text: status, interventions, and a line for each layer."""
     width = max(width, _LEAST_WIDTH)
     frame = store.frame()
     order = RowOrder()

@@ -1,7 +1,6 @@
-"""`Presenter`: what is looked at, and its state: run, page, frozen or live, or why there is nothing.
+"""`Presenter`: which run, page and frame are shown, and the cells of every line around the pages.
 
-Between the store and the screen: it knows the clock, the link and the run, and says in lines what they
-are like.
+It stands between store and screen: it knows the clock, the link and the run, and no widget.
 """
 
 import time
@@ -11,15 +10,22 @@ from typing import TypeAlias
 from gradscope.protocol import InterventionState
 from gradscope_tui.changes import Answer, Changes
 from gradscope_tui.keys import Owner
-from gradscope_tui.receiver import Receiver
+from gradscope_tui.source import Connector
 from gradscope_tui.store import Frame, RunStore, Session
 from gradscope_tui.view.alerts import alert_header, alert_row, pause_cells
 from gradscope_tui.view.cell import Cell
+from gradscope_tui.view.empty_text import (
+    NO_ALERTS,
+    NO_INTERVENTIONS,
+    NO_MEMORY,
+    no_layers_text,
+    too_small_text,
+    waiting_text,
+)
 from gradscope_tui.view.interventions import in_columns
 from gradscope_tui.view.lines import bar_cells, history_rows, log_rows, tab_cells
 from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
 from gradscope_tui.view.status import Phase, Status, status_cells, status_of
-from gradscope_tui.widgets.empty_state import no_hub_text, too_small_text, waiting_text
 
 __all__ = ["Presenter"]
 
@@ -29,14 +35,14 @@ Line: TypeAlias = tuple[tuple[Cell, ...], dict[int, str]]
 
 
 class Presenter:
-    """Lives as long as the screen. `wanted` is the run asked for, None for the only live one."""
+    """Exists as long as the screen. `wanted` is the run to watch; None: the only live one."""
 
     def __init__(
-        self, session: Session, changes: Changes, receiver: Receiver, wanted: str | None
+        self, session: Session, changes: Changes, connector: Connector, wanted: str | None
     ) -> None:
         self._session = session
         self._changes = changes
-        self._receiver = receiver
+        self._connector = connector
         self._wanted = wanted
         self._phase: Phase = "none"
         self._was_lost = False
@@ -52,11 +58,11 @@ class Presenter:
 
     @property
     def store(self) -> RunStore | None:
-        """What is known of the watched run."""
+        """The store of the watched run."""
         return self._session.watched
 
     def choose_run(self) -> bool:
-        """Watch the run asked for, or the only live one, once there is one; say whether it came now."""
+        """Watch the wanted run, or the only live one, if it exists; return whether the view changes."""
         if self.store is not None:
             return False
         live, names = self._session.live(), self._session.names()
@@ -73,14 +79,15 @@ class Presenter:
         return self.must_choose
 
     def watch(self, run: str) -> None:
-        """Turn to a run."""
+        """Watch a run."""
         self._session.watch(run)
-        self._receiver.watch(run)
+        if self._connector.source is not None:
+            self._connector.source.watch(run)
         self._frozen = None
 
-    def see(self) -> None:
-        """Look at the link and the clock, and make the frame when there is something new."""
-        store, source = self.store, self._receiver.source
+    def update(self) -> None:
+        """Update the status from the link and the clock, and the frame if there is new data."""
+        store, source = self.store, self._connector.source
         link = source.link if source else None
         phase: Phase = link.phase if link else "none"
         self._note_phase(phase)
@@ -94,17 +101,18 @@ class Presenter:
             self.frame = self._frozen
 
     def choose_rank(self) -> str:
-        """Turn to the next choice of ranks; return in words what is shown now."""
+        """Select the next choice of ranks; return it in words."""
         words = self.store.choose_rank() if self.store is not None else ""
-        return f"showing {words}" if words else "this run has one rank"
+        return f"Showing {words}." if words else "This run has one rank."
 
     def freeze(self) -> None:
-        """Freeze what is shown, or go on."""
+        """Freeze the view, or unfreeze it."""
         if self._frozen is None and self.frame is not None and self.store is not None:
             self._frozen, self._frozen_at = self.frame, self.store.counters["taken"]
         else:
             self._frozen = None
             self._made_of = None
+            self.update()
 
     @property
     def is_frozen(self) -> bool:
@@ -113,12 +121,12 @@ class Presenter:
 
     @property
     def is_too_small(self) -> bool:
-        """Whether the terminal has no room for a table."""
+        """Whether the terminal is too small for a table."""
         return self.size[0] < _LEAST[0] or self.size[1] < _LEAST[1]
 
     @property
     def keys_of(self) -> Owner:
-        """Whose keys the key line shows."""
+        """The owner of the keys in the key line."""
         owners: dict[str, Owner] = {
             "layers": "layers",
             "interventions": "interventions",
@@ -129,53 +137,41 @@ class Presenter:
 
     @property
     def version(self) -> object:
-        """Changes whenever a page is to be drawn anew."""
+        """A value that changes whenever the page must be drawn."""
         return self._session.version, self._changes.version, self.is_frozen
 
-    def known_states(self) -> tuple[InterventionState, ...]:
-        """Return the interventions that the run lists."""
-        return self.store.interventions if self.store else ()
-
     def states(self) -> tuple[InterventionState, ...]:
-        """Return the run's interventions, with those of this viewer that are pending."""
-        revision = self.store.interventions_revision if self.store else None
-        return self._changes.merged(self.known_states(), revision)
+        """Return the run's interventions, and the pending ones of this viewer."""
+        if self.store is None:
+            return self._changes.merged((), None)
+        return self._changes.merged(self.store.interventions, self.store.interventions_revision)
 
-    def calm_text(self) -> str:
-        """Return what is said instead of a page; empty where there is something to show."""
+    def empty_text(self) -> str:
+        """Return the text that replaces a page without content; empty if the page has some."""
         if self.is_too_small:
             return too_small_text(*self.size)
-        if self.store is None:
-            return self._waiting_text()
-        if self.page == "log":
-            return ""
-        return self._empty_page_text(self.store)
+        store = self.store
+        if store is None:
+            ended = len(self._session.names()) - len(self._session.live())
+            if self._wanted is not None:
+                ended = 0
+            return waiting_text(self._wanted, problem=self._connector.problem, ended=ended)
+        return self._empty_page_text(store)
 
     def _empty_page_text(self, store: RunStore) -> str:
-        """Return what is said where a page has nothing to show."""
+        if self.page == "log" or (self.page == "alerts" and len(store.alerts)):
+            return ""
         if self.page == "alerts":
-            return "" if len(store.alerts) else "no rule has found anything"
+            return NO_ALERTS
         if self.page == "interventions":
-            return (
-                ""
-                if self.states() or history_rows(store.journal, self.size[0])
-                else "no gradient is changed\n\ni changes those of the marked layers"
-            )
-        resources = store.resources
-        if self.page == "memory" and resources.memory is None and resources.times is None:
-            return "no step's memory was measured yet\n\nit is in the first step, and then in few"
-        return self._no_layers_text(store)
-
-    def _waiting_text(self) -> str:
-        ended = len(self._session.names()) - len(self._session.live())
-        if ended and self._wanted is None:
-            return waiting_text(None) + f"\n\nR lists {ended} that ended"
-        return no_hub_text(self._wanted, self._receiver.problem)
-
-    def _no_layers_text(self, store: RunStore) -> str:
-        if store.revision is None:
-            return f"waiting for the layers of {store.run}…"
-        return "" if len(store.tree) else f"{store.model or 'this model'} has no layers to show"
+            has_lines = self.states() or history_rows(store.journal, self.size[0])
+            return "" if has_lines else NO_INTERVENTIONS
+        if self.page == "memory" and store.resources.memory is None and store.resources.times is None:
+            return NO_MEMORY
+        has_manifest = store.revision is not None
+        return (
+            "" if len(store.tree) else no_layers_text(store.run, store.model, has_manifest=has_manifest)
+        )
 
     def status_cells(self, width: int, *, is_readonly: bool) -> tuple[Cell, ...]:
         """Return the status line."""
@@ -185,14 +181,14 @@ class Presenter:
         return status_cells(replace(self._status, is_readonly=is_readonly, waiting=waiting), width)
 
     def bar_cells(self, width: int) -> tuple[Cell, ...]:
-        """Return the bar: that the training stands, and the interventions."""
+        """Return the bar: the pause, and the interventions."""
         store, states = self.store, self.states()
         paused = pause_cells(store.pause, store.pause_left_s()) if store and store.pause else ()
         left = width - sum(len(cell.text) for cell in paused)
         return (*paused, *(bar_cells(states, left) if states and left > 0 else ()))
 
     def tab_cells(self, note: str, width: int) -> Line:
-        """Return the tabs with their counts; `note` stands at the right."""
+        """Return the tabs with their counts; `note` is shown at the right."""
         counts = {
             "alerts": len(self.store.alerts) if self.store else 0,
             "interventions": len(self.states()),
@@ -202,14 +198,14 @@ class Presenter:
         return tab_cells(page, counts, note, width)
 
     def intervention_table(self, width: int) -> tuple[list[tuple[Cell, ...]], tuple[Cell, ...]]:
-        """Return a line for each intervention, as they act, and their history; and the titles."""
+        """Return a line for each intervention in the order of effect, their history, and the titles."""
         step = self.store.step if self.store else None
         header, in_force = in_columns(self.states(), step, width)
         history = history_rows(self.store.journal, width) if self.store else ()
         return [*in_force, *history], header
 
     def memory_lines(self, width: int) -> tuple[list[tuple[Cell, ...]], list[tuple[Cell, ...]]]:
-        """Return the lines above the table of the memory page, with its titles, and its rows."""
+        """Return the head of the memory page, whose last line has the column titles, and its rows."""
         if self.store is None:
             return [], []
         resources = self.store.resources
@@ -223,37 +219,35 @@ class Presenter:
         return [alert_row(entry, width) for entry in alerts], alert_header(width)
 
     def log_rows(self, width: int) -> list[tuple[Cell, ...]]:
-        """Return the lines of each thing that happened."""
+        """Return the lines of the log."""
         entries = self.store.journal if self.store else ()
         return [row for entry in entries for row in log_rows(entry, width)]
 
     def note_answer(self, answer: Answer) -> str:
-        """Write an answer into the log; return its words."""
-        words = answer.change.words
+        """Log the answer to a change; return the text."""
+        words = answer.change.in_words
         if answer.is_done:
             since = "" if answer.step is None else f" since step {answer.step:,}"
-            text = f"{words}: {'active' if answer.change.action == 'install' else 'done'}{since}"
+            text = (
+                f"{words}: {'active' if answer.change.command.action == 'install' else 'done'}{since}"
+            )
         else:
-            text = f"{words}: refused: {answer.reason or 'no reason was given'}"
+            text = f"{words}: refused: {answer.reason or 'no reason given'}"
         if self.store is not None:
             self.store.note("info" if answer.is_done else "error", text, answer.step)
         return text
 
     def _note_phase(self, phase: Phase) -> None:
-        """Write into the log when the link breaks and when it is back."""
+        """Log when the link breaks, and when it is up again."""
         before, self._phase = self._phase, phase
         if self.store is None or before == phase:
             return
         if phase in ("lost", "none"):
             self._was_lost = True
-            self.store.journal.note(
-                time.time(), "warning", "the link to the hub was lost", self.store.step
-            )
+            self.store.note("warning", "the link to the hub was lost")
         elif phase == "up" and self._was_lost:
             self._was_lost = False
-            self.store.journal.note(
-                time.time(), "info", "the link to the hub is up again", self.store.step
-            )
+            self.store.note("info", "the link to the hub is up again")
 
     def _make_status(self, store: RunStore | None, phase: Phase, since_s: float, reason: str) -> Status:
         info = self._session.info()

@@ -1,13 +1,44 @@
-"""`Source`: where the messages come from. `gradscope.client.Client` is one; tests have others."""
+"""`Source`: where the stream of a run comes from, and the thread that opens it.
 
-from collections.abc import Callable, Mapping, Sequence
+`gradscope.client.Client` is a source; tests have others. A source has a thread of its own, which reads
+the link and calls `on_arrival` when something waits to be taken.
+"""
+
+import threading
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypedDict
 
-from gradscope.catalogue import CommandName
-from gradscope.protocol import Ack, Message, Schedule
+from gradscope.errors import GradscopeError, LinkError, NothingToConnectError
+from gradscope.protocol import Ack, Command, Message, Step
 
-__all__ = ["Connect", "Link", "Source", "connect_client"]
+__all__ = [
+    "NO_LINK",
+    "UNADDRESSED",
+    "Connect",
+    "Connector",
+    "Item",
+    "Link",
+    "Source",
+    "connect_client",
+]
+
+NO_LINK = "there is no link to the training process"
+
+_RETRY_S = 0.3
+
+Item: TypeAlias = Message | dict[int, Step]
+"""A message, or a step of the run: the messages of all ranks that have reported it."""
+
+
+class _Address(TypedDict):
+    id: bytes
+    run: str
+    peer: str
+
+
+UNADDRESSED: _Address = {"id": b"", "run": "", "peer": ""}
+"""The fields of a Command that the source fills in when it sends it."""
 
 
 class Link(Protocol):
@@ -15,15 +46,15 @@ class Link(Protocol):
 
     @property
     def phase(self) -> Literal["connecting", "up", "lost", "refused"]:
-        """Where it is in its life."""
+        """The phase of the connection."""
 
     @property
     def since_s(self) -> float:
-        """Since when it is in this phase."""
+        """When this phase began."""
 
     @property
     def reason(self) -> str:
-        """Why it is lost or refused."""
+        """Why the link is lost or refused."""
 
 
 class Source(Protocol):
@@ -34,37 +65,75 @@ class Source(Protocol):
         """The state of the link to the hub."""
 
     def watch(self, run: str, *, max_rate_hz: float = 4.0, backfill: bool = True) -> None:
-        """Choose the run whose messages come."""
+        """Subscribe to a run."""
 
-    def receive(self, timeout_s: float) -> list[Message]:
-        """Wait for messages and return them in order."""
+    def take(self, most: int) -> list[Item]:
+        """Return the oldest items that wait, without waiting for more."""
 
-    def submit(
-        self,
-        action: CommandName,
-        *,
-        intervention: str = "",
-        arguments: Mapping[str, float | str] | None = None,
-        layers: Sequence[str] = (),
-        site: str = "output",
-        schedule: Schedule | None = None,
-        target: str = "",
-        end_steps: int | None = None,
-        is_kept: bool = False,
-        lease_s: float | None = None,
-    ) -> Future[Ack]:
-        """Send a command; the future ends with the answer."""
+    def send(self, command: Command) -> Future[Ack]:
+        """Send a command; fills in the fields of `UNADDRESSED`. The future ends with the answer."""
 
     def close(self) -> None:
-        """Close the link."""
+        """Close the link and end its thread."""
 
 
-Connect: TypeAlias = Callable[[], Source]
-"""Opens a source. Raises NothingToConnectError while there is none."""
+Connect: TypeAlias = Callable[[Callable[[], object]], Source]
+"""Opens a source that calls its argument when items arrive. Raises NothingToConnectError without a hub."""
 
 
-def connect_client(endpoint: str | None, *, is_readonly: bool) -> Source:
-    """Open a client that watches no run yet. Raises NothingToConnectError when no hub runs."""
+def connect_client(
+    endpoint: str | None, on_arrival: Callable[[], object], *, is_readonly: bool
+) -> Source:
+    """Open a client that watches no run yet. Raises NothingToConnectError if no hub runs."""
     from gradscope.client import connect  # noqa: PLC0415 - zmq loads after the first paint
 
-    return connect(None, endpoint, name="tui", want="observe" if is_readonly else "control")
+    want: Literal["observe", "control"] = "observe" if is_readonly else "control"
+    return connect(None, endpoint, name="tui", want=want, on_arrival=on_arrival)
+
+
+class Connector:
+    """Opens the source in a thread, which ends as soon as there is one. Connecting loads zmq and may wait.
+
+    `notify()` is called, in the connector's or the source's thread, when there is a source, when items
+    wait in it, and when `problem` changes: why there is no source yet.
+    """
+
+    def __init__(self, connect: Connect, notify: Callable[[], object]) -> None:
+        self.source: Source | None = None
+        self.problem = ""
+        self._connect = connect
+        self._notify = notify
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="gradscope-connect", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and close the source; returns when both are done."""
+        self._end.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self.source is not None:
+            self.source.close()
+
+    def _work(self) -> None:
+        while not self._end.is_set():
+            try:
+                self.source = self._connect(self._notify)
+            except (NothingToConnectError, LinkError) as error:
+                self._report(str(error))
+                self._end.wait(_RETRY_S)
+            except GradscopeError as error:  # such as another version: trying again does not help
+                self._report(str(error))
+                return
+            else:
+                self.problem = ""
+                self._notify()
+                return
+
+    def _report(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            self._notify()

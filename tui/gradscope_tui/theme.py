@@ -1,7 +1,7 @@
-"""Two themes, for dark and for light terminals, and the one palette that every widget draws from.
+"""Two themes, for dark and light terminals, and the palette of all widgets.
 
-Few colours mean something: amber to red is above a layer's own past, blue to violet below it, a filled
-red is not finite, a filled magenta is a change to the training. All else is grey or plain.
+Few colours have a meaning: amber to red is above a layer's own past, blue to violet below it, filled red
+is not finite, filled magenta is an intervention. Everything else is grey or plain.
 """
 
 from collections.abc import Mapping
@@ -86,17 +86,17 @@ LIGHT = Theme(
 
 
 def palette(*, is_dark: bool) -> dict[str, str]:
-    """Return the variables for a theme that does not define them."""
+    """Return the palette for a theme that does not define it."""
     return dict(_DARK if is_dark else _LIGHT)
 
 
 def theme_for(environ: Mapping[str, str]) -> Theme:
-    """Return the light theme where the terminal says in COLORFGBG that its background is light."""
+    """Return the light theme if COLORFGBG says that the terminal's background is light."""
     background = environ.get("COLORFGBG", "").rpartition(";")[2]
     return LIGHT if background in {"7", "15"} else DARK
 
 
-# The theme's variable for each role, and how: b bold, i italic, r white on it, g it is the ground.
+# The theme variable of each role, and its style: b bold, i italic, r white text on it, g background only.
 _ROLES: dict[Role, tuple[str, str]] = {
     "normal": ("foreground", ""),
     "dim": ("gs-dim", ""),
@@ -125,10 +125,9 @@ _ROLES: dict[Role, tuple[str, str]] = {
 
 
 def role_styles(variables: Mapping[str, str]) -> dict[Role, Style]:
-    """Return the style of every role, to be laid over a background.
+    """Return the style of every role, without a background unless the role has one.
 
-    Textual's component classes would do the same: with twenty roles in ten widgets they cost a tenth
-    of a second at the start.
+    Textual's component classes do the same, but with 20 roles in 10 widgets they take 0.1 s at the start.
     """
     return {role: _style(Color.parse(variables[name]), how) for role, (name, how) in _ROLES.items()}
 

@@ -1,1 +1,1 @@
-"""What lies over the main screen for a moment: a question, a form, the help, the runs."""
+"""The main screen, and the modal screens above it: questions, the form, the help, the runs."""

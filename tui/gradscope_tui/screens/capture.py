@@ -1,4 +1,4 @@
-"""`CaptureScreen`: whole tensors of a layer, as pictures with statistics by channel."""
+"""`CaptureScreen`: captured tensors of a layer as pictures, with statistics by channel."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -21,11 +21,11 @@ _HEIGHT = 14
 _CHANNELS = 6
 _WIDEST = 120
 _FRAME = 7
-"""The card's border and padding, and its scroll bar."""
+"""The width of the card's border, padding and scroll bar."""
 
 
 class CaptureScreen(ModalScreen[str | None]):
-    """Shows what was captured. Answers the kind to capture next, or None."""
+    """Shows captured tensors. Returns the kind of tensor to capture next, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "again('activation')", show=False),
@@ -39,7 +39,7 @@ class CaptureScreen(ModalScreen[str | None]):
         self._found = tuple(found)
 
     def compose(self) -> ComposeResult:
-        """Lay out the pictures."""
+        """Create the card."""
         card = VerticalScroll(classes="card")
         card.border_title = "captured"
         card.border_subtitle = "a activation · g gradient · w weight gradient · esc closes"
@@ -48,7 +48,7 @@ class CaptureScreen(ModalScreen[str | None]):
             yield Static(captured_text(self._found, width), markup=False)
 
     def action_again(self, what: str) -> None:
-        """Answer what to capture next."""
+        """Close, and capture another kind of tensor."""
         self.dismiss(what)
 
     def action_close(self) -> None:
@@ -81,5 +81,5 @@ def _lines(captured: "CapturedArray", width: int) -> list[str]:
         for i in order
     ]
     count, axis = len(channels.mean), channels.axis
-    lines.append(f"of {count} channels along dimension {axis}, {channels.dead} are zero altogether")
+    lines.append(f"{channels.dead} of {count} channels along dimension {axis} are all zero")
     return lines

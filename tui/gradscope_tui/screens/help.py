@@ -1,4 +1,4 @@
-"""`HelpScreen`: every key and every sign, from the table of keys."""
+"""`HelpScreen`: every key, column and sign."""
 # ruff: noqa: RUF001 - the signs are meant
 
 from typing import ClassVar
@@ -9,9 +9,9 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from gradscope.catalogue import INTERVENTIONS
 from gradscope_tui.keys import KEYS, Owner
 from gradscope_tui.store import QUANTITIES
-from gradscope_tui.view.intervention_text import ACTIONS
 
 __all__ = ["HelpScreen", "help_text"]
 
@@ -27,19 +27,19 @@ _TITLES: tuple[tuple[Owner, str], ...] = (
 _SIGNS = (
     ("·", "not measured in this step"),
     ("Σ", "merged from the layers below"),
-    ("~", "sampled: only a part of the elements was read"),
-    ("×", "still multiplied by a loss scale"),
-    ("≠", "should be the same on all ranks, and is not"),
+    ("~", "sampled: only some of the elements were read"),
+    ("×", "still multiplied by the loss scale"),
+    ("≠", "differs between ranks, but should be the same"),
     ("NaN 12", "12 elements are not a number (Inf: infinite)"),
-    ("▲ ▼", "far above, or below, that layer's own past; colours say it before"),
-    ("◆ ◇", "the gradient is changed here, or is about to be"),
+    ("▲ ▼", "far above or below the layer's own past; a colour marks smaller distances"),
+    ("◆ ◇", "an intervention is active, or pending"),
     ("●", "marked"),
-    ("focus: …", "the layer in detail is measured so often, and all others less, while it is shown"),
+    ("focus: …", "how often the layer in detail is measured while it is shown"),
 )
 
 
 class HelpScreen(ModalScreen[None]):
-    """Closed by the keys that one would try."""
+    """Closes with escape, q, ? or enter."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,enter", "close", show=False)
@@ -50,7 +50,7 @@ class HelpScreen(ModalScreen[None]):
         self._is_readonly = is_readonly
 
     def compose(self) -> ComposeResult:
-        """Lay out the text."""
+        """Create the card."""
         card = VerticalScroll(classes="card")
         card.border_title = "keys and signs"
         card.border_subtitle = "esc closes"
@@ -71,7 +71,9 @@ def help_text(*, is_readonly: bool) -> str:
             lines += ["", f"[b]{title}[/b]"]
             lines += [_line(key.shown, key.meaning) for key in shown]
         if owner == "app" and not is_readonly:
-            lines += [_line(f"i {a.key}", f"{a.name}: {a.meaning}") for a in ACTIONS]
+            lines += [
+                _line(f"i {each.key}", f"{each.name}: {each.menu}") for each in INTERVENTIONS.values()
+            ]
     lines += ["", "[b]Columns[/b]"]
     lines += [_line(quantity.title, quantity.meaning) for quantity in QUANTITIES]
     lines += ["", "[b]Signs[/b]"]

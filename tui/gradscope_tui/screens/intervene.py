@@ -1,8 +1,8 @@
-"""`InterveneScreen`: from `i` to a change in two or three keys.
+"""`InterveneScreen`: from `i` to an intervention in two or three keys.
 
-First a letter chooses what to do; then a form shows its values, where it acts and when it ends, and
-says in one sentence what will happen. That sentence is the question: `enter` answers it, there is no
-second one. What can be done, and the fields for it, are made from what the run says of itself.
+A letter selects the action. The form then shows its arguments, site and end, and says in one sentence
+what will happen; `enter` applies it without a second question. The actions and their fields are those
+that the run's manifest lists.
 """
 
 from typing import ClassVar
@@ -14,13 +14,13 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
 
+from gradscope.catalogue import INTERVENTIONS, InterventionSpec
 from gradscope.errors import UsageError
-from gradscope.protocol import ActionInfo, ArgumentInfo, Schedule, parse_ramp
-from gradscope_tui.changes import Change
+from gradscope.protocol import ActionInfo, ArgumentInfo, Command, Schedule, parse_ramp
+from gradscope_tui.source import UNADDRESSED
 from gradscope_tui.store import Frame
-from gradscope_tui.view.defaults import default_value
-from gradscope_tui.view.fields import count_of, number_of, range_in_words
-from gradscope_tui.view.intervention_text import ACTIONS, Action, actions_of, layers_in_words, sentence
+from gradscope_tui.view.fields import count_of, number_of, range_in_words, suggested_value
+from gradscope_tui.view.intervention_text import layers_in_words, sentence, specs_of
 from gradscope_tui.widgets.choice import Choice
 
 __all__ = ["InterveneScreen"]
@@ -35,11 +35,11 @@ _NUMBERS = ("number", "whole")
 _SHORT_SCREEN = 22
 
 
-class InterveneScreen(ModalScreen[Change | None]):
-    """Answers with the change, or None."""
+class InterveneScreen(ModalScreen[Command | None]):
+    """Returns the command to send, or None."""
 
     AUTO_FOCUS = ""
-    # Bindings, and no handler of keys: those typed while the screen is made are looked up here, too.
+    # Bindings instead of a key handler: keys typed while the screen is being mounted reach them, too.
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "cancel", show=False),
         Binding("enter", "apply", show=False),
@@ -47,7 +47,7 @@ class InterveneScreen(ModalScreen[Change | None]):
         Binding("up", "app.focus_previous", show=False),
         *(
             Binding(key, f"choose('{key}')", show=False)
-            for key in (*(a.key for a in ACTIONS), *"123456789")
+            for key in (*(spec.key for spec in INTERVENTIONS.values()), *"123456789")
         ),
     ]
 
@@ -57,11 +57,11 @@ class InterveneScreen(ModalScreen[Change | None]):
         super().__init__()
         self._layers = layers
         self._frame = frame
-        self._possible = actions_of(actions)
-        self._chosen: tuple[Action, ActionInfo] | None = None
+        self._possible = specs_of(actions)
+        self._chosen: tuple[InterventionSpec, ActionInfo] | None = None
 
     def compose(self) -> ComposeResult:
-        """Lay out the choice of the action, and the form, which is hidden at first."""
+        """Create the list of actions, and the form, which is hidden at first."""
         card = Vertical(classes="card is-change")
         card.border_title = f"intervene at {layers_in_words(self._layers, 2)}"
         with card:
@@ -87,22 +87,23 @@ class InterveneScreen(ModalScreen[Change | None]):
 
     def _list_of_actions(self) -> str:
         lines = [
-            f"  [b $primary]{a.key}[/]   {a.name:<19}[$gs-dim]{a.meaning}[/]" for a, _ in self._possible
+            f"  [b $primary]{spec.key}[/]   {spec.name:<19}[$gs-dim]{spec.menu}[/]"
+            for spec, _ in self._possible
         ]
-        return "\n".join(lines) or "  this run does not say what can be done to it"
+        return "\n".join(lines) or "  This run lists no actions."
 
     def on_mount(self) -> None:
-        """Show the first part only."""
+        """Show the list of actions only."""
         self.query_one("#form").display = self.query_one("#answer").display = False
         self.set_class(self.app.size.height < _SHORT_SCREEN, "is-short")
 
     def on_resize(self, event: events.Resize) -> None:
-        """Give the form what the sentence leaves."""
+        """Fit the form into the new size."""
         self.set_class(event.size.height < _SHORT_SCREEN, "is-short")
         self.call_after_refresh(self._share_room)
 
     def _share_room(self) -> None:
-        """Let the fields scroll where there is no room for all: the sentence is always whole."""
+        """Limit the height of the fields, which scroll: the sentence is always shown in full."""
         card = self.query_one(".card")
         around = card.outer_size.height - card.size.height
         left = self.size.height - around - self.query_one("#answer").outer_size.height
@@ -111,22 +112,22 @@ class InterveneScreen(ModalScreen[Change | None]):
             self.focused.scroll_visible(animate=False)
 
     async def action_choose(self, key: str) -> None:
-        """Choose what to do; the form follows."""
+        """Select an action and open its form."""
         found = next((pair for pair in self._possible if pair[0].key == key), None)
         if self._chosen is None and found is not None:
             self._chosen = found
             await self._open_form(*found)
 
-    async def _open_form(self, action: Action, info: ActionInfo) -> None:
+    async def _open_form(self, spec: InterventionSpec, info: ActionInfo) -> None:
         card = self.query_one(".card")
-        subject = "the gradient" if info.what != "value" else "what is computed"
-        card.border_title = f"{action.verb} {subject} of {layers_in_words(self._layers, 2)}"
-        card.border_subtitle = "enter applies · tab next field · ← → choose · esc cancels"
+        subject = "the gradient" if info.what != "value" else "the output"
+        card.border_title = f"{spec.verb} {subject} of {layers_in_words(self._layers, 2)}"
+        card.border_subtitle = "enter applies · tab next field · ← → select · esc cancels"
         self.query_one("#actions").display = False
-        rows = [self._row(action, argument, i) for i, argument in enumerate(info.arguments)]
+        rows = [self._row(spec, argument) for argument in info.arguments]
         await self.query_one("#arguments").mount_all(rows)
         sites = self.query_one("#site-row")
-        await sites.mount_all([Label("where"), Choice(info.sites, id="site")])
+        await sites.mount_all([Label("site"), Choice(info.sites, id="site")])
         sites.display = len(info.sites) > 1
         numbers = [argument.name for argument in info.arguments if argument.kind in _NUMBERS]
         self.query_one("#ramp", Input).placeholder = _HINTS["ramp"].format(*numbers[:1] or [""])
@@ -134,10 +135,10 @@ class InterveneScreen(ModalScreen[Change | None]):
         self.query_one("#form").display = self.query_one("#answer").display = True
         has_fields = bool(info.arguments)
         self.set_focus(self.query_one(f"#{_id(info.arguments[0])}" if has_fields else "#end"))
-        self._tell()
+        self._update_sentence()
 
-    def _row(self, action: Action, argument: ArgumentInfo, place: int) -> Horizontal:
-        """Return the row of one argument: a line to type in, or one to choose from."""
+    def _row(self, spec: InterventionSpec, argument: ArgumentInfo) -> Horizontal:
+        """Return the row of one argument: an input line or a choice."""
         label, field = Label(argument.name.replace("_", " ")), _id(argument)
         if argument.kind in ("choice", "yes"):
             options = argument.options if argument.kind == "choice" else _YES
@@ -146,15 +147,15 @@ class InterveneScreen(ModalScreen[Change | None]):
             choice.chosen = int(argument.default or 0) if argument.kind == "yes" else first
             return Horizontal(label, choice, classes="row")
         value = argument.default
-        if place == 0 and value is None:
-            value = default_value(action.name, self._frame, self._layers)
+        if value is None:
+            value = suggested_value(spec.name, argument.name, self._frame, self._layers)
         shown = "" if value is None else f"{value:g}"
         return Horizontal(label, Input(shown, compact=True, id=field), classes="row")
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Say the sentence anew."""
+        """Update the sentence."""
         event.stop()
-        self._tell()
+        self._update_sentence()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Apply."""
@@ -162,53 +163,54 @@ class InterveneScreen(ModalScreen[Change | None]):
         self.action_apply()
 
     def on_choice_changed(self) -> None:
-        """Say the sentence anew."""
-        self._tell()
+        """Update the sentence."""
+        self._update_sentence()
 
     def action_cancel(self) -> None:
         """Close without a change."""
         self.dismiss(None)
 
-    def _tell(self) -> None:
+    def _update_sentence(self) -> None:
         if self._chosen is None or not self.query("#site"):
             return
         end = self.query_one("#end", Choice).chosen
         self.query_one("#steps-row").display = end == 2
-        change, problem = self._read()
+        command, problem = self._read()
         self.query_one("#problem", Static).update(problem)
         self.call_after_refresh(self._share_room)
-        if change is not None:
-            ends = f"it ends after {change.end_steps:,} steps" if change.end_steps else _END_WORDS[end]
-            text = sentence(*self._chosen, change, ends, change.schedule)
-            self.query_one("#sentence", Static).update(text)
+        if command is not None:
+            ends = (
+                f"it ends after {command.end_steps:,} steps" if command.end_steps else _END_WORDS[end]
+            )
+            self.query_one("#sentence", Static).update(sentence(*self._chosen, command, ends))
 
-    def _read(self) -> tuple[Change | None, str]:
-        """Return the change that the form says, or what is wrong with it."""
+    def _read(self) -> tuple[Command | None, str]:
+        """Return the command of the form, or None and the problem."""
         if self._chosen is None:
             return None, ""
-        action, info = self._chosen
+        spec, info = self._chosen
         try:
             numbers = self._numbers(info)
             steps = self._steps()
             schedule = self._schedule()
         except UsageError as error:
             return None, str(error)
-        choices = [(a.name, self._picked(_id(a))) for a in info.arguments if a.kind == "choice"]
-        change = Change(
-            "install",
-            action.name,
-            numbers,
-            self._layers,
+        command = Command(
+            action="install",
+            intervention=spec.name,
+            arguments=numbers,
+            choices={a.name: self._picked(_id(a)) for a in info.arguments if a.kind == "choice"},
+            layers=self._layers,
+            site=self._picked("site"),
             end_steps=steps,
             is_kept=self.query_one("#end", Choice).chosen == 1,
-            choices=tuple(choices),
-            site=self._picked("site"),
             schedule=schedule,
+            **UNADDRESSED,
         )
-        return change, ""
+        return command, ""
 
     def _steps(self) -> int | None:
-        """Return after how many steps it ends, where it does. Raises UsageError for what cannot be."""
+        """Return after how many steps it ends, or None. Raises UsageError for an invalid number."""
         if self.query_one("#end", Choice).chosen != 2:
             return None
         steps = count_of(self.query_one("#steps", Input).value)
@@ -220,22 +222,22 @@ class InterveneScreen(ModalScreen[Change | None]):
         choice = self.query_one(f"#{field}", Choice)
         return choice.options[choice.chosen]
 
-    def _numbers(self, info: ActionInfo) -> tuple[tuple[str, float], ...]:
-        """Return the numbers that were typed. Raises UsageError for one that cannot be."""
-        found: list[tuple[str, float]] = []
+    def _numbers(self, info: ActionInfo) -> dict[str, float]:
+        """Return the numeric arguments. Raises UsageError for an invalid one."""
+        found: dict[str, float] = {}
         for argument in info.arguments:
             if argument.kind == "yes":
-                found.append((argument.name, float(self.query_one(f"#{_id(argument)}", Choice).chosen)))
+                found[argument.name] = float(self.query_one(f"#{_id(argument)}", Choice).chosen)
             elif argument.kind != "choice":
                 value = number_of(argument, self.query_one(f"#{_id(argument)}", Input).value)
                 if value is None:
                     name = argument.name.replace("_", " ")
                     raise UsageError(f"{name}: expected {range_in_words(argument)}")
-                found.append((argument.name, value))
-        return tuple(found)
+                found[argument.name] = value
+        return found
 
     def _schedule(self) -> Schedule | None:
-        """Return when it acts, as the last fields say. Raises UsageError for what cannot be."""
+        """Return the schedule of the last fields. Raises UsageError for an invalid one."""
         typed = {name: self.query_one(f"#{name}", Input).value.strip() for _, name in _WHEN}
         counts = {name: count_of(typed[name]) for name in ("start", "every") if typed[name]}
         if None in counts.values() or counts.get("every") == 0:
@@ -249,15 +251,15 @@ class InterveneScreen(ModalScreen[Change | None]):
         return None if schedule == Schedule() else schedule
 
     def action_apply(self) -> None:
-        """Answer with the change that the sentence says."""
+        """Close with the command that the sentence describes."""
         if self._chosen is None:
             return
-        change, problem = self._read()
-        if change is None:
+        command, problem = self._read()
+        if command is None:
             self.query_one("#problem", Static).update(problem)
             self.call_after_refresh(self._share_room)
         else:
-            self.dismiss(change)
+            self.dismiss(command)
 
 
 def _id(argument: ArgumentInfo) -> str:

@@ -1,8 +1,6 @@
-"""`MainScreen`: the pages and the lines around them, drawn four times a second where they change."""
+"""`MainScreen`: the pages and the lines around them. It draws only what has changed."""
 
-from collections.abc import Callable
-
-from textual import events
+from textual import events, on
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher
@@ -21,54 +19,50 @@ from gradscope_tui.widgets.row_list import RowList
 
 __all__ = ["InterventionBar", "KeyLine", "MainScreen", "StatusLine", "TabLine"]
 
-_RATE_HZ = 4.0
-
 
 class StatusLine(OneLine):
-    """What run this is and how it goes."""
+    """The run, its progress and the state of the link."""
 
 
 class InterventionBar(OneLine):
-    """There only while gradients are changed."""
+    """The pause and the interventions; hidden if there are none."""
 
 
 class TabLine(OneLine):
-    """The pages."""
+    """The titles of the pages."""
 
 
 class KeyLine(OneLine):
-    """The keys of this page."""
+    """The keys of the current page."""
 
 
 class InterventionList(RowList):
-    """The interventions, with the key that removes one."""
+    """The interventions, with the keys that remove and copy one."""
 
     BINDINGS = bindings_of("interventions")
 
 
 class AlertList(RowList):
-    """The alerts, with the key that shows a layer."""
+    """The alerts, with the key that shows the layer of one."""
 
     BINDINGS = bindings_of("alerts")
 
 
 class MainScreen(Screen[None]):
-    """Draws what `viewing` sees. `before_look` is called first, so that the newest is seen."""
+    """Draws the state of the presenter. The app calls `draw` four times a second."""
 
     BINDINGS = bindings_of("main")
 
-    def __init__(
-        self, viewing: Presenter, before_look: Callable[[], None], *, is_readonly: bool
-    ) -> None:
+    def __init__(self, presenter: Presenter, *, is_readonly: bool) -> None:
         super().__init__()
-        self.viewing = viewing
+        self._presenter = presenter
         self.table = LayerTable(id="layers")
         self.detail = DetailPage(id="detail")
         self.alerts = AlertList(follows=True, id="alerts")
         self.memory = MemoryPage(id="memory")
         self.interventions = InterventionList(id="interventions")
         self._log = RowList(LOG_HEADER, follows=True, id="log")
-        self._calm = EmptyState(id="calm")
+        self._empty = EmptyState(id="empty")
         self._status, self._bar, self._tabs, self._keys = (
             StatusLine(),
             InterventionBar(),
@@ -76,18 +70,17 @@ class MainScreen(Screen[None]):
             KeyLine(),
         )
         self._filter = FilterLine()
-        self._pages = ContentSwitcher(initial="calm")
-        self._before_look = before_look
+        self._pages = ContentSwitcher(initial="empty")
         self._is_readonly = is_readonly
         self._drawn: object = None
 
     def compose(self) -> ComposeResult:
-        """Lay out the screen."""
+        """Create the lines and the pages."""
         yield self._status
         yield self._bar
         yield self._tabs
         with self._pages:
-            yield self._calm
+            yield self._empty
             yield self.table
             yield self.alerts
             yield self.memory
@@ -98,69 +91,67 @@ class MainScreen(Screen[None]):
         yield self._keys
 
     def on_mount(self) -> None:
-        """Start the clock."""
-        self.set_interval(1 / _RATE_HZ, self.look)
-        self.look()
+        """Draw the empty screen."""
+        self.draw()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Draw anew in the new size."""
-        self.viewing.size = (event.size.width, event.size.height)
+        """Draw everything in the new size."""
+        self._presenter.size = (event.size.width, event.size.height)
         self._drawn = None
-        self.call_after_refresh(self.look)
+        self.call_after_refresh(self.draw)
 
-    def look(self) -> None:
-        """Draw what has changed since the last look."""
-        self._before_look()
-        viewing, width = self.viewing, self.size.width
-        is_roomy = not viewing.is_too_small
+    def draw(self) -> None:
+        """Draw what has changed since the last call."""
+        presenter, width = self._presenter, self.size.width
+        is_roomy = not presenter.is_too_small
         for line in (self._status, self._tabs, self._keys):
             line.display = is_roomy
-        bar = viewing.bar_cells(width)
+        bar = presenter.bar_cells(width)
         self._bar.set_class(is_roomy and bool(bar), "is-active")
-        self._status.show(viewing.status_cells(width, is_readonly=self._is_readonly))
+        self._status.show(presenter.status_cells(width, is_readonly=self._is_readonly))
         self._bar.show(bar)
-        self._keys.show(*key_cells(keys_shown(viewing.keys_of, is_readonly=self._is_readonly), width))
+        self._keys.show(*key_cells(keys_shown(presenter.keys_of, is_readonly=self._is_readonly), width))
         self._show_page()
         self._show_tabs()
 
     def show_page(self, page: str) -> None:
         """Show a page now."""
-        self.viewing.page = page
-        self.look()
+        self._presenter.page = page
+        self.draw()
 
     def _show_tabs(self) -> None:
-        self._tabs.show(*self.viewing.tab_cells(self.table.in_words, self.size.width))
+        self._tabs.show(*self._presenter.tab_cells(self.table.in_words, self.size.width))
 
     def _show_page(self) -> None:
-        viewing = self.viewing
-        calm = viewing.calm_text()
-        self._calm.say(calm)
-        shown = "calm" if calm else viewing.page
+        presenter = self._presenter
+        empty_text = presenter.empty_text()
+        self._empty.show(empty_text)
+        shown = "empty" if empty_text else presenter.page
         if self._pages.current != shown:
             self._pages.current = shown
             self._drawn = None
             self._focus_page()
-        key = (shown, viewing.version, self.size, self.detail.layer_name)
-        if not calm and key != self._drawn:
+        key = (shown, presenter.version, self.size, self.detail.layer_name)
+        if not empty_text and key != self._drawn:
             self._drawn = key
-            self._draw(shown)
+            self._draw_page(shown)
 
-    def _draw(self, shown: str) -> None:
-        viewing = self.viewing
-        if viewing.store is None or viewing.frame is None:
+    def _draw_page(self, shown: str) -> None:
+        presenter = self._presenter
+        if presenter.store is None or presenter.frame is None:
             return
         if shown == "layers":
-            self.table.show(viewing.frame, viewing.states())
+            self.table.show(presenter.frame, presenter.states())
         elif shown == "detail":
-            self.detail.show(viewing.store, viewing.frame, viewing.states())
+            self.detail.show(presenter.store, presenter.frame, presenter.states())
         elif shown == "alerts":
-            self.alerts.show(*viewing.alert_table(self.size.width - 2))
+            self.alerts.show(*presenter.alert_table(self.size.width - 2))
         elif shown == "memory":
-            self.memory.show_page(*viewing.memory_lines(self.size.width - 1))
+            self.memory.show_page(*presenter.memory_lines(self.size.width - 1))
         elif shown == "interventions":
-            self.interventions.show(*viewing.intervention_table(self.size.width - 2))
+            self.interventions.show(*presenter.intervention_table(self.size.width - 2))
         else:
-            self._log.show(viewing.log_rows(self.size.width - 2))
+            self._log.show(presenter.log_rows(self.size.width - 2))
 
     def _focus_page(self) -> None:
         page = self._pages.visible_content
@@ -168,29 +159,29 @@ class MainScreen(Screen[None]):
             self.set_focus(page)
 
     def on_layer_table_changed(self) -> None:
-        """Say in the tab line what is marked, filtered and sorted."""
+        """Show in the tab line what is marked, filtered and sorted."""
         self._show_tabs()
 
     def on_layer_table_detail_wanted(self) -> None:
-        """Show the layer under the cursor."""
+        """Show the layer at the cursor."""
         self.detail.layer_name = self.table.cursor_layer
         self.show_page("detail")
 
     def on_layer_table_filter_wanted(self) -> None:
-        """Open the filter's line."""
+        """Open the filter line."""
         self._filter.open(self.table.order.filter)
 
     def on_filter_line_typed(self, event: FilterLine.Typed) -> None:
-        """List while one types."""
+        """Filter while the person types."""
         try:
             self.table.set_filter(event.text)
         except UsageError as error:
-            self._filter.say(str(error))
+            self._filter.show_problem(str(error))
         else:
-            self._filter.say("")
+            self._filter.show_problem("")
 
     def on_filter_line_closed(self, event: FilterLine.Closed) -> None:
-        """Go back to the table."""
+        """Return to the table."""
         if not event.is_kept:
             self.table.set_filter("")
         self._focus_page()
@@ -200,20 +191,41 @@ class MainScreen(Screen[None]):
         self.show_page(page)
 
     def action_go_back(self) -> None:
-        """Close the filter, leave the page for the layers, or take the filter away."""
+        """Close the filter line, else return to the layers, else remove the filter."""
         if self._filter.is_open:
             self._filter.close(is_kept=False)
-        elif self.viewing.page != "layers":
+        elif self._presenter.page != "layers":
             self.show_page("layers")
         else:
             self.table.set_filter("")
 
     def action_next_rank(self) -> None:
-        """Show the ranks merged, or the next one of them."""
-        self.notify(self.viewing.choose_rank())
-        self.look()
+        """Show all ranks merged, or the next one of them."""
+        self.notify(self._presenter.choose_rank())
+        self._presenter.update()
+        self.draw()
 
     def action_freeze(self) -> None:
-        """Freeze the view, or let it go on."""
-        self.viewing.freeze()
-        self.look()
+        """Freeze the view, or unfreeze it."""
+        self._presenter.freeze()
+        self.draw()
+
+    def action_alert(self, distance: int) -> None:
+        """Go to the next or previous alert; from another page, to the newest one."""
+        store = self._presenter.store
+        if store is None or not len(store.alerts):
+            self.notify("No alerts in this run.")
+        elif self._presenter.page == "alerts":
+            self.alerts.action_move(distance)
+        else:
+            self.show_page("alerts")
+            self.alerts.action_move(len(store.alerts))
+
+    @on(RowList.Chosen, "#alerts")
+    def show_layer_of_alert(self, event: RowList.Chosen) -> None:
+        """Show the layer of an alert in detail."""
+        store = self._presenter.store
+        layer = store.alerts[event.row].info.layer if store and event.row < len(store.alerts) else ""
+        if layer:
+            self.detail.layer_name = layer
+            self.show_page("detail")

@@ -1,4 +1,4 @@
-"""`PauseScreen`: asked once before the training is made to stand: `P` is a key away from `p`."""
+"""`PauseScreen`: asks before the training is paused, because `P` is close to `p`."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ __all__ = ["PauseScreen"]
 
 
 class PauseScreen(ModalScreen[bool]):
-    """Answers whether to pause the training."""
+    """Returns whether to pause the training."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,y,P", "decide(True)", show=False),
@@ -20,17 +20,17 @@ class PauseScreen(ModalScreen[bool]):
     ]
 
     def compose(self) -> ComposeResult:
-        """Lay out the question."""
+        """Create the question."""
         card = Vertical(classes="card is-change")
         card.border_title = "pause the training?"
-        card.border_subtitle = "enter pauses · esc does not"
+        card.border_subtitle = "enter pauses · esc cancels"
         with card:
             yield Static(
-                "It stands from the next step boundary on, and is held while this screen is open.\n"
-                "It goes on by itself within 60 s when this screen has gone.",
+                "Training pauses after the current step, while this screen is open.\n"
+                "It resumes automatically 60 s after the screen closes.",
                 markup=False,
             )
 
     def action_decide(self, is_wanted: bool) -> None:
-        """Answer."""
+        """Close with the answer."""
         self.dismiss(is_wanted)

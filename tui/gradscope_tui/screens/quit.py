@@ -1,4 +1,4 @@
-"""`QuitScreen`: asked once, when one quits while changes of this viewer are in force."""
+"""`QuitScreen`: asks what to do with this viewer's active interventions before it quits."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal, TypeAlias
@@ -18,7 +18,7 @@ Decision: TypeAlias = Literal["leave", "remove", "stay"]
 
 
 class QuitScreen(ModalScreen[Decision]):
-    """Answers what to do with the changes."""
+    """Returns what to do with the interventions."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l,enter", "decide('leave')", show=False),
@@ -31,17 +31,17 @@ class QuitScreen(ModalScreen[Decision]):
         self._states = tuple(states)
 
     def compose(self) -> ComposeResult:
-        """Lay out the question."""
+        """Create the question."""
         card = Vertical(classes="card is-change")
-        card.border_title = "still in force"
-        card.border_subtitle = "esc stays here"
+        card.border_title = "interventions are still active"
+        card.border_subtitle = "esc does not quit"
         with card:
             yield Static("\n".join(whole_line(state) for state in self._states), markup=False)
             yield Static(
                 "\n  [b $primary]r[/]   remove, then quit"
-                "\n  [b $primary]l[/]   leave as it is: it ends 60 s after this viewer has gone"
+                "\n  [b $primary]l[/]   leave them: they end 60 s after this viewer has gone"
             )
 
     def action_decide(self, decision: Decision) -> None:
-        """Answer."""
+        """Close with the answer."""
         self.dismiss(decision)

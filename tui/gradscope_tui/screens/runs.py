@@ -1,4 +1,4 @@
-"""`RunsScreen`: the runs that the hub knows, to choose one."""
+"""`RunsScreen`: the list of the hub's runs, to choose one."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -17,7 +17,7 @@ __all__ = ["RunsScreen"]
 
 
 class RunsScreen(ModalScreen[str | None]):
-    """Answers with a run's name, or None. The list goes on changing while it is open."""
+    """Returns the name of a run, or None. The list is updated while the screen is open."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,R", "close", show=False)]
 
@@ -26,13 +26,15 @@ class RunsScreen(ModalScreen[str | None]):
         self._runs = tuple(runs)
 
     def compose(self) -> ComposeResult:
-        """Lay out the list."""
+        """Create the list."""
         card = Vertical(classes="card")
         card.border_title = "runs"
         card.border_subtitle = "enter watches · esc closes"
         with card:
             yield RowList(RUN_HEADER, id="runs")
-            yield Static("no run yet: add gradscope.attach(model) to a training script", classes="note")
+            yield Static(
+                "No runs yet. Add gradscope.attach(model) to a training script.", classes="note"
+            )
 
     def on_mount(self) -> None:
         """Fill the list."""
@@ -40,13 +42,14 @@ class RunsScreen(ModalScreen[str | None]):
         self.query_one(RowList).focus()
 
     def show(self, runs: Sequence[RunInfo]) -> None:
-        """List these runs, each once."""
+        """List these runs, one line each."""
         self._runs = tuple(run for run in runs if run.rank == 0)
-        self.query_one(RowList).show([run_row(run) for run in self._runs])
-        self.query_one(".note").display = not self._runs
+        if self.query(RowList):  # else it is not composed yet, and on_mount shows the list
+            self.query_one(RowList).show([run_row(run) for run in self._runs])
+            self.query_one(".note").display = not self._runs
 
     def on_row_list_chosen(self, event: RowList.Chosen) -> None:
-        """Answer with the run."""
+        """Close with the run."""
         event.stop()
         self.dismiss(self._runs[event.row].run)
 

@@ -1,4 +1,4 @@
-"""`Alerts`: what the rules of a run have found, oldest first, each thing once."""
+"""`Alerts`: the alerts of a run, oldest first, each once."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _LIMIT = 500
 
 @dataclass(frozen=True, slots=True)
 class AlertEntry:
-    """One alert: when, in which step, how grave, and its numbers."""
+    """One alert: its time, step, severity, text and numbers."""
 
     time_s: float
     step: int
@@ -23,13 +23,13 @@ class AlertEntry:
 
 
 class Alerts:
-    """The newest alerts of one run. One that comes again, after a reconnect, is not taken twice."""
+    """The newest 500 alerts of one run. An alert that is sent again is ignored."""
 
     def __init__(self) -> None:
         self._entries: deque[AlertEntry] = deque(maxlen=_LIMIT)
 
     def take(self, event: Event) -> None:
-        """Keep an event that a rule made; any other is left."""
+        """Keep an event if a rule raised it."""
         if event.alert is None:
             return
         is_error = event.level == "error"

@@ -1,4 +1,4 @@
-"""`Frame`: the newest step as the views show it, whole and unchanging, so that a view can be frozen."""
+"""`Frame`: an immutable copy of the newest step for the views, so that a view can be frozen."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ __all__ = ["Frame"]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What one step looks like, with a little of the past.
+    """The numbers of one step for all nodes, and the recent trend.
 
-    `trend` is the gradient's norm over steps, shape (steps, nodes); a row of NaN is a gap.
-    `block` is the newest step's own, None before the first.
+    `trend` is the gradient norm over steps, shape (steps, nodes); a row of NaN is a gap. `block` is that
+    of the newest step, None before the first.
     """
 
     tree: LayerTree
@@ -28,6 +28,6 @@ class Frame:
     block: Block | None
 
     def is_nonfinite(self) -> NDArray[np.bool_]:
-        """Return for each node whether anything of it was NaN or infinite."""
+        """Return for each node whether it has a NaN or infinite element."""
         counts = [*self.measured.nan.values(), *self.measured.inf.values()]
         return np.asarray(np.sum(counts, axis=0) > 0)

@@ -1,4 +1,4 @@
-"""Gaps: where steps are missing, so that a picture shows a hole and not a line."""
+"""Gaps: places in a series where steps are missing, so that a plot does not draw a line across them."""
 
 from statistics import median
 
@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 __all__ = ["holes", "with_gaps"]
 
 _HOLE = 3.0
-"""A distance of more than this many usual ones is a hole."""
+"""A distance of more than this many times the usual one is a gap."""
 
 _REACH = 3
 
 
 def holes(steps: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Return each i with a hole between step i and the next.
+    """Return each i with a gap between `steps[i]` and the next step.
 
-    It is one when the distance is unusual before and after it. So a change of pace is none: the past
-    comes step by step, and live data as often as the screen asks for it.
+    A distance is a gap if it is unusual compared with those before and after it. A change of pace is not
+    a gap: a backfill has every step, live data four steps per second.
     """
     distances = np.diff(steps).tolist()
     return np.array(
@@ -33,5 +33,5 @@ def holes(steps: NDArray[np.int64]) -> NDArray[np.intp]:
 
 
 def with_gaps(steps: NDArray[np.int64], values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return the values, steps along the first axis, with NaN put in where steps are missing."""
+    """Return the values, steps along the first axis, with a NaN inserted at each gap."""
     return np.insert(values, holes(steps) + 1, np.nan, axis=0)

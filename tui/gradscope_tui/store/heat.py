@@ -1,7 +1,7 @@
-"""Heat: how far a number is from its own past, for all nodes at once.
+"""Heat: how far each number is from its own past, for all nodes at once.
 
-A running mean and deviation of the logarithm is kept for each number, over about `_MEMORY` steps. The
-heat is the distance in deviations, in steps of three: 0 is usual, 1 to 3 are above, -1 to -3 below.
+For each number, `Heat` keeps a running mean and standard deviation of its logarithm over about `_MEMORY`
+steps. The heat is the distance in deviations as a level: 0 is usual, 1 to 3 above, -1 to -3 below.
 """
 
 import numpy as np
@@ -11,10 +11,10 @@ __all__ = ["Heat"]
 
 _MEMORY = 50.0
 _LEAST_PAST = 8
-"""With fewer steps there is no past to be far from."""
+"""With fewer steps the heat is 0."""
 
 _FLOOR = 0.05
-"""A deviation is taken to be at least 5 %: a number that hardly moves is not hot at once."""
+"""The lowest deviation: 5 %, so that a small change of an almost constant number is not hot."""
 
 _BORDERS = np.array([3.0, 6.0, 12.0])
 
@@ -28,12 +28,12 @@ class Heat:
         self._variance = np.zeros(width)
 
     def take(self, values: NDArray[np.float64]) -> NDArray[np.int8]:
-        """Return the heat of the next numbers and add them to the past. NaN is 0 and adds nothing."""
+        """Return the heat of the next numbers, and add them to the past. NaN has heat 0 and is skipped."""
         known = ~np.isnan(values)
         logs = np.log(np.where(known & (values > 0), values, 1.0))
         logs = np.where(
             known & (values <= 0), self._mean - 1.0, logs
-        )  # a zero has no logarithm: far below
+        )  # zero has no logarithm: it counts as far below
         distance = logs - self._mean
         deviations = distance / np.sqrt(self._variance + _FLOOR**2)
         deviations[known & (values <= 0)] = -np.inf

@@ -1,7 +1,7 @@
-"""`HistogramRing`: which share of a tensor's elements lay in each binade, over the newest steps.
+"""`HistogramRing`: the share of a tensor's elements in each binade, over the newest steps.
 
-A step keeps of each row only the stretch of binades in use, and those of both signs together: some 50
-bytes, where the histogram itself has a kilobyte. The oldest steps go when all take too much memory.
+A row is stored as its range of used binades, with both signs added: about 50 bytes instead of 1 KB. The
+oldest steps are removed when all together exceed the memory limit.
 """
 
 from bisect import bisect_left
@@ -22,9 +22,9 @@ _LEAST_SHARE: Final = float(np.finfo(np.float16).smallest_subnormal)
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Parts of one, of all elements of one tensor, a row for each step; NaN where none was measured.
+    """Shares from 0 to 1 of all elements of one tensor, a row per step; NaN if not measured.
 
-    `binades` has shape (steps, BINADES). What is neither in it nor zero is not finite.
+    `binades` has shape (steps, BINADES). Elements outside `binades` and `zero` are not finite.
     """
 
     steps: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """One step: row i has the shares from `starts[i]` on, its first one that of binade `first[i]`."""
+    """One step. Row i has shares[starts[i]:starts[i + 1]]; the first is that of binade `first[i]`."""
 
     kinds: tuple[str, ...]
     layer: NDArray[np.uint32]
@@ -60,7 +60,6 @@ class _Kept:
         return sum(array.nbytes for array in arrays)
 
     def row_of(self, layer: int, kind: str) -> int | None:
-        """Return the row of a layer's kind, or None."""
         if kind not in self.kinds:
             return None
         rows = np.flatnonzero((self.layer == layer) & (self.kind == self.kinds.index(kind)))
@@ -68,7 +67,7 @@ class _Kept:
 
 
 class HistogramRing:
-    """Lives as long as its run is watched. `is_measured`: whether the newest step had a histogram."""
+    """Exists while its run is watched. `is_measured`: whether the newest step had a histogram."""
 
     def __init__(self, limit_bytes: int = _LIMIT_BYTES) -> None:
         self.is_measured = False
@@ -81,7 +80,7 @@ class HistogramRing:
         return len(self._steps)
 
     def insert(self, step: int, block: Block) -> None:
-        """Keep a step that is not there yet, if it has a histogram; the oldest make room."""
+        """Store a new step if it has a histogram; remove the oldest steps above the limits."""
         at = bisect_left(self._steps, step)
         if at == len(self._steps):
             self.is_measured = block.histogram is not None
@@ -98,7 +97,7 @@ class HistogramRing:
             del self._steps[0]
 
     def shares(self, layer: int, kind: str, last: int, until: int) -> Shares:
-        """Return those of the newest `last` steps that are not after `until`."""
+        """Return the shares of the newest `last` steps up to `until`."""
         end = bisect_left(self._steps, until + 1)
         window = slice(max(0, end - last), end)
         steps = self._steps[window]
@@ -115,7 +114,7 @@ class HistogramRing:
         return Shares(np.array(steps, np.int64), binades, zero, nonfinite)
 
     def clear(self) -> None:
-        """Forget all steps."""
+        """Remove all steps."""
         self.is_measured = False
         self._size_bytes = 0
         self._steps.clear()
@@ -150,5 +149,5 @@ def _kept(block: Block, histogram: Histograms) -> _Kept:
 
 
 def _narrow(shares: NDArray[np.float64]) -> NDArray[np.float16]:
-    """Return shares as float16; what is there stays above zero, however little."""
+    """Return shares as float16; a share above zero stays above zero."""
     return np.where(shares > 0, np.maximum(shares, _LEAST_SHARE), 0.0).astype(np.float16)

@@ -1,4 +1,4 @@
-"""`Journal`: what happened, newest last, each thing once. The Log tab shows it."""
+"""`Journal`: the lines of the Log tab, newest last, each once."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _LIMIT = 500
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the log. `step` is None for what happened on this screen."""
+    """One entry of the log. `step` is None if the run has no step yet."""
 
     time_s: float
     step: int | None
@@ -26,7 +26,7 @@ class Entry:
 
 
 class Journal:
-    """The newest entries. An event that comes again, after a reconnect, is not taken twice."""
+    """The newest 500 entries. An event that is sent again is ignored."""
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=_LIMIT)
@@ -43,7 +43,7 @@ class Journal:
         text: str,
         step: int | None = None,
     ) -> None:
-        """Keep something that this viewer noticed itself."""
+        """Keep an entry of this viewer."""
         self._add(Entry(time_s, step, level, text))
 
     def __iter__(self) -> Iterator[Entry]:

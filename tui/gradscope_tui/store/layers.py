@@ -1,7 +1,7 @@
 """`LayerTree`: the layers of a manifest as a tree, by the dots in their names.
 
-Node i is the manifest's layer i. The parent is the layer of the longest dotted prefix that the manifest
-has; the model itself, whose name is empty, is the parent of the rest where it is listed.
+Node i is layer i of the manifest. Its parent is the layer with the longest dotted prefix of its name. The
+model itself, whose name is empty, is the parent of all others if the manifest lists it.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ _Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class LayerTree:
-    """`order` lists the nodes as a person reads them, parents first; the rest is indexed by node.
+    """`order` lists the nodes from top to bottom, parents first; the other tuples are indexed by node.
 
-    `label` is the name without its parent's. `end` is the place in `order` behind a node's last
-    descendant. Node `family_node[j]` has node `family_ancestor[j]` above it, or is that node itself.
+    `label` is the name without its parent's name. `place` is the index in `order`, `end` the index after
+    the last descendant. `family_ancestor[j]` is an ancestor of `family_node[j]`, or the node itself.
     """
 
     layers: tuple[Layer, ...]
@@ -39,7 +39,7 @@ class LayerTree:
         return len(self.layers)
 
     def is_container(self, node: int) -> bool:
-        """Whether there are layers below it."""
+        """Return whether the node has layers below it."""
         return self.end[node] > self.place[node] + 1
 
     def below(self, node: int) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def _parent(name: str, index: dict[str, int]) -> int:
 
 
 def _walk(children: list[list[int]], count: int) -> tuple[list[int], list[int], list[int]]:
-    """Visit all nodes, parents first, without recursion: a model may be nested deeply."""
+    """Return order, depth and end. Without recursion, because models can be nested deeply."""
     order: list[int] = []
     depth, end = [0] * count, [0] * count
     stack = [(node, 0, False) for node in reversed(children[-1])]

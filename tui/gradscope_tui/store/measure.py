@@ -1,12 +1,12 @@
-"""What the screen shows of a step: a few quantities of each node, from the step's block.
+"""The quantities that the screen shows of each node, computed from a step's block.
 
     out_std          deviation of the outputs' elements
     grad_norm        norm of the gradient of the outputs
     param_grad_norm  norm of the parameters' gradients
     update_ratio     |Δw| / |w|
 
-A container's parameters are merged from the layers below it and flagged MERGED. Outputs are never
-merged upwards: those of different layers are different things.
+The parameters of a container are merged from the layers below it and flagged MERGED. Outputs are never
+merged, because outputs of different layers are not comparable.
 """
 # ruff: noqa: RUF001 - the signs are meant
 
@@ -28,7 +28,7 @@ _COLUMNS = ("count", "nan", "posinf", "neginf", "sum", "sumsq")
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """One number of each node, and the kind of row it is made from."""
+    """One number of each node, and the kind of row that it is computed from."""
 
     name: str
     title: str
@@ -46,10 +46,10 @@ QUANTITIES: tuple[Quantity, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The quantities of one step, by name; each array has one number a node.
+    """The quantities of one step by name; each array has one number per node.
 
-    `values` is NaN where nothing was measured, and `flags` says so. `nan` and `inf` count the elements
-    that are not finite; a value beside them is that of the finite rest.
+    `values` is NaN, and `flags` has NOT_MEASURED, if a node was not measured. `nan` and `inf` count
+    elements that are not finite; `values` is computed from the finite ones.
     """
 
     step: int
@@ -60,7 +60,7 @@ class Measured:
 
 
 def not_measured(nodes: int) -> Measured:
-    """Return what is known before the first step: nothing."""
+    """Return the quantities before the first step: none measured."""
     names = [quantity.name for quantity in QUANTITIES]
     nothing = np.full(nodes, np.nan)
     flags = np.full(nodes, Flags.NOT_MEASURED, np.uint8)
@@ -75,7 +75,7 @@ def not_measured(nodes: int) -> Measured:
 
 
 def measure(block: Block, tree: LayerTree, step: int) -> Measured:
-    """Return the quantities of a step. Rows of layers that the tree lacks are left out."""
+    """Return the quantities of a step. Rows of layers that are not in the tree are ignored."""
     merged = _merge(block, tree)
     nodes = len(tree)
     part = {root: slice(i * nodes, (i + 1) * nodes) for i, root in enumerate(_ROOTS)}
@@ -100,7 +100,7 @@ def measure(block: Block, tree: LayerTree, step: int) -> Measured:
 
 
 def _merge(block: Block, tree: LayerTree) -> Block:
-    """Merge the rows into one for each root kind and node, all of `out` first."""
+    """Return one merged row for each root kind and node, all nodes of `out` first."""
     nodes = len(tree)
     rows, key = _rows_to_read(block, nodes)
     root, layer = np.divmod(key, max(nodes, 1))
@@ -119,9 +119,9 @@ def _merge(block: Block, tree: LayerTree) -> Block:
 
 
 def _rows_to_read(block: Block, nodes: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the rows that make up the roots, and for each its root * nodes + layer.
+    """Return the rows that the root kinds are merged from, and for each root * nodes + layer.
 
-    `out.0` and `out.1` make up `out` where there is no row `out`; beside one they are its details.
+    `out.0` and `out.1` are merged into `out` only if there is no row `out`.
     """
     names = [kind.partition(".")[0] for kind in block.kinds]
     root_of_kind = np.array([_ROOTS.index(n) if n in _ROOTS else -1 for n in names] or [-1], np.intp)
@@ -138,7 +138,7 @@ def _rows_to_read(block: Block, nodes: int) -> tuple[NDArray[np.intp], NDArray[n
 def _into_ancestors(
     rows: NDArray[np.intp], root: NDArray[np.intp], layer: NDArray[np.intp], tree: LayerTree
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Repeat each row for its own node and each node above it."""
+    """Repeat each row for its own node and each of its ancestors."""
     starts = np.searchsorted(tree.family_node, layer)
     counts = np.searchsorted(tree.family_node, layer, side="right") - starts
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

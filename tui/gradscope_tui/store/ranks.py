@@ -1,41 +1,42 @@
-"""`Ranks`: the streams of a run's ranks made into the one that is shown: merged, or that of one rank.
+"""`Ranks`: selects what is shown of a run with several ranks: all merged, or one of them.
 
-What comes out looks as if the run had one rank. Steps are merged when all ranks have told of them.
-Interventions are the same on all ranks and come from the lowest; so do scalars while ranks are merged.
-Focus steps are shown only if one rank is chosen; they are not merged.
-Events come from all of them.
+The result looks like the stream of a run with one rank. The client assembles the steps of all ranks;
+their rows are merged here, because only what is shown needs to be. Interventions are the same on all
+ranks and come from the lowest one, and so do scalars while ranks are merged. Focus steps are shown for
+a selected rank only. Events come from all ranks.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Final, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 import msgspec
 
-from gradscope.columns import Block, RankAssembly, merge_ranks
-from gradscope.errors import ProtocolError
-from gradscope.protocol import (
-    Event,
-    Layer,
-    Manifest,
-    Message,
-    RunInfo,
-    Step,
-    pack_layers,
-    unpack_layers,
-)
-from gradscope.protocol.bodies import pack_block, unpack_block
+from gradscope.columns import Block, merge_ranks
+from gradscope.errors import GradscopeError
+from gradscope.protocol import Event, Layer, Manifest, Message, RunInfo, Step, unpack_layers
+from gradscope.protocol.bodies import unpack_block
 
-__all__ = ["Ranks"]
-
-RankStep = TypeVar("RankStep", bound=Message)
+__all__ = ["MergedStep", "Ranks", "Shown"]
 
 _KEPT: Final = 512
-"""Steps of all ranks together that are kept, to show another choice's past at once."""
+"""The number of past steps, over all ranks, that are kept for another selection."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergedStep:
+    """A step of several ranks. `block` indexes `Ranks.layers`; `first` is the message of the lowest rank."""
+
+    first: Step
+    block: Block
+
+
+Shown: TypeAlias = Message | MergedStep
 
 
 class Ranks:
-    """Lives as long as its run is watched. `choice` is a rank, or None for all of them merged."""
+    """Exists while its run is watched. `choice` is a rank, or None for all of them merged."""
 
     def __init__(self, run: str) -> None:
         self._run = run
@@ -44,71 +45,85 @@ class Ranks:
         self._size = 1
         self._manifests: dict[int, Manifest] = {}
         self._layers: dict[int, tuple[Layer, ...]] = {}
-        self._gathering: RankAssembly[Step] = RankAssembly()
-        self._steps: deque[Step] = deque(maxlen=_KEPT)
-        self._shown: tuple[int, ...] = ()
+        self._past: deque[Step] = deque(maxlen=_KEPT)
+        self._past_of_all: deque[Mapping[int, Step]] = deque(maxlen=_KEPT)
+        self._merged: tuple[int, ...] = ()
         self.unreadable = 0
 
     def note_runs(self, runs: Sequence[RunInfo]) -> None:
-        """Learn which ranks there are."""
-        mine = [info for info in runs if info.run == self._run]
-        self._size = max((info.world_size for info in mine), default=1)
-        self._live = tuple(sorted(info.rank for info in mine if info.is_live)) or (0,)
-
-    @property
-    def lowest(self) -> int:
-        """The lowest rank that is there: it speaks for all."""
-        return min(self._manifests, default=0)
+        """Update which ranks the run has."""
+        own = [info for info in runs if info.run == self._run]
+        self._size = max((info.world_size for info in own), default=1)
+        self._live = tuple(sorted(info.rank for info in own if info.is_live)) or (0,)
 
     @property
     def shown(self) -> int:
-        """The rank of which that is shown which cannot be merged."""
-        return self.lowest if self.choice is None else self.choice
+        """The rank that messages come from which cannot be merged."""
+        return min(self._manifests, default=0) if self.choice is None else self.choice
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers of the selection: those of one rank, or of all, the lowest rank's first."""
+        own = self._layers.get(self.shown, ())
+        every = self._layers_of_all()
+        return tuple(every.values()) if self.choice is None and len(every) > len(own) else own
 
     def in_words(self) -> str:
-        """Return what is shown: empty where there is one rank only."""
+        """Return what is shown; empty if the run has one rank."""
         if self._size == 1:
             return ""
         if self.choice is not None:
             return f"rank {self.choice} of {self._size}"
-        missing = [rank for rank in range(self._size) if rank not in (self._shown or self._live)]
+        missing = [rank for rank in range(self._size) if rank not in (self._merged or self._live)]
         without = f", without {', '.join(map(str, missing[:4]))}" if missing else ""
         return f"{self._size} ranks merged{without}"
 
-    def choose_next(self) -> Iterator[Message]:
-        """Turn to the next choice: merged, then rank after rank. Yields what is known of it."""
+    def choose_next(self) -> Iterator[Shown]:
+        """Select the next choice: merged, then rank after rank. Yields its manifest and past steps."""
         ranks = sorted(self._manifests)
         order: list[int | None] = [None, *ranks] if self._size > 1 else [None]
         place = order.index(self.choice) if self.choice in order else 0
         self.choice = order[(place + 1) % len(order)]
-        self._gathering.clear()
         yield from self._manifest()
-        for step in sorted(self._steps, key=lambda each: each.step):
-            yield from self._show(step)
+        if self.choice is None and self._size > 1:
+            for steps in sorted(self._past_of_all, key=lambda each: next(iter(each.values())).step):
+                yield from self._merge(steps)
+        else:
+            rank = 0 if self.choice is None else self.choice
+            yield from sorted((s for s in self._past if s.rank == rank), key=lambda each: each.step)
 
-    def take(self, message: Message) -> Iterator[Message]:
-        """Take a message of any rank; yield what is to be shown."""
-        rank = getattr(message, "rank", self.lowest)
+    def take(self, message: Message) -> Iterator[Shown]:
+        """Take a message of any rank; yield what is to be shown of it."""
+        rank = getattr(message, "rank", self.shown)
         match message:
             case Manifest():
                 yield from self._take_manifest(message)
-            case Step(layers="focus"):  # of one rank: it does not belong among merged steps
-                if self._size == 1 or self.choice == rank:
-                    yield _as_of_one(message)
             case Step():
-                self._steps.append(message)
-                yield from self._show(message)
+                if message.layers == "all":
+                    self._past.append(message)
+                if rank == self.choice or (self._size == 1 and rank == 0):
+                    yield message
             case Event() if rank != 0:
-                yield _as_of_one(message, text=f"rank {rank}: {message.text}")
+                yield msgspec.structs.replace(message, text=f"rank {rank}: {message.text}")
             case _ if rank == self.shown:
-                yield _as_of_one(message) if rank else message
+                yield message
             case _:
                 pass
 
-    def _take_manifest(self, message: Manifest) -> Iterator[Message]:
+    def take_step_of_all(self, steps: Mapping[int, Step]) -> Iterator[Shown]:
+        """Take a step that all ranks have reported; yield it merged if merged steps are shown."""
+        if self._size == 1:
+            return
+        self._past_of_all.append(steps)
+        while sum(map(len, self._past_of_all)) > _KEPT:
+            self._past_of_all.popleft()
+        if self.choice is None:
+            yield from self._merge(steps)
+
+    def _take_manifest(self, message: Manifest) -> Iterator[Shown]:
         try:
             self._layers[message.rank] = unpack_layers(message)
-        except ProtocolError:
+        except GradscopeError:
             self.unreadable += 1
             return
         self._manifests[message.rank] = message
@@ -116,65 +131,23 @@ class Ranks:
             yield from self._manifest()
 
     def _manifest(self) -> Iterator[Manifest]:
-        """Yield the manifest of the choice: its own, or that of all the ranks' layers."""
-        if self.shown not in self._manifests:
-            return
-        own = _as_of_one(self._manifests[self.shown])
-        every = self._all_layers()
-        if self.choice is None and len(every) > len(self._layers[self.shown]):
-            body = pack_layers(every.values())
-            own = msgspec.structs.replace(own, body=body, layer_count=len(every))
-        yield own
+        if self.shown in self._manifests:
+            yield self._manifests[self.shown]
 
-    def _all_layers(self) -> dict[str, Layer]:
-        """Return the layers of all ranks by name, those of the lowest first."""
+    def _layers_of_all(self) -> dict[str, Layer]:
         return {layer.name: layer for _, own in sorted(self._layers.items()) for layer in own}
 
-    def _show(self, step: Step) -> Iterator[Message]:
-        if self._size == 1 and self.choice is None and step.rank == 0:
-            yield step
-        elif self.choice is None:
-            for gathered in self._gathering.add(step, self._live):
-                yield from self._merged(gathered)
-        elif step.rank == self.choice:
-            yield _as_of_one(step)
-
-    def _merged(self, gathered: dict[int, Step]) -> Iterator[Message]:
-        """Yield a step of several ranks as one; of the ranks that are missing nothing is in it."""
+    def _merge(self, steps: Mapping[int, Step]) -> Iterator[MergedStep]:
         parts: list[tuple[Sequence[str], Block]] = []
         try:
-            for rank, step in gathered.items():
+            for rank, step in steps.items():
                 if step.manifest_revision != self._manifests[rank].revision:
                     return
-                parts.append((self._names(rank), unpack_block(step)))
-            every = tuple(self._all_layers())
-            _, block = merge_ranks([(every, _no_rows(parts[0][1])), *parts])
-        except (ProtocolError, KeyError, IndexError, ValueError):
+                parts.append(([layer.name for layer in self._layers[rank]], unpack_block(step)))
+            no_rows = parts[0][1].taken(slice(0))  # it brings the order of the layers into the merge
+            _, block = merge_ranks([(tuple(self._layers_of_all()), no_rows), *parts])
+        except (GradscopeError, KeyError, IndexError, ValueError):
             self.unreadable += 1
             return
-        first = next(iter(gathered.values()))
-        self._shown = tuple(gathered)
-        columns, zero, body = pack_block(block)
-        yield msgspec.structs.replace(
-            first,
-            rank=0,
-            manifest_revision=self._manifests[self.lowest].revision,
-            kinds=block.kinds,
-            rows=len(block),
-            columns=columns,
-            zero=zero,
-            body=body,
-        )
-
-    def _names(self, rank: int) -> tuple[str, ...]:
-        return tuple(layer.name for layer in self._layers[rank])
-
-
-def _no_rows(block: Block) -> Block:
-    """Return a block of the same columns without a row: it brings its layers' order into a merger."""
-    return block.taken(slice(0))
-
-
-def _as_of_one(message: RankStep, **changes: str) -> RankStep:
-    """Return a rank's message as if there were no others."""
-    return msgspec.structs.replace(message, rank=0, **changes)
+        self._merged = tuple(steps)
+        yield MergedStep(next(iter(steps.values())), block)

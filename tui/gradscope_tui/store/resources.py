@@ -1,4 +1,4 @@
-"""`ResourceStore`: where memory and time went in the newest step measured, and how it was before."""
+"""`ResourceStore`: memory and times of the newest measured step, and the memory of earlier ones."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _LIMIT: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What one measured step kept for its backward pass, and what was held then."""
+    """One measured step: the bytes saved for its backward pass, and all bytes held."""
 
     step: int
     saved_bytes: int
@@ -25,7 +25,7 @@ class Kept:
 
 
 class ResourceStore:
-    """Lives as long as its run is watched. `unreadable` counts what did not fit the known layers."""
+    """Exists while its run is watched. `unreadable` counts messages that do not fit the known layers."""
 
     def __init__(self) -> None:
         self.memory: MemoryTable | None = None
@@ -35,16 +35,16 @@ class ResourceStore:
 
     @property
     def past(self) -> Sequence[Kept]:
-        """The steps measured, the oldest first, each once."""
+        """The measured steps, oldest first."""
         return tuple(self._past)
 
     def clear(self) -> None:
-        """Forget an earlier start of the run."""
+        """Remove everything, because the run has restarted."""
         self.memory = self.times = None
         self._past.clear()
 
     def take(self, message: Memory | Times, layers: Sequence[str], revision: int | None) -> None:
-        """Take a message; an older one than what is shown only adds to the past."""
+        """Store a message. One that is older than the shown step only adds to the past."""
         if message.manifest_revision != revision:
             self.unreadable += 1
             return

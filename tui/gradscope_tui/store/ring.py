@@ -1,7 +1,7 @@
-"""`StepRing`: the newest steps and their numbers, in the order of the steps.
+"""`StepRing`: the numbers of the newest steps, in the order of the steps.
 
-Steps mostly come in order and are appended; those that a backfill brings later are put in their place.
-A step that is there already is not taken twice.
+Most steps arrive in order and are appended. Late ones, from a backfill, are inserted at their place. A
+step that is stored already is ignored.
 """
 
 from bisect import bisect_left
@@ -14,10 +14,10 @@ __all__ = ["StepRing"]
 
 
 class StepRing:
-    """At most `capacity` steps; for each, one float32 array of `width` numbers a quantity.
+    """At most `capacity` steps; for each step and quantity, a float32 array of `width` numbers.
 
-    The numbers lie still in memory; `_slots` says, in the order of the steps, in which row each step
-    lies. So a step that comes late costs an insertion into two short lists and moves no numbers.
+    `_slots[i]` is the row in memory of the step `_steps[i]`, so that inserting a late step changes two
+    short lists and moves no numbers.
     """
 
     def __init__(self, quantities: Sequence[str], width: int, capacity: int = 600) -> None:
@@ -36,11 +36,11 @@ class StepRing:
 
     @property
     def newest(self) -> int | None:
-        """The newest step, or None while there is none."""
+        """The newest step; None before the first."""
         return self._steps[-1] if self._steps else None
 
     def insert(self, step: int, numbers: dict[str, NDArray[np.floating]]) -> bool:
-        """Keep a step's numbers. False when it is there already, or older than all of a full ring."""
+        """Store a step. Returns False if it is stored already, or older than all steps of a full ring."""
         at = bisect_left(self._steps, step)
         if at < len(self._steps) and self._steps[at] == step:
             return False
@@ -53,19 +53,19 @@ class StepRing:
             at -= 1
         self._steps.insert(at, step)
         self._slots.insert(at, slot)
-        with np.errstate(over="ignore"):  # what is too large for float32 is kept as infinite
+        with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite
             for name, array in self._data.items():
                 array[slot] = numbers[name]
         return True
 
     def steps(self, last: int | None = None, until: int | None = None) -> NDArray[np.int64]:
-        """Return the newest `last` steps (all of them by default) that are not after `until`."""
+        """Return the newest `last` steps (by default all) up to `until`."""
         return np.array(self._steps[self._window(last, until)], np.int64)
 
     def series(
         self, quantity: str, column: int, last: int | None = None, until: int | None = None
     ) -> NDArray[np.float32]:
-        """Return one column's numbers, a number for each of `steps(last, until)`."""
+        """Return the numbers of one column, one for each of `steps(last, until)`."""
         return self._data[quantity][self._slots[self._window(last, until)], column]
 
     def matrix(
@@ -75,7 +75,7 @@ class StepRing:
         return self._data[quantity][self._slots[self._window(last, until)]]
 
     def remapped(self, sources: NDArray[np.intp]) -> "StepRing":
-        """Return a ring whose column i holds what column `sources[i]` held; nothing where it is -1."""
+        """Return a ring whose column i is column `sources[i]` of this one, or empty if that is -1."""
         ring = StepRing(tuple(self._data), len(sources), self.capacity)
         ring._steps, ring._slots = list(self._steps), list(self._slots)
         known = sources >= 0
@@ -84,7 +84,7 @@ class StepRing:
         return ring
 
     def clear(self) -> None:
-        """Forget all steps."""
+        """Remove all steps."""
         self._steps.clear()
         self._slots.clear()
 

@@ -1,13 +1,12 @@
-"""`RunStore`: all that the screen knows of one run, fed with the link's messages.
+"""`RunStore`: what the screen knows of one run, fed with the stream of its source.
 
-Of several ranks it keeps what `Ranks` makes of them. A step is kept once, whatever is sent again after
-a reconnect. When a run of the same name starts anew its steps go back: then the pictures of the earlier
-one are dropped, and the log says so.
+A step is kept once, even if it is sent again after a reconnect. When a run of the same name restarts,
+its step numbers go back: the store then drops the data of the earlier run and notes it in the log.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,6 @@ from gradscope.protocol import (
     Skipped,
     Step,
     Times,
-    unpack_layers,
 )
 from gradscope.protocol.bodies import unpack_block
 from gradscope_tui.store.alerts import Alerts
@@ -40,7 +38,7 @@ from gradscope_tui.store.histograms import HistogramRing
 from gradscope_tui.store.journal import Journal, Level
 from gradscope_tui.store.layers import LayerTree, build_tree
 from gradscope_tui.store.measure import QUANTITIES, measure, not_measured
-from gradscope_tui.store.ranks import Ranks
+from gradscope_tui.store.ranks import MergedStep, Ranks, Shown
 from gradscope_tui.store.resources import ResourceStore
 from gradscope_tui.store.ring import StepRing
 from gradscope_tui.store.scalars import ScalarStore
@@ -51,11 +49,10 @@ _NAMES = tuple(quantity.name for quantity in QUANTITIES)
 
 
 class RunStore:
-    """Lives as long as its run is watched. `version` rises with each change that a view may show.
+    """Exists while its run is watched. `version` rises with each change that a view may show.
 
-    `counters` tell how many steps were `taken`, and of what was not: `again` (known already),
-    `other_revision` (its layers are not known), `garbage` (undecodable); and of `withheld` by
-    the hub and `dropped` by the agent.
+    `counters` has the number of steps `taken`, `again` (a duplicate), of `other_revision` (its layers
+    are unknown) and `garbage` (undecodable), `withheld` by the hub and `dropped` by the agent.
     """
 
     def __init__(
@@ -94,14 +91,18 @@ class RunStore:
         self._heat: dict[str, NDArray[np.int8]] = {}
         self._reset_newest()
 
-    def feed(self, message: Message) -> None:
-        """Take one message. What belongs to another run is left."""
-        if getattr(message, "run", None) == self.run:
-            self._feed(self.ranks.take(message))
+    def feed(self, item: Message | Mapping[int, Step]) -> None:
+        """Take a message, or a step of all ranks. Ignores those of another run."""
+        if isinstance(item, Mapping):
+            if any(step.run != self.run for step in item.values()):
+                return
+            self._feed(self.ranks.take_step_of_all(item))
+        elif getattr(item, "run", None) == self.run:
+            self._feed(self.ranks.take(item))
             self.version += 1
 
     def choose_rank(self) -> str:
-        """Show the next choice of ranks, from its own past on; return in words what it is."""
+        """Show the next selection of ranks with its past; return the selection in words."""
         self.ring.clear()
         self.histograms.clear()
         self.focus_steps.clear()
@@ -112,11 +113,11 @@ class RunStore:
         self.version += 1
         return self.ranks.in_words()
 
-    def _feed(self, messages: Iterable[Message]) -> None:
-        for message in messages:
-            self._take(message)
+    def _feed(self, shown: Iterable[Shown]) -> None:
+        for item in shown:
+            self._take(item)
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Shown) -> None:
         match message:
             case Manifest():
                 self._take_manifest(message)
@@ -125,6 +126,9 @@ class RunStore:
                     self.focus_steps.take(message, self.tree.layers)
             case Step():
                 self._take_step(message)
+            case MergedStep():
+                self._take_block(message.first, message.block)
+                self.version += 1
             case Memory() | Times():
                 names = [layer.name for layer in self.tree.layers]
                 self.resources.take(message, names, self.revision)
@@ -151,30 +155,26 @@ class RunStore:
         )
 
     def age_s(self) -> float | None:
-        """Return how old the newest data is, or None while there is none."""
+        """Return the age of the newest data; None before the first."""
         return None if self.data_at is None else max(0.0, self._clock() - self.data_at)
 
     def pause_left_s(self) -> float:
-        """Return what is left of the lease of a pause."""
+        """Return the rest of the lease of a pause; 0 without one."""
         return max(0.0, self._pause_ends_s - self._clock())
 
     @property
     def step(self) -> int | None:
-        """The newest step that anything is known of."""
+        """The newest step with statistics or scalars."""
         known = [s for s in (self.ring.newest, (self.scalars.newest or (None,))[0]) if s is not None]
         return max(known, default=None)
 
     def note(self, level: Level, text: str, step: int | None = None) -> None:
-        """Write into the log what this viewer noticed itself, at the newest step unless at another."""
+        """Add a line of this viewer to the log, at `step` or the newest one."""
         self.journal.note(self._wall(), level, text, self.step if step is None else step)
         self.version += 1
 
     def _take_manifest(self, message: Manifest) -> None:
-        try:
-            tree = build_tree(unpack_layers(message))
-        except ProtocolError:
-            self.counters["garbage"] += 1
-            return
+        tree = build_tree(self.ranks.layers)
         is_first = self.revision is None
         self.model, self.device, self.revision = message.model, message.device, message.revision
         self.actions, self.measured_by = message.actions, message.measured_by
@@ -193,10 +193,13 @@ class RunStore:
             block = unpack_block(message)
         except ProtocolError:
             self.counters["garbage"] += 1
-            return
+        else:
+            self._take_block(message, block)
+
+    def _take_block(self, message: Step, block: Block) -> None:
         newest = self.newest
         if newest and message.step <= newest.step and message.time_s > newest.time_s:
-            self._start_anew(message.step)
+            self._restart(message.step)
             newest = None
         measured = measure(block, self.tree, message.step)
         if not self.ring.insert(message.step, dict(measured.values)):
@@ -217,7 +220,7 @@ class RunStore:
         if not message.steps or not message.times_s:
             return
         if newest and message.steps[0] < newest[0] and message.times_s[0] > newest[1]:
-            self._start_anew(message.steps[0])
+            self._restart(message.steps[0])
         if not newest or message.times_s[-1] > newest[1]:
             self._note_data(message.times_s[-1])
         self.scalars.take(message)
@@ -229,7 +232,7 @@ class RunStore:
         self._pause_ends_s = self._clock() + (message.pause.left_s if message.pause else 0.0)
 
     def _set_tree(self, tree: LayerTree) -> None:
-        """Change to another tree; a layer that is in both keeps its past steps."""
+        """Change to another tree. A layer that is in both keeps its past steps."""
         before = {layer.name: i for i, layer in enumerate(self.tree.layers)}
         sources = [before.get(layer.name, -1) for layer in tree.layers]
         self.ring = self.ring.remapped(np.array(sources, np.intp))
@@ -245,7 +248,7 @@ class RunStore:
         self._heat = {name: np.zeros(nodes, np.int8) for name in _NAMES}
         self.block = None
 
-    def _start_anew(self, step: int) -> None:
+    def _restart(self, step: int) -> None:
         self.ring.clear()
         self.histograms.clear()
         self.focus_steps.clear()
@@ -253,17 +256,17 @@ class RunStore:
         self.resources.clear()
         self.newest = None
         self._reset_newest()
-        self.note("info", f"the run started anew at step {step}", step)
+        self.note("info", f"the run restarted at step {step}", step)
 
     def _note_data(self, time_s: float) -> None:
-        """Remember how old the newest is: as its sender says in a backfill; live data is of now."""
+        """Date the newest data: live data by its arrival, a backfill by its sender's clock."""
         age_s = max(0.0, self._wall() - time_s) if self._is_backfilling else 0.0
         at = self._clock() - age_s
         self.data_at = at if self.data_at is None else max(at, self.data_at)
 
 
 def _trend(ring: StepRing, width: int) -> NDArray[np.float32]:
-    """Return norms of the outputs' gradients, or the parameters' where there are none.
+    """Return norms of the output gradients, or of the parameter gradients if a node has none.
 
     Shape (steps, nodes).
     """

@@ -1,4 +1,4 @@
-"""`ScalarStore`: what a run logs for every step, such as its loss, and how fast its steps come."""
+"""`ScalarStore`: the scalars of a run, such as its loss, and its steps per second."""
 
 from collections import deque
 
@@ -12,22 +12,22 @@ __all__ = ["ScalarStore"]
 
 _CAPACITY = 2_000
 _NAMES_LIMIT = 64
-"""A run that logs a new name at every step must not grow the screen's memory."""
+"""Further names are ignored: a run that logs a new name in every step must not fill the memory."""
 
 _RATE_WINDOW_S = 5.0
 _OWN_NAMES = ("step_time_s",)
-"""Logged by gradscope itself, not by the person."""
+"""Scalars that gradscope logs, not the script."""
 
 
 class ScalarStore:
-    """One ring for each name. A step that is known already changes nothing."""
+    """One ring for each name. A step that is stored already is ignored."""
 
     def __init__(self) -> None:
         self._rings: dict[str, StepRing] = {}
         self._times: deque[tuple[int, float]] = deque(maxlen=512)
 
     def take(self, message: Scalars) -> None:
-        """Keep the numbers of one message."""
+        """Store the numbers of one message."""
         for name, values in message.values.items():
             ring = self._ring(name)
             if ring is None:
@@ -39,13 +39,13 @@ class ScalarStore:
             self.note_time(step, time_s)
 
     def note_time(self, step: int, time_s: float) -> None:
-        """Remember when a step ended; what is not newer than the newest is known already."""
+        """Store when a step ended, unless it is older than the newest one."""
         if not self._times or (step > self._times[-1][0] and time_s >= self._times[-1][1]):
             self._times.append((step, time_s))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the person logs, the loss first."""
+        """The names that the script logs, the loss first."""
         own = [name for name in self._rings if name not in _OWN_NAMES]
         return tuple(sorted(own, key=lambda name: (name != "loss", "loss" not in name)))
 
@@ -55,14 +55,14 @@ class ScalarStore:
         return self._times[-1] if self._times else None
 
     def series(self, name: str, last: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the newest steps and values of a name; empty where there are none."""
+        """Return the newest steps and values of a name; empty arrays if there are none."""
         ring = self._rings.get(name)
         if ring is None:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         return ring.steps(last), ring.series("value", 0, last)
 
     def steps_per_second(self) -> float | None:
-        """Return the rate over the newest seconds, or None while it cannot be told."""
+        """Return the rate over the newest 5 s; None if there are fewer than two steps."""
         if len(self._times) < 2:
             return None
         step, time_s = self._times[-1]
@@ -74,7 +74,7 @@ class ScalarStore:
         return (step - first_step) / (time_s - first_s) if time_s > first_s else None
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         self._rings.clear()
         self._times.clear()
 

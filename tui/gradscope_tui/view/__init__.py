@@ -1,1 +1,1 @@
-"""From the store's numbers to text and roles: no Textual, no colours, tested as values."""
+"""Functions from the store's numbers to cells: text and roles, without Textual and colours."""

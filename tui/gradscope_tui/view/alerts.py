@@ -1,4 +1,4 @@
-"""The rows of the Alerts tab, and the line that says that the training stands."""
+"""The rows of the Alerts tab, and the bar of a pause."""
 
 import math
 import time
@@ -11,20 +11,20 @@ from gradscope_tui.view.numbers import duration, scalar, whole
 __all__ = ["alert_header", "alert_row", "pause_cells"]
 
 _WIDE = 110
-"""A narrower screen has no room for the time, and for the number that was allowed."""
+"""A narrower screen has no columns for the time and the threshold."""
 
 
 def alert_header(width: int) -> tuple[Cell, ...]:
-    """Return the titles."""
-    titles = ("time", "step", "rule", "layer", "number", "allowed")
+    """Return the column titles."""
+    titles = ("time", "step", "rule", "layer", "value", "threshold")
     found = "".join(
         fit(title, each) for title, each in zip(titles, _widths(width), strict=True) if each
     )
-    return (Cell(" " + found + "what was found", "header"),)
+    return (Cell(" " + found + "finding", "header"),)
 
 
 def alert_row(entry: AlertEntry, width: int) -> tuple[Cell, ...]:
-    """Return one line of the alerts' list."""
+    """Return one line of the list of alerts."""
     info = entry.info
     cells = (
         Cell(time.strftime("%H:%M:%S", time.localtime(entry.time_s)), "dim"),
@@ -45,14 +45,14 @@ def alert_row(entry: AlertEntry, width: int) -> tuple[Cell, ...]:
 
 
 def _widths(width: int) -> tuple[int, ...]:
-    """Return the widths of the columns before the text, 0 for those that are left out."""
+    """Return the widths of the columns before the text; 0 for those that are not shown."""
     return (10, 10, 14, 26, 11, 11) if width >= _WIDE else (0, 9, 13, 20, 10, 0)
 
 
 def pause_cells(pause: PauseState, left_s: float) -> tuple[Cell, ...]:
-    """Return what says that the training stands, and for how long."""
+    """Return the bar of a pause: where, for how long, and why."""
     why = f" · {printable(pause.reason)}" if pause.reason else ""
-    left = f"goes on in {duration(left_s)}" if left_s > 0 else "its lease has ended"
+    left = f"resumes in {duration(left_s)}" if left_s > 0 else "its lease has expired"
     text = f" ❚❚ PAUSED before step {whole(pause.step)} · {left} · P resumes, . one step{why} "
     return (Cell(text, "alarm"),)
 
@@ -62,5 +62,5 @@ def _number(value: float) -> str:
 
 
 def _done(action: str) -> str:
-    """Return what was done about it, where that was more than telling."""
+    """Return the action of the rule, unless it only reports."""
     return f"[{printable(action)}] " if action not in ("", "event") else ""

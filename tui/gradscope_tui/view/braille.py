@@ -1,8 +1,8 @@
-"""A plot in braille: two by four dots a cell, over the true axis of steps.
+"""A plot in braille: two by four dots per cell, over a linear axis of steps.
 
-Where several steps share a column of dots the line goes through their median, and those far from it
-stand as dots of their own: noise does not fill the picture, and a single spike does not vanish. Over a
-hole in the steps no line is drawn.
+If several steps share a column of dots, the line goes through their median, and outliers are drawn as
+separate dots: noise does not fill the plot, and a single spike stays visible. No line is drawn across a
+gap in the steps.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ __all__ = ["Plot", "draw_plot"]
 _DOT_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
 _FAR_RATIO = 2.0
 _LEAST_RATIO = 2.0
-"""The axis spans at least this ratio, so that noise of some per cent does not fill the picture."""
+"""The axis spans at least this ratio, so that noise of a few per cent does not fill the plot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """`lines` from top to bottom, and what its borders mean. `bad` are the columns with NaN or Inf."""
+    """`lines` from top to bottom, and the ends of both axes. `bad` are the columns with NaN or Inf."""
 
     lines: tuple[str, ...]
     least: float
@@ -33,7 +33,7 @@ class Plot:
     bad: tuple[int, ...] = ()
 
     def column_of(self, step: int, width: int) -> int | None:
-        """Return the column of a step, or None outside of the plot."""
+        """Return the column of a step; None if it is outside the plot."""
         if not self.first_step <= step <= self.last_step:
             return None
         span = max(1, self.last_step - self.first_step)
@@ -43,7 +43,7 @@ class Plot:
 def draw_plot(
     steps: NDArray[np.int64], values: NDArray[np.floating], width: int, height: int
 ) -> Plot | None:
-    """Return the plot of positive values on a logarithmic scale; None where there are none."""
+    """Return the plot of the positive values on a logarithmic scale; None if there are none."""
     numbers = np.asarray(values, np.float64)
     usable = np.isfinite(numbers) & (numbers > 0)
     if not usable.any() or width < 2 or height < 1:
@@ -67,7 +67,7 @@ def draw_plot(
 def _medians(
     x: NDArray[np.intp], logs: NDArray[np.float64]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the columns in use, the median of each, and which points are far from theirs."""
+    """Return the used columns, the median of each, and which points are outliers."""
     columns, starts, place = np.unique(x, return_index=True, return_inverse=True)
     medians = np.array([np.median(part) for part in np.split(logs, starts[1:])])
     return columns, medians, np.abs(logs - medians[place]) > np.log(_FAR_RATIO)
@@ -88,7 +88,7 @@ def _range(logs: NDArray[np.float64]) -> tuple[float, float]:
 def _joined(
     steps: NDArray[np.int64], x: NDArray[np.intp], usable: NDArray[np.bool_], columns: NDArray[np.intp]
 ) -> list[int]:
-    """Return each i whose column is to be joined with the next: no hole lies between them."""
+    """Return each i whose column is joined with the next: there is no gap between them."""
     broken = {*holes(steps).tolist(), *np.flatnonzero(~usable[:-1] | ~usable[1:]).tolist()}
     cut = {int(c) for i in broken for c in range(x[i], x[i + 1])}
     return [i for i in range(len(columns) - 1) if not cut & set(range(columns[i], columns[i + 1]))]

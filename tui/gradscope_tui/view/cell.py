@@ -1,4 +1,4 @@
-"""`Cell`: a piece of text and the role it plays. Which colour a role has, the theme decides."""
+"""`Cell`: a text and its role. The theme defines the style of each role."""
 
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -34,21 +34,21 @@ Role: TypeAlias = Literal[
 
 
 class Cell(NamedTuple):
-    """Text of a known width, and its role."""
+    """A text and its role."""
 
     text: str
     role: Role = "normal"
 
 
 def printable(text: str) -> str:
-    """Return text that came over the link without anything that a terminal would obey."""
+    """Return text from the link with control characters replaced: a terminal would execute them."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 def fit(text: str, width: int, *, keep_end: bool = False) -> str:
-    """Return `text` in exactly `width` cells; an ellipsis stands for what does not fit."""
+    """Return `text` in exactly `width` cells; an ellipsis replaces what does not fit."""
     text = printable(text)
     length = len(text) if text.isascii() else cell_len(text)
     if length <= width:

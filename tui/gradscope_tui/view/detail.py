@@ -1,4 +1,4 @@
-"""The numbers of one layer, with units: what it is, its parameters, and each kind that was measured."""
+"""The lines of one layer: its parameters, and the statistics of each measured kind."""
 # ruff: noqa: RUF001 - the signs are meant
 
 import math
@@ -30,9 +30,9 @@ _COUNT_WIDTH = 9
 
 
 def about_lines(layer: Layer, width: int) -> list[tuple[Cell, ...]]:
-    """Return the parameters with shape, dtype and size."""
+    """Return a line for each parameter: shape, dtype and size."""
     if not layer.parameters:
-        return [(Cell("no parameters of its own", "dim"),)]
+        return [(Cell("This layer has no parameters.", "dim"),)]
     lines: list[tuple[Cell, ...]] = []
     for parameter in layer.parameters:
         elements = math.prod(parameter.shape)
@@ -44,7 +44,7 @@ def about_lines(layer: Layer, width: int) -> list[tuple[Cell, ...]]:
 
 
 def focus_in_words(every: int) -> str:
-    """Return how often the layer is looked at: `focus: every 2nd step`."""
+    """Return how often the layer is measured: `focus: every 2nd step`."""
     if every == 1:
         return "focus: every step"
     last = 0 if every % 100 in (11, 12, 13) else every % 10
@@ -52,10 +52,10 @@ def focus_in_words(every: int) -> str:
 
 
 def stats_lines(block: Block | None, node: int, width: int) -> list[tuple[Cell, ...]]:
-    """Return a header and a line for each kind measured in the newest step; columns as they fit."""
+    """Return a header, and a line for each kind measured in the newest step."""
     rows = _rows_of(block, node)
     if block is None or not rows:
-        return [(Cell("nothing of this layer was measured in this step", "dim"),)]
+        return [(Cell("This layer was not measured in this step.", "dim"),)]
     shown = max(1, min(len(_COLUMNS), (width - _KIND_WIDTH - _COUNT_WIDTH) // 11))
     titles = "".join(fit(f"  {title}", 11) for title in _TITLES[:shown])
     header = Cell(fit("", _KIND_WIDTH) + titles + fit("numbers", _COUNT_WIDTH), "header")
@@ -64,7 +64,7 @@ def stats_lines(block: Block | None, node: int, width: int) -> list[tuple[Cell, 
 
 
 def kinds_of(block: Block | None, node: int) -> list[str]:
-    """Return the kinds that `stats_lines` has a line for, in its order."""
+    """Return the kinds in the order of `stats_lines`."""
     return list(_rows_of(block, node))
 
 
@@ -77,7 +77,7 @@ def kind_in_words(kind: str) -> str:
 
 
 def _rows_of(block: Block | None, node: int) -> dict[str, int]:
-    """Return the row of each kind that is shown, in the order in which they are."""
+    """Return the row of each shown kind, in order."""
     if block is None:
         return {}
     rows = np.flatnonzero(block.layer == node).tolist()
@@ -92,7 +92,7 @@ def _place(kind: str) -> tuple[int, str]:
 
 
 def _is_only_one(kind: str, kinds: Iterable[str]) -> bool:
-    """Say whether a kind is that of the only parameter, whose numbers the line of them all has."""
+    """Return whether the kind is that of the only parameter: the line of all parameters says the same."""
     root, _, name = kind.partition(".")
     of_root = [each for each in kinds if each.partition(".")[0] == root]
     return bool(name) and root in of_root and len(of_root) == 2
@@ -124,7 +124,7 @@ def _number(value: float) -> Cell:
 
 
 def _notes(root: str, stats: Stats) -> str:
-    is_called = root.startswith(("out", "grad"))  # a layer's parameters merge too, and are not called
+    is_called = root.startswith(("out", "grad"))  # rows of parameters count calls, too
     notes = [f"{count(stats.calls)} calls"] if is_called and stats.calls != 1 else []
     notes += [
         f.name.lower()

@@ -1,8 +1,7 @@
 """A heat strip: the exponents of a tensor's elements over the steps, the greatest at the top.
 
-A line stands for one binade or for several, a column for a step. How many elements lie there is told by
-the letter, so that it reads without colour. What fp16 can hold is told by lines of their own between
-those of the picture; the borders of bf16 and float32 lie beyond both ends of it.
+A line is one or several binades, a column is a step. The character shows the share of elements, so that
+colour is not needed. Extra lines mark the limits of fp16; those of bf16 and float32 are outside the strip.
 """
 
 import math
@@ -23,7 +22,7 @@ __all__ = ["LEGEND", "draw_strip", "in_words"]
 
 _AXIS = 9
 _BORDERS = {16: "largest", -14: "least normal", -24: "least subnormal"}
-"""Of fp16: at and above the first a number is infinite, below the last it is lost."""
+"""Exponents of fp16: from the first on a number is infinite, below the last it becomes zero."""
 
 _LEVELS: tuple[tuple[float, str, Role], ...] = (
     (0.2, "█", "container"),
@@ -32,7 +31,7 @@ _LEVELS: tuple[tuple[float, str, Role], ...] = (
     (0.001, "░", "dim"),
     (0.0, ".", "dim"),
 )
-"""From which share of the elements on, the letter, and its role."""
+"""The least share of elements for a character, and its role."""
 
 LEGEND = "share of elements  .  ░ 0.1 %  ▒ 1 %  ▓ 5 %  █ 20 %"
 
@@ -41,7 +40,7 @@ _LAST_EXPONENT = LEAST_EXPONENT + BINADES - 1
 
 @dataclass(frozen=True, slots=True)
 class _Band:
-    """A line of the picture: the binades from exponent `least` to `greatest`, or a border above one."""
+    """A line: the binades from exponent `least` to `greatest`, or a limit of fp16 above `least`."""
 
     least: int
     greatest: int
@@ -49,7 +48,7 @@ class _Band:
 
 
 def draw_strip(shares: Shares, width: int, height: int) -> list[tuple[Cell, ...]] | None:
-    """Return the picture with its axes in `height` lines; None where there is nothing, or no room."""
+    """Return the strip with its axes in `height` lines; None without data or room."""
     columns = width - _AXIS
     shares = _newest(shares, columns)
     is_used = np.asarray(np.nan_to_num(shares.binades).any(axis=0))
@@ -70,9 +69,9 @@ def draw_strip(shares: Shares, width: int, height: int) -> list[tuple[Cell, ...]
 
 
 def in_words(shares: Shares, width: int) -> str:
-    """Return where the newest step's elements lie, and what of them fp16 could not hold.
+    """Return the range of the newest step's elements, and the share that fp16 cannot represent.
 
-    That alone where both are longer than `width`.
+    Returns the latter only if both are longer than `width`.
     """
     if not len(shares.steps) or np.isnan(shares.zero[-1]):
         return "not measured in the newest step"
@@ -100,7 +99,7 @@ def _part(share: float) -> str:
 
 
 def _newest(shares: Shares, columns: int) -> Shares:
-    """Return as many of the newest steps as there is room for, the holes between them included."""
+    """Return as many of the newest steps as fit, including the gaps between them."""
     last = max(0, columns - len(holes(shares.steps[-columns:]))) if columns > 0 else 0
     start = max(0, len(shares.steps) - last)
     return Shares(
@@ -109,14 +108,14 @@ def _newest(shares: Shares, columns: int) -> Shares:
 
 
 def _bands(is_used: NDArray[np.bool_], room: int) -> list[_Band]:
-    """Return the lines from the top down: binades in groups as small as the room allows."""
+    """Return the lines from top to bottom: binades in groups as small as the height allows."""
     if not is_used.any():
         return []
     used = np.flatnonzero(is_used) + LEAST_EXPONENT
     least, greatest = int(used[0]), int(used[-1])
     borders = [e for e in _BORDERS if least < e <= greatest]
     if room - len(borders) < 2 * (len(borders) + 1):
-        borders = []  # too low for lines of their own: the axis still tells the exponents
+        borders = []  # no room for extra lines; the axis still shows the exponents
     edges = [greatest + 1, *borders, least]
     parts = list(pairwise(edges))
     group = next(
@@ -143,7 +142,7 @@ def _line(shares: Shares, band: _Band, columns: int) -> tuple[Cell, ...]:
 
 
 def _name(band: _Band) -> str:
-    """Return from where on the numbers of a line are; of the lowest one, below what they all are."""
+    """Return the label of a line: its least exponent; for the lowest line, its upper bound."""
     if band.least == LEAST_EXPONENT:
         return f"<2^{band.greatest + 1}"
     return f"≥2^{band.least}" if band.greatest == _LAST_EXPONENT else f"2^{band.least}"
@@ -155,7 +154,7 @@ def _border(band: _Band, columns: int) -> tuple[Cell, ...]:
 
 
 def _cells(shares: Shares, values: NDArray[np.float32], columns: int) -> Iterator[Cell]:
-    """Yield one line of the picture: neighbours of one role are one cell."""
+    """Yield one line of the strip; neighbours with the same role are one cell."""
     letters: list[tuple[str, Role]] = []
     gaps = set(holes(shares.steps).tolist())
     for i, share in enumerate(values.tolist()):
@@ -172,7 +171,7 @@ def _cells(shares: Shares, values: NDArray[np.float32], columns: int) -> Iterato
 
 
 def _letter(share: float) -> tuple[str, Role]:
-    if math.isnan(share):  # the row was not measured in that step
+    if math.isnan(share):  # not measured in that step
         return "·", "dim"
     if share <= 0:
         return " ", "normal"
@@ -180,7 +179,7 @@ def _letter(share: float) -> tuple[str, Role]:
 
 
 def _marks(shares: Shares, columns: int) -> Iterator[Cell]:
-    """Yield the line of what is not finite: a mark at each step that had any."""
+    """Yield the line of nonfinite elements: a mark at each step that has any."""
     gaps = set(holes(shares.steps).tolist())
     used = 0
     for i, share in enumerate(shares.nonfinite.tolist()):

@@ -1,6 +1,6 @@
-"""The list of interventions: what, on which layers, since when, when and until when, and by whom.
+"""The list of interventions: action, layers, since when, schedule and end, and who set it.
 
-Columns are as wide as what stands in them. Where the screen is narrower, they give way in turn.
+Columns are as wide as their content. On a narrow screen they shrink in the order of `_GIVES_WAY`.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from gradscope_tui.view.intervention_text import in_force, layers_in_words, what
 
 __all__ = ["in_columns"]
 
-_TITLES = ("what", "layers", "since", "when, until", "set by")
+_TITLES = ("action", "layers", "since", "schedule, end", "set by")
 _LEAST = (20, 10, 10, 8, 0)
 _GIVES_WAY = (4, 1, 3, 0, 2)
-"""The places of the columns, the one that is cut first in front."""
+"""The indices of the columns; the first one shrinks first."""
 
 _GAP = 2
 
@@ -24,7 +24,7 @@ _GAP = 2
 def in_columns(
     states: Sequence[InterventionState], step: int | None, width: int
 ) -> tuple[tuple[Cell, ...], list[tuple[Cell, ...]]]:
-    """Return the titles, and a line for each intervention."""
+    """Return the column titles, and a line for each intervention."""
     texts = [_texts(state, step) for state in states]
     widths = _widths(texts, width)
     header = "".join(fit(title, each) for title, each in zip(_TITLES, widths, strict=True))
@@ -40,7 +40,7 @@ def _texts(state: InterventionState, step: int | None) -> tuple[str, ...]:
 
 
 def _widths(texts: Sequence[tuple[str, ...]], width: int) -> list[int]:
-    """Return the columns' widths, with the gaps behind them, which together are at most `width`."""
+    """Return the widths of the columns with the gaps after them; their sum is at most `width`."""
     widths = [
         max(cell_len(printable(text)) for text in column) + _GAP
         for column in zip(_TITLES, *texts, strict=True)

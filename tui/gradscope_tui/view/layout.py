@@ -1,7 +1,7 @@
-"""Which columns the table has at which width, and how wide each is.
+"""The columns of the layer table for a width, and the width of each.
 
-Columns come in the order of their worth as long as their least width fits; what is left over goes to
-those that can use it. Below the first two the table is a list of names.
+Columns are added in the order of their rank while their least width fits. The remaining width goes to
+the columns in `_GROWS`.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from gradscope_tui.view.numbers import NUMBER_WIDTH
 __all__ = ["GUTTER", "NUMBER_CELL", "Column", "Layout", "choose_columns"]
 
 GUTTER = 3
-"""The cursor, the mark and the sign of an intervention."""
+"""The width of cursor, mark and intervention sign."""
 
 NUMBER_CELL = NUMBER_WIDTH + 2
-"""A sign before a number says how it was measured, an arrow after it that it is unusual."""
+"""A number with the sign before it (how it was measured) and the arrow after it (unusual)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its width grows from `least` to `most`. `worth` 0 is there always."""
+    """One column, from `least` to `most` cells wide. Columns with rank 0 are always shown."""
 
     name: str
     title: str
     least: int
     most: int
-    worth: int
+    rank: int
     kind: Literal["name", "type", "number", "trend", "intervention"]
 
 
@@ -56,22 +56,18 @@ _GROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The chosen columns from left to right with their widths; with the gutter they fill `width`."""
+    """The columns from left to right with their widths; with the gutter they fill `width`."""
 
     width: int
     columns: tuple[tuple[Column, int], ...]
-
-    def width_of(self, name: str) -> int:
-        """Return a column's width, 0 where it is not shown."""
-        return next((width for column, width in self.columns if column.name == name), 0)
 
 
 def choose_columns(width: int) -> Layout:
     """Return the columns for a terminal of that width."""
     left = width - GUTTER
     chosen: dict[str, int] = {}
-    for column in sorted(_COLUMNS, key=lambda c: c.worth):
-        if column.worth and column.least > left:
+    for column in sorted(_COLUMNS, key=lambda c: c.rank):
+        if column.rank and column.least > left:
             break
         chosen[column.name] = column.least
         left -= column.least

@@ -1,4 +1,4 @@
-"""The other lines around the table: the interventions' bar, the tabs, the keys; and the lists' rows."""
+"""The lines around the pages (interventions, tabs, keys), and the rows of log, history and runs."""
 
 import textwrap
 import time
@@ -32,7 +32,7 @@ PAGES = (
 
 
 def bar_cells(states: Sequence[InterventionState], width: int) -> tuple[Cell, ...]:
-    """Return the line that cannot be missed while gradients are changed."""
+    """Return the bar of the active and pending interventions."""
     active = sum(state.active_since is not None for state in states)
     pending = len(states) - active
     words = [f"{active} active" if active else "", f"{pending} pending" if pending else ""]
@@ -44,7 +44,7 @@ def bar_cells(states: Sequence[InterventionState], width: int) -> tuple[Cell, ..
 def tab_cells(
     page: str, counts: dict[str, int], note: str, width: int
 ) -> tuple[tuple[Cell, ...], dict[int, str]]:
-    """Return the tabs with their actions; `note` stands at the right."""
+    """Return the tabs with their actions; `note` is shown at the right."""
     cells: list[Cell] = []
     actions: dict[int, str] = {}
     for number, ((name, _), shown) in enumerate(zip(PAGES, _tabs(counts, width), strict=True), start=1):
@@ -61,7 +61,7 @@ def tab_cells(
 
 
 def _tabs(counts: Mapping[str, int], width: int) -> list[str]:
-    """Return the titles with their counts, as short as the width needs them."""
+    """Return the titles with their counts, shortened to the width."""
     shown: list[str] = []
     for most in (20, 5, 2):
         shown = [
@@ -73,7 +73,7 @@ def _tabs(counts: Mapping[str, int], width: int) -> list[str]:
 
 
 def key_cells(keys: Iterable[Key], width: int) -> tuple[tuple[Cell, ...], dict[int, str]]:
-    """Return as many keys as fit, `?` among them, with their actions."""
+    """Return as many keys as fit, always including `?`, with their actions."""
     shown = list(keys)
     last = [key for key in shown if key.action == "help"]
     rest = [key for key in shown if key.action != "help"]
@@ -99,22 +99,22 @@ def _key_width(key: Key) -> int:
 
 
 def history_rows(entries: Iterable[Entry], width: int) -> list[tuple[Cell, ...]]:
-    """Return the lines below the interventions: who did what to them, the newest first."""
-    deeds = [entry for entry in entries if entry.code.startswith("intervention.")]
-    if not deeds:
+    """Return the lines below the interventions: who changed what, newest first."""
+    changes = [entry for entry in entries if entry.code.startswith("intervention.")]
+    if not changes:
         return []
-    title = (Cell("history: who did what, the newest first", "header"),)
-    return [(Cell(""),), title, *(row for entry in reversed(deeds) for row in log_rows(entry, width))]
+    title = (Cell("history: who changed what, newest first", "header"),)
+    return [(Cell(""),), title, *(row for entry in reversed(changes) for row in log_rows(entry, width))]
 
 
-LOG_HEADER = (Cell(" " + fit("time", 10) + fit("step", 10) + "what happened", "header"),)
+LOG_HEADER = (Cell(" " + fit("time", 10) + fit("step", 10) + "event", "header"),)
 _LEVELS: dict[str, Role] = {"info": "normal", "warning": "warning", "error": "above3"}
 _BEFORE_TEXT = 20
 _SIGNS = {"info": "", "warning": "! ", "error": "✕ "}
 
 
 def log_rows(entry: Entry, width: int) -> list[tuple[Cell, ...]]:
-    """Return the lines of one thing in the log: those of its text, the long ones wrapped."""
+    """Return the lines of one entry of the log; long ones are wrapped."""
     role, room = _LEVELS[entry.level], max(20, width - _BEFORE_TEXT)
     first, *rest = entry.text.splitlines() or [""]
     lines = _wrapped(_SIGNS[entry.level] + first, room)
@@ -128,7 +128,7 @@ def log_rows(entry: Entry, width: int) -> list[tuple[Cell, ...]]:
 
 
 def _wrapped(text: str, room: int) -> list[str]:
-    """Return a text in lines; those after the first stand a little to the right."""
+    """Return a text in lines; those after the first are indented."""
     text = printable(text)
     if len(text) <= room:
         return [text]
@@ -144,7 +144,7 @@ RUN_HEADER = (
 
 
 def run_row(info: RunInfo) -> tuple[Cell, ...]:
-    """Return one line of the runs' list."""
+    """Return one line of the list of runs."""
     started = time.strftime("%d %b %H:%M", time.localtime(info.started_s))
     state: tuple[str, Role] = ("● live", "good") if info.is_live else ("■ ended", "dim")
     return (

@@ -1,7 +1,7 @@
-"""How numbers are written: three significant digits, decimal points below one another, units named.
+"""Numbers as text: three significant digits, aligned decimal points, units.
 
-A number fills `NUMBER_WIDTH` cells: three before the point, seven from it on. From 0.01 up to 1,000 it
-is written plainly, elsewhere with an exponent.
+A number has `NUMBER_WIDTH` cells: three before the point, seven from it on. It has an exponent below 0.01
+and from 1,000 on.
 """
 
 import math
@@ -37,14 +37,14 @@ def plain_number(value: float) -> str:
 
 
 def aligned(value: float) -> str:
-    """Return a number in NUMBER_WIDTH cells, its decimal point below those of others."""
+    """Return a number in NUMBER_WIDTH cells, with the decimal point after three cells."""
     text = plain_number(value)
     point = next((i for i, letter in enumerate(text) if letter in ".e"), len(text))
     return (" " * max(0, _BEFORE_POINT - point) + text).ljust(NUMBER_WIDTH)[:NUMBER_WIDTH]
 
 
 def scalar(value: float) -> str:
-    """Return a number that a person logged, such as a loss, with four significant digits."""
+    """Return a logged scalar, such as a loss, with four significant digits."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Inf" if value > 0 else "-Inf")
     if value == 0 or 1e-3 <= abs(value) < 1e5:
@@ -55,12 +55,12 @@ def scalar(value: float) -> str:
 
 
 def whole(value: int) -> str:
-    """Return a whole number with its thousands apart."""
+    """Return a whole number with thousands separators."""
     return f"{value:,}"
 
 
 def count(value: float) -> str:
-    """Return how many, in at most five cells: 12, 9,876, 12.3k, 1.2M."""
+    """Return a count in at most five cells: 12, 9,876, 12.3k, 1.2M."""
     if value < 10_000:
         return f"{int(value):,}"
     for unit, size in (("k", 1e3), ("M", 1e6), ("G", 1e9)):
@@ -84,7 +84,7 @@ def percent(fraction: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time that a person reads at once: 3 s, 4 min, 2 h 5 min."""
+    """Return a time with a suitable unit: 3 s, 4 min, 2 h 5 min."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:

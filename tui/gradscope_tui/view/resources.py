@@ -1,6 +1,6 @@
-"""The memory page: two bars with their legends, the course over steps, and a line for each layer.
+"""The memory page: two bars with legends, the memory over steps, and a line for each layer.
 
-A segment has a pattern as well as a colour, so that a bar is read without colours, too.
+A segment of a bar has a pattern as well as a colour, so that colour is not needed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,12 +56,12 @@ _TIME: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """`worth`: the lower, the narrower the terminal in which it is still there."""
+    """`rank`: columns with a low rank are shown in narrow terminals, too."""
 
     name: str
     title: str
     width: int
-    worth: int
+    rank: int
 
 
 _NAME_LEAST: Final = 18
@@ -80,13 +80,13 @@ _COLUMNS: Final = (
 
 
 def head_lines(store: ResourceStore, exhausted: str, width: int) -> list[Line]:
-    """Return the lines above the table: what ran out, the bars, the course, the notes."""
+    """Return the lines above the table: out-of-memory error, bars, memory over steps, notes."""
     lines: list[Line] = []
     if exhausted:
         lines.append((Cell(fit(f" ✕ {exhausted}", width), "bad"),))
     if store.memory is not None:
         lines += _memory_lines(store.memory, width)
-        lines += _course(store, width)
+        lines += _over_steps(store, width)
     if store.times is not None:
         lines += _time_lines(store.times, width)
     notes = dict.fromkeys(
@@ -125,14 +125,14 @@ def _machine(machine: Mapping[str, int]) -> str:
     return " · ".join(parts)
 
 
-def _course(store: ResourceStore, width: int) -> list[Line]:
+def _over_steps(store: ResourceStore, width: int) -> list[Line]:
     past = store.past
     if len(past) < 2:
         return []
     peak = max(past, key=lambda each: each.saved_bytes)
     words = f"most {bytes_in_words(peak.saved_bytes)} in step {whole(peak.step)} "
-    room = width - len(words) - 34
-    cells = [Cell(" saved over the measured steps  ", "dim")]
+    room = width - len(words) - 37
+    cells = [Cell(" saved memory over measured steps  ", "dim")]
     if room >= 4:
         sizes = np.array([each.saved_bytes for each in past[-min(room, 40) :]], np.float64)
         cells.append(Cell(sparkline(sizes, min(room, 40), is_log=False).strip() + "  ", "spark"))
@@ -141,8 +141,8 @@ def _course(store: ResourceStore, width: int) -> list[Line]:
 
 def _time_lines(times: TimesTable, width: int) -> list[Line]:
     total = sum(times.phases_s.values())
-    observed = ", statistics taken in it" if times.is_observed else ""
-    title = f" time of step {whole(times.step)}, by the {times.clock}'s clock{observed}"
+    observed = ", an observed step" if times.is_observed else ""
+    title = f" time of step {whole(times.step)}, {times.clock} clock{observed}"
     return [
         _title(title, seconds_in_words(total), width),
         bar_cells(_TIME, times.phases_s, width),
@@ -158,7 +158,7 @@ def _title(left: str, right: str, width: int) -> Line:
 
 
 def bar_cells(segments: Sequence[_Segment], sizes: Mapping[str, float], width: int) -> Line:
-    """Return a bar of `width`; what there is at all has a cell at least."""
+    """Return a bar of `width` cells. A segment above zero has at least one cell."""
     there = [(each, sizes.get(each.name, 0)) for each in segments if sizes.get(each.name, 0) > 0]
     room = max(len(there), width - 2)
     lengths = _lengths([size for _, size in there], room)
@@ -167,7 +167,7 @@ def bar_cells(segments: Sequence[_Segment], sizes: Mapping[str, float], width: i
 
 
 def _lengths(sizes: Sequence[float], room: int) -> list[int]:
-    """Share out the room by size, at least one each; the largest take what rounding leaves."""
+    """Divide `room` cells by size, at least one each; the largest get the rest of rounding."""
     total = sum(sizes)
     if not total:
         return []
@@ -185,7 +185,7 @@ def legend_lines(
     in_words: Callable[[float], str],
     width: int,
 ) -> list[Line]:
-    """Return the names of the segments with their sizes, in as many lines as they need."""
+    """Return the names and sizes of the segments, in as many lines as needed."""
     lines: list[Line] = []
     line: list[Cell] = [Cell(" ")]
     used = 1
@@ -208,14 +208,14 @@ def legend_lines(
 
 
 def layer_header(width: int) -> Line:
-    """Return the titles of the columns, and before them the cell that the cursor has."""
+    """Return the column titles, after one cell for the cursor."""
     name, columns = _chosen(width - 1)
     titles = "".join(fit(c.title.rjust(c.width - 1), c.width) for c in columns)
     return (Cell(fit(" layer", name + 1) + titles, "header"),)
 
 
 def layer_rows(store: ResourceStore, width: int) -> list[Line]:
-    """Return a line for each layer that has something, those first that keep most themselves."""
+    """Return a line for each layer with memory or time; those that save most come first."""
     memory, times = store.memory, store.times
     names = list(memory or times or ())
     found = [(name, memory[name] if memory else None, _time_of(times, name)) for name in names]
@@ -252,7 +252,7 @@ def _seconds(time: TimeRow | None) -> float:
 def _chosen(width: int) -> tuple[int, list[_Column]]:
     left = width - 1 - _NAME_LEAST
     chosen = set()
-    for column in sorted(_COLUMNS, key=lambda each: each.worth):
+    for column in sorted(_COLUMNS, key=lambda each: each.rank):
         if column.width > left:
             break
         chosen.add(column.name)
@@ -287,6 +287,6 @@ def _text(name: str, row: MemoryRow | None, time: TimeRow | None) -> tuple[str, 
 
 
 def exhausted_text(texts: Sequence[str]) -> str:
-    """Return the first line of the newest account of memory that ran out; empty where it never did."""
+    """Return the first line of the newest out-of-memory report; empty if there is none."""
     found = [text for text in texts if text.startswith("out of memory")]
     return printable(found[-1].splitlines()[0]) if found else ""

@@ -1,7 +1,7 @@
 """Which layers are listed, and in which order: folding, filter and sorting.
 
-Without filter and sorting the list is the tree, less what is folded away. With either it is flat and
-shows whole names: neither a match nor a rank is a matter of the tree.
+Without filter and sorting, the list is the tree without its folded parts. With either, the list is flat
+and shows full names.
 """
 
 import re
@@ -16,42 +16,42 @@ from gradscope_tui.store import QUANTITIES, Frame, LayerTree
 __all__ = ["SORTS", "Listing", "RowOrder", "list_rows", "parse_filter"]
 
 SORTS: tuple[str, ...] = ("", *(quantity.name for quantity in QUANTITIES))
-"""What can be sorted by; the empty one is the order of the model."""
+"""The quantities to sort by; the empty one is the order of the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowOrder:
-    """What the person chose. `filter` is a regular expression over names and types; `!` inverts it."""
+    """Filter and order. `filter` is a regular expression over names and types; `!` inverts it."""
 
     filter: str = ""
     sort: str = ""
     is_ascending: bool = False
 
     def sorted_by_next(self, distance: int) -> "RowOrder":
-        """Return the order with the next or previous sort."""
+        """Return this order, sorted by the next or previous quantity."""
         at = (SORTS.index(self.sort) + distance) % len(SORTS)
         return replace(self, sort=SORTS[at])
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The listed nodes from top to bottom; `is_flat` when they are not a tree."""
+    """The listed nodes from top to bottom; `is_flat`: they are not a tree."""
 
     nodes: tuple[int, ...]
     is_flat: bool
 
 
 def parse_filter(text: str) -> tuple[re.Pattern[str], bool]:
-    """Return the expression and whether it is inverted. Raises UsageError with the reason."""
+    """Return the expression, and whether it is inverted. Raises UsageError for an invalid one."""
     is_inverted = text.startswith("!")
     try:
         return re.compile(text[is_inverted:], re.IGNORECASE), is_inverted
     except re.error as error:
-        raise UsageError(f"no regular expression: {error}") from error
+        raise UsageError(f"invalid regular expression: {error}") from error
 
 
 def list_rows(frame: Frame, order: RowOrder, folded: Collection[str]) -> Listing:
-    """Return what is listed. Raises UsageError when the filter is no regular expression."""
+    """Return the listed nodes. Raises UsageError if the filter is an invalid regular expression."""
     tree = frame.tree
     is_flat = bool(order.filter or order.sort)
     nodes = _matching(tree, order.filter) if is_flat else _unfolded(tree, folded)
@@ -81,7 +81,7 @@ def _unfolded(tree: LayerTree, folded: Collection[str]) -> list[int]:
 
 
 def _sorted(nodes: list[int], frame: Frame, order: RowOrder) -> list[int]:
-    """Sort by a quantity; what is not finite comes first, what was not measured last."""
+    """Sort by a quantity: nonfinite ones first, then by value, those not measured last."""
     measured = frame.measured
     values = measured.values[order.sort][nodes]
     broken = (measured.nan[order.sort] + measured.inf[order.sort])[nodes] > 0

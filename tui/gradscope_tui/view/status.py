@@ -1,6 +1,7 @@
-"""The status line: what run this is, how it goes, what watching it costs, and how old all that is.
+"""The status line: run, step, speed, loss, cost of observing, and the age of the data.
 
-Parts that do not fit are left out, the least worthy first; the state of the link stays to the last.
+Parts that do not fit are left out, those with the highest rank first. The state of the link is always
+shown.
 """
 
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ from gradscope_tui.view.sparkline import sparkline
 __all__ = ["STALE_S", "Phase", "Status", "liveness", "status_cells", "status_of"]
 
 Phase: TypeAlias = Literal["none", "connecting", "up", "lost", "refused"]
-"""A link's phases, and none while there is no hub."""
+"""The phases of a link; `none` if there is no hub."""
 
 STALE_S = 1.5
-"""Data that is older is said to be old; with four looks a second that is on the screen within 2 s."""
+"""Older data is shown as old: within 2 s, because the screen is updated four times per second."""
 
 _USUAL_STEPS = 2.5
-"""A run with slow steps is not late before this many of its usual steps have passed."""
+"""A run with slow steps is late only after this many of its usual step times."""
 
 _LOSS_WIDTH = 14
 _LOSSES = 280
@@ -31,7 +32,7 @@ _LOSSES = 280
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the line tells; None is not known. `waiting` counts the steps behind a frozen view."""
+    """The content of the line; None is unknown. `waiting`: the steps that a frozen view does not show."""
 
     run: str = ""
     step: int | None = None
@@ -53,7 +54,7 @@ class Status:
 
 
 def status_of(store: RunStore, *, is_ended: bool) -> Status:
-    """Return what a run's store tells; the link's part is still missing."""
+    """Return the status of a store, without the fields of the link."""
     loss = next(iter(store.scalars.names), "")
     newest = store.newest
     return Status(
@@ -73,7 +74,7 @@ def status_of(store: RunStore, *, is_ended: bool) -> Status:
 
 
 def liveness(status: Status) -> Cell:
-    """Return in words whether what is shown is of now."""
+    """Return the state of link and run: live, stale, lost, ended, ..."""
     age = "" if status.age_s is None else duration(status.age_s)
     match status.phase:
         case "refused":
@@ -83,7 +84,7 @@ def liveness(status: Status) -> Cell:
         case "connecting":
             return Cell("◌ connecting", "warning")
         case "lost" | "none":
-            shown = f", shown: {age} old" if age else ""
+            shown = f", data {age} old" if age else ""
             return Cell(f"✕ link lost, reconnecting{shown}", "bad")
     return _freshness(status, age)
 
@@ -123,7 +124,7 @@ def status_cells(status: Status, width: int) -> tuple[Cell, ...]:
 
 
 def _parts(status: Status) -> list[tuple[int, float, list[Cell]]]:
-    """Return (worth, place, cells) of each part; a low worth stays longest."""
+    """Return (rank, place, cells) of each part; parts with a low rank are kept longest."""
     parts: list[tuple[int, float, list[Cell]]] = []
     if status.waiting is not None:
         parts.append((0, 6, [Cell(f" ❚❚ frozen, {status.waiting} waiting ", "chosen")]))
@@ -161,13 +162,13 @@ def _loss(status: Status) -> list[tuple[int, float, list[Cell]]]:
 
 
 def _thinned(losses: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the means of as many parts as there are cells: the course, and not the last few steps."""
+    """Return the means of as many parts as the sparkline has cells."""
     parts = np.array_split(losses.astype(np.float64), min(len(losses), _LOSS_WIDTH))
     return np.array([part.mean() for part in parts])
 
 
 def _pass(measured_by: str) -> Cell:
-    """Return the pass by its name; why it is the slow one stands in `gradscope config`."""
+    """Return the name of the pass. `gradscope config` says why it is a slow one."""
     name, _, why = measured_by.partition(":")
     return Cell(f"{printable(name)} pass", "warning" if why else "dim")
 

@@ -1,4 +1,4 @@
-"""The cells of the layer table: one row a layer, the same for the screen and for plain text."""
+"""The cells of the layer table, one row per layer, for the screen and for plain text."""
 # ruff: noqa: RUF001 - the signs are meant
 
 from collections.abc import Collection, Mapping
@@ -19,12 +19,12 @@ from gradscope_tui.view.sparkline import sparkline
 __all__ = ["TableView", "by_layer", "header_cells", "number_cell", "row_cells"]
 
 _HOT: tuple[Role, ...] = ("normal", "above1", "above2", "above3", "below3", "below2", "below1")
-"""Indexed by the heat, so that -1 is the last."""
+"""Indexed by the heat: -1 is the last."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """What the table shows now. `folded` and `marked` hold names of layers."""
+    """The content of the table. `folded` and `marked` are names of layers."""
 
     frame: Frame
     listing: Listing
@@ -36,7 +36,7 @@ class TableView:
 
 
 def by_layer(states: Collection[InterventionState]) -> dict[str, tuple[InterventionState, ...]]:
-    """Return the interventions of each layer by its name."""
+    """Return the interventions of each layer, by name."""
     found: dict[str, tuple[InterventionState, ...]] = {}
     for state in states:
         for layer in state.layers:
@@ -45,7 +45,7 @@ def by_layer(states: Collection[InterventionState]) -> dict[str, tuple[Intervent
 
 
 def header_cells(view: TableView) -> tuple[Cell, ...]:
-    """Return the titles; the sorted column has an arrow."""
+    """Return the column titles; the sorted column has an arrow."""
     arrow = "▲" if view.order.is_ascending else "▼"
     cells = [Cell(" " * 3, "header")]
     for column, width in view.layout.columns:
@@ -56,7 +56,7 @@ def header_cells(view: TableView) -> tuple[Cell, ...]:
 
 
 def row_cells(view: TableView, row: int) -> tuple[Cell, ...]:
-    """Return the cells of one row; together they fill the layout's width, less the cursor's cell."""
+    """Return the cells of one row. They fill the layout's width except for the cursor's cell."""
     node = view.listing.nodes[row]
     cells = [_mark(view, node), _sign(view, node)]
     for column, width in view.layout.columns:
@@ -93,7 +93,7 @@ def number_cell(frame: Frame, quantity: str, node: int) -> tuple[Cell, Cell]:
 
 
 def _provenance(flags: Flags) -> tuple[str, Role]:
-    """Return the sign of how a number was measured; an exact one has none."""
+    """Return the sign of how a number was measured, and its role; an exact number has no sign."""
     if Flags.DIFFERS in flags:
         return "≠", "bad"
     if Flags.SCALED in flags:
@@ -111,7 +111,7 @@ def _mark(view: TableView, node: int) -> Cell:
 
 
 def _sign(view: TableView, node: int) -> Cell:
-    """Return the diamond of an intervention, also for those that are folded away below this row."""
+    """Return the sign of an intervention in this layer, or in those folded below it."""
     nodes = (node, *_hidden(view, node))
     states = [s for n in nodes for s in view.interventions.get(view.frame.tree.layers[n].name, ())]
     if not states:
@@ -146,7 +146,7 @@ def _name(view: TableView, node: int, width: int) -> tuple[Cell, ...]:
 
 
 def _note(frame: Frame, hidden: tuple[int, ...]) -> tuple[str, Role]:
-    """Return what a folded container says of those inside."""
+    """Return the note of a folded container about its layers."""
     if not hidden:
         return "", "dim"
     broken = int(np.count_nonzero(frame.is_nonfinite()[list(hidden)]))

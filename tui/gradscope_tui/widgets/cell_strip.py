@@ -1,4 +1,4 @@
-"""`CellWidget`: what all widgets share that draw cells: a style for each role, from the theme."""
+"""`CellWidget`: base of the widgets that draw cells; it has the theme's style of each role."""
 
 from collections.abc import Iterable, Mapping
 
@@ -15,17 +15,17 @@ __all__ = ["CellWidget", "OneLine", "spread"]
 
 
 class CellWidget(Widget):
-    """Turns cells into a strip. The styles are made once a theme."""
+    """Turns cells into strips. The styles are created once per theme."""
 
     _styles: dict[Role, Style] | None = None
 
     def notify_style_update(self) -> None:
-        """Forget the styles: the theme changed."""
+        """Discard the styles when the theme changes."""
         super().notify_style_update()
         self._styles = None
 
     def style_of(self, role: Role) -> Style:
-        """Return the style of a role, to be laid over the background."""
+        """Return the style of a role, without the widget's background."""
         if self._styles is None:
             self._styles = role_styles(self.app.theme_variables)
         return self._styles[role]
@@ -33,7 +33,7 @@ class CellWidget(Widget):
     def strip_of(
         self, cells: Iterable[Cell], width: int, base: Style, over: Style | None = None
     ) -> Strip:
-        """Return a line of exactly `width`. `over` is laid over all cells, as the cursor is."""
+        """Return a line of exactly `width` cells. `over` is added to all cells, as for the cursor."""
         segments = []
         for cell in cells:
             style = base + self.style_of(cell.role)
@@ -46,9 +46,9 @@ class CellWidget(Widget):
 
 
 class OneLine(CellWidget):
-    """A widget of one line that is drawn again only when its cells change.
+    """A widget of one line, drawn again only if its cells change.
 
-    A cell may have an action, by its place in the line; a click on it runs that.
+    A cell can have an action, by its index in the line; a click on the cell runs it.
     """
 
     _cells: tuple[Cell, ...] = ()
@@ -62,7 +62,7 @@ class OneLine(CellWidget):
             self.refresh()
 
     async def on_click(self, event: events.Click) -> None:
-        """Run the action of the cell under the mouse."""
+        """Run the action of the clicked cell."""
         end = 0
         for place, cell in enumerate(self._cells):
             end += len(cell.text)
@@ -73,7 +73,7 @@ class OneLine(CellWidget):
 
     @property
     def text(self) -> str:
-        """What the line says."""
+        """The text of the line."""
         return "".join(cell.text for cell in self._cells)
 
     def render_line(self, y: int) -> Strip:

@@ -1,4 +1,4 @@
-"""`Choice`: one line to choose one of a few, with left and right."""
+"""`Choice`: one line with a few options, selected with left and right."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -16,11 +16,11 @@ __all__ = ["Choice"]
 
 _GAP = 2
 _AROUND = 4 + _GAP
-"""The cells around an option: its mark, and the gap to the next."""
+"""The width of an option's mark and of the gap to the next option."""
 
 
 class Choice(CellWidget, can_focus=True):
-    """Shows all options, the chosen one filled."""
+    """Shows all options, the selected one marked; if there is no room, the selected one only."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "turn(-1)", show=False),
@@ -30,7 +30,7 @@ class Choice(CellWidget, can_focus=True):
     chosen: reactive[int] = reactive(0)
 
     class Changed(Message):
-        """Another option was chosen."""
+        """Another option was selected."""
 
     def __init__(self, options: Sequence[str], *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -55,20 +55,19 @@ class Choice(CellWidget, can_focus=True):
         return needed > self.size.width
 
     def _one_of_many(self) -> list[Cell]:
-        """Return the chosen option alone, for where there is no room for all."""
         many = f"  {self.chosen + 1} of {len(self.options)}"
         return [Cell(f"← {self.options[self.chosen]} →", "chosen"), Cell(many, "dim")]
 
     def watch_chosen(self) -> None:
-        """Tell of the choice."""
+        """Post the change."""
         self.post_message(self.Changed())
 
     def action_turn(self, distance: int) -> None:
-        """Choose the next or the previous."""
+        """Select the next or the previous option."""
         self.chosen = (self.chosen + distance) % len(self.options)
 
     def on_click(self, event: events.Click) -> None:
-        """Choose what the mouse points at, or the next where one is shown alone."""
+        """Select the clicked option, or the next one if only one is shown."""
         if self._is_narrow:
             self.action_turn(1)
             return

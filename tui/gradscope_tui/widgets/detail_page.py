@@ -1,4 +1,4 @@
-"""`DetailPage`: one layer, its numbers over the steps and in the newest one."""
+"""`DetailPage`: one layer: its numbers over the steps, and its statistics in the newest step."""
 # ruff: noqa: RUF001 - the signs are meant
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ _Shown: TypeAlias = tuple[RunStore, Frame, Sequence[InterventionState]]
 
 
 class NumberTable(CellWidget):
-    """Lines of cells, as high as they need."""
+    """Lines of cells; the widget is as high as there are lines."""
 
     _lines: Sequence[tuple[Cell, ...]] = ()
 
@@ -65,16 +65,15 @@ class NumberTable(CellWidget):
 
     @property
     def text(self) -> str:
-        """What it says."""
+        """The text of all lines."""
         return "\n".join("".join(cell.text for cell in line) for line in self._lines)
 
 
 class DetailPage(Container, can_focus=True):
-    """Shows the layer named `layer_name`. Where nothing was measured it says so.
+    """Shows the layer named `layer_name`.
 
-    The exponents of one kind of its tensors stand beside the curves where there is room, or in their
-    place where the person wants them. Focus steps add points to the layer's curves; `refusal`
-    says why there are none.
+    The exponents of one kind of its tensors are shown next to the curves on a wide screen, or instead of
+    them. Focus steps add points to the curves; `refusal` says why there are none.
     """
 
     BINDINGS = bindings_of("detail")
@@ -86,7 +85,7 @@ class DetailPage(Container, can_focus=True):
     _is_on_exponents: bool = False
 
     def compose(self) -> ComposeResult:
-        """Lay out the page."""
+        """Create the plots and tables."""
         yield NumberTable(classes="title", id="about")
         with Container(classes="plots"):
             for _ in range(_PLOT_COUNT):
@@ -95,7 +94,7 @@ class DetailPage(Container, can_focus=True):
         yield NumberTable(id="stats")
 
     def show(self, store: RunStore, frame: Frame, states: Sequence[InterventionState]) -> None:
-        """Draw the layer as of the frame's step."""
+        """Draw the layer at the frame's step."""
         node = None if self.layer_name is None else frame.tree.find(self.layer_name)
         if node is None:
             return
@@ -108,12 +107,12 @@ class DetailPage(Container, can_focus=True):
         self._show_exponents(store, frame, node)
 
     def action_exponents(self) -> None:
-        """Show the exponents in the place of the curves, or the curves again."""
+        """Show the exponents instead of the curves, or the curves again."""
         self._is_on_exponents = not self._is_on_exponents
         self._show_again()
 
     def action_kind(self, by: int) -> None:
-        """Choose another kind of tensor."""
+        """Select another kind of tensor."""
         kinds = self._kinds()
         if kinds:
             place = kinds.index(self._kind) if self._kind in kinds else 0
@@ -125,7 +124,6 @@ class DetailPage(Container, can_focus=True):
             self.show(*self._shown)
 
     def _kinds(self) -> list[str]:
-        """Return the kinds of this layer's tensors, those first that have a line in the table."""
         if self._shown is None or self.layer_name is None:
             return []
         _, frame, _ = self._shown
@@ -133,7 +131,7 @@ class DetailPage(Container, can_focus=True):
         return [] if node is None else kinds_of(frame.block, node)
 
     def _show_exponents(self, store: RunStore, frame: Frame, node: int) -> None:
-        """Draw those of the chosen kind, or of the first one that the layer has."""
+        """Draw the exponents of the selected kind, or of the first kind that the layer has."""
         strip = self.query_one(ExponentStrip)
         if not strip.display:
             return
@@ -147,7 +145,7 @@ class DetailPage(Container, can_focus=True):
     def _plot(
         self, store: RunStore, frame: Frame, node: int, states: Sequence[InterventionState]
     ) -> None:
-        """Draw the curves that there are; a layer without any has the first ones, which say so."""
+        """Draw the curves; those without data come last and say that they are not measured."""
         until = frame.measured.step
         is_newest = store.newest is not None and store.newest.step == until
         steps = store.ring.steps(_PLOTTED, until)
@@ -162,11 +160,11 @@ class DetailPage(Container, can_focus=True):
             plot.show(title, own_steps, series, changes)
 
     def on_resize(self) -> None:
-        """Use the room that there is now."""
+        """Fit the plots into the new size."""
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Put the plots beside one another where there is room, else show fewer."""
+        """Put the plots side by side on a wide screen; else show fewer of them."""
         is_wide = self.size.width >= _WIDE
         is_on = self._is_on_exponents
         is_beside = is_wide and self._shown is not None and self._shown[0].histograms.is_measured

@@ -10,15 +10,14 @@ from gradscope_tui.widgets.cell_strip import CellWidget
 __all__ = ["ExponentStrip"]
 
 _NOT_MEASURED = (
-    "not measured: the exponents of the elements are counted",
-    "at full detail alone, which the training asks for:",
+    "Not measured. Exponents are counted at full detail only:",
     "",
     '    gradscope.attach(model, detail="full")',
 )
 
 
 class ExponentStrip(CellWidget):
-    """A title, what the newest step has, and the picture. Drawn once for each data and size."""
+    """A title, a summary of the newest step, and the heat strip. Drawn once per data and size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,13 +26,13 @@ class ExponentStrip(CellWidget):
         self._lines: list[tuple[Cell, ...]] | None = None
 
     def show(self, title: str, shares: Shares | None) -> None:
-        """Draw these; None says that histograms are not measured in this run."""
+        """Draw these shares; None if the run does not measure histograms."""
         self._title, self._shares = title, shares
         self._lines = None
         self.refresh()
 
     def on_resize(self) -> None:
-        """Draw anew in the new size."""
+        """Draw again in the new size."""
         self._lines = None
 
     def render_line(self, y: int) -> Strip:

@@ -1,4 +1,4 @@
-"""`FilterLine`: where the filter is typed. It lists while one types; a wrong expression says why."""
+"""`FilterLine`: the input line of the filter. The table is filtered while the person types."""
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -9,7 +9,7 @@ __all__ = ["FilterLine"]
 
 
 class FilterLine(Horizontal):
-    """Open while one types. `enter` keeps the filter, `esc` takes it away."""
+    """Shown while the person types. `enter` keeps the filter, `esc` removes it."""
 
     class Typed(Message):
         """The text changed."""
@@ -19,20 +19,20 @@ class FilterLine(Horizontal):
             self.text = text
 
     class Closed(Message):
-        """The line was closed; the text stays as it is when `is_kept`."""
+        """The line was closed. The filter stays if `is_kept`."""
 
         def __init__(self, *, is_kept: bool) -> None:
             super().__init__()
             self.is_kept = is_kept
 
     def compose(self) -> ComposeResult:
-        """Lay out the line."""
+        """Create the line."""
         yield Label(" / ")
         yield Input(placeholder="regular expression over names and types; ! inverts", compact=True)
         yield Label("", classes="problem", markup=False)
 
     def open(self, text: str) -> None:
-        """Show the line, with this text to go on from."""
+        """Show the line with this text."""
         self.add_class("is-open")
         field = self.query_one(Input)
         field.value = text
@@ -41,20 +41,20 @@ class FilterLine(Horizontal):
     def close(self, *, is_kept: bool) -> None:
         """Hide the line."""
         self.remove_class("is-open")
-        self.say("")
+        self.show_problem("")
         self.post_message(self.Closed(is_kept=is_kept))
 
-    def say(self, problem: str) -> None:
-        """Show what is wrong with the expression."""
+    def show_problem(self, problem: str) -> None:
+        """Show why the expression is invalid."""
         self.query_one(".problem", Label).update(f" {problem} " if problem else "")
 
     @property
     def is_open(self) -> bool:
-        """Whether one is typing."""
+        """Whether the line is shown."""
         return self.has_class("is-open")
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Pass the text on."""
+        """Post the text."""
         event.stop()
         if self.is_open:
             self.post_message(self.Typed(event.value))

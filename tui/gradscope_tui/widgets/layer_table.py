@@ -1,8 +1,7 @@
-"""`LayerTable`: the layers, a line each, drawn by the Line API.
+"""`LayerTable`: one row for each layer, drawn with Textual's Line API.
 
-When data comes, the cells of the visible rows are made and compared with those that are on the screen;
-only rows that differ are drawn again. `counters` tell how many strips were built and how many taken
-from the cache, and how many rows were found dirty.
+When data arrives, the cells of the visible rows are computed and compared with those on the screen; only
+rows that differ are drawn again. `counters` has the number of strips built and reused, and of dirty rows.
 """
 
 from collections import Counter
@@ -29,18 +28,18 @@ __all__ = ["LayerTable"]
 
 
 class LayerTable(CellWidget, ScrollView, can_focus=True):
-    """Owns what the person chose: cursor, marks, folding, filter and order."""
+    """Owns the person's choices: cursor, marks, folding, filter and order."""
 
     BINDINGS = bindings_of("layers")
 
     class DetailWanted(Message):
-        """The person asks for the detail of the layer under the cursor."""
+        """The person wants the layer at the cursor in detail."""
 
     class FilterWanted(Message):
-        """The person asks for the filter's line."""
+        """The person wants the filter line."""
 
     class Changed(Message):
-        """Marks, filter or order changed; a newer one says as much as an older."""
+        """Marks, filter or order changed."""
 
         def can_replace(self, message: Message) -> bool:
             """Replace any other of its kind."""
@@ -86,9 +85,16 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
             self._cells.clear()
             self.virtual_size = Size(width, len(listing.nodes) + 1)
             self.refresh()
+            self.call_after_refresh(self._fit_width)
+
+    def _fit_width(self) -> None:
+        """Draw again if the scroll bar has appeared or disappeared."""
+        width = self.scrollable_content_region.width
+        if self._view is not None and self._view.layout.width != width:
+            self._show_again()
 
     def chosen(self) -> tuple[str, ...]:
-        """Return the marked layers in the model's order, or the one under the cursor."""
+        """Return the marked layers in the model's order, or the one at the cursor."""
         if self._view is None:
             return ()
         tree = self._view.frame.tree
@@ -98,24 +104,24 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
 
     @property
     def cursor_node(self) -> int | None:
-        """The node under the cursor."""
+        """The node at the cursor."""
         nodes = self._view.listing.nodes if self._view else ()
         return nodes[self._cursor] if self._cursor < len(nodes) else None
 
     @property
     def cursor_layer(self) -> str | None:
-        """The name of the layer under the cursor."""
+        """The name of the layer at the cursor."""
         node = self.cursor_node
         return None if node is None or self._view is None else self._view.frame.tree.layers[node].name
 
     @property
     def listed(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return len(self._view.listing.nodes) if self._view else 0
 
     @property
     def in_words(self) -> str:
-        """What is marked, filtered and sorted, and how many layers are listed."""
+        """How many layers are marked and listed, and the filter."""
         if self._view is None:
             return ""
         all_layers = len(self._view.frame.tree)
@@ -126,7 +132,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         return " · ".join(words)
 
     def set_filter(self, text: str) -> None:
-        """List only what matches. Raises UsageError when it is no regular expression."""
+        """List matching layers only. Raises UsageError for an invalid regular expression."""
         parse_filter(text)
         self._reorder(replace(self.order, filter=text))
 
@@ -222,17 +228,17 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
             self.scroll_to(y=self._cursor - rows + 1, animate=False)
 
     def notify_style_update(self) -> None:
-        """Forget the drawn lines: the theme changed."""
+        """Discard the drawn lines when the theme changes."""
         super().notify_style_update()
         self._strips.clear()
 
     def on_resize(self) -> None:
-        """Draw anew in the new width."""
+        """Draw again in the new width."""
         if self._view is not None:
             self._show_again()
 
     def on_click(self, event: events.Click) -> None:
-        """Put the cursor where the mouse points; twice shows the detail."""
+        """Move the cursor to the clicked row; a double click shows the layer in detail."""
         if event.y == 0:
             return
         self._put_cursor(event.y - 1 + self.scroll_offset.y)
@@ -252,7 +258,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         self._put_cursor(row if row >= 0 else self.listed - 1)
 
     def action_fold(self) -> None:
-        """Fold the container; on anything else go to the one around it."""
+        """Fold the container; on any other layer, go to its container."""
         node, tree = self.cursor_node, self._view.frame.tree if self._view else None
         if node is None or tree is None or self._is_flat:
             return
@@ -263,7 +269,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
             self._put_cursor(self._view.listing.nodes.index(tree.parent[node]))  # type: ignore[union-attr]  # checked above
 
     def action_unfold(self) -> None:
-        """Unfold the container; on an unfolded one go inside."""
+        """Unfold the container; on an unfolded one, go to its first layer."""
         node, tree = self.cursor_node, self._view.frame.tree if self._view else None
         if node is None or tree is None or self._is_flat or not tree.is_container(node):
             return
@@ -278,7 +284,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         return self._view is not None and self._view.listing.is_flat
 
     def action_mark(self) -> None:
-        """Mark the layer or take its mark away, and go on."""
+        """Mark the layer, or remove its mark; go to the next row."""
         node = self.cursor_node
         if node is not None and self._view is not None:
             self.marked ^= {self._view.frame.tree.layers[node].name}
@@ -286,7 +292,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
             self._put_cursor(self._cursor + 1)
 
     def action_mark_all(self) -> None:
-        """Mark all that are listed; when they are marked already, none."""
+        """Mark all listed layers; if all are marked, remove their marks."""
         if self._view is None:
             return
         tree = self._view.frame.tree
@@ -295,12 +301,12 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         self._show_again()
 
     def action_detail(self) -> None:
-        """Ask for the detail."""
+        """Show the layer in detail."""
         if self.cursor_node is not None:
             self.post_message(self.DetailWanted())
 
     def action_filter(self) -> None:
-        """Ask for the filter's line."""
+        """Open the filter line."""
         self.post_message(self.FilterWanted())
 
     def action_sort(self, distance: int) -> None:
@@ -308,5 +314,5 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         self._reorder(self.order.sorted_by_next(distance))
 
     def action_invert(self) -> None:
-        """Turn the order round."""
+        """Reverse the order."""
         self._reorder(replace(self.order, is_ascending=not self.order.is_ascending))

@@ -1,4 +1,4 @@
-"""`RowList`: a plain list of lines with a cursor: interventions, log, runs."""
+"""`RowList`: a list of lines with a cursor, for interventions, alerts, log and runs."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -18,7 +18,7 @@ __all__ = ["RowList"]
 
 
 class RowList(CellWidget, ScrollView, can_focus=True):
-    """Each row is a tuple of cells. One that `follows` stays at its end while the cursor is there."""
+    """Each row is a tuple of cells. If it `follows`, the cursor stays at the end when rows are added."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "move(1)", show=False),
@@ -31,7 +31,7 @@ class RowList(CellWidget, ScrollView, can_focus=True):
     ]
 
     class Chosen(Message):
-        """A row was chosen."""
+        """A row was chosen with enter or a double click."""
 
         def __init__(self, rows: "RowList", row: int) -> None:
             super().__init__()
@@ -40,7 +40,7 @@ class RowList(CellWidget, ScrollView, can_focus=True):
 
         @property
         def control(self) -> "RowList":
-            """The list, so that handlers may name it."""
+            """The list, for the selector of `@on`."""
             return self.rows
 
     def __init__(
@@ -53,7 +53,7 @@ class RowList(CellWidget, ScrollView, can_focus=True):
         self.cursor = 0
 
     def show(self, rows: Sequence[tuple[Cell, ...]], header: tuple[Cell, ...] | None = None) -> None:
-        """Draw these rows, below a header that the screen's width may have changed."""
+        """Draw these rows below `header`, or the header as it is."""
         rows, header = tuple(rows), self._header if header is None else header
         if (rows, header) == (self._rows, self._header):
             return
@@ -69,7 +69,7 @@ class RowList(CellWidget, ScrollView, can_focus=True):
 
     @property
     def rows(self) -> tuple[tuple[Cell, ...], ...]:
-        """What is listed."""
+        """The listed rows."""
         return self._rows
 
     @property
@@ -101,7 +101,7 @@ class RowList(CellWidget, ScrollView, can_focus=True):
             self.scroll_to(y=self.cursor - rows + 1, animate=False)
 
     def on_click(self, event: events.Click) -> None:
-        """Put the cursor where the mouse points; twice chooses."""
+        """Move the cursor to the clicked row; a double click chooses it."""
         row = event.y - self._header_height + self.scroll_offset.y
         if 0 <= row < len(self._rows):
             self.action_move(row - self.cursor)
@@ -115,6 +115,6 @@ class RowList(CellWidget, ScrollView, can_focus=True):
         self.refresh()
 
     def action_choose(self) -> None:
-        """Choose the row under the cursor."""
+        """Choose the row at the cursor."""
         if self._rows:
             self.post_message(self.Chosen(self, self.cursor))

@@ -1,4 +1,4 @@
-"""`TrendPlot`: one number over the steps, in braille, with the steps at which changes took effect."""
+"""`TrendPlot`: one number over the steps, in braille, and when interventions took effect."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ _AXIS = 9
 
 
 class TrendPlot(CellWidget):
-    """A title, the plot with its axis at the left, and the steps below. Drawn once for each data."""
+    """A title, the plot with its axis at the left, and the steps below. Drawn once per data and size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class TrendPlot(CellWidget):
         self.refresh()
 
     def on_resize(self) -> None:
-        """Draw anew in the new size."""
+        """Draw again in the new size."""
         self._lines = None
 
     def render_line(self, y: int) -> Strip:
@@ -82,7 +82,7 @@ class TrendPlot(CellWidget):
 
 
 def _over(line: str, changes: set[int | None], bad: set[int]) -> list[Cell]:
-    """Return a line of the plot with the marks laid over it."""
+    """Return a line of the plot with the marks of NaN, infinity and interventions."""
     cells: list[Cell] = []
     for x, dots in enumerate(line):
         role: Role = "bad" if x in bad else ("active" if x in changes else "spark")
