@@ -1,4 +1,4 @@
-"""Knowing when gradients are about to be clipped by torch.nn.utils, however a script imported it.
+"""`ClippingHook`: called when torch.nn.utils is about to clip gradients, however a script imported it.
 
 Both functions are wrappers that hold the real one in their closure. While anyone watches, that cell
 holds ours: so a name that was imported before is watched too, and nothing is left afterwards.
@@ -17,9 +17,9 @@ _Clip: TypeAlias = Callable[..., Any]  # Any: as torch's own, which are untyped
 _Before: TypeAlias = Callable[[list[torch.Tensor], torch.Tensor | None], None]
 
 _watching: list["ClippingHook"] = []
-"""Who is called, the oldest first."""
+"""The installed hooks, the oldest first."""
 _originals: list[tuple[Any, _Clip]] = []
-"""The cells that hold ours at present, each with what it held. Any: a closure's cell."""
+"""The closure cells that hold our function, and their original contents. Any: a closure's cell."""
 
 
 class ClippingHook:
@@ -33,7 +33,7 @@ class ClippingHook:
         self.before = before
 
     def install(self) -> bool:
-        """Begin to watch. Return False where this torch's functions are made otherwise."""
+        """Install the hook. Return False if torch's functions are not built as expected."""
         if not _originals:
             by_norm, by_value = _cell_of(clip_grads_with_norm_), _cell_of(clip_grad_value_)
             if by_norm is None or by_value is None:
@@ -44,7 +44,7 @@ class ClippingHook:
         return True
 
     def remove(self) -> None:
-        """Watch no longer; the last one gives torch its functions back."""
+        """Remove the hook; the last one restores torch's functions."""
         if self in _watching:
             _watching.remove(self)
         while _originals and not _watching:
@@ -82,7 +82,7 @@ def _tell(parameters: list[torch.Tensor], total_norm: torch.Tensor | None) -> No
 
 
 def _listed(parameters: torch.Tensor | Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the parameters as a list: a generator could not be looked at twice."""
+    """Return the parameters as a list: a generator could be read only once."""
     return [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
 
 

@@ -1,4 +1,4 @@
-"""Seeing inside a compiled forward: what the hook leaves in a graph while torch.compile traces it.
+"""`CompiledHook`: the operations that observe a compiled forward, inserted while torch.compile traces it.
 
 Left in the graph is one operation for each tensor of an output and one for its gradient. It changes
 nothing, calls back into Python with the tensor, and is there only where `is_on` was true while it was
@@ -21,7 +21,7 @@ __all__ = ["CompiledHook", "Seen", "has_compiled"]
 
 
 class Seen(IntEnum):
-    """What an operation in the graph has seen."""
+    """The kind of tensor that an operation in the graph reports."""
 
     OUTPUT = 0
     OUTPUT_WITH_GRADIENT = 1
@@ -30,12 +30,12 @@ class Seen(IntEnum):
 
 _OnSeen = Callable[[int, Seen, str, torch.Tensor], None]
 _listeners: dict[int, _OnSeen] = {}
-"""Who is called back, by number: an operation in a graph can hold numbers and tensors only."""
+"""Hooks by number: an operation in a graph can hold numbers and tensors only."""
 _numbers = itertools.count()
 
 
 def has_compiled() -> bool:
-    """Whether Dynamo has traced anything in this process."""
+    """Return whether Dynamo has traced anything in this process."""
     utils = sys.modules.get("torch._dynamo.utils")
     return utils is not None and bool(utils.counters.get("stats"))
 
@@ -67,7 +67,7 @@ class _GradientMark:
         self.index = index
 
     def see(self, path: str, gradient: torch.Tensor) -> None:
-        """Leave the operation on a gradient."""
+        """Insert the operation for a gradient."""
         self.hook.see(gradient, self.hook.number, self.index, 2, path)
 
 
@@ -85,16 +85,16 @@ class CompiledHook:
         self._marks: dict[int, _GradientMark] = {}
 
     def open(self) -> None:
-        """Begin to be called back."""
+        """Register for callbacks."""
         _listeners[self.number] = self._on_seen
 
     def close(self) -> None:
-        """Be called back no longer; what is compiled next is bare."""
+        """Unregister; graphs compiled later contain no operations."""
         self.is_on = False
         _listeners.pop(self.number, None)
 
     def watch(self, modules: Iterable[tuple[nn.Module, int]]) -> None:
-        """Say which modules to see, and by which index each is known."""
+        """Set the watched modules and the index of each."""
         self._marks = {id(module): _GradientMark(self, index) for module, index in modules}
 
     def trace(self, module: nn.Module, output: Any) -> None:  # Any: whatever a module returns
@@ -112,7 +112,7 @@ class CompiledHook:
 
 
 def _tensors(value: Any, path: str) -> list[tuple[str, torch.Tensor]]:  # Any: as above
-    """Return what `find_tensors` does, by means that Dynamo traces."""
+    """`find_tensors`, written so that Dynamo can trace it."""
     if isinstance(value, torch.Tensor):
         return [(path, value)] if value.is_floating_point() else []
     items: list[tuple[object, Any]]

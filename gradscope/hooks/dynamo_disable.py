@@ -1,4 +1,4 @@
-"""Functions that torch.compile leaves alone: it neither traces them nor compiles what they call."""
+"""Excludes functions from torch.compile: it neither traces them nor compiles what they call."""
 
 from collections.abc import Callable
 from types import FunctionType
@@ -14,8 +14,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 def untraced(function: F) -> F:
     """Mark a function as `torch.compiler.disable` does, without importing the compiler for it.
 
-    The mark is for Dynamo where it traces a caller, the strategy for where it meets the function's
-    frames as they run. The function is the same, and takes no longer.
+    The attribute tells Dynamo to skip the function when it traces a caller; the strategy skips the function's own
+    frames. The function is not wrapped and not slower.
     """
     if not isinstance(function, FunctionType):
         raise TypeError(f"expected a function, got {type(function).__name__}")

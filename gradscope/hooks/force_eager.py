@@ -1,4 +1,4 @@
-"""Running compiled models eagerly for a while: interventions are not in their graphs."""
+"""`EagerStance`: runs compiled models eagerly while interventions are active, which are not in their graphs."""
 
 import sys
 
@@ -8,13 +8,13 @@ __all__ = ["EagerStance"]
 
 
 class EagerStance:
-    """Torch's own switch, `torch.compiler.set_stance`, for this process; a user's stance stays."""
+    """Sets `torch.compiler.set_stance` for this process; a stance set by the user is kept."""
 
     def __init__(self) -> None:
         self._is_forced = False
 
     def force(self, is_wanted: bool) -> None:
-        """Have compiled functions run eagerly from now on, or as they are compiled again."""
+        """Run compiled functions eagerly, or compiled again."""
         if is_wanted == self._is_forced or "torch._dynamo.eval_frame" not in sys.modules:
             return
         now = sys.modules["torch._dynamo.eval_frame"]._stance.stance  # noqa: SLF001 - it cannot be asked

@@ -1,7 +1,7 @@
-"""One forward hook for all watched modules, there only while it is wanted.
+"""`ForwardHook`: one global forward hook for all watched modules, installed only while needed.
 
-It is a *global* module hook filtered by identity, and not one hook a module: so a `deepcopy`, a pickle
-or a `torch.export` of the model carries nothing of it, and taking it off leaves every module as it was.
+It filters modules by identity. With one hook per module instead, a `deepcopy`, a pickle or a `torch.export` of the
+model would include the hooks.
 """
 
 import warnings
@@ -26,9 +26,9 @@ _COMPILED_MODULE_WARNS = r"Using `torch\.compile\(module\)` when there are globa
 
 
 def quiet_about_global_hooks() -> Callable[[], None]:
-    """Keep a compiled module from warning that there is a global hook; return what undoes that.
+    """Suppress the warning of compiled modules about global hooks; return a function that undoes this.
 
-    The warning is about hooks that fire once more for the wrapper. Ours knows its modules.
+    The warning is about hooks that also fire for the wrapper. This hook filters modules.
     """
     warnings.filterwarnings("ignore", message=_COMPILED_MODULE_WARNS, category=UserWarning)
     added = warnings.filters[0]
@@ -41,7 +41,7 @@ def quiet_about_global_hooks() -> Callable[[], None]:
 
 
 class SlotTable(Generic[S]):
-    """Modules, held weakly, and the slot of each; made once, looked into at every forward."""
+    """Maps modules, held weakly, to slots."""
 
     def __init__(self, slots: Iterable[tuple[nn.Module, S]]) -> None:
         self._slots = {id(module): (weakref.ref(module), slot) for module, slot in slots}
@@ -55,7 +55,7 @@ class SlotTable(Generic[S]):
         return both
 
     def find(self, module: nn.Module) -> S | None:
-        """Return the slot of a module; None for one that is not in the table."""
+        """Return the slot of a module, or None."""
         found = self._slots.get(id(module))
         return found[1] if found is not None and found[0]() is module else None
 
@@ -63,9 +63,8 @@ class SlotTable(Generic[S]):
 class ForwardHook(Generic[S]):
     """Calls `callback(slot, output)` after each forward of a module in the table.
 
-    What the callback returns, unless None, takes the place of the output. While a forward is traced
-    by torch.compile, `compiled` does its part instead. It lives from `watch` to `remove`; `watch` may
-    be called again with another table.
+    A result other than None replaces the output. While torch.compile traces a forward, `compiled` is called
+    instead. It is installed from `watch` to `remove`; `watch` may be called again with another table.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class ForwardHook(Generic[S]):
 
     @property
     def is_installed(self) -> bool:
-        """Whether torch calls the hook at present."""
+        """Whether the hook is installed."""
         return self._handle is not None
 
     def watch(
@@ -94,9 +93,9 @@ class ForwardHook(Generic[S]):
     ) -> None:
         """Watch the modules of a table, and no others.
 
-        `first` is called after each forward of any module with gradients enabled, before it is looked
-        for, until it returns True. It may watch another table. From then on `quick` is asked first: it
-        may deal with a forward alone, and says whether it has.
+        `first` is called after each forward of any module with gradients enabled, before its slot is looked up, until
+        it returns True. It may call `watch` with another table. From then on `quick` is called first: it may
+        handle a forward alone, and returns whether it has.
         """
         self._find, self._first, self._given = table.find, first, quick
         self._quick = quick if first is None else None
@@ -104,7 +103,7 @@ class ForwardHook(Generic[S]):
             self._handle = register_module_forward_hook(self._on_forward)
 
     def remove(self) -> None:
-        """Watch no longer; torch keeps nothing of the hook."""
+        """Remove the hook."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None

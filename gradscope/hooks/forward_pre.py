@@ -1,4 +1,4 @@
-"""One hook before the forwards of some modules, there only while it is wanted.
+"""`InputHook`: a hook before the forwards of some modules, installed only while needed.
 
 It is global and filtered by identity, as the forward hook is. Torch gives a global hook the positional
 arguments alone, unless a module says that the hook of that number takes keywords too: each chosen
@@ -47,7 +47,7 @@ class InputHook(Generic[S]):
         self._find = SlotTable(slots).find
 
     def remove(self) -> None:
-        """Watch no longer; torch and the modules keep nothing of the hook."""
+        """Remove the hook."""
         if self._handle is not None:
             self._unmark()
             self._handle.remove()

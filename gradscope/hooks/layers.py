@@ -1,4 +1,4 @@
-"""The layers of a model: their names, which of them are watched, and choosing some by pattern."""
+"""The layers of a model: names, which are watched by default, and selection by pattern."""
 
 import re
 from collections.abc import Callable, Sequence

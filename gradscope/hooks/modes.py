@@ -1,4 +1,4 @@
-"""Keeping our own operations out of the user's sight: modes that count or rewrite what torch does."""
+"""Hides gradscope's operations from active modes, which count or rewrite what torch does."""
 
 from contextlib import AbstractContextManager, ExitStack
 
@@ -28,5 +28,5 @@ def is_plain(value: object) -> bool:
 
 
 def is_transforming() -> bool:
-    """Whether a `torch.func` transform is at work: its tensors have no numbers of their own."""
+    """Return whether a `torch.func` transform is active: its tensors have no data of their own."""
     return torch._C._functorch.peek_interpreter_stack() is not None  # noqa: SLF001 - as above

@@ -1,4 +1,4 @@
-"""Seeing modules being entered and left: two global hooks, there only while they are wanted.
+"""`CallHooks`: two global hooks at entry and exit of modules, installed only while needed.
 
 They return nothing and are filtered by identity, so nothing of a model knows of them.
 """
@@ -43,15 +43,15 @@ class CallHooks(Generic[S]):
 
     @property
     def is_installed(self) -> bool:
-        """Whether torch calls the hooks at present."""
+        """Whether the hooks are installed."""
         return bool(self._handles)
 
     def watch(self, table: SlotTable[S]) -> None:
-        """See the modules of another table from now on."""
+        """Watch the modules of another table."""
         self._find = table.find
 
     def install(self) -> None:
-        """Begin to see."""
+        """Install the hooks."""
         if not self._handles:
             self._handles = [
                 register_module_forward_pre_hook(self._on_enter),
@@ -59,7 +59,7 @@ class CallHooks(Generic[S]):
             ]
 
     def remove(self) -> None:
-        """See no longer; torch keeps nothing of the hooks."""
+        """Remove the hooks."""
         while self._handles:
             handle = self._handles.pop()
             handle.remove()
@@ -74,7 +74,7 @@ class CallHooks(Generic[S]):
             self._enter(slot, args)
 
     def _on_leave(self, module: nn.Module, args: Any, *rest: Any) -> None:  # Any: as above
-        """Take (kwargs, output); after an exception torch leaves out the kwargs."""
+        """Return (kwargs, output); after an exception torch omits the kwargs."""
         if torch.compiler.is_compiling():
             return
         slot = self._find(module)

@@ -1,6 +1,6 @@
-"""Knowing when the optimizers of a model step, whenever they were made.
+"""`OptimizerHook`: global hooks around the steps of a model's optimizers.
 
-Global step hooks, filtered: an optimizer belongs to the model when it holds one of its parameters.
+An optimizer belongs to the model if it holds one of its parameters.
 """
 
 import sys
@@ -20,10 +20,10 @@ from gradscope.hooks.dynamo_disable import untraced
 __all__ = ["Closure", "OptimizerHook", "StepHook", "parameters_of"]
 
 _WRAPPER_LIVES_IN = Optimizer.__module__
-"""Where torch defines the function that it puts around each `step`, and that calls the hooks."""
+"""The module with torch's wrapper of each `step`, which calls the hooks."""
 
 Closure: TypeAlias = Callable[[], Any]
-"""What LBFGS and others call to compute the loss again; it returns whatever the user's returns."""
+"""The function with which LBFGS and others compute the loss again."""
 
 StepHook: TypeAlias = Callable[[Optimizer, Any, Any], Any]
 """Called around each step of an optimizer, as PyTorch does: (optimizer, args, kwargs)."""
@@ -64,7 +64,7 @@ class OptimizerHook:
         self._handles: list[Any] = []  # Any: torch gives two kinds of handle, both with remove()
 
     def met(self) -> list[Optimizer]:
-        """Return our optimizers, as far as they are there yet: who has stepped, and the one given."""
+        """Return our known optimizers: those that have stepped, and the given one."""
         return list(self._met)
 
     def forget(self) -> None:
@@ -73,9 +73,9 @@ class OptimizerHook:
         self._newest = None
 
     def install(self, begin: StepHook | None = None, end: StepHook | None = None) -> None:
-        """Begin to watch all optimizers of the process.
+        """Install the hooks for all optimizers of the process.
 
-        `begin` and `end` stand before `on_step_begin` and `on_step_end`, and call them as needed.
+        `begin` and `end` replace `on_step_begin` and `on_step_end`, and call them when needed.
         """
         if not self._handles:
             self._handles = [
@@ -84,7 +84,7 @@ class OptimizerHook:
             ]
 
     def remove(self) -> None:
-        """Watch no longer."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -107,7 +107,7 @@ class OptimizerHook:
 
     @untraced
     def on_step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
-        """Tell of an optimizer that is about to step: as PyTorch's hook."""
+        """PyTorch's hook before an optimizer steps."""
         if not self.is_ours(optimizer):
             return None
         opened = self._open() if self._open is not None else None
@@ -126,7 +126,7 @@ class OptimizerHook:
 
     @untraced
     def on_step_end(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:  # torch's signature
-        """Tell of one that has stepped: as PyTorch's hook."""
+        """PyTorch's hook after an optimizer has stepped."""
         if not self.is_ours(optimizer):
             return
         if self._inside:
@@ -137,7 +137,7 @@ class OptimizerHook:
 
 
 def _is_stepping(optimizer: Optimizer) -> bool:
-    """Whether a step of the optimizer is under way around the one that now begins, in this thread."""
+    """Return whether the step that now begins is inside a step of this optimizer, in this thread."""
     frame, steps = sys._getframe(), 0  # noqa: SLF001 - asked only where a step began and has not ended
     while frame.f_back is not None:
         frame = frame.f_back

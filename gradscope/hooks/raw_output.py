@@ -16,8 +16,7 @@ __all__ = ["OutputHook"]
 class OutputHook:
     """Calls `callback(name, output)` after each forward of some modules; from `watch` to `remove`.
 
-    It is one global hook, as `ForwardHook` is, and stands before it: what it sees is what the module
-    itself returned. In compiled code it is not called.
+    One global hook that runs before `ForwardHook`. It is not called in compiled code.
     """
 
     def __init__(self, callback: Callable[[str, Any], None]) -> None:  # Any: whatever a module returns
@@ -34,7 +33,7 @@ class OutputHook:
         hooks.move_to_end(self._handle.id, last=False)
 
     def remove(self) -> None:
-        """Watch no longer."""
+        """Remove the hook."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None

@@ -1,4 +1,4 @@
-"""Whether a model still has the modules and parameters that it had: cheap enough to ask each step."""
+"""`Structure`: whether a model still has the same modules and parameters; cheap enough for each observed step."""
 
 import weakref
 from array import array
@@ -12,7 +12,7 @@ from torch import nn
 __all__ = ["OwnedIds", "Structure", "owned_ids"]
 
 OwnedIds: TypeAlias = Callable[[list[weakref.ref[nn.Module]], str], bytes]
-"""What `owned_ids` is, here or in C. Empty where it cannot tell."""
+"""`owned_ids`, in Python or in C. Empty if it does not know."""
 
 _MODULES, _PARAMETERS = "_modules", "_parameters"
 
@@ -44,7 +44,7 @@ class Structure:
         return self._module_ids == self._ids(_MODULES)
 
     def has_same_parameters(self) -> bool:
-        """Whether the modules own the parameters that they owned; also said where modules changed."""
+        """Return whether the modules own the same parameters; also True if the modules have changed."""
         if self._has_lost_module:
             return True
         same = self._parameter_ids == self._ids(_PARAMETERS)
@@ -67,8 +67,8 @@ class Structure:
 def owned_ids(references: list[weakref.ref[nn.Module]], name: str) -> bytes:
     """Return the ids of what modules own in their dict of a name, as uint64.
 
-    First of each module the id of its class, and how many it owns; then the ids of all that is owned.
-    Empty where a module is gone. A scripted module has dicts of its own kind, with the same methods.
+    First, for each module, the id of its class and the number of objects it owns; then the ids of these objects.
+    Empty if a module is gone. A scripted module has dicts of another type with the same methods.
     """
     modules = [reference() for reference in references]
     if None in modules:

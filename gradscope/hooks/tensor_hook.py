@@ -1,4 +1,4 @@
-"""A hook on one tensor's gradient, and where in a backward pass we are."""
+"""A hook on the gradient of one tensor, and whether a forward is a recomputation."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 _OURS = -1
-"""The key of our hook among a tensor's: torch numbers its handles from 0 on."""
+"""The key of our hook among those of a tensor; torch numbers its handles from 0."""
 
 __all__ = ["GradientHook", "is_recomputing", "watch_gradient"]
 
@@ -51,7 +51,7 @@ class GradientHook:
 
 
 def watch_gradient(tensor: torch.Tensor, hook: GradientHook) -> RemovableHandle | None:
-    """Place a hook on a tensor's gradient.
+    """Install a hook on the gradient of a tensor.
 
     A tensor of the graph lets go of its hook when the graph goes, and None is returned. A leaf (a
     module that returns its parameter) would keep it for good: its handle is returned, to be removed.

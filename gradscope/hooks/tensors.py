@@ -1,8 +1,8 @@
-"""Finding the tensors in whatever a module returns, and putting others in their place.
+"""Finds and replaces the tensors in the output of a module.
 
-A path names a tensor inside a structure: empty for a lone tensor, else indices, keys and field names
-joined by dots: `0`, `1.0`, `hidden_states.3`. Walked are tuples and named tuples, lists, mappings
-and dataclasses, subclasses included (a `ModelOutput` is both of the last). Anything else is left alone.
+A path names a tensor inside a structure: empty for a single tensor, else indices, keys and field names
+joined by dots: `0`, `1.0`, `hidden_states.3`. Structures are tuples and named tuples, lists, mappings
+and dataclasses, subclasses included (a `ModelOutput` is both of the last). Anything else is ignored.
 """
 
 import copy
@@ -50,7 +50,7 @@ def find_tensors(value: object, path: str = "", depth: int = 0) -> Iterator[tupl
 def replace_tensors(value: T, replace: Callable[[torch.Tensor], torch.Tensor], depth: int = 0) -> T:
     """Return a structure like `value` with each floating-point or complex tensor replaced.
 
-    Where nothing was replaced, the very same object comes back. A structure that holds a replaced
+    If nothing was replaced, the same object is returned. A structure that holds a replaced
     tensor is rebuilt as its own type.
     """
     if isinstance(value, torch.Tensor):

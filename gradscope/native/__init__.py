@@ -1,8 +1,8 @@
-"""The native pass: one look at memory for all columns, in C, where it was built and PyTorch allows it.
+"""Loads the C extension, which reduces a CPU tensor to all columns in one read of its memory.
 
-`gradscope.native._native` is optional: without a compiler gradscope installs without it, and all
-is measured by `gradscope.observe.reduction` instead, more slowly. GRADSCOPE_NATIVE=0 in the environment
-does the same. Both give the same numbers.
+`gradscope.native._native` is optional: without a compiler gradscope installs without it, and
+`gradscope.observe.reduction` computes the same numbers, more slowly. GRADSCOPE_NATIVE=0 in the environment
+disables the extension.
 """
 
 import functools
@@ -20,12 +20,12 @@ _SWITCH = "GRADSCOPE_NATIVE"
 
 
 def native_module() -> ModuleType | None:
-    """Return the extension, ready for use; None where the eager pass is to be taken."""
+    """Return the extension, ready for use; None if the eager pass is used."""
     return None if os.environ.get(_SWITCH) == "0" else _load()[0]
 
 
 def pass_name() -> str:
-    """Return which pass measures CPU tensors: "native avx2", "native portable", or "eager: <why>"."""
+    """Return which pass reduces CPU tensors: "native avx2", "native portable", or "eager: <reason>"."""
     if os.environ.get(_SWITCH) == "0":
         return f"eager: {_SWITCH}=0"
     return _load()[1]
@@ -33,13 +33,13 @@ def pass_name() -> str:
 
 @functools.cache
 def _load() -> tuple[ModuleType | None, str]:
-    """Return the extension and what it is called, or None and why there is none."""
+    """Return (extension, name of the pass), or (None, reason)."""
     try:
         from gradscope.native import _native  # noqa: PLC0415 - it may not have been built
     except ImportError as error:
         return None, f"eager: the native pass was not built ({error})"
     if _native.COLUMNS != COLUMN_NAMES:
-        return None, "eager: the native pass was built for other columns; install gradscope anew"
+        return None, "eager: the native pass was built for other columns; reinstall gradscope"
     exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     if exchange is None:
         return None, "eager: this PyTorch does not publish DLPack's exchange functions"
@@ -53,6 +53,6 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 def _threads() -> Callable[[], int] | None:
-    """Return what tells how many threads PyTorch runs on, where its pool is the one that OpenMP has."""
+    """Return the function for the number of PyTorch's threads, if its thread pool is OpenMP's."""
     uses_openmp = "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
     return torch.get_num_threads if uses_openmp else None

@@ -1,4 +1,4 @@
-"""Measuring: tensors reduced to rows, which steps to observe, and what that costs."""
+"""Statistics of tensors: one tensor becomes one row of columns, one step a block of rows."""
 
 from gradscope.native import native_module, pass_name
 from gradscope.observe.activations import ActivationObserver, LayerSlot, RecordOutput, Token

@@ -1,4 +1,4 @@
-"""Outputs and their gradients: what a forward hook sees, and the hooks that it leaves on tensors."""
+"""`ActivationObserver`: statistics of outputs, and of their gradients by hooks on the tensors."""
 
 import weakref
 from collections.abc import Callable
@@ -25,7 +25,7 @@ __all__ = ["ActivationObserver", "LayerSlot", "RecordOutput", "Token"]
 
 @dataclass(frozen=True, slots=True)
 class TensorRows:
-    """Where one tensor of a layer's output belongs on the buffer, and its gradient."""
+    """The rows of one tensor of a layer's output, and of its gradient."""
 
     layer: int
     kind: str
@@ -34,14 +34,14 @@ class TensorRows:
 
 
 Token: TypeAlias = tuple[int, TensorRows]
-"""What a hook on a tensor remembers: the step it was placed in, and where its gradient belongs."""
+"""Data of a hook on a tensor: the epoch (step) in which it was installed, and the rows of its gradient."""
 
 RecordOutput: TypeAlias = Callable[[nn.Module, Any], bool]  # Any: whatever a module returns
-"""What may deal with an output alone, and says whether it has."""
+"""Records an output if it can, and returns whether it has."""
 
 
 class LayerSlot:
-    """What the observer keeps for one layer: its module, its index, and its places by path."""
+    """The observer's data of one layer: module, index, and rows by path in the output."""
 
     __slots__ = ("arriving", "index", "module", "places")
 
@@ -53,16 +53,15 @@ class LayerSlot:
 
 
 class ActivationObserver:
-    """Measures `out` when a layer has run and `grad` when its output's gradient is known.
+    """Records `out` after a layer has run, and `grad` when the gradient of its output is known.
 
-    A step begins with `begin` and ends with `end`: a hook of an earlier step that fires late (a graph
-    kept by `retain_graph`) is recognised and ignored. Forwards with gradients disabled are evaluation
-    and no part of a training step. `on_gradient(token, gradient)` is called by the hooks left on
-    tensors; it is to call `add_gradient`, and to keep what that raises from the backward pass.
+    A step lasts from `begin` to `end`: hooks of an earlier step that fire late (a graph kept by
+    `retain_graph`) are ignored. Forwards with gradients disabled are evaluation, not part of a training
+    step. The hooks on tensors call `on_gradient(token, gradient)`, which must call `add_gradient` and keep
+    its exceptions out of the backward pass.
 
-    `see(module, output)` does in C what `on_output` does, for layers whose rows are known and in the
-    common case; it says whether it has. It is None without the native pass. `give_up` is told what went
-    wrong in it.
+    `record_output(module, output)` is the C fast path of `on_output` for layers with known rows; it returns whether
+    it has recorded. It is None without the native pass. `give_up` receives exceptions from it.
     """
 
     def __init__(
@@ -81,22 +80,22 @@ class ActivationObserver:
         self._leaf_handles: list[RemovableHandle] = []
 
     def begin(self) -> None:
-        """Begin a step: what is seen from now on belongs to it."""
+        """Begin a step."""
         self._turn()
 
     def end(self) -> None:
-        """End the step: take hooks off leaves."""
+        """End the step: remove the hooks on leaves."""
         self._turn()
         for handle in self._leaf_handles:
             handle.remove()
         self._leaf_handles.clear()
 
     def take(self) -> tuple[float, int]:
-        """Return the seconds spent in C and the outputs seen there, since it was last asked."""
+        """Return the seconds spent in C and the outputs recorded there since the last call."""
         return self._native_hooks.take_counts() if self._native_hooks is not None else (0.0, 0)
 
     def on_output(self, slot: LayerSlot, output: object) -> None:
-        """Measure what a layer returned, and watch the gradients of its tensors."""
+        """Record the output of a layer, and hook the gradients of its tensors."""
         if not torch.is_grad_enabled() or is_recomputing():
             return
         if isinstance(output, torch.Tensor):
@@ -107,7 +106,7 @@ class ActivationObserver:
             self._observe(slot, path, tensor)
 
     def add_compiled(self, layer: int, what: Seen, path: str, tensor: torch.Tensor) -> None:
-        """Measure what a compiled graph has shown: a tensor of an output, or the gradient there."""
+        """Record a tensor from a compiled graph: part of an output, or its gradient."""
         suffix = f".{path}" if path else ""
         if what is not Seen.GRADIENT and is_recomputing():
             return
@@ -119,17 +118,17 @@ class ActivationObserver:
             self._buffer.expect(self._buffer.row(layer, f"grad{suffix}"))
 
     def watch_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
-        """Watch the gradient that arrives at a layer's intervention, before it is changed."""
+        """Observe the gradient that arrives at a layer's intervention, before it is changed."""
         if slot.arriving is None:
             row = self._buffer.row(slot.index, "grad_arriving")
             slot.arriving = TensorRows(slot.index, "grad_arriving", row, row)
         self._watch(slot.arriving, tensor)
 
     def add_gradient(self, token: Token, gradient: torch.Tensor) -> None:
-        """Measure a gradient; one that belongs to an earlier step is ignored.
+        """Record a gradient; one of an earlier step is ignored.
 
-        A backward pass that builds a graph (`create_graph=True`, as a gradient penalty's does) is no
-        gradient of the loss: it goes into a row of its own.
+        A backward pass that builds a graph (`create_graph=True`, e.g. for a gradient penalty) does not give
+        gradients of the loss: they go into a separate row.
         """
         epoch, place = token
         if epoch != self._epoch:

@@ -30,14 +30,14 @@ def bins_on_host(block: torch.Tensor) -> NDArray[np.int64]:
 
 
 def bins_on_device(block: torch.Tensor) -> torch.Tensor:
-    """Return the same as a tensor, without looking at a number: nothing waits for the device."""
+    """Return the same as a tensor on the device, without synchronisation."""
     bins = torch.zeros(HISTOGRAM_BINS + 1, dtype=torch.int64, device=block.device)
     one = torch.ones((), dtype=torch.int64, device=block.device)
     return bins.scatter_add_(0, _places(block), one.expand(block.shape))[:HISTOGRAM_BINS]
 
 
 def _places(block: torch.Tensor) -> torch.Tensor:
-    """Return the bin of each element; zeros, NaN and infinities get one behind the last."""
+    """Return the bin of each element; zeros, NaN and infinities get the one after the last."""
     if block.dtype in (torch.float16, torch.bfloat16):
         block = block.float()
     integer, mantissa_bits, bias = _LAYOUT[block.dtype]

@@ -1,7 +1,7 @@
-"""What hooks do in the common case, in C: a plain tensor of floats on the host, and nobody about.
+"""The C fast path of the hooks, for plain float CPU tensors with no active modes.
 
-Everything that makes a case uncommon is asked of PyTorch each time; where one answer is another,
-nothing is done here, and the hooks in Python, which know every case, do it all.
+Guards are checked each time: PyTorch functions and the values that they must return. If one returns another
+value, the hooks in Python, which handle every case, do the work.
 """
 
 from collections import OrderedDict
@@ -29,19 +29,19 @@ _IN_BACKWARD = (*NO_ACTIVE_MODES, (torch.is_grad_enabled, False))
 
 
 class NativeHooks(Protocol):
-    """What `gradscope.native._native.NativeHooks` is."""
+    """The interface of `gradscope.native._native.NativeHooks`."""
 
     def record_output(self, module: nn.Module, output: Any) -> bool:  # Any: whatever a module returns
-        """Measure an output and watch its gradient. False: nothing was done."""
+        """Record an output and hook its gradient. False: nothing was done."""
 
     def add_module(self, module: nn.Module, out_row: int, grad_row: int, place: object) -> None:
-        """Let a module be seen; `place` is what a hook in Python is to be told."""
+        """Add or replace a module and its rows; `place` is passed to hooks in Python."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Begin an epoch: hooks placed in an earlier one are deaf."""
+        """Begin an epoch: hooks of earlier epochs are ignored."""
 
     def take_counts(self) -> tuple[float, int]:
-        """Return the seconds spent and the outputs seen since it was last asked."""
+        """Return the seconds spent and the outputs recorded since the last call."""
 
 
 def make_native_hooks(
@@ -52,11 +52,11 @@ def make_native_hooks(
     on_gradient: Callable[[Any, torch.Tensor], None],  # Any: (epoch, place)
     give_up: Callable[[Exception], None],
 ) -> NativeHooks:
-    """Return a watch that writes into a buffer's rows.
+    """Return native hooks that write into the rows of a buffer.
 
-    `on_gradient` gets what cannot be measured in C. `give_up` gets what went wrong there.
+    `on_gradient` receives gradients that cannot be reduced in C, `give_up` exceptions from C.
     """
-    watch: NativeHooks = native.NativeHooks(
+    hooks: NativeHooks = native.NativeHooks(
         rows, bins, expected, _IN_FORWARD, _IN_BACKWARD, OrderedDict, on_gradient, give_up
     )
-    return watch
+    return hooks

@@ -1,4 +1,4 @@
-"""Which parameters have a gradient with a NaN or an infinity: one quick look at many, in every step."""
+"""Finds parameters whose gradient has a NaN or an infinity: one fast check of many, in every step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ FindNonfinite: TypeAlias = Callable[[list[torch.nn.Parameter]], tuple[list[int],
 
 
 def make_find_nonfinite() -> FindNonfinite:
-    """Return what gives the places of gradients that are not finite, and of those on other devices.
+    """Return a function of parameters: (indices of nonfinite gradients on the host, indices on other devices).
 
-    The first are of those on the host; the others are not looked at. Nothing is changed. The native
-    pass reads bits; without it, a norm shows a NaN or an infinity, and overflows for very large
-    numbers. Whatever looks suspicious, or could not be read so, is looked at element by element.
+    Gradients on other devices are not read. Nothing is changed. The native pass reads bits; without it, a
+    norm shows a NaN or an infinity, and may overflow for large numbers. Suspects, and gradients that could not
+    be read this way, are checked element by element.
     """
     native = native_module()
     return partial(_find, _suspects if native is None else native.find_nonfinite)
@@ -31,11 +31,11 @@ def _find(
     suspects: Callable[[list[torch.nn.Parameter]], Sequence[int]], parameters: list[torch.nn.Parameter]
 ) -> tuple[list[int], list[int]]:
     places = suspects(parameters)
-    return _looked_at_closely(parameters, places) if places else ([], [])
+    return _check_elements(parameters, places) if places else ([], [])
 
 
 @torch.no_grad()
-def _looked_at_closely(
+def _check_elements(
     parameters: list[torch.nn.Parameter], places: Sequence[int]
 ) -> tuple[list[int], list[int]]:
     bad: list[int] = []
@@ -52,12 +52,12 @@ def _looked_at_closely(
 
 
 def has_numbers(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has numbers of its own: a meta or a fake one has only a shape."""
+    """Return whether a tensor has data: a meta or fake tensor has only a shape."""
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def numbers_of_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """Return the numbers of a gradient that lie on this rank, without its graph."""
+    """Return this rank's part of a gradient, detached; the values of a sparse one."""
     gradient = parameter.grad
     if gradient is None:
         return torch.empty(0)
@@ -69,7 +69,7 @@ def numbers_of_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 @torch.no_grad()
 def _suspects(parameters: list[torch.nn.Parameter]) -> Sequence[int]:
-    """Return the places of those that are to be looked at closely."""
+    """Return the indices of gradients that must be checked element by element."""
     given = [(i, p.grad) for i, p in enumerate(parameters) if p.grad is not None]
     close = {i for i, g in given if not (g.is_cpu and has_numbers(g) and g.layout is torch.strided)}
     plain = [numbers_of_gradient(parameters[i]) for i, _ in given if i not in close]

@@ -23,7 +23,7 @@ _KEPT_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What to do with one optimizer's parameters: which of them are known, and the rows of each."""
+    """The watched parameters of one optimizer, and the rows of each."""
 
     places: tuple[int, ...]
     param: list[Targets]
@@ -42,7 +42,7 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """Parameters as they were: most in one stretch of memory, others as tensors by their place."""
+    """Copies of parameters: most in one array of bytes, others as tensors by index."""
 
     plan: _Plan
     parameters: list[torch.Tensor]
@@ -52,11 +52,11 @@ class _Kept:
 
 
 class ParameterObserver:
-    """Measures `param` and `param_grad` before an optimizer steps, and `update` after.
+    """Records `param` and `param_grad` before an optimizer steps, and `update` after.
 
-    Each parameter has a row of its own (`param_grad.weight`), and one that it shares with the layer's
-    others (`param_grad`). `before` keeps one copy of the parameters that have a gradient until `after`.
-    Where a script clips gradients, `param_grad_before_clip` is what they were.
+    Each parameter has its own row (`param_grad.weight`) and shares one with the layer's others
+    (`param_grad`). `before` copies the parameters that have a gradient, until `after`. If the script clips
+    gradients, `param_grad_before_clip` are those before clipping.
     """
 
     def __init__(self, buffer: RowBuffer, layers: Sequence[LayerInfo]) -> None:
@@ -73,14 +73,14 @@ class ParameterObserver:
         self._kept: list[_Kept] = []
         self._memory: dict[int, NDArray[np.uint8]] = {}
         self.has_only_finite = False
-        """Whether `before` has measured all gradients of its parameters, and found them finite."""
+        """Whether `before` has read all gradients of its parameters, and all were finite."""
 
     def knows(self, parameters: Sequence[torch.Tensor]) -> bool:
         """Return whether any of them is watched."""
         return any(id(p) in self._names for p in parameters)
 
     def before_clip(self, parameters: Sequence[torch.Tensor]) -> None:
-        """Measure gradients that are about to be clipped, each before the first time in a step."""
+        """Record gradients that are about to be clipped, each once per step."""
         given: list[tuple[torch.Tensor, Targets]] = []
         for parameter in parameters:
             key = id(parameter)
@@ -93,7 +93,7 @@ class ParameterObserver:
         self._buffer.add_each([g for g, _ in given], [rows for _, rows in given])
 
     def see_arriving(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Measure `param_grad_arriving`: gradients that an intervention is about to change."""
+        """Record `param_grad_arriving`: gradients that an intervention is about to change."""
         given = [
             (p.grad, self._rows("param_grad_arriving", p))
             for p in parameters
@@ -102,7 +102,7 @@ class ParameterObserver:
         self._buffer.add_each([g for g, _ in given], [rows for _, rows in given])
 
     def before(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Measure values and gradients, and keep copies of what the optimizer may change."""
+        """Record values and gradients, and copy what the optimizer may change."""
         self._give_up_unfinished()
         plan = self._plan(parameters)
         known = plan.known(parameters)
@@ -112,7 +112,7 @@ class ParameterObserver:
         self.has_only_finite = is_all and self._buffer.are_finite(plan.param_grad)
 
     def before_closure(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Measure values and keep copies; gradients follow, as a closure computes them."""
+        """Record values and copy them; gradients follow when a closure computes them."""
         self._give_up_unfinished()
         self.has_only_finite = False
         plan = self._plan(parameters)
@@ -122,7 +122,7 @@ class ParameterObserver:
         )
 
     def measure_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Measure `param_grad` of those that have one."""
+        """Record `param_grad` of the parameters that have a gradient."""
         plan = self._plan(parameters)
         self._buffer.add_gradients(plan.known(parameters), plan.param_grad)
 

@@ -23,17 +23,17 @@ _MISSING = int(Flags.NOT_MEASURED)
 
 @dataclass(slots=True)
 class Readout:
-    """What a step left on the buffer. `block()` is complete once `is_ready()`."""
+    """The rows of one step. `block()` does not wait once `is_ready()`."""
 
     _block: Block
     _devices: list[DeviceReadout | TritonReadout] = field(default_factory=list)
 
     def is_ready(self) -> bool:
-        """Whether nothing is still on its way from a device."""
+        """Return whether all device copies have arrived."""
         return all(harvest.is_ready() for harvest in self._devices)
 
     def block(self) -> Block:
-        """Return the rows; waits for a device that is not ready."""
+        """Return the rows as a Block; waits for device copies."""
         for harvest in self._devices:
             harvest.merge_into(self._block)
         self._devices.clear()
@@ -43,9 +43,9 @@ class Readout:
 def columns_of(
     cells: bytearray, flags: bytearray, expected: bytearray, *, is_taken: bool
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:  # Any: counts are uint64, numbers float64
-    """Return the columns of a buffer's rows by name, and the flags of each row.
+    """Return the columns of the rows by name, and the flags of each row.
 
-    A row whose gradient was expected and never came is flagged NOT_MEASURED. If `is_taken`, the rows are
+    A row with an expected gradient that never came is flagged NOT_MEASURED. If `is_taken`, the rows are
     empty afterwards.
     """
     table = np.frombuffer(cells, np.float64).reshape(-1, _WIDTH)
@@ -60,7 +60,7 @@ def columns_of(
 
 
 def frozen(numbers: "array[int]") -> NDArray[np.uint32]:
-    """Return whole numbers as an array that many blocks may share."""
+    """Return a read-only array that many blocks share."""
     frozen = np.array(numbers, np.uint32)
     frozen.flags.writeable = False
     return frozen

@@ -1,13 +1,13 @@
 """Reducing a tensor to one record of the columns, exactly.
 
 All dtypes are widened to float64 block by block, so that nothing overflows on the way (squares of
-large fp16 or float32 values) and the deviation survives a mean that dwarfs it. With n elements the
+large fp16 or float32 values) and the standard deviation stays right if the mean is much larger. With n elements the
 sum's relative error is at most n/2 · 2^-53 of the sum of magnitudes (torch adds pairwise: far less).
 
-- `reduce_on_host` is for CPU tensors: it may look at a number and branch, so that the common case of
-  finite numbers costs three passes over a block that lies in cache.
-- `reduce_on_device` never looks: no synchronisation, all columns by masks.
-Each is the other's reference in the tests, and both are the native pass's.
+- `reduce_on_host` is for CPU tensors: it may read a number and branch, so that finite tensors, the common case,
+  take three passes over a block in cache.
+- `reduce_on_device` never synchronises: all columns are computed by masks.
+In the tests each is the reference of the other, and both are those of the native pass.
 """
 
 import math
@@ -62,7 +62,7 @@ _BITS: dict[torch.dtype, _Bits] = {
 
 
 class Unmeasurable(Exception):  # noqa: N818 - not an error: a statement that ends in a mark on the row
-    """There are no numbers to read in this tensor; the message says why."""
+    """The tensor has no data to read; the message says why."""
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ _ADDED = sum(column.merge is Merge.ADD for column in COLUMNS) - 1
 def reduce_on_host(tensor: torch.Tensor, *, is_full: bool = False) -> Record:
     """Return the record of a CPU tensor of any shape and floating-point or complex dtype.
 
-    Raises Unmeasurable where there are no numbers to read (meta, quantized, nested, functorch's own).
+    Raises Unmeasurable if there is no data to read (meta, quantized, nested, functorch tensors).
     """
     flat, repeats, size, bits = _readable(tensor)
     record = _empty_record(size, is_full=is_full)
@@ -249,9 +249,9 @@ class _Readable(NamedTuple):
 
 
 def _readable(tensor: torch.Tensor) -> _Readable:
-    """Return what to read, how often each element counts, the whole's size, and how bits tell.
+    """Return what to read, how often each element counts, the size of the whole, and the bit patterns.
 
-    Memory is read in place where it is dense in any order of dims; a dim of stride 0 is read once.
+    Memory that is dense in any order of dims is read in place; a dim of stride 0 is read once.
     """
     tensor = _plain(tensor).detach()
     size, bits = tensor.numel(), _BITS[tensor.dtype]

@@ -1,9 +1,8 @@
-"""The buffer: one row for each layer and kind, into which an observed step's tensors are reduced.
+"""`RowBuffer`: one row for each layer and kind, into which the tensors of an observed step are reduced.
 
-Rows are allotted when first met and keep their number; what was added to them is handed out as a
-`Block` at the end of the step, and they are empty again. CPU tensors are reduced here: by the native
-pass, which writes the rows itself, and where it cannot, by `reduction`. A tensor of another device is
-reduced into a buffer on that device (`device_buffer`), and read back once a step.
+Rows are allocated on first use and keep their index. At the end of the step they are read out as a `Block` and
+emptied. CPU tensors are reduced by the native pass, which writes the rows itself, or else by `reduction`.
+Tensors on another device are reduced into a buffer there (`device_buffer`), which is read back once per step.
 """
 
 from array import array
@@ -49,20 +48,20 @@ _CORE = tuple(column.name for column in COLUMNS if column.is_core)
 _NO_BINS = bytes(HISTOGRAM_BINS * 8)
 _NO_ROW = -1
 _HEADING_BYTES = 16 + 7
-"""What a copy takes beside the tensor's own bytes, at most."""
+"""The most bytes that a copy takes in addition to those of the tensor."""
 _CALLS = COLUMN_NAMES.index("calls")
 _NAN = COLUMN_NAMES.index("nan")  # the infinities come after it
 _NO_FLOAT64 = frozenset({"mps"})
 
 Targets = tuple[int, ...]
-"""The rows into which one tensor goes."""
+"""The rows into which one tensor is reduced."""
 
 
 class RowBuffer:
-    """Rows of columns. One thread writes a row at a time; a step's rows live until `harvest`.
+    """Rows of columns. One thread at a time writes a row; the rows of a step live until `harvest`.
 
-    A row lies in memory as its columns in the order of COLUMNS, all float64, in which whole counts are
-    exact up to 2^53. At full detail it has its 128 bins beside them, each a uint64.
+    A row is stored as its columns in the order of COLUMNS, all float64 (counts are exact up to 2^53). At full
+    detail each row also has 128 bins, uint64 each.
     """
 
     def __init__(self, *, is_full: bool = False) -> None:
@@ -83,7 +82,7 @@ class RowBuffer:
         return len(self._layers)
 
     def row(self, layer: int, kind: str) -> int:
-        """Return the row of a layer's kind; it is allotted when first asked for."""
+        """Return the row of a layer and kind; it is allocated on first use."""
         of_kind = self._rows.get(kind)
         if of_kind is None:
             of_kind = self._rows[kind] = array("q")
@@ -106,7 +105,7 @@ class RowBuffer:
         on_gradient: Callable[[Any, torch.Tensor], None],  # Any: the caller's own
         give_up: Callable[[Exception], None],
     ) -> NativeHooks | None:
-        """Return what hooks do in C, straight into the rows; None without the native pass."""
+        """Return native hooks that write into these rows; None without the native pass."""
         if self._native is None:
             return None
         return make_native_hooks(
@@ -114,9 +113,9 @@ class RowBuffer:
         )
 
     def add(self, row: int, tensor: torch.Tensor, *also: int) -> None:
-        """Reduce a tensor into a row, and into others beside it.
+        """Reduce a tensor into a row, and also into others.
 
-        A tensor without readable numbers marks them *not measured*.
+        A tensor that cannot be read marks them NOT_MEASURED.
         """
         if self._native is None or not self._native.add(self._cells, self._bins, tensor, row, *also):
             self._add_eagerly(tensor, (row, *also))
@@ -127,9 +126,9 @@ class RowBuffer:
         targets: list[Targets],
         kept: NDArray[np.uint8] | None = None,
     ) -> Sequence[int]:
-        """Reduce each tensor into its rows; and copy it into `kept`, where that is given.
+        """Reduce each tensor into its rows, and copy it into `kept` if that is given.
 
-        Returns the places of those that were not copied. `room_for` says how large `kept` is to be.
+        Returns the indices of those that were not copied. `room_for` returns the size of `kept`.
         """
         if self._native is None:
             left: Sequence[int] = range(len(tensors))
@@ -146,7 +145,7 @@ class RowBuffer:
     ) -> tuple[Sequence[int], bool]:
         """Reduce the gradient of each parameter into its rows.
 
-        Returns the places of those that have none, and whether all others could be read at once.
+        Returns the indices of those without one, and whether all others were read in one call.
         """
         if self._native is None:
             left: Sequence[int] = range(len(parameters))
@@ -165,7 +164,7 @@ class RowBuffer:
     ) -> Sequence[int]:
         """Reduce the change of each tensor since `add_each` copied the same list into `kept`.
 
-        Returns the places of those that were not copied then, or have another layout now.
+        Returns the indices of those that were not copied then, or have another layout now.
         """
         if self._native is None:
             return range(len(tensors))
@@ -198,9 +197,9 @@ class RowBuffer:
             self._add_eagerly(tensor - before, rows)
 
     def are_finite(self, targets: list[Targets]) -> bool:
-        """Whether all that was reduced on the host in this step into the last row of each was finite.
+        """Return whether all host tensors of this step in the last row of each target were finite.
 
-        It is asked amid the training, when little of NumPy is in the processor's caches: so in C.
+        In C, because it runs inside the training step, when NumPy is not in the processor's caches.
         """
         if self._native is not None:
             return bool(self._native.are_finite(self._cells, targets))
@@ -208,21 +207,21 @@ class RowBuffer:
         return not table[[rows[-1] for rows in targets], _NAN : _NAN + 3].any()
 
     def mark_unmeasured(self, rows: Targets) -> None:
-        """Say of rows that something belongs into them that could not be read."""
+        """Flag rows NOT_MEASURED: a tensor could not be read."""
         for row in rows:
             self._flags[row] |= Flags.NOT_MEASURED
 
     def expect(self, row: int) -> None:
-        """Note that a gradient hook was placed: a row where none fires is *not measured*."""
+        """Note that a gradient hook was installed: if it never fires, the row is NOT_MEASURED."""
         self._expected[row] = 1
 
     def peek(self) -> Block:
-        """Return what the step has left so far, and leave it there; waits for the device."""
+        """Return the rows of the step so far without emptying them; waits for the device."""
         harvest = Readout(self._as_block(), [buffer.copy() for buffer in self._devices.values()])
         return harvest.block()
 
     def harvest(self) -> Readout:
-        """Hand out what the step left, and begin anew."""
+        """Return the rows of the step, and empty them."""
         block = self._as_block(is_taken=True)
         harvest = Readout(block, [buffer.harvest() for buffer in self._devices.values()])
         if self._bins is not None:
@@ -230,7 +229,7 @@ class RowBuffer:
         return harvest
 
     def _as_block(self, *, is_taken: bool = False) -> Block:
-        """Return the rows by column; where `is_taken`, all but the bins are empty afterwards."""
+        """Return the rows by column; if `is_taken`, all but the bins are emptied."""
         columns, flags = columns_of(self._cells, self._flags, self._expected, is_taken=is_taken)
         if len(self._where[0]) < len(self._layers):
             self._where = frozen(self._layers), frozen(self._kind_of_row)
@@ -278,7 +277,7 @@ class RowBuffer:
         targets: Sequence[Targets],
         before: Sequence[torch.Tensor] | None = None,
     ) -> set[int]:
-        """Reduce what a device's pass takes many at a time; return the places of that."""
+        """Reduce the tensors that a device pass takes in groups; return their indices."""
         found: dict[torch.device, list[int]] = {}
         for place in places:
             tensor = tensors[place]
@@ -308,7 +307,7 @@ class RowBuffer:
 
 
 def room_for(tensors: Iterable[torch.Tensor]) -> int:
-    """Return the bytes that `add_each` needs to keep copies of tensors: of those that it can read."""
+    """Return the bytes that `add_each` needs for copies of the tensors that it can read."""
     return sum(
         _HEADING_BYTES + tensor.nbytes
         for tensor in tensors
