@@ -1,7 +1,4 @@
-"""The commands and their options.
-
-What a command does stands in a file of its own, which is loaded when it runs.
-"""
+"""The commands and their options. The code of a command is in its own file, loaded when it runs."""
 
 import io
 import sys
@@ -18,7 +15,7 @@ __all__ = ["app", "main"]
 
 
 class _Commands(TyperGroup):
-    """The one place where a command's errors become a line on stderr and an exit code."""
+    """Turns the errors of all commands into a line on stderr and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:  # Any: typer's context and result have no public types
         try:
@@ -40,9 +37,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="For programs.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Output JSON.")]
 Readonly: TypeAlias = Annotated[
-    bool, typer.Option("--readonly", help="Look only: nothing can be changed.")
+    bool, typer.Option("--readonly", help="View only; commands that change the run are disabled.")
 ]
 
 
@@ -53,7 +50,7 @@ control_commands.register(app)
 def main() -> None:
     """Run the command line; ends the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a locale without these signs is not a reason to fail
+        sys.stdout.reconfigure(errors="replace")  # do not fail in a locale without these characters
     try:
         app(prog_name="gradscope")
     except KeyboardInterrupt:
@@ -67,9 +64,9 @@ def gradscope(
         bool, typer.Option("--version", help="Show the version.", is_eager=True)
     ] = False,
 ) -> None:
-    """See what happens inside a PyTorch model while it trains, and change it there and then.
+    """See what happens inside a PyTorch model while it trains, and change it.
 
-    Without a command: opens the only live run, or a list to choose from.
+    Without a command: open the only live run, or a list of live runs to choose from.
     """
     if is_version:
         typer.echo(__version__)
@@ -79,12 +76,12 @@ def gradscope(
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option("--seed", help="Of the weights and the order of the text.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
 ) -> None:
-    """Train a small GPT on real text in a process of its own, and open it.
+    """Train a small GPT on real text in its own process, and open it.
 
-    Without a terminal: prints a table while it trains, reverses the gradient of one layer over the
-    link, checks the effect against an unwatched run, and ends with 0 within a minute.
+    Without a terminal: print a table while it trains, reverse the gradient of one layer, compare the
+    effect with a run without gradscope, and end with exit code 0 within a minute.
     """
     from gradscope.cli.demo import run_demo  # noqa: PLC0415 - loads numpy and zmq
 
@@ -98,16 +95,16 @@ def watch(
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
     tab: Annotated[
-        str, typer.Option("--tab", metavar="TAB", help="What to show first: layers or memory.")
+        str, typer.Option("--tab", metavar="TAB", help="The first tab: layers or memory.")
     ] = "layers",
     readonly: Readonly = False,
 ) -> None:
     """Open a run. Without a terminal, print one table.
 
-    Printed can be a run that has ended, too, as long as its recording is there.
+    A run that has ended can be printed if it was recorded.
     """
     if tab not in ("layers", "memory"):
-        raise UsageError(f"--tab takes layers or memory, got {tab!r}")
+        raise UsageError(f"expected --tab layers or --tab memory, got {tab!r}")
     _watch(run, is_once=once, is_readonly=readonly, tab=tab)
 
 
@@ -131,31 +128,35 @@ def config(json: Json = False) -> None:
 def doctor(
     file: Annotated[
         str,
-        typer.Argument(metavar="FILE.py[:NAME]", help="All Functions of the file, or the one named."),
+        typer.Argument(metavar="FILE.py[:NAME]", help="All Functions of the file, or the named one."),
     ],
     json: Json = False,
     isolate: Annotated[
-        bool, typer.Option("--isolate", help="In a process of its own, which compiled code may crash.")
+        bool,
+        typer.Option("--isolate", help="Examine in a separate process, in case compiled code crashes."),
     ] = False,
     approximate: Annotated[
-        bool, typer.Option("--approximate", help="Grade gradients that are meant to be inexact.")
+        bool,
+        typer.Option(
+            "--approximate", help="Measure the error of gradients that are approximate by design."
+        ),
     ] = False,
     no_second_order: Annotated[
-        bool, typer.Option("--no-second-order", help="Second derivatives are not wanted.")
+        bool, typer.Option("--no-second-order", help="Do not check second derivatives.")
     ] = False,
     timeout: Annotated[
         float | None,
         typer.Option(
-            "--timeout", metavar="SECONDS", help="The longest for one Function, 120 by default."
+            "--timeout", metavar="SECONDS", help="Time limit for each Function (default: 120)."
         ),
     ] = None,
 ) -> None:
-    """Find out what is wrong with the autograd Functions of a file.
+    """Find errors in the autograd Functions of a file.
 
-    Runs the file, which gives inputs with a function `example_inputs()`. Ends with 1 where a Function
+    Runs the file. Its function `example_inputs()` returns the inputs. The exit code is 1 if a Function
     has an error.
     """
-    from gradscope.cli.doctor import run_doctor  # noqa: PLC0415 - its work loads torch
+    from gradscope.cli.doctor import run_doctor  # noqa: PLC0415 - loads torch
 
     code = run_doctor(
         file,

@@ -1,4 +1,4 @@
-"""`gradscope capture`: whole tensors of a layer, printed as pictures with statistics, and saved."""
+"""`gradscope capture`: prints whole tensors of a layer as pictures with statistics, and saves them."""
 
 import shutil
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ _HEIGHT = 16
 
 
 def capture(run: str, layer: str, what: str, save: Path | None, *, timeout_s: float) -> None:
-    """Capture what the next step computes; print it, and save it where a file is named."""
+    """Capture tensors of the next step; print them, and save them if a file is given."""
     if save is not None and save.suffix not in (".npy", ".safetensors"):
-        raise UsageError(f"--save takes a file that ends in .npy or .safetensors, got {save.name!r}")
+        raise UsageError(f"expected a --save file that ends in .npy or .safetensors, got {save.name!r}")
     with connect_to(run) as client:
         found = client.capture(layer, what, timeout_s=timeout_s)
     for captured in found:
@@ -46,7 +46,7 @@ def _lines(captured: CapturedArray) -> list[str]:
 
 
 def _channel_lines(captured: CapturedArray) -> list[str]:
-    """Return a table of the channels that stand out most: those of the greatest magnitude."""
+    """Return a table of the channels with the greatest magnitudes."""
     channels = captured.channels()
     order = np.argsort(-np.nan_to_num(channels.absmax, nan=np.inf))[:_CHANNELS]
     rows = [
@@ -61,7 +61,7 @@ def _channel_lines(captured: CapturedArray) -> list[str]:
     ]
     count = len(channels.mean)
     table = table_lines(("channel", "mean", "std", "|max|", "zero"), rows)
-    rest = f"of {count} channels along dimension {channels.axis}, {channels.dead} are zero altogether"
+    rest = f"of {count} channels along dimension {channels.axis}, {channels.dead} are all zero"
     return [*table, rest]
 
 

@@ -1,4 +1,4 @@
-"""`gradscope config`: where files and sockets are, and which hub answers."""
+"""`gradscope config`: shows where files and sockets are, and the hub."""
 
 import importlib.metadata
 import importlib.util
@@ -19,8 +19,8 @@ _PACKAGES = ("gradscope", "torch", "pyzmq", "textual", "numpy")
 
 
 def show(*, as_json: bool) -> None:
-    """Print it, as lines or as JSON."""
-    found = _look()
+    """Print the configuration as lines or as JSON."""
+    found = _configuration()
     if as_json:
         say(json.dumps(found, indent=2))
         return
@@ -28,7 +28,7 @@ def show(*, as_json: bool) -> None:
     say(*(f"{name:<{width}}  {'-' if value is None else value}" for name, value in found.items()))
 
 
-def _look() -> dict[str, str | int | None]:
+def _configuration() -> dict[str, str | int | None]:
     address = hub_address()
     is_up = hub_listens(address)
     return {
@@ -48,7 +48,7 @@ def _look() -> dict[str, str | int | None]:
 
 
 def _native_pass() -> str:
-    """Say whether CPU tensors are measured in C; by the file, since looking inside would load torch."""
+    """Say whether the native pass is built: by its file, because importing it would load torch."""
     package = importlib.util.find_spec("gradscope")
     folders = package.submodule_search_locations if package is not None else None
     is_built = any(Path(folder, "native").glob("_native.*.so") for folder in folders or ())
@@ -56,12 +56,12 @@ def _native_pass() -> str:
 
 
 def _cuda_pass() -> str:
-    """Say what CUDA tensors are measured by; torch is not loaded to ask whether there is a device."""
+    """Name the pass for CUDA tensors. Does not load torch, so it does not check for a device."""
     if os.environ.get("GRADSCOPE_TRITON") != "1":
         return "eager: the Triton kernels are off; GRADSCOPE_TRITON=1 turns them on"
     if importlib.util.find_spec("triton") is None:
         return "eager: Triton is not installed"
-    return f"triton {_version('triton')}, where there is a CUDA device"
+    return f"triton {_version('triton')}, if there is a CUDA device"
 
 
 def _version(package: str) -> str | None:

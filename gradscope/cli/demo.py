@@ -1,4 +1,4 @@
-"""`gradscope demo`: a training to look at, on a screen or as a tour that checks itself."""
+"""`gradscope demo`: trains a small model and opens it, or without a terminal runs the self-check."""
 
 import importlib.util
 import signal
@@ -19,7 +19,7 @@ _ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo(seed: int) -> int:
-    """Run the demo; return the exit code. However it ends, no process of it stays."""
+    """Run the demo; return the exit code. All its processes end with it."""
     if importlib.util.find_spec("torch") is None:
         raise MissingTorchError(
             "gradscope demo trains with torch, which is not installed here: pip install torch"
@@ -42,7 +42,7 @@ def _show(seed: int) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Make of the signals that end a process what ctrl+c is: an exception that closes all."""
+    """Turn the signals that end a process into KeyboardInterrupt, so that everything is closed."""
     before = {number: signal.getsignal(number) for number in _ENDINGS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as under nohup

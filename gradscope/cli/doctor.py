@@ -1,4 +1,4 @@
-"""`gradscope doctor`: the autograd Functions of a file, examined one by one."""
+"""`gradscope doctor`: examines the autograd Functions of a file."""
 
 import contextlib
 import json
@@ -29,14 +29,14 @@ def run_doctor(
 ) -> int:
     """Print the reports on FILE.py or FILE.py:NAME, and return the exit code."""
     if timeout_s is not None and timeout_s <= 0:
-        raise UsageError(f"--timeout must be more than 0 seconds, got {timeout_s:g}")
+        raise UsageError(f"expected --timeout above 0 seconds, got {timeout_s:g}")
     path, name = split_target(target)
     if not path.is_file():
         raise UsageError(f"expected a Python file, found none at {path}; check the path")
     options: dict[str, Any] = {"approximate": approximate, "second_order": second_order}  # Any: mixed
     if timeout_s is not None:
         options["timeout_s"] = timeout_s
-    with _what_is_printed_goes_to_stderr():
+    with _prints_to_stderr():
         reports = _examine(path, name, options, is_isolated=is_isolated)
     if as_json:
         say(json.dumps([report.to_dict() for report in reports], indent=2))
@@ -46,7 +46,7 @@ def run_doctor(
 
 
 def split_target(target: str) -> tuple[Path, str | None]:
-    """Return the file and the name of the Function in it; no name where there is such a file."""
+    """Return the file and the name of the Function. No name if `target` is an existing file."""
     path, colon, name = target.rpartition(":")
     if not colon or Path(target).exists():
         return Path(target), None
@@ -84,8 +84,8 @@ def _missing_torch_in_words() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _what_is_printed_goes_to_stderr() -> Iterator[None]:
-    """Keep stdout for the reports: the examined file may print, from Python or from below it."""
+def _prints_to_stderr() -> Iterator[None]:
+    """Redirect prints of the examined file, from Python or C, to stderr; stdout is for the reports."""
     sys.stdout.flush()
     kept = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -1,9 +1,9 @@
-"""How a command ends: its exit code, and the one place where errors are printed.
+"""The exit codes of the command, and printing of errors.
 
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | what was checked does not hold |
+| 1 | a check failed |
 | 2 | wrong usage |
 | 3 | nothing to connect to, or no answer |
 | 4 | refused |
@@ -42,19 +42,19 @@ _CODES: tuple[tuple[type[GradscopeError], int], ...] = (
 
 
 def exit_code(error: GradscopeError) -> int:
-    """Return the code with which an error ends the command; 1 for one that has none of its own."""
+    """Return the exit code of an error; 1 for errors without a code of their own."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), WRONG)
 
 
 def complain(text: str) -> None:
-    """Say on stderr what went wrong."""
+    """Print an error to stderr."""
     sys.stderr.write(f"gradscope: {text}\n")
 
 
 def leave_pipe_quietly() -> int:
-    """Return the exit code for a reader that has gone, as in `gradscope ls | head -1`.
+    """Return the exit code if the reader of stdout has closed it, as in `gradscope ls | head -1`.
 
-    Writing to it ends here: the interpreter would flush stdout once more at its end, and complain.
+    Redirects stdout to /dev/null, because the interpreter flushes it again at exit and would report an error.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`gradscope focus`: a closer look at layers, a line for each step in which they were measured."""
+"""`gradscope focus`: prints a line for each layer in each focus step."""
 
 from contextlib import suppress
 from itertools import islice
@@ -28,11 +28,11 @@ def focus(run: str, layers: list[str], steps: int | None, *, timeout_s: float) -
                 for layer, rows in table.items():
                     say(f"step {table.step}  {layer}  {_in_words(rows)}  every {table.every}")
         finally:
-            with suppress(GradscopeError):  # it ends with this client in any case
+            with suppress(GradscopeError):  # the focus ends with this client in any case
                 client.focus(timeout_s=timeout_s)
 
 
 def _in_words(rows: LayerRows) -> str:
-    """Return what was measured of a layer; what was not is left out."""
+    """Return the measured numbers of a layer."""
     found = [(title, getattr(rows[kind], name)) for kind, name, title in _NUMBERS if kind in rows]
     return "  ".join(f"{title} {value:.4g}" for title, value in found)

@@ -1,4 +1,4 @@
-"""`gradscope ls`: the runs that a hub knows and the recordings on disk, as one list."""
+"""`gradscope ls`: lists the runs that a hub knows and the recordings on disk."""
 
 import json
 import time
@@ -49,9 +49,9 @@ def show(*, as_json: bool) -> None:
 
 
 def join(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo]) -> list[Listed]:
-    """Return one entry for each run; a recording belongs to the run that says it is recorded there.
+    """Return one entry for each run. A recording belongs to the run that names its path.
 
-    A recording that has no end, and that no hub knows as live, is of a run that died with its hub.
+    A recording without an end whose run is not live belongs to a run that was killed together with its hub.
     """
     by_path = {str(recording.path): recording for recording in recordings}
     listed = []

@@ -1,4 +1,4 @@
-"""What stands at the other end of stdout: a terminal, whether it takes colours, and how wide it is."""
+"""The terminal on stdout: whether there is one, its colours and its width."""
 
 import os
 import shutil
@@ -8,16 +8,16 @@ __all__ = ["has_colors", "is_terminal", "width"]
 
 
 def is_terminal() -> bool:
-    """Whether a full screen can be drawn: both ends are a terminal, and not a dumb one."""
+    """Return whether a full screen can be drawn: stdin and stdout are a terminal that is not dumb."""
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def has_colors() -> bool:
-    """Whether colours are wanted on stdout: see no-color.org."""
+    """Return whether stdout may have colours (see no-color.org)."""
     is_dumb = os.environ.get("TERM", "dumb") == "dumb"
     return sys.stdout.isatty() and not is_dumb and not os.environ.get("NO_COLOR")
 
 
 def width() -> int:
-    """Return how many columns stdout has; a pipe has 120."""
+    """Return the number of columns of stdout; 120 for a pipe."""
     return shutil.get_terminal_size((120, 32)).columns

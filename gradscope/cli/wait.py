@@ -1,6 +1,6 @@
-"""`gradscope wait`: for scripts, batch jobs and phones, until something has happened in a run.
+"""`gradscope wait`: waits until something has happened in a run.
 
-Ends with 0 when it has; with 1 when the run ended without it, or the time was over.
+The exit code is 0 if it has happened, 1 if the run ended before it or the time was over.
 """
 
 import math
@@ -16,19 +16,19 @@ from gradscope.protocol import Event, Message, Scalars, Step
 
 __all__ = ["wait_for"]
 
-_LOOK_S = 0.25
+_POLL_S = 0.25
 _LAST_S = 1.5
-"""A run that has ended may still have messages on their way."""
+"""Messages of a run that has ended may still arrive for this time."""
 
-Look = Callable[[Message], str | None]
+Check = Callable[[Message], str | None]
 
 
 def wait_for(run: str, until: str, *, timeout_s: float | None) -> int:
-    """Wait, say what has happened, return the exit code. Raises UsageError for an unknown `until`."""
-    look = _look_for(until)
+    """Wait, print the result, and return the exit code. Raises UsageError for an unknown `until`."""
+    check = _check_for(until)
     with connect_to(run, want="observe") as client:
         client.watch(client.run or run, max_rate_hz=1000.0)
-        found = _wait(client, look, is_for_end=until == "done", timeout_s=timeout_s)
+        found = _wait(client, check, is_for_end=until == "done", timeout_s=timeout_s)
     if found is None:
         over = (
             "the run has ended"
@@ -41,12 +41,12 @@ def wait_for(run: str, until: str, *, timeout_s: float | None) -> int:
     return DONE
 
 
-def _wait(client: Client, look: Look, *, is_for_end: bool, timeout_s: float | None) -> str | None:
+def _wait(client: Client, check: Check, *, is_for_end: bool, timeout_s: float | None) -> str | None:
     deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
     ended_s = math.inf
     while time.monotonic() < deadline_s:
-        for message in client.receive(_LOOK_S):
-            found = look(message)
+        for message in client.receive(_POLL_S):
+            found = check(message)
             if found is not None:
                 return found
         is_live = any(info.is_live for info in client.runs() if info.run == client.run)
@@ -56,7 +56,7 @@ def _wait(client: Client, look: Look, *, is_for_end: bool, timeout_s: float | No
     return None
 
 
-def _look_for(until: str) -> Look:
+def _check_for(until: str) -> Check:
     name, _, value = until.partition("=")
     if name == "step" and value.isascii() and value.isdecimal():
         return lambda message: _reached(message, int(value))
@@ -67,7 +67,7 @@ def _look_for(until: str) -> Look:
     if until == "done":
         return lambda _message: None
     raise UsageError(
-        f"--until takes alert, alert=RULE, nan, step=N or done, got {until!r}; as in: --until step=500"
+        f"expected --until alert, alert=RULE, nan, step=N or done, got {until!r}; for example: --until step=500"
     )
 
 

@@ -1,4 +1,4 @@
-"""`gradscope` and `gradscope watch`: the screen on a run, or one table of it."""
+"""`gradscope` and `gradscope watch`: open a run in the terminal UI, or print one table."""
 
 import importlib
 

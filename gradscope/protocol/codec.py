@@ -1,7 +1,7 @@
-"""Messages as parts of bytes and back. Decoding is bounded and never runs anything that came in.
+"""Encodes messages as parts of bytes, and decodes them. Decoding is bounded and never executes received data.
 
-A head is decoded straight into its type. A generic decoder would first build whatever the bytes claim:
-five kilobytes of nested array headers cost it 70 ms and 67 MB, here a few microseconds and nothing.
+A head is decoded straight into its type. A generic decoder first builds the objects that the bytes claim:
+five kilobytes of nested array headers cost it 70 ms and 67 MB, but a few microseconds here.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from gradscope.protocol.messages import (
 __all__ = ["WITH_BODY", "decode", "encode"]
 
 WITH_BODY = (Captured, Manifest, Memory, Step, Times)
-"""The messages that have a body: it follows the head, in pieces."""
+"""The messages with a body, which follows the head in pieces."""
 
 _HEAD: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
@@ -35,8 +35,8 @@ _HEAD: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 def encode(message: Message) -> list[bytes]:
     """Return a message as parts: a msgpack head, then its body in pieces of at most 256 kB.
 
-    Raises UsageError when the message is larger than the link's limits, or a field holds what msgpack
-    cannot: a lone surrogate, a whole number beyond 64 bits, an object of another type.
+    Raises UsageError if the message exceeds the link's limits, or a field has a value that msgpack cannot
+    encode: a lone surrogate, an integer beyond 64 bits, an object of another type.
     """
     body = b""
     if isinstance(message, WITH_BODY):
@@ -53,7 +53,7 @@ def encode(message: Message) -> list[bytes]:
 
 
 def decode(parts: Sequence[bytes]) -> Message:
-    """Return the message in `parts`. Raises ProtocolError for anything else, and nothing but it."""
+    """Return the message in `parts`. Raises ProtocolError, and no other error, if they are not a message."""
     if not 1 <= len(parts) <= PART_LIMIT_COUNT:
         raise ProtocolError(f"expected 1 to {PART_LIMIT_COUNT} parts, got {len(parts)}")
     longest = max(len(part) for part in parts)
@@ -78,4 +78,4 @@ def _decode_head(head: bytes) -> Message:
     try:
         return _HEAD.decode(head)
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"these {len(head)} bytes are no message: {error}") from error
+        raise ProtocolError(f"these {len(head)} bytes are not a message: {error}") from error

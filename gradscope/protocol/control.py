@@ -1,4 +1,4 @@
-"""Messages that change a run: commands, their answers, and what is in force."""
+"""Messages that change a run: commands, their answers, and the resulting state."""
 
 import msgspec
 
@@ -17,7 +17,7 @@ __all__ = [
 
 
 class InterventionState(msgspec.Struct, frozen=True):
-    """One intervention in force, or pending while `active_since` is None."""
+    """One intervention: active since step `active_since`, or pending if it is None."""
 
     id: str
     action: str
@@ -32,7 +32,7 @@ class InterventionState(msgspec.Struct, frozen=True):
 
 
 class PauseState(msgspec.Struct, frozen=True):
-    """The training stands before `step`, and goes on by itself when the lease ends."""
+    """The training is paused before `step`. It continues when the lease ends."""
 
     step: Whole
     left_s: float
@@ -41,7 +41,7 @@ class PauseState(msgspec.Struct, frozen=True):
 
 
 class BreakpointState(msgspec.Struct, frozen=True):
-    """A condition at which the training pauses. `hits` counts how often it did."""
+    """A condition at which the training pauses. `hits` counts these pauses."""
 
     id: str
     condition: str
@@ -50,7 +50,7 @@ class BreakpointState(msgspec.Struct, frozen=True):
 
 
 class Interventions(TaggedMessage, frozen=True, kw_only=True, tag="interventions"):
-    """All that is set in a run. Sent whole at each change; `revision` counts those of interventions."""
+    """All interventions, the pause and the breakpoints of a run, complete. `revision` counts the changes."""
 
     run: str
     rank: Whole
@@ -62,7 +62,7 @@ class Interventions(TaggedMessage, frozen=True, kw_only=True, tag="interventions
 
 
 class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
-    """A viewer asks a training process to change something. It sets a state, it never toggles one.
+    """A request of a viewer to change a run. It sets a state and never toggles one.
 
     `action` is `install` (an `intervention` with its `arguments` on `layers` at `site`), `remove` (the
     one named in `target`) or `remove_all`; `pause` (for `lease_s`, from the next boundary on),
@@ -96,7 +96,7 @@ class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
 
 
 class Ack(TaggedMessage, frozen=True, kw_only=True, tag="ack"):
-    """The answer to a command. When `is_done`, `step` is the first step in which it is in force."""
+    """The answer to a command. If `is_done`, `step` is the first step in which it is in force."""
 
     command: bytes
     run: str

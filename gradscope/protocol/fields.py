@@ -1,4 +1,4 @@
-"""What every message is made of: its root, and the numbers that its fields may hold."""
+"""The base class of all messages, and the number types of their fields."""
 
 from typing import Annotated, TypeAlias
 
@@ -7,11 +7,11 @@ import msgspec
 __all__ = ["Rate", "TaggedMessage", "Whole"]
 
 Whole: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A count, an index or a revision. What comes over the link outside of this range is no message."""
+"""A count, an index or a revision. A message with a number outside this range is refused."""
 
 Rate: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
-"""So many a second."""
+"""A frequency in hertz, above 0."""
 
 
 class TaggedMessage(msgspec.Struct, frozen=True, tag_field="t"):
-    """The root of all messages: frozen, tagged by `t`."""
+    """The base class of all messages: frozen, tagged by `t`."""

@@ -1,4 +1,4 @@
-"""The limits of the link. A sender keeps below them; a receiver refuses what is above."""
+"""The limits of the link. A sender keeps them; a receiver refuses larger messages."""
 
 __all__ = [
     "BODY_LIMIT_BYTES",
@@ -10,19 +10,19 @@ __all__ = [
 ]
 
 PROTOCOL_VERSION = 1
-"""Both sides of a link must have the same."""
+"""Both ends of a link must have the same version."""
 
 PART_LIMIT_BYTES = 256 * 1024
-"""The longest part of a message on the wire; libzmq drops an oversized one without a word."""
+"""The longest part of a message on the wire; libzmq drops larger ones silently."""
 
 PART_LIMIT_COUNT = 64
 """The most parts of one message, its head included."""
 
 HEAD_LIMIT_BYTES = PART_LIMIT_BYTES
-"""The longest head. It bounds all that a head can claim: strings, arrays and maps lie within it."""
+"""The longest head. It bounds all strings, arrays and maps in it."""
 
 BODY_LIMIT_BYTES = PART_LIMIT_BYTES * (PART_LIMIT_COUNT - 1)
 """The longest body, over all its parts."""
 
 HISTOGRAM_ROWS_LIMIT = 131_072
-"""The most rows of a step with a histogram: two bytes of a body could claim a row, which takes 1 kB."""
+"""The most rows of a step with a histogram: two bytes of a body can claim a row, which takes 1 kB."""

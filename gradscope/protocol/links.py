@@ -1,4 +1,4 @@
-"""Messages that keep the link: who is there, what a viewer wants, who is alive."""
+"""Messages of the connection: handshake, subscription, credit, list of runs, heartbeat."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class Hello(TaggedMessage, frozen=True, kw_only=True, tag="hello"):
-    """A peer says who it is. It is the first message of each connection, and the answer to `who`."""
+    """A peer identifies itself: the first message of each connection, and the answer to `who`."""
 
     role: Literal["agent", "viewer"]
     peer: str
@@ -53,7 +53,7 @@ class Welcome(TaggedMessage, frozen=True, kw_only=True, tag="welcome"):
 
 
 class Who(TaggedMessage, frozen=True, kw_only=True, tag="who"):
-    """The hub does not know the sender: say hello again."""
+    """The hub does not know the receiver, which must send hello again."""
 
     epoch: str
 
@@ -66,7 +66,7 @@ class Refusal(TaggedMessage, frozen=True, kw_only=True, tag="refusal"):
 
 
 class Subscribe(TaggedMessage, frozen=True, kw_only=True, tag="sub"):
-    """A viewer wants a run's messages: at most `max_rate_hz` steps a second."""
+    """A viewer subscribes to a run, with at most `max_rate_hz` steps a second."""
 
     run: str
     max_rate_hz: Rate = 4.0
@@ -80,7 +80,7 @@ class Credit(TaggedMessage, frozen=True, kw_only=True, tag="credit"):
 
 
 class Skipped(TaggedMessage, frozen=True, kw_only=True, tag="skipped"):
-    """The hub withheld `count` steps from this viewer, the newest of them `step`."""
+    """The hub did not send `count` steps to this viewer; the newest of them is `step`."""
 
     run: str
     rank: Whole
@@ -89,7 +89,7 @@ class Skipped(TaggedMessage, frozen=True, kw_only=True, tag="skipped"):
 
 
 class Backfill(TaggedMessage, frozen=True, kw_only=True, tag="backfill"):
-    """Brackets the past steps sent to a viewer that joined late."""
+    """Begin or end of the past messages for a late viewer."""
 
     run: str
     state: Literal["begin", "end"]
@@ -115,14 +115,14 @@ class RunInfo(msgspec.Struct, frozen=True):
 
 
 class Runs(TaggedMessage, frozen=True, kw_only=True, tag="runs"):
-    """All runs that the hub knows, sent to viewers at each change and asked for by `Runs()`."""
+    """All runs that the hub knows, sent to viewers at each change; a viewer requests it with an empty `Runs()`."""
 
     runs: tuple[RunInfo, ...] = ()
     counters: dict[str, Whole] = msgspec.field(default_factory=dict)
 
 
 class Heartbeat(TaggedMessage, frozen=True, kw_only=True, tag="hb"):
-    """I am alive. From the hub, `peers` are the viewers that live; `counters` tell of drops."""
+    """A sign of life. From the hub, `peers` are the connected viewers; `counters` include drops."""
 
     step: Whole | None = None
     peers: tuple[str, ...] = ()
@@ -130,6 +130,6 @@ class Heartbeat(TaggedMessage, frozen=True, kw_only=True, tag="hb"):
 
 
 class Bye(TaggedMessage, frozen=True, kw_only=True, tag="bye"):
-    """I am going, on purpose."""
+    """The sender disconnects on purpose."""
 
     reason: str = ""

@@ -1,7 +1,7 @@
-"""The messages of the link, as frozen data. What each means stands in README.md beside this file.
+"""The messages of the link, as frozen data. README.md in this folder specifies each of them.
 
-A field that is added later has a default, so that an older peer's message still decodes; an unknown
-field is ignored. Anything else is another PROTOCOL_VERSION.
+A field that is added later has a default, so that an older peer's message still decodes. Unknown fields
+are ignored. Any other change needs another PROTOCOL_VERSION.
 """
 
 from typing import TypeAlias

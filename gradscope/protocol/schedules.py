@@ -1,4 +1,4 @@
-"""When an intervention acts, as data, in words, and read from text."""
+"""`Schedule` and `Ramp`: when an intervention acts, as data and as text."""
 
 import re
 from typing import Literal
@@ -14,7 +14,7 @@ _RAMP = re.compile(r"(?:(\w+)=)?([^:=]+):([^:=]+):([^:=]+?)(?::(linear|dann))?")
 
 
 class Ramp(msgspec.Struct, frozen=True):
-    """An argument that goes from `start` to `end` over `steps` steps and stays there.
+    """An argument that changes from `start` to `end` over `steps` steps and then stays.
 
     An `argument` without a name is the action's first number. `shape` is `linear`, or `dann`: with p
     from 0 to 1, `2 / (1 + exp(-10 p)) - 1` of the way.

@@ -23,9 +23,9 @@ __all__ = [
 
 
 class Manifest(TaggedMessage, frozen=True, kw_only=True, tag="manifest"):
-    """The layers of a run's model, in `named_modules()` order, and what can be done to them.
+    """The layers of a run's model, in `named_modules()` order, and the available interventions.
 
-    The body holds the layers.
+    The body contains the layers.
     """
 
     run: str
@@ -39,7 +39,7 @@ class Manifest(TaggedMessage, frozen=True, kw_only=True, tag="manifest"):
     body: bytes = b""
 
     def with_actions(self, actions: "tuple[ActionInfo, ...]") -> "Manifest":
-        """Return the same with other interventions."""
+        """Return a copy with these interventions."""
         return msgspec.structs.replace(self, actions=actions)
 
 
@@ -62,7 +62,7 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class ActionInfo(msgspec.Struct, frozen=True):
-    """One intervention that can be installed. `is_own`: the training script has brought it."""
+    """One intervention that can be installed. `is_own`: the training script registered it."""
 
     name: str
     help: str = ""
@@ -75,7 +75,7 @@ class ActionInfo(msgspec.Struct, frozen=True):
 class ArgumentInfo(msgspec.Struct, frozen=True):
     """One argument: a number between two limits, a whole one, yes (1) or no (0), or one of `options`.
 
-    It must be given where it has no default; `chosen` is that of a choice.
+    Required if it has no default; `chosen` is the default of a choice.
     """
 
     name: str
@@ -91,7 +91,7 @@ class ArgumentInfo(msgspec.Struct, frozen=True):
 class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
     """The statistics of one observed step, or in a focus step those of the layers in the focus only.
 
-    `every` and `cost` of a focus step are those of the focus. The body holds the columns.
+    `every` and `cost` of a focus step are those of the focus. The body contains the columns.
     """
 
     run: str
@@ -113,7 +113,7 @@ class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
 
 
 class Memory(TaggedMessage, frozen=True, kw_only=True, tag="memory"):
-    """Where the memory went in one step. The body holds the columns of its layers."""
+    """The memory of one step by layer. The body contains the columns."""
 
     run: str
     rank: Whole
@@ -130,7 +130,7 @@ class Memory(TaggedMessage, frozen=True, kw_only=True, tag="memory"):
 
 
 class Times(TaggedMessage, frozen=True, kw_only=True, tag="times"):
-    """Where the time went in one step. The body holds the columns of its layers."""
+    """The time of one step by layer. The body contains the columns."""
 
     run: str
     rank: Whole
@@ -148,7 +148,7 @@ class Times(TaggedMessage, frozen=True, kw_only=True, tag="times"):
 
 
 class Scalars(TaggedMessage, frozen=True, kw_only=True, tag="scalars"):
-    """What is known of every step, observed or not; several steps at a time, oldest first."""
+    """Scalars of every step, observed or not: several steps in one message, oldest first."""
 
     run: str
     rank: Whole
@@ -158,7 +158,7 @@ class Scalars(TaggedMessage, frozen=True, kw_only=True, tag="scalars"):
 
 
 class Event(TaggedMessage, frozen=True, kw_only=True, tag="event"):
-    """Something happened that a person should know."""
+    """Something happened that people should know."""
 
     run: str
     rank: Whole
@@ -171,7 +171,7 @@ class Event(TaggedMessage, frozen=True, kw_only=True, tag="event"):
 
 
 class AlertInfo(msgspec.Struct, frozen=True):
-    """The numbers of an alert. `layer` is empty for what belongs to no layer, as the loss does."""
+    """The numbers of an alert. `layer` is empty for an alert without a layer, e.g. of the loss."""
 
     rule: str
     layer: str
@@ -183,7 +183,7 @@ class AlertInfo(msgspec.Struct, frozen=True):
 
 
 class Captured(TaggedMessage, frozen=True, kw_only=True, tag="captured"):
-    """One tensor that was captured. The body holds its elements, little-endian and in C order."""
+    """One captured tensor. The body contains its elements, little-endian and in C order."""
 
     command: bytes
     run: str

@@ -146,7 +146,7 @@ def test_an_approximation_is_graded_if_requested(write, capfd):
         ("raise SystemExit(0)", "", {}, "cannot be run: SystemExit"),
         ("1 +", "", {}, "cannot be run: SyntaxError"),
         ("while True: pass", "", {"timeout_s": 0.5}, "did not end in 0.5 s and was stopped at line 1"),
-        ("x = 1", "", {"timeout_s": 0.0}, "--timeout must be more than 0 seconds, got 0"),
+        ("x = 1", "", {"timeout_s": 0.0}, "expected --timeout above 0 seconds, got 0"),
         (FUNCTIONS, ":Worse", {}, "found Good, Bad; define it at the top level"),
         (FUNCTIONS, ":1x", {}, "expected FILE.py or FILE.py:NAME"),
         (FUNCTIONS.replace("(torch.linspace(0.5, 1.5, 4),)", "1 / 0"), "", {}, "raises ZeroDivision"),

@@ -1,4 +1,4 @@
-"""What a watched run and an unwatched one of the same seed say about each other, step by step."""
+"""Compares a run with gradscope and a run without it, of the same seed, step by step."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ Floats: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs around `step`, the first in which one of them was intervened with.
+    """Two runs around `step`, the first step in which one of them had an intervention.
 
     `is_same_before`: all losses and gradients of the earlier steps are equal bit by bit. The cosines
     are those of one layer's weight gradient in one run with that in the other.
@@ -33,7 +33,7 @@ class Comparison:
 
     @property
     def holds(self) -> bool:
-        """Whether observing changed nothing, and the reversal exactly what it says."""
+        """Whether observing changed nothing and the reversal had exactly its effect."""
         return (
             self.is_same_before
             and abs(self.cosine_before - 1) < _COSINE_TOLERANCE
@@ -42,7 +42,7 @@ class Comparison:
 
 
 def compare(control: Path, watched: Path, *, step: int) -> Comparison:
-    """Compare what two demo runs kept, as far as both go. `step` is at least 1, and lies in both."""
+    """Compare the files of two demo runs up to the end of the shorter one. `step` is at least 1 and in both."""
     with np.load(control) as one, np.load(watched) as other:
         gradients: tuple[Floats, Floats] = one["gradient"], other["gradient"]
         losses: tuple[Floats, Floats] = one["loss"], other["loss"]

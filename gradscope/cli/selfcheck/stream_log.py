@@ -1,4 +1,4 @@
-"""What has come of a run's stream, and the plain lines that show it."""
+"""`Seen`: the newest step and scalars of a run, and the lines that show them."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _OBSERVED = "{cost:.1%} of the step time as gradscope measures it, every {every}
 
 
 class Seen:
-    """The newest of a run's steps and scalars. `layers` are the layers that `lines` shows."""
+    """The newest step and scalars of a run. `lines` shows the given layers."""
 
     def __init__(self, layers: Sequence[str]) -> None:
         self.step = -1
@@ -27,12 +27,12 @@ class Seen:
         self._is_new = False
         self._loss: float | None = None
         self._time_s = math.nan
-        self._told: tuple[int, float] = (-1, math.nan)
+        self._reported: tuple[int, float] = (-1, math.nan)
         self._cost: float | None = None
         self._every = 1
 
     def note(self, message: Message) -> None:
-        """Take in one message of the stream."""
+        """Note one message of the run."""
         match message:
             case Manifest():
                 self._names = tuple(layer.name for layer in unpack_layers(message))
@@ -48,11 +48,11 @@ class Seen:
                 pass
 
     def lines(self) -> list[str]:
-        """Return the newest step, and a table of the newest observed one, once."""
+        """Return a line on the newest step, and the table of the newest observed step if it is new."""
         loss = "-" if self._loss is None else f"{self._loss:.4f}"
-        step, time_s = self._told
+        step, time_s = self._reported
         rate = (self.step - step) / (self._time_s - time_s) if self._time_s > time_s else math.nan
-        self._told = self.step, self._time_s
+        self._reported = self.step, self._time_s
         head = f"step {self.step}  loss {loss}" + ("" if math.isnan(rate) else f"  {rate:.1f} steps/s")
         table = self._table
         if table is None or not self._is_new:
@@ -62,7 +62,7 @@ class Seen:
         return [head, *table_lines((f"observed in step {table.step}", *_HEADINGS), rows)]
 
     def cost_line(self) -> str:
-        """Say what observing costs, as the run itself measures it."""
+        """Return the cost of observing, as the run itself measures it."""
         if self._cost is None:
             return "its cost was not measured"
         return _OBSERVED.format(cost=self._cost, every=self._every)

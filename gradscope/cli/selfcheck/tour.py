@@ -1,8 +1,8 @@
-"""`gradscope demo` without a terminal: it watches, reverses a gradient over the link, and checks.
+"""`gradscope demo` without a terminal: watches a run, reverses a gradient, and checks the effect.
 
-Two runs of the same seed train side by side, one watched and one not. Until the reversal all their
-losses and gradients must be the same bit by bit; in the step with which the reversal was acknowledged,
-the gradient of the layer must be exactly turned around.
+Two runs of the same seed train in parallel, one with gradscope and one without. Up to the reversal all
+their losses and gradients must be bitwise equal. In the step with which the reversal was acknowledged,
+the gradient of the layer must be exactly the opposite.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ _CONTROL_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """A part of the training: `steps` long, but after `limit_s` only `least_steps`: machines differ."""
+    """A phase of the training: `steps` steps, or after `limit_s` at least `least_steps`, because machines differ."""
 
     steps: int
     least_steps: int
@@ -43,7 +43,7 @@ _AFTER = _Stretch(steps=20, least_steps=5, limit_s=5.0)
 
 
 def run_tour(seed: int) -> int:
-    """Run the tour; return 0 when all that it claims held."""
+    """Run the tour; return 0 if all its checks passed."""
     name = new_run_name()
     with tempfile.TemporaryDirectory(prefix="gradscope-demo-") as directory:
         kept = Path(directory, "control.npz"), Path(directory, "watched.npz")
@@ -55,7 +55,7 @@ def run_tour(seed: int) -> int:
         )
         control = Trainer(f"{name}-control", *common, str(kept[0]), "--no-gradscope", threads=1)
         watched = Trainer(name, *common, str(kept[1]), "--run-name", name, threads=1)
-        # The other starts when this one runs: two at once would be slow to import torch.
+        # The second starts when the first runs: two imports of torch at once are slow.
         with watched, await_run(watched, name="gradscope demo", want="control") as client, control:
             tour = _Tour(client, watched)
             step, last_step = tour.run()
@@ -64,7 +64,7 @@ def run_tour(seed: int) -> int:
             control.stop()
         for trainer, file in zip((control, watched), kept, strict=True):
             if not file.exists():
-                raise TrainerDiedError(f"a training left no gradients; its output is in {trainer.log}")
+                raise TrainerDiedError(f"a training wrote no gradients; its output is in {trainer.log}")
         comparison = compare(*kept, step=step)
     _report(comparison, tour.seen)
     say(f"The output of the trainings is in {watched.log} and {control.log}.")
@@ -72,7 +72,7 @@ def run_tour(seed: int) -> int:
 
 
 class _Tour:
-    """What is done to the watched training while it runs, and what is seen of it."""
+    """Watches the training, and installs and removes the intervention."""
 
     def __init__(self, client: Client, trainer: Trainer) -> None:
         self.seen = Seen(_SHOWN)
@@ -89,12 +89,12 @@ class _Tour:
         say(f"Reversed the gradient arriving at {LAYER}: in force from step {step} on.", "")
         self._follow(step, _REVERSED)
         removal = self._client.remove(reversal.id, timeout_s=_ANSWER_S)
-        say(f"Removed: from step {removal.step} on the gradient passes as it is.", "")
+        say(f"Removed: from step {removal.step} on the gradient is unchanged.", "")
         self._follow(removal.step or 0, _AFTER)
         return step, self.seen.step
 
     def _follow(self, first_step: int, stretch: _Stretch) -> None:
-        """Print what comes, until the stretch that began with a step is over."""
+        """Print the newest steps until the phase that began with `first_step` is over."""
         begun_s = time.monotonic()
         while not self._trainer.is_done():
             for message in self._client.receive(_POLL_S):
@@ -113,7 +113,7 @@ class _Tour:
 
 
 def _await_step(trainer: Trainer, step: int) -> None:
-    """Wait until the unwatched training, too, has come to a step."""
+    """Wait until the unwatched training has reached a step as well."""
     deadline_s = time.monotonic() + _CONTROL_S
     while trainer.last_step() < step and not trainer.is_done():
         if time.monotonic() > deadline_s:

@@ -28,7 +28,7 @@ _INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class TrainerDiedError(GradscopeError):
-    """The training process ended by itself, and not well. The message has the end of its output."""
+    """The training process failed. The message has the end of its output."""
 
 
 class Trainer:
@@ -54,7 +54,7 @@ class Trainer:
                     env=self._environment,
                 )
         except BaseException:
-            self.stop()  # who is interrupted while entering is not asked to leave
+            self.stop()  # `__exit__` is not called after an interruption in `__enter__`
             raise
         return self
 
@@ -67,7 +67,7 @@ class Trainer:
         self.stop()
 
     def stop(self) -> None:
-        """End it, as a job scheduler would: it may finish what it does at its end."""
+        """End the process with SIGTERM, as a job scheduler does, so that it can write its files."""
         if self._process is None:
             return
         self._process.terminate()
@@ -78,7 +78,7 @@ class Trainer:
             self._process.wait()
 
     def is_done(self) -> bool:
-        """Whether the training has reached its end. Raises TrainerDiedError when it ended otherwise."""
+        """Return whether the training has finished. Raises TrainerDiedError if it failed."""
         code = None if self._process is None else self._process.poll()
         if code:
             raise TrainerDiedError(
@@ -87,7 +87,7 @@ class Trainer:
         return code == 0
 
     def last_step(self) -> int:
-        """Return the last step that it has written of; -1 before the first."""
+        """Return the last step in its output; -1 before the first."""
         steps = re.findall(r"^step +(\d+)", self._output(), re.MULTILINE)
         return int(steps[-1]) if steps else -1
 
@@ -100,7 +100,7 @@ class Trainer:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Let signals that interrupt come through only afterwards: a process is started or is not."""
+    """Delay signals until the process is started, so that it is always stopped."""
     came: list[int] = []
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -118,7 +118,7 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def new_run_name() -> str:
-    """Return a name that no earlier demo had."""
+    """Return a new random name."""
     return f"demo-{secrets.token_hex(3)}"
 
 

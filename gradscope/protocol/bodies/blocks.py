@@ -1,9 +1,9 @@
-"""Bodies: the columns of a step and the layers of a manifest, as bytes and back.
+"""Packs the columns of a step into its body, and unpacks them.
 
-A step's body is its arrays one after the other, each `rows` little-endian numbers of the type that the
-head names, the widest first so that all lie aligned. Each array travels in the narrowest type that
-holds its numbers exactly; a column that is all zero stays at home and is named in `zero`. Behind the
-arrays lie the counts of the histogram (`histograms`), where one was measured.
+The body is the arrays one after the other, each with `rows` little-endian numbers of the type that the
+head names, the widest first so that all are aligned. Each array has the narrowest type that holds its
+numbers exactly. A column that is all zero is not sent but named in `zero`. The counts of the histogram
+(`histograms`), if measured, follow the arrays.
 """
 
 from collections.abc import Iterator
@@ -40,14 +40,14 @@ _UNSIGNED = ("u1",) * 9 + ("u2",) * 8 + ("u4",) * 16 + ("u8",) * 32
 def pack_block(
     block: Block, pack_bins: PackBins | None = None
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], bytes]:
-    """Return a step's `columns`, `zero` and `body` for a block; `pack_bins` is for its histogram.
+    """Return the `columns`, `zero` and `body` of a step; `pack_bins` packs the histogram.
 
-    Raises UsageError when a count is negative or not whole, or too many rows have a histogram.
+    Raises UsageError if a count is negative or not whole, or too many rows have a histogram.
     """
     bins, counts = ({}, []) if block.histogram is None else pack_histogram(block.histogram, pack_bins)
     packed: list[tuple[str, NDArray[np.generic]]] = []
     zero: list[str] = []
-    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit a type is looked for
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that do not fit are detected below
         for name, array in (*_arrays(block), *bins.items()):
             narrow = _narrowest(name, array)
             if narrow is None:
@@ -74,12 +74,12 @@ def _arrays(block: Block) -> Iterator[tuple[str, NDArray[np.generic]]]:
 
 
 def _narrowest(name: str, array: NDArray[np.generic]) -> NDArray[np.generic] | None:
-    """Return an array in the narrowest type that holds it exactly; None where it stays at home.
+    """Return an array in the narrowest type that holds it exactly; None if it is all zero.
 
-    Where rows are few, what packing costs is the calls of NumPy: `argmax` takes a third of `max`.
+    With few rows the cost is that of the NumPy calls: `argmax` takes a third of the time of `max`.
     """
     if name in _FLOAT_COLUMNS:
-        if not (len(array) and array[0]) and not array.any():  # the first number mostly tells
+        if not (len(array) and array[0]) and not array.any():  # the first number decides in most cases
             return None
         wide = array.astype(np.float64, copy=False)
         return _as_float32(wide) if name in ("min", "max") else wide
@@ -91,7 +91,7 @@ def _narrowest(name: str, array: NDArray[np.generic]) -> NDArray[np.generic] | N
 
 
 def _as_float32(wide: NDArray[np.float64]) -> NDArray[np.generic]:
-    """Return the same numbers as float32, or as they are where float32 does not hold them."""
+    """Return the numbers as float32 if that is exact, else unchanged."""
     narrow = wide.astype(np.float32)
     differs = narrow != wide  # as NaN always does
     if differs[differs.argmax()] and not np.isnan(wide[differs]).all():
@@ -141,7 +141,7 @@ def _block(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Bloc
 
 
 def _histogram(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Histograms | None:
-    """Take the histogram's arrays out of the others; `end` is where these end in the body."""
+    """Remove the histogram's arrays from the others and unpack them; `end` is the end of the arrays."""
     bins = {name: arrays.pop(name) for name in HISTOGRAM_ARRAYS if name in arrays}
     if not bins and end != len(step.body):
         raise ProtocolError(f"step {step.step}: expected {end} bytes, the body has {len(step.body)}")
@@ -154,5 +154,5 @@ def _histogram(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> 
 
 
 def _zeros(name: str, rows: int) -> NDArray[np.generic]:
-    """Return one zero seen `rows` times: what was not sent takes no memory here either."""
+    """Return one zero broadcast to `rows`, which takes no memory."""
     return np.broadcast_to(np.zeros(1, _wire_types(name)[-1]), rows)

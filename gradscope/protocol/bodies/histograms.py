@@ -1,9 +1,9 @@
-"""The exponent histogram of a step as bytes and back: of each row and sign the stretch that is in use.
+"""Packs the exponent histogram of a step, and unpacks it: for each row and sign the range of nonempty bins.
 
-The numbers of a tensor mostly lie in 10 to 30 of the 128 bins, one beside the other. So a row sends for
-each sign its first bin in use and how many follow, empty ones between them included, and the counts of
-both signs in the narrowest type that holds them. Where the stretches lie travels as five arrays among
-the step's others; the counts come behind all arrays, those of eight bytes first, each width row by row.
+The numbers of a tensor are mostly in 10 to 30 adjacent bins of the 128. So a row sends for each sign its
+first nonempty bin, the length of the range (with empty bins in between), and the counts of both signs in
+the narrowest type that holds them. Five arrays among the others of the step describe the ranges; the
+counts follow all arrays, those of eight bytes first, each width row by row.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,18 +27,18 @@ HISTOGRAM_ARRAYS: Final[tuple[str, ...]] = (*_FIRST, *_BINS, _WIDTH)
 _WIDTHS: Final = (8, 4, 2, 1)
 
 _TAKES: Final = np.repeat(np.array([0, 1, 2, 4, 8], np.uint8), [1, 8, 8, 16, 32])
-"""The bytes that a number takes, by its length in bits."""
+"""The bytes of a number, by its length in bits."""
 
 _ROWS_AT_ONCE: Final = 1024
-"""So many rows, 1 MB of them, are packed at a time: what is made on the way stays in the cache."""
+"""Rows packed at a time, 1 MB of them, so that intermediate arrays stay in the cache."""
 
 _Bytes: TypeAlias = NDArray[np.uint8]
 _Counts: TypeAlias = NDArray[np.unsignedinteger] | bytes
 _Places: TypeAlias = NDArray[np.int64]
 
 PackBins: TypeAlias = Callable[[Histograms], tuple[bytes, Sequence[_Counts]]]
-"""Returns of some rows the five arrays one after the other, and the counts of each width, the widest
-first, little-endian. Whoever has a quicker way than NumPy may bring it along."""
+"""Returns for some rows the five arrays one after the other, and the counts of each width, the widest
+first, little-endian. The agent passes the implementation in C."""
 
 _NO_ROWS: Final = np.empty((len(HISTOGRAM_ARRAYS), 0), np.uint8)
 
@@ -46,7 +46,7 @@ _NO_ROWS: Final = np.empty((len(HISTOGRAM_ARRAYS), 0), np.uint8)
 def pack_histogram(
     histogram: Histograms, pack_bins: PackBins | None = None
 ) -> tuple[dict[str, _Bytes], list[_Counts]]:
-    """Return the five arrays by name, and the counts as they follow one another, little-endian.
+    """Return the five arrays by name, and the counts in the order of the body, little-endian.
 
     Raises UsageError for too many rows.
     """
@@ -69,7 +69,7 @@ def unpack_histogram(arrays: Mapping[str, NDArray[np.generic]], rows: int, count
     if not counts and not any(array.any() for array in arrays.values()):
         return np.broadcast_to(np.zeros(1, np.uint64), (rows, HISTOGRAM_BINS))
     if rows > HISTOGRAM_ROWS_LIMIT:
-        raise ProtocolError(f"a histogram of {rows} rows, at most {HISTOGRAM_ROWS_LIMIT} may be")
+        raise ProtocolError(f"a histogram has {rows} rows, the limit is {HISTOGRAM_ROWS_LIMIT}")
     first, length = (
         np.stack([arrays[name] for name in names], axis=1).astype(np.int64) for names in (_FIRST, _BINS)
     )
@@ -102,7 +102,7 @@ def _pack_rows(histogram: Histograms) -> tuple[bytes, Sequence[_Counts]]:
 
 
 def _stretches(histogram: Histograms) -> tuple[_Places, _Places]:
-    """Return the first bin in use and the length of each stretch, shape (rows, 2).
+    """Return the first nonempty bin and the length of each range, shape (rows, 2).
 
     The 64 bins of a sign become the bits of one number: the rest is arithmetic on few of them.
     """
@@ -132,9 +132,9 @@ def _widths(counts: NDArray[np.uint64], many: _Places) -> _Bytes:
 
 
 def _bit_lengths(numbers: NDArray[np.uint64]) -> _Places:
-    """Return what `int.bit_length` does, from 0 to 64: it is the exponent of the float64.
+    """Return `int.bit_length` of each number, from 0 to 64: the exponent of the float64.
 
-    A float64 has 53 bits. That none is rounded up, the bit below the highest one is cleared.
+    A float64 has 53 bits. The bit below the highest one is cleared, so that no number is rounded up.
     """
     floats = (numbers & ~(numbers >> np.uint64(1))).astype(np.float64)
     exponents: _Places = (floats.view(np.int64) >> 52) - 1022
@@ -145,6 +145,6 @@ def _check(first: NDArray[np.int64], length: NDArray[np.int64], width: NDArray[A
     if (first + length > BINADES).any():
         raise ProtocolError(f"a histogram has a stretch beyond bin {BINADES - 1} of its sign")
     if not np.isin(width, (0, *_WIDTHS)).all():
-        raise ProtocolError("a histogram has counts of a width that is none of 1, 2, 4 and 8 bytes")
+        raise ProtocolError("a histogram has counts of a width other than 1, 2, 4 and 8 bytes")
     if ((width == 0) != (length == 0).all(axis=1)).any():
         raise ProtocolError("a histogram has a row with bins and no width, or a width and no bins")

@@ -1,8 +1,8 @@
-"""The bodies of `memory` and `times`, as tables of layers and back.
+"""Packs the rows of `memory` and `times` into bodies, and unpacks them.
 
-A body is the arrays that `columns` names, one after the other, each `rows` little-endian numbers of
-the type beside its name, the widest first. Row i is that of the manifest's layer i. A column that is
-all zero stays at home and is named in `zero`; one that is named nowhere was not measured.
+A body is the arrays that `columns` names, one after the other, each with `rows` little-endian numbers of
+the type given with its name, the widest first. Row i belongs to layer i of the manifest. A column that is
+all zero is not sent but named in `zero`; a column in neither list was not measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ __all__ = [
 _WHOLE_TYPES: Final = ("u1", "u2", "u4", "u8")
 _ONLY_WHERE_CALLED: Final = ("entry", "exit", "peak")
 MEMORY_COLUMNS: Final = ("saved", "param", "grad", "optimizer", "buffer", *_ONLY_WHERE_CALLED)
-"""Bytes. In the last three 0 stands for a layer that was not called."""
+"""Bytes. In the last three columns 0 means that the layer was not called."""
 
 TIMES_COLUMNS: Final = ("forward", "backward", "calls")
 """Seconds, seconds, a number."""
 
 ROWS_LIMIT: Final = 100_000
-"""The most layers where no array bounds their number: all columns are zero, or none was measured."""
+"""The limit of rows if no array bounds them: all columns are zero or not measured."""
 
 _Packed: TypeAlias = tuple[tuple[tuple[str, str], ...], tuple[str, ...], bytes]
 
@@ -61,7 +61,7 @@ def pack_times(rows: Mapping[int, TimeRow], count: int) -> _Packed:
 
 
 def unpack_memory(message: Memory, layers: Sequence[str]) -> MemoryTable:
-    """Return a message's table. Raises ProtocolError where body and head do not fit."""
+    """Return a message's table. Raises ProtocolError if body and head do not match."""
     columns = _unpack(message, MEMORY_COLUMNS)
     return MemoryTable(
         message.step,
@@ -74,7 +74,7 @@ def unpack_memory(message: Memory, layers: Sequence[str]) -> MemoryTable:
 
 
 def unpack_times(message: Times, layers: Sequence[str]) -> TimesTable:
-    """Return a message's table. Raises ProtocolError where body and head do not fit."""
+    """Return a message's table. Raises ProtocolError if body and head do not match."""
     columns = _unpack(message, TIMES_COLUMNS)
     rows = {
         i: TimeRow(
