@@ -58,7 +58,9 @@ def test_a_head_that_ends_early_is_refused_at_any_length(
     golden: list[bytes], message: Message, refused
 ):
     for end in range(len(golden[0])):
-        assert refused([golden[0][:end], *golden[1:]]).startswith(f"these {end} bytes are not a message: ")
+        assert refused([golden[0][:end], *golden[1:]]).startswith(
+            f"these {end} bytes are not a message: "
+        )
 
 
 def test_trailing_bytes_after_a_head_are_refused(golden: list[bytes], message: Message, refused):
