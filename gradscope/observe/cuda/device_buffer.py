@@ -1,8 +1,8 @@
-"""The buffer's part on a device: reductions are queued there, and read back once a step, asynchronously.
+"""`DeviceRowBuffer`: the rows on one device. Reductions are queued, and read back once per step, asynchronously.
 
-Nothing here waits for the device: the copy to pinned memory is queued behind the reductions, and an
-event tells when it has come. Reductions follow the stream on which the tensor's own work runs; autograd
-joins its streams before an optimizer steps, and the copy is queued after that.
+Nothing waits for the device: the copy to pinned memory is queued after the reductions, and an event shows when it
+has arrived. Reductions run on the current stream of the tensor's own work; autograd joins its streams before an
+optimizer steps, and the copy is queued after that.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _FIRST_CAPACITY = 256
 
 @dataclass(frozen=True, slots=True)
 class DeviceReadout:
-    """A device's rows on their way to the host: float64, shape (rows, 10).
+    """The rows of a device, being copied to the host: float64, shape (rows, len(DEVICE_COLUMNS)).
 
     `bins`, at full detail, are int64, shape (rows, 128).
     """
@@ -32,11 +32,11 @@ class DeviceReadout:
     event: torch.Event | None
 
     def is_ready(self) -> bool:
-        """Whether the copy has come."""
+        """Return whether the copy has arrived."""
         return self.event is None or bool(self.event.query())
 
     def merge_into(self, block: Block) -> None:
-        """Merge the rows into those of a block, which has as many or more."""
+        """Merge the rows into those of a block, which has at least as many."""
         if self.event is not None:
             self.event.synchronize()
         merge_columns(block, 0, self.host, self.bins)
@@ -58,7 +58,7 @@ def merge_columns(block: Block, begin: int, columns: torch.Tensor, bins: torch.T
 
 
 class DeviceRowBuffer:
-    """Rows on one device; the row numbers are the buffer's own."""
+    """Rows on one device, with the same indices as in the RowBuffer."""
 
     def __init__(self, device: torch.device, *, is_full: bool = False) -> None:
         self._device = device
@@ -66,7 +66,7 @@ class DeviceRowBuffer:
         self._bins = self._no_bins(_FIRST_CAPACITY) if is_full else None
 
     def reduce(self, tensor: torch.Tensor, rows: tuple[int, ...]) -> bool:
-        """Queue the reduction of a tensor into rows; return that it will run."""
+        """Queue the reduction of a tensor into rows; return True."""
         self.add(rows, reduce_on_device(tensor, is_full=self._bins is not None))
         return True
 
@@ -83,7 +83,7 @@ class DeviceRowBuffer:
                 self._bins[row].add_(record.bins)
 
     def harvest(self) -> DeviceReadout:
-        """Queue the copy to the host and empty the rows behind it."""
+        """Queue the copy to the host, then empty the rows."""
         harvest = self.copy()
         self._fill_empty(self._table)
         if self._bins is not None:
@@ -91,7 +91,7 @@ class DeviceRowBuffer:
         return harvest
 
     def copy(self) -> DeviceReadout:
-        """Queue the copy to the host, and leave the rows as they are."""
+        """Queue the copy to the host without emptying the rows."""
         host = self._on_host(self._table)
         bins = None if self._bins is None else self._on_host(self._bins)
         event = None

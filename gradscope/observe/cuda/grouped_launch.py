@@ -1,7 +1,7 @@
-"""Many tensors in one launch: a table on the device that tells what each program is to read.
+"""Many tensors in one launch: a table on the device says what each program reads.
 
-A table is filled anew only when an address has changed, as gradients' do after
-`zero_grad(set_to_none=True)`; it goes through pinned memory, and nothing waits for it.
+A table is filled again only if an address has changed, as those of gradients do after
+`zero_grad(set_to_none=True)`. It is copied through pinned memory, and nothing waits for it.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from gradscope.observe.cuda.tensor_memory import Memory, memory_of
 __all__ = ["Part", "PartsKey", "TableOfItems", "parts_of"]
 
 _ITEM_BYTES = 1 << 18
-"""What one item reads at most: large enough that merging weighs little, small enough to spread."""
+"""The most bytes of an item: large enough that merging costs little, small enough to spread over programs."""
 
 
 class Part(NamedTuple):
-    """One tensor of a list, where it lies, and where what it was before lies (or itself)."""
+    """One tensor of a list: its index, its memory, and the address of its earlier values (or its own)."""
 
     place: int
     memory: Memory
@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 class PartsKey(NamedTuple):
-    """What the tensors of one launch have in common."""
+    """The properties that all tensors of one launch share."""
 
     dtype: torch.dtype
     is_aligned: bool
@@ -40,7 +40,7 @@ def parts_of(
     before: Sequence[torch.Tensor] | None,
     may_be: Sequence[bool],
 ) -> dict[PartsKey, list[Part]]:
-    """Sort tensors by the launch that reads them; those that cannot be read in place are left out."""
+    """Group tensors by launch; those that cannot be read in place are omitted."""
     parts: dict[PartsKey, list[Part]] = {}
     for place, tensor in enumerate(tensors):
         memory = memory_of(tensor) if may_be[place] else None
@@ -58,7 +58,7 @@ def parts_of(
 
 
 def _same_layout(tensor: torch.Tensor, before: torch.Tensor, memory: Memory) -> Memory | None:
-    """Return the memory of what a tensor was, if it lies there in the same order."""
+    """Return the memory of the earlier values, if they have the same layout."""
     if tensor.shape != before.shape or tensor.stride() != before.stride():
         return None
     earlier = memory_of(before)
@@ -77,7 +77,7 @@ class TableOfItems:
         self.items = torch.empty((0, ITEM_WORDS), dtype=torch.int64, device=device)
 
     def fill(self, parts: list[Part], lines: list[tuple[int, ...]], dtype: torch.dtype) -> None:
-        """Queue the filling of the table, where it does not say this already."""
+        """Queue the filling of the table, unless it has this content already."""
         wanted = (parts, lines, dtype)
         if wanted == self._filled_for:
             return
@@ -91,7 +91,7 @@ class TableOfItems:
         self._filled_for = wanted
 
     def _send(self, items: torch.Tensor) -> None:
-        """Copy asynchronously, through memory that no earlier copy is still reading."""
+        """Copy asynchronously through pinned memory that no earlier copy is still reading."""
         is_free = self._copied is not None and self._copied.query()
         if (
             self._staged is None

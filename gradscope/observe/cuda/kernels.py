@@ -1,20 +1,19 @@
-"""The columns of tensors in one look at a CUDA device's memory, in Triton's language.
+"""Triton kernels: all columns of a tensor in one read of its memory. Experimental, off by default.
 
-Two kernels, `reduce_one` and `reduce_many`, differ in where they learn what to read. A stretch that is
-finite throughout is told by its least and greatest element, which are kept as integers in the order of
-the numbers: a NaN or an infinity lies beyond the finite ones, and then the stretch is read again with
-each element judged by its bits. Full detail always judges. float16 and bfloat16 are widened to float32
+Two kernels, `reduce_one` and `reduce_many`, differ in where they read their arguments. Whether a span is finite is
+read off its least and greatest element, kept as integers in the order of the numbers: NaN and infinities are
+beyond the finite ones. Such a span is read again and each element judged by its bits. Full detail always
+judges. float16 and bfloat16 are widened to float32
 first, which is exact. Sums are float64, of each element and of its square: with n elements they err by
 at most n * 2^-53 of the sum of magnitudes. Programs merge into a line by atomic operations: two runs
 may differ in the last bits of `sum` and `sumsq`.
 
-`triton_lines` says what is read and written. Addresses are integers: nothing is asked of the driver in
-a launch.
+`row_layout` defines what is read and written. Addresses are integers, so a launch does not query the driver.
 """
 # ruff: noqa: ANN001, ANN201, ANN202, N803, N806, PLR0917 - Triton's own ways
 # mypy: disable-error-code="import-not-found, import-untyped, no-untyped-def, no-untyped-call"
 
-from __future__ import annotations  # Triton is not everywhere, and its names stand in signatures
+from __future__ import annotations  # Triton is optional, and its names are in signatures
 
 from typing import Any
 
@@ -26,7 +25,7 @@ from gradscope.observe.cuda.row_layout import BINS_AT, ITEM_WORDS, LINE_COLUMNS
 try:
     import triton
     from triton import language as tl
-except ImportError:  # `triton_pass` says so, and calls nothing of this
+except ImportError:  # `triton_pass` reports it, and calls nothing of this
     triton = None
 
 __all__ = ["BLOCK_BYTES", "WARPS", "kind_of", "reduce_many", "reduce_one"]
@@ -36,7 +35,7 @@ WARPS = 4
 _THREADS = WARPS * 32
 
 BLOCK_BYTES = _THREADS * 16
-"""What a program reads at a time: sixteen bytes for each of its threads."""
+"""Bytes that a program reads at a time: sixteen for each of its threads."""
 
 
 def kind_of(dtype: torch.dtype) -> Any:  # Any: Triton's own kind of dtype, as above
@@ -45,7 +44,7 @@ def kind_of(dtype: torch.dtype) -> Any:  # Any: Triton's own kind of dtype, as a
 
 
 _NUMBERS = ["address", "size", "repeats", "line0", "line1", "line2", "line3", "items"]
-"""What a kernel is not compiled anew for, whatever it is."""
+"""Arguments whose values do not cause a new compilation."""
 
 
 def _jit(function: Any) -> Any:  # Any: Triton's own kind of function, which publishes no type
@@ -73,7 +72,7 @@ def reduce_one(
     KIND: tl.constexpr, LEAST_NORMAL: tl.constexpr,
     IS_ALIGNED: tl.constexpr, IS_FULL: tl.constexpr,
 ):  # fmt: skip
-    """Reduce one tensor; programs share it in spans of whole blocks."""
+    """Reduce one tensor; each program reads a span of whole blocks."""
     BLOCK: tl.constexpr = _ROW_BITS // KIND.primitive_bitwidth
     blocks = (size + BLOCK - 1) // BLOCK
     programs = tl.num_programs(0).to(tl.int64)
@@ -92,7 +91,7 @@ def reduce_many(
     items: tl.int64, KIND: tl.constexpr, LEAST_NORMAL: tl.constexpr,
     IS_ALIGNED: tl.constexpr, IS_FULL: tl.constexpr, IS_CHANGE: tl.constexpr,
 ):  # fmt: skip
-    """Reduce one item of a table for each program; with IS_CHANGE, what it is less what it was."""
+    """Reduce one item of a table per program; with IS_CHANGE, its values minus the earlier ones."""
     item = items.to(tl.pointer_type(tl.int64)) + tl.program_id(0).to(tl.int64) * _ITEM_WORDS
     _reduce_span(
         tl.load(item), tl.load(item + 1), 0, tl.load(item + 2), tl.load(item + 3), tl.load(item + 4),
@@ -141,7 +140,7 @@ def _reduce_span(
 
 @_jit
 def _quick(pointer, earlier, begin, end, IS_CHANGE: tl.constexpr):
-    """Return (sum, sum of squares, least key, greatest key): right where the keys are finite."""
+    """Return (sum, sum of squares, least key, greatest key); correct if the keys are finite."""
     BLOCK: tl.constexpr = _ROW_BITS // pointer.dtype.element_ty.primitive_bitwidth
     lanes = tl.arange(0, BLOCK)
     whole = begin + (end - begin) // BLOCK * BLOCK
@@ -216,7 +215,7 @@ def _merge(
     line, count, nan, posinf, neginf, zero, subnormal, total, squares, least, greatest, calls, bins,
     repeats, IS_FULL: tl.constexpr,
 ):  # fmt: skip
-    """Merge a record into a line; what adds nothing is left out."""
+    """Merge a record into a line; counts of zero are skipped."""
     cells = line.to(tl.pointer_type(tl.float64))
     tl.atomic_add(cells + _COUNT, count.to(tl.float64), sem="relaxed")
     if nan + posinf + neginf > 0:
@@ -259,7 +258,7 @@ def _widened(raw):
     if raw.dtype == tl.bfloat16:
         shifted = raw.to(tl.int16, bitcast=True).to(tl.int32) << 16
         return shifted.to(tl.float32, bitcast=True)
-    elif raw.dtype == tl.float16:  # noqa: RET505 - Triton wants both ways of a constant branch told
+    elif raw.dtype == tl.float16:  # noqa: RET505 - Triton needs both branches of a constant condition
         return raw.to(tl.float32)
     else:
         return raw
@@ -270,7 +269,7 @@ def _infinities(pointer, BLOCK: tl.constexpr, IS_CHANGE: tl.constexpr):
     """Return infinity's key for each lane, as wide as the keys of what is read."""
     if IS_CHANGE or pointer.dtype.element_ty == tl.float64:
         return tl.full((BLOCK,), 0x7FF0000000000000, tl.int64)
-    else:  # noqa: RET505 - Triton wants both ways of a constant branch told
+    else:  # noqa: RET505 - Triton needs both branches of a constant condition
         return tl.full((BLOCK,), 0x7F800000, tl.int32)
 
 

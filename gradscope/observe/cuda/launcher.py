@@ -24,17 +24,17 @@ _OFF = f"the Triton kernels are off; {_SWITCH}=1 turns them on"
 _made: list["TritonPass"] = []
 _PROGRAMS_PER_PROCESSOR = 8
 _BLOCKS_PER_PROGRAM = 4
-"""A program reads so many blocks at least: what it merges into a line weighs little then."""
+"""The fewest blocks that a program reads, so that merging into a line costs little."""
 _LEAST_CAPABILITY = (7, 5)
 _FLOAT32_IN_FLOAT64 = 0x381 << 52
-"""The bits of float32's least normal number, 2^-126, in float64: smaller changes are subnormal."""
+"""The float64 bits of float32's least normal number, 2^-126: smaller changes count as subnormal."""
 _LEAST_NORMAL = {
     torch.float64: 1 << 52,
     torch.float32: 1 << 23,
     torch.bfloat16: 1 << 23,
     torch.float16: 113 << 23,
 }
-"""The bits of the least normal magnitude of a dtype, in what it is widened to."""
+"""The bits of the least normal magnitude of a dtype, in the type it is widened to."""
 
 
 def device_pass_name() -> str:
@@ -77,16 +77,16 @@ def _load(device: torch.device) -> tuple["TritonPass | None", str]:
 
 
 def failed_pass() -> Exception | None:
-    """Return why a pass of this process runs no longer; None while all do."""
+    """Return the error that disabled a pass in this process, or None."""
     return next((made.error for made in _made if made.error is not None), None)
 
 
 class TritonPass:
     """Launches the kernels on one device; `programs` at most for one tensor.
 
-    Once a kernel has failed to compile or to start none is launched any more: `failure` says why,
-    and `failed_pass` gives the `error`, to be told. While a CUDA graph is captured only kernels that
-    have run before are launched, since loading one is not allowed then.
+    After a kernel has failed to compile or start, none is launched: `failure` is the reason, and `failed_pass` returns
+    the `error` for the report. During the capture of a CUDA graph only kernels that have run before are
+    launched, because loading one is not allowed then.
     """
 
     def __init__(self, device: torch.device, programs: int) -> None:
@@ -99,7 +99,7 @@ class TritonPass:
         _made.append(self)
 
     def reduce(self, memory: Memory, lines: Sequence[int], *, is_full: bool) -> int:
-        """Queue the reduction of memory into lines, given by address; return for how many it was."""
+        """Queue the reduction of memory into lines, given by address; return for how many lines it was queued."""
         kernels = self._ready()
         if kernels is None:
             return 0

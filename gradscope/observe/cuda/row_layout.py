@@ -1,4 +1,4 @@
-"""What host and kernels agree on: the lines that are written, and the items that tell what to read."""
+"""The memory layout shared by host and kernels: lines (rows on the device), and items (what to read)."""
 
 from typing import Final
 
@@ -7,14 +7,14 @@ from gradscope.columns import COLUMN_NAMES
 __all__ = ["BINS_AT", "ITEM_WORDS", "LINES", "LINE_COLUMNS"]
 
 LINE_COLUMNS: Final = (*(name for name in COLUMN_NAMES if name != "calls"), "calls")
-"""A line is a row of the buffer: these columns as float64, at full detail int64 bins from BINS_AT on."""
+"""The columns of a line, as float64; at full detail int64 bins follow from BINS_AT."""
 
 BINS_AT: Final = 16
-"""Where a line's bins begin, in words of 8 bytes: behind one cache line of columns."""
+"""The index of the first bin in a line, in words of 8 bytes: after two cache lines of columns."""
 
 LINES: Final = 4
-"""Lines that one look is merged into, at most."""
+"""The most lines into which one reduction is merged."""
 
 ITEM_WORDS: Final = 5 + LINES
-"""An item, in int64: address, address of what it was before, elements, how often each counts, 1 where a
-tensor begins, and the addresses of its lines, or 0."""
+"""Words (int64) of an item: address, address of the earlier values, elements, repeats of each, 1 for the first item
+of a tensor, and the addresses of its lines or 0."""

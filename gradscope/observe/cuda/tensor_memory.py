@@ -1,4 +1,4 @@
-"""A tensor's memory as the Triton kernels read it: dense in any order of dims, nothing copied."""
+"""The memory of a tensor for the Triton kernels: dense in any order of dims, not copied."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from gradscope.hooks import is_sharded, local_part
 __all__ = ["KINDS", "Memory", "memory_of"]
 
 KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-"""What the kernels read."""
+"""The dtypes that the kernels read."""
 
 _ALIGNED_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Elements that lie one behind the other, each of which counts `repeats` times."""
+    """Contiguous elements, each of which counts `repeats` times."""
 
     address: int
     size: int
@@ -30,9 +30,9 @@ class Memory:
 
 
 def memory_of(tensor: torch.Tensor) -> Memory | None:
-    """Return where the elements of a tensor lie; None where they are not to be read in place.
+    """Return the memory of a tensor, or None if it cannot be read in place.
 
-    That is: another dtype, a subclass (of a distributed tensor the local part is read), a negated view,
+    It cannot for: another dtype, a subclass (of a distributed tensor the local part is read), a negated view,
     sparse, nested, a transform's own tensor, gaps or overlaps in memory, no storage. A dim of stride 0
     is read once.
     """
@@ -57,7 +57,7 @@ def memory_of(tensor: torch.Tensor) -> Memory | None:
 
 
 def _stored(tensor: torch.Tensor) -> int:
-    """Return how many elements lie in memory, which they must fill; 0 where they do not."""
+    """Return the number of elements in memory if they fill it without gaps, else 0."""
     size = 1
     for stride, extent in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if stride == 0 or extent == 1:

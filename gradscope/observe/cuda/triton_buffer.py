@@ -1,9 +1,8 @@
-"""A CUDA device's part of the buffer where the Triton kernels measure: lines, read once a step.
+"""`TritonRowBuffer`: the rows (lines) on a CUDA device that the Triton kernels write, read once per step.
 
-Lines never move: a captured CUDA graph goes on writing into them. Nothing here waits for the device,
-and in steady state nothing is allocated: a step's lines are copied into pinned memory that is taken
-again once it was read. What the kernels cannot read in place goes PyTorch's own way, into the same
-lines.
+Lines never move: a captured CUDA graph keeps writing to them. Nothing waits for the device, and in steady state
+nothing is allocated: lines are copied into pinned memory that is reused after it was read. PyTorch's operations
+reduce what the kernels cannot read in place, into the same lines.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,14 +24,14 @@ _ADDED = len(DEVICE_COLUMNS) - 2
 _LEAST, _GREATEST, _CALLS = (LINE_COLUMNS.index(name) for name in ("min", "max", "calls"))
 _FIRST_LINES = 1024
 _TABLES = 256
-"""Tables of items that are remembered: they are made anew where there are more."""
+"""The most tables of items that are kept."""
 
 _written_by_graphs: dict[int, torch.Tensor] = {}
-"""Lines that captured graphs write to, by address: for ever, since nothing tells of a graph's end."""
+"""Lines that captured graphs write to, by address. Kept forever: the end of a graph is not known."""
 
 
 def open_row_buffer(device: torch.device, *, is_full: bool) -> "TritonRowBuffer | DeviceRowBuffer":
-    """Return a buffer for a device, with the pass that runs there."""
+    """Return a buffer for a device, for the pass that runs there."""
     found = triton_pass(device)
     if found is None:
         return DeviceRowBuffer(device, is_full=is_full)
@@ -41,7 +40,7 @@ def open_row_buffer(device: torch.device, *, is_full: bool) -> "TritonRowBuffer 
 
 @dataclass(frozen=True, slots=True)
 class _Landing:
-    """Where a copy of the lines arrives: one tensor for each segment, and the event that tells."""
+    """Pinned memory for a copy of the lines, one tensor per segment, and the event of its arrival."""
 
     segments: list[torch.Tensor]
     event: torch.Event | None
@@ -49,21 +48,21 @@ class _Landing:
 
 @dataclass(frozen=True, slots=True)
 class TritonReadout:
-    """A device's lines on their way to the host."""
+    """The lines of a device, being copied to the host."""
 
     landing: _Landing
     rows: int
     free: list[_Landing]
 
     def is_ready(self) -> bool:
-        """Whether the copy has come."""
+        """Return whether the copy has arrived."""
         event = self.landing.event
         return event is None or bool(event.query())
 
     def merge_into(self, block: Block) -> None:
-        """Merge the lines into the rows of a block, once; their memory is taken for a later step then.
+        """Merge the lines into the rows of a block, once; their memory is then reused.
 
-        The host has counted the calls that it made; those that a CUDA graph repeats are on the device.
+        The host counts its own calls; replays of a CUDA graph are counted on the device.
         """
         if self.landing.event is not None:
             self.landing.event.synchronize()
@@ -82,7 +81,7 @@ class TritonReadout:
 
 
 class TritonRowBuffer:
-    """Lines on one device; the row numbers are the buffer's own."""
+    """Lines on one device, with the same indices as in the RowBuffer."""
 
     def __init__(self, device: torch.device, measuring: TritonPass, *, is_full: bool) -> None:
         self._device = device
@@ -98,8 +97,8 @@ class TritonRowBuffer:
     def reduce(self, tensor: torch.Tensor, rows: tuple[int, ...]) -> bool:
         """Queue the reduction of a tensor into rows; return whether it will run now.
 
-        It does not where a CUDA graph is being captured: each run of the graph does it, and counts.
-        Raises Unmeasurable where there are no numbers to read, or a graph being captured has no room.
+        It does not run during the capture of a CUDA graph: each replay runs and counts it.
+        Raises Unmeasurable if there is no data to read, or if there is no line for it during a capture.
         """
         is_capturing = self._pass.is_capturing()
         self._reserve(max(rows) + 1, is_capturing=is_capturing)
@@ -122,7 +121,7 @@ class TritonRowBuffer:
     ) -> set[int]:
         """Queue the reduction of many tensors, or of their changes, in a launch for each dtype.
 
-        Returns the places of those that were queued; the others are to be reduced one by one.
+        Returns the indices of those that were queued; the others must be reduced one by one.
         """
         if self._pass.is_capturing() or not targets:
             return set()
@@ -151,7 +150,7 @@ class TritonRowBuffer:
                 line[BINS_AT:].view(torch.int64).add_(record.bins)
 
     def harvest(self) -> TritonReadout:
-        """Queue the copy to the host and empty the lines behind it."""
+        """Queue the copy to the host, then empty the lines."""
         harvest = self.copy()
         if self._empty is not None:
             for lines in self._used():
@@ -159,7 +158,7 @@ class TritonRowBuffer:
         return harvest
 
     def copy(self) -> TritonReadout:
-        """Queue the copy to the host, and leave the lines as they are."""
+        """Queue the copy to the host without emptying the lines."""
         is_cuda = self._device.type == "cuda"
         landing = (
             self._free.pop()
@@ -197,7 +196,7 @@ class TritonRowBuffer:
         """Make room for rows; segments double, so that there are few of them."""
         while rows > len(self._addresses):
             if is_capturing:
-                raise Unmeasurable("a row that is first met while a CUDA graph is captured")
+                raise Unmeasurable("a row that was first used during the capture of a CUDA graph")
             if self._empty is None:
                 self._empty = self._empty_line()
             lines = max(_FIRST_LINES, len(self._addresses))
