@@ -409,6 +409,11 @@ class Scope:
         Raises UsageError if only one of `save` and `restore` is given, or for an argument that is not an
         optimizer.
         """
+        for optimizer in optimizers:
+            if not isinstance(optimizer, Optimizer):
+                raise UsageError(
+                    f"keep_snapshot takes torch.optim.Optimizers, got {type(optimizer).__name__}"
+                )
         self._snapshot.enable(optimizers, save, restore)
 
     def restore_snapshot(self) -> None:

@@ -215,7 +215,7 @@ def test_an_internal_error_stops_measuring_and_not_training(monkeypatch, caplog)
         with pytest.raises(gradscope.errors.NotMeasuredError, match="switched off"):
             scope.times()
         assert not torch_module._global_forward_pre_hooks
-    assert "This part is switched off" in caplog.text
+    assert "This plugin is switched off" in caplog.text
 
 
 def test_a_compiled_model_is_said_to_be_unknown_and_its_parameters_are_known():

@@ -72,7 +72,7 @@ def test_a_deleted_model_or_one_that_cannot_run_is_a_clear_error():
         scope.examine(torch.randn(5, 3))
     del model
     gc.collect()
-    with pytest.raises(UsageError, match=r"the model of run .* is gone"):
+    with pytest.raises(UsageError, match=r"the model of run .* was collected"):
         scope.examine(torch.randn(5, 4))
 
 
