@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from support import fork_server
+
 TRAINING = """
 import sys, time
 import torch
@@ -40,7 +42,7 @@ while True:
 @contextmanager
 def started_training(name: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A small training in its own process, listed by the hub, until the block ends."""
-    process = subprocess.Popen([sys.executable, "-c", TRAINING, name], env=environment)
+    process = fork_server.Popen([sys.executable, "-c", TRAINING, name], env=environment)
     try:
         wait_until(lambda: name in command("ls", environment=environment).stdout, timeout_s=60)
         yield process

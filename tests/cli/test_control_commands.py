@@ -2,12 +2,13 @@
 
 import json
 import re
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+
+from support import fork_server
 
 
 def step_of(live) -> int:
@@ -105,7 +106,7 @@ while True:
 
 
 def test_wait_until_nan_tells_the_step_and_done_when_the_run_has_ended(live):
-    with subprocess.Popen([sys.executable, "-c", FAILING], env=live.environment) as training:
+    with fork_server.Popen([sys.executable, "-c", FAILING], env=live.environment) as training:
         try:
             live.wait_until(lambda: "failing" in live.gradscope("ls").stdout, timeout_s=60)
             seen = live.gradscope("wait", "failing", "--until", "nan", "--timeout", "30")

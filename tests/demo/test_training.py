@@ -14,10 +14,11 @@ import torch
 from gradscope.demo.model import GPT, Config
 from gradscope.demo.text import Characters, Windows, load_text
 from gradscope.demo.train import train
+from support import fork_server
 
 
 def _train(*options: str, timeout_s: float = 90) -> str:
-    ran = subprocess.run(
+    ran = fork_server.run(
         [sys.executable, "-W", "error", "-m", "gradscope.demo", "--no-gradscope", *options],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

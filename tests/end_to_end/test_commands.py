@@ -11,6 +11,7 @@ import pytest
 
 import gradscope
 from gradscope.errors import NothingToConnectError
+from support import fork_server
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("ended_hubs")]
 
@@ -89,7 +90,7 @@ class Viewer:
 def test_a_thousand_commands_at_random_times_act_from_the_acknowledged_step_on(places, tmp_path):
     result, until = tmp_path / "result.npy", tmp_path / "until"
     command = [sys.executable, str(SCRIPT), str(result), str(until)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with fork_server.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             with connect() as client:
                 viewer = Viewer(client, seed=7)
