@@ -1,4 +1,4 @@
-"""`attach`: the one line. It checks what it is given, makes a Scope, and says how to watch."""
+"""`attach`: checks its arguments, makes a Scope, and prints how to watch the run."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ from gradscope.intervene import OwnFunction, register_action
 __all__ = ["attach", "register_intervention", "scopes"]
 
 _live: dict[int, tuple[weakref.ref[nn.Module], Scope]] = {}
-"""The scopes of this process by the id of their model: the one-line use keeps none itself."""
+"""The scopes of this process by the id of their model. A script need not keep its scope."""
 
 
 def attach(
@@ -44,32 +44,32 @@ def attach(
     replace: bool = False,
     quiet: bool = False,
 ) -> Scope:
-    """Watch a model while it trains. Nothing about the training changes.
+    """Observe a model while it trains. Nothing about the training changes.
 
-    model: any nn.Module. Its layers are watched; it is held weakly.
-    optimizer: whose step ends a step; the first of the model's that steps, when left out.
-    name: the run's name; the script's and a short id when left out.
+    model: any nn.Module. Its layers are observed; it is held weakly.
+    optimizer: the optimizer whose step ends a step; by default the first of the model's that steps.
+    name: the name of the run; by default the script's name and a short id.
     layers: a glob or `re:` regex over module names, several of them, or a callable of (name, module);
-        None: all modules that have something of their own to show.
+        None: all modules that do more than call other modules.
     budget: the fraction of the step time that observing may cost, between 0 and 1; None: every step.
-    every: observe exactly every so many steps, instead of a budget.
-    detail: "core", or "full" to count zeros, subnormals and the exponents of the elements, too.
+    every: observe every N-th step, instead of a budget.
+    detail: "core", or "full" to also count zeros, subnormals and exponents of the elements.
     record: keep a bounded recording on disk: True, False, or a path.
-    hub: "auto" joins this user's hub or starts one; a runtime directory names another; None: no link.
-    control: False: no viewer can change anything.
-    scaler: the GradScaler of a training with AMP, so that gradients are shown unscaled and skipped
-        iterations are known; without it they are marked as scaled under float16 autocast.
+    hub: "auto" joins this user's hub or starts one; a runtime directory names another; None: no hub.
+    control: False: viewers cannot change anything.
+    scaler: the GradScaler of a training with AMP. With it, gradients are shown unscaled and skipped
+        iterations are known; without it, gradients under float16 autocast are marked as scaled.
     start_step: the index of the first step, for a run that was resumed.
-    memory_limit_bytes: raise torch.OutOfMemoryError, as an allocator would, where a layer is left and
-        the process (on CUDA: the allocator) holds more; every step is measured then. It tells what a
-        smaller device would say, and is a case in which gradscope raises into a training.
-    resources_every: measure memory and time in exactly every so many steps. None: in few chosen ones,
-        however many are observed, at no more than a quarter of the budget (of 0.02 without one).
+    memory_limit_bytes: raise torch.OutOfMemoryError, as an allocator would, when a layer returns and
+        the process (on CUDA: the allocator) holds more. Every step is measured then. It simulates a
+        smaller device; it is one of two cases in which gradscope raises into a training.
+    resources_every: measure memory and time in every N-th step. None: in few chosen steps, for at most
+        a quarter of the budget (of 0.02 without a budget).
     replace: detach an earlier scope of this model first.
-    quiet: do not say on stderr how to watch.
+    quiet: do not print on stderr how to watch.
 
-    Raises UsageError (its subclass UnknownLayerError for `layers`) for an argument that cannot be, and
-    when the model has a scope already. With GRADSCOPE=0 in the environment the Scope is inert.
+    Raises UsageError (its subclass UnknownLayerError for `layers`) for an invalid argument, and if the
+    model has a scope already. With GRADSCOPE=0 in the environment the Scope is inert.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"attach(model) takes an nn.Module, got {type(model).__name__}")
@@ -110,16 +110,16 @@ def register_intervention(
     sites: Sequence[str] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Make a function of the script's own known to viewers, as an intervention of that name.
+    """Register a function of the script as an intervention, which viewers can set by its name.
 
     function: `function(gradient, *, …) -> gradient`, or a subclass of torch.autograd.Function, which is
         applied in forward. Its keyword parameters, annotated as float, int, bool or Literal of texts,
-        are what a viewer can set; the first line of its docstring is what it is told.
-    sites: where it may act; everywhere when left out ("params" not for a Function).
-    ranges: the least and the greatest value of a parameter.
+        are its arguments; the first line of its docstring is its description.
+    sites: where it may act; by default everywhere ("params" not for a Function).
+    ranges: the smallest and the largest value of a parameter.
 
-    A later function of the same name takes its place. Raises UsageError for a name that is none, or
-    gradscope's own, and for parameters that cannot be understood.
+    A later function of the same name replaces it. Raises UsageError for an invalid name, a name of
+    gradscope's own interventions, and for parameters without a supported annotation.
     """
     register_action(name, function, sites=sites, ranges=ranges)
     for scope in scopes():
@@ -148,7 +148,7 @@ def _remember(model: nn.Module, scope: Scope) -> None:
 
 
 def _say_how_to_watch(scope: Scope) -> None:
-    print(  # noqa: T201 - the one line that a person should see
+    print(  # noqa: T201 - the one line for the user
         f"gradscope: watching {scope.watched_count} layers of run {scope.run!r} ({scope.measured_by}); "
         f"see it with: gradscope watch {scope.run}",
         file=sys.stderr,

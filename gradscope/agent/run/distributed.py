@@ -1,4 +1,4 @@
-"""This process among the ranks of its job: which one it is, and its own way to the job's store."""
+"""The ranks of a job: this process's rank, and its own connection to the job's store."""
 
 import os
 from contextlib import suppress
@@ -13,7 +13,7 @@ __all__ = ["has_process_group", "rank_and_world_size", "store_of_our_own"]
 
 
 def has_process_group() -> bool:
-    """Whether torch.distributed is there, and initialised."""
+    """Return whether torch.distributed is available and initialised."""
     return dist.is_available() and dist.is_initialized()
 
 

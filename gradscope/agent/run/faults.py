@@ -1,4 +1,4 @@
-"""What goes wrong inside gradscope: counted, told once, and never the training's problem."""
+"""Errors inside gradscope: counted, reported once, and kept away from the training."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ _log = logging.getLogger("gradscope")
 
 
 class Faults:
-    """Counts the failures of each part. The first of each is logged and told (`tell(code, text)`)."""
+    """Counts the failures of each part. The first of each is logged and passed to `tell(code, text)`."""
 
     def __init__(self, tell: Callable[[str, str], None]) -> None:
         self.tell = tell
@@ -24,7 +24,7 @@ class Faults:
         return dict(self._counts)
 
     def report(self, part: str, error: BaseException, consequence: str) -> None:
-        """Note that a part failed with an error, and what follows from that."""
+        """Count a failure of a part; report the first one, with its consequence."""
         with self._lock:
             self._counts[part] += 1
             is_first = self._counts[part] == 1
@@ -35,7 +35,7 @@ class Faults:
         self.tell(f"fault.{part.replace(' ', '-')}", text)
 
     def warn(self, part: str, text: str) -> None:
-        """Note something that is no error of ours, told once."""
+        """Report a warning once; it is not an error of gradscope."""
         with self._lock:
             self._counts[part] += 1
             is_first = self._counts[part] == 1

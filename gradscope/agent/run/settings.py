@@ -1,4 +1,4 @@
-"""What `attach` was asked for, checked at the door: nothing behind it checks again."""
+"""The arguments of `attach`, validated once."""
 
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -17,7 +17,7 @@ _DETAILS = ("core", "full")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One run's settings, as `attach` explains them. Raises UsageError for what cannot be.
+    """The settings of one run, as `attach` documents them. Raises UsageError for invalid ones.
 
     hub: None for no link, "auto", or a directory. is_inert: GRADSCOPE=0 was in the environment.
     """
