@@ -30,14 +30,14 @@ class Agent:
         for message in messages:
             if isinstance(message, Welcome):
                 self.link.send(self.run.manifest())
-                self.tell()
+                self.announce()
             elif isinstance(message, Command):
                 if message.id in self.answers:
                     self.link.send(self.answers[message.id])
                 else:
                     self.waiting.append(message)
 
-    def tell(self):
+    def announce(self):
         self.link.send(self.run.interventions(self.revision, self.step, *self.entries))
 
     def boundary(self):
@@ -46,7 +46,7 @@ class Agent:
             self.answers[command.id] = self.obey(command)
             self.link.send(self.answers[command.id])
         if waiting:
-            self.tell()
+            self.announce()
 
     def obey(self, command):
         names = {layer.name for layer in self.run.layers}

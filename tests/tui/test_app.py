@@ -174,7 +174,7 @@ async def test_an_intervention_is_copied_as_python_and_its_history_is_listed():
         await one.press("j", "i", "s", "enter")
         await one.until(lambda: "1 active" in one.line(InterventionBar))
         text = "scale-1 set by me from step 20 on: scale(factor=0.1) on tokens at output"
-        deed = Event(
+        change = Event(
             run="gpt-7f3a",
             rank=0,
             step=20,
@@ -183,7 +183,7 @@ async def test_an_intervention_is_copied_as_python_and_its_history_is_listed():
             code="intervention.set",
             text=text,
         )
-        one.source.put(deed)
+        one.source.put(change)
         page = next(key.keys for key in KEYS if key.action == "show('interventions')")
         await one.press(page)
         await one.until_shown("history: who changed what")

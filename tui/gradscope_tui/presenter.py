@@ -1,6 +1,6 @@
 """`Presenter`: which run, page and frame are shown, and the cells of every line around the pages.
 
-It stands between store and screen: it knows the clock, the link and the run, and no widget.
+It is between store and screen: it uses the clock, the link and the run, and no widget.
 """
 
 import time

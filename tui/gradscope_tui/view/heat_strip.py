@@ -88,8 +88,8 @@ def in_words(shares: Shares, width: int) -> str:
         "subnormal": float(newest[(exponent >= -24) & (exponent < -14)].sum()),
         "lost": float(newest[exponent < -24].sum()),
     }
-    told = ", ".join(f"{_part(share)} {word}" for word, share in beyond.items() if share > 0)
-    in_fp16 = f"in fp16 {told or 'all of them normal'}"
+    shares_in_words = ", ".join(f"{_part(share)} {word}" for word, share in beyond.items() if share > 0)
+    in_fp16 = f"in fp16 {shares_in_words or 'all of them normal'}"
     both = f"90 % in {start} … 2^{high + 1}; {in_fp16}"
     return both if len(both) <= width else in_fp16
 

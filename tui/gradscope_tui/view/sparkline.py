@@ -1,7 +1,6 @@
-"""Sparklines: a row of blocks, one a step, on a logarithmic scale between the least and the greatest.
+"""Sparklines: a row of blocks, one per step, on a logarithmic scale between the least and the greatest.
 
-What is missing is a blank, what is not finite an exclamation mark: neither can be taken for a low
-number.
+A missing number is a blank, a nonfinite one an exclamation mark, so that neither looks like a low number.
 """
 
 import math
@@ -12,13 +11,13 @@ from numpy.typing import NDArray
 __all__ = ["sparkline"]
 
 _BLOCKS = "▁▂▃▄▅▆▇"
-"""Never the full block: lines of it would run into those above."""
+"""Without the full block, which would touch the line above."""
 
 _LEAST_LOG_SPAN = math.log(2.0)
-"""The scale spans at least a factor of two, so that noise stays low and a real change stands out."""
+"""The scale spans at least a factor of two, so that noise stays low and a real change is visible."""
 
 _LEAST_SPAN = 0.05
-"""A plain scale spans at least this part of the number."""
+"""A linear scale spans at least this fraction of the number."""
 
 
 def sparkline(values: NDArray[np.floating], width: int, *, is_log: bool = True) -> str:
