@@ -104,7 +104,7 @@ def watch(
     A run that has ended can be printed if it was recorded.
     """
     if tab not in ("layers", "memory"):
-        raise UsageError(f"expected --tab layers or --tab memory, got {tab!r}")
+        raise UsageError(f"expected --tab to be layers or memory, got {tab!r}")
     _watch(run, is_once=once, is_readonly=readonly, tab=tab)
 
 

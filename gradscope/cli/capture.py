@@ -21,7 +21,7 @@ _HEIGHT = 16
 def capture(run: str, layer: str, what: str, save: Path | None, *, timeout_s: float) -> None:
     """Capture tensors of the next step; print them, and save them if a file is given."""
     if save is not None and save.suffix not in (".npy", ".safetensors"):
-        raise UsageError(f"expected a --save file that ends in .npy or .safetensors, got {save.name!r}")
+        raise UsageError(f"expected a --save path that ends in .npy or .safetensors, got {save.name!r}")
     with connect_to(run) as client:
         found = client.capture(layer, what, timeout_s=timeout_s)
     for captured in found:
