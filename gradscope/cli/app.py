@@ -111,7 +111,7 @@ def watch(
 @app.command()
 def ls(json: Json = False) -> None:
     """List live and recorded runs."""
-    from gradscope.cli.run_list import show  # noqa: PLC0415 - loads zmq and sqlite3
+    from gradscope.cli.commands.run_list import show  # noqa: PLC0415 - loads zmq and sqlite3
 
     show(as_json=json)
 
@@ -119,7 +119,7 @@ def ls(json: Json = False) -> None:
 @app.command()
 def config(json: Json = False) -> None:
     """Show where files and sockets are, and which hub answers."""
-    from gradscope.cli.config import show  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands.config import show  # noqa: PLC0415 - loads zmq
 
     show(as_json=json)
 
@@ -156,7 +156,7 @@ def doctor(
     Runs the file. Its function `example_inputs()` returns the inputs. The exit code is 1 if a Function
     has an error.
     """
-    from gradscope.cli.doctor import run_doctor  # noqa: PLC0415 - loads torch
+    from gradscope.cli.commands.doctor import run_doctor  # noqa: PLC0415 - loads torch
 
     code = run_doctor(
         file,
@@ -172,6 +172,6 @@ def doctor(
 def _watch(
     run: str | None, *, is_once: bool = False, is_readonly: bool = False, tab: str = "layers"
 ) -> None:
-    from gradscope.cli.watch import watch_run  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands.watch import watch_run  # noqa: PLC0415 - loads zmq
 
     raise typer.Exit(watch_run(run, is_once=is_once, is_readonly=is_readonly, tab=tab))

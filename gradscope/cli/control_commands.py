@@ -30,21 +30,21 @@ def register(app: typer.Typer) -> None:
 
 def pause(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0) -> None:
     """Pause a training between two steps; again: renew the pause."""
-    from gradscope.cli import pause as pause_commands  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
 
     pause_commands.pause(run, lease, timeout_s=timeout)
 
 
 def resume(run: Run, timeout: Timeout = 30.0) -> None:
     """Continue a paused training."""
-    from gradscope.cli import pause as pause_commands  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
 
     pause_commands.resume(run, timeout_s=timeout)
 
 
 def step(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0) -> None:
     """Let one step run, and pause before the next."""
-    from gradscope.cli import pause as pause_commands  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
 
     pause_commands.step(run, lease, timeout_s=timeout)
 
@@ -64,7 +64,7 @@ def break_(
 
     Layers are looked at in observed steps only.
     """
-    from gradscope.cli import pause as pause_commands  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
 
     pause_commands.add_breakpoint(run, condition, lease, timeout_s=timeout)
 
@@ -75,14 +75,14 @@ def unbreak(
     timeout: Timeout = 30.0,
 ) -> None:
     """Remove a breakpoint."""
-    from gradscope.cli import pause as pause_commands  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
 
     pause_commands.remove_breakpoint(run, id, timeout_s=timeout)
 
 
 def breakpoints(run: Run) -> None:
     """List the breakpoints of a run."""
-    from gradscope.cli import pause as pause_commands  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
 
     pause_commands.show_breakpoints(run)
 
@@ -100,7 +100,7 @@ def wait(
 
     Ends with 0 when it has, with 1 when the run ended without it or the time was over.
     """
-    from gradscope.cli.wait import wait_for  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands.wait import wait_for  # noqa: PLC0415 - loads zmq
 
     raise typer.Exit(wait_for(run, until, timeout_s=timeout))
 
@@ -118,7 +118,7 @@ def capture(
     timeout: Timeout = 30.0,
 ) -> None:
     """Look at whole tensors of a layer, as the next step computes them."""
-    from gradscope.cli import capture as capture_command  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands import capture as capture_command  # noqa: PLC0415 - loads zmq
 
     capture_command.capture(run, layer, what, save, timeout_s=timeout)
 
@@ -137,7 +137,7 @@ def focus(
 
     For as long as this runs; all layers are observed less often for it, within the same budget.
     """
-    from gradscope.cli import focus as focus_command  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands import focus as focus_command  # noqa: PLC0415 - loads zmq
 
     focus_command.focus(run, layers, steps, timeout_s=timeout)
 
@@ -147,6 +147,6 @@ def undo(run: Run, timeout: Timeout = 30.0) -> None:
 
     Requires a snapshot: the script must call scope.keep_snapshot().
     """
-    from gradscope.cli import pause as pause_commands  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
 
     pause_commands.undo(run, timeout_s=timeout)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gradscope.cli import terminal
+from gradscope.cli.commands.watch import open_screen
 from gradscope.cli.output import say
 from gradscope.cli.selfcheck.tour import run_tour
 from gradscope.cli.selfcheck.trainer import Trainer, await_run, new_run_name
-from gradscope.cli.watch import open_screen
 from gradscope.errors import MissingTorchError
 
 __all__ = ["run_demo"]

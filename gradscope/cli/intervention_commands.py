@@ -124,7 +124,7 @@ def intervene(
 
     Without a name, list the run's interventions with their arguments.
     """
-    from gradscope.cli.interventions import read_arguments, show_actions  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands.interventions import read_arguments, show_actions  # noqa: PLC0415 - loads zmq
 
     if name is None:
         show_actions(run)
@@ -144,7 +144,7 @@ def interventions(
     ] = False,
 ) -> None:
     """List the active interventions of a run, in the order in which they apply."""
-    from gradscope.cli import interventions as listing  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands import interventions as listing  # noqa: PLC0415 - loads zmq
 
     if history:
         listing.show_history(run)
@@ -163,7 +163,7 @@ def remove(
     timeout: Timeout = 30.0,
 ) -> None:
     """Remove an intervention."""
-    from gradscope.cli.interventions import remove as remove_one  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands.interventions import remove as remove_one  # noqa: PLC0415 - loads zmq
 
     if (intervention is None) != is_all:
         raise UsageError("give the ID of one intervention, or --all")
@@ -187,7 +187,7 @@ def _install(
     when: When = "",
     timeout: Timeout = 30.0,
 ) -> None:
-    from gradscope.cli.interventions import End, install  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands.interventions import End, install  # noqa: PLC0415 - loads zmq
 
     how = {
         "site": site,

@@ -8,7 +8,7 @@ import time
 import pexpect
 import pytest
 
-from gradscope.cli.doctor import run_doctor
+from gradscope.cli.commands.doctor import run_doctor
 from gradscope.doctor import Report
 from gradscope.errors import UsageError
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gradscope.cli.run_list import join
+from gradscope.cli.commands.run_list import join
 from gradscope.protocol import Hello, RunInfo
 from gradscope.recording import Recorder, default_path, list_recordings
 
