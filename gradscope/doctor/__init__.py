@@ -1,4 +1,4 @@
-"""The function doctor: what is wrong with a custom autograd Function, where, and how it is cured."""
+"""The function doctor: finds faults of custom autograd Functions, and names their place and their cure."""
 
 from gradscope.doctor.child_process import examine_file_isolated
 from gradscope.doctor.diagnoses.registry import CODES

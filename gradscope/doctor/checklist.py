@@ -43,7 +43,9 @@ def make_checklist(
         is_met = not hits if hits or line.applies(exam) else None
         items.append(CheckItem(line.text, is_met, hits))
     functions = len(exam.subject.functions)
-    items.append(CheckItem("it is examined by itself", functions == 1 if functions else None, ()))
+    items.append(
+        CheckItem("one Function was examined alone", functions == 1 if functions else None, ())
+    )
     return tuple(items)
 
 

@@ -1,4 +1,4 @@
-"""Where memory and time go, layer by layer: measured in chosen steps, changing nothing."""
+"""Measures memory and time of each layer in chosen steps, without changing the training."""
 
 from gradscope.resources.clocks import DeviceClock, HostClock, clock_for
 from gradscope.resources.oom_report import (

@@ -1,8 +1,7 @@
-"""In which layer a thread is, and to which layer an operation of its past belongs.
+"""Assigns the operations that autograd records to the layers in which they ran.
 
-Autograd numbers the operations that it records in a thread, one after the other. So the number that
-was due when a module was entered, and the one when it was left, tell for each recorded operation which
-module was the innermost one at that time; nothing has to be laid around any tensor.
+Autograd numbers the operations of a thread consecutively. So the next number at the entry and at the exit of each
+module determines the innermost module for each operation, and no tensor has to be wrapped.
 """
 
 from bisect import bisect_right
@@ -13,7 +12,7 @@ import torch
 __all__ = ["OUTSIDE", "LayerAttribution", "next_sequence_number"]
 
 OUTSIDE = -1
-"""Stands for a layer where there is none: outside of the model."""
+"""The index for operations outside all layers."""
 
 
 def next_sequence_number() -> int:
@@ -22,58 +21,58 @@ def next_sequence_number() -> int:
 
 
 class LayerAttribution:
-    """The layers that one thread has entered and not left, and when that changed.
+    """The stack of layers that one thread is in, and its history by sequence number.
 
-    An entry that is never followed by its end (an interrupt) is dropped when one around it is left.
+    A layer that is never left (after an interrupt) is dropped when one around it is left.
     """
 
     def __init__(self) -> None:
         self._open: list[int] = []
         self._since: list[int] = []
-        self._lines: list[tuple[int, ...]] = []
+        self._stacks: list[tuple[int, ...]] = []
         self.began_at: int | None = None
-        """The number that was due when an outermost layer was entered last."""
+        """The next sequence number when an outermost layer was last entered."""
 
     @property
     def layer(self) -> int:
-        """The innermost layer that is entered at present."""
+        """The innermost layer that the thread is in."""
         return self._open[-1] if self._open else OUTSIDE
 
     @property
     def stack(self) -> Sequence[int]:
-        """All layers that are entered at present, the outermost first."""
+        """All layers that the thread is in, the outermost first."""
         return self._open
 
     def enter(self, layer: int) -> bool:
-        """Note that a layer is entered; return whether it is an outermost one."""
+        """Record the entry of a layer; return whether it is an outermost one."""
         if not self._open:
             self.began_at = next_sequence_number()
         self._open.append(layer)
-        self._note()
+        self._record()
         return len(self._open) == 1
 
     def leave(self, layer: int) -> bool:
-        """Note that a layer is left; return whether it was an outermost one.
+        """Record the exit of a layer; return whether it was an outermost one.
 
-        One that was never entered (the hooks came while it ran) changes nothing.
+        Without effect if its entry was not recorded, because hooks were installed while it ran.
         """
         if layer not in self._open:
             return False
         while self._open.pop() != layer:
             pass
-        self._note()
+        self._record()
         return not self._open
 
     def stack_of(self, sequence: int) -> tuple[int, ...]:
-        """Return the layers in which the operation of that number was recorded, the outermost first."""
+        """Return the layers in which the operation with that number ran, the outermost first."""
         place = bisect_right(self._since, sequence) - 1
-        return self._lines[place] if place >= 0 else ()
+        return self._stacks[place] if place >= 0 else ()
 
     def layer_of(self, sequence: int) -> int:
-        """Return the innermost of these layers."""
-        line = self.stack_of(sequence)
-        return line[-1] if line else OUTSIDE
+        """Return the innermost layer in which the operation with that number ran, or OUTSIDE."""
+        stack = self.stack_of(sequence)
+        return stack[-1] if stack else OUTSIDE
 
-    def _note(self) -> None:
+    def _record(self) -> None:
         self._since.append(next_sequence_number())
-        self._lines.append(tuple(self._open))
+        self._stacks.append(tuple(self._open))

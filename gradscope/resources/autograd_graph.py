@@ -1,8 +1,7 @@
-"""What an autograd graph keeps for its backward pass: a walk that reads and changes nothing.
+"""Reads which tensors an autograd graph saves for its backward pass, without changing it.
 
-Read is only what PyTorch calls the *raw* saved variables. The public `_saved_…` attributes unpack,
-which runs a checkpoint's forward again; `saved_tensors_hooks` change what the graph keeps and what it
-refuses.
+Only the *raw* saved variables are read. The public `_saved_…` attributes unpack, which runs a checkpoint's forward
+again; `saved_tensors_hooks` change which tensors the graph saves and which errors it raises.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ __all__ = ["SavedByNode", "Storage", "operations_behind", "saved_by", "storages_
 
 _PREFIX: Final = "_raw_saved_"
 _LEAF: Final = 2**64 - 1
-"""The number of a node that belongs to no operation: it gathers a leaf's gradient."""
+"""The sequence number of a node that accumulates a leaf's gradient."""
 
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
 _SEVERAL: Final = (tuple, list)
@@ -31,7 +30,7 @@ _HOLDERS: Final = {
 
 
 class Storage(NamedTuple):
-    """A piece of memory. `key` names it as long as it lives. A tuple, since thousands are made."""
+    """A storage. `key` identifies it while it exists. A tuple, because thousands are created."""
 
     key: int
     size_bytes: int
@@ -40,12 +39,11 @@ class Storage(NamedTuple):
 
 @dataclass(slots=True)
 class SavedByNode:
-    """What one node keeps. `holder` names what keeps it in the node's stead, as a checkpoint does.
+    """The storages that one node saves.
 
-    `frame` is the same number for all nodes that one checkpoint stands for; 0 for none.
-
-    `unseen` says in a word what is held but cannot be read: under hooks of the user's, or behind an
-    operation in place on a view.
+    holder: what holds them instead of the node, such as "checkpoint"; "" if the node does.
+    frame: a number that all nodes of one checkpoint share; 0 without checkpoint.
+    unseen: why a part cannot be read, such as hooks of the user; "" if all can be read.
     """
 
     sequence: int
@@ -56,10 +54,10 @@ class SavedByNode:
 
 
 def operations_behind(tensors: Iterable[torch.Tensor]) -> list[Node]:
-    """Return the nodes of the operations that led to these tensors, the first one first.
+    """Return the nodes of the operations behind some tensors, in the order of their forward.
 
-    The nodes that only gather the gradients of leaves are left out: they keep nothing, and outlive the
-    graph. A reference to a node keeps its tensors alive: let go of the list at once.
+    Nodes that accumulate the gradients of leaves are left out: they save nothing, and outlive the graph. A node
+    holds the tensors that it saves: do not keep the list.
     """
     found: list[tuple[int, Node]] = []
     for node in find_nodes(tensors):
@@ -71,8 +69,8 @@ def operations_behind(tensors: Iterable[torch.Tensor]) -> list[Node]:
 
 
 def saved_by(node: Node, names: dict[type, tuple[str, ...]]) -> SavedByNode:
-    """Return what a node keeps. `names` remembers the attributes of each type of node."""
-    kept = SavedByNode(node._sequence_nr())  # noqa: SLF001 - as above
+    """Return the storages that a node saves. `names` caches the attributes of each type of node."""
+    kept = SavedByNode(node._sequence_nr())  # noqa: SLF001 - torch has no public name for it
     kind = type(node)
     kept.holder = _HOLDERS.get(kind.__name__, "")
     attributes = names.get(kind)
@@ -82,7 +80,7 @@ def saved_by(node: Node, names: dict[type, tuple[str, ...]]) -> SavedByNode:
         value = getattr(node, name)
         for saved in value if isinstance(value, _SEVERAL) else (value,):
             _add(kept, saved)
-    if hasattr(kind, "_forward_cls"):  # a Function written in Python: what it put on its ctx itself
+    if hasattr(kind, "_forward_cls"):  # a Function written in Python: attributes of its ctx
         _add_tensors(kept, vars(node).values())
     if kind.__name__ == "CopySlices":
         kept.unseen = "an operation in place on a view"
@@ -102,7 +100,7 @@ def _add(
 
 
 def _add_checkpoint(kept: SavedByNode, unpack: object) -> bool:
-    """Add what a checkpoint keeps in place of all that its forward saved; whether it is one."""
+    """Add the storages that a checkpoint holds; return whether `unpack` belongs to a checkpoint."""
     if "_checkpoint_hook" not in getattr(unpack, "__qualname__", ""):
         return False
     kept.holder = "checkpoint"
@@ -138,7 +136,7 @@ def _add_tensors(kept: SavedByNode, values: Iterable[object]) -> bool:
 
 
 def tensors_in(value: object, depth: int = 0) -> Iterator[torch.Tensor]:
-    """Yield the tensors, of whatever dtype, in tuples, lists and mappings."""
+    """Yield the tensors of any dtype in nested tuples, lists and mappings."""
     if isinstance(value, torch.Tensor):
         yield value
     elif depth < _DEPTH_LIMIT and isinstance(value, tuple | list | Mapping):
@@ -147,26 +145,25 @@ def tensors_in(value: object, depth: int = 0) -> Iterator[torch.Tensor]:
 
 
 def storages_of(tensor: torch.Tensor) -> Sequence[Storage]:
-    """Return the storages under a tensor. One without memory of its own (meta, fake, vmapped) has none.
+    """Return the storages of a tensor; none for one without memory of its own (meta, fake, vmapped).
 
-    A subclass that wraps others, as a DTensor does, has theirs; a sparse tensor has those of its parts.
-    Thousands are read in a measured step: rare cases are recognised with as few checks as possible, and
-    no generator is used.
+    A subclass that wraps tensors, such as a DTensor, has their storages; a sparse tensor has those of its parts.
+    A measured step calls this thousands of times, so the common case is short and creates no generator.
     """
     is_plain = type(tensor) in _PLAIN
     if not is_plain and hasattr(tensor, "__tensor_flatten__"):
         parts = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
-        # a DTensor names its mesh, too
+        # a DTensor also names its mesh
         return [s for part in parts if isinstance(part, torch.Tensor) for s in storages_of(part)]
     if tensor.layout is not torch.strided:
         return [s for part in _parts_of(tensor) for s in storages_of(part)]
     try:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()  # noqa: SLF001 - the only identity of a storage
-        # a storage says its device slowly; a fake tensor says another one than its storage
+        # reading a storage's device is slow; a fake tensor and its storage have different devices
         kind = "cpu" if is_plain and tensor.is_cpu else storage.device.type
     except (NotImplementedError, RuntimeError, ValueError):
-        return ()  # it says itself that it has none
+        return ()  # the tensor has no storage
     return (Storage(key, size, kind == "cpu"),) if size and kind != "meta" else ()
 
 

@@ -1,7 +1,7 @@
-"""Two clocks: the host's, and a CUDA device's, whose marks are read when they have come.
+"""Clocks: the host's, and a CUDA device's, whose marks are read once the device has reached them.
 
-Work on a device is only launched by the host: there a mark is an event in the stream, and what lies
-between two of them is read a step later, without anybody waiting.
+The host only launches work on a device. So a mark is an event in the stream there, and the time between two events
+is read one step later, without waiting.
 """
 
 import time
@@ -17,7 +17,7 @@ Mark = TypeVar("Mark")
 
 
 class Clock(ABC, Generic[Mark]):
-    """Makes marks and tells the seconds between two. `name` says whose time it is.
+    """Makes marks and returns the seconds between two. `name` is "host" or "device".
 
     `excluded_s` is the host's time that measuring itself took.
     """
@@ -26,7 +26,7 @@ class Clock(ABC, Generic[Mark]):
 
     def __init__(self) -> None:
         self.excluded_s = 0.0
-        self._still_s: float | None = None
+        self._paused_s: float | None = None
 
     @abstractmethod
     def mark(self) -> Mark:
@@ -34,21 +34,21 @@ class Clock(ABC, Generic[Mark]):
 
     @abstractmethod
     def seconds(self, begin: Mark, end: Mark) -> float:
-        """Return the time between two marks that have come."""
+        """Return the seconds between two marks that are ready."""
 
     @abstractmethod
     def is_ready(self, mark: Mark) -> bool:
         """Whether a mark can be read without waiting."""
 
     def pause(self) -> None:
-        """Let no time pass for the host's marks until `resume`: gradscope's own work is not measured."""
-        self._still_s = time.perf_counter()
+        """Stop the host's time until `resume`: gradscope's own work is not counted."""
+        self._paused_s = time.perf_counter()
 
     def resume(self) -> None:
-        """Let time pass again, and count what has passed meanwhile as ours."""
-        if self._still_s is not None:
-            self.excluded_s += time.perf_counter() - self._still_s
-            self._still_s = None
+        """Continue the host's time, and add the pause to `excluded_s`."""
+        if self._paused_s is not None:
+            self.excluded_s += time.perf_counter() - self._paused_s
+            self._paused_s = None
 
 
 class HostClock(Clock[float]):
@@ -57,8 +57,8 @@ class HostClock(Clock[float]):
     name = "host"
 
     def mark(self) -> float:
-        """Return seconds, of which only differences mean anything."""
-        now_s = time.perf_counter() if self._still_s is None else self._still_s
+        """Return seconds since an arbitrary time."""
+        now_s = time.perf_counter() if self._paused_s is None else self._paused_s
         return now_s - self.excluded_s
 
     def seconds(self, begin: float, end: float) -> float:
@@ -66,25 +66,25 @@ class HostClock(Clock[float]):
         return end - begin
 
     def is_ready(self, _mark: float) -> bool:
-        """Say yes: the host knows its own time."""
+        """Return True."""
         return True
 
 
 class TimingEvent(Protocol):
-    """What is used of `torch.cuda.Event(enable_timing=True)`."""
+    """The methods of `torch.cuda.Event(enable_timing=True)` that are used."""
 
     def record(self) -> object:
-        """Lay it into the current stream."""
+        """Record it in the current stream."""
 
     def query(self) -> bool:
-        """Whether the device has passed it."""
+        """Whether the device has reached it."""
 
     def elapsed_time(self, end: "TimingEvent", /) -> float:
-        """Return the milliseconds to another."""
+        """Return the milliseconds until another event."""
 
 
 class DeviceClock(Clock[TimingEvent]):
-    """A CUDA device's clock, read by events in its streams. Nothing ever waits for one."""
+    """A CUDA device's clock, by events in its streams. It never waits for one."""
 
     name = "device"
 
@@ -93,17 +93,17 @@ class DeviceClock(Clock[TimingEvent]):
         self._make_event = make_event or _cuda_event
 
     def mark(self) -> TimingEvent:
-        """Lay an event into the current stream."""
+        """Record an event in the current stream."""
         event = self._make_event()
         event.record()
         return event
 
     def seconds(self, begin: TimingEvent, end: TimingEvent) -> float:
-        """Return what the device took from one event to the other."""
+        """Return the device's time from one event to the other."""
         return begin.elapsed_time(end) / 1e3
 
     def is_ready(self, mark: TimingEvent) -> bool:
-        """Whether the device has passed the event."""
+        """Whether the device has reached the event."""
         return mark.query()
 
 
@@ -113,8 +113,8 @@ def _cuda_event() -> TimingEvent:
 
 
 def clock_for(device: torch.device) -> HostClock | DeviceClock:
-    """Return the clock that tells when work of a device is done.
+    """Return the clock for work on a device.
 
-    Other accelerators than CUDA have none here: the host's clock measures only the time of launching.
+    For accelerators other than CUDA it is the host's clock, which measures only the launch of their work.
     """
     return DeviceClock() if device.type == "cuda" else HostClock()

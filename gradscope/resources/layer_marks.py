@@ -1,4 +1,4 @@
-"""What was held when each layer was entered and left, and what those with others in them were given."""
+"""The memory in use at each entry and exit of a layer, and the size of the inputs of containers."""
 
 from collections.abc import Set as AbstractSet
 
@@ -9,9 +9,9 @@ __all__ = ["LayerMarks"]
 
 
 class LayerMarks:
-    """Reads the memory's counter at each entry and exit of one step, from `clear` to `clear`.
+    """Reads the memory counter at each entry and exit of a layer during one step.
 
-    `containers` are the layers of which it is noted what they were given.
+    containers: the layers whose inputs are measured: those with layers inside.
     """
 
     def __init__(self, machine: SystemMemory, containers: AbstractSet[int]) -> None:
@@ -23,28 +23,28 @@ class LayerMarks:
         self.inputs: dict[int, int] = {}
 
     def clear(self) -> None:
-        """Begin another step."""
-        for kept in (self.entry, self.exit, self.peak, self.inputs):
-            kept.clear()
+        """Begin a step."""
+        for values in (self.entry, self.exit, self.peak, self.inputs):
+            values.clear()
 
     def enter(self, layer: int, args: object) -> None:
-        """Note what is held where a layer is entered for the first time, and what it is given."""
-        self._note_given(layer, args)
+        """Record the memory at the entry of a layer, and the size of its inputs."""
+        self._record_inputs(layer, args)
         held = self._held_bytes()
         if held is not None:
             self.entry.setdefault(layer, held)
             self.peak[layer] = max(held, self.peak.get(layer, 0))
 
     def leave(self, layer: int, args: object, kwargs: object) -> None:
-        """Note what is held where a layer is left."""
+        """Record the memory at the exit of a layer."""
         held = self._held_bytes()
         if held is not None:
             self.exit[layer] = held
             self.peak[layer] = max(held, self.peak.get(layer, 0))
         if kwargs:
-            self._note_given(layer, (args, kwargs))
+            self._record_inputs(layer, (args, kwargs))
 
-    def _note_given(self, layer: int, arguments: object) -> None:
+    def _record_inputs(self, layer: int, arguments: object) -> None:
         if layer in self._containers:
-            given = sum(t.numel() * t.element_size() for t in tensors_in(arguments))
-            self.inputs[layer] = max(given, self.inputs.get(layer, 0))
+            input_bytes = sum(t.numel() * t.element_size() for t in tensors_in(arguments))
+            self.inputs[layer] = max(input_bytes, self.inputs.get(layer, 0))

@@ -1,6 +1,6 @@
-"""Memory that ran out: where that was, what held most of it, and what would help.
+"""The report of an out-of-memory error: where it was raised, the largest holders, and what would help.
 
-It is made from what was measured, in this step where it was a measured one. Nothing is tried out.
+It uses the memory table of the current step, if that is measured, or else of the last measured step.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ _WHERE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class OomLocation:
-    """Where an exception came from. `layer` is None where it is not known."""
+    """Where an exception was raised. `layer` is None if it is not known."""
 
     what: Pass
     layer: str | None
@@ -56,12 +56,16 @@ class OomLocation:
         if self.what in ("optimizer", "outside"):
             return where
         known = self.layer or "the model itself"
-        return f"{where} {'a layer that is not known' if self.layer is None else known}"
+        return f"{where} {'an unknown layer' if self.layer is None else known}"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSaving:
-    """What checkpointing some layers would do. `back_bytes` come back while one runs backward."""
+    """The effect of checkpointing some layers.
+
+    saves_bytes: the memory that is saved until a layer's own backward.
+    back_bytes: the memory that is used again while one of them runs backward.
+    """
 
     layers: tuple[str, ...]
     type: str
@@ -76,12 +80,12 @@ class CheckpointSaving:
         back = bytes_in_words(self.back_bytes)
         return (
             f"checkpointing each of the {len(self.layers)} {self.type} {first} … {last} would save "
-            f"{bytes_in_words(self.saves_bytes)} ({back} come back while one of them runs backward)"
+            f"{bytes_in_words(self.saves_bytes)} ({back} are used again while one of them runs backward)"
         )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: a device's, the host's, or a limit."""
+    """Whether an exception is an out-of-memory error: of a device, of the host, or by a limit."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
     )
@@ -90,9 +94,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def oom_location(
     frames: Sequence[FrameType], name_of: Callable[[nn.Module], str | None], backward_layer: str | None
 ) -> OomLocation:
-    """Return where an exception came from, by the frames that it passed, the innermost first.
+    """Return where an exception was raised.
 
-    backward_layer: the layer whose backward was running, where it was measured.
+    frames: those of its traceback, the innermost first.
+    backward_layer: the layer whose backward was running, if it is known.
     """
     layer = next((name for frame in frames if (name := _module_name(frame, name_of)) is not None), None)
     if any(frame.f_code.co_name == "_engine_run_backward" for frame in frames):
@@ -116,15 +121,16 @@ def oom_report(
     types: Mapping[str, str],
     inputs: Mapping[str, int],
 ) -> str:
-    """Return the report, in lines: where, the ten largest holders, what would help.
+    """Return the report as lines of text: the place, the ten largest holders, and what would help.
 
-    table: what is known of the memory; None where no step was measured. types: the class of each layer.
-    inputs: the bytes that each layer with others in it was given.
+    table: the memory of the layers; None if no step was measured.
+    types: the class name of each layer.
+    inputs: the size in bytes of the inputs of each layer that contains layers.
     """
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    lines = [f"out of memory {place}: {said}"]
+    message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    lines = [f"out of memory {place}: {message}"]
     if table is None:
-        return "\n".join([*lines, "nothing is known of who held it: no step had been measured"])
+        return "\n".join([*lines, "the holders are not known: no step had been measured"])
     lines.append(f"the largest holders, as of step {table.step}:")
     lines += [
         f"{bytes_in_words(size):>10}  {kind} of {name or 'the model itself'}"
@@ -132,7 +138,7 @@ def oom_report(
     ]
     found = list(checkpoint_savings(table, types, inputs))
     lines += [f"what would help: {each}" for each in found[:_SAVINGS_LIMIT]]
-    lines += [] if found else ["checkpointing would not help: no block keeps more than it is given"]
+    lines += [] if found else ["checkpointing would not help: no block saves more than its inputs"]
     return "\n".join(lines)
 
 
@@ -150,7 +156,7 @@ def largest_holders(table: MemoryTable) -> list[tuple[int, str, str]]:
 def checkpoint_savings(
     table: MemoryTable, types: Mapping[str, str], inputs: Mapping[str, int]
 ) -> Iterator[CheckpointSaving]:
-    """Yield what checkpointing would save, most first: layers of a class side by side, or one block."""
+    """Yield possible savings, the largest first: for one block, or for sibling layers of one class."""
     families: dict[tuple[str, str], list[str]] = {}
     for name in table:
         if name and name in inputs:
@@ -166,7 +172,7 @@ def checkpoint_savings(
 
 
 def local_tensors(frames: Sequence[FrameType]) -> list[torch.Tensor]:
-    """Return the tensors with a graph that are in the local variables of frames."""
+    """Return the tensors with a graph among the local variables of frames."""
     return [
         value
         for frame in frames

@@ -1,6 +1,6 @@
-"""The bytes that layers own beside activations: parameters, gradients, optimizer state, buffers.
+"""The bytes that layers own in addition to activations: parameters, gradients, optimizer state, buffers.
 
-A storage counts once. Weights that two layers share belong to the first of them.
+A storage counts once. Shared weights belong to the first layer that has them.
 """
 
 import weakref
@@ -20,7 +20,7 @@ _Bytes = Counter[int]
 
 
 class OwnedMemory:
-    """Looks at a model's layers, which it holds weakly. Each method returns own bytes by layer."""
+    """Sums the bytes of a model's layers, which it references weakly. Results are by layer index."""
 
     def __init__(self, layers: Sequence[LayerInfo]) -> None:
         self._modules = [(layer.index, weakref.ref(layer.module)) for layer in layers]
@@ -40,20 +40,20 @@ class OwnedMemory:
         return self._sum(_buffers)
 
     def gradients(self) -> _Bytes:
-        """Return the bytes of the gradients that are there now."""
+        """Return the bytes of the gradients that exist now."""
         return self._sum(lambda module: (p.grad for p in _parameters(module) if p.grad is not None))
 
     def optimizer_state(self, optimizers: Iterable[Optimizer]) -> _Bytes:
-        """Return the bytes that optimizers keep for each layer's parameters."""
+        """Return the bytes of the optimizers' state for each layer's parameters."""
         states = [optimizer.state for optimizer in optimizers]
 
-        def kept_for(module: nn.Module) -> Iterator[torch.Tensor]:
+        def state_of(module: nn.Module) -> Iterator[torch.Tensor]:
             for parameter in _parameters(module):
                 for state in states:
                     if parameter in state:
                         yield from tensors_in(state[parameter])
 
-        return self._sum(kept_for)
+        return self._sum(state_of)
 
     def _alive(self) -> Iterator[tuple[int, nn.Module]]:
         for index, reference in self._modules:
@@ -78,4 +78,4 @@ def _parameters(module: nn.Module) -> Iterator[torch.Tensor]:
 
 
 def _buffers(module: nn.Module) -> Iterator[torch.Tensor]:
-    return (b for b in module._buffers.values() if b is not None)  # noqa: SLF001 - as above
+    return (b for b in module._buffers.values() if b is not None)  # noqa: SLF001 - far faster than buffers()

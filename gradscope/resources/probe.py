@@ -1,8 +1,7 @@
-"""`Probe`: what looks on while one step runs, and is gone when it is over.
+"""`Probe`: measures memory and time of the layers while a step runs.
 
-A call of the model that was not made from within another one is an outermost call. When it is over,
-its graph is walked once: what it keeps is counted, and its operations are given a pair of hooks that
-time their backward. Neither a tensor nor a node is held afterwards.
+After each outermost call of the model its graph is read once: saved storages are counted, and each operation gets a
+pair of hooks that time its backward. Neither a tensor nor a node is held afterwards.
 """
 
 import threading
@@ -34,7 +33,10 @@ __all__ = ["MemoryPeak", "Probe"]
 
 @dataclass(frozen=True, slots=True)
 class MemoryPeak:
-    """What was held when most was kept for the backward pass. `batch_bytes`: what went in and out."""
+    """The memory at the time when most was saved for the backward pass.
+
+    batch_bytes: inputs and outputs of the model. held_bytes: all memory in use, if known.
+    """
 
     saved: SavedBytes
     batch_bytes: int
@@ -43,11 +45,10 @@ class MemoryPeak:
 
 
 class Probe:
-    """Looks on from `begin` to `end`. It may be used again, for one step after the other.
+    """Measures from `begin` to `end`. It can be used for several steps.
 
-    `guard(work)` runs what must not raise into the training. `limit`, where there is one, is asked
-    when a layer is left and when an operation's backward is over; what it raises goes into the
-    training.
+    guard: runs gradscope's own work so that its exceptions do not reach the training.
+    limit: called at the exit of a layer and after an operation's backward. Its exceptions reach the training.
     """
 
     def __init__(
@@ -79,24 +80,24 @@ class Probe:
 
     @property
     def is_hooked(self) -> bool:
-        """Whether its hooks are there."""
+        """Whether its hooks are installed."""
         return self._hooks.is_installed
 
     @property
     def threads(self) -> int:
-        """In how many threads layers were called outside of a backward pass."""
+        """The number of threads in which layers were called outside of a backward pass."""
         return len(self._where)
 
     def begin(self, clock: Clock[Any], *, can_hook: bool = True) -> None:
-        """Begin a step. Without hooks only what does not need them will be known."""
-        self._forget()
+        """Begin a step. `can_hook` False: measure only what needs no hooks."""
+        self._clear()
         self._system.open()
         if can_hook:
             self._hooks.install()
         self._watch = Stopwatch(clock)
 
     def end(self) -> Stopwatch[Any] | None:
-        """End the step; the stopwatch tells its times as soon as they have come."""
+        """End the step, and return the stopwatch, which may not be ready yet."""
         watch, self._watch = self._watch, None
         self._system.close()
         if watch is not None:
@@ -104,17 +105,17 @@ class Probe:
         return watch
 
     def remove(self) -> None:
-        """Take the hooks off, and let go of what was noted: the next measured step may be far."""
+        """Remove the hooks and clear the results."""
         self._hooks.remove()
-        self._forget()
+        self._clear()
 
     def begin_optimizer(self) -> None:
-        """Note that an optimizer begins."""
+        """Begin the phase `optimizer`."""
         if self._watch is not None:
             self._watch.begin_phase("optimizer")
 
     def end_optimizer(self) -> None:
-        """Note that it has done its work."""
+        """End the phase `optimizer`."""
         if self._watch is not None:
             self._watch.begin_phase("other")
 
@@ -124,51 +125,51 @@ class Probe:
         return list(where.stack) if where is not None else []
 
     def layer_in_backward(self) -> int:
-        """Return the layer whose operation's backward runs, in whichever thread."""
+        """Return the layer whose backward is running, in any thread; OUTSIDE if there is none."""
         return self._watch.layer_in_backward() if self._watch is not None else OUTSIDE
 
     def count_graph(self, outputs: list[torch.Tensor]) -> None:
-        """Count what the graphs behind tensors keep now, of a forward that did not come to its end."""
+        """Count the storages that the graphs behind tensors save, for a forward that raised."""
         where = self._where.get(threading.get_ident())
         if where is not None and where.began_at is not None:
-            nodes = [n for n in operations_behind(outputs) if n._sequence_nr() >= where.began_at]  # noqa: SLF001 - as in graph
+            nodes = [n for n in operations_behind(outputs) if n._sequence_nr() >= where.began_at]  # noqa: SLF001 - torch has no public name for it
             self._counter.add(nodes, where.stack_of, self.owned.tensors(), ())
             self._update_peak(0)
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._counter.clear()
         self._where.clear()
         self.layer_marks.clear()
         self.peak, self.called = None, 0
 
-    def _enter(self, layer: int, args: Any) -> None:  # Any: as torch says
+    def _enter(self, layer: int, args: Any) -> None:  # Any: torch's types
         watch = self._watch
         if watch is not None:
             watch.clock.pause()
-            self._guard(lambda: self._see_enter(layer, args))
+            self._guard(lambda: self._record_enter(layer, args))
             watch.clock.resume()
 
-    def _see_enter(self, layer: int, args: object) -> None:
+    def _record_enter(self, layer: int, args: object) -> None:
         watch = self._running()
         is_backward = _is_in_backward()
         if not is_backward:
-            if self._here().enter(layer):
+            if self._attribution().enter(layer):
                 watch.begin_phase("forward")
             self.called += 1
             watch.calls[layer] = watch.calls.get(layer, 0) + 1
             self.layer_marks.enter(layer, args)
         watch.enter(layer, is_backward=is_backward)
 
-    def _leave(self, layer: int, args: Any, kwargs: Any, output: Any) -> None:  # Any: as torch says
+    def _leave(self, layer: int, args: Any, kwargs: Any, output: Any) -> None:  # Any: torch's types
         watch = self._watch
         if watch is not None:
             watch.clock.pause()
-            self._guard(lambda: self._see_leave(layer, args, kwargs, output))
+            self._guard(lambda: self._record_leave(layer, args, kwargs, output))
             watch.clock.resume()
             if self._limit is not None:
                 self._limit()
 
-    def _see_leave(self, layer: int, args: object, kwargs: object, output: object) -> None:
+    def _record_leave(self, layer: int, args: object, kwargs: object, output: object) -> None:
         watch = self._running()
         watch.leave(layer)
         if _is_in_backward():
@@ -176,35 +177,35 @@ class Probe:
                 self._time(watch, operations_behind(tensors_in(output)), lambda _: layer)
             return
         self.layer_marks.leave(layer, args, kwargs)
-        where = self._here()
+        where = self._attribution()
         began_at = where.began_at
         if where.leave(layer):
             watch.begin_phase("loss")
             if torch.is_grad_enabled() and not is_transforming() and began_at is not None:
                 given = list(tensors_in((args, kwargs)))
-                self._see_graph(where, began_at, given, list(tensors_in(output)))
+                self._record_graph(where, began_at, given, list(tensors_in(output)))
 
     def _abandon(self, layer: int) -> None:
         watch = self._watch
         if watch is not None:
             watch.clock.pause()
-            self._guard(lambda: self._see_abandon(layer))
+            self._guard(lambda: self._record_abandon(layer))
             watch.clock.resume()
 
-    def _see_abandon(self, layer: int) -> None:
+    def _record_abandon(self, layer: int) -> None:
         watch = self._running()
         watch.leave(layer)
-        if not _is_in_backward() and self._here().leave(layer):
+        if not _is_in_backward() and self._attribution().leave(layer):
             watch.begin_phase("other")
 
-    def _see_graph(
+    def _record_graph(
         self,
         where: LayerAttribution,
         began_at: int,
         given: list[torch.Tensor],
         outputs: list[torch.Tensor],
     ) -> None:
-        nodes = [n for n in operations_behind(outputs) if n._sequence_nr() >= began_at]  # noqa: SLF001 - as in graph
+        nodes = [n for n in operations_behind(outputs) if n._sequence_nr() >= began_at]  # noqa: SLF001 - torch has no public name for it
         if not nodes:
             return
         call = self._counter.add(nodes, where.stack_of, self.owned.tensors(), given)
@@ -222,10 +223,10 @@ class Probe:
     def _time(
         self, watch: Stopwatch[Any], nodes: Sequence[Node], layer_of: Callable[[int], int]
     ) -> None:
-        layers = [layer_of(node._sequence_nr()) for node in nodes]  # noqa: SLF001 - as in graph
+        layers = [layer_of(node._sequence_nr()) for node in nodes]  # noqa: SLF001 - torch has no public name for it
         watch.time_backward(nodes, layers, self._limit)
 
-    def _here(self) -> LayerAttribution:
+    def _attribution(self) -> LayerAttribution:
         thread = threading.get_ident()
         where = self._where.get(thread)
         if where is None:

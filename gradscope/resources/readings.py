@@ -1,4 +1,4 @@
-"""What one step's measuring gave: numbers by the index of a layer, ready to be sent or read."""
+"""The results of one measured step, by layer index."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,22 +14,22 @@ from gradscope.resources.stopwatch import Stopwatch
 __all__ = ["MemoryReading", "OwnedBytes", "TimesReading", "memory_reading", "times_reading"]
 
 _NOT_CALLED = (
-    "no layer was seen computing: the model is compiled, or it was not called in this step; what is "
-    "kept for its backward pass is not known"
+    "no call of a layer was observed: the model is compiled, or it was not called in this step; the "
+    "memory saved for its backward pass is not known"
 )
 _THREADS = (
-    "layers were called in {count} threads; operations of other threads than the one that called the "
-    "model may be shown at other layers"
+    "layers were called in {count} threads; operations of threads other than the one that called the "
+    "model may be assigned to wrong layers"
 )
-_UNSEEN = "{count} operations of {layer} keep what cannot be looked at: {reason}"
-_HELD = "{size_bytes:,} bytes of {layer} are kept by a {holder}"
-_OUTSIDE = "{size_bytes:,} bytes are kept by operations between the layers' calls"
-_NO_BACKWARD = "no backward pass was seen in this step"
+_UNSEEN = "{count} operations of {layer} save memory that cannot be read: {reason}"
+_HELD = "{size_bytes:,} bytes of {layer} are held by a {holder}"
+_OUTSIDE = "{size_bytes:,} bytes are saved by operations between the calls of layers"
+_NO_BACKWARD = "no backward pass was observed in this step"
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """Where the memory went in one step. The names are those of MemoryTable."""
+    """The memory of one step. The attributes are those of MemoryTable."""
 
     step: int
     rows: dict[int, MemoryRow]
@@ -37,10 +37,10 @@ class MemoryReading:
     machine: dict[str, int]
     notes: tuple[str, ...] = ()
     input_bytes: dict[int, int] = field(default_factory=dict)
-    """What the layers that have others below them were given: a checkpoint would keep it."""
+    """The size of the inputs of layers that contain layers: a checkpoint would hold them."""
 
     def table(self, layers: Sequence[str]) -> MemoryTable:
-        """Return it as a table of the model's layers."""
+        """Return the table for a model with these layer names."""
         return MemoryTable(
             self.step,
             layers,
@@ -53,7 +53,7 @@ class MemoryReading:
 
 @dataclass(frozen=True, slots=True)
 class TimesReading:
-    """Where the time went in one step. The names are those of TimesTable."""
+    """The times of one step. The attributes are those of TimesTable."""
 
     step: int
     rows: dict[int, TimeRow]
@@ -63,7 +63,7 @@ class TimesReading:
     notes: tuple[str, ...] = ()
 
     def table(self, layers: Sequence[str]) -> TimesTable:
-        """Return it as a table of the model's layers."""
+        """Return the table for a model with these layer names."""
         return TimesTable(
             self.step,
             layers,
@@ -77,7 +77,7 @@ class TimesReading:
 
 @dataclass(frozen=True, slots=True)
 class OwnedBytes:
-    """What the layers own beside activations, in bytes by layer."""
+    """The bytes that layers own in addition to activations, by layer."""
 
     parameters: Counter[int] = field(default_factory=Counter)
     buffers: Counter[int] = field(default_factory=Counter)
@@ -98,9 +98,10 @@ def memory_reading(
     machine: Mapping[str, int],
     is_of_device: bool,
 ) -> MemoryReading:
-    """Put together what a step's measuring gave. Without a moment nothing was kept, where layers ran.
+    """Combine the results of a measured step.
 
-    owned: gradients and optimizer state as they were at the end; the balance takes them of the moment.
+    peak: None if nothing was saved for a backward pass.
+    owned: with gradients and optimizer state at the end of the step; the balance uses those at the peak.
     """
     held = machine.get("device_allocated" if is_of_device else "host_resident", 0)
     total = held if peak is None or peak.held_bytes is None else peak.held_bytes
@@ -137,7 +138,7 @@ def _rows(
 def _parts(
     peak: MemoryPeak | None, owned: OwnedBytes, optimizer_bytes: int, *, is_of_device: bool
 ) -> dict[str, int]:
-    """Return what was held at the moment; of activations only the part on the device that is counted."""
+    """Return the memory at the peak by purpose. Activations on the host are left out for a device."""
     parts = {
         "parameters": sum(owned.parameters.values()),
         "buffers": sum(owned.buffers.values()),
@@ -156,7 +157,7 @@ def _parts(
 def times_reading(
     step: int, names: Sequence[str], watch: Stopwatch[Any], *, is_observed: bool
 ) -> TimesReading:
-    """Read a stopwatch whose marks have come."""
+    """Read a stopwatch that is ready."""
     times = watch.times()
     has_backward = bool(times.backward_s)
     rows = {

@@ -1,8 +1,7 @@
-"""The bytes that each layer keeps for the backward pass, at the moment when there are most of them.
+"""The bytes that each layer saves for the backward pass.
 
-A storage counts once, for the layer whose operation kept it first: the result of a ReLU that the
-Linear after it keeps as well is the ReLU's. The model's own parameters and buffers, and what it was
-given, are no activations made here and are counted apart.
+A storage counts once, for the layer whose operation saved it first: if a ReLU and the Linear after it both save the
+ReLU's output, it counts for the ReLU. Parameters, buffers and the inputs of the model are not activations.
 """
 
 from collections import Counter
@@ -20,7 +19,7 @@ __all__ = ["CallTotals", "SavedBytes", "SavedTensorCounter"]
 
 @dataclass(slots=True)
 class CallTotals:
-    """What one call of the model keeps until its backward pass begins."""
+    """The storages that one call of the model saves until its backward pass begins."""
 
     made: dict[int, tuple[int, Storage]] = field(default_factory=dict)
     given: dict[int, Storage] = field(default_factory=dict)
@@ -29,16 +28,18 @@ class CallTotals:
     is_released: bool = False
 
     def release(self) -> None:
-        """Note that its backward pass has begun: from now on it lets go of what it keeps."""
+        """Record that its backward pass has begun, which frees the storages."""
         self.is_released = True
 
 
 @dataclass(slots=True)
 class SavedBytes:
-    """What the calls held at one moment. By layer; `host_bytes` is that part which lies on the host.
+    """The bytes that all calls save at one time.
 
-    `holders` has, by layer and word, the bytes that a checkpoint or a compiled graph keeps (they are
-    among those of `by_layer`), `unseen` how many nodes keep what cannot be looked at.
+    by_layer: bytes by layer index.
+    host_bytes: the part of them on the host.
+    holders: the part that a checkpoint or a compiled graph holds, by layer and kind of holder.
+    unseen: the number of nodes that save memory that cannot be read, by layer and reason.
     """
 
     by_layer: Counter[int] = field(default_factory=Counter)
@@ -49,12 +50,12 @@ class SavedBytes:
 
     @property
     def total_bytes(self) -> int:
-        """All activations that are kept; inputs and parameters are not among them."""
+        """The bytes of all saved activations, without inputs and parameters."""
         return sum(self.by_layer.values())
 
 
 class SavedTensorCounter:
-    """Counts the calls of one step, from `clear` to `clear`. It keeps no tensor and no node."""
+    """Counts the saved storages of the calls of one step. It holds no tensor and no node."""
 
     def __init__(self) -> None:
         self._names: dict[type, tuple[str, ...]] = {}
@@ -62,7 +63,7 @@ class SavedTensorCounter:
         self._own: set[int] = set()
 
     def clear(self) -> None:
-        """Begin another step."""
+        """Begin a step."""
         self._calls.clear()
         self._own.clear()
 
@@ -73,9 +74,11 @@ class SavedTensorCounter:
         own: Iterable[torch.Tensor],
         given: Iterable[torch.Tensor],
     ) -> CallTotals:
-        """Count what the nodes of one call keep; `own` are parameters and buffers, `given` the inputs.
+        """Count the storages that the nodes of one call save.
 
-        What a checkpoint keeps is that of the innermost layer around all that it stands for.
+        own: the model's parameters and buffers. given: the inputs of the call.
+
+        The storages of a checkpoint belong to the innermost layer around all of its operations.
         """
         if not self._own:
             self._own = {s.key for tensor in own for s in storages_of(tensor)}
@@ -102,7 +105,7 @@ class SavedTensorCounter:
         return call
 
     def held(self) -> SavedBytes:
-        """Return what all calls hold whose backward pass has not begun."""
+        """Return the bytes of all calls whose backward pass has not begun."""
         saved = SavedBytes()
         inputs: dict[int, Storage] = {}
         for call in self._held():
@@ -118,7 +121,7 @@ class SavedTensorCounter:
     def batch_bytes(
         self, call: CallTotals, given: Iterable[torch.Tensor], returned: Iterable[torch.Tensor]
     ) -> int:
-        """Return the bytes of inputs and outputs that are neither parameters nor kept by the call."""
+        """Return the bytes of inputs and outputs that are neither parameters nor saved by the call."""
         passed = {s.key: s for tensor in (*given, *returned) for s in storages_of(tensor)}
         return sum(
             storage.size_bytes
@@ -133,7 +136,7 @@ class SavedTensorCounter:
 def _stacks_of_checkpoints(
     saved_by_nodes: Iterable[SavedByNode], stack_of: Callable[[int], tuple[int, ...]]
 ) -> dict[int, tuple[int, ...]]:
-    """Return, by checkpoint, the layers around all nodes that it stands for."""
+    """Return, by checkpoint, the layers around all of its nodes."""
     lines: dict[int, tuple[int, ...]] = {}
     for kept in saved_by_nodes:
         if kept.frame:

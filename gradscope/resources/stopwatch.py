@@ -1,8 +1,7 @@
-"""How long each layer takes, forward and backward, and each part of a step.
+"""Times of each layer, forward and backward, and of each phase of a step.
 
-Spans nest: a module in a module, a module that a checkpoint computes again inside of an operation's
-backward. What is inside of a span is not the span's own. Numbers are made when the step is over, since
-a device's marks come late.
+Spans nest: a module in a module, or a module that a checkpoint recomputes inside an operation's backward. A span's own
+time is without the spans inside it. Times are computed after the step, because a device reaches its marks late.
 """
 
 import threading
@@ -18,13 +17,13 @@ __all__ = ["PHASES", "Phase", "StepTimes", "Stopwatch"]
 
 Phase: TypeAlias = Literal["data", "forward", "loss", "backward", "optimizer", "other"]
 PHASES: Final[tuple[Phase, ...]] = ("data", "forward", "loss", "backward", "optimizer", "other")
-"""The parts of a step. `data` is all before a forward, `loss` is between it and the first
-operation of its backward, `other` comes after the backward and belongs to no optimizer."""
+"""The phases of a step. `data` ends with the first forward, `loss` is between forward and backward, `other` is after
+the backward and outside of the optimizer."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """Seconds of one step: each layer's own by its index, and each part of the step's."""
+    """Seconds of one step: the own time of each layer by index, and the time of each phase."""
 
     forward_s: dict[int, float]
     backward_s: dict[int, float]
@@ -42,7 +41,7 @@ class _Span(Generic[Mark]):
 
 
 class Stopwatch(Generic[Mark]):
-    """Times one step, from its birth to `stop`; `times` is for afterwards."""
+    """Times one step, from its creation to `stop`. Then `times` returns the result, once `is_ready`."""
 
     def __init__(self, clock: Clock[Mark]) -> None:
         self.clock = clock
@@ -57,7 +56,7 @@ class Stopwatch(Generic[Mark]):
 
     @property
     def is_running(self) -> bool:
-        """Whether the step is not over."""
+        """Whether `stop` has not been called."""
         return self._end is None
 
     def enter(self, layer: int, *, is_backward: bool) -> None:
@@ -67,7 +66,7 @@ class Stopwatch(Generic[Mark]):
         self._open[thread] = span
 
     def leave(self, layer: int) -> None:
-        """End this thread's innermost span of that layer; those in it that never ended are dropped."""
+        """End this thread's innermost span of that layer. Spans inside it that have not ended are dropped."""
         end = self.clock.mark()
         thread = threading.get_ident()
         span = self._open.get(thread)
@@ -83,7 +82,7 @@ class Stopwatch(Generic[Mark]):
             self._open[thread] = span.above
 
     def begin_phase(self, phase: Phase) -> None:
-        """Begin another part of the step; what follows the last operation of a backward is `other`."""
+        """Begin a phase of the step. The time after the last operation of a backward is `other`."""
         if phase == self._phase:
             return
         if self._phase == "backward" and self._backward_end is not None:
@@ -95,9 +94,9 @@ class Stopwatch(Generic[Mark]):
     def time_backward(
         self, nodes: Sequence[Node], layers: Sequence[int], after: Callable[[], None] | None = None
     ) -> None:
-        """Time the operations of a graph when their backward runs. Nothing of them is held here.
+        """Time the operations of a graph when their backward runs. The nodes are not held.
 
-        `after` is called when the backward of each is over; what it raises goes into the training.
+        after: called after the backward of each operation. Its exceptions reach the training.
         """
         hooks: dict[int, tuple[Callable[[object], None], Callable[[object, object], None]]] = {}
         for node, layer in zip(nodes, layers, strict=True):
@@ -109,14 +108,14 @@ class Stopwatch(Generic[Mark]):
             node.register_hook(pair[1])
 
     def layer_in_backward(self) -> int:
-        """Return the layer of the innermost span of a backward pass that is open; -1 for none."""
+        """Return the layer of the innermost open span of a backward pass; -1 if there is none."""
         spans = [span for span in list(self._open.values()) if span.is_backward]
         return spans[-1].layer if spans else -1
 
     def begin_backward(self, layer: int) -> None:
         """Begin the backward of an operation.
 
-        What passed since the one before it in this thread is the other's: autograd gathers the
+        The time since the operation before it in this thread is counted for that one: autograd accumulates the
         gradients of its parameters then.
         """
         self.begin_phase("backward")
@@ -142,11 +141,11 @@ class Stopwatch(Generic[Mark]):
         self._open.clear()
 
     def is_ready(self) -> bool:
-        """Whether `times` can be read without waiting."""
+        """Whether `times` can be called without waiting."""
         return self._end is not None and self.clock.is_ready(self._end)
 
     def times(self) -> StepTimes:
-        """Return what was measured, once it is ready."""
+        """Return the times. Call it only if `is_ready`."""
         own: dict[bool, dict[int, float]] = {False: {}, True: {}}
         for span, seconds in self._durations():
             into = own[span.is_backward]
@@ -173,14 +172,14 @@ class Stopwatch(Generic[Mark]):
 
 
 class _NodeTimer:
-    """The two hooks on a layer's operations: they return nothing, and rest once the step is over."""
+    """The two hooks on a layer's operations. They return nothing, and do nothing after the step."""
 
     __slots__ = ("_after", "_layer", "_watch")
     __torch_unserializable__ = True
 
     def __init__(
         self, watch: Stopwatch[Any], layer: int, after: Callable[[], None] | None
-    ) -> None:  # Any: of whichever clock
+    ) -> None:  # Any: of any clock
         self._watch = watch
         self._layer = layer
         self._after = after
@@ -193,7 +192,7 @@ class _NodeTimer:
             self._watch.clock.resume()
 
     def end(self, _given: object, _gradients: object) -> None:
-        """Run after it. What raises there is of this operation still."""
+        """Run after the operation's backward. An exception of `after` still belongs to this operation."""
         if not self._watch.is_running:
             return
         if self._after is not None:

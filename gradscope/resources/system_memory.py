@@ -1,4 +1,4 @@
-"""What the process and its device say of memory: counters that are read without waiting."""
+"""Memory counters of the process and its device. Reading them does not synchronise."""
 
 import os
 import sys
@@ -16,9 +16,9 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4
 
 
 class SystemMemory:
-    """This process's memory on a device, from `open` to `close`. On a CPU it is the process's own.
+    """This process's memory on a device, between `open` and `close`. On a CPU it is the resident set.
 
-    Nothing is reset: the allocator's peak is the user's to reset.
+    Nothing is reset: only the user resets the allocator's peak.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,35 +30,35 @@ class SystemMemory:
 
     @property
     def is_of_device(self) -> bool:
-        """Whether `held_bytes` is what an allocator has given out, or the process's resident set."""
+        """Whether `held_bytes` is allocated device memory, and not the process's resident set."""
         return self.device.type == "cuda"
 
     def open(self) -> None:
-        """Keep the kernel's file open, so that a look takes a microsecond or two."""
+        """Open the kernel's file, so that a read takes one or two microseconds."""
         if self._file is None and sys.platform == "linux":
             self._file = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
     def resident_bytes(self) -> int | None:
-        """Return what of the process lies in memory; None where the system does not say it now."""
+        """Return the process's resident memory; None if it is not known."""
         if self._file is None:
             return None
         return int(os.pread(self._file, 128, 0).split(None, 2)[_RESIDENT_FIELD]) * _PAGE_BYTES
 
     def numbers(self) -> dict[str, int]:
-        """Return all values that are known, by name."""
-        told = {
+        """Return all known counters by name, in bytes."""
+        counters = {
             "host_resident": self.resident_bytes(),
             "host_peak": _host_peak_bytes(),
             **_host_numbers(),
             **(self._device_numbers() if self.is_of_device else {}),
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in counters.items() if value is not None}
 
     def _allocated_bytes(self) -> int | None:
         return int(self._statistics()["allocated_bytes"]["all"]["current"])
@@ -71,7 +71,7 @@ class SystemMemory:
         return torch.cuda.current_device() if self.device.index is None else self.device.index
 
     def _device_numbers(self) -> dict[str, int]:
-        """Return the allocator's counters, and the driver's: `device_others` is of other processes."""
+        """Return the counters of the allocator and the driver. `device_others` is used by other processes."""
         statistics = self._statistics()
 
         def counter(name: str, which: str) -> int:
@@ -93,7 +93,7 @@ class SystemMemory:
 
 def _host_peak_bytes() -> int | None:
     try:
-        import resource  # noqa: PLC0415 - there is none on Windows
+        import resource  # noqa: PLC0415 - Windows has no such module
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -101,7 +101,7 @@ def _host_peak_bytes() -> int | None:
 
 
 def _host_numbers() -> dict[str, int]:
-    """Return the machine's memory and what of it could still be used; empty where the system does not report it."""
+    """Return the machine's total and available memory; empty if they are not known."""
     path = Path("/proc/meminfo")
     if not path.exists():
         return {}

@@ -319,12 +319,12 @@ def test_precision_inside_is_said_and_allowed_for():
 
 def test_the_checklist_ticks_crosses_and_leaves_out():
     states = {item.text: item.is_met for item in examine(Product, sample(3, 4), sample(3, 4)).checklist}
-    assert states["the second derivative was looked at"] is None
-    assert states["needs_input_grad is looked at"] is True
+    assert states["the second derivative is right"] is None
+    assert states["backward checks needs_input_grad"] is True
     assert states["the gradient is the derivative"] is False
     assert states["an approximate gradient was measured"] is None
     single = {item.text: item.is_met for item in examine(Cube, sample(3)).checklist}
-    assert single["needs_input_grad is looked at"] is None
+    assert single["backward checks needs_input_grad"] is None
 
 
 @pytest.mark.parametrize(

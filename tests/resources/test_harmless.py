@@ -229,6 +229,6 @@ def test_a_compiled_model_is_said_to_be_unknown_and_its_parameters_are_known():
         table = scope.memory()
         assert table[""].total.saved_bytes is None
         assert table[""].total.param_bytes == sum(p.nbytes for p in model.parameters())
-        assert table.notes[0].startswith("no layer was seen computing: the model is compiled")
+        assert table.notes[0].startswith("no call of a layer was observed: the model is compiled")
         assert scope.faults == {}
     torch._dynamo.reset()

@@ -179,7 +179,7 @@ def test_layers_of_one_class_side_by_side_are_helped_together():
     assert found.saves_bytes == (1000 - 50) + (600 - 50) - 1000
     assert str(found) == (
         "checkpointing each of the 2 Block blocks.0 … blocks.1 would save 500 B "
-        "(0.98 KiB come back while one of them runs backward)"
+        "(0.98 KiB are used again while one of them runs backward)"
     )
 
 

@@ -69,7 +69,7 @@ def test_a_checkpoint_keeps_its_inputs_and_says_so(
     each = 2 * batch.nbytes // len(keepers)
     assert own(table) == {"head": batch.nbytes} | dict.fromkeys(keepers, each)
     assert table.notes == tuple(
-        f"{each:,} bytes of {name or 'the model itself'} are kept by a checkpoint" for name in keepers
+        f"{each:,} bytes of {name or 'the model itself'} are held by a checkpoint" for name in keepers
     )
     plain = nn.Sequential(*model.blocks, model.head)
     whole = sum(count_independently(plain, batch).values())
@@ -194,8 +194,8 @@ def test_gradients_changed_by_user_hooks_are_flagged_as_hidden(measured):
     table = measured(model, forward=packed)
     assert own(table) == {}
     assert table.notes == (
-        "1 operations of 0 keep what cannot be looked at: hooks on saved tensors",
-        "1 operations of 1 keep what cannot be looked at: hooks on saved tensors",
+        "1 operations of 0 save memory that cannot be read: hooks on saved tensors",
+        "1 operations of 1 save memory that cannot be read: hooks on saved tensors",
     )
 
 

@@ -113,7 +113,7 @@ def test_values_that_were_not_measured_are_not_invented():
         scope.mark_step()
         table = scope.times()
         assert table[""].backward_s is None
-        assert table.notes == ("no backward pass was seen in this step",)
+        assert table.notes == ("no backward pass was observed in this step",)
 
 
 def test_a_step_can_be_asked_for():

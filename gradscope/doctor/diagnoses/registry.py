@@ -165,12 +165,12 @@ CHECKLIST: Final = (
         checklist.always,
     ),
     ChecklistLine(
-        "tensors go through save_for_backward, and nothing else does",
+        "save_for_backward saves all tensors, and only tensors",
         (context.SAVED_ON_CTX, failures.NON_TENSOR_SAVED),
         checklist.if_function_ran,
     ),
     ChecklistLine(
-        "saved_tensors is read in backward only",
+        "saved_tensors is read only in backward",
         (failures.SAVED_TENSORS_IN_FORWARD,),
         checklist.if_function_ran,
     ),
@@ -200,11 +200,13 @@ CHECKLIST: Final = (
         checklist.if_function_ran,
     ),
     ChecklistLine(
-        "needs_input_grad is looked at",
+        "backward checks needs_input_grad",
         (needs_input_grad.IGNORES_NEEDS_INPUT_GRAD,),
         checklist.if_several_inputs_need_gradients,
     ),
-    ChecklistLine(".detach() and not .data", (context.USES_DATA,), checklist.if_source_was_read),
+    ChecklistLine(
+        ".detach() is used and not .data", (context.USES_DATA,), checklist.if_source_was_read
+    ),
     ChecklistLine(
         "the gradient is the derivative",
         (
@@ -223,7 +225,7 @@ CHECKLIST: Final = (
         checklist.if_approximate,
     ),
     ChecklistLine(
-        "the second derivative was looked at",
+        "the second derivative is right",
         (
             second_order.GRAPH_BROKEN,
             second_order.NOT_TWICE_DIFFERENTIABLE,

@@ -1,4 +1,4 @@
-"""Whether two runs gave the same tensors, up to rounding."""
+"""Compares the tensors of two runs, up to rounding."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,12 @@ __all__ = ["agree"]
 
 
 def agree(a: Sequence[Tensor | None], b: Sequence[Tensor | None], *, roundings: float) -> bool:
-    """Return whether two rows of tensors hold the same values, up to some roundings of the largest.
+    """Return whether two sequences of tensors hold the same values.
 
-    Measured against the largest element of the whole row: the gradient of a bias before a
-    normalisation is 0, and what comes out is the rounding of the others. NaN equals NaN, None None.
+    roundings: the tolerance, in units of eps times the largest element of all tensors of `a`. It is that of all,
+        because a gradient can be the rounding error of others: that of a bias before a normalisation is 0.
+
+    NaN equals NaN, and None equals None.
     """
     largest = max((_largest(t) for t in a if t is not None), default=0.0)
     return len(a) == len(b) and all(

@@ -1,9 +1,8 @@
-"""The gradient by finite differences, and how it compares with the one that backward computed.
+"""Finite differences, and their comparison with the gradient that backward computed.
 
-Both are of the same number: the sum of the outputs, each element weighted (``Re Σ conj(w) y``), whose
-gradient is what backward returns for the gradient w. So one backward is compared with as many
-differences as are wanted, and no Jacobian is held. A difference is taken from both sides: where the two
-sides disagree the function has a kink or an edge, and no statement is made.
+Both differentiate the weighted sum of the outputs, ``Re Σ conj(w) y``. Its gradient is what backward returns for the
+grad_output w, so one backward is compared with any number of differences, and no Jacobian is held. A difference is
+taken from both sides. If they disagree, the function has a kink or an edge there, and the element is left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,17 +38,17 @@ class Comparison:
 
     @property
     def error(self) -> Tensor:
-        """The absolute difference; 0 where no statement is made."""
+        """The absolute difference; 0 at elements that are left out."""
         return torch.where(self.is_usable, (self.analytic - self.numeric).abs(), 0.0)
 
     @property
     def is_wrong(self) -> Tensor:
-        """Which elements are wrong."""
+        """Shape (n,): which elements are wrong."""
         return self.is_usable & ~(self.error <= self.tolerance)
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no compared element is wrong."""
         return not bool(self.is_wrong.any())
 
     @property
@@ -59,7 +58,7 @@ class Comparison:
 
 
 def _pick_elements(count: int) -> Tensor:
-    """Return the flat indices of the elements to look at: all of a small tensor, else a sample."""
+    """Return the flat indices of the elements to compare: all of a small tensor, else a sample."""
     if count <= _ALL_ELEMENTS:
         return torch.arange(count)
     sampled = _SAMPLED_ELEMENTS if count <= _MANY_ELEMENTS else _SAMPLED_ELEMENTS // 8
@@ -76,10 +75,12 @@ def compare_elements(
     precision: Precision,
     indices: Tensor | None = None,
 ) -> Comparison:
-    """Compare the gradient of one leaf with differences in its elements, all or a sample.
+    """Compare the gradient of one leaf with finite differences, at all of its elements or a sample.
 
-    Beside a sample, two random directions are compared; where they disagree although the sample agrees,
-    the elements to blame are searched for and compared instead.
+    In addition to a sample, two random directions are compared. If one disagrees although the sample agrees,
+    the elements that cause it are searched for, and compared instead.
+
+    indices: the flat indices to compare, instead of a choice.
     """
     difference = _Difference(values, at, weights, leaf, precision)
     if indices is not None:
@@ -88,8 +89,8 @@ def compare_elements(
     sampled = _compare_at(difference, leaf, gradient, precision, indices)
     if len(indices) == gradient.numel() or not sampled.is_right:
         return sampled
-    blamed = difference.locate(gradient)
-    return sampled if blamed is None else _compare_at(difference, leaf, gradient, precision, blamed)
+    wrong = difference.locate(gradient)
+    return sampled if wrong is None else _compare_at(difference, leaf, gradient, precision, wrong)
 
 
 def _compare_at(
@@ -133,7 +134,7 @@ def jacobian(values: Values, at: Sequence[Tensor], leaf: int, precision: Precisi
 
 
 class _Difference:
-    """Differences of the weighted sum in one leaf. Lives for one comparison."""
+    """Finite differences of the weighted sum in one leaf."""
 
     def __init__(
         self,
@@ -160,11 +161,11 @@ class _Difference:
         return complex(slope, upward), is_usable and is_also_usable
 
     def is_steady_in(self, index: int, slope: complex) -> bool:
-        """Return whether twice the step gives the same slope: across a jump it gives half of it."""
+        """Return whether twice the step gives the same slope: across a jump it gives half the slope."""
         return self._is_same_slope(slope, self.of_element(index, stretch=2.0)[0])
 
     def locate(self, gradient: Tensor) -> Tensor | None:
-        """Return a few elements among which a random direction disagrees; None where none does."""
+        """Return a few elements in which a random direction disagrees; None if the directions agree."""
         if not any(self.along(gradient, seed)[2] for seed in (0, 1)):
             return None
         indices = torch.arange(gradient.numel())
@@ -216,9 +217,9 @@ class _Difference:
                 self._outputs(_moved(self._at, self._leaf, index, s * h * unit)) for s in (1, -1)
             )
             slope, is_usable = self._both_sides(plus, minus, h * abs(unit))
-            if slope == slope or size == 0:  # noqa: PLR0124 - a number: else the step left the domain
+            if slope == slope or size == 0:  # noqa: PLR0124 - not NaN: the step stayed in the domain
                 break
-        return (slope, is_usable) if slope == slope else (0.0, False)  # noqa: PLR0124 - as above
+        return (slope, is_usable) if slope == slope else (0.0, False)  # noqa: PLR0124 - not NaN
 
     def _both_sides(self, plus: list[Tensor], minus: list[Tensor], h: float) -> tuple[float, bool]:
         ahead, behind = self._change(plus, self._here) / h, self._change(self._here, minus) / h
@@ -236,7 +237,7 @@ class _Difference:
 
 
 def _direction(here: Tensor, seed: int, only: Tensor | None) -> Tensor:
-    """Return a random vector of length about 1, zero but in the elements `only`."""
+    """Return a random vector of length about 1, zero except in the elements `only`."""
     drawn = torch.randn(
         here.numel(), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )

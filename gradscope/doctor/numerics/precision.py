@@ -1,8 +1,7 @@
-"""In which precision a function works, and what a finite difference can then be trusted with.
+"""The dtype that a function computes in, and the step and tolerances of finite differences that follow from it.
 
-Central differences of step h are off by about ``h² f'''`` and by rounding, ``eps |y| / h``. In
-double h is 1e-6. A function that casts to single precision inside (`.float()`) makes such a step
-useless: there h is the cube root of that precision's eps, and the tolerance follows.
+Central differences of step h have an error of about ``h² f'''`` plus a rounding error of ``eps |y| / h``. In double, h is
+1e-6. If a function casts to single precision inside (`.float()`), h is the cube root of that dtype's eps instead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ _STEP_IN_DOUBLE: Final = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The dtype that a function works in, the step of a difference and the tolerances that follow."""
+    """The dtype that a function computes in, the step of a finite difference, and the tolerances."""
 
     dtype: torch.dtype
     step: float
@@ -38,13 +37,13 @@ class Precision:
 
     @property
     def is_double(self) -> bool:
-        """Whether a difference is as good as it can be."""
+        """Whether the function computes in double."""
         return self.dtype == torch.float64
 
 
 def precision_of(subject: Subject) -> Precision:
-    """Return the precision in which a subject works: the narrowest it casts to, at most its leaves'."""
-    # Moved a little: values that came from float32 would look as if they had been cast to it.
+    """Return the precision of a subject: the narrowest dtype among its leaves and the casts that it does."""
+    # Values converted from float32 would look like a cast to it, so all are moved a little.
     moved = subject.with_values([leaf.value * (1 + 1e-10) for leaf in subject.leaves])
     with _Casts() as casts:
         outcome = run_subject(moved)
@@ -55,7 +54,7 @@ def precision_of(subject: Subject) -> Precision:
         and outcome.outputs
         and all(_is_single(y.detach()) for y in outcome.outputs)
     ):
-        dtype = torch.float32  # foreign code, which the dispatcher does not see
+        dtype = torch.float32  # foreign code, whose casts the dispatcher does not see
     if dtype == torch.float64:
         return Precision(dtype, _STEP_IN_DOUBLE, rtol=1e-3, atol=1e-5)
     step = torch.finfo(dtype).eps ** (1 / 3)
@@ -64,7 +63,7 @@ def precision_of(subject: Subject) -> Precision:
 
 
 class _Casts(PassiveDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
-    """Notes each cast of floating-point numbers to a narrower dtype."""
+    """Records casts of floating-point numbers to a narrower dtype."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped
@@ -98,7 +97,7 @@ def _is_narrower(made: object, source: object) -> bool:
 
 
 def _is_single(y: Tensor) -> bool:
-    """Return whether float64 values are all float32 numbers, and not just round ones."""
+    """Return whether all values are float32 numbers, and not all of them bfloat16 numbers (such as small integers)."""
     if y.dtype != torch.float64 or y.numel() == 0:
         return False
     return torch.equal(y.float().double(), y) and not torch.equal(y.bfloat16().double(), y)

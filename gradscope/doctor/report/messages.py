@@ -1,8 +1,4 @@
-"""The error messages of autograd that everybody meets, recognised by PyTorch's present wording.
-
-A row's pattern is searched in the text of an exception. The rows are in the order in which they are
-tried: a more special one stands first.
-"""
+"""The eight most common error messages of autograd, with cause and cure, recognised by PyTorch's wording."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +9,7 @@ __all__ = ["KNOWN_MESSAGES", "KnownMessage", "recognise"]
 
 @dataclass(frozen=True, slots=True)
 class KnownMessage:
-    """One message: what it is called, how it is recognised, where it comes from, what to do."""
+    """One message. `pattern` is searched in the text of an exception."""
 
     name: str
     pattern: re.Pattern[str]
@@ -31,57 +27,57 @@ KNOWN_MESSAGES: Final = (
         "modified by an inplace operation|is being (used in an in-?place operation|modified inplace)"
         "|more than one element of the written-to tensor refers to a single memory location",
         "a tensor that backward needs, or that shares its memory, was written to after it was saved",
-        "use the out-of-place form (x = x + 1, not x += 1; relu, not relu_), or clone() before "
-        "writing; an input that forward must write to is declared with ctx.mark_dirty",
+        "use the out-of-place operation (x = x + 1, not x += 1; relu, not relu_), or clone() before "
+        "the write; declare an input that forward must change with ctx.mark_dirty",
     ),
     _row(
         "grad can be implicitly created only for scalar outputs",
         "grad can be implicitly created only for scalar outputs",
-        "backward() was called on a tensor of several elements without saying how they are weighted",
+        "backward() was called on a tensor of several elements without a gradient for them",
         "reduce to a number first (loss.mean().backward()), or pass gradient= of the output's shape",
     ),
     _row(
         "expected X gradients, got Y",
         r"returned an incorrect number of gradients \(expected \d+, got \d+\)"
         r"|expected \d+ gradients?,? (but )?got \d+",
-        "backward must return one value for each argument of forward, ctx not counted",
-        "return as many values as forward has arguments, None for those that are no tensors",
+        "backward must return one value for each argument of forward except ctx",
+        "return as many values as forward has arguments, None for those that are not tensors",
     ),
     _row(
         "invalid gradient shape at index",
         r"returned an invalid gradient at index \d+ - got \[.*\] but expected shape compatible with",
-        "the gradient of an input has a shape other than that input's",
-        "give each gradient the shape of its input: sum over broadcast dims, transpose, expand",
+        "the gradient of an input does not have the shape of that input",
+        "return each gradient in the shape of its input: sum over broadcast dims, transpose, expand",
     ),
     _row(
         "sizes of tensors must match",
         r"sizes? of tensors? .*must match|shapes cannot be multiplied"
         r"|size mismatch|shape mismatch",
-        "two tensors meet whose shapes neither agree nor broadcast",
+        "an operation got two tensors whose shapes neither agree nor broadcast",
         "print both shapes at that line; transpose, unsqueeze or expand one of them",
     ),
     _row(
         "gradcheck failed",
         r"jacobian mismatch for output \d+ with respect to input \d+|gradcheck failed",
-        "the gradient that backward computes is not the derivative of what forward computes",
+        "backward does not compute the derivative of forward",
         "derive the formula again, in double precision; gradscope.examine says where it is wrong",
     ),
     _row(
         "no attribute saved_tensors",
         r"has no attribute '?saved_(tensors?|variables)",
-        "saved_tensors was asked of something else than the ctx of backward, or misspelt",
+        "saved_tensors was read from another object than the ctx of backward, or misspelled",
         "call ctx.save_for_backward(...) in forward (or setup_context), read ctx.saved_tensors in "
         "backward",
     ),
     _row(
         "save_for_backward given non-tensors",
         r"save_for_backward can only save variables, but argument \d+ is of type",
-        "save_for_backward takes tensors (and None) only",
-        "keep numbers, shapes and strings as attributes: ctx.alpha = alpha",
+        "save_for_backward takes only tensors and None",
+        "save numbers, shapes and strings as attributes: ctx.alpha = alpha",
     ),
 )
 
 
 def recognise(text: str) -> KnownMessage | None:
-    """Return the row that a message belongs to, or None."""
+    """Return the first known message that a text contains, or None."""
     return next((row for row in KNOWN_MESSAGES if row.pattern.search(text)), None)

@@ -1,4 +1,4 @@
-"""What an examination returns: findings, the five steps, the closing checklist. Pure data."""
+"""`Report`: findings, the numbers of the five steps, and the checklist; as text and as JSON."""
 
 import dataclasses
 import math
@@ -10,14 +10,14 @@ from typing import Any, Final
 __all__ = ["REPORT_VERSION", "CheckItem", "ExaminationStep", "Finding", "Report"]
 
 REPORT_VERSION: Final = 1
-"""The version of `Report.to_dict`. It grows when a key changes its meaning or goes away."""
+"""The version of `Report.to_dict`. It grows when a key changes its meaning or is removed."""
 _WIDTH: Final = 100
 _MARKS: Final = {"passed": "ok", "failed": "FAILED", "skipped": "skipped"}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found. `where` is a file and line; "" where none is known."""
+    """A fault or a hint. `where` is a file and line; "" if none is known."""
 
     code: str
     severity: str
@@ -45,7 +45,7 @@ class ExaminationStep:
 
 @dataclass(frozen=True, slots=True)
 class CheckItem:
-    """One line of the closing checklist; `is_met` is None where it does not apply."""
+    """One line of the checklist. `is_met` is None if it does not apply."""
 
     text: str
     is_met: bool | None
@@ -79,13 +79,13 @@ class Report:
     def to_dict(self) -> dict[str, Any]:  # Any: what JSON may hold
         """Return plain dicts, lists, strings and finite numbers, with the version of this form.
 
-        The README of this room says what each key holds. JSON has no NaN: such numbers become strings.
+        The README of the doctor describes the keys. JSON has no NaN: such numbers become strings.
         """
         return {"version": REPORT_VERSION, "ok": self.ok, **_plain(dataclasses.asdict(self))}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Report":  # Any: what JSON may hold
-        """Return the report that `to_dict` wrote, also after a way through JSON."""
+        """Return the report that `to_dict` wrote, also if it was JSON in between."""
         return cls(
             name=data["name"],
             findings=tuple(
@@ -100,7 +100,7 @@ class Report:
         )
 
 
-def _plain(value: Any) -> Any:  # Any: what a report holds, and the same as JSON has it
+def _plain(value: Any) -> Any:  # Any: values of a report, and of JSON
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Which dim of which inputs is a batch, found by trying: a row computed alone must be the same row."""
+"""Finds the batch dim of a subject by trying: a row computed alone must equal that row of the whole batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,10 +12,10 @@ __all__ = ["with_first_rows"]
 
 
 def with_first_rows(subject: Subject, count: int) -> Subject | None:
-    """Return the subject on the first `count` rows of its batch; None where none can be made out.
+    """Return the subject on the first `count` rows of its batch; None if no batch dim is found.
 
-    A set of inputs forms a batch where forward on their first row alone gives the first row of each
-    output. A table that is looked up, weights and reductions over the batch do not pass this.
+    Inputs form a batch if forward on their first row alone gives the first row of each output. Lookup tables,
+    weights and reductions over the batch do not pass this test.
     """
     for positions in _candidates(subject):
         if _is_batch(subject, positions):
@@ -42,7 +42,7 @@ def _is_batch(subject: Subject, positions: Sequence[int]) -> bool:
             whole = subject([leaf.value.clone() for leaf in subject.leaves])
             one = _sliced(subject, positions, 1)
             first = one([leaf.value.clone() for leaf in one.leaves])
-    except Exception:  # noqa: BLE001 - whatever it raises, these inputs do not form a batch
+    except Exception:  # noqa: BLE001 - after any exception, these inputs do not form a batch
         return False
     return bool(whole) and all(
         y.dim() > 0
@@ -54,7 +54,7 @@ def _is_batch(subject: Subject, positions: Sequence[int]) -> bool:
 
 
 def _values(subject: Subject) -> dict[int, Tensor]:
-    """Return all tensor arguments by position, but a module's parameters."""
+    """Return all tensor arguments by position, without a module's parameters."""
     values = {i: a for i, a in enumerate(subject.arguments) if isinstance(a, Tensor)}
     values.update({leaf.position: leaf.value for leaf in subject.leaves})
     return {i: v for i, v in values.items() if i < subject.input_count}

@@ -1,8 +1,7 @@
-"""Watching a Function from inside: what autograd hides before it casts, sums and checks.
+"""`instrumented`: records the calls of Functions from inside, before autograd casts, sums and checks gradients.
 
-While a `Spy` is open, forward, setup_context and backward of the watched classes are wrapped;
-closing it gives the classes back exactly as they were. What the wrapped methods compute is not
-changed.
+It wraps forward, setup_context and backward of the classes during a block, and restores the classes afterwards. The
+results of the methods do not change.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +18,12 @@ from gradscope.doctor.subject.op_counter import OperationLog, OperationRecorder
 __all__ = ["CtxTensor", "FunctionCall", "backward_name", "instrumented", "is_same"]
 
 _TORCHS_OWN: Final = frozenset({"to_save", "dirty_tensors", "non_differentiable", "saved_for_forward"})
-"""What torch itself keeps as attributes of ctx."""
+"""The attributes of ctx that torch itself sets."""
 
 
 @dataclass(frozen=True, slots=True)
 class CtxTensor:
-    """A tensor kept as an attribute of ctx."""
+    """An attribute of ctx that holds tensors."""
 
     attribute: str
     size_bytes: int
@@ -33,37 +32,35 @@ class CtxTensor:
 
 @dataclass(slots=True)
 class FunctionCall:
-    """One run of a Function, filled in as it goes on: forward first, backward when it comes."""
+    """The record of one call of a Function: filled by forward, and then by backward if it runs."""
 
     function: type[Function]
     inputs: tuple[object, ...] = ()
     modified_inputs: tuple[int, ...] = ()
-    """Positions of inputs that forward wrote to without mark_dirty."""
+    """Positions of inputs that forward changed without mark_dirty."""
     dirty_inputs: int = 0
     returned_inputs: tuple[int, ...] = ()
-    """Positions of inputs that forward returned as they were."""
+    """Positions of inputs that forward returned unchanged."""
     held: tuple[CtxTensor, ...] = ()
     outputs: tuple[object, ...] = ()
     saved: tuple[tuple[object, int | None], ...] = ()
-    """What save_for_backward was given, each with the position of the argument that it is."""
+    """The arguments of save_for_backward, each with its position among the inputs, or None."""
     untracked_saved: tuple[int, ...] = ()
-    """Positions of saved tensors that are neither an argument nor an output: they carry no graph."""
+    """Positions of saved tensors that are neither an argument nor an output: they have no graph."""
     needs: tuple[bool, ...] = ()
     returned: tuple[object, ...] | None = None
-    """What backward returned, raw; None where it was not reached or raised."""
+    """The raw return of backward; None if it was not reached or raised."""
     modified_gradients: tuple[int, ...] = ()
     modified_saved: tuple[int, ...] = ()
     operations: OperationLog = field(default_factory=OperationLog)
-    """What backward did."""
+    """The operations of backward."""
 
 
 @contextmanager
 def instrumented(functions: Sequence[type[Function]]) -> Iterator[list[FunctionCall]]:
-    """Wrap the methods of some Functions and collect their calls."""
+    """Record the calls of some Functions during the block."""
     calls: list[FunctionCall] = []
-    contexts: dict[
-        int, tuple[object, FunctionCall]
-    ] = {}  # the object too, so that its id is not used again
+    contexts: dict[int, tuple[object, FunctionCall]] = {}  # holding ctx keeps its id unique
     originals = [(f, name, vars(f).get(name)) for f in functions for name in _wrapped_names(f)]
     try:
         for function in functions:
@@ -108,13 +105,13 @@ def _wrap(
     wrap_forward = _wrap_two_methods if _has_setup_context(function) else _wrap_one_method
     wrap_forward(function, calls, contexts)
 
-    def watched_backward(ctx: Any, *gradients: Any) -> Any:
+    def recording_backward(ctx: Any, *gradients: Any) -> Any:
         known = contexts.get(id(ctx))
         if known is None:
             return backward(ctx, *gradients)
-        return _watch_backward(known[1], backward, ctx, gradients)
+        return _record_backward(known[1], backward, ctx, gradients)
 
-    _set(function, name, watched_backward)
+    _set(function, name, recording_backward)
 
 
 def _wrap_one_method(
@@ -122,15 +119,15 @@ def _wrap_one_method(
     calls: list[FunctionCall],
     contexts: dict[int, tuple[object, FunctionCall]],
 ) -> None:
-    forward: Any = function.forward  # Any: as above
+    forward: Any = function.forward  # Any: the user's method
 
-    def watched_forward(ctx: Any, *args: Any) -> Any:
-        result = _watch_forward(function, forward, args, (ctx, *args), calls)
+    def recording_forward(ctx: Any, *args: Any) -> Any:
+        result = _record_forward(function, forward, args, (ctx, *args), calls)
         contexts[id(ctx)] = ctx, calls[-1]
-        _look_at_context(ctx, calls[-1])
+        _record_context(ctx, calls[-1])
         return result
 
-    _set(function, "forward", watched_forward)
+    _set(function, "forward", recording_forward)
 
 
 def _wrap_two_methods(
@@ -138,15 +135,15 @@ def _wrap_two_methods(
     calls: list[FunctionCall],
     contexts: dict[int, tuple[object, FunctionCall]],
 ) -> None:
-    forward: Any = function.forward  # Any: as above
+    forward: Any = function.forward  # Any: the user's method
     setup: Any = function.setup_context
 
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         setup(ctx, inputs, output)
         contexts[id(ctx)] = ctx, calls[-1]
-        _look_at_context(ctx, calls[-1])
+        _record_context(ctx, calls[-1])
 
-    _set(function, "forward", lambda *args: _watch_forward(function, forward, args, args, calls))
+    _set(function, "forward", lambda *args: _record_forward(function, forward, args, args, calls))
     _set(function, "setup_context", setup_context)
 
 
@@ -154,7 +151,7 @@ def _set(function: type[Function], name: str, method: Callable[..., Any]) -> Non
     setattr(function, name, staticmethod(method))
 
 
-def _watch_forward(
+def _record_forward(
     function: type[Function],
     forward: Any,
     inputs: tuple[Any, ...],
@@ -173,7 +170,7 @@ def _watch_forward(
     return result
 
 
-def _look_at_context(ctx: Any, call: FunctionCall) -> None:  # Any: ctx has what was put on it
+def _record_context(ctx: Any, call: FunctionCall) -> None:  # Any: the user's attributes
     dirty = [id(t) for t in getattr(ctx, "dirty_tensors", None) or ()]
     call.dirty_inputs = len(dirty)
     call.modified_inputs = tuple(i for i in call.modified_inputs if id(call.inputs[i]) not in dirty)
@@ -188,7 +185,7 @@ def _look_at_context(ctx: Any, call: FunctionCall) -> None:  # Any: ctx has what
     call.held = tuple(_held_on(ctx, call))
 
 
-def _held_on(ctx: Any, call: FunctionCall) -> Iterator[CtxTensor]:  # Any: ctx has what was put on it
+def _held_on(ctx: Any, call: FunctionCall) -> Iterator[CtxTensor]:  # Any: the user's attributes
     for attribute, value in vars(ctx).items():
         tensors = [t for t in _members(value) if _has_gradient(t)]
         if tensors and attribute not in _TORCHS_OWN:
@@ -196,25 +193,25 @@ def _held_on(ctx: Any, call: FunctionCall) -> Iterator[CtxTensor]:  # Any: ctx h
             yield CtxTensor(attribute, sum(t.nbytes for t in tensors), is_argument)
 
 
-def _members(value: object) -> list[Any]:  # Any: whatever a user keeps
+def _members(value: object) -> list[Any]:  # Any: the user's attributes
     if isinstance(value, dict):
         return list(value.values())
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _has_gradient(value: object) -> bool:
-    """Return whether something is a tensor that can have a gradient: no mask, no index."""
+    """Return whether a value is a tensor that can have a gradient, and not a mask or an index."""
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
-def _watch_backward(
+def _record_backward(
     call: FunctionCall, backward: Any, ctx: Any, gradients: tuple[Any, ...]
 ) -> Any:  # Any: the user's
     call.needs = tuple(ctx.needs_input_grad)
     try:
         saved = tuple(ctx.saved_tensors)
     except RuntimeError:
-        saved = ()  # written to since it was saved: backward will say so itself
+        saved = ()  # modified since it was saved: backward will raise
     before, saved_before = _copies(gradients), _copies(saved)
     recorder = OperationRecorder()
     try:
@@ -230,7 +227,7 @@ def _watch_backward(
 
 
 def _copies(values: Sequence[object]) -> list[tuple[Tensor, int] | None]:
-    """Return the content and the version of each tensor."""
+    """Return a copy and the version of each tensor."""
     with torch.no_grad():
         return [
             (v.detach().clone(), _version(v))
@@ -241,7 +238,7 @@ def _copies(values: Sequence[object]) -> list[tuple[Tensor, int] | None]:
 
 
 def _changes(values: Sequence[object], before: Sequence[tuple[Tensor, int] | None]) -> tuple[int, ...]:
-    """Return the positions of tensors that were written to, be it with what they held already."""
+    """Return the positions of tensors that were written to, also if their values did not change."""
     pairs = enumerate(zip(values, before, strict=True))
     return tuple(
         i

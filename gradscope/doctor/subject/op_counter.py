@@ -1,4 +1,4 @@
-"""What a backward did, operation by operation, and which of it only one result needed."""
+"""Records the operations of a backward, and computes which of them only one result needs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class OperationLog:
     operations: list[tuple[float, list[int], list[int]]] = field(default_factory=list)
     """(cost, ids of inputs, ids of outputs); the cost is about the number of multiplications."""
     kept: list[object] = field(default_factory=list)
-    """All tensors seen, so that no id is used twice."""
+    """All tensors, so that ids stay unique."""
     returned: tuple[object, ...] = ()
 
     @property
@@ -31,7 +31,7 @@ class OperationLog:
         return len(self.operations)
 
     def only_for(self, position: int) -> tuple[float, int]:
-        """Return the share of the cost, and the number of operations, that only one result needed."""
+        """Return the share of the cost, and the number of operations, that only one result needs."""
         others = [g for i, g in enumerate(self.returned) if i != position and isinstance(g, Tensor)]
         mine = self._needed_for([self.returned[position]]) - self._needed_for(others)
         total = sum(cost for cost, _, _ in self.operations)
@@ -50,9 +50,9 @@ class OperationLog:
 
 
 class PassiveDispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
-    """A mode that only looks on.
+    """A dispatch mode that changes nothing.
 
-    By default torch loads all of Dynamo, which takes seconds, to keep a mode from being traced.
+    By default torch loads all of Dynamo, which takes seconds, to exclude a mode from tracing.
     """
 
     @classmethod
@@ -61,7 +61,7 @@ class PassiveDispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  
 
 
 class OperationRecorder(PassiveDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
-    """Records the operations that run while it is open."""
+    """Records the operations that run while the mode is active."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped

@@ -1,4 +1,4 @@
-"""One forward and one backward of a subject, and what came of it."""
+"""`run_subject`: one forward and one backward of a subject."""
 
 import traceback
 from collections.abc import Callable, Sequence
@@ -29,17 +29,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ForwardBackwardRun:
-    """What one run gave. `gradients` has one entry a leaf: None where there is none."""
+    """The results of one run. `gradients` has one entry for each leaf: None if it has no gradient."""
 
     outputs: tuple[Tensor, ...] = ()
     weights: tuple[Tensor, ...] = ()
-    """The gradients that were sent into backward, one an output that has a graph."""
+    """The grad_outputs, one for each output that has a graph."""
     gradients: tuple[Tensor | None, ...] = ()
     leaves: tuple[Tensor, ...] = ()
     calls: tuple[FunctionCall, ...] = ()
     failure: Failure | None = None
     is_connected: bool = True
-    """False where no output hangs on a graph, so that backward cannot start."""
+    """False if no output has a graph, so that backward cannot start."""
 
 
 def run_subject(
@@ -53,8 +53,12 @@ def run_subject(
 ) -> ForwardBackwardRun:
     """Run a subject forward and backward once.
 
-    `needed` overrides which leaves require a gradient; `prepare` turns a leaf into what is passed on (a
-    copy, or the same values in another layout); `weigh` gives the gradient for an output.
+    needed: which leaves require a gradient, instead of the subject's own choice.
+    prepare: returns the tensor that is passed for a leaf: a copy, or the same values in another layout.
+    weigh: returns the grad_output for an output; random weights by default.
+    is_instrumented: record the calls of the subject's Functions.
+
+    An exception of the subject becomes `failure`.
     """
     wanted = [leaf.is_needed for leaf in subject.leaves] if needed is None else list(needed)
     leaves = tuple(
@@ -64,7 +68,7 @@ def run_subject(
     with instrumented(subject.functions if is_instrumented else ()) as calls:
         try:
             outputs = subject([prepare(leaf) for leaf in leaves])
-        except Exception as error:  # noqa: BLE001 - whatever the user's function raises is the finding
+        except Exception as error:  # noqa: BLE001 - any exception of the user's function is a finding
             return ForwardBackwardRun(
                 leaves=leaves, calls=tuple(calls), failure=_failure("forward", error)
             )
@@ -77,7 +81,7 @@ def run_subject(
             return ForwardBackwardRun(outputs, weights, none, leaves, tuple(calls), is_connected=False)
         try:
             gradients = _gradients(ends, leaves, weights, create_graph)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - any exception of the user's function is a finding
             return ForwardBackwardRun(
                 outputs, weights, none, leaves, tuple(calls), _failure("backward", error)
             )

@@ -1,7 +1,6 @@
-"""What can be read in a Function's source: the lines that tell where a fault comes from.
+"""Reads facts from a Function's source: lines that can cause a fault. Nothing is run.
 
-Reading never runs anything. Where there is no source (a REPL, a compiled extension) nothing is found,
-and the findings rest on running alone.
+Without source (a REPL, a compiled extension) there are no facts.
 """
 
 import ast
@@ -25,7 +24,7 @@ _DTYPES: Final = _CASTS | {"float16", "float32", "float64", "complex64", "comple
 
 @dataclass(frozen=True, slots=True)
 class SourceFact:
-    """One telling line: its kind, the method it stands in, and where."""
+    """One line of the source that can cause a fault."""
 
     kind: str
     """An attribute that cuts the graph (data, detach, numpy, item, tolist, no_grad), "in-place",
@@ -35,16 +34,16 @@ class SourceFact:
     where: str
     text: str
     target: str = ""
-    """The name that is written to, the attribute that is set, or the number of values returned."""
+    """The variable that is modified, the attribute that is set, or the number of returned values."""
 
     @property
     def is_in_forward(self) -> bool:
-        """Whether it stands in forward or setup_context."""
+        """Whether it is in forward or setup_context."""
         return self.method in _FORWARD
 
     @property
     def is_cutting(self) -> bool:
-        """Whether what it says cuts a tensor off the graph."""
+        """Whether it detaches a tensor from the graph."""
         return self.kind in _CUTTING
 
 
@@ -60,7 +59,7 @@ def read_function(function: type[Function]) -> tuple[SourceFact, ...]:
 
 
 def parameters_of(function: type[Function], name: str) -> list[str]:
-    """Return the names of a method's parameters, ctx left out."""
+    """Return the names of a method's parameters without ctx."""
     is_with_ctx = name != "forward" or function.setup_context is Function.setup_context
     try:
         parameters = inspect.signature(getattr(function, name)).parameters
@@ -70,7 +69,7 @@ def parameters_of(function: type[Function], name: str) -> list[str]:
 
 
 def where_defined(thing: Any) -> str:  # Any: a class, a method or any callable
-    """Return "file:line" of a definition, "" where it is not known."""
+    """Return "file:line" of a definition; "" if it is not known."""
     try:
         path = inspect.getsourcefile(thing)
         _, line = inspect.getsourcelines(thing)
@@ -79,9 +78,7 @@ def where_defined(thing: Any) -> str:  # Any: a class, a method or any callable
     return f"{short_path(path)}:{line}" if path else ""
 
 
-def _read_method(
-    name: str, method: Any
-) -> Iterator[SourceFact]:  # Any: whatever the class calls its method
+def _read_method(name: str, method: Any) -> Iterator[SourceFact]:  # Any: the user's method
     try:
         path = inspect.getsourcefile(method) or ""
         lines, first = inspect.getsourcelines(method)
@@ -118,7 +115,7 @@ def _kind_of(node: ast.AST) -> tuple[str, str]:  # noqa: PLR0911 - one for each 
 
 
 def _hard_coded(node: ast.AST) -> str:
-    """Return "device" or "dtype" where one is written down instead of taken from a tensor."""
+    """Return "device" or "dtype" if the node is a hard-coded one; else ""."""
     match node:
         case ast.Call(func=ast.Attribute(attr="cuda")):
             return "device"
@@ -151,7 +148,7 @@ def _is_in_place(called: str) -> bool:
 
 
 def short_path(path: str | None) -> str:
-    """Return a path as a person would type it: relative to here where it lies below."""
+    """Return a path relative to the working directory if it is inside of it."""
     if not path:
         return ""
     try:

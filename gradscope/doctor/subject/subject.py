@@ -1,4 +1,4 @@
-"""What is examined: any of the forms that a person may give, brought into one."""
+"""`Subject`: a Function, a module or a callable as one function of positional arguments."""
 
 import copy
 import inspect
@@ -20,7 +20,7 @@ Examinable: TypeAlias = type[Function] | nn.Module | Callable[..., object]
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One tensor among the arguments that can have a gradient, and whether it is asked for."""
+    """A tensor argument that can have a gradient. `is_needed`: whether its gradient is examined."""
 
     position: int
     name: str
@@ -41,17 +41,17 @@ class Subject:
 
     @property
     def input_count(self) -> int:
-        """The number of arguments that are inputs, and not a module's parameters, which follow them."""
+        """The number of inputs. A module's parameters follow them among the arguments."""
         parameters = list(self.module.parameters()) if self.module is not None else []
         return len(self.arguments) - len(parameters)
 
     @property
     def is_direct(self) -> bool:
-        """Whether it is a Function's own apply, so that arguments are those of its forward."""
+        """Whether the call is a Function's own apply, so that the arguments are those of its forward."""
         return isinstance(getattr(self.call, "__self__", None), type)
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return all tensors of the result that can have a gradient; `tensors` replace the leaves."""
+        """Call the function with `tensors` as leaves. Return the tensors of the result that can have a gradient."""
         placed = {leaf.position: tensor for leaf, tensor in zip(self.leaves, tensors, strict=True)}
         arguments = [
             placed[i] if i in placed else _copied(argument) for i, argument in enumerate(self.arguments)
@@ -59,12 +59,12 @@ class Subject:
         return tensors_of(self.call(*arguments))
 
     def with_values(self, values: Sequence[Tensor]) -> "Subject":
-        """Return the same with other values in the leaves."""
+        """Return the subject with other values in its leaves."""
         leaves = tuple(replace(l_, value=v) for l_, v in zip(self.leaves, values, strict=True))
         return replace(self, leaves=leaves)
 
     def in_double(self) -> "Subject":
-        """Return the same in double precision: leaves, and the parameters and buffers of a module."""
+        """Return the subject in double precision: leaves, and the parameters and buffers of a module."""
         widened = self.with_values([_widen(leaf.value) for leaf in self.leaves])
         if self.module is None:
             return widened
@@ -75,7 +75,7 @@ class Subject:
 def resolve(function: Examinable, inputs: Sequence[object], name: str | None) -> Subject:
     """Return the subject for a Function class, its apply, an nn.Module or any callable.
 
-    Raises UsageError where it is none of these, or no input is a tensor that can have a gradient.
+    Raises UsageError if it is none of these, or no input is a tensor that can have a gradient.
     """
     call, functions, shown, module = _callable_of(function)
     arguments = tuple(inputs)
@@ -131,7 +131,7 @@ def _calling(module: nn.Module, inputs: int) -> Callable[..., object]:
 def _argument_names(
     function: Any, functions: Sequence[type[Function]], count: int
 ) -> list[str]:  # Any: Examinable
-    described: Any = function  # Any: any of the forms
+    described: Any = function  # Any: Examinable
     is_with_ctx = False
     if functions:
         described = functions[0].forward
@@ -171,7 +171,7 @@ def _kind(argument: object) -> str:
 
 
 def _named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Examinable
-    """Return the Function classes that a plain function names: found also where it raises."""
+    """Return the Function classes that a plain function refers to, also if it raises."""
     code = getattr(function, "__code__", None)
     if code is None:
         return ()
@@ -183,8 +183,8 @@ def _named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Examinable
     )
 
 
-def _copied(argument: Any) -> Any:  # Any: whatever is passed
-    """Return an argument that is no leaf with its tensors copied: the function may write to them."""
+def _copied(argument: Any) -> Any:  # Any: any argument
+    """Return an argument that is not a leaf, with copies of its tensors: the function may change them."""
     if argument is None or isinstance(argument, bool | int | float | str):
         return argument
     return _pytree.tree_map_only(Tensor, torch.clone, argument)

@@ -1,4 +1,4 @@
-"""How long a function takes, beside a reference, interleaved in one run."""
+"""`time_function`: times of a function and of a reference, interleaved in one run."""
 
 import statistics
 import time
@@ -30,7 +30,7 @@ class Timing:
 
     @property
     def ratio(self) -> float:
-        """How many times as long as the reference both together take."""
+        """The time of forward and backward relative to that of the reference."""
         return (self.forward_s + self.backward_s) / (
             self.reference_forward_s + self.reference_backward_s
         )
@@ -48,8 +48,9 @@ def time_function(
 ) -> Timing:
     """Time forward and backward of a function and of a reference on the same inputs.
 
-    The two take turns, so that a busy machine disturbs both alike. Raises UsageError where no input can
-    have a gradient, or `repeats` is under 1.
+    They alternate, so that other load on the machine affects both alike.
+
+    Raises UsageError if no input can have a gradient, or `repeats` is under 1.
     """
     if repeats < 1:
         raise UsageError(
@@ -74,7 +75,7 @@ def time_function(
 
 
 class _Clock:
-    """The times of one callable. Lives for one comparison."""
+    """The times of one callable."""
 
     def __init__(self, call: Callable[..., object], arguments: Sequence[object]) -> None:
         self._call, self._arguments = call, arguments
