@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import gradscope
+from gradscope.agent.run.context import RunContext
 from gradscope.columns import MemoryRow, MemoryTable
 from gradscope.errors import UsageError
 from gradscope.recording import list_recordings, open_recording
@@ -52,7 +53,7 @@ def resident_bytes() -> int:
 def told(monkeypatch):
     """What the scopes of a test tell, as (level, code, text)."""
     events = []
-    monkeypatch.setattr(gradscope.Scope, "_tell", lambda _, *event: events.append(event))
+    monkeypatch.setattr(RunContext, "event", lambda _, *event: events.append(event))
     return events
 
 
@@ -66,6 +67,7 @@ def train(model, limit_bytes, steps=1):
 
 LIMITED = """
 import torch, gradscope
+from gradscope.agent.run.context import RunContext
 from tests.resources.test_oom_report import MIB, Wide, resident_bytes, train
 from torch import nn
 told = []
