@@ -179,7 +179,7 @@ class Ledger:
         self._on_request()
 
     @property
-    def is_at_rest(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether there is no active intervention and no request."""
         return not self._requests and not self._active
 
@@ -188,7 +188,7 @@ class Ledger:
 
         Returns whether the interventions that act in it differ from those of the step before.
         """
-        if self.is_at_rest:
+        if self.is_idle:
             return False
         self._step = step
         self._report_expired()

@@ -19,9 +19,9 @@ typedef struct {
     PyObject_HEAD
     PyObject *clock, *sequence_number;
     PyObject *on_begin, *on_end; /* NULL until the step engine sets them */
-    PyObject *optimizer; /* a weak reference to the optimizer whose step ends a step; or None */
-    PyObject *times_s;   /* a list */
-    PyObject *guards;    /* tuple of (question, answer) */
+    PyObject *optimizer;         /* a weak reference to the optimizer whose step ends a step; or None */
+    PyObject *times_s;           /* a list */
+    PyObject *guards;            /* tuple of (question, answer) */
     double began_s, spent_s, checked_s;
     long long step, began_at, left, checks_at, check_every, checks;
     char must_plan;
@@ -130,7 +130,8 @@ static PyObject *counter_before(PyObject *self, PyObject *const *args, Py_ssize_
         return NULL;
     }
     if (is_idle(counter) && is_counted(counter, args[0]) && has_nothing_but_itself(args[1], args[2])
-        && (counter->step < counter->checks_at || (counter->check_every > 0 && are_finite(counter, args[0])))) {
+        && (counter->step < counter->checks_at
+            || (counter->check_every > 0 && are_finite(counter, args[0])))) {
         Py_RETURN_NONE;
     }
     return call_hook(counter->on_begin, args);
@@ -170,8 +171,8 @@ static PyObject *counter_take(PyObject *self, PyObject *Py_UNUSED(none))
     StepCounter *counter = (StepCounter *)self;
     PyObject *empty = PyList_New(0);
     PyObject *taken = empty == NULL ? NULL
-                                    : Py_BuildValue("(OdLd)", counter->times_s, counter->spent_s, counter->checks,
-                                                    counter->checked_s);
+                                    : Py_BuildValue("(OdLd)", counter->times_s, counter->spent_s,
+                                                    counter->checks, counter->checked_s);
     if (taken == NULL) {
         Py_XDECREF(empty);
         return NULL;
@@ -250,15 +251,21 @@ static void counter_free(PyObject *self)
 static PyMemberDef counter_members[] = {
     {"step", T_LONGLONG, offsetof(StepCounter, step), 0, "the step in progress"},
     {"began_s", T_DOUBLE, offsetof(StepCounter, began_s), 0, "when it began, by the clock"},
-    {"began_at", T_LONGLONG, offsetof(StepCounter, began_at), 0, "when it began, by autograd's count of operations"},
+    {"began_at", T_LONGLONG, offsetof(StepCounter, began_at), 0,
+     "when it began, by autograd's count of operations"},
     {"left", T_LONGLONG, offsetof(StepCounter, left), 0, "how many more steps may end as idle steps"},
     {"must_plan", T_BOOL, offsetof(StepCounter, must_plan), 0, "whether the plugins must be asked again"},
-    {"checks_at", T_LONGLONG, offsetof(StepCounter, checks_at), 0, "the first step in which gradients are checked again"},
-    {"check_every", T_LONGLONG, offsetof(StepCounter, check_every), 0, "one step in N is checked here; 0: none"},
+    {"checks_at", T_LONGLONG, offsetof(StepCounter, checks_at), 0,
+     "the first step in which gradients are checked again"},
+    {"check_every", T_LONGLONG, offsetof(StepCounter, check_every), 0,
+     "one step in N is checked here; 0: none"},
     {"spent_s", T_DOUBLE, offsetof(StepCounter, spent_s), 0, "seconds spent on the counted steps"},
-    {"optimizer", T_OBJECT, offsetof(StepCounter, optimizer), 0, "a weak reference to the optimizer that ends steps"},
-    {"on_begin", T_OBJECT, offsetof(StepCounter, on_begin), 0, "called before an optimizer's step that is not idle"},
-    {"on_end", T_OBJECT, offsetof(StepCounter, on_end), 0, "called after an optimizer's step that is not idle"},
+    {"optimizer", T_OBJECT, offsetof(StepCounter, optimizer), 0,
+     "a weak reference to the optimizer that ends steps"},
+    {"on_begin", T_OBJECT, offsetof(StepCounter, on_begin), 0,
+     "called before an optimizer's step that is not idle"},
+    {"on_end", T_OBJECT, offsetof(StepCounter, on_end), 0,
+     "called after an optimizer's step that is not idle"},
     {NULL, 0, 0, 0, NULL},
 };
 static PyMethodDef counter_methods[] = {
@@ -268,14 +275,19 @@ static PyMethodDef counter_methods[] = {
      "after(optimizer, args, kwargs): a hook after it has stepped"},
     {"is_idle", counter_is_idle, METH_NOARGS, "is_idle() -> whether this step and the next one are idle"},
     {"count", counter_count, METH_NOARGS, "count(): end the step in progress and begin the next"},
-    {"take", counter_take, METH_NOARGS, "take() -> (seconds of each counted step, seconds spent, checks, seconds spent on checks) since the last call"},
+    {"take", counter_take, METH_NOARGS,
+     "take() -> (seconds of each counted step, seconds spent, checks, seconds spent on checks) since the "
+     "last call"},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot counter_slots[] = {
     {Py_tp_doc, "StepCounter(step, clock, sequence_number, guards)"},
-    {Py_tp_new, counter_new},           {Py_tp_dealloc, counter_free},
-    {Py_tp_traverse, counter_traverse}, {Py_tp_clear, counter_clear},
-    {Py_tp_methods, counter_methods},   {Py_tp_members, counter_members},
+    {Py_tp_new, counter_new},
+    {Py_tp_dealloc, counter_free},
+    {Py_tp_traverse, counter_traverse},
+    {Py_tp_clear, counter_clear},
+    {Py_tp_methods, counter_methods},
+    {Py_tp_members, counter_members},
     {0, NULL},
 };
 static PyType_Spec counter_spec = {"gradscope.native._native.StepCounter", sizeof(StepCounter), 0,

@@ -34,7 +34,7 @@ def single(way):
 
 
 class NeverSynchronised:
-    """A model with the `no_sync` of DDP: one process has nobody to synchronise with."""
+    """A model with the `no_sync` of DDP: one process has no other to synchronise with."""
 
     def __init__(self, model):
         self._model = model

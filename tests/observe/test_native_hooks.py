@@ -197,7 +197,7 @@ def test_a_gradient_that_is_uncommon_goes_to_the_hook_in_python():
     assert there.column("calls") == [1, 0]
 
 
-def test_an_error_is_told_and_does_not_reach_the_training():
+def test_an_error_is_reported_and_does_not_reach_the_training():
     there = Watched(rows=1)
     output = there.module(torch.randn(4, 3))
     assert there.watch.record_output(there.module, output)  # the row of the gradient is not there

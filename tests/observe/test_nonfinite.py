@@ -30,7 +30,7 @@ def way(request, monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_one_bad_element_is_found_wherever_it_lies(dtype, bad):
+def test_one_bad_element_is_found_at_every_position(dtype, bad):
     for size in SIZES[1:]:
         for place in {0, size // 2, size - 1}:
             tensors = [torch.full((size,), torch.finfo(dtype).max, dtype=dtype) for _ in range(3)]

@@ -20,7 +20,7 @@ def test_rows_are_numbered_as_they_are_first_asked_for_in_whatever_order(is_full
     assert [block.kinds[kind] for kind in block.kind] == ["out", "grad", "grad", "out", "out"]
 
 
-def test_a_layer_between_two_that_have_rows_has_none_until_it_is_asked_for():
+def test_a_layer_between_two_that_have_rows_has_none_until_it_is_requested():
     buffer = RowBuffer()
     buffer.row(9, "out")
     assert len(buffer) == 1

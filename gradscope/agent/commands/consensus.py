@@ -214,7 +214,7 @@ class Consensus:
             self._changed.wait(_BUSY_S if is_busy else idle_s)
 
     def _process(self, store: ConsensusStore) -> None:
-        """Read proposals of others, write own ones, and decide those that can be decided."""
+        """Read proposals of others, write own ones, and decide the ones that can be decided."""
         while (text := store.proposal(self._slot)) is not None:
             self._take(store, text, None)
         while self._outgoing:

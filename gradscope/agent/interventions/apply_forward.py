@@ -40,9 +40,9 @@ class ForwardInterventions:
         self._with_inputs: list[Slot] = []
 
     @property
-    def is_at_rest(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether there is no active intervention and no request."""
-        return self._ledger.is_at_rest
+        return self._ledger.is_idle
 
     def settle(self, step: int, plan: LayerSlots) -> None:
         """Apply requests and expiry before `step` begins."""

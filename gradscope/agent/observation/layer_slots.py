@@ -20,14 +20,14 @@ Chain: TypeAlias = tuple[ActiveIntervention, ...]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a layer was given in one call: its first tensor, and the copies laid over its inputs."""
+    """What a layer was given in one call: its first tensor, and the copies that replace its inputs."""
 
     first: torch.Tensor | None
     laid: tuple[tuple[torch.Tensor, int], ...]
 
 
 class Slot:
-    """What the hooks find for a layer: what to observe, and what to lay over its output and inputs.
+    """What the hooks find for a layer: what to observe, and which interventions to apply to its output and inputs.
 
     `focus_layer` is what is observed of it in a focus step, if it is in the focus. `calls` are those of its
     forwards that have begun and not ended, as far as its inputs matter.
@@ -76,7 +76,7 @@ class LayerSlots:
         self._both = self._observed | self._changed if changed else self._observed
 
     def focus(self, names: Sequence[str]) -> list[LayerInfo]:
-        """Have these layers, and no others, observed in focus steps; return those that are there."""
+        """Have these layers, and no others, observed in focus steps; return the ones that exist."""
         for slot in self._slots.values():
             slot.focus_layer = None
         there = self._alive(dict.fromkeys(names))

@@ -31,7 +31,7 @@ def rank_and_world_size() -> tuple[int, int]:
 
 
 def store_of_our_own(run: str, rank: int) -> "Store":
-    """Return a part of the job's store for one run, over a connection that nobody else uses.
+    """Return a part of the job's store for one run, over a connection that no other code uses.
 
     All ranks get the same part where each has attached the run as often as the others.
     """

@@ -59,8 +59,8 @@ def _script_name() -> str:
     stem = Path(path).stem
     if stem == "__main__":
         stem = Path(path).parent.name
-    is_no_file = stem in ("", "-c", "<stdin>")
-    return "notebook" if stem == "ipykernel_launcher" else "python" if is_no_file else stem
+    is_not_a_file = stem in ("", "-c", "<stdin>")
+    return "notebook" if stem == "ipykernel_launcher" else "python" if is_not_a_file else stem
 
 
 def _job_id() -> str:

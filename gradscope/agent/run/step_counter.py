@@ -33,7 +33,7 @@ class StepCounter:
         left: how many more steps may end as idle steps.
         must_plan: whether the plugins must be asked again for their next step. Any thread may set it.
         checks_at: the first step in which gradients are checked again.
-        check_every: in one step of so many the counter checks gradients itself; 0: `on_begin` always
+        check_every: in one step of this number the counter checks gradients itself; 0: `on_begin` always
             does. The version in Python never checks itself.
         optimizer: a weak reference to the optimizer whose step ends a step; None while unknown.
         on_begin, on_end: called around an optimizer's step that is not idle; None: nothing is called.

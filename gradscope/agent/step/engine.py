@@ -120,7 +120,7 @@ class StepEngine:
         return self.is_observed and self.tracker.measurement.parameters.has_only_finite
 
     def optimizers(self) -> list[Optimizer]:
-        """Return the model's optimizers: those that have stepped, and the one given to `attach`."""
+        """Return the model's optimizers: the ones that have stepped, and the one given to `attach`."""
         return self._optimizers.met()
 
     def peek(self) -> tuple[tuple[str, ...], Block] | None:
@@ -265,7 +265,7 @@ class StepEngine:
             plugins.plan(next_step)
         return (
             plugins.next_step > next_step
-            and self._interventions.is_at_rest
+            and self._interventions.is_idle
             and not self._pending
             and self._hooks.are_current
             and self._sampler.next_due(next_step) > next_step

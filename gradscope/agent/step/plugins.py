@@ -66,7 +66,7 @@ class StepPlugin:
         """Act before an optimizer steps and before `before_optimizer` of any plugin.
 
         Not called in steps that the step counter handles alone: idle steps before
-        `counter.checks_at`, and those that it checks itself.
+        `counter.checks_at`, and the steps that it checks itself.
         """
 
     def gradients_checked(self, steps: int, spent_s: float) -> None:

@@ -1,7 +1,7 @@
 """Two ranks train by the clock and obey, as the tests run them through torchrun: `… RESULT UNTIL`.
 
 Each rank writes down, for each step, which interventions were in force, whether they changed the
-gradient that reached the input (against a copy of the model in the same state that nobody changes), and
+gradient that reached the input (against a copy of the model in the same state without changes), and
 the gradients after they were averaged over the ranks; which steps were observed, at what interval; and
 in which focus steps were taken of which layers.
 """

@@ -27,7 +27,7 @@ def wait_for(condition, what):
 class Rank:
     """One rank: it takes steps of its own length, and obeys changes that are words.
 
-    `hold` and `go` close and open a gate; any other word is written down with the step.
+    `hold` and `go` close and open a barrier; any other word is written down with the step.
     """
 
     def __init__(self, rank, world_size, store, step_s):
@@ -141,7 +141,7 @@ def test_all_ranks_hold_before_the_same_step_and_obey_there_until_they_go_on(ran
     (held,) = {rank.held[0] for rank in ranks}
     for i in range(5):
         ranks[i % 3].submit(f"word-{i}")
-    wait_for(lambda: all_obeyed(ranks, 6), "what is asked for meanwhile")
+    wait_for(lambda: all_obeyed(ranks, 6), "the meanwhile requested changes")
     assert {step for step, _, _ in ranks[2].obeyed} == {held}
     ranks[1].submit("go")
     wait_for(lambda: all(rank.step > held for rank in ranks), "the end of the hold")

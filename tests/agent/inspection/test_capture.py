@@ -67,7 +67,7 @@ def test_a_captured_gradient_includes_interventions_at_the_output(model, optimiz
     assert torch.equal(captured.tensor, hidden.grad * 0.5)
 
 
-def test_captured_parameter_gradients_are_those_that_the_optimizer_received(model, optimizer, scope):
+def test_captured_parameter_gradients_are_the_ones_that_the_optimizer_received(model, optimizer, scope):
     capture = scope.capture("4", "param_grad")
     optimizer.zero_grad()
     model(X).square().mean().backward()

@@ -1,4 +1,4 @@
-"""The way back: the state of before the first intervention, and a run that then equals a control."""
+"""The snapshot: the state of before the first intervention, and a run that then equals a control."""
 
 import copy
 import random

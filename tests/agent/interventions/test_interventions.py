@@ -219,7 +219,7 @@ def test_what_cannot_be_is_refused_and_nothing_changes(scope, call, error, words
 
 
 class WithSpare(nn.Module):
-    """A model with a layer that nobody calls."""
+    """A model with a layer that is never called."""
 
     def __init__(self):
         super().__init__()

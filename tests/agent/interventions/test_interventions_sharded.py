@@ -36,7 +36,7 @@ def trained(scope_of=None):
         model(X).square().sum().backward()
         optimizer.step()
         assert not scope.faults
-        assert all(deed.what == "set" for deed in scope.history)
+        assert all(audit.what == "set" for audit in scope.history)
     return {name: p.grad.full_tensor().clone() for name, p in model.named_parameters()}
 
 

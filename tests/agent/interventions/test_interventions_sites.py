@@ -151,7 +151,7 @@ def test_the_optimizer_is_given_the_changed_gradient_and_it_stays_so():
 
 
 @pytest.mark.parametrize("per", ["tensor", "layer", "all"])
-def test_a_clip_at_the_parameters_takes_as_one_what_it_is_told_to(per):
+def test_a_clip_at_the_parameters_takes_as_one_what_per_says(per):
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     control = gradients(model)

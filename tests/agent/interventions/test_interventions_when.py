@@ -108,7 +108,7 @@ def test_a_time_to_live_ends_it_by_the_clock(scope, model, control, wait_until):
 
     wait_until(is_over, "the end of the time to live")
     assert torch.equal(gradients(model)[UP], control[UP])
-    assert [deed.what for deed in scope.history] == ["set", "ended"]
+    assert [audit.what for audit in scope.history] == ["set", "ended"]
 
 
 def test_a_schedule_is_shown(scope):
@@ -250,11 +250,11 @@ def test_a_function_that_fails_is_taken_off_and_that_gradient_stays(
             assert all(torch.equal(got[name], control[name]) for name in control)
         assert intervention.is_removed
         assert words in intervention.failure
-        assert [deed.what for deed in scope.history] == ["set", "failed", "removed"]
+        assert [audit.what for audit in scope.history] == ["set", "failed", "removed"]
     assert caplog.text.count("was removed") == 1
 
 
-def test_nan_that_came_is_no_fault_of_the_function(scope, model):
+def test_nan_in_the_gradient_is_not_a_fault_of_the_function(scope, model):
     intervention = scope.intervene("2", lambda g: g * 2)
     model.zero_grad()
     (model(X).sum() * math.nan).backward()

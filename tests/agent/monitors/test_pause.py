@@ -73,7 +73,7 @@ def trainer():
 
 
 def stands(scope):
-    """Whether the training stands: the gate holds a step."""
+    """Whether the training stands: the pause holds a step."""
     return scope._pause.state is not None
 
 

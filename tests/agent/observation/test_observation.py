@@ -274,7 +274,7 @@ def test_an_exception_in_the_model_propagates_unchanged_and_the_next_step_is_obs
         assert scope.faults == {}
 
 
-def test_an_error_inside_gradscope_switches_observing_off_and_training_goes_on(monkeypatch, caplog):
+def test_an_error_inside_gradscope_switches_observing_off_and_training_continues(monkeypatch, caplog):
     from gradscope.observe import row_buffer as row_buffer_module
 
     def fail(*_args, **_kwargs):
@@ -288,7 +288,7 @@ def test_an_error_inside_gradscope_switches_observing_off_and_training_goes_on(m
         assert scope.step == 3
         assert scope.faults == {"observing activations": 1}
     assert "RuntimeError: ours" in caplog.text
-    assert "Training goes on" in caplog.text
+    assert "Training continues" in caplog.text
 
 
 def test_a_scope_ends_when_its_model_is_deleted():

@@ -1,4 +1,4 @@
-"""What a run is called when nobody names it."""
+"""The name of a run without a given name."""
 
 import re
 import subprocess

@@ -281,7 +281,7 @@ def test_a_look_at_a_step_on_its_way_leaves_it_there():
     assert block.flags.tolist() == [Flags.NOT_MEASURED]
 
 
-def test_a_kernel_that_fails_is_told_and_the_numbers_come_the_other_way(monkeypatch):
+def test_a_kernel_that_fails_is_reported_and_the_numbers_come_the_other_way(monkeypatch):
     buffer = buffer_of()
     tensor = torch.randn(50)
     kernels = buffer._pass._ready()
