@@ -31,7 +31,7 @@ class Faults:
         if not is_first:
             return
         text = f"{part} failed: {type(error).__name__}: {error}. {consequence}"
-        _log.warning("gradscope: %s Training goes on.", text, exc_info=error)
+        _log.warning("gradscope: %s Training continues.", text, exc_info=error)
         self.tell(f"fault.{part.replace(' ', '-')}", text)
 
     def warn(self, part: str, text: str) -> None:
