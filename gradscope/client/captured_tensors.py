@@ -126,7 +126,7 @@ def array_of(message: Captured) -> CapturedArray:
 
 
 class Incoming:
-    """Captured tensors by the command that requested them; those that nothing waits for are dropped."""
+    """Captured tensors by the command that requested them; tensors that nothing waits for are dropped."""
 
     def __init__(self) -> None:
         self._arrival = threading.Condition()

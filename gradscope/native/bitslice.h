@@ -79,7 +79,7 @@ INLINE void carry_on(BitCounter *counter, BitPlanes carried, size_t plane)
     }
 }
 
-/* Numbers of each exponent, all and those without a sign, after so many steps. */
+/* Numbers of each exponent, all and those without a sign, after a number of steps. */
 TARGET static void read_planes(const BitPlanes *planes, size_t steps, uint32_t counts[2][WINDOW])
 {
     memset(counts, 0, 2 * WINDOW * sizeof counts[0][0]);

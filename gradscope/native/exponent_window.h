@@ -6,8 +6,8 @@
 
 enum {
     CHUNK = 4 * WIDTH, /* elements that are searched at a time; bitslice.h counts whole chunks, too */
-    MANY = 128,        /* a second window is worth it if one element in so many is below the first */
-    TOO_MANY = 16,     /* tables are faster if one in so many is below both */
+    MANY = 128,        /* a second window is worth it if one element in this number is below the first */
+    TOO_MANY = 16,     /* tables are faster if one in this number is below both */
     PAUSE = 31,        /* blocks that are then counted by tables, before a window is tried again */
 };
 

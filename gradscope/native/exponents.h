@@ -12,7 +12,7 @@ enum {
     TABLES = 4,
     TABLE_STRIDE = CODES
         + 16, /* distance of tables: at a multiple of 4 kB a read would wait for the write to another table */
-    ONE_TABLE_MAX = 256, /* up to so many elements one table is enough */
+    ONE_TABLE_MAX = 256, /* up to this number of elements one table is enough */
 };
 
 /* The least code of a normal number. */

@@ -23,7 +23,7 @@ int find_row_buffer(PyObject *rows, PyObject *bins, RowBuffer *buffer);
 /* Set the function that returns the number of threads of PyTorch, or None for one thread. */
 void bind_threads(PyObject *get_num_threads);
 
-/* The number of threads that should read so many bytes. */
+/* The number of threads that should read a tensor of this size. */
 int threads_for(size_t size_bytes);
 
 /* Reduce memory, and copy it unless `copy` is NULL; or reduce its change since `before`. */
