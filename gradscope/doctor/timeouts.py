@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final, NamedTuple
 
-from gradscope.doctor.diagnoses.failures import BACKWARD_RAISES, FORWARD_RAISES
+from gradscope.doctor.diagnoses.contract.failures import BACKWARD_RAISES, FORWARD_RAISES
 from gradscope.doctor.report.report import Report
 from gradscope.doctor.subject.source import short_path
 

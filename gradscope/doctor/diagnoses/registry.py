@@ -10,24 +10,26 @@ from typing import Final, TypeAlias
 
 from gradscope.doctor import checklist, step_numbers
 from gradscope.doctor.checklist import ChecklistLine
-from gradscope.doctor.diagnoses import (
-    approximate,
-    builtin,
-    by_design,
+from gradscope.doctor.diagnoses.contract import (
     context,
     determinism,
     failures,
-    gradcheck,
     inplace_writes,
     layouts,
-    magnitude,
     needs_input_grad,
     nonfinite,
     options,
     returned_gradients,
-    second_order,
     shapes,
     source_patterns,
+)
+from gradscope.doctor.diagnoses.gradients import (
+    approximate,
+    builtin,
+    by_design,
+    gradcheck,
+    magnitude,
+    second_order,
     transpose,
     wrong_gradient,
 )

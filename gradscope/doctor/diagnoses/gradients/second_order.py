@@ -10,9 +10,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gradscope.doctor.diagnoses.failures import WRONG_GRADIENT_COUNT, named
-from gradscope.doctor.diagnoses.transpose import MISSING_TRANSPOSE
-from gradscope.doctor.diagnoses.wrong_gradient import (
+from gradscope.doctor.diagnoses.contract.failures import WRONG_GRADIENT_COUNT, named
+from gradscope.doctor.diagnoses.gradients.transpose import MISSING_TRANSPOSE
+from gradscope.doctor.diagnoses.gradients.wrong_gradient import (
     MISSING_GRADIENT,
     WRONG_GRADIENT,
     WRONG_GRADIENT_SCALE,

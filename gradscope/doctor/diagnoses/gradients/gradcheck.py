@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.autograd import Function, gradcheck, gradgradcheck
 from torch.autograd.gradcheck import GradcheckError
 
-from gradscope.doctor.diagnoses.failures import BACKWARD_RAISES, named
-from gradscope.doctor.diagnoses.second_order import (
+from gradscope.doctor.diagnoses.contract.failures import BACKWARD_RAISES, named
+from gradscope.doctor.diagnoses.gradients.second_order import (
     GRAPH_BROKEN,
     NOT_TWICE_DIFFERENTIABLE,
     WRONG_SECOND_GRADIENT,
 )
-from gradscope.doctor.diagnoses.wrong_gradient import WRONG_GRADIENT
+from gradscope.doctor.diagnoses.gradients.wrong_gradient import WRONG_GRADIENT
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.report.report import Finding
 

@@ -6,8 +6,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gradscope.doctor.diagnoses.by_design import explain_by_design
-from gradscope.doctor.diagnoses.transpose import explain_by_transpose, missing_transpose
+from gradscope.doctor.diagnoses.gradients.by_design import explain_by_design
+from gradscope.doctor.diagnoses.gradients.transpose import explain_by_transpose, missing_transpose
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import Comparison
 from gradscope.doctor.report.codes import LAYOUT, SECOND_ORDER, WRONG_VALUE, Code

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from torch.autograd import Function
 
-from gradscope.doctor.diagnoses.failures import WRONG_GRADIENT_COUNT
-from gradscope.doctor.diagnoses.returned_gradients import GRADIENT_DEVICE_MISMATCH
+from gradscope.doctor.diagnoses.contract.failures import WRONG_GRADIENT_COUNT
+from gradscope.doctor.diagnoses.contract.returned_gradients import GRADIENT_DEVICE_MISMATCH
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.source import SourceFact, read_function

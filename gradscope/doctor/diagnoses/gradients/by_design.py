@@ -5,7 +5,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gradscope.doctor.diagnoses.straight_through import is_straight_through_inside
+from gradscope.doctor.diagnoses.gradients.straight_through import is_straight_through_inside
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import Comparison
 from gradscope.doctor.report.codes import Code

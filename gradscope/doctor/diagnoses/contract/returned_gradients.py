@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gradscope.doctor.diagnoses.transpose import missing_transpose
+from gradscope.doctor.diagnoses.gradients.transpose import missing_transpose
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import compare_elements
 from gradscope.doctor.numerics.precision import Precision

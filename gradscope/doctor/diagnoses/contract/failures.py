@@ -8,8 +8,8 @@ from typing import Final
 
 from torch import Tensor
 
-from gradscope.doctor.diagnoses.transpose import find_raising_transpose
-from gradscope.doctor.diagnoses.wrong_gradient import MISSING_GRADIENT
+from gradscope.doctor.diagnoses.gradients.transpose import find_raising_transpose
+from gradscope.doctor.diagnoses.gradients.wrong_gradient import MISSING_GRADIENT
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.report.codes import Code
 from gradscope.doctor.report.messages import recognise

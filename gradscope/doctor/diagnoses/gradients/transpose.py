@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from gradscope.doctor.diagnoses.transpose_probe import transposed_at
+from gradscope.doctor.diagnoses.gradients.transpose_probe import transposed_at
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.backward_derivatives import jacobian_by_backward
 from gradscope.doctor.numerics.finite_differences import jacobian

@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gradscope.doctor.diagnoses.failures import named
+from gradscope.doctor.diagnoses.contract.failures import named
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.agreement import agree
 from gradscope.doctor.report.codes import LAYOUT, Code

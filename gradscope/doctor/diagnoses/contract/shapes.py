@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from gradscope.doctor.diagnoses.failures import failure_finding, named
-from gradscope.doctor.diagnoses.wrong_gradient import plain_wrong_gradient
+from gradscope.doctor.diagnoses.contract.failures import failure_finding, named
+from gradscope.doctor.diagnoses.gradients.wrong_gradient import plain_wrong_gradient
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.report.codes import LAYOUT, Code
 from gradscope.doctor.report.report import Finding

@@ -9,8 +9,8 @@ from typing import Any, Final
 import torch
 from torch.autograd import Function
 
-from gradscope.doctor.diagnoses.failures import failure_finding
-from gradscope.doctor.diagnoses.wrong_gradient import (
+from gradscope.doctor.diagnoses.contract.failures import failure_finding
+from gradscope.doctor.diagnoses.gradients.wrong_gradient import (
     MISSING_GRADIENT,
     WRONG_GRADIENT,
     plain_wrong_gradient,

@@ -1,0 +1,1 @@
+"""Diagnoses of the gradient itself: its value, its precision, its second derivative."""
