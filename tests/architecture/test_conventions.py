@@ -15,7 +15,7 @@ FILE_LIMIT = 500
 FUNCTION_LIMIT = 60
 
 LONG_FILES: dict[str, str] = {
-    "gradscope/agent/scope.py": "the public methods of a scope: one call each, and their documentation",
+    "gradscope.agent.scope": "the public methods of a scope: one call each, and their documentation",
 }
 """Modules that may be longer than FILE_LIMIT lines, with the reason: their subject is one."""
 
