@@ -2,9 +2,9 @@
 
 from gradscope.hooks.autograd_nodes import find_functions, find_nodes
 from gradscope.hooks.clipping import ClippingHook
-from gradscope.hooks.compiled import CompiledHook, Seen, has_compiled
-from gradscope.hooks.dynamo_disable import untraced
-from gradscope.hooks.force_eager import EagerStance
+from gradscope.hooks.compile.compiled import CompiledHook, Seen, has_compiled
+from gradscope.hooks.compile.dynamo_disable import untraced
+from gradscope.hooks.compile.force_eager import EagerStance
 from gradscope.hooks.forward import ForwardHook, SlotTable, quiet_about_global_hooks
 from gradscope.hooks.forward_pre import InputHook
 from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of

@@ -15,7 +15,7 @@ from torch.compiler import is_compiling
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.hooks.compiled import CompiledHook
+from gradscope.hooks.compile.compiled import CompiledHook
 
 __all__ = ["ForwardHook", "SlotTable", "quiet_about_global_hooks"]
 

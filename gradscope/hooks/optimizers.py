@@ -15,7 +15,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from gradscope.hooks.dynamo_disable import untraced
+from gradscope.hooks.compile.dynamo_disable import untraced
 
 __all__ = ["Closure", "OptimizerHook", "StepHook", "parameters_of"]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gradscope_tui.store.gaps import with_gaps
-from gradscope_tui.view.braille import draw_plot
-from gradscope_tui.view.sparkline import sparkline
+from gradscope_tui.view.plots.braille import draw_plot
+from gradscope_tui.view.plots.sparkline import sparkline
 
 
 def array(*values):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gradscope_tui.store import Shares
 from gradscope_tui.view.cell import fit
-from gradscope_tui.view.heat_strip import _bands, draw_strip, in_words
+from gradscope_tui.view.plots.heat_strip import _bands, draw_strip, in_words
 from support.examples import examples
 
 

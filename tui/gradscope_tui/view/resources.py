@@ -20,7 +20,7 @@ from gradscope.columns import (
 from gradscope_tui.store.resources import ResourceStore
 from gradscope_tui.view.cell import Cell, Role, fit, printable
 from gradscope_tui.view.numbers import whole
-from gradscope_tui.view.sparkline import sparkline
+from gradscope_tui.view.plots.sparkline import sparkline
 
 __all__ = ["bar_cells", "exhausted_text", "head_lines", "layer_header", "layer_rows", "legend_lines"]
 

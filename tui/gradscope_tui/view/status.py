@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gradscope_tui.store import RunStore
 from gradscope_tui.view.cell import Cell, fit, printable
 from gradscope_tui.view.numbers import duration, ordinal, percent, scalar, whole
-from gradscope_tui.view.sparkline import sparkline
+from gradscope_tui.view.plots.sparkline import sparkline
 
 __all__ = ["STALE_S", "Phase", "Status", "liveness", "status_cells", "status_of"]
 

@@ -13,8 +13,8 @@ from gradscope_tui.view.cell import Cell, Role, fit
 from gradscope_tui.view.intervention_text import what
 from gradscope_tui.view.layout import NUMBER_CELL, Layout
 from gradscope_tui.view.numbers import aligned, count
+from gradscope_tui.view.plots.sparkline import sparkline
 from gradscope_tui.view.rows import Listing, RowOrder
-from gradscope_tui.view.sparkline import sparkline
 
 __all__ = ["TableView", "by_layer", "header_cells", "number_cell", "row_cells"]
 

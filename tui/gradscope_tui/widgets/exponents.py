@@ -4,7 +4,7 @@ from textual.strip import Strip
 
 from gradscope_tui.store.histograms import Shares
 from gradscope_tui.view.cell import Cell, fit
-from gradscope_tui.view.heat_strip import LEGEND, draw_strip, in_words
+from gradscope_tui.view.plots.heat_strip import LEGEND, draw_strip, in_words
 from gradscope_tui.widgets.cell_strip import CellWidget
 
 __all__ = ["ExponentStrip"]

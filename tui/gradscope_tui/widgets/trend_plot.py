@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from rich.segment import Segment
 from textual.strip import Strip
 
-from gradscope_tui.view.braille import Plot, draw_plot
 from gradscope_tui.view.cell import Cell, Role, fit
 from gradscope_tui.view.numbers import plain_number
+from gradscope_tui.view.plots.braille import Plot, draw_plot
 from gradscope_tui.widgets.cell_strip import CellWidget
 
 __all__ = ["TrendPlot"]

@@ -1,0 +1,1 @@
+"""Plots made of characters: braille curves, sparklines, heat strips."""
