@@ -127,7 +127,9 @@ def _checked(given: Tensor, made: object) -> Tensor:
     if is_transforming():  # its elements cannot be read
         return tensor
     if bool(tensor.detach().isnan().any()) and not bool(given.detach().isnan().any()):
-        raise UsageError("the function returned NaN, and its input had none")
+        raise UsageError(
+            "the function returned NaN for an input without NaN; check it for a division by zero or an overflow"
+        )
     return tensor
 
 

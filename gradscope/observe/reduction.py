@@ -268,9 +268,9 @@ def _readable(tensor: torch.Tensor) -> _Readable:
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     if is_lazy(tensor):
-        raise Unmeasurable("a parameter whose shape is not known yet")
+        raise Unmeasurable("a lazy parameter without a shape")
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # noqa: SLF001 - no public name
-        raise Unmeasurable("a tensor inside a torch.func transform has no numbers of its own")
+        raise Unmeasurable("a tensor inside a torch.func transform has no values of its own")
     if isinstance(tensor, FakeTensor):
         raise Unmeasurable("a fake tensor")
     tensor = local_part(tensor)

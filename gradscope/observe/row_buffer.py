@@ -249,7 +249,7 @@ class RowBuffer:
             elif device.type in _NO_FLOAT64:
                 record = reduce_on_host(tensor.cpu(), is_full=self._is_full)
             elif not has_numbers(tensor):
-                raise Unmeasurable("a tensor that has only a shape")  # noqa: TRY301 - as what is called here
+                raise Unmeasurable("a meta or fake tensor, which has no values")  # noqa: TRY301 - as what is called here
             elif not self._device_buffer(device).reduce(tensor, rows):
                 return
             else:

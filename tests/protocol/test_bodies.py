@@ -172,7 +172,7 @@ def test_whole_counts_may_be_given_as_signed_or_float(block):
 @pytest.mark.parametrize("count", [-1.0, 0.5, np.nan, np.inf])
 def test_a_count_that_is_not_a_whole_number_is_a_usage_error(block, count: float):
     values = dict(block.values) | {"nan": np.array([0.0, count, 1.0])}
-    with pytest.raises(UsageError, match="'nan' counts elements, expected whole numbers from 0 up"):
+    with pytest.raises(UsageError, match="'nan' to hold integers of at least 0"):
         pack_block(Block(block.kinds, block.layer, block.kind, block.flags, values))
 
 

@@ -218,4 +218,4 @@ class TritonRowBuffer:
             if row < len(segment):
                 return segment[row]
             row -= len(segment)
-        raise IndexError(row)
+        raise IndexError(f"row {row} is beyond the last row of this buffer")

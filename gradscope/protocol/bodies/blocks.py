@@ -104,7 +104,7 @@ def _whole(name: str, array: NDArray[np.generic]) -> NDArray[np.unsignedinteger]
         return array  # type: ignore[return-value]  # the line above narrows it
     whole = array.astype(np.uint64)
     if not np.array_equal(whole.astype(np.float64), array.astype(np.float64)):
-        raise UsageError(f"the column {name!r} counts elements, expected whole numbers from 0 up")
+        raise UsageError(f"expected the column {name!r} to hold integers of at least 0")
     return whole
 
 

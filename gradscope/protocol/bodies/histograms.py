@@ -143,7 +143,7 @@ def _bit_lengths(numbers: NDArray[np.uint64]) -> _Places:
 
 def _check(first: NDArray[np.int64], length: NDArray[np.int64], width: NDArray[Any]) -> None:
     if (first + length > BINADES).any():
-        raise ProtocolError(f"a histogram has a stretch beyond bin {BINADES - 1} of its sign")
+        raise ProtocolError(f"expected the range of bins of a histogram to end at bin {BINADES - 1}")
     if not np.isin(width, (0, *_WIDTHS)).all():
         raise ProtocolError("a histogram has counts of a width other than 1, 2, 4 and 8 bytes")
     if ((width == 0) != (length == 0).all(axis=1)).any():

@@ -228,8 +228,8 @@ class ForwardNaN(torch.autograd.Function):
         (lambda g: g.sum(), "must return a tensor like it"),
         (lambda g: g.double(), "got torch.float64"),
         (lambda g: None, "got NoneType"),
-        (lambda g: g * math.nan, "returned NaN, and its input had none"),
-        (ForwardNaN, "returned NaN, and its input had none"),
+        (lambda g: g * math.nan, "returned NaN for an input without NaN"),
+        (ForwardNaN, "returned NaN for an input without NaN"),
     ],
 )
 def test_a_function_that_fails_is_taken_off_and_that_gradient_stays(
