@@ -134,7 +134,7 @@ def test_a_row_of_a_usual_tensor_takes_little():
 
 
 def test_a_step_of_too_many_rows_says_what_to_do():
-    with pytest.raises(UsageError, match=r"131073 rows.*at most 131072 rows.*core"):
+    with pytest.raises(UsageError, match=r"131073 rows.*the limit is 131072 rows.*core"):
         pack_block(block_of(np.zeros((HISTOGRAM_ROWS_LIMIT + 1, 128), np.uint64)))
 
 
@@ -153,7 +153,7 @@ def test_many_claimed_rows_without_counts_take_no_memory_and_with_counts_are_ref
         "zero": ("flags",),
         "body": bytes(4 * rows) + b"\1" * (3 * rows) + b"\1" * (2 * rows),
     }
-    assert "at most 131072" in refusal(step_of(block_of(None), **(claims | with_counts)))
+    assert "the limit is 131072" in refusal(step_of(block_of(None), **(claims | with_counts)))
 
 
 def refusal(step):
@@ -174,7 +174,7 @@ def refusal(step):
         ("ff 00 ff 00 01", "05 06", "to end at bin 63"),
         ("40 00 01 00 01", "05", "to end at bin 63"),
         ("00 3e 00 03 01", "05 06 07", "to end at bin 63"),
-        ("2f 00 01 00 03", "05 06 07", "none of 1, 2, 4 and 8"),
+        ("2f 00 01 00 03", "05 06 07", "a width other than 1, 2, 4 and 8 bytes"),
         ("2f 00 01 00 00", "", "bins and no width, or a width and no bins"),
         ("00 00 00 00 01", "", "bins and no width, or a width and no bins"),
     ],
