@@ -1,4 +1,4 @@
-"""The schema of the statistics: columns, merging, derived numbers."""
+"""The columns of the statistics: their schema, merging, and derived quantities."""
 
 from gradscope.columns.block import Block, derive_from, merge_block, stats_of_row
 from gradscope.columns.derived import update_ratio

@@ -25,9 +25,9 @@ _Bytes: TypeAlias = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """n rows. `layer`, `kind` and `flags` have shape (n,); so has each array of `values`.
+    """n rows. `layer`, `kind`, `flags` and each array of `values` have shape (n,).
 
-    `values` maps the name of a column to float64 values or whole counts. A column that was not measured
+    `values` maps the name of a column to float64 values or integer counts. A column that was not measured
     is absent, never filled with zeros. `histogram` has the bins of each row, shape
     (n, HISTOGRAM_BINS); None if it was not measured.
     """
@@ -76,7 +76,7 @@ class Block:
         return array.astype(np.float64, copy=False)
 
     def taken(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Block":
-        """Return a block of some rows, chosen by a mask, by indices or by a slice."""
+        """Return a block of the rows selected by a mask, by indices or by a slice."""
         return Block(
             self.kinds,
             self.layer[rows],
@@ -87,9 +87,10 @@ class Block:
         )
 
     def derive(self, name: str) -> NDArray[np.float64]:
-        """Return mean, std, rms, norm, absmax, finite or nonfinite of each row as float64.
+        """Return the derived quantity `name` of each row: mean, std, rms, norm, absmax, finite or nonfinite.
 
-        A row that was not measured is NaN in all of them. Raises UsageError for another name.
+        The result is float64 of shape (n,); NaN for a row that was not measured. Raises UsageError for
+        another name.
         """
         if name not in _DERIVATIONS:
             raise UsageError(f"nothing derives {name!r}; expected one of {tuple(_DERIVATIONS)}")
@@ -102,7 +103,7 @@ _Column: TypeAlias = Callable[[str], derived.Floats]
 
 
 def derive_from(name: str, column: _Column) -> derived.Floats:
-    """Return the derived number `name` of the columns that `column(name)` returns."""
+    """Compute the derived quantity `name` from the columns that `column(name)` returns."""
     return _DERIVATIONS[name](column)
 
 

@@ -1,4 +1,4 @@
-"""Numbers derived from the columns, for scalars and arrays.
+"""Quantities derived from the columns, for scalars and arrays.
 
 With n finite elements: mean = sum / n, rms = sqrt(sumsq / n), norm = sqrt(sumsq) and
 std = sqrt(sumsq / n - mean^2), the *population* deviation (it divides by n). If there is no finite
@@ -32,7 +32,7 @@ def rms(sumsq: Floats, finite: Floats) -> Floats:
 
 
 def std(total: Floats, sumsq: Floats, finite: Floats) -> Floats:
-    """Return the population standard deviation; a variance below zero by rounding is set to 0."""
+    """Return the population standard deviation; a variance that rounding makes negative counts as 0."""
     mean_square = _divide(sumsq, finite)
     with np.errstate(over="ignore", invalid="ignore"):
         variance = mean_square - np.square(_divide(total, finite))

@@ -33,12 +33,12 @@ Histograms: TypeAlias = NDArray[np.uint64]
 
 
 def of_both_signs(histograms: Histograms) -> Histograms:
-    """Return the counts of both signs added, shape (..., BINADES)."""
+    """Return the sum of the counts of positive and negative elements, shape (..., BINADES)."""
     return histograms[..., :BINADES] + histograms[..., BINADES:]
 
 
 def binades_of(bins: tuple[int, ...]) -> dict[int, int]:
-    """Return the counts of both signs of one row by exponent, without empty binades."""
+    """Return one row's nonempty bins as {exponent: count}, with both signs added."""
     pairs = zip(bins[:BINADES], bins[BINADES:], strict=True)
     both = (positive + negative for positive, negative in pairs)
     return {exponent: many for exponent, many in enumerate(both, LEAST_EXPONENT) if many}

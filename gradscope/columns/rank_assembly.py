@@ -10,22 +10,22 @@ _LIMIT = 2_000
 
 
 class RankStep(Protocol):
-    """A message of one rank about one step."""
+    """A message from one rank about one step."""
 
     @property
     def rank(self) -> int:
-        """The rank that sent it."""
+        """The rank that sent the message."""
 
     @property
     def step(self) -> int:
-        """Its step."""
+        """The step that the message is about."""
 
 
 Message = TypeVar("Message", bound=RankStep)
 
 
 class RankAssembly(Generic[Message]):
-    """Collects one message of each rank for each step. Does not wait for a rank that has sent a later step.
+    """Collects one message from each rank for each step, and does not wait for a rank that has sent a later step.
 
     A finished step maps each rank to its message, in the order of the ranks.
     """
@@ -35,12 +35,12 @@ class RankAssembly(Generic[Message]):
         self._newest: dict[int, int] = {}
 
     def add(self, message: Message, ranks: Collection[int]) -> list[dict[int, Message]]:
-        """Add a message; return the steps that are complete now, oldest first.
+        """Add a message; return the steps that are now complete, oldest first.
 
         ranks: the ranks to wait for.
         """
         if message.step < self._newest.get(message.rank, -1):
-            self.clear()  # the steps of a rank are in order: the run has started again
+            self.clear()  # # each rank sends its steps in order: a lower step means that the run has restarted
         self._newest[message.rank] = message.step
         self._open.setdefault(message.step, {})[message.rank] = message
         finished = [step for step, of_step in self._open.items() if self._is_over(step, of_step, ranks)]
@@ -50,7 +50,7 @@ class RankAssembly(Generic[Message]):
         return [dict(sorted(self._open.pop(step).items())) for step in sorted(finished)]
 
     def clear(self) -> None:
-        """Forget all steps."""
+        """Discard all steps."""
         self._open.clear()
         self._newest.clear()
 

@@ -1,4 +1,4 @@
-"""Merges the rows of one step of all ranks of a job."""
+"""Merges the rows of one step from all ranks of a job."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,18 +18,18 @@ _EXACT = tuple(
     for column in COLUMNS
     if column.is_core and column.name != "calls" and (column.is_count or column.merge is not Merge.ADD)
 )
-"""Columns that must be bitwise equal in copies; the order of a summation may differ, so sums are not."""
+"""Columns that must be bitwise equal in replicas. Sums are excluded: the order of summation may differ."""
 
 _Rows: TypeAlias = NDArray[np.intp]
 
 
 def merge_ranks(parts: Sequence[tuple[Sequence[str], Block]]) -> tuple[tuple[str, ...], Block]:
-    """Merge the blocks of several ranks, lower ranks first; each with the names of its layers.
+    """Merge the blocks of several ranks, in ascending order of ranks, each given with its layer names.
 
-    Returns the names of all layers, and one row for each layer and kind: the records of all ranks
-    merged, column by column. Of rows flagged REPLICA only one is taken; where the others differ from it
-    the row is flagged DIFFERS. Columns that one rank has not measured are left out, and so is the
-    histogram. Raises UsageError when `parts` is empty.
+    Returns the names of all layers, and one row for each layer and kind, merged over the ranks column by
+    column. Of rows flagged REPLICA only one is used; if the others differ from it, the merged row is
+    flagged DIFFERS. Columns that a rank has not measured are omitted, and so is the histogram.
+    Raises UsageError if `parts` is empty.
     """
     names, whole = _together(parts)
     keys = whole.layer.astype(np.intp) * max(len(whole.kinds), 1) + whole.kind
@@ -48,7 +48,7 @@ def merge_ranks(parts: Sequence[tuple[Sequence[str], Block]]) -> tuple[tuple[str
 
 
 def _together(parts: Sequence[tuple[Sequence[str], Block]]) -> tuple[tuple[str, ...], Block]:
-    """Return all rows, one rank after the other, with layers and kinds that all of them share."""
+    """Return the rows of all ranks, concatenated, with common lists of layers and kinds."""
     names = tuple(dict.fromkeys(name for each, _ in parts for name in each))
     kinds = tuple(dict.fromkeys(kind for _, block in parts for kind in block.kinds))
     of_name = {name: i for i, name in enumerate(names)}
@@ -74,7 +74,7 @@ def _all_histograms(parts: Sequence[Histograms | None]) -> Histograms | None:
 
 
 def _taken(keys: _Rows, is_replica: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which rows count: all that are no replica, else the first one of a key."""
+    """Return a mask of the rows to merge: all rows except replicas that repeat an earlier row."""
     is_taken = ~is_replica
     alone = is_replica & ~np.isin(keys, keys[is_taken])
     where = np.flatnonzero(alone)

@@ -44,7 +44,7 @@ class MemoryRow:
 
 @dataclass(frozen=True, slots=True)
 class TimeRow:
-    """The seconds of one layer itself in one step, over all its calls; `total` as in MemoryRow.
+    """The seconds of one layer itself in one step, over all its calls. `total` is as in MemoryRow.
 
     The recomputation of a checkpoint counts as backward.
     """
@@ -64,7 +64,7 @@ Row = TypeVar("Row", MemoryRow, TimeRow)
 
 
 def add_rows(rows: Sequence[Row]) -> Row:
-    """Return the sum of rows; the first is that of the layer itself. None plus a number is None."""
+    """Return the sum of rows. The first row is that of the layer itself. None plus a number is None."""
     first = rows[0]
     summed: dict[str, Any] = {}
     for each in fields(first):
@@ -135,11 +135,11 @@ class _Table(Mapping[str, Row], Generic[Row]):
 
 
 class MemoryTable(_Table[MemoryRow]):
-    """The memory of one step by layer. `table["blocks.0.fc1"].saved_bytes` are the layer's own bytes.
+    """The memory of one step by layer: `table["blocks.0.fc1"].saved_bytes` are the layer's own bytes.
 
     `balance` splits the memory at the end of the forward pass into its parts: see `balance_of`.
-    `machine` has the numbers of the process and the device: resident set, allocated, reserved. `notes`
-    say in words what could not be measured.
+    `machine` has the counters of the process and the device: resident set, allocated, reserved. `notes`
+    are sentences on anything that could not be measured.
     """
 
     def __init__(
@@ -160,12 +160,12 @@ class MemoryTable(_Table[MemoryRow]):
 
 
 class TimesTable(_Table[TimeRow]):
-    """The time of one step by layer. `table["blocks.0.fc1"].forward_s` are the layer's own seconds.
+    """The time of one step by layer: `table["blocks.0.fc1"].forward_s` are the layer's own seconds.
 
-    `phases_s` has the parts of the step: `data` (all before the forward), `forward`, `loss` (from there
-    to the first operation of the model's backward), `backward`, `optimizer`, `other`. `clock` says
-    which clock was used, "host" or "device". `is_observed`: the step was also observed, which makes it
-    longer. `notes` say in words what could not be measured.
+    `phases_s` has the parts of the step: `data` (all before the forward), `forward`, `loss` (from the end of
+    the forward to the first operation of the model's backward), `backward`, `optimizer`, `other`. `clock` is
+    "host" or "device". `is_observed`: the step was also observed, which makes it longer. `notes` are
+    sentences on anything that could not be measured.
     """
 
     def __init__(

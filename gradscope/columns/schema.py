@@ -1,7 +1,8 @@
-"""The columns of a row: one table that every other room reads.
+"""The columns of a row, as one table that all other packages use.
 
 A row is a *mergeable record*: each column of two records combines by its own rule, so that calls,
-micro-batches, ranks and time windows merge exactly. Other numbers (mean, std, norm, ...) are derived from it in `gradscope.columns.derived` and are never stored or sent.
+micro-batches, ranks and time windows merge exactly. Other quantities (mean, std, norm, ...) are derived
+from these columns in `gradscope.columns.derived`; they are never stored or sent.
 """
 
 import enum
@@ -20,7 +21,7 @@ class Merge(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its name, how it merges, and whether it is counted in whole elements."""
+    """One column: its name, its merge rule, and whether it is an integer count of elements."""
 
     name: str
     merge: Merge
@@ -28,7 +29,7 @@ class Column:
     is_core: bool
     meaning: str
     power: int = 0
-    """A tensor multiplied by s > 0 has this column multiplied by s ** power."""
+    """If a tensor is multiplied by s > 0, this column is multiplied by s ** power."""
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -63,7 +64,7 @@ class Flags(enum.IntFlag):
     SCALED = 2
     """The gradient is still multiplied by an AMP loss scale."""
     NOT_MEASURED = 4
-    """A hook was installed and never called: nothing is known, all columns are empty."""
+    """A hook was installed but never called: nothing is known, and all columns are empty."""
     MERGED = 8
     """The row was merged from the rows of several layers."""
     REPLICA = 16

@@ -91,7 +91,7 @@ class Stats:
         return None if self.histogram is None else binades_of(self.histogram)
 
     def to_dict(self) -> PlainStats:
-        """Return columns, derived numbers and the histogram by name; None if not measured."""
+        """Return columns, derived quantities and the histogram by name; None if not measured."""
         if not self.is_measured:
             return dict.fromkeys((*_COUNT_NAMES, *_DERIVED_NAMES, "histogram"))
         bins = None if self.histogram is None else list(self.histogram)

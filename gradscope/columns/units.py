@@ -1,4 +1,4 @@
-"""Formats bytes and seconds for people."""
+"""Formats byte counts and durations as text."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ _TIMES: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def bytes_in_words(size_bytes: float) -> str:
-    """Return a size with three digits and a binary unit: `32.0 MiB`."""
+    """Return a size with three digits and a binary unit, such as `32.0 MiB`."""
     size, unit = float(size_bytes), 0
     while abs(size) >= 999.5 and unit < len(_SIZES) - 1:
         size /= 1024
@@ -18,7 +18,7 @@ def bytes_in_words(size_bytes: float) -> str:
 
 
 def seconds_in_words(seconds: float) -> str:
-    """Return a time with three digits and its unit: `1.24 ms`."""
+    """Return a time with three digits and a unit, such as `1.24 ms`."""
     for scale, unit in _TIMES:
         if abs(seconds) >= 0.9995 * scale:
             return f"{_three_digits(seconds / scale)} {unit}"

@@ -1,4 +1,4 @@
-"""Functions whose value is their input and whose gradient is not: the backward pass changes it."""
+"""Functions that return their input unchanged and modify its gradient in the backward pass."""
 
 from gradscope.functional.change import change_gradient
 from gradscope.functional.clamp import clamp_gradient

@@ -1,4 +1,4 @@
-"""Checks of arguments: what each function accepts, and what it says when it refuses."""
+"""Argument checks that the functions share."""
 
 import math
 from numbers import Real
@@ -12,7 +12,7 @@ __all__ = ["check_gradient_is_dense", "check_number", "check_tensor"]
 
 
 def check_tensor(function: str, x: object) -> None:
-    """Refuse what is not a dense tensor of floating-point or complex numbers."""
+    """Raise UsageError unless x is a dense tensor of floating-point or complex dtype."""
     if not isinstance(x, Tensor):
         raise UsageError(
             f"{function} expected a tensor, got {type(x).__name__}; "
@@ -33,7 +33,7 @@ def check_tensor(function: str, x: object) -> None:
 def check_number(
     function: str, name: str, value: object, *, least: float = -math.inf, may_be_infinite: bool = False
 ) -> None:
-    """Raise UsageError for a value that is not a real number, or is out of range."""
+    """Raise UsageError unless `value` is a real number of at least `least`, and finite unless `may_be_infinite`."""
     wanted = "a real number" if least == -math.inf else f"a real number of at least {least:g}"
     wanted += ", or math.inf for no limit" if may_be_infinite else ", and finite"
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -49,9 +49,9 @@ def check_number(
 
 
 def check_gradient_is_dense(function: str, gradient: Tensor) -> None:
-    """Refuse a sparse gradient, such as `nn.Embedding(sparse=True)` sends.
+    """Raise UsageError if a gradient is sparse, such as that of `nn.Embedding(sparse=True)`.
 
-    torch.compile traces backward with dense gradients only, and refuses to be asked for a layout there.
+    torch.compile traces backward with dense gradients only, and cannot trace a check of the layout.
     """
     if torch.compiler.is_compiling():
         return

@@ -1,4 +1,4 @@
-"""Changing a gradient by any function; interventions use this."""
+"""Changes a gradient by any function. Interventions use this."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -15,14 +15,14 @@ _Together: TypeAlias = Callable[[list[Tensor]], Sequence[Tensor]]
 
 
 def change_gradient(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return a copy of x whose gradient is what `function` makes of the one that arrives.
+    """Return a copy of x whose gradient is passed through `function`.
 
-    Forward ``y = x``; backward ``dx = function(dy)``. x has any shape; y, dx and dy have the same, and
-    dx has dy's dtype. `function` is called once for each backward pass. What it does is differentiated
-    in turn where a second derivative is wanted.
+    Forward ``y = x``; backward ``dx = function(dy)``. x has any shape; y, dx and dy have the same shape.
+    dx has the dtype of dy. `function` is called once in each backward pass. With ``create_graph=True`` its
+    operations are differentiated, too.
 
-    Raises UsageError when `function` is not callable, for a tensor that is sparse or of whole numbers,
-    and in backward when `function` returns anything but a tensor like the gradient.
+    Raises UsageError if `function` is not callable, or if x is sparse or not of floating-point or complex
+    dtype; in backward, if `function` does not return a tensor of dy's shape and dtype.
     """
     check_tensor("change_gradient", x)
     if not callable(function):
@@ -35,7 +35,7 @@ def change_gradient(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def check_changed(gradient: Tensor, changed: object) -> Tensor:
-    """Return what a function made of a gradient. Raises UsageError if it is not a tensor like it."""
+    """Return `changed`. Raises UsageError unless it is a tensor of the gradient's shape and dtype."""
     if isinstance(changed, Tensor) and (changed.shape, changed.dtype) == (
         gradient.shape,
         gradient.dtype,
@@ -69,10 +69,11 @@ class _Change(Function):
 
 
 def change_gradients_together(xs: Sequence[Tensor], function: _Together) -> list[Tensor]:
-    """Return copies of tensors whose gradients `function` changes all at once.
+    """Return copies of several tensors whose gradients are passed through `function` in one call.
 
-    Forward ``y_i = x_i``; backward ``dx_1, … = function([dy_1, …])`` over the tensors that have a gradient;
-    the others have none either way. All must come from one graph and be used in one backward pass.
+    Forward ``y_i = x_i``; backward ``dx_1, … = function([dy_1, …])``, over the tensors that have a gradient.
+    A tensor without a gradient keeps none. All tensors must belong to one graph and be used in one backward
+    pass.
     """
     return list(_ChangeTogether.apply(function, *xs))  # type: ignore[no-untyped-call]  # as above
 

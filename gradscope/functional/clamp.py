@@ -1,4 +1,4 @@
-"""A gradient whose elements are kept between two limits."""
+"""Clamps the elements of a gradient."""
 
 from typing import Any
 
@@ -12,14 +12,15 @@ __all__ = ["clamp_gradient", "clamped"]
 
 
 def clamp_gradient(x: Tensor, limit: float) -> Tensor:
-    """Return a copy of x, each element of whose gradient lies between -limit and limit.
+    """Return a copy of x whose gradient is clamped elementwise to [-limit, limit].
 
-    Forward ``y = x``; backward ``dx = min(max(dy, -limit), limit)``, of complex numbers the real and
-    the imaginary part each by itself. x has any shape; y, dx and dy have the same. limit is at least 0;
-    math.inf, and what the dtype cannot hold, clamps nothing. An infinity becomes a limit, a NaN stays.
+    Forward ``y = x``; backward ``dx = min(max(dy, -limit), limit)``. For complex tensors, the real and the
+    imaginary part are clamped separately. x has any shape; y, dx and dy have the same shape. limit is at
+    least 0. A limit of math.inf, or above the largest number of the dtype, clamps nothing. An infinity
+    becomes ±limit; a NaN is unchanged.
 
-    Raises UsageError for a negative or NaN limit, for a tensor that is sparse or of whole numbers, and
-    in backward for a sparse gradient.
+    Raises UsageError if limit is negative or NaN, or if x is sparse or not of floating-point or complex
+    dtype; in backward, if the gradient is sparse.
     """
     check_tensor("clamp_gradient", x)
     check_number("clamp_gradient", "limit", limit, least=0.0, may_be_infinite=True)
@@ -46,7 +47,7 @@ class _Clamp(Function):
 
 
 def clamped(dy: Tensor, limit: float) -> Tensor:
-    """Return the gradient with each element between -limit and limit."""
+    """Return the gradient clamped elementwise to [-limit, limit]."""
     if limit > torch.finfo(dy.dtype).max:
         return dy
     if dy.is_complex():

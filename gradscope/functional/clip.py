@@ -1,4 +1,4 @@
-"""A gradient kept under a norm."""
+"""Clips a gradient to a maximum norm."""
 
 import math
 from collections.abc import Sequence
@@ -14,20 +14,19 @@ __all__ = ["clip_gradient_norm", "clipped", "clipped_together"]
 
 
 def clip_gradient_norm(x: Tensor, max_norm: float) -> Tensor:
-    """Return a copy of x whose gradient, seen as one vector, is at most max_norm long.
+    """Return a copy of x whose gradient is scaled down to a norm of at most max_norm.
 
-    Forward ``y = x``; backward ``dx = dy * max_norm / |dy|`` where ``|dy| > max_norm``, else bitwise
-    ``dx = dy``. The norm is Euclidean, over all elements of this one tensor, and accumulated in float64
-    (float32 on devices that lack it), so that half precision does not overflow; the clipped norm is
-    max_norm up to the rounding of dx's dtype. x has any shape; y, dx and dy have the same. max_norm is
-    at least 0; math.inf clips nothing.
+    Forward ``y = x``; backward ``dx = dy * max_norm / |dy|`` if ``|dy| > max_norm``, else ``dx = dy``
+    bitwise. The norm is the Euclidean norm over all elements of this tensor. It is accumulated in float64
+    (in float32 on devices without float64), so that half precision does not overflow. The clipped norm
+    equals max_norm up to rounding in the dtype of dx. x has any shape; y, dx and dy have the same shape.
+    max_norm is at least 0; math.inf clips nothing.
 
-    A gradient with a NaN or an infinity passes unchanged: no factor can make it right, and it must stay
-    visible to what looks for it further down (a GradScaler, say). Under vmap each sample has a norm of
-    its own.
+    A gradient with a NaN or an infinity is passed unchanged: scaling cannot repair it, and later checks
+    (such as a GradScaler's) must see it. Under vmap, the norm is computed for each sample.
 
-    Raises UsageError for a negative or NaN max_norm, for a tensor that is sparse or of whole numbers,
-    and in backward for a sparse gradient.
+    Raises UsageError if max_norm is negative or NaN, or if x is sparse or not of floating-point or complex
+    dtype; in backward, if the gradient is sparse.
     """
     check_tensor("clip_gradient_norm", x)
     check_number("clip_gradient_norm", "max_norm", max_norm, least=0.0, may_be_infinite=True)
@@ -54,14 +53,14 @@ class _Clip(Function):
 
 
 def clipped(dy: Tensor, max_norm: float) -> Tensor:
-    """Return the gradient, at most max_norm long."""
+    """Return the gradient, scaled down to a norm of at most max_norm."""
     if max_norm == math.inf:
         return dy
     return _shortened(dy, torch.linalg.vector_norm(dy, dtype=_accumulator(dy)), max_norm)
 
 
 def clipped_together(dys: Sequence[Tensor], max_norm: float) -> list[Tensor]:
-    """Return gradients that, seen as one vector, are at most max_norm long; on any devices."""
+    """Return the gradients, scaled by one factor so that their joint norm is at most max_norm; on any devices."""
     if max_norm == math.inf or not dys:
         return list(dys)
     home = dys[0].device
@@ -71,10 +70,10 @@ def clipped_together(dys: Sequence[Tensor], max_norm: float) -> list[Tensor]:
 
 
 def _shortened(dy: Tensor, norm: Tensor, max_norm: float) -> Tensor:
-    """Return dy times what brings a norm down to max_norm, where it is longer."""
+    """Return dy scaled by max_norm / norm if norm exceeds max_norm, else dy."""
     is_over = (norm > max_norm) & norm.isfinite()
-    # Where nothing is clipped the unused branch must still be finite, or its zero times an infinity
-    # would be a NaN in the second derivative.
+    # # If nothing is clipped, the unused branch must still be finite: zero times infinity would be NaN
+    # # in the second derivative.
     factor = max_norm / torch.where(is_over, norm, torch.ones_like(norm))
     working = torch.promote_types(dy.dtype, torch.float32)
     smaller = dy.to(working) * factor.to(working)

@@ -1,4 +1,4 @@
-"""A gradient times a real number, exact where it can be."""
+"""Multiplies a gradient by a real number."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ __all__ = ["times"]
 
 
 def times(gradient: Tensor, factor: float) -> Tensor:
-    """Return ``factor * gradient``, shape and dtype as given.
+    """Return ``factor * gradient``, with the same shape and dtype.
 
-    A factor of 1 returns the gradient itself, also where the CPU flushes subnormals. Of complex numbers
-    both parts are multiplied: torch would multiply by ``factor + 0j``, which loses signs of zeros and
-    turns an infinite part into NaN.
+    If factor is 1, the gradient itself is returned, so that a CPU that flushes subnormals does not change
+    it. For complex tensors, both parts are multiplied: torch would multiply by ``factor + 0j``, which loses
+    the signs of zeros and turns an infinite part into NaN.
     """
     if factor == 1.0:
         return gradient

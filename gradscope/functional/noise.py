@@ -1,4 +1,4 @@
-"""A gradient with noise, as in Neelakantan et al., "Adding gradient noise improves learning", 2015."""
+"""Adds noise to a gradient: Neelakantan et al., "Adding gradient noise improves learning", 2015."""
 
 from typing import Any
 
@@ -15,18 +15,18 @@ __all__ = ["noise_gradient", "noisy"]
 def noise_gradient(
     x: Tensor, std: float, generator: torch.Generator, *, is_relative: bool = False
 ) -> Tensor:
-    """Return a copy of x whose gradient has normal noise of deviation std added.
+    """Return a copy of x whose gradient has normal noise of standard deviation std added.
 
-    Forward ``y = x``; backward ``dx = dy + std * n`` with n standard normal from `generator`, drawn
-    again at each backward; of complex numbers both parts have deviation std. x has any shape; y, dx and
-    dy have the same. std is finite and at least 0; with 0 nothing is drawn and dx is bitwise dy. When
-    `is_relative` it is a fraction of dy's own deviation (around its mean, over all elements), which
-    counts as a constant in a second derivative.
+    Forward ``y = x``; backward ``dx = dy + std * n``, with n drawn from the standard normal distribution by
+    `generator` in each backward pass. For complex tensors, both parts get noise of deviation std. x has any
+    shape; y, dx and dy have the same shape. std is finite and at least 0; with 0 nothing is drawn and dx is
+    bitwise dy. If `is_relative`, std is a fraction of the standard deviation of dy over all elements, which
+    is a constant in second derivatives.
 
-    The global random state is neither read nor advanced. Under vmap each sample has noise of its own.
+    The global random state is neither read nor advanced. Under vmap, each sample gets its own noise.
 
-    Raises UsageError for a negative or non-finite std, for a generator of another device, for a tensor
-    that is sparse or of whole numbers, and in backward for a sparse gradient.
+    Raises UsageError if std is negative or not finite, if the generator is on another device, or if x is
+    sparse or not of floating-point or complex dtype; in backward, if the gradient is sparse.
     """
     check_tensor("noise_gradient", x)
     check_number("noise_gradient", "std", std, least=0.0)
@@ -67,7 +67,7 @@ class _Noise(Function):
 
 
 def noisy(dy: Tensor, std: float, generator: torch.Generator, *, is_relative: bool = False) -> Tensor:
-    """Return the gradient with noise."""
+    """Return the gradient with noise added."""
     if std == 0 or dy.numel() == 0:
         return dy
     scale = std * _deviation(dy.detach()) if is_relative else std
@@ -76,7 +76,7 @@ def noisy(dy: Tensor, std: float, generator: torch.Generator, *, is_relative: bo
 
 
 def _deviation(dy: Tensor) -> Tensor:
-    """Return the deviation around the mean; of complex numbers, that of all their parts."""
+    """Return the standard deviation; for complex tensors, that of the real and imaginary parts together."""
     parts = torch.view_as_real(dy) if dy.is_complex() else dy
     return parts.to(torch.float32 if dy.device.type == "mps" else torch.float64).std(correction=0)
 
@@ -86,7 +86,7 @@ def _real(x: Tensor) -> torch.dtype:
 
 
 class _Add(Function):
-    """``y = x + std * n``. A Function of its own for its vmap rule: vmap refuses to draw by itself."""
+    """``y = x + std * n``. It is a Function because vmap cannot draw random numbers without a vmap rule."""
 
     @staticmethod
     def forward(x: Tensor, std: Tensor | float, generator: torch.Generator) -> Tensor:
@@ -111,7 +111,7 @@ class _Add(Function):
         generator: torch.Generator,
     ) -> tuple[Tensor, int]:
         x = x.movedim(in_dims[0], 0)
-        if isinstance(std, Tensor):  # each sample has a deviation of its own
+        if isinstance(std, Tensor):  # # each sample has its own deviation
             std = std.reshape(-1, *(1 for _ in range(x.dim() - 1 + x.is_complex())))
         y: Tensor = _Add.apply(x, std, generator)  # type: ignore[no-untyped-call]  # as above
         return y, 0

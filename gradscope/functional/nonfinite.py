@@ -1,4 +1,4 @@
-"""A gradient without NaN and infinities."""
+"""Replaces NaN and infinities in a gradient."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ __all__ = ["replace_nonfinite_gradient", "replaced"]
 
 
 def replace_nonfinite_gradient(x: Tensor, value: float = 0.0) -> Tensor:
-    """Return a copy of x in whose gradient `value` stands for each NaN and infinity.
+    """Return a copy of x in whose gradient each NaN and infinity is replaced by `value`.
 
-    Forward ``y = x``; backward ``dx = dy`` where dy is finite, else ``value``; a complex number with
-    one part that is not finite becomes ``value`` as a whole. x has any shape; y, dx and dy have the
-    same. value is finite.
+    Forward ``y = x``; backward ``dx = dy`` where dy is finite, else ``value``. A complex element with a
+    nonfinite part is replaced as a whole. x has any shape; y, dx and dy have the same shape. value is
+    finite.
 
-    Raises UsageError for a value that is not finite, for a tensor that is sparse or of whole numbers,
-    and in backward for a sparse gradient.
+    Raises UsageError if value is not finite, or if x is sparse or not of floating-point or complex dtype;
+    in backward, if the gradient is sparse.
     """
     check_tensor("replace_nonfinite_gradient", x)
     check_number("replace_nonfinite_gradient", "value", value)
@@ -45,5 +45,5 @@ class _Replace(Function):
 
 
 def replaced(gradient: Tensor, value: float) -> Tensor:
-    """Return the gradient with `value` for what is not finite."""
+    """Return the gradient with each nonfinite element replaced by `value`."""
     return torch.where(gradient.isfinite(), gradient, torch.full_like(gradient, value))

@@ -12,13 +12,13 @@ __all__ = ["reverse_gradient"]
 
 
 def reverse_gradient(x: Tensor, alpha: float = 1.0) -> Tensor:
-    """Return a copy of x whose gradient is turned around.
+    """Return a copy of x whose gradient is multiplied by -alpha.
 
-    Forward ``y = x``; backward ``dx = -alpha * dy``. x has any shape; y, dx and dy have the same. With
-    alpha 1 the gradient is exactly negated. alpha is finite and at least 0.
+    Forward ``y = x``; backward ``dx = -alpha * dy``. x has any shape; y, dx and dy have the same shape. If
+    alpha is 1, the gradient is negated exactly. alpha is finite and at least 0.
 
-    Raises UsageError for a negative or non-finite alpha (`scale_gradient` takes any sign) and for a
-    tensor that is sparse or of whole numbers.
+    Raises UsageError if alpha is negative or not finite (`scale_gradient` accepts any sign), or if x is
+    sparse or not of floating-point or complex dtype.
     """
     check_tensor("reverse_gradient", x)
     check_number("reverse_gradient", "alpha", alpha, least=0.0)

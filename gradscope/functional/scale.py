@@ -1,4 +1,4 @@
-"""A gradient made larger or smaller by a constant."""
+"""Multiplies a gradient by a constant."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ __all__ = ["scale_gradient"]
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
     """Return a copy of x whose gradient is multiplied by a constant.
 
-    Forward ``y = x``; backward ``dx = factor * dy``. x has any shape; y, dx and dy have the same. With
-    factor 1 the gradient is bitwise what it was. factor is finite, of any sign, or 0.
+    Forward ``y = x``; backward ``dx = factor * dy``. x has any shape; y, dx and dy have the same shape. If
+    factor is 1, the gradient is bitwise unchanged. factor is finite and may be negative or 0.
 
-    Raises UsageError for a non-finite factor, and for a tensor that is sparse or of whole numbers.
+    Raises UsageError if factor is not finite, or if x is sparse or not of floating-point or complex dtype.
     """
     check_tensor("scale_gradient", x)
     check_number("scale_gradient", "factor", factor)

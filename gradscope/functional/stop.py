@@ -1,4 +1,4 @@
-"""A gradient that ends here, as zeros."""
+"""Replaces a gradient by zeros."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ __all__ = ["stop_gradient", "zeroed"]
 
 
 def stop_gradient(x: Tensor) -> Tensor:
-    """Return a copy of x that passes zeros back.
+    """Return a copy of x whose gradient is zero.
 
-    Forward ``y = x``; backward ``dx = 0``, of x's shape. Unlike ``x.detach()`` the graph stays whole:
-    backward runs even when nothing else in the loss needs a gradient, DDP sees each parameter, and what
-    lies before receives zeros where ``detach`` leaves None (weight decay still moves it).
+    Forward ``y = x``; backward ``dx = 0``, with the shape of x. Unlike ``x.detach()``, this keeps the graph:
+    backward runs even if nothing else in the loss requires a gradient, and DDP finds every parameter.
+    Parameters before x receive zeros, not None as with ``detach`` (so weight decay still changes them).
 
-    Raises UsageError for a tensor that is sparse or of whole numbers.
+    Raises UsageError if x is sparse or not of floating-point or complex dtype.
     """
     check_tensor("stop_gradient", x)
     stopped: Tensor = _Stop.apply(x)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
@@ -42,13 +42,13 @@ class _Stop(Function):
 
 
 def zeroed(dy: Tensor) -> Tensor:
-    """Return zeros like the gradient."""
+    """Return zeros with the gradient's shape and dtype."""
     zeros: Tensor = _Zeros.apply(dy)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return zeros
 
 
 class _Zeros(Function):
-    """Zeros that hang on the graph, so that a second derivative is 0 and no error."""
+    """Returns zeros that are part of the graph, so that a second derivative is 0 instead of an error."""
 
     generate_vmap_rule = True
 

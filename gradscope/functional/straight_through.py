@@ -18,14 +18,15 @@ __all__ = ["bypassed", "straight_through"]
 
 
 def straight_through(x: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return ``forward(x)`` with the gradient of the identity.
+    """Return ``forward(x)``, with the gradient of the identity function.
 
-    Forward ``y = forward(x)``; backward ``dx = dy``. x has any shape; y, dx and dy have the same, and
-    y has x's dtype. `forward` is called once, without gradients, on a copy of x: it may work in place,
-    and parameters used inside it receive no gradient. ``straight_through(x, torch.sign)`` binarises.
+    Forward ``y = forward(x)``; backward ``dx = dy``. x has any shape; y, dx and dy have the same shape. y
+    has the dtype of x. `forward` is called once, without gradients, on a copy of x. It may modify its
+    argument in place. Parameters that it uses receive no gradient. For example,
+    ``straight_through(x, torch.sign)`` binarises x.
 
-    Raises UsageError when `forward` is not callable or returns another shape or dtype, and for a tensor
-    that is sparse or of whole numbers.
+    Raises UsageError if `forward` is not callable or returns another shape or dtype, or if x is sparse or
+    not of floating-point or complex dtype.
     """
     check_tensor("straight_through", x)
     if not callable(forward):
@@ -59,7 +60,7 @@ class _StraightThrough(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, value: Tensor) -> Tensor:  # noqa: ARG004 - the gradient goes to it
+    def forward(x: Tensor, value: Tensor) -> Tensor:  # # noqa: ARG004 - the gradient goes to x
         return value.clone()
 
     @staticmethod
@@ -72,10 +73,10 @@ class _StraightThrough(Function):
 
 
 def bypassed(x: Tensor, y: Tensor) -> Tensor:
-    """Return y with the gradient of the identity on x.
+    """Return y, with the gradient of the identity function with respect to x.
 
-    What computed y gets zeros, so that its graph stays whole. x and y have the same shape, and dx has
-    x's dtype. Raises UsageError where their shapes differ.
+    The operations that computed y receive zeros as gradient, so that their graph is kept. x and y have the
+    same shape. dx has the dtype of x. Raises UsageError if the shapes differ.
     """
     if x.shape != y.shape or x.is_complex() != y.is_complex():
         raise UsageError(

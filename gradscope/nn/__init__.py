@@ -1,4 +1,4 @@
-"""The functions of `gradscope.functional` as modules: to be put between the layers of a model."""
+"""The functions of `gradscope.functional` as modules, to place between the layers of a model."""
 
 from gradscope.nn.modules import (
     GradientChange,

@@ -1,9 +1,9 @@
-"""The modules. Each holds its numbers as plain attributes and calls one function.
+"""Modules that call one function of `gradscope.functional` each.
 
-None has a parameter or a buffer: a `state_dict` is the same with and without them, so they can be put
-into a model and taken out again between checkpoints. A number may be changed at any time
-(`model.reversal.alpha = 0.3`); it is checked when the module is made and at each call. They work in
-training and in evaluation alike.
+They have no parameters and no buffers. Adding or removing one does not change the `state_dict`, except
+for the indices of later modules in an `nn.Sequential`. Options are plain attributes that can be changed
+at any time (`model.reversal.alpha = 0.3`); they are checked in the constructor and in each call. The
+modules behave the same in training and evaluation mode.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class GradientReversal(nn.Module):
-    """`reverse_gradient`: y = x, dx = -alpha · dy."""
+    """Calls `reverse_gradient`: y = x, dx = -alpha · dy."""
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
@@ -46,16 +46,16 @@ class GradientReversal(nn.Module):
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a copy of x whose gradient is turned around."""
+        """Return a copy of x whose gradient is multiplied by -alpha."""
         return reverse_gradient(x, self.alpha)
 
     def extra_repr(self) -> str:
-        """Return alpha."""
+        """Return alpha as text for `repr`."""
         return f"alpha={self.alpha:g}"
 
 
 class GradientScale(nn.Module):
-    """`scale_gradient`: y = x, dx = factor · dy."""
+    """Calls `scale_gradient`: y = x, dx = factor · dy."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -63,16 +63,16 @@ class GradientScale(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a copy of x whose gradient is multiplied."""
+        """Return a copy of x whose gradient is multiplied by `factor`."""
         return scale_gradient(x, self.factor)
 
     def extra_repr(self) -> str:
-        """Return the factor."""
+        """Return the factor as text for `repr`."""
         return f"factor={self.factor:g}"
 
 
 class GradientClip(nn.Module):
-    """`clip_gradient_norm`: y = x, dx = dy shortened to max_norm where it is longer."""
+    """Calls `clip_gradient_norm`: y = x, dx = dy scaled down to a norm of at most max_norm."""
 
     def __init__(self, max_norm: float) -> None:
         super().__init__()
@@ -80,16 +80,16 @@ class GradientClip(nn.Module):
         self.max_norm = max_norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a copy of x whose gradient is at most max_norm long."""
+        """Return a copy of x whose gradient is scaled down to a norm of at most `max_norm`."""
         return clip_gradient_norm(x, self.max_norm)
 
     def extra_repr(self) -> str:
-        """Return the greatest norm."""
+        """Return max_norm as text for `repr`."""
         return f"max_norm={self.max_norm:g}"
 
 
 class GradientClamp(nn.Module):
-    """`clamp_gradient`: y = x, each element of dx lies between -limit and limit."""
+    """Calls `clamp_gradient`: y = x, dx = dy clamped elementwise to [-limit, limit]."""
 
     def __init__(self, limit: float) -> None:
         super().__init__()
@@ -97,27 +97,27 @@ class GradientClamp(nn.Module):
         self.limit = limit
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a copy of x whose gradient is clamped."""
+        """Return a copy of x whose gradient is clamped elementwise to [-limit, limit]."""
         return clamp_gradient(x, self.limit)
 
     def extra_repr(self) -> str:
-        """Return the limit."""
+        """Return the limit as text for `repr`."""
         return f"limit={self.limit:g}"
 
 
 class StopGradient(nn.Module):
-    """`stop_gradient`: y = x, dx = 0."""
+    """Calls `stop_gradient`: y = x, dx = 0."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a copy of x that passes zeros back."""
+        """Return a copy of x whose gradient is zero."""
         return stop_gradient(x)
 
 
 class GradientNoise(nn.Module):
-    """`noise_gradient`: y = x, dx = dy + std · n, with a random stream of the module's own.
+    """Calls `noise_gradient`: y = x, dx = dy + std · n, with the module's own random generators.
 
-    The stream starts from `seed` on each device at the first call there. It is not in the `state_dict`:
-    a resumed run starts it again.
+    On each device, the first call there creates a generator with `seed`. Generators are not saved in the
+    `state_dict`: a resumed run starts from `seed` again.
     """
 
     def __init__(self, std: float, seed: int = 0, *, is_relative: bool = False) -> None:
@@ -129,20 +129,20 @@ class GradientNoise(nn.Module):
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a copy of x whose gradient is noisy."""
+        """Return a copy of x whose gradient has noise added."""
         if x.device not in self._generators:
             self._generators[x.device] = torch.Generator(x.device).manual_seed(self.seed)
         generator = self._generators[x.device]
         return noise_gradient(x, self.std, generator, is_relative=self.is_relative)
 
     def extra_repr(self) -> str:
-        """Return deviation and seed."""
+        """Return std and seed as text for `repr`."""
         relative = ", is_relative=True" if self.is_relative else ""
         return f"std={self.std:g}, seed={self.seed}{relative}"
 
 
 class GradientReplaceNonfinite(nn.Module):
-    """`replace_nonfinite_gradient`: y = x, dx = dy with `value` for each NaN and infinity."""
+    """Calls `replace_nonfinite_gradient`: y = x, dx = dy with each NaN and infinity replaced by `value`."""
 
     def __init__(self, value: float = 0.0) -> None:
         super().__init__()
@@ -150,41 +150,41 @@ class GradientReplaceNonfinite(nn.Module):
         self.value = value
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a copy of x whose gradient is finite."""
+        """Return a copy of x whose nonfinite gradient elements are replaced by `value`."""
         return replace_nonfinite_gradient(x, self.value)
 
     def extra_repr(self) -> str:
-        """Return the value."""
+        """Return the value as text for `repr`."""
         return f"value={self.value:g}"
 
 
 class GradientChange(nn.Module):
-    """`change_gradient`: y = x, dx = function(dy)."""
+    """Calls `change_gradient`: y = x, dx = function(dy)."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a copy of x whose gradient the function changes."""
+        """Return a copy of x whose gradient is passed through `function`."""
         return change_gradient(x, self.function)
 
     def extra_repr(self) -> str:
-        """Return the function's name."""
+        """Return the function's name for `repr`."""
         return getattr(self.function, "__name__", type(self.function).__name__)
 
 
 class StraightThrough(nn.Module):
-    """`straight_through`: y = function(x), dx = dy."""
+    """Calls `straight_through`: y = function(x), dx = dy."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return function(x) with the gradient of the identity."""
+        """Return function(x), with the gradient of the identity function."""
         return straight_through(x, self.function)
 
     def extra_repr(self) -> str:
-        """Return the function's name."""
+        """Return the function's name for `repr`."""
         return getattr(self.function, "__name__", type(self.function).__name__)

@@ -33,7 +33,7 @@ _WORDS = Vocabulary(
     counts=("nan", "inf", "nonfinite"),
 )
 _ANY_KINDS = ("out", "grad", "param", "param_grad")
-"""The kinds that `any` means."""
+"""The kinds of row that `any` covers."""
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -47,28 +47,28 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A parsed condition; `text` is what was written."""
+    """A parsed condition. `text` is its source."""
 
     text: str
     expression: Expression
 
     def look(self, view: StepView) -> str | None:
-        """Return what makes it true in a step, as text; None if it is not true."""
+        """Return text on what makes the condition true in a step; None if it is false."""
         return _look(self.expression, view)
 
     @property
     def is_of_steps_only(self) -> bool:
-        """Whether it needs nothing but the number of the step."""
+        """Whether the condition depends only on the step number."""
         return all(not each.kind and each.name == "step" for each in comparisons_of(self.expression))
 
     @property
     def needs_columns(self) -> bool:
-        """Whether it can be evaluated in observed steps only."""
+        """Whether the condition can be evaluated only in observed steps."""
         return any(each.kind for each in comparisons_of(self.expression))
 
     @property
     def is_about_finite(self) -> bool:
-        """Whether it is `any.nan`, `any.inf` or `any.nonfinite`, which the nonfinite check can answer."""
+        """Whether the condition is `any.nan`, `any.inf` or `any.nonfinite`, which the nonfinite check can evaluate."""
         term = self.expression
         if not isinstance(term, Comparison):
             return False
@@ -82,7 +82,7 @@ class Condition:
 
 
 def parse_condition(text: object) -> Condition:
-    """Return the condition. Raises UsageError with the column and what was expected there."""
+    """Parse a condition. Raises UsageError with the position of the error and what was expected there."""
     return Condition(str(text).strip(), parse_expression(text, _WORDS))
 
 
@@ -125,6 +125,6 @@ def _look_at_rows(term: Comparison, view: StepView) -> str | None:
 def _layers(pattern: str, view: StepView) -> list[int]:
     try:
         names = set(match_names(pattern, view.layers))
-    except UnknownLayerError:  # the model has changed since: the pattern means no layer
+    except UnknownLayerError:  # # the model has changed, and the pattern no longer matches a layer
         return []
     return [i for i, name in enumerate(view.layers) if name in names]

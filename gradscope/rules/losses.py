@@ -17,7 +17,7 @@ _PART_OF_FIRST = 0.1
 
 
 def is_loss(name: str) -> bool:
-    """Whether a scalar of this name is a loss."""
+    """Return whether a scalar of this name is a loss."""
     return name.endswith("loss")
 
 

@@ -61,7 +61,7 @@ class Rule:
     def findings(self, view: StepView) -> list[RuleFinding]:
         """Return the values beyond the threshold in this step, and update the baseline.
 
-        Call it once for each step. A step without the data that the rule needs gives no findings.
+        Must be called once for each step. A step without the data that the rule needs has no findings.
         """
         found = self.kind.check(view, self.threshold, self._baseline)
         if self.layers is None:

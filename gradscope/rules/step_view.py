@@ -28,12 +28,12 @@ _BY_TENSOR = frozenset({"out", "grad"})
 
 
 def any_of(counts: NDArray[np.generic]) -> bool:
-    """Return whether any of these non-negative values is not 0. Three times as fast as `ndarray.any`."""
+    """Return whether any of these non-negative values is not 0. This is three times as fast as `ndarray.any`."""
     return bool(len(counts) and counts[counts.argmax()])
 
 
 def indices_of(mask: NDArray[np.bool_]) -> list[int]:
-    """Return the indices at which a mask is true. An all-false mask, the usual case, is fast."""
+    """Return the indices at which a mask is true. The usual case, an all-false mask, is fast."""
     return np.flatnonzero(mask).tolist() if any_of(mask) else []
 
 
@@ -49,7 +49,6 @@ class _KindRows:
         self._columns: dict[str, Floats] = {}
 
     def column(self, name: str) -> Floats:
-        """Return a column of these rows."""
         found = self._columns.get(name)
         if found is None:
             array = self._block.values.get(name)
@@ -58,7 +57,6 @@ class _KindRows:
         return found
 
     def quantity(self, name: str) -> Floats:
-        """Return a quantity of these rows; NaN if not measured."""
         if name == "inf":
             values = self.column("posinf") + self.column("neginf")
         elif name in _DERIVED:

@@ -11,9 +11,9 @@ from gradscope.rules.thresholds import Threshold, limits
 __all__ = ["update_ratio"]
 
 _FAR = 10.0
-"""A single layer is reported only if it is outside the range by this factor: layers differ that much."""
+"""A single layer is reported only if its ratio is outside the range by this factor, because layers differ."""
 _BEHIND = 100.0
-"""A single layer is too slow only if it is also this many times slower than the median layer."""
+"""A single layer is too slow only if its ratio is also this many times lower than the median layer's."""
 
 
 def update_ratio(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:
