@@ -40,7 +40,7 @@ class RankAssembly(Generic[Message]):
         ranks: the ranks to wait for.
         """
         if message.step < self._newest.get(message.rank, -1):
-            self.clear()  # # each rank sends its steps in order: a lower step means that the run has restarted
+            self.clear()  # each rank sends its steps in order: a lower step means that the run has restarted
         self._newest[message.rank] = message.step
         self._open.setdefault(message.step, {})[message.rank] = message
         finished = [step for step, of_step in self._open.items() if self._is_over(step, of_step, ranks)]

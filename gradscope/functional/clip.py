@@ -72,8 +72,8 @@ def clipped_together(dys: Sequence[Tensor], max_norm: float) -> list[Tensor]:
 def _shortened(dy: Tensor, norm: Tensor, max_norm: float) -> Tensor:
     """Return dy scaled by max_norm / norm if norm exceeds max_norm, else dy."""
     is_over = (norm > max_norm) & norm.isfinite()
-    # # If nothing is clipped, the unused branch must still be finite: zero times infinity would be NaN
-    # # in the second derivative.
+    # If nothing is clipped, the unused branch must still be finite: zero times infinity would be NaN
+    # in the second derivative.
     factor = max_norm / torch.where(is_over, norm, torch.ones_like(norm))
     working = torch.promote_types(dy.dtype, torch.float32)
     smaller = dy.to(working) * factor.to(working)

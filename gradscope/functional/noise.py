@@ -111,7 +111,7 @@ class _Add(Function):
         generator: torch.Generator,
     ) -> tuple[Tensor, int]:
         x = x.movedim(in_dims[0], 0)
-        if isinstance(std, Tensor):  # # each sample has its own deviation
+        if isinstance(std, Tensor):  # each sample has its own deviation
             std = std.reshape(-1, *(1 for _ in range(x.dim() - 1 + x.is_complex())))
         y: Tensor = _Add.apply(x, std, generator)  # type: ignore[no-untyped-call]  # as above
         return y, 0

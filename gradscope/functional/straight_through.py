@@ -60,7 +60,7 @@ class _StraightThrough(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, value: Tensor) -> Tensor:  # # noqa: ARG004 - the gradient goes to x
+    def forward(x: Tensor, value: Tensor) -> Tensor:  # noqa: ARG004 - the gradient goes to x
         return value.clone()
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Names of layers, tensors in any output, and hooks that leave no trace."""
+"""Layer names, tensors inside module outputs, and hooks that do not modify the model."""
 
 from gradscope.hooks.autograd_nodes import find_functions, find_nodes
 from gradscope.hooks.clipping import ClippingHook

@@ -1,4 +1,4 @@
-"""The nodes of an autograd graph, and the custom Functions among them. Nothing is unpacked or changed."""
+"""Finds the nodes of an autograd graph, and the custom Functions among them. Saved tensors are not unpacked."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,9 +10,9 @@ __all__ = ["find_functions", "find_nodes"]
 
 
 def find_nodes(tensors: Iterable[Tensor]) -> Iterator[Node]:
-    """Yield the nodes of the graph behind some tensors, each once, in no particular order.
+    """Yield each node of the graph behind some tensors once, in no particular order.
 
-    A node holds the tensors that it saved: keep no node longer than needed.
+    A node holds the tensors that it saved: do not keep nodes longer than needed.
     """
     waiting = [tensor.grad_fn for tensor in tensors]
     seen: set[Node] = set()
@@ -26,6 +26,6 @@ def find_nodes(tensors: Iterable[Tensor]) -> Iterator[Node]:
 
 
 def find_functions(tensors: Iterable[Tensor]) -> tuple[type[Function], ...]:
-    """Return the autograd Function classes, written in Python, in the graph behind some tensors, each once."""
+    """Return each autograd Function class written in Python in the graph behind some tensors once."""
     owners = (getattr(type(node), "_forward_cls", None) for node in find_nodes(tensors))
     return tuple(dict.fromkeys(owner for owner in owners if owner is not None))

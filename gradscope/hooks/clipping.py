@@ -1,7 +1,8 @@
-"""`ClippingHook`: called when torch.nn.utils is about to clip gradients, however a script imported it.
+"""`ClippingHook`: a hook that runs before torch.nn.utils clips gradients, however a script imported it.
 
-Both functions are wrappers that hold the real one in their closure. While anyone watches, that cell
-holds ours: so a name that was imported before is watched too, and nothing is left afterwards.
+torch's two clipping functions are wrappers that hold the real function in a closure cell. While a hook is
+installed, that cell holds gradscope's function instead. This also covers names that were imported earlier,
+and removing the hook restores the cell.
 """
 
 import types
@@ -19,21 +20,21 @@ _Before: TypeAlias = Callable[[list[torch.Tensor], torch.Tensor | None], None]
 _watching: list["ClippingHook"] = []
 """The installed hooks, the oldest first."""
 _originals: list[tuple[Any, _Clip]] = []
-"""The closure cells that hold our function, and their original contents. Any: a closure's cell."""
+"""The closure cells that hold gradscope's function, and their original contents. Any: a closure's cell."""
 
 
 class ClippingHook:
-    """Calls `before(parameters, total_norm)` when gradients are about to be clipped; it must not raise.
+    """Calls `before(parameters, total_norm)` before gradients are clipped; `before` must not raise.
 
-    `total_norm` is what clipping by norm has computed over all of them; None for clipping by value.
-    It lives from `install` to `remove`.
+    `total_norm` is the norm over all gradients, computed by torch; None for clipping by value.
+    Active from `install` to `remove`.
     """
 
     def __init__(self, before: _Before) -> None:
         self.before = before
 
     def install(self) -> bool:
-        """Install the hook. Return False if torch's functions are not built as expected."""
+        """Install the hook. Return False if torch's functions do not have the expected closure."""
         if not _originals:
             by_norm, by_value = _cell_of(clip_grads_with_norm_), _cell_of(clip_grad_value_)
             if by_norm is None or by_value is None:
@@ -44,7 +45,7 @@ class ClippingHook:
         return True
 
     def remove(self) -> None:
-        """Remove the hook; the last one restores torch's functions."""
+        """Remove the hook. Removing the last hook restores torch's functions."""
         if self in _watching:
             _watching.remove(self)
         while _originals and not _watching:
@@ -82,7 +83,7 @@ def _tell(parameters: list[torch.Tensor], total_norm: torch.Tensor | None) -> No
 
 
 def _listed(parameters: torch.Tensor | Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the parameters as a list: a generator could be read only once."""
+    """Return the parameters as a list, because a generator can be read only once."""
     return [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
 
 

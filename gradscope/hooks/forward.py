@@ -26,9 +26,9 @@ _COMPILED_MODULE_WARNS = r"Using `torch\.compile\(module\)` when there are globa
 
 
 def quiet_about_global_hooks() -> Callable[[], None]:
-    """Suppress the warning of compiled modules about global hooks; return a function that undoes this.
+    """Suppress the warning of compiled modules about global hooks; return a function that restores it.
 
-    The warning is about hooks that also fire for the wrapper. This hook filters modules.
+    The warning says that global hooks also run for the wrapper. This hook filters modules, so it does not apply.
     """
     warnings.filterwarnings("ignore", message=_COMPILED_MODULE_WARNS, category=UserWarning)
     added = warnings.filters[0]
@@ -41,7 +41,7 @@ def quiet_about_global_hooks() -> Callable[[], None]:
 
 
 class SlotTable(Generic[S]):
-    """Maps modules, held weakly, to slots."""
+    """Maps modules to slots, with weak references to the modules."""
 
     def __init__(self, slots: Iterable[tuple[nn.Module, S]]) -> None:
         self._slots = {id(module): (weakref.ref(module), slot) for module, slot in slots}
@@ -91,11 +91,11 @@ class ForwardHook(Generic[S]):
         first: Callable[[], bool] | None = None,
         quick: Callable[[nn.Module, Any], bool] | None = None,  # Any: as above
     ) -> None:
-        """Watch the modules of a table, and no others.
+        """Watch only the modules of a table.
 
-        `first` is called after each forward of any module with gradients enabled, before its slot is looked up, until
-        it returns True. It may call `watch` with another table. From then on `quick` is called first: it may
-        handle a forward alone, and returns whether it has.
+        With gradients enabled, `first` is called after each forward of any module, before the slot lookup, until it
+        returns True; it may call `watch` with another table. After that, `quick` is called before the slot lookup. It
+        returns True if it has handled the forward by itself.
         """
         self._find, self._first, self._given = table.find, first, quick
         self._quick = quick if first is None else None

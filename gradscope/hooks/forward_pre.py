@@ -1,8 +1,8 @@
 """`InputHook`: a hook before the forwards of some modules, installed only while needed.
 
-It is global and filtered by identity, as the forward hook is. Torch gives a global hook the positional
-arguments alone, unless a module says that the hook of that number takes keywords too: each chosen
-module says so while the hook is there. A copy of the module carries that number and no hook.
+It is a global hook that filters modules by identity, like `ForwardHook`. PyTorch passes keyword arguments to
+a global hook only if the module itself lists the hook's id in `_forward_pre_hooks_with_kwargs`. So each
+watched module lists the id while the hook is installed. A copy of the module has the id, but not the hook.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ _Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # Any: whatever a module takes
 class InputHook(Generic[S]):
     """Calls `callback(slot, args, kwargs)` before each forward of a module in the table.
 
-    What it returns takes the place of the two. It lives from `watch` to `remove`; `watch` may be called
-    again with another table.
+    The returned pair replaces args and kwargs. Active from `watch` to `remove`; `watch` may be called again
+    with another table.
     """
 
     def __init__(self, callback: Callable[[S, tuple[Any, ...], dict[str, Any]], _Inputs]) -> None:
@@ -36,7 +36,7 @@ class InputHook(Generic[S]):
         self._modules: tuple[nn.Module, ...] = ()
 
     def watch(self, slots: list[tuple[nn.Module, S]]) -> None:
-        """Watch these modules, and no others."""
+        """Watch only these modules."""
         if self._handle is None:
             hook: Callable[..., None] = self._before_forward  # type: ignore[assignment]  # torch types a hook that returns nothing
             self._handle = register_module_forward_pre_hook(hook)

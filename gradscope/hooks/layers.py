@@ -1,4 +1,4 @@
-"""The layers of a model: names, which are watched by default, and selection by pattern."""
+"""The layers of a model: their names, which of them are watched by default, and selection by pattern."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,15 +15,15 @@ __all__ = ["LayerInfo", "LayerPatterns", "choose_layers", "layers_of"]
 LayerPatterns: TypeAlias = (
     str | re.Pattern[str] | Callable[[str, nn.Module], bool] | Sequence[str | re.Pattern[str]]
 )
-"""A glob (`blocks.*.fc1`; a star crosses dots), a regex (compiled, or a string after `re:`), a callable
-of (name, module), or a sequence of the first two."""
+"""A glob (`blocks.*.fc1`; a star also matches dots), a regex (compiled, or a string after `re:`), a callable
+of (name, module), or a sequence of globs and regexes."""
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList, nn.ParameterDict)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """One module of a model. `parameters` are its own, by their names in it."""
+    """One module of a model. `parameters` are the module's own, by their names in the module."""
 
     index: int
     name: str
@@ -35,10 +35,9 @@ class LayerInfo:
 def layers_of(model: nn.Module, chosen: LayerPatterns | None = None) -> list[LayerInfo]:
     """Return the modules of a model in `named_modules()` order, and mark those to watch.
 
-    With nothing chosen, all modules are watched that have something of their own to show. Of those
-    without parameters of their own these have not: containers, whose output is a child's or which are
-    never called, and the model itself (its output is the loss or the logits). A module under two names
-    appears once, under its first.
+    If `chosen` is None, all modules are watched except two kinds without parameters of their own: containers,
+    whose output is that of a child or which are never called, and the model itself, whose output is the loss or
+    the logits. A module with two names appears once, under the first name.
     """
     named = list(model.named_modules())
     owned = [_own_parameters(module) for _, module in named]
@@ -50,7 +49,7 @@ def layers_of(model: nn.Module, chosen: LayerPatterns | None = None) -> list[Lay
 
 
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return what `named_parameters(recurse=False)` does, much faster where nothing is special."""
+    """Return the same as `named_parameters(recurse=False)`, but much faster in the usual case."""
     owned = {name: p for name, p in module._parameters.items() if p is not None}  # noqa: SLF001 - as said
     is_usual = type(module).named_parameters is nn.Module.named_parameters
     if is_usual and len({id(p) for p in owned.values()}) == len(owned):
@@ -71,7 +70,7 @@ def _may_be_called(name: str, module: nn.Module) -> bool:
 
 
 def choose_layers(patterns: LayerPatterns, named: Sequence[tuple[str, nn.Module]]) -> set[str]:
-    """Return the names that a pattern chooses. Raises UnknownLayerError when one matches nothing."""
+    """Return the names of the layers that match. Raises UnknownLayerError if a pattern matches no layer."""
     if callable(patterns) and not isinstance(patterns, re.Pattern):
         chosen = {name for name, module in named if patterns(name, module)}
         if not chosen:

@@ -1,4 +1,4 @@
-"""Hides gradscope's operations from active modes, which count or rewrite what torch does."""
+"""Hides gradscope's operations from active modes, which count or rewrite PyTorch's operations."""
 
 from contextlib import AbstractContextManager, ExitStack
 
@@ -9,7 +9,7 @@ __all__ = ["hidden_from_modes", "is_plain", "is_transforming"]
 
 
 def hidden_from_modes() -> AbstractContextManager[object]:
-    """Return a context in which no mode, and no subclass of Tensor, sees what is done."""
+    """Return a context in which operations are not seen by modes or Tensor subclasses."""
     if not torch._C._len_torch_dispatch_stack() and not torch._C._len_torch_function_stack():  # noqa: SLF001 - no public names
         return torch._C.DisableTorchFunctionSubclass()  # noqa: SLF001 - as above
     stack = ExitStack()
@@ -19,7 +19,7 @@ def hidden_from_modes() -> AbstractContextManager[object]:
 
 
 def is_plain(value: object) -> bool:
-    """Whether it is a tensor of no subclass, and no mode is active: no other code is notified of operations on it."""
+    """Return whether `value` is a Tensor of no subclass and no mode is active, so no other code sees its operations."""
     return (
         type(value) is torch.Tensor
         and not torch._C._len_torch_function_stack()  # noqa: SLF001 - no public names

@@ -1,6 +1,6 @@
 """`CallHooks`: two global hooks at entry and exit of modules, installed only while needed.
 
-They return nothing and are filtered by identity, so nothing of a model knows of them.
+The hooks return nothing and filter modules by identity. The modules of the model are not modified.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ S = TypeVar("S")
 class CallHooks(Generic[S]):
     """Calls `enter(slot, args)` and `leave(slot, args, kwargs, output)` around each forward.
 
-    For a forward that raises `abandon(slot)` is called in the place of `leave`.
+    If a forward raises, `abandon(slot)` is called instead of `leave`.
 
-    It lives from `install` to `remove`. What the callbacks return is not used; what they raise passes
-    into the training. Nothing is called while torch.compile traces.
+    Active from `install` to `remove`. Return values of the callbacks are ignored; their exceptions reach the
+    training. No callback is called while torch.compile traces.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class CallHooks(Generic[S]):
         while self._handles:
             handle = self._handles.pop()
             handle.remove()
-            # torch forgets to; what is left there slows every forward down
+            # torch does not clear this entry, which slows down every later forward
             torch_module._global_forward_hooks_with_kwargs.pop(handle.id, None)  # noqa: SLF001 - as said
 
     def _on_enter(self, module: nn.Module, args: Any) -> None:  # Any: as torch says
@@ -74,7 +74,7 @@ class CallHooks(Generic[S]):
             self._enter(slot, args)
 
     def _on_leave(self, module: nn.Module, args: Any, *rest: Any) -> None:  # Any: as above
-        """Return (kwargs, output); after an exception torch omits the kwargs."""
+        """Call `leave`, or `abandon` after an exception. `rest` is (kwargs, output); torch omits kwargs after an exception."""
         if torch.compiler.is_compiling():
             return
         slot = self._find(module)

@@ -20,13 +20,13 @@ from gradscope.hooks.compile.dynamo_disable import untraced
 __all__ = ["Closure", "OptimizerHook", "StepHook", "parameters_of"]
 
 _WRAPPER_LIVES_IN = Optimizer.__module__
-"""The module with torch's wrapper of each `step`, which calls the hooks."""
+"""The module that contains torch's wrapper of `step`, which calls the hooks."""
 
 Closure: TypeAlias = Callable[[], Any]
-"""The function with which LBFGS and others compute the loss again."""
+"""The function with which LBFGS and other optimizers recompute the loss."""
 
 StepHook: TypeAlias = Callable[[Optimizer, Any, Any], Any]
-"""Called around each step of an optimizer, as PyTorch does: (optimizer, args, kwargs)."""
+"""A hook around each step of an optimizer, with PyTorch's arguments: (optimizer, args, kwargs)."""
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -35,12 +35,13 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 class OptimizerHook:
-    """Calls `before(optimizer, closure)` and `after(optimizer)` around each step of our optimizers.
+    """Calls `before(optimizer, closure)` and `after(optimizer)` around each step of the model's optimizers.
 
-    What `before` returns, unless None, takes the closure's place. A step taken inside of another (by an
-    optimizer that wraps one) is a part of that, and no step of its own. Ours are the ones that hold one of
-    the parameters that `parameters()` gives when an optimizer, or a new group of it, is first seen. It
-    lives from `install` to `remove`, and holds optimizers weakly. `given` is known beforehand.
+    If `before` returns a closure, it replaces the original one. A step inside another step (of an optimizer
+    that wraps another) is part of the outer step and is not reported. An optimizer belongs to the model if it
+    holds one of the parameters that `parameters()` returns; this is checked when the optimizer, or a new
+    parameter group, is first seen. Active from `install` to `remove`. Optimizers are held weakly. `given` is an
+    optimizer that is known from the start.
     """
 
     def __init__(
@@ -64,18 +65,19 @@ class OptimizerHook:
         self._handles: list[Any] = []  # Any: torch gives two kinds of handle, both with remove()
 
     def met(self) -> list[Optimizer]:
-        """Return our known optimizers: those that have stepped, and the given one."""
+        """Return the model's known optimizers: those that have stepped, and `given`."""
         return list(self._met)
 
     def forget(self) -> None:
-        """Forget what is known of each optimizer: the model has other parameters now."""
+        """Discard what is known about each optimizer, because the model's parameters have changed."""
         self._known.clear()
         self._newest = None
 
     def install(self, begin: StepHook | None = None, end: StepHook | None = None) -> None:
         """Install the hooks for all optimizers of the process.
 
-        `begin` and `end` replace `on_step_begin` and `on_step_end`, and call them when needed.
+        If given, `begin` and `end` are installed instead of `on_step_begin` and `on_step_end`, and call these when
+        needed.
         """
         if not self._handles:
             self._handles = [
@@ -90,7 +92,7 @@ class OptimizerHook:
         self._handles = []
 
     def is_ours(self, optimizer: Optimizer) -> bool:
-        """Whether the optimizer holds a parameter of the model."""
+        """Return whether the optimizer holds a parameter of the model."""
         groups = len(optimizer.param_groups)
         newest = self._newest
         if newest is not None and newest[1] == groups and newest[0]() is optimizer:
@@ -107,11 +109,11 @@ class OptimizerHook:
 
     @untraced
     def on_step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
-        """PyTorch's hook before an optimizer steps."""
+        """Handle the start of an optimizer's step (PyTorch's pre-hook)."""
         if not self.is_ours(optimizer):
             return None
         opened = self._open() if self._open is not None else None
-        if opened is not None and _is_stepping(opened):  # and not one whose step has raised
+        if opened is not None and _is_stepping(opened):  # and its step has not raised
             self._inside += 1
             return None
         self._open, self._inside = weakref.ref(optimizer), 0
@@ -126,7 +128,7 @@ class OptimizerHook:
 
     @untraced
     def on_step_end(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:  # torch's signature
-        """PyTorch's hook after an optimizer has stepped."""
+        """Handle the end of an optimizer's step (PyTorch's post-hook)."""
         if not self.is_ours(optimizer):
             return
         if self._inside:
@@ -137,8 +139,8 @@ class OptimizerHook:
 
 
 def _is_stepping(optimizer: Optimizer) -> bool:
-    """Return whether the step that now begins is inside a step of this optimizer, in this thread."""
-    frame, steps = sys._getframe(), 0  # noqa: SLF001 - asked only where a step began and has not ended
+    """Return whether the step that now begins runs inside a step of this optimizer, in this thread."""
+    frame, steps = sys._getframe(), 0  # noqa: SLF001 - called only after a step has begun and before it has ended
     while frame.f_back is not None:
         frame = frame.f_back
         if frame.f_globals.get("__name__") == _WRAPPER_LIVES_IN and "profile_name" in frame.f_locals:

@@ -1,4 +1,4 @@
-"""A forward hook that sees a module's own output, before gradscope changes it."""
+"""A forward hook that receives a module's own output, before gradscope changes it."""
 
 import weakref
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ __all__ = ["OutputHook"]
 
 
 class OutputHook:
-    """Calls `callback(name, output)` after each forward of some modules; from `watch` to `remove`.
+    """Calls `callback(name, output)` after each forward of some modules, from `watch` to `remove`.
 
     One global hook that runs before `ForwardHook`. It is not called in compiled code.
     """
@@ -25,7 +25,7 @@ class OutputHook:
         self._handle: RemovableHandle | None = None
 
     def watch(self, modules: Mapping[str, nn.Module]) -> None:
-        """Watch these modules, by name, and no others."""
+        """Watch only these modules, given by name."""
         self._names = {id(module): (weakref.ref(module), name) for name, module in modules.items()}
         if self._handle is None:
             self._handle = register_module_forward_hook(self._on_forward)

@@ -1,4 +1,4 @@
-"""`Structure`: whether a model still has the same modules and parameters; cheap enough for each observed step."""
+"""`Structure`: detects changes of a model's modules and parameters, fast enough for each observed step."""
 
 import weakref
 from array import array
@@ -12,18 +12,18 @@ from torch import nn
 __all__ = ["OwnedIds", "Structure", "owned_ids"]
 
 OwnedIds: TypeAlias = Callable[[list[weakref.ref[nn.Module]], str], bytes]
-"""`owned_ids`, in Python or in C. Empty if it does not know."""
+"""`owned_ids`, in Python or in C. It returns empty bytes if the ids are not known."""
 
 _MODULES, _PARAMETERS = "_modules", "_parameters"
 
 
 class Structure:
-    """The modules and parameters of a model as they were at birth, held weakly.
+    """The modules and parameters of a model at construction time, held weakly.
 
-    A module whose class has changed (a lazy one that has seen its input) counts as another. What is
-    asked is, of each module that there was, whether it owns the same objects: then the model reaches no
-    others. Parameters are read separately: while a forward runs, `torch.func.functional_call` puts
-    others in their place. `ids` is what tells who owns what; there is a quicker one in C.
+    A module whose class has changed (a lazy module after its first input) counts as another module. If each
+    known module still owns the same objects, the model has no new modules. Parameters are checked separately,
+    because `torch.func.functional_call` replaces them while a forward runs. `ids` returns the ids of owned
+    objects; the C version is faster.
     """
 
     def __init__(self, model: nn.Module, ids: OwnedIds | None = None) -> None:
@@ -44,7 +44,7 @@ class Structure:
         return self._module_ids == self._ids(_MODULES)
 
     def has_same_parameters(self) -> bool:
-        """Return whether the modules own the same parameters; also True if the modules have changed."""
+        """Return whether the modules own the same parameters. Also True if the modules have changed."""
         if self._has_lost_module:
             return True
         same = self._parameter_ids == self._ids(_PARAMETERS)
@@ -57,7 +57,7 @@ class Structure:
         return ids or owned_ids(self._modules, name)
 
     def _lose_module(self, _reference: object) -> None:
-        """Note that an object is gone: another one may have its id by now."""
+        """Record that an object was freed, because its id may be reused."""
         self._has_lost_module = True
 
     def _lose_parameter(self, _reference: object) -> None:
@@ -65,10 +65,10 @@ class Structure:
 
 
 def owned_ids(references: list[weakref.ref[nn.Module]], name: str) -> bytes:
-    """Return the ids of what modules own in their dict of a name, as uint64.
+    """Return the ids of the objects in each module's dict of this name, as uint64.
 
-    First, for each module, the id of its class and the number of objects it owns; then the ids of these objects.
-    Empty if a module is gone. A scripted module has dicts of another type with the same methods.
+    For each module, the id of its class and the number of its objects; after that, the ids of all objects.
+    Empty if a module was freed. A scripted module has dicts of another type with the same methods.
     """
     modules = [reference() for reference in references]
     if None in modules:
@@ -81,7 +81,7 @@ def owned_ids(references: list[weakref.ref[nn.Module]], name: str) -> bytes:
 
 
 def _walk(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield each module; one that was yielded before is not entered again."""
+    """Yield each module once; the children of a repeated module are not visited again."""
     waiting, entered = [model], {id(model)}
     while waiting:
         module = waiting.pop()

@@ -8,17 +8,17 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 _OURS = -1
-"""The key of our hook among those of a tensor; torch numbers its handles from 0."""
+"""The key of gradscope's hook in a tensor's hooks. torch numbers its own from 0."""
 
 __all__ = ["GradientHook", "is_recomputing", "watch_gradient"]
 
 
 def is_recomputing() -> bool:
-    """Whether this forward repeats one that was seen with its gradients: its outputs are not new.
+    """Return whether this forward is a recomputation whose original was already observed with its gradients.
 
-    Checkpointing computes a forward again inside the backward pass. Its reentrant kind ran without
-    gradients the first time, so that the second time is the one that counts. The other kind was seen in
-    full, and computes again only to fill what was saved; it is known by its saved-tensor hooks.
+    Activation checkpointing runs a forward again inside the backward pass. Reentrant checkpointing ran the
+    original without gradients, so the recomputation is the one to observe. Non-reentrant checkpointing ran the
+    original with gradients and recomputes only saved tensors; it is detected by its saved-tensor hooks.
     """
     if torch._C._current_graph_task_id() == -1:  # noqa: SLF001 - torch has no public name for it
         return False
@@ -27,9 +27,9 @@ def is_recomputing() -> bool:
 
 
 class GradientHook:
-    """Calls `callback(token, gradient)` when the gradient of a tensor is known; changes nothing.
+    """Calls `callback(token, gradient)` when the gradient of a tensor is computed; changes nothing.
 
-    A class and not a closure, so that torch can be told that it is nothing to save with a tensor.
+    It is a class instead of a closure, so that it can be marked as not to be saved with a tensor.
     """
 
     __slots__ = ("_callback", "_token")
@@ -42,22 +42,22 @@ class GradientHook:
         self._token = token
 
     def __call__(self, gradient: torch.Tensor | None) -> None:
-        """Pass the gradient on; returning None leaves it as it is.
+        """Pass the gradient to the callback. The hook returns None, so the gradient does not change.
 
-        It is None itself where only another output of the same operation got a gradient.
+        `gradient` is None if only another output of the same operation has a gradient.
         """
         if gradient is not None:
             self._callback(self._token, gradient)
 
 
 def watch_gradient(tensor: torch.Tensor, hook: GradientHook) -> RemovableHandle | None:
-    """Install a hook on the gradient of a tensor.
+    """Install a hook on the gradient of a tensor; return its handle if the caller must remove it.
 
-    A tensor of the graph lets go of its hook when the graph goes, and None is returned. A leaf (a
-    module that returns its parameter) would keep it for good: its handle is returned, to be removed.
+    A non-leaf tensor drops its hooks together with its graph, so None is returned. A leaf (a module that returns
+    its parameter) would keep the hook forever, so its handle is returned.
 
-    For a tensor that has no hook yet this does what `register_hook` does, without making an
-    unused handle, which takes most of its time.
+    For a tensor without hooks, this does the same as `register_hook`, but creates no handle, which would take
+    most of the time.
     """
     if type(tensor) is torch.Tensor and tensor._backward_hooks is None:  # noqa: SLF001 - as register_hook
         node = tensor.grad_fn

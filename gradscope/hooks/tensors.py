@@ -1,8 +1,9 @@
 """Finds and replaces the tensors in the output of a module.
 
-A path names a tensor inside a structure: empty for a single tensor, else indices, keys and field names
-joined by dots: `0`, `1.0`, `hidden_states.3`. Structures are tuples and named tuples, lists, mappings
-and dataclasses, subclasses included (a `ModelOutput` is both of the last). Anything else is ignored.
+A path is the position of a tensor in a structure: empty for a single tensor, else indices, keys and field
+names joined by dots, such as `0`, `1.0` or `hidden_states.3`. A structure is a tuple, named tuple, list,
+mapping or dataclass, including subclasses (a `ModelOutput` is both a mapping and a dataclass). Other objects
+are ignored.
 """
 
 import copy
@@ -19,17 +20,17 @@ _DEPTH_LIMIT = 16
 
 
 def is_measurable(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's elements are numbers on a line or a plane: floating-point or complex."""
+    """Return whether a tensor has a floating-point or complex dtype."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether this is a distributed tensor (DTensor)."""
+    """Return whether a tensor is distributed (a DTensor)."""
     return hasattr(tensor, "to_local")
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """Return this rank's part of a distributed tensor, or any other tensor itself. Does not communicate."""
+    """Return this rank's part of a distributed tensor; any other tensor is returned as it is. Does not communicate."""
     to_local = getattr(tensor, "to_local", None)
     local: torch.Tensor = tensor if to_local is None else to_local()
     return local
@@ -50,8 +51,8 @@ def find_tensors(value: object, path: str = "", depth: int = 0) -> Iterator[tupl
 def replace_tensors(value: T, replace: Callable[[torch.Tensor], torch.Tensor], depth: int = 0) -> T:
     """Return a structure like `value` with each floating-point or complex tensor replaced.
 
-    If nothing was replaced, the same object is returned. A structure that holds a replaced
-    tensor is rebuilt as its own type.
+    If no tensor was replaced, the same object is returned. A structure that contains a replaced tensor is
+    rebuilt with its own type.
     """
     if isinstance(value, torch.Tensor):
         return replace(value) if is_measurable(value) else value  # type: ignore[return-value]  # a tensor for a tensor

@@ -1,4 +1,4 @@
-"""The frames that an exception passed through."""
+"""Returns the frames that an exception passed through."""
 
 from types import FrameType
 
@@ -6,7 +6,7 @@ __all__ = ["frames_of"]
 
 
 def frames_of(error: BaseException) -> list[FrameType]:
-    """Return the frames of an exception's traceback, the innermost first."""
+    """Return the frames of an exception's traceback, innermost first."""
     frames = []
     trace = error.__traceback__
     while trace is not None:

@@ -125,6 +125,6 @@ def _look_at_rows(term: Comparison, view: StepView) -> str | None:
 def _layers(pattern: str, view: StepView) -> list[int]:
     try:
         names = set(match_names(pattern, view.layers))
-    except UnknownLayerError:  # # the model has changed, and the pattern no longer matches a layer
+    except UnknownLayerError:  # the model has changed, and the pattern no longer matches a layer
         return []
     return [i for i, name in enumerate(view.layers) if name in names]

@@ -1,1 +1,1 @@
-"""torch.compile: observing compiled forwards, and keeping functions and models out of compilation."""
+"""torch.compile: observes compiled forwards, and excludes functions and models from compilation."""

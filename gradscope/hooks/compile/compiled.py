@@ -1,8 +1,9 @@
-"""`CompiledHook`: the operations that observe a compiled forward, inserted while torch.compile traces it.
+"""`CompiledHook`: inserts operations that observe a compiled forward while torch.compile traces it.
 
-Left in the graph is one operation for each tensor of an output and one for its gradient. It changes
-nothing, calls back into Python with the tensor, and is there only where `is_on` was true while it was
-traced: the compiler guards that plain bool, keeps two graphs, and an unobserved step runs the bare one.
+The graph gets one operation for each output tensor and one for its gradient. An operation changes nothing
+and calls a Python function with the tensor. It is inserted only if `is_on` was true during tracing: the
+compiler guards this plain bool and keeps two graphs, so an unobserved step runs the graph without
+operations.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ class Seen(IntEnum):
 
 _OnSeen = Callable[[int, Seen, str, torch.Tensor], None]
 _listeners: dict[int, _OnSeen] = {}
-"""Hooks by number: an operation in a graph can hold numbers and tensors only."""
+"""Hooks by number, because an operation in a graph can hold only numbers and tensors."""
 _numbers = itertools.count()
 
 
@@ -42,10 +43,10 @@ def has_compiled() -> bool:
 
 @functools.cache
 def _operation() -> Callable[[torch.Tensor, int, int, int, str], None]:
-    """Define the operation. That it has a side effect is said to torch.fx, which keeps it in the graph.
+    """Define the operation, and declare to torch.fx that it has a side effect, so that it is not removed.
 
-    (An argument that it claimed to write would do that as well. But where it is left in the forward and
-    in the backward graph, autograd would find that argument changed since it was saved, and raise.)
+    Declaring a mutated argument would also keep it. But the operation is in the forward and in the backward
+    graph, so autograd would find that the argument changed after it was saved, and raise.
     """
 
     def see(tensor: torch.Tensor, listener: int, index: int, what: int, path: str) -> None:
@@ -60,19 +61,19 @@ def _operation() -> Callable[[torch.Tensor, int, int, int, str], None]:
 
 
 class _GradientMark:
-    """The hook that is traced into the backward graph."""
+    """The gradient hook that is traced into the backward graph."""
 
     def __init__(self, hook: "CompiledHook", index: int) -> None:
         self.hook = hook
         self.index = index
 
     def see(self, path: str, gradient: torch.Tensor) -> None:
-        """Insert the operation for a gradient."""
+        """Insert the operation that observes a gradient."""
         self.hook.see(gradient, self.hook.number, self.index, 2, path)
 
 
 class CompiledHook:
-    """What is traced for the modules of `watch`, from `open` to `close`.
+    """Inserts operations into the graphs of the watched modules, from `open` to `close`.
 
     `on_seen(index, what, path, tensor)` is called when a graph runs; it must not raise.
     """
@@ -98,7 +99,7 @@ class CompiledHook:
         self._marks = {id(module): _GradientMark(self, index) for module, index in modules}
 
     def trace(self, module: nn.Module, output: Any) -> None:  # Any: whatever a module returns
-        """Run while a forward is traced. An exported graph stays bare."""
+        """Insert operations for an output while its forward is traced; none while a graph is exported."""
         if not self.is_on or not torch.is_grad_enabled() or torch.compiler.is_exporting():
             return
         mark = self._marks.get(id(module))
@@ -112,7 +113,7 @@ class CompiledHook:
 
 
 def _tensors(value: Any, path: str) -> list[tuple[str, torch.Tensor]]:  # Any: as above
-    """`find_tensors`, written so that Dynamo can trace it."""
+    """Return what `find_tensors` yields, in a form that Dynamo can trace."""
     if isinstance(value, torch.Tensor):
         return [(path, value)] if value.is_floating_point() else []
     items: list[tuple[object, Any]]

@@ -12,10 +12,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def untraced(function: F) -> F:
-    """Mark a function as `torch.compiler.disable` does, without importing the compiler for it.
+    """Exclude a function from tracing like `torch.compiler.disable`, but without importing the compiler.
 
     The attribute tells Dynamo to skip the function when it traces a caller; the strategy skips the function's own
-    frames. The function is not wrapped and not slower.
+    frames. The function is not wrapped, so calling it is not slower.
     """
     if not isinstance(function, FunctionType):
         raise TypeError(f"expected a function, got {type(function).__name__}")

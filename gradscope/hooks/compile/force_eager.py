@@ -1,4 +1,4 @@
-"""`EagerStance`: runs compiled models eagerly while interventions are active, which are not in their graphs."""
+"""`EagerStance`: runs compiled models eagerly while interventions are active: their graphs do not include these."""
 
 import sys
 
@@ -14,10 +14,10 @@ class EagerStance:
         self._is_forced = False
 
     def force(self, is_wanted: bool) -> None:
-        """Run compiled functions eagerly, or compiled again."""
+        """Run compiled functions eagerly if `is_wanted`; otherwise restore compiled execution."""
         if is_wanted == self._is_forced or "torch._dynamo.eval_frame" not in sys.modules:
             return
-        now = sys.modules["torch._dynamo.eval_frame"]._stance.stance  # noqa: SLF001 - it cannot be asked
+        now = sys.modules["torch._dynamo.eval_frame"]._stance.stance  # noqa: SLF001 - torch has no public getter
         if is_wanted and now == "default":
             torch.compiler.set_stance("force_eager")
             self._is_forced = True
