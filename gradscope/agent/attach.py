@@ -44,32 +44,36 @@ def attach(
     replace: bool = False,
     quiet: bool = False,
 ) -> Scope:
-    """Observe a model while it trains. Nothing about the training changes.
+    """Observe a model while it trains. The training stays bitwise the same.
 
-    model: any nn.Module. Its layers are observed; it is held weakly.
-    optimizer: the optimizer whose step ends a step; by default the first of the model's that steps.
-    name: the name of the run; by default the script's name and a short id.
-    layers: a glob or `re:` regex over module names, several of them, or a callable of (name, module);
-        None: all modules that do more than call other modules.
-    budget: the fraction of the step time that observing may cost, between 0 and 1; None: every step.
-    every: observe every N-th step, instead of a budget.
+    model: any nn.Module. gradscope observes its layers and keeps only a weak reference to the model.
+    optimizer: the optimizer whose step ends a step. Default: the first optimizer of the model that
+        steps.
+    name: the name of the run. Default: the name of the script and a short id.
+    layers: a glob or `re:` regex over module names, a sequence of these, or a callable of (name,
+        module). None: all modules except containers that only call other modules.
+    budget: the fraction of the step time that observing may cost, between 0 and 1. None: observe every
+        step.
+    every: observe every N-th step, instead of using a budget.
     detail: "core", or "full" to also count zeros, subnormals and exponents of the elements.
-    record: keep a bounded recording on disk: True, False, or a path.
-    hub: "auto" joins this user's hub or starts one; a runtime directory names another; None: no hub.
-    control: False: viewers cannot change anything.
-    scaler: the GradScaler of a training with AMP. With it, gradients are shown unscaled and skipped
-        iterations are known; without it, gradients under float16 autocast are marked as scaled.
+    record: keep a recording of bounded size on disk: True, False, or the path of the file.
+    hub: "auto" joins the hub of this user or starts one; a runtime directory selects the hub of that
+        directory; None: no hub.
+    control: False: viewers can observe the run but not change it.
+    scaler: the GradScaler of a training with AMP. With a scaler, gradients are shown unscaled and
+        skipped iterations are detected; without one, gradients under float16 autocast are marked as
+        scaled.
     start_step: the index of the first step, for a run that was resumed.
-    memory_limit_bytes: raise torch.OutOfMemoryError, as an allocator would, when a layer returns and
-        the process (on CUDA: the allocator) holds more. Every step is measured then. It simulates a
-        smaller device; it is one of two cases in which gradscope raises into a training.
-    resources_every: measure memory and time in every N-th step. None: in few chosen steps, for at most
-        a quarter of the budget (of 0.02 without a budget).
-    replace: detach an earlier scope of this model first.
-    quiet: do not print on stderr how to watch.
+    memory_limit_bytes: simulate a smaller device: raise torch.OutOfMemoryError when a layer returns and
+        the process (on CUDA: the allocator) holds more memory. Memory is then measured in every step.
+        This is one of two cases in which gradscope raises an error in the training.
+    resources_every: measure memory and time in every N-th step. None: gradscope chooses a few steps and
+        uses at most a quarter of the budget (of 0.02 if there is no budget).
+    replace: detach an existing scope of this model first.
+    quiet: do not print on stderr how to watch the run.
 
-    Raises UsageError (its subclass UnknownLayerError for `layers`) for an invalid argument, and if the
-    model has a scope already. With GRADSCOPE=0 in the environment the Scope is inert.
+    Raises UsageError for an invalid argument (its subclass UnknownLayerError for `layers`), and if the
+    model already has a scope. With GRADSCOPE=0 in the environment, the returned Scope does nothing.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"attach(model) takes an nn.Module, got {type(model).__name__}")
@@ -110,16 +114,18 @@ def register_intervention(
     sites: Sequence[str] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Register a function of the script as an intervention, which viewers can set by its name.
+    """Register a function of the script as an intervention that viewers can install by its name.
 
     function: `function(gradient, *, …) -> gradient`, or a subclass of torch.autograd.Function, which is
-        applied in forward. Its keyword parameters, annotated as float, int, bool or Literal of texts,
-        are its arguments; the first line of its docstring is its description.
-    sites: where it may act; by default everywhere ("params" not for a Function).
-    ranges: the smallest and the largest value of a parameter.
+        applied in the forward pass. Its keyword parameters are the arguments of the intervention; each
+        is annotated as float, int, bool or a Literal of strings. The first line of the docstring is the
+        description.
+    sites: the sites where it can be installed. Default: all sites (not "params" for a Function).
+    ranges: the smallest and the largest allowed value of each parameter.
 
-    A later function of the same name replaces it. Raises UsageError for an invalid name, a name of
-    gradscope's own interventions, and for parameters without a supported annotation.
+    A function registered later under the same name replaces the earlier one. Raises UsageError if the
+    name is invalid or belongs to a built-in intervention, or if a parameter has no supported
+    annotation.
     """
     register_action(name, function, sites=sites, ranges=ranges)
     for scope in scopes():
@@ -139,7 +145,7 @@ def _make_room(model: nn.Module, *, replace: bool) -> None:
 
 
 def _remember(model: nn.Module, scope: Scope) -> None:
-    """Keep the scope while its model lives; it ends with the model, or with the process."""
+    """Keep the scope alive as long as its model, and at most until the process ends."""
     key = id(model)
     _live[key] = weakref.ref(model), scope
     finalizer = weakref.finalize(model, scope.detach)

@@ -1,12 +1,13 @@
-"""Consensus of ranks: each command is applied on all of them at the same step, or on none.
+"""Consensus of ranks: each command is applied on all ranks at the same step, or on none.
 
-    proposed ─▶ each rank checks it, and answers with its horizon: the step that it will not begin
-                without knowing the decision
-             ─▶ the proposing rank decides: at the largest of the horizons, or not at all
+    proposed ─▶ each rank checks the command and answers with its horizon: the step that it will not
+                begin before the decision is known
+             ─▶ the proposing rank decides: apply at the largest horizon, or reject
 
-The decision is a key that can be written once. A rank that reaches its horizon and finds no decision waits
-for WAIT_S, then writes a decision against the command. So there is one decision, and every rank knows it in
-time. There are no collectives. The training thread uses no socket: the consensus thread does.
+The decision is a key that can be written only once. If a rank reaches its horizon and finds no
+decision, it waits for WAIT_S and then writes a rejection. So there is exactly one decision, and every
+rank knows it in time. No collectives are used. Only the consensus thread uses a socket; the training
+thread does not.
 """
 
 import threading
@@ -61,7 +62,7 @@ class _ConsensusEnded(Exception):  # noqa: N818 - not an error: it ends the thre
 
 
 class Consensus:
-    """The consensus as one rank takes part in it, from the first boundary with a process group to `close`.
+    """One rank's part in the consensus, from the first boundary with a process group until `close`.
 
     `connect` opens a connection to the job's store for the consensus thread; `put` queues a decided
     command. `reach`, `hold` and `release` are called by the training thread, between two steps.
@@ -99,11 +100,11 @@ class Consensus:
         self._thread: threading.Thread | None = None
 
     def register(self, kind: str, prepare: Callable[[str], Prepared]) -> None:
-        """Accept proposals of a kind; `prepare(body)` raises GradscopeError to refuse one."""
+        """Accept proposals of this kind. `prepare(body)` raises GradscopeError to reject a proposal."""
         self._prepare[kind] = prepare
 
     def reach(self, step: int) -> None:
-        """Reach the boundary before `step`; on return all commands decided for it are queued."""
+        """Reach the boundary before `step`. When this returns, all commands decided for `step` are queued."""
         if self._thread is None and not self._over and has_process_group():
             self._start()
         now_s = time.perf_counter()
@@ -129,7 +130,7 @@ class Consensus:
             return True
 
     def submit(self, kind: str, body: str, command: PendingCommand) -> None:
-        """Propose a command to all ranks. Thread-safe; `body` has no spaces at its start."""
+        """Propose a command to all ranks. Thread-safe. `body` must not begin with a space."""
         reason = self._over
         if not reason and self._thread is None:
             reason = (
@@ -145,7 +146,7 @@ class Consensus:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Leave the consensus; commands that need all ranks are no longer possible on any rank."""
+        """Leave the consensus. From then on, commands that need all ranks are not possible on any rank."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -214,7 +215,7 @@ class Consensus:
             self._changed.wait(_BUSY_S if is_busy else idle_s)
 
     def _process(self, store: ConsensusStore) -> None:
-        """Read proposals of others, write own ones, and decide the ones that can be decided."""
+        """Read the proposals of other ranks, write the proposals of this rank, and write due decisions."""
         while (text := store.proposal(self._slot)) is not None:
             self._take(store, text, None)
         while self._outgoing:
@@ -228,7 +229,7 @@ class Consensus:
             pass
 
     def _take(self, store: ConsensusStore, text: str, mine: PendingCommand | None) -> None:
-        """Answer the proposal in the next slot; `mine` is the command if this rank proposed it."""
+        """Answer the proposal in the next slot. `mine` is the command if this rank proposed it, else None."""
         slot, self._slot = self._slot, self._slot + 1
         proposer, _, kind, body = text.split(" ", 3)
         if kind == _LEFT:
@@ -249,7 +250,7 @@ class Consensus:
         store.answer(slot, self._promise(slot, proposal))
 
     def _promise(self, slot: int, proposal: _Proposal) -> int:
-        """Return the step that training will not begin without knowing the decision."""
+        """Return the horizon: the step that training does not begin before the decision is known."""
         with self._changed:
             ahead = 0 if self._is_held else _clamped(_AHEAD_S / max(self._pace_s, 1e-9))
             horizon = self._last_horizon = max(self._next + ahead, self._last_horizon)
@@ -314,7 +315,7 @@ class Consensus:
 
 
 def is_agreed(id: str) -> bool:
-    """Return whether an id was made by a command that all ranks agreed on."""
+    """Return whether an id belongs to an intervention that all ranks agreed on."""
     return f"-{_LABEL}" in id
 
 

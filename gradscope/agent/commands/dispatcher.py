@@ -39,10 +39,10 @@ alone; what is in force is checked when the command is applied."""
 
 
 class CommandDispatcher:
-    """Answers the commands of one run. A repeated command id gets the first answer again.
+    """Handles the commands of one run. A repeated command id gets the same answer again.
 
-    With one rank a command waits in `queue`, a plugin; with several, the `consensus` queues it on all
-    of them.
+    With one rank, a command waits in `queue`, which is a plugin. With several ranks, `consensus` queues
+    the command on all of them.
     """
 
     def __init__(self, run: RunContext, engine: StepEngine) -> None:
@@ -61,23 +61,23 @@ class CommandDispatcher:
 
     @property
     def is_lead(self) -> bool:
-        """Whether this rank makes the requests of the run itself to all ranks."""
+        """Whether this rank sends the run's own requests to all ranks."""
         return self.consensus is None or self.consensus.rank == 0
 
     def register(self, prepare: Mapping[str, Prepare], *, is_revising: bool = False) -> None:
-        """Accept commands, by action. `is_revising`: they change the interventions."""
+        """Accept these commands, by action. `is_revising`: the commands change the interventions."""
         self._prepare.update(prepare)
         if is_revising:
             self._revising.update(prepare)
 
     def plugins(self) -> list[StepPlugin]:
-        """Return the plugins that apply commands and keep the ranks in step, to be added first."""
+        """Return the plugins that apply commands and align the ranks. Add them to the engine first."""
         if self.consensus is None:
             return [self.queue]
         return [self.queue, SharedInterval(self.consensus, self._run.sampler)]
 
     def handle(self, command: Command) -> None:
-        """Handle a command of a viewer: refuse it now, or acknowledge it once it is in force."""
+        """Handle a command of a viewer: refuse it at once, or acknowledge it when it is in force."""
         if command.id in self._answers:
             known = self._answers[command.id]
             if known is not None:
@@ -103,9 +103,10 @@ class CommandDispatcher:
         refused: Callable[[str], None] = lambda _reason: None,
         **fields: object,
     ) -> None:
-        """Make a request of the run itself, at the next boundary of all ranks. Never waits.
+        """Submit a request of the run itself, to be applied at the next boundary of all ranks. Never blocks.
 
-        `fields` are those of a Command. If it is refused, `refused(reason)` is called, in any thread.
+        `fields` are fields of a Command. If the request is refused, `refused(reason)` is called,
+        possibly in another thread.
         """
         id = secrets.token_bytes(16)
         run = self._run.hello.run
@@ -118,9 +119,9 @@ class CommandDispatcher:
         self._submit(_OWN, command, PendingCommand(prepared, self._note_made, refused))
 
     def prepare(self, command: Command, *, is_own: bool = False) -> Prepared:
-        """Check a command, as every rank does. Raises GradscopeError if it is refused.
+        """Check a command on this rank. Raises GradscopeError if the command is refused.
 
-        `is_own`: it is a request of the run itself, not of a viewer.
+        `is_own`: the command is a request of the run itself, not of a viewer.
         """
         if not self._run.settings.is_controllable and not is_own:
             raise UsageError("this run was attached with control=False: it accepts no commands")
@@ -130,9 +131,10 @@ class CommandDispatcher:
         return prepare(command)
 
     def _end_on_all_ranks(self, entry: LedgerEntry) -> None:
-        """Request the removal of an expired intervention; repeat the request while it is in force.
+        """Request the removal of an expired intervention on all ranks; repeat while it is in force.
 
-        The rank that set it requests that; for those set by the script on every rank, the lead does.
+        The rank that set the intervention sends the request. For an intervention that the script set on
+        every rank, the lead rank sends the request.
         """
         now_s = time.monotonic()
         is_mine = entry.id in self._made or (self.is_lead and not is_agreed(entry.id))

@@ -41,7 +41,7 @@ def check_request(
     schedule: Schedule | None = None,
     origin: str = "",
 ) -> InterventionRequest:
-    """Return a checked request. Raises UsageError if any part of it is invalid; changes nothing."""
+    """Return a checked request. Changes nothing. Raises UsageError if any argument is invalid."""
     action = find_action(intervention) if isinstance(intervention, str) else intervention
     spec = action.spec
     checked = check_arguments(spec.name, spec.arguments, arguments)
@@ -79,7 +79,7 @@ def _check_layers(request: InterventionRequest, modules: Modules) -> None:
 
 
 def _writes_in_place(module: nn.Module) -> bool:
-    """Return whether a module, or the first one of a Sequential, writes into its input."""
+    """Return whether a module, or the first module of a Sequential, overwrites its input."""
     while isinstance(module, nn.Sequential) and len(module):
         module = module[0]
     return bool(getattr(module, "inplace", False))
@@ -106,7 +106,7 @@ def _check_sharded(request: InterventionRequest, parameters: list[nn.Parameter])
 def intervention_commands(
     ledger: Ledger, tracker: ModelTracker
 ) -> dict[str, Callable[[Command], Prepared]]:
-    """Return the functions that prepare the commands about interventions, by action."""
+    """Return the functions that prepare the intervention commands, by action."""
     return {
         "install": partial(_prepare_install, ledger, tracker),
         "remove": partial(_prepare_remove, ledger),

@@ -1,9 +1,9 @@
-"""Commands that were checked and wait for a step boundary.
+"""Checked commands that wait for a step boundary.
 
     prepared (any thread) ──▶ queued ──step boundary──▶ applied (training thread)
 
-Every command of a viewer takes effect here. During a pause, commands are still applied at the boundary where
-training is held.
+Every command of a viewer takes effect at a step boundary. During a pause, commands are applied at the
+boundary where training is held.
 """
 
 import threading
@@ -31,20 +31,20 @@ _POLL_S = 0.25
 
 
 class OnDone(Protocol):
-    """Called once, when a command is in force."""
+    """A callback that is called once, when a command is in force."""
 
     def __call__(self, step: int, id: str = "", layers: tuple[str, ...] = ()) -> None:
-        """Report the first step in which it is in force, and the id and layers of what it created."""
+        """Report the first step in which the command is in force, and the id and layers that it created."""
 
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
     """The step boundary at which a prepared command is applied.
 
-    step: the step that is about to begin, the same on all ranks.
-    label: None with one rank; with several, a word that is the same on all ranks and used once. The id of
-        what the command creates contains it.
-    done: must be called once the command is in force, now or when the ledger has settled.
+    step: the step that is about to begin; the same on all ranks.
+    label: None with one rank. With several ranks, a unique string that is the same on all ranks; it is
+        part of the id that the command creates.
+    done: must be called once the command is in force: now, or when the ledger has applied the request.
     """
 
     step: int
@@ -73,16 +73,16 @@ class PendingCommand:
 
 
 class BoundaryObserver(Protocol):
-    """Is called at each step boundary: the consensus of ranks (`consensus.py`)."""
+    """An object that is called at each step boundary: the consensus of ranks (`consensus.py`)."""
 
     def reach(self, step: int) -> None:
-        """Reach the boundary before `step`; on return all commands for it are queued."""
+        """Reach the boundary before `step`. When this returns, all commands for `step` are queued."""
 
     def hold(self, step: int) -> None:
-        """Stay at that boundary: more commands may be decided for it."""
+        """Stay at the boundary: more commands may be decided for `step`."""
 
     def release(self, step: int, is_idle: Callable[[], bool]) -> bool:
-        """Leave the boundary unless a command is still due. Return whether it was left."""
+        """Leave the boundary unless a command is still due. Return whether the boundary was left."""
 
     def close(self) -> None:
         """Stop."""
@@ -91,7 +91,7 @@ class BoundaryObserver(Protocol):
 class CommandQueue(StepPlugin):
     """The commands of one run that wait for a boundary.
 
-    `settle` lets the ledger apply its requests during a hold.
+    During a hold, `settle` is called so that the ledger applies its requests.
     """
 
     name = "commands between two steps"
@@ -116,7 +116,7 @@ class CommandQueue(StepPlugin):
         self._run.plan_again()
 
     def next_step(self, step: int) -> int | None:
-        """Return `step` if commands wait, or if other ranks may have decided on some."""
+        """Return `step` if commands are queued or if other ranks may have decided on commands."""
         return step if self._waiting or self._observer is not None else None
 
     def at_boundary(self, step: int) -> None:
@@ -126,9 +126,10 @@ class CommandQueue(StepPlugin):
         self._apply(step, is_held=False)
 
     def hold(self, step: int, is_over: Callable[[], bool]) -> None:
-        """Hold training before `step` until `is_over()`, which is called after each command and often.
+        """Hold training before `step` until `is_over()` is True. Commands are applied during the hold.
 
-        Commands are still applied, and in force at once. Returns at once if the queue is closed.
+        `is_over()` is called often, and after each command. Commands are in force at once. Returns at
+        once if the queue is closed.
         """
         if self._observer is not None:
             self._observer.hold(step)
@@ -144,12 +145,12 @@ class CommandQueue(StepPlugin):
                         self._arrival.wait(_POLL_S)
 
     def recheck_hold(self) -> None:
-        """Call `is_over` of the current hold soon. Thread-safe."""
+        """Have `is_over` of the current hold called soon. Thread-safe."""
         with self._arrival:
             self._arrival.notify_all()
 
     def close(self) -> None:
-        """End a hold, and refuse the commands that still wait."""
+        """End a hold, and refuse the commands that are still queued."""
         if self._observer is not None:
             self._observer.close()
         with self._arrival:
@@ -160,9 +161,10 @@ class CommandQueue(StepPlugin):
             command.refuse("the scope was detached before the end of the step")
 
     def _apply(self, step: int, *, is_held: bool) -> bool:
-        """Apply what is due, in order; during a hold one command. Return whether any was applied.
+        """Apply the due commands, in order; during a hold, one of them. Return whether any was applied.
 
-        During a hold every queued command is due: the step that was agreed on might never be reached.
+        During a hold every queued command is due: training might never reach the step that was agreed
+            on.
         """
         has_applied = False
         while self._waiting and (is_held or self._is_due(step)):
@@ -189,4 +191,4 @@ class CommandQueue(StepPlugin):
 
 
 def ignore_done(step: int, id: str = "", layers: tuple[str, ...] = ()) -> None:
-    """Ignore that a command is in force: the caller does not need the result."""
+    """Ignore that a command is in force, for callers that do not need the result."""

@@ -1,4 +1,4 @@
-"""Interventions that the script itself sets and removes."""
+"""Interventions that the script sets and removes."""
 
 import getpass
 import os
@@ -18,13 +18,16 @@ __all__ = ["ScriptInterventions", "When"]
 
 
 class When(TypedDict, total=False):
-    """Where and when an intervention acts. By default: at the output, in every step until it is removed.
+    """Where and when an intervention acts. Default: on the output, in every step until it is removed.
 
-    site: "output", "input" or "params". start_step: the first step in which it acts. end_step: the first
-    step in which it does not act any more. every_steps: act in every N-th step. for_steps: remove it
-    after N steps. for_s: remove it after this many seconds. ramp: a `Ramp`, or text such as
-    "alpha=0:1:1000" or "alpha=0:1:1000:dann". when: a condition on the arriving tensor, such as
-    "norm > 10".
+    site: "output", "input" or "params".
+    start_step: the first step in which the intervention acts.
+    end_step: the first step in which it no longer acts.
+    every_steps: act in every N-th step only.
+    for_steps: remove the intervention after N steps.
+    for_s: remove the intervention after this many seconds.
+    ramp: a `Ramp`, or a string such as "alpha=0:1:1000" or "alpha=0:1:1000:dann".
+    when: a condition on the tensor before the intervention, such as "norm > 10".
     """
 
     site: str
@@ -38,7 +41,7 @@ class When(TypedDict, total=False):
 
 
 class ScriptInterventions:
-    """Sets interventions at once if the step in progress has not begun to compute, else in the next."""
+    """Sets interventions in the current step if no layer has computed yet, otherwise in the next step."""
 
     def __init__(self, run: RunContext, engine: StepEngine) -> None:
         self._run = run
@@ -74,7 +77,7 @@ class ScriptInterventions:
         return Intervention(entry, self.remove)
 
     def remove(self, id: str) -> None:
-        """Remove an intervention; nothing happens if it is not in force."""
+        """Remove an intervention. Does nothing if the intervention is not in force."""
         if self._run.ledger.remove(id, lambda _step: None, by="script"):
             self._engine.settle_if_fresh()
 

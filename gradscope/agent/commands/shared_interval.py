@@ -1,6 +1,7 @@
-"""All ranks observe the same steps: the first rank proposes an interval, and all adopt it at one step.
+"""Keeps the observed steps of all ranks the same.
 
-The same holds for the interval of focus steps.
+Rank 0 proposes the interval of observed steps and the interval of focus steps; all ranks adopt them at
+the same step.
 """
 
 import time
@@ -21,7 +22,7 @@ _MIN_RATIO = 1.2
 
 
 class SharedInterval(StepPlugin):
-    """Keeps the intervals of a sampler equal to those of the other ranks."""
+    """Keeps the intervals of a sampler equal on all ranks."""
 
     name = "the steps that all ranks observe"
 
@@ -32,7 +33,7 @@ class SharedInterval(StepPlugin):
         consensus.register(_KIND, self._prepare)
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - signature of a plugin
-        """On the first rank: propose other intervals if the sampler wants them."""
+        """On the first rank: propose the intervals that the sampler wants, if they differ enough."""
         sampler = self._sampler
         wanted = sampler.wanted, sampler.wanted_focus
         present = sampler.every, sampler.focus_every

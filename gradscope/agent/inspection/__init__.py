@@ -1,1 +1,1 @@
-"""What a user inspects: captured tensors, snapshot, focus, memory and time, custom Functions."""
+"""Inspection of a run: captured tensors, snapshot, focus, memory and time, custom autograd Functions."""

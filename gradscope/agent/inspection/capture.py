@@ -39,10 +39,10 @@ _LIMIT_BYTES: Final = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class CapturedTensor:
-    """A copy of a tensor on the host.
+    """A copy of a tensor in host memory.
 
-    `name` distinguishes the tensors of one layer: a path in its output, or a parameter name. A layer that is
-    called several times in a step gives one tensor for each call, in order.
+    `name` distinguishes the tensors of one layer: a path in the layer's output, or a parameter name. If
+    a layer is called several times in a step, there is one tensor for each call, in order.
     """
 
     step: int
@@ -53,7 +53,7 @@ class CapturedTensor:
 
 
 class Capture:
-    """A capture of a script. It is active until `remove()`; it is also a context manager."""
+    """A capture that the script has started. Active until `remove()`; also a context manager."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Capture:
         self._steps: dict[int, list[CapturedTensor]] = {}
 
     def tensors(self) -> tuple[CapturedTensor, ...]:
-        """Return the tensors of the newest `keep` captured steps, oldest first."""
+        """Return the tensors of the newest `keep` captured steps, oldest step first."""
         return tuple(each for step in list(self._steps.values()) for each in step)
 
     @property
@@ -86,7 +86,7 @@ class Capture:
         self._remove(self)
 
     def put(self, captured: CapturedTensor) -> None:
-        """Add a tensor, and drop steps that are too old."""
+        """Add a tensor, and remove the oldest steps beyond `keep`."""
         self._steps.setdefault(captured.step, []).append(captured)
         while len(self._steps) > self.keep:
             del self._steps[next(iter(self._steps))]
@@ -119,7 +119,7 @@ def check_what(what: object) -> What:
 
 
 class Captures(StepPlugin):
-    """The captures of one run. Its hook is installed only in steps in which a capture is due."""
+    """The captures of one run. A hook is installed only in steps in which a capture is due."""
 
     name = "captures"
 
@@ -159,7 +159,7 @@ class Captures(StepPlugin):
         self.start(step)
 
     def start(self, step: int) -> None:
-        """Start the captures of a step; it may have begun already if no layer has computed."""
+        """Start the captures of a step. May be called after `begin`, as long as no layer has computed."""
         self._step, self._step_id = step, next(self._step_ids)
         if not self._captures:
             return

@@ -1,7 +1,7 @@
-"""Upload of captured tensors to the viewer that requested them: one step, at most 16 layers.
+"""Uploads captured tensors to the viewer that requested them: one step, at most 16 layers.
 
-The command is acknowledged when the capture is set, with the step of the capture. The tensors follow after
-that step. A tensor larger than a message is truncated along its first dimension.
+The command is acknowledged, with the step number, when the capture has been set. The tensors are sent
+after that step. A tensor larger than a message is truncated along its first dimension.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,8 @@ class _Request:
 class CaptureUpload(StepPlugin):
     """Handles the command `capture`. Add it to the engine after `captures`.
 
-    `send` puts a message on the publisher's queue. Only rank 0 sends, because it receives the commands.
+    `send` puts a message into the publisher's queue. Only rank 0 sends tensors, because it receives the
+    commands.
     """
 
     name = "the upload of captures"
@@ -58,7 +59,7 @@ class CaptureUpload(StepPlugin):
         return {"capture": self._prepare}
 
     def next_step(self, step: int) -> int | None:
-        """Return `step` if a capture waits to be sent."""
+        """Return `step` if a captured tensor must be sent."""
         return step if self._requests else None
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
@@ -135,7 +136,7 @@ class CaptureUpload(StepPlugin):
 
 
 def _truncated(tensor: torch.Tensor) -> tuple[torch.Tensor, str]:
-    """Return the first part of a tensor that fits into a message, and a note if it was truncated."""
+    """Return the leading part of a tensor that fits into a message, and a note if it was truncated."""
     if tensor.nbytes <= _LIMIT_BYTES:
         return tensor, ""
     rows = _LIMIT_BYTES * len(tensor) // tensor.nbytes
@@ -146,7 +147,7 @@ def _truncated(tensor: torch.Tensor) -> tuple[torch.Tensor, str]:
 
 
 def _as_numbers(tensor: torch.Tensor) -> tuple[str, NDArray[np.generic]]:
-    """Return dtype and elements. Dtypes without a NumPy equivalent become float32, bfloat16 its bits."""
+    """Return dtype and elements: bfloat16 as its bits, other dtypes that NumPy lacks as float32."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype == "bfloat16":
         return dtype, tensor.contiguous().view(torch.int16).numpy()

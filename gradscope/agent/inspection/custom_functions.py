@@ -1,8 +1,9 @@
-"""Records, in one step, the custom autograd Functions that a model uses and the arguments it is called with.
+"""Records the custom autograd Functions that a model uses in one step, and the arguments of the model.
 
-In that step an additional hook reads the inputs and the autograd graph of the output. It changes nothing: it
-does not unpack saved tensors and draws no random number. Inputs are copied only if there is a Function to
-examine, up to 16 MiB. Larger inputs are available as long as the training keeps them.
+In that step an additional hook reads the inputs and the autograd graph of the output. The hook does not
+unpack saved tensors and does not draw random numbers, so the training stays the same. Inputs are copied
+only if there is a Function to examine, up to 16 MiB. Larger inputs are available only while the
+training keeps them in memory.
 """
 
 import weakref
@@ -31,7 +32,7 @@ _Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # Any: whatever a model is 
 
 @dataclass(slots=True)
 class TrackedFunctions:
-    """The custom Functions of one step: used inside the model, or `outside` it, by the loss only."""
+    """The custom Functions of one step. `outside`: those used by the loss only, not inside the model."""
 
     step: int
     inside: tuple[type[Function], ...] = ()
@@ -43,8 +44,8 @@ class TrackedFunctions:
 class FunctionTracker(StepPlugin):
     """Records the second observed step, and the next observed step after each `request()`.
 
-    It skips the first observed step: a model compiled in it would be traced with an additional hook, and
-    compiled again without it.
+    The first observed step is skipped: if the model is compiled in that step, it would be traced with
+    the additional hook, and compiled a second time without the hook.
     """
 
     name = "recording custom Functions"
@@ -59,13 +60,13 @@ class FunctionTracker(StepPlugin):
         self._handle: RemovableHandle | None = None
 
     def request(self) -> None:
-        """Also record the next observed step."""
+        """Record the next observed step too."""
         self._is_wanted = self.needs_observed = True
 
     def tracked(self) -> tuple[TrackedFunctions, Callable[[], _Arguments]]:
-        """Return the newest recorded step, and a function that returns the model's arguments in it.
+        """Return the newest recorded step, and a function that returns the model's arguments in that step.
 
-        Raises UsageError if no step was recorded yet.
+        Raises UsageError if no step has been recorded yet.
         """
         found = (
             self._tracking if self._tracking is not None and self._tracking.arguments else self._tracked
@@ -83,18 +84,18 @@ class FunctionTracker(StepPlugin):
         return found, found.arguments
 
     def next_step(self, step: int) -> int | None:  # noqa: ARG002 - the signature of a plugin
-        """Return None: only observed steps matter, which `needs_observed` says."""
+        """Return None: this plugin runs in observed steps only (`needs_observed`)."""
         return None
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Install the hook if this step is recorded."""
+        """Install the hook if this step is to be recorded."""
         is_first, self._is_first = self._is_first, self._is_first and not is_observed
         if self._is_wanted and is_observed and not is_first and not has_compiled():
             self._tracking = TrackedFunctions(step)
             self._handle = register_module_forward_hook(self._on_forward, with_kwargs=True)
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
-        """Remove the hook, and keep the result."""
+        """Remove the hook, and store the result."""
         self._unhook()
         if self._tracking is not None and self._tracking.arguments is not None:
             self._tracked, self._is_wanted = self._tracking, False
@@ -154,14 +155,14 @@ class FunctionTracker(StepPlugin):
 
 
 def _functions_behind(tensors: Iterable[Tensor]) -> tuple[type[Function], ...]:
-    """Return the custom Functions in a graph, each once, without those of torch."""
+    """Return the custom Functions in an autograd graph, without duplicates and without those of torch."""
     return tuple(f for f in find_functions(tensors) if f.__module__.partition(".")[0] != "torch")
 
 
 def _argument_source(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], *, is_kept: bool
 ) -> Callable[[], _Arguments]:
-    """Return a function that returns the arguments. They are copied if `is_kept` and small enough."""
+    """Return a function that returns the arguments. Arguments are copied if `is_kept` and small enough."""
     leaves, structure = _pytree.tree_flatten((args, dict(kwargs)))
     size = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
     is_copied = is_kept and size <= _COPY_LIMIT_BYTES
@@ -181,7 +182,7 @@ def _argument_source(
 
 
 class _Deleted:
-    """Represents a tensor that the training has deleted."""
+    """Placeholder for a tensor that the training has deleted."""
 
 
 def _holder(leaf: object, *, is_copied: bool) -> Callable[[], object]:

@@ -1,9 +1,10 @@
 """The focus: layers whose statistics are also recorded in focus steps, between the observed steps.
 
-    requested ──step boundary──▶ active ──removed, or its viewer disappeared──▶ ended
+    requested ──step boundary──▶ active ──removed, or the viewer disconnected──▶ ended
 
-The requests of viewers and of the script add up. The sampler chooses the focus steps, and the engine records
-them. A compiled model has no focus, because what a graph reports is fixed at compile time.
+The focus contains the layers of all viewers and of the script. The sampler chooses the focus steps, and
+the engine records them. A compiled model cannot have a focus, because the statistics that a graph
+records are fixed at compile time.
 """
 
 import threading
@@ -37,7 +38,8 @@ class Focus(StepPlugin):
     """The layers in the focus, by owner: viewers and the script.
 
     `watched()` returns the names of all layers. `apply(layers)` sets the focus of the engine at a step
-    boundary. `ask_to_end(viewer)` requests that all ranks end the focus of a viewer that has disappeared.
+    boundary. `ask_to_end(viewer)` requests that all ranks end the focus of a viewer that has
+    disconnected.
     """
 
     name = "the focus on layers"
@@ -64,7 +66,7 @@ class Focus(StepPlugin):
         )
 
     def check(self, patterns: object) -> tuple[str, ...]:
-        """Return the layers that match `patterns`. Raises UsageError if they cannot be focused."""
+        """Return the layers that match `patterns`. Raises UsageError if these layers cannot have a focus."""
         if has_compiled():
             raise UsageError(
                 "focus() does not work with torch.compile: what a graph reports is fixed at compile time. "
@@ -79,7 +81,7 @@ class Focus(StepPlugin):
         return chosen
 
     def set_layers(self, layers: tuple[str, ...], owner: str = _SCRIPT) -> None:
-        """Set the layers in the focus of `owner`, from the next step on. No layers end its focus."""
+        """Set the layers in the focus of `owner`, from the next step on. An empty tuple ends that focus."""
         with self._lock:
             if layers:
                 self._by_owner[owner] = layers
@@ -103,17 +105,17 @@ class Focus(StepPlugin):
         return apply
 
     def on_viewers(self, viewers: Sequence[str]) -> None:
-        """Record that viewers are alive now."""
+        """Record which viewers are connected."""
         now_s = time.monotonic()
         with self._lock:
             self._seen_s |= {viewer: now_s for viewer in viewers if viewer in self._seen_s}
 
     def next_step(self, step: int) -> int | None:
-        """Return `step` if any layer is in the focus, or was."""
+        """Return `step` if a layer is in the focus, or was in the focus before."""
         return step if self._by_owner or self._active else None
 
     def at_boundary(self, step: int) -> None:  # noqa: ARG002 - the signature of a plugin
-        """Apply requests, and end the focus of viewers that have disappeared."""
+        """Apply requests, and end the focus of viewers that have disconnected."""
         if self._seen_s:
             self._end_vanished()
         layers = self.layers

@@ -12,7 +12,7 @@ __all__ = ["LatestSteps"]
 
 
 class LatestSteps(StepPlugin):
-    """Keeps and publishes observed steps. Add it before the plugins that act on them."""
+    """Stores and publishes observed steps. Add it to the engine before the plugins that use them."""
 
     name = "publishing observed steps"
 
@@ -41,13 +41,13 @@ class LatestSteps(StepPlugin):
         return self._latest_focus.table(self._run.hello.rank)
 
     def observed(self, step: ObservedStep) -> None:
-        """Keep and publish an observed step."""
+        """Store and publish an observed step."""
         self._latest = step
         self._sequence += 1
         self._publish(step)
 
     def focus_observed(self, step: ObservedStep) -> None:
-        """Keep and publish a focus step, unless it is empty: its layers did not run."""
+        """Store and publish a focus step, unless it is empty because its layers did not run."""
         if len(step.block):
             self._latest_focus = step
             self._publish(step)

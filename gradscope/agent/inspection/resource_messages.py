@@ -1,4 +1,4 @@
-"""Measured memory and times as messages."""
+"""Builds the messages with measured memory and times."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ __all__ = ["MeasuredLayers", "memory_message", "times_message"]
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLayers:
-    """The layers that the rows of a reading refer to: those of the manifest with this `revision`."""
+    """The layers that the rows of a reading refer to. `revision` is the revision of their manifest."""
 
     names: tuple[str, ...]
     types: tuple[str, ...]

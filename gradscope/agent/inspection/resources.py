@@ -1,4 +1,4 @@
-"""Memory and time, measured in chosen steps of a run and reported to viewers."""
+"""Measures memory and time in chosen steps of a run and reports them to viewers."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -106,21 +106,21 @@ class ResourcePlugin(StepPlugin):
         return apply
 
     def memory(self) -> MemoryTable:
-        """Return the newest table. Raises NotMeasuredError if there is none."""
+        """Return the newest memory table. Raises NotMeasuredError if nothing was measured yet."""
         if self._memory is None:
             raise NotMeasuredError(_NOT_YET.format(what="memory", when=self._when()))
         reading, layers = self._memory
         return reading.table(layers.names)
 
     def times(self) -> TimesTable:
-        """Return the newest table. Raises NotMeasuredError if there is none."""
+        """Return the newest table of times. Raises NotMeasuredError if nothing was measured yet."""
         if self._times is None:
             raise NotMeasuredError(_NOT_YET.format(what="time", when=self._when()))
         reading, layers = self._times
         return reading.table(layers.names)
 
     def next_step(self, step: int) -> int | None:
-        """Return the next step to measure, or from which on the usual step time is learned."""
+        """Return the next step in which to measure, or to begin estimating the usual step time."""
         if not self._is_enabled:
             return None
         is_busy = self._is_measured or bool(self._pending) or self._schedule.is_asked
@@ -200,7 +200,7 @@ class ResourcePlugin(StepPlugin):
             self._probe = None
 
     def oom_text(self, error: BaseException) -> str:
-        """Return the report of an out-of-memory error as text, and report the memory in use now."""
+        """Return a report of an out-of-memory error as text, and send the memory in use to viewers."""
         frames = frames_of(error)
         names = {id(module): name for name, module in self._engine.tracker.modules().items()}
         if self._is_measured and self._probe is not None:
@@ -226,7 +226,7 @@ class ResourcePlugin(StepPlugin):
         return f"the next measured step is {self._schedule.next_step}"
 
     def _follow_layers(self) -> None:
-        """Measure the layers that the model has now."""
+        """Update the measured layers to the current layers of the model."""
         tracker = self._engine.tracker
         layers = tracker.layers()
         if self._probe is not None:
@@ -272,7 +272,7 @@ class ResourcePlugin(StepPlugin):
         )
 
     def _deliver(self) -> None:
-        """Report the times that have arrived from the device, oldest first."""
+        """Report the times that have been copied from the device, oldest first."""
         while self._pending and self._pending[0].watch.is_ready():
             pending = self._pending.pop(0)
             reading = times_reading(

@@ -1,9 +1,10 @@
-"""The snapshot: the training state before the first intervention, on the host, restored bit for bit.
+"""The snapshot: a copy of the training state before the first intervention, in host memory.
 
-It contains the model's parameters and buffers, the states and settings of its optimizers, and the random
-states of torch, CUDA, Python and NumPy. It does not contain objects that gradscope does not know: the
-position of the data loader, learning-rate schedulers, a GradScaler, averaged weights, and the script's own
-counters. Gradients in `.grad` stay unchanged, and the step count continues.
+It contains the model's parameters and buffers, the states and settings of the optimizers, and the
+random states of torch, CUDA, Python and NumPy; all are restored bit for bit. It does not contain
+objects that gradscope does not know: the position of the data loader, learning-rate schedulers, a
+GradScaler, averaged weights, and counters of the script. Gradients in `.grad` stay unchanged, and the
+step count continues.
 """
 
 import random
@@ -34,7 +35,7 @@ NOT_RESTORED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _TrainingState:
-    """A training state: tensors of the model by name; groups and states of each optimizer; random states."""
+    """A training state: model tensors by name; groups and states of each optimizer; random states."""
 
     step: int
     tensors: dict[str, torch.Tensor]
@@ -46,9 +47,9 @@ class _TrainingState:
 
 
 class Snapshot(StepPlugin):
-    """Takes a snapshot right before the first intervention takes effect, if enabled.
+    """Takes a snapshot, if enabled, right before the first intervention takes effect.
 
-    If the script gives `save` and `restore`, `save(step)` and `restore()` are called instead.
+    If the script gives `save` and `restore`, then `save(step)` and `restore()` are called instead.
     """
 
     name = "the snapshot"
@@ -82,7 +83,7 @@ class Snapshot(StepPlugin):
         self._is_enabled = True
 
     def next_step(self, step: int) -> int | None:
-        """Return `step` if the first intervention is about to take effect and a snapshot is wanted."""
+        """Return `step` if the snapshot is enabled and the first intervention is about to take effect."""
         is_wanted = self._is_enabled and self._saved_at is None
         return step if is_wanted and self._run.ledger.entries() else None
 
@@ -180,7 +181,7 @@ def _on_host(tensor: torch.Tensor) -> torch.Tensor:
 def _state_of(
     optimizer: Optimizer,
 ) -> tuple[Optimizer, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return copies of an optimizer's settings by group and state by parameter."""
+    """Return an optimizer with copies of its settings by group and its state by parameter."""
     groups = [{k: _copied(v) for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     states = [
         {name: _copied(value) for name, value in optimizer.state.get(parameter, {}).items()}
@@ -218,7 +219,7 @@ def _restore_optimizer(
 
 
 def _restored(current: Any, saved: Any, parameter: torch.Tensor | None) -> Any:  # Any: as above
-    """Return a saved value. A tensor is copied into the existing one, which keeps its identity."""
+    """Return a saved value. A saved tensor is copied into the existing tensor, so references stay valid."""
     if isinstance(saved, torch.Tensor):
         if isinstance(current, torch.Tensor) and local_part(current).detach().shape == saved.shape:
             with torch.no_grad():
