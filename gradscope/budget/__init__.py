@@ -1,4 +1,4 @@
-"""What monitoring may cost, and which steps are observed within it."""
+"""The cost budget of monitoring, and the choice of observed steps within it."""
 
 from gradscope.budget.budget import DEFAULT_FRACTION, Budget, Consumer, RateLimit, interval
 from gradscope.budget.sampler import Sampler

@@ -9,7 +9,7 @@ __all__ = ["ObservingInterval"]
 
 @dataclass(frozen=True, slots=True)
 class ObservingInterval:
-    """Steps `origin`, `origin` + `every`, and so on. `keeps_bare`: a few are always left out."""
+    """Steps `origin`, `origin` + `every`, and so on. `keeps_bare`: a few steps are always left unobserved."""
 
     every: int
     origin: int

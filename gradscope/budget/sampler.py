@@ -1,16 +1,16 @@
-"""`Sampler`: which steps are observed, so that observing stays within its part of the budget.
+"""`Sampler`: chooses the steps to observe, so that observing stays within its part of the budget.
 
-The cost of an observed step is what it takes longer than the unobserved ones around it, and at least the time
-measured inside the hooks, which noise cannot hide. An idle step has a small cost, too. Every n-th step is
-observed, with the least n for which
+The cost of an observed step is its extra time over the unobserved steps around it, and at least the time measured
+inside the hooks, which noise cannot hide. An idle step has a small cost, too. Every n-th step is observed, with the
+smallest n for which
 
     cost of an idle step + cost of an observed step / n  <=  budget * bare step time
 
-A **focus** measures a few layers in further steps. It uses at most half of what observed steps may cost, with
-the least interval for that; observed steps get the rest. Focus steps are neither observed nor idle.
+A **focus** measures a few layers in additional steps. It uses at most half of the allowed cost of observed steps, with
+the smallest interval for that; observed steps get the rest. Focus steps are neither observed nor idle.
 
-Medians make it deaf to single slow steps. The pace of the training is taken from every step; if it changes,
-learnt costs are forgotten.
+Medians keep single slow steps from having an effect. The pace of the training is computed from every step; if it
+changes, the known costs are discarded.
 """
 
 from collections import deque
@@ -42,10 +42,10 @@ __all__ = ["Sampler"]
 
 
 class Sampler:
-    """Chooses the steps to observe: ask `is_due(step)` at the start of a step, call `record(...)` at its end.
+    """Chooses the steps to observe: call `is_due(step)` at the start of a step, `record(...)` at its end.
 
-    `is_shared`: several ranks observe the same steps. Then `wanted` is only this rank's wish, and the interval
-    changes by `adopt`, in the same step on all ranks.
+    `is_shared`: several ranks observe the same steps. Then `wanted` is only this rank's preferred interval, and the
+    interval is changed by `adopt`, in the same step on all ranks.
     """
 
     def __init__(
@@ -94,17 +94,17 @@ class Sampler:
 
     @property
     def pace_s(self) -> float:
-        """The present step time in seconds, without the time inside the hooks; 0 while not known."""
+        """The present step time in seconds, without the time inside the hooks; 0 while unknown."""
         return self._pace_s
 
     def is_due(self, step: int) -> bool:
-        """Return whether to observe this step. The first step is observed."""
+        """Return whether to observe this step. The first step is always observed."""
         if self._interval is None:
             self.adopt(self.wanted, step, self.wanted_focus)
         return self._extra_steps > 0 or (self._interval is not None and self._interval.is_due(step))
 
     def is_focus_due(self, step: int) -> bool:
-        """Return whether this is a focus step, unless it is observed as a whole."""
+        """Return whether this is a focus step. A step that is fully observed is none."""
         return self._focus_interval is not None and self._focus_interval.is_due(step)
 
     def next_due(self, step: int) -> int:
@@ -150,7 +150,7 @@ class Sampler:
         was_observed: bool,
         was_focus: bool = False,
     ) -> None:
-        """Learn from a finished step: its time, and how much of it was spent inside the hooks."""
+        """Record a finished step: its time, and the part of it that was spent inside the hooks."""
         self._extra_steps = max(0, self._extra_steps - was_observed)
         if was_observed:
             self._observed = step
@@ -165,16 +165,16 @@ class Sampler:
         self._follow(step, 1, was_observed=was_observed)
 
     def record_rest(self, step: int, times_s: Sequence[float], inside_s: float) -> None:
-        """Learn from idle steps, the last of which is `step`. inside_s: gradscope's own time in each."""
+        """Record idle steps, the last of which is `step`. inside_s: gradscope's own time in each."""
         self._bare_s.extend(times_s)
         self._idle_s.extend([inside_s] * len(times_s))
         self._newest_s.extend([time_s - inside_s for time_s in times_s])
         self._follow(step, len(times_s), was_observed=False)
 
     def cost(self) -> float | None:
-        """Return the present cost as a fraction of the time; None while not known.
+        """Return the present cost as a fraction of the time; None while unknown.
 
-        If no step is idle there is no comparison: it is the time inside the hooks.
+        If there are no idle steps to compare with, it is the time inside the hooks.
         """
         other = self._aside + (self.focus_cost() or 0.0)
         costs = self._costs
@@ -186,7 +186,7 @@ class Sampler:
         return (idle_s + costs.cost_s(idle_s) / self.every) / max(bare_s - idle_s, 1e-9) + other
 
     def focus_cost(self) -> float | None:
-        """Return the focus's part of `cost`; 0 without a focus, None while not known."""
+        """Return the focus's part of `cost`; 0 without a focus, None while unknown."""
         costs, every = self._focus_costs, self.focus_every
         if not every:
             return 0.0
@@ -202,7 +202,7 @@ class Sampler:
         return sum(self._aside_of.values())
 
     def _follow(self, step: int, count: int, *, was_observed: bool) -> None:
-        """Choose new intervals if it is time to, after `count` steps that ended with `step`."""
+        """Choose new intervals if it is time, after `count` steps that ended with `step`."""
         checks = self._recorded // PACE_CHECKED_EVERY
         self._recorded += count
         is_check = self._recorded // PACE_CHECKED_EVERY > checks and len(self._newest_s) == PACE_WINDOW
@@ -229,7 +229,7 @@ class Sampler:
         )
 
     def _follow_pace(self) -> None:
-        """Forget learnt costs if the pace has changed for three quarters of the newest steps."""
+        """Discard the known costs if the pace has changed for three quarters of the newest steps."""
         newest_s = sorted(self._newest_s)
         low_s, middle_s, high_s = (newest_s[PACE_WINDOW * i // 4] for i in (1, 2, 3))
         if self._pace_s and (low_s > OTHER_PACE * self._pace_s or high_s * OTHER_PACE < self._pace_s):
@@ -243,7 +243,7 @@ class Sampler:
     def _choose(self, budget: float) -> tuple[int, int]:
         """Return the intervals of observed steps and of focus steps; 0: none.
 
-        A focus gains nothing if it could not be measured more often than whole steps could be without it.
+        A focus gains nothing if it could not be measured more often than full steps could be without the focus.
         """
         if not self._costs.is_known or len(self._bare_s) < COSTS_NEEDED:
             return FIRST_INTERVAL, 0

@@ -1,4 +1,4 @@
-"""`StepCosts`: what one kind of step costs more than an idle one, learnt from the newest of them."""
+"""`StepCosts`: the extra cost of one kind of step over an idle step, from the newest steps of that kind."""
 
 import math
 from collections import deque
@@ -10,10 +10,10 @@ __all__ = ["StepCosts", "median"]
 
 
 class StepCosts:
-    """Costs of the newest steps of one kind. The first one also allocates rows and warms caches: it is ignored.
+    """Costs of the newest steps of one kind. The first step also allocates rows and warms caches, so it is ignored.
 
-    `inside_s` is the time inside the hooks, `whole_s` that of whole steps, `extra_s` how much longer these took
-    than the idle steps around them. `believes_after`: that difference is used once this number of steps is known.
+    `inside_s` is the time inside the hooks, `whole_s` the time of whole steps, `extra_s` the difference to the idle
+    steps around them. `believes_after`: that difference is used if at least this number of steps is known.
     """
 
     def __init__(self, *, believes_after: int = 1) -> None:
@@ -29,7 +29,7 @@ class StepCosts:
         return len(self.extra_s) >= COSTS_NEEDED
 
     def learn(self, step_time_s: float, inside_s: float, bare_s: Iterable[float]) -> None:
-        """Learn from a step; `bare_s` are the times of idle steps."""
+        """Record a step; `bare_s` are the times of idle steps."""
         if self._is_warm:
             self.whole_s.append(step_time_s)
             self.inside_s.append(inside_s)
@@ -38,15 +38,15 @@ class StepCosts:
         self._is_warm = True
 
     def forget(self, *, is_cold: bool = False) -> None:
-        """Forget all costs. `is_cold`: the next step allocates rows again."""
+        """Discard all costs. `is_cold`: the next step allocates rows again."""
         for old in (self.inside_s, self.whole_s, self.extra_s):
             old.clear()
         self._is_warm = self._is_warm and not is_cold
 
     def cost_s(self, idle_s: float) -> float:
-        """Return what a step costs more than an idle one, in which gradscope itself takes `idle_s`.
+        """Return the extra cost of a step over an idle step, in which gradscope itself takes `idle_s`.
 
-        The difference in time counts as far as it stands out of its own noise.
+        The time difference is used only as far as it exceeds its own noise.
         """
         own_s = max(median(self.inside_s) - idle_s, 0.0)
         if len(self.extra_s) < self._believes_after:

@@ -1,1 +1,1 @@
-"""What `gradscope demo` trains: a small GPT that learns the help texts of Python itself."""
+"""The training script of `gradscope demo`: a small GPT that learns Python's own help texts."""

@@ -1,4 +1,4 @@
-"""`python -m gradscope.demo` trains the small GPT; `--help` says how."""
+"""`python -m gradscope.demo` trains the small GPT; `--help` lists the options."""
 
 from gradscope.demo.train import main
 

@@ -1,6 +1,6 @@
 """A small GPT.
 
-Shapes in comments: B examples of T characters, width D, H heads of width K, V different characters.
+Shapes in comments: batch size B, T characters, width D, H heads of width K, vocabulary size V.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ __all__ = ["GPT", "MLP", "Attention", "Block", "Config"]
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The sizes of a GPT."""
+    """The sizes of the GPT."""
 
     vocabulary_size: int
     block_size: int = 64
@@ -25,7 +25,7 @@ class Config:
 
 
 class GPT(nn.Module):
-    """Predicts each next character."""
+    """Predicts the next character at each position."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class GPT(nn.Module):
         self.apply(_initialize)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the logits of each next character: (B, T) gives (B, T, V)."""
+        """Return the logits of the next character at each position: (B, T) to (B, T, V)."""
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.token_embedding(tokens) + self.position_embedding(positions)  # (B, T, D)
         x = self.blocks(self.dropout(x))
@@ -48,7 +48,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def generate(self, tokens: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Return the tokens, (B, T), with `count` more, drawn one after the other."""
+        """Return tokens, of shape (B, T), extended by `count` sampled tokens: (B, T + count)."""
         for _ in range(count):
             logits = self(tokens[:, -self.block_size :])[:, -1]  # (B, V)
             drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
@@ -57,7 +57,7 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each on the normalised stream and added to it."""
+    """A pre-norm transformer block: attention and an MLP, each with layer normalisation and a residual connection."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -67,14 +67,14 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the stream after this block: (B, T, D) gives (B, T, D)."""
+        """Return the output of the block: (B, T, D) to (B, T, D)."""
         attended: Tensor = x + self.attention(self.attention_norm(x))
         y: Tensor = attended + self.mlp(self.mlp_norm(attended))
         return y
 
 
 class Attention(nn.Module):
-    """Causal self-attention of several heads."""
+    """Causal multi-head self-attention."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Let each position look at itself and those before it: (B, T, D) gives (B, T, D)."""
+        """Attend from each position to itself and earlier positions: (B, T, D) to (B, T, D)."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, K)
             for part in self.qkv(x).chunk(3, dim=-1)
@@ -95,7 +95,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers, four times as wide between."""
+    """Two linear layers with a hidden width of 4 D."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform each position by itself: (B, T, D) gives (B, T, D)."""
+        """Transform each position separately: (B, T, D) to (B, T, D)."""
         y: Tensor = self.dropout(self.fc2(self.gelu(self.fc1(x))))
         return y
 

@@ -1,4 +1,4 @@
-"""The text to learn from, character by character: the help topics that come with Python."""
+"""The training text, split into characters: the help topics that come with Python."""
 
 from pydoc_data.topics import topics
 
@@ -10,12 +10,12 @@ __all__ = ["Characters", "Windows", "load_text"]
 
 
 def load_text() -> str:
-    """Return all of `help("topics")`, in order of their names: roughly half a million characters."""
+    """Return all of `help("topics")`, sorted by topic: roughly half a million characters."""
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
 class Characters:
-    """The characters of a text, and their numbers."""
+    """The vocabulary: the characters of a text and their token indices."""
 
     def __init__(self, text: str) -> None:
         self._characters = sorted(set(text))
@@ -25,16 +25,16 @@ class Characters:
         return len(self._characters)
 
     def encode(self, text: str) -> Tensor:
-        """Return the numbers of a text's characters, of shape (length,)."""
+        """Return the tokens of a text, int64 of shape (length,)."""
         return torch.tensor([self._numbers[character] for character in text])
 
     def decode(self, tokens: Tensor) -> str:
-        """Return the text of numbers, which have the shape (length,)."""
+        """Return the text of tokens of shape (length,)."""
         return "".join(self._characters[number] for number in tokens.tolist())
 
 
 class Windows(Dataset[tuple[Tensor, Tensor]]):
-    """All windows of `block_size` characters of a text, each with the same window one further on."""
+    """Dataset of all windows of `block_size` tokens: (inputs, targets), the targets shifted by one token."""
 
     def __init__(self, tokens: Tensor, block_size: int) -> None:
         self._tokens = tokens

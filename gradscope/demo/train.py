@@ -30,7 +30,7 @@ LOG_EVERY = 10
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train as the command line says."""
+    """Train with the options of the command line."""
     # A job scheduler ends a job with SIGTERM: exit through the interpreter, so that open files are closed.
     signal.signal(signal.SIGTERM, _leave)
     try:
@@ -93,7 +93,7 @@ def _batches(windows: Windows, count: int, seed: int) -> Iterator[tuple[Tensor, 
 
 
 def _rate(step: int, steps: int) -> float:
-    """Warm up in a line, then follow half a cosine down to a tenth."""
+    """Return the factor of the learning rate: linear warm-up to 1, then half a cosine down to 0.1."""
     if step < WARMUP_STEPS:
         return (step + 1) / WARMUP_STEPS
     progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
@@ -124,7 +124,7 @@ def _sample(model: GPT, characters: Characters) -> str:
 
 
 class _Kept:
-    """One layer's weight gradients, the losses and the times of all steps, for comparing two runs."""
+    """Records one layer's weight gradients, the losses and the times of all steps, to compare two runs."""
 
     def __init__(self, model: nn.Module, layer: str) -> None:
         self._weight = model.get_parameter(f"{layer}.weight")
@@ -133,16 +133,16 @@ class _Kept:
         self._ends_s = [time.perf_counter()]
 
     def keep(self, loss: Tensor) -> None:
-        """Keep those of the step whose backward has just ended."""
+        """Record the gradient and loss of the step whose backward has just ended."""
         if self._weight.grad is not None:
             self._gradients.append(self._weight.grad.cpu().clone())
         self._losses.append(loss.detach().cpu().clone())
         self._ends_s.append(time.perf_counter())
 
     def write(self, path: Path) -> None:
-        """Write `gradient`, of shape (steps, …), and `loss` and `seconds`, of shape (steps,).
+        """Write `gradient`, of shape (steps, …), and `loss` and `seconds`, of shape (steps,), as an .npz file.
 
-        Where no step was kept, no file is written.
+        If no step was recorded, no file is written.
         """
         if not self._losses:
             return

@@ -1,4 +1,4 @@
-"""Statistics of tensors: one tensor becomes one row of columns, one step a block of rows."""
+"""Statistics of tensors: each tensor is reduced to one row of columns, each step to a block of rows."""
 
 from gradscope.native import native_module, pass_name
 from gradscope.observe.activations import ActivationObserver, LayerSlot, RecordOutput, Token

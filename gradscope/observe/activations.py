@@ -1,4 +1,4 @@
-"""`ActivationObserver`: statistics of outputs, and of their gradients by hooks on the tensors."""
+"""`ActivationObserver`: records the outputs of layers, and the gradients of these outputs by tensor hooks."""
 
 import weakref
 from collections.abc import Callable
@@ -34,10 +34,10 @@ class TensorRows:
 
 
 Token: TypeAlias = tuple[int, TensorRows]
-"""Data of a hook on a tensor: the epoch (step) in which it was installed, and the rows of its gradient."""
+"""Data of a tensor hook: the epoch (step) in which it was installed, and the rows of the tensor's gradient."""
 
 RecordOutput: TypeAlias = Callable[[nn.Module, Any], bool]  # Any: whatever a module returns
-"""Records an output if it can, and returns whether it has."""
+"""Records a module's output if possible, and returns whether it was recorded."""
 
 
 class LayerSlot:
@@ -53,15 +53,15 @@ class LayerSlot:
 
 
 class ActivationObserver:
-    """Records `out` after a layer has run, and `grad` when the gradient of its output is known.
+    """Records `out` after each forward of a layer, and `grad` when the gradient of the output is computed.
 
-    A step lasts from `begin` to `end`: hooks of an earlier step that fire late (a graph kept by
-    `retain_graph`) are ignored. Forwards with gradients disabled are evaluation, not part of a training
-    step. The hooks on tensors call `on_gradient(token, gradient)`, which must call `add_gradient` and keep
-    its exceptions out of the backward pass.
+    A step lasts from `begin` to `end`. Hooks of an earlier step that run late (after `retain_graph`) are
+    ignored. Forwards with gradients disabled are evaluation and not recorded. The tensor hooks call
+    `on_gradient(token, gradient)`, which must call `add_gradient` and must not raise.
 
-    `record_output(module, output)` is the C fast path of `on_output` for layers with known rows; it returns whether
-    it has recorded. It is None without the native pass. `give_up` receives exceptions from it.
+    `record_output(module, output)` is the C fast path of `on_output`, for layers whose rows are allocated. It
+    returns whether the output was recorded. It is None without the native pass. `give_up` receives its
+    exceptions.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ActivationObserver:
         self._turn()
 
     def end(self) -> None:
-        """End the step: remove the hooks on leaves."""
+        """End the step: remove the hooks on leaf tensors."""
         self._turn()
         for handle in self._leaf_handles:
             handle.remove()
@@ -95,7 +95,7 @@ class ActivationObserver:
         return self._native_hooks.take_counts() if self._native_hooks is not None else (0.0, 0)
 
     def on_output(self, slot: LayerSlot, output: object) -> None:
-        """Record the output of a layer, and hook the gradients of its tensors."""
+        """Record the output of a layer, and install hooks on the gradients of its tensors."""
         if not torch.is_grad_enabled() or is_recomputing():
             return
         if isinstance(output, torch.Tensor):
@@ -125,10 +125,10 @@ class ActivationObserver:
         self._watch(slot.arriving, tensor)
 
     def add_gradient(self, token: Token, gradient: torch.Tensor) -> None:
-        """Record a gradient; one of an earlier step is ignored.
+        """Record a gradient. A gradient of an earlier step is ignored.
 
-        A backward pass that builds a graph (`create_graph=True`, e.g. for a gradient penalty) does not give
-        gradients of the loss: they go into a separate row.
+        A backward pass that builds a graph (`create_graph=True`, for a gradient penalty, for example) does not
+        compute gradients of the loss. They are recorded in a separate row.
         """
         epoch, place = token
         if epoch != self._epoch:

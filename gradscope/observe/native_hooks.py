@@ -1,7 +1,7 @@
-"""The C fast path of the hooks, for plain float CPU tensors with no active modes.
+"""The C fast path of the hooks, for plain floating-point CPU tensors with no active modes.
 
-Guards are checked each time: PyTorch functions and the values that they must return. If one returns another
-value, the hooks in Python, which handle every case, do the work.
+Guards are pairs of a PyTorch function and its required result. They are checked in each call. If a guard fails, the
+Python hooks do the work, which handle all cases.
 """
 
 from collections import OrderedDict
@@ -21,9 +21,9 @@ NO_ACTIVE_MODES = (
 _IN_FORWARD = (
     *NO_ACTIVE_MODES,
     (torch.is_grad_enabled, True),
-    (torch._C._current_graph_task_id, -1),  # noqa: SLF001 - nothing is computed again
+    (torch._C._current_graph_task_id, -1),  # noqa: SLF001 - no recomputation
     (torch._C._functorch.peek_interpreter_stack, None),  # noqa: SLF001 - no torch.func transform
-    (torch._C._is_any_autocast_enabled, False),  # noqa: SLF001 - gradients are of the loss itself
+    (torch._C._is_any_autocast_enabled, False),  # noqa: SLF001 - gradients are those of the loss
 )
 _IN_BACKWARD = (*NO_ACTIVE_MODES, (torch.is_grad_enabled, False))
 
@@ -32,10 +32,10 @@ class NativeHooks(Protocol):
     """The interface of `gradscope.native._native.NativeHooks`."""
 
     def record_output(self, module: nn.Module, output: Any) -> bool:  # Any: whatever a module returns
-        """Record an output and hook its gradient. False: nothing was done."""
+        """Record an output and install a hook on its gradient; return False if nothing was done."""
 
     def add_module(self, module: nn.Module, out_row: int, grad_row: int, place: object) -> None:
-        """Add or replace a module and its rows; `place` is passed to hooks in Python."""
+        """Add or replace a module and its rows; `place` is passed to the Python hooks."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Begin an epoch: hooks of earlier epochs are ignored."""

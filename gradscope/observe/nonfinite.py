@@ -1,4 +1,4 @@
-"""Finds parameters whose gradient has a NaN or an infinity: one fast check of many, in every step."""
+"""Finds parameters whose gradient has a NaN or an infinity, with one fast check of all, in every step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,11 +17,12 @@ FindNonfinite: TypeAlias = Callable[[list[torch.nn.Parameter]], tuple[list[int],
 
 
 def make_find_nonfinite() -> FindNonfinite:
-    """Return a function of parameters: (indices of nonfinite gradients on the host, indices on other devices).
+    """Return a function of parameters that returns two lists of indices.
 
-    Gradients on other devices are not read. Nothing is changed. The native pass reads bits; without it, a
-    norm shows a NaN or an infinity, and may overflow for large numbers. Suspects, and gradients that could not
-    be read this way, are checked element by element.
+    The first list has the parameters with a nonfinite gradient on the host, the second those with gradients on other
+    devices, which are not read. Nothing is changed. The native pass reads the bits. Without the native pass, norms are
+    checked: they show a NaN or an infinity, but may also overflow for large elements. So suspects, and gradients that
+    could not be checked this way, are checked element by element.
     """
     native = native_module()
     return partial(_find, _suspects if native is None else native.find_nonfinite)
@@ -52,12 +53,12 @@ def _check_elements(
 
 
 def has_numbers(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor has data: a meta or fake tensor has only a shape."""
+    """Return whether a tensor has data. A meta or fake tensor has only a shape."""
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def numbers_of_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """Return this rank's part of a gradient, detached; the values of a sparse one."""
+    """Return this rank's part of a gradient, detached; for a sparse gradient, its values."""
     gradient = parameter.grad
     if gradient is None:
         return torch.empty(0)
@@ -73,6 +74,6 @@ def _suspects(parameters: list[torch.nn.Parameter]) -> Sequence[int]:
     given = [(i, p.grad) for i, p in enumerate(parameters) if p.grad is not None]
     close = {i for i, g in given if not (g.is_cpu and has_numbers(g) and g.layout is torch.strided)}
     plain = [numbers_of_gradient(parameters[i]) for i, _ in given if i not in close]
-    norms = torch._foreach_norm(plain) if plain else ()  # noqa: SLF001 - what torch's own clipping uses
+    norms = torch._foreach_norm(plain) if plain else ()  # noqa: SLF001 - torch's own clipping uses it
     is_fine = math.isfinite(sum(norm.item() for norm in norms))
     return sorted(close) if is_fine else [i for i, _ in given]

@@ -1,4 +1,4 @@
-"""Parameters, their gradients and what the optimizer did to them, measured around its step."""
+"""`ParameterObserver`: records parameters, their gradients and their updates around an optimizer's step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from gradscope.observe.row_buffer import RowBuffer, Targets, room_for
 __all__ = ["ParameterObserver"]
 
 _PLANS = 16
-"""Optimizers whose plans are remembered: a plan is made anew where there are more."""
+"""Maximum number of cached plans. If there are more, the cache is cleared."""
 
 _KEPT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The watched parameters of one optimizer, and the rows of each."""
+    """The watched parameters of one optimizer, and the rows of each parameter."""
 
     places: tuple[int, ...]
     param: list[Targets]
@@ -32,17 +32,17 @@ class _Plan:
     room_bytes: int
 
     def all_rows(self) -> list[Targets]:
-        """Return every row that the optimizer's step writes."""
+        """Return all rows that the optimizer's step writes."""
         return [*self.param, *self.param_grad, *self.update]
 
     def known(self, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
-        """Return the parameters that have rows, in the order of the rows."""
+        """Return the watched parameters, in the order of their rows."""
         return [parameters[i] for i in self.places]
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """Copies of parameters: most in one array of bytes, others as tensors by index."""
+    """Copies of parameters: most are in one byte array, others are tensors by index."""
 
     plan: _Plan
     parameters: list[torch.Tensor]
@@ -52,11 +52,11 @@ class _Kept:
 
 
 class ParameterObserver:
-    """Records `param` and `param_grad` before an optimizer steps, and `update` after.
+    """Records `param` and `param_grad` before an optimizer steps, and `update` after the step.
 
-    Each parameter has its own row (`param_grad.weight`) and shares one with the layer's others
+    Each parameter has its own row (`param_grad.weight`) and shares one row with the layer's other parameters
     (`param_grad`). `before` copies the parameters that have a gradient, until `after`. If the script clips
-    gradients, `param_grad_before_clip` are those before clipping.
+    gradients, `param_grad_before_clip` holds the gradients before clipping.
     """
 
     def __init__(self, buffer: RowBuffer, layers: Sequence[LayerInfo]) -> None:
@@ -73,10 +73,10 @@ class ParameterObserver:
         self._kept: list[_Kept] = []
         self._memory: dict[int, NDArray[np.uint8]] = {}
         self.has_only_finite = False
-        """Whether `before` has read all gradients of its parameters, and all were finite."""
+        """Whether `before` has read all gradients of its parameters and all of them were finite."""
 
     def knows(self, parameters: Sequence[torch.Tensor]) -> bool:
-        """Return whether any of them is watched."""
+        """Return whether any of the parameters is watched."""
         return any(id(p) in self._names for p in parameters)
 
     def before_clip(self, parameters: Sequence[torch.Tensor]) -> None:
@@ -102,7 +102,7 @@ class ParameterObserver:
         self._buffer.add_each([g for g, _ in given], [rows for _, rows in given])
 
     def before(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Record values and gradients, and copy what the optimizer may change."""
+        """Record values and gradients, and copy the parameters that the optimizer may change."""
         self._give_up_unfinished()
         plan = self._plan(parameters)
         known = plan.known(parameters)
@@ -112,7 +112,7 @@ class ParameterObserver:
         self.has_only_finite = is_all and self._buffer.are_finite(plan.param_grad)
 
     def before_closure(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Record values and copy them; gradients follow when a closure computes them."""
+        """Record and copy the values. The gradients are recorded later, when the closure has computed them."""
         self._give_up_unfinished()
         self.has_only_finite = False
         plan = self._plan(parameters)
@@ -127,7 +127,7 @@ class ParameterObserver:
         self._buffer.add_gradients(plan.known(parameters), plan.param_grad)
 
     def after(self) -> None:
-        """Measure the change since `before`: Δw, on a CPU each difference in float64."""
+        """Record the change since `before`, Δw; on a CPU each difference is computed in float64."""
         for kept in self._kept:
             left = self._buffer.add_changes(kept.parameters, kept.update, kept.memory)
             copied = [i for i in left if i in kept.copies]
@@ -142,10 +142,10 @@ class ParameterObserver:
         self.forget()
 
     def forget(self) -> None:
-        """Let go of what was kept of a step; it may never have come to its end.
+        """Discard the data of a step, also of one that has not ended.
 
-        Memory of a moderate size is taken again in the next: the system hands new memory out page by
-        page, which takes longer than to fill it.
+        Memory of moderate size is kept for the next step, because the operating system provides new memory page by page,
+        which takes longer than filling it.
         """
         for kept in self._kept:
             if kept.memory.nbytes <= _KEPT_BYTES:
@@ -154,7 +154,7 @@ class ParameterObserver:
         self._seen_unclipped.clear()
 
     def _give_up_unfinished(self) -> None:
-        """Say of an optimizer whose step has raised that its rows are not measured in this step."""
+        """Flag the rows of optimizers whose step has raised as not measured in this step."""
         for kept in self._kept:
             for targets in kept.plan.all_rows():
                 self._buffer.mark_unmeasured(targets)
@@ -192,7 +192,7 @@ class ParameterObserver:
     def _measure_and_keep(
         self, plan: _Plan, known: list[torch.Tensor], *, stays: Sequence[int]
     ) -> None:
-        """Measure the values of all; keep copies but of those at the places that `stays` names."""
+        """Record the values of all `known` parameters, and copy all except those at the indices `stays`."""
         param, update = plan.param, plan.update
         if stays:
             self._buffer.add_each([known[i] for i in stays], [param[i] for i in stays])

@@ -23,7 +23,7 @@ _MISSING = int(Flags.NOT_MEASURED)
 
 @dataclass(slots=True)
 class Readout:
-    """The rows of one step. `block()` does not wait once `is_ready()`."""
+    """The rows of one step. `block()` does not wait if `is_ready()` is true."""
 
     _block: Block
     _devices: list[DeviceReadout | TritonReadout] = field(default_factory=list)
@@ -45,8 +45,7 @@ def columns_of(
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:  # Any: counts are uint64, numbers float64
     """Return the columns of the rows by name, and the flags of each row.
 
-    A row with an expected gradient that never came is flagged NOT_MEASURED. If `is_taken`, the rows are
-    empty afterwards.
+    A row whose expected gradient was not computed is flagged NOT_MEASURED. If `is_taken`, the rows are emptied.
     """
     table = np.frombuffer(cells, np.float64).reshape(-1, _WIDTH)
     counts = table.T[:_COUNTS].astype(np.uint64, order="C")
@@ -60,7 +59,7 @@ def columns_of(
 
 
 def frozen(numbers: "array[int]") -> NDArray[np.uint32]:
-    """Return a read-only array that many blocks share."""
+    """Return a read-only array that many blocks can share."""
     frozen = np.array(numbers, np.uint32)
     frozen.flags.writeable = False
     return frozen

@@ -1,13 +1,13 @@
-"""Reducing a tensor to one record of the columns, exactly.
+"""Reduces a tensor to one record of columns.
 
-All dtypes are widened to float64 block by block, so that nothing overflows on the way (squares of
-large fp16 or float32 values) and the standard deviation stays right if the mean is much larger. With n elements the
-sum's relative error is at most n/2 · 2^-53 of the sum of magnitudes (torch adds pairwise: far less).
+All dtypes are widened to float64 block by block. So squares of large float16 or float32 values do not overflow, and
+the standard deviation is accurate even if the mean is much larger. With n elements, the error of the sum is at most
+n/2 · 2^-53 of the sum of magnitudes (torch adds pairwise, so the usual error is far smaller).
 
-- `reduce_on_host` is for CPU tensors: it may read a number and branch, so that finite tensors, the common case,
-  take three passes over a block in cache.
+- `reduce_on_host` is for CPU tensors. It may read values and branch, so finite tensors, the common case, take three
+  passes over a block in cache.
 - `reduce_on_device` never synchronises: all columns are computed by masks.
-In the tests each is the reference of the other, and both are those of the native pass.
+In the tests, each function is the reference of the other, and both are references of the native pass.
 """
 
 import math
@@ -36,18 +36,18 @@ __all__ = [
 ]
 
 _HOST_BLOCK = 1 << 15
-"""Elements that are widened at a time on a CPU: 256 kB as float64, which a second-level cache holds."""
+"""Number of elements that a CPU widens at a time: 256 kB as float64, which fits in a second-level cache."""
 
 _CHANGE_BLOCK = 1 << 20
 _DEVICE_BLOCK = 1 << 22
 _INFINITY = float("inf")
 
 _Bits: TypeAlias = tuple[torch.dtype, int, int]
-"""The integer of a dtype's width, the mask without the sign, the least normal magnitude's bits."""
+"""The integer dtype of the same width, the mask without the sign bit, and the bits of the smallest normal magnitude."""
 
 _MAGNITUDE = 0x7FFFFFFFFFFFFFFF
 _NARROWER_BITS: _Bits = (torch.int64, _MAGNITUDE, 0x381 << 52)
-"""For a float64 made of float32 numbers: subnormal below float32's least normal, 2^-126."""
+"""For float64 values computed from float32: subnormal below float32's smallest normal number, 2^-126."""
 
 _BITS: dict[torch.dtype, _Bits] = {
     torch.float64: (torch.int64, _MAGNITUDE, 1 << 52),
@@ -58,10 +58,10 @@ _BITS: dict[torch.dtype, _Bits] = {
     torch.complex64: _NARROWER_BITS,
     torch.complex32: (torch.int64, _MAGNITUDE, 0x3F1 << 52),
 }
-"""Of a complex number: those of its magnitude, which is float64."""
+"""For complex dtypes: the bit patterns of the magnitude, which is float64."""
 
 
-class Unmeasurable(Exception):  # noqa: N818 - not an error: a statement that ends in a mark on the row
+class Unmeasurable(Exception):  # noqa: N818 - not an error: the row is flagged instead
     """The tensor has no data to read; the message says why."""
 
 
@@ -69,7 +69,7 @@ class Unmeasurable(Exception):  # noqa: N818 - not an error: a statement that en
 class Record:
     """The columns of one tensor, as Python numbers, in the order of `gradscope.columns.COLUMNS`.
 
-    An empty record merges with any other.
+    Merging an empty record with another record returns the other record.
     """
 
     calls: int = 1
@@ -99,7 +99,7 @@ DEVICE_COLUMNS = tuple(name for name in COLUMN_NAMES if name != "calls")
 
 _COUNT, _ZERO = DEVICE_COLUMNS.index("count"), DEVICE_COLUMNS.index("zero")
 _ADDED = sum(column.merge is Merge.ADD for column in COLUMNS) - 1
-"""Columns that merge by adding; they come first, then `min`, then `max`."""
+"""Columns that merge by addition. They are first, then `min`, then `max`."""
 
 
 def reduce_on_host(tensor: torch.Tensor, *, is_full: bool = False) -> Record:
@@ -111,15 +111,15 @@ def reduce_on_host(tensor: torch.Tensor, *, is_full: bool = False) -> Record:
     record = _empty_record(size, is_full=is_full)
     _add_flat(record, flat, repeats, bits if is_full else None)
     if is_full:
-        record.zero += size - flat.numel() * repeats  # what a sparse tensor does not store
+        record.zero += size - flat.numel() * repeats  # elements that a sparse tensor does not store
     return record
 
 
 def reduce_change_on_host(now: torch.Tensor, before: torch.Tensor, *, is_full: bool = False) -> Record:
-    """Return the record of now - before, each difference taken in float64; both on a CPU, of one shape.
+    """Return the record of now - before, with each difference computed in float64. Both are CPU tensors of one shape.
 
-    Of complex parameters it is the magnitude of the change. A difference is subnormal below the normal
-    range of float32; of float64, for float64 tensors. Raises Unmeasurable as `reduce_on_host` does.
+    For complex parameters, the record is that of the magnitude of the change. A difference is subnormal if it is below
+    the normal range of float32, or of float64 for float64 tensors. Raises Unmeasurable like `reduce_on_host`.
     """
     now, before = _plain(now).detach(), _plain(before).detach()
     record = _empty_record(now.numel(), is_full=is_full)
@@ -178,9 +178,9 @@ def _without_nonfinite(record: Record, wide: torch.Tensor, repeats: int) -> torc
 
 
 def reduce_on_device(tensor: torch.Tensor, *, is_full: bool = False) -> DeviceRecord:
-    """Return the record of a tensor on its own device, unsynchronised.
+    """Return the record of a tensor on its own device, without synchronisation.
 
-    `zero` and `subnormal` are 0 unless `is_full`. Raises Unmeasurable as `reduce_on_host` does.
+    `zero` and `subnormal` are 0 unless `is_full`. Raises Unmeasurable like `reduce_on_host`.
     """
     flat, repeats, size, bits = _readable(tensor)
     blocks = [block for block in torch.split(flat, _DEVICE_BLOCK) if block.numel()]
@@ -219,7 +219,7 @@ def _reduce_device_block(block: torch.Tensor, bits: _Bits, is_full: bool) -> tor
     none = torch.zeros((), dtype=torch.int64, device=block.device)
     zero, subnormal = _count_small(block, bits) if is_full else (none, none)
     columns = {
-        "count": none,  # the caller knows it
+        "count": none,  # the caller adds it
         "nan": wide.isnan().sum(),
         "posinf": wide.isposinf().sum(),
         "neginf": wide.isneginf().sum(),
@@ -234,7 +234,7 @@ def _reduce_device_block(block: torch.Tensor, bits: _Bits, is_full: bool) -> tor
 
 
 def _count_small(block: torch.Tensor, bits: _Bits) -> tuple[torch.Tensor, torch.Tensor]:
-    """Count zeros and subnormals by their bits: a flush-to-zero mode must not matter."""
+    """Count zeros and subnormals by their bits, so that a flush-to-zero mode has no effect."""
     integer, mask, least_normal = bits
     magnitude = block.view(integer) & mask
     is_zero = magnitude == 0
@@ -249,7 +249,7 @@ class _Readable(NamedTuple):
 
 
 def _readable(tensor: torch.Tensor) -> _Readable:
-    """Return what to read, how often each element counts, the size of the whole, and the bit patterns.
+    """Return the elements to read, the repeats of each, the size of the whole tensor, and the bit patterns.
 
     Memory that is dense in any order of dims is read in place; a dim of stride 0 is read once.
     """

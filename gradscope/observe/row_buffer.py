@@ -48,7 +48,7 @@ _CORE = tuple(column.name for column in COLUMNS if column.is_core)
 _NO_BINS = bytes(HISTOGRAM_BINS * 8)
 _NO_ROW = -1
 _HEADING_BYTES = 16 + 7
-"""The most bytes that a copy takes in addition to those of the tensor."""
+"""The maximum size in bytes of a copy, beyond the tensor's own bytes."""
 _CALLS = COLUMN_NAMES.index("calls")
 _NAN = COLUMN_NAMES.index("nan")  # the infinities come after it
 _NO_FLOAT64 = frozenset({"mps"})
@@ -58,10 +58,10 @@ Targets = tuple[int, ...]
 
 
 class RowBuffer:
-    """Rows of columns. One thread at a time writes a row; the rows of a step live until `harvest`.
+    """Rows of columns. Only one thread at a time may write a row. The rows of a step are kept until `harvest`.
 
     A row is stored as its columns in the order of COLUMNS, all float64 (counts are exact up to 2^53). At full
-    detail each row also has 128 bins, uint64 each.
+    detail each row also has 128 bins, each uint64.
     """
 
     def __init__(self, *, is_full: bool = False) -> None:
@@ -82,7 +82,7 @@ class RowBuffer:
         return len(self._layers)
 
     def row(self, layer: int, kind: str) -> int:
-        """Return the row of a layer and kind; it is allocated on first use."""
+        """Return the index of the row of a layer and kind, which is allocated on first use."""
         of_kind = self._rows.get(kind)
         if of_kind is None:
             of_kind = self._rows[kind] = array("q")
@@ -113,9 +113,9 @@ class RowBuffer:
         )
 
     def add(self, row: int, tensor: torch.Tensor, *also: int) -> None:
-        """Reduce a tensor into a row, and also into others.
+        """Reduce a tensor into `row` and into the rows `also`.
 
-        A tensor that cannot be read marks them NOT_MEASURED.
+        If the tensor cannot be read, the rows are flagged NOT_MEASURED.
         """
         if self._native is None or not self._native.add(self._cells, self._bins, tensor, row, *also):
             self._add_eagerly(tensor, (row, *also))
@@ -126,9 +126,9 @@ class RowBuffer:
         targets: list[Targets],
         kept: NDArray[np.uint8] | None = None,
     ) -> Sequence[int]:
-        """Reduce each tensor into its rows, and copy it into `kept` if that is given.
+        """Reduce each tensor into its rows, and copy it into `kept` if given.
 
-        Returns the indices of those that were not copied. `room_for` returns the size of `kept`.
+        Returns the indices of the tensors that were not copied. `room_for` returns the required size of `kept`.
         """
         if self._native is None:
             left: Sequence[int] = range(len(tensors))
@@ -145,7 +145,7 @@ class RowBuffer:
     ) -> tuple[Sequence[int], bool]:
         """Reduce the gradient of each parameter into its rows.
 
-        Returns the indices of those without one, and whether all others were read in one call.
+        Returns the indices of the parameters without a gradient, and whether all other gradients were read in one call.
         """
         if self._native is None:
             left: Sequence[int] = range(len(parameters))
@@ -164,7 +164,7 @@ class RowBuffer:
     ) -> Sequence[int]:
         """Reduce the change of each tensor since `add_each` copied the same list into `kept`.
 
-        Returns the indices of those that were not copied then, or have another layout now.
+        Returns the indices of the tensors that were not copied, or whose layout has changed since.
         """
         if self._native is None:
             return range(len(tensors))
@@ -177,7 +177,7 @@ class RowBuffer:
         targets: Sequence[Targets],
         before: Sequence[torch.Tensor],
     ) -> None:
-        """Reduce the change of each tensor since a copy was made of it."""
+        """Reduce the change of each tensor since its copy in `before`."""
         places = range(len(tensors))
         queued = self._add_by_device(places, tensors, targets, before)
         for place in places:
@@ -185,7 +185,7 @@ class RowBuffer:
                 self.add_change(targets[place], tensors[place], before[place])
 
     def add_change(self, rows: Targets, tensor: torch.Tensor, before: torch.Tensor) -> None:
-        """Reduce a tensor's change since a copy was made of it."""
+        """Reduce the change of a tensor since its copy `before`."""
         if tensor.device.type == "cpu" and tensor.layout is torch.strided:
             try:
                 self._add_record(rows, reduce_change_on_host(tensor, before, is_full=self._is_full))
@@ -199,7 +199,7 @@ class RowBuffer:
     def are_finite(self, targets: list[Targets]) -> bool:
         """Return whether all host tensors of this step in the last row of each target were finite.
 
-        In C, because it runs inside the training step, when NumPy is not in the processor's caches.
+        Written in C, because it runs inside the training step, when NumPy's code is not in the processor's caches.
         """
         if self._native is not None:
             return bool(self._native.are_finite(self._cells, targets))
@@ -207,21 +207,21 @@ class RowBuffer:
         return not table[[rows[-1] for rows in targets], _NAN : _NAN + 3].any()
 
     def mark_unmeasured(self, rows: Targets) -> None:
-        """Flag rows NOT_MEASURED: a tensor could not be read."""
+        """Flag rows as NOT_MEASURED, because a tensor could not be read."""
         for row in rows:
             self._flags[row] |= Flags.NOT_MEASURED
 
     def expect(self, row: int) -> None:
-        """Note that a gradient hook was installed: if it never fires, the row is NOT_MEASURED."""
+        """Record that a gradient hook was installed. If the hook does not run, the row is flagged NOT_MEASURED."""
         self._expected[row] = 1
 
     def peek(self) -> Block:
-        """Return the rows of the step so far without emptying them; waits for the device."""
+        """Return the rows of the step so far without emptying them. Waits for the device."""
         harvest = Readout(self._as_block(), [buffer.copy() for buffer in self._devices.values()])
         return harvest.block()
 
     def harvest(self) -> Readout:
-        """Return the rows of the step, and empty them."""
+        """Return the rows of the step, and empty the buffer."""
         block = self._as_block(is_taken=True)
         harvest = Readout(block, [buffer.harvest() for buffer in self._devices.values()])
         if self._bins is not None:
@@ -229,7 +229,7 @@ class RowBuffer:
         return harvest
 
     def _as_block(self, *, is_taken: bool = False) -> Block:
-        """Return the rows by column; if `is_taken`, all but the bins are emptied."""
+        """Return the rows by column; if `is_taken`, everything except the bins is emptied."""
         columns, flags = columns_of(self._cells, self._flags, self._expected, is_taken=is_taken)
         if len(self._where[0]) < len(self._layers):
             self._where = frozen(self._layers), frozen(self._kind_of_row)
@@ -249,7 +249,7 @@ class RowBuffer:
             elif device.type in _NO_FLOAT64:
                 record = reduce_on_host(tensor.cpu(), is_full=self._is_full)
             elif not has_numbers(tensor):
-                raise Unmeasurable("a meta or fake tensor, which has no values")  # noqa: TRY301 - as what is called here
+                raise Unmeasurable("a meta or fake tensor, which has no values")  # noqa: TRY301 - handled like the exceptions of the functions called here
             elif not self._device_buffer(device).reduce(tensor, rows):
                 return
             else:
@@ -277,7 +277,7 @@ class RowBuffer:
         targets: Sequence[Targets],
         before: Sequence[torch.Tensor] | None = None,
     ) -> set[int]:
-        """Reduce the tensors that a device pass takes in groups; return their indices."""
+        """Reduce the tensors that a device pass can group, and return their indices."""
         found: dict[torch.device, list[int]] = {}
         for place in places:
             tensor = tensors[place]

@@ -23,7 +23,7 @@ def next_sequence_number() -> int:
 class LayerAttribution:
     """The stack of layers that one thread is in, and its history by sequence number.
 
-    A layer that is never left (after an interrupt) is dropped when one around it is left.
+    A layer that was not left (after an interrupt) is dropped when an enclosing layer is left.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class LayerAttribution:
         self._since: list[int] = []
         self._stacks: list[tuple[int, ...]] = []
         self.began_at: int | None = None
-        """The next sequence number when an outermost layer was last entered."""
+        """The next sequence number at the last entry of an outermost layer."""
 
     @property
     def layer(self) -> int:
@@ -44,7 +44,7 @@ class LayerAttribution:
         return self._open
 
     def enter(self, layer: int) -> bool:
-        """Record the entry of a layer; return whether it is an outermost one."""
+        """Record the entry of a layer; return whether it is an outermost layer."""
         if not self._open:
             self.began_at = next_sequence_number()
         self._open.append(layer)
@@ -52,9 +52,9 @@ class LayerAttribution:
         return len(self._open) == 1
 
     def leave(self, layer: int) -> bool:
-        """Record the exit of a layer; return whether it was an outermost one.
+        """Record the exit of a layer; return whether it was an outermost layer.
 
-        Without effect if its entry was not recorded, because hooks were installed while it ran.
+        Does nothing if the entry was not recorded, because the hooks were installed while the layer ran.
         """
         if layer not in self._open:
             return False

@@ -1,7 +1,7 @@
-"""Reads which tensors an autograd graph saves for its backward pass, without changing it.
+"""Reads which tensors an autograd graph saves for its backward pass, without changing the graph.
 
 Only the *raw* saved variables are read. The public `_saved_…` attributes unpack, which runs a checkpoint's forward
-again; `saved_tensors_hooks` change which tensors the graph saves and which errors it raises.
+again. `saved_tensors_hooks` would change which tensors the graph saves and which errors it raises.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,9 +41,9 @@ class Storage(NamedTuple):
 class SavedByNode:
     """The storages that one node saves.
 
-    holder: what holds them instead of the node, such as "checkpoint"; "" if the node does.
+    holder: the object that holds them instead of the node, such as "checkpoint"; "" if the node holds them.
     frame: a number that all nodes of one checkpoint share; 0 without checkpoint.
-    unseen: why a part cannot be read, such as hooks of the user; "" if all can be read.
+    unseen: the reason why a part cannot be read, such as hooks of the user; "" if all can be read.
     """
 
     sequence: int
@@ -54,10 +54,10 @@ class SavedByNode:
 
 
 def operations_behind(tensors: Iterable[torch.Tensor]) -> list[Node]:
-    """Return the nodes of the operations behind some tensors, in the order of their forward.
+    """Return the nodes of the operations behind some tensors, in forward order.
 
-    Nodes that accumulate the gradients of leaves are left out: they save nothing, and outlive the graph. A node
-    holds the tensors that it saves: do not keep the list.
+    Nodes that accumulate the gradients of leaves are omitted: they save nothing, and outlive the graph. A node
+    holds the tensors that it saves, so do not keep the list.
     """
     found: list[tuple[int, Node]] = []
     for node in find_nodes(tensors):

@@ -1,7 +1,7 @@
-"""Clocks: the host's, and a CUDA device's, whose marks are read once the device has reached them.
+"""Clocks of the host and of a CUDA device. A device's marks are read after the device has reached them.
 
-The host only launches work on a device. So a mark is an event in the stream there, and the time between two events
-is read one step later, without waiting.
+The host only launches work on a device. So a mark is an event in the device's stream, and the time between two
+events is read one step later, without waiting.
 """
 
 import time
@@ -17,9 +17,9 @@ Mark = TypeVar("Mark")
 
 
 class Clock(ABC, Generic[Mark]):
-    """Makes marks and returns the seconds between two. `name` is "host" or "device".
+    """Creates marks and returns the seconds between two marks. `name` is "host" or "device".
 
-    `excluded_s` is the host's time that measuring itself took.
+    `excluded_s` is the host time that the measurement itself took.
     """
 
     name: str
@@ -30,22 +30,22 @@ class Clock(ABC, Generic[Mark]):
 
     @abstractmethod
     def mark(self) -> Mark:
-        """Return a mark of now."""
+        """Return a mark for the present time."""
 
     @abstractmethod
     def seconds(self, begin: Mark, end: Mark) -> float:
-        """Return the seconds between two marks that are ready."""
+        """Return the seconds between two marks. Both must be ready."""
 
     @abstractmethod
     def is_ready(self, mark: Mark) -> bool:
-        """Whether a mark can be read without waiting."""
+        """Return whether a mark can be read without waiting."""
 
     def pause(self) -> None:
-        """Stop the host's time until `resume`: gradscope's own work is not counted."""
+        """Stop the host's time until `resume`, so that gradscope's own work is not counted."""
         self._paused_s = time.perf_counter()
 
     def resume(self) -> None:
-        """Continue the host's time, and add the pause to `excluded_s`."""
+        """Continue the host's time, and add the duration of the pause to `excluded_s`."""
         if self._paused_s is not None:
             self.excluded_s += time.perf_counter() - self._paused_s
             self._paused_s = None
@@ -57,16 +57,16 @@ class HostClock(Clock[float]):
     name = "host"
 
     def mark(self) -> float:
-        """Return seconds since an arbitrary time."""
+        """Return seconds since an arbitrary time, without pauses."""
         now_s = time.perf_counter() if self._paused_s is None else self._paused_s
         return now_s - self.excluded_s
 
     def seconds(self, begin: float, end: float) -> float:
-        """Return the difference."""
+        """Return the seconds from `begin` to `end`."""
         return end - begin
 
     def is_ready(self, _mark: float) -> bool:
-        """Return True."""
+        """Return True: a host time can always be read."""
         return True
 
 
@@ -74,17 +74,17 @@ class TimingEvent(Protocol):
     """The methods of `torch.cuda.Event(enable_timing=True)` that are used."""
 
     def record(self) -> object:
-        """Record it in the current stream."""
+        """Record the event in the current stream."""
 
     def query(self) -> bool:
-        """Whether the device has reached it."""
+        """Return whether the device has reached the event."""
 
     def elapsed_time(self, end: "TimingEvent", /) -> float:
-        """Return the milliseconds until another event."""
+        """Return the milliseconds from this event to `end`."""
 
 
 class DeviceClock(Clock[TimingEvent]):
-    """A CUDA device's clock, by events in its streams. It never waits for one."""
+    """A CUDA device's clock, by events in its streams. It never waits for an event."""
 
     name = "device"
 
@@ -93,28 +93,28 @@ class DeviceClock(Clock[TimingEvent]):
         self._make_event = make_event or _cuda_event
 
     def mark(self) -> TimingEvent:
-        """Record an event in the current stream."""
+        """Record an event in the current stream, and return it."""
         event = self._make_event()
         event.record()
         return event
 
     def seconds(self, begin: TimingEvent, end: TimingEvent) -> float:
-        """Return the device's time from one event to the other."""
+        """Return the device's time from one event to the other, in seconds."""
         return begin.elapsed_time(end) / 1e3
 
     def is_ready(self, mark: TimingEvent) -> bool:
-        """Whether the device has reached the event."""
+        """Return whether the device has reached the event."""
         return mark.query()
 
 
 def _cuda_event() -> TimingEvent:
-    event: TimingEvent = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call, assignment]  # torch types a part of it
+    event: TimingEvent = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call, assignment]  # torch annotates only a part of it
     return event
 
 
 def clock_for(device: torch.device) -> HostClock | DeviceClock:
     """Return the clock for work on a device.
 
-    For accelerators other than CUDA it is the host's clock, which measures only the launch of their work.
+    For accelerators other than CUDA this is the host's clock, which measures only the launch of the work.
     """
     return DeviceClock() if device.type == "cuda" else HostClock()

@@ -11,7 +11,7 @@ __all__ = ["LayerMarks"]
 class LayerMarks:
     """Reads the memory counter at each entry and exit of a layer during one step.
 
-    containers: the layers whose inputs are measured: those with layers inside.
+    containers: the layers whose inputs are measured, because they contain other layers.
     """
 
     def __init__(self, machine: SystemMemory, containers: AbstractSet[int]) -> None:

@@ -1,6 +1,6 @@
-"""The report of an out-of-memory error: where it was raised, the largest holders, and what would help.
+"""The report of an out-of-memory error: where it was raised, the largest holders, and possible savings.
 
-It uses the memory table of the current step, if that is measured, or else of the last measured step.
+It uses the memory table of the current step if that step is measured, or else of the last measured step.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ _WHERE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class OomLocation:
-    """Where an exception was raised. `layer` is None if it is not known."""
+    """Where an exception was raised. `layer` is None if unknown."""
 
     what: Pass
     layer: str | None
@@ -64,7 +64,7 @@ class CheckpointSaving:
     """The effect of checkpointing some layers.
 
     saves_bytes: the memory that is saved until a layer's own backward.
-    back_bytes: the memory that is used again while one of them runs backward.
+    back_bytes: the memory that is used again while one of the layers runs backward.
     """
 
     layers: tuple[str, ...]
@@ -85,7 +85,7 @@ class CheckpointSaving:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is an out-of-memory error: of a device, of the host, or by a limit."""
+    """Return whether an exception is an out-of-memory error: of a device, of the host, or by a configured limit."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
     )
@@ -96,8 +96,8 @@ def oom_location(
 ) -> OomLocation:
     """Return where an exception was raised.
 
-    frames: those of its traceback, the innermost first.
-    backward_layer: the layer whose backward was running, if it is known.
+    frames: the frames of its traceback, innermost first.
+    backward_layer: the layer whose backward was running, if known.
     """
     layer = next((name for frame in frames if (name := _module_name(frame, name_of)) is not None), None)
     if any(frame.f_code.co_name == "_engine_run_backward" for frame in frames):
@@ -121,7 +121,7 @@ def oom_report(
     types: Mapping[str, str],
     inputs: Mapping[str, int],
 ) -> str:
-    """Return the report as lines of text: the place, the ten largest holders, and what would help.
+    """Return the report as lines of text: the place, the ten largest holders, and possible savings.
 
     table: the memory of the layers; None if no step was measured.
     types: the class name of each layer.
@@ -156,7 +156,7 @@ def largest_holders(table: MemoryTable) -> list[tuple[int, str, str]]:
 def checkpoint_savings(
     table: MemoryTable, types: Mapping[str, str], inputs: Mapping[str, int]
 ) -> Iterator[CheckpointSaving]:
-    """Yield possible savings, the largest first: for one block, or for sibling layers of one class."""
+    """Yield possible savings, largest first: for one block, or for sibling layers of one class."""
     families: dict[tuple[str, str], list[str]] = {}
     for name in table:
         if name and name in inputs:

@@ -1,6 +1,6 @@
 """The bytes that layers own in addition to activations: parameters, gradients, optimizer state, buffers.
 
-A storage counts once. Shared weights belong to the first layer that has them.
+Each storage is counted once. Shared weights count for the first layer that has them.
 """
 
 import weakref
@@ -20,7 +20,7 @@ _Bytes = Counter[int]
 
 
 class OwnedMemory:
-    """Sums the bytes of a model's layers, which it references weakly. Results are by layer index."""
+    """Sums the bytes of a model's layers by layer index. The modules are held weakly."""
 
     def __init__(self, layers: Sequence[LayerInfo]) -> None:
         self._modules = [(layer.index, weakref.ref(layer.module)) for layer in layers]

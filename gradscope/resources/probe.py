@@ -1,7 +1,7 @@
 """`Probe`: measures memory and time of the layers while a step runs.
 
-After each outermost call of the model its graph is read once: saved storages are counted, and each operation gets a
-pair of hooks that time its backward. Neither a tensor nor a node is held afterwards.
+After each outermost call of the model, its graph is read once: saved storages are counted, and each operation gets
+two hooks that time its backward. Afterwards neither a tensor nor a node is held.
 """
 
 import threading
@@ -33,7 +33,7 @@ __all__ = ["MemoryPeak", "Probe"]
 
 @dataclass(frozen=True, slots=True)
 class MemoryPeak:
-    """The memory at the time when most was saved for the backward pass.
+    """The memory at the time when most bytes were saved for the backward pass.
 
     batch_bytes: inputs and outputs of the model. held_bytes: all memory in use, if known.
     """
@@ -47,7 +47,7 @@ class MemoryPeak:
 class Probe:
     """Measures from `begin` to `end`. It can be used for several steps.
 
-    guard: runs gradscope's own work so that its exceptions do not reach the training.
+    guard: runs gradscope's own work and keeps its exceptions away from the training.
     limit: called at the exit of a layer and after an operation's backward. Its exceptions reach the training.
     """
 
@@ -80,16 +80,16 @@ class Probe:
 
     @property
     def is_hooked(self) -> bool:
-        """Whether its hooks are installed."""
+        """Whether the hooks are installed."""
         return self._hooks.is_installed
 
     @property
     def threads(self) -> int:
-        """The number of threads in which layers were called outside of a backward pass."""
+        """The number of threads in which layers were called outside a backward pass."""
         return len(self._where)
 
     def begin(self, clock: Clock[Any], *, can_hook: bool = True) -> None:
-        """Begin a step. `can_hook` False: measure only what needs no hooks."""
+        """Begin a step. If `can_hook` is False, measure only what needs no hooks."""
         self._clear()
         self._system.open()
         if can_hook:
@@ -125,11 +125,11 @@ class Probe:
         return list(where.stack) if where is not None else []
 
     def layer_in_backward(self) -> int:
-        """Return the layer whose backward is running, in any thread; OUTSIDE if there is none."""
+        """Return the layer whose backward is running, in any thread; OUTSIDE if none is running."""
         return self._watch.layer_in_backward() if self._watch is not None else OUTSIDE
 
     def count_graph(self, outputs: list[torch.Tensor]) -> None:
-        """Count the storages that the graphs behind tensors save, for a forward that raised."""
+        """Count the storages that the graphs behind tensors save, after a forward that raised."""
         where = self._where.get(threading.get_ident())
         if where is not None and where.began_at is not None:
             nodes = [n for n in operations_behind(outputs) if n._sequence_nr() >= where.began_at]  # noqa: SLF001 - torch has no public name for it

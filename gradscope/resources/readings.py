@@ -37,7 +37,7 @@ class MemoryReading:
     machine: dict[str, int]
     notes: tuple[str, ...] = ()
     input_bytes: dict[int, int] = field(default_factory=dict)
-    """The size of the inputs of layers that contain layers: a checkpoint would hold them."""
+    """The size in bytes of the inputs of layers that contain layers. A checkpoint would hold these inputs."""
 
     def table(self, layers: Sequence[str]) -> MemoryTable:
         """Return the table for a model with these layer names."""
@@ -101,7 +101,7 @@ def memory_reading(
     """Combine the results of a measured step.
 
     peak: None if nothing was saved for a backward pass.
-    owned: with gradients and optimizer state at the end of the step; the balance uses those at the peak.
+    owned: includes gradients and optimizer state at the end of the step; the balance uses their size at the peak.
     """
     held = machine.get("device_allocated" if is_of_device else "host_resident", 0)
     total = held if peak is None or peak.held_bytes is None else peak.held_bytes
@@ -138,7 +138,7 @@ def _rows(
 def _parts(
     peak: MemoryPeak | None, owned: OwnedBytes, optimizer_bytes: int, *, is_of_device: bool
 ) -> dict[str, int]:
-    """Return the memory at the peak by purpose. Activations on the host are left out for a device."""
+    """Return the memory at the peak by purpose. For a device, activations on the host are omitted."""
     parts = {
         "parameters": sum(owned.parameters.values()),
         "buffers": sum(owned.buffers.values()),
@@ -157,7 +157,7 @@ def _parts(
 def times_reading(
     step: int, names: Sequence[str], watch: Stopwatch[Any], *, is_observed: bool
 ) -> TimesReading:
-    """Read a stopwatch that is ready."""
+    """Return the times of a stopwatch that is ready."""
     times = watch.times()
     has_backward = bool(times.backward_s)
     rows = {

@@ -28,18 +28,18 @@ class CallTotals:
     is_released: bool = False
 
     def release(self) -> None:
-        """Record that its backward pass has begun, which frees the storages."""
+        """Record that the call's backward pass has begun, which frees the storages."""
         self.is_released = True
 
 
 @dataclass(slots=True)
 class SavedBytes:
-    """The bytes that all calls save at one time.
+    """The bytes that all calls together save at one time.
 
     by_layer: bytes by layer index.
-    host_bytes: the part of them on the host.
-    holders: the part that a checkpoint or a compiled graph holds, by layer and kind of holder.
-    unseen: the number of nodes that save memory that cannot be read, by layer and reason.
+    host_bytes: the bytes on the host.
+    holders: the bytes that a checkpoint or a compiled graph holds, by layer and kind of holder.
+    unseen: the number of nodes whose saved memory cannot be read, by layer and reason.
     """
 
     by_layer: Counter[int] = field(default_factory=Counter)
@@ -55,7 +55,7 @@ class SavedBytes:
 
 
 class SavedTensorCounter:
-    """Counts the saved storages of the calls of one step. It holds no tensor and no node."""
+    """Counts the saved storages of the calls of one step. It holds neither tensors nor nodes."""
 
     def __init__(self) -> None:
         self._names: dict[type, tuple[str, ...]] = {}
@@ -105,7 +105,7 @@ class SavedTensorCounter:
         return call
 
     def held(self) -> SavedBytes:
-        """Return the bytes of all calls whose backward pass has not begun."""
+        """Return the bytes saved by all calls whose backward pass has not begun."""
         saved = SavedBytes()
         inputs: dict[int, Storage] = {}
         for call in self._held():
@@ -136,7 +136,7 @@ class SavedTensorCounter:
 def _stacks_of_checkpoints(
     saved_by_nodes: Iterable[SavedByNode], stack_of: Callable[[int], tuple[int, ...]]
 ) -> dict[int, tuple[int, ...]]:
-    """Return, by checkpoint, the layers around all of its nodes."""
+    """Return, for each checkpoint, the layers around all of its nodes."""
     lines: dict[int, tuple[int, ...]] = {}
     for kept in saved_by_nodes:
         if kept.frame:

@@ -1,8 +1,7 @@
-"""Which steps are measured, so that measuring memory and time costs no more than its share.
+"""`MeasuringSchedule`: which steps are measured for memory and time, so that the cost stays within its share.
 
-A step is measured when it is due, and not a step of which the statistics are taken: those would be
-timed, too. The first is measured all the same, because memory usually runs out in it. How often
-statistics are taken does not matter: a person who wants them of every step has not asked for times.
+A due step is not measured if it is observed, because the observation would be timed, too; the next unobserved
+step is measured instead. The first step is always measured, because memory usually runs out there.
 """
 
 import statistics
@@ -24,10 +23,10 @@ __all__ = ["MeasuringSchedule"]
 
 
 class MeasuringSchedule:
-    """Chooses the steps to measure: ask `is_due`, tell `record`.
+    """Chooses the steps to measure: call `is_due` before and `record` after each step.
 
-    budget: the fraction of the step time that all of observing may cost; None: no limit.
-    every: measure exactly every N steps, instead of what the share allows.
+    budget: the fraction of the step time that all monitoring may cost; None: no limit.
+    every: measure exactly every N steps, whatever it costs.
     """
 
     def __init__(self, budget: float | None, start_step: int, *, every: int | None = None) -> None:
@@ -43,25 +42,25 @@ class MeasuringSchedule:
 
     @property
     def next_step(self) -> int:
-        """The next step that is due, as things stand."""
+        """The next due step, by present costs."""
         return self._due
 
     @property
     def looks_from(self) -> int:
-        """The first step that matters before the next one is due: the usual time is learnt there."""
+        """The first step whose time is used for the step time that the next measured step is compared with."""
         return self._due - RESOURCES_COMPARED_WITH
 
     @property
     def is_asked(self) -> bool:
-        """Whether the next step is to be measured because somebody asked for it."""
+        """Whether `ask_now` was called and the next step will be measured for it."""
         return self._wanted
 
     def ask_now(self) -> None:
-        """Have the next step measured, whatever it costs."""
+        """Measure the next step, whatever it costs."""
         self._wanted = True
 
     def is_due(self, step: int, *, is_observed: bool) -> bool:
-        """Whether to measure this step; asked once for each."""
+        """Return whether to measure this step. Must be called exactly once for each step."""
         was_wanted, self._wanted = self._wanted, False
         if was_wanted or step == self._start:
             return True
@@ -72,7 +71,7 @@ class MeasuringSchedule:
     def record(
         self, step: int, step_time_s: float, inside_s: float, *, was_measured: bool, was_observed: bool
     ) -> None:
-        """Learn from a finished step: its whole time, and what measuring took by its own clock."""
+        """Record a finished step: its whole time in seconds, and the time that measuring took by its own clock."""
         if not was_measured:
             (self._observed_s if was_observed else self._bare_s).append(step_time_s)
             return
@@ -82,14 +81,14 @@ class MeasuringSchedule:
         self._due = step + self._interval(step)
 
     def cost(self) -> float:
-        """Return the fraction of the time that measuring costs at present; 0 while not known."""
+        """Return the present cost of measuring as a fraction of the step time; 0 while unknown."""
         if not self._cost_s or not self._usual_s:
             return 0.0
         return statistics.median(self._cost_s) / (self.every * statistics.median(self._usual_s))
 
     @property
     def _usual_s(self) -> deque[float]:
-        """The times of steps that were not measured: of observed ones where there are no others."""
+        """The times of steps that were not measured: of unobserved steps or, if there are none, of observed ones."""
         return self._bare_s or self._observed_s
 
     def _interval(self, step: int) -> int:

@@ -1,7 +1,8 @@
 """Times of each layer, forward and backward, and of each phase of a step.
 
-Spans nest: a module in a module, or a module that a checkpoint recomputes inside an operation's backward. A span's own
-time is without the spans inside it. Times are computed after the step, because a device reaches its marks late.
+Spans nest: a module inside another module, or a module that a checkpoint recomputes inside an operation's backward.
+A span's own time excludes the spans inside it. Times are computed after the step, because a device reaches its marks
+late.
 """
 
 import threading
@@ -41,7 +42,7 @@ class _Span(Generic[Mark]):
 
 
 class Stopwatch(Generic[Mark]):
-    """Times one step, from its creation to `stop`. Then `times` returns the result, once `is_ready`."""
+    """Times one step, from its creation to `stop`. `times` returns the result when `is_ready` is true."""
 
     def __init__(self, clock: Clock[Mark]) -> None:
         self.clock = clock
@@ -66,7 +67,7 @@ class Stopwatch(Generic[Mark]):
         self._open[thread] = span
 
     def leave(self, layer: int) -> None:
-        """End this thread's innermost span of that layer. Spans inside it that have not ended are dropped."""
+        """End this thread's innermost span of that layer. Unfinished spans inside it are dropped."""
         end = self.clock.mark()
         thread = threading.get_ident()
         span = self._open.get(thread)
@@ -82,7 +83,7 @@ class Stopwatch(Generic[Mark]):
             self._open[thread] = span.above
 
     def begin_phase(self, phase: Phase) -> None:
-        """Begin a phase of the step. The time after the last operation of a backward is `other`."""
+        """Begin a phase of the step. The time after the last operation of a backward counts as `other`."""
         if phase == self._phase:
             return
         if self._phase == "backward" and self._backward_end is not None:
@@ -108,15 +109,15 @@ class Stopwatch(Generic[Mark]):
             node.register_hook(pair[1])
 
     def layer_in_backward(self) -> int:
-        """Return the layer of the innermost open span of a backward pass; -1 if there is none."""
+        """Return the layer of the innermost open span of a backward pass; -1 if none is open."""
         spans = [span for span in list(self._open.values()) if span.is_backward]
         return spans[-1].layer if spans else -1
 
     def begin_backward(self, layer: int) -> None:
         """Begin the backward of an operation.
 
-        The time since the operation before it in this thread is counted for that one: autograd accumulates the
-        gradients of its parameters then.
+        The time since the previous operation in this thread is counted for the previous operation, because autograd
+        accumulates the gradients of its parameters then.
         """
         self.begin_phase("backward")
         thread = threading.get_ident()
@@ -172,7 +173,7 @@ class Stopwatch(Generic[Mark]):
 
 
 class _NodeTimer:
-    """The two hooks on a layer's operations. They return nothing, and do nothing after the step."""
+    """The two hooks on a layer's operations. They return nothing, and do nothing after the end of the step."""
 
     __slots__ = ("_after", "_layer", "_watch")
     __torch_unserializable__ = True
@@ -185,14 +186,14 @@ class _NodeTimer:
         self._after = after
 
     def begin(self, _gradients: object) -> None:
-        """Run before the operation's backward."""
+        """Begin timing, before the operation's backward."""
         if self._watch.is_running:
             self._watch.clock.pause()
             self._watch.begin_backward(self._layer)
             self._watch.clock.resume()
 
     def end(self, _given: object, _gradients: object) -> None:
-        """Run after the operation's backward. An exception of `after` still belongs to this operation."""
+        """End timing, after the operation's backward. `after` is called first: its exception belongs to this operation."""
         if not self._watch.is_running:
             return
         if self._after is not None:

@@ -18,7 +18,7 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4
 class SystemMemory:
     """This process's memory on a device, between `open` and `close`. On a CPU it is the resident set.
 
-    Nothing is reset: only the user resets the allocator's peak.
+    No counter is reset; the allocator's peak is the user's.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -45,7 +45,7 @@ class SystemMemory:
             self._file = None
 
     def resident_bytes(self) -> int | None:
-        """Return the process's resident memory; None if it is not known."""
+        """Return the process's resident memory in bytes; None if unknown."""
         if self._file is None:
             return None
         return int(os.pread(self._file, 128, 0).split(None, 2)[_RESIDENT_FIELD]) * _PAGE_BYTES
@@ -71,7 +71,7 @@ class SystemMemory:
         return torch.cuda.current_device() if self.device.index is None else self.device.index
 
     def _device_numbers(self) -> dict[str, int]:
-        """Return the counters of the allocator and the driver. `device_others` is used by other processes."""
+        """Return the counters of the allocator and the driver. `device_others` is the memory used by other processes."""
         statistics = self._statistics()
 
         def counter(name: str, which: str) -> int:
@@ -101,7 +101,7 @@ def _host_peak_bytes() -> int | None:
 
 
 def _host_numbers() -> dict[str, int]:
-    """Return the machine's total and available memory; empty if they are not known."""
+    """Return the machine's total and available memory; empty if unknown."""
     path = Path("/proc/meminfo")
     if not path.exists():
         return {}

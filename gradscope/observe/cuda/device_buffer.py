@@ -36,14 +36,14 @@ class DeviceReadout:
         return self.event is None or bool(self.event.query())
 
     def merge_into(self, block: Block) -> None:
-        """Merge the rows into those of a block, which has at least as many."""
+        """Merge the rows into the rows of a block with at least as many rows."""
         if self.event is not None:
             self.event.synchronize()
         merge_columns(block, 0, self.host, self.bins)
 
 
 def merge_columns(block: Block, begin: int, columns: torch.Tensor, bins: torch.Tensor | None) -> None:
-    """Merge columns, the first being DEVICE_COLUMNS, and bins into a block's rows from `begin`."""
+    """Merge columns (the first are DEVICE_COLUMNS) and bins into a block's rows from `begin` on."""
     numbers = columns.numpy()
     rows = slice(begin, begin + min(len(block) - begin, len(numbers)))
     numbers = numbers[: rows.stop - begin]

@@ -1,7 +1,7 @@
-"""Many tensors in one launch: a table on the device says what each program reads.
+"""Reduces many tensors in one launch: a table on the device holds the arguments of each program.
 
-A table is filled again only if an address has changed, as those of gradients do after
-`zero_grad(set_to_none=True)`. It is copied through pinned memory, and nothing waits for it.
+The table is refilled only if an address has changed, as the addresses of gradients do after
+`zero_grad(set_to_none=True)`. It is copied through pinned memory, without waiting for the device.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from gradscope.observe.cuda.tensor_memory import Memory, memory_of
 __all__ = ["Part", "PartsKey", "TableOfItems", "parts_of"]
 
 _ITEM_BYTES = 1 << 18
-"""The most bytes of an item: large enough that merging costs little, small enough to spread over programs."""
+"""The maximum size of an item in bytes: large enough to amortise merging, small enough to use many programs."""
 
 
 class Part(NamedTuple):
-    """One tensor of a list: its index, its memory, and the address of its earlier values (or its own)."""
+    """One tensor of a list: its index, its memory, and the address of its earlier values (or of itself)."""
 
     place: int
     memory: Memory
@@ -40,7 +40,7 @@ def parts_of(
     before: Sequence[torch.Tensor] | None,
     may_be: Sequence[bool],
 ) -> dict[PartsKey, list[Part]]:
-    """Group tensors by launch; those that cannot be read in place are omitted."""
+    """Group tensors by launch; tensors that cannot be read in place are omitted."""
     parts: dict[PartsKey, list[Part]] = {}
     for place, tensor in enumerate(tensors):
         memory = memory_of(tensor) if may_be[place] else None

@@ -1,14 +1,14 @@
 """Triton kernels: all columns of a tensor in one read of its memory. Experimental, off by default.
 
-Two kernels, `reduce_one` and `reduce_many`, differ in where they read their arguments. Whether a span is finite is
-read off its least and greatest element, kept as integers in the order of the numbers: NaN and infinities are
-beyond the finite ones. Such a span is read again and each element judged by its bits. Full detail always
-judges. float16 and bfloat16 are widened to float32
-first, which is exact. Sums are float64, of each element and of its square: with n elements they err by
-at most n * 2^-53 of the sum of magnitudes. Programs merge into a line by atomic operations: two runs
-may differ in the last bits of `sum` and `sumsq`.
+The two kernels, `reduce_one` and `reduce_many`, differ in the source of their arguments. To test whether a span
+is finite, a kernel compares its least and greatest elements, as integers in the order of the floating-point
+values: NaN and infinities are outside the range of finite values. A span that is not finite is read again, and
+each element is classified by its bits. Full detail always classifies each element. float16 and bfloat16 are first
+widened to float32, which is exact. Elements and their squares are summed in float64: with n elements, the error is
+at most n * 2^-53 of the sum of magnitudes. Programs merge into a line by atomic operations, so two runs may differ
+in the last bits of `sum` and `sumsq`.
 
-`row_layout` defines what is read and written. Addresses are integers, so a launch does not query the driver.
+`row_layout` defines the memory layout. Addresses are passed as integers, so a launch does not query the driver.
 """
 # ruff: noqa: ANN001, ANN201, ANN202, N803, N806, PLR0917 - Triton's own ways
 # mypy: disable-error-code="import-not-found, import-untyped, no-untyped-def, no-untyped-call"
@@ -25,7 +25,7 @@ from gradscope.observe.cuda.row_layout import BINS_AT, ITEM_WORDS, LINE_COLUMNS
 try:
     import triton
     from triton import language as tl
-except ImportError:  # `triton_pass` reports it, and calls nothing of this
+except ImportError:  # `triton_pass` reports it, and does not call any of this
     triton = None
 
 __all__ = ["BLOCK_BYTES", "WARPS", "kind_of", "reduce_many", "reduce_one"]
@@ -35,11 +35,11 @@ WARPS = 4
 _THREADS = WARPS * 32
 
 BLOCK_BYTES = _THREADS * 16
-"""Bytes that a program reads at a time: sixteen for each of its threads."""
+"""Bytes that a program reads at a time: 16 for each of its threads."""
 
 
 def kind_of(dtype: torch.dtype) -> Any:  # Any: Triton's own kind of dtype, as above
-    """Return what Triton calls a dtype."""
+    """Return Triton's name of a dtype."""
     return getattr(tl, str(dtype).removeprefix("torch."))
 
 
@@ -91,7 +91,7 @@ def reduce_many(
     items: tl.int64, KIND: tl.constexpr, LEAST_NORMAL: tl.constexpr,
     IS_ALIGNED: tl.constexpr, IS_FULL: tl.constexpr, IS_CHANGE: tl.constexpr,
 ):  # fmt: skip
-    """Reduce one item of a table per program; with IS_CHANGE, its values minus the earlier ones."""
+    """Reduce one item of a table per program; with IS_CHANGE, the item's values minus the earlier values."""
     item = items.to(tl.pointer_type(tl.int64)) + tl.program_id(0).to(tl.int64) * _ITEM_WORDS
     _reduce_span(
         tl.load(item), tl.load(item + 1), 0, tl.load(item + 2), tl.load(item + 3), tl.load(item + 4),
@@ -106,7 +106,7 @@ def _reduce_span(
     KIND: tl.constexpr, LEAST_NORMAL: tl.constexpr,
     IS_ALIGNED: tl.constexpr, IS_FULL: tl.constexpr, IS_CHANGE: tl.constexpr,
 ):  # fmt: skip
-    """Reduce the elements from begin to end, and merge them into up to four lines."""
+    """Reduce the elements from begin to end, and merge the result into up to four lines."""
     pointer = address.to(tl.pointer_type(KIND))
     earlier = before.to(tl.pointer_type(KIND))
     if IS_ALIGNED:
@@ -140,7 +140,7 @@ def _reduce_span(
 
 @_jit
 def _quick(pointer, earlier, begin, end, IS_CHANGE: tl.constexpr):
-    """Return (sum, sum of squares, least key, greatest key); correct if the keys are finite."""
+    """Return (sum, sum of squares, least key, greatest key). The sums are valid only if both keys are finite."""
     BLOCK: tl.constexpr = _ROW_BITS // pointer.dtype.element_ty.primitive_bitwidth
     lanes = tl.arange(0, BLOCK)
     whole = begin + (end - begin) // BLOCK * BLOCK
@@ -171,7 +171,7 @@ def _judged(
     pointer, earlier, begin, end,
     LEAST_NORMAL: tl.constexpr, IS_FULL: tl.constexpr, IS_CHANGE: tl.constexpr,
 ):  # fmt: skip
-    """Return the columns from nan to max, and the bins, with each element judged by its bits."""
+    """Return the columns from nan to max, and the bins, with each element classified by its bits."""
     BLOCK: tl.constexpr = _SOME if IS_FULL else _FEW
     lanes = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)
@@ -238,7 +238,7 @@ def _merge(
 
 @_jit
 def _read(pointer, earlier, lanes, rest, IS_WHOLE: tl.constexpr, IS_CHANGE: tl.constexpr):
-    """Return a block as float32 or float64, a change as float64; 0 beyond what is there."""
+    """Return a block as float32 or float64, or a change as float64; lanes beyond the end are 0."""
     if IS_WHOLE:
         x = _widened(tl.load(pointer + lanes))
     else:
@@ -254,7 +254,7 @@ def _read(pointer, earlier, lanes, rest, IS_WHOLE: tl.constexpr, IS_CHANGE: tl.c
 
 @_jit
 def _widened(raw):
-    """Return float16 and bfloat16 as float32, others as they are; exact for subnormals, too."""
+    """Return float16 and bfloat16 widened to float32, other dtypes unchanged. Also exact for subnormals."""
     if raw.dtype == tl.bfloat16:
         shifted = raw.to(tl.int16, bitcast=True).to(tl.int32) << 16
         return shifted.to(tl.float32, bitcast=True)
@@ -266,7 +266,7 @@ def _widened(raw):
 
 @_jit
 def _infinities(pointer, BLOCK: tl.constexpr, IS_CHANGE: tl.constexpr):
-    """Return infinity's key for each lane, as wide as the keys of what is read."""
+    """Return the key of infinity for each lane, with the width of the elements' keys."""
     if IS_CHANGE or pointer.dtype.element_ty == tl.float64:
         return tl.full((BLOCK,), 0x7FF0000000000000, tl.int64)
     else:  # noqa: RET505 - Triton needs both branches of a constant condition
@@ -291,7 +291,7 @@ def _magnitude_of(bits):
 
 @_jit
 def _infinity(bits):
-    """Return infinity's bits as a number of the same width."""
+    """Return the bits of infinity as an integer of the same width."""
     if bits.dtype == tl.int64:
         return tl.full((), 0x7FF0000000000000, tl.int64)
     else:  # noqa: RET505 - as above
@@ -300,7 +300,7 @@ def _infinity(bits):
 
 @_jit
 def _in_order(bits):
-    """Map bits to integers in the order of the numbers, and such integers back to bits."""
+    """Map float bits to integers in the order of the float values, and such integers back to bits."""
     if bits.dtype == tl.int64:
         return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
     else:  # noqa: RET505 - as above
@@ -314,7 +314,7 @@ def _key_of(x):
 
 @_jit
 def _number_of(key):
-    """Return the float64 number that a key stands for."""
+    """Return the float64 value of a key."""
     bits = _in_order(key)
     if bits.dtype == tl.int64:
         return bits.to(tl.float64, bitcast=True)
@@ -324,7 +324,7 @@ def _number_of(key):
 
 @_jit
 def _histogram(bits, magnitude, is_counted):
-    """Count exponents: bins 0 to 63 above zero, 64 to 127 below; bin 47 is that of 1.0."""
+    """Count exponents: bins 0 to 63 for positive elements, 64 to 127 for negative ones. 1.0 is in bin 47."""
     if bits.dtype == tl.int64:
         exponent = (magnitude >> 52).to(tl.int32) - 1023
     else:

@@ -24,17 +24,17 @@ _OFF = f"the Triton kernels are off; {_SWITCH}=1 turns them on"
 _made: list["TritonPass"] = []
 _PROGRAMS_PER_PROCESSOR = 8
 _BLOCKS_PER_PROGRAM = 4
-"""The fewest blocks that a program reads, so that merging into a line costs little."""
+"""The minimum number of blocks that a program reads, so that merging into a line costs little."""
 _LEAST_CAPABILITY = (7, 5)
 _FLOAT32_IN_FLOAT64 = 0x381 << 52
-"""The float64 bits of float32's least normal number, 2^-126: smaller changes count as subnormal."""
+"""The float64 bits of float32's smallest normal number, 2^-126: smaller changes count as subnormal."""
 _LEAST_NORMAL = {
     torch.float64: 1 << 52,
     torch.float32: 1 << 23,
     torch.bfloat16: 1 << 23,
     torch.float16: 113 << 23,
 }
-"""The bits of the least normal magnitude of a dtype, in the type it is widened to."""
+"""The bits of a dtype's smallest normal magnitude, in the type to which the dtype is widened."""
 
 
 def device_pass_name() -> str:
@@ -59,7 +59,7 @@ def _is_on() -> bool:
 
 @functools.cache
 def _load(device: torch.device) -> tuple["TritonPass | None", str]:
-    """Return a device's pass, or None and why there is none."""
+    """Return a device's pass, or None and the reason."""
     if torch.version.hip is not None:
         return None, "the kernels were not made for ROCm"
     capability = torch.cuda.get_device_capability(device)
@@ -69,8 +69,8 @@ def _load(device: torch.device) -> tuple["TritonPass | None", str]:
             f"the device is of compute capability {capability[0]}.{capability[1]}, 7.5 is needed",
         )
     try:
-        importlib.import_module("triton")  # it need not be there, and takes long to load
-    except Exception as error:  # noqa: BLE001 - a broken installation fails in many ways, and is told
+        importlib.import_module("triton")  # Triton is optional and slow to import
+    except Exception as error:  # noqa: BLE001 - a broken installation fails in many ways; the error is reported
         return None, f"Triton cannot be imported ({error})"
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     return TritonPass(device, processors * _PROGRAMS_PER_PROCESSOR), ""
@@ -82,11 +82,11 @@ def failed_pass() -> Exception | None:
 
 
 class TritonPass:
-    """Launches the kernels on one device; `programs` at most for one tensor.
+    """Launches the kernels on one device, with at most `programs` programs for one tensor.
 
-    After a kernel has failed to compile or start, none is launched: `failure` is the reason, and `failed_pass` returns
-    the `error` for the report. During the capture of a CUDA graph only kernels that have run before are
-    launched, because loading one is not allowed then.
+    After a kernel has failed to compile or start, no kernel is launched any more. `failure` is the reason, and
+    `failed_pass` returns the `error` for the report. During the capture of a CUDA graph, only kernels that have run
+    before are launched, because a kernel cannot be loaded then.
     """
 
     def __init__(self, device: torch.device, programs: int) -> None:
@@ -99,7 +99,7 @@ class TritonPass:
         _made.append(self)
 
     def reduce(self, memory: Memory, lines: Sequence[int], *, is_full: bool) -> int:
-        """Queue the reduction of memory into lines, given by address; return for how many lines it was queued."""
+        """Queue the reduction of memory into lines, given by address; return the number of lines it was queued for."""
         kernels = self._ready()
         if kernels is None:
             return 0
@@ -135,7 +135,7 @@ class TritonPass:
         return self._launch(kernels, "reduce_many", len(items), (items.data_ptr(),), constants)
 
     def is_capturing(self) -> bool:
-        """Whether what is queued now goes into a CUDA graph and is not run yet."""
+        """Whether queued work is captured into a CUDA graph and does not run yet."""
         if self._device.type != "cuda":
             return False
         with _on(self._device):
@@ -145,7 +145,7 @@ class TritonPass:
         if self._kernels is None and self.failure is None:
             try:
                 from gradscope.observe.cuda import kernels  # noqa: PLC0415 - loads Triton
-            except Exception as error:  # noqa: BLE001 - as any failure of Triton's: told, and done without
+            except Exception as error:  # noqa: BLE001 - any failure of Triton is reported, and the eager pass is used
                 self._give_up(error)
             else:
                 self._kernels = kernels
@@ -165,7 +165,7 @@ class TritonPass:
         try:
             with _on(self._device):
                 getattr(kernels, name)[programs,](*numbers, *constants, num_warps=kernels.WARPS)
-        except Exception as error:  # noqa: BLE001 - a compiler fails in many ways, and training goes on
+        except Exception as error:  # noqa: BLE001 - a compiler fails in many ways, and training must continue
             self._give_up(error)
             return False
         self._warm.add(variant)
@@ -178,7 +178,7 @@ class TritonPass:
 
 
 def _on(device: torch.device) -> AbstractContextManager[object]:
-    """Make a device the current one, which Triton launches on."""
+    """Return a context in which a device is the current one, because Triton launches there."""
     if device.type != "cuda" or torch.cuda.current_device() == device.index:
         return nullcontext()
     return torch.cuda.device(device)

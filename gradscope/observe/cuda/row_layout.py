@@ -10,11 +10,11 @@ LINE_COLUMNS: Final = (*(name for name in COLUMN_NAMES if name != "calls"), "cal
 """The columns of a line, as float64; at full detail int64 bins follow from BINS_AT."""
 
 BINS_AT: Final = 16
-"""The index of the first bin in a line, in words of 8 bytes: after two cache lines of columns."""
+"""The index of the first bin in a line, in words of 8 bytes. The columns fill the two cache lines before it."""
 
 LINES: Final = 4
-"""The most lines into which one reduction is merged."""
+"""The maximum number of lines that one reduction is merged into."""
 
 ITEM_WORDS: Final = 5 + LINES
-"""Words (int64) of an item: address, address of the earlier values, elements, repeats of each, 1 for the first item
-of a tensor, and the addresses of its lines or 0."""
+"""Words (int64) of an item: address, address of the earlier values, number of elements, repeats of each element,
+1 for the first item of a tensor else 0, and the addresses of its lines or 0."""

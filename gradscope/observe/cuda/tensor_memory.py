@@ -1,4 +1,4 @@
-"""The memory of a tensor for the Triton kernels: dense in any order of dims, not copied."""
+"""The memory of a tensor for the Triton kernels: dense in any order of dims, read without a copy."""
 
 from dataclasses import dataclass
 
@@ -25,16 +25,16 @@ class Memory:
 
     @property
     def is_aligned(self) -> bool:
-        """Whether it can be read sixteen bytes at a time."""
+        """Whether the memory can be read 16 bytes at a time."""
         return self.address % _ALIGNED_BYTES == 0
 
 
 def memory_of(tensor: torch.Tensor) -> Memory | None:
     """Return the memory of a tensor, or None if it cannot be read in place.
 
-    It cannot for: another dtype, a subclass (of a distributed tensor the local part is read), a negated view,
-    sparse, nested, a transform's own tensor, gaps or overlaps in memory, no storage. A dim of stride 0
-    is read once.
+    It cannot be read in place if the tensor has another dtype, is of a subclass (except a distributed tensor, whose
+    local part is read), is a negated view, sparse, nested or a functorch tensor, has gaps or overlaps in memory, or
+    has no storage. A dim of stride 0 is read once.
     """
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return memory_of(local_part(tensor).detach()) if is_sharded(tensor) else None

@@ -1,8 +1,8 @@
 """`TritonRowBuffer`: the rows (lines) on a CUDA device that the Triton kernels write, read once per step.
 
-Lines never move: a captured CUDA graph keeps writing to them. Nothing waits for the device, and in steady state
-nothing is allocated: lines are copied into pinned memory that is reused after it was read. PyTorch's operations
-reduce what the kernels cannot read in place, into the same lines.
+Lines have fixed addresses, because a captured CUDA graph keeps writing to them. Nothing waits for the device. After
+the first steps nothing is allocated: lines are copied into pinned memory that is reused after it was read. Tensors
+that the kernels cannot read in place are reduced into the same lines by PyTorch's operations.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,14 +24,14 @@ _ADDED = len(DEVICE_COLUMNS) - 2
 _LEAST, _GREATEST, _CALLS = (LINE_COLUMNS.index(name) for name in ("min", "max", "calls"))
 _FIRST_LINES = 1024
 _TABLES = 256
-"""The most tables of items that are kept."""
+"""The maximum number of tables of items to keep."""
 
 _written_by_graphs: dict[int, torch.Tensor] = {}
 """Lines that captured graphs write to, by address. Kept forever: the end of a graph is not known."""
 
 
 def open_row_buffer(device: torch.device, *, is_full: bool) -> "TritonRowBuffer | DeviceRowBuffer":
-    """Return a buffer for a device, for the pass that runs there."""
+    """Return a row buffer for a device, for the pass that is used there."""
     found = triton_pass(device)
     if found is None:
         return DeviceRowBuffer(device, is_full=is_full)
@@ -40,7 +40,7 @@ def open_row_buffer(device: torch.device, *, is_full: bool) -> "TritonRowBuffer 
 
 @dataclass(frozen=True, slots=True)
 class _Landing:
-    """Pinned memory for a copy of the lines, one tensor per segment, and the event of its arrival."""
+    """Pinned memory for a copy of the lines, one tensor per segment, and an event that marks the end of the copy."""
 
     segments: list[torch.Tensor]
     event: torch.Event | None
@@ -60,7 +60,7 @@ class TritonReadout:
         return event is None or bool(event.query())
 
     def merge_into(self, block: Block) -> None:
-        """Merge the lines into the rows of a block, once; their memory is then reused.
+        """Merge the lines into the rows of a block, once. Afterwards their pinned memory is reused.
 
         The host counts its own calls; replays of a CUDA graph are counted on the device.
         """
@@ -97,8 +97,8 @@ class TritonRowBuffer:
     def reduce(self, tensor: torch.Tensor, rows: tuple[int, ...]) -> bool:
         """Queue the reduction of a tensor into rows; return whether it will run now.
 
-        It does not run during the capture of a CUDA graph: each replay runs and counts it.
-        Raises Unmeasurable if there is no data to read, or if there is no line for it during a capture.
+        During the capture of a CUDA graph it does not run; each replay runs and counts it.
+        Raises Unmeasurable if there is no data to read, or if no line is allocated during a capture.
         """
         is_capturing = self._pass.is_capturing()
         self._reserve(max(rows) + 1, is_capturing=is_capturing)
@@ -119,9 +119,9 @@ class TritonRowBuffer:
         targets: Sequence[tuple[int, ...]],
         before: Sequence[torch.Tensor] | None = None,
     ) -> set[int]:
-        """Queue the reduction of many tensors, or of their changes, in a launch for each dtype.
+        """Queue the reduction of many tensors, or of their changes since `before`, with one launch for each dtype.
 
-        Returns the indices of those that were queued; the others must be reduced one by one.
+        Returns the indices of the queued tensors; the others must be reduced one by one.
         """
         if self._pass.is_capturing() or not targets:
             return set()
@@ -193,7 +193,7 @@ class TritonRowBuffer:
         return table
 
     def _reserve(self, rows: int, *, is_capturing: bool) -> None:
-        """Make room for rows; segments double, so that there are few of them."""
+        """Allocate lines for the rows. Segments double in size, so that there are few."""
         while rows > len(self._addresses):
             if is_capturing:
                 raise Unmeasurable("a row that was first used during the capture of a CUDA graph")
