@@ -58,15 +58,15 @@ class OptimizerHook:
         self._known: weakref.WeakKeyDictionary[Optimizer, tuple[int, bool]] = (
             weakref.WeakKeyDictionary()
         )
-        self._met: weakref.WeakSet[Optimizer] = weakref.WeakSet([] if given is None else [given])
+        self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet([] if given is None else [given])
         self._open: weakref.ref[Optimizer] | None = None
         self._newest: tuple[weakref.ref[Optimizer], int, bool] | None = None
         self._inside = 0
         self._handles: list[Any] = []  # Any: torch gives two kinds of handle, both with remove()
 
-    def met(self) -> list[Optimizer]:
-        """Return the model's known optimizers: those that have stepped, and `given`."""
-        return list(self._met)
+    def stepped_optimizers(self) -> list[Optimizer]:
+        """Return the model's optimizers that have stepped, and `given`."""
+        return list(self._stepped)
 
     def forget(self) -> None:
         """Discard what is known about each optimizer, because the model's parameters have changed."""
@@ -103,7 +103,7 @@ class OptimizerHook:
             is_ours = any(id(p) in ids for p in parameters_of(optimizer))
             self._known[optimizer] = groups, is_ours
             if is_ours:
-                self._met.add(optimizer)
+                self._stepped.add(optimizer)
         self._newest = weakref.ref(optimizer), groups, is_ours
         return is_ours
 

@@ -1,4 +1,4 @@
-"""What `examine` promises beside its diagnoses: the report, and that nothing is changed."""
+"""The report of `examine`, and that `examine` changes nothing. The diagnoses have their own tests."""
 
 import copy
 import json
@@ -120,7 +120,7 @@ def test_the_text_names_cause_fix_line_and_checklist():
     assert max(len(line) for line in text.splitlines()) <= 110
 
 
-def test_a_cut_graph_is_a_warning_where_no_second_derivative_is_asked_for():
+def test_a_cut_graph_is_a_warning_if_no_second_derivative_is_requested():
     assert not examine(Detached, sample(3)).ok
     report = examine(Detached, sample(3), second_order=False)
     assert (report.ok, report.codes) == (True, ("graph-broken",))
@@ -460,7 +460,7 @@ def test_a_callers_integer_tensor_is_not_written_to():
     assert seen.tolist() == [0, 0]
 
 
-def test_a_kink_where_the_input_lies_is_told_and_is_no_fault():
+def test_a_kink_at_the_input_is_noted_and_not_reported_as_a_finding():
     class Relu(Function):
         @staticmethod
         def forward(ctx, x):

@@ -75,7 +75,7 @@ def state_of(model):
     )  # fmt: skip
 
 
-def test_each_function_is_examined_with_the_arguments_that_it_met():
+def test_each_function_is_examined_with_the_arguments_of_its_calls():
     reports = examine_model(Model(), (torch.randn(3, 4),), {"factor": 2.0})
     assert [r.name for r in reports] == [
         "Scaled on float32[3, 6], 2.0", "Scaled on float32[3, 2], 2.0", "Log",

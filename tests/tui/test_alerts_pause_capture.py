@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from test_app import desk
+from test_app import open_app
 
 from gradscope.client import CapturedArray
 from gradscope.client.tensor_art import picture_lines
@@ -30,38 +30,38 @@ def sent(command):
     return command.action, command.lease_s
 
 
-def said(one):
+def said(ui):
     """What small messages say at the screen's corner."""
-    return [each.message for each in one.app._notifications]
+    return [each.message for each in ui.app._notifications]
 
 
 async def test_alerts_have_a_tab_and_n_goes_to_the_next_one():
-    async with desk() as one:
-        await one.press("2")
-        await one.until_shown("no rule has found a problem", advance=False)
-        await one.press("1")
-        run = one.source._watched
-        one.source.put(alert(run, 12), alert(run, 15, "dead", "head", 0.995), alert(run, 12))
-        await one.until(lambda: "Alerts 2" in one.line(TabLine))
-        await one.press("n")
+    async with open_app() as ui:
+        await ui.press("2")
+        await ui.until_shown("no rule has found a problem", advance=False)
+        await ui.press("1")
+        run = ui.source._watched
+        ui.source.put(alert(run, 12), alert(run, 15, "dead", "head", 0.995), alert(run, 12))
+        await ui.until(lambda: "Alerts 2" in ui.line(TabLine))
+        await ui.press("n")
         for words in ("spike", "12.5", "tokens: gradient norm 12.5", "dead", "0.995"):
-            await one.until_shown(words, advance=False)
-        assert one.app.main.alerts.cursor == 1
-        await one.press("N")
-        assert one.app.main.alerts.cursor == 0
-        await one.press("n")
-        assert one.app.main.alerts.cursor == 1
-        await one.press("N", "enter")
-        await one.until(lambda: one.app.presenter.page == "detail")
-        assert one.app.main.detail.layer_name == "tokens"
-        await one.press("5")
-        await one.until_shown("tokens: gradient norm 12.5", advance=False)
+            await ui.until_shown(words, advance=False)
+        assert ui.app.main.alerts.cursor == 1
+        await ui.press("N")
+        assert ui.app.main.alerts.cursor == 0
+        await ui.press("n")
+        assert ui.app.main.alerts.cursor == 1
+        await ui.press("N", "enter")
+        await ui.until(lambda: ui.app.presenter.page == "detail")
+        assert ui.app.main.detail.layer_name == "tokens"
+        await ui.press("5")
+        await ui.until_shown("tokens: gradient norm 12.5", advance=False)
 
 
 async def test_without_alerts_n_shows_a_notification():
-    async with desk() as one:
-        await one.press("n")
-        assert said(one) == ["No alerts in this run."]
+    async with open_app() as ui:
+        await ui.press("n")
+        assert said(ui) == ["No alerts in this run."]
 
 
 def paused(run, revision, step, left_s=42.0):
@@ -70,59 +70,59 @@ def paused(run, revision, step, left_s=42.0):
 
 
 async def test_a_pause_is_confirmed_counted_down_renewed_and_ended(monkeypatch):
-    async with desk() as one:
-        await one.press("P")
-        await one.until(lambda: isinstance(one.app.screen, PauseScreen), advance=False)
-        await one.press("escape")
-        assert one.source.commands == []
-        await one.press("P")
-        await one.until(lambda: isinstance(one.app.screen, PauseScreen), advance=False)
-        await one.press("enter")
-        await one.until(lambda: [sent(c) for c in one.source.commands] == [("pause", 60.0)])
-        one.source.put(paused(one.source._watched, 7, 30))
-        bar = one.app.main.query_one(InterventionBar)
-        await one.until(lambda: "PAUSED before step 30" in one.line(InterventionBar), advance=False)
+    async with open_app() as ui:
+        await ui.press("P")
+        await ui.until(lambda: isinstance(ui.app.screen, PauseScreen), advance=False)
+        await ui.press("escape")
+        assert ui.source.commands == []
+        await ui.press("P")
+        await ui.until(lambda: isinstance(ui.app.screen, PauseScreen), advance=False)
+        await ui.press("enter")
+        await ui.until(lambda: [sent(c) for c in ui.source.commands] == [("pause", 60.0)])
+        ui.source.put(paused(ui.source._watched, 7, 30))
+        bar = ui.app.main.query_one(InterventionBar)
+        await ui.until(lambda: "PAUSED before step 30" in ui.line(InterventionBar), advance=False)
         assert bar.has_class("is-active")
-        assert "resumes in 4" in one.line(InterventionBar)
-        assert "loss is 11" in one.line(InterventionBar)
-        one.app.pause_lease._renewed_s -= 21.0  # what twenty seconds bring
-        await one.until(lambda: len(one.source.commands) == 2, advance=False)
-        assert sent(one.source.commands[1]) == ("pause", 60.0)
-        await one.press(".")
-        await one.until(lambda: one.source.commands[-1].action == "step_once", advance=False)
-        await one.press("P")
-        await one.until(lambda: sent(one.source.commands[-1]) == ("resume", None), advance=False)
-        one.source.put(one.source._watched.interventions(8, 31))
-        await one.until(lambda: not bar.has_class("is-active"), advance=False)
+        assert "resumes in 4" in ui.line(InterventionBar)
+        assert "loss is 11" in ui.line(InterventionBar)
+        ui.app.pause_lease._renewed_s -= 21.0  # what twenty seconds bring
+        await ui.until(lambda: len(ui.source.commands) == 2, advance=False)
+        assert sent(ui.source.commands[1]) == ("pause", 60.0)
+        await ui.press(".")
+        await ui.until(lambda: ui.source.commands[-1].action == "step_once", advance=False)
+        await ui.press("P")
+        await ui.until(lambda: sent(ui.source.commands[-1]) == ("resume", None), advance=False)
+        ui.source.put(ui.source._watched.interventions(8, 31))
+        await ui.until(lambda: not bar.has_class("is-active"), advance=False)
 
 
 async def test_a_pause_of_another_viewer_is_shown_and_not_renewed():
-    async with desk() as one:
-        one.source.put(paused(one.source._watched, 7, 30))
-        await one.until(lambda: "PAUSED" in one.line(InterventionBar), advance=False)
-        one.app.pause_lease._renewed_s -= 100.0
+    async with open_app() as ui:
+        ui.source.put(paused(ui.source._watched, 7, 30))
+        await ui.until(lambda: "PAUSED" in ui.line(InterventionBar), advance=False)
+        ui.app.pause_lease._renewed_s -= 100.0
         for _ in range(5):
-            one.app.update_view()
-        assert one.source.commands == []
+            ui.app.update_view()
+        assert ui.source.commands == []
 
 
 @pytest.mark.parametrize("key", ["P", ".", "v"])
 async def test_readonly_pauses_and_captures_nothing(key):
-    async with desk(is_readonly=True) as one:
-        await one.press(key)
-        assert one.app.screen is one.app.main
-        assert one.source.commands == []
+    async with open_app(is_readonly=True) as ui:
+        await ui.press(key)
+        assert ui.app.screen is ui.app.main
+        assert ui.source.commands == []
 
 
 async def test_one_step_of_a_running_training_shows_what_to_do():
-    async with desk() as one:
-        await one.press(".")
-        assert "Press P to pause it" in said(one)[0]
-        assert one.source.commands == []
+    async with open_app() as ui:
+        await ui.press(".")
+        assert "Press P to pause it" in said(ui)[0]
+        assert ui.source.commands == []
 
 
 async def test_the_layers_whole_tensor_is_shown_with_its_channels():
-    async with desk() as one:
+    async with open_app() as ui:
         asked = []
 
         def capture(layers, what):
@@ -130,16 +130,16 @@ async def test_the_layers_whole_tensor_is_shown_with_its_channels():
             array = np.zeros((2, 3), np.float32) if what == "activation" else np.ones((3,), np.float32)
             return [CapturedArray(20, layers, what, "", array, "float32", array.shape)]
 
-        one.source.capture = capture
-        await one.press("j", "v")
-        await one.until(lambda: isinstance(one.app.screen, CaptureScreen), advance=False)
-        await one.until_shown("activation of tokens, step 20: 2 x 3, float32", advance=False)
-        await one.until_shown("3 of 3 channels along dimension 1 are all zero", advance=False)
-        await one.press("g")
-        await one.until_shown("gradient of tokens", advance=False)
+        ui.source.capture = capture
+        await ui.press("j", "v")
+        await ui.until(lambda: isinstance(ui.app.screen, CaptureScreen), advance=False)
+        await ui.until_shown("activation of tokens, step 20: 2 x 3, float32", advance=False)
+        await ui.until_shown("3 of 3 channels along dimension 1 are all zero", advance=False)
+        await ui.press("g")
+        await ui.until_shown("gradient of tokens", advance=False)
         assert asked == [("tokens", "activation"), ("tokens", "gradient")]
-        await one.press("escape")
-        await one.until(lambda: one.app.screen is one.app.main)
+        await ui.press("escape")
+        await ui.until(lambda: ui.app.screen is ui.app.main)
 
 
 def test_the_largest_element_of_a_picture_is_the_brightest():
@@ -155,13 +155,13 @@ def test_images_are_drawn_side_by_side():
 
 
 async def test_a_capture_of_a_paused_training_says_what_to_press():
-    async with desk() as one:
-        one.source.capture = lambda layers, what: []
-        one.source.put(paused(one.source._watched, 7, 30))
-        await one.until(lambda: "❚❚ paused" in one.line(StatusLine), advance=False)
-        await one.press("v")
-        assert said(one)[0].endswith("The training is paused: press . for one step.")
-        await one.until(lambda: isinstance(one.app.screen, CaptureScreen), advance=False)
+    async with open_app() as ui:
+        ui.source.capture = lambda layers, what: []
+        ui.source.put(paused(ui.source._watched, 7, 30))
+        await ui.until(lambda: "❚❚ paused" in ui.line(StatusLine), advance=False)
+        await ui.press("v")
+        assert said(ui)[0].endswith("The training is paused: press . for one step.")
+        await ui.until(lambda: isinstance(ui.app.screen, CaptureScreen), advance=False)
 
 
 def test_the_captured_output_of_the_model_has_a_name():

@@ -1,4 +1,4 @@
-"""The app at a desk of its own: a source in this process, keys pressed, and what is on the screen."""
+"""The app with a source in this process: keys are pressed and the text of the screen is checked."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ DEADLINE_S = 15.0
 SIZES = pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
 
 
-class Desk:
+class OpenApp:
     def __init__(self, app, pilot, source):
         self.app, self.pilot, self.source = app, pilot, source
 
@@ -36,14 +36,14 @@ class Desk:
 
     @property
     def sentence(self):
-        """What the form says that it will do."""
+        """The sentence of the form about the intervention."""
         return str(self.app.screen.query_one("#sentence", Static).content)
 
     def line(self, kind):
         return self.app.main.query_one(kind).text
 
     async def until(self, condition, *, advance=True):
-        """Let steps come until the condition holds."""
+        """Send steps until the condition holds."""
         end = time.monotonic() + DEADLINE_S
         while not condition():
             assert time.monotonic() < end, f"this took too long; the screen:\n{self.text}"
@@ -59,95 +59,93 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(size=(120, 32), runs=None, run=None, is_readonly=False, is_watched=True, **how):
+async def open_app(size=(120, 32), runs=None, run=None, is_readonly=False, is_watched=True, **how):
     source = SyntheticSource(*(runs or [SyntheticRun()]), **{"past": 20, **how})
     app = GradscopeApp(source, run, is_readonly=is_readonly)
     async with app.run_test(size=size) as pilot:
-        one = Desk(app, pilot, source)
+        ui = OpenApp(app, pilot, source)
         if is_watched:
-            await one.until(lambda: app.session.watched and (app.session.watched.step or 0) >= 19)
-            await one.until_shown("tokens" if runs is None else "layers")
-        yield one
+            await ui.until(lambda: app.session.watched and (app.session.watched.step or 0) >= 19)
+            await ui.until_shown("tokens" if runs is None else "layers")
+        yield ui
 
 
 @SIZES
 async def test_the_first_screen_shows_run_loss_layers_and_keys(size):
-    async with desk(size) as one:
-        await one.until(lambda: "live" in one.line(StatusLine))
-        assert "gpt-7f3a" in one.line(StatusLine)
-        assert "loss" in one.line(StatusLine)
+    async with open_app(size) as ui:
+        await ui.until(lambda: "live" in ui.line(StatusLine))
+        assert "gpt-7f3a" in ui.line(StatusLine)
+        assert "loss" in ui.line(StatusLine)
         for words in ("(GPT)", "attention", "out‖", "Δw/w", "46 layers", "? help"):
-            await one.until_shown(words)
-        assert len(one.text.splitlines()) == size[1]
+            await ui.until_shown(words)
+        assert len(ui.text.splitlines()) == size[1]
 
 
 @SIZES
 async def test_from_the_start_to_an_active_reversal_in_five_keys(size):
-    async with desk(size) as one:
-        await one.press("j", "i", "r")
-        await one.until_shown("the gradient arriving at the output of tokens", advance=False)
-        await one.press("enter")
-        await one.until(lambda: "1 pending" in one.line(InterventionBar), advance=False)
-        assert one.source.commands[0].arguments == {"alpha": 1.0}
-        await one.until(lambda: "1 active" in one.line(InterventionBar))
-        assert "reverse ×−1 on tokens, active since step 2" in one.line(InterventionBar)  # noqa: RUF001
-        await one.until_shown("◆")
-        await one.press("z")
-        await one.until(lambda: not one.app.main.query_one(InterventionBar).has_class("is-active"))
+    async with open_app(size) as ui:
+        await ui.press("j", "i", "r")
+        await ui.until_shown("the gradient arriving at the output of tokens", advance=False)
+        await ui.press("enter")
+        await ui.until(lambda: "1 pending" in ui.line(InterventionBar), advance=False)
+        assert ui.source.commands[0].arguments == {"alpha": 1.0}
+        await ui.until(lambda: "1 active" in ui.line(InterventionBar))
+        assert "reverse ×−1 on tokens, active since step 2" in ui.line(InterventionBar)  # noqa: RUF001
+        await ui.until_shown("◆")
+        await ui.press("z")
+        await ui.until(lambda: not ui.app.main.query_one(InterventionBar).has_class("is-active"))
 
 
 async def test_marked_layers_are_changed_together_and_all_removed_by_one_key():
-    async with desk() as one:
-        await one.press("j", "space", "space", "i", "s")
-        await one.until_shown("2 layers (tokens, positions)", advance=False)
-        await one.press("0", "full_stop", "5", "tab", "right", "right")
-        assert one.sentence.endswith(
-            "is multiplied by 0.5 before it flows on; it ends after 100 steps."
-        )
-        await one.press("enter")
-        command = one.source.commands[0]
+    async with open_app() as ui:
+        await ui.press("j", "space", "space", "i", "s")
+        await ui.until_shown("2 layers (tokens, positions)", advance=False)
+        await ui.press("0", "full_stop", "5", "tab", "right", "right")
+        assert ui.sentence.endswith("is multiplied by 0.5 before it flows on; it ends after 100 steps.")
+        await ui.press("enter")
+        command = ui.source.commands[0]
         assert (command.action, command.layers) == ("install", ("tokens", "positions"))
         assert command.end_steps == 100
-        await one.until(lambda: "1 active" in one.line(InterventionBar))
-        await one.press("X")
-        await one.until(lambda: not one.app.presenter.states())
+        await ui.until(lambda: "1 active" in ui.line(InterventionBar))
+        await ui.press("X")
+        await ui.until(lambda: not ui.app.presenter.states())
 
 
 async def test_an_invalid_value_is_shown_and_not_sent():
-    async with desk() as one:
-        await one.press("j", "i", "c", *["backspace"] * 8, "x", "enter")
-        await one.until_shown("max norm: expected a number of at least 0", advance=False)
-        assert one.source.commands == []
-        await one.press("escape")
-        assert not isinstance(one.app.screen, InterveneScreen)
+    async with open_app() as ui:
+        await ui.press("j", "i", "c", *["backspace"] * 8, "x", "enter")
+        await ui.until_shown("max norm: expected a number of at least 0", advance=False)
+        assert ui.source.commands == []
+        await ui.press("escape")
+        assert not isinstance(ui.app.screen, InterveneScreen)
 
 
 async def test_the_suggested_clip_is_half_of_the_current_norm():
-    async with desk() as one:
-        await one.press("j", "i", "c", "enter")
-        store = one.app.session.watched
+    async with open_app() as ui:
+        await ui.press("j", "i", "c", "enter")
+        store = ui.app.session.watched
         norms = store.ring.series("grad_norm", store.tree.find("tokens"))
-        chosen = one.source.commands[0].arguments["max_norm"]
+        chosen = ui.source.commands[0].arguments["max_norm"]
         assert min(abs(2 * chosen / norm - 1) for norm in norms[-5:]) < 0.06  # two digits of it
 
 
 async def test_the_form_of_the_scripts_own_function_has_a_field_for_each_parameter():
-    async with desk() as one:
-        await one.press("j", "i")
-        await one.until_shown("amplify", advance=False)
-        await one.press("1")
-        await one.until_shown(
+    async with open_app() as ui:
+        await ui.press("j", "i")
+        await ui.until_shown("amplify", advance=False)
+        await ui.press("1")
+        await ui.until_shown(
             "is changed by amplify with gain 2, times 1, is_off 0, kind sign", advance=False
         )
-        await one.press("backspace", "5", "tab", "backspace", "3", "tab", "right", "tab", "right")
-        await one.press(
+        await ui.press("backspace", "5", "tab", "backspace", "3", "tab", "right", "tab", "right")
+        await ui.press(
             "tab", "right", "tab", *"8", "tab", *"2", "tab", *"gain=1:9:100", "tab", *"norm>1"
         )
-        assert "gain 5, times 3, is_off 1, kind same" in one.sentence
-        assert one.sentence.startswith("From step 8 on, ")
-        assert "every 2 steps, gain 1 to 9 in 100 steps, while norm>1" in one.sentence
-        await one.press("enter")
-        command = one.source.commands[0]
+        assert "gain 5, times 3, is_off 1, kind same" in ui.sentence
+        assert ui.sentence.startswith("From step 8 on, ")
+        assert "every 2 steps, gain 1 to 9 in 100 steps, while norm>1" in ui.sentence
+        await ui.press("enter")
+        command = ui.source.commands[0]
         assert command.arguments == {"gain": 5.0, "times": 3.0, "is_off": 1.0}
         assert command.choices == {"kind": "same"}
         assert (command.is_kept, command.site) == (True, "output")
@@ -155,24 +153,24 @@ async def test_the_form_of_the_scripts_own_function_has_a_field_for_each_paramet
 
 
 async def test_a_value_out_of_range_is_shown_and_not_sent():
-    async with desk() as one:
-        await one.press("j", "i", "1", "1", "1", "enter")
-        await one.until_shown("gain: expected a number of at least 0 and at most 10", advance=False)
-        assert one.source.commands == []
+    async with open_app() as ui:
+        await ui.press("j", "i", "1", "1", "1", "enter")
+        await ui.until_shown("gain: expected a number of at least 0 and at most 10", advance=False)
+        assert ui.source.commands == []
 
 
 async def test_the_site_is_chosen_in_the_form():
-    async with desk() as one:
-        await one.press("j", "i", "x", "tab", "right", "right")
-        assert "the gradient of the parameters of tokens" in one.sentence
-        await one.press("enter")
-        assert one.source.commands[0].site == "params"
+    async with open_app() as ui:
+        await ui.press("j", "i", "x", "tab", "right", "right")
+        assert "the gradient of the parameters of tokens" in ui.sentence
+        await ui.press("enter")
+        assert ui.source.commands[0].site == "params"
 
 
 async def test_an_intervention_is_copied_as_python_and_its_history_is_listed():
-    async with desk() as one:
-        await one.press("j", "i", "s", "enter")
-        await one.until(lambda: "1 active" in one.line(InterventionBar))
+    async with open_app() as ui:
+        await ui.press("j", "i", "s", "enter")
+        await ui.until(lambda: "1 active" in ui.line(InterventionBar))
         text = "scale-1 set by me from step 20 on: scale(factor=0.1) on tokens at output"
         change = Event(
             run="gpt-7f3a",
@@ -183,155 +181,155 @@ async def test_an_intervention_is_copied_as_python_and_its_history_is_listed():
             code="intervention.set",
             text=text,
         )
-        one.source.put(change)
+        ui.source.put(change)
         page = next(key.keys for key in KEYS if key.action == "show('interventions')")
-        await one.press(page)
-        await one.until_shown("history: who changed what")
-        await one.until_shown("scale-1 set by me from step 20 on")
-        await one.press("c")
-        assert one.app.clipboard.splitlines()[0] == "scope.scale('tokens', factor=0.1)"
+        await ui.press(page)
+        await ui.until_shown("history: who changed what")
+        await ui.until_shown("scale-1 set by me from step 20 on")
+        await ui.press("c")
+        assert ui.app.clipboard.splitlines()[0] == "scope.scale('tokens', factor=0.1)"
 
 
 async def test_a_refusal_is_shown_with_its_reason():
-    async with desk(refuse="control is off for this run") as one:
-        await one.press("j", "i", "x", "enter")
-        await one.until(lambda: len(one.app._notifications) == 1)
-        assert one.app.presenter.states() == ()
-        await one.press("5")
-        await one.until_shown("✕ stop on tokens: refused: control is off for this run")
+    async with open_app(refuse="control is off for this run") as ui:
+        await ui.press("j", "i", "x", "enter")
+        await ui.until(lambda: len(ui.app._notifications) == 1)
+        assert ui.app.presenter.states() == ()
+        await ui.press("5")
+        await ui.until_shown("✕ stop on tokens: refused: control is off for this run")
 
 
 async def test_readonly_hides_and_does_nothing():
-    async with desk(is_readonly=True) as one:
-        await one.press("i", "z", "X")
-        assert one.app.screen is one.app.main
-        assert "intervene" not in one.line(KeyLine)
-        assert "read-only" in one.line(StatusLine)
-        commands = {c.title for c in one.app.get_system_commands(one.app.screen)}
+    async with open_app(is_readonly=True) as ui:
+        await ui.press("i", "z", "X")
+        assert ui.app.screen is ui.app.main
+        assert "intervene" not in ui.line(KeyLine)
+        assert "read-only" in ui.line(StatusLine)
+        commands = {c.title for c in ui.app.get_system_commands(ui.app.screen)}
         assert not commands & {key.meaning for key in KEYS if key.changes}
         assert {key.meaning for key in KEYS if key.action == "freeze"} <= commands
 
 
 async def test_folding_filtering_sorting_and_moving():
-    async with desk() as one:
-        table = one.app.main.table
-        await one.press("j", "j", "j", "h")
-        await one.until_shown("▸ blocks")
+    async with open_app() as ui:
+        table = ui.app.main.table
+        await ui.press("j", "j", "j", "h")
+        await ui.until_shown("▸ blocks")
         assert table.listed == 6
-        await one.press("l", "G")
+        await ui.press("l", "G")
         assert table.cursor_layer == "head"
-        await one.until(lambda: "head" in one.text and "tokens" not in one.text, advance=False)
-        await one.press("g")
-        await one.until_shown("tokens", advance=False)
-        await one.press("slash", *"fc[12]")
-        await one.until_shown("blocks.3.mlp.fc2")
-        assert "/fc[12] · 8 of 46 layers" in one.line(TabLine)
-        await one.press("enter", "greater_than_sign", "greater_than_sign")
-        await one.until_shown("‖∇out‖ ▼")
-        await one.press("I")
-        await one.until_shown("‖∇out‖ ▲")
-        await one.press("escape", "less_than_sign", "less_than_sign", "g")
-        await one.until_shown("▾ blocks")
+        await ui.until(lambda: "head" in ui.text and "tokens" not in ui.text, advance=False)
+        await ui.press("g")
+        await ui.until_shown("tokens", advance=False)
+        await ui.press("slash", *"fc[12]")
+        await ui.until_shown("blocks.3.mlp.fc2")
+        assert "/fc[12] · 8 of 46 layers" in ui.line(TabLine)
+        await ui.press("enter", "greater_than_sign", "greater_than_sign")
+        await ui.until_shown("‖∇out‖ ▼")
+        await ui.press("I")
+        await ui.until_shown("‖∇out‖ ▲")
+        await ui.press("escape", "less_than_sign", "less_than_sign", "g")
+        await ui.until_shown("▾ blocks")
 
 
 async def test_an_invalid_filter_shows_the_reason_while_the_person_types():
-    async with desk() as one:
-        await one.press("slash", "left_parenthesis")
-        await one.until_shown(
+    async with open_app() as ui:
+        await ui.press("slash", "left_parenthesis")
+        await ui.until_shown(
             "invalid regular expression: missing ), unterminated subpattern", advance=False
         )
-        await one.press("escape")
-        assert one.app.main.table.listed == 46
+        await ui.press("escape")
+        assert ui.app.main.table.listed == 46
 
 
 @SIZES
 async def test_the_detail_shows_shapes_numbers_and_curves(size):
-    async with desk(size) as one:
-        await one.press(*"jjjjjjj", "enter")
-        await one.until_shown("blocks.0.attention.qkv  Linear")
+    async with open_app(size) as ui:
+        await ui.press(*"jjjjjjj", "enter")
+        await ui.until_shown("blocks.0.attention.qkv  Linear")
         for words in ("384 × 128  float32, 49.2k numbers", "gradient norm", "param gradient", "4,096"):  # noqa: RUF001
-            await one.until_shown(words)
-        assert any(0x2800 < ord(letter) < 0x2900 for letter in one.text)
-        await one.press("i", "r", "enter")
-        await one.until_shown("◆ reverse")
-        assert one.source.commands[0].layers == ("blocks.0.attention.qkv",)
-        await one.press("escape")
-        await one.until_shown("(GPT)")
+            await ui.until_shown(words)
+        assert any(0x2800 < ord(character) < 0x2900 for character in ui.text)
+        await ui.press("i", "r", "enter")
+        await ui.until_shown("◆ reverse")
+        assert ui.source.commands[0].layers == ("blocks.0.attention.qkv",)
+        await ui.press("escape")
+        await ui.until_shown("(GPT)")
 
 
 @SIZES
 async def test_the_exponents_of_each_kind_replace_the_curves(size):
-    async with desk(size, runs=[SyntheticRun(is_full=True)]) as one:
-        await one.until_shown("tokens")
-        await one.press(*"jjjjjjj", "enter", "e")
-        await one.until_shown("exponents: gradient")
-        await one.until_shown("share of elements")
+    async with open_app(size, runs=[SyntheticRun(is_full=True)]) as ui:
+        await ui.until_shown("tokens")
+        await ui.press(*"jjjjjjj", "enter", "e")
+        await ui.until_shown("exponents: gradient")
+        await ui.until_shown("share of elements")
         for words in ("in fp16", "fp16 least normal 2^-14", "2^-6│", "█", "step"):
-            await one.until_shown(words)
-        assert not any(0x2800 < ord(letter) < 0x2900 for letter in one.text)
-        await one.press("j")
-        await one.until_shown("exponents: parameters")
-        await one.press("k", "k")
-        await one.until_shown("exponents: output")
-        await one.press("k")
-        await one.until_shown("exponents: update Δw")
-        await one.press("e")
-        await one.until(lambda: any(0x2800 < ord(letter) < 0x2900 for letter in one.text))
-        assert ("exponents: update Δw" in one.text) == (size[0] >= 100)
+            await ui.until_shown(words)
+        assert not any(0x2800 < ord(character) < 0x2900 for character in ui.text)
+        await ui.press("j")
+        await ui.until_shown("exponents: parameters")
+        await ui.press("k", "k")
+        await ui.until_shown("exponents: output")
+        await ui.press("k")
+        await ui.until_shown("exponents: update Δw")
+        await ui.press("e")
+        await ui.until(lambda: any(0x2800 < ord(character) < 0x2900 for character in ui.text))
+        assert ("exponents: update Δw" in ui.text) == (size[0] >= 100)
 
 
 async def test_on_a_wide_screen_the_exponents_are_next_to_the_curves():
-    async with desk(runs=[SyntheticRun(is_full=True)]) as one:
-        await one.until_shown("tokens")
-        await one.press(*"jjjjjjj", "enter")
+    async with open_app(runs=[SyntheticRun(is_full=True)]) as ui:
+        await ui.until_shown("tokens")
+        await ui.press(*"jjjjjjj", "enter")
         for words in ("gradient norm", "activation", "exponents: gradient", "fp16 least normal"):
-            await one.until_shown(words)
-        assert "update Δw/w" not in one.text
+            await ui.until_shown(words)
+        assert "update Δw/w" not in ui.text
 
 
 @SIZES
 async def test_at_core_detail_the_exponents_are_shown_as_not_measured(size):
-    async with desk(size) as one:
-        await one.press(*"jjjjjjj", "enter")
-        await one.until_shown("gradient norm")
-        assert "exponents:" not in one.text
-        await one.press("e")
+    async with open_app(size) as ui:
+        await ui.press(*"jjjjjjj", "enter")
+        await ui.until_shown("gradient norm")
+        assert "exponents:" not in ui.text
+        await ui.press("e")
         for words in ("exponents: gradient", "Not measured", 'gradscope.attach(model, detail="full")'):
-            await one.until_shown(words)
+            await ui.until_shown(words)
 
 
 async def test_a_frozen_strip_does_not_change_while_steps_arrive():
-    async with desk(runs=[SyntheticRun(is_full=True)]) as one:
-        await one.until_shown("tokens")
-        await one.press(*"jjjjjjj", "enter", "e", "p")
-        step = one.app.presenter.frame.measured.step
-        await one.until(lambda: one.app.session.watched.step > step + 8)
-        await one.press("j")
-        await one.until_shown("exponents: parameters")
-        assert f"step {step:,}" in one.text.partition("exponents:")[2]
-        assert f"step {step + 1:,}" not in one.text.partition("exponents:")[2]
+    async with open_app(runs=[SyntheticRun(is_full=True)]) as ui:
+        await ui.until_shown("tokens")
+        await ui.press(*"jjjjjjj", "enter", "e", "p")
+        step = ui.app.presenter.frame.measured.step
+        await ui.until(lambda: ui.app.session.watched.step > step + 8)
+        await ui.press("j")
+        await ui.until_shown("exponents: parameters")
+        assert f"step {step:,}" in ui.text.partition("exponents:")[2]
+        assert f"step {step + 1:,}" not in ui.text.partition("exponents:")[2]
 
 
 async def test_a_frozen_view_does_not_change_and_counts_the_new_steps():
-    async with desk() as one:
-        await one.press("p")
-        step = one.app.presenter.frame.measured.step
-        await one.until(
+    async with open_app() as ui:
+        await ui.press("p")
+        step = ui.app.presenter.frame.measured.step
+        await ui.until(
             lambda: (
-                "frozen, 7 waiting" in one.line(StatusLine) or one.app.session.watched.step > step + 60
+                "frozen, 7 waiting" in ui.line(StatusLine) or ui.app.session.watched.step > step + 60
             )
         )
-        assert "waiting" in one.line(StatusLine)
-        assert one.app.presenter.frame.measured.step == step
-        await one.press("p")
-        await one.until(lambda: one.app.presenter.frame.measured.step > step)
+        assert "waiting" in ui.line(StatusLine)
+        assert ui.app.presenter.frame.measured.step == step
+        await ui.press("p")
+        await ui.until(lambda: ui.app.presenter.frame.measured.step > step)
 
 
 async def test_only_rows_that_changed_are_drawn_again():
-    async with desk() as one:
-        table = one.app.main.table
-        await one.until(lambda: table._view.layout.width == 119)  # the scroll bar takes one cell
-        frame, states = one.app.presenter.frame, ()
+    async with open_app() as ui:
+        table = ui.app.main.table
+        await ui.until(lambda: table._view.layout.width == 119)  # the scroll bar takes one cell
+        frame, states = ui.app.presenter.frame, ()
         table.show(frame, states)
         table.counters.clear()
         for _ in range(5):
@@ -345,31 +343,29 @@ async def test_only_rows_that_changed_are_drawn_again():
 
 @pytest.mark.timing
 async def test_when_data_stops_the_screen_says_so_within_two_seconds():
-    async with desk() as one:
-        await one.until(lambda: "● live" in one.line(StatusLine))
+    async with open_app() as ui:
+        await ui.until(lambda: "● live" in ui.line(StatusLine))
         stopped = time.monotonic()
-        await one.until(lambda: "no new step for" in one.line(StatusLine), advance=False)
+        await ui.until(lambda: "no new step for" in ui.line(StatusLine), advance=False)
         assert time.monotonic() - stopped < 2.5  # two seconds, and a machine that is busy
-        await one.until(lambda: "● live" in one.line(StatusLine))
+        await ui.until(lambda: "● live" in ui.line(StatusLine))
 
 
 async def test_a_lost_link_and_its_return_are_shown_and_logged():
-    async with desk() as one:
-        one.source.link.phase = "lost"
-        await one.until(
-            lambda: "✕ link lost, reconnecting, data " in one.line(StatusLine), advance=False
-        )
-        one.source.link.phase = "up"
-        await one.press("5")
-        await one.until_shown("the link to the hub is up again")
-        assert "the link to the hub was lost" in one.text
+    async with open_app() as ui:
+        ui.source.link.phase = "lost"
+        await ui.until(lambda: "✕ link lost, reconnecting, data " in ui.line(StatusLine), advance=False)
+        ui.source.link.phase = "up"
+        await ui.press("5")
+        await ui.until_shown("the link to the hub is up again")
+        assert "the link to the hub was lost" in ui.text
 
 
 async def test_an_ended_run_is_shown_as_ended():
-    async with desk() as one:
-        one.source.put(Runs(runs=(SyntheticRun().info(is_live=False),)))
-        await one.until(lambda: "■ ended" in one.line(StatusLine), advance=False)
-        assert "(GPT)" in one.text
+    async with open_app() as ui:
+        ui.source.put(Runs(runs=(SyntheticRun().info(is_live=False),)))
+        await ui.until(lambda: "■ ended" in ui.line(StatusLine), advance=False)
+        assert "(GPT)" in ui.text
 
 
 async def test_without_a_hub_it_waits_and_connects_when_a_run_appears():
@@ -382,144 +378,144 @@ async def test_without_a_hub_it_waits_and_connects_when_a_run_appears():
 
     app = GradscopeApp(connect)
     async with app.run_test(size=(80, 24)) as pilot:
-        one = Desk(app, pilot, source)
-        await one.until_shown("gradscope.attach(model)", advance=False)
-        assert "Waiting for a run" in one.text
+        ui = OpenApp(app, pilot, source)
+        await ui.until_shown("gradscope.attach(model)", advance=False)
+        assert "Waiting for a run" in ui.text
         has_hub.append(True)
-        await one.until_shown("46 layers")
+        await ui.until_shown("46 layers")
 
 
 async def test_several_runs_are_offered_and_one_is_chosen():
     runs = [SyntheticRun(run=name) for name in ("first", "second")]
-    async with desk(runs=runs, is_watched=False) as one:
-        await one.until(lambda: isinstance(one.app.screen, RunsScreen), advance=False)
-        await one.until_shown("second", advance=False)
-        await one.press("j", "enter")
-        await one.until_shown("(GPT)")
-        assert one.app.session.watched.run == "second"
-        await one.press("R")
-        await one.until(lambda: isinstance(one.app.screen, RunsScreen))
+    async with open_app(runs=runs, is_watched=False) as ui:
+        await ui.until(lambda: isinstance(ui.app.screen, RunsScreen), advance=False)
+        await ui.until_shown("second", advance=False)
+        await ui.press("j", "enter")
+        await ui.until_shown("(GPT)")
+        assert ui.app.session.watched.run == "second"
+        await ui.press("R")
+        await ui.until(lambda: isinstance(ui.app.screen, RunsScreen))
 
 
 async def test_the_screen_waits_for_the_named_run():
-    async with desk(run="later", is_watched=False) as one:
-        await one.until_shown("Waiting for the run 'later'", advance=False)
-        one.source.runs["later"] = SyntheticRun(run="later")
-        one.source.put(Runs(runs=(SyntheticRun(run="later").info(),)))
-        await one.until(lambda: "later" in one.line(StatusLine))
+    async with open_app(run="later", is_watched=False) as ui:
+        await ui.until_shown("Waiting for the run 'later'", advance=False)
+        ui.source.runs["later"] = SyntheticRun(run="later")
+        ui.source.put(Runs(runs=(SyntheticRun(run="later").info(),)))
+        await ui.until(lambda: "later" in ui.line(StatusLine))
 
 
 async def test_a_model_without_layers_has_an_empty_state():
-    async with desk(runs=[SyntheticRun(layers=())], is_watched=False) as one:
-        await one.until_shown("GPT has no layers to show")
+    async with open_app(runs=[SyntheticRun(layers=())], is_watched=False) as ui:
+        await ui.until_shown("GPT has no layers to show")
 
 
 async def test_a_model_without_gradients_is_shown_with_dots():
     names = frozenset(layer.name for layer in SyntheticRun().layers)
-    async with desk(runs=[SyntheticRun(unmeasured=names)]) as one:
-        await one.until_shown("tokens")
-        row = next(line for line in one.text.splitlines() if " tokens" in line)
+    async with open_app(runs=[SyntheticRun(unmeasured=names)]) as ui:
+        await ui.until_shown("tokens")
+        row = next(line for line in ui.text.splitlines() if " tokens" in line)
         assert "·" in row
 
 
 @pytest.mark.parametrize("size", [(60, 20), (40, 10)], ids=["60x20", "40x10"])
 async def test_small_windows_keep_names_gradients_and_the_link_state(size):
-    async with desk(size) as one:
-        await one.until(lambda: "live" in one.line(StatusLine))
-        assert "tokens" in one.text
-        await one.press("j", "i", "r")
-        await one.until_shown("multiplied", advance=False)
-        await one.press("tab")
-        await one.until_shown("while I watch", advance=False)
-        assert "viewer has gone." in " ".join(one.text.replace("│", " ").split())
-        await one.press("enter")
-        await one.until_shown("◆")
+    async with open_app(size) as ui:
+        await ui.until(lambda: "live" in ui.line(StatusLine))
+        assert "tokens" in ui.text
+        await ui.press("j", "i", "r")
+        await ui.until_shown("multiplied", advance=False)
+        await ui.press("tab")
+        await ui.until_shown("while I watch", advance=False)
+        assert "viewer has gone." in " ".join(ui.text.replace("│", " ").split())
+        await ui.press("enter")
+        await ui.until_shown("◆")
 
 
 async def test_a_window_too_small_says_so_and_recovers():
-    async with desk() as one:
-        await one.pilot.resize_terminal(30, 8)
-        await one.until(lambda: "30 × 8 is too small" in one.text)  # noqa: RUF001
-        await one.pilot.resize_terminal(100, 30)
-        await one.until_shown("(GPT)")
+    async with open_app() as ui:
+        await ui.pilot.resize_terminal(30, 8)
+        await ui.until(lambda: "30 × 8 is too small" in ui.text)  # noqa: RUF001
+        await ui.pilot.resize_terminal(100, 30)
+        await ui.until_shown("(GPT)")
 
 
 async def test_quitting_asks_only_while_a_change_of_this_viewer_is_in_force():
-    async with desk() as one:
-        await one.press("j", "i", "r", "enter")
-        await one.until(lambda: "1 active" in one.line(InterventionBar))
-        await one.press("q")
-        await one.until(lambda: isinstance(one.app.screen, QuitScreen))
-        await one.press("escape")
-        assert one.app.is_running
-        await one.press("q", "r")
-        await one.until(lambda: one.app._exit)
-        assert one.source._entries == []
-        assert one.app.return_code == 0
+    async with open_app() as ui:
+        await ui.press("j", "i", "r", "enter")
+        await ui.until(lambda: "1 active" in ui.line(InterventionBar))
+        await ui.press("q")
+        await ui.until(lambda: isinstance(ui.app.screen, QuitScreen))
+        await ui.press("escape")
+        assert ui.app.is_running
+        await ui.press("q", "r")
+        await ui.until(lambda: ui.app._exit)
+        assert ui.source._entries == []
+        assert ui.app.return_code == 0
 
 
 @pytest.mark.parametrize(("key", "code"), [("q", 0), ("ctrl+c", 130)])
 async def test_quitting_without_changes_is_immediate(key, code):
-    async with desk() as one:
-        await one.press(key)
-        assert one.app.return_code == code
+    async with open_app() as ui:
+        await ui.press(key)
+        assert ui.app.return_code == code
 
 
 async def test_ctrl_c_quits_also_from_a_form_and_a_second_one_does_not_ask():
-    async with desk() as one:
-        await one.press("j", "i", "r", "enter")
-        await one.until(lambda: "1 active" in one.line(InterventionBar))
-        await one.press("i", "r", "ctrl+c")
-        await one.until(lambda: isinstance(one.app.screen, QuitScreen))
-        await one.press("ctrl+c")
-        assert one.app.return_code == 130
+    async with open_app() as ui:
+        await ui.press("j", "i", "r", "enter")
+        await ui.until(lambda: "1 active" in ui.line(InterventionBar))
+        await ui.press("i", "r", "ctrl+c")
+        await ui.until(lambda: isinstance(ui.app.screen, QuitScreen))
+        await ui.press("ctrl+c")
+        assert ui.app.return_code == 130
 
 
 async def test_help_and_palette_open_and_close():
-    async with desk() as one:
-        await one.press("question_mark")
-        assert isinstance(one.app.screen, HelpScreen)
-        await one.until_shown("next row", advance=False)
-        await one.press("escape", "colon")
-        await one.until(lambda: one.app.screen is not one.app.main)
-        await one.press(*"freeze")
-        await one.until_shown("freeze the view", advance=False)
-        await one.press("enter")
-        await one.until(lambda: one.app.presenter.is_frozen)
+    async with open_app() as ui:
+        await ui.press("question_mark")
+        assert isinstance(ui.app.screen, HelpScreen)
+        await ui.until_shown("next row", advance=False)
+        await ui.press("escape", "colon")
+        await ui.until(lambda: ui.app.screen is not ui.app.main)
+        await ui.press(*"freeze")
+        await ui.until_shown("freeze the view", advance=False)
+        await ui.press("enter")
+        await ui.until(lambda: ui.app.presenter.is_frozen)
 
 
 async def test_interventions_are_listed_and_removed_one_by_one():
-    async with desk() as one:
+    async with open_app() as ui:
         for keys in (("j", "i", "r", "enter"), ("j", "i", "x", "enter")):
-            await one.press(*keys)
-            await one.until(lambda: not one.app.changes.pending)
-        await one.press("4")
-        await one.until_shown("60 s after its viewer")
-        await one.press("j", "x")
-        await one.until(lambda: len(one.app.presenter.states()) == 1)
-        assert one.app.presenter.states()[0].action == "reverse"
+            await ui.press(*keys)
+            await ui.until(lambda: not ui.app.changes.pending)
+        await ui.press("4")
+        await ui.until_shown("60 s after its viewer")
+        await ui.press("j", "x")
+        await ui.until(lambda: len(ui.app.presenter.states()) == 1)
+        assert ui.app.presenter.states()[0].action == "reverse"
 
 
 async def test_the_mouse_works_too():
-    async with desk() as one:
-        await one.pilot.click("LayerTable", offset=(10, 4))
-        assert one.app.main.table.cursor_layer == "blocks"
-        await one.pilot.click("TabLine", offset=(one.line(TabLine).index("5 Log"), 0))
-        await one.until(lambda: one.app.presenter.page == "log")
-        await one.pilot.click("KeyLine", offset=(2, 0))
+    async with open_app() as ui:
+        await ui.pilot.click("LayerTable", offset=(10, 4))
+        assert ui.app.main.table.cursor_layer == "blocks"
+        await ui.pilot.click("TabLine", offset=(ui.line(TabLine).index("5 Log"), 0))
+        await ui.until(lambda: ui.app.presenter.page == "log")
+        await ui.pilot.click("KeyLine", offset=(2, 0))
 
 
 @pytest.mark.parametrize("theme", ["gradscope-light", "ansi-dark"])
 async def test_other_themes_can_be_chosen(theme):
-    async with desk() as one:
-        one.app.theme = theme
-        await one.until_shown("(GPT)")
-        style = one.app.main.table.style_of("bad")
+    async with open_app() as ui:
+        ui.app.theme = theme
+        await ui.until_shown("(GPT)")
+        style = ui.app.main.table.style_of("bad")
         assert style.bgcolor is not None
 
 
 async def test_keys_work_while_many_past_steps_arrive():
-    async with desk(past=600) as one:
-        await one.until(lambda: len(one.app.session.watched.ring) == 600)
-        assert one.app.session.watched.counters["again"] == 0
-        assert isinstance(one.app.main.query_one(EmptyState), EmptyState)
+    async with open_app(past=600) as ui:
+        await ui.until(lambda: len(ui.app.session.watched.ring) == 600)
+        assert ui.app.session.watched.counters["again"] == 0
+        assert isinstance(ui.app.main.query_one(EmptyState), EmptyState)

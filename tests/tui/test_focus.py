@@ -1,10 +1,10 @@
-"""The layer in detail is looked at more often: what is asked, and what of it is on the screen."""
+"""The focus: which layer a viewer requests, and how its focus steps are shown."""
 
 import msgspec
 import numpy as np
 import pytest
 from synthetic_run import SyntheticRun
-from test_app import desk
+from test_app import open_app
 
 from gradscope.protocol import Runs
 from gradscope_tui.screens.help import help_text
@@ -126,30 +126,30 @@ def test_the_focus_interval_is_written_in_words(every, words):
 
 @pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
 async def test_the_layer_in_detail_is_in_the_focus_until_the_page_closes(size, run):
-    async with desk(size) as one:
-        assert one.source.focused == []
-        await one.press("j", "enter")
-        await one.until(lambda: one.source.focused == [("tokens",)])
-        made, at = one.source._watched, one.source.at
-        one.source.put(made.focus_step(at - 1, "tokens"), made.focus_step(at + 1, "tokens"))
-        await one.until_shown("focus: every 2nd step", advance=False)
-        await one.press("escape")
-        await one.until(lambda: one.source.focused == [("tokens",), ()])
+    async with open_app(size) as ui:
+        assert ui.source.focused == []
+        await ui.press("j", "enter")
+        await ui.until(lambda: ui.source.focused == [("tokens",)])
+        made, at = ui.source._watched, ui.source.at
+        ui.source.put(made.focus_step(at - 1, "tokens"), made.focus_step(at + 1, "tokens"))
+        await ui.until_shown("focus: every 2nd step", advance=False)
+        await ui.press("escape")
+        await ui.until(lambda: ui.source.focused == [("tokens",), ()])
 
 
 async def test_a_readonly_viewer_requests_no_focus():
-    async with desk(is_readonly=True) as one:
-        await one.press("j", "enter")
-        await one.until(lambda: one.app.presenter.page == "detail")
-        await one.until_shown("gradient norm")
-        assert one.source.focused == []
-        assert "focus" not in one.text
+    async with open_app(is_readonly=True) as ui:
+        await ui.press("j", "enter")
+        await ui.until(lambda: ui.app.presenter.page == "detail")
+        await ui.until_shown("gradient norm")
+        assert ui.source.focused == []
+        assert "focus" not in ui.text
 
 
 async def test_a_refused_focus_is_shown_next_to_the_layer():
-    async with desk(refuse_focus="there is no focus on layers of a compiled model") as one:
-        await one.press("j", "enter")
-        await one.until_shown("no focus: there is no focus on layers of a compiled")
+    async with open_app(refuse_focus="there is no focus on layers of a compiled model") as ui:
+        await ui.press("j", "enter")
+        await ui.until_shown("no focus: there is no focus on layers of a compiled")
 
 
 def test_the_help_explains_the_focus():

@@ -3,7 +3,7 @@
 import pytest
 from rich.cells import cell_len
 from synthetic_run import SyntheticRun
-from test_app import SIZES, desk
+from test_app import SIZES, open_app
 
 from gradscope.columns import MemoryRow, TimeRow
 from gradscope.protocol import Memory, Times
@@ -154,19 +154,19 @@ def test_a_restarted_run_has_new_memory_data():
 
 @SIZES
 async def test_the_page_is_a_key_away_and_scrolls_below_its_bars(size):
-    async with desk(size) as one:
-        await one.press("3")
-        await one.until_shown("No memory data yet", advance=False)
-        run = next(iter(one.source.runs.values()))
+    async with open_app(size) as ui:
+        await ui.press("3")
+        await ui.until_shown("No memory data yet", advance=False)
+        run = next(iter(ui.source.runs.values()))
         count = len(run.layers)
         saved = [i * MIB for i in range(count)]
-        one.source.put(memory(15, saved, run.run), times(15, count, run.run))
-        await one.until_shown("memory after the forward of step 15", advance=False)
+        ui.source.put(memory(15, saved, run.run), times(15, count, run.run))
+        await ui.until_shown("memory after the forward of step 15", advance=False)
         for words in ("saved for backward 8.00 MiB", "forward", "with below", "3 Memory"):
-            assert words in one.text
+            assert words in ui.text
         first = run.layers[count - 1].name
-        assert first in one.text
-        await one.press("G")
-        await one.until(lambda: first not in one.text, advance=False)
-        assert "memory after the forward of step 15" in one.text
-        assert len(one.text.splitlines()) == size[1]
+        assert first in ui.text
+        await ui.press("G")
+        await ui.until(lambda: first not in ui.text, advance=False)
+        assert "memory after the forward of step 15" in ui.text
+        assert len(ui.text.splitlines()) == size[1]

@@ -74,7 +74,7 @@ def test_from_the_start_to_an_active_reversal_and_away(agent, terminal, size):
     screen.until("trial-1", "tokens", "live")
     screen.press("j")
     screen.press("i")
-    screen.until("a letter chooses")
+    screen.until("a key selects")
     screen.press("r")
     screen.until("enter applies", "is multiplied")
     screen.press("\r")

@@ -121,7 +121,7 @@ class StepEngine:
 
     def optimizers(self) -> list[Optimizer]:
         """Return the model's optimizers: the ones that have stepped, and the one given to `attach`."""
-        return self._optimizers.met()
+        return self._optimizers.stepped_optimizers()
 
     def peek(self) -> tuple[tuple[str, ...], Block] | None:
         """Return the layers and the statistics of the step so far; None if it is not observed."""

@@ -155,8 +155,8 @@ _CODES: Final = (
     context.INPUT_RETURNED_AS_IS,
     builtin.REIMPLEMENTS_BUILTIN,
 )
-"""From causes to consequences. A code stands before those that it explains; among findings of one severity,
-the report shows that of the earlier code first."""
+"""From causes to consequences: a code precedes the codes that it explains. Among findings of one severity,
+the report shows the finding with the earlier code first."""
 
 CODES: Final[Mapping[str, Code]] = {code.name: code for code in _CODES}
 

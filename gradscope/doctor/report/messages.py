@@ -41,7 +41,7 @@ KNOWN_MESSAGES: Final = (
         r"returned an incorrect number of gradients \(expected \d+, got \d+\)"
         r"|expected \d+ gradients?,? (but )?got \d+",
         "backward must return one value for each argument of forward except ctx",
-        "return as many values as forward has arguments, None for those that are not tensors",
+        "return as many values as forward has arguments, None for an argument that is not a tensor",
     ),
     _row(
         "invalid gradient shape at index",

@@ -20,7 +20,7 @@ _WeakTensors: TypeAlias = list[tuple["weakref.ref[Tensor]", int]]
 
 
 def measure_ctx_memory(subject: Subject) -> Iterator[str]:
-    """Yield a line on the bytes that are alive after backward, and one on those that outlive the output.
+    """Yield a line on the bytes that are alive after backward, and one on the bytes that outlive the output.
 
     The subject must run without an exception. Python's garbage collector is off meanwhile.
     """

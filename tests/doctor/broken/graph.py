@@ -32,7 +32,7 @@ class SavesClone(Function):
 
 
 class SavesIntermediate(Function):
-    """An intermediate of forward, used in backward beside the input: the graph is whole in part."""
+    """Backward uses the input and an intermediate of forward: a part of the graph is intact."""
 
     found_first = "graph-broken"
     evidence = "saved tensor 1 of SavesIntermediate is neither an argument nor an output"
@@ -115,7 +115,7 @@ class ItemInBackward(Function):
 
 
 class NumpyInBackward(Function):
-    """NumPy, which raises as soon as a graph is asked for."""
+    """NumPy raises as soon as a graph is requested."""
 
     found_first = "not-twice-differentiable"
     severity = "warning"

@@ -196,8 +196,8 @@ class GradientElsewhere(Function):
         return torch.full(dy.shape, 3.0, device="meta")
 
 
-class ComputesWhatNobodyNeeds(Function):
-    """A linear map that never looks at needs_input_grad."""
+class ComputesUnusedGradients(Function):
+    """A linear map that never reads needs_input_grad."""
 
     found_first = "ignores-needs-input-grad"
     severity = "warning"

@@ -32,7 +32,7 @@ class SquareProductWithoutTranspose(Function):
 
 
 class FusedReluWithoutTranspose(Function):
-    """The same below a ReLU, which is no product any more."""
+    """The same with a ReLU after the product."""
 
     found_first = "missing-transpose"
     evidence = "the gradient of x is right once the saved w is transposed"

@@ -251,7 +251,7 @@ class UsesDataInForward(Function):
 
 
 class ReturnsInput(Function):
-    """The input itself, which becomes a view that nobody may write to."""
+    """The input itself, which becomes a read-only view."""
 
     found_first = "input-returned-as-is"
 

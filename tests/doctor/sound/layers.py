@@ -534,7 +534,7 @@ class SortedValues(Function):
 
 
 class PixelShuffle(Function):
-    """Shi et al., 2016: channels to space; backward is the way back."""
+    """Shi et al., 2016: channels to space; backward is its inverse."""
 
     @staticmethod
     def forward(ctx, x, r):

@@ -1,8 +1,8 @@
 """`InterveneScreen`: from `i` to an intervention in two or three keys.
 
-A letter selects the action. The form then shows its arguments, site and end, and says in one sentence
-what will happen; `enter` applies it without a second question. The actions and their fields are those
-that the run's manifest lists.
+A key selects the action. The form then shows its arguments, site and end, and one sentence that says what
+will happen. `enter` applies the intervention without a further question. The actions and their fields come
+from the run's manifest.
 """
 
 from typing import ClassVar
@@ -83,7 +83,7 @@ class InterveneScreen(ModalScreen[Command | None]):
             with Vertical(id="answer"):
                 yield Static("", classes="sentence", id="sentence", markup=False)
                 yield Static("", classes="problem", id="problem", markup=False)
-        card.border_subtitle = "a letter chooses · esc cancels"
+        card.border_subtitle = "a key selects · esc cancels"
 
     def _list_of_actions(self) -> str:
         lines = [

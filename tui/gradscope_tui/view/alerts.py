@@ -45,7 +45,7 @@ def alert_row(entry: AlertEntry, width: int) -> tuple[Cell, ...]:
 
 
 def _widths(width: int) -> tuple[int, ...]:
-    """Return the widths of the columns before the text; 0 for those that are not shown."""
+    """Return the widths of the columns before the text; 0 for a column that is not shown."""
     return (10, 10, 14, 26, 11, 11) if width >= _WIDE else (0, 9, 13, 20, 10, 0)
 
 

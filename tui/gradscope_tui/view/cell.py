@@ -44,7 +44,7 @@ def printable(text: str) -> str:
     """Return text from the link with control characters replaced: a terminal would execute them."""
     if text.isprintable():
         return text
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
+    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def fit(text: str, width: int, *, keep_end: bool = False) -> str:

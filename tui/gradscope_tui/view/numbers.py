@@ -39,7 +39,7 @@ def plain_number(value: float) -> str:
 def aligned(value: float) -> str:
     """Return a number in NUMBER_WIDTH cells, with the decimal point after three cells."""
     text = plain_number(value)
-    point = next((i for i, letter in enumerate(text) if letter in ".e"), len(text))
+    point = next((i for i, char in enumerate(text) if char in ".e"), len(text))
     return (" " * max(0, _BEFORE_POINT - point) + text).ljust(NUMBER_WIDTH)[:NUMBER_WIDTH]
 
 

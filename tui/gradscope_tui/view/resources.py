@@ -215,7 +215,7 @@ def layer_header(width: int) -> Line:
 
 
 def layer_rows(store: ResourceStore, width: int) -> list[Line]:
-    """Return a line for each layer with memory or time; those that save most come first."""
+    """Return a line for each layer with memory or time; layers that save most come first."""
     memory, times = store.memory, store.times
     names = list(memory or times or ())
     found = [(name, memory[name] if memory else None, _time_of(times, name)) for name in names]

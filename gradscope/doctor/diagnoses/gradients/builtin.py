@@ -120,7 +120,7 @@ _WITH_OPTIONS: Final[Mapping[str, _Operation]] = {
     "torch.nn.functional.conv1d": lambda x, w, *options: F.conv1d(x, w, None, *options),
     "torch.nn.functional.conv2d": lambda x, w, *options: F.conv2d(x, w, None, *options),
 }
-"""Called with all arguments in their order, also those that are not tensors."""
+"""Called with all arguments in their order, including arguments that are not tensors."""
 _BY_COUNT: Final[Mapping[int, Mapping[str, _Operation]]] = {1: _UNARY, 2: _BINARY, 3: _TERNARY}
 
 

@@ -48,7 +48,7 @@ def _gradients(exam: Examination) -> Sequence[Tensor | None]:
         if not mode.has_passed or len(ends) != len(exam.double_run.weights):
             return ()
         found = iter(torch.autograd.grad(ends, asked, exam.double_run.weights, allow_unused=True))
-    except Exception:  # noqa: BLE001 - a forward that autograd cannot record is no such quantiser
+    except Exception:  # noqa: BLE001 - autograd cannot record this forward
         return ()
     return [next(found) if leaf.requires_grad else None for leaf in leaves]
 

@@ -155,27 +155,27 @@ def _border(band: _Band, columns: int) -> tuple[Cell, ...]:
 
 def _cells(shares: Shares, values: NDArray[np.float32], columns: int) -> Iterator[Cell]:
     """Yield one line of the strip; neighbours with the same role are one cell."""
-    letters: list[tuple[str, Role]] = []
+    chars: list[tuple[str, Role]] = []
     gaps = set(holes(shares.steps).tolist())
     for i, share in enumerate(values.tolist()):
-        letters.append(_letter(share))
+        chars.append(_char_of(share))
         if i in gaps:
-            letters.append((" ", "normal"))
-    text, role = "", letters[0][1] if letters else "normal"
-    for letter, its_role in letters:
+            chars.append((" ", "normal"))
+    text, role = "", chars[0][1] if chars else "normal"
+    for char, its_role in chars:
         if its_role != role and text:
             yield Cell(text, role)
             text = ""
-        text, role = text + letter, its_role
-    yield Cell(text + " " * max(0, columns - len(letters)), role)
+        text, role = text + char, its_role
+    yield Cell(text + " " * max(0, columns - len(chars)), role)
 
 
-def _letter(share: float) -> tuple[str, Role]:
+def _char_of(share: float) -> tuple[str, Role]:
     if math.isnan(share):  # not measured in that step
         return "·", "dim"
     if share <= 0:
         return " ", "normal"
-    return next((letter, role) for least, letter, role in _LEVELS if share >= least)
+    return next((char, role) for least, char, role in _LEVELS if share >= least)
 
 
 def _marks(shares: Shares, columns: int) -> Iterator[Cell]:
