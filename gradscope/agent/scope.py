@@ -1,4 +1,7 @@
-"""`Scope`: the handle on one attached model. Each method calls one feature object."""
+"""`Scope`: the handle on one attached model.
+
+Each method calls the object that implements the feature.
+"""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -51,10 +54,11 @@ _log = logging.getLogger("gradscope")
 
 
 class Scope:
-    """gradscope on one model, from `attach` to `detach`. Also a context manager.
+    """The handle on one model, from `attach` to `detach`. Also a context manager.
 
-    It holds the model weakly and ends when the model is collected. All methods except `examine` may be
-    called from any thread. No method waits for the device, the hub or a viewer.
+    A scope holds a weak reference to the model and ends when the model is garbage-collected. All
+    methods except `examine` may be called from any thread. No method waits for the device, the hub or a
+    viewer.
 
     `layers` are patterns as in `attach`. A pattern that matches nothing raises UnknownLayerError, a
     subclass of UsageError; other invalid arguments raise UsageError.
@@ -112,7 +116,7 @@ class Scope:
 
     @property
     def rank(self) -> int:
-        """This process's rank; 0 outside a distributed job."""
+        """The rank of this process; 0 outside a distributed job."""
         return self._run.hello.rank
 
     @property
@@ -132,7 +136,7 @@ class Scope:
 
     @property
     def measured_by(self) -> str:
-        """Which pass reduces the model's tensors, and why no faster one is used."""
+        """The name of the pass that reduces the model's tensors, and why no faster pass is used."""
         return "" if self._run.manifest is None else self._run.manifest.measured_by
 
     @property
@@ -143,16 +147,16 @@ class Scope:
 
     @property
     def faults(self) -> dict[str, int]:
-        """How often each part of gradscope failed."""
+        """The number of errors in each part of gradscope."""
         return self._run.faults.counts
 
     def mark_step(self) -> None:
-        """End a step by hand, in a loop without an optimizer."""
+        """End a step explicitly, in a loop without an optimizer."""
         if not self._is_off:
             self._engine.mark_step()
 
     def detach(self) -> None:
-        """Remove everything from the model and end the link. Calling it again does nothing."""
+        """Remove all hooks from the model and close the link. Calling it again does nothing."""
         if self._is_off:
             return
         self._is_off = True
@@ -177,24 +181,26 @@ class Scope:
         return self._latest_steps.latest()
 
     def log(self, **values: float | torch.Tensor) -> None:
-        """Show numbers of the step in progress: `scope.log(loss=loss, lr=3e-4)`.
+        """Log scalars of the step in progress: `scope.log(loss=loss, lr=3e-4)`.
 
-        A value is a number or a tensor of one element, which is read without waiting for the device.
+        A value is a number or a tensor with one element, which is read without waiting for the device.
         Raises UsageError for other values.
         """
         self._scalars.log(values)
         self._functions.on_logged(values.values())
 
     def focus(self, *layers: str) -> tuple[str, ...]:
-        """Observe these layers in focus steps, from the next step on; no layers: end the focus.
+        """Observe these layers in focus steps, from the next step on. Without layers, end the focus.
 
-        layers: names or patterns of at most 16 layers. They replace the layers given before. The layers
-            that viewers put in the focus are added to them. Returns their names.
+        layers: names or patterns that match at most 16 layers. They replace the layers of an earlier
+            call and are added to the layers that viewers have put in the focus. Returns the names of
+            the layers.
 
-        At most half of the budget of observed steps is used for the focus, and all layers are observed
+        At most half of the budget of observed steps is used for the focus; all layers are then observed
         less often. With `every=N`, each step is a focus step. `latest_focus()` returns the newest focus
-        step, `focus_every` the interval. A focus that could not be observed more often than all layers
-        is observed rarely. With several ranks, call it on all ranks at the same place.
+        step, and `focus_every` is the interval. Focus steps are rare if the budget does not allow them
+        more often than observed steps. With several ranks, call this method on all ranks at the same
+        place in the script.
 
         Raises UsageError under torch.compile.
         """
@@ -204,32 +210,34 @@ class Scope:
 
     @property
     def focused(self) -> tuple[str, ...]:
-        """The layers in the focus: those of the script and those of viewers."""
+        """The layers in the focus of the script and of all viewers."""
         return self._focus.layers
 
     @property
     def focus_every(self) -> int:
-        """The interval of focus steps at present, in steps; 0: there are none."""
+        """The current interval of focus steps, in steps; 0 if there are none."""
         return self._run.sampler.focus_every
 
     def latest_focus(self) -> Table:
-        """Return the newest focus step: statistics of the layers in the focus only.
+        """Return the newest focus step, with statistics of the layers in the focus only.
 
-        `every` and `cost` are those of the focus. Raises NotMeasuredError before the first focus step.
+        `every` and `cost` refer to focus steps. Raises NotMeasuredError before the first focus step.
         """
         return self._latest_steps.latest_focus()
 
     def memory(self) -> MemoryTable:
         """Return the memory by layer: `memory()["fc1"].saved_bytes`; `.total` includes sublayers.
 
-        Raises NotMeasuredError before the first measured step, and says when it is due.
+        Raises NotMeasuredError before the first measured step; the message names the step that will be
+        measured.
         """
         return self._resources.memory()
 
     def times(self) -> TimesTable:
         """Return the time by layer: `times()["fc1"].forward_s`, `.backward_s`, `.calls`, `.total`.
 
-        Raises NotMeasuredError before the first measured step, and says when it is due.
+        Raises NotMeasuredError before the first measured step; the message names the step that will be
+        measured.
         """
         return self._resources.times()
 
@@ -240,14 +248,14 @@ class Scope:
     def capture(
         self, layers: LayerPatterns, what: str = "activation", *, every: int = 1, keep: int = 1
     ) -> Capture:
-        """Keep copies of whole tensors on the host, from this step on, or the next.
+        """Copy whole tensors to the host, from this step or the next step on.
 
         what: "activation" (the layer's output), "gradient" (of the loss with respect to the output,
-            after interventions), or "param_grad" (as the optimizer gets it).
-        every: capture in every N-th step. keep: the number of newest captured steps to keep.
+            after interventions), or "param_grad" (as the optimizer receives it).
+        every: capture in every N-th step. keep: keep the tensors of this many captured steps.
 
         `.tensors()` returns the copies, each with `.step .layer .name .tensor`. All captures of a run
-        hold at most 256 MB; `.skipped` names tensors beyond that.
+        hold at most 256 MB; `.skipped` lists the tensors that did not fit.
         """
         checked, names = check_what(what), self._engine.tracker.names
         capture = self._captures.add(match_names(layers, names), checked, every=every, keep=keep)
@@ -256,15 +264,15 @@ class Scope:
         return capture
 
     def examine(self, *inputs: object, **keywords: object) -> "list[Report]":
-        """Examine the custom autograd Functions that the model uses, with the model's own inputs.
+        """Examine the custom autograd Functions that the model uses, on inputs of the model.
 
-        Give the arguments of the model's forward; without any, the arguments recorded in the second
-        observed step are used, or those of a later observed step after another such call. A copy of the
-        model runs on them, apart from the training, which stays bitwise the same. Call it from the
-        training thread. See `gradscope.doctor.examine_model`.
+        inputs, keywords: arguments of the model's forward. Without any, the arguments recorded in the
+        second observed step are used; such a call also records the next observed step. A copy of the
+        model runs on the arguments, so the training stays bitwise the same. Call it from the training
+        thread. See `gradscope.doctor.examine_model`.
 
-        Raises UsageError if the model was collected, cannot be copied, cannot run on the inputs, or if
-        no inputs are given and none were recorded.
+        Raises UsageError if the model was garbage-collected, cannot be copied or cannot run on the
+        inputs, or if no inputs are given and none were recorded.
         """
         from gradscope.doctor import examine_model, examine_step_functions  # noqa: PLC0415 - slow to load
 
@@ -283,18 +291,18 @@ class Scope:
 
     @property
     def interventions(self) -> tuple[InterventionState, ...]:
-        """All active and pending interventions, with who set each and since which step."""
+        """All active and pending interventions, including who set each and since which step."""
         return tuple(state_of(entry) for entry in self._run.ledger.entries())
 
     @property
     def history(self) -> tuple[AuditEntry, ...]:
-        """The audit log: who set or removed which intervention, and when; oldest first."""
+        """The audit log: who set or removed which intervention, and when. Oldest entry first."""
         return self._run.ledger.history.entries()
 
     def reverse(
         self, layers: LayerPatterns, *, alpha: float = 1.0, **how: Unpack[When]
     ) -> Intervention:
-        """Multiply the gradient by -alpha, as a gradient reversal layer does."""
+        """Multiply the gradient by -alpha, like a gradient reversal layer."""
         return self._interventions.set("reverse", layers, {"alpha": alpha}, how)
 
     def scale(self, layers: LayerPatterns, *, factor: float, **how: Unpack[When]) -> Intervention:
@@ -307,7 +315,7 @@ class Scope:
         """Rescale the gradient to a Euclidean norm of at most max_norm (0 or greater).
 
         per: "tensor": each gradient separately; "layer": all gradients of a layer as one vector; "all":
-        those of all chosen layers as one vector, at the site "params" only.
+            the gradients of all chosen layers as one vector (at the site "params" only).
         """
         return self._interventions.set("clip", layers, {"max_norm": max_norm, "per": per}, how)
 
@@ -316,7 +324,7 @@ class Scope:
         return self._interventions.set("clamp", layers, {"limit": limit}, how)
 
     def stop(self, layers: LayerPatterns, **how: Unpack[When]) -> Intervention:
-        """Set the gradient to zero: no gradient flows through these layers' outputs."""
+        """Set the gradient to zero, so that no gradient flows through the outputs of these layers."""
         return self._interventions.set("stop", layers, {}, how)
 
     def noise(
@@ -342,7 +350,7 @@ class Scope:
         return self._interventions.set("replace_nonfinite", layers, {"value": value}, how)
 
     def straight_through(self, layers: LayerPatterns, **how: Unpack[When]) -> Intervention:
-        """Pass the gradient at a layer's output unchanged to its first input; the layer gets zeros."""
+        """Pass the gradient of a layer's output unchanged to its first input; the layer itself gets zeros."""
         return self._interventions.set("straight_through", layers, {}, how)
 
     def scale_activation(
@@ -384,12 +392,12 @@ class Scope:
         arguments: Mapping[str, object] | None = None,
         **how: Unpack[When],
     ) -> Intervention:
-        """Change the gradient by your own function, or by the intervention of that name.
+        """Apply a function of your own to the gradient, or install an intervention by its name.
 
         `function(gradient)` returns a tensor of the same shape and dtype. A subclass of
-        torch.autograd.Function is applied to the layer's output (or input) in forward. A function that
-        raises, returns another shape or dtype, or produces a new NaN is removed at once and reported;
-        that gradient stays unchanged.
+        torch.autograd.Function is applied to the layer's output (or input) in the forward pass. If the
+        function raises, returns another shape or dtype, or produces a new NaN, the gradient stays
+        unchanged and the intervention is removed and reported.
         """
         action = find_action(function) if isinstance(function, str) else action_of(function)
         return self._interventions.set(action, layers, arguments or {}, how)
@@ -400,13 +408,16 @@ class Scope:
         save: Callable[[int], object] | None = None,
         restore: Callable[[], object] | None = None,
     ) -> None:
-        """Keep a snapshot of the training state from right before the first intervention takes effect.
+        """Keep a snapshot of the training state, taken right before the first intervention takes effect.
 
-        It needs host memory for a copy of the model and the optimizers. Optimizers that have stepped
-        are found automatically. With your own `save(step)` and `restore()`, these are called instead.
-        `gradscope/agent/inspection/snapshot.py` lists what a snapshot contains.
+        optimizers: optimizers that have not stepped yet; those that have stepped are found
+            automatically.
+        save, restore: `save(step)` and `restore()` replace gradscope's own snapshot.
 
-        Raises UsageError if only one of `save` and `restore` is given, or for an argument that is not an
+        A snapshot needs host memory for a copy of the model and the optimizers.
+        `gradscope/agent/inspection/snapshot.py` lists the contents.
+
+        Raises UsageError if only one of `save` and `restore` is given, or if an argument is not an
         optimizer.
         """
         for optimizer in optimizers:
@@ -430,7 +441,7 @@ class Scope:
 
     @property
     def rules(self) -> tuple[tuple[Rule, str], ...]:
-        """The active rules and the action of each."""
+        """The active rules, each with the name of its action."""
         return self._rules.rules
 
     @property
@@ -457,19 +468,19 @@ class Scope:
         patience: int | None = None,
         layers: LayerPatterns | None = None,
     ) -> Rule:
-        """Set a rule; it replaces the rule with this name and these layers. All rules run by default.
+        """Set a rule; it replaces the rule with the same name and layers. All rules are active by default.
 
         name: one of `gradscope.rules.RULES`, which documents the meaning and the defaults of each.
-        action: what to do in addition to the alert: "event": nothing; "pause": pause before the next
-            step; "skip_step": the optimizer does nothing; "clip": clip the layer's gradients to the
-            limit; "remove": remove all interventions; "raise": raise AlertError; a function: call it
-            with the alert; "off": remove the rule.
-        threshold, patience: the limit, and for how many observed steps in a row it must be exceeded.
-        layers: the layers to judge; None: all.
+        action: what to do in addition to the alert. "event": nothing; "pause": pause before the next
+            step; "skip_step": skip the optimizer step; "clip": clip the layer's gradients to the limit;
+            "remove": remove all interventions; "raise": raise AlertError; a function: call it with the
+            alert; "off": remove the rule.
+        threshold: the limit. patience: how many consecutive observed steps must exceed the limit.
+        layers: the layers that the rule checks; None: all.
 
-        The actions "skip_step" and "clip" act in the step itself if it is observed; `nonfinite` acts in
-        every step. They do nothing if an optimizer computes its gradients in a closure, and "skip_step"
-        does nothing if gradients are sharded between ranks.
+        The actions "skip_step" and "clip" apply to the same step if that step is observed; `nonfinite`
+        applies to every step. They do nothing if an optimizer computes its gradients in a closure.
+        "skip_step" also does nothing if gradients are sharded between ranks.
         """
         chosen = None if layers is None else match_names(layers, self._engine.tracker.names)
         rule = Rule(rule_kind(name), threshold=threshold, patience=patience, layers=chosen)
@@ -486,17 +497,17 @@ class Scope:
     def pause(self, *, lease_s: float | None = None) -> None:
         """Pause training at the next step boundary for `lease_s` seconds: 60 by default, at most 300.
 
-        It resumes automatically when the lease expires; pausing again renews it. With several ranks,
-        call it on all ranks at the same place.
+        Training resumes automatically when the lease expires; another call renews the lease. With
+        several ranks, call it on all ranks at the same place in the script.
         """
         self._pause.pause(lease_s=check_lease(lease_s))
 
     def resume(self) -> None:
-        """Resume a paused training."""
+        """Resume training after a pause."""
         self._pause.resume()
 
     def breakpoint(self, condition: str, *, lease_s: float | None = None) -> str:
-        """Pause training at the step boundary after a condition becomes true; return its id.
+        """Pause training at the first step boundary after a condition becomes true. Return the id.
 
         Examples: `grad["blocks.3.*"].norm > 100`, `any.nan`, `step == 500`, `loss > 10`; see
         `gradscope/rules/conditions.py`. Conditions on layers are evaluated in observed steps only.
@@ -505,7 +516,7 @@ class Scope:
         return self._breakpoints.add(checked, set_by="script", lease_s=check_lease(lease_s)).id
 
     def remove_breakpoint(self, id: str) -> None:
-        """Remove a breakpoint. Raises UsageError if there is none with this id."""
+        """Remove a breakpoint. Raises UsageError if no breakpoint has this id."""
         if not self._breakpoints.remove(id):
             raise UsageError(f"no breakpoint {id!r} is set")
 
@@ -539,12 +550,12 @@ class Scope:
         self.when_detached(reporter.remove)
 
     def _on_viewers(self, viewers: Sequence[str]) -> None:
-        """Take the viewers that are alive."""
+        """Record which viewers are connected."""
         self._run.ledger.note_viewers(viewers)
         self._focus.on_viewers(viewers)
 
     def _report_exception(self, error: BaseException) -> None:
-        """Report an exception that ends the run. It is raised unchanged."""
+        """Report an exception that ends the run. The exception propagates unchanged."""
         if not isinstance(error, Exception):
             return
         try:

@@ -1,7 +1,8 @@
 """Applies the active interventions to the inputs and outputs of layers in the forward pass.
 
-Interventions at one site apply in the order in which they were set, to activations in the forward pass and to
-gradients in the backward pass. If a site has both kinds, activations are changed first, next to the layer.
+Several interventions at one site apply in the order in which they were set: to activations in the
+forward pass, and to gradients in the backward pass. If a site has both kinds, activations are changed
+first, next to the layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ class ForwardInterventions:
             self.lay(plan)
 
     def lay(self, plan: LayerSlots) -> None:
-        """Assign the interventions of this step to the slots of the layers."""
+        """Assign the interventions of this step to the slots of their layers."""
         outputs, inputs = (self._ledger.by_layer(site) for site in ("output", "input"))
         plan.lay(outputs, inputs)
         self._parameters.lay(plan, self._ledger.acting())
@@ -72,7 +73,11 @@ class ForwardInterventions:
     def over_output(
         self, slot: Slot, output: Any, see_arriving: Callable[[Slot, torch.Tensor], None] | None
     ) -> Any:  # Any: whatever a module returns
-        """Return a layer's output with its interventions; `see_arriving` observes the arriving gradients."""
+        """Return a layer's output with its interventions applied.
+
+        `see_arriving(slot, tensor)` is called for each tensor of the output whose arriving gradient is
+        to be observed, that is, the gradient before interventions change it.
+        """
         call = slot.calls.pop() if slot.calls else None
         if call is not None:
             _check_for_writing(slot, call)
@@ -96,7 +101,7 @@ class ForwardInterventions:
         return self._parameters.is_needed
 
     def judge(self, step: int, *, is_observed: bool) -> None:
-        """End a step: warn of each intervention that had no effect in its first step."""
+        """End a step: warn about each intervention that had no effect in its first step."""
         self._idle.judge(step, self._ledger.acting(), is_observed=is_observed)
 
     def _change_inputs(
@@ -120,7 +125,7 @@ class ForwardInterventions:
         see: Callable[[list[torch.Tensor]], None],
         call: Call | None,
     ) -> Any:
-        """Return a structure with the interventions applied: to activations first, then to gradients."""
+        """Return `structure` with its interventions applied: to activations first, then to gradients."""
         try:
             for intervention in chain:
                 if intervention.action.spec.what == "value":
@@ -153,7 +158,7 @@ class ForwardInterventions:
 def _bypassed(
     intervention: ActiveIntervention, call: Call, output: Any
 ) -> Any:  # Any: whatever a module returns
-    """Return an output whose gradient goes to the layer's first input."""
+    """Return an output whose gradient is passed to the layer's first input."""
     found: Sequence[tuple[str, torch.Tensor]] = list(find_tensors(output))
     if call.first is None or len(found) != 1:
         intervention.fail(f"straight_through needs a layer with one output tensor, got {len(found)}")
@@ -163,7 +168,7 @@ def _bypassed(
 
 
 def _check_for_writing(slot: Slot, call: Call) -> None:
-    """Fail the interventions at an input that the layer has written into."""
+    """Mark the interventions on an input as failed if the layer has overwritten that input in place."""
     if any(tensor._version != version for tensor, version in call.laid):  # noqa: SLF001 - as above
         for intervention in slot.input_chain:
             intervention.fail(_WRITES)

@@ -1,4 +1,7 @@
-"""Applies interventions to gradients of parameters, just before the optimizer steps; they stay changed."""
+"""Applies interventions to the gradients of parameters, just before the optimizer steps.
+
+`.grad` keeps the changed values afterwards.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,7 +21,7 @@ SeeArriving = Callable[[Sequence[nn.Parameter]], None]
 def parameters_below(
     modules: Mapping[str, nn.Module], layers: Sequence[str]
 ) -> dict[str, list[nn.Parameter]]:
-    """Return the parameters of layers and of their submodules, each once, by the module that owns them."""
+    """Return the parameters of layers and their submodules, without duplicates, by owning module."""
     owners = [
         name
         for name in modules
@@ -35,7 +38,7 @@ def parameters_below(
 
 
 class ParameterInterventions:
-    """Changes `.grad` of parameters in place; `lay` sets the interventions of a step."""
+    """Changes `.grad` of parameters in place. `lay` sets the interventions of a step."""
 
     def __init__(self) -> None:
         self._plan: LayerSlots | None = None
@@ -47,14 +50,15 @@ class ParameterInterventions:
         return bool(self._entries)
 
     def lay(self, plan: LayerSlots, entries: Sequence[LedgerEntry]) -> None:
-        """Set the interventions that act on parameters, in order."""
+        """Set the interventions that act on parameters in this step, in order."""
         self._plan = plan
         self._entries = tuple(entry for entry in entries if entry.request.site == "params")
 
     def change(self, optimizer: Optimizer, see_arriving: SeeArriving | None) -> None:
-        """Change the gradients that an optimizer is about to use; they stay so afterwards.
+        """Change the gradients that an optimizer is about to use. `.grad` keeps the changed values.
 
-        Where it will divide them by a loss scale itself, that is minded.
+        If the optimizer itself divides the gradients by a loss scale (a fused optimizer), the
+        interventions take that scale into account.
         """
         if self._plan is None or not self._entries:
             return
@@ -97,7 +101,7 @@ def _apply(entry: LedgerEntry, groups: Sequence[Sequence[nn.Parameter]], unit: U
 
 
 def _place(parameter: nn.Parameter) -> torch.Tensor:
-    """Return the elements of a gradient: the values of a sparse one, the local shard of a sharded one."""
+    """Return the tensor to change: the values of a sparse gradient, the local shard of a sharded one."""
     gradient = parameter.grad
     assert gradient is not None, "chosen because it has one"  # noqa: S101 - says so to the type checker
     gradient = gradient.detach()
@@ -107,7 +111,7 @@ def _place(parameter: nn.Parameter) -> torch.Tensor:
 
 
 def _put(parameter: nn.Parameter, old: torch.Tensor, new: torch.Tensor) -> None:
-    """Write the elements back, into the same tensor if possible: others may hold it."""
+    """Write the changed elements back, in place if possible, because other code may hold the tensor."""
     gradient = parameter.grad
     if gradient is not None and gradient.layout is torch.sparse_coo:
         coalesced = gradient.detach().coalesce()

@@ -1,4 +1,4 @@
-"""`Intervention`: a script's handle of an intervention that it set."""
+"""`Intervention`: the script's handle for an intervention that it has set."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -10,9 +10,9 @@ __all__ = ["Intervention"]
 
 
 class Intervention:
-    """One intervention. It is in force from `active_since` to `remove()`.
+    """An intervention of the script, in force from step `active_since` until `remove()`.
 
-    As a context manager it is removed at the end of the block.
+    As a context manager, it is removed at the end of the block.
     """
 
     def __init__(self, entry: LedgerEntry, remove: Callable[[str], None]) -> None:
@@ -21,31 +21,34 @@ class Intervention:
 
     @property
     def id(self) -> str:
-        """Its name in this run, such as `reverse-1`."""
+        """The id of the intervention in this run, such as `reverse-1`."""
         return self._entry.id
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The names of the layers on which it acts."""
+        """The names of the layers on which the intervention acts."""
         return self._entry.layers
 
     @property
     def active_since(self) -> int | None:
-        """The first step in which it is in force; None while it is pending."""
+        """The first step in which the intervention is in force; None while it is pending."""
         return self._entry.active_since
 
     @property
     def failure(self) -> str:
-        """Why it failed and was removed; empty if it has not failed."""
+        """The reason why the intervention failed and was removed; empty if there was no failure."""
         return self._entry.intervention.failure
 
     @property
     def is_removed(self) -> bool:
-        """Whether it was removed, or has expired."""
+        """Whether the intervention was removed or has expired."""
         return self._entry.is_removed
 
     def remove(self) -> None:
-        """Remove it, at the next step boundary if a step is in progress. A second call does nothing."""
+        """Remove the intervention: at once, or at the next step boundary if a step is in progress.
+
+        Calling it again does nothing.
+        """
         self._remove(self.id)
 
     def __enter__(self) -> Self:

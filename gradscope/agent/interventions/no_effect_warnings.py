@@ -22,7 +22,7 @@ _IDLE = {
 
 
 class NoEffectWarnings:
-    """Notes whether watched layers ran in a step, and warns at its end."""
+    """Records whether watched layers ran in a step, and warns at the end of the step."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -30,11 +30,11 @@ class NoEffectWarnings:
         self._has_seen = False
 
     def note_seen(self) -> None:
-        """Note that a watched layer has run."""
+        """Record that a watched layer has run."""
         self._has_seen = True
 
     def judge(self, step: int, entries: Sequence[LedgerEntry], *, is_observed: bool) -> None:
-        """End a step: warn of each intervention that had no effect in its first step."""
+        """End a step: warn about each intervention that had no effect in its first step."""
         if is_observed and not self._has_seen and "" not in self._judged:
             self._judged.add("")
             self._faults.warn("observing layers", _BLIND.format(step=step))

@@ -1,4 +1,4 @@
-"""Report of an exception that ends a run: its layer or custom Function, its cause and its remedy.
+"""Reports an exception that ends a run: the layer or custom Function, the cause and a remedy.
 
 The exception propagates unchanged, with its own traceback.
 """
@@ -26,10 +26,11 @@ _OURS: Final = str(Path(__file__).parents[1])
 
 
 class CrashReporter:
-    """Calls `report(error)` for an exception that ends the process, from `install` to `remove`.
+    """Calls `report(error)` for an exception that ends the process, between `install` and `remove`.
 
-    The previous `sys.excepthook` is called first, so the traceback is printed as usual. `remove` restores it.
-    If another hook was installed after this one, that one stays, and this one only calls the previous hook.
+    The previous `sys.excepthook` is called first, so the traceback is printed as usual. `remove`
+    restores the previous hook. If other code has installed a hook after this one, that hook stays, and
+    this object then only calls the previous hook.
     """
 
     def __init__(self, report: Callable[[BaseException], None]) -> None:
@@ -44,7 +45,7 @@ class CrashReporter:
         sys.excepthook = self
 
     def remove(self) -> None:
-        """Restore the previous hook, and skip other removed CrashReporters below it."""
+        """Restore the previous hook. CrashReporters that were removed earlier are skipped."""
         self._report = None
         while isinstance(sys.excepthook, CrashReporter) and sys.excepthook._report is None:  # noqa: SLF001 - ours
             sys.excepthook = sys.excepthook._previous  # noqa: SLF001 - as above
@@ -63,21 +64,22 @@ class CrashReporter:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The report of an exception. `code` is "exception", or "exception.NAME" for a known message."""
+    """The report of an exception. `code` is "exception", or "exception.NAME" for a known error message."""
 
     code: str
     text: str
 
     @property
     def is_known(self) -> bool:
-        """Whether the message is in the table of known messages."""
+        """Whether the error message is in the table of known messages."""
         return self.code != "exception"
 
 
 def account_of(error: BaseException, model: nn.Module | None) -> Account:
-    """Return the report: layer and custom Function of the exception, its cause and its remedy.
+    """Return the report of an exception: its layer or custom Function, its cause and a remedy.
 
-    If it was raised from another exception with a known message, the report is about that one.
+    If the exception was raised from another exception with a known message, the report is about that
+    exception.
     """
     from gradscope.doctor.report.messages import recognise  # noqa: PLC0415 - loads the doctor: seldom wanted
 
@@ -96,7 +98,7 @@ def account_of(error: BaseException, model: nn.Module | None) -> Account:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and the exceptions that it was raised from, each once."""
+    """Yield an exception and the exceptions from which it was raised, without duplicates."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -105,7 +107,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _function(frames: list[FrameType], message: str) -> str:
-    """Return the custom Function: autograd calls it from an `apply` that knows its class."""
+    """Return the custom Function that raised: autograd calls it from an `apply` that knows its class."""
     for frame in frames:
         if frame.f_code.co_name != "apply" or not _is_in(frame.f_code, _TORCH):
             continue

@@ -55,17 +55,17 @@ def manifest_message(
 
 
 def _pass_for(devices: Iterable[str]) -> str:
-    """Return which pass measures tensors on these devices, and why it is not another."""
+    """Return the pass that measures tensors on these devices, and the reason if it is not the fastest one."""
     return device_pass_name() if any(name.startswith("cuda") for name in devices) else pass_name()
 
 
 def with_actions(manifest: Manifest) -> Manifest:
-    """Return the manifest with the interventions that are available now."""
+    """Return the manifest with the interventions that are available at this time."""
     return manifest.with_actions(actions_now())
 
 
 def actions_now() -> tuple[ActionInfo, ...]:
-    """Return the interventions of gradscope and of the script, as they are sent to viewers."""
+    """Return the interventions of gradscope and of the script as messages for viewers."""
     return tuple(_action_info(action) for action in all_actions())
 
 
@@ -79,7 +79,7 @@ def interventions_message(
     pause: PauseState | None = None,
     breakpoints: tuple[BreakpointState, ...] = (),
 ) -> Interventions:
-    """Return the interventions, the pause and the breakpoints of the run."""
+    """Return the message with the interventions, the pause and the breakpoints of the run."""
     states = tuple(state_of(entry) for entry in entries)
     return Interventions(
         run=run,
@@ -93,13 +93,13 @@ def interventions_message(
 
 
 def bins_packer() -> PackBins | None:
-    """Return what packs histograms in C, without the interpreter's lock; None where there is none."""
+    """Return the C function that packs histograms without the GIL; None if it was not built."""
     native = native_module()
     return None if native is None or sys.byteorder != "little" else native.pack_bins
 
 
 def state_of(entry: LedgerEntry) -> InterventionState:
-    """Return an entry of the ledger as it is sent to viewers."""
+    """Return a ledger entry as it is sent to viewers."""
     request = entry.request
     return InterventionState(
         id=entry.id,
@@ -144,5 +144,5 @@ def _describe(layer: LayerInfo) -> Layer:
 
 
 def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
-    """Return a parameter's shape; empty for a lazy one that has none yet."""
+    """Return the shape of a parameter; empty for a lazy parameter without a shape."""
     return () if is_lazy(parameter) else tuple(parameter.shape)

@@ -1,7 +1,8 @@
-"""The publisher: the one thread that owns the link. The training thread only puts messages into queues.
+"""The publisher: the thread that owns the link. The training thread only puts messages into queues.
 
-It starts or joins the hub, sends queued messages, passes commands to `on_command`, and introduces the run to each
-new hub. The queues are bounded: if they are full, the oldest message is dropped and counted.
+The publisher joins or starts the hub, sends queued messages, passes commands to `on_command`, and
+announces the run to each new hub. The queues are bounded: if a queue is full, the oldest message is
+dropped and counted.
 """
 
 import logging
@@ -33,7 +34,7 @@ _Row = tuple[int, float, dict[str, float]]
 
 
 class Publisher:
-    """Sends to the hub from its own thread, from `start` to `stop`."""
+    """Sends messages to the hub from its own thread, between `start` and `stop`."""
 
     _announce: Callable[[], list[Message]]
     _on_command: Callable[[Command], None]
@@ -62,15 +63,17 @@ class Publisher:
     ) -> None:
         """Start the thread.
 
-        announce: returns the messages that a new hub must receive first. on_command: takes a viewer's
-        command. on_viewers: takes the ids of the viewers that are alive. All are called by the thread.
+        announce: returns the messages that a new hub must receive first.
+        on_command: called with each command of a viewer.
+        on_viewers: called with the ids of the connected viewers.
+        All three are called in the publisher thread.
         """
         self._announce, self._on_command, self._on_viewers = announce, on_command, on_viewers
         self._thread = threading.Thread(target=self._run, name="gradscope-publisher", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Send the queued messages, close the link, and end the thread; takes at most a second."""
+        """Send the queued messages, close the link and end the thread. Blocks for at most one second."""
         if os.getpid() != self._pid or self._thread is None:
             return
         self._stopping.set()
@@ -82,10 +85,10 @@ class Publisher:
         self._thread = None
 
     def put(self, make: _Make, size_bytes: int = 0) -> None:
-        """Queue a message; `make` is called by the publisher thread. Never blocks.
+        """Queue a message; the publisher thread calls `make` to build it. Never blocks.
 
-        size_bytes: the memory that it holds until then, if that is large. It limits the length of the queue
-        to 16 MB of such messages, and to two at least.
+        size_bytes: the memory that the message holds while it is queued, if that is large. The queue is
+        limited to 16 MB of such messages, but always holds at least two.
         """
         limit = _QUEUE_LIMIT
         if size_bytes:
@@ -95,12 +98,12 @@ class Publisher:
         self._queue.append(make)
 
     def put_now(self, make: _Make) -> None:
-        """Queue a message, and wake the thread."""
+        """Queue a message, and send it without delay."""
         self.put(make)
         self._wake()
 
     def put_scalars(self, step: int, time_s: float, values: dict[str, float]) -> None:
-        """Queue the scalars of a step; one message holds those of several steps."""
+        """Queue the scalars of a step. The scalars of several steps are sent in one message."""
         self._scalars.append((step, time_s, values))
 
     def counters(self) -> dict[str, int]:
@@ -139,7 +142,7 @@ class Publisher:
             retry_s = min(2 * retry_s, _RETRY_LAST_S)
 
     def _serve(self, link: Link) -> None:
-        """Send and receive until `stop`, or until the link is lost and another hub is needed."""
+        """Send and receive until `stop`, or until the link is lost and another hub must be found."""
         while not self._stopping.is_set():
             for message in link.receive(_POLL_S):
                 self._on_message(link, message)
@@ -202,7 +205,7 @@ class Publisher:
 
 
 class NullPublisher:
-    """Has the methods of a `Publisher` and sends nothing: for a run without a hub."""
+    """A publisher that sends nothing, for a run without a hub. It has the methods of `Publisher`."""
 
     dropped = 0
     address: HubAddress | None = None
@@ -226,4 +229,4 @@ class NullPublisher:
         """Drop a message."""
 
     def put_scalars(self, step: int, time_s: float, values: dict[str, float]) -> None:
-        """Drop a step's scalars."""
+        """Drop the scalars."""

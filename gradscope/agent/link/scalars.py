@@ -1,4 +1,4 @@
-"""Scalars that the user logs in a step, copied from tensors without blocking."""
+"""Scalars that the script logs in a step, copied from tensors without blocking."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _NAMES_LIMIT = 64
 
 
 class ScalarLog:
-    """Collects the values of a step, and returns steps whose values have arrived from the device."""
+    """Collects the logged values of each step, and returns the steps whose values are on the host."""
 
     def __init__(self) -> None:
         self._values: dict[str, _Value] = {}
@@ -25,13 +25,13 @@ class ScalarLog:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was logged in this step, and no values are being copied."""
+        """Whether no value was logged in this step and no copy is in progress."""
         return not self._values and not self._waiting
 
     def log(self, values: Mapping[str, object], step: int) -> None:
-        """Add values of the step in progress. Earlier steps may not have been ended here yet.
+        """Add values of the step in progress; `end_step` may not have been called yet for earlier steps.
 
-        Raises UsageError if a value is not a number.
+        Raises UsageError if a value is not a number, or for too many names.
         """
         taken = {name: _take(name, value) for name, value in values.items()}
         if len(self._values | taken) > _NAMES_LIMIT:
@@ -40,7 +40,7 @@ class ScalarLog:
         self._step = step
 
     def end_step(self, step: int, time_s: float, step_time_s: float) -> None:
-        """End the step: its values wait for their copies to the host."""
+        """End the step. Its values become ready when they have been copied to the host."""
         values: dict[str, _Value] = {}
         event = None
         if self._values and step >= self._step:
@@ -51,7 +51,7 @@ class ScalarLog:
         self._waiting.append((step, time_s, {**values, "step_time_s": step_time_s}, event))
 
     def ready(self) -> list[tuple[int, float, dict[str, float]]]:
-        """Return the steps whose values have arrived, oldest first: (step, time, values)."""
+        """Return the steps whose values are on the host, oldest first: (step, time, values)."""
         rows = []
         while self._waiting and (self._waiting[0][3] is None or self._waiting[0][3].query()):
             step, time_s, values, _ = self._waiting.popleft()

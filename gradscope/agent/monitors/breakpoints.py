@@ -1,9 +1,9 @@
 """Breakpoints: conditions at which the training pauses at the next step boundary.
 
-A condition on step numbers only is evaluated before a step begins, and pauses there. A condition on logged
-scalars is evaluated when they have arrived, in every step. A condition on layers is evaluated in observed
-steps only; with a budget there are few of them. A breakpoint triggers when its condition becomes true, and
-again only after the condition was false.
+A condition on step numbers only is evaluated before a step begins, and pauses before that step. A
+condition on logged scalars is evaluated for every step, when its scalars are on the host. A condition
+on layers is evaluated in observed steps only; with a budget these are few. A breakpoint triggers when
+its condition becomes true, and triggers again only after the condition was false.
 """
 
 import itertools
@@ -28,7 +28,7 @@ _LIMIT = 50
 
 @dataclass(slots=True)
 class Breakpoint:
-    """One breakpoint. `was_true`: the condition was true when last evaluated, so it has triggered."""
+    """One breakpoint. `was_true`: the condition was true at its last evaluation and has already triggered."""
 
     id: str
     condition: Condition
@@ -40,7 +40,7 @@ class Breakpoint:
 
 @dataclass(slots=True)
 class _StepData:
-    """Statistics and scalars of one step, received since the last step boundary."""
+    """The statistics and scalars of one step that were received since the last step boundary."""
 
     layers: Sequence[str] = ()
     block: Block | None = None
@@ -48,7 +48,7 @@ class _StepData:
 
 
 class Breakpoints(StepPlugin):
-    """The breakpoints of one run. Add them to the engine before the pause."""
+    """The breakpoints of one run. Add this plugin to the engine before the pause."""
 
     name = "breakpoints"
 
@@ -112,18 +112,18 @@ class Breakpoints(StepPlugin):
             self._judge(StepView(step, (), None), lambda c: c.is_of_steps_only, is_shared=True)
 
     def on_scalars(self, step: int, values: dict[str, float]) -> None:
-        """Receive the logged scalars of a step."""
+        """Store the logged scalars of a step for the next step boundary."""
         if self._breakpoints:
             self._pending.setdefault(step, _StepData()).scalars = values
 
     def on_nonfinite(self) -> None:
-        """Trigger breakpoints on nonfinite values: the nonfinite check has found some."""
+        """Trigger the breakpoints on nonfinite values."""
         for each in list(self._breakpoints.values()):
             if each.condition.is_about_finite and not each.was_true:
                 self._hit(each, "gradients that are not finite", is_shared=False)
 
     def observed(self, step: ObservedStep) -> None:
-        """Receive the columns of an observed step."""
+        """Store the statistics of an observed step for the next step boundary."""
         if self._breakpoints:
             data = self._pending.setdefault(step.step, _StepData())
             data.layers, data.block = step.names, step.block
@@ -144,7 +144,7 @@ class Breakpoints(StepPlugin):
                 self._hit(each, why, is_shared=is_shared)
 
     def _hit(self, each: Breakpoint, why: str, *, is_shared: bool) -> None:
-        """Pause for a breakpoint. `is_shared`: all ranks reach the same result."""
+        """Pause because of a breakpoint. `is_shared`: all ranks evaluate the condition to the same result."""
         each.was_true, each.hits = True, each.hits + 1
         self._run.breakpoints = self.states()
         reason = f"{each.id}, {each.condition.text}: {why}"

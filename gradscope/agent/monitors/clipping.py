@@ -1,4 +1,4 @@
-"""Gradients before the script clips them: observed in observed steps; their total norm in all steps."""
+"""Observes gradients before the script clips them, in observed steps, and their total norm in all steps."""
 
 import torch
 
@@ -15,7 +15,7 @@ TOTAL_NORM = "grad_norm_before_clip"
 
 
 class ClippingPlugin(StepPlugin):
-    """Hooks torch's clipping functions, from `install` to `close`."""
+    """Hooks torch's functions for gradient clipping, between `install` and `close`."""
 
     name = "gradients before clipping"
 

@@ -1,4 +1,4 @@
-"""`LoggedScalars`: numbers that the script logs, and the time of every step."""
+"""`LoggedScalars`: values that the script logs, and the duration of every step."""
 
 from collections.abc import Mapping
 
@@ -25,13 +25,13 @@ class LoggedScalars(StepPlugin):
         self._log = ScalarLog()
 
     def log(self, values: Mapping[str, float | torch.Tensor]) -> None:
-        """Log values in the step in progress. Raises UsageError for what is not a number."""
+        """Log values in the step in progress. Raises UsageError if a value is not a number."""
         counter = self._run.counter
         self._log.log(values, counter.step)
         counter.left = 0  # the step counter must not end this step without `ended`
 
     def ended(self, step: int, time_s: float, step_time_s: float) -> None:
-        """Report the scalars of the steps whose values have arrived from the device."""
+        """Report the scalars of the steps whose values are on the host."""
         publisher = self._run.publisher
         if self._log.is_empty and not self._breakpoints.are_set:  # most steps
             publisher.put_scalars(step, time_s, {"step_time_s": step_time_s})

@@ -1,11 +1,12 @@
-"""The nonfinite check: are all gradients finite? It runs in every step, observed or not.
+"""The nonfinite check: checks all gradients for NaN and infinity in every step, observed or not.
 
-One grouped operation checks the gradients before the optimizer steps. It finds the first nonfinite step and
-its parameters even if that step is not observed, and the step can be skipped. If checking all gradients in
-every step would cost too much, only every n-th step is checked (`nan_check_schedule`), unless a rule acts on the result.
+One grouped operation checks the gradients before the optimizer steps. The check finds the first
+nonfinite step and its parameters even if that step is not observed, and the optimizer step can be
+skipped. If checking every step would cost too much, only every N-th step is checked
+(`nan_check_schedule`), unless a rule acts on the result.
 
-On a CPU the result is available at once. On another device it is read one step later, so that nothing waits
-for the device, unless the step may have to be skipped.
+On a CPU the result is available at once. On another device the result is read one step later, so that
+the training does not wait for the device, unless the step may have to be skipped.
 """
 
 import math
@@ -41,7 +42,7 @@ _MEMORY: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class _PendingNorms:
-    """Norms of the gradients on one device, being copied to the host, and their parameters."""
+    """The norms of the gradients on one device while they are copied to the host, and their parameters."""
 
     step: int
     parameters: tuple[torch.nn.Parameter, ...]
@@ -50,10 +51,10 @@ class _PendingNorms:
 
 
 class NonfiniteCheck(StepPlugin):
-    """Checks the gradients of each optimizer, and passes nonfinite ones to the response.
+    """Checks the gradients of each optimizer, and passes nonfinite gradients to the response.
 
-    Gradients that are computed in a closure are checked after the optimizer's step, which then cannot be
-    skipped. The cost is counted within the budget.
+    Gradients that are computed in a closure are checked after the optimizer's step, which can then not
+    be skipped. The cost counts towards the budget.
     """
 
     name = "the nonfinite check"
@@ -84,7 +85,7 @@ class NonfiniteCheck(StepPlugin):
         self._hidden_gradients = HiddenGradients()
 
     def next_step(self, step: int) -> int | None:
-        """Return `step` if results are pending, or if other gradients must be checked than planned."""
+        """Return `step` if results are pending, or if the steps to check must be chosen again."""
         has_work = self._waiting or self._after_step or self._hidden_gradients.are_hidden
         return step if has_work or self._is_all != self._needs_all() else None
 
@@ -93,7 +94,7 @@ class NonfiniteCheck(StepPlugin):
         self._hidden_gradients.restore()
 
     def check_gradients(self, step: int, optimizer: Optimizer) -> None:
-        """Check the gradients if it is time; hide them from the optimizer if a rule skips the step."""
+        """Check the gradients if a check is due; hide them from the optimizer if a rule skips the step."""
         if step < self._next_check(optimizer) and self._is_all == self._needs_all():
             return
         self._steps += step != self._step
@@ -112,7 +113,7 @@ class NonfiniteCheck(StepPlugin):
         self._plan_check(optimizer)
 
     def gradients_checked(self, steps: int, spent_s: float) -> None:
-        """Learn the cost of checks that the step counter made in C."""
+        """Update the cost with checks that the step counter made in C."""
         self._learn(spent_s / steps)
         self._plan_every()
 
@@ -124,7 +125,7 @@ class NonfiniteCheck(StepPlugin):
             self._check(optimizer, may_skip=False)
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
-        """Handle the results that have arrived."""
+        """Handle the results that are on the host."""
         self._collect(wait=False)
 
     def close(self) -> None:
@@ -133,11 +134,11 @@ class NonfiniteCheck(StepPlugin):
         self._collect(wait=True)
 
     def _needs_all(self) -> bool:
-        """Return whether all gradients must be checked in every step, because something acts on it."""
+        """Return whether every step must be checked because a rule or breakpoint acts on the result."""
         return self._response.must_act() or self._breakpoints.are_set
 
     def _next_check(self, optimizer: Optimizer) -> int:
-        """Return the first step in which an optimizer's gradients are checked again."""
+        """Return the next step in which to check an optimizer's gradients."""
         counter = self._run.counter
         return counter.checks_at if self._is_counted(optimizer) else self._checks_at.get(optimizer, 0)
 
@@ -149,7 +150,7 @@ class NonfiniteCheck(StepPlugin):
             self._checks_at[optimizer] = self._step + self._every
 
     def _plan_every(self) -> None:
-        """Choose the steps to check; the step counter in C checks without a call."""
+        """Set the checked steps in the step counter, which in C checks without calling Python."""
         self._is_all = self._needs_all()
         self._every = 1 if self._is_all else self._schedule.every
         self._run.counter.check_every = self._every
@@ -160,7 +161,7 @@ class NonfiniteCheck(StepPlugin):
         return counted is not None and counted() is optimizer
 
     def _learn(self, spent_s: float) -> None:
-        """Learn the cost of checking all gradients once, and count it in the budget."""
+        """Update the cost of checking all gradients once, and count it in the budget."""
         self._costs_s.append(spent_s / self._every)
         sampler = self._run.sampler
         if sampler.pace_s > 0:
@@ -194,7 +195,7 @@ class NonfiniteCheck(StepPlugin):
             self._run.plan_again()
 
     def _find(self, parameters: list[torch.nn.Parameter]) -> tuple[list[torch.nn.Parameter], list[int]]:
-        """Return the nonfinite parameters, and the indices of those on another device."""
+        """Return the parameters with nonfinite gradients, and the indices of gradients on other devices."""
         bad_places, places = self._find_nonfinite(parameters)
         return [parameters[place] for place in bad_places], places
 
@@ -210,14 +211,14 @@ class NonfiniteCheck(StepPlugin):
 
 
 def _is_watched_by_scaler(optimizer: Optimizer) -> bool:
-    """Return whether a GradScaler has checked, and the optimizer itself acts on the result."""
+    """Return whether a GradScaler has checked the gradients and the optimizer itself skips the step."""
     return getattr(optimizer, "found_inf", None) is not None
 
 
 def _by_device(
     parameters: Sequence[torch.nn.Parameter],
 ) -> dict[torch.device, list[torch.nn.Parameter]]:
-    """Return parameters by the device of their gradient."""
+    """Group parameters by the device of their gradient."""
     groups: dict[torch.device, list[torch.nn.Parameter]] = {}
     for parameter in parameters:
         if parameter.grad is not None:

@@ -1,4 +1,4 @@
-"""`CheckSchedule`: in which steps gradients are checked, if checking every step would exceed its share."""
+"""`CheckSchedule`: chooses the steps in which gradients are checked if checking every step costs too much."""
 
 import statistics
 from collections import deque
@@ -17,7 +17,7 @@ __all__ = ["CheckSchedule"]
 class CheckSchedule:
     """Chooses the steps in which all gradients are checked: every `every` steps.
 
-    Without a budget every step is checked.
+    Without a budget, every step is checked.
     """
 
     def __init__(self, sampler: Sampler) -> None:
@@ -29,13 +29,13 @@ class CheckSchedule:
 
     @property
     def words(self) -> str:
-        """A sentence for people if not every step is checked, else an empty string."""
+        """A sentence for users if some steps are not checked, else an empty string."""
         if self.every == 1:
             return ""
         return f"gradients are checked every {self.every} steps, to keep to the budget"
 
     def learn(self, check_s: float) -> None:
-        """Learn the cost of one check of all gradients."""
+        """Update the measured cost of one check of all gradients, in seconds."""
         if self._share is None:
             return
         self._costs_s.append(check_s)

@@ -1,9 +1,9 @@
-"""The response to gradients that are not finite: an alert, and the action of the rule `nonfinite`.
+"""Response to nonfinite gradients: an alert, and the action of the rule `nonfinite`.
 
-Only an observed step shows the origin of a NaN, and there the rule `nonfinite` names it. In any other step
-the alert names the step and the parameters, and says that the origin was not observed. The following steps
-are observed, in case the NaN appears again. One step after the first NaN, the parameters contain it, unless
-the step was skipped.
+Only an observed step shows where a NaN originated; in such a step the rule `nonfinite` names that
+layer. In any other step the alert names the step and the parameters, and says that the origin was not
+observed. The following steps are then observed, in case the NaN appears again. One step after the first
+NaN, the parameters contain NaN too, unless the step was skipped.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _SHOWN: Final = 3
 
 
 class NonfiniteResponse:
-    """Reports nonfinite gradients to the rules of a run, and has the next steps observed."""
+    """Reports nonfinite gradients to the rules of a run, and requests that the next steps are observed."""
 
     def __init__(
         self, run: RunContext, engine: StepEngine, rules: RuleMonitor, schedule: CheckSchedule
@@ -40,15 +40,15 @@ class NonfiniteResponse:
         self._last: int | None = None
 
     def must_wait(self) -> bool:
-        """Return whether the result of the check is needed before the optimizer steps."""
+        """Return whether the result of the check must be known before the optimizer steps."""
         return any(each.action in ("skip_step", "raise") for each in self._rules.active(_RULE))
 
     def must_act(self) -> bool:
-        """Return whether a rule does more about a nonfinite step than report it."""
+        """Return whether a rule has an action for nonfinite steps other than reporting them."""
         return self._rules.acts_on_nonfinite
 
     def report(self, step: int, parameters: Sequence[nn.Parameter]) -> bool:
-        """Handle parameters whose gradients are not finite; return whether to skip the optimizer step."""
+        """Handle parameters with nonfinite gradients. Return whether to skip the optimizer step."""
         is_first = self._last is None or step > self._last + _FOLLOWED
         self._last = step
         if is_first:
@@ -77,7 +77,7 @@ class NonfiniteResponse:
         return self._engine.is_observed and self._engine.step == step
 
     def _is_reported_by_columns(self, active: ActiveRule, step: int) -> bool:
-        """Return whether the columns of the step will report it, with the origin and in time."""
+        """Return whether the statistics of the step will report the NaN, with its origin and in time."""
         return self._is_observed(step) and active.action not in ("skip_step", "raise")
 
     @staticmethod

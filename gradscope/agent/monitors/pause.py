@@ -3,13 +3,14 @@
     running ──pause, breakpoint──▶ paused before step n ──resume, lease expired──▶ running
                                          └──step once──▶ step n runs, paused before n + 1
 
-A lease is at most five minutes long and is renewed by pausing again, so a viewer that dies cannot hold a
-training. During a pause, commands are applied and take effect.
+A lease is at most five minutes long. Pausing again renews it, so a viewer that dies cannot hold a
+training for longer. During a pause, commands are applied and take effect.
 
-With several ranks, all ranks pause and resume at the same step boundary. If one rank alone finds a reason
-(a breakpoint, an expired lease), it requests a command for all ranks. Each rank measures the lease with its
-own clock. The leading rank requests the resume; a rank that receives nothing resumes by itself ten seconds
-later. Until then only the collectives of ranks that are early wait.
+With several ranks, all ranks pause and resume at the same step boundary. If only one rank has a reason
+to pause or resume (a breakpoint, an expired lease), that rank requests a command for all ranks. Each
+rank measures the lease with its own clock. The lead rank requests the resume; a rank that does not
+receive a command resumes by itself ten seconds later. In that time, ranks that resumed earlier wait in
+collectives.
 """
 
 import time
@@ -35,7 +36,7 @@ _GRACE_S: Final = 10.0
 
 
 def check_lease(lease_s: object) -> float:
-    """Return the lease in seconds. Raises UsageError unless it is above 0 and at most 300."""
+    """Return the lease in seconds. Raises UsageError unless it is greater than 0 and at most 300."""
     if lease_s is None:
         return LEASE_S
     is_number = isinstance(lease_s, int | float) and not isinstance(lease_s, bool)
@@ -48,7 +49,7 @@ def check_lease(lease_s: object) -> float:
 
 
 class Pause(StepPlugin):
-    """Holds the training between two steps. The time of a pause does not count as step time."""
+    """Holds the training between two steps. The duration of a pause does not count as step time."""
 
     name = "the pause"
 
@@ -86,7 +87,7 @@ class Pause(StepPlugin):
             self._publish()
 
     def pause_all(self, *, lease_s: float, set_by: str, reason: str, is_shared: bool) -> None:
-        """Pause all ranks: here if they all do it (`is_shared`), otherwise by a command to all."""
+        """Pause all ranks. `is_shared`: every rank makes this call; otherwise send a command to all ranks."""
         if is_shared or self._commands.consensus is None:
             self.pause(lease_s=lease_s, set_by=set_by, reason=reason)
         else:

@@ -1,11 +1,12 @@
-"""Active rules of a run: they judge steps, report alerts and apply actions.
+"""The active rules of a run: they evaluate steps, report alerts and apply actions.
 
     observed step ──▶ its columns     ──▶ rules ──▶ Alert ──▶ event, callbacks, action
     every step    ──▶ nonfinite check ──▶ rule `nonfinite` ──┘
 
-A rule with the action skip_step, clip or raise judges the data available before the optimizer steps, in
-observed steps; on CUDA this waits for the device. All other rules judge a step when its statistics have
-arrived. The rule `nonfinite` also receives the results of the nonfinite check, and so acts in every step.
+A rule with the action skip_step, clip or raise evaluates the available data before the optimizer steps,
+in observed steps; on CUDA this waits for the device. All other rules evaluate a step when its
+statistics are on the host. The rule `nonfinite` also receives the results of the nonfinite check, so it
+acts in every step.
 """
 
 import math
@@ -99,7 +100,7 @@ class ActiveRule:
 class RuleMonitor(StepPlugin):
     """The active rules of one run. By default all rules are active and only report.
 
-    `acts_on_nonfinite`: whether the rule `nonfinite` has an action other than reporting.
+    `acts_on_nonfinite`: the rule `nonfinite` has an action other than reporting.
     """
 
     name = "the rules"
@@ -127,7 +128,7 @@ class RuleMonitor(StepPlugin):
 
     @property
     def rules(self) -> tuple[tuple[Rule, str], ...]:
-        """The rules and the name of the action of each."""
+        """The rules, each with the name of its action."""
         return tuple((active.rule, active.words) for active in self._active_rules)
 
     @property
@@ -136,7 +137,7 @@ class RuleMonitor(StepPlugin):
         return tuple(self._alerts)
 
     def set_rule(self, rule: Rule, action: Action) -> None:
-        """Add a rule; it replaces rules of the same name and layers. The action "off" only removes them."""
+        """Add a rule, replacing rules with the same name and layers. The action "off" removes them only."""
         rest = [
             each
             for each in self._active_rules
@@ -155,7 +156,7 @@ class RuleMonitor(StepPlugin):
         return self._by_name.get(name, ())
 
     def act(self, active: ActiveRule, alerts: Sequence[Alert]) -> None:
-        """Report alerts (the first few one by one), and apply the action of the rule."""
+        """Report alerts (only the first few individually), and apply the action of the rule."""
         if not alerts:
             return
         for alert in alerts[:_REPORTED_ONE_BY_ONE]:
@@ -177,7 +178,7 @@ class RuleMonitor(StepPlugin):
             self._run.plan_again()
 
     def on_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Judge logged scalars of a step. They may arrive some steps later."""
+        """Evaluate the logged scalars of a step, which may be several steps old."""
         if not any(map(is_loss, values)):  # no rule uses other scalars
             return
         view = StepView(step, (), None, scalars=values)
@@ -186,17 +187,17 @@ class RuleMonitor(StepPlugin):
                 self.act(active, active.rule.judge(view))
 
     def next_step(self, step: int) -> int | None:
-        """Return `step` if an error must be raised, or gradients are hidden."""
+        """Return `step` if an error must be raised or gradients are hidden."""
         return step if self._raising is not None or self._hidden_gradients.are_hidden else None
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Begin a step; raise the error of a rule with the action raise."""
+        """Begin a step; raise AlertError if a rule with the action "raise" found something."""
         self._step, self._is_observed, self._has_judged = step, is_observed, False
         self._hidden_gradients.restore()
         self._raise()
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
-        """Judge the data available before the optimizer steps, for rules that act on it."""
+        """Evaluate the available data, for rules that act before the optimizer steps."""
         self._raise()
         if not self._early_rules or not self._is_observed or self._has_judged:
             return
@@ -220,7 +221,7 @@ class RuleMonitor(StepPlugin):
         self._hidden_gradients.restore()
 
     def observed(self, step: ObservedStep) -> None:
-        """Judge an observed step.
+        """Evaluate the rules in an observed step.
 
         Rules that only report are limited to their share of the budget. The time of actions and
         callbacks does not count.
@@ -274,7 +275,7 @@ class RuleMonitor(StepPlugin):
                 )
 
     def _clip(self, optimizer: Optimizer, findings: Sequence[RuleFinding]) -> None:
-        """Scale the gradients of layers down to the limit of each finding."""
+        """Scale the gradients of layers down to the limit given by each finding."""
         modules = self._engine.tracker.modules()
         mine = {id(parameter) for parameter in parameters_of(optimizer)}
         with torch.no_grad():

@@ -1,7 +1,8 @@
-"""Skipping an optimizer step by hiding the gradients from it.
+"""Skips an optimizer step by hiding the gradients from the optimizer.
 
-An optimizer ignores a parameter whose `.grad` is None: the parameter, the optimizer state and weight
-decay stay unchanged. Gradients that the optimizer computes in a closure cannot be hidden.
+An optimizer ignores a parameter whose `.grad` is None: the parameter and the optimizer state stay
+unchanged, and no weight decay is applied. Gradients that the optimizer computes in a closure cannot be
+hidden.
 """
 
 import torch
@@ -14,14 +15,14 @@ __all__ = ["HiddenGradients"]
 
 
 class HiddenGradients:
-    """Gradients that were removed from parameters, until `restore`."""
+    """Gradients that were removed from their parameters until `restore` is called."""
 
     def __init__(self) -> None:
         self._hidden: list[tuple[nn.Parameter, torch.Tensor]] = []
 
     @property
     def are_hidden(self) -> bool:
-        """Whether any gradient is hidden at present."""
+        """Whether any gradient is hidden."""
         return bool(self._hidden)
 
     def hide(self, optimizer: Optimizer) -> None:

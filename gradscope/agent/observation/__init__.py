@@ -1,1 +1,1 @@
-"""Statistics of a model in observed steps: which layers, what is measured, corrections."""
+"""Statistics of a model in observed steps: the layers, the measurements, and corrections."""

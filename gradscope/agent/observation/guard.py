@@ -1,4 +1,4 @@
-"""`ObservingGuard`: keeps errors of observing away from the training, and measures its time."""
+"""`ObservingGuard`: keeps errors of observing away from the training, and measures the time spent."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ class _Abandonable(Protocol):
 
 
 class ObservingGuard:
-    """Runs the parts of observing. After the first error observing is off for the rest of the run.
+    """Runs the parts of observing. After the first error, observing is off for the rest of the run.
 
     Attributes:
         is_able: False after an error.
@@ -30,7 +30,7 @@ class ObservingGuard:
         self.measurements: tuple[_Abandonable, ...] = ()
 
     def run(self, part: str, work: Callable[[], object]) -> None:
-        """Run a part of observing; on an error switch observing off."""
+        """Run a part of observing; on an error, switch observing off."""
         try:
             work()
         except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training

@@ -1,4 +1,4 @@
-"""Which modules the forward hook sees in a step, and what it finds for each."""
+"""The modules that the forward hook handles in a step, with the data that it needs for each."""
 
 import weakref
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ Chain: TypeAlias = tuple[ActiveIntervention, ...]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a layer was given in one call: its first tensor, and the copies that replace its inputs."""
+    """The inputs of one call of a layer: the first tensor, and the copies that replace inputs."""
 
     first: torch.Tensor | None
     laid: tuple[tuple[torch.Tensor, int], ...]
 
 
 class Slot:
-    """What the hooks find for a layer: what to observe, and which interventions to apply to its output and inputs.
+    """The data of the hooks for one layer: what to observe, and its interventions on output and inputs.
 
-    `focus_layer` is what is observed of it in a focus step, if it is in the focus. `calls` are those of its
-    forwards that have begun and not ended, as far as its inputs matter.
+    `focus_layer` is used in focus steps, if the layer is in the focus. `calls` are the forward calls in
+    progress, if `needs_input`.
     """
 
     __slots__ = ("calls", "chain", "focus_layer", "input_chain", "is_watched", "layer", "name")
@@ -46,16 +46,16 @@ class Slot:
 
     @property
     def needs_input(self) -> bool:
-        """Whether what it is given matters: it is changed, or the gradient is to pass by the layer."""
+        """Whether the hooks need the layer's inputs: they are changed, or the gradient bypasses the layer."""
         return bool(self.input_chain) or any(a.action.spec.what == "passage" for a in self.chain)
 
 
 class LayerSlots:
-    """The slots of a model's layers. Modules are held weakly.
+    """The slots of a model's layers. Holds weak references to the modules.
 
-    In an observed step the hook sees all watched layers and those with an intervention; in a focus
-    those in the focus and the latter; in any other only the latter, and where there are none it is not
-    needed.
+    The forward hook handles: in an observed step all watched layers and all layers with an
+    intervention; in a focus step the layers in the focus and those with an intervention; in any other
+    step only the layers with an intervention. If there are none, the hook is not needed.
     """
 
     def __init__(self, layers: Sequence[LayerInfo]) -> None:
@@ -67,7 +67,7 @@ class LayerSlots:
         self._both = self._observed
 
     def lay(self, outputs: Mapping[str, Chain], inputs: Mapping[str, Chain]) -> None:
-        """Put what acts in this step on its layers, and take all else off."""
+        """Set the interventions of this step on their layers, and clear those of all other layers."""
         for name, slot in self._slots.items():
             slot.chain, slot.input_chain = outputs.get(name, ()), inputs.get(name, ())
             slot.calls.clear()
@@ -76,7 +76,7 @@ class LayerSlots:
         self._both = self._observed | self._changed if changed else self._observed
 
     def focus(self, names: Sequence[str]) -> list[LayerInfo]:
-        """Have these layers, and no others, observed in focus steps; return the ones that exist."""
+        """Set the layers to observe in focus steps. Return those that exist."""
         for slot in self._slots.values():
             slot.focus_layer = None
         there = self._alive(dict.fromkeys(names))
@@ -98,7 +98,7 @@ class LayerSlots:
 
     @property
     def is_changed(self) -> bool:
-        """Whether anything acts on the layers in this step."""
+        """Whether any intervention acts on a layer in this step."""
         return len(self._changed) > 0
 
     def watched(self) -> list[tuple[nn.Module, int]]:
@@ -106,7 +106,7 @@ class LayerSlots:
         return [(m, slot.layer.index) for m, slot in self._alive(self._slots) if slot.is_watched]
 
     def with_inputs(self) -> list[tuple[nn.Module, Slot]]:
-        """Return the modules whose inputs matter."""
+        """Return the modules whose inputs the hooks need, each with its slot."""
         return [(m, slot) for m, slot in self._alive(self._slots) if slot.needs_input]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -115,7 +115,7 @@ class LayerSlots:
         return {name: module for name, module in alive.items() if module is not None}
 
     def table(self, *, is_observed: bool, is_focus: bool = False) -> SlotTable[Slot] | None:
-        """Return the modules to watch in a step; None where no hook is needed."""
+        """Return the modules that the hook handles in a step; None if no hook is needed."""
         if is_observed:
             return self._both
         if is_focus:

@@ -1,8 +1,8 @@
-"""Gradients under a loss scale (AMP): divided by it, or flagged as scaled.
+"""Correction of gradients for the loss scale (AMP): they are divided by the scale, or flagged as scaled.
 
-A GradScaler multiplies the loss, so every gradient of the backward pass is multiplied too. It divides
-the parameters' gradients before the optimizer steps, unless the optimizer is a fused one that divides
-them itself. It skips the step if it finds an infinity; most optimizers are then not called at all.
+A GradScaler multiplies the loss, so every gradient in the backward pass is multiplied too. The scaler
+divides the parameters' gradients before the optimizer steps, unless a fused optimizer divides them
+itself. If the scaler finds an infinity, it skips the step; most optimizers are then not called at all.
 """
 
 import re
@@ -41,21 +41,22 @@ class LossScale:
 
     @property
     def has_scaler(self) -> bool:
-        """Whether there is a scaler. It may skip an iteration, which then counts as part of a step."""
+        """Whether there is a scaler. An iteration that the scaler skips counts as part of a step."""
         return self._scaler is not None
 
     def now(self) -> torch.Tensor | None:
-        """Return the factor of gradients in backward; None if there is none, or it is unknown."""
+        """Return the current loss scale in the backward pass; None if there is none or it is unknown."""
         if self._scaler is None or not self._scaler.is_enabled():
             return None
         scale: torch.Tensor | None = self._scaler._scale  # noqa: SLF001 - get_scale() would wait for the device
         return scale
 
     def note_forward(self) -> bool:
-        """Record a forward; return whether the scaler has skipped an iteration since the step began.
+        """Record a forward pass. Return whether the scaler has skipped an iteration since the step began.
 
-        The scaler makes a new table of states at each `update()`, which ends an iteration. A new table
-        between two forwards of a step means that the first iteration ended without an optimizer step.
+        Each `update()` of the scaler ends an iteration and creates a new table of states. If the table
+        changes between two forward passes of a step, the first iteration ended without an optimizer
+        step.
         """
         if self._scaler is None:
             if not self._is_suspect and torch._C._is_any_autocast_enabled():  # noqa: SLF001 - no public name, and fast
@@ -75,11 +76,11 @@ class LossScale:
             self._is_scaled_at_clipping = all(s["stage"] is OptState.READY for s in states)
 
     def note_optimizer(self, optimizer: Optimizer) -> None:
-        """Record whether the parameters' gradients are still scaled when the optimizer gets them."""
+        """Record whether the parameters' gradients are still scaled when the optimizer receives them."""
         self._is_scaled_in_optimizer = getattr(optimizer, "grad_scale", None) is not None
 
     def correction(self) -> "LossScaleCorrection":
-        """Return the correction of this step's block."""
+        """Return the correction for the block of this step."""
         kinds = _SCALED_IN_OPTIMIZER if self._is_scaled_in_optimizer else _SCALED_KINDS
         if self._is_scaled_at_clipping:
             kinds = (*kinds, _BEFORE_CLIP)
@@ -96,18 +97,18 @@ class LossScale:
 
 @dataclass(frozen=True, slots=True)
 class LossScaleCorrection:
-    """How the loss scale is removed from the rows of one step.
+    """How to remove the loss scale from the rows of one step.
 
     kinds: the kinds of rows whose gradients are multiplied by the scale; empty: nothing to correct.
-    scale: the loss scale, a tensor of one element on the host; None: unknown, the rows are flagged
-        as scaled. On CUDA it is complete once the step's readout is.
+    scale: the loss scale, a tensor with one element on the host. None: the scale is unknown, and the
+        rows are flagged as scaled. On CUDA the value is complete when the step's readout is complete.
     """
 
     kinds: tuple[str, ...] = ()
     scale: torch.Tensor | None = None
 
     def apply(self, block: Block) -> Block:
-        """Return the block with gradients of the loss itself, or flagged as scaled."""
+        """Return the block with unscaled gradients, or with its rows flagged as scaled."""
         if not self.kinds:
             return block
         if self.scale is None:
@@ -128,7 +129,7 @@ def _rows_of(block: Block, kinds: tuple[str, ...]) -> np.ndarray[tuple[int], np.
 
 
 def _family(kind: str) -> str:
-    """Return the family of a kind: `grad`, `param_grad`, `param_grad_before_clip`, or another."""
+    """Return the kind without suffix: `grad`, `param_grad`, `param_grad_before_clip`, or another."""
     if kind.startswith(_BEFORE_CLIP):
         return _BEFORE_CLIP
     return "param_grad" if kind.startswith("param_grad") else re.split(r"[._]", kind, maxsplit=1)[0]

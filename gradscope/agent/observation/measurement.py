@@ -1,4 +1,4 @@
-"""`Measurement`: the row buffer of a model's observed steps, and the observers that fill it."""
+"""`Measurement`: the row buffer for the observed steps of a model, and the observers that fill it."""
 
 import time
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ __all__ = ["Measurement"]
 
 
 class Measurement:
-    """Observes steps, each from `begin` to `end`. A model that has changed gets a new one.
+    """Observes steps, each from `begin` to `end`. If the model changes, a new Measurement is made.
 
     names: all layers of the model. infos: the layers to observe. layers: whether these are all of them.
 
@@ -58,7 +58,7 @@ class Measurement:
 
     @property
     def see(self) -> RecordOutput | None:
-        """The C function that observes most outputs; None if Python must see each of them."""
+        """The C function that observes most outputs; None if all outputs must be observed in Python."""
         return None if self._loss_scale.has_scaler else self.activations.record_output
 
     def begin(self) -> None:
@@ -82,11 +82,11 @@ class Measurement:
         )
 
     def peek(self) -> tuple[tuple[str, ...], Block]:
-        """Return the layers and the statistics of the step so far; waits for the device."""
+        """Return the layers and the statistics of the step so far. Waits for the device."""
         return self._names, self._loss_scale.correction().apply(self._rows.peek())
 
     def follow_parameters(self, infos: Sequence[LayerInfo], revision: int) -> None:
-        """Observe the parameters that the same layers own now."""
+        """Observe the parameters that the layers own now, after parameters were replaced."""
         self._revision = revision
         self.parameters = ParameterObserver(self._rows, infos)
         self._replicas = Replicas(infos)
@@ -98,7 +98,7 @@ class Measurement:
         self._rows.harvest()
 
     def record_output(self, slot: LayerSlot, output: object) -> bool:
-        """Observe an output. Return whether it begins a new iteration after a skipped one."""
+        """Observe an output. Return whether it is the first of a new iteration, after a skipped one."""
         was_skipped = self._loss_scale.note_forward()
         if was_skipped:
             self.abandon()
@@ -112,7 +112,7 @@ class Measurement:
         self.parameters.before_clip(parameters)
 
     def before_optimizer(self, optimizer: Optimizer, *, has_closure: bool) -> None:
-        """Observe an optimizer's parameters, and their gradients unless a closure computes them."""
+        """Observe an optimizer's parameters, and their gradients unless a closure computes these."""
         self._loss_scale.note_optimizer(optimizer)
         parameters = parameters_of(optimizer)
         if has_closure:
@@ -121,7 +121,7 @@ class Measurement:
             self.parameters.before(parameters)
 
     def _on_gradient(self, token: Token, gradient: torch.Tensor) -> None:
-        """Observe a gradient at an output: called by tensor hooks in backward."""
+        """Observe the gradient of an output. Called by tensor hooks in the backward pass."""
         began_s = time.perf_counter()
         try:
             if is_plain(gradient):

@@ -1,4 +1,4 @@
-"""`ModelTracker`: the model's layers and their measurements; it follows changes of the model."""
+"""`ModelTracker`: the layers of a model and their measurements, updated when the model changes."""
 
 import sys
 import weakref
@@ -23,16 +23,16 @@ _SEARCH_LIMIT = 8
 
 
 class ModelTracker:
-    """The layers of a model, and what observes them. The model is held weakly.
+    """The layers of a model and the objects that observe them. Holds a weak reference to the model.
 
-    Added, removed or replaced modules are looked for before anything of an observed step is observed.
-    Replaced parameters are looked for when the optimizer steps, because during a forward
-    `torch.func.functional_call` replaces them for a while.
+    In an observed step, added, removed or replaced modules are searched for before anything is
+    observed. Replaced parameters are searched for when the optimizer steps, because
+    `torch.func.functional_call` replaces parameters temporarily during a forward pass.
 
     Attributes:
         names: all layers. watched_names: the layers that are observed.
-        revision: counts the changes of the layers and parameters.
-        slots: the hooks' table of layers.
+        revision: counts the changes of layers and parameters.
+        slots: the table of layers that the hooks use.
         measurement: observes all watched layers.
         focus_measurement: observes the layers in the focus; None if there are none.
     """
@@ -58,19 +58,19 @@ class ModelTracker:
             self._find_layers(model)
 
     def begin(self, *, is_observed: bool) -> None:
-        """Begin a step. In an observed one, changes of the model are looked for."""
+        """Begin a step. In an observed step, schedule a search for changes of the model."""
         self._searches_left = _SEARCH_LIMIT if is_observed else 0
 
     @property
     def must_search(self) -> bool:
-        """Whether changed modules must be looked for again in this step."""
+        """Whether changed modules must be searched for (again) in this step."""
         return self._searches_left > 0
 
     def takes_search(self) -> bool:
-        """Return whether to look for changed modules now; the model's own forward is the last time.
+        """Return whether to search for changed modules now. The last search is in the model's own forward.
 
-        A forward of one of its modules may be part of an unfinished change of the model: the removal of
-        a parametrization runs one, for example.
+        A forward of a submodule may be part of an unfinished change of the model; for example, removing
+        a parametrization runs one.
         """
         if not self._searches_left:
             return False
@@ -82,17 +82,17 @@ class ModelTracker:
         return self.slots.modules()
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the model's parameters; an empty list if the model was collected."""
+        """Return the model's parameters; an empty list if the model was garbage-collected."""
         model = self._run.model()
         return [] if model is None else list(model.parameters())
 
     def layers(self) -> list[LayerInfo]:
-        """Return the model's layers; an empty list if the model was collected."""
+        """Return the model's layers; an empty list if the model was garbage-collected."""
         model = self._run.model()
         return [] if model is None else layers_of(model, self._run.settings.layers)
 
     def follow_modules(self) -> bool:
-        """Find the layers again if modules were added, removed or replaced; return whether they were."""
+        """Update the layers if modules were added, removed or replaced. Return whether there was a change."""
         model = self._run.model()
         if model is None or self._structure.has_modules_of(model):
             return False
@@ -101,7 +101,7 @@ class ModelTracker:
         return True
 
     def follow_parameters(self) -> bool:
-        """Observe the new parameters if parameters were replaced; return whether they were."""
+        """Observe the new parameters if parameters were replaced. Return whether there was a change."""
         model = self._run.model()
         if model is None or self._structure.has_same_parameters():
             return False
@@ -114,7 +114,7 @@ class ModelTracker:
         return True
 
     def focus(self, names: Sequence[str]) -> None:
-        """Observe these layers in focus steps, and no others."""
+        """Set the layers to observe in focus steps."""
         self._focused = tuple(names)
         layers = self.slots.focus(self._focused)
         self._owned = [
@@ -128,7 +128,7 @@ class ModelTracker:
         )
 
     def owns_same_in_focus(self) -> bool:
-        """Return whether the layers in the focus own the same parameters: faster than for all layers."""
+        """Return whether the layers in the focus still own the same parameters. Faster than a full search."""
         for module_of, name, parameter_of in self._owned:
             module, parameter = module_of(), parameter_of()
             if module is None or parameter is None or module._parameters.get(name) is not parameter:  # noqa: SLF001 - far faster than named_parameters()
@@ -141,7 +141,7 @@ class ModelTracker:
             measurement.abandon()
 
     def _is_running(self) -> bool:
-        """Return whether a forward of the whole model is in progress in this thread."""
+        """Return whether this thread is inside a forward of the whole model."""
         model, frame = self._run.model(), sys._getframe()  # noqa: SLF001 - once per observed step
         while frame.f_back is not None:
             frame = frame.f_back

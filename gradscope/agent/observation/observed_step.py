@@ -1,4 +1,4 @@
-"""Observed steps: pending while their numbers are on the way from the device, then complete."""
+"""Observed steps: pending until their statistics are copied from the device, then complete."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -21,8 +21,9 @@ __all__ = ["MeasuredStep", "ObservedStep", "PendingStep", "PendingSteps", "step_
 class MeasuredStep:
     """A step with statistics of all layers, or of the layers in the focus.
 
-    names: the layers that the rows' indices refer to: those of the manifest with this `revision`.
-    time_s: when the step ended, in seconds since 1970. step_time_s: its duration.
+    names: the layers that the rows' indices refer to, as in the manifest with this `revision`.
+    time_s: when the step ended, in seconds since 1970.
+    step_time_s: the duration of the step, in seconds.
     """
 
     names: tuple[str, ...]
@@ -42,8 +43,9 @@ class MeasuredStep:
 class ObservedStep(MeasuredStep):
     """A step whose statistics are complete.
 
-    every: the observing interval at that time, in steps. cost: the fraction of training time that
-    observing takes; None while unknown. For a focus step both are those of the focus.
+    every: the observing interval at that time, in steps.
+    cost: the fraction of training time that observing takes; None while unknown.
+    For a focus step, `every` and `cost` are those of the focus.
     """
 
     every: int
@@ -57,14 +59,14 @@ class ObservedStep(MeasuredStep):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingStep(MeasuredStep):
-    """A step that has ended; its numbers may still be on the way from the device."""
+    """A step that has ended; its statistics may not have been copied from the device yet."""
 
     readout: Readout
     correction: LossScaleCorrection
     replicas: Replicas
 
     def observed(self, every: int, cost: float | None) -> ObservedStep:
-        """Return the complete step; waits for a device that is not ready."""
+        """Return the complete step. Waits for the device if necessary."""
         common: dict[str, Any] = {
             field.name: getattr(self, field.name) for field in fields(MeasuredStep)
         }
@@ -73,7 +75,7 @@ class PendingStep(MeasuredStep):
 
 
 class PendingSteps:
-    """The steps whose numbers are on the way, oldest first."""
+    """The steps whose statistics are being copied from the device, oldest first."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
@@ -87,7 +89,7 @@ class PendingSteps:
         self._steps.append(step)
 
     def take_ready(self, *, wait: bool = False) -> Iterator[ObservedStep]:
-        """Yield the steps whose numbers have arrived, or all steps if `wait`."""
+        """Yield the steps whose statistics are on the host, or all steps if `wait`."""
         while self._steps and (wait or self._steps[0].readout.is_ready()):
             pending, sampler = self._steps.popleft(), self._sampler
             if pending.is_focus:
@@ -97,7 +99,7 @@ class PendingSteps:
 
 
 def step_message(run: str, rank: int, seq: int, dropped: int, observed: ObservedStep) -> Step:
-    """Return the message of an observed step or a focus step."""
+    """Return an observed step or a focus step as a message."""
     columns, zero, body = pack_block(observed.block, bins_packer())
     return Step(
         run=run,

@@ -1,7 +1,8 @@
-"""Which rows of this rank are copies of what another rank reports: left out where ranks are merged.
+"""Flags the rows of this rank that duplicate rows of a lower rank, so that merging counts them once.
 
-Outputs and their gradients are each rank's own: it has its own part of the batch. A parameter is the
-same on all ranks (DDP), or each rank holds a part of it (FSDP2), or there are copies of each part.
+Outputs and their gradients differ between ranks, because each rank has its own part of the batch. A
+parameter is the same on all ranks (DDP), or each rank holds a shard (FSDP2), or there are copies of
+each shard (hybrid sharding).
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ _OF_PARAMETERS = ("param", "update")
 
 
 class Replicas:
-    """Marks the rows of one model's layers, on this rank."""
+    """Flags duplicate rows in the blocks of one model on this rank."""
 
     def __init__(self, layers: Sequence[LayerInfo]) -> None:
         rank, _ = rank_and_world_size()
@@ -36,7 +37,7 @@ class Replicas:
         self._flags = np.zeros(0, np.uint8)
 
     def marked(self, block: Block) -> Block:
-        """Return the block with its copies flagged."""
+        """Return the block with its duplicate rows flagged."""
         if not self._copies:
             return block
         if self._rows is None or not self._are_those_of(block):
@@ -67,7 +68,7 @@ class Replicas:
 
 
 def is_copy(parameter: nn.Parameter, rank: int) -> bool:
-    """Whether a lower rank holds, and reports, the same part of a parameter as this one."""
+    """Return whether a lower rank holds, and reports, the same part of a parameter."""
     mesh: Any = getattr(parameter, "device_mesh", None)  # Any: torch.distributed may not be there
     if mesh is None:
         return rank > 0

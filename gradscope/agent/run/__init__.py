@@ -1,1 +1,1 @@
-"""Who this process is and what `attach` was asked for: settings, identity, ranks, faults."""
+"""The identity of this process and the settings of a run: arguments of `attach`, ranks, steps, faults."""

@@ -1,4 +1,4 @@
-"""`RunContext`: what all parts of one attached run share."""
+"""`RunContext`: the state that all parts of one attached run share."""
 
 import logging
 import time
@@ -35,23 +35,23 @@ class Hold:
     reason: str
 
     def state(self) -> PauseState:
-        """Return the hold as viewers see it, with the seconds left from now."""
+        """Return the hold as viewers receive it, with the remaining seconds."""
         left_s = max(0.0, self.ends_s - time.monotonic())
         return PauseState(self.step, left_s, self.set_by, self.reason)
 
 
 class RunContext:
-    """What all parts of one run share. It is built first; plugins are built from it and hold it.
+    """The state that all parts of one run share. It is created first; each plugin receives it.
 
     Attributes:
-        settings: what `attach` was asked for.
-        hello: who this process is: run, rank, number of ranks.
+        settings: the arguments of `attach`.
+        hello: the identity of this process: run, rank, number of ranks.
         sampler: chooses the observed steps.
         counter: counts the steps.
-        publisher: sends messages to the hub; without a hub it drops them.
+        publisher: sends messages to the hub; without a hub, drops them.
         faults: counts errors inside gradscope.
         ledger: the interventions of the run.
-        manifest: the newest description of the model; None before the engine has made one.
+        manifest: the newest description of the model; None until the engine has created one.
         hold: the pause in progress; None if training is not held. Written by the pause.
         breakpoints: the breakpoints that are set. Written by the breakpoints.
     """
@@ -77,15 +77,15 @@ class RunContext:
         self.breakpoints: tuple[BreakpointState, ...] = ()
 
     def model(self) -> nn.Module | None:
-        """Return the model; None if it was collected. It is held weakly."""
+        """Return the model; None if it was garbage-collected."""
         return self._model()
 
     def plan_again(self) -> None:
-        """Ask all plugins again for their next step, before this step ends. From any thread."""
+        """Ask all plugins for their next step again, before this step ends. Thread-safe."""
         self.counter.must_plan = True
 
     def event(self, level: Level, code: str, text: str) -> None:
-        """Send an event to the viewers and the recording. From any thread."""
+        """Send an event to the viewers and the recording. Thread-safe."""
         self.publisher.put_now(lambda: self._event(level, code, text))
 
     def publish_interventions(self) -> None:
@@ -130,7 +130,7 @@ class RunContext:
         self.event("warning", code, text)
 
     def _report_change(self, entry: AuditEntry) -> None:
-        """Report a change of the interventions; a failed one also in the script's log."""
+        """Report a change of the interventions; log a failed intervention in the script too."""
         has_failed = entry.what == "failed"
         if has_failed:
             _log.warning("gradscope: %s", entry)

@@ -1,4 +1,4 @@
-"""The ranks of a job: this process's rank, and its own connection to the job's store."""
+"""The rank of this process, and a separate connection to the job's store."""
 
 import os
 from contextlib import suppress
@@ -18,9 +18,10 @@ def has_process_group() -> bool:
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """Return this process's rank and how many there are.
+    """Return this process's rank and the number of ranks.
 
-    As the process group says; before there is one, as the launchers tell by environment.
+    Read from the process group; before it is initialised, from the environment variables RANK and
+    WORLD_SIZE that launchers set.
     """
     if has_process_group():
         return dist.get_rank(), dist.get_world_size()
@@ -31,9 +32,9 @@ def rank_and_world_size() -> tuple[int, int]:
 
 
 def store_of_our_own(run: str, rank: int) -> "Store":
-    """Return a part of the job's store for one run, over a connection that no other code uses.
+    """Return the section of the job's store for one run, over a separate connection.
 
-    All ranks get the same part where each has attached the run as often as the others.
+    All ranks get the same section if each has attached the run the same number of times.
     """
     from torch.distributed import PrefixStore, distributed_c10d  # type: ignore[attr-defined]  # noqa: PLC0415 - not in builds without torch.distributed
 

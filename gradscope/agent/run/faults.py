@@ -11,7 +11,7 @@ _log = logging.getLogger("gradscope")
 
 
 class Faults:
-    """Counts the failures of each part. The first of each is logged and passed to `tell(code, text)`."""
+    """Counts the errors of each part of gradscope. Logs the first of each and calls `tell(code, text)`."""
 
     def __init__(self, tell: Callable[[str, str], None]) -> None:
         self.tell = tell
@@ -20,11 +20,11 @@ class Faults:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How often each part failed."""
+        """The number of errors of each part."""
         return dict(self._counts)
 
     def report(self, part: str, error: BaseException, consequence: str) -> None:
-        """Count a failure of a part; report the first one, with its consequence."""
+        """Count an error of a part. Report the first one, with its consequence."""
         with self._lock:
             self._counts[part] += 1
             is_first = self._counts[part] == 1
@@ -35,7 +35,7 @@ class Faults:
         self.tell(f"fault.{part.replace(' ', '-')}", text)
 
     def warn(self, part: str, text: str) -> None:
-        """Report a warning once; it is not an error of gradscope."""
+        """Log and report a warning once for each part. A warning is not an error of gradscope."""
         with self._lock:
             self._counts[part] += 1
             is_first = self._counts[part] == 1

@@ -1,4 +1,4 @@
-"""Who this process is: the run's name, which all ranks of a job share, its rank and where it runs."""
+"""The identity of this process: the run's name, which all ranks of a job share, rank, host and user."""
 
 import getpass
 import hashlib
@@ -20,9 +20,9 @@ _ID_LENGTH = 4
 
 
 def run_name(name: str | None) -> str:
-    """Return the run's name: the one given, or the script's with a short id.
+    """Return `name`, or by default the script's name with a short id.
 
-    Raises UsageError for a name that cannot be a file's.
+    Raises UsageError if `name` cannot be used as a file name.
     """
     if name is None:
         return f"{_script_name()}-{_job_id()[:_ID_LENGTH]}"
@@ -36,7 +36,7 @@ def run_name(name: str | None) -> str:
 
 
 def hello_of(run: str, record: str | None) -> Hello:
-    """Return the agent's hello. `record`: a path, empty for none, None for the usual place."""
+    """Return the agent's hello. `record`: a path; empty for no recording; None for the default path."""
     rank, world_size = rank_and_world_size()
     return Hello(
         role="agent",
@@ -64,7 +64,7 @@ def _script_name() -> str:
 
 
 def _job_id() -> str:
-    """Return an id that all ranks of a job compute alike, or a random one outside of a job."""
+    """Return an id that is the same on all ranks of a job; outside a job, a random id."""
     env = os.environ
     elastic = env.get("TORCHELASTIC_RUN_ID", "none")
     if elastic != "none":

@@ -17,9 +17,9 @@ _DETAILS = ("core", "full")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of one run, as `attach` documents them. Raises UsageError for invalid ones.
+    """The settings of one run, as documented in `attach`. Raises UsageError for invalid arguments.
 
-    hub: None for no link, "auto", or a directory. is_inert: GRADSCOPE=0 was in the environment.
+    hub: None for no link, "auto", or a directory. is_inert: GRADSCOPE=0 is set in the environment.
     """
 
     run: str
@@ -63,22 +63,22 @@ class Settings:
 
     @property
     def is_full(self) -> bool:
-        """Whether all is counted, at full detail."""
+        """Whether the detail is "full"."""
         return self.detail == "full"
 
     @property
     def has_hub(self) -> bool:
-        """Whether there is to be a link."""
+        """Whether the run connects to a hub."""
         return self.hub is not None and not self.is_inert
 
     @property
     def endpoint(self) -> str | None:
-        """The hub's directory; None for this user's own."""
+        """The directory of the hub; None for the default hub of this user."""
         return None if self.hub == "auto" else self.hub
 
     @property
     def recorded_at(self) -> str | None:
-        """What a hello says: None for the usual place, empty for no recording, or a path."""
+        """The path of the recording: None for the default path, empty for no recording."""
         if isinstance(self.record, bool):
             return None if self.record else ""
         return str(Path(fspath(self.record)).absolute())

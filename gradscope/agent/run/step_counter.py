@@ -1,8 +1,8 @@
-"""`StepCounter`: the step in progress, and the fast path of idle steps in PyTorch's optimizer hooks.
+"""`StepCounter`: counts steps in PyTorch's optimizer hooks, with a fast path for idle steps.
 
     before ─▶ the optimizer's step ─▶ after: an idle step is counted; otherwise the step engine is called
 
-Most steps are idle. Python code that runs once per step runs on cold caches and takes longer than in a
+Most steps are idle. Python code that runs once per step finds cold caches and is slower than in a
 loop, so there is a version in C (`gradscope/native/step_counter.c`), which is used if it was built.
 """
 
@@ -28,16 +28,16 @@ class StepCounter:
 
     Attributes:
         step: the step in progress.
-        began_s: when it began, in seconds of the clock.
-        began_at: when it began, as autograd's operation count of the training thread.
+        began_s: when the step began, in seconds of the clock.
+        began_at: when the step began, as autograd's operation count of the training thread.
         left: how many more steps may end as idle steps.
-        must_plan: whether the plugins must be asked again for their next step. Any thread may set it.
-        checks_at: the first step in which gradients are checked again.
-        check_every: in one step of this number the counter checks gradients itself; 0: `on_begin` always
-            does. The version in Python never checks itself.
+        must_plan: whether the plugins must be asked for their next step again. Any thread may set it.
+        checks_at: the next step in which gradients are checked.
+        check_every: the counter itself checks gradients in every `check_every`-th step; 0: `on_begin`
+            checks them always. The version in Python never checks gradients itself.
         optimizer: a weak reference to the optimizer whose step ends a step; None while unknown.
-        on_begin, on_end: called around an optimizer's step that is not idle; None: nothing is called.
-        spent_s: seconds spent on the counted steps.
+        on_begin, on_end: called before and after an optimizer's step that is not idle; None: no call.
+        spent_s: seconds spent in the counted steps.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class StepCounter:
         self.spent_s += self._clock() - now_s
 
     def take(self) -> tuple[list[float], float, int, float]:
-        """Return what was counted since the last call.
+        """Return the counts since the last call, with times in seconds.
 
-        These are: the duration of each counted step, `spent_s`, the number of steps in which the counter
-        checked gradients, and the time of these checks. Times are in seconds.
+        The result is: the duration of each counted step, `spent_s`, the number of steps in which the
+        counter checked gradients, and the time of these checks.
         """
         taken = self._times_s, self.spent_s, 0, 0.0
         self._times_s, self.spent_s = [], 0.0
@@ -101,7 +101,7 @@ class StepCounter:
 
 
 def make_step_counter(step: int) -> StepCounter:
-    """Return a counter, in C if it was built. `step` begins now."""
+    """Return a counter, in C if it was built. `step` is the first step in progress."""
     native = native_module()
     if native is None:
         return StepCounter(step, time.perf_counter, sequence_number)

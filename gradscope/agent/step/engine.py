@@ -1,12 +1,13 @@
-"""`StepEngine`: begins and ends steps, and calls the plugins. It runs in the training's own threads.
+"""`StepEngine`: begins and ends steps, and calls the plugins, in the threads of the training.
 
-A step begins when the one before it ends, and ends when the optimizer has stepped:
+A step begins when the previous one ends. It ends when the optimizer has stepped:
 
     begin ─▶ forwards ─▶ backwards ─▶ optimizer: before │ step │ after ─▶ end ─▶ begin …
 
-Interventions take effect between two steps only. There is also decided whether the next step is observed:
-all layers, or only those in the focus. The model has a forward hook only in such steps, or while an
-intervention is in force. Most steps are idle: the step counter counts them (see `idle_steps.py`).
+Interventions take effect only between two steps. The engine also decides there whether the next step is
+observed: all layers, or only the layers in the focus. The model has a forward hook only in such steps,
+or while an intervention is in force. Most steps are idle: the step counter counts them (see
+`idle_steps.py`).
 """
 
 import time
@@ -35,11 +36,11 @@ __all__ = ["StepEngine"]
 
 
 class StepEngine:
-    """Observes one model from `start` to `stop`.
+    """Observes one model, between `start` and `stop`.
 
     Attributes:
         tracker: the model's layers.
-        has_closure: whether the optimizer that steps now computes its gradients in a closure.
+        has_closure: whether the optimizer that is stepping computes its gradients in a closure.
     """
 
     def __init__(self, run: RunContext) -> None:
@@ -66,7 +67,7 @@ class StepEngine:
         self.has_closure = False
 
     def add(self, plugin: StepPlugin) -> None:
-        """Call a plugin in the steps that begin from now on."""
+        """Add a plugin. It is called from the next step on."""
         self._plugins.add(plugin)
 
     def start(self) -> None:
@@ -82,7 +83,7 @@ class StepEngine:
             self._begin()
 
     def stop(self) -> None:
-        """Remove all hooks and report the steps that are pending. A pause ends."""
+        """Remove all hooks and report the pending steps. Ends a pause."""
         self._is_running = (
             False  # the training thread may be held between two steps, and then continues
         )
@@ -103,14 +104,14 @@ class StepEngine:
 
     @property
     def is_observed(self) -> bool:
-        """Whether the step in progress is observed, all layers of it."""
+        """Whether the step in progress is an observed step (all layers)."""
         return self._hooks.is_observed
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the step in progress has certainly not begun to compute in this thread.
+        """Whether this thread has certainly not computed anything in the step in progress.
 
-        Autograd numbers the operations that it records: an unchanged number means that there were none.
+        Autograd numbers the operations that it records; if the number is unchanged, there were none.
         """
         return sequence_number() == self._counter.began_at
 
@@ -128,23 +129,23 @@ class StepEngine:
         return self.tracker.measurement.peek() if self.is_observed else None
 
     def focus(self, layers: Sequence[str]) -> None:
-        """Observe these layers in focus steps, and no others. To be called between two steps."""
+        """Set the layers to observe in focus steps. Call it between two steps."""
         with hidden_from_modes():
             self._guard.run("a focus", lambda: self.tracker.focus(layers))
 
     def settle_now(self) -> None:
-        """Let requested interventions take effect at once. The step must not have begun to compute."""
+        """Apply requested interventions at once. The step in progress must not have computed anything yet."""
         with hidden_from_modes():
             self._guard.run("applying interventions", self._settle)
         self._hooks.align()
 
     def settle_if_fresh(self) -> None:
-        """Let requested interventions take effect at once if the step has not begun to compute."""
+        """Apply requested interventions at once if the step in progress has not computed anything yet."""
         if self._is_running and self.is_fresh:
             self.settle_now()
 
     def mark_step(self) -> None:
-        """End a step by hand; observe parameters and gradients if no optimizer steps."""
+        """End a step explicitly; observe parameters and gradients if no optimizer has stepped."""
         with hidden_from_modes():
             if self._hooks.is_on and self._primary() is None:
                 self._hooks.follow_modules()
@@ -153,7 +154,7 @@ class StepEngine:
             self._end()
 
     def before_clip(self, parameters: list[torch.Tensor]) -> bool:
-        """Observe gradients that the script is about to clip; return whether any is the model's."""
+        """Observe gradients that the script is about to clip. Return whether any belongs to the model."""
         hooks = self._hooks
         if hooks.is_on:
             hooks.follow_modules()
@@ -195,7 +196,7 @@ class StepEngine:
             )
 
     def _wrapped(self, closure: Closure, optimizer: Optimizer) -> Closure:
-        """Return a closure that also changes and observes the gradients after each evaluation."""
+        """Return a closure that also changes and observes the gradients after each call."""
 
         def evaluate() -> Any:  # Any: whatever the user's closure returns
             value = closure()
@@ -221,7 +222,7 @@ class StepEngine:
                 self._end()
 
     def _primary(self) -> Optimizer | None:
-        """Return the optimizer whose step ends a step; None if it is unknown."""
+        """Return the optimizer whose step ends a step; None while unknown."""
         return None if self._counter.optimizer is None else self._counter.optimizer()
 
     def _end(self) -> None:

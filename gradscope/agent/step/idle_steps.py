@@ -1,9 +1,9 @@
-"""`IdleSteps`: steps in which nothing is to be done but to count them, reported in batches.
+"""`IdleSteps`: steps in which gradscope only counts, reported in batches.
 
     counted ─▶ counted ─▶ … ─▶ skip(): the batch is reported, and the next one is planned
 
-The step counter counts idle steps without calling Python code of the engine. Here is decided how many it
-may count before the engine is called again.
+The step counter counts idle steps without calling Python code of the engine. `IdleSteps` decides how
+many steps the counter may count before it calls the engine again.
 """
 
 import time
@@ -30,7 +30,7 @@ class IdleSteps:
         self._guard = guard
 
     def skip(self) -> None:
-        """End the step in progress, which was idle, and begin the next, which is idle too."""
+        """End the step in progress and begin the next one; both are idle."""
         counter = self._counter
         counter.count()
         counter.spent_s += self._guard.spent_s
@@ -41,7 +41,7 @@ class IdleSteps:
         counter.spent_s += time.perf_counter() - began_s
 
     def report(self) -> None:
-        """Report the idle steps that were counted. No more are counted until `skip` plans them."""
+        """Report the idle steps counted so far. No more idle steps are counted until `skip` plans them."""
         self._counter.left = 0
         self._guard.run("ending steps", self._report)
 
@@ -60,7 +60,7 @@ class IdleSteps:
         self._sampler.record_rest(step - 1, times_s, spent_s / len(times_s))
 
     def _plan(self, step: int) -> None:
-        """Let steps be idle from `step` on, which begins: as many as the limits and plugins allow."""
+        """Plan idle steps from `step` on, which begins: as many as the limits and plugins allow."""
         pace_s = self._sampler.pace_s
         if pace_s > 0:
             until = min(step + min(_BATCH_LIMIT, _DELAY_LIMIT_S / pace_s), self._plugins.next_step)

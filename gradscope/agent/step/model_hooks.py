@@ -1,10 +1,10 @@
-"""`ModelHooks`: the hooks on a model's forwards, and what they call.
+"""`ModelHooks`: the hooks on a model's forward calls, and the code that they call.
 
     ForwardHook ─▶ NativeHooks (C): a plain output in an observed step without interventions
                 └▶ on_forward: every other output
 
-The forward hook is installed only in steps that need it. After anything was compiled it stays installed,
-because a graph that is traced in an unobserved step must contain it.
+The forward hook is installed only in steps that need it. After a compilation it stays installed,
+because a graph that is traced in an unobserved step must contain the hook.
 """
 
 import time
@@ -39,7 +39,7 @@ _SKIPPED = "the GradScaler skipped an iteration before step {step}: its gradient
 
 
 class ModelHooks:
-    """Observes outputs in the steps that are observed, and applies interventions to outputs in all."""
+    """Observes outputs in observed steps, and applies interventions to outputs in all steps."""
 
     def __init__(
         self,
@@ -65,12 +65,12 @@ class ModelHooks:
         self._undo_quiet: Callable[[], None] | None = None
 
     def open(self) -> None:
-        """Observe what is compiled from now on, and silence torch's warning about global hooks."""
+        """Register with torch.compile, and silence torch's warning about global hooks."""
         self._undo_quiet = quiet_about_global_hooks()
         self._compiled.open()
 
     def close(self) -> None:
-        """Remove the hooks and undo `open`."""
+        """Remove all hooks and undo `open`."""
         self._forward.remove()
         self._compiled.close()
         if self._undo_quiet is not None:
@@ -78,7 +78,7 @@ class ModelHooks:
             self._undo_quiet = None
 
     def begin(self, *, is_due: bool, is_focus_due: bool) -> None:
-        """Begin a step: observed if `is_due`, otherwise a focus step if there are layers in the focus."""
+        """Begin a step: observed if `is_due`, otherwise a focus step if `is_focus_due` and a focus is set."""
         self._is_due = is_due
         self._is_focus_due = is_focus_due and not is_due and self._tracker.focus_measurement is not None
         self._tracker.begin(is_observed=self.is_observed)
@@ -106,11 +106,11 @@ class ModelHooks:
 
     @property
     def are_current(self) -> bool:
-        """Whether nothing was compiled for the first time since the hooks were aligned."""
+        """Whether no first compilation has happened since the hooks were last installed or removed."""
         return has_compiled() == self._had_compiled
 
     def align(self) -> None:
-        """Install or remove the forward hook, as the step that begins needs it."""
+        """Install or remove the forward hook, as required by the step that begins."""
         tracker = self._tracker
         self._had_compiled = has_compiled()
         self._compiled.is_on = self.is_observed
@@ -125,14 +125,14 @@ class ModelHooks:
             self._forward.remove()
 
     def follow_modules(self) -> bool:
-        """Look for changed modules; return whether no more search is needed in this step."""
+        """Search for changed modules. Return whether the search is complete for this step."""
         if self._tracker.takes_search():
             with hidden_from_modes():
                 self._guard.run("following changes of the model", self._follow_modules)
         return not self._tracker.must_search
 
     def follow_parameters(self) -> None:
-        """Look for changed parameters before an optimizer steps."""
+        """Search for changed parameters before an optimizer steps."""
         tracker = self._tracker
         if self.is_focus and tracker.owns_same_in_focus():
             return
@@ -140,7 +140,7 @@ class ModelHooks:
             self._optimizers.forget()
 
     def count_native(self) -> None:
-        """Add the time that was spent in C; report a device pass that has failed."""
+        """Add the time spent in C, and report a device pass that has failed."""
         spent_s, outputs = self._tracker.measurement.activations.take()
         self._guard.spent_s += spent_s
         if outputs:
@@ -162,7 +162,7 @@ class ModelHooks:
             tracker.measurement.begin()
 
     def _on_forward(self, slot: Slot, output: Any) -> Any:  # Any: whatever a module returns
-        """Observe an output and apply interventions to it: called by the forward hook."""
+        """Observe an output and apply interventions to it. Called by the forward hook."""
         began_s = time.perf_counter()
         self._warnings.note_seen()
         layer = (slot.focus_layer if self._is_focus_due else slot.layer) if self.is_on else None
@@ -183,7 +183,7 @@ class ModelHooks:
         return output if is_changed else None
 
     def _on_compiled(self, layer: int, what: Seen, path: str, tensor: torch.Tensor) -> None:
-        """Observe a tensor of a compiled graph: called by the custom op in the graph."""
+        """Observe a tensor of a compiled graph. Called by the custom op in the graph."""
         if self.is_observed:
             self.follow_modules()
             self._warnings.note_seen()

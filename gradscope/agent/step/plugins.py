@@ -1,14 +1,14 @@
-"""The interface of plugins, and the calls of the step engine to them.
+"""The interface of plugins, and the calls that the step engine makes to them.
 
     at_boundary │ begin ─▶ … ─▶ check_gradients, before_optimizer │ optimizer step │ after_optimizer ─▶ end
 
-Most plugins have nothing to do in most steps. `next_step` names the first step in which a plugin must be
-called; between these steps it costs nothing. The answer is asked again when an ordinary step ends. If it
-changes at another time, the plugin calls `RunContext.plan_again()`.
+Most plugins have nothing to do in most steps. `next_step` returns the first step in which a plugin must
+be called; until then the plugin costs nothing. `next_step` is called again at the end of each step that
+is not idle. If its result changes at another time, the plugin calls `RunContext.plan_again()`.
 
-All calls come from the training's own threads. A plugin that raises is switched off and counted as a
-fault; neither the training nor the other plugins notice. Only an AlertError is passed on, because the
-script asked for it with `scope.rule(..., action="raise")`.
+All calls are made in the threads of the training. If a plugin raises, it is switched off and counted as
+a fault; the training and the other plugins continue. Only an AlertError propagates, because the script
+has requested it with `scope.rule(..., action="raise")`.
 """
 
 import sys
@@ -28,71 +28,71 @@ NEVER: Final = sys.maxsize
 
 
 class StepPlugin:
-    """Takes part in steps. A plugin overrides the methods that it needs.
+    """Base class of plugins. A plugin overrides the methods that it needs.
 
-    name: how a fault names the plugin. needs_observed: whether it is also called in each observed step.
+    name: the name of the plugin in faults. needs_observed: call it in each observed step too.
     """
 
     name = "a plugin"
     needs_observed = False
 
     def next_step(self, step: int) -> int | None:
-        """Return the first step, from `step` on, in which this plugin must be called; None: none.
+        """Return the first step, from `step` on, in which this plugin must be called; None if there is none.
 
-        `step` begins next, or is in progress. The methods from `at_boundary` to `end` are called in that
-        step; the methods after `end` are always called.
+        `step` begins next or is in progress. The methods from `at_boundary` to `end` are called only in
+        the returned step; the methods below `end` are always called.
         """
         return step
 
     def at_boundary(self, step: int) -> None:
-        """Act between two steps, before `step` begins and interventions take effect. It may block."""
+        """Run between two steps, before `step` begins and interventions take effect. May block."""
 
     def before_settle(self, step: int) -> None:
-        """Act right before requested interventions take effect in `step`."""
+        """Run right before requested interventions take effect in `step`."""
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Act at the beginning of a step, after interventions have taken effect."""
+        """Run at the beginning of a step, after interventions have taken effect."""
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
-        """Act before an optimizer of the model steps; its gradients have been observed."""
+        """Run before an optimizer of the model steps, after its gradients were observed."""
 
     def after_optimizer(self, optimizer: Optimizer) -> None:
-        """Act after an optimizer of the model has stepped; its updates have been observed."""
+        """Run after an optimizer of the model has stepped and its updates were observed."""
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:
-        """Act at the end of a step; its statistics may still be on the way from the device."""
+        """Run at the end of a step. Its statistics may not have been copied from the device yet."""
 
     def check_gradients(self, step: int, optimizer: Optimizer) -> None:
-        """Act before an optimizer steps and before `before_optimizer` of any plugin.
+        """Run before an optimizer steps, and before `before_optimizer` of all plugins.
 
-        Not called in steps that the step counter handles alone: idle steps before
-        `counter.checks_at`, and the steps that it checks itself.
+        Not called in steps that the step counter handles alone: idle steps before `counter.checks_at`,
+        and steps that the counter checks itself.
         """
 
     def gradients_checked(self, steps: int, spent_s: float) -> None:
-        """Take the number of steps in which the step counter checked gradients, and their total time."""
+        """Receive the number of steps that the step counter checked, and the total time in seconds."""
 
     def ended(self, step: int, time_s: float, step_time_s: float) -> None:
-        """Take a step that has ended, also an idle one. Steps come in order, idle ones late.
+        """Receive a step that has ended. Also called for idle steps, later; the order of steps is kept.
 
-        time_s: when it ended, in seconds since 1970.
+        time_s: when the step ended, in seconds since 1970. step_time_s: its duration, in seconds.
         """
 
     def observed(self, step: ObservedStep) -> None:
-        """Take the statistics of an observed step. Steps come in order."""
+        """Receive the statistics of an observed step. Steps arrive in order."""
 
     def focus_observed(self, step: ObservedStep) -> None:
-        """Take the statistics of a focus step. Steps come in order."""
+        """Receive the statistics of a focus step. Steps arrive in order."""
 
     def close(self) -> None:
-        """Remove all hooks and end all waiting: the scope is being detached. Called once."""
+        """Remove all hooks and end all waiting, because the scope is being detached. Called once."""
 
 
 class StepPlugins:
     """The plugins of one run, called in the order in which they were added.
 
-    Only plugins that override a method are called. The step engine hides all calls of a step's end from
-    the user's modes at once.
+    A method is called only on the plugins that override it. All calls at the end of a step run with the
+    script's torch modes disabled.
     """
 
     def __init__(self, run: RunContext) -> None:
@@ -107,17 +107,17 @@ class StepPlugins:
 
     @property
     def are_active(self) -> bool:
-        """Whether any plugin is called in the step in progress."""
+        """Whether any plugin must be called in the step in progress."""
         return bool(self._active)
 
     def add(self, plugin: StepPlugin) -> None:
-        """Call a plugin from now on."""
+        """Add a plugin."""
         self._plugins.append(plugin)
         self._sort()
         self._run.plan_again()
 
     def plan(self, step: int) -> list[StepPlugin]:
-        """Ask all plugins for their next step; return the plugins that must be called in `step`."""
+        """Call `next_step` of all plugins. Return the plugins that must be called in `step`."""
         self._counter.must_plan = False  # first: what changes from now on sets it again
         now, later = [], NEVER
         for plugin, ask in self._planned:
@@ -135,17 +135,17 @@ class StepPlugins:
         self._active = set(self.plan(step))
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Call `begin`; in an observed step also that of the plugins that need observed steps."""
+        """Call `begin` of the chosen plugins, and in an observed step of those that need observed steps."""
         self._is_observed = is_observed
         self.call("begin", step, is_observed=is_observed)
 
     def check_gradients(self, step: int, optimizer: Optimizer) -> None:
-        """Call `check_gradients` of every plugin."""
+        """Call `check_gradients` of all plugins."""
         for plugin, check in self._overriding["check_gradients"]:
             self._call(plugin, check, step, optimizer)
 
     def call(self, name: str, *args: object, **keywords: object) -> None:
-        """Call the method of this name of every plugin that must be called in this step."""
+        """Call the named method of each plugin that must be called in this step."""
         counter = self._counter
         if not self._active and not self._is_observed and not counter.must_plan:
             return
@@ -157,17 +157,17 @@ class StepPlugins:
                 self._call(plugin, method, *args, **keywords)
 
     def gradients_checked(self, steps: int, spent_s: float) -> None:
-        """Report to every plugin the steps in which the step counter checked gradients."""
+        """Call `gradients_checked` of all plugins."""
         for plugin, take in self._overriding["gradients_checked"]:
             self._call(plugin, take, steps, spent_s)
 
     def ended(self, step: int, time_s: float, step_time_s: float) -> None:
-        """Report to every plugin a step that has ended."""
+        """Call `ended` of all plugins."""
         for plugin, take in self._overriding["ended"]:
             self._call(plugin, take, step, time_s, step_time_s)
 
     def observed(self, step: ObservedStep) -> None:
-        """Give every plugin the statistics of an observed step or a focus step."""
+        """Call `observed` or `focus_observed` of all plugins."""
         for plugin, take in self._overriding["focus_observed" if step.is_focus else "observed"]:
             self._call(plugin, take, step)
 
