@@ -410,7 +410,7 @@ class Scope:
     ) -> None:
         """Keep a snapshot of the training state, taken right before the first intervention takes effect.
 
-        optimizers: optimizers that have not stepped yet; those that have stepped are found
+        optimizers: optimizers that have not stepped yet; the others are found
             automatically.
         save, restore: `save(step)` and `restore()` replace gradscope's own snapshot.
 

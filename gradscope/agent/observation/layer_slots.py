@@ -76,7 +76,7 @@ class LayerSlots:
         self._both = self._observed | self._changed if changed else self._observed
 
     def focus(self, names: Sequence[str]) -> list[LayerInfo]:
-        """Set the layers to observe in focus steps. Return those that exist."""
+        """Set the layers to observe in focus steps. Return the ones that exist."""
         for slot in self._slots.values():
             slot.focus_layer = None
         there = self._alive(dict.fromkeys(names))

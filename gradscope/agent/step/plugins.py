@@ -135,7 +135,7 @@ class StepPlugins:
         self._active = set(self.plan(step))
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Call `begin` of the chosen plugins, and in an observed step of those that need observed steps."""
+        """Call `begin` of the chosen plugins, and in an observed step of plugins that need it."""
         self._is_observed = is_observed
         self.call("begin", step, is_observed=is_observed)
 
