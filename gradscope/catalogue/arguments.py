@@ -1,4 +1,4 @@
-"""The arguments of interventions: their types, ranges and defaults, and the check of given values."""
+"""The arguments of interventions: their types, ranges and defaults, and the validation of values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ Arguments: TypeAlias = Mapping[str, Value]
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A first value for a form: `factor` times the largest `statistic` of the chosen layers.
+    """A suggested value for a form: `factor` times the largest `statistic` of the chosen layers.
 
-    `otherwise` is the value if that statistic is not known, or if there is no `statistic`.
+    `otherwise` is the value if the statistic is not known, or if there is no `statistic`.
     """
 
     otherwise: float
@@ -27,10 +27,10 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument; it must be given if it has no default.
+    """One argument. It is required if it has no default.
 
-    A `number` or `whole` number has a range, a `choice` has options; `yes` is True or False. Whole
-    numbers are kept as floats, as in a message.
+    A `number` or `whole` number (an integer) has a range, and a `choice` has options; `yes` is True or
+    False. Integers are stored as floats, as in messages.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Argument:
     suggestion: Suggestion = Suggestion(1.0)
 
     def check(self, action: str, value: object) -> Value:
-        """Return the value. Raises UsageError if it has another type or is out of range."""
+        """Return the validated value. Raises UsageError if it has another type or is out of range."""
         if self.kind == "choice":
             if value not in self.options:
                 known = ", ".join(self.options)
@@ -68,7 +68,7 @@ class Argument:
 
     @property
     def range_in_words(self) -> str:
-        """The numbers that are allowed, as "a finite number of at least 0"."""
+        """The allowed numbers in words, such as "a finite number of at least 0"."""
         kind = "a whole number" if self.kind == "whole" else "a finite number"
         words = [kind if not self.may_be_infinite else "a number"]
         if self.lowest > -math.inf:
@@ -81,9 +81,10 @@ class Argument:
 def check_arguments(
     action: str, arguments: Sequence[Argument], given: Mapping[str, object]
 ) -> dict[str, Value]:
-    """Return the value of each argument, with defaults for the ones that are not given.
+    """Return the value of each argument, using defaults for missing ones.
 
-    Raises UsageError if one is missing, unknown, of another type, or out of range.
+    Raises UsageError if a required argument is missing, or if one is unknown, of another type or out of
+    range.
     """
     known = {argument.name for argument in arguments}
     unknown = sorted(set(given) - known)

@@ -1,4 +1,4 @@
-"""The commands that a viewer can send to a run. The message `Command` says what each one needs."""
+"""The commands that a viewer can send to a run. The message `Command` documents the fields of each."""
 
 from typing import Literal, TypeAlias
 

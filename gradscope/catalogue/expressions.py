@@ -1,15 +1,15 @@
 """The language of conditions: `loss > 10`, `grad["blocks.3.*"].norm > 100 and step >= 500`, `any.nan`.
 
-A condition is a subset of a Python expression. `ast` gives its structure; every node is checked against
-the few that are allowed, and nothing is evaluated as Python.
+A condition is a subset of a Python expression. `ast` parses it; only a few types of nodes are allowed,
+and nothing is evaluated as Python.
 
     condition  = comparison, joined by `and` and `or`, with brackets
     comparison = name sign number
-               | kind ["pattern"] . quantity [ sign number ]      the pattern and its brackets may be absent
+               | kind ["pattern"] . quantity [ sign number ]      the pattern and its brackets are optional
     sign       = > | >= | < | <= | == | !=
 
-A quantity that counts elements may stand without a comparison: `out.nan` is `out.nan > 0`. The kind `any`
-means all kinds of rows and has counts only.
+A quantity that counts elements can be used without a comparison: `out.nan` means `out.nan > 0`. The
+kind `any` means all kinds of rows, and has counts only.
 """
 
 import ast
@@ -51,7 +51,7 @@ _CLOSING = {"(": ")", "[": "]"}
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A named number, or a quantity of the rows of a kind, compared with a number.
+    """A comparison with a number: of a named number, or of a quantity of the rows of a kind.
 
     kind: empty for a named number. pattern: None for the rows of all layers.
     """
@@ -76,7 +76,7 @@ Expression: TypeAlias = Comparison | Combination
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The words of one use of the language. `names` empty: a named number may have any name."""
+    """The names that are allowed in one kind of condition. If `names` is empty, any name is allowed."""
 
     examples: str
     names: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class Vocabulary:
 
 
 def parse_expression(text: object, words: Vocabulary) -> Expression:
-    """Return the condition. Raises UsageError with the column and what was expected there."""
+    """Parse a condition. Raises UsageError with the column and what was expected there."""
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f"a condition is a text such as loss > 10, got {text!r}; {words.examples}")
     if len(text) > _LENGTH_LIMIT:
@@ -110,10 +110,10 @@ class _Token(NamedTuple):
 
 
 class _Parser:
-    """One text. `_tokens` ends with a token of the kind `end`.
+    """The parser of one text. The last of `_tokens` has the kind `end`.
 
-    Python parses a copy in which each name, number and string is `_` and the token's index, so its rules
-    for literals and keywords do not matter.
+    Python parses a copy of the text in which each name, number and string is replaced by `_` and the
+    index of its token, so that Python's rules for literals and keywords do not apply.
     """
 
     def __init__(self, text: str, words: Vocabulary) -> None:
@@ -144,7 +144,7 @@ class _Parser:
         yield _Token("other", rest[0], end) if rest else _Token("end", "", len(self._text))
 
     def _check_neighbours(self) -> None:
-        """Check brackets, and that no two values are next to each other."""
+        """Check that brackets match, and that no two values are adjacent."""
         opened: list[str] = []
         for i, token in enumerate(self._tokens):
             before = self._tokens[i - 1] if i else _Token("word", "", 0)
@@ -226,7 +226,7 @@ class _Parser:
 
     @staticmethod
     def _index(node: ast.expr) -> int:
-        """Return the index of the first token of a node, brackets aside."""
+        """Return the index of the first token of a node, ignoring brackets."""
         return min((int(n.id[1:]) for n in ast.walk(node) if isinstance(n, ast.Name)), default=0)
 
     def _name_expected(self) -> str:
@@ -235,7 +235,7 @@ class _Parser:
         return "a name, as step, loss, any, or one of " + ", ".join(self._words.kinds)
 
     def _error_after(self, at: int) -> UsageError:
-        """Return the error at a token that may not follow the one before it."""
+        """Return the error for a token that is not allowed after the previous one."""
         before = self._tokens[at - 1] if at else _Token("word", "", 0)
         if before.kind in ("name", "number", "string"):
             signs = "one of " + " ".join(COMPARISON_SIGNS)

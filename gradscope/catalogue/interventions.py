@@ -1,7 +1,7 @@
-"""Every intervention once: its arguments, its sites, and its words in each place that shows it.
+"""All interventions as data: arguments, sites, and the texts that the user interfaces show.
 
-The training process adds the function of tensors (`intervene/actions.py`). The command line, the form of
-the terminal UI, the argument checks and the lines of Python are made from these entries.
+`intervene/actions.py` adds the tensor functions in the training process. The command line, the form of
+the terminal UI, the argument checks and the generated Python code are built from these entries.
 """
 # ruff: noqa: RUF001 - the minus and multiplication signs are meant
 
@@ -26,16 +26,16 @@ _AROUND = ("output", "input")
 class InterventionSpec:
     """One intervention.
 
-    what: what it changes: a `gradient`, the `value` that flows forward (with its own gradient), or the
-        `passage` of the gradient past the layer.
-    is_linear: changing c times a gradient gives c times the change.
-    needs_whole: on a shard of a gradient the result would differ from that on the whole gradient.
+    what: what it changes: a `gradient`, the `value` in the forward pass (with its own gradient), or the
+        `passage`, so that the gradient bypasses the layer.
+    is_linear: scaling the gradient by c scales the result by c.
+    needs_whole: on a shard of a gradient, the result would differ from that on the whole gradient.
     is_random: it draws random numbers.
-    help: what it does, as a phrase that begins with a verb; menu: the same in a few words.
-    key, verb, effect, short: the key in the UI, its title there, the end of the sentence that says what
-        will happen, and the form for a table cell. `{name}` is the value of that argument.
-    module: the same as a module of `gradscope.nn`; on_parameters: as a line of PyTorch for a parameter
-        `p`. `{name}` is the argument as Python. Empty if there is none.
+    help: a description that begins with a verb. menu: a shorter form of it.
+    key, verb, effect, short: for the UI: the key, its title, the end of the sentence that describes the
+        effect, and the form for a table cell. `{name}` is replaced by the value of that argument.
+    module: the equivalent module of `gradscope.nn`. on_parameters: the equivalent line of PyTorch for a
+        parameter `p`. `{name}` is replaced by the argument as Python code. Empty if there is none.
     """
 
     name: str
@@ -56,7 +56,7 @@ class InterventionSpec:
 
 
 def check_site(spec: InterventionSpec, site: str, arguments: Arguments) -> str:
-    """Return the site. Raises UsageError with the sites that can be used instead, or the reason."""
+    """Return the validated site. Raises UsageError with the allowed sites, or with the reason."""
     if site not in SITES:
         raise UsageError(f"no site {site!r}; there are: {', '.join(SITES)}")
     if site not in spec.sites:

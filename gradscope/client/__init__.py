@@ -1,4 +1,4 @@
-"""A viewer's end of the link: observe and change a run from a script, the command line or a screen."""
+"""The viewer's side of the link: observe and change a run from a script, the command line or the UI."""
 
 from gradscope.client.as_python import python_lines
 from gradscope.client.captured_tensors import CapturedArray, Channels

@@ -1,7 +1,7 @@
-"""An intervention as the lines of Python that make it permanent in a script.
+"""Generates the Python code that makes an intervention permanent in a script.
 
-The first line does the same through a Scope. The second, if there is one, needs no Scope: a module of
-`gradscope.nn` in a hook, or plain PyTorch before the optimizer steps.
+The first line uses a Scope. The second line, if there is one, works without a Scope: a module of
+`gradscope.nn` in a hook, or plain PyTorch code before the optimizer steps.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,10 @@ __all__ = ["python_lines"]
 
 
 def python_lines(state: InterventionState, actions: Sequence[ActionInfo] = ()) -> tuple[str, ...]:
-    """Return the lines, such as `scope.clip("fc1", max_norm=1.0)`.
+    """Return the lines of code, such as `scope.clip("fc1", max_norm=1.0)`.
 
-    `actions` are the interventions of the run: they have the argument types of a script's own ones.
+    `actions` are the interventions of the run, which include the argument types of the script's own
+    ones.
     """
     given = _arguments(state, actions)
     lines = [_scope_line(state, given)]

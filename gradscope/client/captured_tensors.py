@@ -1,4 +1,4 @@
-"""Captured tensors as NumPy arrays: waiting for them, statistics by channel, and saving."""
+"""Captured tensors as NumPy arrays: waiting for them, statistics by channel, and saving to a file."""
 
 import math
 import threading
@@ -26,7 +26,7 @@ _DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """Statistics by channel, one number each. `axis` is the dimension of the channels in the array.
+    """Statistics by channel, with one value for each channel. `axis` is the channel dimension of the array.
 
     `mean` and `std` of a channel with nonfinite elements are not finite.
     """
@@ -45,9 +45,9 @@ class Channels:
 
 @dataclass(frozen=True, slots=True)
 class CapturedArray:
-    """One captured tensor. `dtype` is that in the training; `array` has float32 for bfloat16.
+    """One captured tensor. `dtype` is its dtype in the training; for bfloat16, `array` is float32.
 
-    `full_shape` is the shape of the whole tensor; `note` says if only a part of it was sent.
+    `full_shape` is the shape of the whole tensor. `note` says if only a part of it was sent.
     """
 
     step: int
@@ -60,9 +60,9 @@ class CapturedArray:
     note: str = ""
 
     def channels(self, axis: int | None = None) -> Channels:
-        """Return statistics by channel: dimension 1 of images, the last dimension of other tensors.
+        """Return statistics by channel. Default axis: dimension 1 of images, the last one of other tensors.
 
-        Raises UsageError for an axis that the array does not have.
+        Raises UsageError if the array does not have this axis.
         """
         values = np.atleast_1d(np.abs(self.array) if np.iscomplexobj(self.array) else self.array)
         if axis is None:
@@ -85,7 +85,7 @@ class CapturedArray:
             )
 
     def save(self, path: Path | str) -> Path:
-        """Write it as `.npy`, or as `.safetensors` if that package is installed; return the path.
+        """Write the array as `.npy`, or as `.safetensors` if that package is installed. Return the path.
 
         Raises UsageError for another suffix, or if safetensors is not installed.
         """
@@ -100,7 +100,7 @@ class CapturedArray:
 
 
 def array_of(message: Captured) -> CapturedArray:
-    """Return the tensor of a message. Raises ProtocolError if its body does not fit its head."""
+    """Return the tensor of a message. Raises ProtocolError if the body does not match the head."""
     kind = "<u2" if message.dtype == "bfloat16" else _DTYPES.get(message.dtype)
     if kind is None:
         raise ProtocolError(f"a captured tensor has the unknown dtype {message.dtype!r}")
@@ -126,7 +126,7 @@ def array_of(message: Captured) -> CapturedArray:
 
 
 class Incoming:
-    """Captured tensors by the command that requested them; tensors that nothing waits for are dropped."""
+    """Captured tensors by the command that requested them. Tensors of other commands are dropped."""
 
     def __init__(self) -> None:
         self._arrival = threading.Condition()
@@ -146,7 +146,7 @@ class Incoming:
                 self._arrival.notify_all()
 
     def take(self, command: bytes, timeout_s: float) -> list[Captured]:
-        """Return all tensors of a command. Raises LinkError if they do not arrive in time."""
+        """Return all tensors of a command. Raises LinkError if they do not arrive within `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
         with self._arrival:
             try:

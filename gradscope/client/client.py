@@ -49,12 +49,13 @@ Value = TypeVar("Value")
 
 
 class Client:
-    """A connection to a hub, made by `connect`; a context manager. It never starts a hub.
+    """A connection to a hub, created by `connect`. Also a context manager. It never starts a hub.
 
-    A script calls `latest`, `steps`, `manifest`, `interventions`, and the commands. A screen calls
-    `watch`, and `take` whenever `on_arrival` was called; a loop calls `watch` and `receive`.
+    A script calls `latest`, `steps`, `manifest`, `interventions`, and the commands. A UI calls `watch`,
+    and calls `take` after each call of `on_arrival`. A loop calls `watch` and `receive`.
 
-    `on_arrival()` is called in the client's thread, once until everything has been taken.
+    `on_arrival()` is called in the client's thread when messages arrive, and not again until all of
+    them have been taken.
     """
 
     def __init__(
@@ -76,13 +77,13 @@ class Client:
 
     @property
     def counters(self) -> dict[str, int]:
-        """How many messages this client has sent, received, dropped and could not read."""
+        """The numbers of messages that this client has sent, received, dropped and could not decode."""
         return self._session.counters
 
     def runs(self, timeout_s: float = 2.0) -> list[RunInfo]:
-        """Ask the hub for its runs; return all ranks of all of them, live ones first.
+        """Request the list of runs from the hub. Return all ranks of all runs, live runs first.
 
-        Raises LinkError if the hub does not answer in time.
+        Raises LinkError if the hub does not answer within `timeout_s`.
         """
         known = self._session.known
         count = known.runs_count
@@ -95,28 +96,29 @@ class Client:
         return list(found)
 
     def watch(self, run: str, *, max_rate_hz: float = 4.0, backfill: bool = True) -> None:
-        """Subscribe to a run; read its stream with `take`, `receive` or `steps`.
+        """Subscribe to a run. Read its stream with `take`, `receive` or `steps`.
 
-        The hub sends at most `max_rate_hz` steps per second and rank, and with `backfill` first the past
-        steps that it has kept. Keep reading: after 32 unread steps the hub skips newer ones and reports
-        how many with `Skipped`.
+        max_rate_hz: the hub sends at most this many steps per second and rank.
+        backfill: first send the past steps that the hub has kept.
+        Keep reading: after 32 unread steps, the hub skips newer ones and reports their number with
+            `Skipped`.
         """
         self._watch(run, max_rate_hz=max_rate_hz, backfill=backfill, is_listening=True)
 
     def take(self, most: int) -> list[Item]:
-        """Return the oldest `most` items of the stream that wait to be read, without waiting.
+        """Return the oldest unread items of the stream, at most `most`, without waiting.
 
-        An item is a message as of `receive`, or a step of the run: a dict with the Step of each rank,
-        which follows the messages of that step as soon as all ranks have reported it.
+        An item is a message, as in `receive`, or a step of the run: a dict with the Step of each rank.
+        The dict follows the messages of that step as soon as all ranks have reported the step.
         """
         items = self._session.inbox.take(most)
         self._session.note_read()
         return items
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """Return the messages that wait to be read, in order, after waiting up to `timeout_s` for one.
+        """Return the unread messages in order, after waiting up to `timeout_s` for the first one.
 
-        They are Runs, Manifest, Step, Memory, Times, Scalars, Event, Interventions, Skipped,
+        Their types are Runs, Manifest, Step, Memory, Times, Scalars, Event, Interventions, Skipped,
         Backfill and Refusal.
         """
         items = self._session.inbox.take(timeout_s=timeout_s)
@@ -124,13 +126,14 @@ class Client:
         return [item for item in items if not isinstance(item, dict)]
 
     def steps(self, timeout_s: float | None = None, *, rank: int | None = None) -> Iterator[Table]:
-        """Iterate over the run's steps as tables: first the past that the hub has kept, then live.
+        """Iterate over the run's steps as tables: past steps that the hub has kept, then live steps.
 
-        With several ranks a table has the merged rows of all of them. It arrives once every rank has
-        reported the step or a later one (`.missing` names the latter). `rank` selects the rows of one.
+        With several ranks, a table contains the merged rows of all of them. It is yielded when every
+        rank has reported that step or a later one (`.missing` names the latter ranks). `rank` selects
+        the rows of one rank.
 
         Ends when the run ends, or after `timeout_s` without a step. Raises LinkError if the hub is lost
-        for 15 s. Messages of other kinds that arrive meanwhile are not kept for `receive`.
+        for 15 s. Other messages that arrive in the meantime are not kept for `receive`.
         """
         known = self._session.known
 
@@ -144,11 +147,11 @@ class Client:
         return self._stream(table, timeout_s)
 
     def focus_steps(self, timeout_s: float | None = None, *, rank: int = 0) -> Iterator[Table]:
-        """Iterate over a rank's focus steps as they arrive: statistics of the layers in the focus only.
+        """Iterate over the focus steps of a rank as they arrive. They cover the layers in the focus only.
 
-        They are measured between observed steps while any viewer, or the script, has a focus (`focus`).
-        A table's `every` and `cost` are those of the focus. Past focus steps are not kept. Ends and
-        raises as `steps` does.
+        Focus steps are recorded between observed steps while any viewer or the script has set a focus
+        (`focus`). `every` and `cost` of a table refer to focus steps. Past focus steps are not kept.
+        Ends and raises as `steps` does.
         """
         known = self._session.known
 
@@ -184,11 +187,11 @@ class Client:
             self._check_link(now_s)
 
     def latest(self, timeout_s: float = 5.0, *, rank: int | None = None) -> Table:
-        """Return the newest step, waiting up to `timeout_s` for the first.
+        """Return the newest step, waiting up to `timeout_s` for the first one.
 
-        With several ranks it is the newest step that all have reported, with merged rows; if there is
-        none in time, the newest step of some ranks (`.missing` names the others). `rank` selects the
-        rows of one. Raises LinkError if no step arrives in time.
+        With several ranks, this is the newest step that all have reported, with merged rows. If there
+        is none within `timeout_s`, it is the newest step of some ranks (`.missing` names the others).
+        `rank` selects the rows of one rank. Raises LinkError if no step arrives in time.
         """
         self._ensure_watched()
         known = self._session.known
@@ -204,9 +207,9 @@ class Client:
         return self._found(found if part is None else known.table(part), "step", timeout_s)
 
     def memory(self, timeout_s: float = 5.0, *, rank: int = 0) -> MemoryTable:
-        """Return the memory of the newest measured step, waiting up to `timeout_s` for the first.
+        """Return the memory of the newest measured step, waiting up to `timeout_s` for the first one.
 
-        Raises LinkError if none arrives in time: memory is measured in few steps.
+        Raises LinkError if none arrives in time; note that memory is measured in few steps.
         """
         self._ensure_watched()
         known = self._session.known
@@ -217,7 +220,7 @@ class Client:
         return self._found(known.wait(newest_memory, timeout_s), "memory data", timeout_s)
 
     def times(self, timeout_s: float = 5.0, *, rank: int = 0) -> TimesTable:
-        """Return the times of the newest measured step; waits and raises as `memory` does."""
+        """Return the times of the newest measured step. Waits and raises as `memory` does."""
         self._ensure_watched()
         known = self._session.known
 
@@ -227,7 +230,7 @@ class Client:
         return self._found(known.wait(newest_times, timeout_s), "time data", timeout_s)
 
     def manifest(self, timeout_s: float = 5.0, *, rank: int = 0) -> Manifest:
-        """Return the newest manifest of a rank: its layers. Raises LinkError if none arrives in time."""
+        """Return the newest manifest (list of layers) of a rank. Raises LinkError if none arrives in time."""
         self._ensure_watched()
         known = self._session.known
         return self._found(known.wait(lambda: known.manifest(rank), timeout_s), "manifest", timeout_s)
@@ -238,7 +241,7 @@ class Client:
         return newest.entries if newest else ()
 
     def paused(self, timeout_s: float = 5.0) -> PauseState | None:
-        """Return the step before which training is paused and its lease; None while it runs."""
+        """Return the pause of the run: its step and its lease. None while training runs."""
         state = self._state(timeout_s)
         return state.pause if state else None
 
@@ -252,11 +255,11 @@ class Client:
     # CommandTimeoutError if no answer came within `timeout_s`.
 
     def submit(self, action: CommandName, **fields: Unpack[CommandFields]) -> Future[Ack]:
-        """Send a command without waiting; the Future of its Ack raises CommandRefusedError."""
+        """Send a command without waiting. Return a Future of the Ack; it may raise CommandRefusedError."""
         return self._commands.submit(action, fields)
 
     def send(self, command: Command) -> Future[Ack]:
-        """Send a command without waiting; fills in its `id`, `run`, `peer` and `set_by`."""
+        """Send a command without waiting. Fills in `id`, `run`, `peer` and `set_by`."""
         return self._commands.send(command)
 
     def intervene(
@@ -267,7 +270,7 @@ class Client:
         arguments: Mapping[str, float | str] | None = None,
         **how: Unpack[How],
     ) -> Ack:
-        """Install the intervention of that name: gradscope's, or one registered by the script.
+        """Install an intervention by name: a built-in one, or one that the script has registered.
 
         `layers` is a name or pattern, or several. Raises UsageError for an invalid schedule.
         """
@@ -285,7 +288,8 @@ class Client:
     def clip(self, layers: Layers, *, max_norm: float, per: str = "tensor", **how: Unpack[How]) -> Ack:
         """Scale the gradients of layers down to a norm of at most `max_norm`.
 
-        `per`: each "tensor" by itself, those of a "layer" as one, or with site="params" "all" as one.
+        per: "tensor": each gradient separately; "layer": all gradients of a layer as one vector; "all":
+            all gradients as one vector (with site="params" only).
         """
         return self.intervene(layers, "clip", arguments={"max_norm": max_norm, "per": per}, **how)
 
@@ -306,12 +310,12 @@ class Client:
         relative: bool = False,
         **how: Unpack[How],
     ) -> Ack:
-        """Add Gaussian noise to the gradients; `relative`: `std` is a fraction of their own std."""
+        """Add Gaussian noise to the gradients. `relative`: `std` is a fraction of the gradient's std."""
         arguments = {"std": std, "seed": seed, "relative": relative}
         return self.intervene(layers, "noise", arguments=arguments, **how)
 
     def remove(self, target: str, *, timeout_s: float = TIMEOUT_S) -> Ack:
-        """Remove the intervention of that id."""
+        """Remove the intervention with this id."""
         return self._commands.ask("remove", timeout_s, target=target)
 
     def remove_all(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
@@ -319,27 +323,27 @@ class Client:
         return self._commands.ask("remove_all", timeout_s)
 
     def undo(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
-        """Remove all interventions, and restore the training state before the first of them.
+        """Remove all interventions, and restore the training state from before the first of them.
 
-        Only if the training keeps a snapshot: `scope.keep_snapshot()`.
+        Requires a snapshot: the script must have called `scope.keep_snapshot()`.
         """
         return self._commands.ask("undo", timeout_s)
 
     def pause(self, *, lease_s: float | None = None, timeout_s: float = TIMEOUT_S) -> Ack:
         """Pause training at the next step boundary for `lease_s` seconds: 60 by default, at most 300.
 
-        Pausing again renews the lease. The Ack's step is the first that is held.
+        Pausing again renews the lease. The step of the Ack is the first step that is held.
         """
         return self._commands.ask("pause", timeout_s, lease_s=lease_s)
 
     def resume(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
-        """Resume training; the Ack's step is the first that runs."""
+        """Resume training. The step of the Ack is the first step that runs."""
         return self._commands.ask("resume", timeout_s)
 
     def step_once(self, *, lease_s: float | None = None, timeout_s: float = TIMEOUT_S) -> Ack:
-        """Run one step, and pause before the next; return when training is paused there.
+        """Run one step, and pause before the next one. Returns when training is paused again.
 
-        The Ack's step is the one that has run.
+        The step of the Ack is the step that has run.
         """
         self._ensure_watched()
         return self._commands.step_once(timeout_s, lease_s)
@@ -351,35 +355,37 @@ class Client:
         return self._commands.ask("break", timeout_s, condition=condition, lease_s=lease_s).id
 
     def remove_breakpoint(self, id: str = "", *, timeout_s: float = TIMEOUT_S) -> Ack:
-        """Remove a breakpoint; without an id, all of them."""
+        """Remove a breakpoint, or all breakpoints if `id` is empty."""
         return self._commands.ask("unbreak", timeout_s, target=id)
 
     def measure_now(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
-        """Measure memory and time in the next step, even beyond the budget; the Ack names the step."""
+        """Measure memory and time in the next step, regardless of the budget. The Ack contains that step."""
         return self._commands.ask("measure", timeout_s)
 
     def focus(self, *layers: str, timeout_s: float = TIMEOUT_S) -> Ack:
-        """Set the focus of this client: layers measured in steps between the observed ones.
+        """Set the focus of this client: layers that are also recorded in steps between the observed steps.
 
-        It replaces the focus that this client had; without layers it ends. At most 16, by name or
-        pattern; the Ack has their names. `focus_steps` iterates over the results. It ends with this
-        client. Refused for a compiled model.
+        layers: names or patterns that match at most 16 layers; they replace the earlier focus of this
+            client. Without layers, the focus ends. It also ends when this client closes.
+
+        The Ack contains the names of the layers. `focus_steps` iterates over the results. The command
+        is refused for a compiled model.
         """
         return self._commands.ask("focus", timeout_s, layers=layers)
 
     def capture(
         self, layers: str, what: str = "activation", *, timeout_s: float = TIMEOUT_S
     ) -> list[CapturedArray]:
-        """Return tensors of layers from the next step; of a tensor above 16 MB, the first part.
+        """Return tensors of layers from the next step. Of a tensor above 16 MB, only the first part is sent.
 
         `what` is "activation", "gradient" or "param_grad". Raises NotMeasuredError, with the reason, if
-        the step had none.
+        the step had no such tensor.
         """
         self._ensure_watched()
         return self._commands.capture(layers, what, timeout_s)
 
     def close(self) -> None:
-        """Leave the hub and end the client's thread."""
+        """Disconnect from the hub and end the client's thread."""
         self._session.close()
 
     def __enter__(self) -> Self:
@@ -402,7 +408,7 @@ class Client:
             self._watch(run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, is_listening=False)
 
     def _chosen(self) -> str:
-        """Return the run of this client, or the only live one."""
+        """Return the run of this client; by default the only live run."""
         if self.run is None:
             self.run = only_live_run(self.runs())
         return self.run

@@ -31,7 +31,7 @@ Layers: TypeAlias = str | Sequence[str]
 
 
 class CommandFields(TypedDict, total=False):
-    """The fields of a `Command` that its action uses; see `gradscope.protocol.Command`."""
+    """The fields of a `Command` that depend on the action; see `gradscope.protocol.Command`."""
 
     intervention: str
     arguments: Mapping[str, float | str] | None
@@ -49,17 +49,17 @@ class CommandFields(TypedDict, total=False):
 
 
 class How(TypedDict, total=False):
-    """Where an intervention acts, when it acts, when it ends, and how long the client waits.
+    """Where and when an intervention acts, when it ends, and how long the client waits.
 
     site: "output" (default), "input" or "params".
-    end_steps, end_s, is_kept: it ends that many steps or seconds after it took effect, or stays until it
-        is removed. By default it ends 60 s after this client has closed.
-    start_step, end_step, every_steps: the first step in which it acts, the first in which it no longer
-        does, and the interval in steps.
-    ramp: "ARGUMENT=FROM:TO:STEPS", such as "alpha=0:1:1000", with ":dann" for that schedule.
-    when: a condition on the tensor that it changes, such as "norm > 10".
-    expect_revision: refuse it if the run's interventions have changed since that revision.
-    timeout_s: how long to wait for the answer, 10 s by default.
+    end_steps, end_s: remove it this many steps or seconds after it took effect.
+    is_kept: keep it until it is removed. By default it ends 60 s after this client has closed.
+    start_step, end_step: the first step in which it acts, and the first in which it no longer acts.
+    every_steps: act in every N-th step only.
+    ramp: "ARGUMENT=FROM:TO:STEPS", such as "alpha=0:1:1000"; with ":dann" for the schedule of DANN.
+    when: a condition on the tensor before the intervention, such as "norm > 10".
+    expect_revision: refuse the command if the run's interventions have changed since that revision.
+    timeout_s: how long to wait for the answer; 10 s by default.
     """
 
     site: str
@@ -100,14 +100,15 @@ def install_fields(
 
 
 def link_in_words(state: LinkState) -> str:
-    """Return the phase of a link and the reason for it, as a sentence."""
+    """Return the phase of a link and its reason, as a sentence."""
     return f"the link is {state.phase}" + (f": {state.reason}" if state.reason else "")
 
 
 class CommandSender:
-    """Sends commands over a session. `run` returns the run that they are for.
+    """Sends commands over a session. `run` returns the run that receives them.
 
-    A command is repeated when the link was broken, and obeyed once: its id stays the same.
+    A command is sent again if the link was broken. It is executed only once, because its id stays the
+    same.
     """
 
     def __init__(self, session: Session, run: Callable[[], str], peer: str, set_by: str) -> None:
@@ -117,11 +118,11 @@ class CommandSender:
         self._set_by = set_by
 
     def submit(self, action: CommandName, fields: CommandFields) -> Future[Ack]:
-        """Send a command; return a Future of its Ack, which raises CommandRefusedError."""
+        """Send a command. Return a Future of the Ack; it may raise CommandRefusedError."""
         return self._session.ask(self._command(action, fields))
 
     def send(self, command: Command) -> Future[Ack]:
-        """Send a command as `submit` does, with its id, run and sender filled in."""
+        """Send a command as `submit` does, after filling in its id, run and sender."""
         id = os.urandom(16)
         addressed = msgspec.structs.replace(
             command, id=id, run=self._run(), peer=self._peer, set_by=self._set_by
@@ -129,11 +130,11 @@ class CommandSender:
         return self._session.ask(addressed)
 
     def ask(self, action: CommandName, timeout_s: float, **fields: Unpack[CommandFields]) -> Ack:
-        """Send a command; wait until it is in force. Raises CommandTimeoutError or CommandRefusedError."""
+        """Send a command and wait until it is in force. Raises CommandTimeoutError or CommandRefusedError."""
         return self._wait(self.submit(action, fields), timeout_s)
 
     def step_once(self, timeout_s: float, lease_s: float | None) -> Ack:
-        """Run one step; return when training is paused before the next."""
+        """Run one step. Return when training is paused before the next one."""
         ack = self.ask("step_once", timeout_s, lease_s=lease_s)
         next_step = 0 if ack.step is None else ack.step + 1
         known = self._session.known
@@ -147,7 +148,7 @@ class CommandSender:
         return ack
 
     def capture(self, layers: str, what: str, timeout_s: float) -> list[CapturedArray]:
-        """Return the tensors of the next step. Raises NotMeasuredError, with the reason, if none came."""
+        """Return tensors of the next step. Raises NotMeasuredError, with the reason, if there are none."""
         captured = self._session.captured
         command = self._command("capture", {"layers": layers, "what": what})
         captured.expect(command.id)

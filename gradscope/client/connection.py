@@ -1,4 +1,4 @@
-"""`connect`: opens a client and waits for the handshake with the hub."""
+"""`connect`: creates a client and waits for the handshake with the hub."""
 
 import os
 import socket
@@ -30,15 +30,16 @@ def connect(
     timeout_s: float = 5.0,
     on_arrival: Callable[[], object] | None = None,
 ) -> Client:
-    """Return a client that is connected to the hub at `endpoint` (by default this user's own).
+    """Connect to the hub at `endpoint` (default: the hub of this user) and return the client.
 
-    `run` names a run; by default it is the only live one, chosen now or when it is first needed. `name`
-    is shown to people next to the changes that this client makes. `want="observe"` cannot change
-    anything. `on_arrival` is for screens: see `Client`.
+    run: the name of a run. Default: the only live run, chosen now or when it is first needed.
+    name: shown to users next to the changes that this client makes.
+    want: with "observe", the client cannot change anything.
+    on_arrival: for user interfaces; see `Client`.
 
-    Raises NothingToConnectError if there is no hub or no run of that name, UnsafePathError if other users
-    have access to the hub's directory, IncompatibleError if the hub speaks another version, and LinkError
-    if it does not answer in `timeout_s`.
+    Raises NothingToConnectError if there is no hub or no run with that name, UnsafePathError if other
+    users have access to the hub's directory, IncompatibleError if the hub uses another protocol
+    version, and LinkError if the hub does not answer within `timeout_s`.
     """
     address = hub_address(endpoint)
     _require_hub(address)

@@ -1,4 +1,4 @@
-"""`Inbox`: the stream of a watched run, from the link's thread to its reader; bounded, in order."""
+"""`Inbox`: a bounded queue with the stream of a watched run, from the link's thread to the reader."""
 
 import threading
 import time
@@ -18,9 +18,9 @@ Item: TypeAlias = Message | RankSteps
 
 
 class Inbox:
-    """At most 4,000 items. When it is full, the oldest is dropped and counted in `dropped`.
+    """A queue of at most 4,000 items. If it is full, the oldest item is dropped and counted in `dropped`.
 
-    `on_arrival` is called by the writing thread when items arrive, and not again before the reader has
+    `on_arrival` is called in the writing thread when items arrive, and not again until the reader has
     taken all of them.
     """
 
@@ -48,7 +48,7 @@ class Inbox:
             self._on_arrival()
 
     def take(self, most: int | None = None, *, timeout_s: float = 0.0) -> list[Item]:
-        """Return the oldest items, after waiting up to `timeout_s` for the first."""
+        """Return the oldest items, after waiting up to `timeout_s` for the first one."""
         with self._arrival:
             if timeout_s > 0:
                 self._arrival.wait_for(self._is_closed_or_filled, timeout_s)
@@ -60,12 +60,12 @@ class Inbox:
             return items
 
     def take_one(self, deadline_s: float) -> Item | None:
-        """Return the oldest item; None if none arrives until `deadline_s` (time.monotonic())."""
+        """Return the oldest item; None if none arrives before `deadline_s` (time.monotonic())."""
         items = self.take(1, timeout_s=max(0.0, deadline_s - time.monotonic()))
         return items[0] if items else None
 
     def clear(self) -> None:
-        """Remove what belongs to a subscription: all messages with a run, and assembled steps."""
+        """Remove the items of a subscription: all messages with a run, and complete steps."""
         with self._arrival:
             kept = [m for m in self._items if not isinstance(m, dict) and not hasattr(m, "run")]
             self._items = deque(kept)
@@ -73,7 +73,7 @@ class Inbox:
 
     @property
     def held_steps(self) -> int:
-        """The number of step messages that have not been taken."""
+        """The number of unread step messages."""
         return self._held_steps
 
     def close(self) -> None:

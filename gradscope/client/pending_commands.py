@@ -1,4 +1,4 @@
-"""Commands without an answer: sent, sent again after a reconnect, and resolved."""
+"""Commands that have not been answered: sent, sent again after a reconnect, and resolved."""
 
 import threading
 from collections import OrderedDict
@@ -22,10 +22,10 @@ class _Pending:
 
 
 class PendingCommands:
-    """The commands without an answer. The link's thread sends them; any thread adds one.
+    """The commands that have not been answered. Any thread adds commands; the link's thread sends them.
 
-    A command is repeated after each reconnect. That is safe: the training process executes an id once,
-    and answers a repeated id with the same answer.
+    A command is sent again after each reconnect. This is safe, because the training process executes
+    each id only once and repeats its answer.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class PendingCommands:
         self._over = ""
 
     def add(self, command: Command) -> "Future[Ack]":
-        """Queue a command; return the future of its answer. Raises LinkError if the client is closed."""
+        """Queue a command and return a Future of its answer. Raises LinkError if the client is closed."""
         pending = _Pending(command)
         with self._lock:
             if self._over:
@@ -45,20 +45,20 @@ class PendingCommands:
         return pending.future
 
     def send(self, send: Callable[[Command], bool]) -> None:
-        """Send the commands that have not been sent."""
+        """Send the commands that have not been sent yet."""
         with self._lock:
             unsent = [pending for pending in self._pending.values() if not pending.is_sent]
         for pending in unsent:
             pending.is_sent = send(pending.command)
 
     def repeat(self) -> None:
-        """Mark all commands to be sent again, because the link was broken."""
+        """Mark all commands to be sent again after the link was broken."""
         with self._lock:
             for pending in self._pending.values():
                 pending.is_sent = False
 
     def forget(self, future: "Future[Ack]") -> None:
-        """Stop repeating a command. It may still take effect."""
+        """Do not send a command again. It may still take effect."""
         with self._lock:
             for command_id, pending in list(self._pending.items()):
                 if pending.future is future:
@@ -76,7 +76,7 @@ class PendingCommands:
             pending.future.set_exception(CommandRefusedError(ack.reason or "refused, without a reason"))
 
     def close(self, reason: str) -> None:
-        """End all futures with a LinkError."""
+        """Fail all futures with a LinkError."""
         with self._lock:
             self._over = reason
             left = list(self._pending.values())

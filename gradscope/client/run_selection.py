@@ -1,4 +1,4 @@
-"""Selecting a run by name, or the only live one."""
+"""Selects a run by name, or the only live run."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ __all__ = ["find_run", "live_runs", "only_live_run"]
 
 
 def live_runs(runs: Iterable[RunInfo]) -> list[str]:
-    """Return the names of the runs with at least one live rank, each once, in order."""
+    """Return the names of the runs with at least one live rank, in order and without duplicates."""
     return list(dict.fromkeys(info.run for info in runs if info.is_live))
 
 
@@ -27,7 +27,7 @@ def only_live_run(runs: Iterable[RunInfo]) -> str:
 
 
 def find_run(name: str, runs: Sequence[RunInfo]) -> str:
-    """Return `name` if the hub knows that run. Raises NothingToConnectError with similar names if not."""
+    """Return `name` if the hub knows that run. Otherwise raise NothingToConnectError with similar names."""
     known = list(dict.fromkeys(info.run for info in runs))
     if name in known:
         return name

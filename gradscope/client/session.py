@@ -1,4 +1,4 @@
-"""`Session`: the one thread of a client. It owns the link; other threads call the public methods."""
+"""`Session`: the thread of a client, which owns the link. Other threads call its public methods."""
 
 import threading
 import time
@@ -36,10 +36,10 @@ _REJOIN_S = 3.0
 
 
 class Session:
-    """A thread with a link, from construction to `close`. `inbox` is filled while `is_listening`.
+    """A thread that owns a link, from construction to `close`. Fills `inbox` while `is_listening`.
 
-    Credit: at most 32 steps may be in flight or wait in the inbox. The session grants more as the reader
-    takes them.
+    Credit: at most 32 steps may be in transit or unread in the inbox. The session grants more as the
+    reader takes steps.
     """
 
     def __init__(
@@ -74,15 +74,15 @@ class Session:
 
     @property
     def counters(self) -> dict[str, int]:
-        """The link's counters, the items that the inbox dropped, and messages that fit no manifest."""
+        """The link's counters, the items that the inbox dropped, and messages that match no manifest."""
         own = {"inbox_dropped": self.inbox.dropped, "unreadable": self.known.unreadable}
         return self._made_link().counters | own
 
     def subscribe(self, subscription: Subscribe, *, is_listening: bool) -> None:
-        """Watch a run from now on, and again after each reconnect.
+        """Watch a run from now on, and subscribe again after each reconnect.
 
-        Returns when the link's thread has switched, so that no message of the old subscription is taken
-        for one of the new.
+        Returns when the link's thread has changed the subscription, so that no message of the old
+        subscription is taken for one of the new.
         """
         is_done = threading.Event()
         self._subscriptions.append((subscription, is_listening, is_done))
@@ -94,13 +94,13 @@ class Session:
         self._request(Runs())
 
     def ask(self, command: Command) -> "Future[Ack]":
-        """Send a command, now or as soon as the link is up."""
+        """Send a command now, or as soon as the link is connected."""
         future = self._pending.add(command)
         self._made_link().wake()
         return future
 
     def forget(self, future: "Future[Ack]") -> None:
-        """Stop repeating a command."""
+        """Do not send a command again."""
         self._pending.forget(future)
 
     def note_read(self) -> None:
@@ -109,7 +109,7 @@ class Session:
             self._made_link().wake()
 
     def close(self) -> None:
-        """Say goodbye to the hub and end the thread. Does nothing in a forked child."""
+        """Send `bye` to the hub and end the thread. Does nothing in a forked child."""
         self._is_ending.set()
         self._made_link().wake()
         self._thread.join(_JOIN_S)
@@ -163,11 +163,11 @@ class Session:
             self.inbox.put(stream)
 
     def _is_wanted(self, message: Message) -> bool:
-        """Return False for a message of a run that was watched before."""
+        """Return False for a message of a run that was watched earlier."""
         return getattr(message, "run", self.known.run) == self.known.run
 
     def _start_over(self, link: Link, epoch: str) -> None:
-        """Subscribe and send all pending commands at a hub that may not know this client."""
+        """Subscribe and send all pending commands to a hub that may not know this client."""
         if self._epoch not in ("", epoch):
             self._hold_until_s = time.monotonic() + _REJOIN_S
             self.known.forget_runs()
@@ -198,7 +198,7 @@ class Session:
             self._granted_steps += credit
 
     def _may_ask(self, command: Command) -> bool:
-        """Hold commands back for 3 s at a new hub: it refuses them until the run has joined."""
+        """Return whether to send a command now. Until a new hub lists the run, hold it back for up to 3 s."""
         if time.monotonic() > self._hold_until_s:
             return True
         return any(info.run == command.run and info.is_live for info in self.known.runs)

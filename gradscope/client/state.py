@@ -1,4 +1,4 @@
-"""`RunState`: the newest state of the runs, and the one place in a client where ranks are put together."""
+"""`RunState`: the newest state of the runs. It is the only place in a client that merges ranks."""
 
 import threading
 import time
@@ -36,7 +36,8 @@ RankSteps: TypeAlias = dict[int, Step]
 class RunState:
     """The runs that the hub knows, and the newest messages of the watched run.
 
-    The link's thread writes; any thread reads. `unreadable` counts messages that fit no known manifest.
+    The link's thread writes; any thread reads. `unreadable` counts messages that match no known
+    manifest.
     """
 
     def __init__(self) -> None:
@@ -61,8 +62,8 @@ class RunState:
     def watch(self, run: str, *, awaits_past: bool) -> None:
         """Forget the messages of an earlier subscription.
 
-        With `awaits_past`, steps are ignored until the backfill begins: they belong to the earlier
-        subscription, and the steps of the backfill would seem older than they are.
+        With `awaits_past`, steps are ignored until the backfill begins, because they belong to the
+        earlier subscription; otherwise the steps of the backfill would be taken for outdated ones.
         """
         with self._changed:
             self.run = run
@@ -76,15 +77,15 @@ class RunState:
             self._times.clear()
 
     def forget_runs(self) -> None:
-        """Forget the list of runs: a new hub does not know them yet."""
+        """Forget the list of runs, because a new hub does not know them yet."""
         with self._changed:
             self.runs = ()
 
     def note(self, message: Message) -> list[Message | RankSteps]:
-        """Store a message; return what the reader of the stream gets for it.
+        """Store a message, and return the items that the reader of the stream receives for it.
 
-        Nothing for a message that was received before. For a step: its message, and after it each step
-        of the run for which all ranks have reported.
+        The result is empty for a message that was received before. For a step, it is the message,
+        followed by each step of the run that all ranks have now reported.
         """
         with self._changed:
             items = self._note(message)
@@ -92,7 +93,7 @@ class RunState:
         return items
 
     def wait(self, find: Callable[[], Value | None], timeout_s: float) -> Value | None:
-        """Return what `find` returns as soon as it is not None; None after `timeout_s`."""
+        """Wait until `find` returns a value other than None and return it. Return None after `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
         with self._changed:
             while True:
@@ -103,7 +104,7 @@ class RunState:
                 self._changed.wait(left_s)
 
     def close(self) -> None:
-        """End all waiting: the client is closing."""
+        """End all waiting, because the client is closing."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -116,8 +117,8 @@ class RunState:
     def table(self, rank_steps: RankSteps, *, is_of_all: bool = True) -> Table | None:
         """Return a step of one or several ranks as a table with merged rows.
 
-        `is_of_all`: the table is meant to cover all ranks; those without a message go into `missing`.
-        Returns None, and counts it, if a message fits no known manifest.
+        `is_of_all`: the table should cover all ranks; `missing` names those without a message. Returns
+        None, and counts the message, if it matches no known manifest.
         """
         steps = list(rank_steps.values())
         parts = [(names, step) for step in steps if (names := self._names_of(step)) is not None]
@@ -138,11 +139,11 @@ class RunState:
         return tuple(live) or (0,)
 
     def newest_whole(self) -> RankSteps | None:
-        """Return the newest step that all ranks have reported."""
+        """Return the newest step that all ranks have reported, or None."""
         return self._whole
 
     def newest_part(self) -> RankSteps | None:
-        """Return the newest step that any rank has reported, with the messages received so far."""
+        """Return the newest step that any rank has reported, with the messages received so far, or None."""
         newest = max(self._steps.values(), key=lambda step: step.step, default=None)
         if newest is None:
             return None
@@ -175,11 +176,11 @@ class RunState:
             return None
 
     def memory(self, rank: int) -> MemoryTable | None:
-        """Return the newest memory table of a rank; None if there is none, or it fits no manifest."""
+        """Return the newest memory table of a rank; None if there is none, or it matches no manifest."""
         return self._read(self._memory.get(rank), unpack_memory)
 
     def times(self, rank: int) -> TimesTable | None:
-        """Return the newest table of times of a rank; None if there is none, or it fits no manifest."""
+        """Return the newest table of times of a rank; None if there is none, or it matches no manifest."""
         return self._read(self._times.get(rank), unpack_times)
 
     def _read(
@@ -206,7 +207,7 @@ class RunState:
         return self._names[key]
 
     def newest_step(self, rank: int) -> RankSteps | None:
-        """Return the newest step of a rank."""
+        """Return the newest step of a rank, or None."""
         step = self._steps.get(rank)
         return None if step is None else {rank: step}
 

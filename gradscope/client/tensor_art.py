@@ -1,7 +1,7 @@
-"""A tensor drawn with characters: a heat map, or a grid of small images.
+"""Draws a tensor with characters: as a heat map, or as a grid of small images.
 
-A bright character is a large mean magnitude of the elements in its block, on a scale from 0 to the
-largest finite one. A block with a nonfinite element is an `!`.
+Brighter characters mean a larger mean magnitude of the elements in a block, on a scale from 0 to the
+largest finite mean. A block with a nonfinite element is drawn as `!`.
 """
 
 from typing import Any, Final
@@ -19,11 +19,11 @@ _GRID: Final = 24
 def picture_lines(
     array: NDArray[Any], width: int, height: int, *, is_weight: bool = False
 ) -> list[str]:
-    """Return lines of at most `width` characters, about `height` lines for each row of images.
+    """Return lines of at most `width` characters, with about `height` lines for each row of images.
 
-    A tensor of four dimensions (batch, channels, rows, columns) is drawn as the channels of the first
-    example; a weight, as the filters of the first input channel. In other tensors the last dimension
-    runs to the right, and all others run down.
+    For a tensor with four dimensions (batch, channels, rows, columns), the channels of the first
+    example are drawn; for a weight, the filters of the first input channel. For other tensors, the last
+    dimension is horizontal and all others are vertical.
     """
     values = np.abs(array).astype(np.float64)
     if values.ndim == 4:
@@ -34,7 +34,7 @@ def picture_lines(
 
 
 def cells_of(image: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
-    """Return the means of the blocks of an image, at most height times width; NaN if not finite."""
+    """Return the means of at most height times width blocks of an image; NaN for nonfinite blocks."""
     rows = np.linspace(0, image.shape[0], min(height, image.shape[0]) + 1).astype(int)
     columns = np.linspace(0, image.shape[1], min(width, image.shape[1]) + 1).astype(int)
     with np.errstate(invalid="ignore", over="ignore"):

@@ -1,6 +1,6 @@
-"""The interventions of the catalogue with the function of tensors that each one applies.
+"""The interventions of the catalogue, each with the tensor function that implements it.
 
-To add an intervention: an entry in `gradscope/catalogue/interventions.py`, and its function here.
+To add an intervention, add an entry to `gradscope/catalogue/interventions.py` and its function here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,10 +30,10 @@ JointTransform: TypeAlias = Callable[[Sequence[Tensor], Arguments], list[Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """An entry of the catalogue, or a script's own one, that can be applied to tensors.
+    """An intervention that can be applied to tensors: a catalogue entry, or a function of the script.
 
     `transform_jointly` transforms several tensors as one vector. `is_own`: `transform` calls a function
-    of the user, whose result is checked.
+    of the user, and its result is checked.
     """
 
     spec: InterventionSpec

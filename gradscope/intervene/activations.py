@@ -1,4 +1,4 @@
-"""Changes of activations: plain torch operations with the gradients of autograd.
+"""Changes of activations as plain torch operations, with the gradients of autograd.
 
 Rounding is an exception: its derivative is zero almost everywhere, so the gradient passes unchanged.
 """
@@ -12,7 +12,7 @@ __all__ = ["added_noise", "clamped_values", "rounded", "scaled", "zeros"]
 
 
 def scaled(x: Tensor, factor: float) -> Tensor:
-    """Return a new tensor `factor * x`; its gradient is multiplied by factor too."""
+    """Return a new tensor `factor * x`; the gradient is multiplied by factor too."""
     return x.clone() if factor == 1.0 else x * factor
 
 
@@ -24,7 +24,7 @@ def clamped_values(x: Tensor, limit: float) -> Tensor:
 
 
 def zeros(x: Tensor) -> Tensor:
-    """Return zeros, also for NaN and infinities; the gradient is zeros, and the graph stays connected."""
+    """Return zeros, also for NaN and infinities. The gradient is zero; x stays connected to the graph."""
     return x.masked_fill(torch.ones((), dtype=torch.bool, device=x.device), 0.0)
 
 
@@ -37,9 +37,9 @@ def added_noise(x: Tensor, std: float, generator: torch.Generator) -> Tensor:
 
 
 def rounded(x: Tensor, dtype: str) -> Tensor:
-    """Return x rounded to the precision of `dtype`, in its own dtype; the gradient passes unchanged.
+    """Return x rounded to the precision of `dtype`; its own dtype and its gradient stay unchanged.
 
-    Values beyond the range become infinities in float16 and NaN in float8_e4m3fn.
+    Values out of range become infinity in float16 and NaN in float8_e4m3fn.
     """
     lower = getattr(torch, dtype)
 

@@ -1,6 +1,7 @@
 """One active intervention: applied to tensors in the forward pass, or to gradients before the optimizer.
 
-If it fails, the tensor stays unchanged, the intervention stops acting, and `on_failure` gets the reason.
+If it fails, the tensor stays unchanged, the intervention stops acting, and `on_failure` receives the
+reason.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ Unit = Callable[[], Tensor | None]
 
 @dataclass(frozen=True, slots=True)
 class _StepArguments:
-    """The arguments and condition of one step. The graph of that step keeps them for its backward pass."""
+    """The arguments and condition of one step. The autograd graph of that step keeps them for backward."""
 
     arguments: dict[str, Value]
     condition: Condition | None
@@ -37,8 +38,8 @@ class _StepArguments:
 class ActiveIntervention:
     """An action with its arguments and schedule. `begin` sets the arguments of a step.
 
-    Its random numbers start at `seed`, and differ between ranks. `on_failure(reason)` is called once, from
-    any thread.
+    Random numbers are seeded with `seed` and differ between ranks. `on_failure(reason)` is called once,
+    from any thread.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ActiveIntervention:
         self._on_failure = on_failure
 
     def begin(self, since: int, step: int) -> bool:
-        """Begin a step; return whether it acts in it. `since` is the first step in which it is in force."""
+        """Begin a step. Return whether the intervention acts in it. `since`: its first step in force."""
         if self.failure or not acts_in(self._schedule, since, step):
             return False
         if self._schedule.ramp is not None:
@@ -73,11 +74,11 @@ class ActiveIntervention:
 
     @property
     def is_joint(self) -> bool:
-        """Whether it transforms all gradients of a site as one vector."""
+        """Whether the intervention transforms all gradients of a site as one vector."""
         return self.action.is_joint(self._current.arguments)
 
     def apply_forward(self, tensors: Sequence[Tensor], layer: str, unit: Unit) -> list[Tensor]:
-        """Return tensors of a layer with the intervention applied, in the forward pass."""
+        """Return a layer's tensors with the intervention applied, in the forward pass."""
         if self.failure:
             return list(tensors)
         try:
@@ -89,7 +90,7 @@ class ActiveIntervention:
         return changed
 
     def bypass(self, given: Tensor, output: Tensor) -> Tensor:
-        """Return a layer's output whose gradient goes to the input `given` instead of the layer."""
+        """Return a layer's output whose gradient goes to the input `given` instead of through the layer."""
         if self.failure:
             return output
         try:
@@ -103,9 +104,9 @@ class ActiveIntervention:
     def apply_to_gradients(
         self, gradients: Sequence[Tensor], unit: Unit, *, is_shared: bool
     ) -> list[Tensor]:
-        """Return changed gradients; an unchanged one is the same object.
+        """Return the changed gradients. An unchanged gradient is returned as the same object.
 
-        `is_shared`: all ranks hold the same gradients, and must get the same results.
+        `is_shared`: all ranks hold the same gradients and must compute the same results.
         """
         changed = self._changed(gradients, unit, self._current, is_shared=is_shared)
         self.has_acted = True
@@ -143,7 +144,7 @@ class ActiveIntervention:
     def _unscaled(
         self, gradients: Sequence[Tensor], scale: Tensor | None, now: _StepArguments, draw: GeneratorOf
     ) -> list[Tensor]:
-        """Change gradients without their loss scale, in float32 or wider."""
+        """Change gradients after division by their loss scale, in float32 or wider, and scale them again."""
         if scale is None or (self.action.spec.is_linear and now.condition is None):
             return self._conditional(gradients, now, draw)
         scales = [scale.to(g.device) for g in gradients]
@@ -177,7 +178,7 @@ class ActiveIntervention:
         return [self.action.transform(g, arguments, draw) for g in gradients]
 
     def fail(self, reason: str) -> None:
-        """Stop acting, for a reason."""
+        """Stop acting, because of the given reason."""
         if self.failure:
             return
         self.failure = reason

@@ -15,7 +15,7 @@ _LIMIT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One change. `step`: the first in effect; `by`: who; `origin`: where from, or the failure reason."""
+    """One change. `step`: the first step in effect; `by`: who; `origin`: the place, or the failure reason."""
 
     time_s: float
     step: int
@@ -26,7 +26,7 @@ class AuditEntry:
     origin: str = ""
 
     def __str__(self) -> str:
-        """Describe it in one line."""
+        """Describe the change in one line."""
         if self.what == "failed":
             why = f"failed in step {self.step} and was removed: {self.origin}"
             return f"{self.id} {why}. It was: {self.text}"
@@ -36,7 +36,7 @@ class AuditEntry:
 
 
 class AuditLog:
-    """The entries of one run, oldest first; the newest 10,000. `tell` is called with each."""
+    """The newest 10,000 changes of one run, oldest first. `tell` is called with each new entry."""
 
     def __init__(self, tell: Callable[[AuditEntry], None] | None = None) -> None:
         self._entries: deque[AuditEntry] = deque(maxlen=_LIMIT)

@@ -1,9 +1,9 @@
 """Conditions of interventions (`when=`): `norm > 10`, `absmax > 1e3 and nan == 0`.
 
-The language is that of `gradscope/catalogue/expressions.py`, with the statistics of one row: over the finite
-elements, of complex numbers over their magnitudes; `nan`, `inf` and `zero` count elements. A condition is
-computed on the tensor's own device, without synchronisation, so the formulas of `columns.derived`, which
-are for NumPy, are repeated here for tensors; a test compares the two.
+The language is that of `gradscope/catalogue/expressions.py`. Statistics are computed over the finite
+elements (for complex tensors, over their magnitudes); `nan`, `inf` and `zero` count elements. A
+condition is computed on the tensor's own device, without synchronisation. The formulas of
+`columns.derived` are for NumPy, so they are repeated here for tensors; a test compares both.
 """
 
 import operator
@@ -40,14 +40,14 @@ class Condition:
     expression: Expression
 
     def holds(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return whether it is true of tensors taken as one, as a tensor on the device of the first."""
+        """Return whether the combined tensors fulfil the condition, as a tensor on the first one's device."""
         with torch.no_grad():
             records = [_record(tensor) for tensor in tensors]
             return _holds(self.expression, records[0] if len(records) == 1 else _merged(records))
 
 
 def parse_condition(text: str) -> Condition:
-    """Return the condition. Raises UsageError with the column and what was expected there."""
+    """Parse a condition. Raises UsageError with the column and what was expected there."""
     return Condition(" ".join(text.split()), parse_expression(text, _WORDS))
 
 
@@ -56,7 +56,7 @@ _SUMS = ("count", "sum", "sumsq", "nan", "inf", "zero")
 
 
 def _record(tensor: Tensor) -> _Record:
-    """Return the columns that statistics are derived from, in float64 (float32 on MPS)."""
+    """Return the columns from which statistics are derived, in float64 (float32 on MPS)."""
     values = tensor.detach()
     values = values.abs() if values.is_complex() else values
     values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)

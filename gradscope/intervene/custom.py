@@ -1,7 +1,7 @@
-"""A script's own functions as interventions, and their registration by name.
+"""Functions of the script as interventions, and their registration by name.
 
-The arguments are read from the function's signature: its keyword parameters with their types
-(`float`, `int`, `bool`, `Literal["a", "b"]`) and defaults. The first parameter is the gradient.
+The arguments are read from the function's signature: its keyword parameters with their types (`float`,
+`int`, `bool`, `Literal["a", "b"]`) and defaults. The first parameter is the gradient.
 """
 
 import inspect
@@ -34,12 +34,12 @@ _KINDS: dict[object, Literal["number", "whole", "yes"]] = {float: "number", int:
 
 
 def all_actions() -> tuple[Action, ...]:
-    """Return the actions of gradscope, then the registered ones."""
+    """Return the built-in actions, then the registered ones."""
     return (*ACTIONS.values(), *_registered.values())
 
 
 def find_action(name: str) -> Action:
-    """Return the action of a name. Raises UsageError with the known names."""
+    """Return the action with this name. Raises UsageError that lists the known names."""
     action = ACTIONS.get(name) or _registered.get(name)
     if action is None:
         known = ", ".join(action.spec.name for action in all_actions())
@@ -54,9 +54,10 @@ def register_action(
     sites: Sequence[str] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Action:
-    """Register a function under a name, replacing an earlier one; return the action.
+    """Register a function as an action, replacing an earlier one with the same name. Return the action.
 
-    Raises UsageError if the name is invalid or gradscope's own, or if a parameter has no usable type.
+    Raises UsageError if the name is invalid or belongs to a built-in action, or if a parameter has no
+    supported type.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(
@@ -76,7 +77,7 @@ def action_of(
     sites: Sequence[str] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Action:
-    """Return a function as an action. Raises UsageError if it is not callable or has an unusable parameter."""
+    """Convert a function to an action. Raises UsageError for an unsupported function or parameter."""
     if not callable(function):
         raise UsageError(
             "an intervention is a function of a gradient or a subclass of torch.autograd.Function, "
@@ -122,7 +123,7 @@ def _applied(function: type[Function]) -> Callable[..., Tensor]:
 
 
 def _checked(given: Tensor, made: object) -> Tensor:
-    """Return the result of a function. Raises UsageError for another shape or dtype, or for new NaN."""
+    """Return the result of a user's function. Raises UsageError for another shape or dtype, or a new NaN."""
     tensor = check_changed(given, made)
     if is_transforming():  # its elements cannot be read
         return tensor

@@ -1,4 +1,4 @@
-"""An intervention in a line: `clip(max_norm=1) on fc1, fc2 at output, every 10 steps`."""
+"""Describes an intervention in one line: `clip(max_norm=1) on fc1, fc2 at output, every 10 steps`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ def describe(
     site: str,
     schedule: Schedule,
 ) -> str:
-    """Return one line: action, layers, site, schedule."""
+    """Return a description in one line: action, layers, site, schedule."""
     given = ", ".join(f"{name}={_plain(value)}" for name, value in arguments.items())
     names = [name or "the whole model" for name in layers]
     rest = len(names) - _NAMED

@@ -1,10 +1,10 @@
-"""The ledger: which interventions are pending or active on which layers, who set each, and when each ends.
+"""The ledger: the pending and active interventions, their layers, who set each, and when each ends.
 
     request ──▶ pending ──step boundary──▶ active ──removed, or expired──▶ gone
 
-Requests may come from any thread and are checked when they are made. They take effect only in
-`settle`, which the training thread calls between two steps. On a layer with several, the gradient
-passes them in the order in which they were set; an active one need not act in every step.
+Requests may come from any thread and are checked when they are made. They take effect only in `settle`,
+which the training thread calls between two steps. If a layer has several interventions, they apply to
+the gradient in the order in which they were set. An active intervention need not act in every step.
 """
 
 import itertools
@@ -31,9 +31,9 @@ VANISHED_AFTER_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """When an intervention ends by itself: after steps, after seconds, or when a viewer has disconnected.
+    """When an intervention ends: after N steps, after some seconds, or when a viewer has disconnected.
 
-    Without any of them it stays until it is removed. Raises UsageError if a duration is not above 0.
+    By default it stays until it is removed. Raises UsageError if a duration is not greater than 0.
     """
 
     steps: int | None = None
@@ -46,7 +46,7 @@ class End:
                 raise UsageError(f"an intervention must last more than 0 {unit}, got {value!r}")
 
     def __str__(self) -> str:
-        """Describe it; empty if it has no end."""
+        """Describe the end; empty if there is none."""
         words = []
         if self.steps is not None:
             words.append(f"for {self.steps} steps")
@@ -59,7 +59,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class InterventionRequest:
-    """A checked intervention. `origin` is the place from which it was set."""
+    """A checked request for an intervention. `origin` is the place in the code that set it."""
 
     action: Action
     arguments: dict[str, Value]
@@ -71,13 +71,13 @@ class InterventionRequest:
     origin: str = ""
 
     def __str__(self) -> str:
-        """Describe it in a line: what, on which layers, when."""
+        """Describe the request in one line: action, layers, site, schedule."""
         return describe(self.action.spec.name, self.arguments, self.layers, self.site, self.schedule)
 
 
 @dataclass(slots=True)
 class LedgerEntry:
-    """One intervention. `active_since`: the first step in which it is in force; None while it is pending."""
+    """One intervention. `active_since`: the first step in which it is in force; None while pending."""
 
     id: str
     request: InterventionRequest
@@ -88,7 +88,7 @@ class LedgerEntry:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The names of the layers on which it acts."""
+        """The names of the layers on which the intervention acts."""
         return self.request.layers
 
 
@@ -99,11 +99,12 @@ _Change = Callable[[int], bool]
 class Ledger:
     """All interventions of one run. `revision` counts the changes that took effect.
 
-    on_request: called at each request, from the requesting thread.
+    on_request: called at each request, in the requesting thread.
     on_change: called in `settle` after a change, before the `done` callbacks.
-    on_failure(entry, reason): called when an intervention failed, from any thread; it must remove it.
-    on_expired(entry): if set, all ranks must agree on time-based expiry; called at every boundary until the
-        entry is removed.
+    on_failure(entry, reason): called in any thread when an intervention has failed. It must remove the
+        intervention.
+    on_expired(entry): called at every boundary for an expired entry until the entry is removed. Set if
+        all ranks must agree on time-based expiry.
     history: the audit log.
     """
 
@@ -140,8 +141,8 @@ class Ledger:
     ) -> LedgerEntry:
         """Request the installation of a checked intervention.
 
-        `done(entry, step)` is called in `settle`, when it is in force. `label` becomes part of the id, which
-        must be the same on all ranks; without it the ledger counts.
+        `done(entry, step)` is called in `settle`, when the intervention is in force. `label` becomes
+        part of the id and must be the same on all ranks; without it, the ledger uses a counter.
         """
         id = f"{request.action.spec.name}-{label or next(self._numbers)}"
         intervention = ActiveIntervention(
@@ -163,7 +164,7 @@ class Ledger:
         return entry
 
     def remove(self, id: str, done: _Done, *, by: str = "") -> bool:
-        """Request a removal. Returns False if there is no such intervention."""
+        """Request a removal. Return False if there is no such intervention."""
         with self._lock:
             if id not in self._active and id not in self._pending:
                 return False
@@ -173,7 +174,7 @@ class Ledger:
         return True
 
     def remove_all(self, done: _Done, *, by: str = "") -> None:
-        """Request the removal of all interventions that are active or pending when it takes effect."""
+        """Request the removal of all interventions that exist when the request takes effect."""
         with self._lock:
             self._requests.append((lambda step: self._clear(step, by), done))
         self._on_request()
@@ -186,7 +187,7 @@ class Ledger:
     def settle(self, step: int) -> bool:
         """Apply requests and expiry before `step` begins.
 
-        Returns whether the interventions that act in it differ from those of the step before.
+        Returns whether the interventions that act in `step` differ from those of the previous step.
         """
         if self.is_idle:
             return False
@@ -207,7 +208,7 @@ class Ledger:
         return changed or self._acting != was_acting
 
     def note_viewers(self, viewers: Sequence[str]) -> None:
-        """Note that viewers are connected now."""
+        """Record which viewers are connected."""
         now_s = time.monotonic()
         for viewer in viewers:
             self._viewers_seen_s[viewer] = now_s
@@ -218,11 +219,11 @@ class Ledger:
             return (*self._active.values(), *self._pending.values())
 
     def active(self) -> tuple[LedgerEntry, ...]:
-        """Return the active entries; for the thread that settles."""
+        """Return the active entries. Only for the thread that calls `settle`."""
         return tuple(self._active.values())
 
     def by_layer(self, site: str) -> dict[str, tuple[ActiveIntervention, ...]]:
-        """Return the interventions that act at a site of each layer in this step, in order."""
+        """Return, for each layer, the interventions that act at a site in this step, in order."""
         chains: dict[str, list[ActiveIntervention]] = {}
         for entry in self.acting():
             if entry.request.site == site:

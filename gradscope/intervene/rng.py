@@ -1,4 +1,4 @@
-"""Random numbers of an intervention: reproducible, and independent of the global random state."""
+"""Random numbers for an intervention: reproducible, and independent of the global random state."""
 
 import hashlib
 from collections import defaultdict
@@ -11,8 +11,8 @@ __all__ = ["InterventionRng"]
 class InterventionRng:
     """The generators of one intervention on one rank.
 
-    Each rank has its own numbers, except for parameters that are equal on all ranks (`is_shared`): there
-    all ranks must draw the same numbers, or their parameters would diverge.
+    Each rank draws different numbers. The exception is parameters that are equal on all ranks
+    (`is_shared`): all ranks must draw the same numbers there, or the parameters would diverge.
     """
 
     def __init__(self, seed: int, rank: int) -> None:
@@ -24,13 +24,13 @@ class InterventionRng:
         self._repeatable: defaultdict[str, list[int]] = defaultdict(list)
 
     def begin(self, step: int) -> None:
-        """Begin a step: counting of calls restarts."""
+        """Begin a step; the count of calls restarts at zero."""
         self._step = step
         self._calls.clear()
         self._repeatable.clear()
 
     def generator_of_device(self, device: torch.device, *, is_shared: bool = False) -> torch.Generator:
-        """Return the generator of a device; its state continues from draw to draw."""
+        """Return the generator of a device. Its state continues from call to call."""
         key = device, is_shared
         if key not in self._generators:
             seed = self._seed + (0 if is_shared else self._rank)
@@ -38,11 +38,11 @@ class InterventionRng:
         return self._generators[key]
 
     def generator_of_call(self, layer: str, device: torch.device) -> torch.Generator:
-        """Return a generator that is new for this call of a layer.
+        """Return a new generator for this call of a layer.
 
-        A checkpointed forward that is recomputed in the backward pass gets the numbers of its first
-        computation: calls are recomputed in reverse order. Two calls of one layer in one checkpointed region
-        may swap theirs.
+        If a checkpointed forward is recomputed in the backward pass, it gets the same numbers as the
+        first computation, because calls are recomputed in reverse order. Two calls of one layer in one
+        checkpointed region may get each other's numbers.
         """
         is_again = torch._C._current_graph_task_id() != -1  # noqa: SLF001 - torch has no public name for it
         if is_again and self._repeatable[layer]:

@@ -17,9 +17,9 @@ _STEEPNESS = 10.0
 def check_schedule(
     schedule: Schedule, action: str, arguments: Sequence[Argument], *, may_have_condition: bool = True
 ) -> Schedule:
-    """Return the schedule; a ramp without a name gets the first numeric argument.
+    """Return the validated schedule. A ramp without an argument name applies to the first numeric argument.
 
-    Raises UsageError if it can never act, or names an unknown argument.
+    Raises UsageError if the intervention could never act, or if the ramp names an unknown argument.
     """
     start, end = schedule.start_step, schedule.end_step
     if start is not None and end is not None and end <= start:
@@ -56,17 +56,17 @@ def _check_ramp(ramp: Ramp, action: str, arguments: Sequence[Argument]) -> None:
 
 
 def acts_in(schedule: Schedule, since: int, step: int) -> bool:
-    """Return whether it acts in a step, apart from its condition. It is in force since step `since`."""
+    """Return whether the intervention acts in a step, ignoring its condition. `since`: first in force."""
     return step >= since and (step - since) % schedule.every_steps == 0
 
 
 def is_over(schedule: Schedule, step: int) -> bool:
-    """Return whether it acts in no step from this one on."""
+    """Return whether the intervention acts neither in this step nor in a later one."""
     return schedule.end_step is not None and step >= schedule.end_step
 
 
 def arguments_in(schedule: Schedule, arguments: Arguments, since: int, step: int) -> dict[str, Value]:
-    """Return the arguments as they are in a step: the ramp's between its two ends."""
+    """Return the argument values in a step; the ramp determines the value of its argument."""
     now = dict(arguments)
     if schedule.ramp is not None:
         now[schedule.ramp.argument] = _along(schedule.ramp, step - since)

@@ -1,4 +1,4 @@
-"""Patterns over layer names: a glob in which a star crosses dots, or a regular expression after `re:`."""
+"""Patterns over layer names: a glob in which `*` also matches dots, or a regular expression after `re:`."""
 
 import difflib
 import fnmatch
@@ -11,11 +11,11 @@ __all__ = ["check_pattern", "match_names"]
 
 
 def match_names(patterns: object, names: Sequence[str]) -> list[str]:
-    """Return the names that a pattern, or one of several, matches, in the order of `names`.
+    """Return the names that match a pattern, or any of several patterns, in the order of `names`.
 
     A pattern is a glob (`blocks.*.fc1`), a string `re:` followed by a regular expression, or a compiled
-    one; `""` is the model itself. Raises UnknownLayerError with the nearest names if a pattern matches
-    nothing, and UsageError if one is not a pattern.
+    regular expression. `""` is the model itself. Raises UnknownLayerError with the most similar names
+    if a pattern matches nothing, and UsageError if a pattern has another type.
     """
     several = [patterns] if isinstance(patterns, str | re.Pattern) else patterns
     if not isinstance(several, Iterable):
@@ -33,7 +33,7 @@ def match_names(patterns: object, names: Sequence[str]) -> list[str]:
 
 
 def check_pattern(pattern: object) -> str | re.Pattern[str]:
-    """Return the pattern. Raises UsageError if it is not a string or has an invalid regex."""
+    """Return the pattern. Raises UsageError if it is not a string or contains an invalid regex."""
     if isinstance(pattern, re.Pattern):
         return pattern
     if not isinstance(pattern, str):
