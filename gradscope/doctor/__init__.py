@@ -1,4 +1,4 @@
-"""The function doctor: finds faults of custom autograd Functions, and names their place and their cure."""
+"""The function doctor: finds faults in custom autograd Functions, and reports their place, cause and fix."""
 
 from gradscope.doctor.child_process import examine_file_isolated
 from gradscope.doctor.diagnoses.registry import CODES

@@ -1,6 +1,7 @@
 """The child process of `examine_file_isolated`: `python -m gradscope.doctor OPTIONS REPORTS`.
 
-OPTIONS is JSON, the arguments of `examine_each`. REPORTS is a file, to which each event is appended as a line of JSON.
+OPTIONS is the arguments of `examine_each` as JSON. REPORTS is a file to which each event is appended as a line of
+JSON.
 """
 
 import json
@@ -12,7 +13,7 @@ from gradscope.errors import UsageError
 
 
 def main(options: str, reports: str) -> None:
-    """Examine, and write a line when the imports are done, when a Function begins, with each report, and on UsageError."""
+    """Examine, and write a line after the imports, before each Function, for each report, and on UsageError."""
     with Path(reports).open("a", encoding="utf-8", buffering=1) as lines:
 
         def write(**entry: object) -> None:

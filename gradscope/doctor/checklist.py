@@ -24,7 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ChecklistLine:
-    """One line: it fails if one of its codes was found, and else passes if it applies."""
+    """One line. It fails if one of its codes was found; otherwise it passes if it applies."""
 
     text: str
     codes: tuple[Code, ...]
@@ -55,7 +55,7 @@ def always(exam: Examination) -> bool:  # noqa: ARG001 - a condition takes the e
 
 
 def if_function_ran(exam: Examination) -> bool:
-    """Apply if an autograd Function ran, so that its methods could be watched."""
+    """Apply if an autograd Function ran, so that the calls of its methods were recorded."""
     return bool(exam.first_run.calls)
 
 
@@ -75,12 +75,12 @@ def if_numbers_were_compared(exam: Examination) -> bool:
 
 
 def if_approximate(exam: Examination) -> bool:
-    """Apply if the numerical steps ran and the gradient is declared to be approximate."""
+    """Apply if the numerical steps ran and the gradient is declared as approximate."""
     return not exam.skip_reason and exam.is_approximate
 
 
 def if_reproducibility_was_tested(exam: Examination) -> bool:
-    """Apply unless the gradient is an approximation by random numbers."""
+    """Apply unless the gradient is a random approximation."""
     return not exam.is_approximate or exam.are_gradients_reproducible
 
 

@@ -1,7 +1,7 @@
-"""`examine_file_isolated`: the Functions of a file, examined in a child process, which may crash or hang.
+"""`examine_file_isolated`: examines the Functions of a file in a child process, which may crash or hang.
 
-The child writes a line when it begins with a Function, and one with its report. If it dies, or writes nothing for too
-long, the Function that it was at gets a report that says so, and another child continues with the next one.
+The child writes a line when it begins to examine a Function, and another with the report. If it dies, or writes nothing
+for too long, a report on the current Function says so, and another child continues with the next Function.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from gradscope.errors import UsageError
 __all__ = ["examine_file_isolated"]
 
 _START_S: Final = 60.0
-"""How long the child may take to import torch."""
+"""Time limit for the child to import torch, in seconds."""
 _GRACE_S: Final = 5.0
-"""How much later than its own time limit the child is ended from outside."""
+"""Seconds after the child's own time limit until the child is killed."""
 _POLL_S: Final = 0.05
 _FRAME: Final = re.compile(r'^  File "(.+)", line (\d+) in (\w+)$', re.MULTILINE)
 
@@ -41,13 +41,13 @@ def examine_file_isolated(
     second_order: bool = True,
     timeout_s: float = TIMEOUT_S,
 ) -> list[Report]:
-    """Examine the Functions of a file like `examine_file`, in a child process.
+    """Examine the Functions of a file like `examine_file`, but in a child process.
 
-    timeout_s: the time limit for each Function. One that crashes the child, or does not end in time, gets a
-        report that says so.
+    timeout_s: the time limit for each Function, in seconds. A Function that crashes the child or exceeds the limit
+        gets a report that says so.
 
-    Raises UsageError like `examine_file`, and with the end of the child's output if the child died before it
-    began with a Function.
+    Raises UsageError like `examine_file`, and if the child dies before it begins with a Function. The message then
+    includes the end of the child's output.
     """
     options: dict[str, object] = {
         "path": str(path),
@@ -77,12 +77,12 @@ class _EndedChild:
     output: str
     reports: list[Report] = field(default_factory=list)
     begun: str | None = None
-    """The name of the Function that it began with and wrote no report on."""
+    """The name of the last Function that the child began to examine, if it wrote no report on it."""
     refusal: str | None = None
-    """The message of its UsageError."""
+    """The message of the child's UsageError."""
 
     def read(self, text: str) -> None:
-        """Read the lines that it wrote, except a last one that was cut off."""
+        """Read the lines that the child wrote, except an incomplete last line."""
         for line in text.splitlines(keepends=True):
             if line.endswith("\n"):
                 entry: dict[str, Any] = json.loads(line)
@@ -116,7 +116,7 @@ def _run_child(options: dict[str, object], timeout_s: float) -> _EndedChild:
 
 
 def _ends_in_time(process: "subprocess.Popen[bytes]", reports: Path, silence_s: float) -> bool:
-    """Wait until the child has ended; return False if it writes nothing for `silence_s`."""
+    """Wait until the child has ended. Return False if it writes nothing for `silence_s` seconds."""
     size_bytes, since_s = 0, time.monotonic()
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -130,14 +130,14 @@ def _ends_in_time(process: "subprocess.Popen[bytes]", reports: Path, silence_s: 
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the child with a signal on which faulthandler writes its stack."""
+    """Kill the child with a signal that makes faulthandler write the child's stack."""
     process.send_signal(signal.SIGABRT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(1.0)
 
 
 def _report_on_last(child: _EndedChild, path: str, timeout_s: float) -> Report:
-    """Return the report on the Function at which the child died; raise UsageError if it had begun with none."""
+    """Return a report on the Function at which the child died. Raises UsageError if the child had begun with none."""
     lines = child.output.strip().splitlines()
     if child.begun is None:
         if child.is_late:
@@ -164,7 +164,7 @@ def _exit_status(code: int) -> str:
 
 
 def _positions(output: str, path: str) -> Iterator[CodePosition]:
-    """Yield the lines of the examined file in the stack that faulthandler wrote, the innermost first."""
+    """Yield the lines of the examined file in the stack that faulthandler wrote, innermost first."""
     absolute = str(Path(path).absolute())
     for file, line, name in _FRAME.findall(output):
         if file in (path, absolute):

@@ -1,4 +1,4 @@
-"""`Examination`: the state of one examination. Diagnoses read it and compute shared results through it."""
+"""`Examination`: the state of one examination. Diagnoses read it and share results through it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,9 +24,9 @@ _ROUNDINGS: Final = 100
 
 
 class Examination:
-    """One subject, its runs and the findings so far. It lives as long as one call of `examine`.
+    """One subject, its runs and the findings so far. Each call of `examine` creates one.
 
-    A run or comparison that several diagnoses need is a cached property: the first one computes it.
+    A run or comparison that several diagnoses need is a cached property, computed on first use.
     """
 
     def __init__(self, subject: Subject, *, is_approximate: bool, is_second_order: bool) -> None:
@@ -34,17 +34,17 @@ class Examination:
         self.is_approximate = is_approximate
         self.is_second_order = is_second_order
         self.skip_reason = ""
-        """Why numerical steps are skipped; "" while they are not."""
+        """Why numerical steps are skipped; "" if they are not."""
         self.findings: list[Finding] = []
-        """The findings of the diagnoses that have ended, in their order."""
+        """The findings of the finished diagnoses, in order."""
         self.notes: list[str] = []
         self.covered: set[str] = set()
         """The optional parts that were examined: "second order" and "built-in"."""
         self.gradcheck_results: dict[str, object] = {}
-        """Result and time of gradcheck and gradgradcheck, by name, once they have run."""
+        """Results and times of gradcheck and gradgradcheck, by name, after they have run."""
 
     def has_found(self, *codes: Code) -> bool:
-        """Whether a finding so far has one of the codes."""
+        """Return whether a finding so far has one of the codes."""
         names = {code.name for code in codes}
         return any(finding.code in names for finding in self.findings)
 
@@ -55,12 +55,12 @@ class Examination:
 
     @cached_property
     def first_run(self) -> ForwardBackwardRun:
-        """The first run: inputs as given, a dense gradient, the Functions instrumented."""
+        """The first run: original inputs, a dense grad_output, instrumented Functions."""
         return run_subject(self.subject, is_instrumented=True)
 
     @cached_property
     def second_run(self) -> ForwardBackwardRun:
-        """Another run on the same inputs, not instrumented."""
+        """A second run on the same inputs, not instrumented."""
         return run_subject(self.subject)
 
     @property
@@ -71,12 +71,12 @@ class Examination:
 
     @cached_property
     def facts(self) -> tuple[SourceFact, ...]:
-        """The facts that the source of all Functions shows."""
+        """The facts read from the source of all Functions."""
         return tuple(fact for function in self.subject.functions for fact in read_function(function))
 
     @cached_property
     def are_inputs_finite(self) -> bool:
-        """Whether no input holds NaN or infinity."""
+        """Whether no input contains NaN or infinities."""
         return all(bool(leaf.value.isfinite().all()) for leaf in self.subject.leaves)
 
     @cached_property
@@ -96,7 +96,7 @@ class Examination:
 
     @cached_property
     def in_double(self) -> Subject:
-        """The subject in double precision; as given if it raises in double."""
+        """The subject in double precision, or the original subject if it raises in double."""
         widened = self.subject.in_double()
         outcome = run_subject(widened)
         if outcome.failure is None or self.first_run.failure is not None:
@@ -106,7 +106,7 @@ class Examination:
 
     @cached_property
     def precision(self) -> Precision:
-        """The precision that finite differences can have."""
+        """The precision that finite differences can reach."""
         found = precision_of(self.in_double)
         if not found.is_double:
             self.notes.append(
@@ -122,7 +122,7 @@ class Examination:
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Backward against finite differences, in double, one for each leaf that needs a gradient."""
+        """Comparisons of backward with finite differences, in double, one for each leaf that needs a gradient."""
         return self.compare(self.in_double, self.double_run)
 
     @property
@@ -131,7 +131,7 @@ class Examination:
         return all(comparison.is_right for comparison in self.comparisons)
 
     def compare(self, subject: Subject, outcome: ForwardBackwardRun) -> tuple[Comparison, ...]:
-        """Compare the gradients of a run with finite differences, leaf by leaf."""
+        """Compare the gradients of a run with finite differences, for each leaf."""
         return tuple(
             self.compare_leaf(subject, outcome, number)
             for number, leaf in enumerate(subject.leaves)
@@ -145,7 +145,9 @@ class Examination:
         number: int,
         indices: Tensor | None = None,
     ) -> Comparison:
-        """Compare the gradient of one leaf, at the elements `indices` or a choice of them.
+        """Compare the gradient of one leaf with finite differences.
+
+        indices: the flat indices of the elements to compare; by default, all elements or a sample.
 
         A gradient that is None counts as zeros.
         """
@@ -156,18 +158,18 @@ class Examination:
         return compare_elements(values, at, outcome.weights, number, gradient, self.precision, indices)
 
     def values_of(self, subject: Subject, outcome: ForwardBackwardRun) -> "_Forward":
-        """Return forward as a plain function of the leaves, for the outputs that have a gradient."""
+        """Return forward as a plain function of the leaves, which returns the outputs that have a gradient."""
         return _Forward(subject, [y.requires_grad for y in outcome.outputs])
 
     def find_inner_functions(self) -> None:
-        """Find the Function classes that a callable or a module runs, if none was given."""
+        """Find the Function classes that a callable or a module runs, if none were given."""
         if not self.subject.functions:
             outputs = run_subject(self.subject).outputs
             self.subject = replace(self.subject, functions=find_functions(outputs))
 
 
 class _Forward:
-    """Forward without a graph: takes the leaves' tensors, returns the chosen outputs."""
+    """Forward without a graph: takes the tensors of the leaves, and returns the chosen outputs."""
 
     def __init__(self, subject: Subject, is_chosen: Sequence[bool]) -> None:
         self._subject, self._is_chosen = subject, is_chosen

@@ -27,13 +27,13 @@ def examine(
     """Examine a function on example inputs, and return the report.
 
     function: an autograd Function class, its apply, an nn.Module or any callable of tensors.
-    inputs: its arguments. Gradients are examined for the inputs that require one; for all
-        floating-point and complex tensors if none does (and for a module's parameters).
+    inputs: the arguments of the function. Gradients are examined for the inputs that require one; if none does, for
+        all floating-point and complex tensors. A module's parameters are included.
     approximate: grade the error of a gradient that is meant to be inexact.
-    second_order: whether second derivatives are wanted, which makes a cut graph an error.
+    second_order: whether second derivatives are needed; then a cut graph is an error.
     name: the name in the report, instead of the function's own.
 
-    Numbers are compared in double. Neither the inputs nor a module nor the random state are changed.
+    Values are compared in double precision. The inputs, the module and the random state are not changed.
 
     Raises UsageError if `function` cannot be called or no input can have a gradient. An exception of the
     function itself is a finding.
@@ -60,7 +60,7 @@ def _perform(plan: PlannedStep, exam: Examination) -> ExaminationStep:
     start, before = time.perf_counter(), len(exam.findings)
     with warnings.catch_warnings():
         if plan.is_numerical:
-            # Inputs that the doctor makes, such as a batch of one row, may cause warnings.
+            # Inputs generated here, such as a batch of one row, may cause warnings.
             warnings.simplefilter("ignore")
         for diagnosis in plan.diagnoses:
             exam.findings.extend(diagnosis(exam))

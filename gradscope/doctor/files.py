@@ -29,7 +29,7 @@ from gradscope.errors import UsageError
 __all__ = ["TIMEOUT_S", "examine_each", "examine_file", "timeout_message"]
 
 TIMEOUT_S: Final = 120.0
-"""The default time limit for the examination of one Function."""
+"""The default time limit for one Function, in seconds."""
 
 
 def examine_file(
@@ -43,10 +43,10 @@ def examine_file(
     """Run a Python file, and examine the Functions that it defines, in the order of the file.
 
     name: examine only this Function.
-    timeout_s: the time limit for each Function, without effect on compiled code that does not return. A
-        Function that does not end in time gets a report that says so.
+    timeout_s: the time limit for each Function, in seconds. It cannot interrupt compiled code. A Function that
+        exceeds the limit gets a report that says so.
 
-    Raises UsageError if the file is missing, cannot be run, has no such Function, or gives no example inputs.
+    Raises UsageError if the file is missing, cannot be run, has no such Function, or provides no example inputs.
     """
     return list(
         examine_each(
@@ -67,8 +67,8 @@ def examine_each(
 ) -> Iterator[Report]:
     """Yield the reports of `examine_file` one by one.
 
-    after: how many Functions to skip.
-    on_begin: called with the name of each Function before it is examined.
+    after: the number of Functions to skip.
+    on_begin: called with the name of each Function before its examination.
     """
     with _folder_on_path(Path(path)):
         module = _load_in_time(Path(path), timeout_s)
@@ -97,7 +97,7 @@ def _load_in_time(path: Path, timeout_s: float | None) -> ModuleType:
 
 
 def timeout_message(path: str | Path, timeout_s: float, position: CodePosition | None) -> str:
-    """Return the message for a file that does not end in time when it is run."""
+    """Return the message for a file that does not finish within the time limit."""
     where = f" at line {position.line}" if position else ""
     return (
         f"running {path} did not end in {timeout_s:g} s and was stopped{where}; put code that is to run only "
@@ -107,7 +107,7 @@ def timeout_message(path: str | Path, timeout_s: float, position: CodePosition |
 
 @contextlib.contextmanager
 def _folder_on_path(path: Path) -> Iterator[None]:
-    """Let the file import modules of its folder, as it can when Python runs it as a script."""
+    """Allow the file to import modules of its folder, as when Python runs it as a script."""
     folder = str(path.parent.absolute())
     sys.path.insert(0, folder)
     try:

@@ -1,4 +1,4 @@
-"""Notes on the inputs of an examination: which gradients are examined, and what is not."""
+"""Notes on the inputs of an examination: which gradients are examined, and which parts are not examined."""
 
 from collections.abc import Iterator, Sequence
 

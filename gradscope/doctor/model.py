@@ -1,8 +1,7 @@
-"""`examine_model`: examines the custom Functions that a model uses, with the arguments that it calls them with.
+"""`examine_model`: examines the custom Functions that a model uses, with the arguments of the model's own calls.
 
-A copy of the model runs twice on given inputs: once to find the Functions in the graph behind its
-outputs, once to record their arguments. So shapes, dtypes, values, and arguments that are not tensors, are
-those of a real run.
+A copy of the model runs twice on given inputs: first to find the Functions in the graph behind its outputs, then to
+record their arguments. So shapes, dtypes, values and arguments that are not tensors are those of a real run.
 """
 
 import copy
@@ -27,14 +26,14 @@ from gradscope.hooks import find_functions
 __all__ = ["examine_model", "examine_step_functions"]
 
 _KINDS_LIMIT: Final = 4
-"""The largest number of kinds of arguments with which one Function is examined."""
+"""Maximum number of kinds of arguments with which one Function is examined."""
 
 _Kind: TypeAlias = tuple[str, ...]
 
 
 @dataclass(slots=True)
 class _RecordedCalls:
-    """The calls of one Function, by kind of arguments: their number, and the arguments of the first call."""
+    """The calls of one Function by kind of arguments: the number of calls, and the arguments of the first call."""
 
     function: type[Function]
     counts: dict[_Kind, int] = field(default_factory=dict)
@@ -60,10 +59,10 @@ def examine_model(
     inputs, keywords: the arguments of the model.
     approximate, second_order: as in `examine`.
 
-    A Function gets one report for each kind of arguments (shapes, dtypes, other values), up to four. torch's own
-    Functions are left out. A copy of the model runs, in training or evaluation mode like the model, with the
-    forward hooks that the model carries. The model, its gradients and buffers, the inputs, and the random states of
-    torch, NumPy and Python do not change.
+    A Function gets one report for each kind of arguments (shapes, dtypes, other values), up to four. PyTorch's own
+    Functions are not examined. The run uses a copy of the model in the model's training or evaluation mode, including the
+    model's forward hooks. The model, its gradients and buffers, the inputs, and the random states of torch, NumPy and
+    Python do not change.
 
     Raises UsageError if the model cannot be copied, is sharded, or cannot run on these inputs.
     """
@@ -94,7 +93,7 @@ def examine_step_functions(
     outside: Functions that only the loss uses. Their arguments are not known, so each gets a report without
         steps that says so.
 
-    Raises UsageError like `examine_model`, and the exceptions of `arguments()`.
+    Raises UsageError like `examine_model`, and any exception of `arguments()`.
     """
     reports = examine_model(model, *arguments()) if inside else []
     note = f"with the arguments of {type(model).__name__} in step {step}"
@@ -165,7 +164,7 @@ def _run(
 
 @contextmanager
 def _recording_calls(functions: Sequence[type[Function]]) -> Iterator[list[_RecordedCalls]]:
-    """Record the calls of some Functions while the block runs. The list is filled when the block ends."""
+    """Record the calls of some Functions inside the block. The list is filled at the end of the block."""
     recorded: dict[type[Function], _RecordedCalls] = {}
     originals = [(function, vars(function).get("forward")) for function in functions]
     wrapped = [(function, _recording_forward(function, recorded)) for function in functions]
@@ -208,7 +207,7 @@ def _random_states_restored(model: nn.Module) -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002 - the same generator
 
 
-def _copied(values: Any) -> Any:  # Any: any nest of values, and the same nest again
+def _copied(values: Any) -> Any:  # Any: nested values of any type, and a copy of the same structure
     return _pytree.tree_map_only(Tensor, _copy_of_tensor, values)
 
 

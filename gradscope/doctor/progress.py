@@ -1,4 +1,4 @@
-"""A progress line on stderr, if that is a terminal; it is erased when the work ends."""
+"""A progress line on stderr, shown if stderr is a terminal and erased when the work ends."""
 
 import sys
 import threading
@@ -14,7 +14,7 @@ _INTERVAL_S: Final = 0.5
 
 
 class ProgressLine:
-    """The text of the line. It may be changed while the line is shown."""
+    """The text of the line, which may be changed while the line is shown."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -22,7 +22,7 @@ class ProgressLine:
 
 @contextmanager
 def progress(text: str) -> Iterator[ProgressLine]:
-    """Show `text` and the elapsed seconds, from one second on. Without effect if stderr is not a terminal."""
+    """Show `text` and the elapsed seconds after the first second. Does nothing if stderr is not a terminal."""
     line = ProgressLine(text)
     if sys.stderr is None or not sys.stderr.isatty():
         yield line

@@ -61,7 +61,7 @@ def gradient_magnitudes(exam: Examination) -> Numbers:
 
 
 def one_element_by_hand(exam: Examination) -> Numbers:
-    """Return, for each leaf, the element with the largest relative error, and how many were compared."""
+    """Return, for each leaf, the element with the largest relative error, and the number of compared elements."""
     numbers: Numbers = {"step": exam.precision.step, "border": _BORDER}
     for comparison in exam.comparisons:
         leaf = exam.in_double.leaves[comparison.leaf]
@@ -81,7 +81,7 @@ def one_element_by_hand(exam: Examination) -> Numbers:
 
 
 def _slopes_of_plain_sum(exam: Examination, comparison: Comparison, element: int) -> str:
-    """Return both slopes of the unweighted sum of the outputs, which a person would compute by hand."""
+    """Return the analytic and numerical derivative of the unweighted sum of the outputs, easy to compute by hand."""
     outcome = run_subject(exam.in_double, weigh=torch.ones_like)
     if outcome.failure is not None:
         return ""

@@ -1,7 +1,7 @@
-"""Time limits, and the reports on examinations that did not end: by a time limit, or by the death of the process.
+"""Time limits, and the reports on examinations that did not finish: because of a time limit or a dead process.
 
-The time limit is a timer's signal, which Python handles between two of its own instructions. So it stops a loop in
-Python, but not compiled code that does not return: that needs a process of its own.
+The time limit is a timer signal, which Python handles between two bytecode instructions. So it stops a loop in Python,
+but not compiled code that does not return: that requires a separate process.
 """
 
 import signal
@@ -30,7 +30,7 @@ _AGAIN_S: Final = 1.0
 
 
 class CodePosition(NamedTuple):
-    """A line of a file, and the name of the function that it is in."""
+    """A line of a file, and the name of the function that contains it."""
 
     path: str
     line: int
@@ -38,14 +38,14 @@ class CodePosition(NamedTuple):
 
 
 class TimeLimitReached(BaseException):
-    """The time limit is over. Not an Exception: the examined function must not catch it as its own."""
+    """The examination timed out. Not an Exception, so that the examined function does not catch it."""
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
     """Raise TimeLimitReached inside the block after `seconds`.
 
-    Without effect outside the main thread, and on systems without such a timer (Windows).
+    Has no effect outside the main thread, or on systems without such a timer (Windows).
     """
     is_main = threading.current_thread() is threading.main_thread()
     if seconds is None or not is_main or not hasattr(signal, "setitimer"):
@@ -65,14 +65,14 @@ def _raise(_number: int, _frame: FrameType | None) -> None:
 
 
 def position_of(error: BaseException, path: str) -> CodePosition | None:
-    """Return the innermost line of a file in an exception's traceback; None if it has none."""
+    """Return the innermost line of a file in an exception's traceback; None if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if f.filename == path]
     return CodePosition(path, own[-1].lineno or 0, own[-1].name) if own else None
 
 
 def report_on_timeout(name: str, seconds: float, position: CodePosition | None) -> Report:
-    """Return the report on a function whose examination reached the time limit."""
+    """Return the report on a function whose examination timed out."""
     return _report(
         name,
         position,
@@ -85,7 +85,7 @@ def report_on_timeout(name: str, seconds: float, position: CodePosition | None) 
 def report_on_death(
     name: str, how: str, position: CodePosition | None, output: Sequence[str]
 ) -> Report:
-    """Return the report on a function that ended the process in which it was examined."""
+    """Return the report on a function whose examination ended the process."""
     return _report(
         name,
         position,

@@ -1,1 +1,1 @@
-"""The diagnoses, one subject a file. Each is a function from an examination to findings."""
+"""The diagnoses, one subject per file. Each diagnosis is a function from an examination to findings."""

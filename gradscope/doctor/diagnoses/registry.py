@@ -1,7 +1,7 @@
-"""All diagnoses: the step that each belongs to, their codes, and the checklist.
+"""All diagnoses: the step to which each belongs, their codes, and the checklist.
 
-To add a diagnosis, write its module and enter it here: its function in `STEPS`, its codes in `_CODES` and, if it
-has one, its line in `CHECKLIST`.
+To add a diagnosis, write its module and register it here: add its function to `STEPS`, its codes to `_CODES` and, if
+it has one, its line to `CHECKLIST`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -45,9 +45,9 @@ Diagnosis: TypeAlias = Callable[[Examination], Iterable[Finding]]
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """One of the five steps: its diagnoses in their order, and the numbers that the report shows for it.
+    """One of the five steps: its diagnoses in order, and the numbers that the report shows for it.
 
-    A numerical step is skipped if an earlier one sets `Examination.skip_reason`.
+    A numerical step is skipped if an earlier step sets `Examination.skip_reason`.
     """
 
     number: int

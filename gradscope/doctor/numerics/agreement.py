@@ -1,4 +1,4 @@
-"""Compares the tensors of two runs, up to rounding."""
+"""Compares the tensors of two runs up to rounding errors."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,11 @@ __all__ = ["agree"]
 
 
 def agree(a: Sequence[Tensor | None], b: Sequence[Tensor | None], *, roundings: float) -> bool:
-    """Return whether two sequences of tensors hold the same values.
+    """Return whether two sequences of tensors have the same values, up to rounding errors.
 
-    roundings: the tolerance, in units of eps times the largest element of all tensors of `a`. It is that of all,
-        because a gradient can be the rounding error of others: that of a bias before a normalisation is 0.
+    roundings: the tolerance, in units of eps times the largest element of all tensors in `a`. The largest element of all
+        tensors is used because a gradient can be a rounding error of the others: the gradient of a bias before a
+        normalisation, for example, is 0 up to rounding.
 
     NaN equals NaN, and None equals None.
     """

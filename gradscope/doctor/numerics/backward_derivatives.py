@@ -1,4 +1,4 @@
-"""Jacobians and Hessians as backward computes them, row by row. For small tensors."""
+"""Computes Jacobians and Hessians with backward, row by row. For small tensors."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ __all__ = ["hessian_by_backward", "jacobian_by_backward"]
 def jacobian_by_backward(subject: Subject, outcome: ForwardBackwardRun, leaf: int) -> Tensor | None:
     """Return the Jacobian of the first output of `outcome`, shape (outputs, inputs).
 
-    It takes one backward for each element of the output. None if the first output has no graph.
+    Runs backward once for each element of the output. None if the first output has no graph.
     """
     value, output = subject.leaves[leaf].value, outcome.outputs[0]
     if not output.requires_grad:
@@ -25,7 +25,7 @@ def jacobian_by_backward(subject: Subject, outcome: ForwardBackwardRun, leaf: in
 
 
 class _OneElement:
-    """Gradients of 1 for one element of the first output, and of 0 for all other elements."""
+    """Returns a grad_output that is 1 for one element of the first output, and 0 for all other elements."""
 
     def __init__(self, index: int) -> None:
         self._index: int | None = index
@@ -39,7 +39,7 @@ class _OneElement:
 
 
 def hessian_by_backward(subject: Subject) -> Tensor | None:
-    """Return the Hessian of the sum of the outputs in the first leaf; None if it cannot be computed."""
+    """Return the Hessian of the sum of the outputs with respect to the first leaf; None if it cannot be computed."""
     outcome = run_subject(subject, weigh=torch.ones_like, create_graph=True)
     gradient = outcome.gradients[0] if outcome.gradients and outcome.failure is None else None
     if gradient is None or not gradient.requires_grad:
@@ -52,5 +52,5 @@ def hessian_by_backward(subject: Subject) -> Tensor | None:
             )
             rows.append(torch.zeros_like(gradient).reshape(-1) if row is None else row.reshape(-1))
     except RuntimeError:
-        return None  # differentiable only once: a finding reports it
+        return None  # backward is not differentiable: a finding reports it
     return torch.stack(rows)

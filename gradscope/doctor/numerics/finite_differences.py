@@ -1,8 +1,9 @@
 """Finite differences, and their comparison with the gradient that backward computed.
 
 Both differentiate the weighted sum of the outputs, ``Re Σ conj(w) y``. Its gradient is what backward returns for the
-grad_output w, so one backward is compared with any number of differences, and no Jacobian is held. A difference is
-taken from both sides. If they disagree, the function has a kink or an edge there, and the element is left out.
+grad_output w. So one backward is compared with any number of differences, and no Jacobian is stored. Each difference is
+computed on both sides of the point. If the two sides disagree, the function has a kink or a jump there, and the element
+is excluded.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ _PARTS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Both gradients of one leaf at some elements. All tensors have shape (n,)."""
+    """The analytic and the numerical gradient of one leaf at some elements. All tensors have shape (n,)."""
 
     leaf: int
     indices: Tensor
@@ -34,31 +35,31 @@ class Comparison:
     analytic: Tensor
     tolerance: Tensor
     is_usable: Tensor
-    """False at kinks and edges."""
+    """False for elements that are excluded because of a kink or a jump."""
 
     @property
     def error(self) -> Tensor:
-        """The absolute difference; 0 at elements that are left out."""
+        """The absolute difference; 0 for excluded elements."""
         return torch.where(self.is_usable, (self.analytic - self.numeric).abs(), 0.0)
 
     @property
     def is_wrong(self) -> Tensor:
-        """Shape (n,): which elements are wrong."""
+        """Bool mask of the wrong elements, shape (n,)."""
         return self.is_usable & ~(self.error <= self.tolerance)
 
     @property
     def is_right(self) -> bool:
-        """Whether no compared element is wrong."""
+        """Whether none of the compared elements is wrong."""
         return not bool(self.is_wrong.any())
 
     @property
     def kinks(self) -> int:
-        """The number of elements left out."""
+        """The number of excluded elements."""
         return int((~self.is_usable).sum())
 
 
 def _pick_elements(count: int) -> Tensor:
-    """Return the flat indices of the elements to compare: all of a small tensor, else a sample."""
+    """Return the flat indices of the elements to compare: all for a small tensor, otherwise a sample."""
     if count <= _ALL_ELEMENTS:
         return torch.arange(count)
     sampled = _SAMPLED_ELEMENTS if count <= _MANY_ELEMENTS else _SAMPLED_ELEMENTS // 8
@@ -77,10 +78,10 @@ def compare_elements(
 ) -> Comparison:
     """Compare the gradient of one leaf with finite differences, at all of its elements or a sample.
 
-    In addition to a sample, two random directions are compared. If one disagrees although the sample agrees,
-    the elements that cause it are searched for, and compared instead.
+    In addition to a sample, the derivatives along two random directions are compared. If one differs although the sample
+    agrees, the elements that cause the difference are searched for, and compared instead.
 
-    indices: the flat indices to compare, instead of a choice.
+    indices: the flat indices of the elements to compare, instead of a sample.
     """
     difference = _Difference(values, at, weights, leaf, precision)
     if indices is not None:
@@ -119,12 +120,12 @@ def compare_map(
     gradient: Tensor,
     precision: Precision,
 ) -> tuple[float, float, bool]:
-    """Return the slope along one direction by backward, by differences, and whether they disagree."""
+    """Return the directional derivative by backward and by differences along one direction, and whether they disagree."""
     return _Difference(values, at, weights, leaf, precision).along(gradient, seed=0)
 
 
 def jacobian(values: Values, at: Sequence[Tensor], leaf: int, precision: Precision) -> Tensor:
-    """Return the numerical Jacobian of the first output, shape (outputs, inputs), of real tensors."""
+    """Return the numerical Jacobian of the first output, shape (outputs, inputs). All tensors are real."""
     columns = []
     for i in range(at[leaf].numel()):
         plus, minus = (_moved(at, leaf, i, sign * precision.step) for sign in (1.0, -1.0))
@@ -134,7 +135,7 @@ def jacobian(values: Values, at: Sequence[Tensor], leaf: int, precision: Precisi
 
 
 class _Difference:
-    """Finite differences of the weighted sum in one leaf."""
+    """Finite differences of the weighted sum of outputs with respect to one leaf."""
 
     def __init__(
         self,
@@ -152,7 +153,7 @@ class _Difference:
         self.noise = 8 * precision.eps * size / precision.step
 
     def of_element(self, index: int, stretch: float = 1.0) -> tuple[complex, bool]:
-        """Return the partial derivative in one element, and whether both sides agree on it."""
+        """Return the partial derivative with respect to one element, and whether both sides agree."""
         at = self._at[self._leaf].reshape(-1)[index]
         slope, is_usable = self._slope(index, stretch, abs(at.item()))
         if not at.is_complex():
@@ -161,11 +162,11 @@ class _Difference:
         return complex(slope, upward), is_usable and is_also_usable
 
     def is_steady_in(self, index: int, slope: complex) -> bool:
-        """Return whether twice the step gives the same slope: across a jump it gives half the slope."""
+        """Return whether a doubled step gives the same derivative. Across a jump, it gives half the derivative."""
         return self._is_same_slope(slope, self.of_element(index, stretch=2.0)[0])
 
     def locate(self, gradient: Tensor) -> Tensor | None:
-        """Return a few elements in which a random direction disagrees; None if the directions agree."""
+        """Return a few elements that cause a random directional derivative to disagree; None if all directions agree."""
         if not any(self.along(gradient, seed)[2] for seed in (0, 1)):
             return None
         indices = torch.arange(gradient.numel())
@@ -177,7 +178,10 @@ class _Difference:
     def along(
         self, gradient: Tensor, seed: int, only: Tensor | None = None
     ) -> tuple[float, float, bool]:
-        """Return both slopes along a random direction (in some elements), and whether they disagree."""
+        """Return the analytic and the numerical derivative along a random direction, and whether they disagree.
+
+        only: the flat indices at which the direction is not zero; None: all.
+        """
         here = self._at[self._leaf]
         direction = _direction(here, seed, only)
         numeric, is_usable = self._slope_along(direction)
@@ -217,7 +221,7 @@ class _Difference:
                 self._outputs(_moved(self._at, self._leaf, index, s * h * unit)) for s in (1, -1)
             )
             slope, is_usable = self._both_sides(plus, minus, h * abs(unit))
-            if slope == slope or size == 0:  # noqa: PLR0124 - not NaN: the step stayed in the domain
+            if slope == slope or size == 0:  # noqa: PLR0124 - not NaN: the step did not leave the function's domain
                 break
         return (slope, is_usable) if slope == slope else (0.0, False)  # noqa: PLR0124 - not NaN
 
@@ -237,7 +241,7 @@ class _Difference:
 
 
 def _direction(here: Tensor, seed: int, only: Tensor | None) -> Tensor:
-    """Return a random vector of length about 1, zero except in the elements `only`."""
+    """Return a random vector of norm about 1 that is zero except at the flat indices `only`."""
     drawn = torch.randn(
         here.numel(), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )

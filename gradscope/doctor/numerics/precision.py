@@ -1,7 +1,7 @@
-"""The dtype that a function computes in, and the step and tolerances of finite differences that follow from it.
+"""The dtype in which a function computes, and the resulting step size and tolerances of finite differences.
 
-Central differences of step h have an error of about ``h² f'''`` plus a rounding error of ``eps |y| / h``. In double, h is
-1e-6. If a function casts to single precision inside (`.float()`), h is the cube root of that dtype's eps instead.
+Central differences with step h have an error of about ``h² f'''`` plus a rounding error of ``eps |y| / h``. In double, h
+is 1e-6. If a function casts to single precision inside (`.float()`), h is the cube root of that dtype's eps instead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _STEP_IN_DOUBLE: Final = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The dtype that a function computes in, the step of a finite difference, and the tolerances."""
+    """The dtype in which a function computes, the step size of finite differences, and the tolerances."""
 
     dtype: torch.dtype
     step: float
@@ -32,7 +32,7 @@ class Precision:
 
     @property
     def eps(self) -> float:
-        """The spacing of the dtype's numbers at 1."""
+        """The machine epsilon of the dtype."""
         return torch.finfo(self.dtype).eps
 
     @property
@@ -42,8 +42,8 @@ class Precision:
 
 
 def precision_of(subject: Subject) -> Precision:
-    """Return the precision of a subject: the narrowest dtype among its leaves and the casts that it does."""
-    # Values converted from float32 would look like a cast to it, so all are moved a little.
+    """Return the precision of a subject: the narrowest dtype among its leaves and its internal casts."""
+    # Values converted from float32 would look like a cast to float32, so all values are changed slightly.
     moved = subject.with_values([leaf.value * (1 + 1e-10) for leaf in subject.leaves])
     with _Casts() as casts:
         outcome = run_subject(moved)
@@ -54,7 +54,7 @@ def precision_of(subject: Subject) -> Precision:
         and outcome.outputs
         and all(_is_single(y.detach()) for y in outcome.outputs)
     ):
-        dtype = torch.float32  # foreign code, whose casts the dispatcher does not see
+        dtype = torch.float32  # compiled code, whose casts the dispatcher does not see
     if dtype == torch.float64:
         return Precision(dtype, _STEP_IN_DOUBLE, rtol=1e-3, atol=1e-5)
     step = torch.finfo(dtype).eps ** (1 / 3)
@@ -63,7 +63,7 @@ def precision_of(subject: Subject) -> Precision:
 
 
 class _Casts(PassiveDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
-    """Records casts of floating-point numbers to a narrower dtype."""
+    """Records casts of floating-point tensors to a narrower dtype."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped
@@ -97,7 +97,7 @@ def _is_narrower(made: object, source: object) -> bool:
 
 
 def _is_single(y: Tensor) -> bool:
-    """Return whether all values are float32 numbers, and not all of them bfloat16 numbers (such as small integers)."""
+    """Return whether all values are exact in float32, and not all exact in bfloat16 (as small integers are)."""
     if y.dtype != torch.float64 or y.numel() == 0:
         return False
     return torch.equal(y.float().double(), y) and not torch.equal(y.bfloat16().double(), y)

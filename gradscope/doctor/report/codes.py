@@ -1,4 +1,4 @@
-"""`Code`: one kind of finding, with its usual severity and the findings that it explains.
+"""`Code`: one kind of finding, with its default severity and the findings that it explains.
 
 A diagnosis declares its codes next to its function. `diagnoses/registry.py` lists them all, from causes to
 consequences.
@@ -13,11 +13,11 @@ from gradscope.doctor.report.report import Finding
 __all__ = ["LAYOUT", "SECOND_ORDER", "SEVERITIES", "WRONG_VALUE", "Code", "order_findings"]
 
 SEVERITIES: Final = ("error", "warning", "hint", "info")
-"""From grave to harmless. error: gradients or values are wrong, or the function raises; warning: it works
-here, and fails or costs elsewhere; hint: worth knowing, a correct function may have it."""
+"""From severe to harmless. error: gradients or values are wrong, or the function raises. warning: the function works
+in this run, but fails or is slow in other cases. hint: worth knowing; a correct function may have it."""
 
 WRONG_VALUE: Final = "wrong value"
-"""Group of the codes that say that a gradient is not the derivative."""
+"""Group of the codes for gradients that are not the derivative."""
 
 SECOND_ORDER: Final = "second order"
 """Group of the codes about second derivatives."""
@@ -30,8 +30,8 @@ LAYOUT: Final = "layout"
 class Code:
     """One kind of finding.
 
-    fault, found_by: what is wrong and how the doctor finds it, for the table of codes.
-    explains: the codes, and groups of codes, that are consequences if this one is found.
+    fault, found_by: the fault and how the doctor finds it, for the table of codes.
+    explains: the codes, and groups of codes, whose findings are consequences of this one.
     group: the group that this code belongs to, if any.
     """
 
@@ -53,18 +53,18 @@ class Code:
         evidence: Iterable[str] = (),
         seen_by: str = "running",
     ) -> Finding:
-        """Return a finding of this code, with its usual severity unless another is given."""
+        """Return a finding of this code, with the default severity unless another is given."""
         return Finding(
             self.name, severity or self.severity, message, cause, fix, where, tuple(evidence), seen_by
         )
 
     def is_explained_by(self, cause: "Code") -> bool:
-        """Whether a finding of this code is a consequence, or a repetition, of one of `cause`."""
+        """Return whether a finding of this code is a consequence, or a repetition, of a finding of `cause`."""
         return self.name == cause.name or self.name in cause.explains or self.group in cause.explains
 
 
 def order_findings(findings: Iterable[Finding], codes: Mapping[str, Code]) -> tuple[Finding, ...]:
-    """Return the causes, the gravest first, then the nearest to the root; the rest become their evidence.
+    """Return the causes, ordered by severity and then by position in `codes`; consequences become their evidence.
 
     codes: all codes by name, from causes to consequences.
     """
@@ -83,7 +83,7 @@ def order_findings(findings: Iterable[Finding], codes: Mapping[str, Code]) -> tu
 
 
 def _with_evidence(cause: Finding, consequence: Finding) -> Finding:
-    """Return the cause with the consequence as evidence, and the graver severity of both."""
+    """Return the cause with the consequence as evidence, and the higher severity of the two."""
     place = f" ({consequence.where})" if consequence.where else ""
     line = f"{consequence.code}{place}: {consequence.message}"
     is_confirmed = cause.seen_by == "reading" and consequence.seen_by != "reading"

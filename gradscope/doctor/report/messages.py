@@ -1,4 +1,4 @@
-"""The eight most common error messages of autograd, with cause and cure, recognised by PyTorch's wording."""
+"""The eight most common error messages of autograd, recognised by PyTorch's wording, with causes and fixes."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ __all__ = ["KNOWN_MESSAGES", "KnownMessage", "recognise"]
 
 @dataclass(frozen=True, slots=True)
 class KnownMessage:
-    """One message. `pattern` is searched in the text of an exception."""
+    """One known message. `pattern` is a regex that is searched in the text of an exception."""
 
     name: str
     pattern: re.Pattern[str]
@@ -79,5 +79,5 @@ KNOWN_MESSAGES: Final = (
 
 
 def recognise(text: str) -> KnownMessage | None:
-    """Return the first known message that a text contains, or None."""
+    """Return the first known message in a text, or None."""
     return next((row for row in KNOWN_MESSAGES if row.pattern.search(text)), None)

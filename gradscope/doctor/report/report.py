@@ -10,14 +10,14 @@ from typing import Any, Final
 __all__ = ["REPORT_VERSION", "CheckItem", "ExaminationStep", "Finding", "Report"]
 
 REPORT_VERSION: Final = 1
-"""The version of `Report.to_dict`. It grows when a key changes its meaning or is removed."""
+"""The version of `Report.to_dict`. It increases when a key changes its meaning or is removed."""
 _WIDTH: Final = 100
 _MARKS: Final = {"passed": "ok", "failed": "FAILED", "skipped": "skipped"}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A fault or a hint. `where` is a file and line; "" if none is known."""
+    """A fault or a hint. `where` is a file and line; "" if unknown."""
 
     code: str
     severity: str
@@ -27,13 +27,14 @@ class Finding:
     where: str = ""
     evidence: tuple[str, ...] = ()
     seen_by: str = "running"
-    """How it was found: "running" the function, "reading" its source, or "reading, confirmed by
-    running"."""
+    """How it was found: by "running" the function, by "reading" its source, or by "reading, confirmed by
+    running".
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class ExaminationStep:
-    """One of the five steps. `status` is "passed", "failed" or "skipped" (then `note` says why)."""
+    """One of the five steps. `status` is "passed", "failed" or "skipped"; if "skipped", `note` is the reason."""
 
     number: int
     title: str
@@ -54,7 +55,7 @@ class CheckItem:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The report on one function. The first finding is the cause."""
+    """The report on one function. The first finding is the most important cause."""
 
     name: str
     findings: tuple[Finding, ...]
@@ -69,7 +70,7 @@ class Report:
 
     @property
     def codes(self) -> tuple[str, ...]:
-        """The codes of the findings, in their order."""
+        """The codes of the findings, in order."""
         return tuple(finding.code for finding in self.findings)
 
     def __str__(self) -> str:
@@ -77,15 +78,15 @@ class Report:
         return "\n".join(_lines_of(self))
 
     def to_dict(self) -> dict[str, Any]:  # Any: what JSON may hold
-        """Return plain dicts, lists, strings and finite numbers, with the version of this form.
+        """Return the report as dicts, lists, strings and finite numbers, with the format's version.
 
-        The README of the doctor describes the keys. JSON has no NaN: such numbers become strings.
+        The README of the doctor describes the keys. JSON has no NaN or infinity: such values become strings.
         """
         return {"version": REPORT_VERSION, "ok": self.ok, **_plain(dataclasses.asdict(self))}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Report":  # Any: what JSON may hold
-        """Return the report that `to_dict` wrote, also if it was JSON in between."""
+        """Return the report from the result of `to_dict`, also after a round trip through JSON."""
         return cls(
             name=data["name"],
             findings=tuple(

@@ -1,4 +1,4 @@
-"""Finds the batch dim of a subject by trying: a row computed alone must equal that row of the whole batch."""
+"""Finds the batch dim of a subject: one row computed alone must equal the same row of the whole batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

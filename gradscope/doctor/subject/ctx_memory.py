@@ -22,7 +22,7 @@ _WeakTensors: TypeAlias = list[tuple["weakref.ref[Tensor]", int]]
 def measure_ctx_memory(subject: Subject) -> Iterator[str]:
     """Yield a line on the bytes that are alive after backward, and one on the bytes that outlive the output.
 
-    The subject must run without an exception. Python's garbage collector is off meanwhile.
+    The subject must run without an exception. Python's garbage collector is disabled during the measurement.
     """
     with _collector_off():
         leaves = [v.value.clone().requires_grad_(v.is_needed) for v in subject.leaves]

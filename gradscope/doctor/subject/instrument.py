@@ -1,6 +1,6 @@
-"""`instrumented`: records the calls of Functions from inside, before autograd casts, sums and checks gradients.
+"""`instrumented`: records the calls of Functions before autograd casts, sums and checks the gradients.
 
-It wraps forward, setup_context and backward of the classes during a block, and restores the classes afterwards. The
+It wraps forward, setup_context and backward of the classes inside a block, and restores the classes afterwards. The
 results of the methods do not change.
 """
 
@@ -32,7 +32,7 @@ class CtxTensor:
 
 @dataclass(slots=True)
 class FunctionCall:
-    """The record of one call of a Function: filled by forward, and then by backward if it runs."""
+    """The record of one call of a Function: filled by forward, and by backward if it runs."""
 
     function: type[Function]
     inputs: tuple[object, ...] = ()
@@ -44,21 +44,21 @@ class FunctionCall:
     held: tuple[CtxTensor, ...] = ()
     outputs: tuple[object, ...] = ()
     saved: tuple[tuple[object, int | None], ...] = ()
-    """The arguments of save_for_backward, each with its position among the inputs, or None."""
+    """The arguments of save_for_backward, each with its position among the inputs; None if it is not an input."""
     untracked_saved: tuple[int, ...] = ()
-    """Positions of saved tensors that are neither an argument nor an output: they have no graph."""
+    """Positions of saved tensors that are neither an argument nor an output, and so have no graph."""
     needs: tuple[bool, ...] = ()
     returned: tuple[object, ...] | None = None
-    """The raw return of backward; None if it was not reached or raised."""
+    """The value that backward returned; None if it did not run or raised."""
     modified_gradients: tuple[int, ...] = ()
     modified_saved: tuple[int, ...] = ()
     operations: OperationLog = field(default_factory=OperationLog)
-    """The operations of backward."""
+    """The operations that backward ran."""
 
 
 @contextmanager
 def instrumented(functions: Sequence[type[Function]]) -> Iterator[list[FunctionCall]]:
-    """Record the calls of some Functions during the block."""
+    """Record the calls of some Functions inside the block."""
     calls: list[FunctionCall] = []
     contexts: dict[int, tuple[object, FunctionCall]] = {}  # holding ctx keeps its id unique
     originals = [(f, name, vars(f).get(name)) for f in functions for name in _wrapped_names(f)]
@@ -75,7 +75,7 @@ def instrumented(functions: Sequence[type[Function]]) -> Iterator[list[FunctionC
 
 
 def is_same(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors hold the same values; NaN equals NaN."""
+    """Return whether two tensors have the same values; NaN equals NaN."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 - NaN
@@ -86,7 +86,7 @@ def _has_setup_context(function: type[Function]) -> bool:
 
 
 def backward_name(function: type[Function]) -> str:
-    """Return which of its two names the backward of a Function has."""
+    """Return the name of a Function's backward method: "backward" or "vjp"."""
     return "vjp" if function.vjp is not Function.vjp else "backward"
 
 
@@ -238,7 +238,7 @@ def _copies(values: Sequence[object]) -> list[tuple[Tensor, int] | None]:
 
 
 def _changes(values: Sequence[object], before: Sequence[tuple[Tensor, int] | None]) -> tuple[int, ...]:
-    """Return the positions of tensors that were written to, also if their values did not change."""
+    """Return the positions of tensors that were written to, even if their values did not change."""
     pairs = enumerate(zip(values, before, strict=True))
     return tuple(
         i

@@ -1,4 +1,4 @@
-"""Records the operations of a backward, and computes which of them only one result needs."""
+"""Records the operations of a backward, and computes which of them are needed for only one result."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ _CONVOLUTIONS: Final = frozenset({"convolution", "convolution_backward"})
 
 @dataclass(slots=True)
 class OperationLog:
-    """The operations of one backward in their order, and what it returned."""
+    """The operations of one backward in order, and its results."""
 
     operations: list[tuple[float, list[int], list[int]]] = field(default_factory=list)
     """(cost, ids of inputs, ids of outputs); the cost is about the number of multiplications."""
     kept: list[object] = field(default_factory=list)
-    """All tensors, so that ids stay unique."""
+    """All tensors. They are held so that their ids stay unique."""
     returned: tuple[object, ...] = ()
 
     @property
@@ -31,7 +31,7 @@ class OperationLog:
         return len(self.operations)
 
     def only_for(self, position: int) -> tuple[float, int]:
-        """Return the share of the cost, and the number of operations, that only one result needs."""
+        """Return the share of the cost, and the number of operations, needed only for one result."""
         others = [g for i, g in enumerate(self.returned) if i != position and isinstance(g, Tensor)]
         mine = self._needed_for([self.returned[position]]) - self._needed_for(others)
         total = sum(cost for cost, _, _ in self.operations)
@@ -50,9 +50,9 @@ class OperationLog:
 
 
 class PassiveDispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
-    """A dispatch mode that changes nothing.
+    """A dispatch mode that does not change operations.
 
-    By default torch loads all of Dynamo, which takes seconds, to exclude a mode from tracing.
+    By default, torch imports all of Dynamo to exclude a mode from tracing, which takes seconds.
     """
 
     @classmethod

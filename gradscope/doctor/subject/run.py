@@ -17,7 +17,7 @@ __all__ = ["Failure", "ForwardBackwardRun", "run_subject", "weights_like"]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception of the user's function. `phase` is "forward" or "backward"."""
+    """An exception raised by the user's function. `phase` is "forward" or "backward"."""
 
     phase: str
     text: str
@@ -29,7 +29,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ForwardBackwardRun:
-    """The results of one run. `gradients` has one entry for each leaf: None if it has no gradient."""
+    """The results of one run. `gradients` has one entry for each leaf; None for a leaf without a gradient."""
 
     outputs: tuple[Tensor, ...] = ()
     weights: tuple[Tensor, ...] = ()
@@ -39,7 +39,7 @@ class ForwardBackwardRun:
     calls: tuple[FunctionCall, ...] = ()
     failure: Failure | None = None
     is_connected: bool = True
-    """False if no output has a graph, so that backward cannot start."""
+    """False if no output has a graph, so backward cannot run."""
 
 
 def run_subject(
@@ -53,12 +53,12 @@ def run_subject(
 ) -> ForwardBackwardRun:
     """Run a subject forward and backward once.
 
-    needed: which leaves require a gradient, instead of the subject's own choice.
-    prepare: returns the tensor that is passed for a leaf: a copy, or the same values in another layout.
+    needed: for each leaf, whether it requires a gradient; by default the subject's own setting.
+    prepare: returns the tensor to pass for a leaf: a copy, or the same values in another layout.
     weigh: returns the grad_output for an output; random weights by default.
     is_instrumented: record the calls of the subject's Functions.
 
-    An exception of the subject becomes `failure`.
+    An exception of the subject is returned as `failure`.
     """
     wanted = [leaf.is_needed for leaf in subject.leaves] if needed is None else list(needed)
     leaves = tuple(
@@ -89,7 +89,7 @@ def run_subject(
 
 
 def weights_like(output: Tensor, seed: int = 0) -> Tensor:
-    """Return a dense gradient for an output: magnitudes between 0.5 and 1.5, signs at random."""
+    """Return a dense grad_output for an output: magnitudes between 0.5 and 1.5, random signs."""
     generator = torch.Generator().manual_seed(seed)
     is_complex = output.is_complex()
     shape = (*output.shape, 2) if is_complex else output.shape

@@ -1,6 +1,6 @@
-"""Reads facts from a Function's source: lines that can cause a fault. Nothing is run.
+"""Reads facts from a Function's source: lines that can cause a fault. The source is not run.
 
-Without source (a REPL, a compiled extension) there are no facts.
+If there is no source (in a REPL or a compiled extension), there are no facts.
 """
 
 import ast
@@ -27,9 +27,10 @@ class SourceFact:
     """One line of the source that can cause a fault."""
 
     kind: str
-    """An attribute that cuts the graph (data, detach, numpy, item, tolist, no_grad), "in-place",
-    "saved_tensors", "needs_input_grad", "save_for_backward", "ctx attribute" (one that is set), "dtype"
-    or "device" (one that is hard-coded), or "return" (of a known number of values)."""
+    """An attribute that cuts the graph (data, detach, numpy, item, tolist, no_grad), "in-place", "saved_tensors",
+    "needs_input_grad", "save_for_backward", "ctx attribute" (an assignment to one), "dtype" or "device" (a hard-coded
+    one), or "return" (of a known number of values).
+    """
     method: str
     where: str
     text: str
@@ -38,12 +39,12 @@ class SourceFact:
 
     @property
     def is_in_forward(self) -> bool:
-        """Whether it is in forward or setup_context."""
+        """Whether the line is in forward or setup_context."""
         return self.method in _FORWARD
 
     @property
     def is_cutting(self) -> bool:
-        """Whether it detaches a tensor from the graph."""
+        """Whether the line detaches a tensor from the graph."""
         return self.kind in _CUTTING
 
 
@@ -59,7 +60,7 @@ def read_function(function: type[Function]) -> tuple[SourceFact, ...]:
 
 
 def parameters_of(function: type[Function], name: str) -> list[str]:
-    """Return the names of a method's parameters without ctx."""
+    """Return the names of a method's parameters, without ctx."""
     is_with_ctx = name != "forward" or function.setup_context is Function.setup_context
     try:
         parameters = inspect.signature(getattr(function, name)).parameters
@@ -69,7 +70,7 @@ def parameters_of(function: type[Function], name: str) -> list[str]:
 
 
 def where_defined(thing: Any) -> str:  # Any: a class, a method or any callable
-    """Return "file:line" of a definition; "" if it is not known."""
+    """Return "file:line" of a definition; "" if unknown."""
     try:
         path = inspect.getsourcefile(thing)
         _, line = inspect.getsourcelines(thing)
@@ -84,7 +85,7 @@ def _read_method(name: str, method: Any) -> Iterator[SourceFact]:  # Any: the us
         lines, first = inspect.getsourcelines(method)
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError):
-        return  # a lambda in the middle of an expression does not parse by itself
+        return  # a lambda inside an expression cannot be parsed alone
     for node in ast.walk(tree):
         kind, target = _kind_of(node)
         if kind:
@@ -93,7 +94,7 @@ def _read_method(name: str, method: Any) -> Iterator[SourceFact]:  # Any: the us
             yield SourceFact(kind, name, place, lines[number - 1].strip(), target)
 
 
-def _kind_of(node: ast.AST) -> tuple[str, str]:  # noqa: PLR0911 - one for each kind
+def _kind_of(node: ast.AST) -> tuple[str, str]:  # noqa: PLR0911 - one return for each kind
     match node:
         case ast.Call(func=ast.Attribute(attr=called, value=owner)) if _is_in_place(called):
             return "in-place", _name_of(owner)
@@ -115,7 +116,7 @@ def _kind_of(node: ast.AST) -> tuple[str, str]:  # noqa: PLR0911 - one for each 
 
 
 def _hard_coded(node: ast.AST) -> str:
-    """Return "device" or "dtype" if the node is a hard-coded one; else ""."""
+    """Return "device" or "dtype" if the node is a hard-coded device or dtype; else ""."""
     match node:
         case ast.Call(func=ast.Attribute(attr="cuda")):
             return "device"
@@ -133,7 +134,7 @@ def _hard_coded(node: ast.AST) -> str:
 
 
 def _name_of(node: ast.AST) -> str:
-    """Return the name at the root of an expression: x of x[0] and of x.view(-1)."""
+    """Return the variable at the root of an expression: x for x[0] and for x.view(-1)."""
     while isinstance(node, ast.Subscript | ast.Attribute | ast.Call):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""
@@ -148,7 +149,7 @@ def _is_in_place(called: str) -> bool:
 
 
 def short_path(path: str | None) -> str:
-    """Return a path relative to the working directory if it is inside of it."""
+    """Return a path relative to the working directory if it is inside that directory, otherwise unchanged."""
     if not path:
         return ""
     try:

@@ -30,7 +30,7 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A function of positional arguments, its leaves, and the Function classes it runs."""
+    """A function of positional arguments, its leaves, and the Function classes that it runs."""
 
     name: str
     call: Callable[..., object]
@@ -47,11 +47,11 @@ class Subject:
 
     @property
     def is_direct(self) -> bool:
-        """Whether the call is a Function's own apply, so that the arguments are those of its forward."""
+        """Whether the call is a Function's own apply, so that its arguments are forward's arguments."""
         return isinstance(getattr(self.call, "__self__", None), type)
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Call the function with `tensors` as leaves. Return the tensors of the result that can have a gradient."""
+        """Call the function with `tensors` as leaves. Return the tensors in the result that can have a gradient."""
         placed = {leaf.position: tensor for leaf, tensor in zip(self.leaves, tensors, strict=True)}
         arguments = [
             placed[i] if i in placed else _copied(argument) for i, argument in enumerate(self.arguments)
@@ -59,12 +59,12 @@ class Subject:
         return tensors_of(self.call(*arguments))
 
     def with_values(self, values: Sequence[Tensor]) -> "Subject":
-        """Return the subject with other values in its leaves."""
+        """Return a copy of the subject with other values for its leaves."""
         leaves = tuple(replace(l_, value=v) for l_, v in zip(self.leaves, values, strict=True))
         return replace(self, leaves=leaves)
 
     def in_double(self) -> "Subject":
-        """Return the subject in double precision: leaves, and the parameters and buffers of a module."""
+        """Return a copy of the subject in double precision: leaves, and the parameters and buffers of a module."""
         widened = self.with_values([_widen(leaf.value) for leaf in self.leaves])
         if self.module is None:
             return widened
@@ -91,7 +91,7 @@ def resolve(function: Examinable, inputs: Sequence[object], name: str | None) ->
 
 
 def tensors_of(result: object) -> tuple[Tensor, ...]:
-    """Return the floating-point and complex tensors of a result, however nested."""
+    """Return the floating-point and complex tensors in a result, at any nesting depth."""
     leaves = _pytree.tree_leaves(result)
     return tuple(
         t for t in leaves if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())
@@ -171,7 +171,7 @@ def _kind(argument: object) -> str:
 
 
 def _named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Examinable
-    """Return the Function classes that a plain function refers to, also if it raises."""
+    """Return the Function classes that a plain function refers to, even if calling the function raises."""
     code = getattr(function, "__code__", None)
     if code is None:
         return ()
@@ -184,7 +184,7 @@ def _named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Examinable
 
 
 def _copied(argument: Any) -> Any:  # Any: any argument
-    """Return an argument that is not a leaf, with copies of its tensors: the function may change them."""
+    """Return an argument that is not a leaf, with its tensors copied, because the function may modify them."""
     if argument is None or isinstance(argument, bool | int | float | str):
         return argument
     return _pytree.tree_map_only(Tensor, torch.clone, argument)

@@ -1,4 +1,4 @@
-"""`time_function`: times of a function and of a reference, interleaved in one run."""
+"""`time_function`: times a function and a reference, interleaved in one run."""
 
 import statistics
 import time
@@ -20,7 +20,7 @@ _WARM_UP: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Median times of one forward and one backward, in seconds, of a function and its reference."""
+    """Median times in seconds of one forward and one backward, for a function and its reference."""
 
     forward_s: float
     backward_s: float
@@ -30,7 +30,7 @@ class Timing:
 
     @property
     def ratio(self) -> float:
-        """The time of forward and backward relative to that of the reference."""
+        """The time of forward and backward, divided by that of the reference."""
         return (self.forward_s + self.backward_s) / (
             self.reference_forward_s + self.reference_backward_s
         )
@@ -48,9 +48,9 @@ def time_function(
 ) -> Timing:
     """Time forward and backward of a function and of a reference on the same inputs.
 
-    They alternate, so that other load on the machine affects both alike.
+    The two alternate, so that other load on the machine affects both equally.
 
-    Raises UsageError if no input can have a gradient, or `repeats` is under 1.
+    Raises UsageError if no input can have a gradient, or if `repeats` is less than 1.
     """
     if repeats < 1:
         raise UsageError(
@@ -75,7 +75,7 @@ def time_function(
 
 
 class _Clock:
-    """The times of one callable."""
+    """Records the times of one callable."""
 
     def __init__(self, call: Callable[..., object], arguments: Sequence[object]) -> None:
         self._call, self._arguments = call, arguments
@@ -97,7 +97,7 @@ class _Clock:
             self._backward_s.append(_now() - between)
 
     def medians(self) -> tuple[float, float]:
-        """Return the medians of forward and backward."""
+        """Return the median times of forward and backward, in seconds."""
         return statistics.median(self._forward_s), statistics.median(self._backward_s)
 
 

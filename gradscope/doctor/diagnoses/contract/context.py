@@ -1,4 +1,4 @@
-"""Tensors that are attributes of ctx, inputs that forward returns unchanged, and uses of `.data`."""
+"""Finds tensors that are attributes of ctx, inputs that forward returns unchanged, and uses of `.data`."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -41,7 +41,7 @@ INPUT_RETURNED_AS_IS: Final = Code(
 
 
 def find_tensors_on_context(exam: Examination) -> Iterator[Finding]:
-    """Find tensors that are attributes of ctx. Masks, indices and numbers are fine there."""
+    """Find tensors that are attributes of ctx. Masks, indices and Python numbers are allowed there."""
     for call in exam.first_run.calls:
         if call.held:
             names = ", ".join(f"ctx.{held.attribute}" for held in call.held)

@@ -1,4 +1,4 @@
-"""Two runs on the same inputs that differ. The numerical steps are then skipped: slopes of noise mean nothing."""
+"""Finds two runs on the same inputs that differ. Numerical steps are then skipped: noise has no derivative."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -18,7 +18,7 @@ NONDETERMINISTIC: Final = Code(
 
 
 def find_nondeterminism(exam: Examination) -> Iterator[Finding]:
-    """Compare two runs: outputs and gradients, or only outputs if the gradient is declared to be approximate."""
+    """Compare outputs and gradients of two runs; only outputs if the gradient is declared as approximate."""
     if exam.skip_reason:
         return
     parts = [] if exam.are_outputs_reproducible else ["the outputs"]

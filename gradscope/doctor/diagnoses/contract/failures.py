@@ -1,6 +1,6 @@
-"""What raises: forward-raises, backward-raises, and the three faults that have a code of their own.
+"""Exceptions of the function: forward-raises, backward-raises, and three faults that have their own codes.
 
-Those are non-tensor-saved, saved-tensors-in-forward and wrong-gradient-count.
+The three are non-tensor-saved, saved-tensors-in-forward and wrong-gradient-count.
 """
 
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ BACKWARD_RAISES: Final = Code(
 
 
 def find_forward_failures(exam: Examination) -> Iterator[Finding]:
-    """Find exceptions of forward, and their cause if the source shows it."""
+    """Find exceptions raised by forward, and their cause if the source shows it."""
     yield from _saved_tensors_in_forward(exam)
     failure = exam.first_run.failure
     if failure is not None and failure.phase == "forward":
@@ -77,7 +77,7 @@ def find_forward_failures(exam: Examination) -> Iterator[Finding]:
 
 
 def find_backward_failures(exam: Examination) -> Iterator[Finding]:
-    """Find exceptions of backward, a wrong number of gradients, and outputs without a graph."""
+    """Find exceptions raised by backward, a wrong number of gradients, and outputs without a graph."""
     if exam.has_failed_in_forward:
         return
     for call in exam.first_run.calls:
@@ -118,7 +118,7 @@ def failure_finding(failure: Failure, fallback: str = "", *, on: str = "") -> Fi
 
 
 def named(text: str) -> tuple[str, ...]:
-    """Return as evidence the known message that a text contains; empty if it contains none."""
+    """Return the known autograd message in a text, as evidence; empty if there is none."""
     known = recognise(text)
     return (f'the known message "{known.name}": {known.cause}',) if known else ()
 

@@ -1,4 +1,4 @@
-"""In-place writes to inputs, to grad_output and to saved tensors, found by content and version counter."""
+"""In-place writes to inputs, grad_output and saved tensors, detected by values and version counters."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -66,7 +66,7 @@ _BACKWARD: Final = ("backward", "vjp")
 
 
 def find_modified_inputs(exam: Examination) -> Iterator[Finding]:
-    """Find inputs that forward changes without mark_dirty."""
+    """Find inputs that forward modifies without mark_dirty."""
     changed = sorted(
         {(call.function.__name__, i) for call in exam.first_run.calls for i in call.modified_inputs}
     )
@@ -85,7 +85,7 @@ def find_modified_inputs(exam: Examination) -> Iterator[Finding]:
 
 
 def find_modified_gradients(exam: Examination) -> Iterator[Finding]:
-    """Find gradients and saved tensors that backward changes."""
+    """Find gradients and saved tensors that backward modifies."""
     for call in exam.first_run.calls:
         name = call.function.__name__
         own = parameters_of(call.function, backward_name(call.function))
@@ -111,7 +111,10 @@ def find_modified_gradients(exam: Examination) -> Iterator[Finding]:
 def _line(
     exam: Examination, methods: Sequence[str], names: Sequence[str], *, is_meant: bool = True
 ) -> str:
-    """Return a line that writes in place to one of the names (`is_meant` False: to another one), or the first write."""
+    """Return the line of an in-place write to one of the names, or of the first in-place write.
+
+    is_meant: if False, look for a write to a variable that is not one of the names.
+    """
     facts = [f for f in exam.facts if f.kind == "in-place" and f.method in methods]
     meant = [fact for fact in facts if (fact.target in names) == is_meant]
     return next((fact.where for fact in (*meant, *facts)), exam.location)
@@ -123,9 +126,9 @@ def _name(exam: Examination, function: str, position: int) -> str:
 
 
 def _is_mere_statistic(exam: Examination, function: str, position: int) -> bool:
-    """Return whether a changed input needs no gradient, and its old values do not affect the outputs.
+    """Return whether a modified input needs no gradient and its old values do not affect the outputs.
 
-    One example is the running mean of a normalisation, to which PyTorch writes as well.
+    An example is the running mean of a normalisation, which PyTorch's own layers also modify.
     """
     leaf = next((leaf for leaf in exam.subject.leaves if leaf.position == position), None)
     is_direct = [f.__name__ for f in exam.subject.functions] == [function] and exam.subject.is_direct

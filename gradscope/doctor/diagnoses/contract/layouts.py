@@ -1,4 +1,4 @@
-"""The same values in other memory layouts: non-contiguous inputs and gradients, and gradients of stride 0."""
+"""Tests other memory layouts of the same values: non-contiguous inputs and gradients, and gradients of stride 0."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -30,7 +30,7 @@ FAILS_ON_EXPANDED_GRADIENT: Final = Code(
     group=LAYOUT,
 )
 
-_ROUNDINGS: Final = 1e3  # another layout may sum in another order
+_ROUNDINGS: Final = 1e3  # another layout may change the order of summation
 
 
 def find_layout_failures(exam: Examination) -> Iterator[Finding]:

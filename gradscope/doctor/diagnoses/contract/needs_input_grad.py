@@ -1,4 +1,4 @@
-"""Work of backward for gradients that are not needed."""
+"""Finds work that backward does for gradients that are not needed."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -22,7 +22,7 @@ _LARGE_SHARE: Final = 0.1
 
 
 def find_wasted_work(exam: Examination) -> Iterator[Finding]:
-    """Turn off one input's gradient at a time, and find operations of backward that only it needs."""
+    """Disable one input's gradient at a time, and find operations of backward that only this gradient needs."""
     if exam.skip_reason:
         return
     wasted: dict[str, float] = {}

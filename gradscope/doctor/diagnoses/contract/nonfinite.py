@@ -1,4 +1,4 @@
-"""NaN or infinity in outputs and gradients, from finite inputs."""
+"""Finds NaN and infinities in outputs and gradients computed from finite inputs."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -36,7 +36,7 @@ GRADIENT_NONFINITE: Final = Code(
 
 
 def find_nonfinite_outputs(exam: Examination) -> Iterator[Finding]:
-    """Find NaN and infinity in outputs. The numerical steps are then skipped."""
+    """Find NaN and infinities in outputs. The numerical steps are then skipped."""
     if not exam.are_inputs_finite:
         exam.skip_reason = "an input is not finite"
         exam.notes.append("an input holds NaN or infinity: the numerical steps were skipped")
@@ -55,7 +55,7 @@ def find_nonfinite_outputs(exam: Examination) -> Iterator[Finding]:
 
 
 def find_nonfinite_gradients(exam: Examination) -> Iterator[Finding]:
-    """Find NaN and infinity in gradients. The numerical steps are then skipped."""
+    """Find NaN and infinities in gradients. The numerical steps are then skipped."""
     for leaf, gradient in zip(exam.subject.leaves, exam.first_run.gradients, strict=False):
         if exam.are_inputs_finite and gradient is not None and not gradient.isfinite().all():
             exam.skip_reason = "a gradient is not finite"

@@ -1,4 +1,4 @@
-"""Variations of the call: optional arguments left out, and subsets of inputs that require a gradient."""
+"""Variations of the call: omitted optional arguments, and subsets of inputs that require a gradient."""
 
 import inspect
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _ALL_SUBSETS: Final = 5
 
 
 def find_subset_failures(exam: Examination) -> Iterator[Finding]:
-    """Turn off gradients of inputs: the remaining gradients must not change."""
+    """Disable the gradients of some inputs, and check that the remaining gradients do not change."""
     if not exam.are_gradients_reproducible:
         return
     for needed in _subsets([leaf.is_needed for leaf in exam.subject.leaves]):
@@ -56,7 +56,7 @@ def find_subset_failures(exam: Examination) -> Iterator[Finding]:
 
 
 def find_option_failures(exam: Examination) -> Iterator[Finding]:
-    """Leave out arguments that have a default: the last ones, and each alone."""
+    """Omit arguments that have a default: the last ones together, and each one alone."""
     can_compare = not exam.is_approximate and exam.is_gradient_right
     for left_out, fewer in _variations(exam.in_double):
         if not any(leaf.is_needed for leaf in fewer.leaves):
@@ -71,7 +71,7 @@ def find_option_failures(exam: Examination) -> Iterator[Finding]:
 
 
 def _variations(subject: Subject) -> Iterator[tuple[str, Subject]]:
-    """Yield a description of what is left out, and the subject without it."""
+    """Yield a description of the omitted arguments, and the subject without these."""
     given = _parameters_given(subject)
     optional = [i for i, p in enumerate(given) if p.default is not p.empty]
     for i in optional:
@@ -85,7 +85,7 @@ def _variations(subject: Subject) -> Iterator[tuple[str, Subject]]:
 
 
 def _subsets(needed: list[bool]) -> list[list[bool]]:
-    """Return all proper subsets of up to five inputs; for more inputs, each alone and all but each."""
+    """Return all proper subsets for up to five inputs; for more inputs, each input alone and all inputs but one."""
     on = [i for i, n in enumerate(needed) if n]
     sizes = range(1, len(on)) if len(on) <= _ALL_SUBSETS else (1, len(on) - 1)
     return [
@@ -94,7 +94,7 @@ def _subsets(needed: list[bool]) -> list[list[bool]]:
 
 
 def _parameters_given(subject: Subject) -> list[inspect.Parameter]:
-    """Return the parameters of the signature for which arguments were passed, in their order."""
+    """Return the parameters of the signature for which arguments were passed, in order."""
     owner = getattr(subject.call, "__self__", None)
     described: Any = (
         subject.module.forward if subject.module is not None else subject.call

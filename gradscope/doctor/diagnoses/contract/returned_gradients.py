@@ -1,4 +1,4 @@
-"""Shape, dtype and device of the gradients that backward returns, before autograd silently converts them."""
+"""Checks shape, dtype and device of the gradients that backward returns, before autograd converts them silently."""
 
 from collections.abc import Iterator
 from itertools import combinations
@@ -120,7 +120,7 @@ def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator
 
 
 def _line(exam: Examination, kind: str) -> str:
-    """Return the line of backward with a hard-coded dtype or device; otherwise the Function's."""
+    """Return the line of backward with a hard-coded dtype or device; otherwise the line of the Function."""
     lines = (f.where for f in exam.facts if f.kind == kind and not f.is_in_forward)
     return next(lines, exam.location)
 
@@ -145,14 +145,14 @@ def _dims_to_sum(shape: torch.Size, larger: torch.Size) -> tuple[int, ...]:
 def _transposed_dims(
     exam: Examination, position: int, x: Tensor, gradient: Tensor
 ) -> tuple[int, int] | None:
-    """Return the two dims of the returned gradient whose exchange makes it right; None if there are none."""
+    """Return the two dims of the returned gradient whose exchange makes the gradient right; None if there are none."""
     leaves = exam.subject.leaves
     number = next((n for n, leaf in enumerate(leaves) if leaf.position == position), None)
     if number is None or leaves[number].value.shape != x.shape or gradient.dim() != x.dim():
         return None
     precision = Precision(
         torch.float64, 1e-6, rtol=1e-2, atol=1e-4
-    )  # the raw gradient is of the given dtype
+    )  # the raw gradient has the original dtype
     for dims in combinations(range(x.dim()), 2):
         transposed = gradient.detach().transpose(*dims)
         if transposed.shape == x.shape:

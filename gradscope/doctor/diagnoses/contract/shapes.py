@@ -1,4 +1,4 @@
-"""Other batch sizes: a batch of one row, and an empty one."""
+"""Tests other batch sizes: a batch with one row, and an empty batch."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -23,7 +23,7 @@ FAILS_ON_EMPTY: Final = Code(
 
 
 def find_batch_failures(exam: Examination) -> Iterator[Finding]:
-    """Run on one row of the batch and on none, if there is a batch dim."""
+    """Run on one row of the batch and on no rows, if there is a batch dim."""
     one, none = with_first_rows(exam.in_double, 1), with_first_rows(exam.in_double, 0)
     if one is None or none is None:
         exam.notes.append("no batch dim was found: a batch of 1 and an empty batch were not tried")
@@ -48,9 +48,9 @@ def find_batch_failures(exam: Examination) -> Iterator[Finding]:
 
 
 def _fails_in_torch_too(failure: Failure) -> bool:
-    """Return whether forward calls an operation of PyTorch that takes no empty batch, such as an FFT.
+    """Return whether forward calls a PyTorch operation that does not accept an empty batch, such as an FFT.
 
-    A shape with -1 is the function's own fault.
+    A shape with -1 that fails is a fault of the function itself.
     """
     is_from_torch = failure.phase == "forward" and failure.text.startswith("RuntimeError")
     return is_from_torch and "reshape tensor of 0 elements" not in failure.text

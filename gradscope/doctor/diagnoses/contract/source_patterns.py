@@ -1,4 +1,4 @@
-"""Faults that the source shows and running does not: a hard-coded device or dtype, a number of gradients."""
+"""Faults that are visible in the source but not in a run: hard-coded devices and dtypes, wrong gradient counts."""
 
 import inspect
 from collections.abc import Iterable, Iterator
@@ -17,9 +17,9 @@ _BACKWARD = ("backward", "vjp")
 
 
 def find_wrong_counts_in_source(exam: Examination) -> Iterator[Finding]:
-    """Find a return of backward with a number of values that differs from forward's number of arguments.
+    """Find a return statement of backward whose number of values differs from forward's number of arguments.
 
-    Only if backward was not reached: otherwise its return was counted.
+    Used only if backward did not run: otherwise the returned values were counted.
     """
     failure = exam.first_run.failure
     if exam.first_run.is_connected and (failure is None or failure.phase == "backward"):
@@ -44,7 +44,7 @@ def find_wrong_counts_in_source(exam: Examination) -> Iterator[Finding]:
 
 
 def find_hard_coded_devices(exam: Examination) -> Iterator[Finding]:
-    """Find a device that is a constant instead of a tensor's device."""
+    """Find hard-coded devices that should be the device of a tensor."""
     for fact in _once(exam, "device"):
         yield GRADIENT_DEVICE_MISMATCH.finding(
             f"a device is hard-coded in {fact.method}",
@@ -65,12 +65,12 @@ def note_hard_coded_dtypes(exam: Examination) -> Iterable[Finding]:
 
 
 def _once(exam: Examination, kind: str) -> list[SourceFact]:
-    """Return the facts of a kind, one for each line."""
+    """Return the facts of a kind, at most one per line."""
     return list({fact.where: fact for fact in exam.facts if fact.kind == kind}.values())
 
 
 def _argument_counts(function: type[Function]) -> list[int]:
-    """Return the possible numbers of arguments of forward, ascending; empty if it takes any number."""
+    """Return the possible numbers of forward's arguments, ascending; empty if it accepts any number."""
     try:
         parameters = list(inspect.signature(function.forward).parameters.values())
     except (TypeError, ValueError):

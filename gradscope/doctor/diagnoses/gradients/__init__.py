@@ -1,1 +1,1 @@
-"""Diagnoses of the gradient itself: its value, its precision, its second derivative."""
+"""Diagnoses of the gradient itself: its values, its precision, its second derivative."""

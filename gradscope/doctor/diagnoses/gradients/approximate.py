@@ -1,7 +1,8 @@
-"""The error of a gradient that is declared to be approximate.
+"""Grades the error of a gradient that is declared as approximate.
 
-A Monte Carlo gradient differs from run to run, so several draws are compared. The mean error of one draw is
-graded. The error of the mean of all draws is evidence: if it is much smaller, the gradient is right and noisy.
+A Monte Carlo gradient differs from run to run, so several samples of it are compared. The grade is that of the mean
+error of one sample. The error of the mean of all samples is evidence: if it is much smaller, the gradient is unbiased
+and noisy.
 """
 
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ _DRAWS: Final = 8
 
 
 def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
-    """Grade the relative error: under 1e-3 good, under 1e-2 noticeable, else poor."""
+    """Grade the relative error: below 1e-3 good, below 1e-2 noticeable, otherwise poor."""
     if not exam.is_approximate:
         return
     for comparison in exam.comparisons:
@@ -64,7 +65,7 @@ def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
 
 
 def _draws(exam: Examination, comparison: Comparison) -> list[Tensor]:
-    """Return backward's gradient at the compared elements: several draws if it is random."""
+    """Return backward's gradient at the compared elements: several samples if the gradient is random."""
     draws = [comparison.analytic]
     if exam.are_gradients_reproducible:
         return draws
@@ -76,7 +77,7 @@ def _draws(exam: Examination, comparison: Comparison) -> list[Tensor]:
 
 
 def _relative(comparison: Comparison, gradient: Tensor) -> Tensor:
-    """Return the norm of the error relative to that of the numerical gradient; absolute if that is 0."""
+    """Return the norm of the error divided by the norm of the numerical gradient; not divided if that norm is 0."""
     use = comparison.is_usable
     error = (gradient[use] - comparison.numeric[use]).norm()
     size = comparison.numeric[use].norm()

@@ -1,4 +1,4 @@
-"""A Function with the values and gradients of an operation that PyTorch has."""
+"""Finds Functions whose values and gradients equal those of an operation of PyTorch."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -125,9 +125,9 @@ _BY_COUNT: Final[Mapping[int, Mapping[str, _Operation]]] = {1: _UNARY, 2: _BINAR
 
 
 def find_reimplementations(exam: Examination) -> Iterator[Finding]:
-    """Compare with PyTorch's operations, on the inputs and on a reflection of them.
+    """Compare with PyTorch's operations, on the inputs and on reflected inputs.
 
-    The candidates take the same number of tensors; if there are other arguments, they take these as well.
+    Candidates take the same number of tensors. If there are other arguments, candidates take these as well.
     """
     if exam.is_approximate or exam.has_errors or not exam.is_gradient_right:
         return
@@ -189,9 +189,9 @@ def _has_same_gradients(subject: Subject, builtin: Subject) -> bool:
 def _outputs(subject: Subject) -> list[Tensor] | None:
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an operation may warn of inputs that do not suit it
+            warnings.simplefilter("ignore")  # an operation may warn about unsuitable inputs
             return list(subject([leaf.value.clone() for leaf in subject.leaves]))
-    except Exception:  # noqa: BLE001 - an operation that cannot take these inputs is a different one
+    except Exception:  # noqa: BLE001 - an operation that raises on these inputs is a different one
         return None
 
 

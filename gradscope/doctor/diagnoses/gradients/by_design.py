@@ -1,4 +1,4 @@
-"""A gradient that differs from the derivative and looks intended, such as a reversal or a clip."""
+"""Recognises gradients that differ from the derivative and look intended, such as a reversal or clipping."""
 
 from typing import Final
 
@@ -26,7 +26,7 @@ _SMALL_GRADIENT: Final = 1e-3
 
 
 def explain_by_design(exam: Examination, comparison: Comparison) -> Finding | None:
-    """Return a hint if the difference follows one of the known intentions; None if not."""
+    """Return a hint if the difference matches a known intention; None if not."""
     leaf = exam.in_double.leaves[comparison.leaf]
     for test in _TESTS:
         reason = test(exam, comparison)
@@ -54,7 +54,7 @@ def _is_identity(exam: Examination, comparison: Comparison) -> str:
 
 
 def _is_staircase(exam: Examination, comparison: Comparison) -> str:
-    """Test whether forward has slope 0 at these inputs, and yet changes over a large distance."""
+    """Return the reason if forward is piecewise constant: derivative 0 at these inputs, but not constant; else ""."""
     use = comparison.is_usable
     if not use.any() or bool((comparison.numeric[use].abs() > comparison.tolerance[use]).any()):
         return ""
@@ -71,7 +71,7 @@ def _is_staircase(exam: Examination, comparison: Comparison) -> str:
 
 
 def _is_limited(exam: Examination, comparison: Comparison) -> str:
-    """Test whether backward is the derivative for small gradients, and clips or clamps large ones."""
+    """Return the reason if backward is the derivative for small gradients, but clips or clamps large ones; else ""."""
     again = _with_small_gradients(exam, comparison)
     if again is None:
         return ""
@@ -83,7 +83,7 @@ def _is_limited(exam: Examination, comparison: Comparison) -> str:
 
 
 def _is_rescaled(exam: Examination, comparison: Comparison) -> str:
-    """Test whether backward has the derivative's direction, and a length that does not depend on grad_output's."""
+    """Return the reason if backward has the derivative's direction and a norm independent of grad_output; else ""."""
     again = _with_small_gradients(exam, comparison)
     if again is None:
         return ""
@@ -100,7 +100,7 @@ def _with_small_gradients(exam: Examination, comparison: Comparison) -> Comparis
 
 
 def _factor(comparison: Comparison) -> float | None:
-    """Return the positive factor between backward and the derivative; None if no single one explains it."""
+    """Return the positive factor between backward and the derivative; None if it is not one constant."""
     numeric, analytic = comparison.numeric, comparison.analytic
     if numeric.is_complex() or len(numeric) < 3 or not float(numeric.norm()) > 0:
         return None

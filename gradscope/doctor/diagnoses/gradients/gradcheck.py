@@ -1,4 +1,4 @@
-"""PyTorch's own gradcheck and gradgradcheck, as a second opinion."""
+"""Runs PyTorch's own gradcheck and gradgradcheck as an independent check."""
 
 import time
 import warnings
@@ -23,17 +23,17 @@ __all__ = ["find_gradcheck_failures"]
 
 _SLOW_BELOW: Final = 65
 _FAST_CALLS: Final = 64
-"""How often gradcheck's fast mode may call the function for each input. It needs a few calls."""
+"""Maximum number of calls for each input in gradcheck's fast mode, which needs only a few."""
 
 
 class _SlowModeError(Exception):
-    """The fast mode of gradcheck disagreed, and continued element by element to word its message."""
+    """Raised if gradcheck's fast mode fails and continues element by element to write its message."""
 
 
 def find_gradcheck_failures(exam: Examination) -> Iterator[Finding]:
-    """Run gradcheck and gradgradcheck, and find what they alone see.
+    """Run gradcheck and gradgradcheck, and find faults that only these detect.
 
-    One such fault is a backward that cannot take an undefined gradient. The results go to
+    An example is a backward that does not accept an undefined gradient. The results are stored in
     `exam.gradcheck_results`.
     """
     if exam.is_approximate:
@@ -70,10 +70,10 @@ def _forward_mode_failures(exam: Examination, verdict: str) -> Iterator[Finding]
 
 
 def _run_checks(exam: Examination) -> dict[str, object]:
-    """Return the results of gradcheck and gradgradcheck ("passed", or the first line), and their times.
+    """Return the results of gradcheck and gradgradcheck ("passed" or the first line of the error), and their times.
 
-    They need double throughout and no kink at the inputs, and are not run without. Nor is gradgradcheck if a
-    finding says that the second derivative is refused or wrong.
+    They are skipped unless the function computes in double and has no kink at the inputs. gradgradcheck is also skipped
+    if a finding says that the second derivative raises or is wrong.
     """
     reason = _why_not(exam)
     if reason:
@@ -113,7 +113,7 @@ def _timed(exam: Examination, name: str, check: Callable[..., bool]) -> dict[str
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # gradcheck warns of single precision in other arguments
+            warnings.simplefilter("ignore")  # gradcheck warns about single precision in other arguments
             check(called, leaves, fast_mode=is_fast)
         verdict = "passed" + (" (fast mode: random projections)" if is_fast else "")
     except GradcheckError as error:
@@ -126,7 +126,7 @@ def _timed(exam: Examination, name: str, check: Callable[..., bool]) -> dict[str
 
 
 class _Counted:
-    """The function that gradcheck calls. It raises _SlowModeError after `limit` calls."""
+    """The function passed to gradcheck. It raises _SlowModeError after `limit` calls."""
 
     def __init__(self, exam: Examination, limit: int | None) -> None:
         self._subject = exam.in_double
@@ -134,7 +134,7 @@ class _Counted:
         self._left = limit
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs that have a gradient."""
+        """Return the outputs that require a gradient."""
         if self._left is not None:
             if self._left == 0:
                 raise _SlowModeError

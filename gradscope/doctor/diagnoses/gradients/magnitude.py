@@ -1,4 +1,4 @@
-"""Gradients over 1e6, and gradients under 1e-6 that are not zero."""
+"""Finds gradients above 1e6, and nonzero gradients below 1e-6."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -29,7 +29,7 @@ SMALL: Final = 1e-6
 
 
 def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
-    """Check the largest element of each gradient, for a grad_output of about 1."""
+    """Check the largest absolute element of each gradient, for a grad_output of about 1."""
     pairs = zip(exam.subject.leaves, exam.first_run.gradients, strict=False)
     for number, (leaf, gradient) in enumerate(pairs):
         if gradient is None or gradient.numel() == 0:
@@ -56,7 +56,7 @@ def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
 
 
 def _is_rounding(exam: Examination, number: int, largest: float) -> bool:
-    """Return whether a small gradient is the rounding error of a zero: in double it nearly vanishes."""
+    """Return whether a small gradient is a rounding error of zero: in double it is much smaller."""
     dtype = exam.subject.leaves[number].value.dtype
     wide = exam.double_run.gradients[number] if exam.double_run.failure is None else None
     others = [float(g.abs().max()) for g in exam.first_run.gradients if g is not None and g.numel()]

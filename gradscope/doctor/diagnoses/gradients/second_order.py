@@ -1,7 +1,7 @@
-"""The second derivative: refused, wrong, or cut off from the graph.
+"""Finds second derivatives that raise, are wrong, or are cut off from the graph.
 
 The map from inputs and grad_output to gradients is compared with finite differences of itself, not of forward. So a
-gradient that differs from the derivative by intention (a reversal) can have a right second derivative.
+gradient that differs from the derivative by intention (a reversal) can have a correct second derivative.
 """
 
 from collections.abc import Iterator, Sequence
@@ -78,10 +78,10 @@ def find_second_order_faults(exam: Examination) -> Iterator[Finding]:
     asked = [g for g in outcome.gradients if g is not None]
     ends = [g for g in asked if g.requires_grad]
     try:
-        # Not autograd.grad: for the sources alone, it does not reach the node that once_differentiable uses to refuse.
+        # Not autograd.grad: with these inputs only, it does not reach the node that once_differentiable uses to raise.
         if ends:
             torch.autograd.backward(ends, [weights_like(g.detach(), 1) for g in ends])
-    except Exception as error:  # noqa: BLE001 - whatever the user's function raises is the finding
+    except Exception as error:  # noqa: BLE001 - any exception of the user's function is the finding
         yield _raises(exam, f"{type(error).__name__}: {error}", "")
         return
     sources = [*(leaf for leaf in outcome.leaves if leaf.requires_grad), *outcome.weights]
@@ -145,7 +145,7 @@ class _GradientMap:
 def _has_nested_functions(exam: Examination, gradients: Sequence[Tensor]) -> bool:
     """Return whether backward calls a custom Function, whose own backward may be wrong.
 
-    If it calls none and its values are right, a wrong derivative can only come from a cut graph.
+    If it calls none and its values are right, a wrong derivative can only be caused by a cut graph.
     """
     return bool(set(find_functions(gradients)) - set(exam.subject.functions))
 

@@ -1,7 +1,7 @@
 """Tests whether a gradient is the derivative with rounding replaced by the identity, as in quantisers.
 
-Forward runs as plain PyTorch under autograd, while round, floor, ceil, trunc and sign pass gradients straight through.
-The other tests do not recognise the gradient of a learned step size (LSQ).
+Forward runs as plain PyTorch code under autograd, with round, floor, ceil, trunc and sign passing gradients straight
+through. This detects the gradient of a learned step size (LSQ), which the other tests do not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _STEPS: Final = frozenset({"round", "floor", "ceil", "trunc", "sign"})
 
 
 def is_straight_through_inside(exam: Examination, comparison: Comparison) -> str:
-    """Return the reason if a leaf's gradient is the derivative except for rounding; else ""."""
+    """Return the reason if a leaf's gradient is the derivative with rounding as the identity; else ""."""
     expected = _gradients(exam)
     gradient = expected[comparison.leaf] if expected else None
     if gradient is None:

@@ -1,7 +1,7 @@
-"""Gradients that are right once a matrix is transposed.
+"""Finds gradients that are right after a matrix is transposed.
 
-There are two tests: run backward with one of its matrices transposed, for any size; and compare a small
-Jacobian with the true one with two dims exchanged, which also covers a matrix from a closure.
+There are two tests: backward is run with one of its matrices transposed, for any size; and a small Jacobian is
+compared with the true Jacobian with two dims exchanged, which also covers a matrix in a closure.
 """
 
 from itertools import combinations
@@ -42,7 +42,7 @@ _FIX: Final = (
 
 
 def explain_by_transpose(exam: Examination, number: int) -> str:
-    """Return a sentence on the transposition that makes the gradient of a leaf right; "" if none does."""
+    """Return a sentence on the transposition that makes a leaf's gradient right; "" if there is none."""
     name = exam.subject.leaves[number].name
     sites = transposed_at(exam, number)
     if sites:
@@ -56,7 +56,7 @@ def explain_by_transpose(exam: Examination, number: int) -> str:
 
 
 def find_raising_transpose(exam: Examination) -> Finding | None:
-    """Find a transposition with which backward does not raise: shapes that are not square do not fit otherwise."""
+    """Find a transposition with which backward no longer raises, as happens if the matrices are not square."""
     for number, leaf in enumerate(exam.subject.leaves):
         sites = transposed_at(exam, number, at_most=2) if leaf.is_needed else ()
         if sites:
@@ -70,7 +70,7 @@ def find_raising_transpose(exam: Examination) -> Finding | None:
 
 
 def missing_transpose(message: str, where: str, evidence: tuple[str, ...] = ()) -> Finding:
-    """Return the finding, with the rule for matrix products."""
+    """Return the finding for a missing transpose, with the rule for matrix products."""
     return MISSING_TRANSPOSE.finding(
         message,
         cause="a matrix product was differentiated without a transpose; square matrices hide it",
@@ -81,7 +81,7 @@ def missing_transpose(message: str, where: str, evidence: tuple[str, ...] = ()) 
 
 
 def _exchanged_dims(exam: Examination, number: int) -> tuple[str, str] | None:
-    """Return the names of the two dims whose exchange makes the gradient right; None if too large."""
+    """Return the names of the two dims whose exchange makes the gradient right; None if there are none or too large."""
     if not _is_small(exam.in_double, number, exam.double_run):
         return None
     return _exchange(exam, number)

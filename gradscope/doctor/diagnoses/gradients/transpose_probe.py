@@ -1,7 +1,7 @@
 """Re-runs backward with one matrix transposed; if that fixes the gradient, a transpose was missing.
 
 The matrix is a grad_output, a saved tensor, a tensor on ctx, or a returned gradient. Each trial costs one
-backward and needs no Jacobian, so it works at any size.
+backward and needs no Jacobian, so it is possible for any size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ class MatrixSite:
 
 
 def transposed_at(exam: Examination, number: int, *, at_most: int = 1) -> tuple[MatrixSite, ...]:
-    """Return the matrices, up to `at_most`, whose transposition makes a leaf's gradient right; or none."""
+    """Return up to `at_most` matrices whose transposition makes a leaf's gradient right; empty if there are none."""
     sites = list(dict.fromkeys(s for call in exam.first_run.calls for s in _sites(exam, call)))
     chosen = (c for size in range(1, at_most + 1) for c in combinations(sites, size))
     return next((sites for sites in chosen if _is_right(exam, number, sites)), ())

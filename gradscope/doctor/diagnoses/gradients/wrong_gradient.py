@@ -1,4 +1,4 @@
-"""Gradients that differ from the derivative: by a missing gradient, a sign, a factor, a transpose, or otherwise."""
+"""Gradients that differ from the derivative: missing, or wrong by a sign, a factor, a transpose, or otherwise."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -61,7 +61,7 @@ WRONG_GRADIENT: Final = Code(
 
 
 def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
-    """Find leaves whose gradient disagrees with finite differences, and the simplest explanation."""
+    """Find leaves whose gradient differs from finite differences, with the simplest explanation."""
     if exam.is_approximate:
         return
     for comparison in exam.comparisons:
@@ -77,7 +77,10 @@ def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
 def plain_wrong_gradient(
     subject: Subject, comparison: Comparison, fallback: str, *, on: str = ""
 ) -> Finding:
-    """Return WRONG_GRADIENT with its place in the tensor and in the domain. `on` names a variation of the inputs."""
+    """Return a WRONG_GRADIENT finding with the wrong elements and the region of their values.
+
+    on: the variation of the inputs, if any.
+    """
     leaf = subject.leaves[comparison.leaf]
     worst = int((comparison.error / comparison.tolerance).argmax())
     index = _unravel(int(comparison.indices[worst]), leaf.value.shape)
@@ -139,7 +142,7 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
 def _one_factor(exam: Examination, comparison: Comparison) -> float | None:
     """Return the factor between backward and the derivative; None if it is not one constant.
 
-    With few elements, other points are compared as well.
+    If there are few elements, other points are compared as well.
     """
     pairs = [comparison]
     if int(comparison.is_usable.sum()) < 4:
@@ -178,7 +181,7 @@ def _both(comparison: Comparison, place: int) -> str:
 
 
 def _place(comparison: Comparison, value: Tensor) -> str:
-    """Return the region of the wrong elements, if a border in the values or one index separates them."""
+    """Return the region of the wrong elements, if a threshold on the values or one index separates them."""
     wrong, right = comparison.is_wrong, comparison.is_usable & ~comparison.is_wrong
     if not wrong.any() or not right.any() or value.is_complex():
         return ""
