@@ -36,9 +36,9 @@ def test_ranks_pause_before_the_same_steps_and_skip_the_same_nonfinite_step(hub,
     notes = [[note for note in rank["held"] if note[0] in ("pause", "resume")] for rank in told]
     assert [n[:4] for n in notes] == [[
         ["pause", notes[0][0][1]],
-        ["resume", f"continues with step {held}"],
+        ["resume", f"resumed with step {held}"],
         ["pause", notes[0][2][1]],
-        ["resume", f"continues with step {held + 1}"],
+        ["resume", f"resumed with step {held + 1}"],
     ]] * 2  # fmt: skip
     assert notes[0] == notes[1]
     assert len(notes[0]) == 6
