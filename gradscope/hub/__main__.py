@@ -1,7 +1,7 @@
 """`python -m gradscope.hub [--detach] [DIRECTORY]`: run the hub of a runtime directory.
 
-With `--detach` the started process ends as soon as a hub listens (exit code 0, also if it is another
-hub) or has failed (exit code 1). The hub continues in a child process.
+With `--detach`, the hub continues in a child process. The started process ends when a hub listens (exit
+code 0, also if another hub was first) or has failed to start (exit code 1).
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Handles messages of agents: keeps them, records them and forwards them to viewers."""
+"""Handles the messages of agents: stores, records and forwards them to viewers."""
 
 import time
 from typing import Literal
@@ -28,7 +28,7 @@ __all__ = ["AgentHandler"]
 
 
 class AgentHandler:
-    """Handles agents. Refuses a message whose run or rank differs from that of the hello."""
+    """Handles agents. Refuses a message whose run or rank differs from the agent's hello."""
 
     def __init__(self, runs: RunTable, recorders: Recorders, viewers: ViewerHandler) -> None:
         self._runs = runs
@@ -37,19 +37,19 @@ class AgentHandler:
 
     @property
     def role(self) -> Literal["agent", "viewer"]:
-        """The role of its peers."""
+        """The role of the peers that this object handles."""
         return "agent"
 
     def refusal_of(self, hello: Hello) -> Refusal | None:
-        """Refuse an agent without a run name, or with the name of a run that another process has."""
+        """Refuse an agent without a run name, or with a run name and rank that another process uses."""
         return self._runs.refusal_of(hello)
 
     def on_joined(self, peer: Peer) -> None:
-        """List the agent's run as live."""
+        """Mark the agent's run as live in the list of runs."""
         self._runs.add(peer.hello, peer.route)
 
     def on_left(self, peer: Peer, reason: str, *, has_said_bye: bool) -> None:
-        """List the run as ended. If it was the last rank, close the recording."""
+        """Mark the run as ended. Close the recording after the last rank."""
         run = peer.hello.run
         self._runs.mark_ended(peer.hello, peer.route)
         if not self._runs.is_live(run):

@@ -1,7 +1,7 @@
-"""Routes commands from viewers to training processes, and the answers back.
+"""Routes commands from viewers to training processes, and the answers back to the viewers.
 
-Each command has an id. The hub remembers the answer to an id and repeats it for a repeated id, so a
-viewer can send a command again after a broken link and it takes effect once.
+The hub remembers the answer to each command id and repeats it if the same id is sent again. So a viewer
+can send a command again after a broken link, and the command takes effect only once.
 """
 
 from collections import OrderedDict
@@ -22,7 +22,7 @@ _REMEMBERED = 4_096
 
 @dataclass(slots=True)
 class _Forwarded:
-    """A forwarded command: the viewer that sent it, its run, and the answer once it has arrived."""
+    """A forwarded command: the viewer that sent it, its run, and the answer if it has arrived."""
 
     viewer: str
     run: str
@@ -44,7 +44,7 @@ class CommandRouter:
         self._forwarded: OrderedDict[bytes, _Forwarded] = OrderedDict()
 
     def submit(self, viewer: Peer, command: Command, parts: Parts) -> None:
-        """Forward a command to the agent of the lowest connected rank, or answer it."""
+        """Forward a command to the agent with the lowest connected rank, or answer it directly."""
         name = viewer.hello.peer
         reason = self._reason_to_refuse(viewer, command)
         known = None if reason else self._forwarded.get(command.id)
@@ -63,7 +63,7 @@ class CommandRouter:
                 self._forwarded.popitem(last=False)
 
     def acknowledge(self, run: str, ack: Ack) -> None:
-        """Remember an agent's answer and send it to the viewer that sent the command."""
+        """Store an agent's answer and send it to the viewer that sent the command."""
         entry = self._forwarded.get(ack.command)
         if entry is None or entry.run != run:
             return

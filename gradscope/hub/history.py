@@ -1,7 +1,8 @@
-"""The newest messages of one rank, kept for late viewers. Bounded in number and bytes.
+"""The newest messages of one rank, kept for viewers that connect later. Bounded in number and bytes.
 
-Steps and events are kept as the bytes that arrived. Scalars arrive in many small messages and are merged
-into longer ones, so that a late viewer receives hundreds of messages instead of tens of thousands.
+Steps and events are kept as the bytes that arrived. Scalars arrive in many small messages and are
+merged into larger ones, so that a late viewer receives hundreds of messages instead of tens of
+thousands.
 """
 
 from collections import deque
@@ -39,7 +40,7 @@ class RankHistory:
     _readings_bytes: int = 0
 
     def add_step(self, parts: Parts) -> None:
-        """Keep a step, and drop the oldest beyond 600 steps or 32 MB."""
+        """Store a step. Drop the oldest steps beyond 600 steps or 32 MB."""
         size = sum(map(len, parts))
         self._steps.append((parts, size))
         self._steps_bytes += size
@@ -49,7 +50,7 @@ class RankHistory:
             self._steps_bytes -= self._steps.popleft()[1]
 
     def add_scalars(self, message: Scalars, size_bytes: int) -> None:
-        """Keep scalars, merged with the newest ones if they have the same names."""
+        """Store scalars, merged into the newest message if both have the same names."""
         self._scalars_bytes += size_bytes
         if self._scalars:
             last, last_bytes = self._scalars[-1]
@@ -62,11 +63,11 @@ class RankHistory:
             self._scalars_bytes -= self._scalars.popleft()[1]
 
     def add_event(self, parts: Parts) -> None:
-        """Keep an event."""
+        """Store an event."""
         self._events.append(parts)
 
     def add_reading(self, parts: Parts) -> None:
-        """Keep a reading of memory or time, and drop the oldest beyond 240 readings or 8 MB."""
+        """Store a reading of memory or time. Drop the oldest beyond 240 readings or 8 MB."""
         self._readings.append(parts)
         self._readings_bytes += sum(map(len, parts))
         while len(self._readings) > READING_LIMIT or (

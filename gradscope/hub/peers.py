@@ -1,13 +1,14 @@
-"""The peers of one ROUTER socket: handshake, silence, and peers that are ignored.
+"""The peers of one ROUTER socket: handshake, timeouts, and peers that are ignored.
 
 The states of a peer:
 
     unknown ──hello──▶ known ──bye, silence, or its peer id on another route──▶ unknown
        └───── ten messages that are invalid or not allowed ─────▶ ignored, permanently
 
-The hub answers any other message of an unknown peer with `who`, and the peer says hello again. In this
-way peers rejoin a hub that was restarted, or that dropped them because they were silent. libzmq cannot
-close the connection of one peer, so messages of an ignored peer are neither decoded nor answered.
+The hub answers any message of an unknown peer, except hello, with `who`; the peer then sends hello
+again. In this way, peers rejoin a hub that was restarted or that has dropped them after a timeout.
+libzmq cannot close the connection of one peer, so messages of an ignored peer are neither decoded nor
+answered.
 """
 
 from collections import Counter, OrderedDict
@@ -42,7 +43,7 @@ _NAME_LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What this hub says about itself in a `welcome`."""
+    """The facts that this hub sends about itself in a `welcome`."""
 
     epoch: str
     version: str
@@ -51,7 +52,7 @@ class Identity:
 
 @dataclass(slots=True)
 class Peer:
-    """A process that said hello. `heard_s` is monotonic."""
+    """A process that has sent hello. `heard_s`: the time of its last message (time.monotonic())."""
 
     route: bytes
     hello: Hello
@@ -59,27 +60,27 @@ class Peer:
 
 
 class Handler(Protocol):
-    """Handles the messages of known peers of one role."""
+    """Handles the messages of known peers that have one role."""
 
     @property
     def role(self) -> Literal["agent", "viewer"]:
-        """The role of its peers."""
+        """The role of the peers that this object handles."""
 
     def refusal_of(self, hello: Hello) -> Refusal | None:
-        """Return the refusal if this peer may not join, else None."""
+        """Return a refusal if this peer may not join, else None."""
 
     def on_joined(self, peer: Peer) -> None:
-        """Note a peer that was sent `welcome`. It may have been known already."""
+        """Handle a peer that has been sent `welcome`. The peer may have been known already."""
 
     def on_left(self, peer: Peer, reason: str, *, has_said_bye: bool) -> None:
-        """Note that a peer has left. Without a `bye` it may return."""
+        """Handle a peer that has left. A peer that has not sent `bye` may return."""
 
     def handle(self, peer: Peer, message: Message, parts: Parts) -> Refusal | None:
-        """Handle a message. Return a refusal if it is not allowed."""
+        """Handle a message. Return a refusal if the message is not allowed."""
 
 
 class Peers:
-    """The peers of one socket. Messages of known peers go to `handler`."""
+    """The peers of one socket. `handler` receives the messages of known peers."""
 
     def __init__(
         self, socket: RouterSocket, handler: Handler, identity: Identity, counts: Counter[str]
@@ -98,7 +99,7 @@ class Peers:
         return iter(list(self._peers.values()))
 
     def receive_batch(self, limit: int, now_s: float) -> int:
-        """Handle at most `limit` waiting messages; return how many there were."""
+        """Handle at most `limit` waiting messages. Return how many were handled."""
         for count in range(limit):
             received = self.socket.receive()
             if received is None:
@@ -114,17 +115,17 @@ class Peers:
                 self._leave(peer, f"not heard for {SILENCE_S:g} s")
 
     def reset_silence(self, now_s: float) -> None:
-        """Start to measure silence now, because this process itself was stopped."""
+        """Restart the timeouts of all peers, because this process itself was suspended."""
         for peer in self:
             peer.heard_s = now_s
 
     def send_to_all(self, message: Message) -> None:
-        """Send a message of the hub to all peers. A peer with a full queue does not get it."""
+        """Send a message of the hub to all peers. Skips peers whose queue is full."""
         for peer in self:
             self.socket.send_message(peer.route, message)
 
     def receive_byes(self) -> int:
-        """Receive answers to the hub's `bye`, ignore all else; return how many peers have not answered."""
+        """Receive answers to the hub's `bye`, ignore the rest, and return how many answers are missing."""
         while (received := self.socket.receive()) is not None:
             route, parts = received
             try:
@@ -182,7 +183,7 @@ class Peers:
         self._handler.on_joined(peer)
 
     def _replace(self, other: Peer, hello: Hello) -> None:
-        """Forget a peer's former connection, and its former run if it has another now."""
+        """Remove a peer's former connection, and its former run if the run has changed."""
         if (other.hello.run, other.hello.rank) == (hello.run, hello.rank):
             del self._peers[other.route]
         else:
@@ -225,7 +226,7 @@ class Peers:
 
 
 def _read(parts: Parts) -> Message:
-    """Decode the head. The body is counted and measured, but never decoded."""
+    """Decode the head. The body is counted and measured, but not decoded."""
     if len(parts) < 2:
         return decode(parts)
     if len(parts) > PART_LIMIT_COUNT or max(map(len, parts)) > PART_LIMIT_BYTES:

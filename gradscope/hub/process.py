@@ -1,6 +1,7 @@
 """The hub process: election, signals, file limit, log and exit.
 
-Threads: the loop of `Hub` runs on the main thread and owns both sockets. Each recorder has its own thread.
+Threads: the loop of `Hub` runs in the main thread and owns both sockets. Each recorder has its own
+    thread.
 """
 
 import os
@@ -26,9 +27,10 @@ _FILES = 10_000
 
 
 def serve(directory: Path | None, ready_fd: int | None = None) -> int:
-    """Run the hub of a runtime directory until it is idle or receives a signal; return the exit code.
+    """Run the hub of a runtime directory until it is idle or receives a signal. Return the exit code.
 
-    Writes to `ready_fd` and closes it as soon as a hub listens: this one, or one that was first.
+    Writes to `ready_fd` and closes it when a hub listens, either this one or another one that was
+    first.
     """
     try:
         address = hub_address(None if directory is None else str(directory))
@@ -80,7 +82,7 @@ def _idle_s() -> float:
 
 
 def _bound_log() -> None:
-    """Truncate the log if it has grown too long. Standard error may also be something else."""
+    """Truncate the log if it is too long. Does nothing if standard error is not a regular file."""
     status = os.fstat(2)
     if stat.S_ISREG(status.st_mode) and status.st_size > LOG_LIMIT_BYTES:
         os.ftruncate(2, 0)

@@ -1,6 +1,7 @@
-"""Aligns the live steps of all ranks of a run, so that a viewer gets the same step from each rank.
+"""Aligns the live steps of the ranks of a run, so that a viewer receives the same steps from each rank.
 
-A viewer that receives only some of the steps needs the same ones of each rank in order to merge them.
+A viewer that receives only some of the steps needs the same steps from each rank in order to merge
+them.
 """
 
 import math
@@ -19,7 +20,7 @@ _GRACE_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A rank's step to send. `skipped` steps were left out before it; the last of them is `last`."""
+    """A step of one rank to send. `skipped` steps were left out before it; `last` is the newest of these."""
 
     rank: int
     parts: Parts
@@ -29,7 +30,7 @@ class Chosen:
 
 @dataclass(slots=True)
 class _Rank:
-    """One rank: waiting steps in order of arrival, and the steps left out since the last sent one."""
+    """One rank: its waiting steps in order of arrival, and the steps left out since the last sent one."""
 
     waiting: dict[int, Parts] = field(default_factory=dict)
     is_awaited: bool = True
@@ -50,11 +51,11 @@ class RankAlignment:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no step waits."""
+        """Whether no step is waiting."""
         return not any(each.waiting for each in self._ranks.values())
 
     def put(self, rank: int, step: int, parts: Parts) -> None:
-        """Add a step. If 16 steps of a rank wait, the oldest is left out."""
+        """Add a step. If 16 steps of a rank are waiting, the oldest is left out."""
         of_rank = self._ranks.setdefault(rank, _Rank())
         of_rank.is_awaited = True
         of_rank.waiting.pop(step, None)
@@ -67,7 +68,7 @@ class RankAlignment:
         self._incomplete_since_s = None
 
     def choose(self, now_s: float) -> tuple[list[Chosen], float]:
-        """Remove and return the steps to send now, and the time to ask again if there are none."""
+        """Remove and return the steps to send now. If there are none, also return when to call again."""
         awaited = [each for each in self._ranks.values() if each.is_awaited]
         if self.is_empty or not awaited:
             return [], math.inf
@@ -83,7 +84,7 @@ class RankAlignment:
         return list(self._take(max(common) if common else None)), now_s
 
     def _take(self, step: int | None) -> Iterator[Chosen]:
-        """Remove and yield this step of all ranks that have it; with None, the newest of each rank."""
+        """Remove and yield this step of all ranks that have it; for None, the newest step of each rank."""
         for rank, each in sorted(self._ranks.items()):
             order = list(each.waiting)
             if not order or (step is not None and step not in order):

@@ -1,4 +1,4 @@
-"""The recorders of live runs: opened and closed without waiting for the disk."""
+"""The recorders of live runs. Opening and closing them does not wait for the disk."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -15,27 +15,27 @@ _CLOSE_S = 5.0
 
 
 class RunRecorder(Protocol):
-    """The part of `gradscope.recording.Recorder` that the hub uses."""
+    """The methods of `gradscope.recording.Recorder` that the hub uses."""
 
     path: Path
     failure: str | None
 
     @property
     def counters(self) -> dict[str, int]:
-        """How many messages were recorded and dropped."""
+        """The numbers of recorded and dropped messages."""
 
     def add(self, message: Streamed | Hello, parts: Sequence[bytes]) -> None:
         """Record a message, or the hello of another rank. Never blocks, never raises."""
 
     def close(self, *, reason: str) -> None:
-        """Flush and close. May take a while."""
+        """Write all messages and close the file. May block for seconds."""
 
 
 RecorderFactory: TypeAlias = Callable[[Path, Hello], RunRecorder]
 
 
 class Recorders:
-    """One recorder for each run that is recorded. A recorder is closed on a thread of its own."""
+    """One recorder for each run that is recorded. Each recorder is closed in a separate thread."""
 
     def __init__(self, factory: RecorderFactory | None = None) -> None:
         self._factory = factory or _default_factory
@@ -45,7 +45,7 @@ class Recorders:
         self._closing: dict[str, threading.Thread] = {}
 
     def add(self, hello: Hello, message: Streamed, parts: Parts) -> str:
-        """Record a message of a run. The first message opens the recorder.
+        """Record a message of a run. Opens the recorder at the first message.
 
         Returns the path of the recording; empty if the run is not recorded.
         """
@@ -59,7 +59,7 @@ class Recorders:
         return str(recorder.path)
 
     def end(self, run: str, reason: str) -> None:
-        """Close a run's recorder on another thread, because it may wait for the disk."""
+        """Close the recorder of a run in another thread, because closing may wait for the disk."""
         recorder = self._open.pop(run, None)
         self._reported.discard(run)
         if recorder is not None:
@@ -75,7 +75,7 @@ class Recorders:
         return dict(recorder.counters) if recorder else {}
 
     def new_failures(self) -> list[tuple[str, str]]:
-        """Return each run whose recording has failed since the last call, with the reason."""
+        """Return the runs whose recording has failed since the last call, each with the reason."""
         failures = [
             (run, recorder.failure)
             for run, recorder in self._open.items()
@@ -86,12 +86,12 @@ class Recorders:
 
     @property
     def are_closed(self) -> bool:
-        """Whether no recorder is open or still closing."""
+        """Whether all recorders are closed."""
         self._closing = {run: t for run, t in self._closing.items() if t.is_alive()}
         return not self._open and not self._closing
 
     def close(self, reason: str) -> None:
-        """Close all recorders, and wait up to 5 s for each."""
+        """Close all recorders. Waits up to 5 s for each."""
         for run in list(self._open):
             self.end(run, reason)
         for closer in self._closing.values():

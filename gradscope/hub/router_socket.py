@@ -1,4 +1,4 @@
-"""The hub's two ROUTER sockets: options, socket files, and sending without blocking."""
+"""The hub's two ROUTER sockets: socket options, socket files, and sending without blocking."""
 
 import errno
 import os
@@ -47,7 +47,7 @@ class RouterSocket:
         return cls(context, path, part_limit_bytes=_VIEWER_PART_BYTES)
 
     def receive(self) -> tuple[bytes, list[bytes]] | None:
-        """Return the next sender's route and the message parts, or None if no message waits."""
+        """Return the route of the sender and the parts of the next message; None if no message waits."""
         try:
             sender, *parts = self.socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
@@ -55,7 +55,7 @@ class RouterSocket:
         return sender, parts
 
     def send(self, route: bytes, parts: Sequence[bytes]) -> bool:
-        """Send to one peer without blocking; return False if its queue is full or it has left."""
+        """Send to one peer without blocking. Return False if its queue is full or it has disconnected."""
         try:
             self.socket.send_multipart([route, *parts], zmq.NOBLOCK)
         except zmq.ZMQError as error:
@@ -65,11 +65,11 @@ class RouterSocket:
         return True
 
     def send_message(self, route: bytes, message: Message) -> bool:
-        """Encode and send a message of the hub; return as `send` does."""
+        """Encode and send a message of the hub. Return as `send` does."""
         return self.send(route, encode(message))
 
     def rebind_if_replaced(self) -> bool:
-        """Bind again if the socket file was removed or replaced; return whether it was."""
+        """Bind again if the socket file was removed or replaced. Return whether this was necessary."""
         if self._identity() == self._bound:
             return False
         self.socket.unbind(f"ipc://{self.path}")
@@ -77,7 +77,7 @@ class RouterSocket:
         return True
 
     def close(self) -> None:
-        """Close the socket, allow 200 ms for queued messages, and remove the socket file if it is ours."""
+        """Close the socket and remove its file if this hub owns it. Queued messages get 200 ms."""
         self.socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self.socket.close()
         if self._identity() == self._bound:
@@ -98,7 +98,7 @@ class RouterSocket:
         return status.st_dev, status.st_ino
 
     def _filter_by_user(self) -> None:
-        """Accept only processes of this user, if libzmq can. The directory's mode also ensures it."""
+        """Accept only processes of this user, if libzmq can. The directory's mode also ensures this."""
         try:
             self.socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
         except zmq.ZMQError as error:

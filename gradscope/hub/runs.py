@@ -1,4 +1,4 @@
-"""The runs that the hub knows: for each rank its hello, its newest state and its history."""
+"""The runs that the hub knows: for each rank its hello, newest state and history."""
 
 import os
 import socket
@@ -50,7 +50,7 @@ class Rank:
     counters: dict[str, int] = field(default_factory=dict)
 
     def keep(self, message: Streamed, parts: Parts) -> None:
-        """Keep a message for late viewers."""
+        """Store a message for viewers that connect later."""
         match message:
             case Manifest():
                 self.manifest = parts
@@ -68,26 +68,26 @@ class Rank:
                 self.note_step(message.steps[-1] if message.steps else None)
 
     def note_step(self, step: int | None) -> None:
-        """Note the newest step of the agent."""
+        """Store the newest step number of the agent."""
         if step is not None:
             self.step = step if self.step is None else max(step, self.step)
 
     def note_counters(self, counters: dict[str, int]) -> None:
-        """Note the agent's counters, at most 32 of them."""
+        """Store the agent's counters, at most 32 of them."""
         for name, value in counters.items():
             if name in self.counters or len(self.counters) < _COUNTERS_LIMIT:
                 self.counters[name[:_TEXT_LIMIT]] = value
 
 
 class RunTable:
-    """All ranks by run. Ended ranks stay listed; the histories of the last 8 of them are kept."""
+    """All ranks by run. Ended ranks stay in the list; the histories of the last 8 ended ranks are kept."""
 
     def __init__(self) -> None:
         self._ranks: dict[tuple[str, int], Rank] = {}
         self.has_changed = False
 
     def rank(self, run: str, rank: int) -> Rank | None:
-        """Return a rank, live or ended."""
+        """Return a live or ended rank, or None."""
         return self._ranks.get((run, rank))
 
     def ranks(self, run: str) -> Iterator[tuple[int, Rank]]:
@@ -100,7 +100,7 @@ class RunTable:
         return any(rank.route is not None for _, rank in self.ranks(run))
 
     def refusal_of(self, hello: Hello) -> Refusal | None:
-        """Return a refusal if the agent names no run, or a living process has that run and rank."""
+        """Return a refusal if the agent names no run, or if a living process has the same run and rank."""
         if not hello.run:
             return Refusal(code="run", reason="an agent's hello must name its run")
         known = self.rank(hello.run, hello.rank)
@@ -115,7 +115,7 @@ class RunTable:
         )
 
     def add(self, hello: Hello, route: bytes) -> Rank:
-        """Add a connected agent. The history of another process with the same run and rank is forgotten."""
+        """Add a connected agent. If another process had the same run and rank, its history is removed."""
         known = self.rank(hello.run, hello.rank)
         if known is not None and known.hello.peer == hello.peer:
             known.route, known.hello, known.last_message_s = route, hello, time.time()
@@ -125,7 +125,7 @@ class RunTable:
         return known
 
     def mark_ended(self, hello: Hello, route: bytes) -> None:
-        """Mark an agent's rank as ended, unless the agent has another connection by now."""
+        """Mark an agent's rank as ended, unless the agent has a newer connection."""
         rank = self.rank(hello.run, hello.rank)
         if rank is None or rank.route != route:
             return
@@ -139,7 +139,7 @@ class RunTable:
             del self._ranks[key]
 
     def listing(self, counters: dict[str, int]) -> Parts:
-        """Return an encoded `Runs`: live runs first, then the newest, as many as fit into one message."""
+        """Return an encoded `Runs` with as many runs as fit: live runs first, then the newest."""
         order = sorted(
             self._ranks.values(), key=lambda rank: (rank.route is None, -rank.hello.started_s)
         )
@@ -171,7 +171,7 @@ def _info(rank: Rank) -> RunInfo:
 
 
 def _is_running(hello: Hello) -> bool:
-    """Return False only if the process was on this host and does not exist any more."""
+    """Return False only if the process was on this host and no longer exists."""
     if hello.host != socket.gethostname() or hello.pid <= 0:
         return True
     try:

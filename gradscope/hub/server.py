@@ -1,4 +1,4 @@
-"""`Hub`: the event loop that owns both sockets. It waits only in `poll`."""
+"""`Hub`: the event loop that owns both sockets. It blocks only in `poll`."""
 
 import math
 import os
@@ -35,9 +35,10 @@ _BYE_TIMEOUT_S = 0.2
 
 
 class Hub:
-    """A hub, from binding its sockets to `close`. All methods except `stop` belong to one thread.
+    """A hub. It owns its sockets from construction until `close`.
 
-    The caller holds `lock`. If its file is removed and another hub takes the lock, this hub ends.
+    Call all methods except `stop` from the same thread. The caller holds `lock`. If the lock file is
+    removed and another hub acquires the lock, this hub ends.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Hub:
         self._poller.register(self._waker.fileno(), zmq.POLLIN)
 
     def run(self, housekeeping: Callable[[], None] | None = None) -> None:
-        """Serve until no peer is left for `idle_s`, or until `stop`. Calls `housekeeping` every 2 s."""
+        """Serve until there is no peer for `idle_s`, or until `stop`. Calls `housekeeping` every 2 s."""
         again_s = 0.0
         while not self._end_reason:
             self._wait(again_s)
@@ -95,12 +96,12 @@ class Hub:
             again_s = min(again_s, self._viewer_handler.flush(now_s))
 
     def stop(self, reason: str) -> None:
-        """End `run` soon, from any thread or a signal handler."""
+        """Make `run` return soon. May be called from any thread or a signal handler."""
         self._end_reason = reason
         self._waker.wake()
 
     def close(self) -> None:
-        """Send `bye` to all peers, close the sockets and remove their files, then close the recordings."""
+        """Send `bye` to all peers, close the sockets, remove their files, and close the recordings."""
         bye = Bye(reason=self._end_reason or "the hub failed")
         for peers in (self._agents, self._viewers):
             peers.send_to_all(bye)
@@ -120,7 +121,7 @@ class Hub:
         self.close()
 
     def _await_byes(self) -> None:
-        """Wait up to 200 ms for the answers: libzmq drops unread messages when a connection closes."""
+        """Wait up to 200 ms for answers, because libzmq drops unread messages when a connection closes."""
         self._waker.clear()
         deadline_s = time.monotonic() + _BYE_TIMEOUT_S
         while (left_s := deadline_s - time.monotonic()) > 0:
@@ -136,7 +137,7 @@ class Hub:
             self._waker.clear()
 
     def _receive(self, now_s: float) -> bool:
-        """Handle a batch from each socket; return whether more messages may wait."""
+        """Handle a batch of messages from each socket. Return whether more messages may be waiting."""
         if now_s - self._last_turn_s > _STALL_S:
             for peers in (self._agents, self._viewers):
                 peers.reset_silence(now_s)
@@ -183,7 +184,7 @@ class Hub:
                 break
 
     def _restore_files(self) -> None:
-        """Restore the lock and the socket files if a cleaner of temporary files has removed them."""
+        """Restore the lock and socket files if a job that deletes temporary files has removed them."""
         if not self._lock.is_in_place():
             ensure_private_dir(self._address.directory)
             self._lock.release()

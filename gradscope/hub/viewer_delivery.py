@@ -1,10 +1,14 @@
-"""Sends messages to one viewer, without delaying the hub or another viewer.
+"""Sends messages to one viewer without delaying the hub or other viewers.
 
-The order is: the newest state (the list of runs, manifests, interventions), answers to commands, the
-past of the run (for a late viewer), events and scalars in order, focus steps, and observed steps. Each step of either sort, past or live, takes one credit, which the viewer grants as
-it keeps up; focus steps leave the last one to an observed step. Without credit, or before its rate allows, the newest steps
-of each rank wait; then the newest step that all ranks have reported is sent, and the ones that were left
-out are counted and reported by `Skipped`. Of focus steps the newest 16 wait, and others are counted.
+Messages are sent in this order: the newest state (list of runs, manifests, interventions), answers to
+commands, the past of the run (for a late viewer), events and scalars in order, focus steps, observed
+steps.
+
+Each step, past or live, observed or focus, uses one credit; the viewer grants credit as it processes
+steps. Focus steps leave the last credit for an observed step. Without credit, or above the viewer's
+rate, the newest observed steps of each rank wait. Then the newest step that all ranks have reported is
+sent; `Skipped` reports the number of steps that were left out. At most 16 focus steps wait; older ones
+are dropped and counted.
 """
 
 import math
@@ -48,11 +52,11 @@ class ViewerDelivery:
 
     @property
     def run(self) -> str:
-        """The subscribed run; empty if none."""
+        """The name of the subscribed run; empty if there is none."""
         return self._subscription.run if self._subscription else ""
 
     def subscribe(self, subscription: Subscribe, past: Past) -> None:
-        """Change the subscription, and clear the queues of the former one."""
+        """Change the subscription, and clear the queues of the previous one."""
         self._subscription = subscription
         self._past, self._past_head = past, None
         self._state = {key: parts for key, parts in self._state.items() if key == "runs"}
@@ -67,16 +71,16 @@ class ViewerDelivery:
         self._credit = min(self._credit + count, _CREDIT_LIMIT)
 
     def put_state(self, key: Hashable, parts: Parts) -> None:
-        """Queue a message that replaces a waiting one with the same key."""
+        """Queue a message. It replaces a queued message with the same key."""
         self._state.pop(key, None)
         self._state[key] = parts
 
     def put_answer(self, parts: Parts) -> None:
-        """Queue the answer to a command. State is sent before it, and includes what the command changed."""
+        """Queue the answer to a command. State is sent first, so it includes the changes of the command."""
         self._answers.append(parts)
 
     def put(self, parts: Parts) -> None:
-        """Queue a message to be sent in order. If 2,000 wait, the oldest is dropped."""
+        """Queue a message to be sent in order. If 2,000 are queued, the oldest is dropped."""
         if len(self._queue) >= _QUEUE_LIMIT:
             self._queue.popleft()
             self._counts["dropped_to_viewers"] += 1
@@ -87,14 +91,17 @@ class ViewerDelivery:
         self._alignment.put(rank, step, parts)
 
     def put_focus_step(self, parts: Parts) -> None:
-        """Queue a focus step. If 16 wait, the oldest is dropped."""
+        """Queue a focus step. If 16 are queued, the oldest is dropped."""
         if len(self._focus_steps) >= _FOCUS_STEPS_LIMIT:
             self._focus_steps.popleft()
             self._counts["skipped_focus_steps"] += 1
         self._focus_steps.append(parts)
 
     def flush(self, now_s: float) -> float:
-        """Send what may be sent; return when to try again (monotonic), or infinity to wait for an event."""
+        """Send the messages that may be sent. Return when to call again.
+
+        The time is that of time.monotonic(); infinity means after the next event.
+        """
         for stage in (
             self._flush_state,
             self._flush_answers,

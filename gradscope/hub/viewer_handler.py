@@ -1,4 +1,4 @@
-"""Handles messages of viewers: subscriptions, credit and commands; publishes runs to them."""
+"""Handles the messages of viewers (subscriptions, credit, commands) and publishes runs to viewers."""
 
 import math
 from collections import Counter
@@ -63,7 +63,7 @@ class ViewerHandler:
 
     @property
     def role(self) -> Literal["agent", "viewer"]:
-        """The role of its peers."""
+        """The role of the peers that this object handles."""
         return "viewer"
 
     def refusal_of(self, hello: Hello) -> Refusal | None:  # noqa: ARG002 - of the protocol Handler
@@ -71,14 +71,14 @@ class ViewerHandler:
         return None
 
     def on_joined(self, peer: Peer) -> None:
-        """Start with an empty subscription, and send the list of runs."""
+        """Create an empty subscription, and send the list of runs."""
         name, route = peer.hello.peer, peer.route
         self._routes[name] = route
         self._deliveries[name] = ViewerDelivery(lambda parts: self._send(route, parts), self._counts)
         self._deliveries[name].put_state("runs", self._runs.listing(dict(self._counts)))
 
     def on_left(self, peer: Peer, reason: str, *, has_said_bye: bool) -> None:  # noqa: ARG002 - of the protocol Handler
-        """Forget a viewer and its queues."""
+        """Remove a viewer and its queues."""
         self._routes.pop(peer.hello.peer, None)
         self._deliveries.pop(peer.hello.peer, None)
 
@@ -109,7 +109,7 @@ class ViewerHandler:
         return None
 
     def publish(self, message: Streamed, parts: Parts) -> None:
-        """Queue a message of a run for its subscribers."""
+        """Queue a message of a run for the viewers that have subscribed to the run."""
         for delivery in self._deliveries.values():
             if delivery.run != message.run:
                 continue
@@ -139,13 +139,16 @@ class ViewerHandler:
                 delivery.put_state("runs", listing)
 
     def flush(self, now_s: float) -> float:
-        """Send what may be sent to each viewer; return when to try again (monotonic; infinity: not needed)."""
+        """Send queued messages to each viewer. Return when to call again.
+
+        The time is that of time.monotonic(); infinity means after the next event.
+        """
         return min(
             (delivery.flush(now_s) for delivery in list(self._deliveries.values())), default=math.inf
         )
 
     def _answer(self, name: str, message: Message) -> None:
-        """Queue the answer to a command. A viewer that is away will send the command again."""
+        """Queue the answer to a command. A disconnected viewer will send the command again."""
         delivery = self._deliveries.get(name)
         if delivery is None:
             self._counts["unanswered"] += 1
@@ -167,7 +170,7 @@ class ViewerHandler:
         return None
 
     def _past(self, subscription: Subscribe) -> Past:
-        """Return the history of a run as it is now; steps are sent as credit allows."""
+        """Return the current history of a run. Its steps are sent as credit allows."""
         histories = (
             [rank.history for _, rank in self._runs.ranks(subscription.run)]
             if subscription.backfill
@@ -181,9 +184,9 @@ class ViewerHandler:
 
 
 def _in_order(run: str, scalars: list[Scalars], others: list[Parts], steps: list[Parts]) -> Past:
-    """Iterate over the past, between two `backfill` messages, which are sent even if it is empty.
+    """Iterate over the past messages, between two `backfill` messages that are sent even if there are none.
 
-    After the second one a viewer knows that it has received the whole past.
+    The second `backfill` message tells a viewer that it has received the whole past.
     """
     count = len(scalars) + len(others) + len(steps)
     yield encode(Backfill(run=run, state="begin", count=count)), False

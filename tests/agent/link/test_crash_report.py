@@ -169,7 +169,9 @@ def test_the_function_the_layer_and_the_line_are_named():
     assert "(in Doubled.forward, in layer 1 (Doubling), at test_crash_report.py:" in forward.text
     backward = account_of(raised(lambda: model(torch.ones(2, 4)).sum().backward()), model)
     assert backward.code == "exception"
-    assert "ValueError: no gradient today (in Doubled.backward, at test_crash_report.py:" in backward.text
+    assert (
+        "ValueError: no gradient today (in Doubled.backward, at test_crash_report.py:" in backward.text
+    )
 
 
 def test_a_known_exception_is_found_behind_the_one_that_was_raised_from_it():
