@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import gradscope
+from gradscope.transport import hub_listens
 from support.ranks import started_ranks
 
 SCRIPT = Path(__file__).with_name("paused_training.py")
@@ -17,6 +18,7 @@ def test_ranks_pause_before_the_same_steps_and_skip_the_same_nonfinite_step(hub,
     stop, result = places / "stop", places / "result"
     with started_ranks(SCRIPT, stop, result) as ranks:
         try:
+            wait_until(lambda: hub_listens(hub), "the hub, which a rank may have started again")
             with gradscope.connect() as client:
                 deadline_s = time.monotonic() + 60
                 while (client.runs() or [None])[0] is None or (client.runs()[0].step or 0) < 30:

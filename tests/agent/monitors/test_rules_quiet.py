@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-_PATH = Path(__file__).parents[2] / "benchmarks" / "quiet_rules.py"
+_PATH = Path(__file__).parents[3] / "benchmarks" / "quiet_rules.py"
 _SPEC = importlib.util.spec_from_file_location("quiet_rules", _PATH)
 quiet_rules = importlib.util.module_from_spec(_SPEC)
 
