@@ -1,4 +1,4 @@
-"""`GradscopeApp`: owns the source, feeds the store, updates the screen, and sends commands.
+"""`GradscopeApp` owns the source, feeds the store, updates the screen, and sends commands.
 
 Data flows source → session → frame → page. The source has a thread of its own; everything else runs in
 the app's thread.
@@ -50,10 +50,10 @@ _CAPTURE_S = 2.0
 
 
 class ItemsArrived(Message, bubble=False):
-    """Items wait in the source, or the state of the connection has changed."""
+    """The source has new items, or the state of the connection has changed."""
 
     def can_replace(self, message: Message) -> bool:
-        """Replace any other of its kind: one message is enough to take all items."""
+        """Replace an earlier `ItemsArrived` in the queue: one message is enough to take all items."""
         return isinstance(message, ItemsArrived)
 
 
@@ -75,7 +75,7 @@ class CommandAnswered(Message, bubble=False):
 
 
 class TensorsCaptured(Message, bubble=False):
-    """Captured tensors have arrived, or the reason why not."""
+    """Captured tensors have arrived, or the capture has failed for a reason."""
 
     def __init__(self, found: "list[CapturedArray]", reason: str) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class GradscopeApp(App[int]):
         self.connector.stop()
 
     def on_items_arrived(self) -> None:
-        """Feed the waiting items to the store, for 15 ms at most; the rest follows with a new message."""
+        """Feed the store with new items for at most 15 ms. A new message handles the rest."""
         if self.source is None:
             return
         until = time.monotonic() + _FEED_S
@@ -152,7 +152,7 @@ class GradscopeApp(App[int]):
             self.update_view()
 
     def update_view(self) -> None:
-        """Draw what has changed, renew the leases, and offer the runs if one must be chosen."""
+        """Redraw what has changed, renew the leases, and list the runs if the person must choose one."""
         if self._exit_at is not None:
             until, code = self._exit_at
             if not self.changes.pending or time.monotonic() > until:
@@ -169,7 +169,7 @@ class GradscopeApp(App[int]):
             self.push_screen(RunsScreen(self.session.runs), self._watch)
 
     def _hold_focus(self) -> None:
-        """Keep the layer in detail in the focus, and no other."""
+        """Keep only the layer in detail in the focus."""
         name, store = self.main.detail.layer_name, self.session.watched
         is_wanted = not self.is_readonly and self.presenter.page == "detail" and store is not None
         node = store.tree.find(name) if is_wanted and store is not None and name is not None else None
@@ -199,7 +199,7 @@ class GradscopeApp(App[int]):
     # Interventions.
 
     async def action_intervene(self) -> None:
-        """Open the form for the layer in detail, else the marked layers, else the one at the cursor."""
+        """Open the form for the layer in detail, else the marked layers, else the layer at the cursor."""
         if self.is_readonly or self.presenter.frame is None:
             return
         name, store = self.main.detail.layer_name, self.session.watched
@@ -220,7 +220,7 @@ class GradscopeApp(App[int]):
         self.update_view()
 
     def on_change_answered(self, event: ChangeAnswered) -> None:
-        """Show the answer to a change at once. A success appears in the bar and the log only."""
+        """Show the answer to a change immediately. A success appears only in the bar and the log."""
         self.changes.note_answer(event.answer)
         text = self.presenter.note_answer(event.answer)
         if not event.answer.is_done:
@@ -264,7 +264,7 @@ class GradscopeApp(App[int]):
     # Other commands.
 
     async def action_pause(self) -> None:
-        """Ask whether to pause the training; resume a paused one without asking."""
+        """Ask whether to pause training. If it is paused, resume it without a question."""
         store = self.session.watched
         if self.is_readonly or store is None:
             return
@@ -293,7 +293,7 @@ class GradscopeApp(App[int]):
             self.pause_lease.send(self.source, "measure")
 
     def action_restore_snapshot(self) -> None:
-        """Restore the training state of before the first intervention."""
+        """Restore the training state from before the first intervention."""
         if not self.is_readonly:
             self.pause_lease.send(self.source, "undo")
 
@@ -307,7 +307,7 @@ class GradscopeApp(App[int]):
         self.update_view()
 
     def action_capture(self, what: str = "activation") -> None:
-        """Capture the tensors of the layer in detail, else of the one at the cursor."""
+        """Capture the tensors of the layer in detail, or of the layer at the cursor."""
         name, store = self.main.detail.layer_name, self.session.watched
         if self.presenter.page != "detail" or name is None:
             name = self.main.table.cursor_layer
@@ -342,13 +342,13 @@ class GradscopeApp(App[int]):
     # The palette, the mouse, and the end.
 
     async def action_press(self, owner: str, keys: str) -> None:
-        """Run the action of a key of the table, for the mouse and the palette."""
+        """Run the action of a key, for the mouse and the command palette."""
         key = next(key for key in KEYS if key.owner == owner and key.keys.partition(",")[0] == keys)
         owners = {"layers": self.main.table, "main": self.main, "alerts": self.main.alerts}
         await self.run_action(key.action, owners.get(owner, self))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Yield the command of every key for the palette, and the choice of a theme."""
+        """Yield a palette command for every key, and one that selects the theme."""
         for key in KEYS:
             if not (key.changes and self.is_readonly) and key.action != "command_palette":
                 press = partial(self.action_press, key.owner, key.keys.partition(",")[0])
@@ -366,7 +366,7 @@ class GradscopeApp(App[int]):
         await self.action_leave(0)
 
     async def action_leave(self, code: int) -> None:
-        """Quit. Asks first if changes of this viewer are in force, but not a second time."""
+        """Quit. Ask first if interventions of this viewer are in force, but only once."""
         states = self.changes.ending_with_viewer(self.presenter.states())
         is_asked = any(isinstance(screen, QuitScreen) for screen in self.screen_stack)
         if not states or is_asked or self._exit_at is not None:

@@ -1,4 +1,4 @@
-"""`Changes`: the interventions that this viewer has requested, their answers, and how to undo them.
+"""`Changes` keeps this viewer's requested interventions, their answers, and how to undo them.
 
 A change is *pending* from when it is sent until the training process acknowledges it with the first
 step in force, or refuses it with a reason. It is not shown as active before that.
@@ -22,7 +22,7 @@ _KEPT = "kept"
 class Change:
     """A command that installs or removes interventions.
 
-    `removed` are the interventions that a removal takes away: undo installs them again.
+    `removed` are the interventions that the command removes; undo installs them again.
     """
 
     command: Command
@@ -31,7 +31,7 @@ class Change:
 
     @property
     def in_words(self) -> str:
-        """The change in a few words: `clip ≤1 on head`."""
+        """A short description, such as `clip ≤1 on head`."""
         command = self.command
         if command.action == "install":
             words = short(command.intervention, {**command.arguments, **command.choices})
@@ -66,7 +66,7 @@ class _Sent:
 
 
 class Changes:
-    """Exists as long as the screen. `on_answer` is called with each answer, in the source's thread."""
+    """Lives as long as the app. `on_answer` is called with each answer, in the source's thread."""
 
     def __init__(self, on_answer: Callable[[Answer], object]) -> None:
         self._on_answer = on_answer
@@ -76,9 +76,9 @@ class Changes:
         self.version = 0
 
     def send(self, source: Source | None, change: Change, revision: int | None) -> None:
-        """Send a change; its answer comes later. Without a link it is refused at once.
+        """Send a change. The answer arrives later; without a link, the change is refused immediately.
 
-        `revision` is that of the run's interventions as this viewer knows them.
+        `revision` is the newest revision of the run's interventions that this viewer has received.
         """
         self._sent.append(_Sent(change, revision))
         self.version += 1
@@ -110,7 +110,7 @@ class Changes:
     def merged(
         self, known: Collection[InterventionState], revision: int | None
     ) -> tuple[InterventionState, ...]:
-        """Return the run's interventions, and those of this viewer that it does not list yet."""
+        """Return the run's interventions, and this viewer's that the run does not list yet."""
         self._sent = [sent for sent in self._sent if sent.answer is None or sent.revision == revision]
         commands = [(sent, sent.change.command) for sent in self._sent]
         ids = {state.id for state in known}
@@ -125,12 +125,12 @@ class Changes:
         return sum(sent.answer is None for sent in self._sent)
 
     def ending_with_viewer(self, known: Collection[InterventionState]) -> tuple[InterventionState, ...]:
-        """Return this viewer's active and pending interventions that end when it has gone."""
+        """Return this viewer's active and pending interventions that end when it disconnects."""
         own = {name for name, change in self._own.items() if not change.command.is_kept}
         return tuple(s for s in known if s.id in own or (not s.id and s.end != _KEPT))
 
     def pop_undo(self, known: Collection[InterventionState]) -> tuple[Change, ...]:
-        """Remove the newest change that can be undone from the history; return what undoes it."""
+        """Remove the newest undoable change from the history; return the changes that undo it."""
         ids = {state.id: state for state in known}
         while self._done:
             answer = self._done.pop()

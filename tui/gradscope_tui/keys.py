@@ -1,4 +1,4 @@
-"""Every key, in one table: bindings, key line, help and palette are generated from it."""
+"""The table of all keys. Bindings, key line, help and palette are generated from it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -104,7 +104,7 @@ def bindings_of(owner: Owner) -> list[BindingType]:
 
 
 def keys_shown(page: Owner, *, is_readonly: bool) -> Iterable[Key]:
-    """Return the keys for the key line of a page: its own first, then those of all pages."""
+    """Return the keys for the key line of a page: its own keys first, then the keys of all pages."""
     own = [key for key in KEYS if key.owner == page and page != "main"]
     everywhere = [key for key in KEYS if key.owner in ("app", "main")]
     for key in (*own, *everywhere):

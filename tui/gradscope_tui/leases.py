@@ -1,6 +1,6 @@
-"""Leases: requests that hold as long as this viewer renews them: the pause, and the focus.
+"""Leases of this viewer: the pause and the focus.
 
-A viewer that dies renews nothing, and the training process ends both by itself.
+A lease expires unless this viewer renews it, so the training process ends both if the viewer is killed.
 """
 
 import time
@@ -38,7 +38,7 @@ class PauseLease:
         self._renewed_s = 0.0
 
     def send(self, source: Source | None, action: Action) -> None:
-        """Send a command. A pause, and one step of a paused run, take a lease of 60 s."""
+        """Send a command. A pause, or a single step of a paused run, starts a lease of 60 s."""
         if action in ("pause", "step_once"):
             self._is_held = True
         elif action == "resume":
@@ -77,7 +77,7 @@ class PauseLease:
 
 
 class FocusLease:
-    """The layer in the focus of this viewer: the one in detail. `refusal`: why it is not measured."""
+    """The layer in the focus of this viewer. If the focus was refused, `refusal` has the reason."""
 
     def __init__(self) -> None:
         self.refusal = ""
@@ -86,7 +86,7 @@ class FocusLease:
         self._sent_s = 0.0
 
     def hold(self, source: Source | None, layer: str | None) -> None:
-        """Put a layer into the focus, or None; sends a command if the layer changed or 20 s passed."""
+        """Set the layer in the focus, or None. Send a command if it changed or 20 s have passed."""
         if source is not self._source:
             self._source, self._layer = source, None
         if source is None:

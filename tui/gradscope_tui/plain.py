@@ -1,7 +1,7 @@
 """The layer table as text, printed once: for pipes, logs, CI and screen readers.
 
-It uses the store, columns and formats of the screen. Colour carries no information of its own: a sign or
-a word says the same.
+It uses the store, columns and formats of the screen. Nothing depends on colour alone: a sign or a
+word has the same information.
 """
 
 import time
@@ -103,7 +103,7 @@ def render_once(client: Reader, *, color: bool, width: int, tab: str = "layers")
 
 
 def render_recorded(recording: Recording, *, color: bool, width: int, tab: str = "layers") -> str:
-    """Return the newest step of a recording as `render_once` does that of a live run."""
+    """Return the newest step of a recording as a table, in the format of `render_once`."""
     store = RunStore(recording.info.run)
     manifest = recording.manifest()
     if manifest is not None:
@@ -119,7 +119,7 @@ def render_recorded(recording: Recording, *, color: bool, width: int, tab: str =
 
 
 def memory_text(store: RunStore, *, color: bool, width: int) -> str:
-    """Return the memory and time of the newest measured step as text: bars, and a line for each layer."""
+    """Return memory and time of the newest measured step as text, with bars and a line for each layer."""
     width = max(width, _LEAST_WIDTH)
     accounts = [entry.text for entry in store.journal if exhausted_text([entry.text])]
     lines: list[Sequence[Cell]] = [(Cell(line, "above3"),) for line in _lines_of(accounts[-1:])]
@@ -146,7 +146,7 @@ class _NoLink:
 
 
 def table_text(store: RunStore, *, link: Link, is_ended: bool, color: bool, width: int) -> str:
-    """Return a store's newest step as text: status, interventions, and a line for each layer."""
+    """Return a store's newest step as text, with status, interventions, and a line for each layer."""
     width = max(width, _LEAST_WIDTH)
     frame = store.frame()
     order = RowOrder()

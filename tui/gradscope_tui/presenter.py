@@ -1,6 +1,6 @@
-"""`Presenter`: which run, page and frame are shown, and the cells of every line around the pages.
+"""`Presenter` selects the run, page and frame to show, and builds the lines around the pages.
 
-It is between store and screen: it uses the clock, the link and the run, and no widget.
+It connects store and screen: it reads the clock, the link and the run, and uses no widget.
 """
 
 import time
@@ -35,7 +35,7 @@ Line: TypeAlias = tuple[tuple[Cell, ...], dict[int, str]]
 
 
 class Presenter:
-    """Exists as long as the screen. `wanted` is the run to watch; None: the only live one."""
+    """Lives as long as the app. `wanted` is the run to watch; None means the only live run."""
 
     def __init__(
         self, session: Session, changes: Changes, connector: Connector, wanted: str | None
@@ -62,7 +62,7 @@ class Presenter:
         return self._session.watched
 
     def choose_run(self) -> bool:
-        """Watch the wanted run, or the only live one, if it exists; return whether the view changes."""
+        """Watch the wanted run, or the only live one, if it exists. Return whether the view changes."""
         if self.store is not None:
             return False
         live, names = self._session.live(), self._session.names()
@@ -126,7 +126,7 @@ class Presenter:
 
     @property
     def keys_of(self) -> Owner:
-        """The owner of the keys in the key line."""
+        """The owner whose keys are in the key line."""
         owners: dict[str, Owner] = {
             "layers": "layers",
             "interventions": "interventions",
@@ -137,7 +137,7 @@ class Presenter:
 
     @property
     def version(self) -> object:
-        """A value that changes whenever the page must be drawn."""
+        """A value that changes whenever the page must be redrawn."""
         return self._session.version, self._changes.version, self.is_frozen
 
     def states(self) -> tuple[InterventionState, ...]:
@@ -147,7 +147,7 @@ class Presenter:
         return self._changes.merged(self.store.interventions, self.store.interventions_revision)
 
     def empty_text(self) -> str:
-        """Return the text that replaces a page without content; empty if the page has some."""
+        """Return the text for a page without content; empty if the page has content."""
         if self.is_too_small:
             return too_small_text(*self.size)
         store = self.store
@@ -181,7 +181,7 @@ class Presenter:
         return status_cells(replace(self._status, is_readonly=is_readonly, waiting=waiting), width)
 
     def bar_cells(self, width: int) -> tuple[Cell, ...]:
-        """Return the bar: the pause, and the interventions."""
+        """Return the bar with the pause and the interventions."""
         store, states = self.store, self.states()
         paused = pause_cells(store.pause, store.pause_left_s()) if store and store.pause else ()
         left = width - sum(len(cell.text) for cell in paused)

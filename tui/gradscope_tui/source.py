@@ -1,7 +1,7 @@
-"""`Source`: where the stream of a run comes from, and the thread that opens it.
+"""`Source` is the origin of a run's stream; `Connector` is the thread that opens it.
 
-`gradscope.client.Client` is a source; tests have others. A source has a thread of its own, which reads
-the link and calls `on_arrival` when something waits to be taken.
+`gradscope.client.Client` is a source; tests have others. A source has its own thread, which reads the
+link and calls `on_arrival` when there are items to take.
 """
 
 import threading
@@ -68,10 +68,10 @@ class Source(Protocol):
         """Subscribe to a run."""
 
     def take(self, most: int) -> list[Item]:
-        """Return the oldest items that wait, without waiting for more."""
+        """Return the oldest queued items without waiting for more."""
 
     def send(self, command: Command) -> Future[Ack]:
-        """Send a command; fills in the fields of `UNADDRESSED`. The future ends with the answer."""
+        """Fill in the fields of `UNADDRESSED` and send the command. The future's result is the answer."""
 
     def close(self) -> None:
         """Close the link and end its thread."""
@@ -92,10 +92,10 @@ def connect_client(
 
 
 class Connector:
-    """Opens the source in a thread, which ends as soon as there is one. Connecting loads zmq and may wait.
+    """Opens the source in a thread that ends once the source is open. Connecting loads zmq and may wait.
 
-    `notify()` is called, in the connector's or the source's thread, when there is a source, when items
-    wait in it, and when `problem` changes: why there is no source yet.
+    `notify()` is called in the connector's or the source's thread: when the source is open, when it has
+    new items, and when `problem`, the reason why there is no source yet, changes.
     """
 
     def __init__(self, connect: Connect, notify: Callable[[], object]) -> None:

@@ -1,7 +1,7 @@
 """Two themes, for dark and light terminals, and the palette of all widgets.
 
-Few colours have a meaning: amber to red is above a layer's own past, blue to violet below it, filled red
-is not finite, filled magenta is an intervention. Everything else is grey or plain.
+Few colours have a meaning: amber to red is above the usual values of a layer, blue to violet is below
+them, filled red is not finite, filled magenta is an intervention. Everything else is grey or plain.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""`CaptureScreen`: captured tensors of a layer as pictures, with statistics by channel."""
+"""`CaptureScreen` shows the captured tensors of a layer as pictures, with statistics per channel."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar

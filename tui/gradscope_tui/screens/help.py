@@ -1,4 +1,4 @@
-"""`HelpScreen`: every key, column and sign."""
+"""`HelpScreen` explains every key, column and sign."""
 # ruff: noqa: RUF001 - the signs are meant
 
 from typing import ClassVar

@@ -1,8 +1,8 @@
-"""`InterveneScreen`: from `i` to an intervention in two or three keys.
+"""`InterveneScreen` is the form for a new intervention, which takes two or three keys after `i`.
 
-A key selects the action. The form then shows its arguments, site and end, and one sentence that says what
-will happen. `enter` applies the intervention without a further question. The actions and their fields come
-from the run's manifest.
+A key selects the action. The form then shows its arguments, site and end, and one sentence that says
+what will happen. `enter` applies the intervention without a further question. The actions and their
+fields come from the run's manifest.
 """
 
 from typing import ClassVar
@@ -98,12 +98,12 @@ class InterveneScreen(ModalScreen[Command | None]):
         self.set_class(self.app.size.height < _SHORT_SCREEN, "is-short")
 
     def on_resize(self, event: events.Resize) -> None:
-        """Fit the form into the new size."""
+        """Fit the form to the new size."""
         self.set_class(event.size.height < _SHORT_SCREEN, "is-short")
         self.call_after_refresh(self._share_room)
 
     def _share_room(self) -> None:
-        """Limit the height of the fields, which scroll: the sentence is always shown in full."""
+        """Limit the height of the fields, which scroll, so that the sentence is always shown in full."""
         card = self.query_one(".card")
         around = card.outer_size.height - card.size.height
         left = self.size.height - around - self.query_one("#answer").outer_size.height
@@ -138,7 +138,7 @@ class InterveneScreen(ModalScreen[Command | None]):
         self._update_sentence()
 
     def _row(self, spec: InterventionSpec, argument: ArgumentInfo) -> Horizontal:
-        """Return the row of one argument: an input line or a choice."""
+        """Return the form row of one argument, which holds an input line or a choice."""
         label, field = Label(argument.name.replace("_", " ")), _id(argument)
         if argument.kind in ("choice", "yes"):
             options = argument.options if argument.kind == "choice" else _YES
@@ -158,7 +158,7 @@ class InterveneScreen(ModalScreen[Command | None]):
         self._update_sentence()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Apply."""
+        """Apply the intervention."""
         event.stop()
         self.action_apply()
 
@@ -185,7 +185,7 @@ class InterveneScreen(ModalScreen[Command | None]):
             self.query_one("#sentence", Static).update(sentence(*self._chosen, command, ends))
 
     def _read(self) -> tuple[Command | None, str]:
-        """Return the command of the form, or None and the problem."""
+        """Return the command that the form describes; if a field is invalid, None and the reason."""
         if self._chosen is None:
             return None, ""
         spec, info = self._chosen
@@ -210,7 +210,7 @@ class InterveneScreen(ModalScreen[Command | None]):
         return command, ""
 
     def _steps(self) -> int | None:
-        """Return after how many steps it ends, or None. Raises UsageError for an invalid number."""
+        """Return after how many steps the intervention ends, or None. Raises UsageError if invalid."""
         if self.query_one("#end", Choice).chosen != 2:
             return None
         steps = count_of(self.query_one("#steps", Input).value)
@@ -223,7 +223,7 @@ class InterveneScreen(ModalScreen[Command | None]):
         return choice.options[choice.chosen]
 
     def _numbers(self, info: ActionInfo) -> dict[str, float]:
-        """Return the numeric arguments. Raises UsageError for an invalid one."""
+        """Return the numeric arguments. Raises UsageError for an invalid number."""
         found: dict[str, float] = {}
         for argument in info.arguments:
             if argument.kind == "yes":
@@ -237,7 +237,7 @@ class InterveneScreen(ModalScreen[Command | None]):
         return found
 
     def _schedule(self) -> Schedule | None:
-        """Return the schedule of the last fields. Raises UsageError for an invalid one."""
+        """Return the schedule from the last fields. Raises UsageError for an invalid field."""
         typed = {name: self.query_one(f"#{name}", Input).value.strip() for _, name in _WHEN}
         counts = {name: count_of(typed[name]) for name in ("start", "every") if typed[name]}
         if None in counts.values() or counts.get("every") == 0:

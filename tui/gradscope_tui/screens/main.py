@@ -1,4 +1,4 @@
-"""`MainScreen`: the pages and the lines around them. It draws only what has changed."""
+"""`MainScreen` holds the pages and the lines around them. It redraws only what has changed."""
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -37,13 +37,13 @@ class KeyLine(OneLine):
 
 
 class InterventionList(RowList):
-    """The interventions, with the keys that remove and copy one."""
+    """The list of interventions, with the keys that remove and copy the one at the cursor."""
 
     BINDINGS = bindings_of("interventions")
 
 
 class AlertList(RowList):
-    """The alerts, with the key that shows the layer of one."""
+    """The list of alerts, with the key that shows the layer of the one at the cursor."""
 
     BINDINGS = bindings_of("alerts")
 
@@ -95,13 +95,13 @@ class MainScreen(Screen[None]):
         self.draw()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Draw everything in the new size."""
+        """Redraw everything for the new size."""
         self._presenter.size = (event.size.width, event.size.height)
         self._drawn = None
         self.call_after_refresh(self.draw)
 
     def draw(self) -> None:
-        """Draw what has changed since the last call."""
+        """Redraw the widgets whose data has changed since the last call."""
         presenter, width = self._presenter, self.size.width
         is_roomy = not presenter.is_too_small
         for line in (self._status, self._tabs, self._keys):
@@ -159,7 +159,7 @@ class MainScreen(Screen[None]):
             self.set_focus(page)
 
     def on_layer_table_changed(self) -> None:
-        """Show in the tab line what is marked, filtered and sorted."""
+        """Show the marks, the filter and the order in the tab line."""
         self._show_tabs()
 
     def on_layer_table_detail_wanted(self) -> None:
@@ -191,7 +191,7 @@ class MainScreen(Screen[None]):
         self.show_page(page)
 
     def action_go_back(self) -> None:
-        """Close the filter line, else return to the layers, else remove the filter."""
+        """Close the filter line, or return to the layers, or remove the filter: the first that applies."""
         if self._filter.is_open:
             self._filter.close(is_kept=False)
         elif self._presenter.page != "layers":
@@ -200,7 +200,7 @@ class MainScreen(Screen[None]):
             self.table.set_filter("")
 
     def action_next_rank(self) -> None:
-        """Show all ranks merged, or the next one of them."""
+        """Select the next choice of ranks: all merged, then each rank."""
         self.notify(self._presenter.choose_rank())
         self._presenter.update()
         self.draw()

@@ -1,4 +1,4 @@
-"""`PauseScreen`: asks before the training is paused, because `P` is close to `p`."""
+"""`PauseScreen` asks before training is paused, because `P` is easily typed instead of `p`."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ __all__ = ["PauseScreen"]
 
 
 class PauseScreen(ModalScreen[bool]):
-    """Returns whether to pause the training."""
+    """Asks for confirmation; the result is true if training is to be paused."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,y,P", "decide(True)", show=False),

@@ -1,4 +1,4 @@
-"""`RunsScreen`: the list of the hub's runs, to choose one."""
+"""`RunsScreen` lists the runs of the hub, so that the person can choose one."""
 
 from collections.abc import Sequence
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""The data behind the screen: fed with messages, kept in NumPy rings, without Textual."""
+"""The data behind the screen, taken from messages and kept in NumPy rings. Nothing here uses Textual."""
 
 from gradscope_tui.store.frame import Frame
 from gradscope_tui.store.histograms import HistogramRing, Shares

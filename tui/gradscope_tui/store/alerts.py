@@ -29,7 +29,7 @@ class Alerts:
         self._entries: deque[AlertEntry] = deque(maxlen=_LIMIT)
 
     def take(self, event: Event) -> None:
-        """Keep an event if a rule raised it."""
+        """Store an event if a rule raised it."""
         if event.alert is None:
             return
         is_error = event.level == "error"

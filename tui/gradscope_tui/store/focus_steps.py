@@ -1,4 +1,4 @@
-"""`FocusSteps`: the newest focus steps, with statistics of the layers in the focus only.
+"""`FocusSteps` holds the newest focus steps, which have statistics of the layers in the focus only.
 
 They add points to the curves of those layers and to nothing else. All other pages and the rules use
 observed steps only.
@@ -52,7 +52,7 @@ class FocusSteps:
         return len(self._kept)
 
     def take(self, message: Step, layers: Sequence[Layer]) -> None:
-        """Keep a focus step of a model with these layers. A step that arrived before is ignored."""
+        """Store a focus step of a model with these layers. A step that is stored already is ignored."""
         newest = self._kept[-1] if self._kept else None
         if newest is not None and message.step <= newest.step:
             if message.time_s <= newest.time_s:
@@ -69,7 +69,7 @@ class FocusSteps:
         self._fresh_until_s = self._clock() + _FRESH_S + _FRESH_TURNS * turn_s
 
     def every(self, node: int) -> int:
-        """Return the interval of the focus steps of a layer now; 0 if there are none."""
+        """Return the current interval of a layer's focus steps; 0 if it has none."""
         is_fresh = bool(self._kept) and self._clock() < self._fresh_until_s
         return self._every if is_fresh and node in self._kept[-1].places else 0
 
@@ -93,7 +93,7 @@ class FocusSteps:
         return every, np.concatenate([values, own_values])[places]
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Remove all focus steps."""
         self._kept.clear()
         self._trees.clear()
         self._every = 0

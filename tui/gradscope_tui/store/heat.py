@@ -1,4 +1,4 @@
-"""Heat: how far each number is from its own past, for all nodes at once.
+"""`Heat` measures how far each number is from its own past values, for all nodes at once.
 
 For each number, `Heat` keeps a running mean and standard deviation of its logarithm over about `_MEMORY`
 steps. The heat is the distance in deviations as a level: 0 is usual, 1 to 3 above, -1 to -3 below.
@@ -20,7 +20,7 @@ _BORDERS = np.array([3.0, 6.0, 12.0])
 
 
 class Heat:
-    """The running past of `width` numbers."""
+    """The running mean and deviation of `width` numbers."""
 
     def __init__(self, width: int) -> None:
         self._count = np.zeros(width)
@@ -28,7 +28,7 @@ class Heat:
         self._variance = np.zeros(width)
 
     def take(self, values: NDArray[np.float64]) -> NDArray[np.int8]:
-        """Return the heat of the next numbers, and add them to the past. NaN has heat 0 and is skipped."""
+        """Return the heat of the next numbers; add them to the past. NaN has heat 0 and is not added."""
         known = ~np.isnan(values)
         logs = np.log(np.where(known & (values > 0), values, 1.0))
         logs = np.where(

@@ -1,7 +1,7 @@
 """`HistogramRing`: the share of a tensor's elements in each binade, over the newest steps.
 
-A row is stored as its range of used binades, with both signs added: about 50 bytes instead of 1 KB. The
-oldest steps are removed when all together exceed the memory limit.
+Of each row only the range of used binades is stored, positive and negative elements added: about 50
+bytes instead of 1 KB. The oldest steps are removed when the total exceeds the memory limit.
 """
 
 from bisect import bisect_left
@@ -67,7 +67,7 @@ class _Kept:
 
 
 class HistogramRing:
-    """Exists while its run is watched. `is_measured`: whether the newest step had a histogram."""
+    """Exists while its run is watched. `is_measured` is true if the newest step had a histogram."""
 
     def __init__(self, limit_bytes: int = _LIMIT_BYTES) -> None:
         self.is_measured = False
@@ -80,7 +80,7 @@ class HistogramRing:
         return len(self._steps)
 
     def insert(self, step: int, block: Block) -> None:
-        """Store a new step if it has a histogram; remove the oldest steps above the limits."""
+        """Store a new step if it has a histogram, and remove the oldest steps beyond the limits."""
         at = bisect_left(self._steps, step)
         if at == len(self._steps):
             self.is_measured = block.histogram is not None

@@ -33,7 +33,7 @@ class Journal:
         self.version = 0
 
     def take(self, event: Event) -> None:
-        """Keep an event of the run."""
+        """Store an event of the run."""
         self._add(Entry(event.time_s, event.step, event.level, event.text, event.code))
 
     def note(
@@ -43,7 +43,7 @@ class Journal:
         text: str,
         step: int | None = None,
     ) -> None:
-        """Keep an entry of this viewer."""
+        """Store an entry of this viewer."""
         self._add(Entry(time_s, step, level, text))
 
     def __iter__(self) -> Iterator[Entry]:

@@ -1,4 +1,4 @@
-"""`Ranks`: selects what is shown of a run with several ranks: all merged, or one of them.
+"""`Ranks` selects the data to show of a run with several ranks: all ranks merged, or one rank.
 
 The result looks like the stream of a run with one rank. The client assembles the steps of all ranks;
 their rows are merged here, because only what is shown needs to be. Interventions are the same on all
@@ -51,25 +51,25 @@ class Ranks:
         self.unreadable = 0
 
     def note_runs(self, runs: Sequence[RunInfo]) -> None:
-        """Update which ranks the run has."""
+        """Update the list of ranks from the hub's list of runs."""
         own = [info for info in runs if info.run == self._run]
         self._size = max((info.world_size for info in own), default=1)
         self._live = tuple(sorted(info.rank for info in own if info.is_live)) or (0,)
 
     @property
     def shown(self) -> int:
-        """The rank that messages come from which cannot be merged."""
+        """The rank whose messages are shown if they cannot be merged."""
         return min(self._manifests, default=0) if self.choice is None else self.choice
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers of the selection: those of one rank, or of all, the lowest rank's first."""
+        """The layers of one rank, or of all ranks with the layers of the lowest rank first."""
         own = self._layers.get(self.shown, ())
         every = self._layers_of_all()
         return tuple(every.values()) if self.choice is None and len(every) > len(own) else own
 
     def in_words(self) -> str:
-        """Return what is shown; empty if the run has one rank."""
+        """Return the selection as text; empty if the run has one rank."""
         if self._size == 1:
             return ""
         if self.choice is not None:
@@ -93,7 +93,7 @@ class Ranks:
             yield from sorted((s for s in self._past if s.rank == rank), key=lambda each: each.step)
 
     def take(self, message: Message) -> Iterator[Shown]:
-        """Take a message of any rank; yield what is to be shown of it."""
+        """Take a message of any rank; yield the messages to show."""
         rank = getattr(message, "rank", self.shown)
         match message:
             case Manifest():

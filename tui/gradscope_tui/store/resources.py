@@ -44,7 +44,7 @@ class ResourceStore:
         self._past.clear()
 
     def take(self, message: Memory | Times, layers: Sequence[str], revision: int | None) -> None:
-        """Store a message. One that is older than the shown step only adds to the past."""
+        """Store a message. A message older than the shown step only adds to the past."""
         if message.manifest_revision != revision:
             self.unreadable += 1
             return

@@ -1,4 +1,4 @@
-"""`StepRing`: the numbers of the newest steps, in the order of the steps.
+"""`StepRing` holds the numbers of the newest steps, in the order of the steps.
 
 Most steps arrive in order and are appended. Late ones, from a backfill, are inserted at their place. A
 step that is stored already is ignored.

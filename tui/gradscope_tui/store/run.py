@@ -1,4 +1,4 @@
-"""`RunStore`: what the screen knows of one run, fed with the stream of its source.
+"""`RunStore` holds the data of one run, taken from the stream of its source.
 
 A step is kept once, even if it is sent again after a reconnect. When a run of the same name restarts,
 its step numbers go back: the store then drops the data of the earlier run and notes it in the log.
@@ -49,7 +49,7 @@ _NAMES = tuple(quantity.name for quantity in QUANTITIES)
 
 
 class RunStore:
-    """Exists while its run is watched. `version` rises with each change that a view may show.
+    """Exists while its run is watched. `version` increases with each change that a view may show.
 
     `counters` has the number of steps `taken`, `again` (a duplicate), of `other_revision` (its layers
     are unknown) and `garbage` (undecodable), `withheld` by the hub and `dropped` by the agent.
@@ -92,7 +92,7 @@ class RunStore:
         self._reset_newest()
 
     def feed(self, item: Message | Mapping[int, Step]) -> None:
-        """Take a message, or a step of all ranks. Ignores those of another run."""
+        """Take a message, or a step of all ranks. Items of another run are ignored."""
         if isinstance(item, Mapping):
             if any(step.run != self.run for step in item.values()):
                 return
@@ -155,11 +155,11 @@ class RunStore:
         )
 
     def age_s(self) -> float | None:
-        """Return the age of the newest data; None before the first."""
+        """Return the age of the newest data in seconds; None if there is none."""
         return None if self.data_at is None else max(0.0, self._clock() - self.data_at)
 
     def pause_left_s(self) -> float:
-        """Return the rest of the lease of a pause; 0 without one."""
+        """Return the remaining seconds of the lease of a pause; 0 without a pause."""
         return max(0.0, self._pause_ends_s - self._clock())
 
     @property
@@ -232,7 +232,7 @@ class RunStore:
         self._pause_ends_s = self._clock() + (message.pause.left_s if message.pause else 0.0)
 
     def _set_tree(self, tree: LayerTree) -> None:
-        """Change to another tree. A layer that is in both keeps its past steps."""
+        """Replace the tree. A layer that is in both trees keeps its past steps."""
         before = {layer.name: i for i, layer in enumerate(self.tree.layers)}
         sources = [before.get(layer.name, -1) for layer in tree.layers]
         self.ring = self.ring.remapped(np.array(sources, np.intp))
@@ -259,7 +259,7 @@ class RunStore:
         self.note("info", f"the run restarted at step {step}", step)
 
     def _note_data(self, time_s: float) -> None:
-        """Date the newest data: live data by its arrival, a backfill by its sender's clock."""
+        """Set the time of the newest data: live data by its arrival, a backfill by its sender's clock."""
         age_s = max(0.0, self._wall() - time_s) if self._is_backfilling else 0.0
         at = self._clock() - age_s
         self.data_at = at if self.data_at is None else max(at, self.data_at)

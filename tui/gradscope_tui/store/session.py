@@ -9,7 +9,7 @@ __all__ = ["Session"]
 
 
 class Session:
-    """Fed with the whole stream of the source, by one thread. `version` rises with each change."""
+    """Takes the whole stream of the source, in one thread. `version` increases with each change."""
 
     def __init__(self) -> None:
         self.runs: tuple[RunInfo, ...] = ()

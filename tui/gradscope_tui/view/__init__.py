@@ -1,1 +1,1 @@
-"""Functions from the store's numbers to cells: text and roles, without Textual and colours."""
+"""Functions that convert the store's numbers to cells. Nothing here uses Textual or colours."""

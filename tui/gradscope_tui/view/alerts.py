@@ -50,7 +50,7 @@ def _widths(width: int) -> tuple[int, ...]:
 
 
 def pause_cells(pause: PauseState, left_s: float) -> tuple[Cell, ...]:
-    """Return the bar of a pause: where, for how long, and why."""
+    """Return the bar of a pause with its step, the time left and the reason."""
     why = f" · {printable(pause.reason)}" if pause.reason else ""
     left = f"resumes in {duration(left_s)}" if left_s > 0 else "its lease has expired"
     text = f" ❚❚ PAUSED before step {whole(pause.step)} · {left} · P resumes, . one step{why} "
@@ -62,5 +62,5 @@ def _number(value: float) -> str:
 
 
 def _done(action: str) -> str:
-    """Return the action of the rule, unless it only reports."""
+    """Return the action of the rule; empty if it only reports."""
     return f"[{printable(action)}] " if action not in ("", "event") else ""

@@ -41,7 +41,7 @@ class Cell(NamedTuple):
 
 
 def printable(text: str) -> str:
-    """Return text from the link with control characters replaced: a terminal would execute them."""
+    """Return text with control characters replaced, because a terminal would execute them."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else "�" for char in text)

@@ -44,7 +44,7 @@ def about_lines(layer: Layer, width: int) -> list[tuple[Cell, ...]]:
 
 
 def focus_in_words(every: int) -> str:
-    """Return how often the layer is measured: `focus: every 2nd step`."""
+    """Return the interval of the focus steps in words, such as `focus: every 2nd step`."""
     if every == 1:
         return "focus: every step"
     last = 0 if every % 100 in (11, 12, 13) else every % 10
@@ -92,7 +92,7 @@ def _place(kind: str) -> tuple[int, str]:
 
 
 def _is_only_one(kind: str, kinds: Iterable[str]) -> bool:
-    """Return whether the kind is that of the only parameter: the line of all parameters says the same."""
+    """Return whether the kind is the only parameter, whose numbers equal those of all parameters."""
     root, _, name = kind.partition(".")
     of_root = [each for each in kinds if each.partition(".")[0] == root]
     return bool(name) and root in of_root and len(of_root) == 2

@@ -1,4 +1,4 @@
-"""The text in the middle of a page that has nothing to show: why, and what to do."""
+"""The text in the middle of a page without content: the reason, and the next thing to do."""
 # ruff: noqa: RUF001 - the signs are meant
 
 __all__ = [

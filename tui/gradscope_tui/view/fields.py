@@ -1,4 +1,4 @@
-"""The values of a form's fields: the suggested ones, and the typed ones, parsed by the manifest's types."""
+"""The values of the form's fields: suggested values, and the parser of typed values."""
 
 import math
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def count_of(text: str) -> int | None:
 
 
 def range_in_words(argument: ArgumentInfo) -> str:
-    """Return which numbers an argument accepts."""
+    """Return the range of an argument in words."""
     words = ["a whole number" if argument.kind == "whole" else "a number"]
     if argument.lowest is not None:
         words.append(f"of at least {argument.lowest:g}")

@@ -29,7 +29,7 @@ _PLACES = {
 
 
 def specs_of(infos: Sequence[ActionInfo]) -> tuple[tuple[InterventionSpec, ActionInfo], ...]:
-    """Return each action of a run with its catalogue entry; the script's own have digits as keys."""
+    """Return each action of a run with its catalogue entry. Actions of the script have digits as keys."""
     digits = iter("123456789")
     found: list[tuple[InterventionSpec, ActionInfo]] = []
     for info in infos:
@@ -45,7 +45,7 @@ def specs_of(infos: Sequence[ActionInfo]) -> tuple[tuple[InterventionSpec, Actio
 
 
 def short(name: str, arguments: Mapping[str, float | str]) -> str:
-    """Return an intervention in a few cells: `clip ≤1`."""
+    """Return an intervention in a few cells, such as `clip ≤1`."""
     words = {key: _trimmed(value) for key, value in arguments.items()}
     try:
         return INTERVENTIONS[name].short.format(**words)
@@ -70,7 +70,7 @@ def layers_in_words(layers: Sequence[str], most: int = 3) -> str:
 
 
 def in_force(state: InterventionState, step: int | None = None) -> str:
-    """Return since when: `active since step 412`, `pending`, or `from step 500 on`."""
+    """Return the state in words: `active since step 412`, `pending`, or `from step 500 on`."""
     since = state.active_since
     if since is None:
         return "pending"
@@ -79,7 +79,7 @@ def in_force(state: InterventionState, step: int | None = None) -> str:
 
 
 def whole_line(state: InterventionState) -> str:
-    """Return an intervention in a line: action, layers, since when."""
+    """Return an intervention in one line: action, layers and state."""
     return f"{what(state)} on {layers_in_words(state.layers, 2)}, {in_force(state)}"
 
 
@@ -91,7 +91,7 @@ def _trimmed(value: float | str) -> str:
 
 
 def sentence(spec: InterventionSpec, info: ActionInfo, command: Command, end: str) -> str:
-    """Return what a command will do, in one sentence: the question that `enter` answers."""
+    """Return one sentence that describes the effect of a command. `enter` confirms it."""
     values: dict[str, float | str] = {**command.arguments, **command.choices}
     shown = {name: _trimmed(value) for name, value in values.items()}
     schedule = command.schedule or Schedule()
@@ -112,7 +112,7 @@ def sentence(spec: InterventionSpec, info: ActionInfo, command: Command, end: st
 
 
 def _named(ramp: Ramp | None, command: Command) -> Ramp | None:
-    """Return a ramp with the name of its argument: the first number unless it names one."""
+    """Return a ramp with the name of its argument, by default the first numeric one."""
     if ramp is None or ramp.argument or not command.arguments:
         return ramp
     return Ramp(next(iter(command.arguments)), ramp.start, ramp.end, ramp.steps, ramp.shape)

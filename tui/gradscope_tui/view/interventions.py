@@ -1,4 +1,4 @@
-"""The list of interventions: action, layers, since when, schedule and end, and who set it.
+"""The list of interventions: action, layers, state, schedule, end and author.
 
 Columns are as wide as their content. On a narrow screen they shrink in the order of `_GIVES_WAY`.
 """

@@ -73,7 +73,7 @@ def _tabs(counts: Mapping[str, int], width: int) -> list[str]:
 
 
 def key_cells(keys: Iterable[Key], width: int) -> tuple[tuple[Cell, ...], dict[int, str]]:
-    """Return as many keys as fit, always including `?`, with their actions."""
+    """Return the keys that fit, always including `?`, with their actions."""
     shown = list(keys)
     last = [key for key in shown if key.action == "help"]
     rest = [key for key in shown if key.action != "help"]
@@ -99,7 +99,7 @@ def _key_width(key: Key) -> int:
 
 
 def history_rows(entries: Iterable[Entry], width: int) -> list[tuple[Cell, ...]]:
-    """Return the lines below the interventions: who changed what, newest first."""
+    """Return the audit log below the interventions, newest first."""
     changes = [entry for entry in entries if entry.code.startswith("intervention.")]
     if not changes:
         return []
@@ -128,7 +128,7 @@ def log_rows(entry: Entry, width: int) -> list[tuple[Cell, ...]]:
 
 
 def _wrapped(text: str, room: int) -> list[str]:
-    """Return a text in lines; those after the first are indented."""
+    """Return a text in lines; all lines but the first are indented."""
     text = printable(text)
     if len(text) <= room:
         return [text]

@@ -56,7 +56,7 @@ _TIME: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """`rank`: columns with a low rank are shown in narrow terminals, too."""
+    """A column of the list. Columns with a low `rank` are also shown in narrow terminals."""
 
     name: str
     title: str
@@ -167,7 +167,7 @@ def bar_cells(segments: Sequence[_Segment], sizes: Mapping[str, float], width: i
 
 
 def _lengths(sizes: Sequence[float], room: int) -> list[int]:
-    """Divide `room` cells by size, at least one each; the largest get the rest of rounding."""
+    """Divide `room` cells by size, at least one each. The largest get the remainder of the rounding."""
     total = sum(sizes)
     if not total:
         return []

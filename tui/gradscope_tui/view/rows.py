@@ -1,4 +1,4 @@
-"""Which layers are listed, and in which order: folding, filter and sorting.
+"""The list of layers and its order: folding, filter and sorting.
 
 Without filter and sorting, the list is the tree without its folded parts. With either, the list is flat
 and shows full names.
@@ -35,7 +35,7 @@ class RowOrder:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The listed nodes from top to bottom; `is_flat`: they are not a tree."""
+    """The listed nodes from top to bottom; a plain list instead of a tree if `is_flat`."""
 
     nodes: tuple[int, ...]
     is_flat: bool
@@ -81,7 +81,7 @@ def _unfolded(tree: LayerTree, folded: Collection[str]) -> list[int]:
 
 
 def _sorted(nodes: list[int], frame: Frame, order: RowOrder) -> list[int]:
-    """Sort by a quantity: nonfinite ones first, then by value, those not measured last."""
+    """Sort by a quantity: nonfinite values first, then by value, values not measured last."""
     measured = frame.measured
     values = measured.values[order.sort][nodes]
     broken = (measured.nan[order.sort] + measured.inf[order.sort])[nodes] > 0

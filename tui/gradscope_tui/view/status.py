@@ -1,6 +1,6 @@
 """The status line: run, step, speed, loss, cost of observing, and the age of the data.
 
-Parts that do not fit are left out, those with the highest rank first. The state of the link is always
+Parts that do not fit are left out, in descending order of rank. The state of the link is always
 shown.
 """
 
@@ -32,7 +32,7 @@ _LOSSES = 280
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The content of the line; None is unknown. `waiting`: the steps that a frozen view does not show."""
+    """The content of the line; None means unknown. `waiting` counts the steps that a frozen view hides."""
 
     run: str = ""
     step: int | None = None
@@ -124,7 +124,7 @@ def status_cells(status: Status, width: int) -> tuple[Cell, ...]:
 
 
 def _parts(status: Status) -> list[tuple[int, float, list[Cell]]]:
-    """Return (rank, place, cells) of each part; parts with a low rank are kept longest."""
+    """Return (rank, place, cells) of each part. Parts with a low rank are left out last."""
     parts: list[tuple[int, float, list[Cell]]] = []
     if status.waiting is not None:
         parts.append((0, 6, [Cell(f" ❚❚ frozen, {status.waiting} waiting ", "chosen")]))
@@ -162,13 +162,13 @@ def _loss(status: Status) -> list[tuple[int, float, list[Cell]]]:
 
 
 def _thinned(losses: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the means of as many parts as the sparkline has cells."""
+    """Return the losses, averaged so that each cell of the sparkline has one number."""
     parts = np.array_split(losses.astype(np.float64), min(len(losses), _LOSS_WIDTH))
     return np.array([part.mean() for part in parts])
 
 
 def _pass(measured_by: str) -> Cell:
-    """Return the name of the pass. `gradscope config` says why it is a slow one."""
+    """Return the name of the pass. `gradscope config` explains why a slow pass is used."""
     name, _, why = measured_by.partition(":")
     return Cell(f"{printable(name)} pass", "warning" if why else "dim")
 

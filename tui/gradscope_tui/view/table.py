@@ -56,7 +56,7 @@ def header_cells(view: TableView) -> tuple[Cell, ...]:
 
 
 def row_cells(view: TableView, row: int) -> tuple[Cell, ...]:
-    """Return the cells of one row. They fill the layout's width except for the cursor's cell."""
+    """Return the cells of one row, which fill the layout's width except for the cell of the cursor."""
     node = view.listing.nodes[row]
     cells = [_mark(view, node), _sign(view, node)]
     for column, width in view.layout.columns:
@@ -93,7 +93,7 @@ def number_cell(frame: Frame, quantity: str, node: int) -> tuple[Cell, Cell]:
 
 
 def _provenance(flags: Flags) -> tuple[str, Role]:
-    """Return the sign of how a number was measured, and its role; an exact number has no sign."""
+    """Return the sign for how a number was measured, and its role. An exact number has no sign."""
     if Flags.DIFFERS in flags:
         return "≠", "bad"
     if Flags.SCALED in flags:
@@ -111,7 +111,7 @@ def _mark(view: TableView, node: int) -> Cell:
 
 
 def _sign(view: TableView, node: int) -> Cell:
-    """Return the sign of an intervention in this layer, or in those folded below it."""
+    """Return the sign of an intervention in this layer, or in layers folded below it."""
     nodes = (node, *_hidden(view, node))
     states = [s for n in nodes for s in view.interventions.get(view.frame.tree.layers[n].name, ())]
     if not states:
@@ -146,7 +146,7 @@ def _name(view: TableView, node: int, width: int) -> tuple[Cell, ...]:
 
 
 def _note(frame: Frame, hidden: tuple[int, ...]) -> tuple[str, Role]:
-    """Return the note of a folded container about its layers."""
+    """Return a note on the layers in a folded container."""
     if not hidden:
         return "", "dim"
     broken = int(np.count_nonzero(frame.is_nonfinite()[list(hidden)]))

@@ -1,1 +1,1 @@
-"""The pieces of the screen. Each draws what it is given and knows no link."""
+"""The widgets of the screen. Each draws the data that it is given; none uses the connection."""

@@ -1,4 +1,4 @@
-"""`CellWidget`: base of the widgets that draw cells; it has the theme's style of each role."""
+"""`CellWidget`, the base of the widgets that draw cells; it maps each role to a style of the theme."""
 
 from collections.abc import Iterable, Mapping
 
@@ -15,7 +15,7 @@ __all__ = ["CellWidget", "OneLine", "spread"]
 
 
 class CellWidget(Widget):
-    """Turns cells into strips. The styles are created once per theme."""
+    """Converts cells to strips. The styles are cached until the theme changes."""
 
     _styles: dict[Role, Style] | None = None
 
@@ -33,7 +33,7 @@ class CellWidget(Widget):
     def strip_of(
         self, cells: Iterable[Cell], width: int, base: Style, over: Style | None = None
     ) -> Strip:
-        """Return a line of exactly `width` cells. `over` is added to all cells, as for the cursor."""
+        """Return a line of `width` cells. `over` is a style added to all cells, such as the cursor's."""
         segments = []
         for cell in cells:
             style = base + self.style_of(cell.role)
@@ -46,7 +46,7 @@ class CellWidget(Widget):
 
 
 class OneLine(CellWidget):
-    """A widget of one line, drawn again only if its cells change.
+    """A widget of one line that is redrawn only if its cells change.
 
     A cell can have an action, by its index in the line; a click on the cell runs it.
     """
@@ -55,7 +55,7 @@ class OneLine(CellWidget):
     _actions: Mapping[int, str] = {}
 
     def show(self, cells: tuple[Cell, ...], actions: Mapping[int, str] | None = None) -> None:
-        """Draw these cells."""
+        """Show these cells."""
         self._actions = actions or {}
         if cells != self._cells:
             self._cells = cells
@@ -77,13 +77,13 @@ class OneLine(CellWidget):
         return "".join(cell.text for cell in self._cells)
 
     def render_line(self, y: int) -> Strip:
-        """Return the line."""
+        """Draw the cells of the last call of `show`."""
         if y:
             return Strip.blank(self.size.width, self.rich_style)
         return self.strip_of(self._cells, self.size.width, self.rich_style)
 
 
 def spread(left: list[Cell], right: list[Cell], width: int) -> tuple[Cell, ...]:
-    """Return cells with the right ones at the end of the line."""
+    """Return a line with `right` aligned at its end."""
     used = sum(len(cell.text) for cell in (*left, *right))
     return (*left, Cell(fit("", max(1, width - used))), *right)

@@ -20,7 +20,7 @@ _AROUND = 4 + _GAP
 
 
 class Choice(CellWidget, can_focus=True):
-    """Shows all options, the selected one marked; if there is no room, the selected one only."""
+    """Shows all options, with the selected one marked; if they do not fit, only the selected one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "turn(-1)", show=False),
@@ -37,7 +37,7 @@ class Choice(CellWidget, can_focus=True):
         self.options = tuple(options)
 
     def render_line(self, y: int) -> Strip:
-        """Return the line."""
+        """Draw the options, with the selected one marked."""
         if y:
             return Strip.blank(self.size.width, self.rich_style)
         if self._is_narrow:
@@ -59,7 +59,7 @@ class Choice(CellWidget, can_focus=True):
         return [Cell(f"← {self.options[self.chosen]} →", "chosen"), Cell(many, "dim")]
 
     def watch_chosen(self) -> None:
-        """Post the change."""
+        """Post `Changed`."""
         self.post_message(self.Changed())
 
     def action_turn(self, distance: int) -> None:

@@ -1,4 +1,4 @@
-"""`DetailPage`: one layer: its numbers over the steps, and its statistics in the newest step."""
+"""`DetailPage` shows one layer: its numbers over the steps, and its statistics in the newest step."""
 # ruff: noqa: RUF001 - the signs are meant
 
 from collections.abc import Sequence
@@ -43,23 +43,23 @@ _Shown: TypeAlias = tuple[RunStore, Frame, Sequence[InterventionState]]
 
 
 class NumberTable(CellWidget):
-    """Lines of cells; the widget is as high as there are lines."""
+    """A table of cells, as high as its number of lines."""
 
     _lines: Sequence[tuple[Cell, ...]] = ()
 
     def show(self, lines: Sequence[tuple[Cell, ...]]) -> None:
-        """Draw these lines."""
+        """Show these lines."""
         if lines != self._lines:
             is_as_high = len(lines) == len(self._lines)
             self._lines = lines
             self.refresh(layout=not is_as_high)
 
     def get_content_height(self, *_: object) -> int:
-        """Return how many lines there are."""
+        """Return the number of lines."""
         return len(self._lines)
 
     def render_line(self, y: int) -> Strip:
-        """Return a line."""
+        """Draw line `y`; a line after the last one is blank."""
         cells = self._lines[y] if y < len(self._lines) else ()
         return self.strip_of(cells, self.size.width, self.rich_style)
 
@@ -72,8 +72,8 @@ class NumberTable(CellWidget):
 class DetailPage(Container, can_focus=True):
     """Shows the layer named `layer_name`.
 
-    The exponents of one kind of its tensors are shown next to the curves on a wide screen, or instead of
-    them. Focus steps add points to the curves; `refusal` says why there are none.
+    On a wide screen, the exponents of one kind of tensor are shown next to the curves. On a narrow screen,
+    they replace the curves. Focus steps add points to the curves; `refusal` says why there are none.
     """
 
     BINDINGS = bindings_of("detail")
@@ -94,7 +94,7 @@ class DetailPage(Container, can_focus=True):
         yield NumberTable(id="stats")
 
     def show(self, store: RunStore, frame: Frame, states: Sequence[InterventionState]) -> None:
-        """Draw the layer at the frame's step."""
+        """Show the layer at the step of the frame."""
         node = None if self.layer_name is None else frame.tree.find(self.layer_name)
         if node is None:
             return
@@ -107,7 +107,7 @@ class DetailPage(Container, can_focus=True):
         self._show_exponents(store, frame, node)
 
     def action_exponents(self) -> None:
-        """Show the exponents instead of the curves, or the curves again."""
+        """Switch between the curves and the exponents."""
         self._is_on_exponents = not self._is_on_exponents
         self._show_again()
 
@@ -131,7 +131,7 @@ class DetailPage(Container, can_focus=True):
         return [] if node is None else kinds_of(frame.block, node)
 
     def _show_exponents(self, store: RunStore, frame: Frame, node: int) -> None:
-        """Draw the exponents of the selected kind, or of the first kind that the layer has."""
+        """Draw the exponents of the selected kind, or of the first kind if the layer lacks that one."""
         strip = self.query_one(ExponentStrip)
         if not strip.display:
             return
@@ -145,7 +145,7 @@ class DetailPage(Container, can_focus=True):
     def _plot(
         self, store: RunStore, frame: Frame, node: int, states: Sequence[InterventionState]
     ) -> None:
-        """Draw the curves; those without data come last and say that they are not measured."""
+        """Draw the curves. Curves without data come last and are marked as not measured."""
         until = frame.measured.step
         is_newest = store.newest is not None and store.newest.step == until
         steps = store.ring.steps(_PLOTTED, until)
@@ -160,11 +160,11 @@ class DetailPage(Container, can_focus=True):
             plot.show(title, own_steps, series, changes)
 
     def on_resize(self) -> None:
-        """Fit the plots into the new size."""
+        """Arrange the plots for the new size."""
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Put the plots side by side on a wide screen; else show fewer of them."""
+        """Place the plots side by side on a wide screen; otherwise show fewer plots."""
         is_wide = self.size.width >= _WIDE
         is_on = self._is_on_exponents
         is_beside = is_wide and self._shown is not None and self._shown[0].histograms.is_measured

@@ -1,4 +1,4 @@
-"""`ExponentStrip`: the exponent histogram of one kind of tensor over the steps."""
+"""`ExponentStrip` shows the exponent histogram of one kind of tensor over the steps."""
 
 from textual.strip import Strip
 
@@ -17,7 +17,7 @@ _NOT_MEASURED = (
 
 
 class ExponentStrip(CellWidget):
-    """A title, a summary of the newest step, and the heat strip. Drawn once per data and size."""
+    """A title, a summary of the newest step, and the heat strip."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,17 +26,17 @@ class ExponentStrip(CellWidget):
         self._lines: list[tuple[Cell, ...]] | None = None
 
     def show(self, title: str, shares: Shares | None) -> None:
-        """Draw these shares; None if the run does not measure histograms."""
+        """Show these shares; None means that the run does not measure histograms."""
         self._title, self._shares = title, shares
         self._lines = None
         self.refresh()
 
     def on_resize(self) -> None:
-        """Draw again in the new size."""
+        """Redraw for the new size."""
         self._lines = None
 
     def render_line(self, y: int) -> Strip:
-        """Return a line."""
+        """Draw line `y` of the title, the summary and the strip."""
         if self._lines is None:
             self._lines = self._draw(self.size.width, self.size.height)
         cells = self._lines[y] if y < len(self._lines) else ()

@@ -1,4 +1,4 @@
-"""`FilterLine`: the input line of the filter. The table is filtered while the person types."""
+"""`FilterLine` is the input line of the filter. The table is filtered while the person types."""
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -19,7 +19,7 @@ class FilterLine(Horizontal):
             self.text = text
 
     class Closed(Message):
-        """The line was closed. The filter stays if `is_kept`."""
+        """The line was closed. If `is_kept` is true, the filter stays."""
 
         def __init__(self, *, is_kept: bool) -> None:
             super().__init__()
@@ -54,7 +54,7 @@ class FilterLine(Horizontal):
         return self.has_class("is-open")
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Post the text."""
+        """Post `Typed` with the text."""
         event.stop()
         if self.is_open:
             self.post_message(self.Typed(event.value))

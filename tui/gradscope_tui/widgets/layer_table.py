@@ -1,7 +1,7 @@
-"""`LayerTable`: one row for each layer, drawn with Textual's Line API.
+"""`LayerTable` shows one row for each layer. It is drawn with Textual's Line API.
 
 When data arrives, the cells of the visible rows are computed and compared with those on the screen; only
-rows that differ are drawn again. `counters` has the number of strips built and reused, and of dirty rows.
+rows that differ are redrawn. `counters` has the number of strips built and reused, and of dirty rows.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ __all__ = ["LayerTable"]
 
 
 class LayerTable(CellWidget, ScrollView, can_focus=True):
-    """Owns the person's choices: cursor, marks, folding, filter and order."""
+    """Owns the cursor, marks, folding, filter and order that the person has chosen."""
 
     BINDINGS = bindings_of("layers")
 
@@ -42,7 +42,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         """Marks, filter or order changed."""
 
         def can_replace(self, message: Message) -> bool:
-            """Replace any other of its kind."""
+            """Replace an earlier `Changed` in the queue."""
             return isinstance(message, LayerTable.Changed)
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -58,7 +58,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         self._listed_from: object = None
 
     def show(self, frame: Frame, interventions: Collection[InterventionState]) -> None:
-        """Draw a frame. The cursor stays with its layer."""
+        """Show a frame. The cursor stays on its layer."""
         width = self.scrollable_content_region.width
         listing = self._listing(frame)
         before = self._view
@@ -88,7 +88,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
             self.call_after_refresh(self._fit_width)
 
     def _fit_width(self) -> None:
-        """Draw again if the scroll bar has appeared or disappeared."""
+        """Redraw if the scroll bar has appeared or disappeared."""
         width = self.scrollable_content_region.width
         if self._view is not None and self._view.layout.width != width:
             self._show_again()
@@ -121,7 +121,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
 
     @property
     def in_words(self) -> str:
-        """How many layers are marked and listed, and the filter."""
+        """The numbers of marked and listed layers, and the filter, as text."""
         if self._view is None:
             return ""
         all_layers = len(self._view.frame.tree)
@@ -137,7 +137,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         self._reorder(replace(self.order, filter=text))
 
     def render_line(self, y: int) -> Strip:
-        """Return the header for line 0, else a row of the table."""
+        """Draw the header at line 0, otherwise a row of the table."""
         width = self.size.width
         if self._view is None:
             return Strip.blank(width, self.rich_style)
@@ -183,7 +183,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
                 self.refresh_line(row + 1)
 
     def _listing(self, frame: Frame) -> Listing:
-        """Return the rows; the same object while nothing that orders them has changed."""
+        """Return the listed rows; the previous object if it is equal, so that it can be compared fast."""
         key = (id(frame.tree), self.order, frozenset(self.folded))
         before = self._view.listing if self._view else None
         if before is not None and key == self._listed_from and not self.order.sort:
@@ -233,7 +233,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         self._strips.clear()
 
     def on_resize(self) -> None:
-        """Draw again in the new width."""
+        """Redraw for the new width."""
         if self._view is not None:
             self._show_again()
 
@@ -258,7 +258,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         self._put_cursor(row if row >= 0 else self.listed - 1)
 
     def action_fold(self) -> None:
-        """Fold the container; on any other layer, go to its container."""
+        """Fold the container at the cursor; on any other layer, move the cursor to its container."""
         node, tree = self.cursor_node, self._view.frame.tree if self._view else None
         if node is None or tree is None or self._is_flat:
             return
@@ -269,7 +269,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
             self._put_cursor(self._view.listing.nodes.index(tree.parent[node]))  # type: ignore[union-attr]  # checked above
 
     def action_unfold(self) -> None:
-        """Unfold the container; on an unfolded one, go to its first layer."""
+        """Unfold the container at the cursor; if it is unfolded, move the cursor to its first layer."""
         node, tree = self.cursor_node, self._view.frame.tree if self._view else None
         if node is None or tree is None or self._is_flat or not tree.is_container(node):
             return
@@ -284,7 +284,7 @@ class LayerTable(CellWidget, ScrollView, can_focus=True):
         return self._view is not None and self._view.listing.is_flat
 
     def action_mark(self) -> None:
-        """Mark the layer, or remove its mark; go to the next row."""
+        """Toggle the mark of the layer and move the cursor to the next row."""
         node = self.cursor_node
         if node is not None and self._view is not None:
             self.marked ^= {self._view.frame.tree.layers[node].name}

@@ -1,4 +1,4 @@
-"""`MemoryPage`: bars of memory and time above a list of layers; only the list scrolls."""
+"""`MemoryPage` shows bars of memory and time above a list of layers. Only the list scrolls."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ class MemoryPage(RowList):
         self._head: tuple[tuple[Cell, ...], ...] = ()
 
     def show_page(self, head: Sequence[tuple[Cell, ...]], rows: Sequence[tuple[Cell, ...]]) -> None:
-        """Draw these lines. The last line of the head has the column titles."""
+        """Show these lines. The last line of the head has the column titles."""
         if tuple(head) != self._head:
             self._head = tuple(head)
             self.virtual_size = Size(self.size.width, len(self.rows) + self._header_height)
@@ -28,11 +28,11 @@ class MemoryPage(RowList):
 
     @property
     def _header_height(self) -> int:
-        """The head leaves at least three lines to the list."""
+        """Return the height of the head, which leaves at least three lines for the list."""
         return max(0, min(len(self._head), self.size.height - 3))
 
     def render_line(self, y: int) -> Strip:
-        """Return a line of the head, or a row. A head without room keeps its titles."""
+        """Draw a line of the head, or a row. A head that does not fit still shows the column titles."""
         height = self._header_height
         if y >= height:
             return super().render_line(y)

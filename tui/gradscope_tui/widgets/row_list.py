@@ -18,7 +18,7 @@ __all__ = ["RowList"]
 
 
 class RowList(CellWidget, ScrollView, can_focus=True):
-    """Each row is a tuple of cells. If it `follows`, the cursor stays at the end when rows are added."""
+    """Each row is a tuple of cells. With `follows`, the cursor stays at the end if rows are added."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "move(1)", show=False),
@@ -40,7 +40,7 @@ class RowList(CellWidget, ScrollView, can_focus=True):
 
         @property
         def control(self) -> "RowList":
-            """The list, for the selector of `@on`."""
+            """The list that posted the message; `@on` selects by it."""
             return self.rows
 
     def __init__(
@@ -53,7 +53,7 @@ class RowList(CellWidget, ScrollView, can_focus=True):
         self.cursor = 0
 
     def show(self, rows: Sequence[tuple[Cell, ...]], header: tuple[Cell, ...] | None = None) -> None:
-        """Draw these rows below `header`, or the header as it is."""
+        """Show these rows. `header` replaces the header if it is given."""
         rows, header = tuple(rows), self._header if header is None else header
         if (rows, header) == (self._rows, self._header):
             return
@@ -77,11 +77,11 @@ class RowList(CellWidget, ScrollView, can_focus=True):
         return 1 if self._header else 0
 
     def get_content_height(self, *_: object) -> int:
-        """Return the height of all rows."""
+        """Return the height of the header and all rows."""
         return len(self._rows) + self._header_height
 
     def render_line(self, y: int) -> Strip:
-        """Return the header, or a row."""
+        """Draw the header, or the row at line `y`."""
         width = self.size.width
         if y == 0 and self._header:
             return self.strip_of(self._header, width, self.rich_style)

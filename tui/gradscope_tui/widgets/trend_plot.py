@@ -1,4 +1,4 @@
-"""`TrendPlot`: one number over the steps, in braille, and when interventions took effect."""
+"""`TrendPlot` shows one number over the steps, in braille, and marks when interventions took effect."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ _AXIS = 9
 
 
 class TrendPlot(CellWidget):
-    """A title, the plot with its axis at the left, and the steps below. Drawn once per data and size."""
+    """A title, the plot with its axis, and the step numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,18 +35,18 @@ class TrendPlot(CellWidget):
         values: NDArray[np.floating],
         changes: Sequence[int] = (),
     ) -> None:
-        """Draw these numbers; `changes` are the steps at which an intervention took effect."""
+        """Show these numbers. `changes` are the steps at which an intervention took effect."""
         self._title, self._steps, self._values = title, steps, values
         self._changes = tuple(changes)
         self._lines = None
         self.refresh()
 
     def on_resize(self) -> None:
-        """Draw again in the new size."""
+        """Redraw for the new size."""
         self._lines = None
 
     def render_line(self, y: int) -> Strip:
-        """Return a line."""
+        """Draw line `y` of the title, the plot and the step numbers."""
         if self._lines is None:
             self._lines = self._draw(self.size.width, self.size.height)
         if y >= len(self._lines):

@@ -23,7 +23,7 @@ _LEAST_RATIO = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """`lines` from top to bottom, and the ends of both axes. `bad` are the columns with NaN or Inf."""
+    """`lines` from top to bottom, and the limits of both axes. `bad` has the columns with NaN or Inf."""
 
     lines: tuple[str, ...]
     least: float
@@ -88,7 +88,7 @@ def _range(logs: NDArray[np.float64]) -> tuple[float, float]:
 def _joined(
     steps: NDArray[np.int64], x: NDArray[np.intp], usable: NDArray[np.bool_], columns: NDArray[np.intp]
 ) -> list[int]:
-    """Return each i whose column is joined with the next: there is no gap between them."""
+    """Return each i whose column is joined to the next one because there is no gap between them."""
     broken = {*holes(steps).tolist(), *np.flatnonzero(~usable[:-1] | ~usable[1:]).tolist()}
     cut = {int(c) for i in broken for c in range(x[i], x[i + 1])}
     return [i for i in range(len(columns) - 1) if not cut & set(range(columns[i], columns[i + 1]))]

@@ -1,7 +1,7 @@
 """A heat strip: the exponents of a tensor's elements over the steps, the greatest at the top.
 
 A line is one or several binades, a column is a step. The character shows the share of elements, so that
-colour is not needed. Extra lines mark the limits of fp16; those of bf16 and float32 are outside the strip.
+colour is not needed. Extra lines mark the limits of fp16. The limits of bf16 and float32 are outside it.
 """
 
 import math
@@ -71,7 +71,7 @@ def draw_strip(shares: Shares, width: int, height: int) -> list[tuple[Cell, ...]
 def in_words(shares: Shares, width: int) -> str:
     """Return the range of the newest step's elements, and the share that fp16 cannot represent.
 
-    Returns the latter only if both are longer than `width`.
+    Returns only the share if both do not fit in `width`.
     """
     if not len(shares.steps) or np.isnan(shares.zero[-1]):
         return "not measured in the newest step"
@@ -99,7 +99,7 @@ def _part(share: float) -> str:
 
 
 def _newest(shares: Shares, columns: int) -> Shares:
-    """Return as many of the newest steps as fit, including the gaps between them."""
+    """Return the newest steps that fit, including the gaps between them."""
     last = max(0, columns - len(holes(shares.steps[-columns:]))) if columns > 0 else 0
     start = max(0, len(shares.steps) - last)
     return Shares(
