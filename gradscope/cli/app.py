@@ -1,4 +1,4 @@
-"""The commands and their options. The code of a command is in its own file, loaded when it runs."""
+"""The commands and their options. The code of each command is in a separate file, loaded when it runs."""
 
 import io
 import sys
@@ -15,7 +15,7 @@ __all__ = ["app", "main"]
 
 
 class _Commands(TyperGroup):
-    """Turns the errors of all commands into a line on stderr and an exit code."""
+    """Converts the errors of all commands to a line on stderr and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:  # Any: typer's context and result have no public types
         try:
@@ -48,7 +48,7 @@ control_commands.register(app)
 
 
 def main() -> None:
-    """Run the command line; ends the process."""
+    """Run the command line and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # do not fail in a locale without these characters
     try:

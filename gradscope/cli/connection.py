@@ -1,4 +1,4 @@
-"""A client of the run that a command names."""
+"""Connects a client to the run that a command names."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The commands that stop a training, look into it, wait for it, and take it back."""
+"""The commands that pause a training, inspect it, wait for it, and restore it."""
 
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias

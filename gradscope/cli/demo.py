@@ -19,7 +19,7 @@ _ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo(seed: int) -> int:
-    """Run the demo; return the exit code. All its processes end with it."""
+    """Run the demo and return the exit code. All processes of the demo end with it."""
     if importlib.util.find_spec("torch") is None:
         raise MissingTorchError(
             "gradscope demo trains with torch, which is not installed here: pip install torch"
@@ -42,7 +42,7 @@ def _show(seed: int) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn the signals that end a process into KeyboardInterrupt, so that everything is closed."""
+    """Convert signals that end a process to KeyboardInterrupt, so that everything is closed."""
     before = {number: signal.getsignal(number) for number in _ENDINGS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as under nohup

@@ -47,14 +47,15 @@ def exit_code(error: GradscopeError) -> int:
 
 
 def complain(text: str) -> None:
-    """Print an error to stderr."""
+    """Print an error message to stderr."""
     sys.stderr.write(f"gradscope: {text}\n")
 
 
 def leave_pipe_quietly() -> int:
-    """Return the exit code if the reader of stdout has closed it, as in `gradscope ls | head -1`.
+    """Return the exit code for a closed stdout, as in `gradscope ls | head -1`.
 
-    Redirects stdout to /dev/null, because the interpreter flushes it again at exit and would report an error.
+    Redirects stdout to /dev/null, because the interpreter flushes stdout at exit and would report an
+    error.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

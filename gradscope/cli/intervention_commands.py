@@ -1,6 +1,6 @@
-"""The commands that change gradients: one for each common intervention, and `intervene` for any.
+"""The commands that change gradients: one for each common intervention, and `intervene` for any of them.
 
-The common ones are made from the catalogue; all take the same options for where, when and how long.
+The common ones are generated from the catalogue. All have the same options for site, schedule and end.
 """
 
 import inspect
@@ -75,7 +75,7 @@ def _command(name: str) -> Callable[..., None]:
 def _with_options(
     command: Callable[..., None], options: Sequence[inspect.Parameter] = ()
 ) -> Callable[..., None]:
-    """Let Typer read the parameters of a command, these options, and those of `_install`."""
+    """Set the signature that Typer reads: the command's parameters, `options` and those of `_install`."""
     own = inspect.signature(command).parameters.values()
     shared = inspect.signature(_install).parameters.values()
     parameters = [

@@ -9,13 +9,13 @@ _NUMERIC = frozenset("0123456789.-+e%")
 
 
 def say(*lines: str) -> None:
-    """Write lines and flush them, so that a pipe's reader gets them at once."""
+    """Write lines to stdout and flush, so that the reader of a pipe receives them at once."""
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
 
 
 def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as aligned columns, two spaces apart. Columns of numbers are right-aligned."""
+    """Return rows of cells as aligned columns, two spaces apart. Numeric columns are right-aligned."""
     widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
     is_right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(headings))]
     return [

@@ -1,4 +1,4 @@
-"""The terminal on stdout: whether there is one, its colours and its width."""
+"""Properties of the terminal on stdout: whether there is one, its colours and its width."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ __all__ = ["has_colors", "is_terminal", "width"]
 
 
 def is_terminal() -> bool:
-    """Return whether a full screen can be drawn: stdin and stdout are a terminal that is not dumb."""
+    """Return whether stdin and stdout are a terminal that can show a full screen (not "dumb")."""
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 

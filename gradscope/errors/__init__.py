@@ -45,35 +45,35 @@ class UsageError(GradscopeError, ValueError):
 
 
 class UnknownLayerError(UsageError):
-    """No layer of the model matches the pattern; the message names the nearest ones."""
+    """No layer of the model matches the pattern. The message names the most similar layers."""
 
 
 class MissingTorchError(UsageError):
-    """The training side is needed, and torch is not installed here."""
+    """A function of the training side was called, and torch is not installed."""
 
 
 class AlertError(GradscopeError):
-    """A rule with the action "raise" found something. The training stops."""
+    """A rule with the action "raise" has found something. Training stops."""
 
 
 class NotMeasuredError(GradscopeError, KeyError):
-    """A number was requested that was not measured. Never raised for a number that is zero."""
+    """The requested number was not measured. Never raised for a number that is zero."""
 
     def __str__(self) -> str:
-        """Return the message as it is; KeyError alone would print it quoted."""
+        """Return the message without the quotes that KeyError adds."""
         return str(self.args[0]) if self.args else ""
 
 
 class NothingToConnectError(GradscopeError):
-    """There is no hub, no run of that name, or more than one to choose from."""
+    """There is no hub, no run with that name, or more than one run to choose from."""
 
 
 class LinkError(GradscopeError):
-    """The link to the hub broke or does not answer. Not raised for a refusal."""
+    """The link to the hub broke or the hub does not answer. Not raised for a refusal."""
 
 
 class CommandTimeoutError(LinkError):
-    """A command was sent and not acknowledged in time. It may still take effect later."""
+    """A command was not acknowledged in time. It may still take effect later."""
 
 
 class CommandRefusedError(GradscopeError):
@@ -81,15 +81,15 @@ class CommandRefusedError(GradscopeError):
 
 
 class ProtocolError(GradscopeError):
-    """The other side sent bytes that are not a message of this protocol."""
+    """The peer sent bytes that are not a message of this protocol."""
 
 
 class IncompatibleError(GradscopeError):
-    """The other side speaks another version of the protocol. Upgrade the older one."""
+    """The peer uses another version of the protocol. Upgrade the older side."""
 
 
 class UnsafePathError(GradscopeError):
-    """A folder or socket belongs to someone else or is open to others."""
+    """A directory or socket belongs to another user or is accessible to others."""
 
 
 class RecordingError(GradscopeError):

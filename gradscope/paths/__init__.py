@@ -1,9 +1,10 @@
 """The directories of gradscope's files and sockets on this machine.
 
-- The runtime directory holds the hub's sockets, lock and log. It is node-local and private to this user:
-  ``$GRADSCOPE_RUNTIME_DIR``, else ``/tmp/gradscope-<uid>``. Never the home directory (network file
-  systems cannot hold sockets) and never ``$XDG_RUNTIME_DIR`` (batch systems copy it from the login node).
-- The data directory holds recordings: ``$GRADSCOPE_DATA_DIR``, else the platform's directory for user data.
+- The runtime directory contains the hub's sockets, lock and log. It is on this machine and private to
+this user: ``$GRADSCOPE_RUNTIME_DIR``, else ``/tmp/gradscope-<uid>``. It is never the home directory,
+because network file systems cannot hold sockets, and never ``$XDG_RUNTIME_DIR``, because batch systems
+copy that variable from the login node. - The data directory contains recordings:
+``$GRADSCOPE_DATA_DIR``, else the platform's directory for user data.
 """
 
 import contextlib
@@ -30,13 +31,13 @@ _PRIVATE_MODE = 0o700
 
 
 def runtime_dir() -> Path:
-    """Return the directory of the hub's sockets, lock and log, absolute. It may not exist yet."""
+    """Return the absolute path of the runtime directory (sockets, lock and log). It may not exist yet."""
     chosen = os.environ.get("GRADSCOPE_RUNTIME_DIR")
     return Path(chosen).absolute() if chosen else Path(f"/tmp/gradscope-{os.getuid()}")  # noqa: S108 - checked below
 
 
 def data_dir() -> Path:
-    """Return the directory of persistent data, absolute. It may not exist yet."""
+    """Return the absolute path of the directory for persistent data. It may not exist yet."""
     chosen = os.environ.get("GRADSCOPE_DATA_DIR")
     return Path(chosen).absolute() if chosen else user_data_path("gradscope", appauthor=False)
 
@@ -47,10 +48,10 @@ def recordings_dir() -> Path:
 
 
 def ensure_private_dir(path: Path) -> Path:
-    """Create `path` with mode 0700 if it is missing, and check that it is private to this user.
+    """Create `path` with mode 0700 if it does not exist, and check that it is private to this user.
 
-    Raises UnsafePathError if it is a symbolic link, not a directory, owned by another user, accessible
-    to others, too long for a socket, or cannot be created.
+    Raises UnsafePathError if `path` is a symbolic link, is not a directory, is owned by another user,
+    is accessible to others, is too long for a socket, or cannot be created.
     """
     longest = path / "viewers.sock"
     if len(os.fsencode(longest)) >= SOCKET_PATH_LIMIT_BYTES:

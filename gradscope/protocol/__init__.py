@@ -1,4 +1,4 @@
-"""The messages of the link, their bytes and their limits. No sockets, and no NumPy: that is in `bodies`."""
+"""The messages of the link, their encoding and their limits. Uses no sockets, and NumPy only in `bodies`."""
 
 from gradscope.protocol.codec import WITH_BODY, decode, encode
 from gradscope.protocol.layers import pack_layers, unpack_layers

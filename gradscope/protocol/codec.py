@@ -1,7 +1,8 @@
 """Encodes messages as parts of bytes, and decodes them. Decoding is bounded and never executes received data.
 
-A head is decoded straight into its type. A generic decoder first builds the objects that the bytes claim:
-five kilobytes of nested array headers cost it 70 ms and 67 MB, but a few microseconds here.
+The head is decoded directly into its type. A generic decoder would first build all objects that the
+bytes claim to contain: five kilobytes of nested array headers would take 70 ms and 67 MB; here they
+take microseconds.
 """
 
 from collections.abc import Sequence
@@ -35,8 +36,8 @@ _HEAD: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 def encode(message: Message) -> list[bytes]:
     """Return a message as parts: a msgpack head, then its body in pieces of at most 256 kB.
 
-    Raises UsageError if the message exceeds the link's limits, or a field has a value that msgpack cannot
-    encode: a lone surrogate, an integer beyond 64 bits, an object of another type.
+    Raises UsageError if the message exceeds the limits of the link, or if msgpack cannot encode the
+    value of a field: a lone surrogate, an integer beyond 64 bits, an object of another type.
     """
     body = b""
     if isinstance(message, WITH_BODY):
@@ -53,7 +54,7 @@ def encode(message: Message) -> list[bytes]:
 
 
 def decode(parts: Sequence[bytes]) -> Message:
-    """Return the message in `parts`. Raises ProtocolError, and no other error, if they are not a message."""
+    """Decode a message. Raises ProtocolError, and no other error, if `parts` are not a message."""
     if not 1 <= len(parts) <= PART_LIMIT_COUNT:
         raise ProtocolError(f"expected 1 to {PART_LIMIT_COUNT} parts, got {len(parts)}")
     longest = max(len(part) for part in parts)

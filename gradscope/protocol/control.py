@@ -1,4 +1,4 @@
-"""Messages that change a run: commands, their answers, and the resulting state."""
+"""Messages that change a run: commands, answers to commands, and the resulting state."""
 
 import msgspec
 
@@ -17,7 +17,7 @@ __all__ = [
 
 
 class InterventionState(msgspec.Struct, frozen=True):
-    """One intervention: active since step `active_since`, or pending if it is None."""
+    """One intervention. `active_since`: the first step in which it is in force; None while it is pending."""
 
     id: str
     action: str
@@ -32,7 +32,7 @@ class InterventionState(msgspec.Struct, frozen=True):
 
 
 class PauseState(msgspec.Struct, frozen=True):
-    """The training is paused before `step`. It continues when the lease ends."""
+    """The training is paused before `step`. It resumes when the lease expires."""
 
     step: Whole
     left_s: float
@@ -41,7 +41,7 @@ class PauseState(msgspec.Struct, frozen=True):
 
 
 class BreakpointState(msgspec.Struct, frozen=True):
-    """A condition at which the training pauses. `hits` counts these pauses."""
+    """A condition at which the training pauses. `hits`: how often it has paused the training."""
 
     id: str
     condition: str
@@ -50,7 +50,7 @@ class BreakpointState(msgspec.Struct, frozen=True):
 
 
 class Interventions(TaggedMessage, frozen=True, kw_only=True, tag="interventions"):
-    """All interventions, the pause and the breakpoints of a run, complete. `revision` counts the changes."""
+    """All interventions of a run, its pause and its breakpoints. `revision` counts the changes."""
 
     run: str
     rank: Whole
@@ -62,16 +62,18 @@ class Interventions(TaggedMessage, frozen=True, kw_only=True, tag="interventions
 
 
 class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
-    """A request of a viewer to change a run. It sets a state and never toggles one.
+    """A request of a viewer to change a run. A command sets a state; it never toggles one.
 
-    `action` is `install` (an `intervention` with its `arguments` on `layers` at `site`), `remove` (the
-    one named in `target`) or `remove_all`; `pause` (for `lease_s`, from the next boundary on),
-    `resume` or `step_once`; `break` (at a `condition`), `unbreak` (the one named in `target`, or all);
-    `capture` (the tensors `what` of `layers`); `undo` (all that was changed); `measure` (memory and
-    time, in the next step); `focus` (on `layers`, of which further steps are measured, in the place of
-    those of before; it ends 10 s after the viewer `peer` has vanished). The end of what it installs:
-    `end_steps` steps after it took effect, `end_s` seconds after, never when `is_kept`, else 60 s after
-    the viewer `peer` has vanished.
+    `action` is one of the following; the names in backquotes are the fields that it uses:
+
+    - `install` the `intervention` with its `arguments` on `layers` at `site`. It ends `end_steps` steps
+    or `end_s` seconds after it took effect; never, if `is_kept`; otherwise 60 s after the viewer `peer`
+    has disconnected. - `remove` the intervention with the id `target`; `remove_all` removes all
+    interventions. - `pause` for `lease_s`, from the next step boundary on; `resume`; `step_once`. -
+    `break` at a `condition`; `unbreak` removes the breakpoint with the id `target`, or all. - `capture`
+    the tensors `what` of `layers`. - `undo`: remove all interventions and restore the snapshot. -
+    `measure` memory and time in the next step. - `focus` on `layers`: record them in additional steps,
+    instead of the layers given before. The focus ends 10 s after the viewer `peer` has disconnected.
     """
 
     id: bytes
@@ -96,7 +98,7 @@ class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
 
 
 class Ack(TaggedMessage, frozen=True, kw_only=True, tag="ack"):
-    """The answer to a command. If `is_done`, `step` is the first step in which it is in force."""
+    """The answer to a command. If `is_done`, `step` is the first step in which the command is in force."""
 
     command: bytes
     run: str

@@ -1,4 +1,4 @@
-"""The base class of all messages, and the number types of their fields."""
+"""The base class of all messages, and the numeric types of their fields."""
 
 from typing import Annotated, TypeAlias
 
@@ -14,4 +14,4 @@ Rate: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class TaggedMessage(msgspec.Struct, frozen=True, tag_field="t"):
-    """The base class of all messages: frozen, tagged by `t`."""
+    """The base class of all messages: frozen, with the message type in the field `t`."""

@@ -18,7 +18,7 @@ def pack_layers(layers: Iterable[Layer]) -> bytes:
 
 
 def unpack_layers(manifest: Manifest) -> tuple[Layer, ...]:
-    """Return the layers of a manifest. Raises ProtocolError if the body holds anything else."""
+    """Return the layers of a manifest. Raises ProtocolError if the body contains anything else."""
     try:
         layers = _LAYERS.decode(manifest.body)
     except (ValueError, RecursionError) as error:

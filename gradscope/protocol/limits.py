@@ -1,4 +1,4 @@
-"""The limits of the link. A sender keeps them; a receiver refuses larger messages."""
+"""The limits of the link. A sender observes them; a receiver rejects larger messages."""
 
 __all__ = [
     "BODY_LIMIT_BYTES",

@@ -24,7 +24,7 @@ __all__ = [
 
 
 class Hello(TaggedMessage, frozen=True, kw_only=True, tag="hello"):
-    """A peer identifies itself: the first message of each connection, and the answer to `who`."""
+    """The first message of a peer on each connection, and the answer to `who`: it identifies the peer."""
 
     role: Literal["agent", "viewer"]
     peer: str
@@ -59,14 +59,14 @@ class Who(TaggedMessage, frozen=True, kw_only=True, tag="who"):
 
 
 class Refusal(TaggedMessage, frozen=True, kw_only=True, tag="refusal"):
-    """Something was refused, other than a command. `code` is for programs, `reason` for people."""
+    """Something other than a command was refused. `code` is for programs, `reason` for users."""
 
     code: Literal["version", "role", "message", "run"]
     reason: str
 
 
 class Subscribe(TaggedMessage, frozen=True, kw_only=True, tag="sub"):
-    """A viewer subscribes to a run, with at most `max_rate_hz` steps a second."""
+    """A viewer subscribes to a run, with at most `max_rate_hz` steps per second."""
 
     run: str
     max_rate_hz: Rate = 4.0
@@ -74,7 +74,7 @@ class Subscribe(TaggedMessage, frozen=True, kw_only=True, tag="sub"):
 
 
 class Credit(TaggedMessage, frozen=True, kw_only=True, tag="credit"):
-    """A viewer can take `count` more steps."""
+    """A viewer allows the hub to send `count` more steps."""
 
     count: Whole
 
@@ -115,14 +115,20 @@ class RunInfo(msgspec.Struct, frozen=True):
 
 
 class Runs(TaggedMessage, frozen=True, kw_only=True, tag="runs"):
-    """All runs that the hub knows, sent to viewers at each change; a viewer requests it with an empty `Runs()`."""
+    """All runs that the hub knows, sent to viewers at each change.
+
+    A viewer sends an empty `Runs()` to request the list.
+    """
 
     runs: tuple[RunInfo, ...] = ()
     counters: dict[str, Whole] = msgspec.field(default_factory=dict)
 
 
 class Heartbeat(TaggedMessage, frozen=True, kw_only=True, tag="hb"):
-    """A sign of life. From the hub, `peers` are the connected viewers; `counters` include drops."""
+    """A message without other content, sent regularly.
+
+    In a heartbeat of the hub, `peers` are the connected viewers. `counters` include dropped messages.
+    """
 
     step: Whole | None = None
     peers: tuple[str, ...] = ()
@@ -130,6 +136,6 @@ class Heartbeat(TaggedMessage, frozen=True, kw_only=True, tag="hb"):
 
 
 class Bye(TaggedMessage, frozen=True, kw_only=True, tag="bye"):
-    """The sender disconnects on purpose."""
+    """The sender disconnects intentionally."""
 
     reason: str = ""

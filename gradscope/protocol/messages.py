@@ -1,7 +1,7 @@
 """The messages of the link, as frozen data. README.md in this folder specifies each of them.
 
-A field that is added later has a default, so that an older peer's message still decodes. Unknown fields
-are ignored. Any other change needs another PROTOCOL_VERSION.
+A field that is added later must have a default, so that messages of older peers can still be decoded.
+Unknown fields are ignored. Any other change requires a new PROTOCOL_VERSION.
 """
 
 from typing import TypeAlias

@@ -14,10 +14,10 @@ _RAMP = re.compile(r"(?:(\w+)=)?([^:=]+):([^:=]+):([^:=]+?)(?::(linear|dann))?")
 
 
 class Ramp(msgspec.Struct, frozen=True):
-    """An argument that changes from `start` to `end` over `steps` steps and then stays.
+    """An argument that changes from `start` to `end` over `steps` steps and then stays constant.
 
-    An `argument` without a name is the action's first number. `shape` is `linear`, or `dann`: with p
-    from 0 to 1, `2 / (1 + exp(-10 p)) - 1` of the way.
+    If `argument` is empty, it is the action's first numeric argument. `shape` is `linear`, or `dann`:
+    at progress p from 0 to 1, the fraction `2 / (1 + exp(-10 p)) - 1` of the change.
     """
 
     argument: str
@@ -28,10 +28,10 @@ class Ramp(msgspec.Struct, frozen=True):
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """In which steps an intervention acts, and how strongly.
+    """The steps in which an intervention acts, and how its strength changes.
 
-    From `start_step` on, no more in `end_step`, in every `every_steps`-th step, and where `condition`
-    holds of what arrives (`norm > 10`).
+    It acts from `start_step` on, before `end_step`, in every `every_steps`-th step, and only if the
+    arriving tensor fulfils `condition` (`norm > 10`).
     """
 
     start_step: Whole | None = None
@@ -42,7 +42,7 @@ class Schedule(msgspec.Struct, frozen=True):
 
 
 def schedule_in_words(schedule: Schedule | None) -> str:
-    """Return a schedule for people; empty for one that acts in every step."""
+    """Describe a schedule for users; empty for a schedule that acts in every step."""
     words: list[str] = []
     if schedule is None:
         return ""
@@ -68,7 +68,7 @@ def make_schedule(
     ramp: Ramp | str | None = None,
     when: str = "",
 ) -> Schedule:
-    """Return a schedule from what a person gave. Raises UsageError for an invalid step or ramp."""
+    """Return a schedule from user input. Raises UsageError for an invalid step or ramp."""
     for name, step, lowest in (
         ("start_step", start_step, 0),
         ("end_step", end_step, 0),
@@ -81,7 +81,7 @@ def make_schedule(
 
 
 def parse_ramp(text: str) -> Ramp:
-    """Return the ramp that `alpha=0:1:1000` says, or `0:1:1000:dann` of an action's first number.
+    """Parse a ramp such as `alpha=0:1:1000`, or `0:1:1000:dann` for the first numeric argument.
 
     Raises UsageError for any other text.
     """

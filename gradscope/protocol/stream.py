@@ -44,7 +44,7 @@ class Manifest(TaggedMessage, frozen=True, kw_only=True, tag="manifest"):
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """One parameter that a layer owns itself."""
+    """One parameter that a layer owns directly."""
 
     name: str
     shape: tuple[Whole, ...]
@@ -53,7 +53,7 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """One module. `name` is that of `named_modules()`, empty for the model itself."""
+    """One module. `name` is its name in `named_modules()`, empty for the model itself."""
 
     name: str
     type: str
@@ -73,9 +73,9 @@ class ActionInfo(msgspec.Struct, frozen=True):
 
 
 class ArgumentInfo(msgspec.Struct, frozen=True):
-    """One argument: a number between two limits, a whole one, yes (1) or no (0), or one of `options`.
+    """One argument: a number in a range, an integer, a boolean (1 or 0), or one of `options`.
 
-    Required if it has no default; `chosen` is the default of a choice.
+    It is required if it has no default. `chosen` is the default of an argument with options.
     """
 
     name: str
@@ -89,9 +89,9 @@ class ArgumentInfo(msgspec.Struct, frozen=True):
 
 
 class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
-    """The statistics of one observed step, or in a focus step those of the layers in the focus only.
+    """The statistics of one observed step, or of the layers in the focus in one focus step.
 
-    `every` and `cost` of a focus step are those of the focus. The body contains the columns.
+    `every` and `cost` of a focus step refer to focus steps. The body contains the columns.
     """
 
     run: str
@@ -148,7 +148,7 @@ class Times(TaggedMessage, frozen=True, kw_only=True, tag="times"):
 
 
 class Scalars(TaggedMessage, frozen=True, kw_only=True, tag="scalars"):
-    """Scalars of every step, observed or not: several steps in one message, oldest first."""
+    """Scalars of all steps, observed or not: several steps in one message, oldest first."""
 
     run: str
     rank: Whole
@@ -158,7 +158,7 @@ class Scalars(TaggedMessage, frozen=True, kw_only=True, tag="scalars"):
 
 
 class Event(TaggedMessage, frozen=True, kw_only=True, tag="event"):
-    """Something happened that people should know."""
+    """An event that is shown to users."""
 
     run: str
     rank: Whole
@@ -171,7 +171,7 @@ class Event(TaggedMessage, frozen=True, kw_only=True, tag="event"):
 
 
 class AlertInfo(msgspec.Struct, frozen=True):
-    """The numbers of an alert. `layer` is empty for an alert without a layer, e.g. of the loss."""
+    """The numbers of an alert. `layer` is empty for an alert without a layer, such as one about the loss."""
 
     rule: str
     layer: str

@@ -1,4 +1,4 @@
-"""Runs on disk: one SQLite file for each run, written by the hub, readable at any time."""
+"""Recordings of runs: one SQLite file for each run, written by the hub, readable at any time."""
 
 from gradscope.recording.reader import (
     Recording,

@@ -1,4 +1,4 @@
-"""Reads recordings, including those being written and those whose writer was killed.
+"""Reads recordings, even while they are written, and after their writer was killed.
 
 A reader queries a few rows at a time and holds no transaction between queries, so it never blocks the
 recorder or the checkpoint of its journal.
@@ -39,9 +39,9 @@ _Row: TypeAlias = tuple[int, int, bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class RecordingInfo:
-    """Summary of a recording. `ended_s` is None while the run is recorded, or if it was killed.
+    """Summary of a recording. `ended_s` is None while the run is recorded, or if the recorder was killed.
 
-    `steps` counts the observed steps; `first_step` and `last_step` include steps that have scalars only.
+    `steps` counts the observed steps. `first_step` and `last_step` include steps with scalars only.
     """
 
     path: Path
@@ -72,9 +72,10 @@ FROM run, (SELECT count(DISTINCT step) AS steps FROM step), (
 
 
 def list_recordings(directory: Path | None = None) -> list[RecordingInfo]:
-    """Return the recordings in a directory (default: this user's), newest first.
+    """Return the recordings in a directory (default: that of this user), newest first.
 
-    A file that cannot be read is listed with its `problem`. A directory that does not exist is empty.
+    If a file cannot be read, `problem` has the reason. If the directory does not exist, the list is
+    empty.
     """
     found = [_info_or_problem(path) for path in (directory or recordings_dir()).glob(f"*{SUFFIX}")]
     return sorted(found, key=lambda info: info.started_s, reverse=True)
@@ -100,10 +101,10 @@ def open_recording(path: Path | str) -> "Recording":
 
 
 class Recording:
-    """One recording, opened for reading; `close` it, or use it as a context manager.
+    """One recording, opened for reading. Call `close`, or use it as a context manager.
 
-    Each method reads the file as it is at that time: for a live run, later calls return more. Messages of
-    all ranks are ordered by step. Raises RecordingError if the file is damaged.
+    Each method reads the file in its current state; for a live run, later calls return more. Messages
+    of all ranks are ordered by step. Raises RecordingError if the file is damaged.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -112,7 +113,7 @@ class Recording:
 
     @property
     def info(self) -> RecordingInfo:
-        """The summary, as of now."""
+        """The current summary."""
         try:
             row = self._connection.execute(_INFO).fetchone()
         except sqlite3.Error as error:
@@ -131,7 +132,7 @@ class Recording:
         return self._decode(rows[0], Manifest) if rows else None
 
     def steps(self) -> Iterator[Step]:
-        """Yield the observed steps, one for each rank."""
+        """Yield the observed steps; one message for each rank."""
         return self._messages("step", Step)
 
     def memory(self) -> Iterator[Memory]:
@@ -143,7 +144,7 @@ class Recording:
         return self._messages("times", Times)
 
     def scalars(self) -> Iterator[Scalars]:
-        """Yield the scalars as they were sent, several steps at a time."""
+        """Yield the scalars as they were sent, several steps in one message."""
         return self._messages("scalars", Scalars)
 
     def events(self) -> Iterator[Event]:
@@ -151,7 +152,7 @@ class Recording:
         return self._messages("event", Event)
 
     def interventions(self) -> Iterator[Interventions]:
-        """Yield the interventions, once for each change of them."""
+        """Yield the interventions, one message for each change."""
         return self._messages("interventions", Interventions)
 
     def close(self) -> None:
@@ -186,7 +187,7 @@ class Recording:
             after = rows[-1][0], rows[-1][1]
 
     def _has(self, table: str) -> bool:
-        """Return whether the file has a table: recordings of earlier versions lack some."""
+        """Return whether the file has a table; recordings of earlier versions lack some tables."""
         query = f"SELECT 0, 0, name, name FROM sqlite_master WHERE name = '{table}'"  # noqa: S608 - ours
         return bool(self._rows(query))
 
@@ -216,8 +217,8 @@ class Recording:
 def _connect(path: Path) -> sqlite3.Connection:
     """Open a file for reading only.
 
-    A reader of a WAL file creates a small file next to it. If that is not allowed (a read-only directory)
-    and there is no journal, the file cannot change either, and is opened as immutable.
+    A reader of a WAL file creates a small file next to it. If that is not allowed (a read-only
+    directory) and there is no journal, the file cannot change, and it is opened as immutable.
     """
     where = path.absolute().as_uri()
     connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=_LOCK_TIMEOUT_S)

@@ -1,11 +1,11 @@
-"""Writes a recording: a bounded queue, and a thread that commits it to SQLite once a second.
+"""Writes a recording: a bounded queue, and a thread that commits it to SQLite once per second.
 
-The thread owns the connection. An error there (a full disk, a read-only directory, a file that is not a
-recording) ends the recording and nothing else: `failure` has the reason, and later messages are counted
-as dropped.
+The thread owns the connection. An error in the thread (a full disk, a read-only directory, a file that
+is not a recording) ends only the recording: `failure` has the reason, and later messages are counted as
+dropped.
 
-The file is bounded by thinning: above the limit, every other step of the older half is removed. A long
-run stays recorded over its whole length, more coarsely the older the steps are.
+The size of the file is limited: above the limit, every other step of the older half is removed. So a
+long run stays recorded over its whole length, with lower resolution for older steps.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ Recorded: TypeAlias = Manifest | Step | Memory | Times | Scalars | Event | Inter
 
 
 def default_path(run: str) -> Path:
-    """Return the default path of the recording of a run."""
+    """Return the default path for the recording of a run."""
     name = re.sub(r"[^\w.-]", "-", run, flags=re.ASCII).lstrip(".")[:120]
     return recordings_dir() / f"{name or 'run'}{SUFFIX}"
 
@@ -44,8 +44,9 @@ def default_path(run: str) -> Path:
 class Recorder:
     """Records one run with all its ranks, until `close`. Owns one thread and one file.
 
-    A file of the same run, left by a killed hub, is continued. If `path` holds another run of the same
-    name, it stays untouched and `path` becomes the next free one (`name.2.gradscope`).
+    If a killed hub has left a file of the same run, the file is continued. If `path` contains another
+    run with the same name, that file is not changed and the next free path is used
+    (`name.2.gradscope`).
     """
 
     def __init__(self, path: Path, hello: Hello, *, limit_bytes: int = 256 * 2**20) -> None:
@@ -64,14 +65,14 @@ class Recorder:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Numbers of messages recorded and dropped, of commits, of thinned rows and of retried commits."""
+        """The numbers of recorded and dropped messages, commits, thinned rows and retried commits."""
         return dict(self._counters)
 
     def add(self, message: Recorded | Hello, parts: Sequence[bytes]) -> None:
-        """Queue a message. Never blocks and never raises; a message that cannot be queued is counted.
+        """Queue a message. Never blocks and never raises; a message that cannot be queued is counted as dropped.
 
-        `parts` are the bytes of the message as they arrived. The Hello of another rank registers its
-        process as one of this run.
+        `parts` are the bytes of the message as they arrived. A Hello of another rank registers its
+        process as part of this run.
         """
         if isinstance(message, Hello):
             row = tables.row_of_process(message)

@@ -1,10 +1,10 @@
 """The schema of a recording: its tables, and the check that a file is a recording.
 
-A message is kept as it arrived over the link: `head` is the msgpack head, `body` its pieces joined. The
-protocol's bounded decoder reads them, and nothing in a recording is ever executed. The other columns are
-for finding and thinning.
+A message is stored as it arrived over the link: `head` is the msgpack head, `body` the concatenated
+pieces of the body. They are read by the bounded decoder of the protocol; nothing in a recording is ever
+executed. The other columns are used to find and to thin messages.
 
-A change that older versions of gradscope cannot read needs another SCHEMA_VERSION.
+A change that older versions of gradscope cannot read requires a new SCHEMA_VERSION.
 """
 
 import sqlite3
@@ -72,7 +72,7 @@ def add_later_tables(connection: sqlite3.Connection) -> None:
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Turn an empty database into a recording without a run."""
+    """Create the tables in an empty database."""
     connection.executescript(
         f"BEGIN;{_TABLES}"
         f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
@@ -82,7 +82,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
 def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
     """Return True if the database is a recording, False if it is empty.
 
-    Raises RecordingError if it is anything else, or has another schema version.
+    Raises RecordingError for any other database, and for another schema version.
     """
     try:
         application = _pragma(connection, "application_id")

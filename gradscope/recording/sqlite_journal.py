@@ -1,8 +1,8 @@
-"""Chooses the SQLite journal of a recording by the kind of its file system.
+"""Chooses the SQLite journal mode of a recording by the type of its file system.
 
-WAL lets readers read while the file is written, but needs memory shared by all processes, which network
-file systems do not provide. On these, and on unknown file systems, SQLite's rollback journal is used,
-which works everywhere.
+With WAL, readers can read while the file is written. WAL needs memory that all processes share, which
+network file systems do not provide. On network and unknown file systems, SQLite's rollback journal is
+used, which works everywhere.
 """
 
 import os
@@ -22,7 +22,7 @@ _LOCAL = frozenset(
 
 
 def journal_mode(directory: Path) -> Literal["wal", "delete"]:
-    """Return the journal mode for a recording in `directory`, from the current mounts."""
+    """Return the journal mode for a recording in `directory`, according to the current mounts."""
     try:
         mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -31,7 +31,7 @@ def journal_mode(directory: Path) -> Literal["wal", "delete"]:
 
 
 def journal_mode_for(directory: str, mounts: str) -> Literal["wal", "delete"]:
-    """Return the journal mode for an absolute path without links, given the text of /proc/mounts."""
+    """Return the journal mode for an absolute path without symlinks, given the text of /proc/mounts."""
     found, kind = "", ""
     for line in mounts.splitlines():
         fields = line.split(" ")
@@ -49,5 +49,5 @@ def _lies_in(directory: str, point: str) -> bool:
 
 
 def _unescape(field: str) -> str:
-    r"""Undo the kernel's octal escapes: a blank in a mount point is written as `\040`."""
+    r"""Undo the kernel's octal escapes; for example, a space in a mount point is written as `\040`."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -1,4 +1,4 @@
-"""Operations of the recorder on its file: opening, inserting, thinning, marking the end."""
+"""The recorder's operations on its file: open, insert, thin, mark the end."""
 
 import sqlite3
 import time
@@ -41,7 +41,7 @@ _INSERT = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row to insert, and its approximate size."""
+    """A row to insert, and its approximate size in bytes."""
 
     table: str
     values: tuple[str | int | float | bytes, ...]
@@ -51,7 +51,7 @@ class Row:
 def row_of(
     message: Manifest | Step | Memory | Times | Scalars | Event | Interventions, parts: Sequence[bytes]
 ) -> Row:
-    """Return the row of a message, with its bytes as they arrived."""
+    """Return the row for a message, with its bytes as they arrived."""
     head, body = parts[0], b"".join(parts[1:])
     place: tuple[int, ...]
     match message:
@@ -74,21 +74,21 @@ def row_of(
 
 
 def row_of_process(hello: Hello) -> Row:
-    """Return the row with the process of a rank."""
+    """Return the row for the process of a rank."""
     return Row("process", (hello.rank, hello.host, hello.pid, hello.started_s), len(hello.host) + 24)
 
 
 def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
-    """Insert rows. A step that exists already is replaced."""
+    """Insert rows. A step that already exists is replaced."""
     for row in rows:
         connection.execute(_INSERT[row.table], row.values)
 
 
 def open_for_writing(path: Path, hello: Hello) -> tuple[Path, sqlite3.Connection]:
-    """Open or create the recording of the run of `hello`, at `path` or the next free name.
+    """Open or create the recording for the run of `hello`, at `path` or the next free path.
 
-    Raises RecordingError if `path` is another kind of file, sqlite3.Error or OSError if it cannot be
-    written.
+    Raises RecordingError if `path` is another type of file, and sqlite3.Error or OSError if it cannot
+    be written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for candidate in _same_names(path):
@@ -111,7 +111,7 @@ def mark_ended(connection: sqlite3.Connection, reason: str) -> None:
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
-    """Return the size in use. SQLite reuses the pages that thinning has freed."""
+    """Return the size in use, in bytes, without the pages that thinning has freed."""
     pages, free, size = (
         connection.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("page_count", "freelist_count", "page_size")
@@ -120,9 +120,9 @@ def used_bytes(connection: sqlite3.Connection) -> int:
 
 
 def thin(connection: sqlite3.Connection) -> int:
-    """Remove every other step of the older half of the largest table; return the number of removed rows.
+    """Remove every other step of the older half of the largest table. Return the number of removed rows.
 
-    The ranks of one step are removed together. Manifests and interventions are never thinned.
+    All ranks of a step are removed together. Manifests and interventions are never removed.
     """
     table = max(
         ("step", "scalars", "event", "memory", "times"),
@@ -150,7 +150,7 @@ def _same_names(path: Path) -> Iterator[Path]:
 
 
 def _claim(connection: sqlite3.Connection, path: Path, hello: Hello) -> bool:
-    """Claim a new file, or one of this run, for this run. Return False if it belongs to another run."""
+    """Claim a new file, or a file of the same run. Return False if the file belongs to another run."""
     if not check_schema(connection, path):
         connection.execute(f"PRAGMA journal_mode = {journal_mode(path.parent)}")
         create_tables(connection)
@@ -180,7 +180,7 @@ def _insert_run(connection: sqlite3.Connection, hello: Hello) -> None:
 
 
 def _is_same_run(connection: sqlite3.Connection, run: str, is_ended: bool, hello: Hello) -> bool:
-    """Return whether a process belongs to the recorded run: it is known, or its rank was missing."""
+    """Return whether a process belongs to the recorded run: it is known, or its rank is not recorded yet."""
     if run != hello.run:
         return False
     known = connection.execute(

@@ -1,4 +1,4 @@
-"""The link to the hub: its address, starting it, and one end of the connection."""
+"""The link to the hub: its address, starting the hub, and one end of the connection."""
 
 from gradscope.transport.addresses import HubAddress, hub_address
 from gradscope.transport.election import ensure_hub

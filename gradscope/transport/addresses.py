@@ -36,10 +36,10 @@ class HubAddress:
 
 
 def hub_address(endpoint: str | None = None) -> HubAddress:
-    """Return the address of a hub: of `endpoint`, else of $GRADSCOPE_HUB, else this user's own.
+    """Return the address of the hub at `endpoint`, or $GRADSCOPE_HUB, or the default hub of this user.
 
-    An endpoint is a runtime directory, or `ipc://` and a runtime directory. Raises UsageError for any
-    other scheme.
+    An endpoint is the path of a runtime directory, or `ipc://` followed by the path. Raises UsageError
+    for any other scheme.
     """
     chosen = endpoint or os.environ.get("GRADSCOPE_HUB") or str(runtime_dir())
     scheme, separator, _ = chosen.partition("://")

@@ -1,7 +1,8 @@
 """`ensure_hub`: finds the hub, or starts it.
 
-Of several starters the one that holds `start.lock` starts a process. That process is the hub only if it
-acquires `hub.lock`. A race costs one process at most and can never result in two hubs.
+If several processes want to start a hub, the one that holds `start.lock` starts the hub process. That
+process becomes the hub only if it acquires `hub.lock`. A race costs at most one extra process and never
+results in two hubs.
 """
 
 import os
@@ -27,9 +28,9 @@ _LOG_TAIL_BYTES = 2_000
 
 
 def ensure_hub(endpoint: str | None = None, *, timeout_s: float = 5.0) -> HubAddress:
-    """Return the address of a hub that answers; start one if none runs. Blocks up to `timeout_s`.
+    """Return the address of a hub that answers; start one if none is running. Blocks up to `timeout_s`.
 
-    The hub is a process of its own that outlives this one and ends when it has no peers. Raises
+    The hub is a separate process that outlives this one and ends when it has no peers. Raises
     UnsafePathError if the runtime directory is not private to this user or cannot be created, and
     LinkError with the reason if no hub answers within `timeout_s`.
     """

@@ -37,12 +37,12 @@ _FINAL_REFUSALS = ("version", "role", "run")
 
 
 class Link:
-    """A DEALER socket, created, used and closed by one thread. Other threads may only call `wake`.
+    """A DEALER socket that is created, used and closed by one thread. Other threads may only call `wake`.
 
-    It sends hello on each connection and after each `who`, sends and expects heartbeats, and reconnects
-    if the hub is lost. The owner calls `receive` about once a second. `receive` returns each Welcome, and
-    the owner then sends its state again, because the hub may be a new one with another epoch. No message
-    of the owner is sent before that Welcome.
+    The link sends hello on each connection and after each `who`, sends and expects heartbeats, and
+    reconnects if the hub is lost. The owner calls `receive` about once per second. When `receive`
+    returns a Welcome, the owner sends its state again, because the hub may be a new one with another
+    epoch. Messages of the owner are sent only after that Welcome.
     """
 
     def __init__(self, address: str, hello: Hello) -> None:
@@ -60,7 +60,7 @@ class Link:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Numbers of messages: sent, received, dropped (no link, or a full queue), withheld (too large), ..."""
+        """Numbers of messages: sent, received, dropped (no link or full queue), withheld (too large), ..."""
         return dict(self._counts)
 
     def send(self, message: Message) -> bool:
@@ -77,10 +77,10 @@ class Link:
         return self._send(message)
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """Return the messages that arrived, after waiting up to `timeout_s` for the first.
+        """Return the messages that arrived, after waiting up to `timeout_s` for the first one.
 
-        Returns early, possibly with no messages, if the state has changed or `wake` was called. At most
-        1,000 messages are returned at once; the others wait in the socket.
+        Returns early, possibly with no messages, if the state has changed or `wake` was called. Returns
+        at most 1,000 messages; the others wait in the socket.
         """
         if self._is_forked():
             return []
@@ -95,7 +95,7 @@ class Link:
                 return messages
 
     def wake(self) -> None:
-        """End a waiting `receive`. Thread-safe."""
+        """Make a waiting `receive` return. Thread-safe."""
         if not self._is_forked():
             self._waker.wake()
 
@@ -139,7 +139,7 @@ class Link:
         self._socket.close()
 
     def _wait(self, deadline_s: float) -> bool:
-        """Poll; follow connection events; return whether `wake` was called."""
+        """Poll, and process connection events. Return whether `wake` was called."""
         now_s = time.monotonic()
         wait_s = max(0.0, min(deadline_s, self._next_due_s(), now_s + HEARTBEAT_S) - now_s)
         ready = dict(self._poller.poll(int(wait_s * 1000) + (1 if wait_s else 0)))

@@ -1,7 +1,7 @@
 """`PathLock`: an flock on a file, which the kernel releases when its holder dies.
 
-The process that holds `hub.lock` is the hub. `start.lock` only saves work: if several processes want a
-hub, one starts it and the others wait for its answer.
+The process that holds `hub.lock` is the hub. `start.lock` only avoids extra work: if several processes
+want a hub, one of them starts it and the others wait until it answers.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ class PathLock:
         self._fd: int | None = None
 
     def acquire(self) -> bool:
-        """Acquire the lock if it is free; return whether it is held. Never blocks. Raises OSError."""
+        """Acquire the lock if it is free. Return whether it is held. Never blocks. Raises OSError."""
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,7 +41,7 @@ class PathLock:
         return True
 
     def is_in_place(self) -> bool:
-        """Return whether the path still is the locked file: a cleaner may have removed it."""
+        """Return whether the locked file still exists at the path; another program may have removed it."""
         if self._fd is None:
             return False
         try:
@@ -52,13 +52,13 @@ class PathLock:
         return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
     def write(self, text: str) -> None:
-        """Write who holds the lock, for people and for `holder_pid`."""
+        """Write who holds the lock into the file, for users and for `holder_pid`."""
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, text.encode(), 0)
 
     def release(self) -> None:
-        """Release the lock. Unlocks explicitly, because a forked child may hold a copy of the descriptor."""
+        """Release the lock explicitly, because a forked child may hold a copy of the descriptor."""
         if self._fd is not None:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
@@ -74,7 +74,7 @@ class PathLock:
 
 
 def holder_pid(path: Path) -> int | None:
-    """Return the process id that the last holder wrote; None if there is none."""
+    """Return the process id that the last holder has written; None if there is none."""
     try:
         word = path.read_text(encoding="utf-8").split(maxsplit=1)[0]
         return int(word)

@@ -1,4 +1,4 @@
-"""Checks for a hub without becoming one of its peers."""
+"""Checks whether a hub is running, without becoming one of its peers."""
 
 import errno
 import os
@@ -19,9 +19,9 @@ _NOT_LISTENING = (errno.ENOENT, errno.ECONNREFUSED)
 
 
 def hub_listens(address: HubAddress) -> bool:
-    """Return whether a process listens on the hub's socket. The process may be stopped.
+    """Return whether a process listens on the hub's socket. That process may be suspended.
 
-    Raises LinkError if connecting fails for another reason, e.g. no permission.
+    Raises LinkError if connecting fails for another reason, for example missing permission.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
@@ -43,7 +43,7 @@ def hub_listens(address: HubAddress) -> bool:
 def hub_answers(address: HubAddress, timeout_s: float) -> bool:
     """Return whether a hub answers within `timeout_s`.
 
-    The hub answers the heartbeat of an unknown peer with `who` and keeps no record of that peer.
+    The hub answers the heartbeat of an unknown peer with `who`, and does not store that peer.
     """
     deadline_s = time.monotonic() + timeout_s
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

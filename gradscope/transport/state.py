@@ -19,7 +19,8 @@ Phase: TypeAlias = Literal["connecting", "up", "lost", "refused"]
 class LinkState:
     """The state of a link. `since_s` and `last_message_s` are times of `time.monotonic()`.
 
-    `epoch` identifies the hub that sent the last welcome; `code` is that of the refusal, if refused.
+    `epoch` identifies the hub that sent the last welcome. `code` is the code of the refusal, if
+    refused.
     """
 
     phase: Phase

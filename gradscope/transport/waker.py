@@ -1,4 +1,4 @@
-"""`Waker`: lets any thread end the wait of another thread in a poll."""
+"""`Waker`: lets any thread end another thread's wait in a poll."""
 
 import socket
 
@@ -6,7 +6,7 @@ __all__ = ["Waker"]
 
 
 class Waker:
-    """A pair of connected sockets; a byte in it ends the poll. Open until `close`."""
+    """A pair of connected sockets; writing a byte ends the poll. Open until `close`."""
 
     def __init__(self) -> None:
         self._receiver, self._sender = socket.socketpair()
@@ -18,7 +18,7 @@ class Waker:
         return self._receiver.fileno()
 
     def wake(self) -> None:
-        """Make the descriptor readable. Never waits; after `close` it does nothing."""
+        """Make the descriptor readable. Never blocks; after `close` it does nothing."""
         try:
             self._sender.send(b"!")
         except OSError:

@@ -1,1 +1,1 @@
-"""The code of the commands, one subject per file. It is loaded when a command runs."""
+"""The code of the commands, one subject per file. Each file is loaded when its command runs."""

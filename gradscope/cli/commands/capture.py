@@ -46,7 +46,7 @@ def _lines(captured: CapturedArray) -> list[str]:
 
 
 def _channel_lines(captured: CapturedArray) -> list[str]:
-    """Return a table of the channels with the greatest magnitudes."""
+    """Return a table of the channels with the largest magnitudes."""
     channels = captured.channels()
     order = np.argsort(-np.nan_to_num(channels.absmax, nan=np.inf))[:_CHANNELS]
     rows = [

@@ -48,7 +48,7 @@ def _configuration() -> dict[str, str | int | None]:
 
 
 def _native_pass() -> str:
-    """Say whether the native pass is built: by its file, because importing it would load torch."""
+    """Report whether the native pass is built. Looks for its file, because importing it would load torch."""
     package = importlib.util.find_spec("gradscope")
     folders = package.submodule_search_locations if package is not None else None
     is_built = any(Path(folder, "native").glob("_native.*.so") for folder in folders or ())
@@ -56,7 +56,7 @@ def _native_pass() -> str:
 
 
 def _cuda_pass() -> str:
-    """Name the pass for CUDA tensors. Does not load torch, so it does not check for a device."""
+    """Report which pass handles CUDA tensors. Does not load torch, so it does not check for a device."""
     if os.environ.get("GRADSCOPE_TRITON") != "1":
         return "eager: the Triton kernels are off; GRADSCOPE_TRITON=1 turns them on"
     if importlib.util.find_spec("triton") is None:

@@ -27,7 +27,7 @@ def run_doctor(
     second_order: bool,
     timeout_s: float | None,
 ) -> int:
-    """Print the reports on FILE.py or FILE.py:NAME, and return the exit code."""
+    """Print the reports on FILE.py or FILE.py:NAME. Return the exit code."""
     if timeout_s is not None and timeout_s <= 0:
         raise UsageError(f"expected --timeout above 0 seconds, got {timeout_s:g}")
     path, name = split_target(target)
@@ -46,7 +46,7 @@ def run_doctor(
 
 
 def split_target(target: str) -> tuple[Path, str | None]:
-    """Return the file and the name of the Function. No name if `target` is an existing file."""
+    """Return the file and the name of the Function; the name is None if `target` is an existing file."""
     path, colon, name = target.rpartition(":")
     if not colon or Path(target).exists():
         return Path(target), None
@@ -85,7 +85,7 @@ def _missing_torch_in_words() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _prints_to_stderr() -> Iterator[None]:
-    """Redirect prints of the examined file, from Python or C, to stderr; stdout is for the reports."""
+    """Redirect the output of the examined file, from Python or C, to stderr; stdout is for the reports."""
     sys.stdout.flush()
     kept = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`gradscope focus`: prints a line for each layer in each focus step."""
+"""`gradscope focus`: prints one line for each layer in each focus step."""
 
 from contextlib import suppress
 from itertools import islice
@@ -19,7 +19,7 @@ _NUMBERS = (
 
 
 def focus(run: str, layers: list[str], steps: int | None, *, timeout_s: float) -> None:
-    """Print a line for each layer in each focus step, until `steps` steps, the end of the run, or Ctrl-C."""
+    """Print one line for each layer in each focus step, until N steps, the end of the run, or Ctrl-C."""
     with connect_to(run) as client:
         ack = client.focus(*layers, timeout_s=timeout_s)
         say(f"in the focus from step {ack.step} on: {', '.join(ack.layers)}")

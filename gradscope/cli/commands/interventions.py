@@ -1,4 +1,4 @@
-"""`gradscope clip` and its like, `interventions`, `remove`: changing a run over the link."""
+"""`gradscope clip` and similar commands, `interventions`, `remove`: change a run over the link."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ _HISTORY_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """When an intervention ends: after some steps, after some seconds, at a step, or when removed."""
+    """When an intervention ends: after N steps, after some seconds, at a step, or when it is removed."""
 
     steps: int | None
     seconds: float | None
@@ -61,7 +61,7 @@ def install(
     *,
     timeout_s: float,
 ) -> None:
-    """Install an intervention, wait until it is in force, and say so."""
+    """Install an intervention, wait until it is in force, and print the result."""
     with connect_to(run) as client:
         ack = client.intervene(
             layers,
@@ -80,7 +80,7 @@ def install(
 
 
 def show_interventions(run: str) -> None:
-    """Print what is in force."""
+    """Print the active interventions."""
     with connect_to(run, want="observe") as client:
         entries = client.interventions()
     if entries:
@@ -90,7 +90,7 @@ def show_interventions(run: str) -> None:
 
 
 def show_actions(run: str) -> None:
-    """Print the interventions that a run has, with their arguments."""
+    """Print the interventions that are available in a run, with their arguments."""
     with connect_to(run, want="observe") as client:
         actions = client.manifest().actions
     rows = [
@@ -101,9 +101,9 @@ def show_actions(run: str) -> None:
 
 
 def read_arguments(run: str, name: str, texts: Sequence[str]) -> dict[str, float | str]:
-    """Return the arguments that `NAME=VALUE` texts say, by the types that the run tells.
+    """Parse texts `NAME=VALUE` into arguments, with the types that the run has sent.
 
-    Raises UsageError for an intervention or an argument that is not there, and for another value.
+    Raises UsageError for an unknown intervention or argument, and for an invalid value.
     """
     with connect_to(run, want="observe") as client:
         actions = client.manifest().actions
@@ -123,7 +123,7 @@ def read_arguments(run: str, name: str, texts: Sequence[str]) -> dict[str, float
 
 
 def show_history(run: str) -> None:
-    """Print who did what to the interventions of a run, oldest first."""
+    """Print the audit log of a run, oldest entry first."""
     with connect_to(run, want="observe") as client:
         info = next(each for each in client.runs() if each.run == run)
         events = _recorded(info.recording) if info.recording else _kept(client, run)
@@ -135,7 +135,7 @@ def show_history(run: str) -> None:
 
 
 def show_python(run: str) -> None:
-    """Print what is in force as lines of Python."""
+    """Print the active interventions as Python code."""
     with connect_to(run, want="observe") as client:
         entries, actions = client.interventions(), client.manifest().actions
     for entry in entries:
@@ -146,7 +146,7 @@ def show_python(run: str) -> None:
 
 
 def remove(run: str, intervention: str | None, *, timeout_s: float) -> None:
-    """Remove an intervention, or all of them, and say from which step on it is gone."""
+    """Remove an intervention, or all, and print the first step without it."""
     with connect_to(run) as client:
         ack = (
             client.remove_all(timeout_s=timeout_s)
@@ -176,13 +176,13 @@ def _cells(entry: InterventionState) -> tuple[str, ...]:
 
 
 def _some(layers: Sequence[str]) -> str:
-    """Name up to three layers, and say how many there are beyond."""
+    """Return the names of up to three layers, and the number of the others."""
     rest = len(layers) - 3
     return ", ".join(layers[:3]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _argument(argument: ArgumentInfo) -> str:
-    """Return an argument with its type or default: `max_norm`, `alpha=1`, `per=tensor|layer|all`."""
+    """Describe an argument with its type or default: `max_norm`, `alpha=1`, `per=tensor|layer|all`."""
     if argument.kind == "choice":
         return f"{argument.name}={'|'.join(argument.options)}"
     return argument.name if argument.default is None else f"{argument.name}={argument.default:g}"
@@ -206,7 +206,7 @@ def _recorded(path: str) -> list[Event]:
 
 
 def _kept(client: Client, run: str) -> list[Event]:
-    """Return the events that the hub still has of a run."""
+    """Return the events of a run that the hub has kept."""
     client.watch(run, max_rate_hz=1.0)
     until_s = time.monotonic() + _HISTORY_S
     found: list[Event] = []

@@ -1,4 +1,4 @@
-"""`gradscope pause`, `resume`, `step`, `break`, `unbreak`, `undo`: stopping, and going back."""
+"""`gradscope pause`, `resume`, `step`, `break`, `unbreak`, `undo`: stop a training, or restore its state."""
 
 from gradscope.cli.connection import connect_to
 from gradscope.cli.output import say, table_lines
@@ -7,7 +7,7 @@ __all__ = ["add_breakpoint", "pause", "remove_breakpoint", "resume", "show_break
 
 
 def pause(run: str, lease_s: float, *, timeout_s: float) -> None:
-    """Pause a run, and say before which step it stands and for how long."""
+    """Pause a run; print the step before which it is paused, and for how long."""
     with connect_to(run) as client:
         ack = client.pause(lease_s=lease_s, timeout_s=timeout_s)
     say(
@@ -17,21 +17,21 @@ def pause(run: str, lease_s: float, *, timeout_s: float) -> None:
 
 
 def resume(run: str, *, timeout_s: float) -> None:
-    """Let a run go on."""
+    """Resume a run."""
     with connect_to(run) as client:
         ack = client.resume(timeout_s=timeout_s)
     say(f"continues with step {ack.step}")
 
 
 def step(run: str, lease_s: float, *, timeout_s: float) -> None:
-    """Let one step run, and pause before the next."""
+    """Run one step, and pause before the next one."""
     with connect_to(run) as client:
         ack = client.step_once(lease_s=lease_s, timeout_s=timeout_s)
     say(f"step {ack.step} has run; paused before the next, continues by itself in {lease_s:g} s")
 
 
 def add_breakpoint(run: str, condition: str, lease_s: float, *, timeout_s: float) -> None:
-    """Set a breakpoint, and say its id."""
+    """Set a breakpoint and print its id."""
     with connect_to(run) as client:
         name = client.breakpoint(condition, lease_s=lease_s, timeout_s=timeout_s)
     say(f"{name}: pauses when {condition}", f"remove it with: gradscope unbreak {run} {name}")
@@ -56,7 +56,7 @@ def remove_breakpoint(run: str, id: str | None, *, timeout_s: float) -> None:
 
 
 def undo(run: str, *, timeout_s: float) -> None:
-    """Remove all interventions and put back the state of before the first."""
+    """Remove all interventions and restore the state from before the first one."""
     with connect_to(run) as client:
         ack = client.undo(timeout_s=timeout_s)
     say(

@@ -22,7 +22,7 @@ State: TypeAlias = Literal["live", "ended", "died", "unreadable"]
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One run: its ranks as the hub knows them, its recording, or both."""
+    """One run: its ranks as the hub reports them, its recording, or both."""
 
     run: str
     state: State
@@ -36,7 +36,7 @@ class Listed:
 
 
 def show(*, as_json: bool) -> None:
-    """Print all runs, the live ones first, then the newest."""
+    """Print all runs: live runs first, then the newest."""
     runs, counters = _ask_hub()
     listed = join(runs, list_recordings())
     if as_json:
@@ -49,9 +49,10 @@ def show(*, as_json: bool) -> None:
 
 
 def join(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo]) -> list[Listed]:
-    """Return one entry for each run. A recording belongs to the run that names its path.
+    """Return one entry for each run. A recording is assigned to the run that names its path.
 
-    A recording without an end whose run is not live belongs to a run that was killed together with its hub.
+    A recording without an end, whose run is not live, belongs to a run that was killed together with
+    its hub.
     """
     by_path = {str(recording.path): recording for recording in recordings}
     listed = []

@@ -1,6 +1,6 @@
-"""`gradscope wait`: waits until something has happened in a run.
+"""`gradscope wait`: waits for an event in a run.
 
-The exit code is 0 if it has happened, 1 if the run ended before it or the time was over.
+The exit code is 0 if the event has happened, and 1 if the run ended before it or the wait timed out.
 """
 
 import math

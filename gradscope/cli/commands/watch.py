@@ -12,9 +12,9 @@ __all__ = ["open_screen", "watch_run"]
 
 
 def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "layers") -> int:
-    """Open the screen on a run, or print one table where there is no terminal; return the exit code.
+    """Open the UI on a run, or print one table if there is no terminal. Return the exit code.
 
-    Without a name it is the only live run; where several live, the screen asks.
+    By default it is the only live run. If several runs are live, the UI asks which one.
     """
     if is_once or not terminal.is_terminal():
         return _print_once(run, tab)
@@ -28,9 +28,9 @@ def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "
 
 
 def open_screen(run: str | None, *, is_readonly: bool = False, tab: str = "layers") -> int:
-    """Run the terminal UI until it is left; return its exit code.
+    """Run the terminal UI until the user quits. Return its exit code.
 
-    It is started by name: gradscope never imports the UI, which is a package of its own.
+    The UI is started by name, because it is a separate package that gradscope never imports.
     """
     tui = importlib.import_module("gradscope_tui")
     return int(tui.run_app(run, is_readonly=is_readonly, tab=tab))
@@ -55,5 +55,5 @@ def _print_once(run: str | None, tab: str) -> int:
 
 
 def _recorded(run: str | None) -> RecordingInfo | None:
-    """Return the newest recording of a run that no hub knows any more."""
+    """Return the newest recording of a run that no hub knows."""
     return next((info for info in list_recordings() if info.run == run and not info.problem), None)

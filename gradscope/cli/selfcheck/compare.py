@@ -1,4 +1,4 @@
-"""Compares a run with gradscope and a run without it, of the same seed, step by step."""
+"""Compares a run with gradscope to a run without it, with the same seed, step by step."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ Floats: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs around `step`, the first step in which one of them had an intervention.
+    """A comparison of two runs; in `step`, one of them had an intervention for the first time.
 
     `is_same_before`: all losses and gradients of the earlier steps are equal bit by bit. The cosines
-    are those of one layer's weight gradient in one run with that in the other.
+    are the cosine similarity of one layer's weight gradient between both runs.
     """
 
     step: int
@@ -33,7 +33,7 @@ class Comparison:
 
     @property
     def holds(self) -> bool:
-        """Whether observing changed nothing and the reversal had exactly its effect."""
+        """Whether observing changed nothing and the reversal had exactly the expected effect."""
         return (
             self.is_same_before
             and abs(self.cosine_before - 1) < _COSINE_TOLERANCE
@@ -42,7 +42,10 @@ class Comparison:
 
 
 def compare(control: Path, watched: Path, *, step: int) -> Comparison:
-    """Compare the files of two demo runs up to the end of the shorter one. `step` is at least 1 and in both."""
+    """Compare the files of two demo runs, up to the end of the shorter one.
+
+    `step` is at least 1, and both files contain it.
+    """
     with np.load(control) as one, np.load(watched) as other:
         gradients: tuple[Floats, Floats] = one["gradient"], other["gradient"]
         losses: tuple[Floats, Floats] = one["loss"], other["loss"]

@@ -1,4 +1,4 @@
-"""`Seen`: the newest step and scalars of a run, and the lines that show them."""
+"""`Seen`: the newest step and scalars of a run, and the lines that are printed for them."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Seen:
         self._every = 1
 
     def note(self, message: Message) -> None:
-        """Note one message of the run."""
+        """Store a message of the run."""
         match message:
             case Manifest():
                 self._names = tuple(layer.name for layer in unpack_layers(message))
@@ -48,7 +48,7 @@ class Seen:
                 pass
 
     def lines(self) -> list[str]:
-        """Return a line on the newest step, and the table of the newest observed step if it is new."""
+        """Return a line about the newest step, and the table of the newest observed step if it is new."""
         loss = "-" if self._loss is None else f"{self._loss:.4f}"
         step, time_s = self._reported
         rate = (self.step - step) / (self._time_s - time_s) if self._time_s > time_s else math.nan
@@ -62,7 +62,7 @@ class Seen:
         return [head, *table_lines((f"observed in step {table.step}", *_HEADINGS), rows)]
 
     def cost_line(self) -> str:
-        """Return the cost of observing, as the run itself measures it."""
+        """Return a line with the cost of observing, as measured by the run."""
         if self._cost is None:
             return "its cost was not measured"
         return _OBSERVED.format(cost=self._cost, every=self._every)

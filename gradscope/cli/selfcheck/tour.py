@@ -1,8 +1,8 @@
-"""`gradscope demo` without a terminal: watches a run, reverses a gradient, and checks the effect.
+"""`gradscope demo` without a terminal: observes a run, reverses a gradient, and checks the effect.
 
-Two runs of the same seed train in parallel, one with gradscope and one without. Up to the reversal all
-their losses and gradients must be bitwise equal. In the step with which the reversal was acknowledged,
-the gradient of the layer must be exactly the opposite.
+Two runs with the same seed train in parallel, one with gradscope and one without. Before the reversal,
+all losses and gradients must be bitwise equal. In the first step with the reversal, according to the
+acknowledgement, the gradient of the layer must be exactly the negative.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ _CONTROL_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """A phase of the training: `steps` steps, or after `limit_s` at least `least_steps`, because machines differ."""
+    """A phase of the training: `steps` steps, or at least `least_steps` after `limit_s` on a slow machine."""
 
     steps: int
     least_steps: int
@@ -43,7 +43,7 @@ _AFTER = _Stretch(steps=20, least_steps=5, limit_s=5.0)
 
 
 def run_tour(seed: int) -> int:
-    """Run the tour; return 0 if all its checks passed."""
+    """Run the self-check. Return 0 if all checks passed."""
     name = new_run_name()
     with tempfile.TemporaryDirectory(prefix="gradscope-demo-") as directory:
         kept = Path(directory, "control.npz"), Path(directory, "watched.npz")
@@ -72,7 +72,7 @@ def run_tour(seed: int) -> int:
 
 
 class _Tour:
-    """Watches the training, and installs and removes the intervention."""
+    """Observes the training, and installs and removes the intervention."""
 
     def __init__(self, client: Client, trainer: Trainer) -> None:
         self.seen = Seen(_SHOWN)
@@ -81,7 +81,7 @@ class _Tour:
         self._shown_s = time.monotonic()
 
     def run(self) -> tuple[int, int]:
-        """Watch, reverse, watch, remove, watch; return the first reversed step and the last one."""
+        """Observe, reverse, observe, remove, observe. Return the first and the last reversed step."""
         self._client.watch(self._trainer.name, max_rate_hz=_RATE_HZ)
         self._follow(0, _BEFORE)
         reversal = self._client.reverse(LAYER, timeout_s=_ANSWER_S)
@@ -94,7 +94,7 @@ class _Tour:
         return step, self.seen.step
 
     def _follow(self, first_step: int, stretch: _Stretch) -> None:
-        """Print the newest steps until the phase that began with `first_step` is over."""
+        """Print the newest steps until the phase is over that began with `first_step`."""
         begun_s = time.monotonic()
         while not self._trainer.is_done():
             for message in self._client.receive(_POLL_S):
@@ -113,7 +113,7 @@ class _Tour:
 
 
 def _await_step(trainer: Trainer, step: int) -> None:
-    """Wait until the unwatched training has reached a step as well."""
+    """Wait until the training without gradscope has reached the step too."""
     deadline_s = time.monotonic() + _CONTROL_S
     while trainer.last_step() < step and not trainer.is_done():
         if time.monotonic() > deadline_s:

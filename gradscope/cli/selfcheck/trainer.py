@@ -1,4 +1,4 @@
-"""The demo's training as a process of its own."""
+"""Runs the training of the demo in a separate process."""
 
 import os
 import re
@@ -28,11 +28,14 @@ _INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class TrainerDiedError(GradscopeError):
-    """The training process failed. The message has the end of its output."""
+    """The training process failed. The message contains the end of its output."""
 
 
 class Trainer:
-    """`python -m gradscope.demo`, from `__enter__` to `__exit__`. Its output goes to the file `log`."""
+    """The process `python -m gradscope.demo`, between `__enter__` and `__exit__`.
+
+    Its output is written to the file `log`.
+    """
 
     def __init__(self, name: str, *options: str, threads: int | None = None) -> None:
         self.name = name
@@ -67,7 +70,7 @@ class Trainer:
         self.stop()
 
     def stop(self) -> None:
-        """End the process with SIGTERM, as a job scheduler does, so that it can write its files."""
+        """End the process with SIGTERM, like a job scheduler, so that it can write its files."""
         if self._process is None:
             return
         self._process.terminate()
@@ -87,7 +90,7 @@ class Trainer:
         return code == 0
 
     def last_step(self) -> int:
-        """Return the last step in its output; -1 before the first."""
+        """Return the last step in the output; -1 if there is none."""
         steps = re.findall(r"^step +(\d+)", self._output(), re.MULTILINE)
         return int(steps[-1]) if steps else -1
 
@@ -100,7 +103,7 @@ class Trainer:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Delay signals until the process is started, so that it is always stopped."""
+    """Delay signals until the process has been started, so that it is always stopped."""
     came: list[int] = []
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -123,9 +126,9 @@ def new_run_name() -> str:
 
 
 def await_run(trainer: Trainer, *, name: str, want: Literal["observe", "control"]) -> Client:
-    """Return a client of the trainer's run as soon as the hub knows it.
+    """Return a client of the trainer's run as soon as the hub knows the run.
 
-    Raises TrainerDiedError, or NothingToConnectError when the run does not appear.
+    Raises TrainerDiedError, or NothingToConnectError if the run does not appear.
     """
     deadline_s = time.monotonic() + _APPEAR_S
     while True:

@@ -1,4 +1,4 @@
-"""The bodies of messages as columns and tables. Loads NumPy; the rest of `protocol` does not."""
+"""Converts message bodies to columns and tables, and back. Imports NumPy; the rest of `protocol` does not."""
 
 from gradscope.protocol.bodies.blocks import pack_block, unpack_block
 from gradscope.protocol.bodies.histograms import PackBins

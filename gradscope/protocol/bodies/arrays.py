@@ -1,4 +1,4 @@
-"""The arrays that make up a body, one after the other: reading them with bounds, and their byte order."""
+"""Reads the arrays of a message body with bounds checks, and fixes their byte order."""
 
 import sys
 from collections.abc import Callable
@@ -15,10 +15,10 @@ __all__ = ["little_endian", "read_arrays"]
 def read_arrays(
     message: Step | Memory | Times, dtype_of: Callable[[str, str], np.dtype[np.generic]]
 ) -> tuple[dict[str, NDArray[np.generic]], int]:
-    """Return the arrays that `columns` names, as views of the body, and the offset of their end.
+    """Return the arrays named in `columns`, as views of the body, and the offset where they end.
 
-    `dtype_of(name, code)` returns the type of an array, or raises ProtocolError if it cannot have that
-    type. Raises ProtocolError if a name occurs twice or the body is too short.
+    `dtype_of(name, code)` returns the dtype of an array, or raises ProtocolError for an invalid dtype.
+    Raises ProtocolError if a name occurs twice or the body is too short.
     """
     arrays: dict[str, NDArray[np.generic]] = {}
     offset = 0
@@ -38,5 +38,5 @@ def read_arrays(
 
 
 def little_endian(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return the array contiguous and in little-endian byte order."""
+    """Return the array as a contiguous array in little-endian byte order."""
     return np.ascontiguousarray(array.byteswap() if sys.byteorder == "big" else array)

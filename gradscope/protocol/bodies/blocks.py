@@ -1,9 +1,9 @@
-"""Packs the columns of a step into its body, and unpacks them.
+"""Packs the columns of a step into a message body, and unpacks them.
 
-The body is the arrays one after the other, each with `rows` little-endian numbers of the type that the
-head names, the widest first so that all are aligned. Each array has the narrowest type that holds its
-numbers exactly. A column that is all zero is not sent but named in `zero`. The counts of the histogram
-(`histograms`), if measured, follow the arrays.
+The body contains the arrays one after the other. Each has `rows` little-endian numbers with the dtype
+that the head states. The widest dtypes come first, so that all arrays are aligned. Each array uses the
+narrowest dtype that represents its numbers exactly. A column of zeros is not sent; its name is in
+`zero`. The counts of the histogram (`histograms`), if measured, follow the arrays.
 """
 
 from collections.abc import Iterator
@@ -40,9 +40,9 @@ _UNSIGNED = ("u1",) * 9 + ("u2",) * 8 + ("u4",) * 16 + ("u8",) * 32
 def pack_block(
     block: Block, pack_bins: PackBins | None = None
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], bytes]:
-    """Return the `columns`, `zero` and `body` of a step; `pack_bins` packs the histogram.
+    """Return `columns`, `zero` and `body` of a step. `pack_bins` packs the histogram.
 
-    Raises UsageError if a count is negative or not whole, or too many rows have a histogram.
+    Raises UsageError if a count is negative or not an integer, or if too many rows have a histogram.
     """
     bins, counts = ({}, []) if block.histogram is None else pack_histogram(block.histogram, pack_bins)
     packed: list[tuple[str, NDArray[np.generic]]] = []
@@ -74,7 +74,7 @@ def _arrays(block: Block) -> Iterator[tuple[str, NDArray[np.generic]]]:
 
 
 def _narrowest(name: str, array: NDArray[np.generic]) -> NDArray[np.generic] | None:
-    """Return an array in the narrowest type that holds it exactly; None if it is all zero.
+    """Return an array in the narrowest dtype that is exact; None if all values are zero.
 
     With few rows the cost is that of the NumPy calls: `argmax` takes a third of the time of `max`.
     """
@@ -91,7 +91,7 @@ def _narrowest(name: str, array: NDArray[np.generic]) -> NDArray[np.generic] | N
 
 
 def _as_float32(wide: NDArray[np.float64]) -> NDArray[np.generic]:
-    """Return the numbers as float32 if that is exact, else unchanged."""
+    """Return the values as float32 if the conversion is exact, else unchanged."""
     narrow = wide.astype(np.float32)
     differs = narrow != wide  # as NaN always does
     if differs[differs.argmax()] and not np.isnan(wide[differs]).all():
@@ -141,7 +141,7 @@ def _block(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Bloc
 
 
 def _histogram(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Histograms | None:
-    """Remove the histogram's arrays from the others and unpack them; `end` is the end of the arrays."""
+    """Unpack the histogram and remove its arrays from `arrays`. `end` is the offset where the arrays end."""
     bins = {name: arrays.pop(name) for name in HISTOGRAM_ARRAYS if name in arrays}
     if not bins and end != len(step.body):
         raise ProtocolError(f"step {step.step}: expected {end} bytes, the body has {len(step.body)}")
@@ -154,5 +154,5 @@ def _histogram(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> 
 
 
 def _zeros(name: str, rows: int) -> NDArray[np.generic]:
-    """Return one zero broadcast to `rows`, which takes no memory."""
+    """Return zeros of length `rows`, as a broadcast view of one element."""
     return np.broadcast_to(np.zeros(1, _wire_types(name)[-1]), rows)

@@ -1,9 +1,10 @@
-"""Packs the exponent histogram of a step, and unpacks it: for each row and sign the range of nonempty bins.
+"""Packs and unpacks the exponent histogram of a step: for each row and sign, the range of nonempty bins.
 
-The numbers of a tensor are mostly in 10 to 30 adjacent bins of the 128. So a row sends for each sign its
-first nonempty bin, the length of the range (with empty bins in between), and the counts of both signs in
-the narrowest type that holds them. Five arrays among the others of the step describe the ranges; the
-counts follow all arrays, those of eight bytes first, each width row by row.
+The elements of a tensor are mostly in 10 to 30 adjacent bins of the 128. So each row sends, for each
+sign, its first nonempty bin, the length of the range (with empty bins inside), and the counts of both
+signs in the narrowest dtype that represents them. Five arrays among the other arrays of the step
+describe the ranges. The counts follow all arrays: first those of eight bytes, then the narrower ones,
+each width row by row.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +49,7 @@ def pack_histogram(
 ) -> tuple[dict[str, _Bytes], list[_Counts]]:
     """Return the five arrays by name, and the counts in the order of the body, little-endian.
 
-    Raises UsageError for too many rows.
+    Raises UsageError if there are too many rows.
     """
     rows = len(histogram)
     if rows > HISTOGRAM_ROWS_LIMIT:
@@ -65,7 +66,7 @@ def pack_histogram(
 
 
 def unpack_histogram(arrays: Mapping[str, NDArray[np.generic]], rows: int, counts: bytes) -> Histograms:
-    """Return the histogram of `rows` rows. Raises ProtocolError where arrays and counts do not fit."""
+    """Return the histogram of `rows` rows. Raises ProtocolError if arrays and counts do not match."""
     if not counts and not any(array.any() for array in arrays.values()):
         return np.broadcast_to(np.zeros(1, np.uint64), (rows, HISTOGRAM_BINS))
     if rows > HISTOGRAM_ROWS_LIMIT:
@@ -91,7 +92,7 @@ def unpack_histogram(arrays: Mapping[str, NDArray[np.generic]], rows: int, count
 
 
 def _pack_rows(histogram: Histograms) -> tuple[bytes, Sequence[_Counts]]:
-    """Return the five arrays one after the other, and the counts of each width, the widest first."""
+    """Return the five arrays concatenated, and the counts of each width, the widest first."""
     first, length = _stretches(histogram)
     counts = histogram.reshape(-1).take(_places(first, length))
     many = length[:, 0] + length[:, 1]
@@ -104,7 +105,7 @@ def _pack_rows(histogram: Histograms) -> tuple[bytes, Sequence[_Counts]]:
 def _stretches(histogram: Histograms) -> tuple[_Places, _Places]:
     """Return the first nonempty bin and the length of each range, shape (rows, 2).
 
-    The 64 bins of a sign become the bits of one number: the rest is arithmetic on few of them.
+    The 64 bins of a sign become the bits of one integer, so few operations on few numbers are needed.
     """
     bits = np.packbits(histogram != 0, bitorder="little").view("<u8").reshape(-1, 2)
     first = np.maximum(_bit_lengths(bits & -bits) - 1, 0)
@@ -112,7 +113,7 @@ def _stretches(histogram: Histograms) -> tuple[_Places, _Places]:
 
 
 def _places(first: _Places, length: _Places) -> _Places:
-    """Return where in the flat histogram the counts of all stretches lie, row after row."""
+    """Return the indices of the counts of all ranges in the flat histogram, row by row."""
     start = np.arange(0, first.size * BINADES, BINADES) + first.reshape(-1)
     many = length.reshape(-1)
     after = np.cumsum(many)
@@ -122,7 +123,7 @@ def _places(first: _Places, length: _Places) -> _Places:
 
 
 def _widths(counts: NDArray[np.uint64], many: _Places) -> _Bytes:
-    """Return the bytes that each count of a row takes; `many` of the counts are of each row."""
+    """Return the bytes per count in each row; `many` is the number of counts of each row."""
     width = np.zeros(len(many), np.uint8)
     has_any = np.flatnonzero(many)
     if len(has_any):
@@ -132,9 +133,10 @@ def _widths(counts: NDArray[np.uint64], many: _Places) -> _Bytes:
 
 
 def _bit_lengths(numbers: NDArray[np.uint64]) -> _Places:
-    """Return `int.bit_length` of each number, from 0 to 64: the exponent of the float64.
+    """Return `int.bit_length` of each number, from 0 to 64, using the exponent of its float64.
 
-    A float64 has 53 bits. The bit below the highest one is cleared, so that no number is rounded up.
+    A float64 has 53 bits of precision. The bit below the highest one is cleared, so that no number is
+    rounded up.
     """
     floats = (numbers & ~(numbers >> np.uint64(1))).astype(np.float64)
     exponents: _Places = (floats.view(np.int64) >> 52) - 1022

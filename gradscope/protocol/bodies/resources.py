@@ -1,8 +1,8 @@
-"""Packs the rows of `memory` and `times` into bodies, and unpacks them.
+"""Packs the rows of `memory` and `times` into message bodies, and unpacks them.
 
-A body is the arrays that `columns` names, one after the other, each with `rows` little-endian numbers of
-the type given with its name, the widest first. Row i belongs to layer i of the manifest. A column that is
-all zero is not sent but named in `zero`; a column in neither list was not measured.
+A body contains the arrays that `columns` names, one after the other, each with `rows` little-endian
+numbers of the stated dtype; the widest dtypes come first. Row i belongs to layer i of the manifest. A
+column of zeros is not sent; its name is in `zero`. A column in neither list was not measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ def pack_times(rows: Mapping[int, TimeRow], count: int) -> _Packed:
 
 
 def unpack_memory(message: Memory, layers: Sequence[str]) -> MemoryTable:
-    """Return a message's table. Raises ProtocolError if body and head do not match."""
+    """Return the table of a message. Raises ProtocolError if body and head do not match."""
     columns = _unpack(message, MEMORY_COLUMNS)
     return MemoryTable(
         message.step,
@@ -74,7 +74,7 @@ def unpack_memory(message: Memory, layers: Sequence[str]) -> MemoryTable:
 
 
 def unpack_times(message: Times, layers: Sequence[str]) -> TimesTable:
-    """Return a message's table. Raises ProtocolError if body and head do not match."""
+    """Return the table of a message. Raises ProtocolError if body and head do not match."""
     columns = _unpack(message, TIMES_COLUMNS)
     rows = {
         i: TimeRow(
