@@ -35,7 +35,7 @@ static int is_able(void)
 {
     unsigned a, b, c, d;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt")
-           && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C); /* a name that older compilers do not know */
+           && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C); /* older compilers do not define this name */
 }
 
 const Pass pass_avx2 = {"avx2", is_able, reduce, reduce_change, is_finite};

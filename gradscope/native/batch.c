@@ -129,7 +129,7 @@ PyObject *add_gradients(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssi
     return batch.left;
 }
 
-/* Whether a row has no nonfinite elements; -1 with an exception. */
+/* Returns 1 if a row has no nonfinite elements, 0 if it has some, -1 with an exception. */
 static int is_row_finite(PyObject *rows, PyObject *number)
 {
     const Py_ssize_t row = PyLong_AsSsize_t(number);

@@ -1,21 +1,21 @@
-/* Counts of sixteen neighbouring exponents by vectors. A lookup turns the exponents of WIDTH numbers into one bit of
- * eight each; bits are added place by place in bit planes: one of ones, one of twos, and so on. That takes two
- * instructions per lookup, while a table takes a read and a write per element. Included by exponent_window.h. The
- * processor is described by
- *   PACK(a, b)              two vectors of 16-bit numbers up to 255 as one of bytes, in any order,
- *   PACK_SIGNS(a, b)        the same, in that order, of any numbers; only the signs count,
- *   LOOK_UP(table, x)       for each byte of x its entry in a table of sixteen; 0 if its highest bit is set,
- *   ADD_SATURATED(a, b)     of bytes,
- *   LEAST16(a, b), LEAST32(a, b)   of unsigned numbers, lane by lane,
+/* Counts sixteen neighbouring exponents with vector instructions. A lookup maps each of WIDTH exponents to one bit of
+ * eight. The bits are summed in bit planes: a plane of ones, a plane of twos, and so on. This takes two instructions
+ * per lookup, while a table takes a read and a write per element. Included by exponent_window.h. These
+ * macros describe the instruction set:
+ *   PACK(a, b)              two vectors of 16-bit integers up to 255 as one vector of bytes, in any order,
+ *   PACK_SIGNS(a, b)        the same for any integers, in order; only the sign bits are used,
+ *   LOOK_UP(table, x)       for each byte of x, the entry in a table of sixteen; 0 if the byte's highest bit is set,
+ *   ADD_SATURATED(a, b)     the saturated sum of bytes,
+ *   LEAST16(a, b), LEAST32(a, b)   the minimum of unsigned integers in each lane,
  *   HIGHEST_BITS(x)         the highest bit of each byte, as one integer,
  *   BITS_AT(x, place)       one bit of each byte, as one integer,
- *   SUM_OF_BITS(a, b, c), CARRY_OF_BITS(a, b, c)   a + b + c of each bit: the ones and the twos,
- *   TWO_WINDOWS_PAY         whether 32 exponents are counted faster this way than by tables. */
+ *   SUM_OF_BITS(a, b, c), CARRY_OF_BITS(a, b, c)   a + b + c for each bit: the sum bit and the carry bit,
+ *   TWO_WINDOWS_PAY         whether counting 32 exponents is faster this way than with tables. */
 
 enum {
     WINDOW = 16,
-    STREAMS = 4, /* lower and upper eight exponents of all numbers, then of those without a sign */
-    PLANES = 8,  /* a block takes up to 128 steps: 4096 / WIDTH */
+    STREAMS = 4, /* lower and upper eight exponents of all elements, then of the positive elements */
+    PLANES = 8,  /* for up to 128 steps in a block: 4096 / WIDTH */
 };
 
 typedef uint8_t bytes __attribute__((vector_size(WIDTH)));
@@ -34,7 +34,7 @@ typedef struct {
     uint16_t base; /* the first of the exponents */
 } BitCounter;
 
-/* The upper sixteen bits of WIDTH / 2 numbers, in any order. */
+/* The upper sixteen bits of WIDTH / 2 elements, in any order. */
 #define LOADED(type, here) ((type) * (const loose_bytes *)(here))
 #define UPPER_bfloat16(here) LOADED(words, here)
 #define UPPER_float32(here) \
@@ -44,8 +44,7 @@ typedef struct {
 #define UPPER_float64(here) \
     (words)(UPPER_32_BITS(here) >> 16 | (UPPER_32_BITS((here) + 2 * WIDTH) & UINT32_C(0xffff0000)))
 
-/* Exponents as bytes, counted from the base; what lies below it comes out at 16 or more, as does what lies
- * above the window. */
+/* Exponents minus the base, as bytes. Exponents below the base or above the window give 16 or more. */
 #define FROM_BASE_bfloat16(a, b, base) (PACK(a, b) - (uint8_t)(base))
 #define FROM_BASE_float32(a, b, base) FROM_BASE_bfloat16(a, b, base)
 #define LEAST_255(x) (words) LEAST16(x, (words){0} + 255)
@@ -79,7 +78,7 @@ INLINE void carry_on(BitCounter *counter, BitPlanes carried, size_t plane)
     }
 }
 
-/* Numbers of each exponent, all and those without a sign, after a number of steps. */
+/* Add up the counts of each exponent after some steps: for all elements and for the positive elements. */
 TARGET static void read_planes(const BitPlanes *planes, size_t steps, uint32_t counts[2][WINDOW])
 {
     memset(counts, 0, 2 * WINDOW * sizeof counts[0][0]);
@@ -94,7 +93,7 @@ TARGET static void read_planes(const BitPlanes *planes, size_t steps, uint32_t c
     }
 }
 
-/* Each adds twice as many numbers as the one before it, and returns what is carried. */
+/* Each level adds twice as many elements as the previous level, and returns the carry. */
 #define TWICE(more, fewer, name, plane)                                                    \
     INLINE BitPlanes more##_##name(BitCounter *counter)                                    \
     {                                                                                      \
@@ -102,8 +101,8 @@ TARGET static void read_planes(const BitPlanes *planes, size_t steps, uint32_t c
         return add_bits(&counter->planes[plane], first, second);                           \
     }
 
-/* Count the exponents from `base` on, 1 or more, of n elements; returns of how many, whole fours of steps.
- * `size` is that of an element, `fraction` how many bits of it are among its sixteen upper ones. */
+/* Count the sixteen exponents from `base` (at least 1) on, in n elements. Returns the number of processed elements,
+ * a multiple of four steps. `size`: bytes of an element. `fraction`: mantissa bits in its upper sixteen bits. */
 #define COUNT_OF(name, size, fraction)                                                                       \
     INLINE BitPlanes one_##name(BitCounter *counter)                                                         \
     {                                                                                                        \
@@ -111,7 +110,7 @@ TARGET static void read_planes(const BitPlanes *planes, size_t steps, uint32_t c
         const words b = UPPER_##name(counter->data + size * WIDTH / 2);                                      \
         const bytes from_base =                                                                              \
             FROM_BASE_##name((a + a) >> (fraction + 1), (b + b) >> (fraction + 1), counter->base);           \
-        const bytes place = ADD_SATURATED(from_base, (bytes){0} + 0x70); /* 16 gets the highest bit */       \
+        const bytes place = ADD_SATURATED(from_base, (bytes){0} + 0x70); /* highest bit: 16 or more */       \
         const bytes unsigned_place = place | (PACK_SIGNS(a, b) & 0x80);                                      \
         counter->data += size * WIDTH;                                                                       \
         const bytes lower = LOADED(bytes, lower_bits), upper = LOADED(bytes, upper_bits);                    \

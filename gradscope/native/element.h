@@ -1,12 +1,12 @@
 /* The loops over elements of one type. Included by pass.h with
  *   NUMBER             the type's name,
- *   BYTES              of an element in memory,
- *   WIDE, INTEGER      what it is widened to, float or double, and the signed integer of that size,
- *   INFINITE           the bits of infinity there, and MAGNITUDE, all but the sign's,
- *   VECTORS            how many vectors are read at a time, 2 at least,
- *   LOAD(here)         a vector of elements that lie at any address,
- *   PART(here, x, k)   the k-th part, as float64, of vector x, which is also what lies at `here`.
- * Accumulators are several, so that an addition need not wait for the one before it. */
+ *   BYTES              the size of an element in memory,
+ *   WIDE, INTEGER      the type to widen to, float or double, and the signed integer type of that size,
+ *   INFINITE           the bits of infinity as INTEGER, and MAGNITUDE, a mask of all bits except the sign,
+ *   VECTORS            the number of vectors read at a time, at least 2,
+ *   LOAD(here)         a vector of elements from any address,
+ *   PART(here, x, k)   the k-th part of vector x, which was loaded from `here`, as float64.
+ * There are several accumulators, so that an addition need not wait for the previous one. */
 
 #define TYPED(name) GLUE(name, NUMBER)
 #define vector TYPED(vector)
@@ -21,8 +21,8 @@
 typedef WIDE vector __attribute__((vector_size(WIDTH)));
 typedef INTEGER integers __attribute__((vector_size(WIDTH)));
 
-/* Add whole steps of n elements if all are finite; a NaN or an infinity shows in the sum. Returns how many
- * elements were added: 0 if one is not finite. */
+/* Add the elements of all whole steps in n elements if these are finite; a NaN or an infinity makes the sum
+ * nonfinite. Returns the number of added elements, 0 if one is not finite. */
 TARGET static size_t TYPED(add_finite)(const char *data, size_t n, Record *out)
 {
     const size_t end = n - n % STEP;
@@ -61,7 +61,7 @@ TARGET static size_t TYPED(add_finite)(const char *data, size_t n, Record *out)
     return end;
 }
 
-/* The same for now - before; each difference is taken in float64 and written to `changes` unless it is NULL. */
+/* The same for now - before. Each difference is computed in float64 and written to `changes` unless it is NULL. */
 TARGET static size_t TYPED(add_finite_change)(const char *now, const char *before, size_t n, double *changes,
                                               Record *out)
 {
@@ -105,8 +105,8 @@ TARGET static size_t TYPED(add_finite_change)(const char *now, const char *befor
     return end;
 }
 
-/* Add n elements of any kind, each judged by its bits; nonfinite ones are counted. An incomplete last step is
- * padded with NaN (all bits set, in every type). */
+/* Add n elements, each classified by its bits; nonfinite elements are counted. An incomplete last step is padded
+ * with NaN (all bits set, in every type). */
 TARGET static void TYPED(add_any)(const char *data, size_t n, Record *out)
 {
     const INTEGER sign = ~(INTEGER)0 ^ MAGNITUDE;
@@ -125,7 +125,7 @@ TARGET static void TYPED(add_any)(const char *data, size_t n, Record *out)
         for (size_t v = 0; v < VECTORS; v++) {
             const integers bits = (integers)LOAD(step + v * VECTOR_BYTES), magnitude = bits & MAGNITUDE;
             const integers is_finite = magnitude < INFINITE;
-            nan -= magnitude > INFINITE; /* a true comparison is -1 */
+            nan -= magnitude > INFINITE; /* a true comparison gives -1 */
             posinf -= bits == INFINITE;
             neginf -= bits == (INFINITE | sign);
             least = LESSER((vector)((bits & is_finite) | (INFINITE & ~is_finite)), least);

@@ -1,14 +1,13 @@
-/* Exponents near the greatest one of a block, counted without tables: those of the sixteen greatest by bitslice.h,
- * or of the 32 greatest. Smaller ones are searched for and counted one by one; what is left are zeros. Included by
- * exponents.h. */
+/* Counts the sixteen or 32 greatest exponents of a block without tables, with bitslice.h. Elements with smaller
+ * exponents are searched for and counted one by one; the remaining elements are zeros. Included by exponents.h. */
 
 #include "bitslice.h"
 
 enum {
-    CHUNK = 4 * WIDTH, /* elements that are searched at a time; bitslice.h counts whole chunks, too */
-    MANY = 128,        /* a second window is worth it if one element in this number is below the first */
-    TOO_MANY = 16,     /* tables are faster if one in this number is below both */
-    PAUSE = 31,        /* blocks that are then counted by tables, before a window is tried again */
+    CHUNK = 4 * WIDTH, /* number of elements searched at a time; bitslice.h also counts whole chunks */
+    MANY = 128,        /* a second window is used if one element in this number is below the first window */
+    TOO_MANY = 16,     /* tables are faster if one element in this number is below both windows */
+    PAUSE = 31,        /* number of blocks that are then counted with tables, before a window is tried again */
 };
 
 #define LANES_OF(bits)                                                      \
@@ -18,14 +17,14 @@ LANES_OF(16)
 LANES_OF(32)
 LANES_OF(64)
 
-/* One bit per element, where HIGHEST_BITS has one per byte. */
+/* Reduce the mask of HIGHEST_BITS, one bit per byte, to one bit per element. */
 #define ONE_OF16 UINT64_C(0x5555555555555555)
 #define ONE_OF32 UINT64_C(0x1111111111111111)
 #define ONE_OF64 UINT64_C(0x0101010101010101)
 
-/* Twice an element is its magnitude without the sign. Minus two, a zero becomes the greatest of all, and everything
- * below the window is less than `limit`. The minimum of a chunk shows whether there is any (of its upper half, if
- * vectors have no minimum of whole elements). */
+/* The bits of an element, doubled, are its magnitude without the sign. After subtracting two, a zero is the greatest
+ * value, and elements below the window are less than `limit`. The minimum of a chunk shows whether there are any (the
+ * minimum of the upper halves, if there is no vector minimum for whole elements). */
 #define COUNT_BELOW_WINDOW(bits, compared, fraction, code_of)                                        \
     for (at = 0; at < n && *found < most; at += CHUNK) {                                             \
         const uint##bits##_t limit = (uint##bits##_t)(((uint##bits##_t)base << (fraction + 1)) - 2); \

@@ -5,17 +5,17 @@
 
 enum {
     CODES = 512,
-    SIGN = CODES / 2,             /* added to the code of a negative number */
-    FIRST = 127 + LEAST_EXPONENT, /* the code of the first bin, which also counts smaller ones */
-    LAST = FIRST + BINS / 2 - 1,  /* the code of the last bin, which also counts larger ones */
+    SIGN = CODES / 2,             /* added to the code of a negative element */
+    FIRST = 127 + LEAST_EXPONENT, /* the code of the first bin, which also counts smaller elements */
+    LAST = FIRST + BINS / 2 - 1,  /* the code of the last bin, which also counts larger elements */
     NONFINITE = SIGN - 1,
     TABLES = 4,
     TABLE_STRIDE = CODES
-        + 16, /* distance of tables: at a multiple of 4 kB a read would wait for the write to another table */
-    ONE_TABLE_MAX = 256, /* up to this number of elements one table is enough */
+        + 16, /* distance between tables: at a multiple of 4 kB, a read would wait for a write to another table */
+    ONE_TABLE_MAX = 256, /* up to this number of elements, one table is used */
 };
 
-/* The least code of a normal number. */
+/* The smallest code of a normal element. */
 typedef enum {
     NORMAL = 1,              /* of FLOAT32, BFLOAT16, FLOAT64 */
     NORMAL_IN_FLOAT32 = 2,   /* of FLOAT64 converted from narrower types */
@@ -24,12 +24,12 @@ typedef enum {
 
 typedef struct {
     uint64_t *bins, zero, subnormal;
-    uint64_t zeros[2];   /* since the last fold, by sign */
-    uint32_t small;      /* since the last fold: numbers that may be zeros */
-    uint32_t until_fold; /* elements until the next fold */
+    uint64_t zeros[2];   /* counts since the last fold, by sign */
+    uint32_t small;      /* count since the last fold: elements that may be zeros */
+    uint32_t until_fold; /* number of elements until the next fold */
     Normal normal;
-    size_t table_stride; /* distance of tables; 0 if there is only one */
-    int pause;           /* blocks that are still counted by tables only */
+    size_t table_stride; /* distance between tables; 0 if there is only one */
+    int pause;           /* number of blocks that are still counted only with tables */
     int is_wide;         /* whether a second window was useful for the last block */
     uint32_t tables[TABLES * TABLE_STRIDE];
 } ExponentCounter;
@@ -44,7 +44,7 @@ typedef uint32_t __attribute__((aligned(1), may_alias)) Bits32;
 typedef uint64_t __attribute__((aligned(1), may_alias)) Bits64;
 
 /* The code of the upper twelve bits of a float64. Exponents beyond the bins have the codes of the outermost bins.
- * Two codes are special: 0 for float64's own zeros and subnormals, 1 for numbers below float32's normal range. */
+ * Two codes are special: 0 for float64's own zeros and subnormals, 1 for elements below float32's normal range. */
 #define FOUR(code) (code), (code) + 1, (code) + 2, (code) + 3
 #define SIXTEEN(code) FOUR(code), FOUR((code) + 4), FOUR((code) + 8), FOUR((code) + 12)
 /* clang-format has no format for ranges in initializers. */
@@ -84,7 +84,7 @@ TARGET static void begin_exponents(ExponentCounter *counter, Normal normal, uint
 TARGET static void tabulate_float32(ExponentCounter *counter, const char *data, size_t n)
 {
     IN_TABLES(counter);
-    for (; i + 4 <= n; i += 4) { /* two numbers in a word, in any order */
+    for (; i + 4 <= n; i += 4) { /* two elements in a word, in any order */
         const uint64_t two = *(const Bits64 *)(data + 4 * i), more = *(const Bits64 *)(data + 4 * i + 8);
         a[two >> 23 & (CODES - 1)]++;
         b[two >> 55]++;
@@ -219,7 +219,7 @@ TARGET static void tabulate(ExponentCounter *counter, const char *data, size_t n
 #ifdef PACK
 #include "exponent_window.h"
 #else
-enum { CHUNK = BLOCK + 1 }; /* larger than any block: vectors are never used */
+enum { CHUNK = BLOCK + 1 }; /* larger than any block, so vectors are never used */
 
 static size_t count_in_window(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
                               const Record *block)
@@ -229,8 +229,8 @@ static size_t count_in_window(ExponentCounter *counter, const char *data, size_t
 }
 #endif
 
-/* Count n elements, at most a block, of FLOAT32, BFLOAT16 or FLOAT64, at any address. `block` is the record of
- * the block: whether all are finite, and the greatest. */
+/* Count n elements of FLOAT32, BFLOAT16 or FLOAT64, at most one block, from any address. `block` is the record of
+ * the block: whether all elements are finite, and their minimum and maximum. */
 TARGET static void count_exponents(ExponentCounter *counter, const char *data, size_t n, Dtype dtype,
                                    const Record *block)
 {
@@ -251,7 +251,7 @@ TARGET static void count_exponents(ExponentCounter *counter, const char *data, s
     }
 }
 
-/* Add to the bins, and to `zero` and `subnormal` of the record. */
+/* Add the counts to the bins, and to `zero` and `subnormal` of the record. */
 TARGET static void end_exponents(ExponentCounter *counter, Record *out)
 {
     fold_sign(counter, 0);

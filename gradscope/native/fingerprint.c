@@ -24,8 +24,8 @@ static int append(Ids *list, uint64_t id)
     return 0;
 }
 
-/* Append what one module owns to `values`, and its class and the number to `heads`. Returns 0 if this is not
- * possible, -1 with an exception. */
+/* Append the ids of one module's objects to `values`, and the id of its class and their number to `heads`. Returns 0
+ * if this is not possible, -1 with an exception. */
 static int append_module(Ids *heads, Ids *values, PyObject *reference, PyObject *name)
 {
     PyObject *module = PyWeakref_GetObject(reference);

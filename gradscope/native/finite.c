@@ -5,7 +5,7 @@
 
 static PyObject *gradient_name, *groups_name, *parameters_name, *found_name, *dict_name;
 
-/* Whether all elements of a gradient are known to be finite: 0 for one that cannot be read here, 1 for None. */
+/* Whether all elements of a gradient are known to be finite: 0 if it cannot be read here, 1 if it is None. */
 static int is_finite(PyObject *gradient)
 {
     Memory memory;
@@ -27,7 +27,7 @@ static int is_finite(PyObject *gradient)
 
 static int has_finite_gradient(PyObject *parameter)
 {
-    Py_INCREF(parameter); /* the list that it comes from may change meanwhile */
+    Py_INCREF(parameter); /* the list that contains it may change during the call */
     PyObject *gradient = PyObject_GetAttr(parameter, gradient_name);
     Py_DECREF(parameter);
     const int answer = gradient == NULL ? -1 : is_finite(gradient);
@@ -75,7 +75,7 @@ static int is_group_finite(PyObject *group)
     for (Py_ssize_t i = 0; answer == 1 && i < PyList_Size(parameters); i++) {
         PyObject *parameter = PyList_GetItem(parameters, i);
         answer = is_plain_parameter(parameter) ? has_finite_gradient(parameter)
-                                               : 0; /* a subclass would notice the access */
+                                               : 0; /* a subclass could see the access */
     }
     Py_XDECREF(parameters);
     return answer;

@@ -1,11 +1,11 @@
-/* The nonfinite check: are all gradients finite, judged by their bits? */
+/* The nonfinite check: tests by their bits whether all gradients are finite. */
 
 #ifndef GRADSCOPE_FINITE_H
 #define GRADSCOPE_FINITE_H
 
 #include "rows.h"
 
-/* find_nonfinite(parameters) -> indices of those whose gradient is not finite, or cannot be read here */
+/* find_nonfinite(parameters) -> indices of the parameters whose gradient is not finite or cannot be read here */
 PyObject *find_nonfinite(PyObject *self, PyObject *parameters);
 
 /* Whether all gradients of an optimizer's parameters are known to be finite: 1, 0, or -1 with an exception. */

@@ -109,7 +109,7 @@ static int find_extent(const DLTensor *tensor, Memory *memory)
         memory->repeats = 1; /* the product may have overflowed */
     }
     for (int64_t extent = 1; memory->stored && left; left--) {
-        int at = tensor->ndim - 1; /* the usual order of dims matches at once */
+        int at = tensor->ndim - 1; /* the usual order of dims matches in the first pass */
         while (at >= 0 && !(tensor->strides[at] == extent && tensor->shape[at] > 1)) {
             at--;
         }

@@ -17,9 +17,9 @@
 typedef struct {
     const char *data;
     size_t stored;  /* elements in memory: dense, in any order of dims */
-    double repeats; /* how often each element counts: the product of the dims with stride 0 */
+    double repeats; /* repeats of each element: the product of the sizes of the dims with stride 0 */
     Dtype dtype;
-    size_t size_bytes; /* of the stored elements */
+    size_t size_bytes; /* dtype of the stored elements */
     uint64_t layout;   /* hash of dtype, shape and strides */
 } Memory;
 

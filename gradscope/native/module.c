@@ -2,8 +2,8 @@
  *
  * It uses Python's limited API and nothing of PyTorch's headers: the memory of a tensor comes from the DLPack
  * exchange functions that PyTorch publishes on its tensor class. The caller holds the tensor while its memory is
- * read; large tensors are read without the interpreter lock. What cannot be read here is reported as such and left
- * to the caller.
+ * read; large tensors are read without the interpreter lock. A tensor that cannot be read here is reported and
+ * left to the caller.
  */
 
 #include "pack_histogram.h"

@@ -10,7 +10,7 @@
 #include <Python.h>
 
 typedef struct {
-    PyObject *module;    /* only compared; the module may be gone and another one have its address */
+    PyObject *module;    /* only compared; the module may be freed and its address reused */
     PyObject *reference; /* a weak reference, owned */
     PyObject *place;     /* passed to hooks in Python, owned */
     Py_ssize_t out_row, grad_row;

@@ -1,10 +1,10 @@
 /* NativeHooks(rows, bins, expected, forward, backward, dict_type, on_gradient, give_up): the fast path of hooks.
  *
- *     record_output(module, output) -> True    recorded, and a hook is on its gradient
- *                                      False   nothing was done: the hooks in Python must do it
+ *     record_output(module, output) -> True    recorded, and a hook is installed on its gradient
+ *                                      False   nothing was done: the Python hooks must do the work
  *
- * `forward` and `backward` are guards: pairs of a PyTorch function and the value it must return. If one returns
- * another value, and for every unusual tensor, Python does the work. `add_module` adds a module and its rows. */
+ * `forward` and `backward` are guards: pairs of a PyTorch function and the value it must return. If a guard fails,
+ * or the tensor is not a plain one, the Python hooks do the work. `add_module` adds a module and its rows. */
 
 #include "native_hooks.h"
 
@@ -18,7 +18,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *rows, *bins, *expected; /* bytearrays of the row buffer; bins may be None */
     PyObject *forward, *backward;     /* guards: tuples of (function, value) */
-    PyObject *dict_type;              /* the type that PyTorch keeps a tensor's hooks in */
+    PyObject *dict_type;              /* the type in which PyTorch stores a tensor's hooks */
     PyObject *on_gradient, *give_up;
     PyObject *epoch;
     ModuleMap entries;
@@ -26,7 +26,7 @@ typedef struct {
     long seen;
 } NativeHooks;
 
-/* The hook on one tensor. It is ignored in any epoch but its own. */
+/* The hook on one tensor. It is ignored in all epochs except its own. */
 typedef struct {
     PyObject_HEAD
     PyObject *native, *epoch, *place;
@@ -43,7 +43,7 @@ static double now_s(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* Report the exception that is set to Python, and clear it: it must not reach the training. */
+/* Pass the current exception to `give_up`, and clear it: it must not reach the training. */
 static void give_up(NativeHooks *native)
 {
     PyObject *type, *value, *trace;
@@ -168,7 +168,7 @@ static int accepts_hook(PyObject *output, PyObject **node)
     return 1;
 }
 
-/* As Tensor.register_hook, without the handle. */
+/* Does the same as Tensor.register_hook, without a handle. */
 static int place_hook(NativeHooks *native, PyObject *output, PyObject *node, const ModuleEntry *entry)
 {
     const Py_ssize_t row = entry->grad_row;
@@ -189,7 +189,7 @@ static int place_hook(NativeHooks *native, PyObject *output, PyObject *node, con
     return answer == NULL ? -1 : 0;
 }
 
-/* Returns 1 if all was done, 0 if nothing was, -1 with an exception. */
+/* Returns 1 if everything was done, 0 if nothing was done, -1 with an exception. */
 static int record_at(NativeHooks *native, const ModuleEntry *entry, PyObject *output)
 {
     Memory memory;
@@ -221,7 +221,7 @@ static int record_output(NativeHooks *native, PyObject *module, PyObject *output
         return 0;
     }
     const ModuleEntry entry =
-        *found; /* a copy: Python code may add modules meanwhile and so move the table */
+        *found; /* a copy, because Python code may add modules during the call and so move the table */
     Py_INCREF(entry.place);
     const int outcome = record_at(native, &entry, output);
     Py_DECREF(entry.place);
@@ -370,7 +370,7 @@ int add_native_hooks(PyObject *module)
     backward_hooks = PyUnicode_InternFromString("_backward_hooks");
     grad_fn = PyUnicode_InternFromString("grad_fn");
     register_hook_dict = PyUnicode_InternFromString("_register_hook_dict");
-    hook_key = PyLong_FromLong(-1); /* PyTorch numbers its handles from 0 on */
+    hook_key = PyLong_FromLong(-1); /* PyTorch numbers its handles from 0 */
     hook_type = PyType_FromSpec(&hook_spec);
     PyObject *native_hooks_type = PyType_FromSpec(&native_hooks_spec);
     const int is_done = requires_grad != NULL && backward_hooks != NULL && grad_fn != NULL

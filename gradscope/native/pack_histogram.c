@@ -20,12 +20,12 @@ typedef struct {
 } Bytes;
 
 typedef struct {
-    unsigned char *ranges; /* ARRAYS arrays of `rows` each */
+    unsigned char *ranges; /* ARRAYS arrays of `rows` elements each */
     size_t rows;
     Bytes counts[WIDTHS];
 } Packed;
 
-/* The range of used bins of one sign, and all bits of its counts. */
+/* The range of used bins of one sign, and the bitwise OR of its counts. */
 static void find_used_range(const uint64_t *bins, size_t *first, size_t *length, uint64_t *bits)
 {
     size_t begin = 0, end = OF_SIGN;

@@ -6,13 +6,13 @@
 
 enum {
     MAX_PARTS = 32,
-    PART_UNIT = 4096, /* elements: parts are of whole blocks */
+    PART_UNIT = 4096, /* in elements: parts consist of whole blocks */
 };
 
 typedef struct {
     const Pass *pass;
     const Span *span;
-    size_t size; /* elements of a part */
+    size_t size; /* number of elements in a part */
     int parts, is_full;
     int next, is_finite; /* changed by all threads */
     Statistics statistics[MAX_PARTS];
@@ -93,9 +93,9 @@ void find_thread_pool(void)
     }
 }
 
-/* Always with all threads: OpenMP ends threads that a smaller team does not need, and the next operation of
- * PyTorch would have to start them again. A thread without a part does nothing.
- * A child of a fork has a copy of the pool without its threads, and would wait for them forever. */
+/* Always uses all threads: OpenMP ends the threads that a smaller team does not need, and the next PyTorch operation
+ * would have to start them again. A thread without a part does nothing.
+ * A forked child process has a copy of the pool without its threads, and would wait for these forever. */
 static void run(void (*work)(void *), Job *job, int threads)
 {
     if (threads > 1 && run_in_pool != NULL && getpid() == owner && !is_in_parallel()) {
@@ -138,7 +138,7 @@ static void merge_parts(const Job *job, Statistics *out)
             out->bins[k] += job->statistics[i].bins[k];
         }
     }
-    out->record.calls = 1; /* the parts are of one tensor */
+    out->record.calls = 1; /* all parts belong to one tensor */
 }
 
 void reduce_parallel(const Pass *pass, const Span *span, int is_full, int threads, Statistics *out)

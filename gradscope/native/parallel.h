@@ -1,17 +1,17 @@
-/* A large tensor is read in parts, by the threads of PyTorch's own operations. The parts depend on its size only
- * and are merged in order, so the number of threads changes no result. */
+/* Reads a large tensor in parts, in PyTorch's own thread pool. The parts depend only on the tensor's size and are
+ * merged in order, so the result does not depend on the number of threads. */
 
 #ifndef GRADSCOPE_PARALLEL_H
 #define GRADSCOPE_PARALLEL_H
 
 #include "record.h"
 
-/* Smaller tensors are read by one thread: others would start too late to help. */
+/* Smaller tensors are read by one thread: other threads would start too late to help. */
 #ifndef PARALLEL_MIN_BYTES
 #define PARALLEL_MIN_BYTES (1 << 22)
 #endif
 
-/* n elements, and where to copy them or their earlier values; both may be NULL. */
+/* n elements, and the address for a copy or the address of earlier values; both may be NULL. */
 typedef struct {
     const char *data, *before;
     char *copy;
@@ -28,7 +28,7 @@ typedef struct {
 /* Look up the thread pool of the OpenMP library that PyTorch has loaded. */
 void find_thread_pool(void);
 
-/* As in Pass, with at most `threads` threads. `bins` are set at full detail only. */
+/* Like the functions of Pass, with at most `threads` threads. `bins` are set at full detail only. */
 void reduce_parallel(const Pass *pass, const Span *span, int is_full, int threads, Statistics *out);
 int is_finite_parallel(const Pass *pass, const Span *span, int threads);
 

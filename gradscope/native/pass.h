@@ -1,19 +1,19 @@
 /* The pass, for the processor that these macros describe; included by avx512.c, avx2.c, neon.c and portable.c:
- *   WIDTH                          bytes of a vector,
+ *   WIDTH                          the size of a vector in bytes,
  *   TARGET                         an attribute of each function,
- *   LESSER_*, GREATER_*            of two vectors, lane by lane; the second one if one is NaN,
+ *   LESSER_*, GREATER_*            the minimum and maximum in each lane; the second operand if one is NaN,
  *   LOAD_BFLOAT16, LOAD_FLOAT16    a vector of float32 from half as many bytes,
  *   PART_AT(here, k), PART_OF(x, k)   the k-th half of a vector of float32, as float64,
  * and the macros of bitslice.h if the processor can look up bytes in a vector.
- * Zeros, subnormals, infinities and NaN are recognised by integer bits: a flush-to-zero mode, which other
- * libraries may have set, must not matter, and none is set here. Never compile this with -ffast-math. */
+ * Zeros, subnormals, infinities and NaN are recognised by their bits, so that a flush-to-zero mode set by another
+ * library has no effect. This code does not set such a mode. Never compile it with -ffast-math. */
 
 #include <math.h>
 #include <string.h>
 
 enum {
     BLOCK = 4096,          /* elements in a block: a block with a NaN is read twice */
-    PREFETCH_BYTES = 4096, /* bytes: how far ahead memory is prefetched, across pages and blocks */
+    PREFETCH_BYTES = 4096, /* prefetch distance in bytes, across pages and blocks */
 };
 
 #define PREFETCH(here, size)                                              \
@@ -98,7 +98,7 @@ TARGET static double add_up(const doubles *sums, size_t n)
         for (size_t done = 0; done < n; done += BLOCK) {                                            \
             const size_t end = n - done < BLOCK ? n : done + BLOCK;                                 \
             uint##width##_t found = 0;                                                              \
-            for (size_t i = done; i < end; i++) { /* of all bits set, one more makes the highest */ \
+            for (size_t i = done; i < end; i++) { /* all bits set: sum is `highest` */              \
                 const uint##width##_t bits = ((const Bits##width *)data)[i];                        \
                 found |= (uint##width##_t)((bits & (exponent)) + lowest);                           \
             }                                                                                       \

@@ -1,5 +1,5 @@
-/* The pass for any processor, in vectors of 16 bytes: SSE2 and NEON have them, elsewhere the compiler takes
- * them apart. */
+/* The pass for any processor, in vectors of 16 bytes. SSE2 and NEON have such vectors; for other processors the
+ * compiler splits them. */
 
 #include "record.h"
 

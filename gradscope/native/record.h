@@ -8,8 +8,9 @@
 #include <stdint.h>
 
 /* The columns, in the order of gradscope/columns/schema.py; `_native.COLUMNS` publishes them, and Python
- * refuses an extension with other columns. X(name, merge): ADD, MIN or MAX says how the column of two
- * records combines, and so its value in an empty record. All else that knows columns is derived from this. */
+ * refuses an extension with other columns. X(name, merge): `merge` is ADD, MIN or MAX, the rule that combines
+ * the column of two records; it also defines the value in an empty record. Other lists of columns are derived
+ * from this one. */
 #define FOR_EACH_COLUMN(X) \
     X(calls, ADD)          \
     X(count, ADD)          \
@@ -57,7 +58,7 @@ static inline void merge_record(Record *into, const Record *record)
 #define REPEATED_MIN(x, times) (x)
 #define REPEATED_MAX(x, times) (x)
 
-/* Count each element `times` times. The number of tensors stays. */
+/* Count each element `times` times. The number of calls does not change. */
 static inline void repeat_record(Record *record, double times)
 {
     const double calls = record->calls;
@@ -75,8 +76,8 @@ enum { BINS = 128, LEAST_EXPONENT = -47 };
 
 typedef enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 } Dtype;
 
-/* A pass over memory, compiled once for each instruction set. No function reads or writes outside of what it is
- * given, allocates memory, or calls Python. `out` is overwritten; `calls` is set to 1. If `bins` is not NULL,
+/* A pass over memory, compiled once for each instruction set. The functions do not access memory outside of
+ * their arguments, allocate memory, or call Python. `out` is overwritten; `calls` is set to 1. If `bins` is not NULL,
  * they are added to, and `zero` and `subnormal` are counted (full detail). */
 typedef struct {
     const char *name;
@@ -84,10 +85,10 @@ typedef struct {
     int (*is_able)(void);
     /* Reduce n elements to a record; also copy them to `copy` unless it is NULL. */
     void (*reduce)(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins, Record *out);
-    /* Reduce now - before to a record; each difference is taken in float64. */
+    /* Reduce now - before to a record; each difference is computed in float64. */
     void (*reduce_change)(const char *now, const char *before, size_t n, Dtype dtype, uint64_t *bins,
                           Record *out);
-    /* Whether all n elements are finite, judged by their bits. */
+    /* Whether all n elements are finite, tested by their bits. */
     int (*is_finite)(const char *data, size_t n, Dtype dtype);
 } Pass;
 

@@ -16,7 +16,7 @@ static void merge_bins(char *place, const uint64_t *bins)
     memcpy(place, sum, sizeof sum);
 }
 
-/* The address is read again: the bytearrays may have grown since. */
+/* The address is read again, because the bytearrays may have grown. */
 int merge_row(const RowBuffer *buffer, Py_ssize_t row, const Statistics *statistics)
 {
     const int has_bins = buffer->bins != NULL;

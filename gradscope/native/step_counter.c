@@ -1,7 +1,7 @@
 /* StepCounter(step, clock, sequence_number, guards): the hooks around an optimizer's step, for idle steps.
  *
- *     before(optimizer, args, kwargs)    checks gradients if that is due; otherwise calls `on_begin`
- *     after(optimizer, args, kwargs)     counts an idle step; otherwise calls `on_end`
+ *     before(optimizer, args, kwargs)    checks gradients if a check is due; calls `on_begin` if the step is not idle
+ *     after(optimizer, args, kwargs)     counts an idle step; calls `on_end` after any other step
  *
  * Python code that runs once per step runs on cold caches and takes longer than in a loop. The class of the
  * same name in gradscope/agent/run/step_counter.py documents the attributes and is the version without C.
@@ -21,7 +21,7 @@ typedef struct {
     PyObject *on_begin, *on_end; /* NULL until the step engine sets them */
     PyObject *optimizer;         /* a weak reference to the optimizer whose step ends a step; or None */
     PyObject *times_s;           /* a list */
-    PyObject *guards;            /* tuple of (question, answer) */
+    PyObject *guards;            /* tuple of (function, value) */
     double began_s, spent_s, checked_s;
     long long step, began_at, left, checks_at, check_every, checks;
     char must_plan;

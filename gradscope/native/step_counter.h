@@ -1,4 +1,4 @@
-/* `StepCounter`: counts the steps of a training in which nothing else is to be done. */
+/* `StepCounter`: counts idle steps, in which gradscope does no other work. */
 
 #ifndef GRADSCOPE_STEP_COUNTER_H
 #define GRADSCOPE_STEP_COUNTER_H
