@@ -7,7 +7,7 @@ enum {
     CHUNK = 4 * WIDTH, /* number of elements searched at a time; bitslice.h also counts whole chunks */
     MANY = 128,        /* a second window is used if one element in this number is below the first window */
     TOO_MANY = 16,     /* tables are faster if one element in this number is below both windows */
-    PAUSE = 31,        /* number of blocks that are then counted with tables, before a window is tried again */
+    PAUSE = 31,        /* number of blocks that are then counted with tables before the next try */
 };
 
 #define LANES_OF(bits)                                                      \

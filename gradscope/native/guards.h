@@ -11,7 +11,7 @@ static inline int guards_hold(PyObject *guards)
     for (Py_ssize_t i = 0; i < PyTuple_Size(guards); i++) {
         PyObject *pair = PyTuple_GetItem(guards, i);
         PyObject *answer = PyObject_CallNoArgs(PyTuple_GetItem(pair, 0));
-        Py_XDECREF(answer); /* only compared, and only with immortal objects: True, False, None and small ints */
+        Py_XDECREF(answer); /* only compared, with objects that are never freed: True, None, small ints */
         if (answer != PyTuple_GetItem(pair, 1)) {
             return answer == NULL ? -1 : 0;
         }

@@ -90,23 +90,23 @@ TARGET static double add_up(const doubles *sums, size_t n)
 
 /* An element is finite unless all bits of its exponent are set. A block is read to its end before the test, so that
  * the inner loop is vectorised. */
-#define IS_FINITE(name, width, exponent)                                                            \
-    TARGET static int name(const char *data, size_t n)                                              \
-    {                                                                                               \
-        const uint##width##_t highest = (uint##width##_t)((uint##width##_t)1 << (width - 1));       \
-        const uint##width##_t lowest = (uint##width##_t)(highest - (exponent));                     \
-        for (size_t done = 0; done < n; done += BLOCK) {                                            \
-            const size_t end = n - done < BLOCK ? n : done + BLOCK;                                 \
-            uint##width##_t found = 0;                                                              \
-            for (size_t i = done; i < end; i++) { /* all bits set: sum is `highest` */              \
-                const uint##width##_t bits = ((const Bits##width *)data)[i];                        \
-                found |= (uint##width##_t)((bits & (exponent)) + lowest);                           \
-            }                                                                                       \
-            if (found & highest) {                                                                  \
-                return 0;                                                                           \
-            }                                                                                       \
-        }                                                                                           \
-        return 1;                                                                                   \
+#define IS_FINITE(name, width, exponent)                                                      \
+    TARGET static int name(const char *data, size_t n)                                        \
+    {                                                                                         \
+        const uint##width##_t highest = (uint##width##_t)((uint##width##_t)1 << (width - 1)); \
+        const uint##width##_t lowest = (uint##width##_t)(highest - (exponent));               \
+        for (size_t done = 0; done < n; done += BLOCK) {                                      \
+            const size_t end = n - done < BLOCK ? n : done + BLOCK;                           \
+            uint##width##_t found = 0;                                                        \
+            for (size_t i = done; i < end; i++) { /* all bits set: sum is `highest` */        \
+                const uint##width##_t bits = ((const Bits##width *)data)[i];                  \
+                found |= (uint##width##_t)((bits & (exponent)) + lowest);                     \
+            }                                                                                 \
+            if (found & highest) {                                                            \
+                return 0;                                                                     \
+            }                                                                                 \
+        }                                                                                     \
+        return 1;                                                                             \
     }
 IS_FINITE(is_finite_float32, 32, UINT32_C(0x7f800000))
 IS_FINITE(is_finite_float64, 64, UINT64_C(0x7ff0000000000000))
