@@ -1,4 +1,4 @@
-"""Puts this folder on the path, so that tests and benchmarks share `synthetic_run`; starts agents."""
+"""Puts this folder on `sys.path`, so that tests and benchmarks share `synthetic_run`; starts agents."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ _AGENT = Path(__file__).parent / "synthetic_agent.py"
 def agent(
     places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts processes that behave as a training does; the hub that they start ends soon after them."""
+    """Starts processes that behave as a training process does. The hub that they start ends soon after them."""
     monkeypatch.setenv("GRADSCOPE_HUB_IDLE_S", "0.5")
     started: list[subprocess.Popen[bytes]] = []
 

@@ -1,4 +1,4 @@
-"""A run without torch: a small GPT's layers, and steps whose numbers behave as a training's do.
+"""A run without torch: the layers of a small GPT, and steps with numbers like those of a training.
 
 `SyntheticRun` makes real protocol messages; `SyntheticSource` hands them out as a client would, in its
 own process. Every number comes from the seed and the step, so that a test can say what it must be.
@@ -109,11 +109,11 @@ ACTIONS = (
         is_own=True,
     ),
 )
-"""What the run says can be done to it: some of gradscope's, and one of the script's own."""
+"""The actions in the manifest: some of gradscope's, and one that the script defines."""
 
 
 def normal_bins(seed, std):
-    """The bins of 4,096 normal numbers of each deviation: 256 of them, each counted 16 times."""
+    """The bins of 4,096 normal numbers for each deviation: 256 numbers, each counted 16 times."""
     x = np.random.default_rng((seed, 2)).normal(size=256) * std[:, None]
     places = np.clip(np.frexp(x)[1] + 46, 0, 63) + 64 * (x < 0)
     bins = np.zeros((len(std), 128), np.uint64)
@@ -213,7 +213,7 @@ class SyntheticRun:
         )
 
     def focus_step(self, step, *names, every=2):
-        """What is seen of a few layers: their rows of that step."""
+        """The rows of some layers in that step."""
         whole = self.block(step)
         at = [i for i, layer in enumerate(self.layers) if layer.name in names]
         block = whole.taken(np.isin(whole.layer, at))
@@ -290,7 +290,7 @@ class _Link:
 
 
 class SyntheticSource:
-    """A source in this process. With a rate a thread makes steps by the clock; else `advance` does."""
+    """A source in this process. With a rate, a thread makes steps at that rate; otherwise `advance` makes them."""
 
     def __init__(self, *runs, rate_hz=0.0, past=0, refuse="", refuse_focus=""):
         self.runs = {run.run: run for run in runs}
@@ -309,7 +309,7 @@ class SyntheticSource:
         self._clock = threading.Thread(target=self._advance_by_the_clock, daemon=True)
 
     def __call__(self, on_arrival):
-        """A source is its own `Connect`."""
+        """Return this source: it is its own `Connect`."""
         self._on_arrival = on_arrival
         on_arrival()
         if self._rate_hz:
@@ -337,7 +337,7 @@ class SyntheticSource:
         )
 
     def advance(self, count=1):
-        """Make the next steps; what was submitted takes effect at the first."""
+        """Make the next steps. Submitted commands take effect at the first one."""
         made = self._watched
         for _ in range(count):
             self._apply()

@@ -30,8 +30,8 @@ def sent(command):
     return command.action, command.lease_s
 
 
-def said(ui):
-    """What small messages say at the screen's corner."""
+def notifications(ui):
+    """Return the texts of the notifications."""
     return [each.message for each in ui.app._notifications]
 
 
@@ -61,7 +61,7 @@ async def test_alerts_have_a_tab_and_n_goes_to_the_next_one():
 async def test_without_alerts_n_shows_a_notification():
     async with open_app() as ui:
         await ui.press("n")
-        assert said(ui) == ["No alerts in this run."]
+        assert notifications(ui) == ["No alerts in this run."]
 
 
 def paused(run, revision, step, left_s=42.0):
@@ -117,7 +117,7 @@ async def test_readonly_pauses_and_captures_nothing(key):
 async def test_one_step_of_a_running_training_shows_what_to_do():
     async with open_app() as ui:
         await ui.press(".")
-        assert "Press P to pause it" in said(ui)[0]
+        assert "Press P to pause it" in notifications(ui)[0]
         assert ui.source.commands == []
 
 
@@ -160,7 +160,7 @@ async def test_a_capture_of_a_paused_training_says_what_to_press():
         ui.source.put(paused(ui.source._watched, 7, 30))
         await ui.until(lambda: "❚❚ paused" in ui.line(StatusLine), advance=False)
         await ui.press("v")
-        assert said(ui)[0].endswith("The training is paused: press . for one step.")
+        assert notifications(ui)[0].endswith("The training is paused: press . for one step.")
         await ui.until(lambda: isinstance(ui.app.screen, CaptureScreen), advance=False)
 
 

@@ -33,7 +33,7 @@ def started():
         one.stop()
 
 
-def test_it_notifies_when_there_is_a_source_and_when_items_arrive(started):
+def test_the_connector_notifies_when_there_is_a_source_and_when_items_arrive(started):
     notified = threading.Semaphore(0)
     source = SyntheticSource(SyntheticRun())
     connector = started(source, notified.release)
@@ -42,13 +42,13 @@ def test_it_notifies_when_there_is_a_source_and_when_items_arrive(started):
     wait(lambda: notified._value == 3)
 
 
-def test_its_thread_ends_when_there_is_a_source(started):
+def test_the_thread_ends_when_there_is_a_source(started):
     connector = started(SyntheticSource(SyntheticRun()))
     wait(lambda: not connector._thread.is_alive())
     assert connector.source is not None
 
 
-def test_it_tries_again_until_there_is_a_hub(started):
+def test_the_connector_tries_again_until_there_is_a_hub(started):
     source, tries = SyntheticSource(SyntheticRun()), []
 
     def connect(on_arrival):
@@ -87,7 +87,7 @@ def test_stopping_closes_the_source_and_ends_the_thread():
     assert not connector._thread.is_alive()
 
 
-def test_one_that_never_started_can_be_stopped():
+def test_a_connector_that_never_started_can_be_stopped():
     connector = Connector(SyntheticSource(SyntheticRun()), lambda: None)
     connector.stop()
     assert connector.source is None

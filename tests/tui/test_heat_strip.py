@@ -1,4 +1,4 @@
-"""The heat strip, as text: what lies where, in how many lines, and what fp16 can hold."""
+"""The heat strip as text: its lines, the places of the shares, and the limits of fp16."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from support.examples import examples
 
 
 def shares_of(*steps, zero=0.0, nonfinite=0.0, at=None):
-    """Steps given as {exponent: share}; None for one in which the row was not measured."""
+    """Return shares from a {exponent: share} for each step; None for a step that was not measured."""
     binades = np.zeros((len(steps), 64), np.float32)
     for i, step in enumerate(steps):
         if step is None:
@@ -125,7 +125,7 @@ def test_without_data_or_room_nothing_is_drawn(shares):
     st.sampled_from([0.0, 0.2]),
 )
 @examples(200)
-def test_any_picture_fits_its_place(steps, width, height, zero, nonfinite):
+def test_a_strip_of_any_size_fits_its_width_and_height(steps, width, height, zero, nonfinite):
     shares = shares_of(*steps, zero=zero, nonfinite=nonfinite)
     lines = draw_strip(shares, width, height)
     if lines is not None:

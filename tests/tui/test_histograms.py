@@ -1,4 +1,4 @@
-"""What the screen keeps of histograms, against the shares taken from the blocks themselves."""
+"""The stored histograms, against shares computed from the blocks directly."""
 
 import dataclasses
 
@@ -63,7 +63,7 @@ def test_a_share_of_one_in_a_billion_is_not_rounded_to_zero():
     assert 0 < ring.shares(0, "out", 10, 0).binades[0, 30] < 1e-6
 
 
-def test_what_was_not_measured_is_not_zero():
+def test_a_step_that_was_not_measured_is_not_zero():
     ring = filled()
     head = [layer.name for layer in RUN.layers].index("head")
     assert BLOCKS[0].flags[(BLOCKS[0].layer == head) & (BLOCKS[0].kind == 1)] == Flags.NOT_MEASURED

@@ -1,4 +1,4 @@
-"""What is loaded, and when."""
+"""The modules that imports load, and when."""
 
 import subprocess
 import sys

@@ -31,7 +31,7 @@ def block_of(rows):
     return Block(kinds, layer, kind, np.zeros(len(rows), np.uint8), values)
 
 
-def test_own_rows_are_those_of_the_table():
+def test_the_numbers_of_a_layer_are_those_of_its_own_rows():
     run = SyntheticRun(layers=LAYERS)
     measured, rows = measure(run.block(7), TREE, 7), table(run, 7)
     node = TREE.find("blocks.1.mlp.fc1")
@@ -85,7 +85,7 @@ def test_several_outputs_are_merged_unless_there_is_a_whole_one():
     assert measured.flags["grad_norm"].tolist() == [Flags.MERGED, Flags.EXACT]
 
 
-def test_the_arriving_gradient_is_not_taken_for_the_gradient():
+def test_the_row_grad_arriving_is_not_used_as_the_gradient():
     tree = build_tree([Layer("fc", "Linear")])
     measured = measure(block_of([(0, "grad_arriving", 100.0, 1), (0, "grad", 4.0, 1)]), tree, 0)
     assert measured.values["grad_norm"].tolist() == [2.0]

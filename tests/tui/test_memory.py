@@ -1,4 +1,4 @@
-"""The memory page: bars that add up, rows in the order of what layers keep, nothing made up."""
+"""The memory page: bars that add up, and layers in the order of the memory that they save."""
 
 import pytest
 from rich.cells import cell_len
@@ -106,7 +106,7 @@ def test_layers_are_ordered_by_the_memory_they_save(store):
     assert "8.00 MiB" in rows[3]  # the whole, below the model itself
 
 
-def test_what_was_not_measured_is_a_dot_and_a_zero_is_a_zero():
+def test_a_number_not_measured_is_a_dot_and_a_zero_is_a_zero():
     store = ResourceStore()
     store.take(memory(saved=(None, None, None, None), notes=("compiled",)), LAYERS, 1)
     rows = text(layer_rows(store, 119))
@@ -153,7 +153,7 @@ def test_a_restarted_run_has_new_memory_data():
 
 
 @SIZES
-async def test_the_page_is_a_key_away_and_scrolls_below_its_bars(size):
+async def test_a_key_opens_the_page_and_only_the_list_scrolls(size):
     async with open_app(size) as ui:
         await ui.press("3")
         await ui.until_shown("No memory data yet", advance=False)

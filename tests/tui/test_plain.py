@@ -35,7 +35,7 @@ def test_the_table_is_printed_once_and_again(agent):
         assert "\x1b[" in second
 
 
-def test_without_a_run_it_says_what_to_do(agent):
+def test_without_a_run_the_error_says_what_to_do(agent):
     agent("plain-2")
     with connected("plain-2") as client:
         client.run = None

@@ -1,4 +1,4 @@
-"""What the screen makes of several ranks: their rows merged, or those of one of them."""
+"""Runs with several ranks: their rows merged, or the rows of one rank."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def norms(store):
 
 
 class Stream:
-    """Feeds a session as a client does: each step, and then the steps that all live ranks reported."""
+    """Feeds a session as a client does: each step, then the steps that all live ranks have reported."""
 
     def __init__(self, session, live=range(RANKS)):
         self.session, self.live = session, live

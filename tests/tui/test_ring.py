@@ -1,4 +1,4 @@
-"""The ring of steps, against a plain dictionary of everything that was put in."""
+"""The ring of steps, against a plain dictionary of all inserted steps."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def numbers(step, width=3):
     return {"a": np.arange(width) + 10.0 * step, "b": np.arange(width) - step}
 
 
-def test_steps_are_returned_in_order_whatever_order_they_arrived_in():
+def test_steps_are_returned_in_order_if_they_arrive_in_any_order():
     ring = StepRing(("a", "b"), 3, capacity=10)
     for step in (5, 1, 9, 3):
         assert ring.insert(step, numbers(step))
@@ -57,7 +57,7 @@ def test_remapping_moves_columns_by_name_and_leaves_new_ones_empty():
     assert moved.insert(2, numbers(2, 4))
 
 
-def test_the_ring_keeps_its_memory():
+def test_the_ring_allocates_its_memory_once():
     ring = StepRing(("a",), 100, capacity=50)
     data = ring._data["a"]
     for step in range(500):

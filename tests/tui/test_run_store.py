@@ -1,4 +1,4 @@
-"""What is kept of a run's messages, and what is not."""
+"""`RunStore`: which messages of a run it stores and which it ignores."""
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ def test_a_step_of_another_revision_is_counted_and_not_shown(store):
     assert store.counters["other_revision"] == 1
 
 
-def test_garbage_is_counted_and_harmless(store):
+def test_undecodable_messages_are_counted_and_ignored(store):
     feed(store, structs.replace(RUN.step(1), body=b"no"), RUN.step(2))
     assert store.counters["garbage"] == 1
     assert store.frame().measured.step == 2

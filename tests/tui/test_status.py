@@ -1,4 +1,4 @@
-"""The status line and the other lines: what they say, and what they leave out."""
+"""The status line and the other lines: their texts, and the parts that they omit."""
 
 import msgspec
 import numpy as np

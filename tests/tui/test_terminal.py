@@ -1,4 +1,4 @@
-"""The whole way in a real terminal: hub, agent and screen are processes; keys are bytes."""
+"""The app in a pseudo-terminal: hub, agent and app are processes, and keys are bytes."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ class Terminal:
         return "\n".join(self.screen.display)
 
     def until(self, *words, seconds=20.0):
-        """Read until all words are shown; return after how many seconds since the start."""
+        """Read until all words are shown; return the seconds since the start."""
         end = time.monotonic() + seconds
         while not all(word in self.text for word in words):
             if time.monotonic() > end:
@@ -68,7 +68,7 @@ def terminal(places):
 
 
 @pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
-def test_from_the_start_to_an_active_reversal_and_away(agent, terminal, size):
+def test_from_the_start_to_an_active_reversal_and_quit(agent, terminal, size):
     agent("trial-1")
     screen = terminal(*size)
     screen.until("trial-1", "tokens", "live")
