@@ -133,7 +133,7 @@ def stats_of_row(block: Block, row: int) -> Stats:
         if array is not None:
             fields[column.name] = int(array[row]) if column.is_count else float(array[row])
     bins = None if block.histogram is None else tuple(block.histogram[row].tolist())
-    return Stats(**fields, flags=Flags(int(block.flags[row])), histogram=bins)  # type: ignore[arg-type]  # one value a field, by the schema
+    return Stats(**fields, flags=Flags(int(block.flags[row])), histogram=bins)  # type: ignore[arg-type]  # one value per field, by the schema
 
 
 def merge_block(block: Block, groups: NDArray[np.intp], group_count: int) -> Block:

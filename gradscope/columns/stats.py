@@ -121,7 +121,7 @@ def merge_stats(parts: Iterable[Stats]) -> Stats:
     for column in COLUMNS:
         values = [getattr(row, column.name) for row in rows]
         merged[column.name] = None if None in values else _REDUCE[column.merge](values)
-    return Stats(**merged, flags=flags, histogram=_merged_bins(rows))  # type: ignore[arg-type]  # one value a field, by the schema
+    return Stats(**merged, flags=flags, histogram=_merged_bins(rows))  # type: ignore[arg-type]  # one value per field, by the schema
 
 
 def _merged_bins(rows: Iterable[Stats]) -> tuple[int, ...] | None:

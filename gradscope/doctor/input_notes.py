@@ -29,7 +29,7 @@ def _on_inputs(subject: Subject, inputs: Sequence[object]) -> Iterator[str]:
 
 
 def _has_tangent(tensor: Tensor) -> bool:
-    dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]  # torch does not annotate it
     return dual.tangent is not None
 
 

@@ -185,7 +185,7 @@ def _recording_calls(functions: Sequence[type[Function]]) -> Iterator[list[_Reco
 def _recording_forward(
     function: type[Function], recorded: dict[type[Function], _RecordedCalls]
 ) -> Callable[..., Any]:
-    forward: Any = function.forward  # Any: the user's method has whatever signature it has
+    forward: Any = function.forward  # Any: the user's method may have any signature
     skipped = int(function.setup_context is Function.setup_context)  # ctx comes first
 
     def recording(*arguments: Any) -> Any:

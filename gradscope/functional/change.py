@@ -30,7 +30,7 @@ def change_gradient(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
             f"change_gradient expected a function of one tensor, got {type(function).__name__}; "
             "pass the function itself, `lambda gradient: gradient.sign()` for instance"
         )
-    changed: Tensor = _Change.apply(x, function)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    changed: Tensor = _Change.apply(x, function)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     return changed
 
 
@@ -60,7 +60,7 @@ class _Change(Function):
         return x.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Any], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Any], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has arbitrary attributes
         ctx.function = inputs[1]
 
     @staticmethod

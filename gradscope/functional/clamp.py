@@ -24,7 +24,7 @@ def clamp_gradient(x: Tensor, limit: float) -> Tensor:
     """
     check_tensor("clamp_gradient", x)
     check_number("clamp_gradient", "limit", limit, least=0.0, may_be_infinite=True)
-    clamped: Tensor = _Clamp.apply(x, limit)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    clamped: Tensor = _Clamp.apply(x, limit)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     return clamped
 
 
@@ -36,7 +36,7 @@ class _Clamp(Function):
         return x.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has arbitrary attributes
         ctx.limit = inputs[1]
 
     @staticmethod

@@ -30,7 +30,7 @@ def clip_gradient_norm(x: Tensor, max_norm: float) -> Tensor:
     """
     check_tensor("clip_gradient_norm", x)
     check_number("clip_gradient_norm", "max_norm", max_norm, least=0.0, may_be_infinite=True)
-    clipped: Tensor = _Clip.apply(x, max_norm)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    clipped: Tensor = _Clip.apply(x, max_norm)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     return clipped
 
 
@@ -42,7 +42,7 @@ class _Clip(Function):
         return x.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has arbitrary attributes
         ctx.max_norm = inputs[1]
 
     @staticmethod

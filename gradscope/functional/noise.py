@@ -31,7 +31,7 @@ def noise_gradient(
     check_tensor("noise_gradient", x)
     check_number("noise_gradient", "std", std, least=0.0)
     _check_generator(x, generator)
-    y: Tensor = _Noise.apply(x, std, generator, is_relative)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    y: Tensor = _Noise.apply(x, std, generator, is_relative)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     return y
 
 
@@ -56,7 +56,7 @@ class _Noise(Function):
         return x.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has arbitrary attributes
         ctx.std, ctx.generator, ctx.is_relative = inputs[1:]
 
     @staticmethod

@@ -23,7 +23,7 @@ def replace_nonfinite_gradient(x: Tensor, value: float = 0.0) -> Tensor:
     """
     check_tensor("replace_nonfinite_gradient", x)
     check_number("replace_nonfinite_gradient", "value", value)
-    finite: Tensor = _Replace.apply(x, value)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    finite: Tensor = _Replace.apply(x, value)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     return finite
 
 
@@ -35,7 +35,7 @@ class _Replace(Function):
         return x.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has arbitrary attributes
         ctx.value = inputs[1]
 
     @staticmethod

@@ -22,7 +22,7 @@ def reverse_gradient(x: Tensor, alpha: float = 1.0) -> Tensor:
     """
     check_tensor("reverse_gradient", x)
     check_number("reverse_gradient", "alpha", alpha, least=0.0)
-    reversed_: Tensor = _Reverse.apply(x, alpha)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    reversed_: Tensor = _Reverse.apply(x, alpha)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     return reversed_
 
 
@@ -34,7 +34,7 @@ class _Reverse(Function):
         return x.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has arbitrary attributes
         ctx.alpha = inputs[1]
 
     @staticmethod

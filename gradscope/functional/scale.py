@@ -21,7 +21,7 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     """
     check_tensor("scale_gradient", x)
     check_number("scale_gradient", "factor", factor)
-    scaled: Tensor = _Scale.apply(x, factor)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    scaled: Tensor = _Scale.apply(x, factor)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     return scaled
 
 
@@ -33,7 +33,7 @@ class _Scale(Function):
         return x.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has arbitrary attributes
         ctx.factor = inputs[1]
 
     @staticmethod

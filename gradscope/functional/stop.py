@@ -21,7 +21,7 @@ def stop_gradient(x: Tensor) -> Tensor:
     Raises UsageError if x is sparse or not of floating-point or complex dtype.
     """
     check_tensor("stop_gradient", x)
-    stopped: Tensor = _Stop.apply(x)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    stopped: Tensor = _Stop.apply(x)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     return stopped
 
 
@@ -43,7 +43,7 @@ class _Stop(Function):
 
 def zeroed(dy: Tensor) -> Tensor:
     """Return zeros with the gradient's shape and dtype."""
-    zeros: Tensor = _Zeros.apply(dy)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    zeros: Tensor = _Zeros.apply(dy)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     return zeros
 
 
@@ -62,5 +62,5 @@ class _Zeros(Function):
 
     @staticmethod
     def backward(ctx: Any, ddx: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
-        zeros: Tensor = _Zeros.apply(ddx)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+        zeros: Tensor = _Zeros.apply(ddx)  # type: ignore[no-untyped-call]  # torch does not annotate apply
         return zeros

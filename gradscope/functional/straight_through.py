@@ -37,7 +37,7 @@ def straight_through(x: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
     with torch.no_grad():
         value = forward(x.detach().clone())
     _check_value(x, value)
-    through: Tensor = _StraightThrough.apply(x, value)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    through: Tensor = _StraightThrough.apply(x, value)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     return through
 
 
@@ -83,7 +83,7 @@ def bypassed(x: Tensor, y: Tensor) -> Tensor:
             f"a gradient can pass straight where output and input have one shape, got {tuple(y.shape)} "
             f"for an input of {tuple(x.shape)}"
         )
-    through: Tensor = _Bypass.apply(x, y)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    through: Tensor = _Bypass.apply(x, y)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     return through
 
 
@@ -91,11 +91,11 @@ class _Bypass(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor) -> Tensor:  # noqa: ARG004 - the gradient goes to it
+    def forward(x: Tensor, y: Tensor) -> Tensor:  # noqa: ARG004 - it receives the gradient
         return y.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has what is put on it
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004 - torch's signature; Any: ctx has arbitrary attributes
         ctx.dtype = inputs[0].dtype
 
     @staticmethod

@@ -69,7 +69,7 @@ class ForwardHook(Generic[S]):
 
     def __init__(
         self,
-        callback: Callable[[S, Any], Any],  # Any: whatever a module returns
+        callback: Callable[[S, Any], Any],  # Any: a module may return any type
         compiled: CompiledHook,
     ) -> None:
         self._callback = callback
@@ -108,7 +108,7 @@ class ForwardHook(Generic[S]):
             self._handle.remove()
             self._handle = None
 
-    def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> Any:  # Any: as torch says
+    def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> Any:  # Any: as in torch
         if is_compiling():
             self._compiled.trace(module, output)
             return None

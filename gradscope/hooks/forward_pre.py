@@ -19,7 +19,7 @@ __all__ = ["InputHook"]
 
 S = TypeVar("S")
 
-_Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # Any: whatever a module takes
+_Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # Any: a module may take any arguments
 
 
 class InputHook(Generic[S]):
@@ -38,7 +38,7 @@ class InputHook(Generic[S]):
     def watch(self, slots: list[tuple[nn.Module, S]]) -> None:
         """Watch only these modules."""
         if self._handle is None:
-            hook: Callable[..., None] = self._before_forward  # type: ignore[assignment]  # torch types a hook that returns nothing
+            hook: Callable[..., None] = self._before_forward  # type: ignore[assignment]  # torch annotates the hook as returning None
             self._handle = register_module_forward_pre_hook(hook)
         self._unmark()
         self._modules = tuple(module for module, _ in slots)

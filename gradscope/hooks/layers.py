@@ -50,7 +50,7 @@ def layers_of(model: nn.Module, chosen: LayerPatterns | None = None) -> list[Lay
 
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the same as `named_parameters(recurse=False)`, but much faster in the usual case."""
-    owned = {name: p for name, p in module._parameters.items() if p is not None}  # noqa: SLF001 - as said
+    owned = {name: p for name, p in module._parameters.items() if p is not None}  # noqa: SLF001 - see above
     is_usual = type(module).named_parameters is nn.Module.named_parameters
     if is_usual and len({id(p) for p in owned.values()}) == len(owned):
         return owned

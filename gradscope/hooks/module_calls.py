@@ -31,8 +31,8 @@ class CallHooks(Generic[S]):
     def __init__(
         self,
         table: SlotTable[S],
-        enter: Callable[[S, Any], None],  # Any: whatever a module is given
-        leave: Callable[[S, Any, Any, Any], None],  # Any: and whatever it returns
+        enter: Callable[[S, Any], None],  # Any: a module may take any arguments
+        leave: Callable[[S, Any, Any, Any], None],  # Any: and may return any type
         abandon: Callable[[S], None],
     ) -> None:
         self._find = table.find
@@ -64,9 +64,9 @@ class CallHooks(Generic[S]):
             handle = self._handles.pop()
             handle.remove()
             # torch does not clear this entry, which slows down every later forward
-            torch_module._global_forward_hooks_with_kwargs.pop(handle.id, None)  # noqa: SLF001 - as said
+            torch_module._global_forward_hooks_with_kwargs.pop(handle.id, None)  # noqa: SLF001 - see above
 
-    def _on_enter(self, module: nn.Module, args: Any) -> None:  # Any: as torch says
+    def _on_enter(self, module: nn.Module, args: Any) -> None:  # Any: as in torch
         if torch.compiler.is_compiling():
             return
         slot = self._find(module)

@@ -62,7 +62,7 @@ class OptimizerHook:
         self._open: weakref.ref[Optimizer] | None = None
         self._newest: tuple[weakref.ref[Optimizer], int, bool] | None = None
         self._inside = 0
-        self._handles: list[Any] = []  # Any: torch gives two kinds of handle, both with remove()
+        self._handles: list[Any] = []  # Any: torch has two types of handle, both with remove()
 
     def stepped_optimizers(self) -> list[Optimizer]:
         """Return the model's optimizers that have stepped, and `given`."""
@@ -108,7 +108,7 @@ class OptimizerHook:
         return is_ours
 
     @untraced
-    def on_step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
+    def on_step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # Any: as in torch
         """Handle the start of an optimizer's step (PyTorch's pre-hook)."""
         if not self.is_ours(optimizer):
             return None

@@ -19,7 +19,9 @@ class OutputHook:
     One global hook that runs before `ForwardHook`. It is not called in compiled code.
     """
 
-    def __init__(self, callback: Callable[[str, Any], None]) -> None:  # Any: whatever a module returns
+    def __init__(
+        self, callback: Callable[[str, Any], None]
+    ) -> None:  # Any: a module may return any type
         self._callback = callback
         self._names: dict[int, tuple[weakref.ref[nn.Module], str]] = {}
         self._handle: RemovableHandle | None = None
@@ -38,7 +40,7 @@ class OutputHook:
             self._handle.remove()
             self._handle = None
 
-    def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> None:  # Any: as torch says
+    def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> None:  # Any: as in torch
         if torch.compiler.is_compiling():
             return
         found = self._names.get(id(module))

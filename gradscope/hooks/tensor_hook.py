@@ -65,5 +65,5 @@ def watch_gradient(tensor: torch.Tensor, hook: GradientHook) -> RemovableHandle 
             tensor._backward_hooks = OrderedDict({_OURS: hook})  # noqa: SLF001 - as above
             node._register_hook_dict(tensor)  # noqa: SLF001 - as above
             return None
-    handle = tensor.register_hook(hook)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    handle = tensor.register_hook(hook)  # type: ignore[no-untyped-call]  # torch does not annotate it
     return handle if tensor.is_leaf else None

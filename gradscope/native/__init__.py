@@ -1,7 +1,7 @@
 """Loads the C extension, which reduces a CPU tensor to all columns in one read of its memory.
 
-`gradscope.native._native` is optional: without a compiler gradscope installs without it, and
-`gradscope.observe.reduction` computes the same numbers, more slowly. GRADSCOPE_NATIVE=0 in the environment
+`gradscope.native._native` is optional. If there is no compiler, gradscope is installed without it, and
+`gradscope.observe.reduction` computes the same values more slowly. GRADSCOPE_NATIVE=0 in the environment
 disables the extension.
 """
 
@@ -25,7 +25,7 @@ def native_module() -> ModuleType | None:
 
 
 def pass_name() -> str:
-    """Return which pass reduces CPU tensors: "native avx2", "native portable", or "eager: <reason>"."""
+    """Return the name of the pass that reduces CPU tensors: "native avx2", "native portable", or "eager: <reason>"."""
     if os.environ.get(_SWITCH) == "0":
         return f"eager: {_SWITCH}=0"
     return _load()[1]
@@ -53,6 +53,6 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 def _threads() -> Callable[[], int] | None:
-    """Return the function for the number of PyTorch's threads, if its thread pool is OpenMP's."""
+    """Return the function that returns PyTorch's number of threads; None if its thread pool is not OpenMP."""
     uses_openmp = "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
     return torch.get_num_threads if uses_openmp else None

@@ -36,7 +36,7 @@ class TensorRows:
 Token: TypeAlias = tuple[int, TensorRows]
 """Data of a tensor hook: the epoch (step) in which it was installed, and the rows of the tensor's gradient."""
 
-RecordOutput: TypeAlias = Callable[[nn.Module, Any], bool]  # Any: whatever a module returns
+RecordOutput: TypeAlias = Callable[[nn.Module, Any], bool]  # Any: a module may return any type
 """Records a module's output if possible, and returns whether it was recorded."""
 
 

@@ -31,7 +31,9 @@ _IN_BACKWARD = (*NO_ACTIVE_MODES, (torch.is_grad_enabled, False))
 class NativeHooks(Protocol):
     """The interface of `gradscope.native._native.NativeHooks`."""
 
-    def record_output(self, module: nn.Module, output: Any) -> bool:  # Any: whatever a module returns
+    def record_output(
+        self, module: nn.Module, output: Any
+    ) -> bool:  # Any: a module may return any type
         """Record an output and install a hook on its gradient; return False if nothing was done."""
 
     def add_module(self, module: nn.Module, out_row: int, grad_row: int, place: object) -> None:

@@ -16,7 +16,7 @@ __all__ = ["EMPTY_ROW", "Readout", "columns_of", "frozen"]
 _EMPTY = {Merge.ADD: 0.0, Merge.MIN: float("inf"), Merge.MAX: -float("inf")}
 EMPTY_ROW = np.array([_EMPTY[column.merge] for column in COLUMNS], np.float64)
 _WIDTH = len(COLUMNS)
-_COUNTS = sum(column.is_count for column in COLUMNS)  # they come first
+_COUNTS = sum(column.is_count for column in COLUMNS)  # these columns are first
 _CALLS = COLUMN_NAMES.index("calls")
 _MISSING = int(Flags.NOT_MEASURED)
 

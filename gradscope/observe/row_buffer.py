@@ -50,7 +50,7 @@ _NO_ROW = -1
 _HEADING_BYTES = 16 + 7
 """The maximum size in bytes of a copy, beyond the tensor's own bytes."""
 _CALLS = COLUMN_NAMES.index("calls")
-_NAN = COLUMN_NAMES.index("nan")  # the infinities come after it
+_NAN = COLUMN_NAMES.index("nan")  # the infinities are after it
 _NO_FLOAT64 = frozenset({"mps"})
 
 Targets = tuple[int, ...]

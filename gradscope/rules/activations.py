@@ -18,7 +18,7 @@ _TANH = frozenset({"Tanh"})
 _SIGMOID = frozenset({"Sigmoid"})
 
 
-def dead(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - a check's arguments
+def dead(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - all checks take these arguments
     """Find layers whose output is entirely or almost entirely zero.
 
     At full detail the column `zero` counts zeros. At core detail only an output that is entirely zero

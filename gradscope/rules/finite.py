@@ -28,7 +28,7 @@ _ORIGINS = {
 }
 
 
-def nonfinite(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - a check's arguments
+def nonfinite(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - all checks take these arguments
     """Find the first tensor that is not finite. At most one finding: the others follow from the first.
 
     An infinity in an output alone is not a finding, because attention masks contain infinities. If another

@@ -16,7 +16,7 @@ __all__ = ["exploding", "spike", "vanishing"]
 _KIND = "param_grad"
 
 
-def exploding(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - a check's arguments
+def exploding(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - all checks take these arguments
     """Find layers whose gradient norm is over the threshold."""
     limit = limit_of(threshold)
     norms = view.by_layer(_KIND, "norm")

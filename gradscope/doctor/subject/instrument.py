@@ -101,7 +101,7 @@ def _wrap(
     contexts: dict[int, tuple[object, FunctionCall]],
 ) -> None:
     name = backward_name(function)
-    backward: Any = getattr(function, name)  # Any: the user's method has whatever signature it has
+    backward: Any = getattr(function, name)  # Any: the user's method may have any signature
     wrap_forward = _wrap_two_methods if _has_setup_context(function) else _wrap_one_method
     wrap_forward(function, calls, contexts)
 
@@ -206,7 +206,7 @@ def _has_gradient(value: object) -> bool:
 
 def _record_backward(
     call: FunctionCall, backward: Any, ctx: Any, gradients: tuple[Any, ...]
-) -> Any:  # Any: the user's
+) -> Any:  # Any: the user's values
     call.needs = tuple(ctx.needs_input_grad)
     try:
         saved = tuple(ctx.saved_tensors)

@@ -102,7 +102,7 @@ class _Clock:
 
 
 def _now() -> float:
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch does not annotate it
         torch.cuda.synchronize()
     return time.perf_counter()
 

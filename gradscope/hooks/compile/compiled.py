@@ -98,7 +98,7 @@ class CompiledHook:
         """Set the watched modules and the index of each."""
         self._marks = {id(module): _GradientMark(self, index) for module, index in modules}
 
-    def trace(self, module: nn.Module, output: Any) -> None:  # Any: whatever a module returns
+    def trace(self, module: nn.Module, output: Any) -> None:  # Any: a module may return any type
         """Insert operations for an output while its forward is traced; none while a graph is exported."""
         if not self.is_on or not torch.is_grad_enabled() or torch.compiler.is_exporting():
             return
@@ -109,7 +109,7 @@ class CompiledHook:
             has_gradient = tensor.requires_grad
             self.see(tensor.detach(), self.number, mark.index, 1 if has_gradient else 0, path)
             if has_gradient:
-                tensor.register_hook(functools.partial(mark.see, path))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                tensor.register_hook(functools.partial(mark.see, path))  # type: ignore[no-untyped-call]  # torch does not annotate it
 
 
 def _tensors(value: Any, path: str) -> list[tuple[str, torch.Tensor]]:  # Any: as above

@@ -98,7 +98,7 @@ def _parameters_given(subject: Subject) -> list[inspect.Parameter]:
     owner = getattr(subject.call, "__self__", None)
     described: Any = (
         subject.module.forward if subject.module is not None else subject.call
-    )  # Any: as is
+    )  # Any: returned unchanged
     skipped = 0
     if isinstance(owner, type) and issubclass(owner, Function):
         described, skipped = owner.forward, int(owner.setup_context is Function.setup_context)

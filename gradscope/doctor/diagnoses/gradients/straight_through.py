@@ -55,7 +55,7 @@ def _gradients(exam: Examination) -> Sequence[Tensor | None]:
 
 def _forward(exam: Examination, arguments: Sequence[object]) -> object:
     function = exam.in_double.functions[0]
-    forward: Any = function.forward  # Any: the user's method has whatever signature it has
+    forward: Any = function.forward  # Any: the user's method may have any signature
     is_with_ctx = function.setup_context is torch.autograd.Function.setup_context
     return forward(*([_AnyContext()] if is_with_ctx else []), *arguments)
 

@@ -117,7 +117,7 @@ class _Context:
     def __init__(self, ctx: Any, saved: set[int | str], attributes: set[int | str]) -> None:
         self.__dict__.update(_ctx=ctx, _saved=saved, _attributes=attributes)
 
-    def __getattr__(self, name: str) -> Any:  # Any: whatever ctx has
+    def __getattr__(self, name: str) -> Any:  # Any: any attribute of ctx
         value = getattr(self._ctx, name)
         if name == "saved_tensors":
             return tuple(_transpose_some(value, self._saved))
