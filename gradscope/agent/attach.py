@@ -22,7 +22,7 @@ from gradscope.intervene import OwnFunction, register_action
 __all__ = ["attach", "register_intervention", "scopes"]
 
 _live: dict[int, tuple[weakref.ref[nn.Module], Scope]] = {}
-"""The scopes of this process by the id of their model. A script need not keep its scope."""
+"""The scopes of this process, by the id of their model, so that a script need not keep a reference."""
 
 
 def attach(

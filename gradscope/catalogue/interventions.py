@@ -15,9 +15,9 @@ from gradscope.errors import UsageError
 __all__ = ["COMMON", "INTERVENTIONS", "SCOPE_METHODS", "SITES", "InterventionSpec", "check_site"]
 
 SITES = ("output", "input", "params")
-"""Where an intervention applies: the gradient that arrives at a layer's output, or that output; the
-gradient that leaves through its inputs, or those inputs; the gradients of its parameters and of the
-layers in it, before the optimizer steps."""
+"""The tensors that an intervention changes. `output`: the gradient that arrives at the layer's output, or the
+output itself. `input`: the gradient that leaves through the layer's inputs, or the inputs themselves.
+`params`: the gradients of the parameters of the layer and its submodules, before the optimizer steps."""
 
 _AROUND = ("output", "input")
 
@@ -280,13 +280,13 @@ _ACTIVATIONS = (
 INTERVENTIONS: Mapping[str, InterventionSpec] = {
     spec.name: spec for spec in (*_GRADIENTS, *_ACTIVATIONS)
 }
-"""The interventions of gradscope, by name. A script can register others in its own process."""
+"""The built-in interventions, by name. A script can register others in its own process."""
 
 SCOPE_METHODS = (
     "reverse", "scale", "clip", "clamp", "stop", "noise", "replace_nonfinite", "straight_through",
     "scale_activation", "clamp_activation", "zero_activation", "noise_activation", "round_activation",
 )  # fmt: skip
-"""Those with a typed method on `Scope`; the others are installed with `scope.intervene`."""
+"""The interventions with a typed method on `Scope`; the others are installed with `scope.intervene`."""
 
 COMMON = ("clip", "clamp", "scale", "reverse", "stop", "noise")
-"""Those with a command of their own (`gradscope clip`) and a method of `Client`."""
+"""The interventions with a separate command (`gradscope clip`) and a method of `Client`."""

@@ -27,7 +27,7 @@ __all__ = [
 TIMEOUT_S = 10.0
 
 Layers: TypeAlias = str | Sequence[str]
-"""The name or pattern of layers, or several."""
+"""A layer name or pattern, or several."""
 
 
 class CommandFields(TypedDict, total=False):

@@ -13,7 +13,7 @@ __all__ = ["cells_of", "picture_lines"]
 
 SHADES: Final = " .:-=+*#%@"
 _GRID: Final = 24
-"""The largest number of images in a grid."""
+"""The maximum number of images in a grid."""
 
 
 def picture_lines(

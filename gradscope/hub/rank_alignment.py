@@ -15,7 +15,7 @@ __all__ = ["Chosen", "RankAlignment"]
 
 _KEPT = 16
 _GRACE_S = 0.25
-"""How long a step waits for the same step of a rank that was active recently."""
+"""How long a step waits for the same step of a rank that was recently active, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

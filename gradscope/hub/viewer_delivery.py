@@ -29,7 +29,7 @@ _PAST_AT_ONCE = 50
 _RETRY_S = 0.01
 
 Past = Iterator[tuple[Parts, bool]]
-"""Past messages, oldest first, each with a flag: is it a step?"""
+"""Past messages, oldest first; the flag is True if the message is a step."""
 
 
 class ViewerDelivery:

@@ -102,7 +102,7 @@ class ViewerHandler:
                     )
                 self.commands.submit(peer, message, parts)
             case Heartbeat():
-                pass  # its arrival is its whole content
+                pass  # receiving it is enough: it has no content
             case _:
                 name = type(message).__name__
                 return Refusal(code="message", reason=f"a viewer cannot send a {name}")

@@ -78,4 +78,4 @@ ACTIONS: Mapping[str, Action] = {
     name: Action(spec, _TRANSFORMS[name], _JOINT_TRANSFORMS.get(name))
     for name, spec in INTERVENTIONS.items()
 }
-"""The interventions of gradscope; `custom.py` has those of a script."""
+"""The built-in interventions; `custom.py` has the registered ones of the script."""

@@ -117,7 +117,8 @@ def _called(function: Callable[..., Tensor], arguments: Sequence[Argument]) -> C
 def _applied(function: type[Function]) -> Callable[..., Tensor]:
     def change(x: Tensor, _arguments: object, _generator: object) -> Tensor:
         value = _checked(x, function.apply(x))  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-        return value.clone()  # it owns its edge then, whatever the function returned
+        # The copy has its own edge in the graph, even if the function returned its input.
+        return value.clone()
 
     return change
 

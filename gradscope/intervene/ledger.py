@@ -26,7 +26,7 @@ from gradscope.protocol import Schedule
 __all__ = ["VANISHED_AFTER_S", "End", "InterventionRequest", "Ledger", "LedgerEntry"]
 
 VANISHED_AFTER_S = 60.0
-"""How long an intervention outlives the viewer that set it, unless it is kept."""
+"""How long an intervention stays after its viewer has disconnected, in seconds, unless it is kept."""
 
 
 @dataclass(frozen=True, slots=True)

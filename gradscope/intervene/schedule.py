@@ -11,7 +11,7 @@ from gradscope.protocol import Ramp, Schedule
 __all__ = ["acts_in", "arguments_in", "check_schedule", "is_over"]
 
 _STEEPNESS = 10.0
-"""Of the sigmoid ramp in Ganin and Lempitsky, "Unsupervised domain adaptation by backpropagation"."""
+"""Steepness of the sigmoid ramp in Ganin and Lempitsky, "Unsupervised domain adaptation by backpropagation"."""
 
 
 def check_schedule(

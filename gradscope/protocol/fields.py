@@ -7,7 +7,7 @@ import msgspec
 __all__ = ["Rate", "TaggedMessage", "Whole"]
 
 Whole: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A count, an index or a revision. A message with a number outside this range is refused."""
+"""A non-negative integer: a count, an index or a revision. A message with a value out of range is refused."""
 
 Rate: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 """A frequency in hertz, above 0."""

@@ -13,16 +13,17 @@ PROTOCOL_VERSION = 1
 """Both ends of a link must have the same version."""
 
 PART_LIMIT_BYTES = 256 * 1024
-"""The longest part of a message on the wire; libzmq drops larger ones silently."""
+"""The maximum size of a message part; libzmq drops larger parts silently."""
 
 PART_LIMIT_COUNT = 64
-"""The most parts of one message, its head included."""
+"""The maximum number of parts of one message, including the head."""
 
 HEAD_LIMIT_BYTES = PART_LIMIT_BYTES
-"""The longest head. It bounds all strings, arrays and maps in it."""
+"""The maximum size of the head. It limits all strings, arrays and maps in the head."""
 
 BODY_LIMIT_BYTES = PART_LIMIT_BYTES * (PART_LIMIT_COUNT - 1)
-"""The longest body, over all its parts."""
+"""The maximum size of the body, over all its parts."""
 
 HISTOGRAM_ROWS_LIMIT = 131_072
-"""The most rows of a step with a histogram: two bytes of a body can claim a row, which takes 1 kB."""
+"""The maximum number of rows of a step with a histogram, because two bytes of a body can declare a row,
+which takes 1 kB of memory."""

@@ -57,7 +57,7 @@ class RecordingInfo:
     first_step: int | None = None
     last_step: int | None = None
     problem: str = ""
-    """Why the file cannot be read; then only the fields without a default are known."""
+    """The reason why the file cannot be read. Only the fields without a default are then known."""
 
 
 _INFO = """

@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 SUFFIX = ".gradscope"
 
 _APPLICATION_ID = 0x47724453
-"""Marks the file as a recording in SQLite's header ("GrDS")."""
+"""Identifies the file as a recording, in the header of SQLite ("GrDS")."""
 
 _TABLES = """
 CREATE TABLE run (

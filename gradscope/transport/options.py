@@ -7,10 +7,10 @@ from gradscope.protocol import PART_LIMIT_BYTES
 __all__ = ["HEARTBEAT_S", "SILENCE_S", "open_dealer", "set_common_options"]
 
 HEARTBEAT_S = 2.0
-"""The interval of heartbeats, in each direction."""
+"""The interval of heartbeats in each direction, in seconds."""
 
 SILENCE_S = 6.0
-"""A side that sends nothing for this time is lost."""
+"""A peer that sends nothing for this time is considered lost, in seconds."""
 
 _HANDSHAKE_MS = 3_000
 _QUEUE_MESSAGES = 100

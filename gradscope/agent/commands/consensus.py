@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["Consensus", "is_agreed"]
 
 ANSWER_S: Final = 2.0
-"""How long the proposing rank waits for the answers of the others."""
+"""How long the proposing rank waits for the answers of the other ranks, in seconds."""
 
 WAIT_S: Final = 2.0
-"""How long a rank waits at its horizon for a decision, before it decides against the command."""
+"""How long a rank waits at its horizon for a decision, before it writes a rejection, in seconds."""
 
 _AHEAD_S: Final = 0.05
 _AHEAD_STEPS: Final = (2, 200)

@@ -33,9 +33,9 @@ _VIEWERS, _OWN = "command", "own"
 _AGAIN_S = 5.0
 
 Prepare: TypeAlias = Callable[[Command], Prepared]
-"""Checks a command and returns a function that applies it. Raises GradscopeError to refuse it. It is called
-from any thread, on each rank, and changes nothing, since another rank may refuse. It checks the command
-alone; what is in force is checked when the command is applied."""
+"""Checks a command and returns a function that applies it. Raises GradscopeError to refuse the command.
+Called in any thread, on each rank. It changes nothing, because another rank may refuse the command, and it
+does not check the state of the run; that is checked when the command is applied."""
 
 
 class CommandDispatcher:

@@ -53,9 +53,9 @@ class Boundary:
 
 
 Prepared: TypeAlias = Callable[[Boundary], None]
-"""A checked command: called in the training thread, between two steps. It raises GradscopeError to refuse
-because of the state at that boundary: before the boundary ranks may be in different steps, there they all
-have the same state."""
+"""Applies a checked command; called in the training thread, between two steps. Raises GradscopeError to refuse
+the command because of the state at that boundary. All ranks have the same state there, but may be in
+different steps before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ __all__ = ["SharedInterval"]
 _KIND = "every"
 _PROPOSED_EVERY_S = 1.0
 _MIN_RATIO = 1.2
-"""A new interval must differ by this factor from the present one to be proposed."""
+"""An interval is proposed only if it differs from the current one by at least this factor."""
 
 
 class SharedInterval(StepPlugin):

@@ -68,7 +68,7 @@ class Capture:
         self.every = every
         self.keep = keep
         self.skipped: tuple[str, ...] = ()
-        """Reasons why tensors were not captured; the newest eight."""
+        """The newest eight reasons why tensors were not captured."""
         self._remove = remove
         self._steps: dict[int, list[CapturedTensor]] = {}
 

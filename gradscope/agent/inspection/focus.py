@@ -28,7 +28,7 @@ FOCUS_LIMIT: Final = 16
 """Maximum number of layers in the focus of one viewer or of the script."""
 
 VIEWER_TIMEOUT_S: Final = 10.0
-"""The focus of a viewer ends after this time without a sign of the viewer."""
+"""The focus of a viewer ends if the hub has not reported the viewer for this time, in seconds."""
 
 _RETRY_S = 5.0
 _SCRIPT = ""

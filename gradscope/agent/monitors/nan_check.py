@@ -34,7 +34,7 @@ from gradscope.observe import make_find_nonfinite, numbers_of_gradient
 __all__ = ["NonfiniteCheck"]
 
 _TOLD_EVERY: Final = 8
-"""The cost is reported after this many checks."""
+"""The average cost is reported after this many checks."""
 
 _MEMORY: Final = 5
 """The median of this many averages is reported, so that a single slow check has no effect."""

@@ -21,7 +21,8 @@ from gradscope.rules import Alert, RuleFinding
 __all__ = ["NonfiniteResponse"]
 
 _FOLLOWED: Final = 10
-"""Number of steps to observe after a nonfinite step. After as many clean steps, the next one is new."""
+"""Number of steps to observe after a nonfinite step. After this many finite steps, a nonfinite step
+counts as a new occurrence."""
 
 _RULE: Final = "nonfinite"
 _SHOWN: Final = 3

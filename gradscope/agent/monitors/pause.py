@@ -30,7 +30,7 @@ LEASE_S: Final = 60.0
 """Default duration of a pause, in seconds."""
 
 LEASE_LIMIT_S: Final = 300.0
-"""Maximum lease in seconds. The time-outs of collectives are longer: ten minutes and more."""
+"""Maximum lease, in seconds. It is shorter than the timeouts of collectives, which are 10 minutes or more."""
 
 _GRACE_S: Final = 10.0
 

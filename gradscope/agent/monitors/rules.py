@@ -37,7 +37,7 @@ from gradscope.rules import Alert, Rule, RuleFinding, StepView, default_rules, i
 __all__ = ["ACTIONS", "Action", "ActiveRule", "Callback", "RuleMonitor", "check_action"]
 
 ACTIONS: Final = ("event", "pause", "skip_step", "clip", "remove", "raise", "off")
-"""Actions of a rule. A callable is the other possibility."""
+"""The named actions of a rule. An action can also be a callable."""
 
 Callback: TypeAlias = Callable[[Alert], object]
 Action: TypeAlias = str | Callback

@@ -15,7 +15,7 @@ from gradscope.observe import LayerSlot
 __all__ = ["Call", "Chain", "LayerSlots", "Slot"]
 
 Chain: TypeAlias = tuple[ActiveIntervention, ...]
-"""What acts at one place, in the order in which it was set."""
+"""The interventions at one site of one layer, in the order in which they were set."""
 
 
 @dataclass(frozen=True, slots=True)

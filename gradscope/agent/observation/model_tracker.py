@@ -19,7 +19,7 @@ from gradscope.observe import native_module
 __all__ = ["ModelTracker"]
 
 _SEARCH_LIMIT = 8
-"""Searches for changed modules in an observed step, if the model's root is never called."""
+"""Maximum number of searches for changed modules in an observed step, if the model itself is not called."""
 
 
 class ModelTracker:

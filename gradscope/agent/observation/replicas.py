@@ -69,11 +69,11 @@ class Replicas:
 
 def is_copy(parameter: nn.Parameter, rank: int) -> bool:
     """Return whether a lower rank holds, and reports, the same part of a parameter."""
-    mesh: Any = getattr(parameter, "device_mesh", None)  # Any: torch.distributed may not be there
+    mesh: Any = getattr(parameter, "device_mesh", None)  # Any: torch.distributed may be missing
     if mesh is None:
         return rank > 0
     if not bool((mesh.mesh == 0).any()):
-        return True  # another group of ranks, with rank 0 in it, holds the same
+        return True  # another group of ranks, which includes rank 0, holds the same values
     placements: Any = parameter.placements  # type: ignore[attr-defined]  # a DTensor's
     coordinate = mesh.get_coordinate() or ()
     pairs = zip(placements, coordinate, strict=False)

@@ -39,7 +39,7 @@ def store_of_our_own(run: str, rank: int) -> "Store":
     from torch.distributed import PrefixStore, distributed_c10d  # type: ignore[attr-defined]  # noqa: PLC0415 - not in builds without torch.distributed
 
     store: Any = distributed_c10d._get_default_store()  # noqa: SLF001 - Any, _: no public name gives it
-    # A store in a file or in memory cannot be cloned: it is shared then. Our calls never wait.
+    # A store in a file or in memory cannot be cloned and is shared; that is safe, as our calls never block.
     with suppress(NotImplementedError, RuntimeError):
         store = store.clone()
     ours = PrefixStore("gradscope", store)

@@ -262,7 +262,7 @@ class StepEngine:
         plugins, next_step = self._plugins, self.step + 1
         if self._hooks.is_on or plugins.are_active:
             return False
-        if self._counter.must_plan:  # first: a request that comes later sets it again
+        if self._counter.must_plan:  # before the work: a later request sets it again
             plugins.plan(next_step)
         return (
             plugins.next_step > next_step

@@ -17,7 +17,7 @@ __all__ = ["IdleSteps"]
 
 _BATCH_LIMIT: Final = 64
 _DELAY_LIMIT_S: Final = 0.1
-"""A step is reported at most this much later than it ended; slow steps are reported one by one."""
+"""Maximum time between the end of a step and its report, in seconds; slow steps are reported individually."""
 
 
 class IdleSteps:

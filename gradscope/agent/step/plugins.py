@@ -118,7 +118,7 @@ class StepPlugins:
 
     def plan(self, step: int) -> list[StepPlugin]:
         """Call `next_step` of all plugins. Return the plugins that must be called in `step`."""
-        self._counter.must_plan = False  # first: what changes from now on sets it again
+        self._counter.must_plan = False  # before the calls: a later change sets it again
         now, later = [], NEVER
         for plugin, ask in self._planned:
             wanted = self._call(plugin, ask, step)

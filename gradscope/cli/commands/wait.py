@@ -18,7 +18,7 @@ __all__ = ["wait_for"]
 
 _POLL_S = 0.25
 _LAST_S = 1.5
-"""Messages of a run that has ended may still arrive for this time."""
+"""How long messages of an ended run may still arrive, in seconds."""
 
 Check = Callable[[Message], str | None]
 

@@ -22,7 +22,7 @@ def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "
         runs = client.runs()
     if run is not None:
         find_run(run, runs)
-    elif len(live_runs(runs)) < 2:  # several: the screen asks
+    elif len(live_runs(runs)) < 2:  # several live runs: the UI asks
         run = only_live_run(runs)
     return open_screen(run, is_readonly=is_readonly, tab=tab)
 

@@ -34,7 +34,7 @@ _WIRE_TYPES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(HISTOGRAM_ARRAYS, ("u1",)),
 }
 _UNSIGNED = ("u1",) * 9 + ("u2",) * 8 + ("u4",) * 16 + ("u8",) * 32
-"""The narrowest type of a whole number, by its length in bits."""
+"""The narrowest dtype of an unsigned integer, by its length in bits."""
 
 
 def pack_block(

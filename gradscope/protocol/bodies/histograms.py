@@ -23,23 +23,23 @@ _FIRST: Final[tuple[str, ...]] = ("positive_first", "negative_first")
 _BINS: Final[tuple[str, ...]] = ("positive_bins", "negative_bins")
 _WIDTH: Final = "bin_bytes"
 HISTOGRAM_ARRAYS: Final[tuple[str, ...]] = (*_FIRST, *_BINS, _WIDTH)
-"""The names of the five arrays, all of them u1."""
+"""The names of the five arrays, all with dtype u1."""
 
 _WIDTHS: Final = (8, 4, 2, 1)
 
 _TAKES: Final = np.repeat(np.array([0, 1, 2, 4, 8], np.uint8), [1, 8, 8, 16, 32])
-"""The bytes of a number, by its length in bits."""
+"""The size of a number in bytes, by its length in bits."""
 
 _ROWS_AT_ONCE: Final = 1024
-"""Rows packed at a time, 1 MB of them, so that intermediate arrays stay in the cache."""
+"""Number of rows (1 MB) that are packed at a time, so that intermediate arrays stay in the CPU cache."""
 
 _Bytes: TypeAlias = NDArray[np.uint8]
 _Counts: TypeAlias = NDArray[np.unsignedinteger] | bytes
 _Places: TypeAlias = NDArray[np.int64]
 
 PackBins: TypeAlias = Callable[[Histograms], tuple[bytes, Sequence[_Counts]]]
-"""Returns for some rows the five arrays one after the other, and the counts of each width, the widest
-first, little-endian. The agent passes the implementation in C."""
+"""Returns the five arrays of some rows, concatenated, and the counts of each width, the widest first,
+little-endian. The agent passes the implementation in C."""
 
 _NO_ROWS: Final = np.empty((len(HISTOGRAM_ARRAYS), 0), np.uint8)
 

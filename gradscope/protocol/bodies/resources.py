@@ -28,13 +28,13 @@ __all__ = [
 _WHOLE_TYPES: Final = ("u1", "u2", "u4", "u8")
 _ONLY_WHERE_CALLED: Final = ("entry", "exit", "peak")
 MEMORY_COLUMNS: Final = ("saved", "param", "grad", "optimizer", "buffer", *_ONLY_WHERE_CALLED)
-"""Bytes. In the last three columns 0 means that the layer was not called."""
+"""In bytes. In the last three columns, 0 means that the layer was not called."""
 
 TIMES_COLUMNS: Final = ("forward", "backward", "calls")
-"""Seconds, seconds, a number."""
+"""Units: seconds, seconds, a count."""
 
 ROWS_LIMIT: Final = 100_000
-"""The limit of rows if no array bounds them: all columns are zero or not measured."""
+"""The maximum number of rows if there is no array, because all columns are zero or not measured."""
 
 _Packed: TypeAlias = tuple[tuple[tuple[str, str], ...], tuple[str, ...], bytes]
 
