@@ -550,7 +550,6 @@ class Scope:
         self.when_detached(reporter.remove)
 
     def _on_viewers(self, viewers: Sequence[str]) -> None:
-        """Record which viewers are connected."""
         self._run.ledger.note_viewers(viewers)
         self._focus.on_viewers(viewers)
 

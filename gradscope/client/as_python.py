@@ -38,7 +38,6 @@ def _scope_line(state: InterventionState, given: dict[str, str]) -> str:
 
 
 def _arguments(state: InterventionState, actions: Sequence[ActionInfo]) -> dict[str, str]:
-    """Return the arguments as Python literals."""
     own = next((action.arguments for action in actions if action.name == state.action), ())
     spec = INTERVENTIONS.get(state.action)
     kinds = {argument.name: argument.kind for argument in (spec.arguments if spec else own)}

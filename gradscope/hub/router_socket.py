@@ -77,7 +77,7 @@ class RouterSocket:
         return True
 
     def close(self) -> None:
-        """Close the socket and remove its file if this hub owns it. Queued messages get 200 ms."""
+        """Close the socket, and remove its file if this hub owns it. libzmq sends queued messages for 200 ms."""
         self.socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self.socket.close()
         if self._identity() == self._bound:

@@ -1,4 +1,4 @@
-"""Interventions: the functions that change gradients and activations, and the ledger of active ones."""
+"""Interventions: functions that change gradients and activations, and the ledger of active ones."""
 
 from gradscope.intervene.actions import ACTIONS, Action
 from gradscope.intervene.active import ActiveIntervention, Unit

@@ -120,7 +120,10 @@ class Consensus:
             self._next, self._is_held = step, True
 
     def release(self, step: int, is_idle: Callable[[], bool]) -> bool:
-        """Leave the boundary if all decisions are known and no command is due store."""
+        """Wait until all decisions for `step` are known, then leave the boundary unless a command is due.
+
+        Returns whether the boundary was left.
+        """
         with self._changed:
             self._await_decisions(step)
             if not is_idle():

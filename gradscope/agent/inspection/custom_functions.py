@@ -32,7 +32,7 @@ _Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # Any: whatever a model is 
 
 @dataclass(slots=True)
 class TrackedFunctions:
-    """The custom Functions of one step. `outside`: those used by the loss only, not inside the model."""
+    """The custom Functions of one step. `outside` are used by the loss only, not inside the model."""
 
     step: int
     inside: tuple[type[Function], ...] = ()
@@ -155,7 +155,7 @@ class FunctionTracker(StepPlugin):
 
 
 def _functions_behind(tensors: Iterable[Tensor]) -> tuple[type[Function], ...]:
-    """Return the custom Functions in an autograd graph, without duplicates and without those of torch."""
+    """Return the custom Functions in an autograd graph, each once, except the ones that torch defines."""
     return tuple(f for f in find_functions(tensors) if f.__module__.partition(".")[0] != "torch")
 
 

@@ -284,7 +284,7 @@ class ResourcePlugin(StepPlugin):
             )
 
     def _enforce(self) -> None:
-        """Raise OutOfMemoryError if more memory is in use than `memory_limit_bytes` allows."""
+        """Raise OutOfMemoryError if the memory in use exceeds `memory_limit_bytes`."""
         limit, machine = self._limit_bytes, self._machine
         if limit is None or machine is None or not self._is_measured:
             return
@@ -312,7 +312,6 @@ class ResourcePlugin(StepPlugin):
 
 
 def _device_of(layers: Sequence[LayerInfo]) -> torch.device:
-    """Return the device of the first parameter, or the CPU if there are no parameters."""
     parameters = (p for layer in layers for p in layer.parameters.values())
     first = next(parameters, None)
     return first.device if first is not None else torch.device("cpu")

@@ -55,7 +55,7 @@ def manifest_message(
 
 
 def _pass_for(devices: Iterable[str]) -> str:
-    """Return the pass that measures tensors on these devices, and the reason if it is not the fastest one."""
+    """Return the pass that measures tensors on these devices, and why no faster pass is used."""
     return device_pass_name() if any(name.startswith("cuda") for name in devices) else pass_name()
 
 

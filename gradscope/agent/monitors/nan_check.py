@@ -138,7 +138,6 @@ class NonfiniteCheck(StepPlugin):
         return self._response.must_act() or self._breakpoints.are_set
 
     def _next_check(self, optimizer: Optimizer) -> int:
-        """Return the next step in which to check an optimizer's gradients."""
         counter = self._run.counter
         return counter.checks_at if self._is_counted(optimizer) else self._checks_at.get(optimizer, 0)
 
@@ -150,13 +149,12 @@ class NonfiniteCheck(StepPlugin):
             self._checks_at[optimizer] = self._step + self._every
 
     def _plan_every(self) -> None:
-        """Set the checked steps in the step counter, which in C checks without calling Python."""
+        """Choose how often to check, and set the step counter, which in C checks without calling Python."""
         self._is_all = self._needs_all()
         self._every = 1 if self._is_all else self._schedule.every
         self._run.counter.check_every = self._every
 
     def _is_counted(self, optimizer: Optimizer) -> bool:
-        """Return whether an optimizer's step ends a step."""
         counted = self._run.counter.optimizer
         return counted is not None and counted() is optimizer
 

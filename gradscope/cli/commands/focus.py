@@ -33,6 +33,5 @@ def focus(run: str, layers: list[str], steps: int | None, *, timeout_s: float) -
 
 
 def _in_words(rows: LayerRows) -> str:
-    """Return the measured numbers of a layer."""
     found = [(title, getattr(rows[kind], name)) for kind, name, title in _NUMBERS if kind in rows]
     return "  ".join(f"{title} {value:.4g}" for title, value in found)

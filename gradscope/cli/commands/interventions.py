@@ -176,7 +176,6 @@ def _cells(entry: InterventionState) -> tuple[str, ...]:
 
 
 def _some(layers: Sequence[str]) -> str:
-    """Return the names of up to three layers, and the number of the others."""
     rest = len(layers) - 3
     return ", ".join(layers[:3]) + (f" and {rest} more" if rest > 0 else "")
 

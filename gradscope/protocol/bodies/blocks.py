@@ -76,7 +76,8 @@ def _arrays(block: Block) -> Iterator[tuple[str, NDArray[np.generic]]]:
 def _narrowest(name: str, array: NDArray[np.generic]) -> NDArray[np.generic] | None:
     """Return an array in the narrowest dtype that is exact; None if all values are zero.
 
-    With few rows the cost is that of the NumPy calls: `argmax` takes a third of the time of `max`.
+    With few rows, the cost is the overhead of the NumPy calls: `argmax` takes a third of the time of
+        `max`.
     """
     if name in _FLOAT_COLUMNS:
         if not (len(array) and array[0]) and not array.any():  # the first number decides in most cases
