@@ -100,6 +100,7 @@ class Client:
 
         max_rate_hz: the hub sends at most this many steps per second and rank.
         backfill: first send the past steps that the hub has kept.
+
         Keep reading: after 32 unread steps, the hub skips newer ones and reports their number with
             `Skipped`.
         """

@@ -144,7 +144,10 @@ class ActiveIntervention:
     def _unscaled(
         self, gradients: Sequence[Tensor], scale: Tensor | None, now: _StepArguments, draw: GeneratorOf
     ) -> list[Tensor]:
-        """Change gradients after division by their loss scale, in float32 or wider, and scale them again."""
+        """Change gradients after dividing them by the loss scale, and scale them again.
+
+        Computes in float32 or wider.
+        """
         if scale is None or (self.action.spec.is_linear and now.condition is None):
             return self._conditional(gradients, now, draw)
         scales = [scale.to(g.device) for g in gradients]

@@ -125,7 +125,7 @@ class Runs(TaggedMessage, frozen=True, kw_only=True, tag="runs"):
 
 
 class Heartbeat(TaggedMessage, frozen=True, kw_only=True, tag="hb"):
-    """A message without other content, sent regularly.
+    """A message that shows that the sender is alive; it is sent regularly.
 
     In a heartbeat of the hub, `peers` are the connected viewers. `counters` include dropped messages.
     """

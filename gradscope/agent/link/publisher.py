@@ -66,6 +66,7 @@ class Publisher:
         announce: returns the messages that a new hub must receive first.
         on_command: called with each command of a viewer.
         on_viewers: called with the ids of the connected viewers.
+
         All three are called in the publisher thread.
         """
         self._announce, self._on_command, self._on_viewers = announce, on_command, on_viewers

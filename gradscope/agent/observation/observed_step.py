@@ -45,6 +45,7 @@ class ObservedStep(MeasuredStep):
 
     every: the observing interval at that time, in steps.
     cost: the fraction of training time that observing takes; None while unknown.
+
     For a focus step, `every` and `cost` refer to focus steps.
     """
 
