@@ -266,10 +266,11 @@ class Scope:
     def examine(self, *inputs: object, **keywords: object) -> "list[Report]":
         """Examine the custom autograd Functions that the model uses, on inputs of the model.
 
-        inputs, keywords: arguments of the model's forward. Without any, the arguments recorded in the
-        second observed step are used; such a call also records the next observed step. A copy of the
-        model runs on the arguments, so the training stays bitwise the same. Call it from the training
-        thread. See `gradscope.doctor.examine_model`.
+        inputs, keywords: arguments of the model's forward. Default: the arguments recorded in the
+            second observed step; each call without arguments also records the next observed step.
+
+        A copy of the model runs on the arguments, so the training stays bitwise the same. Call this
+        method from the training thread. See `gradscope.doctor.examine_model`.
 
         Raises UsageError if the model was garbage-collected, cannot be copied or cannot run on the
         inputs, or if no inputs are given and none were recorded.

@@ -89,7 +89,7 @@ class Publisher:
         """Queue a message; the publisher thread calls `make` to build it. Never blocks.
 
         size_bytes: the memory that the message holds while it is queued, if that is large. The queue is
-        limited to 16 MB of such messages, but always holds at least two.
+            limited to 16 MB of such messages, but always holds at least two.
         """
         limit = _QUEUE_LIMIT
         if size_bytes:
