@@ -134,7 +134,7 @@ def test_a_row_of_a_usual_tensor_takes_little():
 
 
 def test_a_step_of_too_many_rows_says_what_to_do():
-    with pytest.raises(UsageError, match=r"131073 rows.*the limit is 131072 rows.*core"):
+    with pytest.raises(UsageError, match=r"at most 131072 rows.*got 131073.*core"):
         pack_block(block_of(np.zeros((HISTOGRAM_ROWS_LIMIT + 1, 128), np.uint64)))
 
 

@@ -54,7 +54,7 @@ def pack_histogram(
     rows = len(histogram)
     if rows > HISTOGRAM_ROWS_LIMIT:
         raise UsageError(
-            f"a step of {rows} rows cannot have a histogram, at most {HISTOGRAM_ROWS_LIMIT} rows may: "
+            f"expected at most {HISTOGRAM_ROWS_LIMIT} rows in a step with a histogram, got {rows}: "
             'observe fewer layers (layers=…), or leave it out (detail="core")'
         )
     pack, histogram = pack_bins or _pack_rows, np.ascontiguousarray(histogram)

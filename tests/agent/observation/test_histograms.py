@@ -48,11 +48,13 @@ def train(model, optimizer, batch):
 
 
 def begun(path):
-    """The recording; None while the hub has not written its first words."""
+    """Return the recording; None while the hub has not written the run into it."""
     try:
-        return open_recording(path)
+        recording = open_recording(path)
+        recording.info  # noqa: B018 - raises while there is no run
     except RecordingError:
         return None
+    return recording
 
 
 def test_script_viewer_and_recording_have_the_histogram_of_the_tensors(hub, tmp_path):
@@ -64,6 +66,7 @@ def test_script_viewer_and_recording_have_the_histogram_of_the_tensors(hub, tmp_
             output = train(model, optimizer, torch.randn(6, 8))
         table = scope.latest()
         changed = model[0].weight.detach().double() - weight.double()
+        wait_for(lambda: scope.endpoint)
         with connect(run="full") as client:
             seen = wait_for(lambda: (late := client.latest()).step == table.step and late)
     assert table["2"]["out"].histogram == expected(output)
