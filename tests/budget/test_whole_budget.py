@@ -21,7 +21,7 @@ class Training:
         self.check_s, self.rules_s = check_s, rules_s
         self.sampler = Sampler(budget=FRACTION)
         self.resources = MeasuringSchedule(FRACTION, 0)
-        self.check = CheckSchedule(FRACTION, lambda: self.sampler.pace_s)
+        self.check = CheckSchedule(self.sampler)
         self.rules = RateLimit(Budget(FRACTION).share(Consumer.RULES), lambda: self.now_s)
         self.next_check = 0
         self.spent_s = dict.fromkeys(Consumer, 0.0)
