@@ -28,7 +28,7 @@ def test_pause_step_and_resume(live):
 def test_a_lease_that_is_too_long_is_refused_with_the_reason(live):
     refused = live.gradscope("pause", "tiny", "--lease", "1000")
     assert refused.returncode == 4
-    assert "above 0 and at most 300 seconds, got 1000.0" in refused.stderr
+    assert "above 0 and of at most 300 seconds, got 1000.0" in refused.stderr
 
 
 def test_a_breakpoint_is_set_listed_hit_and_removed(live):
