@@ -1,4 +1,4 @@
-"""How quiet the default rules are on healthy trainings: python benchmarks/quiet_rules.py [--steps N].
+"""How quiet the default rules are on healthy trainings: python -m benchmarks.quiet_rules [--steps N].
 
 Trains the demo's GPT, a residual network and an LSTM, every step observed at full detail, and prints
 each alert. An alert here is a false alarm.

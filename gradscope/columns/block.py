@@ -127,7 +127,7 @@ def stats_of_row(block: Block, row: int) -> Stats:
     missing = CORE_COLUMNS.difference(block.values)
     if missing:
         raise NotMeasuredError(f"the columns {sorted(missing)} were not measured in this step")
-    fields: dict[str, int | float | None] = {"zero": None, "subnormal": None}
+    fields: dict[str, int | float | None] = {c.name: None for c in COLUMNS if not c.is_core}
     for column in COLUMNS:
         array = block.values.get(column.name)
         if array is not None:

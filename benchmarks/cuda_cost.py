@@ -1,4 +1,4 @@
-"""What observing costs on a CUDA device: `python -m benchmarks.cuda`. README.md says how it is taken.
+"""What observing costs on a CUDA device: `python -m benchmarks.cuda_cost`. README.md says how it is taken.
 
 Ends with code 3 where there is no CUDA device.
 """
@@ -239,7 +239,7 @@ def _gpt(device: torch.device, *, batch: int) -> Training:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda_cost", description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="about how long for each setting")
     parser.add_argument("--json", type=Path, help="where to write the results")
     return parser.parse_args(arguments)
