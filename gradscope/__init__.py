@@ -87,7 +87,7 @@ def __getattr__(name: str) -> Any:  # Any: the type is in the block above
     try:
         module = importlib.import_module(home)
     except ModuleNotFoundError as error:
-        if name in _NEEDS_TORCH and error.name == "torch":
+        if name in _NEEDS_TORCH and (error.name or "").partition(".")[0] == "torch":
             from gradscope.errors import MissingTorchError  # noqa: PLC0415 - only on this path
 
             raise MissingTorchError(

@@ -76,7 +76,7 @@ def _missing_torch_in_words() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if (error.name or "").partition(".")[0] != "torch":
             raise
         raise MissingTorchError(
             "gradscope doctor needs torch, which is not installed here: pip install torch"
