@@ -182,7 +182,7 @@ def _argument_source(
 
 
 class _Deleted:
-    """Placeholder for a tensor that the training has deleted."""
+    """Stands in for a tensor that the training has deleted."""
 
 
 def _holder(leaf: object, *, is_copied: bool) -> Callable[[], object]:
