@@ -54,7 +54,7 @@ def test_recordings_are_listed_newest_first_with_how_they_ended(places, gradscop
     ]  # fmt: skip
     runs = json.loads(gradscope("ls", "--json").stdout)["runs"]
     assert [run["reason"] for run in runs][1] == "the process ended"
-    assert "no recording of gradscope" in runs[2]["reason"]
+    assert "is not a recording of gradscope" in runs[2]["reason"]
 
 
 def test_a_live_run_and_its_recording_are_one_line(places):
