@@ -100,6 +100,7 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     looks = _threads, _children, _sockets_and_files, _hooks
     before = [look() for look in looks]
     yield
+    _forget_compiled()
     deadline = time.monotonic() + DEADLINE_S
     while True:
         left = [look() - then for look, then in zip(looks, before, strict=True)]
@@ -109,6 +110,14 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.fail(f"{request.node.name} left threads, processes, files, hooks: {left}")
         gc.collect()
         time.sleep(0.02)
+
+
+def _forget_compiled() -> None:
+    """Let the next test of this process run as if nothing had been compiled: `has_compiled()` is about a process."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    if utils is not None and utils.counters:
+        sys.modules["torch._dynamo"].reset()
+        utils.counters.clear()
 
 
 def _wait_until(condition: Callable[[], object], what: str) -> None:

@@ -44,7 +44,7 @@ def started_training(name: str, environment: dict[str, str]) -> Iterator[subproc
     """A small training in its own process, listed by the hub, until the block ends."""
     process = fork_server.Popen([sys.executable, "-c", TRAINING, name], env=environment)
     try:
-        wait_until(lambda: name in command("ls", environment=environment).stdout, timeout_s=60)
+        wait_until(lambda: name in command("ls", environment=environment).stdout, timeout_s=100)
         yield process
     finally:
         process.kill()
@@ -52,7 +52,7 @@ def started_training(name: str, environment: dict[str, str]) -> Iterator[subproc
 
 
 def command(
-    *arguments: str, environment: dict[str, str] | None = None, timeout_s: float = 60
+    *arguments: str, environment: dict[str, str] | None = None, timeout_s: float = 110
 ) -> subprocess.CompletedProcess[str]:
     """Run `gradscope` with pipes for streams."""
     return subprocess.run(

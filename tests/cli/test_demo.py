@@ -139,7 +139,7 @@ def test_a_training_that_dies_is_exit_1_with_the_end_of_its_output(logs):
 def test_on_a_terminal_the_screen_s_end_is_the_training_s_end(logs, how):
     terminal = pexpect.spawn(
         sys.executable, ["-m", "gradscope", "demo"], env=os.environ | {"TERM": "xterm-256color"},
-        dimensions=(32, 120), timeout=60, encoding="utf-8",
+        dimensions=(32, 120), timeout=100, encoding="utf-8",
     )  # fmt: skip
     terminal.expect("starting a training")
     terminal.expect("token_embedding")
