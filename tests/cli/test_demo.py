@@ -134,6 +134,7 @@ def test_a_training_that_dies_is_exit_1_with_the_end_of_its_output(logs):
     assert str(log) in err
 
 
+@pytest.mark.timing  # next to another worker the screen does not show the table within the deadline
 @pytest.mark.processes
 @pytest.mark.parametrize("how", ["q", "SIGTERM"])
 def test_on_a_terminal_the_screen_s_end_is_the_training_s_end(logs, how):
