@@ -92,6 +92,7 @@ def test_each_function_of_a_file_is_reported_and_an_error_is_exit_1(write, grads
     assert "and this from below Python" in ran.stderr
 
 
+@pytest.mark.timing  # a child process with torch for each Function that dies: a minute next to another worker
 def test_one_that_crashes_or_hangs_hides_no_other_and_json_is_one_array(write, gradscope):
     file = write(FUNCTIONS + HARMFUL)
     ran = gradscope("doctor", str(file), "--json", "--isolate", "--timeout", "3")
