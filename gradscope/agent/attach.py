@@ -148,7 +148,7 @@ def _remember(model: nn.Module, scope: Scope) -> None:
     """Keep the scope alive as long as its model, and at most until the process ends."""
     key = id(model)
     _live[key] = weakref.ref(model), scope
-    finalizer = weakref.finalize(model, scope.detach)
+    finalizer = weakref.finalize(model, scope.end_with_model)
     scope.when_detached(finalizer.detach)
     scope.when_detached(lambda: _live.pop(key, None))
 

@@ -24,6 +24,8 @@ from gradscope.agent.inspection.snapshot import Snapshot
 from gradscope.agent.interventions.handle import Intervention
 from gradscope.agent.link.crash_report import CrashReporter, account_of
 from gradscope.agent.link.messages import state_of, with_actions
+from gradscope.agent.link.process_end import failure
+from gradscope.agent.link.publisher import NullPublisher, Publisher
 from gradscope.agent.monitors.breakpoints import Breakpoints
 from gradscope.agent.monitors.clipping import ClippingPlugin
 from gradscope.agent.monitors.logged_scalars import LoggedScalars
@@ -41,7 +43,7 @@ from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import AuditEntry, OwnFunction, action_of, find_action
 from gradscope.names import match_names
-from gradscope.protocol import BreakpointState, InterventionState
+from gradscope.protocol import BreakpointState, Bye, InterventionState
 from gradscope.resources import is_out_of_memory
 from gradscope.rules import Alert, Rule, rule_kind
 
@@ -157,13 +159,15 @@ class Scope:
 
     def detach(self) -> None:
         """Remove all hooks from the model and close the link. Calling it again does nothing."""
-        if self._is_off:
-            return
-        self._is_off = True
-        self._engine.stop()
-        self._run.publisher.stop()
-        while self._when_detached:
-            self._when_detached.pop()()
+        self._end(lambda publisher: publisher.stop(Bye(reason="detached")))
+
+    def end_with_model(self) -> None:
+        """Detach because the model was garbage-collected, or because the process exits."""
+        if self._run.model() is None:
+            bye = Bye(reason="the model was garbage-collected")
+            self._end(lambda publisher: publisher.stop_soon(bye))
+        else:
+            self._end(lambda publisher: publisher.stop())
 
     def when_detached(self, callback: Callable[[], object]) -> None:
         """Call `callback` once, at the end of `detach`."""
@@ -530,13 +534,24 @@ class Scope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None and not self._is_off:
+        if error is None or self._is_off:
+            self.detach()
+        else:
             self._report_exception(error)
-        self.detach()
+            self._end(lambda publisher: publisher.stop(failure(error)))
 
     def __repr__(self) -> str:
         state = "detached" if self._is_off else f"at step {self.step}"
         return f"<Scope of run {self.run!r}: {len(self._engine.tracker.names)} modules, {state}>"
+
+    def _end(self, stop: Callable[[Publisher | NullPublisher], None]) -> None:
+        if self._is_off:
+            return
+        self._is_off = True
+        self._engine.stop()
+        stop(self._run.publisher)
+        while self._when_detached:
+            self._when_detached.pop()()
 
     def _start(self) -> None:
         self._run.publisher.start(

@@ -7,6 +7,7 @@
 | 2 | wrong usage |
 | 3 | nothing to connect to, or no answer |
 | 4 | refused |
+| 5 | the run that `gradscope wait` waits for has failed |
 | 130 | interrupted |
 
 Results go to stdout, everything else to stderr.
@@ -25,10 +26,11 @@ from gradscope.errors import (
     UsageError,
 )
 
-__all__ = ["DONE", "INTERRUPTED", "WRONG", "complain", "exit_code", "leave_pipe_quietly"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "WRONG", "complain", "exit_code", "leave_pipe_quietly"]
 
 DONE = 0
 WRONG = 1
+FAILED = 5
 INTERRUPTED = 130
 
 _CODES: tuple[tuple[type[GradscopeError], int], ...] = (

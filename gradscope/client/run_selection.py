@@ -6,12 +6,18 @@ from collections.abc import Iterable, Sequence
 from gradscope.errors import NothingToConnectError
 from gradscope.protocol import RunInfo
 
-__all__ = ["find_run", "live_runs", "only_live_run"]
+__all__ = ["end_of", "find_run", "live_runs", "only_live_run"]
 
 
 def live_runs(runs: Iterable[RunInfo]) -> list[str]:
     """Return the names of the runs with at least one live rank, in order and without duplicates."""
     return list(dict.fromkeys(info.run for info in runs if info.is_live))
+
+
+def end_of(ranks: Sequence[RunInfo]) -> RunInfo:
+    """Return the rank that says how its run ended: the first one that failed, otherwise the first one."""
+    failed = [info for info in ranks if info.has_failed]
+    return min(failed, key=lambda info: info.last_message_s, default=ranks[0])
 
 
 def only_live_run(runs: Iterable[RunInfo]) -> str:

@@ -13,6 +13,7 @@ from gradscope.client.state import RunState
 from gradscope.errors import LinkError
 from gradscope.protocol import (
     Ack,
+    Bye,
     Captured,
     Command,
     Credit,
@@ -140,7 +141,7 @@ class Session:
                 self.inbox.close()
                 self.known.close()
                 self.captured.close()
-                link.close(bye="closed")
+                link.close(Bye(reason="closed"))
 
     def _on_messages(self, link: Link, messages: list[Message]) -> None:
         stream: list[Item] = []

@@ -10,6 +10,7 @@ from gradscope.hub.runs import Rank, RunTable, Streamed
 from gradscope.hub.viewer_handler import ViewerHandler
 from gradscope.protocol import (
     Ack,
+    Bye,
     Captured,
     Event,
     Heartbeat,
@@ -48,11 +49,12 @@ class AgentHandler:
         """Mark the agent's run as live in the list of runs."""
         self._runs.add(peer.hello, peer.route)
 
-    def on_left(self, peer: Peer, reason: str, *, has_said_bye: bool) -> None:
+    def on_left(self, peer: Peer, bye: Bye, *, has_said_bye: bool) -> None:
         """Mark the run as ended. Close the recording after the last rank."""
         run = peer.hello.run
-        self._runs.mark_ended(peer.hello, peer.route)
+        self._runs.mark_ended(peer.hello, peer.route, bye, has_said_bye=has_said_bye)
         if not self._runs.is_live(run):
+            reason = self._runs.end_reason(run)
             self._recorders.end(run, reason)
             if has_said_bye:
                 self._viewers.commands.run_ended(run, reason)

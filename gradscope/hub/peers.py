@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 from gradscope.errors import ProtocolError
 from gradscope.hub.history import Parts
 from gradscope.hub.router_socket import RouterSocket
+from gradscope.hub.runs import is_running
 from gradscope.protocol import (
     PART_LIMIT_BYTES,
     PART_LIMIT_COUNT,
@@ -39,6 +40,7 @@ __all__ = ["Handler", "Identity", "Peer", "Peers"]
 _STRIKES = 10
 _REMEMBERED_ROUTES = 1_000
 _NAME_LIMIT = 200
+_GONE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,8 @@ class Handler(Protocol):
     def on_joined(self, peer: Peer) -> None:
         """Handle a peer that has been sent `welcome`. The peer may have been known already."""
 
-    def on_left(self, peer: Peer, reason: str, *, has_said_bye: bool) -> None:
-        """Handle a peer that has left. A peer that has not sent `bye` may return."""
+    def on_left(self, peer: Peer, bye: Bye, *, has_said_bye: bool) -> None:
+        """Handle a peer that has left. A peer that has not sent `bye` itself may return."""
 
     def handle(self, peer: Peer, message: Message, parts: Parts) -> Refusal | None:
         """Handle a message. Return a refusal if the message is not allowed."""
@@ -108,11 +110,12 @@ class Peers:
         return limit
 
     def drop_silent(self, now_s: float) -> None:
-        """Drop the peers that have sent nothing for 6 s."""
+        """Drop the peers that have sent nothing for 6 s, or for 3 s if their process is gone."""
         for peer in self:
-            if now_s - peer.heard_s > SILENCE_S:
+            silence_s = now_s - peer.heard_s
+            if silence_s > SILENCE_S or (silence_s > _GONE_S and not is_running(peer.hello)):
                 self._counts["silent_peers"] += 1
-                self._leave(peer, f"not heard for {SILENCE_S:g} s")
+                self._leave(peer, _end_of_silent(peer.hello))
 
     def reset_silence(self, now_s: float) -> None:
         """Restart the timeouts of all peers, because this process itself was suspended."""
@@ -158,7 +161,7 @@ class Peers:
 
     def _on_message(self, peer: Peer, message: Message, parts: Parts) -> None:
         if isinstance(message, Bye):
-            self._leave(peer, message.reason or "sent bye", has_said_bye=True)
+            self._leave(peer, message, has_said_bye=True)
             return
         refusal = self._handler.handle(peer, message, parts)
         if refusal is not None:
@@ -187,7 +190,7 @@ class Peers:
         if (other.hello.run, other.hello.rank) == (hello.run, hello.rank):
             del self._peers[other.route]
         else:
-            self._leave(other, "rejoined with another run or rank")
+            self._leave(other, Bye(reason="rejoined with another run or rank"))
 
     def _basic_refusal(self, hello: Hello) -> Refusal | None:
         if hello.protocol != PROTOCOL_VERSION:
@@ -211,9 +214,9 @@ class Peers:
             "is started"
         )
 
-    def _leave(self, peer: Peer, reason: str, *, has_said_bye: bool = False) -> None:
+    def _leave(self, peer: Peer, bye: Bye, *, has_said_bye: bool = False) -> None:
         if self._peers.pop(peer.route, None) is not None:
-            self._handler.on_left(peer, reason, has_said_bye=has_said_bye)
+            self._handler.on_left(peer, bye, has_said_bye=has_said_bye)
 
     def _strike(self, route: bytes, refusal: Refusal) -> None:
         self._counts["garbage"] += 1
@@ -222,7 +225,17 @@ class Peers:
             self._strikes.popitem(last=False)
         self.socket.send_message(route, refusal)
         if strikes >= _STRIKES and route in self._peers:
-            self._leave(self._peers[route], f"ignored after {strikes} bad messages")
+            reason = f"ignored after {strikes} bad messages"
+            self._leave(self._peers[route], Bye(reason=reason, has_failed=True))
+
+
+def _end_of_silent(hello: Hello) -> Bye:
+    """Return what is known about the end of a process that has sent no `bye`."""
+    if is_running(hello):
+        reason = f"lost: process {hello.pid} exists, but has sent nothing for {SILENCE_S:g} s"
+    else:
+        reason = f"killed: process {hello.pid} ended by a signal or by os._exit"
+    return Bye(reason=reason, has_failed=True)
 
 
 def _read(parts: Parts) -> Message:

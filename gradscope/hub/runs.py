@@ -5,11 +5,13 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from gradscope.errors import UsageError
 from gradscope.hub.history import Parts, RankHistory
 from gradscope.protocol import (
+    Bye,
     Event,
     Hello,
     Interventions,
@@ -24,7 +26,7 @@ from gradscope.protocol import (
     encode,
 )
 
-__all__ = ["Rank", "RunTable", "Streamed"]
+__all__ = ["Rank", "RunTable", "Streamed", "is_running"]
 
 Streamed: TypeAlias = Manifest | Step | Memory | Times | Scalars | Event | Interventions
 """Messages that are kept, recorded and forwarded to viewers."""
@@ -37,7 +39,10 @@ _COUNTERS_LIMIT = 32
 
 @dataclass(slots=True)
 class Rank:
-    """One rank of one run. `route` is None after its agent has left. `last_message_s` is a Unix time."""
+    """One rank of one run. `route` is None after its agent has left, and `bye` then says how it ended.
+
+    `last_message_s` is a Unix time.
+    """
 
     hello: Hello
     route: bytes | None
@@ -48,6 +53,7 @@ class Rank:
     last_message_s: float = field(default_factory=time.time)
     recording: str = ""
     counters: dict[str, int] = field(default_factory=dict)
+    bye: Bye = field(default_factory=Bye)
 
     def keep(self, message: Streamed, parts: Parts) -> None:
         """Store a message for viewers that connect later."""
@@ -106,7 +112,7 @@ class RunTable:
         known = self.rank(hello.run, hello.rank)
         if known is None or known.route is None or known.hello.peer == hello.peer:
             return None
-        if not _is_running(known.hello):
+        if not is_running(known.hello):
             return None
         return Refusal(
             code="run",
@@ -124,12 +130,14 @@ class RunTable:
         self.has_changed = True
         return known
 
-    def mark_ended(self, hello: Hello, route: bytes) -> None:
+    def mark_ended(self, hello: Hello, route: bytes, bye: Bye, *, has_said_bye: bool) -> None:
         """Mark an agent's rank as ended, unless the agent has a newer connection."""
         rank = self.rank(hello.run, hello.rank)
         if rank is None or rank.route != route:
             return
-        rank.route = None
+        if has_said_bye:
+            rank.last_message_s = time.time()
+        rank.route, rank.bye = None, bye
         self.has_changed = True
         ended = [key for key, other in self._ranks.items() if other.route is None]
         ended.sort(key=lambda key: self._ranks[key].last_message_s)
@@ -137,6 +145,13 @@ class RunTable:
             self._ranks[key].history = RankHistory()
         for key in ended[:-_LISTED]:
             del self._ranks[key]
+
+    def end_reason(self, run: str) -> str:
+        """Return why a run ended: the reason of the first rank that failed, or of the first rank."""
+        ranks = list(self.ranks(run))
+        failed = [(number, rank) for number, rank in ranks if rank.bye.has_failed]
+        number, rank = min(failed, key=lambda item: item[1].last_message_s, default=ranks[0])
+        return rank.bye.reason if len(ranks) == 1 else f"rank {number}: {rank.bye.reason}"
 
     def listing(self, counters: dict[str, int]) -> Parts:
         """Return an encoded `Runs` with as many runs as fit: live runs first, then the newest."""
@@ -167,11 +182,13 @@ def _info(rank: Rank) -> RunInfo:
         last_message_s=rank.last_message_s,
         recording=rank.recording,
         counters=dict(rank.counters),
+        reason="" if rank.route else rank.bye.reason[:_TEXT_LIMIT],
+        has_failed=rank.route is None and rank.bye.has_failed,
     )
 
 
-def _is_running(hello: Hello) -> bool:
-    """Return False only if the process was on this host and no longer exists."""
+def is_running(hello: Hello) -> bool:
+    """Return False only if the process was on this host and has ended."""
     if hello.host != socket.gethostname() or hello.pid <= 0:
         return True
     try:
@@ -180,4 +197,10 @@ def _is_running(hello: Hello) -> bool:
         return False
     except (PermissionError, OverflowError):
         return True
-    return True
+    try:
+        status = Path(f"/proc/{hello.pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return True
+    return (
+        not status.rpartition(")")[2].lstrip().startswith("Z")
+    )  # ended, and its parent has not noticed

@@ -12,6 +12,7 @@ from gradscope.hub.runs import RunTable, Streamed
 from gradscope.hub.viewer_delivery import Past, ViewerDelivery
 from gradscope.protocol import (
     Backfill,
+    Bye,
     Captured,
     Command,
     Credit,
@@ -77,7 +78,7 @@ class ViewerHandler:
         self._deliveries[name] = ViewerDelivery(lambda parts: self._send(route, parts), self._counts)
         self._deliveries[name].put_state("runs", self._runs.listing(dict(self._counts)))
 
-    def on_left(self, peer: Peer, reason: str, *, has_said_bye: bool) -> None:  # noqa: ARG002 - of the protocol Handler
+    def on_left(self, peer: Peer, bye: Bye, *, has_said_bye: bool) -> None:  # noqa: ARG002 - of the protocol Handler
         """Remove a viewer and its queues."""
         self._routes.pop(peer.hello.peer, None)
         self._deliveries.pop(peer.hello.peer, None)

@@ -112,6 +112,8 @@ class RunInfo(msgspec.Struct, frozen=True):
     last_message_s: float
     recording: str = ""
     counters: dict[str, Whole] = msgspec.field(default_factory=dict)
+    reason: str = ""
+    has_failed: bool = False
 
 
 class Runs(TaggedMessage, frozen=True, kw_only=True, tag="runs"):
@@ -136,6 +138,7 @@ class Heartbeat(TaggedMessage, frozen=True, kw_only=True, tag="hb"):
 
 
 class Bye(TaggedMessage, frozen=True, kw_only=True, tag="bye"):
-    """The sender disconnects intentionally."""
+    """The sender disconnects intentionally. `has_failed`: an exception or an exit code ended the run."""
 
     reason: str = ""
+    has_failed: bool = False

@@ -7,6 +7,7 @@ recorder or the checkpoint of its journal.
 import contextlib
 import difflib
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ from gradscope.recording.schema import SUFFIX, check_schema
 __all__ = ["Recording", "RecordingInfo", "list_recordings", "open_recording"]
 
 _LOCK_TIMEOUT_S = 2.0
+_START_S = 5.0
+"""How long a recorder may take from the creation of the file to its first row, in seconds."""
+
+_POLL_S = 0.02
 _ROWS_AT_A_TIME = 64
 
 _Kind = TypeVar("_Kind", bound=Manifest | Step | Memory | Times | Scalars | Event | Interventions)
@@ -91,11 +96,13 @@ def open_recording(path: Path | str) -> "Recording":
     with contextlib.ExitStack() as opened:
         try:
             connection = opened.enter_context(contextlib.closing(_connect(path)))
-            is_begun = check_schema(connection, path)
+            deadline_s = time.monotonic() + _START_S - (time.time() - path.stat().st_mtime)
+            while not (has_run := check_schema(connection, path)) and time.monotonic() < deadline_s:
+                time.sleep(_POLL_S)  # the recorder has created the file just now
         except sqlite3.Error as error:
             raise _unreadable(path, error) from error
-        if not is_begun:
-            raise RecordingError(f"{path} is empty: its run was killed before its first step")
+        if not has_run:
+            raise RecordingError(f"{path} is empty: its run was killed before it was recorded")
         opened.pop_all()
         return Recording(path, connection)
 
@@ -119,9 +126,7 @@ class Recording:
         except sqlite3.Error as error:
             raise _unreadable(self.path, error) from error
         if row is None:
-            raise RecordingError(
-                f"{self.path} does not contain a run: the run was killed before it began"
-            )
+            raise RecordingError(f"{self.path} does not contain a run: it was not written by gradscope")
         return RecordingInfo(self.path, self.path.stat().st_size, *row)
 
     def manifest(self) -> Manifest | None:

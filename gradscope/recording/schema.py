@@ -72,10 +72,10 @@ def add_later_tables(connection: sqlite3.Connection) -> None:
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Create the tables in an empty database."""
+    """Create the tables in an empty database, in a transaction that the caller commits with the first row."""
     connection.executescript(
         f"BEGIN;{_TABLES}"
-        f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
     )
 
 

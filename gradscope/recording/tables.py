@@ -151,13 +151,15 @@ def _same_names(path: Path) -> Iterator[Path]:
 
 def _claim(connection: sqlite3.Connection, path: Path, hello: Hello) -> bool:
     """Claim a new file, or a file of the same run. Return False if the file belongs to another run."""
-    if not check_schema(connection, path):
-        connection.execute(f"PRAGMA journal_mode = {journal_mode(path.parent)}")
-        create_tables(connection)
-    add_later_tables(connection)
+    is_new = not check_schema(connection, path)
     # If the process is killed no commit is lost; a power cut loses the last commits at most.
     connection.execute("PRAGMA synchronous = NORMAL")
-    with connection:
+    if is_new:
+        connection.execute(f"PRAGMA journal_mode = {journal_mode(path.parent)}")
+    with connection:  # one transaction, so that a reader finds an empty file or one with a run
+        if is_new:
+            create_tables(connection)
+        add_later_tables(connection)
         run = connection.execute("SELECT run, ended_s FROM run").fetchone()
         if run is None:
             _insert_run(connection, hello)

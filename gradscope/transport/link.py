@@ -99,14 +99,14 @@ class Link:
         if not self._is_forked():
             self._waker.wake()
 
-    def close(self, bye: str | None = None) -> None:
-        """Close the link; if `bye` is given, first send a `bye` with this reason. Blocks up to 1 s.
+    def close(self, bye: Bye | None = None) -> None:
+        """Close the link, after sending `bye` if it is given. Blocks up to 1 s.
 
         In a forked child it does nothing: the connection belongs to the parent.
         """
         if self._is_forked() or self._socket.closed:
             return
-        if bye is not None and self.state.phase == "up" and self._send(Bye(reason=bye)):
+        if bye is not None and self.state.phase == "up" and self._send(bye):
             self._socket.setsockopt(zmq.LINGER, 500)
         self._close_socket()
         self._context.term()

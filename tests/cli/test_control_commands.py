@@ -105,7 +105,7 @@ while True:
 """
 
 
-def test_wait_until_nan_tells_the_step_and_done_when_the_run_has_ended(live):
+def test_wait_until_nan_tells_the_step_and_waiting_for_the_end_tells_that_the_run_was_killed(live):
     with fork_server.Popen([sys.executable, "-c", FAILING], env=live.environment) as training:
         try:
             live.wait_until(lambda: "failing" in live.gradscope("ls").stdout, timeout_s=60)
@@ -116,5 +116,6 @@ def test_wait_until_nan_tells_the_step_and_done_when_the_run_has_ended(live):
         finally:
             training.kill()
         done = live.gradscope("wait", "failing", "--until", "done", "--timeout", "30")
-    assert (done.returncode, done.stdout) == (0, "done: the run has ended\n")
+    assert done.returncode == 5
+    assert re.fullmatch(r"done: not seen, the run has ended: killed: process \d+ .*\n", done.stdout)
     assert time.monotonic() - began_s < 30

@@ -15,6 +15,7 @@ import numpy as np
 from gradscope.columns import COLUMNS, Block
 from gradscope.protocol import (
     Ack,
+    Bye,
     Command,
     Hello,
     Interventions,
@@ -117,7 +118,7 @@ def main(run: str, steps: float) -> None:
             if link.state.phase == "up":
                 trainer.send_step()
                 trainer.step += 1
-        link.close("trained to the end")
+        link.close(Bye(reason="trained to the end"))
 
 
 if __name__ == "__main__":

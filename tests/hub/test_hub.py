@@ -21,6 +21,7 @@ from gradscope.errors import GradscopeError
 from gradscope.protocol import (
     Ack,
     Backfill,
+    Bye,
     Command,
     Credit,
     Event,
@@ -182,7 +183,7 @@ def test_focus_steps_reach_connected_viewers_and_are_neither_kept_nor_recorded(
     agent.send(step(4))
     info = settle(late, agent, lambda info: info.step == 4)
     assert info.recording == str(places / "r.gscope")
-    agent.close("done")
+    agent.close(Bye(reason="done"))
     wait_until(lambda: _recorded_steps(places / "r.gscope") == [4], "the end of the recording")
 
 
@@ -335,7 +336,7 @@ def test_a_command_is_refused(
     hub: HubAddress, bring_up: Up, want: str, asked: Command, reason: str
 ) -> None:
     agent = bring_up(hub.agents, agent_hello())
-    bring_up(hub.agents, agent_hello("ended", peer="ended")).close("over")
+    bring_up(hub.agents, agent_hello("ended", peer="ended")).close(Bye(reason="over"))
     viewer = bring_up(hub.viewers, viewer_hello(want=want))
     settle(viewer, agent, lambda info: info.run == "ended" and not info.is_live)
     viewer.send(asked)
@@ -351,7 +352,7 @@ def test_a_command_is_answered_when_its_run_says_bye(hub: HubAddress, bring_up: 
     viewer = bring_up(hub.viewers, viewer_hello())
     viewer.send(command())
     until(agent, Command, [viewer])
-    agent.close("the script ended")
+    agent.close(Bye(reason="the script ended"))
     (ack,) = until(viewer, Ack)
     assert not ack.is_done
     assert "ended before the command took effect: the script ended" in ack.reason
@@ -468,7 +469,7 @@ def test_another_process_of_the_same_name_starts_with_an_empty_history(
     first = bring_up(hub.agents, agent_hello(peer="first"))
     first.send(MANIFEST)
     first.send(step(41))
-    first.close("over")
+    first.close(Bye(reason="over"))
     second = bring_up(hub.agents, agent_hello(peer="second"))
     viewer = bring_up(hub.viewers, viewer_hello())
     settle(viewer, second, lambda info: info.is_live)
@@ -480,7 +481,7 @@ def test_another_process_of_the_same_name_starts_with_an_empty_history(
 def test_an_ended_run_stays_listed_with_its_past(hub: HubAddress, bring_up: Up) -> None:
     agent = bring_up(hub.agents, agent_hello(script="train.py", started_s=12.0))
     agent.send(step(3))
-    agent.close("over")
+    agent.close(Bye(reason="over"))
     viewer = bring_up(hub.viewers, viewer_hello())
     viewer.send(Runs())
     (runs, *_) = until(viewer, Runs)
@@ -498,10 +499,11 @@ def test_an_ended_run_stays_listed_with_its_past(hub: HubAddress, bring_up: Up) 
 
 
 KILLED_AGENT = """
-import sys, time
+import os, socket, sys
 from gradscope.protocol import Hello
 from gradscope.transport import Link
-with Link(sys.argv[1], Hello(role="agent", peer="killed", run="killed", record="")) as link:
+where = dict(host=socket.gethostname(), pid=os.getpid())
+with Link(sys.argv[1], Hello(role="agent", peer="killed", run="killed", record="", **where)) as link:
     while True:
         link.receive(1)
 """
@@ -511,12 +513,37 @@ def test_a_killed_trainer_is_listed_as_ended_within_seconds(hub: HubAddress, bri
     viewer = bring_up(hub.viewers, viewer_hello())
     process = subprocess.Popen([sys.executable, "-c", KILLED_AGENT, hub.agents])
     settle(viewer, viewer, lambda info: info.is_live)
-    process.kill()
-    process.wait()
+    process.kill()  # and nobody waits for it: the process stays in the table of processes
     begin_s = time.monotonic()
-    while until(viewer, Runs)[-1].runs[0].is_live:
+    while (info := until(viewer, Runs)[-1].runs[0]).is_live:
         assert time.monotonic() - begin_s < 15.0
     assert time.monotonic() - begin_s < 9.0
+    assert info.reason == f"killed: process {process.pid} ended by a signal or by os._exit"
+    assert info.has_failed
+    process.wait()
+
+
+def test_a_run_of_several_ranks_ends_for_the_reason_of_the_first_rank_that_failed(
+    hub: HubAddress, bring_up: Up
+) -> None:
+    ranks = [
+        bring_up(hub.agents, msgspec.structs.replace(agent_hello(rank=n, peer=str(n)), record=None))
+        for n in range(3)
+    ]
+    viewer = bring_up(hub.viewers, viewer_hello())
+    for rank in ranks:
+        rank.send(msgspec.structs.replace(MANIFEST, rank=ranks.index(rank)))
+    path = settle(viewer, viewer, lambda info: info.recording != "").recording
+    ranks[1].close(Bye(reason="KeyError: 'x'", has_failed=True))
+    settle(viewer, viewer, lambda info: info.has_failed)
+    ranks[2].close(Bye(reason="detached"))
+    ranks[0].close(Bye(reason="the process exited with code 1", has_failed=True))
+    with open_recording(path) as recording:
+        deadline_s = time.monotonic() + 20
+        while recording.info.ended_s is None:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        assert recording.info.reason == "rank 1: KeyError: 'x'"
 
 
 def test_heartbeats_list_for_agents_the_live_viewers(hub: HubAddress, bring_up: Up) -> None:
@@ -524,7 +551,7 @@ def test_heartbeats_list_for_agents_the_live_viewers(hub: HubAddress, bring_up: 
     viewer = bring_up(hub.viewers, viewer_hello("the-viewer"))
     while not any("the-viewer" in m.peers for m in until(agent, Heartbeat, [viewer])):
         pass
-    viewer.close("gone")
+    viewer.close(Bye(reason="gone"))
     while any("the-viewer" in m.peers for m in until(agent, Heartbeat)):
         pass
 
@@ -541,7 +568,7 @@ def test_a_hub_ends_when_no_peer_is_left(
     while time.monotonic() < deadline_s:
         viewer.receive(0.1)
     assert is_alive(pid)
-    viewer.close("done")
+    viewer.close(Bye(reason="done"))
     wait_until(lambda: not is_alive(pid), "the hub's end")
     assert not hub_listens(address)
     assert not address.viewers_path.exists()

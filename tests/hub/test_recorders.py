@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gradscope.hub.recorders import Recorders
-from gradscope.protocol import Event, Hello, Message, Step, encode
+from gradscope.protocol import Bye, Event, Hello, Message, Step, encode
 from gradscope.recording import list_recordings, open_recording
 from gradscope.transport import HubAddress, Link
 
@@ -107,7 +107,7 @@ def test_all_messages_of_an_agent_are_in_the_recording_after_it_has_left(
             columns=(), body=b"",
         )  # fmt: skip
         assert agent.send(sent)
-    agent.close("the script ended")
+    agent.close(Bye(reason="the script ended"))
     wait_until(lambda: any(r.ended_s for r in list_recordings()), "the recording's end")
     (info,) = list_recordings()
     assert (info.run, info.steps, info.reason) == ("a run", 50, "the script ended")

@@ -185,6 +185,8 @@ MESSAGES: dict[str, protocol.Message] = {
                 last_message_s=2.5,
                 recording="/r",
                 counters={"sent": 1},
+                reason="done",
+                has_failed=True,
             ),
         ),
         counters={"garbage": 2},
@@ -230,7 +232,7 @@ MESSAGES: dict[str, protocol.Message] = {
         body=bytes.fromhex("003c00c0"),
     ),
     "hb": protocol.Heartbeat(step=9, peers=("p",), counters={"sent": 300}),
-    "bye": protocol.Bye(reason="done"),
+    "bye": protocol.Bye(reason="done", has_failed=True),
 }
 
 

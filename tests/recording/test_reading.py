@@ -1,7 +1,9 @@
 """Reading: live files, killed runs, and files that are none."""
 
 import dataclasses
+import os
 import sqlite3
+import time
 
 import msgspec
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from gradscope.errors import RecordingError
 from gradscope.protocol.bodies import pack_block, unpack_block
-from gradscope.recording import Recorder, default_path, list_recordings, open_recording
+from gradscope.recording import Recorder, default_path, list_recordings, open_recording, tables
 from gradscope.recording.schema import SCHEMA_VERSION
 
 
@@ -76,7 +78,7 @@ def test_a_missing_recording_names_its_neighbours(tmp_path, make):
     [
         (f"PRAGMA user_version = {SCHEMA_VERSION + 1}", "upgrade this one"),
         ("PRAGMA application_id = 7", "another program's"),
-        ("DELETE FROM run", "killed before it began"),
+        ("DELETE FROM run", "does not contain a run"),
     ],
 )
 def test_a_file_of_another_making_says_what_to_do(tmp_path, make, change, words):
@@ -90,9 +92,28 @@ def test_a_file_of_another_making_says_what_to_do(tmp_path, make, change, words)
 
 
 def test_an_empty_file_is_a_run_killed_before_it_began(tmp_path):
-    (tmp_path / "a.gradscope").touch()
+    path = tmp_path / "a.gradscope"
+    path.touch()
+    os.utime(path, (1.0, 1.0))  # the file of a run that started long ago
     with pytest.raises(RecordingError, match="killed before"):
-        open_recording(tmp_path / "a.gradscope")
+        open_recording(path)
+
+
+def test_a_recording_can_be_read_as_soon_as_its_file_exists(tmp_path, make, monkeypatch):
+    check_schema = tables.check_schema
+
+    def check_slowly(*arguments):
+        time.sleep(0.2)  # the file exists, and is empty
+        return check_schema(*arguments)
+
+    monkeypatch.setattr(tables, "check_schema", check_slowly)
+    for number in range(3):
+        path = tmp_path / f"{number}.gradscope"
+        with Recorder(path, make.hello("early")):
+            while not path.exists():
+                time.sleep(0)
+            with open_recording(path) as recording:
+                assert (recording.info.run, recording.info.ended_s) == ("early", None)
 
 
 def test_bytes_that_are_no_message_are_damage_and_name_their_row(tmp_path, make):

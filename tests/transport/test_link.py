@@ -11,6 +11,7 @@ import zmq
 
 from gradscope.protocol import (
     PROTOCOL_VERSION,
+    Bye,
     Event,
     Heartbeat,
     Hello,
@@ -178,7 +179,7 @@ def test_a_forked_child_leaves_the_link_to_its_parent(hub: HubAddress, bring_up:
     if child == 0:
         is_left_alone = not link.send(Heartbeat()) and link.receive(5.0) == []
         link.wake()
-        link.close("not mine")
+        link.close(Bye(reason="not mine"))
         del link
         os._exit(0 if is_left_alone else 1)
     assert os.waitpid(child, 0)[1] == 0
@@ -206,7 +207,7 @@ def test_a_bye_arrives_at_once(hub: HubAddress, bring_up: Up) -> None:
     viewer = bring_up(hub.viewers, VIEWER)
     agent = bring_up(hub.agents, AGENT)
     receive_until(viewer, lambda: True)
-    agent.close("the script ended")
+    agent.close(Bye(reason="the script ended"))
     seen: list[Message] = []
     begin_s = time.monotonic()
     while not any(isinstance(m, Runs) and m.runs and not m.runs[0].is_live for m in seen):
@@ -224,7 +225,7 @@ def test_closing_towards_a_stopped_hub_takes_less_than_a_second(
     try:
         while link.send(Manifest(run="r", rank=0, revision=1, model="m", body=b"x" * 200_000)):
             pass
-        link.close("going")
+        link.close(Bye(reason="going"))
         assert time.monotonic() - begin_s < 1.5
     finally:
         os.kill(hub_pid(), signal.SIGCONT)
@@ -255,7 +256,7 @@ def test_each_of_a_hundred_links_in_a_row_is_up_at_once(hub: HubAddress) -> None
         begin_s = time.monotonic()
         with Link(hub.viewers, Hello(role="viewer", peer=f"viewer-{i}")) as link:
             receive_until(link, lambda link=link: link.state.phase == "up")  # type: ignore[misc]
-            link.close("done")
+            link.close(Bye(reason="done"))
         assert time.monotonic() - begin_s < 5.0
 
 

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parent))
 
 from synthetic_run import SyntheticRun
 
-from gradscope.protocol import Ack, Command, Hello, InterventionState, Welcome
+from gradscope.protocol import Ack, Bye, Command, Hello, InterventionState, Welcome
 from gradscope.transport import Link, ensure_hub
 
 
@@ -114,7 +114,7 @@ def main():
         try:
             Agent(run, link).train(options.rate, time.monotonic() + options.seconds)
         finally:
-            link.close("the training ended")
+            link.close(Bye(reason="the training ended"))
 
 
 if __name__ == "__main__":

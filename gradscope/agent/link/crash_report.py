@@ -5,7 +5,6 @@ The exception propagates unchanged, with its own traceback.
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 from torch import nn
 from torch.autograd import Function
 
+from gradscope.agent.link.process_end import SysHook
 from gradscope.hooks import frames_of
 
 __all__ = ["Account", "CrashReporter", "account_of"]
@@ -25,41 +25,27 @@ _TORCH: Final = str(Path(nn.__file__).parents[1])
 _OURS: Final = str(Path(__file__).parents[1])
 
 
-class CrashReporter:
+class CrashReporter(SysHook):
     """Calls `report(error)` for an exception that ends the process, between `install` and `remove`.
 
-    The previous `sys.excepthook` is called first, so the traceback is printed as usual. `remove`
-    restores the previous hook. If other code has installed a hook after this one, that hook stays, and
-    this object then only calls the previous hook.
+    The previous `sys.excepthook` is called first, so the traceback is printed as usual.
     """
 
     def __init__(self, report: Callable[[BaseException], None]) -> None:
-        self._report: Callable[[BaseException], None] | None = None
-        self._installed_report = report
-        self._previous = sys.excepthook
+        super().__init__("excepthook")
+        self._report = report
         self._pid = os.getpid()
-
-    def install(self) -> None:
-        """Replace `sys.excepthook`."""
-        self._previous, self._report = sys.excepthook, self._installed_report
-        sys.excepthook = self
-
-    def remove(self) -> None:
-        """Restore the previous hook. CrashReporters that were removed earlier are skipped."""
-        self._report = None
-        while isinstance(sys.excepthook, CrashReporter) and sys.excepthook._report is None:  # noqa: SLF001 - ours
-            sys.excepthook = sys.excepthook._previous  # noqa: SLF001 - as above
 
     def __call__(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         """Call the previous hook, then report."""
-        report = self._report  # the previous hook may end the scope
+        is_installed = self._is_installed  # the previous hook may end the scope
         try:
             self._previous(kind, error, trace)
         finally:
-            if report is not None and os.getpid() == self._pid:  # a forked child has no link
-                report(error)
+            if is_installed and os.getpid() == self._pid:  # a forked child has no link
+                self._report(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,18 @@ announces the run to each new hub. The queues are bounded: if a queue is full, t
 dropped and counted.
 """
 
+import atexit
 import logging
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
+from gradscope.agent.link.process_end import ExitCodeObserver, how_the_process_ends
 from gradscope.errors import GradscopeError, UsageError
-from gradscope.protocol import Command, Heartbeat, Hello, Message, Refusal, Scalars, Welcome
+from gradscope.protocol import Bye, Command, Heartbeat, Hello, Message, Refusal, Scalars, Welcome
 from gradscope.transport import HubAddress, Link, ensure_hub
 
 __all__ = ["NullPublisher", "Publisher"]
@@ -28,6 +31,7 @@ _POLL_S = 0.05
 _RETRY_FIRST_S = 0.5
 _RETRY_LAST_S = 30.0
 _CLOSE_S = 1.0
+_MODEL_GONE_S = 1.0
 
 _Make = Callable[[], Message]
 _Row = tuple[int, float, dict[str, float]]
@@ -46,6 +50,9 @@ class Publisher:
         self._queue: deque[_Make] = deque()
         self._scalars: deque[_Row] = deque(maxlen=_SCALARS_LIMIT)
         self._stopping = threading.Event()
+        self._stop_at_s = math.inf
+        self._bye = Bye(reason="detached")
+        self._exit_codes = ExitCodeObserver()
         self._thread: threading.Thread | None = None
         self._link: Link | None = None
         self._pid = os.getpid()
@@ -70,20 +77,32 @@ class Publisher:
         All three are called in the publisher thread.
         """
         self._announce, self._on_command, self._on_viewers = announce, on_command, on_viewers
+        self._exit_codes.install()
         self._thread = threading.Thread(target=self._run, name="gradscope-publisher", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Send the queued messages, close the link and end the thread. Blocks for at most one second."""
+    def stop(self, bye: Bye | None = None) -> None:
+        """Send the queued messages and `bye`, and end the thread. Blocks for at most one second.
+
+        bye: how the run ended. None: as this process does, which is exiting.
+        """
         if os.getpid() != self._pid or self._thread is None:
             return
+        self._bye = bye or how_the_process_ends(self._exit_codes.code)
         self._stopping.set()
         self._wake()
-        if (
-            self._thread is not threading.current_thread()
-        ):  # the garbage collector may end a scope in any thread
-            self._thread.join(_CLOSE_S + 0.5)
+        self._thread.join(_CLOSE_S + 0.5)
         self._thread = None
+
+    def stop_soon(self, bye: Bye) -> None:
+        """Stop as `stop(bye)` does, but one second later, or as `stop()` does if the process exits before.
+
+        Never blocks, so that the garbage collector can call it in any thread.
+        """
+        if os.getpid() == self._pid and self._thread is not None:
+            self._bye = bye
+            atexit.register(self.stop)
+            self._stop_at_s = time.monotonic() + _MODEL_GONE_S
 
     def put(self, make: _Make, size_bytes: int = 0) -> None:
         """Queue a message; the publisher thread calls `make` to build it. Never blocks.
@@ -126,7 +145,7 @@ class Publisher:
 
     def _run(self) -> None:
         retry_s = _RETRY_FIRST_S
-        while not self._stopping.is_set():
+        while not self._must_stop():
             try:
                 self.address = ensure_hub(self._endpoint)
                 with Link(self.address.agents, self._hello) as self._link:
@@ -139,12 +158,17 @@ class Publisher:
                 self._warn_once(f"the link failed: {type(error).__name__}: {error}")
             finally:
                 self._link = None
-            self._stopping.wait(retry_s)
+            self._stopping.wait(min(retry_s, max(0.0, self._stop_at_s - time.monotonic())))
             retry_s = min(2 * retry_s, _RETRY_LAST_S)
+        self._exit_codes.remove()
+        atexit.unregister(self.stop)
+
+    def _must_stop(self) -> bool:
+        return self._stopping.is_set() or time.monotonic() >= self._stop_at_s
 
     def _serve(self, link: Link) -> None:
         """Send and receive until `stop`, or until the link is lost and another hub must be found."""
-        while not self._stopping.is_set():
+        while not self._must_stop():
             for message in link.receive(_POLL_S):
                 self._on_message(link, message)
             if link.state.phase == "up":
@@ -160,7 +184,7 @@ class Publisher:
                 self._on_message(link, message)
         if link.state.phase == "up":
             self._send_all(link)
-        link.close("detached")
+        link.close(self._bye)
 
     def _on_message(self, link: Link, message: Message) -> None:
         if isinstance(message, Welcome):
@@ -220,7 +244,10 @@ class NullPublisher:
     ) -> None:
         """Do nothing."""
 
-    def stop(self) -> None:
+    def stop(self, bye: Bye | None = None) -> None:
+        """Do nothing."""
+
+    def stop_soon(self, bye: Bye) -> None:
         """Do nothing."""
 
     def put(self, make: _Make, size_bytes: int = 0) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from gradscope.cli.output import say, table_lines
-from gradscope.client import connect
+from gradscope.client import connect, end_of
 from gradscope.errors import NothingToConnectError
 from gradscope.protocol import RunInfo, Runs
 from gradscope.recording import RecordingInfo, list_recordings
@@ -83,7 +83,7 @@ def _of_hub(run: str, ranks: tuple[RunInfo, ...], recording: RecordingInfo | Non
         started_s=first.started_s,
         host=first.host,
         script=first.script,
-        reason=recording.reason if recording else "",
+        reason=end_of(ranks).reason,
         ranks=ranks,
         recording=recording,
     )

@@ -1,24 +1,35 @@
 """`gradscope wait`: waits for an event in a run.
 
-The exit code is 0 if the event has happened, and 1 if the run ended before it or the wait timed out.
+The exit code is 0 if the event has happened; for `done`, if the run has ended without a failure. It is 1
+if the time was over or the run ended before the event, and 5 if the run failed: by an exception, by an
+exit code other than 0, or because its process was killed.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from gradscope.cli.connection import connect_to
-from gradscope.cli.exit_codes import DONE, WRONG
+from gradscope.cli.exit_codes import DONE, FAILED, WRONG
 from gradscope.cli.output import say
-from gradscope.client import Client
+from gradscope.client import Client, end_of
 from gradscope.errors import UsageError
-from gradscope.protocol import Event, Message, Scalars, Step
+from gradscope.protocol import Event, Message, RunInfo, Scalars, Step
 
 __all__ = ["wait_for"]
 
 _POLL_S = 0.25
 _LAST_S = 1.5
 """How long messages of an ended run may still arrive, in seconds."""
+
+
+class _Found(NamedTuple):
+    """The line to print, and the exit code."""
+
+    text: str
+    exit_code: int
+
 
 Check = Callable[[Message], str | None]
 
@@ -28,32 +39,34 @@ def wait_for(run: str, until: str, *, timeout_s: float | None) -> int:
     check = _check_for(until)
     with connect_to(run, want="observe") as client:
         client.watch(client.run or run, max_rate_hz=1000.0)
-        found = _wait(client, check, is_for_end=until == "done", timeout_s=timeout_s)
-    if found is None:
-        over = (
-            "the run has ended"
-            if timeout_s is None
-            else f"the run has ended, or {timeout_s:g} s are over"
-        )
-        say(f"{until}: not seen, {over}")
-        return WRONG
-    say(found)
-    return DONE
+        found = _wait(client, check, until, timeout_s)
+    say(found.text)
+    return found.exit_code
 
 
-def _wait(client: Client, check: Check, *, is_for_end: bool, timeout_s: float | None) -> str | None:
+def _wait(client: Client, check: Check, until: str, timeout_s: float | None) -> _Found:
     deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
     ended_s = math.inf
     while time.monotonic() < deadline_s:
         for message in client.receive(_POLL_S):
             found = check(message)
             if found is not None:
-                return found
-        is_live = any(info.is_live for info in client.runs() if info.run == client.run)
+                return _Found(found, DONE)
+        ranks = [info for info in client.runs() if info.run == client.run]
+        is_live = any(info.is_live for info in ranks)
         ended_s = math.inf if is_live else min(ended_s, time.monotonic())
         if time.monotonic() - ended_s > _LAST_S:
-            return "done: the run has ended" if is_for_end else None
-    return None
+            return _at_end(until, ranks)
+    return _Found(f"{until}: not seen in {timeout_s or 0:g} s", WRONG)
+
+
+def _at_end(until: str, ranks: Sequence[RunInfo]) -> _Found:
+    if not ranks:
+        return _Found(f"{until}: not seen, and the hub does not know the run any more", WRONG)
+    end = end_of(ranks)
+    is_done = until == "done" and not end.has_failed
+    text = f"{until}: {'' if is_done else 'not seen, '}the run has ended: {end.reason}"
+    return _Found(text, FAILED if end.has_failed else DONE if is_done else WRONG)
 
 
 def _check_for(until: str) -> Check:
