@@ -295,6 +295,7 @@ class SyntheticSource:
     def __init__(self, *runs, rate_hz=0.0, past=0, refuse="", refuse_focus=""):
         self.runs = {run.run: run for run in runs}
         self.link = _Link()
+        self.counters = {"inbox_dropped": 0}
         self.refuse = refuse
         self.refuse_focus = refuse_focus
         self.commands = []

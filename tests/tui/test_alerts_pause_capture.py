@@ -4,13 +4,12 @@ import msgspec
 import numpy as np
 import pytest
 from test_app import open_app
+from textual.widgets import Static
 
 from gradscope.client import CapturedArray
 from gradscope.client.tensor_art import picture_lines
 from gradscope.protocol import AlertInfo, Event, PauseState
-from gradscope_tui.screens.capture import CaptureScreen, captured_text
-from gradscope_tui.screens.main import InterventionBar, StatusLine, TabLine
-from gradscope_tui.screens.pause import PauseScreen
+from gradscope_tui.view.capture_text import captured_text
 
 
 def alert(run, step, rule="spike", layer="tokens", value=12.5):
@@ -42,7 +41,7 @@ async def test_alerts_have_a_tab_and_n_goes_to_the_next_one():
         await ui.press("1")
         run = ui.source._watched
         ui.source.put(alert(run, 12), alert(run, 15, "dead", "head", 0.995), alert(run, 12))
-        await ui.until(lambda: "Alerts 2" in ui.line(TabLine))
+        await ui.until(lambda: "Alerts 2" in ui.line("#tabs"))
         await ui.press("n")
         for words in ("spike", "12.5", "tokens: gradient norm 12.5", "dead", "0.995"):
             await ui.until_shown(words, advance=False)
@@ -64,6 +63,45 @@ async def test_without_alerts_n_shows_a_notification():
         assert notifications(ui) == ["No alerts in this run."]
 
 
+async def test_the_whole_text_of_an_alert_is_below_the_list_although_it_has_no_layer():
+    async with open_app((80, 24)) as ui:
+        said = " ".join(f"word{i}" for i in range(40))
+        about_the_loss = msgspec.structs.replace(alert(ui.source._watched, 12, "loss", ""), text=said)
+        ui.source.put(about_the_loss)
+        await ui.press("2")
+        await ui.until_shown("word39", advance=False)
+        below = ui.text.partition("───")[2]
+        assert [word for word in below.split() if word.startswith("word")] == said.split()
+        await ui.press("enter")
+        assert notifications(ui) == [
+            "This alert belongs to no layer. Its whole text is below the list."
+        ]
+        assert ui.app.presenter.page == "alerts"
+
+
+async def test_the_text_below_the_list_is_that_of_the_alert_at_the_cursor():
+    async with open_app() as ui:
+        run = ui.source._watched
+        ui.source.put(alert(run, 12), alert(run, 15, "dead", "head", 0.995))
+        await ui.press("2")
+        whole_text = ui.app.main.query_one("#alert-text", Static)
+        await ui.until(lambda: str(whole_text.content).startswith("head: "), advance=False)
+        await ui.press("k")
+        await ui.until(lambda: str(whole_text.content).startswith("tokens: "), advance=False)
+
+
+async def test_a_rule_that_failed_is_an_alert_and_is_announced():
+    async with open_app() as ui:
+        await ui.press("2")
+        await ui.until_shown("no rule has found a problem", advance=False)
+        said = "the rule dead failed (KeyError: 'x') and is switched off"
+        run = ui.source._watched
+        ui.source.put(run.event(20, "a snapshot was taken"), run.event(20, said, "warning"))
+        await ui.until(lambda: "2 Alerts 1" in ui.line("#tabs"), advance=False)
+        await ui.until_shown(said, advance=False)
+        assert notifications(ui) == [said]
+
+
 def paused(run, revision, step, left_s=42.0):
     state = PauseState(step, left_s, "me", "break-1, loss > 10: loss is 11")
     return msgspec.structs.replace(run.interventions(revision, step), pause=state)
@@ -72,19 +110,19 @@ def paused(run, revision, step, left_s=42.0):
 async def test_a_pause_is_confirmed_counted_down_renewed_and_ended(monkeypatch):
     async with open_app() as ui:
         await ui.press("P")
-        await ui.until(lambda: isinstance(ui.app.screen, PauseScreen), advance=False)
+        await ui.until(lambda: ui.app.screen.id == "pause", advance=False)
         await ui.press("escape")
         assert ui.source.commands == []
         await ui.press("P")
-        await ui.until(lambda: isinstance(ui.app.screen, PauseScreen), advance=False)
+        await ui.until(lambda: ui.app.screen.id == "pause", advance=False)
         await ui.press("enter")
         await ui.until(lambda: [sent(c) for c in ui.source.commands] == [("pause", 60.0)])
         ui.source.put(paused(ui.source._watched, 7, 30))
-        bar = ui.app.main.query_one(InterventionBar)
-        await ui.until(lambda: "PAUSED before step 30" in ui.line(InterventionBar), advance=False)
+        bar = ui.app.main.query_one("#bar")
+        await ui.until(lambda: "PAUSED before step 30" in ui.line("#bar"), advance=False)
         assert bar.has_class("is-active")
-        assert "resumes in 4" in ui.line(InterventionBar)
-        assert "loss is 11" in ui.line(InterventionBar)
+        assert "resumes in 4" in ui.line("#bar")
+        assert "loss is 11" in ui.line("#bar")
         ui.app.pause_lease._renewed_s -= 21.0  # what twenty seconds bring
         await ui.until(lambda: len(ui.source.commands) == 2, advance=False)
         assert sent(ui.source.commands[1]) == ("pause", 60.0)
@@ -99,7 +137,7 @@ async def test_a_pause_is_confirmed_counted_down_renewed_and_ended(monkeypatch):
 async def test_a_pause_of_another_viewer_is_shown_and_not_renewed():
     async with open_app() as ui:
         ui.source.put(paused(ui.source._watched, 7, 30))
-        await ui.until(lambda: "PAUSED" in ui.line(InterventionBar), advance=False)
+        await ui.until(lambda: "PAUSED" in ui.line("#bar"), advance=False)
         ui.app.pause_lease._renewed_s -= 100.0
         for _ in range(5):
             ui.app.update_view()
@@ -132,7 +170,7 @@ async def test_the_layers_whole_tensor_is_shown_with_its_channels():
 
         ui.source.capture = capture
         await ui.press("j", "v")
-        await ui.until(lambda: isinstance(ui.app.screen, CaptureScreen), advance=False)
+        await ui.until(lambda: ui.app.screen.id == "capture", advance=False)
         await ui.until_shown("activation of tokens, step 20: 2 x 3, float32", advance=False)
         await ui.until_shown("3 of 3 channels along dimension 1 are all zero", advance=False)
         await ui.press("g")
@@ -158,10 +196,10 @@ async def test_a_capture_of_a_paused_training_says_what_to_press():
     async with open_app() as ui:
         ui.source.capture = lambda layers, what: []
         ui.source.put(paused(ui.source._watched, 7, 30))
-        await ui.until(lambda: "❚❚ paused" in ui.line(StatusLine), advance=False)
+        await ui.until(lambda: "❚❚ paused" in ui.line("#status"), advance=False)
         await ui.press("v")
         assert notifications(ui)[0].endswith("The training is paused: press . for one step.")
-        await ui.until(lambda: isinstance(ui.app.screen, CaptureScreen), advance=False)
+        await ui.until(lambda: ui.app.screen.id == "capture", advance=False)
 
 
 def test_the_captured_output_of_the_model_has_a_name():

@@ -5,19 +5,15 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
-from synthetic_run import SyntheticRun, SyntheticSource
+from synthetic_run import SyntheticRun, SyntheticSource, gpt_layers
 from textual.widgets import Static
 
 from gradscope.errors import NothingToConnectError
 from gradscope.protocol import Event, Ramp, Runs, Schedule
 from gradscope_tui.app import GradscopeApp
 from gradscope_tui.keys import KEYS
-from gradscope_tui.screens.help import HelpScreen
 from gradscope_tui.screens.intervene import InterveneScreen
-from gradscope_tui.screens.main import InterventionBar, KeyLine, StatusLine, TabLine
-from gradscope_tui.screens.quit import QuitScreen
 from gradscope_tui.screens.runs import RunsScreen
-from gradscope_tui.widgets.empty_state import EmptyState
 
 DEADLINE_S = 15.0
 SIZES = pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
@@ -73,9 +69,9 @@ async def open_app(size=(120, 32), runs=None, run=None, is_readonly=False, is_wa
 @SIZES
 async def test_the_first_screen_shows_run_loss_layers_and_keys(size):
     async with open_app(size) as ui:
-        await ui.until(lambda: "live" in ui.line(StatusLine))
-        assert "gpt-7f3a" in ui.line(StatusLine)
-        assert "loss" in ui.line(StatusLine)
+        await ui.until(lambda: "live" in ui.line("#status"))
+        assert "gpt-7f3a" in ui.line("#status")
+        assert "loss" in ui.line("#status")
         for words in ("(GPT)", "attention", "out‖", "Δw/w", "46 layers", "? help"):
             await ui.until_shown(words)
         assert len(ui.text.splitlines()) == size[1]
@@ -87,13 +83,13 @@ async def test_from_the_start_to_an_active_reversal_in_five_keys(size):
         await ui.press("j", "i", "r")
         await ui.until_shown("the gradient arriving at the output of tokens", advance=False)
         await ui.press("enter")
-        await ui.until(lambda: "1 pending" in ui.line(InterventionBar), advance=False)
+        await ui.until(lambda: "1 pending" in ui.line("#bar"), advance=False)
         assert ui.source.commands[0].arguments == {"alpha": 1.0}
-        await ui.until(lambda: "1 active" in ui.line(InterventionBar))
-        assert "reverse ×−1 on tokens, active since step 2" in ui.line(InterventionBar)  # noqa: RUF001
+        await ui.until(lambda: "1 active" in ui.line("#bar"))
+        assert "reverse ×−1 on tokens, active since step 2" in ui.line("#bar")  # noqa: RUF001
         await ui.until_shown("◆")
         await ui.press("z")
-        await ui.until(lambda: not ui.app.main.query_one(InterventionBar).has_class("is-active"))
+        await ui.until(lambda: not ui.app.main.query_one("#bar").has_class("is-active"))
 
 
 async def test_marked_layers_are_changed_together_and_all_removed_by_one_key():
@@ -106,7 +102,7 @@ async def test_marked_layers_are_changed_together_and_all_removed_by_one_key():
         command = ui.source.commands[0]
         assert (command.action, command.layers) == ("install", ("tokens", "positions"))
         assert command.end_steps == 100
-        await ui.until(lambda: "1 active" in ui.line(InterventionBar))
+        await ui.until(lambda: "1 active" in ui.line("#bar"))
         await ui.press("X")
         await ui.until(lambda: not ui.app.presenter.states())
 
@@ -170,7 +166,7 @@ async def test_the_site_is_chosen_in_the_form():
 async def test_an_intervention_is_copied_as_python_and_its_history_is_listed():
     async with open_app() as ui:
         await ui.press("j", "i", "s", "enter")
-        await ui.until(lambda: "1 active" in ui.line(InterventionBar))
+        await ui.until(lambda: "1 active" in ui.line("#bar"))
         text = "scale-1 set by me from step 20 on: scale(factor=0.1) on tokens at output"
         change = Event(
             run="gpt-7f3a",
@@ -203,8 +199,8 @@ async def test_readonly_hides_and_does_nothing():
     async with open_app(is_readonly=True) as ui:
         await ui.press("i", "z", "X")
         assert ui.app.screen is ui.app.main
-        assert "intervene" not in ui.line(KeyLine)
-        assert "read-only" in ui.line(StatusLine)
+        assert "intervene" not in ui.line("#keys")
+        assert "read-only" in ui.line("#status")
         commands = {c.title for c in ui.app.get_system_commands(ui.app.screen)}
         assert not commands & {key.meaning for key in KEYS if key.changes}
         assert {key.meaning for key in KEYS if key.action == "freeze"} <= commands
@@ -223,7 +219,7 @@ async def test_folding_filtering_sorting_and_moving():
         await ui.until_shown("tokens", advance=False)
         await ui.press("slash", *"fc[12]")
         await ui.until_shown("blocks.3.mlp.fc2")
-        assert "/fc[12] · 8 of 46 layers" in ui.line(TabLine)
+        assert "/fc[12] · 8 of 46 layers" in ui.line("#tabs")
         await ui.press("enter", "greater_than_sign", "greater_than_sign")
         await ui.until_shown("‖∇out‖ ▼")
         await ui.press("I")
@@ -247,7 +243,7 @@ async def test_the_detail_shows_shapes_numbers_and_curves(size):
     async with open_app(size) as ui:
         await ui.press(*"jjjjjjj", "enter")
         await ui.until_shown("blocks.0.attention.qkv  Linear")
-        for words in ("384 × 128  float32, 49.2k numbers", "gradient norm", "param gradient", "4,096"):  # noqa: RUF001
+        for words in ("384 × 128  float32, 49.2k elements", "gradient norm", "param gradient", "4,096"):  # noqa: RUF001
             await ui.until_shown(words)
         assert any(0x2800 < ord(character) < 0x2900 for character in ui.text)
         await ui.press("i", "r", "enter")
@@ -315,11 +311,9 @@ async def test_a_frozen_view_does_not_change_and_counts_the_new_steps():
         await ui.press("p")
         step = ui.app.presenter.frame.measured.step
         await ui.until(
-            lambda: (
-                "frozen, 7 waiting" in ui.line(StatusLine) or ui.app.session.watched.step > step + 60
-            )
+            lambda: "frozen, 7 waiting" in ui.line("#status") or ui.app.session.watched.step > step + 60
         )
-        assert "waiting" in ui.line(StatusLine)
+        assert "waiting" in ui.line("#status")
         assert ui.app.presenter.frame.measured.step == step
         await ui.press("p")
         await ui.until(lambda: ui.app.presenter.frame.measured.step > step)
@@ -344,17 +338,17 @@ async def test_only_rows_that_changed_are_drawn_again():
 @pytest.mark.timing
 async def test_when_data_stops_the_screen_says_so_within_two_seconds():
     async with open_app() as ui:
-        await ui.until(lambda: "● live" in ui.line(StatusLine))
+        await ui.until(lambda: "● live" in ui.line("#status"))
         stopped = time.monotonic()
-        await ui.until(lambda: "no new step for" in ui.line(StatusLine), advance=False)
+        await ui.until(lambda: "no new step for" in ui.line("#status"), advance=False)
         assert time.monotonic() - stopped < 2.5  # two seconds, and a machine that is busy
-        await ui.until(lambda: "● live" in ui.line(StatusLine))
+        await ui.until(lambda: "● live" in ui.line("#status"))
 
 
 async def test_a_lost_link_and_its_return_are_shown_and_logged():
     async with open_app() as ui:
         ui.source.link.phase = "lost"
-        await ui.until(lambda: "✕ link lost, reconnecting, data " in ui.line(StatusLine), advance=False)
+        await ui.until(lambda: "✕ link lost, reconnecting, data " in ui.line("#status"), advance=False)
         ui.source.link.phase = "up"
         await ui.press("5")
         await ui.until_shown("the link to the hub is up again")
@@ -364,7 +358,7 @@ async def test_a_lost_link_and_its_return_are_shown_and_logged():
 async def test_an_ended_run_is_shown_as_ended():
     async with open_app() as ui:
         ui.source.put(Runs(runs=(SyntheticRun().info(is_live=False),)))
-        await ui.until(lambda: "■ ended" in ui.line(StatusLine), advance=False)
+        await ui.until(lambda: "■ ended" in ui.line("#status"), advance=False)
         assert "(GPT)" in ui.text
 
 
@@ -402,7 +396,7 @@ async def test_the_screen_waits_for_the_named_run():
         await ui.until_shown("Waiting for the run 'later'", advance=False)
         ui.source.runs["later"] = SyntheticRun(run="later")
         ui.source.put(Runs(runs=(SyntheticRun(run="later").info(),)))
-        await ui.until(lambda: "later" in ui.line(StatusLine))
+        await ui.until(lambda: "later" in ui.line("#status"))
 
 
 async def test_a_model_without_layers_has_an_empty_state():
@@ -421,7 +415,7 @@ async def test_a_model_without_gradients_is_shown_with_dots():
 @pytest.mark.parametrize("size", [(60, 20), (40, 10)], ids=["60x20", "40x10"])
 async def test_small_windows_keep_names_gradients_and_the_link_state(size):
     async with open_app(size) as ui:
-        await ui.until(lambda: "live" in ui.line(StatusLine))
+        await ui.until(lambda: "live" in ui.line("#status"))
         assert "tokens" in ui.text
         await ui.press("j", "i", "r")
         await ui.until_shown("multiplied", advance=False)
@@ -443,9 +437,9 @@ async def test_a_window_too_small_says_so_and_recovers():
 async def test_quitting_asks_only_while_a_change_of_this_viewer_is_in_force():
     async with open_app() as ui:
         await ui.press("j", "i", "r", "enter")
-        await ui.until(lambda: "1 active" in ui.line(InterventionBar))
+        await ui.until(lambda: "1 active" in ui.line("#bar"))
         await ui.press("q")
-        await ui.until(lambda: isinstance(ui.app.screen, QuitScreen))
+        await ui.until(lambda: ui.app.screen.id == "quit")
         await ui.press("escape")
         assert ui.app.is_running
         await ui.press("q", "r")
@@ -464,9 +458,9 @@ async def test_quitting_without_changes_is_immediate(key, code):
 async def test_ctrl_c_quits_also_from_a_form_and_a_second_one_does_not_ask():
     async with open_app() as ui:
         await ui.press("j", "i", "r", "enter")
-        await ui.until(lambda: "1 active" in ui.line(InterventionBar))
+        await ui.until(lambda: "1 active" in ui.line("#bar"))
         await ui.press("i", "r", "ctrl+c")
-        await ui.until(lambda: isinstance(ui.app.screen, QuitScreen))
+        await ui.until(lambda: ui.app.screen.id == "quit")
         await ui.press("ctrl+c")
         assert ui.app.return_code == 130
 
@@ -474,7 +468,7 @@ async def test_ctrl_c_quits_also_from_a_form_and_a_second_one_does_not_ask():
 async def test_help_and_palette_open_and_close():
     async with open_app() as ui:
         await ui.press("question_mark")
-        assert isinstance(ui.app.screen, HelpScreen)
+        assert ui.app.screen.id == "help"
         await ui.until_shown("next row", advance=False)
         await ui.press("escape", "colon")
         await ui.until(lambda: ui.app.screen is not ui.app.main)
@@ -500,9 +494,9 @@ async def test_the_mouse_works_too():
     async with open_app() as ui:
         await ui.pilot.click("LayerTable", offset=(10, 4))
         assert ui.app.main.table.cursor_layer == "blocks"
-        await ui.pilot.click("TabLine", offset=(ui.line(TabLine).index("5 Log"), 0))
+        await ui.pilot.click("#tabs", offset=(ui.line("#tabs").index("5 Log"), 0))
         await ui.until(lambda: ui.app.presenter.page == "log")
-        await ui.pilot.click("KeyLine", offset=(2, 0))
+        await ui.pilot.click("#keys", offset=(2, 0))
 
 
 @pytest.mark.parametrize("theme", ["gradscope-light", "ansi-dark"])
@@ -518,4 +512,22 @@ async def test_keys_work_while_many_past_steps_arrive():
     async with open_app(past=600) as ui:
         await ui.until(lambda: len(ui.app.session.watched.ring) == 600)
         assert ui.app.session.watched.counters["again"] == 0
-        assert isinstance(ui.app.main.query_one(EmptyState), EmptyState)
+
+
+async def test_one_layer_is_not_written_in_the_plural():
+    run = SyntheticRun(layers=gpt_layers()[1:2])
+    async with open_app(runs=[run], is_watched=False) as ui:
+        await ui.until(lambda: ui.line("#tabs").endswith(" 1 layer "))
+
+
+@SIZES
+async def test_messages_that_this_viewer_dropped_are_shown_in_words(size):
+    async with open_app(size) as ui:
+        assert "dropped" not in ui.line("#status")
+        ui.source.counters["inbox_dropped"] = 12
+        await ui.until(lambda: "12 messages dropped by this viewer" in ui.line("#status"))
+        ui.source.counters["inbox_dropped"] = 13
+        await ui.until(lambda: "13 messages dropped by this viewer" in ui.line("#status"))
+        logged = [entry.text for entry in ui.app.session.watched.journal]
+        assert len(logged) == 1
+        assert logged[0].startswith("this viewer was too slow and dropped 12 messages: ")

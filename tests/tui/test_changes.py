@@ -66,7 +66,7 @@ def test_a_refusal_has_its_reason_and_leaves_no_state():
     viewer.send(CLIP)
     viewer.source.advance()
     (answer,) = viewer.answers
-    assert (answer.is_done, answer.reason) == (False, "no layer 'head'")
+    assert (answer.ack, answer.reason) == (None, "no layer 'head'")
     viewer.changes.note_answer(answer)
     assert viewer.states == ()
     assert viewer.changes.pop_undo(viewer.known) == ()

@@ -7,10 +7,10 @@ from synthetic_run import SyntheticRun
 from test_app import open_app
 
 from gradscope.protocol import Runs
-from gradscope_tui.screens.help import help_text
-from gradscope_tui.store import RunStore
 from gradscope_tui.store.focus_steps import FocusSteps
+from gradscope_tui.store.run import RunStore
 from gradscope_tui.view.detail import focus_in_words
+from gradscope_tui.view.help_text import help_text
 
 LAYER = "blocks.0.mlp.fc1"
 

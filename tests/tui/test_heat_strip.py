@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradscope_tui.store import Shares
+from gradscope_tui.store.histograms import Shares
 from gradscope_tui.view.cell import fit
 from gradscope_tui.view.plots.heat_strip import _bands, draw_strip, in_words
 from support.examples import examples

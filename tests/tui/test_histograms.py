@@ -7,7 +7,8 @@ import pytest
 from synthetic_run import KINDS, SyntheticRun
 
 from gradscope.columns import Block, Flags
-from gradscope_tui.store import HistogramRing, RunStore
+from gradscope_tui.store.histograms import HistogramRing
+from gradscope_tui.store.run import RunStore
 
 RUN = SyntheticRun(is_full=True, unmeasured=frozenset({"head"}))
 BLOCKS = {step: RUN.block(step) for step in range(12)}

@@ -3,7 +3,7 @@
 from synthetic_run import gpt_layers
 
 from gradscope.protocol import Layer
-from gradscope_tui.store import build_tree
+from gradscope_tui.store.layers import build_tree
 
 
 def names(tree, nodes):

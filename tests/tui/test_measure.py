@@ -7,7 +7,8 @@ from synthetic_run import KINDS, SyntheticRun, gpt_layers
 
 from gradscope.columns import Block, Flags, Table
 from gradscope.protocol import Layer
-from gradscope_tui.store import build_tree, measure
+from gradscope_tui.store.layers import build_tree
+from gradscope_tui.store.measure import measure
 
 LAYERS = gpt_layers(blocks=2)
 TREE = build_tree(LAYERS)

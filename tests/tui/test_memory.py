@@ -8,8 +8,8 @@ from test_app import SIZES, open_app
 from gradscope.columns import MemoryRow, TimeRow
 from gradscope.protocol import Memory, Times
 from gradscope.protocol.bodies import pack_memory, pack_times
-from gradscope_tui.store import RunStore
 from gradscope_tui.store.resources import ResourceStore
+from gradscope_tui.store.run import RunStore
 from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
 
 MIB = 2**20

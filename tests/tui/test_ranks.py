@@ -6,7 +6,7 @@ import pytest
 from gradscope.columns import Block, RankAssembly
 from gradscope.protocol import Event, Layer, Manifest, RunInfo, Runs, Step, pack_layers
 from gradscope.protocol.bodies import pack_block
-from gradscope_tui.store import Session
+from gradscope_tui.store.session import Session
 
 RANKS = 2
 

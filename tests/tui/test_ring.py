@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradscope_tui.store import StepRing
+from gradscope_tui.store.ring import StepRing
 
 
 def numbers(step, width=3):

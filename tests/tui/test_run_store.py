@@ -6,7 +6,8 @@ from msgspec import structs
 from synthetic_run import KINDS, SyntheticRun, gpt_layers
 
 from gradscope.protocol import Backfill, Layer, Manifest, Runs, Skipped, pack_layers
-from gradscope_tui.store import RunStore, Session
+from gradscope_tui.store.run import RunStore
+from gradscope_tui.store.session import Session
 
 RUN = SyntheticRun(layers=gpt_layers(blocks=1))
 

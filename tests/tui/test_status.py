@@ -10,10 +10,11 @@ from synthetic_run import install
 from gradscope.catalogue import INTERVENTIONS
 from gradscope.protocol import ActionInfo, AlertInfo, InterventionState, Ramp, Schedule
 from gradscope_tui.keys import KEYS, keys_shown
-from gradscope_tui.screens.help import help_text
-from gradscope_tui.store import Entry
-from gradscope_tui.store.alerts import AlertEntry
-from gradscope_tui.view.alerts import alert_header, alert_row
+from gradscope_tui.store.journal import Entry
+from gradscope_tui.view.alerts import ALERT_COLUMNS, alert_row
+from gradscope_tui.view.cell import Cell
+from gradscope_tui.view.columns import in_columns
+from gradscope_tui.view.help_text import help_text
 from gradscope_tui.view.intervention_text import (
     in_force,
     layers_in_words,
@@ -21,8 +22,14 @@ from gradscope_tui.view.intervention_text import (
     short,
     specs_of,
 )
-from gradscope_tui.view.interventions import in_columns
-from gradscope_tui.view.lines import bar_cells, key_cells, log_rows, tab_cells
+from gradscope_tui.view.lines import (
+    INTERVENTION_COLUMNS,
+    bar_cells,
+    intervention_row,
+    key_cells,
+    log_rows,
+    tab_cells,
+)
 from gradscope_tui.view.status import Status, liveness, status_cells
 
 LIVE = Status(
@@ -176,20 +183,21 @@ def test_the_sentence_begins_with_the_first_step_and_names_the_ramped_argument()
     )
 
 
-@pytest.mark.parametrize("width", [58, 78, 118, 198])
+@pytest.mark.parametrize("width", [59, 79, 119, 199])
 def test_the_list_of_interventions_fits_the_width(width):
     schedule = Schedule(300, None, 2, Ramp("alpha", 0.0, 1.0, 100), "norm > 0.1")
     states = [STATE, msgspec.structs.replace(STATE, id="b", site="params", schedule=schedule)]
-    header, rows = in_columns(states, 500, width)
-    for line in (header, *rows):
-        assert cell_len(text(line)) <= width + 1  # the cursor's cell stands before the rows
+    cells = [intervention_row(state, 500) for state in states]
+    rows, header = in_columns(INTERVENTION_COLUMNS, cells, width)
+    for line in (header, *((Cell("▌"), *row) for row in rows)):
+        assert cell_len(text(line)) <= width
     assert "reverse ×−1 at params" in text(rows[1])  # noqa: RUF001
     assert "step 412" in text(rows[0])
     assert "from step 30" in text(rows[1])
     starts = [text(header).index(title) - 1 for title in ("action", "layers", "since", "schedule, end")]
     columns = [text(rows[0])[start:] for start in starts]
     assert columns[2].startswith("step 412")
-    assert ("set by" in text(header)) == (width > 118)
+    assert ("set by" in text(header)) == (width > 119)
 
 
 def test_a_long_line_of_the_log_is_wrapped_and_not_cut():
@@ -201,16 +209,24 @@ def test_a_long_line_of_the_log_is_wrapped_and_not_cut():
     assert " ".join(lines).split()[2:] == ["!", *said.split(), "below", "it"]
 
 
-@pytest.mark.parametrize(("width", "has_time"), [(78, False), (118, True)])
-def test_an_alert_fits_each_width(width, has_time):
-    info = AlertInfo(
-        "spike", "blocks.0.attention.qkv.with.a.long.name", "param_grad", 12.5, 10.0, 3, "event"
-    )
-    row = text(alert_row(AlertEntry(0.0, 3, False, "far above its past", info), width))
-    assert ("time" in text(alert_header(width))) == has_time
-    assert row.index("far above") == text(alert_header(width)).index("finding") - 1
-    assert "a.long.name " in row
-    assert len(row) <= width
+@pytest.mark.parametrize(
+    ("width", "titles"),
+    [
+        (58, "step rule layer value finding"),
+        (79, "step rule layer value finding"),
+        (119, "time step rule layer value threshold finding"),
+    ],
+)
+def test_alerts_have_as_many_columns_as_the_width_allows(width, titles):
+    layer, said = "blocks.0.attention.qkv.with.a.long.name", "far above its past, " * 5
+    info = AlertInfo("spike", layer, "param_grad", 12.5, 10.0, 3, "event")
+    entry = Entry(0.0, 3, "warning", said, "alert.spike", info)
+    (row,), header = in_columns(ALERT_COLUMNS, [alert_row(entry)], width)
+    assert text(header).split() == titles.split()
+    assert len(text(header)) <= width
+    assert len(text(row)) + 1 <= width
+    assert text(row).index("far above") + 1 == text(header).index("finding")
+    assert "long.name " in text(row)
 
 
 def test_an_intervention_of_a_later_step_is_not_shown_as_active():

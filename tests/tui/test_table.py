@@ -9,7 +9,7 @@ from synthetic_run import KINDS, SyntheticRun, gpt_layers
 from gradscope.columns import Block, Flags
 from gradscope.errors import UsageError
 from gradscope.protocol import InterventionState
-from gradscope_tui.store import RunStore
+from gradscope_tui.store.run import RunStore
 from gradscope_tui.view.layout import GUTTER, choose_columns
 from gradscope_tui.view.rows import RowOrder, list_rows
 from gradscope_tui.view.table import TableView, by_layer, header_cells, number_cell, row_cells

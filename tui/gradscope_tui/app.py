@@ -6,12 +6,12 @@ the app's thread.
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from textual.app import App, SystemCommand
-from textual.message import Message
+from textual.content import Content
 from textual.screen import Screen
 
 from gradscope.errors import GradscopeError
@@ -20,16 +20,18 @@ from gradscope_tui.changes import Answer, Change, Changes, removal
 from gradscope_tui.keys import KEYS, bindings_of
 from gradscope_tui.leases import FocusLease, PauseLease
 from gradscope_tui.presenter import Presenter
-from gradscope_tui.screens.capture import CaptureScreen
-from gradscope_tui.screens.help import HelpScreen
+from gradscope_tui.screens.card import CardScreen
 from gradscope_tui.screens.intervene import InterveneScreen
 from gradscope_tui.screens.main import MainScreen
-from gradscope_tui.screens.pause import PauseScreen
-from gradscope_tui.screens.quit import Decision, QuitScreen
 from gradscope_tui.screens.runs import RunsScreen
 from gradscope_tui.source import NO_LINK, UNADDRESSED, Connect, Connector, Source
-from gradscope_tui.store import Session
+from gradscope_tui.store.journal import Entry
+from gradscope_tui.store.session import Session
 from gradscope_tui.theme import DARK, LIGHT, palette, theme_for
+from gradscope_tui.view.capture_text import captured_text
+from gradscope_tui.view.help_text import help_text
+from gradscope_tui.view.intervention_text import whole_line
+from gradscope_tui.view.numbers import counted
 
 if TYPE_CHECKING:
     from gradscope.client import CapturedArray
@@ -44,43 +46,21 @@ _FEED_S = 0.015
 _REMOVAL_S = 2.0
 """The longest wait for removals to be acknowledged when the person quits."""
 
+_PAUSE_TEXT = (
+    "Training pauses after the current step, while this screen is open.\n"
+    "It resumes automatically 60 s after the screen closes."
+)
+_QUIT_TEXT = (
+    "\n\n  [b $primary]r[/]   remove, then quit"
+    "\n  [b $primary]l[/]   leave in force for 60 s after this viewer has gone"
+)
+
+_CAPTURE_WIDTH, _CAPTURE_FRAME = 120, 7
+"""The greatest width of the card, and that of its border, padding and scroll bar."""
+
 _ERROR_S = 12.0
 _CAPTURE_S = 2.0
 """Short: the captured tensors cover most of the screen, and the toast must not cover them."""
-
-
-class ItemsArrived(Message, bubble=False):
-    """The source has new items, or the state of the connection has changed."""
-
-    def can_replace(self, message: Message) -> bool:
-        """Replace an earlier `ItemsArrived` in the queue: one message is enough to take all items."""
-        return isinstance(message, ItemsArrived)
-
-
-class ChangeAnswered(Message, bubble=False):
-    """The training process or the hub has answered a change."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__()
-        self.answer = answer
-
-
-class CommandAnswered(Message, bubble=False):
-    """The training process or the hub has answered another command."""
-
-    def __init__(self, text: str, is_done: bool) -> None:
-        super().__init__()
-        self.text = text
-        self.is_done = is_done
-
-
-class TensorsCaptured(Message, bubble=False):
-    """Captured tensors have arrived, or the capture has failed for a reason."""
-
-    def __init__(self, found: "list[CapturedArray]", reason: str) -> None:
-        super().__init__()
-        self.found = found
-        self.reason = reason
 
 
 class GradscopeApp(App[int]):
@@ -101,15 +81,17 @@ class GradscopeApp(App[int]):
         super().__init__()
         self.is_readonly = is_readonly
         self.session = Session()
-        self.connector = Connector(connect, lambda: self.post_message(ItemsArrived()))
-        self.changes = Changes(lambda answer: self.post_message(ChangeAnswered(answer)))
-        self.pause_lease = PauseLease(
-            lambda text, is_done: self.post_message(CommandAnswered(text, is_done))
-        )
+        # `call_later` may be called in any thread; the method runs in the app's thread.
+        self.connector = Connector(connect, partial(self.call_later, self._feed_store))
+        self.changes = Changes(partial(self.call_later, self._show_answer))
+        self.pause_lease = PauseLease(partial(self.call_later, self._show_command_answer))
         self.focus_lease = FocusLease()
-        self.presenter = Presenter(self.session, self.changes, self.connector, run)
+        self.presenter = Presenter(
+            self.session, self.changes, self.connector, run, is_readonly=is_readonly
+        )
         self.presenter.page = tab
-        self.main = MainScreen(self.presenter, is_readonly=is_readonly)
+        self.main = MainScreen(self.presenter)
+        self._announced: Entry | None = None
         self._exit_at: tuple[float, int] | None = None
         self.register_theme(DARK)
         self.register_theme(LIGHT)
@@ -137,8 +119,8 @@ class GradscopeApp(App[int]):
         """Close the source."""
         self.connector.stop()
 
-    def on_items_arrived(self) -> None:
-        """Feed the store with new items for at most 15 ms. A new message handles the rest."""
+    def _feed_store(self) -> None:
+        """Feed the store with new items for at most 15 ms. A later call handles the rest."""
         if self.source is None:
             return
         until = time.monotonic() + _FEED_S
@@ -146,10 +128,18 @@ class GradscopeApp(App[int]):
             for item in items:
                 self.session.feed(item)
             if time.monotonic() > until:
-                self.post_message(ItemsArrived())
+                self.call_later(self._feed_store)
                 break
+        self._announce_failure()
         if self.presenter.choose_run():
             self.update_view()
+
+    def _announce_failure(self) -> None:
+        """Show the newest warning or error that no rule raised, such as a rule that failed."""
+        entry = self.session.watched.newest_alert if self.session.watched else None
+        if entry is not None and entry is not self._announced and entry.alert is None:
+            self._announced = entry
+            self.notify(entry.text, severity="warning", timeout=_ERROR_S, markup=False)
 
     def update_view(self) -> None:
         """Redraw what has changed, renew the leases, and list the runs if the person must choose one."""
@@ -190,7 +180,9 @@ class GradscopeApp(App[int]):
 
     async def action_help(self) -> None:
         """Show all keys."""
-        await self.push_screen(HelpScreen(is_readonly=self.is_readonly))
+        text = Content.from_markup(help_text(is_readonly=self.is_readonly))
+        closing = dict.fromkeys(("escape", "q", "question_mark", "enter"), "")
+        await self.push_screen(CardScreen("help", "keys and signs", text, closing, "esc closes"))
 
     async def action_runs(self) -> None:
         """Choose a run."""
@@ -219,11 +211,11 @@ class GradscopeApp(App[int]):
         self.changes.send(self.source, change, revision)
         self.update_view()
 
-    def on_change_answered(self, event: ChangeAnswered) -> None:
+    def _show_answer(self, answer: Answer) -> None:
         """Show the answer to a change immediately. A success appears only in the bar and the log."""
-        self.changes.note_answer(event.answer)
-        text = self.presenter.note_answer(event.answer)
-        if not event.answer.is_done:
+        self.changes.note_answer(answer)
+        text = self.presenter.note_answer(answer)
+        if answer.ack is None:
             self._notify_error(text)
         self.update_view()
 
@@ -271,10 +263,15 @@ class GradscopeApp(App[int]):
         if store.pause is not None:
             self.pause_lease.send(self.source, "resume")
         else:
-            await self.push_screen(PauseScreen(), self._decide_pause)
+            answers = dict.fromkeys(("enter", "y", "P"), "pause") | dict.fromkeys(
+                ("escape", "n", "q"), ""
+            )
+            hint = "enter pauses · esc cancels"
+            card = CardScreen("pause", "pause the training?", _PAUSE_TEXT, answers, hint)
+            await self.push_screen(card, self._decide_pause)
 
-    def _decide_pause(self, is_wanted: bool | None) -> None:
-        if is_wanted:
+    def _decide_pause(self, answer: str | None) -> None:
+        if answer:
             self.pause_lease.send(self.source, "pause")
 
     def action_step_once(self) -> None:
@@ -297,13 +294,13 @@ class GradscopeApp(App[int]):
         if not self.is_readonly:
             self.pause_lease.send(self.source, "undo")
 
-    def on_command_answered(self, event: CommandAnswered) -> None:
+    def _show_command_answer(self, text: str, step: int | None, *, is_done: bool) -> None:
         """Log a success; show a refusal."""
         store = self.session.watched
-        if not event.is_done:
-            self._notify_error(event.text)
-        elif store is not None and event.text:
-            store.note("info", event.text)
+        if not is_done:
+            self._notify_error(text)
+        elif store is not None and text:
+            store.note("info", text, step)
         self.update_view()
 
     def action_capture(self, what: str = "activation") -> None:
@@ -324,19 +321,21 @@ class GradscopeApp(App[int]):
         try:
             if source is None:
                 raise GradscopeError(NO_LINK)  # noqa: TRY301 - one way out
-            self.post_message(TensorsCaptured(source.capture(name, what), ""))
+            self.call_later(self._show_captured, source.capture(name, what))
         except GradscopeError as error:
-            self.post_message(TensorsCaptured([], str(error)))
+            self.call_later(self._notify_error, str(error))
 
-    async def on_tensors_captured(self, event: TensorsCaptured) -> None:
-        """Show the captured tensors."""
-        if event.reason:
-            self._notify_error(event.reason)
-        elif self.screen is self.main:
-            await self.push_screen(CaptureScreen(event.found), self._capture_again)
+    async def _show_captured(self, found: "Sequence[CapturedArray]") -> None:
+        if self.screen is self.main:
+            width = max(20, min(self.size.width, _CAPTURE_WIDTH) - _CAPTURE_FRAME)
+            hint = "a activation · g gradient · w weight gradient · esc closes"
+            kinds = {"a": "activation", "g": "gradient", "w": "param_grad"}
+            answers = kinds | dict.fromkeys(("escape", "q", "v"), "")
+            card = CardScreen("capture", "captured", captured_text(found, width), answers, hint)
+            await self.push_screen(card, self._capture_again)
 
     def _capture_again(self, what: str | None) -> None:
-        if what is not None:
+        if what:
             self.action_capture(what)
 
     # The palette, the mouse, and the end.
@@ -368,13 +367,17 @@ class GradscopeApp(App[int]):
     async def action_leave(self, code: int) -> None:
         """Quit. Ask first if interventions of this viewer are in force, but only once."""
         states = self.changes.ending_with_viewer(self.presenter.states())
-        is_asked = any(isinstance(screen, QuitScreen) for screen in self.screen_stack)
+        is_asked = any(screen.id == "quit" for screen in self.screen_stack)
         if not states or is_asked or self._exit_at is not None:
             self.exit(code, return_code=code)
-        else:
-            await self.push_screen(QuitScreen(states), partial(self._decide_exit, code))
+            return
+        text = Content("\n".join(map(whole_line, states))) + Content.from_markup(_QUIT_TEXT)
+        answers = {"l": "leave", "enter": "leave", "r": "remove", "escape": ""}
+        title = f"{counted(len(states), 'intervention')} still active"
+        card = CardScreen("quit", title, text, answers, "esc does not quit")
+        await self.push_screen(card, partial(self._decide_exit, code))
 
-    def _decide_exit(self, code: int, decision: Decision | None) -> None:
+    def _decide_exit(self, code: int, decision: str | None) -> None:
         if decision == "leave":
             self.exit(code, return_code=code)
         elif decision == "remove":

@@ -7,9 +7,8 @@ step in force, or refuses it with a reason. It is not shown as active before tha
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from gradscope.errors import GradscopeError
 from gradscope.protocol import Ack, Command, InterventionState
-from gradscope_tui.source import NO_LINK, UNADDRESSED, Source
+from gradscope_tui.source import UNADDRESSED, Source, send_command
 from gradscope_tui.view.intervention_text import layers_in_words, short, what
 
 __all__ = ["Answer", "Change", "Changes", "removal"]
@@ -48,13 +47,10 @@ def removal(state: InterventionState, *, is_undo: bool = False) -> Change:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a change: the first step in force, or the reason for a refusal."""
+    """The answer to a change: the acknowledgement, or None and the reason for a refusal."""
 
     change: Change
-    is_done: bool
-    id: str = ""
-    step: int | None = None
-    layers: tuple[str, ...] = ()
+    ack: Ack | None
     reason: str = ""
 
 
@@ -62,7 +58,7 @@ class Answer:
 class _Sent:
     change: Change
     revision: int | None
-    answer: Answer | None = None
+    ack: Ack | None = None
 
 
 class Changes:
@@ -71,7 +67,7 @@ class Changes:
     def __init__(self, on_answer: Callable[[Answer], object]) -> None:
         self._on_answer = on_answer
         self._sent: list[_Sent] = []
-        self._done: list[Answer] = []
+        self._undoable: list[tuple[Change, str]] = []
         self._own: dict[str, Change] = {}
         self.version = 0
 
@@ -82,39 +78,32 @@ class Changes:
         """
         self._sent.append(_Sent(change, revision))
         self.version += 1
-        if source is None:
-            self._on_answer(Answer(change, is_done=False, reason=NO_LINK))
-            return
-        try:
-            future = source.send(change.command)
-        except GradscopeError as error:
-            self._on_answer(Answer(change, is_done=False, reason=str(error)))
-            return
-        future.add_done_callback(lambda done: self._on_answer(_answer(change, done.exception(), done)))
+        send_command(
+            source, change.command, lambda ack, reason: self._on_answer(Answer(change, ack, reason))
+        )
 
     def note_answer(self, answer: Answer) -> None:
         """Store an answer."""
         self.version += 1
-        for sent in self._sent:
-            if sent.change is answer.change and sent.answer is None:
-                sent.answer = answer
-                break
-        if not answer.is_done:
+        if answer.ack is None:
             self._sent = [sent for sent in self._sent if sent.change is not answer.change]
             return
+        for sent in self._sent:
+            if sent.change is answer.change:
+                sent.ack = answer.ack
         if answer.change.command.action == "install":
-            self._own[answer.id] = answer.change
+            self._own[answer.ack.id] = answer.change
         if not answer.change.is_undo:
-            self._done = [*self._done, answer][-_HISTORY:]
+            self._undoable = [*self._undoable, (answer.change, answer.ack.id)][-_HISTORY:]
 
     def merged(
         self, known: Collection[InterventionState], revision: int | None
     ) -> tuple[InterventionState, ...]:
         """Return the run's interventions, and this viewer's that the run does not list yet."""
-        self._sent = [sent for sent in self._sent if sent.answer is None or sent.revision == revision]
+        self._sent = [sent for sent in self._sent if sent.ack is None or sent.revision == revision]
         commands = [(sent, sent.change.command) for sent in self._sent]
         ids = {state.id for state in known}
-        gone = {each.target for sent, each in commands if sent.answer and each.action == "remove"}
+        gone = {each.target for sent, each in commands if sent.ack and each.action == "remove"}
         own = [_state(sent) for sent, each in commands if each.action == "install"]
         listed = [state for state in known if state.id not in gone]
         return (*listed, *(state for state in own if not state.id or state.id not in ids))
@@ -122,7 +111,7 @@ class Changes:
     @property
     def pending(self) -> int:
         """The number of changes without an answer."""
-        return sum(sent.answer is None for sent in self._sent)
+        return sum(sent.ack is None for sent in self._sent)
 
     def ending_with_viewer(self, known: Collection[InterventionState]) -> tuple[InterventionState, ...]:
         """Return this viewer's active and pending interventions that end when it disconnects."""
@@ -132,33 +121,26 @@ class Changes:
     def pop_undo(self, known: Collection[InterventionState]) -> tuple[Change, ...]:
         """Remove the newest undoable change from the history; return the changes that undo it."""
         ids = {state.id: state for state in known}
-        while self._done:
-            answer = self._done.pop()
-            if answer.change.command.action == "install" and answer.id in ids:
-                return (removal(ids[answer.id], is_undo=True),)
-            again = tuple(_install_again(state) for state in answer.change.removed)
+        while self._undoable:
+            change, id = self._undoable.pop()
+            if change.command.action == "install" and id in ids:
+                return (removal(ids[id], is_undo=True),)
+            again = tuple(_install_again(state) for state in change.removed)
             if again:
                 return again
         return ()
 
 
-def _answer(change: Change, error: BaseException | None, done: object) -> Answer:
-    if error is not None:
-        return Answer(change, is_done=False, reason=str(error))
-    ack: Ack = done.result()  # type: ignore[attr-defined]  # a finished future of an Ack
-    return Answer(change, ack.is_done, ack.id, ack.step, ack.layers, ack.reason)
-
-
 def _state(sent: _Sent) -> InterventionState:
-    command, answer = sent.change.command, sent.answer
+    command, ack = sent.change.command, sent.ack
     return InterventionState(
-        id=answer.id if answer else "",
+        id=ack.id if ack else "",
         action=command.intervention,
         arguments=command.arguments,
-        layers=answer.layers if answer and answer.layers else command.layers,
+        layers=ack.layers if ack and ack.layers else command.layers,
         site=command.site,
         set_by="this viewer",
-        active_since=answer.step if answer else None,
+        active_since=ack.step if ack else None,
         end=_end_in_words(command),
         choices=command.choices,
         schedule=command.schedule,

@@ -5,12 +5,11 @@ A lease expires unless this viewer renews it, so the training process ends both 
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from functools import partial
 from typing import Literal
 
-from gradscope.errors import GradscopeError
 from gradscope.protocol import Ack, Command, PauseState
-from gradscope_tui.source import NO_LINK, UNADDRESSED, Source
+from gradscope_tui.source import UNADDRESSED, Source, send_command
 
 __all__ = ["FocusLease", "PauseLease"]
 
@@ -18,8 +17,8 @@ _PAUSE_S = 60.0
 _RENEWAL_S = 20.0
 
 _DONE = {
-    "measure": "memory and time measured in step {}",
-    "undo": "training state restored to before the first intervention, from step {} on",
+    "measure": "memory and time measured in step {:,}",
+    "undo": "training state restored to before the first intervention, from step {:,} on",
 }
 """The log lines of this viewer. The training process reports pauses itself."""
 
@@ -29,11 +28,11 @@ Action = Literal["pause", "resume", "step_once", "undo", "measure"]
 class PauseLease:
     """Whether this viewer holds a pause, and the commands that start and end one.
 
-    `on_answer(text, is_done)` reports each answer, in any thread.
+    `report(text, step, is_done=…)` is called with each answer, in any thread.
     """
 
-    def __init__(self, on_answer: Callable[[str, bool], object]) -> None:
-        self._on_answer = on_answer
+    def __init__(self, report: Callable[..., object]) -> None:
+        self._report = report
         self._is_held = False
         self._renewed_s = 0.0
 
@@ -55,25 +54,16 @@ class PauseLease:
             self._send(source, "pause", is_reported=False)
 
     def _send(self, source: Source | None, action: Action, *, is_reported: bool) -> None:
-        words = action.replace("_", " ")
-        if source is None:
-            self._on_answer(f"{words}: {NO_LINK}", False)
-            return
         lease_s = _PAUSE_S if action in ("pause", "step_once") else None
-        try:
-            future = source.send(Command(action=action, lease_s=lease_s, **UNADDRESSED))
-        except GradscopeError as error:
-            self._on_answer(f"{words}: {error}", False)
-            return
-        future.add_done_callback(lambda done: self._on_done(action, done, is_reported=is_reported))
+        command = Command(action=action, lease_s=lease_s, **UNADDRESSED)
+        send_command(source, command, partial(self._note_answer, action, is_reported=is_reported))
 
-    def _on_done(self, action: Action, done: "Future[Ack]", *, is_reported: bool) -> None:
-        error = done.exception()
-        if error is not None:
+    def _note_answer(self, action: Action, ack: Ack | None, reason: str, *, is_reported: bool) -> None:
+        if ack is None:
             self._is_held = False
-            self._on_answer(f"{action.replace('_', ' ')}: refused: {error}", False)
+            self._report(f"{action.replace('_', ' ')}: refused: {reason}", None, is_done=False)
         elif is_reported:
-            self._on_answer(_DONE.get(action, "").format(f"{done.result().step:,}"), True)
+            self._report(_DONE.get(action, "").format(ack.step), ack.step, is_done=True)
 
 
 class FocusLease:
@@ -96,15 +86,10 @@ class FocusLease:
         if layer == self._layer and not is_due:
             return
         self._layer, self._sent_s, self.refusal = layer, now_s, ""
-        try:
-            layers = () if layer is None else (layer,)
-            future = source.send(Command(action="focus", layers=layers, **UNADDRESSED))
-        except GradscopeError as error:
-            self.refusal = str(error)
-            return
-        future.add_done_callback(lambda done: self._on_done(layer, done))
+        layers = () if layer is None else (layer,)
+        command = Command(action="focus", layers=layers, **UNADDRESSED)
+        send_command(source, command, partial(self._note_answer, layer))
 
-    def _on_done(self, layer: str | None, done: "Future[Ack]") -> None:
-        error = None if done.cancelled() else done.exception()
-        if error is not None and layer == self._layer:
-            self.refusal = str(error)
+    def _note_answer(self, layer: str | None, ack: Ack | None, reason: str) -> None:
+        if ack is None and layer == self._layer:
+            self.refusal = reason

@@ -17,7 +17,8 @@ from gradscope.errors import LinkError
 from gradscope.protocol import Backfill, Message, RunInfo
 from gradscope.recording import Recording
 from gradscope_tui.source import Link
-from gradscope_tui.store import RunStore, Session
+from gradscope_tui.store.run import RunStore
+from gradscope_tui.store.session import Session
 from gradscope_tui.view.cell import Cell, Role, printable
 from gradscope_tui.view.intervention_text import whole_line
 from gradscope_tui.view.layout import choose_columns

@@ -1,19 +1,17 @@
-"""`Presenter` selects the run, page and frame to show, and builds the lines around the pages.
+"""`Presenter` selects the run, page and frame to show, and the status and texts around them.
 
-It connects store and screen: it reads the clock, the link and the run, and uses no widget.
+It connects store and screen: it reads the link and the run, and uses no widget.
 """
 
-import time
 from dataclasses import replace
-from typing import TypeAlias
 
 from gradscope.protocol import InterventionState
 from gradscope_tui.changes import Answer, Changes
 from gradscope_tui.keys import Owner
 from gradscope_tui.source import Connector
-from gradscope_tui.store import Frame, RunStore, Session
-from gradscope_tui.view.alerts import alert_header, alert_row, pause_cells
-from gradscope_tui.view.cell import Cell
+from gradscope_tui.store.measure import Frame
+from gradscope_tui.store.run import RunStore
+from gradscope_tui.store.session import Session
 from gradscope_tui.view.empty_text import (
     NO_ALERTS,
     NO_INTERVENTIONS,
@@ -22,31 +20,34 @@ from gradscope_tui.view.empty_text import (
     too_small_text,
     waiting_text,
 )
-from gradscope_tui.view.interventions import in_columns
-from gradscope_tui.view.lines import bar_cells, history_rows, log_rows, tab_cells
-from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
-from gradscope_tui.view.status import Phase, Status, status_cells, status_of
+from gradscope_tui.view.numbers import counted
+from gradscope_tui.view.status import Phase, Status, status_of
 
 __all__ = ["Presenter"]
 
 _LEAST = (40, 10)
-
-Line: TypeAlias = tuple[tuple[Cell, ...], dict[int, str]]
 
 
 class Presenter:
     """Lives as long as the app. `wanted` is the run to watch; None means the only live run."""
 
     def __init__(
-        self, session: Session, changes: Changes, connector: Connector, wanted: str | None
+        self,
+        session: Session,
+        changes: Changes,
+        connector: Connector,
+        wanted: str | None,
+        *,
+        is_readonly: bool,
     ) -> None:
         self._session = session
         self._changes = changes
         self._connector = connector
         self._wanted = wanted
-        self._phase: Phase = "none"
         self._was_lost = False
-        self._status = Status()
+        self._noted_drops = 0
+        self.is_readonly = is_readonly
+        self.status = Status()
         self._frozen: Frame | None = None
         self._frozen_at = 0
         self._made_of: object = None
@@ -88,11 +89,19 @@ class Presenter:
     def update(self) -> None:
         """Update the status from the link and the clock, and the frame if there is new data."""
         store, source = self.store, self._connector.source
-        link = source.link if source else None
-        phase: Phase = link.phase if link else "none"
+        phase: Phase = source.link.phase if source else "none"
         self._note_phase(phase)
-        since = time.monotonic() - link.since_s if link else 0.0
-        self._status = self._make_status(store, phase, since, link.reason if link else "")
+        dropped = source.counters.get("inbox_dropped", 0) if source else 0
+        self._note_drops(dropped)
+        info = self._session.info()
+        self.status = replace(
+            status_of(store, is_ended=info is not None and not info.is_live) if store else Status(),
+            phase=phase,
+            reason=source.link.reason if source else "",
+            dropped=dropped,
+            is_readonly=self.is_readonly,
+            waiting=store.counters["taken"] - self._frozen_at if store and self._frozen else None,
+        )
         made_of = (id(store), store.version if store else 0)
         if store is not None and made_of != self._made_of:
             self._made_of = made_of
@@ -127,13 +136,8 @@ class Presenter:
     @property
     def keys_of(self) -> Owner:
         """The owner whose keys are in the key line."""
-        owners: dict[str, Owner] = {
-            "layers": "layers",
-            "interventions": "interventions",
-            "alerts": "alerts",
-            "detail": "detail",
-        }
-        return owners.get(self.page, "main")
+        pages: tuple[Owner, ...] = ("layers", "interventions", "alerts", "detail")
+        return next((page for page in pages if page == self.page), "main")
 
     @property
     def version(self) -> object:
@@ -164,7 +168,7 @@ class Presenter:
         if self.page == "alerts":
             return NO_ALERTS
         if self.page == "interventions":
-            has_lines = self.states() or history_rows(store.journal, self.size[0])
+            has_lines = self.states() or any(entry.is_of_intervention for entry in store.journal)
             return "" if has_lines else NO_INTERVENTIONS
         if self.page == "memory" and store.resources.memory is None and store.resources.times is None:
             return NO_MEMORY
@@ -173,74 +177,21 @@ class Presenter:
             "" if len(store.tree) else no_layers_text(store.run, store.model, has_manifest=has_manifest)
         )
 
-    def status_cells(self, width: int, *, is_readonly: bool) -> tuple[Cell, ...]:
-        """Return the status line."""
-        waiting = None
-        if self._frozen is not None and self.store is not None:
-            waiting = self.store.counters["taken"] - self._frozen_at
-        return status_cells(replace(self._status, is_readonly=is_readonly, waiting=waiting), width)
-
-    def bar_cells(self, width: int) -> tuple[Cell, ...]:
-        """Return the bar with the pause and the interventions."""
-        store, states = self.store, self.states()
-        paused = pause_cells(store.pause, store.pause_left_s()) if store and store.pause else ()
-        left = width - sum(len(cell.text) for cell in paused)
-        return (*paused, *(bar_cells(states, left) if states and left > 0 else ()))
-
-    def tab_cells(self, note: str, width: int) -> Line:
-        """Return the tabs with their counts; `note` is shown at the right."""
-        counts = {
-            "alerts": len(self.store.alerts) if self.store else 0,
-            "interventions": len(self.states()),
-            "log": len(self.store.journal) if self.store else 0,
-        }
-        page = "layers" if self.page == "detail" else self.page
-        return tab_cells(page, counts, note, width)
-
-    def intervention_table(self, width: int) -> tuple[list[tuple[Cell, ...]], tuple[Cell, ...]]:
-        """Return a line for each intervention in the order of effect, their history, and the titles."""
-        step = self.store.step if self.store else None
-        header, in_force = in_columns(self.states(), step, width)
-        history = history_rows(self.store.journal, width) if self.store else ()
-        return [*in_force, *history], header
-
-    def memory_lines(self, width: int) -> tuple[list[tuple[Cell, ...]], list[tuple[Cell, ...]]]:
-        """Return the head of the memory page, whose last line has the column titles, and its rows."""
-        if self.store is None:
-            return [], []
-        resources = self.store.resources
-        exhausted = exhausted_text([entry.text for entry in self.store.journal])
-        head = [*head_lines(resources, exhausted, width), layer_header(width)]
-        return head, layer_rows(resources, width - 1)
-
-    def alert_table(self, width: int) -> tuple[list[tuple[Cell, ...]], tuple[Cell, ...]]:
-        """Return a line for each alert, and the titles."""
-        alerts = self.store.alerts if self.store else ()
-        return [alert_row(entry, width) for entry in alerts], alert_header(width)
-
-    def log_rows(self, width: int) -> list[tuple[Cell, ...]]:
-        """Return the lines of the log."""
-        entries = self.store.journal if self.store else ()
-        return [row for entry in entries for row in log_rows(entry, width)]
-
     def note_answer(self, answer: Answer) -> str:
         """Log the answer to a change; return the text."""
-        words = answer.change.in_words
-        if answer.is_done:
-            since = "" if answer.step is None else f" since step {answer.step:,}"
-            text = (
-                f"{words}: {'active' if answer.change.command.action == 'install' else 'done'}{since}"
-            )
-        else:
+        words, ack = answer.change.in_words, answer.ack
+        if ack is None:
             text = f"{words}: refused: {answer.reason or 'no reason given'}"
+        else:
+            done = "active" if answer.change.command.action == "install" else "done"
+            text = f"{words}: {done}" + ("" if ack.step is None else f" since step {ack.step:,}")
         if self.store is not None:
-            self.store.note("info" if answer.is_done else "error", text, answer.step)
+            self.store.note("info" if ack else "error", text, ack.step if ack else None)
         return text
 
     def _note_phase(self, phase: Phase) -> None:
         """Log when the link breaks, and when it is up again."""
-        before, self._phase = self._phase, phase
-        if self.store is None or before == phase:
+        if self.store is None or phase == self.status.phase:
             return
         if phase in ("lost", "none"):
             self._was_lost = True
@@ -249,8 +200,12 @@ class Presenter:
             self._was_lost = False
             self.store.note("info", "the link to the hub is up again")
 
-    def _make_status(self, store: RunStore | None, phase: Phase, since_s: float, reason: str) -> Status:
-        info = self._session.info()
-        is_ended = info is not None and not info.is_live
-        status = status_of(store, is_ended=is_ended) if store else Status()
-        return replace(status, phase=phase, phase_age_s=since_s, reason=reason)
+    def _note_drops(self, dropped: int) -> None:
+        """Log that this viewer dropped messages, once and then after ten times as many."""
+        if self.store is not None and dropped > 10 * self._noted_drops:
+            self._noted_drops = dropped
+            self.store.note(
+                "warning",
+                f"this viewer was too slow and dropped {counted(dropped, 'message')}: "
+                "steps are missing in the curves, and lines may be missing here",
+            )

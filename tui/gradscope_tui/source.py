@@ -5,8 +5,9 @@ link and calls `on_arrival` when there are items to take.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Literal, Protocol, TypeAlias, TypedDict
 
 from gradscope.errors import GradscopeError, LinkError, NothingToConnectError
@@ -19,8 +20,10 @@ __all__ = [
     "Connector",
     "Item",
     "Link",
+    "OnAnswer",
     "Source",
     "connect_client",
+    "send_command",
 ]
 
 NO_LINK = "there is no link to the training process"
@@ -42,15 +45,11 @@ UNADDRESSED: _Address = {"id": b"", "run": "", "peer": ""}
 
 
 class Link(Protocol):
-    """The state of a link. `since_s` is a time of `time.monotonic()`."""
+    """The state of a link."""
 
     @property
     def phase(self) -> Literal["connecting", "up", "lost", "refused"]:
         """The phase of the connection."""
-
-    @property
-    def since_s(self) -> float:
-        """When this phase began."""
 
     @property
     def reason(self) -> str:
@@ -63,6 +62,10 @@ class Source(Protocol):
     @property
     def link(self) -> Link:
         """The state of the link to the hub."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Numbers of messages; `inbox_dropped` were not taken in time."""
 
     def watch(self, run: str, *, max_rate_hz: float = 4.0, backfill: bool = True) -> None:
         """Subscribe to a run."""
@@ -79,6 +82,35 @@ class Source(Protocol):
 
 Connect: TypeAlias = Callable[[Callable[[], object]], Source]
 """Opens a source that calls its argument when items arrive. Raises NothingToConnectError without a hub."""
+
+
+OnAnswer: TypeAlias = Callable[[Ack | None, str], object]
+"""Called with the acknowledgement, or with None and the reason why the command was refused."""
+
+
+def send_command(source: Source | None, command: Command, on_answer: OnAnswer) -> None:
+    """Send a command; without a link it is refused at once. `on_answer` is called in any thread."""
+    if source is None:
+        on_answer(None, NO_LINK)
+        return
+    try:
+        future = source.send(command)
+    except GradscopeError as error:
+        on_answer(None, str(error))
+        return
+    future.add_done_callback(partial(_pass_answer, on_answer))
+
+
+def _pass_answer(on_answer: OnAnswer, future: "Future[Ack]") -> None:
+    if future.cancelled():  # the client was closed
+        return
+    error = future.exception()
+    if error is not None:
+        on_answer(None, str(error))
+    elif not future.result().is_done:
+        on_answer(None, future.result().reason)
+    else:
+        on_answer(future.result(), "")
 
 
 def connect_client(

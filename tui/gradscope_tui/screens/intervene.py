@@ -18,7 +18,7 @@ from gradscope.catalogue import INTERVENTIONS, InterventionSpec
 from gradscope.errors import UsageError
 from gradscope.protocol import ActionInfo, ArgumentInfo, Command, Schedule, parse_ramp
 from gradscope_tui.source import UNADDRESSED
-from gradscope_tui.store import Frame
+from gradscope_tui.store.measure import Frame
 from gradscope_tui.view.fields import count_of, number_of, range_in_words, suggested_value
 from gradscope_tui.view.intervention_text import layers_in_words, sentence, specs_of
 from gradscope_tui.widgets.choice import Choice
@@ -62,7 +62,7 @@ class InterveneScreen(ModalScreen[Command | None]):
 
     def compose(self) -> ComposeResult:
         """Create the list of actions, and the form, which is hidden at first."""
-        card = Vertical(classes="card is-change")
+        card = Vertical(classes="card")
         card.border_title = f"intervene at {layers_in_words(self._layers, 2)}"
         with card:
             with Vertical(id="actions"):

@@ -2,38 +2,37 @@
 
 from textual import events, on
 from textual.app import ComposeResult
+from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widgets import ContentSwitcher
+from textual.widgets import ContentSwitcher, Input, Static
 
 from gradscope.errors import UsageError
 from gradscope_tui.keys import bindings_of, keys_shown
 from gradscope_tui.presenter import Presenter
-from gradscope_tui.view.lines import LOG_HEADER, key_cells
-from gradscope_tui.widgets.cell_strip import OneLine
+from gradscope_tui.store.journal import Entry
+from gradscope_tui.view.alerts import ALERT_COLUMNS, alert_row, alert_text
+from gradscope_tui.view.cell import Line, text_of
+from gradscope_tui.view.columns import in_columns
+from gradscope_tui.view.lines import (
+    INTERVENTION_COLUMNS,
+    LOG_HEADER,
+    bar_cells,
+    history_rows,
+    intervention_row,
+    key_cells,
+    log_rows,
+    pause_cells,
+    tab_cells,
+)
+from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
+from gradscope_tui.view.status import status_cells
+from gradscope_tui.widgets.cell_widget import CellLines
 from gradscope_tui.widgets.detail_page import DetailPage
-from gradscope_tui.widgets.empty_state import EmptyState
 from gradscope_tui.widgets.filter_line import FilterLine
 from gradscope_tui.widgets.layer_table import LayerTable
-from gradscope_tui.widgets.memory_page import MemoryPage
 from gradscope_tui.widgets.row_list import RowList
 
-__all__ = ["InterventionBar", "KeyLine", "MainScreen", "StatusLine", "TabLine"]
-
-
-class StatusLine(OneLine):
-    """The run, its progress and the state of the link."""
-
-
-class InterventionBar(OneLine):
-    """The pause and the interventions; hidden if there are none."""
-
-
-class TabLine(OneLine):
-    """The titles of the pages."""
-
-
-class KeyLine(OneLine):
-    """The keys of the current page."""
+__all__ = ["MainScreen"]
 
 
 class InterventionList(RowList):
@@ -53,42 +52,33 @@ class MainScreen(Screen[None]):
 
     BINDINGS = bindings_of("main")
 
-    def __init__(self, presenter: Presenter, *, is_readonly: bool) -> None:
+    def __init__(self, presenter: Presenter) -> None:
         super().__init__()
         self._presenter = presenter
+        self.status = CellLines(id="status")
+        self.bar = CellLines(id="bar")
+        self.tabs = CellLines(id="tabs")
         self.table = LayerTable(id="layers")
         self.detail = DetailPage(id="detail")
-        self.alerts = AlertList(follows=True, id="alerts")
-        self.memory = MemoryPage(id="memory")
+        self.alerts = AlertList(follows=True, id="alert-list")
+        self._alert_text = Static(markup=False, id="alert-text")
+        self._memory = RowList(id="memory")
         self.interventions = InterventionList(id="interventions")
-        self._log = RowList(LOG_HEADER, follows=True, id="log")
-        self._empty = EmptyState(id="empty")
-        self._status, self._bar, self._tabs, self._keys = (
-            StatusLine(),
-            InterventionBar(),
-            TabLine(),
-            KeyLine(),
-        )
-        self._filter = FilterLine()
+        self._log = RowList(follows=True, id="log")
+        self._empty = Static(markup=False, id="empty")
         self._pages = ContentSwitcher(initial="empty")
-        self._is_readonly = is_readonly
+        self._filter = FilterLine()
+        self.keys = CellLines(id="keys")
         self._drawn: object = None
 
     def compose(self) -> ComposeResult:
         """Create the lines and the pages."""
-        yield self._status
-        yield self._bar
-        yield self._tabs
+        yield from (self.status, self.bar, self.tabs)
         with self._pages:
-            yield self._empty
-            yield self.table
-            yield self.alerts
-            yield self.memory
-            yield self.interventions
-            yield self._log
-            yield self.detail
-        yield self._filter
-        yield self._keys
+            yield from (self._empty, self.table)
+            yield Vertical(self.alerts, self._alert_text, id="alerts")
+            yield from (self._memory, self.interventions, self._log, self.detail)
+        yield from (self._filter, self.keys)
 
     def on_mount(self) -> None:
         """Draw the empty screen."""
@@ -104,15 +94,24 @@ class MainScreen(Screen[None]):
         """Redraw the widgets whose data has changed since the last call."""
         presenter, width = self._presenter, self.size.width
         is_roomy = not presenter.is_too_small
-        for line in (self._status, self._tabs, self._keys):
+        for line in (self.status, self.tabs, self.keys):
             line.display = is_roomy
-        bar = presenter.bar_cells(width)
-        self._bar.set_class(is_roomy and bool(bar), "is-active")
-        self._status.show(presenter.status_cells(width, is_readonly=self._is_readonly))
-        self._bar.show(bar)
-        self._keys.show(*key_cells(keys_shown(presenter.keys_of, is_readonly=self._is_readonly), width))
+        bar = self._bar_cells(width)
+        self.bar.set_class(is_roomy and bool(bar), "is-active")
+        self.bar.show(bar)
+        self.status.show(status_cells(presenter.status, width))
+        keys, actions = key_cells(
+            keys_shown(presenter.keys_of, is_readonly=presenter.is_readonly), width
+        )
+        self.keys.show(keys, actions=actions)
         self._show_page()
         self._show_tabs()
+
+    def _bar_cells(self, width: int) -> Line:
+        store, states = self._presenter.store, self._presenter.states()
+        paused = pause_cells(store.pause, store.pause_left_s()) if store and store.pause else ()
+        left = width - len(text_of(paused))
+        return (*paused, *(bar_cells(states, left) if states and left > 0 else ()))
 
     def show_page(self, page: str) -> None:
         """Show a page now."""
@@ -120,12 +119,21 @@ class MainScreen(Screen[None]):
         self.draw()
 
     def _show_tabs(self) -> None:
-        self._tabs.show(*self._presenter.tab_cells(self.table.in_words, self.size.width))
+        store = self._presenter.store
+        counts = {
+            "alerts": len(store.alerts) if store else 0,
+            "interventions": len(self._presenter.states()),
+            "log": len(store.journal) if store else 0,
+        }
+        page = "layers" if self._presenter.page == "detail" else self._presenter.page
+        tabs, actions = tab_cells(page, counts, self.table.in_words, self.size.width)
+        self.tabs.show(tabs, actions=actions)
 
     def _show_page(self) -> None:
         presenter = self._presenter
         empty_text = presenter.empty_text()
-        self._empty.show(empty_text)
+        if empty_text != self._empty.content:
+            self._empty.update(empty_text)
         shown = "empty" if empty_text else presenter.page
         if self._pages.current != shown:
             self._pages.current = shown
@@ -137,24 +145,44 @@ class MainScreen(Screen[None]):
             self._draw_page(shown)
 
     def _draw_page(self, shown: str) -> None:
-        presenter = self._presenter
-        if presenter.store is None or presenter.frame is None:
+        presenter, width = self._presenter, self.size.width - 1
+        store, frame, states = presenter.store, presenter.frame, presenter.states()
+        if store is None or frame is None:
             return
         if shown == "layers":
-            self.table.show(presenter.frame, presenter.states())
+            self.table.show(frame, states)
         elif shown == "detail":
-            self.detail.show(presenter.store, presenter.frame, presenter.states())
+            self.detail.show(store, frame, states)
         elif shown == "alerts":
-            self.alerts.show(*presenter.alert_table(self.size.width - 2))
+            self.alerts.show(*in_columns(ALERT_COLUMNS, [*map(alert_row, store.alerts)], width))
+            self.show_alert_text()
         elif shown == "memory":
-            self.memory.show_page(*presenter.memory_lines(self.size.width - 1))
+            exhausted = exhausted_text([entry.text for entry in store.journal])
+            head = head_lines(store.resources, exhausted, width)
+            rows = layer_rows(store.resources, width - 1)
+            self._memory.show(rows, *head, layer_header(width))
         elif shown == "interventions":
-            self.interventions.show(*presenter.intervention_table(self.size.width - 2))
+            cells = [intervention_row(state, store.step) for state in states]
+            rows, titles = in_columns(INTERVENTION_COLUMNS, cells, width)
+            self.interventions.show([*rows, *history_rows(store.journal, width - 1)], titles)
         else:
-            self._log.show(presenter.log_rows(self.size.width - 2))
+            lines = [line for entry in store.journal for line in log_rows(entry, width - 1)]
+            self._log.show(lines, LOG_HEADER)
+
+    @on(RowList.Moved, "#alert-list")
+    def show_alert_text(self) -> None:
+        """Show the whole text of the alert at the cursor below the list."""
+        alert = self._alert
+        self._alert_text.update(alert_text(alert) if alert else "")
+
+    @property
+    def _alert(self) -> Entry | None:
+        """The alert at the cursor."""
+        store, row = self._presenter.store, self.alerts.cursor
+        return store.alerts[row] if store and row < len(store.alerts) else None
 
     def _focus_page(self) -> None:
-        page = self._pages.visible_content
+        page = self.alerts if self._pages.current == "alerts" else self._pages.visible_content
         if page is not None and page.focusable and not self._filter.is_open:
             self.set_focus(page)
 
@@ -162,29 +190,43 @@ class MainScreen(Screen[None]):
         """Show the marks, the filter and the order in the tab line."""
         self._show_tabs()
 
-    def on_layer_table_detail_wanted(self) -> None:
-        """Show the layer at the cursor."""
-        self.detail.layer_name = self.table.cursor_layer
+    @on(LayerTable.Chosen, "#layers")
+    def show_layer_at_cursor(self) -> None:
+        """Show the layer at the cursor in detail."""
+        self._show_layer(self.table.cursor_layer)
+
+    @on(RowList.Chosen, "#alert-list")
+    def show_layer_of_alert(self) -> None:
+        """Show the layer of the alert at the cursor in detail."""
+        info = self._alert.alert if self._alert else None
+        if info is not None and info.layer:
+            self._show_layer(info.layer)
+        else:
+            self.notify("This alert belongs to no layer. Its whole text is below the list.")
+
+    def _show_layer(self, name: str | None) -> None:
+        self.detail.layer_name = name
         self.show_page("detail")
 
-    def on_layer_table_filter_wanted(self) -> None:
-        """Open the filter line."""
-        self._filter.open(self.table.order.filter)
-
-    def on_filter_line_typed(self, event: FilterLine.Typed) -> None:
+    def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while the person types."""
+        if not self._filter.is_open:
+            return
         try:
-            self.table.set_filter(event.text)
+            self.table.set_filter(event.value)
         except UsageError as error:
             self._filter.show_problem(str(error))
         else:
             self._filter.show_problem("")
 
-    def on_filter_line_closed(self, event: FilterLine.Closed) -> None:
-        """Return to the table."""
-        if not event.is_kept:
-            self.table.set_filter("")
+    def on_input_submitted(self) -> None:
+        """Keep the filter and return to the table."""
+        self._filter.close()
         self._focus_page()
+
+    def action_filter(self) -> None:
+        """Open the filter line."""
+        self._filter.open(self.table.order.filter)
 
     def action_show(self, page: str) -> None:
         """Show a page."""
@@ -193,7 +235,9 @@ class MainScreen(Screen[None]):
     def action_go_back(self) -> None:
         """Close the filter line, or return to the layers, or remove the filter: the first that applies."""
         if self._filter.is_open:
-            self._filter.close(is_kept=False)
+            self._filter.close()
+            self.table.set_filter("")
+            self._focus_page()
         elif self._presenter.page != "layers":
             self.show_page("layers")
         else:
@@ -219,13 +263,4 @@ class MainScreen(Screen[None]):
             self.alerts.action_move(distance)
         else:
             self.show_page("alerts")
-            self.alerts.action_move(len(store.alerts))
-
-    @on(RowList.Chosen, "#alerts")
-    def show_layer_of_alert(self, event: RowList.Chosen) -> None:
-        """Show the layer of an alert in detail."""
-        store = self._presenter.store
-        layer = store.alerts[event.row].info.layer if store and event.row < len(store.alerts) else ""
-        if layer:
-            self.detail.layer_name = layer
-            self.show_page("detail")
+            self.alerts.action_jump(-1)

@@ -10,10 +10,14 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from gradscope.protocol import RunInfo
-from gradscope_tui.view.lines import RUN_HEADER, run_row
+from gradscope_tui.view.columns import in_columns
+from gradscope_tui.view.lines import RUN_COLUMNS, run_row
 from gradscope_tui.widgets.row_list import RowList
 
 __all__ = ["RunsScreen"]
+
+_WIDTH = 86
+"""The width of the list before its size is known."""
 
 
 class RunsScreen(ModalScreen[str | None]):
@@ -31,7 +35,7 @@ class RunsScreen(ModalScreen[str | None]):
         card.border_title = "runs"
         card.border_subtitle = "enter watches · esc closes"
         with card:
-            yield RowList(RUN_HEADER, id="runs")
+            yield RowList(id="runs")
             yield Static(
                 "No runs yet. Add gradscope.attach(model) to a training script.", classes="note"
             )
@@ -45,13 +49,15 @@ class RunsScreen(ModalScreen[str | None]):
         """List these runs, one line each."""
         self._runs = tuple(run for run in runs if run.rank == 0)
         if self.query(RowList):  # else it is not composed yet, and on_mount shows the list
-            self.query_one(RowList).show([run_row(run) for run in self._runs])
+            rows = self.query_one(RowList)
+            cells = [run_row(run) for run in self._runs]
+            rows.show(*in_columns(RUN_COLUMNS, cells, rows.size.width or _WIDTH))
             self.query_one(".note").display = not self._runs
 
-    def on_row_list_chosen(self, event: RowList.Chosen) -> None:
+    def on_cursor_list_chosen(self, event: RowList.Chosen) -> None:
         """Close with the run."""
         event.stop()
-        self.dismiss(self._runs[event.row].run)
+        self.dismiss(self._runs[event.control.cursor].run)
 
     def action_close(self) -> None:
         """Close without a choice."""

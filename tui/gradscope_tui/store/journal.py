@@ -1,13 +1,13 @@
-"""`Journal`: the lines of the Log tab, newest last, each once."""
+"""`Journal`: events of a run and notes of this viewer, newest last, each once."""
 
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from gradscope.protocol import Event
+from gradscope.protocol import AlertInfo, Event
 
-__all__ = ["Entry", "Journal", "Level"]
+__all__ = ["Entry", "Journal", "Level", "entry_of"]
 
 Level: TypeAlias = Literal["info", "warning", "error"]
 
@@ -16,35 +16,38 @@ _LIMIT = 500
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of the log. `step` is None if the run has no step yet."""
+    """One entry. `step` is None if the run has no step yet; `alert` is None unless a rule raised it."""
 
     time_s: float
     step: int | None
     level: Level
     text: str
     code: str = ""
+    alert: AlertInfo | None = None
+
+    @property
+    def is_of_intervention(self) -> bool:
+        """Whether it belongs to the history of the interventions."""
+        return self.code.startswith("intervention.")
+
+
+def entry_of(event: Event) -> Entry:
+    """Return the entry of an event of the run."""
+    return Entry(event.time_s, event.step, event.level, event.text, event.code, event.alert)
 
 
 class Journal:
-    """The newest 500 entries. An event that is sent again is ignored."""
+    """The newest 500 entries. An entry that is added again is ignored."""
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=_LIMIT)
-        self.version = 0
 
-    def take(self, event: Event) -> None:
-        """Store an event of the run."""
-        self._add(Entry(event.time_s, event.step, event.level, event.text, event.code))
-
-    def note(
-        self,
-        time_s: float,
-        level: Level,
-        text: str,
-        step: int | None = None,
-    ) -> None:
-        """Store an entry of this viewer."""
-        self._add(Entry(time_s, step, level, text))
+    def add(self, entry: Entry) -> bool:
+        """Add an entry. Returns whether it is new."""
+        is_new = entry not in self._entries
+        if is_new:
+            self._entries.append(entry)
+        return is_new
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
@@ -52,7 +55,5 @@ class Journal:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _add(self, entry: Entry) -> None:
-        if entry not in self._entries:
-            self._entries.append(entry)
-            self.version += 1
+    def __getitem__(self, place: int) -> Entry:
+        return self._entries[place]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gradscope.columns import Block, Flags, merge_block, update_ratio
 from gradscope_tui.store.layers import LayerTree
 
-__all__ = ["QUANTITIES", "Measured", "Quantity", "measure", "not_measured"]
+__all__ = ["QUANTITIES", "Frame", "Measured", "Quantity", "measure", "not_measured"]
 
 _ROOTS = ("out", "grad", "param", "param_grad", "update")
 _OF_PARAMETERS = ("param", "param_grad", "update")
@@ -57,6 +57,26 @@ class Measured:
     flags: Mapping[str, NDArray[np.uint8]]
     nan: Mapping[str, NDArray[np.float64]]
     inf: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The numbers of one step for all nodes, and the recent trend. It does not change, so a view can keep it.
+
+    `trend` is the gradient norm over steps, shape (steps, nodes); a row of NaN is a gap. `block` is that
+    of the newest step, None before the first.
+    """
+
+    tree: LayerTree
+    measured: Measured
+    heat: Mapping[str, NDArray[np.int8]]
+    trend: NDArray[np.floating]
+    block: Block | None
+
+    def is_nonfinite(self) -> NDArray[np.bool_]:
+        """Return for each node whether it has a NaN or infinite element."""
+        counts = [*self.measured.nan.values(), *self.measured.inf.values()]
+        return np.asarray(np.sum(counts, axis=0) > 0)
 
 
 def not_measured(nodes: int) -> Measured:

@@ -29,15 +29,13 @@ from gradscope.protocol import (
     Times,
 )
 from gradscope.protocol.bodies import unpack_block
-from gradscope_tui.store.alerts import Alerts
 from gradscope_tui.store.focus_steps import FocusSteps
-from gradscope_tui.store.frame import Frame
 from gradscope_tui.store.gaps import with_gaps
 from gradscope_tui.store.heat import Heat
 from gradscope_tui.store.histograms import HistogramRing
-from gradscope_tui.store.journal import Journal, Level
+from gradscope_tui.store.journal import Entry, Journal, Level, entry_of
 from gradscope_tui.store.layers import LayerTree, build_tree
-from gradscope_tui.store.measure import QUANTITIES, measure, not_measured
+from gradscope_tui.store.measure import QUANTITIES, Frame, measure, not_measured
 from gradscope_tui.store.ranks import MergedStep, Ranks, Shown
 from gradscope_tui.store.resources import ResourceStore
 from gradscope_tui.store.ring import StepRing
@@ -50,6 +48,9 @@ _NAMES = tuple(quantity.name for quantity in QUANTITIES)
 
 class RunStore:
     """Exists while its run is watched. `version` increases with each change that a view may show.
+
+    `alerts` are the events that are warnings or errors: what rules found, and what failed. `newest_alert`
+    is the newest one that is not from a backfill.
 
     `counters` has the number of steps `taken`, `again` (a duplicate), of `other_revision` (its layers
     are unknown) and `garbage` (undecodable), `withheld` by the hub and `dropped` by the agent.
@@ -76,7 +77,8 @@ class RunStore:
         self.resources = ResourceStore()
         self.ranks = Ranks(run)
         self.journal = Journal()
-        self.alerts = Alerts()
+        self.alerts = Journal()
+        self.newest_alert: Entry | None = None
         self.pause: PauseState | None = None
         self._pause_ends_s = 0.0
         self.counters: Counter[str] = Counter()
@@ -135,8 +137,7 @@ class RunStore:
             case Scalars():
                 self._take_scalars(message)
             case Event():
-                self.journal.take(message)
-                self.alerts.take(message)
+                self._take_event(entry_of(message))
             case Interventions():
                 self._take_interventions(message)
             case Skipped():
@@ -170,7 +171,7 @@ class RunStore:
 
     def note(self, level: Level, text: str, step: int | None = None) -> None:
         """Add a line of this viewer to the log, at `step` or the newest one."""
-        self.journal.note(self._wall(), level, text, self.step if step is None else step)
+        self.journal.add(Entry(self._wall(), self.step if step is None else step, level, text))
         self.version += 1
 
     def _take_manifest(self, message: Manifest) -> None:
@@ -224,6 +225,11 @@ class RunStore:
         if not newest or message.times_s[-1] > newest[1]:
             self._note_data(message.times_s[-1])
         self.scalars.take(message)
+
+    def _take_event(self, entry: Entry) -> None:
+        self.journal.add(entry)
+        if entry.level != "info" and self.alerts.add(entry) and not self._is_backfilling:
+            self.newest_alert = entry
 
     def _take_interventions(self, message: Interventions) -> None:
         self.interventions = message.entries

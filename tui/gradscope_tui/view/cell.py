@@ -1,10 +1,12 @@
 """`Cell`: a text and its role. The theme defines the style of each role."""
 
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Literal, NamedTuple, TypeAlias
 
 from rich.cells import cell_len, set_cell_size
 
-__all__ = ["Cell", "Role", "fit", "printable"]
+__all__ = ["Cell", "Line", "Role", "cells_of", "fit", "printable", "text_of"]
 
 Role: TypeAlias = Literal[
     "normal",
@@ -38,6 +40,20 @@ class Cell(NamedTuple):
 
     text: str
     role: Role = "normal"
+
+
+Line: TypeAlias = tuple[Cell, ...]
+
+
+def text_of(cells: Iterable[Cell]) -> str:
+    """Return the text of a line."""
+    return "".join(cell.text for cell in cells)
+
+
+def cells_of(characters: Iterable[tuple[str, Role]]) -> Iterator[Cell]:
+    """Yield a cell for each run of characters with the same role."""
+    for role, run in groupby(characters, key=lambda each: each[1]):
+        yield Cell("".join(text for text, _ in run), role)
 
 
 def printable(text: str) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 
 from gradscope.columns import Block, Flags, Stats, stats_of_row
 from gradscope.protocol import Layer
-from gradscope_tui.view.cell import Cell, Role, fit
-from gradscope_tui.view.numbers import aligned, count
+from gradscope_tui.view.cell import Cell, Line, Role, fit
+from gradscope_tui.view.numbers import aligned, count, ordinal
 
 __all__ = ["about_lines", "focus_in_words", "kind_in_words", "kinds_of", "stats_lines"]
 
@@ -26,39 +26,39 @@ _NAMES = {
     "update": "update Δw",
 }
 _KIND_WIDTH = 20
+_NUMBER_WIDTH = 12
+"""A sign, a number, and a blank between two columns."""
+
 _COUNT_WIDTH = 9
 
 
-def about_lines(layer: Layer, width: int) -> list[tuple[Cell, ...]]:
+def about_lines(layer: Layer, width: int) -> list[Line]:
     """Return a line for each parameter: shape, dtype and size."""
     if not layer.parameters:
         return [(Cell("This layer has no parameters.", "dim"),)]
-    lines: list[tuple[Cell, ...]] = []
+    lines: list[Line] = []
     for parameter in layer.parameters:
         elements = math.prod(parameter.shape)
         shape = " × ".join(str(n) for n in parameter.shape) or "scalar"
         frozen = "" if parameter.is_trainable else ", frozen"
-        text = f"{shape}  {parameter.dtype.removeprefix('torch.')}, {count(elements)} numbers{frozen}"
+        text = f"{shape}  {parameter.dtype.removeprefix('torch.')}, {count(elements)} elements{frozen}"
         lines.append((Cell(fit(parameter.name, 12) + " "), Cell(fit(text, max(1, width - 13)), "dim")))
     return lines
 
 
 def focus_in_words(every: int) -> str:
     """Return the interval of the focus steps in words, such as `focus: every 2nd step`."""
-    if every == 1:
-        return "focus: every step"
-    last = 0 if every % 100 in (11, 12, 13) else every % 10
-    return f"focus: every {every:,}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') } step"
+    return f"focus: every {'step' if every == 1 else f'{ordinal(every)} step'}"
 
 
-def stats_lines(block: Block | None, node: int, width: int) -> list[tuple[Cell, ...]]:
+def stats_lines(block: Block | None, node: int, width: int) -> list[Line]:
     """Return a header, and a line for each kind measured in the newest step."""
     rows = _rows_of(block, node)
     if block is None or not rows:
         return [(Cell("This layer was not measured in this step.", "dim"),)]
-    shown = max(1, min(len(_COLUMNS), (width - _KIND_WIDTH - _COUNT_WIDTH) // 11))
-    titles = "".join(fit(f"  {title}", 11) for title in _TITLES[:shown])
-    header = Cell(fit("", _KIND_WIDTH) + titles + fit("numbers", _COUNT_WIDTH), "header")
+    shown = max(1, min(len(_COLUMNS), (width - _KIND_WIDTH - _COUNT_WIDTH) // _NUMBER_WIDTH))
+    titles = "".join(fit(f"   {title}", _NUMBER_WIDTH) for title in _TITLES[:shown])
+    header = Cell(fit("", _KIND_WIDTH) + titles + fit("elements", _COUNT_WIDTH), "header")
     lines = [_stats_line(kind, stats_of_row(block, row), shown) for kind, row in rows.items()]
     return [(header,), *lines]
 
@@ -98,7 +98,7 @@ def _is_only_one(kind: str, kinds: Iterable[str]) -> bool:
     return bool(name) and root in of_root and len(of_root) == 2
 
 
-def _stats_line(kind: str, stats: Stats, shown: int) -> tuple[Cell, ...]:
+def _stats_line(kind: str, stats: Stats, shown: int) -> Line:
     root, _, rest = kind.partition(".")
     named = _NAMES.get(root, root)
     indent = "    " if named.startswith(" ") else "  "
@@ -106,7 +106,7 @@ def _stats_line(kind: str, stats: Stats, shown: int) -> tuple[Cell, ...]:
     label = Cell(fit(name, _KIND_WIDTH - 1) + " ")
     if not stats.is_measured:
         return (label, Cell("not measured", "dim"))
-    numbers = [_number(float(getattr(stats, column))) for column in _COLUMNS[:shown]]
+    numbers = [_number(getattr(stats, column)) for column in _COLUMNS[:shown]]
     bad = ", ".join(f"{word} {count(n)}" for word, n in _nonfinite(stats) if n)
     role: Role = "bad" if bad else "dim"
     many = Cell(fit(bad or count(stats.count), max(_COUNT_WIDTH, len(bad))), role)
@@ -117,10 +117,12 @@ def _nonfinite(stats: Stats) -> tuple[tuple[str, int], ...]:
     return ("NaN", stats.nan), ("+Inf", stats.posinf), ("-Inf", stats.neginf)
 
 
-def _number(value: float) -> Cell:
-    if not math.isfinite(value):
-        return Cell(fit("   ·", 11), "dim")
-    return Cell(fit(("-" if value < 0 else " ") + aligned(abs(value)), 11))
+def _number(value: float | None) -> Cell:
+    """Return a statistic: a number, a count of elements, or None if it is not measured at this detail."""
+    if value is None or not math.isfinite(value):
+        return Cell(fit("   ·", _NUMBER_WIDTH), "dim")
+    text = f"   {count(value)}" if isinstance(value, int) else " " + aligned(value)
+    return Cell(fit(text, _NUMBER_WIDTH))
 
 
 def _notes(root: str, stats: Stats) -> str:

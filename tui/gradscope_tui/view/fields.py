@@ -7,7 +7,7 @@ import numpy as np
 
 from gradscope.catalogue import INTERVENTIONS
 from gradscope.protocol import ArgumentInfo
-from gradscope_tui.store import Frame
+from gradscope_tui.store.measure import Frame
 
 __all__ = ["count_of", "number_of", "range_in_words", "suggested_value"]
 

@@ -7,7 +7,7 @@ the columns in `_GROWS`.
 from dataclasses import dataclass
 from typing import Literal
 
-from gradscope_tui.store import QUANTITIES
+from gradscope_tui.store.measure import QUANTITIES
 from gradscope_tui.view.numbers import NUMBER_WIDTH
 
 __all__ = ["GUTTER", "NUMBER_CELL", "Column", "Layout", "choose_columns"]

@@ -1,23 +1,28 @@
-"""The lines around the pages (interventions, tabs, keys), and the rows of log, history and runs."""
+"""The lines around the pages (pause, interventions, tabs, keys), and the rows of the other lists."""
 
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from gradscope.protocol import InterventionState, RunInfo
+from gradscope.protocol import InterventionState, PauseState, RunInfo, schedule_in_words
 from gradscope_tui.keys import Key
-from gradscope_tui.store import Entry
-from gradscope_tui.view.cell import Cell, Role, fit, printable
-from gradscope_tui.view.intervention_text import whole_line
+from gradscope_tui.store.journal import Entry
+from gradscope_tui.view.cell import Cell, Line, Role, fit, printable
+from gradscope_tui.view.columns import TextColumn
+from gradscope_tui.view.intervention_text import in_force, layers_in_words, what, whole_line
+from gradscope_tui.view.numbers import duration
 
 __all__ = [
+    "INTERVENTION_COLUMNS",
     "LOG_HEADER",
     "PAGES",
-    "RUN_HEADER",
+    "RUN_COLUMNS",
     "bar_cells",
     "history_rows",
+    "intervention_row",
     "key_cells",
     "log_rows",
+    "pause_cells",
     "run_row",
     "tab_cells",
 ]
@@ -31,7 +36,7 @@ PAGES = (
 )
 
 
-def bar_cells(states: Sequence[InterventionState], width: int) -> tuple[Cell, ...]:
+def bar_cells(states: Sequence[InterventionState], width: int) -> Line:
     """Return the bar of the active and pending interventions."""
     active = sum(state.active_since is not None for state in states)
     pending = len(states) - active
@@ -41,15 +46,22 @@ def bar_cells(states: Sequence[InterventionState], width: int) -> tuple[Cell, ..
     return (Cell(fit(text, width), "alarm"),)
 
 
-def tab_cells(
-    page: str, counts: dict[str, int], note: str, width: int
-) -> tuple[tuple[Cell, ...], dict[int, str]]:
+def pause_cells(pause: PauseState, left_s: float) -> Line:
+    """Return the bar of a pause with its step, the time left and the reason."""
+    why = f" · {printable(pause.reason)}" if pause.reason else ""
+    left = f"resumes in {duration(left_s)}" if left_s > 0 else "its lease has expired"
+    text = f" ❚❚ PAUSED before step {pause.step:,} · {left} · P resumes, . one step{why} "
+    return (Cell(text, "alarm"),)
+
+
+def tab_cells(page: str, counts: dict[str, int], note: str, width: int) -> tuple[Line, dict[int, str]]:
     """Return the tabs with their actions; `note` is shown at the right."""
     cells: list[Cell] = []
     actions: dict[int, str] = {}
     for number, ((name, _), shown) in enumerate(zip(PAGES, _tabs(counts, width), strict=True), start=1):
         actions[len(cells)] = f"app.press('main', '{number}')"
-        role: Role = "chosen" if name == page else "dim"
+        is_alarm = name == "alerts" and bool(counts.get(name))
+        role: Role = "chosen" if name == page else ("warning" if is_alarm else "dim")
         cells.append(Cell(f" {number} {shown} ", role))
         cells.append(Cell(" "))
     used = sum(len(cell.text) for cell in cells)
@@ -72,7 +84,7 @@ def _tabs(counts: Mapping[str, int], width: int) -> list[str]:
     return shown
 
 
-def key_cells(keys: Iterable[Key], width: int) -> tuple[tuple[Cell, ...], dict[int, str]]:
+def key_cells(keys: Iterable[Key], width: int) -> tuple[Line, dict[int, str]]:
     """Return the keys that fit, always including `?`, with their actions."""
     shown = list(keys)
     last = [key for key in shown if key.action == "help"]
@@ -98,9 +110,9 @@ def _key_width(key: Key) -> int:
     return len(key.shown) + len(key.brief) + 4
 
 
-def history_rows(entries: Iterable[Entry], width: int) -> list[tuple[Cell, ...]]:
+def history_rows(entries: Iterable[Entry], width: int) -> list[Line]:
     """Return the audit log below the interventions, newest first."""
-    changes = [entry for entry in entries if entry.code.startswith("intervention.")]
+    changes = [entry for entry in entries if entry.is_of_intervention]
     if not changes:
         return []
     title = (Cell("history: who changed what, newest first", "header"),)
@@ -113,7 +125,7 @@ _BEFORE_TEXT = 20
 _SIGNS = {"info": "", "warning": "! ", "error": "✕ "}
 
 
-def log_rows(entry: Entry, width: int) -> list[tuple[Cell, ...]]:
+def log_rows(entry: Entry, width: int) -> list[Line]:
     """Return the lines of one entry of the log; long ones are wrapped."""
     role, room = _LEVELS[entry.level], max(20, width - _BEFORE_TEXT)
     first, *rest = entry.text.splitlines() or [""]
@@ -135,22 +147,44 @@ def _wrapped(text: str, room: int) -> list[str]:
     return textwrap.wrap(text, room, subsequent_indent="    ", drop_whitespace=True) or [""]
 
 
-RUN_HEADER = (
-    Cell(
-        " " + fit("run", 28) + fit("state", 10) + fit("step", 11) + fit("started", 17) + "script",
-        "header",
-    ),
+RUN_COLUMNS = (
+    TextColumn("run", 12, 5),
+    TextColumn("state", 7, 6),
+    TextColumn("step", 0, 4),
+    TextColumn("started", 0, 3),
+    TextColumn("script", 0, 1),
 )
 
 
-def run_row(info: RunInfo) -> tuple[Cell, ...]:
-    """Return one line of the list of runs."""
+def run_row(info: RunInfo) -> Line:
+    """Return a cell for each column. The step of a live run is that of the hub's newest list."""
     started = time.strftime("%d %b %H:%M", time.localtime(info.started_s))
-    state: tuple[str, Role] = ("● live", "good") if info.is_live else ("■ ended", "dim")
+    step = "" if info.step is None else f"{'≥ ' if info.is_live else ''}{info.step:,}"
     return (
-        Cell(fit(info.run, 27) + " ", "container" if info.is_live else "normal"),
-        Cell(fit(state[0], 10), state[1]),
-        Cell(fit("" if info.step is None else f"{info.step:,}", 11)),
-        Cell(fit(started, 17), "dim"),
-        Cell(fit(info.script.rpartition("/")[2], 20), "dim"),
+        Cell(info.run, "container" if info.is_live else "normal"),
+        Cell("● live", "good") if info.is_live else Cell("■ ended", "dim"),
+        Cell(step),
+        Cell(started, "dim"),
+        Cell(info.script.rpartition("/")[2], "dim"),
+    )
+
+
+INTERVENTION_COLUMNS = (
+    TextColumn("action", 22, 4),
+    TextColumn("layers", 10, 2),
+    TextColumn("since", 10, 5),
+    TextColumn("schedule, end", 8, 3),
+    TextColumn("set by", 0, 1),
+)
+
+
+def intervention_row(state: InterventionState, step: int | None) -> Line:
+    """Return a cell for each column."""
+    ends = ", ".join(words for words in (schedule_in_words(state.schedule), state.end) if words)
+    return (
+        Cell(what(state), "pending" if state.active_since is None else "active"),
+        Cell(layers_in_words(state.layers)),
+        Cell(in_force(state, step).removeprefix("active since ")),
+        Cell(ends, "dim"),
+        Cell(state.set_by, "dim"),
     )

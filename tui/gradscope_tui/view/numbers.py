@@ -10,12 +10,12 @@ __all__ = [
     "NUMBER_WIDTH",
     "aligned",
     "count",
+    "counted",
     "duration",
     "ordinal",
     "percent",
     "plain_number",
     "scalar",
-    "whole",
 ]
 
 NUMBER_WIDTH = 10
@@ -37,10 +37,11 @@ def plain_number(value: float) -> str:
 
 
 def aligned(value: float) -> str:
-    """Return a number in NUMBER_WIDTH cells, with the decimal point after three cells."""
+    """Return a number in NUMBER_WIDTH cells, with the decimal point after three cells if there is room."""
     text = plain_number(value)
     point = next((i for i, char in enumerate(text) if char in ".e"), len(text))
-    return (" " * max(0, _BEFORE_POINT - point) + text).ljust(NUMBER_WIDTH)[:NUMBER_WIDTH]
+    before = min(_BEFORE_POINT - point, NUMBER_WIDTH - len(text))
+    return (" " * before + text).ljust(NUMBER_WIDTH)
 
 
 def scalar(value: float) -> str:
@@ -54,9 +55,9 @@ def scalar(value: float) -> str:
     return f"{mantissa}e{int(power)}"
 
 
-def whole(value: int) -> str:
-    """Return a whole number with thousands separators."""
-    return f"{value:,}"
+def counted(number: int, noun: str) -> str:
+    """Return `1 layer`, `2 layers`, `1,000 layers`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def count(value: float) -> str:
@@ -74,7 +75,7 @@ def ordinal(number: int) -> str:
     """Return 1st, 2nd, 3rd, 4th, 11th, 21st and so on."""
     is_teen = number % 100 in (11, 12, 13)
     ending = "th" if is_teen else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
+    return f"{number:,}{ending}"
 
 
 def percent(fraction: float) -> str:

@@ -19,7 +19,6 @@ from gradscope.columns import (
 )
 from gradscope_tui.store.resources import ResourceStore
 from gradscope_tui.view.cell import Cell, Role, fit, printable
-from gradscope_tui.view.numbers import whole
 from gradscope_tui.view.plots.sparkline import sparkline
 
 __all__ = ["bar_cells", "exhausted_text", "head_lines", "layer_header", "layer_rows", "legend_lines"]
@@ -98,7 +97,7 @@ def head_lines(store: ResourceStore, exhausted: str, width: int) -> list[Line]:
 
 def _memory_lines(memory: MemoryTable, width: int) -> list[Line]:
     whose = "allocated on the device" if "device_allocated" in memory.machine else "resident"
-    title = f" memory after the forward of step {whole(memory.step)}"
+    title = f" memory after the forward of step {memory.step:,}"
     return [
         _title(title, f"{bytes_in_words(memory.balance['total'])} {whose}", width),
         bar_cells(_MEMORY, memory.balance, width),
@@ -130,7 +129,7 @@ def _over_steps(store: ResourceStore, width: int) -> list[Line]:
     if len(past) < 2:
         return []
     peak = max(past, key=lambda each: each.saved_bytes)
-    words = f"most {bytes_in_words(peak.saved_bytes)} in step {whole(peak.step)} "
+    words = f"most {bytes_in_words(peak.saved_bytes)} in step {peak.step:,} "
     room = width - len(words) - 37
     cells = [Cell(" saved memory over measured steps  ", "dim")]
     if room >= 4:
@@ -142,7 +141,7 @@ def _over_steps(store: ResourceStore, width: int) -> list[Line]:
 def _time_lines(times: TimesTable, width: int) -> list[Line]:
     total = sum(times.phases_s.values())
     observed = ", an observed step" if times.is_observed else ""
-    title = f" time of step {whole(times.step)}, {times.clock} clock{observed}"
+    title = f" time of step {times.step:,}, {times.clock} clock{observed}"
     return [
         _title(title, seconds_in_words(total), width),
         bar_cells(_TIME, times.phases_s, width),
@@ -282,7 +281,7 @@ def _text(name: str, row: MemoryRow | None, time: TimeRow | None) -> tuple[str, 
     if not value:
         return "0", True
     if name == "calls":
-        return whole(int(value)), True
+        return f"{int(value):,}", True
     return (seconds_in_words if name in ("forward", "backward") else bytes_in_words)(value), True
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradscope.errors import UsageError
-from gradscope_tui.store import QUANTITIES, Frame, LayerTree
+from gradscope_tui.store.layers import LayerTree
+from gradscope_tui.store.measure import QUANTITIES, Frame
 
 __all__ = ["SORTS", "Listing", "RowOrder", "list_rows", "parse_filter"]
 

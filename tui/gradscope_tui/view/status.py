@@ -10,9 +10,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope_tui.store import RunStore
+from gradscope_tui.store.run import RunStore
 from gradscope_tui.view.cell import Cell, fit, printable
-from gradscope_tui.view.numbers import duration, ordinal, percent, scalar, whole
+from gradscope_tui.view.numbers import counted, duration, ordinal, percent, scalar
 from gradscope_tui.view.plots.sparkline import sparkline
 
 __all__ = ["STALE_S", "Phase", "Status", "liveness", "status_cells", "status_of"]
@@ -32,7 +32,10 @@ _LOSSES = 280
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The content of the line; None means unknown. `waiting` counts the steps that a frozen view hides."""
+    """The content of the line; None means unknown.
+
+    `waiting` counts the steps that a frozen view hides, `dropped` the messages that this viewer dropped.
+    """
 
     run: str = ""
     step: int | None = None
@@ -44,8 +47,8 @@ class Status:
     every: int | None = None
     measured_by: str = ""
     phase: Phase = "none"
-    phase_age_s: float = 0.0
     reason: str = ""
+    dropped: int = 0
     age_s: float | None = None
     is_ended: bool = False
     is_readonly: bool = False
@@ -129,8 +132,11 @@ def _parts(status: Status) -> list[tuple[int, float, list[Cell]]]:
     if status.waiting is not None:
         parts.append((0, 6, [Cell(f" ❚❚ frozen, {status.waiting} waiting ", "chosen")]))
     parts.append((2, 0, [Cell(fit(status.run, min(24, len(status.run))) or "gradscope", "title")]))
+    if status.dropped:
+        text = f"{counted(status.dropped, 'message')} dropped by this viewer"
+        parts.append((3, 5.7, [Cell(text, "warning")]))
     if status.step is not None:
-        parts.append((1, 1, [Cell("step ", "dim"), Cell(whole(status.step))]))
+        parts.append((1, 1, [Cell("step ", "dim"), Cell(f"{status.step:,}")]))
     if status.steps_per_second is not None:
         parts.append((4, 2, [Cell(_rate(status.steps_per_second)), Cell(" steps/s", "dim")]))
     if status.ranks:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradscope.columns import Flags
 from gradscope.protocol import InterventionState
-from gradscope_tui.store import Frame
+from gradscope_tui.store.measure import Frame
 from gradscope_tui.view.cell import Cell, Role, fit
 from gradscope_tui.view.intervention_text import what
 from gradscope_tui.view.layout import NUMBER_CELL, Layout

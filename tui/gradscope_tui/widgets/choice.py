@@ -10,7 +10,7 @@ from textual.reactive import reactive
 from textual.strip import Strip
 
 from gradscope_tui.view.cell import Cell, Role
-from gradscope_tui.widgets.cell_strip import CellWidget
+from gradscope_tui.widgets.cell_widget import CellWidget
 
 __all__ = ["Choice"]
 
@@ -39,15 +39,15 @@ class Choice(CellWidget, can_focus=True):
     def render_line(self, y: int) -> Strip:
         """Draw the options, with the selected one marked."""
         if y:
-            return Strip.blank(self.size.width, self.rich_style)
+            return self.strip_of(())
         if self._is_narrow:
-            return self.strip_of(self._one_of_many(), self.size.width, self.rich_style)
+            return self.strip_of(self._one_of_many())
         cells: list[Cell] = []
         for place, option in enumerate(self.options):
             is_chosen = place == self.chosen
             role: Role = "chosen" if is_chosen else "dim"
             cells += [Cell(f"({'●' if is_chosen else ' '}) {option}", role), Cell("  ")]
-        return self.strip_of(cells, self.size.width, self.rich_style)
+        return self.strip_of(cells)
 
     @property
     def _is_narrow(self) -> bool:

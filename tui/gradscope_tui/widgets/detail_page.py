@@ -2,17 +2,18 @@
 # ruff: noqa: RUF001 - the signs are meant
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 from textual.app import ComposeResult
 from textual.containers import Container
-from textual.strip import Strip
 
 from gradscope.protocol import InterventionState
 from gradscope_tui.keys import bindings_of
-from gradscope_tui.store import Frame, RunStore
-from gradscope_tui.view.cell import Cell, printable
+from gradscope_tui.store.measure import Frame
+from gradscope_tui.store.run import RunStore
+from gradscope_tui.view.cell import Cell, Line, printable
 from gradscope_tui.view.detail import (
     about_lines,
     focus_in_words,
@@ -21,9 +22,9 @@ from gradscope_tui.view.detail import (
     stats_lines,
 )
 from gradscope_tui.view.intervention_text import in_force, what
-from gradscope_tui.widgets.cell_strip import CellWidget
-from gradscope_tui.widgets.exponents import ExponentStrip
-from gradscope_tui.widgets.trend_plot import TrendPlot
+from gradscope_tui.view.plots.heat_strip import exponent_lines
+from gradscope_tui.view.plots.trend import trend_lines
+from gradscope_tui.widgets.cell_widget import CellLines, Drawing
 
 __all__ = ["DetailPage"]
 
@@ -40,33 +41,6 @@ _LOW = 40
 _FIRST_KIND = "grad"
 
 _Shown: TypeAlias = tuple[RunStore, Frame, Sequence[InterventionState]]
-
-
-class NumberTable(CellWidget):
-    """A table of cells, as high as its number of lines."""
-
-    _lines: Sequence[tuple[Cell, ...]] = ()
-
-    def show(self, lines: Sequence[tuple[Cell, ...]]) -> None:
-        """Show these lines."""
-        if lines != self._lines:
-            is_as_high = len(lines) == len(self._lines)
-            self._lines = lines
-            self.refresh(layout=not is_as_high)
-
-    def get_content_height(self, *_: object) -> int:
-        """Return the number of lines."""
-        return len(self._lines)
-
-    def render_line(self, y: int) -> Strip:
-        """Draw line `y`; a line after the last one is blank."""
-        cells = self._lines[y] if y < len(self._lines) else ()
-        return self.strip_of(cells, self.size.width, self.rich_style)
-
-    @property
-    def text(self) -> str:
-        """The text of all lines."""
-        return "\n".join("".join(cell.text for cell in line) for line in self._lines)
 
 
 class DetailPage(Container, can_focus=True):
@@ -86,12 +60,12 @@ class DetailPage(Container, can_focus=True):
 
     def compose(self) -> ComposeResult:
         """Create the plots and tables."""
-        yield NumberTable(classes="title", id="about")
+        yield CellLines(id="about")
         with Container(classes="plots"):
             for _ in range(_PLOT_COUNT):
-                yield TrendPlot()
-            yield ExponentStrip()
-        yield NumberTable(id="stats")
+                yield Drawing(classes="curve")
+            yield Drawing(id="exponents")
+        yield CellLines(id="stats")
 
     def show(self, store: RunStore, frame: Frame, states: Sequence[InterventionState]) -> None:
         """Show the layer at the step of the frame."""
@@ -99,10 +73,11 @@ class DetailPage(Container, can_focus=True):
         if node is None:
             return
         self._shown = store, frame, states
-        self._lay_out()
+        self._arrange()
         here = [state for state in states if frame.tree.layers[node].name in state.layers]
-        self.query_one("#about", NumberTable).show(self._about(store, frame, node, here))
-        self.query_one("#stats", NumberTable).show(stats_lines(frame.block, node, self.size.width - 2))
+        self.query_one("#about", CellLines).show(*self._about(store, frame, node, here))
+        stats = stats_lines(frame.block, node, self.size.width - 2)
+        self.query_one("#stats", CellLines).show(*stats)
         self._plot(store, frame, node, states)
         self._show_exponents(store, frame, node)
 
@@ -132,7 +107,7 @@ class DetailPage(Container, can_focus=True):
 
     def _show_exponents(self, store: RunStore, frame: Frame, node: int) -> None:
         """Draw the exponents of the selected kind, or of the first kind if the layer lacks that one."""
-        strip = self.query_one(ExponentStrip)
+        strip = self.query_one("#exponents", Drawing)
         if not strip.display:
             return
         kinds = self._kinds()
@@ -140,7 +115,7 @@ class DetailPage(Container, can_focus=True):
         shares = None
         if store.histograms.is_measured:
             shares = store.histograms.shares(node, kind, _PLOTTED, frame.measured.step)
-        strip.show(kind_in_words(kind), shares)
+        strip.show_drawing(partial(exponent_lines, kind_in_words(kind), shares))
 
     def _plot(
         self, store: RunStore, frame: Frame, node: int, states: Sequence[InterventionState]
@@ -156,28 +131,28 @@ class DetailPage(Container, can_focus=True):
             joined = store.focus_steps.joined(name, node, steps, series, None if is_newest else until)
             curves.append((title, *joined))
         curves.sort(key=lambda curve: not np.isfinite(curve[2]).any())  # stable: the known ones first
-        for plot, (title, own_steps, series) in zip(self.query(TrendPlot), curves, strict=False):
-            plot.show(title, own_steps, series, changes)
+        for plot, curve in zip(self.query(".curve").results(Drawing), curves, strict=False):
+            plot.show_drawing(partial(trend_lines, *curve, changes))
 
     def on_resize(self) -> None:
         """Arrange the plots for the new size."""
-        self._lay_out()
+        self._arrange()
 
-    def _lay_out(self) -> None:
+    def _arrange(self) -> None:
         """Place the plots side by side on a wide screen; otherwise show fewer plots."""
         is_wide = self.size.width >= _WIDE
         is_on = self._is_on_exponents
         is_beside = is_wide and self._shown is not None and self._shown[0].histograms.is_measured
         self.query_one(".plots").styles.layout = "horizontal" if is_wide else "vertical"
         room = _PLOT_COUNT - is_beside if is_wide else max(1, (self.size.height - 9) // 5)
-        for place, plot in enumerate(self.query(TrendPlot)):
+        for place, plot in enumerate(self.query(".curve")):
             plot.display = place < room and not is_on
-        self.query_one(ExponentStrip).display = is_on or is_beside
+        self.query_one("#exponents").display = is_on or is_beside
         self.query_one("#stats").display = not (is_on and self.size.height < _LOW)
 
     def _about(
         self, store: RunStore, frame: Frame, node: int, here: Sequence[InterventionState]
-    ) -> list[tuple[Cell, ...]]:
+    ) -> list[Line]:
         layer = frame.tree.layers[node]
         name = printable(layer.name) or frame.tree.label[node]
         title = [Cell(name, "container"), Cell(f"  {printable(layer.type)}", "dim")]
@@ -186,7 +161,7 @@ class DetailPage(Container, can_focus=True):
             title.append(Cell(f"   {focus_in_words(every)}", "good"))
         elif self.refusal:
             title.append(Cell(f"   no focus: {printable(self.refusal)}", "dim"))
-        title += [Cell(f"   ◆ {what(s)}, {in_force(s)}", "active") for s in here]
+        active = [(Cell(f"◆ {what(each)}, {in_force(each)}", "active"),) for each in here]
         parameters = about_lines(layer, self.size.width - 2)
         most = 3 if self.size.height < 24 else 6
         if len(parameters) > most:
@@ -194,4 +169,4 @@ class DetailPage(Container, can_focus=True):
                 *parameters[: most - 1],
                 (Cell(f"and {len(parameters) - most + 1} more", "dim"),),
             ]
-        return [tuple(title), *parameters, ()]
+        return [tuple(title), *active, *parameters, ()]

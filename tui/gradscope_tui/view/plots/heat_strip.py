@@ -5,7 +5,7 @@ colour is not needed. Extra lines mark the limits of fp16. The limits of bf16 an
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from gradscope.columns import BINADES, LEAST_EXPONENT
 from gradscope_tui.store.gaps import holes
 from gradscope_tui.store.histograms import Shares
-from gradscope_tui.view.cell import Cell, Role, fit
+from gradscope_tui.view.cell import Cell, Line, Role, cells_of, fit
 from gradscope_tui.view.numbers import percent
 
-__all__ = ["LEGEND", "draw_strip", "in_words"]
+__all__ = ["draw_strip", "exponent_lines", "in_words"]
 
 _AXIS = 9
 _BORDERS = {16: "largest", -14: "least normal", -24: "least subnormal"}
@@ -33,9 +33,15 @@ _LEVELS: tuple[tuple[float, str, Role], ...] = (
 )
 """The least share of elements for a character, and its role."""
 
-LEGEND = "share of elements  .  ░ 0.1 %  ▒ 1 %  ▓ 5 %  █ 20 %"
+_LEGEND = "share of elements  .  ░ 0.1 %  ▒ 1 %  ▓ 5 %  █ 20 %"
 
 _LAST_EXPONENT = LEAST_EXPONENT + BINADES - 1
+
+_NOT_MEASURED = (
+    "Not measured. Exponents are counted at full detail only:",
+    "",
+    '    gradscope.attach(model, detail="full")',
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,18 @@ class _Band:
     border: str = ""
 
 
-def draw_strip(shares: Shares, width: int, height: int) -> list[tuple[Cell, ...]] | None:
+def exponent_lines(title: str, shares: Shares | None, width: int, height: int) -> list[Line]:
+    """Return a title, a summary of the newest step, and the strip; None: the run has no histograms."""
+    head = Cell(f"exponents: {title}", "title")
+    if shares is None:
+        return [(head,), *((Cell("  " + fit(line, width - 2), "dim"),) for line in _NOT_MEASURED)]
+    has_room = width >= len(head.text) + len(_LEGEND) + 3
+    words = Cell("  " + fit(in_words(shares, width - 2), width - 2), "dim")
+    strip = draw_strip(shares, width - 1, height - 2) or ()
+    return [(head, Cell("   " + _LEGEND, "dim")) if has_room else (head,), (words,), *strip]
+
+
+def draw_strip(shares: Shares, width: int, height: int) -> list[Line] | None:
     """Return the strip with its axes in `height` lines; None without data or room."""
     columns = width - _AXIS
     shares = _newest(shares, columns)
@@ -56,15 +73,20 @@ def draw_strip(shares: Shares, width: int, height: int) -> list[tuple[Cell, ...]
     room = height - 1 - has_zero - has_nonfinite
     if columns < 1 or room < 1 or not (is_used.any() or has_zero or has_nonfinite):
         return None
-    lines: list[tuple[Cell, ...]] = []
+    lines: list[Line] = []
     if has_nonfinite:
-        lines.append((_label("NaN Inf"), *_marks(shares, columns)))
+        lines.append(
+            (
+                _label("NaN Inf"),
+                *_over_steps(shares, map(_mark_of_nonfinite, shares.nonfinite), columns),
+            )
+        )
     lines += [
         _border(band, columns) if band.border else _line(shares, band, columns)
         for band in _bands(is_used, room)
     ]
     if has_zero:
-        lines.append((_label("0"), *_cells(shares, shares.zero, columns)))
+        lines.append((_label("0"), *_over_steps(shares, map(_mark_of, shares.zero), columns)))
     return [*lines, _step_line(shares.steps, width)]
 
 
@@ -135,10 +157,10 @@ def _label(text: str) -> Cell:
     return Cell(text.rjust(_AXIS - 1) + "│", "dim")
 
 
-def _line(shares: Shares, band: _Band, columns: int) -> tuple[Cell, ...]:
+def _line(shares: Shares, band: _Band, columns: int) -> Line:
     first, last = band.least - LEAST_EXPONENT, band.greatest - LEAST_EXPONENT
     summed = shares.binades[:, first : last + 1].sum(axis=1)
-    return (_label(_name(band)), *_cells(shares, summed, columns))
+    return (_label(_name(band)), *_over_steps(shares, map(_mark_of, summed), columns))
 
 
 def _name(band: _Band) -> str:
@@ -148,29 +170,20 @@ def _name(band: _Band) -> str:
     return f"≥2^{band.least}" if band.greatest == _LAST_EXPONENT else f"2^{band.least}"
 
 
-def _border(band: _Band, columns: int) -> tuple[Cell, ...]:
+def _border(band: _Band, columns: int) -> Line:
     text = f"┄ {band.border} "[:columns]
     return (Cell(" " * (_AXIS - 1) + "├", "dim"), Cell(text + "┄" * (columns - len(text)), "dim"))
 
 
-def _cells(shares: Shares, values: NDArray[np.float32], columns: int) -> Iterator[Cell]:
-    """Yield one line of the strip; neighbours with the same role are one cell."""
-    chars: list[tuple[str, Role]] = []
+def _over_steps(shares: Shares, marks: Iterable[tuple[str, Role]], columns: int) -> Iterator[Cell]:
+    """Yield the cells of one line: the mark of each step, and a blank at each gap."""
     gaps = set(holes(shares.steps).tolist())
-    for i, share in enumerate(values.tolist()):
-        chars.append(_char_of(share))
-        if i in gaps:
-            chars.append((" ", "normal"))
-    text, role = "", chars[0][1] if chars else "normal"
-    for char, its_role in chars:
-        if its_role != role and text:
-            yield Cell(text, role)
-            text = ""
-        text, role = text + char, its_role
-    yield Cell(text + " " * max(0, columns - len(chars)), role)
+    blank: tuple[str, Role] = " ", "normal"
+    line = [each for i, mark in enumerate(marks) for each in (mark, *((blank,) if i in gaps else ()))]
+    return cells_of([*line, *[blank] * (columns - len(line))])
 
 
-def _char_of(share: float) -> tuple[str, Role]:
+def _mark_of(share: float) -> tuple[str, Role]:
     if math.isnan(share):  # not measured in that step
         return "·", "dim"
     if share <= 0:
@@ -178,19 +191,11 @@ def _char_of(share: float) -> tuple[str, Role]:
     return next((char, role) for least, char, role in _LEVELS if share >= least)
 
 
-def _marks(shares: Shares, columns: int) -> Iterator[Cell]:
-    """Yield the line of nonfinite elements: a mark at each step that has any."""
-    gaps = set(holes(shares.steps).tolist())
-    used = 0
-    for i, share in enumerate(shares.nonfinite.tolist()):
-        is_bad = share > 0
-        text = ("!" if is_bad else " ") + (" " if i in gaps else "")
-        used += len(text)
-        yield Cell(text, "bad" if is_bad else "normal")
-    yield Cell(" " * max(0, columns - used))
+def _mark_of_nonfinite(share: float) -> tuple[str, Role]:
+    return ("!", "bad") if share > 0 else (" ", "normal")
 
 
-def _step_line(steps: NDArray[np.int64], width: int) -> tuple[Cell, ...]:
+def _step_line(steps: NDArray[np.int64], width: int) -> Line:
     first, last = f"{steps[0]:,}", f"step {steps[-1]:,}"
     used = len(steps) + len(holes(steps))
     room = max(2, used - len(first) - len(last))

@@ -1,19 +1,11 @@
-"""`HelpScreen` explains every key, column and sign."""
+"""The help: every key, column and sign."""
 # ruff: noqa: RUF001 - the signs are meant
-
-from typing import ClassVar
-
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
-from textual.widgets import Static
 
 from gradscope.catalogue import INTERVENTIONS
 from gradscope_tui.keys import KEYS, Owner
-from gradscope_tui.store import QUANTITIES
+from gradscope_tui.store.measure import QUANTITIES
 
-__all__ = ["HelpScreen", "help_text"]
+__all__ = ["help_text"]
 
 _TITLES: tuple[tuple[Owner, str], ...] = (
     ("layers", "Layers"),
@@ -36,30 +28,6 @@ _SIGNS = (
     ("●", "marked"),
     ("focus: …", "how often the layer in detail is measured while it is shown"),
 )
-
-
-class HelpScreen(ModalScreen[None]):
-    """Closes with escape, q, ? or enter."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,question_mark,enter", "close", show=False)
-    ]
-
-    def __init__(self, *, is_readonly: bool) -> None:
-        super().__init__()
-        self._is_readonly = is_readonly
-
-    def compose(self) -> ComposeResult:
-        """Create the card."""
-        card = VerticalScroll(classes="card")
-        card.border_title = "keys and signs"
-        card.border_subtitle = "esc closes"
-        with card:
-            yield Static(help_text(is_readonly=self._is_readonly))
-
-    def action_close(self) -> None:
-        """Close."""
-        self.dismiss(None)
 
 
 def help_text(*, is_readonly: bool) -> str:
