@@ -47,8 +47,9 @@ def attach(
     """Observe a model while it trains. The training stays bitwise the same.
 
     model: any nn.Module. gradscope observes its layers and keeps only a weak reference to the model.
-    optimizer: the optimizer whose step ends a step. Default: the first optimizer of the model that
-        steps.
+    optimizer: an optimizer that must step before a step of the run ends, whatever tensors it holds.
+        Default: each optimizer that holds parameters of the model. Consecutive optimizer steps without
+        a forward of the model between them are one step.
     name: the name of the run. Default: the name of the script and a short id.
     layers: a glob or `re:` regex over module names, a sequence of these, or a callable of (name,
         module). None: all modules except containers that only call other modules.

@@ -128,7 +128,8 @@ class Scope:
 
     @property
     def step(self) -> int:
-        """The index of the step in progress, which is the number of completed optimizer steps."""
+        """The index of the step in progress, which is the number of completed steps."""
+        self._engine.end_if_stepped()
         return self._engine.step
 
     @property
@@ -182,6 +183,7 @@ class Scope:
 
     def latest(self) -> Table:
         """Return the newest observed step. Raises NotMeasuredError before the first."""
+        self._engine.end_if_stepped()
         return self._latest_steps.latest()
 
     def log(self, **values: float | torch.Tensor) -> None:
@@ -227,6 +229,7 @@ class Scope:
 
         `every` and `cost` refer to focus steps. Raises NotMeasuredError before the first focus step.
         """
+        self._engine.end_if_stepped()
         return self._latest_steps.latest_focus()
 
     def memory(self) -> MemoryTable:
@@ -262,6 +265,7 @@ class Scope:
         hold at most 256 MB; `.skipped` lists the tensors that did not fit.
         """
         checked, names = check_what(what), self._engine.tracker.names
+        self._engine.end_if_stepped()
         capture = self._captures.add(match_names(layers, names), checked, every=every, keep=keep)
         if self._engine.is_fresh:
             self._captures.start(self._engine.step)

@@ -10,10 +10,11 @@ from gradscope.hooks.forward_pre import InputHook
 from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of
 from gradscope.hooks.modes import hidden_from_modes, is_plain, is_transforming
 from gradscope.hooks.module_calls import CallHooks
+from gradscope.hooks.next_forward import NextForwardHook
 from gradscope.hooks.optimizers import Closure, OptimizerHook, StepHook, parameters_of
 from gradscope.hooks.raw_output import OutputHook
 from gradscope.hooks.structure import OwnedIds, Structure, owned_ids
-from gradscope.hooks.tensor_hook import GradientHook, is_recomputing, watch_gradient
+from gradscope.hooks.tensor_hook import GradientHook, is_in_backward, is_recomputing, watch_gradient
 from gradscope.hooks.tensors import (
     find_tensors,
     is_measurable,
@@ -34,6 +35,7 @@ __all__ = [
     "InputHook",
     "LayerInfo",
     "LayerPatterns",
+    "NextForwardHook",
     "OptimizerHook",
     "OutputHook",
     "OwnedIds",
@@ -48,6 +50,7 @@ __all__ = [
     "frames_of",
     "has_compiled",
     "hidden_from_modes",
+    "is_in_backward",
     "is_measurable",
     "is_plain",
     "is_recomputing",

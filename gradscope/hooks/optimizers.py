@@ -22,6 +22,9 @@ __all__ = ["Closure", "OptimizerHook", "StepHook", "parameters_of"]
 _WRAPPER_LIVES_IN = Optimizer.__module__
 """The module that contains torch's wrapper of `step`, which calls the hooks."""
 
+_SETS_KEPT = 16
+"""Maximum number of cached sets of optimizers. If there are more, the cache is cleared."""
+
 Closure: TypeAlias = Callable[[], Any]
 """The function with which LBFGS and other optimizers recompute the loss."""
 
@@ -39,9 +42,9 @@ class OptimizerHook:
 
     If `before` returns a closure, it replaces the original one. A step inside another step (of an optimizer
     that wraps another) is part of the outer step and is not reported. An optimizer belongs to the model if it
-    holds one of the parameters that `parameters()` returns; this is checked when the optimizer, or a new
-    parameter group, is first seen. Active from `install` to `remove`. Optimizers are held weakly. `given` is an
-    optimizer that is known from the start.
+    holds one of the parameters that `parameters()` returns, or if it is `given`, whatever that holds; this is checked
+    when the optimizer, or a new parameter group, is first seen. An optimizer that shares its parameter groups with
+    `given` (which then wraps it) counts as `given`. Active from `install` to `remove`. Optimizers are held weakly.
     """
 
     def __init__(
@@ -58,6 +61,10 @@ class OptimizerHook:
         self._known: weakref.WeakKeyDictionary[Optimizer, tuple[int, bool]] = (
             weakref.WeakKeyDictionary()
         )
+        self._given = None if given is None else weakref.ref(given)
+        self._not_held: dict[
+            frozenset[tuple[weakref.ref[Optimizer], int]], list[weakref.ref[nn.Parameter]]
+        ] = {}
         self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet([] if given is None else [given])
         self._open: weakref.ref[Optimizer] | None = None
         self._newest: tuple[weakref.ref[Optimizer], int, bool] | None = None
@@ -68,9 +75,38 @@ class OptimizerHook:
         """Return the model's optimizers that have stepped, and `given`."""
         return list(self._stepped)
 
+    @property
+    def given(self) -> Optimizer | None:
+        """The optimizer that was given, if it is alive."""
+        return None if self._given is None else self._given()
+
+    def is_given(self, optimizer: Optimizer) -> bool:
+        """Return whether this is the given optimizer, or the one that it wraps."""
+        given = self.given
+        return given is not None and (
+            given is optimizer or given.param_groups is optimizer.param_groups
+        )
+
+    def holds_parameters(self, optimizer: Optimizer) -> bool:
+        """Return whether the optimizer holds a parameter of the model."""
+        ids = {id(p) for p in self._parameters()}
+        return any(id(p) in ids for p in parameters_of(optimizer))
+
+    def are_all_held(self, optimizers: Iterable[Optimizer]) -> bool:
+        """Return whether these optimizers together hold all trainable parameters of the model."""
+        key = frozenset((weakref.ref(each), len(each.param_groups)) for each in optimizers)
+        if key not in self._not_held:
+            held = {id(p) for each in optimizers for p in parameters_of(each)}
+            if len(self._not_held) == _SETS_KEPT:
+                self._not_held.clear()
+            self._not_held[key] = [weakref.ref(p) for p in self._parameters() if id(p) not in held]
+        left = [parameter() for parameter in self._not_held[key]]
+        return not any(p is not None and p.requires_grad for p in left)
+
     def forget(self) -> None:
         """Discard what is known about each optimizer, because the model's parameters have changed."""
         self._known.clear()
+        self._not_held.clear()
         self._newest = None
 
     def install(self, begin: StepHook | None = None, end: StepHook | None = None) -> None:
@@ -92,15 +128,14 @@ class OptimizerHook:
         self._handles = []
 
     def is_ours(self, optimizer: Optimizer) -> bool:
-        """Return whether the optimizer holds a parameter of the model."""
+        """Return whether the optimizer is given or holds a parameter of the model."""
         groups = len(optimizer.param_groups)
         newest = self._newest
         if newest is not None and newest[1] == groups and newest[0]() is optimizer:
             return newest[2]
         known_groups, is_ours = self._known.get(optimizer, (0, False))
         if known_groups != groups:
-            ids = {id(p) for p in self._parameters()}
-            is_ours = any(id(p) in ids for p in parameters_of(optimizer))
+            is_ours = self.is_given(optimizer) or self.holds_parameters(optimizer)
             self._known[optimizer] = groups, is_ours
             if is_ours:
                 self._stepped.add(optimizer)

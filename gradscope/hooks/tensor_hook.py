@@ -10,7 +10,12 @@ from torch.utils.hooks import RemovableHandle
 _OURS = -1
 """The key of gradscope's hook in a tensor's hooks. torch numbers its own from 0."""
 
-__all__ = ["GradientHook", "is_recomputing", "watch_gradient"]
+__all__ = ["GradientHook", "is_in_backward", "is_recomputing", "watch_gradient"]
+
+
+def is_in_backward() -> bool:
+    """Return whether this thread is in a backward pass."""
+    return torch._C._current_graph_task_id() != -1  # noqa: SLF001 - torch has no public name for it
 
 
 def is_recomputing() -> bool:
@@ -20,9 +25,9 @@ def is_recomputing() -> bool:
     original without gradients, so the recomputation is the one to observe. Non-reentrant checkpointing ran the
     original with gradients and recomputes only saved tensors; it is detected by its saved-tensor hooks.
     """
-    if torch._C._current_graph_task_id() == -1:  # noqa: SLF001 - torch has no public name for it
+    if not is_in_backward():
         return False
-    top = torch._C._autograd._top_saved_tensors_default_hooks(True)  # noqa: SLF001 - as above
+    top = torch._C._autograd._top_saved_tensors_default_hooks(True)  # noqa: SLF001 - torch has no public name for it
     return top is not None and "recomputation_hook" in getattr(top[0], "__qualname__", "")
 
 

@@ -151,6 +151,9 @@ class ParameterObserver:
             if kept.memory.nbytes <= _KEPT_BYTES:
                 self._memory[id(kept.plan)] = kept.memory
         self._kept.clear()
+
+    def begin(self) -> None:
+        """Begin a step: record gradients before clipping again."""
         self._seen_unclipped.clear()
 
     def _give_up_unfinished(self) -> None:

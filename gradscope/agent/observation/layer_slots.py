@@ -61,7 +61,9 @@ class LayerSlots:
     def __init__(self, layers: Sequence[LayerInfo]) -> None:
         self._modules = {layer.name: weakref.ref(layer.module) for layer in layers}
         self._slots = {layer.name: Slot(layer) for layer in layers}
-        self._observed = SlotTable((m, slot) for m, slot in self._alive(self._slots) if slot.is_watched)
+        alive = self._alive(self._slots)
+        self._all = SlotTable(alive)
+        self._observed = SlotTable((module, slot) for module, slot in alive if slot.is_watched)
         self._changed: SlotTable[Slot] = SlotTable(())
         self._focused: SlotTable[Slot] = SlotTable(())
         self._both = self._observed
@@ -95,6 +97,10 @@ class LayerSlots:
     def names(self) -> tuple[str, ...]:
         """The names of all layers."""
         return tuple(self._slots)
+
+    def owns(self, module: nn.Module) -> bool:
+        """Return whether a module belongs to the model; also True for the wrapper that torch.compile returns."""
+        return self._all.find(module._modules.get("_orig_mod") or module) is not None  # noqa: SLF001 - getattr would be slow
 
     @property
     def is_changed(self) -> bool:

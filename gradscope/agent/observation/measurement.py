@@ -12,7 +12,7 @@ from gradscope.agent.observation.loss_scale import LossScale
 from gradscope.agent.observation.observed_step import PendingStep
 from gradscope.agent.observation.replicas import Replicas
 from gradscope.columns import Block
-from gradscope.hooks import LayerInfo, hidden_from_modes, is_plain, parameters_of
+from gradscope.hooks import LayerInfo, hidden_from_modes, is_in_backward, is_plain, parameters_of
 from gradscope.observe import (
     ActivationObserver,
     LayerSlot,
@@ -64,6 +64,7 @@ class Measurement:
     def begin(self) -> None:
         """Begin a step."""
         self.activations.begin()
+        self.parameters.begin()
         self._loss_scale.begin()
 
     def end(self, step: int, step_time_s: float) -> PendingStep:
@@ -95,6 +96,7 @@ class Measurement:
         """Discard the step in progress."""
         self.activations.end()
         self.parameters.forget()
+        self.parameters.begin()
         self._rows.harvest()
 
     def record_output(self, slot: LayerSlot, output: object) -> bool:
@@ -112,9 +114,14 @@ class Measurement:
         self.parameters.before_clip(parameters)
 
     def before_optimizer(self, optimizer: Optimizer, *, has_closure: bool) -> None:
-        """Observe an optimizer's parameters, and their gradients unless a closure computes these."""
+        """Observe an optimizer's parameters, and their gradients unless a closure computes these.
+
+        In a backward pass, an optimizer may step once for each parameter: only those with a gradient count.
+        """
         self._loss_scale.note_optimizer(optimizer)
         parameters = parameters_of(optimizer)
+        if is_in_backward():
+            parameters = [p for p in parameters if p.grad is not None]
         if has_closure:
             self.parameters.before_closure(parameters)
         else:

@@ -77,6 +77,10 @@ class ModelTracker:
         self._searches_left = 0 if self._is_running() else self._searches_left - 1
         return True
 
+    def owns(self, module: nn.Module) -> bool:
+        """Return whether a module belongs to the model."""
+        return self.slots.owns(module)
+
     def modules(self) -> dict[str, nn.Module]:
         """Return the model's modules by name."""
         return self.slots.modules()

@@ -1,6 +1,6 @@
 """`StepEngine`: begins and ends steps, and calls the plugins, in the threads of the training.
 
-A step begins when the previous one ends. It ends when the optimizer has stepped:
+A step begins when the previous one ends. It ends when the optimizers have stepped (see `step_end.py`):
 
     begin ─▶ forwards ─▶ backwards ─▶ optimizer: before │ step │ after ─▶ end ─▶ begin …
 
@@ -10,6 +10,7 @@ or while an intervention is in force. Most steps are idle: the step counter coun
 `idle_steps.py`).
 """
 
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -29,8 +30,17 @@ from gradscope.agent.run.step_counter import sequence_number
 from gradscope.agent.step.idle_steps import IdleSteps
 from gradscope.agent.step.model_hooks import ModelHooks
 from gradscope.agent.step.plugins import StepPlugin, StepPlugins
+from gradscope.agent.step.step_end import StepEnd
 from gradscope.columns import Block
-from gradscope.hooks import Closure, OptimizerHook, has_compiled, hidden_from_modes, parameters_of
+from gradscope.hooks import (
+    Closure,
+    NextForwardHook,
+    OptimizerHook,
+    has_compiled,
+    hidden_from_modes,
+    is_transforming,
+    parameters_of,
+)
 
 __all__ = ["StepEngine"]
 
@@ -56,6 +66,8 @@ class StepEngine:
             self._after_optimizer,
             given=run.settings.optimizer,
         )
+        self._step_end = StepEnd(run.counter, self._optimizers)
+        self._next_forward = NextForwardHook(self.tracker.owns, self._end_before_forward)
         self._hooks = ModelHooks(
             run, self.tracker, self._guard, self._interventions, warnings, self._optimizers
         )
@@ -64,6 +76,7 @@ class StepEngine:
         self._pending = PendingSteps(run.sampler)
         self._is_running = False
         self._deciding_s = 0.0
+        self._thread = 0
         self.has_closure = False
 
     def add(self, plugin: StepPlugin) -> None:
@@ -87,6 +100,8 @@ class StepEngine:
         self._is_running = (
             False  # the training thread may be held between two steps, and then continues
         )
+        self.end_if_stepped()
+        self._next_forward.remove()
         self._optimizers.remove()
         self._hooks.close()
         self._interventions.close()
@@ -141,13 +156,27 @@ class StepEngine:
 
     def settle_if_fresh(self) -> None:
         """Apply requested interventions at once if the step in progress has not computed anything yet."""
+        self.end_if_stepped()
         if self._is_running and self.is_fresh:
             self.settle_now()
+
+    def end_if_stepped(self) -> None:
+        """End the step if its optimizers have stepped, because the script reads the scope or changes it."""
+        is_here = self._thread == threading.get_ident()
+        if is_here and self._step_end.may_end_before_forward and not is_transforming():
+            self._end_before_forward()
+
+    def _end_before_forward(self) -> None:
+        """End the step outside an optimizer's step; the script may have chosen inference mode or other modes."""
+        self._next_forward.remove()
+        with hidden_from_modes(), torch.inference_mode(mode=False):
+            self._end()
 
     def mark_step(self) -> None:
         """End a step explicitly; observe parameters and gradients if no optimizer has stepped."""
         with hidden_from_modes():
-            if self._hooks.is_on and self._primary() is None:
+            self._next_forward.remove()
+            if self._hooks.is_on and not self._step_end.has_stepped:
                 self._hooks.follow_modules()
                 self._guard.run("following changes of the model", self._hooks.follow_parameters)
                 self._guard.run("parameters", self._observe_parameters)
@@ -169,22 +198,32 @@ class StepEngine:
 
     def _before_optimizer(self, optimizer: Optimizer, closure: Closure | None) -> Closure | None:
         self.has_closure = has_closure = closure is not None
-        hooks, changes_parameters = self._hooks, self._interventions.changes_parameters
+        hooks, ends = self._hooks, self._step_end
+        self._next_forward.remove()  # a forward in a closure ends no step
+        if ends.is_repeated(optimizer):
+            self._end_before_forward()
+        ends.begin_optimizer(optimizer)
+        changes_parameters = self._interventions.changes_parameters
         with hidden_from_modes():
             if hooks.is_on:
                 hooks.follow_modules()
                 self._guard.run("following changes of the model", hooks.follow_parameters)
             if changes_parameters and not has_closure:
                 self._change_parameters(optimizer)
-            if hooks.is_on:
+            if hooks.is_on and not ends.is_late:
                 self._guard.run_timed(
-                    "parameters",
-                    lambda: hooks.measurement.before_optimizer(optimizer, has_closure=has_closure),
+                    "parameters", lambda: self._measure_before(optimizer, has_closure=has_closure)
                 )
             self._plugins.check_gradients(self.step, optimizer)
             self._plugins.call("before_optimizer", optimizer)
         is_wrapped = has_closure and (hooks.is_on or changes_parameters)
         return self._wrapped(closure, optimizer) if closure is not None and is_wrapped else None
+
+    def _measure_before(self, optimizer: Optimizer, *, has_closure: bool) -> None:
+        if not self._optimizers.holds_parameters(optimizer):  # it was given, and holds copies of them
+            self._observe_parameters()
+        else:
+            self._hooks.measurement.before_optimizer(optimizer, has_closure=has_closure)
 
     def _change_parameters(self, optimizer: Optimizer) -> None:
         if self._interventions.changes_parameters:
@@ -216,17 +255,17 @@ class StepEngine:
             if self._hooks.is_on:
                 self._guard.run_timed("updates", self._hooks.measurement.parameters.after)
             self._plugins.call("after_optimizer", optimizer)
-            if self._primary() is None:
-                self._counter.optimizer = weakref.ref(optimizer)
-            if self._primary() is optimizer:
+            ends, self._thread = self._step_end, threading.get_ident()
+            ends.end_optimizer(optimizer)
+            may_end = ends.may_end_before_forward
+            if ends.is_complete() or (may_end and ends.is_usual_end(optimizer) and self._is_idle()):
                 self._end()
-
-    def _primary(self) -> Optimizer | None:
-        """Return the optimizer whose step ends a step; None while unknown."""
-        return None if self._counter.optimizer is None else self._counter.optimizer()
+            elif ends.may_end and not self._counter.is_idle() and not has_compiled():
+                self._next_forward.install()
 
     def _end(self) -> None:
         """End the step in progress and begin the next."""
+        self._step_end.end()
         if self._is_idle():
             self._idle_steps.skip()
             return

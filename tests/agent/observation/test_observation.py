@@ -187,20 +187,6 @@ def test_steps_count_from_start_step_and_with_mark_step_without_an_optimizer():
         assert scope.latest()[""]["param_grad.bias"].sum == 2.0 * 3
 
 
-def test_the_first_of_two_optimizers_ends_a_step():
-    model = nn.ModuleDict({"g": nn.Linear(2, 2), "d": nn.Linear(2, 1)})
-    first = torch.optim.SGD(model["d"].parameters(), lr=0.1)
-    second = torch.optim.SGD(model["g"].parameters(), lr=0.1)
-    with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
-        for _ in range(3):
-            model["d"](model["g"](torch.ones(1, 2))).sum().backward()
-            first.step()
-            second.step()
-        assert scope.step == 3
-        assert {"param_grad", "update"} <= set(scope.latest()["d"])
-        assert {"param_grad", "update"} <= set(scope.latest()["g"])
-
-
 def test_an_optimizer_of_another_model_ends_no_step():
     model, other = nn.Linear(2, 2), nn.Linear(2, 2)
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:

@@ -124,7 +124,7 @@ def scheduled(t: Trial) -> None:
 
 
 def adversaries(t: Trial) -> None:
-    """A GAN: the first optimizer's step ends a step, the second's falls into the next."""
+    """A GAN: each optimizer steps after a forward of its own, so each ends a step."""
     model = t.watch(nn.ModuleDict({"g": linear_stack(2), "d": linear_stack(2)}))
     d, g = (torch.optim.Adam(model[name].parameters(), lr=0.01) for name in "dg")
     for _ in range(3):
@@ -133,7 +133,7 @@ def adversaries(t: Trial) -> None:
         t.step(d)
         g.zero_grad()
         loss_of(model["d"](model["g"](rows()))).backward()
-        t.step(g, ends=False)
+        t.step(g)
 
 
 def without_an_optimizer(t: Trial) -> None:
@@ -183,8 +183,8 @@ def sparse(t: Trial) -> None:
         embedding.zero_grad()
         linear.zero_grad()
         loss_of(model(indices)).backward()
-        t.step(embedding)
-        t.step(linear, ends=False)
+        t.step(embedding, ends=False)
+        t.step(linear)
 
 
 def in_dtype(dtype):

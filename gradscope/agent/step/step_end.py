@@ -1,0 +1,128 @@
+"""`StepEnd`: which optimizer step is the last one of a training step.
+
+Consecutive optimizer steps without a forward of the model between them belong to one step. So a step ends
+
+- at once, if the optimizers that have stepped hold all trainable parameters of the model;
+- otherwise before the next forward with gradients, or earlier if the script reads the scope, or if an
+  optimizer steps again outside a backward pass.
+
+If an optimizer was given to `attach`, a step does not end before that one has stepped.
+"""
+
+import weakref
+
+from torch.optim import Optimizer
+
+from gradscope.agent.run.step_counter import StepCounter, sequence_number
+from gradscope.hooks import OptimizerHook, has_compiled, is_in_backward
+
+__all__ = ["StepEnd"]
+
+
+class StepEnd:
+    """Records the optimizers that step, and decides whether the step in progress is complete.
+
+    Attributes:
+        is_late: whether the newest optimizer has stepped directly after the end of the step to which it
+            belongs. It is not measured then; the next step of this kind waits for it.
+    """
+
+    def __init__(self, counter: StepCounter, optimizers: OptimizerHook) -> None:
+        self._counter = counter
+        self._optimizers = optimizers
+        self._step = self._ended_step = -1
+        self._operations = 0
+        self._newest: weakref.ref[Optimizer] | None = None
+        self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._previous: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._last_ones: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._followed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self.is_late = False
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether an optimizer has stepped in the step in progress."""
+        return self._step == self._counter.step and bool(self._stepped)
+
+    @property
+    def may_end(self) -> bool:
+        """Whether a forward ends the step: an optimizer has stepped, the given one if there is one."""
+        is_given_needed = self._optimizers.given is not None
+        return self.has_stepped and (
+            not is_given_needed or any(map(self._optimizers.is_given, self._stepped))
+        )
+
+    @property
+    def may_end_before_forward(self) -> bool:
+        """Whether the step may end now: no backward pass is running and no other optimizer is expected."""
+        return self.may_end and not is_in_backward() and self._newest_one() not in self._followed
+
+    def is_repeated(self, optimizer: Optimizer) -> bool:
+        """Return whether an optimizer that is about to step has stepped in this step already, and begins another.
+
+        In a backward pass, one optimizer can step for each parameter.
+        """
+        if not self.may_end or optimizer not in self._stepped:
+            return False
+        return not is_in_backward() or sequence_number() != self._operations
+
+    def begin_optimizer(self, optimizer: Optimizer) -> None:
+        """Record that an optimizer is about to step."""
+        counter = self._counter
+        if self._step != counter.step:
+            self._step = counter.step
+            self._stepped.clear()
+        is_first = not self._stepped
+        is_next = is_first and bool(self._previous) and sequence_number() == counter.began_at
+        self.is_late = is_next and optimizer not in self._previous
+        if (self.is_late or not is_first) and not is_in_backward():
+            is_known = not is_first or self._ended_step == counter.step - 1
+            before = self._newest_one() if is_known else self._last_one()
+            if before is not None and before is not optimizer:
+                self._followed.add(before)
+                if self._last_one() is before:
+                    counter.optimizer = None
+
+    def end_optimizer(self, optimizer: Optimizer) -> None:
+        """Record that an optimizer has stepped."""
+        self._operations = sequence_number()
+        if self.is_late:
+            self._previous.add(optimizer)
+        else:
+            self._stepped.add(optimizer)
+            self._newest = weakref.ref(optimizer)
+
+    def is_complete(self) -> bool:
+        """Return whether the step ends now: the optimizers that have stepped hold all trainable parameters."""
+        if not self.may_end_before_forward:
+            return False
+        if has_compiled():  # a compiled forward calls no hook
+            return self._previous <= self._stepped
+        given = self._optimizers.given
+        if given is not None and not self._optimizers.holds_parameters(given):
+            return True
+        return self._optimizers.are_all_held(self._stepped)
+
+    def is_usual_end(self, optimizer: Optimizer) -> bool:
+        """Return whether steps have ended with this optimizer, and no other optimizer has ever followed it."""
+        return optimizer in self._last_ones and optimizer not in self._followed
+
+    def end(self) -> None:
+        """End the step in progress."""
+        newest, counter = self._newest_one(), self._counter
+        if newest is None or not self.has_stepped:
+            return
+        self._ended_step = counter.step
+        self._previous = weakref.WeakSet(self._stepped)
+        self._stepped.clear()
+        self._last_ones.add(newest)
+        counted = self._last_one()
+        if counted is None or not self.is_usual_end(counted):
+            counter.optimizer = weakref.ref(newest)
+
+    def _newest_one(self) -> Optimizer | None:
+        return None if self._newest is None else self._newest()
+
+    def _last_one(self) -> Optimizer | None:
+        """Return the optimizer whose step the counter counts as the end of a step."""
+        return None if self._counter.optimizer is None else self._counter.optimizer()
