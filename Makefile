@@ -32,7 +32,7 @@ demo: $(VENV)/runs  ## train a small GPT and watch it (a plain table where there
 
 test: $(VENV)/tests  ## run the tests that every change must pass
 	$(PYTEST) $(PARALLEL) -m "not exhaustive and not timing"
-	$(PYTEST) -m "timing and not exhaustive"
+	$(PYTEST) -m "timing and not exhaustive" $$(grep -rlw --include='test_*.py' mark.timing tests)
 
 test-fast: $(VENV)/tests  ## run the part of `make test` that starts no processes
 	$(PYTEST) $(PARALLEL) -m "not exhaustive and not timing and not processes"

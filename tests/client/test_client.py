@@ -35,6 +35,8 @@ from gradscope.protocol import (
     unpack_layers,
 )
 from gradscope.transport import HubAddress, hub_address, hub_listens
+from support import fork_server
+from support.waiting import wait_for
 
 TRAINER = Path(__file__).with_name("trainer.py")
 
@@ -47,11 +49,9 @@ def train(hub: HubAddress) -> Iterator[Train]:
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(run: str = "a-run", *steps: str) -> "subprocess.Popen[bytes]":
-        processes.append(subprocess.Popen([sys.executable, str(TRAINER), run, *steps]))
+        processes.append(fork_server.Popen([sys.executable, str(TRAINER), run, *steps]))
         with connect(want="observe") as client:
-            deadline_s = time.monotonic() + 20.0
-            while not any(info.run == run for info in client.runs(10.0)):
-                assert time.monotonic() < deadline_s
+            wait_for(lambda: any(info.run == run for info in client.runs(60.0)), f"run {run}")
         return processes[-1]
 
     yield start
@@ -61,7 +61,7 @@ def train(hub: HubAddress) -> Iterator[Train]:
 
 
 def receive_until(client: Client, condition: Callable[[list[Message]], object]) -> list[Message]:
-    deadline_s = time.monotonic() + 20.0
+    deadline_s = time.monotonic() + 60.0
     messages: list[Message] = []
     while not condition(messages):
         assert time.monotonic() < deadline_s, (client.link, messages)
@@ -101,7 +101,7 @@ def test_with_several_live_runs_one_must_be_named(train: Train) -> None:
             client.clip("fc1", max_norm=1.0)
     with connect("two") as client:
         assert client.run == "two"
-        assert client.latest(10.0)["fc1"]["grad"].count >= 0
+        assert client.latest(60.0)["fc1"]["grad"].count >= 0
 
 
 def test_without_a_run_the_client_says_what_to_do(hub: HubAddress) -> None:
@@ -119,12 +119,10 @@ def test_a_script_reads_what_the_training_process_sent(train: Train) -> None:
     train()
     with connect() as client:
         assert [layer.name for layer in unpack_layers(client.manifest())] == ["fc1", "fc2"]
-        first = client.latest(10.0)
+        first = client.latest(60.0)
         assert list(first) == ["fc1", "fc2"]
         assert first["fc2"]["grad"].max == first.step
-        deadline_s = time.monotonic() + 10.0
-        while client.latest().step <= first.step:
-            assert time.monotonic() < deadline_s
+        wait_for(lambda: client.latest().step > first.step, "the next step")
 
 
 def test_the_steps_of_an_ended_run_arrive_once_and_in_order(train: Train) -> None:
@@ -193,8 +191,7 @@ def test_a_reader_that_stops_reading_gets_the_newest_step_afterwards(train: Trai
         client.watch("a-run", max_rate_hz=1_000.0, backfill=False)
         receive_until(client, lambda m: any(isinstance(x, Step) for x in m))
         observer = connect("a-run", want="observe")
-        while observer.latest().step < 150:
-            time.sleep(0.01)
+        wait_for(lambda: observer.latest().step >= 150, "step 150")
         held = [m for m in client.receive(1.0) if isinstance(m, Step)]
         assert len(held) <= 32
         messages = receive_until(client, lambda m: any(isinstance(x, Skipped) for x in m))
@@ -281,7 +278,7 @@ def test_a_refused_command_raises_with_the_reason(train: Train) -> None:
         future = client.submit(
             "install", intervention="clip", layers="fc9", arguments={"max_norm": 1.0}
         )
-        assert isinstance(future.exception(10.0), CommandRefusedError)
+        assert isinstance(future.exception(60.0), CommandRefusedError)
 
 
 def test_an_observer_cannot_change_anything(train: Train) -> None:
@@ -301,7 +298,7 @@ def test_an_intervention_without_layers_is_refused_before_it_is_sent(train: Trai
 def test_a_command_without_an_answer_raises_with_the_reason(train: Train) -> None:
     process = train()
     with connect() as client:
-        client.latest(10.0)
+        client.latest(60.0)
         process.send_signal(signal.SIGSTOP)
         with pytest.raises(CommandTimeoutError, match=r"not answered in 0.5 s: commands wait"):
             client.stop("fc1", timeout_s=0.5)
@@ -314,7 +311,7 @@ def test_steps_continue_in_order_after_the_hub_was_killed(
     with connect() as client:
         seen: list[int] = []
         first_epoch = client.link.epoch
-        for table in client.steps(timeout_s=20.0):
+        for table in client.steps(timeout_s=60.0):
             seen.append(table.step)
             if len(seen) == 20:
                 os.kill(hub_pid(), signal.SIGKILL)
@@ -330,21 +327,21 @@ def test_a_command_is_executed_once_although_the_hub_is_replaced(
 ) -> None:
     train()
     with connect() as client:
-        client.latest(10.0)
+        client.latest(60.0)
         os.kill(hub_pid(), signal.SIGKILL)
         future = client.submit("install", intervention="scale", layers="fc1", arguments={"factor": 2.0})
-        assert future.result(20.0).is_done
+        assert future.result(60.0).is_done
         assert len(client.interventions()) == 1
 
 
 def test_closing_ends_the_thread_and_all_waiting_calls(train: Train) -> None:
     process = train()
     client = connect()
-    client.latest(10.0)
+    client.latest(60.0)
     process.send_signal(signal.SIGSTOP)
     future = client.submit("install", intervention="stop", layers="fc1")
     client.close()
-    assert isinstance(future.exception(5.0), LinkError)
+    assert isinstance(future.exception(60.0), LinkError)
     assert not [t for t in threading.enumerate() if t.name == "gradscope-client"]
     with pytest.raises(LinkError, match="closed"):
         client.stop("fc1")

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +14,8 @@ import gradscope
 from gradscope.errors import CommandRefusedError, NothingToConnectError
 from gradscope.protocol import unpack_layers
 from gradscope.protocol.bodies import unpack_block
+from support import fork_server
+from support.waiting import wait_for
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("ended_hubs")]
 
@@ -22,20 +23,10 @@ SCRIPT = Path(__file__).with_name("training.py")
 DEADLINE_S = 60
 
 
-def wait_for(condition, what):
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"waited {DEADLINE_S} s for {what}")
-
-
 @contextmanager
 def training(result, steps, *options):
     """A training process, ended with the block."""
-    process = subprocess.Popen(
+    process = fork_server.Popen(
         [sys.executable, str(SCRIPT), str(result), str(steps), *options],
         stderr=subprocess.PIPE,
         text=True,
@@ -81,7 +72,7 @@ def bare(tmp_path):
 
     def run(steps):
         result = tmp_path / "bare.npz"
-        subprocess.run(
+        fork_server.run(
             [sys.executable, str(SCRIPT), str(result), str(steps), "--bare", "--sleep-s", "0"],
             check=True,
         )
@@ -160,7 +151,7 @@ def test_killing_a_viewer_does_not_change_training(places, tmp_path, bare):
     over_file = tmp_path / "over"
     with training(tmp_path / "run.npz", 20_000, "--until", str(over_file)) as process:
         connect().close()
-        with subprocess.Popen([sys.executable, "-c", watch], stdout=subprocess.PIPE) as viewer:
+        with fork_server.Popen([sys.executable, "-c", watch], stdout=subprocess.PIPE) as viewer:
             assert viewer.stdout.readline()
             viewer.kill()
         over_file.touch()
@@ -272,7 +263,7 @@ print(scope.step, scope.faults)
 
 
 def test_forked_data_loader_workers_use_no_socket_and_end(places):
-    done = subprocess.run(
+    done = fork_server.run(
         [sys.executable, "-c", WITH_WORKERS],
         capture_output=True,
         text=True,
@@ -298,5 +289,5 @@ print(len(gradscope.scopes()))
 
 
 def test_running_a_notebook_cell_again_leaves_one_scope():
-    done = subprocess.run([sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, check=True)
+    done = fork_server.run([sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1"]

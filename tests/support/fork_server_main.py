@@ -44,8 +44,7 @@ def serve(link: socket.socket) -> dict[str, object]:
         if len(size) < 4:
             os._exit(0)
         request = json.loads(link.recv(int.from_bytes(size, "little"), socket.MSG_WAITALL))
-        for name in request["preload"]:
-            importlib.import_module(name)
+        _preload(request["preload"])
         *streams, status = fds
         pid = os.fork()
         if pid == 0:
@@ -59,6 +58,15 @@ def serve(link: socket.socket) -> dict[str, object]:
         for fd in streams:
             os.close(fd)
         link.sendall(pid.to_bytes(4, "little"))
+
+
+def _preload(names: list[str]) -> None:
+    """Import modules that a forked process needs, and exempt them from its garbage collection."""
+    if any(name not in sys.modules for name in names):
+        for name in names:
+            importlib.import_module(name)
+        gc.collect()
+        gc.freeze()
 
 
 def _report_ended(statuses: dict[int, int]) -> None:
@@ -125,12 +133,9 @@ def leave(code: int) -> None:
 
 
 def main() -> None:
-    for name in PRELOAD:
-        importlib.import_module(name)
+    _preload(PRELOAD)
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork needs a process of one thread"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.collect()
-    gc.freeze()
     request = serve(socket.socket(fileno=int(sys.argv[1])))
     become(request)
     try:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from support import fork_server
+
 sys.path.append(str(Path(__file__).parent))
 
 _AGENT = Path(__file__).parent / "synthetic_agent.py"
@@ -23,7 +25,7 @@ def agent(
 
     def start(run: str, *, rate: float = 20.0) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(_AGENT), run, "--rate", str(rate), "--seconds", "100"]
-        started.append(subprocess.Popen(command, env=dict(os.environ)))
+        started.append(fork_server.Popen(command, env=dict(os.environ)))
         return started[-1]
 
     yield start

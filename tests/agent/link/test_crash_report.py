@@ -79,9 +79,13 @@ train()
 """
 
 
+FRESH = ("own", "own")
+"""The training whose process is a fresh interpreter; the others are forked."""
+
+
 def run_training(path, *arguments):
     path.write_text(TRAINING)
-    run = fork_server.run if "bare" in arguments else subprocess.run
+    run = subprocess.run if arguments == FRESH else fork_server.run
     return run(
         [sys.executable, str(path), *arguments],
         capture_output=True,

@@ -64,7 +64,12 @@ def eager():
 
 
 @pytest.mark.parametrize(
-    "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.exhaustive)]
+    "backend",
+    [
+        pytest.param("eager", marks=pytest.mark.exhaustive),
+        "aot_eager",
+        pytest.param("inductor", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_compiled_model_of_two_graphs_trains_bitwise_the_same_and_fills_every_row(backend, eager):
     bare, attached = run(backend, "bare"), run(backend, "attached")

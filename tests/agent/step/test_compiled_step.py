@@ -71,7 +71,7 @@ def bare():
 @pytest.mark.parametrize(
     ("is_native", "every", "clips"),
     [
-        (True, "1", "clips"),
+        pytest.param(True, "1", "clips", marks=pytest.mark.exhaustive),
         (True, "7", "clips"),
         (True, "1000", "does not clip"),
         (False, "7", "clips"),
