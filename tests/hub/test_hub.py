@@ -513,7 +513,7 @@ def test_a_killed_trainer_is_listed_as_ended_within_seconds(hub: HubAddress, bri
     viewer = bring_up(hub.viewers, viewer_hello())
     process = subprocess.Popen([sys.executable, "-c", KILLED_AGENT, hub.agents])
     settle(viewer, viewer, lambda info: info.is_live)
-    process.kill()  # and nobody waits for it: the process stays in the table of processes
+    process.kill()  # no one waits for it: the process stays in the table of processes
     begin_s = time.monotonic()
     while (info := until(viewer, Runs)[-1].runs[0]).is_live:
         assert time.monotonic() - begin_s < 15.0
