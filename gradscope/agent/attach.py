@@ -90,6 +90,7 @@ def attach(
         start_step=start_step,
         memory_limit_bytes=memory_limit_bytes,
         resources_every=resources_every,
+        is_quiet=quiet,
         is_inert=os.environ.get("GRADSCOPE", "1") == "0",
     )
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps

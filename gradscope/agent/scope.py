@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from gradscope.agent.commands.dispatcher import CommandDispatcher
 from gradscope.agent.commands.script_interventions import ScriptInterventions, When
+from gradscope.agent.diagnosis.monitor import FindingMonitor
 from gradscope.agent.inspection.capture import Capture, Captures, check_what
 from gradscope.agent.inspection.capture_upload import CaptureUpload
 from gradscope.agent.inspection.custom_functions import FunctionTracker
@@ -40,12 +41,13 @@ from gradscope.agent.step.engine import StepEngine
 from gradscope.budget import Sampler
 from gradscope.columns import MemoryTable, Table, TimesTable
 from gradscope.errors import UsageError
+from gradscope.findings import Finding, Verdict
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import AuditEntry, OwnFunction, action_of, find_action
 from gradscope.names import match_names
 from gradscope.protocol import BreakpointState, Bye, InterventionState
 from gradscope.resources import is_out_of_memory
-from gradscope.rules import Alert, Rule, rule_kind
+from gradscope.rules import Alert, Rule, finding_of, rule_kind
 
 if TYPE_CHECKING:
     from gradscope.doctor import Report
@@ -89,6 +91,7 @@ class Scope:
         self._focus = Focus(run, engine, self._commands)
         self._resources = ResourcePlugin(run, engine)
         self._functions = FunctionTracker(run)
+        self._findings = FindingMonitor(run, engine, is_quiet=settings.is_quiet)
         plugins = (
             *self._commands.plugins(),
             self._latest_steps,
@@ -104,6 +107,7 @@ class Scope:
             self._resources,
             self._functions,
             self._clipping,
+            self._findings,
         )
         for plugin in plugins:  # in the order in which they are called in each step
             engine.add(plugin)
@@ -180,6 +184,18 @@ class Scope:
             self._run.publish_manifest(with_actions(self._run.manifest))
 
     # Statistics
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found to be wrong with the run, in the order in which it was found."""
+        return (*self._findings.findings, *map(finding_of, self._rules.alerts))
+
+    def diagnose(self) -> Verdict:
+        """Return the verdict over all findings: causes before their consequences.
+
+        `.headline` is one line, `.lines()` the whole text, `.as_json()` an object for JSON.
+        """
+        return Verdict.of(self.run, f"in {self.step} steps", self.findings)
 
     def latest(self) -> Table:
         """Return the newest observed step. Raises NotMeasuredError before the first."""

@@ -117,6 +117,20 @@ def ls(json: Json = False) -> None:
 
 
 @app.command()
+def diagnose(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the path of a recording.")],
+    json: Json = False,
+) -> None:
+    """Say what is wrong with a run: the findings, their causes and what to do.
+
+    Exit code 0 if there is no warning and no error, 1 if there is one.
+    """
+    from gradscope.cli.commands.diagnose import diagnose as diagnose_run  # noqa: PLC0415 - loads zmq and sqlite3
+
+    raise typer.Exit(diagnose_run(run, as_json=json))
+
+
+@app.command()
 def config(json: Json = False) -> None:
     """Show where files and sockets are, and which hub answers."""
     from gradscope.cli.commands.config import show  # noqa: PLC0415 - loads zmq

@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from gradscope.findings import Finding
 from gradscope.protocol.fields import TaggedMessage, Whole
 
 __all__ = [
@@ -168,6 +169,7 @@ class Event(TaggedMessage, frozen=True, kw_only=True, tag="event"):
     code: str
     text: str
     alert: "AlertInfo | None" = None
+    finding: Finding | None = None
 
 
 class AlertInfo(msgspec.Struct, frozen=True):

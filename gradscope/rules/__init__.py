@@ -1,5 +1,6 @@
 """Rules: checks over the statistics of observed steps, and conditions for breakpoints."""
 
+from gradscope.rules.alert_findings import finding_of
 from gradscope.rules.alerts import Alert, RuleFinding
 from gradscope.rules.conditions import Condition, parse_condition
 from gradscope.rules.losses import is_loss
@@ -17,6 +18,7 @@ __all__ = [
     "RuleKind",
     "StepView",
     "default_rules",
+    "finding_of",
     "is_loss",
     "parse_condition",
     "replay_rules",

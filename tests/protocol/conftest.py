@@ -10,6 +10,7 @@ import pytest
 from gradscope import protocol
 from gradscope.columns import Block
 from gradscope.errors import ProtocolError
+from gradscope.findings import Finding
 from gradscope.protocol.bodies import pack_block
 
 
@@ -142,6 +143,19 @@ MESSAGES: dict[str, protocol.Message] = {
         code="nonfinite",
         text="NaN",
         alert=protocol.AlertInfo("spike", "fc", "param_grad", 12.5, 1.5, 7, "clip"),
+        finding=Finding(
+            code="gradient-spike",
+            severity="warning",
+            message="too large",
+            cause="a batch",
+            fix="clip",
+            found_step=9,
+            since_step=7,
+            layers=("fc",),
+            place="backward",
+            confidence="inferred",
+            evidence={"value": 12.5, "kind": "param_grad"},
+        ),
     ),
     "interventions": protocol.Interventions(
         run="r",

@@ -8,6 +8,7 @@ import pytest
 
 from gradscope import protocol
 from gradscope.columns import COLUMNS, Flags
+from gradscope.findings import Finding
 from gradscope.protocol import limits
 
 _PATH = Path(protocol.__file__).with_name("README.md")
@@ -16,6 +17,7 @@ _TEXT = _PATH.read_text(encoding="utf-8")
 _PARTS = {
     "ActionInfo",
     "AlertInfo",
+    "Finding",
     "BreakpointState",
     "PauseState",
     "ArgumentInfo",
@@ -59,15 +61,17 @@ def _words(kind: msgspec.inspect.Type) -> str:  # noqa: PLR0911 - a table of typ
             *others, last = (f'`"{value}"`' for value in sorted(values))
             return f"{', '.join(others)} or {last}"
         case inspect.UnionType(types=types):
-            (known,) = (t for t in types if not isinstance(t, inspect.NoneType))
-            return f"{_words(known)}?"
+            known = [_words(t) for t in types if not isinstance(t, inspect.NoneType)]
+            return " or ".join(known) + ("?" if len(known) < len(types) else "")
         case inspect.TupleType(item_types=items):
             return f"({', '.join(map(_words, items))})"
         case inspect.VarTupleType(item_type=item):
             return f"[{_words(item)}]"
         case inspect.DictType(value_type=value):
             return f"{{text: {_words(value)}}}"
-        case inspect.StructType(cls=cls):
+        case inspect.IntType():
+            return "integer"
+        case inspect.StructType(cls=cls) | inspect.DataclassType(cls=cls):
             return cls.__name__
     raise AssertionError(f"the document has no word for {kind}")
 
@@ -92,7 +96,7 @@ def _default(field: msgspec.inspect.Field) -> str:  # noqa: PLR0911 - a table of
 
 def _fields(cls: type) -> list[tuple[str, str, str]]:
     kind = msgspec.inspect.type_info(cls)
-    assert isinstance(kind, msgspec.inspect.StructType)
+    assert isinstance(kind, msgspec.inspect.StructType | msgspec.inspect.DataclassType)
     return [(f"`{f.encode_name}`", _words(f.type), _default(f)) for f in kind.fields]
 
 
@@ -112,7 +116,9 @@ def test_the_fields_of_each_message_are_written_down_with_type_and_default(tags)
 
 @pytest.mark.parametrize("name", sorted(_PARTS))
 def test_the_fields_of_each_part_of_a_message_are_written_down(name: str):
-    assert _written(f"#### `{name}`") == _fields(getattr(protocol, name))
+    assert _written(f"#### `{name}`") == _fields(
+        Finding if name == "Finding" else getattr(protocol, name)
+    )
 
 
 def test_each_message_has_its_direction_its_reply_and_its_failure(tags):

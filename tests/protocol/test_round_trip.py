@@ -57,7 +57,7 @@ def _strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy:  # noqa: PLR0911
             return st.lists(_strategy(item), max_size=4).map(tuple)
         case inspect.DictType(key_type=key, value_type=value):
             return st.dictionaries(_strategy(key), _strategy(value), max_size=4)
-        case inspect.StructType(cls=cls, fields=fields):
+        case inspect.StructType(cls=cls, fields=fields) | inspect.DataclassType(cls=cls, fields=fields):
             return st.builds(cls, **{field.name: _strategy(field.type) for field in fields})
     raise AssertionError(f"a field of a type that the wire has not had so far: {kind}")
 

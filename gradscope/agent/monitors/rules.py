@@ -32,7 +32,7 @@ from gradscope.columns import Block
 from gradscope.errors import AlertError, UsageError
 from gradscope.hooks import parameters_of
 from gradscope.protocol import AlertInfo, Event, Hello
-from gradscope.rules import Alert, Rule, RuleFinding, StepView, default_rules, is_loss
+from gradscope.rules import Alert, Rule, RuleFinding, StepView, default_rules, finding_of, is_loss
 
 __all__ = ["ACTIONS", "Action", "ActiveRule", "Callback", "RuleMonitor", "check_action"]
 
@@ -318,4 +318,5 @@ def _alert_event(hello: Hello, time_s: float, alert: Alert, action: str) -> Even
             first_step=alert.first_step,
             action=action,
         ),
+        finding=finding_of(alert),
     )

@@ -1,0 +1,187 @@
+"""`FindingMonitor`: checks the wiring of a run, keeps its findings and reports each once."""
+
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gradscope.agent.diagnosis.wiring_facts import (
+    OutputCounts,
+    gather,
+    optimizers_in_process,
+    output_counts,
+    tied_names,
+    with_outputs,
+)
+from gradscope.agent.diagnosis.zero_grad_probe import ZeroGradProbe
+from gradscope.agent.observation.observed_step import ObservedStep
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
+from gradscope.agent.step.plugins import StepPlugin
+from gradscope.findings import Finding
+from gradscope.findings.facts import WiringFacts
+from gradscope.findings.wiring import find_wiring_faults
+from gradscope.hooks import parameters_of
+from gradscope.protocol import Event
+
+__all__ = ["FindingMonitor"]
+
+_ROUND: Final = 5
+"""A round of checks gathers the facts of so many steps in a row."""
+
+_FIRST_PAUSE: Final = 50
+"""Steps between the first two rounds; each later pause is twice as long."""
+
+
+class FindingMonitor(StepPlugin):
+    """Checks the wiring in rounds: in the first steps, later rarely, and after each change of the model."""
+
+    name = "the findings"
+
+    def __init__(self, run: RunContext, engine: StepEngine, *, is_quiet: bool = False) -> None:
+        self._run = run
+        self._engine = engine
+        self._is_quiet = is_quiet
+        self._found: dict[tuple[str, tuple[str, ...]], Finding] = {}
+        self._optimizers: list[weakref.ref[Optimizer]] = []
+        self._stepped: set[int] = set()
+        self._with_gradient: set[int] = set()
+        self._probe = ZeroGradProbe()
+        model = run.model()
+        self._tied = () if model is None else tied_names(model)
+        self._begins_at, self._pause = engine.step, _FIRST_PAUSE
+        self._revision = engine.tracker.revision
+        self._history: deque[WiringFacts] = deque(maxlen=_ROUND)
+        self._waiting: dict[int, WiringFacts] = {}
+        self._counts: dict[int, OutputCounts] = {}
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings of the run, in the order in which they were found."""
+        return tuple(self._found.values())
+
+    def next_step(self, step: int) -> int:
+        """Return the first step of the next round; `step` during a round."""
+        return max(step, self._begins_at)
+
+    def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
+        """Watch whether the gradients of the previous step are still there when backward begins."""
+        self._stepped.clear()
+        self._with_gradient.clear()
+        self._probe.begin()
+
+    def before_optimizer(self, optimizer: Optimizer) -> None:
+        """Note which parameters have a gradient."""
+        model = self._run.model()
+        if model is None:
+            return
+        self._know(optimizer)
+        self._stepped.add(id(optimizer))
+        self._with_gradient.update(id(p) for p in model.parameters() if p.grad is not None)
+
+    def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - as above
+        """Gather the facts of the step."""
+        model = self._run.model()
+        left = self._probe.end()
+        if model is None or step < self._begins_at:
+            return
+        optimizers = self._living_optimizers(model)
+        held = {id(parameter) for each in optimizers for parameter in parameters_of(each)}
+        self._probe.choose(model, self._with_gradient & held)
+        facts = gather(
+            model,
+            step,
+            optimizers,
+            stepped=self._stepped,
+            with_gradient=self._with_gradient,
+            left_gradients=left,
+            tied=self._tied,
+        )
+        if not is_observed:
+            self._add(facts)
+        elif step in self._counts:
+            self._complete(facts, self._counts.pop(step))
+        else:
+            self._waiting[step] = facts
+
+    def observed(self, step: ObservedStep) -> None:
+        """Add to the facts of a step which layers ran."""
+        if self._engine.tracker.revision != self._revision:
+            self._revision = self._engine.tracker.revision
+            self._start_round(self._engine.step + 1)
+        facts = self._waiting.pop(step.step, None)
+        if facts is not None:
+            self._complete(facts, output_counts(step.names, step.block))
+        elif step.step >= self._begins_at:
+            self._counts = {step.step: output_counts(step.names, step.block)}
+
+    def close(self) -> None:
+        """Remove the hook of the probe."""
+        self._probe.end()
+
+    def report(self, findings: Sequence[Finding]) -> None:
+        """Keep findings that are new, and report them to viewers, the recording and stderr."""
+        for finding in findings:
+            key = finding.code, finding.layers
+            if key in self._found:
+                continue
+            is_first = not any(each.severity == "error" for each in self._found.values())
+            self._found[key] = finding
+            self._run.publisher.put_now(partial(self._event, finding))
+            if finding.severity == "error" and is_first and not self._is_quiet:
+                print(f"gradscope: {finding.message}. {finding.fix}", file=sys.stderr)  # noqa: T201 - see above
+
+    def _complete(self, facts: WiringFacts, counts: OutputCounts) -> None:
+        self._add(with_outputs(facts, counts, self._engine.tracker.watched_names))
+
+    def _add(self, facts: WiringFacts) -> None:
+        self._history.append(facts)
+        self.report(find_wiring_faults(self._history))
+        if facts.step >= self._begins_at + _ROUND - 1:
+            self._start_round(facts.step + self._pause)
+            self._pause *= 2
+
+    def _start_round(self, step: int) -> None:
+        self._begins_at = step
+        self._history.clear()
+        self._waiting.clear()
+        self._run.plan_again()
+
+    def _know(self, optimizer: Optimizer) -> None:
+        if not any(each() is optimizer for each in self._optimizers):
+            self._optimizers.append(weakref.ref(optimizer))
+
+    def _living_optimizers(self, model: nn.Module) -> list[Optimizer]:
+        for optimizer in self._engine.optimizers():
+            self._know(optimizer)
+        if self._is_incomplete(model):
+            for optimizer in optimizers_in_process(model):
+                self._know(optimizer)
+        return self._known()
+
+    def _known(self) -> list[Optimizer]:
+        return [optimizer for each in self._optimizers if (optimizer := each()) is not None]
+
+    def _is_incomplete(self, model: nn.Module) -> bool:
+        """Return whether a parameter has a gradient and no known optimizer holds it."""
+        held = {id(parameter) for each in self._known() for parameter in parameters_of(each)}
+        left_out = self._with_gradient - held
+        return any(p.requires_grad and id(p) in left_out for p in model.parameters())
+
+    def _event(self, finding: Finding) -> Event:
+        return Event(
+            run=self._run.hello.run,
+            rank=self._run.hello.rank,
+            step=finding.found_step,
+            time_s=time.time(),
+            level="info" if finding.severity == "hint" else finding.severity,
+            code=f"finding.{finding.code}",
+            text=finding.message,
+            finding=finding,
+        )

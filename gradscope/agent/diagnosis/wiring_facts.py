@@ -1,0 +1,147 @@
+"""Gathers `WiringFacts` from a model and its optimizers. Reads no tensor and waits for no device."""
+
+import dataclasses
+import gc
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.optim import Optimizer
+
+from gradscope.columns import Block
+from gradscope.findings.facts import LayerFacts, OptimizerFacts, ParameterFacts, WiringFacts
+from gradscope.hooks import parameters_of
+
+__all__ = [
+    "OutputCounts",
+    "gather",
+    "optimizers_in_process",
+    "output_counts",
+    "tied_names",
+    "with_outputs",
+]
+
+OutputCounts = Mapping[str, float]
+"""For each layer that ran, the mean number of elements of its output per call."""
+
+
+def gather(
+    model: nn.Module,
+    step: int,
+    optimizers: Sequence[Optimizer],
+    *,
+    stepped: Collection[int],
+    with_gradient: Collection[int],
+    left_gradients: Mapping[str, bool],
+    tied: tuple[tuple[str, ...], ...],
+) -> WiringFacts:
+    """Return the facts of a step.
+
+    stepped: ids of the optimizers that stepped. with_gradient: ids of the parameters for which an optimizer found
+        a gradient. left_gradients: by the name of a parameter. tied: the names that shared a tensor at
+        attach.
+    """
+    named = list(model.named_parameters(remove_duplicate=False))
+    holders: dict[int, list[int]] = defaultdict(list)
+    mine = {id(parameter) for _, parameter in named}
+    known = []
+    groups: list[object] = []
+    for position, optimizer in enumerate(optimizers):
+        held = parameters_of(optimizer)
+        foreign = tuple(tuple(each.shape) for each in held if id(each) not in mine)
+        known.append(
+            OptimizerFacts(type(optimizer).__name__, id(optimizer) in stepped, len(held), foreign)
+        )
+        if any(optimizer.param_groups is each for each in groups):
+            continue  # it wraps another optimizer and shares its groups
+        groups.append(optimizer.param_groups)
+        for parameter in held:
+            holders[id(parameter)].append(position)
+    return WiringFacts(
+        step=step,
+        is_training=model.training,
+        parameters=tuple(
+            ParameterFacts(
+                name=name,
+                layer=name.rpartition(".")[0],
+                key=id(parameter),
+                shape=tuple(parameter.shape),
+                is_trainable=parameter.requires_grad,
+                has_gradient=id(parameter) in with_gradient,
+                optimizers=tuple(holders[id(parameter)]),
+                left_gradient=left_gradients.get(name),
+            )
+            for name, parameter in named
+        ),
+        layers=tuple(_layer(name, module) for name, module in model.named_modules()),
+        optimizers=tuple(known),
+        tied_at_attach=tied,
+    )
+
+
+def tied_names(model: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """Return the groups of names that share one parameter."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    return tuple(tuple(group) for group in names.values() if len(group) > 1)
+
+
+def optimizers_in_process(model: nn.Module) -> list[Optimizer]:
+    """Return the optimizers of this process that hold a parameter of the model, stepped or not.
+
+    Walks all objects that Python's garbage collector knows, which takes some 10 ms. Call it only to
+    confirm a suspicion.
+    """
+    mine = {id(parameter) for parameter in model.parameters()}
+    return [
+        each
+        for each in gc.get_objects()
+        if issubclass(type(each), Optimizer) and any(id(p) in mine for p in parameters_of(each))
+    ]
+
+
+def output_counts(names: Sequence[str], block: Block) -> OutputCounts:
+    """Return the mean number of output elements per call, for each layer with a measured output."""
+    kinds = [i for i, kind in enumerate(block.kinds) if kind.partition(".")[0] == "out"]
+    rows = np.flatnonzero(np.isin(block.kind, kinds))
+    calls, count = block.column("calls"), block.column("count")
+    counts: dict[str, float] = {}
+    for row in rows:
+        if calls[row] > 0:
+            counts.setdefault(names[int(block.layer[row])], float(count[row] / calls[row]))
+    return counts
+
+
+def with_outputs(facts: WiringFacts, counts: OutputCounts, watched: Iterable[str]) -> WiringFacts:
+    """Return the facts with what an observed step adds: which watched layers ran, and on how many values."""
+    seen = set(watched)
+    return dataclasses.replace(
+        facts,
+        layers=tuple(
+            dataclasses.replace(
+                layer,
+                has_run=layer.name in counts if layer.name in seen else None,
+                values_per_channel=counts[layer.name] / layer.channels
+                if layer.channels and layer.name in counts
+                else None,
+            )
+            for layer in facts.layers
+        ),
+    )
+
+
+def _layer(name: str, module: nn.Module) -> LayerFacts:
+    batch_norm = module if isinstance(module, _BatchNorm) else None
+    dropout = float(module.p) if isinstance(module, _DropoutNd) else None
+    return LayerFacts(
+        name=name,
+        type=type(module).__name__,
+        is_training=module.training,
+        depends_on_mode=bool(dropout) or (batch_norm is not None and batch_norm.track_running_stats),
+        dropout=dropout,
+        channels=0 if batch_norm is None else batch_norm.num_features,
+    )

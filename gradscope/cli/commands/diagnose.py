@@ -1,0 +1,79 @@
+"""`gradscope diagnose`: what is wrong with a live, ended or recorded run.
+
+The exit code is 0 without warnings or errors, and 1 with one.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from gradscope.cli.connection import connect_to
+from gradscope.cli.exit_codes import DONE, WRONG
+from gradscope.cli.output import say
+from gradscope.errors import NothingToConnectError
+from gradscope.findings import Finding, Verdict
+from gradscope.protocol import Backfill, Event
+from gradscope.recording import RecordingInfo, list_recordings, open_recording
+
+__all__ = ["diagnose"]
+
+_TIMEOUT_S = 10.0
+
+
+def diagnose(run: str, *, as_json: bool) -> int:
+    """Print the verdict, and return the exit code. `run` is the name of a run or the path of a recording.
+
+    Raises NothingToConnectError if there is neither a run nor a recording of this name.
+    """
+    verdict = _of_file(Path(run)) if Path(run).is_file() else _of_name(run)
+    if as_json:
+        say(json.dumps(verdict.as_json(), indent=2))
+    else:
+        say(*verdict.lines())
+    return WRONG if verdict.has_problem else DONE
+
+
+def _of_file(path: Path) -> Verdict:
+    with open_recording(path) as recording:
+        return _verdict(recording.info.run, recording.events(), recording.info.last_step)
+
+
+def _of_name(run: str) -> Verdict:
+    """Return the verdict from the hub's events, and from the recording, which has all of them."""
+    recorded = next((info for info in list_recordings() if info.run == run and not info.problem), None)
+    try:
+        events, step = _ask_hub(run)
+    except NothingToConnectError:
+        if recorded is None:
+            raise
+        return _of_file(recorded.path)
+    return _verdict(run, [*_recorded_events(recorded), *events], step)
+
+
+def _ask_hub(run: str) -> tuple[list[Event], int | None]:
+    events: list[Event] = []
+    with connect_to(run, want="observe") as client:
+        client.watch(run)
+        while messages := client.receive(_TIMEOUT_S):
+            events += [message for message in messages if isinstance(message, Event)]
+            if any(isinstance(message, Backfill) and message.state == "end" for message in messages):
+                break
+        steps = [info.step for info in client.runs() if info.run == run and info.step is not None]
+    return events, max(steps, default=None)
+
+
+def _recorded_events(info: RecordingInfo | None) -> list[Event]:
+    if info is None:
+        return []
+    with open_recording(info.path) as recording:
+        return list(recording.events())
+
+
+def _verdict(run: str, events: Iterable[Event], step: int | None) -> Verdict:
+    found: dict[tuple[str, tuple[str, ...], int], Finding] = {}
+    for event in events:
+        if event.finding is not None:
+            finding = event.finding
+            found[finding.code, finding.layers, finding.found_step] = finding
+    checked = "before the first step" if step is None else f"up to step {step}"
+    return Verdict.of(run, checked, found.values())

@@ -1,0 +1,475 @@
+"""Checks of how model, parameters and optimizers are connected.
+
+Each check is a function of the facts of the newest steps, oldest first, and returns findings. It says
+nothing before it has seen `_ENOUGH` steps: a parameter may belong to an optimizer that steps rarely, and
+a program may be in a phase that is about to end.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from gradscope.findings.facts import LayerFacts, ParameterFacts, WiringFacts
+from gradscope.findings.finding import Finding
+
+__all__ = ["WIRING_CHECKS", "Check", "find_wiring_faults"]
+
+Check: TypeAlias = Callable[[Sequence[WiringFacts]], list[Finding]]
+
+_ENOUGH = 3
+_NAMED = 3
+"""A message names so many layers; the finding has all of them."""
+
+_STRONG_DROPOUT = 0.9
+"""At p = 0.9 the noise that dropout adds has three times the root mean square of the signal:
+sqrt(p / (1 - p)) = 3."""
+
+_FEW_VALUES = 4
+"""With n values per channel, the estimate of the variance has n - 1 degrees of freedom; its relative
+error is sqrt(2 / (n - 1)), over 80 % for n <= 4. With n = 2 the output is +1 or -1 for any input."""
+
+
+def find_wiring_faults(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Return the findings of all checks."""
+    return [finding for check in WIRING_CHECKS for finding in check(history)]
+
+
+def not_in_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find parameters that receive gradients and that no optimizer holds.
+
+    Silent without an optimizer that steps, and if one holds no parameter of the model: it may update
+    copies (float32 master weights). If the optimizer was given the end of the model only, and most of
+    the model is before it, this is a hint: that is how a head is trained on a fixed backbone.
+    """
+    left = _parameters_left_out(history)
+    if not left:
+        return []
+    newest = history[-1]
+    names = _layers_of(left)
+    count = sum(parameter.size for parameter in left)
+    is_backbone = _is_beginning(newest, left) and _share(newest, left) > 0.5
+    optimizers = _words(sorted({each.type for each in newest.optimizers}))
+    return [
+        Finding(
+            code="not-in-optimizer",
+            severity="hint" if is_backbone else "warning",
+            layers=names,
+            place="optimizer",
+            since_step=history[0].step,
+            found_step=newest.step,
+            message=f"{_shown(names)} {_get(names)} gradients but no optimizer holds "
+            f"{'its' if len(names) == 1 else 'their'} parameters, so they never change",
+            cause="The optimizer was made before these layers were added, or from a part of "
+            "model.parameters().",
+            fix=f"Give these parameters to {optimizers}, or switch their gradients off with "
+            "requires_grad_(False) if they are meant to stay fixed.",
+            evidence={"parameters": float(count), "layers": float(len(names))},
+            confidence="structural",
+        )
+    ]
+
+
+def stale_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find optimizers that hold tensors the model no longer has, while the model has others in their place.
+
+    An optimizer that holds tensors of two models is normal; so a parameter of the same shape must be
+    left out of all optimizers.
+    """
+    left = _parameters_left_out(history)
+    findings = []
+    for optimizer in history[-1].optimizers if left else ():
+        shapes = set(optimizer.foreign_shapes)
+        replaced = [parameter for parameter in left if parameter.shape in shapes]
+        is_grown = bool(shapes) and not replaced
+        if replaced or (is_grown and len(optimizer.foreign_shapes) == len(left)):
+            names = _layers_of(replaced or left)
+            findings.append(
+                Finding(
+                    code="stale-optimizer",
+                    severity="error",
+                    layers=names,
+                    place="optimizer",
+                    since_step=history[0].step,
+                    found_step=history[-1].step,
+                    message=f"{optimizer.type} updates {len(optimizer.foreign_shapes)} tensors that the "
+                    f"model no longer has; the parameters of {_shown(names)} are in no optimizer",
+                    cause="The layers were replaced, or the model was converted or copied, after the "
+                    "optimizer was made.",
+                    fix="Make the optimizer after the last change of the model.",
+                    evidence={
+                        "tensors_not_in_model": float(len(optimizer.foreign_shapes)),
+                        "tensors": float(optimizer.held),
+                    },
+                    confidence="structural",
+                )
+            )
+    return findings
+
+
+def in_two_optimizers(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find parameters that two optimizers update. Both must have stepped in the newest steps."""
+    if len(history) < _ENOUGH:
+        return []
+    active = {
+        position
+        for facts in history
+        for position, optimizer in enumerate(facts.optimizers)
+        if optimizer.has_stepped
+    }
+    newest = history[-1]
+    twice = [p for p in newest.parameters if len(active.intersection(p.optimizers)) > 1]
+    if not twice:
+        return []
+    names = _layers_of(twice)
+    types = [newest.optimizers[position].type for position in sorted(active & set(twice[0].optimizers))]
+    return [
+        Finding(
+            code="in-two-optimizers",
+            severity="warning",
+            layers=names,
+            place="optimizer",
+            since_step=history[0].step,
+            found_step=newest.step,
+            message=f"the parameters of {_shown(names)} are updated by {len(types)} optimizers "
+            f"({', '.join(types)})",
+            cause="The same parameters were given to more than one optimizer, so each step changes them "
+            "more than once.",
+            fix="Give each parameter to one optimizer.",
+            evidence={"optimizers": float(len(types)), "layers": float(len(names))},
+            confidence="structural",
+        )
+    ]
+
+
+def frozen(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find whole layers without requires_grad in an optimizer.
+
+    An optimizer that was given only the trainable parameters is silent: the rest is frozen on purpose.
+    It is a hint if most layers are frozen or only the first ones, as in fine-tuning, and a warning if
+    single layers inside or at the end of a trained model are.
+    """
+    if len(history) < _ENOUGH:
+        return []
+    newest = history[-1]
+    of_layer: dict[str, list[ParameterFacts]] = defaultdict(list)
+    for parameter in newest.parameters:
+        of_layer[parameter.layer].append(parameter)
+    layers = [
+        owned
+        for owned in of_layer.values()
+        if all(not each.is_trainable and each.optimizers for each in owned)
+        and any(len(each.shape) > 1 for each in owned)  # a layer with a weight, not a constant
+        and owned[0].layer
+    ]
+    found = [parameter for owned in layers for parameter in owned]
+    if not found:
+        return []
+    names = _layers_of(found)
+    share = _share(newest, found)
+    weighted = {parameter.layer for parameter in newest.parameters if len(parameter.shape) > 1}
+    is_usual = 2 * len(names) >= len(weighted) or _is_beginning(newest, found)
+    return [
+        Finding(
+            code="frozen",
+            severity="hint" if is_usual else "warning",
+            layers=names,
+            place="optimizer",
+            since_step=history[0].step,
+            found_step=newest.step,
+            message=f"{_shown(names)} {'is' if len(names) == 1 else 'are'} frozen (requires_grad=False) "
+            f"but in an optimizer; {share:.0%} of the model's parameters do not train",
+            cause="requires_grad was switched off, for example for an earlier phase of the training, and "
+            "not on again.",
+            fix="Switch it on with requires_grad_(True), or leave these parameters out of the optimizer.",
+            evidence={"share_of_parameters": share, "layers": float(len(names))},
+            confidence="structural",
+        )
+    ]
+
+
+def no_gradient(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find layers that ran and whose parameters an optimizer holds, but that never received a gradient.
+
+    All facts must be of observed steps in which the layer ran; then an expert that was not chosen and a
+    branch that is not used are silent.
+    """
+    if len(history) < _ENOUGH:
+        return []
+    ran = _always(history, lambda layer: layer.has_run is True)
+    without: set[str] | None = None
+    for facts in history:
+        if not any(parameter.has_gradient for parameter in facts.parameters):
+            return []  # no backward pass reached the model
+        silent = {
+            p.name
+            for p in facts.parameters
+            if p.is_trainable and p.optimizers and not p.has_gradient and p.layer in ran
+        }
+        without = silent if without is None else without & silent
+    found = [p for p in history[-1].parameters if p.name in (without or ())]
+    if not found:
+        return []
+    names = _layers_of(found)
+    return [
+        Finding(
+            code="no-gradient",
+            severity="warning",
+            layers=names,
+            place="backward",
+            since_step=history[0].step,
+            found_step=history[-1].step,
+            message=f"{_shown(names)} ran in {len(history)} steps, but no gradient arrived at "
+            f"{found[0].name}",
+            cause="The result is not used for the loss, or the graph is cut after it: detach(), .data, "
+            ".item(), argmax, NumPy, or torch.no_grad().",
+            fix="Follow the output of the layer to the loss and remove what cuts the graph.",
+            evidence={"parameters": float(len(found)), "steps": float(len(history))},
+            confidence="structural",
+        )
+    ]
+
+
+def never_zeroed(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find gradients of the previous step that are still there when the next backward pass begins."""
+    checked = [
+        parameter.left_gradient
+        for facts in history
+        for parameter in facts.parameters
+        if parameter.left_gradient is not None
+    ]
+    if len(checked) < _ENOUGH or not all(checked):
+        return []
+    return [
+        Finding(
+            code="never-zeroed",
+            severity="error",
+            place="backward",
+            since_step=history[0].step,
+            found_step=history[-1].step,
+            message=f"the gradients of earlier steps are never zeroed (checked in {len(checked)} steps)",
+            cause="optimizer.zero_grad() is not called, so each backward pass adds to the gradients of all "
+            "earlier steps.",
+            fix="Call optimizer.zero_grad() once before each backward pass.",
+            evidence={"steps": float(len(checked))},
+            confidence="measured",
+        )
+    ]
+
+
+def eval_mode(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find Dropout and BatchNorm in eval mode in steps that train.
+
+    A layer in eval mode inside a frozen module is silent. BatchNorm alone in eval mode is a hint: it is
+    common in fine-tuning.
+    """
+    if len(history) < _ENOUGH:
+        return []
+    newest = history[-1]
+    ran = {layer.name for layer in newest.layers if layer.has_run is not False}
+    always = _always(history, lambda layer: layer.depends_on_mode and not layer.is_training) & ran
+    trained = [p.layer for p in newest.parameters if p.is_trainable and p.optimizers]
+    wrong = [layer for layer in newest.layers if layer.name in always and _is_near(layer.name, trained)]
+    if not wrong or not any(each.has_stepped for facts in history for each in facts.optimizers):
+        return []
+    names = tuple(layer.name for layer in wrong)
+    types = _words(sorted({layer.type for layer in wrong}))
+    is_whole = not any(facts.is_training for facts in history)
+    is_norm_only = all(layer.dropout is None for layer in wrong)
+    if is_whole:
+        message = f"the model is in eval mode while it trains: {types} (as in `{names[0]}`) {_act(names)} as in inference"
+    else:
+        message = f"{_shown(names)} ({types}) {'is' if len(names) == 1 else 'are'} in eval mode while the model trains"
+    return [
+        Finding(
+            code="eval-mode",
+            severity="hint" if is_norm_only and not is_whole else "warning",
+            layers=names,
+            place="forward",
+            since_step=history[0].step,
+            found_step=newest.step,
+            message=message,
+            cause="model.eval() was called, for example for a validation, and model.train() was not "
+            "called after it.",
+            fix="Call model.train() before the training steps.",
+            evidence={"layers_in_eval_mode": float(len(names))},
+            confidence="structural",
+        )
+    ]
+
+
+def batchnorm_batch_size(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find BatchNorm layers in training mode that normalize over very few values per channel."""
+    if len(history) < _ENOUGH:
+        return []
+    few = _always(
+        history,
+        lambda layer: (
+            layer.is_training
+            and layer.values_per_channel is not None
+            and layer.values_per_channel <= _FEW_VALUES
+        ),
+    )
+    found = [layer for layer in history[-1].layers if layer.name in few]
+    if not found:
+        return []
+    names = tuple(layer.name for layer in found)
+    least = min(layer.values_per_channel or 0.0 for layer in found)
+    return [
+        Finding(
+            code="batchnorm-batch-size-one",
+            severity="warning" if least <= 2 else "hint",
+            layers=names,
+            place="forward",
+            since_step=history[0].step,
+            found_step=history[-1].step,
+            message=f"{_shown(names)} {'normalizes' if len(names) == 1 else 'normalize'} over "
+            f"{least:g} values per channel",
+            cause="The batch is so small that its mean and variance say little about the data.",
+            fix="Use a larger batch, or GroupNorm or LayerNorm, which do not depend on the batch.",
+            evidence={"values_per_channel": least},
+            confidence="measured",
+        )
+    ]
+
+
+def dropout_too_strong(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find Dropout layers that remove nine tenths of the values or more."""
+    if len(history) < _ENOUGH:
+        return []
+    strong = _always(
+        history,
+        lambda layer: (
+            layer.is_training
+            and layer.has_run is not False
+            and layer.dropout is not None
+            and layer.dropout >= _STRONG_DROPOUT
+        ),
+    )
+    found = [layer for layer in history[-1].layers if layer.name in strong]
+    if not found:
+        return []
+    names, most = tuple(layer.name for layer in found), max(layer.dropout or 0.0 for layer in found)
+    return [
+        Finding(
+            code="dropout-too-strong",
+            severity="warning",
+            layers=names,
+            place="forward",
+            since_step=history[0].step,
+            found_step=history[-1].step,
+            message=f"{_shown(names)} {'drops' if len(names) == 1 else 'drop'} {most:.0%} of the values",
+            cause="p is the probability that a value is removed, not that it is kept.",
+            fix="Use a smaller p, such as 0.1 to 0.5.",
+            evidence={"p": most},
+            confidence="structural",
+        )
+    ]
+
+
+def tied_weights_broken(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find names that shared one parameter when the run began and have parameters of their own now."""
+    if not history:
+        return []
+    newest = history[-1]
+    now = {parameter.name: parameter for parameter in newest.parameters}
+    findings = []
+    for names in newest.tied_at_attach:
+        owners = [now[name] for name in names if name in now]
+        if len({owner.key for owner in owners}) < 2:
+            continue
+        findings.append(
+            Finding(
+                code="tied-weights-broken",
+                severity="warning",
+                layers=_layers_of(owners),
+                place="optimizer",
+                found_step=newest.step,
+                message=f"{_words([owner.name for owner in owners])} were one tensor at attach and are "
+                "not any more",
+                cause="One of them was replaced: by an assignment, a conversion of the model, or loading "
+                "a checkpoint with assign=True.",
+                fix=f"Assign the parameter again (model.{owners[1].name} = model.{owners[0].name}), and "
+                "make the optimizer after that.",
+                evidence={"names": ", ".join(owner.name for owner in owners)},
+                confidence="structural",
+            )
+        )
+    return findings
+
+
+WIRING_CHECKS: tuple[Check, ...] = (
+    not_in_optimizer,
+    stale_optimizer,
+    in_two_optimizers,
+    frozen,
+    no_gradient,
+    never_zeroed,
+    eval_mode,
+    batchnorm_batch_size,
+    dropout_too_strong,
+    tied_weights_broken,
+)
+"""All checks, in the order in which they run."""
+
+
+def _parameters_left_out(history: Sequence[WiringFacts]) -> list[ParameterFacts]:
+    """Return the parameters that got a gradient in each step and that no optimizer holds."""
+    if len(history) < _ENOUGH:
+        return []
+    newest = history[-1]
+    is_stepping = any(each.has_stepped for facts in history for each in facts.optimizers)
+    if not is_stepping or any(len(each.foreign_shapes) == each.held for each in newest.optimizers):
+        return []
+    left: set[str] | None = None
+    for facts in history:
+        names = {
+            p.name for p in facts.parameters if p.is_trainable and p.has_gradient and not p.optimizers
+        }
+        left = names if left is None else left & names
+    return [parameter for parameter in newest.parameters if parameter.name in (left or ())]
+
+
+def _always(history: Sequence[WiringFacts], holds: Callable[[LayerFacts], bool]) -> set[str]:
+    """Return the names of the layers for which a condition holds in each step."""
+    sets = [{layer.name for layer in facts.layers if holds(layer)} for facts in history]
+    return set.intersection(*sets) if sets else set()
+
+
+def _layers_of(parameters: Iterable[ParameterFacts]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(parameter.layer for parameter in parameters))
+
+
+def _is_beginning(facts: WiringFacts, chosen: Sequence[ParameterFacts]) -> bool:
+    """Return whether the chosen parameters are the first of the model, without a gap."""
+    return {each.name for each in facts.parameters[: len(chosen)]} == {each.name for each in chosen}
+
+
+def _share(facts: WiringFacts, chosen: Sequence[ParameterFacts]) -> float:
+    """Return the share of the model's elements that the chosen parameters have."""
+    sizes = {parameter.key: parameter.size for parameter in facts.parameters}
+    mine = {parameter.key: parameter.size for parameter in chosen}
+    return sum(mine.values()) / max(1, sum(sizes.values()))
+
+
+def _is_near(layer: str, trained: Iterable[str]) -> bool:
+    """Return whether the module around a layer contains trained parameters."""
+    around = layer.rpartition(".")[0]
+    return any(name == around or name.startswith(f"{around}." if around else "") for name in trained)
+
+
+def _shown(names: Sequence[str]) -> str:
+    shown = [f"`{name}`" if name else "the model itself" for name in names[:_NAMED]]
+    rest = len(names) - len(shown)
+    return _words(shown) if not rest else f"{', '.join(shown)} and {rest} more"
+
+
+def _words(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+
+
+def _get(names: Sequence[str]) -> str:
+    return "gets" if len(names) == 1 else "get"
+
+
+def _act(names: Sequence[str]) -> str:
+    return "acts" if len(names) == 1 else "act"

@@ -1,0 +1,97 @@
+"""The order of findings, and which of them explain others."""
+
+import json
+
+import pytest
+
+from gradscope.errors import UsageError
+from gradscope.findings import CODES, Finding, Verdict, code_of
+
+
+def finding(code, severity="warning", *, since=3, found=5, **fields):
+    return Finding(
+        code=code, severity=severity, message=f"{code} seen", cause="a cause", fix="a fix",
+        since_step=since, found_step=found, **fields,
+    )  # fmt: skip
+
+
+def test_errors_come_before_warnings_and_warnings_before_hints():
+    found = [finding("frozen", "hint"), finding("eval-mode"), finding("never-zeroed", "error")]
+    assert [each.code for each in Verdict.of("run", "", found).findings] == [
+        "never-zeroed",
+        "eval-mode",
+        "frozen",
+    ]
+
+
+def test_among_equal_severities_the_one_that_began_first_comes_first():
+    found = [finding("eval-mode", since=9, found=9), finding("frozen", since=2, found=10)]
+    assert [each.code for each in Verdict.of("run", "", found).findings] == ["frozen", "eval-mode"]
+
+
+def test_a_consequence_is_under_its_cause():
+    found = [finding("not-in-optimizer"), finding("stale-optimizer", "error")]
+    verdict = Verdict.of("run", "", found)
+    assert [each.code for each in verdict.findings] == ["stale-optimizer"]
+    assert [each.code for each in verdict.consequences[0]] == ["not-in-optimizer"]
+
+
+def test_a_consequence_of_a_consequence_is_under_the_first_cause():
+    found = [
+        finding("loss-spike", since=30, found=30),
+        finding("exploding-gradient", since=20, found=22),
+        finding("learning-rate-too-high", since=5, found=8),
+    ]
+    verdict = Verdict.of("run", "", found)
+    assert [each.code for each in verdict.findings] == ["learning-rate-too-high"]
+    assert {each.code for each in verdict.consequences[0]} == {"loss-spike", "exploding-gradient"}
+
+
+def test_a_cause_that_began_later_explains_nothing():
+    found = [
+        finding("loss-spike", since=2, found=2),
+        finding("learning-rate-too-high", since=50, found=60),
+    ]
+    assert len(Verdict.of("run", "", found).findings) == 2
+
+
+def test_hints_alone_are_healthy():
+    verdict = Verdict.of("run", "in 40 steps", [finding("frozen", "hint")])
+    assert not verdict.has_problem
+    assert verdict.headline == "healthy so far: nothing found in 40 steps"
+
+
+def test_the_headline_names_the_worst_finding_and_counts_the_others():
+    found = [finding("eval-mode"), finding("never-zeroed", "error")]
+    assert Verdict.of("run", "", found).headline == "error: never-zeroed seen (and 1 more)"
+
+
+def test_the_text_has_cause_and_fix_of_each_finding_in_100_columns():
+    found = [finding("eval-mode", layers=("a" * 60, "b" * 60))]
+    lines = Verdict.of("run", "", found).lines()
+    assert "  why:  a cause" in lines
+    assert "  next: a fix" in lines
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_json_has_every_finding_and_the_position_of_its_cause():
+    found = [finding("not-in-optimizer"), finding("stale-optimizer", "error", layers=("head",))]
+    plain = json.loads(json.dumps(Verdict.of("run", "in 4 steps", found).as_json()))
+    assert plain["version"] == 1
+    assert plain["checked"] == "in 4 steps"
+    assert [(each["code"], each["explained_by"]) for each in plain["findings"]] == [
+        ("stale-optimizer", None),
+        ("not-in-optimizer", 0),
+    ]
+    assert plain["findings"][0]["layers"] == ["head"]
+
+
+def test_an_unknown_code_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match="not-in-optimizer"):
+        code_of("not_in_optimizer")
+
+
+def test_each_explained_code_is_in_the_table_and_none_explains_its_own_cause():
+    for code in CODES.values():
+        for name in code.explains:
+            assert code.name not in CODES[name].explains
