@@ -38,6 +38,11 @@ CODES: dict[str, Code] = {
         Code("batchnorm-batch-size-one", "BatchNorm normalizes over very few values"),
         Code("dropout-too-strong", "dropout removes nine tenths of the values or more"),
         Code("tied-weights-broken", "weights that were one tensor are two"),
+        Code("double-softmax", "a softmax or sigmoid is applied in the model and in the loss"),
+        Code("wrong-softmax-dim", "a softmax normalizes over the batch"),
+        Code("loss-broadcast", "a loss compares each prediction with every target"),
+        Code("relu-at-output", "a ReLU before a loss that needs negative values"),
+        Code("linear-chain", "two linear layers with nothing non-linear between them"),
         Code(
             "learning-rate-too-high",
             "updates are large compared with the weights",

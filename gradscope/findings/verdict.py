@@ -69,13 +69,15 @@ class Verdict:
             return f"healthy so far: nothing found {self.checked}"
         first, others = self.findings[0], len(self.findings) - 1
         more = f" (and {others} more)" if others else ""
-        return f"{first.severity}: {first.message}{more}"
+        return f"{first.severity} {first.code}: {first.message}{more}"
 
     def lines(self) -> list[str]:
         """Return the verdict and all findings as text, one line of at most 100 columns each."""
         lines = textwrap.wrap(self.headline, _WIDTH)
         for place, finding in enumerate(self.findings):
-            lines += ["", *_paragraph("", f"{finding.severity} {finding.code}: {finding.message}")]
+            if place or not self.has_problem:  # the headline is the first finding if there is a problem
+                text = f"{finding.severity} {finding.code}: {finding.message}"
+                lines += ["", *_paragraph("", text)]
             lines += _paragraph("  why:  ", finding.cause)
             lines += _paragraph("  next: ", finding.fix)
             for found in self.consequences.get(place, ()):

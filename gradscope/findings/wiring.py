@@ -18,7 +18,7 @@ Check: TypeAlias = Callable[[Sequence[WiringFacts]], list[Finding]]
 
 _ENOUGH = 3
 _NAMED = 3
-"""A message names so many layers; the finding has all of them."""
+"""The number of layers that a message names; the finding has all of them."""
 
 _STRONG_DROPOUT = 0.9
 """At p = 0.9 the noise that dropout adds has three times the root mean square of the signal:

@@ -1,6 +1,7 @@
 """Layer names, tensors inside module outputs, and hooks that do not modify the model."""
 
 from gradscope.hooks.autograd_nodes import find_functions, find_nodes
+from gradscope.hooks.backward_root import BackwardRootHook
 from gradscope.hooks.clipping import ClippingHook
 from gradscope.hooks.compile.compiled import CompiledHook, Seen, has_compiled
 from gradscope.hooks.compile.dynamo_disable import untraced
@@ -25,6 +26,7 @@ from gradscope.hooks.tensors import (
 from gradscope.hooks.tracebacks import frames_of
 
 __all__ = [
+    "BackwardRootHook",
     "CallHooks",
     "ClippingHook",
     "Closure",

@@ -32,6 +32,7 @@ OPTIONS = {
     "focus": {"--steps", "--timeout"},
     "undo": {"--timeout"},
     "config": {"--json"},
+    "diagnose": {"--json"},
     "doctor": {"--json", "--isolate", "--approximate", "--no-second-order", "--timeout"},
 }
 HOW = {

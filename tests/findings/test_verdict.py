@@ -63,7 +63,7 @@ def test_hints_alone_are_healthy():
 
 def test_the_headline_names_the_worst_finding_and_counts_the_others():
     found = [finding("eval-mode"), finding("never-zeroed", "error")]
-    assert Verdict.of("run", "", found).headline == "error: never-zeroed seen (and 1 more)"
+    assert Verdict.of("run", "", found).headline == "error never-zeroed: never-zeroed seen (and 1 more)"
 
 
 def test_the_text_has_cause_and_fix_of_each_finding_in_100_columns():

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from gradscope.agent.diagnosis.graph_walk import walk_graph
 from gradscope.agent.diagnosis.wiring_facts import (
     OutputCounts,
     gather,
@@ -26,14 +28,18 @@ from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.findings import Finding
 from gradscope.findings.facts import WiringFacts
+from gradscope.findings.graph import find_graph_faults
 from gradscope.findings.wiring import find_wiring_faults
-from gradscope.hooks import parameters_of
+from gradscope.hooks import BackwardRootHook, has_compiled, hidden_from_modes, parameters_of
 from gradscope.protocol import Event
 
 __all__ = ["FindingMonitor"]
 
 _ROUND: Final = 5
-"""A round of checks gathers the facts of so many steps in a row."""
+"""The number of consecutive steps whose facts a round of checks gathers."""
+
+_GRAPHS: Final = 4
+"""The number of backward passes whose graph is checked: a program may have several losses."""
 
 _FIRST_PAUSE: Final = 50
 """Steps between the first two rounds; each later pause is twice as long."""
@@ -53,6 +59,8 @@ class FindingMonitor(StepPlugin):
         self._stepped: set[int] = set()
         self._with_gradient: set[int] = set()
         self._probe = ZeroGradProbe()
+        self._roots = BackwardRootHook(self._check_graph)
+        self._graphs = 0
         model = run.model()
         self._tied = () if model is None else tied_names(model)
         self._begins_at, self._pause = engine.step, _FIRST_PAUSE
@@ -75,6 +83,8 @@ class FindingMonitor(StepPlugin):
         self._stepped.clear()
         self._with_gradient.clear()
         self._probe.begin()
+        if self._graphs < _GRAPHS and not has_compiled():
+            self._roots.install()
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
         """Note which parameters have a gradient."""
@@ -88,6 +98,7 @@ class FindingMonitor(StepPlugin):
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - as above
         """Gather the facts of the step."""
         model = self._run.model()
+        self._roots.remove()
         left = self._probe.end()
         if model is None or step < self._begins_at:
             return
@@ -122,7 +133,8 @@ class FindingMonitor(StepPlugin):
             self._counts = {step.step: output_counts(step.names, step.block)}
 
     def close(self) -> None:
-        """Remove the hook of the probe."""
+        """Remove all hooks."""
+        self._roots.remove()
         self._probe.end()
 
     def report(self, findings: Sequence[Finding]) -> None:
@@ -136,6 +148,21 @@ class FindingMonitor(StepPlugin):
             self._run.publisher.put_now(partial(self._event, finding))
             if finding.severity == "error" and is_first and not self._is_quiet:
                 print(f"gradscope: {finding.message}. {finding.fix}", file=sys.stderr)  # noqa: T201 - see above
+
+    def _check_graph(self, tensors: list[torch.Tensor]) -> None:
+        """Check the graph of a backward pass that begins. Must not raise: the script is calling."""
+        model = self._run.model()
+        if model is None or self._graphs >= _GRAPHS:
+            return
+        try:
+            with hidden_from_modes():
+                facts = walk_graph(tensors, model, self._engine.step)
+                if facts is not None:
+                    self._graphs += 1
+                    self.report(find_graph_faults(facts))
+        except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
+            self._graphs = _GRAPHS
+            self._run.faults.report("the check of the graph", error, "It is off; training continues.")
 
     def _complete(self, facts: WiringFacts, counts: OutputCounts) -> None:
         self._add(with_outputs(facts, counts, self._engine.tracker.watched_names))

@@ -1,0 +1,340 @@
+"""Checks of the autograd graph between the loss and the parameters, in one early step.
+
+Each check is a function of `GraphFacts` and returns findings. It sees operations and shapes, no values.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeAlias
+
+from gradscope.findings.finding import Finding, Severity
+from gradscope.findings.graph_facts import GraphFacts, GraphNode
+
+__all__ = ["GRAPH_CHECKS", "GraphCheck", "find_graph_faults"]
+
+GraphCheck: TypeAlias = Callable[[GraphFacts], list[Finding]]
+
+_ELEMENTWISE_LOSSES = (
+    *("MseLoss", "SmoothL1Loss", "HuberLoss", "BinaryCrossEntropy", "BinaryCrossEntropyWithLogits"),
+    *("SoftMarginLoss", "KlDiv"),
+)
+_LOSSES = ("NllLoss", "NllLoss2D", *_ELEMENTWISE_LOSSES)
+_REDUCING = frozenset(
+    {
+        "Mean",
+        "Sum",
+        "Pow",
+        "Abs",
+        "Mul",
+        "Div",
+        "Sqrt",
+        "Neg",
+        "Add",
+        "Sub",
+        "Where",
+        "Clamp",
+        "Log",
+        "Gather",
+    }
+)
+"""Operations of which losses are written by hand."""
+
+
+_ATTENTION = re.compile(
+    r"in_proj|attn|attention|(^|[._])(q|k|v|qkv|query|key|value)([._]|$)", re.IGNORECASE
+)
+"""Names of the weights with which attention projects its input."""
+
+
+def find_graph_faults(facts: GraphFacts) -> list[Finding]:
+    """Return the findings of all checks."""
+    return [finding for check in GRAPH_CHECKS for finding in check(facts)]
+
+
+def double_softmax(facts: GraphFacts) -> list[Finding]:
+    """Find a softmax whose result goes through the softmax of a loss, and a sigmoid before the with-logits loss.
+
+    A log_softmax of a log_softmax changes nothing, so it is silent.
+    """
+    for outer, inner, words, fix in (
+        (
+            "LogSoftmax",
+            "Softmax",
+            "softmax is applied twice: in the model and in the loss",
+            "cross_entropy",
+        ),
+        (
+            "BinaryCrossEntropyWithLogits",
+            "Sigmoid",
+            "sigmoid is applied twice: in the model and in the loss",
+            "binary_cross_entropy_with_logits",
+        ),
+    ):
+        for _, node in facts.named(outer):
+            position = facts.source(node.inputs[0]) if node.inputs else -1
+            if position >= 0 and facts.nodes[position].operation == inner:
+                layers = _activation(facts, position)
+                return [
+                    _finding(
+                        facts,
+                        "double-softmax",
+                        "error",
+                        layers,
+                        f"{words}{_after(layers)}",
+                        f"{fix} takes logits and applies it itself; twice, the output is almost uniform and "
+                        "the gradient small.",
+                        f"Remove the {inner.lower()} from the model, or apply it only for predictions.",
+                        {"shape": str(facts.nodes[position].shape)},
+                    )
+                ]
+    return []
+
+
+def wrong_softmax_dim(facts: GraphFacts) -> list[Finding]:
+    """Find a softmax over the batch dimension: over dimension 0, whose length is the batch size of the loss.
+
+    Silent if dimension 0 has another length, as in attention over the instances of one sample.
+    """
+    batch = _batch_size(facts)
+    for name in ("LogSoftmax", "Softmax"):
+        for position, node in facts.named(name):
+            shape = node.shape
+            if node.dim is None or shape is None or len(shape) < 2 or batch is None or batch < 2:
+                continue
+            if node.dim % len(shape) == 0 and shape[0] == batch:
+                layers = _activation(facts, position)
+                return [
+                    _finding(
+                        facts,
+                        "wrong-softmax-dim",
+                        "warning",
+                        layers,
+                        f"softmax normalizes over dimension 0 of {shape}, which is the batch{_after(layers)}",
+                        "The samples of a batch share one distribution, so each depends on the others.",
+                        "Use dim=-1, or the dimension of the classes.",
+                        {"batch_size": float(batch), "shape": str(shape)},
+                    )
+                ]
+    return []
+
+
+def loss_broadcast(facts: GraphFacts) -> list[Finding]:
+    """Find a loss that compares N predictions with N targets as N times N pairs: (N, 1) against (N,).
+
+    In a loss written by hand, one operand of the difference must be a constant, so a matrix of distances
+    between outputs is silent.
+    """
+    for name in _ELEMENTWISE_LOSSES:
+        for _, node in facts.named(name):
+            position = node.inputs[0] if node.inputs else -1
+            found = _expanded(facts, position)
+            if found is not None:
+                return [_broadcast(facts, position, *found)]
+    for position in _near_loss(facts):
+        node = facts.nodes[position]
+        if node.operation != "Sub" or sum(each < 0 for each in node.inputs) != 1 or node.shape is None:
+            continue
+        operand = next(each for each in node.inputs if each >= 0)
+        small = _expanded(facts, operand) or (facts.nodes[operand].shape, node.shape)
+        if small[0] is not None and _is_square_of(small[0], node.shape):
+            return [_broadcast(facts, operand, small[0], node.shape)]
+    return []
+
+
+def relu_at_output(facts: GraphFacts) -> list[Finding]:
+    """Find a ReLU as the last operation before a loss that needs negative values.
+
+    Before a squared error it is a hint: targets that are never negative are legitimate.
+    """
+    for name, severity in (
+        ("LogSoftmax", "warning"),
+        ("BinaryCrossEntropyWithLogits", "warning"),
+        ("MseLoss", "hint"),
+    ):
+        for position, node in facts.named(name):
+            is_loss = name != "LogSoftmax" or _feeds(facts, position, ("NllLoss", "NllLoss2D"))
+            source = facts.source(node.inputs[0]) if node.inputs and is_loss else -1
+            if source >= 0 and facts.nodes[source].operation == "Relu":
+                layers = _activation(facts, source)
+                severity_: Severity = "hint" if severity == "hint" else "warning"
+                return [
+                    _finding(
+                        facts,
+                        "relu-at-output",
+                        severity_,
+                        layers,
+                        f"ReLU is the last operation before the loss{_after(layers)}",
+                        "The output cannot be negative, and where it is zero no gradient passes.",
+                        "Remove the ReLU after the last layer.",
+                        {"shape": str(facts.nodes[source].shape)},
+                    )
+                ]
+    return []
+
+
+def linear_chain(facts: GraphFacts) -> list[Finding]:
+    """Find two linear layers with nothing non-linear between them, which are no more than one.
+
+    A pair around a waist narrower than both ends is a factorization (LoRA) and silent. A layer before the
+    query, key and value of an attention is a hint: that is how inputs are embedded.
+    """
+    pairs: list[tuple[str, str, str]] = []
+    followers = Counter[str]()
+    for position in range(len(facts.nodes)):
+        outer = _linear(facts, position)
+        inner = None if outer is None else _linear(facts, facts.source(outer[0], linear=True))
+        if outer is None or inner is None:
+            continue
+        (_, last, (out, middle)), (_, first, (_, into)) = outer, inner
+        if first != last and middle >= min(into, out):
+            pairs.append((first, last, f"{into} → {middle} → {out}"))
+            followers[first] += 1
+    if not pairs:
+        return []
+    faults = [pair for pair in pairs if followers[pair[0]] == 1 and not _ATTENTION.search(pair[1])]
+    severity: Severity = "warning" if faults else "hint"
+    shown = faults or pairs
+    first, last = (name.rpartition(".")[0] for name in shown[-1][:2])
+    more = f", and {len(shown) - 1} more pairs" if len(shown) > 1 else ""
+    return [
+        _finding(
+            facts,
+            "linear-chain",
+            severity,
+            tuple(
+                dict.fromkeys(name.rpartition(".")[0] for pair in reversed(shown) for name in pair[:2])
+            ),
+            f"nothing non-linear is between `{first}` and `{last}`{more}",
+            "Two linear layers in a row compute what one could; an activation is missing.",
+            "Put an activation between them, or use one layer.",
+            {"pairs": float(len(shown)), "sizes": shown[-1][2]},
+        )
+    ]
+
+
+GRAPH_CHECKS: tuple[GraphCheck, ...] = (
+    double_softmax,
+    wrong_softmax_dim,
+    loss_broadcast,
+    relu_at_output,
+    linear_chain,
+)
+"""All checks, in the order in which they run."""
+
+
+def _finding(
+    facts: GraphFacts,
+    code: str,
+    severity: Severity,
+    layers: tuple[str, ...],
+    message: str,
+    cause: str,
+    fix: str,
+    evidence: dict[str, float | str],
+) -> Finding:
+    return Finding(
+        code=code,
+        severity=severity,
+        layers=layers,
+        place="forward" if code == "linear-chain" else "loss",
+        since_step=0 if facts.step < 5 else None,
+        found_step=facts.step,
+        message=message,
+        cause=cause,
+        fix=fix,
+        evidence=evidence,
+        confidence="structural",
+    )
+
+
+def _broadcast(
+    facts: GraphFacts, position: int, small: tuple[int, ...], large: tuple[int, ...]
+) -> Finding:
+    layer = facts.layer_of(position)
+    layers = () if layer is None else (layer,)
+    return _finding(
+        facts,
+        "loss-broadcast",
+        "error",
+        layers,
+        f"the loss compares {large} values, but the output{_after(layers)} has the shape {small}: each "
+        "prediction is compared with every target",
+        "The shapes of prediction and target differ, as (N, 1) and (N,), so PyTorch broadcasts both.",
+        "Give both the same shape: output.squeeze(1), or target.unsqueeze(1).",
+        {"output_shape": str(small), "compared_shape": str(large)},
+    )
+
+
+def _expanded(facts: GraphFacts, position: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Return the shapes before and after if an operation repeats N elements to N times N; otherwise None."""
+    if position < 0 or facts.nodes[position].operation != "Expand":
+        return None
+    large = facts.nodes[position].shape
+    inside = next((each for each in facts.nodes[position].inputs if each >= 0), -1)
+    small = facts.nodes[inside].shape if inside >= 0 else None
+    return (
+        (small, large)
+        if small is not None and large is not None and _is_square_of(small, large)
+        else None
+    )
+
+
+def _is_square_of(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    count = math.prod(small)
+    return count > 1 and math.prod(large) >= count * count and max(large) == max(small)
+
+
+def _near_loss(facts: GraphFacts) -> list[int]:
+    """Return the operations of a loss that is written by hand, from the loss on."""
+    near = [0]
+    for position in near:
+        if facts.nodes[position].operation in _REDUCING:
+            near += [each for each in facts.nodes[position].inputs if each >= 0 and each not in near]
+    return near
+
+
+def _batch_size(facts: GraphFacts) -> int | None:
+    """Return the length of the first dimension of what the loss is computed from."""
+    for name in _LOSSES:
+        for _, node in facts.named(name):
+            shape = facts.nodes[node.inputs[0]].shape if node.inputs and node.inputs[0] >= 0 else None
+            if shape:
+                return shape[0]
+    shapes = [facts.nodes[position].shape for position in _near_loss(facts)]
+    return next((shape[0] for shape in shapes if shape), None)
+
+
+def _feeds(facts: GraphFacts, position: int, names: tuple[str, ...]) -> bool:
+    return any(
+        facts.source(each) == position
+        for name in names
+        for _, node in facts.named(name)
+        for each in node.inputs[:1]
+    )
+
+
+def _linear(facts: GraphFacts, position: int) -> tuple[int, str, tuple[int, int]] | None:
+    """Return the data input, the name of the weight and its shape (out, in), if this is a linear layer."""
+    if position < 0 or facts.nodes[position].operation not in ("Addmm", "Mm"):
+        return None
+    inputs = facts.nodes[position].inputs
+    if len(inputs) < 2:
+        return None
+    weight = facts.nodes[facts.source(inputs[-1])] if inputs[-1] >= 0 else None
+    if weight is None or weight.parameter is None or weight.shape is None or len(weight.shape) != 2:
+        return None
+    return inputs[-2], weight.parameter, (weight.shape[0], weight.shape[1])
+
+
+def _activation(facts: GraphFacts, position: int) -> tuple[str, ...]:
+    """Return the names of the activation's module, if the model has one of that type, and the layer before."""
+    node: GraphNode = facts.nodes[position]
+    modules = facts.activations.get(node.operation, ())
+    layer = facts.layer_of(position)
+    return tuple(dict.fromkeys([*modules[-1:], *([] if layer is None else [layer])]))
+
+
+def _after(layers: tuple[str, ...]) -> str:
+    return f" (at `{layers[0]}`)" if layers and layers[0] else ""

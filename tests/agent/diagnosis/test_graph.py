@@ -1,0 +1,265 @@
+"""Faults between the last layer and the loss are found in the first step, and right programs stay silent."""
+
+import gc
+import warnings
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - as torch's documentation writes it
+
+import gradscope
+from gradscope.hooks import BackwardRootHook
+
+N = 6
+
+
+def classifier(*last):
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), *last)
+
+
+def regressor(*last):
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1), *last)
+
+
+def classes():
+    return torch.arange(N) % 4
+
+
+def values():
+    return torch.linspace(-1, 1, N)
+
+
+def train(model, loss_of, steps=3, features=8):
+    """Return the findings by code, without those of the wiring."""
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    with (
+        warnings.catch_warnings(),
+        gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope,
+    ):
+        warnings.simplefilter("ignore")  # PyTorch warns about shapes that differ, in some losses
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss_of(model(torch.randn(N, features))).backward()
+            optimizer.step()
+        assert scope.faults == {}
+        return {finding.code: finding for finding in scope.findings}
+
+
+FAULTS = {
+    "softmax before cross entropy": (
+        classifier(nn.Softmax(-1)), lambda out: F.cross_entropy(out, classes()), "double-softmax", "3",
+    ),
+    "softmax before cross entropy with soft labels": (
+        classifier(nn.Softmax(-1)), lambda out: F.cross_entropy(out, torch.full((N, 4), 0.25)),
+        "double-softmax", "3",
+    ),
+    "sigmoid before the with-logits loss": (
+        regressor(nn.Sigmoid()),
+        lambda out: F.binary_cross_entropy_with_logits(out.squeeze(1), (values() > 0).float()),
+        "double-softmax", "3",
+    ),
+    "log_softmax over the batch": (
+        classifier(nn.LogSoftmax(0)), lambda out: F.nll_loss(out, classes()), "wrong-softmax-dim", "3",
+    ),
+    "softmax over the batch before a loss by hand": (
+        classifier(nn.Softmax(0)),
+        lambda out: -out.clamp_min(1e-9).log().gather(1, classes()[:, None]).mean(),
+        "wrong-softmax-dim", "3",
+    ),
+    "mse_loss of (N, 1) and (N,)": (
+        regressor(), lambda out: F.mse_loss(out, values()), "loss-broadcast", "2",
+    ),
+    "l1_loss of (N, 1) and (N,)": (
+        regressor(), lambda out: F.l1_loss(out, values()), "loss-broadcast", "2",
+    ),
+    "huber_loss of (N, 1) and (N,)": (
+        regressor(), lambda out: F.huber_loss(out, values()), "loss-broadcast", "2",
+    ),
+    "a squared difference of (N, 1) and (N,)": (
+        regressor(), lambda out: ((out - values()) ** 2).mean(), "loss-broadcast", "2",
+    ),
+    "an absolute difference of (N,) and (N, 1)": (
+        regressor(nn.Flatten(0)), lambda out: (values()[:, None] - out).abs().mean(),
+        "loss-broadcast", "2",
+    ),
+    "ReLU before cross entropy": (
+        classifier(nn.ReLU()), lambda out: F.cross_entropy(out, classes()), "relu-at-output", "3",
+    ),
+    "ReLU before the with-logits loss": (
+        regressor(nn.ReLU()),
+        lambda out: F.binary_cross_entropy_with_logits(out.squeeze(1), (values() > 0).float()),
+        "relu-at-output", "3",
+    ),
+    "two linear layers": (
+        nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)),
+        lambda out: F.cross_entropy(out, classes()), "linear-chain", "0",
+    ),
+    "two linear layers with dropout between them": (
+        nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.Dropout(0.1), nn.Linear(16, 4)),
+        lambda out: F.cross_entropy(out, classes()), "linear-chain", "2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_in_the_first_step_with_its_layer(name):
+    model, loss_of, code, layer = FAULTS[name]
+    found = train(model, loss_of)
+    assert set(found) == {code}
+    assert found[code].layers[0] == layer
+    assert found[code].found_step == 0
+
+
+class Attention(nn.Module):
+    """A transformer block with a classifier: softmax over keys inside, residual connections."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(8, 8 * 4)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.block(self.project(x).view(len(x), 4, 8)).mean(1))
+
+
+class LoRA(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Linear(8, 16).requires_grad_(False)
+        self.down, self.up = nn.Linear(8, 2, bias=False), nn.Linear(2, 16, bias=False)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(F.relu(self.base(x) + self.up(self.down(x))))
+
+
+class InstancePool(nn.Module):
+    """Attention over the instances of one bag: softmax over dimension 0 is right."""
+
+    def __init__(self):
+        super().__init__()
+        self.score, self.head = nn.Linear(8, 1), nn.Linear(8, 1)
+
+    def forward(self, x):
+        weights = torch.softmax(self.score(x), dim=0)
+        return self.head((weights * x).sum(0, keepdim=True))
+
+
+SOUND = {
+    "logits and cross entropy": (classifier(), lambda out: F.cross_entropy(out, classes())),
+    "log_softmax and nll_loss": (classifier(nn.LogSoftmax(-1)), lambda out: F.nll_loss(out, classes())),
+    "log_softmax and cross entropy": (
+        classifier(nn.LogSoftmax(-1)), lambda out: F.cross_entropy(out, classes()),
+    ),
+    "sigmoid and binary_cross_entropy": (
+        regressor(nn.Sigmoid(), nn.Flatten(0)),
+        lambda out: F.binary_cross_entropy(out, (values() > 0).float()),
+    ),
+    "mse_loss of equal shapes": (regressor(), lambda out: F.mse_loss(out, values()[:, None])),
+    "a squared difference of equal shapes": (
+        regressor(), lambda out: (out.squeeze(1) - values()).square().mean(),
+    ),
+    "a mean of the targets subtracted": (regressor(), lambda out: (out - values().mean()).square().mean()),
+    "pairwise distances of the outputs": (
+        regressor(), lambda out: (out - out.squeeze(1)).square().mean(),
+    ),
+    "distances to prototypes": (
+        classifier(), lambda out: (out[:, None, :] - torch.randn(3, 4)).square().sum(-1).min(1)[0].mean(),
+    ),
+    "contrastive loss over the batch": (
+        classifier(),
+        lambda out: F.cross_entropy(out @ out.T, torch.arange(N))
+        + F.cross_entropy((out @ out.T).T, torch.arange(N)),
+    ),
+    "distillation": (
+        classifier(),
+        lambda out: F.kl_div(F.log_softmax(out, -1), torch.full((N, 4), 0.25), reduction="batchmean"),
+    ),
+    "attention": (Attention(), lambda out: F.cross_entropy(out, classes())),
+    "LoRA": (LoRA(), lambda out: F.cross_entropy(out, classes())),
+    "attention over instances": (
+        InstancePool(), lambda out: F.binary_cross_entropy_with_logits(out, torch.ones(1, 1)),
+    ),
+    "a bottleneck of linear layers": (
+        nn.Sequential(nn.Linear(8, 2), nn.Linear(2, 8)), lambda out: out.square().mean(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_right_program_stays_silent(name):
+    model, loss_of = SOUND[name]
+    assert {code: f.message for code, f in train(model, loss_of).items() if f.severity != "hint"} == {}
+
+
+def test_a_relu_before_a_squared_error_is_a_hint():
+    found = train(regressor(nn.ReLU()), lambda out: F.mse_loss(out, values()[:, None]))
+    assert found["relu-at-output"].severity == "hint"
+
+
+def test_the_graph_is_not_kept():
+    model = classifier()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True):
+        loss = F.cross_entropy(model(torch.randn(N, 8)), classes())
+        output = weakref.ref(loss)
+        node = loss.grad_fn
+        ended = []
+        node.metadata["canary"] = _Canary(ended)
+        del node
+        loss.backward()
+        optimizer.step()
+        del loss
+        gc.collect()
+        assert output() is None
+        assert ended == ["gone"]
+
+
+class _Canary:
+    """Notes when the graph node that holds it is freed."""
+
+    def __init__(self, ended):
+        self._ended = ended
+
+    def __del__(self):
+        self._ended.append("gone")
+
+
+def test_backward_is_torchs_own_again_after_the_first_steps():
+    original = torch.autograd.backward
+    train(classifier(), lambda out: F.cross_entropy(out, classes()), steps=6)
+    assert torch.autograd.backward is original
+
+
+def test_a_function_that_the_script_has_put_in_place_of_backward_stays():
+    original = torch.autograd.backward
+    calls = []
+    hook = BackwardRootHook(calls.append)
+    hook.install()
+    installed = torch.autograd.backward
+
+    def theirs(tensors, *args, **kwargs):
+        return installed(tensors, *args, **kwargs)
+
+    torch.autograd.backward = theirs
+    try:
+        hook.remove()
+        assert torch.autograd.backward is theirs
+        x = torch.ones(1, requires_grad=True)
+        x.sum().backward()
+        assert x.grad == 1
+        assert calls == []
+    finally:
+        torch.autograd.backward = original
+
+
+def test_an_error_of_backward_reaches_the_script():
+    model = classifier()
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True):
+        loss = model(torch.randn(N, 8)).sum()
+        loss.backward()
+        with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+            loss.backward()
