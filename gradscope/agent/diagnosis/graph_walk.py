@@ -12,7 +12,7 @@ from gradscope.findings.graph_facts import GraphFacts, GraphNode
 __all__ = ["walk_graph"]
 
 _LIMIT = 20_000
-"""Larger graphs are read up to so many operations, the nearest to the loss first."""
+"""The largest number of operations that are read, the nearest to the loss first."""
 
 _ACTIVATIONS = {
     "Softmax": nn.Softmax,

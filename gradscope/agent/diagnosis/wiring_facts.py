@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradscope.columns import Block
@@ -68,7 +69,7 @@ def gather(
                 name=name,
                 layer=name.rpartition(".")[0],
                 key=id(parameter),
-                shape=tuple(parameter.shape),
+                shape=() if is_lazy(parameter) else tuple(parameter.shape),
                 is_trainable=parameter.requires_grad,
                 has_gradient=id(parameter) in with_gradient,
                 optimizers=tuple(holders[id(parameter)]),

@@ -252,6 +252,13 @@ def test_tied_weights_that_are_replaced_are_found():
     assert "unused.weight" in found["tied-weights-broken"].message
 
 
+def test_a_lazy_layer_that_never_runs_is_silent():
+    model = Net()
+    model.unused = nn.LazyLinear(4)
+    held = [p for name, p in model.named_parameters() if not name.startswith("unused")]
+    assert train(model, [adam(held)]) == {}
+
+
 def test_tied_weights_are_right():
     model = Net()
     model.unused.weight = model.block[0].weight
