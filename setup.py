@@ -1,10 +1,17 @@
 """The native pass. It is optional: where it cannot be built, gradscope installs without it."""
 
+import atexit
+import shutil
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
 
 SOURCE = Path("gradscope/native")
+BUILD = tempfile.mkdtemp(
+    prefix="gradscope-build-"
+)  # `pip install` leaves no build folder in the checkout
+atexit.register(shutil.rmtree, BUILD, ignore_errors=True)
 
 setup(
     ext_modules=[
@@ -19,5 +26,5 @@ setup(
             optional=True,
         )
     ],
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"build": {"build_base": BUILD}, "bdist_wheel": {"py_limited_api": "cp311"}},
 )

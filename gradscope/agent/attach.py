@@ -1,5 +1,6 @@
 """`attach`: checks its arguments, makes a Scope, and prints how to watch the run."""
 
+import gc
 import os
 import sys
 import weakref
@@ -18,6 +19,7 @@ from gradscope.budget import Sampler
 from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import OwnFunction, register_action
+from gradscope.names import counted
 
 __all__ = ["attach", "register_intervention", "scopes"]
 
@@ -50,7 +52,7 @@ def attach(
     optimizer: an optimizer that must step before a step of the run ends, whatever tensors it holds.
         Default: each optimizer that holds parameters of the model. Consecutive optimizer steps without
         a forward of the model between them are one step.
-    name: the name of the run. Default: the name of the script and a short id.
+    name: the name of the run. Default: the name of the script, the class of the model and a short id.
     layers: a glob or `re:` regex over module names, a sequence of these, or a callable of (name,
         module). None: all modules except containers that only call other modules.
     budget: the fraction of the step time that observing may cost, between 0 and 1. None: observe every
@@ -78,8 +80,9 @@ def attach(
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"attach(model) takes an nn.Module, got {type(model).__name__}")
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     settings = Settings(
-        run=run_name(name),
+        run=run_name(name, model),
         optimizer=optimizer,
         layers=layers,
         detail=detail,
@@ -93,8 +96,9 @@ def attach(
         is_quiet=quiet,
         is_inert=os.environ.get("GRADSCOPE", "1") == "0",
     )
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     sampler = Sampler(budget=budget, every=every, is_shared=rank_and_world_size()[1] > 1)
+    if _live and gc.isenabled():
+        gc.collect()  # a model that was replaced may be part of a cycle; its run then ends here
     _make_room(model, replace=replace)
     scope = Scope(model, settings, sampler)
     if not settings.is_inert:
@@ -157,7 +161,7 @@ def _remember(model: nn.Module, scope: Scope) -> None:
 
 def _say_how_to_watch(scope: Scope) -> None:
     print(  # noqa: T201 - the one line for the user
-        f"gradscope: watching {scope.watched_count} layers of run {scope.run!r} ({scope.measured_by}); "
+        f"gradscope: watching {counted(scope.watched_count, 'layer')} of run {scope.run!r} ({scope.measured_by}); "
         f"see it with: gradscope watch {scope.run}",
         file=sys.stderr,
     )

@@ -2,17 +2,11 @@
 
 from typing import Literal
 
-from gradscope.client import Client, connect, find_run
+from gradscope.client import Client, connect
 
 __all__ = ["connect_to"]
 
 
 def connect_to(run: str, *, want: Literal["observe", "control"] = "control") -> Client:
     """Return a client of the run. Raises NothingToConnectError with similar names if it does not exist."""
-    client = connect(want=want, name="the command line")
-    try:
-        client.run = find_run(run, client.runs())
-    except BaseException:
-        client.close()
-        raise
-    return client
+    return connect(run, want=want, name="the command line")

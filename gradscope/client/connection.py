@@ -18,7 +18,8 @@ from gradscope.transport import HubAddress, hub_address, hub_listens
 __all__ = ["connect"]
 
 _POLL_S = 0.005
-_RUN_GRACE_S = 1.0
+_START_S = 2.0
+"""How long to wait for a run that is starting or is reconnecting to a new hub, in seconds."""
 
 
 def connect(
@@ -42,7 +43,8 @@ def connect(
     version, and LinkError if the hub does not answer within `timeout_s`.
     """
     address = hub_address(endpoint)
-    _require_hub(address)
+    deadline_s = time.monotonic() + (0.0 if run is None else _START_S)
+    _require_hub(address, deadline_s)
     user = os.environ.get("USER") or str(os.getuid())
     host = socket.gethostname()
     hello = Hello(
@@ -60,18 +62,22 @@ def connect(
     client = Client(address.viewers, hello, set_by, on_arrival)
     try:
         _await_welcome(client, address, timeout_s)
-        _choose(client, run)
+        _choose(client, run, deadline_s)
     except BaseException:
         client.close()
         raise
     return client
 
 
-def _require_hub(address: HubAddress) -> None:
-    if address.directory.exists():
-        ensure_private_dir(address.directory)
-        if hub_listens(address):
-            return
+def _require_hub(address: HubAddress, deadline_s: float) -> None:
+    while True:
+        if address.directory.exists():
+            ensure_private_dir(address.directory)
+            if hub_listens(address):
+                return
+        if time.monotonic() >= deadline_s:
+            break
+        time.sleep(_POLL_S * 4)
     raise NothingToConnectError(
         f"no hub is running at {address.directory}, so there is no run to watch; start a training script "
         "that calls gradscope.attach(model), or: gradscope demo"
@@ -91,10 +97,9 @@ def _await_welcome(client: Client, address: HubAddress, timeout_s: float) -> Non
         time.sleep(_POLL_S)
 
 
-def _choose(client: Client, run: str | None) -> None:
-    """Set the client's run. Waits up to 1 s for a run that is reconnecting to a new hub."""
+def _choose(client: Client, run: str | None, deadline_s: float) -> None:
+    """Set the client's run. Waits for the named run until `deadline_s`."""
     runs = client.runs()
-    deadline_s = time.monotonic() + _RUN_GRACE_S
     while run is not None and not any(info.run == run for info in runs):
         if time.monotonic() > deadline_s:
             find_run(run, runs)

@@ -21,6 +21,7 @@ from gradscope.intervene.active import ActiveIntervention
 from gradscope.intervene.audit_log import AuditLog, What
 from gradscope.intervene.describe import describe
 from gradscope.intervene.schedule import is_over
+from gradscope.names import counted
 from gradscope.protocol import Schedule
 
 __all__ = ["VANISHED_AFTER_S", "End", "InterventionRequest", "Ledger", "LedgerEntry"]
@@ -49,7 +50,7 @@ class End:
         """Describe the end; empty if there is none."""
         words = []
         if self.steps is not None:
-            words.append(f"for {self.steps} steps")
+            words.append(f"for {counted(self.steps, 'step')}")
         if self.seconds is not None:
             words.append(f"for {self.seconds:g} s")
         if self.viewer is not None:

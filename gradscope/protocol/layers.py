@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from gradscope.errors import ProtocolError
+from gradscope.names import counted
 from gradscope.protocol.stream import Layer, Manifest
 
 __all__ = ["pack_layers", "unpack_layers"]
@@ -24,5 +25,7 @@ def unpack_layers(manifest: Manifest) -> tuple[Layer, ...]:
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the body of a manifest does not hold layers: {error}") from error
     if len(layers) != manifest.layer_count:
-        raise ProtocolError(f"expected {manifest.layer_count} layers, the body has {len(layers)}")
+        raise ProtocolError(
+            f"expected {counted(manifest.layer_count, 'layer')}, the body has {len(layers)}"
+        )
     return layers

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from gradscope.errors import UsageError
+from gradscope.names import counted
 from gradscope.protocol.fields import Whole
 
 __all__ = ["Ramp", "Schedule", "make_schedule", "parse_ramp", "schedule_in_words"]
@@ -54,7 +55,9 @@ def schedule_in_words(schedule: Schedule | None) -> str:
         words.append(f"every {schedule.every_steps} steps")
     if (ramp := schedule.ramp) is not None:
         shape = "" if ramp.shape == "linear" else f" ({ramp.shape})"
-        words.append(f"{ramp.argument} {ramp.start:g} to {ramp.end:g} in {ramp.steps} steps{shape}")
+        words.append(
+            f"{ramp.argument} {ramp.start:g} to {ramp.end:g} in {counted(ramp.steps, 'step')}{shape}"
+        )
     if schedule.condition:
         words.append(f"while {schedule.condition}")
     return ", ".join(words)

@@ -76,10 +76,6 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
         (["clip"], "run"),
         (["clip", "r", "fc1", "--keep"], "--max-norm"),
         (["clip", "r", "fc1", "--max-norm", "much", "--keep"], "--max-norm"),
-        (
-            ["clip", "r", "fc1", "--max-norm", "1"],
-            "--for SECONDS, --until-step N, --keep",
-        ),
         (["reverse", "r", "fc1", "--keep", "--steps", "3"], "got 2 of them"),
         (["stop", "r", "fc1", "--steps", "0"], "--steps"),
         (["remove", "r"], "--all"),

@@ -121,7 +121,9 @@ def test_remove_all_removes_all(live):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["reverse", "tiny", "fc3", "--keep"], 4, "fc1"),
+        (["reverse", "tiny", "fc3", "--keep"], 2, "fc1"),
+        (["reverse", "tiny", "fc3"], 2, "no layer matches 'fc3'"),
+        (["reverse", "tiny", "fc1"], 2, "--for SECONDS, --until-step N, --keep"),
         (["clip", "tiny", "fc1", "--max-norm", "-1", "--keep"], 4, "max_norm"),
         (["clip", "tiny", "fc1", "--max-norm", "nan", "--keep"], 4, "max_norm"),
         (["remove", "tiny", "reverse-99"], 4, "reverse-99"),

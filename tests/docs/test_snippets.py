@@ -80,7 +80,7 @@ class Reader:
     def attach(self, model, **how) -> gradscope.Scope:
         """Attach as a snippet asks, in the place of an earlier scope, and train until a step is observed."""
         with self._lock:
-            how = {"name": "train-3f2a", "every": None if "budget" in how else 1} | how
+            how = {"name": "train-GPT-3f2a", "every": None if "budget" in how else 1} | how
             scope = self.names["scope"] = self._attach(model, **how, replace=True, quiet=True)
             for _ in range(3):
                 self._step()

@@ -3,11 +3,17 @@
 import getpass
 import hashlib
 import os
+import re
 import secrets
 import socket
 import sys
 import time
+from collections import Counter
+from functools import cache
 from pathlib import Path
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from gradscope.agent.run.distributed import rank_and_world_size
 from gradscope.errors import UsageError
@@ -17,15 +23,26 @@ __all__ = ["hello_of", "run_name"]
 
 _NAME_LIMIT = 80
 _ID_LENGTH = 4
+_CLASS_LIMIT = 30
 
 
-def run_name(name: str | None) -> str:
-    """Return `name`, or by default the script's name with a short id.
+_numbers: Counter[str] = Counter()
+"""How many models of each class have been attached under a default name in this process."""
 
-    Raises UsageError if `name` cannot be used as a file name.
+
+def run_name(name: str | None, model: nn.Module) -> str:
+    """Return `name`, or by default script, class of the model and a short id, as in `train-GPT-3f2a`.
+
+    Further models of the same class get a number: `train-GPT-3f2a-2`. Raises UsageError if `name` cannot
+    be used as a file name.
     """
     if name is None:
-        return f"{_script_name()}-{_job_id()[:_ID_LENGTH]}"
+        if isinstance(model, DistributedDataParallel | DataParallel):
+            model = model.module
+        kind = re.sub(r"\W", "", type(model).__name__)[:_CLASS_LIMIT]
+        name = f"{_script_name()}-{kind}-{_job_id(os.getpid())[:_ID_LENGTH]}"
+        _numbers[name] += 1
+        return name if _numbers[name] == 1 else f"{name}-{_numbers[name]}"
     is_plain = name.strip() == name and name and not name.startswith((".", "-")) and name.isprintable()
     if not is_plain or len(name) > _NAME_LIMIT or any(c in name for c in "/\\\0"):
         raise UsageError(
@@ -63,8 +80,9 @@ def _script_name() -> str:
     return "notebook" if stem == "ipykernel_launcher" else "python" if is_not_a_file else stem
 
 
-def _job_id() -> str:
-    """Return an id that is the same on all ranks of a job; outside a job, a random id."""
+@cache
+def _job_id(_pid: int) -> str:
+    """Return an id that is the same on all ranks of a job; outside a job, one of this process."""
     env = os.environ
     elastic = env.get("TORCHELASTIC_RUN_ID", "none")
     if elastic != "none":

@@ -11,6 +11,7 @@ from gradscope.cli.output import say, table_lines
 from gradscope.client import CapturedArray
 from gradscope.client.tensor_art import picture_lines
 from gradscope.errors import UsageError
+from gradscope.names import counted
 
 __all__ = ["capture"]
 
@@ -59,9 +60,9 @@ def _channel_lines(captured: CapturedArray) -> list[str]:
         )
         for i in order.tolist()
     ]
-    count = len(channels.mean)
     table = table_lines(("channel", "mean", "std", "|max|", "zero"), rows)
-    rest = f"of {count} channels along dimension {channels.axis}, {channels.dead} are all zero"
+    number = counted(len(channels.mean), "channel")
+    rest = f"of {number} along dimension {channels.axis}, {channels.dead} are all zero"
     return [*table, rest]
 
 

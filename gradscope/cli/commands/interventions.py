@@ -9,7 +9,15 @@ from gradscope.cli.connection import connect_to
 from gradscope.cli.output import say, table_lines
 from gradscope.client import Client, python_lines
 from gradscope.errors import UsageError
-from gradscope.protocol import ArgumentInfo, Backfill, Event, InterventionState, schedule_in_words
+from gradscope.names import counted, match_names
+from gradscope.protocol import (
+    ArgumentInfo,
+    Backfill,
+    Event,
+    InterventionState,
+    schedule_in_words,
+    unpack_layers,
+)
 from gradscope.recording import open_recording
 
 __all__ = [
@@ -36,16 +44,26 @@ class End:
     until_step: int | None = None
 
     def __post_init__(self) -> None:
-        given = (self.steps is not None) + (self.seconds is not None) + self.is_kept
-        if given > 1 or (given == 0 and self.until_step is None):
+        self._require(self._count <= 1)
+
+    def check(self) -> None:
+        """Raise UsageError if no end is given."""
+        self._require(self._count == 1 or self.until_step is not None)
+
+    @property
+    def _count(self) -> int:
+        return (self.steps is not None) + (self.seconds is not None) + self.is_kept
+
+    def _require(self, is_right: bool) -> None:
+        if not is_right:
             raise UsageError(
-                f"give one of --steps N, --for SECONDS, --until-step N, --keep, got {given} of them: "
+                f"give one of --steps N, --for SECONDS, --until-step N, --keep, got {self._count} of them: "
                 "an intervention from the command line needs an end, because no viewer watches it"
             )
 
     def __str__(self) -> str:
         if self.steps is not None:
-            return f"for {self.steps} steps"
+            return f"for {counted(self.steps, 'step')}"
         if self.seconds is not None:
             return f"for {self.seconds:g} s"
         return "until it is removed" if self.until_step is None else f"until step {self.until_step}"
@@ -61,8 +79,13 @@ def install(
     *,
     timeout_s: float,
 ) -> None:
-    """Install an intervention, wait until it is in force, and print the result."""
+    """Install an intervention, wait until it is in force, and print the result.
+
+    Reports an unknown run first, then an unknown layer, then a missing end, then the arguments.
+    """
     with connect_to(run) as client:
+        match_names(layers, [layer.name for layer in unpack_layers(client.manifest())])
+        end.check()
         ack = client.intervene(
             layers,
             action,

@@ -1,12 +1,15 @@
 """`gradscope` and `gradscope watch`: open a run in the terminal UI, or print one table."""
 
 import importlib
+from collections.abc import Sequence
+from pathlib import Path
 
 from gradscope.cli import exit_codes, terminal
 from gradscope.cli.output import say
-from gradscope.client import connect, find_run, live_runs, only_live_run
+from gradscope.client import connect, live_runs, only_live_run
 from gradscope.errors import NothingToConnectError
-from gradscope.recording import RecordingInfo, list_recordings, open_recording
+from gradscope.protocol import RunInfo
+from gradscope.recording import list_recordings, open_recording
 
 __all__ = ["open_screen", "watch_run"]
 
@@ -18,11 +21,16 @@ def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "
     """
     if is_once or not terminal.is_terminal():
         return _print_once(run, tab)
-    with connect(want="observe", name="gradscope watch") as client:
-        runs = client.runs()
-    if run is not None:
-        find_run(run, runs)
-    elif len(live_runs(runs)) < 2:  # several live runs: the UI asks
+    try:
+        with connect(run, want="observe", name="gradscope watch") as client:
+            runs = client.runs()
+    except NothingToConnectError as error:
+        if _recorded(run) is None:
+            raise
+        raise NothingToConnectError(
+            f"{error}. A recording of {run!r} exists; print it with: gradscope watch {run} --once"
+        ) from None
+    if run is None and len(live_runs(runs)) < 2:  # several live runs: the UI asks
         run = only_live_run(runs)
     return open_screen(run, is_readonly=is_readonly, tab=tab)
 
@@ -40,20 +48,29 @@ def _print_once(run: str | None, tab: str) -> int:
     plain = importlib.import_module("gradscope_tui.plain")
     looks = {"color": terminal.has_colors(), "width": terminal.width(), "tab": tab}
     try:
-        with connect(want="observe", name="gradscope watch") as client:
-            runs = client.runs()
-            client.run = only_live_run(runs) if run is None else find_run(run, runs)
-            text = plain.render_once(client, **looks)
+        with connect(run, want="observe", name="gradscope watch") as client:
+            client.run = client.run or only_live_run(client.runs())
+            path = _recording_of_ended(client.runs(), client.run)
+            if path is None:
+                text = plain.render_once(client, **looks)
     except NothingToConnectError:
-        found = _recorded(run)
-        if found is None:
+        path = _recorded(run)
+        if path is None:
             raise
-        with open_recording(found.path) as recording:
+    if path is not None:
+        with open_recording(path) as recording:
             text = plain.render_recorded(recording, **looks)
     say(text.rstrip("\n"))
     return exit_codes.DONE
 
 
-def _recorded(run: str | None) -> RecordingInfo | None:
+def _recording_of_ended(runs: Sequence[RunInfo], run: str) -> Path | None:
+    """Return the recording of a run that has ended; None if it is live or was not recorded."""
+    ranks = [info for info in runs if info.run == run]
+    is_live = any(info.is_live for info in ranks)
+    return None if is_live else next((Path(i.recording) for i in ranks if i.recording), None)
+
+
+def _recorded(run: str | None) -> Path | None:
     """Return the newest recording of a run that no hub knows."""
-    return next((info for info in list_recordings() if info.run == run and not info.problem), None)
+    return next((i.path for i in list_recordings() if i.run == run and not i.problem), None)

@@ -3,6 +3,12 @@
 import re
 import subprocess
 import sys
+from collections import Counter
+
+from torch import nn
+
+from gradscope.agent.run import identity
+from gradscope.agent.run.identity import run_name
 
 PROGRAM = "import torch, gradscope; gradscope.attach(torch.nn.Linear(2, 2), hub=None)"
 
@@ -12,7 +18,7 @@ def said_by(command, **options):
     return done.stderr
 
 
-def test_a_run_without_a_script_file_is_named_python(tmp_path):
+def test_a_run_is_named_by_script_and_model_and_without_a_script_file_python(tmp_path):
     script = tmp_path / "my_training.py"
     script.write_text(PROGRAM)
     for command, given, stem in [
@@ -21,10 +27,21 @@ def test_a_run_without_a_script_file_is_named_python(tmp_path):
         ([sys.executable, str(script)], None, "my_training"),
     ]:
         assert re.search(
-            rf"gradscope watch {stem}-[0-9a-f]{{4}}$", said_by(command, input=given).strip()
+            rf"gradscope watch {stem}-Linear-[0-9a-f]{{4}}$", said_by(command, input=given).strip()
         )
 
 
 def test_the_line_on_stderr_names_the_pass_that_measures():
     environment = {"GRADSCOPE_NATIVE": "0", "PATH": "/usr/bin:/bin"}
     assert "(eager: GRADSCOPE_NATIVE=0)" in said_by([sys.executable, "-c", PROGRAM], env=environment)
+
+
+class Generator(nn.Module):
+    pass
+
+
+def test_two_models_of_one_script_get_names_that_tell_them_apart(monkeypatch):
+    monkeypatch.setattr(identity, "_numbers", Counter())
+    names = [run_name(None, model) for model in (Generator(), nn.Linear(1, 1), nn.Linear(1, 1))]
+    stem, _, one_id = names[0].rpartition("-Generator-")
+    assert names == [f"{stem}-Generator-{one_id}"] + [f"{stem}-Linear-{one_id}{n}" for n in ("", "-2")]
