@@ -59,18 +59,18 @@ class RateLimit:
 
     def __init__(self, share: float, clock: Callable[[], float]) -> None:
         self._share = share
-        self._clock = clock
+        self.clock = clock
         self._runs = 0
         self._next_s = 0.0
 
     def is_due(self) -> bool:
         """Count a request to run, and return whether the work may run now. The first runs are always allowed."""
         self._runs += 1
-        return self._runs <= RULES_UNLIMITED_RUNS or self._clock() >= self._next_s
+        return self._runs <= RULES_UNLIMITED_RUNS or self.clock() >= self._next_s
 
     def record(self, began_s: float) -> None:
         """Record that a run that began at `began_s` has ended now."""
-        took_s = self._clock() - began_s
+        took_s = self.clock() - began_s
         pause_s = min(took_s / self._share, RULES_MAX_PAUSE_S)
         self._next_s = began_s + max(RULES_MIN_INTERVAL_S, pause_s)
 
@@ -101,6 +101,9 @@ PACE_WINDOW: Final = 8
 
 OTHER_PACE: Final = 1.5
 """Known costs are discarded if three quarters of those steps are slower or faster by this factor."""
+
+EXTRA_STEPS_PART: Final = 0.5
+"""Fraction of the allowed cost of observed steps that pays for extra ones, as long as any are unpaid."""
 
 FOCUS_PART: Final = 0.5
 """Fraction of the allowed cost of observed steps that a focus may use."""

@@ -9,10 +9,14 @@ smallest n for which
 A **focus** measures a few layers in additional steps. It uses at most half of the allowed cost of observed steps, with
 the smallest interval for that; observed steps get the rest. Focus steps are neither observed nor idle.
 
+**Extra** steps, which a NaN for example requests with `want`, may use in advance what the budget allows in
+LARGEST_INTERVAL steps. Until that is repaid, half of the allowed cost of observed steps repays it.
+
 Medians keep single slow steps from having an effect. The pace of the training is computed from every step; if it
 changes, the known costs are discarded.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -20,6 +24,7 @@ from gradscope.budget.budget import (
     COST_WINDOW,
     COSTS_NEEDED,
     DEFAULT_FRACTION,
+    EXTRA_STEPS_PART,
     FIRST_INTERVAL,
     FOCUS_BELIEVED_AFTER,
     FOCUS_FALLBACK,
@@ -39,6 +44,9 @@ from gradscope.budget.step_cost import StepCosts, median
 from gradscope.errors import UsageError
 
 __all__ = ["Sampler"]
+
+_GAPS = 8
+"""The cost that is reported is that at the mean of this many newest intervals."""
 
 
 class Sampler:
@@ -79,8 +87,12 @@ class Sampler:
         self._newest_s: deque[float] = deque(maxlen=PACE_WINDOW)
         self._recorded = 0
         self._observed = self._focused = 0
+        self._newest_observed: deque[int] = deque(maxlen=_GAPS + 1)
         self._aside_of: dict[str, float] = {}
         self._extra_steps = 0
+        self._unpaid_s = 0.0
+        self._repaid_s = 0.0
+        """The cost of extra steps that is not repaid yet, and what each step repays."""
 
     @property
     def every(self) -> int:
@@ -101,6 +113,8 @@ class Sampler:
         """Return whether to observe this step. The first step is always observed."""
         if self._interval is None:
             self.adopt(self.wanted, step, self.wanted_focus)
+        if self._extra_steps and not self._can_pay_extra_step():
+            self._extra_steps = 0
         return self._extra_steps > 0 or (self._interval is not None and self._interval.is_due(step))
 
     def is_focus_due(self, step: int) -> bool:
@@ -134,7 +148,7 @@ class Sampler:
             self._adopt_focus(1, 0)
 
     def want(self, steps: int) -> None:
-        """Observe the next `steps` steps, whatever it costs."""
+        """Observe the next `steps` steps; with a budget, only as many as it can pay for in advance."""
         self._extra_steps = max(self._extra_steps, steps)
 
     def set_aside(self, fraction: float, what: str = "") -> None:
@@ -151,10 +165,14 @@ class Sampler:
         was_focus: bool = False,
     ) -> None:
         """Record a finished step: its time, and the part of it that was spent inside the hooks."""
-        self._extra_steps = max(0, self._extra_steps - was_observed)
         if was_observed:
             self._observed = step
+            self._newest_observed.append(step)
             self._costs.learn(step_time_s, inside_s, self._bare_s)
+            if self._extra_steps and self._interval is not None and not self._interval.is_due(step):
+                idle_s = median(self._idle_s) if self._idle_s else 0.0
+                self._unpaid_s += self._costs.cost_s(idle_s) if self._costs.is_known else inside_s
+            self._extra_steps = max(0, self._extra_steps - 1)
         elif was_focus:
             self._focused = step
             self._focus_costs.learn(step_time_s, inside_s, self._bare_s)
@@ -172,18 +190,20 @@ class Sampler:
         self._follow(step, len(times_s), was_observed=False)
 
     def cost(self) -> float | None:
-        """Return the present cost as a fraction of the time; None while unknown.
+        """Return the cost as a fraction of the time, at the mean interval of the newest observed steps.
 
-        If there are no idle steps to compare with, it is the time inside the hooks.
+        None while unknown. If there are no idle steps to compare with, it is the time inside the hooks.
         """
         other = self._aside + (self.focus_cost() or 0.0)
-        costs = self._costs
+        costs, newest, every = self._costs, self._newest_observed, float(self.every)
+        if len(newest) > 1:
+            every = max(1, (newest[-1] - newest[0]) / (len(newest) - 1))
         if costs.inside_s and not self._bare_s:
-            return median(costs.inside_s) / median(costs.whole_s) / self.every + other
+            return median(costs.inside_s) / median(costs.whole_s) / every + other
         if not costs.extra_s:
             return None
         idle_s, bare_s = median(self._idle_s), median(self._bare_s)
-        return (idle_s + costs.cost_s(idle_s) / self.every) / max(bare_s - idle_s, 1e-9) + other
+        return (idle_s + costs.cost_s(idle_s) / every) / max(bare_s - idle_s, 1e-9) + other
 
     def focus_cost(self) -> float | None:
         """Return the focus's part of `cost`; 0 without a focus, None while unknown."""
@@ -201,8 +221,14 @@ class Sampler:
     def _aside(self) -> float:
         return sum(self._aside_of.values())
 
+    def _can_pay_extra_step(self) -> bool:
+        """Return whether extra steps have cost less than the budget of LARGEST_INTERVAL steps, as far as known."""
+        advance_s = (self.budget or math.inf) * LARGEST_INTERVAL * self._pace_s
+        return not self._unpaid_s or self._unpaid_s < advance_s
+
     def _follow(self, step: int, count: int, *, was_observed: bool) -> None:
         """Choose new intervals if it is time, after `count` steps that ended with `step`."""
+        self._unpaid_s = max(0.0, self._unpaid_s - count * self._repaid_s)
         checks = self._recorded // PACE_CHECKED_EVERY
         self._recorded += count
         is_check = self._recorded // PACE_CHECKED_EVERY > checks and len(self._newest_s) == PACE_WINDOW
@@ -253,6 +279,9 @@ class Sampler:
             budget * bare_s - idle_s - self._aside * bare_s,
             Budget(budget).share(Consumer.STATISTICS) * bare_s,
         )
+        if self._unpaid_s:
+            self._repaid_s = EXTRA_STEPS_PART * left_s
+            left_s -= self._repaid_s
         whole_s = self._costs.cost_s(idle_s)
         alone = _interval_of(whole_s, left_s)
         if not self._focus_share:

@@ -13,6 +13,7 @@ from gradscope.columns.rank_assembly import RankAssembly
 from gradscope.columns.ranks import merge_ranks
 from gradscope.columns.resources import MemoryRow, MemoryTable, TimeRow, TimesTable, balance_of
 from gradscope.columns.schema import (
+    BASIC_KINDS,
     COLUMN_NAMES,
     COLUMNS,
     CORE_COLUMNS,
@@ -20,12 +21,14 @@ from gradscope.columns.schema import (
     Column,
     Flags,
     Merge,
+    basic_kind,
 )
 from gradscope.columns.stats import Stats, merge_stats
 from gradscope.columns.table import LayerRows, Table
 from gradscope.columns.units import bytes_in_words, seconds_in_words
 
 __all__ = [
+    "BASIC_KINDS",
     "BINADES",
     "COLUMNS",
     "COLUMN_NAMES",
@@ -47,6 +50,7 @@ __all__ = [
     "TimeRow",
     "TimesTable",
     "balance_of",
+    "basic_kind",
     "bytes_in_words",
     "derive_from",
     "merge_block",

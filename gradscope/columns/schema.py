@@ -8,7 +8,17 @@ from these columns in `gradscope.columns.derived`; they are never stored or sent
 import enum
 from dataclasses import dataclass
 
-__all__ = ["COLUMNS", "COLUMN_NAMES", "CORE_COLUMNS", "KINDS", "Column", "Flags", "Merge"]
+__all__ = [
+    "BASIC_KINDS",
+    "COLUMNS",
+    "COLUMN_NAMES",
+    "CORE_COLUMNS",
+    "KINDS",
+    "Column",
+    "Flags",
+    "Merge",
+    "basic_kind",
+]
 
 
 class Merge(enum.Enum):
@@ -51,8 +61,23 @@ CORE_COLUMNS: frozenset[str] = frozenset(column.name for column in COLUMNS if co
 
 KINDS: tuple[str, ...] = ("out", "grad", "param", "param_grad", "update")
 """The kinds of tensor that are recorded. A suffix after a dot distinguishes several of one kind:
-`out.0`, `out.hidden`, `param_grad.weight`; `grad_arriving` is `grad` before an intervention,
-`param_grad_before_clip` is `param_grad` before the script clipped it."""
+`out.0`, `out.hidden`, `param_grad.weight`."""
+
+BASIC_KINDS: dict[str, str] = {
+    **{kind: kind for kind in KINDS},
+    "grad_arriving": "grad",  # before an intervention
+    "grad_create_graph": "grad",  # of a backward pass that builds a graph
+    "grad_create_graph_arriving": "grad",
+    "param_grad_arriving": "param_grad",  # before an intervention
+    "param_grad_before_clip": "param_grad",  # before the script clipped it
+}
+"""All kinds that a row can have, without suffix, each with the kind of KINDS that it is a variant of."""
+
+
+def basic_kind(kind: str) -> str:
+    """Return the kind of KINDS of a row's kind: `param_grad` of `param_grad_before_clip.weight`."""
+    name = kind.partition(".")[0]
+    return BASIC_KINDS.get(name, name)
 
 
 class Flags(enum.IntFlag):

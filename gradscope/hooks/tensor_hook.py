@@ -1,11 +1,17 @@
 """A hook on the gradient of one tensor, and whether a forward is a recomputation."""
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils import checkpoint
 from torch.utils.hooks import RemovableHandle
+
+_CHECKPOINT_FILE = checkpoint.__file__
+_RUNS_FORWARD_AGAIN = {"unpack_hook": True, "backward": False}
+"""torch's functions that run a checkpoint's forward again, and whether the original had run with gradients."""
 
 _OURS = -1
 """The key of gradscope's hook in a tensor's hooks. torch numbers its own from 0."""
@@ -23,12 +29,26 @@ def is_recomputing() -> bool:
 
     Activation checkpointing runs a forward again inside the backward pass. Reentrant checkpointing ran the
     original without gradients, so the recomputation is the one to observe. Non-reentrant checkpointing ran the
-    original with gradients and recomputes only saved tensors; it is detected by its saved-tensor hooks.
+    original with gradients and recomputes only saved tensors; it is detected by its saved-tensor hooks, or, if
+    other hooks are above these (a checkpoint inside the checkpoint, `save_on_cpu`, the user's), by its frame.
     """
     if not is_in_backward():
         return False
-    top = torch._C._autograd._top_saved_tensors_default_hooks(True)  # noqa: SLF001 - torch has no public name for it
-    return top is not None and "recomputation_hook" in getattr(top[0], "__qualname__", "")
+    top: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)  # noqa: SLF001 - torch has no public name for it
+    if top is None:
+        return False
+    return "recomputation_hook" in getattr(top[0], "__qualname__", "") or _is_inside_recomputation()
+
+
+def _is_inside_recomputation() -> bool:
+    """Return whether the innermost checkpoint that runs this forward again is of the non-reentrant kind."""
+    frame = sys._getframe()  # noqa: SLF001 - only with saved-tensor hooks inside a backward pass
+    while frame.f_back is not None:
+        frame = frame.f_back
+        code = frame.f_code
+        if code.co_filename == _CHECKPOINT_FILE and code.co_name in _RUNS_FORWARD_AGAIN:
+            return _RUNS_FORWARD_AGAIN[code.co_name]
+    return False
 
 
 class GradientHook:

@@ -52,7 +52,7 @@ class Condition:
     text: str
     expression: Expression
 
-    def look(self, view: StepView) -> str | None:
+    def evaluate(self, view: StepView) -> str | None:
         """Return text on what makes the condition true in a step; None if it is false."""
         return _look(self.expression, view)
 

@@ -9,7 +9,7 @@ parallel branches, the true order of the backward pass may differ between the br
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.columns import Block
+from gradscope.columns import Block, basic_kind
 from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import StepView, any_of
@@ -40,7 +40,7 @@ def nonfinite(view: StepView, threshold: Threshold, baseline: Baseline) -> list[
     bad = np.nan_to_num(view.column("nonfinite"))
     if not bad.any():
         return []
-    roots = [_root(kind) for kind in block.kinds]
+    roots = [basic_kind(kind) for kind in block.kinds]
     is_output = np.isin(block.kind, [i for i, root in enumerate(roots) if root == "out"])
     counted = np.where(is_output, np.nan_to_num(view.column("nan")), bad)
     total = float(counted.sum())
@@ -48,14 +48,6 @@ def nonfinite(view: StepView, threshold: Threshold, baseline: Baseline) -> list[
         return []
     first = _first(block, roots, np.flatnonzero(bad > 0))
     return [_finding(view, block, roots, bad, first)]
-
-
-def _root(kind: str) -> str:
-    """Return the basic kind: `grad` for `grad_arriving`, `param_grad` for `param_grad_before_clip`."""
-    root = kind.partition(".")[0]
-    if root.startswith("grad"):
-        return "grad"
-    return "param_grad" if root.startswith("param_grad") else root
 
 
 def _finding(

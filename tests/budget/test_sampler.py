@@ -36,9 +36,9 @@ def run(sampler, steps, *, bare_s, cost_s, inside_s=None, idle_s=0.0, noise=0.0,
 def test_the_chosen_interval_keeps_the_budget(cost):
     sampler = Sampler(budget=BUDGET)
     run(sampler, range(60), bare_s=1.0, cost_s=cost)
-    _, overhead = run(sampler, range(60, 1060), bare_s=1.0, cost_s=cost)
+    observed, overhead = run(sampler, range(60, 1060), bare_s=1.0, cost_s=cost)
     assert overhead <= BUDGET + 1e-9
-    assert sampler.cost() == pytest.approx(cost / sampler.every)
+    assert sampler.cost() == pytest.approx(8 * cost / (observed[-1] - observed[-9]))
     assert sampler.cost() <= BUDGET
 
 
@@ -131,6 +131,38 @@ def test_steps_that_are_wanted_are_observed_whatever_it_costs():
     sampler.want(3)
     observed, _ = run(sampler, range(10, 20), bare_s=1.0, cost_s=1.0)
     assert observed == [10, 11, 12]
+
+
+@pytest.mark.parametrize("cost", [0.4, 2.0])
+def test_extra_steps_are_taken_off_later_observed_steps(cost):
+    sampler = Sampler(budget=BUDGET)
+    run(sampler, range(100), bare_s=1.0, cost_s=cost)
+    sampler.want(10)
+    observed, overhead = run(sampler, range(100, 3100), bare_s=1.0, cost_s=cost)
+    assert observed[:10] == list(range(100, 110))
+    assert overhead <= BUDGET * 1.01
+
+
+def test_extra_steps_that_are_wanted_again_and_again_stay_within_the_budget():
+    sampler = Sampler(budget=BUDGET)
+    run(sampler, range(100), bare_s=1.0, cost_s=2.0)
+    for begin in range(100, 8100, 30):
+        sampler.want(10)
+        run(sampler, range(begin, begin + 30), bare_s=1.0, cost_s=2.0)
+    spent_s = 0.0
+    for begin in range(8100, 20100, 30):
+        sampler.want(10)
+        observed, _ = run(sampler, range(begin, begin + 30), bare_s=1.0, cost_s=2.0)
+        spent_s += 2.0 * len(observed)
+    assert spent_s / 12_000 <= BUDGET * 1.05
+
+
+def test_the_cost_is_that_of_the_steps_that_were_observed():
+    sampler = Sampler(budget=BUDGET)
+    run(sampler, range(100), bare_s=1.0, cost_s=0.4)
+    sampler.want(9)
+    run(sampler, range(100, 109), bare_s=1.0, cost_s=0.4)
+    assert sampler.cost() == pytest.approx(0.4)
 
 
 def test_ranks_of_different_speed_that_adopt_the_same_observe_the_same_steps():

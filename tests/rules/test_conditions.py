@@ -49,7 +49,7 @@ def test_a_condition_holds_for_the_rows_it_names(view, text, holds):
         ("b", "grad", {"norm": 101.0}),
     ]
     at = view(7, rows, scalars={"loss": 11.0, "lr": 1e-3})
-    assert (parse_condition(text).look(at) is not None) == holds
+    assert (parse_condition(text).evaluate(at) is not None) == holds
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ class Breakpoints(StepPlugin):
         for each in list(self._breakpoints.values()):
             if not is_meant(each.condition):
                 continue
-            why = each.condition.look(view)
+            why = each.condition.evaluate(view)
             if why is None:
                 is_known = view.block is not None or not each.condition.needs_columns
                 each.was_true = each.was_true and not is_known

@@ -28,6 +28,11 @@ class CheckSchedule:
         self.every = 1
 
     @property
+    def largest(self) -> int:
+        """The largest interval that may be chosen."""
+        return 1 if self._share is None else CHECK_LARGEST_INTERVAL
+
+    @property
     def words(self) -> str:
         """A sentence for users if some steps are not checked, else an empty string."""
         if self.every == 1:
@@ -46,4 +51,4 @@ class CheckSchedule:
         if cost_s <= allowed_s * (1.0 if self.every == 1 else CHECK_ALWAYS_AGAIN):
             self.every = 1
         else:
-            self.every = interval(cost_s, allowed_s, least=2, largest=CHECK_LARGEST_INTERVAL)
+            self.every = interval(cost_s, allowed_s, least=2, largest=self.largest)

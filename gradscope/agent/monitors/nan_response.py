@@ -2,8 +2,12 @@
 
 Only an observed step shows where a NaN originated; in such a step the rule `nonfinite` names that
 layer. In any other step the alert names the step and the parameters, and says that the origin was not
-observed. The following steps are then observed, in case the NaN appears again. One step after the first
-NaN, the parameters contain NaN too, unless the step was skipped.
+observed. The following steps are then observed, as far as the budget allows, in case the NaN appears
+again. One step after the first NaN, the parameters contain NaN too, unless the step was skipped.
+
+An occurrence is reported once, and its nonfinite steps are counted: an event reports the 10th, the 100th, and
+so on. A nonfinite step begins a new occurrence if no NaN was found in the 10 steps before it. With each new
+occurrence this number doubles, so that a NaN that comes and goes is not reported each time.
 """
 
 from collections.abc import Sequence
@@ -21,8 +25,9 @@ from gradscope.rules import Alert, RuleFinding
 __all__ = ["NonfiniteResponse"]
 
 _FOLLOWED: Final = 10
-"""Number of steps to observe after a nonfinite step. After this many finite steps, a nonfinite step
-counts as a new occurrence."""
+"""Number of steps to observe after a nonfinite step, and of steps without one before a new occurrence."""
+
+_LONGEST_ABSENCE: Final = 1_000
 
 _RULE: Final = "nonfinite"
 _SHOWN: Final = 3
@@ -38,7 +43,10 @@ class NonfiniteResponse:
         self._engine = engine
         self._rules = rules
         self._schedule = schedule
-        self._last: int | None = None
+        self._first = self._last = -1
+        """The first and the last nonfinite step of the newest occurrence."""
+        self._count = 0
+        self._absence = _FOLLOWED
 
     def must_wait(self) -> bool:
         """Return whether the result of the check must be known before the optimizer steps."""
@@ -50,8 +58,7 @@ class NonfiniteResponse:
 
     def report(self, step: int, parameters: Sequence[nn.Parameter]) -> bool:
         """Handle parameters with nonfinite gradients. Return whether to skip the optimizer step."""
-        is_first = self._last is None or step > self._last + _FOLLOWED
-        self._last = step
+        is_first = self._begins_occurrence(step)
         if is_first:
             self._run.sampler.want(_FOLLOWED)
             self._run.plan_again()  # the next step is observed, so it is not idle
@@ -73,6 +80,24 @@ class NonfiniteResponse:
                 finding = RuleFinding("", "param_grad", float(len(names)), 0.0, "{}", (words,))
                 self._rules.act(active, [Alert(_RULE, step, step, finding)])
         return must_skip
+
+    def _begins_occurrence(self, step: int) -> bool:
+        """Count a nonfinite step; return whether it is the first one of an occurrence."""
+        if step == self._last:  # another optimizer of the same step
+            return self._count == 1
+        unchecked = 0 if self.must_act() else self._schedule.largest
+        is_new = not self._count or step > self._last + max(self._absence, 2 * unchecked)
+        if is_new:
+            self._absence = min(2 * self._absence, _LONGEST_ABSENCE) if self._count else _FOLLOWED
+            self._first, self._count = step, 0
+        self._last, self._count = step, self._count + 1
+        if self._count in (10, 100, 1_000, 10_000, 100_000):
+            self._run.event(
+                "warning",
+                "nonfinite.persists",
+                f"gradients were not finite in {self._count:,} checked steps since step {self._first}",
+            )
+        return is_new
 
     def _is_observed(self, step: int) -> bool:
         return self._engine.is_observed and self._engine.step == step

@@ -45,8 +45,6 @@ Action: TypeAlias = str | Callback
 _EARLY: Final = ("skip_step", "clip", "raise")
 _REPORTED_ONE_BY_ONE: Final = 8
 
-_DEFAULT_BUDGET: Final = Budget(None)
-
 _ALERTS_KEPT: Final = 200
 
 
@@ -113,9 +111,8 @@ class RuleMonitor(StepPlugin):
         self._engine = engine
         self._commands = commands
         self._pause = pause
-        self._clock = time.perf_counter
         self._alerts: deque[Alert] = deque(maxlen=_ALERTS_KEPT)
-        self._put([ActiveRule(rule, "event") for rule in default_rules()])
+        self._set_active_rules([ActiveRule(rule, "event") for rule in default_rules()])
         self._callbacks: list[Callback] = []
         self._types: tuple[Sequence[str], tuple[str, ...]] = ((), ())
         self._step = 0
@@ -123,7 +120,7 @@ class RuleMonitor(StepPlugin):
         self._has_judged = False
         self._early: set[tuple[int, int]] = set()
         self._hidden_gradients = HiddenGradients()
-        self._limit = RateLimit(Budget(run.sampler.budget).share(Consumer.RULES), self._now_s)
+        self._limit = RateLimit(Budget(run.sampler.budget).share(Consumer.RULES), time.perf_counter)
         self._raising: AlertError | None = None
 
     @property
@@ -144,7 +141,7 @@ class RuleMonitor(StepPlugin):
             if each.rule.name != rule.name
             or (rule.layers is not None and each.rule.layers != rule.layers)
         ]
-        self._put(rest if action == "off" else [*rest, ActiveRule(rule, action)])
+        self._set_active_rules(rest if action == "off" else [*rest, ActiveRule(rule, action)])
         self._run.plan_again()
 
     def on_alert(self, callback: Callback) -> None:
@@ -184,7 +181,7 @@ class RuleMonitor(StepPlugin):
         view = StepView(step, (), None, scalars=values)
         for active in self._active_rules:
             if active.rule.kind.needs_scalars:
-                self.act(active, active.rule.judge(view))
+                self.act(active, self._alerts_of(active, view))
 
     def next_step(self, step: int) -> int | None:
         """Return `step` if an error must be raised or gradients are hidden."""
@@ -208,7 +205,7 @@ class RuleMonitor(StepPlugin):
         view = self._view(self._step, *measured)
         for active in self._early_rules:
             self._early.add((self._step, id(active)))
-            self.act(active, active.rule.judge(view))
+            self.act(active, self._alerts_of(active, view))
             findings = active.rule.active
             if findings and active.action == "clip":
                 self._clip(optimizer, findings)
@@ -226,11 +223,11 @@ class RuleMonitor(StepPlugin):
         Rules that only report are limited to their share of the budget. The time of actions and
         callbacks does not count.
         """
-        began_s = self._now_s()
+        began_s = self._limit.clock()
         is_due = self._limit.is_due()
         view = self._view(step.step, step.names, step.block)
         judged = [
-            (active, active.rule.judge(view))
+            (active, self._alerts_of(active, view))
             for active in (self._of_columns if is_due else self._always_judged)
             if (step.step, id(active)) not in self._early
         ]
@@ -241,10 +238,20 @@ class RuleMonitor(StepPlugin):
         if self._early:
             self._early = {key for key in self._early if key[0] > step.step}
 
-    def _now_s(self) -> float:
-        return self._clock()
+    def _alerts_of(self, active: ActiveRule, view: StepView) -> list[Alert]:
+        """Return the alerts of one rule after a step. A rule that raises is switched off; the others continue."""
+        try:
+            return active.rule.judge(view)
+        except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
+            self._set_active_rules([each for each in self._active_rules if each is not active])
+            self._run.faults.report(
+                f"the rule {active.rule.name}",
+                error,
+                "This rule is switched off; the other rules stay active.",
+            )
+            return []
 
-    def _put(self, active: list[ActiveRule]) -> None:
+    def _set_active_rules(self, active: list[ActiveRule]) -> None:
         by_name: dict[str, tuple[ActiveRule, ...]] = {}
         for each in active:
             by_name[each.rule.name] = (*by_name.get(each.rule.name, ()), each)

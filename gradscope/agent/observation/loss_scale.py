@@ -5,7 +5,6 @@ divides the parameters' gradients before the optimizer steps, unless a fused opt
 itself. If the scaler finds an infinity, it skips the step; most optimizers are then not called at all.
 """
 
-import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
-from gradscope.columns import COLUMNS, Block, Flags
+from gradscope.columns import COLUMNS, Block, Flags, basic_kind
 
 __all__ = ["LossScale", "LossScaleCorrection"]
 
@@ -124,15 +123,13 @@ def _is_half_autocast() -> bool:
 
 
 def _rows_of(block: Block, kinds: tuple[str, ...]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    wanted = [i for i, kind in enumerate(block.kinds) if _family(kind) in kinds]
+    names = [kind.partition(".")[0] for kind in block.kinds]
+    wanted = [
+        i
+        for i, name in enumerate(names)
+        if (name if name == _BEFORE_CLIP else basic_kind(name)) in kinds
+    ]
     return np.isin(block.kind, wanted)
-
-
-def _family(kind: str) -> str:
-    """Return the kind without suffix: `grad`, `param_grad`, `param_grad_before_clip`, or another."""
-    if kind.startswith(_BEFORE_CLIP):
-        return _BEFORE_CLIP
-    return "param_grad" if kind.startswith("param_grad") else re.split(r"[._]", kind, maxsplit=1)[0]
 
 
 def _flagged(block: Block, kinds: tuple[str, ...]) -> Block:

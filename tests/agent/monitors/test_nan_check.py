@@ -99,6 +99,37 @@ def test_in_an_observed_step_the_origin_is_the_first_tensor_and_is_reported_once
         assert alert.finding.value == 35
 
 
+@pytest.mark.parametrize("options", [{}, {"every": 1000}, {"every": 1}, {"every": 7}])
+def test_a_nan_that_stays_is_reported_once_as_gradients_and_once_as_parameters_and_counted(options):
+    model = make_model(BAD)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.attach(model, optimizer, hub=None, quiet=True, **options) as scope:
+        events = []
+        scope._run.event = lambda level, code, text: events.append((level, code, text))
+        train(model, optimizer, BAD + 400)
+        assert 1 <= len(scope.alerts) <= 3
+        assert {alert.rule for alert in scope.alerts} == {"nonfinite"}
+        assert scope.alerts[-1].step <= BAD + 40
+        counted = [text for _, code, text in events if code == "nonfinite.persists"]
+        assert (
+            counted[0] == f"gradients were not finite in 10 checked steps since step {BAD}"
+            or options == {}
+        )
+        assert scope.faults == {}
+
+
+def test_a_nan_that_comes_and_goes_is_reported_after_absences_that_double():
+    bad = range(BAD, 2000, 30)
+    model = make_model(*bad)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.attach(model, optimizer, every=10_000, hub=None, quiet=True) as scope:
+        scope.rule("nonfinite", action="skip_step")
+        train(model, optimizer, 2000)
+        checked = [alert.step for alert in scope.alerts if not alert.finding.layer]
+        assert checked == [BAD, BAD + 30, BAD + 60]  # then more than 40 finite steps would be needed
+        assert all(p.isfinite().all() for p in model.parameters())
+
+
 class BadBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):

@@ -155,7 +155,7 @@ class Clock:
 
     def __init__(self, scope) -> None:
         self.now_s = 100.0
-        scope._rules._clock = lambda: self.now_s
+        scope._rules._limit.clock = lambda: self.now_s
 
 
 def noting(name, judged, clock=None, takes_s=0.0):
@@ -213,6 +213,33 @@ def test_a_slow_callback_does_not_limit_the_rate_of_rules(model, optimizer, scop
     train(model, optimizer, 201)
     assert clock.now_s > 100.0, "it was called in step 199"
     assert judged == list(range(201)), "half a second later they judge again"
+
+
+@pytest.mark.parametrize("action", ["event", "skip_step", "clip", "pause", "raise"])
+def test_a_rule_that_raises_is_switched_off_in_words_and_the_other_rules_continue(
+    model, optimizer, action, caplog
+):
+    def check(view, threshold, baseline):
+        raise KeyError(view.step)
+
+    events = []
+    broken = Rule(dataclasses.replace(rule_kind("exploding"), name="broken", check=check))
+    with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
+        scope._run.faults.tell = lambda code, text: events.append((code, text))
+        scope._rules.set_rule(broken, action)
+        train(model, optimizer, 3)
+        assert scope.faults == {"the rule broken": 1}
+        assert "broken" not in [rule.name for rule, _ in scope.rules]
+        assert len(scope.rules) == 8
+        with torch.no_grad():
+            model[4].bias[0] = float("nan")
+        train(model, optimizer, 1)
+        assert [(alert.rule, alert.step) for alert in scope.alerts] == [("nonfinite", 3)]
+    text = (
+        "the rule broken failed: KeyError: 0. This rule is switched off; the other rules stay active."
+    )
+    assert events == [("fault.the-rule-broken", text)]
+    assert text in caplog.text
 
 
 @pytest.mark.parametrize(

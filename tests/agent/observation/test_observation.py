@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.optim import optimizer as torch_optimizer
+from torch.utils.checkpoint import checkpoint
 
 import gradscope
 from gradscope.columns import Flags
@@ -158,8 +159,6 @@ def test_evaluation_between_steps_is_not_part_of_a_step():
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_recomputation_under_checkpointing_is_not_counted_twice(use_reentrant):
-    from torch.utils.checkpoint import checkpoint
-
     class Checkpointed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -174,6 +173,47 @@ def test_recomputation_under_checkpointing_is_not_counted_twice(use_reentrant):
         stats = scope.latest()["1.inner"]
     assert stats["out"].calls == 1
     assert stats["out"].count == 30
+
+
+def checkpoint_again(inner, x):
+    return checkpoint(inner, x, use_reentrant=False)
+
+
+def own_saved_tensor_hooks(inner, x):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        return inner(x)
+
+
+def save_on_cpu(inner, x):
+    with torch.autograd.graph.save_on_cpu():
+        return inner(x)
+
+
+@pytest.mark.parametrize("wrap", [checkpoint_again, save_on_cpu, own_saved_tensor_hooks])
+def test_saved_tensor_hooks_inside_a_checkpoint_change_no_statistics(wrap):
+    def measured(outer):
+        class Outer(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner, self.last = nn.Linear(6, 6), nn.Linear(6, 6)
+
+            def forward(self, x):
+                return outer(self, x)
+
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 6), Outer())
+        with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
+            train(model, torch.optim.SGD(model.parameters(), lr=0.1), batches(1))
+            table = scope.latest()
+            return {(layer, kind): table[layer][kind] for layer in table for kind in table[layer]}
+
+    def forward(module, x):
+        return module.last(wrap(module.inner, x.sin()).tanh())
+
+    def recomputed(module, x):
+        return checkpoint(lambda y: forward(module, y), x, use_reentrant=False)
+
+    assert measured(recomputed) == measured(forward)
 
 
 def test_steps_count_from_start_step_and_with_mark_step_without_an_optimizer():
@@ -374,8 +414,6 @@ def test_a_container_with_parameters_of_its_own_shows_them():
 
 
 def test_a_layer_called_inside_and_outside_of_a_checkpoint_is_counted_once_for_each_call():
-    from torch.utils.checkpoint import checkpoint
-
     class Twice(nn.Module):
         def __init__(self, use_reentrant):
             super().__init__()

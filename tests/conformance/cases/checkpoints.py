@@ -95,6 +95,30 @@ def nested(outer, inner):
     )
 
 
+def nested_with_more(outer, inner):
+    """Return a wrapper as `nested`, in which the outer checkpoint also saves tensors of its own."""
+    return lambda again, block, x: again(
+        lambda y: again(block, y.sin(), is_reentrant=inner).tanh(), x, is_reentrant=outer
+    )
+
+
+def with_saved_tensor_hooks(hooks):
+    """Return a wrapper with hooks on saved tensors inside of a checkpoint that is not reentrant."""
+
+    def wrap(again, block, x):
+        def inside(y):
+            with hooks():
+                return block(y.sin()).tanh()
+
+        return again(inside, x, is_reentrant=False)
+
+    return wrap
+
+
+def own_hooks():
+    return torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t)
+
+
 def outside_and_inside(is_reentrant):
     return lambda again, block, x: again(block, block(x), is_reentrant=is_reentrant)
 
@@ -114,6 +138,10 @@ CASES = (
       for word, r in KINDS),
     *(Case(f"checkpoint, {o}, inside of it one, {i}", checkpointed(nested(outer, inner)))
       for o, outer in KINDS for i, inner in KINDS),
+    *(Case(f"checkpoint, {o}, with more inside than one, {i}", checkpointed(nested_with_more(outer, inner)))
+      for o, outer in KINDS for i, inner in KINDS),
+    Case("checkpoint, save_on_cpu inside", checkpointed(with_saved_tensor_hooks(torch.autograd.graph.save_on_cpu))),
+    Case("checkpoint, saved_tensors_hooks inside", checkpointed(with_saved_tensor_hooks(own_hooks))),
     *(Case(f"a block outside and inside of a checkpoint, {word}", checkpointed(outside_and_inside(r)))
       for word, r in KINDS),
     *(Case(f"checkpoint_sequential, {word}", checkpointed(in_pieces(r))) for word, r in KINDS),

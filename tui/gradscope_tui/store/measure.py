@@ -16,12 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.columns import Block, Flags, merge_block, update_ratio
+from gradscope.columns import KINDS, Block, Flags, merge_block, update_ratio
 from gradscope_tui.store.layers import LayerTree
 
 __all__ = ["QUANTITIES", "Frame", "Measured", "Quantity", "measure", "not_measured"]
 
-_ROOTS = ("out", "grad", "param", "param_grad", "update")
 _OF_PARAMETERS = ("param", "param_grad", "update")
 _COLUMNS = ("count", "nan", "posinf", "neginf", "sum", "sumsq")
 
@@ -98,7 +97,7 @@ def measure(block: Block, tree: LayerTree, step: int) -> Measured:
     """Return the quantities of a step. Rows of layers that are not in the tree are ignored."""
     merged = _merge(block, tree)
     nodes = len(tree)
-    part = {root: slice(i * nodes, (i + 1) * nodes) for i, root in enumerate(_ROOTS)}
+    part = {root: slice(i * nodes, (i + 1) * nodes) for i, root in enumerate(KINDS)}
     norm, std = merged.derive("norm"), merged.derive("std")
     nan = merged.column("nan")
     inf = merged.column("posinf") + merged.column("neginf")
@@ -124,7 +123,7 @@ def _merge(block: Block, tree: LayerTree) -> Block:
     nodes = len(tree)
     rows, key = _rows_to_read(block, nodes)
     root, layer = np.divmod(key, max(nodes, 1))
-    upward = np.isin(root, [_ROOTS.index(kind) for kind in _OF_PARAMETERS])
+    upward = np.isin(root, [KINDS.index(kind) for kind in _OF_PARAMETERS])
     own_rows, own_key = rows[~upward], key[~upward]
     up_rows, up_key = _into_ancestors(rows[upward], root[upward], layer[upward], tree)
     rows, groups = np.concatenate([own_rows, up_rows]), np.concatenate([own_key, up_key])
@@ -135,7 +134,7 @@ def _merge(block: Block, tree: LayerTree) -> Block:
         block.flags[rows],
         {name: array[rows] for name, array in block.values.items() if name in _COLUMNS},
     )
-    return merge_block(taken, groups, len(_ROOTS) * nodes)
+    return merge_block(taken, groups, len(KINDS) * nodes)
 
 
 def _rows_to_read(block: Block, nodes: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -144,12 +143,12 @@ def _rows_to_read(block: Block, nodes: int) -> tuple[NDArray[np.intp], NDArray[n
     `out.0` and `out.1` are merged into `out` only if there is no row `out`.
     """
     names = [kind.partition(".")[0] for kind in block.kinds]
-    root_of_kind = np.array([_ROOTS.index(n) if n in _ROOTS else -1 for n in names] or [-1], np.intp)
-    is_whole_kind = np.array([kind in _ROOTS for kind in block.kinds] or [False])
+    root_of_kind = np.array([KINDS.index(n) if n in KINDS else -1 for n in names] or [-1], np.intp)
+    is_whole_kind = np.array([kind in KINDS for kind in block.kinds] or [False])
     root, is_whole = root_of_kind[block.kind], is_whole_kind[block.kind]
     known = np.flatnonzero((root >= 0) & (block.layer < nodes))
     key = root[known] * nodes + block.layer[known].astype(np.intp)
-    has_whole = np.zeros(len(_ROOTS) * nodes, bool)
+    has_whole = np.zeros(len(KINDS) * nodes, bool)
     has_whole[key[is_whole[known]]] = True
     keep = is_whole[known] | ~has_whole[key]
     return known[keep], key[keep]

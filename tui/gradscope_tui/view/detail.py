@@ -19,6 +19,8 @@ _NAMES = {
     "out": "output",
     "grad": "gradient",
     "grad_arriving": "gradient arriving",
+    "grad_create_graph": "gradient penalty",
+    "grad_create_graph_arriving": "penalty arriving",
     "param": "parameters",
     "param_grad": "param gradient",
     "param_grad_arriving": "  arriving",
