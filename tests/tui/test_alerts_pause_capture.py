@@ -8,6 +8,7 @@ from textual.widgets import Static
 
 from gradscope.client import CapturedArray
 from gradscope.client.tensor_art import picture_lines
+from gradscope.findings import Finding
 from gradscope.protocol import AlertInfo, Event, PauseState
 from gradscope_tui.view.capture_text import captured_text
 
@@ -100,6 +101,44 @@ async def test_a_rule_that_failed_is_an_alert_and_is_announced():
         await ui.until(lambda: "2 Alerts 1" in ui.line("#tabs"), advance=False)
         await ui.until_shown(said, advance=False)
         assert notifications(ui) == [said]
+
+
+def finding_event(run, step, code="never-zeroed", severity="error", layers=()):
+    finding = Finding(
+        code=code, severity=severity, message=f"{code} was found", cause="a cause", fix="a fix",
+        found_step=step, since_step=0, layers=layers,
+    )  # fmt: skip
+    event = run.event(step, finding.message, "error" if severity == "error" else "warning")
+    return msgspec.structs.replace(event, code=f"finding.{code}", finding=finding)
+
+
+@pytest.mark.parametrize("size", [(120, 32), (80, 24)])
+async def test_the_first_line_names_the_worst_finding_and_opens_the_list_with_cause_and_fix(size):
+    async with open_app(size) as ui:
+        assert not ui.app.main.verdict.display
+        run = ui.source._watched
+        ui.source.put(finding_event(run, 8, "eval-mode", "warning", ("tokens",)))
+        await ui.until(lambda: ui.text.startswith(" warning eval-mode: eval-mode was found"))
+        ui.source.put(finding_event(run, 9))
+        await ui.until(
+            lambda: ui.text.startswith(" error never-zeroed: never-zeroed was found (and 1 more)")
+        )
+        await ui.pilot.click("#verdict")
+        for words in ("never-zeroed", "eval-mode", "why:  a cause", "next: a fix"):
+            await ui.until_shown(words, advance=False)
+        assert notifications(ui) == []
+        await ui.press("k", "enter")
+        await ui.until(lambda: ui.app.presenter.page == "detail")
+        assert ui.app.main.detail.layer_name == "tokens"
+
+
+async def test_a_hint_does_not_take_the_first_line():
+    async with open_app() as ui:
+        run = ui.source._watched
+        ui.source.put(finding_event(run, 8, "frozen", "hint"), run.event(9, "later"))
+        await ui.press("5")
+        await ui.until_shown("later", advance=False)
+        assert not ui.app.main.verdict.display
 
 
 def paused(run, revision, step, left_s=42.0):

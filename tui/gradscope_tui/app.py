@@ -135,9 +135,9 @@ class GradscopeApp(App[int]):
             self.update_view()
 
     def _announce_failure(self) -> None:
-        """Show the newest warning or error that no rule raised, such as a rule that failed."""
+        """Show the newest warning or error that is no finding, such as a rule that failed."""
         entry = self.session.watched.newest_alert if self.session.watched else None
-        if entry is not None and entry is not self._announced and entry.alert is None:
+        if entry is not None and entry is not self._announced and not (entry.alert or entry.finding):
             self._announced = entry
             self.notify(entry.text, severity="warning", timeout=_ERROR_S, markup=False)
 

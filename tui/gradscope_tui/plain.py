@@ -19,6 +19,7 @@ from gradscope.recording import Recording
 from gradscope_tui.source import Link
 from gradscope_tui.store.run import RunStore
 from gradscope_tui.store.session import Session
+from gradscope_tui.view.alerts import verdict_cells
 from gradscope_tui.view.cell import Cell, Role, printable
 from gradscope_tui.view.intervention_text import whole_line
 from gradscope_tui.view.layout import choose_columns
@@ -154,7 +155,8 @@ def table_text(store: RunStore, *, link: Link, is_ended: bool, color: bool, widt
     listing = list_rows(frame, order, ())
     view = TableView(frame, listing, order, choose_columns(width), by_layer(store.interventions))
     status = replace(status_of(store, is_ended=is_ended), phase=link.phase)
-    lines: list[Sequence[Cell]] = [status_cells(status, width)]
+    verdict = verdict_cells(store.verdict, width)
+    lines: list[Sequence[Cell]] = [*([verdict] if verdict else []), status_cells(status, width)]
     lines += [(Cell(f" ◆ {whole_line(state)}", "alarm"),) for state in store.interventions]
     lines.append(header_cells(view))
     lines += [(Cell(" "), *row_cells(view, row)) for row in range(len(listing.nodes))]

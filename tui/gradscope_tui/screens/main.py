@@ -9,8 +9,8 @@ from textual.widgets import ContentSwitcher, Input, Static
 from gradscope.errors import UsageError
 from gradscope_tui.keys import bindings_of, keys_shown
 from gradscope_tui.presenter import Presenter
-from gradscope_tui.store.journal import Entry
-from gradscope_tui.view.alerts import ALERT_COLUMNS, alert_row, alert_text
+from gradscope_tui.store.journal import Entry, layer_of
+from gradscope_tui.view.alerts import ALERT_COLUMNS, alert_row, alert_text, verdict_cells
 from gradscope_tui.view.cell import Line, text_of
 from gradscope_tui.view.columns import in_columns
 from gradscope_tui.view.lines import (
@@ -55,6 +55,7 @@ class MainScreen(Screen[None]):
     def __init__(self, presenter: Presenter) -> None:
         super().__init__()
         self._presenter = presenter
+        self.verdict = CellLines(id="verdict")
         self.status = CellLines(id="status")
         self.bar = CellLines(id="bar")
         self.tabs = CellLines(id="tabs")
@@ -73,7 +74,7 @@ class MainScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Create the lines and the pages."""
-        yield from (self.status, self.bar, self.tabs)
+        yield from (self.verdict, self.status, self.bar, self.tabs)
         with self._pages:
             yield from (self._empty, self.table)
             yield Vertical(self.alerts, self._alert_text, id="alerts")
@@ -96,6 +97,10 @@ class MainScreen(Screen[None]):
         is_roomy = not presenter.is_too_small
         for line in (self.status, self.tabs, self.keys):
             line.display = is_roomy
+        store = presenter.store
+        verdict = verdict_cells(store.verdict, width) if store else ()
+        self.verdict.display = is_roomy and bool(verdict)
+        self.verdict.show(verdict, actions={0: "app.press('main', '2')"} if verdict else None)
         bar = self._bar_cells(width)
         self.bar.set_class(is_roomy and bool(bar), "is-active")
         self.bar.show(bar)
@@ -198,9 +203,9 @@ class MainScreen(Screen[None]):
     @on(RowList.Chosen, "#alert-list")
     def show_layer_of_alert(self) -> None:
         """Show the layer of the alert at the cursor in detail."""
-        info = self._alert.alert if self._alert else None
-        if info is not None and info.layer:
-            self._show_layer(info.layer)
+        layer = layer_of(self._alert) if self._alert else ""
+        if layer:
+            self._show_layer(layer)
         else:
             self.notify("This alert belongs to no layer. Its whole text is below the list.")
 

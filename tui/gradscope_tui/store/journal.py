@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from gradscope.findings import Finding
 from gradscope.protocol import AlertInfo, Event
 
-__all__ = ["Entry", "Journal", "Level", "entry_of"]
+__all__ = ["Entry", "Journal", "Level", "entry_of", "layer_of"]
 
 Level: TypeAlias = Literal["info", "warning", "error"]
 
@@ -16,7 +17,10 @@ _LIMIT = 500
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry. `step` is None if the run has no step yet; `alert` is None unless a rule raised it."""
+    """One entry. `step` is None if the run has no step yet.
+
+    `alert` is None unless a rule raised it, `finding` unless it says what is wrong with the run.
+    """
 
     time_s: float
     step: int | None
@@ -24,6 +28,7 @@ class Entry:
     text: str
     code: str = ""
     alert: AlertInfo | None = None
+    finding: Finding | None = None
 
     @property
     def is_of_intervention(self) -> bool:
@@ -33,7 +38,16 @@ class Entry:
 
 def entry_of(event: Event) -> Entry:
     """Return the entry of an event of the run."""
-    return Entry(event.time_s, event.step, event.level, event.text, event.code, event.alert)
+    return Entry(
+        event.time_s, event.step, event.level, event.text, event.code, event.alert, event.finding
+    )
+
+
+def layer_of(entry: Entry) -> str:
+    """Return the layer that an alert or a finding is about; empty if there is none."""
+    if entry.alert is not None:
+        return entry.alert.layer
+    return next(iter(entry.finding.layers), "") if entry.finding else ""
 
 
 class Journal:

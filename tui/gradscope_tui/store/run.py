@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gradscope.columns import Block
 from gradscope.errors import ProtocolError
+from gradscope.findings import Finding, Verdict
 from gradscope.protocol import (
     ActionInfo,
     Backfill,
@@ -50,7 +51,7 @@ class RunStore:
     """Exists while its run is watched. `version` increases with each change that a view may show.
 
     `alerts` are the events that are warnings or errors: what rules found, and what failed. `newest_alert`
-    is the newest one that is not from a backfill.
+    is the newest one that is not from a backfill. `verdict` is over all findings of the run.
 
     `counters` has the number of steps `taken`, `again` (a duplicate), of `other_revision` (its layers
     are unknown) and `garbage` (undecodable), `withheld` by the hub and `dropped` by the agent.
@@ -79,6 +80,8 @@ class RunStore:
         self.journal = Journal()
         self.alerts = Journal()
         self.newest_alert: Entry | None = None
+        self._findings: dict[tuple[str, tuple[str, ...]], Finding] = {}
+        self.verdict = Verdict.of(run, "", ())
         self.pause: PauseState | None = None
         self._pause_ends_s = 0.0
         self.counters: Counter[str] = Counter()
@@ -228,6 +231,9 @@ class RunStore:
 
     def _take_event(self, entry: Entry) -> None:
         self.journal.add(entry)
+        if entry.finding is not None:
+            self._findings[entry.finding.code, entry.finding.layers] = entry.finding
+            self.verdict = Verdict.of(self.run, "", self._findings.values())
         if entry.level != "info" and self.alerts.add(entry) and not self._is_backfilling:
             self.newest_alert = entry
 

@@ -1,14 +1,15 @@
-"""The rows of the Alerts tab, and the whole text of an alert."""
+"""The rows of the Alerts tab, the whole text of an alert, and the line with the verdict."""
 
 import math
 import time
 
+from gradscope.findings import Verdict
 from gradscope_tui.store.journal import Entry
-from gradscope_tui.view.cell import Cell, Line, Role, printable
+from gradscope_tui.view.cell import Cell, Line, Role, fit, printable
 from gradscope_tui.view.columns import TextColumn
 from gradscope_tui.view.numbers import scalar
 
-__all__ = ["ALERT_COLUMNS", "alert_row", "alert_text"]
+__all__ = ["ALERT_COLUMNS", "alert_row", "alert_text", "verdict_cells"]
 
 ALERT_COLUMNS = (
     TextColumn("time", 0, 3),
@@ -22,14 +23,15 @@ ALERT_COLUMNS = (
 
 
 def alert_row(entry: Entry) -> Line:
-    """Return a cell for each column. What failed outside the rules has no rule and no numbers."""
-    alert = entry.alert
+    """Return a cell for each column. Events that are not from rules have no numbers."""
+    alert, finding = entry.alert, entry.finding
+    layer = alert.layer if alert else ", ".join(finding.layers) if finding else ""
     role: Role = "bad" if entry.level == "error" else "warning"
     return (
         Cell(time.strftime("%H:%M:%S", time.localtime(entry.time_s)), "dim"),
         Cell(f"{entry.step:,}", "dim"),
-        Cell(alert.rule if alert else entry.code, role),
-        Cell((alert.layer if alert else "") or "·"),
+        Cell(alert.rule if alert else finding.code if finding else entry.code, role),
+        Cell(layer or "·"),
         Cell(_number(alert.value) if alert else "·"),
         Cell(_number(alert.threshold) if alert else "·", "dim"),
         Cell(_done(entry) + " ".join(entry.text.split())),
@@ -37,8 +39,19 @@ def alert_row(entry: Entry) -> Line:
 
 
 def alert_text(entry: Entry) -> str:
-    """Return the whole text of an alert, in lines that are not wrapped."""
-    return "\n".join(map(printable, (_done(entry) + entry.text).splitlines()))
+    """Return the whole text of an alert with cause and fix, in lines that are not wrapped."""
+    lines = (_done(entry) + entry.text).splitlines()
+    if entry.finding is not None:
+        lines += [f"why:  {entry.finding.cause}", f"next: {entry.finding.fix}"]
+    return "\n".join(map(printable, lines))
+
+
+def verdict_cells(verdict: Verdict, width: int) -> Line:
+    """Return what is wrong with the run in exactly `width` cells; nothing without an error or a warning."""
+    if not verdict.has_problem:
+        return ()
+    role: Role = "bad" if verdict.findings[0].severity == "error" else "warning"
+    return (Cell(fit(f" {printable(verdict.headline)}", width), role),)
 
 
 def _number(value: float) -> str:
