@@ -25,4 +25,4 @@ def test_the_app_never_loads_torch_and_loads_zmq_only_to_connect(module):
 
 
 def test_the_store_and_the_plain_table_need_no_textual():
-    assert loaded_by("import gradscope_tui.store, gradscope_tui.plain", "textual") == []
+    assert loaded_by("import gradscope_tui.store.session, gradscope_tui.plain", "textual") == []

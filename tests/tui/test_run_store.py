@@ -7,7 +7,7 @@ from synthetic_run import KINDS, SyntheticRun, gpt_layers
 
 from gradscope.protocol import Backfill, Layer, Manifest, Runs, Skipped, pack_layers
 from gradscope_tui.store.run import RunStore
-from gradscope_tui.store.session import Session
+from gradscope_tui.store.session import Session, end_of
 
 RUN = SyntheticRun(layers=gpt_layers(blocks=1))
 
@@ -167,6 +167,20 @@ def test_a_session_lists_live_runs_first_and_the_youngest_first():
     session.feed(Runs(runs=tuple(run.info(is_live=run.run != "ended") for run in runs)))
     assert session.names() == ("young", "old", "ended")
     assert session.live() == ("young", "old")
+
+
+def test_a_run_has_ended_when_no_rank_is_live_and_the_first_failure_says_how():
+    def rank(number, last_message_s, reason, **fields):
+        info = structs.replace(SyntheticRun().info(is_live=False), rank=number, reason=reason)
+        return structs.replace(info, last_message_s=last_message_s, **fields)
+
+    detached = rank(0, 1.0, "detached")
+    later, first = (rank(n, 5.0 - n, f"failed {n}", has_failed=True) for n in (1, 2))
+    live = structs.replace(SyntheticRun().info(), rank=3)
+    assert end_of([detached, later, first], "gpt-7f3a") is first
+    assert end_of([detached], "gpt-7f3a") is detached
+    assert end_of([detached, live], "gpt-7f3a") is None
+    assert end_of([detached], "another") is None
 
 
 def test_every_message_changes_the_version(store):

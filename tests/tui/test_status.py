@@ -77,6 +77,15 @@ def changed(**fields):
             "✕ refused: version 1 here, 2 there",
         ),
         ({"is_ended": True, "age_s": 240.0}, "■ ended 4 min ago"),
+        (
+            {
+                "is_ended": True,
+                "age_s": 9.0,
+                "end_reason": "ValueError: bad\nbatch",
+                "has_failed": True,
+            },
+            "■ ended 9 s ago: ValueError: bad�batch",
+        ),
         ({"age_s": None}, "◌ no step yet"),
         ({"is_paused": True, "age_s": 9.0}, "❚❚ paused"),
         (

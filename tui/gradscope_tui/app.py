@@ -8,16 +8,17 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from textual.app import App, SystemCommand
 from textual.content import Content
 from textual.screen import Screen
 
 from gradscope.errors import GradscopeError
+from gradscope.names import counted
 from gradscope.protocol import Command
 from gradscope_tui.changes import Answer, Change, Changes, removal
-from gradscope_tui.keys import KEYS, bindings_of
+from gradscope_tui.keys import CHANGING_ACTIONS, KEYS, bindings_of
 from gradscope_tui.leases import FocusLease, PauseLease
 from gradscope_tui.presenter import Presenter
 from gradscope_tui.screens.card import CardScreen
@@ -31,7 +32,6 @@ from gradscope_tui.theme import DARK, LIGHT, palette, theme_for
 from gradscope_tui.view.capture_text import captured_text
 from gradscope_tui.view.help_text import help_text
 from gradscope_tui.view.intervention_text import whole_line
-from gradscope_tui.view.numbers import counted
 
 if TYPE_CHECKING:
     from gradscope.client import CapturedArray
@@ -98,7 +98,7 @@ class GradscopeApp(App[int]):
         self.theme = theme_for(os.environ).name
 
     @property
-    def source(self) -> Source | None:
+    def source(self) -> "Source | None":
         """The source, once there is one."""
         return self.connector.source
 
@@ -109,6 +109,10 @@ class GradscopeApp(App[int]):
     def get_default_screen(self) -> MainScreen:
         """Return the main screen."""
         return self.main
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:  # noqa: ARG002 - Textual's
+        """Return False for actions that change the training, if this viewer is read-only."""
+        return not (self.is_readonly and action in CHANGING_ACTIONS)
 
     def on_ready(self) -> None:
         """Connect after the first paint, because connecting loads more modules; start the clock."""
@@ -192,7 +196,7 @@ class GradscopeApp(App[int]):
 
     async def action_intervene(self) -> None:
         """Open the form for the layer in detail, else the marked layers, else the layer at the cursor."""
-        if self.is_readonly or self.presenter.frame is None:
+        if self.presenter.frame is None:
             return
         name, store = self.main.detail.layer_name, self.session.watched
         is_detail = self.presenter.page == "detail" and name is not None
@@ -221,8 +225,6 @@ class GradscopeApp(App[int]):
 
     def action_undo(self) -> None:
         """Undo this viewer's last change."""
-        if self.is_readonly:
-            return
         undo = self.changes.pop_undo(self.presenter.states())
         for change in undo:
             self._send(change)
@@ -232,14 +234,13 @@ class GradscopeApp(App[int]):
     def action_remove_all(self) -> None:
         """Remove all interventions of the run."""
         states = self.presenter.states()
-        if states and not self.is_readonly:
+        if states:
             self._send(Change(Command(action="remove_all", **UNADDRESSED), removed=states))
 
     def action_remove_chosen(self) -> None:
         """Remove the intervention at the cursor."""
         row, states = self.main.interventions.cursor, self.presenter.states()
-        is_shown = self.presenter.page == "interventions"
-        if is_shown and row < len(states) and states[row].id and not self.is_readonly:
+        if self.presenter.page == "interventions" and row < len(states) and states[row].id:
             self._send(removal(states[row]))
 
     def action_copy_python(self) -> None:
@@ -258,7 +259,7 @@ class GradscopeApp(App[int]):
     async def action_pause(self) -> None:
         """Ask whether to pause training. If it is paused, resume it without a question."""
         store = self.session.watched
-        if self.is_readonly or store is None:
+        if store is None:
             return
         if store.pause is not None:
             self.pause_lease.send(self.source, "resume")
@@ -277,7 +278,7 @@ class GradscopeApp(App[int]):
     def action_step_once(self) -> None:
         """Run one step of a paused training."""
         store = self.session.watched
-        if self.is_readonly or store is None:
+        if store is None:
             return
         if store.pause is None:
             self.notify("The training is running. Press P to pause it, then . for one step.")
@@ -286,13 +287,11 @@ class GradscopeApp(App[int]):
 
     def action_measure(self) -> None:
         """Measure memory and time in the next step."""
-        if not self.is_readonly:
-            self.pause_lease.send(self.source, "measure")
+        self.pause_lease.send(self.source, "measure")
 
     def action_restore_snapshot(self) -> None:
         """Restore the training state from before the first intervention."""
-        if not self.is_readonly:
-            self.pause_lease.send(self.source, "undo")
+        self.pause_lease.send(self.source, "undo")
 
     def _show_command_answer(self, text: str, step: int | None, *, is_done: bool) -> None:
         """Log a success; show a refusal."""
@@ -308,7 +307,7 @@ class GradscopeApp(App[int]):
         name, store = self.main.detail.layer_name, self.session.watched
         if self.presenter.page != "detail" or name is None:
             name = self.main.table.cursor_layer
-        if name is None or self.is_readonly:
+        if name is None:
             return
         text = f"Capturing the {what} of {name or 'the model'} in the next step."
         if store is not None and store.pause is not None:
@@ -317,11 +316,11 @@ class GradscopeApp(App[int]):
         self.run_worker(partial(self._capture, name, what), thread=True, exclusive=True)
 
     def _capture(self, name: str, what: str) -> None:
-        source: Any = self.source  # a Client; not all sources of the tests can capture
+        if self.source is None:
+            self.call_later(self._notify_error, NO_LINK)
+            return
         try:
-            if source is None:
-                raise GradscopeError(NO_LINK)  # noqa: TRY301 - one way out
-            self.call_later(self._show_captured, source.capture(name, what))
+            self.call_later(self._show_captured, self.source.capture(name, what))
         except GradscopeError as error:
             self.call_later(self._notify_error, str(error))
 

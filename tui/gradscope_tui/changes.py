@@ -7,6 +7,7 @@ step in force, or refuses it with a reason. It is not shown as active before tha
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from gradscope.names import counted
 from gradscope.protocol import Ack, Command, InterventionState
 from gradscope_tui.source import UNADDRESSED, Source, send_command
 from gradscope_tui.view.intervention_text import layers_in_words, short, what
@@ -71,7 +72,7 @@ class Changes:
         self._own: dict[str, Change] = {}
         self.version = 0
 
-    def send(self, source: Source | None, change: Change, revision: int | None) -> None:
+    def send(self, source: "Source | None", change: Change, revision: int | None) -> None:
         """Send a change. The answer arrives later; without a link, the change is refused immediately.
 
         `revision` is the newest revision of the run's interventions that this viewer has received.
@@ -149,7 +150,7 @@ def _state(sent: _Sent) -> InterventionState:
 
 def _end_in_words(command: Command) -> str:
     if command.end_steps is not None:
-        return f"after {command.end_steps:,} steps"
+        return f"after {counted(command.end_steps, 'step')}"
     return _KEPT if command.is_kept else "with its viewer"
 
 

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from textual.binding import Binding, BindingType
 
-__all__ = ["KEYS", "Key", "Owner", "bindings_of", "keys_shown"]
+__all__ = ["CHANGING_ACTIONS", "KEYS", "Key", "Owner", "bindings_of", "keys_shown"]
 
 Owner: TypeAlias = Literal["app", "main", "layers", "detail", "interventions", "alerts"]
 
@@ -91,6 +91,10 @@ KEYS: tuple[Key, ...] = (
     Key("q", "q", "leave(0)", "quit", "app", "quit"),
     Key("ctrl+c", "ctrl+c", "leave(130)", "quit at once, exit code 130", "app"),
 )
+
+
+CHANGING_ACTIONS = {key.action.removeprefix("app.") for key in KEYS if key.changes}
+"""The actions that `--readonly` refuses."""
 
 
 def bindings_of(owner: Owner) -> list[BindingType]:

@@ -36,7 +36,7 @@ class PauseLease:
         self._is_held = False
         self._renewed_s = 0.0
 
-    def send(self, source: Source | None, action: Action) -> None:
+    def send(self, source: "Source | None", action: Action) -> None:
         """Send a command. A pause, or a single step of a paused run, starts a lease of 60 s."""
         if action in ("pause", "step_once"):
             self._is_held = True
@@ -45,7 +45,7 @@ class PauseLease:
         self._renewed_s = time.monotonic()
         self._send(source, action, is_reported=True)
 
-    def renew(self, source: Source | None, pause: PauseState | None) -> None:
+    def renew(self, source: "Source | None", pause: PauseState | None) -> None:
         """Renew the lease every 20 s if this viewer holds the pause."""
         if not self._is_held or pause is None or source is None:
             return
@@ -53,7 +53,7 @@ class PauseLease:
             self._renewed_s = time.monotonic()
             self._send(source, "pause", is_reported=False)
 
-    def _send(self, source: Source | None, action: Action, *, is_reported: bool) -> None:
+    def _send(self, source: "Source | None", action: Action, *, is_reported: bool) -> None:
         lease_s = _PAUSE_S if action in ("pause", "step_once") else None
         command = Command(action=action, lease_s=lease_s, **UNADDRESSED)
         send_command(source, command, partial(self._note_answer, action, is_reported=is_reported))
@@ -75,7 +75,7 @@ class FocusLease:
         self._layer: str | None = None
         self._sent_s = 0.0
 
-    def hold(self, source: Source | None, layer: str | None) -> None:
+    def hold(self, source: "Source | None", layer: str | None) -> None:
         """Set the layer in the focus, or None. Send a command if it changed or 20 s have passed."""
         if source is not self._source:
             self._source, self._layer = source, None

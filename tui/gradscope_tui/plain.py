@@ -6,29 +6,31 @@ word has the same information.
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING
 
 from rich.color import ColorSystem
 from rich.style import Style
 
 from gradscope.errors import LinkError
-from gradscope.protocol import Backfill, Message, RunInfo
+from gradscope.protocol import Backfill, Message
 from gradscope.recording import Recording
-from gradscope_tui.source import Link
 from gradscope_tui.store.run import RunStore
-from gradscope_tui.store.session import Session
+from gradscope_tui.store.session import Session, end_of
 from gradscope_tui.view.alerts import verdict_cells
 from gradscope_tui.view.cell import Cell, Role, printable
 from gradscope_tui.view.intervention_text import whole_line
 from gradscope_tui.view.layout import choose_columns
 from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
 from gradscope_tui.view.rows import RowOrder, list_rows
-from gradscope_tui.view.status import status_cells, status_of
+from gradscope_tui.view.status import Status, status_cells, status_of
 from gradscope_tui.view.table import TableView, by_layer, header_cells, row_cells
 
-__all__ = ["Reader", "memory_text", "render_once", "render_recorded", "table_text"]
+if TYPE_CHECKING:
+    from gradscope.client import Client
+
+__all__ = ["memory_text", "render_once", "render_recorded", "table_text"]
 
 _TIMEOUT_S = 10.0
 _LEAST_WIDTH = 40
@@ -56,30 +58,11 @@ _STYLES: dict[Role, Style] = {
 }
 
 
-class Reader(Protocol):
-    """The part of a client that `render_once` uses."""
-
-    run: str | None
-
-    @property
-    def link(self) -> Link:
-        """The state of the link to the hub."""
-
-    def runs(self, timeout_s: float = 2.0) -> list[RunInfo]:
-        """Return all ranks of all runs."""
-
-    def watch(self, run: str, *, max_rate_hz: float = 4.0, backfill: bool = True) -> None:
-        """Subscribe to a run."""
-
-    def receive(self, timeout_s: float) -> list[Message]:
-        """Wait for messages; return them in order."""
-
-
-def render_once(client: Reader, *, color: bool, width: int, tab: str = "layers") -> str:
+def render_once(client: "Client", *, color: bool, width: int, tab: str = "layers") -> str:
     """Return the newest step of the client's run, or of the only live one, as a table.
 
     Each call subscribes again. Raises NothingToConnectError if there is no run to choose, and LinkError
-    if no step arrives in 10 s.
+    if no step arrives in 10 s, or if the run has ended without one.
     """
     from gradscope.client.run_selection import only_live_run  # noqa: PLC0415 - gradscope.client loads zmq
 
@@ -89,6 +72,9 @@ def render_once(client: Reader, *, color: bool, width: int, tab: str = "layers")
     deadline = time.monotonic() + _TIMEOUT_S
     is_backfilled = False
     while not (is_backfilled and store.revision is not None and (store.newest or tab == "memory")):
+        end = end_of(client.runs(), store.run) if is_backfilled else None
+        if end is not None:
+            raise LinkError(f"run {store.run!r} ended without an observed step: {end.reason}")
         if time.monotonic() > deadline:
             raise LinkError(
                 f"no step of run {store.run!r} arrived in {_TIMEOUT_S:g} s; its steps may be slow, or "
@@ -97,11 +83,10 @@ def render_once(client: Reader, *, color: bool, width: int, tab: str = "layers")
         for message in client.receive(0.1):
             session.feed(message)
             is_backfilled |= isinstance(message, Backfill) and message.state == "end"
-    info = next((i for i in client.runs() if i.run == store.run and i.rank == 0), None)
-    is_ended = info is not None and not info.is_live
     if tab == "memory":
         return memory_text(store, color=color, width=width)
-    return table_text(store, link=client.link, is_ended=is_ended, color=color, width=width)
+    status = replace(status_of(store, end_of(client.runs(), store.run)), phase=client.link.phase)
+    return table_text(store, status, color=color, width=width)
 
 
 def render_recorded(recording: Recording, *, color: bool, width: int, tab: str = "layers") -> str:
@@ -117,14 +102,16 @@ def render_recorded(recording: Recording, *, color: bool, width: int, tab: str =
         store.feed(message)
     if tab == "memory":
         return memory_text(store, color=color, width=width)
-    return table_text(store, link=_NoLink(), is_ended=True, color=color, width=width)
+    status = replace(status_of(store, None), is_ended=True, end_reason=recording.info.reason)
+    return table_text(store, replace(status, phase="up"), color=color, width=width)
 
 
 def memory_text(store: RunStore, *, color: bool, width: int) -> str:
     """Return memory and time of the newest measured step as text, with bars and a line for each layer."""
     width = max(width, _LEAST_WIDTH)
     accounts = [entry.text for entry in store.journal if exhausted_text([entry.text])]
-    lines: list[Sequence[Cell]] = [(Cell(line, "above3"),) for line in _lines_of(accounts[-1:])]
+    last = "".join(accounts[-1:]).splitlines()
+    lines: list[Sequence[Cell]] = [(Cell(printable(line), "above3"),) for line in last]
     if store.resources.memory is None and store.resources.times is None:
         lines.append((Cell("No memory data yet."),))
     else:
@@ -134,27 +121,13 @@ def memory_text(store: RunStore, *, color: bool, width: int) -> str:
     return "\n".join(_line(cells, color=color) for cells in lines) + "\n"
 
 
-def _lines_of(texts: Sequence[str]) -> list[str]:
-    return [printable(line) for text in texts for line in text.splitlines()]
-
-
-@dataclass(frozen=True, slots=True)
-class _NoLink:
-    """The link of a recording, which has none."""
-
-    phase: Literal["up"] = "up"
-    since_s: float = 0.0
-    reason: str = ""
-
-
-def table_text(store: RunStore, *, link: Link, is_ended: bool, color: bool, width: int) -> str:
+def table_text(store: RunStore, status: Status, *, color: bool, width: int) -> str:
     """Return a store's newest step as text, with status, interventions, and a line for each layer."""
     width = max(width, _LEAST_WIDTH)
     frame = store.frame()
     order = RowOrder()
     listing = list_rows(frame, order, ())
     view = TableView(frame, listing, order, choose_columns(width), by_layer(store.interventions))
-    status = replace(status_of(store, is_ended=is_ended), phase=link.phase)
     verdict = verdict_cells(store.verdict, width)
     lines: list[Sequence[Cell]] = [*([verdict] if verdict else []), status_cells(status, width)]
     lines += [(Cell(f" ◆ {whole_line(state)}", "alarm"),) for state in store.interventions]

@@ -5,6 +5,7 @@ It connects store and screen: it reads the link and the run, and uses no widget.
 
 from dataclasses import replace
 
+from gradscope.names import counted
 from gradscope.protocol import InterventionState
 from gradscope_tui.changes import Answer, Changes
 from gradscope_tui.keys import Owner
@@ -20,7 +21,6 @@ from gradscope_tui.view.empty_text import (
     too_small_text,
     waiting_text,
 )
-from gradscope_tui.view.numbers import counted
 from gradscope_tui.view.status import Phase, Status, status_of
 
 __all__ = ["Presenter"]
@@ -93,9 +93,8 @@ class Presenter:
         self._note_phase(phase)
         dropped = source.counters.get("inbox_dropped", 0) if source else 0
         self._note_drops(dropped)
-        info = self._session.info()
         self.status = replace(
-            status_of(store, is_ended=info is not None and not info.is_live) if store else Status(),
+            status_of(store, self._session.end()) if store else Status(),
             phase=phase,
             reason=source.link.reason if source else "",
             dropped=dropped,

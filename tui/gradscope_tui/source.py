@@ -1,25 +1,25 @@
-"""`Source` is the origin of a run's stream; `Connector` is the thread that opens it.
+"""The source of a run's stream, a `gradscope.client.Client`; `Connector` is the thread that opens it.
 
-`gradscope.client.Client` is a source; tests have others. A source has its own thread, which reads the
-link and calls `on_arrival` when there are items to take.
+The client has its own thread, which reads the link and calls `on_arrival` when there are items to take.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Literal, Protocol, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from gradscope.errors import GradscopeError, LinkError, NothingToConnectError
-from gradscope.protocol import Ack, Command, Message, Step
+from gradscope.protocol import Ack, Command
+
+if TYPE_CHECKING:
+    from gradscope.client import Client
 
 __all__ = [
     "NO_LINK",
     "UNADDRESSED",
     "Connect",
     "Connector",
-    "Item",
-    "Link",
     "OnAnswer",
     "Source",
     "connect_client",
@@ -29,9 +29,6 @@ __all__ = [
 NO_LINK = "there is no link to the training process"
 
 _RETRY_S = 0.3
-
-Item: TypeAlias = Message | dict[int, Step]
-"""A message, or a step of the run: the messages of all ranks that have reported it."""
 
 
 class _Address(TypedDict):
@@ -44,41 +41,8 @@ UNADDRESSED: _Address = {"id": b"", "run": "", "peer": ""}
 """The fields of a Command that the source fills in when it sends it."""
 
 
-class Link(Protocol):
-    """The state of a link."""
-
-    @property
-    def phase(self) -> Literal["connecting", "up", "lost", "refused"]:
-        """The phase of the connection."""
-
-    @property
-    def reason(self) -> str:
-        """Why the link is lost or refused."""
-
-
-class Source(Protocol):
-    """The part of a client that the screen uses."""
-
-    @property
-    def link(self) -> Link:
-        """The state of the link to the hub."""
-
-    @property
-    def counters(self) -> Mapping[str, int]:
-        """Numbers of messages; `inbox_dropped` were not taken in time."""
-
-    def watch(self, run: str, *, max_rate_hz: float = 4.0, backfill: bool = True) -> None:
-        """Subscribe to a run."""
-
-    def take(self, most: int) -> list[Item]:
-        """Return the oldest queued items without waiting for more."""
-
-    def send(self, command: Command) -> Future[Ack]:
-        """Fill in the fields of `UNADDRESSED` and send the command. The future's result is the answer."""
-
-    def close(self) -> None:
-        """Close the link and end its thread."""
-
+Source: TypeAlias = "Client"
+"""Watches a run and sends commands. Tests have a source without a link."""
 
 Connect: TypeAlias = Callable[[Callable[[], object]], Source]
 """Opens a source that calls its argument when items arrive. Raises NothingToConnectError without a hub."""
@@ -88,7 +52,7 @@ OnAnswer: TypeAlias = Callable[[Ack | None, str], object]
 """Called with the acknowledgement, or with None and the reason why the command was refused."""
 
 
-def send_command(source: Source | None, command: Command, on_answer: OnAnswer) -> None:
+def send_command(source: "Source | None", command: Command, on_answer: OnAnswer) -> None:
     """Send a command; without a link it is refused at once. `on_answer` is called in any thread."""
     if source is None:
         on_answer(None, NO_LINK)

@@ -13,7 +13,7 @@ __all__ = ["CardScreen"]
 
 
 class CardScreen(ModalScreen[str]):
-    """Returns the answer of the pressed key; all other keys do nothing, except those that scroll.
+    """Returns the answer of the pressed key; other keys only scroll.
 
     `answers` has the answer of each key, by Textual's name of the key; `hint` names the keys for people.
     """

@@ -16,10 +16,11 @@ from textual.widgets import Input, Label, Static
 
 from gradscope.catalogue import INTERVENTIONS, InterventionSpec
 from gradscope.errors import UsageError
+from gradscope.names import counted
 from gradscope.protocol import ActionInfo, ArgumentInfo, Command, Schedule, parse_ramp
 from gradscope_tui.source import UNADDRESSED
 from gradscope_tui.store.measure import Frame
-from gradscope_tui.view.fields import count_of, number_of, range_in_words, suggested_value
+from gradscope_tui.view.fields import count_of, number_of, suggested_value
 from gradscope_tui.view.intervention_text import layers_in_words, sentence, specs_of
 from gradscope_tui.widgets.choice import Choice
 
@@ -180,7 +181,9 @@ class InterveneScreen(ModalScreen[Command | None]):
         self.call_after_refresh(self._share_room)
         if command is not None:
             ends = (
-                f"it ends after {command.end_steps:,} steps" if command.end_steps else _END_WORDS[end]
+                f"it ends after {counted(command.end_steps, 'step')}"
+                if command.end_steps
+                else _END_WORDS[end]
             )
             self.query_one("#sentence", Static).update(sentence(*self._chosen, command, ends))
 
@@ -229,11 +232,8 @@ class InterveneScreen(ModalScreen[Command | None]):
             if argument.kind == "yes":
                 found[argument.name] = float(self.query_one(f"#{_id(argument)}", Choice).chosen)
             elif argument.kind != "choice":
-                value = number_of(argument, self.query_one(f"#{_id(argument)}", Input).value)
-                if value is None:
-                    name = argument.name.replace("_", " ")
-                    raise UsageError(f"{name}: expected {range_in_words(argument)}")
-                found[argument.name] = value
+                text = self.query_one(f"#{_id(argument)}", Input).value
+                found[argument.name] = number_of(argument, text)
         return found
 
     def _schedule(self) -> Schedule | None:

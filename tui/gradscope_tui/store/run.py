@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gradscope.columns import Block
 from gradscope.errors import ProtocolError
 from gradscope.findings import Finding, Verdict
+from gradscope.names import counted
 from gradscope.protocol import (
     ActionInfo,
     Backfill,
@@ -186,7 +187,7 @@ class RunStore:
             return
         self._set_tree(tree)
         if not is_first:
-            text = f"the model changed: {len(tree)} layers, revision {message.revision}"
+            text = f"the model changed: {counted(len(tree), 'layer')}, revision {message.revision}"
             self.note("info", text)
 
     def _take_step(self, message: Step) -> None:

@@ -1,11 +1,19 @@
 """`Session`: the runs that the hub lists, and the store of the watched one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gradscope.protocol import Message, RunInfo, Runs, Step
 from gradscope_tui.store.run import RunStore
 
-__all__ = ["Session"]
+__all__ = ["Session", "end_of"]
+
+
+def end_of(runs: Sequence[RunInfo], run: str) -> RunInfo | None:
+    """Return the rank that failed first, otherwise the first rank; None if a rank is live or none is known."""
+    ranks = [info for info in runs if info.run == run]
+    if not ranks or any(info.is_live for info in ranks):
+        return None
+    return min(ranks, key=lambda info: (not info.has_failed, info.has_failed and info.last_message_s))
 
 
 class Session:
@@ -39,10 +47,9 @@ class Session:
             self.watched.ranks.note_runs(self.runs)
         return self.watched
 
-    def info(self) -> RunInfo | None:
-        """Return the hub's entry of the watched run's rank 0."""
-        run = self.watched.run if self.watched else None
-        return next((info for info in self.runs if info.run == run and info.rank == 0), None)
+    def end(self) -> RunInfo | None:
+        """Return the rank that says how the watched run ended; None if it has not ended."""
+        return end_of(self.runs, self.watched.run) if self.watched else None
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all runs: live ones first, then the newest first."""

@@ -1,6 +1,8 @@
 """The text in the middle of a page without content: the reason, and the next thing to do."""
 # ruff: noqa: RUF001 - the signs are meant
 
+from gradscope.names import counted
+
 __all__ = [
     "NO_ALERTS",
     "NO_INTERVENTIONS",
@@ -21,7 +23,7 @@ NO_MEMORY = (
 def waiting_text(run: str | None, *, problem: str = "", ended: int = 0) -> str:
     """Return the text while there is no run to watch. `ended` runs can be chosen with R."""
     which = "a run" if run is None else f"the run {run!r}"
-    more = f"\n\nPress R to choose one of {ended} ended runs." if ended else ""
+    more = f"\n\nPress R to choose one of {counted(ended, 'ended run')}." if ended else ""
     return (
         f"Waiting for {which}…\n\n"
         "Add one line to your training script and start it:\n\n"

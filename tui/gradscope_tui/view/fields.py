@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradscope.catalogue import INTERVENTIONS
+from gradscope.catalogue import INTERVENTIONS, Argument
+from gradscope.errors import UsageError
 from gradscope.protocol import ArgumentInfo
 from gradscope_tui.store.measure import Frame
 
-__all__ = ["count_of", "number_of", "range_in_words", "suggested_value"]
+__all__ = ["count_of", "number_of", "suggested_value"]
 
 
 def suggested_value(
@@ -36,28 +37,23 @@ def suggested_value(
     return float(f"{suggestion.factor * usable.max():.2g}")
 
 
-def number_of(argument: ArgumentInfo, text: str) -> float | None:
-    """Return the number in `text`; None if it is not a number, or outside the argument's range."""
+def number_of(info: ArgumentInfo, text: str) -> float:
+    """Return the number in `text`. Raises UsageError, with the allowed range, for anything else."""
+    argument = Argument(
+        info.name,
+        info.help,
+        info.kind,
+        lowest=-math.inf if info.lowest is None else info.lowest,
+        highest=math.inf if info.highest is None else info.highest,
+        may_be_infinite=True,
+    )
     try:
-        value = float(text.strip().replace(",", "."))
-    except ValueError:
-        return None
-    is_whole = argument.kind != "whole" or value.is_integer()
-    is_low = argument.lowest is not None and value < argument.lowest
-    is_high = argument.highest is not None and value > argument.highest
-    return None if math.isnan(value) or is_low or is_high or not is_whole else value
+        return float(argument.check(info.name, float(text.strip().replace(",", "."))))
+    except ValueError:  # a UsageError is one
+        name = info.name.replace("_", " ")
+        raise UsageError(f"{name}: expected {argument.range_in_words}, got {text!r}") from None
 
 
 def count_of(text: str) -> int | None:
     """Return the whole number of at least 0 in `text`, or None."""
     return int(text) if text.isdecimal() else None
-
-
-def range_in_words(argument: ArgumentInfo) -> str:
-    """Return the range of an argument in words."""
-    words = ["a whole number" if argument.kind == "whole" else "a number"]
-    if argument.lowest is not None:
-        words.append(f"of at least {argument.lowest:g}")
-    if argument.highest is not None:
-        words.append(f"{'and' if len(words) > 1 else 'of'} at most {argument.highest:g}")
-    return " ".join(words)

@@ -10,7 +10,6 @@ __all__ = [
     "NUMBER_WIDTH",
     "aligned",
     "count",
-    "counted",
     "duration",
     "ordinal",
     "percent",
@@ -53,11 +52,6 @@ def scalar(value: float) -> str:
         return f"{value:,.{digits}f}"
     mantissa, _, power = f"{value:.3e}".partition("e")
     return f"{mantissa}e{int(power)}"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return `1 layer`, `2 layers`, `1,000 layers`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def count(value: float) -> str:

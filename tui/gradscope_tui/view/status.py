@@ -10,9 +10,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.names import counted
+from gradscope.protocol import RunInfo
 from gradscope_tui.store.run import RunStore
 from gradscope_tui.view.cell import Cell, fit, printable
-from gradscope_tui.view.numbers import counted, duration, ordinal, percent, scalar
+from gradscope_tui.view.numbers import duration, ordinal, percent, scalar
 from gradscope_tui.view.plots.sparkline import sparkline
 
 __all__ = ["STALE_S", "Phase", "Status", "liveness", "status_cells", "status_of"]
@@ -25,6 +27,9 @@ STALE_S = 1.5
 
 _USUAL_STEPS = 2.5
 """A run with slow steps is late only after this many of its usual step times."""
+
+_END_WIDTH = 60
+"""How a run ended is cut after this, so that the name of the run is still shown."""
 
 _LOSS_WIDTH = 14
 _LOSSES = 280
@@ -51,13 +56,15 @@ class Status:
     dropped: int = 0
     age_s: float | None = None
     is_ended: bool = False
+    end_reason: str = ""
+    has_failed: bool = False
     is_readonly: bool = False
     is_paused: bool = False
     waiting: int | None = None
 
 
-def status_of(store: RunStore, *, is_ended: bool) -> Status:
-    """Return the status of a store, without the fields of the link."""
+def status_of(store: RunStore, end: RunInfo | None) -> Status:
+    """Return the status of a store, without the fields of the link. `end` says how the run ended."""
     loss = next(iter(store.scalars.names), "")
     newest = store.newest
     return Status(
@@ -71,7 +78,9 @@ def status_of(store: RunStore, *, is_ended: bool) -> Status:
         every=newest.every if newest else None,
         measured_by=store.measured_by,
         age_s=store.age_s(),
-        is_ended=is_ended,
+        is_ended=end is not None,
+        end_reason=end.reason if end else "",
+        has_failed=end is not None and end.has_failed,
         is_paused=store.pause is not None,
     )
 
@@ -94,7 +103,9 @@ def liveness(status: Status) -> Cell:
 
 def _freshness(status: Status, age: str) -> Cell:
     if status.is_ended:
-        return Cell(f"■ ended {age} ago" if age else "■ ended", "title")
+        text = "■ ended" + (f" {age} ago" if age else "")
+        text += f": {printable(status.end_reason)}" if status.end_reason else ""
+        return Cell(fit(text, min(len(text), _END_WIDTH)), "bad" if status.has_failed else "title")
     if status.is_paused:
         return Cell("❚❚ paused", "warning")
     if status.age_s is None:

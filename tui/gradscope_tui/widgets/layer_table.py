@@ -12,12 +12,14 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
+from gradscope.names import counted
 from gradscope.protocol import InterventionState
 from gradscope_tui.keys import bindings_of
+from gradscope_tui.store.layers import LayerTree
 from gradscope_tui.store.measure import Frame
+from gradscope_tui.store.run import RunStore
 from gradscope_tui.view.cell import Line
 from gradscope_tui.view.layout import choose_columns
-from gradscope_tui.view.numbers import counted
 from gradscope_tui.view.rows import Listing, RowOrder, list_rows, parse_filter
 from gradscope_tui.view.table import TableView, by_layer, header_cells, row_cells
 from gradscope_tui.widgets.row_list import CursorList
@@ -39,7 +41,8 @@ class LayerTable(CursorList):
         self.marked: set[str] = set()
         self.folded: set[str] = set()
         self.order = RowOrder()
-        self._view: TableView | None = None
+        no_rows = Listing((), is_flat=False)
+        self._view = TableView(RunStore("").frame(), no_rows, self.order, choose_columns(0))
         self._interventions: Collection[InterventionState] = ()
         self._cells: dict[int, Line] = {}
         self._strips: dict[tuple[int, bool], tuple[Line, Strip]] = {}
@@ -51,24 +54,12 @@ class LayerTable(CursorList):
         width = self.scrollable_content_region.width
         listing = self._listing(frame)
         before = self._view
-        view = TableView(
-            frame,
-            listing,
-            self.order,
-            choose_columns(width),
-            by_layer(interventions),
-            self.folded,
-            self.marked,
-        )
+        columns, states = choose_columns(width), by_layer(interventions)
+        view = TableView(frame, listing, self.order, columns, states, self.folded, self.marked)
         self._view = view
-        is_same = (
-            before is not None
-            and before.listing is listing
-            and before.layout == view.layout
-            and before.frame.tree is frame.tree
-        )
-        if is_same:
-            self._refresh_changed_rows(view)
+        is_same = before.listing is listing and before.layout == view.layout
+        if is_same and before.frame.tree is frame.tree:
+            self._refresh_changed_rows()
         else:
             self._keep_cursor(before, listing)
             self._cells.clear()
@@ -79,41 +70,42 @@ class LayerTable(CursorList):
     def _fit_width(self) -> None:
         """Redraw if the scroll bar has appeared or disappeared."""
         width = self.scrollable_content_region.width
-        if self._view is not None and self._view.layout.width != width:
+        if self._view.layout.width != width:
             self._show_again()
 
     def chosen(self) -> tuple[str, ...]:
         """Return the marked layers in the model's order, or the one at the cursor."""
-        if self._view is None:
-            return ()
-        tree = self._view.frame.tree
+        tree, name = self._tree, self.cursor_layer
         marked = tuple(tree.layers[n].name for n in tree.order if tree.layers[n].name in self.marked)
-        node = self.cursor_node
-        return marked or (() if node is None else (tree.layers[node].name,))
+        return marked or (() if name is None else (name,))
+
+    @property
+    def _tree(self) -> LayerTree:
+        return self._view.frame.tree
 
     @property
     def cursor_node(self) -> int | None:
         """The node at the cursor."""
-        nodes = self._view.listing.nodes if self._view else ()
+        nodes = self._view.listing.nodes
         return nodes[self.cursor] if self.cursor < len(nodes) else None
 
     @property
     def cursor_layer(self) -> str | None:
         """The name of the layer at the cursor."""
         node = self.cursor_node
-        return None if node is None or self._view is None else self._view.frame.tree.layers[node].name
+        return None if node is None else self._tree.layers[node].name
 
     @property
     def listed(self) -> int:
         """The number of rows."""
-        return len(self._view.listing.nodes) if self._view else 0
+        return len(self._view.listing.nodes)
 
     @property
     def in_words(self) -> str:
-        """The numbers of marked and listed layers, and the filter, as text."""
-        if self._view is None:
+        """The numbers of marked and listed layers, and the filter, as text; empty without layers."""
+        all_layers = len(self._tree)
+        if not all_layers:
             return ""
-        all_layers = len(self._view.frame.tree)
         words = [f"{len(self.marked)} marked"] if self.marked else []
         words += [f"/{self.order.filter}"] if self.order.filter else []
         shown = self.listed
@@ -127,14 +119,10 @@ class LayerTable(CursorList):
 
     def render_line(self, y: int) -> Strip:
         """Draw the header at line 0, otherwise a row of the table."""
+        if y == 0:
+            return self.strip_of(header_cells(self._view))
         row = y - 1 + self.scroll_offset.y
-        if self._view is None or (y and row >= self.listed):
-            return self.strip_of(())
-        return (
-            self._strip(row, self._row(self._view, row))
-            if y
-            else self.strip_of(header_cells(self._view))
-        )
+        return self._strip(row, self._row(row)) if row < self.listed else self.strip_of(())
 
     def _strip(self, row: int, cells: Line) -> Strip:
         key = row, row == self.cursor
@@ -148,35 +136,33 @@ class LayerTable(CursorList):
         self._strips[key] = cells, self.row_strip(row, cells)
         return self._strips[key][1]
 
-    def _row(self, view: TableView, row: int) -> Line:
-        cells = self._cells.get(row)
-        if cells is None:
-            cells = self._cells[row] = row_cells(view, row)
-        return cells
+    def _row(self, row: int) -> Line:
+        if row not in self._cells:
+            self._cells[row] = row_cells(self._view, row)
+        return self._cells[row]
 
-    def _refresh_changed_rows(self, view: TableView) -> None:
+    def _refresh_changed_rows(self) -> None:
         before, self._cells = self._cells, {}
         top = self.scroll_offset.y
         for row in range(top, min(self.listed, top + self.size.height)):
-            if before.get(row) != self._row(view, row):
+            if before.get(row) != self._row(row):
                 self.counters["rows_dirty"] += 1
                 self.refresh_line(row + 1)
 
     def _listing(self, frame: Frame) -> Listing:
         """Return the listed rows; the previous object if it is equal, so that it can be compared fast."""
         key = (id(frame.tree), self.order, frozenset(self.folded))
-        before = self._view.listing if self._view else None
-        if before is not None and key == self._listed_from and not self.order.sort:
+        before = self._view.listing
+        if key == self._listed_from and not self.order.sort:
             return before
         listing = list_rows(frame, self.order, self.folded)
         self._listed_from = key
-        return before if before is not None and before == listing else listing
+        return before if before == listing else listing
 
-    def _keep_cursor(self, before: TableView | None, listing: Listing) -> None:
+    def _keep_cursor(self, before: TableView, listing: Listing) -> None:
         node = None
-        if before is not None and self.cursor < len(before.listing.nodes) and self._view is not None:
-            name = before.frame.tree.layers[before.listing.nodes[self.cursor]].name
-            node = self._view.frame.tree.find(name)
+        if self.cursor < len(before.listing.nodes):
+            node = self._tree.find(before.frame.tree.layers[before.listing.nodes[self.cursor]].name)
         if node in listing.nodes:
             self.cursor = listing.nodes.index(node)
         self.cursor = max(0, min(self.cursor, len(listing.nodes) - 1))
@@ -187,8 +173,7 @@ class LayerTable(CursorList):
         self._show_again()
 
     def _show_again(self) -> None:
-        if self._view is not None:
-            self.show(self._view.frame, self._interventions)
+        self.show(self._view.frame, self._interventions)
         self.post_message(self.Changed())
 
     def notify_style_update(self) -> None:
@@ -198,24 +183,23 @@ class LayerTable(CursorList):
 
     def on_resize(self) -> None:
         """Redraw for the new width."""
-        if self._view is not None:
-            self._show_again()
+        self._show_again()
 
     def action_fold(self) -> None:
         """Fold the container at the cursor; on any other layer, move the cursor to its container."""
-        node, tree = self.cursor_node, self._view.frame.tree if self._view else None
-        if node is None or tree is None or self._is_flat:
+        node, tree, listing = self.cursor_node, self._tree, self._view.listing
+        if node is None or listing.is_flat:
             return
         if tree.is_container(node) and tree.layers[node].name not in self.folded:
             self.folded.add(tree.layers[node].name)
             self._show_again()
         elif tree.parent[node] >= 0:
-            self.put_cursor(self._view.listing.nodes.index(tree.parent[node]))  # type: ignore[union-attr]  # checked above
+            self.put_cursor(listing.nodes.index(tree.parent[node]))
 
     def action_unfold(self) -> None:
         """Unfold the container at the cursor; if it is unfolded, move the cursor to its first layer."""
-        node, tree = self.cursor_node, self._view.frame.tree if self._view else None
-        if node is None or tree is None or self._is_flat or not tree.is_container(node):
+        node, tree = self.cursor_node, self._tree
+        if node is None or self._view.listing.is_flat or not tree.is_container(node):
             return
         if tree.layers[node].name in self.folded:
             self.folded.discard(tree.layers[node].name)
@@ -223,24 +207,17 @@ class LayerTable(CursorList):
         else:
             self.put_cursor(self.cursor + 1)
 
-    @property
-    def _is_flat(self) -> bool:
-        return self._view is not None and self._view.listing.is_flat
-
     def action_mark(self) -> None:
         """Toggle the mark of the layer and move the cursor to the next row."""
-        node = self.cursor_node
-        if node is not None and self._view is not None:
-            self.marked ^= {self._view.frame.tree.layers[node].name}
+        name = self.cursor_layer
+        if name is not None:
+            self.marked ^= {name}
             self._show_again()
             self.put_cursor(self.cursor + 1)
 
     def action_mark_all(self) -> None:
         """Mark all listed layers; if all are marked, remove their marks."""
-        if self._view is None:
-            return
-        tree = self._view.frame.tree
-        names = {tree.layers[node].name for node in self._view.listing.nodes}
+        names = {self._tree.layers[node].name for node in self._view.listing.nodes}
         self.marked = self.marked - names if names <= self.marked else self.marked | names
         self._show_again()
 
