@@ -65,18 +65,9 @@ if TYPE_CHECKING:
     from gradscope.rules import Alert
 
 _NEEDS_TORCH = frozenset(
-    {
-        "Intervention",
-        "Report",
-        "Scope",
-        "attach",
-        "examine",
-        "functional",
-        "nn",
-        "register_intervention",
-        "scopes",
-        "time_function",
-    }
+    name
+    for name, home in _HOME.items()
+    if home.rpartition(".")[2] in ("agent", "doctor", "functional", "nn")
 )
 
 

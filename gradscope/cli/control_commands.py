@@ -1,9 +1,15 @@
 """The commands that pause a training, inspect it, wait for it, and restore it."""
 
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
+
+from gradscope.cli.connection import connect_to
+from gradscope.cli.output import say, table_lines
+from gradscope.errors import GradscopeError
 
 __all__ = ["register"]
 
@@ -13,13 +19,20 @@ Run: TypeAlias = Annotated[
 Lease: TypeAlias = Annotated[
     float,
     typer.Option(
-        "--lease", metavar="SECONDS", help="The pause ends by itself after this time: 300 at most."
+        "--lease", metavar="SECONDS", help="Training resumes by itself after this time, 300 at most."
     ),
 ]
 Timeout: TypeAlias = Annotated[
     float,
-    typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the next step boundary."),
+    typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the end of the step."),
 ]
+
+_FOCUS_NUMBERS = (
+    ("out", "std", "std"),
+    ("grad", "norm", "|∇out|"),
+    ("param_grad", "norm", "|∇w|"),
+    ("update", "norm", "|Δw|"),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -29,24 +42,36 @@ def register(app: typer.Typer) -> None:
 
 
 def pause(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0) -> None:
-    """Pause a training between two steps; again: renew the pause."""
-    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
+    """Pause a training after the current step. A second call renews the pause.
 
-    pause_commands.pause(run, lease, timeout_s=timeout)
+    Example: gradscope pause RUN --lease 120
+    """
+    with connect_to(run) as client:
+        ack = client.pause(lease_s=lease, timeout_s=timeout)
+    say(
+        f"paused before step {ack.step}; continues by itself in {lease:g} s",
+        f"renew it with: gradscope pause {run}    go on with: gradscope resume {run}",
+    )
 
 
 def resume(run: Run, timeout: Timeout = 30.0) -> None:
-    """Continue a paused training."""
-    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
+    """Continue a paused training.
 
-    pause_commands.resume(run, timeout_s=timeout)
+    Example: gradscope resume RUN
+    """
+    with connect_to(run) as client:
+        ack = client.resume(timeout_s=timeout)
+    say(f"continues with step {ack.step}")
 
 
 def step(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0) -> None:
-    """Let one step run, and pause before the next."""
-    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
+    """Run one step of a paused training, and pause again before the next step.
 
-    pause_commands.step(run, lease, timeout_s=timeout)
+    Example: gradscope step RUN
+    """
+    with connect_to(run) as client:
+        ack = client.step_once(lease_s=lease, timeout_s=timeout)
+    say(f"step {ack.step} has run; paused before the next, continues by itself in {lease:g} s")
 
 
 def break_(
@@ -54,19 +79,21 @@ def break_(
     condition: Annotated[
         str,
         typer.Argument(
-            metavar="CONDITION", help="As 'loss > 10', any.nan, 'grad[\"fc*\"].norm > 100'."
+            metavar="CONDITION", help="'loss > 10', any.nan, 'grad[\"fc*\"].norm > 100', 'step == 500'."
         ),
     ],
     lease: Lease = 60.0,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Pause a training when a condition becomes true.
+    """Set a breakpoint: pause a training if a condition becomes true.
 
-    Layers are looked at in observed steps only.
+    A condition on layers is checked in observed steps only.
+
+    Example: gradscope break RUN 'loss > 10'
     """
-    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
-
-    pause_commands.add_breakpoint(run, condition, lease, timeout_s=timeout)
+    with connect_to(run) as client:
+        id = client.breakpoint(condition, lease_s=lease, timeout_s=timeout)
+    say(f"{id}: pauses when {condition}", f"remove it with: gradscope unbreak {run} {id}")
 
 
 def unbreak(
@@ -74,31 +101,42 @@ def unbreak(
     id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Default: all of them.")] = None,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Remove a breakpoint."""
-    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
+    """Remove a breakpoint.
 
-    pause_commands.remove_breakpoint(run, id, timeout_s=timeout)
+    Example: gradscope unbreak RUN break-1
+    """
+    with connect_to(run) as client:
+        client.remove_breakpoint(id or "", timeout_s=timeout)
+    say(f"{id or 'all breakpoints'}: gone")
 
 
 def breakpoints(run: Run) -> None:
     """List the breakpoints of a run."""
-    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
-
-    pause_commands.show_breakpoints(run)
+    with connect_to(run, want="observe") as client:
+        there = client.breakpoints()
+    if there:
+        rows = [(each.id, each.condition, str(each.hits), each.set_by) for each in there]
+        say(*table_lines(("ID", "CONDITION", "HITS", "SET BY"), rows))
+    else:
+        say("no breakpoint is set")
 
 
 def wait(
     run: Run,
     until: Annotated[
-        str, typer.Option("--until", help="alert, alert=RULE, nan, step=N, or done.")
+        str,
+        typer.Option("--until", help="alert, alert=RULE, nan, step=N, or done (the run has ended)."),
     ] = "done",
     timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after so long.")
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop waiting after this time.")
     ] = None,
 ) -> None:
-    """Wait until something has happened in a run.
+    """Wait for an event in a run, such as a NaN, a step, or the end of the run.
 
-    Ends with 0 when it has, with 1 when the run ended without it or the time was over.
+    Exit code 0: the event has happened. 1: the run ended before it, or the time was over. 5: the run
+    failed: by an exception, an exit code other than 0, or because its process was killed.
+
+    Example: gradscope wait RUN --until nan --timeout 600
     """
     from gradscope.cli.commands.wait import wait_for  # noqa: PLC0415 - loads zmq
 
@@ -107,17 +145,20 @@ def wait(
 
 def capture(
     run: Run,
-    layer: Annotated[str, typer.Argument(metavar="LAYER", help="Its name, or a pattern.")],
+    layer: Annotated[str, typer.Argument(metavar="LAYER", help="The layer's name, or a pattern.")],
     what: Annotated[
         Literal["activation", "gradient", "param_grad"],
-        typer.Option("--what", help="Which tensors of the layer."),
+        typer.Option("--what", help="The layer's output, the gradient there, or of its parameters."),
     ] = "activation",
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="Ends in .npy or .safetensors.")
     ] = None,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Look at whole tensors of a layer, as the next step computes them."""
+    """Print whole tensors of a layer from the next step, and optionally save them.
+
+    Example: gradscope capture RUN fc1 --what gradient --save fc1.npy
+    """
     from gradscope.cli.commands import capture as capture_command  # noqa: PLC0415 - loads zmq
 
     capture_command.capture(run, layer, what, save, timeout_s=timeout)
@@ -126,27 +167,43 @@ def capture(
 def focus(
     run: Run,
     layers: Annotated[
-        list[str], typer.Argument(metavar="LAYERS", help="Names or patterns, of 16 layers at most.")
+        list[str], typer.Argument(metavar="LAYERS", help="Names or patterns of at most 16 layers.")
     ],
     steps: Annotated[
-        int | None, typer.Option("--steps", metavar="N", min=1, help="End after N.")
+        int | None, typer.Option("--steps", metavar="N", min=1, help="End after N focus steps.")
     ] = None,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Have layers measured more often, and print what is seen of them.
+    """Record a few layers in more steps, and print their statistics, until Ctrl-C.
 
-    For as long as this runs; all layers are observed less often for it, within the same budget.
+    Meanwhile, all layers are recorded in fewer steps, so that the budget stays the same.
+
+    Example: gradscope focus RUN fc1 'blocks.0.*' --steps 20
     """
-    from gradscope.cli.commands import focus as focus_command  # noqa: PLC0415 - loads zmq
-
-    focus_command.focus(run, layers, steps, timeout_s=timeout)
+    with connect_to(run) as client:
+        ack = client.focus(*layers, timeout_s=timeout)
+        say(f"in the focus from step {ack.step} on: {', '.join(ack.layers)}")
+        try:
+            for table in islice(client.focus_steps(), steps):
+                for layer, rows in table.items():
+                    found = [(t, getattr(rows[k], n)) for k, n, t in _FOCUS_NUMBERS if k in rows]
+                    words = "  ".join(f"{title} {value:.4g}" for title, value in found)
+                    say(f"step {table.step}  {layer}  {words}  every {table.every}")
+        finally:
+            with suppress(GradscopeError):  # the focus ends with this client in any case
+                client.focus(timeout_s=timeout)
 
 
 def undo(run: Run, timeout: Timeout = 30.0) -> None:
-    """Remove all interventions, and put back the state of before the first of them.
+    """Remove all interventions, and restore the training state from before the first of them.
 
-    Requires a snapshot: the script must call scope.keep_snapshot().
+    The script must have called scope.keep_snapshot().
+
+    Example: gradscope undo RUN
     """
-    from gradscope.cli.commands import pause as pause_commands  # noqa: PLC0415 - loads zmq
-
-    pause_commands.undo(run, timeout_s=timeout)
+    with connect_to(run) as client:
+        ack = client.undo(timeout_s=timeout)
+    say(
+        f"step {ack.step} begins with the state from before the first intervention, bit for bit",
+        "not restored: the data loader's position, learning-rate schedulers, the script's counters",
+    )

@@ -1,7 +1,14 @@
 """The messages of the link, their encoding and their limits. Uses no sockets, and NumPy only in `bodies`."""
 
-from gradscope.protocol.codec import WITH_BODY, decode, encode
-from gradscope.protocol.layers import pack_layers, unpack_layers
+from gradscope.protocol.codec import WITH_BODY, Message, decode, encode
+from gradscope.protocol.control import (
+    Ack,
+    BreakpointState,
+    Command,
+    Interventions,
+    InterventionState,
+    PauseState,
+)
 from gradscope.protocol.limits import (
     BODY_LIMIT_BYTES,
     HEAD_LIMIT_BYTES,
@@ -10,43 +17,36 @@ from gradscope.protocol.limits import (
     PART_LIMIT_COUNT,
     PROTOCOL_VERSION,
 )
-from gradscope.protocol.messages import (
-    Ack,
-    ActionInfo,
-    AlertInfo,
-    ArgumentInfo,
+from gradscope.protocol.links import (
     Backfill,
-    BreakpointState,
     Bye,
-    Captured,
-    Command,
     Credit,
-    Event,
     Heartbeat,
     Hello,
-    Interventions,
-    InterventionState,
-    Layer,
-    Manifest,
-    Memory,
-    Message,
-    Parameter,
-    PauseState,
-    Ramp,
     Refusal,
     RunInfo,
     Runs,
-    Scalars,
-    Schedule,
     Skipped,
-    Step,
     Subscribe,
-    Times,
     Welcome,
     Who,
-    make_schedule,
-    parse_ramp,
-    schedule_in_words,
+)
+from gradscope.protocol.schedules import Ramp, Schedule, make_schedule, parse_ramp, schedule_in_words
+from gradscope.protocol.stream import (
+    ActionInfo,
+    AlertInfo,
+    ArgumentInfo,
+    Captured,
+    Event,
+    Layer,
+    Manifest,
+    Memory,
+    Parameter,
+    Scalars,
+    Step,
+    Times,
+    pack_layers,
+    unpack_layers,
 )
 
 __all__ = [

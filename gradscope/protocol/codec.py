@@ -6,26 +6,56 @@ take microseconds.
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import msgspec
 
 from gradscope.errors import ProtocolError, UsageError
+from gradscope.protocol.control import Ack, Command, Interventions
 from gradscope.protocol.limits import (
     BODY_LIMIT_BYTES,
     HEAD_LIMIT_BYTES,
     PART_LIMIT_BYTES,
     PART_LIMIT_COUNT,
 )
-from gradscope.protocol.messages import (
-    Captured,
-    Manifest,
-    Memory,
-    Message,
-    Step,
-    Times,
+from gradscope.protocol.links import (
+    Backfill,
+    Bye,
+    Credit,
+    Heartbeat,
+    Hello,
+    Refusal,
+    Runs,
+    Skipped,
+    Subscribe,
+    Welcome,
+    Who,
 )
+from gradscope.protocol.stream import Captured, Event, Manifest, Memory, Scalars, Step, Times
 
-__all__ = ["WITH_BODY", "decode", "encode"]
+__all__ = ["WITH_BODY", "Message", "decode", "encode"]
+
+_LinkMessage: TypeAlias = (
+    Hello | Welcome | Who | Refusal | Subscribe | Credit | Skipped | Backfill | Runs | Heartbeat | Bye
+)
+Message: TypeAlias = (
+    _LinkMessage
+    | Manifest
+    | Step
+    | Memory
+    | Times
+    | Scalars
+    | Event
+    | Captured
+    | Interventions
+    | Command
+    | Ack
+)
+"""A message of the link; README.md in this folder specifies each.
+
+A field that is added later must have a default, so that messages of older peers can still be decoded.
+Unknown fields are ignored. Any other change requires a new PROTOCOL_VERSION.
+"""
 
 WITH_BODY = (Captured, Manifest, Memory, Step, Times)
 """The messages with a body, which follows the head in pieces."""

@@ -1,10 +1,13 @@
 """Messages from a run to its viewers: layers, steps, memory, times, scalars, events, captured tensors."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
+from gradscope.errors import ProtocolError
 from gradscope.findings import Finding
+from gradscope.names import counted
 from gradscope.protocol.fields import TaggedMessage, Whole
 
 __all__ = [
@@ -20,6 +23,8 @@ __all__ = [
     "Scalars",
     "Step",
     "Times",
+    "pack_layers",
+    "unpack_layers",
 ]
 
 
@@ -201,3 +206,24 @@ class Captured(TaggedMessage, frozen=True, kw_only=True, tag="captured"):
     full_shape: tuple[Whole, ...] = ()
     note: str = ""
     body: bytes = b""
+
+
+_LAYERS: msgspec.msgpack.Decoder[tuple[Layer, ...]] = msgspec.msgpack.Decoder(tuple[Layer, ...])
+
+
+def pack_layers(layers: Iterable[Layer]) -> bytes:
+    """Return the `body` of a manifest with these layers."""
+    return msgspec.msgpack.encode(list(layers))
+
+
+def unpack_layers(manifest: Manifest) -> tuple[Layer, ...]:
+    """Return the layers of a manifest. Raises ProtocolError if the body contains anything else."""
+    try:
+        layers = _LAYERS.decode(manifest.body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the body of a manifest does not hold layers: {error}") from error
+    if len(layers) != manifest.layer_count:
+        raise ProtocolError(
+            f"expected {counted(manifest.layer_count, 'layer')}, the body has {len(layers)}"
+        )
+    return layers
