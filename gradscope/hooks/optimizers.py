@@ -62,6 +62,7 @@ class OptimizerHook:
             weakref.WeakKeyDictionary()
         )
         self._given = None if given is None else weakref.ref(given)
+        self._foreign: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._not_held: dict[
             frozenset[tuple[weakref.ref[Optimizer], int]], list[weakref.ref[nn.Parameter]]
         ] = {}
@@ -87,10 +88,9 @@ class OptimizerHook:
             given is optimizer or given.param_groups is optimizer.param_groups
         )
 
-    def holds_parameters(self, optimizer: Optimizer) -> bool:
-        """Return whether the optimizer holds a parameter of the model."""
-        ids = {id(p) for p in self._parameters()}
-        return any(id(p) in ids for p in parameters_of(optimizer))
+    def is_foreign(self, optimizer: Optimizer) -> bool:
+        """Return whether an optimizer is the given one and has stepped, but holds no parameter of the model."""
+        return optimizer in self._foreign
 
     def are_all_held(self, optimizers: Iterable[Optimizer]) -> bool:
         """Return whether these optimizers together hold all trainable parameters of the model."""
@@ -106,6 +106,7 @@ class OptimizerHook:
     def forget(self) -> None:
         """Discard what is known about each optimizer, because the model's parameters have changed."""
         self._known.clear()
+        self._foreign.clear()
         self._not_held.clear()
         self._newest = None
 
@@ -135,7 +136,11 @@ class OptimizerHook:
             return newest[2]
         known_groups, is_ours = self._known.get(optimizer, (0, False))
         if known_groups != groups:
-            is_ours = self.is_given(optimizer) or self.holds_parameters(optimizer)
+            ids = {id(p) for p in self._parameters()}
+            is_ours = any(id(p) in ids for p in parameters_of(optimizer))
+            if not is_ours and self.is_given(optimizer):
+                is_ours = True
+                self._foreign.add(optimizer)
             self._known[optimizer] = groups, is_ours
             if is_ours:
                 self._stepped.add(optimizer)

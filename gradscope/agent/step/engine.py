@@ -220,7 +220,7 @@ class StepEngine:
         return self._wrapped(closure, optimizer) if closure is not None and is_wrapped else None
 
     def _measure_before(self, optimizer: Optimizer, *, has_closure: bool) -> None:
-        if not self._optimizers.holds_parameters(optimizer):  # it was given, and holds copies of them
+        if self._optimizers.is_foreign(optimizer):  # it holds copies of the parameters, or inputs
             self._observe_parameters()
         else:
             self._hooks.measurement.before_optimizer(optimizer, has_closure=has_closure)
@@ -257,10 +257,10 @@ class StepEngine:
             self._plugins.call("after_optimizer", optimizer)
             ends, self._thread = self._step_end, threading.get_ident()
             ends.end_optimizer(optimizer)
-            may_end = ends.may_end_before_forward
-            if ends.is_complete() or (may_end and ends.is_usual_end(optimizer) and self._is_idle()):
+            is_idle = self._counter.is_idle() or self._is_idle()
+            if (is_idle and ends.is_usual_end(optimizer)) or ends.is_complete():
                 self._end()
-            elif ends.may_end and not self._counter.is_idle() and not has_compiled():
+            elif ends.needs_forward(optimizer, is_idle=is_idle):
                 self._next_forward.install()
 
     def _end(self) -> None:

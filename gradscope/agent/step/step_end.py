@@ -47,10 +47,9 @@ class StepEnd:
     @property
     def may_end(self) -> bool:
         """Whether a forward ends the step: an optimizer has stepped, the given one if there is one."""
-        is_given_needed = self._optimizers.given is not None
-        return self.has_stepped and (
-            not is_given_needed or any(map(self._optimizers.is_given, self._stepped))
-        )
+        optimizers = self._optimizers
+        has_given = optimizers.given is None or any(map(optimizers.is_given, self._stepped))
+        return self.has_stepped and has_given
 
     @property
     def may_end_before_forward(self) -> bool:
@@ -62,7 +61,7 @@ class StepEnd:
 
         In a backward pass, one optimizer can step for each parameter.
         """
-        if not self.may_end or optimizer not in self._stepped:
+        if self._step != self._counter.step or optimizer not in self._stepped or not self.may_end:
             return False
         return not is_in_backward() or sequence_number() != self._operations
 
@@ -98,14 +97,21 @@ class StepEnd:
             return False
         if has_compiled():  # a compiled forward calls no hook
             return self._previous <= self._stepped
-        given = self._optimizers.given
-        if given is not None and not self._optimizers.holds_parameters(given):
-            return True
-        return self._optimizers.are_all_held(self._stepped)
+        optimizers = self._optimizers
+        return any(map(optimizers.is_foreign, self._stepped)) or optimizers.are_all_held(self._stepped)
 
     def is_usual_end(self, optimizer: Optimizer) -> bool:
-        """Return whether steps have ended with this optimizer, and no other optimizer has ever followed it."""
-        return optimizer in self._last_ones and optimizer not in self._followed
+        """Return whether steps have ended with this optimizer outside a backward pass, and none has followed it."""
+        is_known = optimizer in self._last_ones and optimizer not in self._followed
+        return is_known and not is_in_backward()
+
+    def needs_forward(self, optimizer: Optimizer, *, is_idle: bool) -> bool:
+        """Return whether a step that is not complete must end before the next forward.
+
+        In an idle step after which another optimizer usually follows, that one ends the step.
+        """
+        is_followed = is_idle and optimizer in self._followed
+        return not is_followed and self.may_end and not has_compiled()
 
     def end(self) -> None:
         """End the step in progress."""
