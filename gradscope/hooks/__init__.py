@@ -18,10 +18,13 @@ from gradscope.hooks.structure import OwnedIds, Structure, owned_ids
 from gradscope.hooks.tensor_hook import GradientHook, is_in_backward, is_recomputing, watch_gradient
 from gradscope.hooks.tensors import (
     find_tensors,
+    gradient_of,
     is_measurable,
     is_sharded,
     local_part,
     replace_tensors,
+    size_bytes_of,
+    stored_parts,
 )
 from gradscope.hooks.tracebacks import frames_of
 
@@ -50,6 +53,7 @@ __all__ = [
     "find_nodes",
     "find_tensors",
     "frames_of",
+    "gradient_of",
     "has_compiled",
     "hidden_from_modes",
     "is_in_backward",
@@ -64,6 +68,8 @@ __all__ = [
     "parameters_of",
     "quiet_about_global_hooks",
     "replace_tensors",
+    "size_bytes_of",
+    "stored_parts",
     "untraced",
     "watch_gradient",
 ]

@@ -13,7 +13,16 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["find_tensors", "is_measurable", "is_sharded", "local_part", "replace_tensors"]
+__all__ = [
+    "find_tensors",
+    "gradient_of",
+    "is_measurable",
+    "is_sharded",
+    "local_part",
+    "replace_tensors",
+    "size_bytes_of",
+    "stored_parts",
+]
 
 T = TypeVar("T")
 _DEPTH_LIMIT = 16
@@ -34,6 +43,30 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
     to_local = getattr(tensor, "to_local", None)
     local: torch.Tensor = tensor if to_local is None else to_local()
     return local
+
+
+def stored_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the strided tensors that hold the elements and indices of a sparse tensor; [] for another layout."""
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]  # noqa: SLF001 - the public ones need it coalesced
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return []
+
+
+def size_bytes_of(tensor: torch.Tensor) -> int:
+    """Return the size of a tensor's stored elements; 0 for a tensor that has none (jagged, lazy, …)."""
+    try:
+        return sum(p.numel() * p.element_size() for p in stored_parts(tensor) or [tensor])
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        return 0
+
+
+def gradient_of(parameter: torch.Tensor) -> torch.Tensor | None:
+    """Return `.grad`; None for a tensor that is not a leaf, of which reading `.grad` would warn."""
+    return parameter.grad if parameter.is_leaf else None
 
 
 def find_tensors(value: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:

@@ -61,6 +61,9 @@ _BITS: dict[torch.dtype, _Bits] = {
 """For complex dtypes: the bit patterns of the magnitude, which is float64."""
 
 
+_WITHOUT_ELEMENTS = ("meta", "quantized", "nested", "mkldnn")
+
+
 class Unmeasurable(Exception):  # noqa: N818 - not an error: the row is flagged instead
     """The tensor has no data to read; the message says why."""
 
@@ -274,8 +277,8 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
     if isinstance(tensor, FakeTensor):
         raise Unmeasurable("a fake tensor")
     tensor = local_part(tensor)
-    if tensor.is_meta or tensor.is_quantized or tensor.is_nested:
-        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else "nested"
+    if tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.is_mkldnn:
+        kind = next(name for name in _WITHOUT_ELEMENTS if getattr(tensor, f"is_{name}"))
         raise Unmeasurable(f"a {kind} tensor")
     if tensor.dtype not in _BITS:
         return tensor.float()

@@ -257,6 +257,11 @@ class RowBuffer:
         except Unmeasurable:
             self.mark_unmeasured(rows)
             return
+        except (RuntimeError, NotImplementedError, TypeError):
+            if type(tensor) is torch.Tensor and tensor.layout is torch.strided:
+                raise
+            self.mark_unmeasured(rows)  # a subclass or a layout that refuses the operations
+            return
         self._add_record(rows, record)
 
     def _add_record(self, rows: Targets, record: Record) -> None:

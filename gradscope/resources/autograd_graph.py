@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch.autograd.graph import Node
 
-from gradscope.hooks import find_nodes
+from gradscope.hooks import find_nodes, stored_parts
 
 __all__ = ["SavedByNode", "Storage", "operations_behind", "saved_by", "storages_of", "tensors_in"]
 
@@ -156,7 +156,7 @@ def storages_of(tensor: torch.Tensor) -> Sequence[Storage]:
         # a DTensor also names its mesh
         return [s for part in parts if isinstance(part, torch.Tensor) for s in storages_of(part)]
     if tensor.layout is not torch.strided:
-        return [s for part in _parts_of(tensor) for s in storages_of(part)]
+        return [s for part in stored_parts(tensor) for s in storages_of(part)]
     try:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()  # noqa: SLF001 - the only identity of a storage
@@ -165,13 +165,3 @@ def storages_of(tensor: torch.Tensor) -> Sequence[Storage]:
     except (NotImplementedError, RuntimeError, ValueError):
         return ()  # the tensor has no storage
     return (Storage(key, size, kind == "cpu"),) if size and kind != "meta" else ()
-
-
-def _parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
-    if tensor.layout is torch.sparse_coo:
-        return [tensor._indices(), tensor._values()]  # noqa: SLF001 - the public ones need it coalesced
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
-    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-    return []

@@ -2,6 +2,7 @@
 
 from collections.abc import Set as AbstractSet
 
+from gradscope.hooks import size_bytes_of
 from gradscope.resources.autograd_graph import tensors_in
 from gradscope.resources.system_memory import SystemMemory
 
@@ -46,5 +47,5 @@ class LayerMarks:
 
     def _record_inputs(self, layer: int, arguments: object) -> None:
         if layer in self._containers:
-            input_bytes = sum(t.numel() * t.element_size() for t in tensors_in(arguments))
+            input_bytes = sum(map(size_bytes_of, tensors_in(arguments)))
             self.inputs[layer] = max(input_bytes, self.inputs.get(layer, 0))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.hooks import LayerInfo
+from gradscope.hooks import LayerInfo, gradient_of
 from gradscope.resources.autograd_graph import storages_of, tensors_in
 
 __all__ = ["OwnedMemory"]
@@ -41,7 +41,13 @@ class OwnedMemory:
 
     def gradients(self) -> _Bytes:
         """Return the bytes of the gradients that exist now."""
-        return self._sum(lambda module: (p.grad for p in _parameters(module) if p.grad is not None))
+        return self._sum(
+            lambda module: (
+                gradient
+                for parameter in _parameters(module)
+                if (gradient := gradient_of(parameter)) is not None
+            )
+        )
 
     def optimizer_state(self, optimizers: Iterable[Optimizer]) -> _Bytes:
         """Return the bytes of the optimizers' state for each layer's parameters."""

@@ -241,9 +241,17 @@ class Captures(StepPlugin):
             self._switch_off(error)
 
     def _store(self, capture: Capture, layer: str, name: str, tensor: torch.Tensor) -> None:
-        local = local_part(tensor).detach()
-        if local.layout is not torch.strided:
-            local = local.to_dense()
+        try:
+            local = local_part(tensor).detach()
+            if local.layout is not torch.strided:
+                local = local.to_dense()
+            if local.is_meta:
+                raise NotImplementedError("a meta tensor has no elements")  # noqa: TRY301 - a reason like torch's own
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            capture.skip(
+                f"{layer} {name}: a tensor of type {type(tensor).__name__} cannot be copied: {error}"
+            )
+            return
         if sum(each.size_bytes for each in self._captures) + local.nbytes > _LIMIT_BYTES:
             capture.skip(
                 f"{layer} {name}: {local.nbytes} more bytes would exceed the {_LIMIT_BYTES} bytes that all "

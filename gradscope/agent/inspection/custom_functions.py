@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
-from gradscope.hooks import find_functions, has_compiled, hidden_from_modes
+from gradscope.hooks import find_functions, has_compiled, hidden_from_modes, size_bytes_of
 
 __all__ = ["FunctionTracker", "TrackedFunctions"]
 
@@ -164,7 +164,7 @@ def _argument_source(
 ) -> Callable[[], _Arguments]:
     """Return a function that returns the arguments. Arguments are copied if `is_kept` and small enough."""
     leaves, structure = _pytree.tree_flatten((args, dict(kwargs)))
-    size = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
+    size = sum(size_bytes_of(leaf) for leaf in leaves if isinstance(leaf, Tensor))
     is_copied = is_kept and size <= _COPY_LIMIT_BYTES
     held = [_holder(leaf, is_copied=is_copied) for leaf in leaves]
 
@@ -189,7 +189,11 @@ def _holder(leaf: object, *, is_copied: bool) -> Callable[[], object]:
     if not isinstance(leaf, Tensor):
         return lambda: leaf
     if is_copied:
-        copy = leaf.detach().clone().requires_grad_(leaf.requires_grad)
-        return lambda: copy
+        try:
+            copy = leaf.detach().clone().requires_grad_(leaf.requires_grad)
+        except (RuntimeError, NotImplementedError, TypeError):
+            pass  # a tensor that torch cannot copy, such as a quantized one
+        else:
+            return lambda: copy
     reference = weakref.ref(leaf)
     return lambda: _Deleted() if (alive := reference()) is None else alive

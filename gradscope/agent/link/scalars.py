@@ -62,20 +62,23 @@ class ScalarLog:
 def _take(name: str, value: object) -> _Value:
     if not 0 < len(name) <= _NAME_LIMIT:
         raise UsageError(f"a scalar's name must have 1 to {_NAME_LIMIT} characters, got {name!r}")
-    if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
-        detached = value.detach()
-        if detached.device.type == "cuda":
-            pinned = torch.empty((), dtype=detached.dtype, pin_memory=True)
-            return pinned.copy_(detached.reshape(()), non_blocking=True)
-        return float(detached.item())
-    if isinstance(value, int | float):
-        return float(value)
-    if not isinstance(value, torch.Tensor) and hasattr(value, "__float__"):
-        return float(value)
-    raise UsageError(f"log({name}=…) takes a number or a tensor of one element, got {_describe(value)}")
-
-
-def _describe(value: object) -> str:
     if isinstance(value, torch.Tensor):
-        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
-    return f"{type(value).__name__} {value!r}"[:100]
+        try:
+            if value.numel() == 1 and not value.is_complex():
+                return _detached(value)
+            found = f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            found = f"a {type(value).__name__} that cannot be read: {error}"
+    elif isinstance(value, int | float) or hasattr(value, "__float__"):
+        return float(value)
+    else:
+        found = f"{type(value).__name__} {value!r}"[:100]
+    raise UsageError(f"log({name}=…) takes a number or a tensor of one element, got {found}")
+
+
+def _detached(value: torch.Tensor) -> _Value:
+    detached = value.detach()
+    if detached.device.type == "cuda":
+        pinned = torch.empty((), dtype=detached.dtype, pin_memory=True)
+        return pinned.copy_(detached.reshape(()), non_blocking=True)
+    return float(detached.item())
