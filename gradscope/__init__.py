@@ -23,6 +23,7 @@ _HOME = {
     "Table": "gradscope.columns",
     "attach": "gradscope.agent",
     "connect": "gradscope.client",
+    "doctor": "gradscope.doctor",
     "errors": "gradscope.errors",
     "examine": "gradscope.doctor",
     "functional": "gradscope.functional",
@@ -46,6 +47,7 @@ __all__ = [
     "__version__",
     "attach",
     "connect",
+    "doctor",
     "errors",
     "examine",
     "functional",
@@ -56,7 +58,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from gradscope import errors, functional, nn
+    from gradscope import doctor, errors, functional, nn
     from gradscope.agent import Intervention, Scope, attach, register_intervention, scopes
     from gradscope.client import Client, connect
     from gradscope.columns import Stats, Table

@@ -81,7 +81,7 @@ def if_approximate(exam: Examination) -> bool:
 
 def if_reproducibility_was_tested(exam: Examination) -> bool:
     """Apply unless the gradient is a random approximation."""
-    return not exam.is_approximate or exam.are_gradients_reproducible
+    return not exam.is_approximate or not exam.random_parts
 
 
 def if_second_order_was_examined(exam: Examination) -> bool:

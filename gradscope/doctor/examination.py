@@ -35,6 +35,8 @@ class Examination:
         self.is_second_order = is_second_order
         self.skip_reason = ""
         """Why numerical steps are skipped; "" if they are not."""
+        self.is_backward_repeatable = True
+        """Whether backward can run twice through one graph."""
         self.findings: list[Finding] = []
         """The findings of the finished diagnoses, in order."""
         self.notes: list[str] = []
@@ -62,6 +64,16 @@ class Examination:
     def second_run(self) -> ForwardBackwardRun:
         """A second run on the same inputs, not instrumented."""
         return run_subject(self.subject)
+
+    @cached_property
+    def random_parts(self) -> tuple[str, ...]:
+        """What depends on the seed of the random generators: "the outputs", "the gradients"."""
+        other = run_subject(replace(self.subject, seed=1))
+        pairs = (
+            ("the outputs", self.second_run.outputs, other.outputs),
+            ("the gradients", self.second_run.gradients, other.gradients),
+        )
+        return tuple(name for name, a, b in pairs if not agree(a, b, roundings=_ROUNDINGS))
 
     @property
     def has_failed_in_forward(self) -> bool:

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Sequence
 
 import torch
 
@@ -12,7 +13,8 @@ from gradscope.doctor.input_notes import notes_on
 from gradscope.doctor.progress import progress
 from gradscope.doctor.report.codes import order_findings
 from gradscope.doctor.report.report import ExaminationStep, Report
-from gradscope.doctor.subject.subject import Examinable, resolve
+from gradscope.doctor.subject.outside_state import OutsideState, random_states_restored
+from gradscope.doctor.subject.subject import Examinable, Subject, resolve
 
 __all__ = ["examine"]
 
@@ -39,18 +41,27 @@ def examine(
     function itself is a finding.
     """
     subject = resolve(function, inputs, name)
-    devices = sorted({leaf.value.device.index or 0 for leaf in subject.leaves if leaf.value.is_cuda})
-    with torch.random.fork_rng(devices), torch.enable_grad():
-        exam = Examination(subject, is_approximate=approximate, is_second_order=second_order)
-        exam.find_inner_functions()
-        exam.notes += notes_on(subject, inputs)
-        with progress(f"examining {subject.name}") as line:
-            steps = []
-            for plan in STEPS:
-                line.text = f"examining {subject.name}, step {plan.number} of {len(STEPS)}"
-                steps.append(_perform(plan, exam))
-        findings = order_findings(exam.findings, CODES)
-        checklist = make_checklist(CHECKLIST, exam, findings)
+    outside = OutsideState((function, inputs, subject.functions))
+    try:
+        with random_states_restored([leaf.value for leaf in subject.leaves]), torch.enable_grad():
+            return _examine(subject, inputs, is_approximate=approximate, is_second_order=second_order)
+    finally:
+        outside.restore()
+
+
+def _examine(
+    subject: Subject, inputs: Sequence[object], *, is_approximate: bool, is_second_order: bool
+) -> Report:
+    exam = Examination(subject, is_approximate=is_approximate, is_second_order=is_second_order)
+    exam.find_inner_functions()
+    exam.notes += notes_on(subject, inputs)
+    with progress(f"examining {subject.name}") as line:
+        steps = []
+        for plan in STEPS:
+            line.text = f"examining {subject.name}, step {plan.number} of {len(STEPS)}"
+            steps.append(_perform(plan, exam))
+    findings = order_findings(exam.findings, CODES)
+    checklist = make_checklist(CHECKLIST, exam, findings)
     return Report(subject.name, findings, tuple(steps), checklist, tuple(dict.fromkeys(exam.notes)))
 
 
@@ -63,10 +74,21 @@ def _perform(plan: PlannedStep, exam: Examination) -> ExaminationStep:
             # Inputs generated here, such as a batch of one row, may cause warnings.
             warnings.simplefilter("ignore")
         for diagnosis in plan.diagnoses:
-            exam.findings.extend(diagnosis(exam))
-        numbers = plan.numbers(exam)
+            try:
+                exam.findings.extend(diagnosis(exam))
+            except Exception as error:  # noqa: BLE001 - the other diagnoses go on
+                exam.notes.append(_not_examined(diagnosis.__name__, error))
+        try:
+            numbers = plan.numbers(exam)
+        except Exception as error:  # noqa: BLE001 - as above
+            numbers = {}
+            exam.notes.append(_not_examined(f"the numbers of step {plan.number}", error))
     is_failed = any(finding.severity == "error" for finding in exam.findings[before:])
     time_s = round(time.perf_counter() - start, 6)
     return ExaminationStep(
         plan.number, plan.title, "failed" if is_failed else "passed", numbers, time_s
     )
+
+
+def _not_examined(what: str, error: Exception) -> str:
+    return f"not examined: {what} failed with {type(error).__name__}: {error}".splitlines()[0]

@@ -1,7 +1,7 @@
 """`examine_file`: examines the Functions that a Python file defines.
 
 Example inputs come from a static method `example_inputs()` of the Function, or from a function
-`example_inputs()` of the file. It returns a tuple of inputs, or a dict from a Function's name to a tuple.
+`example_inputs()` of the file. It returns one tensor or a tuple of inputs, or a dict from a Function's name to these.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from torch import Tensor
 from torch.autograd import Function
 
 from gradscope.doctor.examine import examine
@@ -172,6 +173,8 @@ def _inputs_of(function: type[Function], module: ModuleType) -> Sequence[object]
         ) from error
     if isinstance(made, Mapping):
         made = made.get(function.__name__)
+    if isinstance(made, Tensor):
+        return (made,)
     if not isinstance(made, tuple | list):
         raise UsageError(
             f"expected example_inputs() to give a tuple of inputs for {function.__name__}, got "

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.utils import _pytree
 
-from gradscope.doctor.subject.subject import Subject
+from gradscope.doctor.subject.subject import Subject, is_strided
 
 __all__ = ["notes_on"]
 
@@ -23,6 +23,8 @@ def _on_inputs(subject: Subject, inputs: Sequence[object]) -> Iterator[str]:
         yield f"no input requires a gradient: examined as if all did that can have one ({names})"
     if any(_has_tangent(tensor) for tensor in tensors):
         yield "an input carries a tangent of forward mode, which is ignored: only values are examined"
+    if any(tensor.is_floating_point() and not is_strided(tensor) for tensor in tensors):
+        yield "gradients of sparse and nested inputs are not examined: pass a function of their values"
     nested = [x for x in inputs if not isinstance(x, Tensor) and _has_tensors(x)]
     if nested:
         yield "tensors inside lists and dicts are passed on, and their gradients are not examined"

@@ -5,13 +5,11 @@ record their arguments. So shapes, dtypes, values and arguments that are not ten
 """
 
 import copy
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -19,6 +17,8 @@ from torch.utils import _pytree
 
 from gradscope.doctor.examine import examine
 from gradscope.doctor.report.report import Report
+from gradscope.doctor.subject.instrument import replaced_method
+from gradscope.doctor.subject.outside_state import random_states_restored
 from gradscope.doctor.subject.subject import tensors_of
 from gradscope.errors import UsageError
 from gradscope.hooks import find_functions
@@ -67,7 +67,7 @@ def examine_model(
     Raises UsageError if the model cannot be copied, is sharded, or cannot run on these inputs.
     """
     model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    with _random_states_restored(model), torch.enable_grad():
+    with random_states_restored(model.parameters()), torch.enable_grad():
         twin = _copy_of(model)
         functions = [f for f in find_functions(_run(twin, inputs, keywords)) if _is_users(f)]
         with _recording_calls(functions) as recorded:
@@ -166,20 +166,13 @@ def _run(
 def _recording_calls(functions: Sequence[type[Function]]) -> Iterator[list[_RecordedCalls]]:
     """Record the calls of some Functions inside the block. The list is filled at the end of the block."""
     recorded: dict[type[Function], _RecordedCalls] = {}
-    originals = [(function, vars(function).get("forward")) for function in functions]
-    wrapped = [(function, _recording_forward(function, recorded)) for function in functions]
-    try:
-        for function, method in wrapped:
-            function.forward = staticmethod(method)  # type: ignore[method-assign]  # restored below
-        found: list[_RecordedCalls] = []
+    found: list[_RecordedCalls] = []
+    with ExitStack() as stack:
+        for function in functions:
+            method = _recording_forward(function, recorded)
+            stack.enter_context(replaced_method(function, "forward", method))
         yield found
         found.extend(recorded.values())
-    finally:
-        for function, original in originals:
-            if original is None:
-                del function.forward
-            else:
-                function.forward = original  # type: ignore[method-assign]  # the original
 
 
 def _recording_forward(
@@ -193,18 +186,6 @@ def _recording_forward(
         return forward(*arguments)
 
     return recording
-
-
-@contextmanager
-def _random_states_restored(model: nn.Module) -> Iterator[None]:
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the generator that models use
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002 - the same generator
 
 
 def _copied(values: Any) -> Any:  # Any: nested values of any type, and a copy of the same structure

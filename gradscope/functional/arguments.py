@@ -24,9 +24,11 @@ def check_tensor(function: str, x: object) -> None:
             "gradient; convert it first, or leave it out"
         )
     if x.layout is not torch.strided:
+        dense = "x.to_dense(), or on a dense tensor computed from x"
+        if x.layout is torch.jagged:
+            dense = "x.values(), and pass the result to torch.nested.nested_tensor_from_jagged with x.offsets()"
         raise UsageError(
-            f"{function} expected a dense (strided) tensor, got layout {x.layout}; "
-            "call it on x.to_dense(), or on a dense tensor computed from x"
+            f"{function} expected a dense (strided) tensor, got layout {x.layout}; call it on {dense}"
         )
 
 

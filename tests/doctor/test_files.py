@@ -50,6 +50,15 @@ def test_each_function_of_a_file_is_examined_by_itself(path, capsys):
     assert bad.findings[0].where == f"{path}:24"
 
 
+@pytest.mark.parametrize("returned", ["torch.linspace(0, 1, 4)", "{'Good': torch.linspace(0, 1, 4)}"])
+def test_one_tensor_as_example_inputs_is_the_only_input(tmp_path, capsys, returned):
+    file = tmp_path / "one.py"
+    good = GOOD_AND_BAD[: GOOD_AND_BAD.index("class Bad")]
+    file.write_text(f"{good}\ndef example_inputs():\n    return {returned}\n")
+    (report,) = examine_file(file)
+    assert (report.codes, report.steps[0].numbers["inputs"]) == ((), ["x float32[4]"])
+
+
 def test_one_function_can_be_named(path, capsys):
     assert [report.name for report in examine_file(path, "Bad")] == ["Bad"]
     with pytest.raises(

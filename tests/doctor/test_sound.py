@@ -32,6 +32,7 @@ def test_a_right_function_gives_nothing_above_a_hint(name):
     report = examine(function, *inputs, **options)
     assert grave(report) == [], str(report)
     assert report.ok
+    assert not [note for note in report.notes if note.startswith("not examined:")], str(report)
 
 
 def test_there_are_more_than_forty_from_published_formulas():

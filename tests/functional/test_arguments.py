@@ -68,6 +68,19 @@ def test_anything_but_a_tensor_of_real_or_complex_numbers_is_refused(name):
         function(X.to_sparse())
 
 
+@pytest.mark.parametrize("name", ON_TENSORS)
+def test_a_jagged_tensor_is_refused_with_advice_that_works(name):
+    jagged = torch.nested.nested_tensor([X, X[:1]], layout=torch.jagged, requires_grad=True)
+    with pytest.raises(
+        UsageError, match=r"got layout torch.jagged; call it on x.values\(\), .*x.offsets"
+    ):
+        ON_TENSORS[name](jagged)
+    y = ON_TENSORS[name](jagged.values())
+    again = torch.nested.nested_tensor_from_jagged(y, jagged.offsets())
+    again.values().sum().backward()
+    assert torch.equal(again.values(), jagged.values())
+
+
 @pytest.mark.parametrize("name", ["clip_gradient_norm", "clamp_gradient", "noise_gradient"])
 def test_a_sparse_gradient_is_refused_where_elements_are_changed(name):
     table = torch.randn(5, 2, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Finds the batch dim of a subject: one row computed alone must equal the same row of the whole batch."""
+"""Finds the batch dim of a subject: rows computed alone must equal the same rows of the whole batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ __all__ = ["with_first_rows"]
 def with_first_rows(subject: Subject, count: int) -> Subject | None:
     """Return the subject on the first `count` rows of its batch; None if no batch dim is found.
 
-    Inputs form a batch if forward on their first row alone gives the first row of each output. Lookup tables,
+    Inputs form a batch if forward on their first rows alone gives the first rows of each output. Lookup tables,
     weights and reductions over the batch do not pass this test.
     """
     for positions in _candidates(subject):
@@ -37,18 +37,19 @@ def _candidates(subject: Subject) -> Iterator[tuple[int, ...]]:
 
 def _is_batch(subject: Subject, positions: Sequence[int]) -> bool:
     rows = _values(subject)[positions[0]].shape[0]
+    tried = 2 if rows > 2 else 1  # two rows, because a function may drop the dim of one row
     try:
         with torch.no_grad():
             whole = subject([leaf.value.clone() for leaf in subject.leaves])
-            one = _sliced(subject, positions, 1)
-            first = one([leaf.value.clone() for leaf in one.leaves])
+            few = _sliced(subject, positions, tried)
+            first = few([leaf.value.clone() for leaf in few.leaves])
     except Exception:  # noqa: BLE001 - after any exception, these inputs do not form a batch
         return False
     return bool(whole) and all(
         y.dim() > 0
         and y.shape[0] == rows
-        and y[:1].shape == f.shape
-        and torch.allclose(y[:1], f, rtol=1e-3, atol=1e-5)
+        and y[:tried].numel() == f.numel()
+        and torch.allclose(y[:tried], f.reshape(y[:tried].shape), rtol=1e-3, atol=1e-5)
         for y, f in zip(whole, first, strict=True)
     )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from gradscope.doctor.subject.instrument import size_of
 from gradscope.doctor.subject.run import weights_like
 from gradscope.doctor.subject.subject import Subject
 from gradscope.hooks import find_nodes
@@ -49,7 +50,7 @@ def _tensors_on_ctx(outputs: Sequence[Tensor]) -> _WeakTensors:
         if hasattr(type(node), "_forward_cls"):
             attributes: dict[str, Any] = vars(node)
             found.update({id(t): t for t in _pytree.tree_leaves(attributes) if isinstance(t, Tensor)})
-    return [(weakref.ref(t), t.nbytes) for t in found.values()]
+    return [(weakref.ref(t), size_of(t)) for t in found.values()]
 
 
 def _alive_bytes(tensors: _WeakTensors) -> int:

@@ -5,7 +5,7 @@ results of the methods do not change.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,7 +15,16 @@ from torch.autograd import Function
 
 from gradscope.doctor.subject.op_counter import OperationLog, OperationRecorder
 
-__all__ = ["CtxTensor", "FunctionCall", "backward_name", "instrumented", "is_same"]
+__all__ = [
+    "CtxTensor",
+    "FunctionCall",
+    "backward_name",
+    "context_name",
+    "instrumented",
+    "is_same",
+    "replaced_method",
+    "size_of",
+]
 
 _TORCHS_OWN: Final = frozenset({"to_save", "dirty_tensors", "non_differentiable", "saved_for_forward"})
 """The attributes of ctx that torch itself sets."""
@@ -27,7 +36,8 @@ class CtxTensor:
 
     attribute: str
     size_bytes: int
-    is_argument: bool
+    role: str
+    """What the tensors are to forward: "an argument", "an output" or "an intermediate"."""
 
 
 @dataclass(slots=True)
@@ -61,17 +71,25 @@ def instrumented(functions: Sequence[type[Function]]) -> Iterator[list[FunctionC
     """Record the calls of some Functions inside the block."""
     calls: list[FunctionCall] = []
     contexts: dict[int, tuple[object, FunctionCall]] = {}  # holding ctx keeps its id unique
-    originals = [(f, name, vars(f).get(name)) for f in functions for name in _wrapped_names(f)]
-    try:
+    with ExitStack() as stack:
         for function in functions:
-            _wrap(function, calls, contexts)
+            for name, method in _recording_methods(function, calls, contexts).items():
+                stack.enter_context(replaced_method(function, name, method))
         yield calls
+
+
+@contextmanager
+def replaced_method(function: type[Function], name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Replace a static method of a Function inside the block."""
+    original = vars(function).get(name)
+    setattr(function, name, staticmethod(method))
+    try:
+        yield
     finally:
-        for function, name, original in originals:
-            if original is None:
-                delattr(function, name)
-            else:
-                setattr(function, name, original)
+        if original is None:
+            delattr(function, name)
+        else:
+            setattr(function, name, original)
 
 
 def is_same(a: Tensor, b: Tensor) -> bool:
@@ -81,29 +99,41 @@ def is_same(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 - NaN
 
 
-def _has_setup_context(function: type[Function]) -> bool:
-    return function.setup_context is not Function.setup_context
-
-
 def backward_name(function: type[Function]) -> str:
     """Return the name of a Function's backward method: "backward" or "vjp"."""
     return "vjp" if function.vjp is not Function.vjp else "backward"
 
 
-def _wrapped_names(function: type[Function]) -> tuple[str, ...]:
-    names = ("forward", backward_name(function))
-    return (*names, "setup_context") if _has_setup_context(function) else names
+def context_name(function: type[Function]) -> str:
+    """Return the name of the method that fills ctx: "setup_context" or "forward"."""
+    return "forward" if function.setup_context is Function.setup_context else "setup_context"
 
 
-def _wrap(
+def _recording_methods(
     function: type[Function],
     calls: list[FunctionCall],
     contexts: dict[int, tuple[object, FunctionCall]],
-) -> None:
-    name = backward_name(function)
-    backward: Any = getattr(function, name)  # Any: the user's method may have any signature
-    wrap_forward = _wrap_two_methods if _has_setup_context(function) else _wrap_one_method
-    wrap_forward(function, calls, contexts)
+) -> dict[str, Callable[..., Any]]:
+    """Return methods that record a call and do what the Function's own methods do, by name."""
+    forward: Any = function.forward  # Any: the user's methods
+    setup: Any = function.setup_context
+    backward: Any = getattr(function, backward_name(function))
+
+    def record_context(ctx: Any) -> None:
+        contexts[id(ctx)] = ctx, calls[-1]
+        _record_context(ctx, calls[-1])
+
+    def recording_forward(ctx: Any, *args: Any) -> Any:
+        result = _record_forward(function, forward, args, (ctx, *args), calls)
+        record_context(ctx)
+        return result
+
+    def forward_without_context(*args: Any) -> Any:
+        return _record_forward(function, forward, args, args, calls)
+
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        setup(ctx, inputs, output)
+        record_context(ctx)
 
     def recording_backward(ctx: Any, *gradients: Any) -> Any:
         known = contexts.get(id(ctx))
@@ -111,44 +141,10 @@ def _wrap(
             return backward(ctx, *gradients)
         return _record_backward(known[1], backward, ctx, gradients)
 
-    _set(function, name, recording_backward)
-
-
-def _wrap_one_method(
-    function: type[Function],
-    calls: list[FunctionCall],
-    contexts: dict[int, tuple[object, FunctionCall]],
-) -> None:
-    forward: Any = function.forward  # Any: the user's method
-
-    def recording_forward(ctx: Any, *args: Any) -> Any:
-        result = _record_forward(function, forward, args, (ctx, *args), calls)
-        contexts[id(ctx)] = ctx, calls[-1]
-        _record_context(ctx, calls[-1])
-        return result
-
-    _set(function, "forward", recording_forward)
-
-
-def _wrap_two_methods(
-    function: type[Function],
-    calls: list[FunctionCall],
-    contexts: dict[int, tuple[object, FunctionCall]],
-) -> None:
-    forward: Any = function.forward  # Any: the user's method
-    setup: Any = function.setup_context
-
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        setup(ctx, inputs, output)
-        contexts[id(ctx)] = ctx, calls[-1]
-        _record_context(ctx, calls[-1])
-
-    _set(function, "forward", lambda *args: _record_forward(function, forward, args, args, calls))
-    _set(function, "setup_context", setup_context)
-
-
-def _set(function: type[Function], name: str, method: Callable[..., Any]) -> None:
-    setattr(function, name, staticmethod(method))
+    methods: dict[str, Callable[..., Any]] = {backward_name(function): recording_backward}
+    if context_name(function) == "forward":
+        return methods | {"forward": recording_forward}
+    return methods | {"forward": forward_without_context, "setup_context": setup_context}
 
 
 def _record_forward(
@@ -189,8 +185,20 @@ def _held_on(ctx: Any, call: FunctionCall) -> Iterator[CtxTensor]:  # Any: the u
     for attribute, value in vars(ctx).items():
         tensors = [t for t in _members(value) if _has_gradient(t)]
         if tensors and attribute not in _TORCHS_OWN:
-            is_argument = any(t is x for t in tensors for x in call.inputs)
-            yield CtxTensor(attribute, sum(t.nbytes for t in tensors), is_argument)
+            roles = {_role(tensor, call) for tensor in tensors}
+            role = min(roles, key=("an intermediate", "an output", "an argument").index)
+            yield CtxTensor(attribute, sum(size_of(t) for t in tensors), role)
+
+
+def _role(tensor: Tensor, call: FunctionCall) -> str:
+    if any(tensor is x for x in call.inputs):
+        return "an argument"
+    return "an output" if any(tensor is y for y in call.outputs) else "an intermediate"
+
+
+def size_of(tensor: Tensor) -> int:
+    """Return the bytes of a tensor's values; of a sparse tensor, those of its dense form."""
+    return tensor.numel() * tensor.element_size()
 
 
 def _members(value: object) -> list[Any]:  # Any: the user's attributes

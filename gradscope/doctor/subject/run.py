@@ -2,17 +2,29 @@
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from gradscope.doctor.subject.instrument import FunctionCall, instrumented
+from gradscope.doctor.subject.outside_state import seed_generators
 from gradscope.doctor.subject.source import short_path
-from gradscope.doctor.subject.subject import Subject
+from gradscope.doctor.subject.subject import Subject, dense
 
-__all__ = ["Failure", "ForwardBackwardRun", "run_subject", "weights_like"]
+__all__ = [
+    "Failure",
+    "ForwardBackwardRun",
+    "run_backward",
+    "run_forward",
+    "run_subject",
+    "weights_like",
+]
+
+
+_BACKWARD_SEED: Final = 10_000
+"""Added to the seed for backward, so that it does not draw the numbers of forward again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,9 @@ class ForwardBackwardRun:
     failure: Failure | None = None
     is_connected: bool = True
     """False if no output has a graph, so backward cannot run."""
+    seed: int = 0
+    has_sparse_gradients: bool = False
+    """Whether a gradient was sparse; `gradients` holds its dense form."""
 
 
 def run_subject(
@@ -60,32 +75,66 @@ def run_subject(
 
     An exception of the subject is returned as `failure`.
     """
-    wanted = [leaf.is_needed for leaf in subject.leaves] if needed is None else list(needed)
+    with instrumented(subject.functions if is_instrumented else ()) as calls:
+        run = run_forward(subject, needed=needed, prepare=prepare, weigh=weigh)
+        if create_graph:
+            run = replace(run, weights=tuple(w.requires_grad_() for w in run.weights))
+        if run.is_connected and run.failure is None:
+            run = run_backward(run, create_graph=create_graph)
+    return replace(run, calls=tuple(calls))
+
+
+def run_forward(
+    subject: Subject,
+    *,
+    needed: Sequence[bool] | None = None,
+    prepare: Callable[[Tensor], Tensor] = torch.clone,
+    weigh: Callable[[Tensor], Tensor] | None = None,
+) -> ForwardBackwardRun:
+    """Run a subject forward once, as `run_subject` does, and return the run without gradients."""
+    wanted = [leaf.is_needed for leaf in subject.leaves] if needed is None else needed
     leaves = tuple(
         leaf.value.detach().clone().requires_grad_(w)
         for leaf, w in zip(subject.leaves, wanted, strict=True)
     )
-    with instrumented(subject.functions if is_instrumented else ()) as calls:
-        try:
-            outputs = subject([prepare(leaf) for leaf in leaves])
-        except Exception as error:  # noqa: BLE001 - any exception of the user's function is a finding
-            return ForwardBackwardRun(
-                leaves=leaves, calls=tuple(calls), failure=_failure("forward", error)
+    try:
+        outputs = subject([prepare(leaf) for leaf in leaves])
+    except Exception as error:  # noqa: BLE001 - any exception of the user's function is a finding
+        return ForwardBackwardRun(leaves=leaves, failure=_failure("forward", error), seed=subject.seed)
+    ends = [output for output in outputs if output.requires_grad]
+    weights = tuple((weigh or weights_like)(end.detach()) for end in ends)
+    none: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    return ForwardBackwardRun(
+        outputs, weights, none, leaves, is_connected=bool(ends) and any(wanted), seed=subject.seed
+    )
+
+
+def run_backward(
+    run: ForwardBackwardRun, *, create_graph: bool = False, retain_graph: bool = False
+) -> ForwardBackwardRun:
+    """Run backward from the outputs of a run, and return the run with the gradients or the exception."""
+    ends = [output for output in run.outputs if output.requires_grad]
+    asked = [leaf for leaf in run.leaves if leaf.requires_grad]
+    seed_generators(run.seed + _BACKWARD_SEED, run.leaves)
+    try:
+        found = iter(
+            torch.autograd.grad(
+                ends,
+                asked,
+                run.weights,
+                retain_graph=retain_graph or create_graph,
+                create_graph=create_graph,
+                allow_unused=True,
             )
-        ends = [output for output in outputs if output.requires_grad]
-        weights = tuple((weigh or weights_like)(end.detach()) for end in ends)
-        if create_graph:
-            weights = tuple(w.requires_grad_() for w in weights)
-        none: tuple[Tensor | None, ...] = (None,) * len(leaves)
-        if not ends or not any(wanted):
-            return ForwardBackwardRun(outputs, weights, none, leaves, tuple(calls), is_connected=False)
-        try:
-            gradients = _gradients(ends, leaves, weights, create_graph)
-        except Exception as error:  # noqa: BLE001 - any exception of the user's function is a finding
-            return ForwardBackwardRun(
-                outputs, weights, none, leaves, tuple(calls), _failure("backward", error)
-            )
-    return ForwardBackwardRun(outputs, weights, gradients, leaves, tuple(calls))
+        )
+    except Exception as error:  # noqa: BLE001 - any exception of the user's function is a finding
+        return replace(run, failure=_failure("backward", error))
+    gradients = [next(found) if leaf.requires_grad else None for leaf in run.leaves]
+    return replace(
+        run,
+        gradients=tuple(None if g is None else dense(g) for g in gradients),
+        has_sparse_gradients=any(g is not None and g.layout is not torch.strided for g in gradients),
+    )
 
 
 def weights_like(output: Tensor, seed: int = 0) -> Tensor:
@@ -97,19 +146,6 @@ def weights_like(output: Tensor, seed: int = 0) -> Tensor:
     drawn *= torch.randint(0, 2, shape, generator=generator) * 2 - 1
     weights = torch.view_as_complex(drawn) if is_complex else drawn
     return weights.to(output.device, output.dtype)
-
-
-def _gradients(
-    ends: Sequence[Tensor],
-    leaves: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    create_graph: bool,
-) -> tuple[Tensor | None, ...]:
-    asked = [leaf for leaf in leaves if leaf.requires_grad]
-    found = iter(
-        torch.autograd.grad(ends, asked, weights, create_graph=create_graph, allow_unused=True)
-    )
-    return tuple(next(found) if leaf.requires_grad else None for leaf in leaves)
 
 
 def _failure(phase: str, error: Exception) -> Failure:

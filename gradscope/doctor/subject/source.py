@@ -83,9 +83,16 @@ def _read_method(name: str, method: Any) -> Iterator[SourceFact]:  # Any: the us
     try:
         path = inspect.getsourcefile(method) or ""
         lines, first = inspect.getsourcelines(method)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
+        tree: ast.AST = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError):
         return  # a lambda inside an expression cannot be parsed alone
+    lambdas = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
+    if method.__name__ == "<lambda>":  # its lines may hold other code as well
+        names = inspect.getfullargspec(method).args
+        meant = [node for node in lambdas if [a.arg for a in node.args.args] == names]
+        if len(meant) != 1:
+            return
+        tree = meant[0]
     for node in ast.walk(tree):
         kind, target = _kind_of(node)
         if kind:

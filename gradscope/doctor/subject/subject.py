@@ -2,18 +2,21 @@
 
 import copy
 import inspect
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils import _pytree
 
+from gradscope.doctor.subject.outside_state import seed_generators
 from gradscope.errors import UsageError
 
-__all__ = ["Examinable", "Leaf", "Subject", "resolve", "tensors_of"]
+__all__ = ["Examinable", "Leaf", "Subject", "dense", "is_strided", "resolve", "tensors_of"]
 
 Examinable: TypeAlias = type[Function] | nn.Module | Callable[..., object]
 
@@ -38,6 +41,8 @@ class Subject:
     leaves: tuple[Leaf, ...]
     functions: tuple[type[Function], ...]
     module: nn.Module | None = None
+    seed: int = 0
+    """The random generators are seeded with it before each call."""
 
     @property
     def input_count(self) -> int:
@@ -56,7 +61,8 @@ class Subject:
         arguments = [
             placed[i] if i in placed else _copied(argument) for i, argument in enumerate(self.arguments)
         ]
-        return tensors_of(self.call(*arguments))
+        seed_generators(self.seed, tensors)
+        return tuple(dense(output) for output in tensors_of(self.call(*arguments)))
 
     def with_values(self, values: Sequence[Tensor]) -> "Subject":
         """Return a copy of the subject with other values for its leaves."""
@@ -66,6 +72,8 @@ class Subject:
     def in_double(self) -> "Subject":
         """Return a copy of the subject in double precision: leaves, and the parameters and buffers of a module."""
         widened = self.with_values([_widen(leaf.value) for leaf in self.leaves])
+        arguments = (_widen(a) if _is_sparse_number(a) else a for a in self.arguments)
+        widened = replace(widened, arguments=tuple(arguments))
         if self.module is None:
             return widened
         module = copy.deepcopy(self.module).double()
@@ -150,13 +158,14 @@ def _leaves(arguments: Sequence[object], names: Sequence[str], shown: str) -> tu
     tensors = [
         (i, a)
         for i, a in enumerate(arguments)
-        if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
+        if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex()) and is_strided(a)
     ]
     if not tensors:
         kinds = ", ".join(_kind(argument) for argument in arguments) or "none"
         raise UsageError(
             f"examine({shown}, ...) expected at least one floating-point or complex tensor among its "
-            f"inputs, got {kinds}; pass example inputs, such as torch.randn(4, 3)"
+            f"inputs, got {kinds}; pass dense example inputs, such as torch.randn(4, 3), or examine a "
+            "function that makes a sparse or nested tensor from its values"
         )
     is_any = any(tensor.requires_grad for _, tensor in tensors)
     return tuple(
@@ -164,9 +173,15 @@ def _leaves(arguments: Sequence[object], names: Sequence[str], shown: str) -> tu
     )
 
 
+def is_strided(tensor: Tensor) -> bool:
+    """Return whether a tensor is dense, and neither nested nor without values."""
+    return tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_meta)
+
+
 def _kind(argument: object) -> str:
     if isinstance(argument, Tensor):
-        return f"a tensor of {argument.dtype}".replace("torch.", "")
+        layout = "" if is_strided(argument) else f"{argument.layout} "
+        return f"a {layout}tensor of {argument.dtype}".replace("torch.", "")
     return type(argument).__name__
 
 
@@ -184,11 +199,24 @@ def _named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Examinable
 
 
 def _copied(argument: Any) -> Any:  # Any: any argument
-    """Return an argument that is not a leaf, with its tensors copied, because the function may modify them."""
+    """Return an argument that is not a leaf, with copies of tensors and generators, which the function may modify."""
     if argument is None or isinstance(argument, bool | int | float | str):
         return argument
+    if isinstance(argument, torch.Generator):
+        return argument.clone_state()
+    if isinstance(argument, np.random.Generator | random.Random):
+        return copy.deepcopy(argument)
     return _pytree.tree_map_only(Tensor, torch.clone, argument)
 
 
-def _widen(value: Tensor) -> Tensor:
+def dense(tensor: Tensor) -> Tensor:
+    """Return a tensor as a strided one, also if it is sparse."""
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
+
+
+def _is_sparse_number(argument: Any) -> bool:  # Any: any argument
+    return isinstance(argument, Tensor) and argument.is_floating_point() and not is_strided(argument)
+
+
+def _widen(value: Any) -> Any:  # Any: a tensor
     return value.to(torch.complex128 if value.is_complex() else torch.float64)

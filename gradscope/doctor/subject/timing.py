@@ -84,8 +84,9 @@ class _Clock:
 
     def once(self, *, is_counted: bool) -> None:
         """Run forward and backward once."""
+        arguments = [a.clone() if isinstance(a, Tensor) else a for a in self._arguments]
         start = _now()
-        outputs = [y for y in tensors_of(self._call(*self._arguments)) if y.requires_grad]
+        outputs = [y for y in tensors_of(self._call(*arguments)) if y.requires_grad]
         between = _now()
         leaves = [a for a in self._arguments if isinstance(a, Tensor) and a.requires_grad]
         if outputs:

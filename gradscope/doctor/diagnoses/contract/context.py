@@ -7,7 +7,7 @@ from gradscope.doctor.examination import Examination
 from gradscope.doctor.report.codes import Code
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.ctx_memory import measure_ctx_memory
-from gradscope.doctor.subject.instrument import CtxTensor
+from gradscope.doctor.subject.instrument import CtxTensor, FunctionCall
 
 __all__ = [
     "INPUT_RETURNED_AS_IS",
@@ -51,15 +51,27 @@ def find_tensors_on_context(exam: Examination) -> Iterator[Finding]:
                 cause="autograd does not check attributes of ctx for later writes, does not pass them to "
                 "saved-tensor hooks (checkpointing, offloading) and does not free them after backward; an "
                 "output among them is a reference cycle",
-                fix="use ctx.save_for_backward(tensor) in forward and ctx.saved_tensors in backward",
+                fix=_fix(call),
                 where=_line_that_sets(exam, {held.attribute for held in call.held}),
                 evidence=[*(_kept(held) for held in call.held), *_memory_of_ctx(exam)],
             )
 
 
+def _fix(call: FunctionCall) -> str:
+    fix = "use ctx.save_for_backward(tensor) in forward and ctx.saved_tensors in backward"
+    computed = [f"ctx.{held.attribute}" for held in call.held if held.role == "an intermediate"]
+    if not computed:
+        return fix
+    return (
+        f"save the arguments of forward with ctx.save_for_backward, and compute {', '.join(computed)} from "
+        "them in backward; if no second derivative is needed, it is enough to pass it to save_for_backward "
+        "and to declare backward with @once_differentiable"
+    )
+
+
 def _kept(held: CtxTensor) -> str:
-    what = "an argument of forward" if held.is_argument else "not an argument: it has no graph"
-    return f"ctx.{held.attribute}: {held.size_bytes} bytes, {what}"
+    without = ", which has no graph in backward" if held.role == "an intermediate" else ""
+    return f"ctx.{held.attribute}: {held.size_bytes} bytes, {held.role} of forward{without}"
 
 
 def _memory_of_ctx(exam: Examination) -> Iterator[str]:

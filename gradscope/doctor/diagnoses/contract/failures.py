@@ -4,10 +4,16 @@ The three are non-tensor-saved, saved-tensors-in-forward and wrong-gradient-coun
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from torch import Tensor
 
+from gradscope.doctor.diagnoses.gradients.repairs import (
+    find_running_repair,
+    repaired,
+    returning_tuples,
+)
 from gradscope.doctor.diagnoses.gradients.transpose import find_raising_transpose
 from gradscope.doctor.diagnoses.gradients.wrong_gradient import MISSING_GRADIENT
 from gradscope.doctor.examination import Examination
@@ -15,7 +21,8 @@ from gradscope.doctor.report.codes import Code
 from gradscope.doctor.report.messages import recognise
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import FunctionCall
-from gradscope.doctor.subject.run import Failure
+from gradscope.doctor.subject.run import Failure, run_forward
+from gradscope.doctor.subject.subject import tensors_of
 
 __all__ = [
     "BACKWARD_RAISES",
@@ -80,17 +87,24 @@ def find_backward_failures(exam: Examination) -> Iterator[Finding]:
     """Find exceptions raised by backward, a wrong number of gradients, and outputs without a graph."""
     if exam.has_failed_in_forward:
         return
+    nested: list[Finding] = []
     for call in exam.first_run.calls:
         yield from _wrong_count(exam, call)
+        nested += _nested_outputs(exam, call)
+    yield from nested
     failure = exam.first_run.failure
     if failure is not None:
         exam.skip_reason = "backward raises"
-        yield failure_finding(failure, exam.location)
+        finding = failure_finding(failure, exam.location)
+        cure = None if finding.code == WRONG_GRADIENT_COUNT.name else find_running_repair(exam)
+        yield replace(finding, cause=cure[0], fix=cure[1]) if cure else finding
         transposed = find_raising_transpose(exam) if _is_about_sizes(failure) else None
         if transposed is not None:
             yield transposed
     elif not exam.first_run.is_connected:
         exam.skip_reason = "no output has a gradient"
+        if nested:
+            return
         yield MISSING_GRADIENT.finding(
             "no output depends on an input in the autograd graph",
             cause="forward returns a detached tensor, runs under no_grad, or marks its outputs as "
@@ -98,6 +112,23 @@ def find_backward_failures(exam: Examination) -> Iterator[Finding]:
             fix="compute the output through Function.apply, and return floating-point tensors",
             where=exam.location,
         )
+
+
+def _nested_outputs(exam: Examination, call: FunctionCall) -> Iterator[Finding]:
+    """Find tensors that forward returns inside a list or dict, where autograd does not track them."""
+    kinds = {type(y).__name__ for y in call.outputs if not isinstance(y, Tensor) and tensors_of(y)}
+    if not kinds:
+        return
+    with repaired(returning_tuples(exam)):
+        is_cured = run_forward(exam.subject).is_connected
+    yield MISSING_GRADIENT.finding(
+        f"forward of {call.function.__name__} returns tensors inside a {' and a '.join(sorted(kinds))}: they have "
+        "no gradient",
+        cause="autograd tracks only a tensor, or tensors in a tuple, that forward returns",
+        fix="return a tuple of tensors"
+        + (" (tried: the outputs then have a gradient)" if is_cured else ""),
+        where=exam.location,
+    )
 
 
 def failure_finding(failure: Failure, fallback: str = "", *, on: str = "") -> Finding:

@@ -7,6 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from gradscope.doctor.diagnoses.gradients.repairs import exchanges, find_right_repair
 from gradscope.doctor.diagnoses.gradients.transpose import missing_transpose
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import compare_elements
@@ -74,6 +75,14 @@ def find_mismatched_gradients(exam: Examination) -> Iterator[Finding]:
 
 def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Tensor) -> Finding:
     shapes = f"{tuple(gradient.shape)} for {name}, which has {tuple(x.shape)}"
+    exchange = _exchange(exam, position)
+    if exchange:
+        return GRADIENT_SHAPE_MISMATCH.finding(
+            f"backward returns {shapes}: it is right once {exchange}",
+            cause="backward returns the gradients in another order than forward takes its arguments",
+            fix=f"return the gradients in the order of the arguments (tried: right once {exchange})",
+            where=exam.location,
+        )
     if _is_expandable(x.shape, gradient.shape):
         summed = _dims_to_sum(x.shape, gradient.shape)
         return BROADCAST_NOT_REDUCED.finding(
@@ -99,6 +108,12 @@ def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Ten
         where=exam.location,
         evidence=(f"expected {tuple(x.shape)}, got {tuple(gradient.shape)}",),
     )
+
+
+def _exchange(exam: Examination, position: int) -> str:
+    leaves = enumerate(exam.subject.leaves)
+    number = next((n for n, leaf in leaves if leaf.position == position), None)
+    return "" if number is None else find_right_repair(exam, number, exchanges(exam, number))
 
 
 def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator[Finding]:

@@ -16,8 +16,8 @@ __all__ = ["FAILS_ON_EMPTY", "find_batch_failures"]
 FAILS_ON_EMPTY: Final = Code(
     "fails-on-empty",
     "warning",
-    fault="an empty batch raises",
-    found_by="running on no rows, if a batch dim can be found",
+    fault="an empty batch raises, or a batch of one row loses its dim",
+    found_by="running on one row and on none, if a batch dim can be found",
     group=LAYOUT,
 )
 
@@ -35,6 +35,14 @@ def find_batch_failures(exam: Examination) -> Iterator[Finding]:
         for comparison in exam.compare(one, outcome):
             if not comparison.is_right:
                 yield plain_wrong_gradient(one, comparison, exam.location, on="a batch of 1")
+    expected = [(1, *y.shape[1:]) for y in exam.double_run.outputs]
+    if outcome.failure is None and [y.shape for y in outcome.outputs] != expected:
+        yield FAILS_ON_EMPTY.finding(
+            f"a batch of 1: forward returns shapes {[tuple(y.shape) for y in outcome.outputs]}, not {expected}",
+            cause="forward drops the batch dim if the batch has one row: squeeze() without a dim does so",
+            fix="name the dim: squeeze(-1)",
+            where=exam.location,
+        )
     empty = run_subject(none)
     if empty.failure is not None and not _fails_in_torch_too(empty.failure):
         yield FAILS_ON_EMPTY.finding(

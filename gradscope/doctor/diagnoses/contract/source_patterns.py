@@ -2,18 +2,56 @@
 
 import inspect
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from torch.autograd import Function
 
 from gradscope.doctor.diagnoses.contract.failures import WRONG_GRADIENT_COUNT
 from gradscope.doctor.diagnoses.contract.returned_gradients import GRADIENT_DEVICE_MISMATCH
 from gradscope.doctor.examination import Examination
+from gradscope.doctor.report.codes import Code
 from gradscope.doctor.report.report import Finding
-from gradscope.doctor.subject.source import SourceFact, read_function
+from gradscope.doctor.subject.source import SourceFact, read_function, where_defined
 
-__all__ = ["find_hard_coded_devices", "find_wrong_counts_in_source", "note_hard_coded_dtypes"]
+__all__ = [
+    "BACKWARD_NEVER_CALLED",
+    "find_hard_coded_devices",
+    "find_uncalled_backward",
+    "find_wrong_counts_in_source",
+    "note_hard_coded_dtypes",
+]
 
 _BACKWARD = ("backward", "vjp")
+
+
+BACKWARD_NEVER_CALLED: Final = Code(
+    "backward-never-called",
+    "warning",
+    fault="a `backward` of a module or another class that is not a Function",
+    found_by="reading the class",
+)
+
+
+def find_uncalled_backward(exam: Examination) -> Iterator[Finding]:
+    """Find backward methods of modules and other callables, which autograd never calls.
+
+    A backward that takes a loss is meant to be called by a training loop.
+    """
+    module = exam.subject.module
+    owners = [exam.subject.call] if module is None else module.modules()
+    for owner in dict.fromkeys(type(owner) for owner in owners):
+        method = getattr(owner, "backward", None)
+        names = list(inspect.signature(method).parameters) if inspect.isfunction(method) else []
+        if method is not None and "loss" not in names:
+            yield BACKWARD_NEVER_CALLED.finding(
+                f"{owner.__name__} has a method backward, which autograd never calls",
+                cause=f"{owner.__name__} is not an autograd Function: the gradients are those of the operations "
+                "in its forward",
+                fix="move forward and backward as static methods to a torch.autograd.Function, and call its "
+                "apply in forward; or delete backward",
+                where=where_defined(method),
+                seen_by="reading",
+            )
 
 
 def find_wrong_counts_in_source(exam: Examination) -> Iterator[Finding]:

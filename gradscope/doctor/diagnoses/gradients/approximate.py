@@ -6,6 +6,7 @@ and noisy.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -67,10 +68,10 @@ def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
 def _draws(exam: Examination, comparison: Comparison) -> list[Tensor]:
     """Return backward's gradient at the compared elements: several samples if the gradient is random."""
     draws = [comparison.analytic]
-    if exam.are_gradients_reproducible:
+    if not exam.random_parts:
         return draws
-    for _ in range(_DRAWS - 1):
-        gradient = run_subject(exam.in_double).gradients[comparison.leaf]
+    for seed in range(1, _DRAWS):
+        gradient = run_subject(replace(exam.in_double, seed=seed)).gradients[comparison.leaf]
         if gradient is not None:
             draws.append(gradient.detach().reshape(-1)[comparison.indices].cpu())
     return draws

@@ -13,7 +13,7 @@ from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import is_same
 from gradscope.doctor.subject.run import run_subject, weights_like
 
-__all__ = ["GRADIENT_BY_DESIGN", "explain_by_design"]
+__all__ = ["GRADIENT_BY_DESIGN", "explain_by_design", "is_identity"]
 
 GRADIENT_BY_DESIGN: Final = Code(
     "gradient-by-design",
@@ -42,7 +42,8 @@ def explain_by_design(exam: Examination, comparison: Comparison) -> Finding | No
     return None
 
 
-def _is_identity(exam: Examination, comparison: Comparison) -> str:
+def is_identity(exam: Examination, comparison: Comparison) -> str:
+    """Return the reason if forward returns the leaf unchanged; else ""."""
     x = exam.in_double.leaves[comparison.leaf].value
     values = exam.values_of(exam.in_double, exam.double_run)
     others = [leaf.value for leaf in exam.in_double.leaves]
@@ -115,7 +116,7 @@ def _small_weights(output: Tensor) -> Tensor:
     return weights_like(output) * _SMALL_GRADIENT
 
 
-_TESTS: Final = (_is_identity, _is_staircase, _is_limited, _is_rescaled, is_straight_through_inside)
+_TESTS: Final = (is_identity, _is_staircase, _is_limited, _is_rescaled, is_straight_through_inside)
 
 
 def _ratio(comparison: Comparison) -> str:

@@ -3,8 +3,10 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
+import torch
 from torch import Tensor
 from torch.autograd import Function, gradcheck, gradgradcheck
 from torch.autograd.gradcheck import GradcheckError
@@ -18,9 +20,22 @@ from gradscope.doctor.diagnoses.gradients.second_order import (
 from gradscope.doctor.diagnoses.gradients.wrong_gradient import WRONG_GRADIENT
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.run import run_backward, run_forward
 
 __all__ = ["find_gradcheck_failures"]
 
+_UNDEFINED_GRADIENT: Final = (
+    "backward does not handle an output whose gradient is None (set_materialize_grads(False))",
+    "test each grad_output for None",
+)
+_OTHER_EXCEPTION: Final = (
+    "gradcheck calls the function many times, with inputs that are moved slightly; one of the calls raises",
+    "run torch.autograd.gradcheck alone, which shows the line",
+)
+_OTHER_DERIVATIVE: Final = (
+    "torch.autograd.gradcheck finds another derivative at these inputs",
+    "run gradcheck alone, and compare its Jacobians",
+)
 _SLOW_BELOW: Final = 65
 _FAST_CALLS: Final = 64
 """Maximum number of calls for each input in gradcheck's fast mode, which needs only a few."""
@@ -43,19 +58,25 @@ def find_gradcheck_failures(exam: Examination) -> Iterator[Finding]:
     if verdict.startswith(("passed", "not run")):
         yield from _forward_mode_failures(exam, str(results.get("gradcheck in forward mode", "passed")))
         return
-    is_undefined = "undefined" in verdict or verdict.startswith("raises")
-    code = BACKWARD_RAISES if is_undefined else WRONG_GRADIENT
+    code, cause, fix = WRONG_GRADIENT, *_OTHER_DERIVATIVE
+    if _raises_on_undefined_gradients(exam):
+        code, cause, fix = BACKWARD_RAISES, *_UNDEFINED_GRADIENT
+    elif verdict.startswith("raises") or "undefined" in verdict:
+        code, cause, fix = BACKWARD_RAISES, *_OTHER_EXCEPTION
     yield code.finding(
         f"gradcheck fails: {verdict}",
-        cause="backward does not handle an output whose gradient is None (set_materialize_grads(False))"
-        if is_undefined
-        else "torch.autograd.gradcheck finds another derivative at these inputs",
-        fix="test each grad_output for None"
-        if is_undefined
-        else "run gradcheck alone, and compare its Jacobians",
+        cause=cause,
+        fix=fix,
         where=exam.location,
         evidence=named(verdict),
     )
+
+
+def _raises_on_undefined_gradients(exam: Examination) -> bool:
+    run = run_forward(exam.in_double)
+    undefined: Any = torch._C._functions.UndefinedGrad()  # noqa: SLF001 - as gradcheck does it
+    outputs = tuple(undefined(y) if y.requires_grad else y for y in run.outputs)
+    return run_backward(replace(run, outputs=outputs)).failure is not None
 
 
 def _forward_mode_failures(exam: Examination, verdict: str) -> Iterator[Finding]:
@@ -95,6 +116,10 @@ def _forward_mode(*arguments: object, **options: bool) -> bool:
 def _why_not(exam: Examination) -> str:
     if not exam.is_gradient_right:
         return "the gradient is not the derivative"
+    if exam.first_run.has_sparse_gradients:
+        return "a gradient is sparse"
+    if not exam.is_backward_repeatable:
+        return "backward runs only once"
     if not exam.precision.is_double:
         return f"it computes in {exam.precision.dtype}"
     if any(c.kinks for c in exam.comparisons):

@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from gradscope.doctor.diagnoses.gradients.transpose_probe import transposed_at
+from gradscope.doctor.diagnoses.gradients.repairs import find_right_repair, transpositions
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.backward_derivatives import jacobian_by_backward
 from gradscope.doctor.numerics.finite_differences import jacobian
@@ -44,9 +44,9 @@ _FIX: Final = (
 def explain_by_transpose(exam: Examination, number: int) -> str:
     """Return a sentence on the transposition that makes a leaf's gradient right; "" if there is none."""
     name = exam.subject.leaves[number].name
-    sites = transposed_at(exam, number)
-    if sites:
-        return f"the gradient of {name} is right once {sites[0]} is transposed in backward"
+    clause = find_right_repair(exam, number, transpositions(exam))
+    if clause:
+        return f"the gradient of {name} is right once {clause} in backward"
     dims = _exchanged_dims(exam, number)
     return (
         f"the gradient of {name} is the derivative with {dims[0]} and {dims[1]} exchanged"
@@ -58,14 +58,13 @@ def explain_by_transpose(exam: Examination, number: int) -> str:
 def find_raising_transpose(exam: Examination) -> Finding | None:
     """Find a transposition with which backward no longer raises, as happens if the matrices are not square."""
     for number, leaf in enumerate(exam.subject.leaves):
-        sites = transposed_at(exam, number, at_most=2) if leaf.is_needed else ()
-        if sites:
-            shown = " and ".join(str(site) for site in sites)
-            return missing_transpose(
-                f"backward raises, and gives the right gradient of {leaf.name} once {shown} "
-                f"{'is' if len(sites) == 1 else 'are'} transposed",
-                exam.location,
-            )
+        if leaf.is_needed:
+            clause = find_right_repair(exam, number, transpositions(exam), at_most=2)
+            if clause:
+                return missing_transpose(
+                    f"backward raises, and gives the right gradient of {leaf.name} once {clause}",
+                    exam.location,
+                )
     return None
 
 

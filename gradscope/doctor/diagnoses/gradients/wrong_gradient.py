@@ -1,18 +1,26 @@
 """Gradients that differ from the derivative: missing, or wrong by a sign, a factor, a transpose, or otherwise."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
 
-from gradscope.doctor.diagnoses.gradients.by_design import explain_by_design
+from gradscope.doctor.diagnoses.gradients.by_design import explain_by_design, is_identity
+from gradscope.doctor.diagnoses.gradients.repairs import (
+    Repair,
+    conjugations,
+    exchanges,
+    find_right_repair,
+)
 from gradscope.doctor.diagnoses.gradients.transpose import explain_by_transpose, missing_transpose
 from gradscope.doctor.examination import Examination
+from gradscope.doctor.numerics.agreement import agree
 from gradscope.doctor.numerics.finite_differences import Comparison
 from gradscope.doctor.report.codes import LAYOUT, SECOND_ORDER, WRONG_VALUE, Code
 from gradscope.doctor.report.report import Finding
-from gradscope.doctor.subject.run import run_subject
+from gradscope.doctor.subject.run import run_subject, weights_like
 from gradscope.doctor.subject.subject import Subject
 
 __all__ = [
@@ -60,6 +68,11 @@ WRONG_GRADIENT: Final = Code(
 )
 
 
+_ROUNDINGS: Final = 100
+
+_Repairs: TypeAlias = Callable[[Examination, int], Iterator[Repair]]
+
+
 def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
     """Find leaves whose gradient differs from finite differences, with the simplest explanation."""
     if exam.is_approximate:
@@ -71,7 +84,11 @@ def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
         if exam.double_run.gradients[number] is None:
             yield _missing(exam, comparison)
         else:
-            yield explain_by_design(exam, comparison) or _explained(exam, comparison)
+            yield (
+                _ignored_grad_output(exam, comparison)
+                or explain_by_design(exam, comparison)
+                or _explained(exam, comparison)
+            )
 
 
 def plain_wrong_gradient(
@@ -113,6 +130,46 @@ def _missing(exam: Examination, comparison: Comparison) -> Finding:
     )
 
 
+def _ignored_grad_output(exam: Examination, comparison: Comparison) -> Finding | None:
+    """Find a gradient that does not depend on the grad_output of a scalar output."""
+    if is_identity(exam, comparison):
+        return None
+    name, gradient = exam.subject.leaves[comparison.leaf].name, exam.double_run.gradients
+    ends = [y for y in exam.double_run.outputs if y.requires_grad]
+    for number, end in enumerate(ends):
+        if end.numel() != 1:
+            continue
+        small = run_subject(exam.in_double, weigh=_Smaller(number))
+        if agree(gradient, small.gradients, roundings=_ROUNDINGS):
+            which = f"grad_output {number}" if len(ends) > 1 else "grad_output"
+            scaled = comparison.analytic * exam.double_run.weights[number].reshape(()).cpu()
+            error = (scaled - comparison.numeric).abs()[comparison.is_usable]
+            is_cured = len(ends) == 1 and bool(
+                (error <= comparison.tolerance[comparison.is_usable]).all()
+            )
+            return WRONG_GRADIENT.finding(
+                f"backward ignores {which}: the gradient of {name} is the same for g and for g / 1000",
+                cause=f"backward returns a gradient that does not contain {which}, which is 1 only in "
+                "loss.backward(): a weight of the loss, gradient accumulation and a loss scale have no effect",
+                fix=f"multiply the gradient that backward returns for {name} by {which}"
+                + (" (tried: it is then the derivative)" if is_cured else ""),
+                where=exam.location,
+                evidence=_worst(comparison),
+            )
+    return None
+
+
+class _Smaller:
+    """Returns the usual grad_output for each output in order, divided by 1000 for one of them."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def __call__(self, output: Tensor) -> Tensor:
+        self._left -= 1
+        return weights_like(output) / (1000 if self._left == -1 else 1)
+
+
 def _explained(exam: Examination, comparison: Comparison) -> Finding:
     name = exam.subject.leaves[comparison.leaf].name
     factor = _one_factor(exam, comparison)
@@ -133,10 +190,31 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
             where=exam.location,
             evidence=_worst(comparison),
         )
+    plain = plain_wrong_gradient(exam.in_double, comparison, exam.location)
+    for repairs, cause, fix in _CURES:
+        clause = find_right_repair(exam, comparison.leaf, repairs(exam, comparison.leaf))
+        if clause:
+            message = f"the gradient of {name} is right once {clause} in backward"
+            return replace(plain, message=message, cause=cause, fix=f"{fix} (tried)")
     transposed = explain_by_transpose(exam, comparison.leaf)
     if transposed:
         return missing_transpose(transposed, exam.location, _worst(comparison))
-    return plain_wrong_gradient(exam.in_double, comparison, exam.location)
+    return plain
+
+
+_CURES: Final[Sequence[tuple[_Repairs, str, str]]] = (
+    (
+        exchanges,
+        "backward returns the gradients in another order than forward takes its arguments",
+        "return the gradients in the order of the arguments",
+    ),
+    (
+        conjugations,
+        "a conjugate is missing: a complex product has the conjugate of the other factor in its gradient",
+        "use the conjugate in backward: grad_output * w.conj()",
+    ),
+)
+"""Repairs of backward, the fault that they would cure, and the cure."""
 
 
 def _one_factor(exam: Examination, comparison: Comparison) -> float | None:

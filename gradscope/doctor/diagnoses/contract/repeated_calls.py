@@ -1,0 +1,125 @@
+"""Calls the function twice before backward, and runs backward twice: other state than ctx then shows."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from torch import Tensor
+
+from gradscope.doctor.diagnoses.contract.determinism import NONDETERMINISTIC
+from gradscope.doctor.diagnoses.contract.failures import BACKWARD_RAISES
+from gradscope.doctor.diagnoses.gradients.repairs import (
+    makes_backward_repeatable,
+    repeatable_backwards,
+)
+from gradscope.doctor.diagnoses.gradients.wrong_gradient import WRONG_GRADIENT
+from gradscope.doctor.examination import Examination
+from gradscope.doctor.numerics.agreement import agree
+from gradscope.doctor.report.report import Finding
+from gradscope.doctor.subject.batches import with_first_rows
+from gradscope.doctor.subject.outside_state import OutsideState
+from gradscope.doctor.subject.run import ForwardBackwardRun, run_backward, run_forward, run_subject
+from gradscope.doctor.subject.subject import Subject, is_strided
+
+__all__ = ["find_state_outside_ctx", "find_unrepeatable_backward"]
+
+_ROUNDINGS: Final = 100
+
+
+def find_state_outside_ctx(exam: Examination) -> Iterator[Finding]:
+    """Call the function on the inputs and on other inputs, then run backward through both calls.
+
+    Each gradient must be the one that it is without the other call.
+    """
+    if exam.skip_reason or not exam.are_gradients_reproducible:
+        return
+    for other in _other_calls(exam.subject):
+        first = run_forward(exam.subject)
+        outside = OutsideState((exam.subject.call, exam.subject.module, exam.subject.functions))
+        second = run_forward(other)
+        if second.failure is not None:
+            continue
+        changed = outside.changes()
+        alone = exam.second_run, run_subject(other)
+        together = run_backward(first), run_backward(second)
+        fault = next(filter(None, map(_difference, alone, together)), "")
+        if fault:
+            is_exception = "raises" in fault
+            yield (BACKWARD_RAISES if is_exception else WRONG_GRADIENT).finding(
+                f"called twice before backward, as a layer that is used twice: {fault}",
+                cause="the function keeps values outside of ctx, and the second call replaces them"
+                if changed
+                else "a second call changes something that backward of the first call reads",
+                fix="keep tensors with ctx.save_for_backward and other values as attributes of ctx: each call "
+                "has its own",
+                where=exam.location,
+                severity="warning" if is_exception else None,
+                evidence=[f"the second call changes {name}" for name in changed[:5]],
+            )
+            return
+
+
+def _other_calls(subject: Subject) -> Iterator[Subject]:
+    """Yield the subject with other values, with other whole numbers, and on fewer rows."""
+    count = subject.input_count
+    values = [
+        leaf.value * 0.75 + 0.05 if leaf.position < count else leaf.value for leaf in subject.leaves
+    ]
+    arguments = [_other(a) if i < count else a for i, a in enumerate(subject.arguments)]
+    yield replace(subject.with_values(values), arguments=tuple(arguments))
+    numbers = [a + 1 if type(a) is int else a for a in subject.arguments]
+    if any(type(a) is int for a in subject.arguments):
+        yield replace(subject, arguments=tuple(numbers))
+    row = with_first_rows(subject, 1)
+    if row is not None:
+        yield row
+
+
+def _other(argument: object) -> object:
+    if isinstance(argument, Tensor) and is_strided(argument):
+        return argument.roll(1)
+    return argument * 1.25 if isinstance(argument, float) else argument
+
+
+def _difference(alone: ForwardBackwardRun, together: ForwardBackwardRun) -> str:
+    if alone.failure is not None:
+        return ""
+    if together.failure is not None:
+        return str(together.failure).splitlines()[0]
+    if agree(alone.gradients, together.gradients, roundings=_ROUNDINGS):
+        return ""
+    return "the gradients are not those of two single calls"
+
+
+def find_unrepeatable_backward(exam: Examination) -> Iterator[Finding]:
+    """Run backward twice through one graph, as `retain_graph=True` allows."""
+    if exam.skip_reason:
+        return
+    first = run_backward(run_forward(exam.subject), retain_graph=True)
+    second = run_backward(first)
+    if first.failure is not None or not first.is_connected:
+        return
+    if second.failure is not None:
+        exam.is_backward_repeatable = False
+        cures = [
+            (c, f) for c, f, wrap in repeatable_backwards() if makes_backward_repeatable(exam, wrap)
+        ]
+        cause, fix = cures[0] if cures else ("backward frees or changes something that it reads", "")
+        yield BACKWARD_RAISES.finding(
+            f"a second backward through the same graph (retain_graph=True) raises: "
+            f"{second.failure.text.splitlines()[0]}",
+            cause=f"backward runs once: {cause}",
+            fix=f"{fix} (tried: it then runs twice)"
+            if fix
+            else "perhaps keep what backward frees, or compute it again in each backward",
+            where=second.failure.where or exam.location,
+            severity="warning",
+        )
+    elif not agree(first.gradients, second.gradients, roundings=_ROUNDINGS):
+        exam.is_backward_repeatable = False
+        yield NONDETERMINISTIC.finding(
+            "a second backward through the same graph (retain_graph=True) gives other gradients",
+            cause="backward changes something that it reads: an attribute of ctx, a buffer, a counter",
+            fix="do not change in backward what it reads",
+            where=exam.location,
+        )
