@@ -20,10 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from gradscope.protocol import Hello
 from gradscope.transport import HubAddress, Link, ensure_hub, hub_address
-from gradscope.transport.lock import HUB_LOCK, holder_pid
-from support import conformance_table, fork_server
-
-DEADLINE_S = 15.0
+from support import conformance_table, fork_server, hubs
+from support.waiting import DEADLINE_S, wait_for
 
 # How fast a machine makes examples does not depend on the code. What fails once must fail again.
 settings.register_profile("steady", suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -132,36 +130,15 @@ def _forget_compiled() -> None:
         utils.counters.clear()
 
 
-def _wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"waited {DEADLINE_S} s for: {what}"
-        time.sleep(0.005)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return stat.rsplit(")", 1)[1].split()[0] != "Z"
-
-
-def _end(pid: int | None) -> None:
-    if pid is not None and _is_alive(pid):
-        os.kill(pid, signal.SIGKILL)
-        _wait_until(lambda: not _is_alive(pid), f"the end of process {pid}")
-
-
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], object], str], None]:
     """Wait for a condition, with a deadline."""
-    return _wait_until
+    return wait_for
 
 
 @pytest.fixture
 def is_alive() -> Callable[[int], bool]:
-    return _is_alive
+    return hubs.is_alive
 
 
 @pytest.fixture
@@ -169,7 +146,7 @@ def hub_pid(places: Path) -> Callable[[], int]:
     """The process id of the hub that wrote itself into the lock last."""
 
     def pid() -> int:
-        found = holder_pid(hub_address().directory / HUB_LOCK)
+        found = hubs.pid_of_hub(hub_address())
         assert found is not None
         return found
 
@@ -177,10 +154,11 @@ def hub_pid(places: Path) -> Callable[[], int]:
 
 
 @pytest.fixture
-def ended_hubs(places: Path) -> Iterator[None]:
-    """End whatever hub is there when the test is over."""
+def ended_hubs(places: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End whatever hub is there when the test is over, and not earlier: a peer may be slow to start."""
+    monkeypatch.setenv("GRADSCOPE_HUB_IDLE_S", "120")
     yield
-    _end(holder_pid(hub_address().directory / HUB_LOCK))
+    hubs.end_hub(hub_address())
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from gradscope.transport import hub_address
 from support import fork_server
+from support.hubs import end_hub
+from support.waiting import wait_for
 
 TRAINING = """
 import sys, time
@@ -44,7 +46,7 @@ def started_training(name: str, environment: dict[str, str]) -> Iterator[subproc
     """A small training in its own process, listed by the hub, until the block ends."""
     process = fork_server.Popen([sys.executable, "-c", TRAINING, name], env=environment)
     try:
-        wait_until(lambda: name in command("ls", environment=environment).stdout, timeout_s=100)
+        wait_for(lambda: name in command("ls", environment=environment).stdout, f"run {name}", 100)
         yield process
     finally:
         process.kill()
@@ -54,9 +56,10 @@ def started_training(name: str, environment: dict[str, str]) -> Iterator[subproc
 def command(
     *arguments: str, environment: dict[str, str] | None = None, timeout_s: float = 110
 ) -> subprocess.CompletedProcess[str]:
-    """Run `gradscope` with pipes for streams."""
-    return subprocess.run(
+    """Run `gradscope` with pipes for streams, in a forked process."""
+    return fork_server.run(
         [sys.executable, "-m", "gradscope", *arguments],
+        preload=["gradscope.cli"],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -65,14 +68,6 @@ def command(
         timeout=timeout_s,
         check=False,
     )
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Wait for a condition, for at most so long."""
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"the condition did not come true in {timeout_s} s"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -88,7 +83,7 @@ def live() -> Iterator[SimpleNamespace]:
     environment = os.environ | {
         "GRADSCOPE_RUNTIME_DIR": str(root / "run"),
         "GRADSCOPE_DATA_DIR": str(root / "data"),
-        "GRADSCOPE_HUB_IDLE_S": "0.5",
+        "GRADSCOPE_HUB_IDLE_S": "120",
         "TERM": "xterm-256color",
     }
     environment.pop("GRADSCOPE_HUB", None)
@@ -98,6 +93,7 @@ def live() -> Iterator[SimpleNamespace]:
             environment=environment,
             gradscope=lambda *arguments: command(*arguments, environment=environment),
             started_training=lambda name: started_training(name, environment),
-            wait_until=wait_until,
+            wait_until=wait_for,
         )
+    end_hub(hub_address(environment["GRADSCOPE_RUNTIME_DIR"]))
     shutil.rmtree(root, ignore_errors=True)

@@ -152,7 +152,7 @@ def test_steps_end_after_their_timeout(train: Train) -> None:
         begin_s = time.monotonic()
         for _ in tables:
             pass
-        assert time.monotonic() - begin_s < 5.0
+        assert time.monotonic() - begin_s < 60.0
 
 
 def test_the_stream_has_manifest_then_past_then_live_steps(train: Train) -> None:

@@ -9,6 +9,7 @@ from gradscope.hub.recorders import Recorders
 from gradscope.protocol import Bye, Event, Hello, Message, Step, encode
 from gradscope.recording import list_recordings, open_recording
 from gradscope.transport import HubAddress, Link
+from support.waiting import DEADLINE_S
 
 EVENT = Event(run="r", rank=0, step=0, time_s=1.0, level="info", code="c", text="hello")
 
@@ -124,7 +125,7 @@ def test_a_recording_that_cannot_be_written_is_reported_as_an_event(
     viewer.send(Subscribe(run="r"))
     agent = bring_up(hub.agents, hello(record="/proc/no/such.gradscope"))
     agent.send(EVENT)
-    deadline_s = time.monotonic() + 15.0
+    deadline_s = time.monotonic() + DEADLINE_S
     events: list[Event] = []
     while not any(event.code == "recording_stopped" for event in events):
         assert time.monotonic() < deadline_s, events

@@ -1,7 +1,5 @@
 """A run's messages, as an agent sends them."""
 
-import time
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -95,16 +93,3 @@ def make() -> SimpleNamespace:
         hello=hello, manifest=manifest, block=block, step=step, scalars=scalars, event=event,
         interventions=interventions, record=record, layers=LAYERS,
     )  # fmt: skip
-
-
-@pytest.fixture
-def wait_until() -> Callable[[Callable[[], bool]], None]:
-    """Wait for a condition, for at most ten seconds."""
-
-    def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10.0
-        while not condition():
-            assert time.monotonic() < deadline, "the condition did not come true in 10 s"
-            time.sleep(0.01)
-
-    return wait

@@ -93,6 +93,7 @@ def become(request: dict[str, object]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
+    _open_streams()
     import numpy
     import torch
 
@@ -100,6 +101,19 @@ def become(request: dict[str, object]) -> None:
     torch.seed()
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def _open_streams() -> None:
+    """Open the three streams as an interpreter does: those of the server remember its own files."""
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    defaults = {"stdin": "strict", "stdout": "strict", "stderr": "backslashreplace"}
+    for fd, (name, handler) in enumerate(defaults.items()):
+        by_line = 1 if name == "stderr" or (fd and "PYTHONUNBUFFERED" in os.environ) else -1
+        stream = open(  # noqa: SIM115 - a descriptor that stays open
+            fd, "w" if fd else "r", by_line, encoding or None, errors or handler, closefd=False
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def run(arguments: list[str]) -> None:

@@ -4,12 +4,16 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["wait_for"]
+__all__ = ["DEADLINE_S", "wait_for"]
 
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: object = "", timeout_s: float = 60.0) -> T:
+DEADLINE_S = 60.0
+"""For what takes a second at most on a machine that does nothing else."""
+
+
+def wait_for(condition: Callable[[], T], what: object = "", timeout_s: float = DEADLINE_S) -> T:
     """Return the first value of a condition that is true; fail after `timeout_s` seconds."""
     deadline_s = time.monotonic() + timeout_s
     while True:

@@ -24,6 +24,7 @@ from gradscope.protocol import (
     encode,
 )
 from gradscope.transport import HubAddress, Link, ensure_hub, hub_answers, hub_listens
+from support.waiting import DEADLINE_S
 
 AGENT = Hello(role="agent", peer="agent-1", run="r", record="")
 VIEWER = Hello(role="viewer", peer="viewer-1", want="control")
@@ -32,7 +33,7 @@ Up = Callable[[str, Hello], Link]
 
 
 def receive_until(link: Link, condition: Callable[[], object]) -> list[Message]:
-    deadline_s = time.monotonic() + 15.0
+    deadline_s = time.monotonic() + DEADLINE_S
     messages: list[Message] = []
     while not condition():
         assert time.monotonic() < deadline_s, link.state
@@ -99,6 +100,7 @@ def test_a_hub_that_is_killed_is_noticed_and_the_next_one_gets_a_hello(
     assert link.counters["reconnects"] == 1
 
 
+@pytest.mark.timing
 def test_a_hub_that_says_nothing_for_six_seconds_is_lost_and_found_again(
     hub: HubAddress, hub_pid: Callable[[], int], bring_up: Up
 ) -> None:
@@ -197,8 +199,8 @@ def test_wake_ends_a_wait_from_another_thread(hub: HubAddress, bring_up: Up) -> 
     waker.start()
     begin_s = time.monotonic()
     while not waker.finished.is_set():
-        link.receive(5.0)
-    assert time.monotonic() - begin_s < 4.0
+        link.receive(60.0)
+    assert time.monotonic() - begin_s < 30.0
     waker.join()
 
 
@@ -277,4 +279,4 @@ a = hub_address('{hub.directory}'); print(hub_listens(a), hub_answers(a, 1.0))"
         check=True,
     )
     assert done.stdout == "True False\n"
-    assert hub_answers(hub, 5.0)
+    assert hub_answers(hub, DEADLINE_S)

@@ -16,11 +16,8 @@ _AGENT = Path(__file__).parent / "synthetic_agent.py"
 
 
 @pytest.fixture
-def agent(
-    places: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts processes that behave as a training process does. The hub that they start ends soon after them."""
-    monkeypatch.setenv("GRADSCOPE_HUB_IDLE_S", "0.5")
+def agent(ended_hubs: None) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts processes that behave as a training process does."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(run: str, *, rate: float = 20.0) -> subprocess.Popen[bytes]:

@@ -15,7 +15,7 @@ from gradscope_tui.keys import KEYS
 from gradscope_tui.screens.intervene import InterveneScreen
 from gradscope_tui.screens.runs import RunsScreen
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 SIZES = pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
 
 

@@ -8,15 +8,7 @@ from synthetic_run import SyntheticRun, SyntheticSource
 
 from gradscope.errors import IncompatibleError, NothingToConnectError
 from gradscope_tui.source import Connector
-
-DEADLINE_S = 10.0
-
-
-def wait(condition):
-    until = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < until, "this took too long"
-        time.sleep(0.005)
+from support.waiting import wait_for
 
 
 @pytest.fixture
@@ -37,14 +29,14 @@ def test_the_connector_notifies_when_there_is_a_source_and_when_items_arrive(sta
     notified = threading.Semaphore(0)
     source = SyntheticSource(SyntheticRun())
     connector = started(source, notified.release)
-    wait(lambda: connector.source is source and notified._value == 2)
+    wait_for(lambda: connector.source is source and notified._value == 2)
     source.put(SyntheticRun().event(1, "a"))
-    wait(lambda: notified._value == 3)
+    wait_for(lambda: notified._value == 3)
 
 
 def test_the_thread_ends_when_there_is_a_source(started):
     connector = started(SyntheticSource(SyntheticRun()))
-    wait(lambda: not connector._thread.is_alive())
+    wait_for(lambda: not connector._thread.is_alive())
     assert connector.source is not None
 
 
@@ -58,9 +50,9 @@ def test_the_connector_tries_again_until_there_is_a_hub(started):
         return source(on_arrival)
 
     connector = started(connect)
-    wait(lambda: connector.problem == "no hub is running")
-    wait(lambda: connector.source is source)
-    wait(lambda: connector.problem == "")
+    wait_for(lambda: connector.problem == "no hub is running")
+    wait_for(lambda: connector.source is source)
+    wait_for(lambda: connector.problem == "")
     assert len(tries) == 3
 
 
@@ -72,8 +64,8 @@ def test_another_version_is_reported_and_not_tried_again(started):
         raise IncompatibleError("the hub speaks version 2, this is version 1")
 
     connector = started(connect)
-    wait(lambda: "version 2" in connector.problem)
-    wait(lambda: not connector._thread.is_alive())
+    wait_for(lambda: "version 2" in connector.problem)
+    wait_for(lambda: not connector._thread.is_alive())
     assert tries._value == 4
 
 
@@ -81,7 +73,7 @@ def test_stopping_closes_the_source_and_ends_the_thread():
     source = SyntheticSource(SyntheticRun())
     connector = Connector(source, lambda: None)
     connector.start()
-    wait(lambda: connector.source is source)
+    wait_for(lambda: connector.source is source)
     connector.stop()
     assert source.link.phase == "lost"
     assert not connector._thread.is_alive()

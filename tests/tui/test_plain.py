@@ -1,23 +1,21 @@
 """The plain table, from a real hub and a real client."""
 
-import time
-
 import pytest
 
 from gradscope.client import connect
 from gradscope.errors import NothingToConnectError
 from gradscope_tui.plain import render_once
+from support.waiting import wait_for
 
 
 def connected(run):
-    end = time.monotonic() + 20
-    while True:
+    def attempt():
         try:
             return connect(run)
         except NothingToConnectError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)
+            return None
+
+    return wait_for(attempt, f"run {run}")
 
 
 def test_the_table_is_printed_once_and_again(agent):
@@ -41,9 +39,7 @@ def test_without_a_run_the_error_says_what_to_do(agent):
         client.run = None
         assert "plain-2" in render_once(client, color=False, width=80)
         agent("plain-3")
-        end = time.monotonic() + 20
-        while len(client.runs()) < 2 and time.monotonic() < end:
-            time.sleep(0.02)
+        wait_for(lambda: len(client.runs()) == 2, "two runs")
         client.run = None
         with pytest.raises(NothingToConnectError, match="2 runs are live, name one of them"):
             render_once(client, color=False, width=80)

@@ -13,15 +13,7 @@ from gradscope.agent.commands.consensus import Consensus
 from gradscope.agent.commands.queue import CommandQueue, PendingCommand
 from gradscope.agent.run.faults import Faults
 from gradscope.errors import UsageError
-
-DEADLINE_S = 30
-
-
-def wait_for(condition, what):
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.005)
+from support.waiting import DEADLINE_S, wait_for
 
 
 class Rank:

@@ -164,7 +164,7 @@ def stop_a_rank(client, ranks, hub_pid):
     try:
         with pytest.raises(CommandRefusedError, match="rank 1 did not answer in 2 s"):
             client.reverse("0", is_kept=True)
-        assert time.monotonic() - began_s < 4
+        assert time.monotonic() - began_s < 20
     finally:
         os.kill(pid, signal.SIGCONT)
     return [client.scale("0", factor=2.0, end_steps=5)]

@@ -95,7 +95,7 @@ def test_clipped_gradients_under_a_loss_scale_are_correct_with_and_without_unsca
 def test_the_norm_computed_by_clipping_is_reported_for_each_step(places, ended_hubs):
     model, told, norms = make_model(), {}, []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     with gradscope.attach(model, name="clipped", every=100, record=False, quiet=True):
         while True:
             try:

@@ -1,7 +1,5 @@
 """The exponent histogram on its whole way: from a tensor to a script, a viewer, and a recording."""
 
-import time
-
 import numpy as np
 import torch
 from torch import nn
@@ -13,8 +11,7 @@ from gradscope.errors import RecordingError
 from gradscope.protocol import unpack_layers
 from gradscope.protocol.bodies import unpack_block
 from gradscope.recording import open_recording
-
-DEADLINE_S = 20.0
+from support.waiting import wait_for
 
 
 def expected(tensor):
@@ -23,14 +20,6 @@ def expected(tensor):
     x = x[x != 0]
     places = np.clip(np.frexp(x)[1] - 1 + 47, 0, 63) + 64 * (x < 0)
     return tuple(np.bincount(places, minlength=128).tolist())
-
-
-def wait_for(what):
-    end_s = time.monotonic() + DEADLINE_S
-    while not (found := what()):
-        assert time.monotonic() < end_s, "this took too long"
-        time.sleep(0.02)
-    return found
 
 
 def make():
