@@ -6,15 +6,13 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-from gradscope.catalogue import CommandName
 from gradscope.client.captured_tensors import CapturedArray
 from gradscope.client.command_sender import (
     TIMEOUT_S,
-    CommandFields,
     CommandSender,
     How,
     Layers,
-    install_fields,
+    install_command,
     link_in_words,
 )
 from gradscope.client.inbox import Item
@@ -255,12 +253,11 @@ class Client:
     # CommandRefusedError with the reason if the hub or the training process refuses, and
     # CommandTimeoutError if no answer came within `timeout_s`.
 
-    def submit(self, action: CommandName, **fields: Unpack[CommandFields]) -> Future[Ack]:
-        """Send a command without waiting. Return a Future of the Ack; it may raise CommandRefusedError."""
-        return self._commands.submit(action, fields)
-
     def send(self, command: Command) -> Future[Ack]:
-        """Send a command without waiting. Fills in `id`, `run`, `peer` and `set_by`."""
+        """Send a command without waiting. Return a Future of the Ack; it may raise CommandRefusedError.
+
+        Fills in `id`, `run`, `peer` and `set_by`.
+        """
         return self._commands.send(command)
 
     def intervene(
@@ -275,8 +272,8 @@ class Client:
 
         `layers` is a name or pattern, or several. Raises UsageError for an invalid schedule.
         """
-        fields = install_fields(layers, name, arguments or {}, how)
-        return self._commands.ask("install", how.get("timeout_s", TIMEOUT_S), **fields)
+        command = install_command(layers, name, arguments or {}, how)
+        return self._commands.ask(command, how.get("timeout_s", TIMEOUT_S))
 
     def reverse(self, layers: Layers, *, alpha: float = 1.0, **how: Unpack[How]) -> Ack:
         """Multiply the gradients of layers by -alpha."""
@@ -317,29 +314,29 @@ class Client:
 
     def remove(self, target: str, *, timeout_s: float = TIMEOUT_S) -> Ack:
         """Remove the intervention with this id."""
-        return self._commands.ask("remove", timeout_s, target=target)
+        return self._commands.ask(Command(action="remove", target=target), timeout_s)
 
     def remove_all(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
         """Remove all interventions of the run."""
-        return self._commands.ask("remove_all", timeout_s)
+        return self._commands.ask(Command(action="remove_all"), timeout_s)
 
     def undo(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
         """Remove all interventions, and restore the training state from before the first of them.
 
         Requires a snapshot: the script must have called `scope.keep_snapshot()`.
         """
-        return self._commands.ask("undo", timeout_s)
+        return self._commands.ask(Command(action="undo"), timeout_s)
 
     def pause(self, *, lease_s: float | None = None, timeout_s: float = TIMEOUT_S) -> Ack:
         """Pause training at the next step boundary for `lease_s` seconds: 60 by default, at most 300.
 
         Pausing again renews the lease. The step of the Ack is the first step that is held.
         """
-        return self._commands.ask("pause", timeout_s, lease_s=lease_s)
+        return self._commands.ask(Command(action="pause", lease_s=lease_s), timeout_s)
 
     def resume(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
         """Resume training. The step of the Ack is the first step that runs."""
-        return self._commands.ask("resume", timeout_s)
+        return self._commands.ask(Command(action="resume"), timeout_s)
 
     def step_once(self, *, lease_s: float | None = None, timeout_s: float = TIMEOUT_S) -> Ack:
         """Run one step, and pause before the next one. Returns when training is paused again.
@@ -353,15 +350,17 @@ class Client:
         self, condition: str, *, lease_s: float | None = None, timeout_s: float = TIMEOUT_S
     ) -> str:
         """Pause training when a condition becomes true, such as `loss > 10`; return its id."""
-        return self._commands.ask("break", timeout_s, condition=condition, lease_s=lease_s).id
+        return self._commands.ask(
+            Command(action="break", condition=condition, lease_s=lease_s), timeout_s
+        ).id
 
     def remove_breakpoint(self, id: str = "", *, timeout_s: float = TIMEOUT_S) -> Ack:
         """Remove a breakpoint, or all breakpoints if `id` is empty."""
-        return self._commands.ask("unbreak", timeout_s, target=id)
+        return self._commands.ask(Command(action="unbreak", target=id), timeout_s)
 
     def measure_now(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
         """Measure memory and time in the next step, regardless of the budget. The Ack contains that step."""
-        return self._commands.ask("measure", timeout_s)
+        return self._commands.ask(Command(action="measure"), timeout_s)
 
     def focus(self, *layers: str, timeout_s: float = TIMEOUT_S) -> Ack:
         """Set the focus of this client: layers that are also recorded in steps between the observed steps.
@@ -372,7 +371,7 @@ class Client:
         The Ack contains the names of the layers. `focus_steps` iterates over the results. The command
         is refused for a compiled model.
         """
-        return self._commands.ask("focus", timeout_s, layers=layers)
+        return self._commands.ask(Command(action="focus", layers=layers), timeout_s)
 
     def capture(
         self, layers: str, what: str = "activation", *, timeout_s: float = TIMEOUT_S

@@ -3,11 +3,10 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TypeAlias, TypedDict, Unpack
+from typing import TypeAlias, TypedDict
 
 import msgspec
 
-from gradscope.catalogue import CommandName
 from gradscope.client.captured_tensors import CapturedArray, array_of
 from gradscope.client.session import Session
 from gradscope.errors import CommandTimeoutError, NotMeasuredError, UsageError
@@ -16,11 +15,10 @@ from gradscope.transport import LinkState
 
 __all__ = [
     "TIMEOUT_S",
-    "CommandFields",
     "CommandSender",
     "How",
     "Layers",
-    "install_fields",
+    "install_command",
     "link_in_words",
 ]
 
@@ -28,24 +26,6 @@ TIMEOUT_S = 10.0
 
 Layers: TypeAlias = str | Sequence[str]
 """A layer name or pattern, or several."""
-
-
-class CommandFields(TypedDict, total=False):
-    """The fields of a `Command` that depend on the action; see `gradscope.protocol.Command`."""
-
-    intervention: str
-    arguments: Mapping[str, float | str] | None
-    layers: Layers
-    site: str
-    target: str
-    end_steps: int | None
-    end_s: float | None
-    is_kept: bool
-    expect_revision: int | None
-    schedule: Schedule | None
-    lease_s: float | None
-    condition: str
-    what: str
 
 
 class How(TypedDict, total=False):
@@ -75,10 +55,10 @@ class How(TypedDict, total=False):
     timeout_s: float
 
 
-def install_fields(
+def install_command(
     layers: Layers, name: str, arguments: Mapping[str, float | str], how: How
-) -> CommandFields:
-    """Return the fields of an `install` command. Raises UsageError for an invalid schedule."""
+) -> Command:
+    """Return an `install` command. Raises UsageError for an invalid schedule, or if there is no layer."""
     schedule = make_schedule(
         start_step=how.get("start_step"),
         end_step=how.get("end_step"),
@@ -86,17 +66,22 @@ def install_fields(
         ramp=how.get("ramp"),
         when=how.get("when", ""),
     )
-    return {
-        "intervention": name,
-        "layers": layers,
-        "arguments": arguments,
-        "site": how.get("site", "output"),
-        "end_steps": how.get("end_steps"),
-        "end_s": how.get("end_s"),
-        "is_kept": how.get("is_kept", False),
-        "expect_revision": how.get("expect_revision"),
-        "schedule": None if schedule == Schedule() else schedule,
-    }
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not any(names):
+        raise UsageError("an intervention needs the name or pattern of at least one layer, got none")
+    return Command(
+        action="install",
+        intervention=name,
+        layers=names,
+        arguments={n: float(v) for n, v in arguments.items() if not isinstance(v, str)},
+        choices={n: v for n, v in arguments.items() if isinstance(v, str)},
+        site=how.get("site", "output"),
+        end_steps=how.get("end_steps"),
+        end_s=how.get("end_s"),
+        is_kept=how.get("is_kept", False),
+        expect_revision=how.get("expect_revision"),
+        schedule=None if schedule == Schedule() else schedule,
+    )
 
 
 def link_in_words(state: LinkState) -> str:
@@ -117,25 +102,17 @@ class CommandSender:
         self._peer = peer
         self._set_by = set_by
 
-    def submit(self, action: CommandName, fields: CommandFields) -> Future[Ack]:
-        """Send a command. Return a Future of the Ack; it may raise CommandRefusedError."""
-        return self._session.ask(self._command(action, fields))
-
     def send(self, command: Command) -> Future[Ack]:
-        """Send a command as `submit` does, after filling in its id, run and sender."""
-        id = os.urandom(16)
-        addressed = msgspec.structs.replace(
-            command, id=id, run=self._run(), peer=self._peer, set_by=self._set_by
-        )
-        return self._session.ask(addressed)
+        """Send a command after filling in its id, run and sender; it may raise CommandRefusedError."""
+        return self._session.ask(self._addressed(command))
 
-    def ask(self, action: CommandName, timeout_s: float, **fields: Unpack[CommandFields]) -> Ack:
+    def ask(self, command: Command, timeout_s: float = TIMEOUT_S) -> Ack:
         """Send a command and wait until it is in force. Raises CommandTimeoutError or CommandRefusedError."""
-        return self._wait(self.submit(action, fields), timeout_s)
+        return self._wait(self.send(command), timeout_s)
 
     def step_once(self, timeout_s: float, lease_s: float | None) -> Ack:
         """Run one step. Return when training is paused before the next one."""
-        ack = self.ask("step_once", timeout_s, lease_s=lease_s)
+        ack = self.ask(Command(action="step_once", lease_s=lease_s), timeout_s)
         next_step = 0 if ack.step is None else ack.step + 1
         known = self._session.known
 
@@ -150,7 +127,7 @@ class CommandSender:
     def capture(self, layers: str, what: str, timeout_s: float) -> list[CapturedArray]:
         """Return tensors of the next step. Raises NotMeasuredError, with the reason, if there are none."""
         captured = self._session.captured
-        command = self._command("capture", {"layers": layers, "what": what})
+        command = self._addressed(Command(action="capture", layers=(layers,), what=what))
         captured.expect(command.id)
         try:
             self._wait(self._session.ask(command), timeout_s)
@@ -161,25 +138,10 @@ class CommandSender:
             raise NotMeasuredError(messages[0].note)
         return [array_of(message) for message in messages]
 
-    def _command(self, action: CommandName, fields: CommandFields) -> Command:
-        layers, arguments = fields.get("layers", ()), fields.get("arguments") or {}
-        others = {n: v for n, v in fields.items() if n not in ("layers", "arguments")}
-        command = Command(
-            id=os.urandom(16),
-            run=self._run(),
-            peer=self._peer,
-            set_by=self._set_by,
-            action=action,
-            arguments={n: float(v) for n, v in arguments.items() if not isinstance(v, str)},
-            choices={n: v for n, v in arguments.items() if isinstance(v, str)},
-            layers=(layers,) if isinstance(layers, str) else tuple(layers),
-            **others,  # type: ignore[arg-type]  # the other fields of a Command, by name
+    def _addressed(self, command: Command) -> Command:
+        return msgspec.structs.replace(
+            command, id=os.urandom(16), run=self._run(), peer=self._peer, set_by=self._set_by
         )
-        if action == "install" and not any(command.layers):
-            raise UsageError(
-                "an intervention needs the name or pattern of at least one layer, got none"
-            )
-        return command
 
     def _wait(self, future: Future[Ack], timeout_s: float) -> Ack:
         try:

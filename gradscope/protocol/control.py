@@ -64,6 +64,8 @@ class Interventions(TaggedMessage, frozen=True, kw_only=True, tag="interventions
 class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
     """A request of a viewer to change a run. A command sets a state; it never toggles one.
 
+    The client fills in `id`, `run` and `peer` when it sends the command.
+
     `action` is one of the following; the names in backquotes are the fields that it uses:
 
     - `install` the `intervention` with its `arguments` on `layers` at `site`. It ends `end_steps` steps
@@ -76,10 +78,10 @@ class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
     instead of the layers given before. The focus ends 10 s after the viewer `peer` has disconnected.
     """
 
-    id: bytes
-    run: str
-    peer: str
     action: CommandName
+    id: bytes = b""
+    run: str = ""
+    peer: str = ""
     intervention: str = ""
     arguments: dict[str, float] = msgspec.field(default_factory=dict)
     layers: tuple[str, ...] = ()

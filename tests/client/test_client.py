@@ -24,6 +24,7 @@ from gradscope.errors import (
 from gradscope.protocol import (
     Ack,
     Backfill,
+    Command,
     Interventions,
     Manifest,
     Message,
@@ -275,8 +276,8 @@ def test_a_refused_command_raises_with_the_reason(train: Train) -> None:
     with connect() as client:
         with pytest.raises(CommandRefusedError, match=r"no layer matches.*nearest: fc1"):
             client.clip("fc9", max_norm=1.0)
-        future = client.submit(
-            "install", intervention="clip", layers="fc9", arguments={"max_norm": 1.0}
+        future = client.send(
+            Command(action="install", intervention="clip", layers=("fc9",), arguments={"max_norm": 1.0})
         )
         assert isinstance(future.exception(60.0), CommandRefusedError)
 
@@ -329,7 +330,9 @@ def test_a_command_is_executed_once_although_the_hub_is_replaced(
     with connect() as client:
         client.latest(60.0)
         os.kill(hub_pid(), signal.SIGKILL)
-        future = client.submit("install", intervention="scale", layers="fc1", arguments={"factor": 2.0})
+        future = client.send(
+            Command(action="install", intervention="scale", layers=("fc1",), arguments={"factor": 2.0})
+        )
         assert future.result(60.0).is_done
         assert len(client.interventions()) == 1
 
@@ -339,7 +342,7 @@ def test_closing_ends_the_thread_and_all_waiting_calls(train: Train) -> None:
     client = connect()
     client.latest(60.0)
     process.send_signal(signal.SIGSTOP)
-    future = client.submit("install", intervention="stop", layers="fc1")
+    future = client.send(Command(action="install", intervention="stop", layers=("fc1",)))
     client.close()
     assert isinstance(future.exception(60.0), LinkError)
     assert not [t for t in threading.enumerate() if t.name == "gradscope-client"]

@@ -11,6 +11,7 @@ import pytest
 
 import gradscope
 from gradscope.errors import NothingToConnectError
+from gradscope.protocol import Command
 from support import fork_server
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("ended_hubs")]
@@ -48,7 +49,9 @@ class Viewer:
             self._collect(block=len(self._waiting) + len(self._removable) >= IN_FORCE)
             if self._removable and (self._chance.random() < 0.5 or len(self._removable) >= IN_FORCE):
                 id = self._removable.pop(self._chance.randrange(len(self._removable)))
-                self._waiting.append(("remove", id, self._client.submit("remove", target=id)))
+                self._waiting.append(
+                    ("remove", id, self._client.send(Command(action="remove", target=id)))
+                )
             else:
                 self._install()
             time.sleep(self._chance.uniform(0, 0.006))
@@ -63,13 +66,15 @@ class Viewer:
             factor = 2.0 ** self._chance.choice([-2, -1, 1, 2])
             action = ("scale", {"factor": factor})
         end_steps = self._chance.randrange(1, 6) if kind == 2 else None
-        future = self._client.submit(
-            "install",
-            intervention=action[0],
-            arguments=action[1],
-            layers=layer,
-            is_kept=end_steps is None,
-            end_steps=end_steps,
+        future = self._client.send(
+            Command(
+                action="install",
+                intervention=action[0],
+                arguments=action[1],
+                layers=(layer,),
+                is_kept=end_steps is None,
+                end_steps=end_steps,
+            )
         )
         self._waiting.append(("install", (factor, end_steps), future))
 

@@ -7,6 +7,7 @@ from torch import nn
 import gradscope
 from gradscope.client import connect
 from gradscope.errors import LinkError
+from gradscope.protocol import Command
 
 
 def test_a_client_reads_the_same_tables_live_and_late(hub, wait_until):
@@ -43,7 +44,7 @@ def test_a_viewer_can_have_the_next_step_measured(hub, wait_until):
         for _ in range(5):
             train()
         with connect(run="asked", want="control") as client:
-            future = client.submit("measure")
+            future = client.send(Command(action="measure"))
             wait_until(lambda: train() or future.done(), "the answer")
             step = future.result().step
             wait_until(lambda: train() or scope.step > step + 1, "the step")

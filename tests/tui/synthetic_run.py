@@ -34,11 +34,10 @@ from gradscope.protocol import (
     pack_layers,
 )
 from gradscope.protocol.bodies import pack_block
-from gradscope_tui.source import UNADDRESSED
 
 
 def install(intervention, *layers, **fields):
-    return Command(action="install", intervention=intervention, layers=layers, **fields, **UNADDRESSED)
+    return Command(action="install", intervention=intervention, layers=layers, **fields)
 
 
 KINDS = ("out", "grad", "param", "param_grad", "update")

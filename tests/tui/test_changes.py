@@ -6,7 +6,6 @@ from synthetic_run import SyntheticRun, SyntheticSource, install
 from gradscope.errors import LinkError
 from gradscope.protocol import Command, InterventionState
 from gradscope_tui.changes import Change, Changes
-from gradscope_tui.source import UNADDRESSED
 
 CLIP = Change(install("clip", "head", arguments={"max_norm": 0.5}))
 STOP = Change(install("stop", "norm", "head", is_kept=True))
@@ -103,7 +102,7 @@ def test_undo_removes_the_newest_change_first(viewer):
 def test_undoing_a_removal_installs_again_what_was_there(viewer):
     viewer.send(CLIP)
     viewer.advance()
-    viewer.send(Change(Command(action="remove_all", **UNADDRESSED), removed=viewer.known))
+    viewer.send(Change(Command(action="remove_all"), removed=viewer.known))
     viewer.advance()
     assert viewer.known == ()
     (again,) = viewer.changes.pop_undo(viewer.known)

@@ -25,7 +25,7 @@ from gradscope_tui.screens.card import CardScreen
 from gradscope_tui.screens.intervene import InterveneScreen
 from gradscope_tui.screens.main import MainScreen
 from gradscope_tui.screens.runs import RunsScreen
-from gradscope_tui.source import NO_LINK, UNADDRESSED, Connect, Connector, Source
+from gradscope_tui.source import NO_LINK, Connect, Connector, Source
 from gradscope_tui.store.journal import Entry
 from gradscope_tui.store.session import Session
 from gradscope_tui.theme import DARK, LIGHT, palette, theme_for
@@ -235,7 +235,7 @@ class GradscopeApp(App[int]):
         """Remove all interventions of the run."""
         states = self.presenter.states()
         if states:
-            self._send(Change(Command(action="remove_all", **UNADDRESSED), removed=states))
+            self._send(Change(Command(action="remove_all"), removed=states))
 
     def action_remove_chosen(self) -> None:
         """Remove the intervention at the cursor."""

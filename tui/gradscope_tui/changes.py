@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gradscope.names import counted
 from gradscope.protocol import Ack, Command, InterventionState
-from gradscope_tui.source import UNADDRESSED, Source, send_command
+from gradscope_tui.source import Source, send_command
 from gradscope_tui.view.intervention_text import layers_in_words, short, what
 
 __all__ = ["Answer", "Change", "Changes", "removal"]
@@ -43,7 +43,7 @@ class Change:
 
 def removal(state: InterventionState, *, is_undo: bool = False) -> Change:
     """Return the change that removes an intervention."""
-    return Change(Command(action="remove", target=state.id, **UNADDRESSED), (state,), is_undo)
+    return Change(Command(action="remove", target=state.id), (state,), is_undo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,5 @@ def _install_again(state: InterventionState) -> Change:
         layers=state.layers,
         site=state.site,
         schedule=state.schedule,
-        **UNADDRESSED,
     )
     return Change(command, is_undo=True)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Literal
 
 from gradscope.protocol import Ack, Command, PauseState
-from gradscope_tui.source import UNADDRESSED, Source, send_command
+from gradscope_tui.source import Source, send_command
 
 __all__ = ["FocusLease", "PauseLease"]
 
@@ -55,7 +55,7 @@ class PauseLease:
 
     def _send(self, source: "Source | None", action: Action, *, is_reported: bool) -> None:
         lease_s = _PAUSE_S if action in ("pause", "step_once") else None
-        command = Command(action=action, lease_s=lease_s, **UNADDRESSED)
+        command = Command(action=action, lease_s=lease_s)
         send_command(source, command, partial(self._note_answer, action, is_reported=is_reported))
 
     def _note_answer(self, action: Action, ack: Ack | None, reason: str, *, is_reported: bool) -> None:
@@ -87,7 +87,7 @@ class FocusLease:
             return
         self._layer, self._sent_s, self.refusal = layer, now_s, ""
         layers = () if layer is None else (layer,)
-        command = Command(action="focus", layers=layers, **UNADDRESSED)
+        command = Command(action="focus", layers=layers)
         send_command(source, command, partial(self._note_answer, layer))
 
     def _note_answer(self, layer: str | None, ack: Ack | None, reason: str) -> None:

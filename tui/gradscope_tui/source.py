@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from gradscope.errors import GradscopeError, LinkError, NothingToConnectError
 from gradscope.protocol import Ack, Command
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_LINK",
-    "UNADDRESSED",
     "Connect",
     "Connector",
     "OnAnswer",
@@ -29,17 +28,6 @@ __all__ = [
 NO_LINK = "there is no link to the training process"
 
 _RETRY_S = 0.3
-
-
-class _Address(TypedDict):
-    id: bytes
-    run: str
-    peer: str
-
-
-UNADDRESSED: _Address = {"id": b"", "run": "", "peer": ""}
-"""The fields of a Command that the source fills in when it sends it."""
-
 
 Source: TypeAlias = "Client"
 """Watches a run and sends commands. Tests have a source without a link."""

@@ -12,6 +12,7 @@ import pytest
 
 import gradscope
 from gradscope.errors import CommandRefusedError, NothingToConnectError
+from gradscope.protocol import Command
 from support import ranks
 from support.waiting import wait_for
 
@@ -149,8 +150,14 @@ def test_what_one_rank_refuses_is_made_on_none(places, tmp_path):
 
 def kill_the_hub(client, ranks, hub_pid):
     """A command is on its way when the hub is killed: it is obeyed once, by way of another hub."""
-    waiting = client.submit(
-        "install", intervention="scale", layers="0", arguments={"factor": 2.0}, end_steps=5
+    waiting = client.send(
+        Command(
+            action="install",
+            intervention="scale",
+            layers=("0",),
+            arguments={"factor": 2.0},
+            end_steps=5,
+        )
     )
     os.kill(hub_pid(), signal.SIGKILL)
     return [waiting.result(DEADLINE_S)]
@@ -174,8 +181,14 @@ def stop_ranks_at_any_moment(client, ranks, hub_pid):
     """Ranks are stopped for a moment, at random times after a command: both obey all the same."""
     chosen, acks = random.Random(5), []
     for _ in range(10):
-        waiting = client.submit(
-            "install", intervention="scale", layers="0", arguments={"factor": 2.0}, end_steps=5
+        waiting = client.send(
+            Command(
+                action="install",
+                intervention="scale",
+                layers=("0",),
+                arguments={"factor": 2.0},
+                end_steps=5,
+            )
         )
         time.sleep(chosen.uniform(0, 0.06))
         pid = ranks.pid(chosen.randrange(2))

@@ -18,7 +18,6 @@ from gradscope.catalogue import INTERVENTIONS, InterventionSpec
 from gradscope.errors import UsageError
 from gradscope.names import counted
 from gradscope.protocol import ActionInfo, ArgumentInfo, Command, Schedule, parse_ramp
-from gradscope_tui.source import UNADDRESSED
 from gradscope_tui.store.measure import Frame
 from gradscope_tui.view.fields import count_of, number_of, suggested_value
 from gradscope_tui.view.intervention_text import layers_in_words, sentence, specs_of
@@ -208,7 +207,6 @@ class InterveneScreen(ModalScreen[Command | None]):
             end_steps=steps,
             is_kept=self.query_one("#end", Choice).chosen == 1,
             schedule=schedule,
-            **UNADDRESSED,
         )
         return command, ""
 
