@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 from synthetic_run import SyntheticRun, SyntheticSource, gpt_layers
 from textual.widgets import Static
@@ -530,4 +531,10 @@ async def test_messages_that_this_viewer_dropped_are_shown_in_words(size):
         await ui.until(lambda: "13 messages dropped by this viewer" in ui.line("#status"))
         logged = [entry.text for entry in ui.app.session.watched.journal]
         assert len(logged) == 1
-        assert logged[0].startswith("this viewer was too slow and dropped 12 messages: ")
+        assert logged[0].startswith("12 messages dropped by this viewer, which was too slow: ")
+        run = ui.source._watched
+        ui.source.put(run.step(90, dropped=1), msgspec.structs.replace(run.step(91), body=b""))
+        await ui.until(lambda: len(ui.app.session.watched.journal) == 3, advance=False)
+        logged = [entry.text for entry in ui.app.session.watched.journal]
+        assert logged[1] == "1 message dropped by the training, which could not send in time"
+        assert logged[2] == "1 message could not be read by this viewer"

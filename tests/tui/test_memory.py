@@ -121,7 +121,7 @@ def test_a_number_not_measured_is_a_dot_and_a_zero_is_a_zero():
 def test_memory_over_steps_and_its_peak_are_shown(store):
     for step, saved in ((14, 9), (3, 20), (14, 9)):
         store.take(memory(step, balance=BALANCE | {"saved": saved * MIB}), LAYERS, 1)
-    assert [kept.step for kept in store.past] == [3, 7, 14]
+    assert list(store.saved_bytes) == [3, 7, 14]
     assert store.memory.step == 14
     assert "most 20.0 MiB in step 3" in "\n".join(text(head_lines(store, "", 100)))
 

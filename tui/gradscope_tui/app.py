@@ -16,7 +16,7 @@ from textual.screen import Screen
 
 from gradscope.errors import GradscopeError
 from gradscope.names import counted
-from gradscope.protocol import Command
+from gradscope.protocol import Command, InterventionState
 from gradscope_tui.changes import Answer, Change, Changes, removal
 from gradscope_tui.keys import CHANGING_ACTIONS, KEYS, bindings_of
 from gradscope_tui.leases import FocusLease, PauseLease
@@ -139,7 +139,7 @@ class GradscopeApp(App[int]):
             self.update_view()
 
     def _announce_failure(self) -> None:
-        """Show the newest warning or error that is no finding, such as a rule that failed."""
+        """Show the newest warning or error if it is not a finding, such as a rule that failed."""
         entry = self.session.watched.newest_alert if self.session.watched else None
         if entry is not None and entry is not self._announced and not (entry.alert or entry.finding):
             self._announced = entry
@@ -175,7 +175,7 @@ class GradscopeApp(App[int]):
         if run is not None:
             self.focus_lease.hold(self.source, None)
             self.presenter.watch(run)
-            self.main.show_page("layers")
+            self.main.action_show("layers")
 
     def _notify_error(self, text: str) -> None:
         self.notify(text, severity="error", timeout=_ERROR_S, markup=False)
@@ -237,20 +237,25 @@ class GradscopeApp(App[int]):
         if states:
             self._send(Change(Command(action="remove_all"), removed=states))
 
+    @property
+    def _intervention_at_cursor(self) -> InterventionState | None:
+        row, states = self.main.interventions.cursor, self.presenter.states()
+        is_shown = self.presenter.page == "interventions" and row < len(states)
+        return states[row] if is_shown else None
+
     def action_remove_chosen(self) -> None:
         """Remove the intervention at the cursor."""
-        row, states = self.main.interventions.cursor, self.presenter.states()
-        if self.presenter.page == "interventions" and row < len(states) and states[row].id:
-            self._send(removal(states[row]))
+        state = self._intervention_at_cursor
+        if state is not None and state.id:
+            self._send(removal(state))
 
     def action_copy_python(self) -> None:
         """Copy the intervention at the cursor as lines of Python."""
         from gradscope.client.as_python import python_lines  # noqa: PLC0415 - gradscope.client loads zmq
 
-        row, states = self.main.interventions.cursor, self.presenter.states()
-        store = self.session.watched
-        if self.presenter.page == "interventions" and row < len(states) and store is not None:
-            text = "\n".join(python_lines(states[row], store.actions))
+        state, store = self._intervention_at_cursor, self.session.watched
+        if state is not None and store is not None:
+            text = "\n".join(python_lines(state, store.actions))
             self.copy_to_clipboard(text)
             self.notify(text, title="copied", timeout=_ERROR_S, markup=False)
 
@@ -343,7 +348,8 @@ class GradscopeApp(App[int]):
         """Run the action of a key, for the mouse and the command palette."""
         key = next(key for key in KEYS if key.owner == owner and key.keys.partition(",")[0] == keys)
         owners = {"layers": self.main.table, "main": self.main, "alerts": self.main.alerts}
-        await self.run_action(key.action, owners.get(owner, self))
+        target = self.main.focused if owner == "list" else owners.get(owner)
+        await self.run_action(key.action, target or self)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Yield a palette command for every key, and one that selects the theme."""

@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 
 __all__ = ["CHANGING_ACTIONS", "KEYS", "Key", "Owner", "bindings_of", "keys_shown"]
 
-Owner: TypeAlias = Literal["app", "main", "layers", "detail", "interventions", "alerts"]
+Owner: TypeAlias = Literal["app", "main", "list", "layers", "detail", "interventions", "alerts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,13 @@ class Key:
 
 
 KEYS: tuple[Key, ...] = (
-    Key("j,down", "j ↓", "move(1)", "next row", "layers"),
-    Key("k,up", "k ↑", "move(-1)", "previous row", "layers"),
-    Key("pagedown,ctrl+f", "pgdn", "page(1)", "one page down", "layers"),
-    Key("pageup,ctrl+b", "pgup", "page(-1)", "one page up", "layers"),
-    Key("g,home", "g", "jump(0)", "first row", "layers"),
-    Key("G,end", "G", "jump(-1)", "last row", "layers"),
+    Key("j,down", "j ↓", "move(1)", "next row", "list"),
+    Key("k,up", "k ↑", "move(-1)", "previous row", "list"),
+    Key("pagedown,ctrl+f", "pgdn", "page(1)", "one page down", "list"),
+    Key("pageup,ctrl+b", "pgup", "page(-1)", "one page up", "list"),
+    Key("g,home", "g", "jump(0)", "first row", "list"),
+    Key("G,end", "G", "jump(-1)", "last row", "list"),
+    Key("enter", "enter", "choose", "choose the row", "list"),
     Key("h,left", "h ←", "fold", "fold, or go to the container", "layers"),
     Key("l,right", "l →", "unfold", "unfold, or go to the first layer inside", "layers"),
     Key("enter", "enter", "choose", "the layer in detail", "layers", "detail"),

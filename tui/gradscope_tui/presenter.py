@@ -3,6 +3,9 @@
 It connects store and screen: it reads the link and the run, and uses no widget.
 """
 
+# ruff: noqa: RUF001 - the signs are meant
+
+from collections import Counter
 from dataclasses import replace
 
 from gradscope.names import counted
@@ -13,19 +16,18 @@ from gradscope_tui.source import Connector
 from gradscope_tui.store.measure import Frame
 from gradscope_tui.store.run import RunStore
 from gradscope_tui.store.session import Session
-from gradscope_tui.view.empty_text import (
-    NO_ALERTS,
-    NO_INTERVENTIONS,
-    NO_MEMORY,
-    no_layers_text,
-    too_small_text,
-    waiting_text,
-)
 from gradscope_tui.view.status import Phase, Status, status_of
 
 __all__ = ["Presenter"]
 
 _LEAST = (40, 10)
+
+_NO_ALERTS = "No alerts: no rule has found a problem."
+_NO_INTERVENTIONS = "No active interventions.\n\nPress i to add one to the marked layers."
+_NO_MEMORY = (
+    "No memory data yet.\n\n"
+    "Memory is measured in the first step, then occasionally.\nPress m to measure the next step."
+)
 
 
 class Presenter:
@@ -45,7 +47,7 @@ class Presenter:
         self._connector = connector
         self._wanted = wanted
         self._was_lost = False
-        self._noted_drops = 0
+        self._noted: Counter[str] = Counter()
         self.is_readonly = is_readonly
         self.status = Status()
         self._frozen: Frame | None = None
@@ -92,7 +94,8 @@ class Presenter:
         phase: Phase = source.link.phase if source else "none"
         self._note_phase(phase)
         dropped = source.counters.get("inbox_dropped", 0) if source else 0
-        self._note_drops(dropped)
+        if store is not None:
+            self._note_losses(store, dropped)
         self.status = replace(
             status_of(store, self._session.end()) if store else Status(),
             phase=phase,
@@ -152,28 +155,30 @@ class Presenter:
     def empty_text(self) -> str:
         """Return the text for a page without content; empty if the page has content."""
         if self.is_too_small:
-            return too_small_text(*self.size)
+            return _too_small_text(*self.size)
         store = self.store
         if store is None:
             ended = len(self._session.names()) - len(self._session.live())
             if self._wanted is not None:
                 ended = 0
-            return waiting_text(self._wanted, problem=self._connector.problem, ended=ended)
+            return _waiting_text(self._wanted, problem=self._connector.problem, ended=ended)
         return self._empty_page_text(store)
 
     def _empty_page_text(self, store: RunStore) -> str:
         if self.page == "log" or (self.page == "alerts" and len(store.alerts)):
             return ""
         if self.page == "alerts":
-            return NO_ALERTS
+            return _NO_ALERTS
         if self.page == "interventions":
             has_lines = self.states() or any(entry.is_of_intervention for entry in store.journal)
-            return "" if has_lines else NO_INTERVENTIONS
+            return "" if has_lines else _NO_INTERVENTIONS
         if self.page == "memory" and store.resources.memory is None and store.resources.times is None:
-            return NO_MEMORY
+            return _NO_MEMORY
         has_manifest = store.revision is not None
         return (
-            "" if len(store.tree) else no_layers_text(store.run, store.model, has_manifest=has_manifest)
+            ""
+            if len(store.tree)
+            else _no_layers_text(store.run, store.model, has_manifest=has_manifest)
         )
 
     def note_answer(self, answer: Answer) -> str:
@@ -199,12 +204,36 @@ class Presenter:
             self._was_lost = False
             self.store.note("info", "the link to the hub is up again")
 
-    def _note_drops(self, dropped: int) -> None:
-        """Log that this viewer dropped messages, once and then after ten times as many."""
-        if self.store is not None and dropped > 10 * self._noted_drops:
-            self._noted_drops = dropped
-            self.store.note(
-                "warning",
-                f"this viewer was too slow and dropped {counted(dropped, 'message')}: "
-                "steps are missing in the curves, and lines may be missing here",
-            )
+    def _note_losses(self, store: RunStore, dropped: int) -> None:
+        """Log each kind of loss once, and again after ten times as many."""
+        losses = {
+            "dropped by this viewer, which was too slow: steps are missing in the curves": dropped,
+            "dropped by the training, which could not send in time": store.counters["dropped"],
+            "could not be read by this viewer": store.unreadable,
+        }
+        for how, count in losses.items():
+            if count > 10 * self._noted[how]:
+                self._noted[how] = count
+                store.note("warning", f"{counted(count, 'message')} {how}")
+
+
+def _waiting_text(run: str | None, *, problem: str = "", ended: int = 0) -> str:
+    """Return the text while there is no run to watch. `ended` runs can be chosen with R."""
+    which = "a run" if run is None else f"the run {run!r}"
+    more = f"\n\nPress R to choose one of {counted(ended, 'ended run')}." if ended else ""
+    return (
+        f"Waiting for {which}…\n\n"
+        "Add one line to your training script and start it:\n\n"
+        "gradscope.attach(model)\n\n"
+        "This screen connects automatically." + more + (f"\n\n{problem}" if problem else "")
+    )
+
+
+def _no_layers_text(run: str, model: str, *, has_manifest: bool) -> str:
+    """Return the text while there are no layers."""
+    return f"{model or 'The model'} has no layers to show." if has_manifest else f"Waiting for {run}…"
+
+
+def _too_small_text(width: int, height: int) -> str:
+    """Return the text for a terminal without room for a table."""
+    return f"{width} × {height} is too small.\n40 × 10 is enough."

@@ -9,8 +9,10 @@ __all__ = ["BINS_AT", "ITEM_WORDS", "LINES", "LINE_COLUMNS"]
 LINE_COLUMNS: Final = (*(name for name in COLUMN_NAMES if name != "calls"), "calls")
 """The columns of a line, as float64; at full detail int64 bins follow from BINS_AT."""
 
-BINS_AT: Final = 16
-"""The index of the first bin in a line, in words of 8 bytes. The columns fill the two cache lines before it."""
+_CACHE_LINE_WORDS: Final = 8
+
+BINS_AT: Final = -(-len(LINE_COLUMNS) // _CACHE_LINE_WORDS) * _CACHE_LINE_WORDS
+"""The index of the first bin in a line, in words of 8 bytes: the bins begin a cache line after the columns."""
 
 LINES: Final = 4
 """The maximum number of lines that one reduction is merged into."""

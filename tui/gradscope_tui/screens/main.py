@@ -118,11 +118,6 @@ class MainScreen(Screen[None]):
         left = width - len(text_of(paused))
         return (*paused, *(bar_cells(states, left) if states and left > 0 else ()))
 
-    def show_page(self, page: str) -> None:
-        """Show a page now."""
-        self._presenter.page = page
-        self.draw()
-
     def _show_tabs(self) -> None:
         store = self._presenter.store
         counts = {
@@ -211,7 +206,7 @@ class MainScreen(Screen[None]):
 
     def _show_layer(self, name: str | None) -> None:
         self.detail.layer_name = name
-        self.show_page("detail")
+        self.action_show("detail")
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while the person types."""
@@ -234,8 +229,9 @@ class MainScreen(Screen[None]):
         self._filter.open(self.table.order.filter)
 
     def action_show(self, page: str) -> None:
-        """Show a page."""
-        self.show_page(page)
+        """Show a page now."""
+        self._presenter.page = page
+        self.draw()
 
     def action_go_back(self) -> None:
         """Close the filter line, or return to the layers, or remove the filter: the first that applies."""
@@ -244,7 +240,7 @@ class MainScreen(Screen[None]):
             self.table.set_filter("")
             self._focus_page()
         elif self._presenter.page != "layers":
-            self.show_page("layers")
+            self.action_show("layers")
         else:
             self.table.set_filter("")
 
@@ -267,5 +263,5 @@ class MainScreen(Screen[None]):
         elif self._presenter.page == "alerts":
             self.alerts.action_move(distance)
         else:
-            self.show_page("alerts")
+            self.action_show("alerts")
             self.alerts.action_jump(-1)

@@ -1,8 +1,6 @@
 """`ResourceStore`: memory and times of the newest measured step, and the memory of earlier ones."""
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from gradscope.columns import MemoryTable, TimesTable
@@ -10,38 +8,27 @@ from gradscope.errors import ProtocolError, UsageError
 from gradscope.protocol import Memory, Times
 from gradscope.protocol.bodies import unpack_memory, unpack_times
 
-__all__ = ["Kept", "ResourceStore"]
+__all__ = ["ResourceStore"]
 
 _LIMIT: Final = 400
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One measured step: the bytes saved for its backward pass, and all bytes held."""
-
-    step: int
-    saved_bytes: int
-    held_bytes: int
-
-
 class ResourceStore:
-    """Exists while its run is watched. `unreadable` counts messages that do not fit the known layers."""
+    """Exists while its run is watched. `saved_bytes` is what each measured step saved for its backward pass.
+
+    `unreadable` counts messages that do not fit the known layers.
+    """
 
     def __init__(self) -> None:
         self.memory: MemoryTable | None = None
         self.times: TimesTable | None = None
         self.unreadable = 0
-        self._past: deque[Kept] = deque(maxlen=_LIMIT)
-
-    @property
-    def past(self) -> Sequence[Kept]:
-        """The measured steps, oldest first."""
-        return tuple(self._past)
+        self.saved_bytes: dict[int, int] = {}
 
     def clear(self) -> None:
         """Remove everything, because the run has restarted."""
         self.memory = self.times = None
-        self._past.clear()
+        self.saved_bytes.clear()
 
     def take(self, message: Memory | Times, layers: Sequence[str], revision: int | None) -> None:
         """Store a message. A message older than the shown step only adds to the past."""
@@ -59,6 +46,5 @@ class ResourceStore:
     def _take_memory(self, table: MemoryTable) -> None:
         if self.memory is None or table.step >= self.memory.step:
             self.memory = table
-        kept = Kept(table.step, table.balance.get("saved", 0), table.balance.get("total", 0))
-        others = [each for each in self._past if each.step != kept.step]
-        self._past = deque(sorted([*others, kept], key=lambda each: each.step), maxlen=_LIMIT)
+        saved = self.saved_bytes | {table.step: table.balance.get("saved", 0)}
+        self.saved_bytes = dict(sorted(saved.items())[-_LIMIT:])

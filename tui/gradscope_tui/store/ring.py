@@ -30,10 +30,6 @@ class StepRing:
     def __len__(self) -> int:
         return len(self._steps)
 
-    def __contains__(self, step: int) -> bool:
-        at = bisect_left(self._steps, step)
-        return at < len(self._steps) and self._steps[at] == step
-
     @property
     def newest(self) -> int | None:
         """The newest step; None before the first."""

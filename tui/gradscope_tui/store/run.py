@@ -109,12 +109,7 @@ class RunStore:
 
     def choose_rank(self) -> str:
         """Show the next selection of ranks with its past; return the selection in words."""
-        self.ring.clear()
-        self.histograms.clear()
-        self.focus_steps.clear()
-        self.scalars.clear()
-        self.newest = None
-        self._reset_newest()
+        self._clear_steps()
         self._feed(self.ranks.choose_next())
         self.version += 1
         return self.ranks.in_words()
@@ -158,6 +153,12 @@ class RunStore:
             trend=with_gaps(self.ring.steps(trend_width), _trend(self.ring, trend_width)),
             block=self.block,
         )
+
+    @property
+    def unreadable(self) -> int:
+        """The number of messages that could not be decoded, or did not fit the layers."""
+        parts = (self.ranks, self.focus_steps, self.resources)
+        return self.counters["garbage"] + sum(part.unreadable for part in parts)
 
     def age_s(self) -> float | None:
         """Return the age of the newest data in seconds; None if there is none."""
@@ -261,14 +262,17 @@ class RunStore:
         self._heat = {name: np.zeros(nodes, np.int8) for name in _NAMES}
         self.block = None
 
-    def _restart(self, step: int) -> None:
+    def _clear_steps(self) -> None:
         self.ring.clear()
         self.histograms.clear()
         self.focus_steps.clear()
         self.scalars.clear()
-        self.resources.clear()
         self.newest = None
         self._reset_newest()
+
+    def _restart(self, step: int) -> None:
+        self._clear_steps()
+        self.resources.clear()
         self.note("info", f"the run restarted at step {step}", step)
 
     def _note_data(self, time_s: float) -> None:

@@ -8,6 +8,7 @@ from gradscope_tui.store.measure import QUANTITIES
 __all__ = ["help_text"]
 
 _TITLES: tuple[tuple[Owner, str], ...] = (
+    ("list", "Layers and other lists"),
     ("layers", "Layers"),
     ("detail", "A layer in detail"),
     ("alerts", "Alerts"),

@@ -5,7 +5,7 @@ A segment of a bar has a pattern as well as a colour, so that colour is not need
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
@@ -18,12 +18,10 @@ from gradscope.columns import (
     seconds_in_words,
 )
 from gradscope_tui.store.resources import ResourceStore
-from gradscope_tui.view.cell import Cell, Role, fit, printable
+from gradscope_tui.view.cell import Cell, Line, Role, fit, printable, text_of
 from gradscope_tui.view.plots.sparkline import sparkline
 
 __all__ = ["bar_cells", "exhausted_text", "head_lines", "layer_header", "layer_rows", "legend_lines"]
-
-Line: TypeAlias = tuple[Cell, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class _Column:
     rank: int
 
 
-_NAME_LEAST: Final = 18
+_NAME_LEAST: Final = 24
 _COLUMNS: Final = (
     _Column("saved", "saved", 10, 0),
     _Column("share", "", 8, 5),
@@ -125,15 +123,15 @@ def _machine(machine: Mapping[str, int]) -> str:
 
 
 def _over_steps(store: ResourceStore, width: int) -> list[Line]:
-    past = store.past
+    past = store.saved_bytes
     if len(past) < 2:
         return []
-    peak = max(past, key=lambda each: each.saved_bytes)
-    words = f"most {bytes_in_words(peak.saved_bytes)} in step {peak.step:,} "
+    step, peak = max(past.items(), key=lambda each: each[1])
+    words = f"most {bytes_in_words(peak)} in step {step:,} "
     room = width - len(words) - 37
     cells = [Cell(" saved memory over measured steps  ", "dim")]
     if room >= 4:
-        sizes = np.array([each.saved_bytes for each in past[-min(room, 40) :]], np.float64)
+        sizes = np.array(list(past.values()), np.float64)
         cells.append(Cell(sparkline(sizes, min(room, 40), is_log=False).strip() + "  ", "spark"))
     return [(*cells, Cell(words))]
 
@@ -186,24 +184,17 @@ def legend_lines(
 ) -> list[Line]:
     """Return the names and sizes of the segments, in as many lines as needed."""
     lines: list[Line] = []
-    line: list[Cell] = [Cell(" ")]
-    used = 1
     for each in segments:
         size = sizes.get(each.name, 0)
-        parts = (
-            Cell(each.pattern, each.role),
-            Cell(f" {each.shown} ", "dim"),
-            Cell(f"{in_words(size)}   "),
-        )
         if not size:
             continue
-        needed = sum(len(cell.text) for cell in parts)
-        if used + needed > width + 3 and len(line) > 1:
-            lines.append(tuple(line))
-            line, used = [Cell(" ")], 1
-        line += parts
-        used += needed
-    return [*lines, tuple(line)] if len(line) > 1 else lines
+        name = Cell(each.pattern, each.role), Cell(f" {each.shown} ", "dim")
+        line = (*(lines[-1] if lines else (Cell(" "),)), *name, Cell(f"{in_words(size)}   "))
+        if not lines or len(text_of(line).rstrip()) > width:
+            lines.append((Cell(" "), *line[-3:]))
+        else:
+            lines[-1] = line
+    return lines
 
 
 def layer_header(width: int) -> Line:

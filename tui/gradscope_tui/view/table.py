@@ -67,7 +67,7 @@ def row_cells(view: TableView, row: int) -> tuple[Cell, ...]:
         elif column.kind == "number":
             cells.extend(number_cell(view.frame, column.name, node))
         elif column.kind == "trend":
-            cells.append(Cell(_trend(view.frame, node, width - 1) + " ", "spark"))
+            cells.append(Cell(sparkline(view.frame.trend[:, node], width - 1) + " ", "spark"))
         else:
             cells.append(_intervention(view, node, width))
     return tuple(cells)
@@ -151,10 +151,6 @@ def _note(frame: Frame, hidden: tuple[int, ...]) -> tuple[str, Role]:
         return "", "dim"
     broken = int(np.count_nonzero(frame.is_nonfinite()[list(hidden)]))
     return (f" {broken} not finite", "bad") if broken else (f" +{len(hidden)}", "dim")
-
-
-def _trend(frame: Frame, node: int, width: int) -> str:
-    return sparkline(frame.trend[:, node], width)
 
 
 def _intervention(view: TableView, node: int, width: int) -> Cell:

@@ -1,15 +1,14 @@
 """Lists with a cursor: `CursorList`, their base, and `RowList`, for interventions, alerts, log and runs."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from textual import events
-from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from gradscope_tui.keys import bindings_of
 from gradscope_tui.view.cell import Cell, Line
 from gradscope_tui.widgets.cell_widget import CellWidget
 
@@ -31,6 +30,8 @@ class _FromList(Message):
 
 class CursorList(CellWidget, ScrollView, can_focus=True):
     """Rows that scroll below a header that does not. A subclass counts the rows and draws them."""
+
+    BINDINGS = bindings_of("list")
 
     class Chosen(_FromList):
         """The row at the cursor was chosen with enter or a double click."""
@@ -100,16 +101,6 @@ class CursorList(CellWidget, ScrollView, can_focus=True):
 
 class RowList(CursorList):
     """Each row is a line of cells. With `follows`, the cursor stays at the end if rows are added."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j,down", "move(1)", show=False),
-        Binding("k,up", "move(-1)", show=False),
-        Binding("g,home", "jump(0)", show=False),
-        Binding("G,end", "jump(-1)", show=False),
-        Binding("pagedown", "page(1)", show=False),
-        Binding("pageup", "page(-1)", show=False),
-        Binding("enter", "choose", show=False),
-    ]
 
     def __init__(self, *, follows: bool = False, id: str | None = None) -> None:
         super().__init__(id=id)
