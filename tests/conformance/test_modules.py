@@ -21,7 +21,7 @@ def test_a_few_samples_of_a_module_train_the_same(name, conforms):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", MODULES)
 def test_all_samples_of_a_module_train_the_same(name, training, conforms):

@@ -34,15 +34,22 @@ ITS_TESTS = (
     "../observe/test_row_buffer.py",
     "../observe/test_nonfinite.py",
     "../hooks/test_structure.py",
-    "../agent/step/test_step_counter.py",
+    "../agent/run/test_step_counter.py",
     f"{PACKING}::test_many_rows_have_the_bytes_of_the_plain_formula_at_every_border",
     f"{PACKING}::test_bins_that_are_no_whole_rows_are_refused_in_c",
 )
 DRIVER = [HERE / "passes_driver.c", SOURCE / "param_copies.c"]
 
 
-def run(command, **options):
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, **options)
+def run(command, *, timeout=280, **options):
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, check=False, **options
+    )
+
+
+def test_the_tests_that_run_with_the_sanitized_extension_exist():
+    missing = [name for name in ITS_TESTS if not (HERE / name.partition("::")[0]).exists()]
+    assert missing == []
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +143,7 @@ def test_the_passes_of_aarch64_say_the_same_on_an_emulated_processor(tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(sys.platform != "linux", reason="sanitizers are loaded into Python as on Linux")
 def test_the_extension_keeps_to_its_memory_in_its_own_tests(compiler, passes, tmp_path):
     """Tensors lie on the heap there, so what is read beyond one is seen, as is what Python is given."""
@@ -150,6 +157,7 @@ def test_the_extension_keeps_to_its_memory_in_its_own_tests(compiler, passes, tm
     options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "not was_not_built"]
     answer = run(
         [sys.executable, str(HERE / "sanitized.py"), str(extension), *tests, *options],
+        timeout=1100,
         env={
             **os.environ,
             "LD_PRELOAD": preload,
