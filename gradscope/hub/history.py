@@ -5,16 +5,17 @@ merged into larger ones, so that a late viewer receives hundreds of messages ins
 thousands.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 from gradscope.protocol import Scalars
 
 __all__ = ["Parts", "RankHistory"]
 
 Parts: TypeAlias = list[bytes]
+Item = TypeVar("Item")
 
 STEP_LIMIT = 600
 STEP_LIMIT_BYTES = 32 * 2**20
@@ -26,70 +27,64 @@ READING_LIMIT_BYTES = 8 * 2**20
 _MERGED_LIMIT_BYTES = 64 * 1024
 
 
-@dataclass(slots=True)
+class _BoundedQueue(Generic[Item]):
+    """The newest items, with their sizes. Keeps at least `least` items, whatever their size."""
+
+    def __init__(self, limit: float, limit_bytes: float, least: int = 1) -> None:
+        self._limit, self._limit_bytes, self._least = limit, limit_bytes, least
+        self._items: deque[tuple[Item, int]] = deque()
+        self._bytes = 0
+
+    def __iter__(self) -> Iterator[Item]:
+        return (item for item, _ in self._items)
+
+    def add(self, item: Item, size_bytes: int) -> None:
+        """Add an item, and drop the oldest items beyond the limits."""
+        self._items.append((item, size_bytes))
+        self._bytes += size_bytes
+        while len(self._items) > self._limit or (
+            self._bytes > self._limit_bytes and len(self._items) > self._least
+        ):
+            self._bytes -= self._items.popleft()[1]
+
+    def pop_newest(self) -> tuple[Item, int] | None:
+        """Remove and return the newest item and its size; None if there is none."""
+        if not self._items:
+            return None
+        item, size_bytes = self._items.pop()
+        self._bytes -= size_bytes
+        return item, size_bytes
+
+
 class RankHistory:
-    """The newest steps, scalars, events and readings of memory and time of one rank."""
+    """The newest steps, scalars, events, and readings of memory and time of one rank, oldest first."""
 
-    _steps: deque[tuple[Parts, int]] = field(default_factory=deque)
-    _steps_bytes: int = 0
-    _scalars: deque[tuple[Scalars, int]] = field(default_factory=deque)
-    _scalars_bytes: int = 0
-    _events: deque[Parts] = field(default_factory=lambda: deque(maxlen=EVENT_LIMIT))
-
-    _readings: deque[Parts] = field(default_factory=deque)
-    _readings_bytes: int = 0
+    def __init__(self) -> None:
+        self.steps: _BoundedQueue[Parts] = _BoundedQueue(STEP_LIMIT, STEP_LIMIT_BYTES)
+        self.scalars: _BoundedQueue[Scalars] = _BoundedQueue(math.inf, SCALARS_LIMIT_BYTES)
+        self.events: deque[Parts] = deque(maxlen=EVENT_LIMIT)
+        # Two readings: the newest of memory and of time.
+        self.readings: _BoundedQueue[Parts] = _BoundedQueue(READING_LIMIT, READING_LIMIT_BYTES, 2)
 
     def add_step(self, parts: Parts) -> None:
         """Store a step. Drop the oldest steps beyond 600 steps or 32 MB."""
-        size = sum(map(len, parts))
-        self._steps.append((parts, size))
-        self._steps_bytes += size
-        while len(self._steps) > STEP_LIMIT or (
-            self._steps_bytes > STEP_LIMIT_BYTES and len(self._steps) > 1
-        ):
-            self._steps_bytes -= self._steps.popleft()[1]
+        self.steps.add(parts, sum(map(len, parts)))
 
     def add_scalars(self, message: Scalars, size_bytes: int) -> None:
         """Store scalars, merged into the newest message if both have the same names."""
-        self._scalars_bytes += size_bytes
-        if self._scalars:
-            last, last_bytes = self._scalars[-1]
+        newest = self.scalars.pop_newest()
+        if newest is not None:
+            last, last_bytes = newest
             together = last_bytes + size_bytes
             if last.values.keys() == message.values.keys() and together <= _MERGED_LIMIT_BYTES:
-                self._scalars[-1] = _merge(last, message), together
-                return
-        self._scalars.append((message, size_bytes))
-        while self._scalars_bytes > SCALARS_LIMIT_BYTES and len(self._scalars) > 1:
-            self._scalars_bytes -= self._scalars.popleft()[1]
-
-    def add_event(self, parts: Parts) -> None:
-        """Store an event."""
-        self._events.append(parts)
+                message, size_bytes = _merge(last, message), together
+            else:
+                self.scalars.add(last, last_bytes)
+        self.scalars.add(message, size_bytes)
 
     def add_reading(self, parts: Parts) -> None:
         """Store a reading of memory or time. Drop the oldest beyond 240 readings or 8 MB."""
-        self._readings.append(parts)
-        self._readings_bytes += sum(map(len, parts))
-        while len(self._readings) > READING_LIMIT or (
-            self._readings_bytes > READING_LIMIT_BYTES and len(self._readings) > 2
-        ):
-            self._readings_bytes -= sum(map(len, self._readings.popleft()))
-
-    def steps(self) -> Iterator[Parts]:
-        """Iterate over the steps, oldest first."""
-        return (parts for parts, _ in self._steps)
-
-    def scalars(self) -> Iterator[Scalars]:
-        """Iterate over the merged scalars, oldest first."""
-        return (message for message, _ in self._scalars)
-
-    def events(self) -> Iterator[Parts]:
-        """Iterate over the events, oldest first."""
-        return iter(self._events)
-
-    def readings(self) -> Iterator[Parts]:
-        """Iterate over the readings of memory and time, oldest first."""
-        return iter(self._readings)
+        self.readings.add(parts, sum(map(len, parts)))
 
 
 def _merge(first: Scalars, second: Scalars) -> Scalars:

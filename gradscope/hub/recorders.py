@@ -1,45 +1,26 @@
 """The recorders of live runs. Opening and closing them does not wait for the disk."""
 
 import threading
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING
 
 from gradscope.hub.history import Parts
 from gradscope.hub.runs import Streamed
 from gradscope.protocol import Hello
 
-__all__ = ["RecorderFactory", "Recorders"]
+if TYPE_CHECKING:
+    from gradscope.recording import Recorder
+
+__all__ = ["Recorders"]
 
 _CLOSE_S = 5.0
-
-
-class RunRecorder(Protocol):
-    """The methods of `gradscope.recording.Recorder` that the hub uses."""
-
-    path: Path
-    failure: str | None
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """The numbers of recorded and dropped messages."""
-
-    def add(self, message: Streamed | Hello, parts: Sequence[bytes]) -> None:
-        """Record a message, or the hello of another rank. Never blocks, never raises."""
-
-    def close(self, *, reason: str) -> None:
-        """Write all messages and close the file. May block for seconds."""
-
-
-RecorderFactory: TypeAlias = Callable[[Path, Hello], RunRecorder]
 
 
 class Recorders:
     """One recorder for each run that is recorded. Each recorder is closed in a separate thread."""
 
-    def __init__(self, factory: RecorderFactory | None = None) -> None:
-        self._factory = factory or _default_factory
-        self._open: dict[str, RunRecorder] = {}
+    def __init__(self) -> None:
+        self._open: dict[str, Recorder] = {}
         self._ranks: dict[str, set[int]] = {}
         self._reported: set[str] = set()
         self._closing: dict[str, threading.Thread] = {}
@@ -97,25 +78,13 @@ class Recorders:
         for closer in self._closing.values():
             closer.join(_CLOSE_S)
 
-    def _begin(self, hello: Hello) -> RunRecorder | None:
+    def _begin(self, hello: Hello) -> "Recorder | None":
         closer = self._closing.get(hello.run)
         if hello.record == "" or (closer is not None and closer.is_alive()):
-            return (
-                None  # not recorded; or its file, which has one writer at a time, is still being closed
-            )
-        path = Path(hello.record) if hello.record is not None else _default_path(hello.run)
-        recorder = self._open[hello.run] = self._factory(path, hello)
+            return None  # not recorded, or its file is still being closed: it has one writer at a time
+        from gradscope.recording import Recorder, default_path  # noqa: PLC0415 - loads sqlite3 and numpy
+
+        path = Path(hello.record) if hello.record is not None else default_path(hello.run)
+        recorder = self._open[hello.run] = Recorder(path, hello)
         self._ranks[hello.run] = {hello.rank}
         return recorder
-
-
-def _default_path(run: str) -> Path:
-    from gradscope.recording import default_path  # noqa: PLC0415 - loads sqlite3 and numpy
-
-    return default_path(run)
-
-
-def _default_factory(path: Path, hello: Hello) -> RunRecorder:
-    from gradscope.recording import Recorder  # noqa: PLC0415 - loads sqlite3 and numpy
-
-    return Recorder(path, hello)

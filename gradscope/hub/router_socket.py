@@ -11,10 +11,10 @@ from gradscope.errors import LinkError
 from gradscope.protocol import Message, encode
 from gradscope.transport.options import set_common_options
 
-__all__ = ["RouterSocket"]
+__all__ = ["AGENT_PART_BYTES", "VIEWER_PART_BYTES", "RouterSocket"]
 
-_AGENT_PART_BYTES = 1024 * 1024
-_VIEWER_PART_BYTES = 64 * 1024
+AGENT_PART_BYTES = 1024 * 1024
+VIEWER_PART_BYTES = 64 * 1024
 _RECEIVE_QUEUE = 256
 _SEND_QUEUE = 64
 _LINGER_MS = 200
@@ -35,16 +35,6 @@ class RouterSocket:
         self.socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
         self._filter_by_user()
         self._bind()
-
-    @classmethod
-    def for_agents(cls, context: zmq.Context[zmq.Socket[bytes]], path: Path) -> "RouterSocket":
-        """Bind the socket for training processes, whose messages are large."""
-        return cls(context, path, part_limit_bytes=_AGENT_PART_BYTES)
-
-    @classmethod
-    def for_viewers(cls, context: zmq.Context[zmq.Socket[bytes]], path: Path) -> "RouterSocket":
-        """Bind the socket for viewers, whose messages are small."""
-        return cls(context, path, part_limit_bytes=_VIEWER_PART_BYTES)
 
     def receive(self) -> tuple[bytes, list[bytes]] | None:
         """Return the route of the sender and the parts of the next message; None if no message waits."""

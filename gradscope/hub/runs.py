@@ -63,7 +63,7 @@ class Rank:
             case Interventions():
                 self.interventions = parts
             case Event():
-                self.history.add_event(parts)
+                self.history.events.append(parts)
             case Memory() | Times():
                 self.history.add_reading(parts)
             case Step():

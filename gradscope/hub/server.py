@@ -15,8 +15,8 @@ import zmq
 from gradscope._version import __version__
 from gradscope.hub.agent_handler import AgentHandler
 from gradscope.hub.peers import Identity, Peers
-from gradscope.hub.recorders import RecorderFactory, Recorders
-from gradscope.hub.router_socket import RouterSocket
+from gradscope.hub.recorders import Recorders
+from gradscope.hub.router_socket import AGENT_PART_BYTES, VIEWER_PART_BYTES, RouterSocket
 from gradscope.hub.runs import RunTable
 from gradscope.hub.viewer_handler import ViewerHandler
 from gradscope.paths import ensure_private_dir
@@ -41,21 +41,14 @@ class Hub:
     removed and another hub acquires the lock, this hub ends.
     """
 
-    def __init__(
-        self,
-        address: HubAddress,
-        lock: PathLock,
-        *,
-        idle_s: float = 10.0,
-        recorder: RecorderFactory | None = None,
-    ) -> None:
+    def __init__(self, address: HubAddress, lock: PathLock, *, idle_s: float = 10.0) -> None:
         self._address = address
         self._lock = lock
         self._idle_s = idle_s
         self._counts: Counter[str] = Counter()
         self._identity = Identity(uuid.uuid4().hex, __version__, os.getpid())
         self._runs = RunTable()
-        self._recorders = Recorders(recorder)
+        self._recorders = Recorders()
         self._waker = Waker()
         self._end_reason = ""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -65,8 +58,12 @@ class Hub:
         self._housekeeping_due_s = self._silence_due_s = 0.0
 
     def _bind(self) -> None:
-        agent_socket = RouterSocket.for_agents(self._context, self._address.agents_path)
-        viewer_socket = RouterSocket.for_viewers(self._context, self._address.viewers_path)
+        agent_socket = RouterSocket(
+            self._context, self._address.agents_path, part_limit_bytes=AGENT_PART_BYTES
+        )
+        viewer_socket = RouterSocket(
+            self._context, self._address.viewers_path, part_limit_bytes=VIEWER_PART_BYTES
+        )
         viewers = ViewerHandler(self._runs, viewer_socket.send, agent_socket.send, self._counts)
         agents = AgentHandler(self._runs, self._recorders, viewers)
         self._agents = Peers(agent_socket, agents, self._identity, self._counts)

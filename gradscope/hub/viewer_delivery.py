@@ -102,22 +102,18 @@ class ViewerDelivery:
 
         The time is that of time.monotonic(); infinity means after the next event.
         """
-        for stage in (
-            self._flush_state,
-            self._flush_answers,
-            self._flush_past,
-            self._flush_queue,
-            self._flush_focus_steps,
-            self._flush_steps,
-        ):
-            again_s = stage(now_s)
-            if again_s is not None:
-                return again_s
-        return math.inf
-
-    # Each stage returns None when it is done and the next may begin, else the time to try again.
+        retry_s = now_s + _RETRY_S
+        if not (self._send_state() and self._send_all(self._answers)):
+            return retry_s
+        again_s = self._flush_past(now_s)
+        if again_s is not None:
+            return again_s
+        if not (self._send_all(self._queue) and self._send_focus_steps()):
+            return retry_s
+        return self._flush_steps(now_s)
 
     def _flush_past(self, now_s: float) -> float | None:
+        """Send past messages. Return when to continue; None if all are sent."""
         for _ in range(_PAST_AT_ONCE):
             self._past_head = self._past_head or next(self._past, None)
             if self._past_head is None:
@@ -131,35 +127,29 @@ class ViewerDelivery:
             self._past_head = None
         return now_s
 
-    def _flush_state(self, now_s: float) -> float | None:
+    # These return False if the socket's queue is full.
+
+    def _send_state(self) -> bool:
         for key, parts in list(self._state.items()):
             if not self._send(parts):
-                return now_s + _RETRY_S
+                return False
             del self._state[key]
-        return None
+        return True
 
-    def _flush_answers(self, now_s: float) -> float | None:
-        return self._flush_in_order(self._answers, now_s)
+    def _send_all(self, queue: deque[Parts]) -> bool:
+        while queue and self._send(queue[0]):
+            queue.popleft()
+        return not queue
 
-    def _flush_queue(self, now_s: float) -> float | None:
-        return self._flush_in_order(self._queue, now_s)
-
-    def _flush_focus_steps(self, now_s: float) -> float | None:
+    def _send_focus_steps(self) -> bool:
         while self._focus_steps and self._credit > 1:
             if not self._send(self._focus_steps[0]):
-                return now_s + _RETRY_S
+                return False
             self._focus_steps.popleft()
             self._credit -= 1
-        return None
+        return True
 
-    def _flush_in_order(self, queue: deque[Parts], now_s: float) -> float | None:
-        while queue:
-            if not self._send(queue[0]):
-                return now_s + _RETRY_S
-            queue.popleft()
-        return None
-
-    def _flush_steps(self, now_s: float) -> float | None:
+    def _flush_steps(self, now_s: float) -> float:
         while self._subscription is not None:
             while self._chosen:
                 if self._credit <= 0:

@@ -177,10 +177,10 @@ class ViewerHandler:
             if subscription.backfill
             else []
         )
-        scalars = [message for each in histories for message in each.scalars()]
-        events = [parts for each in histories for parts in each.events()]
-        readings = [parts for each in histories for parts in each.readings()]
-        steps = [parts for each in histories for parts in each.steps()]
+        scalars = [message for each in histories for message in each.scalars]
+        events = [parts for each in histories for parts in each.events]
+        readings = [parts for each in histories for parts in each.readings]
+        steps = [parts for each in histories for parts in each.steps]
         return _in_order(subscription.run, scalars, [*events, *readings], steps)
 
 

@@ -19,12 +19,14 @@ from gradscope.errors import UsageError
 from gradscope.intervene.actions import Action
 from gradscope.intervene.active import ActiveIntervention
 from gradscope.intervene.audit_log import AuditLog, What
-from gradscope.intervene.describe import describe
 from gradscope.intervene.schedule import is_over
 from gradscope.names import counted
-from gradscope.protocol import Schedule
+from gradscope.protocol import Schedule, schedule_in_words
 
 __all__ = ["VANISHED_AFTER_S", "End", "InterventionRequest", "Ledger", "LedgerEntry"]
+
+_NAMED = 5
+"""How many layers the description of an intervention names."""
 
 VANISHED_AFTER_S = 60.0
 """How long an intervention stays after its viewer has disconnected, in seconds, unless it is kept."""
@@ -72,8 +74,16 @@ class InterventionRequest:
     origin: str = ""
 
     def __str__(self) -> str:
-        """Describe the request in one line: action, layers, site, schedule."""
-        return describe(self.action.spec.name, self.arguments, self.layers, self.site, self.schedule)
+        """Describe the request: `clip(max_norm=1) on fc1, fc2 at output, every 10 steps`."""
+        given = ", ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in self.arguments.items()
+        )
+        names = [name or "the whole model" for name in self.layers]
+        rest = len(names) - _NAMED
+        where = ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+        when = schedule_in_words(self.schedule)
+        return f"{self.action.spec.name}({given}) on {where} at {self.site}" + (when and f", {when}")
 
 
 @dataclass(slots=True)

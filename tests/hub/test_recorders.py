@@ -37,14 +37,17 @@ def hello(rank: int = 0, record: str | None = "/tmp/r.gradscope") -> Hello:
 
 
 @pytest.mark.timing
-def test_ending_a_run_does_not_wait_for_its_recorder(wait_until: Callable[..., None]) -> None:
+def test_ending_a_run_does_not_wait_for_its_recorder(
+    wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[SlowRecorder] = []
 
     def factory(path: Path, of: Hello) -> SlowRecorder:
         made.append(SlowRecorder(path, of))
         return made[-1]
 
-    recorders = Recorders(factory)
+    monkeypatch.setattr("gradscope.recording.Recorder", factory)
+    recorders = Recorders()
     assert recorders.add(hello(), EVENT, []) == "/tmp/r.gradscope"
     begin_s = time.monotonic()
     recorders.end("r", "over")
@@ -59,14 +62,17 @@ def test_ending_a_run_does_not_wait_for_its_recorder(wait_until: Callable[..., N
     recorders.close("over")
 
 
-def test_all_ranks_share_a_recorder_that_gets_the_hello_of_each() -> None:
+def test_all_ranks_share_a_recorder_that_gets_the_hello_of_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made: list[SlowRecorder] = []
 
     def factory(path: Path, of: Hello) -> SlowRecorder:
         made.append(SlowRecorder(path, of))
         return made[-1]
 
-    recorders = Recorders(factory)
+    monkeypatch.setattr("gradscope.recording.Recorder", factory)
+    recorders = Recorders()
     for rank in (0, 1, 1, 0):
         recorders.add(hello(rank), EVENT, [])
     assert len(made) == 1
@@ -82,14 +88,15 @@ def test_a_run_with_record_off_has_no_recorder() -> None:
     assert recorders.are_closed
 
 
-def test_a_failure_is_reported_once() -> None:
+def test_a_failure_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[SlowRecorder] = []
 
     def factory(path: Path, of: Hello) -> SlowRecorder:
         made.append(SlowRecorder(path, of))
         return made[-1]
 
-    recorders = Recorders(factory)
+    monkeypatch.setattr("gradscope.recording.Recorder", factory)
+    recorders = Recorders()
     recorders.add(hello(), EVENT, [])
     made[0].failure = "the disk is full"
     assert recorders.new_failures() == [("r", "the disk is full")]
