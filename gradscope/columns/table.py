@@ -40,7 +40,7 @@ class LayerRows(Mapping[str, Stats]):
 class Table(Mapping[str, LayerRows]):
     """One observed step. `table["blocks.0.fc1"]["grad"]` is a Stats.
 
-    `step` is the index of the step, counted from 0. Every `every`-th step was observed at that time,
+    `step` is the index of the step, counted from 0. The observed step before it was `every` steps earlier,
     which cost the fraction `cost` of the time (None if not known). `ranks` are the ranks whose rows are
     merged in it; `missing` are the ranks without rows. Raises UsageError if the block has a layer index
     beyond `layers`, e.g. with the manifest of another revision.

@@ -57,6 +57,14 @@ def test_the_pass_is_named_if_there_is_room_and_a_slow_one_is_highlighted():
     assert "pass" not in text(status_cells(changed(measured_by="native avx2"), 80))
 
 
+def test_irregular_observed_steps_are_counted_instead_of_named_by_an_interval():
+    steady = changed(observed=(1272, 1276, 1280, 1284))
+    assert "observing every 4th step, costs 1.8 %" in text(status_cells(steady, 120))
+    budgeted = changed(every=385, observed=(20, 158, 838, 1223))
+    assert "observed 3 of the last 1,203 steps, costs 1.8 %" in text(status_cells(budgeted, 130))
+    assert "every" not in text(status_cells(budgeted, 130))
+
+
 def changed(**fields):
     return Status(**{**{f: getattr(LIVE, f) for f in LIVE.__slots__}, **fields})
 

@@ -43,10 +43,9 @@ class MeasuredStep:
 class ObservedStep(MeasuredStep):
     """A step whose statistics are complete.
 
-    every: the observing interval at that time, in steps.
-    cost: the fraction of training time that observing takes; None while unknown.
-
-    For a focus step, `every` and `cost` refer to focus steps.
+    every: the number of steps since the previous observed step; for the first one, the planned interval. For a
+        focus step, since the previous step in which its layers were observed.
+    cost: the fraction of training time that observing takes; None while unknown. For a focus step, that of the focus.
     """
 
     every: int
@@ -81,6 +80,9 @@ class PendingSteps:
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
         self._steps: deque[PendingStep] = deque()
+        self._observed: int | None = None
+        self._measured: int | None = None
+        """The newest observed step, and the newest observed or focus step."""
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -94,9 +96,15 @@ class PendingSteps:
         while self._steps and (wait or self._steps[0].readout.is_ready()):
             pending, sampler = self._steps.popleft(), self._sampler
             if pending.is_focus:
-                yield pending.observed(max(1, sampler.focus_every), sampler.focus_cost())
+                planned, cost = max(1, sampler.focus_every), sampler.focus_cost()
+                previous, is_first = self._measured, self._measured == self._observed
             else:
-                yield pending.observed(sampler.every, sampler.cost())
+                planned, cost = sampler.every, sampler.cost()
+                previous, is_first = self._observed, False
+                self._observed = pending.step
+            self._measured = pending.step
+            every = planned if previous is None else pending.step - previous
+            yield pending.observed(min(planned, every) if is_first else every, cost)
 
 
 def step_message(run: str, rank: int, seq: int, dropped: int, observed: ObservedStep) -> Step:

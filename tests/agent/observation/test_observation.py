@@ -3,6 +3,7 @@
 import copy
 import gc
 import io
+import itertools
 import pickle
 import random
 import weakref
@@ -173,6 +174,24 @@ def test_recomputation_under_checkpointing_is_not_counted_twice(use_reentrant):
         stats = scope.latest()["1.inner"]
     assert stats["out"].calls == 1
     assert stats["out"].count == 30
+
+
+@pytest.mark.parametrize("options", [{"every": 3}, {"every": 1}, {}, {"budget": 0.5}])
+def test_each_observed_step_says_how_many_steps_ago_the_previous_one_was(options):
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    tables = {}
+    with gradscope.attach(model, hub=None, quiet=True, **options) as scope:
+        for _ in range(60):
+            train(model, optimizer, batches(1))
+            tables[scope.latest().step] = scope.latest().every
+            if scope.step == 30:
+                scope._run.sampler.want(3)
+    steps = sorted(tables)
+    assert len(steps) >= 3
+    assert [tables[step] for step in steps[1:]] == [
+        after - before for before, after in itertools.pairwise(steps)
+    ]
 
 
 def checkpoint_again(inner, x):

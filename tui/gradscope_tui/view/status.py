@@ -4,6 +4,7 @@ Parts that do not fit are left out, in descending order of rank. The state of th
 shown.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -33,12 +34,14 @@ _END_WIDTH = 60
 
 _LOSS_WIDTH = 14
 _LOSSES = 280
+_SHOWN_INTERVALS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """The content of the line; None means unknown.
 
+    `every` is the newest interval between observed steps, `observed` are the newest observed steps.
     `waiting` counts the steps that a frozen view hides, `dropped` the messages that this viewer dropped.
     """
 
@@ -50,6 +53,7 @@ class Status:
     ranks: str = ""
     cost: float | None = None
     every: int | None = None
+    observed: tuple[int, ...] = ()
     measured_by: str = ""
     phase: Phase = "none"
     reason: str = ""
@@ -76,6 +80,7 @@ def status_of(store: RunStore, end: RunInfo | None) -> Status:
         ranks=store.ranks.in_words(),
         cost=newest.cost if newest else None,
         every=newest.every if newest else None,
+        observed=tuple(store.ring.steps(_SHOWN_INTERVALS + 1).tolist()),
         measured_by=store.measured_by,
         age_s=store.age_s(),
         is_ended=end is not None,
@@ -190,11 +195,18 @@ def _pass(measured_by: str) -> Cell:
     return Cell(f"{printable(name)} pass", "warning" if why else "dim")
 
 
+def _observed_steps(status: Status) -> str:
+    """Return which of the newest steps were observed: a budget changes the interval, and a NaN adds steps."""
+    if status.every is None:
+        return "observing"
+    gaps = [after - before for before, after in itertools.pairwise(status.observed)]
+    if gaps and gaps[-1] == status.every and len(set(gaps)) > 1:
+        return f"observed {len(gaps)} of the last {sum(gaps):,} steps"
+    return f"observing every {'' if status.every == 1 else ordinal(status.every) + ' '}step"
+
+
 def _cost(status: Status) -> list[Cell]:
-    cells = [Cell("observing", "dim")]
-    if status.every is not None:
-        often = " every step" if status.every == 1 else f" every {ordinal(status.every)} step"
-        cells.append(Cell(often, "dim"))
+    cells = [Cell(_observed_steps(status), "dim")]
     if status.cost is not None:
         cells += [Cell(" costs " if status.every is None else ", costs ", "dim")]
         cells += [Cell(percent(status.cost))]
