@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from gradscope.client.captured_tensors import CapturedArray
@@ -391,9 +390,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _watch(self, run: str, *, max_rate_hz: float, backfill: bool, is_listening: bool) -> None:

@@ -1,7 +1,7 @@
 """Handles the messages of agents: stores, records and forwards them to viewers."""
 
 import time
-from typing import Literal
+from typing import ClassVar
 
 from gradscope.hub.history import Parts
 from gradscope.hub.peers import Peer
@@ -31,15 +31,12 @@ __all__ = ["AgentHandler"]
 class AgentHandler:
     """Handles agents. Refuses a message whose run or rank differs from the agent's hello."""
 
+    role: ClassVar = "agent"
+
     def __init__(self, runs: RunTable, recorders: Recorders, viewers: ViewerHandler) -> None:
         self._runs = runs
         self._recorders = recorders
         self._viewers = viewers
-
-    @property
-    def role(self) -> Literal["agent", "viewer"]:
-        """The role of the peers that this object handles."""
-        return "agent"
 
     def refusal_of(self, hello: Hello) -> Refusal | None:
         """Refuse an agent without a run name, or with a run name and rank that another process uses."""

@@ -14,7 +14,7 @@ answered.
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from gradscope.errors import ProtocolError
 from gradscope.hub.history import Parts
@@ -35,7 +35,11 @@ from gradscope.protocol import (
 )
 from gradscope.transport.options import SILENCE_S
 
-__all__ = ["Handler", "Identity", "Peer", "Peers"]
+if TYPE_CHECKING:
+    from gradscope.hub.agent_handler import AgentHandler
+    from gradscope.hub.viewer_handler import ViewerHandler
+
+__all__ = ["Identity", "Peer", "Peers"]
 
 _STRIKES = 10
 _REMEMBERED_ROUTES = 1_000
@@ -61,31 +65,15 @@ class Peer:
     heard_s: float
 
 
-class Handler(Protocol):
-    """Handles the messages of known peers that have one role."""
-
-    @property
-    def role(self) -> Literal["agent", "viewer"]:
-        """The role of the peers that this object handles."""
-
-    def refusal_of(self, hello: Hello) -> Refusal | None:
-        """Return a refusal if this peer may not join, else None."""
-
-    def on_joined(self, peer: Peer) -> None:
-        """Handle a peer that has been sent `welcome`. The peer may have been known already."""
-
-    def on_left(self, peer: Peer, bye: Bye, *, has_said_bye: bool) -> None:
-        """Handle a peer that has left. A peer that has not sent `bye` itself may return."""
-
-    def handle(self, peer: Peer, message: Message, parts: Parts) -> Refusal | None:
-        """Handle a message. Return a refusal if the message is not allowed."""
-
-
 class Peers:
     """The peers of one socket. `handler` receives the messages of known peers."""
 
     def __init__(
-        self, socket: RouterSocket, handler: Handler, identity: Identity, counts: Counter[str]
+        self,
+        socket: RouterSocket,
+        handler: "AgentHandler | ViewerHandler",
+        identity: Identity,
+        counts: Counter[str],
     ) -> None:
         self.socket = socket
         self._handler = handler

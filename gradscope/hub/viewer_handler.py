@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar
 
 from gradscope.hub.command_routing import COMMAND_ID_BYTES, CommandRouter
 from gradscope.hub.history import Parts
@@ -43,6 +43,8 @@ class ViewerHandler:
     `send` and `send_to_agent` send to a route, and return False if its queue is full.
     """
 
+    role: ClassVar = "viewer"
+
     def __init__(
         self,
         runs: RunTable,
@@ -62,12 +64,7 @@ class ViewerHandler:
         """The peer ids of the connected viewers."""
         return tuple(self._routes)
 
-    @property
-    def role(self) -> Literal["agent", "viewer"]:
-        """The role of the peers that this object handles."""
-        return "viewer"
-
-    def refusal_of(self, hello: Hello) -> Refusal | None:  # noqa: ARG002 - of the protocol Handler
+    def refusal_of(self, hello: Hello) -> Refusal | None:  # noqa: ARG002 - as AgentHandler has it
         """Accept every viewer."""
         return None
 
@@ -78,7 +75,7 @@ class ViewerHandler:
         self._deliveries[name] = ViewerDelivery(lambda parts: self._send(route, parts), self._counts)
         self._deliveries[name].put_state("runs", self._runs.listing(dict(self._counts)))
 
-    def on_left(self, peer: Peer, bye: Bye, *, has_said_bye: bool) -> None:  # noqa: ARG002 - of the protocol Handler
+    def on_left(self, peer: Peer, bye: Bye, *, has_said_bye: bool) -> None:  # noqa: ARG002 - as AgentHandler has it
         """Remove a viewer and its queues."""
         self._routes.pop(peer.hello.peer, None)
         self._deliveries.pop(peer.hello.peer, None)

@@ -118,8 +118,8 @@ class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
     body: bytes = b""
 
 
-class Memory(TaggedMessage, frozen=True, kw_only=True, tag="memory"):
-    """The memory of one step by layer. The body contains the columns."""
+class _Reading(TaggedMessage, frozen=True, kw_only=True):
+    """The fields that `Memory` and `Times` share."""
 
     run: str
     rank: Whole
@@ -129,23 +129,20 @@ class Memory(TaggedMessage, frozen=True, kw_only=True, tag="memory"):
     rows: Whole
     columns: tuple[tuple[str, str], ...]
     zero: tuple[str, ...] = ()
+
+
+class Memory(_Reading, frozen=True, kw_only=True, tag="memory"):
+    """The memory of one step by layer. The body contains the columns."""
+
     balance: dict[str, Whole] = msgspec.field(default_factory=dict)
     machine: dict[str, Whole] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     body: bytes = b""
 
 
-class Times(TaggedMessage, frozen=True, kw_only=True, tag="times"):
+class Times(_Reading, frozen=True, kw_only=True, tag="times"):
     """The time of one step by layer. The body contains the columns."""
 
-    run: str
-    rank: Whole
-    step: Whole
-    time_s: float
-    manifest_revision: Whole
-    rows: Whole
-    columns: tuple[tuple[str, str], ...]
-    zero: tuple[str, ...] = ()
     phases_s: dict[str, float] = msgspec.field(default_factory=dict)
     clock: Literal["host", "device"] = "host"
     is_observed: bool = False

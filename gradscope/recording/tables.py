@@ -25,18 +25,20 @@ __all__ = [
 _LOCK_TIMEOUT_S = 2.0
 _SAME_NAME_LIMIT = 1000
 
-_INSERT = {
-    "process": "INSERT OR IGNORE INTO process (rank, host, pid, started_s) VALUES (?, ?, ?, ?)",
-    "manifest": "INSERT OR REPLACE INTO manifest (rank, revision, head, body) VALUES (?, ?, ?, ?)",
-    "step": "INSERT OR REPLACE INTO step (step, rank, head, body) VALUES (?, ?, ?, ?)",
-    "memory": "INSERT OR REPLACE INTO memory (step, rank, head, body) VALUES (?, ?, ?, ?)",
-    "times": "INSERT OR REPLACE INTO times (step, rank, head, body) VALUES (?, ?, ?, ?)",
-    "scalars": "INSERT OR REPLACE INTO scalars (step, rank, last_step, head, body) "
-    "VALUES (?, ?, ?, ?, ?)",
-    "event": "INSERT INTO event (step, rank, head, body) VALUES (?, ?, ?, ?)",
-    "interventions": "INSERT OR IGNORE INTO interventions (step, rank, revision, head, body) "
-    "VALUES (?, ?, ?, ?, ?)",
+_PLACES = {
+    "process": "rank, host, pid, started_s",
+    "manifest": "rank, revision, head, body",
+    "step": "step, rank, head, body",
+    "memory": "step, rank, head, body",
+    "times": "step, rank, head, body",
+    "scalars": "step, rank, last_step, head, body",
+    "event": "step, rank, head, body",
+    "interventions": "step, rank, revision, head, body",
 }
+"""The columns of each table that a row gives."""
+
+_KEPT_FIRST = ("process", "interventions")
+"""The tables in which a row stays if it arrives again; in the others the later one replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +58,15 @@ def row_of(
     place: tuple[int, ...]
     match message:
         case Manifest():
-            table, place = "manifest", (message.rank, message.revision)
-        case Step():
-            table, place = "step", (message.step, message.rank)
-        case Memory():
-            table, place = "memory", (message.step, message.rank)
-        case Times():
-            table, place = "times", (message.step, message.rank)
+            place = (message.rank, message.revision)
         case Scalars():
             first, last = (message.steps[0], message.steps[-1]) if message.steps else (0, 0)
-            table, place = "scalars", (first, message.rank, last)
-        case Event():
-            table, place = "event", (message.step, message.rank)
+            place = (first, message.rank, last)
         case Interventions():
-            table, place = "interventions", (message.step, message.rank, message.revision)
+            place = (message.step, message.rank, message.revision)
+        case _:
+            place = (message.step, message.rank)
+    table = type(message).__name__.lower()  # as its table is named
     return Row(table, (*place, head, body), len(head) + len(body))
 
 
@@ -81,7 +78,12 @@ def row_of_process(hello: Hello) -> Row:
 def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
     """Insert rows. A step that already exists is replaced."""
     for row in rows:
-        connection.execute(_INSERT[row.table], row.values)
+        places = ", ".join("?" * len(row.values))
+        verb = "IGNORE" if row.table in _KEPT_FIRST else "REPLACE"
+        connection.execute(
+            f"INSERT OR {verb} INTO {row.table} ({_PLACES[row.table]}) VALUES ({places})",  # noqa: S608 - ours
+            row.values,
+        )
 
 
 def open_for_writing(path: Path, hello: Hello) -> tuple[Path, sqlite3.Connection]:

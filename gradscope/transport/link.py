@@ -4,7 +4,6 @@ import os
 import time
 from collections import Counter
 from dataclasses import replace
-from types import TracebackType
 from typing import Self
 
 import zmq
@@ -115,9 +114,7 @@ class Link:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _is_forked(self) -> bool:

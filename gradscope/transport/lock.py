@@ -7,7 +7,6 @@ want a hub, one of them starts it and the others wait until it answers.
 import fcntl
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 __all__ = ["HUB_LOCK", "START_LOCK", "PathLock", "holder_pid"]
@@ -67,9 +66,7 @@ class PathLock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.release()
 
 

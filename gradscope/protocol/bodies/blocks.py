@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradscope.columns import COLUMNS, Block, Histograms
 from gradscope.errors import ProtocolError, UsageError
-from gradscope.protocol.bodies.arrays import little_endian, read_arrays
+from gradscope.protocol.bodies.arrays import join_arrays, read_arrays
 from gradscope.protocol.bodies.histograms import (
     HISTOGRAM_ARRAYS,
     PackBins,
@@ -45,24 +45,15 @@ def pack_block(
     Raises UsageError if a count is negative or not an integer, or if too many rows have a histogram.
     """
     bins, counts = ({}, []) if block.histogram is None else pack_histogram(block.histogram, pack_bins)
-    packed: list[tuple[str, NDArray[np.generic]]] = []
-    zero: list[str] = []
     with np.errstate(over="ignore", invalid="ignore"):  # numbers that do not fit are detected below
-        for name, array in (*_arrays(block), *bins.items()):
-            narrow = _narrowest(name, array)
-            if narrow is None:
-                zero.append(name)
-            else:
-                packed.append((name, narrow))
-    packed.sort(key=lambda item: -item[1].itemsize)
-    columns = tuple((name, array.dtype.str[1:]) for name, array in packed)
-    arrays = [*(little_endian(array) for _, array in packed), *counts]
-    return columns, tuple(zero), b"".join(arrays)  # type: ignore[arg-type]  # buffers, to mypy from 3.12 on
+        named = [(name, _narrowest(name, array)) for name, array in (*_arrays(block), *bins.items())]
+    columns, zero, arrays = join_arrays(named)
+    return columns, zero, b"".join([*arrays, *counts])  # type: ignore[list-item]  # buffers, to mypy from 3.12 on
 
 
 def unpack_block(step: Step) -> Block:
     """Return the block of a step. Raises ProtocolError if body and head do not match."""
-    arrays, end = read_arrays(step, _wire_type)
+    arrays, end = read_arrays(step, lambda name: _WIRE_TYPES.get(name, ()))
     return _block(step, arrays, end)
 
 
@@ -109,28 +100,11 @@ def _whole(name: str, array: NDArray[np.generic]) -> NDArray[np.unsignedinteger]
     return whole
 
 
-def _wire_type(name: str, code: str) -> np.dtype[np.generic]:
-    allowed = _wire_types(name)
-    if code not in allowed:
-        raise ProtocolError(f"column {name!r} cannot have the type {code!r}, expected one of {allowed}")
-    return np.dtype("<" + code)
-
-
-def _wire_types(name: str) -> tuple[str, ...]:
-    try:
-        return _WIRE_TYPES[name]
-    except KeyError:
-        raise ProtocolError(f"unknown column {name!r}") from None
-
-
 def _block(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Block:
-    missing = [name for name in _ALWAYS_SENT if name not in arrays]
+    sent = {name for name, _ in step.columns}
+    missing = [name for name in _ALWAYS_SENT if name not in sent]
     if missing:
         raise ProtocolError(f"step {step.step} lacks the columns {missing}")
-    for name in step.zero:
-        if name in arrays:
-            raise ProtocolError(f"step {step.step} names the column {name!r} twice")
-        arrays[name] = _zeros(name, step.rows)
     if "flags" not in arrays:
         raise ProtocolError(f"step {step.step} lacks the column 'flags'")
     kind = arrays.pop("kind").astype(np.uint32)
@@ -152,8 +126,3 @@ def _histogram(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> 
         lacking = [name for name in HISTOGRAM_ARRAYS if name not in bins]
         raise ProtocolError(f"step {step.step} lacks the arrays {lacking} of its histogram")
     return unpack_histogram(bins, step.rows, step.body[end:])
-
-
-def _zeros(name: str, rows: int) -> NDArray[np.generic]:
-    """Return zeros of length `rows`, as a broadcast view of one element."""
-    return np.broadcast_to(np.zeros(1, _wire_types(name)[-1]), rows)

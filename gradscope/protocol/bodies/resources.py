@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradscope.columns import MemoryRow, MemoryTable, TimeRow, TimesTable
 from gradscope.errors import ProtocolError, UsageError
-from gradscope.protocol.bodies.arrays import little_endian, read_arrays
+from gradscope.protocol.bodies.arrays import join_arrays, read_arrays
 from gradscope.protocol.stream import Memory, Times
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _WHOLE_TYPES: Final = ("u1", "u2", "u4", "u8")
+_DTYPES: Final = dict.fromkeys(("forward", "backward"), ("f4", "f8"))
 _ONLY_WHERE_CALLED: Final = ("entry", "exit", "peak")
 MEMORY_COLUMNS: Final = ("saved", "param", "grad", "optimizer", "buffer", *_ONLY_WHERE_CALLED)
 """In bytes. In the last three columns, 0 means that the layer was not called."""
@@ -96,22 +97,18 @@ def unpack_times(message: Times, layers: Sequence[str]) -> TimesTable:
 
 
 def _pack(named: Mapping[str, Sequence[float | None]]) -> _Packed:
-    packed: list[tuple[str, NDArray[np.generic]]] = []
-    zero: list[str] = []
-    for name, values in named.items():
-        if None in values:
-            continue
-        if not any(values):
-            zero.append(name)
-        else:
-            packed.append((name, _narrowest(name, values)))
-    packed.sort(key=lambda item: -item[1].itemsize)
-    columns = tuple((name, array.dtype.str[1:]) for name, array in packed)
-    return columns, tuple(zero), b"".join(little_endian(array).tobytes() for _, array in packed)
+    columns, zero, arrays = join_arrays(
+        [
+            (name, _narrowest(name, values) if any(values) else None)
+            for name, values in named.items()
+            if None not in values
+        ]
+    )
+    return columns, zero, b"".join(array.tobytes() for array in arrays)
 
 
 def _narrowest(name: str, values: Sequence[float | None]) -> NDArray[np.generic]:
-    if name in ("forward", "backward"):
+    if name in _DTYPES:
         return np.array(values, np.float32)
     whole = np.array(values, np.int64)
     if whole.min() < 0:
@@ -120,31 +117,18 @@ def _narrowest(name: str, values: Sequence[float | None]) -> NDArray[np.generic]
 
 
 def _unpack(message: Memory | Times, known: Sequence[str]) -> dict[str, NDArray[np.generic]]:
-    arrays, end = read_arrays(message, lambda name, code: _dtype(name, code, known))
+    arrays, end = read_arrays(
+        message, lambda name: _DTYPES.get(name, _WHOLE_TYPES) if name in known else ()
+    )
     if end != len(message.body):
         raise ProtocolError(
             f"step {message.step}: expected {end} bytes, the body has {len(message.body)}"
         )
-    if not arrays and message.rows > ROWS_LIMIT:
+    if not end and message.rows > ROWS_LIMIT:
         raise ProtocolError(
             f"step {message.step} claims {message.rows} rows, the limit is {ROWS_LIMIT}"
         )
-    for name in message.zero:
-        if name in arrays:
-            raise ProtocolError(f"step {message.step} names the column {name!r} twice")
-        if name not in known:
-            raise ProtocolError(f"unknown column {name!r}")
-        arrays[name] = np.broadcast_to(np.zeros(1, np.uint8), message.rows)
     return arrays
-
-
-def _dtype(name: str, code: str, known: Sequence[str]) -> np.dtype[np.generic]:
-    if name not in known:
-        raise ProtocolError(f"unknown column {name!r}")
-    allowed = ("f4", "f8") if name in ("forward", "backward") else _WHOLE_TYPES
-    if code not in allowed:
-        raise ProtocolError(f"column {name!r} cannot have the type {code!r}, expected one of {allowed}")
-    return np.dtype("<" + code)
 
 
 def _memory_row(columns: Mapping[str, NDArray[Any]], i: int) -> MemoryRow:
