@@ -27,6 +27,7 @@ from gradscope.hooks.tensors import (
     stored_parts,
 )
 from gradscope.hooks.tracebacks import frames_of
+from gradscope.hooks.unregistered import unregistered_parameters
 
 __all__ = [
     "BackwardRootHook",
@@ -70,6 +71,7 @@ __all__ = [
     "replace_tensors",
     "size_bytes_of",
     "stored_parts",
+    "unregistered_parameters",
     "untraced",
     "watch_gradient",
 ]

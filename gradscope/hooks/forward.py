@@ -64,7 +64,8 @@ class ForwardHook(Generic[S]):
     """Calls `callback(slot, output)` after each forward of a module in the table.
 
     A result other than None replaces the output. While torch.compile traces a forward, `compiled` is called
-    instead. It is installed from `watch` to `remove`; `watch` may be called again with another table.
+    instead. It is installed from `watch` to `remove`; `watch` may be called again with another table. `listener`,
+    if set, is called first with each module, also with modules that are not in the table.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ForwardHook(Generic[S]):
         self._given: Callable[[nn.Module, Any], bool] | None = None
         self._quick: Callable[[nn.Module, Any], bool] | None = None
         self._handle: RemovableHandle | None = None
+        self.listener: Callable[[nn.Module], None] | None = None
 
     @property
     def is_installed(self) -> bool:
@@ -112,6 +114,8 @@ class ForwardHook(Generic[S]):
         if is_compiling():
             self._compiled.trace(module, output)
             return None
+        if self.listener is not None:
+            self.listener(module)
         if self._quick is not None and self._quick(module, output):
             return None
         if self._first is not None and torch.is_grad_enabled() and self._first():

@@ -102,6 +102,7 @@ class CommandQueue(StepPlugin):
         self._waiting: deque[PendingCommand] = deque()
         self._arrival = threading.Condition()
         self._is_closed = False
+        self._no_step_reason = ""
         self._observer: BoundaryObserver | None = None
 
     def set_observer(self, observer: BoundaryObserver) -> None:
@@ -111,16 +112,28 @@ class CommandQueue(StepPlugin):
     def put(self, command: PendingCommand) -> None:
         """Queue a command. Thread-safe; commands are applied in the order of `put`."""
         with self._arrival:
-            self._waiting.append(command)
-            self._arrival.notify_all()
+            reason = self._no_step_reason
+            if not reason:
+                self._waiting.append(command)
+                self._arrival.notify_all()
+        if reason:
+            command.refuse(reason)
         self._run.plan_again()
+
+    def no_step_ends(self, reason: str) -> None:
+        """Refuse the queued commands, and all later ones until a step ends. Ranks that must agree wait instead."""
+        if self._observer is None:
+            self._no_step_reason = reason
+            self._refuse_waiting(reason)
 
     def next_step(self, step: int) -> int | None:
         """Return `step` if commands are queued or if other ranks may have decided on commands."""
-        return step if self._waiting or self._observer is not None else None
+        is_needed = self._waiting or self._no_step_reason or self._observer is not None
+        return step if is_needed else None
 
     def at_boundary(self, step: int) -> None:
         """Apply the commands that are due before `step`."""
+        self._no_step_reason = ""
         if self._observer is not None:
             self._observer.reach(step)
         self._apply(step, is_held=False)
@@ -153,12 +166,15 @@ class CommandQueue(StepPlugin):
         """End a hold, and refuse the commands that are still queued."""
         if self._observer is not None:
             self._observer.close()
+        self._is_closed = True
+        self._refuse_waiting("the scope was detached before the end of the step")
+
+    def _refuse_waiting(self, reason: str) -> None:
         with self._arrival:
-            self._is_closed = True
             left, self._waiting = self._waiting, deque()
             self._arrival.notify_all()
         for command in left:
-            command.refuse("the scope was detached before the end of the step")
+            command.refuse(reason)
 
     def _apply(self, step: int, *, is_held: bool) -> bool:
         """Apply the due commands, in order; during a hold, one of them. Return whether any was applied.

@@ -21,14 +21,12 @@ class LatestSteps(StepPlugin):
         self._latest: ObservedStep | None = None
         self._latest_focus: ObservedStep | None = None
         self._sequence = 0
+        self._reason = "a step ends when an optimizer of the model steps, or with scope.mark_step()"
 
     def latest(self) -> Table:
         """Return the newest observed step. Raises NotMeasuredError before the first."""
         if self._latest is None:
-            raise NotMeasuredError(
-                "no step has been observed yet: a step ends when an optimizer of the model steps, or "
-                "with scope.mark_step()"
-            )
+            raise NotMeasuredError(f"no step has been observed yet: {self._reason}")
         return self._latest.table(self._run.hello.rank)
 
     def latest_focus(self) -> Table:
@@ -39,6 +37,10 @@ class LatestSteps(StepPlugin):
                 "when the cost of observed steps is known"
             )
         return self._latest_focus.table(self._run.hello.rank)
+
+    def no_step_ends(self, reason: str) -> None:
+        """Store the reason, for the message of the error."""
+        self._reason = reason
 
     def observed(self, step: ObservedStep) -> None:
         """Store and publish an observed step."""

@@ -29,6 +29,7 @@ from gradscope.agent.run.context import RunContext
 from gradscope.agent.run.step_counter import sequence_number
 from gradscope.agent.step.idle_steps import IdleSteps
 from gradscope.agent.step.model_hooks import ModelHooks
+from gradscope.agent.step.no_step_check import NoStepCheck
 from gradscope.agent.step.plugins import StepPlugin, StepPlugins
 from gradscope.agent.step.step_end import StepEnd
 from gradscope.columns import Block
@@ -72,6 +73,7 @@ class StepEngine:
             run, self.tracker, self._guard, self._interventions, warnings, self._optimizers
         )
         self._plugins = StepPlugins(run)
+        self._no_step = NoStepCheck(run, self.tracker, self._plugins.no_step_ends)
         self._idle_steps = IdleSteps(run, self._plugins, self._guard)
         self._pending = PendingSteps(run.sampler)
         self._is_running = False
@@ -91,6 +93,7 @@ class StepEngine:
         counter.on_end = self._optimizers.on_step_end
         self._is_running = True
         self._hooks.open()
+        self._hooks.listen(self._no_step.on_forward)
         self._optimizers.install(counter.before, counter.after)
         with hidden_from_modes():
             self._begin()
@@ -203,6 +206,8 @@ class StepEngine:
         if ends.is_repeated(optimizer):
             self._end_before_forward()
         ends.begin_optimizer(optimizer)
+        if not self._no_step.is_done:
+            self._no_step.before_first_optimizer()
         changes_parameters = self._interventions.changes_parameters
         with hidden_from_modes():
             if hooks.is_on:
@@ -266,6 +271,8 @@ class StepEngine:
     def _end(self) -> None:
         """End the step in progress and begin the next."""
         self._step_end.end()
+        self._no_step.is_done = True
+        self._hooks.listen(None)
         if self._is_idle():
             self._idle_steps.skip()
             return

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from gradscope.agent.interventions.apply_forward import ForwardInterventions
 from gradscope.agent.interventions.no_effect_warnings import NoEffectWarnings
@@ -63,6 +64,10 @@ class ModelHooks:
         self._had_compiled = False
         self._has_reported_pass = False
         self._undo_quiet: Callable[[], None] | None = None
+
+    def listen(self, listener: Callable[[nn.Module], None] | None) -> None:
+        """Call a function with each module whose forward has returned, while the forward hook is installed."""
+        self._forward.listener = listener
 
     def open(self) -> None:
         """Register with torch.compile, and silence torch's warning about global hooks."""

@@ -84,6 +84,9 @@ class StepPlugin:
     def focus_observed(self, step: ObservedStep) -> None:
         """Receive the statistics of a focus step. Steps arrive in order."""
 
+    def no_step_ends(self, reason: str) -> None:
+        """Receive the reason why no step has ended although the model is trained. Called at most once."""
+
     def close(self) -> None:
         """Remove all hooks and end all waiting, because the scope is being detached. Called once."""
 
@@ -171,6 +174,11 @@ class StepPlugins:
         for plugin, take in self._overriding["focus_observed" if step.is_focus else "observed"]:
             self._call(plugin, take, step)
 
+    def no_step_ends(self, reason: str) -> None:
+        """Call `no_step_ends` of all plugins."""
+        for plugin, take in self._overriding["no_step_ends"]:
+            self._call(plugin, take, reason)
+
     def close(self) -> None:
         """Close all plugins and remove them."""
         for plugin, close in self._overriding["close"]:
@@ -217,6 +225,7 @@ _ALWAYS_CALLED: Final = (
     "ended",
     "observed",
     "focus_observed",
+    "no_step_ends",
     "close",
 )
 _CALLED_WHEN_ACTIVE: Final = (
