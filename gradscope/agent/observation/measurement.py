@@ -12,7 +12,14 @@ from gradscope.agent.observation.loss_scale import LossScale
 from gradscope.agent.observation.observed_step import PendingStep
 from gradscope.agent.observation.replicas import Replicas
 from gradscope.columns import Block
-from gradscope.hooks import LayerInfo, hidden_from_modes, is_in_backward, is_plain, parameters_of
+from gradscope.hooks import (
+    LayerInfo,
+    gradient_of,
+    hidden_from_modes,
+    is_in_backward,
+    is_plain,
+    parameters_of,
+)
 from gradscope.observe import (
     ActivationObserver,
     LayerSlot,
@@ -121,7 +128,7 @@ class Measurement:
         self._loss_scale.note_optimizer(optimizer)
         parameters = parameters_of(optimizer)
         if is_in_backward():
-            parameters = [p for p in parameters if p.grad is not None]
+            parameters = [p for p in parameters if gradient_of(p) is not None]
         if has_closure:
             self.parameters.before_closure(parameters)
         else:

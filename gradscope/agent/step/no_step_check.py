@@ -44,9 +44,7 @@ class NoStepCheck:
     say: receives the reason, once.
     """
 
-    def __init__(
-        self, run: RunContext, tracker: ModelTracker, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, run: RunContext, tracker: ModelTracker, say: Callable[[str], None]) -> None:
         self._run = run
         self._tracker = tracker
         self._say = say
@@ -64,7 +62,12 @@ class NoStepCheck:
 
     def on_forward(self, module: nn.Module) -> None:
         """Count a forward. `module`: any module of the process whose forward has returned."""
-        if torch.is_grad_enabled() and not self.is_done and not is_in_backward() and self._is_counted(module):
+        if (
+            torch.is_grad_enabled()
+            and not self.is_done
+            and not is_in_backward()
+            and self._is_counted(module)
+        ):
             self._run_guarded(self._count_pass)
 
     def _run_guarded(self, work: Callable[[], None]) -> None:
