@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gradscope.cli import terminal
+from gradscope.cli import output
 from gradscope.cli.commands.watch import open_screen
 from gradscope.cli.output import say
 from gradscope.cli.selfcheck.tour import run_tour
@@ -25,7 +25,7 @@ def run_demo(seed: int) -> int:
             "gradscope demo trains with torch, which is not installed here: pip install torch"
         )
     with _interruptible():
-        return _show(seed) if terminal.is_terminal() else run_tour(seed)
+        return _show(seed) if output.is_terminal() else run_tour(seed)
 
 
 def _show(seed: int) -> int:

@@ -1,9 +1,11 @@
-"""Prints results to stdout: lines and tables of plain text."""
+"""Prints results to stdout: lines and tables of plain text. Says what terminal stdout is."""
 
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 
-__all__ = ["say", "table_lines"]
+__all__ = ["has_colors", "is_terminal", "say", "table_lines", "width"]
 
 _NUMERIC = frozenset("0123456789.-+e%")
 
@@ -25,6 +27,22 @@ def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
         ).rstrip()
         for row in (headings, *rows)
     ]
+
+
+def is_terminal() -> bool:
+    """Return whether stdin and stdout are a terminal that can show a full screen (not "dumb")."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def has_colors() -> bool:
+    """Return whether stdout may have colours (see no-color.org)."""
+    is_dumb = os.environ.get("TERM", "dumb") == "dumb"
+    return sys.stdout.isatty() and not is_dumb and not os.environ.get("NO_COLOR")
+
+
+def width() -> int:
+    """Return the number of columns of stdout; 120 for a pipe."""
+    return shutil.get_terminal_size((120, 32)).columns
 
 
 def _is_number(cell: str) -> bool:

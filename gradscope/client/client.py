@@ -17,6 +17,7 @@ from gradscope.client.command_sender import (
 from gradscope.client.inbox import Item
 from gradscope.client.run_selection import only_live_run
 from gradscope.client.session import Session
+from gradscope.client.state import RunState
 from gradscope.columns import MemoryTable, Table, TimesTable
 from gradscope.errors import LinkError
 from gradscope.protocol import (
@@ -209,23 +210,11 @@ class Client:
 
         Raises LinkError if none arrives in time; note that memory is measured in few steps.
         """
-        self._ensure_watched()
-        known = self._session.known
-
-        def newest_memory() -> MemoryTable | None:
-            return known.memory(rank) if known.is_synchronised else None
-
-        return self._found(known.wait(newest_memory, timeout_s), "memory data", timeout_s)
+        return self._newest(lambda known: known.memory(rank), "memory data", timeout_s)
 
     def times(self, timeout_s: float = 5.0, *, rank: int = 0) -> TimesTable:
         """Return the times of the newest measured step. Waits and raises as `memory` does."""
-        self._ensure_watched()
-        known = self._session.known
-
-        def newest_times() -> TimesTable | None:
-            return known.times(rank) if known.is_synchronised else None
-
-        return self._found(known.wait(newest_times, timeout_s), "time data", timeout_s)
+        return self._newest(lambda known: known.times(rank), "time data", timeout_s)
 
     def manifest(self, timeout_s: float = 5.0, *, rank: int = 0) -> Manifest:
         """Return the newest manifest (list of layers) of a rank. Raises LinkError if none arrives in time."""
@@ -419,6 +408,12 @@ class Client:
         if link.phase != "up" and now_s - link.since_s > _LOST_S:
             raise LinkError(f"no hub for {_LOST_S:g} s: {link_in_words(self.link)}")
 
+    def _newest(self, find: Callable[[RunState], Value | None], what: str, timeout_s: float) -> Value:
+        self._ensure_watched()
+        known = self._session.known
+        found = known.wait(lambda: find(known) if known.is_synchronised else None, timeout_s)
+        return self._found(found, what, timeout_s)
+
     def _found(self, value: Value | None, what: str, timeout_s: float) -> Value:
         if value is None:
             raise LinkError(
@@ -427,7 +422,4 @@ class Client:
         return value
 
     def _state(self, timeout_s: float) -> Interventions | None:
-        self._ensure_watched()
-        known = self._session.known
-        self._found(known.wait(lambda: known.is_synchronised or None, timeout_s), "answer", timeout_s)
-        return known.interventions.get(0)
+        return self._newest(lambda known: known, "answer", timeout_s).interventions.get(0)

@@ -55,7 +55,7 @@ class Session:
         self._pending = PendingCommands()
         self._subscription: Subscribe | None = None
         self._subscriptions: deque[tuple[Subscribe, bool, threading.Event]] = deque()
-        self._requests: deque[Message] = deque(maxlen=100)
+        self._must_ask_for_runs = False
         self._granted_steps = 0
         self._epoch = ""
         self._hold_until_s = 0.0
@@ -92,7 +92,8 @@ class Session:
 
     def ask_for_runs(self) -> None:
         """Ask the hub for the list of runs."""
-        self._request(Runs())
+        self._must_ask_for_runs = True
+        self._made_link().wake()
 
     def ask(self, command: Command) -> "Future[Ack]":
         """Send a command now, or as soon as the link is connected."""
@@ -114,10 +115,6 @@ class Session:
         self._is_ending.set()
         self._made_link().wake()
         self._thread.join(_JOIN_S)
-
-    def _request(self, message: Message) -> None:
-        self._requests.append(message)
-        self._made_link().wake()
 
     def _made_link(self) -> Link:
         if self._link is None:
@@ -191,8 +188,9 @@ class Session:
             is_done.set()
 
     def _send_pending(self, link: Link) -> None:
-        while self._requests:
-            link.send(self._requests.popleft())
+        if self._must_ask_for_runs:
+            self._must_ask_for_runs = False
+            link.send(Runs())
         self._pending.send(lambda command: self._may_ask(command) and link.send(command))
         credit = self._due_credit()
         if credit >= _GRANT_STEPS and self._subscription and link.send(Credit(count=credit)):

@@ -167,11 +167,16 @@ class RunState:
         sizes = [info.world_size for info in self.runs if info.run == self.run]
         return range(max(sizes, default=1))
 
-    def _names_of(self, step: Step) -> tuple[str, ...] | None:
-        manifests = self._manifests.get(step.rank)
-        manifest = manifests.get(step.manifest_revision) if manifests else None
+    def _names_of(self, message: Step | Memory | Times) -> tuple[str, ...] | None:
+        manifests = self._manifests.get(message.rank)
+        manifest = manifests.get(message.manifest_revision) if manifests else None
+        if manifest is None:
+            return None
+        key = (manifest.rank, manifest.revision)
         try:
-            return None if manifest is None else self._layer_names(manifest)
+            if key not in self._names:
+                self._names[key] = tuple(layer.name for layer in unpack_layers(manifest))
+            return self._names[key]
         except ProtocolError:
             return None
 
@@ -190,21 +195,14 @@ class RunState:
     ) -> Value | None:
         if message is None:
             return None
-        manifests = self._manifests.get(message.rank)
-        manifest = manifests.get(message.manifest_revision) if manifests else None
+        names = self._names_of(message)
         try:
-            if manifest is not None:
-                return unpack(message, self._layer_names(manifest))
+            if names is not None:
+                return unpack(message, names)
         except (ProtocolError, UsageError):
             pass  # a faulty agent, or columns of another version
         self.unreadable += 1
         return None
-
-    def _layer_names(self, manifest: Manifest) -> tuple[str, ...]:
-        key = (manifest.rank, manifest.revision)
-        if key not in self._names:
-            self._names[key] = tuple(layer.name for layer in unpack_layers(manifest))
-        return self._names[key]
 
     def newest_step(self, rank: int) -> RankSteps | None:
         """Return the newest step of a rank, or None."""

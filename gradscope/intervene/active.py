@@ -164,21 +164,17 @@ class ActiveIntervention:
     def _conditional(
         self, gradients: Sequence[Tensor], now: _StepArguments, draw: GeneratorOf
     ) -> list[Tensor]:
-        changed = self._transformed(gradients, now.arguments, draw)
+        jointly = self.action.transform_jointly
+        if jointly is not None and self.is_joint:
+            changed = jointly(gradients, now.arguments)
+        else:
+            changed = [self.action.transform(g, now.arguments, draw) for g in gradients]
         if now.condition is None:
             return changed
         holds = now.condition.holds(gradients)
         return [
             torch.where(holds.to(g.device), new, g) for g, new in zip(gradients, changed, strict=True)
         ]
-
-    def _transformed(
-        self, gradients: Sequence[Tensor], arguments: Arguments, draw: GeneratorOf
-    ) -> list[Tensor]:
-        jointly = self.action.transform_jointly
-        if jointly is not None and self.is_joint:
-            return jointly(gradients, arguments)
-        return [self.action.transform(g, arguments, draw) for g in gradients]
 
     def fail(self, reason: str) -> None:
         """Stop acting, because of the given reason."""

@@ -2,9 +2,8 @@
 
 from gradscope.transport.addresses import HubAddress, hub_address
 from gradscope.transport.election import ensure_hub
-from gradscope.transport.link import Link
+from gradscope.transport.link import Link, LinkState
 from gradscope.transport.probe import hub_answers, hub_listens, hub_pid
-from gradscope.transport.state import LinkState
 
 __all__ = [
     "HubAddress",

@@ -3,8 +3,8 @@
 import os
 import time
 from collections import Counter
-from dataclasses import replace
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Literal, Self, TypeAlias
 
 import zmq
 
@@ -22,10 +22,9 @@ from gradscope.protocol import (
     encode,
 )
 from gradscope.transport.options import HEARTBEAT_S, SILENCE_S, open_dealer
-from gradscope.transport.state import LinkState, Phase
 from gradscope.transport.waker import Waker
 
-__all__ = ["Link"]
+__all__ = ["Link", "LinkState"]
 
 _HELLO_AGAIN_S = 2.0
 _REFUSED_AGAIN_S = 5.0
@@ -33,6 +32,31 @@ _DRAIN_LIMIT = 1_000
 _MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
 _FINAL_REFUSALS = ("version", "role", "run")
+
+Phase: TypeAlias = Literal["connecting", "up", "lost", "refused"]
+"""The states of a link:
+
+    connecting ──welcome──▶ up
+        ▲  │                 │ silent for 6 s, or the socket broke
+        │  └──refusal──▶ refused ──(5 s, or a new connection)──▶ connecting
+        └────connected────  lost  ◀┘
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """The state of a link. `since_s` and `last_message_s` are times of `time.monotonic()`.
+
+    `epoch` identifies the hub that sent the last welcome. `code` is the code of the refusal, if
+    refused.
+    """
+
+    phase: Phase
+    since_s: float
+    epoch: str = ""
+    reason: str = ""
+    last_message_s: float | None = None
+    code: str = ""
 
 
 class Link:

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradscope.cli import exit_codes, terminal
+from gradscope.cli import exit_codes, output
 from gradscope.cli.output import say
 from gradscope.client import connect, live_runs, only_live_run
 from gradscope.errors import NothingToConnectError
@@ -19,7 +19,7 @@ def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "
 
     By default it is the only live run. If several runs are live, the UI asks which one.
     """
-    if is_once or not terminal.is_terminal():
+    if is_once or not output.is_terminal():
         return _print_once(run, tab)
     try:
         with connect(run, want="observe", name="gradscope watch") as client:
@@ -46,7 +46,7 @@ def open_screen(run: str | None, *, is_readonly: bool = False, tab: str = "layer
 
 def _print_once(run: str | None, tab: str) -> int:
     plain = importlib.import_module("gradscope_tui.plain")
-    looks = {"color": terminal.has_colors(), "width": terminal.width(), "tab": tab}
+    looks = {"color": output.has_colors(), "width": output.width(), "tab": tab}
     try:
         with connect(run, want="observe", name="gradscope watch") as client:
             client.run = client.run or only_live_run(client.runs())
