@@ -1,7 +1,7 @@
-"""How quiet the default rules are on healthy trainings: python -m benchmarks.quiet_rules [--steps N].
+"""How quiet the rules and checks are on healthy trainings: python -m benchmarks.quiet_rules [--steps N].
 
 Trains the demo's GPT, a residual network and an LSTM, every step observed at full detail, and prints
-each alert. An alert here is a false alarm.
+each finding. A finding here is a false alarm.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 import gradscope
 from gradscope.demo.model import GPT, Config
 from gradscope.demo.text import Characters, Windows, load_text
-from gradscope.rules import Alert
+from gradscope.findings import Finding
 
-__all__ = ["TRAININGS", "Training", "alerts_of"]
+__all__ = ["TRAININGS", "Training", "findings_of"]
 
 BATCH = 16
 WARMUP = 50
@@ -133,16 +133,14 @@ def _images(model: nn.Module) -> Iterator[Tensor]:
 TRAININGS: dict[str, Callable[[int], Training]] = {"gpt": gpt, "resnet": resnet, "lstm": lstm}
 
 
-def alerts_of(name: str, steps: int) -> tuple[list[Alert], list[float]]:
-    """Train a number of steps; return all alerts of the default rules, and the losses."""
+def findings_of(name: str, steps: int) -> tuple[tuple[Finding, ...], list[float]]:
+    """Train a number of steps; return all findings, and the losses."""
     torch.manual_seed(0)
     training = TRAININGS[name](steps)
-    alerts: list[Alert] = []
     losses: list[float] = []
     with gradscope.attach(
         training.model, training.optimizer, every=1, detail="full", hub=None, quiet=True
     ) as scope:
-        scope.on_alert(alerts.append)
         for _ in range(steps):
             loss = next(training.losses)
             training.optimizer.zero_grad()
@@ -154,26 +152,26 @@ def alerts_of(name: str, steps: int) -> tuple[list[Alert], list[float]]:
             losses.append(loss.item())
         if scope.faults:
             raise RuntimeError(scope.faults)
-    return alerts, losses
+        return scope.findings, losses
 
 
 def main() -> None:
-    """Train all three and print what the rules told."""
+    """Train all three and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--only", choices=[*TRAININGS])
     options = parser.parse_args()
     for name in [options.only] if options.only else TRAININGS:
         began_s = time.perf_counter()
-        alerts, losses = alerts_of(name, options.steps)
+        findings, losses = findings_of(name, options.steps)
         spent_s = time.perf_counter() - began_s
         print(
-            f"{name}: {len(alerts)} alerts in {options.steps} steps, loss {losses[0]:.3f} -> "
+            f"{name}: {len(findings)} findings in {options.steps} steps, loss {losses[0]:.3f} -> "
             f"{losses[-1]:.3f}, {spent_s:.0f} s",
             flush=True,
         )
-        for alert in alerts:
-            print(f"  step {alert.step} {alert.rule}: {alert.text}", flush=True)
+        for each in findings:
+            print(f"  step {each.found_step} {each.severity} {each.code}: {each.message}", flush=True)
 
 
 if __name__ == "__main__":
