@@ -64,7 +64,7 @@ class Sampler:
         is_shared: bool = False,
     ) -> None:
         if every is not None and (not isinstance(every, int) or every < 1):
-            raise UsageError(f"every must be a whole number of at least 1, got {every!r}")
+            raise UsageError(f"every must be an integer of at least 1, got {every!r}")
         if budget is not None and not 0 < budget < 1:
             raise UsageError(
                 f"budget must be a fraction of the step time between 0 and 1, or None, got {budget!r}"

@@ -69,7 +69,7 @@ class Argument:
     @property
     def range_in_words(self) -> str:
         """The allowed numbers in words, such as "a finite number of at least 0"."""
-        kind = "a whole number" if self.kind == "whole" else "a finite number"
+        kind = "an integer" if self.kind == "whole" else "a finite number"
         words = [kind if not self.may_be_infinite else "a number"]
         if self.lowest > -math.inf:
             words.append(f"of at least {self.lowest:g}")

@@ -21,7 +21,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except GradscopeError as error:
-            exit_codes.complain(str(error))
+            exit_codes.print_error(str(error))
             raise typer.Exit(exit_codes.exit_code(error)) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(exit_codes.INTERRUPTED) from error
@@ -111,9 +111,9 @@ def watch(
 @app.command()
 def ls(json: Json = False) -> None:
     """List live and recorded runs."""
-    from gradscope.cli.commands.run_list import show  # noqa: PLC0415 - loads zmq and sqlite3
+    from gradscope.cli.commands.run_list import print_runs  # noqa: PLC0415 - loads zmq and sqlite3
 
-    show(as_json=json)
+    print_runs(as_json=json)
 
 
 @app.command()
@@ -133,9 +133,9 @@ def diagnose(
 @app.command()
 def config(json: Json = False) -> None:
     """Show where files and sockets are, and which hub answers."""
-    from gradscope.cli.commands.config import show  # noqa: PLC0415 - loads zmq
+    from gradscope.cli.commands.config import print_configuration  # noqa: PLC0415 - loads zmq
 
-    show(as_json=json)
+    print_configuration(as_json=json)
 
 
 @app.command()

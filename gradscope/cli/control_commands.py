@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 from gradscope.cli.connection import connect_to
-from gradscope.cli.output import say, table_lines
+from gradscope.cli.output import print_lines, table_lines
 from gradscope.errors import GradscopeError
 
 __all__ = ["register"]
@@ -48,7 +48,7 @@ def pause(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0) -> None:
     """
     with connect_to(run) as client:
         ack = client.pause(lease_s=lease, timeout_s=timeout)
-    say(
+    print_lines(
         f"paused before step {ack.step}; continues by itself in {lease:g} s",
         f"renew it with: gradscope pause {run}    go on with: gradscope resume {run}",
     )
@@ -61,7 +61,7 @@ def resume(run: Run, timeout: Timeout = 30.0) -> None:
     """
     with connect_to(run) as client:
         ack = client.resume(timeout_s=timeout)
-    say(f"continues with step {ack.step}")
+    print_lines(f"continues with step {ack.step}")
 
 
 def step(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0) -> None:
@@ -71,7 +71,7 @@ def step(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0) -> None:
     """
     with connect_to(run) as client:
         ack = client.step_once(lease_s=lease, timeout_s=timeout)
-    say(f"step {ack.step} has run; paused before the next, continues by itself in {lease:g} s")
+    print_lines(f"step {ack.step} has run; paused before the next, continues by itself in {lease:g} s")
 
 
 def break_(
@@ -93,7 +93,7 @@ def break_(
     """
     with connect_to(run) as client:
         id = client.breakpoint(condition, lease_s=lease, timeout_s=timeout)
-    say(f"{id}: pauses when {condition}", f"remove it with: gradscope unbreak {run} {id}")
+    print_lines(f"{id}: pauses when {condition}", f"remove it with: gradscope unbreak {run} {id}")
 
 
 def unbreak(
@@ -107,7 +107,7 @@ def unbreak(
     """
     with connect_to(run) as client:
         client.remove_breakpoint(id or "", timeout_s=timeout)
-    say(f"{id or 'all breakpoints'}: gone")
+    print_lines(f"{id or 'all breakpoints'}: gone")
 
 
 def breakpoints(run: Run) -> None:
@@ -116,9 +116,9 @@ def breakpoints(run: Run) -> None:
         there = client.breakpoints()
     if there:
         rows = [(each.id, each.condition, str(each.hits), each.set_by) for each in there]
-        say(*table_lines(("ID", "CONDITION", "HITS", "SET BY"), rows))
+        print_lines(*table_lines(("ID", "CONDITION", "HITS", "SET BY"), rows))
     else:
-        say("no breakpoint is set")
+        print_lines("no breakpoint is set")
 
 
 def wait(
@@ -182,13 +182,13 @@ def focus(
     """
     with connect_to(run) as client:
         ack = client.focus(*layers, timeout_s=timeout)
-        say(f"in the focus from step {ack.step} on: {', '.join(ack.layers)}")
+        print_lines(f"in the focus from step {ack.step} on: {', '.join(ack.layers)}")
         try:
             for table in islice(client.focus_steps(), steps):
                 for layer, rows in table.items():
                     found = [(t, getattr(rows[k], n)) for k, n, t in _FOCUS_NUMBERS if k in rows]
                     words = "  ".join(f"{title} {value:.4g}" for title, value in found)
-                    say(f"step {table.step}  {layer}  {words}  every {table.every}")
+                    print_lines(f"step {table.step}  {layer}  {words}  every {table.every}")
         finally:
             with suppress(GradscopeError):  # the focus ends with this client in any case
                 client.focus(timeout_s=timeout)
@@ -203,7 +203,7 @@ def undo(run: Run, timeout: Timeout = 30.0) -> None:
     """
     with connect_to(run) as client:
         ack = client.undo(timeout_s=timeout)
-    say(
+    print_lines(
         f"step {ack.step} begins with the state from before the first intervention, bit for bit",
         "not restored: the data loader's position, learning-rate schedulers, the script's counters",
     )

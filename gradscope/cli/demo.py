@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from gradscope.cli import output
 from gradscope.cli.commands.watch import open_screen
-from gradscope.cli.output import say
+from gradscope.cli.output import print_lines
 from gradscope.cli.selfcheck.tour import run_tour
 from gradscope.cli.selfcheck.trainer import Trainer, await_run, new_run_name
 from gradscope.errors import MissingTorchError
@@ -32,11 +32,11 @@ def _show(seed: int) -> int:
     name = new_run_name()
     options = ("--run-name", name, "--seed", str(seed), "--steps", str(_STEPS_ON_SCREEN))
     with Trainer(name, *options) as trainer:
-        say("starting a training; importing torch takes a few seconds ...")
+        print_lines("starting a training; importing torch takes a few seconds ...")
         await_run(trainer, name="gradscope demo", want="observe").close()
         code = open_screen(name)
         trainer.is_done()
-    say(f"the training has ended with the screen; its output is in {trainer.log}")
+    print_lines(f"the training has ended with the screen; its output is in {trainer.log}")
     return code
 
 

@@ -26,7 +26,7 @@ from gradscope.errors import (
     UsageError,
 )
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "WRONG", "complain", "exit_code", "leave_pipe_quietly"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "WRONG", "exit_code", "leave_pipe_quietly", "print_error"]
 
 DONE = 0
 WRONG = 1
@@ -48,7 +48,7 @@ def exit_code(error: GradscopeError) -> int:
     return next((code for kind, code in _CODES if isinstance(error, kind)), WRONG)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print an error message to stderr."""
     sys.stderr.write(f"gradscope: {text}\n")
 

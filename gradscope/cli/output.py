@@ -5,12 +5,12 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-__all__ = ["has_colors", "is_terminal", "say", "table_lines", "width"]
+__all__ = ["has_colors", "is_terminal", "print_lines", "table_lines", "width"]
 
 _NUMERIC = frozenset("0123456789.-+e%")
 
 
-def say(*lines: str) -> None:
+def print_lines(*lines: str) -> None:
     """Write lines to stdout and flush, so that the reader of a pipe receives them at once."""
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()

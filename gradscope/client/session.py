@@ -154,7 +154,7 @@ class Session:
                     pass
                 case _:
                     self._granted_steps -= isinstance(message, Step)
-                    items = self.known.note(message)
+                    items = self.known.store_message(message)
                     if self._is_wanted(message):
                         stream += items
         if stream and self.is_listening:

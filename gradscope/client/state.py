@@ -81,14 +81,14 @@ class RunState:
         with self._changed:
             self.runs = ()
 
-    def note(self, message: Message) -> list[Message | RankSteps]:
+    def store_message(self, message: Message) -> list[Message | RankSteps]:
         """Store a message, and return the items that the reader of the stream receives for it.
 
         The result is empty for a message that was received before. For a step, it is the message,
         followed by each step of the run that all ranks have now reported.
         """
         with self._changed:
-            items = self._note(message)
+            items = self._store(message)
             self._changed.notify_all()
         return items
 
@@ -124,9 +124,11 @@ class RunState:
         parts = [(names, step) for step in steps if (names := self._names_of(step)) is not None]
         try:
             if len(parts) == len(steps):
-                table = self._merged(steps, [(names, unpack_block(step)) for names, step in parts])
+                table = self._merge_to_table(
+                    steps, [(names, unpack_block(step)) for names, step in parts]
+                )
                 if is_of_all:
-                    table.missing = tuple(r for r in self._expected() if r not in table.ranks)
+                    table.missing = tuple(r for r in self._all_ranks() if r not in table.ranks)
                 return table
         except (ProtocolError, NotMeasuredError, UsageError, IndexError):
             pass  # a faulty agent, or columns of another version
@@ -149,7 +151,7 @@ class RunState:
             return None
         return {r: step for r, step in sorted(self._steps.items()) if step.step == newest.step}
 
-    def _merged(self, steps: list[Step], parts: list[tuple[tuple[str, ...], Block]]) -> Table:
+    def _merge_to_table(self, steps: list[Step], parts: list[tuple[tuple[str, ...], Block]]) -> Table:
         first, (names, block) = steps[0], parts[0]
         ranks = tuple(step.rank for step in steps)
         if len(parts) > 1:
@@ -163,7 +165,7 @@ class RunState:
             ranks=ranks,
         )
 
-    def _expected(self) -> range:
+    def _all_ranks(self) -> range:
         sizes = [info.world_size for info in self.runs if info.run == self.run]
         return range(max(sizes, default=1))
 
@@ -182,13 +184,13 @@ class RunState:
 
     def memory(self, rank: int) -> MemoryTable | None:
         """Return the newest memory table of a rank; None if there is none, or it matches no manifest."""
-        return self._read(self._memory.get(rank), unpack_memory)
+        return self._unpack_newest(self._memory.get(rank), unpack_memory)
 
     def times(self, rank: int) -> TimesTable | None:
         """Return the newest table of times of a rank; None if there is none, or it matches no manifest."""
-        return self._read(self._times.get(rank), unpack_times)
+        return self._unpack_newest(self._times.get(rank), unpack_times)
 
-    def _read(
+    def _unpack_newest(
         self,
         message: Reading | None,
         unpack: Callable[[Reading, tuple[str, ...]], Value],
@@ -209,7 +211,7 @@ class RunState:
         step = self._steps.get(rank)
         return None if step is None else {rank: step}
 
-    def _note(self, message: Message) -> list[Message | RankSteps]:
+    def _store(self, message: Message) -> list[Message | RankSteps]:
         match message:
             case Runs():
                 self.runs = message.runs
@@ -235,12 +237,12 @@ class RunState:
                 self.is_synchronised = not self._awaits_past
                 return [message] if self.is_synchronised else []
             case Step(run=self.run, layers="all"):
-                return [] if self._awaits_past else self._note_step(message)
+                return [] if self._awaits_past else self._store_step(message)
             case _:
                 pass
         return [message]
 
-    def _note_step(self, step: Step) -> list[Message | RankSteps]:
+    def _store_step(self, step: Step) -> list[Message | RankSteps]:
         last = self._steps.get(step.rank)
         if last is not None and step.seq <= last.seq and step.time_s <= last.time_s:
             return []

@@ -28,9 +28,9 @@ def picture_lines(
     values = np.abs(array).astype(np.float64)
     if values.ndim == 4:
         images = values[:, 0] if is_weight else values[0]
-        return _grid(images[:_GRID], width, height, _scale(values))
+        return _image_grid(images[:_GRID], width, height, _largest_value(values))
     flat = values.reshape(1, -1) if values.ndim < 2 else values.reshape(-1, values.shape[-1])
-    return _lines(cells_of(flat, width, height), _scale(values))
+    return _character_lines(cells_of(flat, width, height), _largest_value(values))
 
 
 def cells_of(image: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
@@ -43,20 +43,21 @@ def cells_of(image: NDArray[np.float64], width: int, height: int) -> NDArray[np.
     return np.where(np.isfinite(cells), cells, np.nan)
 
 
-def _grid(images: NDArray[np.float64], width: int, height: int, scale: float) -> list[str]:
+def _image_grid(images: NDArray[np.float64], width: int, height: int, scale: float) -> list[str]:
     side = max(1, min(images.shape[2], (width + 1) // min(len(images), 8) - 1))
     tall = max(1, min(images.shape[1], height // 2 if len(images) > 8 else height))
     across = max(1, (width + 1) // (side + 1))
     lines: list[str] = []
     for start in range(0, len(images), across):
         blocks = [
-            _lines(cells_of(image, side, tall), scale) for image in images[start : start + across]
+            _character_lines(cells_of(image, side, tall), scale)
+            for image in images[start : start + across]
         ]
         lines += [" ".join(parts) for parts in zip(*blocks, strict=True)] + [""]
     return lines[:-1]
 
 
-def _lines(cells: NDArray[np.float64], scale: float) -> list[str]:
+def _character_lines(cells: NDArray[np.float64], scale: float) -> list[str]:
     last = len(SHADES) - 1
     return [
         "".join("!" if np.isnan(v) else SHADES[round(min(v / scale, 1.0) * last)] for v in row)
@@ -64,6 +65,6 @@ def _lines(cells: NDArray[np.float64], scale: float) -> list[str]:
     ]
 
 
-def _scale(values: NDArray[np.float64]) -> float:
+def _largest_value(values: NDArray[np.float64]) -> float:
     finite = values[np.isfinite(values)]
     return float(finite.max()) or 1.0 if finite.size else 1.0

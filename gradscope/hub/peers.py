@@ -103,7 +103,7 @@ class Peers:
             silence_s = now_s - peer.heard_s
             if silence_s > SILENCE_S or (silence_s > _GONE_S and not is_running(peer.hello)):
                 self._counts["silent_peers"] += 1
-                self._leave(peer, _end_of_silent(peer.hello))
+                self._remove_peer(peer, _end_of_silent(peer.hello))
 
     def reset_silence(self, now_s: float) -> None:
         """Restart the timeouts of all peers, because this process itself was suspended."""
@@ -120,7 +120,7 @@ class Peers:
         while (received := self.socket.receive()) is not None:
             route, parts = received
             try:
-                message = _read(parts)
+                message = _decode_head(parts)
             except ProtocolError:
                 continue  # the hub is closing
             if isinstance(message, Bye):
@@ -133,9 +133,9 @@ class Peers:
             self._counts["ignored"] += 1
             return
         try:
-            message = _read(parts)
+            message = _decode_head(parts)
         except ProtocolError as error:
-            self._strike(route, Refusal(code="message", reason=str(error)))
+            self._count_bad_message(route, Refusal(code="message", reason=str(error)))
             return
         if isinstance(message, Hello):
             self._on_hello(route, message, now_s)
@@ -149,11 +149,11 @@ class Peers:
 
     def _on_message(self, peer: Peer, message: Message, parts: Parts) -> None:
         if isinstance(message, Bye):
-            self._leave(peer, message, has_said_bye=True)
+            self._remove_peer(peer, message, has_said_bye=True)
             return
         refusal = self._handler.handle(peer, message, parts)
         if refusal is not None:
-            self._strike(peer.route, refusal)
+            self._count_bad_message(peer.route, refusal)
 
     def _on_hello(self, route: bytes, hello: Hello, now_s: float) -> None:
         refusal = self._basic_refusal(hello) or self._handler.refusal_of(hello)
@@ -163,7 +163,7 @@ class Peers:
             return
         for other in self:
             if other.hello.peer == hello.peer and other.route != route:
-                self._replace(other, hello)
+                self._remove_former_connection(other, hello)
         peer = self._peers[route] = Peer(route, hello, now_s)
         role: Literal["agent", "observe", "control"] = "agent" if hello.role == "agent" else hello.want
         identity = self._identity
@@ -173,12 +173,12 @@ class Peers:
         self.socket.send_message(route, welcome)
         self._handler.on_joined(peer)
 
-    def _replace(self, other: Peer, hello: Hello) -> None:
+    def _remove_former_connection(self, other: Peer, hello: Hello) -> None:
         """Remove a peer's former connection, and its former run if the run has changed."""
         if (other.hello.run, other.hello.rank) == (hello.run, hello.rank):
             del self._peers[other.route]
         else:
-            self._leave(other, Bye(reason="rejoined with another run or rank"))
+            self._remove_peer(other, Bye(reason="rejoined with another run or rank"))
 
     def _basic_refusal(self, hello: Hello) -> Refusal | None:
         if hello.protocol != PROTOCOL_VERSION:
@@ -202,11 +202,11 @@ class Peers:
             "is started"
         )
 
-    def _leave(self, peer: Peer, bye: Bye, *, has_said_bye: bool = False) -> None:
+    def _remove_peer(self, peer: Peer, bye: Bye, *, has_said_bye: bool = False) -> None:
         if self._peers.pop(peer.route, None) is not None:
             self._handler.on_left(peer, bye, has_said_bye=has_said_bye)
 
-    def _strike(self, route: bytes, refusal: Refusal) -> None:
+    def _count_bad_message(self, route: bytes, refusal: Refusal) -> None:
         self._counts["garbage"] += 1
         self._strikes[route] = strikes = self._strikes.pop(route, 0) + 1
         if len(self._strikes) > _REMEMBERED_ROUTES:
@@ -214,7 +214,7 @@ class Peers:
         self.socket.send_message(route, refusal)
         if strikes >= _STRIKES and route in self._peers:
             reason = f"ignored after {strikes} bad messages"
-            self._leave(self._peers[route], Bye(reason=reason, has_failed=True))
+            self._remove_peer(self._peers[route], Bye(reason=reason, has_failed=True))
 
 
 def _end_of_silent(hello: Hello) -> Bye:
@@ -226,7 +226,7 @@ def _end_of_silent(hello: Hello) -> Bye:
     return Bye(reason=reason, has_failed=True)
 
 
-def _read(parts: Parts) -> Message:
+def _decode_head(parts: Parts) -> Message:
     """Decode the head. The body is counted and measured, but not decoded."""
     if len(parts) < 2:
         return decode(parts)

@@ -81,9 +81,9 @@ class RankAlignment:
             for each in awaited:
                 each.is_awaited = bool(each.waiting)
         self._incomplete_since_s = None
-        return list(self._take(max(common) if common else None)), now_s
+        return list(self._pop_steps(max(common) if common else None)), now_s
 
-    def _take(self, step: int | None) -> Iterator[Chosen]:
+    def _pop_steps(self, step: int | None) -> Iterator[Chosen]:
         """Remove and yield this step of all ranks that have it; for None, the newest step of each rank."""
         for rank, each in sorted(self._ranks.items()):
             order = list(each.waiting)

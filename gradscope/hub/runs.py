@@ -158,7 +158,7 @@ class RunTable:
         order = sorted(
             self._ranks.values(), key=lambda rank: (rank.route is None, -rank.hello.started_s)
         )
-        infos = tuple(_info(rank) for rank in order[:_LISTED])
+        infos = tuple(_run_info(rank) for rank in order[:_LISTED])
         while True:
             try:
                 return encode(Runs(runs=infos, counters=counters))
@@ -166,7 +166,7 @@ class RunTable:
                 infos = infos[: len(infos) // 2]
 
 
-def _info(rank: Rank) -> RunInfo:
+def _run_info(rank: Rank) -> RunInfo:
     hello = rank.hello
     return RunInfo(
         run=hello.run,

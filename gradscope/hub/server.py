@@ -77,7 +77,7 @@ class Hub:
         """Serve until there is no peer for `idle_s`, or until `stop`. Calls `housekeeping` every 2 s."""
         again_s = 0.0
         while not self._end_reason:
-            self._wait(again_s)
+            self._poll_sockets(again_s)
             now_s = time.monotonic()
             is_behind = self._receive(now_s)
             again_s = now_s if is_behind else math.inf
@@ -123,7 +123,7 @@ class Hub:
                 return
             self._poller.poll(math.ceil(left_s * 1000))
 
-    def _wait(self, again_s: float) -> None:
+    def _poll_sockets(self, again_s: float) -> None:
         due_s = min(again_s, self._housekeeping_due_s, self._silence_due_s, self._busy_s + self._idle_s)
         wait_ms = max(0, math.ceil((due_s - time.monotonic()) * 1000))
         ready = dict(self._poller.poll(wait_ms))

@@ -46,32 +46,32 @@ class Action:
         return self.transform_jointly is not None and arguments.get("per", "tensor") != "tensor"
 
 
-def _number(a: Arguments, name: str) -> float:
+def _float_argument(a: Arguments, name: str) -> float:
     return float(a[name])
 
 
 _TRANSFORMS: Mapping[str, Transform] = {
-    "reverse": lambda g, a, _: times(-g, _number(a, "alpha")),
-    "scale": lambda g, a, _: times(g, _number(a, "factor")),
-    "clip": lambda g, a, _: clipped(g, _number(a, "max_norm")),
-    "clamp": lambda g, a, _: clamped(g, _number(a, "limit")),
+    "reverse": lambda g, a, _: times(-g, _float_argument(a, "alpha")),
+    "scale": lambda g, a, _: times(g, _float_argument(a, "factor")),
+    "clip": lambda g, a, _: clipped(g, _float_argument(a, "max_norm")),
+    "clamp": lambda g, a, _: clamped(g, _float_argument(a, "limit")),
     "stop": lambda g, _a, _g: zeroed(g),
     "noise": lambda g, a, generator_of: noisy(
-        g, _number(a, "std"), generator_of(g.device), is_relative=bool(a["relative"])
+        g, _float_argument(a, "std"), generator_of(g.device), is_relative=bool(a["relative"])
     ),
-    "replace_nonfinite": lambda g, a, _: replaced(g, _number(a, "value")),
+    "replace_nonfinite": lambda g, a, _: replaced(g, _float_argument(a, "value")),
     "straight_through": lambda g, _a, _g: g,
-    "scale_activation": lambda x, a, _: scaled(x, _number(a, "factor")),
-    "clamp_activation": lambda x, a, _: clamped_values(x, _number(a, "limit")),
+    "scale_activation": lambda x, a, _: scaled(x, _float_argument(a, "factor")),
+    "clamp_activation": lambda x, a, _: clamped_values(x, _float_argument(a, "limit")),
     "zero_activation": lambda x, _a, _g: zeros(x),
     "noise_activation": lambda x, a, generator_of: added_noise(
-        x, _number(a, "std"), generator_of(x.device)
+        x, _float_argument(a, "std"), generator_of(x.device)
     ),
     "round_activation": lambda x, a, _: rounded(x, str(a["dtype"])),
 }
 
 _JOINT_TRANSFORMS: Mapping[str, JointTransform] = {
-    "clip": lambda gs, a: clipped_together(gs, _number(a, "max_norm")),
+    "clip": lambda gs, a: clipped_together(gs, _float_argument(a, "max_norm")),
 }
 
 ACTIONS: Mapping[str, Action] = {

@@ -82,9 +82,9 @@ class ActiveIntervention:
         if self.failure:
             return list(tensors)
         try:
-            changed = self._apply(tensors, layer, unit, self._current)
+            changed = self._change_tensors(tensors, layer, unit, self._current)
         except Exception as error:  # noqa: BLE001 - a failed intervention must not stop training
-            self._fail(error)
+            self._stop_after_error(error)
             return list(tensors)
         self.has_acted = True
         return changed
@@ -96,7 +96,7 @@ class ActiveIntervention:
         try:
             passed = bypassed(given, output)
         except Exception as error:  # noqa: BLE001 - as above
-            self._fail(error)
+            self._stop_after_error(error)
             return output
         self.has_acted = True
         return passed
@@ -112,7 +112,7 @@ class ActiveIntervention:
         self.has_acted = True
         return changed
 
-    def _apply(
+    def _change_tensors(
         self, tensors: Sequence[Tensor], layer: str, unit: Unit, now: _StepArguments
     ) -> list[Tensor]:
         if self.action.spec.what == "value":
@@ -138,7 +138,7 @@ class ActiveIntervention:
         try:
             return self._unscaled(gradients, unit(), now, draw)
         except Exception as error:  # noqa: BLE001 - as above
-            self._fail(error)
+            self._stop_after_error(error)
             return list(gradients)
 
     def _unscaled(
@@ -184,5 +184,5 @@ class ActiveIntervention:
         if self._on_failure is not None:
             self._on_failure(reason)
 
-    def _fail(self, error: Exception) -> None:
+    def _stop_after_error(self, error: Exception) -> None:
         self.fail(str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}")

@@ -100,30 +100,36 @@ def action_of(
         sites=chosen,
         needs_whole=True,
     )
-    transform = _applied(function) if isinstance(function, type) else _called(function, arguments)
+    transform = (
+        _transform_of_autograd(function)
+        if isinstance(function, type)
+        else _transform_of_function(function, arguments)
+    )
     return Action(spec, transform, is_own=True)
 
 
-def _called(function: Callable[..., Tensor], arguments: Sequence[Argument]) -> Callable[..., Tensor]:
+def _transform_of_function(
+    function: Callable[..., Tensor], arguments: Sequence[Argument]
+) -> Callable[..., Tensor]:
     whole = {argument.name for argument in arguments if argument.kind == "whole"}
 
     def change(gradient: Tensor, given: Mapping[str, Value], _generator: object) -> Tensor:
         keywords = {name: int(value) if name in whole else value for name, value in given.items()}
-        return _checked(gradient, function(gradient, **keywords))
+        return _check_result(gradient, function(gradient, **keywords))
 
     return change
 
 
-def _applied(function: type[Function]) -> Callable[..., Tensor]:
+def _transform_of_autograd(function: type[Function]) -> Callable[..., Tensor]:
     def change(x: Tensor, _arguments: object, _generator: object) -> Tensor:
-        value = _checked(x, function.apply(x))  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+        value = _check_result(x, function.apply(x))  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         # The copy has its own edge in the graph, even if the function returned its input.
         return value.clone()
 
     return change
 
 
-def _checked(given: Tensor, made: object) -> Tensor:
+def _check_result(given: Tensor, made: object) -> Tensor:
     """Return the result of a user's function. Raises UsageError for another shape or dtype, or a new NaN."""
     tensor = check_changed(given, made)
     if is_transforming():  # its elements cannot be read

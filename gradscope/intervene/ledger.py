@@ -257,7 +257,9 @@ class Ledger:
         entry.active_since = max(step, entry.request.schedule.start_step or 0)
         entry.active_at_s = time.monotonic()
         self._active[entry.id] = entry
-        self._note(entry, entry.active_since, "set", entry.request.set_by, entry.request.origin)
+        self._add_to_history(
+            entry, entry.active_since, "set", entry.request.set_by, entry.request.origin
+        )
         return True
 
     def _deactivate(self, id: str, step: int, what: What, by: str) -> bool:
@@ -265,10 +267,10 @@ class Ledger:
         if entry is None:
             return False
         entry.is_removed = True
-        self._note(entry, step, what, by, "")
+        self._add_to_history(entry, step, what, by, "")
         return True
 
-    def _note(self, entry: LedgerEntry, step: int, what: What, by: str, origin: str) -> None:
+    def _add_to_history(self, entry: LedgerEntry, step: int, what: What, by: str, origin: str) -> None:
         self.history.add(step, what, entry.id, str(entry.request), by, origin)
 
     def _clear(self, step: int, by: str) -> bool:
@@ -276,7 +278,7 @@ class Ledger:
         return any([self._deactivate(id, step, "removed", by) for id in ids])  # noqa: C419 - all of them, not until the first
 
     def _note_failure(self, entry: LedgerEntry, reason: str) -> None:
-        self._note(entry, self._step, "failed", "", reason)
+        self._add_to_history(entry, self._step, "failed", "", reason)
         self.on_failure(entry, reason)
 
     def _remove_failed(self, entry: LedgerEntry, _reason: str) -> None:

@@ -69,11 +69,11 @@ def arguments_in(schedule: Schedule, arguments: Arguments, since: int, step: int
     """Return the argument values in a step; the ramp determines the value of its argument."""
     now = dict(arguments)
     if schedule.ramp is not None:
-        now[schedule.ramp.argument] = _along(schedule.ramp, step - since)
+        now[schedule.ramp.argument] = _ramp_value(schedule.ramp, step - since)
     return now
 
 
-def _along(ramp: Ramp, done: int) -> float:
+def _ramp_value(ramp: Ramp, done: int) -> float:
     if done >= ramp.steps:
         return ramp.end
     part = max(0, done) / ramp.steps

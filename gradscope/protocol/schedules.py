@@ -78,7 +78,7 @@ def make_schedule(
         ("every_steps", every_steps, 1),
     ):
         if step is not None and (not isinstance(step, int) or step < lowest):
-            raise UsageError(f"{name} must be a whole number of at least {lowest}, got {step!r}")
+            raise UsageError(f"{name} must be an integer of at least {lowest}, got {step!r}")
     parsed = parse_ramp(ramp) if isinstance(ramp, str) else ramp
     return Schedule(start_step, end_step, every_steps, parsed, when)
 

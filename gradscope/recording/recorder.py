@@ -133,7 +133,7 @@ class Recorder:
             is_last = self._stop.wait(_COMMIT_S)
             try:
                 self._commit(connection)
-                self._thin(connection)
+                self._limit_size(connection)
             except sqlite3.OperationalError as error:
                 is_locked = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
                 if is_last or not is_locked:
@@ -155,7 +155,7 @@ class Recorder:
         self._counters["recorded"] += len(rows)
         self._counters["commits"] += 1
 
-    def _thin(self, connection: sqlite3.Connection) -> None:
+    def _limit_size(self, connection: sqlite3.Connection) -> None:
         while (size := tables.used_bytes(connection)) > self._limit_bytes:
             gone = tables.thin(connection)
             if not gone:

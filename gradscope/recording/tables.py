@@ -93,11 +93,11 @@ def open_for_writing(path: Path, hello: Hello) -> tuple[Path, sqlite3.Connection
     be written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for candidate in _same_names(path):
+    for candidate in _paths_with_numbers(path):
         candidate.touch(mode=0o600)
         connection = sqlite3.connect(candidate, timeout=_LOCK_TIMEOUT_S)
         try:
-            if _claim(connection, candidate, hello):
+            if _prepare_for_run(connection, candidate, hello):
                 return candidate, connection
         except BaseException:
             connection.close()
@@ -145,13 +145,13 @@ def thin(connection: sqlite3.Connection) -> int:
         ).rowcount
 
 
-def _same_names(path: Path) -> Iterator[Path]:
+def _paths_with_numbers(path: Path) -> Iterator[Path]:
     yield path
     for number in range(2, _SAME_NAME_LIMIT):
         yield path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
-def _claim(connection: sqlite3.Connection, path: Path, hello: Hello) -> bool:
+def _prepare_for_run(connection: sqlite3.Connection, path: Path, hello: Hello) -> bool:
     """Claim a new file, or a file of the same run. Return False if the file belongs to another run."""
     is_new = not check_schema(connection, path)
     # If the process is killed no commit is lost; a power cut loses the last commits at most.

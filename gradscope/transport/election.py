@@ -50,7 +50,7 @@ def ensure_hub(endpoint: str | None = None, *, timeout_s: float = 5.0) -> HubAdd
                     starter.release()
                 else:
                     is_started = True
-                    _start(address, left_s)
+                    _start_hub(address, left_s)
             else:
                 time.sleep(_POLL_S)
     raise LinkError(_why_silent(address, timeout_s))
@@ -66,7 +66,7 @@ def _acquire(lock: PathLock) -> bool:
         ) from error
 
 
-def _start(address: HubAddress, timeout_s: float) -> None:
+def _start_hub(address: HubAddress, timeout_s: float) -> None:
     """Start the hub, detached, and wait until it listens or has failed."""
     if not sys.executable:
         raise LinkError("cannot start a hub: this interpreter does not know its own path")

@@ -112,7 +112,7 @@ class Link:
         messages: list[Message] = []
         while True:
             self._do_due_work(time.monotonic())
-            is_woken = self._wait(deadline_s)
+            is_woken = self._poll_sockets(deadline_s)
             self._drain(messages)
             if messages or is_woken or self.state.phase != phase or time.monotonic() >= deadline_s:
                 return messages
@@ -159,7 +159,7 @@ class Link:
         self._monitor.close()
         self._socket.close()
 
-    def _wait(self, deadline_s: float) -> bool:
+    def _poll_sockets(self, deadline_s: float) -> bool:
         """Poll, and process connection events. Return whether `wake` was called."""
         now_s = time.monotonic()
         wait_s = max(0.0, min(deadline_s, self._next_due_s(), now_s + HEARTBEAT_S) - now_s)
@@ -190,7 +190,7 @@ class Link:
     def _do_due_work(self, now_s: float) -> None:
         if self.state.phase in ("up", "connecting") and self._is_silent(now_s):
             self._counts["silences"] += 1
-            self._enter("lost", f"the hub has sent nothing for {SILENCE_S:g} s")
+            self._enter_phase("lost", f"the hub has sent nothing for {SILENCE_S:g} s")
             self._hello_due_s = None
             self._close_socket()  # queued messages must not reach a hub that hangs later
             self._open()
@@ -212,12 +212,12 @@ class Link:
         while self._monitor.poll(0):
             event = int.from_bytes(self._monitor.recv_multipart(zmq.NOBLOCK)[0][:2], "little")
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._enter("connecting", "connected, waiting for the hub's welcome")
+                self._enter_phase("connecting", "connected, waiting for the hub's welcome")
                 self._hello_due_s = 0.0
                 self._do_due_work(time.monotonic())
             elif event == zmq.EVENT_DISCONNECTED:
                 self._hello_due_s = None
-                self._enter("lost", "the hub closed the connection")
+                self._enter_phase("lost", "the hub closed the connection")
 
     # Messages of the hub.
 
@@ -238,7 +238,7 @@ class Link:
             case Bye():
                 self._send(Bye(reason="heard"))  # the hub waits for this answer before it closes
                 reason = message.reason or "the hub sent bye"
-                self._enter("lost", reason)
+                self._enter_phase("lost", reason)
                 self.state = replace(
                     self.state, reason=reason
                 )  # also if the disconnection was noticed first
@@ -249,13 +249,13 @@ class Link:
     def _on_who(self) -> None:
         # The hub answers each message sent meanwhile with `who`: one hello is enough.
         if self.state.phase != "connecting" or self._hello_due_s is None:
-            self._enter("connecting", "the hub sent who")
+            self._enter_phase("connecting", "the hub sent who")
             self._send_hello(self._heard_s)
 
     def _on_welcome(self, welcome: Welcome) -> None:
         self._counts["reconnects"] += bool(self.state.epoch)
         self._hello_due_s = None
-        self._enter("up", "")
+        self._enter_phase("up", "")
         self.state = replace(self.state, epoch=welcome.epoch)
 
     def _on_garbage(self, error: ProtocolError) -> None:
@@ -267,11 +267,11 @@ class Link:
             self._refused("version", reason)
 
     def _refused(self, code: str, reason: str) -> None:
-        self._enter("refused", reason)
+        self._enter_phase("refused", reason)
         self.state = replace(self.state, code=code)
         self._hello_due_s = time.monotonic() + _REFUSED_AGAIN_S  # the reason may go away
 
-    def _enter(self, phase: Phase, reason: str) -> None:
+    def _enter_phase(self, phase: Phase, reason: str) -> None:
         if phase == self.state.phase == "lost":
             return  # the first reason says more than the disconnection that follows it
         now_s = time.monotonic()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gradscope.cli.commands.run_list import join
+from gradscope.cli.commands.run_list import match_recordings
 from gradscope.protocol import Hello, RunInfo
 from gradscope.recording import Recorder, default_path, list_recordings
 
@@ -65,7 +65,7 @@ def test_a_live_run_and_its_recording_are_one_line(places):
         _info("gpt", rank=1, step=4),
         _info("other", is_live=False, step=None),
     ]
-    listed = join(ranks, list_recordings())
+    listed = match_recordings(ranks, list_recordings())
     assert [(one.run, one.state, one.step) for one in listed] == [
         ("gpt", "live", 4), ("other", "ended", None), ("old", "ended", None),
     ]  # fmt: skip

@@ -233,8 +233,8 @@ def test_where_and_when_and_choices_arrive_too(train: Train) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"start_step": -1}, "start_step must be a whole number of at least 0"),
-        ({"every_steps": 0}, "every_steps must be a whole number of at least 1"),
+        ({"start_step": -1}, "start_step must be an integer of at least 0"),
+        ({"every_steps": 0}, "every_steps must be an integer of at least 1"),
         ({"ramp": "soon"}, "a ramp is ARGUMENT=FROM:TO:STEPS"),
     ],
 )

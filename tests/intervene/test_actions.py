@@ -38,7 +38,7 @@ def test_arguments_are_completed_as_floats(action, given, expected):
         ("reverse", {"beta": 1}, "reverse takes the arguments: alpha; got also: beta"),
         ("stop", {"factor": 1}, "stop takes the arguments: none"),
         ("noise", {"std": -0.1}, "std must be a finite number of at least 0"),
-        ("noise", {"std": 1, "seed": 0.5}, "seed must be a whole number of at least 0, got 0.5"),
+        ("noise", {"std": 1, "seed": 0.5}, "seed must be an integer of at least 0, got 0.5"),
         ("noise", {"std": 1, "relative": "no"}, "relative must be True or False, got 'no'"),
         ("clip", {"max_norm": 1, "per": "row"}, "per must be one of tensor, layer, all, got 'row'"),
         ("round_activation", {"dtype": "int8"}, "dtype must be one of bfloat16, float16"),

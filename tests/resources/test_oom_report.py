@@ -162,7 +162,7 @@ def test_without_a_limit_or_with_a_large_one_nothing_is_raised(told):
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "1 GiB"])
 def test_an_invalid_memory_limit_is_rejected(limit):
-    with pytest.raises(UsageError, match="memory_limit_bytes must be a whole number of bytes"):
+    with pytest.raises(UsageError, match="memory_limit_bytes must be an integer number of bytes"):
         gradscope.attach(nn.Linear(1, 1), hub=None, memory_limit_bytes=limit)
 
 

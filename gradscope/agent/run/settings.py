@@ -47,18 +47,16 @@ class Settings:
         if self.detail not in _DETAILS:
             raise UsageError(f"detail must be one of {', '.join(_DETAILS)}, got {self.detail!r}")
         if not isinstance(self.start_step, int) or self.start_step < 0:
-            raise UsageError(
-                f"start_step must be a whole number of at least 0, got {self.start_step!r}"
-            )
+            raise UsageError(f"start_step must be an integer of at least 0, got {self.start_step!r}")
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise UsageError(
-                "memory_limit_bytes must be a whole number of bytes of at least 1, or None for no "
+                "memory_limit_bytes must be an integer number of bytes of at least 1, or None for no "
                 f"limit, got {limit!r}"
             )
         every = self.resources_every
         if every is not None and (not isinstance(every, int) or every < 1):
             raise UsageError(
-                "resources_every must be a whole number of steps of at least 1, or None for few chosen "
+                "resources_every must be an integer number of steps of at least 1, or None for few chosen "
                 f"ones, got {every!r}"
             )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gradscope.cli.connection import connect_to
-from gradscope.cli.output import say, table_lines
+from gradscope.cli.output import print_lines, table_lines
 from gradscope.client import CapturedArray
 from gradscope.client.tensor_art import picture_lines
 from gradscope.errors import UsageError
@@ -26,13 +26,13 @@ def capture(run: str, layer: str, what: str, save: Path | None, *, timeout_s: fl
     with connect_to(run) as client:
         found = client.capture(layer, what, timeout_s=timeout_s)
     for captured in found:
-        say(*_lines(captured))
+        print_lines(*_describe_capture(captured))
     if save is not None:
-        for path in _saved(found, save):
-            say(f"saved {path}")
+        for path in _save_captures(found, save):
+            print_lines(f"saved {path}")
 
 
-def _lines(captured: CapturedArray) -> list[str]:
+def _describe_capture(captured: CapturedArray) -> list[str]:
     shape = " x ".join(map(str, captured.array.shape)) or "scalar"
     name = ".".join(part for part in (captured.layer, captured.name) if part)
     head = (
@@ -66,7 +66,7 @@ def _channel_lines(captured: CapturedArray) -> list[str]:
     return [*table, rest]
 
 
-def _saved(found: Sequence[CapturedArray], save: Path) -> list[Path]:
+def _save_captures(found: Sequence[CapturedArray], save: Path) -> list[Path]:
     if len(found) == 1:
         return [found[0].save(save)]
     names = [".".join(filter(None, (each.layer, each.name, str(i)))) for i, each in enumerate(found)]

@@ -7,25 +7,27 @@ import os
 import sys
 from pathlib import Path
 
-from gradscope.cli.output import say
+from gradscope.cli.output import print_lines
 from gradscope.paths import data_dir, recordings_dir
 from gradscope.transport import hub_address, hub_listens
 from gradscope.transport.election import LOG_NAME
 from gradscope.transport.lock import HUB_LOCK, holder_pid
 
-__all__ = ["show"]
+__all__ = ["print_configuration"]
 
 _PACKAGES = ("gradscope", "torch", "pyzmq", "textual", "numpy")
 
 
-def show(*, as_json: bool) -> None:
+def print_configuration(*, as_json: bool) -> None:
     """Print the configuration as lines or as JSON."""
     found = _configuration()
     if as_json:
-        say(json.dumps(found, indent=2))
+        print_lines(json.dumps(found, indent=2))
         return
     width = max(map(len, found))
-    say(*(f"{name:<{width}}  {'-' if value is None else value}" for name, value in found.items()))
+    print_lines(
+        *(f"{name:<{width}}  {'-' if value is None else value}" for name, value in found.items())
+    )
 
 
 def _configuration() -> dict[str, str | int | None]:

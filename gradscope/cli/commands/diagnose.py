@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gradscope.cli.connection import connect_to
 from gradscope.cli.exit_codes import DONE, WRONG
-from gradscope.cli.output import say
+from gradscope.cli.output import print_lines
 from gradscope.errors import NothingToConnectError
 from gradscope.findings import Finding, Verdict
 from gradscope.protocol import Backfill, Event
@@ -27,9 +27,9 @@ def diagnose(run: str, *, as_json: bool) -> int:
     """
     verdict = _of_file(Path(run)) if Path(run).is_file() else _of_name(run)
     if as_json:
-        say(json.dumps(verdict.as_json(), indent=2))
+        print_lines(json.dumps(verdict.as_json(), indent=2))
     else:
-        say(*verdict.lines())
+        print_lines(*verdict.lines())
     return WRONG if verdict.has_problem else DONE
 
 

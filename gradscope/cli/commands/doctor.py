@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradscope.cli import exit_codes
-from gradscope.cli.output import say
+from gradscope.cli.output import print_lines
 from gradscope.errors import MissingTorchError, UsageError
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def run_doctor(
     with _prints_to_stderr():
         reports = _examine(path, name, options, is_isolated=is_isolated)
     if as_json:
-        say(json.dumps([report.to_dict() for report in reports], indent=2))
+        print_lines(json.dumps([report.to_dict() for report in reports], indent=2))
     else:
-        say("\n\n".join(str(report) for report in reports))
+        print_lines("\n\n".join(str(report) for report in reports))
     return exit_codes.DONE if all(report.ok for report in reports) else exit_codes.WRONG
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradscope.cli.connection import connect_to
-from gradscope.cli.output import say, table_lines
+from gradscope.cli.output import print_lines, table_lines
 from gradscope.client import Client, python_lines
 from gradscope.errors import UsageError
 from gradscope.names import counted, match_names
@@ -96,8 +96,8 @@ def install(
             timeout_s=timeout_s,
             **how,
         )
-    say(
-        f"{action} on {_some(ack.layers)}: in force from step {ack.step} {end}",
+    print_lines(
+        f"{action} on {_first_names(ack.layers)}: in force from step {ack.step} {end}",
         f"remove it with: gradscope remove {run} {ack.id}",
     )
 
@@ -107,9 +107,9 @@ def show_interventions(run: str) -> None:
     with connect_to(run, want="observe") as client:
         entries = client.interventions()
     if entries:
-        say(*table_lines(_HEADINGS, [_cells(entry) for entry in entries]))
+        print_lines(*table_lines(_HEADINGS, [_table_row(entry) for entry in entries]))
     else:
-        say("nothing is in force")
+        print_lines("nothing is in force")
 
 
 def show_actions(run: str) -> None:
@@ -117,10 +117,15 @@ def show_actions(run: str) -> None:
     with connect_to(run, want="observe") as client:
         actions = client.manifest().actions
     rows = [
-        (a.name, ", ".join(_argument(each) for each in a.arguments) or "-", ", ".join(a.sites), a.help)
+        (
+            a.name,
+            ", ".join(_describe_argument(each) for each in a.arguments) or "-",
+            ", ".join(a.sites),
+            a.help,
+        )
         for a in actions
     ]
-    say(*table_lines(("NAME", "ARGUMENTS", "SITES", "WHAT IT DOES"), rows))
+    print_lines(*table_lines(("NAME", "ARGUMENTS", "SITES", "WHAT IT DOES"), rows))
 
 
 def read_arguments(run: str, name: str, texts: Sequence[str]) -> dict[str, float | str]:
@@ -141,7 +146,7 @@ def read_arguments(run: str, name: str, texts: Sequence[str]) -> dict[str, float
         if not sign or key not in kinds:
             known = ", ".join(kinds) or "none"
             raise UsageError(f"--set takes NAME=VALUE of {name}'s arguments: {known}; got {text!r}")
-        given[key] = value if kinds[key] == "choice" else _number(text, value)
+        given[key] = value if kinds[key] == "choice" else _parse_number(text, value)
     return given
 
 
@@ -149,12 +154,12 @@ def show_history(run: str) -> None:
     """Print the audit log of a run, oldest entry first."""
     with connect_to(run, want="observe") as client:
         info = next(each for each in client.runs() if each.run == run)
-        events = _recorded(info.recording) if info.recording else _kept(client, run)
+        events = _recorded_events(info.recording) if info.recording else _events_from_hub(client, run)
     if not events:
-        say("nothing was ever changed")
+        print_lines("nothing was ever changed")
     for event in events:
         clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time_s))
-        say(f"{clock}  {event.text}")
+        print_lines(f"{clock}  {event.text}")
 
 
 def show_python(run: str) -> None:
@@ -163,9 +168,9 @@ def show_python(run: str) -> None:
         entries, actions = client.interventions(), client.manifest().actions
     for entry in entries:
         first, *others = python_lines(entry, actions)
-        say(first, *(f"# or, without a scope: {line}" for line in others))
+        print_lines(first, *(f"# or, without a scope: {line}" for line in others))
     if not entries:
-        say("# nothing is in force")
+        print_lines("# nothing is in force")
 
 
 def remove(run: str, intervention: str | None, *, timeout_s: float) -> None:
@@ -177,19 +182,19 @@ def remove(run: str, intervention: str | None, *, timeout_s: float) -> None:
             else client.remove(intervention, timeout_s=timeout_s)
         )
     what = "all interventions" if intervention is None else intervention
-    say(f"{what}: gone from step {ack.step} on")
+    print_lines(f"{what}: gone from step {ack.step} on")
 
 
 _HEADINGS = ("ID", "ACTION", "LAYERS", "SITE", "SINCE", "WHEN", "END", "SET BY")
 
 
-def _cells(entry: InterventionState) -> tuple[str, ...]:
+def _table_row(entry: InterventionState) -> tuple[str, ...]:
     given = [f"{name}={value:g}" for name, value in entry.arguments.items()]
     arguments = ", ".join([*given, *(f"{name}={text}" for name, text in entry.choices.items())])
     return (
         entry.id,
         f"{entry.action}({arguments})",
-        _some(entry.layers),
+        _first_names(entry.layers),
         entry.site,
         "pending" if entry.active_since is None else f"step {entry.active_since}",
         schedule_in_words(entry.schedule) or "-",
@@ -198,19 +203,19 @@ def _cells(entry: InterventionState) -> tuple[str, ...]:
     )
 
 
-def _some(layers: Sequence[str]) -> str:
+def _first_names(layers: Sequence[str]) -> str:
     rest = len(layers) - 3
     return ", ".join(layers[:3]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _argument(argument: ArgumentInfo) -> str:
+def _describe_argument(argument: ArgumentInfo) -> str:
     """Describe an argument with its type or default: `max_norm`, `alpha=1`, `per=tensor|layer|all`."""
     if argument.kind == "choice":
         return f"{argument.name}={'|'.join(argument.options)}"
     return argument.name if argument.default is None else f"{argument.name}={argument.default:g}"
 
 
-def _number(text: str, value: str) -> float:
+def _parse_number(text: str, value: str) -> float:
     known = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
     try:
         return known[value.lower()] if value.lower() in known else float(value)
@@ -218,23 +223,23 @@ def _number(text: str, value: str) -> float:
         raise UsageError(f"--set {text!r}: expected a number after the =") from None
 
 
-def _is_ours(event: Event) -> bool:
+def _is_intervention_event(event: Event) -> bool:
     return event.code.startswith("intervention.") and event.rank == 0
 
 
-def _recorded(path: str) -> list[Event]:
+def _recorded_events(path: str) -> list[Event]:
     with open_recording(path) as recording:
-        return [event for event in recording.events() if _is_ours(event)]
+        return [event for event in recording.events() if _is_intervention_event(event)]
 
 
-def _kept(client: Client, run: str) -> list[Event]:
+def _events_from_hub(client: Client, run: str) -> list[Event]:
     """Return the events of a run that the hub has kept."""
     client.watch(run, max_rate_hz=1.0)
     until_s = time.monotonic() + _HISTORY_S
     found: list[Event] = []
     while time.monotonic() < until_s:
         for message in client.receive(0.2):
-            if isinstance(message, Event) and _is_ours(message):
+            if isinstance(message, Event) and _is_intervention_event(message):
                 found.append(message)
             elif isinstance(message, Backfill) and message.state == "end":
                 return found

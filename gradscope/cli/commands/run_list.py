@@ -9,13 +9,13 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from gradscope.cli.output import say, table_lines
+from gradscope.cli.output import print_lines, table_lines
 from gradscope.client import connect, end_of
 from gradscope.errors import NothingToConnectError
 from gradscope.protocol import RunInfo, Runs
 from gradscope.recording import RecordingInfo, list_recordings
 
-__all__ = ["Listed", "join", "show"]
+__all__ = ["Listed", "match_recordings", "print_runs"]
 
 State: TypeAlias = Literal["live", "ended", "died", "unreadable"]
 
@@ -35,20 +35,20 @@ class Listed:
     recording: RecordingInfo | None = None
 
 
-def show(*, as_json: bool) -> None:
+def print_runs(*, as_json: bool) -> None:
     """Print all runs: live runs first, then the newest."""
     runs, counters = _ask_hub()
-    listed = join(runs, list_recordings())
+    listed = match_recordings(runs, list_recordings())
     if as_json:
-        document = {"hub": counters, "runs": [_plain(one) for one in listed]}
-        say(json.dumps(document, indent=2))
+        document = {"hub": counters, "runs": [_json_of(one) for one in listed]}
+        print_lines(json.dumps(document, indent=2))
     elif listed:
-        say(*table_lines(_HEADINGS, [_cells(one) for one in listed]))
+        print_lines(*table_lines(_HEADINGS, [_table_row(one) for one in listed]))
     else:
-        say("no runs yet: start one with `gradscope demo`")
+        print_lines("no runs yet: start one with `gradscope demo`")
 
 
-def join(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo]) -> list[Listed]:
+def match_recordings(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo]) -> list[Listed]:
     """Return one entry for each run. A recording is assigned to the run that names its path.
 
     A recording without an end, whose run is not live, belongs to a run that was killed together with
@@ -59,8 +59,8 @@ def join(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo]) -> list[L
     for run in dict.fromkeys(info.run for info in runs):
         ranks = tuple(info for info in runs if info.run == run)
         path = next((info.recording for info in ranks if info.recording), "")
-        listed.append(_of_hub(run, ranks, by_path.pop(path, None)))
-    listed += [_of_disk(recording) for recording in by_path.values()]
+        listed.append(_listed_from_hub(run, ranks, by_path.pop(path, None)))
+    listed += [_listed_from_recording(recording) for recording in by_path.values()]
     return sorted(listed, key=lambda one: (one.state != "live", -one.started_s))
 
 
@@ -74,7 +74,7 @@ def _ask_hub() -> tuple[tuple[RunInfo, ...], dict[str, int] | None]:
         return (), None
 
 
-def _of_hub(run: str, ranks: tuple[RunInfo, ...], recording: RecordingInfo | None) -> Listed:
+def _listed_from_hub(run: str, ranks: tuple[RunInfo, ...], recording: RecordingInfo | None) -> Listed:
     first = ranks[0]
     return Listed(
         run=run,
@@ -89,7 +89,7 @@ def _of_hub(run: str, ranks: tuple[RunInfo, ...], recording: RecordingInfo | Non
     )
 
 
-def _of_disk(recording: RecordingInfo) -> Listed:
+def _listed_from_recording(recording: RecordingInfo) -> Listed:
     state: State = "ended" if recording.ended_s is not None else "died"
     return Listed(
         run=recording.run,
@@ -106,7 +106,7 @@ def _of_disk(recording: RecordingInfo) -> Listed:
 _HEADINGS = ("RUN", "STATE", "STEP", "STARTED", "HOST", "SCRIPT", "RECORDING")
 
 
-def _cells(listed: Listed) -> tuple[str, ...]:
+def _table_row(listed: Listed) -> tuple[str, ...]:
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(listed.started_s))
     return (
         listed.run,
@@ -119,7 +119,7 @@ def _cells(listed: Listed) -> tuple[str, ...]:
     )
 
 
-def _plain(listed: Listed) -> dict[str, Any]:  # Any: what JSON takes
+def _json_of(listed: Listed) -> dict[str, Any]:  # Any: what JSON takes
     plain = asdict(listed)
     plain["ranks"] = [msgspec.to_builtins(info) for info in listed.ranks]
     if listed.recording:

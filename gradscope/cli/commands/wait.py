@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gradscope.cli.connection import connect_to
 from gradscope.cli.exit_codes import DONE, FAILED, WRONG
-from gradscope.cli.output import say
+from gradscope.cli.output import print_lines
 from gradscope.client import Client, end_of
 from gradscope.errors import UsageError
 from gradscope.protocol import Event, Message, RunInfo, Scalars, Step
@@ -36,15 +36,15 @@ Check = Callable[[Message], str | None]
 
 def wait_for(run: str, until: str, *, timeout_s: float | None) -> int:
     """Wait, print the result, and return the exit code. Raises UsageError for an unknown `until`."""
-    check = _check_for(until)
+    check = _check_of_event(until)
     with connect_to(run, want="observe") as client:
         client.watch(client.run or run, max_rate_hz=1000.0)
-        found = _wait(client, check, until, timeout_s)
-    say(found.text)
+        found = _wait_for_event(client, check, until, timeout_s)
+    print_lines(found.text)
     return found.exit_code
 
 
-def _wait(client: Client, check: Check, until: str, timeout_s: float | None) -> _Found:
+def _wait_for_event(client: Client, check: Check, until: str, timeout_s: float | None) -> _Found:
     deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
     ended_s = math.inf
     while time.monotonic() < deadline_s:
@@ -69,14 +69,14 @@ def _at_end(until: str, ranks: Sequence[RunInfo]) -> _Found:
     return _Found(text, FAILED if end.has_failed else DONE if is_done else WRONG)
 
 
-def _check_for(until: str) -> Check:
+def _check_of_event(until: str) -> Check:
     name, _, value = until.partition("=")
     if name == "step" and value.isascii() and value.isdecimal():
-        return lambda message: _reached(message, int(value))
+        return lambda message: _step_reached(message, int(value))
     if name == "alert":
-        return lambda message: _alert(message, value)
+        return lambda message: _alert_text(message, value)
     if until == "nan":
-        return lambda message: _alert(message, "nonfinite")
+        return lambda message: _alert_text(message, "nonfinite")
     if until == "done":
         return lambda _message: None
     raise UsageError(
@@ -84,7 +84,7 @@ def _check_for(until: str) -> Check:
     )
 
 
-def _reached(message: Message, step: int) -> str | None:
+def _step_reached(message: Message, step: int) -> str | None:
     newest = None
     if isinstance(message, Scalars) and message.steps:
         newest = message.steps[-1]
@@ -93,7 +93,7 @@ def _reached(message: Message, step: int) -> str | None:
     return f"step {newest} has ended" if newest is not None and newest >= step else None
 
 
-def _alert(message: Message, rule: str) -> str | None:
+def _alert_text(message: Message, rule: str) -> str | None:
     if not isinstance(message, Event) or message.alert is None:
         return None
     if rule and message.alert.rule != rule:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gradscope.cli import exit_codes, output
-from gradscope.cli.output import say
+from gradscope.cli.output import print_lines
 from gradscope.client import connect, live_runs, only_live_run
 from gradscope.errors import NothingToConnectError
 from gradscope.protocol import RunInfo
@@ -60,7 +60,7 @@ def _print_once(run: str | None, tab: str) -> int:
     if path is not None:
         with open_recording(path) as recording:
             text = plain.render_recorded(recording, **looks)
-    say(text.rstrip("\n"))
+    print_lines(text.rstrip("\n"))
     return exit_codes.DONE
 
 

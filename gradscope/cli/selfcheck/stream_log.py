@@ -1,4 +1,4 @@
-"""`Seen`: the newest step and scalars of a run, and the lines that are printed for them."""
+"""`StreamLog`: the newest step and scalars of a run, and the lines that are printed for them."""
 
 import math
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from gradscope.columns import LayerRows, Stats, Table, update_ratio
 from gradscope.protocol import Manifest, Message, Scalars, Step, unpack_layers
 from gradscope.protocol.bodies import unpack_block
 
-__all__ = ["Seen"]
+__all__ = ["StreamLog"]
 
 _HEADINGS = ("act std", "grad norm", "dw/w", "")
 _OBSERVED = "{cost:.1%} of the step time as gradscope measures it, every {every} steps"
 
 
-class Seen:
+class StreamLog:
     """The newest step and scalars of a run. `lines` shows the given layers."""
 
     def __init__(self, layers: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ class Seen:
         if table is None or not self._is_new:
             return [head]
         self._is_new = False
-        rows = [_cells(name, table[name]) for name in self._shown if name in table]
+        rows = [_table_row(name, table[name]) for name in self._shown if name in table]
         return [head, *table_lines((f"observed in step {table.step}", *_HEADINGS), rows)]
 
     def cost_line(self) -> str:
@@ -68,20 +68,20 @@ class Seen:
         return _OBSERVED.format(cost=self._cost, every=self._every)
 
 
-def _cells(name: str, rows: LayerRows) -> tuple[str, ...]:
+def _table_row(name: str, rows: LayerRows) -> tuple[str, ...]:
     out, grad, param, update = (rows.get(kind) for kind in ("out", "grad", "param", "update"))
     ratio = math.nan
     if param is not None and update is not None:
         ratio = float(update_ratio(np.array([update.norm]), np.array([param.norm]))[0])
     mark = "reversed" if "grad_arriving" in rows else ""
-    return name, _number(out, "std"), _number(grad, "norm"), _figure(ratio), mark
+    return name, _statistic_text(out, "std"), _statistic_text(grad, "norm"), _number_text(ratio), mark
 
 
-def _number(stats: Stats | None, name: str) -> str:
+def _statistic_text(stats: Stats | None, name: str) -> str:
     if stats is None or not stats.is_measured:
         return "-"
-    return f"non-finite {stats.nonfinite}" if stats.nonfinite else _figure(getattr(stats, name))
+    return f"non-finite {stats.nonfinite}" if stats.nonfinite else _number_text(getattr(stats, name))
 
 
-def _figure(value: float) -> str:
+def _number_text(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3g}"

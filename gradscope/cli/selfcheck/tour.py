@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradscope.cli import exit_codes
-from gradscope.cli.output import say
+from gradscope.cli.output import print_lines
 from gradscope.cli.selfcheck.compare import Comparison, compare
-from gradscope.cli.selfcheck.stream_log import Seen
+from gradscope.cli.selfcheck.stream_log import StreamLog
 from gradscope.cli.selfcheck.trainer import Trainer, TrainerDiedError, await_run, new_run_name
 from gradscope.client import Client
 
@@ -48,7 +48,7 @@ def run_tour(seed: int) -> int:
     with tempfile.TemporaryDirectory(prefix="gradscope-demo-") as directory:
         kept = Path(directory, "control.npz"), Path(directory, "watched.npz")
         common = ("--seed", str(seed), "--of", LAYER, "--keep-gradients")
-        say(
+        print_lines(
             f"Two trainings of a small GPT on Python's help texts, seed {seed}, one thread each:",
             f"{name} is watched, the other is not. Starting them takes a few seconds ...",
             "",
@@ -67,7 +67,7 @@ def run_tour(seed: int) -> int:
                 raise TrainerDiedError(f"a training wrote no gradients; its output is in {trainer.log}")
         comparison = compare(*kept, step=step)
     _report(comparison, tour.seen)
-    say(f"The output of the trainings is in {watched.log} and {control.log}.")
+    print_lines(f"The output of the trainings is in {watched.log} and {control.log}.")
     return exit_codes.DONE if comparison.holds else exit_codes.WRONG
 
 
@@ -75,7 +75,7 @@ class _Tour:
     """Observes the training, and installs and removes the intervention."""
 
     def __init__(self, client: Client, trainer: Trainer) -> None:
-        self.seen = Seen(_SHOWN)
+        self.seen = StreamLog(_SHOWN)
         self._client = client
         self._trainer = trainer
         self._shown_s = time.monotonic()
@@ -86,10 +86,10 @@ class _Tour:
         self._follow(0, _BEFORE)
         reversal = self._client.reverse(LAYER, timeout_s=_ANSWER_S)
         step = reversal.step or 0
-        say(f"Reversed the gradient arriving at {LAYER}: in force from step {step} on.", "")
+        print_lines(f"Reversed the gradient arriving at {LAYER}: in force from step {step} on.", "")
         self._follow(step, _REVERSED)
         removal = self._client.remove(reversal.id, timeout_s=_ANSWER_S)
-        say(f"Removed: from step {removal.step} on the gradient is unchanged.", "")
+        print_lines(f"Removed: from step {removal.step} on the gradient is unchanged.", "")
         self._follow(removal.step or 0, _AFTER)
         return step, self.seen.step
 
@@ -102,7 +102,7 @@ class _Tour:
             now_s = time.monotonic()
             if now_s - self._shown_s > _TABLE_EVERY_S:
                 self._shown_s = now_s
-                say(*self.seen.lines(), "")
+                print_lines(*self.seen.lines(), "")
             is_late = now_s - begun_s > stretch.limit_s
             if self.seen.step - first_step >= (stretch.least_steps if is_late else stretch.steps):
                 return
@@ -124,13 +124,13 @@ def _await_step(trainer: Trainer, step: int) -> None:
         time.sleep(_POLL_S)
 
 
-def _report(comparison: Comparison, seen: Seen) -> None:
+def _report(comparison: Comparison, seen: StreamLog) -> None:
     step, last = comparison.step, comparison.last_step
     control_s, watched_s = comparison.median_step_s
     control_loss, watched_loss = comparison.last_losses
     before = "equal bit by bit" if comparison.is_same_before else "NOT EQUAL"
     exact = ", exactly its opposite" if comparison.is_exact_opposite else ""
-    say(
+    print_lines(
         f"The watched training compared with the other one; cosines of the weight gradients of {LAYER}:",
         f"  steps 0 to {step - 1}: cosine {comparison.cosine_before:+.6f}, "
         f"all losses and gradients {before}",

@@ -75,7 +75,7 @@ def _narrowest(name: str, array: NDArray[np.generic]) -> NDArray[np.generic] | N
             return None
         wide = array.astype(np.float64, copy=False)
         return _as_float32(wide) if name in ("min", "max") else wide
-    whole = _whole(name, array)
+    whole = _as_unsigned(name, array)
     greatest = int(whole[whole.argmax()]) if len(whole) else 0
     if not greatest and name not in _ALWAYS_SENT:
         return None
@@ -91,7 +91,7 @@ def _as_float32(wide: NDArray[np.float64]) -> NDArray[np.generic]:
     return narrow
 
 
-def _whole(name: str, array: NDArray[np.generic]) -> NDArray[np.unsignedinteger]:
+def _as_unsigned(name: str, array: NDArray[np.generic]) -> NDArray[np.unsignedinteger]:
     if array.dtype.kind == "u":
         return array  # type: ignore[return-value]  # the line above narrows it
     whole = array.astype(np.uint64)

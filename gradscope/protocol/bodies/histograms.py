@@ -75,12 +75,12 @@ def unpack_histogram(arrays: Mapping[str, NDArray[np.generic]], rows: int, count
         np.stack([arrays[name] for name in names], axis=1).astype(np.int64) for names in (_FIRST, _BINS)
     )
     width = arrays[_WIDTH].astype(np.int64)
-    _check(first, length, width)
+    _check_ranges(first, length, width)
     named_bytes = int(length.sum(axis=1) @ width)
     if named_bytes != len(counts):
         raise ProtocolError(f"expected {named_bytes} bytes of counts, got {len(counts)}")
     flat = np.zeros(rows * HISTOGRAM_BINS, np.uint64)
-    places = _places(first, length)
+    places = _count_indices(first, length)
     of_count = np.repeat(width, length[:, 0] + length[:, 1])
     offset = 0
     for size in _WIDTHS:
@@ -93,16 +93,16 @@ def unpack_histogram(arrays: Mapping[str, NDArray[np.generic]], rows: int, count
 
 def _pack_rows(histogram: Histograms) -> tuple[bytes, Sequence[_Counts]]:
     """Return the five arrays concatenated, and the counts of each width, the widest first."""
-    first, length = _stretches(histogram)
-    counts = histogram.reshape(-1).take(_places(first, length))
+    first, length = _nonempty_ranges(histogram)
+    counts = histogram.reshape(-1).take(_count_indices(first, length))
     many = length[:, 0] + length[:, 1]
-    width = _widths(counts, many)
+    width = _bytes_per_count(counts, many)
     of_count = np.repeat(width, many)
     where = np.concatenate([first.T, length.T, width[np.newaxis]], dtype=np.uint8, casting="unsafe")
     return where.tobytes(), [counts[of_count == size].astype(f"<u{size}") for size in _WIDTHS]
 
 
-def _stretches(histogram: Histograms) -> tuple[_Places, _Places]:
+def _nonempty_ranges(histogram: Histograms) -> tuple[_Places, _Places]:
     """Return the first nonempty bin and the length of each range, shape (rows, 2).
 
     The 64 bins of a sign become the bits of one integer, so few operations on few numbers are needed.
@@ -112,7 +112,7 @@ def _stretches(histogram: Histograms) -> tuple[_Places, _Places]:
     return first, _bit_lengths(bits) - first
 
 
-def _places(first: _Places, length: _Places) -> _Places:
+def _count_indices(first: _Places, length: _Places) -> _Places:
     """Return the indices of the counts of all ranges in the flat histogram, row by row."""
     start = np.arange(0, first.size * BINADES, BINADES) + first.reshape(-1)
     many = length.reshape(-1)
@@ -122,7 +122,7 @@ def _places(first: _Places, length: _Places) -> _Places:
     return places
 
 
-def _widths(counts: NDArray[np.uint64], many: _Places) -> _Bytes:
+def _bytes_per_count(counts: NDArray[np.uint64], many: _Places) -> _Bytes:
     """Return the bytes per count in each row; `many` is the number of counts of each row."""
     width = np.zeros(len(many), np.uint8)
     has_any = np.flatnonzero(many)
@@ -143,7 +143,7 @@ def _bit_lengths(numbers: NDArray[np.uint64]) -> _Places:
     return np.maximum(exponents, 0)
 
 
-def _check(first: NDArray[np.int64], length: NDArray[np.int64], width: NDArray[Any]) -> None:
+def _check_ranges(first: NDArray[np.int64], length: NDArray[np.int64], width: NDArray[Any]) -> None:
     if (first + length > BINADES).any():
         raise ProtocolError(f"expected the range of bins of a histogram to end at bin {BINADES - 1}")
     if not np.isin(width, (0, *_WIDTHS)).all():

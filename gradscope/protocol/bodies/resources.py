@@ -112,7 +112,7 @@ def _narrowest(name: str, values: Sequence[float | None]) -> NDArray[np.generic]
         return np.array(values, np.float32)
     whole = np.array(values, np.int64)
     if whole.min() < 0:
-        raise UsageError(f"the column {name!r} counts bytes or calls, expected whole numbers from 0 up")
+        raise UsageError(f"the column {name!r} counts bytes or calls, expected integers of at least 0")
     return whole.astype(np.min_scalar_type(int(whole.max())))
 
 

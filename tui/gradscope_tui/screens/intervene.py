@@ -216,7 +216,7 @@ class InterveneScreen(ModalScreen[Command | None]):
             return None
         steps = count_of(self.query_one("#steps", Input).value)
         if not steps:
-            raise UsageError("steps: expected a whole number of at least 1")
+            raise UsageError("steps: expected an integer of at least 1")
         return steps
 
     def _picked(self, field: str) -> str:
@@ -239,7 +239,7 @@ class InterveneScreen(ModalScreen[Command | None]):
         typed = {name: self.query_one(f"#{name}", Input).value.strip() for _, name in _WHEN}
         counts = {name: count_of(typed[name]) for name in ("start", "every") if typed[name]}
         if None in counts.values() or counts.get("every") == 0:
-            raise UsageError("from step, every: expected whole numbers")
+            raise UsageError("from step, every: expected integers")
         schedule = Schedule(
             start_step=counts.get("start"),
             every_steps=counts.get("every") or 1,

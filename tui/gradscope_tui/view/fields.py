@@ -55,5 +55,5 @@ def number_of(info: ArgumentInfo, text: str) -> float:
 
 
 def count_of(text: str) -> int | None:
-    """Return the whole number of at least 0 in `text`, or None."""
+    """Return the integer of at least 0 in `text`, or None."""
     return int(text) if text.isdecimal() else None
