@@ -15,7 +15,7 @@ from gradscope.doctor.report.codes import Code
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import ForwardBackwardRun, run_subject
 from gradscope.doctor.subject.source import SourceFact, read_function, where_defined
-from gradscope.doctor.subject.subject import Subject
+from gradscope.doctor.subject.subject import Subject, functions_named_in
 from gradscope.hooks import find_functions
 
 __all__ = ["Examination"]
@@ -176,8 +176,10 @@ class Examination:
     def find_inner_functions(self) -> None:
         """Find the Function classes that a callable or a module runs, if none were given."""
         if not self.subject.functions:
-            outputs = run_subject(self.subject).outputs
-            self.subject = replace(self.subject, functions=find_functions(outputs))
+            found = find_functions(run_subject(self.subject).outputs)
+            modules = self.subject.module.modules() if self.subject.module is not None else ()
+            named = [f for module in modules for f in functions_named_in(type(module).forward)]
+            self.subject = replace(self.subject, functions=found or tuple(dict.fromkeys(named)))
 
 
 class _Forward:

@@ -67,8 +67,15 @@ def test_the_ignored_one_of_two_grad_outputs_is_named():
         lambda ctx, x: (ctx.save_for_backward(x), (x.sum() * 2, (x**2).sum()))[1],
         lambda ctx, a, b: a * 2 + 2 * ctx.saved_tensors[0],
     )
-    words = first(examine(both, sample(5)))[2]
-    assert "wrong" in words or "grad_output 1" in words
+    assert "backward ignores grad_output 1" in first(examine(both, sample(5)))[2]
+
+
+def test_losses_of_samples_that_ignore_grad_output_are_wrong():
+    squares = function(
+        lambda ctx, x: (ctx.save_for_backward(2 * x), (x**2).sum(1))[1],
+        lambda ctx, g: ctx.saved_tensors[0],
+    )
+    assert "backward ignores grad_output" in first(examine(squares, sample(4, 3)))[2]
 
 
 # State outside of ctx
@@ -310,8 +317,18 @@ def _inner_graph(ctx, x):
 
 
 def _cached(ctx, x):
-    ctx.cache = x
+    ctx.cache, ctx.stack = x, [x]
     return x.exp()
+
+
+def _inner_backward(ctx, g):
+    ctx.z.grad = None
+    ctx.y.backward(g)
+    return ctx.z.grad
+
+
+def _pops(ctx, g):
+    return g * ctx.stack.pop().exp()
 
 
 def _clears(ctx, g):
@@ -328,6 +345,13 @@ def _clears(ctx, g):
             "frees a graph that forward has made",
             "retain_graph=True in backward",
         ),
+        (
+            _inner_graph,
+            _inner_backward,
+            "frees a graph that forward has made",
+            "retain_graph=True in backward",
+        ),
+        (_cached, _pops, "deletes or replaces an attribute of ctx", "do not change ctx in backward"),
         (_cached, _clears, "deletes or replaces an attribute of ctx", "do not change ctx in backward"),
     ],
 )
@@ -434,6 +458,18 @@ def test_exchanged_gradients_are_named(shapes):
     report = examine(function(forward, backward), a, b)
     assert "order of the gradients of a and b is reversed" in first(report)[2], str(report)
     assert not report.ok
+
+
+def test_exchanged_gradients_are_named_behind_a_callable_and_for_one_needed_input():
+    swapped = function(
+        lambda ctx, a, b: (ctx.save_for_backward(a, b), a * b)[1],
+        lambda ctx, g: (g * ctx.saved_tensors[0], g * ctx.saved_tensors[1]),
+    )
+    a, b = sample(4), sample(4) + 1
+    report = examine(swapped, a.clone().requires_grad_(), b)
+    assert "order of the gradients of a and b is reversed" in first(report)[2], str(report)
+    report = examine(lambda a, b: 1 * swapped.apply(a, b), a, b)
+    assert "order of the gradients of argument 0 and argument 1" in first(report)[2], str(report)
 
 
 def test_a_missing_conjugate_is_not_called_a_missing_transpose():

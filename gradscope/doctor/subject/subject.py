@@ -16,7 +16,16 @@ from torch.utils import _pytree
 from gradscope.doctor.subject.outside_state import seed_generators
 from gradscope.errors import UsageError
 
-__all__ = ["Examinable", "Leaf", "Subject", "dense", "is_strided", "resolve", "tensors_of"]
+__all__ = [
+    "Examinable",
+    "Leaf",
+    "Subject",
+    "dense",
+    "functions_named_in",
+    "is_strided",
+    "resolve",
+    "tensors_of",
+]
 
 Examinable: TypeAlias = type[Function] | nn.Module | Callable[..., object]
 
@@ -95,7 +104,7 @@ def resolve(function: Examinable, inputs: Sequence[object], name: str | None) ->
     leaves = _leaves(arguments, names, shown)
     arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
     subject = Subject(name or shown, call, arguments, leaves, functions, module)
-    return subject if functions else replace(subject, functions=_named_in(function))
+    return subject if functions else replace(subject, functions=functions_named_in(function))
 
 
 def tensors_of(result: object) -> tuple[Tensor, ...]:
@@ -185,7 +194,7 @@ def _kind(argument: object) -> str:
     return type(argument).__name__
 
 
-def _named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Examinable
+def functions_named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Examinable
     """Return the Function classes that a plain function refers to, even if calling the function raises."""
     code = getattr(function, "__code__", None)
     if code is None:

@@ -7,6 +7,7 @@ for tensors of any size.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any, Final, TypeAlias
 
@@ -103,16 +104,18 @@ def conjugations(exam: Examination, number: int) -> Iterator[Repair]:  # noqa: A
                 "conjugated",
                 _conjugated_both,
             )
-        with _Transforms() as transforms:
-            run_subject(exam.in_double)
-        for index in range(min(transforms.count, _TRANSFORMS_LIMIT)):
-            yield Repair(
-                function,
-                backward_name(function),
-                f"the result of Fourier transform {index + 1}",
-                "conjugated",
-                _conjugated_transform(index),
-            )
+        name = backward_name(function)
+        for index in range(min(_count_transforms(exam, function), _TRANSFORMS_LIMIT)):
+            what = f"the result of Fourier transform {index + 1}"
+            wrap = _under(partial(_Transforms, index))
+            yield Repair(function, name, what, "conjugated", wrap)
+
+
+def _count_transforms(exam: Examination, function: type[Function]) -> int:
+    transforms = _Transforms()
+    with repaired([Repair(function, backward_name(function), "", "", _under(lambda: transforms))]):
+        run_subject(exam.in_double)
+    return transforms.count
 
 
 def _outputs_of(exam: Examination, function: type[Function]) -> Iterator[object]:
@@ -147,7 +150,7 @@ def _tensors_of_backward(
     is_wanted: Callable[[Tensor], bool],
     change: Callable[[Any], Any],
 ) -> Iterator[tuple[str, Callable[[_Method], _Method]]]:
-    names = {leaf.position: leaf.name for leaf in exam.subject.leaves}
+    names = _argument_names(exam)
 
     def wanted(values: Iterable[object]) -> list[int]:
         return [i for i, v in enumerate(values) if isinstance(v, Tensor) and is_wanted(v)]
@@ -167,16 +170,23 @@ def _tensors_of_backward(
 
 
 def exchanges(exam: Examination, number: int) -> Iterator[Repair]:
-    """Yield exchanges of the gradient that backward returns for a leaf with that of another leaf."""
-    if not exam.subject.is_direct:
-        return
-    (function,) = exam.subject.functions
-    leaf = exam.subject.leaves[number]
-    for other in exam.subject.leaves:
-        if other.is_needed and other is not leaf:
-            what = f"the order of the gradients of {leaf.name} and {other.name}"
-            wrap = _on_returned(_exchanged(leaf.position, other.position))
-            yield Repair(function, backward_name(function), what, "reversed", wrap)
+    """Yield exchanges of two gradients that backward returns; of a Function's own leaf, only those with its gradient."""
+    own = exam.subject.leaves[number].position if exam.subject.is_direct else None
+    names = _argument_names(exam)
+    for call in {call.function: call for call in exam.first_run.calls}.values():
+        places = [i for i, x in enumerate(call.inputs) if isinstance(x, Tensor)]
+        for i, j in combinations(places, 2):
+            if own in (None, i, j):
+                first, second = (names.get(k, f"argument {k}") for k in (i, j))
+                what = f"the order of the gradients of {first} and {second}"
+                wrap = _on_returned(_exchanged(i, j))
+                yield Repair(call.function, backward_name(call.function), what, "reversed", wrap)
+
+
+def _argument_names(exam: Examination) -> dict[int, str]:
+    """Return the names of forward's arguments by position; none if the subject calls the Function by itself."""
+    leaves = exam.subject.leaves if exam.subject.is_direct else ()
+    return {leaf.position: leaf.name for leaf in leaves}
 
 
 def find_running_repair(exam: Examination) -> tuple[str, str] | None:
@@ -270,10 +280,10 @@ def _conjugated_both(backward: _Method) -> _Method:
     return _on_returned(conjugate)(_on_gradients(conjugate)(backward))
 
 
-def _conjugated_transform(index: int) -> Callable[[_Method], _Method]:
+def _under(make_mode: Callable[[], TorchFunctionMode]) -> Callable[[_Method], _Method]:
     def wrap(backward: _Method) -> _Method:
         def changed(*arguments: Any) -> Any:  # Any: the user's values
-            with _Transforms(index):
+            with make_mode():
                 return backward(*arguments)
 
         return changed
@@ -334,8 +344,8 @@ def _saving_all(forward: _Method) -> _Method:
 def _retaining_graphs(backward: _Method) -> _Method:
     def retaining(*arguments: Any) -> Any:  # Any: the user's method
         grad, start = torch.autograd.grad, torch.autograd.backward
-        torch.autograd.grad = lambda *a, **k: grad(*a, **k | {"retain_graph": True})
-        torch.autograd.backward = lambda *a, **k: start(*a, **k | {"retain_graph": True})
+        torch.autograd.grad = _with_retained_graph(grad, position=3)
+        torch.autograd.backward = _with_retained_graph(start, position=2)
         try:
             return backward(*arguments)
         finally:
@@ -344,9 +354,23 @@ def _retaining_graphs(backward: _Method) -> _Method:
     return retaining
 
 
+def _with_retained_graph(call: _Method, position: int) -> _Method:
+    """Return `call` with retain_graph=True, also if it is passed by position."""
+
+    def retaining(*arguments: Any, **options: Any) -> Any:  # Any: torch's arguments
+        if len(arguments) > position:
+            return call(*arguments[:position], True, *arguments[position + 1 :], **options)
+        return call(*arguments, **options | {"retain_graph": True})
+
+    return retaining
+
+
 def _restoring_context(backward: _Method) -> _Method:
     def restoring(ctx: Any, *gradients: Any) -> Any:  # Any: the user's method
-        attributes = dict(vars(ctx))
+        attributes = {
+            name: value.copy() if isinstance(value, list | dict | set) else value
+            for name, value in vars(ctx).items()
+        }
         try:
             return backward(ctx, *gradients)
         finally:

@@ -131,24 +131,21 @@ def _missing(exam: Examination, comparison: Comparison) -> Finding:
 
 
 def _ignored_grad_output(exam: Examination, comparison: Comparison) -> Finding | None:
-    """Find a gradient that does not depend on the grad_output of a scalar output."""
-    if is_identity(exam, comparison):
+    """Find a gradient that does not depend on the grad_output of an output."""
+    if is_identity(exam, comparison) or not comparison.analytic.any():
         return None
     name, gradient = exam.subject.leaves[comparison.leaf].name, exam.double_run.gradients
     ends = [y for y in exam.double_run.outputs if y.requires_grad]
     for number, end in enumerate(ends):
-        if end.numel() != 1:
-            continue
         small = run_subject(exam.in_double, weigh=_Smaller(number))
         if agree(gradient, small.gradients, roundings=_ROUNDINGS):
             which = f"grad_output {number}" if len(ends) > 1 else "grad_output"
-            scaled = comparison.analytic * exam.double_run.weights[number].reshape(()).cpu()
-            error = (scaled - comparison.numeric).abs()[comparison.is_usable]
-            is_cured = len(ends) == 1 and bool(
-                (error <= comparison.tolerance[comparison.is_usable]).all()
+            is_cured = end.numel() == len(ends) == 1 and _is_right_times(
+                comparison, exam.double_run.weights[0].reshape(()).cpu()
             )
             return WRONG_GRADIENT.finding(
-                f"backward ignores {which}: the gradient of {name} is the same for g and for g / 1000",
+                f"backward ignores {which}: the gradient of {name} is the same for g and for "
+                + ("g / 1000" if end.numel() == 1 else "other values of g"),
                 cause=f"backward returns a gradient that does not contain {which}, which is 1 only in "
                 "loss.backward(): a weight of the loss, gradient accumulation and a loss scale have no effect",
                 fix=f"multiply the gradient that backward returns for {name} by {which}"
@@ -159,15 +156,25 @@ def _ignored_grad_output(exam: Examination, comparison: Comparison) -> Finding |
     return None
 
 
+def _is_right_times(comparison: Comparison, factor: Tensor) -> bool:
+    error = (comparison.analytic * factor - comparison.numeric).abs()
+    return bool((error <= comparison.tolerance)[comparison.is_usable].all())
+
+
 class _Smaller:
-    """Returns the usual grad_output for each output in order, divided by 1000 for one of them."""
+    """Returns the usual grad_output for each output in order, and a smaller one for one of them.
+
+    If that one has several elements, the signs differ, too.
+    """
 
     def __init__(self, number: int) -> None:
         self._left = number
 
     def __call__(self, output: Tensor) -> Tensor:
         self._left -= 1
-        return weights_like(output) / (1000 if self._left == -1 else 1)
+        if self._left != -1:
+            return weights_like(output)
+        return weights_like(output, 0 if output.numel() == 1 else 5) / 1000
 
 
 def _explained(exam: Examination, comparison: Comparison) -> Finding:
