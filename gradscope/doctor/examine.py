@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from gradscope.doctor.checklist import make_checklist
-from gradscope.doctor.diagnoses.registry import CHECKLIST, CODES, STEPS, PlannedStep
+from gradscope.doctor.diagnoses.registry import STEPS, PlannedStep
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.input_notes import notes_on
 from gradscope.doctor.progress import progress
@@ -60,8 +60,8 @@ def _examine(
         for plan in STEPS:
             line.text = f"examining {subject.name}, step {plan.number} of {len(STEPS)}"
             steps.append(_perform(plan, exam))
-    findings = order_findings(exam.findings, CODES)
-    checklist = make_checklist(CHECKLIST, exam, findings)
+    findings = order_findings(exam.findings)
+    checklist = make_checklist(exam, findings)
     return Report(subject.name, findings, tuple(steps), checklist, tuple(dict.fromkeys(exam.notes)))
 
 

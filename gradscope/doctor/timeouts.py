@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final, NamedTuple
 
-from gradscope.doctor.diagnoses.contract.failures import BACKWARD_RAISES, FORWARD_RAISES
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Report
 from gradscope.doctor.subject.source import short_path
 
@@ -107,7 +107,9 @@ def _report(
     evidence: Sequence[str] = (),
 ) -> Report:
     code = (
-        BACKWARD_RAISES if position is not None and position.function in _BACKWARD else FORWARD_RAISES
+        codes.BACKWARD_RAISES
+        if position is not None and position.function in _BACKWARD
+        else codes.FORWARD_RAISES
     )
     where = f"{short_path(position.path)}:{position.line}" if position is not None else ""
     finding = code.finding(message, cause=cause, fix=fix, where=where, evidence=evidence)

@@ -355,7 +355,7 @@ def _clears(ctx, g):
         (_cached, _clears, "deletes or replaces an attribute of ctx", "do not change ctx in backward"),
     ],
 )
-def test_a_backward_that_runs_once_is_told_with_its_cure(forward, backward, cause, fix):
+def test_a_backward_that_runs_once_is_reported_with_its_cure(forward, backward, cause, fix):
     report = examine(function(forward, backward), sample(4))
     (finding,) = [f for f in report.findings if f.code == "backward-raises"]
     assert finding.severity == "warning"
@@ -366,7 +366,7 @@ def test_a_backward_that_runs_once_is_told_with_its_cure(forward, backward, caus
     assert "set_materialize_grads" not in text_of(report)
 
 
-def test_a_second_backward_with_another_gradient_is_told():
+def test_a_second_backward_with_another_gradient_is_reported():
     def backward(ctx, g):
         ctx.factor *= 2
         return g * ctx.factor
@@ -608,7 +608,7 @@ def test_a_batch_of_one_is_tried_if_forward_drops_the_batch_dim():
     assert "forward returns shapes [()]" in text_of(report), str(report)
 
 
-def test_forward_that_raises_on_one_row_is_told():
+def test_forward_that_raises_on_one_row_is_reported():
     def forward(ctx, x):
         assert x.shape[0] > 1
         return x * 2

@@ -1,43 +1,18 @@
 """Finds tensors that are attributes of ctx, inputs that forward returns unchanged, and uses of `.data`."""
 
 from collections.abc import Iterator
-from typing import Final
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.ctx_memory import measure_ctx_memory
 from gradscope.doctor.subject.instrument import CtxTensor, FunctionCall
 
 __all__ = [
-    "INPUT_RETURNED_AS_IS",
-    "SAVED_ON_CTX",
-    "USES_DATA",
     "find_returned_inputs",
     "find_tensors_on_context",
     "find_uses_of_data",
 ]
-
-USES_DATA: Final = Code(
-    "uses-data",
-    "warning",
-    fault="`.data`",
-    found_by="reading the source; confirmed by running if the graph is cut",
-    explains=("graph-broken",),
-)
-SAVED_ON_CTX: Final = Code(
-    "saved-on-ctx",
-    "warning",
-    fault="a tensor kept on ctx",
-    found_by="the attributes of ctx after forward; masks and indices are fine. Measures the bytes that are alive after backward, and after the output is deleted",
-    explains=("graph-broken",),
-)
-INPUT_RETURNED_AS_IS: Final = Code(
-    "input-returned-as-is",
-    "hint",
-    fault="forward returns the input object itself",
-    found_by="the identity of the objects",
-)
 
 
 def find_tensors_on_context(exam: Examination) -> Iterator[Finding]:
@@ -46,7 +21,7 @@ def find_tensors_on_context(exam: Examination) -> Iterator[Finding]:
         if call.held:
             names = ", ".join(f"ctx.{held.attribute}" for held in call.held)
             size = sum(held.size_bytes for held in call.held)
-            yield SAVED_ON_CTX.finding(
+            yield codes.SAVED_ON_CTX.finding(
                 f"{call.function.__name__} keeps {size} bytes of tensors as {names}",
                 cause="autograd does not check attributes of ctx for later writes, does not pass them to "
                 "saved-tensor hooks (checkpointing, offloading) and does not free them after backward; an "
@@ -88,7 +63,7 @@ def find_returned_inputs(exam: Examination) -> Iterator[Finding]:
     """Find inputs that forward returns as they are."""
     for call in exam.first_run.calls:
         for position in call.returned_inputs:
-            yield INPUT_RETURNED_AS_IS.finding(
+            yield codes.INPUT_RETURNED_AS_IS.finding(
                 f"forward of {call.function.__name__} returns its argument {position} unchanged",
                 cause="autograd makes the result a view of the input; a caller that writes to it in "
                 "place (such as an in-place ReLU) gets an error",
@@ -101,7 +76,7 @@ def find_uses_of_data(exam: Examination) -> Iterator[Finding]:
     """Find `.data` in the source."""
     for fact in exam.facts:
         if fact.kind == "data":
-            yield USES_DATA.finding(
+            yield codes.USES_DATA.finding(
                 f".data is used in {fact.method}",
                 cause=".data shares memory with the tensor, and autograd sees neither its graph nor "
                 "writes to it: gradients can be silently wrong",

@@ -5,19 +5,13 @@ The three are non-tensor-saved, saved-tensors-in-forward and wrong-gradient-coun
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
 
 from torch import Tensor
 
-from gradscope.doctor.diagnoses.gradients.repairs import (
-    find_running_repair,
-    repaired,
-    returning_tuples,
-)
+from gradscope.doctor.diagnoses.gradients.repairs import find_running_repair, repaired, returning_tuples
 from gradscope.doctor.diagnoses.gradients.transpose import find_raising_transpose
-from gradscope.doctor.diagnoses.gradients.wrong_gradient import MISSING_GRADIENT
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.messages import recognise
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import FunctionCall
@@ -25,53 +19,11 @@ from gradscope.doctor.subject.run import Failure, run_forward
 from gradscope.doctor.subject.subject import tensors_of
 
 __all__ = [
-    "BACKWARD_RAISES",
-    "FORWARD_RAISES",
-    "NON_TENSOR_SAVED",
-    "SAVED_TENSORS_IN_FORWARD",
-    "WRONG_GRADIENT_COUNT",
     "failure_finding",
     "find_backward_failures",
     "find_forward_failures",
     "named",
 ]
-
-NON_TENSOR_SAVED: Final = Code(
-    "non-tensor-saved",
-    "error",
-    fault="a number or list in `save_for_backward`",
-    found_by="the exception",
-    explains=("forward-raises",),
-)
-SAVED_TENSORS_IN_FORWARD: Final = Code(
-    "saved-tensors-in-forward",
-    "error",
-    fault="`saved_tensors` read in forward",
-    found_by="reading the source",
-    explains=(
-        "forward-raises",
-        "forward-nonfinite",
-    ),
-)
-FORWARD_RAISES: Final = Code(
-    "forward-raises",
-    "error",
-    fault="forward raises",
-    found_by="running; shows the line and a known message. Also if it does not return, or ends the process",
-)
-WRONG_GRADIENT_COUNT: Final = Code(
-    "wrong-gradient-count",
-    "error",
-    fault="too few or too many gradients",
-    found_by="the raw return of backward; the source, if backward is not reached",
-    explains=("backward-raises",),
-)
-BACKWARD_RAISES: Final = Code(
-    "backward-raises",
-    "error",
-    fault="backward raises",
-    found_by="running, and gradcheck with undefined gradients; shows the line and a known message",
-)
 
 
 def find_forward_failures(exam: Examination) -> Iterator[Finding]:
@@ -96,7 +48,7 @@ def find_backward_failures(exam: Examination) -> Iterator[Finding]:
     if failure is not None:
         exam.skip_reason = "backward raises"
         finding = failure_finding(failure, exam.location)
-        cure = None if finding.code == WRONG_GRADIENT_COUNT.name else find_running_repair(exam)
+        cure = None if finding.code == codes.WRONG_GRADIENT_COUNT.name else find_running_repair(exam)
         yield replace(finding, cause=cure[0], fix=cure[1]) if cure else finding
         transposed = find_raising_transpose(exam) if _is_about_sizes(failure) else None
         if transposed is not None:
@@ -105,7 +57,7 @@ def find_backward_failures(exam: Examination) -> Iterator[Finding]:
         exam.skip_reason = "no output has a gradient"
         if nested:
             return
-        yield MISSING_GRADIENT.finding(
+        yield codes.MISSING_GRADIENT.finding(
             "no output depends on an input in the autograd graph",
             cause="forward returns a detached tensor, runs under no_grad, or marks its outputs as "
             "non-differentiable",
@@ -121,7 +73,7 @@ def _nested_outputs(exam: Examination, call: FunctionCall) -> Iterator[Finding]:
         return
     with repaired(returning_tuples(exam)):
         is_cured = run_forward(exam.subject).is_connected
-    yield MISSING_GRADIENT.finding(
+    yield codes.MISSING_GRADIENT.finding(
         f"forward of {call.function.__name__} returns tensors inside a {' and a '.join(sorted(kinds))}: they have "
         "no gradient",
         cause="autograd tracks only a tensor, or tensors in a tuple, that forward returns",
@@ -134,11 +86,11 @@ def _nested_outputs(exam: Examination, call: FunctionCall) -> Iterator[Finding]:
 def failure_finding(failure: Failure, fallback: str = "", *, on: str = "") -> Finding:
     """Return the finding for an exception. `on` names the variation of the inputs that raised it."""
     known = recognise(failure.text)
-    code = FORWARD_RAISES if failure.phase == "forward" else BACKWARD_RAISES
+    code = codes.FORWARD_RAISES if failure.phase == "forward" else codes.BACKWARD_RAISES
     if known is not None and known.name == "save_for_backward given non-tensors":
-        code = NON_TENSOR_SAVED
+        code = codes.NON_TENSOR_SAVED
     elif known is not None and known.name == "expected X gradients, got Y":
-        code = WRONG_GRADIENT_COUNT
+        code = codes.WRONG_GRADIENT_COUNT
     return code.finding(
         (f"{on}: " if on else "") + failure.text.splitlines()[0],
         cause=known.cause if known else f"{failure.phase} raised an exception on these inputs",
@@ -170,7 +122,7 @@ def _is_about_sizes(failure: Failure) -> bool:
 def _saved_tensors_in_forward(exam: Examination) -> Iterator[Finding]:
     for fact in exam.facts:
         if fact.kind == "saved_tensors" and fact.is_in_forward:
-            yield SAVED_TENSORS_IN_FORWARD.finding(
+            yield codes.SAVED_TENSORS_IN_FORWARD.finding(
                 f"ctx.saved_tensors is read in {fact.method}, where it is still empty",
                 cause="tensors passed to save_for_backward can be read only when backward runs",
                 fix="use the tensor itself in forward; read ctx.saved_tensors in backward only",
@@ -191,7 +143,7 @@ def _wrong_count(exam: Examination, call: FunctionCall) -> Iterator[Finding]:
         for i, x in enumerate(call.inputs)
         if not isinstance(x, Tensor)
     ]
-    yield WRONG_GRADIENT_COUNT.finding(
+    yield codes.WRONG_GRADIENT_COUNT.finding(
         f"backward of {call.function.__name__} returns {got} values, forward has {expected} arguments",
         cause="backward must return one value for each argument of forward except ctx",
         fix=f"return {expected} values, None for arguments that are not tensors",

@@ -5,61 +5,17 @@ from typing import Final
 
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.agreement import agree
-from gradscope.doctor.report.codes import LAYOUT, SECOND_ORDER, WRONG_VALUE, Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import backward_name
 from gradscope.doctor.subject.run import run_subject
 from gradscope.doctor.subject.source import parameters_of
 
 __all__ = [
-    "FORWARD_INPLACE_INPUT",
-    "GRAD_OUTPUT_MODIFIED",
-    "SAVED_TENSOR_MODIFIED",
     "find_modified_gradients",
     "find_modified_inputs",
 ]
 
-FORWARD_INPLACE_INPUT: Final = Code(
-    "forward-inplace-input",
-    "error",
-    fault="forward writes to an input",
-    found_by="content and version before and after; `mark_dirty` is respected. A hint for a running statistic that the result does not depend on",
-    explains=(
-        "forward-raises",
-        "backward-raises",
-        "input-returned-as-is",
-        "nondeterministic",
-        WRONG_VALUE,
-        SECOND_ORDER,
-        LAYOUT,
-    ),
-)
-GRAD_OUTPUT_MODIFIED: Final = Code(
-    "grad-output-modified",
-    "error",
-    fault="backward writes to grad_output",
-    found_by="content and version before and after, with a dense gradient",
-    explains=(
-        "backward-raises",
-        "nondeterministic",
-        WRONG_VALUE,
-        SECOND_ORDER,
-        LAYOUT,
-    ),
-)
-SAVED_TENSOR_MODIFIED: Final = Code(
-    "saved-tensor-modified",
-    "error",
-    fault="backward writes to a saved tensor",
-    found_by="content and version before and after",
-    explains=(
-        "backward-raises",
-        "nondeterministic",
-        WRONG_VALUE,
-        SECOND_ORDER,
-        LAYOUT,
-    ),
-)
 
 _FORWARD: Final = ("forward", "setup_context")
 _BACKWARD: Final = ("backward", "vjp")
@@ -72,7 +28,7 @@ def find_modified_inputs(exam: Examination) -> Iterator[Finding]:
     )
     for function, position in changed:
         is_statistic = _is_mere_statistic(exam, function, position)
-        yield FORWARD_INPLACE_INPUT.finding(
+        yield codes.FORWARD_INPLACE_INPUT.finding(
             f"forward of {function} changes its argument {position} in place"
             + (": a running statistic on which the result does not depend" if is_statistic else ""),
             cause="the caller's tensor now holds other values, and autograd does not know: gradients that "
@@ -90,7 +46,7 @@ def find_modified_gradients(exam: Examination) -> Iterator[Finding]:
         name = call.function.__name__
         own = parameters_of(call.function, backward_name(call.function))
         if call.modified_gradients:
-            yield GRAD_OUTPUT_MODIFIED.finding(
+            yield codes.GRAD_OUTPUT_MODIFIED.finding(
                 f"backward of {name} changes grad_output in place",
                 cause="other branches of the graph, and hooks, read the memory of grad_output",
                 fix="compute a new tensor: grad = grad_output * mask, not grad_output *= mask; "
@@ -98,7 +54,7 @@ def find_modified_gradients(exam: Examination) -> Iterator[Finding]:
                 where=_line(exam, _BACKWARD, own),
             )
         if call.modified_saved:
-            yield SAVED_TENSOR_MODIFIED.finding(
+            yield codes.SAVED_TENSOR_MODIFIED.finding(
                 f"backward of {name} changes a saved tensor in place",
                 cause="a saved tensor shares memory with forward's input or output and with later "
                 "backward passes (retain_graph), which then read other values",

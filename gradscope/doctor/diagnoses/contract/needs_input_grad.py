@@ -4,19 +4,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import FunctionCall
 from gradscope.doctor.subject.run import run_subject
 
-__all__ = ["IGNORES_NEEDS_INPUT_GRAD", "find_wasted_work"]
+__all__ = ["find_wasted_work"]
 
-IGNORES_NEEDS_INPUT_GRAD: Final = Code(
-    "ignores-needs-input-grad",
-    "hint",
-    fault="gradients that are not needed",
-    found_by="operations of backward that only they need; a warning if they are over a tenth of the work",
-)
 
 _LARGE_SHARE: Final = 0.1
 
@@ -42,7 +36,7 @@ def find_wasted_work(exam: Examination) -> Iterator[Finding]:
     if not wasted:
         return
     worst = max(wasted.values())
-    yield IGNORES_NEEDS_INPUT_GRAD.finding(
+    yield codes.IGNORES_NEEDS_INPUT_GRAD.finding(
         f"backward computes gradients that are not needed: up to {worst:.0%} of its work",
         cause="backward does not check ctx.needs_input_grad, so a frozen input costs as much as a "
         "trained one",

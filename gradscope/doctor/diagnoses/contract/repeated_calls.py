@@ -1,4 +1,4 @@
-"""Calls the function twice before backward, and runs backward twice: other state than ctx then shows."""
+"""Repeats forward, backward, and calls before a backward: noise and state outside of ctx then show."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,22 +6,17 @@ from typing import Final
 
 from torch import Tensor
 
-from gradscope.doctor.diagnoses.contract.determinism import NONDETERMINISTIC
-from gradscope.doctor.diagnoses.contract.failures import BACKWARD_RAISES
-from gradscope.doctor.diagnoses.gradients.repairs import (
-    makes_backward_repeatable,
-    repeatable_backwards,
-)
-from gradscope.doctor.diagnoses.gradients.wrong_gradient import WRONG_GRADIENT
+from gradscope.doctor.diagnoses.gradients.repairs import makes_backward_repeatable, repeatable_backwards
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.agreement import agree
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.batches import with_first_rows
 from gradscope.doctor.subject.outside_state import OutsideState
 from gradscope.doctor.subject.run import ForwardBackwardRun, run_backward, run_forward, run_subject
 from gradscope.doctor.subject.subject import Subject, is_strided
 
-__all__ = ["find_state_outside_ctx", "find_unrepeatable_backward"]
+__all__ = ["find_nondeterminism", "find_state_outside_ctx", "find_unrepeatable_backward"]
 
 _ROUNDINGS: Final = 100
 
@@ -45,7 +40,7 @@ def find_state_outside_ctx(exam: Examination) -> Iterator[Finding]:
         fault = next(filter(None, map(_difference, alone, together)), "")
         if fault:
             is_exception = "raises" in fault
-            yield (BACKWARD_RAISES if is_exception else WRONG_GRADIENT).finding(
+            yield (codes.BACKWARD_RAISES if is_exception else codes.WRONG_GRADIENT).finding(
                 f"called twice before backward, as a layer that is used twice: {fault}",
                 cause="the function keeps values outside of ctx, and the second call replaces them"
                 if changed
@@ -105,7 +100,7 @@ def find_unrepeatable_backward(exam: Examination) -> Iterator[Finding]:
             (c, f) for c, f, wrap in repeatable_backwards() if makes_backward_repeatable(exam, wrap)
         ]
         cause, fix = cures[0] if cures else ("backward frees or changes something that it reads", "")
-        yield BACKWARD_RAISES.finding(
+        yield codes.BACKWARD_RAISES.finding(
             f"a second backward through the same graph (retain_graph=True) raises: "
             f"{second.failure.text.splitlines()[0]}",
             cause=f"backward runs once: {cause}",
@@ -117,9 +112,48 @@ def find_unrepeatable_backward(exam: Examination) -> Iterator[Finding]:
         )
     elif not agree(first.gradients, second.gradients, roundings=_ROUNDINGS):
         exam.is_backward_repeatable = False
-        yield NONDETERMINISTIC.finding(
+        yield codes.NONDETERMINISTIC.finding(
             "a second backward through the same graph (retain_graph=True) gives other gradients",
             cause="backward changes something that it reads: an attribute of ctx, a buffer, a counter",
             fix="do not change in backward what it reads",
             where=exam.location,
+        )
+
+
+def find_nondeterminism(exam: Examination) -> Iterator[Finding]:
+    """Compare outputs and gradients of two runs; only outputs if the gradient is declared as approximate.
+
+    Random numbers do not differ between runs, because the generators are seeded. A function that draws them in
+    forward is examined like others; a gradient that is random by itself has no derivative to be compared with.
+    """
+    if exam.skip_reason:
+        return
+    parts = [] if exam.are_outputs_reproducible else ["the outputs"]
+    if not exam.is_approximate and not exam.are_gradients_reproducible:
+        parts.append("the gradients")
+    if parts:
+        exam.skip_reason = "two runs differ"
+        yield codes.NONDETERMINISTIC.finding(
+            f"{' and '.join(parts)} of two runs on the same inputs differ, also with the same seed",
+            cause="the function keeps state between calls, draws from a generator of its own, or reads "
+            "uninitialised memory",
+            fix="pass the state or the noise as an argument; fill tensors from torch.empty",
+            where=exam.location,
+        )
+    elif exam.random_parts == ("the gradients",) and not exam.is_approximate:
+        exam.skip_reason = "the gradient is random"
+        yield codes.NONDETERMINISTIC.finding(
+            "the gradients of two runs on the same inputs differ, and the outputs do not",
+            cause="backward draws random numbers",
+            fix="save what forward has drawn; if the gradient is a random approximation, pass approximate=True",
+            where=exam.location,
+        )
+    elif "the outputs" in exam.random_parts:
+        yield codes.NONDETERMINISTIC.finding(
+            "the outputs depend on random numbers",
+            cause="the function draws from a global generator; it was examined with the same seed in each run",
+            fix="nothing, if it is intended; to repeat a result, use a generator that the caller seeds, or pass "
+            "the noise as an argument",
+            where=exam.location,
+            severity="hint",
         )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,54 +11,12 @@ from gradscope.doctor.diagnoses.gradients.transpose import missing_transpose
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import compare_elements
 from gradscope.doctor.numerics.precision import Precision
-from gradscope.doctor.report.codes import SECOND_ORDER, WRONG_VALUE, Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 
 __all__ = [
-    "BROADCAST_NOT_REDUCED",
-    "GRADIENT_DEVICE_MISMATCH",
-    "GRADIENT_DTYPE_MISMATCH",
-    "GRADIENT_SHAPE_MISMATCH",
     "find_mismatched_gradients",
 ]
-
-GRADIENT_SHAPE_MISMATCH: Final = Code(
-    "gradient-shape-mismatch",
-    "error",
-    fault="a shape that no broadcast explains",
-    found_by="the raw return",
-    explains=("backward-raises",),
-)
-GRADIENT_DEVICE_MISMATCH: Final = Code(
-    "gradient-device-mismatch",
-    "warning",
-    fault="a gradient on another device, or a hard-coded device",
-    found_by="the raw return; reading the source",
-    explains=(
-        "backward-raises",
-        WRONG_VALUE,
-    ),
-)
-BROADCAST_NOT_REDUCED: Final = Code(
-    "broadcast-not-reduced",
-    "error",
-    fault="a broadcast that was not summed",
-    found_by="the raw return; a warning, because autograd sums it silently",
-    explains=(
-        WRONG_VALUE,
-        SECOND_ORDER,
-    ),
-)
-GRADIENT_DTYPE_MISMATCH: Final = Code(
-    "gradient-dtype-mismatch",
-    "warning",
-    fault="a gradient of another dtype",
-    found_by="the raw return, in the inputs' own dtype; an error if values are wrong as a consequence",
-    explains=(
-        WRONG_VALUE,
-        SECOND_ORDER,
-    ),
-)
 
 
 def find_mismatched_gradients(exam: Examination) -> Iterator[Finding]:
@@ -77,7 +34,7 @@ def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Ten
     shapes = f"{tuple(gradient.shape)} for {name}, which has {tuple(x.shape)}"
     exchange = _exchange(exam, position)
     if exchange:
-        return GRADIENT_SHAPE_MISMATCH.finding(
+        return codes.GRADIENT_SHAPE_MISMATCH.finding(
             f"backward returns {shapes}: it is right once {exchange}",
             cause="backward returns the gradients in another order than forward takes its arguments",
             fix=f"return the gradients in the order of the arguments (tried: right once {exchange})",
@@ -85,7 +42,7 @@ def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Ten
         )
     if _is_expandable(x.shape, gradient.shape):
         summed = _dims_to_sum(x.shape, gradient.shape)
-        return BROADCAST_NOT_REDUCED.finding(
+        return codes.BROADCAST_NOT_REDUCED.finding(
             f"backward returns {shapes}: the broadcast was not summed",
             cause="the argument was broadcast in forward; PyTorch sums such a gradient silently, so "
             "gradcheck passes, but torch.func or a compiled graph may fail",
@@ -101,7 +58,7 @@ def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Ten
             exam.location,
             (f"expected {tuple(x.shape)}, got {tuple(gradient.shape)}",),
         )
-    return GRADIENT_SHAPE_MISMATCH.finding(
+    return codes.GRADIENT_SHAPE_MISMATCH.finding(
         f"backward returns {shapes}",
         cause="the gradient must have the shape of its argument; no broadcast explains this one",
         fix="return a gradient of the argument's shape: expand a scalar, expand reduced dims",
@@ -118,7 +75,7 @@ def _exchange(exam: Examination, position: int) -> str:
 
 def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator[Finding]:
     if gradient.dtype != x.dtype:
-        yield GRADIENT_DTYPE_MISMATCH.finding(
+        yield codes.GRADIENT_DTYPE_MISMATCH.finding(
             f"backward returns {gradient.dtype} for {name}, which is {x.dtype}",
             cause="autograd casts it silently: a narrower dtype loses digits, a wider one costs memory",
             fix="return the gradient in the argument's dtype: grad.to(x.dtype)",
@@ -126,7 +83,7 @@ def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator
             evidence=(f"digits kept: {_digits(gradient.dtype):.1f} of {_digits(x.dtype):.1f}",),
         )
     if gradient.device != x.device:
-        yield GRADIENT_DEVICE_MISMATCH.finding(
+        yield codes.GRADIENT_DEVICE_MISMATCH.finding(
             f"backward returns a gradient on {gradient.device} for {name}, which is on {x.device}",
             cause="autograd moves a single number silently in each step, and raises for other tensors",
             fix="create tensors in backward on grad_output.device",

@@ -2,19 +2,15 @@
 
 import inspect
 from collections.abc import Iterable, Iterator
-from typing import Final
 
 from torch.autograd import Function
 
-from gradscope.doctor.diagnoses.contract.failures import WRONG_GRADIENT_COUNT
-from gradscope.doctor.diagnoses.contract.returned_gradients import GRADIENT_DEVICE_MISMATCH
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.source import SourceFact, read_function, where_defined
 
 __all__ = [
-    "BACKWARD_NEVER_CALLED",
     "find_hard_coded_devices",
     "find_uncalled_backward",
     "find_wrong_counts_in_source",
@@ -22,14 +18,6 @@ __all__ = [
 ]
 
 _BACKWARD = ("backward", "vjp")
-
-
-BACKWARD_NEVER_CALLED: Final = Code(
-    "backward-never-called",
-    "warning",
-    fault="a `backward` of a module or another class that is not a Function",
-    found_by="reading the class",
-)
 
 
 def find_uncalled_backward(exam: Examination) -> Iterator[Finding]:
@@ -43,7 +31,7 @@ def find_uncalled_backward(exam: Examination) -> Iterator[Finding]:
         method = getattr(owner, "backward", None)
         names = list(inspect.signature(method).parameters) if inspect.isfunction(method) else []
         if method is not None and "loss" not in names:
-            yield BACKWARD_NEVER_CALLED.finding(
+            yield codes.BACKWARD_NEVER_CALLED.finding(
                 f"{owner.__name__} has a method backward, which autograd never calls",
                 cause=f"{owner.__name__} is not an autograd Function: the gradients are those of the operations "
                 "in its forward",
@@ -70,7 +58,7 @@ def find_wrong_counts_in_source(exam: Examination) -> Iterator[Finding]:
                 continue
             if int(fact.target) > expected[-1] and fact.text.endswith("None"):
                 continue  # additional values are allowed if they are None
-            yield WRONG_GRADIENT_COUNT.finding(
+            yield codes.WRONG_GRADIENT_COUNT.finding(
                 f"backward of {function.__name__} returns {fact.target} values, forward has "
                 f"{expected[-1]} arguments",
                 cause="backward must return one value for each argument of forward except ctx",
@@ -84,7 +72,7 @@ def find_wrong_counts_in_source(exam: Examination) -> Iterator[Finding]:
 def find_hard_coded_devices(exam: Examination) -> Iterator[Finding]:
     """Find hard-coded devices that should be the device of a tensor."""
     for fact in _once(exam, "device"):
-        yield GRADIENT_DEVICE_MISMATCH.finding(
+        yield codes.GRADIENT_DEVICE_MISMATCH.finding(
             f"a device is hard-coded in {fact.method}",
             cause="with inputs on another device, an operation gets tensors on both devices and raises",
             fix="use the device of a tensor: torch.zeros_like(x), x.new_zeros(...), device=x.device",

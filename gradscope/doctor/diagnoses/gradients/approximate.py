@@ -14,24 +14,12 @@ from torch import Tensor
 
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import Comparison
-from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import run_subject
 
-__all__ = ["APPROXIMATE_NOTICEABLE", "APPROXIMATE_POOR", "find_poor_approximations"]
+__all__ = ["find_poor_approximations"]
 
-APPROXIMATE_POOR: Final = Code(
-    "approximate-poor",
-    "error",
-    fault="an approximation with a relative error over 1e-2",
-    found_by="the mean relative error of eight draws, with `approximate=True`",
-)
-APPROXIMATE_NOTICEABLE: Final = Code(
-    "approximate-noticeable",
-    "hint",
-    fault="an approximation with a relative error over 1e-3",
-    found_by="as above",
-)
 
 _POOR: Final = 1e-2
 _NOTICEABLE: Final = 1e-3
@@ -53,7 +41,9 @@ def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
             )
             continue
         code, grade = (
-            (APPROXIMATE_POOR, "poor") if error > _POOR else (APPROXIMATE_NOTICEABLE, "noticeable")
+            (codes.APPROXIMATE_POOR, "poor")
+            if error > _POOR
+            else (codes.APPROXIMATE_NOTICEABLE, "noticeable")
         )
         yield code.finding(
             f"the approximate gradient of {name} is off by {error:.1e} of its norm: {grade}",

@@ -3,27 +3,21 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import run_subject
 from gradscope.doctor.subject.subject import Subject
 from gradscope.doctor.subject.timing import time_function
 
-__all__ = ["REIMPLEMENTS_BUILTIN", "find_reimplementations"]
+__all__ = ["find_reimplementations"]
 
-REIMPLEMENTS_BUILTIN: Final = Code(
-    "reimplements-builtin",
-    "hint",
-    fault="an operation that PyTorch has",
-    found_by="values and gradients next to a table of operations; both times are shown",
-)
 
 _LARGE: Final = 100_000
 _REPEATS: Final = 20
@@ -31,40 +25,20 @@ _REPEATS_OF_LARGE: Final = 3
 
 _Operation: TypeAlias = Callable[..., Tensor]
 
+
+def _named(
+    prefix: str, module: Any, names: str
+) -> dict[str, _Operation]:  # Any: a module of operations
+    return {f"{prefix}.{name}": getattr(module, name) for name in names.split()}
+
+
 _UNARY: Final[Mapping[str, _Operation]] = {
-    "torch.relu": torch.relu,
-    "torch.sigmoid": torch.sigmoid,
-    "torch.tanh": torch.tanh,
-    "torch.nn.functional.silu": F.silu,
-    "torch.nn.functional.gelu": F.gelu,
+    **_named("torch", torch, "relu sigmoid tanh exp log log1p sin cos atan erf abs neg sqrt rsqrt"),
+    **_named("torch", torch, "reciprocal square sum mean max"),
+    **_named("torch.nn.functional", F, "silu gelu mish softplus elu selu leaky_relu hardswish"),
+    **_named("torch.nn.functional", F, "hardsigmoid relu6 logsigmoid softsign normalize"),
     "torch.nn.functional.gelu(approximate='tanh')": lambda x: F.gelu(x, approximate="tanh"),
-    "torch.nn.functional.mish": F.mish,
-    "torch.nn.functional.softplus": F.softplus,
-    "torch.nn.functional.elu": F.elu,
-    "torch.nn.functional.selu": F.selu,
-    "torch.nn.functional.leaky_relu": F.leaky_relu,
-    "torch.nn.functional.hardswish": F.hardswish,
-    "torch.nn.functional.hardsigmoid": F.hardsigmoid,
-    "torch.nn.functional.relu6": F.relu6,
-    "torch.nn.functional.logsigmoid": F.logsigmoid,
-    "torch.nn.functional.softsign": F.softsign,
-    "torch.exp": torch.exp,
-    "torch.log": torch.log,
-    "torch.log1p": torch.log1p,
-    "torch.sin": torch.sin,
-    "torch.cos": torch.cos,
-    "torch.atan": torch.atan,
-    "torch.erf": torch.erf,
-    "torch.abs": torch.abs,
-    "torch.neg": torch.neg,
-    "torch.sqrt": torch.sqrt,
-    "torch.rsqrt": torch.rsqrt,
-    "torch.reciprocal": torch.reciprocal,
-    "torch.square": torch.square,
     "torch.pow(x, 3)": lambda x: x.pow(3),
-    "torch.sum": torch.sum,
-    "torch.mean": torch.mean,
-    "torch.max": torch.max,
     "torch.linalg.vector_norm": torch.linalg.vector_norm,
     "torch.sum(x, dim=0)": lambda x: x.sum(0),
     "torch.sum(x, dim=-1)": lambda x: x.sum(-1),
@@ -73,50 +47,21 @@ _UNARY: Final[Mapping[str, _Operation]] = {
     "torch.logsumexp(x, dim=-1)": lambda x: x.logsumexp(-1),
     "torch.softmax(x, dim=-1)": lambda x: x.softmax(-1),
     "torch.log_softmax(x, dim=-1)": lambda x: x.log_softmax(-1),
-    "torch.nn.functional.normalize": F.normalize,
 }
 _BINARY: Final[Mapping[str, _Operation]] = {
-    "torch.add": torch.add,
-    "torch.sub": torch.sub,
-    "torch.mul": torch.mul,
-    "torch.div": torch.div,
-    "torch.matmul": torch.matmul,
-    "torch.nn.functional.linear": F.linear,
-    "torch.maximum": torch.maximum,
-    "torch.minimum": torch.minimum,
-    "torch.nn.functional.mse_loss": F.mse_loss,
-    "torch.nn.functional.l1_loss": F.l1_loss,
-    "torch.nn.functional.huber_loss": F.huber_loss,
-    "torch.nn.functional.smooth_l1_loss": F.smooth_l1_loss,
-    "torch.nn.functional.binary_cross_entropy_with_logits": F.binary_cross_entropy_with_logits,
-    "torch.nn.functional.cosine_similarity": F.cosine_similarity,
-    "torch.nn.functional.conv1d": F.conv1d,
-    "torch.nn.functional.conv2d": F.conv2d,
-    "torch.nn.functional.cross_entropy": F.cross_entropy,
+    **_named("torch", torch, "add sub mul div matmul maximum minimum"),
+    **_named("torch.nn.functional", F, "linear mse_loss l1_loss huber_loss smooth_l1_loss"),
+    **_named("torch.nn.functional", F, "binary_cross_entropy_with_logits cosine_similarity"),
+    **_named("torch.nn.functional", F, "conv1d conv2d cross_entropy"),
 }
 _TERNARY: Final[Mapping[str, _Operation]] = {
-    "torch.nn.functional.linear": F.linear,
-    "torch.addmm": torch.addmm,
-    "torch.addcmul": torch.addcmul,
-    "torch.lerp": torch.lerp,
-    "torch.nn.functional.conv1d": F.conv1d,
-    "torch.nn.functional.conv2d": F.conv2d,
+    **_named("torch.nn.functional", F, "linear conv1d conv2d"),
+    **_named("torch", torch, "addmm addcmul lerp"),
 }
 _WITH_OPTIONS: Final[Mapping[str, _Operation]] = {
-    "torch.sum": torch.sum,
-    "torch.mean": torch.mean,
-    "torch.amax": torch.amax,
-    "torch.logsumexp": torch.logsumexp,
-    "torch.softmax": torch.softmax,
-    "torch.log_softmax": torch.log_softmax,
-    "torch.cumsum": torch.cumsum,
-    "torch.pow": torch.pow,
-    "torch.mul": torch.mul,
-    "torch.clamp": torch.clamp,
-    "torch.nn.functional.leaky_relu": F.leaky_relu,
-    "torch.nn.functional.elu": F.elu,
+    **_named("torch", torch, "sum mean amax logsumexp softmax log_softmax cumsum pow mul clamp"),
+    **_named("torch.nn.functional", F, "leaky_relu elu layer_norm"),
     "torch.nn.functional.gelu": lambda x, approximate: F.gelu(x, approximate=approximate),
-    "torch.nn.functional.layer_norm": F.layer_norm,
     "torch.nn.functional.conv1d": lambda x, w, *options: F.conv1d(x, w, None, *options),
     "torch.nn.functional.conv2d": lambda x, w, *options: F.conv2d(x, w, None, *options),
 }
@@ -150,7 +95,7 @@ def _reimplementation(exam: Examination, name: str, operation: _Operation) -> Fi
     is_large = any(leaf.value.numel() > _LARGE for leaf in exam.subject.leaves)
     repeats = _REPEATS_OF_LARGE if is_large else _REPEATS
     timing = time_function(exam.subject.call, operation, *arguments, repeats=repeats)
-    return REIMPLEMENTS_BUILTIN.finding(
+    return codes.REIMPLEMENTS_BUILTIN.finding(
         f"the values and gradients are those of {name}",
         cause="PyTorch has this operation: it is fused, tested, and works under torch.func and "
         "torch.compile",

@@ -1,26 +1,20 @@
-"""Recognises gradients that differ from the derivative and look intended, such as a reversal or clipping."""
+"""Recognises gradients that differ from the derivative and look intended: a reversal, clipping, straight-through."""
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from gradscope.doctor.diagnoses.gradients.straight_through import is_straight_through_inside
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import Comparison
-from gradscope.doctor.report.codes import Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import is_same
 from gradscope.doctor.subject.run import run_subject, weights_like
 
-__all__ = ["GRADIENT_BY_DESIGN", "explain_by_design", "is_identity"]
-
-GRADIENT_BY_DESIGN: Final = Code(
-    "gradient-by-design",
-    "hint",
-    fault="a gradient that differs from the derivative by intention",
-    found_by="forward is the identity or piecewise constant, or it rounds and the gradient is right without the rounding; or backward only limits large gradients",
-)
+__all__ = ["explain_by_design", "is_identity"]
 
 _SMALL_GRADIENT: Final = 1e-3
 
@@ -31,7 +25,7 @@ def explain_by_design(exam: Examination, comparison: Comparison) -> Finding | No
     for test in _TESTS:
         reason = test(exam, comparison)
         if reason:
-            return GRADIENT_BY_DESIGN.finding(
+            return codes.GRADIENT_BY_DESIGN.finding(
                 f"the gradient of {leaf.name} is not the derivative, and looks intended: {reason}",
                 cause="reversal, scaling, clipping, stopping and straight-through estimators have such "
                 "gradients",
@@ -116,9 +110,6 @@ def _small_weights(output: Tensor) -> Tensor:
     return weights_like(output) * _SMALL_GRADIENT
 
 
-_TESTS: Final = (is_identity, _is_staircase, _is_limited, _is_rescaled, is_straight_through_inside)
-
-
 def _ratio(comparison: Comparison) -> str:
     use = comparison.is_usable & (comparison.numeric.abs() > comparison.tolerance)
     if not use.any():
@@ -127,3 +118,81 @@ def _ratio(comparison: Comparison) -> str:
     if torch.allclose(ratios, ratios[0], rtol=1e-4):
         return f"the gradient is {ratios[0].item():g} times the derivative"
     return "no single factor explains it"
+
+
+_STEPS: Final = frozenset({"round", "floor", "ceil", "trunc", "sign"})
+"""Operations whose derivative is 0, through which a straight-through estimator passes gradients."""
+
+
+def _is_straight_through_inside(exam: Examination, comparison: Comparison) -> str:
+    """Return the reason if a leaf's gradient is the derivative with rounding as the identity; else ""."""
+    expected = _gradients(exam)
+    gradient = expected[comparison.leaf] if expected else None
+    if gradient is None:
+        return ""
+    there = gradient.reshape(-1)[comparison.indices].cpu()
+    is_same = torch.allclose(comparison.analytic, there, rtol=1e-3, atol=1e-5)
+    return "it is the derivative with rounding replaced by the identity" if is_same else ""
+
+
+def _gradients(exam: Examination) -> Sequence[Tensor | None]:
+    subject = exam.in_double
+    if not subject.is_direct or len(subject.functions) != 1:
+        return ()
+    leaves = [leaf.value.clone().requires_grad_(leaf.is_needed) for leaf in subject.leaves]
+    arguments = list(subject.arguments)
+    for leaf, value in zip(subject.leaves, leaves, strict=True):
+        arguments[leaf.position] = value
+    mode = _StraightThrough()
+    try:
+        with mode:
+            result = _forward(exam, arguments)
+        outputs = result if isinstance(result, tuple) else (result,)
+        ends = [y for y in outputs if isinstance(y, Tensor) and y.requires_grad]
+        asked = [leaf for leaf in leaves if leaf.requires_grad]
+        if not mode.has_passed or len(ends) != len(exam.double_run.weights):
+            return ()
+        found = iter(torch.autograd.grad(ends, asked, exam.double_run.weights, allow_unused=True))
+    except Exception:  # noqa: BLE001 - autograd cannot record this forward
+        return ()
+    return [next(found) if leaf.requires_grad else None for leaf in leaves]
+
+
+def _forward(exam: Examination, arguments: Sequence[object]) -> object:
+    function = exam.in_double.functions[0]
+    forward: Any = function.forward  # Any: the user's method may have any signature
+    is_with_ctx = function.setup_context is torch.autograd.Function.setup_context
+    return forward(*([_AnyContext()] if is_with_ctx else []), *arguments)
+
+
+class _AnyContext:
+    """A ctx whose methods do nothing."""
+
+    needs_input_grad = (True,) * 64
+
+    def __getattr__(self, name: str) -> Any:  # Any: a method of ctx
+        return lambda *_: None
+
+
+class _StraightThrough(TorchFunctionMode):
+    """Passes gradients through operations whose derivative is 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_passed = False
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # Any: torch's protocol
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in _STEPS and result.is_floating_point():
+            self.has_passed = True
+            return args[0] + (result - args[0]).detach()
+        return result
+
+
+_TESTS: Final = (is_identity, _is_staircase, _is_limited, _is_rescaled, _is_straight_through_inside)

@@ -11,14 +11,9 @@ from torch import Tensor
 from torch.autograd import Function, gradcheck, gradgradcheck
 from torch.autograd.gradcheck import GradcheckError
 
-from gradscope.doctor.diagnoses.contract.failures import BACKWARD_RAISES, named
-from gradscope.doctor.diagnoses.gradients.second_order import (
-    GRAPH_BROKEN,
-    NOT_TWICE_DIFFERENTIABLE,
-    WRONG_SECOND_GRADIENT,
-)
-from gradscope.doctor.diagnoses.gradients.wrong_gradient import WRONG_GRADIENT
+from gradscope.doctor.diagnoses.contract.failures import named
 from gradscope.doctor.examination import Examination
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import run_backward, run_forward
 
@@ -58,11 +53,11 @@ def find_gradcheck_failures(exam: Examination) -> Iterator[Finding]:
     if verdict.startswith(("passed", "not run")):
         yield from _forward_mode_failures(exam, str(results.get("gradcheck in forward mode", "passed")))
         return
-    code, cause, fix = WRONG_GRADIENT, *_OTHER_DERIVATIVE
+    code, cause, fix = codes.WRONG_GRADIENT, *_OTHER_DERIVATIVE
     if _raises_on_undefined_gradients(exam):
-        code, cause, fix = BACKWARD_RAISES, *_UNDEFINED_GRADIENT
+        code, cause, fix = codes.BACKWARD_RAISES, *_UNDEFINED_GRADIENT
     elif verdict.startswith("raises") or "undefined" in verdict:
-        code, cause, fix = BACKWARD_RAISES, *_OTHER_EXCEPTION
+        code, cause, fix = codes.BACKWARD_RAISES, *_OTHER_EXCEPTION
     yield code.finding(
         f"gradcheck fails: {verdict}",
         cause=cause,
@@ -82,7 +77,7 @@ def _raises_on_undefined_gradients(exam: Examination) -> bool:
 def _forward_mode_failures(exam: Examination, verdict: str) -> Iterator[Finding]:
     if verdict.startswith("passed"):
         return
-    yield WRONG_GRADIENT.finding(
+    yield codes.WRONG_GRADIENT.finding(
         f"jvp fails gradcheck in forward mode: {verdict}",
         cause="jvp is not the derivative of forward, or it raises; backward is right",
         fix="derive jvp again: it is the Jacobian times the tangents, and backward its transpose times grad_output",
@@ -101,7 +96,9 @@ def _run_checks(exam: Examination) -> dict[str, object]:
         return {"gradcheck": f"not run: {reason}"}
     results = _timed(exam, "gradcheck", gradcheck)
     if exam.is_second_order and str(results["gradcheck"]).startswith("passed"):
-        if exam.has_found(GRAPH_BROKEN, NOT_TWICE_DIFFERENTIABLE, WRONG_SECOND_GRADIENT):
+        if exam.has_found(
+            codes.GRAPH_BROKEN, codes.NOT_TWICE_DIFFERENTIABLE, codes.WRONG_SECOND_GRADIENT
+        ):
             return results | {"gradgradcheck": "not run: a finding says why it would fail"}
         results |= _timed(exam, "gradgradcheck", gradgradcheck)
     if any(function.jvp is not Function.jvp for function in exam.subject.functions):

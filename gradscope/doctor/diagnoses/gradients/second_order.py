@@ -10,59 +10,27 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gradscope.doctor.diagnoses.contract.failures import WRONG_GRADIENT_COUNT, named
-from gradscope.doctor.diagnoses.gradients.transpose import MISSING_TRANSPOSE
-from gradscope.doctor.diagnoses.gradients.wrong_gradient import (
-    MISSING_GRADIENT,
-    WRONG_GRADIENT,
-    WRONG_GRADIENT_SCALE,
-    WRONG_GRADIENT_SIGN,
-)
+from gradscope.doctor.diagnoses.contract.failures import named
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import compare_map
-from gradscope.doctor.report.codes import SECOND_ORDER, Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.messages import recognise
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import ForwardBackwardRun, run_subject, weights_like
 from gradscope.hooks import find_functions
 
 __all__ = [
-    "GRAPH_BROKEN",
-    "NOT_TWICE_DIFFERENTIABLE",
-    "WRONG_SECOND_GRADIENT",
     "find_second_order_faults",
 ]
 
-GRAPH_BROKEN: Final = Code(
-    "graph-broken",
-    "warning",
-    fault="a cut graph in backward",
-    found_by="the derivative of the gradient against finite differences; an error with `second_order`",
-    group=SECOND_ORDER,
-)
-WRONG_SECOND_GRADIENT: Final = Code(
-    "wrong-second-gradient",
-    "error",
-    fault="a nested Function with a wrong backward, an infinite second derivative",
-    found_by="the same, if the graph is complete",
-    group=SECOND_ORDER,
-)
-NOT_TWICE_DIFFERENTIABLE: Final = Code(
-    "not-twice-differentiable",
-    "warning",
-    fault="a second backward raises",
-    found_by="running; a hint if `once_differentiable` declares it",
-    group=SECOND_ORDER,
-)
-
 
 _WRONG_FIRST_GRADIENT: Final = (
-    WRONG_GRADIENT_COUNT,
-    MISSING_TRANSPOSE,
-    MISSING_GRADIENT,
-    WRONG_GRADIENT,
-    WRONG_GRADIENT_SIGN,
-    WRONG_GRADIENT_SCALE,
+    codes.WRONG_GRADIENT_COUNT,
+    codes.MISSING_TRANSPOSE,
+    codes.MISSING_GRADIENT,
+    codes.WRONG_GRADIENT,
+    codes.WRONG_GRADIENT_SIGN,
+    codes.WRONG_GRADIENT_SCALE,
 )
 
 
@@ -153,7 +121,7 @@ def _has_nested_functions(exam: Examination, gradients: Sequence[Tensor]) -> boo
 def _raises(exam: Examination, text: str, where: str) -> Finding:
     is_declared = "once_differentiable" in text
     known = recognise(text)
-    return NOT_TWICE_DIFFERENTIABLE.finding(
+    return codes.NOT_TWICE_DIFFERENTIABLE.finding(
         "a second derivative is refused, because of once_differentiable"
         if is_declared
         else f"a second derivative raises {text.splitlines()[0]}",
@@ -175,7 +143,7 @@ def _raises(exam: Examination, text: str, where: str) -> Finding:
 
 def _broken(exam: Examination, evidence: Sequence[str]) -> Finding:
     cuts = [f for f in exam.facts if f.is_cutting]
-    return GRAPH_BROKEN.finding(
+    return codes.GRAPH_BROKEN.finding(
         "the gradient is right, but its derivative is silently wrong: backward cuts the graph",
         cause="backward uses an operation that autograd does not record (.data, detach, numpy, item, "
         "no_grad), or a clone or intermediate of forward, which has no graph",
@@ -197,7 +165,7 @@ def _untracked_tensors(exam: Examination) -> Iterator[str]:
 
 
 def _nonfinite(exam: Examination, evidence: Sequence[str]) -> Finding:
-    return WRONG_SECOND_GRADIENT.finding(
+    return codes.WRONG_SECOND_GRADIENT.finding(
         "the second derivative is not finite, although the first one is",
         cause="backward computes a root, a logarithm or a quotient at a point where its derivative is "
         "infinite, and multiplies it by 0",
@@ -209,7 +177,7 @@ def _nonfinite(exam: Examination, evidence: Sequence[str]) -> Finding:
 
 
 def _wrong(exam: Examination, evidence: Sequence[str]) -> Finding:
-    return WRONG_SECOND_GRADIENT.finding(
+    return codes.WRONG_SECOND_GRADIENT.finding(
         "the second derivative is wrong, although the graph is complete",
         cause="backward calls a custom Function whose own backward is wrong",
         fix="examine that Function",

@@ -13,26 +13,13 @@ from gradscope.doctor.diagnoses.gradients.repairs import find_right_repair, tran
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.backward_derivatives import jacobian_by_backward
 from gradscope.doctor.numerics.finite_differences import jacobian
-from gradscope.doctor.report.codes import LAYOUT, SECOND_ORDER, WRONG_VALUE, Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import ForwardBackwardRun
 from gradscope.doctor.subject.subject import Subject
 
-__all__ = ["MISSING_TRANSPOSE", "explain_by_transpose", "find_raising_transpose", "missing_transpose"]
+__all__ = ["explain_by_transpose", "find_raising_transpose", "missing_transpose"]
 
-MISSING_TRANSPOSE: Final = Code(
-    "missing-transpose",
-    "error",
-    fault="a matrix product without its transpose",
-    found_by="backward with one matrix transposed, at any size, also if it raises; a small Jacobian with two dims exchanged",
-    explains=(
-        "backward-raises",
-        "gradient-shape-mismatch",
-        SECOND_ORDER,
-        LAYOUT,
-    ),
-    group=WRONG_VALUE,
-)
 
 _MOST_ELEMENTS: Final = 300_000
 _MOST_SIDE: Final = 600
@@ -70,7 +57,7 @@ def find_raising_transpose(exam: Examination) -> Finding | None:
 
 def missing_transpose(message: str, where: str, evidence: tuple[str, ...] = ()) -> Finding:
     """Return the finding for a missing transpose, with the rule for matrix products."""
-    return MISSING_TRANSPOSE.finding(
+    return codes.MISSING_TRANSPOSE.finding(
         message,
         cause="a matrix product was differentiated without a transpose; square matrices hide it",
         fix=_FIX,

@@ -18,54 +18,15 @@ from gradscope.doctor.diagnoses.gradients.transpose import explain_by_transpose,
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.agreement import agree
 from gradscope.doctor.numerics.finite_differences import Comparison
-from gradscope.doctor.report.codes import LAYOUT, SECOND_ORDER, WRONG_VALUE, Code
+from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import run_subject, weights_like
 from gradscope.doctor.subject.subject import Subject
 
 __all__ = [
-    "MISSING_GRADIENT",
-    "WRONG_GRADIENT",
-    "WRONG_GRADIENT_SCALE",
-    "WRONG_GRADIENT_SIGN",
     "find_wrong_gradients",
     "plain_wrong_gradient",
 ]
-
-MISSING_GRADIENT: Final = Code(
-    "missing-gradient",
-    "error",
-    fault="None where a gradient is due",
-    found_by="finite differences; inputs without `requires_grad` are respected if another one has it",
-    explains=(
-        SECOND_ORDER,
-        LAYOUT,
-    ),
-)
-WRONG_GRADIENT_SIGN: Final = Code(
-    "wrong-gradient-sign",
-    "error",
-    fault="a flipped sign",
-    found_by="one factor, -1, explains the finite differences",
-    explains=(SECOND_ORDER,),
-    group=WRONG_VALUE,
-)
-WRONG_GRADIENT_SCALE: Final = Code(
-    "wrong-gradient-scale",
-    "error",
-    fault="a forgotten constant",
-    found_by="one factor explains them, and is shown",
-    explains=(SECOND_ORDER,),
-    group=WRONG_VALUE,
-)
-WRONG_GRADIENT: Final = Code(
-    "wrong-gradient",
-    "error",
-    fault="a wrong formula, a missing term",
-    found_by="finite differences; names the place in the tensor or the domain. gradcheck in forward mode for a wrong `jvp`",
-    explains=(SECOND_ORDER,),
-    group=WRONG_VALUE,
-)
 
 
 _ROUNDINGS: Final = 100
@@ -94,7 +55,7 @@ def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
 def plain_wrong_gradient(
     subject: Subject, comparison: Comparison, fallback: str, *, on: str = ""
 ) -> Finding:
-    """Return a WRONG_GRADIENT finding with the wrong elements and the region of their values.
+    """Return a codes.WRONG_GRADIENT finding with the wrong elements and the region of their values.
 
     on: the variation of the inputs, if any.
     """
@@ -104,7 +65,7 @@ def plain_wrong_gradient(
     wrong, count = int(comparison.is_wrong.sum()), int(comparison.is_usable.sum())
     x = leaf.value.reshape(-1)[comparison.indices[worst]].item()
     place = _place(comparison, leaf.value)
-    return WRONG_GRADIENT.finding(
+    return codes.WRONG_GRADIENT.finding(
         (f"{on}: " if on else "")
         + f"the gradient of {leaf.name} is wrong in {wrong} of {count} elements compared",
         cause="backward is not the derivative of forward: a wrong formula, or a missing term",
@@ -120,7 +81,7 @@ def plain_wrong_gradient(
 
 def _missing(exam: Examination, comparison: Comparison) -> Finding:
     name = exam.subject.leaves[comparison.leaf].name
-    return MISSING_GRADIENT.finding(
+    return codes.MISSING_GRADIENT.finding(
         f"backward returns None for {name}, on which the output depends",
         cause="backward returns None instead of the gradient, or forward detaches the input",
         fix=f"compute and return the gradient of {name}; if it should have none, pass it without "
@@ -143,7 +104,7 @@ def _ignored_grad_output(exam: Examination, comparison: Comparison) -> Finding |
             is_cured = end.numel() == len(ends) == 1 and _is_right_times(
                 comparison, exam.double_run.weights[0].reshape(()).cpu()
             )
-            return WRONG_GRADIENT.finding(
+            return codes.WRONG_GRADIENT.finding(
                 f"backward ignores {which}: the gradient of {name} is the same for g and for "
                 + ("g / 1000" if end.numel() == 1 else "other values of g"),
                 cause=f"backward returns a gradient that does not contain {which}, which is 1 only in "
@@ -181,7 +142,7 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
     name = exam.subject.leaves[comparison.leaf].name
     factor = _one_factor(exam, comparison)
     if factor is not None and abs(factor + 1) < 1e-4:
-        return WRONG_GRADIENT_SIGN.finding(
+        return codes.WRONG_GRADIENT_SIGN.finding(
             f"the gradient of {name} is the derivative with its sign flipped",
             cause="a minus sign is missing, or there is one too many (as in the derivative of a difference "
             "by its second term)",
@@ -190,7 +151,7 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
             evidence=_worst(comparison),
         )
     if factor is not None:
-        return WRONG_GRADIENT_SCALE.finding(
+        return codes.WRONG_GRADIENT_SCALE.finding(
             f"the gradient of {name} is {factor:.6g} times the derivative, everywhere",
             cause="a constant factor is missing: the exponent of a power, the count of a mean",
             fix=f"divide the gradient that backward returns for it by {factor:.6g}",
