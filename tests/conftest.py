@@ -202,9 +202,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
 
 
+PROCESS_FIXTURES = {"ended_hubs", "fresh", "live"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of whole folders, and of fixtures that start processes, as `processes`."""
     folders = {Path(__file__).parent / name for name in ("cli", "demo", "end_to_end")}
     for item in items:
-        if folders & set(item.path.parents) or {"fresh", "live"} & set(item.fixturenames):
+        if folders & set(item.path.parents) or PROCESS_FIXTURES & set(item.fixturenames):
             item.add_marker("processes")

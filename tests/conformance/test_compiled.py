@@ -11,6 +11,8 @@ from support import fork_server
 
 pytestmark = pytest.mark.processes
 
+pytestmark = pytest.mark.processes
+
 PROGRAM = Path(__file__).parent / "compiled_training.py"
 NAMES = (
     "in-place", "tuple", "nested", "dict", "dataclass", "root", "conv", "shared", "view", "dropout",

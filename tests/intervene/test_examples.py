@@ -42,7 +42,7 @@ def test_the_reversal_lets_the_other_domain_be_read():
     assert min(plain[0], adapted[0]) > 0.95
 
 
-@pytest.mark.processes
+@pytest.mark.exhaustive
 def test_noise_while_training_lets_noisy_pictures_be_read():
     pytest.importorskip("sklearn", reason="the digits: pip install scikit-learn")
     _, plain, noisy = numbers("noise_robustness.py")

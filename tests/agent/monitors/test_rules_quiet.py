@@ -22,6 +22,6 @@ def _loaded():
 
 @pytest.mark.parametrize("name", ["resnet", "lstm"])
 def test_nothing_is_found_in_a_healthy_training(name):
-    findings, losses = quiet_rules.findings_of(name, 200)
+    findings, losses = quiet_rules.findings_of(name, 100)
     assert findings == ()
     assert losses[-1] < 0.9 * losses[0]

@@ -9,26 +9,25 @@ from torch import nn
 
 from gradscope.agent.run import identity
 from gradscope.agent.run.identity import run_name
+from support import fork_server
 
 PROGRAM = "import torch, gradscope; gradscope.attach(torch.nn.Linear(2, 2), hub=None)"
 
 
-def said_by(command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, check=True, **options)
-    return done.stderr
+def said_by(command, run=subprocess.run, **options):
+    return run(command, capture_output=True, text=True, check=True, **options).stderr
 
 
 def test_a_run_is_named_by_script_and_model_and_without_a_script_file_python(tmp_path):
     script = tmp_path / "my_training.py"
     script.write_text(PROGRAM)
-    for command, given, stem in [
-        ([sys.executable, "-c", PROGRAM], None, "python"),
-        ([sys.executable, "-"], PROGRAM, "python"),
-        ([sys.executable, str(script)], None, "my_training"),
+    for arguments, given, stem, run in [
+        (["-c", PROGRAM], None, "python", fork_server.run),
+        (["-"], PROGRAM, "python", subprocess.run),
+        ([str(script)], None, "my_training", fork_server.run),
     ]:
-        assert re.search(
-            rf"gradscope watch {stem}-Linear-[0-9a-f]{{4}}$", said_by(command, input=given).strip()
-        )
+        said = said_by([sys.executable, *arguments], run, input=given)
+        assert re.search(rf"gradscope watch {stem}-Linear-[0-9a-f]{{4}}$", said.strip())
 
 
 def test_the_line_on_stderr_names_the_pass_that_measures():

@@ -10,6 +10,8 @@ from torch import nn
 import gradscope
 from support import fork_server
 
+pytestmark = pytest.mark.processes
+
 TRAIN = """
 import json, sys
 import torch

@@ -10,6 +10,8 @@ import pytest
 from gradscope.observe import native_module
 from support import fork_server
 
+pytestmark = pytest.mark.processes
+
 TRAIN = """
 import json, sys
 import torch

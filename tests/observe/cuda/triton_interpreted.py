@@ -123,7 +123,7 @@ def tensors(draw, dtypes=KINDS):
     return flat[:, None].expand(-1, 3) if form == "repeated" and size < 1000 else flat
 
 
-@settings(slowly, max_examples=6)
+@settings(slowly, max_examples=3)
 @given(tensor=tensors(), programs=st.integers(1, 5))
 @example(tensor=torch.empty(0), programs=2)
 @example(tensor=torch.tensor(-2.5), programs=1)
