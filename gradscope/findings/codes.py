@@ -1,19 +1,28 @@
-"""The table of all codes: what each means, and which other findings it explains."""
+"""The table of all codes: what each means, its usual cause and remedy, and which findings it explains."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from gradscope.errors import UsageError
+from gradscope.findings.finding import Confidence, Finding, Place, Severity
 
-__all__ = ["CODES", "Code", "code_of"]
+__all__ = ["CODES", "Code", "code_of", "finding"]
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One kind of finding. `explains`: the codes of findings that are consequences of this one."""
+    """One kind of finding, with what its findings say unless a check says something else.
+
+    explains: the codes of findings that are consequences of this one.
+    """
 
     name: str
+    place: Place
+    severity: Severity
     meaning: str
-    explains: tuple[str, ...] = ()
+    cause: str
+    fix: str
+    explains: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 CODES: dict[str, Code] = {
@@ -21,31 +30,150 @@ CODES: dict[str, Code] = {
     for code in (
         Code(
             "nonfinite",
+            "forward",
+            "error",
             "a tensor contains NaN, or a gradient, a parameter or an update contains an infinity",
+            "An operation on invalid input (a division by zero, a logarithm or a root at zero or below), "
+            "an overflow of the number format, or NaN in the data.",
+            "Pause at the first one: gradscope break RUN any.nan; then capture the input of that layer.",
             explains=("loss-spike", "gradient-spike", "exploding-gradient", "dead-units"),
         ),
         Code(
             "stale-optimizer",
+            "optimizer",
+            "error",
             "an optimizer holds tensors that the model no longer has",
+            "The layers were replaced, or the model was converted or copied, after the optimizer was made.",
+            "Make the optimizer after the last change of the model.",
             explains=("not-in-optimizer",),
         ),
-        Code("not-in-optimizer", "gradients arrive at parameters that no optimizer holds"),
-        Code("in-two-optimizers", "two optimizers update the same parameter"),
-        Code("frozen", "an optimizer holds parameters with requires_grad=False"),
-        Code("no-gradient", "no gradient arrives at a parameter that an optimizer holds"),
-        Code("never-zeroed", "gradients of earlier steps are added to those of the next step"),
-        Code("eval-mode", "Dropout or BatchNorm is in eval mode in steps that train"),
-        Code("batchnorm-batch-size-one", "BatchNorm normalizes over very few values"),
-        Code("dropout-too-strong", "dropout removes nine tenths of the values or more"),
-        Code("tied-weights-broken", "weights that were one tensor are two"),
-        Code("double-softmax", "a softmax or sigmoid is applied in the model and in the loss"),
-        Code("wrong-softmax-dim", "a softmax normalizes over the batch"),
-        Code("loss-broadcast", "a loss compares each prediction with every target"),
-        Code("relu-at-output", "a ReLU before a loss that needs negative values"),
-        Code("linear-chain", "two linear layers with nothing non-linear between them"),
+        Code(
+            "not-in-optimizer",
+            "optimizer",
+            "warning",
+            "gradients arrive at parameters that no optimizer holds",
+            "The optimizer was made before these layers were added, or from a part of model.parameters().",
+            "Give these parameters to the optimizer, or call requires_grad_(False) on them if they are "
+            "meant to stay fixed.",
+        ),
+        Code(
+            "in-two-optimizers",
+            "optimizer",
+            "warning",
+            "two optimizers update the same parameter",
+            "The same parameters were given to more than one optimizer, so each step changes them more "
+            "than once.",
+            "Give each parameter to one optimizer.",
+        ),
+        Code(
+            "frozen",
+            "optimizer",
+            "warning",
+            "an optimizer holds parameters with requires_grad=False",
+            "requires_grad was switched off, for example for an earlier phase of the training, and not on "
+            "again.",
+            "Switch it on with requires_grad_(True), or leave these parameters out of the optimizer.",
+        ),
+        Code(
+            "no-gradient",
+            "backward",
+            "warning",
+            "no gradient arrives at a parameter that an optimizer holds",
+            "The result is not used for the loss, or the graph is cut after it: detach(), .data, .item(), "
+            "argmax, NumPy, or torch.no_grad().",
+            "Follow the output of the layer to the loss and remove what cuts the graph.",
+        ),
+        Code(
+            "never-zeroed",
+            "backward",
+            "error",
+            "gradients of earlier steps are added to those of the next step",
+            "optimizer.zero_grad() is not called, so each backward pass adds to the gradients of all "
+            "earlier steps.",
+            "Call optimizer.zero_grad() once before each backward pass.",
+        ),
+        Code(
+            "eval-mode",
+            "forward",
+            "warning",
+            "Dropout or BatchNorm is in eval mode in steps that train",
+            "model.eval() was called, for example for a validation, and model.train() was not called after "
+            "it.",
+            "Call model.train() before the training steps.",
+        ),
+        Code(
+            "batchnorm-batch-size-one",
+            "forward",
+            "warning",
+            "BatchNorm normalizes over very few values",
+            "The batch is so small that its mean and variance say little about the data.",
+            "Use a larger batch, or GroupNorm or LayerNorm, which do not depend on the batch.",
+        ),
+        Code(
+            "dropout-too-strong",
+            "forward",
+            "warning",
+            "dropout removes nine tenths of the values or more",
+            "p is the probability that a value is removed, not that it is kept.",
+            "Use a smaller p, such as 0.1 to 0.5.",
+        ),
+        Code(
+            "tied-weights-broken",
+            "optimizer",
+            "warning",
+            "weights that were one tensor are two",
+            "One of them was replaced: by an assignment, a conversion of the model, or loading a "
+            "checkpoint with assign=True.",
+            "Assign the parameter again, and make the optimizer after that.",
+        ),
+        Code(
+            "double-softmax",
+            "loss",
+            "error",
+            "a softmax or sigmoid is applied in the model and in the loss",
+            "The loss takes logits and applies the activation itself; twice, the output is almost uniform "
+            "and the gradient small.",
+            "Remove the activation from the model, or apply it only for predictions.",
+        ),
+        Code(
+            "wrong-softmax-dim",
+            "loss",
+            "warning",
+            "a softmax normalizes over the batch",
+            "The samples of a batch share one distribution, so each depends on the others.",
+            "Use dim=-1, or the dimension of the classes.",
+        ),
+        Code(
+            "loss-broadcast",
+            "loss",
+            "error",
+            "a loss compares each prediction with every target",
+            "The shapes of prediction and target differ, as (N, 1) and (N,), so PyTorch broadcasts both.",
+            "Give both the same shape: output.squeeze(1), or target.unsqueeze(1).",
+        ),
+        Code(
+            "relu-at-output",
+            "loss",
+            "warning",
+            "a ReLU before a loss that needs negative values",
+            "The output cannot be negative, and where it is zero no gradient passes.",
+            "Remove the ReLU after the last layer.",
+        ),
+        Code(
+            "linear-chain",
+            "forward",
+            "warning",
+            "two linear layers with nothing non-linear between them",
+            "Two linear layers in a row compute what one could; an activation is missing.",
+            "Put an activation between them, or use one layer.",
+        ),
         Code(
             "learning-rate-too-high",
+            "optimizer",
+            "warning",
             "updates are large compared with the weights",
+            "Each step changes the weights by a large part of their size.",
+            "Lower the learning rate by about the factor between the ratio and its limit.",
             explains=(
                 "loss-spike",
                 "gradient-spike",
@@ -54,15 +182,68 @@ CODES: dict[str, Code] = {
                 "saturated-activation",
             ),
         ),
-        Code("learning-rate-too-low", "updates are tiny compared with the weights"),
-        Code("exploding-gradient", "gradients are very large", explains=("loss-spike",)),
-        Code("vanishing-gradient", "gradients are tiny compared with those of other layers"),
-        Code("gradient-spike", "a gradient far above its own past", explains=("loss-spike",)),
-        Code("loss-spike", "a loss far above its own past"),
-        Code("dead-units", "the output of a layer is zero", explains=("vanishing-gradient",)),
+        Code(
+            "learning-rate-too-low",
+            "optimizer",
+            "hint",
+            "updates are tiny compared with the weights",
+            "Each step changes the weights by a tiny part of their size.",
+            "Raise the learning rate by about the factor between the limit and the ratio.",
+        ),
+        Code(
+            "exploding-gradient",
+            "backward",
+            "warning",
+            "gradients are very large",
+            "The learning rate is too high, a layer has no normalization, or the loss is a sum over many "
+            "values.",
+            "Clip the gradient (gradscope clip RUN LAYERS --max-norm 1) or lower the learning rate.",
+            explains=("loss-spike",),
+        ),
+        Code(
+            "vanishing-gradient",
+            "backward",
+            "warning",
+            "gradients are tiny compared with those of other layers",
+            "Each layer on the way from the loss multiplies the gradient by a factor far below 1: saturated "
+            "activations, small initial weights, or no residual connections.",
+            "Use ReLU-like activations, normalization or residual connections, or a larger "
+            "initialization.",
+        ),
+        Code(
+            "gradient-spike",
+            "backward",
+            "warning",
+            "a gradient far above its own past",
+            "An unusual batch, or a learning rate near the limit of stability.",
+            "Clip the gradient (gradscope clip RUN LAYERS --max-norm 1) and check the batch of that step.",
+            explains=("loss-spike",),
+        ),
+        Code(
+            "loss-spike",
+            "loss",
+            "warning",
+            "a loss far above its own past",
+            "An unusual batch, or a learning rate near the limit of stability.",
+            "Check the batch of that step; clip gradients or lower the learning rate if it happens again.",
+        ),
+        Code(
+            "dead-units",
+            "forward",
+            "warning",
+            "the output of a layer is zero",
+            "All inputs of a ReLU are negative, often after a step with too high a learning rate, or the "
+            "input of the layer is constant.",
+            "Lower the learning rate, check the initial bias, or use LeakyReLU or GELU.",
+            explains=("vanishing-gradient",),
+        ),
         Code(
             "saturated-activation",
+            "forward",
+            "warning",
             "a bounded activation is at its bounds",
+            "The inputs of the activation are far from zero, so its slope is almost zero.",
+            "Scale the inputs, use a smaller initialization, or normalize before the activation.",
             explains=("vanishing-gradient",),
         ),
     )
@@ -77,3 +258,34 @@ def code_of(name: str) -> Code:
         raise UsageError(
             f"unknown code {name!r} of a finding; expected one of: {', '.join(CODES)}"
         ) from None
+
+
+def finding(
+    name: str,
+    message: str,
+    *,
+    step: int,
+    since: int | None = None,
+    layers: tuple[str, ...] = (),
+    severity: Severity | None = None,
+    confidence: Confidence = "structural",
+    evidence: Mapping[str, float | str],
+) -> Finding:
+    """Return a finding of the code `name`, found in `step`. Place, cause and fix are those of the code.
+
+    severity: default: that of the code. The other arguments are those of `Finding`.
+    """
+    code = code_of(name)
+    return Finding(
+        code=name,
+        severity=severity or code.severity,
+        message=message,
+        cause=code.cause,
+        fix=code.fix,
+        found_step=step,
+        since_step=since,
+        layers=layers,
+        place=code.place,
+        confidence=confidence,
+        evidence=evidence,
+    )

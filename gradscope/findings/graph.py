@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
+from gradscope.findings.codes import finding
 from gradscope.findings.finding import Finding, Severity
 from gradscope.findings.graph_facts import GraphFacts, GraphNode
 
@@ -23,20 +24,8 @@ _ELEMENTWISE_LOSSES = (
 _LOSSES = ("NllLoss", "NllLoss2D", *_ELEMENTWISE_LOSSES)
 _REDUCING = frozenset(
     {
-        "Mean",
-        "Sum",
-        "Pow",
-        "Abs",
-        "Mul",
-        "Div",
-        "Sqrt",
-        "Neg",
-        "Add",
-        "Sub",
-        "Where",
-        "Clamp",
-        "Log",
-        "Gather",
+        *("Mean", "Sum", "Pow", "Abs", "Mul", "Div", "Sqrt", "Neg", "Add", "Sub"),
+        *("Where", "Clamp", "Log", "Gather"),
     }
 )
 """Operations of which losses are written by hand."""
@@ -50,7 +39,7 @@ _ATTENTION = re.compile(
 
 def find_graph_faults(facts: GraphFacts) -> list[Finding]:
     """Return the findings of all checks."""
-    return [finding for check in GRAPH_CHECKS for finding in check(facts)]
+    return [found for check in GRAPH_CHECKS for found in check(facts)]
 
 
 def double_softmax(facts: GraphFacts) -> list[Finding]:
@@ -58,35 +47,18 @@ def double_softmax(facts: GraphFacts) -> list[Finding]:
 
     A log_softmax of a log_softmax changes nothing, so it is silent.
     """
-    for outer, inner, words, fix in (
-        (
-            "LogSoftmax",
-            "Softmax",
-            "softmax is applied twice: in the model and in the loss",
-            "cross_entropy",
-        ),
-        (
-            "BinaryCrossEntropyWithLogits",
-            "Sigmoid",
-            "sigmoid is applied twice: in the model and in the loss",
-            "binary_cross_entropy_with_logits",
-        ),
-    ):
+    for outer, inner in (("LogSoftmax", "Softmax"), ("BinaryCrossEntropyWithLogits", "Sigmoid")):
         for _, node in facts.named(outer):
             position = facts.source(node.inputs[0]) if node.inputs else -1
             if position >= 0 and facts.nodes[position].operation == inner:
                 layers = _activation(facts, position)
                 return [
-                    _finding(
-                        facts,
+                    finding(
                         "double-softmax",
-                        "error",
-                        layers,
-                        f"{words}{_after(layers)}",
-                        f"{fix} takes logits and applies it itself; twice, the output is almost uniform and "
-                        "the gradient small.",
-                        f"Remove the {inner.lower()} from the model, or apply it only for predictions.",
-                        {"shape": str(facts.nodes[position].shape)},
+                        f"{inner.lower()} is applied twice: in the model and in the loss{_after(layers)}",
+                        step=facts.step,
+                        layers=layers,
+                        evidence={"shape": str(facts.nodes[position].shape)},
                     )
                 ]
     return []
@@ -106,15 +78,12 @@ def wrong_softmax_dim(facts: GraphFacts) -> list[Finding]:
             if node.dim % len(shape) == 0 and shape[0] == batch:
                 layers = _activation(facts, position)
                 return [
-                    _finding(
-                        facts,
+                    finding(
                         "wrong-softmax-dim",
-                        "warning",
-                        layers,
                         f"softmax normalizes over dimension 0 of {shape}, which is the batch{_after(layers)}",
-                        "The samples of a batch share one distribution, so each depends on the others.",
-                        "Use dim=-1, or the dimension of the classes.",
-                        {"batch_size": float(batch), "shape": str(shape)},
+                        step=facts.step,
+                        layers=layers,
+                        evidence={"batch_size": float(batch), "shape": str(shape)},
                     )
                 ]
     return []
@@ -148,27 +117,25 @@ def relu_at_output(facts: GraphFacts) -> list[Finding]:
 
     Before a squared error it is a hint: targets that are never negative are legitimate.
     """
-    for name, severity in (
-        ("LogSoftmax", "warning"),
-        ("BinaryCrossEntropyWithLogits", "warning"),
-        ("MseLoss", "hint"),
-    ):
+    severities: dict[str, Severity] = {
+        "LogSoftmax": "warning",
+        "BinaryCrossEntropyWithLogits": "warning",
+        "MseLoss": "hint",
+    }
+    for name, severity in severities.items():
         for position, node in facts.named(name):
             is_loss = name != "LogSoftmax" or _feeds(facts, position, ("NllLoss", "NllLoss2D"))
             source = facts.source(node.inputs[0]) if node.inputs and is_loss else -1
             if source >= 0 and facts.nodes[source].operation == "Relu":
                 layers = _activation(facts, source)
-                severity_: Severity = "hint" if severity == "hint" else "warning"
                 return [
-                    _finding(
-                        facts,
+                    finding(
                         "relu-at-output",
-                        severity_,
-                        layers,
                         f"ReLU is the last operation before the loss{_after(layers)}",
-                        "The output cannot be negative, and where it is zero no gradient passes.",
-                        "Remove the ReLU after the last layer.",
-                        {"shape": str(facts.nodes[source].shape)},
+                        step=facts.step,
+                        layers=layers,
+                        severity=severity,
+                        evidence={"shape": str(facts.nodes[source].shape)},
                     )
                 ]
     return []
@@ -199,17 +166,15 @@ def linear_chain(facts: GraphFacts) -> list[Finding]:
     first, last = (name.rpartition(".")[0] for name in shown[-1][:2])
     more = f", and {len(shown) - 1} more pairs" if len(shown) > 1 else ""
     return [
-        _finding(
-            facts,
+        finding(
             "linear-chain",
-            severity,
-            tuple(
+            f"nothing non-linear is between `{first}` and `{last}`{more}",
+            step=facts.step,
+            layers=tuple(
                 dict.fromkeys(name.rpartition(".")[0] for pair in reversed(shown) for name in pair[:2])
             ),
-            f"nothing non-linear is between `{first}` and `{last}`{more}",
-            "Two linear layers in a row compute what one could; an activation is missing.",
-            "Put an activation between them, or use one layer.",
-            {"pairs": float(len(shown)), "sizes": shown[-1][2]},
+            severity=severity,
+            evidence={"pairs": float(len(shown)), "sizes": shown[-1][2]},
         )
     ]
 
@@ -224,46 +189,18 @@ GRAPH_CHECKS: tuple[GraphCheck, ...] = (
 """All checks, in the order in which they run."""
 
 
-def _finding(
-    facts: GraphFacts,
-    code: str,
-    severity: Severity,
-    layers: tuple[str, ...],
-    message: str,
-    cause: str,
-    fix: str,
-    evidence: dict[str, float | str],
-) -> Finding:
-    return Finding(
-        code=code,
-        severity=severity,
-        layers=layers,
-        place="forward" if code == "linear-chain" else "loss",
-        since_step=0 if facts.step < 5 else None,
-        found_step=facts.step,
-        message=message,
-        cause=cause,
-        fix=fix,
-        evidence=evidence,
-        confidence="structural",
-    )
-
-
 def _broadcast(
     facts: GraphFacts, position: int, small: tuple[int, ...], large: tuple[int, ...]
 ) -> Finding:
     layer = facts.layer_of(position)
     layers = () if layer is None else (layer,)
-    return _finding(
-        facts,
+    return finding(
         "loss-broadcast",
-        "error",
-        layers,
         f"the loss compares {large} values, but the output{_after(layers)} has the shape {small}: each "
         "prediction is compared with every target",
-        "The shapes of prediction and target differ, as (N, 1) and (N,), so PyTorch broadcasts both.",
-        "Give both the same shape: output.squeeze(1), or target.unsqueeze(1).",
-        {"output_shape": str(small), "compared_shape": str(large)},
+        step=facts.step,
+        layers=layers,
+        evidence={"output_shape": str(small), "compared_shape": str(large)},
     )
 
 

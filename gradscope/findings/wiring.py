@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
+from gradscope.findings.codes import finding
 from gradscope.findings.facts import LayerFacts, ParameterFacts, WiringFacts
 from gradscope.findings.finding import Finding
 
@@ -31,7 +32,7 @@ error is sqrt(2 / (n - 1)), over 80 % for n <= 4. With n = 2 the output is +1 or
 
 def find_wiring_faults(history: Sequence[WiringFacts]) -> list[Finding]:
     """Return the findings of all checks."""
-    return [finding for check in WIRING_CHECKS for finding in check(history)]
+    return [found for check in WIRING_CHECKS for found in check(history)]
 
 
 def not_in_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
@@ -48,23 +49,16 @@ def not_in_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
     names = _layers_of(left)
     count = sum(parameter.size for parameter in left)
     is_backbone = _is_beginning(newest, left) and _share(newest, left) > 0.5
-    optimizers = _words(sorted({each.type for each in newest.optimizers}))
     return [
-        Finding(
-            code="not-in-optimizer",
-            severity="hint" if is_backbone else "warning",
+        finding(
+            "not-in-optimizer",
+            f"{_shown(names)} {_verb(names, 'gets', 'get')} gradients but no optimizer holds "
+            f"{_verb(names, 'its', 'their')} parameters, so they never change",
+            step=newest.step,
+            since=history[0].step,
             layers=names,
-            place="optimizer",
-            since_step=history[0].step,
-            found_step=newest.step,
-            message=f"{_shown(names)} {_get(names)} gradients but no optimizer holds "
-            f"{'its' if len(names) == 1 else 'their'} parameters, so they never change",
-            cause="The optimizer was made before these layers were added, or from a part of "
-            "model.parameters().",
-            fix=f"Give these parameters to {optimizers}, or switch their gradients off with "
-            "requires_grad_(False) if they are meant to stay fixed.",
+            severity="hint" if is_backbone else "warning",
             evidence={"parameters": float(count), "layers": float(len(names))},
-            confidence="structural",
         )
     ]
 
@@ -84,23 +78,17 @@ def stale_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
         if replaced or (is_grown and len(optimizer.foreign_shapes) == len(left)):
             names = _layers_of(replaced or left)
             findings.append(
-                Finding(
-                    code="stale-optimizer",
-                    severity="error",
-                    layers=names,
-                    place="optimizer",
-                    since_step=history[0].step,
-                    found_step=history[-1].step,
-                    message=f"{optimizer.type} updates {len(optimizer.foreign_shapes)} tensors that the "
+                finding(
+                    "stale-optimizer",
+                    f"{optimizer.type} updates {len(optimizer.foreign_shapes)} tensors that the "
                     f"model no longer has; the parameters of {_shown(names)} are in no optimizer",
-                    cause="The layers were replaced, or the model was converted or copied, after the "
-                    "optimizer was made.",
-                    fix="Make the optimizer after the last change of the model.",
+                    step=history[-1].step,
+                    since=history[0].step,
+                    layers=names,
                     evidence={
                         "tensors_not_in_model": float(len(optimizer.foreign_shapes)),
                         "tensors": float(optimizer.held),
                     },
-                    confidence="structural",
                 )
             )
     return findings
@@ -123,20 +111,14 @@ def in_two_optimizers(history: Sequence[WiringFacts]) -> list[Finding]:
     names = _layers_of(twice)
     types = [newest.optimizers[position].type for position in sorted(active & set(twice[0].optimizers))]
     return [
-        Finding(
-            code="in-two-optimizers",
-            severity="warning",
-            layers=names,
-            place="optimizer",
-            since_step=history[0].step,
-            found_step=newest.step,
-            message=f"the parameters of {_shown(names)} are updated by {len(types)} optimizers "
+        finding(
+            "in-two-optimizers",
+            f"the parameters of {_shown(names)} are updated by {len(types)} optimizers "
             f"({', '.join(types)})",
-            cause="The same parameters were given to more than one optimizer, so each step changes them "
-            "more than once.",
-            fix="Give each parameter to one optimizer.",
+            step=newest.step,
+            since=history[0].step,
+            layers=names,
             evidence={"optimizers": float(len(types)), "layers": float(len(names))},
-            confidence="structural",
         )
     ]
 
@@ -169,20 +151,15 @@ def frozen(history: Sequence[WiringFacts]) -> list[Finding]:
     weighted = {parameter.layer for parameter in newest.parameters if len(parameter.shape) > 1}
     is_usual = 2 * len(names) >= len(weighted) or _is_beginning(newest, found)
     return [
-        Finding(
-            code="frozen",
-            severity="hint" if is_usual else "warning",
-            layers=names,
-            place="optimizer",
-            since_step=history[0].step,
-            found_step=newest.step,
-            message=f"{_shown(names)} {'is' if len(names) == 1 else 'are'} frozen (requires_grad=False) "
+        finding(
+            "frozen",
+            f"{_shown(names)} {_verb(names, 'is', 'are')} frozen (requires_grad=False) "
             f"but in an optimizer; {share:.0%} of the model's parameters do not train",
-            cause="requires_grad was switched off, for example for an earlier phase of the training, and "
-            "not on again.",
-            fix="Switch it on with requires_grad_(True), or leave these parameters out of the optimizer.",
+            step=newest.step,
+            since=history[0].step,
+            layers=names,
+            severity="hint" if is_usual else "warning",
             evidence={"share_of_parameters": share, "layers": float(len(names))},
-            confidence="structural",
         )
     ]
 
@@ -211,20 +188,13 @@ def no_gradient(history: Sequence[WiringFacts]) -> list[Finding]:
         return []
     names = _layers_of(found)
     return [
-        Finding(
-            code="no-gradient",
-            severity="warning",
+        finding(
+            "no-gradient",
+            f"{_shown(names)} ran in {len(history)} steps, but no gradient arrived at {found[0].name}",
+            step=history[-1].step,
+            since=history[0].step,
             layers=names,
-            place="backward",
-            since_step=history[0].step,
-            found_step=history[-1].step,
-            message=f"{_shown(names)} ran in {len(history)} steps, but no gradient arrived at "
-            f"{found[0].name}",
-            cause="The result is not used for the loss, or the graph is cut after it: detach(), .data, "
-            ".item(), argmax, NumPy, or torch.no_grad().",
-            fix="Follow the output of the layer to the loss and remove what cuts the graph.",
             evidence={"parameters": float(len(found)), "steps": float(len(history))},
-            confidence="structural",
         )
     ]
 
@@ -240,18 +210,13 @@ def never_zeroed(history: Sequence[WiringFacts]) -> list[Finding]:
     if len(checked) < _ENOUGH or not all(checked):
         return []
     return [
-        Finding(
-            code="never-zeroed",
-            severity="error",
-            place="backward",
-            since_step=history[0].step,
-            found_step=history[-1].step,
-            message=f"the gradients of earlier steps are never zeroed (checked in {len(checked)} steps)",
-            cause="optimizer.zero_grad() is not called, so each backward pass adds to the gradients of all "
-            "earlier steps.",
-            fix="Call optimizer.zero_grad() once before each backward pass.",
-            evidence={"steps": float(len(checked))},
+        finding(
+            "never-zeroed",
+            f"the gradients of earlier steps are never zeroed (checked in {len(checked)} steps)",
+            step=history[-1].step,
+            since=history[0].step,
             confidence="measured",
+            evidence={"steps": float(len(checked))},
         )
     ]
 
@@ -276,23 +241,20 @@ def eval_mode(history: Sequence[WiringFacts]) -> list[Finding]:
     is_whole = not any(facts.is_training for facts in history)
     is_norm_only = all(layer.dropout is None for layer in wrong)
     if is_whole:
-        message = f"the model is in eval mode while it trains: {types} (as in `{names[0]}`) {_act(names)} as in inference"
+        message = f"the model is in eval mode while it trains: {types} (as in `{names[0]}`) {_verb(names, 'acts', 'act')} as in inference"
     else:
-        message = f"{_shown(names)} ({types}) {'is' if len(names) == 1 else 'are'} in eval mode while the model trains"
+        message = (
+            f"{_shown(names)} ({types}) {_verb(names, 'is', 'are')} in eval mode while the model trains"
+        )
     return [
-        Finding(
-            code="eval-mode",
-            severity="hint" if is_norm_only and not is_whole else "warning",
+        finding(
+            "eval-mode",
+            message,
+            step=newest.step,
+            since=history[0].step,
             layers=names,
-            place="forward",
-            since_step=history[0].step,
-            found_step=newest.step,
-            message=message,
-            cause="model.eval() was called, for example for a validation, and model.train() was not "
-            "called after it.",
-            fix="Call model.train() before the training steps.",
+            severity="hint" if is_norm_only and not is_whole else "warning",
             evidence={"layers_in_eval_mode": float(len(names))},
-            confidence="structural",
         )
     ]
 
@@ -315,19 +277,16 @@ def batchnorm_batch_size(history: Sequence[WiringFacts]) -> list[Finding]:
     names = tuple(layer.name for layer in found)
     least = min(layer.values_per_channel or 0.0 for layer in found)
     return [
-        Finding(
-            code="batchnorm-batch-size-one",
-            severity="warning" if least <= 2 else "hint",
-            layers=names,
-            place="forward",
-            since_step=history[0].step,
-            found_step=history[-1].step,
-            message=f"{_shown(names)} {'normalizes' if len(names) == 1 else 'normalize'} over "
+        finding(
+            "batchnorm-batch-size-one",
+            f"{_shown(names)} {_verb(names, 'normalizes', 'normalize')} over "
             f"{least:g} values per channel",
-            cause="The batch is so small that its mean and variance say little about the data.",
-            fix="Use a larger batch, or GroupNorm or LayerNorm, which do not depend on the batch.",
-            evidence={"values_per_channel": least},
+            step=history[-1].step,
+            since=history[0].step,
+            layers=names,
+            severity="warning" if least <= 2 else "hint",
             confidence="measured",
+            evidence={"values_per_channel": least},
         )
     ]
 
@@ -350,18 +309,13 @@ def dropout_too_strong(history: Sequence[WiringFacts]) -> list[Finding]:
         return []
     names, most = tuple(layer.name for layer in found), max(layer.dropout or 0.0 for layer in found)
     return [
-        Finding(
-            code="dropout-too-strong",
-            severity="warning",
+        finding(
+            "dropout-too-strong",
+            f"{_shown(names)} {_verb(names, 'drops', 'drop')} {most:.0%} of the values",
+            step=history[-1].step,
+            since=history[0].step,
             layers=names,
-            place="forward",
-            since_step=history[0].step,
-            found_step=history[-1].step,
-            message=f"{_shown(names)} {'drops' if len(names) == 1 else 'drop'} {most:.0%} of the values",
-            cause="p is the probability that a value is removed, not that it is kept.",
-            fix="Use a smaller p, such as 0.1 to 0.5.",
             evidence={"p": most},
-            confidence="structural",
         )
     ]
 
@@ -378,20 +332,13 @@ def tied_weights_broken(history: Sequence[WiringFacts]) -> list[Finding]:
         if len({owner.key for owner in owners}) < 2:
             continue
         findings.append(
-            Finding(
-                code="tied-weights-broken",
-                severity="warning",
-                layers=_layers_of(owners),
-                place="optimizer",
-                found_step=newest.step,
-                message=f"{_words([owner.name for owner in owners])} were one tensor at attach and are "
+            finding(
+                "tied-weights-broken",
+                f"{_words([owner.name for owner in owners])} were one tensor at attach and are "
                 "not any more",
-                cause="One of them was replaced: by an assignment, a conversion of the model, or loading "
-                "a checkpoint with assign=True.",
-                fix=f"Assign the parameter again (model.{owners[1].name} = model.{owners[0].name}), and "
-                "make the optimizer after that.",
+                step=newest.step,
+                layers=_layers_of(owners),
                 evidence={"names": ", ".join(owner.name for owner in owners)},
-                confidence="structural",
             )
         )
     return findings
@@ -467,9 +414,6 @@ def _words(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
 
 
-def _get(names: Sequence[str]) -> str:
-    return "gets" if len(names) == 1 else "get"
-
-
-def _act(names: Sequence[str]) -> str:
-    return "acts" if len(names) == 1 else "act"
+def _verb(names: Sequence[str], one: str, several: str) -> str:
+    """Return the form of a verb for one or for several layers."""
+    return one if len(names) == 1 else several
