@@ -9,7 +9,7 @@ smallest n for which
 A **focus** measures a few layers in additional steps. It uses at most half of the allowed cost of observed steps, with
 the smallest interval for that; observed steps get the rest. Focus steps are neither observed nor idle.
 
-**Extra** steps, which a NaN for example requests with `want`, may use in advance what the budget allows in
+**Extra** steps, which a NaN for example requests with `request_steps`, may use in advance what the budget allows in
 LARGEST_INTERVAL steps. Until that is repaid, half of the allowed cost of observed steps repays it.
 
 Medians keep single slow steps from having an effect. The pace of the training is computed from every step; if it
@@ -19,8 +19,10 @@ changes, the known costs are discarded.
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gradscope.budget.budget import (
+    BARE_STEP_AFTER,
     COST_WINDOW,
     COSTS_NEEDED,
     DEFAULT_FRACTION,
@@ -39,7 +41,6 @@ from gradscope.budget.budget import (
     Consumer,
     interval,
 )
-from gradscope.budget.observing_interval import ObservingInterval
 from gradscope.budget.step_cost import StepCosts, median
 from gradscope.errors import UsageError
 
@@ -47,6 +48,29 @@ __all__ = ["Sampler"]
 
 _GAPS = 8
 """The cost that is reported is that at the mean of this many newest intervals."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ObservingInterval:
+    """Steps `origin`, `origin` + `every`, and so on. `keeps_bare`: a few steps are always left unobserved."""
+
+    every: int
+    origin: int
+    keeps_bare: bool
+
+    def next_due(self, step: int) -> int:
+        """Return the first step, from this one on, that may be due."""
+        since = step - self.origin
+        return self.origin if since <= 0 else step + -since % self.every
+
+    def is_due(self, step: int) -> bool:
+        """Return whether a step is due."""
+        since = step - self.origin
+        if since < 0 or since % self.every:
+            return False
+        return not (
+            self.keeps_bare and self.every == 1 and since % (BARE_STEP_AFTER + 1) == BARE_STEP_AFTER
+        )
 
 
 class Sampler:
@@ -76,8 +100,8 @@ class Sampler:
         """The interval of observed steps that this process would choose."""
         self.wanted_focus = 0
         """The interval of focus steps that this process would choose; 0: none."""
-        self._interval: ObservingInterval | None = None
-        self._focus_interval: ObservingInterval | None = None
+        self._interval: _ObservingInterval | None = None
+        self._focus_interval: _ObservingInterval | None = None
         self._focus_share = 0.0
         self._bare_s: deque[float] = deque(maxlen=COST_WINDOW)
         self._idle_s: deque[float] = deque(maxlen=COST_WINDOW)
@@ -130,7 +154,7 @@ class Sampler:
 
     def adopt(self, every: int, origin: int, focus_every: int = 0) -> None:
         """Set the intervals of observed and of focus steps, counted from `origin`."""
-        self._interval = ObservingInterval(every, origin, keeps_bare=self.budget is not None)
+        self._interval = _ObservingInterval(every, origin, keeps_bare=self.budget is not None)
         self._adopt_focus(focus_every if self._focus_share else 0, origin)
 
     def focus(self, share: float) -> None:
@@ -147,7 +171,7 @@ class Sampler:
             self.wanted_focus = 1
             self._adopt_focus(1, 0)
 
-    def want(self, steps: int) -> None:
+    def request_steps(self, steps: int) -> None:
         """Observe the next `steps` steps; with a budget, only as many as it can pay for in advance."""
         self._extra_steps = max(self._extra_steps, steps)
 
@@ -180,14 +204,14 @@ class Sampler:
             self._bare_s.append(step_time_s)
             self._idle_s.append(inside_s)
         self._newest_s.append(step_time_s - inside_s)
-        self._follow(step, 1, was_observed=was_observed)
+        self._update_intervals(step, 1, was_observed=was_observed)
 
-    def record_rest(self, step: int, times_s: Sequence[float], inside_s: float) -> None:
+    def record_idle_steps(self, step: int, times_s: Sequence[float], inside_s: float) -> None:
         """Record idle steps, the last of which is `step`. inside_s: gradscope's own time in each."""
         self._bare_s.extend(times_s)
         self._idle_s.extend([inside_s] * len(times_s))
         self._newest_s.extend([time_s - inside_s for time_s in times_s])
-        self._follow(step, len(times_s), was_observed=False)
+        self._update_intervals(step, len(times_s), was_observed=False)
 
     def cost(self) -> float | None:
         """Return the cost as a fraction of the time, at the mean interval of the newest observed steps.
@@ -226,35 +250,35 @@ class Sampler:
         advance_s = (self.budget or math.inf) * LARGEST_INTERVAL * self._pace_s
         return not self._unpaid_s or self._unpaid_s < advance_s
 
-    def _follow(self, step: int, count: int, *, was_observed: bool) -> None:
+    def _update_intervals(self, step: int, count: int, *, was_observed: bool) -> None:
         """Choose new intervals if it is time, after `count` steps that ended with `step`."""
         self._unpaid_s = max(0.0, self._unpaid_s - count * self._repaid_s)
         checks = self._recorded // PACE_CHECKED_EVERY
         self._recorded += count
         is_check = self._recorded // PACE_CHECKED_EVERY > checks and len(self._newest_s) == PACE_WINDOW
         if is_check:
-            self._follow_pace()
+            self._update_pace()
         if self.budget is None or not (was_observed or is_check):
             return
         self.wanted, self.wanted_focus = self._choose(self.budget)
         if not self.is_shared and self._interval is not None:
-            self._follow_wishes(step)
+            self._apply_chosen_intervals(step)
 
-    def _follow_wishes(self, step: int) -> None:
+    def _apply_chosen_intervals(self, step: int) -> None:
         """Apply the chosen intervals from the next steps on."""
         if self.wanted != self.every:
             origin = max(self._observed + self.wanted, step + 1)
-            self._interval = ObservingInterval(self.wanted, origin, keeps_bare=self.budget is not None)
+            self._interval = _ObservingInterval(self.wanted, origin, keeps_bare=self.budget is not None)
         if self.wanted_focus != self.focus_every:
             self._adopt_focus(self.wanted_focus, max(self._focused + self.wanted_focus, step + 1))
 
     def _adopt_focus(self, every: int, origin: int) -> None:
         keeps_bare = self.budget is not None
         self._focus_interval = (
-            ObservingInterval(every, origin, keeps_bare=keeps_bare) if every else None
+            _ObservingInterval(every, origin, keeps_bare=keeps_bare) if every else None
         )
 
-    def _follow_pace(self) -> None:
+    def _update_pace(self) -> None:
         """Discard the known costs if the pace has changed for three quarters of the newest steps."""
         newest_s = sorted(self._newest_s)
         low_s, middle_s, high_s = (newest_s[PACE_WINDOW * i // 4] for i in (1, 2, 3))

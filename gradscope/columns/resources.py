@@ -4,6 +4,7 @@ A number that was not measured is None, never zero, and so is a sum that include
 """
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -78,25 +79,36 @@ def add_rows(rows: Sequence[Row]) -> Row:
 
 
 class _Table(Mapping[str, Row], Generic[Row]):
-    """The common part of both tables: a mapping from layer to row, for one step."""
+    """The common part of both tables: a mapping from layer to row, for one step.
 
-    step: int
-    _rows: dict[str, Row]
+    `own` are the rows by index in `layers`, without totals; a layer that is not in it has the row `empty`.
+    """
 
-    def _fill(self, layers: Sequence[str], own: Mapping[int, Row], empty: Row) -> None:
-        """Set the rows of all layers; a layer without a row gets `empty`."""
+    def __init__(
+        self, step: int, layers: Sequence[str], own: Mapping[int, Row], empty: Row, notes: Sequence[str]
+    ) -> None:
         if own and max(own) >= len(layers):
             raise UsageError(
-                f"step {self.step} has a row of layer {max(own)}, expected fewer than the "
+                f"step {step} has a row of layer {max(own)}, expected fewer than the "
                 f"{len(layers)} layers given; take the manifest of its manifest_revision"
             )
-        rows = [own.get(i, empty) for i in range(len(layers))]
-        families: dict[str, list[Row]] = {name: [row] for name, row in zip(layers, rows, strict=True)}
-        for name, row in zip(layers, rows, strict=True):
+        self.step = step
+        self.notes = tuple(notes)
+        self.layers = layers
+        self.own: Mapping[int, Row] = own
+        self._empty: Row = empty
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, Row]:
+        rows = [self.own.get(i, self._empty) for i in range(len(self.layers))]
+        families: dict[str, list[Row]] = {
+            name: [row] for name, row in zip(self.layers, rows, strict=True)
+        }
+        for name, row in zip(self.layers, rows, strict=True):
             for above in _names_above(name):
                 if above in families:
                     families[above].append(row)
-        self._rows = {name: _with_total(rows[i], families[name]) for i, name in enumerate(layers)}
+        return {name: _with_total(rows[i], families[name]) for i, name in enumerate(self.layers)}
 
     def __getitem__(self, layer: str) -> Row:
         try:
@@ -152,11 +164,9 @@ class MemoryTable(_Table[MemoryRow]):
         machine: Mapping[str, int],
         notes: Sequence[str] = (),
     ) -> None:
-        self.step = step
+        super().__init__(step, layers, own, MemoryRow(), notes)
         self.balance = dict(balance)
         self.machine = dict(machine)
-        self.notes = tuple(notes)
-        self._fill(layers, own, MemoryRow())
 
 
 class TimesTable(_Table[TimeRow]):
@@ -179,12 +189,10 @@ class TimesTable(_Table[TimeRow]):
         is_observed: bool,
         notes: Sequence[str] = (),
     ) -> None:
-        self.step = step
+        super().__init__(step, layers, own, TimeRow(), notes)
         self.phases_s = dict(phases_s)
         self.clock = clock
         self.is_observed = is_observed
-        self.notes = tuple(notes)
-        self._fill(layers, own, TimeRow())
 
 
 def balance_of(parts: Mapping[str, int], total_bytes: int) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """A forward hook that receives a module's own output, before gradscope changes it."""
 
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +8,8 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
+
+from gradscope.hooks.forward import SlotTable
 
 __all__ = ["OutputHook"]
 
@@ -23,12 +24,12 @@ class OutputHook:
         self, callback: Callable[[str, Any], None]
     ) -> None:  # Any: a module may return any type
         self._callback = callback
-        self._names: dict[int, tuple[weakref.ref[nn.Module], str]] = {}
+        self._find = SlotTable[str](()).find
         self._handle: RemovableHandle | None = None
 
     def watch(self, modules: Mapping[str, nn.Module]) -> None:
         """Watch only these modules, given by name."""
-        self._names = {id(module): (weakref.ref(module), name) for name, module in modules.items()}
+        self._find = SlotTable((module, name) for name, module in modules.items()).find
         if self._handle is None:
             self._handle = register_module_forward_hook(self._on_forward)
         hooks: Any = torch_module._global_forward_hooks  # noqa: SLF001 - there is no `prepend` for these
@@ -43,6 +44,6 @@ class OutputHook:
     def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> None:  # Any: as in torch
         if torch.compiler.is_compiling():
             return
-        found = self._names.get(id(module))
-        if found is not None and found[0]() is module:
-            self._callback(found[1], output)
+        name = self._find(module)
+        if name is not None:
+            self._callback(name, output)

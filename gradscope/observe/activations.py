@@ -81,16 +81,16 @@ class ActivationObserver:
 
     def begin(self) -> None:
         """Begin a step."""
-        self._turn()
+        self._begin_epoch()
 
     def end(self) -> None:
         """End the step: remove the hooks on leaf tensors."""
-        self._turn()
+        self._begin_epoch()
         for handle in self._leaf_handles:
             handle.remove()
         self._leaf_handles.clear()
 
-    def take(self) -> tuple[float, int]:
+    def take_native_counts(self) -> tuple[float, int]:
         """Return the seconds spent in C and the outputs recorded there since the last call."""
         return self._native_hooks.take_counts() if self._native_hooks is not None else (0.0, 0)
 
@@ -115,7 +115,7 @@ class ActivationObserver:
             return
         self._buffer.add(self._buffer.row(layer, f"out{suffix}"), tensor)
         if what is Seen.OUTPUT_WITH_GRADIENT:
-            self._buffer.expect(self._buffer.row(layer, f"grad{suffix}"))
+            self._buffer.expect_gradient(self._buffer.row(layer, f"grad{suffix}"))
 
     def watch_arriving(self, slot: LayerSlot, tensor: torch.Tensor) -> None:
         """Observe the gradient that arrives at a layer's intervention, before it is changed."""
@@ -139,17 +139,17 @@ class ActivationObserver:
         self._buffer.add(row, gradient)
 
     def _observe(self, slot: LayerSlot, path: str, tensor: torch.Tensor) -> None:
-        place = slot.places.get(path) or self._allot(slot, path)
+        place = slot.places.get(path) or self._allocate_rows(slot, path)
         self._buffer.add(place.out_row, tensor)
         if tensor.requires_grad or is_transforming():
             self._watch(place, tensor)
 
-    def _turn(self) -> None:
+    def _begin_epoch(self) -> None:
         self._epoch += 1
         if self._native_hooks is not None:
             self._native_hooks.begin_epoch(self._epoch)
 
-    def _allot(self, slot: LayerSlot, path: str) -> TensorRows:
+    def _allocate_rows(self, slot: LayerSlot, path: str) -> TensorRows:
         suffix = f".{path}" if path else ""
         out, grad = (self._buffer.row(slot.index, kind + suffix) for kind in ("out", "grad"))
         place = slot.places[path] = TensorRows(slot.index, f"grad{suffix}", out, grad)
@@ -159,7 +159,7 @@ class ActivationObserver:
         return place
 
     def _watch(self, place: TensorRows, tensor: torch.Tensor) -> None:
-        self._buffer.expect(place.grad_row)
+        self._buffer.expect_gradient(place.grad_row)
         if is_transforming():
             return
         handle = watch_gradient(tensor, GradientHook(self._on_gradient, (self._epoch, place)))

@@ -7,12 +7,14 @@ Python hooks do the work, which handle all cases.
 from collections import OrderedDict
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-__all__ = ["NO_ACTIVE_MODES", "NativeHooks", "make_native_hooks"]
+if TYPE_CHECKING:
+    from gradscope.native._native import NativeHooks
+
+__all__ = ["NO_ACTIVE_MODES", "make_native_hooks"]
 
 NO_ACTIVE_MODES = (
     (torch._C._len_torch_function_stack, 0),  # noqa: SLF001 - no public names
@@ -28,24 +30,6 @@ _IN_FORWARD = (
 _IN_BACKWARD = (*NO_ACTIVE_MODES, (torch.is_grad_enabled, False))
 
 
-class NativeHooks(Protocol):
-    """The interface of `gradscope.native._native.NativeHooks`."""
-
-    def record_output(
-        self, module: nn.Module, output: Any
-    ) -> bool:  # Any: a module may return any type
-        """Record an output and install a hook on its gradient; return False if nothing was done."""
-
-    def add_module(self, module: nn.Module, out_row: int, grad_row: int, place: object) -> None:
-        """Add or replace a module and its rows; `place` is passed to the Python hooks."""
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Begin an epoch: hooks of earlier epochs are ignored."""
-
-    def take_counts(self) -> tuple[float, int]:
-        """Return the seconds spent and the outputs recorded since the last call."""
-
-
 def make_native_hooks(
     native: ModuleType,
     rows: bytearray,
@@ -53,7 +37,7 @@ def make_native_hooks(
     expected: bytearray,
     on_gradient: Callable[[Any, torch.Tensor], None],  # Any: (epoch, place)
     give_up: Callable[[Exception], None],
-) -> NativeHooks:
+) -> "NativeHooks":
     """Return native hooks that write into the rows of a buffer.
 
     `on_gradient` receives gradients that cannot be reduced in C, `give_up` exceptions from C.

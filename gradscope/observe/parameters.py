@@ -92,7 +92,7 @@ class ParameterObserver:
             given.append((parameter.grad, self._unclipped[key]))
         self._buffer.add_each([g for g, _ in given], [rows for _, rows in given])
 
-    def see_arriving(self, parameters: Sequence[nn.Parameter]) -> None:
+    def record_arriving(self, parameters: Sequence[nn.Parameter]) -> None:
         """Record `param_grad_arriving`: gradients that an intervention is about to change."""
         given = [
             (p.grad, self._rows("param_grad_arriving", p))

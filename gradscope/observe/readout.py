@@ -30,12 +30,12 @@ class Readout:
 
     def is_ready(self) -> bool:
         """Return whether all device copies have arrived."""
-        return all(harvest.is_ready() for harvest in self._devices)
+        return all(readout.is_ready() for readout in self._devices)
 
     def block(self) -> Block:
         """Return the rows as a Block; waits for device copies."""
-        for harvest in self._devices:
-            harvest.merge_into(self._block)
+        for readout in self._devices:
+            readout.merge_into(self._block)
         self._devices.clear()
         return _without_empty_rows(self._block)
 

@@ -7,7 +7,7 @@ Tensors on another device are reduced into a buffer there (`device_buffer`), whi
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from gradscope.columns import (
 from gradscope.native import native_module
 from gradscope.observe.cuda.device_buffer import DeviceRowBuffer
 from gradscope.observe.cuda.triton_buffer import TritonRowBuffer, open_row_buffer
-from gradscope.observe.native_hooks import NativeHooks, make_native_hooks
+from gradscope.observe.native_hooks import make_native_hooks
 from gradscope.observe.nonfinite import has_numbers
 from gradscope.observe.readout import EMPTY_ROW, Readout, columns_of, frozen
 from gradscope.observe.reduction import (
@@ -34,6 +34,9 @@ from gradscope.observe.reduction import (
     reduce_change_on_host,
     reduce_on_host,
 )
+
+if TYPE_CHECKING:
+    from gradscope.native._native import NativeHooks
 
 __all__ = ["Readout", "RowBuffer", "Targets", "room_for"]
 
@@ -58,7 +61,7 @@ Targets = tuple[int, ...]
 
 
 class RowBuffer:
-    """Rows of columns. Only one thread at a time may write a row. The rows of a step are kept until `harvest`.
+    """Rows of columns. Only one thread at a time may write a row. The rows of a step are kept until `read_out`.
 
     A row is stored as its columns in the order of COLUMNS, all float64 (counts are exact up to 2^53). At full
     detail each row also has 128 bins, each uint64.
@@ -104,7 +107,7 @@ class RowBuffer:
         self,
         on_gradient: Callable[[Any, torch.Tensor], None],  # Any: the caller's own
         give_up: Callable[[Exception], None],
-    ) -> NativeHooks | None:
+    ) -> "NativeHooks | None":
         """Return native hooks that write into these rows; None without the native pass."""
         if self._native is None:
             return None
@@ -211,22 +214,22 @@ class RowBuffer:
         for row in rows:
             self._flags[row] |= Flags.NOT_MEASURED
 
-    def expect(self, row: int) -> None:
+    def expect_gradient(self, row: int) -> None:
         """Record that a gradient hook was installed. If the hook does not run, the row is flagged NOT_MEASURED."""
         self._expected[row] = 1
 
     def peek(self) -> Block:
         """Return the rows of the step so far without emptying them. Waits for the device."""
-        harvest = Readout(self._as_block(), [buffer.copy() for buffer in self._devices.values()])
-        return harvest.block()
+        readout = Readout(self._as_block(), [buffer.copy() for buffer in self._devices.values()])
+        return readout.block()
 
-    def harvest(self) -> Readout:
+    def read_out(self) -> Readout:
         """Return the rows of the step, and empty the buffer."""
         block = self._as_block(is_taken=True)
-        harvest = Readout(block, [buffer.harvest() for buffer in self._devices.values()])
+        readout = Readout(block, [buffer.read_out() for buffer in self._devices.values()])
         if self._bins is not None:
             _as_histograms(self._bins)[:] = 0
-        return harvest
+        return readout
 
     def _as_block(self, *, is_taken: bool = False) -> Block:
         """Return the rows by column; if `is_taken`, everything except the bins is emptied."""

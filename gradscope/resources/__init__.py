@@ -10,13 +10,7 @@ from gradscope.resources.oom_report import (
 )
 from gradscope.resources.owned_memory import OwnedMemory
 from gradscope.resources.probe import MemoryPeak, Probe
-from gradscope.resources.readings import (
-    MemoryReading,
-    OwnedBytes,
-    TimesReading,
-    memory_reading,
-    times_reading,
-)
+from gradscope.resources.readings import OwnedBytes, memory_table, times_table
 from gradscope.resources.schedule import MeasuringSchedule
 from gradscope.resources.stopwatch import PHASES, Stopwatch
 from gradscope.resources.system_memory import SystemMemory
@@ -27,19 +21,17 @@ __all__ = [
     "HostClock",
     "MeasuringSchedule",
     "MemoryPeak",
-    "MemoryReading",
     "OomLocation",
     "OwnedBytes",
     "OwnedMemory",
     "Probe",
     "Stopwatch",
     "SystemMemory",
-    "TimesReading",
     "clock_for",
     "is_out_of_memory",
     "local_tensors",
-    "memory_reading",
+    "memory_table",
     "oom_location",
     "oom_report",
-    "times_reading",
+    "times_table",
 ]

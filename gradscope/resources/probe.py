@@ -21,7 +21,7 @@ from gradscope.hooks import (
 )
 from gradscope.resources.attribution import OUTSIDE, LayerAttribution
 from gradscope.resources.autograd_graph import operations_behind, tensors_in
-from gradscope.resources.clocks import Clock
+from gradscope.resources.clocks import HostClock
 from gradscope.resources.layer_marks import LayerMarks
 from gradscope.resources.owned_memory import OwnedMemory
 from gradscope.resources.saved_tensors import SavedBytes, SavedTensorCounter
@@ -69,7 +69,7 @@ class Probe:
         self._guard = guard
         self._limit = limit
         self._counter = SavedTensorCounter()
-        self._watch: Stopwatch[Any] | None = None
+        self._watch: Stopwatch | None = None
         self._where: dict[int, LayerAttribution] = {}
         self._hooks = CallHooks(
             SlotTable((layer.module, layer.index) for layer in layers),
@@ -88,7 +88,7 @@ class Probe:
         """The number of threads in which layers were called outside a backward pass."""
         return len(self._where)
 
-    def begin(self, clock: Clock[Any], *, can_hook: bool = True) -> None:
+    def begin(self, clock: HostClock, *, can_hook: bool = True) -> None:
         """Begin a step. If `can_hook` is False, measure only what needs no hooks."""
         self._clear()
         self._system.open()
@@ -96,7 +96,7 @@ class Probe:
             self._hooks.install()
         self._watch = Stopwatch(clock)
 
-    def end(self) -> Stopwatch[Any] | None:
+    def end(self) -> Stopwatch | None:
         """End the step, and return the stopwatch, which may not be ready yet."""
         watch, self._watch = self._watch, None
         self._system.close()
@@ -174,7 +174,7 @@ class Probe:
         watch.leave(layer)
         if _is_in_backward():
             if not is_recomputing() and torch.is_grad_enabled():
-                self._time(watch, operations_behind(tensors_in(output)), lambda _: layer)
+                self._time_backward(watch, operations_behind(tensors_in(output)), lambda _: layer)
             return
         self.layer_marks.leave(layer, args, kwargs)
         where = self._attribution()
@@ -210,7 +210,7 @@ class Probe:
             return
         call = self._counter.add(nodes, where.stack_of, self.owned.tensors(), given)
         self._update_peak(self._counter.batch_bytes(call, given, outputs))
-        self._time(self._running(), nodes, where.layer_of)
+        self._time_backward(self._running(), nodes, where.layer_of)
         for last in {t.grad_fn for t in outputs if t.grad_fn is not None}:
             last.register_prehook(lambda _: call.release())
 
@@ -220,8 +220,8 @@ class Probe:
             grads = sum(self.owned.gradients().values())
             self.peak = MemoryPeak(saved, batch_bytes, grads, self._system.held_bytes())
 
-    def _time(
-        self, watch: Stopwatch[Any], nodes: Sequence[Node], layer_of: Callable[[int], int]
+    def _time_backward(
+        self, watch: Stopwatch, nodes: Sequence[Node], layer_of: Callable[[int], int]
     ) -> None:
         layers = [layer_of(node._sequence_nr()) for node in nodes]  # noqa: SLF001 - torch has no public name for it
         watch.time_backward(nodes, layers, self._limit)
@@ -233,7 +233,7 @@ class Probe:
             where = self._where[thread] = LayerAttribution()
         return where
 
-    def _running(self) -> Stopwatch[Any]:
+    def _running(self) -> Stopwatch:
         if self._watch is None:
             raise RuntimeError("the probe is not in a step")
         return self._watch

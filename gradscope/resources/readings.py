@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from gradscope.columns import MemoryRow, MemoryTable, TimeRow, TimesTable, balance_of
 from gradscope.resources.attribution import OUTSIDE
@@ -11,7 +10,7 @@ from gradscope.resources.layer_marks import LayerMarks
 from gradscope.resources.probe import MemoryPeak
 from gradscope.resources.stopwatch import Stopwatch
 
-__all__ = ["MemoryReading", "OwnedBytes", "TimesReading", "memory_reading", "times_reading"]
+__all__ = ["OwnedBytes", "memory_table", "times_table"]
 
 _NOT_CALLED = (
     "no call of a layer was observed: the model is compiled, or it was not called in this step; the "
@@ -28,54 +27,6 @@ _NO_BACKWARD = "no backward pass was observed in this step"
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryReading:
-    """The memory of one step. The attributes are those of MemoryTable."""
-
-    step: int
-    rows: dict[int, MemoryRow]
-    balance: dict[str, int]
-    machine: dict[str, int]
-    notes: tuple[str, ...] = ()
-    input_bytes: dict[int, int] = field(default_factory=dict)
-    """The size in bytes of the inputs of layers that contain layers. A checkpoint would hold these inputs."""
-
-    def table(self, layers: Sequence[str]) -> MemoryTable:
-        """Return the table for a model with these layer names."""
-        return MemoryTable(
-            self.step,
-            layers,
-            self.rows,
-            balance=self.balance,
-            machine=self.machine,
-            notes=self.notes,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class TimesReading:
-    """The times of one step. The attributes are those of TimesTable."""
-
-    step: int
-    rows: dict[int, TimeRow]
-    phases_s: dict[str, float]
-    clock: str
-    is_observed: bool
-    notes: tuple[str, ...] = ()
-
-    def table(self, layers: Sequence[str]) -> TimesTable:
-        """Return the table for a model with these layer names."""
-        return TimesTable(
-            self.step,
-            layers,
-            self.rows,
-            phases_s=self.phases_s,
-            clock=self.clock,
-            is_observed=self.is_observed,
-            notes=self.notes,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class OwnedBytes:
     """The bytes that layers own in addition to activations, by layer."""
 
@@ -85,7 +36,7 @@ class OwnedBytes:
     optimizer: Counter[int] = field(default_factory=Counter)
 
 
-def memory_reading(
+def memory_table(
     step: int,
     names: Sequence[str],
     *,
@@ -97,7 +48,7 @@ def memory_reading(
     optimizer_before_bytes: int,
     machine: Mapping[str, int],
     is_of_device: bool,
-) -> MemoryReading:
+) -> MemoryTable:
     """Combine the results of a measured step.
 
     peak: None if nothing was saved for a backward pass.
@@ -106,13 +57,13 @@ def memory_reading(
     held = machine.get("device_allocated" if is_of_device else "host_resident", 0)
     total = held if peak is None or peak.held_bytes is None else peak.held_bytes
     parts = _parts(peak, owned, optimizer_before_bytes, is_of_device=is_of_device)
-    return MemoryReading(
-        step=step,
-        rows=_rows(len(names), peak, owned, layer_marks, has_run=bool(called)),
+    return MemoryTable(
+        step,
+        names,
+        _rows(len(names), peak, owned, layer_marks, has_run=bool(called)),
         balance=balance_of(parts, total),
-        machine=dict(machine),
+        machine=machine,
         notes=tuple(_notes(names, peak, called=called, threads=threads)),
-        input_bytes=dict(layer_marks.inputs),
     )
 
 
@@ -154,9 +105,7 @@ def _parts(
     }
 
 
-def times_reading(
-    step: int, names: Sequence[str], watch: Stopwatch[Any], *, is_observed: bool
-) -> TimesReading:
+def times_table(step: int, names: Sequence[str], watch: Stopwatch, *, is_observed: bool) -> TimesTable:
     """Return the times of a stopwatch that is ready."""
     times = watch.times()
     has_backward = bool(times.backward_s)
@@ -168,10 +117,16 @@ def times_reading(
         )
         for i in range(len(names))
     }
-    if not times.calls:
-        return TimesReading(step, {}, times.phases_s, watch.clock.name, is_observed, (_NOT_CALLED,))
     notes = () if has_backward else (_NO_BACKWARD,)
-    return TimesReading(step, rows, times.phases_s, watch.clock.name, is_observed, notes)
+    return TimesTable(
+        step,
+        names,
+        rows if times.calls else {},
+        phases_s=times.phases_s,
+        clock=watch.clock.name,
+        is_observed=is_observed,
+        notes=notes if times.calls else (_NOT_CALLED,),
+    )
 
 
 def _notes(

@@ -8,11 +8,11 @@ late.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from torch.autograd.graph import Node
 
-from gradscope.resources.clocks import Clock, Mark
+from gradscope.resources.clocks import HostClock, Mark
 
 __all__ = ["PHASES", "Phase", "StepTimes", "Stopwatch"]
 
@@ -33,25 +33,25 @@ class StepTimes:
 
 
 @dataclass(slots=True)
-class _Span(Generic[Mark]):
+class _Span:
     layer: int
     is_backward: bool
-    above: "_Span[Mark] | None"
+    above: "_Span | None"
     begin: Mark
     end: Mark | None = None
 
 
-class Stopwatch(Generic[Mark]):
+class Stopwatch:
     """Times one step, from its creation to `stop`. `times` returns the result when `is_ready` is true."""
 
-    def __init__(self, clock: Clock[Mark]) -> None:
+    def __init__(self, clock: HostClock) -> None:
         self.clock = clock
         self.calls: dict[int, int] = {}
-        self._spans: list[_Span[Mark]] = []
-        self._open: dict[int, _Span[Mark]] = {}
+        self._spans: list[_Span] = []
+        self._open: dict[int, _Span] = {}
         self._phase: Phase = "data"
         self._phases: list[tuple[Phase, Mark]] = [("data", clock.mark())]
-        self._ended: dict[int, _Span[Mark]] = {}
+        self._ended: dict[int, _Span] = {}
         self._backward_end: Mark | None = None
         self._end: Mark | None = None
 
@@ -157,7 +157,7 @@ class Stopwatch(Generic[Mark]):
                 into[above.layer] = into.get(above.layer, 0.0) - seconds
         return StepTimes(own[False], own[True], self.calls, self._phase_times())
 
-    def _durations(self) -> Iterator[tuple[_Span[Mark], float]]:
+    def _durations(self) -> Iterator[tuple[_Span, float]]:
         for span in self._spans:
             if span.end is not None:
                 yield span, self.clock.seconds(span.begin, span.end)
@@ -178,9 +178,7 @@ class _NodeTimer:
     __slots__ = ("_after", "_layer", "_watch")
     __torch_unserializable__ = True
 
-    def __init__(
-        self, watch: Stopwatch[Any], layer: int, after: Callable[[], None] | None
-    ) -> None:  # Any: of any clock
+    def __init__(self, watch: Stopwatch, layer: int, after: Callable[[], None] | None) -> None:
         self._watch = watch
         self._layer = layer
         self._after = after

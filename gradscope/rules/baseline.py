@@ -36,7 +36,7 @@ class Baseline:
         values, or if the value is at most `factor` times or at most six deviations above the baseline.
         """
         if self._layers is not layers and self._layers != layers:
-            self._begin(layers)
+            self._reset(layers)
         positive = np.isfinite(values) & (values > 0)
         logs = np.log(values, where=positive, out=np.full(len(values), np.nan))
         with np.errstate(invalid="ignore"):
@@ -44,16 +44,16 @@ class Baseline:
             limit = np.maximum(np.log(factor), _DEVIATIONS * np.sqrt(self._variance))
             is_above = positive & (self._count >= _NEEDED) & (above > limit)
         if not any_of(is_above):  # the fast path
-            self._take(logs, positive)
+            self._add_values(logs, positive)
             return np.full(len(values), np.nan)
-        self._take(np.where(is_above, self._mean + limit, logs), positive)
+        self._add_values(np.where(is_above, self._mean + limit, logs), positive)
         return np.where(is_above, np.exp(np.minimum(above, 700.0)), np.nan)
 
-    def _begin(self, layers: Sequence[str]) -> None:
+    def _reset(self, layers: Sequence[str]) -> None:
         self._layers = layers
         self._mean, self._variance, self._count = (np.zeros(len(layers)) for _ in range(3))
 
-    def _take(self, logs: Floats, is_there: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
+    def _add_values(self, logs: Floats, is_there: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
         """Update mean and variance: plain averages for the first 50 values, exponential ones after."""
         self._count += is_there
         weight = np.where(is_there, 1.0 / np.minimum(np.maximum(self._count, 1.0), _MEMORY), 0.0)

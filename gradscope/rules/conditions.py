@@ -54,7 +54,7 @@ class Condition:
 
     def evaluate(self, view: StepView) -> str | None:
         """Return text on what makes the condition true in a step; None if it is false."""
-        return _look(self.expression, view)
+        return _true_terms(self.expression, view)
 
     @property
     def is_of_steps_only(self) -> bool:
@@ -86,24 +86,24 @@ def parse_condition(text: object) -> Condition:
     return Condition(str(text).strip(), parse_expression(text, _WORDS))
 
 
-def _look(expression: Expression, view: StepView) -> str | None:
+def _true_terms(expression: Expression, view: StepView) -> str | None:
     if isinstance(expression, Combination):
-        found = (_look(part, view) for part in expression.parts)
+        found = (_true_terms(part, view) for part in expression.parts)
         if not expression.needs_all:
             return next((text for text in found if text is not None), None)
         texts = list(found)
         return None if None in texts else " and ".join(text for text in texts if text)
-    return _look_at_rows(expression, view) if expression.kind else _look_at_number(expression, view)
+    return _true_rows(expression, view) if expression.kind else _true_number(expression, view)
 
 
-def _look_at_number(term: Comparison, view: StepView) -> str | None:
+def _true_number(term: Comparison, view: StepView) -> str | None:
     value = float(view.step) if term.name == "step" else view.scalars.get(term.name, math.nan)
     if math.isnan(value) or not _COMPARE[term.sign](value, term.limit):
         return None
     return f"{term.name} is {value:g}"
 
 
-def _look_at_rows(term: Comparison, view: StepView) -> str | None:
+def _true_rows(term: Comparison, view: StepView) -> str | None:
     block = view.block
     if block is None:
         return None

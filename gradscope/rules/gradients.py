@@ -20,15 +20,9 @@ def exploding(view: StepView, threshold: Threshold, baseline: Baseline) -> list[
     """Find layers whose gradient norm is over the threshold."""
     limit = limit_of(threshold)
     norms = view.by_layer(_KIND, "norm")
+    words = "gradient norm {:.3g}, over {:g}"
     return [
-        RuleFinding(
-            view.layers[i],
-            _KIND,
-            float(norms[i]),
-            limit,
-            "gradient norm {:.3g}, over {:g}",
-            (norms[i], limit),
-        )
+        RuleFinding(view.layers[i], _KIND, float(norms[i]), limit, words, (norms[i], limit))
         for i in indices_of(norms > limit)
     ]
 

@@ -72,9 +72,9 @@ class Rule:
         """Return the alerts to report after this step."""
         if not self.kind.can_judge(view):
             return []
-        return self.note(view.step, self.findings(view))
+        return self.record_findings(view.step, self.findings(view))
 
-    def note(self, step: int, findings: Collection[RuleFinding]) -> list[Alert]:
+    def record_findings(self, step: int, findings: Collection[RuleFinding]) -> list[Alert]:
         """Update the state with the findings of a step; return the alerts to report."""
         if not findings and not self._cases:  # the fast path
             self.active = ()

@@ -128,7 +128,7 @@ def test_with_every_step_asked_for_none_is_left_out(options):
 def test_steps_that_are_wanted_are_observed_whatever_it_costs():
     sampler = Sampler(every=100)
     run(sampler, range(10), bare_s=1.0, cost_s=1.0)
-    sampler.want(3)
+    sampler.request_steps(3)
     observed, _ = run(sampler, range(10, 20), bare_s=1.0, cost_s=1.0)
     assert observed == [10, 11, 12]
 
@@ -137,7 +137,7 @@ def test_steps_that_are_wanted_are_observed_whatever_it_costs():
 def test_extra_steps_are_taken_off_later_observed_steps(cost):
     sampler = Sampler(budget=BUDGET)
     run(sampler, range(100), bare_s=1.0, cost_s=cost)
-    sampler.want(10)
+    sampler.request_steps(10)
     observed, overhead = run(sampler, range(100, 3100), bare_s=1.0, cost_s=cost)
     assert observed[:10] == list(range(100, 110))
     assert overhead <= BUDGET * 1.01
@@ -147,11 +147,11 @@ def test_extra_steps_that_are_wanted_again_and_again_stay_within_the_budget():
     sampler = Sampler(budget=BUDGET)
     run(sampler, range(100), bare_s=1.0, cost_s=2.0)
     for begin in range(100, 8100, 30):
-        sampler.want(10)
+        sampler.request_steps(10)
         run(sampler, range(begin, begin + 30), bare_s=1.0, cost_s=2.0)
     spent_s = 0.0
     for begin in range(8100, 20100, 30):
-        sampler.want(10)
+        sampler.request_steps(10)
         observed, _ = run(sampler, range(begin, begin + 30), bare_s=1.0, cost_s=2.0)
         spent_s += 2.0 * len(observed)
     assert spent_s / 12_000 <= BUDGET * 1.05
@@ -160,7 +160,7 @@ def test_extra_steps_that_are_wanted_again_and_again_stay_within_the_budget():
 def test_the_cost_is_that_of_the_steps_that_were_observed():
     sampler = Sampler(budget=BUDGET)
     run(sampler, range(100), bare_s=1.0, cost_s=0.4)
-    sampler.want(9)
+    sampler.request_steps(9)
     run(sampler, range(100, 109), bare_s=1.0, cost_s=0.4)
     assert sampler.cost() == pytest.approx(0.4)
 

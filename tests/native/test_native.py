@@ -282,7 +282,7 @@ tensor = torch.ones(1 << 22)
 def total():
     buffer = RowBuffer()
     buffer.add(buffer.row(0, "out"), tensor)
-    return buffer.harvest().block().values["sum"].tolist()
+    return buffer.read_out().block().values["sum"].tolist()
 assert native.native_module() and total() == [4194304.0]
 child = os.fork()
 if not child:
@@ -541,7 +541,7 @@ def test_a_buffer_with_and_without_the_native_pass_gives_the_same_rows(monkeypat
         buffer = RowBuffer(is_full=True)
         for tensor in tensors:
             buffer.add(buffer.row(0, "out"), tensor, buffer.row(1, "out"))
-        tables.append(Table(0, ["a", "b"], buffer.harvest().block()))
+        tables.append(Table(0, ["a", "b"], buffer.read_out().block()))
     for name in ("a", "b"):
         with_it, without = (table[name]["out"].to_dict() for table in tables)
         assert with_it == pytest.approx(without, rel=1e-12)
@@ -564,7 +564,7 @@ from gradscope.observe import RowBuffer
 buffer = RowBuffer()
 buffer.add(buffer.row(0, "out"), torch.ones(3))
 print(native.pass_name())
-print(buffer.harvest().block().values["sum"].tolist())
+print(buffer.read_out().block().values["sum"].tolist())
 """
 
 

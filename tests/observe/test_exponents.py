@@ -152,14 +152,14 @@ def test_calls_of_one_row_add_their_bins_and_a_harvest_empties_them():
     parts = [torch.randn(4, 3), torch.randn(5) * 1e-9, torch.randn(2, 2, 2) * 1e6]
     for part in parts:
         buffer.add(buffer.row(0, "out"), part, buffer.row(1, "grad"))
-    harvest = buffer.harvest()
+    readout = buffer.read_out()
     buffer.add(buffer.row(0, "out"), torch.ones(2))
     whole = expected(torch.cat([part.flatten() for part in parts]))
     for layer, kind in (("a", "out"), ("b", "grad")):
-        assert list(bins_on(harvest.block(), layer, kind)) == whole
+        assert list(bins_on(readout.block(), layer, kind)) == whole
     peeked = buffer.peek()
     assert peeked.histogram.sum() == 2
-    block = buffer.harvest().block()
+    block = buffer.read_out().block()
     assert list(bins_on(block, "a", "out")) == expected([1.0, 1.0])
     assert (len(block), block.histogram.shape) == (1, (1, 128))
 
@@ -180,7 +180,7 @@ def test_both_passes_of_a_buffer_count_alike_at_any_size_and_offset(dtype, size,
     tensor = torch.from_numpy(x).to(dtype)[offset:]
     buffer = RowBuffer(is_full=True)
     buffer.add(buffer.row(0, "out"), tensor)
-    assert list(bins_on(buffer.harvest().block(), "a", "out")) == expected(tensor.double())
+    assert list(bins_on(buffer.read_out().block(), "a", "out")) == expected(tensor.double())
 
 
 @pytest.mark.usefixtures("one_pass")
@@ -197,7 +197,7 @@ def test_groups_of_tensors_and_their_changes_have_bins(dtype):
     left = {*not_kept, *buffer.add_changes(tensors, changes, kept)}
     for i in left:
         buffer.add_change(changes[i], tensors[i], before[i])
-    block = buffer.harvest().block()
+    block = buffer.read_out().block()
     for i, layer in enumerate("ab"):
         assert list(bins_on(block, layer, "param")) == expected(before[i].double())
         change = tensors[i].double() - before[i].double()
@@ -207,7 +207,7 @@ def test_groups_of_tensors_and_their_changes_have_bins(dtype):
 def test_at_core_detail_a_block_has_no_histogram():
     buffer = RowBuffer()
     buffer.add(buffer.row(0, "out"), torch.ones(3))
-    assert buffer.harvest().block().histogram is None
+    assert buffer.read_out().block().histogram is None
 
 
 def test_rows_are_allotted_when_others_have_bins_already():
@@ -216,7 +216,7 @@ def test_rows_are_allotted_when_others_have_bins_already():
     cells, bins = buffer._cells, buffer._bins
     for i in range(1, 40):
         buffer.add(buffer.row(i, "out"), torch.full((i,), 2.0))
-    block = buffer.harvest().block()
+    block = buffer.read_out().block()
     assert block.histogram.sum(axis=1).tolist() == [3, *range(1, 40)]
     assert (buffer._cells, buffer._bins) == (cells, bins)
     assert buffer._cells is cells
@@ -233,9 +233,9 @@ def test_a_device_buffer_adds_its_bins_to_those_of_the_host_and_grows():
         device.add((buffer.row(i, "out"),), reduce_on_device(part, is_full=True))
     buffer.add(buffer.row(0, "out"), torch.tensor([2.0]))
     first = device.copy()
-    block = buffer.harvest()._block
-    device.harvest().merge_into(block)
+    block = buffer.read_out()._block
+    device.read_out().merge_into(block)
     for i, part in enumerate(parts):
         assert block.histogram[i].tolist() == expected(torch.cat([part, torch.tensor([2.0])[i:]]))
     assert int(first.bins.sum()) == sum(len(part) for part in parts)
-    assert int(device.harvest().bins.sum()) == 0
+    assert int(device.read_out().bins.sum()) == 0

@@ -34,7 +34,7 @@ def observed(model, change, *, is_full=False):
     observer.before(parameters)
     change()
     observer.after()
-    return Table(0, [layer.name for layer in layers], buffer.harvest().block())
+    return Table(0, [layer.name for layer in layers], buffer.read_out().block())
 
 
 def assert_measures(stats, x):
@@ -123,5 +123,5 @@ def test_what_is_forgotten_leaves_no_update():
 
 
 def present_kinds(buffer):
-    block = buffer.harvest().block()
+    block = buffer.read_out().block()
     return {block.kinds[i] for i in block.kind}

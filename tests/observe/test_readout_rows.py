@@ -1,4 +1,4 @@
-"""Rows of the buffer: allotted when first asked for, kept for good, empty again after each harvest."""
+"""Rows of the buffer: allotted when first asked for, kept for good, empty again after each readout."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def test_rows_are_numbered_as_they_are_first_asked_for_in_whatever_order(is_full
     assert [buffer.row(*each) for each in asked] == [0, 1, 2, 3, 0, 1, 4]
     for row in range(len(buffer)):
         buffer.mark_unmeasured((row,))
-    block = buffer.harvest().block()
+    block = buffer.read_out().block()
     assert block.layer.tolist() == [7, 0, 7, 2, 5_000]
     assert [block.kinds[kind] for kind in block.kind] == ["out", "grad", "grad", "out", "out"]
 
@@ -34,23 +34,23 @@ def test_a_harvest_leaves_every_row_empty_and_the_block_its_own(is_full):
     rows = [buffer.row(layer, "out") for layer in range(200)]
     for row in rows:
         buffer.add(row, torch.full((3,), float(row + 1)))
-    block = buffer.harvest().block()
+    block = buffer.read_out().block()
     again = {name: array.copy() for name, array in block.values.items()}
     for row in rows:
         buffer.add(row, torch.full((5,), -1.0))
-    second = buffer.harvest().block()
+    second = buffer.read_out().block()
     for name, array in again.items():
         np.testing.assert_array_equal(block.values[name], array)
     assert (second.values["count"] == 5).all()
     assert (second.values["sum"] == -5.0).all()
     assert (second.values["max"] == -1.0).all()
-    assert len(buffer.harvest().block()) == 0
+    assert len(buffer.read_out().block()) == 0
 
 
 def test_counts_are_whole_and_the_rest_float64():
     buffer = RowBuffer()
     buffer.add(buffer.row(0, "out"), torch.tensor([1.0, 2.0, float("nan")]))
-    block = buffer.harvest().block()
+    block = buffer.read_out().block()
     for column in COLUMNS:
         if column.is_core:
             expected = np.uint64 if column.is_count else np.float64
@@ -65,7 +65,7 @@ def test_a_block_knows_what_it_takes_in_memory(is_full):
         buffer.add(buffer.row(layer, "out"), torch.ones(2))
     columns = len(COLUMNS) if is_full else sum(column.is_core for column in COLUMNS)
     bins = 128 * 8 if is_full else 0
-    assert buffer.harvest().block().nbytes == 100 * (4 + 4 + 1 + 8 * columns + bins)
+    assert buffer.read_out().block().nbytes == 100 * (4 + 4 + 1 + 8 * columns + bins)
 
 
 def test_counts_come_first_then_sums_then_min_and_max():

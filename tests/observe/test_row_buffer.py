@@ -9,7 +9,7 @@ from gradscope.observe.readout import columns_of
 
 
 def table_of(buffer):
-    return Table(0, ["a", "b"], buffer.harvest().block())
+    return Table(0, ["a", "b"], buffer.read_out().block())
 
 
 def test_calls_of_one_row_merge_as_if_they_were_one_tensor():
@@ -28,16 +28,16 @@ def test_calls_of_one_row_merge_as_if_they_were_one_tensor():
 def test_a_harvest_leaves_the_buffer_empty_and_keeps_its_own_numbers():
     buffer = RowBuffer()
     buffer.add(buffer.row(0, "out"), torch.ones(3))
-    first = buffer.harvest()
+    first = buffer.read_out()
     buffer.add(buffer.row(0, "out"), torch.full((2,), 5.0))
     assert table_of(buffer)["a"]["out"].sum == 10.0
     assert Table(0, ["a"], first.block())["a"]["out"].sum == 3.0
-    assert len(buffer.harvest().block()) == 0
+    assert len(buffer.read_out().block()) == 0
 
 
 def test_a_gradient_that_never_came_is_not_measured_rather_than_zero():
     buffer = RowBuffer()
-    buffer.expect(buffer.row(1, "grad"))
+    buffer.expect_gradient(buffer.row(1, "grad"))
     stats = table_of(buffer)["b"]["grad"]
     assert stats.flags == Flags.NOT_MEASURED
     assert not stats.is_measured
@@ -65,11 +65,11 @@ def test_rows_are_reduced_on_a_device_as_on_the_host():
     for i, part in enumerate(parts):
         buffer.add(rows[i % 2], part)
         device.add((rows[i % 2],), reduce_on_device(part, is_full=True))
-    expected = buffer.harvest().block()
+    expected = buffer.read_out().block()
     for row in rows:
-        buffer.expect(row)
-    empty = buffer.harvest()._block
-    device.harvest().merge_into(empty)
+        buffer.expect_gradient(row)
+    empty = buffer.read_out()._block
+    device.read_out().merge_into(empty)
     for name, values in expected.values.items():
         if name != "calls":
             np.testing.assert_allclose(
@@ -81,10 +81,10 @@ def test_a_device_buffer_grows_and_keeps_what_it_has():
     buffer, device = RowBuffer(), DeviceRowBuffer(torch.device("cpu"))
     for i in range(300):
         row = buffer.row(i, "out")
-        buffer.expect(row)
+        buffer.expect_gradient(row)
         device.add((row,), reduce_on_device(torch.full((2,), float(i))))
-    block = buffer.harvest()._block
-    device.harvest().merge_into(block)
+    block = buffer.read_out()._block
+    device.read_out().merge_into(block)
     assert block.values["sum"].tolist() == [2.0 * i for i in range(300)]
 
 
@@ -94,7 +94,7 @@ def test_rows_are_read_out_by_column_and_empty_if_taken(is_full):
     nasty = torch.tensor([0.0, -1.0, 1e-42, torch.nan, torch.inf, -torch.inf, 3.5])
     for layer in range(5):
         buffer.add(buffer.row(layer, "out"), nasty * (layer + 1), buffer.row(layer, "param"))
-        buffer.expect(buffer.row(layer, "grad"))
+        buffer.expect_gradient(buffer.row(layer, "grad"))
     buffer.add(buffer.row(3, "grad"), nasty)
     held = buffer._cells, buffer._flags, buffer._expected
     cells = np.frombuffer(bytes(buffer._cells)).reshape(len(buffer), len(COLUMNS))
@@ -114,7 +114,7 @@ def test_rows_are_read_out_by_column_and_empty_if_taken(is_full):
         "min": {float("inf")},
         "max": {-float("inf")},
     }
-    assert len(buffer.harvest().block()) == 0
+    assert len(buffer.read_out().block()) == 0
 
 
 def test_gradients_are_found_at_their_parameters_and_missing_ones_are_named():
@@ -124,7 +124,7 @@ def test_gradients_are_found_at_their_parameters_and_missing_ones_are_named():
     buffer = RowBuffer()
     rows = [(buffer.row(i, "param_grad"),) for i in range(4)]
     assert buffer.add_gradients(parameters, rows) == ([0, 2], False)
-    table = Table(0, list("abcd"), buffer.harvest().block())
+    table = Table(0, list("abcd"), buffer.read_out().block())
     assert table["b"]["param_grad"].norm == 5.0
     assert table["d"]["param_grad"].norm == 3.0
     assert set(table) == {"b", "d"}

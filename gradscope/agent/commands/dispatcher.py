@@ -156,7 +156,7 @@ class CommandDispatcher:
         )
         consensus.register(_VIEWERS, lambda word: self.prepare(_command_of(word)))
         consensus.register(_OWN, lambda word: self.prepare(_command_of(word), is_own=True))
-        self.queue.set_observer(consensus)
+        self.queue.set_consensus(consensus)
         self._ledger.on_expired = self._end_on_all_ranks
         return consensus
 

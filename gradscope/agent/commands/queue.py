@@ -10,16 +10,18 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import GradscopeError
 
+if TYPE_CHECKING:
+    from gradscope.agent.commands.consensus import Consensus
+
 __all__ = [
     "Boundary",
-    "BoundaryObserver",
     "CommandQueue",
     "OnDone",
     "PendingCommand",
@@ -72,22 +74,6 @@ class PendingCommand:
     label: str | None = None
 
 
-class BoundaryObserver(Protocol):
-    """An object that is called at each step boundary: the consensus of ranks (`consensus.py`)."""
-
-    def reach(self, step: int) -> None:
-        """Reach the boundary before `step`. When this returns, all commands for `step` are queued."""
-
-    def hold(self, step: int) -> None:
-        """Stay at the boundary: more commands may be decided for `step`."""
-
-    def release(self, step: int, is_idle: Callable[[], bool]) -> bool:
-        """Leave the boundary unless a command is still due. Return whether the boundary was left."""
-
-    def close(self) -> None:
-        """Stop."""
-
-
 class CommandQueue(StepPlugin):
     """The commands of one run that wait for a boundary.
 
@@ -103,11 +89,11 @@ class CommandQueue(StepPlugin):
         self._arrival = threading.Condition()
         self._is_closed = False
         self._no_step_reason = ""
-        self._observer: BoundaryObserver | None = None
+        self._consensus: Consensus | None = None
 
-    def set_observer(self, observer: BoundaryObserver) -> None:
-        """Call an observer at each boundary from now on."""
-        self._observer = observer
+    def set_consensus(self, consensus: "Consensus") -> None:
+        """Call the consensus of ranks at each boundary from now on."""
+        self._consensus = consensus
 
     def put(self, command: PendingCommand) -> None:
         """Queue a command. Thread-safe; commands are applied in the order of `put`."""
@@ -122,20 +108,20 @@ class CommandQueue(StepPlugin):
 
     def no_step_ends(self, reason: str) -> None:
         """Refuse the queued commands, and all later ones until a step ends. Ranks that must agree wait instead."""
-        if self._observer is None:
+        if self._consensus is None:
             self._no_step_reason = reason
             self._refuse_waiting(reason)
 
     def next_step(self, step: int) -> int | None:
         """Return `step` if commands are queued or if other ranks may have decided on commands."""
-        is_needed = self._waiting or self._no_step_reason or self._observer is not None
+        is_needed = self._waiting or self._no_step_reason or self._consensus is not None
         return step if is_needed else None
 
     def at_boundary(self, step: int) -> None:
         """Apply the commands that are due before `step`."""
         self._no_step_reason = ""
-        if self._observer is not None:
-            self._observer.reach(step)
+        if self._consensus is not None:
+            self._consensus.reach(step)
         self._apply(step, is_held=False)
 
     def hold(self, step: int, is_over: Callable[[], bool]) -> None:
@@ -144,8 +130,8 @@ class CommandQueue(StepPlugin):
         `is_over()` is called often, and after each command. Commands are in force at once. Returns at
         once if the queue is closed.
         """
-        if self._observer is not None:
-            self._observer.hold(step)
+        if self._consensus is not None:
+            self._consensus.hold(step)
         while not self._is_closed:
             if self._apply(step, is_held=not is_over()):
                 self._engine.settle_now()
@@ -164,8 +150,8 @@ class CommandQueue(StepPlugin):
 
     def close(self) -> None:
         """End a hold, and refuse the commands that are still queued."""
-        if self._observer is not None:
-            self._observer.close()
+        if self._consensus is not None:
+            self._consensus.close()
         self._is_closed = True
         self._refuse_waiting("the scope was detached before the end of the step")
 
@@ -194,7 +180,7 @@ class CommandQueue(StepPlugin):
         return bool(self._waiting) and (self._waiting[0].step or step) <= step
 
     def _may_leave(self, step: int) -> bool:
-        return self._observer is None or self._observer.release(step, lambda: not self._is_due(step))
+        return self._consensus is None or self._consensus.release(step, lambda: not self._is_due(step))
 
     def _apply_one(self, command: PendingCommand, step: int) -> None:
         try:

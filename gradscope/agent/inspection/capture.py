@@ -7,7 +7,6 @@ not count against the budget. It does not change the training. All captures of a
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, cast, get_args
 
 import torch
@@ -99,12 +98,7 @@ class Capture:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.remove()
 
     def __repr__(self) -> str:

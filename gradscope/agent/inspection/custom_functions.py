@@ -12,17 +12,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
-from torch.nn.modules import module as torch_module
-from torch.nn.modules.module import register_module_forward_hook
 from torch.utils import _pytree
-from torch.utils.hooks import RemovableHandle
 
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
-from gradscope.hooks import find_functions, has_compiled, hidden_from_modes, size_bytes_of
+from gradscope.hooks import (
+    CallHooks,
+    SlotTable,
+    find_functions,
+    has_compiled,
+    hidden_from_modes,
+    size_bytes_of,
+)
 
 __all__ = ["FunctionTracker", "TrackedFunctions"]
 
@@ -57,7 +61,9 @@ class FunctionTracker(StepPlugin):
         self._is_wanted = True
         self._tracking: TrackedFunctions | None = None
         self._tracked: TrackedFunctions | None = None
-        self._handle: RemovableHandle | None = None
+        self._hooks: CallHooks[bool] = CallHooks(
+            SlotTable(()), lambda _slot, _args: None, self._on_forward, lambda _slot: None
+        )
 
     def request(self) -> None:
         """Record the next observed step too."""
@@ -92,11 +98,13 @@ class FunctionTracker(StepPlugin):
         is_first, self._is_first = self._is_first, self._is_first and not is_observed
         if self._is_wanted and is_observed and not is_first and not has_compiled():
             self._tracking = TrackedFunctions(step)
-            self._handle = register_module_forward_hook(self._on_forward, with_kwargs=True)
+            model = self._run.model()
+            self._hooks.watch(SlotTable([] if model is None else [(model, True)]))
+            self._hooks.install()
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
         """Remove the hook, and store the result."""
-        self._unhook()
+        self._hooks.remove()
         if self._tracking is not None and self._tracking.arguments is not None:
             self._tracked, self._is_wanted = self._tracking, False
             self.needs_observed = False
@@ -104,7 +112,7 @@ class FunctionTracker(StepPlugin):
 
     def close(self) -> None:
         """Remove the hook."""
-        self._unhook()
+        self._hooks.remove()
         self._tracking = self._tracked = None
 
     def on_logged(self, values: Iterable[object]) -> None:
@@ -115,12 +123,10 @@ class FunctionTracker(StepPlugin):
             self._guarded(lambda: self._track_outside(tracking, ends))
 
     def _on_forward(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self, _slot: bool, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:  # Any: as torch says
-        if torch.compiler.is_compiling():
-            return
         tracking = self._tracking
-        if module is self._run.model() and tracking is not None and tracking.arguments is None:
+        if tracking is not None and tracking.arguments is None:
             self._guarded(lambda: self._track_inside(tracking, args, kwargs, output))
 
     def _track_inside(
@@ -137,19 +143,12 @@ class FunctionTracker(StepPlugin):
             f for f in others if f not in known
         )  # gradscope's own are interventions
 
-    def _unhook(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            # torch keeps the id in the set of hooks with keyword arguments, which slows every call.
-            torch_module._global_forward_hooks_with_kwargs.pop(self._handle.id, None)  # noqa: SLF001 - as said
-            self._handle = None
-
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             with hidden_from_modes(), torch.no_grad():
                 work()
         except Exception as error:  # noqa: BLE001 - an error in gradscope must not stop the training
-            self._unhook()
+            self._hooks.remove()
             self._tracking, self._is_wanted = None, False
             self._run.faults.report(self.name, error, "scope.examine() needs inputs now.")
 

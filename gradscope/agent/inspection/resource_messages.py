@@ -1,59 +1,55 @@
 """Builds the messages with measured memory and times."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from gradscope.columns import MemoryTable, TimesTable
 from gradscope.protocol import Hello, Memory, Times
 from gradscope.protocol.bodies import pack_memory, pack_times
-from gradscope.resources import MemoryReading, TimesReading
 
-__all__ = ["MeasuredLayers", "memory_message", "times_message"]
+__all__ = ["MeasuredLayers", "resource_message"]
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLayers:
-    """The layers that the rows of a reading refer to. `revision` is the revision of their manifest."""
+    """The layers that the rows of a table refer to. `revision` is the revision of their manifest."""
 
     names: tuple[str, ...]
-    types: tuple[str, ...]
+    types: Sequence[str]
     revision: int
 
 
-def memory_message(
-    hello: Hello, time_s: float, reading: MemoryReading, layers: MeasuredLayers
-) -> Memory:
-    """Return the message with the memory of a step."""
-    columns, zero, body = pack_memory(reading.rows, len(layers.names))
-    return Memory(
-        run=hello.run,
-        rank=hello.rank,
-        step=reading.step,
-        time_s=time_s,
-        manifest_revision=layers.revision,
-        rows=len(layers.names),
-        columns=columns,
-        zero=zero,
-        balance=reading.balance,
-        machine=reading.machine,
-        notes=reading.notes,
-        body=body,
-    )
-
-
-def times_message(hello: Hello, time_s: float, reading: TimesReading, layers: MeasuredLayers) -> Times:
-    """Return the message with the times of a step."""
-    columns, zero, body = pack_times(reading.rows, len(layers.names))
+def resource_message(
+    hello: Hello, time_s: float, table: MemoryTable | TimesTable, revision: int
+) -> Memory | Times:
+    """Return the message with the memory or the times of a step."""
+    common: dict[str, Any] = {
+        "run": hello.run,
+        "rank": hello.rank,
+        "step": table.step,
+        "time_s": time_s,
+        "manifest_revision": revision,
+        "rows": len(table.layers),
+        "notes": table.notes,
+    }
+    if isinstance(table, MemoryTable):
+        columns, zero, body = pack_memory(table.own, len(table.layers))
+        return Memory(
+            **common,
+            columns=columns,
+            zero=zero,
+            balance=table.balance,
+            machine=table.machine,
+            body=body,
+        )
+    columns, zero, body = pack_times(table.own, len(table.layers))
     return Times(
-        run=hello.run,
-        rank=hello.rank,
-        step=reading.step,
-        time_s=time_s,
-        manifest_revision=layers.revision,
-        rows=len(layers.names),
+        **common,
         columns=columns,
         zero=zero,
-        phases_s=reading.phases_s,
-        clock="device" if reading.clock == "device" else "host",
-        is_observed=reading.is_observed,
-        notes=reading.notes,
+        phases_s=table.phases_s,
+        clock="device" if table.clock == "device" else "host",
+        is_observed=table.is_observed,
         body=body,
     )

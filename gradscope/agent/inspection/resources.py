@@ -5,17 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch.optim import Optimizer
 
 from gradscope.agent.commands.queue import Boundary, Prepared
-from gradscope.agent.inspection.resource_messages import (
-    MeasuredLayers,
-    memory_message,
-    times_message,
-)
+from gradscope.agent.inspection.resource_messages import MeasuredLayers, resource_message
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
@@ -25,18 +21,16 @@ from gradscope.hooks import LayerInfo, frames_of, has_compiled, hidden_from_mode
 from gradscope.protocol import Command
 from gradscope.resources import (
     MeasuringSchedule,
-    MemoryReading,
     OwnedBytes,
     Probe,
     Stopwatch,
     SystemMemory,
-    TimesReading,
     clock_for,
     local_tensors,
-    memory_reading,
+    memory_table,
     oom_location,
     oom_report,
-    times_reading,
+    times_table,
 )
 
 __all__ = ["ResourcePlugin"]
@@ -57,7 +51,7 @@ _LIMIT: Final = (
 class _PendingTimes:
     step: int
     layers: MeasuredLayers
-    watch: Stopwatch[Any]  # Any: of whichever clock
+    watch: Stopwatch
     is_observed: bool
 
 
@@ -84,8 +78,10 @@ class ResourcePlugin(StepPlugin):
         self._probe: Probe | None = None
         self._optimizer_before_bytes = 0
         self._pending: list[_PendingTimes] = []
-        self._memory: tuple[MemoryReading, MeasuredLayers] | None = None
-        self._times: tuple[TimesReading, MeasuredLayers] | None = None
+        self._memory: MemoryTable | None = None
+        self._times: TimesTable | None = None
+        self._types: dict[str, str] = {}
+        self._inputs: dict[str, int] = {}
         self._step = 0
         self._is_enabled = True
         self._is_measured = False
@@ -109,15 +105,13 @@ class ResourcePlugin(StepPlugin):
         """Return the newest memory table. Raises NotMeasuredError if nothing was measured yet."""
         if self._memory is None:
             raise NotMeasuredError(_NOT_YET.format(what="memory", when=self._when()))
-        reading, layers = self._memory
-        return reading.table(layers.names)
+        return self._memory
 
     def times(self) -> TimesTable:
         """Return the newest table of times. Raises NotMeasuredError if nothing was measured yet."""
         if self._times is None:
             raise NotMeasuredError(_NOT_YET.format(what="time", when=self._when()))
-        reading, layers = self._times
-        return reading.table(layers.names)
+        return self._times
 
     def next_step(self, step: int) -> int | None:
         """Return the next step in which to measure, or to begin estimating the usual step time."""
@@ -206,17 +200,11 @@ class ResourcePlugin(StepPlugin):
         if self._is_measured and self._probe is not None:
             self._probe.count_graph(local_tensors(frames))
             self._report_memory(self._read(self._step))
-        table, inputs, types = None, {}, {}
         backward_layer = None
         if self._probe is not None and (layer := self._probe.layer_in_backward()) >= 0:
             backward_layer = self._layers.names[layer]
-        if self._memory is not None:
-            reading, layers = self._memory
-            table = reading.table(layers.names)
-            types = dict(zip(layers.names, layers.types, strict=True))
-            inputs = {layers.names[i]: size for i, size in reading.input_bytes.items()}
         place = oom_location(frames, lambda module: names.get(id(module)), backward_layer)
-        return oom_report(error, place, table, types, inputs)
+        return oom_report(error, place, self._memory, self._types, self._inputs)
 
     def _when(self) -> str:
         if not self._is_enabled:
@@ -238,7 +226,7 @@ class ResourcePlugin(StepPlugin):
         types = tuple(type(layer.module).__name__ for layer in layers)
         self._layers = MeasuredLayers(names, types, tracker.revision)
 
-    def _read(self, step: int) -> MemoryReading:
+    def _read(self, step: int) -> MemoryTable:
         probe, machine = self._probe, self._machine
         if probe is None or machine is None:
             raise RuntimeError("no model to measure")
@@ -252,7 +240,7 @@ class ResourcePlugin(StepPlugin):
         )
         numbers = machine.numbers()
         machine.close()
-        return memory_reading(
+        return memory_table(
             step,
             self._layers.names,
             peak=probe.peak,
@@ -265,23 +253,26 @@ class ResourcePlugin(StepPlugin):
             is_of_device=machine.is_of_device,
         )
 
-    def _report_memory(self, reading: MemoryReading) -> None:
-        self._memory = reading, self._layers
-        self._run.publisher.put(
-            partial(memory_message, self._run.hello, time.time(), reading, self._layers)
-        )
+    def _report_memory(self, table: MemoryTable) -> None:
+        layers, probe = self._layers, self._probe
+        self._memory = table
+        self._types = dict(zip(layers.names, layers.types, strict=True))
+        inputs = probe.layer_marks.inputs if probe is not None else {}
+        self._inputs = {layers.names[i]: size for i, size in inputs.items()}
+        self._send(table, layers.revision)
+
+    def _send(self, table: MemoryTable | TimesTable, revision: int) -> None:
+        message = partial(resource_message, self._run.hello, time.time(), table, revision)
+        self._run.publisher.put(message)
 
     def _deliver(self) -> None:
         """Report the times that have been copied from the device, oldest first."""
         while self._pending and self._pending[0].watch.is_ready():
             pending = self._pending.pop(0)
-            reading = times_reading(
+            self._times = times_table(
                 pending.step, pending.layers.names, pending.watch, is_observed=pending.is_observed
             )
-            self._times = reading, pending.layers
-            self._run.publisher.put(
-                partial(times_message, self._run.hello, time.time(), reading, pending.layers)
-            )
+            self._send(self._times, pending.layers.revision)
 
     def _enforce(self) -> None:
         """Raise OutOfMemoryError if the memory in use exceeds `memory_limit_bytes`."""

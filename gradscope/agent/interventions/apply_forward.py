@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from gradscope.agent.interventions.apply_parameters import ParameterInterventions, SeeArriving
+from gradscope.agent.interventions.apply_parameters import ParameterInterventions, RecordArriving
 from gradscope.agent.interventions.no_effect_warnings import NoEffectWarnings
 from gradscope.agent.observation.layer_slots import Call, Chain, LayerSlots, Slot
 from gradscope.agent.observation.loss_scale import LossScale
@@ -33,7 +33,7 @@ class ForwardInterventions:
     def __init__(self, run: RunContext, warnings: NoEffectWarnings, loss_scale: LossScale) -> None:
         self._ledger = run.ledger
         self._faults = run.faults
-        self._idle = warnings
+        self._no_effect_warnings = warnings
         self._loss_scale = loss_scale
         self._inputs: InputHook[Slot] = InputHook(self._change_inputs)
         self._parameters = ParameterInterventions()
@@ -50,13 +50,13 @@ class ForwardInterventions:
         for slot in self._with_inputs:
             slot.calls.clear()  # of forward passes that did not finish
         if self._ledger.settle(step):
-            self.lay(plan)
+            self.assign_interventions(plan)
 
-    def lay(self, plan: LayerSlots) -> None:
+    def assign_interventions(self, plan: LayerSlots) -> None:
         """Assign the interventions of this step to the slots of their layers."""
         outputs, inputs = (self._ledger.by_layer(site) for site in ("output", "input"))
-        plan.lay(outputs, inputs)
-        self._parameters.lay(plan, self._ledger.acting())
+        plan.assign_interventions(outputs, inputs)
+        self._parameters.assign_interventions(plan, self._ledger.acting())
         self._stance.force(bool(outputs or inputs))
         slots = plan.with_inputs()
         self._with_inputs = [slot for _, slot in slots]
@@ -71,11 +71,11 @@ class ForwardInterventions:
         self._stance.force(False)
 
     def over_output(
-        self, slot: Slot, output: Any, see_arriving: Callable[[Slot, torch.Tensor], None] | None
+        self, slot: Slot, output: Any, record_arriving: Callable[[Slot, torch.Tensor], None] | None
     ) -> Any:  # Any: whatever a module returns
         """Return a layer's output with its interventions applied.
 
-        `see_arriving(slot, tensor)` is called for each tensor of the output whose arriving gradient is
+        `record_arriving(slot, tensor)` is called for each tensor of the output whose arriving gradient is
         to be observed, that is, the gradient before interventions change it.
         """
         call = slot.calls.pop() if slot.calls else None
@@ -84,25 +84,27 @@ class ForwardInterventions:
         if not slot.chain:
             return output
 
-        def see(tensors: list[torch.Tensor]) -> None:
-            if see_arriving is not None:
+        def record_each(tensors: list[torch.Tensor]) -> None:
+            if record_arriving is not None:
                 for tensor in tensors:
-                    see_arriving(slot, tensor)
+                    record_arriving(slot, tensor)
 
-        return self._applied(slot, output, slot.chain, see, call)
+        return self._applied(slot, output, slot.chain, record_each, call)
 
-    def before_optimizer(self, optimizer: Optimizer, see_arriving: SeeArriving | None) -> None:
+    def before_optimizer(self, optimizer: Optimizer, record_arriving: RecordArriving | None) -> None:
         """Change the gradients of an optimizer's parameters, just before it steps."""
-        self._parameters.change(optimizer, see_arriving)
+        self._parameters.change(optimizer, record_arriving)
 
     @property
     def changes_parameters(self) -> bool:
         """Whether an intervention changes gradients of parameters in this step."""
         return self._parameters.is_needed
 
-    def judge(self, step: int, *, is_observed: bool) -> None:
+    def warn_if_without_effect(self, step: int, *, is_observed: bool) -> None:
         """End a step: warn about each intervention that had no effect in its first step."""
-        self._idle.judge(step, self._ledger.acting(), is_observed=is_observed)
+        self._no_effect_warnings.warn_if_without_effect(
+            step, self._ledger.acting(), is_observed=is_observed
+        )
 
     def _change_inputs(
         self, slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -112,8 +114,8 @@ class ForwardInterventions:
         changed: tuple[tuple[Any, ...], dict[str, Any]]
         changed = self._applied(slot, given, slot.input_chain, lambda _: None, None)
         before = {id(tensor) for _, tensor in find_tensors(given)}
-        laid = [tensor for _, tensor in find_tensors(changed) if id(tensor) not in before]
-        versions = () if is_transforming() else tuple((t, t._version) for t in laid)  # noqa: SLF001 - torch's counter
+        copies = [tensor for _, tensor in find_tensors(changed) if id(tensor) not in before]
+        versions = () if is_transforming() else tuple((t, t._version) for t in copies)  # noqa: SLF001 - torch's counter
         slot.calls.append(Call(first, versions))
         return changed
 
@@ -122,7 +124,7 @@ class ForwardInterventions:
         slot: Slot,
         structure: Any,  # Any: whatever a module takes or returns
         chain: Chain,
-        see: Callable[[list[torch.Tensor]], None],
+        record_each: Callable[[list[torch.Tensor]], None],
         call: Call | None,
     ) -> Any:
         """Return `structure` with its interventions applied: to activations first, then to gradients."""
@@ -136,7 +138,7 @@ class ForwardInterventions:
                 for intervention in reversed(chain):
                     if intervention.action.spec.what == "gradient":
                         structure = self._apply(slot, structure, intervention, needs_gradient=True)
-                see([tensor for _, tensor in find_tensors(structure) if tensor.requires_grad])
+                record_each([tensor for _, tensor in find_tensors(structure) if tensor.requires_grad])
         except Exception as error:  # noqa: BLE001 - ours must not become the training's
             self._faults.report("an intervention", error, "Its tensors stay unchanged.")
         return structure
@@ -169,6 +171,6 @@ def _bypassed(
 
 def _check_for_writing(slot: Slot, call: Call) -> None:
     """Mark the interventions on an input as failed if the layer has overwritten that input in place."""
-    if any(tensor._version != version for tensor, version in call.laid):  # noqa: SLF001 - as above
+    if any(tensor._version != version for tensor, version in call.copies):  # noqa: SLF001 - as above
         for intervention in slot.input_chain:
             intervention.fail(_WRITES)

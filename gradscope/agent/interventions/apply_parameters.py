@@ -13,9 +13,9 @@ from gradscope.agent.observation.layer_slots import LayerSlots
 from gradscope.hooks import is_sharded, local_part, parameters_of
 from gradscope.intervene import LedgerEntry, Unit
 
-__all__ = ["ParameterInterventions", "SeeArriving", "parameters_below"]
+__all__ = ["ParameterInterventions", "RecordArriving", "parameters_below"]
 
-SeeArriving = Callable[[Sequence[nn.Parameter]], None]
+RecordArriving = Callable[[Sequence[nn.Parameter]], None]
 
 
 def parameters_below(
@@ -38,7 +38,7 @@ def parameters_below(
 
 
 class ParameterInterventions:
-    """Changes `.grad` of parameters in place. `lay` sets the interventions of a step."""
+    """Changes `.grad` of parameters in place. `assign_interventions` sets the interventions of a step."""
 
     def __init__(self) -> None:
         self._plan: LayerSlots | None = None
@@ -49,12 +49,12 @@ class ParameterInterventions:
         """Whether an intervention acts on parameters."""
         return bool(self._entries)
 
-    def lay(self, plan: LayerSlots, entries: Sequence[LedgerEntry]) -> None:
+    def assign_interventions(self, plan: LayerSlots, entries: Sequence[LedgerEntry]) -> None:
         """Set the interventions that act on parameters in this step, in order."""
         self._plan = plan
         self._entries = tuple(entry for entry in entries if entry.request.site == "params")
 
-    def change(self, optimizer: Optimizer, see_arriving: SeeArriving | None) -> None:
+    def change(self, optimizer: Optimizer, record_arriving: RecordArriving | None) -> None:
         """Change the gradients that an optimizer is about to use. `.grad` keeps the changed values.
 
         If the optimizer itself divides the gradients by a loss scale (a fused optimizer), the
@@ -68,19 +68,19 @@ class ParameterInterventions:
             [[p for p in own if id(p) in theirs and p.grad is not None] for own in below.values()]
             for below in (parameters_below(modules, entry.layers) for entry in self._entries)
         ]
-        if see_arriving is not None:
+        if record_arriving is not None:
             observed = {id(p): p for group in groups for own in group for p in own}
-            see_arriving(list(observed.values()))
+            record_arriving(list(observed.values()))
         scale = getattr(optimizer, "grad_scale", None)
         with torch.no_grad():
             for entry, own in zip(self._entries, groups, strict=True):
                 try:
-                    _apply(entry, own, lambda: scale)
+                    _change_gradients(entry, own, lambda: scale)
                 except Exception as error:  # noqa: BLE001 - ours must not become the training's
                     entry.intervention.fail(f"{type(error).__name__}: {error}")
 
 
-def _apply(entry: LedgerEntry, groups: Sequence[Sequence[nn.Parameter]], unit: Unit) -> None:
+def _change_gradients(entry: LedgerEntry, groups: Sequence[Sequence[nn.Parameter]], unit: Unit) -> None:
     per = entry.request.arguments.get("per", "tensor")
     if per == "all":
         groups = [[p for group in groups for p in group]]
@@ -90,17 +90,17 @@ def _apply(entry: LedgerEntry, groups: Sequence[Sequence[nn.Parameter]], unit: U
     made: list[tuple[nn.Parameter, torch.Tensor, torch.Tensor]] = []
     for group in groups:
         if group:
-            places = [_place(p) for p in group]
+            places = [_changeable_part(p) for p in group]
             changed = entry.intervention.apply_to_gradients(places, unit, is_shared=is_shared)
             made += zip(group, places, changed, strict=True)
     if entry.intervention.failure:
         return  # all or none: nothing was written yet
     for parameter, old, new in made:
         if new is not old:
-            _put(parameter, old, new)
+            _write_back(parameter, old, new)
 
 
-def _place(parameter: nn.Parameter) -> torch.Tensor:
+def _changeable_part(parameter: nn.Parameter) -> torch.Tensor:
     """Return the tensor to change: the values of a sparse gradient, the local shard of a sharded one."""
     gradient = parameter.grad
     assert gradient is not None, "chosen because it has one"  # noqa: S101 - says so to the type checker
@@ -110,7 +110,7 @@ def _place(parameter: nn.Parameter) -> torch.Tensor:
     return local_part(gradient)
 
 
-def _put(parameter: nn.Parameter, old: torch.Tensor, new: torch.Tensor) -> None:
+def _write_back(parameter: nn.Parameter, old: torch.Tensor, new: torch.Tensor) -> None:
     """Write the changed elements back, in place if possible, because other code may hold the tensor."""
     gradient = parameter.grad
     if gradient is not None and gradient.layout is torch.sparse_coo:

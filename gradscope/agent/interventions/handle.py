@@ -1,7 +1,6 @@
 """`Intervention`: the script's handle for an intervention that it has set."""
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from gradscope.intervene import LedgerEntry
@@ -54,12 +53,7 @@ class Intervention:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.remove()
 
     def __repr__(self) -> str:

@@ -33,7 +33,9 @@ class NoEffectWarnings:
         """Record that a watched layer has run."""
         self._has_seen = True
 
-    def judge(self, step: int, entries: Sequence[LedgerEntry], *, is_observed: bool) -> None:
+    def warn_if_without_effect(
+        self, step: int, entries: Sequence[LedgerEntry], *, is_observed: bool
+    ) -> None:
         """End a step: warn about each intervention that had no effect in its first step."""
         if is_observed and not self._has_seen and "" not in self._judged:
             self._judged.add("")

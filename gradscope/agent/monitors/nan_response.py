@@ -60,7 +60,7 @@ class NonfiniteResponse:
         """Handle parameters with nonfinite gradients. Return whether to skip the optimizer step."""
         is_first = self._begins_occurrence(step)
         if is_first:
-            self._run.sampler.want(_FOLLOWED)
+            self._run.sampler.request_steps(_FOLLOWED)
             self._run.plan_again()  # the next step is observed, so it is not idle
         has_shards = any(is_sharded(parameter) for parameter in parameters)
         names = self._names_of(parameters) if is_first else []

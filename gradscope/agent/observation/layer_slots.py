@@ -23,7 +23,7 @@ class Call:
     """The inputs of one call of a layer: the first tensor, and the copies that replace inputs."""
 
     first: torch.Tensor | None
-    laid: tuple[tuple[torch.Tensor, int], ...]
+    copies: tuple[tuple[torch.Tensor, int], ...]
 
 
 class Slot:
@@ -68,7 +68,7 @@ class LayerSlots:
         self._focused: SlotTable[Slot] = SlotTable(())
         self._both = self._observed
 
-    def lay(self, outputs: Mapping[str, Chain], inputs: Mapping[str, Chain]) -> None:
+    def assign_interventions(self, outputs: Mapping[str, Chain], inputs: Mapping[str, Chain]) -> None:
         """Set the interventions of this step on their layers, and clear those of all other layers."""
         for name, slot in self._slots.items():
             slot.chain, slot.input_chain = outputs.get(name, ()), inputs.get(name, ())

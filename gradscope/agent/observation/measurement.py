@@ -64,7 +64,7 @@ class Measurement:
         self._replicas = Replicas(infos)
 
     @property
-    def see(self) -> RecordOutput | None:
+    def native_recorder(self) -> RecordOutput | None:
         """The C function that observes most outputs; None if all outputs must be observed in Python."""
         return None if self._loss_scale.has_scaler else self.activations.record_output
 
@@ -84,7 +84,7 @@ class Measurement:
             time_s=time.time(),
             step_time_s=step_time_s,
             layers=self._layers,
-            readout=self._rows.harvest(),
+            readout=self._rows.read_out(),
             correction=self._loss_scale.correction(),
             replicas=self._replicas,
         )
@@ -104,7 +104,7 @@ class Measurement:
         self.activations.end()
         self.parameters.forget()
         self.parameters.begin()
-        self._rows.harvest()
+        self._rows.read_out()
 
     def record_output(self, slot: LayerSlot, output: object) -> bool:
         """Observe an output. Return whether it is the first of a new iteration, after a skipped one."""

@@ -233,7 +233,7 @@ class StepEngine:
     def _change_parameters(self, optimizer: Optimizer) -> None:
         if self._interventions.changes_parameters:
             is_on, measurement = self._hooks.is_on, self._hooks.measurement
-            see = measurement.parameters.see_arriving if is_on else None
+            see = measurement.parameters.record_arriving if is_on else None
             self._guard.run_timed(
                 "interventions on parameters",
                 lambda: self._interventions.before_optimizer(optimizer, see),
@@ -343,7 +343,7 @@ class StepEngine:
         self._pending.add(self._hooks.measurement.end(self.step, step_time_s))
 
     def _warn(self) -> None:
-        self._interventions.judge(self.step, is_observed=self._hooks.is_observed)
+        self._interventions.warn_if_without_effect(self.step, is_observed=self._hooks.is_observed)
 
     def _report_observed(self, *, wait: bool = False) -> None:
         for observed in self._pending.take_ready(wait=wait):

@@ -57,7 +57,7 @@ class IdleSteps:
             time_s += step_time_s
             self._plugins.ended(step, time_s, step_time_s)
             step += 1
-        self._sampler.record_rest(step - 1, times_s, spent_s / len(times_s))
+        self._sampler.record_idle_steps(step - 1, times_s, spent_s / len(times_s))
 
     def _plan(self, step: int) -> None:
         """Plan idle steps from `step` on, which begins: as many as the limits and plugins allow."""

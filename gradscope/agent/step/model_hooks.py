@@ -123,7 +123,9 @@ class ModelHooks:
         if table is not None:
             first = self.follow_modules if tracker.must_search else None
             is_native = self.is_observed and not tracker.slots.is_changed
-            self._forward.watch(table, first, tracker.measurement.see if is_native else None)
+            self._forward.watch(
+                table, first, tracker.measurement.native_recorder if is_native else None
+            )
         elif self._had_compiled:
             self._forward.watch(SlotTable(()))
         elif self._forward.is_installed:
@@ -146,7 +148,7 @@ class ModelHooks:
 
     def count_native(self) -> None:
         """Add the time spent in C, and report a device pass that has failed."""
-        spent_s, outputs = self._tracker.measurement.activations.take()
+        spent_s, outputs = self._tracker.measurement.activations.take_native_counts()
         self._guard.spent_s += spent_s
         if outputs:
             self._warnings.note_seen()
@@ -162,7 +164,7 @@ class ModelHooks:
         if tracker.follow_modules():
             self._compiled.watch(tracker.slots.watched())
             self._optimizers.forget()
-            self._interventions.lay(tracker.slots)
+            self._interventions.assign_interventions(tracker.slots)
             self.align()
             tracker.measurement.begin()
 
@@ -182,8 +184,8 @@ class ModelHooks:
                 self._guard.give_up("observing activations", error)
         is_changed = bool(slot.chain or slot.calls)
         if is_changed:
-            see_arriving = self._see_arriving if self.is_on and layer is not None else None
-            output = self._interventions.over_output(slot, output, see_arriving)
+            record_arriving = self._see_arriving if self.is_on and layer is not None else None
+            output = self._interventions.over_output(slot, output, record_arriving)
         self._guard.spent_s += time.perf_counter() - began_s
         return output if is_changed else None
 

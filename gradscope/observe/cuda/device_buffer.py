@@ -82,13 +82,13 @@ class DeviceRowBuffer:
             if self._bins is not None and record.bins is not None:
                 self._bins[row].add_(record.bins)
 
-    def harvest(self) -> DeviceReadout:
+    def read_out(self) -> DeviceReadout:
         """Queue the copy to the host, then empty the rows."""
-        harvest = self.copy()
+        readout = self.copy()
         self._fill_empty(self._table)
         if self._bins is not None:
             self._bins.zero_()
-        return harvest
+        return readout
 
     def copy(self) -> DeviceReadout:
         """Queue the copy to the host without emptying the rows."""

@@ -149,13 +149,13 @@ class TritonRowBuffer:
             if record.bins is not None:
                 line[BINS_AT:].view(torch.int64).add_(record.bins)
 
-    def harvest(self) -> TritonReadout:
+    def read_out(self) -> TritonReadout:
         """Queue the copy to the host, then empty the lines."""
-        harvest = self.copy()
+        readout = self.copy()
         if self._empty is not None:
             for lines in self._used():
                 lines.copy_(self._empty)
-        return harvest
+        return readout
 
     def copy(self) -> TritonReadout:
         """Queue the copy to the host without emptying the lines."""

@@ -34,7 +34,7 @@ class Rank:
             faults=self.faults,
         )
         self.consensus.register("word", self.prepare)
-        self.queue.set_observer(self.consensus)
+        self.queue.set_consensus(self.consensus)
         self.obeyed, self.held, self.told, self.refused = [], [], {}, {}
         self.refuses = ""
         self.step = 0

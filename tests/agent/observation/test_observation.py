@@ -186,7 +186,7 @@ def test_each_observed_step_says_how_many_steps_ago_the_previous_one_was(options
             train(model, optimizer, batches(1))
             tables[scope.latest().step] = scope.latest().every
             if scope.step == 30:
-                scope._run.sampler.want(3)
+                scope._run.sampler.request_steps(3)
     steps = sorted(tables)
     assert len(steps) >= 3
     assert [tables[step] for step in steps[1:]] == [

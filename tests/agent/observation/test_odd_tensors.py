@@ -179,7 +179,7 @@ def test_the_size_of_any_tensor_is_that_of_its_stored_elements(name):
     assert size == known.get(name, size) >= 0
 
 
-def test_reading_the_gradient_of_a_tensor_that_is_no_leaf_gives_none_and_no_warning():
+def test_gradient_of_returns_none_for_a_tensor_other_than_a_leaf_and_does_not_warn():
     leaf = torch.ones(3, requires_grad=True)
     inner = leaf * 2
     inner.sum().backward()

@@ -82,7 +82,7 @@ def test_the_numbers_of_a_device_are_those_of_the_host(measuring, kind, is_full)
         here.add(here.row(i, "out"), tensor, here.row(0, "all"))
         there.add(there.row(i, "out"), tensor.to(CUDA), there.row(0, "all"))
     assert isinstance(there._device_buffer(CUDA), TritonRowBuffer) == (measuring == "triton")
-    assert_same(there.harvest().block(), here.harvest().block())
+    assert_same(there.read_out().block(), here.read_out().block())
 
 
 @pytest.mark.parametrize("is_full", [False, True])
@@ -98,7 +98,7 @@ def test_many_tensors_and_their_changes_are_those_of_the_host(is_full):
         now, before = [t.to(device) for t in given], [(t * 0.5).to(device) for t in given]
         buffer.add_each(now, rows)
         buffer.add_each_change(now, changes, before)
-        blocks.append(buffer.harvest().block())
+        blocks.append(buffer.read_out().block())
     assert_same(blocks[1], blocks[0])
 
 
@@ -152,7 +152,7 @@ def test_a_captured_graph_measures_each_time_it_runs():
     row, late = buffer.row(0, "out"), 5_000
     x = torch.ones(10_000, device=CUDA)
     buffer.add(row, x)  # loads the kernel, which is not allowed while a graph is captured
-    buffer.harvest().block()
+    buffer.read_out().block()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         x.mul_(2)
@@ -160,11 +160,11 @@ def test_a_captured_graph_measures_each_time_it_runs():
         for layer in range(1, late):
             buffer.row(layer, "out")
         buffer.add(buffer.row(late, "out"), x)
-    block = buffer.harvest().block()
+    block = buffer.read_out().block()
     assert block.layer.tolist() == [late]  # it has no room in a graph, and is not measured
     for _ in range(3):
         graph.replay()
-    stats = buffer.harvest().block()
+    stats = buffer.read_out().block()
     assert stats.values["calls"].tolist() == [3]
     assert stats.values["count"].tolist() == [30_000]
     assert stats.values["sum"].tolist() == [10_000 * (2 + 4 + 8)]
@@ -181,7 +181,7 @@ def test_steady_steps_allocate_nothing_on_the_device_or_in_pinned_memory():
     def step():
         buffer.add(buffer.row(0, "out"), tensors_there[1])
         buffer.add_each(tensors_there, targets)
-        buffer.harvest().block()
+        buffer.read_out().block()
 
     for _ in range(3):
         step()

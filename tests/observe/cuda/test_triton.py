@@ -83,7 +83,7 @@ import sys, torch
 from gradscope.observe import RowBuffer
 buffer = RowBuffer()
 buffer.add(buffer.row(0, "out"), torch.ones(3))
-buffer.harvest().block()
+buffer.read_out().block()
 print("triton" in sys.modules)
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -53,9 +53,9 @@ def block_of(device_buffer, rows, *, is_full=True):
     """Return what a device's buffer has, as the host's buffer hands it out."""
     buffer = RowBuffer(is_full=is_full)
     for i in range(rows):
-        buffer.expect(buffer.row(i, "out"))
-    block = buffer.harvest()._block
-    device_buffer.harvest().merge_into(block)
+        buffer.expect_gradient(buffer.row(i, "out"))
+    block = buffer.read_out()._block
+    device_buffer.read_out().merge_into(block)
     return block
 
 
@@ -255,18 +255,18 @@ def test_rows_stay_where_they_are_when_more_are_needed():
 
 def test_a_harvest_keeps_its_numbers_until_it_was_read_and_its_memory_is_taken_again():
     buffer = buffer_of(is_full=False)
-    harvests = []
+    readouts = []
     for step in range(3):
         buffer.reduce(torch.full((2,), float(step)), (0,))
-        harvests.append(buffer.harvest())
-    memory = {harvest.landing.segments[0].data_ptr() for harvest in harvests}
+        readouts.append(buffer.read_out())
+    memory = {readout.landing.segments[0].data_ptr() for readout in readouts}
     assert len(memory) == 3
-    for step, harvest in enumerate(harvests):
-        assert harvest.is_ready()
+    for step, readout in enumerate(readouts):
+        assert readout.is_ready()
         block = block_of(buffer_of(is_full=False), 1, is_full=False)
-        harvest.merge_into(block)
+        readout.merge_into(block)
         assert block.values["sum"][0] == 2 * step
-    assert buffer.harvest().landing.segments[0].data_ptr() in memory
+    assert buffer.read_out().landing.segments[0].data_ptr() in memory
 
 
 def test_a_look_at_a_step_on_its_way_leaves_it_there():
@@ -274,7 +274,7 @@ def test_a_look_at_a_step_on_its_way_leaves_it_there():
     buffer.reduce(torch.ones(5), (0,))
     for _ in range(2):
         host = RowBuffer()
-        host.expect(host.row(0, "out"))
+        host.expect_gradient(host.row(0, "out"))
         block = host.peek()
         buffer.copy().merge_into(block)
         assert block.values["count"].tolist() == [5]
