@@ -4,15 +4,25 @@ The common ones are generated from the catalogue. All have the same options for 
 """
 
 import inspect
+import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from gradscope.catalogue import COMMON, INTERVENTIONS, Argument
+from gradscope.cli.connection import connect_to
+from gradscope.cli.output import print_lines, table_lines
 from gradscope.errors import UsageError
+from gradscope.names import counted, match_names
+
+if TYPE_CHECKING:
+    from gradscope.client import Client
+    from gradscope.protocol import ArgumentInfo, Event, InterventionState
 
 __all__ = ["register"]
+
+_HISTORY_S = 10.0
 
 Run: TypeAlias = Annotated[
     str, typer.Argument(metavar="RUN", help="The run's name, as `gradscope ls` shows it.")
@@ -124,14 +134,18 @@ def intervene(
 
     Without a name, list the run's interventions with their arguments.
     """
-    from gradscope.cli.commands.interventions import read_arguments, show_actions  # noqa: PLC0415 - loads zmq
-
     if name is None:
-        show_actions(run)
+        with connect_to(run, want="observe") as client:
+            actions = client.manifest().actions
+        rows = [
+            (a.name, ", ".join(map(_describe_argument, a.arguments)) or "-", ", ".join(a.sites), a.help)
+            for a in actions
+        ]
+        print_lines(*table_lines(("NAME", "ARGUMENTS", "SITES", "WHAT IT DOES"), rows))
         return
     if not layers:
         raise UsageError(f"{name} needs the name or pattern of at least one layer")
-    _install(run, layers, name, read_arguments(run, name, set or []), **how)
+    _install(run, layers, name, _read_arguments(run, name, set or []), **how)
 
 
 def interventions(
@@ -144,14 +158,26 @@ def interventions(
     ] = False,
 ) -> None:
     """List the active interventions of a run, in the order in which they apply."""
-    from gradscope.cli.commands import interventions as listing  # noqa: PLC0415 - loads zmq
-
-    if history:
-        listing.show_history(run)
-    elif python:
-        listing.show_python(run)
+    with connect_to(run, want="observe") as client:
+        if history:
+            info = next(each for each in client.runs() if each.run == run)
+            events = (
+                _recorded_events(info.recording) if info.recording else _events_from_hub(client, run)
+            )
+            for event in events:
+                clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time_s))
+                print_lines(f"{clock}  {event.text}")
+            if not events:
+                print_lines("nothing was ever changed")
+            return
+        entries = client.interventions()
+        lines = _python_of(client, entries) if python else []
+    if python:
+        print_lines(*lines or ["# nothing is in force"])
+    elif entries:
+        print_lines(*table_lines(_HEADINGS, [_table_row(entry) for entry in entries]))
     else:
-        listing.show_interventions(run)
+        print_lines("nothing is in force")
 
 
 def remove(
@@ -163,11 +189,14 @@ def remove(
     timeout: Timeout = 30.0,
 ) -> None:
     """Remove an intervention."""
-    from gradscope.cli.commands.interventions import remove as remove_one  # noqa: PLC0415 - loads zmq
-
     if (intervention is None) != is_all:
         raise UsageError("give the ID of one intervention, or --all")
-    remove_one(run, intervention, timeout_s=timeout)
+    with connect_to(run) as client:
+        if intervention is None:
+            ack = client.remove_all(timeout_s=timeout)
+        else:
+            ack = client.remove(intervention, timeout_s=timeout)
+    print_lines(f"{intervention or 'all interventions'}: gone from step {ack.step} on")
 
 
 def _install(
@@ -187,15 +216,151 @@ def _install(
     when: When = "",
     timeout: Timeout = 30.0,
 ) -> None:
-    from gradscope.cli.commands.interventions import End, install  # noqa: PLC0415 - loads zmq
+    """Install an intervention, wait until it is in force, and print the result.
 
-    how = {
-        "site": site,
-        "start_step": start_step,
-        "end_step": end_step,
-        "every_steps": every_steps,
-        "ramp": ramp,
-        "when": when,
-    }
-    end = End(steps, seconds, keep, end_step)
-    install(run, name, layers, arguments, end, how, timeout_s=timeout)
+    Reports an unknown run first, then an unknown layer, then a missing end, then the arguments.
+    """
+    from gradscope.protocol import unpack_layers  # noqa: PLC0415 - loads msgspec
+
+    ends = (steps is not None) + (seconds is not None) + keep
+    if ends > 1:
+        raise _wrong_end(ends)
+    with connect_to(run) as client:
+        match_names(layers, [layer.name for layer in unpack_layers(client.manifest())])
+        if not ends and end_step is None:
+            raise _wrong_end(ends)
+        ack = client.intervene(
+            layers,
+            name,
+            arguments=arguments,
+            site=site,
+            start_step=start_step,
+            end_step=end_step,
+            every_steps=every_steps,
+            ramp=ramp,
+            when=when,
+            end_steps=steps,
+            end_s=seconds,
+            is_kept=keep or (steps is None and seconds is None),
+            timeout_s=timeout,
+        )
+    print_lines(
+        f"{name} on {_first_names(ack.layers)}: in force from step {ack.step} "
+        f"{_end_in_words(steps, seconds, end_step)}",
+        f"remove it with: gradscope remove {run} {ack.id}",
+    )
+
+
+def _wrong_end(given: int) -> UsageError:
+    return UsageError(
+        f"give one of --steps N, --for SECONDS, --until-step N, --keep, got {given} of them: "
+        "an intervention from the command line needs an end, because no viewer watches it"
+    )
+
+
+def _end_in_words(steps: int | None, seconds: float | None, end_step: int | None) -> str:
+    if steps is not None:
+        return f"for {counted(steps, 'step')}"
+    if seconds is not None:
+        return f"for {seconds:g} s"
+    return "until it is removed" if end_step is None else f"until step {end_step}"
+
+
+def _read_arguments(run: str, name: str, texts: Sequence[str]) -> dict[str, float | str]:
+    """Parse texts `NAME=VALUE` into arguments, with the types that the run has sent.
+
+    Raises UsageError for an unknown intervention or argument, and for an invalid value.
+    """
+    with connect_to(run, want="observe") as client:
+        actions = client.manifest().actions
+    action = next((each for each in actions if each.name == name), None)
+    if action is None:
+        known = ", ".join(each.name for each in actions)
+        raise UsageError(f"this run has no intervention {name!r}; there are: {known}")
+    kinds = {argument.name: argument.kind for argument in action.arguments}
+    given: dict[str, float | str] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or key not in kinds:
+            known = ", ".join(kinds) or "none"
+            raise UsageError(f"--set takes NAME=VALUE of {name}'s arguments: {known}; got {text!r}")
+        given[key] = value if kinds[key] == "choice" else _parse_number(text, value)
+    return given
+
+
+_HEADINGS = ("ID", "ACTION", "LAYERS", "SITE", "SINCE", "WHEN", "END", "SET BY")
+
+
+def _table_row(entry: "InterventionState") -> tuple[str, ...]:
+    from gradscope.protocol import schedule_in_words  # noqa: PLC0415 - loads msgspec
+
+    given = [f"{name}={value:g}" for name, value in entry.arguments.items()]
+    arguments = ", ".join([*given, *(f"{name}={text}" for name, text in entry.choices.items())])
+    return (
+        entry.id,
+        f"{entry.action}({arguments})",
+        _first_names(entry.layers),
+        entry.site,
+        "pending" if entry.active_since is None else f"step {entry.active_since}",
+        schedule_in_words(entry.schedule) or "-",
+        entry.end or "-",
+        entry.set_by,
+    )
+
+
+def _first_names(layers: Sequence[str]) -> str:
+    rest = len(layers) - 3
+    return ", ".join(layers[:3]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _describe_argument(argument: "ArgumentInfo") -> str:
+    """Describe an argument with its type or default: `max_norm`, `alpha=1`, `per=tensor|layer|all`."""
+    if argument.kind == "choice":
+        return f"{argument.name}={'|'.join(argument.options)}"
+    return argument.name if argument.default is None else f"{argument.name}={argument.default:g}"
+
+
+def _parse_number(text: str, value: str) -> float:
+    known = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+    try:
+        return known[value.lower()] if value.lower() in known else float(value)
+    except ValueError:
+        raise UsageError(f"--set {text!r}: expected a number after the =") from None
+
+
+def _is_intervention_event(event: "Event") -> bool:
+    return event.code.startswith("intervention.") and event.rank == 0
+
+
+def _python_of(client: "Client", entries: Sequence["InterventionState"]) -> list[str]:
+    """Return the lines of Python that make the interventions permanent."""
+    from gradscope.client import python_lines  # noqa: PLC0415 - loads zmq
+
+    lines = []
+    for entry in entries:
+        first, *others = python_lines(entry, client.manifest().actions)
+        lines += [first, *(f"# or, without a scope: {line}" for line in others)]
+    return lines
+
+
+def _recorded_events(path: str) -> list["Event"]:
+    from gradscope.recording import open_recording  # noqa: PLC0415 - loads sqlite3
+
+    with open_recording(path) as recording:
+        return [event for event in recording.events() if _is_intervention_event(event)]
+
+
+def _events_from_hub(client: "Client", run: str) -> list["Event"]:
+    """Return the events of a run that the hub has kept."""
+    from gradscope.protocol import Backfill, Event  # noqa: PLC0415 - loads msgspec
+
+    client.watch(run, max_rate_hz=1.0)
+    until_s = time.monotonic() + _HISTORY_S
+    found: list[Event] = []
+    while time.monotonic() < until_s:
+        for message in client.receive(0.2):
+            if isinstance(message, Event) and _is_intervention_event(message):
+                found.append(message)
+            elif isinstance(message, Backfill) and message.state == "end":
+                return found
+    return found
