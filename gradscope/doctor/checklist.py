@@ -84,9 +84,7 @@ def _if_compared_with_builtins(exam: Examination) -> bool:
 
 _LINES: Final = (
     _ChecklistLine(
-        "forward runs and is finite",
-        (codes.FORWARD_RAISES, codes.FORWARD_NONFINITE),
-        _always,
+        "forward runs and is finite", (codes.FORWARD_RAISES, codes.FORWARD_NONFINITE), _always
     ),
     _ChecklistLine(
         "save_for_backward saves all tensors, and only tensors",
@@ -94,24 +92,16 @@ _LINES: Final = (
         _if_function_ran,
     ),
     _ChecklistLine(
-        "saved_tensors is read only in backward",
-        (codes.SAVED_TENSORS_IN_FORWARD,),
-        _if_function_ran,
+        "saved_tensors is read only in backward", (codes.SAVED_TENSORS_IN_FORWARD,), _if_function_ran
     ),
-    _ChecklistLine(
-        "inputs are not changed in place",
-        (codes.FORWARD_INPLACE_INPUT,),
-        _if_function_ran,
-    ),
+    _ChecklistLine("inputs are not changed in place", (codes.FORWARD_INPLACE_INPUT,), _if_function_ran),
     _ChecklistLine(
         "grad_output and saved tensors are not changed",
         (codes.GRAD_OUTPUT_MODIFIED, codes.SAVED_TENSOR_MODIFIED),
         _if_function_ran,
     ),
     _ChecklistLine(
-        "one gradient is returned for each argument",
-        (codes.WRONG_GRADIENT_COUNT,),
-        _if_function_ran,
+        "one gradient is returned for each argument", (codes.WRONG_GRADIENT_COUNT,), _if_function_ran
     ),
     _ChecklistLine(
         "each gradient has the shape, dtype and device of its argument",
@@ -141,11 +131,7 @@ _LINES: Final = (
         ),
         _if_numbers_were_compared,
     ),
-    _ChecklistLine(
-        "an approximate gradient was measured",
-        (codes.APPROXIMATE_POOR,),
-        _if_approximate,
-    ),
+    _ChecklistLine("an approximate gradient was measured", (codes.APPROXIMATE_POOR,), _if_approximate),
     _ChecklistLine(
         "the second derivative is right",
         (
@@ -160,11 +146,7 @@ _LINES: Final = (
         (codes.FAILS_ON_NONCONTIGUOUS, codes.FAILS_ON_EXPANDED_GRADIENT, codes.FAILS_ON_EMPTY),
         _if_numbers_were_compared,
     ),
-    _ChecklistLine(
-        "it is deterministic",
-        (codes.NONDETERMINISTIC,),
-        _if_reproducibility_was_tested,
-    ),
+    _ChecklistLine("it is deterministic", (codes.NONDETERMINISTIC,), _if_reproducibility_was_tested),
     _ChecklistLine(
         "PyTorch has no such operation already",
         (codes.REIMPLEMENTS_BUILTIN,),

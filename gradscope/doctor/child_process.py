@@ -105,7 +105,7 @@ def _run_child(options: dict[str, object], timeout_s: float) -> _EndedChild:
             try:
                 is_late = not _ends_in_time(process, reports, timeout_s + _GRACE_S)
                 if is_late:
-                    _end(process)
+                    _abort_child(process)
             finally:
                 process.kill()
                 process.wait()
@@ -129,7 +129,7 @@ def _ends_in_time(process: "subprocess.Popen[bytes]", reports: Path, silence_s: 
             return False
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _abort_child(process: "subprocess.Popen[bytes]") -> None:
     """Kill the child with a signal that makes faulthandler write the child's stack."""
     process.send_signal(signal.SIGABRT)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -147,7 +147,7 @@ def _report_on_last(child: _EndedChild, path: str, timeout_s: float) -> Report:
             f"the examination of {path} ended with exit code {child.exit_code} and no report; the end of its "
             f"output:\n{last}"
         )
-    position = next(_positions(child.output, path), None)
+    position = next(_positions_in_stack(child.output, path), None)
     if child.is_late:
         return report_on_timeout(child.begun, timeout_s, position)
     fatal = [line for line in lines if line.startswith("Fatal")][-1:]
@@ -163,7 +163,7 @@ def _exit_status(code: int) -> str:
         return f"signal {-code}"
 
 
-def _positions(output: str, path: str) -> Iterator[CodePosition]:
+def _positions_in_stack(output: str, path: str) -> Iterator[CodePosition]:
     """Yield the lines of the examined file in the stack that faulthandler wrote, innermost first."""
     absolute = str(Path(path).absolute())
     for file, line, name in _FRAME.findall(output):

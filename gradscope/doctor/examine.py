@@ -59,13 +59,13 @@ def _examine(
         steps = []
         for plan in STEPS:
             line.text = f"examining {subject.name}, step {plan.number} of {len(STEPS)}"
-            steps.append(_perform(plan, exam))
+            steps.append(_perform_step(plan, exam))
     findings = order_findings(exam.findings)
     checklist = make_checklist(exam, findings)
     return Report(subject.name, findings, tuple(steps), checklist, tuple(dict.fromkeys(exam.notes)))
 
 
-def _perform(plan: PlannedStep, exam: Examination) -> ExaminationStep:
+def _perform_step(plan: PlannedStep, exam: Examination) -> ExaminationStep:
     if plan.is_numerical and exam.skip_reason:
         return ExaminationStep(plan.number, plan.title, "skipped", {}, 0.0, exam.skip_reason)
     start, before = time.perf_counter(), len(exam.findings)
@@ -77,12 +77,12 @@ def _perform(plan: PlannedStep, exam: Examination) -> ExaminationStep:
             try:
                 exam.findings.extend(diagnosis(exam))
             except Exception as error:  # noqa: BLE001 - the other diagnoses go on
-                exam.notes.append(_not_examined(diagnosis.__name__, error))
+                exam.notes.append(_note_on_failed_diagnosis(diagnosis.__name__, error))
         try:
             numbers = plan.numbers(exam)
         except Exception as error:  # noqa: BLE001 - as above
             numbers = {}
-            exam.notes.append(_not_examined(f"the numbers of step {plan.number}", error))
+            exam.notes.append(_note_on_failed_diagnosis(f"the numbers of step {plan.number}", error))
     is_failed = any(finding.severity == "error" for finding in exam.findings[before:])
     time_s = round(time.perf_counter() - start, 6)
     return ExaminationStep(
@@ -90,5 +90,5 @@ def _perform(plan: PlannedStep, exam: Examination) -> ExaminationStep:
     )
 
 
-def _not_examined(what: str, error: Exception) -> str:
+def _note_on_failed_diagnosis(what: str, error: Exception) -> str:
     return f"not examined: {what} failed with {type(error).__name__}: {error}".splitlines()[0]

@@ -91,7 +91,7 @@ def examine_each(
 def _load_in_time(path: Path, timeout_s: float | None) -> ModuleType:
     try:
         with time_limit(timeout_s), progress(f"running {path}"):
-            return _load(path)
+            return _import_file(path)
     except TimeLimitReached as error:
         position = position_of(error, str(path.absolute()))
         raise UsageError(timeout_message(path, timeout_s or 0.0, position)) from error
@@ -118,7 +118,7 @@ def _folder_on_path(path: Path) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _load(path: Path) -> ModuleType:
+def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"expected a Python file, found none at {path}; check the path")
     spec = importlib.util.spec_from_file_location(f"_examined_{path.stem}", path)

@@ -13,10 +13,13 @@ __all__ = ["notes_on"]
 
 def notes_on(subject: Subject, inputs: Sequence[object]) -> list[str]:
     """Return the notes on the inputs, and on parts of the Functions that are not examined."""
-    return [*_on_inputs(subject, inputs), *(n for f in subject.functions for n in _on_function(f))]
+    return [
+        *_notes_on_inputs(subject, inputs),
+        *(n for f in subject.functions for n in _notes_on_function(f)),
+    ]
 
 
-def _on_inputs(subject: Subject, inputs: Sequence[object]) -> Iterator[str]:
+def _notes_on_inputs(subject: Subject, inputs: Sequence[object]) -> Iterator[str]:
     tensors = [t for t in _pytree.tree_leaves(list(inputs)) if isinstance(t, Tensor)]
     if not any(tensor.requires_grad for tensor in tensors):
         names = ", ".join(leaf.name for leaf in subject.leaves if leaf.position < len(inputs))
@@ -39,7 +42,7 @@ def _has_tensors(value: object) -> bool:
     return any(isinstance(leaf, Tensor) for leaf in _pytree.tree_leaves(value))
 
 
-def _on_function(function: type[Function]) -> Iterator[str]:
+def _notes_on_function(function: type[Function]) -> Iterator[str]:
     if function.jvp is not Function.jvp:
         yield f"{function.__name__} defines jvp: it is compared if gradcheck runs, see step 5"
     if function.generate_vmap_rule or function.vmap is not Function.vmap:

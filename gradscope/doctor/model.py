@@ -40,10 +40,10 @@ class _RecordedCalls:
     arguments: dict[_Kind, tuple[object, ...]] = field(default_factory=dict)
 
     def add(self, arguments: tuple[object, ...]) -> None:
-        kind = tuple(_described(argument) for argument in arguments)
+        kind = tuple(_describe_argument(argument) for argument in arguments)
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if kind not in self.arguments and len(self.arguments) < _KINDS_LIMIT:
-            self.arguments[kind] = _copied(arguments)
+            self.arguments[kind] = _copy_values(arguments)
 
 
 def examine_model(
@@ -69,9 +69,9 @@ def examine_model(
     model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     with random_states_restored(model.parameters()), torch.enable_grad():
         twin = _copy_of(model)
-        functions = [f for f in find_functions(_run(twin, inputs, keywords)) if _is_users(f)]
+        functions = [f for f in find_functions(_run_model(twin, inputs, keywords)) if _is_users(f)]
         with _recording_calls(functions) as recorded:
-            _run(twin, inputs, keywords)
+            _run_model(twin, inputs, keywords)
         del twin
         return [
             report
@@ -149,13 +149,13 @@ def _copy_of(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _run(
+def _run_model(
     model: nn.Module, inputs: Sequence[object], keywords: Mapping[str, object] | None
 ) -> tuple[Tensor, ...]:
     try:
-        return tensors_of(model(*_copied(inputs), **_copied(dict(keywords or {}))))
+        return tensors_of(model(*_copy_values(inputs), **_copy_values(dict(keywords or {}))))
     except Exception as error:
-        given = ", ".join(_described(value) for value in inputs) or "nothing"
+        given = ", ".join(_describe_argument(value) for value in inputs) or "nothing"
         raise UsageError(
             f"{type(model).__name__} cannot run on {given}: {type(error).__name__}: {error}; pass "
             "the inputs that the training passes to the model"
@@ -188,7 +188,9 @@ def _recording_forward(
     return recording
 
 
-def _copied(values: Any) -> Any:  # Any: nested values of any type, and a copy of the same structure
+def _copy_values(
+    values: Any,
+) -> Any:  # Any: nested values of any type, and a copy of the same structure
     return _pytree.tree_map_only(Tensor, _copy_of_tensor, values)
 
 
@@ -196,7 +198,7 @@ def _copy_of_tensor(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
-def _described(value: object) -> str:
+def _describe_argument(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{value.dtype}".removeprefix("torch.") + f"{list(value.shape)}"
     if value is None or isinstance(value, bool | int | float | complex | str):

@@ -29,7 +29,7 @@ def progress(text: str) -> Iterator[ProgressLine]:
         return
     is_over = threading.Event()
     writer = threading.Thread(
-        target=_write, args=(line, is_over), name="gradscope-progress", daemon=True
+        target=_update_line, args=(line, is_over), name="gradscope-progress", daemon=True
     )
     writer.start()
     try:
@@ -39,7 +39,7 @@ def progress(text: str) -> Iterator[ProgressLine]:
         writer.join()
 
 
-def _write(line: ProgressLine, is_over: threading.Event) -> None:
+def _update_line(line: ProgressLine, is_over: threading.Event) -> None:
     began_s = time.monotonic()
     wait_s = _DELAY_S
     while not is_over.wait(wait_s):

@@ -28,8 +28,8 @@ _BORDER: Final = 1e-4
 def shapes_of_forward(exam: Examination) -> Numbers:
     """Return dtype and shape of each input and output."""
     return {
-        "inputs": [f"{leaf.name} {_described(leaf.value)}" for leaf in exam.subject.leaves],
-        "outputs": [_described(output) for output in exam.first_run.outputs],
+        "inputs": [f"{leaf.name} {_describe_tensor(leaf.value)}" for leaf in exam.subject.leaves],
+        "outputs": [_describe_tensor(output) for output in exam.first_run.outputs],
     }
 
 
@@ -38,10 +38,10 @@ def gradient_shapes(exam: Examination) -> Numbers:
     if exam.has_failed_in_forward:
         return {}
     pairs = zip(exam.subject.leaves, exam.first_run.gradients, strict=False)
-    return {"gradients": [f"{leaf.name} {_described(g)}" for leaf, g in pairs if g is not None]}
+    return {"gradients": [f"{leaf.name} {_describe_tensor(g)}" for leaf, g in pairs if g is not None]}
 
 
-def _described(tensor: Tensor) -> str:
+def _describe_tensor(tensor: Tensor) -> str:
     bad = int((~tensor.isfinite()).sum())
     return (
         f"{tensor.dtype}".removeprefix("torch.")
@@ -71,10 +71,10 @@ def one_element_by_hand(exam: Examination) -> Numbers:
         worst = int((comparison.error / (comparison.numeric.abs() + 1e-12)).argmax())
         backward, central = comparison.analytic[worst].item(), comparison.numeric[worst].item()
         numbers[leaf.name] = (
-            f"element {_index_in(leaf.value, int(comparison.indices[worst]))}: "
+            f"element {_index_of_element(leaf.value, int(comparison.indices[worst]))}: "
             f"{_slopes_of_plain_sum(exam, comparison, worst)}"
             f"for random grad_outputs backward {backward:.6g}, central difference {central:.6g}, error "
-            f"{float(comparison.error[worst]):.1e}; {_compared(comparison, leaf.value.numel())}, "
+            f"{float(comparison.error[worst]):.1e}; {_describe_sample(comparison, leaf.value.numel())}, "
             f"{comparison.kinks} on a kink or an edge"
         )
     return numbers
@@ -92,11 +92,11 @@ def _slopes_of_plain_sum(exam: Examination, comparison: Comparison, element: int
     return f"backward {backward:.6g}, central difference {central:.6g}; "
 
 
-def _index_in(value: Tensor, index: int) -> list[int]:
+def _index_of_element(value: Tensor, index: int) -> list[int]:
     return [int(i) for i in torch.unravel_index(torch.tensor(index), value.shape)]
 
 
-def _compared(comparison: Comparison, count: int) -> str:
+def _describe_sample(comparison: Comparison, count: int) -> str:
     if len(comparison.indices) == count:
         return f"all {count} compared"
     return f"{len(comparison.indices)} of {count} compared and 2 random projections of all"
@@ -117,24 +117,24 @@ def _small_derivatives(exam: Examination) -> Numbers:
         size = leaf.value.numel() * outcome.outputs[0].numel()
         is_real = not (leaf.value.is_complex() or outcome.outputs[0].is_complex())
         if is_real and leaf.is_needed and 0 < size <= _SHOWN_ELEMENTS_LIMIT:
-            numbers |= _jacobians(exam, number, leaf.name)
+            numbers |= _both_jacobians(exam, number, leaf.name)
     first = exam.in_double.leaves[0].value
     if numbers and exam.is_second_order and 0 < first.numel() ** 2 <= _SHOWN_ELEMENTS_LIMIT:
         hessian = hessian_by_backward(exam.in_double)
         if hessian is not None:
-            numbers["Hessian of the sum, by backward"] = _rows(hessian)
+            numbers["Hessian of the sum, by backward"] = _rounded_rows(hessian)
     return numbers
 
 
-def _jacobians(exam: Examination, number: int, name: str) -> Numbers:
+def _both_jacobians(exam: Examination, number: int, name: str) -> Numbers:
     at = [one.value for one in exam.in_double.leaves]
     numeric = jacobian(exam.values_of(exam.in_double, exam.double_run), at, number, exam.precision)
-    numbers: Numbers = {f"Jacobian of {name}, numerical": _rows(numeric)}
+    numbers: Numbers = {f"Jacobian of {name}, numerical": _rounded_rows(numeric)}
     by_backward = jacobian_by_backward(exam.in_double, exam.double_run, number)
     if by_backward is not None:
-        numbers[f"Jacobian of {name}, by backward"] = _rows(by_backward)
+        numbers[f"Jacobian of {name}, by backward"] = _rounded_rows(by_backward)
     return numbers
 
 
-def _rows(matrix: Tensor) -> list[list[float]]:
+def _rounded_rows(matrix: Tensor) -> list[list[float]]:
     return [[round(float(v), 6) for v in row] for row in matrix.detach()]

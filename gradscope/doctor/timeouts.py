@@ -51,7 +51,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     if seconds is None or not is_main or not hasattr(signal, "setitimer"):
         yield
         return
-    before = signal.signal(signal.SIGALRM, _raise)
+    before = signal.signal(signal.SIGALRM, _raise_time_limit)
     signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)  # repeated: a bare except may catch one
     try:
         yield
@@ -60,7 +60,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _raise(_number: int, _frame: FrameType | None) -> None:
+def _raise_time_limit(_number: int, _frame: FrameType | None) -> None:
     raise TimeLimitReached
 
 
@@ -73,7 +73,7 @@ def position_of(error: BaseException, path: str) -> CodePosition | None:
 
 def report_on_timeout(name: str, seconds: float, position: CodePosition | None) -> Report:
     """Return the report on a function whose examination timed out."""
-    return _report(
+    return _unfinished_report(
         name,
         position,
         f"the examination did not end in {seconds:g} s and was stopped",
@@ -86,7 +86,7 @@ def report_on_death(
     name: str, how: str, position: CodePosition | None, output: Sequence[str]
 ) -> Report:
     """Return the report on a function whose examination ended the process."""
-    return _report(
+    return _unfinished_report(
         name,
         position,
         f"the process in which it was examined died: {how}",
@@ -97,7 +97,7 @@ def report_on_death(
     )
 
 
-def _report(
+def _unfinished_report(
     name: str,
     position: CodePosition | None,
     message: str,

@@ -128,7 +128,7 @@ def jacobian(values: Values, at: Sequence[Tensor], leaf: int, precision: Precisi
     """Return the numerical Jacobian of the first output, shape (outputs, inputs). All tensors are real."""
     columns = []
     for i in range(at[leaf].numel()):
-        plus, minus = (_moved(at, leaf, i, sign * precision.step) for sign in (1.0, -1.0))
+        plus, minus = (_with_moved_element(at, leaf, i, sign * precision.step) for sign in (1.0, -1.0))
         change = values(plus)[0].detach() - values(minus)[0].detach()
         columns.append(change.reshape(-1) / (2 * precision.step))
     return torch.stack(columns, dim=1)
@@ -183,7 +183,7 @@ class _Difference:
         only: the flat indices at which the direction is not zero; None: all.
         """
         here = self._at[self._leaf]
-        direction = _direction(here, seed, only)
+        direction = _random_direction(here, seed, only)
         numeric, is_usable = self._slope_along(direction)
         analytic = (
             float((gradient.detach().conj() * direction).real.sum())
@@ -218,7 +218,8 @@ class _Difference:
         step = self._precision.step * (1.0 if self._precision.is_double else max(1.0, size))
         for h in (step, min(step, size * 1e-3)):
             plus, minus = (
-                self._outputs(_moved(self._at, self._leaf, index, s * h * unit)) for s in (1, -1)
+                self._outputs(_with_moved_element(self._at, self._leaf, index, s * h * unit))
+                for s in (1, -1)
             )
             slope, is_usable = self._both_sides(plus, minus, h * abs(unit))
             if slope == slope or size == 0:  # noqa: PLR0124 - not NaN: the step did not leave the function's domain
@@ -240,7 +241,7 @@ class _Difference:
         return sum(float(part.real if part.is_complex() else part) for part in parts)
 
 
-def _direction(here: Tensor, seed: int, only: Tensor | None) -> Tensor:
+def _random_direction(here: Tensor, seed: int, only: Tensor | None) -> Tensor:
     """Return a random vector of norm about 1 that is zero except at the flat indices `only`."""
     drawn = torch.randn(
         here.numel(), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
@@ -252,7 +253,7 @@ def _direction(here: Tensor, seed: int, only: Tensor | None) -> Tensor:
     return drawn.view(here.shape).to(here.device, here.dtype)
 
 
-def _moved(at: Sequence[Tensor], leaf: int, index: int, by: complex) -> list[Tensor]:
+def _with_moved_element(at: Sequence[Tensor], leaf: int, index: int, by: complex) -> list[Tensor]:
     moved = list(at)
     flat = at[leaf].clone(memory_format=torch.contiguous_format).view(-1)
     flat[index] += by if flat.is_complex() else by.real

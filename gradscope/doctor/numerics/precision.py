@@ -4,7 +4,7 @@ Central differences with step h have an error of about ``h² f'''`` plus a round
 is 1e-6. If a function casts to single precision inside (`.float()`), h is the cube root of that dtype's eps instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from gradscope.doctor.subject.op_counter import PassiveDispatchMode
+from gradscope.doctor.subject.op_counter import OperationObserver
 from gradscope.doctor.subject.run import run_subject
 from gradscope.doctor.subject.subject import Subject
 
@@ -47,12 +47,12 @@ def precision_of(subject: Subject) -> Precision:
     moved = subject.with_values([leaf.value * (1 + 1e-10) for leaf in subject.leaves])
     with _Casts() as casts:
         outcome = run_subject(moved)
-    widths = [_real(leaf.value.dtype) for leaf in subject.leaves] + casts.narrowed
+    widths = [_real_dtype(leaf.value.dtype) for leaf in subject.leaves] + casts.narrowed
     dtype = max(widths, key=lambda d: torch.finfo(d).eps)
     if (
         dtype == torch.float64
         and outcome.outputs
-        and all(_is_single(y.detach()) for y in outcome.outputs)
+        and all(_is_exact_in_float32(y.detach()) for y in outcome.outputs)
     ):
         dtype = torch.float32  # compiled code, whose casts the dispatcher does not see
     if dtype == torch.float64:
@@ -62,27 +62,19 @@ def precision_of(subject: Subject) -> Precision:
     return Precision(dtype, step, rtol=tolerance, atol=tolerance)
 
 
-class _Casts(PassiveDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
+class _Casts(OperationObserver):  # type: ignore[no-untyped-call]  # torch's class is untyped
     """Records casts of floating-point tensors to a narrower dtype."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped
         self.narrowed: list[torch.dtype] = []
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[Any],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # Any: torch's protocol
-        result = func(*args, **(kwargs or {}))
+    def observe(self, func: Any, args: Sequence[Any], result: Any) -> None:  # Any: torch's protocol
         if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):  # noqa: SLF001 - its name
             source = args[1] if func is torch.ops.aten.copy_.default else args[0]
             for made in _pytree.tree_leaves(result):
                 if _is_narrower(made, source):
-                    self.narrowed.append(_real(made.dtype))
-        return result
+                    self.narrowed.append(_real_dtype(made.dtype))
 
 
 def _is_narrower(made: object, source: object) -> bool:
@@ -96,14 +88,14 @@ def _is_narrower(made: object, source: object) -> bool:
     return torch.finfo(made.dtype).eps > torch.finfo(source.dtype).eps
 
 
-def _is_single(y: Tensor) -> bool:
+def _is_exact_in_float32(y: Tensor) -> bool:
     """Return whether all values are exact in float32, and not all exact in bfloat16 (as small integers are)."""
     if y.dtype != torch.float64 or y.numel() == 0:
         return False
     return torch.equal(y.float().double(), y) and not torch.equal(y.bfloat16().double(), y)
 
 
-def _real(dtype: torch.dtype) -> torch.dtype:
+def _real_dtype(dtype: torch.dtype) -> torch.dtype:
     return {
         torch.complex128: torch.float64,
         torch.complex64: torch.float32,

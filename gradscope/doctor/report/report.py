@@ -82,7 +82,7 @@ class Report:
 
         The README of the doctor describes the keys. JSON has no NaN or infinity: such values become strings.
         """
-        return {"version": REPORT_VERSION, "ok": self.ok, **_plain(dataclasses.asdict(self))}
+        return {"version": REPORT_VERSION, "ok": self.ok, **_json_values(dataclasses.asdict(self))}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Report":  # Any: what JSON may hold
@@ -101,31 +101,31 @@ class Report:
         )
 
 
-def _plain(value: Any) -> Any:  # Any: values of a report, and of JSON
+def _json_values(value: Any) -> Any:  # Any: values of a report, and of JSON
     if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _json_values(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_json_values(each) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lines_of(report: Report) -> list[str]:
     lines = [_verdict(report)]
     for number, finding in enumerate(report.findings, 1):
-        lines += ["", *_finding(number, finding)]
+        lines += ["", *_lines_of_finding(number, finding)]
     lines += ["", "Steps"] if report.steps else []
     for step in report.steps:
-        lines += _step(step)
+        lines += _lines_of_step(step)
     lines += ["", "Checklist"] if report.checklist else []
     lines += [
-        f"  [{_mark(i.is_met)}] {i.text}" + (f" ({', '.join(i.codes)})" if i.codes else "")
+        f"  [{_checkbox(i.is_met)}] {i.text}" + (f" ({', '.join(i.codes)})" if i.codes else "")
         for i in report.checklist
     ]
     if report.notes:
         lines += [
             "",
             "Notes",
-            *(line for note in report.notes for line in _wrapped(note, "  - ", "    ")),
+            *(line for note in report.notes for line in _wrap_lines(note, "  - ", "    ")),
         ]
     return lines
 
@@ -139,38 +139,38 @@ def _verdict(report: Report) -> str:
     )
 
 
-def _finding(number: int, finding: Finding) -> list[str]:
-    lines = _wrapped(f"{number}. {finding.severity} {finding.code}: {finding.message}", "", "   ")
-    lines += _wrapped(f"cause: {finding.cause}", "   ", "          ")
-    lines += _wrapped(f"fix:   {finding.fix}", "   ", "          ")
+def _lines_of_finding(number: int, finding: Finding) -> list[str]:
+    lines = _wrap_lines(f"{number}. {finding.severity} {finding.code}: {finding.message}", "", "   ")
+    lines += _wrap_lines(f"cause: {finding.cause}", "   ", "          ")
+    lines += _wrap_lines(f"fix:   {finding.fix}", "   ", "          ")
     if finding.where:
         lines.append(f"   where: {finding.where} (seen by {finding.seen_by})")
     for evidence in finding.evidence:
-        lines += _wrapped(evidence, "   - ", "     ")
+        lines += _wrap_lines(evidence, "   - ", "     ")
     return lines
 
 
-def _step(step: ExaminationStep) -> list[str]:
+def _lines_of_step(step: ExaminationStep) -> list[str]:
     head = f"  {step.number}. {step.title}: {_MARKS[step.status]} in {step.time_s * 1e3:.1f} ms"
     lines = [head + (f" ({step.note})" if step.note else "")]
     for name, value in step.numbers.items():
-        lines += _wrapped(f"{name}: {_number(value)}", "     ", "       ")
+        lines += _wrap_lines(f"{name}: {_format_value(value)}", "     ", "       ")
     return lines
 
 
-def _number(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        return "[" + ", ".join(_number(v) for v in value) + "]"
+        return "[" + ", ".join(_format_value(v) for v in value) + "]"
     return str(value)
 
 
-def _mark(is_met: bool | None) -> str:
+def _checkbox(is_met: bool | None) -> str:
     return {True: "x", False: "!", None: "-"}[is_met]
 
 
-def _wrapped(text: str, first: str, rest: str) -> list[str]:
+def _wrap_lines(text: str, first: str, rest: str) -> list[str]:
     return textwrap.wrap(
         text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
     )

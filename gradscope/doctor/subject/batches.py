@@ -17,14 +17,14 @@ def with_first_rows(subject: Subject, count: int) -> Subject | None:
     Inputs form a batch if forward on their first rows alone gives the first rows of each output. Lookup tables,
     weights and reductions over the batch do not pass this test.
     """
-    for positions in _candidates(subject):
+    for positions in _candidate_positions(subject):
         if _is_batch(subject, positions):
-            return _sliced(subject, positions, count)
+            return _with_rows(subject, positions, count)
     return None
 
 
-def _candidates(subject: Subject) -> Iterator[tuple[int, ...]]:
-    values = _values(subject)
+def _candidate_positions(subject: Subject) -> Iterator[tuple[int, ...]]:
+    values = _tensor_arguments(subject)
     sizes = {i: v.shape[0] for i, v in values.items() if v.dim() > 0 and v.shape[0] > 1}
     seen = set()
     for size in sizes.values():
@@ -36,12 +36,12 @@ def _candidates(subject: Subject) -> Iterator[tuple[int, ...]]:
 
 
 def _is_batch(subject: Subject, positions: Sequence[int]) -> bool:
-    rows = _values(subject)[positions[0]].shape[0]
+    rows = _tensor_arguments(subject)[positions[0]].shape[0]
     tried = 2 if rows > 2 else 1  # two rows, because a function may drop the dim of one row
     try:
         with torch.no_grad():
             whole = subject([leaf.value.clone() for leaf in subject.leaves])
-            few = _sliced(subject, positions, tried)
+            few = _with_rows(subject, positions, tried)
             first = few([leaf.value.clone() for leaf in few.leaves])
     except Exception:  # noqa: BLE001 - after any exception, these inputs do not form a batch
         return False
@@ -54,14 +54,14 @@ def _is_batch(subject: Subject, positions: Sequence[int]) -> bool:
     )
 
 
-def _values(subject: Subject) -> dict[int, Tensor]:
+def _tensor_arguments(subject: Subject) -> dict[int, Tensor]:
     """Return all tensor arguments by position, without a module's parameters."""
     values = {i: a for i, a in enumerate(subject.arguments) if isinstance(a, Tensor)}
     values.update({leaf.position: leaf.value for leaf in subject.leaves})
     return {i: v for i, v in values.items() if i < subject.input_count}
 
 
-def _sliced(subject: Subject, positions: Sequence[int], count: int) -> Subject:
+def _with_rows(subject: Subject, positions: Sequence[int], count: int) -> Subject:
     arguments = tuple(
         a[:count] if i in positions and isinstance(a, Tensor) else a
         for i, a in enumerate(subject.arguments)

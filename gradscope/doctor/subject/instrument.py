@@ -158,7 +158,7 @@ def _record_forward(
     calls.append(call)
     before = _copies(inputs)
     result = forward(*arguments)
-    call.modified_inputs = _changes(inputs, before)
+    call.modified_inputs = _positions_written_to(inputs, before)
     call.outputs = results = result if isinstance(result, tuple) else (result,)
     call.returned_inputs = tuple(
         i for i, x in enumerate(inputs) if isinstance(x, Tensor) and any(x is r for r in results)
@@ -183,7 +183,7 @@ def _record_context(ctx: Any, call: FunctionCall) -> None:  # Any: the user's at
 
 def _held_on(ctx: Any, call: FunctionCall) -> Iterator[CtxTensor]:  # Any: the user's attributes
     for attribute, value in vars(ctx).items():
-        tensors = [t for t in _members(value) if _has_gradient(t)]
+        tensors = [t for t in _values_inside(value) if _has_gradient(t)]
         if tensors and attribute not in _TORCHS_OWN:
             roles = {_role(tensor, call) for tensor in tensors}
             role = min(roles, key=("an intermediate", "an output", "an argument").index)
@@ -201,7 +201,7 @@ def size_of(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _members(value: object) -> list[Any]:  # Any: the user's attributes
+def _values_inside(value: object) -> list[Any]:  # Any: the user's attributes
     if isinstance(value, dict):
         return list(value.values())
     return list(value) if isinstance(value, (list, tuple)) else [value]
@@ -226,8 +226,8 @@ def _record_backward(
         with recorder:
             result = backward(ctx, *gradients)
     finally:
-        call.modified_gradients = _changes(gradients, before)
-        call.modified_saved = _changes(saved, saved_before)
+        call.modified_gradients = _positions_written_to(gradients, before)
+        call.modified_saved = _positions_written_to(saved, saved_before)
     call.returned = result if isinstance(result, tuple) else (result,)
     call.operations = recorder.log
     call.operations.returned = call.returned
@@ -245,7 +245,9 @@ def _copies(values: Sequence[object]) -> list[tuple[Tensor, int] | None]:
         ]
 
 
-def _changes(values: Sequence[object], before: Sequence[tuple[Tensor, int] | None]) -> tuple[int, ...]:
+def _positions_written_to(
+    values: Sequence[object], before: Sequence[tuple[Tensor, int] | None]
+) -> tuple[int, ...]:
     """Return the positions of tensors that were written to, even if their values did not change."""
     pairs = enumerate(zip(values, before, strict=True))
     return tuple(

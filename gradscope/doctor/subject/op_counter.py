@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["OperationLog", "OperationRecorder", "PassiveDispatchMode"]
+__all__ = ["OperationLog", "OperationObserver", "OperationRecorder", "ResultMode"]
 
 _PRODUCTS: Final = frozenset({"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot"})
 _CONVOLUTIONS: Final = frozenset({"convolution", "convolution_backward"})
@@ -49,8 +50,8 @@ class OperationLog:
         return needed
 
 
-class PassiveDispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
-    """A dispatch mode that does not change operations.
+class OperationObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
+    """A dispatch mode that calls `observe` after each operation, and does not change operations.
 
     By default, torch imports all of Dynamo to exclude a mode from tracing, which takes seconds.
     """
@@ -59,13 +60,9 @@ class PassiveDispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  
     def _should_skip_dynamo(cls) -> bool:
         return False
 
-
-class OperationRecorder(PassiveDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
-    """Records the operations that run while the mode is active."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped
-        self.log = OperationLog()
+    def observe(self, func: Any, args: Sequence[Any], result: Any) -> None:  # Any: torch's protocol
+        """Take note of an operation."""
+        raise NotImplementedError
 
     def __torch_dispatch__(
         self,
@@ -75,15 +72,44 @@ class OperationRecorder(PassiveDispatchMode):  # type: ignore[no-untyped-call]  
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # Any: torch's protocol
         result = func(*args, **(kwargs or {}))
-        inputs = [t for t in _pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        outputs = [t for t in _pytree.tree_leaves(result) if isinstance(t, Tensor)]
-        self.log.kept += [*inputs, *outputs]
-        cost = _cost(func, inputs, outputs)
-        self.log.operations.append((cost, [id(t) for t in inputs], [id(t) for t in outputs]))
+        self.observe(func, (*args, *(kwargs or {}).values()), result)
         return result
 
 
-def _cost(
+class ResultMode(TorchFunctionMode):
+    """A mode that passes the result of each function of torch through `change`."""
+
+    def change(self, name: str, args: tuple[Any, ...], result: Any) -> Any:  # Any: torch's protocol
+        """Return the result to use for the function of this name."""
+        raise NotImplementedError
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # Any: torch's protocol
+        return self.change(getattr(func, "__name__", ""), args, func(*args, **(kwargs or {})))
+
+
+class OperationRecorder(OperationObserver):  # type: ignore[no-untyped-call]  # torch's class is untyped
+    """Records the operations that run while the mode is active."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped
+        self.log = OperationLog()
+
+    def observe(self, func: Any, args: Sequence[Any], result: Any) -> None:  # Any: torch's protocol
+        """Record the cost, the inputs and the outputs of an operation."""
+        inputs = [t for t in _pytree.tree_leaves(args) if isinstance(t, Tensor)]
+        outputs = [t for t in _pytree.tree_leaves(result) if isinstance(t, Tensor)]
+        self.log.kept += [*inputs, *outputs]
+        cost = _estimate_cost(func, inputs, outputs)
+        self.log.operations.append((cost, [id(t) for t in inputs], [id(t) for t in outputs]))
+
+
+def _estimate_cost(
     func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> float:  # Any: an operator of torch
     if getattr(func, "is_view", False):

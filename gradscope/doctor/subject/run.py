@@ -149,10 +149,10 @@ def weights_like(output: Tensor, seed: int = 0) -> Tensor:
 
 
 def _failure(phase: str, error: Exception) -> Failure:
-    return Failure(phase, f"{type(error).__name__}: {error}", _where(error))
+    return Failure(phase, f"{type(error).__name__}: {error}", _innermost_line_of_user(error))
 
 
-def _where(error: BaseException) -> str:
+def _innermost_line_of_user(error: BaseException) -> str:
     frames: list[Any] = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "/torch/" not in f.filename and "/gradscope/doctor/" not in f.filename]
     return f"{short_path(own[-1].filename)}:{own[-1].lineno}" if own else ""

@@ -94,21 +94,21 @@ def _read_method(name: str, method: Any) -> Iterator[SourceFact]:  # Any: the us
             return
         tree = meant[0]
     for node in ast.walk(tree):
-        kind, target = _kind_of(node)
+        kind, target = _kind_of_fact(node)
         if kind:
             number = getattr(node, "lineno", 1)
             place = f"{short_path(path)}:{first + number - 1}"
             yield SourceFact(kind, name, place, lines[number - 1].strip(), target)
 
 
-def _kind_of(node: ast.AST) -> tuple[str, str]:  # noqa: PLR0911 - one return for each kind
+def _kind_of_fact(node: ast.AST) -> tuple[str, str]:  # noqa: PLR0911 - one return for each kind
     match node:
         case ast.Call(func=ast.Attribute(attr=called, value=owner)) if _is_in_place(called):
-            return "in-place", _name_of(owner)
+            return "in-place", _root_variable(owner)
         case ast.AugAssign(target=ast.Name() | ast.Subscript() as target):
-            return "in-place", _name_of(target)
+            return "in-place", _root_variable(target)
         case ast.Assign(targets=[ast.Subscript() as target]):
-            return "in-place", _name_of(target)
+            return "in-place", _root_variable(target)
         case ast.Attribute(attr=name, value=ast.Name(id="ctx"), ctx=ast.Store()):
             return "ctx attribute", name
         case ast.Attribute(attr="saved_tensors" | "needs_input_grad" | "save_for_backward" as name):
@@ -119,10 +119,10 @@ def _kind_of(node: ast.AST) -> tuple[str, str]:  # noqa: PLR0911 - one return fo
             isinstance(value, ast.Starred) for value in values
         ):
             return "return", str(len(values))
-    return _hard_coded(node), ""
+    return _kind_of_hard_coded(node), ""
 
 
-def _hard_coded(node: ast.AST) -> str:
+def _kind_of_hard_coded(node: ast.AST) -> str:
     """Return "device" or "dtype" if the node is a hard-coded device or dtype; else ""."""
     match node:
         case ast.Call(func=ast.Attribute(attr="cuda")):
@@ -140,7 +140,7 @@ def _hard_coded(node: ast.AST) -> str:
     return ""
 
 
-def _name_of(node: ast.AST) -> str:
+def _root_variable(node: ast.AST) -> str:
     """Return the variable at the root of an expression: x for x[0] and for x.view(-1)."""
     while isinstance(node, ast.Subscript | ast.Attribute | ast.Call):
         node = node.func if isinstance(node, ast.Call) else node.value

@@ -68,7 +68,8 @@ class Subject:
         """Call the function with `tensors` as leaves. Return the tensors in the result that can have a gradient."""
         placed = {leaf.position: tensor for leaf, tensor in zip(self.leaves, tensors, strict=True)}
         arguments = [
-            placed[i] if i in placed else _copied(argument) for i, argument in enumerate(self.arguments)
+            placed[i] if i in placed else _copy_argument(argument)
+            for i, argument in enumerate(self.arguments)
         ]
         seed_generators(self.seed, tensors)
         return tuple(dense(output) for output in tensors_of(self.call(*arguments)))
@@ -80,13 +81,13 @@ class Subject:
 
     def in_double(self) -> "Subject":
         """Return a copy of the subject in double precision: leaves, and the parameters and buffers of a module."""
-        widened = self.with_values([_widen(leaf.value) for leaf in self.leaves])
-        arguments = (_widen(a) if _is_sparse_number(a) else a for a in self.arguments)
+        widened = self.with_values([_in_double_precision(leaf.value) for leaf in self.leaves])
+        arguments = (_in_double_precision(a) if _is_sparse_number(a) else a for a in self.arguments)
         widened = replace(widened, arguments=tuple(arguments))
         if self.module is None:
             return widened
         module = copy.deepcopy(self.module).double()
-        return replace(widened, module=module, call=_calling(module, self.input_count))
+        return replace(widened, module=module, call=_call_of_module(module, self.input_count))
 
 
 def resolve(function: Examinable, inputs: Sequence[object], name: str | None) -> Subject:
@@ -100,8 +101,8 @@ def resolve(function: Examinable, inputs: Sequence[object], name: str | None) ->
     if module is not None:
         parameters = dict(module.named_parameters())
         names, arguments = [*names, *parameters], (*arguments, *parameters.values())
-        call = _calling(module, len(inputs))
-    leaves = _leaves(arguments, names, shown)
+        call = _call_of_module(module, len(inputs))
+    leaves = _leaves_among(arguments, names, shown)
     arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
     subject = Subject(name or shown, call, arguments, leaves, functions, module)
     return subject if functions else replace(subject, functions=functions_named_in(function))
@@ -134,7 +135,7 @@ def _callable_of(
     )
 
 
-def _calling(module: nn.Module, inputs: int) -> Callable[..., object]:
+def _call_of_module(module: nn.Module, inputs: int) -> Callable[..., object]:
     names = [name for name, _ in module.named_parameters()]
 
     def call(*arguments: object) -> object:
@@ -163,14 +164,14 @@ def _argument_names(
     return names + [f"input {i}" for i in range(len(names), count)]
 
 
-def _leaves(arguments: Sequence[object], names: Sequence[str], shown: str) -> tuple[Leaf, ...]:
+def _leaves_among(arguments: Sequence[object], names: Sequence[str], shown: str) -> tuple[Leaf, ...]:
     tensors = [
         (i, a)
         for i, a in enumerate(arguments)
         if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex()) and is_strided(a)
     ]
     if not tensors:
-        kinds = ", ".join(_kind(argument) for argument in arguments) or "none"
+        kinds = ", ".join(_describe_argument(argument) for argument in arguments) or "none"
         raise UsageError(
             f"examine({shown}, ...) expected at least one floating-point or complex tensor among its "
             f"inputs, got {kinds}; pass dense example inputs, such as torch.randn(4, 3), or examine a "
@@ -187,7 +188,7 @@ def is_strided(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_meta)
 
 
-def _kind(argument: object) -> str:
+def _describe_argument(argument: object) -> str:
     if isinstance(argument, Tensor):
         layout = "" if is_strided(argument) else f"{argument.layout} "
         return f"a {layout}tensor of {argument.dtype}".replace("torch.", "")
@@ -207,7 +208,7 @@ def functions_named_in(function: Any) -> tuple[type[Function], ...]:  # Any: Exa
     )
 
 
-def _copied(argument: Any) -> Any:  # Any: any argument
+def _copy_argument(argument: Any) -> Any:  # Any: any argument
     """Return an argument that is not a leaf, with copies of tensors and generators, which the function may modify."""
     if argument is None or isinstance(argument, bool | int | float | str):
         return argument
@@ -227,5 +228,5 @@ def _is_sparse_number(argument: Any) -> bool:  # Any: any argument
     return isinstance(argument, Tensor) and argument.is_floating_point() and not is_strided(argument)
 
 
-def _widen(value: Any) -> Any:  # Any: a tensor
+def _in_double_precision(value: Any) -> Any:  # Any: a tensor
     return value.to(torch.complex128 if value.is_complex() else torch.float64)

@@ -26,13 +26,13 @@ def find_tensors_on_context(exam: Examination) -> Iterator[Finding]:
                 cause="autograd does not check attributes of ctx for later writes, does not pass them to "
                 "saved-tensor hooks (checkpointing, offloading) and does not free them after backward; an "
                 "output among them is a reference cycle",
-                fix=_fix(call),
+                fix=_fix_for_kept_tensors(call),
                 where=_line_that_sets(exam, {held.attribute for held in call.held}),
-                evidence=[*(_kept(held) for held in call.held), *_memory_of_ctx(exam)],
+                evidence=[*(_describe_kept_tensor(held) for held in call.held), *_memory_of_ctx(exam)],
             )
 
 
-def _fix(call: FunctionCall) -> str:
+def _fix_for_kept_tensors(call: FunctionCall) -> str:
     fix = "use ctx.save_for_backward(tensor) in forward and ctx.saved_tensors in backward"
     computed = [f"ctx.{held.attribute}" for held in call.held if held.role == "an intermediate"]
     if not computed:
@@ -44,7 +44,7 @@ def _fix(call: FunctionCall) -> str:
     )
 
 
-def _kept(held: CtxTensor) -> str:
+def _describe_kept_tensor(held: CtxTensor) -> str:
     without = ", which has no graph in backward" if held.role == "an intermediate" else ""
     return f"ctx.{held.attribute}: {held.size_bytes} bytes, {held.role} of forward{without}"
 

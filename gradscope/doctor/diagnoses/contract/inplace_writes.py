@@ -35,7 +35,7 @@ def find_modified_inputs(exam: Examination) -> Iterator[Finding]:
             "need the old values are wrong",
             fix="change a copy (x = x.clone()) or use the out-of-place operation; if the write is "
             "intended, call ctx.mark_dirty(x) and return x",
-            where=_line(exam, _FORWARD, [_name(exam, function, position)]),
+            where=_line_of_write(exam, _FORWARD, [_argument_name(exam, function, position)]),
             severity="hint" if is_statistic else None,
         )
 
@@ -51,7 +51,7 @@ def find_modified_gradients(exam: Examination) -> Iterator[Finding]:
                 cause="other branches of the graph, and hooks, read the memory of grad_output",
                 fix="compute a new tensor: grad = grad_output * mask, not grad_output *= mask; "
                 "clone() it first if an in-place operation is needed",
-                where=_line(exam, _BACKWARD, own),
+                where=_line_of_write(exam, _BACKWARD, own),
             )
         if call.modified_saved:
             yield codes.SAVED_TENSOR_MODIFIED.finding(
@@ -59,12 +59,12 @@ def find_modified_gradients(exam: Examination) -> Iterator[Finding]:
                 cause="a saved tensor shares memory with forward's input or output and with later "
                 "backward passes (retain_graph), which then read other values",
                 fix="compute a new tensor from it, or clone() it before writing",
-                where=_line(exam, _BACKWARD, own, is_meant=False),
+                where=_line_of_write(exam, _BACKWARD, own, is_meant=False),
                 evidence=[f"saved tensor {i}" for i in call.modified_saved],
             )
 
 
-def _line(
+def _line_of_write(
     exam: Examination, methods: Sequence[str], names: Sequence[str], *, is_meant: bool = True
 ) -> str:
     """Return the line of an in-place write to one of the names, or of the first in-place write.
@@ -76,7 +76,7 @@ def _line(
     return next((fact.where for fact in (*meant, *facts)), exam.location)
 
 
-def _name(exam: Examination, function: str, position: int) -> str:
+def _argument_name(exam: Examination, function: str, position: int) -> str:
     owner = next(f for f in exam.subject.functions if f.__name__ == function)
     return dict(enumerate(parameters_of(owner, "forward"))).get(position, "")
 

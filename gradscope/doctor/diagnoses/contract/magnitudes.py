@@ -23,12 +23,12 @@ def find_nonfinite_outputs(exam: Examination) -> Iterator[Finding]:
         if not output.isfinite().all():
             exam.skip_reason = "forward is not finite"
             yield codes.FORWARD_NONFINITE.finding(
-                f"output {number} holds {_counted(output)}, from finite inputs",
+                f"output {number} holds {_count_nonfinite(output)}, from finite inputs",
                 cause="an overflow, a division by zero, or a logarithm or root outside its domain",
                 fix="use a numerically stable formula (subtract the maximum before exp, use log1p or "
                 "expm1, clamp a denominator)",
                 where=exam.location,
-                evidence=(f"first at index {_first(output)}",),
+                evidence=(f"first at index {_first_nonfinite_index(output)}",),
             )
 
 
@@ -38,21 +38,21 @@ def find_nonfinite_gradients(exam: Examination) -> Iterator[Finding]:
         if exam.are_inputs_finite and gradient is not None and not gradient.isfinite().all():
             exam.skip_reason = "a gradient is not finite"
             yield codes.GRADIENT_NONFINITE.finding(
-                f"the gradient of {leaf.name} holds {_counted(gradient)}, from finite inputs",
+                f"the gradient of {leaf.name} holds {_count_nonfinite(gradient)}, from finite inputs",
                 cause="backward divides by a number that can be zero, or multiplies 0 by infinity",
                 fix="handle the singular points separately: torch.where on the argument before the "
                 "division, not on its result",
                 where=exam.location,
-                evidence=(f"first at index {_first(gradient)} of {leaf.name}",),
+                evidence=(f"first at index {_first_nonfinite_index(gradient)} of {leaf.name}",),
             )
 
 
-def _counted(tensor: Tensor) -> str:
+def _count_nonfinite(tensor: Tensor) -> str:
     nan, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
     return f"{nan} NaN and {infinite} infinite of {tensor.numel()} elements"
 
 
-def _first(tensor: Tensor) -> list[int]:
+def _first_nonfinite_index(tensor: Tensor) -> list[int]:
     index: list[int] = (~tensor.isfinite()).nonzero()[0].tolist()
     return index
 
@@ -77,7 +77,7 @@ def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
                 "differences",
                 where=exam.location,
             )
-        elif 0 < largest < SMALL and not _is_rounding(exam, number, largest):
+        elif 0 < largest < SMALL and not _is_rounding_error_of_zero(exam, number, largest):
             yield codes.GRADIENT_TOO_SMALL.finding(
                 f"the largest element of the gradient of {leaf.name} is {largest:.2e}, under "
                 f"{SMALL:.0e}",
@@ -88,7 +88,7 @@ def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
             )
 
 
-def _is_rounding(exam: Examination, number: int, largest: float) -> bool:
+def _is_rounding_error_of_zero(exam: Examination, number: int, largest: float) -> bool:
     """Return whether a small gradient is a rounding error of zero: in double it is much smaller."""
     dtype = exam.subject.leaves[number].value.dtype
     wide = exam.double_run.gradients[number] if exam.double_run.failure is None else None

@@ -37,7 +37,7 @@ def find_state_outside_ctx(exam: Examination) -> Iterator[Finding]:
         changed = outside.changes()
         alone = exam.second_run, run_subject(other)
         together = run_backward(first), run_backward(second)
-        fault = next(filter(None, map(_difference, alone, together)), "")
+        fault = next(filter(None, map(_describe_difference, alone, together)), "")
         if fault:
             is_exception = "raises" in fault
             yield (codes.BACKWARD_RAISES if is_exception else codes.WRONG_GRADIENT).finding(
@@ -60,7 +60,7 @@ def _other_calls(subject: Subject) -> Iterator[Subject]:
     values = [
         leaf.value * 0.75 + 0.05 if leaf.position < count else leaf.value for leaf in subject.leaves
     ]
-    arguments = [_other(a) if i < count else a for i, a in enumerate(subject.arguments)]
+    arguments = [_other_argument(a) if i < count else a for i, a in enumerate(subject.arguments)]
     yield replace(subject.with_values(values), arguments=tuple(arguments))
     numbers = [a + 1 if type(a) is int else a for a in subject.arguments]
     if any(type(a) is int for a in subject.arguments):
@@ -70,13 +70,13 @@ def _other_calls(subject: Subject) -> Iterator[Subject]:
         yield row
 
 
-def _other(argument: object) -> object:
+def _other_argument(argument: object) -> object:
     if isinstance(argument, Tensor) and is_strided(argument):
         return argument.roll(1)
     return argument * 1.25 if isinstance(argument, float) else argument
 
 
-def _difference(alone: ForwardBackwardRun, together: ForwardBackwardRun) -> str:
+def _describe_difference(alone: ForwardBackwardRun, together: ForwardBackwardRun) -> str:
     if alone.failure is not None:
         return ""
     if together.failure is not None:

@@ -26,13 +26,13 @@ def find_mismatched_gradients(exam: Examination) -> Iterator[Finding]:
             if isinstance(x, Tensor) and isinstance(gradient, Tensor) and call.needs[position]:
                 name = f"argument {position} of {call.function.__name__}"
                 if gradient.shape != x.shape:
-                    yield _shape(exam, position, name, x, gradient)
-                yield from _kind(exam, name, x, gradient)
+                    yield _shape_finding(exam, position, name, x, gradient)
+                yield from _dtype_and_device_findings(exam, name, x, gradient)
 
 
-def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Tensor) -> Finding:
+def _shape_finding(exam: Examination, position: int, name: str, x: Tensor, gradient: Tensor) -> Finding:
     shapes = f"{tuple(gradient.shape)} for {name}, which has {tuple(x.shape)}"
-    exchange = _exchange(exam, position)
+    exchange = _exchange_that_cures(exam, position)
     if exchange:
         return codes.GRADIENT_SHAPE_MISMATCH.finding(
             f"backward returns {shapes}: it is right once {exchange}",
@@ -67,31 +67,35 @@ def _shape(exam: Examination, position: int, name: str, x: Tensor, gradient: Ten
     )
 
 
-def _exchange(exam: Examination, position: int) -> str:
+def _exchange_that_cures(exam: Examination, position: int) -> str:
     leaves = enumerate(exam.subject.leaves)
     number = next((n for n, leaf in leaves if leaf.position == position), None)
     return "" if number is None else find_right_repair(exam, number, exchanges(exam, number))
 
 
-def _kind(exam: Examination, name: str, x: Tensor, gradient: Tensor) -> Iterator[Finding]:
+def _dtype_and_device_findings(
+    exam: Examination, name: str, x: Tensor, gradient: Tensor
+) -> Iterator[Finding]:
     if gradient.dtype != x.dtype:
         yield codes.GRADIENT_DTYPE_MISMATCH.finding(
             f"backward returns {gradient.dtype} for {name}, which is {x.dtype}",
             cause="autograd casts it silently: a narrower dtype loses digits, a wider one costs memory",
             fix="return the gradient in the argument's dtype: grad.to(x.dtype)",
-            where=_line(exam, "dtype"),
-            evidence=(f"digits kept: {_digits(gradient.dtype):.1f} of {_digits(x.dtype):.1f}",),
+            where=_line_of_hard_coded(exam, "dtype"),
+            evidence=(
+                f"digits kept: {_decimal_digits(gradient.dtype):.1f} of {_decimal_digits(x.dtype):.1f}",
+            ),
         )
     if gradient.device != x.device:
         yield codes.GRADIENT_DEVICE_MISMATCH.finding(
             f"backward returns a gradient on {gradient.device} for {name}, which is on {x.device}",
             cause="autograd moves a single number silently in each step, and raises for other tensors",
             fix="create tensors in backward on grad_output.device",
-            where=_line(exam, "device"),
+            where=_line_of_hard_coded(exam, "device"),
         )
 
 
-def _line(exam: Examination, kind: str) -> str:
+def _line_of_hard_coded(exam: Examination, kind: str) -> str:
     """Return the line of backward with a hard-coded dtype or device; otherwise the line of the Function."""
     lines = (f.where for f in exam.facts if f.kind == kind and not f.is_in_forward)
     return next(lines, exam.location)
@@ -140,7 +144,7 @@ def _transposed_dims(
     return None
 
 
-def _digits(dtype: torch.dtype) -> float:
+def _decimal_digits(dtype: torch.dtype) -> float:
     return (
         float(-torch.log10(torch.tensor(torch.finfo(dtype).eps)))
         if dtype.is_floating_point or dtype.is_complex

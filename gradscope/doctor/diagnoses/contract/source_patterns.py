@@ -71,7 +71,7 @@ def find_wrong_counts_in_source(exam: Examination) -> Iterator[Finding]:
 
 def find_hard_coded_devices(exam: Examination) -> Iterator[Finding]:
     """Find hard-coded devices that should be the device of a tensor."""
-    for fact in _once(exam, "device"):
+    for fact in _facts_once_per_line(exam, "device"):
         yield codes.GRADIENT_DEVICE_MISMATCH.finding(
             f"a device is hard-coded in {fact.method}",
             cause="with inputs on another device, an operation gets tensors on both devices and raises",
@@ -84,13 +84,13 @@ def find_hard_coded_devices(exam: Examination) -> Iterator[Finding]:
 
 def note_hard_coded_dtypes(exam: Examination) -> Iterable[Finding]:
     """Add a note on hard-coded dtypes. It is not a finding: a dtype that has an effect is found by running."""
-    lines = [f"{fact.where} ({fact.text})" for fact in _once(exam, "dtype")]
+    lines = [f"{fact.where} ({fact.text})" for fact in _facts_once_per_line(exam, "dtype")]
     if lines:
         exam.notes.append("a dtype is hard-coded (seen by reading) at " + "; ".join(lines))
     return ()
 
 
-def _once(exam: Examination, kind: str) -> list[SourceFact]:
+def _facts_once_per_line(exam: Examination, kind: str) -> list[SourceFact]:
     """Return the facts of a kind, at most one per line."""
     return list({fact.where: fact for fact in exam.facts if fact.kind == kind}.values())
 

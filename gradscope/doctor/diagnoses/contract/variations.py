@@ -36,16 +36,18 @@ def find_layout_failures(exam: Examination) -> Iterator[Finding]:
         return  # random numbers are drawn in the order of the memory
     if any(call.dirty_inputs for call in exam.first_run.calls):
         return  # an input marked as dirty cannot be a view
-    yield from _noncontiguous(exam)
-    yield from _expanded(exam)
+    yield from _find_noncontiguous_failures(exam)
+    yield from _find_expanded_failures(exam)
 
 
-def _noncontiguous(exam: Examination) -> Iterator[Finding]:
-    variations = [("gradients", run_subject(exam.subject, weigh=lambda y: _strided(weights_like(y))))]
+def _find_noncontiguous_failures(exam: Examination) -> Iterator[Finding]:
+    variations = [
+        ("gradients", run_subject(exam.subject, weigh=lambda y: _with_other_strides(weights_like(y))))
+    ]
     if not exam.first_run.has_sparse_gradients:  # autograd cannot transpose a sparse gradient
-        variations.insert(0, ("inputs", run_subject(exam.subject, prepare=_strided)))
+        variations.insert(0, ("inputs", run_subject(exam.subject, prepare=_with_other_strides)))
     for what, outcome in variations:
-        difference = _difference(exam.first_run, outcome)
+        difference = _describe_difference(exam.first_run, outcome)
         if difference:
             yield codes.FAILS_ON_NONCONTIGUOUS.finding(
                 f"non-contiguous {what}: {difference}",
@@ -56,9 +58,9 @@ def _noncontiguous(exam: Examination) -> Iterator[Finding]:
             )
 
 
-def _expanded(exam: Examination) -> Iterator[Finding]:
+def _find_expanded_failures(exam: Examination) -> Iterator[Finding]:
     outcome = run_subject(exam.subject, weigh=_stride_zero)
-    difference = _difference(run_subject(exam.subject, weigh=torch.ones_like), outcome)
+    difference = _describe_difference(run_subject(exam.subject, weigh=torch.ones_like), outcome)
     if difference:
         yield codes.FAILS_ON_EXPANDED_GRADIENT.finding(
             f"a gradient of stride 0, as from sum().backward(): {difference}",
@@ -69,7 +71,7 @@ def _expanded(exam: Examination) -> Iterator[Finding]:
         )
 
 
-def _strided(tensor: Tensor) -> Tensor:
+def _with_other_strides(tensor: Tensor) -> Tensor:
     """Return the same values transposed in memory; with a stride of 2 if there is one dim."""
     if tensor.dim() > 1:
         return tensor.transpose(0, -1).contiguous().transpose(0, -1)
@@ -80,7 +82,7 @@ def _stride_zero(output: Tensor) -> Tensor:
     return torch.ones((), dtype=output.dtype, device=output.device).expand(output.shape)
 
 
-def _difference(expected: ForwardBackwardRun, got: ForwardBackwardRun) -> str:
+def _describe_difference(expected: ForwardBackwardRun, got: ForwardBackwardRun) -> str:
     if got.failure is not None:
         return str(got.failure).splitlines()[0]
     if not agree(expected.outputs, got.outputs, roundings=_ROUNDINGS):
@@ -97,7 +99,7 @@ def find_subset_failures(exam: Examination) -> Iterator[Finding]:
     """Disable the gradients of some inputs, and check that the remaining gradients do not change."""
     if not exam.are_gradients_reproducible:
         return
-    for needed in _subsets([leaf.is_needed for leaf in exam.subject.leaves]):
+    for needed in _subsets_of_needed([leaf.is_needed for leaf in exam.subject.leaves]):
         names = ", ".join(leaf.name for leaf, n in zip(exam.subject.leaves, needed, strict=True) if n)
         outcome = run_subject(exam.subject, needed=needed)
         if outcome.failure is not None:
@@ -125,13 +127,13 @@ def find_subset_failures(exam: Examination) -> Iterator[Finding]:
 
 def find_option_failures(exam: Examination) -> Iterator[Finding]:
     """Omit arguments that have a default: the last ones together, and each one alone."""
-    for left_out, fewer in _variations(exam.in_double):
+    for left_out, fewer in _calls_with_fewer_arguments(exam.in_double):
         if not any(leaf.is_needed for leaf in fewer.leaves):
             continue
-        yield from _faults_of(exam, fewer, run_subject(fewer), left_out)
+        yield from _find_faults_of_variation(exam, fewer, run_subject(fewer), left_out)
 
 
-def _faults_of(
+def _find_faults_of_variation(
     exam: Examination, subject: Subject, outcome: ForwardBackwardRun, on: str
 ) -> Iterator[Finding]:
     """Find an exception, or a gradient that is wrong only in this variation of the call."""
@@ -143,7 +145,7 @@ def _faults_of(
                 yield plain_wrong_gradient(subject, comparison, exam.location, on=on)
 
 
-def _variations(subject: Subject) -> Iterator[tuple[str, Subject]]:
+def _calls_with_fewer_arguments(subject: Subject) -> Iterator[tuple[str, Subject]]:
     """Yield a description of the omitted arguments, and the subject without these."""
     given = _parameters_given(subject)
     optional = [i for i, p in enumerate(given) if p.default is not p.empty]
@@ -154,10 +156,10 @@ def _variations(subject: Subject) -> Iterator[tuple[str, Subject]]:
     if subject.module is None:  # the parameters of a module follow its inputs
         for i in reversed(trailing):
             names = ", ".join(p.name for p in given[i:])
-            yield f"{names} not passed", _cut(subject, i)
+            yield f"{names} not passed", _without_arguments_from(subject, i)
 
 
-def _subsets(needed: list[bool]) -> list[list[bool]]:
+def _subsets_of_needed(needed: list[bool]) -> list[list[bool]]:
     """Return all proper subsets for up to five inputs; for more inputs, each input alone and all inputs but one."""
     on = [i for i, n in enumerate(needed) if n]
     sizes = range(1, len(on)) if len(on) <= _ALL_SUBSETS else (1, len(on) - 1)
@@ -194,7 +196,7 @@ def _with_default(subject: Subject, position: int, default: object) -> Subject:
     return replace(subject, arguments=arguments, leaves=leaves)
 
 
-def _cut(subject: Subject, position: int) -> Subject:
+def _without_arguments_from(subject: Subject, position: int) -> Subject:
     leaves = tuple(leaf for leaf in subject.leaves if leaf.position < position)
     return replace(subject, arguments=subject.arguments[:position], leaves=leaves)
 
@@ -206,7 +208,7 @@ def find_batch_failures(exam: Examination) -> Iterator[Finding]:
         exam.notes.append("no batch dim was found: a batch of 1 and an empty batch were not tried")
         return
     outcome = run_subject(one)
-    yield from _faults_of(exam, one, outcome, "a batch of 1")
+    yield from _find_faults_of_variation(exam, one, outcome, "a batch of 1")
     expected = [(1, *y.shape[1:]) for y in exam.double_run.outputs]
     if outcome.failure is None and [y.shape for y in outcome.outputs] != expected:
         yield codes.FAILS_ON_EMPTY.finding(

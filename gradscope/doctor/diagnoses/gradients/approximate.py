@@ -32,9 +32,9 @@ def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
         return
     for comparison in exam.comparisons:
         name = exam.subject.leaves[comparison.leaf].name
-        draws = _draws(exam, comparison)
-        errors = torch.stack([_relative(comparison, draw) for draw in draws])
-        error, spread = float(errors.mean()), _spread(comparison, draws, errors)
+        draws = _sampled_gradients(exam, comparison)
+        errors = torch.stack([_relative_error(comparison, draw) for draw in draws])
+        error, spread = float(errors.mean()), _describe_spread(comparison, draws, errors)
         if error <= _NOTICEABLE:
             exam.notes.append(
                 f"the approximate gradient of {name} is off by {error:.1e}: good ({spread})"
@@ -55,7 +55,7 @@ def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
         )
 
 
-def _draws(exam: Examination, comparison: Comparison) -> list[Tensor]:
+def _sampled_gradients(exam: Examination, comparison: Comparison) -> list[Tensor]:
     """Return backward's gradient at the compared elements: several samples if the gradient is random."""
     draws = [comparison.analytic]
     if not exam.random_parts:
@@ -67,7 +67,7 @@ def _draws(exam: Examination, comparison: Comparison) -> list[Tensor]:
     return draws
 
 
-def _relative(comparison: Comparison, gradient: Tensor) -> Tensor:
+def _relative_error(comparison: Comparison, gradient: Tensor) -> Tensor:
     """Return the norm of the error divided by the norm of the numerical gradient; not divided if that norm is 0."""
     use = comparison.is_usable
     error = (gradient[use] - comparison.numeric[use]).norm()
@@ -75,10 +75,10 @@ def _relative(comparison: Comparison, gradient: Tensor) -> Tensor:
     return torch.where(size > 0, error / size, error)
 
 
-def _spread(comparison: Comparison, draws: list[Tensor], errors: Tensor) -> str:
+def _describe_spread(comparison: Comparison, draws: list[Tensor], errors: Tensor) -> str:
     if len(draws) == 1:
         return "the same in every run"
-    bias = float(_relative(comparison, torch.stack(draws).mean(0)))
+    bias = float(_relative_error(comparison, torch.stack(draws).mean(0)))
     return (
         f"{len(draws)} draws, from {float(errors.min()):.1e} to {float(errors.max()):.1e}; "
         f"their mean is off by {bias:.1e}"

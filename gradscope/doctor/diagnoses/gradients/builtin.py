@@ -26,17 +26,21 @@ _REPEATS_OF_LARGE: Final = 3
 _Operation: TypeAlias = Callable[..., Tensor]
 
 
-def _named(
+def _operations_by_name(
     prefix: str, module: Any, names: str
 ) -> dict[str, _Operation]:  # Any: a module of operations
     return {f"{prefix}.{name}": getattr(module, name) for name in names.split()}
 
 
 _UNARY: Final[Mapping[str, _Operation]] = {
-    **_named("torch", torch, "relu sigmoid tanh exp log log1p sin cos atan erf abs neg sqrt rsqrt"),
-    **_named("torch", torch, "reciprocal square sum mean max"),
-    **_named("torch.nn.functional", F, "silu gelu mish softplus elu selu leaky_relu hardswish"),
-    **_named("torch.nn.functional", F, "hardsigmoid relu6 logsigmoid softsign normalize"),
+    **_operations_by_name(
+        "torch", torch, "relu sigmoid tanh exp log log1p sin cos atan erf abs neg sqrt rsqrt"
+    ),
+    **_operations_by_name("torch", torch, "reciprocal square sum mean max"),
+    **_operations_by_name(
+        "torch.nn.functional", F, "silu gelu mish softplus elu selu leaky_relu hardswish"
+    ),
+    **_operations_by_name("torch.nn.functional", F, "hardsigmoid relu6 logsigmoid softsign normalize"),
     "torch.nn.functional.gelu(approximate='tanh')": lambda x: F.gelu(x, approximate="tanh"),
     "torch.pow(x, 3)": lambda x: x.pow(3),
     "torch.linalg.vector_norm": torch.linalg.vector_norm,
@@ -49,18 +53,24 @@ _UNARY: Final[Mapping[str, _Operation]] = {
     "torch.log_softmax(x, dim=-1)": lambda x: x.log_softmax(-1),
 }
 _BINARY: Final[Mapping[str, _Operation]] = {
-    **_named("torch", torch, "add sub mul div matmul maximum minimum"),
-    **_named("torch.nn.functional", F, "linear mse_loss l1_loss huber_loss smooth_l1_loss"),
-    **_named("torch.nn.functional", F, "binary_cross_entropy_with_logits cosine_similarity"),
-    **_named("torch.nn.functional", F, "conv1d conv2d cross_entropy"),
+    **_operations_by_name("torch", torch, "add sub mul div matmul maximum minimum"),
+    **_operations_by_name(
+        "torch.nn.functional", F, "linear mse_loss l1_loss huber_loss smooth_l1_loss"
+    ),
+    **_operations_by_name(
+        "torch.nn.functional", F, "binary_cross_entropy_with_logits cosine_similarity"
+    ),
+    **_operations_by_name("torch.nn.functional", F, "conv1d conv2d cross_entropy"),
 }
 _TERNARY: Final[Mapping[str, _Operation]] = {
-    **_named("torch.nn.functional", F, "linear conv1d conv2d"),
-    **_named("torch", torch, "addmm addcmul lerp"),
+    **_operations_by_name("torch.nn.functional", F, "linear conv1d conv2d"),
+    **_operations_by_name("torch", torch, "addmm addcmul lerp"),
 }
 _WITH_OPTIONS: Final[Mapping[str, _Operation]] = {
-    **_named("torch", torch, "sum mean amax logsumexp softmax log_softmax cumsum pow mul clamp"),
-    **_named("torch.nn.functional", F, "leaky_relu elu layer_norm"),
+    **_operations_by_name(
+        "torch", torch, "sum mean amax logsumexp softmax log_softmax cumsum pow mul clamp"
+    ),
+    **_operations_by_name("torch.nn.functional", F, "leaky_relu elu layer_norm"),
     "torch.nn.functional.gelu": lambda x, approximate: F.gelu(x, approximate=approximate),
     "torch.nn.functional.conv1d": lambda x, w, *options: F.conv1d(x, w, None, *options),
     "torch.nn.functional.conv2d": lambda x, w, *options: F.conv2d(x, w, None, *options),
@@ -83,7 +93,7 @@ def find_reimplementations(exam: Examination) -> Iterator[Finding]:
     has_options = len(tensors) != len(exam.in_double.arguments)
     table = _WITH_OPTIONS if has_options else _BY_COUNT.get(len(tensors), {})
     for name, operation in table.items():
-        if _is_same(exam, operation):
+        if _is_same_operation(exam, operation):
             yield _reimplementation(exam, name, operation)
             return
 
@@ -105,18 +115,18 @@ def _reimplementation(exam: Examination, name: str, operation: _Operation) -> Fi
     )
 
 
-def _is_same(exam: Examination, operation: _Operation) -> bool:
+def _is_same_operation(exam: Examination, operation: _Operation) -> bool:
     reflected = exam.in_double.with_values([-1.7 * leaf.value + 0.13 for leaf in exam.in_double.leaves])
     for subject in (exam.in_double, reflected):
-        expected = _outputs(subject)
-        got = _outputs(_calling(subject, operation))
+        expected = _outputs_or_none(subject)
+        got = _outputs_or_none(_with_call(subject, operation))
         if expected is None or got is None or len(expected) != 1 or len(got) != 1:
             return False
         if expected[0].shape != got[0].shape or expected[0].dtype != got[0].dtype:
             return False
         if not torch.allclose(expected[0], got[0], rtol=1e-6, atol=1e-9, equal_nan=True):
             return False
-    return _has_same_gradients(exam.in_double, _calling(exam.in_double, operation))
+    return _has_same_gradients(exam.in_double, _with_call(exam.in_double, operation))
 
 
 def _has_same_gradients(subject: Subject, builtin: Subject) -> bool:
@@ -131,7 +141,7 @@ def _has_same_gradients(subject: Subject, builtin: Subject) -> bool:
     )
 
 
-def _outputs(subject: Subject) -> list[Tensor] | None:
+def _outputs_or_none(subject: Subject) -> list[Tensor] | None:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an operation may warn about unsuitable inputs
@@ -140,5 +150,5 @@ def _outputs(subject: Subject) -> list[Tensor] | None:
         return None
 
 
-def _calling(subject: Subject, operation: _Operation) -> Subject:
+def _with_call(subject: Subject, operation: _Operation) -> Subject:
     return replace(subject, call=operation, functions=())

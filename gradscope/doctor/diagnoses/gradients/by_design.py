@@ -1,17 +1,17 @@
 """Recognises gradients that differ from the derivative and look intended: a reversal, clipping, straight-through."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import Comparison
 from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import is_same
+from gradscope.doctor.subject.op_counter import ResultMode
 from gradscope.doctor.subject.run import run_subject, weights_like
 
 __all__ = ["explain_by_design", "is_identity"]
@@ -31,7 +31,7 @@ def explain_by_design(exam: Examination, comparison: Comparison) -> Finding | No
                 "gradients",
                 fix="nothing, if it is intended; state it in the docstring, because gradcheck will fail",
                 where=exam.location,
-                evidence=(_ratio(comparison),),
+                evidence=(_describe_ratio(comparison),),
             )
     return None
 
@@ -82,7 +82,7 @@ def _is_rescaled(exam: Examination, comparison: Comparison) -> str:
     again = _with_small_gradients(exam, comparison)
     if again is None:
         return ""
-    large, small = _factor(comparison), _factor(again)
+    large, small = _positive_factor(comparison), _positive_factor(again)
     is_rescaled = large is not None and small is not None and not 0.9 < large / small < 1.1
     return "backward keeps the direction and sets the norm" if is_rescaled else ""
 
@@ -94,7 +94,7 @@ def _with_small_gradients(exam: Examination, comparison: Comparison) -> Comparis
     return exam.compare_leaf(exam.in_double, small, comparison.leaf, comparison.indices)
 
 
-def _factor(comparison: Comparison) -> float | None:
+def _positive_factor(comparison: Comparison) -> float | None:
     """Return the positive factor between backward and the derivative; None if it is not one constant."""
     numeric, analytic = comparison.numeric, comparison.analytic
     if numeric.is_complex() or len(numeric) < 3 or not float(numeric.norm()) > 0:
@@ -110,7 +110,7 @@ def _small_weights(output: Tensor) -> Tensor:
     return weights_like(output) * _SMALL_GRADIENT
 
 
-def _ratio(comparison: Comparison) -> str:
+def _describe_ratio(comparison: Comparison) -> str:
     use = comparison.is_usable & (comparison.numeric.abs() > comparison.tolerance)
     if not use.any():
         return "the derivative is 0 at all compared elements"
@@ -126,7 +126,7 @@ _STEPS: Final = frozenset({"round", "floor", "ceil", "trunc", "sign"})
 
 def _is_straight_through_inside(exam: Examination, comparison: Comparison) -> str:
     """Return the reason if a leaf's gradient is the derivative with rounding as the identity; else ""."""
-    expected = _gradients(exam)
+    expected = _straight_through_gradients(exam)
     gradient = expected[comparison.leaf] if expected else None
     if gradient is None:
         return ""
@@ -135,7 +135,7 @@ def _is_straight_through_inside(exam: Examination, comparison: Comparison) -> st
     return "it is the derivative with rounding replaced by the identity" if is_same else ""
 
 
-def _gradients(exam: Examination) -> Sequence[Tensor | None]:
+def _straight_through_gradients(exam: Examination) -> Sequence[Tensor | None]:
     subject = exam.in_double
     if not subject.is_direct or len(subject.functions) != 1:
         return ()
@@ -146,7 +146,7 @@ def _gradients(exam: Examination) -> Sequence[Tensor | None]:
     mode = _StraightThrough()
     try:
         with mode:
-            result = _forward(exam, arguments)
+            result = _run_forward(exam, arguments)
         outputs = result if isinstance(result, tuple) else (result,)
         ends = [y for y in outputs if isinstance(y, Tensor) and y.requires_grad]
         asked = [leaf for leaf in leaves if leaf.requires_grad]
@@ -158,7 +158,7 @@ def _gradients(exam: Examination) -> Sequence[Tensor | None]:
     return [next(found) if leaf.requires_grad else None for leaf in leaves]
 
 
-def _forward(exam: Examination, arguments: Sequence[object]) -> object:
+def _run_forward(exam: Examination, arguments: Sequence[object]) -> object:
     function = exam.in_double.functions[0]
     forward: Any = function.forward  # Any: the user's method may have any signature
     is_with_ctx = function.setup_context is torch.autograd.Function.setup_context
@@ -174,22 +174,15 @@ class _AnyContext:
         return lambda *_: None
 
 
-class _StraightThrough(TorchFunctionMode):
+class _StraightThrough(ResultMode):
     """Passes gradients through operations whose derivative is 0."""
 
     def __init__(self) -> None:
         super().__init__()
         self.has_passed = False
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[Any],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # Any: torch's protocol
-        result = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in _STEPS and result.is_floating_point():
+    def change(self, name: str, args: tuple[Any, ...], result: Any) -> Any:  # Any: torch's protocol
+        if name in _STEPS and result.is_floating_point():
             self.has_passed = True
             return args[0] + (result - args[0]).detach()
         return result

@@ -94,15 +94,15 @@ def _run_checks(exam: Examination) -> dict[str, object]:
     reason = _why_not(exam)
     if reason:
         return {"gradcheck": f"not run: {reason}"}
-    results = _timed(exam, "gradcheck", gradcheck)
+    results = _run_timed_check(exam, "gradcheck", gradcheck)
     if exam.is_second_order and str(results["gradcheck"]).startswith("passed"):
         if exam.has_found(
             codes.GRAPH_BROKEN, codes.NOT_TWICE_DIFFERENTIABLE, codes.WRONG_SECOND_GRADIENT
         ):
             return results | {"gradgradcheck": "not run: a finding says why it would fail"}
-        results |= _timed(exam, "gradgradcheck", gradgradcheck)
+        results |= _run_timed_check(exam, "gradgradcheck", gradgradcheck)
     if any(function.jvp is not Function.jvp for function in exam.subject.functions):
-        results |= _timed(exam, "gradcheck in forward mode", _forward_mode)
+        results |= _run_timed_check(exam, "gradcheck in forward mode", _forward_mode)
     return results
 
 
@@ -124,14 +124,14 @@ def _why_not(exam: Examination) -> str:
     return "" if all(leaf.value.numel() for leaf in exam.in_double.leaves) else "an input is empty"
 
 
-def _timed(exam: Examination, name: str, check: Callable[..., bool]) -> dict[str, object]:
+def _run_timed_check(exam: Examination, name: str, check: Callable[..., bool]) -> dict[str, object]:
     subject = exam.in_double
     leaves = tuple(
         leaf.value.detach().clone().requires_grad_(leaf.is_needed) for leaf in subject.leaves
     )
     size = sum(leaf.numel() for leaf in leaves) + sum(y.numel() for y in exam.double_run.outputs)
     is_fast = size >= _SLOW_BELOW
-    called = _Counted(exam, limit=_FAST_CALLS * (1 + len(leaves)) if is_fast else None)
+    called = _LimitedCalls(exam, limit=_FAST_CALLS * (1 + len(leaves)) if is_fast else None)
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
@@ -147,7 +147,7 @@ def _timed(exam: Examination, name: str, check: Callable[..., bool]) -> dict[str
     return {name: verdict, f"{name}_time_s".replace(" ", "_"): round(time.perf_counter() - start, 4)}
 
 
-class _Counted:
+class _LimitedCalls:
     """The function passed to gradcheck. It raises _SlowModeError after `limit` calls."""
 
     def __init__(self, exam: Examination, limit: int | None) -> None:

@@ -4,7 +4,7 @@ A repair wraps one method of the Function for a run. Each trial costs one run an
 for tensors of any size.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,6 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.overrides import TorchFunctionMode
 
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.subject.instrument import (
@@ -23,6 +22,7 @@ from gradscope.doctor.subject.instrument import (
     context_name,
     replaced_method,
 )
+from gradscope.doctor.subject.op_counter import ResultMode
 from gradscope.doctor.subject.run import run_backward, run_forward, run_subject
 
 __all__ = [
@@ -71,13 +71,13 @@ def find_right_repair(
     candidates = list(repairs)
     for size in range(1, at_most + 1):
         for chosen in combinations(candidates, size):
-            if _is_right(exam, number, chosen):
+            if _is_gradient_right_with(exam, number, chosen):
                 what = " and ".join(repair.what for repair in chosen)
                 return f"{what} {'is' if size == 1 else 'are'} {chosen[0].done}"
     return ""
 
 
-def _is_right(exam: Examination, number: int, repairs: Sequence[Repair]) -> bool:
+def _is_gradient_right_with(exam: Examination, number: int, repairs: Sequence[Repair]) -> bool:
     only = [i == number for i in range(len(exam.in_double.leaves))]
     with repaired(repairs):
         outcome = run_subject(exam.in_double, needed=only)
@@ -107,13 +107,13 @@ def conjugations(exam: Examination, number: int) -> Iterator[Repair]:  # noqa: A
         name = backward_name(function)
         for index in range(min(_count_transforms(exam, function), _TRANSFORMS_LIMIT)):
             what = f"the result of Fourier transform {index + 1}"
-            wrap = _under(partial(_Transforms, index))
+            wrap = _in_mode(partial(_Transforms, index))
             yield Repair(function, name, what, "conjugated", wrap)
 
 
 def _count_transforms(exam: Examination, function: type[Function]) -> int:
     transforms = _Transforms()
-    with repaired([Repair(function, backward_name(function), "", "", _under(lambda: transforms))]):
+    with repaired([Repair(function, backward_name(function), "", "", _in_mode(lambda: transforms))]):
         run_subject(exam.in_double)
     return transforms.count
 
@@ -156,17 +156,17 @@ def _tensors_of_backward(
         return [i for i, v in enumerate(values) if isinstance(v, Tensor) and is_wanted(v)]
 
     for i in wanted(call.outputs):
-        yield f"grad_output {i}" if i else "grad_output", _on_gradients(_at(i, change))
+        yield f"grad_output {i}" if i else "grad_output", _on_gradients(_changing_element(i, change))
     for i in wanted(tensor for tensor, _ in call.saved):
         position = call.saved[i][1]
         shown = names.get(position, "") if position is not None else ""
         name = f"the saved {shown}" if shown else f"saved tensor {i}"
-        yield name, _on_context("saved_tensors", _at(i, change))
+        yield name, _on_context("saved_tensors", _changing_element(i, change))
     for held in call.held:
         yield f"ctx.{held.attribute}", _on_context(held.attribute, change)
     for i in wanted(call.inputs):
         name = f"the gradient returned for {names.get(i, f'argument {i}')}"
-        yield name, _on_returned(_at(i, change))
+        yield name, _on_returned(_changing_element(i, change))
 
 
 def exchanges(exam: Examination, number: int) -> Iterator[Repair]:
@@ -179,7 +179,7 @@ def exchanges(exam: Examination, number: int) -> Iterator[Repair]:
             if own in (None, i, j):
                 first, second = (names.get(k, f"argument {k}") for k in (i, j))
                 what = f"the order of the gradients of {first} and {second}"
-                wrap = _on_returned(_exchanged(i, j))
+                wrap = _on_returned(_exchanging_elements(i, j))
                 yield Repair(call.function, backward_name(call.function), what, "reversed", wrap)
 
 
@@ -224,14 +224,14 @@ def makes_backward_repeatable(exam: Examination, wrap: Callable[[_Method], _Meth
 
 def returning_tuples(exam: Examination) -> list[Repair]:
     """Return the repairs that make forward return a tuple where it returns a list or dict."""
-    return [Repair(f, "forward", "", "", _flat) for f in exam.subject.functions]
+    return [Repair(f, "forward", "", "", _returning_tuple) for f in exam.subject.functions]
 
 
-def _at(index: int, change: Callable[[Any], Any]) -> Callable[[_Values], _Values]:
+def _changing_element(index: int, change: Callable[[Any], Any]) -> Callable[[_Values], _Values]:
     return lambda values: [change(v) if i == index else v for i, v in enumerate(values)]
 
 
-def _exchanged(first: int, second: int) -> Callable[[_Values], _Values]:
+def _exchanging_elements(first: int, second: int) -> Callable[[_Values], _Values]:
     def exchange(values: _Values) -> _Values:
         order = list(range(len(values)))
         order[first], order[second] = second, first
@@ -280,7 +280,7 @@ def _conjugated_both(backward: _Method) -> _Method:
     return _on_returned(conjugate)(_on_gradients(conjugate)(backward))
 
 
-def _under(make_mode: Callable[[], TorchFunctionMode]) -> Callable[[_Method], _Method]:
+def _in_mode(make_mode: Callable[[], ResultMode]) -> Callable[[_Method], _Method]:
     def wrap(backward: _Method) -> _Method:
         def changed(*arguments: Any) -> Any:  # Any: the user's values
             with make_mode():
@@ -291,7 +291,7 @@ def _under(make_mode: Callable[[], TorchFunctionMode]) -> Callable[[_Method], _M
     return wrap
 
 
-class _Transforms(TorchFunctionMode):
+class _Transforms(ResultMode):
     """Counts Fourier transforms with a complex result, and conjugates the result of one of them."""
 
     def __init__(self, conjugated: int | None = None) -> None:
@@ -299,15 +299,8 @@ class _Transforms(TorchFunctionMode):
         self.count = 0
         self._conjugated = conjugated
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[Any],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # Any: torch's protocol
-        result = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "").startswith("fft_") and result.is_complex():
+    def change(self, name: str, args: tuple[Any, ...], result: Any) -> Any:  # noqa: ARG002  # Any: torch's protocol
+        if name.startswith("fft_") and result.is_complex():
             self.count += 1
             return result.conj() if self.count - 1 == self._conjugated else result
         return result
@@ -380,7 +373,7 @@ def _restoring_context(backward: _Method) -> _Method:
     return restoring
 
 
-def _flat(forward: _Method) -> _Method:
+def _returning_tuple(forward: _Method) -> _Method:
     def flattened(*arguments: Any) -> Any:  # Any: the user's method
         result = forward(*arguments)
         return result if isinstance(result, Tensor) else tuple(torch.utils._pytree.tree_leaves(result))  # noqa: SLF001 - torch's own helper

@@ -41,7 +41,7 @@ def find_second_order_faults(exam: Examination) -> Iterator[Finding]:
     exam.covered.add("second order")
     outcome = run_subject(exam.in_double, create_graph=True)
     if outcome.failure is not None:
-        yield _raises(exam, outcome.failure.text, outcome.failure.where)
+        yield _raising_finding(exam, outcome.failure.text, outcome.failure.where)
         return
     asked = [g for g in outcome.gradients if g is not None]
     ends = [g for g in asked if g.requires_grad]
@@ -50,14 +50,14 @@ def find_second_order_faults(exam: Examination) -> Iterator[Finding]:
         if ends:
             torch.autograd.backward(ends, [weights_like(g.detach(), 1) for g in ends])
     except Exception as error:  # noqa: BLE001 - any exception of the user's function is the finding
-        yield _raises(exam, f"{type(error).__name__}: {error}", "")
+        yield _raising_finding(exam, f"{type(error).__name__}: {error}", "")
         return
     sources = [*(leaf for leaf in outcome.leaves if leaf.requires_grad), *outcome.weights]
     second = [source.grad for source in sources]
-    yield from _compared(exam, outcome, asked, second)
+    yield from _compare_second_gradients(exam, outcome, asked, second)
 
 
-def _compared(
+def _compare_second_gradients(
     exam: Examination,
     outcome: ForwardBackwardRun,
     asked: Sequence[Tensor],
@@ -88,11 +88,11 @@ def _compared(
     if wrong and not _has_nested_functions(exam, asked):
         broken, wrong = broken + wrong, []
     if nonfinite:
-        yield _nonfinite(exam, nonfinite)
+        yield _nonfinite_finding(exam, nonfinite)
     if broken:
-        yield _broken(exam, broken)
+        yield _broken_graph_finding(exam, broken)
     if wrong:
-        yield _wrong(exam, wrong)
+        yield _wrong_finding(exam, wrong)
 
 
 class _GradientMap:
@@ -118,7 +118,7 @@ def _has_nested_functions(exam: Examination, gradients: Sequence[Tensor]) -> boo
     return bool(set(find_functions(gradients)) - set(exam.subject.functions))
 
 
-def _raises(exam: Examination, text: str, where: str) -> Finding:
+def _raising_finding(exam: Examination, text: str, where: str) -> Finding:
     is_declared = "once_differentiable" in text
     known = recognise(text)
     return codes.NOT_TWICE_DIFFERENTIABLE.finding(
@@ -141,7 +141,7 @@ def _raises(exam: Examination, text: str, where: str) -> Finding:
     )
 
 
-def _broken(exam: Examination, evidence: Sequence[str]) -> Finding:
+def _broken_graph_finding(exam: Examination, evidence: Sequence[str]) -> Finding:
     cuts = [f for f in exam.facts if f.is_cutting]
     return codes.GRAPH_BROKEN.finding(
         "the gradient is right, but its derivative is silently wrong: backward cuts the graph",
@@ -164,7 +164,7 @@ def _untracked_tensors(exam: Examination) -> Iterator[str]:
             )
 
 
-def _nonfinite(exam: Examination, evidence: Sequence[str]) -> Finding:
+def _nonfinite_finding(exam: Examination, evidence: Sequence[str]) -> Finding:
     return codes.WRONG_SECOND_GRADIENT.finding(
         "the second derivative is not finite, although the first one is",
         cause="backward computes a root, a logarithm or a quotient at a point where its derivative is "
@@ -176,7 +176,7 @@ def _nonfinite(exam: Examination, evidence: Sequence[str]) -> Finding:
     )
 
 
-def _wrong(exam: Examination, evidence: Sequence[str]) -> Finding:
+def _wrong_finding(exam: Examination, evidence: Sequence[str]) -> Finding:
     return codes.WRONG_SECOND_GRADIENT.finding(
         "the second derivative is wrong, although the graph is complete",
         cause="backward calls a custom Function whose own backward is wrong",

@@ -70,7 +70,7 @@ def _exchanged_dims(exam: Examination, number: int) -> tuple[str, str] | None:
     """Return the names of the two dims whose exchange makes the gradient right; None if there are none or too large."""
     if not _is_small(exam.in_double, number, exam.double_run):
         return None
-    return _exchange(exam, number)
+    return _find_exchanged_dims(exam, number)
 
 
 def _is_small(subject: Subject, number: int, outcome: ForwardBackwardRun) -> bool:
@@ -85,7 +85,7 @@ def _is_small(subject: Subject, number: int, outcome: ForwardBackwardRun) -> boo
     )
 
 
-def _exchange(exam: Examination, number: int) -> tuple[str, str] | None:
+def _find_exchanged_dims(exam: Examination, number: int) -> tuple[str, str] | None:
     at = [leaf.value for leaf in exam.in_double.leaves]
     x, y = at[number], exam.double_run.outputs[0]
     by_backward = jacobian_by_backward(exam.in_double, exam.double_run, number)

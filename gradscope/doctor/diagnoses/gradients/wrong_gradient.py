@@ -43,12 +43,12 @@ def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
             continue
         number = comparison.leaf
         if exam.double_run.gradients[number] is None:
-            yield _missing(exam, comparison)
+            yield _missing_gradient_finding(exam, comparison)
         else:
             yield (
                 _ignored_grad_output(exam, comparison)
                 or explain_by_design(exam, comparison)
-                or _explained(exam, comparison)
+                or _finding_with_explanation(exam, comparison)
             )
 
 
@@ -61,10 +61,10 @@ def plain_wrong_gradient(
     """
     leaf = subject.leaves[comparison.leaf]
     worst = int((comparison.error / comparison.tolerance).argmax())
-    index = _unravel(int(comparison.indices[worst]), leaf.value.shape)
+    index = _index_of(int(comparison.indices[worst]), leaf.value.shape)
     wrong, count = int(comparison.is_wrong.sum()), int(comparison.is_usable.sum())
     x = leaf.value.reshape(-1)[comparison.indices[worst]].item()
-    place = _place(comparison, leaf.value)
+    place = _region_of_wrong_elements(comparison, leaf.value)
     return codes.WRONG_GRADIENT.finding(
         (f"{on}: " if on else "")
         + f"the gradient of {leaf.name} is wrong in {wrong} of {count} elements compared",
@@ -73,13 +73,13 @@ def plain_wrong_gradient(
         "named here",
         where=fallback,
         evidence=[
-            f"at {leaf.name}{index} = {x:.6g}: {_both(comparison, worst)}",
+            f"at {leaf.name}{index} = {x:.6g}: {_both_derivatives(comparison, worst)}",
             *([f"wrong only {place}"] if place else []),
         ],
     )
 
 
-def _missing(exam: Examination, comparison: Comparison) -> Finding:
+def _missing_gradient_finding(exam: Examination, comparison: Comparison) -> Finding:
     name = exam.subject.leaves[comparison.leaf].name
     return codes.MISSING_GRADIENT.finding(
         f"backward returns None for {name}, on which the output depends",
@@ -98,10 +98,10 @@ def _ignored_grad_output(exam: Examination, comparison: Comparison) -> Finding |
     name, gradient = exam.subject.leaves[comparison.leaf].name, exam.double_run.gradients
     ends = [y for y in exam.double_run.outputs if y.requires_grad]
     for number, end in enumerate(ends):
-        small = run_subject(exam.in_double, weigh=_Smaller(number))
+        small = run_subject(exam.in_double, weigh=_SmallerGradOutput(number))
         if agree(gradient, small.gradients, roundings=_ROUNDINGS):
             which = f"grad_output {number}" if len(ends) > 1 else "grad_output"
-            is_cured = end.numel() == len(ends) == 1 and _is_right_times(
+            is_cured = end.numel() == len(ends) == 1 and _is_right_if_multiplied(
                 comparison, exam.double_run.weights[0].reshape(()).cpu()
             )
             return codes.WRONG_GRADIENT.finding(
@@ -112,17 +112,17 @@ def _ignored_grad_output(exam: Examination, comparison: Comparison) -> Finding |
                 fix=f"multiply the gradient that backward returns for {name} by {which}"
                 + (" (tried: it is then the derivative)" if is_cured else ""),
                 where=exam.location,
-                evidence=_worst(comparison),
+                evidence=_largest_error(comparison),
             )
     return None
 
 
-def _is_right_times(comparison: Comparison, factor: Tensor) -> bool:
+def _is_right_if_multiplied(comparison: Comparison, factor: Tensor) -> bool:
     error = (comparison.analytic * factor - comparison.numeric).abs()
     return bool((error <= comparison.tolerance)[comparison.is_usable].all())
 
 
-class _Smaller:
+class _SmallerGradOutput:
     """Returns the usual grad_output for each output in order, and a smaller one for one of them.
 
     If that one has several elements, the signs differ, too.
@@ -138,9 +138,9 @@ class _Smaller:
         return weights_like(output, 0 if output.numel() == 1 else 5) / 1000
 
 
-def _explained(exam: Examination, comparison: Comparison) -> Finding:
+def _finding_with_explanation(exam: Examination, comparison: Comparison) -> Finding:
     name = exam.subject.leaves[comparison.leaf].name
-    factor = _one_factor(exam, comparison)
+    factor = _constant_factor(exam, comparison)
     if factor is not None and abs(factor + 1) < 1e-4:
         return codes.WRONG_GRADIENT_SIGN.finding(
             f"the gradient of {name} is the derivative with its sign flipped",
@@ -148,7 +148,7 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
             "by its second term)",
             fix="negate the gradient that backward returns for it",
             where=exam.location,
-            evidence=_worst(comparison),
+            evidence=_largest_error(comparison),
         )
     if factor is not None:
         return codes.WRONG_GRADIENT_SCALE.finding(
@@ -156,7 +156,7 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
             cause="a constant factor is missing: the exponent of a power, the count of a mean",
             fix=f"divide the gradient that backward returns for it by {factor:.6g}",
             where=exam.location,
-            evidence=_worst(comparison),
+            evidence=_largest_error(comparison),
         )
     plain = plain_wrong_gradient(exam.in_double, comparison, exam.location)
     for repairs, cause, fix in _CURES:
@@ -166,7 +166,7 @@ def _explained(exam: Examination, comparison: Comparison) -> Finding:
             return replace(plain, message=message, cause=cause, fix=f"{fix} (tried)")
     transposed = explain_by_transpose(exam, comparison.leaf)
     if transposed:
-        return missing_transpose(transposed, exam.location, _worst(comparison))
+        return missing_transpose(transposed, exam.location, _largest_error(comparison))
     return plain
 
 
@@ -185,14 +185,14 @@ _CURES: Final[Sequence[tuple[_Repairs, str, str]]] = (
 """Repairs of backward, the fault that they would cure, and the cure."""
 
 
-def _one_factor(exam: Examination, comparison: Comparison) -> float | None:
+def _constant_factor(exam: Examination, comparison: Comparison) -> float | None:
     """Return the factor between backward and the derivative; None if it is not one constant.
 
     If there are few elements, other points are compared as well.
     """
     pairs = [comparison]
     if int(comparison.is_usable.sum()) < 4:
-        pairs += _elsewhere(exam, comparison.leaf)
+        pairs += _compare_at_other_points(exam, comparison.leaf)
     numeric = torch.cat([c.numeric[c.is_usable] for c in pairs])
     analytic = torch.cat([c.analytic[c.is_usable] for c in pairs])
     tolerance = torch.cat([c.tolerance[c.is_usable] for c in pairs])
@@ -203,7 +203,7 @@ def _one_factor(exam: Examination, comparison: Comparison) -> float | None:
     return factor if is_constant and factor != 0 else None
 
 
-def _elsewhere(exam: Examination, number: int) -> list[Comparison]:
+def _compare_at_other_points(exam: Examination, number: int) -> list[Comparison]:
     """Return comparisons of a leaf at three other points where the function is finite."""
     points = []
     for stretch in (0.61, 1.37, 1.9):
@@ -217,16 +217,16 @@ def _elsewhere(exam: Examination, number: int) -> list[Comparison]:
     return points
 
 
-def _worst(comparison: Comparison) -> tuple[str]:
-    return (f"largest error: {_both(comparison, int(comparison.error.argmax()))}",)
+def _largest_error(comparison: Comparison) -> tuple[str]:
+    return (f"largest error: {_both_derivatives(comparison, int(comparison.error.argmax()))}",)
 
 
-def _both(comparison: Comparison, place: int) -> str:
+def _both_derivatives(comparison: Comparison, place: int) -> str:
     backward, central = comparison.analytic[place].item(), comparison.numeric[place].item()
     return f"backward {backward:.6g}, central difference {central:.6g}"
 
 
-def _place(comparison: Comparison, value: Tensor) -> str:
+def _region_of_wrong_elements(comparison: Comparison, value: Tensor) -> str:
     """Return the region of the wrong elements, if a threshold on the values or one index separates them."""
     wrong, right = comparison.is_wrong, comparison.is_usable & ~comparison.is_wrong
     if not wrong.any() or not right.any() or value.is_complex():
@@ -234,9 +234,9 @@ def _place(comparison: Comparison, value: Tensor) -> str:
     x = value.reshape(-1)[comparison.indices].cpu()
     for name, measured in (("x", x), ("|x|", x.abs())):
         if measured[wrong].min() > measured[right].max():
-            return f"where {name} > {_between(measured[right].max(), measured[wrong].min())}"
+            return f"where {name} > {_threshold_between(measured[right].max(), measured[wrong].min())}"
         if measured[wrong].max() < measured[right].min():
-            return f"where {name} < {_between(measured[wrong].max(), measured[right].min())}"
+            return f"where {name} < {_threshold_between(measured[wrong].max(), measured[right].min())}"
     coordinates = torch.stack(torch.unravel_index(comparison.indices, value.shape))
     for dim, along in enumerate(coordinates):
         bad = set(along[wrong].tolist())
@@ -245,9 +245,9 @@ def _place(comparison: Comparison, value: Tensor) -> str:
     return ""
 
 
-def _between(low: Tensor, high: Tensor) -> str:
+def _threshold_between(low: Tensor, high: Tensor) -> str:
     return f"{(float(low) + float(high)) / 2:.2g}"
 
 
-def _unravel(index: int, shape: torch.Size) -> list[int]:
+def _index_of(index: int, shape: torch.Size) -> list[int]:
     return [int(i) for i in torch.unravel_index(torch.tensor(index), shape)]
