@@ -127,8 +127,9 @@ def frozen(history: Sequence[WiringFacts]) -> list[Finding]:
     """Find whole layers without requires_grad in an optimizer.
 
     An optimizer that was given only the trainable parameters is silent: the rest is frozen on purpose.
-    It is a hint if most layers are frozen or only the first ones, as in fine-tuning, and a warning if
-    single layers inside or at the end of a trained model are.
+    It is a hint if most layers are frozen or only the first ones, as in fine-tuning, or only embeddings
+    (sinusoidal positions, pretrained word vectors), and a warning if single layers inside or at the end
+    of a trained model are.
     """
     if len(history) < _ENOUGH:
         return []
@@ -149,7 +150,12 @@ def frozen(history: Sequence[WiringFacts]) -> list[Finding]:
     names = _layers_of(found)
     share = _share(newest, found)
     weighted = {parameter.layer for parameter in newest.parameters if len(parameter.shape) > 1}
-    is_usual = 2 * len(names) >= len(weighted) or _is_beginning(newest, found)
+    types = {layer.name: layer.type for layer in newest.layers}
+    is_usual = (
+        2 * len(names) >= len(weighted)
+        or _is_beginning(newest, found)
+        or all("Embedding" in types[name] for name in names)
+    )
     return [
         finding(
             "frozen",

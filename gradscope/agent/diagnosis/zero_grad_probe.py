@@ -15,8 +15,9 @@ __all__ = ["ZeroGradProbe"]
 class ZeroGradProbe:
     """Watches one parameter. Compares its `.grad` at the end of a step with that in the next backward.
 
-    The hook runs before the new gradient is added. It compares the identity and the version counter of
-    the tensor, so no element is read: `zero_grad()` either drops the tensor or writes to it.
+    The hook runs before a new gradient is added. It compares the identity and the version counter of
+    the tensor, so no element is read: `zero_grad()` either drops the tensor or writes to it. With
+    several backward passes in a step, the gradient is left only if none of them finds it zeroed.
     """
 
     def __init__(self) -> None:
@@ -61,6 +62,9 @@ class ZeroGradProbe:
         return {} if self._is_left is None else {self._name: self._is_left}
 
     def _compare(self, parameter: nn.Parameter, _gradient: torch.Tensor) -> None:
-        if self._is_left is None:  # the first backward of the step
-            left, before = parameter.grad, None if self._gradient is None else self._gradient()
-            self._is_left = left is not None and left is before and left._version == self._version  # noqa: SLF001 - see above
+        left, before = parameter.grad, None if self._gradient is None else self._gradient()
+        is_left = left is not None and left is before and left._version == self._version  # noqa: SLF001 - see above
+        self._is_left = is_left and self._is_left is not False
+        self._version += (
+            1  # the new gradient is added in place; zeroing also writes, or drops the tensor
+        )

@@ -121,6 +121,13 @@ def test_a_layer_frozen_inside_a_trained_model_is_a_warning():
     assert found["frozen"].layers == ("head",)
 
 
+def test_a_frozen_embedding_inside_a_trained_model_is_a_hint():
+    model = Net()
+    model.unused = nn.Embedding(4, 8).requires_grad_(False)
+    found = train(model, [adam(model.parameters())])
+    assert {code: finding.severity for code, finding in found.items()} == {"frozen": "hint"}
+
+
 def test_a_frozen_beginning_in_the_optimizer_is_a_hint_and_outside_of_it_silent():
     model = Net()
     model.embed.requires_grad_(False)
@@ -157,6 +164,34 @@ def test_accumulated_gradients_are_right():
                 optimizer.zero_grad()
         assert scope.step == STEPS
         assert scope.findings == ()
+
+
+def test_a_discriminator_through_which_the_generator_trains_is_right():
+    generator, model = nn.Linear(3, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizers = adam(generator.parameters()), adam(model.parameters())
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
+        for _ in range(STEPS):
+            optimizers[1].zero_grad()
+            (model(torch.randn(4, 8)) - model(generator(torch.randn(4, 3)).detach())).mean().backward()
+            optimizers[1].step()
+            optimizers[0].zero_grad()
+            model(
+                generator(torch.randn(4, 3))
+            ).mean().backward()  # gradients of the step before are there
+            optimizers[0].step()
+        assert scope.findings == ()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_accumulated_gradients_that_are_never_zeroed_are_found(count):
+    model = Net()
+    optimizer = adam(model.parameters())
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
+        for _ in range(STEPS):
+            for _ in range(count):
+                model(torch.randint(0, 20, (16, 5))).square().mean().backward()
+            optimizer.step()
+        assert [each.code for each in scope.findings] == ["never-zeroed"]
 
 
 def test_a_model_that_trains_in_eval_mode_is_found():
