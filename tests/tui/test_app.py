@@ -79,7 +79,7 @@ async def test_the_first_screen_shows_run_loss_layers_and_keys(size):
 
 
 @SIZES
-async def test_from_the_start_to_an_active_reversal_in_five_keys(size):
+async def test_three_keys_after_the_layer_is_chosen_a_reversal_is_pending_and_then_active(size):
     async with open_app(size) as ui:
         await ui.press("j", "i", "r")
         await ui.until_shown("the gradient arriving at the output of tokens", advance=False)
@@ -196,7 +196,7 @@ async def test_a_refusal_is_shown_with_its_reason():
         await ui.until_shown("✕ stop on tokens: refused: control is off for this run")
 
 
-async def test_readonly_hides_and_does_nothing():
+async def test_with_readonly_keys_that_change_the_training_are_hidden_and_do_nothing():
     async with open_app(is_readonly=True) as ui:
         await ui.press("i", "z", "X")
         assert ui.app.screen is ui.app.main
@@ -207,7 +207,7 @@ async def test_readonly_hides_and_does_nothing():
         assert {key.meaning for key in KEYS if key.action == "freeze"} <= commands
 
 
-async def test_folding_filtering_sorting_and_moving():
+async def test_keys_fold_filter_sort_and_move():
     async with open_app() as ui:
         table = ui.app.main.table
         await ui.press("j", "j", "j", "h")
@@ -466,7 +466,7 @@ async def test_ctrl_c_quits_also_from_a_form_and_a_second_one_does_not_ask():
         assert ui.app.return_code == 130
 
 
-async def test_help_and_palette_open_and_close():
+async def test_keys_open_the_help_and_the_palette_and_escape_closes_them():
     async with open_app() as ui:
         await ui.press("question_mark")
         assert ui.app.screen.id == "help"
@@ -491,7 +491,7 @@ async def test_interventions_are_listed_and_removed_one_by_one():
         assert ui.app.presenter.states()[0].action == "reverse"
 
 
-async def test_the_mouse_works_too():
+async def test_a_click_moves_the_cursor_and_selects_a_page():
     async with open_app() as ui:
         await ui.pilot.click("LayerTable", offset=(10, 4))
         assert ui.app.main.table.cursor_layer == "blocks"
@@ -501,7 +501,7 @@ async def test_the_mouse_works_too():
 
 
 @pytest.mark.parametrize("theme", ["gradscope-light", "ansi-dark"])
-async def test_other_themes_can_be_chosen(theme):
+async def test_another_theme_marks_nonfinite_numbers_with_a_background(theme):
     async with open_app() as ui:
         ui.app.theme = theme
         await ui.until_shown("(GPT)")

@@ -33,7 +33,7 @@ class Viewer:
 
     @property
     def states(self):
-        return self.changes.merged(self.known, self.revision)
+        return self.changes.with_own(self.known, self.revision)
 
 
 @pytest.fixture

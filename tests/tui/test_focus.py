@@ -81,7 +81,7 @@ def test_a_frozen_view_shows_no_later_focus_steps(run):
 def test_a_focus_without_new_steps_is_not_shown(run):
     clock = Clock()
     focus_steps = FocusSteps(clock)
-    focus_steps.take(run.focus_step(3, LAYER), run.layers)
+    focus_steps.insert(run.focus_step(3, LAYER), run.layers)
     assert focus_steps.every(node_of(run)) == 2
     assert focus_steps.every(node_of(run, "tokens")) == 0
     clock.now_s = 10.0
@@ -91,14 +91,14 @@ def test_a_focus_without_new_steps_is_not_shown(run):
 def test_focus_steps_are_bounded_kept_once_and_cleared_if_the_run_starts_again(run):
     focus_steps = FocusSteps()
     for step in range(700):
-        focus_steps.take(run.focus_step(step, LAYER), run.layers)
+        focus_steps.insert(run.focus_step(step, LAYER), run.layers)
     assert len(focus_steps) == 600
-    focus_steps.take(run.focus_step(50, LAYER), run.layers)
+    focus_steps.insert(run.focus_step(50, LAYER), run.layers)
     assert len(focus_steps) == 600
     later = SyntheticRun(start_s=run.start_s + 1e6)
-    focus_steps.take(later.focus_step(0, LAYER), run.layers)
+    focus_steps.insert(later.focus_step(0, LAYER), run.layers)
     assert len(focus_steps) == 1
-    focus_steps.take(later.focus_step(1, "head"), run.layers[:5])
+    focus_steps.insert(later.focus_step(1, "head"), run.layers[:5])
     assert (focus_steps.unreadable, len(focus_steps)) == (1, 1)
 
 

@@ -52,8 +52,8 @@ def times(step=7, count=4, run="r", **fields) -> Times:
 @pytest.fixture
 def store():
     made = ResourceStore()
-    made.take(memory(), LAYERS, 1)
-    made.take(times(), LAYERS, 1)
+    made.insert(memory(), LAYERS, 1)
+    made.insert(times(), LAYERS, 1)
     return made
 
 
@@ -108,7 +108,7 @@ def test_layers_are_ordered_by_the_memory_they_save(store):
 
 def test_a_number_not_measured_is_a_dot_and_a_zero_is_a_zero():
     store = ResourceStore()
-    store.take(memory(saved=(None, None, None, None), notes=("compiled",)), LAYERS, 1)
+    store.insert(memory(saved=(None, None, None, None), notes=("compiled",)), LAYERS, 1)
     rows = text(layer_rows(store, 119))
     assert rows
     for row in rows:
@@ -120,15 +120,15 @@ def test_a_number_not_measured_is_a_dot_and_a_zero_is_a_zero():
 
 def test_memory_over_steps_and_its_peak_are_shown(store):
     for step, saved in ((14, 9), (3, 20), (14, 9)):
-        store.take(memory(step, balance=BALANCE | {"saved": saved * MIB}), LAYERS, 1)
+        store.insert(memory(step, balance=BALANCE | {"saved": saved * MIB}), LAYERS, 1)
     assert list(store.saved_bytes) == [3, 7, 14]
     assert store.memory.step == 14
     assert "most 20.0 MiB in step 3" in "\n".join(text(head_lines(store, "", 100)))
 
 
 def test_rows_of_other_layers_are_counted_and_not_shown(store):
-    store.take(memory(9, revision=4), LAYERS, 1)
-    store.take(memory(10), ("", "fc1"), 1)
+    store.insert(memory(9, revision=4), LAYERS, 1)
+    store.insert(memory(10), ("", "fc1"), 1)
     assert (store.unreadable, store.memory.step) == (2, 7)
 
 

@@ -16,11 +16,11 @@ from gradscope_tui.view.cell import Cell
 from gradscope_tui.view.columns import in_columns
 from gradscope_tui.view.help_text import help_text
 from gradscope_tui.view.intervention_text import (
-    in_force,
+    action_in_words,
+    effect_sentence,
     layers_in_words,
-    sentence,
-    short,
     specs_of,
+    start_in_words,
 )
 from gradscope_tui.view.lines import (
     INTERVENTION_COLUMNS,
@@ -150,7 +150,7 @@ def test_the_sentence_has_effect_layers_and_end(name):
     spec, info = next(pair for pair in specs_of(RUN_ACTIONS) if pair[0].name == name)
     numbers = {a.name: 0.25 for a in info.arguments if a.kind == "number"}
     command = install(name, "a", "b", "c", "d", "e", arguments=numbers)
-    words = sentence(spec, info, command, "it stays until it is removed")
+    words = effect_sentence(spec, info, command, "it stays until it is removed")
     assert words.startswith(
         "From the next step on, the gradient arriving at the output of 5 layers (a, b, c and 2 more) "
     )
@@ -186,14 +186,14 @@ def test_the_sentence_knows_each_site_and_the_scripts_own_functions(name, site, 
         site=site,
         schedule=Schedule(every_steps=2) if own else None,
     )
-    assert words in sentence(spec, info, command, "it ends soon")
+    assert words in effect_sentence(spec, info, command, "it ends soon")
 
 
 def test_the_sentence_begins_with_the_first_step_and_names_the_ramped_argument():
     spec, info = next(pair for pair in specs_of(RUN_ACTIONS) if pair[0].name == "scale")
     schedule = Schedule(1200, None, 3, Ramp("", 0.0, 1.0, 50))
     command = install("scale", "a", arguments={"factor": 0.25}, schedule=schedule)
-    words = sentence(spec, info, command, "it ends soon")
+    words = effect_sentence(spec, info, command, "it ends soon")
     assert words == (
         "From step 1,200 on, the gradient arriving at the output of a is multiplied by factor "
         "before it flows on, every 3 steps, factor 0 to 1 in 50 steps; it ends soon."
@@ -248,12 +248,12 @@ def test_alerts_have_as_many_columns_as_the_width_allows(width, titles):
 
 def test_an_intervention_of_a_later_step_is_not_shown_as_active():
     state = msgspec.structs.replace(STATE, active_since=500)
-    assert in_force(state, 412) == "from step 500 on"
-    assert in_force(state, 499) == in_force(state) == "active since step 500"
+    assert start_in_words(state, 412) == "from step 500 on"
+    assert start_in_words(state, 499) == start_in_words(state) == "active since step 500"
 
 
 def test_an_unknown_intervention_of_a_newer_peer_is_shown_by_name():
-    assert short("whirl", {"speed": 2.0}) == "whirl speed=2"
+    assert action_in_words("whirl", {"speed": 2.0}) == "whirl speed=2"
     assert specs_of([ActionInfo("whirl", "turns")])[0][0].key == "1"
 
 

@@ -68,7 +68,7 @@ def terminal(places):
 
 
 @pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
-def test_from_the_start_to_an_active_reversal_and_quit(agent, terminal, size):
+def test_in_a_terminal_a_reversal_is_set_by_keys_and_removed_when_quitting(agent, terminal, size):
     agent("trial-1")
     screen = terminal(*size)
     screen.until("trial-1", "tokens", "live")

@@ -31,7 +31,7 @@ from gradscope_tui.store.session import Session
 from gradscope_tui.theme import DARK, LIGHT, palette, theme_for
 from gradscope_tui.view.capture_text import captured_text
 from gradscope_tui.view.help_text import help_text
-from gradscope_tui.view.intervention_text import whole_line
+from gradscope_tui.view.intervention_text import intervention_line
 
 if TYPE_CHECKING:
     from gradscope.client import CapturedArray
@@ -153,16 +153,16 @@ class GradscopeApp(App[int]):
                 self.exit(code, return_code=code)
         store = self.session.watched
         self.pause_lease.renew(self.source, store.pause if store else None)
-        self._hold_focus()
+        self._renew_focus()
         self.presenter.update()
         self.main.draw()
         if isinstance(self.screen, RunsScreen):
             self.screen.show(self.session.runs)
         elif self.presenter.must_choose and self.screen is self.main:
             self.presenter.must_choose = False
-            self.push_screen(RunsScreen(self.session.runs), self._watch)
+            self.push_screen(RunsScreen(self.session.runs), self._watch_run)
 
-    def _hold_focus(self) -> None:
+    def _renew_focus(self) -> None:
         """Keep only the layer in detail in the focus."""
         name, store = self.main.detail.layer_name, self.session.watched
         is_wanted = not self.is_readonly and self.presenter.page == "detail" and store is not None
@@ -171,7 +171,7 @@ class GradscopeApp(App[int]):
         self.focus_lease.hold(self.source, name if is_watched else None)
         self.main.detail.refusal = self.focus_lease.refusal
 
-    def _watch(self, run: str | None) -> None:
+    def _watch_run(self, run: str | None) -> None:
         if run is not None:
             self.focus_lease.hold(self.source, None)
             self.presenter.watch(run)
@@ -190,7 +190,7 @@ class GradscopeApp(App[int]):
 
     async def action_runs(self) -> None:
         """Choose a run."""
-        await self.push_screen(RunsScreen(self.session.runs), self._watch)
+        await self.push_screen(RunsScreen(self.session.runs), self._watch_run)
 
     # Interventions.
 
@@ -203,9 +203,9 @@ class GradscopeApp(App[int]):
         layers = (name,) if is_detail and name is not None else self.main.table.chosen()
         if layers and store is not None:
             form = InterveneScreen(layers, self.presenter.frame, store.actions)
-            await self.push_screen(form, self._install)
+            await self.push_screen(form, self._send_intervention)
 
-    def _install(self, command: Command | None) -> None:
+    def _send_intervention(self, command: Command | None) -> None:
         if command is not None:
             self._send(Change(command))
 
@@ -376,7 +376,7 @@ class GradscopeApp(App[int]):
         if not states or is_asked or self._exit_at is not None:
             self.exit(code, return_code=code)
             return
-        text = Content("\n".join(map(whole_line, states))) + Content.from_markup(_QUIT_TEXT)
+        text = Content("\n".join(map(intervention_line, states))) + Content.from_markup(_QUIT_TEXT)
         answers = {"l": "leave", "enter": "leave", "r": "remove", "escape": ""}
         title = f"{counted(len(states), 'intervention')} still active"
         card = CardScreen("quit", title, text, answers, "esc does not quit")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gradscope.names import counted
 from gradscope.protocol import Ack, Command, InterventionState
 from gradscope_tui.source import Source, send_command
-from gradscope_tui.view.intervention_text import layers_in_words, short, what
+from gradscope_tui.view.intervention_text import action_in_words, intervention_in_words, layers_in_words
 
 __all__ = ["Answer", "Change", "Changes", "removal"]
 
@@ -34,10 +34,10 @@ class Change:
         """A short description, such as `clip ≤1 on head`."""
         command = self.command
         if command.action == "install":
-            words = short(command.intervention, {**command.arguments, **command.choices})
+            words = action_in_words(command.intervention, {**command.arguments, **command.choices})
             site = "" if command.site == "output" else f" at {command.site}"
             return f"{words}{site} on {layers_in_words(command.layers)}"
-        gone = [f"{what(s)} on {layers_in_words(s.layers, 1)}" for s in self.removed]
+        gone = [f"{intervention_in_words(s)} on {layers_in_words(s.layers, 1)}" for s in self.removed]
         return "remove " + (", ".join(gone) or "all interventions")
 
 
@@ -56,7 +56,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class _Sent:
+class _SentChange:
     change: Change
     revision: int | None
     ack: Ack | None = None
@@ -67,7 +67,7 @@ class Changes:
 
     def __init__(self, on_answer: Callable[[Answer], object]) -> None:
         self._on_answer = on_answer
-        self._sent: list[_Sent] = []
+        self._sent: list[_SentChange] = []
         self._undoable: list[tuple[Change, str]] = []
         self._own: dict[str, Change] = {}
         self.version = 0
@@ -77,7 +77,7 @@ class Changes:
 
         `revision` is the newest revision of the run's interventions that this viewer has received.
         """
-        self._sent.append(_Sent(change, revision))
+        self._sent.append(_SentChange(change, revision))
         self.version += 1
         send_command(
             source, change.command, lambda ack, reason: self._on_answer(Answer(change, ack, reason))
@@ -97,7 +97,7 @@ class Changes:
         if not answer.change.is_undo:
             self._undoable = [*self._undoable, (answer.change, answer.ack.id)][-_HISTORY:]
 
-    def merged(
+    def with_own(
         self, known: Collection[InterventionState], revision: int | None
     ) -> tuple[InterventionState, ...]:
         """Return the run's interventions, and this viewer's that the run does not list yet."""
@@ -105,7 +105,7 @@ class Changes:
         commands = [(sent, sent.change.command) for sent in self._sent]
         ids = {state.id for state in known}
         gone = {each.target for sent, each in commands if sent.ack and each.action == "remove"}
-        own = [_state(sent) for sent, each in commands if each.action == "install"]
+        own = [_state_of(sent) for sent, each in commands if each.action == "install"]
         listed = [state for state in known if state.id not in gone]
         return (*listed, *(state for state in own if not state.id or state.id not in ids))
 
@@ -132,7 +132,7 @@ class Changes:
         return ()
 
 
-def _state(sent: _Sent) -> InterventionState:
+def _state_of(sent: _SentChange) -> InterventionState:
     command, ack = sent.change.command, sent.ack
     return InterventionState(
         id=ack.id if ack else "",

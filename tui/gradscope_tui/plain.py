@@ -20,7 +20,7 @@ from gradscope_tui.store.run import RunStore
 from gradscope_tui.store.session import Session, end_of
 from gradscope_tui.view.alerts import verdict_cells
 from gradscope_tui.view.cell import Cell, Role, printable
-from gradscope_tui.view.intervention_text import whole_line
+from gradscope_tui.view.intervention_text import intervention_line
 from gradscope_tui.view.layout import choose_columns
 from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
 from gradscope_tui.view.rows import RowOrder, list_rows
@@ -118,7 +118,7 @@ def memory_text(store: RunStore, *, color: bool, width: int) -> str:
         lines += head_lines(store.resources, "", width)
         lines.append(layer_header(width))
         lines += [(Cell(" "), *row) for row in layer_rows(store.resources, width - 1)]
-    return "\n".join(_line(cells, color=color) for cells in lines) + "\n"
+    return "\n".join(_rendered_line(cells, color=color) for cells in lines) + "\n"
 
 
 def table_text(store: RunStore, status: Status, *, color: bool, width: int) -> str:
@@ -130,13 +130,13 @@ def table_text(store: RunStore, status: Status, *, color: bool, width: int) -> s
     view = TableView(frame, listing, order, choose_columns(width), by_layer(store.interventions))
     verdict = verdict_cells(store.verdict, width)
     lines: list[Sequence[Cell]] = [*([verdict] if verdict else []), status_cells(status, width)]
-    lines += [(Cell(f" ◆ {whole_line(state)}", "alarm"),) for state in store.interventions]
+    lines += [(Cell(f" ◆ {intervention_line(state)}", "alarm"),) for state in store.interventions]
     lines.append(header_cells(view))
     lines += [(Cell(" "), *row_cells(view, row)) for row in range(len(listing.nodes))]
-    return "\n".join(_line(cells, color=color) for cells in lines) + "\n"
+    return "\n".join(_rendered_line(cells, color=color) for cells in lines) + "\n"
 
 
-def _line(cells: Iterable[Cell], *, color: bool) -> str:
+def _rendered_line(cells: Iterable[Cell], *, color: bool) -> str:
     if not color:
         return "".join(cell.text for cell in cells).rstrip()
     parts = []

@@ -149,8 +149,8 @@ class Presenter:
     def states(self) -> tuple[InterventionState, ...]:
         """Return the run's interventions, and the pending ones of this viewer."""
         if self.store is None:
-            return self._changes.merged((), None)
-        return self._changes.merged(self.store.interventions, self.store.interventions_revision)
+            return self._changes.with_own((), None)
+        return self._changes.with_own(self.store.interventions, self.store.interventions_revision)
 
     def empty_text(self) -> str:
         """Return the text for a page without content; empty if the page has content."""

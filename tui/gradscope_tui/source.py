@@ -50,10 +50,10 @@ def send_command(source: "Source | None", command: Command, on_answer: OnAnswer)
     except GradscopeError as error:
         on_answer(None, str(error))
         return
-    future.add_done_callback(partial(_pass_answer, on_answer))
+    future.add_done_callback(partial(_report_answer, on_answer))
 
 
-def _pass_answer(on_answer: OnAnswer, future: "Future[Ack]") -> None:
+def _report_answer(on_answer: OnAnswer, future: "Future[Ack]") -> None:
     if future.cancelled():  # the client was closed
         return
     error = future.exception()
@@ -88,7 +88,9 @@ class Connector:
         self._connect = connect
         self._notify = notify
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="gradscope-connect", daemon=True)
+        self._thread = threading.Thread(
+            target=self._connect_or_retry, name="gradscope-connect", daemon=True
+        )
 
     def start(self) -> None:
         """Start the thread."""
@@ -102,22 +104,22 @@ class Connector:
         if self.source is not None:
             self.source.close()
 
-    def _work(self) -> None:
+    def _connect_or_retry(self) -> None:
         while not self._end.is_set():
             try:
                 self.source = self._connect(self._notify)
             except (NothingToConnectError, LinkError) as error:
-                self._report(str(error))
+                self._set_problem(str(error))
                 self._end.wait(_RETRY_S)
             except GradscopeError as error:  # such as another version: trying again does not help
-                self._report(str(error))
+                self._set_problem(str(error))
                 return
             else:
                 self.problem = ""
                 self._notify()
                 return
 
-    def _report(self, problem: str) -> None:
+    def _set_problem(self, problem: str) -> None:
         if problem != self.problem:
             self.problem = problem
             self._notify()

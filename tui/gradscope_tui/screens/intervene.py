@@ -20,7 +20,7 @@ from gradscope.names import counted
 from gradscope.protocol import ActionInfo, ArgumentInfo, Command, Schedule, parse_ramp
 from gradscope_tui.store.measure import Frame
 from gradscope_tui.view.fields import count_of, number_of, suggested_value
-from gradscope_tui.view.intervention_text import layers_in_words, sentence, specs_of
+from gradscope_tui.view.intervention_text import effect_sentence, layers_in_words, specs_of
 from gradscope_tui.widgets.choice import Choice
 
 __all__ = ["InterveneScreen"]
@@ -100,9 +100,9 @@ class InterveneScreen(ModalScreen[Command | None]):
     def on_resize(self, event: events.Resize) -> None:
         """Fit the form to the new size."""
         self.set_class(event.size.height < _SHORT_SCREEN, "is-short")
-        self.call_after_refresh(self._share_room)
+        self.call_after_refresh(self._fit_height)
 
-    def _share_room(self) -> None:
+    def _fit_height(self) -> None:
         """Limit the height of the fields, which scroll, so that the sentence is always shown in full."""
         card = self.query_one(".card")
         around = card.outer_size.height - card.size.height
@@ -124,7 +124,7 @@ class InterveneScreen(ModalScreen[Command | None]):
         card.border_title = f"{spec.verb} {subject} of {layers_in_words(self._layers, 2)}"
         card.border_subtitle = "enter applies · tab next field · ← → select · esc cancels"
         self.query_one("#actions").display = False
-        rows = [self._row(spec, argument) for argument in info.arguments]
+        rows = [self._argument_row(spec, argument) for argument in info.arguments]
         await self.query_one("#arguments").mount_all(rows)
         sites = self.query_one("#site-row")
         await sites.mount_all([Label("site"), Choice(info.sites, id="site")])
@@ -134,12 +134,12 @@ class InterveneScreen(ModalScreen[Command | None]):
         self.query_one("#ramp-row").display = bool(numbers)
         self.query_one("#form").display = self.query_one("#answer").display = True
         has_fields = bool(info.arguments)
-        self.set_focus(self.query_one(f"#{_id(info.arguments[0])}" if has_fields else "#end"))
+        self.set_focus(self.query_one(f"#{_field_id(info.arguments[0])}" if has_fields else "#end"))
         self._update_sentence()
 
-    def _row(self, spec: InterventionSpec, argument: ArgumentInfo) -> Horizontal:
+    def _argument_row(self, spec: InterventionSpec, argument: ArgumentInfo) -> Horizontal:
         """Return the form row of one argument, which holds an input line or a choice."""
-        label, field = Label(argument.name.replace("_", " ")), _id(argument)
+        label, field = Label(argument.name.replace("_", " ")), _field_id(argument)
         if argument.kind in ("choice", "yes"):
             options = argument.options if argument.kind == "choice" else _YES
             choice = Choice(options, id=field)
@@ -175,42 +175,46 @@ class InterveneScreen(ModalScreen[Command | None]):
             return
         end = self.query_one("#end", Choice).chosen
         self.query_one("#steps-row").display = end == 2
-        command, problem = self._read()
+        command, problem = self._read_command()
         self.query_one("#problem", Static).update(problem)
-        self.call_after_refresh(self._share_room)
+        self.call_after_refresh(self._fit_height)
         if command is not None:
             ends = (
                 f"it ends after {counted(command.end_steps, 'step')}"
                 if command.end_steps
                 else _END_WORDS[end]
             )
-            self.query_one("#sentence", Static).update(sentence(*self._chosen, command, ends))
+            self.query_one("#sentence", Static).update(effect_sentence(*self._chosen, command, ends))
 
-    def _read(self) -> tuple[Command | None, str]:
+    def _read_command(self) -> tuple[Command | None, str]:
         """Return the command that the form describes; if a field is invalid, None and the reason."""
         if self._chosen is None:
             return None, ""
         spec, info = self._chosen
         try:
-            numbers = self._numbers(info)
-            steps = self._steps()
-            schedule = self._schedule()
+            numbers = self._read_numbers(info)
+            steps = self._read_steps()
+            schedule = self._read_schedule()
         except UsageError as error:
             return None, str(error)
         command = Command(
             action="install",
             intervention=spec.name,
             arguments=numbers,
-            choices={a.name: self._picked(_id(a)) for a in info.arguments if a.kind == "choice"},
+            choices={
+                a.name: self._selected_option(_field_id(a))
+                for a in info.arguments
+                if a.kind == "choice"
+            },
             layers=self._layers,
-            site=self._picked("site"),
+            site=self._selected_option("site"),
             end_steps=steps,
             is_kept=self.query_one("#end", Choice).chosen == 1,
             schedule=schedule,
         )
         return command, ""
 
-    def _steps(self) -> int | None:
+    def _read_steps(self) -> int | None:
         """Return after how many steps the intervention ends, or None. Raises UsageError if invalid."""
         if self.query_one("#end", Choice).chosen != 2:
             return None
@@ -219,22 +223,22 @@ class InterveneScreen(ModalScreen[Command | None]):
             raise UsageError("steps: expected an integer of at least 1")
         return steps
 
-    def _picked(self, field: str) -> str:
+    def _selected_option(self, field: str) -> str:
         choice = self.query_one(f"#{field}", Choice)
         return choice.options[choice.chosen]
 
-    def _numbers(self, info: ActionInfo) -> dict[str, float]:
+    def _read_numbers(self, info: ActionInfo) -> dict[str, float]:
         """Return the numeric arguments. Raises UsageError for an invalid number."""
         found: dict[str, float] = {}
         for argument in info.arguments:
             if argument.kind == "yes":
-                found[argument.name] = float(self.query_one(f"#{_id(argument)}", Choice).chosen)
+                found[argument.name] = float(self.query_one(f"#{_field_id(argument)}", Choice).chosen)
             elif argument.kind != "choice":
-                text = self.query_one(f"#{_id(argument)}", Input).value
+                text = self.query_one(f"#{_field_id(argument)}", Input).value
                 found[argument.name] = number_of(argument, text)
         return found
 
-    def _schedule(self) -> Schedule | None:
+    def _read_schedule(self) -> Schedule | None:
         """Return the schedule from the last fields. Raises UsageError for an invalid field."""
         typed = {name: self.query_one(f"#{name}", Input).value.strip() for _, name in _WHEN}
         counts = {name: count_of(typed[name]) for name in ("start", "every") if typed[name]}
@@ -252,13 +256,13 @@ class InterveneScreen(ModalScreen[Command | None]):
         """Close with the command that the sentence describes."""
         if self._chosen is None:
             return
-        command, problem = self._read()
+        command, problem = self._read_command()
         if command is None:
             self.query_one("#problem", Static).update(problem)
-            self.call_after_refresh(self._share_room)
+            self.call_after_refresh(self._fit_height)
         else:
             self.dismiss(command)
 
 
-def _id(argument: ArgumentInfo) -> str:
+def _field_id(argument: ArgumentInfo) -> str:
     return f"argument-{argument.name}"

@@ -51,7 +51,7 @@ class FocusSteps:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def take(self, message: Step, layers: Sequence[Layer]) -> None:
+    def insert(self, message: Step, layers: Sequence[Layer]) -> None:
         """Store a focus step of a model with these layers. A step that is stored already is ignored."""
         newest = self._kept[-1] if self._kept else None
         if newest is not None and message.step <= newest.step:

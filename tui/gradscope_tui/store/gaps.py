@@ -5,7 +5,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["holes", "with_gaps"]
+__all__ = ["gap_places", "with_gaps"]
 
 _HOLE = 3.0
 """A distance of more than this many times the usual one is a gap."""
@@ -13,7 +13,7 @@ _HOLE = 3.0
 _REACH = 3
 
 
-def holes(steps: NDArray[np.int64]) -> NDArray[np.intp]:
+def gap_places(steps: NDArray[np.int64]) -> NDArray[np.intp]:
     """Return each i with a gap between `steps[i]` and the next step.
 
     A distance is a gap if it is unusual compared with those before and after it. A change of pace is not
@@ -34,4 +34,4 @@ def holes(steps: NDArray[np.int64]) -> NDArray[np.intp]:
 
 def with_gaps(steps: NDArray[np.int64], values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the values, steps along the first axis, with a NaN inserted at each gap."""
-    return np.insert(values, holes(steps) + 1, np.nan, axis=0)
+    return np.insert(values, gap_places(steps) + 1, np.nan, axis=0)

@@ -27,7 +27,7 @@ class Heat:
         self._mean = np.zeros(width)
         self._variance = np.zeros(width)
 
-    def take(self, values: NDArray[np.float64]) -> NDArray[np.int8]:
+    def next_levels(self, values: NDArray[np.float64]) -> NDArray[np.int8]:
         """Return the heat of the next numbers; add them to the past. NaN has heat 0 and is not added."""
         known = ~np.isnan(values)
         logs = np.log(np.where(known & (values > 0), values, 1.0))

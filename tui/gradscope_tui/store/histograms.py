@@ -140,14 +140,14 @@ def _kept(block: Block, histogram: Histograms) -> _Kept:
         block.kinds,
         block.layer,
         block.kind,
-        _narrow(np.nan_to_num(block.column("zero")) / many),
-        _narrow(np.nan_to_num(block.derive("nonfinite")) / many),
+        _as_float16(np.nan_to_num(block.column("zero")) / many),
+        _as_float16(np.nan_to_num(block.derive("nonfinite")) / many),
         first.astype(np.uint8),
         np.concatenate([[0], np.cumsum(length)]).astype(np.uint32),
-        _narrow(shares),
+        _as_float16(shares),
     )
 
 
-def _narrow(shares: NDArray[np.float64]) -> NDArray[np.float16]:
+def _as_float16(shares: NDArray[np.float64]) -> NDArray[np.float16]:
     """Return shares as float16; a share above zero stays above zero."""
     return np.where(shares > 0, np.maximum(shares, _LEAST_SHARE), 0.0).astype(np.float16)

@@ -58,11 +58,11 @@ def build_tree(layers: Sequence[Layer]) -> LayerTree:
     children: list[list[int]] = [[] for _ in range(len(layers) + 1)]
     for node, above in enumerate(parent):
         children[above].append(node)
-    order, depth, end = _walk(children, len(layers))
+    order, depth, end = _order_depth_end(children, len(layers))
     place = [0] * len(layers)
     for i, node in enumerate(order):
         place[node] = i
-    families = [(node, above) for node in range(len(layers)) for above in _line(node, parent)]
+    families = [(node, above) for node in range(len(layers)) for above in _ancestors(node, parent)]
     family = np.array(families, np.intp).reshape(-1, 2)
     return LayerTree(
         layers=tuple(layers),
@@ -86,7 +86,7 @@ def _parent(name: str, index: dict[str, int]) -> int:
     return index.get(prefix, -1)
 
 
-def _walk(children: list[list[int]], count: int) -> tuple[list[int], list[int], list[int]]:
+def _order_depth_end(children: list[list[int]], count: int) -> tuple[list[int], list[int], list[int]]:
     """Return order, depth and end. Without recursion, because models can be nested deeply."""
     order: list[int] = []
     depth, end = [0] * count, [0] * count
@@ -103,7 +103,7 @@ def _walk(children: list[list[int]], count: int) -> tuple[list[int], list[int], 
     return order, depth, end
 
 
-def _line(node: int, parent: Sequence[int]) -> list[int]:
+def _ancestors(node: int, parent: Sequence[int]) -> list[int]:
     line = []
     while node >= 0:
         line.append(node)

@@ -95,7 +95,7 @@ def not_measured(nodes: int) -> Measured:
 
 def measure(block: Block, tree: LayerTree, step: int) -> Measured:
     """Return the quantities of a step. Rows of layers that are not in the tree are ignored."""
-    merged = _merge(block, tree)
+    merged = _merged_rows(block, tree)
     nodes = len(tree)
     part = {root: slice(i * nodes, (i + 1) * nodes) for i, root in enumerate(KINDS)}
     norm, std = merged.derive("norm"), merged.derive("std")
@@ -118,7 +118,7 @@ def measure(block: Block, tree: LayerTree, step: int) -> Measured:
     )
 
 
-def _merge(block: Block, tree: LayerTree) -> Block:
+def _merged_rows(block: Block, tree: LayerTree) -> Block:
     """Return one merged row for each root kind and node, all nodes of `out` first."""
     nodes = len(tree)
     rows, key = _rows_to_read(block, nodes)

@@ -92,7 +92,7 @@ class Ranks:
             rank = 0 if self.choice is None else self.choice
             yield from sorted((s for s in self._past if s.rank == rank), key=lambda each: each.step)
 
-    def take(self, message: Message) -> Iterator[Shown]:
+    def messages_to_show(self, message: Message) -> Iterator[Shown]:
         """Take a message of any rank; yield the messages to show."""
         rank = getattr(message, "rank", self.shown)
         match message:
@@ -110,7 +110,7 @@ class Ranks:
             case _:
                 pass
 
-    def take_step_of_all(self, steps: Mapping[int, Step]) -> Iterator[Shown]:
+    def merged_to_show(self, steps: Mapping[int, Step]) -> Iterator[Shown]:
         """Take a step that all ranks have reported; yield it merged if merged steps are shown."""
         if self._size == 1:
             return

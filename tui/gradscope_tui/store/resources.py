@@ -30,7 +30,7 @@ class ResourceStore:
         self.memory = self.times = None
         self.saved_bytes.clear()
 
-    def take(self, message: Memory | Times, layers: Sequence[str], revision: int | None) -> None:
+    def insert(self, message: Memory | Times, layers: Sequence[str], revision: int | None) -> None:
         """Store a message. A message older than the shown step only adds to the past."""
         if message.manifest_revision != revision:
             self.unreadable += 1

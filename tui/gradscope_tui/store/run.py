@@ -102,9 +102,9 @@ class RunStore:
         if isinstance(item, Mapping):
             if any(step.run != self.run for step in item.values()):
                 return
-            self._feed(self.ranks.take_step_of_all(item))
+            self._feed(self.ranks.merged_to_show(item))
         elif getattr(item, "run", None) == self.run:
-            self._feed(self.ranks.take(item))
+            self._feed(self.ranks.messages_to_show(item))
             self.version += 1
 
     def choose_rank(self) -> str:
@@ -124,7 +124,7 @@ class RunStore:
                 self._take_manifest(message)
             case Step(layers="focus"):
                 if message.manifest_revision == self.revision:
-                    self.focus_steps.take(message, self.tree.layers)
+                    self.focus_steps.insert(message, self.tree.layers)
             case Step():
                 self._take_step(message)
             case MergedStep():
@@ -132,7 +132,7 @@ class RunStore:
                 self.version += 1
             case Memory() | Times():
                 names = [layer.name for layer in self.tree.layers]
-                self.resources.take(message, names, self.revision)
+                self.resources.insert(message, names, self.revision)
             case Scalars():
                 self._take_scalars(message)
             case Event():
@@ -219,7 +219,9 @@ class RunStore:
             return
         self.counters["dropped"] = message.dropped
         self.newest, self.block, self._measured = message, block, measured
-        self._heat = {name: past.take(measured.values[name]) for name, past in self._pasts.items()}
+        self._heat = {
+            name: past.next_levels(measured.values[name]) for name, past in self._pasts.items()
+        }
 
     def _take_scalars(self, message: Scalars) -> None:
         newest = self.scalars.newest
@@ -229,7 +231,7 @@ class RunStore:
             self._restart(message.steps[0])
         if not newest or message.times_s[-1] > newest[1]:
             self._note_data(message.times_s[-1])
-        self.scalars.take(message)
+        self.scalars.insert(message)
 
     def _take_event(self, entry: Entry) -> None:
         self.journal.add(entry)

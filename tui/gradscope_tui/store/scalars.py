@@ -26,7 +26,7 @@ class ScalarStore:
         self._rings: dict[str, StepRing] = {}
         self._times: deque[tuple[int, float]] = deque(maxlen=512)
 
-    def take(self, message: Scalars) -> None:
+    def insert(self, message: Scalars) -> None:
         """Store the numbers of one message."""
         for name, values in message.values.items():
             ring = self._ring(name)

@@ -32,15 +32,15 @@ def alert_row(entry: Entry) -> Line:
         Cell(f"{entry.step:,}", "dim"),
         Cell(alert.rule if alert else finding.code if finding else entry.code, role),
         Cell(layer or "·"),
-        Cell(_number(alert.value) if alert else "·"),
-        Cell(_number(alert.threshold) if alert else "·", "dim"),
-        Cell(_done(entry) + " ".join(entry.text.split())),
+        Cell(_number_in_words(alert.value) if alert else "·"),
+        Cell(_number_in_words(alert.threshold) if alert else "·", "dim"),
+        Cell(_action_taken(entry) + " ".join(entry.text.split())),
     )
 
 
 def alert_text(entry: Entry) -> str:
     """Return the whole text of an alert with cause and fix, in lines that are not wrapped."""
-    lines = (_done(entry) + entry.text).splitlines()
+    lines = (_action_taken(entry) + entry.text).splitlines()
     if entry.finding is not None:
         lines += [f"why:  {entry.finding.cause}", f"next: {entry.finding.fix}"]
     return "\n".join(map(printable, lines))
@@ -54,11 +54,11 @@ def verdict_cells(verdict: Verdict, width: int) -> Line:
     return (Cell(fit(f" {printable(verdict.headline)}", width), role),)
 
 
-def _number(value: float) -> str:
+def _number_in_words(value: float) -> str:
     return scalar(value) if math.isfinite(value) else str(value)
 
 
-def _done(entry: Entry) -> str:
+def _action_taken(entry: Entry) -> str:
     """Return the action of the rule; empty if it only reports."""
     action = entry.alert.action if entry.alert else ""
     return f"[{action}] " if action not in ("", "event") else ""

@@ -84,16 +84,20 @@ def _rows_of(block: Block | None, node: int) -> dict[str, int]:
         return {}
     rows = np.flatnonzero(block.layer == node).tolist()
     kinds = {block.kinds[int(block.kind[row])]: row for row in rows}
-    return {kind: kinds[kind] for kind in sorted(kinds, key=_place) if not _is_only_one(kind, kinds)}
+    return {
+        kind: kinds[kind]
+        for kind in sorted(kinds, key=_order_of_kind)
+        if not _is_the_only_parameter(kind, kinds)
+    }
 
 
-def _place(kind: str) -> tuple[int, str]:
+def _order_of_kind(kind: str) -> tuple[int, str]:
     names = list(_NAMES)
     root = kind.partition(".")[0]
     return (names.index(root) if root in names else len(names)), kind
 
 
-def _is_only_one(kind: str, kinds: Iterable[str]) -> bool:
+def _is_the_only_parameter(kind: str, kinds: Iterable[str]) -> bool:
     """Return whether the kind is the only parameter, whose numbers equal those of all parameters."""
     root, _, name = kind.partition(".")
     of_root = [each for each in kinds if each.partition(".")[0] == root]
@@ -108,18 +112,18 @@ def _stats_line(kind: str, stats: Stats, shown: int) -> Line:
     label = Cell(fit(name, _KIND_WIDTH - 1) + " ")
     if not stats.is_measured:
         return (label, Cell("not measured", "dim"))
-    numbers = [_number(getattr(stats, column)) for column in _COLUMNS[:shown]]
-    bad = ", ".join(f"{word} {count(n)}" for word, n in _nonfinite(stats) if n)
+    numbers = [_number_cell(getattr(stats, column)) for column in _COLUMNS[:shown]]
+    bad = ", ".join(f"{word} {count(n)}" for word, n in _nonfinite_counts(stats) if n)
     role: Role = "bad" if bad else "dim"
     many = Cell(fit(bad or count(stats.count), max(_COUNT_WIDTH, len(bad))), role)
-    return (label, *numbers, many, Cell(_notes(root, stats), "merged"))
+    return (label, *numbers, many, Cell(_notes_of_row(root, stats), "merged"))
 
 
-def _nonfinite(stats: Stats) -> tuple[tuple[str, int], ...]:
+def _nonfinite_counts(stats: Stats) -> tuple[tuple[str, int], ...]:
     return ("NaN", stats.nan), ("+Inf", stats.posinf), ("-Inf", stats.neginf)
 
 
-def _number(value: float | None) -> Cell:
+def _number_cell(value: float | None) -> Cell:
     """Return a statistic: a number, a count of elements, or None if it is not measured at this detail."""
     if value is None or not math.isfinite(value):
         return Cell(fit("   ·", _NUMBER_WIDTH), "dim")
@@ -127,7 +131,7 @@ def _number(value: float | None) -> Cell:
     return Cell(fit(text, _NUMBER_WIDTH))
 
 
-def _notes(root: str, stats: Stats) -> str:
+def _notes_of_row(root: str, stats: Stats) -> str:
     is_called = root.startswith(("out", "grad"))  # rows of parameters count calls, too
     notes = [f"{count(stats.calls)} calls"] if is_called and stats.calls != 1 else []
     notes += [

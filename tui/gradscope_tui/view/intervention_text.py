@@ -7,13 +7,13 @@ from gradscope.protocol import ActionInfo, Command, InterventionState, Ramp, Sch
 from gradscope_tui.view.numbers import plain_number
 
 __all__ = [
-    "in_force",
+    "action_in_words",
+    "effect_sentence",
+    "intervention_in_words",
+    "intervention_line",
     "layers_in_words",
-    "sentence",
-    "short",
     "specs_of",
-    "what",
-    "whole_line",
+    "start_in_words",
 ]
 
 
@@ -44,18 +44,18 @@ def specs_of(infos: Sequence[ActionInfo]) -> tuple[tuple[InterventionSpec, Actio
     return tuple(found)
 
 
-def short(name: str, arguments: Mapping[str, float | str]) -> str:
+def action_in_words(name: str, arguments: Mapping[str, float | str]) -> str:
     """Return an intervention in a few cells, such as `clip ≤1`."""
-    words = {key: _trimmed(value) for key, value in arguments.items()}
+    words = {key: _short_number(value) for key, value in arguments.items()}
     try:
         return INTERVENTIONS[name].short.format(**words)
     except KeyError:  # the script's own, or of a newer version
         return " ".join([name, *(f"{key}={value}" for key, value in words.items())])
 
 
-def what(state: InterventionState) -> str:
+def intervention_in_words(state: InterventionState) -> str:
     """Return an intervention in a few cells, with its site unless that is the output."""
-    words = short(state.action, {**state.arguments, **state.choices})
+    words = action_in_words(state.action, {**state.arguments, **state.choices})
     return words if state.site == "output" else f"{words} at {state.site}"
 
 
@@ -69,7 +69,7 @@ def layers_in_words(layers: Sequence[str], most: int = 3) -> str:
     return f"{len(names)} layers ({listed})"
 
 
-def in_force(state: InterventionState, step: int | None = None) -> str:
+def start_in_words(state: InterventionState, step: int | None = None) -> str:
     """Return the state in words: `active since step 412`, `pending`, or `from step 500 on`."""
     since = state.active_since
     if since is None:
@@ -78,29 +78,31 @@ def in_force(state: InterventionState, step: int | None = None) -> str:
     return f"from step {since:,} on" if is_to_come else f"active since step {since:,}"
 
 
-def whole_line(state: InterventionState) -> str:
+def intervention_line(state: InterventionState) -> str:
     """Return an intervention in one line: action, layers and state."""
-    return f"{what(state)} on {layers_in_words(state.layers, 2)}, {in_force(state)}"
+    return (
+        f"{intervention_in_words(state)} on {layers_in_words(state.layers, 2)}, {start_in_words(state)}"
+    )
 
 
-def _trimmed(value: float | str) -> str:
+def _short_number(value: float | str) -> str:
     if isinstance(value, str):
         return value
     text = plain_number(value)
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
-def sentence(spec: InterventionSpec, info: ActionInfo, command: Command, end: str) -> str:
+def effect_sentence(spec: InterventionSpec, info: ActionInfo, command: Command, end: str) -> str:
     """Return one sentence that describes the effect of a command. `enter` confirms it."""
     values: dict[str, float | str] = {**command.arguments, **command.choices}
-    shown = {name: _trimmed(value) for name, value in values.items()}
+    shown = {name: _short_number(value) for name, value in values.items()}
     schedule = command.schedule or Schedule()
-    ramp = _named(schedule.ramp, command)
+    ramp = _ramp_with_argument(schedule.ramp, command)
     if ramp is not None:  # the ramp replaces the value of the field
         shown[ramp.argument] = ramp.argument
     effect = spec.effect.format(**shown)
     if spec.name not in INTERVENTIONS:
-        given = ", ".join(f"{name} {_trimmed(value)}" for name, value in values.items())
+        given = ", ".join(f"{name} {_short_number(value)}" for name, value in values.items())
         effect += f" with {given}" if given else ""
     place = _PLACES[info.what][command.site].format(layers_in_words(command.layers))
     on = " before it flows on" if info.what == "gradient" and command.site != "params" else ""
@@ -111,7 +113,7 @@ def sentence(spec: InterventionSpec, info: ActionInfo, command: Command, end: st
     return f"From {first} on, {place} {effect}{on}{', ' + when if when else ''}; {end}."
 
 
-def _named(ramp: Ramp | None, command: Command) -> Ramp | None:
+def _ramp_with_argument(ramp: Ramp | None, command: Command) -> Ramp | None:
     """Return a ramp with the name of its argument, by default the first numeric one."""
     if ramp is None or ramp.argument or not command.arguments:
         return ramp

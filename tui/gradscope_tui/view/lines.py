@@ -9,7 +9,12 @@ from gradscope_tui.keys import Key
 from gradscope_tui.store.journal import Entry
 from gradscope_tui.view.cell import Cell, Line, Role, fit, printable
 from gradscope_tui.view.columns import TextColumn
-from gradscope_tui.view.intervention_text import in_force, layers_in_words, what, whole_line
+from gradscope_tui.view.intervention_text import (
+    intervention_in_words,
+    intervention_line,
+    layers_in_words,
+    start_in_words,
+)
 from gradscope_tui.view.numbers import duration
 
 __all__ = [
@@ -41,7 +46,7 @@ def bar_cells(states: Sequence[InterventionState], width: int) -> Line:
     active = sum(state.active_since is not None for state in states)
     pending = len(states) - active
     words = [f"{active} active" if active else "", f"{pending} pending" if pending else ""]
-    lines = " · ".join(printable(whole_line(state)) for state in states)
+    lines = " · ".join(printable(intervention_line(state)) for state in states)
     text = f" ◆ {', '.join(w for w in words if w)}   {lines}"
     return (Cell(fit(text, width), "alarm"),)
 
@@ -58,7 +63,9 @@ def tab_cells(page: str, counts: dict[str, int], note: str, width: int) -> tuple
     """Return the tabs with their actions; `note` is shown at the right."""
     cells: list[Cell] = []
     actions: dict[int, str] = {}
-    for number, ((name, _), shown) in enumerate(zip(PAGES, _tabs(counts, width), strict=True), start=1):
+    for number, ((name, _), shown) in enumerate(
+        zip(PAGES, _tab_titles(counts, width), strict=True), start=1
+    ):
         actions[len(cells)] = f"app.press('main', '{number}')"
         is_alarm = name == "alerts" and bool(counts.get(name))
         role: Role = "chosen" if name == page else ("warning" if is_alarm else "dim")
@@ -72,7 +79,7 @@ def tab_cells(page: str, counts: dict[str, int], note: str, width: int) -> tuple
     return tuple(cells), actions
 
 
-def _tabs(counts: Mapping[str, int], width: int) -> list[str]:
+def _tab_titles(counts: Mapping[str, int], width: int) -> list[str]:
     """Return the titles with their counts, shortened to the width."""
     shown: list[str] = []
     for most in (20, 5, 2):
@@ -129,9 +136,9 @@ def log_rows(entry: Entry, width: int) -> list[Line]:
     """Return the lines of one entry of the log; long ones are wrapped."""
     role, room = _LEVELS[entry.level], max(20, width - _BEFORE_TEXT)
     first, *rest = entry.text.splitlines() or [""]
-    lines = _wrapped(_SIGNS[entry.level] + first, room)
+    lines = _wrapped_lines(_SIGNS[entry.level] + first, room)
     for line in rest:
-        lines += _wrapped("  " + line, room)
+        lines += _wrapped_lines("  " + line, room)
     clock = time.strftime("%H:%M:%S", time.localtime(entry.time_s))
     step = "" if entry.step is None else f"{entry.step:,}"
     before = [Cell(fit(clock, 10), "dim"), Cell(fit(step, 10), "dim")]
@@ -139,7 +146,7 @@ def log_rows(entry: Entry, width: int) -> list[Line]:
     return [(*before, Cell(lines[0], role)), *below]
 
 
-def _wrapped(text: str, room: int) -> list[str]:
+def _wrapped_lines(text: str, room: int) -> list[str]:
     """Return a text in lines; all lines but the first are indented."""
     text = printable(text)
     if len(text) <= room:
@@ -182,9 +189,9 @@ def intervention_row(state: InterventionState, step: int | None) -> Line:
     """Return a cell for each column."""
     ends = ", ".join(words for words in (schedule_in_words(state.schedule), state.end) if words)
     return (
-        Cell(what(state), "pending" if state.active_since is None else "active"),
+        Cell(intervention_in_words(state), "pending" if state.active_since is None else "active"),
         Cell(layers_in_words(state.layers)),
-        Cell(in_force(state, step).removeprefix("active since ")),
+        Cell(start_in_words(state, step).removeprefix("active since ")),
         Cell(ends, "dim"),
         Cell(state.set_by, "dim"),
     )

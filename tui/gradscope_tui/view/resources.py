@@ -83,7 +83,7 @@ def head_lines(store: ResourceStore, exhausted: str, width: int) -> list[Line]:
         lines.append((Cell(fit(f" ✕ {exhausted}", width), "bad"),))
     if store.memory is not None:
         lines += _memory_lines(store.memory, width)
-        lines += _over_steps(store, width)
+        lines += _memory_over_steps(store, width)
     if store.times is not None:
         lines += _time_lines(store.times, width)
     notes = dict.fromkeys(
@@ -100,11 +100,11 @@ def _memory_lines(memory: MemoryTable, width: int) -> list[Line]:
         _title(title, f"{bytes_in_words(memory.balance['total'])} {whose}", width),
         bar_cells(_MEMORY, memory.balance, width),
         *legend_lines(_MEMORY, memory.balance, bytes_in_words, width),
-        (Cell(fit(f" {_machine(memory.machine)}", width), "dim"),),
+        (Cell(fit(f" {_machine_in_words(memory.machine)}", width), "dim"),),
     ]
 
 
-def _machine(machine: Mapping[str, int]) -> str:
+def _machine_in_words(machine: Mapping[str, int]) -> str:
     shown = (
         ("device_reserved", "reserved"),
         ("device_peak", "peak"),
@@ -122,7 +122,7 @@ def _machine(machine: Mapping[str, int]) -> str:
     return " · ".join(parts)
 
 
-def _over_steps(store: ResourceStore, width: int) -> list[Line]:
+def _memory_over_steps(store: ResourceStore, width: int) -> list[Line]:
     past = store.saved_bytes
     if len(past) < 2:
         return []
@@ -158,12 +158,12 @@ def bar_cells(segments: Sequence[_Segment], sizes: Mapping[str, float], width: i
     """Return a bar of `width` cells. A segment above zero has at least one cell."""
     there = [(each, sizes.get(each.name, 0)) for each in segments if sizes.get(each.name, 0) > 0]
     room = max(len(there), width - 2)
-    lengths = _lengths([size for _, size in there], room)
+    lengths = _segment_lengths([size for _, size in there], room)
     cells = [Cell(each.pattern * n, each.role) for (each, _), n in zip(there, lengths, strict=True)]
     return (Cell(" "), *cells)
 
 
-def _lengths(sizes: Sequence[float], room: int) -> list[int]:
+def _segment_lengths(sizes: Sequence[float], room: int) -> list[int]:
     """Divide `room` cells by size, at least one each. The largest get the remainder of the rounding."""
     total = sum(sizes)
     if not total:
@@ -199,7 +199,7 @@ def legend_lines(
 
 def layer_header(width: int) -> Line:
     """Return the column titles, after one cell for the cursor."""
-    name, columns = _chosen(width - 1)
+    name, columns = _fitting_columns(width - 1)
     titles = "".join(fit(c.title.rjust(c.width - 1), c.width) for c in columns)
     return (Cell(fit(" layer", name + 1) + titles, "header"),)
 
@@ -209,14 +209,14 @@ def layer_rows(store: ResourceStore, width: int) -> list[Line]:
     memory, times = store.memory, store.times
     names = list(memory or times or ())
     found = [(name, memory[name] if memory else None, _time_of(times, name)) for name in names]
-    found = [each for each in found if _has_something(each[1], each[2])]
-    found.sort(key=lambda each: (-_saved(each[1]), -_seconds(each[2])))
-    most = max((_saved(row) for _, row, _ in found), default=0)
-    name_width, columns = _chosen(width)
+    found = [each for each in found if _uses_memory_or_time(each[1], each[2])]
+    found.sort(key=lambda each: (-_saved_bytes(each[1]), -_seconds(each[2])))
+    most = max((_saved_bytes(row) for _, row, _ in found), default=0)
+    name_width, columns = _fitting_columns(width)
     return [
         (
             Cell(fit(name or "(the model itself)", name_width - 1, keep_end=True) + " "),
-            *(_cell(column, row, time, most) for column in columns),
+            *(_layer_cell(column, row, time, most) for column in columns),
         )
         for name, row, time in found
     ]
@@ -226,12 +226,12 @@ def _time_of(times: TimesTable | None, name: str) -> TimeRow | None:
     return times[name] if times is not None and name in times else None
 
 
-def _has_something(row: MemoryRow | None, time: TimeRow | None) -> bool:
+def _uses_memory_or_time(row: MemoryRow | None, time: TimeRow | None) -> bool:
     sizes = (row.saved_bytes, row.param_bytes, row.buffer_bytes, row.total.saved_bytes) if row else ()
     return any(sizes) or bool(time and time.calls)
 
 
-def _saved(row: MemoryRow | None) -> int:
+def _saved_bytes(row: MemoryRow | None) -> int:
     return (row.saved_bytes or 0) if row else 0
 
 
@@ -239,7 +239,7 @@ def _seconds(time: TimeRow | None) -> float:
     return ((time.forward_s or 0.0) + (time.backward_s or 0.0)) if time else 0.0
 
 
-def _chosen(width: int) -> tuple[int, list[_Column]]:
+def _fitting_columns(width: int) -> tuple[int, list[_Column]]:
     left = width - 1 - _NAME_LEAST
     chosen = set()
     for column in sorted(_COLUMNS, key=lambda each: each.rank):
@@ -250,16 +250,16 @@ def _chosen(width: int) -> tuple[int, list[_Column]]:
     return _NAME_LEAST + max(0, left), [column for column in _COLUMNS if column.name in chosen]
 
 
-def _cell(column: _Column, row: MemoryRow | None, time: TimeRow | None, most: int) -> Cell:
+def _layer_cell(column: _Column, row: MemoryRow | None, time: TimeRow | None, most: int) -> Cell:
     if column.name == "share":
-        filled = round((column.width - 2) * _saved(row) / most) if most else 0
+        filled = round((column.width - 2) * _saved_bytes(row) / most) if most else 0
         return Cell(" " + "▰" * filled + " " * (column.width - 1 - filled), "above2")
-    text, is_known = _text(column.name, row, time)
+    text, is_known = _number_in_words(column.name, row, time)
     role: Role = "dim" if not is_known or text == "0" else "normal"
     return Cell(fit(text.rjust(column.width - 1), column.width), role)
 
 
-def _text(name: str, row: MemoryRow | None, time: TimeRow | None) -> tuple[str, bool]:
+def _number_in_words(name: str, row: MemoryRow | None, time: TimeRow | None) -> tuple[str, bool]:
     value: float | None
     if name in ("forward", "backward", "calls"):
         value = getattr(time, "calls" if name == "calls" else f"{name}_s", None)

@@ -55,13 +55,13 @@ def list_rows(frame: Frame, order: RowOrder, folded: Collection[str]) -> Listing
     """Return the listed nodes. Raises UsageError if the filter is an invalid regular expression."""
     tree = frame.tree
     is_flat = bool(order.filter or order.sort)
-    nodes = _matching(tree, order.filter) if is_flat else _unfolded(tree, folded)
+    nodes = _matching_nodes(tree, order.filter) if is_flat else _unfolded_nodes(tree, folded)
     if order.sort:
-        nodes = _sorted(nodes, frame, order)
+        nodes = _sorted_nodes(nodes, frame, order)
     return Listing(tuple(nodes), is_flat)
 
 
-def _matching(tree: LayerTree, text: str) -> list[int]:
+def _matching_nodes(tree: LayerTree, text: str) -> list[int]:
     pattern, is_inverted = parse_filter(text)
     return [
         node
@@ -70,7 +70,7 @@ def _matching(tree: LayerTree, text: str) -> list[int]:
     ]
 
 
-def _unfolded(tree: LayerTree, folded: Collection[str]) -> list[int]:
+def _unfolded_nodes(tree: LayerTree, folded: Collection[str]) -> list[int]:
     nodes: list[int] = []
     place = 0
     while place < len(tree):
@@ -81,7 +81,7 @@ def _unfolded(tree: LayerTree, folded: Collection[str]) -> list[int]:
     return nodes
 
 
-def _sorted(nodes: list[int], frame: Frame, order: RowOrder) -> list[int]:
+def _sorted_nodes(nodes: list[int], frame: Frame, order: RowOrder) -> list[int]:
     """Sort by a quantity: nonfinite values first, then by value, values not measured last."""
     measured = frame.measured
     values = measured.values[order.sort][nodes]

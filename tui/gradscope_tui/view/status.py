@@ -130,7 +130,7 @@ def status_cells(status: Status, width: int) -> tuple[Cell, ...]:
         return (Cell(fit(state.text, width), state.role),)
     left = width - len(state.text)
     chosen: dict[float, list[Cell]] = {}
-    for _, place, part in sorted(_parts(status), key=lambda item: item[0]):
+    for _, place, part in sorted(_ranked_parts(status), key=lambda item: item[0]):
         needed = sum(len(cell.text) for cell in part) + (3 if chosen else 1)
         if needed <= left:
             chosen[place] = part
@@ -142,7 +142,7 @@ def status_cells(status: Status, width: int) -> tuple[Cell, ...]:
     return (*line, Cell(" " * (width - len(state.text) - used)), state)
 
 
-def _parts(status: Status) -> list[tuple[int, float, list[Cell]]]:
+def _ranked_parts(status: Status) -> list[tuple[int, float, list[Cell]]]:
     """Return (rank, place, cells) of each part. Parts with a low rank are left out last."""
     parts: list[tuple[int, float, list[Cell]]] = []
     if status.waiting is not None:
@@ -154,42 +154,42 @@ def _parts(status: Status) -> list[tuple[int, float, list[Cell]]]:
     if status.step is not None:
         parts.append((1, 1, [Cell("step ", "dim"), Cell(f"{status.step:,}")]))
     if status.steps_per_second is not None:
-        parts.append((4, 2, [Cell(_rate(status.steps_per_second)), Cell(" steps/s", "dim")]))
+        parts.append((4, 2, [Cell(_rate_in_words(status.steps_per_second)), Cell(" steps/s", "dim")]))
     if status.ranks:
         parts.append((2, 0.5, [Cell(status.ranks)]))
-    parts += _loss(status)
+    parts += _loss_parts(status)
     if status.cost is not None or status.every is not None:
-        parts.append((7, 5, _cost(status)))
+        parts.append((7, 5, _cost_cells(status)))
     if status.measured_by:
-        parts.append((8, 5.5, [_pass(status.measured_by)]))
+        parts.append((8, 5.5, [_pass_cell(status.measured_by)]))
     if status.is_readonly:
         parts.append((5, 7, [Cell("read-only", "dim")]))
     return parts
 
 
-def _rate(steps_per_second: float) -> str:
+def _rate_in_words(steps_per_second: float) -> str:
     if steps_per_second >= 99.5:
         return f"{steps_per_second:,.0f}"
     return f"{steps_per_second:.1f}" if steps_per_second >= 1 else f"{steps_per_second:.2g}"
 
 
-def _loss(status: Status) -> list[tuple[int, float, list[Cell]]]:
+def _loss_parts(status: Status) -> list[tuple[int, float, list[Cell]]]:
     if status.losses is None or not len(status.losses):
         return []
     newest = float(status.losses[-1])
     number = Cell(scalar(newest), "normal" if np.isfinite(newest) else "bad")
     name = Cell(f"{printable(status.loss_name)} ", "dim")
-    spark = Cell(sparkline(_thinned(status.losses), _LOSS_WIDTH, is_log=False).strip(), "spark")
+    spark = Cell(sparkline(_averaged_losses(status.losses), _LOSS_WIDTH, is_log=False).strip(), "spark")
     return [(3, 3, [name, number]), (6, 4, [spark])]
 
 
-def _thinned(losses: NDArray[np.float32]) -> NDArray[np.float64]:
+def _averaged_losses(losses: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the losses, averaged so that each cell of the sparkline has one number."""
     parts = np.array_split(losses.astype(np.float64), min(len(losses), _LOSS_WIDTH))
     return np.array([part.mean() for part in parts])
 
 
-def _pass(measured_by: str) -> Cell:
+def _pass_cell(measured_by: str) -> Cell:
     """Return the name of the pass. `gradscope config` explains why a slow pass is used."""
     name, _, why = measured_by.partition(":")
     return Cell(f"{printable(name)} pass", "warning" if why else "dim")
@@ -205,7 +205,7 @@ def _observed_steps(status: Status) -> str:
     return f"observing every {'' if status.every == 1 else ordinal(status.every) + ' '}step"
 
 
-def _cost(status: Status) -> list[Cell]:
+def _cost_cells(status: Status) -> list[Cell]:
     cells = [Cell(_observed_steps(status), "dim")]
     if status.cost is not None:
         cells += [Cell(" costs " if status.every is None else ", costs ", "dim")]

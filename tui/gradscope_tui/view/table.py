@@ -10,7 +10,7 @@ from gradscope.columns import Flags
 from gradscope.protocol import InterventionState
 from gradscope_tui.store.measure import Frame
 from gradscope_tui.view.cell import Cell, Role, fit
-from gradscope_tui.view.intervention_text import what
+from gradscope_tui.view.intervention_text import intervention_in_words
 from gradscope_tui.view.layout import NUMBER_CELL, Layout
 from gradscope_tui.view.numbers import aligned, count
 from gradscope_tui.view.plots.sparkline import sparkline
@@ -58,10 +58,10 @@ def header_cells(view: TableView) -> tuple[Cell, ...]:
 def row_cells(view: TableView, row: int) -> tuple[Cell, ...]:
     """Return the cells of one row, which fill the layout's width except for the cell of the cursor."""
     node = view.listing.nodes[row]
-    cells = [_mark(view, node), _sign(view, node)]
+    cells = [_mark_cell(view, node), _intervention_sign(view, node)]
     for column, width in view.layout.columns:
         if column.kind == "name":
-            cells.extend(_name(view, node, width))
+            cells.extend(_name_cells(view, node, width))
         elif column.kind == "type":
             cells.append(Cell(fit(view.frame.tree.layers[node].type, width - 1) + " ", "dim"))
         elif column.kind == "number":
@@ -69,7 +69,7 @@ def row_cells(view: TableView, row: int) -> tuple[Cell, ...]:
         elif column.kind == "trend":
             cells.append(Cell(sparkline(view.frame.trend[:, node], width - 1) + " ", "spark"))
         else:
-            cells.append(_intervention(view, node, width))
+            cells.append(_intervention_cell(view, node, width))
     return tuple(cells)
 
 
@@ -83,7 +83,7 @@ def number_cell(frame: Frame, quantity: str, node: int) -> tuple[Cell, Cell]:
     value, flags = float(measured.values[quantity][node]), Flags(int(measured.flags[quantity][node]))
     if np.isnan(value):
         return Cell(fit("   ·", NUMBER_CELL - 1), "dim"), Cell(" ")
-    sign, role = _provenance(flags)
+    sign, role = _sign_of_measurement(flags)
     if np.isinf(value):
         return Cell(fit(f"{sign}overflow", NUMBER_CELL - 1), "bad"), Cell(" ", "bad")
     heat = int(frame.heat[quantity][node])
@@ -92,7 +92,7 @@ def number_cell(frame: Frame, quantity: str, node: int) -> tuple[Cell, Cell]:
     return Cell(sign + aligned(value), hot), Cell(arrow, hot)
 
 
-def _provenance(flags: Flags) -> tuple[str, Role]:
+def _sign_of_measurement(flags: Flags) -> tuple[str, Role]:
     """Return the sign for how a number was measured, and its role. An exact number has no sign."""
     if Flags.DIFFERS in flags:
         return "≠", "bad"
@@ -105,14 +105,14 @@ def _provenance(flags: Flags) -> tuple[str, Role]:
     return " ", "normal"
 
 
-def _mark(view: TableView, node: int) -> Cell:
+def _mark_cell(view: TableView, node: int) -> Cell:
     is_marked = view.frame.tree.layers[node].name in view.marked
     return Cell("●" if is_marked else " ", "marked" if is_marked else "normal")
 
 
-def _sign(view: TableView, node: int) -> Cell:
+def _intervention_sign(view: TableView, node: int) -> Cell:
     """Return the sign of an intervention in this layer, or in layers folded below it."""
-    nodes = (node, *_hidden(view, node))
+    nodes = (node, *_folded_nodes(view, node))
     states = [s for n in nodes for s in view.interventions.get(view.frame.tree.layers[n].name, ())]
     if not states:
         return Cell(" ")
@@ -120,23 +120,23 @@ def _sign(view: TableView, node: int) -> Cell:
     return Cell("◆" if is_active else "◇", "active" if is_active else "pending")
 
 
-def _hidden(view: TableView, node: int) -> tuple[int, ...]:
+def _folded_nodes(view: TableView, node: int) -> tuple[int, ...]:
     tree = view.frame.tree
     is_folded = not view.listing.is_flat and tree.layers[node].name in view.folded
     return tree.below(node) if is_folded else ()
 
 
-def _name(view: TableView, node: int, width: int) -> tuple[Cell, ...]:
+def _name_cells(view: TableView, node: int, width: int) -> tuple[Cell, ...]:
     tree = view.frame.tree
     width -= 1
     if view.listing.is_flat:
         name = tree.layers[node].name or tree.label[node]
         return (Cell(fit(name, width, keep_end=True) + " "),)
     is_container = tree.is_container(node)
-    hidden = _hidden(view, node)
+    hidden = _folded_nodes(view, node)
     fold = ("▸ " if hidden else "▾ ") if is_container else "  "
     start = "  " * min(tree.depth[node], max(0, (width - 10) // 2)) + fold
-    note, role = _note(view.frame, hidden)
+    note, role = _folded_note(view.frame, hidden)
     label = fit(tree.label[node], max(1, width - len(start) - len(note)))
     return (
         Cell(start, "dim"),
@@ -145,7 +145,7 @@ def _name(view: TableView, node: int, width: int) -> tuple[Cell, ...]:
     )
 
 
-def _note(frame: Frame, hidden: tuple[int, ...]) -> tuple[str, Role]:
+def _folded_note(frame: Frame, hidden: tuple[int, ...]) -> tuple[str, Role]:
     """Return a note on the layers in a folded container."""
     if not hidden:
         return "", "dim"
@@ -153,7 +153,7 @@ def _note(frame: Frame, hidden: tuple[int, ...]) -> tuple[str, Role]:
     return (f" {broken} not finite", "bad") if broken else (f" +{len(hidden)}", "dim")
 
 
-def _intervention(view: TableView, node: int, width: int) -> Cell:
+def _intervention_cell(view: TableView, node: int, width: int) -> Cell:
     states = view.interventions.get(view.frame.tree.layers[node].name, ())
     if not states:
         return Cell(" " * width)
@@ -161,4 +161,4 @@ def _intervention(view: TableView, node: int, width: int) -> Cell:
     more = f" +{len(states) - 1}" if len(states) > 1 else ""
     pending = "" if first.active_since is not None else "…"
     role: Role = "pending" if pending else "active"
-    return Cell(fit(what(first) + pending + more, width), role)
+    return Cell(fit(intervention_in_words(first) + pending + more, width), role)

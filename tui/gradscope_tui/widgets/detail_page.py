@@ -21,7 +21,7 @@ from gradscope_tui.view.detail import (
     kinds_of,
     stats_lines,
 )
-from gradscope_tui.view.intervention_text import in_force, what
+from gradscope_tui.view.intervention_text import intervention_in_words, start_in_words
 from gradscope_tui.view.plots.heat_strip import exponent_lines
 from gradscope_tui.view.plots.trend import trend_lines
 from gradscope_tui.widgets.cell_widget import CellLines, Drawing
@@ -73,12 +73,12 @@ class DetailPage(Container, can_focus=True):
         if node is None:
             return
         self._shown = store, frame, states
-        self._arrange()
+        self._arrange_plots()
         here = [state for state in states if frame.tree.layers[node].name in state.layers]
-        self.query_one("#about", CellLines).show(*self._about(store, frame, node, here))
+        self.query_one("#about", CellLines).show(*self._about_lines(store, frame, node, here))
         stats = stats_lines(frame.block, node, self.size.width - 2)
         self.query_one("#stats", CellLines).show(*stats)
-        self._plot(store, frame, node, states)
+        self._show_curves(store, frame, node, states)
         self._show_exponents(store, frame, node)
 
     def action_exponents(self) -> None:
@@ -88,7 +88,7 @@ class DetailPage(Container, can_focus=True):
 
     def action_kind(self, by: int) -> None:
         """Select another kind of tensor."""
-        kinds = self._kinds()
+        kinds = self._kinds_of_layer()
         if kinds:
             place = kinds.index(self._kind) if self._kind in kinds else 0
             self._kind = kinds[(place + by) % len(kinds)]
@@ -98,7 +98,7 @@ class DetailPage(Container, can_focus=True):
         if self._shown is not None:
             self.show(*self._shown)
 
-    def _kinds(self) -> list[str]:
+    def _kinds_of_layer(self) -> list[str]:
         if self._shown is None or self.layer_name is None:
             return []
         _, frame, _ = self._shown
@@ -110,14 +110,14 @@ class DetailPage(Container, can_focus=True):
         strip = self.query_one("#exponents", Drawing)
         if not strip.display:
             return
-        kinds = self._kinds()
+        kinds = self._kinds_of_layer()
         kind = self._kind if self._kind in kinds or not kinds else kinds[0]
         shares = None
         if store.histograms.is_measured:
             shares = store.histograms.shares(node, kind, _PLOTTED, frame.measured.step)
         strip.show_drawing(partial(exponent_lines, kind_in_words(kind), shares))
 
-    def _plot(
+    def _show_curves(
         self, store: RunStore, frame: Frame, node: int, states: Sequence[InterventionState]
     ) -> None:
         """Draw the curves. Curves without data come last and are marked as not measured."""
@@ -136,9 +136,9 @@ class DetailPage(Container, can_focus=True):
 
     def on_resize(self) -> None:
         """Arrange the plots for the new size."""
-        self._arrange()
+        self._arrange_plots()
 
-    def _arrange(self) -> None:
+    def _arrange_plots(self) -> None:
         """Place the plots side by side on a wide screen; otherwise show fewer plots."""
         is_wide = self.size.width >= _WIDE
         is_on = self._is_on_exponents
@@ -150,7 +150,7 @@ class DetailPage(Container, can_focus=True):
         self.query_one("#exponents").display = is_on or is_beside
         self.query_one("#stats").display = not (is_on and self.size.height < _LOW)
 
-    def _about(
+    def _about_lines(
         self, store: RunStore, frame: Frame, node: int, here: Sequence[InterventionState]
     ) -> list[Line]:
         layer = frame.tree.layers[node]
@@ -161,7 +161,10 @@ class DetailPage(Container, can_focus=True):
             title.append(Cell(f"   {focus_in_words(every)}", "good"))
         elif self.refusal:
             title.append(Cell(f"   no focus: {printable(self.refusal)}", "dim"))
-        active = [(Cell(f"◆ {what(each)}, {in_force(each)}", "active"),) for each in here]
+        active = [
+            (Cell(f"◆ {intervention_in_words(each)}, {start_in_words(each)}", "active"),)
+            for each in here
+        ]
         parameters = about_lines(layer, self.size.width - 2)
         most = 3 if self.size.height < 24 else 6
         if len(parameters) > most:

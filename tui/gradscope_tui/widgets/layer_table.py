@@ -52,7 +52,7 @@ class LayerTable(CursorList):
         """Show a frame. The cursor stays on its layer."""
         self._interventions = interventions
         width = self.scrollable_content_region.width
-        listing = self._listing(frame)
+        listing = self._list_rows(frame)
         before = self._view
         columns, states = choose_columns(width), by_layer(interventions)
         view = TableView(frame, listing, self.order, columns, states, self.folded, self.marked)
@@ -115,16 +115,18 @@ class LayerTable(CursorList):
     def set_filter(self, text: str) -> None:
         """List matching layers only. Raises UsageError for an invalid regular expression."""
         parse_filter(text)
-        self._reorder(replace(self.order, filter=text))
+        self._set_order(replace(self.order, filter=text))
 
     def render_line(self, y: int) -> Strip:
         """Draw the header at line 0, otherwise a row of the table."""
         if y == 0:
             return self.strip_of(header_cells(self._view))
         row = y - 1 + self.scroll_offset.y
-        return self._strip(row, self._row(row)) if row < self.listed else self.strip_of(())
+        return (
+            self._cached_strip(row, self._cells_of_row(row)) if row < self.listed else self.strip_of(())
+        )
 
-    def _strip(self, row: int, cells: Line) -> Strip:
+    def _cached_strip(self, row: int, cells: Line) -> Strip:
         key = row, row == self.cursor
         cached = self._strips.get(key)
         if cached and cached[0] == cells and cached[1].cell_length == self.size.width:
@@ -136,7 +138,7 @@ class LayerTable(CursorList):
         self._strips[key] = cells, self.row_strip(row, cells)
         return self._strips[key][1]
 
-    def _row(self, row: int) -> Line:
+    def _cells_of_row(self, row: int) -> Line:
         if row not in self._cells:
             self._cells[row] = row_cells(self._view, row)
         return self._cells[row]
@@ -145,11 +147,11 @@ class LayerTable(CursorList):
         before, self._cells = self._cells, {}
         top = self.scroll_offset.y
         for row in range(top, min(self.listed, top + self.size.height)):
-            if before.get(row) != self._row(row):
+            if before.get(row) != self._cells_of_row(row):
                 self.counters["rows_dirty"] += 1
                 self.refresh_line(row + 1)
 
-    def _listing(self, frame: Frame) -> Listing:
+    def _list_rows(self, frame: Frame) -> Listing:
         """Return the listed rows; the previous object if it is equal, so that it can be compared fast."""
         key = (id(frame.tree), self.order, frozenset(self.folded))
         before = self._view.listing
@@ -168,7 +170,7 @@ class LayerTable(CursorList):
         self.cursor = max(0, min(self.cursor, len(listing.nodes) - 1))
         self.call_after_refresh(self.scroll_to_cursor)
 
-    def _reorder(self, order: RowOrder) -> None:
+    def _set_order(self, order: RowOrder) -> None:
         self.order = order
         self._show_again()
 
@@ -223,8 +225,8 @@ class LayerTable(CursorList):
 
     def action_sort(self, distance: int) -> None:
         """Sort by the next or the previous column."""
-        self._reorder(self.order.sorted_by_next(distance))
+        self._set_order(self.order.sorted_by_next(distance))
 
     def action_invert(self) -> None:
         """Reverse the order."""
-        self._reorder(replace(self.order, is_ascending=not self.order.is_ascending))
+        self._set_order(replace(self.order, is_ascending=not self.order.is_ascending))

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope_tui.store.gaps import holes
+from gradscope_tui.store.gaps import gap_places
 
 __all__ = ["Plot", "draw_plot"]
 
@@ -53,15 +53,15 @@ def draw_plot(
     x = np.rint((steps - first) / max(1, last - first) * (2 * width - 1)).astype(int)
     columns, medians, far = _medians(x[usable], logs[usable])
     shown = np.concatenate([medians, logs[usable][far]])
-    least, greatest = _range(shown)
-    row = partial(_row, least=least, greatest=greatest, rows=4 * height)
+    least, greatest = _log_limits(shown)
+    row = partial(_dot_row, least=least, greatest=greatest, rows=4 * height)
     dots = np.zeros((4 * height, 2 * width), bool)
     dots[row(medians), columns] = True
     dots[row(logs[usable][far]), x[usable][far]] = True
-    for i in _joined(steps, x, usable, columns):
-        _line(dots, columns[i], row(medians)[i], columns[i + 1], row(medians)[i + 1])
+    for i in _joined_columns(steps, x, usable, columns):
+        _draw_line(dots, columns[i], row(medians)[i], columns[i + 1], row(medians)[i + 1])
     bad = tuple(sorted({int(c) // 2 for c in x[np.isinf(numbers)]}))
-    return Plot(_cells(dots), float(np.exp(least)), float(np.exp(greatest)), first, last, bad)
+    return Plot(_braille_lines(dots), float(np.exp(least)), float(np.exp(greatest)), first, last, bad)
 
 
 def _medians(
@@ -73,11 +73,13 @@ def _medians(
     return columns, medians, np.abs(logs - medians[place]) > np.log(_FAR_RATIO)
 
 
-def _row(logs: NDArray[np.float64], *, least: float, greatest: float, rows: int) -> NDArray[np.intp]:
+def _dot_row(
+    logs: NDArray[np.float64], *, least: float, greatest: float, rows: int
+) -> NDArray[np.intp]:
     return np.rint((greatest - logs) / (greatest - least) * (rows - 1)).astype(int)
 
 
-def _range(logs: NDArray[np.float64]) -> tuple[float, float]:
+def _log_limits(logs: NDArray[np.float64]) -> tuple[float, float]:
     least, greatest = float(np.nanmin(logs)), float(np.nanmax(logs))
     missing = float(np.log(_LEAST_RATIO)) - (greatest - least)
     if missing > 0:
@@ -85,23 +87,23 @@ def _range(logs: NDArray[np.float64]) -> tuple[float, float]:
     return least, greatest
 
 
-def _joined(
+def _joined_columns(
     steps: NDArray[np.int64], x: NDArray[np.intp], usable: NDArray[np.bool_], columns: NDArray[np.intp]
 ) -> list[int]:
     """Return each i whose column is joined to the next one because there is no gap between them."""
-    broken = {*holes(steps).tolist(), *np.flatnonzero(~usable[:-1] | ~usable[1:]).tolist()}
+    broken = {*gap_places(steps).tolist(), *np.flatnonzero(~usable[:-1] | ~usable[1:]).tolist()}
     cut = {int(c) for i in broken for c in range(x[i], x[i + 1])}
     return [i for i in range(len(columns) - 1) if not cut & set(range(columns[i], columns[i + 1]))]
 
 
-def _line(dots: NDArray[np.bool_], x0: int, y0: int, x1: int, y1: int) -> None:
+def _draw_line(dots: NDArray[np.bool_], x0: int, y0: int, x1: int, y1: int) -> None:
     count = max(abs(x1 - x0), abs(y1 - y0)) + 1
     xs = np.rint(np.linspace(x0, x1, count)).astype(int)
     ys = np.rint(np.linspace(y0, y1, count)).astype(int)
     dots[ys, xs] = True
 
 
-def _cells(dots: NDArray[np.bool_]) -> tuple[str, ...]:
+def _braille_lines(dots: NDArray[np.bool_]) -> tuple[str, ...]:
     height, width = dots.shape[0] // 4, dots.shape[1] // 2
     blocks = dots.reshape(height, 4, width, 2)
     codes = np.einsum("hawb,ab->hw", blocks.astype(np.uint8), _DOT_BITS).astype(int)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.columns import BINADES, LEAST_EXPONENT
-from gradscope_tui.store.gaps import holes
+from gradscope_tui.store.gaps import gap_places
 from gradscope_tui.store.histograms import Shares
 from gradscope_tui.view.cell import Cell, Line, Role, cells_of, fit
 from gradscope_tui.view.numbers import percent
@@ -67,7 +67,7 @@ def exponent_lines(title: str, shares: Shares | None, width: int, height: int) -
 def draw_strip(shares: Shares, width: int, height: int) -> list[Line] | None:
     """Return the strip with its axes in `height` lines; None without data or room."""
     columns = width - _AXIS
-    shares = _newest(shares, columns)
+    shares = _newest_that_fit(shares, columns)
     is_used = np.asarray(np.nan_to_num(shares.binades).any(axis=0))
     has_zero, has_nonfinite = (bool(np.nan_to_num(x).any()) for x in (shares.zero, shares.nonfinite))
     room = height - 1 - has_zero - has_nonfinite
@@ -77,16 +77,16 @@ def draw_strip(shares: Shares, width: int, height: int) -> list[Line] | None:
     if has_nonfinite:
         lines.append(
             (
-                _label("NaN Inf"),
-                *_over_steps(shares, map(_mark_of_nonfinite, shares.nonfinite), columns),
+                _axis_cell("NaN Inf"),
+                *_cells_over_steps(shares, map(_mark_of_nonfinite, shares.nonfinite), columns),
             )
         )
     lines += [
-        _border(band, columns) if band.border else _line(shares, band, columns)
+        _border_line(band, columns) if band.border else _band_line(shares, band, columns)
         for band in _bands(is_used, room)
     ]
     if has_zero:
-        lines.append((_label("0"), *_over_steps(shares, map(_mark_of, shares.zero), columns)))
+        lines.append((_axis_cell("0"), *_cells_over_steps(shares, map(_mark_of, shares.zero), columns)))
     return [*lines, _step_line(shares.steps, width)]
 
 
@@ -110,19 +110,21 @@ def in_words(shares: Shares, width: int) -> str:
         "subnormal": float(newest[(exponent >= -24) & (exponent < -14)].sum()),
         "lost": float(newest[exponent < -24].sum()),
     }
-    shares_in_words = ", ".join(f"{_part(share)} {word}" for word, share in beyond.items() if share > 0)
+    shares_in_words = ", ".join(
+        f"{_share_in_words(share)} {word}" for word, share in beyond.items() if share > 0
+    )
     in_fp16 = f"in fp16 {shares_in_words or 'all of them normal'}"
     both = f"90 % in {start} … 2^{high + 1}; {in_fp16}"
     return both if len(both) <= width else in_fp16
 
 
-def _part(share: float) -> str:
+def _share_in_words(share: float) -> str:
     return percent(share) if share >= 0.0005 else "<0.1 %"
 
 
-def _newest(shares: Shares, columns: int) -> Shares:
+def _newest_that_fit(shares: Shares, columns: int) -> Shares:
     """Return the newest steps that fit, including the gaps between them."""
-    last = max(0, columns - len(holes(shares.steps[-columns:]))) if columns > 0 else 0
+    last = max(0, columns - len(gap_places(shares.steps[-columns:]))) if columns > 0 else 0
     start = max(0, len(shares.steps) - last)
     return Shares(
         shares.steps[start:], shares.binades[start:], shares.zero[start:], shares.nonfinite[start:]
@@ -153,31 +155,33 @@ def _bands(is_used: NDArray[np.bool_], room: int) -> list[_Band]:
     return bands
 
 
-def _label(text: str) -> Cell:
+def _axis_cell(text: str) -> Cell:
     return Cell(text.rjust(_AXIS - 1) + "│", "dim")
 
 
-def _line(shares: Shares, band: _Band, columns: int) -> Line:
+def _band_line(shares: Shares, band: _Band, columns: int) -> Line:
     first, last = band.least - LEAST_EXPONENT, band.greatest - LEAST_EXPONENT
     summed = shares.binades[:, first : last + 1].sum(axis=1)
-    return (_label(_name(band)), *_over_steps(shares, map(_mark_of, summed), columns))
+    return (_axis_cell(_band_label(band)), *_cells_over_steps(shares, map(_mark_of, summed), columns))
 
 
-def _name(band: _Band) -> str:
+def _band_label(band: _Band) -> str:
     """Return the label of a line: its least exponent; for the lowest line, its upper bound."""
     if band.least == LEAST_EXPONENT:
         return f"<2^{band.greatest + 1}"
     return f"≥2^{band.least}" if band.greatest == _LAST_EXPONENT else f"2^{band.least}"
 
 
-def _border(band: _Band, columns: int) -> Line:
+def _border_line(band: _Band, columns: int) -> Line:
     text = f"┄ {band.border} "[:columns]
     return (Cell(" " * (_AXIS - 1) + "├", "dim"), Cell(text + "┄" * (columns - len(text)), "dim"))
 
 
-def _over_steps(shares: Shares, marks: Iterable[tuple[str, Role]], columns: int) -> Iterator[Cell]:
+def _cells_over_steps(
+    shares: Shares, marks: Iterable[tuple[str, Role]], columns: int
+) -> Iterator[Cell]:
     """Yield the cells of one line: the mark of each step, and a blank at each gap."""
-    gaps = set(holes(shares.steps).tolist())
+    gaps = set(gap_places(shares.steps).tolist())
     blank: tuple[str, Role] = " ", "normal"
     line = [each for i, mark in enumerate(marks) for each in (mark, *((blank,) if i in gaps else ()))]
     return cells_of([*line, *[blank] * (columns - len(line))])
@@ -197,6 +201,6 @@ def _mark_of_nonfinite(share: float) -> tuple[str, Role]:
 
 def _step_line(steps: NDArray[np.int64], width: int) -> Line:
     first, last = f"{steps[0]:,}", f"step {steps[-1]:,}"
-    used = len(steps) + len(holes(steps))
+    used = len(steps) + len(gap_places(steps))
     room = max(2, used - len(first) - len(last))
     return (Cell(fit(" " * _AXIS + first + " " * room + last, width), "dim"),)
