@@ -24,7 +24,7 @@ from gradscope.agent.inspection.resources import ResourcePlugin
 from gradscope.agent.inspection.snapshot import Snapshot
 from gradscope.agent.interventions.handle import Intervention
 from gradscope.agent.link.crash_report import CrashReporter, account_of
-from gradscope.agent.link.messages import state_of, with_actions
+from gradscope.agent.link.messages import actions_now, state_of
 from gradscope.agent.link.process_end import failure
 from gradscope.agent.link.publisher import NullPublisher, Publisher
 from gradscope.agent.monitors.breakpoints import Breakpoints
@@ -181,7 +181,7 @@ class Scope:
     def announce_actions(self) -> None:
         """Send the list of available interventions to viewers again."""
         if self._run.manifest is not None:
-            self._run.publish_manifest(with_actions(self._run.manifest))
+            self._run.publish_manifest(self._run.manifest.with_actions(actions_now()))
 
     # Statistics
 

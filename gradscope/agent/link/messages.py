@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -14,24 +14,20 @@ from gradscope.observe import device_pass_name, native_module, pass_name
 from gradscope.protocol import (
     ActionInfo,
     ArgumentInfo,
-    BreakpointState,
-    Interventions,
     InterventionState,
     Layer,
     Manifest,
     Parameter,
-    PauseState,
     Schedule,
     pack_layers,
 )
 from gradscope.protocol.bodies import PackBins
 
 __all__ = [
+    "actions_now",
     "bins_packer",
-    "interventions_message",
     "manifest_message",
     "state_of",
-    "with_actions",
 ]
 
 
@@ -47,49 +43,16 @@ def manifest_message(
         revision=revision,
         model=model,
         device=", ".join(sorted(devices)),
-        measured_by=_pass_for(devices),
+        measured_by=device_pass_name() if any(d.startswith("cuda") for d in devices) else pass_name(),
         layer_count=len(described),
         actions=actions_now(),
         body=pack_layers(described),
     )
 
 
-def _pass_for(devices: Iterable[str]) -> str:
-    """Return the pass that measures tensors on these devices, and why no faster pass is used."""
-    return device_pass_name() if any(name.startswith("cuda") for name in devices) else pass_name()
-
-
-def with_actions(manifest: Manifest) -> Manifest:
-    """Return the manifest with the interventions that are available at this time."""
-    return manifest.with_actions(actions_now())
-
-
 def actions_now() -> tuple[ActionInfo, ...]:
     """Return the interventions of gradscope and of the script as messages for viewers."""
     return tuple(_action_info(action) for action in all_actions())
-
-
-def interventions_message(
-    run: str,
-    rank: int,
-    revision: int,
-    step: int,
-    entries: Iterable[LedgerEntry],
-    *,
-    pause: PauseState | None = None,
-    breakpoints: tuple[BreakpointState, ...] = (),
-) -> Interventions:
-    """Return the message with the interventions, the pause and the breakpoints of the run."""
-    states = tuple(state_of(entry) for entry in entries)
-    return Interventions(
-        run=run,
-        rank=rank,
-        revision=revision,
-        step=step,
-        entries=states,
-        pause=pause,
-        breakpoints=breakpoints,
-    )
 
 
 def bins_packer() -> PackBins | None:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
-from gradscope.agent.link.messages import interventions_message
+from gradscope.agent.link.messages import state_of
 from gradscope.agent.link.publisher import NullPublisher, Publisher
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.run.identity import hello_of
@@ -65,7 +65,7 @@ class RunContext:
         self.publisher = (
             Publisher(settings.endpoint, self.hello) if settings.has_hub else NullPublisher()
         )
-        self.faults = Faults(self._report_fault)
+        self.faults = Faults(lambda code, text: self.event("warning", code, text))
         self.ledger = Ledger(
             rank=self.hello.rank,
             on_request=self.plan_again,
@@ -115,19 +115,16 @@ class RunContext:
         )
 
     def _interventions(self) -> Interventions:
-        entries, revision, hold = self.ledger.entries(), self.ledger.revision, self.hold
-        return interventions_message(
-            self.hello.run,
-            self.hello.rank,
-            revision,
-            self.counter.step,
-            entries,
+        hold = self.hold
+        return Interventions(
+            run=self.hello.run,
+            rank=self.hello.rank,
+            revision=self.ledger.revision,
+            step=self.counter.step,
+            entries=tuple(state_of(entry) for entry in self.ledger.entries()),
             pause=None if hold is None else hold.state(),
             breakpoints=self.breakpoints,
         )
-
-    def _report_fault(self, code: str, text: str) -> None:
-        self.event("warning", code, text)
 
     def _report_change(self, entry: AuditEntry) -> None:
         """Report a change of the interventions; log a failed intervention in the script too."""

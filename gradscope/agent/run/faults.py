@@ -25,20 +25,17 @@ class Faults:
 
     def report(self, part: str, error: BaseException, consequence: str) -> None:
         """Count an error of a part. Report the first one, with its consequence."""
-        with self._lock:
-            self._counts[part] += 1
-            is_first = self._counts[part] == 1
-        if not is_first:
-            return
         text = f"{part} failed: {type(error).__name__}: {error}. {consequence}"
-        _log.warning("gradscope: %s Training continues.", text, exc_info=error)
-        self.tell(f"fault.{part.replace(' ', '-')}", text)
+        self._count(part, text, f"{text} Training continues.", error)
 
     def warn(self, part: str, text: str) -> None:
         """Log and report a warning once for each part. A warning is not an error of gradscope."""
+        self._count(part, text, text)
+
+    def _count(self, part: str, text: str, logged: str, error: BaseException | None = None) -> None:
         with self._lock:
             self._counts[part] += 1
             is_first = self._counts[part] == 1
         if is_first:
-            _log.warning("gradscope: %s", text)
+            _log.warning("gradscope: %s", logged, exc_info=error)
             self.tell(f"fault.{part.replace(' ', '-')}", text)

@@ -73,7 +73,7 @@ class StepEngine:
             run, self.tracker, self._guard, self._interventions, warnings, self._optimizers
         )
         self._plugins = StepPlugins(run)
-        self._no_step = NoStepCheck(run, self.tracker, self._plugins.no_step_ends)
+        self._no_step = NoStepCheck(run, self.tracker, self._plugins)
         self._idle_steps = IdleSteps(run, self._plugins, self._guard)
         self._pending = PendingSteps(run.sampler)
         self._is_running = False
@@ -219,7 +219,7 @@ class StepEngine:
                 self._guard.run_timed(
                     "parameters", lambda: self._measure_before(optimizer, has_closure=has_closure)
                 )
-            self._plugins.check_gradients(self.step, optimizer)
+            self._plugins.call_all("check_gradients", self.step, optimizer)
             self._plugins.call("before_optimizer", optimizer)
         is_wrapped = has_closure and (hooks.is_on or changes_parameters)
         return self._wrapped(closure, optimizer) if closure is not None and is_wrapped else None
@@ -288,7 +288,7 @@ class StepEngine:
         guard.run("warnings", self._warn)
         if self._pending:
             guard.run("reporting an observed step", self._report_observed)
-        self._plugins.ended(step, time.time(), step_time_s)
+        self._plugins.call_all("ended", step, time.time(), step_time_s)
         self._plugins.call("end", step, step_time_s, is_observed=is_observed)
         now_s = time.perf_counter()
         guard.spent_s += now_s - began_s
@@ -347,4 +347,4 @@ class StepEngine:
 
     def _report_observed(self, *, wait: bool = False) -> None:
         for observed in self._pending.take_ready(wait=wait):
-            self._plugins.observed(observed)
+            self._plugins.call_all("focus_observed" if observed.is_focus else "observed", observed)

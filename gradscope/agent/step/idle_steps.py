@@ -48,14 +48,14 @@ class IdleSteps:
     def _report(self) -> None:
         times_s, spent_s, checks, checked_s = self._counter.take()
         if checks:
-            self._plugins.gradients_checked(checks, checked_s)
+            self._plugins.call_all("gradients_checked", checks, checked_s)
         if not times_s:
             return
         step = self._counter.step - len(times_s)
         time_s = time.time() - (time.perf_counter() - self._counter.began_s) - sum(times_s)
         for step_time_s in times_s:
             time_s += step_time_s
-            self._plugins.ended(step, time_s, step_time_s)
+            self._plugins.call_all("ended", step, time_s, step_time_s)
             step += 1
         self._sampler.record_idle_steps(step - 1, times_s, spent_s / len(times_s))
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from gradscope.agent.observation.model_tracker import ModelTracker
 from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.plugins import StepPlugins
 from gradscope.hooks import gradient_of, hidden_from_modes, is_in_backward, unregistered_parameters
 
 __all__ = ["NoStepCheck"]
@@ -41,13 +42,13 @@ _UNREGISTERED: Final = (
 class NoStepCheck:
     """Counts the forward passes before the first step has ended. It is called until then.
 
-    say: receives the reason, once.
+    The plugins receive the reason in `no_step_ends`.
     """
 
-    def __init__(self, run: RunContext, tracker: ModelTracker, say: Callable[[str], None]) -> None:
+    def __init__(self, run: RunContext, tracker: ModelTracker, plugins: StepPlugins) -> None:
         self._run = run
         self._tracker = tracker
-        self._say = say
+        self._plugins = plugins
         self._first: weakref.ref[nn.Module] | None = None
         self._calls_of_first = self._calls_of_model = 0
         self._resets = self._certain_resets = 0
@@ -125,7 +126,7 @@ class NoStepCheck:
                 held=held,
             )
             self._report("no-step", text)
-            self._say(text)
+            self._plugins.call_all("no_step_ends", text)
 
     def _note_reset(self, parameter: nn.Parameter) -> None:
         """Count a pass since which the parameter was updated or its gradient was reset."""

@@ -142,11 +142,6 @@ class StepPlugins:
         self._is_observed = is_observed
         self.call("begin", step, is_observed=is_observed)
 
-    def check_gradients(self, step: int, optimizer: Optimizer) -> None:
-        """Call `check_gradients` of all plugins."""
-        for plugin, check in self._overriding["check_gradients"]:
-            self._call(plugin, check, step, optimizer)
-
     def call(self, name: str, *args: object, **keywords: object) -> None:
         """Call the named method of each plugin that must be called in this step."""
         counter = self._counter
@@ -159,30 +154,14 @@ class StepPlugins:
             if plugin in self._active or (self._is_observed and plugin.needs_observed):
                 self._call(plugin, method, *args, **keywords)
 
-    def gradients_checked(self, steps: int, spent_s: float) -> None:
-        """Call `gradients_checked` of all plugins."""
-        for plugin, take in self._overriding["gradients_checked"]:
-            self._call(plugin, take, steps, spent_s)
-
-    def ended(self, step: int, time_s: float, step_time_s: float) -> None:
-        """Call `ended` of all plugins."""
-        for plugin, take in self._overriding["ended"]:
-            self._call(plugin, take, step, time_s, step_time_s)
-
-    def observed(self, step: ObservedStep) -> None:
-        """Call `observed` or `focus_observed` of all plugins."""
-        for plugin, take in self._overriding["focus_observed" if step.is_focus else "observed"]:
-            self._call(plugin, take, step)
-
-    def no_step_ends(self, reason: str) -> None:
-        """Call `no_step_ends` of all plugins."""
-        for plugin, take in self._overriding["no_step_ends"]:
-            self._call(plugin, take, reason)
+    def call_all(self, name: str, *args: object) -> None:
+        """Call the named method of all plugins; one of those that are always called."""
+        for plugin, method in self._overriding[name]:
+            self._call(plugin, method, *args)
 
     def close(self) -> None:
         """Close all plugins and remove them."""
-        for plugin, close in self._overriding["close"]:
-            self._call(plugin, close)
+        self.call_all("close")
         self._plugins.clear()
         self._active.clear()
         self._sort()
