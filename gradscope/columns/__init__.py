@@ -1,7 +1,7 @@
 """The columns of the statistics: their schema, merging, and derived quantities."""
 
-from gradscope.columns.block import Block, derive_from, merge_block, stats_of_row
-from gradscope.columns.derived import update_ratio
+from gradscope.columns.block import Block, merge_block, stats_of_row
+from gradscope.columns.derived import derive_from, update_ratio
 from gradscope.columns.histogram import (
     BINADES,
     HISTOGRAM_BINS,

@@ -4,20 +4,20 @@ The agent reads its row buffer out as a block, a `step` message carries one, and
 belongs to layer `layer[i]` (an index into the manifest's layers) and kind `kinds[kind[i]]`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.columns import derived
+from gradscope.columns.derived import DERIVATIONS, derive_from
 from gradscope.columns.histogram import HISTOGRAM_BINS, Histograms, add_by_group
 from gradscope.columns.schema import COLUMN_NAMES, COLUMNS, CORE_COLUMNS, Flags, Merge
 from gradscope.columns.stats import Stats
 from gradscope.errors import NotMeasuredError, UsageError
 
-__all__ = ["Block", "derive_from", "merge_block", "stats_of_row"]
+__all__ = ["Block", "merge_block", "stats_of_row"]
 
 _Integers: TypeAlias = NDArray[np.uint32]
 _Bytes: TypeAlias = NDArray[np.uint8]
@@ -92,34 +92,11 @@ class Block:
         The result is float64 of shape (n,); NaN for a row that was not measured. Raises UsageError for
         another name.
         """
-        if name not in _DERIVATIONS:
-            raise UsageError(f"nothing derives {name!r}; expected one of {tuple(_DERIVATIONS)}")
+        if name not in DERIVATIONS:
+            raise UsageError(f"nothing derives {name!r}; expected one of {tuple(DERIVATIONS)}")
         value = derive_from(name, self.column)
         unknown = (self.flags & Flags.NOT_MEASURED).astype(bool)
         return np.where(unknown, np.nan, value)
-
-
-_Column: TypeAlias = Callable[[str], derived.Floats]
-
-
-def derive_from(name: str, column: _Column) -> derived.Floats:
-    """Compute the derived quantity `name` from the columns that `column(name)` returns."""
-    return _DERIVATIONS[name](column)
-
-
-def _finite(column: _Column) -> derived.Floats:
-    return derived.finite_count(*(column(name) for name in ("count", "nan", "posinf", "neginf")))
-
-
-_DERIVATIONS: dict[str, Callable[[_Column], derived.Floats]] = {
-    "finite": _finite,
-    "nonfinite": lambda column: column("nan") + column("posinf") + column("neginf"),
-    "mean": lambda column: derived.mean(column("sum"), _finite(column)),
-    "std": lambda column: derived.std(column("sum"), column("sumsq"), _finite(column)),
-    "rms": lambda column: derived.rms(column("sumsq"), _finite(column)),
-    "norm": lambda column: derived.norm(column("sumsq")),
-    "absmax": lambda column: derived.absmax(column("min"), column("max"), _finite(column)),
-}
 
 
 def stats_of_row(block: Block, row: int) -> Stats:

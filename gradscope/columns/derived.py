@@ -6,47 +6,51 @@ element, mean, rms, std and absmax are NaN and the norm is 0. If the sum of squa
 (finite magnitudes above 1e154), rms, norm and std are inf.
 """
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Floats", "absmax", "finite_count", "mean", "norm", "rms", "std", "update_ratio"]
+__all__ = ["DERIVATIONS", "Floats", "derive_from", "update_ratio"]
 
 Floats: TypeAlias = NDArray[np.float64]
+_Column: TypeAlias = Callable[[str], Floats]
+"""Returns a column by name."""
 
 
-def finite_count(count: Floats, nan: Floats, posinf: Floats, neginf: Floats) -> Floats:
-    """Return the number of finite elements."""
-    return count - nan - posinf - neginf
+def derive_from(name: str, column: _Column) -> Floats:
+    """Compute the derived quantity `name` from the columns that `column(name)` returns."""
+    return DERIVATIONS[name](column)
 
 
-def mean(total: Floats, finite: Floats) -> Floats:
-    """Return the mean of the finite elements; NaN if there are none."""
-    return _divide(total, finite)
+def _finite(column: _Column) -> Floats:
+    return column("count") - column("nan") - column("posinf") - column("neginf")
 
 
-def rms(sumsq: Floats, finite: Floats) -> Floats:
-    """Return the root of the mean square of the finite elements; NaN if there are none."""
-    return np.sqrt(_divide(sumsq, finite))
-
-
-def std(total: Floats, sumsq: Floats, finite: Floats) -> Floats:
+def _std(column: _Column) -> Floats:
     """Return the population standard deviation; a variance that rounding makes negative counts as 0."""
-    mean_square = _divide(sumsq, finite)
+    finite = _finite(column)
+    mean_square = _divide(column("sumsq"), finite)
     with np.errstate(over="ignore", invalid="ignore"):
-        variance = mean_square - np.square(_divide(total, finite))
+        variance = mean_square - np.square(_divide(column("sum"), finite))
     return np.sqrt(np.where(np.isinf(mean_square), np.inf, np.maximum(variance, 0.0)))
 
 
-def norm(sumsq: Floats) -> Floats:
-    """Return the Euclidean norm of the finite elements."""
-    return np.sqrt(sumsq)
+def _absmax(column: _Column) -> Floats:
+    greatest = np.maximum(np.abs(column("min")), np.abs(column("max")))
+    return np.where(_finite(column) > 0, greatest, np.nan)
 
 
-def absmax(least: Floats, greatest: Floats, finite: Floats) -> Floats:
-    """Return the greatest magnitude among the finite elements; NaN if there are none."""
-    return np.where(finite > 0, np.maximum(np.abs(least), np.abs(greatest)), np.nan)
+DERIVATIONS: dict[str, Callable[[_Column], Floats]] = {
+    "finite": _finite,
+    "nonfinite": lambda column: column("nan") + column("posinf") + column("neginf"),
+    "mean": lambda column: _divide(column("sum"), _finite(column)),
+    "std": _std,
+    "rms": lambda column: np.sqrt(_divide(column("sumsq"), _finite(column))),
+    "norm": lambda column: np.sqrt(column("sumsq")),
+    "absmax": _absmax,
+}
 
 
 def update_ratio(update_norm: Floats, param_norm: Floats) -> Floats:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from gradscope.columns import derived
+from gradscope.columns.derived import derive_from
 from gradscope.columns.histogram import binades_of
 from gradscope.columns.schema import COLUMNS, Flags, Merge
 from gradscope.errors import NotMeasuredError, UsageError
@@ -58,29 +58,27 @@ class Stats:
     @property
     def mean(self) -> float:
         """The mean; NaN if there is no finite element."""
-        return float(derived.mean(np.float64(self.sum), np.float64(self.finite)))  # type: ignore[arg-type]  # a scalar is a 0-d array
+        return self._derive("mean")
 
     @property
     def std(self) -> float:
         """The population standard deviation; NaN if there is no finite element."""
-        return float(
-            derived.std(np.float64(self.sum), np.float64(self.sumsq), np.float64(self.finite))  # type: ignore[arg-type]  # as above
-        )
+        return self._derive("std")
 
     @property
     def rms(self) -> float:
         """The root of the mean square; NaN if there is no finite element."""
-        return float(derived.rms(np.float64(self.sumsq), np.float64(self.finite)))  # type: ignore[arg-type]  # as above
+        return self._derive("rms")
 
     @property
     def norm(self) -> float:
         """The Euclidean norm."""
-        return float(np.sqrt(self.sumsq))
+        return self._derive("norm")
 
     @property
     def absmax(self) -> float:
         """The greatest magnitude; NaN if there is no finite element."""
-        return max(abs(self.min), abs(self.max)) if self.finite else float("nan")
+        return self._derive("absmax")
 
     @property
     def binades(self) -> dict[int, int] | None:
@@ -89,6 +87,9 @@ class Stats:
         None at core detail. -47 also counts smaller elements, 16 larger ones.
         """
         return None if self.histogram is None else binades_of(self.histogram)
+
+    def _derive(self, name: str) -> float:
+        return float(derive_from(name, lambda column: np.array(getattr(self, column), np.float64)))
 
     def to_dict(self) -> PlainStats:
         """Return columns, derived quantities and the histogram by name; None if not measured."""

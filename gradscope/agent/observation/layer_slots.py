@@ -100,7 +100,9 @@ class LayerSlots:
 
     def owns(self, module: nn.Module) -> bool:
         """Return whether a module belongs to the model; also True for the wrapper that torch.compile returns."""
-        return self._all.find(module._modules.get("_orig_mod") or module) is not None  # noqa: SLF001 - getattr would be slow
+        children = module._modules  # noqa: SLF001 - getattr would be slow; a scripted module's has no `get`
+        original = children["_orig_mod"] if "_orig_mod" in children else module
+        return self._all.find(original or module) is not None
 
     @property
     def is_changed(self) -> bool:
