@@ -1,8 +1,7 @@
 """Captured tensors as NumPy arrays: waiting for them, statistics by channel, and saving to a file."""
 
 import math
-import threading
-import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from gradscope.errors import LinkError, ProtocolError, UsageError
 from gradscope.protocol import Captured
 
-__all__ = ["CapturedArray", "Channels", "Incoming", "array_of"]
+__all__ = ["CapturedArray", "Channels", "ReceivedTensors", "array_of"]
 
 _DTYPES: Final = {
     "float16": "<f2",
@@ -125,54 +124,42 @@ def array_of(message: Captured) -> CapturedArray:
     )
 
 
-class Incoming:
-    """Captured tensors by the command that requested them. Tensors of other commands are dropped."""
+class ReceivedTensors:
+    """Captured tensors by the command that requested them. Tensors of other commands are dropped.
+
+    The link's thread calls `put`; any thread calls the other methods.
+    """
 
     def __init__(self) -> None:
-        self._arrival = threading.Condition()
-        self._there: dict[bytes, dict[int, Captured]] = {}
-        self._is_closed = False
+        self._parts: dict[bytes, dict[int, Captured]] = {}
+        self._futures: dict[bytes, Future[list[Captured]]] = {}
 
-    def expect(self, command: bytes) -> None:
-        """Keep the tensors of a command from now on, until `take`."""
-        with self._arrival:
-            self._there[command] = {}
+    def expect(self, command: bytes) -> "Future[list[Captured]]":
+        """Return a Future of all tensors of a command. They are kept until `forget`."""
+        self._parts[command] = {}
+        future = self._futures[command] = Future()
+        return future
 
     def put(self, message: Captured) -> None:
         """Store a tensor that has arrived."""
-        with self._arrival:
-            if message.command in self._there:
-                self._there[message.command][message.index] = message
-                self._arrival.notify_all()
-
-    def take(self, command: bytes, timeout_s: float) -> list[Captured]:
-        """Return all tensors of a command. Raises LinkError if they do not arrive within `timeout_s`."""
-        deadline_s = time.monotonic() + timeout_s
-        with self._arrival:
-            try:
-                while not _is_whole(there := self._there[command]):
-                    left_s = deadline_s - time.monotonic()
-                    if left_s <= 0 or self._is_closed:
-                        raise LinkError(f"the captured tensors did not arrive in {timeout_s:g} s")
-                    self._arrival.wait(left_s)
-                return [there[index] for index in sorted(there)]
-            finally:
-                self._there.pop(command, None)
+        future, parts = self._futures.get(message.command), self._parts.get(message.command)
+        if future is not None and parts is not None and not future.done():
+            parts[message.index] = message
+            if len(parts) >= message.count:
+                future.set_result([parts[index] for index in sorted(parts)])
 
     def forget(self, command: bytes) -> None:
         """Drop the tensors of a command."""
-        with self._arrival:
-            self._there.pop(command, None)
+        self._futures.pop(command, None)
+        self._parts.pop(command, None)
 
     def close(self) -> None:
         """End all waiting."""
-        with self._arrival:
-            self._is_closed = True
-            self._arrival.notify_all()
-
-
-def _is_whole(there: dict[int, Captured]) -> bool:
-    return bool(there) and len(there) >= next(iter(there.values())).count
+        for future in list(self._futures.values()):
+            if not future.done():
+                future.set_exception(
+                    LinkError("the client was closed before the captured tensors came")
+                )
 
 
 def _save_safetensors(path: Path, captured: CapturedArray) -> None:

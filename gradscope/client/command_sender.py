@@ -9,7 +9,7 @@ import msgspec
 
 from gradscope.client.captured_tensors import CapturedArray, array_of
 from gradscope.client.session import Session
-from gradscope.errors import CommandTimeoutError, NotMeasuredError, UsageError
+from gradscope.errors import CommandTimeoutError, LinkError, NotMeasuredError, UsageError
 from gradscope.protocol import Ack, Command, Ramp, Schedule, make_schedule
 from gradscope.transport import LinkState
 
@@ -128,10 +128,12 @@ class CommandSender:
         """Return tensors of the next step. Raises NotMeasuredError, with the reason, if there are none."""
         captured = self._session.captured
         command = self._addressed(Command(action="capture", layers=(layers,), what=what))
-        captured.expect(command.id)
+        tensors = captured.expect(command.id)
         try:
             self._wait(self._session.ask(command), timeout_s)
-            messages = captured.take(command.id, timeout_s)
+            messages = tensors.result(timeout_s)
+        except TimeoutError:
+            raise LinkError(f"the captured tensors did not arrive in {timeout_s:g} s") from None
         finally:
             captured.forget(command.id)
         if not messages[0].count:

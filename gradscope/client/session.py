@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from gradscope.client.captured_tensors import Incoming
+from gradscope.client.captured_tensors import ReceivedTensors
 from gradscope.client.inbox import Inbox, Item
 from gradscope.client.pending_commands import PendingCommands
 from gradscope.client.state import RunState
@@ -48,7 +48,7 @@ class Session:
     ) -> None:
         self.inbox = Inbox(on_arrival)
         self.known = RunState()
-        self.captured = Incoming()
+        self.captured = ReceivedTensors()
         self.is_listening = True
         self._address = address
         self._hello = hello
