@@ -143,6 +143,8 @@ class GradscopeApp(App[int]):
         entry = self.session.watched.newest_alert if self.session.watched else None
         if entry is not None and entry is not self._announced and not (entry.alert or entry.finding):
             self._announced = entry
+            if self.presenter.page == "alerts":  # the list shows it, and the toast would cover its text
+                return
             self.notify(entry.text, severity="warning", timeout=_ERROR_S, markup=False)
 
     def update_view(self) -> None:

@@ -198,11 +198,11 @@ class MainScreen(Screen[None]):
     @on(RowList.Chosen, "#alert-list")
     def show_layer_of_alert(self) -> None:
         """Show the layer of the alert at the cursor in detail."""
-        layer = layer_of(self._alert) if self._alert else ""
-        if layer:
-            self._show_layer(layer)
-        else:
-            self.notify("This alert belongs to no layer. Its whole text is below the list.")
+        alert = self._alert
+        if alert is not None and layer_of(alert):
+            self._show_layer(layer_of(alert))
+        elif alert is not None:
+            self._alert_text.update(f"{alert_text(alert)}\nThis alert does not belong to one layer.")
 
     def _show_layer(self, name: str | None) -> None:
         self.detail.layer_name = name
