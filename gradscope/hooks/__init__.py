@@ -8,7 +8,13 @@ from gradscope.hooks.compile.dynamo_disable import untraced
 from gradscope.hooks.compile.force_eager import EagerStance
 from gradscope.hooks.forward import ForwardHook, SlotTable, quiet_about_global_hooks
 from gradscope.hooks.forward_pre import InputHook
-from gradscope.hooks.layers import LayerInfo, LayerPatterns, choose_layers, layers_of
+from gradscope.hooks.layers import (
+    LayerInfo,
+    LayerPatterns,
+    choose_layers,
+    layers_of,
+    original_module,
+)
 from gradscope.hooks.modes import hidden_from_modes, is_plain, is_transforming
 from gradscope.hooks.module_calls import CallHooks
 from gradscope.hooks.next_forward import NextForwardHook
@@ -65,6 +71,7 @@ __all__ = [
     "is_transforming",
     "layers_of",
     "local_part",
+    "original_module",
     "owned_ids",
     "parameters_of",
     "quiet_about_global_hooks",

@@ -10,7 +10,7 @@ from torch import nn
 from gradscope.errors import UnknownLayerError
 from gradscope.names import match_names
 
-__all__ = ["LayerInfo", "LayerPatterns", "choose_layers", "layers_of"]
+__all__ = ["LayerInfo", "LayerPatterns", "choose_layers", "layers_of", "original_module"]
 
 LayerPatterns: TypeAlias = (
     str | re.Pattern[str] | Callable[[str, nn.Module], bool] | Sequence[str | re.Pattern[str]]
@@ -30,6 +30,13 @@ class LayerInfo:
     module: nn.Module
     is_watched: bool
     parameters: dict[str, nn.Parameter] = field(repr=False)
+
+
+def original_module(module: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` has wrapped; any other module is returned as it is."""
+    children = module._modules  # noqa: SLF001 - getattr would be slow
+    original = children["_orig_mod"] if "_orig_mod" in children else None  # noqa: SIM401 - that of a scripted module has no `get`
+    return module if original is None else original
 
 
 def layers_of(model: nn.Module, chosen: LayerPatterns | None = None) -> list[LayerInfo]:

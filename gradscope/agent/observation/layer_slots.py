@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from gradscope.hooks import LayerInfo, SlotTable
+from gradscope.hooks import LayerInfo, SlotTable, original_module
 from gradscope.intervene import ActiveIntervention
 from gradscope.observe import LayerSlot
 
@@ -100,9 +100,7 @@ class LayerSlots:
 
     def owns(self, module: nn.Module) -> bool:
         """Return whether a module belongs to the model; also True for the wrapper that torch.compile returns."""
-        children = module._modules  # noqa: SLF001 - getattr would be slow; a scripted module's has no `get`
-        original = children["_orig_mod"] if "_orig_mod" in children else module
-        return self._all.find(original or module) is not None
+        return self._all.find(original_module(module)) is not None
 
     @property
     def is_changed(self) -> bool:

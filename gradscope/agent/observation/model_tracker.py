@@ -135,7 +135,8 @@ class ModelTracker:
         """Return whether the layers in the focus still own the same parameters. Faster than a full search."""
         for module_of, name, parameter_of in self._owned:
             module, parameter = module_of(), parameter_of()
-            if module is None or parameter is None or module._parameters.get(name) is not parameter:  # noqa: SLF001 - far faster than named_parameters()
+            owned = {} if module is None else module._parameters  # noqa: SLF001 - far faster than named_parameters()
+            if parameter is None or name not in owned or owned[name] is not parameter:
                 return False
         return True
 

@@ -11,7 +11,13 @@ from torch import nn
 from gradscope.agent.observation.model_tracker import ModelTracker
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.plugins import StepPlugins
-from gradscope.hooks import gradient_of, hidden_from_modes, is_in_backward, unregistered_parameters
+from gradscope.hooks import (
+    gradient_of,
+    hidden_from_modes,
+    is_in_backward,
+    original_module,
+    unregistered_parameters,
+)
 
 __all__ = ["NoStepCheck"]
 
@@ -92,7 +98,7 @@ class NoStepCheck:
         if not self._tracker.owns(module):
             return False
         model = self._run.model()
-        if module is model or module._modules.get("_orig_mod") is model:  # noqa: SLF001 - what torch.compile returned
+        if original_module(module) is model:
             self._calls_of_model += 1
             return True
         if self._first is None:

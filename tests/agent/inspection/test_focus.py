@@ -304,6 +304,19 @@ def test_focus_is_rejected_under_torch_compile():
     assert "focus() does not work with torch.compile" in done.stdout
 
 
+def test_a_scripted_layer_can_be_in_the_focus():
+    model = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Linear(4, 2)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.attach(model, optimizer, every=50, hub=None, quiet=True) as scope:
+        scope.focus("1")
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.ones(3, 4)).sum().backward()
+            optimizer.step()
+        assert scope.latest_focus()["1"]["param_grad.weight"].count == 8
+        assert scope.faults == {}
+
+
 class Trainer:
     """Trains in a thread until it is closed."""
 
