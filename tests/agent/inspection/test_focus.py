@@ -304,6 +304,7 @@ def test_focus_is_rejected_under_torch_compile():
     assert "focus() does not work with torch.compile" in done.stdout
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_a_scripted_layer_can_be_in_the_focus():
     model = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Linear(4, 2)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
