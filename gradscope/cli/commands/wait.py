@@ -14,8 +14,9 @@ from gradscope.cli.connection import connect_to
 from gradscope.cli.exit_codes import DONE, FAILED, WRONG
 from gradscope.cli.output import print_lines
 from gradscope.client import Client, end_of
-from gradscope.errors import UsageError
+from gradscope.errors import NothingToConnectError, UsageError
 from gradscope.protocol import Event, Message, RunInfo, Scalars, Step
+from gradscope.recording import list_recordings
 
 __all__ = ["wait_for"]
 
@@ -37,11 +38,23 @@ Check = Callable[[Message], str | None]
 def wait_for(run: str, until: str, *, timeout_s: float | None) -> int:
     """Wait, print the result, and return the exit code. Raises UsageError for an unknown `until`."""
     check = _check_of_event(until)
-    with connect_to(run, want="observe") as client:
+    with _connect(run) as client:
         client.watch(client.run or run, max_rate_hz=1000.0)
         found = _wait_for_event(client, check, until, timeout_s)
     print_lines(found.text)
     return found.exit_code
+
+
+def _connect(run: str) -> Client:
+    try:
+        return connect_to(run, want="observe")
+    except NothingToConnectError as error:
+        ended = next((info for info in list_recordings() if info.run == run and info.reason), None)
+        if ended is None:
+            raise
+        raise NothingToConnectError(
+            f"{error}. The newest recording of {run!r} says that it ended: {ended.reason}"
+        ) from None
 
 
 def _wait_for_event(client: Client, check: Check, until: str, timeout_s: float | None) -> _Found:
