@@ -23,7 +23,7 @@ from gradscope.agent.inspection.latest_steps import LatestSteps
 from gradscope.agent.inspection.resources import ResourcePlugin
 from gradscope.agent.inspection.snapshot import Snapshot
 from gradscope.agent.interventions.handle import Intervention
-from gradscope.agent.link.crash_report import CrashReporter, account_of
+from gradscope.agent.link.crash_report import CrashReporter, describe_exception
 from gradscope.agent.link.messages import actions_now, state_of
 from gradscope.agent.link.process_end import failure
 from gradscope.agent.link.publisher import NullPublisher, Publisher
@@ -283,7 +283,7 @@ class Scope:
         checked, names = check_what(what), self._engine.tracker.names
         self._engine.end_if_stepped()
         capture = self._captures.add(match_names(layers, names), checked, every=every, keep=keep)
-        if self._engine.is_fresh:
+        if self._engine.has_computed_nothing:
             self._captures.start(self._engine.step)
         return capture
 
@@ -460,7 +460,7 @@ class Scope:
         """
         self._snapshot.check()
         self._run.ledger.remove_all(lambda _step: self._snapshot.restore())
-        self._engine.settle_if_fresh()
+        self._engine.apply_interventions_before_computing()
 
     # Rules, breakpoints and the pause
 
@@ -599,9 +599,9 @@ class Scope:
                 _log.error("gradscope: %s", text)
                 self._run.event("error", "out-of-memory", text)
                 return
-            account = account_of(error, self._run.model())
-            if account.is_known:
-                _log.error("gradscope: %s", account.text)
-            self._run.event("error", account.code, account.text)
+            report = describe_exception(error, self._run.model())
+            if report.is_known:
+                _log.error("gradscope: %s", report.text)
+            self._run.event("error", report.code, report.text)
         except Exception as fault:  # noqa: BLE001 - gradscope's errors must not hide the training's
             self._run.faults.report("naming an exception", fault, "The exception is raised unchanged.")

@@ -19,7 +19,7 @@ from gradscope.agent.commands.intervention_commands import intervention_commands
 from gradscope.agent.commands.queue import CommandQueue, PendingCommand, Prepared
 from gradscope.agent.commands.shared_interval import SharedInterval
 from gradscope.agent.run.context import RunContext
-from gradscope.agent.run.distributed import store_of_our_own
+from gradscope.agent.run.distributed import connect_to_job_store
 from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import GradscopeError, UsageError
@@ -150,7 +150,7 @@ class CommandDispatcher:
         consensus = Consensus(
             hello.rank,
             hello.world_size,
-            connect=lambda: store_of_our_own(hello.run, hello.rank),
+            connect=lambda: connect_to_job_store(hello.run, hello.rank),
             put=self.queue.put,
             faults=self._run.faults,
         )

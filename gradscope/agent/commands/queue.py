@@ -134,7 +134,7 @@ class CommandQueue(StepPlugin):
             self._consensus.hold(step)
         while not self._is_closed:
             if self._apply(step, is_held=not is_over()):
-                self._engine.settle_now()
+                self._engine.apply_interventions_now()
             elif is_over():
                 if self._may_leave(step):
                     return

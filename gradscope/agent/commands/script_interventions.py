@@ -73,13 +73,13 @@ class ScriptInterventions:
             origin=f"{getpass.getuser()}@{socket.gethostname()}, pid {os.getpid()}",
         )
         entry = self._run.ledger.install(request, _ignore)
-        self._engine.settle_if_fresh()
+        self._engine.apply_interventions_before_computing()
         return Intervention(entry, self.remove)
 
     def remove(self, id: str) -> None:
         """Remove an intervention. Does nothing if the intervention is not in force."""
         if self._run.ledger.remove(id, lambda _step: None, by="script"):
-            self._engine.settle_if_fresh()
+            self._engine.apply_interventions_before_computing()
 
 
 def _ignore(entry: LedgerEntry, step: int) -> None:

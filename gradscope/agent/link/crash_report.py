@@ -17,7 +17,7 @@ from torch.autograd import Function
 from gradscope.agent.link.process_end import SysHook
 from gradscope.hooks import frames_of
 
-__all__ = ["Account", "CrashReporter", "account_of"]
+__all__ = ["CrashReporter", "ExceptionReport", "describe_exception"]
 
 _TEXT_LIMIT: Final = 600
 _FUNCTION_IN_MESSAGE: Final = re.compile(r"\b[Ff]unction (\w+?)(?:Backward)+ returned")
@@ -49,7 +49,7 @@ class CrashReporter(SysHook):
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ExceptionReport:
     """The report of an exception. `code` is "exception", or "exception.NAME" for a known error message."""
 
     code: str
@@ -61,7 +61,7 @@ class Account:
         return self.code != "exception"
 
 
-def account_of(error: BaseException, model: nn.Module | None) -> Account:
+def describe_exception(error: BaseException, model: nn.Module | None) -> ExceptionReport:
     """Return the report of an exception: its layer or custom Function, its cause and a remedy.
 
     If the exception was raised from another exception with a known message, the report is about that
@@ -78,9 +78,9 @@ def account_of(error: BaseException, model: nn.Module | None) -> Account:
     said = " ".join(f"{type(root).__name__}: {root}".split())
     text = _shortened(said) + (f" ({where})." if where else ".")
     if known is None:
-        return Account("exception", text)
+        return ExceptionReport("exception", text)
     slug = re.sub(r"\W+", "-", known.name.lower())
-    return Account(f"exception.{slug}", f"{text} Cause: {known.cause}. Cure: {known.cure}.")
+    return ExceptionReport(f"exception.{slug}", f"{text} Cause: {known.cause}. Cure: {known.cure}.")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

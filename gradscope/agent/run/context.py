@@ -11,7 +11,7 @@ from torch import nn
 from gradscope.agent.link.messages import state_of
 from gradscope.agent.link.publisher import NullPublisher, Publisher
 from gradscope.agent.run.faults import Faults
-from gradscope.agent.run.identity import hello_of
+from gradscope.agent.run.identity import make_hello
 from gradscope.agent.run.settings import Settings
 from gradscope.agent.run.step_counter import make_step_counter
 from gradscope.budget import Sampler
@@ -60,7 +60,7 @@ class RunContext:
         self._model = weakref.ref(model)
         self.settings = settings
         self.sampler = sampler
-        self.hello = hello_of(settings.run, settings.recorded_at)
+        self.hello = make_hello(settings.run, settings.recorded_at)
         self.counter = make_step_counter(settings.start_step)
         self.publisher = (
             Publisher(settings.endpoint, self.hello) if settings.has_hub else NullPublisher()

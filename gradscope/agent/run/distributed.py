@@ -9,7 +9,7 @@ import torch.distributed as dist
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-__all__ = ["has_process_group", "rank_and_world_size", "store_of_our_own"]
+__all__ = ["connect_to_job_store", "has_process_group", "rank_and_world_size"]
 
 
 def has_process_group() -> bool:
@@ -31,7 +31,7 @@ def rank_and_world_size() -> tuple[int, int]:
         return 0, 1
 
 
-def store_of_our_own(run: str, rank: int) -> "Store":
+def connect_to_job_store(run: str, rank: int) -> "Store":
     """Return the section of the job's store for one run, over a separate connection.
 
     All ranks get the same section if each has attached the run the same number of times.

@@ -19,7 +19,7 @@ from gradscope.agent.run.distributed import rank_and_world_size
 from gradscope.errors import UsageError
 from gradscope.protocol import Hello
 
-__all__ = ["hello_of", "run_name"]
+__all__ = ["make_hello", "run_name"]
 
 _NAME_LIMIT = 80
 _ID_LENGTH = 4
@@ -52,7 +52,7 @@ def run_name(name: str | None, model: nn.Module) -> str:
     return name
 
 
-def hello_of(run: str, record: str | None) -> Hello:
+def make_hello(run: str, record: str | None) -> Hello:
     """Return the agent's hello. `record`: a path; empty for no recording; None for the default path."""
     rank, world_size = rank_and_world_size()
     return Hello(

@@ -126,7 +126,7 @@ class StepEngine:
         return self._hooks.is_observed
 
     @property
-    def is_fresh(self) -> bool:
+    def has_computed_nothing(self) -> bool:
         """Whether this thread has certainly not computed anything in the step in progress.
 
         Autograd numbers the operations that it records; if the number is unchanged, there were none.
@@ -151,17 +151,17 @@ class StepEngine:
         with hidden_from_modes():
             self._guard.run("a focus", lambda: self.tracker.focus(layers))
 
-    def settle_now(self) -> None:
+    def apply_interventions_now(self) -> None:
         """Apply requested interventions at once. The step in progress must not have computed anything yet."""
         with hidden_from_modes():
             self._guard.run("applying interventions", self._settle)
         self._hooks.align()
 
-    def settle_if_fresh(self) -> None:
+    def apply_interventions_before_computing(self) -> None:
         """Apply requested interventions at once if the step in progress has not computed anything yet."""
         self.end_if_stepped()
-        if self._is_running and self.is_fresh:
-            self.settle_now()
+        if self._is_running and self.has_computed_nothing:
+            self.apply_interventions_now()
 
     def end_if_stepped(self) -> None:
         """End the step if its optimizers have stepped, because the script reads the scope or changes it."""

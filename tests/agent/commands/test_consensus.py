@@ -25,7 +25,7 @@ class Rank:
     def __init__(self, rank, world_size, store, step_s):
         self.faults = Faults(lambda code, text: None)
         run = SimpleNamespace(faults=self.faults, plan_again=lambda: None)
-        self.queue = CommandQueue(run, SimpleNamespace(settle_now=lambda: None))
+        self.queue = CommandQueue(run, SimpleNamespace(apply_interventions_now=lambda: None))
         self.consensus = Consensus(
             rank,
             world_size,

@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd import Function
 
 import gradscope
-from gradscope.agent.link.crash_report import account_of
+from gradscope.agent.link.crash_report import describe_exception
 from gradscope.doctor import KNOWN_MESSAGES
 from gradscope.errors import RecordingError
 from gradscope.recording import default_path, open_recording
@@ -168,10 +168,10 @@ class Doubling(nn.Module):
 
 def test_the_function_the_layer_and_the_line_are_named():
     model = nn.Sequential(nn.Linear(4, 4), Doubling())
-    forward = account_of(raised(lambda: model[1](torch.ones(4))), model)
+    forward = describe_exception(raised(lambda: model[1](torch.ones(4))), model)
     assert forward.code == "exception.sizes-of-tensors-must-match"
     assert "(in Doubled.forward, in layer 1 (Doubling), at test_crash_report.py:" in forward.text
-    backward = account_of(raised(lambda: model(torch.ones(2, 4)).sum().backward()), model)
+    backward = describe_exception(raised(lambda: model(torch.ones(2, 4)).sum().backward()), model)
     assert backward.code == "exception"
     assert (
         "ValueError: no gradient today (in Doubled.backward, at test_crash_report.py:" in backward.text
@@ -187,18 +187,18 @@ def test_a_known_exception_is_found_behind_the_one_that_was_raised_from_it():
         except RuntimeError as error:
             raise KeyError("step 3") from error
 
-    account = account_of(raised(wrapping), model)
+    account = describe_exception(raised(wrapping), model)
     assert account.code == "exception.sizes-of-tensors-must-match"
     assert "in layer 0 (Linear)" in account.text
 
 
 def test_a_very_long_message_is_shortened_and_an_unusual_one_is_accepted():
-    assert len(account_of(RuntimeError("x" * 10**6), None).text) < 700
-    assert account_of(RuntimeError(), None).code == "exception"
+    assert len(describe_exception(RuntimeError("x" * 10**6), None).text) < 700
+    assert describe_exception(RuntimeError(), None).code == "exception"
     loop = ValueError("a")
     loop.__cause__ = KeyError("b")
     loop.__cause__.__cause__ = loop
-    assert account_of(loop, None).text == "ValueError: a."
+    assert describe_exception(loop, None).text == "ValueError: a."
 
 
 def wrong(forward, backward):
@@ -281,7 +281,7 @@ def test_every_known_message_gives_a_code_of_its_own():
         "size mismatch", "gradcheck failed", "'X' object has no attribute 'saved_tensors'",
         "save_for_backward can only save variables, but argument 0 is of type int",
     ]  # fmt: skip
-    codes = {account_of(RuntimeError(text), None).code for text in texts}
+    codes = {describe_exception(RuntimeError(text), None).code for text in texts}
     assert len(codes) == len(KNOWN_MESSAGES) == 8
     assert all(code.startswith("exception.") and code == code.lower() for code in codes)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from gradscope.agent.link.publisher import Publisher
-from gradscope.agent.run.identity import hello_of
+from gradscope.agent.run.identity import make_hello
 from gradscope.protocol import Event, Message
 
 STEP_BYTES = 5_000_000
@@ -15,7 +15,7 @@ STEP_BYTES = 5_000_000
 @pytest.fixture
 def publisher() -> Publisher:
     """Return a publisher that is never started: its queue stays as it is."""
-    return Publisher(None, hello_of("run", None))
+    return Publisher(None, make_hello("run", None))
 
 
 def some(text: str) -> Callable[[], Message]:
