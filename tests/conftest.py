@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,16 +28,16 @@ settings.register_profile("steady", suppress_health_check=[HealthCheck.too_slow]
 settings.load_profile("steady")
 
 
-def pytest_sessionstart() -> None:
-    """Collect the tests without garbage collection: nearly all objects that are made then stay."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Exempt from garbage collection what is imported with the tests: else it takes a second each time."""
     gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    """Exempt those objects from garbage collection, which takes a second otherwise, each time."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

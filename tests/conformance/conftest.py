@@ -12,6 +12,12 @@ sys.path.append(str(Path(__file__).parent))
 from trials import Case, Outcome, judge
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import transformers, which takes seconds, if its tests are not to run."""
+    is_unwanted = "not exhaustive" in config.option.markexpr
+    return True if is_unwanted and collection_path.name == "test_families.py" else None
+
+
 @pytest.fixture
 def conforms(request: pytest.FixtureRequest):
     """A function (group, case) that judges a case and fails if it does not conform.

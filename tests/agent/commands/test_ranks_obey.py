@@ -19,7 +19,7 @@ from support.waiting import wait_for
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("ended_hubs")]
 
 SCRIPT = Path(__file__).with_name("distributed_commands.py")
-DEADLINE_S = 60
+DEADLINE_S = 200
 
 
 class Ranks:
