@@ -6,8 +6,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 import gradscope
 from gradscope.errors import UsageError
@@ -26,6 +24,9 @@ def one_rank():
 
 
 def trained(scope_of=None):
+    from torch.distributed.device_mesh import init_device_mesh  # these two take seconds
+    from torch.distributed.fsdp import fully_shard
+
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
     fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
