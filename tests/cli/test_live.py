@@ -152,7 +152,7 @@ def test_what_is_refused_says_why_on_stderr(live, arguments, code, words):
     assert ran.stdout == ""
 
 
-def test_a_training_that_stands_still_is_exit_3_and_interrupting_is_130(live):
+def test_a_stopped_training_is_exit_3_and_interrupting_is_130(live):
     live.process.send_signal(signal.SIGSTOP)
     try:
         ran = live.gradscope("stop", "tiny", "fc1", "--steps", "1", "--timeout", "0.3")

@@ -81,7 +81,7 @@ def test_a_child_process_gives_the_same_reports(path, capsys):
         ("import no_such_module", "No module named 'no_such_module'"),
     ],
 )
-def test_a_file_that_crashes_or_hangs_does_no_harm(tmp_path, body, words):
+def test_a_file_that_crashes_or_hangs_is_a_usage_error(tmp_path, body, words):
     file = tmp_path / "harmful.py"
     file.write_text(body)
     with pytest.raises(UsageError, match=words):

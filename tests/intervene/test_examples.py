@@ -27,7 +27,7 @@ def test_the_clipping_hook_and_the_clip_are_the_same():
     assert difference < 1e-6
 
 
-def test_the_clip_lets_the_exploding_network_learn():
+def test_clipping_makes_the_exploding_network_learn():
     plain, clipped = numbers("exploding_rnn.py")
     assert plain[0] <= 2
     assert not plain[1] < 1e6
@@ -35,7 +35,7 @@ def test_the_clip_lets_the_exploding_network_learn():
 
 
 @pytest.mark.processes
-def test_the_reversal_lets_the_other_domain_be_read():
+def test_the_reversal_raises_the_accuracy_on_the_other_domain():
     pytest.importorskip("sklearn", reason="the digits: pip install scikit-learn")
     plain, adapted = numbers("domain_adversarial.py")[1:]
     assert adapted[1] > plain[1] + 0.2
@@ -43,7 +43,7 @@ def test_the_reversal_lets_the_other_domain_be_read():
 
 
 @pytest.mark.exhaustive
-def test_noise_while_training_lets_noisy_pictures_be_read():
+def test_noise_while_training_raises_the_accuracy_on_noisy_pictures():
     pytest.importorskip("sklearn", reason="the digits: pip install scikit-learn")
     _, plain, noisy = numbers("noise_robustness.py")
     assert noisy[-1] > plain[-1] + 0.05

@@ -61,7 +61,7 @@ def test_all_are_removed_at_once(ledger):
     assert [entry.is_removed for entry in entries] == [True] * 3
 
 
-def test_the_first_set_stands_first_on_a_layer(ledger):
+def test_interventions_on_a_layer_are_listed_in_the_order_of_installation(ledger):
     first, second = install(ledger), install(ledger, layers=("fc", "head"))
     ledger.settle(0)
     assert ledger.by_layer("output") == {
@@ -101,7 +101,7 @@ def test_it_ends_when_its_viewer_has_vanished_and_stays_while_it_lives(ledger, m
         assert time.monotonic() < deadline
 
 
-def test_an_end_is_said_in_words():
+def test_the_text_of_an_end_names_its_condition():
     assert str(End()) == ""
     assert str(End(steps=5)) == "for 5 steps"
     assert str(End(viewer="v")) == "while its viewer is connected"

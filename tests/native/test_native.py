@@ -176,7 +176,7 @@ def test_any_order_of_dims_and_any_expanded_dim_is_read_in_place(dtype, shape, d
 
 @pytest.mark.usefixtures("each_pass")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_memory_at_an_odd_address_is_read(dtype):
+def test_unaligned_memory_is_read(dtype):
     tensor = sprinkled(1000, dtype, 7, 0.05)
     buffer = bytearray(1 + tensor.nbytes)
     buffer[1:] = tensor.view(torch.uint8).numpy().tobytes()
@@ -354,7 +354,7 @@ def strange_tensors():
 
 
 @pytest.mark.parametrize("name", strange_tensors())
-def test_what_cannot_be_read_natively_is_left_to_the_eager_pass(name):
+def test_tensors_that_the_native_pass_cannot_read_go_to_the_eager_pass(name):
     rows = bytearray(EMPTY_ROW)
     assert not _native.add(rows, None, strange_tensors()[name], 0)
     assert rows == EMPTY_ROW
@@ -407,7 +407,7 @@ def test_subnormals_are_counted_where_the_processor_flushes_them(dtype):
         assert row[name] == expected[name]
 
 
-def test_a_parameter_that_changed_its_layout_meanwhile_is_left():
+def test_a_parameter_whose_layout_changed_is_skipped():
     weight, other = torch.ones(4, 6), torch.ones(5)
     rows, kept = bytearray(EMPTY_ROW * 2), np.empty(room_for([weight, other]), np.uint8)
     assert _native.add_each(rows, None, [weight, other], [(0,), (0,)], kept) == []

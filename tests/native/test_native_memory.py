@@ -105,7 +105,7 @@ def library(compiler, name):
 
 
 @pytest.mark.processes
-def test_the_passes_and_the_copies_keep_to_their_memory(compiler, passes, tmp_path):
+def test_the_passes_and_the_copies_access_no_memory_outside_their_arguments(compiler, passes, tmp_path):
     """And say the same as plain loops, at every size to 300 and every alignment."""
     build(compiler, [*DRIVER, *passes], tmp_path / "driver", *WARNINGS)
     answer = run([str(tmp_path / "driver")])
@@ -117,7 +117,7 @@ def test_the_passes_and_the_copies_keep_to_their_memory(compiler, passes, tmp_pa
 
 @pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are PyTorch's on Linux alone")
-def test_threads_keep_to_their_parts_and_say_what_one_alone_says(compiler, passes, tmp_path):
+def test_several_threads_access_only_their_parts_and_give_the_result_of_one(compiler, passes, tmp_path):
     sources = [HERE / "parallel_driver.c", SOURCE / "parallel.c", *passes]
     build(compiler, sources, tmp_path / "driver", *WARNINGS, "-fopenmp", "-DPARTED_BYTES=65536")
     answer = run([str(tmp_path / "driver")])
@@ -126,7 +126,7 @@ def test_threads_keep_to_their_parts_and_say_what_one_alone_says(compiler, passe
 
 
 @pytest.mark.processes
-def test_the_passes_of_aarch64_say_the_same_on_an_emulated_processor(tmp_path):
+def test_the_aarch64_passes_give_the_same_results_on_an_emulated_processor(tmp_path):
     compiler, emulator = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
     for program in (compiler, emulator):
         if shutil.which(program) is None:

@@ -97,7 +97,7 @@ def test_a_complex_parameter_is_measured_by_magnitude():
     assert table[""]["update.weight"].sum == pytest.approx(10)
 
 
-def test_a_lazy_parameter_is_said_not_to_be_measured():
+def test_a_lazy_parameter_is_reported_as_not_measured():
     model = nn.LazyLinear(3)
     table = observed(model, lambda: None)
     assert Flags.NOT_MEASURED in table[""]["param.weight"].flags

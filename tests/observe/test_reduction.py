@@ -71,7 +71,7 @@ def test_every_column_equals_numpy_in_float64(reduce, dtype, shape):
     st.sampled_from(DTYPES),
     st.lists(st.floats(width=32) | st.sampled_from(SPECIAL), max_size=40),
 )
-def test_nonfinite_zero_and_subnormal_elements_are_told_apart(reduce, dtype, values):
+def test_nonfinite_zero_and_subnormal_elements_are_counted_separately(reduce, dtype, values):
     tensor = torch.tensor(values, dtype=torch.float64).to(dtype)
     assert_equals_reference(reduce(tensor), tensor)
 

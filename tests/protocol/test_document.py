@@ -143,7 +143,7 @@ def test_the_version_of_the_document_is_that_of_the_code_and_has_its_line_in_the
     assert versions == list(range(1, protocol.PROTOCOL_VERSION + 1))
 
 
-def test_the_change_log_stands_at_the_end():
+def test_the_change_log_is_the_last_section():
     assert re.findall(r"^## (.*)$", _TEXT, re.MULTILINE)[-1] == "Change log"
 
 

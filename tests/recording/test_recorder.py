@@ -80,7 +80,7 @@ def test_closing_twice_keeps_the_first_reason_and_what_comes_later_is_counted(tm
         assert recording.info.reason == "first"
 
 
-def test_a_step_sent_again_stands_once_with_what_came_last(tmp_path, make):
+def test_a_step_that_is_sent_twice_is_recorded_once_with_the_last_values(tmp_path, make):
     with Recorder(tmp_path / "a.gradscope", make.hello()) as recorder:
         make.record(
             recorder, make.step(7, rows=2), make.step(7, rows=1), make.manifest(), make.manifest()

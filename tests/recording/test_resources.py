@@ -35,7 +35,7 @@ def test_readings_are_read_back_whole_and_ordered_by_step(tmp_path, make):
     assert table["fc1"].saved_bytes == 7
 
 
-def test_a_step_that_was_measured_twice_stands_once_as_it_was_last(tmp_path, make):
+def test_a_step_that_is_measured_twice_is_recorded_once_with_the_last_values(tmp_path, make):
     with Recorder(tmp_path / "a.gradscope", make.hello()) as recorder:
         make.record(recorder, memory(5, 1), memory(5, 2))
     with open_recording(tmp_path / "a.gradscope") as recording:

@@ -44,7 +44,7 @@ SOME_AND_ALL = pytest.mark.parametrize(
 @SOME_AND_ALL
 @pytest.mark.timeout(1200)
 @needs_triton
-def test_all_that_the_interpreter_shows_of_the_kernels(tmp_path, is_all):
+def test_the_kernels_pass_their_tests_in_the_interpreter(tmp_path, is_all):
     answer = run(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "triton_interpreted.py",
         "-m", "exhaustive" if is_all else "not exhaustive",
