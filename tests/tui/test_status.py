@@ -244,6 +244,7 @@ def test_alerts_have_as_many_columns_as_the_width_allows(width, titles):
     assert len(text(row)) + 1 <= width
     assert text(row).index("far above") + 1 == text(header).index("finding")
     assert "long.name " in text(row)
+    assert len(text(row)) + 1 == width  # the long text has all the width that is left
 
 
 def test_an_intervention_of_a_later_step_is_not_shown_as_active():

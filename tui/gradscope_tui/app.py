@@ -149,6 +149,8 @@ class GradscopeApp(App[int]):
 
     def update_view(self) -> None:
         """Redraw what has changed, renew the leases, and list the runs if the person must choose one."""
+        if not self.screen_stack:  # the app is closing
+            return
         if self._exit_at is not None:
             until, code = self._exit_at
             if not self.changes.pending or time.monotonic() > until:

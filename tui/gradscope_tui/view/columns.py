@@ -16,8 +16,7 @@ _GAP = 2
 class TextColumn:
     """A column. If the table is too wide, columns shrink to `least` cells in ascending order of `rank`.
 
-    A column that becomes narrower than its title is left out if `least` is 0. If all columns are as narrow
-    as they can be, the last one is cut.
+    A column whose `least` is 0 is shown in full or not at all. The last column gets the width that is left.
     """
 
     title: str
@@ -49,10 +48,15 @@ def _widths(columns: Sequence[TextColumn], rows: Sequence[Line], width: int) -> 
         max([len(column.title), *(cell_len(printable(row[place].text)) for row in rows)]) + _GAP
         for place, column in enumerate(columns)
     ]
+    last = widths[-1]
     for place in sorted(range(len(columns)), key=lambda each: columns[each].rank):
-        least = min(widths[place], columns[place].least)
-        widths[place] = max(least, widths[place] - max(0, sum(widths) - width))
-        if not least and widths[place] < len(columns[place].title) + 1:
+        too_much = max(0, sum(widths) - width)
+        if too_much and not columns[place].least:
             widths[place] = 0
-    widths[-1] = max(0, widths[-1] - max(0, sum(widths) - width))
+        elif too_much:
+            least = min(widths[place], columns[place].least)
+            widths[place] = max(least, widths[place] - too_much)
+    left = width - sum(widths[:-1])
+    if left >= last or columns[-1].least:
+        widths[-1] = max(0, min(last, left))
     return widths
