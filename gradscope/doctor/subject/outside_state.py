@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +26,7 @@ _LIBRARIES: Final = frozenset({"torch", "numpy", "gradscope"}) | sys.stdlib_modu
 """Top-level packages whose classes and modules hold no state of the user."""
 
 _MISSING: Final = object()
+_ELEMENTS_LIMIT: Final = 1000
 
 
 class OutsideState:
@@ -95,8 +97,8 @@ class _Namespace:
         self._values = self._read()
 
     def named_values(self) -> Iterator[tuple[str, object]]:
-        """Yield the name and the value of each recorded element."""
-        for key, value in self._values.items():
+        """Yield the name and the value of each recorded element, of a large container only the first ones."""
+        for key, value in islice(self._values.items(), _ELEMENTS_LIMIT):
             yield self._shown.format(key), value
 
     def changes(self) -> Iterator[str]:
@@ -199,7 +201,9 @@ class _RecordedTensor:
 
 
 def _copy(tensor: Tensor) -> Tensor | None:
-    is_plain = tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_meta)
+    is_plain = tensor.layout is torch.strided and not (
+        tensor.is_nested or tensor.is_meta or tensor.is_quantized
+    )
     return tensor.detach().clone() if is_plain and not tensor.is_inference() else None
 
 
