@@ -155,7 +155,7 @@ class StepPlugins:
                 self._call(plugin, method, *args, **keywords)
 
     def call_all(self, name: str, *args: object) -> None:
-        """Call the named method of all plugins; one of those that are always called."""
+        """Call the named method of all plugins; a method that is always called."""
         for plugin, method in self._overriding[name]:
             self._call(plugin, method, *args)
 
