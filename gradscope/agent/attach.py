@@ -15,7 +15,7 @@ from gradscope.agent.run.distributed import rank_and_world_size
 from gradscope.agent.run.identity import run_name
 from gradscope.agent.run.settings import Settings
 from gradscope.agent.scope import Scope
-from gradscope.budget import Sampler
+from gradscope.budget import OBSERVED_AT_START, Sampler
 from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import OwnFunction, register_action
@@ -96,7 +96,12 @@ def attach(
         is_quiet=quiet,
         is_inert=os.environ.get("GRADSCOPE", "1") == "0",
     )
-    sampler = Sampler(budget=budget, every=every, is_shared=rank_and_world_size()[1] > 1)
+    sampler = Sampler(
+        budget=budget,
+        every=every,
+        is_shared=rank_and_world_size()[1] > 1,
+        first_steps=OBSERVED_AT_START,
+    )
     if _live and gc.isenabled():
         gc.collect()  # a model that was replaced may be part of a cycle; its run then ends here
     _make_room(model, replace=replace)

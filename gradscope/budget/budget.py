@@ -102,6 +102,9 @@ PACE_WINDOW: Final = 8
 OTHER_PACE: Final = 1.5
 """Known costs are discarded if three quarters of those steps are slower or faster by this factor."""
 
+OBSERVED_AT_START: Final = 20
+"""The first steps of a run are observed, so that a fault that is there from the beginning is found soon."""
+
 EXTRA_STEPS_PART: Final = 0.5
 """Fraction of the allowed cost of observed steps that pays for extra ones, as long as any are unpaid."""
 

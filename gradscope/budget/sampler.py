@@ -10,7 +10,7 @@ A **focus** measures a few layers in additional steps. It uses at most half of t
 the smallest interval for that; observed steps get the rest. Focus steps are neither observed nor idle.
 
 **Extra** steps, which a NaN for example requests with `request_steps`, may use in advance what the budget allows in
-LARGEST_INTERVAL steps. Until that is repaid, half of the allowed cost of observed steps repays it.
+LARGEST_INTERVAL steps. So may the first steps of a run, in addition, so that they take nothing from a NaN. Until that is repaid, half of the allowed cost of observed steps repays it.
 
 Medians keep single slow steps from having an effect. The pace of the training is computed from every step; if it
 changes, the known costs are discarded.
@@ -77,7 +77,8 @@ class Sampler:
     """Chooses the steps to observe: call `is_due(step)` at the start of a step, `record(...)` at its end.
 
     `is_shared`: several ranks observe the same steps. Then `wanted` is only this rank's preferred interval, and the
-    interval is changed by `adopt`, in the same step on all ranks.
+    interval is changed by `adopt`, in the same step on all ranks. The `first_steps` of a run are observed, as far as the
+    budget of LARGEST_INTERVAL steps pays for them.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Sampler:
         budget: float | None = DEFAULT_FRACTION,
         every: int | None = None,
         is_shared: bool = False,
+        first_steps: int = 0,
     ) -> None:
         if every is not None and (not isinstance(every, int) or every < 1):
             raise UsageError(f"every must be an integer of at least 1, got {every!r}")
@@ -114,6 +116,8 @@ class Sampler:
         self._newest_observed: deque[int] = deque(maxlen=_GAPS + 1)
         self._aside_of: dict[str, float] = {}
         self._extra_steps = 0
+        self._first_steps = 0 if self.budget is None else first_steps
+        self._is_starting = self._first_steps > 0
         self._unpaid_s = 0.0
         self._repaid_s = 0.0
         """The cost of extra steps that is not repaid yet, and what each step repays."""
@@ -137,8 +141,10 @@ class Sampler:
         """Return whether to observe this step. The first step is always observed."""
         if self._interval is None:
             self.adopt(self.wanted, step, self.wanted_focus)
+            self._extra_steps = max(self._extra_steps, self._first_steps)
         if self._extra_steps and not self._can_pay_extra_step():
             self._extra_steps = 0
+        self._is_starting = self._is_starting and self._extra_steps > 0
         return self._extra_steps > 0 or (self._interval is not None and self._interval.is_due(step))
 
     def is_focus_due(self, step: int) -> bool:
@@ -246,9 +252,17 @@ class Sampler:
         return sum(self._aside_of.values())
 
     def _can_pay_extra_step(self) -> bool:
-        """Return whether extra steps have cost less than the budget of LARGEST_INTERVAL steps, as far as known."""
-        advance_s = (self.budget or math.inf) * LARGEST_INTERVAL * self._pace_s
-        return not self._unpaid_s or self._unpaid_s < advance_s
+        """Return whether extra steps have cost less than what may be used in advance, as far as known.
+
+        Ranks measure different costs and must observe the same steps, so several ranks always pay.
+        """
+        if self.is_shared or not self._unpaid_s:
+            return True
+        requests = 1 + (self._first_steps > 0 and not self._is_starting)
+        advance_s = (
+            (self.budget or math.inf) * LARGEST_INTERVAL * (self._pace_s or median(self._newest_s))
+        )
+        return self._unpaid_s < requests * advance_s
 
     def _update_intervals(self, step: int, count: int, *, was_observed: bool) -> None:
         """Choose new intervals if it is time, after `count` steps that ended with `step`."""
