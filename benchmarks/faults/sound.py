@@ -87,13 +87,13 @@ class _Experts(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = nn.Linear(8, 4)
+        self.router = nn.Linear(8, 4)
         self.experts = nn.ModuleList(_mlp(8, 8) for _ in range(4))
         self.head = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
-        weights = self.gate(x).softmax(-1)
+        weights = self.router(x).softmax(-1)
         chosen = int(weights.sum(0)[:2].argmax())
         out: Tensor = self.head(F.gelu(self.experts[chosen](x) * weights[:, chosen : chosen + 1] + x))
         return out
