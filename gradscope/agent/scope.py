@@ -164,15 +164,15 @@ class Scope:
 
     def detach(self) -> None:
         """Remove all hooks from the model and close the link. Calling it again does nothing."""
-        self._end(lambda publisher: publisher.stop(Bye(reason="detached")))
+        self._end_run(lambda publisher: publisher.stop(Bye(reason="detached")))
 
     def end_with_model(self) -> None:
         """Detach because the model was garbage-collected, or because the process exits."""
         if self._run.model() is None:
             bye = Bye(reason="the model was garbage-collected")
-            self._end(lambda publisher: publisher.stop_soon(bye))
+            self._end_run(lambda publisher: publisher.stop_soon(bye))
         else:
-            self._end(lambda publisher: publisher.stop())
+            self._end_run(lambda publisher: publisher.stop())
 
     def when_detached(self, callback: Callable[[], object]) -> None:
         """Call `callback` once, at the end of `detach`."""
@@ -558,13 +558,13 @@ class Scope:
             self.detach()
         else:
             self._report_exception(error)
-            self._end(lambda publisher: publisher.stop(failure(error)))
+            self._end_run(lambda publisher: publisher.stop(failure(error)))
 
     def __repr__(self) -> str:
         state = "detached" if self._is_off else f"at step {self.step}"
         return f"<Scope of run {self.run!r}: {len(self._engine.tracker.names)} modules, {state}>"
 
-    def _end(self, stop: Callable[[Publisher | NullPublisher], None]) -> None:
+    def _end_run(self, stop: Callable[[Publisher | NullPublisher], None]) -> None:
         if self._is_off:
             return
         self._is_off = True

@@ -52,7 +52,7 @@ def interval(cost_s: float, allowed_s: float, *, least: int = 1, largest: int) -
 
 
 class RateLimit:
-    """Limits work that is not tied to steps: it pauses after each run, so that the work takes at most `share` of the time.
+    """Limits work that is not tied to steps: it takes at most `share` of the time.
 
     `clock` returns seconds.
     """
@@ -112,7 +112,7 @@ FOCUS_PART: Final = 0.5
 """Fraction of the allowed cost of observed steps that a focus may use."""
 
 FOCUS_BELIEVED_AFTER: Final = 8
-"""Number of focus steps before their time is compared with others, because the difference is small against its noise."""
+"""Number of focus steps before their time is compared with others: the difference is small and noisy."""
 
 FOCUS_FALLBACK: Final = 8
 """A focus that gains nothing is measured this many times less often than all layers, to detect if that changes."""
@@ -124,7 +124,7 @@ FOCUS_LEAST_COST: Final = 0.1
 
 RESOURCES_FIRST: Final = 2
 RESOURCES_SECOND: Final = 12
-"""After the very first step: steps until the next two measurements, when caches are warm and the cost can be measured."""
+"""Steps from the first step until the next two measurements; the caches are warm then."""
 
 RESOURCES_LEAST_INTERVAL: Final = 10
 """At most one step in ten is measured, however low the cost, because a measured step is slower in its own way."""

@@ -10,7 +10,8 @@ A **focus** measures a few layers in additional steps. It uses at most half of t
 the smallest interval for that; observed steps get the rest. Focus steps are neither observed nor idle.
 
 **Extra** steps, which a NaN for example requests with `request_steps`, may use in advance what the budget allows in
-LARGEST_INTERVAL steps. So may the first steps of a run, in addition, so that they take nothing from a NaN. Until that is repaid, half of the allowed cost of observed steps repays it.
+LARGEST_INTERVAL steps. So may the first steps of a run, in addition, so that they take nothing from a
+NaN. Until that is repaid, half of the allowed cost of observed steps repays it.
 
 Medians keep single slow steps from having an effect. The pace of the training is computed from every step; if it
 changes, the known costs are discarded.
@@ -77,8 +78,8 @@ class Sampler:
     """Chooses the steps to observe: call `is_due(step)` at the start of a step, `record(...)` at its end.
 
     `is_shared`: several ranks observe the same steps. Then `wanted` is only this rank's preferred interval, and the
-    interval is changed by `adopt`, in the same step on all ranks. The `first_steps` of a run are observed, as far as the
-    budget of LARGEST_INTERVAL steps pays for them.
+    interval is changed by `adopt`, in the same step on all ranks. The `first_steps` of a run are
+    observed, as far as the budget of LARGEST_INTERVAL steps pays for them.
     """
 
     def __init__(

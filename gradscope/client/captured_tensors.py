@@ -106,8 +106,8 @@ def array_of(message: Captured) -> CapturedArray:
     size_bytes = math.prod(message.shape) * np.dtype(kind).itemsize
     if size_bytes != len(message.body):
         raise ProtocolError(
-            f"a captured tensor of shape {message.shape} and dtype {message.dtype} has {size_bytes} "
-            f"bytes, got {len(message.body)}"
+            f"a captured tensor of shape {message.shape} and dtype {message.dtype} must have "
+            f"{size_bytes} bytes, got {len(message.body)}"
         )
     array = np.frombuffer(message.body, kind).reshape(message.shape)
     if message.dtype == "bfloat16":

@@ -24,13 +24,13 @@ def derive_from(name: str, column: _Column) -> Floats:
     return DERIVATIONS[name](column)
 
 
-def _finite(column: _Column) -> Floats:
+def _finite_count(column: _Column) -> Floats:
     return column("count") - column("nan") - column("posinf") - column("neginf")
 
 
 def _std(column: _Column) -> Floats:
     """Return the population standard deviation; a variance that rounding makes negative counts as 0."""
-    finite = _finite(column)
+    finite = _finite_count(column)
     mean_square = _divide(column("sumsq"), finite)
     with np.errstate(over="ignore", invalid="ignore"):
         variance = mean_square - np.square(_divide(column("sum"), finite))
@@ -39,15 +39,15 @@ def _std(column: _Column) -> Floats:
 
 def _absmax(column: _Column) -> Floats:
     greatest = np.maximum(np.abs(column("min")), np.abs(column("max")))
-    return np.where(_finite(column) > 0, greatest, np.nan)
+    return np.where(_finite_count(column) > 0, greatest, np.nan)
 
 
 DERIVATIONS: dict[str, Callable[[_Column], Floats]] = {
-    "finite": _finite,
+    "finite": _finite_count,
     "nonfinite": lambda column: column("nan") + column("posinf") + column("neginf"),
-    "mean": lambda column: _divide(column("sum"), _finite(column)),
+    "mean": lambda column: _divide(column("sum"), _finite_count(column)),
     "std": _std,
-    "rms": lambda column: np.sqrt(_divide(column("sumsq"), _finite(column))),
+    "rms": lambda column: np.sqrt(_divide(column("sumsq"), _finite_count(column))),
     "norm": lambda column: np.sqrt(column("sumsq")),
     "absmax": _absmax,
 }

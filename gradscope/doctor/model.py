@@ -60,9 +60,9 @@ def examine_model(
     approximate, second_order: as in `examine`.
 
     A Function gets one report for each kind of arguments (shapes, dtypes, other values), up to four. PyTorch's own
-    Functions are not examined. The run uses a copy of the model in the model's training or evaluation mode, including the
-    model's forward hooks. The model, its gradients and buffers, the inputs, and the random states of torch, NumPy and
-    Python do not change.
+    Functions are not examined. The run uses a copy of the model in the model's training or evaluation
+    mode, including the model's forward hooks. The model, its gradients and buffers, the inputs, and the
+    random states of torch, NumPy and Python do not change.
 
     Raises UsageError if the model cannot be copied, is sharded, or cannot run on these inputs.
     """
@@ -90,8 +90,8 @@ def examine_step_functions(
     """Examine the Functions of one training step.
 
     inside: Functions that the model uses; they are examined on the model's `arguments()`.
-    outside: Functions that only the loss uses. Their arguments are not known, so each gets a report without
-        steps that says so.
+    outside: Functions that only the loss uses. Their arguments are not known, so each gets a report
+        in which no check was run, with this reason.
 
     Raises UsageError like `examine_model`, and any exception of `arguments()`.
     """

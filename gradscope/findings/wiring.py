@@ -247,7 +247,8 @@ def eval_mode(history: Sequence[WiringFacts]) -> list[Finding]:
     is_whole = not any(facts.is_training for facts in history)
     is_norm_only = all(layer.dropout is None for layer in wrong)
     if is_whole:
-        message = f"the model is in eval mode while it trains: {types} (as in `{names[0]}`) {_verb(names, 'acts', 'act')} as in inference"
+        acts = _verb(names, "acts", "act")
+        message = f"the model is in eval mode while it trains: {types} (as in `{names[0]}`) {acts} as in inference"
     else:
         message = (
             f"{_shown(names)} ({types}) {_verb(names, 'is', 'are')} in eval mode while the model trains"

@@ -1,4 +1,4 @@
-"""Changes a gradient by any function. Interventions use this."""
+"""Applies a given function to a gradient. Interventions use this."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias

@@ -74,7 +74,10 @@ class CallHooks(Generic[S]):
             self._enter(slot, args)
 
     def _on_leave(self, module: nn.Module, args: Any, *rest: Any) -> None:  # Any: as above
-        """Call `leave`, or `abandon` after an exception. `rest` is (kwargs, output); torch omits kwargs after an exception."""
+        """Call `leave`, or `abandon` after an exception.
+
+        `rest` is (kwargs, output); torch omits kwargs after an exception.
+        """
         if torch.compiler.is_compiling():
             return
         slot = self._find(module)

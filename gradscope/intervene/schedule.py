@@ -48,7 +48,9 @@ def _check_ramp(ramp: Ramp, action: str, arguments: Sequence[Argument]) -> None:
     if ramp.steps < 1:
         raise UsageError(f"{action}: a ramp takes at least 1 step, got {ramp.steps}")
     if ramp.shape not in ("linear", "dann"):
-        raise UsageError(f"{action}: a ramp's shape is linear or dann, got {ramp.shape!r}")
+        raise UsageError(
+            f"{action}: expected the shape of a ramp to be 'linear' or 'dann', got {ramp.shape!r}"
+        )
     for value in (ramp.start, ramp.end):
         numbers[ramp.argument].check(action, value)
         if math.isinf(value):

@@ -144,8 +144,8 @@ class ParameterObserver:
     def forget(self) -> None:
         """Discard the data of a step, also of one that has not ended.
 
-        Memory of moderate size is kept for the next step, because the operating system provides new memory page by page,
-        which takes longer than filling it.
+        Memory of moderate size is kept for the next step, because the operating system provides new
+        memory page by page, which takes longer than filling it.
         """
         for kept in self._kept:
             if kept.memory.nbytes <= _KEPT_BYTES:

@@ -1,4 +1,7 @@
-"""The messages of the link, their encoding and their limits. Uses no sockets, and NumPy only in `bodies`."""
+"""The messages between training process, hub and viewers, their encoding and their limits.
+
+Uses no sockets, and NumPy only in `bodies`.
+"""
 
 from gradscope.protocol.codec import WITH_BODY, Message, decode, encode
 from gradscope.protocol.control import (

@@ -118,7 +118,7 @@ class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
     body: bytes = b""
 
 
-class _Reading(TaggedMessage, frozen=True, kw_only=True):
+class _ResourceMessage(TaggedMessage, frozen=True, kw_only=True):
     """The fields that `Memory` and `Times` share."""
 
     run: str
@@ -131,7 +131,7 @@ class _Reading(TaggedMessage, frozen=True, kw_only=True):
     zero: tuple[str, ...] = ()
 
 
-class Memory(_Reading, frozen=True, kw_only=True, tag="memory"):
+class Memory(_ResourceMessage, frozen=True, kw_only=True, tag="memory"):
     """The memory of one step by layer. The body contains the columns."""
 
     balance: dict[str, Whole] = msgspec.field(default_factory=dict)
@@ -140,7 +140,7 @@ class Memory(_Reading, frozen=True, kw_only=True, tag="memory"):
     body: bytes = b""
 
 
-class Times(_Reading, frozen=True, kw_only=True, tag="times"):
+class Times(_ResourceMessage, frozen=True, kw_only=True, tag="times"):
     """The time of one step by layer. The body contains the columns."""
 
     phases_s: dict[str, float] = msgspec.field(default_factory=dict)

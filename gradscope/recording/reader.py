@@ -1,7 +1,7 @@
 """Reads recordings, even while they are written, and after their writer was killed.
 
 A reader queries a few rows at a time and holds no transaction between queries, so it never blocks the
-recorder or the checkpoint of its journal.
+recorder or the checkpoints of SQLite's write-ahead log.
 """
 
 import contextlib

@@ -6,10 +6,10 @@ from gradscope.hooks import size_bytes_of
 from gradscope.resources.autograd_graph import tensors_in
 from gradscope.resources.system_memory import SystemMemory
 
-__all__ = ["LayerMarks"]
+__all__ = ["LayerMemoryMarks"]
 
 
-class LayerMarks:
+class LayerMemoryMarks:
     """Reads the memory counter at each entry and exit of a layer during one step.
 
     containers: the layers whose inputs are measured, because they contain other layers.

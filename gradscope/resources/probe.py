@@ -22,7 +22,7 @@ from gradscope.hooks import (
 from gradscope.resources.attribution import OUTSIDE, LayerAttribution
 from gradscope.resources.autograd_graph import operations_behind, tensors_in
 from gradscope.resources.clocks import HostClock
-from gradscope.resources.layer_marks import LayerMarks
+from gradscope.resources.layer_marks import LayerMemoryMarks
 from gradscope.resources.owned_memory import OwnedMemory
 from gradscope.resources.saved_tensors import SavedBytes, SavedTensorCounter
 from gradscope.resources.stopwatch import Stopwatch
@@ -59,7 +59,7 @@ class Probe:
         limit: Callable[[], None] | None = None,
     ) -> None:
         self.owned = OwnedMemory(layers)
-        self.layer_marks = LayerMarks(
+        self.layer_marks = LayerMemoryMarks(
             machine,
             {layer.index for layer in layers if len(layer.module._modules)},  # noqa: SLF001 - children() makes objects
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gradscope.columns import MemoryRow, MemoryTable, TimeRow, TimesTable, balance_of
 from gradscope.resources.attribution import OUTSIDE
-from gradscope.resources.layer_marks import LayerMarks
+from gradscope.resources.layer_marks import LayerMemoryMarks
 from gradscope.resources.probe import MemoryPeak
 from gradscope.resources.stopwatch import Stopwatch
 
@@ -43,7 +43,7 @@ def memory_table(
     peak: MemoryPeak | None,
     called: int,
     threads: int,
-    layer_marks: LayerMarks,
+    layer_marks: LayerMemoryMarks,
     owned: OwnedBytes,
     optimizer_before_bytes: int,
     machine: Mapping[str, int],
@@ -68,7 +68,12 @@ def memory_table(
 
 
 def _rows(
-    count: int, peak: MemoryPeak | None, owned: OwnedBytes, layer_marks: LayerMarks, *, has_run: bool
+    count: int,
+    peak: MemoryPeak | None,
+    owned: OwnedBytes,
+    layer_marks: LayerMemoryMarks,
+    *,
+    has_run: bool,
 ) -> dict[int, MemoryRow]:
     saved = peak.saved.by_layer if peak is not None else Counter[int]()
     return {

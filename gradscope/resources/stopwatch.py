@@ -191,7 +191,10 @@ class _NodeTimer:
             self._watch.clock.resume()
 
     def end(self, _given: object, _gradients: object) -> None:
-        """End timing, after the operation's backward. `after` is called first: its exception belongs to this operation."""
+        """End timing, after the operation's backward.
+
+        `after` is called first: its exception belongs to this operation.
+        """
         if not self._watch.is_running:
             return
         if self._after is not None:

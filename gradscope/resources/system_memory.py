@@ -71,7 +71,10 @@ class SystemMemory:
         return torch.cuda.current_device() if self.device.index is None else self.device.index
 
     def _device_numbers(self) -> dict[str, int]:
-        """Return the counters of the allocator and the driver. `device_others` is the memory used by other processes."""
+        """Return the counters of the allocator and the driver.
+
+        `device_others` is the memory used by other processes.
+        """
         statistics = self._statistics()
 
         def counter(name: str, which: str) -> int:

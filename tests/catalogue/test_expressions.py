@@ -44,8 +44,10 @@ def test_literals_names_and_strings_are_those_of_the_language_and_not_pythons(te
     [
         "1 < loss < 3", "loss < 1 < 3", "loss + 1 > 2", "not loss > 1", "loss is 1", "loss > 1 # why", "loss > 1_000",
         "loss > 0x10", "- loss > 1", "loss > - 1", "loss > 1 if a > 1", "[loss] > 1", "() > 1", "loss > (a > 1)",
-        "(a > 1) > 2", "lambda: 1", "out.__class__", "out[0].nan", "out['a' 'b'].nan", 'out["""a"""].nan', "out['a'][0]",
-        "any", "any['x']", "out", "out['x']", "out.norm", "out.nan.norm > 1", "a > 1 (b > 2)", "f'x' > 1", "a > 1, b > 2",
+        "(a > 1) > 2", "lambda: 1", "out.__class__", "out[0].nan", "out['a' 'b'].nan", 'out["""a"""].nan',
+        "out['a'][0]",
+        "any", "any['x']", "out", "out['x']", "out.norm", "out.nan.norm > 1", "a > 1 (b > 2)", "f'x' > 1",
+        "a > 1, b > 2",
         "a := 1", "a > 1) or (b > 2", "(a > 1]",
     ],
 )  # fmt: skip

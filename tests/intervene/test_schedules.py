@@ -69,7 +69,7 @@ def test_any_other_text_is_refused(text):
         ),
         (Schedule(ramp=Ramp("alpha", 0, 1, 0)), "at least 1 step"),
         (Schedule(ramp=Ramp("alpha", 0, math.inf, 3)), "alpha must be a finite number"),
-        (Schedule(ramp=Ramp("alpha", 0, 1, 3, "cubic")), "shape is linear or dann"),
+        (Schedule(ramp=Ramp("alpha", 0, 1, 3, "cubic")), "shape of a ramp to be 'linear' or 'dann'"),
         (Schedule(condition="norm >"), "expected a number, got the end"),
     ],
 )

@@ -194,7 +194,7 @@ class CommandDispatcher:
         self._answer(ack)
 
     def _answer(self, ack: Ack) -> None:
-        self._run.publisher.put_now(lambda: ack)
+        self._run.publisher.put_and_send(lambda: ack)
 
     def _remember(self, id: bytes, ack: Ack | None) -> None:
         self._answers[id] = ack

@@ -112,7 +112,7 @@ class CommandQueue(StepPlugin):
             self._no_step_reason = reason
             self._refuse_waiting(reason)
 
-    def next_step(self, step: int) -> int | None:
+    def next_active_step(self, step: int) -> int | None:
         """Return `step` if commands are queued or if other ranks may have decided on commands."""
         is_needed = self._waiting or self._no_step_reason or self._consensus is not None
         return step if is_needed else None

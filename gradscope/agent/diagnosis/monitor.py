@@ -74,7 +74,7 @@ class FindingMonitor(StepPlugin):
         """All findings of the run, in the order in which they were found."""
         return tuple(self._found.values())
 
-    def next_step(self, step: int) -> int:
+    def next_active_step(self, step: int) -> int:
         """Return the first step of the next round; `step` during a round."""
         return max(step, self._begins_at)
 
@@ -91,7 +91,7 @@ class FindingMonitor(StepPlugin):
         model = self._run.model()
         if model is None:
             return
-        self._know(optimizer)
+        self._add_optimizer(optimizer)
         self._stepped.add(id(optimizer))
         self._with_gradient.update(id(p) for p in model.parameters() if p.grad is not None)
 
@@ -145,7 +145,7 @@ class FindingMonitor(StepPlugin):
                 continue
             is_first = not any(each.severity == "error" for each in self._found.values())
             self._found[key] = finding
-            self._run.publisher.put_now(partial(self._event, finding))
+            self._run.publisher.put_and_send(partial(self._event, finding))
             if finding.severity == "error" and is_first and not self._is_quiet:
                 print(f"gradscope: {finding.message}. {finding.fix}", file=sys.stderr)  # noqa: T201 - see above
 
@@ -180,16 +180,16 @@ class FindingMonitor(StepPlugin):
         self._waiting.clear()
         self._run.plan_again()
 
-    def _know(self, optimizer: Optimizer) -> None:
+    def _add_optimizer(self, optimizer: Optimizer) -> None:
         if not any(each() is optimizer for each in self._optimizers):
             self._optimizers.append(weakref.ref(optimizer))
 
     def _living_optimizers(self, model: nn.Module) -> list[Optimizer]:
         for optimizer in self._engine.optimizers():
-            self._know(optimizer)
+            self._add_optimizer(optimizer)
         if self._is_incomplete(model):
             for optimizer in optimizers_in_process(model):
-                self._know(optimizer)
+                self._add_optimizer(optimizer)
         return self._known()
 
     def _known(self) -> list[Optimizer]:

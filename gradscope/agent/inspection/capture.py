@@ -142,7 +142,7 @@ class Captures(StepPlugin):
         """Stop a capture."""
         self._captures = tuple(each for each in self._captures if each is not capture)
 
-    def next_step(self, step: int) -> int | None:
+    def next_active_step(self, step: int) -> int | None:
         """Return the next step in which a tensor is captured."""
         if self._due or self._tensor_hooks:
             return step

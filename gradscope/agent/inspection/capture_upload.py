@@ -58,7 +58,7 @@ class CaptureUpload(StepPlugin):
         """Return the function that validates the command, by action."""
         return {"capture": self._prepare}
 
-    def next_step(self, step: int) -> int | None:
+    def next_active_step(self, step: int) -> int | None:
         """Return `step` if a captured tensor must be sent."""
         return step if self._requests else None
 
@@ -102,9 +102,9 @@ class CaptureUpload(StepPlugin):
                 f"nothing was captured in step {request.step}: the layer was not called in it, is "
                 "compiled, or its output does not require grad"
             )
-            self._run.publisher.put_now(partial(self._empty, request, "; ".join(notes)))
+            self._run.publisher.put_and_send(partial(self._empty, request, "; ".join(notes)))
         for index, tensor in enumerate(tensors):
-            self._run.publisher.put_now(
+            self._run.publisher.put_and_send(
                 partial(self._message, request.command, tensor, index, len(tensors))
             )
 

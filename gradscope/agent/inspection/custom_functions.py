@@ -89,7 +89,7 @@ class FunctionTracker(StepPlugin):
             )
         return found, found.arguments
 
-    def next_step(self, step: int) -> int | None:  # noqa: ARG002 - the signature of a plugin
+    def next_active_step(self, step: int) -> int | None:  # noqa: ARG002 - the signature of a plugin
         """Return None: this plugin runs in observed steps only (`needs_observed`)."""
         return None
 

@@ -110,7 +110,7 @@ class Focus(StepPlugin):
         with self._lock:
             self._seen_s |= {viewer: now_s for viewer in viewers if viewer in self._seen_s}
 
-    def next_step(self, step: int) -> int | None:
+    def next_active_step(self, step: int) -> int | None:
         """Return `step` if a layer is in the focus, or was in the focus before."""
         return step if self._by_owner or self._active else None
 

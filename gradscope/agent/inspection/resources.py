@@ -113,7 +113,7 @@ class ResourcePlugin(StepPlugin):
             raise NotMeasuredError(_NOT_YET.format(what="time", when=self._when()))
         return self._times
 
-    def next_step(self, step: int) -> int | None:
+    def next_active_step(self, step: int) -> int | None:
         """Return the next step in which to measure, or to begin estimating the usual step time."""
         if not self._is_enabled:
             return None

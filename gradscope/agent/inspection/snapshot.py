@@ -82,7 +82,7 @@ class Snapshot(StepPlugin):
         self._optimizers, self._save, self._restore = tuple(optimizers), save, restore
         self._is_enabled = True
 
-    def next_step(self, step: int) -> int | None:
+    def next_active_step(self, step: int) -> int | None:
         """Return `step` if the snapshot is enabled and the first intervention is about to take effect."""
         is_wanted = self._is_enabled and self._saved_at is None
         return step if is_wanted and self._run.ledger.entries() else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from gradscope.protocol import Bye
 
-__all__ = ["ExitCodeObserver", "SysHook", "failure", "how_the_process_ends", "one_line"]
+__all__ = ["ExitCodeObserver", "SysHook", "exit_reason", "failure", "one_line"]
 
 _TEXT_LIMIT = 300
 
@@ -75,7 +75,7 @@ class _Mark:
             self._observer.record(self._call, self._code)
 
 
-def how_the_process_ends(exit_code: object) -> Bye:
+def exit_reason(exit_code: object) -> Bye:
     """Return the `bye` of a process that is exiting. `exit_code`: the argument of its `sys.exit`, or None.
 
     The code is known only if `sys.exit` was looked up after `attach`: not in `sys.exit(main())`, nor in

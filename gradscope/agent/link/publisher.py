@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from gradscope.agent.link.process_end import ExitCodeObserver, how_the_process_ends
+from gradscope.agent.link.process_end import ExitCodeObserver, exit_reason
 from gradscope.errors import GradscopeError, UsageError
 from gradscope.protocol import Bye, Command, Heartbeat, Hello, Message, Refusal, Scalars, Welcome
 from gradscope.transport import HubAddress, Link, ensure_hub
@@ -88,7 +88,7 @@ class Publisher:
         """
         if os.getpid() != self._pid or self._thread is None:
             return
-        self._bye = bye or how_the_process_ends(self._exit_codes.code)
+        self._bye = bye or exit_reason(self._exit_codes.code)
         self._stopping.set()
         self._wake()
         self._thread.join(_CLOSE_S + 0.5)
@@ -117,7 +117,7 @@ class Publisher:
             self._drop_oldest()
         self._queue.append(make)
 
-    def put_now(self, make: _Make) -> None:
+    def put_and_send(self, make: _Make) -> None:
         """Queue a message, and send it without delay."""
         self.put(make)
         self._wake()
@@ -253,7 +253,7 @@ class NullPublisher:
     def put(self, make: _Make, size_bytes: int = 0) -> None:
         """Drop a message."""
 
-    def put_now(self, make: _Make) -> None:
+    def put_and_send(self, make: _Make) -> None:
         """Drop a message."""
 
     def put_scalars(self, step: int, time_s: float, values: dict[str, float]) -> None:

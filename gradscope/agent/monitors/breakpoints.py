@@ -97,7 +97,7 @@ class Breakpoints(StepPlugin):
         self._publish()
         return any(found)
 
-    def next_step(self, step: int) -> int | None:
+    def next_active_step(self, step: int) -> int | None:
         """Return `step` if any breakpoint is set."""
         return step if self._breakpoints else None
 

@@ -84,7 +84,7 @@ class NonfiniteCheck(StepPlugin):
         self._waiting: deque[_PendingNorms] = deque()
         self._hidden_gradients = HiddenGradients()
 
-    def next_step(self, step: int) -> int | None:
+    def next_active_step(self, step: int) -> int | None:
         """Return `step` if results are pending, or if the steps to check must be chosen again."""
         has_work = self._waiting or self._after_step or self._hidden_gradients.are_hidden
         return step if has_work or self._is_all != self._needs_all() else None

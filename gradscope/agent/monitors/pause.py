@@ -112,7 +112,7 @@ class Pause(StepPlugin):
             "step_once": self._prepare_step_once,
         }
 
-    def next_step(self, step: int) -> int | None:
+    def next_active_step(self, step: int) -> int | None:
         """Return `step` during a pause, or the step before which one begins."""
         return step if self._is_paused else self._pause_at
 

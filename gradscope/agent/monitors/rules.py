@@ -183,7 +183,7 @@ class RuleMonitor(StepPlugin):
             if active.rule.kind.needs_scalars:
                 self.act(active, self._alerts_of(active, view))
 
-    def next_step(self, step: int) -> int | None:
+    def next_active_step(self, step: int) -> int | None:
         """Return `step` if an error must be raised or gradients are hidden."""
         return step if self._raising is not None or self._hidden_gradients.are_hidden else None
 
@@ -269,7 +269,7 @@ class RuleMonitor(StepPlugin):
 
     def _report(self, alert: Alert, active: ActiveRule) -> None:
         self._alerts.append(alert)
-        self._run.publisher.put_now(
+        self._run.publisher.put_and_send(
             partial(_alert_event, self._run.hello, time.time(), alert, active.words)
         )
         callbacks = [*self._callbacks, *([active.action] if callable(active.action) else [])]

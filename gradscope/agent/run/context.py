@@ -86,11 +86,11 @@ class RunContext:
 
     def event(self, level: Level, code: str, text: str) -> None:
         """Send an event to the viewers and the recording. Thread-safe."""
-        self.publisher.put_now(lambda: self._event(level, code, text))
+        self.publisher.put_and_send(lambda: self._event(level, code, text))
 
     def publish_interventions(self) -> None:
         """Send the interventions, the pause and the breakpoints to the viewers."""
-        self.publisher.put_now(self._interventions)
+        self.publisher.put_and_send(self._interventions)
 
     def publish_manifest(self, manifest: Manifest) -> None:
         """Send a description of the model to the viewers; the first one is part of `announcement`."""

@@ -284,7 +284,7 @@ class StepEngine:
         began_s = time.perf_counter()
         step_time_s = began_s - self._counter.began_s
         if hooks.is_on:
-            guard.run("reading the rows", lambda: self._read_out(step_time_s))
+            guard.run("reading the rows", lambda: self._read_statistics(step_time_s))
         guard.run("warnings", self._warn)
         if self._pending:
             guard.run("reporting an observed step", self._report_observed)
@@ -309,9 +309,9 @@ class StepEngine:
         if self._hooks.is_on or plugins.are_active:
             return False
         if self._counter.must_plan:  # before the work: a later request sets it again
-            plugins.plan(next_step)
+            plugins.choose_active(next_step)
         return (
-            plugins.next_step > next_step
+            plugins.next_active_step > next_step
             and self._interventions.is_idle
             and not self._pending
             and self._hooks.are_current
@@ -339,7 +339,7 @@ class StepEngine:
         self._plugins.call("before_settle", self.step)
         self._interventions.settle(self.step, self.tracker.slots)
 
-    def _read_out(self, step_time_s: float) -> None:
+    def _read_statistics(self, step_time_s: float) -> None:
         self._pending.add(self._hooks.measurement.end(self.step, step_time_s))
 
     def _warn(self) -> None:

@@ -63,5 +63,7 @@ class IdleSteps:
         """Plan idle steps from `step` on, which begins: as many as the limits and plugins allow."""
         pace_s = self._sampler.pace_s
         if pace_s > 0:
-            until = min(step + min(_BATCH_LIMIT, _DELAY_LIMIT_S / pace_s), self._plugins.next_step)
+            until = min(
+                step + min(_BATCH_LIMIT, _DELAY_LIMIT_S / pace_s), self._plugins.next_active_step
+            )
             self._counter.left = max(0, int(min(until, self._sampler.next_due(step))) - step - 1)

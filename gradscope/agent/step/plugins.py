@@ -2,8 +2,8 @@
 
     at_boundary │ begin ─▶ … ─▶ check_gradients, before_optimizer │ optimizer step │ after_optimizer ─▶ end
 
-Most plugins have nothing to do in most steps. `next_step` returns the first step in which a plugin must
-be called; until then the plugin costs nothing. `next_step` is called again at the end of each step that
+Most plugins have nothing to do in most steps. `next_active_step` returns the first step in which a plugin must
+be called; until then the plugin costs nothing. `next_active_step` is called again at the end of each step that
 is not idle. If its result changes at another time, the plugin calls `RunContext.plan_again()`.
 
 All calls are made in the threads of the training. If a plugin raises, it is switched off and counted as
@@ -36,7 +36,7 @@ class StepPlugin:
     name = "a plugin"
     needs_observed = False
 
-    def next_step(self, step: int) -> int | None:
+    def next_active_step(self, step: int) -> int | None:
         """Return the first step, from `step` on, in which this plugin must be called; None if there is none.
 
         `step` begins next or is in progress. The methods from `at_boundary` to `end` are called only in
@@ -104,7 +104,7 @@ class StepPlugins:
         self._plugins: list[StepPlugin] = []
         self._active: set[StepPlugin] = set()
         self._is_observed = False
-        self.next_step = 0
+        self.next_active_step = 0
         """The first step in which a plugin must be called, as of the newest plan."""
         self._sort()
 
@@ -119,8 +119,8 @@ class StepPlugins:
         self._sort()
         self._run.plan_again()
 
-    def plan(self, step: int) -> list[StepPlugin]:
-        """Call `next_step` of all plugins. Return the plugins that must be called in `step`."""
+    def choose_active(self, step: int) -> list[StepPlugin]:
+        """Call `next_active_step` of all plugins. Return the plugins that must be called in `step`."""
         self._counter.must_plan = False  # before the calls: a later change sets it again
         now, later = [], NEVER
         for plugin, ask in self._planned:
@@ -130,12 +130,12 @@ class StepPlugins:
             if wanted <= step:
                 now.append(plugin)
             later = min(later, wanted)
-        self.next_step = later
+        self.next_active_step = later
         return now
 
     def begin_step(self, step: int) -> None:
         """Choose the plugins to call in `step`, which is not idle."""
-        self._active = set(self.plan(step))
+        self._active = set(self.choose_active(step))
 
     def begin(self, step: int, *, is_observed: bool) -> None:
         """Call `begin` of the chosen plugins, and in an observed step of plugins that need it."""
@@ -150,7 +150,7 @@ class StepPlugins:
         for plugin, method in self._overriding[name]:
             if counter.must_plan:
                 counter.left = 0  # this step is not idle any more
-                self._active.update(self.plan(counter.step))
+                self._active.update(self.choose_active(counter.step))
             if plugin in self._active or (self._is_observed and plugin.needs_observed):
                 self._call(plugin, method, *args, **keywords)
 
@@ -195,7 +195,7 @@ class StepPlugins:
             for name in (*_ALWAYS_CALLED, *_CALLED_WHEN_ACTIVE)
         }
         planned = dict.fromkeys(p for name in _CALLED_WHEN_ACTIVE for p, _ in self._overriding[name])
-        self._planned = tuple((plugin, plugin.next_step) for plugin in planned)
+        self._planned = tuple((plugin, plugin.next_active_step) for plugin in planned)
 
 
 _ALWAYS_CALLED: Final = (

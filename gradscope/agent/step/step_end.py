@@ -101,7 +101,10 @@ class StepEnd:
         return any(map(optimizers.is_foreign, self._stepped)) or optimizers.are_all_held(self._stepped)
 
     def is_usual_end(self, optimizer: Optimizer) -> bool:
-        """Return whether steps have ended with this optimizer outside a backward pass, and none has followed it."""
+        """Return whether this optimizer is usually the last one that steps in a training step.
+
+        No other optimizer has stepped after it in the same training step, and it does not step in backward.
+        """
         is_known = optimizer in self._last_ones and optimizer not in self._followed
         return is_known and not is_in_backward()
 

@@ -43,7 +43,7 @@ def _configuration() -> dict[str, str | int | None]:
         "data directory": str(data_dir()),
         "recordings": str(recordings_dir()),
         "native pass": _native_pass(),
-        "CUDA pass": _cuda_pass(),
+        "CUDA pass": _describe_cuda_reduction(),
         "python": f"{sys.version.split()[0]} at {sys.executable}",
         **{package: _version(package) for package in _PACKAGES},
     }
@@ -57,7 +57,7 @@ def _native_pass() -> str:
     return "built" if is_built else "not built: PyTorch's own operations measure CPU tensors"
 
 
-def _cuda_pass() -> str:
+def _describe_cuda_reduction() -> str:
     """Report which pass handles CUDA tensors. Does not load torch, so it does not check for a device."""
     if os.environ.get("GRADSCOPE_TRITON") != "1":
         return "eager: the Triton kernels are off; GRADSCOPE_TRITON=1 turns them on"

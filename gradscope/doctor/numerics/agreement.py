@@ -11,7 +11,8 @@ __all__ = ["agree"]
 def agree(a: Sequence[Tensor | None], b: Sequence[Tensor | None], *, roundings: float) -> bool:
     """Return whether two sequences of tensors have the same values, up to rounding errors.
 
-    roundings: the tolerance, in units of eps times the largest element of all tensors in `a`. The largest element of all
+    roundings: the tolerance, in units of eps times the largest element of all tensors in `a`. The
+    largest element of all
         tensors is used because a gradient can be a rounding error of the others: the gradient of a bias before a
         normalisation, for example, is 0 up to rounding.
 

@@ -78,8 +78,9 @@ def compare_elements(
 ) -> Comparison:
     """Compare the gradient of one leaf with finite differences, at all of its elements or a sample.
 
-    In addition to a sample, the derivatives along two random directions are compared. If one differs although the sample
-    agrees, the elements that cause the difference are searched for, and compared instead.
+    In addition to a sample, the derivatives along two random directions are compared. If one differs
+    although the sample agrees, the elements that cause the difference are searched for, and compared
+    instead.
 
     indices: the flat indices of the elements to compare, instead of a sample.
     """
@@ -120,7 +121,7 @@ def compare_map(
     gradient: Tensor,
     precision: Precision,
 ) -> tuple[float, float, bool]:
-    """Return the directional derivative by backward and by differences along one direction, and whether they disagree."""
+    """Return a directional derivative by backward and by differences, and whether the two disagree."""
     return _Difference(values, at, weights, leaf, precision).along(gradient, seed=0)
 
 
@@ -166,7 +167,7 @@ class _Difference:
         return self._is_same_slope(slope, self.of_element(index, stretch=2.0)[0])
 
     def locate(self, gradient: Tensor) -> Tensor | None:
-        """Return a few elements that cause a random directional derivative to disagree; None if all directions agree."""
+        """Return a few elements with a wrong derivative; None if the derivatives in all directions agree."""
         if not any(self.along(gradient, seed)[2] for seed in (0, 1)):
             return None
         indices = torch.arange(gradient.numel())

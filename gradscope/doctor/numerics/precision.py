@@ -1,7 +1,8 @@
 """The dtype in which a function computes, and the resulting step size and tolerances of finite differences.
 
-Central differences with step h have an error of about ``h² f'''`` plus a rounding error of ``eps |y| / h``. In double, h
-is 1e-6. If a function casts to single precision inside (`.float()`), h is the cube root of that dtype's eps instead.
+Central differences with step h have an error of about ``h² f'''`` plus a rounding error of ``eps |y| /
+h``. In double, h is 1e-6. If a function casts to single precision inside (`.float()`), h is the cube
+root of that dtype's eps instead.
 """
 
 from collections.abc import Sequence

@@ -91,9 +91,9 @@ class Subject:
 
 
 def resolve(function: Examinable, inputs: Sequence[object], name: str | None) -> Subject:
-    """Return the subject for a Function class, its apply, an nn.Module or any callable.
+    """Return what the doctor examines, for a Function class, its apply, an nn.Module or any callable.
 
-    Raises UsageError if it is none of these, or no input is a tensor that can have a gradient.
+    Raises UsageError if it is none of these, or if no input is a tensor that can have a gradient.
     """
     call, functions, shown, module = _callable_of(function)
     arguments = tuple(inputs)

@@ -76,7 +76,9 @@ class TableOfItems:
         self._copied: torch.Event | None = None
         self.items = torch.empty((0, ITEM_WORDS), dtype=torch.int64, device=device)
 
-    def fill(self, parts: list[Part], lines: list[tuple[int, ...]], dtype: torch.dtype) -> None:
+    def fill_launch_arguments(
+        self, parts: list[Part], lines: list[tuple[int, ...]], dtype: torch.dtype
+    ) -> None:
         """Queue the filling of the table, unless it has this content already."""
         wanted = (parts, lines, dtype)
         if wanted == self._filled_for:

@@ -130,7 +130,7 @@ class TritonRowBuffer:
         for key, parts in parts_of(tensors, before, [len(rows) <= LINES for rows in targets]).items():
             table = self._table((key, targets[parts[0].place][0], len(parts)))
             lines = [tuple(self._addresses[row] for row in targets[part.place]) for part in parts]
-            table.fill(parts, lines, key.dtype)
+            table.fill_launch_arguments(parts, lines, key.dtype)
             if self._pass.reduce_many(
                 table.items, key.dtype,
                 is_aligned=key.is_aligned, is_full=self._is_full, is_change=before is not None,

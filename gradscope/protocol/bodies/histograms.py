@@ -145,7 +145,8 @@ def _bit_lengths(numbers: NDArray[np.uint64]) -> _Places:
 
 def _check_ranges(first: NDArray[np.int64], length: NDArray[np.int64], width: NDArray[Any]) -> None:
     if (first + length > BINADES).any():
-        raise ProtocolError(f"expected the range of bins of a histogram to end at bin {BINADES - 1}")
+        end = int((first + length).max()) - 1
+        raise ProtocolError(f"the last bin of a histogram must be at most {BINADES - 1}, got {end}")
     if not np.isin(width, (0, *_WIDTHS)).all():
         raise ProtocolError("a histogram has counts of a width other than 1, 2, 4 and 8 bytes")
     if ((width == 0) != (length == 0).all(axis=1)).any():

@@ -22,7 +22,7 @@ observer.install()
 
 @atexit.register
 def report():
-    bye = process_end.how_the_process_ends(observer.code)
+    bye = process_end.exit_reason(observer.code)
     print(bye.reason, bye.has_failed, sep="|")
 
 """

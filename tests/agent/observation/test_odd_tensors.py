@@ -1,4 +1,4 @@
-"""Tensors of every layout and kind pass through a watched model: no error, no warning, and nothing is left unobserved."""
+"""Tensors of every layout and kind pass through a watched model without an error or a warning."""
 
 import warnings
 

@@ -71,7 +71,7 @@ def test_every_step_is_reported_once_and_in_order_with_times_that_add_up(trainin
     reported, batches = [], []
 
     class Recorder(StepPlugin):
-        def next_step(self, step):
+        def next_active_step(self, step):
             return None
 
         def ended(self, *step):
@@ -106,7 +106,7 @@ def test_a_plugin_is_called_in_the_steps_that_it_names_and_in_observed_steps_if_
     class Plugin(StepPlugin):
         wanted = None
 
-        def next_step(self, step):
+        def next_active_step(self, step):
             return None if self.wanted is None else max(step, self.wanted)
 
         def end(self, step, step_time_s, *, is_observed):
@@ -137,7 +137,7 @@ def test_a_plan_is_made_again_only_when_a_step_is_not_idle_or_work_was_requested
     asked = []
 
     class Plugin(StepPlugin):
-        def next_step(self, step):
+        def next_active_step(self, step):
             asked.append(step)
 
         def end(self, step, step_time_s, *, is_observed):

@@ -48,7 +48,7 @@ class Tables(StepPlugin):
         self.tables = []
         scope._engine.add(self)
 
-    def next_step(self, step):
+    def next_active_step(self, step):
         return None
 
     def observed(self, step):

@@ -1,8 +1,8 @@
-"""`InterveneScreen` is the form for a new intervention, which takes two or three keys after `i`.
+"""`InterveneScreen` is the form for a new intervention, which needs two or three key presses after `i`.
 
-A key selects the action. The form then shows its arguments, site and end, and one sentence that says
-what will happen. `enter` applies the intervention without a further question. The actions and their
-fields come from the run's manifest.
+A key selects the action. The form then shows its arguments, where it applies and when it ends, and one
+sentence that says what will happen. `enter` applies the intervention without a further question. The
+actions and their fields come from the run's manifest.
 """
 
 from typing import ClassVar

@@ -36,7 +36,7 @@ Shown: TypeAlias = Message | MergedStep
 
 
 class Ranks:
-    """Exists while its run is watched. `choice` is a rank, or None for all of them merged."""
+    """The ranks of the watched run, and which of them is shown. `choice` is a rank, or None for all of them merged."""
 
     def __init__(self, run: str) -> None:
         self._run = run

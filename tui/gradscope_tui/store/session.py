@@ -9,7 +9,10 @@ __all__ = ["Session", "end_of"]
 
 
 def end_of(runs: Sequence[RunInfo], run: str) -> RunInfo | None:
-    """Return the rank that failed first, otherwise the first rank; None if a rank is live or none is known."""
+    """Return the rank whose end is shown as the end of the run: the one that failed first, or the first rank.
+
+    None if a rank is live or none is known.
+    """
     ranks = [info for info in runs if info.run == run]
     if not ranks or any(info.is_live for info in ranks):
         return None

@@ -29,7 +29,7 @@ class _FromList(Message):
 
 
 class CursorList(CellWidget, ScrollView, can_focus=True):
-    """Rows that scroll below a header that does not. A subclass counts the rows and draws them."""
+    """Scrollable rows below a fixed header. A subclass counts the rows and draws them."""
 
     BINDINGS = bindings_of("list")
 

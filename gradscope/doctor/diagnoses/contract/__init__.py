@@ -1,1 +1,1 @@
-"""Diagnoses of the contract of `torch.autograd.Function`: what forward and backward must accept, return and not modify."""
+"""Diagnoses of the contract of `torch.autograd.Function`: what it must accept, return and not modify."""

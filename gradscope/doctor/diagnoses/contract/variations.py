@@ -31,7 +31,7 @@ _ROUNDINGS: Final = 1e3  # another layout may change the order of summation
 
 
 def find_layout_failures(exam: Examination) -> Iterator[Finding]:
-    """Run with strided inputs, a strided gradient and an expanded one, and compare with dense tensors."""
+    """Run the Function with non-contiguous inputs and gradients, and compare with contiguous ones."""
     if not exam.are_gradients_reproducible or exam.random_parts:
         return  # random numbers are drawn in the order of the memory
     if any(call.dirty_inputs for call in exam.first_run.calls):

@@ -156,7 +156,7 @@ class _LimitedCalls:
         self._left = limit
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs that require a gradient."""
+        """Run the function and return its outputs that require a gradient."""
         if self._left is not None:
             if self._left == 0:
                 raise _SlowModeError

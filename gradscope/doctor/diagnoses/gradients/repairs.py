@@ -170,7 +170,7 @@ def _tensors_of_backward(
 
 
 def exchanges(exam: Examination, number: int) -> Iterator[Repair]:
-    """Yield exchanges of two gradients that backward returns; of a Function's own leaf, only those with its gradient."""
+    """Yield exchanges of two gradients that backward returns; of a leaf, only those with its gradient."""
     own = exam.subject.leaves[number].position if exam.subject.is_direct else None
     names = _argument_names(exam)
     for call in {call.function: call for call in exam.first_run.calls}.values():
