@@ -33,7 +33,6 @@ from gradscope.hooks.tensors import (
     stored_parts,
 )
 from gradscope.hooks.tracebacks import frames_of
-from gradscope.hooks.unregistered import unregistered_parameters
 
 __all__ = [
     "BackwardRootHook",
@@ -78,7 +77,6 @@ __all__ = [
     "replace_tensors",
     "size_bytes_of",
     "stored_parts",
-    "unregistered_parameters",
     "untraced",
     "watch_gradient",
 ]

@@ -11,12 +11,12 @@ from torch import nn
 from gradscope.agent.observation.model_tracker import ModelTracker
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.plugins import StepPlugins
+from gradscope.agent.step.unregistered import unregistered_parameters
 from gradscope.hooks import (
     gradient_of,
     hidden_from_modes,
     is_in_backward,
     original_module,
-    unregistered_parameters,
 )
 
 __all__ = ["NoStepCheck"]
