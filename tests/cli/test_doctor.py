@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 
@@ -169,16 +170,19 @@ def test_a_file_that_is_not_there_and_one_that_does_not_import_are_exit_2(write,
     assert "Traceback" not in missing.stderr + refused.stderr
 
 
-def test_without_torch_it_says_how_to_get_it(tmp_path, write, gradscope, monkeypatch):
+def test_without_torch_it_says_how_to_get_it(tmp_path, write):
     hiding = tmp_path / "hiding"
     hiding.mkdir()
     (hiding / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
-    monkeypatch.setenv("PYTHONPATH", str(hiding))
     for option in ((), ("--isolate",)):
-        ran = gradscope("doctor", str(write(FUNCTIONS)), *option)
+        ran = subprocess.run(  # a fresh interpreter, which has not imported torch
+            [sys.executable, "-m", "gradscope", "doctor", str(write(FUNCTIONS)), *option],
+            env=os.environ | {"PYTHONPATH": str(hiding)},
+            capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
         assert ran.returncode == 2, ran.stderr
         assert ran.stderr.splitlines()[-1] == (
-            "gradscope: gradscope doctor needs torch, which is not installed here: pip install torch"
+            "gradscope: gradscope.doctor needs torch, which is not installed here: pip install torch"
         )
 
 

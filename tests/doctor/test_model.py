@@ -10,6 +10,7 @@ from torch import nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
+import gradscope
 from gradscope.doctor import examine_model
 from gradscope.errors import UsageError
 
@@ -167,3 +168,21 @@ def test_what_cannot_be_run_or_copied_is_said_in_words():
     model.kept = iter(open.__name__ for _ in range(1))  # a generator cannot be copied
     with pytest.raises(UsageError, match="Model cannot be copied, and the doctor runs only a copy"):
         examine_model(model, (torch.randn(3, 4),))
+
+
+_LAZY = nn.LazyLinear(4)
+
+
+class _UsesALazyLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2 if _LAZY is not None else x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+def test_a_lazy_layer_among_the_globals_is_no_error():
+    report = gradscope.examine(_UsesALazyLayer, torch.randn(3, requires_grad=True))
+    assert [finding.code for finding in report.findings] == []

@@ -195,7 +195,7 @@ def test_between_two_measured_steps_there_are_no_hooks(monkeypatch):
     monkeypatch.setattr("gradscope.agent.inspection.resources.has_compiled", lambda: False)
     monkeypatch.setattr("gradscope.agent.step.engine.has_compiled", lambda: False)
     model = nn.Linear(4, 4)
-    with gradscope.attach(model, hub=None, quiet=True) as scope:
+    with gradscope.attach(model, every=1000, hub=None, quiet=True) as scope:
         model(torch.randn(2, 4)).sum().backward()
         scope.mark_step()  # step 1 is neither observed nor measured
         assert not torch_module._global_forward_pre_hooks

@@ -13,7 +13,7 @@ from gradscope.protocol import Command
 def test_a_client_reads_the_same_tables_live_and_late(hub, wait_until):
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
     optimizer = torch.optim.Adam(model.parameters())
-    with gradscope.attach(model, name="measured", quiet=True) as scope:
+    with gradscope.attach(model, name="measured", every=1000, quiet=True) as scope:
         for _ in range(4):
             optimizer.zero_grad()
             model(torch.randn(5, 8)).square().sum().backward()

@@ -52,16 +52,23 @@ def _node(
 ) -> GraphNode:  # Any: torch's nodes have attributes by their operation
     match = _NAME.match(node.name())
     operation = match[1] if match else node.name()
-    shapes = getattr(node, "_input_metadata", ())
     dim = getattr(node, "_saved_dim", None) if operation in ("Softmax", "LogSoftmax") else None
     variable = getattr(node, "variable", None) if operation == "AccumulateGrad" else None
     return GraphNode(
         operation=operation,
-        shape=tuple(shapes[0].shape) if shapes else None,
+        shape=_shape(node),
         inputs=inputs,
         dim=None if dim is None else dim - 2**64 if dim >= 2**63 else dim,
         parameter=None if variable is None else names.get(id(variable)),
     )
+
+
+def _shape(node: Any) -> tuple[int, ...] | None:  # Any: as above
+    """Return the shape of the first output; None for a nested tensor and for custom nodes without outputs."""
+    try:
+        return tuple(node._input_metadata[0].shape)  # noqa: SLF001 - the public API has no shapes
+    except (AttributeError, IndexError, RuntimeError):
+        return None
 
 
 def _activations_of(model: nn.Module) -> dict[str, tuple[str, ...]]:

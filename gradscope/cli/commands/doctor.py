@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradscope.cli import exit_codes
 from gradscope.cli.output import print_lines
-from gradscope.errors import MissingTorchError, UsageError
+from gradscope.errors import UsageError
 
 if TYPE_CHECKING:
     from gradscope.doctor import Report
@@ -64,23 +64,11 @@ def _examine(
     *,
     is_isolated: bool,
 ) -> list["Report"]:
-    with _missing_torch_in_words():
-        from gradscope import doctor  # noqa: PLC0415 - loads torch
+    from gradscope import doctor  # noqa: PLC0415 - loads torch
+
     if is_isolated:
         return doctor.examine_file_isolated(path, name, **options)
     return doctor.examine_file(path, name, **{"timeout_s": doctor.TIMEOUT_S} | options)
-
-
-@contextlib.contextmanager
-def _missing_torch_in_words() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "torch":
-            raise
-        raise MissingTorchError(
-            "gradscope doctor needs torch, which is not installed here: pip install torch"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gradscope.doctor.subject.instrument import is_same
 
@@ -201,10 +202,10 @@ class _RecordedTensor:
 
 
 def _copy(tensor: Tensor) -> Tensor | None:
-    is_plain = tensor.layout is torch.strided and not (
-        tensor.is_nested or tensor.is_meta or tensor.is_quantized
-    )
-    return tensor.detach().clone() if is_plain and not tensor.is_inference() else None
+    if is_lazy(tensor) or tensor.layout is not torch.strided:
+        return None
+    is_odd = tensor.is_nested or tensor.is_meta or tensor.is_quantized or tensor.is_inference()
+    return None if is_odd else tensor.detach().clone()
 
 
 def _names_in(code: types.CodeType) -> Iterator[str]:

@@ -53,7 +53,7 @@ def test_at_the_input_keyword_and_nested_tensors_are_changed_as_positional_ones_
 
 def test_at_the_input_a_modules_copy_and_removal_leave_no_trace():
     model = make_model()
-    with gradscope.attach(model, hub=None, quiet=True) as scope:
+    with gradscope.attach(model, every=1000, hub=None, quiet=True) as scope:
         with scope.reverse("2", site="input"):
             twin = copy.deepcopy(model)
             control = gradients(make_model())
