@@ -6,8 +6,8 @@ from torch import nn
 
 import gradscope
 from gradscope.agent.commands.queue import PendingCommand, ignore_done
+from gradscope.agent.step.unregistered import unregistered_parameters
 from gradscope.errors import NotMeasuredError
-from gradscope.hooks import unregistered_parameters
 
 
 def make_model():
