@@ -234,6 +234,42 @@ def test_backward_is_torchs_own_again_after_the_first_steps():
     assert torch.autograd.backward is original
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_hooks_leave_torchs_own_backward_in_whichever_order_they_are_removed(order):
+    original = torch.autograd.backward
+    calls = []
+    hooks = [BackwardRootHook(lambda _: calls.append(0)), BackwardRootHook(lambda _: calls.append(1))]
+    for hook in hooks:
+        hook.install()
+    torch.ones(1, requires_grad=True).sum().backward()
+    assert calls == [0, 1]
+    for position in order:
+        hooks[position].remove()
+    assert torch.autograd.backward is original
+
+
+def test_all_arguments_that_backward_takes_give_the_same_gradients():
+    x = torch.ones(3, requires_grad=True)
+    arguments = (
+        x.sum,
+        lambda: [x.sum(), (2 * x).sum()],
+        lambda: (each for each in (x.sum(), (2 * x).sum())),
+        lambda: torch.autograd.graph.get_gradient_edge(x.sum()),
+    )
+    hook = BackwardRootHook(lambda _: None)
+    for make in arguments:
+        gradients = []
+        for is_hooked in (False, True):
+            x.grad = None
+            if is_hooked:
+                hook.install()
+            grads = (torch.ones(()),) if hasattr(make(), "node") else None
+            torch.autograd.backward(make(), grads)
+            hook.remove()
+            gradients.append(x.grad)
+        assert torch.equal(*gradients)
+
+
 def test_a_function_that_the_script_has_put_in_place_of_backward_stays():
     original = torch.autograd.backward
     calls = []
