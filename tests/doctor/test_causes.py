@@ -151,7 +151,7 @@ class FactorOnClass(Function):
         return g * FactorOnClass.factor, None
 
 
-class OfModule(Function):
+class HeldByModule(Function):
     @staticmethod
     def forward(ctx, x, module):
         ctx.module = module
@@ -165,7 +165,7 @@ class OfModule(Function):
 
 class StatefulModule(nn.Module):
     def forward(self, x):
-        return OfModule.apply(x, self)
+        return HeldByModule.apply(x, self)
 
 
 @pytest.mark.parametrize(
