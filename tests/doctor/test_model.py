@@ -183,6 +183,6 @@ class _UsesALazyLayer(torch.autograd.Function):
         return gradient * 2
 
 
-def test_a_lazy_layer_among_the_globals_is_no_error():
+def test_a_function_with_a_lazy_layer_among_its_globals_is_examined():
     report = gradscope.examine(_UsesALazyLayer, torch.randn(3, requires_grad=True))
     assert [finding.code for finding in report.findings] == []
