@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from gradscope.native._native import NativeHooks
+    from gradscope.native import _native
 
 __all__ = ["NO_ACTIVE_MODES", "make_native_hooks"]
 
@@ -37,12 +37,12 @@ def make_native_hooks(
     expected: bytearray,
     on_gradient: Callable[[Any, torch.Tensor], None],  # Any: (epoch, place)
     give_up: Callable[[Exception], None],
-) -> "NativeHooks":
+) -> "_native.NativeHooks":
     """Return native hooks that write into the rows of a buffer.
 
     `on_gradient` receives gradients that cannot be reduced in C, `give_up` exceptions from C.
     """
-    hooks: NativeHooks = native.NativeHooks(
+    hooks: "_native.NativeHooks" = native.NativeHooks(
         rows, bins, expected, _IN_FORWARD, _IN_BACKWARD, OrderedDict, on_gradient, give_up
     )
     return hooks

@@ -36,7 +36,7 @@ from gradscope.observe.reduction import (
 )
 
 if TYPE_CHECKING:
-    from gradscope.native._native import NativeHooks
+    from gradscope.native import _native
 
 __all__ = ["Readout", "RowBuffer", "Targets", "room_for"]
 
@@ -107,7 +107,7 @@ class RowBuffer:
         self,
         on_gradient: Callable[[Any, torch.Tensor], None],  # Any: the caller's own
         give_up: Callable[[Exception], None],
-    ) -> "NativeHooks | None":
+    ) -> "_native.NativeHooks | None":
         """Return native hooks that write into these rows; None without the native pass."""
         if self._native is None:
             return None
