@@ -42,7 +42,7 @@ def make_native_hooks(
 
     `on_gradient` receives gradients that cannot be reduced in C, `give_up` exceptions from C.
     """
-    hooks: "_native.NativeHooks" = native.NativeHooks(
+    hooks: _native.NativeHooks = native.NativeHooks(
         rows, bins, expected, _IN_FORWARD, _IN_BACKWARD, OrderedDict, on_gradient, give_up
     )
     return hooks
