@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gradscope.doctor.subject.instrument import is_same
+from gradscope.hooks import size_bytes_of
 
 __all__ = ["OutsideState", "random_states_restored", "seed_generators"]
 
@@ -28,21 +29,35 @@ _LIBRARIES: Final = frozenset({"torch", "numpy", "gradscope"}) | sys.stdlib_modu
 
 _MISSING: Final = object()
 _ELEMENTS_LIMIT: Final = 1000
+_DISTANCE_LIMIT: Final = 5
+"""A class, its backward, a function that this calls, a global of it, and what that holds."""
+
+_OBJECTS_LIMIT: Final = 10_000
+_COPIED_LIMIT_BYTES: Final = 2**28
+"""Tensors beyond this total size are not copied: a change of their values is neither seen nor undone."""
 
 
 class OutsideState:
-    """The values that can be reached from some objects when it is created."""
+    """The values that can be reached from some objects, in at most five steps, when it is created.
+
+    Objects of libraries are not searched. The submodules of a module are at the distance of the module.
+    """
 
     def __init__(self, roots: Iterable[object]) -> None:
         self._namespaces: list[_Namespace] = []
         self._tensors: list[_RecordedTensor] = []
-        waiting: list[tuple[str, object]] = [("", root) for root in roots]
+        self._copied_bytes = 0
         seen: dict[int, object] = {}
-        while waiting:
-            name, value = waiting.pop()
-            if id(value) not in seen:
-                seen[id(value)] = value
-                waiting += self._record(name, value)
+        nearest: list[tuple[str, object]] = [("", root) for root in roots]
+        for _ in range(_DISTANCE_LIMIT):
+            found: list[tuple[str, object]] = []
+            for name, value in nearest:
+                if id(value) not in seen and len(seen) < _OBJECTS_LIMIT:
+                    seen[id(value)] = value
+                    found += self._record(name, value)
+                    if isinstance(value, nn.Module):
+                        seen.update((id(part), part) for part in value.modules())
+            nearest = found
 
     def changes(self) -> list[str]:
         """Return the names of the attributes, variables, elements and tensors that hold something else now."""
@@ -60,7 +75,9 @@ class OutsideState:
     def _record(self, name: str, value: Any) -> Sequence[tuple[str, object]]:  # Any: any object
         """Record one value, and return the values that it refers to, with their names."""
         if isinstance(value, Tensor):
-            self._tensors.append(_RecordedTensor(name, value))
+            is_copied = self._copied_bytes + size_bytes_of(value) <= _COPIED_LIMIT_BYTES
+            self._copied_bytes += size_bytes_of(value) if is_copied else 0
+            self._tensors.append(_RecordedTensor(name, value, is_copied=is_copied))
             return ()
         if isinstance(value, (tuple, frozenset)):
             return [(name, held) for held in value]
@@ -171,21 +188,23 @@ def _namespaces_of(name: str, value: Any) -> Iterator[_Namespace]:  # Any: any o
             yield _Namespace(f"{value.__name__}.{{}}", value)
     elif isinstance(value, nn.Module) or (hasattr(value, "__dict__") and _is_users(type(value))):
         shown = f"{name or type(value).__name__}.{{}}"
-        yield _Namespace(shown, vars(value))
-        if isinstance(value, nn.Module):
-            for held in (value._parameters, value._buffers, value._modules):  # noqa: SLF001 - where a module keeps them
-                yield _Namespace(shown, held)
+        for place, part in value.named_modules() if isinstance(value, nn.Module) else [("", value)]:
+            inside = shown.format(f"{place}.{{}}") if place else shown
+            yield _Namespace(inside, vars(part))
+            if isinstance(part, nn.Module):
+                for held in (part._parameters, part._buffers, part._modules):  # noqa: SLF001 - where a module keeps them
+                    yield _Namespace(inside, held)
 
 
 class _RecordedTensor:
     """The values and the gradient of a tensor at one moment."""
 
-    def __init__(self, name: str, tensor: Tensor) -> None:
+    def __init__(self, name: str, tensor: Tensor, *, is_copied: bool) -> None:
         self.name, self._tensor = name, tensor
-        self._values = _copy(tensor)
+        self._values = _copy(tensor) if is_copied else None
         self._has_grad = tensor.is_leaf or tensor.retains_grad
         self._grad = tensor.grad if self._has_grad else None
-        self._grad_values = None if self._grad is None else _copy(self._grad)
+        self._grad_values = None if self._grad is None or not is_copied else _copy(self._grad)
 
     def is_written(self) -> bool:
         """Return whether the tensor holds other values."""
