@@ -36,7 +36,7 @@ def _strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy:  # noqa: PLR0911
         case inspect.BoolType():
             return st.booleans()
         case inspect.IntType(ge=ge, le=le):
-            return st.integers(ge, le)
+            return st.integers(-(2**63) if ge is None else ge, 2**63 - 1 if le is None else le)
         case inspect.FloatType(gt=None):
             return st.floats(allow_nan=False)
         case inspect.FloatType(gt=gt):
