@@ -61,7 +61,7 @@ TARGET static size_t TYPED(add_finite)(const char *data, size_t n, Record *out)
     return end;
 }
 
-/* The same for now - before. Each difference is computed in float64 and written to `changes` unless it is NULL. */
+/* The same for the differences `now - before`, in float64. They are written to `changes` unless it is NULL. */
 TARGET static size_t TYPED(add_finite_change)(const char *now, const char *before, size_t n, double *changes,
                                               Record *out)
 {
