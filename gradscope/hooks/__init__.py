@@ -19,6 +19,7 @@ from gradscope.hooks.modes import hidden_from_modes, is_plain, is_transforming
 from gradscope.hooks.module_calls import CallHooks
 from gradscope.hooks.next_forward import NextForwardHook
 from gradscope.hooks.optimizers import Closure, OptimizerHook, StepHook, parameters_of
+from gradscope.hooks.outer_forward import OuterForwardHook
 from gradscope.hooks.raw_output import OutputHook
 from gradscope.hooks.structure import OwnedIds, Structure, owned_ids
 from gradscope.hooks.tensor_hook import GradientHook, is_in_backward, is_recomputing, watch_gradient
@@ -48,6 +49,7 @@ __all__ = [
     "LayerPatterns",
     "NextForwardHook",
     "OptimizerHook",
+    "OuterForwardHook",
     "OutputHook",
     "OwnedIds",
     "Seen",
