@@ -1,7 +1,20 @@
-"""Findings: what is wrong with a run, in words and numbers, and the verdict over all of them."""
+"""Findings: what is wrong with a run or a Function, in words and numbers, and the verdict over all of them."""
 
-from gradscope.findings.codes import CODES, Code, code_of
+from gradscope.findings.code import Code
+from gradscope.findings.codes import CODES, code_of, finding
+from gradscope.findings.doctor_codes import DOCTOR_CODES
 from gradscope.findings.finding import Confidence, Finding, Place, Severity
 from gradscope.findings.verdict import Verdict
 
-__all__ = ["CODES", "Code", "Confidence", "Finding", "Place", "Severity", "Verdict", "code_of"]
+__all__ = [
+    "CODES",
+    "DOCTOR_CODES",
+    "Code",
+    "Confidence",
+    "Finding",
+    "Place",
+    "Severity",
+    "Verdict",
+    "code_of",
+    "finding",
+]

@@ -1,28 +1,13 @@
 """The table of all codes: what each means, its usual cause and remedy, and which findings it explains."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from gradscope.errors import UsageError
-from gradscope.findings.finding import Confidence, Finding, Place, Severity
+from gradscope.findings.code import Code
+from gradscope.findings.doctor_codes import DOCTOR_CODES
+from gradscope.findings.finding import Confidence, Finding, Severity
 
-__all__ = ["CODES", "Code", "code_of", "finding"]
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """One kind of finding, with what its findings say unless a check says something else.
-
-    explains: the codes of findings that are consequences of this one.
-    """
-
-    name: str
-    place: Place
-    severity: Severity
-    meaning: str
-    cause: str
-    fix: str
-    explains: tuple[str, ...] = field(default=(), kw_only=True)
+__all__ = ["CODES", "code_of", "finding"]
 
 
 CODES: dict[str, Code] = {
@@ -251,41 +236,49 @@ CODES: dict[str, Code] = {
 
 
 def code_of(name: str) -> Code:
-    """Return the code with this name. Raises UsageError with the known names if there is none."""
-    try:
-        return CODES[name]
-    except KeyError:
-        raise UsageError(
-            f"unknown code {name!r} of a finding; expected one of: {', '.join(CODES)}"
-        ) from None
+    """Return the code with this name, of a run or of the doctor.
+
+    Raises UsageError with the known names if there is none.
+    """
+    code = CODES.get(name) or DOCTOR_CODES.get(name)
+    if code is None:
+        known = ", ".join((*CODES, *DOCTOR_CODES))
+        raise UsageError(f"unknown code {name!r} of a finding; expected one of: {known}")
+    return code
 
 
 def finding(
     name: str,
     message: str,
     *,
-    step: int,
+    cause: str | None = None,
+    fix: str | None = None,
+    step: int | None = None,
     since: int | None = None,
     layers: tuple[str, ...] = (),
+    where: str = "",
     severity: Severity | None = None,
-    confidence: Confidence = "structural",
-    evidence: Mapping[str, float | str],
+    confidence: Confidence | None = None,
+    evidence: Mapping[str, float | str] | None = None,
 ) -> Finding:
-    """Return a finding of the code `name`, found in `step`. Place, cause and fix are those of the code.
+    """Return a finding of the code `name`, found in `step`.
 
-    severity: default: that of the code. The other arguments are those of `Finding`.
+    cause, fix, severity: default: those of the code.
+    confidence: default: "measured" for a Function, which the doctor runs, otherwise "structural".
+    The other arguments are those of `Finding`.
     """
     code = code_of(name)
     return Finding(
         code=name,
         severity=severity or code.severity,
         message=message,
-        cause=code.cause,
-        fix=code.fix,
+        cause=cause or code.cause,
+        fix=fix or code.fix,
         found_step=step,
         since_step=since,
         layers=layers,
+        where=where,
         place=code.place,
-        confidence=confidence,
-        evidence=evidence,
+        confidence=confidence or ("measured" if name in DOCTOR_CODES else "structural"),
+        evidence=evidence or {},
     )

@@ -1,8 +1,9 @@
-"""`Finding`: one thing that is wrong with a run."""
+"""`Finding`: one thing that is wrong with a run, or with a Function that the doctor examined."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
 
 __all__ = ["Confidence", "Finding", "Place", "Severity"]
 
@@ -13,15 +14,17 @@ Place: TypeAlias = Literal["", "input", "forward", "loss", "backward", "optimize
 """The part of a step that the finding is about; empty if there is none."""
 
 Confidence: TypeAlias = Literal["measured", "structural", "inferred"]
-"""measured: seen in the numbers. structural: seen in the model, the optimizer or the graph."""
+"""measured: seen in the numbers. structural: seen in the model, the optimizer, the graph or the source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong with a run.
+    """One thing that is wrong with a run or a Function.
 
-    code: a key of `CODES`. layers: names, the most responsible first; empty for the whole run.
-    since_step: when it began, as far as known. found_step: when it was found.
+    code: a key of `CODES` or `DOCTOR_CODES`.
+    layers: names, the most responsible first; empty for the whole run, and for a Function.
+    since_step: when it began, as far as known. found_step: when it was found; None if no steps were run.
+    where: "file:line"; empty if unknown.
     message: one sentence with the numbers. cause: the likely reason. fix: what to do next.
     evidence: the numbers behind the message, by name; the unit is in the name.
     """
@@ -31,9 +34,18 @@ class Finding:
     message: str
     cause: str
     fix: str
-    found_step: int
+    found_step: int | None = None
     since_step: int | None = None
     layers: tuple[str, ...] = ()
+    where: str = ""
     place: Place = ""
     confidence: Confidence = "measured"
     evidence: Mapping[str, float | str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:  # Any: what JSON takes
+        """Return the fields for JSON. JSON has no NaN and no infinity, so these become strings."""
+        evidence = {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in self.evidence.items()
+        }
+        return {**asdict(self), "evidence": evidence}

@@ -1,11 +1,12 @@
 """`Verdict`: the findings of a run in order, causes before their consequences, as text and as JSON."""
 
 import textwrap
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gradscope.findings.codes import CODES
+from gradscope.findings.doctor_codes import DOCTOR_CODES
 from gradscope.findings.finding import Finding
 
 __all__ = ["VERSION", "Verdict"]
@@ -14,6 +15,8 @@ VERSION = 1
 """The version of the JSON document."""
 
 _SEVERITIES = ("error", "warning", "hint")
+_CODES = CODES | DOCTOR_CODES
+_RANKS = {code: rank for rank, code in enumerate(_CODES)}
 _WIDTH = 100
 
 
@@ -33,28 +36,23 @@ class Verdict:
 
     @classmethod
     def of(cls, run: str, checked: str, findings: Iterable[Finding]) -> "Verdict":
-        """Return the verdict over findings in any order."""
-        ordered = sorted(findings, key=_order)
-        explained = {
-            position: next(
-                (other for other, cause in enumerate(ordered) if _explains(cause, finding)), None
-            )
-            for position, finding in enumerate(ordered)
-        }
-        roots = [position for position, cause in explained.items() if cause is None]
-        consequences = {
-            place: tuple(
-                ordered[position]
-                for position in explained
-                if _root(explained, position) == root and position != root
-            )
-            for place, root in enumerate(roots)
-        }
+        """Return the verdict over findings in any order. A cause is as severe as its gravest consequence."""
+        unique = {(f.code, f.layers, f.where, f.message): f for f in findings}.values()
+        ordered = sorted(unique, key=_order)
+        causes = [_cause(ordered, position) for position in range(len(ordered))]
+        consequences: dict[int, list[Finding]] = {}
+        for position, finding in enumerate(ordered):
+            consequences.setdefault(_root(causes, position), []).append(finding)
+        groups = [
+            (_with_severity(ordered[root], found), tuple(f for f in found if f is not ordered[root]))
+            for root, found in consequences.items()
+        ]
+        groups.sort(key=lambda group: _order(group[0]))
         return cls(
             run,
             checked,
-            tuple(ordered[root] for root in roots),
-            {place: found for place, found in consequences.items() if found},
+            tuple(root for root, _ in groups),
+            {place: found for place, (_, found) in enumerate(groups) if found},
         )
 
     @property
@@ -85,39 +83,66 @@ class Verdict:
         return lines
 
     def as_json(self) -> dict[str, Any]:  # Any: what JSON takes
-        """Return the verdict as an object for JSON. `explained_by` is the position of the cause."""
-        every = [{**asdict(finding), "explained_by": None} for finding in self.findings]
-        for place, found in self.consequences.items():
-            every += [{**asdict(finding), "explained_by": place} for finding in found]
+        """Return the verdict as an object for JSON."""
         return {
             "version": VERSION,
             "run": self.run,
             "verdict": self.headline,
             "checked": self.checked,
-            "findings": every,
+            "findings": self.findings_as_json(),
         }
 
+    def findings_as_json(self) -> list[dict[str, Any]]:  # Any: what JSON takes
+        """Return all findings for JSON. `explained_by` is the position of the cause; None if there is none."""
+        every = [finding.as_json() | {"explained_by": None} for finding in self.findings]
+        for place, found in self.consequences.items():
+            every += [finding.as_json() | {"explained_by": place} for finding in found]
+        return every
 
-def _order(finding: Finding) -> tuple[int, int]:
+
+def _order(finding: Finding) -> tuple[int, int, int]:
+    return _SEVERITIES.index(finding.severity), _since(finding), _rank(finding)
+
+
+def _rank(finding: Finding) -> int:
+    """Return the position of the code in the tables. A code of a later version has none and comes last."""
+    return _RANKS.get(finding.code, len(_RANKS))
+
+
+def _since(finding: Finding) -> int:
     since = finding.found_step if finding.since_step is None else finding.since_step
-    return _SEVERITIES.index(finding.severity), since
+    return since or 0
+
+
+def _cause(ordered: Sequence[Finding], position: int) -> int | None:
+    """Return the position of the first finding in the table of codes that explains the one at `position`."""
+    causes = [
+        other
+        for other, cause in enumerate(ordered)
+        if other != position and _explains(cause, ordered[position])
+        if cause.code != ordered[position].code or other < position
+    ]
+    return min(causes, key=lambda other: _rank(ordered[other]), default=None)
 
 
 def _explains(cause: Finding, finding: Finding) -> bool:
     """Return whether a finding is a consequence of `cause`: the table says so, and it began no earlier."""
-    code = CODES.get(cause.code)
-    if code is None or finding.code not in code.explains:
-        return False
-    return _order(cause)[1] <= finding.found_step
+    is_later = finding.found_step is None or _since(cause) <= finding.found_step
+    return is_later and cause.code in _CODES and finding.code in _CODES[cause.code].explains
 
 
-def _root(explained: dict[int, int | None], position: int) -> int:
+def _root(causes: Sequence[int | None], position: int) -> int:
     """Return the position of the finding at the beginning of a chain of causes."""
     seen = {position}
-    while (cause := explained[position]) is not None and cause not in seen:
+    while (cause := causes[position]) is not None and cause not in seen:
         seen.add(cause)
         position = cause
     return position
+
+
+def _with_severity(cause: Finding, consequences: Iterable[Finding]) -> Finding:
+    gravest = min((finding.severity for finding in consequences), key=_SEVERITIES.index)
+    return replace(cause, severity=gravest)
 
 
 def _paragraph(head: str, text: str) -> list[str]:

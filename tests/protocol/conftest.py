@@ -152,6 +152,7 @@ MESSAGES: dict[str, protocol.Message] = {
             found_step=9,
             since_step=7,
             layers=("fc",),
+            where="train.py:12",
             place="backward",
             confidence="inferred",
             evidence={"value": 12.5, "kind": "param_grad"},

@@ -205,7 +205,7 @@ class FindingMonitor(StepPlugin):
         return Event(
             run=self._run.hello.run,
             rank=self._run.hello.rank,
-            step=finding.found_step,
+            step=finding.found_step or 0,
             time_s=time.time(),
             level="info" if finding.severity == "hint" else finding.severity,
             code=f"finding.{finding.code}",

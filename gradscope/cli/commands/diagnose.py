@@ -70,7 +70,7 @@ def _recorded_events(info: RecordingInfo | None) -> list[Event]:
 
 
 def _verdict(run: str, events: Iterable[Event], step: int | None) -> Verdict:
-    found: dict[tuple[str, tuple[str, ...], int], Finding] = {}
+    found: dict[tuple[str, tuple[str, ...], int | None], Finding] = {}
     for event in events:
         if event.finding is not None:
             finding = event.finding
