@@ -194,10 +194,24 @@ class RuleMonitor(StepPlugin):
         self._raise()
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
-        """Evaluate the available data, for rules that act before the optimizer steps."""
+        """Skip or clip for the rules that act before an optimizer steps; the first one's gradients are judged.
+
+        What a rule found applies to each optimizer of the step.
+        """
         self._raise()
-        if not self._early_rules or not self._is_observed or self._has_judged:
+        if not self._early_rules or not self._is_observed:
             return
+        if not self._has_judged:
+            self._judge_before_optimizers()
+        for active in self._early_rules:
+            findings = active.rule.active if (self._step, id(active)) in self._early else ()
+            if findings and active.action == "clip":
+                self._clip(optimizer, findings)
+            elif findings and active.action == "skip_step":
+                self._hidden_gradients.hide(optimizer)
+        self._raise()
+
+    def _judge_before_optimizers(self) -> None:
         measured = self._engine.peek()
         if measured is None:
             return
@@ -206,12 +220,6 @@ class RuleMonitor(StepPlugin):
         for active in self._early_rules:
             self._early.add((self._step, id(active)))
             self.act(active, self._alerts_of(active, view))
-            findings = active.rule.active
-            if findings and active.action == "clip":
-                self._clip(optimizer, findings)
-            elif findings and active.action == "skip_step":
-                self._hidden_gradients.hide(optimizer)
-        self._raise()
 
     def after_optimizer(self, optimizer: Optimizer) -> None:  # noqa: ARG002 - the signature of a plugin
         """Restore the hidden gradients."""

@@ -1,5 +1,6 @@
 """Rules at work in a training: what they tell, and what they have done."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -39,6 +40,12 @@ def optimizer(model):
 
 
 @pytest.fixture
+def detaching():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
 def scope(model, optimizer):
     with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
         yield scope
@@ -73,8 +80,9 @@ def test_exploding_with_clip_scales_the_layers_gradient_to_the_threshold_before_
     assert [alert.rule for alert in scope.alerts] == ["exploding"]
 
 
-def test_a_skipped_step_leaves_parameters_momentum_and_gradients_as_they_were(model, scope):
+def test_a_skipped_step_leaves_parameters_momentum_and_gradients_as_they_were(model, detaching):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    scope = detaching.enter_context(gradscope.attach(model, optimizer, every=1, hub=None, quiet=True))
     train(model, optimizer, 2)
     scope.rule("exploding", action="skip_step", threshold=10.0, patience=1)
     kept = [p.detach().clone() for p in model.parameters()]
@@ -88,6 +96,19 @@ def test_a_skipped_step_leaves_parameters_momentum_and_gradients_as_they_were(mo
     assert all(p.grad is not None and p.grad.norm() > 0 for p in model.parameters())
     train(model, optimizer, 1)
     assert not torch.equal(next(model.parameters()), kept[0])
+
+
+def test_a_skipped_step_is_skipped_for_each_of_two_optimizers(model, detaching):
+    parameters = list(model.parameters())
+    first, second = torch.optim.SGD(parameters[:2], lr=0.1), torch.optim.Adam(parameters[2:])
+    scope = detaching.enter_context(gradscope.attach(model, every=1, hub=None, quiet=True))
+    scope.rule("exploding", action="skip_step", threshold=10.0, patience=1)
+    kept = [p.detach().clone() for p in parameters]
+    (model(X).square().mean() * 1e6).backward()
+    first.step()
+    second.step()
+    assert all(torch.equal(p, q) for p, q in zip(parameters, kept, strict=True))
+    assert not second.state
 
 
 def test_raise_leaves_the_optimizer_step_with_parameters_unchanged(model, optimizer, scope):
