@@ -131,6 +131,18 @@ def diagnose(
 
 
 @app.command()
+def explain(
+    code: Annotated[
+        str | None, typer.Argument(metavar="[CODE]", help="The code of a finding. Default: list all.")
+    ] = None,
+) -> None:
+    """Print the page of a finding's code: why it happens, how to confirm it, how to fix it."""
+    from gradscope.findings.explanation import list_of_codes, page_of  # noqa: PLC0415 - only this command needs it
+
+    typer.echo((list_of_codes() if code is None else page_of(code)).rstrip())
+
+
+@app.command()
 def config(json: Json = False) -> None:
     """Show where files and sockets are, and which hub answers."""
     from gradscope.cli.commands.config import print_configuration  # noqa: PLC0415 - loads zmq

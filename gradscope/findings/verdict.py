@@ -8,6 +8,7 @@ from typing import Any
 from gradscope.findings.codes import CODES
 from gradscope.findings.doctor_codes import DOCTOR_CODES
 from gradscope.findings.finding import Finding
+from gradscope.findings.text import finding_text, first_line, page_command
 
 __all__ = ["VERSION", "Verdict"]
 
@@ -17,7 +18,6 @@ VERSION = 1
 _SEVERITIES = ("error", "warning", "hint")
 _CODES = CODES | DOCTOR_CODES
 _RANKS = {code: rank for rank, code in enumerate(_CODES)}
-_WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +67,24 @@ class Verdict:
             return f"healthy so far: nothing found {self.checked}"
         first, others = self.findings[0], len(self.findings) - 1
         more = f" (and {others} more)" if others else ""
-        return f"{first.severity} {first.code}: {first.message}{more}"
+        return f"{first_line(first)}{more}"
 
-    def lines(self) -> list[str]:
-        """Return the verdict and all findings as text, one line of at most 100 columns each."""
-        lines = textwrap.wrap(self.headline, _WIDTH)
+    def every(self) -> tuple[Finding, ...]:
+        """Return all findings: each cause, and after it what it explains."""
+        return tuple(
+            finding
+            for place, cause in enumerate(self.findings)
+            for finding in (cause, *self.consequences.get(place, ()))
+        )
+
+    def lines(self, width: int = 100) -> list[str]:
+        """Return the verdict and all findings as text, in lines of at most `width` columns."""
+        lines = [] if self.has_problem else textwrap.wrap(self.headline, width)
         for place, finding in enumerate(self.findings):
-            if place or not self.has_problem:  # the headline is the first finding if there is a problem
-                text = f"{finding.severity} {finding.code}: {finding.message}"
-                lines += ["", *_paragraph("", text)]
-            lines += _paragraph("  why:  ", finding.cause)
-            lines += _paragraph("  next: ", finding.fix)
-            for found in self.consequences.get(place, ()):
-                lines += _paragraph("  also: ", f"{found.code}: {found.message}")
+            if lines:
+                lines.append("")
+            text = finding_text(finding, width=width, consequences=self.consequences.get(place, ()))
+            lines += text.splitlines()
         return lines
 
     def as_json(self) -> dict[str, Any]:  # Any: what JSON takes
@@ -94,10 +99,14 @@ class Verdict:
 
     def findings_as_json(self) -> list[dict[str, Any]]:  # Any: what JSON takes
         """Return all findings for JSON. `explained_by` is the position of the cause; None if there is none."""
-        every = [finding.as_json() | {"explained_by": None} for finding in self.findings]
+        every = [_as_json(finding, None) for finding in self.findings]
         for place, found in self.consequences.items():
-            every += [finding.as_json() | {"explained_by": place} for finding in found]
+            every += [_as_json(finding, place) for finding in found]
         return every
+
+
+def _as_json(finding: Finding, explained_by: int | None) -> dict[str, Any]:  # Any: what JSON takes
+    return finding.as_json() | {"explained_by": explained_by, "page": page_command(finding)}
 
 
 def _order(finding: Finding) -> tuple[int, int, int]:
@@ -143,7 +152,3 @@ def _root(causes: Sequence[int | None], position: int) -> int:
 def _with_severity(cause: Finding, consequences: Iterable[Finding]) -> Finding:
     gravest = min((finding.severity for finding in consequences), key=_SEVERITIES.index)
     return replace(cause, severity=gravest)
-
-
-def _paragraph(head: str, text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head))

@@ -33,6 +33,7 @@ OPTIONS = {
     "undo": {"--timeout"},
     "config": {"--json"},
     "diagnose": {"--json"},
+    "explain": set(),
     "doctor": {"--json", "--isolate", "--approximate", "--no-second-order", "--timeout"},
 }
 HOW = {

