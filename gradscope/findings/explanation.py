@@ -20,8 +20,17 @@ HEADINGS = (
 
 
 def page_of(code: str) -> str:
-    """Return the page of a code as Markdown. Raises UsageError with the known codes if there is no such code."""
-    return (PAGES / f"{code_of(code).name}.md").read_text(encoding="utf-8")
+    """Return the page of a code as Markdown. Raises UsageError with the known codes if there is no such code.
+
+    The codes of the function doctor have no page of their own: what the table says about them is returned.
+    """
+    found = code_of(code)
+    if found.name in CODES:
+        return (PAGES / f"{found.name}.md").read_text(encoding="utf-8")
+    return (
+        f"# {found.name}\nThe function doctor reports: {found.meaning}.\n\n"
+        f"## Why it happens\n{found.cause}.\n\n## How to fix it\n{found.fix}.\n"
+    )
 
 
 def list_of_codes() -> str:

@@ -53,3 +53,7 @@ def test_the_list_has_each_code_with_its_meaning():
 def test_an_unknown_code_has_no_page():
     with pytest.raises(UsageError, match="dead-units"):
         page_of("../secrets")
+
+
+def test_a_code_of_the_doctor_is_explained_from_the_table():
+    assert "save numbers, shapes and strings as attributes" in page_of("non-tensor-saved")
