@@ -64,4 +64,9 @@ if __name__ == "__main__":
         print(f"differences of step {step}:", graded[0])
     for samples in (100, 10_000):
         report = gradscope.examine(Smoothed, x, samples, 0.01, approximate=True)
-        print(f"{samples} samples:", report.findings[0].message, "-", report.findings[0].evidence[0])
+        print(
+            f"{samples} samples:",
+            report.findings[0].message,
+            "-",
+            report.findings[0].evidence["spread"],
+        )

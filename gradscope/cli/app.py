@@ -2,7 +2,7 @@
 
 import io
 import sys
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from typer.core import TyperGroup
@@ -156,7 +156,11 @@ def doctor(
         str,
         typer.Argument(metavar="FILE.py[:NAME]", help="All Functions of the file, or the named one."),
     ],
-    json: Json = False,
+    report_format: Annotated[
+        Literal["text", "json", "sarif"] | None,
+        typer.Option("--format", help="The form of the output; sarif is for editors and forges."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
     isolate: Annotated[
         bool,
         typer.Option("--isolate", help="Examine in a separate process, in case compiled code crashes."),
@@ -184,9 +188,11 @@ def doctor(
     """
     from gradscope.cli.commands.doctor import run_doctor  # noqa: PLC0415 - loads torch
 
+    if json and report_format not in (None, "json"):
+        raise UsageError(f"expected --json or --format {report_format}, got both; remove one of them")
     code = run_doctor(
         file,
-        as_json=json,
+        form="json" if json else report_format or "text",
         is_isolated=isolate,
         approximate=approximate,
         second_order=not no_second_order,

@@ -1,13 +1,11 @@
 """The checklist at the end of a report: each line passes, fails or does not apply."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.codes import Code
-from gradscope.doctor.report.report import CheckItem, Finding
+from gradscope.doctor.report.report import CheckItem
 
 __all__ = ["make_checklist"]
 
@@ -17,17 +15,16 @@ class _ChecklistLine:
     """One line. It fails if one of its codes was found; otherwise it passes if it applies."""
 
     text: str
-    codes: tuple[Code, ...]
+    codes: tuple[str, ...]
     applies: Callable[[Examination], bool]
 
 
-def make_checklist(exam: Examination, findings: Sequence[Finding]) -> tuple[CheckItem, ...]:
-    """Return the checklist. A code that is only evidence of another finding counts as found."""
-    found = {finding.code for finding in findings}
-    found |= {line.split(" ")[0].rstrip(":") for finding in findings for line in finding.evidence}
+def make_checklist(exam: Examination) -> tuple[CheckItem, ...]:
+    """Return the checklist. A code counts as found also if another finding explains it."""
+    found = {finding.code for finding in exam.findings}
     items = []
     for line in _LINES:
-        hits = tuple(code.name for code in line.codes if code.name in found)
+        hits = tuple(code for code in line.codes if code in found)
         is_met = not hits if hits or line.applies(exam) else None
         items.append(CheckItem(line.text, is_met, hits))
     functions = len(exam.subject.functions)
@@ -83,73 +80,71 @@ def _if_compared_with_builtins(exam: Examination) -> bool:
 
 
 _LINES: Final = (
-    _ChecklistLine(
-        "forward runs and is finite", (codes.FORWARD_RAISES, codes.FORWARD_NONFINITE), _always
-    ),
+    _ChecklistLine("forward runs and is finite", ("forward-raises", "forward-nonfinite"), _always),
     _ChecklistLine(
         "save_for_backward saves all tensors, and only tensors",
-        (codes.SAVED_ON_CTX, codes.NON_TENSOR_SAVED),
+        ("saved-on-ctx", "non-tensor-saved"),
         _if_function_ran,
     ),
     _ChecklistLine(
-        "saved_tensors is read only in backward", (codes.SAVED_TENSORS_IN_FORWARD,), _if_function_ran
+        "saved_tensors is read only in backward", ("saved-tensors-in-forward",), _if_function_ran
     ),
-    _ChecklistLine("inputs are not changed in place", (codes.FORWARD_INPLACE_INPUT,), _if_function_ran),
+    _ChecklistLine("inputs are not changed in place", ("forward-inplace-input",), _if_function_ran),
     _ChecklistLine(
         "grad_output and saved tensors are not changed",
-        (codes.GRAD_OUTPUT_MODIFIED, codes.SAVED_TENSOR_MODIFIED),
+        ("grad-output-modified", "saved-tensor-modified"),
         _if_function_ran,
     ),
     _ChecklistLine(
-        "one gradient is returned for each argument", (codes.WRONG_GRADIENT_COUNT,), _if_function_ran
+        "one gradient is returned for each argument", ("wrong-gradient-count",), _if_function_ran
     ),
     _ChecklistLine(
         "each gradient has the shape, dtype and device of its argument",
         (
-            codes.GRADIENT_SHAPE_MISMATCH,
-            codes.BROADCAST_NOT_REDUCED,
-            codes.GRADIENT_DTYPE_MISMATCH,
-            codes.GRADIENT_DEVICE_MISMATCH,
+            "gradient-shape-mismatch",
+            "broadcast-not-reduced",
+            "gradient-dtype-mismatch",
+            "gradient-device-mismatch",
         ),
         _if_function_ran,
     ),
     _ChecklistLine(
         "backward checks needs_input_grad",
-        (codes.IGNORES_NEEDS_INPUT_GRAD,),
+        ("ignores-needs-input-grad",),
         _if_several_inputs_need_gradients,
     ),
-    _ChecklistLine(".detach() is used and not .data", (codes.USES_DATA,), _if_source_was_read),
+    _ChecklistLine(".detach() is used and not .data", ("uses-data",), _if_source_was_read),
     _ChecklistLine(
         "the gradient is the derivative",
         (
-            codes.WRONG_GRADIENT,
-            codes.WRONG_GRADIENT_SIGN,
-            codes.WRONG_GRADIENT_SCALE,
-            codes.MISSING_TRANSPOSE,
-            codes.MISSING_GRADIENT,
-            codes.GRADIENT_BY_DESIGN,
+            "wrong-gradient",
+            "wrong-gradient-sign",
+            "wrong-gradient-scale",
+            "missing-transpose",
+            "missing-gradient",
+            "gradient-by-design",
         ),
         _if_numbers_were_compared,
     ),
-    _ChecklistLine("an approximate gradient was measured", (codes.APPROXIMATE_POOR,), _if_approximate),
+    _ChecklistLine("an approximate gradient was measured", ("approximate-poor",), _if_approximate),
     _ChecklistLine(
         "the second derivative is right",
         (
-            codes.GRAPH_BROKEN,
-            codes.NOT_TWICE_DIFFERENTIABLE,
-            codes.WRONG_SECOND_GRADIENT,
+            "graph-broken",
+            "not-twice-differentiable",
+            "wrong-second-gradient",
         ),
         _if_second_order_was_examined,
     ),
     _ChecklistLine(
         "it runs on other layouts and on an empty batch",
-        (codes.FAILS_ON_NONCONTIGUOUS, codes.FAILS_ON_EXPANDED_GRADIENT, codes.FAILS_ON_EMPTY),
+        ("fails-on-noncontiguous", "fails-on-expanded-gradient", "fails-on-empty"),
         _if_numbers_were_compared,
     ),
-    _ChecklistLine("it is deterministic", (codes.NONDETERMINISTIC,), _if_reproducibility_was_tested),
+    _ChecklistLine("it is deterministic", ("nondeterministic",), _if_reproducibility_was_tested),
     _ChecklistLine(
         "PyTorch has no such operation already",
-        (codes.REIMPLEMENTS_BUILTIN,),
+        ("reimplements-builtin",),
         _if_compared_with_builtins,
     ),
 )

@@ -150,7 +150,7 @@ def _report_on_last(child: _EndedChild, path: str, timeout_s: float) -> Report:
     position = next(_positions_in_stack(child.output, path), None)
     if child.is_late:
         return report_on_timeout(child.begun, timeout_s, position)
-    fatal = [line for line in lines if line.startswith("Fatal")][-1:]
+    fatal = "".join([line for line in lines if line.startswith("Fatal")][-1:])
     return report_on_death(child.begun, _exit_status(child.exit_code), position, fatal)
 
 

@@ -11,11 +11,10 @@ from torch import Tensor
 from gradscope.doctor.numerics.agreement import agree
 from gradscope.doctor.numerics.finite_differences import Comparison, compare_elements
 from gradscope.doctor.numerics.precision import Precision, precision_of
-from gradscope.doctor.report.codes import Code
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import ForwardBackwardRun, run_subject
 from gradscope.doctor.subject.source import SourceFact, read_function, where_defined
 from gradscope.doctor.subject.subject import Subject, functions_named_in
+from gradscope.findings import Finding
 from gradscope.hooks import find_functions
 
 __all__ = ["Examination"]
@@ -45,10 +44,9 @@ class Examination:
         self.gradcheck_results: dict[str, object] = {}
         """Results and times of gradcheck and gradgradcheck, by name, after they have run."""
 
-    def has_found(self, *codes: Code) -> bool:
+    def has_found(self, *codes: str) -> bool:
         """Return whether a finding so far has one of the codes."""
-        names = {code.name for code in codes}
-        return any(finding.code in names for finding in self.findings)
+        return any(finding.code in codes for finding in self.findings)
 
     @property
     def has_errors(self) -> bool:

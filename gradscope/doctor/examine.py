@@ -11,7 +11,6 @@ from gradscope.doctor.diagnoses.registry import STEPS, PlannedStep
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.input_notes import notes_on
 from gradscope.doctor.progress import progress
-from gradscope.doctor.report.codes import order_findings
 from gradscope.doctor.report.report import ExaminationStep, Report
 from gradscope.doctor.subject.outside_state import OutsideState, random_states_restored
 from gradscope.doctor.subject.subject import Examinable, Subject, resolve
@@ -60,9 +59,13 @@ def _examine(
         for plan in STEPS:
             line.text = f"examining {subject.name}, step {plan.number} of {len(STEPS)}"
             steps.append(_perform_step(plan, exam))
-    findings = order_findings(exam.findings)
-    checklist = make_checklist(exam, findings)
-    return Report(subject.name, findings, tuple(steps), checklist, tuple(dict.fromkeys(exam.notes)))
+    return Report.of(
+        subject.name,
+        exam.findings,
+        steps=tuple(steps),
+        checklist=make_checklist(exam),
+        notes=tuple(dict.fromkeys(exam.notes)),
+    )
 
 
 def _perform_step(plan: PlannedStep, exam: Examination) -> ExaminationStep:

@@ -102,7 +102,7 @@ def examine_step_functions(
         f"not examined: in step {step} only the loss used it, outside of the model, so its arguments are not "
         "known; pass them: gradscope.examine({name}, ...)"
     )
-    return reports + [Report(f.__name__, (), (), (), (why.format(name=f.__name__),)) for f in outside]
+    return reports + [Report.of(f.__name__, notes=(why.format(name=f.__name__),)) for f in outside]
 
 
 def _examine_each(
@@ -126,7 +126,7 @@ def _examine_each(
 
 def _not_examined(name: str, notes: list[str]) -> Report:
     why = "not examined: no tensor among the arguments requires a gradient"
-    return Report(name, (), (), (), (*notes, why))
+    return Report.of(name, notes=(*notes, why))
 
 
 def _is_users(function: type[Function]) -> bool:

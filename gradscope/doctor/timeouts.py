@@ -7,14 +7,14 @@ but not compiled code that does not return: that requires a separate process.
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final, NamedTuple
 
-from gradscope.doctor.report import codes
 from gradscope.doctor.report.report import Report
 from gradscope.doctor.subject.source import short_path
+from gradscope.findings import finding
 
 __all__ = [
     "CodePosition",
@@ -82,9 +82,7 @@ def report_on_timeout(name: str, seconds: float, position: CodePosition | None) 
     )
 
 
-def report_on_death(
-    name: str, how: str, position: CodePosition | None, output: Sequence[str]
-) -> Report:
+def report_on_death(name: str, how: str, position: CodePosition | None, output: str) -> Report:
     """Return the report on a function whose examination ended the process."""
     return _unfinished_report(
         name,
@@ -93,7 +91,7 @@ def report_on_death(
         cause="compiled code that it calls (an extension, ctypes, a kernel) called abort, or accessed "
         "memory outside of its tensors",
         fix="check sizes, dtypes and contiguity before the call at the line named here",
-        evidence=output,
+        output=output,
     )
 
 
@@ -104,13 +102,19 @@ def _unfinished_report(
     *,
     cause: str,
     fix: str,
-    evidence: Sequence[str] = (),
+    output: str = "",
 ) -> Report:
     code = (
-        codes.BACKWARD_RAISES
+        "backward-raises"
         if position is not None and position.function in _BACKWARD
-        else codes.FORWARD_RAISES
+        else "forward-raises"
     )
-    where = f"{short_path(position.path)}:{position.line}" if position is not None else ""
-    finding = code.finding(message, cause=cause, fix=fix, where=where, evidence=evidence)
-    return Report(name, (finding,), (), (), ("the examination did not end: no numbers, no checklist",))
+    found = finding(
+        code,
+        message,
+        cause=cause,
+        fix=fix,
+        where=f"{short_path(position.path)}:{position.line}" if position is not None else "",
+        evidence={"output": output} if output else None,
+    )
+    return Report.of(name, (found,), notes=("the examination did not end: no numbers, no checklist",))

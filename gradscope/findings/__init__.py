@@ -4,11 +4,12 @@ from gradscope.findings.code import Code
 from gradscope.findings.codes import CODES, code_of, finding
 from gradscope.findings.doctor_codes import DOCTOR_CODES
 from gradscope.findings.finding import Confidence, Finding, Place, Severity
-from gradscope.findings.verdict import Verdict
+from gradscope.findings.verdict import VERSION, Verdict
 
 __all__ = [
     "CODES",
     "DOCTOR_CODES",
+    "VERSION",
     "Code",
     "Confidence",
     "Finding",

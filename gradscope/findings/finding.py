@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 __all__ = ["Confidence", "Finding", "Place", "Severity"]
@@ -49,3 +49,9 @@ class Finding:
             for name, value in self.evidence.items()
         }
         return {**asdict(self), "evidence": evidence}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Finding":  # Any: what JSON may hold
+        """Return the finding from the result of `as_json`. Keys that are no fields are ignored."""
+        values = {each.name: data[each.name] for each in fields(cls)}
+        return cls(**{**values, "layers": tuple(data["layers"])})

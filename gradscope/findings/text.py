@@ -58,6 +58,8 @@ def when_text(finding: Finding) -> str:
 
 def evidence_text(evidence: Mapping[str, float | str]) -> str:
     """Return the numbers behind a finding. The unit is in the name: `update_time_s`."""
+    if any(isinstance(value, str) and " " in value for value in evidence.values()):
+        return "; ".join(f"{name.replace('_', ' ')}: {_number(v)}" for name, v in evidence.items())
     return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in evidence.items())
 
 

@@ -74,7 +74,7 @@ def write(tmp_path):
 def doctor(target, capfd, **options):
     """Run the command in this process; return its exit code and what it printed on stdout."""
     chosen = {
-        "as_json": True, "is_isolated": False, "approximate": False, "second_order": True,
+        "form": "json", "is_isolated": False, "approximate": False, "second_order": True,
         "timeout_s": None,
     } | options  # fmt: skip
     code = run_doctor(str(target), **chosen)
@@ -111,6 +111,22 @@ def test_one_that_crashes_or_hangs_hides_no_other_and_json_is_one_array(write, g
     lines = file.read_text().splitlines()
     assert "os.abort()" in lines[int(died.where.rpartition(":")[2]) - 1]
     assert "time.sleep" in lines[int(late.where.rpartition(":")[2]) - 1]
+
+
+def test_the_sarif_of_a_file_names_the_line_and_is_exit_1_with_an_error(write, gradscope):
+    file = write(FUNCTIONS)
+    ran = gradscope("doctor", f"{file}:Bad", "--format", "sarif")
+    assert ran.returncode == 1, ran.stderr
+    (run,) = json.loads(ran.stdout)["runs"]
+    (result,) = run["results"]
+    place = result["locations"][0]["physicalLocation"]
+    assert (result["ruleId"], result["level"]) == ("wrong-gradient-sign", "error")
+    assert place["artifactLocation"]["uri"] == file.as_uri()
+    lines = file.read_text().splitlines()
+    assert lines[place["region"]["startLine"] - 1] == "class Bad(Good):"
+    both = gradscope("doctor", str(file), "--format", "sarif", "--json")
+    assert (both.returncode, both.stdout) == (2, "")
+    assert "expected --json or --format sarif, got both" in both.stderr
 
 
 def test_a_function_that_hangs_is_stopped_without_isolation_too(write, capfd):

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch.autograd import Function
 
-from gradscope.doctor import REPORT_VERSION, ExaminationStep, Finding, Report, examine
+from gradscope.doctor import ExaminationStep, Report, examine
+from gradscope.findings import VERSION, finding
 
 GOLDEN = Path(__file__).parent / "golden" / "report.json"
 
@@ -47,7 +48,7 @@ def make_report():
 def test_the_json_of_a_report_is_the_golden_one():
     got = make_report()
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    assert golden["version"] == REPORT_VERSION == 1
+    assert golden["version"] == VERSION == 1
     assert got == golden
 
 
@@ -55,9 +56,12 @@ def test_numbers_that_json_does_not_have_become_strings():
     step = ExaminationStep(
         1, "forward", "failed", {"largest": float("inf"), "rows": [[float("nan"), 1.0]]}, 0.1
     )
-    report = Report("f", (Finding("forward-nonfinite", "error", "m", "c", "f"),), (step,), ())
+    report = Report.of(
+        "f", [finding("forward-nonfinite", "m", evidence={"first": float("nan")})], steps=(step,)
+    )
     data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert data["steps"][0]["numbers"] == {"largest": "inf", "rows": [["nan", 1.0]]}
+    assert data["findings"][0]["evidence"] == {"first": "nan"}
     assert Report.from_dict(data).codes == ("forward-nonfinite",)
 
 

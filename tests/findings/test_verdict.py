@@ -5,7 +5,8 @@ import json
 import pytest
 
 from gradscope.errors import UsageError
-from gradscope.findings import CODES, Finding, Verdict, code_of
+from gradscope.findings import CODES, DOCTOR_CODES, Finding, Verdict, code_of
+from gradscope.findings import finding as doctor_finding
 
 
 def finding(code, severity="warning", *, since=3, found=5, **fields):
@@ -91,7 +92,32 @@ def test_an_unknown_code_is_refused_with_the_known_ones():
         code_of("not_in_optimizer")
 
 
-def test_each_explained_code_is_in_the_table_and_none_explains_its_own_cause():
-    for code in CODES.values():
-        for name in code.explains:
-            assert code.name not in CODES[name].explains
+@pytest.mark.parametrize("table", [CODES, DOCTOR_CODES], ids=["run", "doctor"])
+def test_each_explained_code_is_in_the_table_and_none_explains_its_own_cause(table):
+    for code in table.values():
+        for name in set(code.explains) - {code.name}:
+            assert code.name not in table[name].explains
+
+
+def test_findings_of_a_function_with_one_code_are_under_the_first_of_them():
+    found = [doctor_finding("wrong-gradient", f"that of {name} is wrong") for name in "abc"]
+    verdict = Verdict.of("F", "", found)
+    assert [each.message for each in verdict.findings] == ["that of a is wrong"]
+    assert [each.message for each in verdict.consequences[0]] == [
+        "that of b is wrong",
+        "that of c is wrong",
+    ]
+
+
+def test_a_cause_is_as_severe_as_its_gravest_consequence():
+    found = [finding("loss-spike", "error"), finding("learning-rate-too-high")]
+    (cause,) = Verdict.of("run", "", found).findings
+    assert (cause.code, cause.severity) == ("learning-rate-too-high", "error")
+
+
+def test_a_code_of_a_later_version_is_shown_last():
+    found = [finding("of-a-later-version"), finding("eval-mode")]
+    assert [each.code for each in Verdict.of("run", "", found).findings] == [
+        "eval-mode",
+        "of-a-later-version",
+    ]

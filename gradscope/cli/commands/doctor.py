@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gradscope.cli import exit_codes
 from gradscope.cli.output import print_lines
@@ -15,13 +15,15 @@ from gradscope.errors import UsageError
 if TYPE_CHECKING:
     from gradscope.doctor import Report
 
-__all__ = ["run_doctor", "split_target"]
+__all__ = ["ReportForm", "run_doctor", "split_target"]
+
+ReportForm: TypeAlias = Literal["text", "json", "sarif"]
 
 
 def run_doctor(
     target: str,
     *,
-    as_json: bool,
+    form: ReportForm,
     is_isolated: bool,
     approximate: bool,
     second_order: bool,
@@ -38,11 +40,18 @@ def run_doctor(
         options["timeout_s"] = timeout_s
     with _prints_to_stderr():
         reports = _examine(path, name, options, is_isolated=is_isolated)
-    if as_json:
-        print_lines(json.dumps([report.to_dict() for report in reports], indent=2))
-    else:
-        print_lines("\n\n".join(str(report) for report in reports))
+    print_lines(_format(reports, path, form))
     return exit_codes.DONE if all(report.ok for report in reports) else exit_codes.WRONG
+
+
+def _format(reports: list["Report"], path: Path, form: ReportForm) -> str:
+    from gradscope.doctor.report.sarif import sarif_log  # noqa: PLC0415 - loads torch
+
+    if form == "json":
+        return json.dumps([report.to_dict() for report in reports], indent=2)
+    if form == "sarif":
+        return json.dumps(sarif_log(reports, path), indent=2)
+    return "\n\n".join(str(report) for report in reports)
 
 
 def split_target(target: str) -> tuple[Path, str | None]:

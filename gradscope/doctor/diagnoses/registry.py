@@ -24,8 +24,8 @@ from gradscope.doctor.diagnoses.gradients import (
     wrong_gradient,
 )
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.step_numbers import Numbers
+from gradscope.findings import Finding
 
 __all__ = ["STEPS", "Diagnosis", "PlannedStep"]
 

@@ -3,33 +3,17 @@
 import dataclasses
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["REPORT_VERSION", "CheckItem", "ExaminationStep", "Finding", "Report"]
+from gradscope.findings import VERSION, Finding, Verdict
+from gradscope.findings.text import finding_text
 
-REPORT_VERSION: Final = 1
-"""The version of `Report.to_dict`. It increases when a key changes its meaning or is removed."""
+__all__ = ["CheckItem", "ExaminationStep", "Report"]
+
 _WIDTH: Final = 100
 _MARKS: Final = {"passed": "ok", "failed": "FAILED", "skipped": "skipped"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A fault or a hint. `where` is a file and line; "" if unknown."""
-
-    code: str
-    severity: str
-    message: str
-    cause: str
-    fix: str
-    where: str = ""
-    evidence: tuple[str, ...] = ()
-    seen_by: str = "running"
-    """How it was found: by "running" the function, by "reading" its source, or by "reading, confirmed by
-    running".
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +39,34 @@ class CheckItem:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The report on one function. The first finding is the most important cause."""
+    """The report on one function.
+
+    verdict: the findings, the most important cause first, and what they explain.
+    """
 
     name: str
-    findings: tuple[Finding, ...]
-    steps: tuple[ExaminationStep, ...]
-    checklist: tuple[CheckItem, ...]
+    verdict: Verdict
+    steps: tuple[ExaminationStep, ...] = ()
+    checklist: tuple[CheckItem, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        findings: Iterable[Finding] = (),
+        *,
+        steps: tuple[ExaminationStep, ...] = (),
+        checklist: tuple[CheckItem, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> "Report":
+        """Return the report with findings in any order."""
+        return cls(name, Verdict.of(name, "", findings), steps, checklist, notes)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings that no other finding explains, in order."""
+        return self.verdict.findings
 
     @property
     def ok(self) -> bool:
@@ -80,19 +85,24 @@ class Report:
     def to_dict(self) -> dict[str, Any]:  # Any: what JSON may hold
         """Return the report as dicts, lists, strings and finite numbers, with the format's version.
 
-        The README of the doctor describes the keys. JSON has no NaN or infinity: such values become strings.
+        `docs/findings.md` describes the keys. JSON has no NaN or infinity: such values become strings.
         """
-        return {"version": REPORT_VERSION, "ok": self.ok, **_json_values(dataclasses.asdict(self))}
+        return {
+            "version": VERSION,
+            "ok": self.ok,
+            "name": self.name,
+            "findings": self.verdict.findings_as_json(),
+            "steps": [_json_values(dataclasses.asdict(step)) for step in self.steps],
+            "checklist": [_json_values(dataclasses.asdict(item)) for item in self.checklist],
+            "notes": list(self.notes),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Report":  # Any: what JSON may hold
         """Return the report from the result of `to_dict`, also after a round trip through JSON."""
-        return cls(
-            name=data["name"],
-            findings=tuple(
-                Finding(**{**finding, "evidence": tuple(finding["evidence"])})
-                for finding in data["findings"]
-            ),
+        return cls.of(
+            data["name"],
+            map(Finding.from_json, data["findings"]),
             steps=tuple(ExaminationStep(**step) for step in data["steps"]),
             checklist=tuple(
                 CheckItem(**{**item, "codes": tuple(item["codes"])}) for item in data["checklist"]
@@ -111,8 +121,8 @@ def _json_values(value: Any) -> Any:  # Any: values of a report, and of JSON
 
 def _lines_of(report: Report) -> list[str]:
     lines = [_verdict(report)]
-    for number, finding in enumerate(report.findings, 1):
-        lines += ["", *_lines_of_finding(number, finding)]
+    for place, finding in enumerate(report.findings):
+        lines += ["", finding_text(finding, consequences=report.verdict.consequences.get(place, ()))]
     lines += ["", "Steps"] if report.steps else []
     for step in report.steps:
         lines += _lines_of_step(step)
@@ -137,17 +147,6 @@ def _verdict(report: Report) -> str:
     return f"{report.name}: {first.severity}: {first.code}" + (
         f" (and {len(report.findings) - 1} more)" if len(report.findings) > 1 else ""
     )
-
-
-def _lines_of_finding(number: int, finding: Finding) -> list[str]:
-    lines = _wrap_lines(f"{number}. {finding.severity} {finding.code}: {finding.message}", "", "   ")
-    lines += _wrap_lines(f"cause: {finding.cause}", "   ", "          ")
-    lines += _wrap_lines(f"fix:   {finding.fix}", "   ", "          ")
-    if finding.where:
-        lines.append(f"   where: {finding.where} (seen by {finding.seen_by})")
-    for evidence in finding.evidence:
-        lines += _wrap_lines(evidence, "   - ", "     ")
-    return lines
 
 
 def _lines_of_step(step: ExaminationStep) -> list[str]:

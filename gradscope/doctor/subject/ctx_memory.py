@@ -20,8 +20,8 @@ __all__ = ["measure_ctx_memory"]
 _WeakTensors: TypeAlias = list[tuple["weakref.ref[Tensor]", int]]
 
 
-def measure_ctx_memory(subject: Subject) -> Iterator[str]:
-    """Yield a line on the bytes that are alive after backward, and one on the bytes that outlive the output.
+def measure_ctx_memory(subject: Subject) -> dict[str, str]:
+    """Return what is known of the bytes that are alive after backward, and of those that outlive the output.
 
     The subject must run without an exception. Python's garbage collector is disabled during the measurement.
     """
@@ -34,14 +34,16 @@ def measure_ctx_memory(subject: Subject) -> Iterator[str]:
         del outputs, leaves
         after_drop_bytes = _alive_bytes(tensors)
     gc.collect()
+    found: dict[str, str] = {}
     if after_backward_bytes:
-        yield (
-            f"after backward {after_backward_bytes} bytes stay on ctx as long as an output lives; "
-            "save_for_backward would have freed them"
+        found["after_backward"] = (
+            f"{after_backward_bytes} bytes stay on ctx as long as an output lives; save_for_backward would "
+            "have freed them"
         )
     if after_drop_bytes:
         end = "never freed" if _alive_bytes(tensors) else "freed only by the garbage collector"
-        yield f"leak: {after_drop_bytes} bytes outlive the output, and are {end}"
+        found["leak"] = f"{after_drop_bytes} bytes outlive the output, and are {end}"
+    return found
 
 
 def _tensors_on_ctx(outputs: Sequence[Tensor]) -> _WeakTensors:

@@ -249,7 +249,7 @@ class KeepsOutputOnContext(Function):
     """The output on ctx: a cycle that only the garbage collector frees."""
 
     found_first = "saved-on-ctx"
-    evidence = "leak: 48 bytes outlive the output, and are freed only by the garbage collector"
+    evidence = "48 bytes outlive the output, and are freed only by the garbage collector"
 
     @staticmethod
     def example_inputs():

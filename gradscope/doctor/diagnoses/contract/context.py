@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.ctx_memory import measure_ctx_memory
 from gradscope.doctor.subject.instrument import CtxTensor, FunctionCall
+from gradscope.findings import Finding, finding
 
 __all__ = [
     "find_returned_inputs",
@@ -21,14 +20,12 @@ def find_tensors_on_context(exam: Examination) -> Iterator[Finding]:
         if call.held:
             names = ", ".join(f"ctx.{held.attribute}" for held in call.held)
             size = sum(held.size_bytes for held in call.held)
-            yield codes.SAVED_ON_CTX.finding(
+            yield finding(
+                "saved-on-ctx",
                 f"{call.function.__name__} keeps {size} bytes of tensors as {names}",
-                cause="autograd does not check attributes of ctx for later writes, does not pass them to "
-                "saved-tensor hooks (checkpointing, offloading) and does not free them after backward; an "
-                "output among them is a reference cycle",
                 fix=_fix_for_kept_tensors(call),
                 where=_line_that_sets(exam, {held.attribute for held in call.held}),
-                evidence=[*(_describe_kept_tensor(held) for held in call.held), *_memory_of_ctx(exam)],
+                evidence=dict(map(_describe_kept_tensor, call.held)) | _memory_of_ctx(exam),
             )
 
 
@@ -44,14 +41,15 @@ def _fix_for_kept_tensors(call: FunctionCall) -> str:
     )
 
 
-def _describe_kept_tensor(held: CtxTensor) -> str:
+def _describe_kept_tensor(held: CtxTensor) -> tuple[str, str]:
     without = ", which has no graph in backward" if held.role == "an intermediate" else ""
-    return f"ctx.{held.attribute}: {held.size_bytes} bytes, {held.role} of forward{without}"
+    return f"ctx.{held.attribute}", f"{held.size_bytes} bytes, {held.role} of forward{without}"
 
 
-def _memory_of_ctx(exam: Examination) -> Iterator[str]:
-    if exam.first_run.failure is None and exam.first_run.is_connected:
-        yield from measure_ctx_memory(exam.subject)
+def _memory_of_ctx(exam: Examination) -> dict[str, str]:
+    if exam.first_run.failure is not None or not exam.first_run.is_connected:
+        return {}
+    return measure_ctx_memory(exam.subject)
 
 
 def _line_that_sets(exam: Examination, attributes: set[str]) -> str:
@@ -63,11 +61,9 @@ def find_returned_inputs(exam: Examination) -> Iterator[Finding]:
     """Find inputs that forward returns as they are."""
     for call in exam.first_run.calls:
         for position in call.returned_inputs:
-            yield codes.INPUT_RETURNED_AS_IS.finding(
+            yield finding(
+                "input-returned-as-is",
                 f"forward of {call.function.__name__} returns its argument {position} unchanged",
-                cause="autograd makes the result a view of the input; a caller that writes to it in "
-                "place (such as an in-place ReLU) gets an error",
-                fix="return x.clone() if callers may write in place; view_as causes the same error",
                 where=exam.location,
             )
 
@@ -76,13 +72,10 @@ def find_uses_of_data(exam: Examination) -> Iterator[Finding]:
     """Find `.data` in the source."""
     for fact in exam.facts:
         if fact.kind == "data":
-            yield codes.USES_DATA.finding(
+            yield finding(
+                "uses-data",
                 f".data is used in {fact.method}",
-                cause=".data shares memory with the tensor, and autograd sees neither its graph nor "
-                "writes to it: gradients can be silently wrong",
-                fix="use .detach() to cut the graph, which still detects in-place writes; otherwise "
-                "use the tensor itself",
                 where=fact.where,
-                evidence=(fact.text,),
-                seen_by="reading",
+                evidence={"source": fact.text},
+                confidence="structural",
             )

@@ -11,12 +11,11 @@ from torch import Tensor
 from gradscope.doctor.diagnoses.gradients.repairs import find_running_repair, repaired, returning_tuples
 from gradscope.doctor.diagnoses.gradients.transpose import find_raising_transpose
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import codes
 from gradscope.doctor.report.messages import recognise
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import FunctionCall
 from gradscope.doctor.subject.run import Failure, run_forward
 from gradscope.doctor.subject.subject import tensors_of
+from gradscope.findings import Finding, finding
 
 __all__ = [
     "failure_finding",
@@ -47,9 +46,9 @@ def find_backward_failures(exam: Examination) -> Iterator[Finding]:
     failure = exam.first_run.failure
     if failure is not None:
         exam.skip_reason = "backward raises"
-        finding = failure_finding(failure, exam.location)
-        cure = None if finding.code == codes.WRONG_GRADIENT_COUNT.name else find_running_repair(exam)
-        yield replace(finding, cause=cure[0], fix=cure[1]) if cure else finding
+        raised = failure_finding(failure, exam.location)
+        cure = None if raised.code == "wrong-gradient-count" else find_running_repair(exam)
+        yield replace(raised, cause=cure[0], fix=cure[1]) if cure else raised
         transposed = find_raising_transpose(exam) if _is_about_sizes(failure) else None
         if transposed is not None:
             yield transposed
@@ -57,7 +56,8 @@ def find_backward_failures(exam: Examination) -> Iterator[Finding]:
         exam.skip_reason = "no output has a gradient"
         if nested:
             return
-        yield codes.MISSING_GRADIENT.finding(
+        yield finding(
+            "missing-gradient",
             "no output depends on an input in the autograd graph",
             cause="forward returns a detached tensor, runs under no_grad, or marks its outputs as "
             "non-differentiable",
@@ -73,7 +73,8 @@ def _nested_outputs(exam: Examination, call: FunctionCall) -> Iterator[Finding]:
         return
     with repaired(returning_tuples(exam)):
         is_cured = run_forward(exam.subject).is_connected
-    yield codes.MISSING_GRADIENT.finding(
+    yield finding(
+        "missing-gradient",
         f"forward of {call.function.__name__} returns tensors inside a {' and a '.join(sorted(kinds))}: they have "
         "no gradient",
         cause="autograd tracks only a tensor, or tensors in a tuple, that forward returns",
@@ -86,24 +87,25 @@ def _nested_outputs(exam: Examination, call: FunctionCall) -> Iterator[Finding]:
 def failure_finding(failure: Failure, fallback: str = "", *, on: str = "") -> Finding:
     """Return the finding for an exception. `on` names the variation of the inputs that raised it."""
     known = recognise(failure.text)
-    code = codes.FORWARD_RAISES if failure.phase == "forward" else codes.BACKWARD_RAISES
+    code = "forward-raises" if failure.phase == "forward" else "backward-raises"
     if known is not None and known.name == "save_for_backward given non-tensors":
-        code = codes.NON_TENSOR_SAVED
+        code = "non-tensor-saved"
     elif known is not None and known.name == "expected X gradients, got Y":
-        code = codes.WRONG_GRADIENT_COUNT
-    return code.finding(
+        code = "wrong-gradient-count"
+    return finding(
+        code,
         (f"{on}: " if on else "") + failure.text.splitlines()[0],
-        cause=known.cause if known else f"{failure.phase} raised an exception on these inputs",
-        fix=known.cure if known else "run it alone on these inputs, and check the line named here",
+        cause=known.cause if known else None,
+        fix=known.cure if known else None,
         where=failure.where or fallback,
         evidence=named(failure.text),
     )
 
 
-def named(text: str) -> tuple[str, ...]:
+def named(text: str) -> dict[str, str]:
     """Return the known autograd message in a text, as evidence; empty if there is none."""
     known = recognise(text)
-    return (f'the known message "{known.name}": {known.cause}',) if known else ()
+    return {"known_message": f"{known.name}: {known.cause}"} if known else {}
 
 
 def _return_line(exam: Examination, count: int) -> str:
@@ -122,13 +124,12 @@ def _is_about_sizes(failure: Failure) -> bool:
 def _saved_tensors_in_forward(exam: Examination) -> Iterator[Finding]:
     for fact in exam.facts:
         if fact.kind == "saved_tensors" and fact.is_in_forward:
-            yield codes.SAVED_TENSORS_IN_FORWARD.finding(
+            yield finding(
+                "saved-tensors-in-forward",
                 f"ctx.saved_tensors is read in {fact.method}, where it is still empty",
-                cause="tensors passed to save_for_backward can be read only when backward runs",
-                fix="use the tensor itself in forward; read ctx.saved_tensors in backward only",
                 where=fact.where,
-                evidence=(fact.text,),
-                seen_by="reading",
+                evidence={"source": fact.text},
+                confidence="structural",
             )
 
 
@@ -138,14 +139,14 @@ def _wrong_count(exam: Examination, call: FunctionCall) -> Iterator[Finding]:
     expected, got = len(call.inputs), len(call.returned)
     if got == expected or (got > expected and all(g is None for g in call.returned[expected:])):
         return
-    others = [
-        f"argument {i} is of type {type(x).__name__}: return None for it"
+    others = {
+        f"argument {i}": f"of type {type(x).__name__}: return None for it"
         for i, x in enumerate(call.inputs)
         if not isinstance(x, Tensor)
-    ]
-    yield codes.WRONG_GRADIENT_COUNT.finding(
+    }
+    yield finding(
+        "wrong-gradient-count",
         f"backward of {call.function.__name__} returns {got} values, forward has {expected} arguments",
-        cause="backward must return one value for each argument of forward except ctx",
         fix=f"return {expected} values, None for arguments that are not tensors",
         where=_return_line(exam, got),
         evidence=others,

@@ -5,11 +5,10 @@ from typing import Final
 
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.agreement import agree
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import backward_name
 from gradscope.doctor.subject.run import run_subject
 from gradscope.doctor.subject.source import parameters_of
+from gradscope.findings import Finding, finding
 
 __all__ = [
     "find_modified_gradients",
@@ -28,13 +27,10 @@ def find_modified_inputs(exam: Examination) -> Iterator[Finding]:
     )
     for function, position in changed:
         is_statistic = _is_mere_statistic(exam, function, position)
-        yield codes.FORWARD_INPLACE_INPUT.finding(
+        yield finding(
+            "forward-inplace-input",
             f"forward of {function} changes its argument {position} in place"
             + (": a running statistic on which the result does not depend" if is_statistic else ""),
-            cause="the caller's tensor now holds other values, and autograd does not know: gradients that "
-            "need the old values are wrong",
-            fix="change a copy (x = x.clone()) or use the out-of-place operation; if the write is "
-            "intended, call ctx.mark_dirty(x) and return x",
             where=_line_of_write(exam, _FORWARD, [_argument_name(exam, function, position)]),
             severity="hint" if is_statistic else None,
         )
@@ -46,21 +42,17 @@ def find_modified_gradients(exam: Examination) -> Iterator[Finding]:
         name = call.function.__name__
         own = parameters_of(call.function, backward_name(call.function))
         if call.modified_gradients:
-            yield codes.GRAD_OUTPUT_MODIFIED.finding(
+            yield finding(
+                "grad-output-modified",
                 f"backward of {name} changes grad_output in place",
-                cause="other branches of the graph, and hooks, read the memory of grad_output",
-                fix="compute a new tensor: grad = grad_output * mask, not grad_output *= mask; "
-                "clone() it first if an in-place operation is needed",
                 where=_line_of_write(exam, _BACKWARD, own),
             )
         if call.modified_saved:
-            yield codes.SAVED_TENSOR_MODIFIED.finding(
+            yield finding(
+                "saved-tensor-modified",
                 f"backward of {name} changes a saved tensor in place",
-                cause="a saved tensor shares memory with forward's input or output and with later "
-                "backward passes (retain_graph), which then read other values",
-                fix="compute a new tensor from it, or clone() it before writing",
                 where=_line_of_write(exam, _BACKWARD, own, is_meant=False),
-                evidence=[f"saved tensor {i}" for i in call.modified_saved],
+                evidence={"saved_tensors": ", ".join(map(str, call.modified_saved))},
             )
 
 

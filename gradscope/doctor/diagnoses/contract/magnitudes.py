@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
+from gradscope.findings import Finding, finding
 
 __all__ = ["find_nonfinite_gradients", "find_nonfinite_outputs", "find_odd_magnitudes"]
 
@@ -22,13 +21,11 @@ def find_nonfinite_outputs(exam: Examination) -> Iterator[Finding]:
     for number, output in enumerate(exam.first_run.outputs):
         if not output.isfinite().all():
             exam.skip_reason = "forward is not finite"
-            yield codes.FORWARD_NONFINITE.finding(
+            yield finding(
+                "forward-nonfinite",
                 f"output {number} holds {_count_nonfinite(output)}, from finite inputs",
-                cause="an overflow, a division by zero, or a logarithm or root outside its domain",
-                fix="use a numerically stable formula (subtract the maximum before exp, use log1p or "
-                "expm1, clamp a denominator)",
                 where=exam.location,
-                evidence=(f"first at index {_first_nonfinite_index(output)}",),
+                evidence={"first_index": str(_first_nonfinite_index(output))},
             )
 
 
@@ -37,13 +34,11 @@ def find_nonfinite_gradients(exam: Examination) -> Iterator[Finding]:
     for leaf, gradient in zip(exam.subject.leaves, exam.first_run.gradients, strict=False):
         if exam.are_inputs_finite and gradient is not None and not gradient.isfinite().all():
             exam.skip_reason = "a gradient is not finite"
-            yield codes.GRADIENT_NONFINITE.finding(
+            yield finding(
+                "gradient-nonfinite",
                 f"the gradient of {leaf.name} holds {_count_nonfinite(gradient)}, from finite inputs",
-                cause="backward divides by a number that can be zero, or multiplies 0 by infinity",
-                fix="handle the singular points separately: torch.where on the argument before the "
-                "division, not on its result",
                 where=exam.location,
-                evidence=(f"first at index {_first_nonfinite_index(gradient)} of {leaf.name}",),
+                evidence={"first_index": f"{_first_nonfinite_index(gradient)} of {leaf.name}"},
             )
 
 
@@ -69,21 +64,17 @@ def find_odd_magnitudes(exam: Examination) -> Iterator[Finding]:
             continue
         largest = float(gradient.abs().max())
         if largest > LARGE:
-            yield codes.GRADIENT_TOO_LARGE.finding(
+            yield finding(
+                "gradient-too-large",
                 f"the largest element of the gradient of {leaf.name} is {largest:.2e}, over "
                 f"{LARGE:.0e}",
-                cause="the function is very steep at these inputs, or a division is missing in backward",
-                fix="scale the inputs, or compute logarithms; the next steps compare the formula with finite "
-                "differences",
                 where=exam.location,
             )
         elif 0 < largest < SMALL and not _is_rounding_error_of_zero(exam, number, largest):
-            yield codes.GRADIENT_TOO_SMALL.finding(
+            yield finding(
+                "gradient-too-small",
                 f"the largest element of the gradient of {leaf.name} is {largest:.2e}, under "
                 f"{SMALL:.0e}",
-                cause="the function is saturated at these inputs, or backward has one division too many",
-                fix="examine it at inputs with a larger slope; the next steps compare the formula with finite "
-                "differences",
                 where=exam.location,
             )
 

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import FunctionCall
 from gradscope.doctor.subject.run import run_subject
+from gradscope.findings import Finding, finding
 
 __all__ = ["find_wasted_work"]
 
@@ -36,17 +35,15 @@ def find_wasted_work(exam: Examination) -> Iterator[Finding]:
     if not wasted:
         return
     worst = max(wasted.values())
-    yield codes.IGNORES_NEEDS_INPUT_GRAD.finding(
+    yield finding(
+        "ignores-needs-input-grad",
         f"backward computes gradients that are not needed: up to {worst:.0%} of its work",
-        cause="backward does not check ctx.needs_input_grad, so a frozen input costs as much as a "
-        "trained one",
-        fix="compute the gradient of argument i only if ctx.needs_input_grad[i], otherwise return None",
         where=exam.location,
         severity="warning" if worst > _LARGE_SHARE else "hint",
-        evidence=[
-            f"{name}: {counts[name][0]} of {counts[name][1]} operations, {share:.0%} of the work"
+        evidence={
+            name: f"{counts[name][0]} of {counts[name][1]} operations, {share:.0%} of the work"
             for name, share in wasted.items()
-        ],
+        },
     )
 
 

@@ -9,12 +9,11 @@ from torch import Tensor
 from gradscope.doctor.diagnoses.gradients.repairs import makes_backward_repeatable, repeatable_backwards
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.agreement import agree
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.batches import with_first_rows
 from gradscope.doctor.subject.outside_state import OutsideState
 from gradscope.doctor.subject.run import ForwardBackwardRun, run_backward, run_forward, run_subject
 from gradscope.doctor.subject.subject import Subject, is_strided
+from gradscope.findings import Finding, finding
 
 __all__ = ["find_nondeterminism", "find_state_outside_ctx", "find_unrepeatable_backward"]
 
@@ -40,7 +39,8 @@ def find_state_outside_ctx(exam: Examination) -> Iterator[Finding]:
         fault = next(filter(None, map(_describe_difference, alone, together)), "")
         if fault:
             is_exception = "raises" in fault
-            yield (codes.BACKWARD_RAISES if is_exception else codes.WRONG_GRADIENT).finding(
+            yield finding(
+                "backward-raises" if is_exception else "wrong-gradient",
                 f"called twice before backward, as a layer that is used twice: {fault}",
                 cause="the function keeps values outside of ctx, and the second call replaces them"
                 if changed
@@ -49,7 +49,7 @@ def find_state_outside_ctx(exam: Examination) -> Iterator[Finding]:
                 "has its own",
                 where=exam.location,
                 severity="warning" if is_exception else None,
-                evidence=[f"the second call changes {name}" for name in changed[:5]],
+                evidence={"changed_by_the_second_call": ", ".join(changed[:5])} if changed else None,
             )
             return
 
@@ -100,7 +100,8 @@ def find_unrepeatable_backward(exam: Examination) -> Iterator[Finding]:
             (c, f) for c, f, wrap in repeatable_backwards() if makes_backward_repeatable(exam, wrap)
         ]
         cause, fix = cures[0] if cures else ("backward frees or changes something that it reads", "")
-        yield codes.BACKWARD_RAISES.finding(
+        yield finding(
+            "backward-raises",
             f"a second backward through the same graph (retain_graph=True) raises: "
             f"{second.failure.text.splitlines()[0]}",
             cause=f"backward runs once: {cause}",
@@ -112,7 +113,8 @@ def find_unrepeatable_backward(exam: Examination) -> Iterator[Finding]:
         )
     elif not agree(first.gradients, second.gradients, roundings=_ROUNDINGS):
         exam.is_backward_repeatable = False
-        yield codes.NONDETERMINISTIC.finding(
+        yield finding(
+            "nondeterministic",
             "a second backward through the same graph (retain_graph=True) gives other gradients",
             cause="backward changes something that it reads: an attribute of ctx, a buffer, a counter",
             fix="do not change in backward what it reads",
@@ -133,23 +135,23 @@ def find_nondeterminism(exam: Examination) -> Iterator[Finding]:
         parts.append("the gradients")
     if parts:
         exam.skip_reason = "two runs differ"
-        yield codes.NONDETERMINISTIC.finding(
+        yield finding(
+            "nondeterministic",
             f"{' and '.join(parts)} of two runs on the same inputs differ, also with the same seed",
-            cause="the function keeps state between calls, draws from a generator of its own, or reads "
-            "uninitialised memory",
-            fix="pass the state or the noise as an argument; fill tensors from torch.empty",
             where=exam.location,
         )
     elif exam.random_parts == ("the gradients",) and not exam.is_approximate:
         exam.skip_reason = "the gradient is random"
-        yield codes.NONDETERMINISTIC.finding(
+        yield finding(
+            "nondeterministic",
             "the gradients of two runs on the same inputs differ, and the outputs do not",
             cause="backward draws random numbers",
             fix="save what forward has drawn; if the gradient is a random approximation, pass approximate=True",
             where=exam.location,
         )
     elif "the outputs" in exam.random_parts:
-        yield codes.NONDETERMINISTIC.finding(
+        yield finding(
+            "nondeterministic",
             "the outputs depend on random numbers",
             cause="the function draws from a global generator; it was examined with the same seed in each run",
             fix="nothing, if it is intended; to repeat a result, use a generator that the caller seeds, or pass "

@@ -11,8 +11,7 @@ from gradscope.doctor.diagnoses.gradients.transpose import missing_transpose
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import compare_elements
 from gradscope.doctor.numerics.precision import Precision
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
+from gradscope.findings import Finding, finding
 
 __all__ = [
     "find_mismatched_gradients",
@@ -34,7 +33,8 @@ def _shape_finding(exam: Examination, position: int, name: str, x: Tensor, gradi
     shapes = f"{tuple(gradient.shape)} for {name}, which has {tuple(x.shape)}"
     exchange = _exchange_that_cures(exam, position)
     if exchange:
-        return codes.GRADIENT_SHAPE_MISMATCH.finding(
+        return finding(
+            "gradient-shape-mismatch",
             f"backward returns {shapes}: it is right once {exchange}",
             cause="backward returns the gradients in another order than forward takes its arguments",
             fix=f"return the gradients in the order of the arguments (tried: right once {exchange})",
@@ -42,10 +42,9 @@ def _shape_finding(exam: Examination, position: int, name: str, x: Tensor, gradi
         )
     if _is_expandable(x.shape, gradient.shape):
         summed = _dims_to_sum(x.shape, gradient.shape)
-        return codes.BROADCAST_NOT_REDUCED.finding(
+        return finding(
+            "broadcast-not-reduced",
             f"backward returns {shapes}: the broadcast was not summed",
-            cause="the argument was broadcast in forward; PyTorch sums such a gradient silently, so "
-            "gradcheck passes, but torch.func or a compiled graph may fail",
             fix=f"sum over dims {summed} before returning: grad.sum_to_size(x.shape)",
             where=exam.location,
             severity="warning",
@@ -56,14 +55,13 @@ def _shape_finding(exam: Examination, position: int, name: str, x: Tensor, gradi
             f"backward returns {shapes}: the right gradient with dims {dims[0]} and {dims[1]} "
             f"exchanged",
             exam.location,
-            (f"expected {tuple(x.shape)}, got {tuple(gradient.shape)}",),
+            _both_shapes(x, gradient),
         )
-    return codes.GRADIENT_SHAPE_MISMATCH.finding(
+    return finding(
+        "gradient-shape-mismatch",
         f"backward returns {shapes}",
-        cause="the gradient must have the shape of its argument; no broadcast explains this one",
-        fix="return a gradient of the argument's shape: expand a scalar, expand reduced dims",
         where=exam.location,
-        evidence=(f"expected {tuple(x.shape)}, got {tuple(gradient.shape)}",),
+        evidence=_both_shapes(x, gradient),
     )
 
 
@@ -77,22 +75,25 @@ def _dtype_and_device_findings(
     exam: Examination, name: str, x: Tensor, gradient: Tensor
 ) -> Iterator[Finding]:
     if gradient.dtype != x.dtype:
-        yield codes.GRADIENT_DTYPE_MISMATCH.finding(
+        yield finding(
+            "gradient-dtype-mismatch",
             f"backward returns {gradient.dtype} for {name}, which is {x.dtype}",
-            cause="autograd casts it silently: a narrower dtype loses digits, a wider one costs memory",
-            fix="return the gradient in the argument's dtype: grad.to(x.dtype)",
             where=_line_of_hard_coded(exam, "dtype"),
-            evidence=(
-                f"digits kept: {_decimal_digits(gradient.dtype):.1f} of {_decimal_digits(x.dtype):.1f}",
-            ),
+            evidence={
+                "digits_of_gradient": _decimal_digits(gradient.dtype),
+                "digits_of_argument": _decimal_digits(x.dtype),
+            },
         )
     if gradient.device != x.device:
-        yield codes.GRADIENT_DEVICE_MISMATCH.finding(
+        yield finding(
+            "gradient-device-mismatch",
             f"backward returns a gradient on {gradient.device} for {name}, which is on {x.device}",
-            cause="autograd moves a single number silently in each step, and raises for other tensors",
-            fix="create tensors in backward on grad_output.device",
             where=_line_of_hard_coded(exam, "device"),
         )
+
+
+def _both_shapes(x: Tensor, gradient: Tensor) -> dict[str, str]:
+    return {"expected_shape": str(tuple(x.shape)), "got_shape": str(tuple(gradient.shape))}
 
 
 def _line_of_hard_coded(exam: Examination, kind: str) -> str:

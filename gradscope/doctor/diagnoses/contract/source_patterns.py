@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 from torch.autograd import Function
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.source import SourceFact, read_function, where_defined
+from gradscope.findings import Finding, finding
 
 __all__ = [
     "find_hard_coded_devices",
@@ -31,14 +30,13 @@ def find_uncalled_backward(exam: Examination) -> Iterator[Finding]:
         method = getattr(owner, "backward", None)
         names = list(inspect.signature(method).parameters) if inspect.isfunction(method) else []
         if method is not None and "loss" not in names:
-            yield codes.BACKWARD_NEVER_CALLED.finding(
+            yield finding(
+                "backward-never-called",
                 f"{owner.__name__} has a method backward, which autograd never calls",
                 cause=f"{owner.__name__} is not an autograd Function: the gradients are those of the operations "
                 "in its forward",
-                fix="move forward and backward as static methods to a torch.autograd.Function, and call its "
-                "apply in forward; or delete backward",
                 where=where_defined(method),
-                seen_by="reading",
+                confidence="structural",
             )
 
 
@@ -58,27 +56,28 @@ def find_wrong_counts_in_source(exam: Examination) -> Iterator[Finding]:
                 continue
             if int(fact.target) > expected[-1] and fact.text.endswith("None"):
                 continue  # additional values are allowed if they are None
-            yield codes.WRONG_GRADIENT_COUNT.finding(
+            yield finding(
+                "wrong-gradient-count",
                 f"backward of {function.__name__} returns {fact.target} values, forward has "
                 f"{expected[-1]} arguments",
-                cause="backward must return one value for each argument of forward except ctx",
                 fix=f"return {expected[-1]} values, None for arguments that are not tensors",
                 where=fact.where,
-                evidence=(fact.text,),
-                seen_by="reading",
+                evidence={"source": fact.text},
+                confidence="structural",
             )
 
 
 def find_hard_coded_devices(exam: Examination) -> Iterator[Finding]:
     """Find hard-coded devices that should be the device of a tensor."""
     for fact in _facts_once_per_line(exam, "device"):
-        yield codes.GRADIENT_DEVICE_MISMATCH.finding(
+        yield finding(
+            "gradient-device-mismatch",
             f"a device is hard-coded in {fact.method}",
             cause="with inputs on another device, an operation gets tensors on both devices and raises",
             fix="use the device of a tensor: torch.zeros_like(x), x.new_zeros(...), device=x.device",
             where=fact.where,
-            evidence=(fact.text,),
-            seen_by="reading",
+            evidence={"source": fact.text},
+            confidence="structural",
         )
 
 

@@ -14,11 +14,10 @@ from gradscope.doctor.diagnoses.contract.failures import failure_finding, named
 from gradscope.doctor.diagnoses.gradients.wrong_gradient import plain_wrong_gradient
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.agreement import agree
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.batches import with_first_rows
 from gradscope.doctor.subject.run import Failure, ForwardBackwardRun, run_subject, weights_like
 from gradscope.doctor.subject.subject import Subject
+from gradscope.findings import Finding, finding
 
 __all__ = [
     "find_batch_failures",
@@ -49,10 +48,9 @@ def _find_noncontiguous_failures(exam: Examination) -> Iterator[Finding]:
     for what, outcome in variations:
         difference = _describe_difference(exam.first_run, outcome)
         if difference:
-            yield codes.FAILS_ON_NONCONTIGUOUS.finding(
+            yield finding(
+                "fails-on-noncontiguous",
                 f"non-contiguous {what}: {difference}",
-                cause="the function assumes a contiguous layout: .view on a strided tensor, or a raw pointer",
-                fix="use .reshape, or call .contiguous() on the arguments first",
                 where=outcome.failure.where if outcome.failure else exam.location,
                 evidence=named(difference),
             )
@@ -62,10 +60,9 @@ def _find_expanded_failures(exam: Examination) -> Iterator[Finding]:
     outcome = run_subject(exam.subject, weigh=_stride_zero)
     difference = _describe_difference(run_subject(exam.subject, weigh=torch.ones_like), outcome)
     if difference:
-        yield codes.FAILS_ON_EXPANDED_GRADIENT.finding(
+        yield finding(
+            "fails-on-expanded-gradient",
             f"a gradient of stride 0, as from sum().backward(): {difference}",
-            cause="backward writes to grad_output, or reads its memory as if it were dense",
-            fix="call grad_output.contiguous() first, or use out-of-place operations",
             where=outcome.failure.where if outcome.failure else exam.location,
             evidence=named(difference),
         )
@@ -115,8 +112,9 @@ def find_subset_failures(exam: Examination) -> Iterator[Finding]:
                 and before is not None
                 and (now is None or not torch.allclose(before, now, rtol=1e-3, atol=1e-5))
             ):
-                code = codes.MISSING_GRADIENT if now is None else codes.WRONG_GRADIENT
-                yield code.finding(
+                code = "missing-gradient" if now is None else "wrong-gradient"
+                yield finding(
+                    code,
                     f"only {names} requires a gradient: that of {leaf.name} is "
                     + ("None" if now is None else "different from that with all inputs"),
                     cause="the gradient of one input depends on whether another one needs a gradient",
@@ -211,7 +209,8 @@ def find_batch_failures(exam: Examination) -> Iterator[Finding]:
     yield from _find_faults_of_variation(exam, one, outcome, "a batch of 1")
     expected = [(1, *y.shape[1:]) for y in exam.double_run.outputs]
     if outcome.failure is None and [y.shape for y in outcome.outputs] != expected:
-        yield codes.FAILS_ON_EMPTY.finding(
+        yield finding(
+            "fails-on-empty",
             f"a batch of 1: forward returns shapes {[tuple(y.shape) for y in outcome.outputs]}, not {expected}",
             cause="forward drops the batch dim if the batch has one row: squeeze() without a dim does so",
             fix="name the dim: squeeze(-1)",
@@ -219,11 +218,9 @@ def find_batch_failures(exam: Examination) -> Iterator[Finding]:
         )
     empty = run_subject(none)
     if empty.failure is not None and not _fails_in_torch_too(empty.failure):
-        yield codes.FAILS_ON_EMPTY.finding(
+        yield finding(
+            "fails-on-empty",
             f"an empty batch: {str(empty.failure).splitlines()[0]}",
-            cause="a reduction without an identity (max, argmin) or a -1 in a shape fails on no elements",
-            fix="pass the full shape, or return early if x.numel() is 0; a batch can be empty behind a "
-            "filter or a router",
             where=empty.failure.where or exam.location,
             evidence=named(empty.failure.text),
         )

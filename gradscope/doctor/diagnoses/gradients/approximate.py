@@ -14,9 +14,8 @@ from torch import Tensor
 
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import Comparison
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import run_subject
+from gradscope.findings import Finding, finding
 
 __all__ = ["find_poor_approximations"]
 
@@ -41,17 +40,20 @@ def find_poor_approximations(exam: Examination) -> Iterator[Finding]:
             )
             continue
         code, grade = (
-            (codes.APPROXIMATE_POOR, "poor")
-            if error > _POOR
-            else (codes.APPROXIMATE_NOTICEABLE, "noticeable")
+            ("approximate-poor", "poor") if error > _POOR else ("approximate-noticeable", "noticeable")
         )
-        yield code.finding(
+        yield finding(
+            code,
             f"the approximate gradient of {name} is off by {error:.1e} of its norm: {grade}",
             cause="finite differences with too large or too small a step, or too few samples",
             fix="use central differences in double with a step of 1e-6 times the input's size, more "
             "samples, or the analytical gradient",
             where=exam.location,
-            evidence=(spread, f"norm of the numerical gradient {float(comparison.numeric.norm()):.3e}"),
+            evidence={
+                "relative_error": error,
+                "spread": spread,
+                "norm_of_numerical_gradient": float(comparison.numeric.norm()),
+            },
         )
 
 

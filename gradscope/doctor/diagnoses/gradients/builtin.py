@@ -10,11 +10,10 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import run_subject
 from gradscope.doctor.subject.subject import Subject
 from gradscope.doctor.subject.timing import time_function
+from gradscope.findings import Finding, finding
 
 __all__ = ["find_reimplementations"]
 
@@ -105,13 +104,12 @@ def _reimplementation(exam: Examination, name: str, operation: _Operation) -> Fi
     is_large = any(leaf.value.numel() > _LARGE for leaf in exam.subject.leaves)
     repeats = _REPEATS_OF_LARGE if is_large else _REPEATS
     timing = time_function(exam.subject.call, operation, *arguments, repeats=repeats)
-    return codes.REIMPLEMENTS_BUILTIN.finding(
+    return finding(
+        "reimplements-builtin",
         f"the values and gradients are those of {name}",
-        cause="PyTorch has this operation: it is fused, tested, and works under torch.func and "
-        "torch.compile",
         fix=f"call {name}",
         where=exam.location,
-        evidence=(str(timing),),
+        evidence={"timing": str(timing)},
     )
 
 

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import Comparison
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.instrument import is_same
 from gradscope.doctor.subject.op_counter import ResultMode
 from gradscope.doctor.subject.run import run_subject, weights_like
+from gradscope.findings import Finding, finding
 
 __all__ = ["explain_by_design", "is_identity"]
 
@@ -25,13 +24,11 @@ def explain_by_design(exam: Examination, comparison: Comparison) -> Finding | No
     for test in _TESTS:
         reason = test(exam, comparison)
         if reason:
-            return codes.GRADIENT_BY_DESIGN.finding(
+            return finding(
+                "gradient-by-design",
                 f"the gradient of {leaf.name} is not the derivative, and looks intended: {reason}",
-                cause="reversal, scaling, clipping, stopping and straight-through estimators have such "
-                "gradients",
-                fix="nothing, if it is intended; state it in the docstring, because gradcheck will fail",
                 where=exam.location,
-                evidence=(_describe_ratio(comparison),),
+                evidence={"ratio": _describe_ratio(comparison)},
             )
     return None
 

@@ -13,9 +13,8 @@ from torch.autograd.gradcheck import GradcheckError
 
 from gradscope.doctor.diagnoses.contract.failures import named
 from gradscope.doctor.examination import Examination
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import run_backward, run_forward
+from gradscope.findings import Finding, finding
 
 __all__ = ["find_gradcheck_failures"]
 
@@ -53,12 +52,13 @@ def find_gradcheck_failures(exam: Examination) -> Iterator[Finding]:
     if verdict.startswith(("passed", "not run")):
         yield from _forward_mode_failures(exam, str(results.get("gradcheck in forward mode", "passed")))
         return
-    code, cause, fix = codes.WRONG_GRADIENT, *_OTHER_DERIVATIVE
+    code, cause, fix = "wrong-gradient", *_OTHER_DERIVATIVE
     if _raises_on_undefined_gradients(exam):
-        code, cause, fix = codes.BACKWARD_RAISES, *_UNDEFINED_GRADIENT
+        code, cause, fix = "backward-raises", *_UNDEFINED_GRADIENT
     elif verdict.startswith("raises") or "undefined" in verdict:
-        code, cause, fix = codes.BACKWARD_RAISES, *_OTHER_EXCEPTION
-    yield code.finding(
+        code, cause, fix = "backward-raises", *_OTHER_EXCEPTION
+    yield finding(
+        code,
         f"gradcheck fails: {verdict}",
         cause=cause,
         fix=fix,
@@ -77,7 +77,8 @@ def _raises_on_undefined_gradients(exam: Examination) -> bool:
 def _forward_mode_failures(exam: Examination, verdict: str) -> Iterator[Finding]:
     if verdict.startswith("passed"):
         return
-    yield codes.WRONG_GRADIENT.finding(
+    yield finding(
+        "wrong-gradient",
         f"jvp fails gradcheck in forward mode: {verdict}",
         cause="jvp is not the derivative of forward, or it raises; backward is right",
         fix="derive jvp again: it is the Jacobian times the tangents, and backward its transpose times grad_output",
@@ -96,9 +97,7 @@ def _run_checks(exam: Examination) -> dict[str, object]:
         return {"gradcheck": f"not run: {reason}"}
     results = _run_timed_check(exam, "gradcheck", gradcheck)
     if exam.is_second_order and str(results["gradcheck"]).startswith("passed"):
-        if exam.has_found(
-            codes.GRAPH_BROKEN, codes.NOT_TWICE_DIFFERENTIABLE, codes.WRONG_SECOND_GRADIENT
-        ):
+        if exam.has_found("graph-broken", "not-twice-differentiable", "wrong-second-gradient"):
             return results | {"gradgradcheck": "not run: a finding says why it would fail"}
         results |= _run_timed_check(exam, "gradgradcheck", gradgradcheck)
     if any(function.jvp is not Function.jvp for function in exam.subject.functions):

@@ -13,10 +13,9 @@ from torch import Tensor
 from gradscope.doctor.diagnoses.contract.failures import named
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import compare_map
-from gradscope.doctor.report import codes
 from gradscope.doctor.report.messages import recognise
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import ForwardBackwardRun, run_subject, weights_like
+from gradscope.findings import Finding, finding
 from gradscope.hooks import find_functions
 
 __all__ = [
@@ -25,12 +24,12 @@ __all__ = [
 
 
 _WRONG_FIRST_GRADIENT: Final = (
-    codes.WRONG_GRADIENT_COUNT,
-    codes.MISSING_TRANSPOSE,
-    codes.MISSING_GRADIENT,
-    codes.WRONG_GRADIENT,
-    codes.WRONG_GRADIENT_SIGN,
-    codes.WRONG_GRADIENT_SCALE,
+    "wrong-gradient-count",
+    "missing-transpose",
+    "missing-gradient",
+    "wrong-gradient",
+    "wrong-gradient-sign",
+    "wrong-gradient-scale",
 )
 
 
@@ -65,28 +64,28 @@ def _compare_second_gradients(
 ) -> Iterator[Finding]:
     gradient_map = _GradientMap(exam, outcome)
     at = [*(leaf.value for leaf in exam.in_double.leaves), *(w.detach() for w in outcome.weights)]
-    names = [leaf.name for leaf in exam.in_double.leaves] + ["grad_output"] * len(outcome.weights)
+    names = [leaf.name for leaf in exam.in_double.leaves]
+    names += [f"grad_output {i}" for i in range(len(outcome.weights))]
     places = [i for i, leaf in enumerate(outcome.leaves) if leaf.requires_grad]
     places += range(len(outcome.leaves), len(at))
     weights = [weights_like(g.detach(), 1) for g in asked]
-    broken: list[str] = []
-    wrong: list[str] = []
-    nonfinite: list[str] = []
+    broken: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    nonfinite: dict[str, str] = {}
     for place, claimed in zip(places, second, strict=True):
         gradient = torch.zeros_like(at[place]) if claimed is None else claimed
         if not bool(gradient.isfinite().all()):
-            nonfinite.append(
-                f"in {names[place]}: {int((~gradient.isfinite()).sum())} elements are NaN or infinite"
-            )
+            count = int((~gradient.isfinite()).sum())
+            nonfinite[f"in {names[place]}"] = f"{count} elements are NaN or infinite"
             continue
         slope, true, is_off = compare_map(gradient_map, at, weights, place, gradient, exam.precision)
         if is_off:
-            line = (
-                f"in {names[place]}: backward's graph says {slope:.6g}, central differences {true:.6g}"
+            found = wrong if bool(gradient.any()) else broken
+            found[f"in {names[place]}"] = (
+                f"backward's graph says {slope:.6g}, central differences {true:.6g}"
             )
-            (broken if not bool(gradient.any()) else wrong).append(line)
     if wrong and not _has_nested_functions(exam, asked):
-        broken, wrong = broken + wrong, []
+        broken, wrong = broken | wrong, {}
     if nonfinite:
         yield _nonfinite_finding(exam, nonfinite)
     if broken:
@@ -121,51 +120,46 @@ def _has_nested_functions(exam: Examination, gradients: Sequence[Tensor]) -> boo
 def _raising_finding(exam: Examination, text: str, where: str) -> Finding:
     is_declared = "once_differentiable" in text
     known = recognise(text)
-    return codes.NOT_TWICE_DIFFERENTIABLE.finding(
+    return finding(
+        "not-twice-differentiable",
         "a second derivative is refused, because of once_differentiable"
         if is_declared
         else f"a second derivative raises {text.splitlines()[0]}",
         cause="backward is declared to be differentiable only once"
         if is_declared
-        else (
-            known.cause
-            if known
-            else "backward uses code that autograd cannot differentiate (NumPy, in-place, foreign code)"
-        ),
-        fix="nothing, if no second derivative is needed"
-        if is_declared
-        else "use differentiable operations in backward, or declare it with @once_differentiable",
+        else known.cause
+        if known
+        else None,
+        fix="nothing, if no second derivative is needed" if is_declared else None,
         where=where or exam.location,
         severity="hint" if is_declared else None,
         evidence=named(text),
     )
 
 
-def _broken_graph_finding(exam: Examination, evidence: Sequence[str]) -> Finding:
+def _broken_graph_finding(exam: Examination, evidence: dict[str, str]) -> Finding:
     cuts = [f for f in exam.facts if f.is_cutting]
-    return codes.GRAPH_BROKEN.finding(
+    return finding(
+        "graph-broken",
         "the gradient is right, but its derivative is silently wrong: backward cuts the graph",
-        cause="backward uses an operation that autograd does not record (.data, detach, numpy, item, "
-        "no_grad), or a clone or intermediate of forward, which has no graph",
-        fix="save the inputs and outputs themselves and recompute intermediates in backward; or declare "
-        "backward with @once_differentiable, so that a second derivative raises",
         where=cuts[0].where if cuts else exam.location,
         severity="error" if exam.is_second_order else "warning",
-        evidence=[*evidence, *_untracked_tensors(exam), *(f"{f.where}: {f.text}" for f in cuts)],
+        evidence=evidence | _untracked_tensors(exam) | {f.where: f.text for f in cuts},
     )
 
 
-def _untracked_tensors(exam: Examination) -> Iterator[str]:
-    for call in exam.first_run.calls:
-        for place in call.untracked_saved:
-            yield (
-                f"saved tensor {place} of {call.function.__name__} is neither an argument nor an "
-                "output of forward: it has no graph"
-            )
+def _untracked_tensors(exam: Examination) -> dict[str, str]:
+    return {
+        f"saved tensor {place} of {call.function.__name__}": "neither an argument nor an output of forward: it "
+        "has no graph"
+        for call in exam.first_run.calls
+        for place in call.untracked_saved
+    }
 
 
-def _nonfinite_finding(exam: Examination, evidence: Sequence[str]) -> Finding:
-    return codes.WRONG_SECOND_GRADIENT.finding(
+def _nonfinite_finding(exam: Examination, evidence: dict[str, str]) -> Finding:
+    return finding(
+        "wrong-second-gradient",
         "the second derivative is not finite, although the first one is",
         cause="backward computes a root, a logarithm or a quotient at a point where its derivative is "
         "infinite, and multiplies it by 0",
@@ -176,11 +170,10 @@ def _nonfinite_finding(exam: Examination, evidence: Sequence[str]) -> Finding:
     )
 
 
-def _wrong_finding(exam: Examination, evidence: Sequence[str]) -> Finding:
-    return codes.WRONG_SECOND_GRADIENT.finding(
+def _wrong_finding(exam: Examination, evidence: dict[str, str]) -> Finding:
+    return finding(
+        "wrong-second-gradient",
         "the second derivative is wrong, although the graph is complete",
-        cause="backward calls a custom Function whose own backward is wrong",
-        fix="examine that Function",
         where=exam.location,
         evidence=evidence,
     )

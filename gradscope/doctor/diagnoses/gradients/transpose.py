@@ -13,10 +13,9 @@ from gradscope.doctor.diagnoses.gradients.repairs import find_right_repair, tran
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.backward_derivatives import jacobian_by_backward
 from gradscope.doctor.numerics.finite_differences import jacobian
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import ForwardBackwardRun
 from gradscope.doctor.subject.subject import Subject
+from gradscope.findings import Finding, finding
 
 __all__ = ["explain_by_transpose", "find_raising_transpose", "missing_transpose"]
 
@@ -55,11 +54,11 @@ def find_raising_transpose(exam: Examination) -> Finding | None:
     return None
 
 
-def missing_transpose(message: str, where: str, evidence: tuple[str, ...] = ()) -> Finding:
+def missing_transpose(message: str, where: str, evidence: dict[str, str] | None = None) -> Finding:
     """Return the finding for a missing transpose, with the rule for matrix products."""
-    return codes.MISSING_TRANSPOSE.finding(
+    return finding(
+        "missing-transpose",
         message,
-        cause="a matrix product was differentiated without a transpose; square matrices hide it",
         fix=_FIX,
         where=where,
         evidence=evidence,

@@ -18,10 +18,9 @@ from gradscope.doctor.diagnoses.gradients.transpose import explain_by_transpose,
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.agreement import agree
 from gradscope.doctor.numerics.finite_differences import Comparison
-from gradscope.doctor.report import codes
-from gradscope.doctor.report.report import Finding
 from gradscope.doctor.subject.run import run_subject, weights_like
 from gradscope.doctor.subject.subject import Subject
+from gradscope.findings import Finding, finding
 
 __all__ = [
     "find_wrong_gradients",
@@ -55,7 +54,7 @@ def find_wrong_gradients(exam: Examination) -> Iterator[Finding]:
 def plain_wrong_gradient(
     subject: Subject, comparison: Comparison, fallback: str, *, on: str = ""
 ) -> Finding:
-    """Return a codes.WRONG_GRADIENT finding with the wrong elements and the region of their values.
+    """Return a wrong-gradient finding with the wrong elements and the region of their values.
 
     on: the variation of the inputs, if any.
     """
@@ -65,29 +64,25 @@ def plain_wrong_gradient(
     wrong, count = int(comparison.is_wrong.sum()), int(comparison.is_usable.sum())
     x = leaf.value.reshape(-1)[comparison.indices[worst]].item()
     place = _region_of_wrong_elements(comparison, leaf.value)
-    return codes.WRONG_GRADIENT.finding(
+    return finding(
+        "wrong-gradient",
         (f"{on}: " if on else "")
         + f"the gradient of {leaf.name} is wrong in {wrong} of {count} elements compared",
-        cause="backward is not the derivative of forward: a wrong formula, or a missing term",
-        fix="derive the formula again, one factor of the chain rule at a time; start with the element "
-        "named here",
         where=fallback,
-        evidence=[
-            f"at {leaf.name}{index} = {x:.6g}: {_both_derivatives(comparison, worst)}",
-            *([f"wrong only {place}"] if place else []),
-        ],
+        evidence={f"at {leaf.name}{index} = {x:.6g}": _both_derivatives(comparison, worst)}
+        | ({"wrong_only": place} if place else {}),
     )
 
 
 def _missing_gradient_finding(exam: Examination, comparison: Comparison) -> Finding:
     name = exam.subject.leaves[comparison.leaf].name
-    return codes.MISSING_GRADIENT.finding(
+    return finding(
+        "missing-gradient",
         f"backward returns None for {name}, on which the output depends",
-        cause="backward returns None instead of the gradient, or forward detaches the input",
         fix=f"compute and return the gradient of {name}; if it should have none, pass it without "
         "requires_grad",
         where=exam.location,
-        evidence=(f"central differences give up to {float(comparison.numeric.abs().max()):.3g}",),
+        evidence={"largest_central_difference": float(comparison.numeric.abs().max())},
     )
 
 
@@ -104,7 +99,8 @@ def _ignored_grad_output(exam: Examination, comparison: Comparison) -> Finding |
             is_cured = end.numel() == len(ends) == 1 and _is_right_if_multiplied(
                 comparison, exam.double_run.weights[0].reshape(()).cpu()
             )
-            return codes.WRONG_GRADIENT.finding(
+            return finding(
+                "wrong-gradient",
                 f"backward ignores {which}: the gradient of {name} is the same for g and for "
                 + ("g / 1000" if end.numel() == 1 else "other values of g"),
                 cause=f"backward returns a gradient that does not contain {which}, which is 1 only in "
@@ -142,18 +138,16 @@ def _finding_with_explanation(exam: Examination, comparison: Comparison) -> Find
     name = exam.subject.leaves[comparison.leaf].name
     factor = _constant_factor(exam, comparison)
     if factor is not None and abs(factor + 1) < 1e-4:
-        return codes.WRONG_GRADIENT_SIGN.finding(
+        return finding(
+            "wrong-gradient-sign",
             f"the gradient of {name} is the derivative with its sign flipped",
-            cause="a minus sign is missing, or there is one too many (as in the derivative of a difference "
-            "by its second term)",
-            fix="negate the gradient that backward returns for it",
             where=exam.location,
             evidence=_largest_error(comparison),
         )
     if factor is not None:
-        return codes.WRONG_GRADIENT_SCALE.finding(
+        return finding(
+            "wrong-gradient-scale",
             f"the gradient of {name} is {factor:.6g} times the derivative, everywhere",
-            cause="a constant factor is missing: the exponent of a power, the count of a mean",
             fix=f"divide the gradient that backward returns for it by {factor:.6g}",
             where=exam.location,
             evidence=_largest_error(comparison),
@@ -217,8 +211,8 @@ def _compare_at_other_points(exam: Examination, number: int) -> list[Comparison]
     return points
 
 
-def _largest_error(comparison: Comparison) -> tuple[str]:
-    return (f"largest error: {_both_derivatives(comparison, int(comparison.error.argmax()))}",)
+def _largest_error(comparison: Comparison) -> dict[str, str]:
+    return {"largest_error": _both_derivatives(comparison, int(comparison.error.argmax()))}
 
 
 def _both_derivatives(comparison: Comparison, place: int) -> str:
