@@ -1,4 +1,4 @@
-"""The codes of the function doctor, in order from causes to consequences: a code precedes those that it explains."""
+"""The codes of the function doctor, from causes to consequences: a code is before the codes that it explains."""
 
 from gradscope.findings.code import Code
 from gradscope.findings.finding import Place, Severity

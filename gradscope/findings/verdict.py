@@ -37,8 +37,10 @@ class Verdict:
     @classmethod
     def of(cls, run: str, checked: str, findings: Iterable[Finding]) -> "Verdict":
         """Return the verdict over findings in any order. A cause is as severe as its gravest consequence."""
-        unique = {(f.code, f.layers, f.where, f.message): f for f in findings}.values()
-        ordered = sorted(unique, key=_order)
+        unique: dict[object, Finding] = {}
+        for finding in findings:
+            unique.setdefault((finding.code, finding.layers, finding.where, finding.message), finding)
+        ordered = sorted(unique.values(), key=_order)
         causes = [_cause(ordered, position) for position in range(len(ordered))]
         consequences: dict[int, list[Finding]] = {}
         for position, finding in enumerate(ordered):

@@ -1,4 +1,4 @@
-"""All diagnoses by step. `report/codes.py` declares their codes, `checklist.py` the lines of the checklist."""
+"""All diagnoses by step. `findings/doctor_codes.py` declares their codes, `checklist.py` the lines of the checklist."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

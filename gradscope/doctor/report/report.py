@@ -85,7 +85,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:  # Any: what JSON may hold
         """Return the report as dicts, lists, strings and finite numbers, with the format's version.
 
-        `docs/findings.md` describes the keys. JSON has no NaN or infinity: such values become strings.
+        `gradscope/findings/README.md` describes the keys. JSON has no NaN or infinity: such values become strings.
         """
         return {
             "version": VERSION,

@@ -21,7 +21,7 @@ _WeakTensors: TypeAlias = list[tuple["weakref.ref[Tensor]", int]]
 
 
 def measure_ctx_memory(subject: Subject) -> dict[str, str]:
-    """Return what is known of the bytes that are alive after backward, and of those that outlive the output.
+    """Return how many bytes are alive after backward, and how many outlive the output, in words.
 
     The subject must run without an exception. Python's garbage collector is disabled during the measurement.
     """
