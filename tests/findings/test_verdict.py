@@ -1,9 +1,12 @@
 """The order of findings, and which of them explain others."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+from gradscope import findings
 from gradscope.errors import UsageError
 from gradscope.findings import CODES, DOCTOR_CODES, Finding, Verdict, code_of
 from gradscope.findings import finding as doctor_finding
@@ -90,6 +93,16 @@ def test_the_json_has_every_finding_and_the_position_of_its_cause():
 def test_an_unknown_code_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="not-in-optimizer"):
         code_of("not_in_optimizer")
+
+
+def test_each_code_that_a_check_names_is_in_a_table():
+    named = {
+        name
+        for path in Path(findings.__file__).parents[1].rglob("*.py")
+        for name in re.findall(r'\bfinding\(\s*"([a-z-]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 40
+    assert named <= set(CODES) | set(DOCTOR_CODES)
 
 
 @pytest.mark.parametrize("table", [CODES, DOCTOR_CODES], ids=["run", "doctor"])
