@@ -5,13 +5,12 @@ Each check is a function of `GraphFacts` and returns findings. It sees operation
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
 from gradscope.findings.codes import finding
 from gradscope.findings.finding import Finding, Severity
-from gradscope.findings.graph_facts import GraphFacts, GraphNode
+from gradscope.findings.graph_facts import Consumers, GraphFacts, GraphNode
 
 __all__ = ["GRAPH_CHECKS", "GraphCheck", "find_graph_faults"]
 
@@ -144,23 +143,26 @@ def relu_at_output(facts: GraphFacts) -> list[Finding]:
 def linear_chain(facts: GraphFacts) -> list[Finding]:
     """Find two linear layers with nothing non-linear between them, which are no more than one.
 
-    A pair around a waist narrower than both ends is a factorization (LoRA) and silent. A layer before the
-    query, key and value of an attention is a hint: that is how inputs are embedded.
+    Silent if the result of the first one has another use too (a residual connection, several heads), if
+    the pair is a factorization around a waist narrower than both ends, and if a pair with a waist is added
+    to another path (LoRA). Before the fused projection of an attention it is a hint.
     """
     pairs: list[tuple[str, str, str]] = []
-    followers = Counter[str]()
+    consumers = facts.consumers()
     for position in range(len(facts.nodes)):
         outer = _linear(facts, position)
-        inner = None if outer is None else _linear(facts, facts.source(outer[0], linear=True))
+        source = -1 if outer is None else facts.source(outer[0], linear=True)
+        inner = _linear(facts, source)
         if outer is None or inner is None:
             continue
         (_, last, (out, middle)), (_, first, (_, into)) = outer, inner
-        if first != last and middle >= min(into, out):
+        is_used_once = _only_user(facts, consumers, source) == position
+        is_added = middle < max(into, out) and _is_added(facts, consumers, position)
+        if is_used_once and middle >= min(into, out) and not is_added:
             pairs.append((first, last, f"{into} → {middle} → {out}"))
-            followers[first] += 1
     if not pairs:
         return []
-    faults = [pair for pair in pairs if followers[pair[0]] == 1 and not _ATTENTION.search(pair[1])]
+    faults = [pair for pair in pairs if not _ATTENTION.search(pair[1])]
     severity: Severity = "warning" if faults else "hint"
     shown = faults or pairs
     first, last = (name.rpartition(".")[0] for name in shown[-1][:2])
@@ -263,6 +265,27 @@ def _linear(facts: GraphFacts, position: int) -> tuple[int, str, tuple[int, int]
     if weight is None or weight.parameter is None or weight.shape is None or len(weight.shape) != 2:
         return None
     return inputs[-2], weight.parameter, (weight.shape[0], weight.shape[1])
+
+
+def _only_user(facts: GraphFacts, consumers: Consumers, position: int) -> int | None:
+    """Return the operation that uses a result, after changes of shape and scale; None if there are several."""
+    while True:
+        users = consumers[position]
+        if len(users) != 1:
+            return None
+        user = users[0]
+        if not facts.keeps_values(user, linear=True):
+            return user
+        position = user
+
+
+def _is_added(facts: GraphFacts, consumers: Consumers, position: int) -> bool:
+    """Return whether a result is added to another one that is not a parameter, such as a bias."""
+    user = _only_user(facts, consumers, position)
+    if user is None or facts.nodes[user].operation != "Add":
+        return False
+    sources = [facts.source(each) for each in facts.nodes[user].inputs]
+    return not any(each >= 0 and facts.nodes[each].parameter for each in sources)
 
 
 def _activation(facts: GraphFacts, position: int) -> tuple[str, ...]:

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-__all__ = ["GraphFacts", "GraphNode"]
+__all__ = ["Consumers", "GraphFacts", "GraphNode"]
+
+Consumers: TypeAlias = Sequence[Sequence[int]]
 
 _SHAPE_ONLY = frozenset(
     {
@@ -45,16 +48,25 @@ class GraphFacts:
 
         linear: also follow a multiplication by constants, such as that of Dropout. -1 for a constant.
         """
-        while position >= 0:
-            node = self.nodes[position]
-            moving = [each for each in node.inputs if each >= 0]
-            is_scaled = (
-                linear and node.operation in ("Mul", "Div", "NativeDropout") and len(moving) == 1
-            )
-            if not (node.operation in _SHAPE_ONLY or is_scaled) or not moving:
-                return position
-            position = moving[0]
+        while position >= 0 and self.keeps_values(position, linear=linear):
+            position = next(each for each in self.nodes[position].inputs if each >= 0)
         return position
+
+    def keeps_values(self, position: int, *, linear: bool = False) -> bool:
+        """Return whether an operation only changes the shape. linear: or multiplies by constants."""
+        node = self.nodes[position]
+        moving = [each for each in node.inputs if each >= 0]
+        is_scaled = linear and node.operation in ("Mul", "Div", "NativeDropout") and len(moving) == 1
+        return bool(moving) and (node.operation in _SHAPE_ONLY or is_scaled)
+
+    def consumers(self) -> Consumers:
+        """Return, for each operation, the positions of the operations that use its result."""
+        users: list[list[int]] = [[] for _ in self.nodes]
+        for position, node in enumerate(self.nodes):
+            for each in node.inputs:
+                if each >= 0:
+                    users[each].append(position)
+        return users
 
     def named(self, operation: str) -> Iterator[tuple[int, GraphNode]]:
         """Iterate over the nodes of one operation, the nearest to the loss first."""

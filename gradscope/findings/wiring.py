@@ -6,7 +6,7 @@ a program may be in a phase that is about to end.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from gradscope.findings.codes import finding
@@ -127,9 +127,9 @@ def frozen(history: Sequence[WiringFacts]) -> list[Finding]:
     """Find whole layers without requires_grad in an optimizer.
 
     An optimizer that was given only the trainable parameters is silent: the rest is frozen on purpose.
-    It is a hint if most layers are frozen or only the first ones, as in fine-tuning, or only embeddings
-    (sinusoidal positions, pretrained word vectors), and a warning if single layers inside or at the end
-    of a trained model are.
+    It is a hint if most layers are frozen or only the first ones, as in fine-tuning, only embeddings
+    (sinusoidal positions, pretrained word vectors), or layers with an adapter of their own (LoRA), and a
+    warning if single layers inside or at the end of a trained model are.
     """
     if len(history) < _ENOUGH:
         return []
@@ -155,6 +155,7 @@ def frozen(history: Sequence[WiringFacts]) -> list[Finding]:
         2 * len(names) >= len(weighted)
         or _is_beginning(newest, found)
         or all("Embedding" in types[name] for name in names)
+        or all(_has_adapter(newest, owned, types) for owned in layers)
     )
     return [
         finding(
@@ -403,6 +404,17 @@ def _share(facts: WiringFacts, chosen: Sequence[ParameterFacts]) -> float:
     sizes = {parameter.key: parameter.size for parameter in facts.parameters}
     mine = {parameter.key: parameter.size for parameter in chosen}
     return sum(mine.values()) / max(1, sum(sizes.values()))
+
+
+def _has_adapter(
+    facts: WiringFacts, frozen: Sequence[ParameterFacts], types: Mapping[str, str]
+) -> bool:
+    """Return whether the module around a frozen layer trains a smaller number of other parameters."""
+    around = frozen[0].layer.rpartition(".")[0]
+    if not around or types.get(around) in ("Sequential", "ModuleList", "ModuleDict"):
+        return False
+    trained = [p.size for p in facts.parameters if p.is_trainable and p.name.startswith(f"{around}.")]
+    return 0 < sum(trained) < sum(parameter.size for parameter in frozen)
 
 
 def _is_near(layer: str, trained: Iterable[str]) -> bool:

@@ -136,6 +136,33 @@ class LoRA(nn.Module):
         return self.head(F.relu(self.base(x) + self.up(self.down(x))))
 
 
+class ResidualStream(nn.Module):
+    """The first linear layer feeds a branch and the connection around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner, self.outer = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Sequential(nn.ReLU(), nn.Linear(16, 4))
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(x + self.outer(F.relu(self.inner(x))))
+
+
+class LowRankHead(nn.Module):
+    """LoRA by matrix products, with a rank above the number of classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Linear(8, 16)
+        self.head = nn.Linear(16, 3)
+        self.down, self.up = nn.Parameter(torch.randn(4, 16) / 4), nn.Parameter(torch.zeros(3, 4))
+
+    def forward(self, x):
+        hidden = F.relu(self.base(x))
+        return self.head(hidden) + hidden @ self.down.T @ self.up.T
+
+
 class InstancePool(nn.Module):
     """Attention over the instances of one bag: softmax over dimension 0 is right."""
 
@@ -180,6 +207,10 @@ SOUND = {
     ),
     "attention": (Attention(), lambda out: F.cross_entropy(out, classes())),
     "LoRA": (LoRA(), lambda out: F.cross_entropy(out, classes())),
+    "LoRA with a rank above the number of classes": (
+        LowRankHead(), lambda out: F.cross_entropy(out, classes() % 3),
+    ),
+    "a residual stream": (ResidualStream(), lambda out: F.cross_entropy(out, classes())),
     "attention over instances": (
         InstancePool(), lambda out: F.binary_cross_entropy_with_logits(out, torch.ones(1, 1)),
     ),

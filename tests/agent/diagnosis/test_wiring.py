@@ -128,6 +128,26 @@ def test_a_frozen_embedding_inside_a_trained_model_is_a_hint():
     assert {code: finding.severity for code, finding in found.items()} == {"frozen": "hint"}
 
 
+class Adapted(nn.Module):
+    """A frozen layer with a trained low-rank correction."""
+
+    def __init__(self, inner, outer):
+        super().__init__()
+        self.base = nn.Linear(inner, outer).requires_grad_(False)
+        self.down, self.up = nn.Linear(inner, 1, bias=False), nn.Linear(1, outer, bias=False)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+def test_frozen_layers_with_adapters_in_the_optimizer_are_a_hint():
+    model = Net()
+    model.body, model.head = Adapted(8, 8), Adapted(8, 4)
+    found = train(model, [adam(model.parameters())])
+    assert {code: finding.severity for code, finding in found.items()} == {"frozen": "hint"}
+    assert set(found["frozen"].layers) == {"body.base", "head.base"}
+
+
 def test_a_frozen_beginning_in_the_optimizer_is_a_hint_and_outside_of_it_silent():
     model = Net()
     model.embed.requires_grad_(False)
