@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from gradscope.agent.commands.dispatcher import CommandDispatcher
 from gradscope.agent.commands.script_interventions import ScriptInterventions, When
+from gradscope.agent.coverage import CoverageMonitor
 from gradscope.agent.diagnosis.monitor import FindingMonitor
 from gradscope.agent.inspection.capture import Capture, Captures, check_what
 from gradscope.agent.inspection.capture_upload import CaptureUpload
@@ -92,6 +93,7 @@ class Scope:
         self._resources = ResourcePlugin(run, engine)
         self._functions = FunctionTracker(run)
         self._findings = FindingMonitor(run, engine, is_quiet=settings.is_quiet)
+        self._coverage = CoverageMonitor(run, engine, self._findings, self._scalars, schedule)
         plugins = (
             *self._commands.plugins(),
             self._latest_steps,
@@ -108,6 +110,7 @@ class Scope:
             self._functions,
             self._clipping,
             self._findings,
+            self._coverage,
         )
         for plugin in plugins:  # in the order in which they are called in each step
             engine.add(plugin)
@@ -195,7 +198,8 @@ class Scope:
 
         `.headline` is one line, `.lines()` the whole text, `.as_json()` an object for JSON.
         """
-        return Verdict.of(self.run, f"in {self.step} steps", self.findings)
+        self._engine.end_if_stepped()
+        return Verdict.of(self.run, self._coverage.checked, self.findings)
 
     def latest(self) -> Table:
         """Return the newest observed step. Raises NotMeasuredError before the first."""

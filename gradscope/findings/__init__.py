@@ -1,5 +1,6 @@
 """Findings: what is wrong with a run or a Function, in words and numbers, and the verdict over all of them."""
 
+from gradscope.findings.checked import Checked, NotChecked, unreported
 from gradscope.findings.code import Code
 from gradscope.findings.codes import CODES, code_of, finding
 from gradscope.findings.doctor_codes import DOCTOR_CODES
@@ -10,12 +11,15 @@ __all__ = [
     "CODES",
     "DOCTOR_CODES",
     "VERSION",
+    "Checked",
     "Code",
     "Confidence",
     "Finding",
+    "NotChecked",
     "Place",
     "Severity",
     "Verdict",
     "code_of",
     "finding",
+    "unreported",
 ]

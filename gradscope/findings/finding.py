@@ -27,6 +27,7 @@ class Finding:
     where: "file:line"; empty if unknown.
     message: one sentence with the numbers. cause: the likely reason. fix: what to do next.
     evidence: the numbers behind the message, by name; the unit is in the name.
+    action: what a rule of the script did about it: "pause", "skip_step", "clip", ...; empty: nothing.
     """
 
     code: str
@@ -41,6 +42,7 @@ class Finding:
     place: Place = ""
     confidence: Confidence = "measured"
     evidence: Mapping[str, float | str] = field(default_factory=dict)
+    action: str = ""
 
     def as_json(self) -> dict[str, Any]:  # Any: what JSON takes
         """Return the fields for JSON. JSON has no NaN and no infinity, so these become strings."""

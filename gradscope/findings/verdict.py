@@ -2,9 +2,10 @@
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from gradscope.findings.checked import Checked
 from gradscope.findings.codes import CODES
 from gradscope.findings.doctor_codes import DOCTOR_CODES
 from gradscope.findings.finding import Finding
@@ -24,18 +25,18 @@ _RANKS = {code: rank for rank, code in enumerate(_CODES)}
 class Verdict:
     """The findings of one run. `findings` are in order: errors first, then by when they began.
 
-    run: the name of the run. checked: what was checked, as a clause ("in steps 0 to 40").
+    run: the name of the run. checked: in which steps was checked, and what was not.
     consequences: for each finding, by its position, the findings that it explains; these are not in
         `findings`.
     """
 
     run: str
-    checked: str
+    checked: Checked
     findings: tuple[Finding, ...]
     consequences: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: str, checked: str, findings: Iterable[Finding]) -> "Verdict":
+    def of(cls, run: str, checked: Checked, findings: Iterable[Finding]) -> "Verdict":
         """Return the verdict over findings in any order. A cause is as severe as its gravest consequence."""
         unique: dict[object, Finding] = {}
         for finding in findings:
@@ -66,10 +67,23 @@ class Verdict:
     def headline(self) -> str:
         """The verdict as one line."""
         if not self.has_problem:
-            return f"healthy so far: nothing found {self.checked}"
+            return self._healthy
         first, others = self.findings[0], len(self.findings) - 1
         more = f" (and {others} more)" if others else ""
         return f"{first_line(first)}{more}"
+
+    @property
+    def _healthy(self) -> str:
+        if not self.checked.steps:
+            return "no verdict yet: no step has ended"
+        hints = len(self.findings)
+        found = "nothing found"
+        if hints:
+            found = "no more than 1 hint" if hints == 1 else f"no more than {hints} hints"
+        missing = ", ".join(each.what for each in self.checked.not_checked)
+        return f"healthy so far: {found} {self.checked.text}" + (
+            f"; not checked: {missing}" if missing else ""
+        )
 
     def every(self) -> tuple[Finding, ...]:
         """Return all findings: each cause, and after it what it explains."""
@@ -87,6 +101,12 @@ class Verdict:
                 lines.append("")
             text = finding_text(finding, width=width, consequences=self.consequences.get(place, ()))
             lines += text.splitlines()
+        if self.checked.not_checked:
+            lines += ["", "Not checked"]
+        for gap in self.checked.not_checked:
+            lines += textwrap.wrap(
+                gap.text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+            )
         return lines
 
     def as_json(self) -> dict[str, Any]:  # Any: what JSON takes
@@ -95,7 +115,7 @@ class Verdict:
             "version": VERSION,
             "run": self.run,
             "verdict": self.headline,
-            "checked": self.checked,
+            "checked": asdict(self.checked) | {"text": self.checked.text},
             "findings": self.findings_as_json(),
         }
 

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from gradscope.errors import ProtocolError
-from gradscope.findings import Finding
+from gradscope.findings import Checked, Finding
 from gradscope.names import counted
 from gradscope.protocol.fields import TaggedMessage, Whole
 
@@ -172,6 +172,7 @@ class Event(TaggedMessage, frozen=True, kw_only=True, tag="event"):
     text: str
     alert: "AlertInfo | None" = None
     finding: Finding | None = None
+    checked: Checked | None = None
 
 
 class AlertInfo(msgspec.Struct, frozen=True):

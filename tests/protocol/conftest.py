@@ -10,7 +10,7 @@ import pytest
 from gradscope import protocol
 from gradscope.columns import Block
 from gradscope.errors import ProtocolError
-from gradscope.findings import Finding
+from gradscope.findings import Checked, Finding, NotChecked
 from gradscope.protocol.bodies import pack_block
 
 
@@ -156,6 +156,10 @@ MESSAGES: dict[str, protocol.Message] = {
             place="backward",
             confidence="inferred",
             evidence={"value": 12.5, "kind": "param_grad"},
+            action="clip",
+        ),
+        checked=Checked(
+            steps=40, observed=22, first=20, every=10, not_checked=(NotChecked("a", "b", "c"),)
         ),
     ),
     "interventions": protocol.Interventions(

@@ -8,7 +8,7 @@ import pytest
 
 from gradscope import protocol
 from gradscope.columns import COLUMNS, Flags
-from gradscope.findings import Finding
+from gradscope.findings import Checked, Finding, NotChecked
 from gradscope.protocol import limits
 
 _PATH = Path(protocol.__file__).with_name("README.md")
@@ -18,6 +18,8 @@ _PARTS = {
     "ActionInfo",
     "AlertInfo",
     "Finding",
+    "Checked",
+    "NotChecked",
     "BreakpointState",
     "PauseState",
     "ArgumentInfo",
@@ -28,6 +30,8 @@ _PARTS = {
     "InterventionState",
     "RunInfo",
 }
+
+_OF_FINDINGS = {kind.__name__: kind for kind in (Checked, Finding, NotChecked)}
 
 
 def _section(heading: str) -> str:
@@ -116,9 +120,7 @@ def test_the_fields_of_each_message_are_written_down_with_type_and_default(tags)
 
 @pytest.mark.parametrize("name", sorted(_PARTS))
 def test_the_fields_of_each_part_of_a_message_are_written_down(name: str):
-    assert _written(f"#### `{name}`") == _fields(
-        Finding if name == "Finding" else getattr(protocol, name)
-    )
+    assert _written(f"#### `{name}`") == _fields(_OF_FINDINGS.get(name) or getattr(protocol, name))
 
 
 def test_each_message_has_its_direction_its_reply_and_its_failure(tags):

@@ -74,6 +74,11 @@ class FindingMonitor(StepPlugin):
         """All findings of the run, in the order in which they were found."""
         return tuple(self._found.values())
 
+    @property
+    def graphs_checked(self) -> int:
+        """The number of backward passes whose graph was checked."""
+        return self._graphs
+
     def next_active_step(self, step: int) -> int:
         """Return the first step of the next round; `step` during a round."""
         return max(step, self._begins_at)

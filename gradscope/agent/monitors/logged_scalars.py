@@ -23,11 +23,14 @@ class LoggedScalars(StepPlugin):
         self._rules = rules
         self._breakpoints = breakpoints
         self._log = ScalarLog()
+        self.names: set[str] = set()
+        """The names of all values that were logged."""
 
     def log(self, values: Mapping[str, float | torch.Tensor]) -> None:
         """Log values in the step in progress. Raises UsageError if a value is not a number."""
         counter = self._run.counter
         self._log.log(values, counter.step)
+        self.names.update(values)
         counter.left = 0  # the step counter must not end this step without `ended`
 
     def ended(self, step: int, time_s: float, step_time_s: float) -> None:

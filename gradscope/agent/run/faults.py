@@ -16,6 +16,7 @@ class Faults:
     def __init__(self, tell: Callable[[str, str], None]) -> None:
         self.tell = tell
         self._counts: Counter[str] = Counter()
+        self._failed: dict[str, None] = {}
         self._lock = threading.Lock()
 
     @property
@@ -23,8 +24,14 @@ class Faults:
         """The number of errors of each part."""
         return dict(self._counts)
 
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The parts in which an error has occurred; not those with a warning only."""
+        return tuple(self._failed)
+
     def report(self, part: str, error: BaseException, consequence: str) -> None:
         """Count an error of a part. Report the first one, with its consequence."""
+        self._failed[part] = None
         text = f"{part} failed: {type(error).__name__}: {error}. {consequence}"
         self._count(part, text, f"{text} Training continues.", error)
 

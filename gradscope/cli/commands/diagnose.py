@@ -11,7 +11,7 @@ from gradscope.cli.connection import connect_to
 from gradscope.cli.exit_codes import DONE, WRONG
 from gradscope.cli.output import print_lines
 from gradscope.errors import NothingToConnectError
-from gradscope.findings import Finding, Verdict
+from gradscope.findings import Finding, Verdict, unreported
 from gradscope.protocol import Backfill, Event
 from gradscope.recording import RecordingInfo, list_recordings, open_recording
 
@@ -35,22 +35,23 @@ def diagnose(run: str, *, as_json: bool) -> int:
 
 def _of_file(path: Path) -> Verdict:
     with open_recording(path) as recording:
-        return _verdict(recording.info.run, recording.events(), recording.info.last_step)
+        last = recording.info.last_step
+        return _verdict(recording.info.run, recording.events(), 0 if last is None else last + 1)
 
 
 def _of_name(run: str) -> Verdict:
     """Return the verdict from the hub's events, and from the recording, which has all of them."""
     recorded = next((info for info in list_recordings() if info.run == run and not info.problem), None)
     try:
-        events, step = _ask_hub(run)
+        events, steps = _ask_hub(run)
     except NothingToConnectError:
         if recorded is None:
             raise
         return _of_file(recorded.path)
-    return _verdict(run, [*_recorded_events(recorded), *events], step)
+    return _verdict(run, [*_recorded_events(recorded), *events], steps)
 
 
-def _ask_hub(run: str) -> tuple[list[Event], int | None]:
+def _ask_hub(run: str) -> tuple[list[Event], int]:
     events: list[Event] = []
     with connect_to(run, want="observe") as client:
         client.watch(run)
@@ -59,7 +60,7 @@ def _ask_hub(run: str) -> tuple[list[Event], int | None]:
             if any(isinstance(message, Backfill) and message.state == "end" for message in messages):
                 break
         steps = [info.step for info in client.runs() if info.run == run and info.step is not None]
-    return events, max(steps, default=None)
+    return events, max(steps, default=-1) + 1
 
 
 def _recorded_events(info: RecordingInfo | None) -> list[Event]:
@@ -69,11 +70,14 @@ def _recorded_events(info: RecordingInfo | None) -> list[Event]:
         return list(recording.events())
 
 
-def _verdict(run: str, events: Iterable[Event], step: int | None) -> Verdict:
+def _verdict(run: str, events: Iterable[Event], steps: int) -> Verdict:
+    """Return the verdict from the events of a run that has ended `steps` steps, as far as they are known."""
     found: dict[tuple[str, tuple[str, ...], int | None], Finding] = {}
+    checked = None
     for event in events:
         if event.finding is not None:
             finding = event.finding
             found[finding.code, finding.layers, finding.found_step] = finding
-    checked = "before the first step" if step is None else f"up to step {step}"
-    return Verdict.of(run, checked, found.values())
+        if event.checked is not None and (checked is None or event.checked.steps >= checked.steps):
+            checked = event.checked
+    return Verdict.of(run, checked or unreported(steps), found.values())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gradscope.findings import VERSION, Finding, Verdict
+from gradscope.findings import VERSION, Checked, Finding, Verdict
 from gradscope.findings.text import finding_text
 
 __all__ = ["CheckItem", "ExaminationStep", "Report"]
@@ -61,7 +61,7 @@ class Report:
         notes: tuple[str, ...] = (),
     ) -> "Report":
         """Return the report with findings in any order."""
-        return cls(name, Verdict.of(name, "", findings), steps, checklist, notes)
+        return cls(name, Verdict.of(name, Checked(), findings), steps, checklist, notes)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

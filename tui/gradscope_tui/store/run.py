@@ -7,13 +7,14 @@ its step numbers go back: the store then drops the data of the earlier run and n
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.columns import Block
 from gradscope.errors import ProtocolError
-from gradscope.findings import Finding, Verdict
+from gradscope.findings import Checked, Finding, Verdict
 from gradscope.names import counted
 from gradscope.protocol import (
     ActionInfo,
@@ -81,8 +82,8 @@ class RunStore:
         self.journal = Journal()
         self.alerts = Journal()
         self.newest_alert: Entry | None = None
-        self._findings: dict[tuple[str, tuple[str, ...]], Finding] = {}
-        self.verdict = Verdict.of(run, "", ())
+        self._findings: dict[tuple[str, tuple[str, ...], int | None], Finding] = {}
+        self.verdict = Verdict.of(run, Checked(), ())
         self.pause: PauseState | None = None
         self._pause_ends_s = 0.0
         self.counters: Counter[str] = Counter()
@@ -136,7 +137,7 @@ class RunStore:
             case Scalars():
                 self._take_scalars(message)
             case Event():
-                self._take_event(entry_of(message))
+                self._take_event(message)
             case Interventions():
                 self._take_interventions(message)
             case Skipped():
@@ -233,11 +234,17 @@ class RunStore:
             self._note_data(message.times_s[-1])
         self.scalars.insert(message)
 
-    def _take_event(self, entry: Entry) -> None:
+    def _take_event(self, event: Event) -> None:
+        if event.checked is not None:
+            if event.checked.steps >= self.verdict.checked.steps:
+                self.verdict = replace(self.verdict, checked=event.checked)
+            return
+        entry = entry_of(event)
         self.journal.add(entry)
         if entry.finding is not None:
-            self._findings[entry.finding.code, entry.finding.layers] = entry.finding
-            self.verdict = Verdict.of(self.run, "", self._findings.values())
+            key = entry.finding.code, entry.finding.layers, entry.finding.found_step
+            self._findings[key] = entry.finding
+            self.verdict = Verdict.of(self.run, self.verdict.checked, self._findings.values())
         if entry.level != "info" and self.alerts.add(entry) and not self._is_backfilling:
             self.newest_alert = entry
 
@@ -275,6 +282,8 @@ class RunStore:
     def _restart(self, step: int) -> None:
         self._clear_steps()
         self.resources.clear()
+        self._findings.clear()
+        self.verdict = Verdict.of(self.run, Checked(), ())
         self.note("info", f"the run restarted at step {step}", step)
 
     def _note_data(self, time_s: float) -> None:
