@@ -96,6 +96,7 @@ class Consensus:
         self._pace_s = _AHEAD_S
         self._busy_until_s = 0.0
         self._over = ""
+        self._no_step_reason = ""
         self._is_closing = False
         self._thread: threading.Thread | None = None
 
@@ -105,6 +106,7 @@ class Consensus:
 
     def reach(self, step: int) -> None:
         """Reach the boundary before `step`. When this returns, all commands decided for `step` are queued."""
+        self._no_step_reason = ""
         if self._thread is None and not self._over and has_process_group():
             self._start()
         now_s = time.perf_counter()
@@ -113,6 +115,10 @@ class Consensus:
             self._await_decisions(step)
             self._next = step + 1
         self._reached_s = time.perf_counter()
+
+    def no_step_ends(self, reason: str) -> None:
+        """Reject the proposals that this rank answers from now on, until a step ends."""
+        self._no_step_reason = reason
 
     def hold(self, step: int) -> None:
         """Stay at the boundary before `step`: later decisions may apply to that step."""
@@ -134,7 +140,7 @@ class Consensus:
 
     def submit(self, kind: str, body: str, command: PendingCommand) -> None:
         """Propose a command to all ranks. Thread-safe. `body` must not begin with a space."""
-        reason = self._over
+        reason = self._over or self._no_step_reason
         if not reason and self._thread is None:
             reason = (
                 f"this run has {self.world_size} ranks, and torch.distributed is not initialised "
@@ -243,10 +249,14 @@ class Consensus:
         if mine is not None:
             self._open[slot] = _Proposal(mine, is_mine=True, deadline_s=time.monotonic() + ANSWER_S)
             return
-        try:
-            prepared = self._prepare[kind](body)
-        except GradscopeError as error:
-            store.decide(slot, f"no rank {self.rank}: {error}")
+        reason = self._no_step_reason
+        if not reason:
+            try:
+                prepared = self._prepare[kind](body)
+            except GradscopeError as error:
+                reason = str(error)
+        if reason:
+            store.decide(slot, f"no rank {self.rank}: {reason}")
             return
         command = PendingCommand(prepared, done=ignore_done, refuse=_refused_everywhere)
         proposal = _Proposal(command, is_mine=False, deadline_s=0.0)

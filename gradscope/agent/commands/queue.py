@@ -107,10 +107,15 @@ class CommandQueue(StepPlugin):
         self._run.plan_again()
 
     def no_step_ends(self, reason: str) -> None:
-        """Refuse the queued commands, and all later ones until a step ends. Ranks that must agree wait instead."""
-        if self._consensus is None:
-            self._no_step_reason = reason
-            self._refuse_waiting(reason)
+        """Refuse the queued commands, and all later ones until a step ends.
+
+        Commands on which several ranks have agreed stay queued: a rank must not refuse them alone.
+        """
+        if self._consensus is not None:
+            self._consensus.no_step_ends(reason)
+            return
+        self._no_step_reason = reason
+        self._refuse_waiting(reason)
 
     def next_active_step(self, step: int) -> int | None:
         """Return `step` if commands are queued or if other ranks may have decided on commands."""

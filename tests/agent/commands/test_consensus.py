@@ -112,6 +112,25 @@ def all_obeyed(ranks, count):
     return all(len(rank.obeyed) == count for rank in ranks)
 
 
+@pytest.mark.parametrize("proposer", [0, 1])
+def test_a_rank_on_which_no_step_ends_rejects_commands_with_its_reason(process_group, proposer):
+    store = dist.HashStore()
+    ranks = [Rank(i, 2, store, 0.0) for i in range(2)]
+    for rank in ranks:
+        rank.queue.at_boundary(0)
+    ranks[0].queue.no_step_ends("no optimizer has stepped")
+    ranks[proposer].submit("word")
+    wait_for(lambda: ranks[proposer].is_answered("word"))
+    assert ranks[proposer].refused["word"].endswith("no optimizer has stepped")
+    ranks[0].queue.at_boundary(1)
+    ranks[proposer].submit("later")
+    for rank in ranks:
+        rank.start()
+    wait_for(lambda: all_obeyed(ranks, 1))
+    for rank in ranks:
+        rank.end()
+
+
 def test_changes_of_several_proposers_are_made_at_the_same_steps_in_the_same_order(ranks):
     chance = random.Random(1)
     words = [f"word-{i}" for i in range(60)]
