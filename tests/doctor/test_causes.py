@@ -408,6 +408,12 @@ def _inner_without_grad_mode(ctx, g):
             "unpack it",
         ),
         (
+            lambda ctx, a, b: (ctx.save_for_backward(a.sum(), b), a * b)[1],
+            lambda ctx, g: (torch.mul(g, ctx.saved_tensors), g * ctx.saved_tensors[0]),
+            2,
+            "unpack it",
+        ),
+        (
             _saves(0, 1),
             lambda ctx, g: (g * ctx.saved_tensors[1], g * ctx.saved_tensors[0]),
             2,

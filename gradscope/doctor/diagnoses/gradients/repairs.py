@@ -306,8 +306,9 @@ class _Transforms(ResultMode):
         return result
 
 
-def _unpacked(values: Sequence[Any]) -> Any:  # Any: one saved tensor, or all of them
-    return values[0] if len(values) == 1 else values
+def _element(index: int) -> Callable[[Sequence[Any]], Any]:  # Any: one saved tensor
+    """Return a function that returns one of the saved tensors."""
+    return lambda values: values[min(index, len(values) - 1)]
 
 
 def _with_grad_mode(backward: _Method) -> _Method:
@@ -388,11 +389,14 @@ _CURES_OF_EXCEPTIONS: Final = (
         "forward",
         _saving_all,
     ),
-    (
-        "ctx.saved_tensors is a tuple, also if it holds one tensor",
-        "unpack it: (y,) = ctx.saved_tensors",
-        "backward",
-        _on_context("saved_tensors", _unpacked),
+    *(
+        (
+            "ctx.saved_tensors is a tuple, also if it holds one tensor",
+            "unpack it: (y,) = ctx.saved_tensors, or a, b = ctx.saved_tensors",
+            "backward",
+            _on_context("saved_tensors", _element(index)),
+        )
+        for index in range(3)
     ),
     (
         "backward runs without a graph, so torch.autograd.grad and .backward() inside it find none",
