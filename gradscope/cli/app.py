@@ -95,7 +95,7 @@ def watch(
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
     tab: Annotated[
-        str, typer.Option("--tab", metavar="TAB", help="The first tab: layers or memory.")
+        str, typer.Option("--tab", metavar="TAB", help="The first tab: layers, findings or memory.")
     ] = "layers",
     readonly: Readonly = False,
 ) -> None:
@@ -103,8 +103,8 @@ def watch(
 
     A run that has ended can be printed if it was recorded.
     """
-    if tab not in ("layers", "memory"):
-        raise UsageError(f"expected --tab to be layers or memory, got {tab!r}")
+    if tab not in ("layers", "findings", "memory"):
+        raise UsageError(f"expected --tab to be layers, findings or memory, got {tab!r}")
     _watch(run, is_once=once, is_readonly=readonly, tab=tab)
 
 

@@ -53,8 +53,10 @@ class Checked:
 
 def unreported(steps: int) -> Checked:
     """Return the coverage of a run that has not reported it: a recording of an earlier version, for example."""
-    why = "this run has not reported what was checked; earlier versions of gradscope did not"
-    return Checked(steps, -1, not_checked=(NotChecked("what the checks need", why),) if steps else ())
+    why = "the run has not reported what was checked, as an earlier version of gradscope does not"
+    return Checked(
+        steps, -1, not_checked=(NotChecked("what newer versions check", why),) if steps else ()
+    )
 
 
 def _ordinal(number: int) -> str:

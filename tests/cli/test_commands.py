@@ -82,7 +82,7 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
         (["remove", "r"], "--all"),
         (["remove", "r", "reverse-1", "--all"], "--all"),
         (["halt", "r"], "halt"),
-        (["watch", "--tab", "nothing"], "layers or memory"),
+        (["watch", "--tab", "nothing"], "layers, findings or memory"),
         (["ls", "--all"], "--all"),
     ],
 )

@@ -8,10 +8,9 @@ from synthetic_run import ACTIONS as RUN_ACTIONS
 from synthetic_run import install
 
 from gradscope.catalogue import INTERVENTIONS
-from gradscope.protocol import ActionInfo, AlertInfo, InterventionState, Ramp, Schedule
+from gradscope.protocol import ActionInfo, InterventionState, Ramp, Schedule
 from gradscope_tui.keys import KEYS, keys_shown
 from gradscope_tui.store.journal import Entry
-from gradscope_tui.view.alerts import ALERT_COLUMNS, alert_row
 from gradscope_tui.view.cell import Cell
 from gradscope_tui.view.columns import in_columns
 from gradscope_tui.view.help_text import help_text
@@ -226,27 +225,6 @@ def test_a_long_line_of_the_log_is_wrapped_and_not_cut():
     assert " ".join(lines).split()[2:] == ["!", *said.split(), "below", "it"]
 
 
-@pytest.mark.parametrize(
-    ("width", "titles"),
-    [
-        (58, "step rule layer value finding"),
-        (79, "step rule layer value finding"),
-        (119, "time step rule layer value threshold finding"),
-    ],
-)
-def test_alerts_have_as_many_columns_as_the_width_allows(width, titles):
-    layer, said = "blocks.0.attention.qkv.with.a.long.name", "far above its past, " * 5
-    info = AlertInfo("spike", layer, "param_grad", 12.5, 10.0, 3, "event")
-    entry = Entry(0.0, 3, "warning", said, "alert.spike", info)
-    (row,), header = in_columns(ALERT_COLUMNS, [alert_row(entry)], width)
-    assert text(header).split() == titles.split()
-    assert len(text(header)) <= width
-    assert len(text(row)) + 1 <= width
-    assert text(row).index("far above") + 1 == text(header).index("finding")
-    assert "long.name " in text(row)
-    assert len(text(row)) + 1 == width  # the long text has all the width that is left
-
-
 def test_an_intervention_of_a_later_step_is_not_shown_as_active():
     state = msgspec.structs.replace(STATE, active_since=500)
     assert start_in_words(state, 412) == "from step 500 on"
@@ -289,7 +267,7 @@ def test_the_key_line_fits_and_always_has_the_help_key(width):
 
 def test_tabs_have_counts():
     cells, actions = tab_cells("log", {"interventions": 2, "log": 5}, "46 layers", 80)
-    assert text(cells).startswith(" 1 Layers   2 Alerts   3 Memory   4 Interventions 2   5 Log 5 ")
+    assert text(cells).startswith(" 1 Layers   2 Findings   3 Memory   4 Interventions 2   5 Log 5 ")
     assert text(cells).endswith("46 layers ")
     assert [cells[place].role for place in sorted(actions)] == ["dim"] * 4 + ["chosen"]
 

@@ -15,6 +15,8 @@ from textual.content import Content
 from textual.screen import Screen
 
 from gradscope.errors import GradscopeError
+from gradscope.findings import CODES
+from gradscope.findings.explanation import page_of
 from gradscope.names import counted
 from gradscope.protocol import Command, InterventionState
 from gradscope_tui.changes import Answer, Change, Changes, removal
@@ -140,10 +142,12 @@ class GradscopeApp(App[int]):
 
     def _announce_failure(self) -> None:
         """Show the newest warning or error if it is not a finding, such as a rule that failed."""
-        entry = self.session.watched.newest_alert if self.session.watched else None
-        if entry is not None and entry is not self._announced and not (entry.alert or entry.finding):
+        entry = self.session.watched.newest_failure if self.session.watched else None
+        if entry is not None and entry is not self._announced and entry.alert is None:
             self._announced = entry
-            if self.presenter.page == "alerts":  # the list shows it, and the toast would cover its text
+            if (
+                self.presenter.page == "findings"
+            ):  # the list shows it, and the toast would cover its text
                 return
             self.notify(entry.text, severity="warning", timeout=_ERROR_S, markup=False)
 
@@ -195,6 +199,17 @@ class GradscopeApp(App[int]):
     async def action_runs(self) -> None:
         """Choose a run."""
         await self.push_screen(RunsScreen(self.session.runs), self._watch_run)
+
+    async def action_explain(self) -> None:
+        """Show the page of the finding at the cursor."""
+        row = self.main.findings.row if self.presenter.page == "findings" else None
+        if row is not None and row.code in CODES:
+            closing = dict.fromkeys(("escape", "q", "e", "enter"), "")
+            await self.push_screen(
+                CardScreen(
+                    "explain", f"gradscope explain {row.code}", page_of(row.code), closing, "esc closes"
+                )
+            )
 
     # Interventions.
 
@@ -351,7 +366,7 @@ class GradscopeApp(App[int]):
     async def action_press(self, owner: str, keys: str) -> None:
         """Run the action of a key, for the mouse and the command palette."""
         key = next(key for key in KEYS if key.owner == owner and key.keys.partition(",")[0] == keys)
-        owners = {"layers": self.main.table, "main": self.main, "alerts": self.main.alerts}
+        owners = {"layers": self.main.table, "main": self.main, "findings": self.main.findings}
         target = self.main.focused if owner == "list" else owners.get(owner)
         await self.run_action(key.action, target or self)
 

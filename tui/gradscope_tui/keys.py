@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 
 __all__ = ["CHANGING_ACTIONS", "KEYS", "Key", "Owner", "bindings_of", "keys_shown"]
 
-Owner: TypeAlias = Literal["app", "main", "list", "layers", "detail", "interventions", "alerts"]
+Owner: TypeAlias = Literal["app", "main", "list", "layers", "detail", "interventions", "findings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,12 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("z", "z", "undo", "undo the last change of this viewer", "app", "undo", changes=True),
     Key("X", "X", "remove_all", "remove all interventions", "app", "remove all", changes=True),
-    Key("enter", "enter", "choose", "the layer of the alert in detail", "alerts", "detail"),
-    Key("n", "n", "alert(1)", "next alert, or the newest", "main"),
-    Key("N", "N", "alert(-1)", "previous alert", "main"),
+    Key("enter", "enter", "choose", "the layer of the finding in detail", "findings", "detail"),
+    Key("e", "e", "app.explain", "the page of the finding: confirm it, fix it", "findings", "explain"),
+    Key("l,right", "l →", "unfold", "show what the finding explains", "findings", "unfold"),
+    Key("h,left", "h ←", "fold", "fold it", "findings"),
+    Key("n", "n", "finding(1)", "the worst finding, or the next one", "main"),
+    Key("N", "N", "finding(-1)", "the previous finding", "main"),
     Key("P", "P", "pause", "pause the training, or resume it", "app", "pause", changes=True),
     Key("full_stop", ".", "step_once", "one step of a paused training", "app", changes=True),
     Key("p", "p", "freeze", "freeze the view; data continues to arrive", "main", "freeze"),
@@ -81,7 +84,7 @@ KEYS: tuple[Key, ...] = (
         "m", "m", "measure", "measure memory and time in the next step", "app", "measure", changes=True
     ),
     Key("1", "1", "show('layers')", "layers", "main"),
-    Key("2", "2", "show('alerts')", "alerts", "main"),
+    Key("2", "2", "show('findings')", "findings", "main"),
     Key("3", "3", "show('memory')", "memory and time", "main"),
     Key("4", "4", "show('interventions')", "interventions", "main"),
     Key("5", "5", "show('log')", "log", "main"),

@@ -4,6 +4,7 @@ It uses the store, columns and formats of the screen. Nothing depends on colour 
 word has the same information.
 """
 
+import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,8 +19,8 @@ from gradscope.protocol import Backfill, Message
 from gradscope.recording import Recording
 from gradscope_tui.store.run import RunStore
 from gradscope_tui.store.session import Session, end_of
-from gradscope_tui.view.alerts import verdict_cells
 from gradscope_tui.view.cell import Cell, Role, printable
+from gradscope_tui.view.findings import findings_text, verdict_line
 from gradscope_tui.view.intervention_text import intervention_line
 from gradscope_tui.view.layout import choose_columns
 from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
@@ -71,7 +72,7 @@ def render_once(client: "Client", *, color: bool, width: int, tab: str = "layers
     client.watch(store.run)
     deadline = time.monotonic() + _TIMEOUT_S
     is_backfilled = False
-    while not (is_backfilled and store.revision is not None and (store.newest or tab == "memory")):
+    while not (is_backfilled and store.revision is not None and (store.newest or tab != "layers")):
         end = end_of(client.runs(), store.run) if is_backfilled else None
         if end is not None:
             raise LinkError(f"run {store.run!r} ended without an observed step: {end.reason}")
@@ -85,6 +86,8 @@ def render_once(client: "Client", *, color: bool, width: int, tab: str = "layers
             is_backfilled |= isinstance(message, Backfill) and message.state == "end"
     if tab == "memory":
         return memory_text(store, color=color, width=width)
+    if tab == "findings":
+        return findings_text(store.verdict, store.events, max(width, _LEAST_WIDTH))
     status = replace(status_of(store, end_of(client.runs(), store.run)), phase=client.link.phase)
     return table_text(store, status, color=color, width=width)
 
@@ -102,6 +105,8 @@ def render_recorded(recording: Recording, *, color: bool, width: int, tab: str =
         store.feed(message)
     if tab == "memory":
         return memory_text(store, color=color, width=width)
+    if tab == "findings":
+        return findings_text(store.verdict, store.events, max(width, _LEAST_WIDTH))
     status = replace(status_of(store, None), is_ended=True, end_reason=recording.info.reason)
     return table_text(store, replace(status, phase="up"), color=color, width=width)
 
@@ -128,8 +133,12 @@ def table_text(store: RunStore, status: Status, *, color: bool, width: int) -> s
     order = RowOrder()
     listing = list_rows(frame, order, ())
     view = TableView(frame, listing, order, choose_columns(width), by_layer(store.interventions))
-    verdict = verdict_cells(store.verdict, width)
-    lines: list[Sequence[Cell]] = [*([verdict] if verdict else []), status_cells(status, width)]
+    (verdict,) = verdict_line(store.verdict)
+    lines: list[Sequence[Cell]] = [
+        (Cell(text, verdict.role),)
+        for text in textwrap.wrap(verdict.text, width, subsequent_indent="   ", drop_whitespace=False)
+    ]
+    lines.append(status_cells(status, width))
     lines += [(Cell(f" ◆ {intervention_line(state)}", "alarm"),) for state in store.interventions]
     lines.append(header_cells(view))
     lines += [(Cell(" "), *row_cells(view, row)) for row in range(len(listing.nodes))]

@@ -5,9 +5,11 @@ It connects store and screen: it reads the link and the run, and uses no widget.
 
 # ruff: noqa: RUF001 - the signs are meant
 
+import textwrap
 from collections import Counter
 from dataclasses import replace
 
+from gradscope.findings import Verdict
 from gradscope.names import counted
 from gradscope.protocol import InterventionState
 from gradscope_tui.changes import Answer, Changes
@@ -22,7 +24,6 @@ __all__ = ["Presenter"]
 
 _LEAST = (40, 10)
 
-_NO_ALERTS = "No alerts: no rule has found a problem."
 _NO_INTERVENTIONS = "No active interventions.\n\nPress i to add one to the marked layers."
 _NO_MEMORY = (
     "No memory data yet.\n\n"
@@ -138,7 +139,7 @@ class Presenter:
     @property
     def keys_of(self) -> Owner:
         """The owner whose keys are in the key line."""
-        pages: tuple[Owner, ...] = ("layers", "interventions", "alerts", "detail")
+        pages: tuple[Owner, ...] = ("layers", "interventions", "findings", "detail")
         return next((page for page in pages if page == self.page), "main")
 
     @property
@@ -165,10 +166,12 @@ class Presenter:
         return self._empty_page_text(store)
 
     def _empty_page_text(self, store: RunStore) -> str:
-        if self.page == "log" or (self.page == "alerts" and len(store.alerts)):
+        if self.page == "log" or (
+            self.page == "findings" and (store.verdict.findings or len(store.events))
+        ):
             return ""
-        if self.page == "alerts":
-            return _NO_ALERTS
+        if self.page == "findings":
+            return _no_findings_text(store.verdict, self.size[0] - 4)
         if self.page == "interventions":
             has_lines = self.states() or any(entry.is_of_intervention for entry in store.journal)
             return "" if has_lines else _NO_INTERVENTIONS
@@ -215,6 +218,14 @@ class Presenter:
             if count > 10 * self._noted[how]:
                 self._noted[how] = count
                 store.note("warning", f"{counted(count, 'message')} {how}")
+
+
+def _no_findings_text(verdict: Verdict, width: int) -> str:
+    """Return the text of the Findings tab without findings: what was checked, and what was not."""
+    gaps = [gap.text for gap in verdict.checked.not_checked]
+    nothing = "Nothing found" if verdict.checked.steps else "Nothing checked yet,"
+    paragraphs = [f"{nothing} {verdict.checked.text}.", *(["Not checked:", *gaps] if gaps else [])]
+    return "\n\n".join(textwrap.fill(each, max(20, width)) for each in paragraphs)
 
 
 def _waiting_text(run: str | None, *, problem: str = "", ended: int = 0) -> str:

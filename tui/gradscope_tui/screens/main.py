@@ -9,10 +9,9 @@ from textual.widgets import ContentSwitcher, Input, Static
 from gradscope.errors import UsageError
 from gradscope_tui.keys import bindings_of, keys_shown
 from gradscope_tui.presenter import Presenter
-from gradscope_tui.store.journal import Entry, layer_of
-from gradscope_tui.view.alerts import ALERT_COLUMNS, alert_row, alert_text, verdict_cells
 from gradscope_tui.view.cell import Line, text_of
 from gradscope_tui.view.columns import in_columns
+from gradscope_tui.view.findings import verdict_cells
 from gradscope_tui.view.lines import (
     INTERVENTION_COLUMNS,
     LOG_HEADER,
@@ -29,22 +28,20 @@ from gradscope_tui.view.status import status_cells
 from gradscope_tui.widgets.cell_widget import CellLines
 from gradscope_tui.widgets.detail_page import DetailPage
 from gradscope_tui.widgets.filter_line import FilterLine
+from gradscope_tui.widgets.finding_list import FindingList
 from gradscope_tui.widgets.layer_table import LayerTable
 from gradscope_tui.widgets.row_list import RowList
 
 __all__ = ["MainScreen"]
+
+_LOW = 16
+"""On a terminal of fewer lines, the first line is shown only if something is wrong."""
 
 
 class InterventionList(RowList):
     """The list of interventions, with the keys that remove and copy the one at the cursor."""
 
     BINDINGS = bindings_of("interventions")
-
-
-class AlertList(RowList):
-    """The list of alerts, with the key that shows the layer of the one at the cursor."""
-
-    BINDINGS = bindings_of("alerts")
 
 
 class MainScreen(Screen[None]):
@@ -61,8 +58,8 @@ class MainScreen(Screen[None]):
         self.tabs = CellLines(id="tabs")
         self.table = LayerTable(id="layers")
         self.detail = DetailPage(id="detail")
-        self.alerts = AlertList(follows=True, id="alert-list")
-        self._alert_text = Static(markup=False, id="alert-text")
+        self.findings = FindingList(id="finding-list")
+        self._finding_text = Static(markup=False, id="finding-text")
         self._memory = RowList(id="memory")
         self.interventions = InterventionList(id="interventions")
         self._log = RowList(follows=True, id="log")
@@ -77,7 +74,7 @@ class MainScreen(Screen[None]):
         yield from (self.verdict, self.status, self.bar, self.tabs)
         with self._pages:
             yield from (self._empty, self.table)
-            yield Vertical(self.alerts, self._alert_text, id="alerts")
+            yield Vertical(self.findings, self._finding_text, id="findings")
             yield from (self._memory, self.interventions, self._log, self.detail)
         yield from (self._filter, self.keys)
 
@@ -98,9 +95,11 @@ class MainScreen(Screen[None]):
         for line in (self.status, self.tabs, self.keys):
             line.display = is_roomy
         store = presenter.store
-        verdict = verdict_cells(store.verdict, width) if store else ()
-        self.verdict.display = is_roomy and bool(verdict)
-        self.verdict.show(verdict, actions={0: "app.press('main', '2')"} if verdict else None)
+        verdict = store.verdict if store else None
+        cells = verdict_cells(verdict, width) if verdict else ()
+        is_low = presenter.size[1] < _LOW
+        self.verdict.display = is_roomy and verdict is not None and (verdict.has_problem or not is_low)
+        self.verdict.show(cells, actions=dict.fromkeys(range(len(cells)), "app.press('main', 'n')"))
         bar = self._bar_cells(width)
         self.bar.set_class(is_roomy and bool(bar), "is-active")
         self.bar.show(bar)
@@ -121,12 +120,15 @@ class MainScreen(Screen[None]):
     def _show_tabs(self) -> None:
         store = self._presenter.store
         counts = {
-            "alerts": len(store.alerts) if store else 0,
+            "findings": len(store.verdict.findings) + len(store.events) if store else 0,
             "interventions": len(self._presenter.states()),
             "log": len(store.journal) if store else 0,
         }
         page = "layers" if self._presenter.page == "detail" else self._presenter.page
-        tabs, actions = tab_cells(page, counts, self.table.in_words, self.size.width)
+        has_problem = store is not None and store.verdict.has_problem
+        tabs, actions = tab_cells(
+            page, counts, self.table.in_words, self.size.width, has_problem=has_problem
+        )
         self.tabs.show(tabs, actions=actions)
 
     def _show_page(self) -> None:
@@ -153,9 +155,9 @@ class MainScreen(Screen[None]):
             self.table.show(frame, states)
         elif shown == "detail":
             self.detail.show(store, frame, states)
-        elif shown == "alerts":
-            self.alerts.show(*in_columns(ALERT_COLUMNS, [*map(alert_row, store.alerts)], width))
-            self.show_alert_text()
+        elif shown == "findings":
+            self.findings.show_findings(store.verdict, store.events, width)
+            self.show_finding_text()
         elif shown == "memory":
             exhausted = exhausted_text([entry.text for entry in store.journal])
             head = head_lines(store.resources, exhausted, width)
@@ -169,20 +171,14 @@ class MainScreen(Screen[None]):
             lines = [line for entry in store.journal for line in log_rows(entry, width - 1)]
             self._log.show(lines, LOG_HEADER)
 
-    @on(RowList.Moved, "#alert-list")
-    def show_alert_text(self) -> None:
-        """Show the whole text of the alert at the cursor below the list."""
-        alert = self._alert
-        self._alert_text.update(alert_text(alert) if alert else "")
-
-    @property
-    def _alert(self) -> Entry | None:
-        """The alert at the cursor."""
-        store, row = self._presenter.store, self.alerts.cursor
-        return store.alerts[row] if store and row < len(store.alerts) else None
+    @on(RowList.Moved, "#finding-list")
+    def show_finding_text(self) -> None:
+        """Show the whole text of the row at the cursor below the list."""
+        row = self.findings.row
+        self._finding_text.update(row.text if row else "")
 
     def _focus_page(self) -> None:
-        page = self.alerts if self._pages.current == "alerts" else self._pages.visible_content
+        page = self.findings if self._pages.current == "findings" else self._pages.visible_content
         if page is not None and page.focusable and not self._filter.is_open:
             self.set_focus(page)
 
@@ -195,14 +191,14 @@ class MainScreen(Screen[None]):
         """Show the layer at the cursor in detail."""
         self._show_layer(self.table.cursor_layer)
 
-    @on(RowList.Chosen, "#alert-list")
-    def show_layer_of_alert(self) -> None:
-        """Show the layer of the alert at the cursor in detail."""
-        alert = self._alert
-        if alert is not None and layer_of(alert):
-            self._show_layer(layer_of(alert))
-        elif alert is not None:
-            self._alert_text.update(f"{alert_text(alert)}\nThis alert does not belong to one layer.")
+    @on(RowList.Chosen, "#finding-list")
+    def show_layer_of_finding(self) -> None:
+        """Show the layer of the finding at the cursor in detail."""
+        row = self.findings.row
+        if row is not None and row.layer:
+            self._show_layer(row.layer)
+        elif row is not None:
+            self._finding_text.update(f"{row.text}\nThis row does not belong to one layer.")
 
     def _show_layer(self, name: str | None) -> None:
         self.detail.layer_name = name
@@ -255,13 +251,11 @@ class MainScreen(Screen[None]):
         self._presenter.freeze()
         self.draw()
 
-    def action_alert(self, distance: int) -> None:
-        """Go to the next or previous alert; from another page, to the newest one."""
+    def action_finding(self, distance: int) -> None:
+        """Go to the next or previous finding; from another page, to the worst one."""
         store = self._presenter.store
-        if store is None or not len(store.alerts):
-            self.notify("No alerts in this run.")
-        elif self._presenter.page == "alerts":
-            self.alerts.action_move(distance)
+        if store is not None and self._presenter.page == "findings":
+            self.findings.action_move(distance)
         else:
-            self.action_show("alerts")
-            self.alerts.action_jump(-1)
+            self.action_show("findings")
+            self.findings.action_jump(0)

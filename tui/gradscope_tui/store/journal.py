@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from gradscope.findings import Finding
 from gradscope.protocol import AlertInfo, Event
 
-__all__ = ["Entry", "Journal", "Level", "entry_of", "layer_of"]
+__all__ = ["Entry", "Journal", "Level", "entry_of"]
 
 Level: TypeAlias = Literal["info", "warning", "error"]
 
@@ -41,13 +41,6 @@ def entry_of(event: Event) -> Entry:
     return Entry(
         event.time_s, event.step, event.level, event.text, event.code, event.alert, event.finding
     )
-
-
-def layer_of(entry: Entry) -> str:
-    """Return the layer that an alert or a finding is about; empty if there is none."""
-    if entry.alert is not None:
-        return entry.alert.layer
-    return next(iter(entry.finding.layers), "") if entry.finding else ""
 
 
 class Journal:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradscope.columns import Block
 from gradscope.errors import ProtocolError
-from gradscope.findings import Checked, Finding, Verdict
+from gradscope.findings import Checked, Finding, Verdict, unreported
 from gradscope.names import counted
 from gradscope.protocol import (
     ActionInfo,
@@ -52,8 +52,9 @@ _NAMES = tuple(quantity.name for quantity in QUANTITIES)
 class RunStore:
     """Exists while its run is watched. `version` increases with each change that a view may show.
 
-    `alerts` are the events that are warnings or errors: what rules found, and what failed. `newest_alert`
-    is the newest one that is not from a backfill. `verdict` is over all findings of the run.
+    `verdict` is over all findings of the run. `events` are other warnings and errors, such as a rule that
+    failed, and breakpoints that were reached. `newest_failure` is the newest warning or error among them that
+    is not from a backfill.
 
     `counters` has the number of steps `taken`, `again` (a duplicate), of `other_revision` (its layers
     are unknown) and `garbage` (undecodable), `withheld` by the hub and `dropped` by the agent.
@@ -80,10 +81,10 @@ class RunStore:
         self.resources = ResourceStore()
         self.ranks = Ranks(run)
         self.journal = Journal()
-        self.alerts = Journal()
-        self.newest_alert: Entry | None = None
+        self.events = Journal()
+        self.newest_failure: Entry | None = None
         self._findings: dict[tuple[str, tuple[str, ...], int | None], Finding] = {}
-        self.verdict = Verdict.of(run, Checked(), ())
+        self._verdict = Verdict.of(run, Checked(), ())
         self.pause: PauseState | None = None
         self._pause_ends_s = 0.0
         self.counters: Counter[str] = Counter()
@@ -154,6 +155,13 @@ class RunStore:
             trend=with_gaps(self.ring.steps(trend_width), _trend(self.ring, trend_width)),
             block=self.block,
         )
+
+    @property
+    def verdict(self) -> Verdict:
+        """What is wrong with the run, and what was checked."""
+        if self._verdict.checked.steps or self.step is None:
+            return self._verdict
+        return replace(self._verdict, checked=unreported(self.step + 1))
 
     @property
     def unreadable(self) -> int:
@@ -236,17 +244,19 @@ class RunStore:
 
     def _take_event(self, event: Event) -> None:
         if event.checked is not None:
-            if event.checked.steps >= self.verdict.checked.steps:
-                self.verdict = replace(self.verdict, checked=event.checked)
+            if event.checked.steps >= self._verdict.checked.steps:
+                self._verdict = replace(self._verdict, checked=event.checked)
             return
         entry = entry_of(event)
         self.journal.add(entry)
         if entry.finding is not None:
             key = entry.finding.code, entry.finding.layers, entry.finding.found_step
             self._findings[key] = entry.finding
-            self.verdict = Verdict.of(self.run, self.verdict.checked, self._findings.values())
-        if entry.level != "info" and self.alerts.add(entry) and not self._is_backfilling:
-            self.newest_alert = entry
+            self._verdict = Verdict.of(self.run, self._verdict.checked, self._findings.values())
+        elif entry.level != "info" or entry.code == "breakpoint":
+            is_new = self.events.add(entry)
+            if is_new and entry.level != "info" and not self._is_backfilling:
+                self.newest_failure = entry
 
     def _take_interventions(self, message: Interventions) -> None:
         self.interventions = message.entries
@@ -283,7 +293,7 @@ class RunStore:
         self._clear_steps()
         self.resources.clear()
         self._findings.clear()
-        self.verdict = Verdict.of(self.run, Checked(), ())
+        self._verdict = Verdict.of(self.run, Checked(), ())
         self.note("info", f"the run restarted at step {step}", step)
 
     def _note_data(self, time_s: float) -> None:

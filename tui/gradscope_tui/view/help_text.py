@@ -11,7 +11,7 @@ _TITLES: tuple[tuple[Owner, str], ...] = (
     ("list", "Layers and other lists"),
     ("layers", "Layers"),
     ("detail", "A layer in detail"),
-    ("alerts", "Alerts"),
+    ("findings", "Findings"),
     ("interventions", "Interventions"),
     ("main", "View"),
     ("app", "Everywhere"),

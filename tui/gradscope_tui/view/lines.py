@@ -34,7 +34,7 @@ __all__ = [
 
 PAGES = (
     ("layers", "Layers"),
-    ("alerts", "Alerts"),
+    ("findings", "Findings"),
     ("memory", "Memory"),
     ("interventions", "Interventions"),
     ("log", "Log"),
@@ -59,15 +59,17 @@ def pause_cells(pause: PauseState, left_s: float) -> Line:
     return (Cell(text, "alarm"),)
 
 
-def tab_cells(page: str, counts: dict[str, int], note: str, width: int) -> tuple[Line, dict[int, str]]:
-    """Return the tabs with their actions; `note` is shown at the right."""
+def tab_cells(
+    page: str, counts: dict[str, int], note: str, width: int, *, has_problem: bool = False
+) -> tuple[Line, dict[int, str]]:
+    """Return the tabs with their actions; `note` is shown at the right. `has_problem` marks the findings."""
     cells: list[Cell] = []
     actions: dict[int, str] = {}
     for number, ((name, _), shown) in enumerate(
         zip(PAGES, _tab_titles(counts, width), strict=True), start=1
     ):
         actions[len(cells)] = f"app.press('main', '{number}')"
-        is_alarm = name == "alerts" and bool(counts.get(name))
+        is_alarm = name == "findings" and has_problem
         role: Role = "chosen" if name == page else ("warning" if is_alarm else "dim")
         cells.append(Cell(f" {number} {shown} ", role))
         cells.append(Cell(" "))
