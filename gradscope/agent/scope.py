@@ -48,7 +48,7 @@ from gradscope.intervene import AuditEntry, OwnFunction, action_of, find_action
 from gradscope.names import match_names
 from gradscope.protocol import BreakpointState, Bye, InterventionState
 from gradscope.resources import is_out_of_memory
-from gradscope.rules import Alert, Rule, finding_of, rule_kind
+from gradscope.rules import Alert, Rule, rule_kind
 
 if TYPE_CHECKING:
     from gradscope.doctor import Report
@@ -191,7 +191,7 @@ class Scope:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What was found to be wrong with the run, in the order in which it was found."""
-        return (*self._findings.findings, *map(finding_of, self._rules.alerts))
+        return (*self._findings.findings, *self._rules.findings)
 
     def diagnose(self) -> Verdict:
         """Return the verdict over all findings: causes before their consequences.

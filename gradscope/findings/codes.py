@@ -260,6 +260,7 @@ def finding(
     severity: Severity | None = None,
     confidence: Confidence | None = None,
     evidence: Mapping[str, float | str] | None = None,
+    action: str = "",
 ) -> Finding:
     """Return a finding of the code `name`, found in `step`.
 
@@ -281,4 +282,5 @@ def finding(
         place=code.place,
         confidence=confidence or ("measured" if name in DOCTOR_CODES else "structural"),
         evidence=evidence or {},
+        action=action,
     )

@@ -27,7 +27,7 @@ class Finding:
     where: "file:line"; empty if unknown.
     message: one sentence with the numbers. cause: the likely reason. fix: what to do next.
     evidence: the numbers behind the message, by name; the unit is in the name.
-    action: what a rule of the script did about it: "pause", "skip_step", "clip", ...; empty: nothing.
+    action: of the rule that found it: "pause", "skip_step", "clip", ...; empty: it only reports.
     """
 
     code: str

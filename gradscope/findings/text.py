@@ -32,7 +32,7 @@ def finding_text(finding: Finding, *, width: int = 100, consequences: Iterable[F
     lines += _paragraph("  line:  ", finding.where, width)
     lines += _paragraph("  when:  ", when_text(finding), width)
     if finding.action:
-        lines += _paragraph("  done:  ", f"a rule of the script acted: {finding.action}", width)
+        lines += _paragraph("  rule:  ", f"has the action {finding.action}", width)
     lines += _paragraph("  why:   ", finding.cause, width)
     lines += _paragraph("  next:  ", finding.fix, width)
     if finding.evidence:

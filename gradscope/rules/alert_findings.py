@@ -17,8 +17,8 @@ _CODES = {
 }
 
 
-def finding_of(alert: Alert) -> Finding:
-    """Return the finding of an alert."""
+def finding_of(alert: Alert, action: str = "") -> Finding:
+    """Return the finding of an alert of a rule with this action; "event" is none."""
     found = alert.finding
     side = "high" if found.value > found.limit else "low"
     return finding(
@@ -29,4 +29,5 @@ def finding_of(alert: Alert) -> Finding:
         layers=(found.layer,) if found.layer else (),
         confidence="measured",
         evidence={"value": found.value, "limit": found.limit, "kind": found.kind},
+        action="" if action == "event" else action,
     )

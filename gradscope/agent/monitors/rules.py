@@ -30,6 +30,7 @@ from gradscope.agent.step.plugins import StepPlugin
 from gradscope.budget import Budget, Consumer, RateLimit
 from gradscope.columns import Block
 from gradscope.errors import AlertError, UsageError
+from gradscope.findings import Finding
 from gradscope.hooks import parameters_of
 from gradscope.protocol import AlertInfo, Event, Hello
 from gradscope.rules import Alert, Rule, RuleFinding, StepView, default_rules, finding_of, is_loss
@@ -112,6 +113,7 @@ class RuleMonitor(StepPlugin):
         self._commands = commands
         self._pause = pause
         self._alerts: deque[Alert] = deque(maxlen=_ALERTS_KEPT)
+        self._findings: deque[Finding] = deque(maxlen=_ALERTS_KEPT)
         self._set_active_rules([ActiveRule(rule, "event") for rule in default_rules()])
         self._callbacks: list[Callback] = []
         self._types: tuple[Sequence[str], tuple[str, ...]] = ((), ())
@@ -132,6 +134,11 @@ class RuleMonitor(StepPlugin):
     def alerts(self) -> tuple[Alert, ...]:
         """The newest 200 alerts, oldest first."""
         return tuple(self._alerts)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings of these alerts, with the actions of their rules."""
+        return tuple(self._findings)
 
     def set_rule(self, rule: Rule, action: Action) -> None:
         """Add a rule, replacing rules with the same name and layers. The action "off" removes them only."""
@@ -277,6 +284,7 @@ class RuleMonitor(StepPlugin):
 
     def _report(self, alert: Alert, active: ActiveRule) -> None:
         self._alerts.append(alert)
+        self._findings.append(finding_of(alert, active.words))
         self._run.publisher.put_and_send(
             partial(_alert_event, self._run.hello, time.time(), alert, active.words)
         )
@@ -333,5 +341,5 @@ def _alert_event(hello: Hello, time_s: float, alert: Alert, action: str) -> Even
             first_step=alert.first_step,
             action=action,
         ),
-        finding=finding_of(alert),
+        finding=finding_of(alert, action),
     )

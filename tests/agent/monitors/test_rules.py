@@ -236,6 +236,14 @@ def test_a_slow_callback_does_not_limit_the_rate_of_rules(model, optimizer, scop
     assert judged == list(range(201)), "half a second later they judge again"
 
 
+def test_a_finding_has_the_action_of_its_rule(model, optimizer, scope):
+    scope.rule("exploding", action="skip_step", threshold=10.0, patience=1)
+    train(model, optimizer, 1, lambda _step: 1e4)
+    found = [finding for finding in scope.findings if finding.code == "exploding-gradient"]
+    assert {finding.action for finding in found} == {"skip_step"}
+    assert all(not finding.action for finding in scope.findings if finding not in found)
+
+
 @pytest.mark.parametrize("action", ["event", "skip_step", "clip", "pause", "raise"])
 def test_a_rule_that_raises_is_switched_off_in_words_and_the_other_rules_continue(
     model, optimizer, action, caplog
