@@ -1,4 +1,4 @@
-"""What gradscope finds in the set: python -m benchmarks.faults.score [--steps N] [--only WORDS] [--json].
+"""What gradscope finds in the set: python -m benchmarks.faults.score [--only WORDS] [--kind KIND] [--json].
 
 Runs each sick program, its repaired twin and each sound program with gradscope's defaults, each in a process
 of its own, and prints what was found, in which step, and every false alarm. Exit code 1 if a fault is
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import gradscope
 from benchmarks.faults.program import Sick, seed, train_step, watch
@@ -198,10 +198,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--only", default="", help="programs whose name contains these words")
+    parser.add_argument("--kind", default="", choices=get_args(Kind), help="only these programs")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     results, began = [], time.monotonic()
-    chosen = jobs(options.only, options.steps)
+    chosen = [job for job in jobs(options.only, options.steps) if options.kind in ("", job.kind)]
     for result in _results(chosen):
         results.append(result)
         shown = f"[{len(results)}/{len(chosen)}] {_line(result)}"

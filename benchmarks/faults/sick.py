@@ -1,5 +1,6 @@
 """All programs with a fault."""
 
+from benchmarks.faults import hugging_face
 from benchmarks.faults.program import Sick
 from benchmarks.faults.sick_dynamics import DYNAMICS
 from benchmarks.faults.sick_graph import GRAPH
@@ -8,4 +9,4 @@ from benchmarks.faults.sick_wiring import WIRING
 
 __all__ = ["SICK"]
 
-SICK: tuple[Sick, ...] = (*WIRING, *GRAPH, *DYNAMICS, *NUMBERS)
+SICK: tuple[Sick, ...] = (*WIRING, *GRAPH, *DYNAMICS, *NUMBERS, *hugging_face.SICK)

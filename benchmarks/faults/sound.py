@@ -1,5 +1,6 @@
 """All programs without a fault."""
 
+from benchmarks.faults import hugging_face
 from benchmarks.faults.program import Program
 from benchmarks.faults.sound_dynamics import DYNAMICS
 from benchmarks.faults.sound_graph import GRAPH
@@ -7,4 +8,4 @@ from benchmarks.faults.sound_wiring import WIRING
 
 __all__ = ["SOUND"]
 
-SOUND: tuple[Program, ...] = (*WIRING, *GRAPH, *DYNAMICS)
+SOUND: tuple[Program, ...] = (*WIRING, *GRAPH, *DYNAMICS, *hugging_face.SOUND)

@@ -145,6 +145,15 @@ CODES: dict[str, Code] = {
             "Remove the ReLU after the last layer.",
         ),
         Code(
+            "detached-loss-part",
+            "loss",
+            "warning",
+            "a term of the loss has no gradient",
+            "The term went through detach(), .data, .item(), NumPy or torch.no_grad(): it changes the value of "
+            "the loss, not the training.",
+            "Add the term with its gradient, or leave it out of the loss and only report it.",
+        ),
+        Code(
             "linear-chain",
             "forward",
             "warning",

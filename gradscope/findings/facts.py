@@ -13,6 +13,7 @@ class ParameterFacts:
     optimizers: positions in `WiringFacts.optimizers`.
     has_gradient: whether the optimizer finds a gradient. left_gradient: whether the gradient of an
         earlier step was still there when the backward pass began; None if that was not checked.
+    is_registered: False for a parameter in a plain list or dict, which `model.parameters()` does not have.
     """
 
     name: str
@@ -23,6 +24,7 @@ class ParameterFacts:
     has_gradient: bool
     optimizers: tuple[int, ...] = ()
     left_gradient: bool | None = None
+    is_registered: bool = True
 
     @property
     def size(self) -> int:
@@ -39,7 +41,8 @@ class LayerFacts:
 
     has_run: whether it ran in the forward pass; None if the step was not observed.
     depends_on_mode: whether it computes something else in eval mode: Dropout, BatchNorm.
-    dropout: the probability of a Dropout. channels: of a BatchNorm; 0 for other modules.
+    dropout: the probability of a Dropout, or of that inside of an LSTM or an attention. channels: of a
+        BatchNorm; 0 for other modules.
     values_per_channel: over how many values a BatchNorm normalizes; None if not known.
     """
 
@@ -58,13 +61,15 @@ class OptimizerFacts:
     """One optimizer that holds parameters of the model, or that was named in `attach`.
 
     has_stepped: whether it stepped in this step. held: how many tensors it holds. foreign_shapes: the
-    shapes of the tensors among them that the model does not have.
+    shapes of the tensors among them that the model does not have. has_gradient: whether any of its
+    tensors had a gradient when it stepped.
     """
 
     type: str
     has_stepped: bool
     held: int
     foreign_shapes: tuple[tuple[int, ...], ...] = ()
+    has_gradient: bool = True
 
 
 @dataclass(frozen=True, slots=True)

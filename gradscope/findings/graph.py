@@ -6,6 +6,7 @@ Each check is a function of `GraphFacts` and returns findings. It sees operation
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from gradscope.findings.codes import finding
@@ -34,6 +35,12 @@ _ATTENTION = re.compile(
     r"in_proj|attn|attention|(^|[._])(q|k|v|qkv|query|key|value)([._]|$)", re.IGNORECASE
 )
 """Names of the weights with which attention projects its input."""
+
+
+_BATCH_NORMS = frozenset(
+    {"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "BatchNormWithUpdate"}
+)
+"""They scale and shift each channel: with fixed statistics, as in inference, they are linear."""
 
 
 def find_graph_faults(facts: GraphFacts) -> list[Finding]:
@@ -141,44 +148,82 @@ def relu_at_output(facts: GraphFacts) -> list[Finding]:
 
 
 def linear_chain(facts: GraphFacts) -> list[Finding]:
-    """Find two linear layers with nothing non-linear between them, which are no more than one.
+    """Find two linear layers or convolutions with nothing non-linear between them, which are no more than one.
 
     Silent if the result of the first one has another use too (a residual connection, several heads), if
-    the pair is a factorization around a waist narrower than both ends, and if a pair with a waist is added
-    to another path (LoRA). Before the fused projection of an attention it is a hint.
+    the pair is a factorization around a waist narrower than both ends or into groups (depthwise
+    separable), and if a pair with a waist is added to another path (LoRA). A hint before the fused
+    projection of an attention, for a convolution with a kernel of one pixel, which projects channels, or
+    of one row or column, and after a BatchNorm without weights, which is the end of an encoder (SimSiam).
     """
-    pairs: list[tuple[str, str, str]] = []
+    pairs: list[_Pair] = []
     consumers = facts.consumers()
     for position in range(len(facts.nodes)):
         outer = _linear(facts, position)
-        source = -1 if outer is None else facts.source(outer[0], linear=True)
+        source = -1 if outer is None else _affine_source(facts, outer.data)
         inner = _linear(facts, source)
-        if outer is None or inner is None:
+        if outer is None or inner is None or inner.weight == outer.weight:
             continue
-        (_, last, (out, middle)), (_, first, (_, into)) = outer, inner
         is_used_once = _only_user(facts, consumers, source) == position
-        is_added = middle < max(into, out) and _is_added(facts, consumers, position)
-        if is_used_once and middle >= min(into, out) and not is_added:
-            pairs.append((first, last, f"{into} → {middle} → {out}"))
+        is_narrow = outer.inputs < min(inner.inputs, outer.outputs)
+        is_added = outer.inputs < max(inner.inputs, outer.outputs) and _is_added(
+            facts, consumers, position
+        )
+        if is_used_once and not is_narrow and not is_added and _is_dense(facts, outer, inner):
+            pairs.append(_Pair(inner, outer, _is_usual(facts, inner, outer)))
     if not pairs:
         return []
-    faults = [pair for pair in pairs if not _ATTENTION.search(pair[1])]
-    severity: Severity = "warning" if faults else "hint"
+    faults = [pair for pair in pairs if not pair.is_usual]
     shown = faults or pairs
-    first, last = (name.rpartition(".")[0] for name in shown[-1][:2])
+    first, last = shown[-1].inner, shown[-1].outer
     more = f", and {len(shown) - 1} more pairs" if len(shown) > 1 else ""
     return [
         finding(
             "linear-chain",
-            f"nothing non-linear is between `{first}` and `{last}`{more}",
+            f"nothing non-linear is between `{first.layer}` and `{last.layer}`{more}",
             step=facts.step,
             layers=tuple(
-                dict.fromkeys(name.rpartition(".")[0] for pair in reversed(shown) for name in pair[:2])
+                dict.fromkeys(
+                    each.layer for pair in reversed(shown) for each in (pair.inner, pair.outer)
+                )
             ),
-            severity=severity,
-            evidence={"pairs": float(len(shown)), "sizes": shown[-1][2]},
+            severity="warning" if faults else "hint",
+            evidence={
+                "pairs": float(len(shown)),
+                "sizes": f"{first.inputs} → {first.outputs} → {last.outputs}",
+            },
         )
     ]
+
+
+def detached_loss_part(facts: GraphFacts) -> list[Finding]:
+    """Find a term of a sum at the loss that has no gradient.
+
+    A warning if operations were recorded after the last layer that do not lead to the loss: the term was
+    computed from the output and then detached. Otherwise a hint: it may be a constant. Silent for the
+    number with which sum() and `total = 0` begin.
+    """
+    position, outer = _scalar_source(facts, 0), 0
+    while position >= 0 and facts.nodes[position].operation in ("Add", "Sub"):
+        node = facts.nodes[position]
+        inside = [_scalar_source(facts, each) for each in node.inputs if each >= 0]
+        sums = [each for each in inside if facts.nodes[each].operation in ("Add", "Sub")]
+        if len(inside) == 1 and (sums or not outer):
+            lost = _lost_operations(facts, node.sequence)
+            return [
+                finding(
+                    "detached-loss-part",
+                    f"a term that is added to the loss has no gradient: it was detached after {lost} operations"
+                    if lost
+                    else "a number or a detached term is added to the loss: it has no gradient and does not "
+                    "change the training",
+                    step=facts.step,
+                    severity="warning" if lost else "hint",
+                    evidence={"operations_without_gradient": float(lost)},
+                )
+            ]
+        position, outer = (sums[0] if sums else -1), outer + 1
+    return []
 
 
 GRAPH_CHECKS: tuple[GraphCheck, ...] = (
@@ -187,8 +232,39 @@ GRAPH_CHECKS: tuple[GraphCheck, ...] = (
     loss_broadcast,
     relu_at_output,
     linear_chain,
+    detached_loss_part,
 )
 """All checks, in the order in which they run."""
+
+
+def _scalar_source(facts: GraphFacts, position: int) -> int:
+    """Follow operations with one moving input on numbers: a scale, a sign, a change of the shape."""
+    while position >= 0:
+        node = facts.nodes[position]
+        moving = [each for each in node.inputs if each >= 0]
+        is_passed = node.operation in ("Neg", "ToCopy", "Mul", "Div", "View", "Squeeze", "Clone")
+        if not is_passed or len(moving) != 1 or math.prod(node.shape or (0,)) != 1:
+            return position
+        position = moving[0]
+    return position
+
+
+def _lost_operations(facts: GraphFacts, until: int) -> int:
+    """Count the operations between the last layer and the loss that autograd recorded and that do not lead to it."""
+    with_parameters = [
+        node.sequence
+        for node in facts.nodes
+        if any(each >= 0 and _is_of_parameter(facts, each) for each in node.inputs)
+    ]
+    known = {node.sequence for node in facts.nodes}
+    if until < 0 or not with_parameters:
+        return 0
+    return sum(number not in known for number in range(max(with_parameters) + 1, until))
+
+
+def _is_of_parameter(facts: GraphFacts, position: int) -> bool:
+    """Return whether an input is a parameter, as it is or with another shape."""
+    return facts.nodes[facts.source(position)].parameter is not None
 
 
 def _broadcast(
@@ -254,17 +330,77 @@ def _feeds(facts: GraphFacts, position: int, names: tuple[str, ...]) -> bool:
     )
 
 
-def _linear(facts: GraphFacts, position: int) -> tuple[int, str, tuple[int, int]] | None:
-    """Return the data input, the name of the weight and its shape (out, in), if this is a linear layer."""
-    if position < 0 or facts.nodes[position].operation not in ("Addmm", "Mm"):
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """A linear layer or a convolution. data: the position of its input. kernel: empty for a linear layer."""
+
+    data: int
+    weight: str
+    inputs: int
+    outputs: int
+    kernel: tuple[int, ...]
+
+    @property
+    def layer(self) -> str:
+        return self.weight.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two layers in a row. is_usual: there are programs that do this on purpose."""
+
+    inner: _Linear
+    outer: _Linear
+    is_usual: bool
+
+
+def _linear(facts: GraphFacts, position: int) -> _Linear | None:
+    """Return the linear layer or convolution that an operation is; None for another operation."""
+    if position < 0 or facts.nodes[position].operation not in ("Addmm", "Mm", "Convolution"):
         return None
-    inputs = facts.nodes[position].inputs
-    if len(inputs) < 2:
+    node = facts.nodes[position]
+    is_convolution = node.operation == "Convolution"
+    if len(node.inputs) < 2:
         return None
-    weight = facts.nodes[facts.source(inputs[-1])] if inputs[-1] >= 0 else None
-    if weight is None or weight.parameter is None or weight.shape is None or len(weight.shape) != 2:
+    place = node.inputs[1] if is_convolution else node.inputs[-1]
+    weight = facts.nodes[facts.source(place)] if place >= 0 else None
+    if weight is None or weight.parameter is None or weight.shape is None or len(weight.shape) < 2:
         return None
-    return inputs[-2], weight.parameter, (weight.shape[0], weight.shape[1])
+    if len(weight.shape) != 2 and not is_convolution:
+        return None
+    outputs, inputs, *kernel = weight.shape
+    data = node.inputs[0] if is_convolution else node.inputs[-2]
+    return _Linear(data, weight.parameter, inputs, outputs, tuple(kernel))
+
+
+def _affine_source(facts: GraphFacts, position: int) -> int:
+    """Follow changes of shape, scale and BatchNorm; return the position of the operation that computes."""
+    position = facts.source(position, linear=True)
+    while position >= 0 and facts.nodes[position].operation in _BATCH_NORMS:
+        position = facts.source(facts.nodes[position].inputs[0], linear=True)
+    return position
+
+
+def _is_dense(facts: GraphFacts, outer: _Linear, inner: _Linear) -> bool:
+    """Return whether neither of the layers works in groups: each combines all channels that it gets."""
+    shape = facts.nodes[inner.data].shape if inner.data >= 0 and inner.kernel else None
+    if (
+        shape is not None
+        and len(shape) > len(inner.kernel)
+        and shape[-1 - len(inner.kernel)] != inner.inputs
+    ):
+        return False
+    is_flattened = bool(inner.kernel) and not outer.kernel
+    return (outer.inputs % inner.outputs if is_flattened else outer.inputs - inner.outputs) == 0
+
+
+def _is_usual(facts: GraphFacts, inner: _Linear, outer: _Linear) -> bool:
+    """Return whether programs do this on purpose."""
+    is_projection = any(1 in each.kernel for each in (inner, outer))
+    norm = facts.nodes[position] if (position := facts.source(outer.data, linear=True)) >= 0 else None
+    has_weights = norm is None or any(each >= 0 for each in norm.inputs[1:])
+    is_end = norm is not None and norm.operation in _BATCH_NORMS and not has_weights
+    return is_projection or is_end or bool(_ATTENTION.search(outer.weight))
 
 
 def _only_user(facts: GraphFacts, consumers: Consumers, position: int) -> int | None:
@@ -274,7 +410,8 @@ def _only_user(facts: GraphFacts, consumers: Consumers, position: int) -> int | 
         if len(users) != 1:
             return None
         user = users[0]
-        if not facts.keeps_values(user, linear=True):
+        is_norm = facts.nodes[user].operation in _BATCH_NORMS
+        if not facts.keeps_values(user, linear=True) and not is_norm:
             return user
         position = user
 

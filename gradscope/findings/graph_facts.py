@@ -23,6 +23,7 @@ class GraphNode:
 
     operation: PyTorch's name without "Backward0" ("Addmm", "LogSoftmax"). shape: of its output; None if
         not known. dim: of a softmax. parameter: the name of the parameter, for a leaf that is one.
+    sequence: the number that autograd gave to it; it counts the operations of a thread. -1 if not known.
     """
 
     operation: str
@@ -30,6 +31,7 @@ class GraphNode:
     inputs: tuple[int, ...] = ()
     dim: int | None = None
     parameter: str | None = None
+    sequence: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ nothing before it has seen `_ENOUGH` steps: a parameter may belong to an optimiz
 a program may be in a phase that is about to end.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -13,7 +13,7 @@ from gradscope.findings.codes import finding
 from gradscope.findings.facts import LayerFacts, ParameterFacts, WiringFacts
 from gradscope.findings.finding import Finding
 
-__all__ = ["WIRING_CHECKS", "Check", "find_wiring_faults"]
+__all__ = ["WIRING_CHECKS", "Check", "find_copied_model", "find_wiring_faults"]
 
 Check: TypeAlias = Callable[[Sequence[WiringFacts]], list[Finding]]
 
@@ -24,6 +24,9 @@ _NAMED = 3
 _STRONG_DROPOUT = 0.9
 """At p = 0.9 the noise that dropout adds has three times the root mean square of the signal:
 sqrt(p / (1 - p)) = 3."""
+
+_UNREGISTERED = "These layers are in a plain list or dict, so model.parameters() does not have them."
+_REGISTER = "Keep them in an nn.ModuleList or nn.ModuleDict, and make the optimizer after that."
 
 _FEW_VALUES = 4
 """With n values per channel, the estimate of the variance has n - 1 degrees of freedom; its relative
@@ -57,6 +60,8 @@ def not_in_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
             step=newest.step,
             since=history[0].step,
             layers=names,
+            cause=None if any(parameter.is_registered for parameter in left) else _UNREGISTERED,
+            fix=None if any(parameter.is_registered for parameter in left) else _REGISTER,
             severity="hint" if is_backbone else "warning",
             evidence={"parameters": float(count), "layers": float(len(names))},
         )
@@ -92,6 +97,35 @@ def stale_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
                 )
             )
     return findings
+
+
+def find_copied_model(facts: WiringFacts) -> list[Finding]:
+    """Find an optimizer that holds tensors of the shapes of all trainable parameters, and none of the model.
+
+    None of its tensors has a gradient, but the model's parameters have: the model was copied, or its
+    parameters were replaced, after the optimizer was made. Float32 copies that train a model have gradients.
+    """
+    trained = [p for p in facts.parameters if p.is_trainable]
+    wanted = Counter(p.shape for p in {p.key: p for p in trained}.values())
+    for optimizer in facts.optimizers:
+        is_copy = wanted <= Counter(optimizer.foreign_shapes) and not optimizer.has_gradient
+        if wanted and is_copy and any(p.has_gradient for p in trained):
+            names = _layers_of(trained)
+            return [
+                finding(
+                    "stale-optimizer",
+                    f"{optimizer.type} holds {optimizer.held} tensors with the shapes of the model's "
+                    f"parameters, but none of them is in the model or has a gradient; {_shown(names)} "
+                    f"{_verb(names, 'is', 'are')} not trained",
+                    step=facts.step,
+                    layers=names,
+                    evidence={
+                        "tensors_not_in_model": float(len(optimizer.foreign_shapes)),
+                        "tensors": float(optimizer.held),
+                    },
+                )
+            ]
+    return []
 
 
 def in_two_optimizers(history: Sequence[WiringFacts]) -> list[Finding]:
@@ -207,23 +241,35 @@ def no_gradient(history: Sequence[WiringFacts]) -> list[Finding]:
 
 
 def never_zeroed(history: Sequence[WiringFacts]) -> list[Finding]:
-    """Find gradients of the previous step that are still there when the next backward pass begins."""
-    checked = [
-        parameter.left_gradient
-        for facts in history
-        for parameter in facts.parameters
-        if parameter.left_gradient is not None
-    ]
-    if len(checked) < _ENOUGH or not all(checked):
+    """Find gradients of earlier steps that are still there when the next backward pass begins.
+
+    One parameter of each optimizer is checked. The finding has no layers if it is about all optimizers.
+    """
+    checked: dict[str, list[bool]] = defaultdict(list)
+    for facts in history:
+        for parameter in facts.parameters:
+            if parameter.left_gradient is not None:
+                checked[parameter.name].append(parameter.left_gradient)
+    left = {name for name, values in checked.items() if len(values) >= _ENOUGH and all(values)}
+    if not left:
         return []
+    newest = history[-1]
+    holders = {p.optimizers for p in newest.parameters if p.name in left}
+    names = _layers_of(p for p in newest.parameters if p.optimizers in holders)
+    affected = {position for positions in holders for position in positions}
+    stepped = {i for facts in history for i, each in enumerate(facts.optimizers) if each.has_stepped}
+    is_partial = bool(stepped - affected)
+    of_what = f" of {_shown(names)}" if is_partial else ""
+    steps = max(len(checked[name]) for name in left)
     return [
         finding(
             "never-zeroed",
-            f"the gradients of earlier steps are never zeroed (checked in {len(checked)} steps)",
-            step=history[-1].step,
+            f"the gradients{of_what} of earlier steps are never zeroed (checked in {steps} steps)",
+            step=newest.step,
             since=history[0].step,
+            layers=names if is_partial else (),
             confidence="measured",
-            evidence={"steps": float(len(checked))},
+            evidence={"steps": float(steps)},
         )
     ]
 
@@ -373,7 +419,11 @@ def _parameters_left_out(history: Sequence[WiringFacts]) -> list[ParameterFacts]
         return []
     newest = history[-1]
     is_stepping = any(each.has_stepped for facts in history for each in facts.optimizers)
-    if not is_stepping or any(len(each.foreign_shapes) == each.held for each in newest.optimizers):
+    has_copies = any(
+        len(each.foreign_shapes) == each.held and (each.has_gradient or not each.has_stepped)
+        for each in newest.optimizers
+    )
+    if not is_stepping or has_copies:
         return []
     left: set[str] | None = None
     for facts in history:
@@ -391,7 +441,9 @@ def _always(history: Sequence[WiringFacts], holds: Callable[[LayerFacts], bool])
 
 
 def _layers_of(parameters: Iterable[ParameterFacts]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(parameter.layer for parameter in parameters))
+    """Return the names of the layers in order; the model itself is the last."""
+    names = dict.fromkeys(parameter.layer for parameter in parameters)
+    return tuple(sorted(names, key=lambda name: not name))
 
 
 def _is_beginning(facts: WiringFacts, chosen: Sequence[ParameterFacts]) -> bool:

@@ -52,6 +52,8 @@ def _node(
 ) -> GraphNode:  # Any: torch's nodes have attributes by their operation
     match = _NAME.match(node.name())
     operation = match[1] if match else node.name()
+    if operation == "Convolution" and node._saved_transposed:  # noqa: SLF001 - a bool; the public API has none
+        operation = "ConvolutionTranspose"
     dim = getattr(node, "_saved_dim", None) if operation in ("Softmax", "LogSoftmax") else None
     variable = getattr(node, "variable", None) if operation == "AccumulateGrad" else None
     return GraphNode(
@@ -60,6 +62,7 @@ def _node(
         inputs=inputs,
         dim=None if dim is None else dim - 2**64 if dim >= 2**63 else dim,
         parameter=None if variable is None else names.get(id(variable)),
+        sequence=-1 if operation == "AccumulateGrad" else node._sequence_nr(),  # noqa: SLF001 - the public API has none
     )
 
 

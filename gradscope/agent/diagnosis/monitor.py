@@ -6,6 +6,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Final
 
 import torch
@@ -16,6 +17,7 @@ from gradscope.agent.diagnosis.graph_walk import walk_graph
 from gradscope.agent.diagnosis.wiring_facts import (
     OutputCounts,
     gather,
+    gather_copies,
     optimizers_in_process,
     output_counts,
     tied_names,
@@ -26,10 +28,11 @@ from gradscope.agent.observation.observed_step import ObservedStep
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
+from gradscope.agent.step.unregistered import unregistered_parameters
 from gradscope.findings import Finding
 from gradscope.findings.facts import WiringFacts
 from gradscope.findings.graph import find_graph_faults
-from gradscope.findings.wiring import find_wiring_faults
+from gradscope.findings.wiring import find_copied_model, find_wiring_faults
 from gradscope.hooks import BackwardRootHook, has_compiled, hidden_from_modes, parameters_of
 from gradscope.protocol import Event
 
@@ -57,6 +60,7 @@ class FindingMonitor(StepPlugin):
         self._found: dict[tuple[str, tuple[str, ...]], Finding] = {}
         self._optimizers: list[weakref.ref[Optimizer]] = []
         self._stepped: set[int] = set()
+        self._fed: set[int] = set()
         self._with_gradient: set[int] = set()
         self._probe = ZeroGradProbe()
         self._roots = BackwardRootHook(self._check_graph)
@@ -86,6 +90,7 @@ class FindingMonitor(StepPlugin):
     def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
         """Watch whether the gradients of the previous step are still there when backward begins."""
         self._stepped.clear()
+        self._fed.clear()
         self._with_gradient.clear()
         self._probe.begin()
         if self._graphs < _GRAPHS and not has_compiled():
@@ -98,23 +103,39 @@ class FindingMonitor(StepPlugin):
             return
         self._add_optimizer(optimizer)
         self._stepped.add(id(optimizer))
-        self._with_gradient.update(id(p) for p in model.parameters() if p.grad is not None)
+        every = chain(model.parameters(), unregistered_parameters(model).values())
+        self._with_gradient.update(id(p) for p in every if p.grad is not None)
+        if any(p.grad is not None for p in parameters_of(optimizer)):
+            self._fed.add(id(optimizer))
+
+    def no_step_ends(self, reason: str) -> None:  # noqa: ARG002 - the signature of a plugin
+        """Find out whether an optimizer holds the parameters of another copy of the model."""
+        model = self._run.model()
+        if model is not None:
+            self.report(find_copied_model(gather_copies(model, self._engine.step)))
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - as above
         """Gather the facts of the step."""
         model = self._run.model()
         self._roots.remove()
-        left = self._probe.end()
+        left = self._probe.end(self._stepped)
         if model is None or step < self._begins_at:
             return
         optimizers = self._living_optimizers(model)
-        held = {id(parameter) for each in optimizers for parameter in parameters_of(each)}
-        self._probe.choose(model, self._with_gradient & held)
+        self._probe.choose(
+            model,
+            {
+                id(each): {id(parameter) for parameter in parameters_of(each)} & self._with_gradient
+                for each in optimizers
+                if id(each) in self._stepped
+            },
+        )
         facts = gather(
             model,
             step,
             optimizers,
             stepped=self._stepped,
+            fed=self._fed,
             with_gradient=self._with_gradient,
             left_gradients=left,
             tied=self._tied,
@@ -140,7 +161,7 @@ class FindingMonitor(StepPlugin):
     def close(self) -> None:
         """Remove all hooks."""
         self._roots.remove()
-        self._probe.end()
+        self._probe.forget()
 
     def report(self, findings: Sequence[Finding]) -> None:
         """Keep findings that are new, and report them to viewers, the recording and stderr."""
@@ -180,6 +201,8 @@ class FindingMonitor(StepPlugin):
             self._pause *= 2
 
     def _start_round(self, step: int) -> None:
+        if step > self._engine.step + 1:
+            self._probe.forget()
         self._begins_at = step
         self._history.clear()
         self._waiting.clear()

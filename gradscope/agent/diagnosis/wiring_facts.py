@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from gradscope.agent.step.unregistered import unregistered_parameters
 from gradscope.columns import Block
 from gradscope.findings.facts import LayerFacts, OptimizerFacts, ParameterFacts, WiringFacts
 from gradscope.hooks import parameters_of
@@ -19,6 +20,7 @@ from gradscope.hooks import parameters_of
 __all__ = [
     "OutputCounts",
     "gather",
+    "gather_copies",
     "optimizers_in_process",
     "output_counts",
     "tied_names",
@@ -35,17 +37,19 @@ def gather(
     optimizers: Sequence[Optimizer],
     *,
     stepped: Collection[int],
+    fed: Collection[int],
     with_gradient: Collection[int],
     left_gradients: Mapping[str, bool],
     tied: tuple[tuple[str, ...], ...],
 ) -> WiringFacts:
     """Return the facts of a step.
 
-    stepped: ids of the optimizers that stepped. with_gradient: ids of the parameters for which an optimizer found
-        a gradient. left_gradients: by the name of a parameter. tied: the names that shared a tensor at
-        attach.
+    stepped: ids of the optimizers that stepped; fed: of those that found a gradient. with_gradient: ids of
+        the parameters for which an optimizer found a gradient. left_gradients: by the name of a parameter.
+        tied: the names that shared a tensor at attach.
     """
-    named = list(model.named_parameters(remove_duplicate=False))
+    registered = list(model.named_parameters(remove_duplicate=False))
+    named = [*registered, *unregistered_parameters(model).items()]
     holders: dict[int, list[int]] = defaultdict(list)
     mine = {id(parameter) for _, parameter in named}
     known = []
@@ -54,7 +58,13 @@ def gather(
         held = parameters_of(optimizer)
         foreign = tuple(tuple(each.shape) for each in held if id(each) not in mine)
         known.append(
-            OptimizerFacts(type(optimizer).__name__, id(optimizer) in stepped, len(held), foreign)
+            OptimizerFacts(
+                type(optimizer).__name__,
+                id(optimizer) in stepped,
+                len(held),
+                foreign,
+                has_gradient=id(optimizer) in fed,
+            )
         )
         if any(optimizer.param_groups is each for each in groups):
             continue  # it wraps another optimizer and shares its groups
@@ -74,8 +84,9 @@ def gather(
                 has_gradient=id(parameter) in with_gradient,
                 optimizers=tuple(holders[id(parameter)]),
                 left_gradient=left_gradients.get(name),
+                is_registered=number < len(registered),
             )
-            for name, parameter in named
+            for number, (name, parameter) in enumerate(named)
         ),
         layers=tuple(_layer(name, module) for name, module in model.named_modules()),
         optimizers=tuple(known),
@@ -103,6 +114,26 @@ def optimizers_in_process(model: nn.Module) -> list[Optimizer]:
         for each in gc.get_objects()
         if issubclass(type(each), Optimizer) and any(id(p) in mine for p in parameters_of(each))
     ]
+
+
+def gather_copies(model: nn.Module, step: int) -> WiringFacts:
+    """Return facts with the optimizers of this process that hold no parameter of the model.
+
+    For a model of which no step ends. Walks all objects, as `optimizers_in_process` does.
+    """
+    mine = {id(parameter) for parameter in model.parameters()}
+    found = [each for each in gc.get_objects() if issubclass(type(each), Optimizer)]
+    strangers = [each for each in found if not mine.intersection(map(id, parameters_of(each)))]
+    return gather(
+        model,
+        step,
+        strangers,
+        stepped=(),
+        fed={id(each) for each in strangers if any(p.grad is not None for p in parameters_of(each))},
+        with_gradient={id(p) for p in model.parameters() if p.grad is not None},
+        left_gradients={},
+        tied=(),
+    )
 
 
 def output_counts(names: Sequence[str], block: Block) -> OutputCounts:
@@ -137,7 +168,7 @@ def with_outputs(facts: WiringFacts, counts: OutputCounts, watched: Iterable[str
 
 def _layer(name: str, module: nn.Module) -> LayerFacts:
     batch_norm = module if isinstance(module, _BatchNorm) else None
-    dropout = float(module.p) if isinstance(module, _DropoutNd) else None
+    dropout = _dropout_of(module)
     return LayerFacts(
         name=name,
         type=type(module).__name__,
@@ -146,3 +177,12 @@ def _layer(name: str, module: nn.Module) -> LayerFacts:
         dropout=dropout,
         channels=0 if batch_norm is None else batch_norm.num_features,
     )
+
+
+def _dropout_of(module: nn.Module) -> float | None:
+    """Return the probability with which a module removes values itself; None if it does not."""
+    if isinstance(module, _DropoutNd):
+        return float(module.p)
+    if isinstance(module, nn.RNNBase):
+        return float(module.dropout) if module.num_layers > 1 else None
+    return float(module.dropout) if isinstance(module, nn.MultiheadAttention) else None

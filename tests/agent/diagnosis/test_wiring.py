@@ -100,6 +100,59 @@ def test_an_optimizer_over_two_models_is_right():
     assert train(model, [adam([*model.parameters(), *other.parameters()])]) == {}
 
 
+def test_an_optimizer_of_a_copied_model_is_found_although_no_step_ends():
+    model = Net()
+    optimizer = adam(model.parameters())
+    found = train(copy.deepcopy(model), [optimizer], steps=70)
+    assert set(found) == {"stale-optimizer"}
+    assert found["stale-optimizer"].layers[0] == "embed"
+
+
+def test_float32_copies_that_train_a_model_are_right():
+    model = Net().bfloat16()
+    copies = [p.detach().float().requires_grad_() for p in model.parameters()]
+    optimizer = adam(copies)
+    with gradscope.attach(model, optimizer, every=1, hub=None, record=False, quiet=True) as scope:
+        for _ in range(STEPS):
+            model.zero_grad()
+            model(torch.randint(0, 20, (16, 5))).float().square().mean().backward()
+            for copied, p in zip(copies, model.parameters(), strict=True):
+                copied.grad = None if p.grad is None else p.grad.float()
+            optimizer.step()
+            with torch.no_grad():
+                for copied, p in zip(copies, model.parameters(), strict=True):
+                    p.copy_(copied)
+        assert scope.findings == ()
+
+
+class Listed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers, self.head = [nn.Linear(8, 8), nn.Linear(8, 8)], nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = nn.functional.one_hot(x, 20)[..., :8].float().mean(1)
+        for layer in self.layers:
+            x = layer(x).relu()
+        return self.head(x)
+
+
+def test_layers_in_a_plain_list_are_found_with_their_cause():
+    model = Listed()
+    found = train(model, [adam(model.parameters())])
+    assert set(found) == {"not-in-optimizer"}
+    assert found["not-in-optimizer"].layers == ("layers[0]", "layers[1]")
+    assert "list" in found["not-in-optimizer"].cause
+    model = Listed()
+    assert (
+        train(
+            model,
+            [adam([*model.parameters(), *(p for each in model.layers for p in each.parameters())])],
+        )
+        == {}
+    )
+
+
 def test_a_parameter_in_two_optimizers_is_found():
     model = Net()
     found = train(model, [adam(model.parameters()), torch.optim.SGD(model.head.parameters(), 1e-3)])
@@ -171,6 +224,41 @@ def test_gradients_that_are_never_zeroed_are_found_in_the_fourth_step():
     assert set(found) == {"never-zeroed"}
     assert found["never-zeroed"].severity == "error"
     assert found["never-zeroed"].found_step == 3
+
+
+def test_the_optimizer_that_never_zeroes_is_named():
+    model = Net()
+    body, head = (
+        adam([*model.embed.parameters(), *model.block.parameters()]),
+        adam(model.head.parameters()),
+    )
+
+    def zero(_step):
+        head.zero_grad()
+
+    found = train(model, [body, head], zero_grad=False, each=zero)
+    assert set(found) == {"never-zeroed"}
+    assert found["never-zeroed"].layers == ("embed", "block.0", "block.1")
+
+
+@pytest.mark.parametrize("rest", [0, 1, 2])
+def test_an_optimizer_that_steps_rarely_and_zeroes_before_its_own_backward_is_right(rest):
+    model = Net()
+    often, rarely = (
+        adam(model.head.parameters()),
+        adam([*model.embed.parameters(), *model.block.parameters()]),
+    )
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
+        for step in range(2 * STEPS):
+            x = torch.randint(0, 20, (16, 5))
+            often.zero_grad()
+            model(x).square().mean().backward()
+            often.step()
+            if step % 3 == rest:
+                rarely.zero_grad()
+                model(x).square().mean().backward()
+                rarely.step()
+        assert [each.code for each in scope.findings if each.code == "never-zeroed"] == []
 
 
 def test_accumulated_gradients_are_right():
@@ -261,7 +349,9 @@ def test_batchnorm_over_few_values_is_found(batch, severity):
 
 
 def test_a_convolution_with_a_batch_of_one_has_many_values_per_channel():
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)
+    )
     optimizer = adam(model.parameters())
     with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
         for _ in range(STEPS):
@@ -277,6 +367,23 @@ def test_dropout_that_keeps_too_little_is_found():
     found = train(model, [adam(model.parameters())])
     assert set(found) == {"dropout-too-strong"}
     assert found["dropout-too-strong"].layers == ("block.3",)
+
+
+class Layered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(20, 8), nn.LSTM(8, 8, num_layers=2, dropout=0.95)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.embed(x))[0].mean(1))
+
+
+def test_dropout_inside_an_lstm_that_keeps_too_little_is_found():
+    model = Layered()
+    found = train(model, [adam(model.parameters())])
+    assert set(found) == {"dropout-too-strong"}
+    assert found["dropout-too-strong"].layers == ("rnn",)
 
 
 class Detached(Net):
