@@ -568,7 +568,7 @@ WIRING: tuple[Program, ...] = (
     Program("a backbone that is not frozen, the optimizer has the head", _head_only),
     Program("a backbone under no_grad in eval mode", _fixed_features),
     Program("a backbone that is unfrozen in step 30", _gradual_unfreezing),
-    Program("LoRA beside a frozen layer", _adapted),
+    Program("LoRA next to a frozen layer", _adapted),
     Program("LoRA in a transformer, all parameters in the optimizer", _lora_transformer),
     Program("accumulation over four batches in a step", functools.partial(_accumulated, 4)),
     Program("accumulation over four iterations", _accumulated_over_batches),

@@ -44,7 +44,7 @@ def gather(
 ) -> WiringFacts:
     """Return the facts of a step.
 
-    stepped: ids of the optimizers that stepped; fed: of those that found a gradient. with_gradient: ids of
+    stepped: ids of the optimizers that stepped; fed: of the optimizers that found a gradient. with_gradient: ids of
         the parameters for which an optimizer found a gradient. left_gradients: by the name of a parameter.
         tied: the names that shared a tensor at attach.
     """
