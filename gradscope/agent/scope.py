@@ -16,6 +16,7 @@ from gradscope.agent.commands.dispatcher import CommandDispatcher
 from gradscope.agent.commands.script_interventions import ScriptInterventions, When
 from gradscope.agent.coverage import CoverageMonitor
 from gradscope.agent.diagnosis.monitor import FindingMonitor
+from gradscope.agent.diagnosis.signals import SignalMonitor
 from gradscope.agent.inspection.capture import Capture, Captures, check_what
 from gradscope.agent.inspection.capture_upload import CaptureUpload
 from gradscope.agent.inspection.custom_functions import FunctionTracker
@@ -94,6 +95,7 @@ class Scope:
         self._functions = FunctionTracker(run)
         self._findings = FindingMonitor(run, engine, is_quiet=settings.is_quiet)
         self._coverage = CoverageMonitor(run, engine, self._findings, self._scalars, schedule)
+        self._signals = SignalMonitor(run, engine, self._findings)
         plugins = (
             *self._commands.plugins(),
             self._latest_steps,
@@ -111,6 +113,7 @@ class Scope:
             self._clipping,
             self._findings,
             self._coverage,
+            self._signals,
         )
         for plugin in plugins:  # in the order in which they are called in each step
             engine.add(plugin)

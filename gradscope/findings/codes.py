@@ -154,6 +154,50 @@ CODES: dict[str, Code] = {
             "Add the term with its gradient, or leave it out of the loss and only report it.",
         ),
         Code(
+            "input-scale",
+            "input",
+            "warning",
+            "the data is far from unit scale, or constant",
+            "The data is not normalized: pixels from 0 to 255, a raw column of a table, or a constant from a "
+            "fault in the data pipeline.",
+            "Scale each feature to mean 0 and standard deviation 1 (of the training set), or begin the model "
+            "with a normalization.",
+            explains=(
+                "exploding-gradient",
+                "saturated-activation",
+                "dead-units",
+                "collapsed-output",
+            ),
+        ),
+        Code(
+            "repeated-batch",
+            "input",
+            "warning",
+            "the same inputs in each step, or samples that are all the same",
+            "A new iterator is made in each step (next(iter(loader))), the random seed is set again, or the "
+            "data set ignores its index.",
+            "Iterate over the loader itself, and compare two batches in the data pipeline.",
+        ),
+        Code(
+            "collapsed-output",
+            "forward",
+            "warning",
+            "the output does not depend on the sample",
+            "The signal is lost on the way: dead or saturated units, very small weights, or an objective that "
+            "a constant output minimizes.",
+            "Look at the layers before the named one; in a variational autoencoder weaken the KL term, in "
+            "contrastive learning use negatives or a stop-gradient.",
+        ),
+        Code(
+            "lost-updates",
+            "optimizer",
+            "warning",
+            "most updates are smaller than the spacing of the number format",
+            "The parameters are stored in half precision, or the learning rate is tiny: w + update rounds to w.",
+            "Keep the parameters in float32 and use autocast for the computation, or raise the learning rate.",
+            explains=("learning-rate-too-low",),
+        ),
+        Code(
             "linear-chain",
             "forward",
             "warning",
@@ -203,6 +247,7 @@ CODES: dict[str, Code] = {
             "activations, small initial weights, or no residual connections.",
             "Use ReLU-like activations, normalization or residual connections, or a larger "
             "initialization.",
+            explains=("collapsed-output", "lost-updates"),
         ),
         Code(
             "gradient-spike",
@@ -229,7 +274,7 @@ CODES: dict[str, Code] = {
             "All inputs of a ReLU are negative, often after a step with too high a learning rate, or the "
             "input of the layer is constant.",
             "Lower the learning rate, check the initial bias, or use LeakyReLU or GELU.",
-            explains=("vanishing-gradient",),
+            explains=("vanishing-gradient", "collapsed-output"),
         ),
         Code(
             "saturated-activation",
@@ -238,7 +283,7 @@ CODES: dict[str, Code] = {
             "a bounded activation is at its bounds",
             "The inputs of the activation are far from zero, so its slope is almost zero.",
             "Scale the inputs, use a smaller initialization, or normalize before the activation.",
-            explains=("vanishing-gradient",),
+            explains=("vanishing-gradient", "collapsed-output"),
         ),
     )
 }
