@@ -22,9 +22,8 @@ _COLUMNS = (
 )
 _ROLES: dict[str, Role] = {"error": "above3", "warning": "warning", "hint": "dim", "info": "normal"}
 _HEALTHY = "✔"
-_OPENS = " n opens it "
-_LEAST = 60
-"""The line with the verdict names its key only if it is at least this wide."""
+_KEYS = ((100, " n opens it "), (40, " n "))
+"""The key that opens the finding, from which width of the line on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def verdict_cells(verdict: Verdict, width: int) -> Line:
         return (Cell(fit(_cut(line.text, width), width), line.role),)
     first, others = verdict.findings[0], len(verdict.findings) - 1
     more = f" (and {others} more)" if others else ""
-    key = _OPENS if width >= _LEAST else ""
+    key = next((text for least, text in _KEYS if width >= least), "")
     left = width - len(more) - len(key)
     text = _cut(f" {SIGNS[first.severity]} {first.severity} {first.code}: {_named(first)}", left)
     role: Role = "bad" if first.severity == "error" else "warning"
