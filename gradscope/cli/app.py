@@ -121,9 +121,10 @@ def diagnose(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the path of a recording.")],
     json: Json = False,
 ) -> None:
-    """Say what is wrong with a run: the findings, their causes and what to do.
+    """Say what is wrong with a run: the findings, their causes and what to do; and what was not checked.
 
-    Exit code 0 if there is no warning and no error, 1 if there is one.
+    The run may be live or have ended. Exit code 0 without a warning or an error, 1 with one, 3 if there is no
+    such run.
     """
     from gradscope.cli.commands.diagnose import diagnose as diagnose_run  # noqa: PLC0415 - loads zmq and sqlite3
 

@@ -5,7 +5,7 @@
 | 0 | done |
 | 1 | a check failed |
 | 2 | wrong usage |
-| 3 | nothing to connect to, or no answer |
+| 3 | nothing to connect to, no answer, or a recording that cannot be read |
 | 4 | refused |
 | 5 | the run that `gradscope wait` waits for has failed |
 | 130 | interrupted |
@@ -22,6 +22,7 @@ from gradscope.errors import (
     IncompatibleError,
     LinkError,
     NothingToConnectError,
+    RecordingError,
     UnsafePathError,
     UsageError,
 )
@@ -38,6 +39,7 @@ _CODES: tuple[tuple[type[GradscopeError], int], ...] = (
     (NothingToConnectError, 3),
     (LinkError, 3),
     (IncompatibleError, 3),
+    (RecordingError, 3),
     (UnsafePathError, 3),
     (CommandRefusedError, 4),
 )

@@ -6,6 +6,7 @@ The exit code is 0 without warnings or errors, and 1 with one.
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeAlias
 
 from gradscope.cli.connection import connect_to
 from gradscope.cli.exit_codes import DONE, WRONG
@@ -14,33 +15,43 @@ from gradscope.errors import NothingToConnectError
 from gradscope.findings import Finding, Verdict, unreported
 from gradscope.protocol import Backfill, Event
 from gradscope.recording import RecordingInfo, list_recordings, open_recording
+from gradscope.recording.schema import SUFFIX
 
 __all__ = ["diagnose"]
 
 _TIMEOUT_S = 10.0
 
+_Known: TypeAlias = tuple[list[Event], str, int]
+"""The events of a run, its name, and the number of its steps."""
+
 
 def diagnose(run: str, *, as_json: bool) -> int:
     """Print the verdict, and return the exit code. `run` is the name of a run or the path of a recording.
 
-    Raises NothingToConnectError if there is neither a run nor a recording of this name.
+    Raises NothingToConnectError if there is neither a run nor a recording of this name, and RecordingError if
+    the recording cannot be read.
     """
-    verdict = _of_file(Path(run)) if Path(run).is_file() else _of_name(run)
+    is_path = run.endswith(SUFFIX) or Path(run).is_file()
+    events, name, steps = _of_file(Path(run)) if is_path else _of_name(run)
+    verdict = _verdict(name, events, steps)
+    others = _others(events)
     if as_json:
-        print_lines(json.dumps(verdict.as_json(), indent=2))
+        shown = [{"step": e.step, "level": e.level, "code": e.code, "text": e.text} for e in others]
+        print_lines(json.dumps(verdict.as_json() | {"events": shown}, indent=2))
     else:
-        print_lines(*verdict.lines())
+        print_lines(*verdict.lines(), *(["", "Events"] if others else []))
+        print_lines(*(f"  step {event.step}: {event.text}" for event in others))
     return WRONG if verdict.has_problem else DONE
 
 
-def _of_file(path: Path) -> Verdict:
+def _of_file(path: Path) -> _Known:
     with open_recording(path) as recording:
         last = recording.info.last_step
-        return _verdict(recording.info.run, recording.events(), 0 if last is None else last + 1)
+        return list(recording.events()), recording.info.run, 0 if last is None else last + 1
 
 
-def _of_name(run: str) -> Verdict:
-    """Return the verdict from the hub's events, and from the recording, which has all of them."""
+def _of_name(run: str) -> _Known:
+    """Return what is known from the hub's events, and from the recording, which has all of them."""
     recorded = next((info for info in list_recordings() if info.run == run and not info.problem), None)
     try:
         events, steps = _ask_hub(run)
@@ -48,7 +59,7 @@ def _of_name(run: str) -> Verdict:
         if recorded is None:
             raise
         return _of_file(recorded.path)
-    return _verdict(run, [*_recorded_events(recorded), *events], steps)
+    return [*_recorded_events(recorded), *events], run, steps
 
 
 def _ask_hub(run: str) -> tuple[list[Event], int]:
@@ -68,6 +79,12 @@ def _recorded_events(info: RecordingInfo | None) -> list[Event]:
         return []
     with open_recording(info.path) as recording:
         return list(recording.events())
+
+
+def _others(events: Iterable[Event]) -> list[Event]:
+    """Return the warnings and errors that are not findings, each once, such as the exception that ended the run."""
+    known = {(e.time_s, e.rank, e.text): e for e in events if e.finding is None and e.level != "info"}
+    return list(known.values())
 
 
 def _verdict(run: str, events: Iterable[Event], steps: int) -> Verdict:
