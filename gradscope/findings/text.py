@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping
 from gradscope.findings.codes import CODES
 from gradscope.findings.finding import Finding
 
-__all__ = ["SIGNS", "evidence_text", "finding_text", "first_line", "page_command", "when_text"]
+__all__ = [
+    "SIGNS",
+    "evidence_text",
+    "finding_text",
+    "first_line",
+    "log_line",
+    "page_command",
+    "when_text",
+]
 
 SIGNS = {"error": "✖", "warning": "▲", "hint": "○"}
 """A sign for each severity, so that colour is not the only difference."""
@@ -19,6 +27,12 @@ _NAMED = 6
 def first_line(finding: Finding) -> str:
     """Return severity, code and message in one line."""
     return f"{finding.severity} {finding.code}: {finding.message}"
+
+
+def log_line(finding: Finding) -> str:
+    """Return a finding in one line for stderr: severity, code, message, what to do, and the page."""
+    page = page_command(finding)
+    return f"gradscope: {first_line(finding)}. {finding.fix}" + (f" More: {page}" if page else "")
 
 
 def finding_text(finding: Finding, *, width: int = 100, consequences: Iterable[Finding] = ()) -> str:

@@ -32,6 +32,7 @@ from gradscope.agent.step.unregistered import unregistered_parameters
 from gradscope.findings import Finding
 from gradscope.findings.facts import WiringFacts
 from gradscope.findings.graph import find_graph_faults
+from gradscope.findings.text import log_line
 from gradscope.findings.wiring import find_copied_model, find_wiring_faults
 from gradscope.hooks import BackwardRootHook, has_compiled, hidden_from_modes, parameters_of
 from gradscope.protocol import Event
@@ -173,7 +174,7 @@ class FindingMonitor(StepPlugin):
             self._found[key] = finding
             self._run.publisher.put_and_send(partial(self._event, finding))
             if finding.severity == "error" and is_first and not self._is_quiet:
-                print(f"gradscope: {finding.message}. {finding.fix}", file=sys.stderr)  # noqa: T201 - see above
+                print(log_line(finding), file=sys.stderr)  # noqa: T201 - see above
 
     def _check_graph(self, tensors: list[torch.Tensor]) -> None:
         """Check the graph of a backward pass that begins. Must not raise: the script is calling."""
