@@ -1,0 +1,299 @@
+"""`FlightRecorder`: keeps what a replay of the current step needs, and checks a little in every step.
+
+    forward: inputs, random state ─▶ output: NaN? ─▶ backward: gradient at the output, four gradients of parameters
+
+Nothing is copied, and nothing is kept longer than until the optimizer has stepped.
+"""
+
+import sys
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
+
+from gradscope.agent.flight_recorder.forward_record import ForwardRecord, tensors_of
+from gradscope.agent.flight_recorder.isolation import RandomState
+from gradscope.agent.flight_recorder.replay import Replay, replay
+from gradscope.agent.flight_recorder.source import is_users_code
+from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
+from gradscope.hooks import (
+    GradientHook,
+    OuterForwardHook,
+    find_tensors,
+    hidden_from_modes,
+    untraced,
+    watch_gradient,
+)
+from gradscope.observe import make_find_nonfinite
+
+__all__ = ["FlightRecorder"]
+
+_RECORDS: Final = 8
+"""Forwards of one step that are kept: micro-batches, or the two of a discriminator."""
+
+_FINISHED_BYTES: Final = 64 << 20
+"""Inputs of forwards whose backward pass is over are dropped, the oldest first, beyond this size."""
+
+_GRADIENT_BYTES: Final = 256 << 20
+"""A larger gradient at the output is not kept."""
+
+_CHECKED_BYTES: Final = 64 << 10
+"""A larger output or gradient is not checked in every step: reading this many takes about 3 µs."""
+
+_PROBES: Final = 4
+_OUTPUTS: Final = 16
+_LEARNING: Final = 3
+"""Forwards after which it is known whether the model draws random numbers from Python or NumPy."""
+
+
+class _Holder:
+    """Passes any tensor to the check of gradients."""
+
+    __slots__ = ("grad",)
+
+    def __init__(self) -> None:
+        self.grad: torch.Tensor | None = None
+
+
+class FlightRecorder:
+    """Records the forwards of the step in progress. Active from `install` to `remove`.
+
+    alarm: called when an element that is not finite is seen, so that all gradients are checked before the optimizer
+    steps. It may be called again in the same step.
+    """
+
+    def __init__(self, run: RunContext, engine: StepEngine) -> None:
+        self._run = run
+        self._engine = engine
+        self._records: deque[ForwardRecord] = deque()
+        self._hook = OuterForwardHook(engine.tracker.owns, self._on_enter, self._on_leave)
+        self._find_nonfinite = make_find_nonfinite()
+        self._holder = _Holder()
+        self._handles: list[Any] = []  # Any: torch's handles have no common type
+        self._probes: list[weakref.ref[nn.Parameter]] = []
+        self._revision = -1
+        self._learned = 0
+        self._has_python_random = True
+        self._alarm_step = -1
+
+    def install(self) -> None:
+        """Install the hooks."""
+        self._hook.install()
+        self._handles.append(register_optimizer_step_post_hook(self._after_any_optimizer))
+
+    def remove(self) -> None:
+        """Remove the hooks and drop everything."""
+        self._hook.remove()
+        while self._handles:
+            self._handles.pop().remove()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the records."""
+        while self._records:
+            self._records.popleft().forget()
+
+    @property
+    def has_alarm(self) -> bool:
+        """Whether an element that is not finite was seen in the step in progress."""
+        return self._alarm_step == self._run.counter.step
+
+    @property
+    def records(self) -> Sequence[ForwardRecord]:
+        """The records of the step in progress, the oldest first."""
+        return tuple(self._records)
+
+    def trace(self) -> tuple[ForwardRecord | None, Replay]:
+        """Replay the records of the step, until one of them has the origin. Call it before the optimizer steps."""
+        model = self._run.model()
+        if model is None:
+            return None, Replay(None, "the model was garbage-collected")
+        if not self._records:
+            return None, Replay(None, "the model's own forward was not called in this step, or was traced")
+        names = {id(module): name for name, module in model.named_modules()}
+        found: tuple[ForwardRecord | None, Replay] = None, Replay(None, "")
+        for record in self._records:
+            if record.parameter_version != self._parameter_version():
+                result = Replay(None, "the parameters were changed before the gradients were checked")
+            elif record.loss is not None:
+                result = Replay(record.loss)
+            else:
+                self._complete(record)
+                result = replay(record, names)
+            if result.origin is not None:
+                return record, result
+            found = record, result
+        return found
+
+    # Called by the hooks
+
+    def _on_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:  # Any: as in torch
+        try:
+            self._drop_old()
+            if self._revision != self._engine.tracker.revision:
+                self._choose_probes()
+            self._records.append(self._record(module, args))
+        except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
+            self._give_up(error)
+
+    def _on_leave(self, _module: nn.Module, kwargs: dict[str, Any], output: Any) -> None:  # Any: as in torch
+        try:
+            record = self._records[-1] if self._records else None
+            if record is None or record.has_returned or output is None:
+                return
+            record.has_returned = True
+            if kwargs:
+                record.kwargs = dict(kwargs)
+                record.versions += _versions(kwargs)
+            if self._learned < _LEARNING:
+                self._learn(record)
+            self._watch(record, output)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._give_up(error)
+
+    def _watch(self, record: ForwardRecord, output: object) -> None:
+        outputs = ((0, output),) if type(output) is torch.Tensor else _tensors_of(output)
+        for place, tensor in outputs:
+            if self._is_nan(tensor):
+                self._alarm()
+            if tensor.requires_grad:
+                handle = watch_gradient(tensor, GradientHook(self._on_gradient, (record, place)))
+                if handle is not None:
+                    self._handles.append(handle)
+
+    def _on_gradient(self, token: tuple[ForwardRecord, int], gradient: torch.Tensor) -> None:
+        record, place = token
+        if not record.args and not record.kwargs:
+            return
+        if gradient.numel() * gradient.element_size() > _GRADIENT_BYTES:
+            record.too_large = True
+            return
+        record.gradients[place] = gradient
+        if self._is_bad(gradient):
+            record.has_bad_gradient = True
+            self._alarm()
+
+    def _on_parameter(self, parameter: torch.Tensor) -> None:
+        gradient = parameter.grad
+        if gradient is not None and self._is_bad(gradient):
+            self._alarm()
+
+    @untraced
+    def _after_any_optimizer(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:  # Any: as in torch
+        while self._records and self._records[0].is_finished:
+            self._records.popleft().forget()
+
+    # What they use
+
+    def _record(self, module: nn.Module, args: tuple[Any, ...]) -> ForwardRecord:  # Any: as in torch
+        frame = sys._getframe(2)  # noqa: SLF001 - inspect.stack() reads all files
+        while frame.f_back is not None and not is_users_code(frame.f_code):
+            frame = frame.f_back
+        return ForwardRecord(
+            step=self._run.counter.step,
+            module=weakref.ref(module),
+            args=args,
+            random=RandomState(has_python=self._has_python_random),
+            versions=_versions(args),
+            autocast=_autocast() if torch._C._is_any_autocast_enabled() else [],  # noqa: SLF001 - no public name, and fast
+            called_at=(frame.f_code, frame.f_lineno),
+            is_training=module.training,
+            parameter_version=self._parameter_version(),
+        )
+
+    def _drop_old(self) -> None:
+        step, records = self._run.counter.step, self._records
+        while records and (records[0].step != step or len(records) >= _RECORDS):
+            records.popleft().forget()
+        while len(records) > 1 and records[0].is_finished and self._size_bytes() > _FINISHED_BYTES:
+            records.popleft().forget()
+
+    def _size_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for r in self._records for t in tensors_of((r.args, r.kwargs)))
+
+    def _parameter_version(self) -> int:
+        parameter = self._probes[0]() if self._probes else None
+        return -1 if parameter is None else parameter._version  # noqa: SLF001 - torch counts the changes of a tensor
+
+    def _learn(self, record: ForwardRecord) -> None:
+        self._learned += 1
+        after = RandomState(has_python=True)
+        is_same = record.random.python == after.python and str(record.random.numpy) == str(after.numpy)
+        if not is_same:
+            self._learned = sys.maxsize
+        elif self._learned == _LEARNING:
+            self._has_python_random = False
+
+    def _complete(self, record: ForwardRecord) -> None:
+        """Check a gradient that was too large to be checked in every step."""
+        record.has_bad_gradient |= any(not bool(torch.isfinite(g).all()) for g in record.gradients.values())
+
+    def _choose_probes(self) -> None:
+        """Install hooks on the smallest parameter of a few layers, spread over the model, with the first and last."""
+        self._revision = self._engine.tracker.revision
+        model = self._run.model()
+        while len(self._handles) > 1:
+            self._handles.pop().remove()
+        self._probes = []
+        layers = [] if model is None else list(_smallest_parameters(model))
+        count = min(_PROBES, len(layers))
+        places = {round(i * (len(layers) - 1) / max(1, count - 1)) for i in range(count)}
+        for place in sorted(places):
+            parameter = layers[place]
+            self._probes.append(weakref.ref(parameter))
+            self._handles.append(parameter.register_post_accumulate_grad_hook(self._on_parameter))
+
+    def _is_bad(self, tensor: torch.Tensor) -> bool:
+        if not tensor.is_cpu or tensor.numel() * tensor.element_size() > _CHECKED_BYTES:
+            return False
+        self._holder.grad = tensor
+        bad, _ = self._find_nonfinite([self._holder])  # type: ignore[list-item]  # it reads `grad` only
+        self._holder.grad = None
+        return bool(bad)
+
+    def _is_nan(self, tensor: torch.Tensor) -> bool:
+        """Return whether a small tensor contains NaN. An infinity in an output may be a mask."""
+        return self._is_bad(tensor) and bool(torch.isnan(tensor.detach()).any())
+
+    def _alarm(self) -> None:
+        self._alarm_step = self._run.counter.step
+        self._run.counter.checks_at = 0
+        self._run.plan_again()
+
+    def _give_up(self, error: Exception) -> None:
+        self.remove()
+        self._run.faults.report("the flight recorder", error, "It is off; training continues.")
+
+
+def _versions(value: object) -> list[int]:
+    return [each._version for each in tensors_of(value) if not each.is_inference()]  # noqa: SLF001 - torch counts the changes of a tensor
+
+
+def _autocast() -> list[tuple[str, torch.dtype]]:
+    return [
+        (device, torch.get_autocast_dtype(device))
+        for device in ("cpu", "cuda")
+        if torch.is_autocast_enabled(device)
+    ]
+
+
+def _tensors_of(output: object) -> list[tuple[int, torch.Tensor]]:
+    return list(enumerate(tensor for _, tensor in find_tensors(output)))[:_OUTPUTS]
+
+
+def _smallest_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the smallest trainable parameter of each module that has one, in order."""
+    found = {}
+    for module in model.modules():
+        own = [p for p in module._parameters.values() if p is not None and p.requires_grad]  # noqa: SLF001 - far faster than named_parameters()
+        if own:
+            smallest = min(own, key=torch.Tensor.numel)
+            found[id(smallest)] = smallest
+    return list(found.values())

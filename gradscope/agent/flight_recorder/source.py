@@ -1,0 +1,64 @@
+"""Source lines: of the frames that run an operation, and of an operation in the text of a function."""
+
+import functools
+import linecache
+import os
+import sys
+from dataclasses import dataclass
+from types import CodeType, FrameType
+
+import torch
+
+import gradscope
+
+__all__ = ["SourceLine", "is_users_code", "line_of_caller"]
+
+_LIBRARIES = tuple(
+    os.path.dirname(os.path.abspath(module.__file__)) + os.sep  # noqa: PTH100, PTH120 - once, on plain strings
+    for module in (torch, gradscope)
+    if module.__file__ is not None
+)
+_OWN_PROGRAMS = tuple(_LIBRARIES[-1] + room + os.sep for room in ("demo", "functional", "nn"))
+"""Rooms of gradscope that models call, so their lines are lines of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLine:
+    """A line of a program. `text` is empty if the file cannot be read."""
+
+    file: str
+    number: int
+    function: str
+    text: str
+
+    def __str__(self) -> str:
+        """`model.py:42`."""
+        return f"{os.path.basename(self.file)}:{self.number}"  # noqa: PTH119 - as the path is, also of `<stdin>`
+
+    @classmethod
+    def of(cls, code: CodeType, number: int) -> "SourceLine":
+        """Return a line of a function."""
+        text = linecache.getline(code.co_filename, number).strip()
+        return cls(code.co_filename, number, code.co_name, text)
+
+
+@functools.lru_cache(1024)
+def is_users_code(code: CodeType) -> bool:
+    """Return whether a function is neither of torch nor of gradscope, nor generated."""
+    file = code.co_filename
+    if file.startswith("<") and not file.startswith(("<stdin", "<ipython", "<string")):
+        return False
+    return not file.startswith(_LIBRARIES) or file.startswith(_OWN_PROGRAMS)
+
+
+def line_of_caller(depth: int, until: CodeType | None = None) -> SourceLine | None:
+    """Return the innermost line outside of torch and gradscope, from `depth` frames above the caller.
+
+    until: a function at which the search ends without a result.
+    """
+    frame: FrameType | None = sys._getframe(depth + 1)  # noqa: SLF001 - inspect.stack() reads all files
+    while frame is not None and frame.f_code is not until:
+        if is_users_code(frame.f_code):
+            return SourceLine.of(frame.f_code, frame.f_lineno)
+        frame = frame.f_back
+    return None
