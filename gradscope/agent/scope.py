@@ -17,6 +17,7 @@ from gradscope.agent.commands.script_interventions import ScriptInterventions, W
 from gradscope.agent.coverage import CoverageMonitor
 from gradscope.agent.diagnosis.monitor import FindingMonitor
 from gradscope.agent.diagnosis.signals import SignalMonitor
+from gradscope.agent.flight_recorder.recorder import FlightRecorder
 from gradscope.agent.inspection.capture import Capture, Captures, check_what
 from gradscope.agent.inspection.capture_upload import CaptureUpload
 from gradscope.agent.inspection.custom_functions import FunctionTracker
@@ -83,7 +84,9 @@ class Scope:
         self._breakpoints = Breakpoints(run, engine, self._pause)
         self._rules = RuleMonitor(run, engine, self._commands, self._pause)
         schedule = CheckSchedule(sampler)
-        response = NonfiniteResponse(run, engine, self._rules, schedule)
+        self._findings = FindingMonitor(run, engine, is_quiet=settings.is_quiet)
+        self._recorder = FlightRecorder(run, engine, self._findings)
+        response = NonfiniteResponse(run, engine, self._rules, schedule, self._recorder)
         check = NonfiniteCheck(run, engine, schedule, response, self._breakpoints)
         self._scalars = LoggedScalars(run, self._rules, self._breakpoints)
         self._clipping = ClippingPlugin(run, engine, self._scalars)
@@ -93,7 +96,6 @@ class Scope:
         self._focus = Focus(run, engine, self._commands)
         self._resources = ResourcePlugin(run, engine)
         self._functions = FunctionTracker(run)
-        self._findings = FindingMonitor(run, engine, is_quiet=settings.is_quiet)
         self._coverage = CoverageMonitor(run, engine, self._findings, self._scalars, schedule)
         self._signals = SignalMonitor(run, engine, self._findings)
         plugins = (
@@ -103,6 +105,7 @@ class Scope:
             self._breakpoints,
             self._pause,
             check,
+            self._recorder,
             self._rules,
             self._captures,
             uploads,
@@ -194,7 +197,10 @@ class Scope:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What was found to be wrong with the run, in the order in which it was found."""
-        return (*self._findings.findings, *self._rules.findings)
+        found = self._findings.findings
+        is_traced = any(each.code == "nonfinite" for each in found)
+        of_rules = [f for f in self._rules.findings if not (is_traced and f.code == "nonfinite")]
+        return (*found, *of_rules)
 
     def diagnose(self) -> Verdict:
         """Return the verdict over all findings: causes before their consequences.
@@ -587,6 +593,7 @@ class Scope:
             on_viewers=self._on_viewers,
         )
         self._clipping.install()
+        self._recorder.install()  # before the engine, whose hook may end the run while torch calls all hooks
         self._engine.start()
         reporter = CrashReporter(self._report_exception)
         reporter.install()

@@ -4,7 +4,7 @@ from gradscope.native import native_module, pass_name
 from gradscope.observe.activations import ActivationObserver, LayerSlot, RecordOutput, Token
 from gradscope.observe.cuda.launcher import device_pass_name, failed_pass
 from gradscope.observe.native_hooks import NO_ACTIVE_MODES
-from gradscope.observe.nonfinite import make_find_nonfinite, numbers_of_gradient
+from gradscope.observe.nonfinite import has_numbers, make_find_nonfinite, numbers_of_gradient
 from gradscope.observe.parameters import ParameterObserver
 from gradscope.observe.reduction import (
     DEVICE_COLUMNS,
@@ -31,6 +31,7 @@ __all__ = [
     "Unmeasurable",
     "device_pass_name",
     "failed_pass",
+    "has_numbers",
     "make_find_nonfinite",
     "native_module",
     "numbers_of_gradient",

@@ -12,7 +12,7 @@ from gradscope.agent.flight_recorder.isolation import RandomState
 from gradscope.agent.flight_recorder.origin import Origin
 from gradscope.agent.flight_recorder.source import SourceLine
 
-__all__ = ["ForwardRecord", "tensors_of"]
+__all__ = ["ForwardRecord", "tensors_of", "versions_of"]
 
 
 @dataclass(slots=True)
@@ -40,6 +40,8 @@ class ForwardRecord:
     """A gradient at the output was not kept because of its size."""
     loss: Origin | None = None
     has_returned: bool = False
+    nodes: tuple[int, int] = (0, 0)
+    """The sequence numbers of the graph nodes of this forward: the first, and the one after the last."""
     parameter_version: int = -1
 
     def forget(self) -> None:
@@ -58,8 +60,12 @@ class ForwardRecord:
     @property
     def was_written_to(self) -> bool:
         """Whether the script has changed an input in place since the forward."""
-        now = [each._version for each in tensors_of((self.args, self.kwargs)) if not each.is_inference()]  # noqa: SLF001 - torch counts the changes of a tensor
-        return now != self.versions
+        return versions_of((self.args, self.kwargs)) != self.versions
+
+
+def versions_of(value: object) -> list[int]:
+    """Return torch's counts of changes of the tensors in a structure."""
+    return [each._version for each in tensors_of(value) if not each.is_inference()]  # noqa: SLF001 - no public name
 
 
 def tensors_of(value: object, depth: int = 0) -> Iterator[torch.Tensor]:

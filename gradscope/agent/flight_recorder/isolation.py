@@ -35,7 +35,13 @@ _GLOBAL_HOOKS: Final = (
     "_global_forward_hooks_with_kwargs",
 )
 _CONTAINERS: Final = (list, tuple, dict, set, collections.OrderedDict, collections.deque)
-_RANDOM: Final = (random.Random, np.random.Generator, np.random.RandomState)
+_STATEFUL: Final = (
+    torch.Generator,
+    random.Random,
+    np.random.Generator,
+    np.random.RandomState,
+    itertools.count,
+)
 _DEPTH: Final = 4
 
 
@@ -68,7 +74,7 @@ class RandomState:
 
 
 def _cuda_states() -> list[tuple[int, torch.Tensor]]:
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch does not annotate it
         return []
     return [(i, each.get_state()) for i, each in enumerate(torch.cuda.default_generators)]
 
@@ -160,18 +166,18 @@ def copy_of(value: Any, copies: dict[int, torch.Tensor], depth: int = 0) -> Any:
         if id(value) not in copies:
             copies[id(value)] = _clone(value)
         return copies[id(value)]
-    if isinstance(value, torch.Generator):
-        return value.clone_state()
-    if isinstance(value, _RANDOM):
-        return copy.deepcopy(value)
-    if isinstance(value, itertools.count):
-        return itertools.count(*value.__reduce__()[1])  # type: ignore[misc]  # typed as a string or a tuple
+    if isinstance(value, _STATEFUL):
+        return value.clone_state() if isinstance(value, torch.Generator) else copy.deepcopy(value)
     if type(value) not in _CONTAINERS or depth == _DEPTH:
         return value
     if isinstance(value, dict):
         return type(value)((key, copy_of(item, copies, depth + 1)) for key, item in value.items())
     items = [copy_of(item, copies, depth + 1) for item in value]
-    return collections.deque(items, value.maxlen) if isinstance(value, collections.deque) else type(value)(items)
+    return (
+        collections.deque(items, value.maxlen)
+        if isinstance(value, collections.deque)
+        else type(value)(items)
+    )
 
 
 def _clone(tensor: torch.Tensor) -> torch.Tensor:
@@ -179,4 +185,3 @@ def _clone(tensor: torch.Tensor) -> torch.Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(clone, requires_grad=tensor.requires_grad)
     return clone.requires_grad_(tensor.requires_grad)
-

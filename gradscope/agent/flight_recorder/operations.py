@@ -2,8 +2,8 @@
 
 An element that is not finite has its origin in the operation that made it from finite operands. Operations that
 pass it on inherit that origin, so the origin of a result is known when it reaches the output: a NaN that the model
-discards (`torch.where`) is no fault. An infinity that a mask contains on purpose is no origin: if NaN comes from it, the
-operation that made the NaN is.
+discards (`torch.where`) is no fault. An infinity that a mask contains on purpose is no origin: if NaN comes from it,
+the operation that made the NaN is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -77,21 +77,34 @@ class _Node:
     line: SourceLine | None
 
 
-class OperationWatcher(TorchDispatchMode):
+class OperationWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
     """Watches the operations of a replay: forward first, then backward. Add known tensors before with `add`.
 
-    layer: the innermost module that runs now; the replay sets it. boundary: the function that runs the replay.
+    layer: the innermost module that runs now; the replay sets it. boundary: the functions that run the replay.
     """
 
-    def __init__(self, boundary: CodeType, called_at: SourceLine | None) -> None:
-        super().__init__()
+    def __init__(self, boundary: Sequence[CodeType], called_at: SourceLine | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.layer = ""
         self._boundary = boundary
         self._called_at = called_at
         self._events: dict[int, tuple[torch.Tensor, _Event]] = {}
         """By address of the memory: a tensor that keeps it, and where its elements that are not finite come from."""
         self._count = 0
+        self._entered: list[int] = []
+        self._ranges: list[tuple[int, int, str]] = []
+        """By layer, the inner ones first: the sequence numbers of its graph nodes."""
         self._nodes: dict[int, _Node] = {}
+
+    def enter(self, layer: str) -> None:
+        """Note that a layer begins."""
+        self.layer = layer
+        self._entered.append(_sequence_number())
+
+    def leave(self, layer: str) -> None:
+        """Note that a layer has returned."""
+        if self._entered:
+            self._ranges.append((self._entered.pop(), _sequence_number(), layer))
 
     def add(self, tensor: torch.Tensor, origin: Origin) -> None:
         """Give the origin of a tensor that is not finite before the replay."""
@@ -112,10 +125,13 @@ class OperationWatcher(TorchDispatchMode):
         known = self._events.get(_address(tensor))
         return None if known is None else known[1]
 
-    def location_of(self, node: torch.autograd.graph.Node | None) -> tuple[str, str, SourceLine | None] | None:
-        """Return layer, operation and line of the forward operation of a node; None if not known."""
-        seen = None if node is None else self._nodes.get(node._sequence_nr())  # noqa: SLF001 - no public name
-        return None if seen is None else (seen.layer, seen.operation, seen.line)
+    def _location_of(self, node: torch.autograd.graph.Node) -> _Node | None:
+        """Return where the forward operation of a node ran; None if not known."""
+        number = node._sequence_nr()  # noqa: SLF001 - no public name
+        if number in self._nodes:
+            return self._nodes[number]
+        layer = next((layer for first, last, layer in self._ranges if first <= number < last), None)
+        return None if layer is None else _Node(layer, "", None)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -175,20 +191,18 @@ class OperationWatcher(TorchDispatchMode):
         *,
         is_forward: bool,
     ) -> Origin:
-        layer, operation, line = self.layer, f"{func.namespace}.{_name(func)}", None
-        here = line_of_caller(2, self._boundary)
+        layer, operation = self.layer, f"{func.namespace}.{_name(func)}"
+        line = line_of_caller(2, self._boundary)
         detail = describe_operands(_name(func), kept, found.nan > 0)
         if is_forward:
-            line = here or self._called_at
+            line = line or self._called_at
         else:
             node = torch._C._current_autograd_node()  # noqa: SLF001 - no public name
-            seen = self.location_of(node)
-            line = here
+            seen = None if node is None else self._location_of(node)
+            operation = operation if node is None else node.name()
             if seen is not None:
-                layer, forward, line = seen[0], seen[1], here or seen[2]
-                operation = f"{node.name()} of {forward}" if forward else node.name()
-            elif node is not None:
-                operation = node.name()
+                layer, line = seen.layer, line or seen.line
+                operation = f"{operation} of {seen.operation}" if seen.operation else operation
         return Origin(
             place="forward" if is_forward else "backward",
             what="NaN" if found.nan else "Inf",
@@ -202,10 +216,15 @@ class OperationWatcher(TorchDispatchMode):
 
     def _note_node(self, func: Any) -> None:  # Any: as above
         """Note where the newest graph node was made."""
-        number = torch.autograd._get_sequence_nr() - 1  # type: ignore[attr-defined]  # noqa: SLF001 - no public name
-        if number not in self._nodes and torch.is_grad_enabled():
+        number = _sequence_number() - 1
+        if number not in self._nodes:
             line = line_of_caller(2, self._boundary) or self._called_at
             self._nodes[number] = _Node(self.layer, f"{func.namespace}.{_name(func)}", line)
+
+
+def _sequence_number() -> int:
+    number: int = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]  # noqa: SLF001 - no public name
+    return number
 
 
 def _order(event: _Event) -> int:

@@ -9,7 +9,8 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -17,17 +18,24 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.agent.flight_recorder.forward_record import ForwardRecord, tensors_of
+from gradscope.agent.diagnosis.monitor import FindingMonitor
+from gradscope.agent.flight_recorder.forward_record import ForwardRecord, tensors_of, versions_of
 from gradscope.agent.flight_recorder.isolation import RandomState
+from gradscope.agent.flight_recorder.loss_graph import LossGraph
+from gradscope.agent.flight_recorder.origin import Origin
 from gradscope.agent.flight_recorder.replay import Replay, replay
+from gradscope.agent.flight_recorder.report import finding_of_replay
 from gradscope.agent.flight_recorder.source import is_users_code
 from gradscope.agent.run.context import RunContext
+from gradscope.agent.run.step_counter import sequence_number
 from gradscope.agent.step.engine import StepEngine
+from gradscope.agent.step.plugins import StepPlugin
+from gradscope.findings import Severity
 from gradscope.hooks import (
+    BackwardRootHook,
     GradientHook,
     OuterForwardHook,
     find_tensors,
-    hidden_from_modes,
     untraced,
     watch_gradient,
 )
@@ -47,10 +55,16 @@ _GRADIENT_BYTES: Final = 256 << 20
 _CHECKED_BYTES: Final = 64 << 10
 """A larger output or gradient is not checked in every step: reading this many takes about 3 µs."""
 
-_PROBES: Final = 4
+_PROBES: Final = 3
 _OUTPUTS: Final = 16
+_TRACED: Final = 3
+"""Replays in one run."""
+
 _LEARNING: Final = 3
 """Forwards after which it is known whether the model draws random numbers from Python or NumPy."""
+
+
+_Seen: TypeAlias = Literal["output", "loss", "gradient"]
 
 
 class _Holder:
@@ -62,35 +76,45 @@ class _Holder:
         self.grad: torch.Tensor | None = None
 
 
-class FlightRecorder:
-    """Records the forwards of the step in progress. Active from `install` to `remove`.
+class FlightRecorder(StepPlugin):
+    """Records the forwards of a step, and traces what is not finite. Active from `install` to `close`.
 
-    alarm: called when an element that is not finite is seen, so that all gradients are checked before the optimizer
-    steps. It may be called again in the same step.
+    Add it to the engine after the nonfinite check, which calls `report` if a gradient is not finite.
     """
 
-    def __init__(self, run: RunContext, engine: StepEngine) -> None:
+    name = "the flight recorder"
+
+    def __init__(self, run: RunContext, engine: StepEngine, findings: FindingMonitor) -> None:
         self._run = run
         self._engine = engine
+        self._findings = findings
         self._records: deque[ForwardRecord] = deque()
         self._hook = OuterForwardHook(engine.tracker.owns, self._on_enter, self._on_leave)
+        self._roots = BackwardRootHook(self._on_backward)
         self._find_nonfinite = make_find_nonfinite()
         self._holder = _Holder()
         self._handles: list[Any] = []  # Any: torch's handles have no common type
+        self._leaf_handles: list[RemovableHandle] = []
         self._probes: list[weakref.ref[nn.Parameter]] = []
         self._revision = -1
         self._learned = 0
         self._has_python_random = True
+        self._alarms: set[_Seen] = set()
         self._alarm_step = -1
+        self._traced = 0
+        self.fault: ForwardRecord | None = None
+        """The record of the newest step that was traced."""
 
     def install(self) -> None:
         """Install the hooks."""
         self._hook.install()
+        self._roots.install()
         self._handles.append(register_optimizer_step_post_hook(self._after_any_optimizer))
 
     def remove(self) -> None:
         """Remove the hooks and drop everything."""
         self._hook.remove()
+        self._roots.remove()
         while self._handles:
             self._handles.pop().remove()
         self.forget()
@@ -99,16 +123,56 @@ class FlightRecorder:
         """Drop the records."""
         while self._records:
             self._records.popleft().forget()
-
-    @property
-    def has_alarm(self) -> bool:
-        """Whether an element that is not finite was seen in the step in progress."""
-        return self._alarm_step == self._run.counter.step
+        while self._leaf_handles:
+            self._leaf_handles.pop().remove()
 
     @property
     def records(self) -> Sequence[ForwardRecord]:
         """The records of the step in progress, the oldest first."""
         return tuple(self._records)
+
+    def report(
+        self, step: int, parameters: Sequence[str], note: str = "", *, severity: Severity = "error"
+    ) -> None:
+        """Trace and report gradients that are not finite. Call it before the optimizer steps.
+
+        parameters: their names. note: a clause about what becomes of the step.
+        """
+        self._alarms.clear()
+        self._traced += 1
+        if self._traced > _TRACED:
+            found = Replay(None, f"{_TRACED} other steps of this run were traced already")
+        else:
+            self.fault, found = self.trace()
+        is_first_check = self._run.counter.check_every <= 1
+        made = finding_of_replay(
+            found, step=step, parameters=parameters, note=note, is_first_check=is_first_check
+        )
+        self._findings.report([replace(made, severity=severity)])
+
+    def next_active_step(self, step: int) -> int | None:  # noqa: ARG002 - the signature of a plugin
+        """Return None: all methods that are needed are always called."""
+        return None
+
+    def check_gradients(self, step: int, optimizer: Optimizer) -> None:  # noqa: ARG002 - as above
+        """Report what was seen although the gradients that the optimizer gets are finite."""
+        if "loss" in self._alarms:
+            self.report(step, (), "the gradients are finite", severity="warning")
+        elif "gradient" in self._alarms:
+            self.report(
+                step, (), "the script has replaced them before the optimizer steps", severity="warning"
+            )
+        self._alarms.clear()
+
+    def close(self) -> None:
+        """Remove the hooks and drop everything."""
+        self._report_unused()
+        self.remove()
+
+    def _report_unused(self) -> None:
+        """Report what was seen in a step that ended without an optimizer."""
+        if self._alarms:
+            self.report(self._alarm_step, (), "the script has not stepped the optimizer")
 
     def trace(self) -> tuple[ForwardRecord | None, Replay]:
         """Replay the records of the step, until one of them has the origin. Call it before the optimizer steps."""
@@ -116,14 +180,14 @@ class FlightRecorder:
         if model is None:
             return None, Replay(None, "the model was garbage-collected")
         if not self._records:
-            return None, Replay(None, "the model's own forward was not called in this step, or was traced")
+            return None, Replay(
+                None, "the model's own forward was not called in this step, or was traced"
+            )
         names = {id(module): name for name, module in model.named_modules()}
         found: tuple[ForwardRecord | None, Replay] = None, Replay(None, "")
         for record in self._records:
             if record.parameter_version != self._parameter_version():
                 result = Replay(None, "the parameters were changed before the gradients were checked")
-            elif record.loss is not None:
-                result = Replay(record.loss)
             else:
                 self._complete(record)
                 result = replay(record, names)
@@ -136,6 +200,7 @@ class FlightRecorder:
 
     def _on_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:  # Any: as in torch
         try:
+            self._report_unused()
             self._drop_old()
             if self._revision != self._engine.tracker.revision:
                 self._choose_probes()
@@ -143,15 +208,18 @@ class FlightRecorder:
         except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
             self._give_up(error)
 
-    def _on_leave(self, _module: nn.Module, kwargs: dict[str, Any], output: Any) -> None:  # Any: as in torch
+    def _on_leave(
+        self, _module: nn.Module, kwargs: dict[str, Any], output: Any
+    ) -> None:  # Any: as in torch
         try:
             record = self._records[-1] if self._records else None
             if record is None or record.has_returned or output is None:
                 return
             record.has_returned = True
+            record.nodes = record.nodes[0], sequence_number()
             if kwargs:
                 record.kwargs = dict(kwargs)
-                record.versions += _versions(kwargs)
+                record.versions += versions_of(kwargs)
             if self._learned < _LEARNING:
                 self._learn(record)
             self._watch(record, output)
@@ -162,11 +230,39 @@ class FlightRecorder:
         outputs = ((0, output),) if type(output) is torch.Tensor else _tensors_of(output)
         for place, tensor in outputs:
             if self._is_nan(tensor):
-                self._alarm()
+                self._alarm("output")
             if tensor.requires_grad:
                 handle = watch_gradient(tensor, GradientHook(self._on_gradient, (record, place)))
                 if handle is not None:
-                    self._handles.append(handle)
+                    self._leaf_handles.append(handle)
+
+    def _on_backward(self, tensors: list[torch.Tensor]) -> None:
+        """Check the loss, and watch the operations between the model and the loss. Must not raise."""
+        record = self._records[-1] if self._records else None
+        if record is None or not record.has_returned:
+            return
+        try:
+            loss = tensors[0]
+            if loss.grad_fn is None or loss.numel() != 1 or not loss.is_cpu:
+                return
+            graph = LossGraph(loss, self._is_of_model)
+            if self._is_bad(loss):
+                record.loss = graph.explain_value()
+                self._alarm("loss")
+            else:
+                graph.watch(self._is_bad, self._on_loss_gradient)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._give_up(error)
+
+    def _on_loss_gradient(self, origin: Origin) -> None:
+        if self._records and self._records[-1].loss is None:
+            self._records[-1].loss = origin
+            self._alarm("gradient")
+
+    def _is_of_model(self, number: int) -> bool:
+        return number < self._records[0].nodes[0] or any(
+            first <= number < end for first, end in (record.nodes for record in self._records)
+        )
 
     def _on_gradient(self, token: tuple[ForwardRecord, int], gradient: torch.Tensor) -> None:
         record, place = token
@@ -178,15 +274,17 @@ class FlightRecorder:
         record.gradients[place] = gradient
         if self._is_bad(gradient):
             record.has_bad_gradient = True
-            self._alarm()
+            self._alarm("gradient")
 
     def _on_parameter(self, parameter: torch.Tensor) -> None:
         gradient = parameter.grad
         if gradient is not None and self._is_bad(gradient):
-            self._alarm()
+            self._alarm("gradient")
 
     @untraced
-    def _after_any_optimizer(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:  # Any: as in torch
+    def _after_any_optimizer(
+        self, _optimizer: Optimizer, _args: Any, _kwargs: Any
+    ) -> None:  # Any: as in torch
         while self._records and self._records[0].is_finished:
             self._records.popleft().forget()
 
@@ -201,11 +299,12 @@ class FlightRecorder:
             module=weakref.ref(module),
             args=args,
             random=RandomState(has_python=self._has_python_random),
-            versions=_versions(args),
+            versions=versions_of(args),
             autocast=_autocast() if torch._C._is_any_autocast_enabled() else [],  # noqa: SLF001 - no public name, and fast
             called_at=(frame.f_code, frame.f_lineno),
             is_training=module.training,
             parameter_version=self._parameter_version(),
+            nodes=(sequence_number(), 0),
         )
 
     def _drop_old(self) -> None:
@@ -216,7 +315,9 @@ class FlightRecorder:
             records.popleft().forget()
 
     def _size_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for r in self._records for t in tensors_of((r.args, r.kwargs)))
+        return sum(
+            t.numel() * t.element_size() for r in self._records for t in tensors_of((r.args, r.kwargs))
+        )
 
     def _parameter_version(self) -> int:
         parameter = self._probes[0]() if self._probes else None
@@ -233,7 +334,9 @@ class FlightRecorder:
 
     def _complete(self, record: ForwardRecord) -> None:
         """Check a gradient that was too large to be checked in every step."""
-        record.has_bad_gradient |= any(not bool(torch.isfinite(g).all()) for g in record.gradients.values())
+        record.has_bad_gradient |= any(
+            not bool(torch.isfinite(g).all()) for g in record.gradients.values()
+        )
 
     def _choose_probes(self) -> None:
         """Install hooks on the smallest parameter of a few layers, spread over the model, with the first and last."""
@@ -248,7 +351,8 @@ class FlightRecorder:
         for place in sorted(places):
             parameter = layers[place]
             self._probes.append(weakref.ref(parameter))
-            self._handles.append(parameter.register_post_accumulate_grad_hook(self._on_parameter))
+            handle = parameter.register_post_accumulate_grad_hook(self._on_parameter)  # type: ignore[no-untyped-call]  # torch does not annotate it
+            self._handles.append(handle)
 
     def _is_bad(self, tensor: torch.Tensor) -> bool:
         if not tensor.is_cpu or tensor.numel() * tensor.element_size() > _CHECKED_BYTES:
@@ -262,7 +366,9 @@ class FlightRecorder:
         """Return whether a small tensor contains NaN. An infinity in an output may be a mask."""
         return self._is_bad(tensor) and bool(torch.isnan(tensor.detach()).any())
 
-    def _alarm(self) -> None:
+    def _alarm(self, seen: _Seen) -> None:
+        """Make the nonfinite check run in this step."""
+        self._alarms.add(seen)
         self._alarm_step = self._run.counter.step
         self._run.counter.checks_at = 0
         self._run.plan_again()
@@ -270,10 +376,6 @@ class FlightRecorder:
     def _give_up(self, error: Exception) -> None:
         self.remove()
         self._run.faults.report("the flight recorder", error, "It is off; training continues.")
-
-
-def _versions(value: object) -> list[int]:
-    return [each._version for each in tensors_of(value) if not each.is_inference()]  # noqa: SLF001 - torch counts the changes of a tensor
 
 
 def _autocast() -> list[tuple[str, torch.dtype]]:

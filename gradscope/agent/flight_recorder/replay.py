@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from gradscope.agent.flight_recorder.forward_record import ForwardRecord, tensors_of
+from gradscope.agent.flight_recorder.forward_record import ForwardRecord, versions_of
 from gradscope.agent.flight_recorder.isolation import Isolation, RandomState, copy_of
 from gradscope.agent.flight_recorder.operations import OperationWatcher, count_nonfinite
 from gradscope.agent.flight_recorder.origin import Origin, Pass
@@ -117,7 +117,7 @@ class _Run:
         self._record = record
         self._module = module
         self._names = names
-        self._watcher = OperationWatcher(_Run._call.__code__, record.line())
+        self._watcher = OperationWatcher((_Run._call.__code__, _run_backward.__code__), record.line())
         self._layers: list[str] = []
         self._hooks = CallHooks(
             SlotTable((each, names.get(id(each), name)) for name, each in module.named_modules()),
@@ -138,18 +138,20 @@ class _Run:
                     copy = copies.get(id(tensor))
                     if copy is not None:
                         self._watcher.add(copy, Origin(place="input", what="Inf", detail=name))
-            before = [each._version for each in tensors_of((args, kwargs))]  # noqa: SLF001 - torch counts the changes of a tensor
+            before = versions_of((args, kwargs))
             record.random.put_back()
             state = RandomState(has_python=True)
             output = self._call(args, kwargs)
             origin = self._watcher.first_origin(tensor for _, tensor in find_tensors(output))
+            if origin is None and record.loss is not None:
+                return record.loss
             if origin is None and not record.has_bad_gradient:
                 parameters = list(isolation.parameters.values())
                 self._call_backward(output, parameters)
                 origin = self._watcher.first_origin(p.grad for p in parameters if p.grad is not None)
             if origin is not None:
                 return origin
-            is_written = before != [each._version for each in tensors_of((args, kwargs))]  # noqa: SLF001 - as above
+            is_written = before != versions_of((args, kwargs))
             self._explain(isolation, state, is_written=is_written)
         raise AssertionError  # pragma: no cover - `_explain` raises
 
@@ -175,7 +177,9 @@ class _Run:
         ]
         if not pairs:
             reason = "was too large to be kept" if self._record.too_large else "did not arrive"
-            raise _NotReplayed(f"the forward pass is finite, and the gradient at the model's output {reason}")
+            raise _NotReplayed(
+                f"the forward pass is finite, and the gradient at the model's output {reason}"
+            )
         tensors, given = zip(*pairs, strict=True)
         self._hooks.install()
         try:
@@ -196,34 +200,43 @@ class _Run:
                 "now on"
             )
         if self._record.has_bad_gradient:
-            raise _NotReplayed("")
+            raise _NotReplayed(
+                "the model's output is finite and the gradient that arrives at it is not, so it arises in the loss"
+            )
         if isolation.buffers:
             raise _NotReplayed(
                 "all results of the replay are finite: the model has a state that the forward pass changes "
                 f"({', '.join(list(isolation.buffers)[:2])}), or the cause is outside of the model"
             )
-        raise _NotReplayed("all results of the replay are finite: the cause is outside of the model's forward pass")
+        raise _NotReplayed(
+            "all results of the replay are finite: the cause is outside of the model's forward pass"
+        )
 
     def _enter(self, name: str, _args: object) -> None:
         self._layers.append(name)
-        self._watcher.layer = name
+        self._watcher.enter(name)
 
     def _leave(self, name: str, _args: object, _kwargs: object, _output: object) -> None:
+        self._watcher.leave(name)
         self._abandon(name)
 
     def _abandon(self, _name: str) -> None:
         if self._layers:
             self._layers.pop()
-        self._watcher.layer = self._layers[-1] if self._layers else self._names.get(id(self._module), "")
+        self._watcher.layer = (
+            self._layers[-1] if self._layers else self._names.get(id(self._module), "")
+        )
 
 
 def _run_backward(
     tensors: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]
 ) -> None:
     """Run a backward pass that adds to the gradients of `inputs` only, and calls no hook of gradscope."""
-    engine: Any = torch.autograd.graph._engine_run_backward  # type: ignore[attr-defined]  # noqa: SLF001 - what torch.autograd.backward calls; Any: not typed
+    engine: Any = torch.autograd.graph._engine_run_backward  # noqa: SLF001 - what torch.autograd.backward calls; Any: not typed
     try:
-        engine(tensors, gradients, True, False, tuple(inputs), allow_unreachable=True, accumulate_grad=True)
+        engine(
+            tensors, gradients, True, False, tuple(inputs), allow_unreachable=True, accumulate_grad=True
+        )
     except RuntimeError as error:
         if "heckpoint" not in str(error):
             raise

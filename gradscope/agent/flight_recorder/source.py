@@ -4,21 +4,20 @@ import functools
 import linecache
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType, FrameType
+from typing import Final
 
 import torch
 
-import gradscope
-
 __all__ = ["SourceLine", "is_users_code", "line_of_caller"]
 
-_LIBRARIES = tuple(
-    os.path.dirname(os.path.abspath(module.__file__)) + os.sep  # noqa: PTH100, PTH120 - once, on plain strings
-    for module in (torch, gradscope)
-    if module.__file__ is not None
+_LIBRARIES: Final = tuple(
+    str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[2])
 )
-_OWN_PROGRAMS = tuple(_LIBRARIES[-1] + room + os.sep for room in ("demo", "functional", "nn"))
+_OWN_PROGRAMS: Final = tuple(_LIBRARIES[-1] + room + os.sep for room in ("demo", "functional", "nn"))
 """Rooms of gradscope that models call, so their lines are lines of the model."""
 
 
@@ -33,7 +32,7 @@ class SourceLine:
 
     def __str__(self) -> str:
         """`model.py:42`."""
-        return f"{os.path.basename(self.file)}:{self.number}"  # noqa: PTH119 - as the path is, also of `<stdin>`
+        return f"{Path(self.file).name}:{self.number}"
 
     @classmethod
     def of(cls, code: CodeType, number: int) -> "SourceLine":
@@ -51,13 +50,13 @@ def is_users_code(code: CodeType) -> bool:
     return not file.startswith(_LIBRARIES) or file.startswith(_OWN_PROGRAMS)
 
 
-def line_of_caller(depth: int, until: CodeType | None = None) -> SourceLine | None:
+def line_of_caller(depth: int, until: Sequence[CodeType] = ()) -> SourceLine | None:
     """Return the innermost line outside of torch and gradscope, from `depth` frames above the caller.
 
-    until: a function at which the search ends without a result.
+    until: functions at which the search ends without a result.
     """
     frame: FrameType | None = sys._getframe(depth + 1)  # noqa: SLF001 - inspect.stack() reads all files
-    while frame is not None and frame.f_code is not until:
+    while frame is not None and frame.f_code not in until:
         if is_users_code(frame.f_code):
             return SourceLine.of(frame.f_code, frame.f_lineno)
         frame = frame.f_back

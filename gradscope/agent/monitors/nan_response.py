@@ -15,6 +15,7 @@ from typing import Final
 
 from torch import nn
 
+from gradscope.agent.flight_recorder.recorder import FlightRecorder
 from gradscope.agent.monitors.nan_check_schedule import CheckSchedule
 from gradscope.agent.monitors.rules import ActiveRule, RuleMonitor
 from gradscope.agent.run.context import RunContext
@@ -37,12 +38,18 @@ class NonfiniteResponse:
     """Reports nonfinite gradients to the rules of a run, and requests that the next steps are observed."""
 
     def __init__(
-        self, run: RunContext, engine: StepEngine, rules: RuleMonitor, schedule: CheckSchedule
+        self,
+        run: RunContext,
+        engine: StepEngine,
+        rules: RuleMonitor,
+        schedule: CheckSchedule,
+        recorder: FlightRecorder,
     ) -> None:
         self._run = run
         self._engine = engine
         self._rules = rules
         self._schedule = schedule
+        self._recorder = recorder
         self._first = self._last = -1
         """The first and the last nonfinite step of the newest occurrence."""
         self._count = 0
@@ -64,6 +71,11 @@ class NonfiniteResponse:
             self._run.plan_again()  # the next step is observed, so it is not idle
         has_shards = any(is_sharded(parameter) for parameter in parameters)
         names = self._names_of(parameters) if is_first else []
+        if is_first:
+            skipped = next(
+                filter(None, (_skipped(a, has_shards) for a in self._rules.active(_RULE))), ""
+            )
+            self._recorder.report(step, names, skipped)
         must_skip = False
         for active in self._rules.active(_RULE):
             must_skip |= active.action == "skip_step" and not has_shards
@@ -121,11 +133,14 @@ def _words(names: Sequence[str], active: ActiveRule, *, is_observed: bool, has_s
     rest = len(names) - _SHOWN
     shown = ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
     origin = "" if is_observed else "; origin not observed"
-    skipped = ""
-    if active.action == "skip_step":
-        skipped = (
-            "; the step is not skipped: gradients are sharded, and ranks might differ"
-            if has_shards
-            else "; the optimizer's step is skipped"
-        )
-    return f"not finite: the gradients of {shown}{origin}{skipped}"
+    skipped = _skipped(active, has_shards)
+    return f"not finite: the gradients of {shown}{origin}" + (f"; {skipped}" if skipped else "")
+
+
+def _skipped(active: ActiveRule, has_shards: bool) -> str:
+    """Return whether a rule skips the optimizer's step, as a clause; an empty string if it does not."""
+    if active.action != "skip_step":
+        return ""
+    if has_shards:
+        return "the step is not skipped: gradients are sharded, and ranks might differ"
+    return "the optimizer's step is skipped"
