@@ -18,6 +18,7 @@ from gradscope.agent.coverage import CoverageMonitor
 from gradscope.agent.diagnosis.monitor import FindingMonitor
 from gradscope.agent.diagnosis.signals import SignalMonitor
 from gradscope.agent.flight_recorder.recorder import FlightRecorder
+from gradscope.agent.flight_recorder.scaler_skips import ScalerSkips
 from gradscope.agent.inspection.capture import Capture, Captures, check_what
 from gradscope.agent.inspection.capture_upload import CaptureUpload
 from gradscope.agent.inspection.custom_functions import FunctionTracker
@@ -86,6 +87,7 @@ class Scope:
         schedule = CheckSchedule(sampler)
         self._findings = FindingMonitor(run, engine, is_quiet=settings.is_quiet)
         self._recorder = FlightRecorder(run, engine, self._findings)
+        self._scaler_skips = ScalerSkips(run, engine, self._recorder, self._findings)
         response = NonfiniteResponse(run, engine, self._rules, schedule, self._recorder)
         check = NonfiniteCheck(run, engine, schedule, response, self._breakpoints)
         self._scalars = LoggedScalars(run, self._rules, self._breakpoints)
@@ -106,6 +108,7 @@ class Scope:
             self._pause,
             check,
             self._recorder,
+            self._scaler_skips,
             self._rules,
             self._captures,
             uploads,
@@ -197,10 +200,7 @@ class Scope:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What was found to be wrong with the run, in the order in which it was found."""
-        found = self._findings.findings
-        is_traced = any(each.code == "nonfinite" for each in found)
-        of_rules = [f for f in self._rules.findings if not (is_traced and f.code == "nonfinite")]
-        return (*found, *of_rules)
+        return (*self._findings.findings, *self._rules.findings)
 
     def diagnose(self) -> Verdict:
         """Return the verdict over all findings: causes before their consequences.
@@ -593,6 +593,7 @@ class Scope:
             on_viewers=self._on_viewers,
         )
         self._clipping.install()
+        self._scaler_skips.install()
         self._recorder.install()  # before the engine, whose hook may end the run while torch calls all hooks
         self._engine.start()
         reporter = CrashReporter(self._report_exception)

@@ -20,8 +20,17 @@ CODES: dict[str, Code] = {
             "a tensor contains NaN, or a gradient, a parameter or an update contains an infinity",
             "An operation on invalid input (a division by zero, a logarithm or a root at zero or below), "
             "an overflow of the number format, or NaN in the data.",
-            "Pause at the first one: gradscope break RUN any.nan; then capture the input of that layer.",
+            "Reproduce the step: gradscope capture RUN --fault, then python -m gradscope.replay.",
             explains=("loss-spike", "gradient-spike", "exploding-gradient", "dead-units"),
+        ),
+        Code(
+            "scaler-skip",
+            "backward",
+            "hint",
+            "the loss scaler skips steps because gradients overflow",
+            "The loss scale is still too large, which is normal in the first steps. If it lasts, a gradient "
+            "overflows by itself.",
+            "Nothing, if it ends. If not: compute that layer in float32 or bfloat16, or divide the loss.",
         ),
         Code(
             "stale-optimizer",

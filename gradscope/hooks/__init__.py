@@ -15,6 +15,7 @@ from gradscope.hooks.layers import (
     layers_of,
     original_module,
 )
+from gradscope.hooks.loss_scaler import LossScalerHook
 from gradscope.hooks.modes import hidden_from_modes, is_plain, is_transforming
 from gradscope.hooks.module_calls import CallHooks
 from gradscope.hooks.next_forward import NextForwardHook
@@ -47,6 +48,7 @@ __all__ = [
     "InputHook",
     "LayerInfo",
     "LayerPatterns",
+    "LossScalerHook",
     "NextForwardHook",
     "OptimizerHook",
     "OuterForwardHook",

@@ -25,7 +25,7 @@ class OuterForwardHook:
 
     A forward of the model is the outermost forward of a module for which `owns(module)` is True: of the model, or of
     its part that the script calls. The output is None if the forward raises. Forwards with
-    gradients disabled, in a backward pass, inside `torch.func` transforms, and those that are traced are left out; a
+    gradients disabled, in a backward pass, inside `torch.func` transforms, and traced forwards are left out; a
     module from `torch.compile` is entered as itself. `other(module, args)`, if set, is called before the forward of
     any other module outside of the model. The callbacks must not raise. Active from `install` to `remove`.
     """

@@ -45,6 +45,8 @@ _ROUND: Final = 5
 _GRAPHS: Final = 4
 """The number of backward passes whose graph is checked: a program may have several losses."""
 
+_SEVERITIES: Final = ("error", "warning", "hint")
+
 _FIRST_PAUSE: Final = 50
 """Steps between the first two rounds; each later pause is twice as long."""
 
@@ -165,13 +167,17 @@ class FindingMonitor(StepPlugin):
         self._probe.forget()
 
     def report(self, findings: Sequence[Finding]) -> None:
-        """Keep findings that are new, and report them to viewers, the recording and stderr."""
+        """Keep findings that are new or have become worse, and report them to viewers, the recording and stderr."""
         for finding in findings:
             key = finding.code, finding.layers
-            if key in self._found:
+            known = self._found.get(key)
+            if known is not None and _SEVERITIES.index(known.severity) <= _SEVERITIES.index(
+                finding.severity
+            ):
                 continue
             is_first = not any(each.severity == "error" for each in self._found.values())
             self._found[key] = finding
+            self._run.reported_codes.add(finding.code)
             self._run.publisher.put_and_send(partial(self._event, finding))
             if finding.severity == "error" and is_first and not self._is_quiet:
                 print(log_line(finding), file=sys.stderr)  # noqa: T201 - see above

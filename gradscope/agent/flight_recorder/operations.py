@@ -1,9 +1,9 @@
 """`OperationWatcher`: a dispatch mode that finds the operation in which a NaN or an infinity arises.
 
 An element that is not finite has its origin in the operation that made it from finite operands. Operations that
-pass it on inherit that origin, so the origin of a result is known when it reaches the output: a NaN that the model
-discards (`torch.where`) is no fault. An infinity that a mask contains on purpose is no origin: if NaN comes from it,
-the operation that made the NaN is.
+pass it on inherit that origin, so the origin of a result is known when it reaches the output. A NaN that the model
+discards (`torch.where`) does not count. Nor does an infinity that a program wrote as a mask: if NaN comes from it, the
+operation that made the NaN is the origin.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

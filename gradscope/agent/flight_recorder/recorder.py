@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
@@ -102,6 +103,8 @@ class FlightRecorder(StepPlugin):
         self._alarms: set[_Seen] = set()
         self._alarm_step = -1
         self._traced = 0
+        self.has_scaler = False
+        """Whether a loss scaler is in use: then gradients that are not finite are a matter of `ScalerSkips`."""
         self.fault: ForwardRecord | None = None
         """The record of the newest step that was traced."""
 
@@ -132,11 +135,17 @@ class FlightRecorder(StepPlugin):
         return tuple(self._records)
 
     def report(
-        self, step: int, parameters: Sequence[str], note: str = "", *, severity: Severity = "error"
+        self,
+        step: int,
+        parameters: Sequence[str],
+        note: str = "",
+        *,
+        action: str = "",
+        severity: Severity = "error",
     ) -> None:
         """Trace and report gradients that are not finite. Call it before the optimizer steps.
 
-        parameters: their names. note: a clause about what becomes of the step.
+        parameters: their names. note: a clause about what becomes of the step. action: as in `Finding`.
         """
         self._alarms.clear()
         self._traced += 1
@@ -148,14 +157,27 @@ class FlightRecorder(StepPlugin):
         made = finding_of_replay(
             found, step=step, parameters=parameters, note=note, is_first_check=is_first_check
         )
-        self._findings.report([replace(made, severity=severity)])
+        self._findings.report([replace(made, severity=severity, action=action)])
 
     def next_active_step(self, step: int) -> int | None:  # noqa: ARG002 - the signature of a plugin
         """Return None: all methods that are needed are always called."""
         return None
 
-    def check_gradients(self, step: int, optimizer: Optimizer) -> None:  # noqa: ARG002 - as above
+    @property
+    def sees_more_than_gradients(self) -> bool:
+        """Whether the loss or the output of this step is not finite, so that the loss scale is not the cause."""
+        return bool(self._alarms - {"gradient"})
+
+    def dismiss(self) -> None:
+        """Forget what was seen in this step."""
+        self._alarms.clear()
+
+    def check_gradients(self, step: int, optimizer: Optimizer) -> None:
         """Report what was seen although the gradients that the optimizer gets are finite."""
+        if getattr(optimizer, "found_inf", None) is not None:  # a GradScaler decides about this step
+            if self.sees_more_than_gradients:
+                self.report(step, (), "a loss scaler decides whether to skip the step")
+            return
         if "loss" in self._alarms:
             self.report(step, (), "the gradients are finite", severity="warning")
         elif "gradient" in self._alarms:
@@ -171,8 +193,8 @@ class FlightRecorder(StepPlugin):
 
     def _report_unused(self) -> None:
         """Report what was seen in a step that ended without an optimizer."""
-        if self._alarms:
-            self.report(self._alarm_step, (), "the script has not stepped the optimizer")
+        if self._alarms and (self.sees_more_than_gradients or not self.has_scaler):
+            self.report(self._alarm_step, (), "no optimizer has stepped since")
 
     def trace(self) -> tuple[ForwardRecord | None, Replay]:
         """Replay the records of the step, until one of them has the origin. Call it before the optimizer steps."""
@@ -246,7 +268,7 @@ class FlightRecorder(StepPlugin):
             if loss.grad_fn is None or loss.numel() != 1 or not loss.is_cpu:
                 return
             graph = LossGraph(loss, self._is_of_model)
-            if self._is_bad(loss):
+            if self._is_nan(loss) if self.has_scaler else self._is_bad(loss):
                 record.loss = graph.explain_value()
                 self._alarm("loss")
             else:
@@ -394,7 +416,8 @@ def _smallest_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the smallest trainable parameter of each module that has one, in order."""
     found = {}
     for module in model.modules():
-        own = [p for p in module._parameters.values() if p is not None and p.requires_grad]  # noqa: SLF001 - far faster than named_parameters()
+        parameters = module._parameters.values()  # noqa: SLF001 - far faster than named_parameters()
+        own = [p for p in parameters if p is not None and p.requires_grad and not is_lazy(p)]
         if own:
             smallest = min(own, key=torch.Tensor.numel)
             found[id(smallest)] = smallest

@@ -4,6 +4,7 @@ import functools
 import linecache
 import os
 import sys
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Final
 
 import torch
 
-__all__ = ["SourceLine", "is_users_code", "line_of_caller"]
+__all__ = ["SourceLine", "is_in_package", "is_users_code", "line_of_caller"]
 
-_LIBRARIES: Final = tuple(
-    str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[2])
-)
-_OWN_PROGRAMS: Final = tuple(_LIBRARIES[-1] + room + os.sep for room in ("demo", "functional", "nn"))
+_OWN: Final = str(Path(__file__).parents[2]) + os.sep
+_TORCH: Final = str(Path(torch.__file__).parent) + os.sep
+_PYTHON: Final = sysconfig.get_path("stdlib") + os.sep
+_PACKAGES: Final = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
+_OWN_PROGRAMS: Final = tuple(_OWN + room + os.sep for room in ("demo", "functional", "nn"))
 """Rooms of gradscope that models call, so their lines are lines of the model."""
 
 
@@ -43,11 +45,18 @@ class SourceLine:
 
 @functools.lru_cache(1024)
 def is_users_code(code: CodeType) -> bool:
-    """Return whether a function is neither of torch nor of gradscope, nor generated."""
+    """Return whether a function is not of torch, gradscope or Python itself, and not generated."""
     file = code.co_filename
     if file.startswith("<") and not file.startswith(("<stdin", "<ipython", "<string")):
         return False
-    return not file.startswith(_LIBRARIES) or file.startswith(_OWN_PROGRAMS)
+    if file.startswith((_OWN, _TORCH)):
+        return file.startswith(_OWN_PROGRAMS)
+    return is_in_package(code) or not file.startswith(_PYTHON)
+
+
+def is_in_package(code: CodeType) -> bool:
+    """Return whether a function is of an installed package."""
+    return any(folder in code.co_filename for folder in _PACKAGES)
 
 
 def line_of_caller(depth: int, until: Sequence[CodeType] = ()) -> SourceLine | None:

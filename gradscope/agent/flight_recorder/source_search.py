@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from gradscope.agent.flight_recorder.source import SourceLine, is_users_code
+from gradscope.agent.flight_recorder.source import SourceLine, is_in_package, is_users_code
 
 __all__ = ["find_line"]
 
@@ -118,7 +118,9 @@ def _function_of(called: object) -> FunctionType | None:
         called = called.__func__
     if isinstance(called, functools.partial):
         called = called.func
-    return called if isinstance(called, FunctionType) and is_users_code(called.__code__) else None
+    if not isinstance(called, FunctionType):
+        return None
+    return called if is_users_code(called.__code__) and not is_in_package(called.__code__) else None
 
 
 def _free_names(function: FunctionType) -> dict[str, Any]:  # Any: whatever a closure holds

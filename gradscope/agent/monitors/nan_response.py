@@ -72,10 +72,9 @@ class NonfiniteResponse:
         has_shards = any(is_sharded(parameter) for parameter in parameters)
         names = self._names_of(parameters) if is_first else []
         if is_first:
-            skipped = next(
-                filter(None, (_skipped(a, has_shards) for a in self._rules.active(_RULE))), ""
-            )
-            self._recorder.report(step, names, skipped)
+            acting = [each for each in self._rules.active(_RULE) if each.action != "event"]
+            note = _skipped(acting[0], has_shards) if acting else ""
+            self._recorder.report(step, names, note, action=acting[0].words if acting else "")
         must_skip = False
         for active in self._rules.active(_RULE):
             must_skip |= active.action == "skip_step" and not has_shards

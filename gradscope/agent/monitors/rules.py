@@ -256,7 +256,7 @@ class RuleMonitor(StepPlugin):
     def _alerts_of(self, active: ActiveRule, view: StepView) -> list[Alert]:
         """Return the alerts of one rule after a step. A rule that raises is switched off; the others continue."""
         try:
-            return active.rule.judge(view)
+            found = active.rule.judge(view)
         except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
             self._set_active_rules([each for each in self._active_rules if each is not active])
             self._run.faults.report(
@@ -265,6 +265,9 @@ class RuleMonitor(StepPlugin):
                 "This rule is switched off; the other rules stay active.",
             )
             return []
+        if active.rule.name == "nonfinite" and view.step == self._run.scaler_skipped_step:
+            return []  # an overflow of the scaled gradients, which `ScalerSkips` reports
+        return found
 
     def _set_active_rules(self, active: list[ActiveRule]) -> None:
         by_name: dict[str, tuple[ActiveRule, ...]] = {}
@@ -284,9 +287,11 @@ class RuleMonitor(StepPlugin):
 
     def _report(self, alert: Alert, active: ActiveRule) -> None:
         self._alerts.append(alert)
-        self._findings.append(finding_of(alert, active.words))
+        found = None if self._is_traced(alert) else finding_of(alert, active.words)
+        if found is not None:
+            self._findings.append(found)
         self._run.publisher.put_and_send(
-            partial(_alert_event, self._run.hello, time.time(), alert, active.words)
+            partial(_alert_event, self._run.hello, time.time(), alert, active.words, found)
         )
         callbacks = [*self._callbacks, *([active.action] if callable(active.action) else [])]
         for callback in callbacks:
@@ -296,6 +301,10 @@ class RuleMonitor(StepPlugin):
                 self._run.faults.report(
                     "an alert callback", error, "The alert was reported nevertheless."
                 )
+
+    def _is_traced(self, alert: Alert) -> bool:
+        """Return whether the flight recorder has reported what this alert is about, with its origin."""
+        return alert.rule == "nonfinite" and "nonfinite" in self._run.reported_codes
 
     def _clip(self, optimizer: Optimizer, findings: Sequence[RuleFinding]) -> None:
         """Scale the gradients of layers down to the limit given by each finding."""
@@ -322,7 +331,9 @@ class RuleMonitor(StepPlugin):
         return StepView(step, names, block, types=self._types[1])
 
 
-def _alert_event(hello: Hello, time_s: float, alert: Alert, action: str) -> Event:
+def _alert_event(
+    hello: Hello, time_s: float, alert: Alert, action: str, found: Finding | None
+) -> Event:
     finding = alert.finding
     return Event(
         run=hello.run,
@@ -341,5 +352,5 @@ def _alert_event(hello: Hello, time_s: float, alert: Alert, action: str) -> Even
             first_step=alert.first_step,
             action=action,
         ),
-        finding=finding_of(alert, action),
+        finding=found,
     )

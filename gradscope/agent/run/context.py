@@ -54,6 +54,8 @@ class RunContext:
         manifest: the newest description of the model; None until the engine has created one.
         hold: the pause in progress; None if training is not held. Written by the pause.
         breakpoints: the breakpoints that are set. Written by the breakpoints.
+        scaler_skipped_step: the newest step in which a GradScaler has skipped; -1 if none.
+        reported_codes: the codes of the findings so far. Written by the finding monitor.
     """
 
     def __init__(self, model: nn.Module, settings: Settings, sampler: Sampler) -> None:
@@ -75,6 +77,8 @@ class RunContext:
         self.manifest: Manifest | None = None
         self.hold: Hold | None = None
         self.breakpoints: tuple[BreakpointState, ...] = ()
+        self.scaler_skipped_step = -1
+        self.reported_codes: set[str] = set()
 
     def model(self) -> nn.Module | None:
         """Return the model; None if it was garbage-collected."""
