@@ -112,6 +112,16 @@ CODES: dict[str, Code] = {
             "Use a smaller p, such as 0.1 to 0.5.",
         ),
         Code(
+            "clip-before-unscale",
+            "backward",
+            "error",
+            "gradients are clipped while they still carry the loss scale",
+            "scaler.unscale_(optimizer) is not called before clip_grad_norm_ or clip_grad_value_, so almost "
+            "every gradient is clipped, to a tiny size after the scaler has divided it.",
+            "Call scaler.unscale_(optimizer) between backward and clipping.",
+            explains=("learning-rate-too-low",),
+        ),
+        Code(
             "tied-weights-broken",
             "optimizer",
             "warning",

@@ -78,6 +78,8 @@ class WiringFacts:
 
     is_training: whether the model itself is in training mode. layers: in the order of `named_modules`.
     tied_at_attach: groups of names that shared one parameter when the run began.
+    clipped_at_scale: the loss scale that gradients still had when the script clipped them, 1 if they had none; None
+        if they were not clipped, or if that was not checked.
     """
 
     step: int
@@ -86,3 +88,4 @@ class WiringFacts:
     layers: tuple[LayerFacts, ...]
     optimizers: tuple[OptimizerFacts, ...]
     tied_at_attach: tuple[tuple[str, ...], ...] = ()
+    clipped_at_scale: float | None = None

@@ -43,7 +43,7 @@ class BatchTensor:
 
 @dataclass(frozen=True, slots=True)
 class FedLayer:
-    """A layer with weights whose input is data: no layer with weights is before it.
+    """A layer with weights whose input is data: no layer with weights ran before it, or the script gave it this tensor.
 
     feature: the index of the feature with the largest root mean square; features are along dimension 1 of a
     convolution's input, and along the last one otherwise. feature_rms: that of this feature.

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from gradscope.findings.codes import finding
 from gradscope.findings.facts import LayerFacts, ParameterFacts, WiringFacts
 from gradscope.findings.finding import Finding
+from gradscope.findings.loss_scale import clip_before_unscale
 
 __all__ = ["WIRING_CHECKS", "Check", "find_copied_model", "find_wiring_faults"]
 
@@ -409,6 +410,7 @@ WIRING_CHECKS: tuple[Check, ...] = (
     batchnorm_batch_size,
     dropout_too_strong,
     tied_weights_broken,
+    clip_before_unscale,
 )
 """All checks, in the order in which they run."""
 

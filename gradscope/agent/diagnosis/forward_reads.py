@@ -70,7 +70,6 @@ class Site:
     is_relu: bool
     is_norm: bool
     is_leaf: bool
-    is_frozen: bool
     is_narrow: bool
     units: int
     unit_dim: int
@@ -121,7 +120,8 @@ class ForwardReads:
         self._left = _LAYERS
         self._producer: Site | None = None
         self._after_relu: Site | None = None
-        self._has_frozen_run = False
+        self._has_weighted_run = False
+        self._given: set[int] = set()
         self._newest_fed: _Fed | None = None
         self._calls: Counter[str] = Counter()
         self._batch: list[_Batch] = []
@@ -129,9 +129,16 @@ class ForwardReads:
         self._units: list[_Units] = []
         self._outputs: list[_Spread] = []
 
-    def _enter(self, _site: Site, _args: object) -> None:
+    def _enter(self, _site: Site, args: object) -> None:
         if threading.get_ident() == self._thread:
+            if not self._depth:
+                self._guard(partial(self._begin_call, args))
             self._depth += 1
+
+    def _begin_call(self, args: object) -> None:
+        """Note which data the script gives to the model."""
+        self._given = {_storage_of(tensor) for _, tensor in tensors_of(args, {})}
+        self._has_weighted_run = False
 
     def _abandon(self, _site: Site) -> None:
         if threading.get_ident() == self._thread:
@@ -168,9 +175,11 @@ class ForwardReads:
             if given.grad_fn is not None:
                 if self._after_relu is not self._producer:
                     self._read_units(self._producer, given, None)
-            elif not self._has_frozen_run and given.numel() > 1:
-                self._read_fed(site, given)
-        self._has_frozen_run |= site.is_frozen
+            elif given.numel() > 1 and (
+                not self._has_weighted_run or _storage_of(given) in self._given
+            ):
+                self._read_fed(site, given)  # otherwise a detached output, or that of a frozen layer
+        self._has_weighted_run = True
         self._producer = site
         self._read_spread(site, output, is_final=False)
 
@@ -390,11 +399,14 @@ def _site(name: str, module: nn.Module) -> Site:
         is_relu=isinstance(module, (nn.ReLU, nn.ReLU6)),
         is_norm="Norm" in type(module).__name__,
         is_leaf=next(module.children(), None) is None,
-        is_frozen=bool(own) and not any(parameter.requires_grad for parameter in own),
         is_narrow=0 < units < inputs,
         units=units,
         unit_dim=1 if isinstance(module, _ConvNd) else -1,
     )
+
+
+def _storage_of(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _has_weight(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from gradscope.agent.diagnosis.clip_watch import ClipWatch
 from gradscope.agent.diagnosis.graph_walk import walk_graph
 from gradscope.agent.diagnosis.wiring_facts import (
     OutputCounts,
@@ -68,6 +69,7 @@ class FindingMonitor(StepPlugin):
         self._probe = ZeroGradProbe()
         self._roots = BackwardRootHook(self._check_graph)
         self._graphs = 0
+        self._clips = ClipWatch(self._knows, run.settings.scaler)
         model = run.model()
         self._tied = () if model is None else tied_names(model)
         self._begins_at, self._pause = engine.step, _FIRST_PAUSE
@@ -91,7 +93,9 @@ class FindingMonitor(StepPlugin):
         return max(step, self._begins_at)
 
     def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
-        """Watch whether the gradients of the previous step are still there when backward begins."""
+        """Watch whether the gradients of the previous step are still there when backward begins, and clipping."""
+        if is_observed:
+            self._clips.begin()
         self._stepped.clear()
         self._fed.clear()
         self._with_gradient.clear()
@@ -121,7 +125,7 @@ class FindingMonitor(StepPlugin):
         """Gather the facts of the step."""
         model = self._run.model()
         self._roots.remove()
-        left = self._probe.end(self._stepped)
+        left, clipped_at_scale = self._probe.end(self._stepped), self._clips.end()
         if model is None or step < self._begins_at:
             return
         optimizers = self._living_optimizers(model)
@@ -142,6 +146,7 @@ class FindingMonitor(StepPlugin):
             with_gradient=self._with_gradient,
             left_gradients=left,
             tied=self._tied,
+            clipped_at_scale=clipped_at_scale,
         )
         if not is_observed:
             self._add(facts)
@@ -165,6 +170,7 @@ class FindingMonitor(StepPlugin):
         """Remove all hooks."""
         self._roots.remove()
         self._probe.forget()
+        self._clips.end()
 
     def report(self, findings: Sequence[Finding]) -> None:
         """Keep findings that are new or have become worse, and report them to viewers, the recording and stderr."""
@@ -181,6 +187,9 @@ class FindingMonitor(StepPlugin):
             self._run.publisher.put_and_send(partial(self._event, finding))
             if finding.severity == "error" and is_first and not self._is_quiet:
                 print(log_line(finding), file=sys.stderr)  # noqa: T201 - see above
+
+    def _knows(self, parameters: list[torch.Tensor]) -> bool:
+        return self._engine.tracker.measurement.parameters.knows(parameters)
 
     def _check_graph(self, tensors: list[torch.Tensor]) -> None:
         """Check the graph of a backward pass that begins. Must not raise: the script is calling."""

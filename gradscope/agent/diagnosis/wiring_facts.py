@@ -41,12 +41,13 @@ def gather(
     with_gradient: Collection[int],
     left_gradients: Mapping[str, bool],
     tied: tuple[tuple[str, ...], ...],
+    clipped_at_scale: float | None = None,
 ) -> WiringFacts:
     """Return the facts of a step.
 
     stepped: ids of the optimizers that stepped; fed: of the optimizers that found a gradient. with_gradient: ids of
         the parameters for which an optimizer found a gradient. left_gradients: by the name of a parameter.
-        tied: the names that shared a tensor at attach.
+        tied: the names that shared a tensor at attach. clipped_at_scale: as in the facts.
     """
     registered = list(model.named_parameters(remove_duplicate=False))
     named = [*registered, *unregistered_parameters(model).items()]
@@ -91,6 +92,7 @@ def gather(
         layers=tuple(_layer(name, module) for name, module in model.named_modules()),
         optimizers=tuple(known),
         tied_at_attach=tied,
+        clipped_at_scale=clipped_at_scale,
     )
 
 

@@ -272,6 +272,33 @@ def test_updates_that_arrive_are_silent(kind):
     assert "lost-updates" not in found
 
 
+@pytest.mark.parametrize("is_given", [True, False])
+@pytest.mark.parametrize("is_unscaled", [True, False])
+def test_clipping_before_unscale_is_an_error(is_given, is_unscaled):
+    torch.manual_seed(0)
+    model, scaler = mlp(), torch.amp.GradScaler("cpu", init_scale=1024)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    given = {"scaler": scaler} if is_given else {}
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True, **given) as scope:
+        for _ in range(6):
+            x, y = batch()
+            optimizer.zero_grad()
+            scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
+            if is_unscaled:
+                scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+        assert scope.faults == {}
+        found = {each.code: each for each in scope.findings}
+    if is_unscaled:
+        assert "clip-before-unscale" not in found
+    else:
+        finding = found["clip-before-unscale"]
+        assert (finding.severity, finding.found_step) == ("error", 2)
+        assert finding.evidence["loss_scale"] == 1024
+
+
 def test_reading_changes_nothing_bitwise():
     def trained(is_observed):
         torch.manual_seed(0)
