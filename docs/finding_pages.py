@@ -21,7 +21,8 @@ from gradscope.findings.explanation import HEADINGS, PAGES, page_of
 
 __all__ = ["Outcome", "run_page"]
 
-_WIDTH = 96
+_WIDTH = 72
+"""Fits a card of the terminal UI on 80 columns."""
 
 
 class Outcome:

@@ -37,6 +37,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_PAGE_WIDTH = 100
+
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Output JSON.")]
 Readonly: TypeAlias = Annotated[
     bool, typer.Option("--readonly", help="View only; commands that change the run are disabled.")
@@ -138,9 +140,10 @@ def explain(
     ] = None,
 ) -> None:
     """Print the page of a finding's code: why it happens, how to confirm it, how to fix it."""
-    from gradscope.findings.explanation import list_of_codes, page_of  # noqa: PLC0415 - only this command needs it
+    from gradscope.cli.output import width  # noqa: PLC0415 - as below
+    from gradscope.findings.explanation import list_of_codes, page_text  # noqa: PLC0415 - only this command needs it
 
-    typer.echo((list_of_codes() if code is None else page_of(code)).rstrip())
+    typer.echo(list_of_codes() if code is None else page_text(code, min(width(), _PAGE_WIDTH)))
 
 
 @app.command()

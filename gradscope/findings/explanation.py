@@ -1,10 +1,11 @@
 """The page of each code: what it looks like on the screen, why it happens, how to confirm it and how to fix it."""
 
+import textwrap
 from pathlib import Path
 
 from gradscope.findings.codes import CODES, code_of
 
-__all__ = ["HEADINGS", "PAGES", "list_of_codes", "page_of"]
+__all__ = ["HEADINGS", "PAGES", "list_of_codes", "page_of", "page_text"]
 
 PAGES = Path(__file__).with_name("pages")
 """The folder of the pages, in Markdown: one `CODE.md` for each code."""
@@ -17,6 +18,29 @@ HEADINGS = (
     "What looks alike and is right",
 )
 """The headings of each page, in order."""
+
+
+def page_text(code: str, width: int) -> str:
+    """Return the page of a code with its paragraphs wrapped at `width` columns; programs stay as they are.
+
+    Raises UsageError as `page_of` does.
+    """
+    lines: list[str] = []
+    paragraph: list[str] = []
+    is_code = False
+    for line in [*page_of(code).splitlines(), ""]:
+        is_fence = line.startswith("```")
+        is_text = not is_code and not is_fence and line and not line.startswith("#")
+        if paragraph and (not is_text or line.startswith("- ")):
+            indent = "  " if paragraph[0].startswith("- ") else ""
+            lines += textwrap.wrap(" ".join(paragraph), width, subsequent_indent=indent)
+            paragraph = []
+        if is_text:
+            paragraph.append(line.strip())
+        else:
+            lines.append(line)
+        is_code ^= is_fence
+    return "\n".join(lines).rstrip()
 
 
 def page_of(code: str) -> str:

@@ -23,6 +23,9 @@ SIGNS = {"error": "✖", "warning": "▲", "hint": "○"}
 _NAMED = 6
 """The number of layers that are named; the others are counted."""
 
+_EXPLAINED = 3
+"""The number of consequences that are written out; the others are counted."""
+
 
 def first_line(finding: Finding) -> str:
     """Return severity, code and message in one line."""
@@ -38,7 +41,8 @@ def log_line(finding: Finding) -> str:
 def finding_text(finding: Finding, *, width: int = 100, consequences: Iterable[Finding] = ()) -> str:
     """Return a finding in full: message, layers, steps, cause, what to do, evidence and page.
 
-    width: the maximum length of a line. consequences: findings that this one explains, one line each.
+    width: the maximum length of a line. consequences: findings that this one explains; the first three are
+        written out.
     """
     lines = _paragraph("", first_line(finding), width)
     if len(finding.layers) > 1:
@@ -52,9 +56,14 @@ def finding_text(finding: Finding, *, width: int = 100, consequences: Iterable[F
     if finding.evidence:
         evidence = f"{evidence_text(finding.evidence)} ({finding.confidence})"
         lines += _paragraph("  seen:  ", evidence, width)
-    for found in consequences:
-        lines += _paragraph("  also:  ", f"{found.code}: {found.message}", width)
     lines += _paragraph("  page:  ", page_command(finding), width)
+    explained = list(consequences)
+    for found in explained[:_EXPLAINED]:
+        lines += _paragraph("  also:  ", f"{found.code}: {found.message}", width)
+    if len(explained) > _EXPLAINED:
+        codes = ", ".join(dict.fromkeys(found.code for found in explained[_EXPLAINED:]))
+        more = f"{len(explained) - _EXPLAINED} more that it explains: {codes}"
+        lines += _paragraph("  also:  ", more, width)
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from gradscope.errors import UsageError
 from gradscope.findings import CODES
-from gradscope.findings.explanation import HEADINGS, PAGES, list_of_codes, page_of
+from gradscope.findings.explanation import HEADINGS, PAGES, list_of_codes, page_of, page_text
 
 _SCRIPT = Path(__file__).parents[2] / "docs" / "finding_pages.py"
 
@@ -57,3 +57,14 @@ def test_an_unknown_code_has_no_page():
 
 def test_a_code_of_the_doctor_is_explained_from_the_table():
     assert "save numbers, shapes and strings as attributes" in page_of("non-tensor-saved")
+
+
+@pytest.mark.parametrize("width", [40, 76])
+def test_paragraphs_of_a_page_are_wrapped_and_programs_are_not(width):
+    text = page_text("nonfinite", width)
+    programs = re.findall(r"^```python\n.*?^```", page_of("nonfinite"), re.MULTILINE | re.DOTALL)
+    assert all(program in text for program in programs)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL).splitlines()
+    assert max(len(line) for line in prose) <= width
+    assert "- The data contains NaN." in prose
+    assert text.split() == page_of("nonfinite").split()

@@ -23,9 +23,9 @@ from gradscope.findings.text import finding_text
 
 
 def finding(code, severity="warning", *, since=3, found=5, **fields):
+    plain = {"message": f"{code} seen", "cause": "a cause", "fix": "a fix"}
     return Finding(
-        code=code, severity=severity, message=f"{code} seen", cause="a cause", fix="a fix",
-        since_step=since, found_step=found, **fields,
+        code=code, severity=severity, since_step=since, found_step=found, **plain | fields
     )  # fmt: skip
 
 
@@ -203,3 +203,10 @@ def test_a_finding_as_text_has_all_that_a_person_needs_in_the_asked_width():
         "page: gradscope explain dead-units",
     ):
         assert part in words
+
+
+def test_many_consequences_are_counted():
+    found = [finding("vanishing-gradient", message=f"layer {i} gets nothing") for i in range(5)]
+    text = finding_text(finding("dead-units"), consequences=found)
+    assert text.splitlines()[-1] == "  also:  2 more that it explains: vanishing-gradient"
+    assert text.count("gets nothing") == 3

@@ -16,7 +16,7 @@ from textual.screen import Screen
 
 from gradscope.errors import GradscopeError
 from gradscope.findings import CODES
-from gradscope.findings.explanation import page_of
+from gradscope.findings.explanation import page_text
 from gradscope.names import counted
 from gradscope.protocol import Command, InterventionState
 from gradscope_tui.changes import Answer, Change, Changes, removal
@@ -57,8 +57,8 @@ _QUIT_TEXT = (
     "\n  [b $primary]l[/]   leave in force for 60 s after this viewer has gone"
 )
 
-_CAPTURE_WIDTH, _CAPTURE_FRAME = 120, 7
-"""The greatest width of the card, and that of its border, padding and scroll bar."""
+_CARD_WIDTH, _CARD_FRAME = 120, 7
+"""The greatest width of a wide card, and that of its border, padding and scroll bar."""
 
 _ERROR_S = 12.0
 _CAPTURE_S = 2.0
@@ -205,11 +205,9 @@ class GradscopeApp(App[int]):
         row = self.main.findings.row if self.presenter.page == "findings" else None
         if row is not None and row.code in CODES:
             closing = dict.fromkeys(("escape", "q", "e", "enter"), "")
-            await self.push_screen(
-                CardScreen(
-                    "explain", f"gradscope explain {row.code}", page_of(row.code), closing, "esc closes"
-                )
-            )
+            text = page_text(row.code, max(20, min(self.size.width, _CARD_WIDTH) - _CARD_FRAME))
+            title = f"gradscope explain {row.code}"
+            await self.push_screen(CardScreen("explain", title, text, closing, "esc closes"))
 
     # Interventions.
 
@@ -350,7 +348,7 @@ class GradscopeApp(App[int]):
 
     async def _show_captured(self, found: "Sequence[CapturedArray]") -> None:
         if self.screen is self.main:
-            width = max(20, min(self.size.width, _CAPTURE_WIDTH) - _CAPTURE_FRAME)
+            width = max(20, min(self.size.width, _CARD_WIDTH) - _CARD_FRAME)
             hint = "a activation · g gradient · w weight gradient · esc closes"
             kinds = {"a": "activation", "g": "gradient", "w": "param_grad"}
             answers = kinds | dict.fromkeys(("escape", "q", "v"), "")

@@ -145,7 +145,7 @@ def _finding_row(
         Cell(_layers(finding)),
         Cell("" if since is None else f"{since:,}", "dim"),
         Cell("" if finding.found_step is None else f"{finding.found_step:,}", "dim"),
-        Cell(action + " ".join(finding.message.split())),
+        Cell(action + _without_layer(finding)),
     )
     text = "\n".join(
         map(printable, finding_text(finding, width=width, consequences=consequences).splitlines())
@@ -179,6 +179,12 @@ def _layers(finding: Finding) -> str:
         return "·"
     first, others = finding.layers[0] or "the model", len(finding.layers) - 1
     return f"{first} +{others}" if others else first
+
+
+def _without_layer(finding: Finding) -> str:
+    """Return the message without the name of the layer before it, which has a column of its own."""
+    message = " ".join(finding.message.split())
+    return message.removeprefix(f"{finding.layers[0]}: ") if finding.layers else message
 
 
 def _named(finding: Finding) -> str:
