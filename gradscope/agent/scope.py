@@ -45,7 +45,7 @@ from gradscope.agent.step.engine import StepEngine
 from gradscope.budget import Sampler
 from gradscope.columns import MemoryTable, Table, TimesTable
 from gradscope.errors import UsageError
-from gradscope.findings import Finding, Verdict
+from gradscope.findings import Finding, Verdict, merge_repeated
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import AuditEntry, OwnFunction, action_of, find_action
 from gradscope.names import match_names
@@ -199,8 +199,8 @@ class Scope:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What was found to be wrong with the run, in the order in which it was found."""
-        return (*self._findings.findings, *self._rules.findings)
+        """What was found to be wrong with the run; what was found again is one finding with a count."""
+        return merge_repeated((*self._findings.findings, *self._rules.findings))
 
     def diagnose(self) -> Verdict:
         """Return the verdict over all findings: causes before their consequences.
@@ -513,7 +513,8 @@ class Scope:
             step; "skip_step": skip the optimizer step; "clip": clip the layer's gradients to the limit;
             "remove": remove all interventions; "raise": raise AlertError; a function: call it with the
             alert; "off": remove the rule.
-        threshold: the limit. patience: how many consecutive observed steps must exceed the limit.
+        threshold: the limit. patience: how many consecutive observed steps must exceed the limit; None: the
+            evidence decides: the further beyond the limit, the fewer steps.
         layers: the layers that the rule checks; None: all.
 
         The actions "skip_step" and "clip" apply to the same step if that step is observed; `nonfinite`

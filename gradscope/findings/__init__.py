@@ -5,7 +5,7 @@ from gradscope.findings.code import Code
 from gradscope.findings.codes import CODES, code_of, finding
 from gradscope.findings.doctor_codes import DOCTOR_CODES
 from gradscope.findings.finding import Confidence, Finding, Place, Severity
-from gradscope.findings.verdict import VERSION, Verdict
+from gradscope.findings.verdict import VERSION, Verdict, merge_repeated
 
 __all__ = [
     "CODES",
@@ -21,5 +21,6 @@ __all__ = [
     "Verdict",
     "code_of",
     "finding",
+    "merge_repeated",
     "unreported",
 ]

@@ -21,7 +21,13 @@ CODES: dict[str, Code] = {
             "An operation on invalid input (a division by zero, a logarithm or a root at zero or below), "
             "an overflow of the number format, or NaN in the data.",
             "Reproduce the step: gradscope capture RUN --fault, then python -m gradscope.replay.",
-            explains=("loss-spike", "gradient-spike", "exploding-gradient", "dead-units"),
+            explains=(
+                "loss-spike",
+                "gradient-spike",
+                "exploding-gradient",
+                "dead-units",
+                "loss-not-falling",
+            ),
         ),
         Code(
             "scaler-skip",
@@ -39,7 +45,7 @@ CODES: dict[str, Code] = {
             "an optimizer holds tensors that the model no longer has",
             "The layers were replaced, or the model was converted or copied, after the optimizer was made.",
             "Make the optimizer after the last change of the model.",
-            explains=("not-in-optimizer",),
+            explains=("not-in-optimizer", "loss-not-falling"),
         ),
         Code(
             "not-in-optimizer",
@@ -49,6 +55,7 @@ CODES: dict[str, Code] = {
             "The optimizer was made before these layers were added, or from a part of model.parameters().",
             "Give these parameters to the optimizer, or call requires_grad_(False) on them if they are "
             "meant to stay fixed.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "in-two-optimizers",
@@ -58,6 +65,7 @@ CODES: dict[str, Code] = {
             "The same parameters were given to more than one optimizer, so each step changes them more "
             "than once.",
             "Give each parameter to one optimizer.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "frozen",
@@ -67,6 +75,7 @@ CODES: dict[str, Code] = {
             "requires_grad was switched off, for example for an earlier phase of the training, and not on "
             "again.",
             "Switch it on with requires_grad_(True), or leave these parameters out of the optimizer.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "no-gradient",
@@ -76,6 +85,7 @@ CODES: dict[str, Code] = {
             "The result is not used for the loss, or the graph is cut after it: detach(), .data, .item(), "
             "argmax, NumPy, or torch.no_grad().",
             "Follow the output of the layer to the loss and remove what cuts the graph.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "never-zeroed",
@@ -85,6 +95,7 @@ CODES: dict[str, Code] = {
             "optimizer.zero_grad() is not called, so each backward pass adds to the gradients of all "
             "earlier steps.",
             "Call optimizer.zero_grad() once before each backward pass.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "eval-mode",
@@ -94,6 +105,7 @@ CODES: dict[str, Code] = {
             "model.eval() was called, for example for a validation, and model.train() was not called after "
             "it.",
             "Call model.train() before the training steps.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "batchnorm-batch-size-one",
@@ -102,6 +114,7 @@ CODES: dict[str, Code] = {
             "BatchNorm normalizes over very few values",
             "The batch is so small that its mean and variance say little about the data.",
             "Use a larger batch, or GroupNorm or LayerNorm, which do not depend on the batch.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "dropout-too-strong",
@@ -110,6 +123,7 @@ CODES: dict[str, Code] = {
             "dropout removes nine tenths of the values or more",
             "p is the probability that a value is removed, not that it is kept.",
             "Use a smaller p, such as 0.1 to 0.5.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "clip-before-unscale",
@@ -138,6 +152,7 @@ CODES: dict[str, Code] = {
             "The loss takes logits and applies the activation itself; twice, the output is almost uniform "
             "and the gradient small.",
             "Remove the activation from the model, or apply it only for predictions.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "wrong-softmax-dim",
@@ -146,6 +161,7 @@ CODES: dict[str, Code] = {
             "a softmax normalizes over the batch",
             "The samples of a batch share one distribution, so each depends on the others.",
             "Use dim=-1, or the dimension of the classes.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "loss-broadcast",
@@ -154,6 +170,7 @@ CODES: dict[str, Code] = {
             "a loss compares each prediction with every target",
             "The shapes of prediction and target differ, as (N, 1) and (N,), so PyTorch broadcasts both.",
             "Give both the same shape: output.squeeze(1), or target.unsqueeze(1).",
+            explains=("loss-not-falling",),
         ),
         Code(
             "relu-at-output",
@@ -162,6 +179,7 @@ CODES: dict[str, Code] = {
             "a ReLU before a loss that needs negative values",
             "The output cannot be negative, and where it is zero no gradient passes.",
             "Remove the ReLU after the last layer.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "detached-loss-part",
@@ -223,20 +241,26 @@ CODES: dict[str, Code] = {
             "two linear layers with nothing non-linear between them",
             "Two linear layers in a row compute what one could; an activation is missing.",
             "Put an activation between them, or use one layer.",
+            explains=("loss-not-falling",),
         ),
         Code(
             "learning-rate-too-high",
             "optimizer",
             "warning",
-            "updates are large compared with the weights",
-            "Each step changes the weights by a large part of their size.",
-            "Lower the learning rate by about the factor between the ratio and its limit.",
+            "updates are large compared with the weights, and the steps overshoot",
+            "Each step changes the weights by so much that the gradient it was computed from says nothing "
+            "about the loss after it.",
+            "Lower the learning rate by about this factor, or begin with a warm-up.",
             explains=(
+                "nonfinite",
+                "overflow",
                 "loss-spike",
                 "gradient-spike",
                 "exploding-gradient",
                 "dead-units",
                 "saturated-activation",
+                "clipping-always",
+                "loss-not-falling",
             ),
         ),
         Code(
@@ -246,16 +270,66 @@ CODES: dict[str, Code] = {
             "updates are tiny compared with the weights",
             "Each step changes the weights by a tiny part of their size.",
             "Raise the learning rate by about the factor between the limit and the ratio.",
+            explains=("loss-not-falling",),
+        ),
+        Code(
+            "no-update",
+            "optimizer",
+            "warning",
+            "a gradient arrives, but the optimizer does not change the weights",
+            "The learning rate is 0, the optimizer updates a copy of the parameters, or its step does not write.",
+            "Print optimizer.param_groups[0]['lr'] in the loop, and compare id(p) of the model's parameters with those "
+            "in the optimizer.",
+            explains=("loss-not-falling",),
+        ),
+        Code(
+            "weight-decay-too-strong",
+            "optimizer",
+            "warning",
+            "weight decay outweighs the gradient, and the weights shrink towards zero",
+            "The product of weight decay and learning rate is so large that each step removes more of the weights "
+            "than the gradient adds.",
+            "Lower weight_decay; 0.01 to 0.1 is usual for AdamW, 1e-4 for SGD.",
+            explains=("vanishing-gradient", "loss-not-falling", "dead-units"),
+        ),
+        Code(
+            "clipping-always",
+            "optimizer",
+            "warning",
+            "clipping shrinks the gradient by a large factor in every step",
+            "max_norm is far below the usual norm of the gradient, so max_norm sets the size of each step, and not "
+            "the learning rate and the gradient.",
+            "Raise max_norm to a few times the usual norm, or average the loss over the batch instead of summing it.",
         ),
         Code(
             "exploding-gradient",
             "backward",
             "warning",
-            "gradients are very large",
+            "gradients grow from layer to layer, or with time",
             "The learning rate is too high, a layer has no normalization, or the loss is a sum over many "
             "values.",
             "Clip the gradient (gradscope clip RUN LAYERS --max-norm 1) or lower the learning rate.",
-            explains=("loss-spike",),
+            explains=("nonfinite", "overflow", "loss-spike", "clipping-always", "loss-not-falling"),
+        ),
+        Code(
+            "overflow",
+            "forward",
+            "error",
+            "a layer with finite weights gives an infinite output",
+            "The output is beyond the range of its number format: 65,504 for float16, 3.4e38 for float32 and bfloat16.",
+            "Use bfloat16 instead of float16, normalize the input of the layer, or lower the learning rate if its "
+            "weights have grown.",
+            explains=("nonfinite", "loss-spike", "gradient-spike", "loss-not-falling"),
+        ),
+        Code(
+            "underflow",
+            "backward",
+            "warning",
+            "much of a gradient is below the normal range of its number format",
+            "The gradient is too small for the format (6e-5 for float16 without loss of digits), so small elements "
+            "become zero.",
+            "Use torch.amp.GradScaler, or bfloat16 instead of float16.",
+            explains=("vanishing-gradient", "loss-not-falling"),
         ),
         Code(
             "vanishing-gradient",
@@ -266,7 +340,11 @@ CODES: dict[str, Code] = {
             "activations, small initial weights, or no residual connections.",
             "Use ReLU-like activations, normalization or residual connections, or a larger "
             "initialization.",
-            explains=("collapsed-output", "lost-updates"),
+            explains=(
+                "collapsed-output",
+                "lost-updates",
+                "loss-not-falling",
+            ),
         ),
         Code(
             "gradient-spike",
@@ -275,7 +353,7 @@ CODES: dict[str, Code] = {
             "a gradient far above its own past",
             "An unusual batch, or a learning rate near the limit of stability.",
             "Clip the gradient (gradscope clip RUN LAYERS --max-norm 1) and check the batch of that step.",
-            explains=("loss-spike",),
+            explains=("gradient-spike", "loss-spike"),
         ),
         Code(
             "loss-spike",
@@ -283,7 +361,19 @@ CODES: dict[str, Code] = {
             "warning",
             "a loss far above its own past",
             "An unusual batch, or a learning rate near the limit of stability.",
-            "Check the batch of that step; clip gradients or lower the learning rate if it happens again.",
+            "Check the batch of that step (its number is that of the step, if the sampler is fixed); clip gradients or "
+            "lower the learning rate if it happens again.",
+            explains=("loss-spike",),
+        ),
+        Code(
+            "loss-not-falling",
+            "loss",
+            "hint",
+            "the loss is where it began",
+            "The model learns nothing from the data, or the loss is not expected to fall: an adversarial loss, a "
+            "policy gradient, fine-tuning from a good start.",
+            "Train on one batch: if its loss does not fall either, the fault is in the model or the loop, otherwise "
+            "in the data.",
         ),
         Code(
             "dead-units",
@@ -293,7 +383,11 @@ CODES: dict[str, Code] = {
             "All inputs of a ReLU are negative, often after a step with too high a learning rate, or the "
             "input of the layer is constant.",
             "Lower the learning rate, check the initial bias, or use LeakyReLU or GELU.",
-            explains=("vanishing-gradient", "collapsed-output"),
+            explains=(
+                "vanishing-gradient",
+                "collapsed-output",
+                "loss-not-falling",
+            ),
         ),
         Code(
             "saturated-activation",
@@ -302,7 +396,11 @@ CODES: dict[str, Code] = {
             "a bounded activation is at its bounds",
             "The inputs of the activation are far from zero, so its slope is almost zero.",
             "Scale the inputs, use a smaller initialization, or normalize before the activation.",
-            explains=("vanishing-gradient", "collapsed-output"),
+            explains=(
+                "vanishing-gradient",
+                "collapsed-output",
+                "loss-not-falling",
+            ),
         ),
     )
 }

@@ -11,7 +11,7 @@ from gradscope.findings.doctor_codes import DOCTOR_CODES
 from gradscope.findings.finding import Finding
 from gradscope.findings.text import finding_text, first_line, page_command
 
-__all__ = ["VERSION", "Verdict"]
+__all__ = ["VERSION", "Verdict", "merge_repeated"]
 
 VERSION = 1
 """The version of the JSON document."""
@@ -41,7 +41,7 @@ class Verdict:
         unique: dict[object, Finding] = {}
         for finding in findings:
             unique.setdefault((finding.code, finding.layers, finding.where, finding.message), finding)
-        ordered = sorted(unique.values(), key=_order)
+        ordered = sorted(merge_repeated(unique.values()), key=_order)
         causes = [_cause(ordered, position) for position in range(len(ordered))]
         consequences: dict[int, list[Finding]] = {}
         for position, finding in enumerate(ordered):
@@ -129,6 +129,33 @@ class Verdict:
 
 def _as_json(finding: Finding, explained_by: int | None) -> dict[str, Any]:  # Any: what JSON takes
     return finding.as_json() | {"explained_by": explained_by, "page": page_command(finding)}
+
+
+def merge_repeated(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return one finding for each code and layers: the first one, with how often it was found."""
+    first: dict[tuple[str, tuple[str, ...], str], Finding] = {}
+    repeated: dict[tuple[str, tuple[str, ...], str], list[Finding]] = {}
+    for finding in findings:
+        key = (
+            finding.code,
+            finding.layers,
+            finding.where if finding.found_step is not None else finding.message,
+        )
+        first.setdefault(key, finding)
+        repeated.setdefault(key, []).append(finding)
+    return tuple(
+        finding if len(repeated[key]) == 1 else _counted(finding, repeated[key])
+        for key, finding in first.items()
+    )
+
+
+def _counted(finding: Finding, every: Sequence[Finding]) -> Finding:
+    count, last = len(every), every[-1].found_step
+    return replace(
+        finding,
+        message=f"{finding.message} ({count} times, the last in step {last})",
+        evidence={**finding.evidence, "times": count},
+    )
 
 
 def _order(finding: Finding) -> tuple[int, int, int]:

@@ -8,9 +8,13 @@ from gradscope.rules.replay import replay_rules, views_of
 from gradscope.rules.rule import Rule, default_rules
 from gradscope.rules.step_view import StepView
 from gradscope.rules.table import RULES, RuleKind, rule_kind
+from gradscope.rules.updates import GREATEST_RATE, LEAST_RATE, WEIGHT_DECAY
 
 __all__ = [
+    "GREATEST_RATE",
+    "LEAST_RATE",
     "RULES",
+    "WEIGHT_DECAY",
     "Alert",
     "Condition",
     "Rule",

@@ -1,28 +1,40 @@
 """Checks for dead and saturated activations.
 
-Both checks judge a whole layer, over all units and the whole batch, because the columns do not keep
-units apart. To find a single dead unit, capture the tensor.
+Both judge a whole layer, over all units and the whole batch, because the columns do not keep units apart. To find a
+single dead unit, capture the tensor.
 """
 
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
 import numpy as np
+from numpy.typing import NDArray
 
 from gradscope.rules.alerts import RuleFinding
-from gradscope.rules.baseline import Baseline
-from gradscope.rules.step_view import StepView, any_of, indices_of
+from gradscope.rules.evidence import weight_of
+from gradscope.rules.step_view import Floats, StepView, any_of, indices_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 
-__all__ = ["dead", "saturated"]
+__all__ = ["FirstSlopes", "dead", "saturated"]
 
 _TANH = frozenset({"Tanh"})
 _SIGMOID = frozenset({"Sigmoid"})
+_DEAD_STEPS = 3
+"""An output of zeros without a gradient is no matter of chance. Three steps rule out a first step that is special."""
+_UNCERTAIN_STEPS = 15
+"""Enough of the first 20 steps, for facts that have other readings in the first few: parameters without a gradient,
+a fraction of zeros, the input of a later layer."""
+_SLOPE_SPREAD = 0.5
+"""How much the mean slope differs from batch to batch, in decades: a batch has many samples, so by less than half."""
 
 
-def dead(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - all checks take these arguments
-    """Find layers whose output is entirely or almost entirely zero.
+def dead(view: StepView, threshold: Threshold, memory: None) -> list[RuleFinding]:  # noqa: ARG001 - all checks take these arguments
+    """Find layers whose output is entirely or almost entirely zero and whose parameters get no gradient.
 
-    At full detail the column `zero` counts zeros. At core detail only an output that is entirely zero
-    is found, from its minimum and maximum.
+    A layer that starts at zero (the last one of a residual branch, the second one of LoRA) gets a gradient and is
+    not dead. At full detail the column `zero` counts zeros. At core detail only an output that is entirely zero
+    is found, from its minimum and maximum. A layer in a chain of dead ones is not reported by itself.
     """
     limit = limit_of(threshold)
     least, greatest = view.by_layer("out", "min"), view.by_layer("out", "max")
@@ -31,33 +43,97 @@ def dead(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleF
         zero, finite = view.by_layer("out", "zero"), view.by_layer("out", "finite")
         with np.errstate(invalid="ignore", divide="ignore"):
             fraction = np.where(finite > 0, zero / finite, fraction)
+    is_dead = fraction > limit
+    if not any_of(is_dead):
+        return _dead_inputs(view)
+    order = view.execution_order()
+    norms = view.by_layer("param_grad", "norm")
+    found: list[RuleFinding] = []
+    before, chain = float("nan"), False
+    for i in order.tolist():
+        if not np.isnan(norms[i]):
+            before = float(norms[i])
+        if not is_dead[i]:
+            chain = False
+            continue
+        if not chain:
+            found.append(_dead(view, i, float(fraction[i]), limit, before))
+        elif len(found[-1].layers) < _DEAD_STEPS:
+            found[-1] = replace(found[-1], layers=(*found[-1].layers, view.layers[i]))
+        chain = True
+    return found
+
+
+def _dead(view: StepView, i: int, fraction: float, limit: float, norm: float) -> RuleFinding:
+    """norm: of the gradient of the newest parameters that ran; NaN if none of them has one."""
+    weight = 0.0 if norm > 0 and fraction == 1.0 else 1.0 / _UNCERTAIN_STEPS
+    return RuleFinding(
+        view.layers[i],
+        "out",
+        fraction,
+        limit,
+        "{:.2%} of the output is zero",
+        (fraction,),
+        weight=1.0 / _DEAD_STEPS if norm == 0 and fraction == 1.0 else weight,
+        layers=(view.layers[i],),
+        evidence={"zero_fraction": fraction},
+    )
+
+
+def _dead_inputs(view: StepView) -> list[RuleFinding]:
+    """Find layers whose input is zero, although no module has this output: the activation is a function.
+
+    The gradient of the weight is zero and that of the bias is not. So no sample has a nonzero input, and the
+    parameters before get no gradient either. An expert that was not chosen gets neither.
+    """
+    norms = view.by_layer("param_grad", "norm")
+    if not any_of(norms == 0):  # the fast path
+        return []
+    weight = view.by_layer("param_grad.weight", "absmax")
+    is_cut = (weight == 0) & (view.by_layer("param_grad.bias", "absmax") > 0)
+    if not any_of(is_cut):
+        return []
+    names = [i for i in view.execution_order().tolist() if not np.isnan(norms[i])]
     return [
         RuleFinding(
-            view.layers[i],
-            "out",
-            float(fraction[i]),
-            limit,
-            "{:.2%} of the output is zero",
-            (fraction[i],),
+            view.layers[before],
+            "param_grad",
+            0.0,
+            0.0,
+            "its outputs are zero after the activation: `{}` gets a gradient for its bias and none for its weight",
+            (view.layers[i],),
+            weight=1.0 / _UNCERTAIN_STEPS,
+            layers=(view.layers[before], view.layers[i]),
+            evidence={"weight_gradient": 0.0},
         )
-        for i in indices_of(fraction > limit)
+        for before, i in pairwise(names)
+        if is_cut[i] and norms[before] == 0
     ]
 
 
-def saturated(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - as above
+@dataclass(slots=True)
+class FirstSlopes:
+    """The mean slope of each layer in its first observed step, as a part of the maximum slope."""
+
+    slopes: dict[str, float] = field(default_factory=dict)
+
+
+def saturated(view: StepView, threshold: Threshold, memory: FirstSlopes) -> list[RuleFinding]:
     """Find Tanh and Sigmoid layers that are saturated: their slope lets almost no gradient through.
 
     The mean slope is exact: for y = tanh(x) it is 1 - mean(y^2); for y = sigmoid(x) it is
     mean(y) - mean(y^2), which is at most 1/4. The slope of other bounded activations cannot be derived
-    from the columns, so they are not judged.
+    from the columns, so they are not judged. An activation after which no layer with parameters runs is the output;
+    it is at its bounds if the model is sure. A Sigmoid that has become saturated may be a gate that has decided:
+    a hint.
     """
     limit = limit_of(threshold)
     if not any_of(view.types_are(_TANH | _SIGMOID)):  # true for most models
         return []
-    is_tanh, is_sigmoid = view.types_are(_TANH), view.types_are(_SIGMOID)
-    mean, rms = view.by_layer("out", "mean"), view.by_layer("out", "rms")
-    slope = np.where(is_tanh, 1.0 - rms**2, np.nan)
-    slope = np.where(is_sigmoid, 4.0 * (mean - rms**2), slope)
+    slope = _slopes(view)
+    is_low = (slope < limit) & _is_hidden(view)
+    for i in indices_of(~np.isnan(slope)):
+        memory.slopes.setdefault(view.layers[i], float(slope[i]))
     return [
         RuleFinding(
             view.layers[i],
@@ -66,6 +142,25 @@ def saturated(view: StepView, threshold: Threshold, baseline: Baseline) -> list[
             limit,
             "saturated: the mean slope is {:.2%} of the maximum slope",
             (max(slope[i], 0.0),),
+            weight=weight_of(float(np.log10(limit / max(slope[i], 1e-9))), _SLOPE_SPREAD),
+            severity="hint"
+            if view.types[i] in _SIGMOID and memory.slopes[view.layers[i]] >= limit
+            else None,
         )
-        for i in indices_of(slope < limit)
+        for i in indices_of(is_low)
     ]
+
+
+def _slopes(view: StepView) -> Floats:
+    mean, rms = view.by_layer("out", "mean"), view.by_layer("out", "rms")
+    slope = np.where(view.types_are(_TANH), 1.0 - rms**2, np.nan)
+    return np.where(view.types_are(_SIGMOID), 4.0 * (mean - rms**2), slope)
+
+
+def _is_hidden(view: StepView) -> NDArray[np.bool_]:
+    """Return for each layer whether a layer with trained parameters ran after it."""
+    order = view.execution_order()
+    trained = np.flatnonzero(~np.isnan(view.by_layer("param_grad", "norm")[order]))
+    is_hidden = np.zeros(len(view.layers), np.bool_)
+    is_hidden[order[: int(trained[-1])] if len(trained) else order] = True
+    return is_hidden

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from gradscope.columns import Block, basic_kind
 from gradscope.rules.alerts import RuleFinding
-from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import StepView, any_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
@@ -28,7 +27,7 @@ _ORIGINS = {
 }
 
 
-def nonfinite(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - all checks take these arguments
+def nonfinite(view: StepView, threshold: Threshold, memory: None) -> list[RuleFinding]:  # noqa: ARG001 - all checks take these arguments
     """Find the first tensor that is not finite. At most one finding: the others follow from the first.
 
     An infinity in an output alone is not a finding, because attention masks contain infinities. If another

@@ -1,22 +1,203 @@
-"""Checks for parameter gradients that are too large, too small, or far from their baseline.
+"""Checks for gradients that vanish or explode along the depth or with time, and for spikes.
 
-All three use the row `param_grad` of each layer: the gradient that the optimizer receives.
+The order of the depth is the order in which the layers ran. Parameter gradients (`param_grad`) are those that the
+optimizer receives.
 """
 
+import math
+from dataclasses import dataclass, field
+from statistics import median
+
 import numpy as np
+from numpy.typing import NDArray
 
 from gradscope.rules.alerts import RuleFinding
-from gradscope.rules.baseline import Baseline
-from gradscope.rules.step_view import StepView, indices_of
+from gradscope.rules.evidence import weight_of
+from gradscope.rules.step_view import Floats, StepView, indices_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
+from gradscope.rules.trend import Trend
 
-__all__ = ["exploding", "spike", "vanishing"]
+__all__ = [
+    "FirstNorms",
+    "Shares",
+    "exploding",
+    "over_limit",
+    "spike",
+    "under_limit",
+    "vanishing",
+]
 
 _KIND = "param_grad"
+_BATCH_SPREAD = 1.0
+"""How much the gradient of one batch differs from the usual one, in decades: seldom more than tenfold."""
+_LARGEST_GAP = 0.4
+"""A fall along the depth is spread over at least three layers: none has more than this part of it. Layers that differ
+by one large factor belong to different parts: an actor and a critic, or a branch that starts at zero."""
+_CLIFF = 1e-8
+"""The ratio of two neighbours that no such difference explains: below it, the smaller one gets no update that changes
+a float32 weight (2^-24 = 6e-8) while the larger one is changed by all of its size."""
+_RISING = 0.3
+"""A share that doubles (0.3 decades) within ten observed steps is left to grow: warm-up, or a branch that opens."""
+_GROWN = 1e3
+"""Gradients follow the scale of weights and loss, which may well grow tenfold each; not a thousandfold."""
+_EXPLODED = 1e5
+"""With the same learning rate, a layer with this many times the gradient of another changes by 10^5 times as much: if
+one is in the usual range of 1e-4 to 1e-2, the other is not."""
+_UNDERFLOWN = 4.0
+"""Gradients that are exactly zero have vanished if those above fall towards them by this many decades."""
+_OBSERVED = 10
+_SHOWN = 20
 
 
-def exploding(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - all checks take these arguments
+@dataclass(slots=True)
+class Shares:
+    """The smallest shares of the largest gradient in the newest observed steps, as base-10 logarithms."""
+
+    newest: list[float] = field(default_factory=list)
+
+    def is_rising(self, share: float) -> bool:
+        """Add the share of a step. Return whether it has doubled within the newest ten."""
+        self.newest = [*self.newest[1 - _OBSERVED :], share]
+        return share - min(self.newest) > _RISING
+
+
+@dataclass(slots=True)
+class FirstNorms:
+    """The norms of the gradient over all layers in the first observed steps."""
+
+    norms: list[float] = field(default_factory=list)
+
+    def growth(self, norm: float) -> float:
+        """Return the ratio of a norm to the usual first one; 1 while there are fewer than five."""
+        if len(self.norms) < _OBSERVED // 2:
+            if norm > 0:
+                self.norms.append(norm)
+            return 1.0
+        return norm / median(self.norms)
+
+
+def vanishing(view: StepView, threshold: Threshold, memory: Shares) -> list[RuleFinding]:
+    """Find gradients that fall from layer to layer towards the input, down to the first layer that ran.
+
+    Needs `param_grad` of four layers. The largest element stands for a layer, because gradients of embeddings and
+    of experts are sparse. Layers at the beginning must be concerned: a branch with little gradient between layers
+    with much is gated, scaled or not chosen.
+    """
+    order, largest = _in_order(view, _KIND, "absmax")
+    if len(order) < 2 or not float(largest.max()) > 0:
+        return []
+    top = int(largest.argmax())
+    least = limit_of(threshold) * float(largest[top])
+    is_small = largest[: top + 1] < least
+    low = int(np.argmin(is_small))  # the layers before it are all small
+    if low == 0:
+        return []
+    fall, gap = _fall(largest[top::-1])
+    is_spread = gap <= _LARGEST_GAP * fall
+    limit = limit_of(threshold) if is_spread else _CLIFF
+    share = _share(largest[:low], float(largest[top]))
+    decades = float(np.log10(limit)) - share
+    is_cut = not largest[:low].any() and not (is_spread and fall > _UNDERFLOWN)
+    if decades <= 0 or is_cut:  # exactly zero: a head or a branch that starts at zero, or a cut graph
+        return []
+    weight = 0.0 if memory.is_rising(share) else weight_of(decades, _BATCH_SPREAD)
+    names = tuple(view.layers[i] for i in order[:low])
+    rms = view.by_layer(_KIND, "rms")
+    smallest, greatest = rms[order[:low]].min(), rms[order[top]]
+    words = "gradients vanish from `{}` down: rms {:.2g} at `{}` against {:.2g} at `{}`"
+    lowest = names[int(rms[order[:low]].argmin())]
+    return [
+        RuleFinding(
+            "",
+            _KIND,
+            float(smallest),
+            float(limit * greatest),
+            words,
+            (names[-1], smallest, lowest, greatest, view.layers[order[top]]),
+            weight=weight,
+            layers=names[:_SHOWN],
+            evidence={"rms": float(smallest), "largest_rms": float(greatest), "layers": float(low)},
+        )
+    ]
+
+
+def exploding(view: StepView, threshold: Threshold, memory: FirstNorms) -> list[RuleFinding]:  # noqa: ARG001 - all checks take these arguments
+    """Find gradients that grow from layer to layer towards the input, or with time.
+
+    Along the depth the gradients of the outputs (`grad`) are compared, by their norms, which sizes of images and
+    sequences change little. With time, the norm over all parameter gradients is.
+    """
+    total = math.sqrt(float(np.nansum(view.by_layer(_KIND, "sumsq"))))
+    growth = memory.growth(total) if math.isfinite(total) else 1.0
+    found = _growing_with_time(view, total, growth) if growth > _GROWN else []
+    order, grads = _in_order(view, "grad", "norm")
+    if len(order) < 4 or not grads.max() > _EXPLODED * grads.min():  # the fast path
+        return found
+    is_some = grads > 0
+    order, grads = order[is_some], grads[is_some]
+    top = int(grads.argmax())
+    fall, gap = _fall(grads[top:])
+    decades = fall - float(np.log10(_EXPLODED))
+    if decades > 0 and gap <= _LARGEST_GAP * fall:
+        least, greatest = float(grads[top:].min()), float(grads[top])
+        names = tuple(view.layers[i] for i in order[: top + 1])
+        words = "gradients explode towards the input: norm {:.2g} at `{}` against {:.2g} at `{}`"
+        last = view.layers[order[top + int(grads[top:].argmin())]]
+        found.append(
+            RuleFinding(
+                "",
+                "grad",
+                greatest,
+                _EXPLODED * least,
+                words,
+                (greatest, names[-1], least, last),
+                weight=weight_of(decades, _BATCH_SPREAD),
+                layers=names[::-1][:_SHOWN],
+                evidence={"norm": greatest, "smallest_norm": least},
+            )
+        )
+    return found
+
+
+def _growing_with_time(view: StepView, total: float, growth: float) -> list[RuleFinding]:
+    norms = view.by_layer(_KIND, "norm")
+    most = np.argsort(-np.nan_to_num(norms, posinf=np.inf))[:3]
+    names = tuple(view.layers[i] for i in most if norms[i] > total / 10)
+    return [
+        RuleFinding(
+            "",
+            _KIND,
+            total,
+            total / growth * 10.0,
+            "the gradient norm over all layers is {:.2g}, {:.2g} times that of the first steps",
+            (total, growth),
+            weight=weight_of(float(np.log10(growth / _GROWN)), _BATCH_SPREAD),
+            layers=names,
+            evidence={"norm": total, "first_norm": total / growth},
+        )
+    ]
+
+
+def spike(view: StepView, threshold: Threshold, memory: Trend) -> list[RuleFinding]:
+    """Find layers whose gradient norm is far above its recent level."""
+    factor = limit_of(threshold)
+    norms = view.by_layer(_KIND, "norm")
+    excess = memory.excess(view.layers, norms, factor)
+    return [
+        RuleFinding(
+            view.layers[i],
+            _KIND,
+            float(norms[i]),
+            float(norms[i] / excess[i] * factor),
+            "gradient norm {:.3g}, {:.3g} times its recent level of {:.3g}",
+            (norms[i], excess[i], norms[i] / excess[i]),
+        )
+        for i in indices_of(~np.isnan(excess))
+    ]
+
+
+def over_limit(view: StepView, threshold: Threshold, memory: None) -> list[RuleFinding]:  # noqa: ARG001 - as above
     """Find layers whose gradient norm is over the threshold."""
     limit = limit_of(threshold)
     norms = view.by_layer(_KIND, "norm")
@@ -27,16 +208,15 @@ def exploding(view: StepView, threshold: Threshold, baseline: Baseline) -> list[
     ]
 
 
-def vanishing(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:  # noqa: ARG001 - as above
+def under_limit(view: StepView, threshold: Threshold, memory: None) -> list[RuleFinding]:  # noqa: ARG001 - as above
     """Find layers whose gradient rms is tiny compared with the largest gradient rms of all layers.
 
     The root mean square makes layers of different sizes comparable.
     """
-    fraction = limit_of(threshold)
     rms = view.by_layer(_KIND, "rms")
     known = rms[np.isfinite(rms)]
     greatest = float(known.max()) if len(known) else 0.0
-    limit = fraction * greatest
+    limit = limit_of(threshold) * greatest
     words = "gradient rms {:.3g}; the largest of all layers is {:.3g}"
     return [
         RuleFinding(view.layers[i], _KIND, float(rms[i]), limit, words, (rms[i], greatest))
@@ -44,19 +224,25 @@ def vanishing(view: StepView, threshold: Threshold, baseline: Baseline) -> list[
     ]
 
 
-def spike(view: StepView, threshold: Threshold, baseline: Baseline) -> list[RuleFinding]:
-    """Find layers whose gradient norm is far above its baseline."""
-    factor = limit_of(threshold)
-    norms = view.by_layer(_KIND, "norm")
-    excess = baseline.excess(view.layers, norms, factor)
-    return [
-        RuleFinding(
-            view.layers[i],
-            _KIND,
-            float(norms[i]),
-            float(norms[i] / excess[i] * factor),
-            "gradient norm {:.3g}, {:.3g} times its baseline of {:.3g}",
-            (norms[i], excess[i], norms[i] / excess[i]),
-        )
-        for i in indices_of(~np.isnan(excess))
-    ]
+def _in_order(view: StepView, kind: str, quantity: str) -> tuple[NDArray[np.intp], Floats]:
+    """Return the layers with this number, in the order in which they ran, and the numbers."""
+    order = view.execution_order()
+    values = view.by_layer(kind, quantity)[order]
+    is_known = np.isfinite(values)
+    return order[is_known], values[is_known]
+
+
+def _fall(values: Floats) -> tuple[float, float]:
+    """Return by how many decades the values fall from first to last, and the largest fall between neighbours.
+
+    Only new minima count, so noise is no fall. Zeros have no logarithm; they are below all others.
+    """
+    logs = np.minimum.accumulate(np.log10(values[values > 0]))
+    falls = -np.diff(logs)
+    return (float(falls.sum()), float(falls.max())) if len(falls) else (0.0, 0.0)
+
+
+def _share(values: Floats, largest: float) -> float:
+    """Return the logarithm of the smallest share that is not zero; that of float32's least number if all are."""
+    some = values[values > 0]
+    return float(np.log10(some.min() / largest)) if len(some) else -45.0

@@ -1,5 +1,6 @@
 """Running rules over recorded steps."""
 
+import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
 from gradscope.protocol import Manifest, Scalars, Step, unpack_layers
@@ -23,11 +24,20 @@ def replay_rules(views: Iterable[StepView], rules: Sequence[Rule] | None = None)
             yield from rule.judge(view)
 
 
-def views_of(messages: Iterable[Manifest | Step | Scalars], *, rank: int = 0) -> Iterator[StepView]:
-    """Yield a `StepView` for each step and scalar message of one rank.
+def views_of(
+    messages: Iterable[Manifest | Step], scalars: Iterable[Scalars] = (), *, rank: int = 0
+) -> Iterator[StepView]:
+    """Yield a `StepView` for each step and each step's scalars of one rank, in the order of the steps.
 
-    `messages` starts with a manifest. A step whose manifest revision is not the newest one is skipped.
+    `messages` starts with a manifest. A step whose manifest revision is not the newest one is skipped. The
+    scalars of a step come after its statistics, as in the training process.
     """
+    return heapq.merge(
+        _step_views(messages, rank), _scalar_views(scalars, rank), key=lambda view: view.step
+    )
+
+
+def _step_views(messages: Iterable[Manifest | Step], rank: int) -> Iterator[StepView]:
     revision = -1
     names: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
@@ -39,14 +49,16 @@ def views_of(messages: Iterable[Manifest | Step | Scalars], *, rank: int = 0) ->
                 layers = unpack_layers(message)
                 revision = message.revision
                 names, types = tuple(x.name for x in layers), tuple(x.type for x in layers)
-            case Step() if message.manifest_revision == revision:
+            case Step() if message.manifest_revision == revision and message.layers == "all":
                 yield StepView(message.step, names, unpack_block(message), types=types)
-            case Scalars():
-                yield from _scalar_views(message)
 
 
-def _scalar_views(message: Scalars) -> Iterator[StepView]:
-    for place, step in enumerate(message.steps):
-        values = {name: series[place] for name, series in message.values.items()}
-        known = {name: value for name, value in values.items() if value is not None}
-        yield StepView(step, (), None, scalars=known)
+def _scalar_views(messages: Iterable[Scalars], rank: int) -> Iterator[StepView]:
+    for message in messages:
+        if message.rank != rank:
+            continue
+        for place, step in enumerate(message.steps):
+            values = {name: series[place] for name, series in message.values.items()}
+            known = {name: value for name, value in values.items() if value is not None}
+            if known.keys() - {"step_time_s"}:
+                yield StepView(step, (), None, scalars=known)

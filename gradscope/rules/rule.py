@@ -1,8 +1,10 @@
 """`Rule`: a rule with its threshold, layers and patience, and the state of its findings.
 
-    found in `patience` consecutive steps ──▶ reported once ──absent from twice as many──▶ can be reported again
+    found in consecutive steps until the evidence suffices ──▶ reported once ──absent from twice as many──▶ can be
+    reported again
 
-A layer that stays near its threshold is therefore reported once, and not at every crossing.
+A layer that stays near its limit is therefore reported once, and not at every crossing. With a patience that
+the user has set, the number of consecutive steps counts instead of the evidence.
 """
 
 from collections.abc import Collection
@@ -10,7 +12,6 @@ from dataclasses import dataclass
 
 from gradscope.errors import UsageError
 from gradscope.rules.alerts import Alert, RuleFinding
-from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import StepView
 from gradscope.rules.table import RULES, RuleKind
 from gradscope.rules.thresholds import Threshold
@@ -19,6 +20,8 @@ __all__ = ["Rule", "default_rules"]
 
 _MIN_ABSENT = 10
 """Minimum number of steps that a finding must be absent before it can be reported again."""
+_IN_DOUBT = 0.25
+"""The part of the needed evidence from which more steps are worth their cost."""
 
 
 @dataclass(slots=True)
@@ -27,14 +30,20 @@ class _Case:
 
     first_step: int
     count: int = 0
+    weight: float = 0.0
     absent: int = 0
     is_reported: bool = False
+    reported_after: int = 0
 
 
 class Rule:
-    """Judges the observed steps of one run in order. `layers` are the layers to judge; None means all.
+    """Judges the steps of one run in order. `layers` are the layers to judge; None means all.
+
+    With a threshold or a patience of the user, the rule compares each step with this limit, and a finding must be
+    there in `patience` consecutive steps. Otherwise `patience` is None, and the evidence decides.
 
     `active` are the findings of the last judged step that have been reported, in that step or earlier.
+    `is_in_doubt`: there is evidence for a finding, but not enough yet.
     """
 
     def __init__(
@@ -47,32 +56,34 @@ class Rule:
     ) -> None:
         self.kind = kind
         self.threshold = kind.check_threshold(threshold)
-        self.patience = _checked_patience(kind, patience)
+        has_limit = kind.limit_check is not None and (threshold is not None or patience is not None)
+        self._check = kind.limit_check if has_limit and kind.limit_check else kind.check
+        self._memory = None if has_limit else kind.memory()
+        self.patience = kind.patience if has_limit and patience is None else _checked(patience)
         self.layers = None if layers is None else frozenset(layers)
-        self._baseline = Baseline()
         self._cases: dict[tuple[str, str], _Case] = {}
         self.active: tuple[RuleFinding, ...] = ()
+        self.is_in_doubt = False
 
     @property
     def name(self) -> str:
         """The name of the rule."""
         return self.kind.name
 
-    def findings(self, view: StepView) -> list[RuleFinding]:
-        """Return the values beyond the threshold in this step, and update the baseline.
+    def findings(self, view: StepView) -> list[RuleFinding] | None:
+        """Return what is beyond the limit in this step, and update the memory; None: not to be judged yet.
 
-        Must be called once for each step. A step without the data that the rule needs has no findings.
+        Must be called once for each step.
         """
-        found = self.kind.check(view, self.threshold, self._baseline)
-        if self.layers is None:
+        found = self._check(view, self.threshold, self._memory)
+        if self.layers is None or found is None:
             return found
         return [finding for finding in found if not finding.layer or finding.layer in self.layers]
 
     def judge(self, view: StepView) -> list[Alert]:
-        """Return the alerts to report after this step."""
-        if not self.kind.can_judge(view):
-            return []
-        return self.record_findings(view.step, self.findings(view))
+        """Return the alerts to report after this step. A step without the data that the rule needs has none."""
+        found = self.findings(view) if self.kind.can_judge(view) else None
+        return [] if found is None else self.record_findings(view.step, found)
 
     def record_findings(self, step: int, findings: Collection[RuleFinding]) -> list[Alert]:
         """Update the state with the findings of a step; return the alerts to report."""
@@ -81,27 +92,33 @@ class Rule:
             return []
         there = {(finding.layer, finding.kind): finding for finding in findings}
         alerts: list[Alert] = []
+        self.is_in_doubt = False
         for key, finding in there.items():
             case = self._cases.setdefault(key, _Case(step))
-            case.count, case.absent = case.count + 1, 0
-            if case.count >= self.patience and not case.is_reported:
-                case.is_reported = True
+            case.count, case.weight, case.absent = case.count + 1, case.weight + finding.weight, 0
+            if case.is_reported:
+                continue
+            if case.count >= self.patience if self.patience else case.weight >= 1.0 - 1e-9:
+                case.is_reported, case.reported_after = True, case.count
                 alerts.append(Alert(self.name, step, case.first_step, finding))
+            else:
+                self.is_in_doubt |= case.weight >= _IN_DOUBT
         self.active = tuple(f for key, f in there.items() if self._cases[key].is_reported)
         self._forget_absent(there)
         return alerts
 
     def _forget_absent(self, there: Collection[tuple[str, str]]) -> None:
-        limit = max(2 * self.patience, _MIN_ABSENT)
         for key, case in list(self._cases.items()):
             if key in there:
                 continue
             case.absent += 1
+            limit = max(2 * (self.patience or case.reported_after), _MIN_ABSENT)
             if not case.is_reported or case.absent >= limit:
                 del self._cases[key]
 
     def __repr__(self) -> str:
-        return f"<rule {self.name}: threshold {self.threshold}, patience {self.patience}>"
+        how = f"patience {self.patience}" if self.patience else "by evidence"
+        return f"<rule {self.name}: threshold {self.threshold}, {how}>"
 
 
 def default_rules() -> list[Rule]:
@@ -109,9 +126,9 @@ def default_rules() -> list[Rule]:
     return [Rule(kind) for kind in RULES.values()]
 
 
-def _checked_patience(kind: RuleKind, patience: int | None) -> int:
-    if patience is None:
-        return kind.patience
-    if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+def _checked(patience: int | None) -> int | None:
+    if patience is not None and (
+        isinstance(patience, bool) or not isinstance(patience, int) or patience < 1
+    ):
         raise UsageError(f"expected patience to be an integer of at least 1, got {patience!r}")
     return patience

@@ -91,6 +91,7 @@ class StepView:
         self._kind_rows: dict[str, _KindRows | None] = {}
         self._columns: dict[str, Floats] = {}
         self._by_layer: dict[tuple[str, str], Floats] = {}
+        self._order: NDArray[np.intp] | None = None
 
     def rows(self, kind: str) -> NDArray[np.intp]:
         """Return the row indices of a kind, in order.
@@ -118,6 +119,17 @@ class StepView:
             if kind_rows is not None:
                 values[kind_rows.layers] = kind_rows.quantity(quantity)
         return values
+
+    def execution_order(self) -> NDArray[np.intp]:
+        """Return the layers that ran, as indices, in the order in which they first ended."""
+        if self._order is None:
+            block = self.block
+            kinds = () if block is None else block.kinds
+            outputs = {i for i, kind in enumerate(kinds) if kind.partition(".")[0] == "out"}
+            rows = () if block is None else zip(block.layer.tolist(), block.kind.tolist(), strict=True)
+            ran = dict.fromkeys(layer for layer, kind in rows if kind in outputs)
+            self._order = np.fromiter(ran, np.intp, len(ran))
+        return self._order
 
     def types_are(self, types: frozenset[str]) -> NDArray[np.bool_]:
         """Return for each layer whether its class name is one of `types`; False if not known."""

@@ -1,29 +1,46 @@
-"""The table of all rules. Each has a name, a threshold, a patience, and a check.
+"""The table of all rules. Each has a name, a code, a threshold, and a check.
 
-To add a rule, write a check in the module of its subject (`finite`, `gradients`, `activations`, `updates`,
-`losses`) and add an entry here. A check is a function of a `StepView`, a threshold and a `Baseline`. It
-returns the values beyond the threshold in that step. `rule.py` applies the patience and reports once.
+To add a rule, write a check in the module of its subject (`finite`, `gradients`, `activations`, `updates`, `weights`,
+`losses`, `clipping`, `formats`) and add an entry here. A check is a function of a `StepView`, a threshold and a memory.
+It returns what is beyond the limit in that step, each with its weight as evidence. `rule.py` adds up the weights and
+reports once.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 from gradscope.errors import UsageError
-from gradscope.rules import activations, finite, gradients, losses, updates
+from gradscope.rules import (
+    activations,
+    clipping,
+    finite,
+    formats,
+    gradients,
+    losses,
+    updates,
+    weights,
+)
 from gradscope.rules.alerts import RuleFinding
-from gradscope.rules.baseline import Baseline
 from gradscope.rules.step_view import StepView
 from gradscope.rules.thresholds import Threshold, checked
+from gradscope.rules.trend import Trend
 
 __all__ = ["RULES", "RuleKind", "rule_kind"]
 
-Check: TypeAlias = Callable[[StepView, Threshold, Baseline], list[RuleFinding]]
+Check: TypeAlias = Callable[[StepView, Threshold, Any], list[RuleFinding] | None]
+"""The third argument is what the rule's `memory` has made. None: this step is not to be judged yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleKind:
-    """One rule. `patience` counts observed steps, or steps with scalars if `needs_scalars`.
+    """One rule.
+
+    `code`: the code of its findings. `reads`: the views that its check needs: observed steps, logged scalars,
+    or both, each in the order of the steps. `memory`: makes what the check remembers between steps.
+
+    `limit_check` and `patience`: used instead of `check` if the user has set a threshold or a patience: a plain
+    comparison with the threshold that must hold in `patience` consecutive observed steps.
 
     `is_early`: the judged values are known before the optimizer steps. `is_shared`: the values are equal
     on all ranks of a data-parallel job, because gradients are reduced. `can_clip`: the action `clip` is
@@ -31,18 +48,33 @@ class RuleKind:
     """
 
     name: str
+    code: str
     meaning: str
     threshold: Threshold
-    patience: int
     check: Check
-    is_early: bool = True
-    is_shared: bool = False
-    can_clip: bool = False
-    needs_scalars: bool = False
+    memory: Callable[[], object] = field(default=type(None), kw_only=True)
+    limit_check: Check | None = field(default=None, kw_only=True)
+    patience: int = field(default=1, kw_only=True)
+    is_early: bool = field(default=True, kw_only=True)
+    is_shared: bool = field(default=False, kw_only=True)
+    can_clip: bool = field(default=False, kw_only=True)
+    reads: Literal["columns", "scalars", "both"] = field(default="columns", kw_only=True)
+
+    @property
+    def reads_columns(self) -> bool:
+        """Whether the check needs observed steps."""
+        return self.reads != "scalars"
+
+    @property
+    def reads_scalars(self) -> bool:
+        """Whether the check needs logged scalars."""
+        return self.reads != "columns"
 
     def can_judge(self, view: StepView) -> bool:
         """Return whether a step has the data that the check needs."""
-        return bool(view.scalars) if self.needs_scalars else view.block is not None
+        return (self.reads_columns and view.block is not None) or (
+            self.reads_scalars and bool(view.scalars)
+        )
 
     def check_threshold(self, value: object) -> Threshold:
         """Return the threshold to use. Raises UsageError if `value` is not a threshold of this rule."""
@@ -54,73 +86,143 @@ RULES: dict[str, RuleKind] = {
     for kind in (
         RuleKind(
             "nonfinite",
+            "nonfinite",
             "NaN anywhere, or an infinity in a gradient, a parameter or an update; the first tensor in "
             "the order of execution is named; more than `threshold` such elements",
             0.0,
-            1,
             finite.nonfinite,
             is_shared=True,
         ),
         RuleKind(
             "exploding",
-            "the norm of a layer's parameter gradients is over `threshold`",
+            "exploding-gradient",
+            "gradients grow from layer to layer towards the input, or with time; with a threshold: the norm "
+            "of a layer's parameter gradients is over `threshold`",
             1e4,
-            3,
             gradients.exploding,
+            memory=gradients.FirstNorms,
+            limit_check=gradients.over_limit,
+            patience=3,
             is_shared=True,
             can_clip=True,
         ),
         RuleKind(
             "vanishing",
-            "the root mean square of a layer's parameter gradients is less than `threshold` times the "
-            "largest of all layers",
-            1e-6,
-            10,
+            "vanishing-gradient",
+            "gradients fall from layer to layer towards the input, by `threshold` in all; with a threshold: "
+            "the rms of a layer's parameter gradients is less than `threshold` times the largest of all layers",
+            1e-5,
             gradients.vanishing,
+            memory=gradients.Shares,
+            limit_check=gradients.under_limit,
+            patience=10,
             is_shared=True,
         ),
         RuleKind(
             "spike",
-            "the norm of a layer's parameter gradients is over `threshold` times its baseline, and six "
+            "gradient-spike",
+            "the norm of a layer's parameter gradients is over `threshold` times its recent level, and six "
             "of its usual deviations above it",
             10.0,
-            1,
             gradients.spike,
+            memory=Trend,
             is_shared=True,
             can_clip=True,
         ),
         RuleKind(
             "dead",
-            "more than a fraction `threshold` of a layer's output is exactly zero; at core detail, "
-            "where zeros are not counted, only an output that is entirely zero is found",
+            "dead-units",
+            "more than a fraction `threshold` of a layer's output is exactly zero and no gradient reaches "
+            "the parameters before it; at core detail, where zeros are not counted, only an output that "
+            "is entirely zero is found",
             0.99,
-            20,
             activations.dead,
         ),
         RuleKind(
             "saturated",
+            "saturated-activation",
             "the mean slope of a Tanh or Sigmoid is less than `threshold` times its maximum slope",
             0.01,
-            20,
             activations.saturated,
+            memory=activations.FirstSlopes,
         ),
         RuleKind(
             "update_ratio",
-            "the median of |Δw| / |w| over the layers is outside the range `threshold`, or that of a "
-            "layer is outside it by another factor of ten",
+            "learning-rate-too-high",
+            "each step changes the weights by far more than `threshold` and overshoots, judged by the loss, or "
+            "by far less; with a threshold: the median of |Δw| / |w| over the layers is outside this range",
             (1e-4, 1e-2),
-            50,
-            updates.update_ratio,
+            updates.learning_rate,
+            memory=updates.Learning,
+            limit_check=updates.update_ratio,
+            patience=50,
+            is_early=False,
+            reads="both",
+        ),
+        RuleKind(
+            "no_update",
+            "no-update",
+            "a layer has a gradient, but its optimizer does not change it in any step",
+            0.0,
+            updates.no_update,
+            memory=updates.Moved,
+            is_early=False,
+            reads="both",
+        ),
+        RuleKind(
+            "weight_decay",
+            "weight-decay-too-strong",
+            "weight decay outweighs the gradient, and the weights shrink by `threshold` a step or more",
+            1e-3,
+            weights.decay,
+            memory=weights.Norms,
+            is_early=False,
+            reads="both",
+        ),
+        RuleKind(
+            "clipping",
+            "clipping-always",
+            "every step is clipped, to less than 1 / `threshold` of its gradient",
+            10.0,
+            clipping.always,
+            memory=clipping.Factors,
             is_early=False,
         ),
         RuleKind(
+            "underflow",
+            "underflow",
+            "more than a fraction `threshold` of the nonzero elements of a gradient are subnormal; counted "
+            "at full detail only",
+            0.5,
+            formats.underflow,
+        ),
+        RuleKind(
+            "overflow",
+            "overflow",
+            "a layer with finite parameters has more than `threshold` infinite elements in its output",
+            0.0,
+            formats.overflow,
+        ),
+        RuleKind(
             "loss_spike",
-            "a logged loss is over `threshold` times its baseline and six of its usual deviations "
+            "loss-spike",
+            "a logged loss is over `threshold` times its recent level and six of its usual deviations "
             "above it, or is not finite",
             2.0,
-            1,
             losses.loss_spike,
-            needs_scalars=True,
+            memory=losses.LossTrend,
+            is_early=False,
+            reads="both",
+        ),
+        RuleKind(
+            "loss_not_falling",
+            "loss-not-falling",
+            "the loss has not fallen below `threshold` times its first value after some hundred steps",
+            0.98,
+            losses.not_falling,
+            memory=losses.LossHistory,
+            is_early=False,
+            reads="scalars",
         ),
     )
 }

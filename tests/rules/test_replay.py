@@ -1,36 +1,65 @@
-"""Rules over a recording give the alerts that they gave in the training process."""
+"""Rules over a recording give the alerts and findings that they gave in the training process."""
 
 import itertools
 import math
 
+import pytest
 import torch
 from torch import nn
 
 import gradscope
 from gradscope.recording import open_recording
-from gradscope.rules import replay_rules, views_of
+from gradscope.rules import finding_of, replay_rules, views_of
 
 
-def test_replaying_a_recording_gives_the_alerts_of_the_live_run(hub, places, wait_until):
+def spiking(step, model):
+    loss = model(X).square().mean() * (1e3 if step == 50 else 1.0)
+    if step == 56:
+        with torch.no_grad():
+            model[0].weight[0, 0] = float("nan")
+    return loss
+
+
+def diverging(step, model):
+    return 1e3 * (model(X) - 1.0).square().mean()
+
+
+def dying(step, model):
+    if step == 0:
+        torch.nn.init.constant_(model[0].bias, -100.0)
+    return model(X).square().mean()
+
+
+X = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("activation", "loss_of", "options", "expected"),
+    [
+        (nn.Tanh, spiking, {"lr": 1e-3}, {"spike", "loss_spike", "nonfinite"}),
+        (nn.ReLU, diverging, {"lr": 1.0}, {"update_ratio"}),
+        (nn.ReLU, dying, {"lr": 0.0}, {"dead", "no_update"}),
+        (nn.Tanh, dying, {"lr": 0.1, "weight_decay": 1.0}, {"saturated", "weight_decay"}),
+    ],
+)
+def test_replaying_a_recording_gives_the_alerts_and_findings_of_the_live_run(
+    hub, places, wait_until, activation, loss_of, options, expected
+):
     path = places / "run.gradscope"
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    x = torch.randn(7, 4)
+    model = nn.Sequential(nn.Linear(4, 5), activation(), nn.Linear(5, 2))
+    optimizer = torch.optim.SGD(model.parameters(), **options)
     told = []
     with gradscope.attach(model, optimizer, every=1, record=path, name="run", quiet=True) as scope:
         scope.on_alert(told.append)
         wait_until(lambda: scope.endpoint is not None, "the hub")
         for step in range(60):
             optimizer.zero_grad()
-            loss = model(x).square().mean() * (1e3 if step == 50 else 1.0)
+            loss = loss_of(step, model)
             loss.backward()
             scope.log(loss=loss.detach() + 0.01 * math.sin(step))
             optimizer.step()
-            if step == 55:
-                with torch.no_grad():
-                    model[0].weight[0, 0] = float("nan")
-    assert {alert.rule for alert in told} >= {"spike", "loss_spike", "nonfinite"}
+    assert {alert.rule for alert in told} >= expected
 
     def is_ended():
         with open_recording(path) as recording:
@@ -38,11 +67,7 @@ def test_replaying_a_recording_gives_the_alerts_of_the_live_run(hub, places, wai
 
     wait_until(lambda: path.exists() and is_ended(), "the end of the recording")
     with open_recording(path) as recording:
-        messages = itertools.chain([recording.manifest()], recording.steps(), recording.scalars())
-        again = list(replay_rules(views_of(messages)))
-        recorded = [event.alert for event in recording.events() if event.alert is not None]
-    order = lambda alert: (alert.rule, alert.step, alert.finding.layer, alert.finding.kind)  # noqa: E731 - a key
-    assert [order(a) for a in sorted(again, key=order)] == [order(a) for a in sorted(told, key=order)]
-    assert sorted((info.rule, info.layer, info.first_step) for info in recorded) == sorted(
-        (alert.rule, alert.finding.layer, alert.first_step) for alert in told
-    )
+        messages = itertools.chain([recording.manifest()], recording.steps())
+        again = list(replay_rules(views_of(messages, recording.scalars())))
+        recorded = [event.finding for event in recording.events() if event.alert is not None]
+    assert list(map(finding_of, again)) == list(map(finding_of, told)) == recorded

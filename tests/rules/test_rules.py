@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gradscope.errors import UsageError
 from gradscope.rules import RULES, Rule, default_rules, replay_rules, rule_kind
-from gradscope.rules.baseline import Baseline
+from gradscope.rules.evidence import weight_of
+from gradscope.rules.trend import ScalarTrend, Trend
 
 
 def judged(name, views, **how):
@@ -19,22 +20,23 @@ def judged(name, views, **how):
 
 def test_exploding_is_above_its_threshold_and_not_at_it(view, grads):
     views = [view(step, grads(a=1e4, b=1.0001e4)) for step in range(3)]
-    (alert,) = judged("exploding", views)
+    (alert,) = judged("exploding", views, threshold=1e4)
     assert (alert.finding.layer, alert.step, alert.first_step) == ("b", 2, 0)
     assert alert.text == "b: gradient norm 1e+04, over 10000, since step 0"
 
 
 def test_vanishing_compares_with_the_largest_gradient_of_all_layers(view, grads):
     views = [view(step, grads(a=1.0, b=0.99e-6, c=1.01e-6)) for step in range(10)]
-    (alert,) = judged("vanishing", views)
+    (alert,) = judged("vanishing", views, threshold=1e-6)
     assert (alert.finding.layer, alert.step) == ("b", 9)
 
 
 def test_gradients_that_are_all_zero_do_not_vanish(view, grads):
-    assert judged("vanishing", [view(step, grads(a=0.0, b=0.0)) for step in range(30)]) == []
+    views = [view(step, grads(a=0.0, b=0.0)) for step in range(30)]
+    assert judged("vanishing", views, threshold=1e-6) == judged("vanishing", views) == []
 
 
-def test_a_spike_is_ten_times_the_baseline_and_is_reported_once(view, grads):
+def test_a_spike_is_ten_times_its_recent_level_and_is_reported_once(view, grads):
     views = [view(step, grads(a=1.0, b=100.0)) for step in range(25)]
     views += [view(25, grads(a=11.0, b=100.0)), view(26, grads(a=11.0, b=100.0))]
     (alert,) = judged("spike", views)
@@ -49,12 +51,12 @@ def test_a_layer_that_is_always_noisy_does_not_spike(view, grads):
     assert judged("spike", [view(i, grads(a=value)) for i, value in enumerate(noise)]) == []
 
 
-def test_a_spike_needs_a_baseline(view, grads):
-    views = [view(step, grads(a=1.0)) for step in range(19)] + [view(19, grads(a=1e6))]
+def test_a_spike_needs_ten_earlier_values(view, grads):
+    views = [view(step, grads(a=1.0)) for step in range(9)] + [view(9, grads(a=1e6))]
     assert judged("spike", views) == []
 
 
-def test_another_model_resets_the_baseline(view, grads):
+def test_another_model_resets_the_trend(view, grads):
     views = [view(step, grads(a=1.0)) for step in range(30)]
     views += [view(30, grads(a=1e6), layers=("b", "a"))]
     assert judged("spike", views) == []
@@ -83,7 +85,7 @@ def test_saturation_is_the_mean_slope_by_an_independent_formula(view, kind, func
         y = function(gain * np.linspace(-3, 3, 1000))
     columns = {"count": 1000, "sum": y.sum(), "sumsq": (y**2).sum(), "min": y.min(), "max": y.max()}
     rows = [("a", "out", columns), ("b", "out", columns)]
-    views = [view(step, rows, types=(kind, "Linear", "")) for step in range(20)]
+    views = [view(step, rows, types=(kind, "Linear", "")) for step in range(200)]
     alerts = judged("saturated", views)
     expected = slope(y).mean()
     assert [alert.finding.layer for alert in alerts] == (["a"] if expected < 0.01 else [])
@@ -110,7 +112,8 @@ def moving(**ratios):
 )
 def test_update_ratio_judges_the_median_and_layers_that_are_far_from_it(view, ratios, layers):
     views = [view(step, moving(**ratios)) for step in range(50)]
-    assert [alert.finding.layer for alert in judged("update_ratio", views)] == layers
+    found = judged("update_ratio", views, threshold=(1e-4, 1e-2))
+    assert [alert.finding.layer for alert in found] == layers
 
 
 def test_an_update_reduced_by_a_schedule_is_not_a_finding(view):
@@ -222,11 +225,25 @@ def test_every_rule_has_a_meaning_and_rejects_a_threshold_of_the_wrong_type():
     assert [rule.name for rule in default_rules()] == list(RULES)
 
 
-@given(st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=40))
-def test_the_baseline_is_the_running_mean_and_deviation_of_logarithms(values):
-    past = Baseline()
+@given(st.lists(st.floats(1e-6, 1e6), min_size=3, max_size=40))
+def test_the_trend_is_a_level_and_a_noise_of_differences_of_logarithms(values):
+    arrays, numbers = Trend(), ScalarTrend()
     for value in values:
-        past.excess(("a",), np.array([value]), 1e300)
+        arrays.excess(("a",), np.array([value]), 1e300)
+        numbers.excess(value, 1e300)
     logs = np.log(values)
-    assert past._mean[0] == pytest.approx(logs.mean(), abs=1e-9)
-    assert past._variance[0] == pytest.approx(logs.var(), abs=1e-9)
+    level = 0.0
+    for count, log in enumerate(logs, 1):
+        level += (log - level) / min(count, 8)
+    variance = (np.diff(logs) ** 2 / 2).mean()
+    assert (arrays._level[0], arrays._variance[0]) == pytest.approx((level, variance), abs=1e-9)
+    assert (numbers._level, numbers._variance) == pytest.approx((level, variance), abs=1e-9)
+
+
+def test_evidence_grows_with_the_square_of_the_distance_and_one_step_is_never_enough():
+    weights = [weight_of(decades, 1.0) for decades in (-1.0, 0.0, 0.5, 1.0, 2.0, 4.5, 100.0)]
+    assert weights[:2] == [0.0, 0.0]
+    assert weights[3] == pytest.approx(0.5 / math.log(1e4))
+    assert weights[4] == pytest.approx(4 * weights[3])
+    assert weights[3] == pytest.approx(4 * weights[2])
+    assert weights[5:] == [0.5, 0.5]

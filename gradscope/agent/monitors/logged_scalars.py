@@ -1,14 +1,21 @@
-"""`LoggedScalars`: values that the script logs, and the duration of every step."""
+"""`LoggedScalars`: values that the script logs, the duration of every step, and the optimizers' numbers.
+
+In observed steps these are the least and the greatest learning rate and the greatest weight decay of all parameter
+groups. A number that is on a device is left out.
+"""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from gradscope.agent.link.scalars import ScalarLog
 from gradscope.agent.monitors.breakpoints import Breakpoints
 from gradscope.agent.monitors.rules import RuleMonitor
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.plugins import StepPlugin
+from gradscope.rules import GREATEST_RATE, LEAST_RATE, WEIGHT_DECAY
 
 __all__ = ["LoggedScalars"]
 
@@ -17,6 +24,7 @@ class LoggedScalars(StepPlugin):
     """Passes the scalars of each step to the rules, the breakpoints and the publisher."""
 
     name = "logged scalars"
+    needs_observed = True
 
     def __init__(self, run: RunContext, rules: RuleMonitor, breakpoints: Breakpoints) -> None:
         self._run = run
@@ -25,6 +33,8 @@ class LoggedScalars(StepPlugin):
         self._log = ScalarLog()
         self.names: set[str] = set()
         """The names of all values that were logged."""
+        self._rates: list[float] = []
+        self._decays: list[float] = []
 
     def log(self, values: Mapping[str, float | torch.Tensor]) -> None:
         """Log values in the step in progress. Raises UsageError if a value is not a number."""
@@ -32,6 +42,29 @@ class LoggedScalars(StepPlugin):
         self._log.log(values, counter.step)
         self.names.update(values)
         counter.left = 0  # the step counter must not end this step without `ended`
+
+    def next_active_step(self, step: int) -> None:
+        """Return None: nothing but observed steps is needed."""
+
+    def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - as above
+        """Forget the numbers of the optimizers of the previous observed step."""
+        self._rates.clear()
+        self._decays.clear()
+
+    def before_optimizer(self, optimizer: Optimizer) -> None:
+        """Log the learning rates and the weight decay of an optimizer."""
+        self._rates += [
+            rate for group in optimizer.param_groups if (rate := _number(group, "lr")) is not None
+        ]
+        self._decays += [
+            decay
+            for group in optimizer.param_groups
+            if (decay := _number(group, "weight_decay")) is not None
+        ]
+        if self._rates:
+            self.log({GREATEST_RATE: max(self._rates), LEAST_RATE: min(self._rates)})
+        if self._decays:
+            self.log({WEIGHT_DECAY: max(self._decays)})
 
     def ended(self, step: int, time_s: float, step_time_s: float) -> None:
         """Report the scalars of the steps whose values are on the host."""
@@ -45,3 +78,10 @@ class LoggedScalars(StepPlugin):
                 self._rules.on_scalars(row[0], row[2])
             self._breakpoints.on_scalars(row[0], row[2])
             publisher.put_scalars(*row)
+
+
+def _number(group: dict[str, Any], name: str) -> float | None:  # Any: as torch's own
+    value = group.get(name)
+    if isinstance(value, torch.Tensor):
+        return float(value) if value.device.type == "cpu" and value.numel() == 1 else None
+    return float(value) if isinstance(value, int | float) else None

@@ -33,7 +33,7 @@ from gradscope.errors import AlertError, UsageError
 from gradscope.findings import Finding
 from gradscope.hooks import parameters_of
 from gradscope.protocol import AlertInfo, Event, Hello
-from gradscope.rules import Alert, Rule, RuleFinding, StepView, default_rules, finding_of, is_loss
+from gradscope.rules import Alert, Rule, RuleFinding, StepView, default_rules, finding_of
 
 __all__ = ["ACTIONS", "Action", "ActiveRule", "Callback", "RuleMonitor", "check_action"]
 
@@ -47,6 +47,8 @@ _EARLY: Final = ("skip_step", "clip", "raise")
 _REPORTED_ONE_BY_ONE: Final = 8
 
 _ALERTS_KEPT: Final = 200
+_REQUESTED: Final = 10
+"""Steps that a rule in doubt asks for. Most rules need no more; the doubt must end before they ask again."""
 
 
 def check_action(rule: Rule, action: object, *, world_size: int) -> Action:
@@ -64,7 +66,7 @@ def check_action(rule: Rule, action: object, *, world_size: int) -> Action:
             f"the action clip is not available for {rule.name}, which has no gradient norm; "
             "use it with exploding or spike"
         )
-    if action == "skip_step" and (not kind.is_early or kind.needs_scalars):
+    if action == "skip_step" and (not kind.is_early or kind.reads_scalars):
         raise UsageError(
             f"the action skip_step is not available for {rule.name}: it is judged after the optimizer "
             "has stepped; use another action"
@@ -93,7 +95,7 @@ class ActiveRule:
     @property
     def is_early(self) -> bool:
         """Whether the rule acts before the optimizer steps."""
-        return self.action in _EARLY and self.rule.kind.is_early and not self.rule.kind.needs_scalars
+        return self.action in _EARLY and self.rule.kind.is_early and not self.rule.kind.reads_scalars
 
 
 class RuleMonitor(StepPlugin):
@@ -124,6 +126,7 @@ class RuleMonitor(StepPlugin):
         self._hidden_gradients = HiddenGradients()
         self._limit = RateLimit(Budget(run.sampler.budget).share(Consumer.RULES), time.perf_counter)
         self._raising: AlertError | None = None
+        self._is_in_doubt = False
 
     @property
     def rules(self) -> tuple[tuple[Rule, str], ...]:
@@ -183,12 +186,9 @@ class RuleMonitor(StepPlugin):
 
     def on_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Evaluate the logged scalars of a step, which may be several steps old."""
-        if not any(map(is_loss, values)):  # no rule uses other scalars
-            return
         view = StepView(step, (), None, scalars=values)
-        for active in self._active_rules:
-            if active.rule.kind.needs_scalars:
-                self.act(active, self._alerts_of(active, view))
+        for active in self._of_scalars:
+            self.act(active, self._alerts_of(active, view))
 
     def next_active_step(self, step: int) -> int | None:
         """Return `step` if an error must be raised or gradients are hidden."""
@@ -248,10 +248,19 @@ class RuleMonitor(StepPlugin):
         ]
         if is_due:
             self._limit.record(began_s)
+            self._request_steps()
         for active, alerts in judged:
             self.act(active, alerts)
         if self._early:
             self._early = {key for key in self._early if key[0] > step.step}
+
+    def _request_steps(self) -> None:
+        """Ask for the next steps if a rule is in doubt, inside the budget. Ranks must observe the same steps."""
+        is_in_doubt = any(active.rule.is_in_doubt for active in self._of_columns)
+        if is_in_doubt and not self._is_in_doubt and self._run.hello.world_size == 1:
+            self._run.sampler.request_steps(_REQUESTED)
+            self._run.plan_again()
+        self._is_in_doubt = is_in_doubt
 
     def _alerts_of(self, active: ActiveRule, view: StepView) -> list[Alert]:
         """Return the alerts of one rule after a step. A rule that raises is switched off; the others continue."""
@@ -274,7 +283,8 @@ class RuleMonitor(StepPlugin):
         for each in active:
             by_name[each.rule.name] = (*by_name.get(each.rule.name, ()), each)
         self._active_rules, self._by_name = active, by_name
-        self._of_columns = [p for p in active if not p.rule.kind.needs_scalars]
+        self._of_columns = [p for p in active if p.rule.kind.reads_columns]
+        self._of_scalars = [p for p in active if p.rule.kind.reads_scalars]
         self._always_judged = [
             p for p in self._of_columns if p.action != "event" or p.rule.name == "nonfinite"
         ]
@@ -314,9 +324,10 @@ class RuleMonitor(StepPlugin):
             for finding in findings:
                 if not math.isfinite(finding.value) or not finding.value > 0:
                     continue
-                for parameter in modules[finding.layer].parameters(recurse=False):
-                    if id(parameter) in mine and parameter.grad is not None:
-                        parameter.grad.mul_(min(1.0, finding.limit / finding.value))
+                for name in finding.layers or (finding.layer,):
+                    for parameter in modules[name].parameters(recurse=False):
+                        if id(parameter) in mine and parameter.grad is not None:
+                            parameter.grad.mul_(min(1.0, finding.limit / finding.value))
 
     def _raise(self) -> None:
         error, self._raising = self._raising, None

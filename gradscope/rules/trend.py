@@ -1,0 +1,97 @@
+"""`Trend`: the recent level and the noise of each value, from earlier steps.
+
+Both are kept for log(x) of a positive value x. The level follows the last eight values or so. The noise is the
+deviation estimated from differences between consecutive values, which a slow fall or rise does not enlarge. A value
+far above the level is included as if it were at the limit: a single spike does not change the level, a lasting
+change soon does.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradscope.rules.step_view import Floats, any_of
+
+__all__ = ["ScalarTrend", "Trend"]
+
+_LEVEL_MEMORY = 8
+_NOISE_MEMORY = 50
+_NEEDED = 10
+_DEVIATIONS = 6.0
+"""For normal noise, a value is 6 deviations above its level once in 10^9; a run has 10^6 or so."""
+
+
+class ScalarTrend:
+    """The trend of one number. It is plain Python, because it runs in each step in which a loss is logged."""
+
+    def __init__(self) -> None:
+        self._level = self._last = self._variance = 0.0
+        self._count = 0
+
+    def excess(self, value: float, factor: float) -> float:
+        """Return the ratio of a positive value to its level, as `Trend.excess`; 0 instead of NaN. Add the value."""
+        log, count = math.log(value), self._count
+        above = log - max(self._level, self._last)
+        is_above = False
+        if count >= _NEEDED:
+            certain = _DEVIATIONS * (1.0 + _NEEDED / count)
+            limit = max(math.log(factor), certain * math.sqrt(self._variance))
+            is_above = above > limit
+            log = self._level + limit if is_above else log
+        self._count = count = count + 1
+        self._level += (log - self._level) / min(count, _LEVEL_MEMORY)
+        if count > 1:
+            change = log - self._last
+            self._variance += (change * change / 2.0 - self._variance) / min(count - 1, _NOISE_MEMORY)
+        self._last = log
+        return math.exp(min(above, 700.0)) if is_above else 0.0
+
+
+class Trend:
+    """Levels and noise of the values of layers or scalars. Other names reset it."""
+
+    def __init__(self) -> None:
+        self._layers: Sequence[str] | None = None
+        self._level = np.empty(0)
+        self._last = np.empty(0)
+        self._variance = np.empty(0)
+        self._count = np.empty(0)
+
+    def excess(self, layers: Sequence[str], values: Floats, factor: float) -> Floats:
+        """Return the ratio of each value to its level, and add the values to the trend.
+
+        The ratio is NaN if the value is not measured or not positive, if there are fewer than 10 earlier
+        values, or if the value is at most `factor` times or at most six deviations above the level. With n
+        earlier values the deviation is uncertain: the limit is 1 + 10 / n times six deviations.
+        """
+        if self._layers is not layers and self._layers != layers:
+            self._reset(layers)
+        positive = np.isfinite(values) & (values > 0)
+        logs = np.log(values, where=positive, out=np.full(len(values), np.nan))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            above = logs - np.maximum(self._level, self._last)
+            certain = _DEVIATIONS * (1.0 + _NEEDED / self._count)
+            limit = np.maximum(np.log(factor), certain * np.sqrt(self._variance))
+            is_above = positive & (self._count >= _NEEDED) & (above > limit)
+        if not any_of(is_above):  # the fast path
+            self._add_values(logs, positive)
+            return np.full(len(values), np.nan)
+        self._add_values(np.where(is_above, self._level + limit, logs), positive)
+        return np.where(is_above, np.exp(np.minimum(above, 700.0)), np.nan)
+
+    def _reset(self, layers: Sequence[str]) -> None:
+        self._layers = layers
+        self._level, self._last, self._variance, self._count = (np.zeros(len(layers)) for _ in range(4))
+
+    def _add_values(self, logs: Floats, is_there: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
+        """Update level and noise: plain averages for the first values, exponential ones after."""
+        self._count += is_there
+        count = np.maximum(self._count, 1.0)
+        weight = np.where(is_there, 1.0 / np.minimum(count, _LEVEL_MEMORY), 0.0)
+        self._level += weight * np.where(is_there, logs - self._level, 0.0)
+        has_last = is_there & (self._count > 1)
+        weight = np.where(has_last, 1.0 / np.clip(self._count - 1.0, 1.0, _NOISE_MEMORY), 0.0)
+        change = np.where(has_last, logs - self._last, 0.0)
+        self._variance += weight * (change * change / 2.0 - self._variance)
+        self._last = np.where(is_there, logs, self._last)
