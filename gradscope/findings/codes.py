@@ -24,7 +24,6 @@ CODES: dict[str, Code] = {
             explains=(
                 "loss-spike",
                 "gradient-spike",
-                "exploding-gradient",
                 "dead-units",
                 "loss-not-falling",
             ),
@@ -329,7 +328,7 @@ CODES: dict[str, Code] = {
             "The gradient is too small for the format (6e-5 for float16 without loss of digits), so small elements "
             "become zero.",
             "Use torch.amp.GradScaler, or bfloat16 instead of float16.",
-            explains=("vanishing-gradient", "loss-not-falling"),
+            explains=("underflow", "vanishing-gradient", "loss-not-falling"),
         ),
         Code(
             "vanishing-gradient",

@@ -21,7 +21,7 @@ __all__ = ["FirstSlopes", "dead", "saturated"]
 _TANH = frozenset({"Tanh"})
 _SIGMOID = frozenset({"Sigmoid"})
 _DEAD_STEPS = 3
-"""An output of zeros without a gradient is no matter of chance. Three steps rule out a first step that is special."""
+"""An output of zeros without a gradient does not come by chance. Three steps rule out a first step that is special."""
 _UNCERTAIN_STEPS = 15
 """Enough of the first 20 steps, for facts that have other readings in the first few: parameters without a gradient,
 a fraction of zeros, the input of a later layer."""
@@ -124,7 +124,7 @@ def saturated(view: StepView, threshold: Threshold, memory: FirstSlopes) -> list
     The mean slope is exact: for y = tanh(x) it is 1 - mean(y^2); for y = sigmoid(x) it is
     mean(y) - mean(y^2), which is at most 1/4. The slope of other bounded activations cannot be derived
     from the columns, so they are not judged. An activation after which no layer with parameters runs is the output;
-    it is at its bounds if the model is sure. A Sigmoid that has become saturated may be a gate that has decided:
+    it is at its bounds if the model is sure. A Sigmoid that has become saturated may do gating and has decided:
     a hint.
     """
     limit = limit_of(threshold)

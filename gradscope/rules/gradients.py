@@ -1,6 +1,6 @@
 """Checks for gradients that vanish or explode along the depth or with time, and for spikes.
 
-The order of the depth is the order in which the layers ran. Parameter gradients (`param_grad`) are those that the
+The order of the depth is the order in which the layers ran. Parameter gradients (`param_grad`) are what the
 optimizer receives.
 """
 
@@ -41,9 +41,9 @@ _RISING = 0.3
 """A share that doubles (0.3 decades) within ten observed steps is left to grow: warm-up, or a branch that opens."""
 _GROWN = 1e3
 """Gradients follow the scale of weights and loss, which may well grow tenfold each; not a thousandfold."""
-_EXPLODED = 1e5
-"""With the same learning rate, a layer with this many times the gradient of another changes by 10^5 times as much: if
-one is in the usual range of 1e-4 to 1e-2, the other is not."""
+_EXPLODED = 1e3
+"""With the same learning rate, updates differ as gradients do. The usual range of update ratios, 1e-4 to 1e-2, spans a
+factor of 100; with 1000 between layers, some are outside."""
 _UNDERFLOWN = 4.0
 """Gradients that are exactly zero have vanished if those above fall towards them by this many decades."""
 _OBSERVED = 10
@@ -235,7 +235,7 @@ def _in_order(view: StepView, kind: str, quantity: str) -> tuple[NDArray[np.intp
 def _fall(values: Floats) -> tuple[float, float]:
     """Return by how many decades the values fall from first to last, and the largest fall between neighbours.
 
-    Only new minima count, so noise is no fall. Zeros have no logarithm; they are below all others.
+    Only new minima count, so noise does not count. Zeros have no logarithm; they are below all others.
     """
     logs = np.minimum.accumulate(np.log10(values[values > 0]))
     falls = -np.diff(logs)

@@ -13,7 +13,7 @@ from gradscope.columns import update_ratio as ratio_of
 from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.evidence import weight_of
 from gradscope.rules.losses import LossHistory
-from gradscope.rules.step_view import Floats, StepView, indices_of
+from gradscope.rules.step_view import Floats, StepView, any_of, indices_of
 from gradscope.rules.thresholds import Threshold, limits
 
 __all__ = ["Learning", "Moved", "learning_rate", "no_update", "update_ratio"]
@@ -44,6 +44,10 @@ _TINY = 1e-6
 _LOW_NEEDED = 50
 _STILL_STEPS = 15
 """Most of the first 20 steps; a warm-up from 0 has a learning rate of 0 in one step or a few."""
+_USUAL_RATE = 1e-3
+"""Stands for a learning rate that is 0 or not known, to judge whether an update could be seen."""
+_ROUNDING = 2.0**-24
+"""Half a unit in the last place of float32, relative: smaller changes are rounded away."""
 _LOW, _HIGH = "learning-rate-too-low", "learning-rate-too-high"
 LEAST_RATE, WEIGHT_DECAY, GREATEST_RATE = "optimizer_lr_least", "optimizer_weight_decay", "optimizer_lr"
 """Scalars of observed steps: the least and the greatest learning rate of all parameter groups, and the greatest
@@ -208,22 +212,30 @@ class Moved:
     have_moved: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     still: dict[str, int] = field(default_factory=dict)
     least_rate: float = math.nan
+    rate: float = _USUAL_RATE
 
 
 def no_update(view: StepView, threshold: Threshold, memory: Moved) -> list[RuleFinding] | None:  # noqa: ARG001 - all checks take these arguments
     """Find layers that have a gradient and never change, although their optimizer steps.
 
-    A layer that has changed before is silent: a schedule has ended. With a learning rate of 0 for some layers the
+    A layer that has changed before is silent: a schedule has ended. So is one whose gradient times the learning rate is
+    lost in the rounding of its weights. With a learning rate of 0 for some layers the
     finding is a hint, because that is a way to freeze them. A warm-up from 0 changes them within a few steps.
     """
     if view.scalars:
         memory.least_rate = view.scalars.get(LEAST_RATE, memory.least_rate)
+        memory.rate = view.scalars.get(GREATEST_RATE, memory.rate)
         return None
     if memory.layers is not view.layers and memory.layers != view.layers:
         memory.layers, memory.have_moved = view.layers, np.zeros(len(view.layers), np.bool_)
     update = view.by_layer("update", "norm")
     memory.have_moved |= update > 0
     is_still = (update == 0) & (view.by_layer("param_grad", "norm") > 0) & ~memory.have_moved
+    if not any_of(is_still):  # the fast path
+        memory.still.clear()
+        return []
+    expected = (memory.rate or _USUAL_RATE) * view.by_layer("param_grad", "absmax")
+    is_still &= expected > _ROUNDING * view.by_layer("param", "absmax")
     still = [view.layers[i] for i in indices_of(is_still)]
     memory.still = {name: memory.still.get(name, 0) + 1 for name in still}
     if not still:

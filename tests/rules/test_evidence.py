@@ -84,7 +84,7 @@ def test_a_layer_of_zeros_is_dead_only_if_no_gradient_reaches_it(view):
     assert judged("dead", [step(i, 0.1) for i in range(100)]) == []
 
 
-def test_a_saturated_output_and_a_gate_that_decides_are_no_warnings(view):
+def test_a_saturated_output_and_gating_that_decides_later_are_no_warnings(view):
     def step(number, y, norm="b"):
         columns = {"sum": 100 * y, "sumsq": 100 * y * y}
         rows = [("a", "out", columns), ("b", "out", {}), (norm, "param_grad", {"norm": 1.0})]
@@ -162,6 +162,7 @@ def test_no_update_is_reported_after_most_of_the_first_steps_unless_the_layer_ha
 
     def partial(step):
         rows = [("a", "param_grad", {"norm": 1.0}), ("b", "param_grad", {"norm": 1.0})]
+        rows += [("a", "param", {"norm": 1.0}), ("b", "param", {"norm": 1.0})]
         return view(step, [*rows, ("a", "update", {"norm": 0.0}), ("b", "update", {"norm": 1.0})])
 
     (found,) = judged("no_update", [partial(step) for step in range(20)])
@@ -169,6 +170,12 @@ def test_no_update_is_reported_after_most_of_the_first_steps_unless_the_layer_ha
     frozen = [view(0, [], scalars={LEAST_RATE: 0.0}), *(partial(step) for step in range(20))]
     (found,) = judged("no_update", frozen)
     assert found.severity == "hint"
+
+
+def test_an_update_that_is_lost_in_rounding_is_not_missing(view):
+    rows = [("a", "param", {"norm": 1.0}), ("a", "update", {"norm": 0.0, "min": 0.0, "max": 0.0})]
+    rows += [("a", "param_grad", {"norm": 1e-9, "min": -1e-10, "max": 1e-10})]
+    assert judged("no_update", [view(step, rows) for step in range(40)]) == []
 
 
 def shrinking(view, rate, ratio, decay):

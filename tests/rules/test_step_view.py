@@ -45,7 +45,9 @@ def test_layers_outside_the_update_range_agree_with_the_plain_formula(view, rati
     layers = tuple(map(str, range(len(ratios))))
     rows = [(layer, "param", {"norm": 1.0}) for layer in layers]
     rows += [(layer, "update", {"norm": ratio}) for layer, ratio in zip(layers, ratios, strict=True)]
-    found = Rule(rule_kind("update_ratio")).findings(view(0, rows, layers=layers))
+    found = Rule(rule_kind("update_ratio"), threshold=(1e-4, 1e-2)).findings(
+        view(0, rows, layers=layers)
+    )
     moved = np.array([ratio for ratio in ratios if ratio > 0])
     usual = np.median(moved) if len(moved) else np.nan
     assert {finding.layer for finding in found if finding.layer} == {

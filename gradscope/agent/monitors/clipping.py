@@ -37,7 +37,7 @@ class ClippingPlugin(StepPlugin):
         try:
             is_ours = self._engine.before_clip(parameters)
             if is_ours and type(total_norm) is torch.Tensor:  # a DTensor would have to be gathered
-                self._scalars.log({TOTAL_NORM: total_norm})
+                self._scalars.log_own({TOTAL_NORM: total_norm})
         except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
             self._hook.remove()
             self._run.faults.report(

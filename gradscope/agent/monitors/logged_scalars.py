@@ -32,15 +32,19 @@ class LoggedScalars(StepPlugin):
         self._breakpoints = breakpoints
         self._log = ScalarLog()
         self.names: set[str] = set()
-        """The names of all values that were logged."""
+        """The names of all values that the script has logged."""
         self._rates: list[float] = []
         self._decays: list[float] = []
 
     def log(self, values: Mapping[str, float | torch.Tensor]) -> None:
-        """Log values in the step in progress. Raises UsageError if a value is not a number."""
+        """Log the script's values in the step in progress. Raises UsageError if a value is not a number."""
+        self.log_own(values)
+        self.names.update(values)
+
+    def log_own(self, values: Mapping[str, float | torch.Tensor]) -> None:
+        """Log values that gradscope has found out."""
         counter = self._run.counter
         self._log.log(values, counter.step)
-        self.names.update(values)
         counter.left = 0  # the step counter must not end this step without `ended`
 
     def next_active_step(self, step: int) -> None:
@@ -62,9 +66,9 @@ class LoggedScalars(StepPlugin):
             if (decay := _number(group, "weight_decay")) is not None
         ]
         if self._rates:
-            self.log({GREATEST_RATE: max(self._rates), LEAST_RATE: min(self._rates)})
+            self.log_own({GREATEST_RATE: max(self._rates), LEAST_RATE: min(self._rates)})
         if self._decays:
-            self.log({WEIGHT_DECAY: max(self._decays)})
+            self.log_own({WEIGHT_DECAY: max(self._decays)})
 
     def ended(self, step: int, time_s: float, step_time_s: float) -> None:
         """Report the scalars of the steps whose values are on the host."""

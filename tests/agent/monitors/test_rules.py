@@ -9,7 +9,7 @@ from torch import nn
 
 import gradscope
 from gradscope.errors import AlertError, UnknownLayerError, UsageError
-from gradscope.rules import Rule, rule_kind
+from gradscope.rules import RULES, Rule, rule_kind
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
 
@@ -52,7 +52,7 @@ def scope(model, optimizer):
         assert scope.faults == {}
 
 
-def test_a_spike_is_reported_once_with_layer_value_and_baseline(model, optimizer, scope):
+def test_a_spike_is_reported_once_with_layer_value_and_level(model, optimizer, scope):
     train(model, optimizer, 30)
     seen = []
     scope.on_alert(seen.append)
@@ -62,7 +62,7 @@ def test_a_spike_is_reported_once_with_layer_value_and_baseline(model, optimizer
     assert {alert.finding.layer for alert in spikes} == {"0", "2", "4"}
     assert scope.alerts[-len(seen) :] == tuple(seen)
     by_layer = {alert.finding.layer: alert.finding for alert in spikes}
-    assert "times its baseline" in by_layer["4"].words
+    assert "times its recent level" in by_layer["4"].words
 
 
 def test_exploding_with_clip_scales_the_layers_gradient_to_the_threshold_before_the_step(
@@ -248,7 +248,7 @@ def test_a_finding_has_the_action_of_its_rule(model, optimizer, scope):
 def test_a_rule_that_raises_is_switched_off_in_words_and_the_other_rules_continue(
     model, optimizer, action, caplog
 ):
-    def check(view, threshold, baseline):
+    def check(view, threshold, memory):
         raise KeyError(view.step)
 
     events = []
@@ -259,7 +259,7 @@ def test_a_rule_that_raises_is_switched_off_in_words_and_the_other_rules_continu
         train(model, optimizer, 3)
         assert scope.faults == {"the rule broken": 1}
         assert "broken" not in [rule.name for rule, _ in scope.rules]
-        assert len(scope.rules) == 8
+        assert len(scope.rules) == len(RULES)
         with torch.no_grad():
             model[4].bias[0] = float("nan")
         train(model, optimizer, 1)
