@@ -190,7 +190,7 @@ def frozen(history: Sequence[WiringFacts]) -> list[Finding]:
         2 * len(names) >= len(weighted)
         or _is_beginning(newest, found)
         or all("Embedding" in types[name] for name in names)
-        or all(_has_adapter(newest, owned, types) for owned in layers)
+        or _have_adapters(newest, layers, types)
     )
     return [
         finding(
@@ -460,15 +460,20 @@ def _share(facts: WiringFacts, chosen: Sequence[ParameterFacts]) -> float:
     return sum(mine.values()) / max(1, sum(sizes.values()))
 
 
-def _has_adapter(
-    facts: WiringFacts, frozen: Sequence[ParameterFacts], types: Mapping[str, str]
+def _have_adapters(
+    facts: WiringFacts, frozen: Sequence[Sequence[ParameterFacts]], types: Mapping[str, str]
 ) -> bool:
-    """Return whether the module around a frozen layer trains a smaller number of other parameters."""
-    around = frozen[0].layer.rpartition(".")[0]
-    if not around or types.get(around) in ("Sequential", "ModuleList", "ModuleDict"):
-        return False
-    trained = [p.size for p in facts.parameters if p.is_trainable and p.name.startswith(f"{around}.")]
-    return 0 < sum(trained) < sum(parameter.size for parameter in frozen)
+    """Return whether the module around each frozen layer trains other parameters, altogether fewer ones."""
+    trained = 0
+    for owned in frozen:
+        around = owned[0].layer.rpartition(".")[0]
+        if not around or types.get(around) in ("Sequential", "ModuleList", "ModuleDict"):
+            return False
+        sizes = [p.size for p in facts.parameters if p.is_trainable and p.name.startswith(f"{around}.")]
+        if not sizes:
+            return False
+        trained += sum(sizes)
+    return trained < sum(parameter.size for owned in frozen for parameter in owned)
 
 
 def _is_near(layer: str, trained: Iterable[str]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch.amp.grad_scaler import GradScaler, OptState
+from torch.optim import Optimizer
 
 from gradscope.hooks import ClippingHook
 
@@ -24,11 +25,14 @@ class ClipWatch:
         self._scalers = None if scaler is None else [weakref.ref(scaler)]
         self._hook = ClippingHook(self._before)
         self._is_installed = False
-        self._scale: float | None = None
+        self._is_clipped = False
+        self._scales: list[tuple[weakref.ref[GradScaler], float]] = []
+        self._scale = 1.0
 
     def begin(self) -> None:
         """Watch this step."""
-        self._scale = None
+        self._is_clipped, self._scale = False, 1.0
+        self._scales.clear()
         if not self._is_installed:
             self._is_installed = self._hook.install()
 
@@ -37,7 +41,14 @@ class ClipWatch:
         if self._is_installed:
             self._hook.remove()
             self._is_installed = False
-        return self._scale
+        return self._scale if self._is_clipped else None
+
+    def before_optimizer(self, optimizer: Optimizer) -> None:
+        """Count the scales of the scalers that step this optimizer: a process may have scalers of other models."""
+        for each, scale in self._scales:
+            scaler = each()
+            if scaler is not None and id(optimizer) in scaler._per_optimizer_states:  # noqa: SLF001 - no public name
+                self._scale = max(self._scale, scale)
 
     def _before(self, parameters: list[torch.Tensor], _total_norm: torch.Tensor | None) -> None:
         """Note the scale. A scaler has a state for each optimizer whose gradients it has unscaled."""
@@ -47,12 +58,12 @@ class ClipWatch:
             self._scalers = [
                 weakref.ref(each) for each in gc.get_objects() if issubclass(type(each), GradScaler)
             ]
-        scales = [
-            _scale_of(scaler)
+        self._is_clipped = True
+        self._scales += [
+            (each, _scale_of(scaler))
             for each in self._scalers
             if (scaler := each()) is not None and scaler.is_enabled()
         ]
-        self._scale = max(self._scale or 1.0, min(scales, default=1.0))
 
 
 def _scale_of(scaler: GradScaler) -> float:

@@ -108,6 +108,7 @@ class FindingMonitor(StepPlugin):
         model = self._run.model()
         if model is None:
             return
+        self._clips.before_optimizer(optimizer)
         self._add_optimizer(optimizer)
         self._stepped.add(id(optimizer))
         every = chain(model.parameters(), unregistered_parameters(model).values())

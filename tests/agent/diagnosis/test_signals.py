@@ -299,6 +299,22 @@ def test_clipping_before_unscale_is_an_error(is_given, is_unscaled):
         assert finding.evidence["loss_scale"] == 1024
 
 
+def test_the_scaler_of_another_model_is_not_taken_for_that_of_clipped_gradients():
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.ones(1, requires_grad=True).sum()).backward()
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
+        for _ in range(STEPS):
+            x, y = batch()
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        assert scope.faults == {}
+        assert "clip-before-unscale" not in {each.code for each in scope.findings}
+
+
 def test_reading_changes_nothing_bitwise():
     def trained(is_observed):
         torch.manual_seed(0)
