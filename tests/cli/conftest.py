@@ -41,6 +41,10 @@ while True:
 """
 
 
+TYPER = ("pydantic.json_schema", "pydantic.type_adapter", "pydantic.types")
+"""What typer imports when a command begins."""
+
+
 @contextmanager
 def started_training(name: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A small training in its own process, listed by the hub, until the block ends."""
@@ -59,7 +63,7 @@ def command(
     """Run `gradscope` with pipes for streams, in a forked process."""
     return fork_server.run(
         [sys.executable, "-m", "gradscope", *arguments],
-        preload=["gradscope.cli"],
+        preload=["gradscope.cli.app", "gradscope.recording", *TYPER],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -11,8 +11,6 @@ from support import fork_server
 
 pytestmark = pytest.mark.processes
 
-pytestmark = pytest.mark.processes
-
 PROGRAM = Path(__file__).parent / "compiled_training.py"
 NAMES = (
     "in-place", "tuple", "nested", "dict", "dataclass", "root", "conv", "shared", "view", "dropout",
@@ -32,7 +30,7 @@ def run(backend: str, how: str) -> dict[str, dict[str, object]]:
         command,
         capture_output=True,
         text=True,
-        preload=["torch._dynamo", "torch._functorch.aot_autograd"],
+        preload=["torch._functorch.aot_autograd"],
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {result["name"]: result for result in map(json.loads, done.stdout.splitlines())}

@@ -100,7 +100,7 @@ def test_two_runs_of_one_seed_are_equal_bit_by_bit_and_another_seed_differs(tmp_
 
 def test_a_training_that_is_ended_early_writes_what_it_kept(tmp_path):
     file = tmp_path / "kept.npz"
-    training = subprocess.Popen(
+    training = fork_server.Popen(
         [sys.executable, "-m", "gradscope.demo", "--no-gradscope", "--keep-gradients", str(file)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

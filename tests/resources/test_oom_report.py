@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -19,6 +18,7 @@ from gradscope.errors import UsageError
 from gradscope.recording import list_recordings, open_recording
 from gradscope.resources import SystemMemory
 from gradscope.resources.oom_report import checkpoint_savings, largest_holders
+from support import fork_server
 
 MIB = 2**20
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,8 @@ def train(model, limit_bytes, steps=1):
 
 
 LIMITED = """
-import torch, gradscope
+import sys, torch, gradscope
+sys.path.append("tests")
 from gradscope.agent.run.context import RunContext
 from tests.resources.test_oom_report import MIB, Wide, resident_bytes, train
 from torch import nn
@@ -85,7 +86,7 @@ for level, code, text in told:
 def test_a_limit_raises_in_the_layer_that_exceeds_it_and_says_who_held_what():
     # In a process of its own: what others have freed and the allocator kept would be used up first.
     program = [sys.executable, "-c", LIMITED]
-    said = subprocess.run(program, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    said = fork_server.run(program, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     raised, first, *lines = said.splitlines()
     assert "gradscope" in raised
     assert "above the limit" in raised
@@ -210,7 +211,7 @@ model(torch.randn(2048, 64)).sum().backward()
 
 def printed() -> str:
     command = [sys.executable, "-m", "gradscope", "watch", "starved", "--once", "--tab", "memory"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return fork_server.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the script reads /proc")
@@ -219,7 +220,7 @@ def test_what_ran_out_is_in_the_recording_and_shown_after_the_process_has_died(
 ):
     script = tmp_path / "starved.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    ended = fork_server.run([sys.executable, script], capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr.count("torch.OutOfMemoryError: gradscope: ") == 1
     assert "out of memory in the forward of" in ended.stderr

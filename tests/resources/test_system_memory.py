@@ -1,6 +1,5 @@
 """What the process and the device tell of memory, and the example that is built on it."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from gradscope.resources import SystemMemory
+from support import fork_server
 
 MIB = 2**20
 
@@ -58,6 +58,6 @@ def test_a_devices_numbers_are_its_allocators_and_its_drivers(monkeypatch):
 
 def test_the_example_prints_32_mib_with_gradients_and_none_without():
     script = Path(__file__).parents[2] / "examples" / "memory_of_a_sigmoid.py"
-    said = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    said = fork_server.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
     assert "cpu, with gradients: the sigmoid keeps 32.0 MiB" in said
     assert "cpu, under no_grad: the sigmoid keeps 0 B" in said

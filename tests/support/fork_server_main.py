@@ -23,7 +23,7 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PRELOAD = ("torch", "gradscope.agent", "gradscope.client")
+PRELOAD = ("torch", "torch._dynamo", "gradscope.agent", "gradscope.client")
 
 
 def serve(link: socket.socket) -> dict[str, object]:

@@ -14,7 +14,7 @@ from support import fork_server
 PROGRAM = "import torch, gradscope; gradscope.attach(torch.nn.Linear(2, 2), hub=None)"
 
 
-def said_by(command, run=subprocess.run, **options):
+def said_by(command, run, **options):
     return run(command, capture_output=True, text=True, check=True, **options).stderr
 
 
@@ -32,7 +32,8 @@ def test_a_run_is_named_by_script_and_model_and_without_a_script_file_python(tmp
 
 def test_the_line_on_stderr_names_the_pass_that_measures():
     environment = {"GRADSCOPE_NATIVE": "0", "PATH": "/usr/bin:/bin"}
-    assert "(eager: GRADSCOPE_NATIVE=0)" in said_by([sys.executable, "-c", PROGRAM], env=environment)
+    said = said_by([sys.executable, "-c", PROGRAM], fork_server.run, env=environment)
+    assert "(eager: GRADSCOPE_NATIVE=0)" in said
 
 
 class Generator(nn.Module):
