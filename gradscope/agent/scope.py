@@ -5,6 +5,8 @@ Each method calls the object that implements the feature.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
@@ -93,7 +95,7 @@ class Scope:
         self._scalars = LoggedScalars(run, self._rules, self._breakpoints)
         self._clipping = ClippingPlugin(run, engine, self._scalars)
         self._captures = Captures(run, engine)
-        uploads = CaptureUpload(run, engine, self._captures)
+        uploads = CaptureUpload(run, engine, self._captures, self._recorder)
         self._snapshot = Snapshot(run, engine)
         self._focus = Focus(run, engine, self._commands)
         self._resources = ResourcePlugin(run, engine)
@@ -299,6 +301,14 @@ class Scope:
         if self._engine.has_computed_nothing:
             self._captures.start(self._engine.step)
         return capture
+
+    def save_fault(self, path: str | PathLike[str]) -> None:
+        """Save what is needed to reproduce the newest NaN that was traced: `python -m gradscope.replay PATH …`.
+
+        The file, in the safetensors format, has the inputs of the forward, the parameters and buffers before the
+        step, the gradient at the output and the random states. Raises UsageError if no NaN was traced.
+        """
+        self._recorder.save(Path(path))
 
     def examine(self, *inputs: object, **keywords: object) -> "list[Report]":
         """Examine the custom autograd Functions that the model uses, on inputs of the model.

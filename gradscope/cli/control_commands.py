@@ -9,7 +9,7 @@ import typer
 
 from gradscope.cli.connection import connect_to
 from gradscope.cli.output import print_lines, table_lines
-from gradscope.errors import GradscopeError
+from gradscope.errors import GradscopeError, UsageError
 
 __all__ = ["register"]
 
@@ -145,7 +145,9 @@ def wait(
 
 def capture(
     run: Run,
-    layer: Annotated[str, typer.Argument(metavar="LAYER", help="The layer's name, or a pattern.")],
+    layer: Annotated[
+        str, typer.Argument(metavar="LAYER", help="The layer's name, or a pattern.", show_default=False)
+    ] = "",
     what: Annotated[
         Literal["activation", "gradient", "param_grad"],
         typer.Option("--what", help="The layer's output, the gradient there, or of its parameters."),
@@ -153,6 +155,10 @@ def capture(
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="Ends in .npy or .safetensors.")
     ] = None,
+    fault: Annotated[
+        bool,
+        typer.Option("--fault", help="Save the newest NaN instead, for python -m gradscope.replay."),
+    ] = False,
     timeout: Timeout = 30.0,
 ) -> None:
     """Print whole tensors of a layer from the next step, and optionally save them.
@@ -161,7 +167,12 @@ def capture(
     """
     from gradscope.cli.commands import capture as capture_command  # noqa: PLC0415 - loads zmq
 
-    capture_command.capture(run, layer, what, save, timeout_s=timeout)
+    if fault == bool(layer):
+        raise UsageError("expected a layer, or --fault without a layer")
+    if fault:
+        capture_command.capture_fault(run, timeout_s=timeout)
+    else:
+        capture_command.capture(run, layer, what, save, timeout_s=timeout)
 
 
 def focus(

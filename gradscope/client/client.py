@@ -372,6 +372,10 @@ class Client:
         self._ensure_watched()
         return self._commands.capture(layers, what, timeout_s)
 
+    def save_fault(self, *, timeout_s: float = TIMEOUT_S) -> str:
+        """Save what reproduces the newest NaN, on the machine of the training. Return the path of the file there."""
+        return self._commands.ask(Command(action="capture", what="fault"), timeout_s).id
+
     def close(self) -> None:
         """Disconnect from the hub and end the client's thread."""
         self._session.close()

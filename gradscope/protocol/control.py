@@ -73,7 +73,8 @@ class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
     has disconnected. - `remove` the intervention with the id `target`; `remove_all` removes all
     interventions. - `pause` for `lease_s`, from the next step boundary on; `resume`; `step_once`. -
     `break` at a `condition`; `unbreak` removes the breakpoint with the id `target`, or all. - `capture`
-    the tensors `what` of `layers`. - `undo`: remove all interventions and restore the snapshot. -
+    the tensors `what` of `layers`; the `what` "fault" saves the newest NaN to a file, and the answer's id is
+    its path. - `undo`: remove all interventions and restore the snapshot. -
     `measure` memory and time in the next step. - `focus` on `layers`: record them in additional steps,
     instead of the layers given before. The focus ends 10 s after the viewer `peer` has disconnected.
     """

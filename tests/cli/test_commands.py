@@ -31,7 +31,7 @@ OPTIONS = {
     "unbreak": {"--timeout"},
     "breakpoints": set(),
     "wait": {"--until", "--timeout"},
-    "capture": {"--what", "--save", "--timeout"},
+    "capture": {"--what", "--save", "--fault", "--timeout"},
     "focus": {"--steps", "--timeout"},
     "undo": {"--timeout"},
     "config": {"--json"},

@@ -62,11 +62,16 @@ class RandomState:
     def put_back(self) -> None:
         """Make this the random state of the process."""
         torch.default_generator.set_state(self._cpu.get_state())
-        for device, state in self._cuda:
+        for device, state in self._cuda if torch.cuda.is_available() else ():
             torch.cuda.default_generators[device].set_state(state)
         if self.python is not None:
             random.setstate(self.python)
             np.random.set_state(self.numpy)  # noqa: NPY002 - as above
+
+    def load(self, states: dict[str, torch.Tensor]) -> None:
+        """Take the states of torch from what `tensors` has returned."""
+        self._cpu.set_state(states["cpu"])
+        self._cuda = [(int(k.removeprefix("cuda:")), t) for k, t in states.items() if k != "cpu"]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the states of torch, by device."""

@@ -18,6 +18,7 @@ from gradscope.agent.flight_recorder.operands import describe_operands
 from gradscope.agent.flight_recorder.operations import Nonfinite, count_nonfinite
 from gradscope.agent.flight_recorder.origin import Origin
 from gradscope.agent.flight_recorder.source_search import find_line
+from gradscope.hooks import hidden_from_modes
 
 __all__ = ["LossGraph"]
 
@@ -74,11 +75,19 @@ class LossGraph:
                 return self._origin(node, found, result.numel(), detail or _detail_of_loss(node))
         return self._origin(self.nodes[-1], Nonfinite(1, 0), 1, "") if self.nodes else None
 
-    def watch(self, is_bad: Callable[[torch.Tensor], bool], report: Callable[[Origin], None]) -> None:
-        """Call `report` if the gradient becomes nonfinite in one of the nodes. Their hooks end with the graph."""
+    def watch(
+        self,
+        is_bad: Callable[[torch.Tensor], bool],
+        report: Callable[[Origin], None],
+        give_up: Callable[[Exception], None],
+    ) -> None:
+        """Call `report` if the gradient becomes nonfinite in a node; `give_up` after an error of gradscope.
+
+        The hooks end with the graph.
+        """
         if len(self.nodes) <= _WATCHED:
             for node in self.nodes:
-                node.register_hook(_NodeHook(node.name(), self._place(node), is_bad, report))
+                node.register_hook(_NodeHook(node.name(), self._place(node), is_bad, report, give_up))
 
     def _producer(self, node: Node, name: str) -> Node | None:
         """Return the node of the loss that computed an operand; None if it is a constant or an output of the model."""
@@ -117,8 +126,10 @@ class _NodeHook:
         place: tuple[int, int],
         is_bad: Callable[[torch.Tensor], bool],
         report: Callable[[Origin], None],
+        give_up: Callable[[Exception], None],
     ) -> None:
         self._name = name
+        self._give_up = give_up
         self._is_bad = is_bad
         self._place = place
         self._report = report
@@ -127,12 +138,19 @@ class _NodeHook:
         self, made: Sequence[torch.Tensor | None], given: Sequence[torch.Tensor | None]
     ) -> None:
         """Check what a node has made; the hook returns None, so nothing changes."""
+        try:
+            with hidden_from_modes():
+                self._check(made, given)
+        except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
+            self._give_up(error)
+
+    def _check(self, made: Sequence[torch.Tensor | None], given: Sequence[torch.Tensor | None]) -> None:
         sick = next((each for each in made if each is not None and self._is_bad(each)), None)
         if sick is None or any(each is not None and self._is_bad(each) for each in given):
             return
         found = count_nonfinite(sick)
         operation = _short(self._name)
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as above
+        frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - as above
         line = find_line(frame, operation, *self._place)
         origin = Origin(
             place="loss",

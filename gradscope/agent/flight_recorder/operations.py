@@ -80,12 +80,14 @@ class _Node:
 class OperationWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
     """Watches the operations of a replay: forward first, then backward. Add known tensors before with `add`.
 
-    layer: the innermost module that runs now; the replay sets it. boundary: the functions that run the replay.
+    layer: the innermost module that runs now; the replay sets it. is_debugging: stop in the debugger at each origin.
+    boundary: the functions that run the replay.
     """
 
     def __init__(self, boundary: Sequence[CodeType], called_at: SourceLine | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.layer = ""
+        self.is_debugging = False
         self._boundary = boundary
         self._called_at = called_at
         self._events: dict[int, tuple[torch.Tensor, _Event]] = {}
@@ -179,6 +181,8 @@ class OperationWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # t
             is_mask = not found.nan and is_forward and (is_passed_on or _name(func) in _MASKS)
             origin = self._arises(func, found, tensor, kept, is_forward=is_forward)
             self._count += 1
+            if self.is_debugging and not is_mask:
+                breakpoint()  # `up` leads to the line of the model
             event = _Event(self._count, origin, is_mask)
         self._events[_address(tensor)] = tensor, event
 

@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import torch
@@ -20,6 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.agent.diagnosis.monitor import FindingMonitor
+from gradscope.agent.flight_recorder.fault_file import Fault, copy_fault, save_fault
 from gradscope.agent.flight_recorder.forward_record import ForwardRecord, tensors_of, versions_of
 from gradscope.agent.flight_recorder.isolation import RandomState
 from gradscope.agent.flight_recorder.loss_graph import LossGraph
@@ -31,12 +33,14 @@ from gradscope.agent.run.context import RunContext
 from gradscope.agent.run.step_counter import sequence_number
 from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
+from gradscope.errors import UsageError
 from gradscope.findings import Severity
 from gradscope.hooks import (
     BackwardRootHook,
     GradientHook,
     OuterForwardHook,
     find_tensors,
+    hidden_from_modes,
     untraced,
     watch_gradient,
 )
@@ -105,8 +109,8 @@ class FlightRecorder(StepPlugin):
         self._traced = 0
         self.has_scaler = False
         """Whether a loss scaler is in use: then gradients that are not finite are a matter of `ScalerSkips`."""
-        self.fault: ForwardRecord | None = None
-        """The record of the newest step that was traced."""
+        self.fault: Fault | None = None
+        """What is needed to reproduce the newest step that was traced."""
 
     def install(self) -> None:
         """Install the hooks."""
@@ -152,12 +156,28 @@ class FlightRecorder(StepPlugin):
         if self._traced > _TRACED:
             found = Replay(None, f"{_TRACED} other steps of this run were traced already")
         else:
-            self.fault, found = self.trace()
+            found = self._trace_guarded()
         is_first_check = self._run.counter.check_every <= 1
         made = finding_of_replay(
             found, step=step, parameters=parameters, note=note, is_first_check=is_first_check
         )
         self._findings.report([replace(made, severity=severity, action=action)])
+
+    def _trace_guarded(self) -> Replay:
+        try:
+            record, found = self.trace()
+        except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
+            self._run.faults.report("tracing a NaN", error, "The step is reported without its origin.")
+            return Replay(None, "the replay failed with an error of gradscope")
+        if record is not None:
+            self.fault = copy_fault(record, self._run.model(), step=record.step)
+        return found
+
+    def save(self, path: Path) -> None:
+        """Save the newest step that was traced. Raises UsageError if there is none."""
+        if self.fault is None:
+            raise UsageError("no NaN or infinity was traced in this run, so there is nothing to save")
+        save_fault(self.fault, path)
 
     def next_active_step(self, step: int) -> int | None:  # noqa: ARG002 - the signature of a plugin
         """Return None: all methods that are needed are always called."""
@@ -222,11 +242,12 @@ class FlightRecorder(StepPlugin):
 
     def _on_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:  # Any: as in torch
         try:
-            self._report_unused()
-            self._drop_old()
-            if self._revision != self._engine.tracker.revision:
-                self._choose_probes()
-            self._records.append(self._record(module, args))
+            with hidden_from_modes():
+                self._report_unused()
+                self._drop_old()
+                if self._revision != self._engine.tracker.revision:
+                    self._choose_probes()
+                self._records.append(self._record(module, args))
         except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
             self._give_up(error)
 
@@ -235,18 +256,23 @@ class FlightRecorder(StepPlugin):
     ) -> None:  # Any: as in torch
         try:
             record = self._records[-1] if self._records else None
-            if record is None or record.has_returned or output is None:
-                return
-            record.has_returned = True
-            record.nodes = record.nodes[0], sequence_number()
-            if kwargs:
-                record.kwargs = dict(kwargs)
-                record.versions += versions_of(kwargs)
-            if self._learned < _LEARNING:
-                self._learn(record)
-            self._watch(record, output)
+            if record is not None and not record.has_returned and output is not None:
+                with hidden_from_modes():
+                    self._complete_record(record, kwargs, output)
         except Exception as error:  # noqa: BLE001 - as above
             self._give_up(error)
+
+    def _complete_record(
+        self, record: ForwardRecord, kwargs: dict[str, Any], output: object
+    ) -> None:  # Any: as above
+        record.has_returned = True
+        record.nodes = record.nodes[0], sequence_number()
+        if kwargs:
+            record.kwargs = dict(kwargs)
+            record.versions += versions_of(kwargs)
+        if self._learned < _LEARNING:
+            self._learn(record)
+        self._watch(record, output)
 
     def _watch(self, record: ForwardRecord, output: object) -> None:
         outputs = ((0, output),) if type(output) is torch.Tensor else _tensors_of(output)
@@ -264,17 +290,25 @@ class FlightRecorder(StepPlugin):
         if record is None or not record.has_returned:
             return
         try:
-            loss = tensors[0]
-            if loss.grad_fn is None or loss.numel() != 1 or not loss.is_cpu:
-                return
-            graph = LossGraph(loss, self._is_of_model)
-            if self._is_nan(loss) if self.has_scaler else self._is_bad(loss):
-                record.loss = graph.explain_value()
-                self._alarm("loss")
-            else:
-                graph.watch(self._is_bad, self._on_loss_gradient)
+            with hidden_from_modes():
+                self._check_loss(record, tensors[0])
         except Exception as error:  # noqa: BLE001 - as above
             self._give_up(error)
+
+    def _check_loss(self, record: ForwardRecord, loss: torch.Tensor) -> None:
+        if (
+            type(loss) is not torch.Tensor
+            or loss.grad_fn is None
+            or loss.numel() != 1
+            or not loss.is_cpu
+        ):
+            return
+        graph = LossGraph(loss, self._is_of_model)
+        if self._is_nan(loss) if self.has_scaler else self._is_bad(loss):
+            record.loss = graph.explain_value()
+            self._alarm("loss")
+        else:
+            graph.watch(self._is_bad, self._on_loss_gradient, self._give_up)
 
     def _on_loss_gradient(self, origin: Origin) -> None:
         if self._records and self._records[-1].loss is None:
@@ -287,7 +321,13 @@ class FlightRecorder(StepPlugin):
         )
 
     def _on_gradient(self, token: tuple[ForwardRecord, int], gradient: torch.Tensor) -> None:
-        record, place = token
+        try:
+            with hidden_from_modes():
+                self._keep_gradient(*token, gradient)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._give_up(error)
+
+    def _keep_gradient(self, record: ForwardRecord, place: int, gradient: torch.Tensor) -> None:
         if not record.args and not record.kwargs:
             return
         if gradient.numel() * gradient.element_size() > _GRADIENT_BYTES:
@@ -299,9 +339,13 @@ class FlightRecorder(StepPlugin):
             self._alarm("gradient")
 
     def _on_parameter(self, parameter: torch.Tensor) -> None:
-        gradient = parameter.grad
-        if gradient is not None and self._is_bad(gradient):
-            self._alarm("gradient")
+        try:
+            with hidden_from_modes():
+                gradient = parameter.grad
+                if gradient is not None and self._is_bad(gradient):
+                    self._alarm("gradient")
+        except Exception as error:  # noqa: BLE001 - as above
+            self._give_up(error)
 
     @untraced
     def _after_any_optimizer(
@@ -377,6 +421,8 @@ class FlightRecorder(StepPlugin):
             self._handles.append(handle)
 
     def _is_bad(self, tensor: torch.Tensor) -> bool:
+        if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided or tensor.is_nested:
+            return False
         if not tensor.is_cpu or tensor.numel() * tensor.element_size() > _CHECKED_BYTES:
             return False
         self._holder.grad = tensor
@@ -412,12 +458,16 @@ def _tensors_of(output: object) -> list[tuple[int, torch.Tensor]]:
     return list(enumerate(tensor for _, tensor in find_tensors(output)))[:_OUTPUTS]
 
 
+def _can_be_hooked(parameter: torch.Tensor) -> bool:
+    return parameter.requires_grad and parameter.is_leaf and not is_lazy(parameter)
+
+
 def _smallest_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the smallest trainable parameter of each module that has one, in order."""
     found = {}
     for module in model.modules():
         parameters = module._parameters.values()  # noqa: SLF001 - far faster than named_parameters()
-        own = [p for p in parameters if p is not None and p.requires_grad and not is_lazy(p)]
+        own = [p for p in parameters if p is not None and _can_be_hooked(p)]
         if own:
             smallest = min(own, key=torch.Tensor.numel)
             found[id(smallest)] = smallest

@@ -37,17 +37,18 @@ class _NotReplayed(Exception):  # noqa: N818 - not an error
     """The forward cannot be replayed; the message says why."""
 
 
-def replay(record: ForwardRecord, names: dict[int, str]) -> Replay:
+def replay(record: ForwardRecord, names: dict[int, str], *, is_debugging: bool = False) -> Replay:
     """Replay one forward and its backward pass.
 
-    names: the layers of the model, by the id of the module. Never raises an error of the model.
+    names: the layers of the model, by the id of the module. is_debugging: stop in the debugger at the origin.
+    Never raises an error of the model.
     """
     try:
         module = _module_of(record)
         known = _find_known(record, module, names)
         if known is not None:
             return Replay(known)
-        return Replay(_Run(record, module, names).find())
+        return Replay(_Run(record, module, names, is_debugging=is_debugging).find())
     except _NotReplayed as reason:
         return Replay(None, str(reason))
     except Exception as error:  # noqa: BLE001 - the model's own, or an operation's that does not support the mode
@@ -113,11 +114,14 @@ def _dotted(path: str) -> str:
 class _Run:
     """One replay."""
 
-    def __init__(self, record: ForwardRecord, module: nn.Module, names: dict[int, str]) -> None:
+    def __init__(
+        self, record: ForwardRecord, module: nn.Module, names: dict[int, str], *, is_debugging: bool
+    ) -> None:
         self._record = record
         self._module = module
         self._names = names
         self._watcher = OperationWatcher((_Run._call.__code__, _run_backward.__code__), record.line())
+        self._watcher.is_debugging = is_debugging
         self._layers: list[str] = []
         self._hooks = CallHooks(
             SlotTable((each, names.get(id(each), name)) for name, each in module.named_modules()),

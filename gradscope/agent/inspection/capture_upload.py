@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from gradscope.agent.commands.queue import Boundary, Prepared
+from gradscope.agent.flight_recorder.recorder import FlightRecorder
 from gradscope.agent.inspection.capture import Capture, CapturedTensor, Captures, check_what
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import UsageError
 from gradscope.names import match_names
+from gradscope.paths import recordings_dir
 from gradscope.protocol import Captured, Command, Message
 
 __all__ = ["CaptureUpload"]
@@ -47,10 +49,13 @@ class CaptureUpload(StepPlugin):
 
     name = "the upload of captures"
 
-    def __init__(self, run: RunContext, engine: StepEngine, captures: Captures) -> None:
+    def __init__(
+        self, run: RunContext, engine: StepEngine, captures: Captures, recorder: FlightRecorder
+    ) -> None:
         self._run = run
         self._engine = engine
         self._captures = captures
+        self._recorder = recorder
         self._hello = run.hello
         self._requests: list[_Request] = []
 
@@ -74,6 +79,8 @@ class CaptureUpload(StepPlugin):
         self._requests.clear()
 
     def _prepare(self, command: Command) -> Prepared:
+        if command.what == "fault":
+            return self._save_fault
         what = check_what(command.what or "activation")
         layers = match_names(command.layers, self._engine.tracker.names)
         if len(layers) > _LAYERS:
@@ -93,6 +100,13 @@ class CaptureUpload(StepPlugin):
             command_slot.done(command_slot.step, "", tuple(layers))
 
         return apply
+
+    def _save_fault(self, command_slot: Boundary) -> None:
+        """Save the newest NaN next to the recordings: a viewer does not choose where the training writes."""
+        path = recordings_dir() / f"{self._hello.run}.fault.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._recorder.save(path)
+        command_slot.done(command_slot.step, str(path))
 
     def _send_all(self, request: _Request) -> None:
         tensors = request.capture.tensors()[:_TENSORS]

@@ -13,7 +13,7 @@ from gradscope.client.tensor_art import picture_lines
 from gradscope.errors import UsageError
 from gradscope.names import counted
 
-__all__ = ["capture"]
+__all__ = ["capture", "capture_fault"]
 
 _CHANNELS = 8
 _HEIGHT = 16
@@ -30,6 +30,15 @@ def capture(run: str, layer: str, what: str, save: Path | None, *, timeout_s: fl
     if save is not None:
         for path in _save_captures(found, save):
             print_lines(f"saved {path}")
+
+
+def capture_fault(run: str, *, timeout_s: float) -> None:
+    """Save what reproduces the newest NaN of a run, and print how to replay it."""
+    with connect_to(run) as client:
+        path = client.save_fault(timeout_s=timeout_s)
+    print_lines(
+        f"saved {path}", f"reproduce it: python -m gradscope.replay {path} script.py:make_model"
+    )
 
 
 def _describe_capture(captured: CapturedArray) -> list[str]:
