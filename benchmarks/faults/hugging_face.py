@@ -53,7 +53,7 @@ def _train(
             out = model(input_ids=x, labels=x)
         elif name == "t5":
             x, y = sentences(16, 8)
-            out = model(input_ids=x, labels=y)
+            out = model(input_ids=x, labels=y.contiguous())
         elif name == "bert":
             x, y = tokens(16)
             out = model(input_ids=x, labels=y, attention_mask=torch.ones_like(x))

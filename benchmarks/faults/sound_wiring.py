@@ -366,6 +366,7 @@ def _tasks(*, rare: bool) -> Parts:
 def _unused_head() -> Parts:
     """A second head that is computed for reports only."""
     model = _Tasks()
+    trained = [*model.body.parameters(), *model.one.parameters()]
 
     def loss(_step: int) -> Tensor:
         x, y = vectors()
@@ -373,7 +374,7 @@ def _unused_head() -> Parts:
             model(x, 1)
         return F.cross_entropy(model(x, 0), y)
 
-    return Parts(model, [Adam(model.parameters(), 3e-3)], loss)
+    return Parts(model, [Adam(trained, 3e-3)], loss)
 
 
 def _sparse() -> Parts:

@@ -97,6 +97,24 @@ CODES: dict[str, Code] = {
             explains=("loss-not-falling",),
         ),
         Code(
+            "dtype-changed",
+            "forward",
+            "warning",
+            "the output of a layer has another number format than when the run began",
+            "The model was converted, for example for a validation, and not converted back, or autocast was "
+            "switched on or off.",
+            "Convert a copy of the model for the validation, or convert it back.",
+        ),
+        Code(
+            "shape-changed",
+            "forward",
+            "warning",
+            "the output of a layer has another number of dimensions than when the run began",
+            "The data or a flag of the model changed: a batch dimension is missing, or a reduction is switched "
+            "off.",
+            "Compare the shape of the input and the flags of the model with those of the first steps.",
+        ),
+        Code(
             "eval-mode",
             "forward",
             "warning",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["LayerFacts", "OptimizerFacts", "ParameterFacts", "WiringFacts"]
+__all__ = ["LayerFacts", "OptimizerFacts", "OutputForm", "ParameterFacts", "WiringFacts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,14 @@ class ParameterFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputForm:
+    """The number format ("float32") and the number of dimensions of an output."""
+
+    dtype: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class LayerFacts:
     """One module. `type` is the name of its class.
 
@@ -44,6 +52,8 @@ class LayerFacts:
     dropout: the probability of a Dropout, or of that inside of an LSTM or an attention. channels: of a
         BatchNorm; 0 for other modules.
     values_per_channel: over how many values a BatchNorm normalizes; None if not known.
+    form, first_form: of its output, now and when the run began; None if not known, or if it has several.
+    has_run_without_graph: whether it ran in training mode, but only under no_grad.
     """
 
     name: str
@@ -54,6 +64,9 @@ class LayerFacts:
     dropout: float | None = None
     channels: int = 0
     values_per_channel: float | None = None
+    form: OutputForm | None = None
+    first_form: OutputForm | None = None
+    has_run_without_graph: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,8 +152,8 @@ def linear_chain(facts: GraphFacts) -> list[Finding]:
 
     Silent if the result of the first one has another use too (a residual connection, several heads), if
     the pair is a factorization around a waist narrower than both ends or into groups (depthwise
-    separable), and if a pair with a waist is added to another path (LoRA). A hint before the fused
-    projection of an attention, for a convolution with a kernel of one pixel, which projects channels, or
+    separable), and if a pair with a waist is added to another path (LoRA). A hint at the
+    projections of an attention, for a convolution with a kernel of one pixel, which projects channels, or
     of one row or column, and after a BatchNorm without weights, which is the end of an encoder (SimSiam).
     """
     pairs: list[_Pair] = []
@@ -400,7 +400,8 @@ def _is_usual(facts: GraphFacts, inner: _Linear, outer: _Linear) -> bool:
     norm = facts.nodes[position] if (position := facts.source(outer.data, linear=True)) >= 0 else None
     has_weights = norm is None or any(each >= 0 for each in norm.inputs[1:])
     is_end = norm is not None and norm.operation in _BATCH_NORMS and not has_weights
-    return is_projection or is_end or bool(_ATTENTION.search(outer.weight))
+    is_attention = any(_ATTENTION.search(each.weight) for each in (inner, outer))
+    return is_projection or is_end or is_attention
 
 
 def _only_user(facts: GraphFacts, consumers: Consumers, position: int) -> int | None:

@@ -207,14 +207,18 @@ def frozen(history: Sequence[WiringFacts]) -> list[Finding]:
 
 
 def no_gradient(history: Sequence[WiringFacts]) -> list[Finding]:
-    """Find layers that ran and whose parameters an optimizer holds, but that never received a gradient.
+    """Find layers that ran and whose parameters an optimizer updates, but that never received a gradient.
 
-    All facts must be of observed steps in which the layer ran; then an expert that was not chosen and a
-    branch that is not used are silent.
+    The facts must be of observed steps in which the layer ran; then an expert that was not chosen and a
+    branch that is not used are silent. Or the layer ran in training mode, but only under no_grad; if these
+    layers are the first ones and most of the model, this is a hint: a fixed backbone.
     """
     if len(history) < _ENOUGH:
         return []
+    newest = history[-1]
     ran = _always(history, lambda layer: layer.has_run is True)
+    without_graph = _always(history, lambda layer: layer.has_run_without_graph)
+    stepped = {i for facts in history for i, each in enumerate(facts.optimizers) if each.has_stepped}
     without: set[str] | None = None
     for facts in history:
         if not any(parameter.has_gradient for parameter in facts.parameters):
@@ -222,23 +226,60 @@ def no_gradient(history: Sequence[WiringFacts]) -> list[Finding]:
         silent = {
             p.name
             for p in facts.parameters
-            if p.is_trainable and p.optimizers and not p.has_gradient and p.layer in ran
+            if p.is_trainable
+            and not stepped.isdisjoint(p.optimizers)
+            and not p.has_gradient
+            and p.layer in ran | without_graph
         }
         without = silent if without is None else without & silent
-    found = [p for p in history[-1].parameters if p.name in (without or ())]
+    found = [p for p in newest.parameters if p.name in (without or ())]
     if not found:
         return []
     names = _layers_of(found)
+    is_without_graph = without_graph.issuperset(names)
+    is_backbone = is_without_graph and _is_beginning(newest, found) and _share(newest, found) > 0.5
+    how = "only under torch.no_grad()" if is_without_graph else f"in {len(history)} steps"
     return [
         finding(
             "no-gradient",
-            f"{_shown(names)} ran in {len(history)} steps, but no gradient arrived at {found[0].name}",
-            step=history[-1].step,
+            f"{_shown(names)} ran {how}, and no gradient arrived at {found[0].name}"
+            if is_without_graph
+            else f"{_shown(names)} ran {how}, but no gradient arrived at {found[0].name}",
+            step=newest.step,
             since=history[0].step,
             layers=names,
+            severity="hint" if is_backbone else "warning",
             evidence={"parameters": float(len(found)), "steps": float(len(history))},
         )
     ]
+
+
+def dtype_changed(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find layers whose output has another number format than when the run began."""
+    changed = _changed(history, "dtype")
+    if not changed:
+        return []
+    now, before = changed[0].form, changed[0].first_form
+    return _change(
+        "dtype-changed", history, changed, f"is {now and now.dtype} and was {before and before.dtype}"
+    )
+
+
+def shape_changed(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find layers whose output has another number of dimensions than when the run began.
+
+    Lengths may change: batches, sequences and images of several sizes are normal.
+    """
+    changed = _changed(history, "rank")
+    if not changed:
+        return []
+    now, before = changed[0].form, changed[0].first_form
+    return _change(
+        "shape-changed",
+        history,
+        changed,
+        f"has {now and now.rank} dimensions and had {before and before.rank}",
+    )
 
 
 def never_zeroed(history: Sequence[WiringFacts]) -> list[Finding]:
@@ -405,6 +446,8 @@ WIRING_CHECKS: tuple[Check, ...] = (
     in_two_optimizers,
     frozen,
     no_gradient,
+    dtype_changed,
+    shape_changed,
     never_zeroed,
     eval_mode,
     batchnorm_batch_size,
@@ -434,6 +477,43 @@ def _parameters_left_out(history: Sequence[WiringFacts]) -> list[ParameterFacts]
         }
         left = names if left is None else left & names
     return [parameter for parameter in newest.parameters if parameter.name in (left or ())]
+
+
+def _changed(history: Sequence[WiringFacts], field: str) -> list[LayerFacts]:
+    """Return the innermost layers whose output form differs from that at the beginning, in each step."""
+
+    def is_changed(layer: LayerFacts) -> bool:
+        now, first = layer.form, layer.first_form
+        return now is not None and first is not None and getattr(now, field) != getattr(first, field)
+
+    names = _always(history, is_changed) if len(history) >= _ENOUGH else set()
+    return [
+        layer
+        for layer in history[-1].layers
+        if layer.name in names and not any(_is_inside(each, layer.name) for each in names)
+    ]
+
+
+def _change(
+    code: str, history: Sequence[WiringFacts], changed: Sequence[LayerFacts], text: str
+) -> list[Finding]:
+    names = tuple(layer.name for layer in changed)
+    others = f", and those of {len(names) - 1} more layers changed too" if len(names) > 1 else ""
+    return [
+        finding(
+            code,
+            f"the output of {_shown(names[:1])} {text} when the run began{others}",
+            step=history[-1].step,
+            layers=names,
+            confidence="measured",
+            evidence={"layers": float(len(names))},
+        )
+    ]
+
+
+def _is_inside(name: str, outer: str) -> bool:
+    """Return whether a module is inside of another one."""
+    return name != outer and name.startswith(f"{outer}." if outer else "")
 
 
 def _always(history: Sequence[WiringFacts], holds: Callable[[LayerFacts], bool]) -> set[str]:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.agent.diagnosis.clip_watch import ClipWatch
+from gradscope.agent.diagnosis.forward_probe import ForwardProbe
 from gradscope.agent.diagnosis.graph_walk import walk_graph
 from gradscope.agent.diagnosis.wiring_facts import (
     OutputCounts,
@@ -43,6 +44,9 @@ __all__ = ["FindingMonitor"]
 _ROUND: Final = 5
 """The number of consecutive steps whose facts a round of checks gathers."""
 
+_MOST_KINDS: Final = 3
+"""If optimizers step in turn, as in a GAN, a round has `_ROUND` steps of each kind, up to this number of kinds."""
+
 _GRAPHS: Final = 4
 """The number of backward passes whose graph is checked: a program may have several losses."""
 
@@ -67,6 +71,8 @@ class FindingMonitor(StepPlugin):
         self._fed: set[int] = set()
         self._with_gradient: set[int] = set()
         self._probe = ZeroGradProbe()
+        self._forward = ForwardProbe(self._give_up_forward)
+        self._is_first_round = True
         self._roots = BackwardRootHook(self._check_graph)
         self._graphs = 0
         self._clips = ClipWatch(self._knows, run.settings.scaler)
@@ -74,7 +80,8 @@ class FindingMonitor(StepPlugin):
         self._tied = () if model is None else tied_names(model)
         self._begins_at, self._pause = engine.step, _FIRST_PAUSE
         self._revision = engine.tracker.revision
-        self._history: deque[WiringFacts] = deque(maxlen=_ROUND)
+        self._history: deque[WiringFacts] = deque(maxlen=_ROUND * _MOST_KINDS)
+        self._kinds: set[frozenset[int]] = set()
         self._waiting: dict[int, WiringFacts] = {}
         self._counts: dict[int, OutputCounts] = {}
 
@@ -100,6 +107,9 @@ class FindingMonitor(StepPlugin):
         self._fed.clear()
         self._with_gradient.clear()
         self._probe.begin()
+        model = self._run.model()
+        if step >= self._begins_at and model is not None:
+            self._forward.install(model)
         if self._graphs < _GRAPHS and not has_compiled():
             self._roots.install()
 
@@ -126,6 +136,7 @@ class FindingMonitor(StepPlugin):
         """Gather the facts of the step."""
         model = self._run.model()
         self._roots.remove()
+        self._forward.remove()
         left, clipped_at_scale = self._probe.end(self._stepped), self._clips.end()
         if model is None or step < self._begins_at:
             return
@@ -138,6 +149,8 @@ class FindingMonitor(StepPlugin):
                 if id(each) in self._stepped
             },
         )
+        if self._is_first_round:
+            self._forward.keep_as_first()
         facts = gather(
             model,
             step,
@@ -148,6 +161,7 @@ class FindingMonitor(StepPlugin):
             left_gradients=left,
             tied=self._tied,
             clipped_at_scale=clipped_at_scale,
+            forward=self._forward,
         )
         if not is_observed:
             self._add(facts)
@@ -170,6 +184,7 @@ class FindingMonitor(StepPlugin):
     def close(self) -> None:
         """Remove all hooks."""
         self._roots.remove()
+        self._forward.remove()
         self._probe.forget()
         self._clips.end()
 
@@ -207,21 +222,27 @@ class FindingMonitor(StepPlugin):
             self._graphs = _GRAPHS
             self._run.faults.report("the check of the graph", error, "It is off; training continues.")
 
+    def _give_up_forward(self, error: Exception) -> None:
+        self._run.faults.report("the check of number formats", error, "It is off; training continues.")
+
     def _complete(self, facts: WiringFacts, counts: OutputCounts) -> None:
         self._add(with_outputs(facts, counts, self._engine.tracker.watched_names))
 
     def _add(self, facts: WiringFacts) -> None:
         self._history.append(facts)
+        self._kinds.add(frozenset(i for i, each in enumerate(facts.optimizers) if each.has_stepped))
         self.report(find_wiring_faults(self._history))
-        if facts.step >= self._begins_at + _ROUND - 1:
+        if facts.step >= self._begins_at + _ROUND * min(_MOST_KINDS, len(self._kinds)) - 1:
             self._start_round(facts.step + self._pause)
             self._pause *= 2
 
     def _start_round(self, step: int) -> None:
         if step > self._engine.step + 1:
             self._probe.forget()
+            self._is_first_round = False
         self._begins_at = step
         self._history.clear()
+        self._kinds.clear()
         self._waiting.clear()
         self._run.plan_again()
 

@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from gradscope.agent.diagnosis.forward_probe import ForwardProbe
 from gradscope.agent.step.unregistered import unregistered_parameters
 from gradscope.columns import Block
 from gradscope.findings.facts import LayerFacts, OptimizerFacts, ParameterFacts, WiringFacts
@@ -40,14 +41,16 @@ def gather(
     fed: Collection[int],
     with_gradient: Collection[int],
     left_gradients: Mapping[str, bool],
-    tied: tuple[tuple[str, ...], ...],
+    tied: tuple[tuple[str, ...], ...] = (),
     clipped_at_scale: float | None = None,
+    forward: ForwardProbe | None = None,
 ) -> WiringFacts:
     """Return the facts of a step.
 
     stepped: ids of the optimizers that stepped; fed: of the optimizers that found a gradient. with_gradient: ids of
         the parameters for which an optimizer found a gradient. left_gradients: by the name of a parameter.
-        tied: the names that shared a tensor at attach. clipped_at_scale: as in the facts.
+        tied: the names that shared a tensor at attach. clipped_at_scale: as in the facts. forward: what the
+        forward passes of the step showed.
     """
     registered = list(model.named_parameters(remove_duplicate=False))
     named = [*registered, *unregistered_parameters(model).items()]
@@ -89,7 +92,7 @@ def gather(
             )
             for number, (name, parameter) in enumerate(named)
         ),
-        layers=tuple(_layer(name, module) for name, module in model.named_modules()),
+        layers=tuple(_layer(name, module, forward) for name, module in model.named_modules()),
         optimizers=tuple(known),
         tied_at_attach=tied,
         clipped_at_scale=clipped_at_scale,
@@ -134,7 +137,6 @@ def gather_copies(model: nn.Module, step: int) -> WiringFacts:
         fed={id(each) for each in strangers if any(p.grad is not None for p in parameters_of(each))},
         with_gradient={id(p) for p in model.parameters() if p.grad is not None},
         left_gradients={},
-        tied=(),
     )
 
 
@@ -168,7 +170,7 @@ def with_outputs(facts: WiringFacts, counts: OutputCounts, watched: Iterable[str
     )
 
 
-def _layer(name: str, module: nn.Module) -> LayerFacts:
+def _layer(name: str, module: nn.Module, forward: ForwardProbe | None) -> LayerFacts:
     batch_norm = module if isinstance(module, _BatchNorm) else None
     dropout = _dropout_of(module)
     return LayerFacts(
@@ -178,6 +180,9 @@ def _layer(name: str, module: nn.Module) -> LayerFacts:
         depends_on_mode=bool(dropout) or (batch_norm is not None and batch_norm.track_running_stats),
         dropout=dropout,
         channels=0 if batch_norm is None else batch_norm.num_features,
+        form=None if forward is None else forward.form(name),
+        first_form=None if forward is None else forward.first_form(name),
+        has_run_without_graph=forward is not None and forward.has_run_without_graph(name),
     )
 
 

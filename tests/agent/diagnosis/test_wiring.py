@@ -369,6 +369,82 @@ def test_dropout_that_keeps_too_little_is_found():
     assert found["dropout-too-strong"].layers == ("block.3",)
 
 
+class WithoutGraph(Net):
+    def forward(self, x):
+        with torch.no_grad():
+            hidden = self.block(self.embed(x).mean(1))
+        return self.head(hidden)
+
+
+def test_layers_that_run_only_under_no_grad_are_found_unless_they_are_in_eval_mode_or_not_held():
+    model = WithoutGraph()
+    held = [*model.block.parameters(), *model.head.parameters()]
+    found = train(model, [adam(held)])
+    assert set(found) == {"no-gradient"}
+    assert found["no-gradient"].layers == ("block.0", "block.1")
+    assert "no_grad" in found["no-gradient"].message
+    model = WithoutGraph()
+    assert train(model, [adam(model.head.parameters())]) == {}
+    model = WithoutGraph()
+    model.block.eval()
+    assert "no-gradient" not in train(model, [adam(held)])
+
+
+def test_layers_under_no_grad_of_an_optimizer_that_has_not_stepped_yet_are_right():
+    model = nn.ModuleDict({"actor": nn.Linear(8, 8), "critic": nn.Linear(8, 1)})
+    actor, critic = adam(model["actor"].parameters()), adam(model["critic"].parameters())
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
+        for _ in range(STEPS):  # only the critic is trained in the first steps
+            with torch.no_grad():
+                action = model["actor"](torch.randn(16, 8))
+            actor.zero_grad()
+            critic.zero_grad()
+            model["critic"](action).square().mean().backward()
+            critic.step()
+        assert scope.findings == ()
+
+
+@pytest.mark.parametrize("fault", ["none", "clipped scaled", "scaler is off"])
+def test_clipping_before_unscale_is_found(fault):
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=fault != "scaler is off")
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            x, y = torch.randint(0, 20, (16, 5)), torch.randint(0, 4, (16,))
+            scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
+            if fault == "none":
+                scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+        assert scope.faults == {}
+        expected = ["clip-before-unscale"] if fault == "clipped scaled" else []
+        assert [each.code for each in scope.findings] == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [("dtype", "dtype-changed"), ("rank", "shape-changed"), ("length", "")]
+)
+def test_an_output_that_changes_its_form_after_the_first_steps_is_found(change, code):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
+        for step in range(60):
+            if step == 10 and change == "dtype":
+                model.double()
+            x = torch.randn(
+                16 if step < 10 or change != "length" else 12, 8, dtype=model[0].weight.dtype
+            )
+            optimizer.zero_grad()
+            model(x[0] if step >= 10 and change == "rank" else x).square().mean().backward()
+            optimizer.step()
+        found = [each for each in scope.findings if each.code.endswith("changed")]
+        assert [each.code for each in found] == ([code] if code else [])
+        assert [each.layers[0] for each in found] == (["0"] if code else [])
+
+
 class Layered(nn.Module):
     def __init__(self):
         super().__init__()
