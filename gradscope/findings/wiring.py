@@ -13,6 +13,7 @@ from gradscope.findings.codes import finding
 from gradscope.findings.facts import LayerFacts, ParameterFacts, WiringFacts
 from gradscope.findings.finding import Finding
 from gradscope.findings.loss_scale import clip_before_unscale
+from gradscope.findings.output_form import dtype_changed, shape_changed
 
 __all__ = ["WIRING_CHECKS", "Check", "find_copied_model", "find_wiring_faults"]
 
@@ -254,34 +255,6 @@ def no_gradient(history: Sequence[WiringFacts]) -> list[Finding]:
     ]
 
 
-def dtype_changed(history: Sequence[WiringFacts]) -> list[Finding]:
-    """Find layers whose output has another number format than when the run began."""
-    changed = _changed(history, "dtype")
-    if not changed:
-        return []
-    now, before = changed[0].form, changed[0].first_form
-    return _change(
-        "dtype-changed", history, changed, f"is {now and now.dtype} and was {before and before.dtype}"
-    )
-
-
-def shape_changed(history: Sequence[WiringFacts]) -> list[Finding]:
-    """Find layers whose output has another number of dimensions than when the run began.
-
-    Lengths may change: batches, sequences and images of several sizes are normal.
-    """
-    changed = _changed(history, "rank")
-    if not changed:
-        return []
-    now, before = changed[0].form, changed[0].first_form
-    return _change(
-        "shape-changed",
-        history,
-        changed,
-        f"has {now and now.rank} dimensions and had {before and before.rank}",
-    )
-
-
 def never_zeroed(history: Sequence[WiringFacts]) -> list[Finding]:
     """Find gradients of earlier steps that are still there when the next backward pass begins.
 
@@ -477,43 +450,6 @@ def _parameters_left_out(history: Sequence[WiringFacts]) -> list[ParameterFacts]
         }
         left = names if left is None else left & names
     return [parameter for parameter in newest.parameters if parameter.name in (left or ())]
-
-
-def _changed(history: Sequence[WiringFacts], field: str) -> list[LayerFacts]:
-    """Return the innermost layers whose output form differs from that at the beginning, in each step."""
-
-    def is_changed(layer: LayerFacts) -> bool:
-        now, first = layer.form, layer.first_form
-        return now is not None and first is not None and getattr(now, field) != getattr(first, field)
-
-    names = _always(history, is_changed) if len(history) >= _ENOUGH else set()
-    return [
-        layer
-        for layer in history[-1].layers
-        if layer.name in names and not any(_is_inside(each, layer.name) for each in names)
-    ]
-
-
-def _change(
-    code: str, history: Sequence[WiringFacts], changed: Sequence[LayerFacts], text: str
-) -> list[Finding]:
-    names = tuple(layer.name for layer in changed)
-    others = f", and those of {len(names) - 1} more layers changed too" if len(names) > 1 else ""
-    return [
-        finding(
-            code,
-            f"the output of {_shown(names[:1])} {text} when the run began{others}",
-            step=history[-1].step,
-            layers=names,
-            confidence="measured",
-            evidence={"layers": float(len(names))},
-        )
-    ]
-
-
-def _is_inside(name: str, outer: str) -> bool:
-    """Return whether a module is inside of another one."""
-    return name != outer and name.startswith(f"{outer}." if outer else "")
 
 
 def _always(history: Sequence[WiringFacts], holds: Callable[[LayerFacts], bool]) -> set[str]:

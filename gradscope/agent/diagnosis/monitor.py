@@ -99,7 +99,7 @@ class FindingMonitor(StepPlugin):
         """Return the first step of the next round; `step` during a round."""
         return max(step, self._begins_at)
 
-    def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
+    def begin(self, step: int, *, is_observed: bool) -> None:
         """Watch whether the gradients of the previous step are still there when backward begins, and clipping."""
         if is_observed:
             self._clips.begin()
