@@ -86,7 +86,7 @@ def _clipped() -> Parts:
 
 
 def _gated() -> Parts:
-    """LSTM with a forget bias of 5: its gates are open."""
+    """LSTM with a forget bias of 5."""
     model = Recurrent()
     with torch.no_grad():
         model.rnn.bias_ih_l0[16:32] = 5.0
@@ -94,21 +94,21 @@ def _gated() -> Parts:
 
 
 class _Highway(nn.Module):
-    """Highway layers whose gates begin closed."""
+    """Highway layers that begin closed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(FEATURES, 32)
         self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
-        self.gates = nn.ModuleList(nn.Sequential(nn.Linear(32, 32), nn.Sigmoid()) for _ in range(4))
+        self.openings = nn.ModuleList(nn.Sequential(nn.Linear(32, 32), nn.Sigmoid()) for _ in range(4))
         self.head = nn.Linear(32, CLASSES)
-        for gate in self.gates:
-            nn.init.constant_(gate[0].bias, -4.0)
+        for opening in self.openings:
+            nn.init.constant_(opening[0].bias, -4.0)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.first(x)
-        for layer, gate in zip(self.layers, self.gates, strict=True):
-            open_by = gate(hidden)
+        for layer, opening in zip(self.layers, self.openings, strict=True):
+            open_by = opening(hidden)
             hidden = open_by * layer(hidden).relu() + (1 - open_by) * hidden
         out: Tensor = self.head(hidden)
         return out

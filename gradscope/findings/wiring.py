@@ -220,32 +220,27 @@ def no_gradient(history: Sequence[WiringFacts]) -> list[Finding]:
     ran = _always(history, lambda layer: layer.has_run is True)
     without_graph = _always(history, lambda layer: layer.has_run_without_graph)
     stepped = {i for facts in history for i, each in enumerate(facts.optimizers) if each.has_stepped}
-    without: set[str] | None = None
-    for facts in history:
-        if not any(parameter.has_gradient for parameter in facts.parameters):
-            return []  # no backward pass reached the model
-        silent = {
-            p.name
-            for p in facts.parameters
-            if p.is_trainable
-            and not stepped.isdisjoint(p.optimizers)
-            and not p.has_gradient
-            and p.layer in ran | without_graph
-        }
-        without = silent if without is None else without & silent
-    found = [p for p in newest.parameters if p.name in (without or ())]
+    if not all(any(p.has_gradient for p in facts.parameters) for facts in history):
+        return []  # no backward pass reached the model
+    with_gradient = {p.name for facts in history for p in facts.parameters if p.has_gradient}
+    found = [
+        p
+        for p in newest.parameters
+        if p.is_trainable
+        and not stepped.isdisjoint(p.optimizers)
+        and p.name not in with_gradient
+        and p.layer in ran | without_graph
+    ]
     if not found:
         return []
     names = _layers_of(found)
     is_without_graph = without_graph.issuperset(names)
     is_backbone = is_without_graph and _is_beginning(newest, found) and _share(newest, found) > 0.5
-    how = "only under torch.no_grad()" if is_without_graph else f"in {len(history)} steps"
+    how = "only under torch.no_grad(), and" if is_without_graph else f"in {len(history)} steps, but"
     return [
         finding(
             "no-gradient",
-            f"{_shown(names)} ran {how}, and no gradient arrived at {found[0].name}"
-            if is_without_graph
-            else f"{_shown(names)} ran {how}, but no gradient arrived at {found[0].name}",
+            f"{_shown(names)} ran {how} no gradient arrived at {found[0].name}",
             step=newest.step,
             since=history[0].step,
             layers=names,
@@ -261,10 +256,9 @@ def never_zeroed(history: Sequence[WiringFacts]) -> list[Finding]:
     One parameter of each optimizer is checked. The finding has no layers if it is about all optimizers.
     """
     checked: dict[str, list[bool]] = defaultdict(list)
-    for facts in history:
-        for parameter in facts.parameters:
-            if parameter.left_gradient is not None:
-                checked[parameter.name].append(parameter.left_gradient)
+    for parameter in (each for facts in history for each in facts.parameters):
+        if parameter.left_gradient is not None:
+            checked[parameter.name].append(parameter.left_gradient)
     left = {name for name, values in checked.items() if len(values) >= _ENOUGH and all(values)}
     if not left:
         return []
