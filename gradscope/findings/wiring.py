@@ -5,7 +5,7 @@ nothing before it has seen `_ENOUGH` steps: a parameter may belong to an optimiz
 a program may be in a phase that is about to end.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ from gradscope.findings.finding import Finding
 from gradscope.findings.loss_scale import clip_before_unscale
 from gradscope.findings.output_form import dtype_changed, shape_changed
 
-__all__ = ["WIRING_CHECKS", "Check", "find_copied_model", "find_wiring_faults"]
+__all__ = ["WIRING_CHECKS", "Check", "find_wiring_faults"]
 
 Check: TypeAlias = Callable[[Sequence[WiringFacts]], list[Finding]]
 
@@ -53,6 +53,7 @@ def not_in_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
     newest = history[-1]
     names = _layers_of(left)
     count = sum(parameter.size for parameter in left)
+    is_listed = not any(parameter.is_registered for parameter in left)
     is_backbone = _is_beginning(newest, left) and _share(newest, left) > 0.5
     return [
         finding(
@@ -62,8 +63,8 @@ def not_in_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
             step=newest.step,
             since=history[0].step,
             layers=names,
-            cause=None if any(parameter.is_registered for parameter in left) else _UNREGISTERED,
-            fix=None if any(parameter.is_registered for parameter in left) else _REGISTER,
+            cause=_UNREGISTERED if is_listed else None,
+            fix=_REGISTER if is_listed else None,
             severity="hint" if is_backbone else "warning",
             evidence={"parameters": float(count), "layers": float(len(names))},
         )
@@ -99,35 +100,6 @@ def stale_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
                 )
             )
     return findings
-
-
-def find_copied_model(facts: WiringFacts) -> list[Finding]:
-    """Find an optimizer that holds tensors of the shapes of all trainable parameters, and none of the model.
-
-    None of its tensors has a gradient, but the model's parameters have: the model was copied, or its
-    parameters were replaced, after the optimizer was made. Float32 copies that train a model have gradients.
-    """
-    trained = [p for p in facts.parameters if p.is_trainable]
-    wanted = Counter(p.shape for p in {p.key: p for p in trained}.values())
-    for optimizer in facts.optimizers:
-        is_copy = wanted <= Counter(optimizer.foreign_shapes) and not optimizer.has_gradient
-        if wanted and is_copy and any(p.has_gradient for p in trained):
-            names = _layers_of(trained)
-            return [
-                finding(
-                    "stale-optimizer",
-                    f"{optimizer.type} holds {optimizer.held} tensors with the shapes of the model's "
-                    f"parameters, but none of them is in the model or has a gradient; {_shown(names)} "
-                    f"{_verb(names, 'is', 'are')} not trained",
-                    step=facts.step,
-                    layers=names,
-                    evidence={
-                        "tensors_not_in_model": float(len(optimizer.foreign_shapes)),
-                        "tensors": float(optimizer.held),
-                    },
-                )
-            ]
-    return []
 
 
 def in_two_optimizers(history: Sequence[WiringFacts]) -> list[Finding]:
@@ -265,9 +237,8 @@ def never_zeroed(history: Sequence[WiringFacts]) -> list[Finding]:
     newest = history[-1]
     holders = {p.optimizers for p in newest.parameters if p.name in left}
     names = _layers_of(p for p in newest.parameters if p.optimizers in holders)
-    affected = {position for positions in holders for position in positions}
     stepped = {i for facts in history for i, each in enumerate(facts.optimizers) if each.has_stepped}
-    is_partial = bool(stepped - affected)
+    is_partial = bool(stepped.difference(*holders))
     of_what = f" of {_shown(names)}" if is_partial else ""
     steps = max(len(checked[name]) for name in left)
     return [
@@ -303,12 +274,12 @@ def eval_mode(history: Sequence[WiringFacts]) -> list[Finding]:
     is_whole = not any(facts.is_training for facts in history)
     is_norm_only = all(layer.dropout is None for layer in wrong)
     if is_whole:
-        acts = _verb(names, "acts", "act")
-        message = f"the model is in eval mode while it trains: {types} (as in `{names[0]}`) {acts} as in inference"
-    else:
         message = (
-            f"{_shown(names)} ({types}) {_verb(names, 'is', 'are')} in eval mode while the model trains"
+            f"the model is in eval mode while it trains: {types} (as in `{names[0]}`) as in inference"
         )
+    else:
+        are = _verb(names, "is", "are")
+        message = f"{_shown(names)} ({types}) {are} in eval mode while the model trains"
     return [
         finding(
             "eval-mode",
