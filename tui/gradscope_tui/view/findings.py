@@ -25,6 +25,9 @@ _HEALTHY = "✔"
 _KEYS = ((100, " n opens it "), (40, " n "))
 """The key that opens the finding, from which width of the line on."""
 
+_PADDING = 2
+"""Columns next to the text below the list."""
+
 
 @dataclass(frozen=True, slots=True)
 class ListedRow:
@@ -51,27 +54,28 @@ def list_findings(
 
     unfolded: the keys of the findings whose consequences have rows of their own, below them.
     """
+    text_width = width - _PADDING
     rows: list[ListedRow] = []
     for place, finding in enumerate(verdict.findings):
         found = verdict.consequences.get(place, ())
         cause = _key(finding) if found else ""
         is_open = cause in unfolded
         mark = f" {'▾' if is_open else '▸'} {len(found)}" if found else ""
-        rows.append(_finding_row(finding, width, found, mark=mark, cause=cause))
+        rows.append(_finding_row(finding, text_width, found, mark=mark, cause=cause))
         if is_open:
-            rows += [_finding_row(each, width, indent="└ ", cause=cause) for each in found]
+            rows += [_finding_row(each, text_width, indent="└ ", cause=cause) for each in found]
     if not verdict.findings:
-        text = _wrapped(verdict.headline, width)
+        text = _wrapped(verdict.headline, text_width)
         rows.append(ListedRow(verdict_line(verdict), "healthy", text, is_wide=True))
     entries = list(events)
     if entries:
         rows.append(_title("Events"))
-        rows += [_event_row(entry, width) for entry in entries]
+        rows += [_event_row(entry, text_width) for entry in entries]
     gaps = [printable(gap.text) for gap in verdict.checked.not_checked]
     if gaps:
         rows.append(_title("Not checked"))
         rows += [
-            ListedRow((Cell(f"· {gap}", "dim"),), gap, _wrapped(gap, width), is_wide=True)
+            ListedRow((Cell(f"· {gap}", "dim"),), gap, _wrapped(gap, text_width), is_wide=True)
             for gap in gaps
         ]
     lines, titles = in_columns(_COLUMNS, [row.line for row in rows if not row.is_wide], width)
