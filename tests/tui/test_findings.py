@@ -1,5 +1,7 @@
 """The Findings tab, the line with the verdict, and `watch --once --tab findings`."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from test_app import SIZES, open_app
@@ -11,6 +13,7 @@ from gradscope_tui.store.journal import Entry
 from gradscope_tui.view.cell import text_of
 from gradscope_tui.view.findings import findings_text, list_findings, verdict_cells
 
+_MARKS = " ,;:()"
 LOSS = NotChecked("the loss", "no loss is logged", "call scope.log(loss=loss)")
 
 
@@ -183,6 +186,38 @@ async def test_a_low_terminal_shows_the_verdict_only_if_something_is_wrong():
         await ui.until(lambda: "never-zeroed" in ui.line("#verdict") and ui.app.main.verdict.display)
 
 
+@SIZES
+async def test_the_tab_looks_as_in_the_golden_text(size):
+    """To write the golden text again, delete it and run the test twice."""
+    path = Path(__file__).parent / "golden" / f"findings-{size[0]}x{size[1]}.txt"
+    async with open_app(size) as ui:
+        run = ui.source._watched
+        ui.source.put(
+            event_of(run, finding("learning-rate-too-high", "warning", evidence={"ratio": 0.31, "limit": 0.01},
+                                  message="the median update ratio is 0.31, over 0.01; divide the rate by 30")),
+            event_of(run, finding("loss-spike", "warning", message="loss is 31, 12 times its baseline")),
+            event_of(run, finding("dead-units", "warning", ("blocks.0.attention", "tokens"), action="pause",
+                                  message="blocks.0.attention: 100% of the output is zero", since_step=4)),
+            event_of(run, finding("never-zeroed", message="the gradients of earlier steps are never zeroed")),
+            event_of(run, finding("frozen", "hint", ("tokens",), message="`tokens` is frozen but in an optimizer")),
+            run.event(12, "the rule dead failed (KeyError: 'x') and is switched off", "warning"),
+            checked_event(run, Checked(1_240, 62, 20, 29, (LOSS,))),
+        )  # fmt: skip
+        await ui.press("2")
+        await ui.until_shown("no loss is logged", advance=False)
+        await ui.press("j", "l")
+        ui.app.clear_notifications()
+        await ui.until_shown("└", advance=False)
+        lines = ui.text.splitlines()
+        shown = (
+            "\n".join(line.rstrip() for line in [lines[0], *lines[2:]]) + "\n"
+        )  # not the status line
+        if not path.exists():
+            path.write_text(shown, encoding="utf-8")
+            pytest.fail(f"wrote {path}")
+        assert shown == path.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_the_first_line_fits_and_is_cut_after_a_word(width):
     long = finding("dead-units", layers=("blocks.0.mlp",), message="much " * 40)
@@ -193,7 +228,9 @@ def test_the_first_line_fits_and_is_cut_after_a_word(width):
         text = text_of(verdict_cells(verdict, width))
         assert len(text) == width
         if "…" in text:
-            assert text.partition("…")[0].split()[-1] in verdict.headline.replace(";", "; ").split()
+            assert text.partition("…")[0].split()[-1].strip(_MARKS) in {
+                word.strip(_MARKS) for word in verdict.headline.split()
+            }
 
 
 def test_the_first_line_names_the_layer_before_the_message_if_the_message_does_not():

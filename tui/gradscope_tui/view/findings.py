@@ -203,7 +203,9 @@ def _cut(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     short = text[: max(1, width - 1)]
-    return (short.rpartition(" ")[0] if " " in short.strip() else short) + "…"
+    if " " in short.strip():
+        short = short.rpartition(" ")[0].rstrip(" ,;:(")
+    return short + "…"
 
 
 def _wrapped(text: str, width: int) -> str:
