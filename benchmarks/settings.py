@@ -9,8 +9,12 @@ from torch import Tensor, nn
 
 import gradscope
 from benchmarks.workloads import Training
+from gradscope.budget import OBSERVED_AT_START
 
 __all__ = ["SETTINGS", "Setting"]
+
+_WARM_UP = OBSERVED_AT_START + 50
+"""The first steps are all observed; then the cost is learnt and the interval found, which takes some 50 steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,12 @@ SETTINGS = {
         Setting("floor", "empty hooks on each leaf module and its output", _empty_hooks),
         Setting("core", "attached, every step observed, streamed to a hub", _attached(every=1)),
         Setting("full", "the same at full detail", _attached(every=1, detail="full")),
-        Setting("budget", "attached as by default, after 50 steps", _attached(), 50, is_sampled=True),
+        Setting(
+            "budget",
+            f"attached as by default, after {_WARM_UP} steps",
+            _attached(),
+            _WARM_UP,
+            is_sampled=True,
+        ),
     )
 }
