@@ -93,7 +93,7 @@ def test_a_module_says_in_its_first_line_what_it_is(modules):
     check(module.place(1) for module, text in docstrings.items() if not text or text.startswith("\n"))
 
 
-def test_nothing_is_left_to_be_done_later(modules):
+def test_no_line_is_marked_as_to_do(modules):
     check(
         module.place(number)
         for module in modules
@@ -138,7 +138,7 @@ def _exported(module) -> list[str] | None:
     return ast.literal_eval(lists[0]) if lists else None
 
 
-def test_what_a_module_exports_is_there_in_order_and_once(modules):
+def test_the_exported_names_of_a_module_exist_sorted_and_once(modules):
     failures = []
     for module in modules:
         names = _exported(module)

@@ -110,7 +110,7 @@ def test_a_budget_that_idle_steps_use_up_is_reported_as_exceeded():
     assert sampler.every == 20  # a quarter of the budget goes to observed steps all the same
 
 
-def test_what_other_measuring_costs_is_counted_in():
+def test_the_cost_of_other_measurements_is_part_of_the_budget():
     sampler = Sampler(budget=BUDGET)
     sampler.set_aside(0.01)
     run(sampler, range(100), bare_s=1.0, cost_s=0.1)
@@ -138,12 +138,12 @@ def test_every_means_exactly_every_nth_step():
 
 
 @pytest.mark.parametrize("options", [{"every": 1}, {"budget": None}])
-def test_with_every_step_asked_for_none_is_left_out(options):
+def test_every_step_is_observed_if_each_is_requested(options):
     observed, _ = run(Sampler(**options), range(5, 205), bare_s=1.0, cost_s=9.0)
     assert observed == list(range(5, 205))
 
 
-def test_steps_that_are_wanted_are_observed_whatever_it_costs():
+def test_requested_steps_are_observed_at_any_cost():
     sampler = Sampler(every=100)
     run(sampler, range(10), bare_s=1.0, cost_s=1.0)
     sampler.request_steps(3)

@@ -24,7 +24,7 @@ def runs(tmp_path):
     return gradient, loss, turned, after
 
 
-def test_equal_before_and_opposite_at_the_step_holds(tmp_path, runs):
+def test_a_comparison_holds_if_steps_are_equal_before_and_opposite_at_the_reversal(tmp_path, runs):
     gradient, loss, turned, after = runs
     control = _write(tmp_path / "a.npz", gradient, loss, 0.1)
     watched = _write(tmp_path / "b.npz", turned[:9], after[:9], 0.2)
@@ -41,7 +41,7 @@ def test_equal_before_and_opposite_at_the_step_holds(tmp_path, runs):
 @pytest.mark.parametrize(
     "change", ["one gradient bit", "one loss bit", "a step late", "a step early", "turned a bit"]
 )
-def test_anything_else_does_not(tmp_path, runs, change):
+def test_a_comparison_with_any_other_difference_does_not_hold(tmp_path, runs, change):
     gradient, loss, turned, after = runs
     step = 6
     if change == "one gradient bit":

@@ -15,7 +15,7 @@ def step_of(live) -> int:
     return json.loads(live.gradscope("ls", "--json").stdout)["runs"][0]["step"]
 
 
-def test_pause_step_and_resume(live):
+def test_a_paused_run_makes_one_step_and_continues(live):
     paused = live.gradscope("pause", "tiny", "--lease", "120")
     assert paused.returncode == 0, paused.stderr
     held = int(paused.stdout.split("before step ")[1].split(";")[0])

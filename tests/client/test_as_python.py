@@ -81,7 +81,7 @@ def test_each_python_line_gives_the_same_weights(case, site):
         ),
     ],
 )
-def test_where_and_when_stand_in_the_line_and_there_is_no_other(install, line):
+def test_site_and_schedule_are_arguments_of_the_one_line(install, line):
     model = make_model()
     with gradscope.attach(model, hub=None, quiet=True) as scope:
         install(scope)

@@ -217,7 +217,7 @@ def test_a_command_returns_when_it_is_in_force(train: Train) -> None:
         assert client.interventions() == ()
 
 
-def test_where_and_when_and_choices_arrive_too(train: Train) -> None:
+def test_site_schedule_and_choices_arrive(train: Train) -> None:
     train()
     with connect() as client:
         client.clip(

@@ -32,7 +32,7 @@ def test_a_column_that_was_not_measured_is_nan_and_an_unknown_name_is_a_usage_er
         block.column("zeros")
 
 
-def test_what_nothing_derives_is_your_error_and_names_what_could_be(stats_of, block_of):
+def test_an_unknown_statistic_is_a_usage_error_with_the_known_ones(stats_of, block_of):
     with pytest.raises(UsageError, match=r"nothing derives 'median'; expected one of .*'mean'.*'std'"):
         block_of([stats_of(np.ones(3))]).derive("median")
 

@@ -62,7 +62,7 @@ def test_a_restarted_run_is_gathered_from_its_start():
     assert told(gathering.add(step_of(1, 0), (0, 1))) == [(0, (0, 1))]
 
 
-def test_what_waits_is_bounded(monkeypatch):
+def test_incomplete_steps_are_bounded(monkeypatch):
     monkeypatch.setattr(rank_assembly, "_LIMIT", 200)
     gathering, finished = RankAssembly(), []
     for step in range(700):

@@ -163,7 +163,7 @@ def test_counts_beyond_float64_merge_exactly(stats_of, block_of):
     assert stats_of_row(merge_block(block_of([huge, huge]), np.array([0, 0]), 1), 0).count == 2**63 + 2
 
 
-def test_merging_nothing_is_your_error():
+def test_merging_nothing_is_a_usage_error():
     with pytest.raises(UsageError, match="needs at least one row, got none"):
         merge_stats([])
 

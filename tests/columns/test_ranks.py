@@ -57,7 +57,7 @@ def test_each_ranks_own_data_adds_up_to_the_whole():
     assert rows["b"]["out"].flags == Flags.EXACT
 
 
-def test_of_copies_one_is_taken_and_it_is_said_when_another_differs():
+def test_one_replica_is_shown_and_a_flag_says_if_another_differs():
     own = CHANCE.normal(size=50)
     other = own.copy()
     for last, expected in ((own, Flags.EXACT), (other, Flags.DIFFERS)):

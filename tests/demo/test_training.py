@@ -29,7 +29,7 @@ def _train(*options: str, timeout_s: float = 90) -> str:
     return ran.stdout
 
 
-def test_the_text_is_long_and_every_character_survives_the_way_there_and_back():
+def test_the_text_is_long_and_decoding_the_tokens_gives_it_back():
     text = load_text()
     characters = Characters(text)
     assert len(text) > 300_000
@@ -37,7 +37,7 @@ def test_the_text_is_long_and_every_character_survives_the_way_there_and_back():
     assert characters.decode(characters.encode(text[:5000])) == text[:5000]
 
 
-def test_a_window_s_targets_are_its_inputs_one_further_on():
+def test_the_targets_of_a_window_are_its_inputs_shifted_by_one():
     windows = Windows(torch.arange(10), 4)
     assert len(windows) == 6
     inputs, targets = windows[5]
@@ -53,7 +53,7 @@ def test_the_model_has_the_names_that_the_documents_speak_of():
     }  # fmt: skip
 
 
-def test_no_position_sees_what_comes_after_it():
+def test_no_position_depends_on_later_characters():
     torch.manual_seed(0)
     model = GPT(Config(vocabulary_size=10, dropout=0.0))
     tokens = torch.randint(0, 10, (1, 12))
@@ -65,7 +65,7 @@ def test_no_position_sees_what_comes_after_it():
     assert not torch.equal(before[:, 8:], after[:, 8:])
 
 
-def test_an_untrained_model_knows_nothing():
+def test_an_untrained_model_has_the_loss_of_a_uniform_guess():
     torch.manual_seed(0)
     model = GPT(Config(vocabulary_size=50))
     tokens = torch.randint(0, 50, (8, 64))
@@ -116,7 +116,7 @@ def test_a_training_that_is_ended_early_writes_what_it_kept(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_it_learns():
+def test_the_model_learns():
     lines = [line.split() for line in _train("--steps", "101").splitlines() if "steps/s" in line]
     losses = {int(line[1]): float(line[3]) for line in lines}
     assert losses[0] > 4.0

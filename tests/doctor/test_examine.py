@@ -292,7 +292,7 @@ def test_a_consequence_is_under_its_cause():
     assert "also:" in str(report)
 
 
-def test_precision_inside_is_said_and_allowed_for():
+def test_a_lower_precision_inside_is_noted_and_raises_the_tolerance():
     class Single(Function):
         @staticmethod
         def forward(ctx, x):

@@ -97,7 +97,7 @@ PROVOKED = [
 
 
 @pytest.mark.parametrize(("name", "provoke"), PROVOKED)
-def test_the_present_wording_is_recognised(name, provoke):
+def test_the_messages_of_this_torch_are_recognised(name, provoke):
     with pytest.raises(Exception) as caught:  # noqa: PT011 - each is of another class
         provoke()
     row = recognise(str(caught.value))
@@ -108,7 +108,7 @@ def test_the_present_wording_is_recognised(name, provoke):
 
 
 @pytest.mark.parametrize(("name", "provoke"), PROVOKED)
-def test_it_is_named_where_it_is_raised_during_an_examination(name, provoke):
+def test_a_known_message_is_named_if_an_examination_raises_it(name, provoke):
     def examined(a):
         provoke()
         return a * 2
@@ -120,7 +120,7 @@ def test_it_is_named_where_it_is_raised_during_an_examination(name, provoke):
     assert first.severity == "error"
 
 
-def test_it_is_named_in_backward_and_in_a_variation_too():
+def test_a_known_message_is_named_in_backward_and_in_a_variation():
     late = make(lambda ctx, a: a * 2, lambda ctx, g: g @ torch.ones(7, 7))
     report = examine(late, torch.randn(3, 4))
     assert report.codes[0] == "backward-raises"
@@ -133,7 +133,7 @@ def test_it_is_named_in_backward_and_in_a_variation_too():
     assert report.codes[0] == "fails-on-noncontiguous"
 
 
-def test_there_are_eight_and_each_is_provoked():
+def test_each_of_the_eight_known_messages_is_provoked():
     assert len(KNOWN_MESSAGES) == 8
     assert {row.name for row in KNOWN_MESSAGES} == {name for name, _ in PROVOKED}
 
@@ -146,7 +146,7 @@ def test_there_are_eight_and_each_is_provoked():
         ("Sizes of tensors must match except in dimension 1", "sizes of tensors must match"),
     ],
 )
-def test_older_wordings_are_recognised(text, name):
+def test_the_messages_of_older_versions_are_recognised(text, name):
     row = recognise(text)
     assert row is not None
     assert row.name == name

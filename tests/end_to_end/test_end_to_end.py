@@ -191,7 +191,7 @@ def test_training_continues_when_the_hub_is_killed_and_the_view_recovers(places,
         assert process.poll() is None
 
 
-def test_a_run_that_was_killed_can_still_be_looked_at(places, tmp_path):
+def test_a_killed_run_can_still_be_watched(places, tmp_path):
     from gradscope.recording import list_recordings, open_recording
 
     with training(tmp_path / "run.npz", 20_000) as process:

@@ -58,6 +58,6 @@ def test_python_code_that_knows_nothing_of_gradscope_catches_what_it_expects():
     assert not issubclass(errors.UnknownLayerError, KeyError)
 
 
-def test_what_the_other_side_did_is_never_told_as_your_error():
+def test_errors_of_the_other_side_are_no_usage_errors():
     for theirs in (errors.ProtocolError, errors.IncompatibleError, errors.LinkError):
         assert not issubclass(theirs, errors.UsageError)

@@ -53,7 +53,7 @@ def test_a_request_withdrawn_before_it_took_effect_never_acts(ledger):
     assert ledger.by_layer("output") == {}
 
 
-def test_all_are_removed_at_once(ledger):
+def test_remove_all_removes_all_interventions_in_one_step(ledger):
     entries = [install(ledger, layers=(name,)) for name in "abc"]
     ledger.settle(0)
     ledger.remove_all(lambda step: None)
@@ -107,7 +107,7 @@ def test_the_text_of_an_end_names_its_condition():
     assert str(End(viewer="v")) == "while its viewer is connected"
 
 
-def test_what_acts_is_listed_by_site_and_only_in_its_steps(ledger):
+def test_active_interventions_are_listed_by_site_in_their_steps(ledger):
     at_output = install(ledger, start_step=4, every_steps=3)
     at_input = install(ledger, site="input")
     acting = {}
@@ -133,7 +133,7 @@ def test_it_ends_by_itself_before_its_last_step(ledger):
     assert entry.is_removed
 
 
-def test_settling_says_whether_others_act_than_before(ledger):
+def test_settling_returns_whether_other_interventions_are_active_than_before(ledger):
     install(ledger, every_steps=2)
     assert [ledger.settle(step) for step in range(5)] == [True, True, True, True, True]
 
@@ -155,7 +155,7 @@ def test_the_history_tells_who_did_what_from_which_step(ledger):
     assert "scale(factor=2) on fc at output" in str(ledger.history.entries()[0])
 
 
-def test_one_that_fails_acts_no_more_and_is_taken_off_at_the_next_boundary(ledger):
+def test_a_failing_intervention_is_removed_at_the_next_step_boundary(ledger):
     entry = install(ledger)
     ledger.settle(0)
     entry.intervention.fail("it broke")

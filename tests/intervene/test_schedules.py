@@ -20,7 +20,7 @@ REVERSE = ACTIONS["reverse"]
         (Schedule(end_step=6), 3, [3, 4, 5]),
     ],
 )
-def test_it_acts_in_these_steps(schedule, since, steps):
+def test_a_schedule_is_active_in_these_steps(schedule, since, steps):
     acting = [s for s in range(10) if acts_in(schedule, since, s) and not is_over(schedule, s)]
     assert acting == steps
 
@@ -85,6 +85,6 @@ def test_a_ramp_keeps_within_the_arguments_range():
         )
 
 
-def test_what_does_not_look_at_the_gradient_takes_no_condition():
+def test_an_action_that_ignores_the_gradient_takes_no_condition():
     with pytest.raises(UsageError, match="straight_through takes no condition"):
         check_schedule(Schedule(condition="norm > 1"), "straight_through", (), may_have_condition=False)

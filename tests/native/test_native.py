@@ -418,7 +418,7 @@ def test_a_parameter_whose_layout_changed_is_skipped():
 
 @settings(deadline=None, max_examples=50)
 @given(sizes=st.lists(st.integers(0, 50), max_size=6), room=st.integers(0, 600))
-def test_copies_never_leave_the_room_that_is_given(sizes, room):
+def test_copies_do_not_exceed_the_given_memory(sizes, room):
     tensors = [torch.full((size,), 2.0) for size in sizes]
     targets = [(0,)] * len(sizes)
     memory = np.full(room + 64, 77, np.uint8)
@@ -494,7 +494,7 @@ def test_exponents_are_counted_where_their_spread_changes_from_block_to_block(dt
 @pytest.mark.usefixtures("each_pass")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", [1.0, -0.0, -3e-5, math.inf])
-def test_equal_numbers_are_counted_one_and_all(dtype, value):
+def test_each_of_several_equal_numbers_is_counted(dtype, value):
     tensor = torch.full((10_001,), value, dtype=dtype)
     assert_equals_numpy(natively(tensor), tensor)
 

@@ -112,7 +112,7 @@ def test_an_output_and_its_gradient_are_measured_and_nothing_is_changed():
         "none",
     ],
 )
-def test_what_is_uncommon_about_a_tensor_is_left_alone(make):
+def test_unusual_tensors_are_not_recorded_in_c(make):
     there = Watched()
     before = bytes(there.cells)
     assert not there.watch.record_output(there.module, make(there.module(torch.randn(4, 3))))
@@ -126,7 +126,7 @@ def test_what_is_uncommon_about_a_tensor_is_left_alone(make):
     [torch.no_grad, torch.inference_mode, Seeing, Listening, lambda: torch.autocast("cpu")],
     ids=["no_grad", "inference", "dispatch", "function", "autocast"],
 )
-def test_where_somebody_is_about_it_is_left_alone(context):
+def test_under_a_mode_of_torch_an_output_is_not_recorded_in_c(context):
     there = Watched()
     with context():
         output = there.module(torch.randn(4, 3))
@@ -134,7 +134,7 @@ def test_where_somebody_is_about_it_is_left_alone(context):
     assert not any(there.expected)
 
 
-def test_inside_a_transform_it_is_left_alone():
+def test_inside_a_function_transform_an_output_is_not_recorded_in_c():
     there = Watched()
     seen = []
 

@@ -111,7 +111,7 @@ def test_zeros_of_an_update_are_counted_at_full_detail():
     assert (table[""]["update.weight"].zero, table[""]["update.bias"].zero) == (8, 0)
 
 
-def test_what_is_forgotten_leaves_no_update():
+def test_a_forgotten_step_has_no_update():
     model = Model()
     model(torch.randn(4, 5)).sum().backward()
     buffer = RowBuffer()

@@ -9,7 +9,7 @@ from gradscope.observe import RowBuffer
 
 
 @pytest.mark.parametrize("is_full", [False, True])
-def test_rows_are_numbered_as_they_are_first_asked_for_in_whatever_order(is_full):
+def test_rows_are_numbered_in_the_order_of_the_first_request(is_full):
     buffer = RowBuffer(is_full=is_full)
     asked = [(7, "out"), (0, "grad"), (7, "grad"), (2, "out"), (7, "out"), (0, "grad"), (5_000, "out")]
     assert [buffer.row(*each) for each in asked] == [0, 1, 2, 3, 0, 1, 4]

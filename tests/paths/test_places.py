@@ -110,7 +110,7 @@ def test_a_symbolic_link_to_nothing_is_refused_and_nothing_is_created_behind_it(
     assert not (places / "nothing").exists()
 
 
-def test_a_file_is_refused(places: Path):
+def test_a_file_as_runtime_directory_is_refused(places: Path):
     (places / "run").touch(mode=0o600)
     assert "must be a directory, not a symbolic link or a file" in _refusal(places / "run")
 

@@ -114,13 +114,13 @@ def test_a_count_travels_in_the_narrowest_type_that_holds_it(block, greatest: in
         (2.0**24 + 1, "f8"),
     ],
 )
-def test_min_travels_as_float32_exactly_when_float32_holds_it(block, value: float, code: str):
+def test_min_is_sent_as_float32_exactly_if_float32_holds_it(block, value: float, code: str):
     block.values["min"][:] = [1.0, value, np.nan]
     assert dict(_step_of(block).columns)["min"] == code
     np.testing.assert_array_equal(_sent(block).values["min"], [1.0, value, np.nan])
 
 
-def test_sums_travel_as_float64_even_where_float32_would_hold_them(block):
+def test_sums_are_sent_as_float64_also_if_float32_would_hold_them(block):
     block.values["sum"][:] = [1.0, 2.0, 3.0]
     block.values["sumsq"][:] = [1.0, 4.0, 9.0]
     assert {dict(_step_of(block).columns)[name] for name in ("sum", "sumsq")} == {"f8"}

@@ -61,7 +61,7 @@ def test_seconds_keep_seven_digits_and_calls_are_whole():
     assert (table[""].total.calls, table.clock, table.is_observed) == (1, "device", True)
 
 
-def test_zero_columns_stay_at_home():
+def test_columns_that_are_all_zero_are_not_sent():
     message = memory({i: MemoryRow(**KNOWN) for i in range(2)})
     assert (message.columns, message.body) == ((), b"")
     assert set(message.zero) == {"saved", "param", "grad", "optimizer", "buffer"}

@@ -119,7 +119,7 @@ def test_whatever_can_be_encoded_can_be_decoded_up_to_the_last_byte_of_the_limit
 @pytest.mark.parametrize(
     "value", ["\ud800", 2**64, np.int64(3), np.float64(0.5), object()], ids=lambda v: type(v).__name__
 )
-def test_what_msgpack_cannot_hold_is_your_error_and_names_the_message(value):
+def test_a_value_that_msgpack_cannot_hold_is_a_usage_error_with_the_message(value):
     with pytest.raises(UsageError, match="a Bye cannot be sent: "):
         encode(Bye(reason=value))
 

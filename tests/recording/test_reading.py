@@ -81,7 +81,7 @@ def test_a_missing_recording_names_its_neighbours(tmp_path, make):
         ("DELETE FROM run", "does not contain a run"),
     ],
 )
-def test_a_file_of_another_making_says_what_to_do(tmp_path, make, change, words):
+def test_a_file_of_another_program_or_version_is_refused_with_a_remedy(tmp_path, make, change, words):
     path = tmp_path / "a.gradscope"
     Recorder(path, make.hello()).close(reason="")
     with sqlite3.connect(path) as connection:

@@ -76,7 +76,7 @@ def test_a_checkpoint_keeps_its_inputs_and_says_so(
     assert table.balance["saved"] < whole / 10
 
 
-def test_what_a_checkpoint_keeps_is_what_an_independent_count_of_its_frame_finds(measured):
+def test_the_bytes_kept_by_a_checkpoint_equal_a_count_over_its_frame(measured):
     """The identity hooks lie inside of the checkpoint's own: what they see is what really stays."""
     inner = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
     model = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid())

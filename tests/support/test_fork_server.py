@@ -41,7 +41,7 @@ print(1, file=sys.stderr)
         ("import os; os.kill(os.getpid(), 15)", -signal.SIGTERM, ""),
     ],
 )
-def test_it_exits_as_it_says(run, script, code, error):
+def test_the_exit_code_and_stderr_are_those_of_an_interpreter(run, script, code, error):
     assert outcome(run, "-c", script) == (code, "", error)
 
 
@@ -89,7 +89,7 @@ def test_a_module_runs_as_main(run, tmp_path):
     assert outcome(run, "-m", "mine", "x", cwd=tmp_path) == (0, "__main__ ['x']\n", "")
 
 
-def test_it_has_torch_already_with_as_many_threads_as_ever_and_random_numbers_of_its_own():
+def test_a_forked_process_has_torch_its_usual_threads_and_own_random_numbers():
     script = """
 import os, sys
 print("torch" in sys.modules, len(os.listdir("/proc/self/task")))

@@ -37,7 +37,7 @@ def test_a_hub_is_started_and_answers(hub: HubAddress, hub_pid: Callable[[], int
     assert Path(f"/proc/{hub_pid()}/cwd").readlink() == Path("/")
 
 
-def test_from_nothing_to_welcome_again_and_again_also_where_a_killed_hub_has_left_its_files(
+def test_a_hub_is_started_repeatedly_also_over_the_files_of_a_killed_one(
     places: Path, ended_hubs: None, hub_pid: Callable[[], int], wait_until: Callable[..., None]
 ) -> None:
     for attempt in range(5):
@@ -72,7 +72,7 @@ def test_processes_that_start_at_once_share_one_hub(places: Path, ended_hubs: No
     assert len(epochs[0].strip()) == 32
 
 
-def test_of_hubs_started_by_hand_one_stays_and_the_others_end_in_peace(
+def test_of_hubs_started_by_hand_one_stays_and_the_others_exit_without_error(
     places: Path, ended_hubs: None, wait_until: Callable[..., None]
 ) -> None:
     hubs = [

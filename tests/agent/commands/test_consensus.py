@@ -146,7 +146,7 @@ def test_changes_of_several_proposers_are_made_at_the_same_steps_in_the_same_ord
     assert len({label for _, _, label in ranks[0].obeyed}) == len(words)
 
 
-def test_all_ranks_hold_before_the_same_step_and_obey_there_until_they_go_on(ranks):
+def test_all_ranks_pause_before_the_same_step_and_obey_commands_there(ranks):
     ranks[0].submit("hold")
     wait_for(lambda: all(rank.held for rank in ranks), "a hold")
     (held,) = {rank.held[0] for rank in ranks}
@@ -159,7 +159,7 @@ def test_all_ranks_hold_before_the_same_step_and_obey_there_until_they_go_on(ran
     assert ranks[0].obeyed == ranks[1].obeyed == ranks[2].obeyed
 
 
-def test_holds_and_words_in_any_order_leave_all_ranks_alike(ranks):
+def test_pauses_and_proposals_in_any_order_reach_all_ranks_in_one_order(ranks):
     chance = random.Random(2)
     count = 40
     for i in range(count):

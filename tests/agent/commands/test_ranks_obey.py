@@ -136,7 +136,7 @@ def test_both_ranks_take_focus_steps_of_a_viewers_layer_in_the_same_steps(places
     assert not whole & {step for step, _ in first["focus_steps"]}
 
 
-def test_what_one_rank_refuses_is_made_on_none(places, tmp_path):
+def test_a_command_that_one_rank_refuses_is_executed_on_none(places, tmp_path):
     with two_ranks(tmp_path, "--different") as ranks:
         with connect() as client:
             with pytest.raises(CommandRefusedError, match="rank 1: no layer matches '2'"):
@@ -219,7 +219,7 @@ def pause(client, ranks, hub_pid):
 HARDSHIPS = (kill_the_hub, stop_a_rank, stop_ranks_at_any_moment, end_by_the_clock, pause)
 
 
-def test_through_all_hardships_both_ranks_obey_at_the_same_steps(places, hub_pid, tmp_path):
+def test_both_ranks_obey_at_the_same_steps_despite_kills_and_stops(places, hub_pid, tmp_path):
     with two_ranks(tmp_path) as ranks:
         with connect() as client:
             acks = [ack for hardship in HARDSHIPS for ack in hardship(client, ranks, hub_pid)]

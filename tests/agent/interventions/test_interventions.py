@@ -195,7 +195,7 @@ def test_the_model_carries_no_hook_between_unobserved_steps(model):
         assert not torch_module._global_forward_hooks
 
 
-def test_those_in_force_are_listed_with_who_and_since_when(scope):
+def test_active_interventions_are_listed_with_author_and_first_step(scope):
     scope.clip(["0", "2"], max_norm=1.0)
     (state,) = scope.interventions
     assert (state.id, state.action, state.layers) == ("clip-1", "clip", ("0", "2"))
@@ -212,7 +212,7 @@ def test_those_in_force_are_listed_with_who_and_since_when(scope):
         (lambda s: s.reverse("0", site="weights"), UsageError, "no site 'weights'; there are: output"),
     ],
 )
-def test_what_cannot_be_is_refused_and_nothing_changes(scope, call, error, words):
+def test_an_invalid_intervention_is_refused_and_changes_nothing(scope, call, error, words):
     with pytest.raises(error, match=words):
         call(scope)
     assert scope.interventions == ()

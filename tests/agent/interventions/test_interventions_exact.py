@@ -158,7 +158,7 @@ def assert_same(got, expected, *, is_exact: bool) -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_at_the_output_it_is_the_function_put_there_by_hand(name):
+def test_an_intervention_at_the_output_equals_the_function_applied_by_hand(name):
     model, x = made(name)
     state = copy.deepcopy(model.state_dict())
     control = gradients(copy.deepcopy(model), x)
@@ -182,7 +182,7 @@ def test_at_the_output_it_is_the_function_put_there_by_hand(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_at_the_input_it_is_the_function_put_there_by_hand_and_a_full_backward_hook(name):
+def test_an_intervention_at_the_input_equals_the_function_by_hand_and_a_full_backward_hook(name):
     model, x = made(name)
     state = copy.deepcopy(model.state_dict())
     by_hand, by_hook = {}, {}

@@ -144,7 +144,7 @@ def test_later_groups_are_checked_and_missing_gradients_skipped(in_c):
     assert in_c.before() == "begin"
 
 
-def test_it_passes_on_what_it_cannot_read(in_c):
+def test_gradients_that_c_cannot_read_are_passed_to_python(in_c):
     parameter = in_c.optimizer.param_groups[0]["params"][0]
     parameter.grad = torch.ones(3).to_sparse()
     assert in_c.before() == "begin"

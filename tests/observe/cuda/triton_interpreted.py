@@ -168,7 +168,7 @@ def test_no_element_is_left_out_or_counted_twice_at_the_borders_of_blocks(dtype,
     assert_row(block_of(buffer, 1), 0, reference([tensor]))
 
 
-def test_one_look_goes_into_any_number_of_rows_and_adds_to_what_is_there():
+def test_one_reduction_is_added_to_any_number_of_rows():
     buffer, parts = buffer_of(is_full=True), [torch.randn(700), torch.randn(3, 5)]
     for part in parts:
         buffer.reduce(part, (0, 2, 3, 4, 5, 7))
@@ -242,7 +242,7 @@ def test_a_change_of_what_lies_otherwise_than_before_is_left_to_others():
     assert buffer_of().reduce_each([now], [(0,)], [before]) == set()
 
 
-def test_rows_stay_where_they_are_when_more_are_needed():
+def test_rows_are_not_moved_when_the_buffer_grows():
     buffer = buffer_of(is_full=False)
     buffer.reduce(torch.ones(3), (0,))
     first = buffer._segments[0].data_ptr()
@@ -269,7 +269,7 @@ def test_a_harvest_keeps_its_numbers_until_it_was_read_and_its_memory_is_taken_a
     assert buffer.read_out().landing.segments[0].data_ptr() in memory
 
 
-def test_a_look_at_a_step_on_its_way_leaves_it_there():
+def test_peeking_at_a_step_in_progress_changes_nothing():
     buffer = buffer_of(is_full=False)
     buffer.reduce(torch.ones(5), (0,))
     for _ in range(2):
