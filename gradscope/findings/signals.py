@@ -394,8 +394,8 @@ def lost_updates(history: Sequence[StepSignals]) -> list[Finding]:
     return [
         finding(
             "lost-updates",
-            f"{part:.0%} of the updates of {_names(layers)} are rounded away: a step of about "
-            f"{worst.learning_rate:.1g} is below the spacing of {worst.dtype} at these weights",
+            f"{part:.0%} of the updates of {_names(layers)} are rounded away: with a learning rate of "
+            f"{worst.learning_rate:.1g} they are below the spacing of {worst.dtype} at these weights",
             step=newest[-1].step,
             since=newest[0].step,
             layers=layers,

@@ -14,6 +14,8 @@ from gradscope.findings.signal_facts import BatchTensor, Source
 
 __all__ = ["source_of"]
 
+_ORIGINAL_AND_BATCH = 2
+
 
 def source_of(batch: BatchTensor) -> Source:
     """Return where batches with these contents come from.
@@ -37,7 +39,7 @@ def source_of(batch: BatchTensor) -> Source:
             batches, samples = _sizes_of(each)
             is_whole |= batches == 1 and samples == count
             is_part |= batches > 1 and each.batch_size == count
-    if len(copies) > 1:
+    if len(copies) == _ORIGINAL_AND_BATCH:  # more are batches that the script keeps
         return "held"
     is_part |= not is_whole and any(size >= 2 * count for size in sizes)
     return "part" if is_part else "whole" if is_whole else ""
