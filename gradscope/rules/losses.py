@@ -21,7 +21,7 @@ _PART_OF_FIRST = 0.1
 _RANGE_NEEDED = 20
 _RANGES = 3.0
 """A loss of either sign has no ratio to a level: a spike is this many times its whole range above the range."""
-_FAIR_NUMBER = 300
+_FAIR_NUMBER = 100
 """Steps after which a loss that has not moved is worth a look: most of the fall of a loss is in its first epochs."""
 _NEWEST = 50
 _LEVEL = 10
@@ -144,7 +144,7 @@ def loss_spike(view: StepView, threshold: Threshold, memory: LossTrend) -> list[
 
 def _spike(name: str, value: float, step: int, factor: float, memory: LossTrend) -> RuleFinding | None:
     if not math.isfinite(value):
-        return RuleFinding("", name, value, math.inf, "{} is {}", (name, value))
+        return RuleFinding("", name, value, math.inf, "{} is {}", (name, value), code="nonfinite")
     loss = memory.losses.setdefault(name, _Loss(abs(value), value, value))
     limit = loss.greatest + _RANGES * (loss.greatest - loss.least)
     is_above = loss.count >= _RANGE_NEEDED and value > limit
@@ -178,7 +178,7 @@ def _most_risen(memory: LossTrend) -> tuple[str, ...]:
 
 
 def not_falling(view: StepView, threshold: Threshold, memory: LossHistory) -> list[RuleFinding] | None:
-    """Find a loss that is where it began after 300 steps: a hint.
+    """Find a loss that is where it began after 100 steps: a hint.
 
     Many programs have such a loss: adversarial ones, policy gradients, fine-tuning from a good start. A loss of
     either sign, or one with much noise, is not judged.

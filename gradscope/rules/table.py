@@ -217,7 +217,7 @@ RULES: dict[str, RuleKind] = {
         RuleKind(
             "loss_not_falling",
             "loss-not-falling",
-            "the loss has not fallen below `threshold` times its first value after some hundred steps",
+            "the loss has not fallen below `threshold` times its first value after 100 steps",
             0.98,
             losses.not_falling,
             memory=losses.LossHistory,

@@ -27,6 +27,9 @@ _RATIO_SPREAD = 0.25
 """How much the median update ratio differs from step to step, in decades."""
 _TOO_LARGE = 3.0
 """Update ratios of up to three times the upper limit are usual in small models and in the first steps of Adam."""
+_TENFOLD = 10.0
+"""A loss that stays has other readings (a target network that moves, noise), so without an overshoot the ratio must
+be ten times the upper limit."""
 _WHOLE_LOSS = 0.5
 """The change of the loss that a step predicts, |gradient| times |update|, as a part of the loss. A step that is meant
 to take away half of the loss and more goes beyond where the gradient says anything: for a quadratic loss, 2 is where
@@ -142,10 +145,11 @@ def _too_high_with_loss(memory: Learning, greatest: float) -> list[RuleFinding]:
     is_back = level > max(_RISEN * loss.lowest_level, loss.start / 10.0)
     if not (memory.has_overshot or is_stuck or is_back):
         return []
+    least = greatest * (_TOO_LARGE if memory.has_overshot else _TENFOLD)
     too_large = [
         each
         for each in memory.updates
-        if each.part is not None and each.part >= _WHOLE_LOSS and each.ratio >= _TOO_LARGE * greatest
+        if each.part is not None and each.part >= _WHOLE_LOSS and each.ratio >= least
     ]
     weight = sum(weight_of(math.log10(each.ratio / greatest), _RATIO_SPREAD) for each in too_large)
     if not too_large:
@@ -218,7 +222,8 @@ class Moved:
 def no_update(view: StepView, threshold: Threshold, memory: Moved) -> list[RuleFinding] | None:  # noqa: ARG001 - all checks take these arguments
     """Find layers that have a gradient and never change, although their optimizer steps.
 
-    A layer that has changed before is silent: a schedule has ended. So is one whose gradient times the learning rate is
+    A layer that has changed before is silent. If all have and the learning rate is 0 now, it is a hint: a schedule has
+    ended. So is one whose gradient times the learning rate is
     lost in the rounding of its weights. With a learning rate of 0 for some layers the
     finding is a hint, because that is a way to freeze them. A warm-up from 0 changes them within a few steps.
     """
@@ -230,7 +235,10 @@ def no_update(view: StepView, threshold: Threshold, memory: Moved) -> list[RuleF
         memory.layers, memory.have_moved = view.layers, np.zeros(len(view.layers), np.bool_)
     update = view.by_layer("update", "norm")
     memory.have_moved |= update > 0
-    is_still = (update == 0) & (view.by_layer("param_grad", "norm") > 0) & ~memory.have_moved
+    is_still = (update == 0) & (view.by_layer("param_grad", "norm") > 0)
+    has_ended = memory.rate == 0 and bool(memory.have_moved.any()) and not (update > 0).any()
+    if not has_ended:
+        is_still &= ~memory.have_moved
     if not any_of(is_still):  # the fast path
         memory.still.clear()
         return []
@@ -241,7 +249,7 @@ def no_update(view: StepView, threshold: Threshold, memory: Moved) -> list[RuleF
     if not still:
         return []
     counts = [memory.still[name] for name in still]
-    is_whole = not memory.have_moved.any()
+    is_whole = has_ended or not memory.have_moved.any()
     words = "{} not changed by the optimizer in {} observed steps, although a gradient arrives"
     shown = ", ".join(f"`{name}`" for name in still[:3])
     more = f" and {len(still) - 3} more" if len(still) > 3 else ""
@@ -255,7 +263,7 @@ def no_update(view: StepView, threshold: Threshold, memory: Moved) -> list[RuleF
             words,
             (who, max(counts)),
             weight=1.0 / _STILL_STEPS,
-            severity="hint" if not is_whole and memory.least_rate == 0 else None,
+            severity="hint" if has_ended or (not is_whole and memory.least_rate == 0) else None,
             layers=() if is_whole else tuple(still[:_KEPT]),
             evidence={"observed_steps": float(max(counts))},
         )

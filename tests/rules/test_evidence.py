@@ -126,6 +126,7 @@ def test_a_learning_rate_is_too_high_if_steps_are_large_and_overshoot(view):
     [
         ([1.4 * 0.97**i for i in range(100)], 0.3, 1.0),  # it falls
         ([1.4] * 100, 0.3, 0.01),  # huge targets: each step takes away 1 % of the loss
+        ([1.4] * 100, 0.05, 100.0),  # a target network: the loss stays, and updates are not that large
         ([1.4] * 100, 0.01, 100.0),  # a loss that is logged as a mean and trained as a sum
         ([-1.0 + 0.1 * (i % 3) for i in range(100)], 0.3, 1.0),  # no scale
         ([1.4] * 100, lambda step: 0.001 * step, 1.0),  # warm-up
@@ -159,6 +160,8 @@ def test_no_update_is_reported_after_most_of_the_first_steps_unless_the_layer_ha
     assert judged("no_update", warm_up) == []
     ended = [moving(view, step, 1e-3 if step < 10 else 0.0) for step in range(60)]
     assert judged("no_update", ended) == []
+    (found,) = judged("no_update", [view(0, [], scalars={GREATEST_RATE: 0.0}), *ended])
+    assert (found.severity, found.found_step) == ("hint", 24)
 
     def partial(step):
         rows = [("a", "param_grad", {"norm": 1.0}), ("b", "param_grad", {"norm": 1.0})]
@@ -248,8 +251,8 @@ def test_noisy_losses_of_either_sign_do_not_spike_and_one_far_outside_does(view,
 def test_a_loss_that_stays_is_a_hint_and_others_are_silent(view):
     rng = np.random.default_rng(2)
     (found,) = judged("loss_not_falling", losses_of(view, 2.3 * rng.lognormal(0, 0.05, 400)))
-    assert (found.code, found.severity, found.found_step) == ("loss-not-falling", "hint", 299)
-    falling = 2.3 * 0.999 ** np.arange(400) * rng.lognormal(0, 0.05, 400)
+    assert (found.code, found.severity, found.found_step) == ("loss-not-falling", "hint", 99)
+    falling = 2.3 * 0.997 ** np.arange(400) * rng.lognormal(0, 0.05, 400)
     assert judged("loss_not_falling", losses_of(view, falling)) == []
     assert judged("loss_not_falling", losses_of(view, rng.normal(0, 1, 400))) == []
     assert judged("loss_not_falling", losses_of(view, 2.3 * rng.lognormal(0, 2.0, 400))) == []

@@ -314,7 +314,8 @@ class RuleMonitor(StepPlugin):
 
     def _is_traced(self, alert: Alert) -> bool:
         """Return whether the flight recorder has reported what this alert is about, with its origin."""
-        return alert.rule == "nonfinite" and "nonfinite" in self._run.reported_codes
+        code = alert.finding.code or alert.rule
+        return code == "nonfinite" and code in self._run.reported_codes
 
     def _clip(self, optimizer: Optimizer, findings: Sequence[RuleFinding]) -> None:
         """Scale the gradients of layers down to the limit given by each finding."""
