@@ -5,8 +5,9 @@ from benchmarks.faults.program import Sick
 from benchmarks.faults.sick_dynamics import DYNAMICS
 from benchmarks.faults.sick_graph import GRAPH
 from benchmarks.faults.sick_numbers import NUMBERS
+from benchmarks.faults.sick_steps import STEPS
 from benchmarks.faults.sick_wiring import WIRING
 
 __all__ = ["SICK"]
 
-SICK: tuple[Sick, ...] = (*WIRING, *GRAPH, *DYNAMICS, *NUMBERS, *hugging_face.SICK)
+SICK: tuple[Sick, ...] = (*WIRING, *STEPS, *GRAPH, *DYNAMICS, *NUMBERS, *hugging_face.SICK)

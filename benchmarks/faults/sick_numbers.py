@@ -181,6 +181,27 @@ def _half_activations(is_sick: bool) -> Parts:
     return Parts(model, [SGD(model.parameters(), 1e-3)], loss)
 
 
+def _skipping(is_sick: bool) -> Parts:
+    """A layer overflows in float16 in each third step, so the scaler skips these steps."""
+    model, skipped = mlp(), list[float]()
+    optimizer, scaler = SGD(model.parameters(), 0.1), torch.amp.GradScaler("cpu")
+
+    def step(number: int) -> Tensor:
+        x, y = vectors()
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            out = model(x * 1e6 if is_sick and number % 3 == 2 else x)
+        loss = F.cross_entropy(out.float(), y)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        before = scaler.get_scale()
+        scaler.update()
+        skipped.append(float(scaler.get_scale() < before))
+        return loss
+
+    return Parts(model, [optimizer], step=step, measure=proofs.mean_of(skipped))
+
+
 def _underflow(is_sick: bool) -> Parts:
     """float16 without a loss scale: the gradients are below 6e-8. The twin scales the loss."""
     model = mlp(width=64).half()
@@ -310,6 +331,13 @@ NUMBERS: tuple[Sick, ...] = (
         "2 0 4",
         _half_activations,
         proofs.is_nonfinite(),
+    ),
+    sick(
+        "a layer overflows in each third step, which the scaler skips",
+        "scaler-skip nonfinite overflow",
+        "0 2 4",
+        _skipping,
+        proofs.higher("share of skipped steps", 10),
     ),
     sick(
         "float16 gradients without a loss scale",
