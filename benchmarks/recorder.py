@@ -4,7 +4,6 @@ python -m benchmarks.recorder
 """
 
 import argparse
-import statistics
 import time
 
 import torch
@@ -12,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - as torch's documentation writes it
 
 import gradscope
+
+_STEPS = 20
 
 
 class Training:
@@ -26,34 +27,29 @@ class Training:
         self.scope = gradscope.attach(self.model, hub=None, record=False, quiet=True, every=10**6)
         if not has_recorder:
             self.scope._recorder.close()  # noqa: SLF001 - there is no option to switch it off
+        self.seconds()
 
-    def seconds(self, steps: int) -> float:
-        """Return the time of one step, in seconds: the smallest of some batches of steps."""
-        times = []
-        for _ in range(steps // 50):
-            began = time.process_time()
-            for _ in range(50):
-                self.optimizer.zero_grad()
-                F.cross_entropy(self.model(self.x), self.y).backward()
-                self.optimizer.step()
-            times.append((time.process_time() - began) / 50)
-        return min(times)
+    def seconds(self) -> float:
+        """Return the processor time of a step, in seconds."""
+        began = time.process_time()
+        for _ in range(_STEPS):
+            self.optimizer.zero_grad()
+            F.cross_entropy(self.model(self.x), self.y).backward()
+            self.optimizer.step()
+        return (time.process_time() - began) / _STEPS
 
 
 def main() -> None:
-    """Print the difference for a few sizes."""
+    """Print the difference for three sizes. The smallest time of each counts: others contain interruptions."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=60)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     for width, depth in ((16, 2), (64, 8), (128, 32)):
         with_it, without = (Training(width, depth, has_recorder=has) for has in (True, False))
-        pairs = [(with_it.seconds(500), without.seconds(500)) for _ in range(rounds)]
-        difference = statistics.median(a - b for a, b in pairs)
-        bare = statistics.median(b for _, b in pairs)
-        print(
-            f"{depth} layers of {width}: {difference * 1e6:.1f} us more in a step of {bare * 1e6:.0f} us"
-        )
+        pairs = [(with_it.seconds(), without.seconds()) for _ in range(rounds)]
+        recorded, bare = (min(times) for times in zip(*pairs, strict=True))
+        print(f"{depth} layers of {width}: {(recorded - bare) * 1e6:.0f} us more in a step of {bare * 1e6:.0f} us")
         with_it.scope.detach()
         without.scope.detach()
 

@@ -5,6 +5,7 @@ holds the operands: if the loss is not finite, these are read. If it is finite, 
 backward pass runs.
 """
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +25,18 @@ __all__ = ["LossGraph"]
 
 _WALKED: Final = 256
 _WATCHED: Final = 16
-"""A larger graph is not watched in the backward pass: a watched node takes 2 µs."""
+"""A larger graph is not watched in the backward pass: a watched node takes 3 µs."""
+
+_SAFE: Final = frozenset(
+    f"{name}Backward{number}"
+    for number in (0, 1)
+    for name in (
+        "NllLoss", "NllLoss2D", "LogSoftmax", "MseLoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "Mean", "Sum", "Neg",
+        "Add", "Sub", "Rsub", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Expand", "Select", "Slice",
+        "Gather", "Index", "Transpose", "T", "Permute", "Clone", "ToCopy", "BinaryCrossEntropyWithLogits",
+    )
+)  # fmt: skip
+"""Nodes that make no NaN or infinity of a finite gradient. A loss of these only is not watched."""
 
 _NO_NUMBER: Final = 2**63
 """Nodes without a sequence number, which accumulate gradients, have a larger one."""
@@ -51,7 +63,12 @@ class LossGraph:
                 continue
             found[node] = number
             waiting += [following for following, _ in node.next_functions]
-        self.nodes = sorted(found, key=found.__getitem__)
+        self._numbers = found
+
+    @functools.cached_property
+    def nodes(self) -> list[Node]:
+        """The nodes, in order of execution."""
+        return sorted(self._numbers, key=self._numbers.__getitem__)
 
     def explain_value(self) -> Origin | None:
         """Return the operation in which the loss becomes nonfinite, from the operands that the graph holds."""
@@ -85,9 +102,11 @@ class LossGraph:
 
         The hooks end with the graph.
         """
-        if len(self.nodes) <= _WATCHED:
-            for node in self.nodes:
-                node.register_hook(_NodeHook(node.name(), self._place(node), is_bad, report, give_up))
+        names = [node.name() for node in self._numbers]
+        if len(names) > _WATCHED or _SAFE.issuperset(names):
+            return
+        for node in self.nodes:
+            node.register_hook(_NodeHook(node.name(), self._place(node), is_bad, report, give_up))
 
     def _producer(self, node: Node, name: str) -> Node | None:
         """Return the node of the loss that computed an operand; None if it is a constant or an output of the model."""

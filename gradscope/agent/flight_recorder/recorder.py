@@ -8,7 +8,7 @@ Nothing is copied, and nothing is kept longer than until the optimizer has stepp
 import sys
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -25,6 +25,7 @@ from gradscope.agent.flight_recorder.fault_file import Fault, copy_fault, save_f
 from gradscope.agent.flight_recorder.forward_record import ForwardRecord, tensors_of, versions_of
 from gradscope.agent.flight_recorder.isolation import RandomState
 from gradscope.agent.flight_recorder.loss_graph import LossGraph
+from gradscope.agent.flight_recorder.operations import count_nonfinite
 from gradscope.agent.flight_recorder.origin import Origin
 from gradscope.agent.flight_recorder.replay import Replay, replay
 from gradscope.agent.flight_recorder.report import finding_of_replay
@@ -44,7 +45,7 @@ from gradscope.hooks import (
     untraced,
     watch_gradient,
 )
-from gradscope.observe import make_find_nonfinite
+from gradscope.observe import native_module
 
 __all__ = ["FlightRecorder"]
 
@@ -57,11 +58,16 @@ _FINISHED_BYTES: Final = 64 << 20
 _GRADIENT_BYTES: Final = 256 << 20
 """A larger gradient at the output is not kept."""
 
-_CHECKED_BYTES: Final = 64 << 10
-"""A larger output or gradient is not checked in every step: reading this many takes about 3 µs."""
+_CHECKED_ELEMENTS: Final = 1 << 14
+"""A larger output or gradient is not checked in every step: reading this many float32 takes about 3 µs."""
 
-_PROBES: Final = 3
+_PROBES: Final = 2
+"""Parameters whose gradient is checked in every step: of the first layer, which a NaN of the backward pass reaches, and
+of one in the middle, for a model with branches."""
+
 _OUTPUTS: Final = 16
+"""Tensors in an output whose gradients are kept."""
+
 _TRACED: Final = 3
 """Replays in one run."""
 
@@ -96,7 +102,8 @@ class FlightRecorder(StepPlugin):
         self._records: deque[ForwardRecord] = deque()
         self._hook = OuterForwardHook(engine.tracker.owns, self._on_enter, self._on_leave)
         self._roots = BackwardRootHook(self._on_backward)
-        self._find_nonfinite = make_find_nonfinite()
+        native = native_module()
+        self._find_suspects: Callable[[Any], Any] = _all if native is None else native.find_nonfinite
         self._holder = _Holder()
         self._handles: list[Any] = []  # Any: torch's handles have no common type
         self._leaf_handles: list[RemovableHandle] = []
@@ -405,30 +412,27 @@ class FlightRecorder(StepPlugin):
         )
 
     def _choose_probes(self) -> None:
-        """Install hooks on the smallest parameter of a few layers, spread over the model, with the first and last."""
+        """Install hooks on the smallest parameter of the first layer and of one in the middle."""
         self._revision = self._engine.tracker.revision
         model = self._run.model()
         while len(self._handles) > 1:
             self._handles.pop().remove()
         self._probes = []
         layers = [] if model is None else list(_smallest_parameters(model))
-        count = min(_PROBES, len(layers))
-        places = {round(i * (len(layers) - 1) / max(1, count - 1)) for i in range(count)}
-        for place in sorted(places):
-            parameter = layers[place]
+        for parameter in layers[: 1 if len(layers) < 3 else None : max(1, len(layers) // 2)][:_PROBES]:
             self._probes.append(weakref.ref(parameter))
             handle = parameter.register_post_accumulate_grad_hook(self._on_parameter)  # type: ignore[no-untyped-call]  # torch does not annotate it
             self._handles.append(handle)
 
     def _is_bad(self, tensor: torch.Tensor) -> bool:
-        if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided or tensor.is_nested:
-            return False
-        if not tensor.is_cpu or tensor.numel() * tensor.element_size() > _CHECKED_BYTES:
+        if type(tensor) is not torch.Tensor or tensor.numel() > _CHECKED_ELEMENTS:
             return False
         self._holder.grad = tensor
-        bad, _ = self._find_nonfinite([self._holder])  # type: ignore[list-item]  # it reads `grad` only
+        places = self._find_suspects([self._holder])
         self._holder.grad = None
-        return bool(bad)
+        if not places or not tensor.is_cpu or tensor.layout is not torch.strided or tensor.is_nested:
+            return False
+        return bool(count_nonfinite(tensor))
 
     def _is_nan(self, tensor: torch.Tensor) -> bool:
         """Return whether a small tensor contains NaN. An infinity in an output may be a mask."""
@@ -456,6 +460,11 @@ def _autocast() -> list[tuple[str, torch.dtype]]:
 
 def _tensors_of(output: object) -> list[tuple[int, torch.Tensor]]:
     return list(enumerate(tensor for _, tensor in find_tensors(output)))[:_OUTPUTS]
+
+
+def _all(holders: list[_Holder]) -> list[int]:
+    """Return all places: without the native pass, each tensor is checked with torch's operations."""
+    return list(range(len(holders)))
 
 
 def _can_be_hooked(parameter: torch.Tensor) -> bool:

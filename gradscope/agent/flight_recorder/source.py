@@ -43,15 +43,18 @@ class SourceLine:
         return cls(code.co_filename, number, code.co_name, text)
 
 
-@functools.lru_cache(1024)
 def is_users_code(code: CodeType) -> bool:
     """Return whether a function is not of torch, gradscope or Python itself, and not generated."""
-    file = code.co_filename
+    return _is_users_file(code.co_filename)
+
+
+@functools.lru_cache(1024)
+def _is_users_file(file: str) -> bool:
     if file.startswith("<") and not file.startswith(("<stdin", "<ipython", "<string")):
         return False
     if file.startswith((_OWN, _TORCH)):
         return file.startswith(_OWN_PROGRAMS)
-    return is_in_package(code) or not file.startswith(_PYTHON)
+    return any(folder in file for folder in _PACKAGES) or not file.startswith(_PYTHON)
 
 
 def is_in_package(code: CodeType) -> bool:
