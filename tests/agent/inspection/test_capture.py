@@ -8,20 +8,14 @@ from torch.utils.checkpoint import checkpoint
 import gradscope
 from gradscope.agent.inspection import capture as capture_module
 from gradscope.errors import UnknownLayerError, UsageError
+from support.models import make_deep_model
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
 
 
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 6), nn.ReLU(inplace=True), nn.Linear(6, 2)
-    )
-
-
 @pytest.fixture
 def model():
-    return make_model()
+    return make_deep_model(is_inplace=True)
 
 
 @pytest.fixture
@@ -47,7 +41,7 @@ def step(model, optimizer):
 def test_a_captured_activation_equals_the_layers_output(model, optimizer, scope):
     capture = scope.capture("2")
     with torch.no_grad():  # the step has not begun to compute, by autograd's own count
-        expected = nn.Sequential(*list(make_model())[:3])(X)
+        expected = nn.Sequential(*list(make_deep_model(is_inplace=True))[:3])(X)
     step(model, optimizer)
     (captured,) = capture.tensors()
     assert (captured.step, captured.layer, captured.name) == (0, "2", "")
@@ -55,7 +49,7 @@ def test_a_captured_activation_equals_the_layers_output(model, optimizer, scope)
 
 
 def test_a_captured_gradient_includes_interventions_at_the_output(model, optimizer):
-    control = make_model()
+    control = make_deep_model(is_inplace=True)
     hidden = control[1](control[0](X))
     hidden.retain_grad()
     nn.Sequential(*list(control)[2:])(hidden).square().mean().backward()

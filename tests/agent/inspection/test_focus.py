@@ -23,29 +23,9 @@ from gradscope.errors import (
     UsageError,
 )
 from support import fork_server
+from support.models import batches, make_normalized_model, train
 
 LAYER = "4"
-
-
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.BatchNorm1d(8), nn.Linear(8, 3)
-    )
-
-
-def batches(count):
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(5, 6, generator=generator) for _ in range(count)]
-
-
-def train(model, optimizer, data, after=lambda loss: None):
-    for batch in data:
-        optimizer.zero_grad()
-        loss = model(batch).square().mean()
-        loss.backward()
-        optimizer.step()
-        after(loss)
 
 
 def hooks_of_torch():
@@ -78,7 +58,7 @@ def sgd(model):
 def test_training_with_a_focus_is_bitwise_the_same_and_leaves_nothing(detail):
     results, before = [], hooks_of_torch()
     for is_attached in (False, True):
-        model = make_model()
+        model = make_normalized_model()
         keys = [set(m.__dict__) for m in model.modules()]
         optimizer = torch.optim.AdamW(model.parameters())
         losses, scope = [], None
@@ -106,9 +86,9 @@ def test_a_focus_step_has_the_statistics_of_a_whole_step_for_the_layers_in_focus
 ):
     if not is_native:
         monkeypatch.setenv("GRADSCOPE_NATIVE", "0")
-    model = make_model()
+    model = make_normalized_model()
     every, _ = observed_by(model, sgd(model), every=1, detail=detail)
-    model = make_model()
+    model = make_normalized_model()
     whole, close = observed_by(
         model, sgd(model), every=4, detail=detail, before=lambda scope: scope.focus(LAYER)
     )
@@ -128,7 +108,7 @@ def test_a_focus_step_has_the_statistics_of_a_whole_step_for_the_layers_in_focus
 
 
 def test_between_observed_steps_and_focus_steps_the_model_has_no_hook(monkeypatch):
-    model, counts = make_model(), []
+    model, counts = make_normalized_model(), []
     optimizer = sgd(model)
     with gradscope.attach(model, hub=None, quiet=True, resources_every=10_000) as scope:
         monkeypatch.setattr(scope._run.sampler, "_choose", lambda _budget: (6, 3))
@@ -144,7 +124,7 @@ def test_between_observed_steps_and_focus_steps_the_model_has_no_hook(monkeypatc
 
 
 def test_closures_mark_step_and_clipping_are_observed_in_focus_steps():
-    model = make_model()
+    model = make_normalized_model()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
     with gradscope.attach(model, optimizer, every=5, hub=None, quiet=True) as scope:
         scope.focus(LAYER)
@@ -161,7 +141,7 @@ def test_closures_mark_step_and_clipping_are_observed_in_focus_steps():
         assert {"out", "param", "param_grad", "update"} <= set(scope.latest_focus()[LAYER])
         assert scope.faults == {}
 
-    model = make_model()
+    model = make_normalized_model()
     with gradscope.attach(model, every=5, hub=None, quiet=True) as scope:
         scope.focus(LAYER)
         for batch in batches(3):
@@ -175,7 +155,7 @@ def test_closures_mark_step_and_clipping_are_observed_in_focus_steps():
 
 
 def test_interventions_are_visible_in_focus_steps():
-    model = make_model()
+    model = make_normalized_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with gradscope.attach(model, optimizer, every=50, hub=None, quiet=True) as scope:
         scope.focus(LAYER)
@@ -190,7 +170,7 @@ def test_interventions_are_visible_in_focus_steps():
 
 
 def test_a_replaced_parameter_or_module_is_followed():
-    model = make_model()
+    model = make_normalized_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with gradscope.attach(model, optimizer, every=4, hub=None, quiet=True) as scope:
         scope.focus(LAYER)
@@ -225,7 +205,7 @@ def test_a_layer_that_is_not_called_reports_nothing():
 
 
 def test_valid_and_invalid_arguments_of_focus():
-    model = make_model()
+    model = make_normalized_model()
     optimizer = sgd(model)
     with gradscope.attach(model, optimizer, every=4, hub=None, quiet=True) as scope:
         with pytest.raises(NotMeasuredError, match="no focus step"):
@@ -322,7 +302,7 @@ class Trainer:
     """Trains in a thread until it is closed."""
 
     def __init__(self, hub):
-        self.model = make_model()
+        self.model = make_normalized_model()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3)
         self.scope = gradscope.attach(self.model, self.optimizer, every=50, hub=hub, quiet=True)
         self._end = threading.Event()

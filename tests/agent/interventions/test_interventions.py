@@ -8,15 +8,9 @@ from torch import nn
 
 import gradscope
 from gradscope.errors import UnknownLayerError, UsageError
+from support.models import make_deep_model
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
-
-
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 6), nn.ReLU(inplace=True), nn.Linear(6, 2)
-    )
 
 
 def gradients(model):
@@ -27,13 +21,13 @@ def gradients(model):
 
 @pytest.fixture
 def model():
-    return make_model()
+    return make_deep_model(is_inplace=True)
 
 
 @pytest.fixture
 def control():
     """The gradients without gradscope, computed before a scope looks whether anything was computed."""
-    return gradients(make_model())
+    return gradients(make_deep_model(is_inplace=True))
 
 
 @pytest.fixture
@@ -70,7 +64,7 @@ def test_all_upstream_gradients_are_changed_exactly_and_no_downstream_one(
 
 def test_clip_and_clamp_equal_the_formula_at_the_layers_output(model):
     arriving = []
-    reference = make_model()
+    reference = make_deep_model(is_inplace=True)
     reference[2].register_forward_hook(
         lambda m, a, out: out.register_hook(lambda g: arriving.append(g.clone())) and None
     )

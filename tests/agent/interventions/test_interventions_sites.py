@@ -9,13 +9,9 @@ from torch.utils.checkpoint import checkpoint
 
 import gradscope
 from gradscope.errors import UsageError
+from support.models import make_deep_model
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
-
-
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
 
 
 def gradients(model, x=X):
@@ -52,11 +48,11 @@ def test_at_the_input_keyword_and_nested_tensors_are_changed_as_positional_ones_
 
 
 def test_at_the_input_a_modules_copy_and_removal_leave_no_trace():
-    model = make_model()
+    model = make_deep_model()
     with gradscope.attach(model, every=1000, hub=None, quiet=True) as scope:
         with scope.reverse("2", site="input"):
             twin = copy.deepcopy(model)
-            control = gradients(make_model())
+            control = gradients(make_deep_model())
             assert torch.equal(gradients(twin)["0.weight"], control["0.weight"])
             assert torch.equal(gradients(model)["0.weight"], -control["0.weight"])
         scope.mark_step()
@@ -97,8 +93,8 @@ def test_a_layer_found_to_write_into_its_input_is_taken_off_with_the_reason(capl
 
 
 def test_a_forward_that_fails_leaves_nothing_in_the_way_of_the_next():
-    model = make_model()
-    control = gradients(make_model())
+    model = make_deep_model()
+    control = gradients(make_deep_model())
     with gradscope.attach(model, hub=None, quiet=True) as scope:
         scope.reverse("2", site="input")
         for _ in range(3):
@@ -113,7 +109,7 @@ def test_a_forward_that_fails_leaves_nothing_in_the_way_of_the_next():
 
 
 def test_parameters_of_a_container_are_changed_once_each_and_shared_ones_too():
-    model = make_model()
+    model = make_deep_model()
     model[4].weight = nn.Parameter(torch.randn(2, 6))
     model.add_module("again", nn.Identity())
     model[5].weight = model[2].weight
@@ -128,7 +124,7 @@ def test_parameters_of_a_container_are_changed_once_each_and_shared_ones_too():
 
 
 def test_the_optimizer_is_given_the_changed_gradient_and_it_stays_so():
-    model, twin = make_model(), make_model()
+    model, twin = make_deep_model(), make_deep_model()
     optimizer, by_hand = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, twin))
     gradients(twin)
     for p in twin[2].parameters():
@@ -152,7 +148,7 @@ def test_the_optimizer_is_given_the_changed_gradient_and_it_stays_so():
 
 @pytest.mark.parametrize("per", ["tensor", "layer", "all"])
 def test_a_clip_at_the_parameters_takes_as_one_what_per_says(per):
-    model = make_model()
+    model = make_deep_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     control = gradients(model)
     with gradscope.attach(model, optimizer, hub=None, quiet=True) as scope:
@@ -210,7 +206,7 @@ def plain_sgd(model):
 @pytest.mark.parametrize("site", ["params", "output", "input"])
 def test_under_a_loss_scale_a_clip_means_true_norms(site, make_optimizer):
     def run(scale):
-        model = make_model()
+        model = make_deep_model()
         optimizer = make_optimizer(model)
         scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1.0)
         with gradscope.attach(model, optimizer, scaler=scaler, every=1, hub=None, quiet=True) as scope:
@@ -228,7 +224,7 @@ def test_under_a_loss_scale_a_clip_means_true_norms(site, make_optimizer):
 
 def test_with_lbfgs_each_evaluation_is_changed():
     def run(change, attach):
-        model = make_model()
+        model = make_deep_model()
         optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
 
         def closure():
@@ -296,7 +292,7 @@ def test_a_sparse_gradient_is_changed_in_the_rows_it_has():
 
 
 def test_a_layer_without_a_gradient_is_refused_at_the_parameters():
-    model = make_model()
+    model = make_deep_model()
     model[2].requires_grad_(False)
     with gradscope.attach(model, hub=None, quiet=True) as scope:
         for layer in ("1", "2"):
@@ -346,7 +342,7 @@ ACTIVATIONS = {
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_is_changed_and_the_gradient_is_autograds_of_that(name, site):
     install, change = ACTIVATIONS[name]
-    model, twin = make_model(), make_model()
+    model, twin = make_deep_model(), make_deep_model()
     if site == "output":
         twin[2].register_forward_hook(lambda _m, _a, out: change(out))
     else:
@@ -362,7 +358,7 @@ def test_an_activation_is_changed_and_the_gradient_is_autograds_of_that(name, si
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"])
 def test_rounding_gives_the_values_of_the_lower_precision_in_the_tensors_own(dtype):
-    model = make_model()
+    model = make_deep_model()
     with gradscope.attach(model, hub=None, quiet=True) as scope:
         plain = model[2](model[:2](X))
         scope.mark_step()
@@ -408,7 +404,7 @@ def test_noise_on_an_activation_is_the_same_when_checkpointing_computes_again(re
 def test_noise_relative_to_the_gradient_grows_with_it():
     added = []
     for size in (1.0, 1000.0):
-        model = make_model()
+        model = make_deep_model()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         with gradscope.attach(model, optimizer, hub=None, quiet=True) as scope:
             scope.noise("2", std=0.1, seed=3, relative=True, site="params")
@@ -431,8 +427,8 @@ def dynamo():
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("site", ["output", "input"])
 def test_in_a_compiled_model_it_acts_as_in_an_eager_one_and_the_graph_is_back_afterwards(site, dynamo):
-    model = make_model()
-    control = gradients(make_model())
+    model = make_deep_model()
+    control = gradients(make_deep_model())
     ran = []
     compiled = torch.compile(
         model, backend=lambda graph, _: lambda *a: ran.append(1) or graph.forward(*a)
@@ -458,7 +454,7 @@ def test_in_a_compiled_model_it_acts_as_in_an_eager_one_and_the_graph_is_back_af
 def test_neutral_values_are_bitwise_neutral_at_output_and_parameters_over_many_steps():
     def train(install):
         torch.manual_seed(0)
-        model = make_model()
+        model = make_deep_model()
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         with gradscope.attach(model, optimizer, every=2, hub=None, quiet=True) as scope:
             install(scope)

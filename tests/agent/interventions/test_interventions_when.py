@@ -5,19 +5,14 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import nn
 
 import gradscope
 from gradscope.errors import UsageError
 from gradscope.intervene import Ramp, register_action
+from support.models import make_model
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
 UP = "0.weight"
-
-
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
 
 
 def gradients(model):

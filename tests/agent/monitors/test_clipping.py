@@ -4,18 +4,13 @@ import time
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_  # bound before any scope is there
 
 import gradscope
 from gradscope.protocol import Scalars
+from support.models import make_model
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(7))
-
-
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
 
 
 def bare_gradients(factor=1.0):

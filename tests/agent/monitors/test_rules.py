@@ -5,18 +5,13 @@ import dataclasses
 
 import pytest
 import torch
-from torch import nn
 
 import gradscope
 from gradscope.errors import AlertError, UnknownLayerError, UsageError
 from gradscope.rules import RULES, Rule, rule_kind
+from support.models import make_deep_model
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
-
-
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
 
 
 def train(model, optimizer, steps, loss_scale=lambda step: 1.0, scope=None, log=None):
@@ -31,7 +26,7 @@ def train(model, optimizer, steps, loss_scale=lambda step: 1.0, scope=None, log=
 
 @pytest.fixture
 def model():
-    return make_model()
+    return make_deep_model()
 
 
 @pytest.fixture

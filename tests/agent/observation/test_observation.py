@@ -19,27 +19,7 @@ from torch.utils.checkpoint import checkpoint
 import gradscope
 from gradscope.columns import Flags
 from gradscope.errors import NotMeasuredError, UnknownLayerError, UsageError
-
-
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.BatchNorm1d(8), nn.Linear(8, 3)
-    )
-
-
-def batches(count):
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(5, 6, generator=generator) for _ in range(count)]
-
-
-def train(model, optimizer, data, after=lambda loss: None):
-    for batch in data:
-        optimizer.zero_grad()
-        loss = model(batch).square().mean()
-        loss.backward()
-        optimizer.step()
-        after(loss)
+from support.models import batches, make_normalized_model, train
 
 
 def snapshot(model, losses):
@@ -62,7 +42,7 @@ def hooks_of_torch():
 def test_training_is_bitwise_the_same_and_nothing_is_left(detail):
     results, before = [], hooks_of_torch()
     for is_attached in (False, True):
-        model = make_model()
+        model = make_normalized_model()
         keys = [set(m.__dict__) for m in model.modules()]
         optimizer = torch.optim.AdamW(model.parameters())
         losses = []
@@ -82,7 +62,7 @@ def test_training_is_bitwise_the_same_and_nothing_is_left(detail):
 
 def test_the_random_states_of_numpy_and_python_do_not_change():
     states = np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002 - the global one is meant
-    model = make_model()
+    model = make_normalized_model()
     with gradscope.attach(model, every=1, hub=None, quiet=True):
         train(model, torch.optim.SGD(model.parameters(), lr=0.1), batches(3))
     assert np.array_equal(states[0], np.random.get_state()[1])  # noqa: NPY002 - as above
@@ -104,7 +84,7 @@ class Recorder:
 
 
 def test_every_kind_equals_a_reference_computed_by_plain_hooks():
-    reference_model = make_model()
+    reference_model = make_normalized_model()
     reference = Recorder(reference_model)
     optimizer = torch.optim.SGD(reference_model.parameters(), lr=0.1, momentum=0.9)
     (batch,) = batches(1)
@@ -119,7 +99,7 @@ def test_every_kind_equals_a_reference_computed_by_plain_hooks():
             p.detach().double() - old[name].double()
         ).numpy()
 
-    model = make_model()
+    model = make_normalized_model()
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
         train(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), [batch])
         table = scope.latest()
@@ -137,7 +117,7 @@ def test_every_kind_equals_a_reference_computed_by_plain_hooks():
 
 
 def test_gradient_accumulation_is_one_step_with_its_calls_counted():
-    model = make_model().eval()
+    model = make_normalized_model().eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
         for batch in batches(3):
@@ -149,7 +129,7 @@ def test_gradient_accumulation_is_one_step_with_its_calls_counted():
 
 
 def test_evaluation_between_steps_is_not_part_of_a_step():
-    model = make_model()
+    model = make_normalized_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
         with torch.no_grad():
@@ -178,7 +158,7 @@ def test_recomputation_under_checkpointing_is_not_counted_twice(use_reentrant):
 
 @pytest.mark.parametrize("options", [{"every": 3}, {"every": 1}, {}, {"budget": 0.5}])
 def test_each_observed_step_says_how_many_steps_ago_the_previous_one_was(options):
-    model = make_model()
+    model = make_normalized_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     tables = {}
     with gradscope.attach(model, hub=None, quiet=True, **options) as scope:
@@ -284,7 +264,7 @@ def test_a_model_without_gradients_runs_unchanged():
 
 
 def test_copies_pickles_and_state_dicts_of_an_attached_model_carry_nothing():
-    model = make_model()
+    model = make_normalized_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
         scope.reverse("4")
@@ -325,7 +305,7 @@ def test_an_error_inside_gradscope_switches_observing_off_and_training_continues
     def fail(*_args, **_kwargs):
         raise RuntimeError("ours")
 
-    model = make_model()
+    model = make_normalized_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradscope.attach(model, every=1, hub=None, quiet=True) as scope:
         monkeypatch.setattr(row_buffer_module.RowBuffer, "add", fail)
@@ -337,7 +317,7 @@ def test_an_error_inside_gradscope_switches_observing_off_and_training_continues
 
 
 def test_a_scope_ends_when_its_model_is_deleted():
-    model = make_model()
+    model = make_normalized_model()
     gone = weakref.ref(model)
     before = hooks_of_torch()
     scope = gradscope.attach(model, every=1, hub=None, quiet=True)
@@ -352,7 +332,7 @@ def test_a_scope_ends_when_its_model_is_deleted():
 
 
 def test_attaching_twice_is_rejected_unless_replace_is_set():
-    model = make_model()
+    model = make_normalized_model()
     first = gradscope.attach(model, name="first", hub=None, quiet=True)
     with pytest.raises(UsageError, match="attached already, as run 'first'"):
         gradscope.attach(model, hub=None, quiet=True)
@@ -366,7 +346,7 @@ def test_attaching_twice_is_rejected_unless_replace_is_set():
 def test_with_gradscope_0_the_scope_is_inert(monkeypatch):
     monkeypatch.setenv("GRADSCOPE", "0")
     before = hooks_of_torch()
-    model = make_model()
+    model = make_normalized_model()
     with gradscope.attach(model) as scope:
         assert hooks_of_torch() == before
         scope.log(loss=1.0)
@@ -388,14 +368,14 @@ def test_with_gradscope_0_the_scope_is_inert(monkeypatch):
     ],
 )
 def test_invalid_arguments_are_rejected(arguments, error, words):
-    given = {"model": make_model(), "hub": None} | arguments
+    given = {"model": make_normalized_model(), "hub": None} | arguments
     with pytest.raises(error, match=words):
         gradscope.attach(given.pop("model"), **given)
     assert gradscope.scopes() == []
 
 
 def test_only_numbers_can_be_logged():
-    with gradscope.attach(make_model(), hub=None, quiet=True) as scope:
+    with gradscope.attach(make_normalized_model(), hub=None, quiet=True) as scope:
         scope.log(loss=torch.tensor([2.0]), lr=1e-3, seen=np.float32(3))
         with pytest.raises(UsageError, match=r"log\(loss=…\) takes a number.*shape \(2,\)"):
             scope.log(loss=torch.ones(2))

@@ -8,13 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gradscope
 from gradscope.columns import Flags
+from support.models import make_model
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(7))
-
-
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
 
 
 def true_gradient_norms():

@@ -13,6 +13,7 @@ from gradscope.agent.run.step_counter import StepCounter
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.errors import AlertError
 from gradscope.observe import native_module
+from support.models import make_model
 
 WARM = 120
 """After this many steps the step time is known, and nearly all steps are idle."""
@@ -20,16 +21,11 @@ WARM = 120
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
 
 
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
-
-
 class Training:
     """A training that can run a function between forward and backward. Every 10,000th step is observed."""
 
     def __init__(self, **attach):
-        self.model = make_model()
+        self.model = make_model(6)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
         options = {"every": 10_000, "hub": None, "quiet": True} | attach
         self.scope = gradscope.attach(self.model, self.optimizer, **options)
@@ -171,7 +167,7 @@ def test_an_intervention_that_is_requested_in_an_idle_step_acts_from_the_next_st
 
     step, weight = training.scope.step, training.model[0].weight.detach().clone()
     plain = training.step(ask)
-    twin = make_model()
+    twin = make_model(6)
     twin.load_state_dict({k: v.clone() for k, v in training.model.state_dict().items()})
     with torch.no_grad():  # SGD's own step, so `plain` was the gradient without the reversal
         assert torch.equal(weight - 0.01 * plain, training.model[0].weight)
@@ -189,7 +185,7 @@ def test_an_intervention_that_is_requested_between_two_idle_steps_acts_in_the_ne
     handle = training.scope.scale("0", factor=2.0)
     scaled = training.step()
     assert handle.active_since == step
-    twin = make_model()
+    twin = make_model(6)
     twin.load_state_dict(before)
     twin(X).square().mean().backward()
     assert torch.equal(scaled, 2.0 * twin[0].weight.grad)
@@ -279,7 +275,7 @@ def test_a_rule_that_is_set_in_an_idle_step_acts_in_that_step(training, action):
 
 
 def test_gradients_of_both_optimizers_are_checked():
-    models = [make_model(), make_model()]
+    models = [make_model(6), make_model(6)]
     both = nn.ModuleList(models)
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.0) for model in models]
     with gradscope.attach(both, budget=1e-6, hub=None, quiet=True) as scope:
@@ -301,7 +297,7 @@ def test_gradients_of_both_optimizers_are_checked():
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam])
 def test_a_training_with_idle_steps_is_bitwise_the_bare_one(make):
     def losses(watch):
-        model = make_model()
+        model = make_model(6)
         optimizer = make(model.parameters(), lr=0.05)
         scope = gradscope.attach(model, optimizer, hub=None, quiet=True) if watch else None
         out = []

@@ -8,11 +8,7 @@ import gradscope
 from gradscope.agent.commands.queue import PendingCommand, ignore_done
 from gradscope.agent.step.unregistered import unregistered_parameters
 from gradscope.errors import NotMeasuredError
-
-
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+from support.models import make_model
 
 
 class Listed(nn.Module):
@@ -66,7 +62,7 @@ def by_hand(model, *, zeroes=False):
 
 @pytest.mark.parametrize("zeroes", [True, False])
 def test_updates_by_hand_are_reported_once_after_eight_passes(said, caplog, zeroes):
-    model = make_model()
+    model = make_model(3, 4)
     with attached(model) as scope:
         train(model, by_hand(model, zeroes=zeroes), count=7)
         assert said == []
@@ -85,7 +81,7 @@ def test_updates_by_hand_are_reported_once_after_eight_passes(said, caplog, zero
 
 
 def test_an_unknown_optimizer_of_an_input_is_reported(said):
-    model = make_model().requires_grad_(False)
+    model = make_model(3, 4).requires_grad_(False)
     image = torch.randn(5, 3, requires_grad=True)
     optimizer = torch.optim.Adam([image])
     with attached(model):
@@ -126,7 +122,7 @@ def test_unregistered_layers_of_a_model_whose_steps_end_are_named_once_if_they_a
 def test_nothing_is_reported_while_gradients_accumulate_in_evaluation_and_in_a_usual_training(
     said, kind
 ):
-    model = make_model()
+    model = make_model(3, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with attached(model):
         if kind == "evaluation with gradients":
@@ -142,7 +138,7 @@ def test_nothing_is_reported_while_gradients_accumulate_in_evaluation_and_in_a_u
 
 
 def test_queued_and_later_commands_are_refused_with_the_reason_until_a_step_ends(said):
-    model = make_model()
+    model = make_model(3, 4)
     refused, applied = [], []
 
     def put(scope):

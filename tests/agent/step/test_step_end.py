@@ -9,13 +9,9 @@ from torch.nn.modules import module as torch_module
 
 import gradscope
 from gradscope.agent.step.plugins import StepPlugin
+from support.models import make_model
 
 LR = 0.1
-
-
-def make_model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
 
 
 def attached(model, optimizer=None, **options):
@@ -57,7 +53,7 @@ class Tables(StepPlugin):
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_two_optimizers_in_a_row_are_one_step_with_the_rows_of_both(reads):
-    model = make_model()
+    model = make_model(3, 4)
     first, second = sgd(model[0]), sgd(model[2])
     scope, expected = attached(model), []
     read = Tables(scope)
@@ -83,7 +79,7 @@ def test_two_optimizers_in_a_row_are_one_step_with_the_rows_of_both(reads):
 def test_an_optimizer_that_steps_in_every_third_iteration_belongs_to_that_iteration(
     is_rare_first, reads
 ):
-    model = make_model()
+    model = make_model(3, 4)
     usual, rare = sgd(model[0]), sgd(model[2])
     scope, expected = attached(model), []
     read = Tables(scope)
@@ -107,7 +103,7 @@ def test_an_optimizer_that_steps_in_every_third_iteration_belongs_to_that_iterat
 
 @pytest.mark.parametrize("is_one", [True, False], ids=["one optimizer", "one for each parameter"])
 def test_optimizers_that_step_during_backward_are_one_step(is_one):
-    model = make_model()
+    model = make_model(3, 4)
     whole = sgd(model)
     optimizers = {p: torch.optim.SGD([p], lr=LR) for p in model.parameters()}
     norms = {}
@@ -135,7 +131,7 @@ def test_optimizers_that_step_during_backward_are_one_step(is_one):
 
 def test_an_intervention_at_params_changes_the_gradients_of_both_optimizers_in_the_same_iteration():
     def train(is_attached):
-        model = make_model()
+        model = make_model(3, 4)
         first, second = sgd(model[0]), sgd(model[2])
         scope = attached(model) if is_attached else None
         for i in range(5):
@@ -155,7 +151,7 @@ def test_an_intervention_at_params_changes_the_gradients_of_both_optimizers_in_t
 
 
 def test_each_optimizer_after_a_forward_of_its_own_ends_a_step():
-    model = nn.ModuleDict({"g": make_model(), "d": nn.Linear(2, 1)})
+    model = nn.ModuleDict({"g": make_model(3, 4), "d": nn.Linear(2, 1)})
     d, g = sgd(model["d"]), sgd(model["g"])
     with attached(model) as scope:
         read = Tables(scope)
@@ -183,7 +179,7 @@ def test_each_optimizer_after_a_forward_of_its_own_ends_a_step():
     [("two in a row", 1), ("of some parameters", 1), ("a forward between", 2)],
 )
 def test_idle_steps_are_counted_by_the_same_rule(kind, per_iteration):
-    model = make_model()
+    model = make_model(3, 4)
     first, second = sgd(model[0], lr=1e-3), sgd(model[2], lr=1e-3)
     with attached(model, every=50) as scope:
         for _ in range(300):
@@ -201,7 +197,7 @@ def test_idle_steps_are_counted_by_the_same_rule(kind, per_iteration):
 
 
 def test_a_closure_with_forwards_belongs_to_the_step_of_the_optimizer_before_it():
-    model = make_model()
+    model = make_model(3, 4)
     first, second = sgd(model[0]), torch.optim.LBFGS(model[2].parameters(), max_iter=3)
     batch = torch.randn(5, 3)
 
@@ -241,7 +237,7 @@ def test_a_named_optimizer_ends_a_step_whatever_it_holds():
 
 
 def test_an_optimizer_of_an_input_ends_a_step_if_it_is_named():
-    model = make_model().requires_grad_(False)
+    model = make_model(3, 4).requires_grad_(False)
     image = torch.randn(5, 3, requires_grad=True)
     optimizer = torch.optim.Adam([image])
     with attached(model, optimizer) as scope:
@@ -254,7 +250,7 @@ def test_an_optimizer_of_an_input_ends_a_step_if_it_is_named():
 
 
 def test_a_named_wrapper_that_shares_the_groups_of_the_optimizer_is_that_optimizer():
-    model = make_model()
+    model = make_model(3, 4)
     inner = sgd(model[0])
 
     class Wrapper(torch.optim.Optimizer):
@@ -289,7 +285,7 @@ def test_a_model_that_calls_no_module_ends_a_step_with_each_repeated_optimizer()
 
 
 def test_mark_step_ends_the_step_of_an_optimizer_of_some_parameters_once():
-    model = make_model()
+    model = make_model(3, 4)
     optimizer = sgd(model[0])
     with attached(model) as scope:
         for i in range(3):
@@ -300,7 +296,7 @@ def test_mark_step_ends_the_step_of_an_optimizer_of_some_parameters_once():
 
 
 def test_detach_reports_a_step_that_waits_for_a_forward_and_leaves_no_hook():
-    model = make_model()
+    model = make_model(3, 4)
     optimizer = sgd(model[0])
     scope = attached(model)
     backward(model)
