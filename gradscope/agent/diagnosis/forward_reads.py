@@ -44,10 +44,10 @@ from gradscope.hooks import (
 
 __all__ = ["ForwardReads"]
 
-_UNIT_ELEMENTS: Final = 1 << 18
-_SPREAD_ELEMENTS: Final = 1 << 14
-_FED_ELEMENTS: Final = 1 << 16
-"""The number of elements that are read of one tensor for units, variation and scale: at most 1 MB as float32."""
+_UNIT_ELEMENTS: Final = 1 << 17
+_SPREAD_ELEMENTS: Final = 1 << 13
+_FED_ELEMENTS: Final = 1 << 14
+"""The number of elements that are read of one tensor for units, variation and scale: at most 512 kB as float32."""
 
 _UNITS: Final = 1 << 14
 """Layers with more units are not read unit by unit."""

@@ -13,7 +13,7 @@ from gradscope.findings.signal_facts import LayerUpdates
 
 __all__ = ["UpdateReads"]
 
-_ELEMENTS: Final = 2048
+_ELEMENTS: Final = 512
 _PARAMETERS: Final = 64
 """How many elements are read of a parameter, and of how many parameters, the largest first."""
 
