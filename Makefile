@@ -21,7 +21,7 @@ endif
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast test-exhaustive test-all coverage check format docs picture bench bench-plots clean
+.PHONY: help demo test test-fast test-exhaustive test-all coverage check format docs picture screenshots bench bench-plots clean
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
@@ -64,6 +64,9 @@ docs: $(VENV)/docs  ## build the documentation: build/docs/index.html
 
 picture: $(VENV)/runs  ## draw docs/demo.svg: the real UI on the demo
 	$(BIN)/python docs/picture.py docs/demo.svg
+
+screenshots: $(VENV)/runs  ## draw docs/*-120x32.svg and docs/*-80x24.svg: the UI on four runs with a fault
+	$(BIN)/python docs/screenshots.py docs
 
 bench: $(VENV)/runs  ## measure what observing costs, as ratios against the bare program
 	$(BIN)/python -m benchmarks.overhead

@@ -1,4 +1,4 @@
-"""Draws the screen on four runs with a fault: `python docs/screenshots.py docs`.
+"""Draws the screen on four runs with a fault: `python docs/screenshots.py docs [NAME...]`.
 
 Each run trains in a process of its own (`--train NAME`). The Findings tab is drawn in 120 by 32 cells, the
 first screen in 80 by 24.
@@ -59,16 +59,17 @@ def train(name: str) -> None:
     """Train the named run until the process is ended."""
     torch.manual_seed(0)
     sigmoid = name == "vanishing"
-    model = Net(12 if sigmoid else 4, 64, nn.Sigmoid if sigmoid else nn.ReLU)
+    is_hasty = name == "learning-rate"
+    model = Net(12 if sigmoid else 4, 64, nn.Sigmoid if sigmoid else nn.Tanh if is_hasty else nn.ReLU)
     if name == "dead-relu":
         nn.init.constant_(model.blocks[2][0].bias, -20.0)
     held = [p for each, p in model.named_parameters() if name != "lost-head" or "head" not in each]
     if sigmoid:
         optimizer: torch.optim.Optimizer = torch.optim.SGD(held, lr=0.1)
     else:
-        optimizer = torch.optim.Adam(held, lr=0.1 if name == "learning-rate" else 1e-3)
+        optimizer = torch.optim.Adam(held, lr=0.3 if is_hasty else 1e-3)
     teacher = torch.randn(16, 4)
-    scope = gradscope.attach(model, name=name, quiet=True)
+    scope = gradscope.attach(model, name=name, quiet=True, every=1 if is_hasty else None)
     while True:
         x = torch.randn(64, 16)
         loss = nn.functional.cross_entropy(model(x), (x @ teacher + torch.randn(64, 4)).argmax(1))
@@ -108,6 +109,7 @@ def main() -> None:
     """Train and draw each run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("names", nargs="*", choices=[*FAULTS, []], default=[])
     parser.add_argument("--train", choices=FAULTS)
     options = parser.parse_args()
     if options.train:
@@ -116,7 +118,7 @@ def main() -> None:
         os.environ["GRADSCOPE_RUNTIME_DIR"] = f"{directory}/run"
         os.environ["GRADSCOPE_DATA_DIR"] = f"{directory}/data"
         os.environ["GRADSCOPE_HUB_IDLE_S"] = "1"
-        for name in FAULTS:
+        for name in options.names or FAULTS:
             with subprocess.Popen([sys.executable, __file__, "--train", name]) as training:
                 try:
                     asyncio.run(draw(name, options.folder))
