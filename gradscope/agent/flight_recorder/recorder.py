@@ -113,6 +113,8 @@ class FlightRecorder(StepPlugin):
         self._has_python_random = True
         self._alarms: set[_Seen] = set()
         self._alarm_step = -1
+        self._newest_known = -2
+        """The newest step of which it is known, and was reported or counted, that something is not finite."""
         self._traced = 0
         self.has_scaler = False
         """Whether a loss scaler is in use: then gradients that are not finite are a matter of `ScalerSkips`."""
@@ -158,7 +160,7 @@ class FlightRecorder(StepPlugin):
 
         parameters: their names. note: a clause about what becomes of the step. action: as in `Finding`.
         """
-        self._alarms.clear()
+        self.dismiss()
         self._traced += 1
         if self._traced > _TRACED:
             found = Replay(None, f"{_TRACED} other steps of this run were traced already")
@@ -196,8 +198,9 @@ class FlightRecorder(StepPlugin):
         return bool(self._alarms - {"gradient"})
 
     def dismiss(self) -> None:
-        """Forget what was seen in this step."""
+        """Forget what was seen in this step, because it is reported or counted elsewhere."""
         self._alarms.clear()
+        self._newest_known = self._run.counter.step
 
     def check_gradients(self, step: int, optimizer: Optimizer) -> None:
         """Report what was seen although the gradients that the optimizer gets are finite."""
@@ -205,7 +208,9 @@ class FlightRecorder(StepPlugin):
             if self.sees_more_than_gradients:
                 self.report(step, (), "a loss scaler decides whether to skip the step")
             return
-        if "loss" in self._alarms:
+        if self._is_known():
+            self.dismiss()
+        elif "loss" in self._alarms:
             self.report(step, (), "the gradients are finite", severity="warning")
         elif "gradient" in self._alarms:
             self.report(
@@ -220,8 +225,14 @@ class FlightRecorder(StepPlugin):
 
     def _report_unused(self) -> None:
         """Report what was seen in a step that ended without an optimizer."""
-        if self._alarms and (self.sees_more_than_gradients or not self.has_scaler):
-            self.report(self._alarm_step, (), "no optimizer has stepped since")
+        if self._is_known():
+            self.dismiss()
+        elif self._alarms and (self.sees_more_than_gradients or not self.has_scaler):
+            self.report(self._alarm_step, (), "no optimizer has stepped yet")
+
+    def _is_known(self) -> bool:
+        """Return whether what was seen goes on since the step before, or was reported in this step already."""
+        return bool(self._alarms) and self._alarm_step <= self._newest_known + 1
 
     def trace(self) -> tuple[ForwardRecord | None, Replay]:
         """Replay the records of the step, until one of them has the origin. Call it before the optimizer steps."""

@@ -75,6 +75,8 @@ class NonfiniteResponse:
             acting = [each for each in self._rules.active(_RULE) if each.action != "event"]
             note = _skipped(acting[0], has_shards) if acting else ""
             self._recorder.report(step, names, note, action=acting[0].words if acting else "")
+        else:
+            self._recorder.dismiss()
         must_skip = False
         for active in self._rules.active(_RULE):
             must_skip |= active.action == "skip_step" and not has_shards

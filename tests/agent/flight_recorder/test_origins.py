@@ -41,7 +41,7 @@ def train(case, *, sick_in, steps):
 def test_pass_layer_operation_and_line(name, is_lasting):
     case = CASES[name]
     finding = train(
-        case, sick_in=range(1) if is_lasting else {_SICK}, steps=1 if is_lasting else _SICK + 1
+        case, sick_in=range(4) if is_lasting else {_SICK}, steps=4 if is_lasting else _SICK + 4
     )
     assert finding.found_step == (0 if is_lasting else _SICK)
     assert finding.place == case.place, finding.message
