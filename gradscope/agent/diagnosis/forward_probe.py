@@ -10,7 +10,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.findings.facts import OutputForm
-from gradscope.hooks import has_compiled
+from gradscope.hooks import has_compiled, hidden_from_modes
 
 __all__ = ["ForwardProbe"]
 
@@ -66,19 +66,20 @@ class ForwardProbe:
         if name is None or torch.compiler.is_compiling():
             return
         try:
-            if not torch.is_grad_enabled():
-                if module.training:
-                    self._without_graph.add(name)
-                return
-            first = output[0] if isinstance(output, tuple) and output else output
-            is_plain = isinstance(first, torch.Tensor) and first.is_floating_point()
-            form = (
-                OutputForm(str(first.dtype).removeprefix("torch."), first.dim()) if is_plain else None
-            )
-            self._forms[name].update(() if form is None else (form,))
+            if torch.is_grad_enabled():
+                with hidden_from_modes():
+                    self._note_form(name, output)
+            elif module.training:
+                self._without_graph.add(name)
         except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
             self.remove()
             self._give_up(error)
+
+    def _note_form(self, name: str, output: Any) -> None:  # Any: as above
+        first = output[0] if isinstance(output, tuple) and output else output
+        is_plain = isinstance(first, torch.Tensor) and first.is_floating_point()
+        form = OutputForm(str(first.dtype).removeprefix("torch."), first.dim()) if is_plain else None
+        self._forms[name].update(() if form is None else (form,))
 
 
 def _only(forms: set[OutputForm] | None) -> OutputForm | None:
