@@ -49,7 +49,9 @@ def main() -> None:
         with_it, without = (Training(width, depth, has_recorder=has) for has in (True, False))
         pairs = [(with_it.seconds(), without.seconds()) for _ in range(rounds)]
         recorded, bare = (min(times) for times in zip(*pairs, strict=True))
-        print(f"{depth} layers of {width}: {(recorded - bare) * 1e6:.0f} us more in a step of {bare * 1e6:.0f} us")
+        print(
+            f"{depth} layers of {width}: {(recorded - bare) * 1e6:.0f} us more in a step of {bare * 1e6:.0f} us"
+        )
         with_it.scope.detach()
         without.scope.detach()
 

@@ -47,6 +47,7 @@ class CoverageMonitor(StepPlugin):
         self._schedule = schedule
         self._observed = self._first = self._every = 0
         self._no_step = ""
+        self._has_optimizer = False
         self._sent = Checked()
         self._sends_at = 1
 
@@ -102,7 +103,8 @@ class CoverageMonitor(StepPlugin):
         if self._steps < _ENOUGH:
             return gaps
         gaps += self._of_losses()
-        if not self._engine.optimizers():
+        self._has_optimizer |= bool(self._engine.optimizers())  # none are alive at the end of a script
+        if not self._has_optimizer:
             gaps.append(
                 NotChecked(
                     "optimizer and updates",

@@ -1,5 +1,7 @@
 """What the checks have covered, and what they could not check and why, is true for real trainings."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -62,6 +64,17 @@ def test_two_losses_are_each_judged_alone(model):
 def test_without_an_optimizer_the_updates_are_not_checked(model):
     gap = gaps(train(model, optimizer=False))["optimizer and updates"]
     assert "attach(model, optimizer)" in gap.enable
+
+
+def test_an_optimizer_that_is_gone_at_the_end_of_the_script_has_stepped(model):
+    sgd = torch.optim.SGD(model.parameters(), 1e-2)
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
+        for _ in range(4):
+            model(torch.randn(16, 4)).square().mean().backward()
+            sgd.step()
+        del sgd
+        gc.collect()
+    assert "optimizer and updates" not in gaps(scope.diagnose().checked)
 
 
 def test_layers_that_are_not_watched_are_not_checked(model):
