@@ -29,7 +29,7 @@ _TENSORS: Final = 16
 
 
 def is_readable(value: object) -> bool:
-    """Return whether a value is a plain tensor whose elements can be read."""
+    """Return whether a value is a plain tensor with elements that can be read."""
     return (
         isinstance(value, torch.Tensor)
         and type(value) in (torch.Tensor, torch.nn.Parameter)
@@ -38,6 +38,7 @@ def is_readable(value: object) -> bool:
         and value.layout is torch.strided
         and not (value.is_meta or value.is_quantized or value.is_nested)
         and not torch._C._functorch.is_functorch_wrapped_tensor(value)  # noqa: SLF001 - no public name
+        and value.numel() > 0
     )
 
 

@@ -315,6 +315,16 @@ def test_the_scaler_of_another_model_is_not_taken_for_that_of_clipped_gradients(
         assert "clip-before-unscale" not in {each.code for each in scope.findings}
 
 
+def test_an_empty_batch_is_not_read():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
+        for _ in range(4):
+            model(torch.randn(0, 16)).sum().backward()
+            optimizer.step()
+        assert scope.faults == {}
+
+
 def test_reading_changes_nothing_bitwise():
     def trained(is_observed):
         torch.manual_seed(0)
