@@ -188,7 +188,9 @@ def _layers(finding: Finding) -> str:
 def _without_layer(finding: Finding) -> str:
     """Return the message without the name of the layer before it, which has a column of its own."""
     message = " ".join(finding.message.split())
-    return message.removeprefix(f"{finding.layers[0]}: ") if finding.layers else message
+    for layer in finding.layers[:1]:
+        message = message.removeprefix(f"`{layer}`: ").removeprefix(f"{layer}: ")
+    return message
 
 
 def _named(finding: Finding) -> str:
