@@ -69,8 +69,9 @@ class Proof:
 
 
 def sick(name: str, codes: str, layers: str, make: Callable[[bool], Parts], proof: Proof) -> Sick:
-    """Return a sick program; codes and layers are separated by spaces."""
-    return Sick(name, frozenset(codes.split()), frozenset(layers.split()), make, proof)
+    """Return a sick program; codes and layers are separated by spaces; "model" is the model itself."""
+    places = frozenset("" if each == "model" else each for each in layers.split())
+    return Sick(name, frozenset(codes.split()), places, make, proof)
 
 
 def train(

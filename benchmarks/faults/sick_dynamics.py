@@ -50,7 +50,7 @@ def _plain_convolutions(std: float) -> nn.Sequential:
 
 def _vanishing_cnn(is_sick: bool) -> Parts:
     model = _plain_convolutions(0.1 if is_sick else 1.4)
-    return train(model, images, optimizer=SGD(model.parameters(), 0.02, momentum=0.9))
+    return train(model, images, optimizer=Adam(model.parameters(), 2e-3))
 
 
 def _exploding(is_sick: bool) -> Parts:
