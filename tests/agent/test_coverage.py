@@ -69,7 +69,7 @@ def test_without_an_optimizer_the_updates_are_not_checked(model):
 def test_an_optimizer_that_is_gone_at_the_end_of_the_script_has_stepped(model):
     sgd = torch.optim.SGD(model.parameters(), 1e-2)
     with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
-        for _ in range(4):
+        for _ in range(8):
             model(torch.randn(16, 4)).square().mean().backward()
             sgd.step()
         del sgd
