@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import gradscope
 from gradscope.hooks import CallHooks, SlotTable
+from support.hooks import finish_first_checks, hooks_seen_by_layers
 
 
 class Attention(nn.Module):
@@ -196,10 +197,8 @@ def test_between_two_measured_steps_there_are_no_hooks(monkeypatch):
     monkeypatch.setattr("gradscope.agent.step.engine.has_compiled", lambda: False)
     model = nn.Linear(4, 4)
     with gradscope.attach(model, every=1000, hub=None, quiet=True) as scope:
-        model(torch.randn(2, 4)).sum().backward()
-        scope.mark_step()  # step 1 is neither observed nor measured
-        assert not torch_module._global_forward_pre_hooks
-        assert not torch_module._global_forward_hooks_always_called
+        finish_first_checks(scope, model, torch.randn(2, 4))
+        assert hooks_seen_by_layers(model, torch.randn(2, 4)) == []  # neither observed nor measured
 
 
 def test_an_internal_error_stops_measuring_and_not_training(monkeypatch, caplog):
@@ -207,14 +206,12 @@ def test_an_internal_error_stops_measuring_and_not_training(monkeypatch, caplog)
 
     monkeypatch.setattr(probe, "operations_behind", lambda _: 1 / 0)
     model = nn.Linear(4, 4)
-    with gradscope.attach(model, hub=None, quiet=True) as scope:
-        for _ in range(4):
-            model(torch.randn(2, 4)).sum().backward()
-            scope.mark_step()
+    with gradscope.attach(model, every=1000, hub=None, quiet=True) as scope:
+        finish_first_checks(scope, model, torch.randn(2, 4))
         assert scope.faults["measuring memory and time"] == 1
         with pytest.raises(gradscope.errors.NotMeasuredError, match="switched off"):
             scope.times()
-        assert not torch_module._global_forward_pre_hooks
+        assert hooks_seen_by_layers(model, torch.randn(2, 4)) == []
     assert "This plugin is switched off" in caplog.text
 
 

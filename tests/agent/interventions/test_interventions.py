@@ -8,6 +8,7 @@ from torch import nn
 
 import gradscope
 from gradscope.errors import UnknownLayerError, UsageError
+from support.hooks import finish_first_checks, hooks_seen_by_layers
 from support.models import make_deep_model
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
@@ -177,16 +178,17 @@ def test_a_container_that_is_not_watched_can_be_changed(control, model):
     assert all(torch.equal(got[name], -control[name]) for name in control)
 
 
-def test_the_model_carries_no_hook_between_unobserved_steps(model):
-    from torch.nn.modules import module as torch_module
-
+def test_the_layers_have_no_hook_in_steps_that_are_not_observed(model):
+    x = torch.randn(3, 4)
     with gradscope.attach(model, every=100, hub=None, quiet=True) as scope:
-        scope.mark_step()
-        assert not torch_module._global_forward_hooks
+        finish_first_checks(scope, model, x)
+        assert hooks_seen_by_layers(model, x) == []
         intervention = scope.reverse("2")
-        assert len(torch_module._global_forward_hooks) == 1
+        scope.mark_step()
+        assert len(hooks_seen_by_layers(model, x)) == 1
         intervention.remove()
-        assert not torch_module._global_forward_hooks
+        scope.mark_step()
+        assert hooks_seen_by_layers(model, x) == []
 
 
 def test_active_interventions_are_listed_with_author_and_first_step(scope):

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 import gradscope
 from gradscope.errors import UsageError
+from support.hooks import finish_first_checks, hooks_seen_by_layers
 from support.models import make_deep_model
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
@@ -55,8 +56,8 @@ def test_at_the_input_a_modules_copy_and_removal_leave_no_trace():
             control = gradients(make_deep_model())
             assert torch.equal(gradients(twin)["0.weight"], control["0.weight"])
             assert torch.equal(gradients(model)["0.weight"], -control["0.weight"])
-        scope.mark_step()
-        assert not torch.nn.modules.module._global_forward_pre_hooks
+        finish_first_checks(scope, model, X)
+        assert hooks_seen_by_layers(model, X) == []
         assert not model[2]._forward_pre_hooks_with_kwargs
 
 
