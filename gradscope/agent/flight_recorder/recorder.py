@@ -231,7 +231,7 @@ class FlightRecorder(StepPlugin):
             self.report(self._alarm_step, (), "no optimizer has stepped yet")
 
     def _is_known(self) -> bool:
-        """Return whether what was seen goes on since the step before, or was reported in this step already."""
+        """Return whether what was seen continues from the step before, or was reported in this step already."""
         return bool(self._alarms) and self._alarm_step <= self._newest_known + 1
 
     def trace(self) -> tuple[ForwardRecord | None, Replay]:
