@@ -92,7 +92,7 @@ class Scope:
         self._scaler_skips = ScalerSkips(run, engine, self._recorder, self._findings)
         response = NonfiniteResponse(run, engine, self._rules, schedule, self._recorder)
         check = NonfiniteCheck(run, engine, schedule, response, self._breakpoints)
-        self._scalars = LoggedScalars(run, self._rules, self._breakpoints)
+        self._scalars = LoggedScalars(run, self._rules, self._breakpoints, self._recorder)
         self._clipping = ClippingPlugin(run, engine, self._scalars)
         self._captures = Captures(run, engine)
         uploads = CaptureUpload(run, engine, self._captures, self._recorder)
@@ -220,6 +220,8 @@ class Scope:
     def log(self, **values: float | torch.Tensor) -> None:
         """Log scalars of the step in progress: `scope.log(loss=loss, lr=3e-4)`.
 
+        After an optimizer has stepped, and before the next forward of the model, the scalars belong to the step that
+        the optimizer has ended.
         A value is a number or a tensor with one element, which is read without waiting for the device.
         Raises UsageError for other values.
         """

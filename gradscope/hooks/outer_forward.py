@@ -42,20 +42,23 @@ class OuterForwardHook:
         self._leave = leave
         self._other = other
         self._handle: RemovableHandle | None = None
+        self._key = -1
         self._entered: nn.Module | None = None
 
     def install(self) -> None:
         """Install the hook."""
         if self._handle is None:
             self._handle = register_module_forward_pre_hook(self._on_enter)
+            self._key = self._handle.id
 
     def remove(self) -> None:
-        """Remove the hook."""
-        if self._entered is not None:
-            self._forget(self._entered)
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        """Remove the hook. Any thread may call this, also during a forward."""
+        handle, self._handle = self._handle, None
+        entered = self._entered
+        if entered is not None:
+            self._forget(entered)
+        if handle is not None:
+            handle.remove()
 
     def _on_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:  # Any: as in torch
         if torch.compiler.is_compiling() or self._handle is None:
@@ -66,7 +69,7 @@ class OuterForwardHook:
             if self._other is not None:
                 self._other(module, args)
             return
-        key = self._handle.id
+        key = self._key
         torch_module._global_forward_pre_hooks.pop(key, None)  # noqa: SLF001 - a new handle in each forward would take longer
         module._forward_hooks[key] = self._on_leave  # noqa: SLF001 - as above
         module._forward_hooks_with_kwargs[key] = True  # noqa: SLF001 - as above
@@ -74,20 +77,23 @@ class OuterForwardHook:
         self._entered = module
         self._enter(module, args)
 
-    def _on_leave(self, module: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def _on_leave(self, module: nn.Module, _args: Any, *rest: Any) -> None:  # Any: as in torch
+        """`rest` is (kwargs, output). It is (output,) if another thread has removed the hook meanwhile."""
         self._forget(module)
+        if len(rest) < 2:
+            return
+        kwargs, output = rest
         if self._handle is not None:
             hook: Any = self._on_enter  # Any: torch annotates the hooks as functions of anything
-            torch_module._global_forward_pre_hooks[self._handle.id] = hook  # noqa: SLF001 - as above
+            torch_module._global_forward_pre_hooks[self._key] = hook  # noqa: SLF001 - as above
         self._leave(module, kwargs, output)
 
     def _forget(self, module: nn.Module) -> None:
         self._entered = None
-        if self._handle is not None:
-            key = self._handle.id
-            module._forward_hooks.pop(key, None)  # noqa: SLF001 - as above
-            module._forward_hooks_with_kwargs.pop(key, None)  # noqa: SLF001 - as above
-            module._forward_hooks_always_called.pop(key, None)  # noqa: SLF001 - as above
+        key = self._key
+        module._forward_hooks.pop(key, None)  # noqa: SLF001 - as above
+        module._forward_hooks_with_kwargs.pop(key, None)  # noqa: SLF001 - as above
+        module._forward_hooks_always_called.pop(key, None)  # noqa: SLF001 - as above
 
 
 def _is_tracing() -> bool:

@@ -56,6 +56,15 @@ def calls(model) -> Iterator[Calls]:
     assert not model._forward_hooks_always_called
 
 
+def test_a_hook_that_is_removed_during_a_forward_is_not_called_after_it(model, calls):
+    forward = model.inner.forward
+    model.inner.forward = lambda x: (calls.hook.remove(), forward(x))[1]
+    output = model(torch.randn(2, 3), factor=2.0)
+    assert output.shape == (2, 3)
+    assert len(calls.entered) == 1
+    assert calls.left == []
+
+
 def test_it_gives_arguments_and_output_of_each_forward_of_the_model_only(model, calls):
     x = torch.randn(2, 3)
     first, second = model(x, factor=2.0), model(x)

@@ -116,6 +116,7 @@ class FlightRecorder(StepPlugin):
         self._newest_known = -2
         """The newest step of which it is known, and was reported or counted, that something is not finite."""
         self._traced = 0
+        self._newest_forward = -1
         self.has_scaler = False
         """Whether a loss scaler is in use: then gradients that are not finite are a matter of `ScalerSkips`."""
         self.fault: Fault | None = None
@@ -146,6 +147,11 @@ class FlightRecorder(StepPlugin):
     def records(self) -> Sequence[ForwardRecord]:
         """The records of the step in progress, the oldest first."""
         return tuple(self._records)
+
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether a step has ended and no forward of the model with gradients has begun since. False if unknown."""
+        return 0 <= self._newest_forward < self._run.counter.step
 
     def report(
         self,
@@ -263,6 +269,7 @@ class FlightRecorder(StepPlugin):
             with hidden_from_modes():
                 self._report_unused()
                 self._drop_old()
+                self._newest_forward = self._run.counter.step
                 if self._revision != self._engine.tracker.revision:
                     self._choose_probes()
                 self._records.append(self._record(module, args))
@@ -458,6 +465,7 @@ class FlightRecorder(StepPlugin):
 
     def _give_up(self, error: Exception) -> None:
         self.remove()
+        self._newest_forward = -1
         self._run.faults.report("the flight recorder", error, "It is off; training continues.")
 
 

@@ -1,5 +1,6 @@
 """Scalars that the script logs in a step, copied from tensors without blocking."""
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -21,6 +22,8 @@ class ScalarLog:
     def __init__(self) -> None:
         self._values: dict[str, _Value] = {}
         self._step = 0
+        self.ended_step = -1
+        """The newest step that has ended."""
         self._waiting: deque[tuple[int, float, dict[str, _Value], torch.Event | None]] = deque()
 
     @property
@@ -29,11 +32,15 @@ class ScalarLog:
         return not self._values and not self._waiting
 
     def log(self, values: Mapping[str, object], step: int) -> None:
-        """Add values of the step in progress; `end_step` may not have been called yet for earlier steps.
+        """Add values of a step; `end_step` may not have been called yet for earlier steps.
 
+        Values of a step that has ended already are a row of their own.
         Raises UsageError if a value is not a number, or for too many names.
         """
         taken = {name: _take(name, value) for name, value in values.items()}
+        if step <= self.ended_step:
+            self._waiting.append((step, time.time(), taken, _copied(taken)))
+            return
         if len(self._values | taken) > _NAMES_LIMIT:
             raise UsageError(f"at most {_NAMES_LIMIT} scalars a step, got {len(self._values | taken)}")
         self._values |= taken
@@ -41,14 +48,12 @@ class ScalarLog:
 
     def end_step(self, step: int, time_s: float, step_time_s: float) -> None:
         """End the step. Its values become ready when they have been copied to the host."""
+        self.ended_step = step
         values: dict[str, _Value] = {}
-        event = None
         if self._values and step >= self._step:
             values, self._values = self._values, {}
-            if any(isinstance(value, torch.Tensor) for value in values.values()):
-                event = torch.Event("cuda")
-                event.record()
-        self._waiting.append((step, time_s, {**values, "step_time_s": step_time_s}, event))
+        row = {**values, "step_time_s": step_time_s}
+        self._waiting.append((step, time_s, row, _copied(values)))
 
     def ready(self) -> list[tuple[int, float, dict[str, float]]]:
         """Return the steps whose values are on the host, oldest first: (step, time, values)."""
@@ -57,6 +62,15 @@ class ScalarLog:
             step, time_s, values, _ = self._waiting.popleft()
             rows.append((step, time_s, {name: float(value) for name, value in values.items()}))
         return rows
+
+
+def _copied(values: Mapping[str, _Value]) -> torch.Event | None:
+    """Return an event that is complete once the values are on the host; None if they are there."""
+    if not any(isinstance(value, torch.Tensor) for value in values.values()):
+        return None
+    event = torch.Event("cuda")
+    event.record()
+    return event
 
 
 def _take(name: str, value: object) -> _Value:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from gradscope.agent.flight_recorder.recorder import FlightRecorder
 from gradscope.agent.link.scalars import ScalarLog
 from gradscope.agent.monitors.breakpoints import Breakpoints
 from gradscope.agent.monitors.rules import RuleMonitor
@@ -26,8 +27,15 @@ class LoggedScalars(StepPlugin):
     name = "logged scalars"
     needs_observed = True
 
-    def __init__(self, run: RunContext, rules: RuleMonitor, breakpoints: Breakpoints) -> None:
+    def __init__(
+        self,
+        run: RunContext,
+        rules: RuleMonitor,
+        breakpoints: Breakpoints,
+        recorder: FlightRecorder,
+    ) -> None:
         self._run = run
+        self._recorder = recorder
         self._rules = rules
         self._breakpoints = breakpoints
         self._log = ScalarLog()
@@ -37,8 +45,17 @@ class LoggedScalars(StepPlugin):
         self._decays: list[float] = []
 
     def log(self, values: Mapping[str, float | torch.Tensor]) -> None:
-        """Log the script's values in the step in progress. Raises UsageError if a value is not a number."""
-        self.log_own(values)
+        """Log the script's values in the step in progress. Raises UsageError if a value is not a number.
+
+        Between an optimizer's step and the next forward they belong to the step that has ended.
+        """
+        counter = self._run.counter
+        if self._recorder.is_between_steps:
+            self._log.log(values, counter.step - 1)
+            counter.left = 0  # the next step must call `ended`, which reports this one
+            self._report_ready()
+        else:
+            self.log_own(values)
         self.names.update(values)
 
     def log_own(self, values: Mapping[str, float | torch.Tensor]) -> None:
@@ -74,14 +91,18 @@ class LoggedScalars(StepPlugin):
         """Report the scalars of the steps whose values are on the host."""
         publisher = self._run.publisher
         if self._log.is_empty and not self._breakpoints.are_set:  # most steps
+            self._log.ended_step = step
             publisher.put_scalars(step, time_s, {"step_time_s": step_time_s})
             return
         self._log.end_step(step, time_s, step_time_s)
+        self._report_ready()
+
+    def _report_ready(self) -> None:
         for row in self._log.ready():
-            if len(row[2]) > 1:  # more than the time of the step
+            if row[2].keys() != {"step_time_s"}:
                 self._rules.on_scalars(row[0], row[2])
             self._breakpoints.on_scalars(row[0], row[2])
-            publisher.put_scalars(*row)
+            self._run.publisher.put_scalars(*row)
 
 
 def _number(group: dict[str, Any], name: str) -> float | None:  # Any: as torch's own
