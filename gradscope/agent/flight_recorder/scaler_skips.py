@@ -22,6 +22,9 @@ __all__ = ["ScalerSkips"]
 _LASTING: Final = 10
 """Skipped steps in a row that are a warning: the scale has then fallen to a thousandth without effect."""
 
+_START: Final = 2.0**16 / 2**_LASTING
+"""A scaler finds its scale by skipping its first steps. From PyTorch's initial scale, 2^16, ten skips lead here."""
+
 _NEEDED: Final = 1.0
 """With a smaller scale the gradients overflow although they are scaled down."""
 
@@ -42,6 +45,7 @@ class ScalerSkips(StepPlugin):
         self._first: Counter[str] = Counter()
         self._skips = self._in_row = self._steps = 0
         self._since = self._step = -1
+        self._is_lasting = False
 
     def next_active_step(self, step: int) -> int | None:  # noqa: ARG002 - the signature of a plugin
         """Return None: it has no work in steps."""
@@ -86,7 +90,7 @@ class ScalerSkips(StepPlugin):
         if not is_read:  # reading it would wait for the device
             return
         if not any(bool(each) for each in found.values()):
-            self._in_row = 0
+            self._in_row, self._is_lasting = 0, False
             return
         model = self._run.model()
         names = {} if model is None else {id(p): name for name, p in model.named_parameters()}
@@ -102,7 +106,9 @@ class ScalerSkips(StepPlugin):
             return
         self._recorder.dismiss()
         scale = float(scaler.get_scale())
-        if self._in_row == _LASTING or (scale < _NEEDED and self._in_row > 1):
+        is_lasting = self._in_row >= _LASTING and (self._skips < self._steps or scale <= _START)
+        if (is_lasting and not self._is_lasting) or (scale < _NEEDED and self._in_row > 1):
+            self._is_lasting = True
             self._report(step, scale, bad, is_lasting=True)
         elif self._skips == 1:
             self._report(step, scale, bad, is_lasting=False)

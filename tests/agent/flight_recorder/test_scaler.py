@@ -30,11 +30,11 @@ class Model(nn.Module):
         return self.head(Factor.apply(torch.tanh(self.first(x)), self.factor))
 
 
-def train(optimizer_class, steps, model=None, inputs=None, **options):
+def train(optimizer_class, steps, model=None, inputs=None, *, scale=2.0**16, **options):
     torch.manual_seed(0)
     model = model or Model()
     optimizer = optimizer_class(model.parameters(), 1e-3, **options)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     before = torch.amp.GradScaler.step
     with gradscope.attach(model, hub=None, record=False, quiet=True) as scope:
         for step in range(steps):
@@ -65,6 +65,14 @@ def test_skips_that_last_are_a_warning_with_the_operation():
     assert finding.severity == "warning"
     assert finding.evidence["skipped_in_row"] == 10
     assert "FactorBackward" in finding.message
+
+
+def test_a_scaler_that_skips_down_from_a_large_initial_scale_is_a_hint():
+    model = nn.Linear(6, 4)
+    model.register_forward_hook(lambda _module, _args, output: Factor.apply(output, 1e30))
+    (finding,) = train(lambda p, _: torch.optim.SGD(p, 1e-33), 30, model, scale=2.0**40)
+    assert finding.evidence["steps"] == 1
+    assert (finding.code, finding.severity) == ("scaler-skip", "hint")
 
 
 def test_a_nan_in_the_output_is_nonfinite_with_a_scaler():
