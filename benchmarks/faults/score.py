@@ -128,7 +128,8 @@ def result_of(job: Job, outcome: Outcome) -> Result:
 
 
 def _is_in(layers: Sequence[str], sick: Sick) -> bool:
-    return not sick.layers or (bool(layers) and layers[0] in sick.layers)
+    """Return whether the first layer is right. A finding without a layer is about the model itself, ""."""
+    return not sick.layers or next(iter(layers), "") in sick.layers
 
 
 def _text(finding: Finding) -> str:
