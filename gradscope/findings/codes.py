@@ -361,6 +361,7 @@ CODES: dict[str, Code] = {
                 "collapsed-output",
                 "lost-updates",
                 "loss-not-falling",
+                "learning-rate-too-low",
             ),
         ),
         Code(

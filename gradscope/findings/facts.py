@@ -53,7 +53,7 @@ class LayerFacts:
         BatchNorm; 0 for other modules.
     values_per_channel: over how many values a BatchNorm normalizes; None if not known.
     form, first_form: of its output, now and when the run began; None if not known, or if it has several.
-    has_run_without_graph: whether it ran in training mode, but only under no_grad.
+    has_run_without_graph: whether it ran in training mode, but only under no_grad; None if the step was not watched.
     """
 
     name: str
@@ -66,7 +66,7 @@ class LayerFacts:
     values_per_channel: float | None = None
     form: OutputForm | None = None
     first_form: OutputForm | None = None
-    has_run_without_graph: bool = False
+    has_run_without_graph: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,14 @@ def no_gradient(history: Sequence[WiringFacts]) -> list[Finding]:
         return []
     newest = history[-1]
     ran = _always(history, lambda layer: layer.has_run is True)
-    without_graph = _always(history, lambda layer: layer.has_run_without_graph)
+    watched = [
+        facts
+        for facts in history
+        if any(layer.has_run_without_graph is not None for layer in facts.layers)
+    ]
+    without_graph = _always(watched, lambda layer: bool(layer.has_run_without_graph))
+    if len(watched) < _ENOUGH:
+        without_graph = set()
     stepped = {i for facts in history for i, each in enumerate(facts.optimizers) if each.has_stepped}
     if not all(any(p.has_gradient for p in facts.parameters) for facts in history):
         return []  # no backward pass reached the model

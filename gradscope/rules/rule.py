@@ -3,10 +3,12 @@
     found in consecutive steps until the evidence suffices ──▶ reported once ──absent from twice as many──▶ can be
     reported again
 
-A layer that stays near its limit is therefore reported once, and not at every crossing. With a patience that
-the user has set, the number of consecutive steps counts instead of the evidence.
+A layer that stays near its limit is therefore reported once, and not at every crossing; the absence that is
+needed doubles with each report. With a patience that the user has set, the number of consecutive steps counts
+instead of the evidence, and nothing doubles.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -20,6 +22,7 @@ __all__ = ["Rule", "default_rules"]
 
 _MIN_ABSENT = 10
 """Minimum number of steps that a finding must be absent before it can be reported again."""
+_MOST_DOUBLINGS = 10
 _IN_DOUBT = 0.25
 """The part of the needed evidence from which more steps are worth their cost."""
 
@@ -62,6 +65,7 @@ class Rule:
         self.patience = kind.patience if has_limit and patience is None else _checked(patience)
         self.layers = None if layers is None else frozenset(layers)
         self._cases: dict[tuple[str, str], _Case] = {}
+        self._reports: Counter[tuple[str, str]] = Counter()
         self.active: tuple[RuleFinding, ...] = ()
         self.is_in_doubt = False
 
@@ -100,6 +104,7 @@ class Rule:
                 continue
             if case.count >= self.patience if self.patience else case.weight >= 1.0 - 1e-9:
                 case.is_reported, case.reported_after = True, case.count
+                self._reports[key] += 1
                 alerts.append(Alert(self.name, step, case.first_step, finding))
             else:
                 self.is_in_doubt |= case.weight >= _IN_DOUBT
@@ -113,6 +118,8 @@ class Rule:
                 continue
             case.absent += 1
             limit = max(2 * (self.patience or case.reported_after), _MIN_ABSENT)
+            if not self.patience:
+                limit *= 2 ** min(self._reports[key] - 1, _MOST_DOUBLINGS)
             if not case.is_reported or case.absent >= limit:
                 del self._cases[key]
 

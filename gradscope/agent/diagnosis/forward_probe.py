@@ -28,14 +28,17 @@ class ForwardProbe:
         self._forms: dict[str, set[OutputForm]] = defaultdict(set)
         self._first: dict[str, set[OutputForm]] = defaultdict(set)
         self._without_graph: set[str] = set()
+        self._is_watched = False
 
     def install(self, model: nn.Module) -> None:
         """Begin a step."""
         self.remove()
         self._forms.clear()
         self._without_graph.clear()
+        self._is_watched = False
         if not has_compiled():
             self._names = {id(module): name for name, module in model.named_modules()}
+            self._is_watched = True
             self._handle = register_module_forward_hook(self._on_forward)
 
     def remove(self) -> None:
@@ -57,9 +60,12 @@ class ForwardProbe:
         """Return the form of a module's output at the beginning of the run."""
         return _only(self._first.get(name))
 
-    def has_run_without_graph(self, name: str) -> bool:
-        """Return whether a module in training mode ran in this step, but never with gradients enabled."""
-        return name in self._without_graph and name not in self._forms
+    def has_run_without_graph(self, name: str) -> bool | None:
+        """Return whether a module in training mode ran in this step, but never with gradients enabled.
+
+        None if this step was not watched.
+        """
+        return None if not self._is_watched else name in self._without_graph and name not in self._forms
 
     def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> None:  # Any: as in torch
         name = self._names.get(id(module))

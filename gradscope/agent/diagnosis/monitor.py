@@ -76,6 +76,8 @@ class FindingMonitor(StepPlugin):
         self._is_first_round = True
         self._roots = BackwardRootHook(self._check_graph)
         self._graphs = 0
+        self._first_step = engine.step
+        """Forwards are not watched in it: a model that is compiled is traced there, with all hooks."""
         self._clips = ClipWatch(self._knows, run.settings.scaler)
         model = run.model()
         self._tied = () if model is None else tied_names(model)
@@ -109,7 +111,7 @@ class FindingMonitor(StepPlugin):
         self._with_gradient.clear()
         self._probe.begin()
         model = self._run.model()
-        if step >= self._begins_at and model is not None:
+        if max(self._begins_at, self._first_step + 1) <= step and model is not None:
             self._forward.install(model)
         if self._graphs < _GRAPHS and not has_compiled():
             self._roots.install()

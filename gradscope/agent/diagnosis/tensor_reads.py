@@ -28,6 +28,14 @@ _TENSORS: Final = 16
 """The largest number of tensors that are taken from the arguments of one call."""
 
 
+_DTYPES: Final = frozenset(
+    {
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool),
+        *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    }
+)
+
+
 def is_readable(value: object) -> bool:
     """Return whether a value is a plain tensor with elements that can be read."""
     return (
@@ -36,6 +44,8 @@ def is_readable(value: object) -> bool:
         and not isinstance(value, FakeTensor)
         and not is_lazy(value)
         and value.layout is torch.strided
+        and value.dtype in _DTYPES
+        and not (value.is_conj() or value.is_neg())
         and not (value.is_meta or value.is_quantized or value.is_nested)
         and not torch._C._functorch.is_functorch_wrapped_tensor(value)  # noqa: SLF001 - no public name
         and value.numel() > 0
@@ -87,7 +97,7 @@ def digest_of(sample: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) 
 
 def is_regular(values: torch.Tensor) -> bool:
     """Return whether values on the host are constant or evenly spaced, as of `arange`, `linspace`, a grid, `eye`."""
-    if values.dtype is torch.bool or not values.numel():
+    if values.dtype is torch.bool or values.numel() < 2:
         return True
     is_square = values.dim() == 2 and values.shape[0] == values.shape[1] > 1
     if is_square and bool((values == torch.eye(len(values), dtype=values.dtype)).all()):

@@ -182,7 +182,7 @@ def _layer(name: str, module: nn.Module, forward: ForwardProbe | None) -> LayerF
         channels=0 if batch_norm is None else batch_norm.num_features,
         form=None if forward is None else forward.form(name),
         first_form=None if forward is None else forward.first_form(name),
-        has_run_without_graph=forward is not None and forward.has_run_without_graph(name),
+        has_run_without_graph=None if forward is None else forward.has_run_without_graph(name),
     )
 
 

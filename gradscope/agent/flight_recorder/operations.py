@@ -21,7 +21,7 @@ from gradscope.agent.flight_recorder.source import SourceLine, line_of_caller
 from gradscope.hooks import is_measurable
 from gradscope.observe import has_numbers
 
-__all__ = ["Nonfinite", "OperationWatcher", "count_nonfinite"]
+__all__ = ["Nonfinite", "OperationWatcher", "count_nonfinite", "widened"]
 
 _MASKS: Final = frozenset(
     {
@@ -48,11 +48,16 @@ class Nonfinite:
 _NONE: Final = Nonfinite(0, 0)
 
 
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """Return float8 as float32, for operations that torch does not have for float8; others as they are."""
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+
+
 def count_nonfinite(tensor: torch.Tensor) -> Nonfinite:
     """Count NaN and infinities; none for a tensor without numbers."""
     if not is_measurable(tensor) or not has_numbers(tensor) or tensor.layout is not torch.strided:
         return _NONE
-    numbers = tensor.detach()
+    numbers = widened(tensor.detach())
     if bool(torch.isfinite(numbers).all()):
         return _NONE
     nan = int(torch.isnan(numbers).sum())

@@ -25,7 +25,7 @@ from gradscope.agent.flight_recorder.fault_file import Fault, copy_fault, save_f
 from gradscope.agent.flight_recorder.forward_record import ForwardRecord, tensors_of, versions_of
 from gradscope.agent.flight_recorder.isolation import RandomState
 from gradscope.agent.flight_recorder.loss_graph import LossGraph
-from gradscope.agent.flight_recorder.operations import count_nonfinite
+from gradscope.agent.flight_recorder.operations import count_nonfinite, widened
 from gradscope.agent.flight_recorder.origin import Origin
 from gradscope.agent.flight_recorder.replay import Replay, replay
 from gradscope.agent.flight_recorder.report import finding_of_replay
@@ -426,7 +426,7 @@ class FlightRecorder(StepPlugin):
     def _complete(self, record: ForwardRecord) -> None:
         """Check a gradient that was too large to be checked in every step."""
         record.has_bad_gradient |= any(
-            not bool(torch.isfinite(g).all()) for g in record.gradients.values()
+            not bool(torch.isfinite(widened(g)).all()) for g in record.gradients.values()
         )
 
     def _choose_probes(self) -> None:
@@ -454,7 +454,7 @@ class FlightRecorder(StepPlugin):
 
     def _is_nan(self, tensor: torch.Tensor) -> bool:
         """Return whether a small tensor contains NaN. An infinity in an output may be a mask."""
-        return self._is_bad(tensor) and bool(torch.isnan(tensor.detach()).any())
+        return self._is_bad(tensor) and bool(torch.isnan(widened(tensor.detach())).any())
 
     def _alarm(self, seen: _Seen) -> None:
         """Make the nonfinite check run in this step."""
