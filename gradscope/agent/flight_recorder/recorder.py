@@ -74,7 +74,6 @@ _TRACED: Final = 3
 _LEARNING: Final = 3
 """Forwards after which it is known whether the model draws random numbers from Python or NumPy."""
 
-
 _Seen: TypeAlias = Literal["output", "loss", "gradient"]
 
 
@@ -113,8 +112,7 @@ class FlightRecorder(StepPlugin):
         self._has_python_random = True
         self._alarms: set[_Seen] = set()
         self._alarm_step = -1
-        self._newest_known = -2
-        """The newest step of which it is known, and was reported or counted, that something is not finite."""
+        self._newest_known = -2  # the newest step whose fault was reported or counted
         self._traced = 0
         self._newest_forward = -1
         self.has_scaler = False
