@@ -26,7 +26,7 @@ class Training:
         self.x, self.y = torch.randn(16, width), torch.arange(16) % 4
         self.scope = gradscope.attach(self.model, hub=None, record=False, quiet=True, every=10**6)
         if not has_recorder:
-            self.scope._recorder.close()  # noqa: SLF001 - there is no option to switch it off
+            self.scope._recorder.close()  # noqa: SLF001 - no setting switches it off
         self.seconds()
 
     def seconds(self) -> float:

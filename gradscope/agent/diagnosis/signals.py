@@ -100,13 +100,6 @@ class SignalMonitor(StepPlugin):
         """Remove the hooks."""
         self._forward.remove()
 
-    def digest_of(self, step: int) -> str | None:
-        """Return the digest of the inputs of a step; None if they were not read."""
-        for signals in reversed(self._history):
-            if signals.step == step and signals.batch:
-                return f"{signals.digest:016x}"
-        return None
-
     def _report(self, findings: Sequence[Finding]) -> None:
         """Report each code once for each first layer."""
         for found in findings:

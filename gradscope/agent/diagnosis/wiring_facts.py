@@ -54,27 +54,8 @@ def gather(
     """
     registered = list(model.named_parameters(remove_duplicate=False))
     named = [*registered, *unregistered_parameters(model).items()]
-    holders: dict[int, list[int]] = defaultdict(list)
+    holders = _holders(optimizers)
     mine = {id(parameter) for _, parameter in named}
-    known = []
-    groups: list[object] = []
-    for position, optimizer in enumerate(optimizers):
-        held = parameters_of(optimizer)
-        foreign = tuple(tuple(each.shape) for each in held if id(each) not in mine)
-        known.append(
-            OptimizerFacts(
-                type(optimizer).__name__,
-                id(optimizer) in stepped,
-                len(held),
-                foreign,
-                has_gradient=id(optimizer) in fed,
-            )
-        )
-        if any(optimizer.param_groups is each for each in groups):
-            continue  # it wraps another optimizer and shares its groups
-        groups.append(optimizer.param_groups)
-        for parameter in held:
-            holders[id(parameter)].append(position)
     return WiringFacts(
         step=step,
         is_training=model.training,
@@ -86,17 +67,40 @@ def gather(
                 shape=() if is_lazy(parameter) else tuple(parameter.shape),
                 is_trainable=parameter.requires_grad,
                 has_gradient=id(parameter) in with_gradient,
-                optimizers=tuple(holders[id(parameter)]),
+                optimizers=tuple(holders.get(id(parameter), ())),
                 left_gradient=left_gradients.get(name),
                 is_registered=number < len(registered),
             )
             for number, (name, parameter) in enumerate(named)
         ),
         layers=tuple(_layer(name, module, forward) for name, module in model.named_modules()),
-        optimizers=tuple(known),
+        optimizers=tuple(
+            OptimizerFacts(
+                type=type(optimizer).__name__,
+                has_stepped=id(optimizer) in stepped,
+                held=len(held),
+                foreign_shapes=tuple(tuple(each.shape) for each in held if id(each) not in mine),
+                has_gradient=id(optimizer) in fed,
+            )
+            for optimizer in optimizers
+            for held in [parameters_of(optimizer)]
+        ),
         tied_at_attach=tied,
         clipped_at_scale=clipped_at_scale,
     )
+
+
+def _holders(optimizers: Sequence[Optimizer]) -> dict[int, list[int]]:
+    """Return, by the id of a parameter, the positions of the optimizers that hold it."""
+    holders: dict[int, list[int]] = defaultdict(list)
+    groups: list[object] = []
+    for position, optimizer in enumerate(optimizers):
+        if any(optimizer.param_groups is each for each in groups):
+            continue  # it wraps another optimizer and shares its groups
+        groups.append(optimizer.param_groups)
+        for parameter in parameters_of(optimizer):
+            holders[id(parameter)].append(position)
+    return holders
 
 
 def tied_names(model: nn.Module) -> tuple[tuple[str, ...], ...]:

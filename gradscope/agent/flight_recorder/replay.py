@@ -27,10 +27,10 @@ _WRAPPERS: Final = (DataParallel, DistributedDataParallel)
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a replay has found. `why_not` says why there is no origin; one of the two is given."""
+    """The result of a replay: the origin, or the reason why it was not found."""
 
     origin: Origin | None
-    why_not: str = ""
+    reason: str = ""
 
 
 class _NotReplayed(Exception):  # noqa: N818 - not an error

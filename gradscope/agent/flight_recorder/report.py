@@ -56,7 +56,7 @@ def finding_of_replay(
         else f"{origin.line.file}:{origin.line.number}",
         confidence="measured",
         evidence=evidence
-        | ({"not_traced": found.why_not} if origin is None else dict(origin.evidence())),
+        | ({"not_traced": found.reason} if origin is None else dict(origin.evidence())),
     )
     return replace(made, place="" if origin is None else origin.place)
 
@@ -81,5 +81,5 @@ def _unknown(found: Replay, step: int, parameters: Sequence[str]) -> str:
     rest = len(parameters) - _SHOWN
     shown = ", ".join(parameters[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
     what = f"the gradients of {shown} are" if parameters else "the model's output is"
-    why = f": {found.why_not}" if found.why_not else ""
+    why = f": {found.reason}" if found.reason else ""
     return f"{what} not finite in step {step}; the origin is not known{why}"
