@@ -379,8 +379,8 @@ CODES: dict[str, Code] = {
             "warning",
             "a loss far above its own past",
             "An unusual batch, or a learning rate near the limit of stability.",
-            "Check the batch of that step (its number is that of the step, if the sampler is fixed); clip gradients or "
-            "lower the learning rate if it happens again.",
+            "Look at the named batch: with a fixed seed the data loader gives it again at that number. Clip gradients "
+            "or lower the learning rate if other batches spike too.",
             explains=("loss-spike",),
         ),
         Code(

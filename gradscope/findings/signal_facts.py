@@ -3,6 +3,7 @@
 It covers the inputs of the model, single units, the variation over the batch, and updates that rounding removes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -14,6 +15,7 @@ __all__ = [
     "LayerUpdates",
     "Source",
     "StepSignals",
+    "mixed_digest",
 ]
 
 Source: TypeAlias = Literal["", "whole", "part", "held"]
@@ -136,7 +138,12 @@ class StepSignals:
     @property
     def digest(self) -> int:
         """One digest of all inputs of the step."""
-        mixed = 0
-        for tensor in self.batch:
-            mixed = (mixed * 0x9E3779B97F4A7C15 + tensor.digest) & 0xFFFFFFFFFFFFFFFF
-        return mixed
+        return mixed_digest(tensor.digest for tensor in self.batch)
+
+
+def mixed_digest(digests: Iterable[int]) -> int:
+    """Return one digest of 64 bits of several, in their order."""
+    mixed = 0
+    for digest in digests:
+        mixed = (mixed * 0x9E3779B97F4A7C15 + digest) & 0xFFFFFFFFFFFFFFFF
+    return mixed

@@ -8,6 +8,7 @@ from statistics import median
 
 import numpy as np
 
+from gradscope.columns import update_ratio as ratio_of
 from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.step_view import Floats, StepView
 from gradscope.rules.thresholds import Threshold
@@ -103,9 +104,10 @@ class LossHistory:
 
 @dataclass(slots=True)
 class LossTrend:
-    """What is remembered of each loss, and the gradient norms of the newest observed steps."""
+    """What is remembered of each loss, and of the layers in the newest observed steps: Δw/w and gradient norms."""
 
     losses: dict[str, "_Loss"] = field(default_factory=dict)
+    ratios: deque[Floats] = field(default_factory=lambda: deque(maxlen=_LEVEL))
     norms: deque[Floats] = field(default_factory=lambda: deque(maxlen=_LEVEL))
     layers: Sequence[str] = ()
     observed: int = -1
@@ -125,12 +127,15 @@ class _Loss:
 def loss_spike(view: StepView, threshold: Threshold, memory: LossTrend) -> list[RuleFinding] | None:
     """Find losses that are not finite, or far above their recent level.
 
-    The layers are those whose gradient has risen most above its own level, if the step is observed.
+    It names the layers with the largest rise of Δw/w above their own level, if the step is observed, or with the
+    largest rise of the gradient if no layer moved more than usual.
     """
     if not view.scalars:
         if memory.layers is not view.layers:
             memory.norms.clear()
+            memory.ratios.clear()
         memory.layers, memory.observed = view.layers, view.step
+        memory.ratios.append(ratio_of(view.by_layer("update", "norm"), view.by_layer("param", "norm")))
         memory.norms.append(view.by_layer("param_grad", "norm"))
         return None
     losses = [(name, view.scalars[name]) for name in view.scalars if is_loss(name)]
@@ -161,20 +166,42 @@ def _spike(name: str, value: float, step: int, factor: float, memory: LossTrend)
         shown = (name, value, step, times, level)
     if not is_above:
         return None
-    layers = _most_risen(memory) if memory.observed == step else ()
-    if layers:
-        words, shown = words + "; the gradient of `{}` rose most", (*shown, layers[0])
-    return RuleFinding("", name, value, limit, words, shown, layers=layers)
+    clause, layers, evidence = _moved(memory, step, factor)
+    return RuleFinding(
+        "", name, value, limit, words + "; {}", (*shown, clause), layers=layers, evidence=evidence
+    )
 
 
-def _most_risen(memory: LossTrend) -> tuple[str, ...]:
-    """Return the three layers whose gradient is most above its level of the observed steps before."""
-    if len(memory.norms) < 2:
-        return ()
-    *before, now = memory.norms
+def _moved(
+    memory: LossTrend, step: int, factor: float
+) -> tuple[str, tuple[str, ...], dict[str, float | str]]:
+    """Return which layers moved most in a step, over `factor` times their level: as a clause, names and evidence."""
+    if memory.observed != step:
+        return "the step was not observed, so it is not known which layers moved", (), {}
+    for newest, words in (
+        (memory.ratios, "`{}` moved most: Δw/w is {:.2g}, {:.2g} times its recent level"),
+        (
+            memory.norms,
+            "no layer moved more than usual, and the gradient of `{}` rose most: to {:.2g}, {:.2g} times",
+        ),
+    ):
+        found = _most_risen(newest, factor)
+        if found:
+            names = tuple(memory.layers[i] for i, _ in found)
+            first, rise = found[0]
+            evidence: dict[str, float | str] = {"largest_rise": rise}
+            return words.format(names[0], newest[-1][first], rise), names, evidence
+    return "no layer moved more than usual", (), {}
+
+
+def _most_risen(newest: Sequence[Floats], factor: float) -> list[tuple[int, float]]:
+    """Return the three layers whose newest value is most above its level of the steps before, and how many times."""
+    *before, now = newest
+    if not before:
+        return []
     with np.errstate(all="ignore"):
-        rise = np.nan_to_num(now / np.median(before, axis=0))
-    return tuple(memory.layers[i] for i in np.argsort(-rise)[:3] if rise[i] > 1)
+        rise = np.nan_to_num(now / np.median(before, axis=0), posinf=0.0)
+    return [(int(i), float(rise[i])) for i in np.argsort(-rise)[:3] if rise[i] > factor]
 
 
 def not_falling(view: StepView, threshold: Threshold, memory: LossHistory) -> list[RuleFinding] | None:

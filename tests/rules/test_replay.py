@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,6 +30,14 @@ def dying(step, model):
     if step == 0:
         torch.nn.init.constant_(model[0].bias, -100.0)
     return model(X).square().mean()
+
+
+def without_batch(found):
+    """A recording does not have the inputs, so it cannot name the batch of a spike."""
+    evidence = {k: v for k, v in found.evidence.items() if k not in ("batch", "last_batch", "digest")}
+    message = re.sub("; batch .*", "", found.message)
+    assert (message == found.message) == (evidence == found.evidence) == (found.code != "loss-spike")
+    return replace(found, message=message, evidence=evidence)
 
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
@@ -71,6 +81,6 @@ def test_replaying_a_recording_gives_the_alerts_and_findings_of_the_live_run(
         again = list(replay_rules(views_of(messages, recording.scalars())))
         recorded = [event.finding for event in recording.events() if event.alert is not None]
     live = list(map(finding_of, told))
-    assert list(map(finding_of, again)) == live
+    assert list(map(finding_of, again)) == [without_batch(found) for found in live]
     others = [found for found in live if found.code != "nonfinite"]  # a NaN is reported with its origin
     assert [each for each in recorded if each is not None and each.code != "nonfinite"] == others

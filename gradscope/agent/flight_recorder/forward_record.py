@@ -12,7 +12,7 @@ from gradscope.agent.flight_recorder.isolation import RandomState
 from gradscope.agent.flight_recorder.origin import Origin
 from gradscope.agent.flight_recorder.source import SourceLine
 
-__all__ = ["ForwardRecord", "tensors_of", "versions_of"]
+__all__ = ["ForwardRecord", "autocast_now", "tensors_of", "versions_of"]
 
 
 @dataclass(slots=True)
@@ -61,6 +61,15 @@ class ForwardRecord:
     def was_written_to(self) -> bool:
         """Whether the script has changed an input in place since the forward."""
         return versions_of((self.args, self.kwargs)) != self.versions
+
+
+def autocast_now() -> list[tuple[str, torch.dtype]]:
+    """Return the device types for which autocast is on, each with its dtype."""
+    return [
+        (device, torch.get_autocast_dtype(device))
+        for device in ("cpu", "cuda")
+        if torch.is_autocast_enabled(device)
+    ]
 
 
 def versions_of(value: object) -> list[int]:

@@ -20,9 +20,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
+from gradscope.agent.diagnosis.batch_log import BatchLog
 from gradscope.agent.diagnosis.monitor import FindingMonitor
 from gradscope.agent.flight_recorder.fault_file import Fault, copy_fault, save_fault
-from gradscope.agent.flight_recorder.forward_record import ForwardRecord, tensors_of, versions_of
+from gradscope.agent.flight_recorder.forward_record import ForwardRecord, autocast_now, tensors_of, versions_of
 from gradscope.agent.flight_recorder.isolation import RandomState
 from gradscope.agent.flight_recorder.loss_graph import LossGraph
 from gradscope.agent.flight_recorder.operations import count_nonfinite, widened
@@ -115,6 +116,8 @@ class FlightRecorder(StepPlugin):
         self._newest_known = -2  # the newest step whose fault was reported or counted
         self._traced = 0
         self._newest_forward = -1
+        self.batches = BatchLog()
+        """The batches of the newest steps."""
         self.has_scaler = False
         """Whether a loss scaler is in use: then gradients that are not finite are a matter of `ScalerSkips`."""
         self.fault: Fault | None = None
@@ -271,6 +274,7 @@ class FlightRecorder(StepPlugin):
                 if self._revision != self._engine.tracker.revision:
                     self._choose_probes()
                 self._records.append(self._record(module, args))
+                self.batches.begin(self._run.counter.step, args)
         except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
             self._give_up(error)
 
@@ -293,6 +297,7 @@ class FlightRecorder(StepPlugin):
         if kwargs:
             record.kwargs = dict(kwargs)
             record.versions += versions_of(kwargs)
+            self.batches.add_keywords(kwargs)
         if self._learned < _LEARNING:
             self._learn(record)
         self._watch(record, output)
@@ -389,7 +394,7 @@ class FlightRecorder(StepPlugin):
             args=args,
             random=RandomState(has_python=self._has_python_random),
             versions=versions_of(args),
-            autocast=_autocast() if torch._C._is_any_autocast_enabled() else [],  # noqa: SLF001 - no public name, and fast
+            autocast=autocast_now() if torch._C._is_any_autocast_enabled() else [],  # noqa: SLF001 - no public name, and fast
             called_at=(frame.f_code, frame.f_lineno),
             is_training=module.training,
             parameter_version=self._parameter_version(),
@@ -465,14 +470,6 @@ class FlightRecorder(StepPlugin):
         self.remove()
         self._newest_forward = -1
         self._run.faults.report("the flight recorder", error, "It is off; training continues.")
-
-
-def _autocast() -> list[tuple[str, torch.dtype]]:
-    return [
-        (device, torch.get_autocast_dtype(device))
-        for device in ("cpu", "cuda")
-        if torch.is_autocast_enabled(device)
-    ]
 
 
 def _tensors_of(output: object) -> list[tuple[int, torch.Tensor]]:

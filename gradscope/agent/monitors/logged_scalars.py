@@ -100,7 +100,7 @@ class LoggedScalars(StepPlugin):
     def _report_ready(self) -> None:
         for row in self._log.ready():
             if row[2].keys() != {"step_time_s"}:
-                self._rules.on_scalars(row[0], row[2])
+                self._rules.on_scalars(row[0], row[2], self._recorder.batches)
             self._breakpoints.on_scalars(row[0], row[2])
             self._run.publisher.put_scalars(*row)
 

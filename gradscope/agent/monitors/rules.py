@@ -13,7 +13,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -21,6 +21,7 @@ import torch
 from torch.optim import Optimizer
 
 from gradscope.agent.commands.dispatcher import CommandDispatcher
+from gradscope.agent.diagnosis.batch_log import BatchLog
 from gradscope.agent.monitors.pause import Pause, check_lease
 from gradscope.agent.monitors.skip_step import HiddenGradients
 from gradscope.agent.observation.observed_step import ObservedStep
@@ -31,7 +32,7 @@ from gradscope.budget import Budget, Consumer, RateLimit
 from gradscope.columns import Block
 from gradscope.errors import AlertError, UsageError
 from gradscope.findings import Finding
-from gradscope.hooks import parameters_of
+from gradscope.hooks import hidden_from_modes, parameters_of
 from gradscope.protocol import AlertInfo, Event, Hello
 from gradscope.rules import Alert, Rule, RuleFinding, StepView, default_rules, finding_of
 
@@ -184,11 +185,40 @@ class RuleMonitor(StepPlugin):
             self._raising = AlertError(f"{alerts[0].rule} in step {alerts[0].step}: {alerts[0].text}")
             self._run.plan_again()
 
-    def on_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Evaluate the logged scalars of a step, which may be several steps old."""
+    def on_scalars(self, step: int, values: Mapping[str, float], batches: BatchLog) -> None:
+        """Evaluate the logged scalars of a step, which may be several steps old.
+
+        batches: those of the newest steps; a spike of the loss names its batch.
+        """
         view = StepView(step, (), None, scalars=values)
         for active in self._of_scalars:
-            self.act(active, self._alerts_of(active, view))
+            alerts = self._alerts_of(active, view)
+            if any(finding_of(alert).code == "loss-spike" for alert in alerts):
+                alerts = self._with_batch(alerts, batches)
+            self.act(active, alerts)
+
+    def _with_batch(self, alerts: list[Alert], batches: BatchLog) -> list[Alert]:
+        """Return the alerts of a spike of the loss with the batch of its step, if it is known."""
+        try:
+            with hidden_from_modes():
+                batch = batches.of_step(alerts[0].step)
+        except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
+            self._run.faults.report("the digest of a batch", error, "The spike is reported without it.")
+            return alerts
+        if batch is None:
+            return alerts
+        return [
+            replace(
+                alert,
+                finding=replace(
+                    alert.finding,
+                    form=f"{alert.finding.form}; {{}}",
+                    values=(*alert.finding.values, batch.text),
+                    evidence={**alert.finding.evidence, **batch.evidence},
+                ),
+            )
+            for alert in alerts
+        ]
 
     def next_active_step(self, step: int) -> int | None:
         """Return `step` if an error must be raised or gradients are hidden."""

@@ -250,7 +250,7 @@ def test_the_snapshot_is_taken_before_the_first_intervention_in_idle_steps(train
 def test_scalars_that_are_logged_in_an_idle_step_are_judged_when_it_ends(training):
     training.reach_idle_steps()
     seen = []
-    training.scope._rules.on_scalars = lambda step, values: seen.append((step, values))
+    training.scope._rules.on_scalars = lambda step, values, batches: seen.append((step, values))
     step = training.scope.step
     training.step(lambda: training.scope.log(loss=3.5))
     assert [(at, values["loss"]) for at, values in seen if "loss" in values] == [(step, 3.5)]
