@@ -23,7 +23,12 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.agent.diagnosis.batch_log import BatchLog
 from gradscope.agent.diagnosis.monitor import FindingMonitor
 from gradscope.agent.flight_recorder.fault_file import Fault, copy_fault, save_fault
-from gradscope.agent.flight_recorder.forward_record import ForwardRecord, autocast_now, tensors_of, versions_of
+from gradscope.agent.flight_recorder.forward_record import (
+    ForwardRecord,
+    autocast_now,
+    tensors_of,
+    versions_of,
+)
 from gradscope.agent.flight_recorder.isolation import RandomState
 from gradscope.agent.flight_recorder.loss_graph import LossGraph
 from gradscope.agent.flight_recorder.operations import count_nonfinite, widened
@@ -143,11 +148,6 @@ class FlightRecorder(StepPlugin):
             self._records.popleft().forget()
         while self._leaf_handles:
             self._leaf_handles.pop().remove()
-
-    @property
-    def records(self) -> Sequence[ForwardRecord]:
-        """The records of the step in progress, the oldest first."""
-        return tuple(self._records)
 
     @property
     def is_between_steps(self) -> bool:
