@@ -196,7 +196,7 @@ CODES: dict[str, Code] = {
             "a ReLU before a loss that needs negative values",
             "The output cannot be negative, and where it is zero no gradient passes.",
             "Remove the ReLU after the last layer.",
-            explains=("loss-not-falling",),
+            explains=("dead-units", "loss-not-falling"),
         ),
         Code(
             "detached-loss-part",

@@ -23,6 +23,12 @@ def regressor(*last):
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1), *last)
 
 
+def alive(model):
+    """Let the output before the last ReLU be positive for all samples: dead units are a finding of their own."""
+    nn.init.constant_(model[2].bias, 5.0)
+    return model
+
+
 def convolutional(*layers):
     return nn.Sequential(
         nn.Unflatten(1, (1, 8)),
@@ -96,10 +102,10 @@ FAULTS = {
         "loss-broadcast", "2",
     ),
     "ReLU before cross entropy": (
-        classifier(nn.ReLU()), lambda out: F.cross_entropy(out, classes()), "relu-at-output", "3",
+        alive(classifier(nn.ReLU())), lambda out: F.cross_entropy(out, classes()), "relu-at-output", "3",
     ),
     "ReLU before the with-logits loss": (
-        regressor(nn.ReLU()),
+        alive(regressor(nn.ReLU())),
         lambda out: F.binary_cross_entropy_with_logits(out.squeeze(1), (values() > 0).float()),
         "relu-at-output", "3",
     ),
@@ -292,7 +298,7 @@ def test_what_programs_also_do_on_purpose_is_a_hint(name):
 
 
 def test_a_relu_before_a_squared_error_is_a_hint():
-    found = train(regressor(nn.ReLU()), lambda out: F.mse_loss(out, values()[:, None]))
+    found = train(alive(regressor(nn.ReLU())), lambda out: F.mse_loss(out, values()[:, None]))
     assert found["relu-at-output"].severity == "hint"
 
 
@@ -395,3 +401,18 @@ def test_an_error_of_backward_reaches_the_script():
         loss.backward()
         with pytest.raises(RuntimeError, match="backward through the graph a second time"):
             loss.backward()
+
+
+def test_a_relu_at_the_output_explains_an_output_of_zeros():
+    model = regressor(nn.ReLU())
+    nn.init.constant_(model[2].bias, -9.0)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    with gradscope.attach(model, every=1, hub=None, record=False, quiet=True) as scope:
+        for _ in range(5):
+            optimizer.zero_grad()
+            out = model(torch.randn(N, 8)).squeeze(1)
+            F.binary_cross_entropy_with_logits(out, (values() > 0).float()).backward()
+            optimizer.step()
+        verdict = scope.diagnose()
+    assert [each.code for each in verdict.findings] == ["relu-at-output"]
+    assert [each.code for each in verdict.consequences[0]] == ["dead-units"]
