@@ -6,6 +6,7 @@ import sys
 import weakref
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import Any
 
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
@@ -21,10 +22,13 @@ from gradscope.hooks import LayerPatterns
 from gradscope.intervene import OwnFunction, register_action
 from gradscope.names import counted
 
-__all__ = ["attach", "register_intervention", "scopes"]
+__all__ = ["attach", "attach_automatically", "is_attached", "register_intervention", "scopes"]
 
 _live: dict[int, tuple[weakref.ref[nn.Module], Scope]] = {}
 """The scopes of this process, by the id of their model, so that a script need not keep a reference."""
+
+_automatic: weakref.WeakSet[Scope] = weakref.WeakSet()
+"""The scopes that the script has not asked for. They end if the script attaches to their model itself."""
 
 
 def attach(
@@ -118,6 +122,18 @@ def scopes() -> list[Scope]:
     return [scope for _, scope in _live.values()]
 
 
+def attach_automatically(model: nn.Module, **arguments: Any) -> Scope:  # Any: the arguments of attach
+    """Attach to a model for a script that does not do so. A later `attach` of the script replaces the scope."""
+    scope = attach(model, **arguments)
+    _automatic.add(scope)
+    return scope
+
+
+def is_attached(model: nn.Module) -> bool:
+    """Return whether the model is attached, by itself, as part of another model, or in a wrapper."""
+    return any(_share_modules(model, other) for other, _ in _live_models())
+
+
 def register_intervention(
     name: str,
     function: OwnFunction,
@@ -143,7 +159,20 @@ def register_intervention(
         scope.announce_actions()
 
 
+def _live_models() -> list[tuple[nn.Module, Scope]]:
+    pairs = [(reference(), scope) for reference, scope in list(_live.values())]
+    return [(model, scope) for model, scope in pairs if model is not None]
+
+
+def _share_modules(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether one of two modules contains the other."""
+    return any(each is one for each in other.modules()) or any(each is other for each in one.modules())
+
+
 def _make_room(model: nn.Module, *, replace: bool) -> None:
+    for other, scope in _live_models():
+        if scope in _automatic and _share_modules(model, other):
+            scope.detach()
     found = _live.get(id(model))
     if found is None or found[0]() is not model:
         return

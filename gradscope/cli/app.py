@@ -90,6 +90,69 @@ def demo(
     raise typer.Exit(run_demo(seed))
 
 
+@app.command(
+    "run", context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] [-m]"
+)
+def run_script(
+    script: Annotated[
+        str, typer.Argument(metavar="SCRIPT", help="The script or, with -m, the module.")
+    ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGUMENTS", help="The arguments of the script.")
+    ] = None,
+    *,
+    is_module: Annotated[bool, typer.Option("-m", help="Run a module, as python -m does.")] = False,
+    name: Annotated[str | None, typer.Option("--name", help="The name of the run.")] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", metavar="PATTERN", help="Observe only these layers. May be repeated."),
+    ] = None,
+    budget: Annotated[
+        float,
+        typer.Option(
+            "--budget", min=0.0, max=1.0, help="What observing may cost, as a share of the time."
+        ),
+    ] = 0.02,
+    every: Annotated[
+        int | None,
+        typer.Option("--every", min=1, help="Observe every N-th step, instead of using a budget."),
+    ] = None,
+    detail: Annotated[
+        Literal["core", "full"],
+        typer.Option("--detail", help="full also counts zeros, subnormals and exponents."),
+    ] = "core",
+    record: Annotated[bool, typer.Option("--record/--no-record", help="Keep a recording.")] = True,
+    control: Annotated[
+        bool, typer.Option("--control/--no-control", help="Let viewers change the run.")
+    ] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing on stderr.")] = False,
+    children: Annotated[
+        bool, typer.Option("--children", help="Also observe the Python processes that it starts.")
+    ] = False,
+) -> None:
+    """Run a training script, unchanged, and attach to the models that its optimizers train.
+
+    Options of gradscope come before the script. The script runs as with python SCRIPT ARGUMENTS: exit code, output
+    and results are the same. Under torchrun: torchrun ... -m gradscope run SCRIPT ARGUMENTS
+    """
+    from gradscope.cli.commands import run_script as command  # noqa: PLC0415 - only this command needs it
+
+    command.run_script(
+        script,
+        arguments or (),
+        is_module=is_module,
+        name=name,
+        layers=tuple(layers or ()),
+        budget=budget,
+        every=every,
+        detail=detail,
+        record=record,
+        control=control,
+        quiet=quiet,
+        follows_children=children,
+    )
+
+
 @app.command()
 def watch(
     run: Annotated[

@@ -16,18 +16,17 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from gradscope.agent.run.distributed import rank_and_world_size
-from gradscope.errors import UsageError
+from gradscope.names import check_run_name
 from gradscope.protocol import Hello
 
-__all__ = ["make_hello", "run_name"]
+__all__ = ["default_run_name", "make_hello", "run_name"]
 
-_NAME_LIMIT = 80
 _ID_LENGTH = 4
-_CLASS_LIMIT = 30
+_KIND_LIMIT = 30
 
 
 _numbers: Counter[str] = Counter()
-"""How many models of each class have been attached under a default name in this process."""
+"""How often each default name was given in this process."""
 
 
 def run_name(name: str | None, model: nn.Module) -> str:
@@ -39,17 +38,19 @@ def run_name(name: str | None, model: nn.Module) -> str:
     if name is None:
         if isinstance(model, DistributedDataParallel | DataParallel):
             model = model.module
-        kind = re.sub(r"\W", "", type(model).__name__)[:_CLASS_LIMIT]
-        name = f"{_script_name()}-{kind}-{_job_id(os.getpid())[:_ID_LENGTH]}"
-        _numbers[name] += 1
-        return name if _numbers[name] == 1 else f"{name}-{_numbers[name]}"
-    is_plain = name.strip() == name and name and not name.startswith((".", "-")) and name.isprintable()
-    if not is_plain or len(name) > _NAME_LIMIT or any(c in name for c in "/\\\0"):
-        raise UsageError(
-            f"name must be 1 to {_NAME_LIMIT} printable characters without slashes, not beginning "
-            f"with a dot or a dash, got {name!r}"
-        )
-    return name
+        return default_run_name(type(model).__name__)
+    return check_run_name(name)
+
+
+def default_run_name(kind: str) -> str:
+    """Return script, kind (the class of a model, or its variable) and a short id, as in `train-GPT-3f2a`.
+
+    Further names of the same kind get a number: `train-GPT-3f2a-2`.
+    """
+    kind = re.sub(r"\W", "", kind)[:_KIND_LIMIT]
+    name = f"{_script_name()}-{kind}-{_job_id(os.getpid())[:_ID_LENGTH]}"
+    _numbers[name] += 1
+    return name if _numbers[name] == 1 else f"{name}-{_numbers[name]}"
 
 
 def make_hello(run: str, record: str | None) -> Hello:

@@ -1,0 +1,1 @@
+"""Observes a script without a changed line: `gradscope run train.py`."""

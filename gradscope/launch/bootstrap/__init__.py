@@ -1,0 +1,1 @@
+"""The folder that `gradscope run` puts at the front of PYTHONPATH."""
