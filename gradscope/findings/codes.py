@@ -310,6 +310,17 @@ CODES: dict[str, Code] = {
             explains=("vanishing-gradient", "loss-not-falling", "dead-units"),
         ),
         Code(
+            "replicas-differ",
+            "optimizer",
+            "error",
+            "parameters that should be copies are not the same on all ranks",
+            "The ranks began with different parameters (no broadcast from rank 0, another seed, a checkpoint loaded on "
+            "one rank), or one rank has changed them by itself.",
+            "Broadcast the parameters from rank 0 before training, as DistributedDataParallel does when it is made. "
+            "Change parameters on all ranks alike.",
+            explains=("loss-not-falling",),
+        ),
+        Code(
             "clipping-always",
             "optimizer",
             "warning",

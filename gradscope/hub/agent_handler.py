@@ -6,6 +6,7 @@ from typing import ClassVar
 from gradscope.hub.history import Parts
 from gradscope.hub.peers import Peer
 from gradscope.hub.recorders import Recorders
+from gradscope.hub.replicas import Replicas
 from gradscope.hub.runs import Rank, RunTable, Streamed
 from gradscope.hub.viewer_handler import ViewerHandler
 from gradscope.protocol import (
@@ -23,6 +24,7 @@ from gradscope.protocol import (
     Scalars,
     Step,
     Times,
+    encode,
 )
 
 __all__ = ["AgentHandler"]
@@ -37,6 +39,7 @@ class AgentHandler:
         self._runs = runs
         self._recorders = recorders
         self._viewers = viewers
+        self._replicas = Replicas()
 
     def refusal_of(self, hello: Hello) -> Refusal | None:
         """Refuse an agent without a run name, or with a run name and rank that another process uses."""
@@ -53,6 +56,7 @@ class AgentHandler:
         if not self._runs.is_live(run):
             reason = self._runs.end_reason(run)
             self._recorders.end(run, reason)
+            self._replicas.end(run)
             if has_said_bye:
                 self._viewers.commands.run_ended(run, reason)
 
@@ -98,7 +102,27 @@ class AgentHandler:
             rank.keep(message, parts)
             rank.recording = self._recorders.add(peer.hello, message, parts)
         self._viewers.publish(message, parts)
+        if isinstance(message, Manifest):
+            self._replicas.add_manifest(peer.hello, parts)
+        elif isinstance(message, Step) and not is_focus_step and peer.hello.world_size > 1:
+            self._compare_ranks(peer.hello, message, parts)
         return None
+
+    def _compare_ranks(self, hello: Hello, message: Step, parts: Parts) -> None:
+        """Report parameters that differ between ranks, as an event of the lowest rank."""
+        ranks = dict(self._runs.ranks(hello.run))
+        having = [
+            number
+            for number, rank in ranks.items()
+            if rank.route is not None or (rank.step is not None and rank.step >= message.step)
+        ]
+        event = self._replicas.add_step(hello, parts, having)
+        if event is not None:
+            parts = encode(event)
+            rank = ranks[event.rank]
+            rank.keep(event, parts)
+            self._recorders.add(rank.hello, event, parts)
+            self._viewers.publish(event, parts)
 
 
 def _has_equal_lengths(message: Scalars) -> bool:

@@ -5,6 +5,7 @@ from gradscope.rules.alerts import Alert, RuleFinding
 from gradscope.rules.conditions import Condition, parse_condition
 from gradscope.rules.losses import is_loss
 from gradscope.rules.replay import replay_rules, views_of
+from gradscope.rules.replicas import RankRows, ReplicaCheck
 from gradscope.rules.rule import Rule, default_rules
 from gradscope.rules.step_view import StepView
 from gradscope.rules.table import RULES, RuleKind, rule_kind
@@ -17,6 +18,8 @@ __all__ = [
     "WEIGHT_DECAY",
     "Alert",
     "Condition",
+    "RankRows",
+    "ReplicaCheck",
     "Rule",
     "RuleFinding",
     "RuleKind",
