@@ -5,6 +5,7 @@ from functools import partial
 from typing import Final
 
 from gradscope.agent.diagnosis.monitor import FindingMonitor
+from gradscope.agent.flight_recorder.recorder import FlightRecorder
 from gradscope.agent.monitors.logged_scalars import LoggedScalars
 from gradscope.agent.monitors.nan_check_schedule import CheckSchedule
 from gradscope.agent.observation.observed_step import ObservedStep
@@ -39,12 +40,14 @@ class CoverageMonitor(StepPlugin):
         findings: FindingMonitor,
         scalars: LoggedScalars,
         schedule: CheckSchedule,
+        recorder: FlightRecorder,
     ) -> None:
         self._run = run
         self._engine = engine
         self._findings = findings
         self._scalars = scalars
         self._schedule = schedule
+        self._recorder = recorder
         self._observed = self._first = self._every = 0
         self._no_step = ""
         self._has_optimizer = False
@@ -100,6 +103,8 @@ class CoverageMonitor(StepPlugin):
         ]
         if self._schedule.words:
             gaps.append(NotChecked("gradients for NaN in all steps", self._schedule.words))
+        if self._recorder.words:
+            gaps.append(NotChecked("the origin of a NaN in all steps", self._recorder.words))
         if self._steps < _ENOUGH:
             return gaps
         gaps += self._of_losses()

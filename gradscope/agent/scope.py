@@ -100,7 +100,9 @@ class Scope:
         self._focus = Focus(run, engine, self._commands)
         self._resources = ResourcePlugin(run, engine)
         self._functions = FunctionTracker(run)
-        self._coverage = CoverageMonitor(run, engine, self._findings, self._scalars, schedule)
+        self._coverage = CoverageMonitor(
+            run, engine, self._findings, self._scalars, schedule, self._recorder
+        )
         self._signals = SignalMonitor(run, engine, self._findings)
         plugins = (
             *self._commands.plugins(),

@@ -18,19 +18,21 @@ DEFAULT_FRACTION: Final = 0.02
 
 
 class Consumer(enum.Enum):
-    """A kind of work that uses the budget, and its share of it. The shares add up to 1.
+    """A kind of work that uses the budget, and its share of it.
 
-    Each consumer may always use its share. Statistics also get the unused shares of memory, time and the nonfinite
-    check.
+    Each consumer may always use its share. Rules are evaluated in observed steps, so their time is part of what
+    statistics use. The flight recorder may use a half, less what the nonfinite check takes. Statistics also get what
+    memory, time, the nonfinite check and the flight recorder leave unused.
     """
 
     STATISTICS = "statistics"
     RESOURCES = "memory and time"
     NONFINITE = "the nonfinite check"
     RULES = "rules"
+    RECORDER = "the flight recorder"
 
 
-_SHARES: Final = dict.fromkeys(Consumer, 1 / len(Consumer))
+_SHARES: Final = dict.fromkeys(Consumer, 1 / 4) | {Consumer.RECORDER: 1 / 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,19 @@ CHECK_WINDOW: Final = 5
 
 CHECK_ALWAYS_AGAIN: Final = 0.8
 """Checking every step resumes only if that takes at most this fraction of the share, so that it does not alternate."""
+
+# --- the flight recorder ---------------------------------------------------------------------------------
+
+RECORDER_FIRST_RUN: Final = 1024
+"""The first steps, in which it is always active: a fault of the program itself shows soon. They take at most 0.2 s."""
+
+RECORDER_RUN: Final = 32
+"""Steps of one run of active steps. Installing and removing its hooks then takes little of its cost."""
+
+RECORDER_LARGEST_INTERVAL: Final = 64
+
+RECORDER_LONGEST_REST: Final = 4096
+"""Longest pause, in steps, if every step is known to have NaN."""
 
 # --- rules -----------------------------------------------------------------------------------------------
 

@@ -186,6 +186,10 @@ class Sampler:
         """Subtract the present cost of another consumer, named `what`, as a fraction of the time."""
         self._aside_of[what] = fraction
 
+    def set_aside_for(self, what: str) -> float:
+        """Return the present cost of another consumer, as a fraction of the time; 0 if it has reported none."""
+        return self._aside_of.get(what, 0.0)
+
     def record(
         self,
         step: int,

@@ -99,9 +99,9 @@ static int are_finite(StepCounter *counter, PyObject *optimizer)
         PyErr_Clear();
         return 0;
     }
-    counter->checks++;
-    counter->checked_s += done_s - began_s;
-    if (answer) {
+    if (answer) { /* otherwise Python checks again, and counts its own time */
+        counter->checks++;
+        counter->checked_s += done_s - began_s;
         counter->checks_at = counter->step + counter->check_every;
     }
     return answer;

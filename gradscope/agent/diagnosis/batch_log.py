@@ -27,7 +27,7 @@ _CONTAINERS: Final = (list, tuple, Mapping)
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """The inputs of one step. first, last: the numbers of its forward passes since the start, from 0.
+    """The inputs of one step. first, last: the numbers of its forward passes since the start, from 0; -1 if unknown.
 
     digest: as that of `StepSignals`; None if an input was freed or written to since the forward.
     """
@@ -41,14 +41,17 @@ class Batches:
         """The batches as a clause."""
         is_one = self.first == self.last
         which = f"batch {self.first}" if is_one else f"batches {self.first} to {self.last}"
+        which = "its batch" if self.first < 0 else f"{which} since the start"
         if self.digest is None:
-            return f"{which} since the start, without a digest: the inputs were freed or changed after the forward"
-        return f"{which} since the start, digest {self.digest:016x}"
+            return f"{which}, without a digest: the inputs were freed or changed after the forward"
+        return f"{which}, digest {self.digest:016x}"
 
     @property
     def evidence(self) -> dict[str, float | str]:
         """The batches as evidence of a finding."""
-        known: dict[str, float | str] = {"batch": float(self.first), "last_batch": float(self.last)}
+        known: dict[str, float | str] = {}
+        if self.first >= 0:
+            known = {"batch": float(self.first), "last_batch": float(self.last)}
         return known if self.digest is None else known | {"digest": f"{self.digest:016x}"}
 
 
@@ -74,8 +77,13 @@ class BatchLog:
         if not self._steps or self._steps[-1].step != step:
             self._steps.append(_Step(step, self._passes, self._passes))
         self._steps[-1].last = self._passes
-        self._passes += 1
+        if self._passes >= 0:
+            self._passes += 1
         self._note(args, {})
+
+    def lose_count(self) -> None:
+        """Call it before forward passes that are not noted."""
+        self._passes = -1
 
     def add_keywords(self, kwargs: Mapping[str, Any]) -> None:  # Any: as above
         """Note the keyword inputs of the newest forward pass."""

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from gradscope.agent.flight_recorder.isolation import RandomState
+from gradscope.agent.flight_recorder.operations import widened
 from gradscope.agent.flight_recorder.origin import Origin
 from gradscope.agent.flight_recorder.source import SourceLine
 
-__all__ = ["ForwardRecord", "autocast_now", "tensors_of", "versions_of"]
+__all__ = ["ForwardRecord", "enabled_autocast", "tensors_of", "versions_of"]
 
 
 @dataclass(slots=True)
@@ -31,6 +32,11 @@ class ForwardRecord:
     autocast: list[tuple[str, torch.dtype]]
     called_at: tuple[Any, int] | None  # Any: a code object
     is_training: bool
+    parameter_version: int = -1
+    first_node: int = 0
+    """The sequence number of the first graph node of this forward."""
+    end_node: int = 0
+    """That of the first node after it."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     gradients: dict[int, torch.Tensor] = field(default_factory=dict)
     is_output_nan: bool | None = None
@@ -40,13 +46,21 @@ class ForwardRecord:
     """A gradient at the output was not kept because of its size."""
     loss: Origin | None = None
     has_returned: bool = False
-    nodes: tuple[int, int] = (0, 0)
-    """The sequence numbers of the graph nodes of this forward: the first, and the one after the last."""
-    parameter_version: int = -1
 
     def forget(self) -> None:
         """Drop all references to tensors; hooks on the output may keep the record itself."""
         self.args, self.kwargs, self.gradients = (), {}, {}
+
+    def check_gradients(self) -> None:
+        """Check the gradients at the output, whatever their size."""
+        self.has_bad_gradient |= any(
+            not bool(torch.isfinite(widened(each)).all()) for each in self.gradients.values()
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the inputs."""
+        return sum(each.numel() * each.element_size() for each in tensors_of((self.args, self.kwargs)))
 
     @property
     def is_finished(self) -> bool:
@@ -63,18 +77,13 @@ class ForwardRecord:
         return versions_of((self.args, self.kwargs)) != self.versions
 
 
-def autocast_now() -> list[tuple[str, torch.dtype]]:
-    """Return the device types for which autocast is on, each with its dtype."""
-    return [
-        (device, torch.get_autocast_dtype(device))
-        for device in ("cpu", "cuda")
-        if torch.is_autocast_enabled(device)
-    ]
-
-
 def versions_of(value: object) -> list[int]:
     """Return torch's counts of changes of the tensors in a structure."""
-    return [each._version for each in tensors_of(value) if not each.is_inference()]  # noqa: SLF001 - no public name
+    if (
+        type(value) is tuple and len(value) == 1 and type(value[0]) is torch.Tensor
+    ):  # most inputs; faster
+        return [] if value[0].is_inference() else [value[0]._version]  # noqa: SLF001 - no public name
+    return [each._version for each in tensors_of(value) if not each.is_inference()]  # noqa: SLF001 - as above
 
 
 def tensors_of(value: object, depth: int = 0) -> Iterator[torch.Tensor]:
@@ -87,3 +96,14 @@ def tensors_of(value: object, depth: int = 0) -> Iterator[torch.Tensor]:
     elif depth < 8 and isinstance(value, dict):
         for each in value.values():
             yield from tensors_of(each, depth + 1)
+
+
+def enabled_autocast() -> list[tuple[str, torch.dtype]]:
+    """Return the kinds of device under autocast, with its dtype."""
+    if not torch._C._is_any_autocast_enabled():  # noqa: SLF001 - no public name, and fast
+        return []
+    return [
+        (device, torch.get_autocast_dtype(device))
+        for device in ("cpu", "cuda")
+        if torch.is_autocast_enabled(device)
+    ]

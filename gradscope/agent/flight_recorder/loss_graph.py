@@ -97,16 +97,17 @@ class LossGraph:
         is_bad: Callable[[torch.Tensor], bool],
         report: Callable[[Origin], None],
         give_up: Callable[[Exception], None],
-    ) -> None:
+    ) -> bool:
         """Call `report` if the gradient becomes nonfinite in a node; `give_up` after an error of gradscope.
 
-        The hooks end with the graph.
+        The hooks end with the graph. Returns False if no node needs a hook, or there are too many.
         """
         names = [node.name() for node in self._numbers]
         if len(names) > _WATCHED or _SAFE.issuperset(names):
-            return
+            return False
         for node in self.nodes:
             node.register_hook(_NodeHook(node.name(), self._place(node), is_bad, report, give_up))
+        return True
 
     def _producer(self, node: Node, name: str) -> Node | None:
         """Return the node of the loss that computed an operand; None if it is a constant or an output of the model."""

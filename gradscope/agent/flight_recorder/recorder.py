@@ -5,7 +5,9 @@
 Nothing is copied, and nothing is kept longer than until the optimizer has stepped.
 """
 
+import functools
 import sys
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,24 +17,24 @@ from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.agent.diagnosis.batch_log import BatchLog
 from gradscope.agent.diagnosis.monitor import FindingMonitor
+from gradscope.agent.flight_recorder.active_steps import ActiveSteps
 from gradscope.agent.flight_recorder.fault_file import Fault, copy_fault, save_fault
 from gradscope.agent.flight_recorder.forward_record import (
     ForwardRecord,
-    autocast_now,
-    tensors_of,
+    enabled_autocast,
     versions_of,
 )
 from gradscope.agent.flight_recorder.isolation import RandomState
 from gradscope.agent.flight_recorder.loss_graph import LossGraph
 from gradscope.agent.flight_recorder.operations import count_nonfinite, widened
 from gradscope.agent.flight_recorder.origin import Origin
+from gradscope.agent.flight_recorder.parameter_probes import ParameterProbes
 from gradscope.agent.flight_recorder.replay import Replay, replay
 from gradscope.agent.flight_recorder.report import finding_of_replay
 from gradscope.agent.flight_recorder.source import is_users_code
@@ -67,16 +69,8 @@ _GRADIENT_BYTES: Final = 256 << 20
 _CHECKED_ELEMENTS: Final = 1 << 14
 """A larger output or gradient is not checked in every step: reading this many float32 takes about 3 µs."""
 
-_PROBES: Final = 2
-"""Parameters whose gradient is checked in every step: of the first layer, which a NaN of the backward pass reaches, and
-of one in the middle, for a model with branches."""
-
-_OUTPUTS: Final = 16
-"""Tensors in an output whose gradients are kept."""
-
-_TRACED: Final = 3
-"""Replays in one run."""
-
+_OUTPUTS: Final = 16  # tensors in an output whose gradients are kept
+_TRACED: Final = 3  # replays in one run
 _LEARNING: Final = 3
 """Forwards after which it is known whether the model draws random numbers from Python or NumPy."""
 
@@ -90,6 +84,22 @@ class _Holder:
 
     def __init__(self) -> None:
         self.grad: torch.Tensor | None = None
+
+
+def _guarded(method: Callable[..., None]) -> Callable[..., None]:
+    """Keep the errors of a method that a hook calls away from the script, and add its time to the cost."""
+
+    @functools.wraps(method)
+    def run(self: "FlightRecorder", *arguments: Any) -> None:  # Any: those of the method
+        began_s = time.perf_counter()
+        try:
+            with hidden_from_modes():
+                method(self, *arguments)
+        except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
+            self.give_up(error)
+        self.add_time(time.perf_counter() - began_s)
+
+    return run
 
 
 class FlightRecorder(StepPlugin):
@@ -110,10 +120,14 @@ class FlightRecorder(StepPlugin):
         native = native_module()
         self._find_suspects: Callable[[Any], Any] = _all if native is None else native.find_nonfinite
         self._holder = _Holder()
-        self._handles: list[Any] = []  # Any: torch's handles have no common type
+        self._optimizers: RemovableHandle | None = None
+        self._probes = ParameterProbes(self._on_parameter)
+        self._active = ActiveSteps(run.sampler, run.counter.step)
         self._leaf_handles: list[RemovableHandle] = []
-        self._probes: list[weakref.ref[nn.Parameter]] = []
-        self._revision = -1
+        self._probed = -1, False  # the model's revision, and whether the probes have hooks
+        self._unwatched: tuple[str, int] | None = (
+            None  # a kind of loss of which no operation is watched
+        )
         self._learned = 0
         self._has_python_random = True
         self._alarms: set[_Seen] = set()
@@ -129,18 +143,29 @@ class FlightRecorder(StepPlugin):
         """What is needed to reproduce the newest step that was traced."""
 
     def install(self) -> None:
-        """Install the hooks."""
-        self._hook.install()
-        self._roots.install()
-        self._handles.append(register_optimizer_step_post_hook(self._after_any_optimizer))
+        """Install the hooks. That of optimizers stays: steps end while torch calls all hooks of an optimizer."""
+        self._optimizers = register_optimizer_step_post_hook(self._after_any_optimizer)
+        self._activate()
 
     def remove(self) -> None:
         """Remove the hooks and drop everything."""
+        self._deactivate()
+        if self._optimizers is not None:
+            self._optimizers.remove()
+            self._optimizers = None
+
+    def _activate(self) -> None:
+        self._hook.install()
+        self._roots.install()
+        self._probed = -1, False
+
+    def _deactivate(self) -> None:
         self._hook.remove()
         self._roots.remove()
-        while self._handles:
-            self._handles.pop().remove()
+        self._probes.remove()
+        self.batches.lose_count()
         self.forget()
+        self._newest_forward = -1
 
     def forget(self) -> None:
         """Drop the records."""
@@ -150,9 +175,11 @@ class FlightRecorder(StepPlugin):
             self._leaf_handles.pop().remove()
 
     @property
-    def is_between_steps(self) -> bool:
-        """Whether a step has ended and no forward of the model with gradients has begun since. False if unknown."""
-        return 0 <= self._newest_forward < self._run.counter.step
+    def is_between_steps(self) -> bool | None:
+        """Whether a step has ended and no forward of the model with gradients has begun since. None if unknown."""
+        if self._newest_forward < 0:
+            return None
+        return self._newest_forward < self._run.counter.step
 
     def report(
         self,
@@ -195,9 +222,14 @@ class FlightRecorder(StepPlugin):
             raise UsageError("no NaN or infinity was traced in this run, so there is nothing to save")
         save_fault(self.fault, path)
 
-    def next_active_step(self, step: int) -> int | None:  # noqa: ARG002 - the signature of a plugin
-        """Return None: all methods that are needed are always called."""
-        return None
+    def next_active_step(self, step: int) -> int:
+        """Return the step with which a run of active or inactive steps begins."""
+        return max(step, self._active.next_switch)
+
+    @property
+    def words(self) -> str:
+        """In which steps the recorder is active, as a clause; empty if in all of them."""
+        return self._active.words
 
     @property
     def sees_more_than_gradients(self) -> bool:
@@ -205,9 +237,16 @@ class FlightRecorder(StepPlugin):
         return bool(self._alarms - {"gradient"})
 
     def dismiss(self) -> None:
-        """Forget what was seen in this step, because it is reported or counted elsewhere."""
+        """Forget what was seen in this step, because it is reported or counted elsewhere.
+
+        If it continues from an earlier step, the recorder rests.
+        """
         self._alarms.clear()
-        self._newest_known = self._run.counter.step
+        step = self._run.counter.step
+        if self._newest_known == step - 1 and self._active.is_active:
+            self._active.rest()
+            self._run.plan_again()
+        self._newest_known = step
 
     def check_gradients(self, step: int, optimizer: Optimizer) -> None:
         """Report what was seen although the gradients that the optimizer gets are finite."""
@@ -241,11 +280,29 @@ class FlightRecorder(StepPlugin):
         """Return whether what was seen continues from the step before, or was reported in this step already."""
         return bool(self._alarms) and self._alarm_step <= self._newest_known + 1
 
+    def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
+        """Become active or inactive."""
+        active = self._active
+        if step < active.next_switch:
+            return
+        was_active, was_resting = active.is_active, active.is_resting
+        active.switch(step)
+        if was_resting:
+            self._newest_known = step - 1  # what is seen in the next step is known
+        if active.is_active and not was_active:
+            self._activate()
+        elif was_active and not active.is_active:
+            self._deactivate()
+
     def trace(self) -> tuple[ForwardRecord | None, Replay]:
         """Replay the records of the step, until one of them has the origin. Call it before the optimizer steps."""
         model = self._run.model()
         if model is None:
             return None, Replay(None, "the model was garbage-collected")
+        if not self._active.is_active:
+            self._active.resume()
+            self._run.plan_again()
+            return None, Replay(None, self._active.words or "the flight recorder was not active")
         if not self._records:
             return None, Replay(
                 None, "the model's own forward was not called in this step, or was traced"
@@ -253,56 +310,70 @@ class FlightRecorder(StepPlugin):
         names = {id(module): name for name, module in model.named_modules()}
         found: tuple[ForwardRecord | None, Replay] = None, Replay(None, "")
         for record in self._records:
-            if record.parameter_version != self._parameter_version():
+            if record.parameter_version != self._probes.version:
                 result = Replay(None, "the parameters were changed before the gradients were checked")
             else:
-                self._complete(record)
+                record.check_gradients()
                 result = replay(record, names)
             if result.origin is not None:
                 return record, result
             found = record, result
         return found
 
-    # Called by the hooks
+    def add_time(self, time_s: float) -> None:
+        """Add to the time that the recorder has taken since the newest forward began."""
+        if self._active.spent_s:
+            self._active.spent_s[-1] += time_s
 
+    # Called by the hooks. Code that runs once in a step runs on cold caches: few and short functions
+
+    @_guarded
     def _on_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:  # Any: as in torch
-        try:
-            with hidden_from_modes():
-                self._report_unused()
-                self._drop_old()
-                self._newest_forward = self._run.counter.step
-                if self._revision != self._engine.tracker.revision:
-                    self._choose_probes()
-                self._records.append(self._record(module, args))
-                self.batches.begin(self._run.counter.step, args)
-        except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
-            self._give_up(error)
+        self._active.spent_s.append(0.0)
+        counter, tracker = self._run.counter, self._engine.tracker
+        step = counter.step
+        if self._alarms:
+            self._report_unused()
+        if self._records:
+            self._drop_old(step)
+        self._newest_forward = step
+        probed, model = (tracker.revision, counter.check_every > 1), self._run.model()
+        if self._probed != probed and model is not None:
+            self._probed = probed
+            self._probes.install(model, has_hooks=counter.check_every > 1)
+        frame = sys._getframe(2)  # noqa: SLF001 - inspect.stack() reads all files
+        while frame.f_back is not None and not is_users_code(frame.f_code):
+            frame = frame.f_back
+        self._records.append(
+            ForwardRecord(
+                step,
+                weakref.ref(module),
+                args,
+                RandomState(has_python=self._has_python_random),
+                versions_of(args),
+                enabled_autocast(),
+                (frame.f_code, frame.f_lineno),
+                module.training,
+                self._probes.version,
+                sequence_number(),
+            )
+        )
+        self.batches.begin(step, args)
 
+    @_guarded
     def _on_leave(
         self, _module: nn.Module, kwargs: dict[str, Any], output: Any
     ) -> None:  # Any: as in torch
-        try:
-            record = self._records[-1] if self._records else None
-            if record is not None and not record.has_returned and output is not None:
-                with hidden_from_modes():
-                    self._complete_record(record, kwargs, output)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._give_up(error)
-
-    def _complete_record(
-        self, record: ForwardRecord, kwargs: dict[str, Any], output: object
-    ) -> None:  # Any: as above
-        record.has_returned = True
-        record.nodes = record.nodes[0], sequence_number()
+        record = self._records[-1] if self._records else None
+        if record is None or record.has_returned or output is None:
+            return
+        record.has_returned, record.end_node = True, sequence_number()
         if kwargs:
             record.kwargs = dict(kwargs)
             record.versions += versions_of(kwargs)
             self.batches.add_keywords(kwargs)
         if self._learned < _LEARNING:
             self._learn(record)
-        self._watch(record, output)
-
-    def _watch(self, record: ForwardRecord, output: object) -> None:
         outputs = ((0, output),) if type(output) is torch.Tensor else _tensors_of(output)
         for place, tensor in outputs:
             if self._is_nan(tensor):
@@ -312,31 +383,26 @@ class FlightRecorder(StepPlugin):
                 if handle is not None:
                     self._leaf_handles.append(handle)
 
+    @_guarded
     def _on_backward(self, tensors: list[torch.Tensor]) -> None:
         """Check the loss, and watch the operations between the model and the loss. Must not raise."""
         record = self._records[-1] if self._records else None
-        if record is None or not record.has_returned:
+        loss = tensors[0]
+        node = loss.grad_fn if type(loss) is torch.Tensor else None
+        if record is None or not record.has_returned or node is None:
             return
-        try:
-            with hidden_from_modes():
-                self._check_loss(record, tensors[0])
-        except Exception as error:  # noqa: BLE001 - as above
-            self._give_up(error)
-
-    def _check_loss(self, record: ForwardRecord, loss: torch.Tensor) -> None:
-        if (
-            type(loss) is not torch.Tensor
-            or loss.grad_fn is None
-            or loss.numel() != 1
-            or not loss.is_cpu
-        ):
+        if loss.numel() != 1 or not loss.is_cpu:
+            return
+        if self._is_nan(loss) if self.has_scaler else self._is_bad(loss):
+            record.loss = LossGraph(loss, self._is_of_model).explain_value()
+            self._alarm("loss")
+            return
+        kind = node.name(), node._sequence_nr() - record.end_node  # noqa: SLF001 - no public name
+        if kind == self._unwatched:
             return
         graph = LossGraph(loss, self._is_of_model)
-        if self._is_nan(loss) if self.has_scaler else self._is_bad(loss):
-            record.loss = graph.explain_value()
-            self._alarm("loss")
-        else:
-            graph.watch(self._is_bad, self._on_loss_gradient, self._give_up)
+        if not graph.watch(self._is_bad, self._on_loss_gradient, self.give_up):
+            self._unwatched = kind
 
     def _on_loss_gradient(self, origin: Origin) -> None:
         if self._records and self._records[-1].loss is None:
@@ -344,18 +410,13 @@ class FlightRecorder(StepPlugin):
             self._alarm("gradient")
 
     def _is_of_model(self, number: int) -> bool:
-        return number < self._records[0].nodes[0] or any(
-            first <= number < end for first, end in (record.nodes for record in self._records)
+        return number < self._records[0].first_node or any(
+            record.first_node <= number < record.end_node for record in self._records
         )
 
+    @_guarded
     def _on_gradient(self, token: tuple[ForwardRecord, int], gradient: torch.Tensor) -> None:
-        try:
-            with hidden_from_modes():
-                self._keep_gradient(*token, gradient)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._give_up(error)
-
-    def _keep_gradient(self, record: ForwardRecord, place: int, gradient: torch.Tensor) -> None:
+        record, place = token
         if not record.args and not record.kwargs:
             return
         if gradient.numel() * gradient.element_size() > _GRADIENT_BYTES:
@@ -366,14 +427,11 @@ class FlightRecorder(StepPlugin):
             record.has_bad_gradient = True
             self._alarm("gradient")
 
+    @_guarded
     def _on_parameter(self, parameter: torch.Tensor) -> None:
-        try:
-            with hidden_from_modes():
-                gradient = parameter.grad
-                if gradient is not None and self._is_bad(gradient):
-                    self._alarm("gradient")
-        except Exception as error:  # noqa: BLE001 - as above
-            self._give_up(error)
+        gradient = parameter.grad
+        if gradient is not None and self._is_bad(gradient):
+            self._alarm("gradient")
 
     @untraced
     def _after_any_optimizer(
@@ -384,38 +442,14 @@ class FlightRecorder(StepPlugin):
 
     # What they use
 
-    def _record(self, module: nn.Module, args: tuple[Any, ...]) -> ForwardRecord:  # Any: as in torch
-        frame = sys._getframe(2)  # noqa: SLF001 - inspect.stack() reads all files
-        while frame.f_back is not None and not is_users_code(frame.f_code):
-            frame = frame.f_back
-        return ForwardRecord(
-            step=self._run.counter.step,
-            module=weakref.ref(module),
-            args=args,
-            random=RandomState(has_python=self._has_python_random),
-            versions=versions_of(args),
-            autocast=autocast_now() if torch._C._is_any_autocast_enabled() else [],  # noqa: SLF001 - no public name, and fast
-            called_at=(frame.f_code, frame.f_lineno),
-            is_training=module.training,
-            parameter_version=self._parameter_version(),
-            nodes=(sequence_number(), 0),
-        )
-
-    def _drop_old(self) -> None:
-        step, records = self._run.counter.step, self._records
+    def _drop_old(self, step: int) -> None:
+        records = self._records
         while records and (records[0].step != step or len(records) >= _RECORDS):
             records.popleft().forget()
-        while len(records) > 1 and records[0].is_finished and self._size_bytes() > _FINISHED_BYTES:
+        while len(records) > 1 and records[0].is_finished:
+            if sum(each.size_bytes for each in records) <= _FINISHED_BYTES:
+                return
             records.popleft().forget()
-
-    def _size_bytes(self) -> int:
-        return sum(
-            t.numel() * t.element_size() for r in self._records for t in tensors_of((r.args, r.kwargs))
-        )
-
-    def _parameter_version(self) -> int:
-        parameter = self._probes[0]() if self._probes else None
-        return -1 if parameter is None else parameter._version  # noqa: SLF001 - torch counts the changes of a tensor
 
     def _learn(self, record: ForwardRecord) -> None:
         self._learned += 1
@@ -425,25 +459,6 @@ class FlightRecorder(StepPlugin):
             self._learned = sys.maxsize
         elif self._learned == _LEARNING:
             self._has_python_random = False
-
-    def _complete(self, record: ForwardRecord) -> None:
-        """Check a gradient that was too large to be checked in every step."""
-        record.has_bad_gradient |= any(
-            not bool(torch.isfinite(widened(g)).all()) for g in record.gradients.values()
-        )
-
-    def _choose_probes(self) -> None:
-        """Install hooks on the smallest parameter of the first layer and of one in the middle."""
-        self._revision = self._engine.tracker.revision
-        model = self._run.model()
-        while len(self._handles) > 1:
-            self._handles.pop().remove()
-        self._probes = []
-        layers = [] if model is None else list(_smallest_parameters(model))
-        for parameter in layers[: 1 if len(layers) < 3 else None : max(1, len(layers) // 2)][:_PROBES]:
-            self._probes.append(weakref.ref(parameter))
-            handle = parameter.register_post_accumulate_grad_hook(self._on_parameter)  # type: ignore[no-untyped-call]  # torch does not annotate it
-            self._handles.append(handle)
 
     def _is_bad(self, tensor: torch.Tensor) -> bool:
         if type(tensor) is not torch.Tensor or tensor.numel() > _CHECKED_ELEMENTS:
@@ -466,9 +481,10 @@ class FlightRecorder(StepPlugin):
         self._run.counter.checks_at = 0
         self._run.plan_again()
 
-    def _give_up(self, error: Exception) -> None:
+    def give_up(self, error: Exception) -> None:
+        """Switch the recorder off after an error."""
         self.remove()
-        self._newest_forward = -1
+        self._active.next_switch = sys.maxsize
         self._run.faults.report("the flight recorder", error, "It is off; training continues.")
 
 
@@ -479,19 +495,3 @@ def _tensors_of(output: object) -> list[tuple[int, torch.Tensor]]:
 def _all(holders: list[_Holder]) -> list[int]:
     """Return all places: without the native pass, each tensor is checked with torch's operations."""
     return list(range(len(holders)))
-
-
-def _can_be_hooked(parameter: torch.Tensor) -> bool:
-    return parameter.requires_grad and parameter.is_leaf and not is_lazy(parameter)
-
-
-def _smallest_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the smallest trainable parameter of each module that has one, in order."""
-    found = {}
-    for module in model.modules():
-        parameters = module._parameters.values()  # noqa: SLF001 - far faster than named_parameters()
-        own = [p for p in parameters if p is not None and _can_be_hooked(p)]
-        if own:
-            smallest = min(own, key=torch.Tensor.numel)
-            found[id(smallest)] = smallest
-    return list(found.values())

@@ -41,6 +41,8 @@ class LoggedScalars(StepPlugin):
         self._log = ScalarLog()
         self.names: set[str] = set()
         """The names of all values that the script has logged."""
+        self._is_late: dict[tuple[str, ...], bool] = {}
+        """Whether the script logs these names after the optimizer's step."""
         self._rates: list[float] = []
         self._decays: list[float] = []
 
@@ -50,7 +52,11 @@ class LoggedScalars(StepPlugin):
         Between an optimizer's step and the next forward they belong to the step that has ended.
         """
         counter = self._run.counter
-        if self._recorder.is_between_steps:
+        is_late, names = self._recorder.is_between_steps, tuple(values)
+        if is_late is None:  # unknown: as it was when it was known
+            is_late = self._is_late.get(names, False)
+        self._is_late[names] = is_late
+        if is_late and counter.step > self._run.settings.start_step:
             self._log.log(values, counter.step - 1)
             counter.left = 0  # the next step must call `ended`, which reports this one
             self._report_ready()

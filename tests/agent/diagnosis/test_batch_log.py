@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import gradscope
+from gradscope.agent.diagnosis.batch_log import BatchLog
 
 F = nn.functional
 
@@ -104,6 +105,17 @@ def test_in_a_step_that_is_not_observed_no_layer_is_named():
     assert found.layers == ()
     assert "the step was not observed" in found.message
     assert found.evidence["batch"] == 40
+
+
+def test_after_passes_that_were_not_noted_a_batch_has_no_number():
+    log, x = BatchLog(), torch.randn(3, 4)
+    log.begin(0, (x,))
+    log.lose_count()
+    assert log.of_step(0).text.startswith("batch 0 since the start")
+    log.begin(9, (x,))
+    assert log.of_step(9).text == f"its batch, digest {reference(x)}"
+    assert set(log.of_step(9).evidence) == {"digest"}
+    assert log.of_step(5) is None
 
 
 def test_a_model_that_is_not_called_by_the_script_has_no_batch():

@@ -131,6 +131,7 @@ def test_it_passes_on_a_nonfinite_gradient_and_checks_again(in_c, bad, which):
     parameter.grad.view(-1)[-1] = bad
     assert in_c.before() == "begin"
     assert in_c.counter.checks_at == 0
+    assert in_c.counter.take()[2:] == (0, 0.0)  # Python checks again and counts the whole time
     parameter.grad.zero_()
     assert in_c.before() is None
 
