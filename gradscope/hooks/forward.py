@@ -4,6 +4,7 @@ It filters modules by identity. With one hook per module instead, a `deepcopy`, 
 model would include the hooks.
 """
 
+import itertools
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -23,14 +24,17 @@ S = TypeVar("S")
 
 
 _COMPILED_MODULE_WARNS = r"Using `torch\.compile\(module\)` when there are global hooks"
+_filter_numbers = itertools.count()
 
 
 def quiet_about_global_hooks() -> Callable[[], None]:
     """Suppress the warning of compiled modules about global hooks; return a function that restores it.
 
     The warning says that global hooks also run for the wrapper. This hook filters modules, so it does not apply.
+    Each call adds a filter of its own: of equal ones Python keeps one, and the first `undo` would remove it for all.
     """
-    warnings.filterwarnings("ignore", message=_COMPILED_MODULE_WARNS, category=UserWarning)
+    message = f"{_COMPILED_MODULE_WARNS}(?#{next(_filter_numbers)})"
+    warnings.filterwarnings("ignore", message=message, category=UserWarning)
     added = warnings.filters[0]
 
     def undo() -> None:

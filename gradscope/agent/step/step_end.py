@@ -83,8 +83,11 @@ class StepEnd:
                     counter.optimizer = None
 
     def end_optimizer(self, optimizer: Optimizer) -> None:
-        """Record that an optimizer has stepped."""
+        """Record that an optimizer has stepped. If it began before `attach`, as with a closure, its end counts."""
         self._operations = sequence_number()
+        if self._step != self._counter.step:
+            self._step = self._counter.step
+            self._stepped.clear()
         if self.is_late:
             self._previous.add(optimizer)
         else:
