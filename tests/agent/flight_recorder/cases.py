@@ -163,15 +163,43 @@ class Encoder(nn.Module):
         mask = torch.zeros(N, N)
         if self.is_sick:
             mask[2] = -torch.inf
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            mixed = (
-                F.scaled_dot_product_attention(query * 1e3, key * 1e25, value, mask * 1.0)
-                if False
-                else None
-            )
         scores = query @ key.transpose(-2, -1) + mask
         mixed = scores.softmax(-1) @ value  # fault
         return self.head(x + mixed[0, 0])
+
+
+class FusedAttention(nn.Module):
+    """Attention in one operation, whose scores overflow."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_sick = False
+        self.project = nn.Linear(6, 24)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        query, key, value = self.project(x)[None, None].chunk(3, -1)
+        scale = 1e38 if self.is_sick else 1.0
+        mixed = F.scaled_dot_product_attention(query * scale, key * scale, value)  # fault
+        return self.head(mixed[0, 0])
+
+
+class MaskedAttention(nn.Module):
+    """torch's attention module with a float mask, of which a row is masked completely."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_sick = False
+        self.enter = nn.Linear(6, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x, mask = self.enter(x)[None], torch.zeros(N, N)
+        if self.is_sick:
+            mask[2] = -torch.inf
+        mixed, _ = self.attention(x, x, x, attn_mask=mask)  # fault
+        return self.head(mixed[0])
 
 
 class Recurrent(nn.Module):
@@ -348,6 +376,8 @@ CASES: dict[str, Case] = {
     "a Function's forward": Case(layer(lambda x: Inverse.apply(x) * 0), "forward", ("2",), "aten."),
     "attention in float16": Case(lambda: nn.Sequential(nn.Linear(6, 6), Attention()), "forward", ("1",), "aten.mm"),
     "a masked row in a transformer": Case(Encoder, "forward", (), "softmax", cross_entropy),
+    "overflow in fused attention": Case(FusedAttention, "forward", (), "scaled_dot_product", cross_entropy),
+    "a masked row in torch's attention": Case(MaskedAttention, "forward", ("attention",), "softmax", cross_entropy),
     "a division before an LSTM": Case(Recurrent, "forward", ("scale",), "aten.div", cross_entropy),
     "a log in a CNN": Case(Convolutional, "forward", ("pool",), "aten.", cross_entropy),
     "log of zero with accumulation": Case(

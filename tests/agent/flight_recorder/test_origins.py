@@ -1,4 +1,4 @@
-"""Layer, pass, operation and line of 40 seeded faults, each in one step of many, and in every step."""
+"""Layer, pass, operation and line of 42 seeded faults, each in one step of many, and in every step."""
 
 import contextlib
 
