@@ -6,8 +6,13 @@ from gradscope.hooks.clipping import ClippingHook
 from gradscope.hooks.compile.compiled import CompiledHook, Seen, has_compiled
 from gradscope.hooks.compile.dynamo_disable import untraced
 from gradscope.hooks.compile.force_eager import EagerStance
-from gradscope.hooks.forward import ForwardHook, SlotTable, quiet_about_global_hooks
-from gradscope.hooks.forward_pre import InputHook
+from gradscope.hooks.forward import (
+    ForwardHook,
+    InputHook,
+    OutputHook,
+    SlotTable,
+    quiet_about_global_hooks,
+)
 from gradscope.hooks.layers import (
     LayerInfo,
     LayerPatterns,
@@ -21,7 +26,6 @@ from gradscope.hooks.module_calls import CallHooks
 from gradscope.hooks.next_forward import NextForwardHook
 from gradscope.hooks.optimizers import Closure, OptimizerHook, StepHook, parameters_of
 from gradscope.hooks.outer_forward import OuterForwardHook
-from gradscope.hooks.raw_output import OutputHook
 from gradscope.hooks.structure import OwnedIds, Structure, owned_ids
 from gradscope.hooks.tensor_hook import GradientHook, is_in_backward, is_recomputing, watch_gradient
 from gradscope.hooks.tensors import (

@@ -1,26 +1,31 @@
-"""`ForwardHook`: one global forward hook for all watched modules, installed only while needed.
+"""Global hooks on the forwards of watched modules, installed only while needed.
 
-It filters modules by identity. With one hook per module instead, a `deepcopy`, a pickle or a `torch.export` of the
+`InputHook` runs before a forward, `ForwardHook` after it, and `OutputHook` before `ForwardHook` changes the output.
+
+They filter modules by identity. With one hook per module instead, a `deepcopy`, a pickle or a `torch.export` of the
 model would include the hooks.
 """
 
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 from torch.compiler import is_compiling
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules import module as torch_module
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.hooks.compile.compiled import CompiledHook
 
-__all__ = ["ForwardHook", "SlotTable", "quiet_about_global_hooks"]
+__all__ = ["ForwardHook", "InputHook", "OutputHook", "SlotTable", "quiet_about_global_hooks"]
 
 S = TypeVar("S")
+
+_Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # Any: a module may take any arguments
 
 
 _COMPILED_MODULE_WARNS = r"Using `torch\.compile\(module\)` when there are global hooks"
@@ -126,3 +131,86 @@ class ForwardHook(Generic[S]):
             self._first, self._quick = None, self._given
         slot = self._find(module)
         return None if slot is None else self._callback(slot, output)
+
+
+class OutputHook:
+    """Calls `callback(name, output)` after each forward of some modules, from `watch` to `remove`.
+
+    One global hook that runs before `ForwardHook`. It is not called in compiled code.
+    """
+
+    def __init__(
+        self, callback: Callable[[str, Any], None]
+    ) -> None:  # Any: a module may return any type
+        self._callback = callback
+        self._find = SlotTable[str](()).find
+        self._handle: RemovableHandle | None = None
+
+    def watch(self, modules: Mapping[str, nn.Module]) -> None:
+        """Watch only these modules, given by name."""
+        self._find = SlotTable((module, name) for name, module in modules.items()).find
+        if self._handle is None:
+            self._handle = register_module_forward_hook(self._on_forward)
+        hooks: Any = torch_module._global_forward_hooks  # noqa: SLF001 - there is no `prepend` for these
+        hooks.move_to_end(self._handle.id, last=False)
+
+    def remove(self) -> None:
+        """Remove the hook."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> None:  # Any: as in torch
+        if is_compiling():
+            return
+        name = self._find(module)
+        if name is not None:
+            self._callback(name, output)
+
+
+class InputHook(Generic[S]):
+    """Calls `callback(slot, args, kwargs)` before each forward of a module in the table.
+
+    The returned pair replaces args and kwargs. Active from `watch` to `remove`; `watch` may be called again
+    with another table.
+
+    PyTorch passes keyword arguments to a global hook only if the module itself lists the hook's id in
+    `_forward_pre_hooks_with_kwargs`. So each watched module lists the id while the hook is installed. A copy of the
+    module has the id, but not the hook.
+    """
+
+    def __init__(self, callback: Callable[[S, tuple[Any, ...], dict[str, Any]], _Inputs]) -> None:
+        self._callback = callback
+        self._find: Callable[[nn.Module], S | None] = SlotTable[S](()).find
+        self._handle: RemovableHandle | None = None
+        self._modules: tuple[nn.Module, ...] = ()
+
+    def watch(self, slots: list[tuple[nn.Module, S]]) -> None:
+        """Watch only these modules."""
+        if self._handle is None:
+            hook: Callable[..., None] = self._before_forward  # type: ignore[assignment]  # torch annotates the hook as returning None
+            self._handle = register_module_forward_pre_hook(hook)
+        self._unmark()
+        self._modules = tuple(module for module, _ in slots)
+        for module in self._modules:
+            module._forward_pre_hooks_with_kwargs[self._handle.id] = True  # noqa: SLF001 - see above
+        self._find = SlotTable(slots).find
+
+    def remove(self) -> None:
+        """Remove the hook."""
+        if self._handle is not None:
+            self._unmark()
+            self._handle.remove()
+            self._handle = None
+
+    def _unmark(self) -> None:
+        if self._handle is not None:
+            for module in self._modules:
+                module._forward_pre_hooks_with_kwargs.pop(self._handle.id, None)  # noqa: SLF001 - see above
+        self._modules = ()
+
+    def _before_forward(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> _Inputs | None:
+        slot = None if is_compiling() else self._find(module)
+        return None if slot is None or kwargs is None else self._callback(slot, args, kwargs)
