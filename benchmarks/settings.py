@@ -56,7 +56,8 @@ def _attached(
 
     @contextmanager
     def on(training: Training) -> Iterator[None]:
-        with gradscope.attach(training.model, training.optimizer, quiet=True, **options) as scope:
+        named = training.optimizer if training.second is None else None
+        with gradscope.attach(training.model, named, quiet=True, **options) as scope:
             yield
             _check(scope, training.model)
 

@@ -15,18 +15,22 @@ __all__ = ["WORKLOADS", "Training", "Workload"]
 class Training:
     """A model in training; `step()` is one whole step, the same batch each time.
 
-    The optimizer is plain SGD: the cheapest there is, under which hooks weigh most.
+    The optimizer is plain SGD: the cheapest there is, under which hooks weigh most. `second` steps after it.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     loss: Callable[[], Tensor]
+    second: torch.optim.Optimizer | None = None
 
     def step(self) -> None:
         """Train one step."""
-        self.optimizer.zero_grad()
+        optimizers = (self.optimizer,) if self.second is None else (self.optimizer, self.second)
+        for each in optimizers:
+            each.zero_grad()
         self.loss().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.optimizer.step()
+        for each in optimizers:
+            each.step()
 
     def times_s(self, count: int) -> list[float]:
         """Train a number of steps; return the seconds of each."""
@@ -52,6 +56,13 @@ def _small() -> Training:
     model = nn.Sequential(*(layer for _ in range(20) for layer in (nn.Linear(128, 128), nn.ReLU())))
     x, y = torch.randn(32, 128), torch.randn(32, 128)
     return _training(model, lambda: F.mse_loss(model(x), y))
+
+
+def _small_with_two_optimizers() -> Training:
+    training = _small()
+    parameters = list(training.model.parameters())
+    first, second = (torch.optim.SGD(parameters[i::2], lr=1e-3) for i in (0, 1))
+    return Training(training.model, first, training.loss, second)
 
 
 class _Residual(nn.Module):
@@ -166,6 +177,7 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("small", "20 x (Linear 128 + ReLU), batch 32", _small, 60),
+        Workload("two", "the same with two optimizers", _small_with_two_optimizers, 60),
         Workload("deep", "300 residual blocks of width 64, batch 32", _deep, 8),
         Workload("gpt", "6 layers of width 384, batch 4 x 256 tokens", _gpt, 2),
         Workload("resnet", "ResNet-18 for 32 x 32, in-place ReLU, batch 16", _resnet, 2),
