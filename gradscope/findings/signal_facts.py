@@ -111,6 +111,7 @@ class LayerUpdates:
     elements: of the whole parameter. moving: sampled elements with a gradient. lost: those of them that did not
     change and whose step is below the spacing of the number format.
     arrives_later: the optimizer may add up what is lost (unknown to PyTorch).
+    change: the norm of the update relative to that of the first weights; 0 if these are zero.
     """
 
     layer: str
@@ -122,6 +123,7 @@ class LayerUpdates:
     learning_rate: float
     largest_learning_rate: float
     arrives_later: bool = False
+    change: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import pairwise, takewhile
+from statistics import median
 from typing import TypeAlias
 
 from gradscope.findings.codes import finding
@@ -50,6 +51,11 @@ _FALLEN = 1e-3
 _UNIT_VARIANCE = 0.01
 """A latent unit of a variational autoencoder counts as active above this variance (Burda et al. 2016, section 5.3)."""
 
+_USUAL_CHANGE = 0.01
+_LARGE_CHANGE = 0.1
+"""Changes of 1 % a step are the upper end of what trains well. With 10 % of the first weights, ten steps have replaced
+the weights that made the units active."""
+
 _LOST_SHARE = 0.5
 _FEW_ELEMENTS = 16
 _NAMED = 3
@@ -59,7 +65,8 @@ SignalCheck: TypeAlias = Callable[[Sequence[StepSignals]], list[Finding]]
 
 def find_signal_faults(history: Sequence[StepSignals]) -> list[Finding]:
     """Return the findings of all checks that need nothing but the history."""
-    return [found for check in SIGNAL_CHECKS for found in check(history)] if history else []
+    found = [each for check in SIGNAL_CHECKS for each in check(history)] if history else []
+    return [*too_large_steps(history, found), *found]
 
 
 def input_scale(history: Sequence[StepSignals]) -> list[Finding]:
@@ -419,6 +426,44 @@ def _are_lost(readings: Sequence[LayerUpdates]) -> bool:
         and not each.arrives_later
         for each in readings
     )
+
+
+def too_large_steps(history: Sequence[StepSignals], found: Sequence[Finding]) -> list[Finding]:
+    """Find a learning rate that has killed units or made the output constant: both came after far too large updates.
+
+    The updates are compared with the first weights, as the median over the parameters of several elements. They must
+    have changed the weights by a tenth in each of the three steps before the units were found dead, or in the first
+    three. found: the other findings of these steps.
+    """
+    damage = [each for each in found if each.code in ("dead-units", "collapsed-output")]
+    if not damage:
+        return []
+    worst = min(damage, key=lambda each: each.since_step or 0)
+    before = [each for each in history if each.updates and each.step <= (worst.since_step or 0)]
+    readings = before[-_FEW_STEPS:]
+    if len(readings) < _FEW_STEPS:
+        readings = [each for each in history if each.updates][:_FEW_STEPS]
+    changes = [_median_change(each.updates) for each in readings]
+    if len(changes) < _FEW_STEPS or min(changes) < _LARGE_CHANGE:
+        return []
+    change = median(changes)
+    return [
+        finding(
+            "learning-rate-too-high",
+            f"the learning rate is about {change / _USUAL_CHANGE:.0f} times too high: each of the steps "
+            f"{readings[0].step}-{readings[-1].step} changed the weights by {change:.0%}, and {worst.message}",
+            step=history[-1].step,
+            since=readings[0].step,
+            confidence="measured",
+            evidence={"update_ratio": change, "factor": change / _USUAL_CHANGE},
+        )
+    ]
+
+
+def _median_change(updates: Sequence[LayerUpdates]) -> float:
+    """Return the median change of the parameters of 16 elements and more; of all if there are none."""
+    large = [each.change for each in updates if each.elements >= _FEW_ELEMENTS]
+    return median(large or [each.change for each in updates])
 
 
 SIGNAL_CHECKS: tuple[SignalCheck, ...] = (input_scale, dead_units, collapsed_output, lost_updates)

@@ -104,7 +104,8 @@ class SignalMonitor(StepPlugin):
         """Report each code once for each first layer."""
         for found in findings:
             key = found.code, found.layers[0] if found.layers else ""
-            if key not in self._told:
+            is_known = found.code == "learning-rate-too-high" and found.code in self._run.codes_of_rules
+            if key not in self._told and not is_known:
                 self._told.add(key)
                 self._findings.report([found])
 

@@ -1,4 +1,4 @@
-"""`UpdateReads`: which updates of an optimizer are rounded away, on a sample of each parameter."""
+"""`UpdateReads`: how large the updates of an optimizer are, and which are rounded away, on samples of parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +41,8 @@ class UpdateReads:
     def __init__(self) -> None:
         self._readings: list[_Reading] = []
         self._largest: dict[str, float] = {}
+        self._first: dict[str, float] = {}
+        """The norms of the samples before the first update that was read."""
 
     def before(self, optimizer: Optimizer, names: Mapping[int, str]) -> None:
         """Copy samples of the parameters that have a gradient. names: of the model's parameters, by their id."""
@@ -80,13 +82,16 @@ class UpdateReads:
 
     def end(self) -> tuple[LayerUpdates, ...]:
         """Return what was read. Waits for the device."""
-        facts = tuple(_facts(each) for each in self._readings if each.counts is not None)
+        facts = tuple(_facts(each, self._first) for each in self._readings if each.counts is not None)
         self._readings.clear()
         return facts
 
 
 def _count(reading: _Reading) -> torch.Tensor:
-    """Return how many sampled elements have a gradient, and how many of them rounding has kept where they were.
+    """Return how many sampled elements have a gradient, how many of these rounding has kept where they were, and norms.
+
+    The norms are those of the sample before the update, and of the update.
+
 
     The step of an element is about the learning rate with adaptive optimizers, and the learning rate times the
     gradient with SGD; in float32 the learning rate for both, because tiny gradients are another fault. The spacing
@@ -101,20 +106,23 @@ def _count(reading: _Reading) -> torch.Tensor:
     step = gradient.abs() * reading.learning_rate if reading.is_plain_descent else reading.learning_rate
     is_below = before.abs() * torch.finfo(now.dtype).eps >= step
     lost = moves & (now == reading.before) & is_below
-    return torch.stack([moves.sum(), lost.sum()])
+    norms = torch.stack([before.norm(), (wide(now) - before).norm()])
+    return torch.cat([torch.stack([moves.sum(), lost.sum()]).to(norms.dtype), norms])
 
 
-def _facts(reading: _Reading) -> LayerUpdates:
-    counts = [0, 0] if reading.counts is None else reading.counts.tolist()
+def _facts(reading: _Reading, first: dict[str, float]) -> LayerUpdates:
+    moving, lost, before, update = [0.0] * 4 if reading.counts is None else reading.counts.tolist()
+    size = first.setdefault(reading.name, before)
     layer, _, name = reading.name.rpartition(".")
     return LayerUpdates(
         layer=layer,
         name=name,
         dtype=str(reading.before.dtype).removeprefix("torch."),
         elements=reading.parameter.numel(),
-        moving=counts[0],
-        lost=counts[1],
+        moving=int(moving),
+        lost=int(lost),
         learning_rate=reading.learning_rate,
         largest_learning_rate=reading.largest,
         arrives_later=reading.arrives_later,
+        change=update / size if size > 0 else 0.0,
     )

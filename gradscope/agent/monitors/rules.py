@@ -47,6 +47,8 @@ Action: TypeAlias = str | Callback
 _EARLY: Final = ("skip_step", "clip", "raise")
 _REPORTED_ONE_BY_ONE: Final = 8
 
+_REPORTED_ELSEWHERE: Final = ("nonfinite", "learning-rate-too-high")
+
 _ALERTS_KEPT: Final = 200
 _REQUESTED: Final = 10
 """Steps that a rule in doubt asks for. Most rules need no more; the doubt must end before they ask again."""
@@ -327,9 +329,10 @@ class RuleMonitor(StepPlugin):
 
     def _report(self, alert: Alert, active: ActiveRule) -> None:
         self._alerts.append(alert)
-        found = None if self._is_traced(alert) else finding_of(alert, active.words)
+        found = None if self._is_known(alert) else finding_of(alert, active.words)
         if found is not None:
             self._findings.append(found)
+            self._run.codes_of_rules.add(found.code)
         self._run.publisher.put_and_send(
             partial(_alert_event, self._run.hello, time.time(), alert, active.words, found)
         )
@@ -342,10 +345,10 @@ class RuleMonitor(StepPlugin):
                     "an alert callback", error, "The alert was reported nevertheless."
                 )
 
-    def _is_traced(self, alert: Alert) -> bool:
-        """Return whether the flight recorder has reported what this alert is about, with its origin."""
-        code = alert.finding.code or alert.rule
-        return code == "nonfinite" and code in self._run.reported_codes
+    def _is_known(self, alert: Alert) -> bool:
+        """Return whether the flight recorder or the signals have reported the same with more detail."""
+        code = finding_of(alert).code
+        return code in _REPORTED_ELSEWHERE and code in self._run.reported_codes
 
     def _clip(self, optimizer: Optimizer, findings: Sequence[RuleFinding]) -> None:
         """Scale the gradients of layers down to the limit given by each finding."""

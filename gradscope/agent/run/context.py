@@ -55,7 +55,7 @@ class RunContext:
         hold: the pause in progress; None if training is not held. Written by the pause.
         breakpoints: the breakpoints that are set. Written by the breakpoints.
         scaler_skipped_step: the newest step in which a GradScaler has skipped; -1 if none.
-        reported_codes: the codes of the findings so far. Written by the finding monitor.
+        reported_codes, codes_of_rules: the codes of the findings so far. Written by the finding monitor and by the rules.
     """
 
     def __init__(self, model: nn.Module, settings: Settings, sampler: Sampler) -> None:
@@ -79,6 +79,7 @@ class RunContext:
         self.breakpoints: tuple[BreakpointState, ...] = ()
         self.scaler_skipped_step = -1
         self.reported_codes: set[str] = set()
+        self.codes_of_rules: set[str] = set()
 
     def model(self) -> nn.Module | None:
         """Return the model; None if it was garbage-collected."""
