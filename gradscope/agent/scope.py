@@ -547,6 +547,19 @@ class Scope:
             raise UsageError(f"on_alert expects a function of an alert, got {type(callback).__name__}")
         self._rules.on_alert(callback)
 
+    def on_finding(self, callback: Callable[[Finding], object]) -> None:
+        """Call a function with each Finding, in the training thread: once for each code and its layers.
+
+        Findings of all kinds are passed on: of rules, of the wiring, the graph and the flight recorder. Example:
+        `scope.on_finding(lambda finding: scope.pause() if finding.severity == "error" else None)`. An error in the
+        function is reported as a fault, and training continues.
+        """
+        if not callable(callback):
+            raise UsageError(
+                f"on_finding expects a function of a finding, got {type(callback).__name__}"
+            )
+        self._run.on_finding(callback)
+
     def pause(self, *, lease_s: float | None = None) -> None:
         """Pause training at the next step boundary for `lease_s` seconds: 60 by default, at most 300.
 

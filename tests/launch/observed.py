@@ -59,7 +59,11 @@ def main():
             }
             for run, scope in scopes.items()
         }
-        answer = {"runs": report, "has_seen_step": watch.has_seen_step, "has_observed": watch.has_observed}
+        answer = {
+            "runs": report,
+            "has_seen_step": watch.has_seen_step,
+            "has_observed": watch.has_observed,
+        }
         Path(path).write_text(json.dumps(answer), encoding="utf-8")
 
 

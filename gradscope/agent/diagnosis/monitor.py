@@ -206,6 +206,7 @@ class FindingMonitor(StepPlugin):
             self._run.publisher.put_and_send(partial(self._event, finding))
             if finding.severity == "error" and is_first and not self._is_quiet:
                 print(log_line(finding), file=sys.stderr)  # noqa: T201 - see above
+            self._run.pass_on(finding)
 
     def _knows(self, parameters: list[torch.Tensor]) -> bool:
         return self._engine.tracker.measurement.parameters.knows(parameters)

@@ -344,6 +344,8 @@ class RuleMonitor(StepPlugin):
                 self._run.faults.report(
                     "an alert callback", error, "The alert was reported nevertheless."
                 )
+        if found is not None:
+            self._run.pass_on(found)
 
     def _is_known(self, alert: Alert) -> bool:
         """Return whether the flight recorder or the signals have reported the same with more detail."""

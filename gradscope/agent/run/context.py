@@ -3,6 +3,7 @@
 import logging
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -15,6 +16,7 @@ from gradscope.agent.run.identity import make_hello
 from gradscope.agent.run.settings import Settings
 from gradscope.agent.run.step_counter import make_step_counter
 from gradscope.budget import Sampler
+from gradscope.findings import Finding
 from gradscope.intervene import AuditEntry, AuditLog, Ledger
 from gradscope.protocol import BreakpointState, Event, Interventions, Manifest, Message, PauseState
 
@@ -80,10 +82,28 @@ class RunContext:
         self.scaler_skipped_step = -1
         self.reported_codes: set[str] = set()
         self.codes_of_rules: set[str] = set()
+        self._on_finding: list[Callable[[Finding], object]] = []
+        self._passed_on: set[tuple[str, tuple[str, ...]]] = set()
 
     def model(self) -> nn.Module | None:
         """Return the model; None if it was garbage-collected."""
         return self._model()
+
+    def on_finding(self, callback: Callable[[Finding], object]) -> None:
+        """Call a function with each new finding, in the training thread."""
+        self._on_finding.append(callback)
+
+    def pass_on(self, finding: Finding) -> None:
+        """Call the functions of `on_finding`, once for each code and its layers. Their errors are reported."""
+        key = finding.code, finding.layers
+        if key in self._passed_on:
+            return
+        self._passed_on.add(key)
+        for callback in self._on_finding:
+            try:
+                callback(finding)
+            except Exception as error:  # noqa: BLE001 - a callback must not stop the training
+                self.faults.report("a function of on_finding", error, "The finding was reported.")
 
     def plan_again(self) -> None:
         """Ask all plugins for their next step again, before this step ends. Thread-safe."""

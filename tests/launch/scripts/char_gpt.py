@@ -1,6 +1,6 @@
 """A GPT on characters, in the style of nanoGPT: accumulation, clipping, a schedule, and a compiled model.
 
-    char_gpt.py [eager | wrapped | in_place | step]
+char_gpt.py [eager | wrapped | in_place | step]
 """
 
 import math

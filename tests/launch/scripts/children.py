@@ -5,5 +5,7 @@ import sys
 
 
 def child():
-    print(sys.argv, sys.path[0], os.environ.get("PYTHONPATH"), os.environ.get("GRADSCOPE_RUN"), flush=True)
+    print(
+        sys.argv, sys.path[0], os.environ.get("PYTHONPATH"), os.environ.get("GRADSCOPE_RUN"), flush=True
+    )
     sys.exit(7)
