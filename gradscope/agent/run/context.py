@@ -57,7 +57,8 @@ class RunContext:
         hold: the pause in progress; None if training is not held. Written by the pause.
         breakpoints: the breakpoints that are set. Written by the breakpoints.
         scaler_skipped_step: the newest step in which a GradScaler has skipped; -1 if none.
-        reported_codes, codes_of_rules: the codes of the findings so far. Written by the finding monitor and by the rules.
+        reported_codes, codes_of_rules: the codes of the findings so far, of the finding monitor and of
+            the rules, which write them.
     """
 
     def __init__(self, model: nn.Module, settings: Settings, sampler: Sampler) -> None:

@@ -46,7 +46,7 @@ def verdict_of(model, rate, optimizer=torch.optim.Adam, steps=40, change=lambda 
     generator = torch.Generator().manual_seed(0)
     truth = torch.randn(16, 4, generator=generator)
     optimizer = optimizer(model.parameters(), rate)
-    changes = []
+    changes, first = [], []
     with gradscope.attach(model, hub=None, record=False, quiet=True) as scope:
         for step in range(steps):
             x = torch.randn(64, 16, generator=generator)
@@ -54,7 +54,7 @@ def verdict_of(model, rate, optimizer=torch.optim.Adam, steps=40, change=lambda 
             loss = F.cross_entropy(model(x), (x @ truth).argmax(1))
             loss.backward()
             before = [p.detach().clone() for p in model.parameters() if p.dim() > 1]
-            first = before if step == 1 else None if not step else first
+            first = before if step <= 1 else first
             optimizer.step()
             now = [p.detach() for p in model.parameters() if p.dim() > 1]
             if step:
