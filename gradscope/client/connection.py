@@ -79,8 +79,8 @@ def _require_hub(address: HubAddress, deadline_s: float) -> None:
             break
         time.sleep(_POLL_S * 4)
     raise NothingToConnectError(
-        f"no hub is running at {address.directory}, so there is no run to watch; start a training script "
-        "that calls gradscope.attach(model), or: gradscope demo"
+        f"no hub is running at {address.directory}, so there is no run to watch; start one with: "
+        "gradscope run train.py, or: gradscope demo"
     )
 
 

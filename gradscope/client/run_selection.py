@@ -27,7 +27,7 @@ def only_live_run(runs: Iterable[RunInfo]) -> str:
         return live[0]
     if not live:
         raise NothingToConnectError(
-            "no run is live; start a training that calls gradscope.attach(model), or: gradscope demo"
+            "no run is live; start one with: gradscope run train.py, or: gradscope demo"
         )
     raise NothingToConnectError(f"{len(live)} runs are live, name one of them: {', '.join(live)}")
 

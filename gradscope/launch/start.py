@@ -44,7 +44,9 @@ class ImportObserver:
         self._options = options
         self._watch: TrainingWatch | None = None
         self._is_due = self._is_done = False
-        if options.pid == os.getpid():
+        if (
+            options.pid == os.getpid() and not options.follows_children
+        ):  # what those do is not known here
             atexit.register(self._say_if_nothing_was_observed)  # the first one, so it is called last
 
     def find_spec(

@@ -35,7 +35,7 @@ __all__ = ["TrainingWatch"]
 _log = logging.getLogger("gradscope")
 
 _PASSES_LIMIT: Final = 64
-"""After so many forward passes without a trained model, only an optimizer's step starts a search: 7 walks at most."""
+"""After this number of forward passes without a trained model, only an optimizer's step starts a search: 7 walks at most."""
 
 _MODELS_LIMIT: Final = 8
 """The most models of a script that are observed at the same time; each has a thread and a recording."""

@@ -35,6 +35,10 @@ OPTIONS = {
     "focus": {"--steps", "--timeout"},
     "undo": {"--timeout"},
     "config": {"--json"},
+    "run": {
+        *("--name", "--layers", "--budget", "--every", "--detail", "--record", "--no-record"),
+        *("--control", "--no-control", "--quiet", "--children"),
+    },
     "diagnose": {"--json"},
     "explain": set(),
     "doctor": {"--format", "--json", "--isolate", "--approximate", "--no-second-order", "--timeout"},
@@ -47,7 +51,7 @@ INTERVENTIONS = {"clip", "clamp", "scale", "reverse", "stop", "noise", "interven
 
 
 def help_of(*arguments):
-    """Return the help of a command, printed in this process: its 27 commands would take as many others."""
+    """Return the help of a command, printed in this process: its 28 commands would take as many others."""
     return CliRunner().invoke(app, [*arguments, "--help"]).stdout
 
 

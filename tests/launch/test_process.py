@@ -21,6 +21,7 @@ def run(*command: str, python_options=(), **variables: str) -> subprocess.Comple
         capture_output=True,
         text=True,
         timeout=120,
+        check=False,
         cwd=SCRIPTS,
         env=os.environ | variables,
     )

@@ -105,3 +105,16 @@ def test_a_model_in_transformers_trainer_is_attached(compare):
     (run,) = compare("trainer", preload=["transformers.trainer"])["runs"].values()
     assert run["steps"] == 6
     assert sorted(kinds_of(run)) == list(range(6))
+
+
+def test_at_most_eight_models_are_observed_and_none_again_that_the_script_has_detached(tmp_path):
+    report = tmp_path / "report.json"
+    command = [sys.executable, str(HERE / "observed.py"), str(report), str(SCRIPTS / "ensemble.py")]
+    done = fork_server.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(report.read_text(encoding="utf-8"))["runs"]
+    assert done.stderr.count("the script trains 9 models; 8 are observed") == 1
+    steps = sorted(run["steps"] for run in runs.values())
+    assert len(runs) <= 9
+    assert steps[0] == 3
+    assert steps[-1] == 6

@@ -374,7 +374,7 @@ async def test_without_a_hub_it_waits_and_connects_when_a_run_appears():
     app = GradscopeApp(connect)
     async with app.run_test(size=(80, 24)) as pilot:
         ui = OpenApp(app, pilot, source)
-        await ui.until_shown("gradscope.attach(model)", advance=False)
+        await ui.until_shown("gradscope run train.py", advance=False)
         assert "Waiting for a run" in ui.text
         has_hub.append(True)
         await ui.until_shown("46 layers")

@@ -87,7 +87,7 @@ def test_in_a_terminal_a_reversal_is_set_by_keys_and_removed_when_quitting(agent
 
 def test_it_waits_for_a_run_and_ctrl_c_ends_it_with_130(agent, terminal):
     screen = terminal(80, 24)
-    screen.until("Waiting for a run", "gradscope.attach(model)")
+    screen.until("Waiting for a run", "gradscope run train.py")
     agent("late-1")
     screen.until("late-1", "(GPT)")
     screen.press("\x03")

@@ -234,8 +234,8 @@ def _waiting_text(run: str | None, *, problem: str = "", ended: int = 0) -> str:
     more = f"\n\nPress R to choose one of {counted(ended, 'ended run')}." if ended else ""
     return (
         f"Waiting for {which}…\n\n"
-        "Add one line to your training script and start it:\n\n"
-        "gradscope.attach(model)\n\n"
+        "Start your training script with gradscope:\n\n"
+        "gradscope run train.py\n\n"
         "This screen connects automatically." + more + (f"\n\n{problem}" if problem else "")
     )
 

@@ -32,12 +32,12 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    def __init__(self, letters, width=16, heads=2, blocks=2, window=16):
+    def __init__(self, characters, width=16, heads=2, blocks=2, window=16):
         super().__init__()
-        self.wte, self.wpe = nn.Embedding(letters, width), nn.Embedding(window, width)
+        self.wte, self.wpe = nn.Embedding(characters, width), nn.Embedding(window, width)
         self.h = nn.ModuleList(Block(width, heads) for _ in range(blocks))
         self.ln_f = nn.LayerNorm(width)
-        self.lm_head = nn.Linear(width, letters, bias=False)
+        self.lm_head = nn.Linear(width, characters, bias=False)
         self.wte.weight = self.lm_head.weight
 
     def forward(self, idx, targets):
@@ -50,9 +50,9 @@ class GPT(nn.Module):
 
 torch.manual_seed(1337)
 how = sys.argv[1] if len(sys.argv) > 1 else "eager"
-letters = sorted(set(TEXT))
-data = torch.tensor([letters.index(c) for c in TEXT])
-model = raw_model = GPT(len(letters))
+characters = sorted(set(TEXT))
+data = torch.tensor([characters.index(c) for c in TEXT])
+model = raw_model = GPT(len(characters))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
 if how == "wrapped":
     model = torch.compile(model, backend="aot_eager")

@@ -24,7 +24,7 @@ waves = torch.sin(torch.arange(12.0) / 2 + 4 * torch.rand(6, 1))
 seq = Sequence()
 criterion = nn.MSELoss()
 optimizer = torch.optim.LBFGS(seq.parameters(), lr=0.8, max_iter=4)
-for i in range(6):
+for _ in range(6):
 
     def closure():
         optimizer.zero_grad()

@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
+from pathlib import Path
 
 import children
 
@@ -22,13 +24,13 @@ def describe():
         "spec": str(__spec__ and __spec__.name),
         "loader": type(__loader__).__name__,
         "environment": own,
-        "folder": os.getcwd(),
+        "folder": str(Path.cwd()),
         "flags": str(sys.flags),
         "warnings": sys.warnoptions,
         "encoding": sys.stdout.encoding,
         "signals": [str(signal.getsignal(each)) for each in (signal.SIGINT, signal.SIGTERM)],
         "custom": sorted(name for name in sys.modules if "custom" in name),
-        "threads": len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 1,
+        "threads": threading.active_count(),
     }
 
 

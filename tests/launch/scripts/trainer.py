@@ -5,6 +5,7 @@ import tempfile
 import torch
 from result import show
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
 
 set_seed(5)
 config = LlamaConfig(
@@ -32,6 +33,7 @@ with tempfile.TemporaryDirectory() as folder:
         use_cpu=True,
     )
     trainer = Trainer(model=model, args=settings, train_dataset=data)
+    trainer.remove_callback(PrinterCallback)  # it prints how long the training took
     result = trainer.train()
 print(result.training_loss)
 show(model)

@@ -36,9 +36,7 @@ class RunsScreen(ModalScreen[str | None]):
         card.border_subtitle = "enter watches · esc closes"
         with card:
             yield RowList(id="runs")
-            yield Static(
-                "No runs yet. Add gradscope.attach(model) to a training script.", classes="note"
-            )
+            yield Static("No runs yet. Start one with: gradscope run train.py", classes="note")
 
     def on_mount(self) -> None:
         """Fill the list."""
