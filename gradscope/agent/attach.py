@@ -134,6 +134,13 @@ def is_attached(model: nn.Module) -> bool:
     return any(_share_modules(model, other) for other, _ in _live_models())
 
 
+def scope_of(model: nn.Module) -> Scope | None:
+    """Return the scope that is attached to a model; None if there is none."""
+    model = getattr(model, "_orig_mod", model)
+    found = _live.get(id(model))
+    return found[1] if found is not None and found[0]() is model else None
+
+
 def register_intervention(
     name: str,
     function: OwnFunction,
@@ -173,15 +180,15 @@ def _make_room(model: nn.Module, *, replace: bool) -> None:
     for other, scope in _live_models():
         if scope in _automatic and _share_modules(model, other):
             scope.detach()
-    found = _live.get(id(model))
-    if found is None or found[0]() is not model:
+    found = scope_of(model)
+    if found is None:
         return
     if not replace:
         raise UsageError(
-            f"this model is attached already, as run {found[1].run!r}; use that scope "
+            f"this model is attached already, as run {found.run!r}; use that scope "
             "(gradscope.scopes()), detach it, or pass replace=True"
         )
-    found[1].detach()
+    found.detach()
 
 
 def _remember(model: nn.Module, scope: Scope) -> None:

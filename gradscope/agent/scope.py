@@ -532,7 +532,7 @@ class Scope:
         layers: the layers that the rule checks; None: all.
 
         The actions "skip_step" and "clip" apply to the same step if that step is observed; `nonfinite`
-        applies to every step. They do nothing if an optimizer computes its gradients in a closure.
+        applies to every step, but not if an optimizer computes its gradients in a closure.
         "skip_step" also does nothing if gradients are sharded between ranks.
         """
         chosen = None if layers is None else match_names(layers, self._engine.tracker.names)

@@ -5,6 +5,7 @@ installed, that cell holds gradscope's function instead. This also covers names 
 and removing the hook restores the cell.
 """
 
+import math
 import types
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -26,7 +27,8 @@ _originals: list[tuple[Any, _Clip]] = []
 class ClippingHook:
     """Calls `before(parameters, total_norm)` before gradients are clipped; `before` must not raise.
 
-    `total_norm` is the norm over all gradients, computed by torch; None for clipping by value.
+    `total_norm` is the norm over all gradients, computed by torch; None for clipping by value. A call whose limit is
+    infinite clips nothing and is not reported.
     Active from `install` to `remove`.
     """
 
@@ -61,7 +63,8 @@ def _replace(cell: Any, ours: Callable[[_Clip], _Clip]) -> None:  # Any: as abov
 def _clip_by_norm(original: _Clip) -> _Clip:
     def clip(parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:
         parameters = _listed(parameters)
-        _tell(parameters, total_norm)
+        if max_norm != math.inf:  # else the script only wants to know the norm
+            _tell(parameters, total_norm)
         return original(parameters, max_norm, total_norm, *args, **kwargs)
 
     return clip

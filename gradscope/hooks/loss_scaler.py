@@ -22,13 +22,15 @@ _replaced: dict[str, tuple[_Method, _Method]] = {}
 
 
 class LossScalerHook:
-    """Calls `scaled(scaler)` before a loss is scaled, and `stepped(scaler, optimizer)` after a scaler's step.
+    """Calls `scaled(scaler, loss)` before a loss is scaled, and `stepped(scaler, optimizer)` after a scaler's step.
 
     The callbacks must not raise. Active from `install` to `remove`.
     """
 
     def __init__(
-        self, scaled: Callable[[GradScaler], None], stepped: Callable[[GradScaler, Optimizer], None]
+        self,
+        scaled: Callable[[GradScaler, object], None],
+        stepped: Callable[[GradScaler, Optimizer], None],
     ) -> None:
         self.scaled = scaled
         self.stepped = stepped
@@ -62,11 +64,11 @@ def _replace(name: str, make: Callable[[_Method], _Method]) -> None:
 
 def _calling_before(previous: _Method) -> _Method:
     @functools.wraps(previous)
-    def scale(scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
+    def scale(scaler: GradScaler, outputs: Any, *args: Any, **kwargs: Any) -> Any:
         if scaler.is_enabled():
             for hook in tuple(_installed):
-                hook.scaled(scaler)
-        return previous(scaler, *args, **kwargs)
+                hook.scaled(scaler, outputs)
+        return previous(scaler, outputs, *args, **kwargs)
 
     return scale
 

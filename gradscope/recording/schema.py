@@ -40,7 +40,7 @@ CREATE TABLE step (
 );
 CREATE TABLE scalars (
     id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, last_step INTEGER NOT NULL,
-    head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (step, rank)
+    head BLOB NOT NULL, body BLOB NOT NULL
 );
 CREATE TABLE event (
     id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL,
@@ -50,6 +50,7 @@ CREATE TABLE interventions (
     id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, revision INTEGER NOT NULL,
     head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (rank, revision, step)
 );
+CREATE INDEX scalars_by_step ON scalars (step);
 CREATE INDEX event_by_step ON event (step);
 CREATE INDEX interventions_by_step ON interventions (step);
 """

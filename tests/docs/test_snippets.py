@@ -16,6 +16,8 @@ from gradscope.transport import HubAddress
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+WHOLE_SCRIPTS = ("trainers", "notebooks")
+"""Pages with whole scripts, which tests/integrations runs."""
 
 
 def _blocks(page: Path) -> list[str]:
@@ -121,7 +123,7 @@ def reader(places: Path, hub: HubAddress, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("page", [p for p in PAGES if _blocks(p)], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [p for p in PAGES if _blocks(p) and not {p.parent.name, p.stem} & {*WHOLE_SCRIPTS}], ids=lambda page: page.stem)
 def test_python_blocks_run(reader: Reader, page: Path):
     for block in _blocks(page):
         reader.run(block)

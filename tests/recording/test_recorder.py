@@ -49,6 +49,14 @@ def test_what_was_added_is_read_back_whole_and_ordered_by_step(tmp_path, make):
     assert recorder.counters == {"recorded": 8, "dropped": 0, "commits": 1, "thinned": 0, "retried": 0}
 
 
+def test_values_that_a_script_logs_after_a_step_do_not_replace_those_of_the_step(tmp_path, make):
+    early, late = make.scalars(4, 1), make.scalars(4, 2)
+    with Recorder(tmp_path / "a.gradscope", make.hello()) as recorder:
+        make.record(recorder, make.manifest(), early, late)
+    with open_recording(tmp_path / "a.gradscope") as recording:
+        assert list(recording.scalars()) == [early, late]
+
+
 def test_a_body_of_many_parts_is_read_back_whole(tmp_path, make):
     large = make.step(5, rows=70_000)
     with Recorder(tmp_path / "a.gradscope", make.hello()) as recorder:

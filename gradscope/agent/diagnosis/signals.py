@@ -67,7 +67,7 @@ class SignalMonitor(StepPlugin):
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
         """Copy samples of the parameters."""
-        if self._is_reading and not self._engine.has_closure:
+        if self._is_reading:
             self._updates.before(optimizer, self._names)
 
     def after_optimizer(self, optimizer: Optimizer) -> None:  # noqa: ARG002 - as above

@@ -65,7 +65,7 @@ class ScalerSkips(StepPlugin):
         if found is not None and found.is_cpu and bool(found):
             self._run.scaler_skipped_step = self._step = step
 
-    def _on_scale(self, _scaler: GradScaler) -> None:
+    def _on_scale(self, _scaler: GradScaler, _loss: object) -> None:
         self._recorder.has_scaler = True
         self._step = -1
 

@@ -79,6 +79,7 @@ class StepEngine:
         self._is_running = False
         self._deciding_s = 0.0
         self._thread = 0
+        self._awaits_closure = False
         self.has_closure = False
 
     def add(self, plugin: StepPlugin) -> None:
@@ -220,8 +221,10 @@ class StepEngine:
                     "parameters", lambda: self._measure_before(optimizer, has_closure=has_closure)
                 )
             self._plugins.call_all("check_gradients", self.step, optimizer)
-            self._plugins.call("before_optimizer", optimizer)
-        is_wrapped = has_closure and (hooks.is_on or changes_parameters)
+            is_wrapped = has_closure and (hooks.is_on or changes_parameters or self._plugins.are_active)
+            self._awaits_closure = is_wrapped
+            if not is_wrapped:
+                self._plugins.call("before_optimizer", optimizer)
         return self._wrapped(closure, optimizer) if closure is not None and is_wrapped else None
 
     def _measure_before(self, optimizer: Optimizer, *, has_closure: bool) -> None:
@@ -251,12 +254,20 @@ class StepEngine:
                     self._guard.run_timed(
                         "parameters", lambda: parameters.measure_gradients(parameters_of(optimizer))
                     )
+                self._call_before_optimizer(optimizer)
             return value
 
         return evaluate
 
+    def _call_before_optimizer(self, optimizer: Optimizer) -> None:
+        """Call the plugins after the first evaluation of a closure: before it, there are no gradients of this step."""
+        if self._awaits_closure:
+            self._awaits_closure = False
+            self._plugins.call("before_optimizer", optimizer)
+
     def _after_optimizer(self, optimizer: Optimizer) -> None:
         with hidden_from_modes():
+            self._call_before_optimizer(optimizer)  # an optimizer need not call its closure
             if self._hooks.is_on:
                 self._guard.run_timed("updates", self._hooks.measurement.parameters.after)
             self._plugins.call("after_optimizer", optimizer)
