@@ -98,7 +98,7 @@ class GradscopeTracker(GeneralTracker):
     @harmless
     def _log_loss(self) -> None:
         optimizers = self._accelerator._optimizers  # noqa: SLF001 - no public list
-        if len(optimizers) == 1:  # else nobody knows whose loss it is
+        if len(optimizers) == 1:  # otherwise it is not known whose loss this is
             self.training.log_optimizer(optimizers[0], is_complete=self._accelerator.sync_gradients)
 
 

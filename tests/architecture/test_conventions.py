@@ -186,7 +186,7 @@ def table(root: Path) -> dict[str, tuple[int, set[str]]]:
     text = (root / "gradscope" / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \| .* \|(.*)\|$", text, re.MULTILINE)
     return {
-        room: (int(floor), set(re.findall(r"\b[a-z]+\b", re.sub(r"\(.*?\)", "", third))))
+        room: (int(floor), set(re.findall(r"\b[a-z_]+\b", re.sub(r"\(.*?\)", "", third))))
         for floor, room, third in rows
     }
 

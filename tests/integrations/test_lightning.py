@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,7 +56,9 @@ class Gan(Regression):
     def training_step(self, batch, index):
         first, second = self.optimizers()
         for optimizer, sign in ((second, -1), (first, 1)):
-            loss = sign * self.critic(self.net(batch[0]).tanh()).mean() + self.critic.weight.square().sum()
+            loss = (
+                sign * self.critic(self.net(batch[0]).tanh()).mean() + self.critic.weight.square().sum()
+            )
             optimizer.zero_grad()
             self.manual_backward(loss)
             optimizer.step()
@@ -94,7 +97,8 @@ def fit(data, tmp_path, *callbacks, model=Regression, checkpoint=None, **how):
 
 def same(first, second):
     return first.losses == second.losses and all(
-        torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True)
+        torch.equal(one, other)
+        for one, other in zip(first.parameters(), second.parameters(), strict=True)
     )
 
 
@@ -192,11 +196,13 @@ def test_a_client_sees_the_run_and_changes_it(data, tmp_path, intervene):
     assert callback.scope.latest()["net.0"]["param_grad"].norm == 0
 
 
-def test_a_resumed_training_goes_on_at_its_step(data, tmp_path, scalars_of):
+def test_a_resumed_training_continues_at_its_step(data, tmp_path, scalars_of):
     _, trainer = fit(data, tmp_path, max_steps=6)
     trainer.save_checkpoint(tmp_path / "six.ckpt")
     callback = GradscopeCallback(every=1, quiet=True)
-    _, trainer = fit(data, tmp_path, callback, checkpoint=tmp_path / "six.ckpt", max_steps=10, max_epochs=9)
+    _, trainer = fit(
+        data, tmp_path, callback, checkpoint=tmp_path / "six.ckpt", max_steps=10, max_epochs=9
+    )
     found = scalars_of(callback.scope.run, 9)
     assert sorted(found) == [6, 7, 8, 9]
     assert callback.scope.step == trainer.global_step == 10
@@ -211,8 +217,8 @@ def test_a_finding_is_a_metric_of_the_loggers(data, tmp_path):
     callback = GradscopeCallback(every=1, hub=None, quiet=True)
     _, trainer = fit(data, tmp_path, callback, model=Frozen)
     assert "not-in-optimizer" in {each.code for each in callback.scope.findings}
-    with open(f"{trainer.logger.log_dir}/metrics.csv", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["gradscope/not-in-optimizer"]]
+    text = Path(trainer.logger.log_dir, "metrics.csv").read_text(encoding="utf-8")
+    rows = [row for row in csv.DictReader(text.splitlines()) if row["gradscope/not-in-optimizer"]]
     assert [float(row["gradscope/not-in-optimizer"]) for row in rows] == [1.0]
 
 
@@ -249,14 +255,14 @@ class Failing(Regression):
 
 def test_an_exception_passes_unchanged_and_detaches(data, tmp_path):
     callback = GradscopeCallback(every=1, hub=None, quiet=True)
-    with pytest.raises(RuntimeError, match="^boom$"):
+    with pytest.raises(RuntimeError, match=r"^boom$"):
         fit(data, tmp_path, callback, model=Failing)
     assert callback.scope.is_detached
     assert callback.scope.step == 3
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(UsageError, match="unknown options evry; .*every"):
+    with pytest.raises(UsageError, match=r"unknown options evry; .*every"):
         GradscopeCallback(evry=1)
 
 

@@ -14,9 +14,13 @@ PAGES = Path(__file__).parents[2] / "docs" / "trainers"
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("name", "steps"), [("lightning", 64), ("transformers", 64), ("accelerate", 32)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [("lightning", 64), ("transformers", 64), ("accelerate", 32)]
+)
 def test_the_script_of_a_page_runs_and_its_run_is_recorded(hub, tmp_path, name, steps):
-    if util.find_spec(name) is None or util.find_spec("accelerate") is None and name == "transformers":
+    if util.find_spec(name) is None or (
+        util.find_spec("accelerate") is None and name == "transformers"
+    ):
         pytest.skip(f"{name} is not installed")
     text = (PAGES / f"{name}.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

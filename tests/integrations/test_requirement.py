@@ -12,12 +12,16 @@ def test_an_installed_version_is_accepted():
 
 
 def test_a_missing_package_is_named_with_the_line_for_pip():
-    with pytest.raises(UsageError, match=r"no-such-package 2\.5 or newer .* not installed: pip install"):
+    with pytest.raises(
+        UsageError, match=r"no-such-package 2\.5 or newer .* not installed: pip install"
+    ):
         require("no-such-package", "2.5")
 
 
 def test_an_old_package_is_named_with_its_version():
-    with pytest.raises(UsageError, match=r"numpy 99\.1 or newer .* is installed: pip install 'numpy>=99\.1'"):
+    with pytest.raises(
+        UsageError, match=r"numpy 99\.1 or newer .* is installed: pip install 'numpy>=99\.1'"
+    ):
         require("numpy", "99.1")
 
 

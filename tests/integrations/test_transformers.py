@@ -128,7 +128,7 @@ def test_a_step_that_the_loss_scaler_skips_is_a_step(data, tmp_path, scalars_of)
     assert {each.code for each in callback.scope.findings} == {"scaler-skip"}
 
 
-def test_a_resumed_training_goes_on_at_its_step(tmp_path, scalars_of):
+def test_a_resumed_training_continues_at_its_step(tmp_path, scalars_of):
     fit(gpt(), tokens(), tmp_path, save_strategy="steps", save_steps=4)
     bare, observed, callback = gpt(), gpt(), GradscopeCallback(every=1, quiet=True)
     checkpoint = str(tmp_path / "checkpoint-4")
@@ -205,7 +205,7 @@ def test_a_second_callback_does_nothing(data, tmp_path, caplog):
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(UsageError, match="unknown options evry; .*every"):
+    with pytest.raises(UsageError, match=r"unknown options evry; .*every"):
         GradscopeCallback(evry=1)
 
 

@@ -1,8 +1,8 @@
 """Skips an optimizer step by hiding the gradients from the optimizer.
 
 An optimizer ignores a parameter whose `.grad` is None: the parameter and the optimizer state stay
-unchanged, and no weight decay is applied. Gradients that the optimizer computes in a closure cannot be
-hidden.
+unchanged, and no weight decay is applied. Gradients that the optimizer computes in a closure are hidden in
+the closure.
 """
 
 import torch

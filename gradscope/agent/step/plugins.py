@@ -54,7 +54,10 @@ class StepPlugin:
         """Run at the beginning of a step, after interventions have taken effect."""
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
-        """Run before an optimizer of the model steps, after its gradients were observed."""
+        """Run before an optimizer of the model steps, after its gradients were observed.
+
+        If the optimizer computes them in a closure: after the first call of the closure.
+        """
 
     def after_optimizer(self, optimizer: Optimizer) -> None:
         """Run after an optimizer of the model has stepped and its updates were observed."""

@@ -80,6 +80,6 @@ def test_the_rule_skip_step_skips_the_step_of_a_closure(scope_of_closures):
         weights.append((net[0].weight, net[0].weight.detach().clone()))
         return torch.optim.SGD(net.parameters(), lr=0.05)
 
-    scope, _ = scope_of_closures(make, skip)
+    scope_of_closures(make, skip)
     now, at_start = weights[0]
     assert torch.equal(now, at_start)
