@@ -1,14 +1,14 @@
 """Which models the optimizers of this process train, and by which variables the script knows them.
 
-Walks all objects that Python's garbage collector knows, which takes some 10 ms to 100 ms.
+Walks all objects that Python's garbage collector knows: some 0.1 s for 400,000 objects.
 """
 
 import gc
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import TypeVar
+from typing import Any, Final
 
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
@@ -19,7 +19,8 @@ from gradscope.hooks import original_module, parameters_of
 
 __all__ = ["enabled_scaler", "find_trained_models", "variable_of"]
 
-T = TypeVar("T")
+_LIMIT: Final = 100
+"""The most models that are returned; the search among them takes the square of their number."""
 
 
 def find_trained_models() -> list[nn.Module]:
@@ -27,13 +28,19 @@ def find_trained_models() -> list[nn.Module]:
 
     A model is a module that is part of no other module. If several hold the same parameters, as a model and a
     `Sequential` made of its layers do, the one with the most parameters of optimizers is returned, and of these the
-    smallest one.
+    smallest one. At most 100 are returned.
     """
-    held = {id(p) for each in _instances(Optimizer) for p in parameters_of(each)}
-    owned = [(root, {id(p) for p in root.parameters()}) for root in _roots()] if held else []
+    objects = _instances(nn.Module, Optimizer)
+    optimizers = [each for each in objects if isinstance(each, Optimizer)]
+    complete = [
+        each for each in optimizers if hasattr(each, "param_groups")
+    ]  # the others' constructors raised
+    held = {id(p) for each in complete for p in parameters_of(each)}
+    modules = [each for each in objects if isinstance(each, nn.Module)] if held else []
+    owned = [(root, {id(p) for p in root.parameters()}) for root in _roots(modules)]
     candidates = [(root, ids) for root, ids in owned if ids & held]
     found: list[nn.Module] = []
-    while candidates:
+    while candidates and len(found) < _LIMIT:
         best, ids = max(candidates, key=lambda pair: (len(pair[1] & held), -len(pair[1])))
         found.append(_unwrapped(best))
         held -= ids
@@ -64,13 +71,13 @@ def variable_of(model: nn.Module) -> str | None:
     return None
 
 
-def _instances(kind: type[T]) -> list[T]:
+def _instances(*kinds: type[object]) -> list[Any]:  # Any: of these types
     # not isinstance: it would call a property `__class__` of an object that imitates another
-    return [each for each in gc.get_objects() if issubclass(type(each), kind)]
+    return [each for each in gc.get_objects() if issubclass(type(each), kinds)]
 
 
-def _roots() -> Iterator[nn.Module]:
-    modules = _instances(nn.Module)
+def _roots(modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    """Yield the modules that are part of no other one, and whose constructor has begun."""
     inner = {id(child) for each in modules for child in _children(each)}
     return (each for each in modules if id(each) not in inner and "_parameters" in vars(each))
 

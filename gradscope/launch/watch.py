@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -35,7 +36,7 @@ __all__ = ["TrainingWatch"]
 _log = logging.getLogger("gradscope")
 
 _PASSES_LIMIT: Final = 64
-"""After this number of forward passes without a trained model, only an optimizer's step starts a search: 7 walks at most."""
+"""After this number of forward passes without a trained model, only an optimizer's step starts a search."""
 
 _MODELS_LIMIT: Final = 8
 """The most models of a script that are observed at the same time; each has a thread and a recording."""
@@ -61,7 +62,7 @@ class TrainingWatch:
         self._is_late = False
         self._is_searching = False
         self._has_warned = False
-        self._late_steps = 0
+        self._late_updated: set[int] = set()
         self.has_seen_step = False
         self.has_observed = False
 
@@ -127,9 +128,9 @@ class TrainingWatch:
             self._guarded(lambda: self._on_new_optimizer(optimizer))
 
     @untraced
-    def _on_step_end(self, _optimizer: Optimizer, _args: object, _kwargs: object) -> None:
+    def _on_step_end(self, optimizer: Optimizer, _args: object, _kwargs: object) -> None:
         if self._is_late:
-            self._late_steps += 1
+            self._late_updated.update(map(id, parameters_of(optimizer)))
 
     def _on_new_optimizer(self, optimizer: Optimizer) -> None:
         """Attach before the next forward if this optimizer trains a model that is not attached.
@@ -144,7 +145,7 @@ class TrainingWatch:
         ]
         self.has_observed |= any(map(is_attached, found))
         if any(self._is_new(each) for each in found):
-            self._is_late, self._late_steps = True, 0
+            self._is_late = True
             self._wait_for_forward()
 
     def _search(self) -> None:
@@ -160,22 +161,24 @@ class TrainingWatch:
                 len(new) + _MODELS_LIMIT - free,
                 _MODELS_LIMIT,
             )
-        start_step = self._late_steps if self._is_late else 0
         kinds = self._names.kinds_of(new, variable_of)
+        scaler = enabled_scaler() if new else None
         for kind, model in sorted(zip(kinds, new, strict=True), key=lambda pair: pair[0])[
             : max(0, free)
         ]:
             name = self._names.next_name(kind, is_alone=len(new) == 1)
-            self._attach(model, name, start_step)
+            self._attach(model, name, scaler)
         if found:
             self._is_late = False
+            self._late_updated.clear()
             self._stop_waiting()
 
-    def _attach(self, model: nn.Module, name: str, start_step: int) -> None:
+    def _attach(self, model: nn.Module, name: str, scaler: GradScaler | None) -> None:
         self._attached.append(weakref.ref(model))
         arguments = self._options.attach_arguments()
+        start_step = int(any(id(p) in self._late_updated for p in model.parameters()))
         scope = attach_automatically(
-            model, name=name, scaler=enabled_scaler(), start_step=start_step, **arguments
+            model, name=name, scaler=scaler, start_step=start_step, **arguments
         )
         self.has_observed = True
         scope.when_detached(self._wait_for_forward)

@@ -72,6 +72,13 @@ def test_no_model_is_found_if_an_optimizer_holds_other_tensors():
     del optimizer
 
 
+def test_an_optimizer_whose_constructor_has_raised_is_left_out():
+    model = Net()
+    optimizer, failed = SGD(model.parameters(), 0.1), SGD.__new__(SGD)
+    assert find_trained_models() == [model]
+    del optimizer, failed
+
+
 def test_the_only_scaler_that_is_enabled_is_found():
     first = GradScaler("cpu")
     _off = GradScaler("cpu", enabled=False)
