@@ -408,7 +408,7 @@ class Scope:
     def scale_activation(
         self, layers: LayerPatterns, *, factor: float, **how: Unpack[When]
     ) -> Intervention:
-        """Multiply a layer's output and its gradient by a factor, in evaluation too."""
+        """Multiply a layer's output by a factor, also in eval mode; autograd does the same with its gradient."""
         return self._interventions.set("scale_activation", layers, {"factor": factor}, how)
 
     def clamp_activation(

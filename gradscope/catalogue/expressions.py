@@ -144,7 +144,7 @@ class _Parser:
     def _comparison(self) -> Comparison:
         name, kind, pattern = self._subject()
         if self._next.text in COMPARISON_SIGNS:
-            return Comparison(name, self._pop().text, self._limit(), kind, pattern)
+            return Comparison(name, self._pop().text, self._number(), kind, pattern)
         if kind and name in self._words.counts:
             return Comparison(name, ">", 0.0, kind, pattern)
         raise self._error(_ONE_SIGN)
@@ -155,7 +155,9 @@ class _Parser:
         if self._next.kind != "name" or (words.names and self._next.text not in words.names):
             known = ", ".join(words.names or words.kinds)
             raise self._error(
-                f"one of {known}" if words.names else f"a name, as step, loss, any, or one of {known}"
+                f"one of {known}"
+                if words.names
+                else f"'step', 'any', the name of a logged number such as 'loss', or one of {known}"
             )
         name = self._pop().text
         is_kind = not words.names and (name == "any" or name in words.kinds)
@@ -176,7 +178,7 @@ class _Parser:
         self._require("]")
         return pattern
 
-    def _limit(self) -> float:
+    def _number(self) -> float:
         if self._next.kind != "number" and self._next.text != "inf":
             raise self._error("a number")
         return float(self._pop().text)

@@ -68,8 +68,8 @@ def check_site(spec: InterventionSpec, site: str, arguments: Arguments) -> str:
         )
     if arguments.get("per") == "all" and site != "params":
         raise UsageError(
-            f"{spec.name}(per='all') can be used with site='params' only: the gradients at the {site}s of "
-            "several layers never exist at one moment, one is gone before the next is known"
+            f"{spec.name}(per='all') expected site='params', got {site!r}: it needs the gradients of all layers "
+            f"at once, and backward frees the gradient at one {site} before it computes the next"
         )
     return site
 

@@ -168,7 +168,11 @@ def capture(
     from gradscope.cli.commands import capture as capture_command  # noqa: PLC0415 - loads zmq
 
     if fault == bool(layer):
-        raise UsageError("expected a layer, or --fault without a layer")
+        raise UsageError(
+            "expected either a layer or --fault, got both"
+            if fault
+            else "expected a layer or --fault, got neither"
+        )
     if fault:
         capture_command.capture_fault(run, timeout_s=timeout)
     else:

@@ -106,7 +106,7 @@ class Session:
         self._pending.forget(future)
 
     def note_read(self) -> None:
-        """Grant more credit if enough items have been taken from the inbox."""
+        """Let the hub send more items (credit), if enough were taken from the inbox."""
         if self._due_credit() >= _GRANT_STEPS:
             self._made_link().wake()
 

@@ -64,8 +64,8 @@ class Table(Mapping[str, LayerRows]):
         self.missing = missing
         if len(block) and int(block.layer.max()) >= len(layers):
             raise UsageError(
-                f"step {step} has a row of layer {int(block.layer.max())}, but only {len(layers)} layers "
-                "were given; pass the layers of the manifest with the step's manifest_revision"
+                f"step {step} has a row of layer index {int(block.layer.max())}, but `layers` has {len(layers)} "
+                "entries; pass the layers of the manifest whose revision is the step's manifest_revision"
             )
         rows: dict[str, dict[str, Stats]] = {}
         for i in range(len(block)):

@@ -405,7 +405,7 @@ def _is_usual(facts: GraphFacts, inner: _Linear, outer: _Linear) -> bool:
 
 
 def _only_user(facts: GraphFacts, consumers: Consumers, position: int) -> int | None:
-    """Return the operation that uses a result, after changes of shape and scale; None if there are several."""
+    """Return the operation that uses a result, after views and multiplications by a constant; None if several do."""
     while True:
         users = consumers[position]
         if len(users) != 1:

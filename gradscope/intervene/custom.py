@@ -151,7 +151,10 @@ def _arguments_of(
         return ()  # a builtin without a signature: it takes the gradient alone
     unknown = sorted(set(ranges) - {p.name for p in parameters[1:]})
     if unknown:
-        raise UsageError(f"ranges name unknown parameters: {', '.join(unknown)}")
+        known = ", ".join(p.name for p in parameters[1:]) or "none"
+        raise UsageError(
+            f"expected the keys of `ranges` to be parameters of the function ({known}), got {', '.join(unknown)}"
+        )
     return tuple(
         _argument(p, ranges.get(p.name))
         for p in parameters[1:]

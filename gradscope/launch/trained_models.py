@@ -83,7 +83,7 @@ def _roots(modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _children(module: nn.Module) -> Iterable[nn.Module | None]:
-    """Return the direct submodules; none of a module whose constructor has not begun."""
+    """Return the direct submodules; an empty result if `nn.Module.__init__` has not run."""
     children = vars(module).get("_modules")
     return children.values() if isinstance(children, Mapping) else ()
 

@@ -46,8 +46,8 @@ class MeasuringSchedule:
         return self._due
 
     @property
-    def looks_from(self) -> int:
-        """The first step whose time is used for the step time that the next measured step is compared with."""
+    def baseline_from(self) -> int:
+        """The first of the steps without measurement whose time the next measured step is compared with."""
         return self._due - RESOURCES_COMPARED_WITH
 
     @property

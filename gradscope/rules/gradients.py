@@ -130,7 +130,7 @@ def exploding(view: StepView, threshold: Threshold, memory: FirstNorms) -> list[
     """
     total = math.sqrt(float(np.nansum(view.by_layer(_KIND, "sumsq"))))
     growth = memory.growth(total) if math.isfinite(total) else 1.0
-    found = _growing_with_time(view, total, growth) if growth > _GROWN else []
+    found = _growing_over_steps(view, total, growth) if growth > _GROWN else []
     order, grads = _in_order(view, "grad", "norm")
     if len(order) < 4 or not grads.max() > _EXPLODED * grads.min():  # the fast path
         return found
@@ -160,7 +160,7 @@ def exploding(view: StepView, threshold: Threshold, memory: FirstNorms) -> list[
     return found
 
 
-def _growing_with_time(view: StepView, total: float, growth: float) -> list[RuleFinding]:
+def _growing_over_steps(view: StepView, total: float, growth: float) -> list[RuleFinding]:
     norms = view.by_layer(_KIND, "norm")
     most = np.argsort(-np.nan_to_num(norms, posinf=np.inf))[:3]
     names = tuple(view.layers[i] for i in most if norms[i] > total / 10)

@@ -64,7 +64,7 @@ def test_an_unknown_action_is_answered_with_those_there_are():
             "clip",
             "output",
             {"per": "all"},
-            "can be used with site='params' only: .* never exist at one moment",
+            "expected site='params', got .* frees the gradient at one",
         ),
     ],
 )

@@ -67,7 +67,10 @@ class PauseLease:
 
 
 class FocusLease:
-    """The layer in the focus of this viewer. If the focus was refused, `refusal` has the reason."""
+    """Asks the training process to record one layer in more steps (the focus), and renews or ends that request.
+
+    `refusal` is the reason if the training process refused it.
+    """
 
     def __init__(self) -> None:
         self.refusal = ""

@@ -106,7 +106,7 @@ def _check_sharded(request: InterventionRequest, parameters: list[nn.Parameter])
 def intervention_commands(
     ledger: Ledger, tracker: ModelTracker
 ) -> dict[str, Callable[[Command], Prepared]]:
-    """Return the functions that prepare the intervention commands, by action."""
+    """Return a dict from each action to the function that prepares its commands."""
     return {
         "install": partial(_prepare_install, ledger, tracker),
         "remove": partial(_prepare_remove, ledger),

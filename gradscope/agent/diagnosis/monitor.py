@@ -136,7 +136,7 @@ class FindingMonitor(StepPlugin):
             self.report(find_copied_model(gather_copies(model, self._engine.step)))
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - as above
-        """Gather the facts of the step."""
+        """Gather the facts of the step that ends, which the checks need."""
         model = self._run.model()
         self._roots.remove()
         self._forward.remove()

@@ -205,7 +205,7 @@ class _Run:
             )
         if self._record.has_bad_gradient:
             raise _NotReplayed(
-                "the model's output is finite and the gradient that arrives at it is not, so it arises in the loss"
+                "the model's output is finite and the gradient of the loss at it is not, so the loss is at fault"
             )
         if isolation.buffers:
             raise _NotReplayed(

@@ -56,10 +56,10 @@ _NAMES: Final = {
 
 
 def find_line(frame: FrameType | None, operation: str, place: int, count: int) -> SourceLine | None:
-    """Return the line of an operation; None if there is none or more than one.
+    """Return the source line that runs an operation; None if no line or several lines match.
 
-    frame: where the search begins, outward. operation: without `aten.`. place, count: which of how many operations of
-    this name in the loss it is, in order of execution.
+    frame: the stack frame to search first; its callers follow. operation: its name without `aten.`. place, count: the
+    loss runs `count` operations of this name, and the wanted one is number `place` (from 0) in order of execution.
     """
     seen = 0
     while frame is not None and seen < _FRAMES:

@@ -60,7 +60,7 @@ class CaptureUpload(StepPlugin):
         self._requests: list[_Request] = []
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
-        """Return the function that validates the command, by action."""
+        """Return a dict from the action to the function that validates its command."""
         return {"capture": self._prepare}
 
     def next_active_step(self, step: int) -> int | None:

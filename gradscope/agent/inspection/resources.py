@@ -120,7 +120,7 @@ class ResourcePlugin(StepPlugin):
         is_busy = self._is_measured or bool(self._pending) or self._schedule.is_asked
         if is_busy or self._limit_bytes is not None:
             return step
-        return max(step, self._schedule.looks_from)
+        return max(step, self._schedule.baseline_from)
 
     def begin(self, step: int, *, is_observed: bool) -> None:
         """Start measuring if this step is chosen."""

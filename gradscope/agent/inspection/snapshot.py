@@ -122,7 +122,7 @@ class Snapshot(StepPlugin):
         self._run.event("info", "undo", f"restored the state before step {since}; {NOT_RESTORED}")
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
-        """Return the function that validates the command `undo`, by action."""
+        """Return a dict from the action `undo` to the function that validates its command."""
         return {"undo": self._prepare_undo}
 
     def close(self) -> None:

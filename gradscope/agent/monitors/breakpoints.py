@@ -129,7 +129,7 @@ class Breakpoints(StepPlugin):
             data.layers, data.block = step.names, step.block
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
-        """Return the function that validates each breakpoint command, by action."""
+        """Return a dict from each action to the function that validates its commands."""
         return {"break": self._prepare_break, "unbreak": self._prepare_unbreak}
 
     def _judge(self, view: StepView, is_meant: Callable[[Condition], bool], *, is_shared: bool) -> None:

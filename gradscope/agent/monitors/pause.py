@@ -105,7 +105,7 @@ class Pause(StepPlugin):
         self._run.plan_again()
 
     def commands(self) -> dict[str, Callable[[Command], Prepared]]:
-        """Return the function that validates each pause command, by action."""
+        """Return a dict from each action to the function that validates its commands."""
         return {
             "pause": self._prepare_pause,
             "resume": self._prepare_resume,

@@ -98,7 +98,7 @@ def compare_elements(
 def _compare_at(
     difference: "_Difference", leaf: int, gradient: Tensor, precision: Precision, indices: Tensor
 ) -> Comparison:
-    parts = [difference.of_element(int(i)) for i in indices]
+    parts = [difference.derivative_of_element(int(i)) for i in indices]
     numeric = torch.tensor([p[0] for p in parts], dtype=gradient.dtype)
     usable = torch.tensor([p[1] for p in parts], dtype=torch.bool)
     analytic = gradient.detach().reshape(-1)[indices].cpu()
@@ -153,7 +153,7 @@ class _Difference:
         size = sum(float((w * y).norm()) for w, y in zip(self._weights, self._here, strict=True))
         self.noise = 8 * precision.eps * size / precision.step
 
-    def of_element(self, index: int, stretch: float = 1.0) -> tuple[complex, bool]:
+    def derivative_of_element(self, index: int, stretch: float = 1.0) -> tuple[complex, bool]:
         """Return the partial derivative with respect to one element, and whether both sides agree."""
         at = self._at[self._leaf].reshape(-1)[index]
         slope, is_usable = self._slope(index, stretch, abs(at.item()))
@@ -164,7 +164,7 @@ class _Difference:
 
     def is_steady_in(self, index: int, slope: complex) -> bool:
         """Return whether a doubled step gives the same derivative. Across a jump, it gives half the derivative."""
-        return self._is_same_slope(slope, self.of_element(index, stretch=2.0)[0])
+        return self._is_same_slope(slope, self.derivative_of_element(index, stretch=2.0)[0])
 
     def locate(self, gradient: Tensor) -> Tensor | None:
         """Return a few elements with a wrong derivative; None if the derivatives in all directions agree."""

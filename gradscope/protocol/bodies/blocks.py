@@ -46,7 +46,9 @@ def pack_block(
     """
     bins, counts = ({}, []) if block.histogram is None else pack_histogram(block.histogram, pack_bins)
     with np.errstate(over="ignore", invalid="ignore"):  # numbers that do not fit are detected below
-        named = [(name, _narrowest(name, array)) for name, array in (*_arrays(block), *bins.items())]
+        named = [
+            (name, _narrowest_dtype(name, array)) for name, array in (*_arrays(block), *bins.items())
+        ]
     columns, zero, arrays = join_arrays(named)
     return columns, zero, b"".join([*arrays, *counts])  # type: ignore[list-item]  # buffers, to mypy from 3.12 on
 
@@ -64,7 +66,7 @@ def _arrays(block: Block) -> Iterator[tuple[str, NDArray[np.generic]]]:
     yield from block.values.items()
 
 
-def _narrowest(name: str, array: NDArray[np.generic]) -> NDArray[np.generic] | None:
+def _narrowest_dtype(name: str, array: NDArray[np.generic]) -> NDArray[np.generic] | None:
     """Return an array in the narrowest dtype that is exact; None if all values are zero.
 
     With few rows, the cost is the overhead of the NumPy calls: `argmax` takes a third of the time of

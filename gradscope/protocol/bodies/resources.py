@@ -99,7 +99,7 @@ def unpack_times(message: Times, layers: Sequence[str]) -> TimesTable:
 def _pack(named: Mapping[str, Sequence[float | None]]) -> _Packed:
     columns, zero, arrays = join_arrays(
         [
-            (name, _narrowest(name, values) if any(values) else None)
+            (name, _narrowest_dtype(name, values) if any(values) else None)
             for name, values in named.items()
             if None not in values
         ]
@@ -107,7 +107,7 @@ def _pack(named: Mapping[str, Sequence[float | None]]) -> _Packed:
     return columns, zero, b"".join(array.tobytes() for array in arrays)
 
 
-def _narrowest(name: str, values: Sequence[float | None]) -> NDArray[np.generic]:
+def _narrowest_dtype(name: str, values: Sequence[float | None]) -> NDArray[np.generic]:
     if name in _DTYPES:
         return np.array(values, np.float32)
     whole = np.array(values, np.int64)

@@ -28,7 +28,7 @@ class RowOrder:
     sort: str = ""
     is_ascending: bool = False
 
-    def sorted_by_next(self, distance: int) -> "RowOrder":
+    def sorted_by_next_quantity(self, distance: int) -> "RowOrder":
         """Return this order, sorted by the next or previous quantity."""
         at = (SORTS.index(self.sort) + distance) % len(SORTS)
         return replace(self, sort=SORTS[at])

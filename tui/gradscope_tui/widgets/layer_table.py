@@ -225,7 +225,7 @@ class LayerTable(CursorList):
 
     def action_sort(self, distance: int) -> None:
         """Sort by the next or the previous column."""
-        self._set_order(self.order.sorted_by_next(distance))
+        self._set_order(self.order.sorted_by_next_quantity(distance))
 
     def action_invert(self) -> None:
         """Reverse the order."""

@@ -62,7 +62,7 @@ def _is_staircase(exam: Examination, comparison: Comparison) -> str:
     return "forward is piecewise constant" if is_changed and is_flat_there else ""
 
 
-def _is_limited(exam: Examination, comparison: Comparison) -> str:
+def _reason_if_limited(exam: Examination, comparison: Comparison) -> str:
     """Return the reason if backward is the derivative for small gradients, but clips or clamps large ones; else ""."""
     again = _with_small_gradients(exam, comparison)
     if again is None:
@@ -74,7 +74,7 @@ def _is_limited(exam: Examination, comparison: Comparison) -> str:
     )
 
 
-def _is_rescaled(exam: Examination, comparison: Comparison) -> str:
+def _reason_if_rescaled(exam: Examination, comparison: Comparison) -> str:
     """Return the reason if backward has the derivative's direction and a norm independent of grad_output; else ""."""
     again = _with_small_gradients(exam, comparison)
     if again is None:
@@ -185,4 +185,10 @@ class _StraightThrough(ResultMode):
         return result
 
 
-_TESTS: Final = (is_identity, _is_staircase, _is_limited, _is_rescaled, _is_straight_through_inside)
+_TESTS: Final = (
+    is_identity,
+    _is_staircase,
+    _reason_if_limited,
+    _reason_if_rescaled,
+    _is_straight_through_inside,
+)

@@ -69,7 +69,7 @@ def plain_wrong_gradient(
         (f"{on}: " if on else "")
         + f"the gradient of {leaf.name} is wrong in {wrong} of {count} elements compared",
         where=fallback,
-        evidence={f"at {leaf.name}{index} = {x:.6g}": _both_derivatives(comparison, worst)}
+        evidence={f"at {leaf.name}{index} = {x:.6g}": _analytic_and_numeric(comparison, worst)}
         | ({"wrong_only": place} if place else {}),
     )
 
@@ -212,10 +212,10 @@ def _compare_at_other_points(exam: Examination, number: int) -> list[Comparison]
 
 
 def _largest_error(comparison: Comparison) -> dict[str, str]:
-    return {"largest_error": _both_derivatives(comparison, int(comparison.error.argmax()))}
+    return {"largest_error": _analytic_and_numeric(comparison, int(comparison.error.argmax()))}
 
 
-def _both_derivatives(comparison: Comparison, place: int) -> str:
+def _analytic_and_numeric(comparison: Comparison, place: int) -> str:
     backward, central = comparison.analytic[place].item(), comparison.numeric[place].item()
     return f"backward {backward:.6g}, central difference {central:.6g}"
 

@@ -46,7 +46,10 @@ _NOT_MEASURED = (
 
 @dataclass(frozen=True, slots=True)
 class _Band:
-    """A line: the binades from exponent `least` to `greatest`, or a limit of fp16 above `least`."""
+    """One line of the strip: the elements whose binary exponent is from `least` to `greatest`.
+
+    A limit of fp16 has a line of its own, above the line that begins with exponent `least`.
+    """
 
     least: int
     greatest: int
