@@ -12,6 +12,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from gradscope.agent.notebook.cells import notebook_shell, variables_of
 from gradscope.agent.run.distributed import rank_and_world_size
 from gradscope.agent.run.identity import run_name
 from gradscope.agent.run.settings import Settings
@@ -26,6 +27,9 @@ __all__ = ["attach", "attach_automatically", "is_attached", "register_interventi
 
 _live: dict[int, tuple[weakref.ref[nn.Module], Scope]] = {}
 """The scopes of this process, by the id of their model, so that a script need not keep a reference."""
+
+_variables: weakref.WeakKeyDictionary[Scope, frozenset[str]] = weakref.WeakKeyDictionary()
+"""In a notebook: the names of the variables that held the model when it was attached."""
 
 _automatic: weakref.WeakSet[Scope] = weakref.WeakSet()
 """The scopes that the script has not asked for. They end if the script attaches to their model itself."""
@@ -76,7 +80,8 @@ def attach(
         This is one of two cases in which gradscope raises an error in the training.
     resources_every: measure memory and time in every N-th step. None: gradscope chooses a few steps and
         uses at most a quarter of the budget (of 0.02 if there is no budget).
-    replace: detach an existing scope of this model first.
+    replace: detach an existing scope of this model first. A notebook does so by itself, also with the scope of
+        the model that the same variable held before.
     quiet: do not print on stderr how to watch the run.
 
     Raises UsageError for an invalid argument (its subclass UnknownLayerError for `layers`), and if the
@@ -180,10 +185,13 @@ def _make_room(model: nn.Module, *, replace: bool) -> None:
     for other, scope in _live_models():
         if scope in _automatic and _share_modules(model, other):
             scope.detach()
+    names = variables_of(model)
+    for old in [scope for scope, held in _variables.items() if held & names]:
+        old.detach()
     found = scope_of(model)
     if found is None:
         return
-    if not replace:
+    if not replace and notebook_shell() is None:
         raise UsageError(
             f"this model is attached already, as run {found.run!r}; use that scope "
             "(gradscope.scopes()), detach it, or pass replace=True"
@@ -195,6 +203,8 @@ def _remember(model: nn.Module, scope: Scope) -> None:
     """Keep the scope alive as long as its model, and at most until the process ends."""
     key = id(model)
     _live[key] = weakref.ref(model), scope
+    if names := variables_of(model):
+        _variables[scope] = names
     finalizer = weakref.finalize(model, scope.end_with_model)
     scope.when_detached(finalizer.detach)
     scope.when_detached(lambda: _live.pop(key, None))

@@ -5,6 +5,7 @@ Each method calls the object that implements the feature.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -41,12 +42,15 @@ from gradscope.agent.monitors.nan_check_schedule import CheckSchedule
 from gradscope.agent.monitors.nan_response import NonfiniteResponse
 from gradscope.agent.monitors.pause import Pause, check_lease
 from gradscope.agent.monitors.rules import Action, Callback, RuleMonitor, check_action
+from gradscope.agent.notebook.cells import CellObserver
+from gradscope.agent.notebook.html_view import html_of
+from gradscope.agent.notebook.plot import plot_steps
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.run.settings import Settings
 from gradscope.agent.step.engine import StepEngine
 from gradscope.budget import Sampler
 from gradscope.columns import MemoryTable, Table, TimesTable
-from gradscope.errors import UsageError
+from gradscope.errors import NotMeasuredError, UsageError
 from gradscope.findings import Finding, Verdict, merge_repeated
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import AuditEntry, OwnFunction, action_of, find_action
@@ -56,6 +60,8 @@ from gradscope.resources import is_out_of_memory
 from gradscope.rules import Alert, Rule, rule_kind
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from gradscope.doctor import Report
 
 __all__ = ["Scope"]
@@ -104,6 +110,7 @@ class Scope:
             run, engine, self._findings, self._scalars, schedule, self._recorder
         )
         self._signals = SignalMonitor(run, engine, self._findings)
+        self._cells = CellObserver(engine, self._report_exception)
         plugins = (
             *self._commands.plugins(),
             self._latest_steps,
@@ -188,7 +195,8 @@ class Scope:
             bye = Bye(reason="the model was garbage-collected")
             self._end_run(lambda publisher: publisher.stop_soon(bye))
         else:
-            self._end_run(lambda publisher: publisher.stop())
+            error = self._cells.error
+            self._end_run(lambda publisher: publisher.stop(None if error is None else failure(error)))
 
     def when_detached(self, callback: Callable[[], object]) -> None:
         """Call `callback` once, at the end of `detach`."""
@@ -218,6 +226,27 @@ class Scope:
         """Return the newest observed step. Raises NotMeasuredError before the first."""
         self._engine.end_if_stepped()
         return self._latest_steps.latest()
+
+    def plot(
+        self,
+        layers: LayerPatterns | None = None,
+        kind: str = "grad",
+        *,
+        statistic: str = "norm",
+        ax: "Axes | None" = None,
+    ) -> "Axes":
+        """Plot a statistic of layers over the observed steps, and return matplotlib's Axes.
+
+        kind: `out`, `grad`, `param`, `param_grad` or `update`. statistic: `norm`, `mean`, `std`, `rms`, `min` or
+            `max`. ax: where to draw; default: a new figure.
+
+        Needs matplotlib. Raises NotMeasuredError if nothing of this kind has been measured yet. In a long run, steps
+        are left out so that they need at most 8 MB.
+        """
+        self._engine.end_if_stepped()
+        names = self._engine.tracker.names
+        chosen = names if layers is None else match_names(layers, names)
+        return plot_steps(self._latest_steps.tables(), chosen, kind, statistic, ax)
 
     def log(self, **values: float | torch.Tensor) -> None:
         """Log scalars of the step in progress: `scope.log(loss=loss, lr=3e-4)`.
@@ -605,6 +634,19 @@ class Scope:
         state = "detached" if self._is_off else f"at step {self.step}"
         return f"<Scope of run {self.run!r}: {len(self._engine.tracker.names)} modules, {state}>"
 
+    def _repr_html_(self) -> str:
+        """Return the verdict and the newest observed step as HTML, for notebooks."""
+        try:
+            verdict = self.diagnose()
+            try:
+                table = self.latest()
+            except NotMeasuredError:
+                table = None
+            return html_of(verdict, self.step, table)
+        except Exception as error:  # noqa: BLE001 - showing a scope must not fail
+            self._run.faults.report("the HTML table", error, "The scope is shown as text.")
+            return escape(repr(self))
+
     def _end_run(self, stop: Callable[[Publisher | NullPublisher], None]) -> None:
         if self._is_off:
             return
@@ -626,6 +668,8 @@ class Scope:
         self._engine.start()
         reporter = CrashReporter(self._report_exception)
         reporter.install()
+        self._cells.install(at_exit=self.end_with_model)
+        self.when_detached(self._cells.remove)
         self.when_detached(reporter.remove)
 
     def _on_viewers(self, viewers: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from gradscope.agent.inspection.step_history import StepHistory
 from gradscope.agent.observation.observed_step import ObservedStep, step_message
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.plugins import StepPlugin
@@ -20,6 +21,7 @@ class LatestSteps(StepPlugin):
         self._run = run
         self._latest: ObservedStep | None = None
         self._latest_focus: ObservedStep | None = None
+        self._history = StepHistory()
         self._sequence = 0
         self._reason = "a step ends when an optimizer of the model steps, or with scope.mark_step()"
 
@@ -28,6 +30,10 @@ class LatestSteps(StepPlugin):
         if self._latest is None:
             raise NotMeasuredError(f"no step has been observed yet: {self._reason}")
         return self._latest.table(self._run.hello.rank)
+
+    def tables(self) -> list[Table]:
+        """Return observed steps of the whole run, oldest first; some are left out in a long run."""
+        return [each.table(self._run.hello.rank) for each in self._history.steps]
 
     def latest_focus(self) -> Table:
         """Return the newest focus step. Raises NotMeasuredError before the first."""
@@ -45,6 +51,7 @@ class LatestSteps(StepPlugin):
     def observed(self, step: ObservedStep) -> None:
         """Store and publish an observed step."""
         self._latest = step
+        self._history.add(step)
         self._sequence += 1
         self._publish(step)
 

@@ -1,0 +1,1 @@
+"""What a scope does in a notebook: its table as HTML, plots, and the cells that train."""
