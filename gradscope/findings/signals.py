@@ -7,7 +7,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import pairwise, takewhile
-from statistics import median
 from typing import TypeAlias
 
 from gradscope.findings.codes import finding
@@ -17,12 +16,12 @@ from gradscope.findings.signal_facts import (
     FedLayer,
     LayerOutput,
     LayerUnits,
-    LayerUpdates,
     Source,
     StepSignals,
 )
+from gradscope.findings.update_signals import lost_updates, too_large_steps
 
-__all__ = ["SIGNAL_CHECKS", "find_signal_faults", "repeated_batch", "repeated_steps"]
+__all__ = ["SIGNAL_CHECKS", "find_signal_faults", "is_collapsing", "repeated_batch", "repeated_steps"]
 
 _FEW_STEPS = 3
 _STEPS = 5
@@ -48,17 +47,19 @@ _SAME = 1e-10
 is about the error that float32 accumulates over some layers."""
 
 _FALLEN = 1e-3
+_FALLEN_LATENT = 0.01
+"""Of the variance of a latent layer at first, because an initial output may be small."""
+_FALLEN_SHARE = 0.05
+_FALLEN_VIEWS = 0.1
+"""With a share s of the variance in the mean square, two samples have a cosine similarity of 1 - s on average: 0.95,
+and ten times nearer to 1 than at first."""
+_GROWN = 10.0
+"""An output that varies far more than at first has learned something, whatever its mean."""
+_DOUBT = 0.3
 _UNIT_VARIANCE = 0.01
 """A latent unit of a variational autoencoder counts as active above this variance (Burda et al. 2016, section 5.3)."""
 
-_USUAL_CHANGE = 0.01
-_LARGE_CHANGE = 0.1
-"""Changes of 1 % a step are the upper end of what trains well. With 10 % of the first weights, ten steps have replaced
-the weights that made the units active."""
-
-_LOST_SHARE = 0.5
 _FEW_ELEMENTS = 16
-_NAMED = 3
 
 SignalCheck: TypeAlias = Callable[[Sequence[StepSignals]], list[Finding]]
 
@@ -302,21 +303,23 @@ def _fallen_outputs(history: Sequence[StepSignals]) -> list[Finding]:
         known = [reading for reading in readings if reading is not None]
         if len(known) < 2 * _STEPS:
             continue
-        first = max(reading.spread for reading in known[:_FEW_STEPS])
+        first = max(known[:_FEW_STEPS], key=lambda reading: reading.spread)
         recent = known[-_FEW_STEPS:]
-        if all(_is_fallen(reading, first) for reading in recent):
+        has_views = _calls(newest[-1], each.layer) > 1
+        if all(_is_fallen(reading, first, has_views=has_views) for reading in recent):
             return [
                 finding(
                     "collapsed-output",
                     f"the output of {_name(each.layer)} hardly depends on the sample any more: its variance over the "
-                    f"batch has fallen from {first:.2g} to {recent[-1].spread:.2g}",
+                    f"batch has fallen from {first.spread:.2g} to {recent[-1].spread:.2g} ({_ratio(first):.2g} and "
+                    f"{_ratio(recent[-1]):.2g} of its mean square)",
                     step=newest[-1].step,
                     since=newest[0].step,
                     layers=(each.layer,),
                     confidence="measured",
                     evidence={
                         "variance_over_batch": recent[-1].spread,
-                        "variance_over_batch_at_start": first,
+                        "variance_over_batch_at_start": first.spread,
                         "mean_square": recent[-1].power,
                     },
                 )
@@ -324,12 +327,37 @@ def _fallen_outputs(history: Sequence[StepSignals]) -> list[Finding]:
     return []
 
 
-def _is_fallen(reading: LayerOutput, first: float) -> bool:
-    limit = _FALLEN * first
-    is_small = reading.spread < _FALLEN * reading.power or (
-        reading.is_narrow and reading.spread < _UNIT_VARIANCE
-    )
-    return reading.spread < limit and is_small
+def _is_fallen(reading: LayerOutput, first: LayerOutput, *, has_views: bool) -> bool:
+    """Return whether the variation over the batch is gone, compared with the first readings.
+
+    Of an output, if both the variance and its share of the mean square are a thousandth. A model with two views of
+    each sample compares its outputs with each other, so there the share alone decides. Of a bottleneck, if a latent
+    unit would count as not active.
+    """
+    if reading.spread < _FALLEN * first.spread and reading.spread < _FALLEN * reading.power:
+        return True
+    if reading.is_narrow and not reading.is_final:
+        return reading.spread < min(_UNIT_VARIANCE, _FALLEN_LATENT * first.spread)
+    is_low = _ratio(reading) < min(_FALLEN_SHARE, _FALLEN_VIEWS * _ratio(first))
+    return has_views and is_low and reading.spread <= _GROWN * first.spread
+
+
+def _calls(signals: StepSignals, layer: str) -> int:
+    return sum(each.layer == layer and each.is_final for each in signals.outputs)
+
+
+def is_collapsing(history: Sequence[StepSignals]) -> bool:
+    """Return whether the variation of an output or a bottleneck has fallen, so that more steps should be read."""
+    if len(history) < _STEPS:
+        return False
+    for each in history[-1].outputs:
+        if (each.is_narrow or each.is_final) and each.per_sample > 1:
+            first = _reading(history[0], each.layer, is_final=each.is_final)
+            if first is not None and (
+                each.spread < _DOUBT * first.spread or _ratio(each) < _DOUBT * _ratio(first)
+            ):
+                return True
+    return False
 
 
 def _reading(signals: StepSignals, layer: str, *, is_final: bool) -> LayerOutput | None:
@@ -372,109 +400,9 @@ def _from(where: str, layer: str) -> str:
     return f", from {_name(where)} on" if where and where != layer else ""
 
 
-def lost_updates(history: Sequence[StepSignals]) -> list[Finding]:
-    """Find layers most of whose updates are rounded away.
-
-    An element is lost if it has a gradient, did not change, and its step is below the spacing of its number format.
-    Silent while the learning rate rises, and when a schedule has made it small.
-    """
-    newest = history[-_STEPS:]
-    if len(newest) < _STEPS:
-        return []
-    of_parameter: dict[tuple[str, str], list[LayerUpdates]] = defaultdict(list)
-    for signals in newest:
-        for each in signals.updates:
-            of_parameter[each.layer, each.name].append(each)
-    judged = [each for each in of_parameter.values() if len(each) == len(newest)]
-    lost = [each for each in judged if _are_lost(each)]
-    elements = sum(each[-1].elements for each in lost)
-    share = elements / max(1, sum(each[-1].elements for each in judged))
-    if share < 1 - _LOST_SHARE or not lost:
-        return []
-    worst = max(lost, key=lambda each: each[-1].elements)[-1]
-    layers = tuple(
-        dict.fromkeys(each[-1].layer for each in sorted(lost, key=lambda each: -each[-1].elements))
-    )
-    part = sum(each.lost for readings in lost for each in readings) / sum(
-        each.moving for readings in lost for each in readings
-    )
-    return [
-        finding(
-            "lost-updates",
-            f"{part:.0%} of the updates of {_names(layers)} are rounded away: with a learning rate of "
-            f"{worst.learning_rate:.1g} they are below the spacing of {worst.dtype} at these weights",
-            step=newest[-1].step,
-            since=newest[0].step,
-            layers=layers,
-            confidence="measured",
-            evidence={
-                "share_of_updates": part,
-                "share_of_parameters": share,
-                "learning_rate": worst.learning_rate,
-                "dtype": worst.dtype,
-            },
-        )
-    ]
-
-
-def _are_lost(readings: Sequence[LayerUpdates]) -> bool:
-    first, last = readings[0], readings[-1]
-    is_chosen = first.learning_rate * 1.01 >= last.learning_rate >= 0.1 * last.largest_learning_rate
-    return is_chosen and all(
-        each.moving >= _FEW_ELEMENTS
-        and each.lost > _LOST_SHARE * each.moving
-        and not each.arrives_later
-        for each in readings
-    )
-
-
-def too_large_steps(history: Sequence[StepSignals], found: Sequence[Finding]) -> list[Finding]:
-    """Find a learning rate that has killed units or made the output constant: both came after far too large updates.
-
-    The updates are compared with the first weights, as the median over the parameters of several elements. They must
-    have changed the weights by a tenth in each of the three steps before the units were found dead, or in the first
-    three. found: the other findings of these steps.
-    """
-    damage = [each for each in found if each.code in ("dead-units", "collapsed-output")]
-    if not damage:
-        return []
-    worst = min(damage, key=lambda each: each.since_step or 0)
-    before = [each for each in history if each.updates and each.step <= (worst.since_step or 0)]
-    readings = before[-_FEW_STEPS:]
-    if len(readings) < _FEW_STEPS:
-        readings = [each for each in history if each.updates][:_FEW_STEPS]
-    changes = [_median_change(each.updates) for each in readings]
-    if len(changes) < _FEW_STEPS or min(changes) < _LARGE_CHANGE:
-        return []
-    change = median(changes)
-    return [
-        finding(
-            "learning-rate-too-high",
-            f"the learning rate is about {change / _USUAL_CHANGE:.0f} times too high: each of the steps "
-            f"{readings[0].step}-{readings[-1].step} changed the weights by {change:.0%}, and {worst.message}",
-            step=history[-1].step,
-            since=readings[0].step,
-            confidence="measured",
-            evidence={"update_ratio": change, "factor": change / _USUAL_CHANGE},
-        )
-    ]
-
-
-def _median_change(updates: Sequence[LayerUpdates]) -> float:
-    """Return the median change of the parameters of 16 elements and more; of all if there are none."""
-    large = [each.change for each in updates if each.elements >= _FEW_ELEMENTS]
-    return median(large or [each.change for each in updates])
-
-
 SIGNAL_CHECKS: tuple[SignalCheck, ...] = (input_scale, dead_units, collapsed_output, lost_updates)
 """The checks that need nothing but the history, in the order in which they run."""
 
 
 def _name(layer: str) -> str:
     return f"`{layer}`" if layer else "the model"
-
-
-def _names(layers: Sequence[str]) -> str:
-    shown = [_name(each) for each in layers[:_NAMED]]
-    rest = len(layers) - len(shown)
-    return f"{', '.join(shown)} and {rest} more" if rest else " and ".join(shown)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.evidence import weight_of
-from gradscope.rules.step_view import Floats, StepView, indices_of
+from gradscope.rules.step_view import Floats, StepView, any_of, indices_of
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
 from gradscope.rules.trend import Trend
@@ -180,9 +180,15 @@ def _growing_over_steps(view: StepView, total: float, growth: float) -> list[Rul
 
 
 def spike(view: StepView, threshold: Threshold, memory: Trend) -> list[RuleFinding]:
-    """Find layers whose gradient norm is far above its recent level."""
+    """Find layers whose gradient norm is far above its recent level.
+
+    If some layers are updated in the step, only these are judged: in a GAN the gradient of the other network comes from
+    another loss.
+    """
     factor = limit_of(threshold)
-    norms = view.by_layer(_KIND, "norm")
+    norms, update = view.by_layer(_KIND, "norm"), view.by_layer("update", "norm")
+    if any_of(update > 0):
+        norms = np.where(update > 0, norms, np.nan)
     excess = memory.excess(view.layers, norms, factor)
     return [
         RuleFinding(

@@ -247,3 +247,16 @@ def test_evidence_grows_with_the_square_of_the_distance_and_one_step_is_never_en
     assert weights[4] == pytest.approx(4 * weights[3])
     assert weights[3] == pytest.approx(4 * weights[2])
     assert weights[5:] == [0.5, 0.5]
+
+
+def test_a_layer_that_is_not_updated_in_a_step_is_not_judged_for_a_spike(view):
+    """In a GAN, the discriminator has two gradients by turns, and is updated with one of them."""
+
+    def step(number, norm, *, is_updated):
+        update = 0.01 if is_updated else 0.0
+        rows = [("a", "param_grad", {"norm": norm}), ("a", "update", {"norm": update})]
+        return view(number, [*rows, ("b", "update", {"norm": 0.01})])
+
+    usual = [step(i, 1.0, is_updated=True) for i in range(20)]
+    assert judged("spike", [*usual, step(20, 50.0, is_updated=False)]) == []
+    assert len(judged("spike", [*usual, step(20, 50.0, is_updated=True)])) == 1

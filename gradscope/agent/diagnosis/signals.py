@@ -18,7 +18,12 @@ from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import NEVER, StepPlugin
 from gradscope.findings import Finding
 from gradscope.findings.signal_facts import StepSignals
-from gradscope.findings.signals import find_signal_faults, repeated_batch, repeated_steps
+from gradscope.findings.signals import (
+    find_signal_faults,
+    is_collapsing,
+    repeated_batch,
+    repeated_steps,
+)
 from gradscope.hooks import has_compiled, hidden_from_modes
 
 __all__ = ["SignalMonitor"]
@@ -26,6 +31,8 @@ __all__ = ["SignalMonitor"]
 _FIRST: Final = 1
 _EACH_UNTIL: Final = 8
 _KEPT: Final = 64
+_REQUESTED: Final = 1
+"""How many steps are requested at a time while an output is collapsing."""
 
 
 class SignalMonitor(StepPlugin):
@@ -43,16 +50,22 @@ class SignalMonitor(StepPlugin):
         self._names: dict[int, str] = {}
         self._is_reading = self._is_off = False
         self._next = self._begins_at = engine.step + _FIRST
+        self._asks_at = NEVER
         self._history: list[StepSignals] = []
         self._told: set[tuple[str, str]] = set()
 
-    def next_active_step(self, step: int) -> int:  # noqa: ARG002 - the signature of a plugin
-        """Return NEVER: it reads in observed steps only."""
-        return NEVER
+    def next_active_step(self, step: int) -> int:
+        """Return the step in which it asks for observed steps; otherwise it reads in observed steps only."""
+        return max(step, self._asks_at)
 
     def begin(self, step: int, *, is_observed: bool) -> None:
         """Install the hooks if this step is read."""
         self._forward.remove()
+        if step >= self._asks_at and not self._is_off:
+            self._asks_at = NEVER
+            if self._run.hello.world_size == 1:  # ranks must observe the same steps
+                self._run.sampler.request_steps(_REQUESTED)
+                self._run.plan_again()
         model = self._run.model()
         self._is_reading = (
             is_observed
@@ -87,6 +100,7 @@ class SignalMonitor(StepPlugin):
             else step + 1
         )
         self._history.append(signals)
+        self._asks_at = self._next if is_collapsing(self._history) else NEVER
         del self._history[_KEPT // 2 : -_KEPT // 2]
         self._report(find_signal_faults(self._history))
         if ("repeated-batch", "") not in self._told:
