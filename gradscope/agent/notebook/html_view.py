@@ -10,7 +10,7 @@ from gradscope.findings import Verdict
 __all__ = ["html_of"]
 
 _COLUMNS: Final = (
-    ("\N{GREEK SMALL LETTER SIGMA} out", "out", "std"),
+    ("σ out", "out", "std"),  # noqa: RUF001 - as in the terminal
     ("‖∇out‖", "grad", "norm"),
     ("‖w‖", "param", "norm"),
     ("‖∇w‖", "param_grad", "norm"),
