@@ -1,10 +1,9 @@
 """Findings: what is wrong with a run or a Function, in words and numbers, and the verdict over all of them."""
 
 from gradscope.findings.checked import Checked, NotChecked, unreported
-from gradscope.findings.code import Code
 from gradscope.findings.codes import CODES, code_of, finding
 from gradscope.findings.doctor_codes import DOCTOR_CODES
-from gradscope.findings.finding import Confidence, Finding, Place, Severity
+from gradscope.findings.finding import Code, Confidence, Finding, Place, Severity
 from gradscope.findings.verdict import VERSION, Verdict, merge_repeated
 
 __all__ = [

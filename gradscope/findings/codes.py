@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 from gradscope.errors import UsageError
-from gradscope.findings.code import Code
 from gradscope.findings.doctor_codes import DOCTOR_CODES
-from gradscope.findings.finding import Confidence, Finding, Severity
+from gradscope.findings.finding import Code, Confidence, Finding, Severity
 
 __all__ = ["CODES", "code_of", "finding"]
 

@@ -1,7 +1,6 @@
 """The codes of the function doctor, from causes to consequences: a code is before the codes that it explains."""
 
-from gradscope.findings.code import Code
-from gradscope.findings.finding import Place, Severity
+from gradscope.findings.finding import Code, Place, Severity
 
 __all__ = ["DOCTOR_CODES"]
 

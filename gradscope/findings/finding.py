@@ -1,11 +1,11 @@
-"""`Finding`: one thing that is wrong with a run, or with a Function that the doctor examined."""
+"""`Finding`: one thing that is wrong with a run, or with a Function that the doctor examined. `Code`: its kind."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["Confidence", "Finding", "Place", "Severity"]
+__all__ = ["Code", "Confidence", "Finding", "Place", "Severity"]
 
 Severity: TypeAlias = Literal["error", "warning", "hint"]
 """error: training is broken. warning: very likely a fault. hint: legitimate in some programs."""
@@ -57,3 +57,21 @@ class Finding:
         """Return the finding from the result of `as_json`. Keys that are no fields are ignored."""
         values = {each.name: data[each.name] for each in fields(cls)}
         return cls(**{**values, "layers": tuple(data["layers"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One kind of finding.
+
+    meaning: what is the case, as a clause. cause and fix: as in `Finding`.
+    explains: the codes of findings that are consequences of this one. With its own name, one finding of this code
+        explains the others.
+    """
+
+    name: str
+    place: Place
+    severity: Severity
+    meaning: str
+    cause: str
+    fix: str
+    explains: tuple[str, ...] = field(default=(), kw_only=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from gradscope.findings.codes import finding
+from gradscope.findings.facts import Consumers, GraphFacts, GraphNode
 from gradscope.findings.finding import Finding, Severity
-from gradscope.findings.graph_facts import Consumers, GraphFacts, GraphNode
 
 __all__ = ["GRAPH_CHECKS", "GraphCheck", "find_graph_faults"]
 

@@ -1,12 +1,11 @@
 """Rules: checks over the statistics of observed steps, and conditions for breakpoints."""
 
-from gradscope.rules.alert_findings import finding_of
 from gradscope.rules.alerts import Alert, RuleFinding
 from gradscope.rules.conditions import Condition, parse_condition
 from gradscope.rules.losses import is_loss
 from gradscope.rules.replay import replay_rules, views_of
 from gradscope.rules.replicas import RankRows, ReplicaCheck
-from gradscope.rules.rule import Rule, default_rules
+from gradscope.rules.rule import Rule, default_rules, finding_of
 from gradscope.rules.step_view import StepView
 from gradscope.rules.table import RULES, RuleKind, rule_kind
 from gradscope.rules.updates import GREATEST_RATE, LEAST_RATE, WEIGHT_DECAY

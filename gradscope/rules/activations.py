@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.rules.alerts import RuleFinding
-from gradscope.rules.evidence import weight_of
 from gradscope.rules.step_view import Floats, StepView, any_of, indices_of
-from gradscope.rules.thresholds import Threshold
+from gradscope.rules.thresholds import Threshold, weight_of
 from gradscope.rules.thresholds import limit as limit_of
 
 __all__ = ["FirstSlopes", "dead", "saturated"]

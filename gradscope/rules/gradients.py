@@ -1,10 +1,11 @@
-"""Checks for gradients that vanish or explode along the depth or with time, and for spikes.
+"""Checks for gradients that vanish or explode along the depth or with time, for spikes, and for clipping in every step.
 
 The order of the depth is the order in which the layers ran. Parameter gradients (`param_grad`) are what the
 optimizer receives.
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -12,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.rules.alerts import RuleFinding
-from gradscope.rules.evidence import weight_of
 from gradscope.rules.step_view import Floats, StepView, any_of, indices_of
-from gradscope.rules.thresholds import Threshold
+from gradscope.rules.thresholds import Threshold, weight_of
 from gradscope.rules.thresholds import limit as limit_of
 from gradscope.rules.trend import Trend
 
 __all__ = [
+    "ClippingFactors",
     "FirstNorms",
     "Shares",
+    "clipping_always",
     "exploding",
     "over_limit",
     "spike",
@@ -29,6 +31,10 @@ __all__ = [
 ]
 
 _KIND = "param_grad"
+_CLIPPED_STEPS = 15
+"""Most of the first 20 steps. Clipping of the first few steps is what it is for."""
+_CLIPPED_FAR = 10.0
+"""From this many times the limit on it is a warning; below it, clipping in each step is common practice."""
 _BATCH_SPREAD = 1.0
 """How much the gradient of one batch differs from the usual one, in decades: seldom more than tenfold."""
 _LARGEST_GAP = 0.4
@@ -252,3 +258,39 @@ def _share(values: Floats, largest: float) -> float:
     """Return the logarithm of the smallest share that is not zero; that of float32's least number if all are."""
     some = values[values > 0]
     return float(np.log10(some.min() / largest)) if len(some) else -45.0
+
+
+@dataclass(slots=True)
+class ClippingFactors:
+    """By what clipping has divided the gradient in the newest observed steps."""
+
+    newest: deque[float] = field(default_factory=lambda: deque(maxlen=_CLIPPED_STEPS))
+
+
+def clipping_always(view: StepView, threshold: Threshold, memory: ClippingFactors) -> list[RuleFinding]:
+    """Find clipping that shrinks the gradient by a large factor in each of 15 observed steps in a row."""
+    before = view.by_layer("param_grad_before_clip", "sumsq")
+    after = view.by_layer("param_grad", "sumsq")
+    is_both = np.isfinite(before) & np.isfinite(after)
+    least = float(after[is_both].sum())
+    if not least > 0:
+        return []
+    factor = float(np.sqrt(before[is_both].sum() / least))
+    limit = limit_of(threshold)
+    memory.newest.append(factor)
+    if factor <= limit:
+        return []
+    usual = float(np.median(memory.newest))
+    return [
+        RuleFinding(
+            "",
+            "param_grad_before_clip",
+            usual,
+            limit,
+            "clipping divides the gradient by about {:.3g} in every step, from a norm of {:.3g} to {:.3g}",
+            (usual, np.sqrt(before[is_both].sum()), np.sqrt(least)),
+            weight=1.0 / _CLIPPED_STEPS,
+            severity=None if usual > _CLIPPED_FAR * limit else "hint",
+            evidence={"factor": usual},
+        )
+    ]

@@ -13,12 +13,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from gradscope.errors import UsageError
+from gradscope.findings import Finding, finding
 from gradscope.rules.alerts import Alert, RuleFinding
 from gradscope.rules.step_view import StepView
-from gradscope.rules.table import RULES, RuleKind
+from gradscope.rules.table import RULES, RuleKind, rule_kind
 from gradscope.rules.thresholds import Threshold
 
-__all__ = ["Rule", "default_rules"]
+__all__ = ["Rule", "default_rules", "finding_of"]
 
 _MIN_ABSENT = 10
 """Minimum number of steps that a finding must be absent before it can be reported again."""
@@ -97,15 +98,15 @@ class Rule:
         there = {(finding.layer, finding.kind): finding for finding in findings}
         alerts: list[Alert] = []
         self.is_in_doubt = False
-        for key, finding in there.items():
+        for key, beyond in there.items():
             case = self._cases.setdefault(key, _Case(step))
-            case.count, case.weight, case.absent = case.count + 1, case.weight + finding.weight, 0
+            case.count, case.weight, case.absent = case.count + 1, case.weight + beyond.weight, 0
             if case.is_reported:
                 continue
             if case.count >= self.patience if self.patience else case.weight >= 1.0 - 1e-9:
                 case.is_reported, case.reported_after = True, case.count
                 self._reports[key] += 1
-                alerts.append(Alert(self.name, step, case.first_step, finding))
+                alerts.append(Alert(self.name, step, case.first_step, beyond))
             else:
                 self.is_in_doubt |= case.weight >= _IN_DOUBT
         self.active = tuple(f for key, f in there.items() if self._cases[key].is_reported)
@@ -139,3 +140,19 @@ def _checked(patience: int | None) -> int | None:
     ):
         raise UsageError(f"expected patience to be an integer of at least 1, got {patience!r}")
     return patience
+
+
+def finding_of(alert: Alert, action: str = "") -> Finding:
+    """Return the finding of an alert of a rule with this action; "event" is none."""
+    found = alert.finding
+    return finding(
+        found.code or rule_kind(alert.rule).code,
+        f"`{found.layer}`: {found.words}" if found.layer else found.words,
+        step=alert.step,
+        since=alert.first_step,
+        layers=found.layers or ((found.layer,) if found.layer else ()),
+        severity=found.severity,
+        confidence="measured",
+        evidence={"value": found.value, "limit": found.limit, "kind": found.kind, **found.evidence},
+        action="" if action == "event" else action,
+    )

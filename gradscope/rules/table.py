@@ -1,7 +1,7 @@
 """The table of all rules. Each has a name, a code, a threshold, and a check.
 
 To add a rule, write a check in the module of its subject (`finite`, `gradients`, `activations`, `updates`, `weights`,
-`losses`, `clipping`, `formats`) and add an entry here. A check is a function of a `StepView`, a threshold and a memory.
+`losses`) and add an entry here. A check is a function of a `StepView`, a threshold and a memory.
 It returns what is beyond the limit in that step, each with its weight as evidence. `rule.py` adds up the weights and
 reports once.
 """
@@ -13,9 +13,7 @@ from typing import Any, Literal, TypeAlias
 from gradscope.errors import UsageError
 from gradscope.rules import (
     activations,
-    clipping,
     finite,
-    formats,
     gradients,
     losses,
     updates,
@@ -184,8 +182,8 @@ RULES: dict[str, RuleKind] = {
             "clipping-always",
             "every step is clipped, to less than 1 / `threshold` of its gradient",
             10.0,
-            clipping.always,
-            memory=clipping.Factors,
+            gradients.clipping_always,
+            memory=gradients.ClippingFactors,
             is_early=False,
         ),
         RuleKind(
@@ -194,14 +192,14 @@ RULES: dict[str, RuleKind] = {
             "more than a fraction `threshold` of the nonzero elements of a gradient are subnormal; counted "
             "at full detail only",
             0.5,
-            formats.underflow,
+            finite.underflow,
         ),
         RuleKind(
             "overflow",
             "overflow",
             "a layer with finite parameters has more than `threshold` infinite elements in its output",
             0.0,
-            formats.overflow,
+            finite.overflow,
         ),
         RuleKind(
             "loss_spike",

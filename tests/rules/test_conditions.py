@@ -68,7 +68,7 @@ def test_a_condition_holds_for_the_rows_it_names(view, text, holds):
         ("any.norm > 3", "expected one of nan, inf, nonfinite"),
         ("step == 3)", "expected 'and', 'or' or the end"),
         ("(step == 3", "expected '\\)'"),
-        ("step == 3 and", "expected a name"),
+        ("step == 3 and", "expected .step., .any., the name of a logged number"),
         ("__import__('os').system('true')", "got '\\(' at character 11"),
         ("(" * 40 + "step == 3" + ")" * 40, "at most 16 brackets"),
         ("step == 1 or " * 100 + "step == 2", "at most 500 characters"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gradscope.errors import UsageError
 from gradscope.rules import RULES, Rule, default_rules, replay_rules, rule_kind
-from gradscope.rules.evidence import weight_of
+from gradscope.rules.thresholds import weight_of
 from gradscope.rules.trend import ScalarTrend, Trend
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradscope.findings.graph_facts import GraphFacts, GraphNode
+from gradscope.findings.facts import GraphFacts, GraphNode
 
 __all__ = ["walk_graph"]
 
