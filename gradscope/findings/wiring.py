@@ -5,17 +5,16 @@ nothing before it has seen `_ENOUGH` steps: a parameter may belong to an optimiz
 a program may be in a phase that is about to end.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from gradscope.findings.codes import finding
 from gradscope.findings.facts import LayerFacts, ParameterFacts, WiringFacts
 from gradscope.findings.finding import Finding
-from gradscope.findings.loss_scale import clip_before_unscale
 from gradscope.findings.output_form import dtype_changed, shape_changed
 
-__all__ = ["WIRING_CHECKS", "Check", "find_wiring_faults"]
+__all__ = ["WIRING_CHECKS", "Check", "find_copied_model", "find_wiring_faults"]
 
 Check: TypeAlias = Callable[[Sequence[WiringFacts]], list[Finding]]
 
@@ -361,6 +360,23 @@ def dropout_too_strong(history: Sequence[WiringFacts]) -> list[Finding]:
     ]
 
 
+def clip_before_unscale(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find gradients that are clipped while they are still multiplied by the loss scale of a GradScaler."""
+    scales = [facts.clipped_at_scale for facts in history if facts.clipped_at_scale is not None]
+    if len(scales) < _ENOUGH or not all(scale > 1 for scale in scales):
+        return []
+    return [
+        finding(
+            "clip-before-unscale",
+            f"gradients are clipped while they are multiplied by the loss scale of {scales[-1]:g}: the limit acts "
+            f"as {1 / scales[-1]:.1g} times its value",
+            step=history[-1].step,
+            since=history[0].step,
+            evidence={"loss_scale": scales[-1], "steps": float(len(scales))},
+        )
+    ]
+
+
 def tied_weights_broken(history: Sequence[WiringFacts]) -> list[Finding]:
     """Find names that shared one parameter when the run began and have parameters of their own now."""
     if not history:
@@ -483,3 +499,30 @@ def _words(names: Sequence[str]) -> str:
 def _verb(names: Sequence[str], one: str, several: str) -> str:
     """Return the form of a verb for one or for several layers."""
     return one if len(names) == 1 else several
+
+
+def find_copied_model(facts: WiringFacts) -> list[Finding]:
+    """Find an optimizer that holds tensors of the shapes of all trainable parameters, and none of the model.
+
+    None of its tensors has a gradient, but the model's parameters have: the model was copied, or its
+    parameters were replaced, after the optimizer was made. Float32 copies that train a model have gradients.
+    """
+    trained = [parameter for parameter in facts.parameters if parameter.is_trainable]
+    wanted = Counter({p.key: p.shape for p in trained}.values())
+    if not any(parameter.has_gradient for parameter in trained):
+        return []
+    return [
+        finding(
+            "stale-optimizer",
+            f"{optimizer.type} holds {optimizer.held} tensors with the shapes of the model's parameters, but "
+            "none of them is in the model or has a gradient, so the model is not trained",
+            step=facts.step,
+            layers=tuple(dict.fromkeys(parameter.layer for parameter in trained)),
+            evidence={
+                "tensors_not_in_model": float(len(optimizer.foreign_shapes)),
+                "tensors": float(optimizer.held),
+            },
+        )
+        for optimizer in facts.optimizers
+        if wanted <= Counter(optimizer.foreign_shapes) and not optimizer.has_gradient
+    ][:1]

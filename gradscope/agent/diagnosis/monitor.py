@@ -32,11 +32,10 @@ from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.agent.step.unregistered import unregistered_parameters
 from gradscope.findings import Finding
-from gradscope.findings.copied_model import find_copied_model
 from gradscope.findings.facts import WiringFacts
 from gradscope.findings.graph import find_graph_faults
 from gradscope.findings.text import log_line
-from gradscope.findings.wiring import find_wiring_faults
+from gradscope.findings.wiring import find_copied_model, find_wiring_faults
 from gradscope.hooks import BackwardRootHook, has_compiled, hidden_from_modes, parameters_of
 from gradscope.protocol import Event
 
