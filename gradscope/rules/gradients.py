@@ -195,7 +195,7 @@ def spike(view: StepView, threshold: Threshold, memory: Trend) -> list[RuleFindi
     norms, update = view.by_layer(_KIND, "norm"), view.by_layer("update", "norm")
     if any_of(update > 0):
         norms = np.where(update > 0, norms, np.nan)
-    excess = memory.excess(view.layers, norms, factor)
+    excess = memory.excess(view.layers, norms, factor, view.step)
     return [
         RuleFinding(
             view.layers[i],

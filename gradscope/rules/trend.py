@@ -53,17 +53,20 @@ class Trend:
 
     def __init__(self) -> None:
         self._layers: Sequence[str] | None = None
+        self._step = 0
+        self._usual_gap = 0.0
         self._level = np.empty(0)
         self._last = np.empty(0)
         self._variance = np.empty(0)
         self._count = np.empty(0)
 
-    def excess(self, layers: Sequence[str], values: Floats, factor: float) -> Floats:
-        """Return the ratio of each value to its level, and add the values to the trend.
+    def excess(self, layers: Sequence[str], values: Floats, factor: float, step: int) -> Floats:
+        """Return the ratio of each value of a step to its level, and add the values to the trend.
 
         The ratio is NaN if the value is not measured or not positive, if there are fewer than 10 earlier
         values, or if the value is at most `factor` times or at most six deviations above the level. With n
-        earlier values the deviation is uncertain: the limit is 1 + 10 / n times six deviations.
+        earlier values the deviation is uncertain: the limit is 1 + 10 / n times six deviations. After a gap of n times
+        the usual one, the level may have moved, and the deviation is sqrt(n) times as large, as in a random walk.
         """
         if self._layers is not layers and self._layers != layers:
             self._reset(layers)
@@ -72,13 +75,22 @@ class Trend:
         with np.errstate(invalid="ignore", divide="ignore"):
             above = logs - np.maximum(self._level, self._last)
             certain = _DEVIATIONS * (1.0 + _NEEDED / self._count)
-            limit = np.maximum(np.log(factor), certain * np.sqrt(self._variance))
+            limit = np.maximum(
+                np.log(factor), certain * np.sqrt(self._variance * self._longer_gap(step))
+            )
             is_above = positive & (self._count >= _NEEDED) & (above > limit)
         if not any_of(is_above):  # the fast path
             self._add_values(logs, positive)
             return np.full(len(values), np.nan)
         self._add_values(np.where(is_above, self._level + limit, logs), positive)
         return np.where(is_above, np.exp(np.minimum(above, 700.0)), np.nan)
+
+    def _longer_gap(self, step: int) -> float:
+        """Return how many times longer than usual the gap before this step is; at least 1."""
+        gap, self._step = step - self._step, step
+        longer = max(1.0, gap / self._usual_gap) if self._usual_gap else 1.0
+        self._usual_gap += (gap - self._usual_gap) / _NOISE_MEMORY if self._usual_gap else gap
+        return longer
 
     def _reset(self, layers: Sequence[str]) -> None:
         self._layers = layers

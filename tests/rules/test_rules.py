@@ -51,6 +51,22 @@ def test_a_layer_that_is_always_noisy_does_not_spike(view, grads):
     assert judged("spike", [view(i, grads(a=value)) for i, value in enumerate(noise)]) == []
 
 
+@pytest.mark.parametrize(("after", "is_found"), [(1, True), (100, False)])
+def test_a_rise_after_a_long_gap_is_no_spike(view, grads, after, is_found):
+    """The noise is 0.5 in the logarithm: a random walk of 100 such steps has a deviation of 5, and log(200) is 5.3."""
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.5, 30))
+    views = [view(i, grads(a=value)) for i, value in enumerate(noise)]
+    views.append(view(29 + after, grads(a=200.0)))
+    assert bool(judged("spike", views)) is is_found
+
+
+def test_a_spike_is_found_if_every_tenth_step_is_observed(view, grads):
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.3, 30))
+    views = [view(10 * i, grads(a=value)) for i, value in enumerate(noise)]
+    (alert,) = judged("spike", [*views, view(300, grads(a=100.0))])
+    assert alert.step == 300
+
+
 def test_a_spike_needs_ten_earlier_values(view, grads):
     views = [view(step, grads(a=1.0)) for step in range(9)] + [view(9, grads(a=1e6))]
     assert judged("spike", views) == []
@@ -228,8 +244,8 @@ def test_every_rule_has_a_meaning_and_rejects_a_threshold_of_the_wrong_type():
 @given(st.lists(st.floats(1e-6, 1e6), min_size=3, max_size=40))
 def test_the_trend_is_a_level_and_a_noise_of_differences_of_logarithms(values):
     arrays, numbers = Trend(), ScalarTrend()
-    for value in values:
-        arrays.excess(("a",), np.array([value]), 1e300)
+    for step, value in enumerate(values):
+        arrays.excess(("a",), np.array([value]), 1e300, step)
         numbers.excess(value, 1e300)
     logs = np.log(values)
     level = 0.0
