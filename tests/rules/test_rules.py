@@ -52,7 +52,7 @@ def test_a_layer_that_is_always_noisy_does_not_spike(view, grads):
 
 
 @pytest.mark.parametrize(("after", "is_found"), [(1, True), (100, False)])
-def test_a_rise_after_a_long_gap_is_no_spike(view, grads, after, is_found):
+def test_a_rise_is_a_spike_unless_a_long_gap_was_before_it(view, grads, after, is_found):
     """The noise is 0.5 in the logarithm: a random walk of 100 such steps has a deviation of 5, and log(200) is 5.3."""
     noise = np.exp(np.random.default_rng(0).normal(0, 0.5, 30))
     views = [view(i, grads(a=value)) for i, value in enumerate(noise)]
