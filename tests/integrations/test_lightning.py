@@ -262,8 +262,8 @@ def test_an_exception_passes_unchanged_and_detaches(data, tmp_path):
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(UsageError, match=r"unknown options evry; .*every"):
-        GradscopeCallback(evry=1)
+    with pytest.raises(UsageError, match=r"unknown options interval; .*every"):
+        GradscopeCallback(interval=1)
 
 
 def test_a_layer_that_does_not_exist_is_named_before_the_first_step(data, tmp_path):

@@ -205,8 +205,8 @@ def test_a_second_callback_does_nothing(data, tmp_path, caplog):
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(UsageError, match=r"unknown options evry; .*every"):
-        GradscopeCallback(evry=1)
+    with pytest.raises(UsageError, match=r"unknown options interval; .*every"):
+        GradscopeCallback(interval=1)
 
 
 def test_an_error_of_gradscope_does_not_stop_the_training(data, tmp_path, monkeypatch, caplog):
