@@ -62,7 +62,9 @@ def test_a_kind_that_was_not_measured_is_answered_with_the_measured_kinds(table)
 
 def test_a_block_of_another_manifest_is_your_error(stats_of, block_of):
     block = block_of([stats_of(np.ones(2))], layer=[5])
-    with pytest.raises(UsageError, match="step 3 has a row of layer index 5, but `layers` has 5 entries"):
+    with pytest.raises(
+        UsageError, match="step 3 has a row of layer index 5, but `layers` has 5 entries"
+    ):
         Table(3, _LAYERS, block)
 
 

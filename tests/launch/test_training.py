@@ -61,15 +61,25 @@ def test_a_crash_has_the_traceback_and_exit_code_of_python_and_the_run_says_why_
 def test_options_are_those_of_the_run():
     (line,) = compare("siamese", options=["--name", "mine", "--layers", "fc", "--detail", "full"])
     assert line.startswith("gradscope: watching 1 layer of run 'mine' ")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.usefixtures("places", "ended_hubs")
+def test_quiet_prints_nothing():
     assert not compare("siamese", options=["--quiet", "--no-record"])
 
 
 @pytest.mark.usefixtures("places", "ended_hubs")
 def test_processes_of_the_script_are_observed_if_that_is_wanted():
-    (line,) = compare("spawned")
-    assert "--children" in line
     (line,) = compare("spawned", options=["--children"])
     assert "'spawned-model-" in line
+
+
+@pytest.mark.exhaustive
+@pytest.mark.usefixtures("places", "ended_hubs")
+def test_the_line_at_the_end_names_the_option_for_processes():
+    (line,) = compare("spawned")
+    assert "--children" in line
 
 
 @pytest.mark.usefixtures("places", "ended_hubs")
