@@ -241,7 +241,7 @@ def _penalty(is_sick: bool) -> Parts:
     def loss(_step: int) -> Tensor:
         x, y = vectors()
         weights = [p.data if is_sick else p for p in model.parameters()]
-        return F.cross_entropy(model(x), y) + 0.05 * sum(w.square().sum() for w in weights)
+        return F.cross_entropy(model(x), y) + 0.01 * sum(w.square().sum() for w in weights)
 
     return Parts(
         model,

@@ -167,7 +167,7 @@ def _half_overflow(is_sick: bool) -> Parts:
 
 def _half_activations(is_sick: bool) -> Parts:
     """Activations of a float16 model grow over the layers until they are infinite."""
-    model = mlp().half() if is_sick else mlp().bfloat16()
+    model = mlp().half() if is_sick else mlp()
     with torch.no_grad():
         model[0].weight.mul_(300)
         model[2].weight.mul_(300)
