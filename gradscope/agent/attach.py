@@ -2,7 +2,6 @@
 
 import gc
 import os
-import sys
 import weakref
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -22,6 +21,7 @@ from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import OwnFunction, register_action
 from gradscope.names import counted
+from gradscope.notice import print_notice
 
 __all__ = ["attach", "attach_automatically", "is_attached", "register_intervention", "scopes"]
 
@@ -211,8 +211,7 @@ def _remember(model: nn.Module, scope: Scope) -> None:
 
 
 def _say_how_to_watch(scope: Scope) -> None:
-    print(  # noqa: T201 - the one line for the user
+    print_notice(
         f"gradscope: watching {counted(scope.watched_count, 'layer')} of run {scope.run!r} ({scope.measured_by}); "
-        f"see it with: gradscope watch {scope.run}",
-        file=sys.stderr,
+        f"see it with: gradscope watch {scope.run}"
     )

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from gradscope.launch.options import LaunchOptions
+from gradscope.notice import print_notice
 
 if TYPE_CHECKING:
     from gradscope.launch.watch import TrainingWatch
@@ -74,7 +75,7 @@ class ImportObserver:
             else:
                 self._watch.observe_compilations(handler)
         except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the script
-            _say(f"gradscope: the script is not observed: {type(error).__name__}: {error}")
+            print_notice(f"gradscope: the script is not observed: {type(error).__name__}: {error}")
 
     def _say_if_nothing_was_observed(self) -> None:
         is_script = os.getpid() == self._options.pid
@@ -83,16 +84,11 @@ class ImportObserver:
         if not is_script or has_failed or not has_begun or self._options.quiet:
             return
         if self._watch is None or not self._watch.has_seen_step:
-            _say(_NOTHING)
+            print_notice(_NOTHING)
         elif not self._watch.has_observed:
-            _say(_NO_MODULE)
+            print_notice(_NO_MODULE)
 
 
 def _is_initializing(name: str) -> bool:
     spec = getattr(sys.modules.get(name), "__spec__", None)
     return spec is None or bool(getattr(spec, "_initializing", False))
-
-
-def _say(text: str) -> None:
-    if sys.stderr is not None:
-        print(text, file=sys.stderr)  # noqa: T201 - the one line for the user

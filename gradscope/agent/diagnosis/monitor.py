@@ -1,6 +1,5 @@
 """`FindingMonitor`: checks the wiring of a run, keeps its findings and reports each once."""
 
-import sys
 import time
 import weakref
 from collections import deque
@@ -37,6 +36,7 @@ from gradscope.findings.graph import find_graph_faults
 from gradscope.findings.text import log_line
 from gradscope.findings.wiring import find_copied_model, find_wiring_faults
 from gradscope.hooks import BackwardRootHook, has_compiled, hidden_from_modes, parameters_of
+from gradscope.notice import print_notice
 from gradscope.protocol import Event
 
 __all__ = ["FindingMonitor"]
@@ -204,7 +204,7 @@ class FindingMonitor(StepPlugin):
             self._run.reported_codes.add(finding.code)
             self._run.publisher.put_and_send(partial(self._event, finding))
             if finding.severity == "error" and is_first and not self._is_quiet:
-                print(log_line(finding), file=sys.stderr)  # noqa: T201 - see above
+                print_notice(log_line(finding))
             self._run.pass_on(finding)
 
     def _knows(self, parameters: list[torch.Tensor]) -> bool:
