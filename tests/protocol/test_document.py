@@ -8,6 +8,7 @@ import pytest
 
 from gradscope import protocol
 from gradscope.columns import COLUMNS, Flags
+from gradscope.columns.schema import BASIC_KINDS
 from gradscope.findings import Checked, Finding, NotChecked
 from gradscope.protocol import limits
 
@@ -157,6 +158,12 @@ def test_every_column_and_flag_of_a_step_is_written_down():
         assert rows[column.name][1] == ("u1 u2 u4 u8" if column.is_count else "f4 f8")
     for flag in Flags:
         assert f"{flag.value} {flag.name.lower().replace('_', ' ')}" in rows["flags"][2]
+
+
+def test_every_kind_of_row_is_written_down():
+    section = _section("### The kinds of a row")
+    written = {name for row in _table(section) for name in re.findall(r"`(\w+)`", row[0])}
+    assert written == set(BASIC_KINDS)
 
 
 def test_the_drawing_of_a_step_is_the_golden_step(step):

@@ -78,7 +78,7 @@ def own_pids() -> set[int]:
 
 def started_pids() -> set[int]:
     """Return the ids of the forked processes that no test has waited for."""
-    return {pid for pid, process in _running.items() if process.poll() is None}
+    return {pid for pid, process in list(_running.items()) if process.poll() is None}
 
 
 class Popen(subprocess.Popen):
@@ -107,8 +107,9 @@ class Popen(subprocess.Popen):
             self.pid = _server().fork(request, streams, theirs)
         finally:
             os.close(theirs)
-            ours = {p2cwrite, c2pread, errread}
-            for fd in {*given} - ours - {-1}:
+            pipes = (p2cread, p2cwrite), (c2pwrite, c2pread), (errwrite, errread)
+            close = {theirs for theirs, ours in pipes if ours != -1}  # not a file of the caller
+            for fd in close | {getattr(self, "_devnull", -1)} - {-1, None}:
                 os.close(fd)
             self._devnull = None
         self._child_created = True
