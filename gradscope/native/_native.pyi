@@ -59,6 +59,8 @@ class StepCounter:
     check_every: int
     spent_s: float
     optimizer: weakref.ref[torch.optim.Optimizer] | None
+    leading: tuple[weakref.ref[torch.optim.Optimizer], ...]
+    led: list[weakref.ref[torch.optim.Optimizer]]
     on_begin: Callable[[torch.optim.Optimizer, Any, Any], Any] | None
     on_end: Callable[[torch.optim.Optimizer, Any, Any], Any] | None
 

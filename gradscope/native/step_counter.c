@@ -20,6 +20,8 @@ typedef struct {
     PyObject *clock, *sequence_number;
     PyObject *on_begin, *on_end; /* NULL until the step engine sets them */
     PyObject *optimizer;         /* a weak reference to the optimizer whose step ends a step; or None */
+    PyObject *leading;           /* a tuple of weak references to optimizers */
+    PyObject *led;               /* a list: those of `leading` that have stepped in this idle step */
     PyObject *times_s;           /* a list */
     PyObject *guards;            /* tuple of (function, value) */
     double began_s, spent_s, checked_s;
@@ -36,6 +38,20 @@ static int is_idle(const StepCounter *counter)
 static int is_counted(const StepCounter *counter, PyObject *optimizer)
 {
     return PyWeakref_Check(counter->optimizer) && PyWeakref_GetObject(counter->optimizer) == optimizer;
+}
+
+/* The item of a tuple or list of weak references that refers to the optimizer; borrowed, NULL if there is none. */
+static PyObject *find_reference(PyObject *references, PyObject *optimizer)
+{
+    const int is_tuple = PyTuple_Check(references), is_list = PyList_Check(references);
+    const Py_ssize_t count = is_tuple ? PyTuple_Size(references) : is_list ? PyList_Size(references) : 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = is_tuple ? PyTuple_GetItem(references, i) : PyList_GetItem(references, i);
+        if (PyWeakref_Check(item) && PyWeakref_GetObject(item) == optimizer) {
+            return item;
+        }
+    }
+    return NULL;
 }
 
 static int has_nothing_but_itself(PyObject *args, PyObject *keywords)
@@ -80,6 +96,10 @@ static int count_step(StepCounter *counter)
     counter->left--;
     counter->step++;
     counter->began_s = now_s;
+    if (PyList_Size(counter->led) > 0
+        && PyList_SetSlice(counter->led, 0, PyList_Size(counter->led), NULL) < 0) {
+        return -1;
+    }
     if (read_sequence_number(counter) < 0 || read_clock(counter, &done_s) < 0) {
         return -1;
     }
@@ -87,8 +107,9 @@ static int count_step(StepCounter *counter)
     return 0;
 }
 
-/* Check the gradients; return whether all are known to be finite. On any error Python checks instead. */
-static int are_finite(StepCounter *counter, PyObject *optimizer)
+/* Check the gradients; return whether all are known to be finite. On any error Python checks instead.
+ * The optimizer that ends the step plans the next check, of all optimizers of that step. */
+static int are_finite(StepCounter *counter, PyObject *optimizer, int ends_step)
 {
     double began_s = 0.0, done_s = 0.0;
     int answer = read_clock(counter, &began_s) < 0 ? -1 : guards_hold(counter->guards);
@@ -100,9 +121,11 @@ static int are_finite(StepCounter *counter, PyObject *optimizer)
         return 0;
     }
     if (answer) { /* otherwise Python checks again, and counts its own time */
-        counter->checks++;
         counter->checked_s += done_s - began_s;
-        counter->checks_at = counter->step + counter->check_every;
+        if (ends_step) {
+            counter->checks++;
+            counter->checks_at = counter->step + counter->check_every;
+        }
     }
     return answer;
 }
@@ -123,15 +146,35 @@ static PyObject *call_hook(PyObject *hook, PyObject *const *args)
     return PyObject_CallFunctionObjArgs(hook, args[0], args[1], args[2], NULL);
 }
 
+/* Whether nothing but the check of gradients is needed before this optimizer steps, and the check has been made. */
+static int is_handled(StepCounter *counter, PyObject *const *args)
+{
+    if (!is_idle(counter) || !has_nothing_but_itself(args[1], args[2])) {
+        return 0;
+    }
+    const int ends_step = is_counted(counter, args[0]);
+    PyObject *leading = ends_step ? NULL : find_reference(counter->leading, args[0]);
+    if (!ends_step && (leading == NULL || find_reference(counter->led, args[0]) != NULL)) {
+        return 0;
+    }
+    if (counter->step >= counter->checks_at
+        && (counter->check_every <= 0 || !are_finite(counter, args[0], ends_step))) {
+        return 0;
+    }
+    if (!ends_step && PyList_Append(counter->led, leading) < 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    return 1;
+}
+
 static PyObject *counter_before(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     StepCounter *counter = (StepCounter *)self;
     if (!has_three_arguments(count, "before")) {
         return NULL;
     }
-    if (is_idle(counter) && is_counted(counter, args[0]) && has_nothing_but_itself(args[1], args[2])
-        && (counter->step < counter->checks_at
-            || (counter->check_every > 0 && are_finite(counter, args[0])))) {
+    if (is_handled(counter, args)) {
         Py_RETURN_NONE;
     }
     return call_hook(counter->on_begin, args);
@@ -142,6 +185,9 @@ static PyObject *counter_after(PyObject *self, PyObject *const *args, Py_ssize_t
     StepCounter *counter = (StepCounter *)self;
     if (!has_three_arguments(count, "after")) {
         return NULL;
+    }
+    if (is_idle(counter) && find_reference(counter->led, args[0]) != NULL) {
+        Py_RETURN_NONE;
     }
     if (!is_idle(counter) || !is_counted(counter, args[0])) {
         return call_hook(counter->on_end, args);
@@ -203,8 +249,10 @@ static PyObject *counter_new(PyTypeObject *type, PyObject *args, PyObject *Py_UN
     counter->guards = Py_NewRef(guards);
     counter->optimizer = Py_NewRef(Py_None);
     counter->times_s = PyList_New(0);
-    if (counter->times_s == NULL || read_sequence_number(counter) < 0
-        || read_clock(counter, &counter->began_s) < 0) {
+    counter->leading = PyTuple_New(0);
+    counter->led = PyList_New(0);
+    if (counter->times_s == NULL || counter->leading == NULL || counter->led == NULL
+        || read_sequence_number(counter) < 0 || read_clock(counter, &counter->began_s) < 0) {
         Py_DECREF((PyObject *)counter);
         return NULL;
     }
@@ -221,6 +269,8 @@ static int counter_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(counter->on_end);
     Py_VISIT(counter->guards);
     Py_VISIT(counter->optimizer);
+    Py_VISIT(counter->leading);
+    Py_VISIT(counter->led);
     Py_VISIT(counter->times_s);
     return 0;
 }
@@ -243,6 +293,8 @@ static void counter_free(PyObject *self)
     Py_XDECREF(counter->sequence_number);
     Py_XDECREF(counter->guards);
     Py_XDECREF(counter->optimizer);
+    Py_XDECREF(counter->leading);
+    Py_XDECREF(counter->led);
     Py_XDECREF(counter->times_s);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
@@ -262,6 +314,10 @@ static PyMemberDef counter_members[] = {
     {"spent_s", T_DOUBLE, offsetof(StepCounter, spent_s), 0, "seconds spent on the counted steps"},
     {"optimizer", T_OBJECT, offsetof(StepCounter, optimizer), 0,
      "a weak reference to the optimizer that ends steps"},
+    {"leading", T_OBJECT, offsetof(StepCounter, leading), 0,
+     "weak references to the optimizers that step before it in the same step"},
+    {"led", T_OBJECT, offsetof(StepCounter, led), READONLY,
+     "those of `leading` that have stepped in this idle step"},
     {"on_begin", T_OBJECT, offsetof(StepCounter, on_begin), 0,
      "called before an optimizer's step that is not idle"},
     {"on_end", T_OBJECT, offsetof(StepCounter, on_end), 0,

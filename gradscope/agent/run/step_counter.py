@@ -8,7 +8,7 @@ loop, so there is a version in C (`gradscope/native/step_counter.c`), which is u
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 import torch
@@ -36,6 +36,9 @@ class StepCounter:
         check_every: the counter itself checks gradients in every `check_every`-th step; 0: `on_begin`
             checks them always. The version in Python never checks gradients itself.
         optimizer: a weak reference to the optimizer whose step ends a step; None while unknown.
+        leading: weak references to the optimizers that usually step before that one in the same step. In an
+            idle step, nothing needs to be done for them but the check of their gradients.
+        led: those of `leading` that have stepped in this step without a call of `on_begin` and `on_end`.
         on_begin, on_end: called before and after an optimizer's step that is not idle; None: no call.
         spent_s: seconds spent in the counted steps.
     """
@@ -52,6 +55,8 @@ class StepCounter:
         self.left = self.checks_at = self.check_every = 0
         self.must_plan = False
         self.optimizer: weakref.ref[Optimizer] | None = None
+        self.leading: tuple[weakref.ref[Optimizer], ...] = ()
+        self.led: list[weakref.ref[Optimizer]] = []
         self.on_begin: StepHook | None = None
         self.on_end: StepHook | None = None
         self.spent_s = 0.0
@@ -64,13 +69,20 @@ class StepCounter:
     def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
         """PyTorch's hook before an optimizer steps."""
         is_quiet = self.is_idle() and self.step < self.checks_at
-        if is_quiet and self._is_counted(optimizer) and len(args) == 1 and not kwargs:
-            return None
+        if is_quiet and len(args) == 1 and not kwargs:
+            if self._is_counted(optimizer):
+                return None
+            leading = _find(self.leading, optimizer)
+            if leading is not None and _find(self.led, optimizer) is None:
+                self.led.append(leading)
+                return None
         return None if self.on_begin is None else self.on_begin(optimizer, args, kwargs)
 
     @untraced
     def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:  # as torch says
         """PyTorch's hook after an optimizer has stepped."""
+        if self.is_idle() and _find(self.led, optimizer) is not None:
+            return None
         if not self.is_idle() or not self._is_counted(optimizer):
             return None if self.on_end is None else self.on_end(optimizer, args, kwargs)
         self.count()
@@ -83,6 +95,7 @@ class StepCounter:
         self.left -= 1
         self.step += 1
         self.began_s = now_s
+        self.led.clear()
         self.began_at = self._sequence_number()
         self.spent_s += self._clock() - now_s
 
@@ -98,6 +111,12 @@ class StepCounter:
 
     def _is_counted(self, optimizer: Optimizer) -> bool:
         return self.optimizer is not None and self.optimizer() is optimizer
+
+
+def _find(
+    references: Sequence[weakref.ref[Optimizer]], optimizer: Optimizer
+) -> weakref.ref[Optimizer] | None:
+    return next((each for each in references if each() is optimizer), None)
 
 
 def make_step_counter(step: int) -> StepCounter:

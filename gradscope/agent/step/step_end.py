@@ -42,6 +42,7 @@ class StepEnd:
     @property
     def has_stepped(self) -> bool:
         """Whether an optimizer has stepped in the step in progress."""
+        self._add_led()
         return self._step == self._counter.step and bool(self._stepped)
 
     @property
@@ -61,6 +62,7 @@ class StepEnd:
 
         In a backward pass, one optimizer can step for each parameter.
         """
+        self._add_led()
         if self._step != self._counter.step or optimizer not in self._stepped or not self.may_end:
             return False
         return not is_in_backward() or sequence_number() != self._operations
@@ -68,9 +70,8 @@ class StepEnd:
     def begin_optimizer(self, optimizer: Optimizer) -> None:
         """Record that an optimizer is about to step."""
         counter = self._counter
-        if self._step != counter.step:
-            self._step = counter.step
-            self._stepped.clear()
+        self._add_led()
+        self._begin_step()
         is_first = not self._stepped
         is_next = is_first and bool(self._previous) and sequence_number() == counter.began_at
         self.is_late = is_next and optimizer not in self._previous
@@ -79,15 +80,15 @@ class StepEnd:
             before = self._newest_one() if is_known else self._last_one()
             if before is not None and before is not optimizer:
                 self._followed.add(before)
+                counter.leading = tuple(weakref.ref(each) for each in self._followed)
                 if self._last_one() is before:
                     counter.optimizer = None
 
     def end_optimizer(self, optimizer: Optimizer) -> None:
         """Record that an optimizer has stepped. If it began before `attach`, as with a closure, its end counts."""
         self._operations = sequence_number()
-        if self._step != self._counter.step:
-            self._step = self._counter.step
-            self._stepped.clear()
+        self._add_led()
+        self._begin_step()
         if self.is_late:
             self._previous.add(optimizer)
         else:
@@ -121,6 +122,7 @@ class StepEnd:
 
     def end(self) -> None:
         """End the step in progress."""
+        self._add_led()
         newest, counter = self._newest_one(), self._counter
         if newest is None or not self.has_stepped:
             return
@@ -131,6 +133,21 @@ class StepEnd:
         counted = self._last_one()
         if counted is None or not self.is_usual_end(counted):
             counter.optimizer = weakref.ref(newest)
+
+    def _begin_step(self) -> None:
+        if self._step != self._counter.step:
+            self._step = self._counter.step
+            self._stepped.clear()
+
+    def _add_led(self) -> None:
+        """Add the optimizers that have stepped in this step and for which the counter called nothing."""
+        for reference in self._counter.led:
+            optimizer = reference()
+            if optimizer is not None:
+                self._begin_step()
+                self._stepped.add(optimizer)
+                self._newest = reference
+        self._counter.led.clear()
 
     def _newest_one(self) -> Optimizer | None:
         return None if self._newest is None else self._newest()

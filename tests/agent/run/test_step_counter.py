@@ -105,6 +105,25 @@ def test_another_optimizer_a_closure_and_a_collected_optimizer_are_passed_on(set
     assert counter.step == 40
 
 
+def test_an_optimizer_that_leads_the_step_is_passed_on_only_if_it_steps_twice(setting):
+    counter = setting.counter
+    counter.left, counter.checks_at = 5, 50
+    leading = torch.optim.SGD([nn.Parameter(torch.ones(2))])
+    counter.leading = (weakref.ref(leading),)
+    for _ in range(2):
+        assert (setting.before(leading, (leading,)), setting.after(leading)) == (None, None)
+        assert [reference() for reference in counter.led] == [leading]
+        assert (setting.before(), setting.after()) == (None, None)
+        assert counter.led == []
+    assert counter.step == 42
+    assert setting.before(leading, (leading,)) is None
+    assert (
+        setting.before(leading, (leading,)) == "begin"
+    )  # without a step of the counted one in between
+    counter.must_plan = True
+    assert setting.after(leading) == "end"
+
+
 def test_a_due_gradient_check_is_passed_on_unless_the_counter_checks_itself(setting):
     setting.counter.left, setting.counter.checks_at = 5, 41
     assert setting.before() is None
@@ -122,6 +141,20 @@ def test_it_checks_one_step_in_n_itself(in_c):
     assert checked == [True, False, False, False] * 2 + [True, False]
     assert in_c.counter.take()[2:] == (3, 3.0)
     assert in_c.passed_on == []
+
+
+def test_the_gradients_of_a_leading_optimizer_are_checked_in_the_same_steps(in_c):
+    parameter = nn.Parameter(torch.ones(2))
+    parameter.grad = torch.full((2,), math.inf)
+    leading = torch.optim.SGD([parameter])
+    in_c.counter.leading = (weakref.ref(leading),)
+    answers = []
+    for _ in range(8):
+        answers.append(in_c.before(leading, (leading,)))
+        assert in_c.before() is None
+        in_c.after()
+    assert answers == ["begin", None, None, None] * 2
+    assert in_c.counter.take()[2] == 2  # checks of a whole step
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

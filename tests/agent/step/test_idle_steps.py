@@ -274,6 +274,39 @@ def test_a_rule_that_is_set_in_an_idle_step_acts_in_that_step(training, action):
     assert bool(torch.isfinite(training.model[2].bias).all())
 
 
+class Calls(StepPlugin):
+    """Collects the optimizers whose step the engine handled in Python."""
+
+    def __init__(self):
+        self.optimizers = []
+
+    def next_active_step(self, step):
+        return None
+
+    def check_gradients(self, step, optimizer):
+        self.optimizers.append(optimizer)
+
+
+@pytest.mark.skipif(native_module() is None, reason="the native pass was not built")
+def test_neither_of_two_optimizers_calls_the_engine_in_an_idle_step():
+    model, calls = make_model(6), Calls()
+    optimizers = [torch.optim.SGD(model[i].parameters(), lr=0.01) for i in (0, 2)]
+
+    def train(steps):
+        for _ in range(steps):
+            model(X).square().mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+    with gradscope.attach(model, every=10_000, hub=None, quiet=True) as scope:
+        train(WARM)
+        scope._engine.add(calls)
+        train(256)  # in at least one of 64 steps the batch of idle steps is reported
+        assert scope.step == WARM + 256
+    assert len(calls.optimizers) < 2 * 256 / 8
+    assert set(calls.optimizers) <= set(optimizers)
+
+
 def test_gradients_of_both_optimizers_are_checked():
     models = [make_model(6), make_model(6)]
     both = nn.ModuleList(models)
