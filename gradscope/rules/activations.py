@@ -24,6 +24,13 @@ _DEAD_STEPS = 3
 _UNCERTAIN_STEPS = 15
 """Enough of the first 20 steps, for facts that have other readings in the first few: parameters without a gradient,
 a fraction of zeros, the input of a later layer."""
+_FIRST_LIMIT = 2.5
+"""Times the limit, 2.5 %, for a layer that begins saturated at both bounds. Normal inputs of a Tanh with a standard
+deviation of s have a mean slope of 0.8 / s; inputs of 30 are far from unit scale, as those of `input-scale`."""
+_TWO_SIDED = 0.1
+"""The least share of either bound. A Sigmoid that begins closed or open, to scale a branch, has one side."""
+_SAMPLED_SPREAD = 0.1
+"""In decades: of the mean slope of 2,000 elements of which 1 % are not at their bounds (20 of them, so a fifth)."""
 _SLOPE_SPREAD = 0.5
 """How much the mean slope differs from batch to batch, in decades: a batch has many samples, so by less than half."""
 
@@ -124,26 +131,32 @@ def saturated(view: StepView, threshold: Threshold, memory: FirstSlopes) -> list
     mean(y) - mean(y^2), which is at most 1/4. The slope of other bounded activations cannot be derived
     from the columns, so they are not judged. An activation after which no layer with parameters runs is the output;
     it is at its bounds if the model is sure. A Sigmoid that has become saturated may do gating and has decided:
-    a hint.
+    a hint. The limit is higher for a layer that has been saturated at both bounds from its first observed step on.
     """
-    limit = limit_of(threshold)
     if not any_of(view.types_are(_TANH | _SIGMOID)):  # true for most models
         return []
     slope = _slopes(view)
-    is_low = (slope < limit) & _is_hidden(view)
     for i in indices_of(~np.isnan(slope)):
         memory.slopes.setdefault(view.layers[i], float(slope[i]))
+    usual = limit_of(threshold)
+    first = np.array([memory.slopes.get(name, np.inf) for name in view.layers])
+    is_from_start = (first < _FIRST_LIMIT * usual) & _is_two_sided(view)
+    limits = np.where(is_from_start, _FIRST_LIMIT * usual, usual)
+    is_low = (slope < limits) & _is_hidden(view)
     return [
         RuleFinding(
             view.layers[i],
             "out",
             max(float(slope[i]), 0.0),
-            limit,
+            float(limits[i]),
             "saturated: the mean slope is {:.2%} of the maximum slope",
             (max(slope[i], 0.0),),
-            weight=weight_of(float(np.log10(limit / max(slope[i], 1e-9))), _SLOPE_SPREAD),
+            weight=weight_of(
+                float(np.log10(limits[i] / max(slope[i], 1e-9))),
+                _SAMPLED_SPREAD if is_from_start[i] else _SLOPE_SPREAD,
+            ),
             severity="hint"
-            if view.types[i] in _SIGMOID and memory.slopes[view.layers[i]] >= limit
+            if view.types[i] in _SIGMOID and memory.slopes[view.layers[i]] >= limits[i]
             else None,
         )
         for i in indices_of(is_low)
@@ -154,6 +167,13 @@ def _slopes(view: StepView) -> Floats:
     mean, rms = view.by_layer("out", "mean"), view.by_layer("out", "rms")
     slope = np.where(view.types_are(_TANH), 1.0 - rms**2, np.nan)
     return np.where(view.types_are(_SIGMOID), 4.0 * (mean - rms**2), slope)
+
+
+def _is_two_sided(view: StepView) -> NDArray[np.bool_]:
+    """Return for each Tanh or Sigmoid whether a tenth of the range, at least, lies on either side of its mean."""
+    mean = view.by_layer("out", "mean")
+    part = np.where(view.types_are(_TANH), (1.0 + mean) / 2.0, mean)
+    return (part > _TWO_SIDED) & (part < 1.0 - _TWO_SIDED)
 
 
 def _is_hidden(view: StepView) -> NDArray[np.bool_]:

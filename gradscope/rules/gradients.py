@@ -16,12 +16,13 @@ from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.step_view import Floats, StepView, any_of, indices_of
 from gradscope.rules.thresholds import Threshold, weight_of
 from gradscope.rules.thresholds import limit as limit_of
-from gradscope.rules.trend import Trend
+from gradscope.rules.trend import Trend, Turns
 
 __all__ = [
     "ClippingFactors",
     "FirstNorms",
     "Shares",
+    "Spikes",
     "clipping_always",
     "exploding",
     "over_limit",
@@ -50,6 +51,9 @@ _GROWN = 1e3
 _EXPLODED = 1e3
 """With the same learning rate, updates differ as gradients do. The usual range of update ratios, 1e-4 to 1e-2, spans a
 factor of 100; with 1000 between layers, some are outside."""
+_WHOLE_RISE = 2.0
+"""A step is a spike if the gradient over all layers rises too: to twice its level, as for a spike of the loss. A layer
+with a small part of the gradient may begin to learn in one batch: an embedding below an LSTM that has ignored it."""
 _UNDERFLOWN = 4.0
 """Gradients that are exactly zero have vanished if those above fall towards them by this many decades."""
 _OBSERVED = 10
@@ -185,17 +189,29 @@ def _growing_over_steps(view: StepView, total: float, growth: float) -> list[Rul
     ]
 
 
-def spike(view: StepView, threshold: Threshold, memory: Trend) -> list[RuleFinding]:
-    """Find layers whose gradient norm is far above its recent level.
+@dataclass(slots=True)
+class Spikes:
+    """The trend of each layer's gradient norm, and whether networks are updated in turn."""
+
+    trend: Trend = field(default_factory=Trend)
+    turns: Turns = field(default_factory=Turns)
+
+
+def spike(view: StepView, threshold: Threshold, memory: Spikes) -> list[RuleFinding]:
+    """Find layers whose gradient norm is far above its recent level, in steps whose gradient rises as a whole.
 
     If some layers are updated in the step, only these are judged: in a GAN the gradient of the other network comes from
-    another loss.
+    another loss. Where networks are updated in turn, a spike is a hint.
     """
     factor = limit_of(threshold)
     norms, update = view.by_layer(_KIND, "norm"), view.by_layer("update", "norm")
     if any_of(update > 0):
         norms = np.where(update > 0, norms, np.nan)
-    excess = memory.excess(view.layers, norms, factor, view.step)
+    memory.turns.add(view)
+    rise = memory.trend.rise_of_all(view.layers, norms)
+    excess = memory.trend.excess(view.layers, norms, factor, view.step)
+    if rise < _WHOLE_RISE:
+        return []
     return [
         RuleFinding(
             view.layers[i],
@@ -204,6 +220,7 @@ def spike(view: StepView, threshold: Threshold, memory: Trend) -> list[RuleFindi
             float(norms[i] / excess[i] * factor),
             "gradient norm {:.3g}, {:.3g} times its recent level of {:.3g}",
             (norms[i], excess[i], norms[i] / excess[i]),
+            severity="hint" if memory.turns.are_taken else None,
         )
         for i in indices_of(~np.isnan(excess))
     ]

@@ -13,7 +13,7 @@ from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.step_view import Floats, StepView
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
-from gradscope.rules.trend import ScalarTrend
+from gradscope.rules.trend import ScalarTrend, Turns
 
 __all__ = ["LossHistory", "LossTrend", "is_loss", "loss_spike", "not_falling", "training_loss"]
 
@@ -111,6 +111,7 @@ class LossTrend:
     norms: deque[Floats] = field(default_factory=lambda: deque(maxlen=_LEVEL))
     layers: Sequence[str] = ()
     observed: int = -1
+    turns: Turns = field(default_factory=Turns)
 
 
 @dataclass(slots=True)
@@ -128,13 +129,15 @@ def loss_spike(view: StepView, threshold: Threshold, memory: LossTrend) -> list[
     """Find losses that are not finite, or far above their recent level.
 
     It names the layers with the largest rise of Δw/w above their own level, if the step is observed, or with the
-    largest rise of the gradient if no layer moved more than usual.
+    largest rise of the gradient if no layer moved more than usual. Where networks are updated in turn, a spike is a
+    hint.
     """
     if not view.scalars:
         if memory.layers is not view.layers:
             memory.norms.clear()
             memory.ratios.clear()
         memory.layers, memory.observed = view.layers, view.step
+        memory.turns.add(view)
         memory.ratios.append(ratio_of(view.by_layer("update", "norm"), view.by_layer("param", "norm")))
         memory.norms.append(view.by_layer("param_grad", "norm"))
         return None
@@ -168,7 +171,15 @@ def _spike(name: str, value: float, step: int, factor: float, memory: LossTrend)
         return None
     clause, layers, evidence = _moved(memory, step, factor)
     return RuleFinding(
-        "", name, value, limit, words + "; {}", (*shown, clause), layers=layers, evidence=evidence
+        "",
+        name,
+        value,
+        limit,
+        words + "; {}",
+        (*shown, clause),
+        severity="hint" if memory.turns.are_taken else None,
+        layers=layers,
+        evidence=evidence,
     )
 
 

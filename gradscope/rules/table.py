@@ -22,7 +22,6 @@ from gradscope.rules import (
 from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.step_view import StepView
 from gradscope.rules.thresholds import Threshold, checked
-from gradscope.rules.trend import Trend
 
 __all__ = ["RULES", "RuleKind", "rule_kind"]
 
@@ -120,10 +119,10 @@ RULES: dict[str, RuleKind] = {
             "spike",
             "gradient-spike",
             "the norm of a layer's parameter gradients is over `threshold` times its recent level, and six "
-            "of its usual deviations above it",
+            "of its usual deviations above it, in a step whose gradient is larger as a whole",
             10.0,
             gradients.spike,
-            memory=Trend,
+            memory=gradients.Spikes,
             is_shared=True,
             can_clip=True,
         ),
@@ -139,7 +138,8 @@ RULES: dict[str, RuleKind] = {
         RuleKind(
             "saturated",
             "saturated-activation",
-            "the mean slope of a Tanh or Sigmoid is less than `threshold` times its maximum slope",
+            "the mean slope of a Tanh or Sigmoid is less than `threshold` times its maximum slope, or than 2.5 times "
+            "that if the layer begins at both of its bounds",
             0.01,
             activations.saturated,
             memory=activations.FirstSlopes,

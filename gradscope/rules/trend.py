@@ -8,12 +8,13 @@ change soon does.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from gradscope.rules.step_view import Floats, any_of
+from gradscope.rules.step_view import Floats, StepView, any_of
 
-__all__ = ["ScalarTrend", "Trend"]
+__all__ = ["ScalarTrend", "Trend", "Turns"]
 
 _LEVEL_MEMORY = 8
 _NOISE_MEMORY = 50
@@ -85,6 +86,14 @@ class Trend:
         self._add_values(np.where(is_above, self._level + limit, logs), positive)
         return np.where(is_above, np.exp(np.minimum(above, 700.0)), np.nan)
 
+    def rise_of_all(self, layers: Sequence[str], values: Floats) -> float:
+        """Return the root of the sum of squares of all values relative to that of their levels; 0 without levels."""
+        if self._layers is not layers and self._layers != layers:
+            return 0.0
+        is_known = np.isfinite(values) & (self._count >= _NEEDED)
+        usual = float(np.exp(2.0 * self._level[is_known]).sum())
+        return math.sqrt(float(np.square(values[is_known]).sum()) / usual) if usual else 0.0
+
     def _longer_gap(self, step: int) -> float:
         """Return how many times longer than usual the gap before this step is; at least 1."""
         gap, self._step = step - self._step, step
@@ -107,3 +116,24 @@ class Trend:
         change = np.where(has_last, logs - self._last, 0.0)
         self._variance += weight * (change * change / 2.0 - self._variance)
         self._last = np.where(is_there, logs, self._last)
+
+
+@dataclass(slots=True)
+class Turns:
+    """Whether networks are updated in turn: the updated layers of two steps have none in common.
+
+    Such networks play against each other, or follow each other's output. Their losses and gradients may jump.
+    """
+
+    layers: Sequence[str] = ()
+    first: Floats | None = None
+    are_taken: bool = False
+
+    def add(self, view: StepView) -> None:
+        """Add an observed step."""
+        update = np.nan_to_num(view.by_layer("update", "norm"))
+        if not any_of(update):
+            return
+        if self.first is None or self.layers is not view.layers:
+            self.layers, self.first, self.are_taken = view.layers, update, False
+        self.are_taken = self.are_taken or not any_of(update * self.first)

@@ -97,6 +97,25 @@ def test_a_saturated_output_and_gating_that_decides_later_are_no_warnings(view):
     assert judged("saturated", [step(i, 0.9999, "a") for i in range(20)]) == []  # nothing after it
 
 
+@pytest.mark.parametrize(
+    ("upper", "first", "is_found"),
+    [(0.5, 0.02, True), (0.9, 0.02, True), (0.97, 0.02, False), (0.5, 0.2, False)],
+)
+def test_a_mean_slope_of_two_percent_is_found_if_a_layer_begins_at_both_bounds(
+    view, upper, first, is_found
+):
+    """`upper` of the sigmoid's outputs are at 1, the rest at 0, but for a part with the slope 1 (0.5)."""
+
+    def step(number, slope):
+        mean = (1 - slope) * upper + slope * 0.5
+        columns = {"sum": 100 * mean, "sumsq": 100 * (mean - slope / 4)}
+        rows = [("a", "out", columns), ("b", "out", {}), ("b", "param_grad", {"norm": 1.0})]
+        return view(number, rows, types=("Sigmoid", "Linear", ""))
+
+    found = judged("saturated", [step(0, first), *(step(i, 0.02) for i in range(1, 40))])
+    assert bool(found) is is_found
+
+
 def moving(view, step, ratio, slope=1.0):
     rows = []
     for name in ("a", "b", "c"):
@@ -187,6 +206,25 @@ def shrinking(view, rate, ratio, decay):
         norm = math.exp(-rate * step)
         rows = [("a", "param", {"norm": norm}), ("a", "update", {"norm": ratio * norm})]
         yield view(step, [*rows, ("a", "param_grad", {"norm": 1e-3})])
+
+
+@pytest.mark.parametrize(
+    ("rate", "left", "is_found"), [(0.01, 0.8, True), (0.01, 0.95, False), (1e-3, 0.8, False)]
+)
+def test_decay_of_a_tenth_of_the_weights_in_each_step_is_found_though_gradients_hold_them(
+    view, rate, left, is_found
+):
+    """The weights are at `left` of their first norm and stay there."""
+    scalars = {"optimizer_weight_decay": 10.0, "optimizer_lr": rate, "optimizer_lr_least": rate}
+    views = []
+    for step in range(15):
+        rows = [("a", "param", {"norm": left if step else 1.0}), ("a", "param_grad", {"norm": 100.0})]
+        views.append(view(step, [*rows, ("a", "update", {"norm": 0.15})]))
+        views.append(view(step, [], scalars=scalars))
+    found = judged("weight_decay", views)
+    assert [each.code for each in found] == ["weight-decay-too-strong"] * is_found
+    if found:
+        assert found[0].evidence["decay_per_step"] == pytest.approx(0.1)
 
 
 def test_weights_that_shrink_by_decay_are_found(view):
