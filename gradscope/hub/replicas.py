@@ -32,6 +32,8 @@ class _Run:
     check: "ReplicaCheck"
     names: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
     """The names of the layers by rank and revision of the manifest."""
+    early: list[Step] = field(default_factory=list)
+    """The first steps of the first rank, until another one has joined."""
     compared: int = 0
     due_s: float = 0.0
 
@@ -57,11 +59,19 @@ class Replicas:
 
         ranks: the ranks of the run on this hub that have sent this step or will.
         """
-        message = decode(parts) if len(ranks) > 1 else None
+        run, is_alone = self._run(hello.run), len(ranks) == 1
+        if is_alone and len(run.early) == _FIRST:  # the other ranks are on other hubs
+            return None
+        message = decode(parts)
         if not isinstance(message, Step):
             return None
-        run, now_s = self._run(hello.run), time.monotonic()
-        for steps in run.assembly.add(message, ranks):
+        run.early.append(message)
+        return None if is_alone else self._compare_complete(run, ranks)
+
+    def _compare_complete(self, run: _Run, ranks: Collection[int]) -> Event | None:
+        messages, run.early = run.early, []
+        now_s = time.monotonic()
+        for steps in (done for each in messages for done in run.assembly.add(each, ranks)):
             if len(steps) < len(ranks) or (run.compared >= _FIRST and now_s < run.due_s):
                 continue
             run.compared, run.due_s = run.compared + 1, now_s + _EVERY_S

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from support.ranks import started_ranks
+
 pytestmark = pytest.mark.processes
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -24,11 +26,11 @@ def runs() -> dict[str, dict]:
     return {run["run"].rpartition("-")[0]: run for run in listed}
 
 
-def compare(script: str, *arguments: str, options=(), launcher=()) -> list[str]:
+def compare(script: str, *arguments: str, options=()) -> list[str]:
     """Run a script without and with gradscope, and compare; return the lines that gradscope has added to stderr."""
     path = SCRIPTS / f"{script}.py"
-    bare = python(*launcher, path, *arguments)
-    observed = python(*launcher, *GRADSCOPE, *options, path, *arguments)
+    bare = python(path, *arguments)
+    observed = python(*GRADSCOPE, *options, path, *arguments)
     assert observed.returncode == bare.returncode
     assert sorted(observed.stdout.splitlines()) == sorted(bare.stdout.splitlines())
     lines = observed.stderr.splitlines()
@@ -52,15 +54,9 @@ def without_torch(lines: list[str]) -> list[str]:
 
 @pytest.mark.usefixtures("places", "ended_hubs")
 def test_a_crash_has_the_traceback_and_exit_code_of_python_and_the_run_says_why_it_ended():
-    (line,) = compare("crash")
-    assert line.startswith("gradscope: watching 3 layers of run 'crash-model-")
-    assert runs()["crash-model"]["reason"] == "ValueError: the input is too large"
-
-
-@pytest.mark.usefixtures("places", "ended_hubs")
-def test_options_are_those_of_the_run():
-    (line,) = compare("siamese", options=["--name", "mine", "--layers", "fc", "--detail", "full"])
-    assert line.startswith("gradscope: watching 1 layer of run 'mine' ")
+    (line,) = compare("crash", options=["--name", "mine-1", "--layers", "0", "--detail", "full"])
+    assert line.startswith("gradscope: watching 1 layer of run 'mine-1' ")
+    assert runs()["mine"]["reason"] == "ValueError: the input is too large"
 
 
 @pytest.mark.exhaustive
@@ -69,6 +65,7 @@ def test_quiet_prints_nothing():
     assert not compare("siamese", options=["--quiet", "--no-record"])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("places", "ended_hubs")
 def test_processes_of_the_script_are_observed_if_that_is_wanted():
     (line,) = compare("spawned", options=["--children"])
@@ -84,7 +81,13 @@ def test_the_line_at_the_end_names_the_option_for_processes():
 
 @pytest.mark.usefixtures("places", "ended_hubs")
 def test_ranks_of_torchrun_are_ranks_of_one_run():
-    (line,) = compare("two_ranks", launcher=TORCHRUN)
+    script = SCRIPTS / "two_ranks.py"
+    with started_ranks(script) as bare:
+        bare.finish(timeout_s=120)
+    observed = python(*TORCHRUN, *GRADSCOPE, script)
+    assert observed.returncode == 0, observed.stderr
+    assert sorted(observed.stdout.splitlines()) == sorted("".join(bare.outputs).splitlines())
+    (line,) = (each for each in observed.stderr.splitlines() if each.startswith("gradscope:"))
     assert line.startswith("gradscope: watching 3 layers of run 'two_ranks-model-")
     assert {rank["rank"] for rank in runs()["two_ranks-model"]["ranks"]} == {0, 1}
 

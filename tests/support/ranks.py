@@ -15,7 +15,11 @@ PRELOAD = ("torch.distributed", "torch.nn.parallel", "torch.distributed.fsdp")
 
 
 class Ranks:
-    """The processes of all ranks, by rank."""
+    """The processes of all ranks, by rank.
+
+    Attributes:
+        outputs: what each rank has written to stdout, once `finish` has returned.
+    """
 
     def __init__(self, script, *arguments, count=2) -> None:
         common = {
@@ -29,6 +33,7 @@ class Ranks:
             fork_server.Popen(
                 [sys.executable, script, *arguments],
                 env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
                 preload=PRELOAD,
@@ -38,7 +43,9 @@ class Ranks:
 
     def finish(self, timeout_s: float) -> str:
         """Wait for the end of all ranks, which must be a good one; return what they wrote to stderr."""
-        errors = [process.communicate(timeout=timeout_s)[1] for process in self.processes]
+        self.outputs, errors = zip(
+            *(process.communicate(timeout=timeout_s) for process in self.processes), strict=True
+        )
         codes = [process.returncode for process in self.processes]
         assert codes == [0] * len(codes), f"{codes}: {errors}"
         return "".join(errors)
@@ -52,6 +59,7 @@ class Ranks:
         for process in self.processes:
             process.kill()
             process.wait(20)
+            process.stdout.close()
             process.stderr.close()
 
 

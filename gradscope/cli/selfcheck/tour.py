@@ -37,9 +37,9 @@ class _Stretch:
     limit_s: float
 
 
-_BEFORE = _Stretch(steps=60, least_steps=15, limit_s=18.0)
-_REVERSED = _Stretch(steps=40, least_steps=10, limit_s=12.0)
-_AFTER = _Stretch(steps=20, least_steps=5, limit_s=5.0)
+_BEFORE = _Stretch(steps=30, least_steps=15, limit_s=12.0)
+_REVERSED = _Stretch(steps=20, least_steps=10, limit_s=8.0)
+_AFTER = _Stretch(steps=10, least_steps=5, limit_s=4.0)
 
 
 def run_tour(seed: int) -> int:

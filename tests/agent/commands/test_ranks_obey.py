@@ -108,7 +108,7 @@ def check_agreement(kept, installed, removed):
     assert first["faults"] == second["faults"] == {}
 
 
-@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.exhaustive)])
 def test_random_commands_are_in_force_at_the_same_step_on_both_ranks(places, tmp_path, count):
     with two_ranks(tmp_path) as ranks:
         with connect() as client:

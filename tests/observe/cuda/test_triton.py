@@ -32,39 +32,26 @@ def run(*arguments, tmp_path, **environment):
     return answer.stdout
 
 
-SOME_AND_ALL = pytest.mark.parametrize(
-    "is_all",
-    [
-        pytest.param(False, id="some", marks=pytest.mark.processes),
-        pytest.param(True, id="the others", marks=pytest.mark.exhaustive),
-    ],
-)
-
-
-@SOME_AND_ALL
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1200)
 @needs_triton
-def test_the_kernels_pass_their_tests_in_the_interpreter(tmp_path, is_all):
+def test_the_kernels_pass_their_tests_in_the_interpreter(tmp_path):
     answer = run(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "triton_interpreted.py",
-        "-m", "exhaustive" if is_all else "not exhaustive",
         tmp_path=tmp_path, TRITON_INTERPRET="1",
     )  # fmt: skip
     assert " passed" in answer
     assert "skipped" not in answer
 
 
-@SOME_AND_ALL
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1200)
 @needs_triton
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="seen on x86-64 only")
-def test_the_kernels_compile_without_flushing_spilling_or_reading_narrowly(tmp_path, is_all):
-    count = 13 if is_all else 1
+def test_the_kernels_compile_without_flushing_spilling_or_reading_narrowly(tmp_path):
     script = HERE / "triton_compiled.py"
-    reports = json.loads(
-        run(script, *() if is_all else (count,), tmp_path=tmp_path, TRITON_INTERPRET="0")
-    )
-    assert len(reports) == count
+    reports = json.loads(run(script, tmp_path=tmp_path, TRITON_INTERPRET="0"))
+    assert len(reports) == 13
     for report in reports:
         assert not report["flushes"], report
         assert report["reads_wide"], report

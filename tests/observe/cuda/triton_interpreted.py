@@ -1,7 +1,6 @@
 """What the Triton kernels do, run by Triton's interpreter on a CPU: `test_triton.py` starts this.
 
-The interpreter is chosen when Triton is imported, so this needs a process of its own. It is slow:
-tests of more dtypes and sizes are marked exhaustive.
+The interpreter is chosen when Triton is imported, so this needs a process of its own. It is slow.
 """
 
 import math
@@ -29,12 +28,6 @@ slowly = settings(
     deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
-
-
-def some_of(values, count):
-    """Return values as parameters, of which all but the first ones are exhaustive."""
-    marks = [()] * count + [pytest.mark.exhaustive] * (len(values) - count)
-    return [pytest.param(value, marks=mark) for value, mark in zip(values, marks, strict=True)]
 
 
 @pytest.fixture(autouse=True)
@@ -123,19 +116,12 @@ def tensors(draw, dtypes=KINDS):
     return flat[:, None].expand(-1, 3) if form == "repeated" and size < 1000 else flat
 
 
-@settings(slowly, max_examples=3)
+@settings(slowly, max_examples=48)
 @given(tensor=tensors(), programs=st.integers(1, 5))
 @example(tensor=torch.empty(0), programs=2)
 @example(tensor=torch.tensor(-2.5), programs=1)
 @example(tensor=torch.full((700,), math.nan, dtype=torch.float16), programs=2)
 def test_every_column_is_that_of_numpy(tensor, programs):
-    check_every_column(tensor, programs)
-
-
-@pytest.mark.exhaustive
-@settings(slowly, max_examples=48)
-@given(tensor=tensors(), programs=st.integers(1, 5))
-def test_every_column_of_many_tensors_is_that_of_numpy(tensor, programs):
     check_every_column(tensor, programs)
 
 
@@ -149,7 +135,7 @@ def check_every_column(tensor, programs):
         assert block.values["count"][0] == 0
 
 
-@pytest.mark.parametrize("dtype", some_of(KINDS, 1))
+@pytest.mark.parametrize("dtype", KINDS)
 def test_the_largest_of_these_tensors_is_measured(dtype):
     tensor = torch.randn(100_003, generator=torch.Generator().manual_seed(3)).to(dtype)
     buffer = buffer_of(is_full=False)
@@ -157,10 +143,8 @@ def test_the_largest_of_these_tensors_is_measured(dtype):
     assert_row(block_of(buffer, 1, is_full=False), 0, reference([tensor]), is_full=False)
 
 
-@pytest.mark.parametrize("dtype", some_of(KINDS, 2))
-@pytest.mark.parametrize(
-    "size", some_of([1, 127, 128, 129, 15, 511, 512, 513, 1023, 1024, 1025, 4097], 4)
-)
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("size", [1, 15, 127, 128, 129, 511, 512, 513, 1023, 1024, 1025, 4097])
 def test_no_element_is_left_out_or_counted_twice_at_the_borders_of_blocks(dtype, size):
     tensor = torch.arange(size, dtype=torch.float64).remainder(97).add(1).to(dtype)
     buffer = buffer_of()
@@ -202,7 +186,7 @@ def test_a_negated_view_holds_other_numbers_in_memory_and_is_not_read_there():
     assert memory_of(negated) is None
 
 
-@pytest.mark.parametrize("is_full", some_of([True, False], 1))
+@pytest.mark.parametrize("is_full", [True, False])
 def test_many_tensors_are_reduced_together_as_one_by_one(is_full):
     generator = torch.Generator().manual_seed(1)
     given = [torch.randn(n, generator=generator).to(d) for d in KINDS for n in (700, 3)]
