@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from gradscope._version import __version__
 from gradscope.cli import control_commands, exit_codes, intervention_commands
+from gradscope.cli.options import Json
 from gradscope.errors import GradscopeError, UsageError
 
 __all__ = ["app", "main"]
@@ -39,7 +40,6 @@ app = typer.Typer(
 
 _PAGE_WIDTH = 100
 
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Output JSON.")]
 Readonly: TypeAlias = Annotated[
     bool, typer.Option("--readonly", help="View only; commands that change the run are disabled.")
 ]
@@ -163,13 +163,19 @@ def watch(
         str, typer.Option("--tab", metavar="TAB", help="The first tab: layers, findings or memory.")
     ] = "layers",
     readonly: Readonly = False,
+    json: Json = False,
 ) -> None:
-    """Open a run. Without a terminal, print one table.
+    """Open a run. Without a terminal, print one table; with --json, what gradscope snapshot prints.
 
     A run that has ended can be printed if it was recorded.
     """
     if tab not in ("layers", "findings", "memory"):
         raise UsageError(f"expected --tab to be layers, findings or memory, got {tab!r}")
+    if json:
+        from gradscope.cli.commands.watch import print_as_json  # noqa: PLC0415 - loads zmq
+
+        print_as_json(run)
+        return
     _watch(run, is_once=once, is_readonly=readonly, tab=tab)
 
 
@@ -197,15 +203,66 @@ def diagnose(
 
 
 @app.command()
+def snapshot(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the path of a recording.")],
+    around: Annotated[
+        int | None,
+        typer.Option("--around", metavar="STEP", min=0, help="Default: the newest observed step."),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", metavar="PATTERN", help="Show these layers. May be repeated."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print what is needed to judge one step of a run, in under 4,000 tokens.
+
+    The verdict, findings, scalars, interventions and the layers: all of a small model; of a large one those of the
+    findings and the extremes. The run may be live or have ended.
+
+    Example: gradscope snapshot RUN --around 500 --json
+    """
+    from gradscope.cli.commands.snapshot import print_snapshot  # noqa: PLC0415 - loads zmq and sqlite3
+
+    print_snapshot(run, around=around, layers=tuple(layers or ()), as_json=json)
+
+
+@app.command()
+def mcp(
+    control: Annotated[
+        bool, typer.Option("--control", help="Add tools that change gradients of a live run.")
+    ] = False,
+) -> None:
+    """Serve runs to an assistant over stdin and stdout, by the Model Context Protocol.
+
+    Tools: list_runs, diagnose, snapshot and layers; with --control, also all interventions. Needs the package mcp.
+    """
+    from gradscope.errors.requirement import require  # noqa: PLC0415 - only this command needs it
+
+    require("mcp", "2.3")
+    from gradscope.cli.commands.mcp_server import serve_stdio  # noqa: PLC0415 - loads mcp
+
+    serve_stdio(may_control=control)
+
+
+@app.command()
 def explain(
     code: Annotated[
         str | None, typer.Argument(metavar="[CODE]", help="The code of a finding. Default: list all.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Print the page of a finding's code: why it happens, how to confirm it, how to fix it."""
-    from gradscope.cli.output import width  # noqa: PLC0415 - as below
-    from gradscope.findings.explanation import list_of_codes, page_text  # noqa: PLC0415 - only this command needs it
+    from gradscope.cli.output import print_json, width  # noqa: PLC0415 - as below
+    from gradscope.findings.explanation import (  # noqa: PLC0415 - only this command needs it
+        explanation_as_json,
+        list_of_codes,
+        page_text,
+    )
 
+    if json:
+        print_json(explanation_as_json(code))
+        return
     typer.echo(list_of_codes() if code is None else page_text(code, min(width(), _PAGE_WIDTH)))
 
 

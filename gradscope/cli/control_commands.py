@@ -8,23 +8,17 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 from gradscope.cli.connection import connect_to
-from gradscope.cli.output import print_lines, table_lines
+from gradscope.cli.options import Json, Run, Timeout
+from gradscope.cli.output import print_json, print_lines, print_result, table_lines
 from gradscope.errors import GradscopeError, UsageError
 
 __all__ = ["register"]
 
-Run: TypeAlias = Annotated[
-    str, typer.Argument(metavar="RUN", help="The run's name, as `gradscope ls` shows it.")
-]
 Lease: TypeAlias = Annotated[
     float,
     typer.Option(
         "--lease", metavar="SECONDS", help="Training resumes by itself after this time, 300 at most."
     ),
-]
-Timeout: TypeAlias = Annotated[
-    float,
-    typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the end of the step."),
 ]
 
 _FOCUS_NUMBERS = (
@@ -41,37 +35,43 @@ def register(app: typer.Typer) -> None:
         app.command(function.__name__.rstrip("_"))(function)
 
 
-def pause(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0) -> None:
+def pause(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0, json: Json = False) -> None:
     """Pause a training after the current step. A second call renews the pause.
 
     Example: gradscope pause RUN --lease 120
     """
     with connect_to(run) as client:
         ack = client.pause(lease_s=lease, timeout_s=timeout)
-    print_lines(
+    print_result(
+        {"run": run, "step": ack.step, "lease_s": lease},
+        json,
         f"paused before step {ack.step}; continues by itself in {lease:g} s",
         f"renew it with: gradscope pause {run}    go on with: gradscope resume {run}",
     )
 
 
-def resume(run: Run, timeout: Timeout = 30.0) -> None:
+def resume(run: Run, timeout: Timeout = 30.0, json: Json = False) -> None:
     """Continue a paused training.
 
     Example: gradscope resume RUN
     """
     with connect_to(run) as client:
         ack = client.resume(timeout_s=timeout)
-    print_lines(f"continues with step {ack.step}")
+    print_result({"run": run, "step": ack.step}, json, f"continues with step {ack.step}")
 
 
-def step(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0) -> None:
+def step(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0, json: Json = False) -> None:
     """Run one step of a paused training, and pause again before the next step.
 
     Example: gradscope step RUN
     """
     with connect_to(run) as client:
         ack = client.step_once(lease_s=lease, timeout_s=timeout)
-    print_lines(f"step {ack.step} has run; paused before the next, continues by itself in {lease:g} s")
+    print_result(
+        {"run": run, "step": ack.step, "lease_s": lease},
+        json,
+        f"step {ack.step} has run; paused before the next, continues by itself in {lease:g} s",
+    )
 
 
 def break_(
@@ -84,6 +84,7 @@ def break_(
     ],
     lease: Lease = 60.0,
     timeout: Timeout = 30.0,
+    json: Json = False,
 ) -> None:
     """Set a breakpoint: pause a training if a condition becomes true.
 
@@ -93,28 +94,39 @@ def break_(
     """
     with connect_to(run) as client:
         id = client.breakpoint(condition, lease_s=lease, timeout_s=timeout)
-    print_lines(f"{id}: pauses when {condition}", f"remove it with: gradscope unbreak {run} {id}")
+    print_result(
+        {"run": run, "id": id, "condition": condition},
+        json,
+        f"{id}: pauses when {condition}",
+        f"remove it with: gradscope unbreak {run} {id}",
+    )
 
 
 def unbreak(
     run: Run,
     id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Default: all of them.")] = None,
     timeout: Timeout = 30.0,
+    json: Json = False,
 ) -> None:
     """Remove a breakpoint.
 
     Example: gradscope unbreak RUN break-1
     """
     with connect_to(run) as client:
-        client.remove_breakpoint(id or "", timeout_s=timeout)
-    print_lines(f"{id or 'all breakpoints'}: gone")
+        ack = client.remove_breakpoint(id or "", timeout_s=timeout)
+    document = {"run": run, "step": ack.step, "id": id}
+    print_result(document, json, f"{id or 'all breakpoints'}: gone")
 
 
-def breakpoints(run: Run) -> None:
+def breakpoints(run: Run, json: Json = False) -> None:
     """List the breakpoints of a run."""
     with connect_to(run, want="observe") as client:
         there = client.breakpoints()
-    if there:
+    if json:
+        fields = ("id", "condition", "hits", "set_by")
+        found = [{field: getattr(each, field) for field in fields} for each in there]
+        print_json({"run": run, "breakpoints": found})
+    elif there:
         rows = [(each.id, each.condition, str(each.hits), each.set_by) for each in there]
         print_lines(*table_lines(("ID", "CONDITION", "HITS", "SET BY"), rows))
     else:
@@ -130,6 +142,7 @@ def wait(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop waiting after this time.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Wait for an event in a run, such as a NaN, a step, or the end of the run.
 
@@ -140,7 +153,7 @@ def wait(
     """
     from gradscope.cli.commands.wait import wait_for  # noqa: PLC0415 - loads zmq
 
-    raise typer.Exit(wait_for(run, until, timeout_s=timeout))
+    raise typer.Exit(wait_for(run, until, timeout_s=timeout, as_json=json))
 
 
 def capture(
@@ -160,6 +173,7 @@ def capture(
         typer.Option("--fault", help="Save the newest NaN instead, for python -m gradscope.replay."),
     ] = False,
     timeout: Timeout = 30.0,
+    json: Json = False,
 ) -> None:
     """Print whole tensors of a layer from the next step, and optionally save them.
 
@@ -174,9 +188,9 @@ def capture(
             else "expected a layer or --fault, got neither"
         )
     if fault:
-        capture_command.capture_fault(run, timeout_s=timeout)
+        capture_command.capture_fault(run, timeout_s=timeout, as_json=json)
     else:
-        capture_command.capture(run, layer, what, save, timeout_s=timeout)
+        capture_command.capture(run, layer, what, save, timeout_s=timeout, as_json=json)
 
 
 def focus(
@@ -188,18 +202,25 @@ def focus(
         int | None, typer.Option("--steps", metavar="N", min=1, help="End after N focus steps.")
     ] = None,
     timeout: Timeout = 30.0,
+    json: Json = False,
 ) -> None:
     """Record a few layers in more steps, and print their statistics, until Ctrl-C.
 
-    Meanwhile, all layers are recorded in fewer steps, so that the budget stays the same.
+    Meanwhile, all layers are recorded in fewer steps, so that the budget stays the same. With --json, one document
+    for each step, on a line of its own.
 
     Example: gradscope focus RUN fc1 'blocks.0.*' --steps 20
     """
     with connect_to(run) as client:
         ack = client.focus(*layers, timeout_s=timeout)
-        print_lines(f"in the focus from step {ack.step} on: {', '.join(ack.layers)}")
+        text = f"in the focus from step {ack.step} on: {', '.join(ack.layers)}"
+        print_result({"run": run, "step": ack.step, "layers": ack.layers}, json, text, indent=None)
         try:
             for table in islice(client.focus_steps(), steps):
+                if json:
+                    shown = {"step": table.step, "every": table.every, "layers": table.to_dict()}
+                    print_json(shown, indent=None)
+                    continue
                 for layer, rows in table.items():
                     found = [(t, getattr(rows[k], n)) for k, n, t in _FOCUS_NUMBERS if k in rows]
                     words = "  ".join(f"{title} {value:.4g}" for title, value in found)
@@ -209,7 +230,7 @@ def focus(
                 client.focus(timeout_s=timeout)
 
 
-def undo(run: Run, timeout: Timeout = 30.0) -> None:
+def undo(run: Run, timeout: Timeout = 30.0, json: Json = False) -> None:
     """Remove all interventions, and restore the training state from before the first of them.
 
     The script must have called scope.keep_snapshot().
@@ -218,7 +239,9 @@ def undo(run: Run, timeout: Timeout = 30.0) -> None:
     """
     with connect_to(run) as client:
         ack = client.undo(timeout_s=timeout)
-    print_lines(
+    print_result(
+        {"run": run, "step": ack.step},
+        json,
         f"step {ack.step} begins with the state from before the first intervention, bit for bit",
         "not restored: the data loader's position, learning-rate schedulers, the script's counters",
     )

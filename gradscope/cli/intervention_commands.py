@@ -12,21 +12,19 @@ import typer
 
 from gradscope.catalogue import COMMON, INTERVENTIONS, Argument
 from gradscope.cli.connection import connect_to
-from gradscope.cli.output import print_lines, table_lines
+from gradscope.cli.options import Json, Run, Timeout
+from gradscope.cli.output import print_json, print_lines, print_result, table_lines
 from gradscope.errors import UsageError
 from gradscope.names import counted, match_names
 
 if TYPE_CHECKING:
     from gradscope.client import Client
-    from gradscope.protocol import ArgumentInfo, Event, InterventionState
+    from gradscope.protocol import ActionInfo, ArgumentInfo, Event, InterventionState
 
 __all__ = ["register"]
 
 _HISTORY_S = 10.0
 
-Run: TypeAlias = Annotated[
-    str, typer.Argument(metavar="RUN", help="The run's name, as `gradscope ls` shows it.")
-]
 Layers: TypeAlias = Annotated[
     list[str],
     typer.Argument(metavar="LAYERS", help="Names or patterns: blocks.0.mlp, 'blocks.*.mlp.fc1'."),
@@ -56,10 +54,6 @@ RampText: TypeAlias = Annotated[
 ]
 When: TypeAlias = Annotated[
     str, typer.Option("--when", help="A condition on the tensor: 'norm > 10', 'nan > 0'.")
-]
-Timeout: TypeAlias = Annotated[
-    float,
-    typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the next step boundary."),
 ]
 
 
@@ -137,6 +131,9 @@ def intervene(
     if name is None:
         with connect_to(run, want="observe") as client:
             actions = client.manifest().actions
+        if how["json"]:
+            print_json({"run": run, "actions": [_plain(action) for action in actions]})
+            return
         rows = [
             (a.name, ", ".join(map(_describe_argument, a.arguments)) or "-", ", ".join(a.sites), a.help)
             for a in actions
@@ -156,6 +153,7 @@ def interventions(
     python: Annotated[
         bool, typer.Option("--python", help="As lines that make them permanent in a script.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """List the active interventions of a run, in the order in which they apply."""
     with connect_to(run, want="observe") as client:
@@ -164,6 +162,9 @@ def interventions(
             events = (
                 _recorded_events(info.recording) if info.recording else _events_from_hub(client, run)
             )
+            if json:
+                print_json({"run": run, "history": [_plain(event) for event in events]})
+                return
             for event in events:
                 clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time_s))
                 print_lines(f"{clock}  {event.text}")
@@ -171,8 +172,10 @@ def interventions(
                 print_lines("nothing was ever changed")
             return
         entries = client.interventions()
-        lines = _python_of(client, entries) if python else []
-    if python:
+        lines = _python_of(client, entries) if python or json else []
+    if json:
+        print_json({"run": run, "interventions": [_plain(e) for e in entries], "python": lines})
+    elif python:
         print_lines(*lines or ["# nothing is in force"])
     elif entries:
         print_lines(*table_lines(_HEADINGS, [_table_row(entry) for entry in entries]))
@@ -187,6 +190,7 @@ def remove(
     ] = None,
     is_all: Annotated[bool, typer.Option("--all", help="Remove all of them.")] = False,
     timeout: Timeout = 30.0,
+    json: Json = False,
 ) -> None:
     """Remove an intervention."""
     if (intervention is None) != is_all:
@@ -196,7 +200,9 @@ def remove(
             ack = client.remove_all(timeout_s=timeout)
         else:
             ack = client.remove(intervention, timeout_s=timeout)
-    print_lines(f"{intervention or 'all interventions'}: gone from step {ack.step} on")
+    document = {"run": run, "step": ack.step, "id": intervention}
+    text = f"{intervention or 'all interventions'}: gone from step {ack.step} on"
+    print_result(document, json, text)
 
 
 def _install(
@@ -215,6 +221,7 @@ def _install(
     ramp: RampText = None,
     when: When = "",
     timeout: Timeout = 30.0,
+    json: Json = False,
 ) -> None:
     """Install an intervention, wait until it is in force, and print the result.
 
@@ -244,11 +251,21 @@ def _install(
             is_kept=keep or (steps is None and seconds is None),
             timeout_s=timeout,
         )
-    print_lines(
+    print_result(
+        {"run": run, "id": ack.id, "action": name, "step": ack.step, "layers": ack.layers},
+        json,
         f"{name} on {_first_names(ack.layers)}: in force from step {ack.step} "
         f"{_end_in_words(steps, seconds, end_step)}",
         f"remove it with: gradscope remove {run} {ack.id}",
     )
+
+
+def _plain(message: "ActionInfo | Event | InterventionState") -> dict[str, Any]:  # Any: what JSON takes
+    """Return a part of a message with the names of the protocol."""
+    import msgspec  # noqa: PLC0415 - --help needs none of it
+
+    plain: dict[str, Any] = msgspec.to_builtins(message)
+    return plain
 
 
 def _wrong_end(given: int) -> UsageError:

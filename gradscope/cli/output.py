@@ -1,11 +1,24 @@
-"""Prints results to stdout: lines and tables of plain text. Says what terminal stdout is."""
+"""Prints results to stdout: lines and tables of plain text, and JSON. Says what terminal stdout is."""
 
+import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["has_colors", "is_terminal", "print_lines", "table_lines", "width"]
+__all__ = [
+    "has_colors",
+    "is_terminal",
+    "print_json",
+    "print_lines",
+    "print_result",
+    "table_lines",
+    "width",
+]
+
+JSON_VERSION = 1
+"""The version of the JSON documents. A key may be added within a version."""
 
 _NUMERIC = frozenset("0123456789.-+e%")
 
@@ -14,6 +27,27 @@ def print_lines(*lines: str) -> None:
     """Write lines to stdout and flush, so that the reader of a pipe receives them at once."""
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
+
+
+def print_json(document: Mapping[str, Any], *, indent: int | None = 2) -> None:  # Any: what JSON takes
+    """Write a document, with the version of the documents of all commands if it has none."""
+    from gradscope.findings import plain_value  # noqa: PLC0415 - --help needs none of it
+
+    whole = {"version": JSON_VERSION, **plain_value(document)}
+    print_lines(json.dumps(whole, indent=indent, allow_nan=False))
+
+
+def print_result(
+    document: Mapping[str, Any],  # Any: what JSON takes
+    as_json: bool,
+    *lines: str,
+    indent: int | None = 2,
+) -> None:
+    """Write the result of a command, either as a document or as lines."""
+    if as_json:
+        print_json(document, indent=indent)
+    else:
+        print_lines(*lines)
 
 
 def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

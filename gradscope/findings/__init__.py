@@ -4,6 +4,7 @@ from gradscope.findings.checked import Checked, NotChecked, unreported
 from gradscope.findings.codes import CODES, code_of, finding
 from gradscope.findings.doctor_codes import DOCTOR_CODES
 from gradscope.findings.finding import Code, Confidence, Finding, Place, Severity
+from gradscope.findings.plain_json import compact_json, plain_value
 from gradscope.findings.verdict import VERSION, Verdict, merge_repeated
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "Severity",
     "Verdict",
     "code_of",
+    "compact_json",
     "finding",
     "merge_repeated",
+    "plain_value",
     "unreported",
 ]

@@ -1,11 +1,13 @@
 """The page of each code: what it looks like on the screen, why it happens, how to confirm it and how to fix it."""
 
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from gradscope.findings.codes import CODES, code_of
 
-__all__ = ["HEADINGS", "PAGES", "list_of_codes", "page_of", "page_text"]
+__all__ = ["HEADINGS", "PAGES", "explanation_as_json", "list_of_codes", "page_of", "page_text"]
 
 PAGES = Path(__file__).with_name("pages")
 """The folder of the pages, in Markdown: one `CODE.md` for each code."""
@@ -55,6 +57,13 @@ def page_of(code: str) -> str:
         f"# {found.name}\nThe function doctor reports: {found.meaning}.\n\n"
         f"## Why it happens\n{found.cause}.\n\n## How to fix it\n{found.fix}.\n"
     )
+
+
+def explanation_as_json(code: str | None) -> dict[str, Any]:  # Any: what JSON takes
+    """Return all codes, or one code with its page as Markdown, for JSON. Raises UsageError as `page_of` does."""
+    if code is None:
+        return {"codes": [asdict(each) for each in CODES.values()]}
+    return {"code": asdict(code_of(code)), "page": page_of(code)}
 
 
 def list_of_codes() -> str:

@@ -1,9 +1,10 @@
 """`Finding`: one thing that is wrong with a run, or with a Function that the doctor examined. `Code`: its kind."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeAlias
+
+from gradscope.findings.plain_json import plain_value
 
 __all__ = ["Code", "Confidence", "Finding", "Place", "Severity"]
 
@@ -46,11 +47,7 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:  # Any: what JSON takes
         """Return the fields for JSON. JSON has no NaN and no infinity, so these become strings."""
-        evidence = {
-            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in self.evidence.items()
-        }
-        return {**asdict(self), "evidence": evidence}
+        return {**asdict(self), "evidence": plain_value(dict(self.evidence))}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Finding":  # Any: what JSON may hold

@@ -15,8 +15,8 @@ from torch import nn
 
 from gradscope.agent import Scope
 from gradscope.errors import UsageError
+from gradscope.errors.requirement import require
 from gradscope.hooks import BackwardRootHook, is_in_backward
-from gradscope.integrations.requirement import require
 from gradscope.integrations.trainer_scope import AttachOptions, TrainerScope, harmless
 
 if not TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from torch.optim import Optimizer
 
 from gradscope.agent import Scope
-from gradscope.integrations.requirement import require
+from gradscope.errors.requirement import require
 from gradscope.integrations.trainer_scope import AttachOptions, TrainerScope, harmless
 
 __all__ = ["GradscopeCallback"]

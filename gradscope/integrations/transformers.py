@@ -7,7 +7,7 @@ loss and learning rate; under gradient accumulation the loss is that of all micr
 from typing import TYPE_CHECKING, Any, Unpack
 
 from gradscope.agent import Scope
-from gradscope.integrations.requirement import require
+from gradscope.errors.requirement import require
 from gradscope.integrations.trainer_scope import AttachOptions, TrainerScope, harmless
 
 if not TYPE_CHECKING:

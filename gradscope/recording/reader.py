@@ -75,6 +75,15 @@ FROM run, (SELECT count(DISTINCT step) AS steps FROM step), (
 """
 
 
+_NEAR = """
+SELECT step, id, head, body FROM step WHERE step IN (
+    SELECT DISTINCT step FROM step WHERE step <= (
+        SELECT step FROM step ORDER BY CASE WHEN ?2 THEN -step ELSE abs(step - ?1) END LIMIT 1
+    ) ORDER BY step DESC LIMIT ?3
+) ORDER BY step, id
+"""
+
+
 def list_recordings(directory: Path | None = None) -> list[RecordingInfo]:
     """Return the recordings in a directory (default: that of this user), newest first.
 
@@ -134,6 +143,18 @@ class Recording:
             "SELECT revision, id, head, body FROM manifest ORDER BY rank, revision DESC LIMIT 1"
         )
         return self._decode(rows[0], Manifest) if rows else None
+
+    def manifests(self) -> list[Manifest]:
+        """Return all manifests, of each rank the newest one last."""
+        query = "SELECT revision, id, head, body FROM manifest ORDER BY rank, revision"
+        return [self._decode(row, Manifest) for row in self._rows(query)]
+
+    def steps_near(self, step: int | None, count: int) -> list[Step]:
+        """Return the observed step nearest to `step` (None: the newest) and those before it, `count` in all.
+
+        One message for each rank, in the order of steps.
+        """
+        return [self._decode(row, Step) for row in self._rows(_NEAR, (step or 0, step is None, count))]
 
     def steps(self) -> Iterator[Step]:
         """Yield the observed steps; one message for each rank."""

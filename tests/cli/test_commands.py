@@ -13,7 +13,7 @@ from gradscope.cli.app import app
 
 OPTIONS = {
     "demo": {"--seed"},
-    "watch": {"--once", "--tab", "--readonly"},
+    "watch": {"--once", "--tab", "--readonly", "--json"},
     "ls": {"--json"},
     "clip": {"--max-norm", "--per"},
     "clamp": {"--limit"},
@@ -22,30 +22,32 @@ OPTIONS = {
     "stop": set(),
     "noise": {"--std", "--seed", "--relative"},
     "intervene": {"--set"},
-    "interventions": {"--history", "--python"},
-    "remove": {"--all", "--timeout"},
-    "pause": {"--lease", "--timeout"},
-    "resume": {"--timeout"},
-    "step": {"--lease", "--timeout"},
-    "break": {"--lease", "--timeout"},
-    "unbreak": {"--timeout"},
-    "breakpoints": set(),
-    "wait": {"--until", "--timeout"},
-    "capture": {"--what", "--save", "--fault", "--timeout"},
-    "focus": {"--steps", "--timeout"},
-    "undo": {"--timeout"},
+    "interventions": {"--history", "--python", "--json"},
+    "remove": {"--all", "--timeout", "--json"},
+    "pause": {"--lease", "--timeout", "--json"},
+    "resume": {"--timeout", "--json"},
+    "step": {"--lease", "--timeout", "--json"},
+    "break": {"--lease", "--timeout", "--json"},
+    "unbreak": {"--timeout", "--json"},
+    "breakpoints": {"--json"},
+    "wait": {"--until", "--timeout", "--json"},
+    "capture": {"--what", "--save", "--fault", "--timeout", "--json"},
+    "focus": {"--steps", "--timeout", "--json"},
+    "undo": {"--timeout", "--json"},
     "config": {"--json"},
     "run": {
         *("--name", "--layers", "--budget", "--every", "--detail", "--record", "--no-record"),
         *("--control", "--no-control", "--quiet", "--children"),
     },
     "diagnose": {"--json"},
-    "explain": set(),
+    "explain": {"--json"},
+    "snapshot": {"--around", "--layers", "--json"},
+    "mcp": {"--control"},
     "doctor": {"--format", "--json", "--isolate", "--approximate", "--no-second-order", "--timeout"},
 }
 HOW = {
     "--steps", "--for", "--keep", "--timeout", "--site", "--from-step", "--until-step", "--every",
-    "--ramp", "--when",
+    "--ramp", "--when", "--json",
 }  # fmt: skip
 INTERVENTIONS = {"clip", "clamp", "scale", "reverse", "stop", "noise", "intervene"}
 
@@ -145,4 +147,4 @@ def test_config_tells_where_everything_is(places, gradscope):
     assert found["CUDA pass"].startswith(("triton ", "eager: "))
     assert found["gradscope"]
     lines = gradscope("config").stdout.splitlines()
-    assert [line.split("  ")[0] for line in lines] == list(found)
+    assert [line.split("  ")[0] for line in lines] == list(found)[1:]

@@ -25,8 +25,8 @@ def _blocks(page: Path) -> list[str]:
 
 
 def _is_script(page: Path) -> bool:
-    """Return whether a page has a whole script, which tests/integrations runs."""
-    return page.parent.name == "trainers" or page.stem == "notebooks"
+    """Return whether a page has whole scripts, which the tests of its subject run."""
+    return page.parent.name == "trainers" or page.stem in ("notebooks", "programs", "trackers")
 
 
 class Swish(torch.autograd.Function):

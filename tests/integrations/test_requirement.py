@@ -3,7 +3,7 @@
 import pytest
 
 from gradscope.errors import UsageError
-from gradscope.integrations.requirement import require
+from gradscope.errors.requirement import require
 
 
 def test_an_installed_version_is_accepted():

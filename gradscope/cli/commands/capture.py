@@ -3,11 +3,12 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gradscope.cli.connection import connect_to
-from gradscope.cli.output import print_lines, table_lines
+from gradscope.cli.output import print_json, print_lines, print_result, table_lines
 from gradscope.client import CapturedArray
 from gradscope.client.tensor_art import picture_lines
 from gradscope.errors import UsageError
@@ -19,25 +20,33 @@ _CHANNELS = 8
 _HEIGHT = 16
 
 
-def capture(run: str, layer: str, what: str, save: Path | None, *, timeout_s: float) -> None:
+def capture(
+    run: str, layer: str, what: str, save: Path | None, *, timeout_s: float, as_json: bool
+) -> None:
     """Capture tensors of the next step; print them, and save them if a file is given."""
     if save is not None and save.suffix not in (".npy", ".safetensors"):
         raise UsageError(f"expected a --save path that ends in .npy or .safetensors, got {save.name!r}")
     with connect_to(run) as client:
         found = client.capture(layer, what, timeout_s=timeout_s)
-    for captured in found:
-        print_lines(*_describe_capture(captured))
-    if save is not None:
-        for path in _save_captures(found, save):
-            print_lines(f"saved {path}")
+    if not as_json:
+        for captured in found:
+            print_lines(*_describe_capture(captured))
+    saved = [] if save is None else [str(path) for path in _save_captures(found, save)]
+    if as_json:
+        print_json({"run": run, "tensors": [_plain(each) for each in found], "saved": saved})
+    else:
+        print_lines(*(f"saved {path}" for path in saved))
 
 
-def capture_fault(run: str, *, timeout_s: float) -> None:
+def capture_fault(run: str, *, timeout_s: float, as_json: bool) -> None:
     """Save what reproduces the newest NaN of a run, and print how to replay it."""
     with connect_to(run) as client:
         path = client.save_fault(timeout_s=timeout_s)
-    print_lines(
-        f"saved {path}", f"reproduce it: python -m gradscope.replay {path} script.py:make_model"
+    print_result(
+        {"run": run, "saved": [path]},
+        as_json,
+        f"saved {path}",
+        f"reproduce it: python -m gradscope.replay {path} script.py:make_model",
     )
 
 
@@ -53,6 +62,26 @@ def _describe_capture(captured: CapturedArray) -> list[str]:
     width = min(shutil.get_terminal_size().columns, 100)
     lines += picture_lines(captured.array, width, _HEIGHT, is_weight=captured.what == "param_grad")
     return [*lines, *_channel_lines(captured)]
+
+
+def _plain(captured: CapturedArray) -> dict[str, Any]:  # Any: what JSON takes
+    values = np.abs(captured.array) if np.iscomplexobj(captured.array) else captured.array
+    channels = captured.channels() if values.size else None
+    return {
+        "step": captured.step,
+        "layer": captured.layer,
+        "what": captured.what,
+        "name": captured.name,
+        "dtype": captured.dtype,
+        "shape": captured.array.shape,
+        "full_shape": captured.full_shape,
+        "note": captured.note,
+        "mean": float(values.mean(dtype=np.float64)) if channels else None,
+        "std": float(values.std(dtype=np.float64)) if channels else None,
+        "absmax": float(channels.absmax.max()) if channels else None,
+        "channels": len(channels.mean) if channels else 0,
+        "zero_channels": channels.dead if channels else 0,
+    }
 
 
 def _channel_lines(captured: CapturedArray) -> list[str]:

@@ -2,12 +2,11 @@
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import sys
 from pathlib import Path
 
-from gradscope.cli.output import print_lines
+from gradscope.cli.output import print_json, print_lines
 from gradscope.paths import data_dir, recordings_dir
 from gradscope.transport import hub_address, hub_listens
 from gradscope.transport.election import LOG_NAME
@@ -22,7 +21,7 @@ def print_configuration(*, as_json: bool) -> None:
     """Print the configuration as lines or as JSON."""
     found = _configuration()
     if as_json:
-        print_lines(json.dumps(found, indent=2))
+        print_json(found)
         return
     width = max(map(len, found))
     print_lines(

@@ -1,6 +1,5 @@
 """`gradscope ls`: lists the runs that a hub knows and the recordings on disk."""
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,13 +8,13 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from gradscope.cli.output import print_lines, table_lines
+from gradscope.cli.output import print_json, print_lines, table_lines
 from gradscope.client import connect, end_of
 from gradscope.errors import NothingToConnectError
 from gradscope.protocol import RunInfo, Runs
 from gradscope.recording import RecordingInfo, list_recordings
 
-__all__ = ["Listed", "match_recordings", "print_runs"]
+__all__ = ["Listed", "find_runs", "json_of", "match_recordings", "print_runs"]
 
 State: TypeAlias = Literal["live", "ended", "died", "unreadable"]
 
@@ -37,15 +36,19 @@ class Listed:
 
 def print_runs(*, as_json: bool) -> None:
     """Print all runs: live runs first, then the newest."""
-    runs, counters = _ask_hub()
-    listed = match_recordings(runs, list_recordings())
+    listed, counters = find_runs()
     if as_json:
-        document = {"hub": counters, "runs": [_json_of(one) for one in listed]}
-        print_lines(json.dumps(document, indent=2))
+        print_json({"hub": counters, "runs": [json_of(one) for one in listed]})
     elif listed:
         print_lines(*table_lines(_HEADINGS, [_table_row(one) for one in listed]))
     else:
         print_lines("no runs yet: start one with `gradscope demo`")
+
+
+def find_runs() -> tuple[list[Listed], dict[str, int] | None]:
+    """Return all runs, live runs first, then the newest; and the counters of the hub, None without a hub."""
+    runs, counters = _ask_hub()
+    return match_recordings(runs, list_recordings()), counters
 
 
 def match_recordings(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo]) -> list[Listed]:
@@ -119,7 +122,8 @@ def _table_row(listed: Listed) -> tuple[str, ...]:
     )
 
 
-def _json_of(listed: Listed) -> dict[str, Any]:  # Any: what JSON takes
+def json_of(listed: Listed) -> dict[str, Any]:  # Any: what JSON takes
+    """Return the entry of a run for JSON."""
     plain = asdict(listed)
     plain["ranks"] = [msgspec.to_builtins(info) for info in listed.ranks]
     if listed.recording:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gradscope.cli.connection import connect_to
 from gradscope.cli.exit_codes import DONE, FAILED, WRONG
-from gradscope.cli.output import print_lines
+from gradscope.cli.output import print_result
 from gradscope.client import Client, end_of
 from gradscope.errors import NothingToConnectError, UsageError
 from gradscope.protocol import Event, Message, RunInfo, Scalars, Step
@@ -35,13 +35,20 @@ class _Found(NamedTuple):
 Check = Callable[[Message], str | None]
 
 
-def wait_for(run: str, until: str, *, timeout_s: float | None) -> int:
+def wait_for(run: str, until: str, *, timeout_s: float | None, as_json: bool = False) -> int:
     """Wait, print the result, and return the exit code. Raises UsageError for an unknown `until`."""
     check = _check_of_event(until)
     with _connect(run) as client:
         client.watch(client.run or run, max_rate_hz=1000.0)
         found = _wait_for_event(client, check, until, timeout_s)
-    print_lines(found.text)
+    document = {
+        "run": run,
+        "until": until,
+        "has_happened": found.exit_code == DONE,
+        "has_failed": found.exit_code == FAILED,
+        "text": found.text,
+    }
+    print_result(document, as_json, found.text)
     return found.exit_code
 
 

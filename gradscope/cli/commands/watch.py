@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gradscope.cli import exit_codes, output
+from gradscope.cli.commands.snapshot import print_snapshot
 from gradscope.cli.output import print_lines
 from gradscope.client import connect, live_runs, only_live_run
 from gradscope.errors import NothingToConnectError
 from gradscope.protocol import RunInfo
 from gradscope.recording import list_recordings, open_recording
 
-__all__ = ["open_screen", "watch_run"]
+__all__ = ["open_screen", "print_as_json", "watch_run"]
 
 
 def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "layers") -> int:
@@ -33,6 +34,14 @@ def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "
     if run is None and len(live_runs(runs)) < 2:  # several live runs: the UI asks
         run = only_live_run(runs)
     return open_screen(run, is_readonly=is_readonly, tab=tab)
+
+
+def print_as_json(run: str | None) -> None:
+    """Print the snapshot of a run, by default of the only live one."""
+    if run is None:
+        with connect(want="observe", name="gradscope watch") as client:
+            run = only_live_run(client.runs())
+    print_snapshot(run, as_json=True)
 
 
 def open_screen(run: str | None, *, is_readonly: bool = False, tab: str = "layers") -> int:
