@@ -164,6 +164,19 @@ def watch(
     ] = "layers",
     readonly: Readonly = False,
     json: Json = False,
+    web: Annotated[
+        bool,
+        typer.Option("--web", help="Show it in a browser, read-only, at an address of this machine."),
+    ] = False,
+    control: Annotated[
+        bool, typer.Option("--control", help="With --web: let the browser change the run.")
+    ] = False,
+    host: Annotated[
+        str, typer.Option("--host", help="With --web: 127.0.0.1 or ::1.", show_default=True)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="With --web: 0 is any free port.")
+    ] = 0,
 ) -> None:
     """Open a run. Without a terminal, print one table; with --json, what gradscope snapshot prints.
 
@@ -171,11 +184,21 @@ def watch(
     """
     if tab not in ("layers", "findings", "memory"):
         raise UsageError(f"expected --tab to be layers, findings or memory, got {tab!r}")
+    if not web and (control or port or host != "127.0.0.1"):
+        raise UsageError("--control, --host and --port belong to --web; add --web")
+    if web and (once or json or (control and readonly)):
+        raise UsageError(
+            "expected --web without --once and --json, and with --control or --readonly, not with both"
+        )
     if json:
         from gradscope.cli.commands.watch import print_as_json  # noqa: PLC0415 - loads zmq
 
         print_as_json(run)
         return
+    if web:
+        from gradscope.cli.commands.watch_web import serve_run  # noqa: PLC0415 - loads zmq
+
+        raise typer.Exit(serve_run(run, host=host, port=port, is_control=control, tab=tab))
     _watch(run, is_once=once, is_readonly=readonly, tab=tab)
 
 

@@ -13,7 +13,7 @@ from gradscope.cli.app import app
 
 OPTIONS = {
     "demo": {"--seed"},
-    "watch": {"--once", "--tab", "--readonly", "--json"},
+    "watch": {"--once", "--tab", "--readonly", "--json", "--web", "--control", "--host", "--port"},
     "ls": {"--json"},
     "clip": {"--max-norm", "--per"},
     "clamp": {"--limit"},

@@ -196,10 +196,15 @@ async def test_a_refusal_is_shown_with_its_reason():
         await ui.until_shown("✕ stop on tokens: refused: control is off for this run")
 
 
-async def test_with_readonly_keys_that_change_the_training_are_hidden_and_do_nothing():
+async def test_with_readonly_keys_that_change_the_training_are_hidden_and_refused_in_words():
     async with open_app(is_readonly=True) as ui:
-        await ui.press("i", "z", "X")
+        for key in [key for key in KEYS if key.changes and key.owner == "app"]:
+            ui.app.clear_notifications()
+            await ui.press(key.keys)
+            (shown,) = ui.app._notifications
+            assert "opened read-only: it cannot change the training" in shown.message
         assert ui.app.screen is ui.app.main
+        assert ui.source.commands == []
         assert "intervene" not in ui.line("#keys")
         assert "read-only" in ui.line("#status")
         commands = {c.title for c in ui.app.get_system_commands(ui.app.screen)}

@@ -6,12 +6,14 @@ the app's thread.
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from textual.actions import parse
 from textual.app import App, SystemCommand
 from textual.content import Content
+from textual.dom import DOMNode
 from textual.screen import Screen
 
 from gradscope.errors import GradscopeError
@@ -36,6 +38,8 @@ from gradscope_tui.view.help_text import help_text
 from gradscope_tui.view.intervention_text import intervention_line
 
 if TYPE_CHECKING:
+    from textual.actions import ActionParseResult
+
     from gradscope.client import CapturedArray
 
 __all__ = ["GradscopeApp"]
@@ -59,6 +63,11 @@ _QUIT_TEXT = (
 
 _CARD_WIDTH, _CARD_FRAME = 120, 7
 """The greatest width of a wide card, and that of its border, padding and scroll bar."""
+
+_READONLY_TEXT = (
+    "This screen was opened read-only: it cannot change the training. "
+    "gradscope watch opens one that can; in a browser, gradscope watch --web --control."
+)
 
 _ERROR_S = 12.0
 _CAPTURE_S = 2.0
@@ -115,6 +124,19 @@ class GradscopeApp(App[int]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:  # noqa: ARG002 - Textual's
         """Return False for actions that change the training, if this viewer is read-only."""
         return not (self.is_readonly and action in CHANGING_ACTIONS)
+
+    async def run_action(
+        self,
+        action: "str | ActionParseResult",
+        default_namespace: DOMNode | None = None,
+        namespaces: Mapping[str, DOMNode] | None = None,
+    ) -> bool:
+        """Run an action. Say why, if a read-only viewer refuses it."""
+        name = (parse(action) if isinstance(action, str) else action)[1]
+        if self.is_readonly and name in CHANGING_ACTIONS:
+            self._notify_error(_READONLY_TEXT)
+            return True
+        return await super().run_action(action, default_namespace, namespaces)
 
     def on_ready(self) -> None:
         """Connect after the first paint, because connecting loads more modules; start the clock."""

@@ -12,7 +12,7 @@ from gradscope.errors import NothingToConnectError
 from gradscope.protocol import RunInfo
 from gradscope.recording import list_recordings, open_recording
 
-__all__ = ["open_screen", "print_as_json", "watch_run"]
+__all__ = ["live_run", "open_screen", "print_as_json", "watch_run"]
 
 
 def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "layers") -> int:
@@ -22,6 +22,15 @@ def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "
     """
     if is_once or not output.is_terminal():
         return _print_once(run, tab)
+    run = live_run(run)
+    return open_screen(run, is_readonly=is_readonly, tab=tab)
+
+
+def live_run(run: str | None) -> str | None:
+    """Return the run to open: by default the only live one; None if several are live, so that the UI asks.
+
+    Raises NothingToConnectError if there is none.
+    """
     try:
         with connect(run, want="observe", name="gradscope watch") as client:
             runs = client.runs()
@@ -31,9 +40,7 @@ def watch_run(run: str | None, *, is_once: bool, is_readonly: bool, tab: str = "
         raise NothingToConnectError(
             f"{error}. A recording of {run!r} exists; print it with: gradscope watch {run} --once"
         ) from None
-    if run is None and len(live_runs(runs)) < 2:  # several live runs: the UI asks
-        run = only_live_run(runs)
-    return open_screen(run, is_readonly=is_readonly, tab=tab)
+    return only_live_run(runs) if run is None and len(live_runs(runs)) < 2 else run
 
 
 def print_as_json(run: str | None) -> None:

@@ -1,0 +1,39 @@
+"""`gradscope watch --web`: the terminal UI in a browser."""
+
+import importlib
+import socket
+import sys
+
+from gradscope.cli import exit_codes
+from gradscope.cli.commands.watch import live_run
+from gradscope.cli.output import print_lines
+from gradscope.errors import UsageError
+from gradscope.notice import print_notice
+
+__all__ = ["serve_run"]
+
+
+def serve_run(run: str | None, *, host: str, port: int, is_control: bool, tab: str) -> int:
+    """Serve the UI of a run until Ctrl+C. Return the exit code. By default it is the only live run."""
+    run = live_run(run)
+    try:
+        server = importlib.import_module("gradscope_tui.browser.server")
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--web needs {error.name}, which is not installed: pip install 'gradscope[web]'"
+        ) from None
+    command = [sys.executable, "-P", "-m", "gradscope_tui.browser", "--tab", tab]
+    command += ["--control"] if is_control else []
+    command += ["--", run] if run is not None else []
+    with server.open_listener(host, port) as listener:
+        browser_server = server.BrowserServer(
+            command, listener, f"gradscope: {run}" if run else "gradscope"
+        )
+        print_lines(browser_server.link)
+        what = "" if is_control else " It only shows the run; with --control it can also change it."
+        print_notice(
+            f"gradscope: this link works once, in one browser.{what} Ctrl+C ends the server.\n"
+            f"gradscope: from another machine, first: {browser_server.ssh_line(socket.gethostname())}"
+        )
+        browser_server.serve()
+    return exit_codes.DONE
