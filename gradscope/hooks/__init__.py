@@ -21,7 +21,7 @@ from gradscope.hooks.layers import (
     original_module,
 )
 from gradscope.hooks.loss_scaler import LossScalerHook
-from gradscope.hooks.modes import hidden_from_modes, is_plain, is_transforming
+from gradscope.hooks.modes import hidden_from_modes, is_plain, is_traced, is_transforming
 from gradscope.hooks.module_calls import CallHooks
 from gradscope.hooks.next_forward import NextForwardHook
 from gradscope.hooks.optimizers import Closure, OptimizerHook, StepHook, parameters_of
@@ -75,6 +75,7 @@ __all__ = [
     "is_plain",
     "is_recomputing",
     "is_sharded",
+    "is_traced",
     "is_transforming",
     "layers_of",
     "local_part",

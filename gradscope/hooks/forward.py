@@ -20,6 +20,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.hooks.compile.compiled import CompiledHook
+from gradscope.hooks.modes import is_traced
 
 __all__ = ["ForwardHook", "InputHook", "OutputHook", "SlotTable", "quiet_about_global_hooks"]
 
@@ -123,6 +124,8 @@ class ForwardHook(Generic[S]):
         if is_compiling():
             self._compiled.trace(module, output)
             return None
+        if is_traced():
+            return None
         if self.listener is not None:
             self.listener(module)
         if self._quick is not None and self._quick(module, output):
@@ -161,7 +164,7 @@ class OutputHook:
             self._handle = None
 
     def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> None:  # Any: as in torch
-        if is_compiling():
+        if is_traced():
             return
         name = self._find(module)
         if name is not None:
@@ -212,5 +215,5 @@ class InputHook(Generic[S]):
     def _before_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> _Inputs | None:
-        slot = None if is_compiling() else self._find(module)
+        slot = None if is_traced() else self._find(module)
         return None if slot is None or kwargs is None else self._callback(slot, args, kwargs)

@@ -18,7 +18,8 @@ LayerPatterns: TypeAlias = (
 """A glob (`blocks.*.fc1`; a star also matches dots), a regex (compiled, or a string after `re:`), a callable
 of (name, module), or a sequence of globs and regexes."""
 
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList, nn.ParameterDict)
+_PARAMETERS = (nn.ParameterList, nn.ParameterDict)
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential, *_PARAMETERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ def layers_of(model: nn.Module, chosen: LayerPatterns | None = None) -> list[Lay
 
     If `chosen` is None, all modules are watched except two kinds without parameters of their own: containers,
     whose output is that of a child or which are never called, and the model itself, whose output is the loss or
-    the logits. A module with two names appears once, under the first name.
+    the logits. The model is watched if it has a list or dict of parameters. A module with two names appears once,
+    under the first name.
     """
     named = list(model.named_modules())
     owned = [_own_parameters(module) for _, module in named]
@@ -69,7 +71,9 @@ def _watched_by_default(
 ) -> set[str]:
     pairs = zip(named, owned, strict=True)
     chosen = {name for (name, module), own in pairs if own or _may_be_called(name, module)}
-    return chosen or {""}
+    _, model = named[0]
+    computes = any(isinstance(child, _PARAMETERS) for child in model.children())
+    return chosen | {""} if computes or not chosen else chosen
 
 
 def _may_be_called(name: str, module: nn.Module) -> bool:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["hidden_from_modes", "is_plain", "is_transforming"]
+__all__ = ["hidden_from_modes", "is_plain", "is_traced", "is_transforming"]
 
 
 def hidden_from_modes() -> AbstractContextManager[object]:
@@ -25,6 +25,11 @@ def is_plain(value: object) -> bool:
         and not torch._C._len_torch_function_stack()  # noqa: SLF001 - no public names
         and not torch._C._len_torch_dispatch_stack()  # noqa: SLF001 - as above
     )
+
+
+def is_traced() -> bool:
+    """Return whether torch.compile, torch.export or torch.jit.trace records the operations in progress in a graph."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001 - no public name
 
 
 def is_transforming() -> bool:

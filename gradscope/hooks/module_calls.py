@@ -6,13 +6,13 @@ The hooks return nothing and filter modules by identity. The modules of the mode
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.hooks.forward import SlotTable
+from gradscope.hooks.modes import is_traced
 
 __all__ = ["CallHooks"]
 
@@ -25,7 +25,7 @@ class CallHooks(Generic[S]):
     If a forward raises, `abandon(slot)` is called instead of `leave`.
 
     Active from `install` to `remove`. Return values of the callbacks are ignored; their exceptions reach the
-    training. No callback is called while torch.compile traces.
+    training. No callback is called while the forward is traced.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CallHooks(Generic[S]):
             torch_module._global_forward_hooks_with_kwargs.pop(handle.id, None)  # noqa: SLF001 - see above
 
     def _on_enter(self, module: nn.Module, args: Any) -> None:  # Any: as in torch
-        if torch.compiler.is_compiling():
+        if is_traced():
             return
         slot = self._find(module)
         if slot is not None:
@@ -78,7 +78,7 @@ class CallHooks(Generic[S]):
 
         `rest` is (kwargs, output); torch omits kwargs after an exception.
         """
-        if torch.compiler.is_compiling():
+        if is_traced():
             return
         slot = self._find(module)
         if slot is None:

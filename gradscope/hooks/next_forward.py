@@ -8,7 +8,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.hooks.modes import is_transforming
+from gradscope.hooks.modes import is_traced, is_transforming
 from gradscope.hooks.tensor_hook import is_in_backward
 
 __all__ = ["NextForwardHook"]
@@ -40,7 +40,7 @@ class NextForwardHook:
             self._handle = None
 
     def _before_forward(self, module: nn.Module, args: object) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        if is_traced() or not torch.is_grad_enabled():
             return
         if is_in_backward() or is_transforming() or not self._owns(module):
             return

@@ -14,7 +14,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.hooks.modes import is_transforming
+from gradscope.hooks.modes import is_traced, is_transforming
 from gradscope.hooks.tensor_hook import is_in_backward
 
 __all__ = ["OuterForwardHook"]
@@ -61,9 +61,9 @@ class OuterForwardHook:
             handle.remove()
 
     def _on_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:  # Any: as in torch
-        if torch.compiler.is_compiling() or self._handle is None:
+        if is_traced() or self._handle is None:
             return
-        if not torch.is_grad_enabled() or is_in_backward() or is_transforming() or _is_tracing():
+        if not torch.is_grad_enabled() or is_in_backward() or is_transforming():
             return
         if not self._owns(module):
             if self._other is not None:
@@ -94,7 +94,3 @@ class OuterForwardHook:
         module._forward_hooks.pop(key, None)  # noqa: SLF001 - as above
         module._forward_hooks_with_kwargs.pop(key, None)  # noqa: SLF001 - as above
         module._forward_hooks_always_called.pop(key, None)  # noqa: SLF001 - as above
-
-
-def _is_tracing() -> bool:
-    return torch._C._get_tracing_state() is not None  # noqa: SLF001 - no public name

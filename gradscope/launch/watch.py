@@ -22,6 +22,7 @@ from gradscope.agent.attach import attach_automatically, is_attached
 from gradscope.hooks import (
     hidden_from_modes,
     is_in_backward,
+    is_traced,
     is_transforming,
     parameters_of,
     quiet_about_global_hooks,
@@ -94,12 +95,12 @@ class TrainingWatch:
             self._undo_quiet = None
 
     def _before_forward(self, module: nn.Module, _args: object) -> None:
-        if torch.compiler.is_compiling() or self._is_searching or not torch.is_grad_enabled():
+        if is_traced() or self._is_searching or not torch.is_grad_enabled():
             return
         inner = self._inner.get(id(module))
         if inner is not None and inner() is module:
             return
-        if is_in_backward() or is_transforming() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # torch does not annotate it
+        if is_in_backward() or is_transforming():
             return
         self._guarded(lambda: self._count_pass(module))
 

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from torch import nn
 
 from gradscope.errors import UnknownLayerError
@@ -32,3 +33,9 @@ def test_a_callable_chooses_by_name_and_module():
     assert [layer.name for layer in layers if layer.is_watched] == ["1"]
     with pytest.raises(UnknownLayerError, match="chose none"):
         layers_of(model, lambda name, module: False)
+
+
+def test_a_model_with_a_list_of_parameters_is_watched_itself():
+    model = nn.Module()
+    model.add_module("weights", nn.ParameterList([torch.ones(2)]))
+    assert [layer.name for layer in layers_of(model) if layer.is_watched] == ["", "weights"]

@@ -10,7 +10,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.findings.facts import OutputForm
-from gradscope.hooks import has_compiled, hidden_from_modes
+from gradscope.hooks import has_compiled, hidden_from_modes, is_traced
 
 __all__ = ["ForwardProbe"]
 
@@ -69,7 +69,7 @@ class ForwardProbe:
 
     def _on_forward(self, module: nn.Module, _args: Any, output: Any) -> None:  # Any: as in torch
         name = self._names.get(id(module))
-        if name is None or torch.compiler.is_compiling():
+        if name is None or is_traced():
             return
         try:
             if torch.is_grad_enabled():

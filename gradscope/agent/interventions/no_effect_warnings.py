@@ -8,9 +8,10 @@ from gradscope.intervene import LedgerEntry
 __all__ = ["NoEffectWarnings"]
 
 _BLIND = (
-    "no watched layer ran in step {step}: the model was compiled before gradscope was attached, or another "
-    "model is trained. Outputs and their gradients are not observed; parameters are. For a compiled model: "
-    "attach before its first call, or call torch._dynamo.reset() after attach."
+    "no watched layer ran in step {step}, so parameters are observed, but no outputs. Possible reasons: the model was "
+    "compiled before gradscope was attached (attach before its first call, or call torch._dynamo.reset() after "
+    "attach); it is a TorchScript module, which calls no hooks (attach the module of which it was made); another "
+    "model is trained; or layers are used without a call, as in F.linear(x, layer.weight)"
 )
 _IDLE = {
     "output": "had no output that requires a gradient. The module was not called, or ran without "

@@ -109,6 +109,11 @@ def traced_by_jit(model, output):
     return re.sub(r"___torch_mangle_\d+\.| : .*|#.*", "", graph)
 
 
+def traced_by_jit_itself(model, output):
+    graph = str(torch.jit.trace(model, torch.ones(5, 6)).graph)
+    return re.sub(r"___torch_mangle_\d+\.| : .*|#.*", "", graph)
+
+
 def moved_to_double(model, output):
     model.double()
     model.float()
@@ -241,7 +246,8 @@ CASES = (
     Case("torch.export of a copy", between_passes(exported)),
     Case("torch.export of the model", between_passes(exported_itself)),
     Case("torch.fx", between_passes(traced_by_fx, linear_stack)),
-    Case("torch.jit.trace", between_passes(traced_by_jit)),
+    Case("torch.jit.trace of a copy", between_passes(traced_by_jit)),
+    Case("torch.jit.trace of the model", between_passes(traced_by_jit_itself, linear_stack)),
     Case("moved to float64 and back", between_passes(moved_to_double)),
     Case("what it says of itself", between_passes(representation)),
     Case("outputs die as they would", lives_no_longer),
