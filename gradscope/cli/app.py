@@ -158,6 +158,7 @@ def watch(
     run: Annotated[
         str | None, typer.Argument(metavar="[RUN]", help="Default: the only live run.")
     ] = None,
+    *,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
     tab: Annotated[
         str, typer.Option("--tab", metavar="TAB", help="The first tab: layers, findings or memory.")

@@ -12,10 +12,12 @@ VIEWER_ROOMS = (
     *("protocol", "recording", "rules", "transport"),
 )
 TORCH_ROOMS = ("doctor", "functional", "hooks", "intervene", "nn", "observe", "resources")
-NEEDS_A_TRAINER = {
-    f"gradscope.integrations.{each}" for each in ("accelerate", "lightning", "transformers")
+NEEDS_A_PACKAGE = {
+    *(f"gradscope.integrations.{each}" for each in ("accelerate", "lightning", "transformers")),
+    *(f"gradscope_tui.browser.{each}" for each in ("app_process", "server")),
+    "gradscope.cli.commands.mcp_server",
 }
-"""Modules that load the package of a trainer, which may be missing, start threads and print."""
+"""Modules that load a package that may be missing, starts threads or prints."""
 HEAVY = {"torch", "zmq", "textual", "rich", "typer", "numpy", "msgspec", "pandas"}
 
 _LOADED = "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
@@ -85,7 +87,7 @@ def test_the_command_loads_neither_torch_nor_the_screen_before_a_command_is_chos
 
 def test_importing_any_module_starts_no_thread_opens_no_file_and_prints_nothing(fresh, modules):
     names = [
-        m.name for m in modules if not m.name.endswith("__main__") and m.name not in NEEDS_A_TRAINER
+        m.name for m in modules if not m.name.endswith("__main__") and m.name not in NEEDS_A_PACKAGE
     ]
     script = f"""
 import importlib, os, sys, threading

@@ -127,7 +127,7 @@ async def test_the_page_asks_no_other_site(open_server):
         assert refused.headers["Referrer-Policy"] == "no-referrer"
 
 
-async def test_the_page_is_told_that_a_process_could_not_start(open_server, capfd):
+async def test_the_page_is_closed_if_a_process_cannot_start(open_server, capfd):
     server, client = open_server
     headers, _ = await _cookie(server, client)
     async with client.ws_connect(
