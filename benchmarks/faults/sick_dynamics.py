@@ -463,6 +463,27 @@ DYNAMICS: tuple[Sick, ...] = (
         proofs.higher_loss(1.5),
     ),
     sick(
+        "a learning rate of 0.1 with Adam and GELU",
+        "learning-rate-too-high",
+        "",
+        _rated(functools.partial(mlp, width=64, act=nn.GELU), vectors, Adam, 0.1, 3e-3),
+        proofs.higher_loss(1.5),
+    ),
+    sick(
+        "a learning rate of 0.1 with Adam and Tanh",
+        "learning-rate-too-high",
+        "",
+        _rated(functools.partial(mlp, width=64, act=nn.Tanh), vectors, Adam, 0.1, 3e-3),
+        proofs.higher_loss(1.5),
+    ),
+    sick(
+        "a weight decay of 10 with AdamW that the gradient resists",
+        "weight-decay-too-strong",
+        "",
+        _decayed(mlp, vectors, AdamW, 1e-2, 10.0),
+        proofs.higher_loss(1.5),
+    ),
+    sick(
         "a learning rate of 1e-7 with Adam",
         "learning-rate-too-low loss-not-falling",
         "",

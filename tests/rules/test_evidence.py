@@ -140,6 +140,27 @@ def test_a_learning_rate_is_too_high_if_steps_are_large_and_overshoot(view):
     assert found.found_step <= 40
 
 
+def test_a_learning_rate_is_too_high_if_large_steps_hold_a_loss_that_had_fallen(view):
+    """Each of three layers is moved by 0.2 against a slope of 1: 0.6 of a loss of 0.7, which does not fall."""
+
+    def found(losses, ratio):
+        views = []
+        for step, loss in enumerate(losses):
+            if step < 20 or step % 10 == 0:
+                views.append(moving(view, step, ratio))
+            views.append(view(step, [], scalars={"loss": loss}))
+        return judged("update_ratio", views)
+
+    fallen = [max(1.4 * 0.97**i, 0.7) for i in range(120)]  # 0.7 from step 23 on
+    (each,) = found(fallen, 0.2)
+    assert (each.code, each.evidence["factor"]) == ("learning-rate-too-high", pytest.approx(20.0))
+    assert 60 < each.found_step < 80
+    assert each.evidence["predicted_fall_per_loss"] >= 0.5
+    assert found(fallen, 0.08) == []  # updates that are not that large
+    assert found([1.4 * 0.985**i for i in range(120)], 0.2) == []  # it falls by a quarter in 20 steps
+    assert found([max(1.4 * 0.9**i, 0.05) for i in range(120)], 0.2) == []  # as good as zero
+
+
 @pytest.mark.parametrize(
     ("losses", "ratio", "slope"),
     [
