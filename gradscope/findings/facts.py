@@ -98,6 +98,7 @@ class OptimizerFacts:
     held: int
     foreign_shapes: tuple[tuple[int, ...], ...] = ()
     has_gradient: bool = True
+    is_unwritten: bool = False
 
 
 @dataclass(frozen=True, slots=True)

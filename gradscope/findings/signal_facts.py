@@ -108,8 +108,10 @@ class LayerOutput:
 class LayerUpdates:
     """What became of the updates of a parameter, over sampled elements.
 
-    elements: of the whole parameter. moving: sampled elements with a gradient. lost: those of them that did not
-    change and whose step is below the spacing of the number format.
+    elements: of the whole parameter. sampled: how many were read. moving: those of them with a gradient. lost: those of
+    the moving ones that did not change and whose step is below the spacing of the number format.
+    underflown: of the moving ones, the gradients that have lost digits in float16: they are below 2^-17, if all of the
+        sample are multiples of the least number of float16; otherwise 0.
     arrives_later: the optimizer may add up what is lost (unknown to PyTorch).
     change: the norm of the update relative to that of the first weights; 0 if these are zero.
     """
@@ -124,6 +126,8 @@ class LayerUpdates:
     largest_learning_rate: float
     arrives_later: bool = False
     change: float = 0.0
+    underflown: int = 0
+    sampled: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from gradscope.findings.signal_facts import (
     Source,
     StepSignals,
 )
-from gradscope.findings.update_signals import lost_updates, too_large_steps
+from gradscope.findings.update_signals import lost_updates, too_large_steps, underflown_gradients
 
 __all__ = ["SIGNAL_CHECKS", "find_signal_faults", "is_collapsing", "repeated_batch", "repeated_steps"]
 
@@ -304,9 +304,10 @@ def _fallen_outputs(history: Sequence[StepSignals]) -> list[Finding]:
         if len(known) < 2 * _STEPS:
             continue
         first = max(known[:_FEW_STEPS], key=lambda reading: reading.spread)
+        first_share = max(_ratio(reading) for reading in known[:_FEW_STEPS])
         recent = known[-_FEW_STEPS:]
         has_views = _calls(newest[-1], each.layer) > 1
-        if all(_is_fallen(reading, first, has_views=has_views) for reading in recent):
+        if all(_is_fallen(reading, first, first_share if has_views else 0.0) for reading in recent):
             return [
                 finding(
                     "collapsed-output",
@@ -315,7 +316,7 @@ def _fallen_outputs(history: Sequence[StepSignals]) -> list[Finding]:
                     f"{_ratio(recent[-1]):.2g} of its mean square)",
                     step=newest[-1].step,
                     since=newest[0].step,
-                    layers=(each.layer,),
+                    layers=tuple(dict.fromkeys((_source(newest[-1], recent[-1]), each.layer))),
                     confidence="measured",
                     evidence={
                         "variance_over_batch": recent[-1].spread,
@@ -327,19 +328,27 @@ def _fallen_outputs(history: Sequence[StepSignals]) -> list[Finding]:
     return []
 
 
-def _is_fallen(reading: LayerOutput, first: LayerOutput, *, has_views: bool) -> bool:
+def _source(signals: StepSignals, output: LayerOutput) -> str:
+    """Return the last layer with weights that has this very output: the model returns it unchanged."""
+    same = [
+        each for each in signals.outputs if (each.spread, each.power) == (output.spread, output.power)
+    ]
+    return next((each.layer for each in same if not each.is_final), output.layer)
+
+
+def _is_fallen(reading: LayerOutput, first: LayerOutput, first_share: float) -> bool:
     """Return whether the variation over the batch is gone, compared with the first readings.
 
     Of an output, if both the variance and its share of the mean square are a thousandth. A model with two views of
-    each sample compares its outputs with each other, so there the share alone decides. Of a bottleneck, if a latent
-    unit would count as not active.
+    each sample compares its outputs with each other, so there the share alone decides: `first_share` is its largest one
+    at first, and 0 for other models. Of a bottleneck, if a latent unit would count as not active.
     """
     if reading.spread < _FALLEN * first.spread and reading.spread < _FALLEN * reading.power:
         return True
     if reading.is_narrow and not reading.is_final:
         return reading.spread < min(_UNIT_VARIANCE, _FALLEN_LATENT * first.spread)
-    is_low = _ratio(reading) < min(_FALLEN_SHARE, _FALLEN_VIEWS * _ratio(first))
-    return has_views and is_low and reading.spread <= _GROWN * first.spread
+    is_low = _ratio(reading) < min(_FALLEN_SHARE, _FALLEN_VIEWS * first_share)
+    return is_low and reading.spread <= _GROWN * first.spread
 
 
 def _calls(signals: StepSignals, layer: str) -> int:
@@ -400,7 +409,13 @@ def _from(where: str, layer: str) -> str:
     return f", from {_name(where)} on" if where and where != layer else ""
 
 
-SIGNAL_CHECKS: tuple[SignalCheck, ...] = (input_scale, dead_units, collapsed_output, lost_updates)
+SIGNAL_CHECKS: tuple[SignalCheck, ...] = (
+    input_scale,
+    dead_units,
+    collapsed_output,
+    lost_updates,
+    underflown_gradients,
+)
 """The checks that need nothing but the history, in the order in which they run."""
 
 

@@ -8,7 +8,7 @@ from gradscope.findings.codes import finding
 from gradscope.findings.finding import Finding
 from gradscope.findings.signal_facts import LayerUpdates, StepSignals
 
-__all__ = ["lost_updates", "too_large_steps"]
+__all__ = ["lost_updates", "too_large_steps", "underflown_gradients"]
 
 _FEW_STEPS = 3
 _STEPS = 5
@@ -78,6 +78,60 @@ def _are_lost(readings: Sequence[LayerUpdates]) -> bool:
         and not each.arrives_later
         for each in readings
     )
+
+
+def underflown_gradients(history: Sequence[StepSignals]) -> list[Finding]:
+    """Find gradients that passed through float16 and are too small for it, of which small elements have become zero.
+
+    That they passed through float16 shows in the numbers: all are multiples of 2^-24. So it is found in float32
+    gradients of a model under autocast too, and not if a loss scale was divided out. Half of the elements that are not
+    zero must be below 2^-17, in half of the parameters' elements, in five steps. Parameters whose gradient is zero
+    throughout are not counted; they may be cut off.
+    """
+    newest = history[-_STEPS:]
+    if len(newest) < _STEPS:
+        return []
+    of_parameter: dict[tuple[str, str], list[LayerUpdates]] = defaultdict(list)
+    for signals in newest:
+        for each in signals.updates:
+            of_parameter[each.layer, each.name].append(each)
+    judged = [
+        each
+        for each in of_parameter.values()
+        if len(each) == len(newest) and any(reading.moving for reading in each)
+    ]
+    small = [each for each in judged if _are_underflown(each)]
+    if not small or _elements(small) < (1 - _LOST_SHARE) * _elements(judged):
+        return []
+    moving = sum(each.moving for readings in small for each in readings)
+    part = sum(each.underflown for readings in small for each in readings) / moving
+    zero = 1 - moving / sum(each.sampled for readings in small for each in readings)
+    layers = tuple(
+        dict.fromkeys(each[-1].layer for each in sorted(small, key=lambda each: -each[-1].elements))
+    )
+    return [
+        finding(
+            "underflow",
+            f"the gradients of {_names(layers)} are too small for float16, through which they passed: {part:.0%} of "
+            f"the nonzero ones are below 8e-6, where less than 8 bits are left, and {zero:.0%} are zero",
+            step=newest[-1].step,
+            since=newest[0].step,
+            layers=layers,
+            confidence="measured",
+            evidence={"share_below_8e-6": part, "zero_fraction": zero},
+        )
+    ]
+
+
+def _are_underflown(readings: Sequence[LayerUpdates]) -> bool:
+    return all(
+        each.moving >= _FEW_ELEMENTS and each.underflown > _LOST_SHARE * each.moving
+        for each in readings
+    )
+
+
+def _elements(readings: Sequence[Sequence[LayerUpdates]]) -> int:
+    return sum(each[-1].elements for each in readings)
 
 
 def too_large_steps(history: Sequence[StepSignals], found: Sequence[Finding]) -> list[Finding]:

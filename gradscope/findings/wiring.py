@@ -101,6 +101,31 @@ def stale_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
     return findings
 
 
+def unwritten_copies(history: Sequence[WiringFacts]) -> list[Finding]:
+    """Find an optimizer that updates a copy of each parameter, while the model has not changed in three steps."""
+    newest = [history[position] for position in range(max(0, len(history) - _ENOUGH), len(history))]
+    is_certain = len(newest) == _ENOUGH and all(_unwritten(facts) for facts in newest)
+    return _unwritten(history[-1]) if is_certain else []
+
+
+def _unwritten(facts: WiringFacts) -> list[Finding]:
+    return [
+        finding(
+            "stale-optimizer",
+            f"{optimizer.type} updates copies of the model's {optimizer.held} parameters, but they are never written "
+            "back: the model has the weights with which the run began",
+            step=facts.step,
+            layers=tuple(dict.fromkeys(p.layer for p in facts.parameters if p.is_trainable)),
+            confidence="measured",
+            fix="Copy the updated tensors into the model's parameters after each step: parameter.copy_(copied) under "
+            "torch.no_grad().",
+            evidence={"tensors_not_in_model": float(optimizer.held)},
+        )
+        for optimizer in facts.optimizers
+        if optimizer.is_unwritten
+    ][:1]
+
+
 def in_two_optimizers(history: Sequence[WiringFacts]) -> list[Finding]:
     """Find parameters that two optimizers update. Both must have stepped in the newest steps."""
     if len(history) < _ENOUGH:
@@ -404,6 +429,7 @@ def tied_weights_broken(history: Sequence[WiringFacts]) -> list[Finding]:
 WIRING_CHECKS: tuple[Check, ...] = (
     not_in_optimizer,
     stale_optimizer,
+    unwritten_copies,
     in_two_optimizers,
     frozen,
     no_gradient,
@@ -505,12 +531,14 @@ def find_copied_model(facts: WiringFacts) -> list[Finding]:
     """Find an optimizer that holds tensors of the shapes of all trainable parameters, and none of the model.
 
     None of its tensors has a gradient, but the model's parameters have: the model was copied, or its
-    parameters were replaced, after the optimizer was made. Float32 copies that train a model have gradients.
+    parameters were replaced, after the optimizer was made. Float32 copies that train a model have gradients; they
+    are found if the model never changes.
     """
     trained = [parameter for parameter in facts.parameters if parameter.is_trainable]
     wanted = Counter({p.key: p.shape for p in trained}.values())
-    if not any(parameter.has_gradient for parameter in trained):
-        return []
+    unwritten = _unwritten(facts)
+    if unwritten or not any(parameter.has_gradient for parameter in trained):
+        return unwritten
     return [
         finding(
             "stale-optimizer",

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.agent.diagnosis.clip_watch import ClipWatch
+from gradscope.agent.diagnosis.copies_probe import CopiesProbe
 from gradscope.agent.diagnosis.forward_probe import ForwardProbe
 from gradscope.agent.diagnosis.graph_walk import walk_graph
 from gradscope.agent.diagnosis.wiring_facts import (
@@ -80,6 +81,7 @@ class FindingMonitor(StepPlugin):
         self._clips = ClipWatch(self._knows, run.settings.scaler)
         model = run.model()
         self._tied = () if model is None else tied_names(model)
+        self._copies = CopiesProbe(model)
         self._begins_at, self._pause = engine.step, _FIRST_PAUSE
         self._revision = engine.tracker.revision
         self._history: deque[WiringFacts] = deque(maxlen=_ROUND * _MOST_KINDS)
@@ -132,7 +134,7 @@ class FindingMonitor(StepPlugin):
         """Find out whether an optimizer holds the parameters of another copy of the model."""
         model = self._run.model()
         if model is not None:
-            self.report(find_copied_model(gather_copies(model, self._engine.step)))
+            self.report(find_copied_model(gather_copies(model, self._engine.step, self._copies)))
 
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - as above
         """Gather the facts of the step that ends, which the checks need."""
@@ -164,6 +166,7 @@ class FindingMonitor(StepPlugin):
             tied=self._tied,
             clipped_at_scale=clipped_at_scale,
             forward=self._forward,
+            unwritten=self._copies.unwritten(model, optimizers),
         )
         if not is_observed:
             self._add(facts)

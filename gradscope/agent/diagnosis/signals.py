@@ -31,6 +31,8 @@ __all__ = ["SignalMonitor"]
 _FIRST: Final = 1
 _EACH_UNTIL: Final = 8
 _KEPT: Final = 64
+_ALSO_OF_RULES: Final = ("learning-rate-too-high", "underflow")
+"""Codes that a rule may have found first, from other numbers."""
 _REQUESTED: Final = 1
 """How many steps are requested at a time while an output is collapsing."""
 
@@ -118,7 +120,7 @@ class SignalMonitor(StepPlugin):
         """Report each code once for each first layer."""
         for found in findings:
             key = found.code, found.layers[0] if found.layers else ""
-            is_known = found.code == "learning-rate-too-high" and found.code in self._run.codes_of_rules
+            is_known = found.code in _ALSO_OF_RULES and found.code in self._run.codes_of_rules
             if key not in self._told and not is_known:
                 self._told.add(key)
                 self._findings.report([found])

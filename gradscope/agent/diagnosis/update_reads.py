@@ -17,6 +17,11 @@ _ELEMENTS: Final = 512
 _PARAMETERS: Final = 64
 """How many elements are read of a parameter, and of how many parameters, the largest first."""
 
+_QUANTUM: Final = 2.0**24
+"""The inverse of the least positive number of float16. Gradients that passed through float16 are multiples of it."""
+_SHORT: Final = 2.0**-17
+"""Below this float16 has less than 8 of its 11 bits, less than bfloat16."""
+
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -88,10 +93,10 @@ class UpdateReads:
 
 
 def _count(reading: _Reading) -> torch.Tensor:
-    """Return how many sampled elements have a gradient, how many of these rounding has kept where they were, and norms.
+    """Return how many sampled elements have a gradient, how many are lost, how many are short, and two norms.
 
-    The norms are those of the sample before the update, and of the update.
-
+    Lost: rounding has kept the element where it was. Short: the gradient has lost digits in float16. The norms are
+    those of the sample before the update, and of the update.
 
     The step of an element is about the learning rate with adaptive optimizers, and the learning rate times the
     gradient with SGD; in float32 the learning rate for both, because tiny gradients are another fault. The spacing
@@ -107,11 +112,16 @@ def _count(reading: _Reading) -> torch.Tensor:
     is_below = before.abs() * torch.finfo(now.dtype).eps >= step
     lost = moves & (now == reading.before) & is_below
     norms = torch.stack([before.norm(), (wide(now) - before).norm()])
-    return torch.cat([torch.stack([moves.sum(), lost.sum()]).to(norms.dtype), norms])
+    quanta = gradient * _QUANTUM
+    is_half = (quanta == quanta.round()).all() & (reading.gradient.dtype != torch.bfloat16)
+    short = moves & is_half & (gradient.abs() < _SHORT)
+    return torch.cat([torch.stack([moves.sum(), lost.sum(), short.sum()]).to(norms.dtype), norms])
 
 
 def _facts(reading: _Reading, first: dict[str, float]) -> LayerUpdates:
-    moving, lost, before, update = [0.0] * 4 if reading.counts is None else reading.counts.tolist()
+    moving, lost, short, before, update = (
+        [0.0] * 5 if reading.counts is None else reading.counts.tolist()
+    )
     size = first.setdefault(reading.name, before)
     layer, _, name = reading.name.rpartition(".")
     return LayerUpdates(
@@ -125,4 +135,6 @@ def _facts(reading: _Reading, first: dict[str, float]) -> LayerUpdates:
         largest_learning_rate=reading.largest,
         arrives_later=reading.arrives_later,
         change=update / size if size > 0 else 0.0,
+        underflown=int(short),
+        sampled=reading.before.numel(),
     )

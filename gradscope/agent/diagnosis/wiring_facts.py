@@ -1,4 +1,4 @@
-"""Gathers `WiringFacts` from a model and its optimizers. Reads no tensor and waits for no device."""
+"""Gathers `WiringFacts` from a model and its optimizers. Reads no tensor itself and waits for no device."""
 
 import dataclasses
 import gc
@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from gradscope.agent.diagnosis.copies_probe import CopiesProbe
 from gradscope.agent.diagnosis.forward_probe import ForwardProbe
 from gradscope.agent.step.unregistered import unregistered_parameters
 from gradscope.columns import Block
@@ -44,13 +45,14 @@ def gather(
     tied: tuple[tuple[str, ...], ...] = (),
     clipped_at_scale: float | None = None,
     forward: ForwardProbe | None = None,
+    unwritten: Collection[int] = (),
 ) -> WiringFacts:
     """Return the facts of a step.
 
     stepped: ids of the optimizers that stepped; fed: of the optimizers that found a gradient. with_gradient: ids of
         the parameters for which an optimizer found a gradient. left_gradients: by the name of a parameter.
         tied: the names that shared a tensor at attach. clipped_at_scale: as in the facts. forward: what the
-        forward passes of the step showed.
+        forward passes of the step showed. unwritten: ids of the optimizers whose copies are not written back.
     """
     registered = list(model.named_parameters(remove_duplicate=False))
     named = [*registered, *unregistered_parameters(model).items()]
@@ -81,6 +83,7 @@ def gather(
                 held=len(held),
                 foreign_shapes=tuple(tuple(each.shape) for each in held if id(each) not in mine),
                 has_gradient=id(optimizer) in fed,
+                is_unwritten=id(optimizer) in unwritten,
             )
             for optimizer in optimizers
             for held in [parameters_of(optimizer)]
@@ -125,7 +128,7 @@ def optimizers_in_process(model: nn.Module) -> list[Optimizer]:
     ]
 
 
-def gather_copies(model: nn.Module, step: int) -> WiringFacts:
+def gather_copies(model: nn.Module, step: int, copies: CopiesProbe) -> WiringFacts:
     """Return facts with the optimizers of this process that hold no parameter of the model.
 
     For a model of which no step ends. Walks all objects, as `optimizers_in_process` does.
@@ -141,6 +144,7 @@ def gather_copies(model: nn.Module, step: int) -> WiringFacts:
         fed={id(each) for each in strangers if any(p.grad is not None for p in parameters_of(each))},
         with_gradient={id(p) for p in model.parameters() if p.grad is not None},
         left_gradients={},
+        unwritten=copies.unwritten(model, strangers),
     )
 
 

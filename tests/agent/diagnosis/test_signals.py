@@ -55,7 +55,7 @@ def train(
         return found
 
 
-CODES = ("input-scale", "repeated-batch", "collapsed-output", "lost-updates", "dead-units")
+CODES = ("input-scale", "repeated-batch", "collapsed-output", "lost-updates", "dead-units", "underflow")
 
 
 def test_pixels_from_0_to_255_are_named_at_the_first_layer_within_four_steps():
@@ -248,6 +248,42 @@ def test_updates_that_bfloat16_rounds_away_are_found():
     assert finding.found_step == 5
     assert finding.evidence["share_of_updates"] == pytest.approx(float(same.float().mean()), abs=0.1)
     assert set(finding.layers) == {"0", "2", "4"}
+
+
+class Halved(nn.Module):
+    """A network under autocast; its loss is multiplied by `scale` in the backward pass."""
+
+    def __init__(self, dtype, scale):
+        super().__init__()
+        self.network, self.dtype, self.scale = mlp(), dtype, scale
+
+    def forward(self, x):
+        with torch.autocast("cpu", self.dtype, enabled=self.dtype is not torch.float32):
+            out = self.network(x).float()
+        return out * self.scale + (out * (1 - self.scale)).detach()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "is_found"),
+    [
+        (torch.float16, 1e-4, True),
+        (torch.float16, 1.0, False),
+        (torch.float16, 1e-4 / 3 * 2.0**16, False),
+        (torch.bfloat16, 2.0**-13, False),
+        (torch.float32, 2.0**-13, False),
+    ],
+)
+def test_float32_gradients_that_were_lost_in_float16_are_found(dtype, scale, is_found):
+    """Under autocast the gradients are float32 again, with the values of float16."""
+    model = Halved(dtype, scale)
+    found = train(model, steps=6)
+    assert list(found) == ["underflow"] * is_found
+    if is_found:
+        gradients = torch.cat([each.grad.flatten() for each in model.parameters()])
+        small = gradients[gradients != 0].abs() < 2.0**-17
+        evidence = found["underflow"].evidence
+        assert evidence["share_below_8e-6"] == pytest.approx(float(small.float().mean()), abs=0.1)
+        assert found["underflow"].found_step == 5
 
 
 class Own(torch.optim.AdamW):

@@ -108,21 +108,41 @@ def test_an_optimizer_of_a_copied_model_is_found_although_no_step_ends():
     assert found["stale-optimizer"].layers[0] == "embed"
 
 
-def test_float32_copies_that_train_a_model_are_right():
+def train_copies(steps, *, is_written, is_named, near=1.0):
+    """Train float32 copies of a bf16 model; return the findings by code. near: the copies are this times the model."""
     model = Net().bfloat16()
-    copies = [p.detach().float().requires_grad_() for p in model.parameters()]
+    copies = [(near * p.detach()).float().requires_grad_() for p in model.parameters()]
     optimizer = adam(copies)
-    with gradscope.attach(model, optimizer, every=1, hub=None, record=False, quiet=True) as scope:
-        for _ in range(STEPS):
+    named = [optimizer] if is_named else []
+    with gradscope.attach(model, *named, every=1, hub=None, record=False, quiet=True) as scope:
+        for _ in range(steps):
             model.zero_grad()
             model(torch.randint(0, 20, (16, 5))).float().square().mean().backward()
             for copied, p in zip(copies, model.parameters(), strict=True):
                 copied.grad = None if p.grad is None else p.grad.float()
             optimizer.step()
             with torch.no_grad():
-                for copied, p in zip(copies, model.parameters(), strict=True):
+                for copied, p in zip(copies if is_written else [], model.parameters(), strict=False):
                     p.copy_(copied)
-        assert scope.findings == ()
+        assert scope.faults == {}
+        return {finding.code: finding for finding in scope.findings}
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_float32_copies_that_are_not_written_back_are_found(is_named):
+    found = train_copies(10, is_written=False, is_named=is_named)
+    assert set(found) == {"stale-optimizer"}
+    assert "never written back" in found["stale-optimizer"].message
+    assert found["stale-optimizer"].found_step == (2 if is_named else 0)
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_float32_copies_that_train_a_model_are_right(is_named):
+    assert train_copies(10, is_written=True, is_named=is_named) == {}
+
+
+def test_another_model_of_the_same_shapes_is_not_taken_for_a_copy():
+    assert train_copies(10, is_written=False, is_named=True, near=-1.0) == {}
 
 
 class Listed(nn.Module):
