@@ -52,7 +52,7 @@ class Checked:
 
 
 def unreported(steps: int) -> Checked:
-    """Return the coverage of a run that has not reported it: a recording of an earlier version, for example."""
+    """Return the coverage to show for a run that has not reported it, such as a recording of an earlier version."""
     why = "the run has not reported what was checked, as an earlier version of gradscope does not"
     return Checked(
         steps, -1, not_checked=(NotChecked("what newer versions check", why),) if steps else ()

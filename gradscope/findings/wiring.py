@@ -57,8 +57,8 @@ def not_in_optimizer(history: Sequence[WiringFacts]) -> list[Finding]:
     return [
         finding(
             "not-in-optimizer",
-            f"{_shown(names)} {_verb(names, 'gets', 'get')} gradients but no optimizer holds "
-            f"{_verb(names, 'its', 'their')} parameters, so they never change",
+            f"{_shown(names)} {_singular_or_plural(names, 'gets', 'get')} gradients but no optimizer holds "
+            f"{_singular_or_plural(names, 'its', 'their')} parameters, so they never change",
             step=newest.step,
             since=history[0].step,
             layers=names,
@@ -192,7 +192,7 @@ def frozen(history: Sequence[WiringFacts]) -> list[Finding]:
     return [
         finding(
             "frozen",
-            f"{_shown(names)} {_verb(names, 'is', 'are')} frozen (requires_grad=False) "
+            f"{_shown(names)} {_singular_or_plural(names, 'is', 'are')} frozen (requires_grad=False) "
             f"but in an optimizer; {share:.0%} of the model's parameters do not train",
             step=newest.step,
             since=history[0].step,
@@ -309,7 +309,7 @@ def eval_mode(history: Sequence[WiringFacts]) -> list[Finding]:
             f"the model is in eval mode while it trains: {types} (as in `{names[0]}`) as in inference"
         )
     else:
-        are = _verb(names, "is", "are")
+        are = _singular_or_plural(names, "is", "are")
         message = f"{_shown(names)} ({types}) {are} in eval mode while the model trains"
     return [
         finding(
@@ -344,7 +344,7 @@ def batchnorm_batch_size(history: Sequence[WiringFacts]) -> list[Finding]:
     return [
         finding(
             "batchnorm-batch-size-one",
-            f"{_shown(names)} {_verb(names, 'normalizes', 'normalize')} over "
+            f"{_shown(names)} {_singular_or_plural(names, 'normalizes', 'normalize')} over "
             f"{least:g} values per channel",
             step=history[-1].step,
             since=history[0].step,
@@ -376,7 +376,7 @@ def dropout_too_strong(history: Sequence[WiringFacts]) -> list[Finding]:
     return [
         finding(
             "dropout-too-strong",
-            f"{_shown(names)} {_verb(names, 'drops', 'drop')} {most:.0%} of the values",
+            f"{_shown(names)} {_singular_or_plural(names, 'drops', 'drop')} {most:.0%} of the values",
             step=history[-1].step,
             since=history[0].step,
             layers=names,
@@ -522,7 +522,7 @@ def _words(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
 
 
-def _verb(names: Sequence[str], one: str, several: str) -> str:
+def _singular_or_plural(names: Sequence[str], one: str, several: str) -> str:
     """Return the form of a verb for one or for several layers."""
     return one if len(names) == 1 else several
 

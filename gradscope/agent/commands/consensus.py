@@ -101,7 +101,10 @@ class Consensus:
         self._thread: threading.Thread | None = None
 
     def register(self, kind: str, prepare: Callable[[str], Prepared]) -> None:
-        """Accept proposals of this kind. `prepare(body)` raises GradscopeError to reject a proposal."""
+        """Let the ranks agree on commands of this kind.
+
+        Each rank calls `prepare(body)` with the packed command; it raises GradscopeError to reject the command.
+        """
         self._prepare[kind] = prepare
 
     def reach(self, step: int) -> None:

@@ -145,7 +145,7 @@ class FindingMonitor(StepPlugin):
         if model is None or step < self._begins_at:
             return
         optimizers = self._living_optimizers(model)
-        self._probe.choose(
+        self._probe.choose_parameters(
             model,
             {
                 id(each): {id(parameter) for parameter in parameters_of(each)} & self._with_gradient

@@ -24,7 +24,7 @@ class ZeroGradProbe:
     def __init__(self) -> None:
         self._watches: dict[int, _Watch] = {}
 
-    def choose(self, model: nn.Module, with_gradient: Mapping[int, Collection[int]]) -> None:
+    def choose_parameters(self, model: nn.Module, with_gradient: Mapping[int, Collection[int]]) -> None:
         """Choose the smallest parameter with a gradient of each optimizer that has just stepped.
 
         with_gradient: by the id of the optimizer, the ids of its parameters that have a gradient.

@@ -133,7 +133,7 @@ class ForwardInterventions:
                 if intervention.action.spec.what == "value":
                     structure = self._apply(slot, structure, intervention, needs_gradient=False)
                 elif intervention.action.spec.what == "passage" and call is not None:
-                    structure = _bypassed(intervention, call, structure)
+                    structure = _replace_with_bypass(intervention, call, structure)
             if torch.is_grad_enabled():
                 for intervention in reversed(chain):
                     if intervention.action.spec.what == "gradient":
@@ -157,7 +157,7 @@ class ForwardInterventions:
         )
 
 
-def _bypassed(
+def _replace_with_bypass(
     intervention: ActiveIntervention, call: Call, output: Any
 ) -> Any:  # Any: whatever a module returns
     """Return an output whose gradient is passed to the layer's first input."""

@@ -186,7 +186,7 @@ class NonfiniteCheck(StepPlugin):
             self._run.plan_again()
         if must_wait:
             while self._waiting and self._waiting[-1].step == self._step:
-                bad += _nonfinite_of(self._waiting.pop())
+                bad += _parameters_with_nonfinite(self._waiting.pop())
         self._spent_s += time.perf_counter() - began_s
         if bad and self._report(self._step, bad) and may_skip:
             self._hidden_gradients.hide(optimizer)
@@ -203,7 +203,7 @@ class NonfiniteCheck(StepPlugin):
             if not wait and event is not None and not event.query():
                 return
             look = self._waiting.popleft()
-            bad = _nonfinite_of(look)
+            bad = _parameters_with_nonfinite(look)
             if bad:
                 self._report(look.step, bad)
 
@@ -253,7 +253,7 @@ def _by_dtype(parameters: Sequence[torch.nn.Parameter]) -> list[list[torch.nn.Pa
     return list(groups.values())
 
 
-def _nonfinite_of(look: _PendingNorms) -> list[torch.nn.Parameter]:
+def _parameters_with_nonfinite(look: _PendingNorms) -> list[torch.nn.Parameter]:
     if look.event is not None:
         look.event.synchronize()
     is_finite = torch.isfinite(look.norms).tolist()

@@ -223,7 +223,7 @@ class RuleMonitor(StepPlugin):
         ]
 
     def next_active_step(self, step: int) -> int | None:
-        """Return `step` if an error must be raised or gradients are hidden."""
+        """Return `step` if a rule must raise an error in it or gradients are hidden from the optimizer, else None."""
         return step if self._raising is not None or self._hidden_gradients.are_hidden else None
 
     def begin(self, step: int, *, is_observed: bool) -> None:

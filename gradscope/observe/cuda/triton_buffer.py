@@ -196,7 +196,9 @@ class TritonRowBuffer:
         """Allocate lines for the rows. Segments double in size, so that there are few."""
         while rows > len(self._addresses):
             if is_capturing:
-                raise Unmeasurable("a row that was first used during the capture of a CUDA graph")
+                raise Unmeasurable(
+                    "a tensor that was first measured during the capture of a CUDA graph; run an observed step before the capture"
+                )
             if self._empty is None:
                 self._empty = self._empty_line()
             lines = max(_FIRST_LINES, len(self._addresses))

@@ -49,14 +49,14 @@ def pack_memory(rows: Mapping[int, MemoryRow], count: int) -> _Packed:
     for name in _ONLY_WHERE_CALLED:
         if any(named[name]):
             named[name] = [value or 0 for value in named[name]]
-    return _pack(named)
+    return _pack_columns(named)
 
 
 def pack_times(rows: Mapping[int, TimeRow], count: int) -> _Packed:
     """Return `columns`, `zero` and `body` for the rows of `count` layers."""
     names = ("forward_s", "backward_s", "calls")
     taken = zip(TIMES_COLUMNS, names, strict=True)
-    return _pack(
+    return _pack_columns(
         {name: [getattr(rows.get(i), field, None) for i in range(count)] for name, field in taken}
     )
 
@@ -81,7 +81,7 @@ def unpack_times(message: Times, layers: Sequence[str]) -> TimesTable:
         i: TimeRow(
             forward_s=_seconds(columns, "forward", i),
             backward_s=_seconds(columns, "backward", i),
-            calls=_whole(columns, "calls", i),
+            calls=_integer_or_none(columns, "calls", i),
         )
         for i in range(message.rows)
     }
@@ -96,7 +96,7 @@ def unpack_times(message: Times, layers: Sequence[str]) -> TimesTable:
     )
 
 
-def _pack(named: Mapping[str, Sequence[float | None]]) -> _Packed:
+def _pack_columns(named: Mapping[str, Sequence[float | None]]) -> _Packed:
     columns, zero, arrays = join_arrays(
         [
             (name, _narrowest_dtype(name, values) if any(values) else None)
@@ -132,13 +132,13 @@ def _unpack(message: Memory | Times, known: Sequence[str]) -> dict[str, NDArray[
 
 
 def _memory_row(columns: Mapping[str, NDArray[Any]], i: int) -> MemoryRow:
-    values = {f"{name}_bytes": _whole(columns, name, i) for name in MEMORY_COLUMNS}
+    values = {f"{name}_bytes": _integer_or_none(columns, name, i) for name in MEMORY_COLUMNS}
     for name in _ONLY_WHERE_CALLED:
         values[f"{name}_bytes"] = values[f"{name}_bytes"] or None
     return MemoryRow(**values)  # type: ignore[arg-type]  # bytes by the names of the fields
 
 
-def _whole(columns: Mapping[str, NDArray[Any]], name: str, i: int) -> int | None:
+def _integer_or_none(columns: Mapping[str, NDArray[Any]], name: str, i: int) -> int | None:
     return int(columns[name][i]) if name in columns else None
 
 

@@ -97,7 +97,7 @@ class RunStore:
         self.histograms = HistogramRing()
         self.focus_steps = FocusSteps(clock)
         self._heat: dict[str, NDArray[np.int8]] = {}
-        self._reset_newest()
+        self._forget_newest_step()
 
     def feed(self, item: Message | Mapping[int, Step]) -> None:
         """Take a message, or a step of all ranks. Items of another run are ignored."""
@@ -272,9 +272,9 @@ class RunStore:
         self.tree = tree
         self.histograms.clear()
         self.focus_steps.clear()
-        self._reset_newest()
+        self._forget_newest_step()
 
-    def _reset_newest(self) -> None:
+    def _forget_newest_step(self) -> None:
         nodes = len(self.tree)
         self._measured = not_measured(nodes)
         self._pasts = {name: Heat(nodes) for name in _NAMES}
@@ -287,7 +287,7 @@ class RunStore:
         self.focus_steps.clear()
         self.scalars.clear()
         self.newest = None
-        self._reset_newest()
+        self._forget_newest_step()
 
     def _restart(self, step: int) -> None:
         self._clear_steps()

@@ -97,7 +97,7 @@ def effect_sentence(spec: InterventionSpec, info: ActionInfo, command: Command, 
     values: dict[str, float | str] = {**command.arguments, **command.choices}
     shown = {name: _short_number(value) for name, value in values.items()}
     schedule = command.schedule or Schedule()
-    ramp = _ramp_with_argument(schedule.ramp, command)
+    ramp = _ramp_with_argument_name(schedule.ramp, command)
     if ramp is not None:  # the ramp replaces the value of the field
         shown[ramp.argument] = ramp.argument
     effect = spec.effect.format(**shown)
@@ -113,7 +113,7 @@ def effect_sentence(spec: InterventionSpec, info: ActionInfo, command: Command, 
     return f"From {first} on, {place} {effect}{on}{', ' + when if when else ''}; {end}."
 
 
-def _ramp_with_argument(ramp: Ramp | None, command: Command) -> Ramp | None:
+def _ramp_with_argument_name(ramp: Ramp | None, command: Command) -> Ramp | None:
     """Return a ramp with the name of its argument, by default the first numeric one."""
     if ramp is None or ramp.argument or not command.arguments:
         return ramp

@@ -68,7 +68,7 @@ class DetailPage(Container, can_focus=True):
         yield CellLines(id="stats")
 
     def show(self, store: RunStore, frame: Frame, states: Sequence[InterventionState]) -> None:
-        """Show the layer at the step of the frame."""
+        """Show the layer with the numbers of the step that the screen shows."""
         node = None if self.layer_name is None else frame.tree.find(self.layer_name)
         if node is None:
             return

@@ -82,7 +82,7 @@ def find_hard_coded_devices(exam: Examination) -> Iterator[Finding]:
 
 
 def note_hard_coded_dtypes(exam: Examination) -> Iterable[Finding]:
-    """Add a note on hard-coded dtypes. It is not a finding: a dtype that has an effect is found by running."""
+    """Add a note on hard-coded dtypes. It is not a finding: only the checks that run the Function show an effect."""
     lines = [f"{fact.where} ({fact.text})" for fact in _facts_once_per_line(exam, "dtype")]
     if lines:
         exam.notes.append("a dtype is hard-coded (seen by reading) at " + "; ".join(lines))
