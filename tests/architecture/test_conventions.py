@@ -12,7 +12,10 @@ import pytest
 import gradscope.errors
 
 NEEDS_A_PACKAGE = {
-    *(f"gradscope.integrations.{each}" for each in ("accelerate", "lightning", "transformers")),
+    *(
+        f"gradscope.integrations.{each}"
+        for each in ("accelerate", "debug_server", "lightning", "transformers")
+    ),
     *(f"gradscope_tui.browser.{each}" for each in ("app_process", "server")),
     "gradscope.cli.commands.mcp_server",
 }

@@ -13,7 +13,10 @@ VIEWER_ROOMS = (
 )
 TORCH_ROOMS = ("doctor", "functional", "hooks", "intervene", "nn", "observe", "resources")
 NEEDS_A_PACKAGE = {
-    *(f"gradscope.integrations.{each}" for each in ("accelerate", "lightning", "transformers")),
+    *(
+        f"gradscope.integrations.{each}"
+        for each in ("accelerate", "debug_server", "lightning", "transformers")
+    ),
     *(f"gradscope_tui.browser.{each}" for each in ("app_process", "server")),
     "gradscope.cli.commands.mcp_server",
 }
