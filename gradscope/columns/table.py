@@ -15,7 +15,7 @@ __all__ = ["LayerRows", "Table"]
 
 
 class LayerRows(Mapping[str, Stats]):
-    """The rows of one layer by kind ("out", "grad", "param" …). A kind that was not measured raises NotMeasuredError."""
+    """The rows of one layer by kind ("out", "grad" …). A kind that was not measured raises NotMeasuredError."""
 
     def __init__(self, layer: str, rows: Mapping[str, Stats]) -> None:
         self._layer = layer

@@ -111,7 +111,7 @@ class ModelHooks:
 
     @property
     def are_current(self) -> bool:
-        """Whether the forward hook is as `align` would make it now. It is not after the first compilation of the process."""
+        """Whether `align` would change nothing. It would after the first compilation of the process."""
         return has_compiled() == self._had_compiled
 
     def align(self) -> None:

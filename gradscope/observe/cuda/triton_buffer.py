@@ -197,7 +197,7 @@ class TritonRowBuffer:
         while rows > len(self._addresses):
             if is_capturing:
                 raise Unmeasurable(
-                    "a tensor that was first measured during the capture of a CUDA graph; run an observed step before the capture"
+                    "a tensor that was first measured during the capture of a CUDA graph"
                 )
             if self._empty is None:
                 self._empty = self._empty_line()
