@@ -92,5 +92,12 @@ def __getattr__(name: str) -> Any:  # Any: the type is in the block above
     return value
 
 
+def load_ipython_extension(shell: Any) -> None:  # Any: IPython's shell
+    """Add `%gradscope` to a notebook; IPython calls this for `%load_ext gradscope`."""
+    from gradscope.agent.ipython_extension import register  # noqa: PLC0415 - loads torch
+
+    register(shell)
+
+
 def __dir__() -> list[str]:
     return list(__all__)

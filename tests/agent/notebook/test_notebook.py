@@ -98,6 +98,15 @@ def test_what_cannot_be_plotted_is_said(observed):
 PAGE = Path(__file__).parents[3] / "docs" / "notebooks.md"
 CELLS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 ATTACH, TRAIN, *SHOW = CELLS
+MAGIC = """
+%load_ext gradscope
+shell = get_ipython()
+display(shell.run_line_magic("gradscope", ""))
+other = nn.Linear(2, 2)
+with gradscope.attach(other, name="other", hub=None, quiet=True):
+    %gradscope
+%gradscope lost
+"""
 KEEP = "kept = globals().get('kept', []) + [net]\n"  # as the output cache or another variable does
 
 
@@ -139,10 +148,11 @@ def test_cells_are_run_again_and_raise_and_continue_in_a_real_kernel(notebook):
         "loss = net(torch.randn(16, 9))",
         "1 / 0",
         TRAIN + "print(scope.step, scope.is_detached, scope.faults)",
+        MAGIC,
         "net(torch.randn(4, 4)).sum().backward()\nraise KeyError('lost')",
     )
     errors = [[each for each in cell if each.output_type == "error"] for cell in outputs]
-    assert [index for index, found in enumerate(errors) if found] == [7, 8, 10]
+    assert [index for index, found in enumerate(errors) if found] == [7, 8, 11]
     (shown,) = outputs[2]
     html = shown["data"]["text/html"]
     assert "healthy so far" in html
@@ -151,6 +161,10 @@ def test_cells_are_run_again_and_raise_and_continue_in_a_real_kernel(notebook):
     assert "True 1" in _text(outputs[4])
     assert "2 [True]" in _text(outputs[5])
     assert "10 False {}" in _text(outputs[9])
+    one, *both, unknown = (_text([each]) for each in outputs[10])
+    assert "<table" in one
+    assert [each.count("No step has been observed yet.") for each in both] == [0, 1]
+    assert "No run is named 'lost' here; expected one of: " in unknown
     newest = wait_for(_newest_ended, "the end of the run")
     assert re.search("KeyError: .*lost", newest.reason)
     with open_recording(newest.path) as recording:
