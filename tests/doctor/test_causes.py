@@ -280,7 +280,33 @@ def test_a_mask_drawn_again_in_backward_is_wrong():
     redraws = function(
         lambda ctx, x: x * (torch.rand_like(x) > 0.5), lambda ctx, g: g * (torch.rand_like(g) > 0.5)
     )
-    assert examine(redraws, sample(8, 5)).codes[0] == "wrong-gradient"
+    code, _, words = first(examine(redraws, sample(8, 5)))
+    assert code == "wrong-gradient"
+    assert "right once the random state is set to that of forward" in words
+    assert "save what forward drew, such as the mask, with ctx.save_for_backward (tried)" in words
+
+
+def test_two_equal_gradients_of_which_one_is_broadcast_are_not_in_another_order():
+    adds = function(lambda ctx, x, b: x + b, lambda ctx, g: (g, g))
+    report = examine(adds, sample(4, 3), sample(3))
+    assert report.codes[0] == "broadcast-not-reduced"
+    assert report.ok
+
+
+def test_the_input_of_a_module_with_parameters_is_examined_though_it_requires_no_gradient():
+    twice = function(lambda ctx, x: 2 * x, lambda ctx, g: 3 * g)
+
+    class Module(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return twice.apply(x) + self.linear.bias
+
+    report = examine(Module(), sample(4, 3))
+    assert report.codes[0] == "wrong-gradient-scale"
+    assert "the gradient of x is 1.5 times the derivative" in text_of(report)
 
 
 def test_a_nested_tensor_alone_is_refused_with_advice():

@@ -102,7 +102,7 @@ def resolve(function: Examinable, inputs: Sequence[object], name: str | None) ->
         parameters = dict(module.named_parameters())
         names, arguments = [*names, *parameters], (*arguments, *parameters.values())
         call = _call_of_module(module, len(inputs))
-    leaves = _leaves_among(arguments, names, shown)
+    leaves = _leaves_among(arguments, names, len(inputs), shown)
     arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
     subject = Subject(name or shown, call, arguments, leaves, functions, module)
     return subject if functions else replace(subject, functions=functions_named_in(function))
@@ -164,7 +164,10 @@ def _argument_names(
     return names + [f"input {i}" for i in range(len(names), count)]
 
 
-def _leaves_among(arguments: Sequence[object], names: Sequence[str], shown: str) -> tuple[Leaf, ...]:
+def _leaves_among(
+    arguments: Sequence[object], names: Sequence[str], inputs: int, shown: str
+) -> tuple[Leaf, ...]:
+    """Return the tensors that can have a gradient. Arguments after `inputs` are parameters of a module."""
     tensors = [
         (i, a)
         for i, a in enumerate(arguments)
@@ -177,9 +180,10 @@ def _leaves_among(arguments: Sequence[object], names: Sequence[str], shown: str)
             f"inputs, got {kinds}; pass dense example inputs, such as torch.randn(4, 3), or examine a "
             "function that makes a sparse or nested tensor from its values"
         )
-    is_any = any(tensor.requires_grad for _, tensor in tensors)
+    is_any = any(tensor.requires_grad for i, tensor in tensors if i < inputs)
     return tuple(
-        Leaf(i, names[i], tensor.detach(), tensor.requires_grad or not is_any) for i, tensor in tensors
+        Leaf(i, names[i], tensor.detach(), tensor.requires_grad or (i < inputs and not is_any))
+        for i, tensor in tensors
     )
 
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from gradscope.doctor.diagnoses.gradients.repairs import exchanges, find_right_repair
+from gradscope.doctor.diagnoses.gradients.repairs import exchanges, find_right_repair, is_gradient_right
 from gradscope.doctor.diagnoses.gradients.transpose import missing_transpose
 from gradscope.doctor.examination import Examination
 from gradscope.doctor.numerics.finite_differences import compare_elements
@@ -68,7 +68,9 @@ def _shape_finding(exam: Examination, position: int, name: str, x: Tensor, gradi
 def _exchange_that_cures(exam: Examination, position: int) -> str:
     leaves = enumerate(exam.subject.leaves)
     number = next((n for n, leaf in leaves if leaf.position == position), None)
-    return "" if number is None else find_right_repair(exam, number, exchanges(exam, number))
+    if number is None or is_gradient_right(exam, number):  # autograd sums over broadcast dims itself
+        return ""
+    return find_right_repair(exam, number, exchanges(exam, number))
 
 
 def _dtype_and_device_findings(

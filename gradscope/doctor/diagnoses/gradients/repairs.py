@@ -23,6 +23,7 @@ from gradscope.doctor.subject.instrument import (
     replaced_method,
 )
 from gradscope.doctor.subject.op_counter import ResultMode
+from gradscope.doctor.subject.outside_state import seed_generators
 from gradscope.doctor.subject.run import run_backward, run_forward, run_subject
 
 __all__ = [
@@ -31,7 +32,9 @@ __all__ = [
     "exchanges",
     "find_right_repair",
     "find_running_repair",
+    "is_gradient_right",
     "makes_backward_repeatable",
+    "redraws",
     "repaired",
     "repeatable_backwards",
     "returning_tuples",
@@ -71,13 +74,14 @@ def find_right_repair(
     candidates = list(repairs)
     for size in range(1, at_most + 1):
         for chosen in combinations(candidates, size):
-            if _is_gradient_right_with(exam, number, chosen):
+            if is_gradient_right(exam, number, chosen):
                 what = " and ".join(repair.what for repair in chosen)
                 return f"{what} {'is' if size == 1 else 'are'} {chosen[0].done}"
     return ""
 
 
-def _is_gradient_right_with(exam: Examination, number: int, repairs: Sequence[Repair]) -> bool:
+def is_gradient_right(exam: Examination, number: int, repairs: Sequence[Repair] = ()) -> bool:
+    """Return whether the gradient of a leaf is the derivative, with these repairs."""
     only = [i == number for i in range(len(exam.in_double.leaves))]
     with repaired(repairs):
         outcome = run_subject(exam.in_double, needed=only)
@@ -181,6 +185,21 @@ def exchanges(exam: Examination, number: int) -> Iterator[Repair]:
                 what = f"the order of the gradients of {first} and {second}"
                 wrap = _on_returned(_exchanging_elements(i, j))
                 yield Repair(call.function, backward_name(call.function), what, "reversed", wrap)
+
+
+def redraws(exam: Examination, number: int) -> Iterator[Repair]:  # noqa: ARG001 - as for exchanges
+    """Yield, for each Function, a backward that begins with the random state with which forward began."""
+
+    def wrap(backward: _Method) -> _Method:
+        def changed(*arguments: Any) -> Any:  # Any: the user's values
+            seed_generators(exam.in_double.seed, [a for a in arguments if isinstance(a, Tensor)])
+            return backward(*arguments)
+
+        return changed
+
+    for function in exam.subject.functions:
+        done = "set to that of forward"
+        yield Repair(function, backward_name(function), "the random state", done, wrap)
 
 
 def _argument_names(exam: Examination) -> dict[int, str]:

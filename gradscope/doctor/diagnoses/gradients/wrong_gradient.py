@@ -13,6 +13,7 @@ from gradscope.doctor.diagnoses.gradients.repairs import (
     conjugations,
     exchanges,
     find_right_repair,
+    redraws,
 )
 from gradscope.doctor.diagnoses.gradients.transpose import explain_by_transpose, missing_transpose
 from gradscope.doctor.examination import Examination
@@ -169,6 +170,11 @@ _CURES: Final[Sequence[tuple[_Repairs, str, str]]] = (
         exchanges,
         "backward returns the gradients in another order than forward takes its arguments",
         "return the gradients in the order of the arguments",
+    ),
+    (
+        redraws,
+        "backward draws random numbers of its own: another mask or noise than that of forward",
+        "save what forward drew, such as the mask, with ctx.save_for_backward",
     ),
     (
         conjugations,
