@@ -34,8 +34,8 @@ test: $(VENV)/tests  ## run the tests that every change must pass
 	$(PYTEST) $(PARALLEL) -m "not exhaustive and not timing"
 	$(PYTEST) -m "timing and not exhaustive" $$(grep -rlw --include='test_*.py' mark.timing tests)
 
-test-fast: $(VENV)/tests  ## run the part of `make test` that starts no processes
-	$(PYTEST) $(PARALLEL) -m "not exhaustive and not timing and not processes"
+test-fast: $(VENV)/tests  ## run the part of `make test` that starts no processes and is quick
+	$(PYTEST) $(PARALLEL) -m "not exhaustive and not timing and not processes and not slow"
 
 test-exhaustive: $(VENV)/tests  ## run what `make test` leaves out: every sample, backend and sanitizer build
 	GRADSCOPE_TESTS=exhaustive $(PYTEST) $(PARALLEL) -m "exhaustive or hypothesis"
@@ -56,7 +56,7 @@ format: $(VENV)/tests  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i gradscope/native/*.c gradscope/native/*.h
 
-coverage: $(VENV)/tests  ## run `make test-fast` and measure its coverage: build/coverage
+coverage: $(VENV)/tests  ## run the tests that start no processes and measure their coverage: build/coverage
 	$(PYTEST) $(PARALLEL) -m "not exhaustive and not timing and not processes" --cov --cov-report term --cov-report html
 
 docs: $(VENV)/docs  ## build the documentation: build/docs/index.html

@@ -9,6 +9,8 @@ pytest.importorskip(
 
 from cases.library import MODULES, samples_of
 
+pytestmark = pytest.mark.slow
+
 FEW = 3
 IN_DOUBLE = ("nn.Linear", "nn.Conv2d", "nn.BatchNorm2d", "nn.LSTM", "nn.GRU", "nn.LayerNorm",
              "nn.MultiheadAttention", "nn.TransformerEncoderLayer", "nn.PReLU")  # fmt: skip

@@ -13,6 +13,8 @@ from cases import (
     parameters,
 )
 
+pytestmark = pytest.mark.slow
+
 ROOMS = (outputs, calling, checkpoints, backward, modes, optimizing, parameters, numbers, living)
 ALL = [(room.__name__.rpartition(".")[2], case) for room in ROOMS for case in room.CASES]
 

@@ -10,6 +10,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from trials import Mode, Trial, judge
 from trials.case import train
 
+pytestmark = pytest.mark.slow
+
 
 def with_mischief(mischief):
     """Return a case that is harmless, but for what it does in the attached run only."""

@@ -9,6 +9,8 @@ from torch.autograd import Function
 from gradscope.doctor import examine
 from gradscope.findings import DOCTOR_CODES
 
+pytestmark = pytest.mark.slow
+
 
 def _load(path: Path):
     spec = importlib.util.spec_from_file_location(f"broken_{path.stem}", path)

@@ -12,6 +12,8 @@ import gradscope
 from gradscope.doctor import examine
 from gradscope.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 
 def sample(*shape, dtype=torch.float32):
     return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(5))

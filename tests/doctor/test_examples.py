@@ -8,6 +8,8 @@ import pytest
 
 from support import fork_server
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "examples" / "autograd"
 
 PRINTED = {

@@ -5,6 +5,8 @@ import pytest
 from gradscope.doctor import examine_file, examine_file_isolated
 from gradscope.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 GOOD_AND_BAD = """
 import torch
 from torch.autograd import Function

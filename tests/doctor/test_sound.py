@@ -8,6 +8,8 @@ import torch
 
 from gradscope.doctor import examine, examine_file
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent / "sound"
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "autograd").glob("*.py"))
 

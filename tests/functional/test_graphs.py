@@ -16,6 +16,8 @@ from gradscope.functional import (
     straight_through,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def noise(x: Tensor) -> Tensor:
     return noise_gradient(x, 0.1, torch.Generator().manual_seed(3))

@@ -19,6 +19,8 @@ from gradscope.observe import RowBuffer, reduce_on_host
 from gradscope.observe.reduction import reduce_change_on_host
 from gradscope.observe.row_buffer import room_for
 
+pytestmark = pytest.mark.slow
+
 _native = pytest.importorskip("gradscope.native._native", reason="the native pass was not built")
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

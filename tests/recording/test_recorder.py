@@ -15,6 +15,8 @@ from gradscope.protocol import unpack_layers
 from gradscope.protocol.bodies import unpack_block
 from gradscope.recording import Recorder, default_path, open_recording
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("run", "name"),

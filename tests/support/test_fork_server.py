@@ -8,6 +8,8 @@ import pytest
 
 from support import fork_server
 
+pytestmark = pytest.mark.slow
+
 KINDS = pytest.mark.parametrize("run", [subprocess.run, fork_server.run], ids=["fresh", "forked"])
 
 

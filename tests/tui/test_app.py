@@ -16,6 +16,8 @@ from gradscope_tui.keys import KEYS
 from gradscope_tui.screens.intervene import InterveneScreen
 from gradscope_tui.screens.runs import RunsScreen
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 60.0
 SIZES = pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
 

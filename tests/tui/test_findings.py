@@ -13,6 +13,8 @@ from gradscope_tui.store.journal import Entry
 from gradscope_tui.view.cell import text_of
 from gradscope_tui.view.findings import findings_text, list_findings, verdict_cells
 
+pytestmark = pytest.mark.slow
+
 _MARKS = " ,;:()"
 LOSS = NotChecked("the loss", "no loss is logged", "call scope.log(loss=loss)")
 

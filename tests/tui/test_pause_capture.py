@@ -10,6 +10,8 @@ from gradscope.client.tensor_art import picture_lines
 from gradscope.protocol import PauseState
 from gradscope_tui.view.capture_text import captured_text
 
+pytestmark = pytest.mark.slow
+
 
 def sent(command):
     return command.action, command.lease_s

@@ -8,6 +8,8 @@ from torch import nn
 
 import gradscope
 
+pytestmark = pytest.mark.slow
+
 F = nn.functional
 
 

@@ -9,6 +9,8 @@ from torch import nn
 import gradscope
 from gradscope.hooks import parameters_of
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 
 

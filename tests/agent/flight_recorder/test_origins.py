@@ -8,6 +8,8 @@ import torch
 import gradscope
 from agent.flight_recorder.cases import CASES, set_sick
 
+pytestmark = pytest.mark.slow
+
 _SICK = 41
 """Under this budget gradients are checked in every 32nd step, and this one is not among them."""
 

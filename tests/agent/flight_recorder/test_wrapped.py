@@ -12,6 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 import gradscope
 from agent.flight_recorder.cases import Sick, log_of_zero, mlp, root_at_zero, set_sick
 
+pytestmark = pytest.mark.slow
+
 SICK = 5
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import gradscope
 
+pytestmark = pytest.mark.slow
+
 MODULES = {
     "Linear": (lambda: nn.Linear(6, 6), (4, 6)),
     "Bilinear-like Sequential": (

@@ -15,6 +15,8 @@ from gradscope.errors import RecordingError
 from gradscope.recording import default_path, open_recording
 from support import fork_server
 
+pytestmark = pytest.mark.slow
+
 TRAINING = """
 import sys, time
 import torch

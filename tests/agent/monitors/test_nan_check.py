@@ -7,6 +7,8 @@ from torch import nn
 import gradscope
 from gradscope.errors import AlertError
 
+pytestmark = pytest.mark.slow
+
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
 BAD = 23
 

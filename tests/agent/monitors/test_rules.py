@@ -11,6 +11,8 @@ from gradscope.errors import AlertError, UnknownLayerError, UsageError
 from gradscope.rules import RULES, Rule, rule_kind
 from support.models import make_deep_model
 
+pytestmark = pytest.mark.slow
+
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 _PATH = Path(__file__).parents[3] / "benchmarks" / "quiet_rules.py"
 _SPEC = importlib.util.spec_from_file_location("quiet_rules", _PATH)
 quiet_rules = importlib.util.module_from_spec(_SPEC)

@@ -15,6 +15,8 @@ from gradscope.errors import AlertError
 from gradscope.observe import native_module
 from support.models import make_model
 
+pytestmark = pytest.mark.slow
+
 WARM = 120
 """After this many steps the step time is known, and nearly all steps are idle."""
 
