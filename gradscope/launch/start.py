@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["ImportObserver", "start"]
 
 _NOTHING: Final = (
-    "gradscope: nothing was observed, because no optimizer has stepped in this process. Training in processes that the "
-    "script starts needs gradscope run --children; updates without an optimizer need gradscope.attach and mark_step"
+    "gradscope: nothing was observed, because no optimizer has stepped in this process. If the script changes "
+    "parameters itself, add scope = gradscope.attach(model) before its loop and scope.mark_step() after each change; "
+    "if processes that it starts do the training, use gradscope run --children"
 )
 _NO_MODULE: Final = (
     "gradscope: the optimizers of this script hold no parameters of an nn.Module, so no model was observed; "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gradscope.launch.start import _NOTHING
 from support import fork_server
 
 pytestmark = pytest.mark.processes
@@ -101,6 +102,20 @@ def test_a_network_through_which_an_input_is_optimized_is_not_attached(compare):
 
 def test_a_script_without_an_optimizer_keeps_its_bits(compare):
     assert compare("language_model") == {"runs": {}, "has_seen_step": False, "has_observed": False}
+
+
+def test_what_the_line_at_the_end_advises_observes_updates_without_an_optimizer():
+    def run(*options):
+        command = [sys.executable, str(SCRIPTS / "language_model.py"), *options]
+        return fork_server.run(command, capture_output=True, text=True, timeout=300, check=True)
+
+    watched = run("--watched")
+    assert watched.stdout == run().stdout
+    kinds = sorted({*ALL, "param_grad_before_clip"} - {"update"})
+    assert watched.stderr.splitlines() == [f"{step} {kinds} {{}}" for step in range(12)]
+    assert all(
+        words in _NOTHING for words in ("gradscope.attach(model)", "scope.mark_step()", "--children")
+    )
 
 
 def test_a_model_in_transformers_trainer_is_attached(compare):

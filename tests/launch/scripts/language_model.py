@@ -1,5 +1,7 @@
 """An LSTM language model that updates its parameters itself, in the style of PyTorch's word_language_model."""
 
+import sys
+
 import torch
 from result import show
 from torch import nn
@@ -24,6 +26,10 @@ model = RNNModel(30, 12, 16)
 criterion = nn.CrossEntropyLoss()
 hidden = (torch.zeros(2, 4, 16), torch.zeros(2, 4, 16))
 lr = 0.5
+if "--watched" in sys.argv:
+    import gradscope
+
+    scope = gradscope.attach(model, every=1, hub=None, quiet=True)
 for i in range(0, 96, 8):
     model.zero_grad()
     hidden = tuple(h.detach() for h in hidden)
@@ -33,5 +39,9 @@ for i in range(0, 96, 8):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
     for p in model.parameters():
         p.data.add_(p.grad, alpha=-lr)
+    if "--watched" in sys.argv:
+        scope.mark_step()
+        kinds = {kind.partition(".")[0] for rows in scope.latest().values() for kind in rows}
+        sys.stderr.write(f"{scope.latest().step} {sorted(kinds)} {scope.faults}\n")
     print(f"batch {i // 8} | loss {loss.item():.6f}")
 show(model)
