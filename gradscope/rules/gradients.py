@@ -54,6 +54,9 @@ factor of 100; with 1000 between layers, some are outside."""
 _WHOLE_RISE = 2.0
 """A step is a spike if the gradient over all layers rises too: to twice its level, as for a spike of the loss. A layer
 with a small part of the gradient may begin to learn in one batch: an embedding below an LSTM that has ignored it."""
+_RECURRENT = "param_grad.bias_hh_l0"
+_GATES = 4.0
+"""The recurrent bias of an LSTM has an element for each of four gates of a unit; of other layers fewer."""
 _UNDERFLOWN = 4.0
 """Gradients that are exactly zero have vanished if those above fall towards them by this many decades."""
 _OBSERVED = 10
@@ -136,11 +139,13 @@ def exploding(view: StepView, threshold: Threshold, memory: FirstNorms) -> list[
     """Find gradients that grow from layer to layer towards the input, or with time.
 
     Along the depth the gradients of the outputs (`grad`) are compared, by their norms, which sizes of images and
-    sequences change little. With time, the norm over all parameter gradients is.
+    sequences change little. With time, the norm over all parameter gradients is. Inside a recurrent layer, the gradient
+    of its bias is compared with that of its outputs.
     """
     total = math.sqrt(float(np.nansum(view.by_layer(_KIND, "sumsq"))))
     growth = memory.growth(total) if math.isfinite(total) else 1.0
     found = _growing_over_steps(view, total, growth) if growth > _GROWN else []
+    found += _growing_in_sequences(view)
     order, grads = _in_order(view, "grad", "norm")
     if len(order) < 4 or not grads.max() > _EXPLODED * grads.min():  # the fast path
         return found
@@ -168,6 +173,42 @@ def exploding(view: StepView, threshold: Threshold, memory: FirstNorms) -> list[
             )
         )
     return found
+
+
+def _growing_in_sequences(view: StepView) -> list[RuleFinding]:
+    """Find recurrent layers that multiply the gradient on its way back through the elements of a sequence.
+
+    The gradient of the bias is the sum of that of all N elements of all sequences. If no step back enlarges it, an
+    element receives at most the sum of the gradients at the outputs, of norm g: so it is at most sqrt(N) N g. T steps
+    that enlarge it by a factor f reach f^T.
+    """
+    if view.block is None or _RECURRENT not in view.block.kinds:
+        return []
+    before = view.by_layer(_RECURRENT.replace("param_grad", "param_grad_before_clip"), "norm")
+    bias = np.where(np.isnan(before), view.by_layer(_RECURRENT, "norm"), before)
+    outputs = [kind for kind in view.block.kinds if kind.partition(".")[0] == "grad"]
+    g = np.sqrt(np.nansum([view.by_layer(kind, "sumsq") for kind in outputs], axis=0))
+    number = _GATES * view.by_layer("out.0", "count") / view.by_layer(_RECURRENT, "count")
+    with np.errstate(all="ignore"):
+        decades = np.log10(bias / g) - 1.5 * np.log10(number)
+    words = (
+        "gradients explode through time: the norm {:.2g} at its outputs becomes {:.2g} at its recurrent bias, {:.1g} "
+        "times what sequences without growth can give"
+    )
+    return [
+        RuleFinding(
+            view.layers[i],
+            _RECURRENT,
+            float(bias[i]),
+            float(bias[i] / 10.0 ** decades[i]),
+            words,
+            (g[i], bias[i], 10.0 ** decades[i]),
+            weight=weight_of(float(decades[i]), _BATCH_SPREAD),
+            layers=(view.layers[i],),
+            evidence={"norm": float(bias[i]), "norm_at_outputs": float(g[i])},
+        )
+        for i in indices_of(np.isfinite(decades) & (decades > 0))
+    ]
 
 
 def _growing_over_steps(view: StepView, total: float, growth: float) -> list[RuleFinding]:

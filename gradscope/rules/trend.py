@@ -1,7 +1,8 @@
 """`Trend`: the recent level and the noise of each value, from earlier steps.
 
 Both are kept for log(x) of a positive value x. The level follows the last eight values or so. The noise is the
-deviation estimated from differences between consecutive values, which a slow fall or rise does not enlarge. A value
+deviation estimated from differences between consecutive values, which a slow fall or rise does not enlarge. The record
+is the largest recent distance above the level. A value
 far above the level is included as if it were at the limit: a single spike does not change the level, a lasting
 change soon does.
 """
@@ -19,6 +20,10 @@ __all__ = ["ScalarTrend", "Trend", "Turns"]
 _LEVEL_MEMORY = 8
 _NOISE_MEMORY = 50
 _NEEDED = 10
+_RECORDS = 1.5
+"""A value must be this many times as far above its level, in logarithms, as any of the newest 200 or so. The noise of
+squared errors and of rewards has tails for which deviations say little."""
+_RECORD_MEMORY = 4 * _NOISE_MEMORY
 _DEVIATIONS = 6.0
 """For normal noise, a value is 6 deviations above its level once in 10^9; a run has 10^6 or so."""
 
@@ -27,7 +32,7 @@ class ScalarTrend:
     """The trend of one number. It is plain Python, because it runs in each step in which a loss is logged."""
 
     def __init__(self) -> None:
-        self._level = self._last = self._variance = 0.0
+        self._level = self._last = self._variance = self._record = 0.0
         self._count = 0
 
     def excess(self, value: float, factor: float) -> float:
@@ -37,9 +42,13 @@ class ScalarTrend:
         is_above = False
         if count >= _NEEDED:
             certain = _DEVIATIONS * (1.0 + _NEEDED / count)
-            limit = max(math.log(factor), certain * math.sqrt(self._variance))
+            limit = max(math.log(factor), certain * math.sqrt(self._variance), _RECORDS * self._record)
             is_above = above > limit
             log = self._level + limit if is_above else log
+        if count > 1:
+            self._record = max(
+                self._record * (1.0 - 1.0 / _RECORD_MEMORY), log - max(self._level, self._last)
+            )
         self._count = count = count + 1
         self._level += (log - self._level) / min(count, _LEVEL_MEMORY)
         if count > 1:
@@ -59,15 +68,16 @@ class Trend:
         self._level = np.empty(0)
         self._last = np.empty(0)
         self._variance = np.empty(0)
+        self._record = np.empty(0)
         self._count = np.empty(0)
 
     def excess(self, layers: Sequence[str], values: Floats, factor: float, step: int) -> Floats:
         """Return the ratio of each value of a step to its level, and add the values to the trend.
 
         The ratio is NaN if the value is not measured or not positive, if there are fewer than 10 earlier
-        values, or if the value is at most `factor` times or at most six deviations above the level. With n
-        earlier values the deviation is uncertain: the limit is 1 + 10 / n times six deviations. After a gap of n times
-        the usual one, the level may have moved, and the deviation is sqrt(n) times as large, as in a random walk.
+        values, or if the value is at most `factor` times, six deviations or 1.5 records above the level.
+        With n earlier values the deviation is uncertain: the limit is 1 + 10 / n times six deviations. After a gap of n
+        times the usual one, the level may have moved, and the deviation is sqrt(n) times as large, as in a random walk.
         """
         if self._layers is not layers and self._layers != layers:
             self._reset(layers)
@@ -79,6 +89,7 @@ class Trend:
             limit = np.maximum(
                 np.log(factor), certain * np.sqrt(self._variance * self._longer_gap(step))
             )
+            limit = np.maximum(limit, _RECORDS * self._record)
             is_above = positive & (self._count >= _NEEDED) & (above > limit)
         if not any_of(is_above):  # the fast path
             self._add_values(logs, positive)
@@ -103,10 +114,14 @@ class Trend:
 
     def _reset(self, layers: Sequence[str]) -> None:
         self._layers = layers
-        self._level, self._last, self._variance, self._count = (np.zeros(len(layers)) for _ in range(4))
+        arrays = (np.zeros(len(layers)) for _ in range(5))
+        self._level, self._last, self._variance, self._record, self._count = arrays
 
     def _add_values(self, logs: Floats, is_there: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
-        """Update level and noise: plain averages for the first values, exponential ones after."""
+        """Update level, noise and record: plain averages for the first values, exponential ones after."""
+        above = np.where(is_there, logs - np.maximum(self._level, self._last), 0.0)
+        kept = self._record * np.where(is_there, 1.0 - 1.0 / _RECORD_MEMORY, 1.0)
+        self._record = np.where(is_there & (self._count > 1), np.maximum(kept, above), self._record)
         self._count += is_there
         count = np.maximum(self._count, 1.0)
         weight = np.where(is_there, 1.0 / np.minimum(count, _LEVEL_MEMORY), 0.0)

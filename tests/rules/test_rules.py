@@ -80,6 +80,39 @@ def test_a_rise_is_a_spike_unless_a_long_gap_was_before_it(view, grads, after, i
     assert bool(judged("spike", views)) is is_found
 
 
+def test_a_value_spikes_only_if_it_is_far_above_the_record_too(view, grads):
+    """Every 40th value is 1.9 times the others: their deviation is small, and log(1.9) is the record."""
+    values = [1.9 if i % 40 == 39 else 1.0 + 0.01 * (i % 2) for i in range(100)]
+
+    def is_found(last):
+        return bool(
+            judged("spike", [view(i, grads(a=v)) for i, v in enumerate([*values, last])], threshold=2.0)
+        )
+
+    assert not is_found(1.9**1.3)
+    assert is_found(1.9**1.6)
+
+
+def test_a_gradient_that_grows_inside_a_recurrent_layer_is_found_and_clipped_ones_are_too(view):
+    """Of 8 sequences of 10 elements and 5 units; without growth the bias gets at most (4 x 80)^1.5 = 5724 times g."""
+
+    def step(number, growth, kind="param_grad"):
+        rows = [("a", "out.0", {"count": 400}), ("a", "grad.0", {"norm": 0.1})]
+        rows += [
+            ("a", kind, {"norm": 1.0}),
+            ("a", f"{kind}.bias_hh_l0", {"norm": 572.4 * growth, "count": 5}),
+        ]
+        return view(
+            number,
+            rows + ([] if kind == "param_grad" else [("a", "param_grad.bias_hh_l0", {"count": 5})]),
+        )
+
+    assert judged("exploding", [step(i, 0.9) for i in range(40)]) == []
+    for kind in ("param_grad", "param_grad_before_clip"):
+        (alert,) = judged("exploding", [step(i, 1e4, kind) for i in range(10)])
+        assert (alert.finding.layers, alert.step) == (("a",), 1)
+
+
 def test_a_spike_is_found_if_every_tenth_step_is_observed(view, grads):
     noise = np.exp(np.random.default_rng(0).normal(0, 0.3, 30))
     views = [view(10 * i, grads(a=value)) for i, value in enumerate(noise)]
