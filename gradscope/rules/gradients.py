@@ -55,7 +55,7 @@ _WHOLE_RISE = 2.0
 """A step is a spike if the gradient over all layers rises too: to twice its level, as for a spike of the loss. A layer
 with a small part of the gradient may begin to learn in one batch: an embedding below an LSTM that has ignored it."""
 _RECURRENT = "param_grad.bias_hh_l0"
-_GATES = 4.0
+_BIASES_PER_UNIT = 4.0
 """The recurrent bias of an LSTM has an element for each of four gates of a unit; of other layers fewer."""
 _UNDERFLOWN = 4.0
 """Gradients that are exactly zero have vanished if those above fall towards them by this many decades."""
@@ -188,7 +188,7 @@ def _growing_in_sequences(view: StepView) -> list[RuleFinding]:
     bias = np.where(np.isnan(before), view.by_layer(_RECURRENT, "norm"), before)
     outputs = [kind for kind in view.block.kinds if kind.partition(".")[0] == "grad"]
     g = np.sqrt(np.nansum([view.by_layer(kind, "sumsq") for kind in outputs], axis=0))
-    number = _GATES * view.by_layer("out.0", "count") / view.by_layer(_RECURRENT, "count")
+    number = _BIASES_PER_UNIT * view.by_layer("out.0", "count") / view.by_layer(_RECURRENT, "count")
     with np.errstate(all="ignore"):
         decades = np.log10(bias / g) - 1.5 * np.log10(number)
     words = (
