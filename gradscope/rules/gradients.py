@@ -56,7 +56,7 @@ _WHOLE_RISE = 2.0
 with a small part of the gradient may begin to learn in one batch: an embedding below an LSTM that has ignored it."""
 _RECURRENT = "param_grad.bias_hh_l0"
 _BIASES_PER_UNIT = 4.0
-"""The recurrent bias of an LSTM has an element for each of four gates of a unit; of other layers fewer."""
+"""The recurrent bias of an LSTM has four elements for each unit; of other layers fewer."""
 _UNDERFLOWN = 4.0
 """Gradients that are exactly zero have vanished if those above fall towards them by this many decades."""
 _OBSERVED = 10
@@ -176,7 +176,7 @@ def exploding(view: StepView, threshold: Threshold, memory: FirstNorms) -> list[
 
 
 def _growing_in_sequences(view: StepView) -> list[RuleFinding]:
-    """Find recurrent layers that multiply the gradient on its way back through the elements of a sequence.
+    """Find recurrent layers that multiply the gradient from one element of a sequence to the one before.
 
     The gradient of the bias is the sum of that of all N elements of all sequences. If no step back enlarges it, an
     element receives at most the sum of the gradients at the outputs, of norm g: so it is at most sqrt(N) N g. T steps

@@ -8,6 +8,7 @@ change soon does.
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,11 +30,17 @@ _DEVIATIONS = 6.0
 
 
 class ScalarTrend:
-    """The trend of one number. It is plain Python, because it runs in each step in which a loss is logged."""
+    """The trend of one number. It is plain Python, because it runs in each step in which a loss is logged.
+
+    Its noise is also measured over eight steps, because the losses of several passes over one batch (PPO) differ
+    little. The second difference of x, x[t] - 2 x[t - 8] + x[t - 16], does not contain a steady fall; the variance of
+    independent values is a sixth of its square.
+    """
 
     def __init__(self) -> None:
-        self._level = self._last = self._variance = self._record = 0.0
+        self._level = self._last = self._variance = self._record = self._wide_variance = 0.0
         self._count = 0
+        self._newest: deque[float] = deque(maxlen=2 * _LEVEL_MEMORY + 1)
 
     def excess(self, value: float, factor: float) -> float:
         """Return the ratio of a positive value to its level, as `Trend.excess`; 0 instead of NaN. Add the value."""
@@ -42,7 +49,8 @@ class ScalarTrend:
         is_above = False
         if count >= _NEEDED:
             certain = _DEVIATIONS * (1.0 + _NEEDED / count)
-            limit = max(math.log(factor), certain * math.sqrt(self._variance), _RECORDS * self._record)
+            deviation = math.sqrt(max(self._variance, self._wide_variance))
+            limit = max(math.log(factor), certain * deviation, _RECORDS * self._record)
             is_above = above > limit
             log = self._level + limit if is_above else log
         if count > 1:
@@ -55,6 +63,13 @@ class ScalarTrend:
             change = log - self._last
             self._variance += (change * change / 2.0 - self._variance) / min(count - 1, _NOISE_MEMORY)
         self._last = log
+        self._newest.append(log)
+        wide = count - 2 * _LEVEL_MEMORY
+        if wide > 0:
+            change = self._newest[0] - 2.0 * self._newest[_LEVEL_MEMORY] + log
+            self._wide_variance += (change * change / 6.0 - self._wide_variance) / min(
+                wide, _NOISE_MEMORY
+            )
         return math.exp(min(above, 700.0)) if is_above else 0.0
 
 

@@ -295,6 +295,19 @@ def test_every_rule_has_a_meaning_and_rejects_a_threshold_of_the_wrong_type():
     assert [rule.name for rule in default_rules()] == list(RULES)
 
 
+@pytest.mark.parametrize("passes", [1, 4])
+def test_a_loss_of_several_passes_over_each_batch_spikes_only_far_outside_the_noise_of_batches(
+    view, passes
+):
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.3, 100)).repeat(passes)
+
+    def alerts(values):
+        return judged("loss_spike", [view(i, [], scalars={"loss": v}) for i, v in enumerate(values)])
+
+    assert alerts(noise) == []
+    assert [each.step for each in alerts([*noise, 20.0])] == [100 * passes]
+
+
 @given(st.lists(st.floats(1e-6, 1e6), min_size=3, max_size=40))
 def test_the_trend_is_a_level_and_a_noise_of_differences_of_logarithms(values):
     arrays, numbers = Trend(), ScalarTrend()
