@@ -93,7 +93,7 @@ def test_the_whole_scripts_of_the_page_run(live, tmp_path, place, arguments, sho
         r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
     (tmp_path / "script.py").write_text(scripts[place], encoding="utf-8")
-    command = tmp_path / "gradscope"  # as an installed one, wherever the tests' Python is
+    command = tmp_path / "gradscope"  # as an installed command
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gradscope "$@"\n', encoding="utf-8")
     command.chmod(0o700)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"

@@ -58,6 +58,6 @@ def test_steps_scalars_and_state_of_a_live_and_then_of_an_ended_run(hub, record)
         assert recorded.scalars["loss"] == ended.scalars["loss"]
 
 
-def test_a_run_that_nobody_knows_is_an_error(hub):
+def test_an_unknown_run_is_an_error(hub):
     with pytest.raises(NothingToConnectError, match="no run 'nope'"):
         read_history("nope")
