@@ -99,5 +99,5 @@ $(VENV)/docs: $(VENV)/runs
 	@touch $@
 
 $(VENV)/tests: $(VENV)/runs
-	$(BIN)/python -m pip install --editable '.[dev,docs,conformance,examples,tensors,triton,accelerate,lightning,transformers,notebook,mcp,web,debug-server]'
+	$(BIN)/python -m pip install --editable '.[dev,docs,conformance,examples,tensors,triton,accelerate,lightning,transformers,notebook,mcp,trackers,web,debug-server]'
 	@touch $@

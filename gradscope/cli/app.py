@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
@@ -249,6 +250,44 @@ def snapshot(
     from gradscope.cli.commands.snapshot import print_snapshot  # noqa: PLC0415 - loads zmq and sqlite3
 
     print_snapshot(run, around=around, layers=tuple(layers or ()), as_json=json)
+
+
+@app.command()
+def forward(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A live run, or one that was recorded.")],
+    to: Annotated[
+        Literal["tensorboard", "wandb", "mlflow", "trackio"],
+        typer.Option("--to", help="The tracker."),
+    ],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", metavar="DIR", help="Where its files go. Default: as the tracker does."),
+    ] = None,
+    project: Annotated[
+        str, typer.Option("--project", help="The project, or the experiment of MLflow.")
+    ] = "gradscope",
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the run in the tracker. Default: that of the run.")
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layers", metavar="PATTERN", help="Series of these layers, too. May be repeated."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Forward the numbers and findings of a run to a tracker, until the run ends.
+
+    A process beside the training, which therefore costs the training nothing and cannot harm it.
+
+    Example: gradscope forward RUN --to tensorboard --dir runs
+    """
+    from gradscope.cli.commands.forward import forward_run  # noqa: PLC0415 - loads zmq and sqlite3
+    from gradscope.trackers import Destination  # noqa: PLC0415 - as above
+
+    destination = Destination(to, directory, project, name)
+    raise typer.Exit(forward_run(run, destination, layers=tuple(layers or ()), as_json=json))
 
 
 @app.command()

@@ -43,6 +43,7 @@ OPTIONS = {
     "explain": {"--json"},
     "snapshot": {"--around", "--layers", "--json"},
     "mcp": {"--control"},
+    "forward": {"--to", "--dir", "--project", "--name", "--layers", "--json"},
     "doctor": {"--format", "--json", "--isolate", "--approximate", "--no-second-order", "--timeout"},
 }
 HOW = {
