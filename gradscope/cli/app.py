@@ -279,7 +279,7 @@ def forward(
 ) -> None:
     """Forward the numbers and findings of a run to a tracker, until the run ends.
 
-    A process beside the training, which therefore costs the training nothing and cannot harm it.
+    A process next to the training: it costs the training nothing and cannot harm it.
 
     Example: gradscope forward RUN --to tensorboard --dir runs
     """

@@ -1,4 +1,4 @@
-"""Forwards the numbers and findings of a run to a tracker, from a process beside the training."""
+"""Forwards the numbers and findings of a run to a tracker, from a process next to the training."""
 
 from gradscope.trackers.forwarding import Destination, forward
 

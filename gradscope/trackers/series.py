@@ -13,7 +13,7 @@ _UNSURE = Flags.NOT_MEASURED | Flags.SAMPLED | Flags.SCALED
 
 
 def step_series(table: Table) -> dict[str, float]:
-    """Return the numbers of a step over all layers; those that were not measured are left out."""
+    """Return the numbers of a step over all layers. A number that was not measured is left out."""
     ratios = [ratio for rows in table.values() if (ratio := _update_ratio(rows)) is not None]
     counted = [
         stats for rows in table.values() for kind, stats in rows.items() if _is_tensor(kind, rows)
