@@ -37,7 +37,7 @@ test: $(VENV)/tests  ## run the tests that every change must pass
 test-fast: $(VENV)/tests  ## run the part of `make test` that starts no processes and is quick
 	$(PYTEST) $(PARALLEL) -m "not exhaustive and not timing and not processes and not slow"
 
-test-exhaustive: $(VENV)/tests  ## run what `make test` leaves out: every sample, backend and sanitizer build
+test-exhaustive: $(VENV)/exhaustive  ## run what `make test` leaves out: every sample, backend and sanitizer build
 	GRADSCOPE_TESTS=exhaustive $(PYTEST) $(PARALLEL) -m "exhaustive or hypothesis"
 
 test-all: test test-exhaustive  ## run `make test`, then `make test-exhaustive`
@@ -99,5 +99,5 @@ $(VENV)/docs: $(VENV)/runs
 	@touch $@
 
 $(VENV)/tests: $(VENV)/runs
-	$(BIN)/python -m pip install --editable '.[dev,docs,conformance,examples,tensors,triton,accelerate,lightning,transformers,notebook,mcp,trackers,web,debug-server]'
+	$(BIN)/python -m pip install --editable '.[dev,docs,conformance,examples,tensors,triton,accelerate,lightning,transformers,notebook,mcp,tensorboard,wandb,web,debug-server]'
 	@touch $@

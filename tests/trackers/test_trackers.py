@@ -131,7 +131,7 @@ def test_tensorboard_while_it_trains(trained):
     assert b"SGD updates" in reader.Tensors(tag)[0].tensor_proto.string_val[0]
 
 
-@pytest.mark.exhaustive  # MLflow takes seconds to import, and longer to make its database
+@pytest.mark.exhaustive  # `make test` does not install it; it takes long to make its database
 def test_mlflow_from_the_recording(trained, tmp_path):
     pytest.importorskip("mlflow", reason="mlflow is not installed")
     done = forwarded("mlflow", tmp_path, "--name", "mine")
@@ -186,6 +186,7 @@ def records_of(file):
             record = b""
 
 
+@pytest.mark.exhaustive  # `make test` does not install it
 def test_trackio(trained, tmp_path):
     pytest.importorskip("trackio", reason="trackio is not installed")
     forwarded("trackio", tmp_path, "--project", "p")
