@@ -15,20 +15,20 @@ __all__ = ["serve_run"]
 
 def serve_run(run: str | None, *, host: str, port: int, is_control: bool, tab: str) -> int:
     """Serve the UI of a run until Ctrl+C. Return the exit code. By default it is the only live run."""
-    run = live_run(run)
     try:
         server = importlib.import_module("gradscope_tui.browser.server")
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
         raise UsageError(
-            f"--web needs {error.name}, which is not installed: pip install 'gradscope[web]'"
+            f"--web needs {package}, which is not installed: pip install 'gradscope[web]'"
         ) from None
-    command = [sys.executable, "-P", "-m", "gradscope_tui.browser", "--tab", tab]
-    command += ["--control"] if is_control else []
-    command += ["--", run] if run is not None else []
     with server.open_listener(host, port) as listener:
-        browser_server = server.BrowserServer(
-            command, listener, f"gradscope: {run}" if run else "gradscope"
-        )
+        run = live_run(run)
+        command = [sys.executable, "-P", "-m", "gradscope_tui.browser", "--tab", tab]
+        command += ["--control"] if is_control else []
+        command += ["--", run] if run is not None else []
+        title = f"gradscope: {run}" if run else "gradscope"
+        browser_server = server.BrowserServer(command, listener, title)
         print_lines(browser_server.link)
         what = "" if is_control else " It only shows the run; with --control it can also change it."
         print_notice(

@@ -167,12 +167,21 @@ async def _until_shown(socket, words):
             received += message.data if message.type == aiohttp.WSMsgType.BINARY else b""
 
 
+def test_a_missing_package_is_named_with_the_line_for_pip(monkeypatch):
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.delitem(sys.modules, "gradscope_tui.browser.server")
+    ran = CliRunner().invoke(app, ["watch", "--web"])
+    assert ran.exit_code == 2
+    assert "--web needs aiohttp, which is not installed: pip install 'gradscope[web]'" in ran.stderr
+
+
 def test_what_cannot_be_served_is_said():
     for options, words in (
         (["tiny", "--control"], "belong to --web"),
         (["tiny", "--port", "80"], "belong to --web"),
         (["tiny", "--web", "--once"], "expected --web without --once"),
         (["tiny", "--web", "--control", "--readonly"], "not with both"),
+        (["tiny", "--web", "--host", "0.0.0.0"], "for this machine only"),
         (["tiny", "--web"], "there is no run 'tiny'"),
     ):
         ran = CliRunner().invoke(app, ["watch", *options])
