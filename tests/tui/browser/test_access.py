@@ -1,5 +1,6 @@
 """Who may use the page: the server of the UI, and requests of browsers, other sites and other users."""
 
+import asyncio
 import re
 import sys
 from http.cookies import SimpleCookie
@@ -17,6 +18,7 @@ pytest.importorskip("textual_serve", reason="the extra 'web' is not installed")
 from gradscope_tui.browser.server import open_listener
 from support.browser import served
 
+WAITING = "import sys; print('__GANGLION__', flush=True); sys.stdin.buffer.read(1)"
 NO_PROCESS = [sys.executable, "-c", "raise SystemExit('a process was started')"]
 
 
@@ -125,6 +127,22 @@ async def test_the_page_asks_no_other_site(open_server):
     async with client.get(_origin(server)) as refused:
         assert "default-src 'none'" in refused.headers["Content-Security-Policy"]
         assert refused.headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize(
+    "message", ["garbage", "{}", "[]", "3", '["stdin"]', '["resize", 1]', '["stdin", 5]']
+)
+async def test_a_message_that_the_page_does_not_send_ends_the_page(message, caplog):
+    async with served([sys.executable, "-c", WAITING]) as (server, client):
+        headers, _ = await _cookie(server, client)
+        headers["Origin"] = _origin(server)
+        async with client.ws_connect(_page(server) + "ws", headers=headers) as page:
+            await page.send_str(message)
+            assert (await page.receive(timeout=30)).type == aiohttp.WSMsgType.CLOSE
+            async with asyncio.timeout(30):
+                while server._open:
+                    await asyncio.sleep(0.01)
+    assert "Traceback" not in caplog.text
 
 
 async def test_the_page_is_closed_if_a_process_cannot_start(open_server, capfd):

@@ -19,6 +19,9 @@ from gradscope_tui.browser.app_process import AppProcess
 __all__ = ["BrowserServer", "open_listener"]
 
 _SHUTDOWN_S = 5.0
+_WRONG_MESSAGE = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What textual-serve raises for a message that is not one of its page."""
+
 _USED = (
     "This link has been used, or is not complete. Open the page in the browser that used it, "
     "or start gradscope watch --web again."
@@ -144,6 +147,8 @@ class BrowserServer(Server):
                 to_int(request.query.get("width", ""), 80), to_int(request.query.get("height", ""), 24)
             )
             await self._process_messages(websocket, process)
+        except _WRONG_MESSAGE:
+            pass  # not from our page: the connection ends
         finally:
             await process.stop()
             self._open.pop(websocket)
