@@ -43,8 +43,8 @@ class Destination:
 _PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "tensorboard": (("tensorboard",), "2.20"),
     "wandb": (("wandb",), "0.22"),
-    "mlflow": (("mlflow", "mlflow-skinny"), "3"),
-    "trackio": (("trackio",), "0.20"),
+    "mlflow": (("mlflow", "mlflow-skinny"), "3.1"),
+    "trackio": (("trackio",), "0.43"),
 }
 """For each tracker the packages of which one is needed, and the oldest version."""
 
