@@ -176,15 +176,15 @@ def _too_high_on_plateau(memory: Learning, step: int, greatest: float) -> list[R
     loss, updates = memory.loss, [each for each in memory.updates if each.part is not None]
     if loss.count < 2 * _LOSSES_NEEDED or len(updates) < _KEPT // 2:
         return []
+    last = updates[-1]
+    is_recent = last.step > step - 2 * _WINDOW
+    if not is_recent or last.ratio < _TENFOLD * greatest or (last.part or 0.0) < _WHOLE_LOSS:
+        return []  # the fast path: this runs in every step with a loss
+    ratio, part = median(each.ratio for each in updates), median(each.part or 0.0 for each in updates)
     losses = list(loss.newest)[-2 * _WINDOW :]
     before, level = median(losses[:_WINDOW]), median(losses[_WINDOW:])
-    ratio, part = median(each.ratio for each in updates), median(each.part or 0.0 for each in updates)
-    last = updates[-1]
     is_plateau = level >= _FELL * before and level > loss.start / _TENFOLD
-    are_large = (
-        min(ratio, last.ratio) >= _TENFOLD * greatest and min(part, last.part or 0.0) >= _WHOLE_LOSS
-    )
-    if not is_plateau or not are_large or last.step <= step - 2 * _WINDOW:
+    if not is_plateau or ratio < _TENFOLD * greatest or part < _WHOLE_LOSS:
         return []
     how = (
         f"; each predicts to take away {part:.0%} of the loss, which is {level:.3g} and was {before:.3g} "
