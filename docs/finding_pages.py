@@ -49,6 +49,7 @@ class Outcome:
         self.printed = [line for line in printed.getvalue().splitlines() if line in ("True", "False")]
         for block in _blocks(parts["How to fix it"]):
             _run(block, names)
+        names.clear()  # a graph with a custom Function would keep the model and the optimizer otherwise
 
 
 def run_page(code: str) -> Outcome:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from gradscope.catalogue import INTERVENTIONS
 from gradscope.cli.app import app
 from support import fork_server
+from support.waiting import wait_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "programs.md"
 READERS = ["list_runs", "diagnose", "snapshot", "layers"]
@@ -53,8 +54,11 @@ def test_every_command_that_prints_can_print_json(ask, tmp_path):
     ]
     assert active["python"]
     assert ask("remove", "tiny", scaled["id"])[0]["step"] > scaled["step"]
-    (history,) = ask("interventions", "tiny", "--history")
-    assert any(scaled["id"] in event["text"] for event in history["history"])
+
+    def events():
+        return [e["text"] for e in ask("interventions", "tiny", "--history")[0]["history"]]
+
+    wait_for(lambda: any(scaled["id"] in text for text in events()))
     assert "amplify" in {action["name"] for action in ask("intervene", "tiny")[0]["actions"]}
 
     (point,) = ask("break", "tiny", "step == 0")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from msgspec.structs import replace
 
 from gradscope.cli.commands.run_list import match_recordings
 from gradscope.protocol import Hello, RunInfo
@@ -41,7 +42,11 @@ def _info(run: str, *, rank: int = 0, is_live: bool = True, step: int | None = 3
 def test_without_runs_it_says_how_to_get_one(places, gradscope):
     ran = gradscope("ls")
     assert (ran.returncode, ran.stdout) == (0, "no runs yet: start one with `gradscope demo`\n")
-    assert json.loads(gradscope("ls", "--json").stdout) == {"hub": None, "runs": []}
+    assert json.loads(gradscope("ls", "--json").stdout) == {
+        "version": 1,
+        "hub": None,
+        "runs": [],
+    }
 
 
 def test_recordings_are_listed_newest_first_with_how_they_ended(places, gradscope):
@@ -71,6 +76,16 @@ def test_a_live_run_and_its_recording_are_one_line(places):
     ]  # fmt: skip
     assert listed[0].recording is not None
     assert listed[0].ranks == tuple(ranks[:2])
+
+
+def test_a_run_whose_recording_the_hub_does_not_name_yet_is_one_line_too(places):
+    _recorded("gpt", 50.0)
+    _recorded("unrecorded", 40.0)  # an earlier run of this name
+    runs = [replace(_info(run), recording="") for run in ("gpt", "unrecorded")]
+    listed = match_recordings(runs, list_recordings())
+    assert [(one.run, bool(one.ranks), one.recording is not None) for one in listed] == [
+        ("gpt", True, True), ("unrecorded", True, False), ("unrecorded", False, True),
+    ]  # fmt: skip
 
 
 def test_a_reader_that_goes_away_is_not_an_error(places):

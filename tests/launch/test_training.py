@@ -23,7 +23,9 @@ def python(*arguments: object) -> subprocess.CompletedProcess:
 
 def runs() -> dict[str, dict]:
     listed = json.loads(python("-m", "gradscope", "ls", "--json").stdout)["runs"]
-    return {run["run"].rpartition("-")[0]: run for run in listed}
+    found = {run["run"].rpartition("-")[0]: run for run in listed}
+    assert len(found) == len(listed), listed
+    return found
 
 
 def compare(script: str, *arguments: str, options=()) -> list[str]:

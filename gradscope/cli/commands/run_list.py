@@ -1,7 +1,7 @@
 """`gradscope ls`: lists the runs that a hub knows and the recordings on disk."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -62,6 +62,7 @@ def match_recordings(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo
     for run in dict.fromkeys(info.run for info in runs):
         ranks = tuple(info for info in runs if info.run == run)
         path = next((info.recording for info in ranks if info.recording), "")
+        path = path or _path_of(ranks, by_path)
         listed.append(_listed_from_hub(run, ranks, by_path.pop(path, None)))
     listed += [_listed_from_recording(recording) for recording in by_path.values()]
     return sorted(listed, key=lambda one: (one.state != "live", -one.started_s))
@@ -75,6 +76,13 @@ def _ask_hub() -> tuple[tuple[RunInfo, ...], dict[str, int] | None]:
             return runs, lists[-1].counters if lists else {}
     except NothingToConnectError:
         return (), None
+
+
+def _path_of(ranks: Sequence[RunInfo], by_path: Mapping[str, RecordingInfo]) -> str:
+    """Return the path of the recording that began with one of the ranks, which the hub does not name yet; or ""."""
+    began = {(info.run, info.started_s) for info in ranks}
+    own = (path for path, each in by_path.items() if (each.run, each.started_s) in began)
+    return next(own, "")
 
 
 def _listed_from_hub(run: str, ranks: tuple[RunInfo, ...], recording: RecordingInfo | None) -> Listed:

@@ -124,8 +124,9 @@ class Reference:
         model, named = self._model, list(self._model.named_modules())
         children = {name for name, module in named if name and _has_something_to_show(module)}
         self._watched = dict(named) if not children else {n: m for n, m in named if n in children}
-        root = next(model.parameters(recurse=False), None)
-        if root is not None:
+        lists = (nn.ParameterList, nn.ParameterDict)
+        has_list = any(isinstance(child, lists) for child in model.children())
+        if has_list or next(model.parameters(recurse=False), None) is not None:
             self._watched[""] = model
         self._names = {module: name for name, module in self._watched.items()}
         for module in self._watched.values():
