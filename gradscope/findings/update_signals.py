@@ -33,20 +33,14 @@ def lost_updates(history: Sequence[StepSignals]) -> list[Finding]:
     newest = history[-_STEPS:]
     if len(newest) < _STEPS:
         return []
-    of_parameter: dict[tuple[str, str], list[LayerUpdates]] = defaultdict(list)
-    for signals in newest:
-        for each in signals.updates:
-            of_parameter[each.layer, each.name].append(each)
-    judged = [each for each in of_parameter.values() if len(each) == len(newest)]
+    judged = _readings_of_each_parameter(newest)
     lost = [each for each in judged if _are_lost(each)]
     elements = sum(each[-1].elements for each in lost)
     share = elements / max(1, sum(each[-1].elements for each in judged))
     if share < 1 - _LOST_SHARE or not lost:
         return []
     worst = max(lost, key=lambda each: each[-1].elements)[-1]
-    layers = tuple(
-        dict.fromkeys(each[-1].layer for each in sorted(lost, key=lambda each: -each[-1].elements))
-    )
+    layers = _layers_by_size(lost)
     part = sum(each.lost for readings in lost for each in readings) / sum(
         each.moving for readings in lost for each in readings
     )
@@ -67,6 +61,21 @@ def lost_updates(history: Sequence[StepSignals]) -> list[Finding]:
             },
         )
     ]
+
+
+def _readings_of_each_parameter(steps: Sequence[StepSignals]) -> list[list[LayerUpdates]]:
+    """Return the readings of each parameter that was read in all of these steps."""
+    of_parameter: dict[tuple[str, str], list[LayerUpdates]] = defaultdict(list)
+    for signals in steps:
+        for each in signals.updates:
+            of_parameter[each.layer, each.name].append(each)
+    return [readings for readings in of_parameter.values() if len(readings) == len(steps)]
+
+
+def _layers_by_size(of_parameters: Sequence[Sequence[LayerUpdates]]) -> tuple[str, ...]:
+    """Return the layers of the parameters, that of the largest parameter first."""
+    by_size = sorted(of_parameters, key=lambda readings: -readings[-1].elements)
+    return tuple(dict.fromkeys(readings[-1].layer for readings in by_size))
 
 
 def _are_lost(readings: Sequence[LayerUpdates]) -> bool:
@@ -91,14 +100,8 @@ def underflown_gradients(history: Sequence[StepSignals]) -> list[Finding]:
     newest = history[-_STEPS:]
     if len(newest) < _STEPS:
         return []
-    of_parameter: dict[tuple[str, str], list[LayerUpdates]] = defaultdict(list)
-    for signals in newest:
-        for each in signals.updates:
-            of_parameter[each.layer, each.name].append(each)
     judged = [
-        each
-        for each in of_parameter.values()
-        if len(each) == len(newest) and any(reading.moving for reading in each)
+        each for each in _readings_of_each_parameter(newest) if any(reading.moving for reading in each)
     ]
     small = [each for each in judged if _are_underflown(each)]
     if not small or _elements(small) < (1 - _LOST_SHARE) * _elements(judged):
@@ -106,9 +109,7 @@ def underflown_gradients(history: Sequence[StepSignals]) -> list[Finding]:
     moving = sum(each.moving for readings in small for each in readings)
     part = sum(each.underflown for readings in small for each in readings) / moving
     zero = 1 - moving / sum(each.sampled for readings in small for each in readings)
-    layers = tuple(
-        dict.fromkeys(each[-1].layer for each in sorted(small, key=lambda each: -each[-1].elements))
-    )
+    layers = _layers_by_size(small)
     return [
         finding(
             "underflow",

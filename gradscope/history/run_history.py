@@ -167,7 +167,7 @@ def _add_scalars(scalars: dict[str, dict[int, float]], message: Scalars) -> None
 
 
 def _chosen(steps: dict[int, RankSteps], around: int | None, tables: int) -> list[int]:
-    """Return the steps to show, in order. One that a rank has not reported yet counts only if there is no other."""
+    """Return the newest steps until `around`, at most `tables`, among the steps that most ranks have reported."""
     most = max(map(len, steps.values()), default=0)
     whole = sorted(step for step, of_ranks in steps.items() if len(of_ranks) == most)
     if not whole or not tables:
