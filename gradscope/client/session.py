@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from msgspec.structs import replace
+
 from gradscope.client.captured_tensors import ReceivedTensors
 from gradscope.client.inbox import Inbox, Item
 from gradscope.client.pending_commands import PendingCommands
@@ -55,6 +57,7 @@ class Session:
         self._pending = PendingCommands()
         self._subscription: Subscribe | None = None
         self._subscriptions: deque[tuple[Subscribe, bool, threading.Event]] = deque()
+        self._subscription_count = 0
         self._must_ask_for_runs = False
         self._granted_steps = 0
         self._epoch = ""
@@ -179,7 +182,9 @@ class Session:
     def _switch(self, link: Link) -> None:
         while self._subscriptions:
             subscription, is_listening, is_done = self._subscriptions.popleft()
-            self.known.watch(subscription.run, awaits_past=subscription.backfill)
+            self._subscription_count += 1
+            subscription = replace(subscription, number=self._subscription_count)
+            self.known.watch(subscription.run, subscription.number)
             self.inbox.clear()
             self.is_listening = is_listening
             self._subscription = subscription

@@ -49,7 +49,7 @@ class RunState:
         self.unreadable = 0
         self.run = ""
         self.is_synchronised = False
-        self._awaits_past = False
+        self._awaited: int | None = None
         self.interventions: dict[int, Interventions] = {}
         self._manifests: dict[int, OrderedDict[int, Manifest]] = {}
         self._names: dict[tuple[int, int], tuple[str, ...]] = {}
@@ -59,16 +59,17 @@ class RunState:
         self._memory: dict[int, Memory] = {}
         self._times: dict[int, Times] = {}
 
-    def watch(self, run: str, *, awaits_past: bool) -> None:
+    def watch(self, run: str, number: int | None = None) -> None:
         """Forget the messages of an earlier subscription.
 
-        With `awaits_past`, steps are ignored until the backfill begins, because they belong to the
-        earlier subscription; otherwise the steps of the backfill would be taken for outdated ones.
+        number: the number of the new subscription. Until its backfill begins, all messages about the run
+            except manifests and interventions are ignored: they belong to an earlier subscription to the
+            same run, and their manifests are forgotten.
         """
         with self._changed:
             self.run = run
             self.is_synchronised = False
-            self._awaits_past = awaits_past
+            self._awaited = number
             for of_run in (self.interventions, self._manifests, self._names, self._steps):
                 of_run.clear()
             self._assembly.clear()
@@ -227,17 +228,18 @@ class RunState:
                 self._names.pop((message.rank, message.revision), None)
             case Interventions(run=self.run):
                 self.interventions[message.rank] = message
+            case Backfill(run=self.run, state="begin", number=self._awaited):
+                self._awaited = None
+            case _ if self._awaited is not None and getattr(message, "run", None) == self.run:
+                return []
+            case Backfill(run=self.run, state="end"):
+                self.is_synchronised = True
             case Memory(run=self.run):
                 self._memory[message.rank] = message
             case Times(run=self.run):
                 self._times[message.rank] = message
-            case Backfill(run=self.run, state="begin"):
-                self._awaits_past = False
-            case Backfill(run=self.run, state="end"):
-                self.is_synchronised = not self._awaits_past
-                return [message] if self.is_synchronised else []
             case Step(run=self.run, layers="all"):
-                return [] if self._awaits_past else self._store_step(message)
+                return self._store_step(message)
             case _:
                 pass
         return [message]

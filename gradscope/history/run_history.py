@@ -136,7 +136,7 @@ def _assemble(
 ) -> RunHistory:
     """Add messages to a history, older ones first. A step that is there twice is the same."""
     ranks = RunState()
-    ranks.watch(history.run, awaits_past=False)
+    ranks.watch(history.run)
     steps: dict[int, RankSteps] = {}
     for message in messages:
         if isinstance(message, Manifest):

@@ -66,11 +66,15 @@ class Refusal(TaggedMessage, frozen=True, kw_only=True, tag="refusal"):
 
 
 class Subscribe(TaggedMessage, frozen=True, kw_only=True, tag="sub"):
-    """A viewer subscribes to a run, with at most `max_rate_hz` steps per second."""
+    """A viewer subscribes to a run, with at most `max_rate_hz` steps per second.
+
+    The hub repeats `number` in `Backfill`, so that the viewer can distinguish its subscriptions.
+    """
 
     run: str
     max_rate_hz: Rate = 4.0
     backfill: bool = True
+    number: Whole = 0
 
 
 class Credit(TaggedMessage, frozen=True, kw_only=True, tag="credit"):
@@ -89,11 +93,12 @@ class Skipped(TaggedMessage, frozen=True, kw_only=True, tag="skipped"):
 
 
 class Backfill(TaggedMessage, frozen=True, kw_only=True, tag="backfill"):
-    """Begin or end of the past messages for a late viewer."""
+    """Begin or end of the past messages of the subscription with this number."""
 
     run: str
     state: Literal["begin", "end"]
     count: Whole
+    number: Whole = 0
 
 
 class RunInfo(msgspec.Struct, frozen=True):

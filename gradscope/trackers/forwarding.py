@@ -87,7 +87,7 @@ class _Forwarding:
     _reported: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._ranks.watch(self.run, awaits_past=False)
+        self._ranks.watch(self.run)
 
     def follow(self, client: Client, arrival: threading.Event) -> bool:
         """Forward what arrives, until the run has ended. Return whether some steps have not arrived."""

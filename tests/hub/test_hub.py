@@ -194,9 +194,9 @@ def test_a_viewer_without_backfill_gets_the_state_only(hub: HubAddress, bring_up
     agent.send(step(0))
     viewer = bring_up(hub.viewers, viewer_hello())
     settle(viewer, agent, lambda info: info.step == 0)
-    viewer.send(Subscribe(run="r", backfill=False))
+    viewer.send(Subscribe(run="r", backfill=False, number=7))
     viewer.send(Credit(count=100))
-    begin, end = (Backfill(run="r", state=state, count=0) for state in ("begin", "end"))  # type: ignore[arg-type]
+    begin, end = (Backfill(run="r", state=state, count=0, number=7) for state in ("begin", "end"))  # type: ignore[arg-type]
     assert stream(viewer, [agent]) == [MANIFEST, begin, end]
 
 

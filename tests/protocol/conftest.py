@@ -184,10 +184,10 @@ MESSAGES: dict[str, protocol.Message] = {
         pause=protocol.PauseState(9, 59.5, "u", "step == 9"),
         breakpoints=(protocol.BreakpointState("break-1", "step == 9", "u", 1),),
     ),
-    "sub": protocol.Subscribe(run="r", max_rate_hz=2.5, backfill=False),
+    "sub": protocol.Subscribe(run="r", max_rate_hz=2.5, backfill=False, number=3),
     "credit": protocol.Credit(count=16),
     "skipped": protocol.Skipped(run="r", rank=1, count=5, step=9),
-    "backfill": protocol.Backfill(run="r", state="begin", count=12),
+    "backfill": protocol.Backfill(run="r", state="begin", count=12, number=3),
     "runs": protocol.Runs(
         runs=(
             protocol.RunInfo(
