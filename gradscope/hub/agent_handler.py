@@ -13,6 +13,7 @@ from gradscope.protocol import (
     Ack,
     Bye,
     Captured,
+    Environment,
     Event,
     Heartbeat,
     Hello,
@@ -69,6 +70,8 @@ class AgentHandler:
         match message:
             case Manifest() | Step() | Memory() | Times() | Scalars() | Event() | Interventions():
                 return self._on_stream(peer, rank, message, parts)
+            case Environment():
+                return self._on_environment(peer, rank, message, parts)
             case Ack():
                 self._viewers.commands.acknowledge(peer.hello.run, message)
             case Captured():
@@ -81,7 +84,15 @@ class AgentHandler:
                 return Refusal(code="message", reason=f"an agent cannot send a {name}")
         return None
 
-    def _wrong_run(self, peer: Peer, message: Streamed) -> Refusal | None:
+    def _on_environment(
+        self, peer: Peer, rank: Rank, message: Environment, parts: Parts
+    ) -> Refusal | None:
+        refusal = self._wrong_run(peer, message)
+        if refusal is None:
+            rank.recording = self._recorders.add(peer.hello, message, parts)
+        return refusal
+
+    def _wrong_run(self, peer: Peer, message: Streamed | Environment) -> Refusal | None:
         hello = peer.hello
         if (message.run, message.rank) == (hello.run, hello.rank):
             return None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gradscope.hub.history import Parts
 from gradscope.hub.runs import Streamed
-from gradscope.protocol import Hello
+from gradscope.protocol import Environment, Hello
 
 if TYPE_CHECKING:
     from gradscope.recording import Recorder
@@ -25,7 +25,7 @@ class Recorders:
         self._reported: set[str] = set()
         self._closing: dict[str, threading.Thread] = {}
 
-    def add(self, hello: Hello, message: Streamed, parts: Parts) -> str:
+    def add(self, hello: Hello, message: Streamed | Environment, parts: Parts) -> str:
         """Record a message of a run. Opens the recorder at the first message.
 
         Returns the path of the recording; empty if the run is not recorded.

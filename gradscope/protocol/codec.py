@@ -31,7 +31,16 @@ from gradscope.protocol.links import (
     Welcome,
     Who,
 )
-from gradscope.protocol.stream import Captured, Event, Manifest, Memory, Scalars, Step, Times
+from gradscope.protocol.stream import (
+    Captured,
+    Environment,
+    Event,
+    Manifest,
+    Memory,
+    Scalars,
+    Step,
+    Times,
+)
 
 __all__ = ["WITH_BODY", "Message", "decode", "encode"]
 
@@ -41,6 +50,7 @@ _LinkMessage: TypeAlias = (
 Message: TypeAlias = (
     _LinkMessage
     | Manifest
+    | Environment
     | Step
     | Memory
     | Times

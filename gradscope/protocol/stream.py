@@ -15,6 +15,7 @@ __all__ = [
     "AlertInfo",
     "ArgumentInfo",
     "Captured",
+    "Environment",
     "Event",
     "Layer",
     "Manifest",
@@ -47,6 +48,25 @@ class Manifest(TaggedMessage, frozen=True, kw_only=True, tag="manifest"):
     def with_actions(self, actions: "tuple[ActionInfo, ...]") -> "Manifest":
         """Return a copy with these interventions."""
         return msgspec.structs.replace(self, actions=actions)
+
+
+class Environment(TaggedMessage, frozen=True, kw_only=True, tag="environment"):
+    """What a training process runs with, when it attached. Secrets are hidden from `command`.
+
+    A version, variable or setting that is not known is absent.
+    """
+
+    run: str
+    rank: Whole
+    host: str = ""
+    system: str = ""
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    script: str = ""
+    directory: str = ""
+    variables: dict[str, str] = msgspec.field(default_factory=dict)
+    settings: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Parameter(msgspec.Struct, frozen=True):

@@ -6,17 +6,21 @@ recorder or the checkpoints of SQLite's write-ahead log.
 
 import contextlib
 import difflib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
+
+import msgspec
 
 from gradscope.errors import ProtocolError, RecordingError
 from gradscope.paths import recordings_dir
 from gradscope.protocol import (
     PART_LIMIT_BYTES,
+    Environment,
     Event,
     Interventions,
     Manifest,
@@ -37,7 +41,9 @@ _START_S = 5.0
 _POLL_S = 0.02
 _ROWS_AT_A_TIME = 64
 
-_Kind = TypeVar("_Kind", bound=Manifest | Step | Memory | Times | Scalars | Event | Interventions)
+_Kind = TypeVar(
+    "_Kind", bound=Environment | Manifest | Step | Memory | Times | Scalars | Event | Interventions
+)
 _Row: TypeAlias = tuple[int, int, bytes, bytes]
 
 
@@ -137,6 +143,27 @@ class Recording:
             raise RecordingError(f"{self.path} does not contain a run: it was not written by gradscope")
         return RecordingInfo(self.path, self.path.stat().st_size, *row)
 
+    def environment(self, rank: int = 0) -> dict[str, Any]:  # Any: what JSON takes
+        """Return what a rank of the run ran with; empty if the recording does not say.
+
+        Keys: host, system, versions, devices, command, script, directory, variables, settings, and git with the
+        `commit` of the script's folder and `is_dirty`: whether a tracked file differs from it; None: not known.
+        """
+        if not self._has("environment"):
+            return {}
+        rows = self._rows("SELECT 0, id, head, body FROM environment WHERE rank = ?", (rank,))
+        if not rows:
+            return {}
+        found = self._decode(rows[0], Environment)
+        document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found))
+        folder = os.path.dirname(found.script) or found.directory  # noqa: PTH120 - "" stays ""
+        git = self._rows("SELECT 0, 0, commit_id, is_dirty FROM git WHERE folder = ?", (folder,))
+        commit, is_dirty = git[0][2:] if git else (None, None)
+        left_out = {"t", "run", "rank"}
+        return {name: value for name, value in document.items() if name not in left_out} | {
+            "git": {"commit": commit, "is_dirty": None if is_dirty is None else bool(is_dirty)}
+        }
+
     def manifest(self) -> Manifest | None:
         """Return the newest manifest of the lowest rank; None if there is none yet."""
         rows = self._rows(
@@ -211,7 +238,7 @@ class Recording:
         query = f"SELECT 0, 0, name, name FROM sqlite_master WHERE name = '{table}'"  # noqa: S608 - ours
         return bool(self._rows(query))
 
-    def _rows(self, query: str, arguments: tuple[int, ...] = ()) -> list[_Row]:
+    def _rows(self, query: str, arguments: tuple[int | str, ...] = ()) -> list[_Row]:
         try:
             return self._connection.execute(query, arguments).fetchall()
         except sqlite3.Error as error:

@@ -9,6 +9,7 @@ long run stays recorded over its whole length, with lower resolution for older s
 """
 
 import contextlib
+import os
 import re
 import sqlite3
 import threading
@@ -21,18 +22,30 @@ from typing import Self, TypeAlias
 
 from gradscope.errors import RecordingError
 from gradscope.paths import recordings_dir
-from gradscope.protocol import Event, Hello, Interventions, Manifest, Memory, Scalars, Step, Times
+from gradscope.protocol import (
+    Environment,
+    Event,
+    Hello,
+    Interventions,
+    Manifest,
+    Memory,
+    Scalars,
+    Step,
+    Times,
+)
 from gradscope.recording import tables
+from gradscope.recording.git_state import GitReading, start_reading
 from gradscope.recording.schema import SUFFIX
 
 __all__ = ["Recorder", "default_path"]
 
 _COMMIT_S = 1.0
 _CLOSE_TIMEOUT_S = 10.0
+_GIT_AT_CLOSE_S = 1.0
 _QUEUE_LIMIT_COUNT = 20_000
 _QUEUE_LIMIT_BYTES = 64 * 2**20
 
-Recorded: TypeAlias = Manifest | Step | Memory | Times | Scalars | Event | Interventions
+Recorded: TypeAlias = Environment | Manifest | Step | Memory | Times | Scalars | Event | Interventions
 
 
 def default_path(run: str) -> Path:
@@ -57,6 +70,8 @@ class Recorder:
         self._counters: Counter[str] = Counter(recorded=0, dropped=0, commits=0, thinned=0, retried=0)
         self._queue: deque[tables.Row] = deque()
         self._queue_bytes = 0
+        self._folders: deque[str] = deque()
+        self._git: dict[str, GitReading] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._reason = ""
@@ -78,6 +93,8 @@ class Recorder:
             row = tables.row_of_process(message)
         else:
             row = tables.row_of(message, parts)
+        if isinstance(message, Environment):
+            self._folders.append(os.path.dirname(message.script) or message.directory)  # noqa: PTH120 - "" stays ""
         with self._lock:
             is_full = (
                 len(self._queue) >= _QUEUE_LIMIT_COUNT
@@ -125,12 +142,15 @@ class Recorder:
                 self._fail(error)
                 with contextlib.suppress(sqlite3.Error):  # on a full disk one row often still fits
                     tables.mark_ended(connection, f"recording stopped: {error}")
+            for reading in self._git.values():
+                reading.result(last_wait_s=0)
 
     def _record(self, connection: sqlite3.Connection) -> None:
         """Write the queue to the file every second until `close`, and once after it."""
         is_last = False
         while not is_last:
             is_last = self._stop.wait(_COMMIT_S)
+            self._read_git(is_last=is_last)
             try:
                 self._commit(connection)
                 self._limit_size(connection)
@@ -139,6 +159,21 @@ class Recorder:
                 if is_last or not is_locked:
                     raise
                 self._counters["retried"] += 1
+
+    def _read_git(self, *, is_last: bool) -> None:
+        """Ask git for the commits of the scripts' folders, and queue the answers that have come."""
+        for folder in {self._folders.popleft() for _ in range(len(self._folders))} - {""}:
+            reading = start_reading(folder)
+            if reading is not None:
+                self._git[folder] = reading
+        for folder, reading in list(self._git.items()):
+            state = reading.result(last_wait_s=_GIT_AT_CLOSE_S if is_last else None)
+            if state is not None:
+                del self._git[folder]
+                row = tables.row_of_git(folder, state)
+                with self._lock:
+                    self._queue.append(row)
+                    self._queue_bytes += row.size_bytes
 
     def _commit(self, connection: sqlite3.Connection) -> None:
         """Write the queue in one transaction. Rows leave the queue only after the commit."""

@@ -56,12 +56,18 @@ CREATE INDEX interventions_by_step ON interventions (step);
 """
 
 
-_LATER_TABLES = tuple(
-    f"""CREATE TABLE IF NOT EXISTS {name} (
+_LATER_TABLES = (
+    *(
+        f"""CREATE TABLE IF NOT EXISTS {name} (
     id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL,
     head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (step, rank)
 )"""
-    for name in ("memory", "times")
+        for name in ("memory", "times")
+    ),
+    """CREATE TABLE IF NOT EXISTS environment (
+    id INTEGER PRIMARY KEY, rank INTEGER NOT NULL UNIQUE, head BLOB NOT NULL, body BLOB NOT NULL
+)""",
+    "CREATE TABLE IF NOT EXISTS git (folder TEXT PRIMARY KEY, commit_id TEXT, is_dirty INTEGER)",
 )
 """Tables that recordings of earlier versions lack. A reader treats a missing table as empty."""
 

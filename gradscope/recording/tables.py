@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradscope.errors import RecordingError
-from gradscope.protocol import Event, Hello, Interventions, Manifest, Memory, Scalars, Step, Times
+from gradscope.protocol import (
+    Environment,
+    Event,
+    Hello,
+    Interventions,
+    Manifest,
+    Memory,
+    Scalars,
+    Step,
+    Times,
+)
+from gradscope.recording.git_state import GitState
 from gradscope.recording.schema import add_later_tables, check_schema, create_tables
 from gradscope.recording.sqlite_journal import journal_mode
 
@@ -17,6 +28,7 @@ __all__ = [
     "mark_ended",
     "open_for_writing",
     "row_of",
+    "row_of_git",
     "row_of_process",
     "thin",
     "used_bytes",
@@ -27,6 +39,8 @@ _SAME_NAME_LIMIT = 1000
 
 _PLACES = {
     "process": "rank, host, pid, started_s",
+    "environment": "rank, head, body",
+    "git": "folder, commit_id, is_dirty",
     "manifest": "rank, revision, head, body",
     "step": "step, rank, head, body",
     "memory": "step, rank, head, body",
@@ -37,7 +51,7 @@ _PLACES = {
 }
 """The columns of each table that a row gives."""
 
-_KEPT_FIRST = ("process", "interventions")
+_KEPT_FIRST = ("process", "interventions", "environment", "git")
 """The tables in which a row stays if it arrives again; in the others the later one replaces it."""
 
 
@@ -46,17 +60,20 @@ class Row:
     """A row to insert, and its approximate size in bytes."""
 
     table: str
-    values: tuple[str | int | float | bytes, ...]
+    values: tuple[str | int | float | bytes | None, ...]
     size_bytes: int
 
 
 def row_of(
-    message: Manifest | Step | Memory | Times | Scalars | Event | Interventions, parts: Sequence[bytes]
+    message: Environment | Manifest | Step | Memory | Times | Scalars | Event | Interventions,
+    parts: Sequence[bytes],
 ) -> Row:
     """Return the row for a message, with its bytes as they arrived."""
     head, body = parts[0], b"".join(parts[1:])
     place: tuple[int, ...]
     match message:
+        case Environment():
+            place = (message.rank,)
         case Manifest():
             place = (message.rank, message.revision)
         case Scalars():
@@ -73,6 +90,11 @@ def row_of(
 def row_of_process(hello: Hello) -> Row:
     """Return the row for the process of a rank."""
     return Row("process", (hello.rank, hello.host, hello.pid, hello.started_s), len(hello.host) + 24)
+
+
+def row_of_git(folder: str, state: GitState) -> Row:
+    """Return the row for the git commit of a folder."""
+    return Row("git", (folder, state.commit, state.is_dirty), len(folder) + 48)
 
 
 def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from gradscope.agent.link.messages import state_of
 from gradscope.agent.link.publisher import NullPublisher, Publisher
+from gradscope.agent.run.environment import make_environment
 from gradscope.agent.run.faults import Faults
 from gradscope.agent.run.identity import make_hello
 from gradscope.agent.run.settings import Settings
@@ -48,6 +49,7 @@ class RunContext:
     Attributes:
         settings: the arguments of `attach`.
         hello: the identity of this process: run, rank, number of ranks.
+        environment: versions, devices, command line and flags of torch, for the recording.
         sampler: chooses the observed steps.
         counter: counts the steps.
         publisher: sends messages to the hub; without a hub, drops them.
@@ -66,6 +68,7 @@ class RunContext:
         self.settings = settings
         self.sampler = sampler
         self.hello = make_hello(settings.run, settings.recorded_at)
+        self.environment = make_environment(self.hello.run, self.hello.rank)
         self.counter = make_step_counter(settings.start_step)
         self.publisher = (
             Publisher(settings.endpoint, self.hello) if settings.has_hub else NullPublisher()
@@ -127,7 +130,7 @@ class RunContext:
     def announcement(self) -> list[Message]:
         """Return the messages that a new hub must receive first."""
         manifest: list[Message] = [] if self.manifest is None else [self.manifest]
-        return [*manifest, self._interventions()]
+        return [self.environment, *manifest, self._interventions()]
 
     def _event(self, level: Level, code: str, text: str) -> Event:
         return Event(
