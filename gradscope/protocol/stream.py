@@ -15,6 +15,7 @@ __all__ = [
     "AlertInfo",
     "ArgumentInfo",
     "Captured",
+    "ChangeInfo",
     "Environment",
     "Event",
     "Layer",
@@ -193,6 +194,7 @@ class Event(TaggedMessage, frozen=True, kw_only=True, tag="event"):
     alert: "AlertInfo | None" = None
     finding: Finding | None = None
     checked: Checked | None = None
+    change: "ChangeInfo | None" = None
 
 
 class AlertInfo(msgspec.Struct, frozen=True):
@@ -205,6 +207,17 @@ class AlertInfo(msgspec.Struct, frozen=True):
     threshold: float
     first_step: Whole
     action: str = ""
+
+
+class ChangeInfo(msgspec.Struct, frozen=True):
+    """One change of the interventions: who did what, and the first step in which it is in force."""
+
+    what: Literal["set", "removed", "ended", "failed"]
+    id: str
+    text: str
+    step: Whole
+    by: str = ""
+    origin: str = ""
 
 
 class Captured(TaggedMessage, frozen=True, kw_only=True, tag="captured"):

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 import msgspec
 
 from gradscope.errors import ProtocolError, RecordingError
+from gradscope.findings import Finding
 from gradscope.paths import recordings_dir
 from gradscope.protocol import (
     PART_LIMIT_BYTES,
@@ -202,6 +203,23 @@ class Recording:
     def events(self) -> Iterator[Event]:
         """Yield the events."""
         return self._messages("event", Event)
+
+    def findings(self) -> list[Finding]:
+        """Return the findings, the first found first; of one that was reported again, the newest."""
+        found: dict[tuple[str, tuple[str, ...], int | None], Finding] = {}
+        for event in self.events():
+            if event.finding is not None:
+                found[event.finding.code, event.finding.layers, event.finding.found_step] = (
+                    event.finding
+                )
+        return list(found.values())
+
+    def intervention_changes(self) -> list[Event]:
+        """Return the events that say who changed which intervention, when, and from which step on.
+
+        `change` of an event has the parts; it is None in a recording of an earlier version.
+        """
+        return [event for event in self.events() if event.code.startswith("intervention.")]
 
     def interventions(self) -> Iterator[Interventions]:
         """Yield the interventions, one message for each change."""

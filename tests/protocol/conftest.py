@@ -174,6 +174,7 @@ MESSAGES: dict[str, protocol.Message] = {
         checked=Checked(
             steps=40, observed=22, first=20, every=10, not_checked=(NotChecked("a", "b", "c"),)
         ),
+        change=protocol.ChangeInfo("set", "i", "clip", 9, "u", "train.py:12"),
     ),
     "interventions": protocol.Interventions(
         run="r",

@@ -18,6 +18,7 @@ _TEXT = _PATH.read_text(encoding="utf-8")
 _PARTS = {
     "ActionInfo",
     "AlertInfo",
+    "ChangeInfo",
     "Finding",
     "Checked",
     "NotChecked",

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from gradscope.errors import RecordingError
+from gradscope.findings import finding
+from gradscope.protocol import ChangeInfo
 from gradscope.protocol.bodies import pack_block, unpack_block
 from gradscope.recording import Recorder, default_path, list_recordings, open_recording, tables
 from gradscope.recording.schema import SCHEMA_VERSION
@@ -49,6 +51,26 @@ def test_the_histogram_of_a_step_is_read_as_it_was_recorded(tmp_path, make):
         core, came = (unpack_block(step) for step in recording.steps())
     assert core.histogram is None
     np.testing.assert_array_equal(came.histogram, histogram)
+
+
+def test_findings_and_changes_of_interventions_are_read_as_objects(tmp_path, make):
+    first = finding("dead-units", "fc1 gives zeros", step=4, layers=("fc1",))
+    again = dataclasses.replace(first, message="fc1 gives zeros in 8 steps")
+    other = dataclasses.replace(first, layers=("fc2",))
+    change = ChangeInfo("set", "i1", "clip(max_norm=1) on fc1", 5, "ann", "train.py:12")
+    events = [
+        msgspec.structs.replace(make.event(number), finding=each)
+        for number, each in enumerate((first, other, again))
+    ]
+    changed = msgspec.structs.replace(
+        make.event(4), code="intervention.set", time_s=17.5, change=change
+    )
+    path = tmp_path / "a.gradscope"
+    with Recorder(path, make.hello()) as recorder:
+        make.record(recorder, *events, changed)
+    with open_recording(path) as recording:
+        assert recording.findings() == [again, other]
+        assert recording.intervention_changes() == [changed]
 
 
 def test_the_list_has_the_newest_first_and_names_what_cannot_be_read(places, make):

@@ -19,7 +19,15 @@ from gradscope.agent.run.step_counter import make_step_counter
 from gradscope.budget import Sampler
 from gradscope.findings import Finding
 from gradscope.intervene import AuditEntry, AuditLog, Ledger
-from gradscope.protocol import BreakpointState, Event, Interventions, Manifest, Message, PauseState
+from gradscope.protocol import (
+    BreakpointState,
+    ChangeInfo,
+    Event,
+    Interventions,
+    Manifest,
+    Message,
+    PauseState,
+)
 
 __all__ = ["Hold", "Level", "RunContext"]
 
@@ -132,7 +140,7 @@ class RunContext:
         manifest: list[Message] = [] if self.manifest is None else [self.manifest]
         return [self.environment, *manifest, self._interventions()]
 
-    def _event(self, level: Level, code: str, text: str) -> Event:
+    def _event(self, level: Level, code: str, text: str, change: ChangeInfo | None = None) -> Event:
         return Event(
             run=self.hello.run,
             rank=self.hello.rank,
@@ -141,6 +149,7 @@ class RunContext:
             level=level,
             code=code,
             text=text,
+            change=change,
         )
 
     def _interventions(self) -> Interventions:
@@ -160,4 +169,7 @@ class RunContext:
         has_failed = entry.what == "failed"
         if has_failed:
             _log.warning("gradscope: %s", entry)
-        self.event("warning" if has_failed else "info", f"intervention.{entry.what}", str(entry))
+        level: Level = "warning" if has_failed else "info"
+        change = ChangeInfo(entry.what, entry.id, entry.text, entry.step, entry.by, entry.origin)
+        code = f"intervention.{entry.what}"
+        self.publisher.put_and_send(lambda: self._event(level, code, str(entry), change))
