@@ -253,6 +253,32 @@ def snapshot(
 
 
 @app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the path of a recording.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")
+    ] = Path("report.html"),
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", metavar="PATTERN", help="Draw these layers. May be repeated."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    json: Json = False,
+) -> None:
+    """Write what happened in a run as one HTML file, to read, print or send.
+
+    The verdict and findings, loss and speed, gradients, activations and updates of all layers over the run,
+    interventions, memory and time, environment. The page loads nothing from a network. The run may be live or have
+    ended. Needs the package matplotlib.
+
+    Example: gradscope report RUN -o report.html
+    """
+    from gradscope.cli.commands.report import report_run  # noqa: PLC0415 - loads zmq and sqlite3
+
+    report_run(run, output, layers=tuple(layers or ()), force=force, as_json=json)
+
+
+@app.command()
 def forward(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A live run, or one that was recorded.")],
     to: Annotated[
