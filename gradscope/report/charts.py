@@ -312,7 +312,7 @@ def _svg(figure: Figure, title: str) -> str:
     """Return the figure as an <svg> element with a title, whose colours are those of the page."""
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": title}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)

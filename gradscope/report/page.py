@@ -477,7 +477,7 @@ def _code(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text in which control characters, such as those that change its direction, are replaced."""
+    """Return text in which control characters are replaced, also the ones that change the direction of text."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -33,7 +33,7 @@ def report(source, target, *more):
 
 
 def files_in(folder):
-    """Return the files and their contents, without those that SQLite makes beside a recording that is read."""
+    """Return the files and their contents, without the ones that SQLite makes when it reads a recording."""
     return {
         path: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(("-shm", "-wal"))
     }
