@@ -177,6 +177,11 @@ class Recording:
         query = "SELECT revision, id, head, body FROM manifest ORDER BY rank, revision"
         return [self._decode(row, Manifest) for row in self._rows(query)]
 
+    def step_numbers(self) -> list[int]:
+        """Return the numbers of the observed steps, in order."""
+        query = "SELECT DISTINCT step, 0, x'', x'' FROM step ORDER BY step"
+        return [row[0] for row in self._rows(query)]
+
     def steps_near(self, step: int | None, count: int) -> list[Step]:
         """Return the observed step nearest to `step` (None: the newest) and those before it, `count` in all.
 

@@ -72,7 +72,7 @@ def read_content(recording: Recording, run: str, layers: Sequence[str]) -> RunCo
 
 
 def _chosen(content: RunContent, patterns: Sequence[str]) -> tuple[str, ...]:
-    """Return the layers with charts: those that are asked for, else those of findings and the extremes."""
+    """Return the layers with charts: the ones that were named, else those of findings and the extremes."""
     names = content.layers.layers
     if patterns:
         return tuple(match_names(patterns, names))
