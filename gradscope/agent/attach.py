@@ -44,6 +44,7 @@ def attach(
     budget: float | None = 0.02,
     every: int | None = None,
     detail: str = "core",
+    digest: bool = False,
     record: bool | str | PathLike[str] = True,
     hub: str | None = "auto",
     control: bool = True,
@@ -67,6 +68,8 @@ def attach(
         step.
     every: observe every N-th step, instead of using a budget.
     detail: "core", or "full" to also count zeros, subnormals and exponents of the elements.
+    digest: also compute a 64-bit digest of each measured tensor and of the model's inputs, so that `gradscope diff`
+        compares two runs exactly.
     record: keep a recording of bounded size on disk: True, False, or the path of the file.
     hub: "auto" joins the hub of this user or starts one; a runtime directory selects the hub of that
         directory; None: no hub.
@@ -95,6 +98,7 @@ def attach(
         optimizer=optimizer,
         layers=layers,
         detail=detail,
+        has_digest=digest,
         record=record,
         hub=hub,
         is_controllable=control,

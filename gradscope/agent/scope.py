@@ -88,7 +88,7 @@ class Scope:
         engine = self._engine = StepEngine(run)
         self._commands = CommandDispatcher(run, engine)
         self._interventions = ScriptInterventions(run, engine)
-        self._latest_steps = LatestSteps(run)
+        self._latest_steps = LatestSteps(run, engine)
         self._pause = Pause(run, self._commands)
         self._breakpoints = Breakpoints(run, engine, self._pause)
         self._rules = RuleMonitor(run, engine, self._commands, self._pause)
@@ -113,7 +113,7 @@ class Scope:
         self._cells = CellObserver(engine, self._report_exception)
         plugins = (
             *self._commands.plugins(),
-            self._latest_steps,
+            *self._latest_steps.plugins(),
             self._scalars,
             self._breakpoints,
             self._pause,

@@ -1,6 +1,6 @@
 """The columns of the statistics: their schema, merging, and derived quantities."""
 
-from gradscope.columns.block import Block, merge_block, stats_of_row
+from gradscope.columns.block import Block, Digests, merge_block, stats_of_row
 from gradscope.columns.derived import derive_from, update_ratio
 from gradscope.columns.histogram import (
     BINADES,
@@ -17,6 +17,7 @@ from gradscope.columns.schema import (
     COLUMN_NAMES,
     COLUMNS,
     CORE_COLUMNS,
+    INPUT_KIND,
     KINDS,
     Column,
     Flags,
@@ -34,10 +35,12 @@ __all__ = [
     "COLUMN_NAMES",
     "CORE_COLUMNS",
     "HISTOGRAM_BINS",
+    "INPUT_KIND",
     "KINDS",
     "LEAST_EXPONENT",
     "Block",
     "Column",
+    "Digests",
     "Flags",
     "Histograms",
     "LayerRows",

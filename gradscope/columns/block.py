@@ -21,6 +21,7 @@ __all__ = ["Block", "merge_block", "stats_of_row"]
 
 _Integers: TypeAlias = NDArray[np.uint32]
 _Bytes: TypeAlias = NDArray[np.uint8]
+Digests: TypeAlias = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Block:
 
     `values` maps the name of a column to float64 values or integer counts. A column that was not measured
     is absent, never filled with zeros. `histogram` has the bins of each row, shape
-    (n, HISTOGRAM_BINS); None if it was not measured.
+    (n, HISTOGRAM_BINS); None if it was not measured. `digest` has the digest of each row, uint64 of shape
+    (n,), 0 for a row without one; None if digests were not measured.
     """
 
     kinds: tuple[str, ...]
@@ -38,6 +40,7 @@ class Block:
     flags: _Bytes
     values: Mapping[str, NDArray[np.generic]]
     histogram: Histograms | None = None
+    digest: Digests | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.layer)
@@ -52,6 +55,8 @@ class Block:
             raise UsageError(
                 f"the histogram has shape {self.histogram.shape}, expected ({rows}, {HISTOGRAM_BINS})"
             )
+        if self.digest is not None and self.digest.shape != (rows,):
+            raise UsageError(f"the digests have shape {self.digest.shape}, expected ({rows},)")
 
     def __len__(self) -> int:
         return len(self.layer)
@@ -61,7 +66,8 @@ class Block:
         """The size of all arrays in bytes."""
         where = self.layer.nbytes + self.kind.nbytes + self.flags.nbytes
         bins = 0 if self.histogram is None else self.histogram.nbytes
-        return where + bins + sum(array.nbytes for array in self.values.values())
+        digest = 0 if self.digest is None else self.digest.nbytes
+        return where + bins + digest + sum(array.nbytes for array in self.values.values())
 
     def column(self, name: str) -> NDArray[np.float64]:
         """Return a column as float64, read-only; all NaN if it was not measured.
@@ -84,6 +90,7 @@ class Block:
             self.flags[rows],
             {name: array[rows] for name, array in self.values.items()},
             None if self.histogram is None else self.histogram[rows],
+            None if self.digest is None else self.digest[rows],
         )
 
     def derive(self, name: str) -> NDArray[np.float64]:
@@ -110,7 +117,8 @@ def stats_of_row(block: Block, row: int) -> Stats:
         if array is not None:
             fields[column.name] = int(array[row]) if column.is_count else float(array[row])
     bins = None if block.histogram is None else tuple(block.histogram[row].tolist())
-    return Stats(**fields, flags=Flags(int(block.flags[row])), histogram=bins)  # type: ignore[arg-type]  # one value per field, by the schema
+    digest = None if block.digest is None else int(block.digest[row]) or None
+    return Stats(**fields, flags=Flags(int(block.flags[row])), histogram=bins, digest=digest)  # type: ignore[arg-type]  # one value per field, by the schema
 
 
 def merge_block(block: Block, groups: NDArray[np.intp], group_count: int) -> Block:
@@ -135,7 +143,17 @@ def merge_block(block: Block, groups: NDArray[np.intp], group_count: int) -> Blo
             reduce.at(merged, groups, block.values[column.name].astype(merged.dtype))
             values[column.name] = merged
     bins = None if block.histogram is None else add_by_group(block.histogram, groups, group_count)
-    return Block(block.kinds, np.arange(group_count, dtype=np.uint32), kind, flags, values, bins)
+    digest = None if block.digest is None else _added_digests(block.digest, groups, group_count)
+    layer = np.arange(group_count, dtype=np.uint32)
+    return Block(block.kinds, layer, kind, flags, values, bins, digest)
+
+
+def _added_digests(digests: Digests, groups: NDArray[np.intp], group_count: int) -> Digests:
+    """Return the sum of the digests of each group modulo 2^64; 0 if a row of the group has none."""
+    sums = np.zeros(group_count, np.uint64)
+    np.add.at(sums, groups, digests)
+    sums[groups[digests == 0]] = 0
+    return sums
 
 
 _GROUP_REDUCE: dict[Merge, tuple[float, np.ufunc]] = {

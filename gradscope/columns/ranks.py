@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.columns.block import Block, merge_block
+from gradscope.columns.block import Block, Digests, merge_block
 from gradscope.columns.histogram import Histograms
 from gradscope.columns.schema import COLUMNS, CORE_COLUMNS, Flags, Merge
 
@@ -28,7 +28,7 @@ def merge_ranks(parts: Sequence[tuple[Sequence[str], Block]]) -> tuple[tuple[str
 
     Returns the names of all layers, and one row for each layer and kind, merged over the ranks column by
     column. Of rows flagged REPLICA only one is used; if the others differ from it, the merged row is
-    flagged DIFFERS. Columns that a rank has not measured are omitted, and so is the histogram.
+    flagged DIFFERS. Columns that a rank has not measured are omitted, and so are the histogram and the digests.
     Raises UsageError if `parts` is empty.
     """
     names, whole = _together(parts)
@@ -65,11 +65,17 @@ def _together(parts: Sequence[tuple[Sequence[str], Block]]) -> tuple[tuple[str, 
         np.concatenate([block.flags for _, block in parts]),
         {name: np.concatenate([block.values[name] for _, block in parts]) for name in columns},
         _all_histograms([block.histogram for _, block in parts]),
+        _all_digests([block.digest for _, block in parts]),
     )
 
 
 def _all_histograms(parts: Sequence[Histograms | None]) -> Histograms | None:
     known = [histogram for histogram in parts if histogram is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
+
+
+def _all_digests(parts: Sequence[Digests | None]) -> Digests | None:
+    known = [digest for digest in parts if digest is not None]
     return np.concatenate(known) if len(known) == len(parts) else None
 
 
@@ -90,4 +96,6 @@ def _differing(merged: Block, copies: Block, place: _Rows) -> NDArray[np.bool_]:
             differs |= copies.values[name] != merged.values[name][place]
     if copies.histogram is not None and merged.histogram is not None:
         differs |= (copies.histogram != merged.histogram[place]).any(axis=1)
+    if copies.digest is not None and merged.digest is not None:
+        differs |= copies.digest != merged.digest[place]
     return differs

@@ -13,6 +13,7 @@ __all__ = [
     "COLUMNS",
     "COLUMN_NAMES",
     "CORE_COLUMNS",
+    "INPUT_KIND",
     "KINDS",
     "Column",
     "Flags",
@@ -72,6 +73,9 @@ BASIC_KINDS: dict[str, str] = {
     "param_grad_before_clip": "param_grad",  # before the script clipped it
 }
 """All kinds that a row can have, without suffix, each with the kind of KINDS that it is a variant of."""
+
+INPUT_KIND = "input"
+"""Rows of the model's inputs, `input.0` or `input.input_ids`, to compare runs. No rule or view reads them."""
 
 
 def basic_kind(kind: str) -> str:

@@ -24,6 +24,9 @@ class Stats:
     `zero`, `subnormal` and `histogram` are None at core detail, which does not measure them. `min` and
     `max` are +inf and -inf if there is no finite element, so that merging stays exact.
     `histogram` has 128 bins, described in `gradscope.columns.histogram`; `binades` is easier to read.
+    `digest` is a 64-bit number of all indices and bits of the elements, as stored: equal tensors have equal digests,
+    and different ones differ (by chance, two are equal in one of 2^62 cases). Of `update`, it is the digest of the
+    parameter after the step. None without `attach(digest=True)`, and if a part of the row has no digest.
     """
 
     calls: int
@@ -39,6 +42,7 @@ class Stats:
     subnormal: int | None = None
     flags: Flags = Flags.EXACT
     histogram: tuple[int, ...] | None = None
+    digest: int | None = None
 
     @property
     def is_measured(self) -> bool:
@@ -94,10 +98,11 @@ class Stats:
     def to_dict(self) -> PlainStats:
         """Return columns, derived quantities and the histogram by name; None if not measured."""
         if not self.is_measured:
-            return dict.fromkeys((*_COUNT_NAMES, *_DERIVED_NAMES, "histogram"))
+            return dict.fromkeys((*_COUNT_NAMES, *_DERIVED_NAMES, "histogram", "digest"))
         bins = None if self.histogram is None else list(self.histogram)
         return {name: getattr(self, name) for name in (*_COUNT_NAMES, *_DERIVED_NAMES)} | {
-            "histogram": bins
+            "histogram": bins,
+            "digest": self.digest,
         }
 
 
@@ -122,7 +127,13 @@ def merge_stats(parts: Iterable[Stats]) -> Stats:
     for column in COLUMNS:
         values = [getattr(row, column.name) for row in rows]
         merged[column.name] = None if None in values else _REDUCE[column.merge](values)
-    return Stats(**merged, flags=flags, histogram=_merged_bins(rows))  # type: ignore[arg-type]  # one value per field, by the schema
+    return Stats(**merged, flags=flags, histogram=_merged_bins(rows), digest=_merged_digest(rows))  # type: ignore[arg-type]  # one value per field, by the schema
+
+
+def _merged_digest(rows: Iterable[Stats]) -> int | None:
+    digests = [row.digest for row in rows]
+    known = [digest for digest in digests if digest is not None]
+    return sum(known) % 2**64 or None if len(known) == len(digests) else None
 
 
 def _merged_bins(rows: Iterable[Stats]) -> tuple[int, ...] | None:

@@ -69,16 +69,19 @@ def gradient_of(parameter: torch.Tensor) -> torch.Tensor | None:
     return parameter.grad if parameter.is_leaf else None
 
 
-def find_tensors(value: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (path, tensor) for each floating-point or complex tensor in a structure, in order."""
+def find_tensors(
+    value: object, path: str = "", depth: int = 0, *, of_any_dtype: bool = False
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (path, tensor) for each tensor in a structure, in order: floating-point and complex ones, or all."""
     if isinstance(value, torch.Tensor):
-        if is_measurable(value):
+        if of_any_dtype or is_measurable(value):
             yield path, value
         return
     if depth == _DEPTH_LIMIT:
         return
     for key, child in _children(value):
-        yield from find_tensors(child, f"{path}.{key}" if path else str(key), depth + 1)
+        place = f"{path}.{key}" if path else str(key)
+        yield from find_tensors(child, place, depth + 1, of_any_dtype=of_any_dtype)
 
 
 def replace_tensors(value: T, replace: Callable[[torch.Tensor], torch.Tensor], depth: int = 0) -> T:

@@ -19,11 +19,19 @@ def bind(
     /,
 ) -> str: ...
 def add(
-    rows: bytearray, bins: bytearray | None, tensor: torch.Tensor, row: int, /, *also: int
+    rows: bytearray,
+    bins: bytearray | None,
+    digests: bytearray | None,
+    tensor: torch.Tensor,
+    row: int,
+    /,
+    *also: int,
 ) -> bool: ...
+def digest(tensor: torch.Tensor, /) -> int | None: ...
 def add_each(
     rows: bytearray,
     bins: bytearray | None,
+    digests: bytearray | None,
     tensors: list[torch.Tensor],
     targets: list[tuple[int, ...]],
     kept: NDArray[np.uint8] | None,
@@ -32,6 +40,7 @@ def add_each(
 def add_gradients(
     rows: bytearray,
     bins: bytearray | None,
+    digests: bytearray | None,
     parameters: list[torch.Tensor],
     targets: list[tuple[int, ...]],
     /,
@@ -41,6 +50,7 @@ def find_nonfinite(parameters: list[torch.nn.Parameter], /) -> list[int]: ...
 def add_changes(
     rows: bytearray,
     bins: bytearray | None,
+    digests: bytearray | None,
     tensors: list[torch.Tensor],
     targets: list[tuple[int, ...]],
     kept: NDArray[np.uint8] | None,
@@ -83,6 +93,7 @@ class NativeHooks:
         cls,
         rows: bytearray,
         bins: bytearray | None,
+        digests: bytearray | None,
         expected: bytearray,
         forward: tuple[tuple[Callable[[], object], object], ...],
         backward: tuple[tuple[Callable[[], object], object], ...],

@@ -29,6 +29,8 @@
 #define SUM_OF_BITS(a, b, c) ((a) ^ (b) ^ (c))
 #define CARRY_OF_BITS(a, b, c) (((a) & (b)) | (((a) ^ (b)) & (c)))
 #define TWO_WINDOWS_PAY 0
+#define SWAP_HALVES(z) ((Lanes64)_mm256_shuffle_epi32((__m256i)(z), 0xb1))
+#define MULTIPLY_LOWER(a, b) ((Lanes64)_mm256_mul_epu32((__m256i)(a), (__m256i)(b)))
 #include "pass.h"
 
 static int is_able(void)
@@ -38,12 +40,12 @@ static int is_able(void)
            && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C); /* older compilers do not define this name */
 }
 
-const Pass pass_avx2 = {"avx2", is_able, reduce, reduce_change, is_finite};
+const Pass pass_avx2 = {"avx2", is_able, reduce, reduce_change, is_finite, digest};
 #else
 static int is_able(void)
 {
     return 0;
 }
 
-const Pass pass_avx2 = {"avx2", is_able, NULL, NULL, NULL};
+const Pass pass_avx2 = {"avx2", is_able, NULL, NULL, NULL, NULL};
 #endif

@@ -30,6 +30,8 @@
 #define SUM_OF_BITS(a, b, c) OF_THREE(a, b, c, 0x96)
 #define CARRY_OF_BITS(a, b, c) OF_THREE(a, b, c, 0xe8)
 #define TWO_WINDOWS_PAY 1
+#define SWAP_HALVES(z) ((Lanes64)_mm512_shuffle_epi32((__m512i)(z), (_MM_PERM_ENUM)0xb1))
+#define MULTIPLY_LOWER(a, b) ((Lanes64)_mm512_mul_epu32((__m512i)(a), (__m512i)(b)))
 #include "pass.h"
 
 static int is_able(void)
@@ -38,12 +40,12 @@ static int is_able(void)
            && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-const Pass pass_avx512 = {"avx512", is_able, reduce, reduce_change, is_finite};
+const Pass pass_avx512 = {"avx512", is_able, reduce, reduce_change, is_finite, digest};
 #else
 static int is_able(void)
 {
     return 0;
 }
 
-const Pass pass_avx512 = {"avx512", is_able, NULL, NULL, NULL};
+const Pass pass_avx512 = {"avx512", is_able, NULL, NULL, NULL, NULL};
 #endif

@@ -28,7 +28,7 @@ static int add_tensor(Batch *batch, PyObject *tensor, PyObject *targets)
         PyErr_SetString(PyExc_TypeError, "targets must be a list of tuples of rows");
         return -1;
     }
-    reduce(&found, before, copy, batch->buffer.bins != NULL, &statistics);
+    reduce(&found, before, copy, wanted_by(&batch->buffer), &statistics);
     for (Py_ssize_t i = 0; i < PyTuple_Size(targets); i++) {
         if (merge(&batch->buffer, PyTuple_GetItem(targets, i), &statistics) < 0) {
             return -1;
@@ -64,31 +64,31 @@ static int add_tensors(Batch *batch, PyObject *tensors, PyObject *targets)
 
 static PyObject *add_batch(PyObject *const *args, Py_ssize_t count, int is_change, const char *usage)
 {
-    if (count != 5) {
+    if (count != 6) {
         PyErr_SetString(PyExc_TypeError, usage);
         return NULL;
     }
     RowBuffer buffer;
-    if (find_row_buffer(args[0], args[1], &buffer) < 0) {
+    if (find_row_buffer(args[0], args[1], args[2], &buffer) < 0) {
         return NULL;
     }
-    if (!PyList_Check(args[2]) || !PyList_Check(args[3])) {
+    if (!PyList_Check(args[3]) || !PyList_Check(args[4])) {
         PyErr_SetString(PyExc_TypeError, "tensors and targets must be lists");
         return NULL;
     }
     Py_buffer copies;
-    const int has_copies = args[4] != Py_None;
+    const int has_copies = args[5] != Py_None;
     Batch batch = {buffer, PyList_New(0), NULL, is_change, has_copies && !is_change, {NULL, NULL}};
     if (batch.left == NULL
         || (has_copies
-            && PyObject_GetBuffer(args[4], &copies, is_change ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)) {
+            && PyObject_GetBuffer(args[5], &copies, is_change ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)) {
         Py_XDECREF(batch.left);
         return NULL;
     }
     if (has_copies) {
         batch.cursor = (CopyCursor){copies.buf, (char *)copies.buf + copies.len};
     }
-    const int outcome = add_tensors(&batch, args[2], args[3]);
+    const int outcome = add_tensors(&batch, args[3], args[4]);
     if (has_copies) {
         PyBuffer_Release(&copies);
     }
@@ -101,27 +101,27 @@ static PyObject *add_batch(PyObject *const *args, Py_ssize_t count, int is_chang
 
 PyObject *add_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
-    return add_batch(args, count, 0, "add_each(rows, bins, tensors, targets, kept)");
+    return add_batch(args, count, 0, "add_each(rows, bins, digests, tensors, targets, kept)");
 }
 
 PyObject *add_changes(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
-    return add_batch(args, count, 1, "add_changes(rows, bins, tensors, targets, kept)");
+    return add_batch(args, count, 1, "add_changes(rows, bins, digests, tensors, targets, kept)");
 }
 
 PyObject *add_gradients(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
     RowBuffer buffer;
-    if (count != 4 || !PyList_Check(args[2]) || !PyList_Check(args[3])) {
-        PyErr_SetString(PyExc_TypeError, "add_gradients(rows, bins, parameters, targets)");
+    if (count != 5 || !PyList_Check(args[3]) || !PyList_Check(args[4])) {
+        PyErr_SetString(PyExc_TypeError, "add_gradients(rows, bins, digests, parameters, targets)");
         return NULL;
     }
-    if (find_row_buffer(args[0], args[1], &buffer) < 0) {
+    if (find_row_buffer(args[0], args[1], args[2], &buffer) < 0) {
         return NULL;
     }
     PyObject *attribute = PyUnicode_InternFromString("grad");
     Batch batch = {buffer, PyList_New(0), attribute, 0, 0, {NULL, NULL}};
-    const int outcome = attribute == NULL || batch.left == NULL ? -1 : add_tensors(&batch, args[2], args[3]);
+    const int outcome = attribute == NULL || batch.left == NULL ? -1 : add_tensors(&batch, args[3], args[4]);
     Py_XDECREF(attribute);
     if (outcome < 0) {
         Py_CLEAR(batch.left);

@@ -14,7 +14,16 @@
 
 #include "record.h"
 
+/* The elements of a tensor of any dtype and layout, as they are indexed. */
 typedef struct {
+    const char *data;
+    size_t bytes; /* of an element */
+    int dims;
+    const int64_t *shape, *strides; /* of the tensor object: valid while it exists unchanged */
+} Elements;
+
+typedef struct {
+    Elements elements;
     const char *data;
     size_t stored;  /* elements in memory: dense, in any order of dims */
     double repeats; /* repeats of each element: the product of the sizes of the dims with stride 0 */
@@ -37,5 +46,14 @@ int is_plain_parameter(PyObject *object);
 
 /* Find the memory of a plain tensor on the host. Returns 0 if it cannot be read here. */
 int find_memory(PyObject *object, Memory *memory);
+
+/* Find the elements of a plain tensor on the host: of 1, 2, 4 or 8 bytes. Returns 0 if they cannot be read here. */
+int find_elements(PyObject *object, Elements *elements);
+
+/* Whether the elements are in memory without gaps, in the order of their indices. */
+int is_in_order(const Elements *elements);
+
+/* The digest of all elements, read in the order of their indices. */
+uint64_t digest_of(const Pass *pass, const Elements *elements);
 
 #endif

@@ -14,30 +14,41 @@
 #include "step_counter.h"
 #include "native_hooks.h"
 
-/* --- add(rows, bins, tensor, row, *also) -> bool ---------------------------------------------- */
+/* --- add(rows, bins, digests, tensor, row, *also) -> bool ---------------------------------------------- */
 
 static PyObject *add(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t count)
 {
     Memory memory;
     Statistics statistics;
     RowBuffer buffer;
-    if (count < 4) {
-        PyErr_SetString(PyExc_TypeError, "add(rows, bins, tensor, row, *also)");
+    if (count < 5) {
+        PyErr_SetString(PyExc_TypeError, "add(rows, bins, digests, tensor, row, *also)");
         return NULL;
     }
-    if (find_row_buffer(args[0], args[1], &buffer) < 0) {
+    if (find_row_buffer(args[0], args[1], args[2], &buffer) < 0) {
         return NULL;
     }
-    if (!find_memory(args[2], &memory)) {
+    if (!find_memory(args[3], &memory)) {
         Py_RETURN_FALSE;
     }
-    reduce(&memory, NULL, NULL, buffer.bins != NULL, &statistics);
-    for (Py_ssize_t i = 3; i < count; i++) {
+    reduce(&memory, NULL, NULL, wanted_by(&buffer), &statistics);
+    for (Py_ssize_t i = 4; i < count; i++) {
         if (merge(&buffer, args[i], &statistics) < 0) {
             return NULL;
         }
     }
     Py_RETURN_TRUE;
+}
+
+/* --- digest(tensor) -> int | None --------------------------------------------------------------- */
+
+static PyObject *digest_tensor(PyObject *Py_UNUSED(self), PyObject *tensor)
+{
+    Elements elements;
+    if (!is_bound() || !find_elements(tensor, &elements)) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLongLong(digest_of(pass, &elements));
 }
 
 /* --- the module ----------------------------------------------------------------------------------- */
@@ -68,15 +79,16 @@ static PyMethodDef methods[] = {
      "bind(exchange, tensor_type, parameter_type, is_neg, pass_number=0, get_num_threads=None)"
      " -> name of the pass"},
     {"add", (PyCFunction)(void (*)(void))add, METH_FASTCALL,
-     "add(rows, bins, tensor, row, *also) -> whether the tensor could be read here"},
+     "add(rows, bins, digests, tensor, row, *also) -> whether the tensor could be read here"},
     {"add_each", (PyCFunction)(void (*)(void))add_each, METH_FASTCALL,
-     "add_each(rows, bins, tensors, targets, kept) -> places of the tensors that were left"},
+     "add_each(rows, bins, digests, tensors, targets, kept) -> places of the tensors that were left"},
     {"add_changes", (PyCFunction)(void (*)(void))add_changes, METH_FASTCALL,
-     "add_changes(rows, bins, tensors, targets, kept) -> places of the tensors that were left"},
+     "add_changes(rows, bins, digests, tensors, targets, kept) -> places of the tensors that were left"},
     {"are_finite", (PyCFunction)(void (*)(void))are_finite, METH_FASTCALL,
      "are_finite(rows, targets) -> whether only finite numbers were reduced into the last row of each"},
     {"add_gradients", (PyCFunction)(void (*)(void))add_gradients, METH_FASTCALL,
-     "add_gradients(rows, bins, parameters, targets) -> places of the gradients that were left"},
+     "add_gradients(rows, bins, digests, parameters, targets) -> places of the gradients that were left"},
+    {"digest", digest_tensor, METH_O, "digest(tensor) -> its digest; None if the tensor cannot be read here"},
     {"pack_bins", pack_histogram, METH_O, "pack_bins(bins) -> (five arrays of bytes, counts by width)"},
     {"owned_ids", (PyCFunction)(void (*)(void))owned_ids, METH_FASTCALL,
      "owned_ids(references, name) -> classes of modules and what each owns in its dict of that name"},

@@ -1,4 +1,4 @@
-/* NativeHooks(rows, bins, expected, forward, backward, dict_type, on_gradient, give_up): the fast path of hooks.
+/* NativeHooks(rows, bins, digests, expected, forward, backward, dict_type, on_gradient, give_up): the fast path of hooks.
  *
  *     record_output(module, output) -> True    recorded, and a hook is installed on its gradient
  *                                      False   nothing was done: the Python hooks must do the work
@@ -16,7 +16,7 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *rows, *bins, *expected; /* bytearrays of the row buffer; bins may be None */
+    PyObject *rows, *bins, *digests, *expected; /* bytearrays of the row buffer; bins and digests may be None */
     PyObject *forward, *backward;     /* guards: tuples of (function, value) */
     PyObject *dict_type;              /* the type in which PyTorch stores a tensor's hooks */
     PyObject *on_gradient, *give_up;
@@ -64,10 +64,10 @@ static int reduce_into_row(NativeHooks *native, const Memory *memory, Py_ssize_t
 {
     Statistics statistics;
     RowBuffer buffer;
-    if (find_row_buffer(native->rows, native->bins, &buffer) < 0) {
+    if (find_row_buffer(native->rows, native->bins, native->digests, &buffer) < 0) {
         return -1;
     }
-    reduce(memory, NULL, NULL, buffer.bins != NULL, &statistics);
+    reduce(memory, NULL, NULL, wanted_by(&buffer), &statistics);
     return merge_row(&buffer, row, &statistics);
 }
 
@@ -278,10 +278,10 @@ static PyObject *native_hooks_take(PyObject *self, PyObject *Py_UNUSED(none))
 
 static PyObject *native_hooks_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(keywords))
 {
-    PyObject *rows, *bins, *expected, *forward, *backward, *dict_type, *on_gradient, *gives_up;
-    if (!PyArg_ParseTuple(args, "O!OO!O!O!OOO", &PyByteArray_Type, &rows, &bins, &PyByteArray_Type, &expected,
-                          &PyTuple_Type, &forward, &PyTuple_Type, &backward, &dict_type, &on_gradient,
-                          &gives_up)) {
+    PyObject *rows, *bins, *digests, *expected, *forward, *backward, *dict_type, *on_gradient, *gives_up;
+    if (!PyArg_ParseTuple(args, "O!OOO!O!O!OOO", &PyByteArray_Type, &rows, &bins, &digests, &PyByteArray_Type,
+                          &expected, &PyTuple_Type, &forward, &PyTuple_Type, &backward, &dict_type,
+                          &on_gradient, &gives_up)) {
         return NULL;
     }
     PyObject *epoch = PyLong_FromLong(0);
@@ -293,6 +293,7 @@ static PyObject *native_hooks_new(PyTypeObject *type, PyObject *args, PyObject *
     }
     native->rows = Py_NewRef(rows);
     native->bins = Py_NewRef(bins);
+    native->digests = Py_NewRef(digests);
     native->expected = Py_NewRef(expected);
     native->forward = Py_NewRef(forward);
     native->backward = Py_NewRef(backward);
@@ -332,6 +333,7 @@ static void native_hooks_free(PyObject *self)
     native_hooks_clear(self);
     Py_XDECREF(native->rows);
     Py_XDECREF(native->bins);
+    Py_XDECREF(native->digests);
     Py_XDECREF(native->expected);
     Py_XDECREF(native->forward);
     Py_XDECREF(native->backward);
@@ -353,7 +355,7 @@ static PyMethodDef native_hooks_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot native_hooks_slots[] = {
-    {Py_tp_doc, "NativeHooks(rows, bins, expected, forward, backward, dict_type, on_gradient, give_up)"},
+    {Py_tp_doc, "NativeHooks(rows, bins, digests, expected, forward, backward, dict_type, on_gradient, give_up)"},
     {Py_tp_new, native_hooks_new},
     {Py_tp_dealloc, native_hooks_free},
     {Py_tp_traverse, native_hooks_traverse},

@@ -18,6 +18,8 @@
 #define PART_AT(here, k) ((doubles)vcvt_f64_f32(PAIR_AT(here, k)))
 #define PART_OF(x, k) \
     ((doubles)((k) ? vcvt_high_f64_f32((float32x4_t)(x)) : vcvt_f64_f32(vget_low_f32((float32x4_t)(x)))))
+#define SWAP_HALVES(z) ((Lanes64)vrev64q_u32((uint32x4_t)(z)))
+#define MULTIPLY_LOWER(a, b) ((Lanes64)vmull_u32(vmovn_u64((uint64x2_t)(a)), vmovn_u64((uint64x2_t)(b))))
 #include "pass.h"
 
 static int is_able(void)
@@ -25,12 +27,12 @@ static int is_able(void)
     return 1;
 }
 
-const Pass pass_neon = {"neon", is_able, reduce, reduce_change, is_finite};
+const Pass pass_neon = {"neon", is_able, reduce, reduce_change, is_finite, digest};
 #else
 static int is_able(void)
 {
     return 0;
 }
 
-const Pass pass_neon = {"neon", is_able, NULL, NULL, NULL};
+const Pass pass_neon = {"neon", is_able, NULL, NULL, NULL, NULL};
 #endif

@@ -13,7 +13,7 @@ typedef struct {
     const Pass *pass;
     const Span *span;
     size_t size; /* number of elements in a part */
-    int parts, is_full;
+    int parts, wanted;
     int next, is_finite; /* changed by all threads */
     Statistics statistics[MAX_PARTS];
 } Job;
@@ -42,14 +42,16 @@ static int next_part(Job *job, Span *part)
     return i;
 }
 
-static void reduce_part(const Pass *pass, const Span *part, int is_full, Statistics *out)
+static void reduce_part(const Pass *pass, const Span *part, size_t index, int wanted, Statistics *out)
 {
-    uint64_t *bins = is_full ? memset(out->bins, 0, sizeof out->bins) : NULL;
+    uint64_t *bins = wanted & WITH_BINS ? memset(out->bins, 0, sizeof out->bins) : NULL;
+    Digest found = {0, index}, *digest = wanted & WITH_DIGEST ? &found : NULL;
     if (part->before != NULL) {
-        pass->reduce_change(part->data, part->before, part->n, part->dtype, bins, &out->record);
+        pass->reduce_change(part->data, part->before, part->n, part->dtype, bins, digest, &out->record);
     } else {
-        pass->reduce(part->data, part->n, part->dtype, part->copy, bins, &out->record);
+        pass->reduce(part->data, part->n, part->dtype, part->copy, bins, digest, &out->record);
     }
+    out->digest = found.sum;
 }
 
 static void reduce_next_parts(void *all)
@@ -57,7 +59,7 @@ static void reduce_next_parts(void *all)
     Job *job = all;
     Span part;
     for (int i = next_part(job, &part); i >= 0; i = next_part(job, &part)) {
-        reduce_part(job->pass, &part, job->is_full, &job->statistics[i]);
+        reduce_part(job->pass, &part, (size_t)i * job->size, job->wanted, &job->statistics[i]);
     }
 }
 
@@ -134,22 +136,23 @@ static void merge_parts(const Job *job, Statistics *out)
     *out = job->statistics[0];
     for (int i = 1; i < job->parts; i++) {
         merge_record(&out->record, &job->statistics[i].record);
-        for (int k = 0; job->is_full && k < BINS; k++) {
+        out->digest += job->statistics[i].digest;
+        for (int k = 0; job->wanted & WITH_BINS && k < BINS; k++) {
             out->bins[k] += job->statistics[i].bins[k];
         }
     }
     out->record.calls = 1; /* all parts belong to one tensor */
 }
 
-void reduce_parallel(const Pass *pass, const Span *span, int is_full, int threads, Statistics *out)
+void reduce_parallel(const Pass *pass, const Span *span, int wanted, int threads, Statistics *out)
 {
     Job job;
     if (bytes_of(span, span->n) < PARALLEL_MIN_BYTES) {
-        reduce_part(pass, span, is_full, out);
+        reduce_part(pass, span, 0, wanted, out);
         return;
     }
     begin(&job, pass, span);
-    job.is_full = is_full;
+    job.wanted = wanted;
     run(reduce_next_parts, &job, threads);
     merge_parts(&job, out);
 }

@@ -11,6 +11,9 @@
 #define PARALLEL_MIN_BYTES (1 << 22)
 #endif
 
+/* What is computed in addition to the columns. */
+enum { WITH_BINS = 1, WITH_DIGEST = 2 };
+
 /* n elements, and the address for a copy or the address of earlier values; both may be NULL. */
 typedef struct {
     const char *data, *before;
@@ -23,13 +26,15 @@ typedef struct {
 typedef struct {
     Record record;
     uint64_t bins[BINS];
+    uint64_t digest;
 } Statistics;
 
 /* Look up the thread pool of the OpenMP library that PyTorch has loaded. */
 void find_thread_pool(void);
 
-/* Like the functions of Pass, with at most `threads` threads. `bins` are set at full detail only. */
-void reduce_parallel(const Pass *pass, const Span *span, int is_full, int threads, Statistics *out);
+/* Like the functions of Pass, with at most `threads` threads. `wanted`: WITH_BINS, WITH_DIGEST or both; other parts of
+ * the statistics are not set. The first element of the span has the index 0. */
+void reduce_parallel(const Pass *pass, const Span *span, int wanted, int threads, Statistics *out);
 int is_finite_parallel(const Pass *pass, const Span *span, int threads);
 
 #endif

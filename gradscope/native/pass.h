@@ -132,6 +132,8 @@ static const Loops loops_of[] = {
                  is_finite_float16},
 };
 
+#include "digest.h"
+
 /* The subnormal numbers of float16 have exponents that their bits do not show: widen them first. */
 TARGET static void count_float16_exponents(ExponentCounter *count, const char *data, size_t n,
                                            const Record *part)
@@ -163,7 +165,7 @@ TARGET static void begin_record(Record *out, size_t n)
 }
 
 TARGET static void reduce_full(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins,
-                               Record *out)
+                               Digest *digest, Record *out)
 {
     const Loops *loops = &loops_of[dtype];
     ExponentCounter count;
@@ -179,6 +181,7 @@ TARGET static void reduce_full(const char *data, size_t n, Dtype dtype, char *co
             count_exponents(&count, block, m, dtype, &part);
         }
         merge_record(out, &part);
+        add_to_digest(digest, block, m, loops->bytes, done);
         if (copy != NULL) {
             memcpy(copy + done * loops->bytes, block, m * loops->bytes);
         }
@@ -186,18 +189,20 @@ TARGET static void reduce_full(const char *data, size_t n, Dtype dtype, char *co
     end_exponents(&count, out);
 }
 
-TARGET static void reduce(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins, Record *out)
+TARGET static void reduce(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins,
+                          Digest *digest, Record *out)
 {
     const Loops *loops = &loops_of[dtype];
     begin_record(out, n);
     if (bins != NULL) {
-        reduce_full(data, n, dtype, copy, bins, out);
+        reduce_full(data, n, dtype, copy, bins, digest, out);
         return;
     }
     for (size_t done = 0; done < n; done += BLOCK) {
         const size_t m = n - done < BLOCK ? n - done : BLOCK;
         const char *block = data + done * loops->bytes;
         loops->add(block, m, out);
+        add_to_digest(digest, block, m, loops->bytes, done);
         if (copy != NULL) {
             memcpy(copy + done * loops->bytes, block, m * loops->bytes);
         }
@@ -205,7 +210,7 @@ TARGET static void reduce(const char *data, size_t n, Dtype dtype, char *copy, u
 }
 
 TARGET static void reduce_change_full(const char *now, const char *before, size_t n, const Loops *loops,
-                                      uint64_t *bins, Record *out)
+                                      uint64_t *bins, Digest *digest, Record *out)
 {
     double change[BLOCK];
     ExponentCounter count;
@@ -220,18 +225,19 @@ TARGET static void reduce_change_full(const char *now, const char *before, size_
             add_float64((const char *)(change + at), m - at, &part);
         }
         count_exponents(&count, (const char *)change, m, FLOAT64, &part);
+        add_to_digest(digest, a, m, loops->bytes, done);
         merge_record(out, &part);
     }
     end_exponents(&count, out);
 }
 
 TARGET static void reduce_change(const char *now, const char *before, size_t n, Dtype dtype, uint64_t *bins,
-                                 Record *out)
+                                 Digest *digest, Record *out)
 {
     const Loops *loops = &loops_of[dtype];
     begin_record(out, n);
     if (bins != NULL) {
-        reduce_change_full(now, before, n, loops, bins, out);
+        reduce_change_full(now, before, n, loops, bins, digest, out);
         return;
     }
     for (size_t done = 0; done < n; done += BLOCK) {
@@ -243,6 +249,7 @@ TARGET static void reduce_change(const char *now, const char *before, size_t n, 
             loops->subtract(a + at * loops->bytes, b + at * loops->bytes, m - at, change);
             add_float64((const char *)change, m - at, out);
         }
+        add_to_digest(digest, a, m, loops->bytes, done);
     }
 }
 

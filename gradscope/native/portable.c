@@ -44,4 +44,4 @@ static int is_able(void)
     return 1;
 }
 
-const Pass pass_portable = {"portable", is_able, reduce, reduce_change, is_finite};
+const Pass pass_portable = {"portable", is_able, reduce, reduce_change, is_finite, digest};

@@ -76,20 +76,31 @@ enum { BINS = 128, LEAST_EXPONENT = -47 };
 
 typedef enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 } Dtype;
 
+/* The digest of a part of a tensor, which begins at the element `index` (see digest.h). */
+typedef struct {
+    uint64_t sum, index;
+} Digest;
+
+#define DIGEST_STEP UINT64_C(0x9E3779B97F4A7C15)     /* 2^64 divided by the golden ratio, odd */
+#define DIGEST_CONSTANT UINT64_C(0xD1B54A32D192ED03) /* any number with as many zeros as ones */
+
 /* A pass over memory, compiled once for each instruction set. The functions do not access memory outside of
  * their arguments, allocate memory, or call Python. `out` is overwritten; `calls` is set to 1. If `bins` is not NULL,
- * they are added to, and `zero` and `subnormal` are counted (full detail). */
+ * they are added to, and `zero` and `subnormal` are counted (full detail). If `digest` is not NULL, the elements are
+ * added to it; of a change, the elements `now`. */
 typedef struct {
     const char *name;
     /* Whether this processor has the instructions. */
     int (*is_able)(void);
     /* Reduce n elements to a record; also copy them to `copy` unless it is NULL. */
-    void (*reduce)(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins, Record *out);
+    void (*reduce)(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins, Digest *digest, Record *out);
     /* Reduce now - before to a record; each difference is computed in float64. */
     void (*reduce_change)(const char *now, const char *before, size_t n, Dtype dtype, uint64_t *bins,
-                          Record *out);
+                          Digest *digest, Record *out);
     /* Whether all n elements are finite, tested by their bits. */
     int (*is_finite)(const char *data, size_t n, Dtype dtype);
+    /* The digest of n elements of 1, 2, 4 or 8 bytes, the first of which has this index. */
+    uint64_t (*digest)(const char *data, size_t n, size_t bytes, uint64_t index);
 } Pass;
 
 /* The i-th pass that this processor can run, the fastest first; NULL after the last. */

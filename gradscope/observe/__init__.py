@@ -3,6 +3,7 @@
 from gradscope.native import native_module, pass_name
 from gradscope.observe.activations import ActivationObserver, LayerSlot, RecordOutput, Token
 from gradscope.observe.cuda.launcher import device_pass_name, failed_pass
+from gradscope.observe.digests import digest_of
 from gradscope.observe.native_hooks import NO_ACTIVE_MODES
 from gradscope.observe.nonfinite import has_numbers, make_find_nonfinite, numbers_of_gradient
 from gradscope.observe.parameters import ParameterObserver
@@ -30,6 +31,7 @@ __all__ = [
     "Token",
     "Unmeasurable",
     "device_pass_name",
+    "digest_of",
     "failed_pass",
     "has_numbers",
     "make_find_nonfinite",

@@ -34,6 +34,7 @@ def make_native_hooks(
     native: ModuleType,
     rows: bytearray,
     bins: bytearray | None,
+    digests: bytearray | None,
     expected: bytearray,
     on_gradient: Callable[[Any, torch.Tensor], None],  # Any: (epoch, place)
     give_up: Callable[[Exception], None],
@@ -43,6 +44,6 @@ def make_native_hooks(
     `on_gradient` receives gradients that cannot be reduced in C, `give_up` exceptions from C.
     """
     hooks: _native.NativeHooks = native.NativeHooks(
-        rows, bins, expected, _IN_FORWARD, _IN_BACKWARD, OrderedDict, on_gradient, give_up
+        rows, bins, digests, expected, _IN_FORWARD, _IN_BACKWARD, OrderedDict, on_gradient, give_up
     )
     return hooks

@@ -27,6 +27,8 @@ class Readout:
 
     _block: Block
     _devices: list[DeviceReadout | TritonReadout] = field(default_factory=list)
+    _undigested: tuple[int, ...] = ()
+    """Rows that a tensor without a digest was merged into."""
 
     def is_ready(self) -> bool:
         """Return whether all device copies have arrived."""
@@ -37,6 +39,8 @@ class Readout:
         for readout in self._devices:
             readout.merge_into(self._block)
         self._devices.clear()
+        if self._block.digest is not None and self._undigested:
+            self._block.digest[list(self._undigested)] = 0
         return _without_empty_rows(self._block)
 
 

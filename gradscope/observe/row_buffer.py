@@ -18,6 +18,7 @@ from gradscope.columns import (
     COLUMNS,
     HISTOGRAM_BINS,
     Block,
+    Digests,
     Flags,
     Histograms,
     Merge,
@@ -25,6 +26,7 @@ from gradscope.columns import (
 from gradscope.native import native_module
 from gradscope.observe.cuda.device_buffer import DeviceRowBuffer
 from gradscope.observe.cuda.triton_buffer import TritonRowBuffer, open_row_buffer
+from gradscope.observe.digests import digest_of
 from gradscope.observe.native_hooks import make_native_hooks
 from gradscope.observe.nonfinite import has_numbers
 from gradscope.observe.readout import EMPTY_ROW, Readout, columns_of, frozen
@@ -64,10 +66,10 @@ class RowBuffer:
     """Rows of columns. Only one thread at a time may write a row. The rows of a step are kept until `read_out`.
 
     A row is stored as its columns in the order of COLUMNS, all float64 (counts are exact up to 2^53). At full
-    detail each row also has 128 bins, each uint64.
+    detail each row also has 128 bins, each uint64. With `has_digest`, each row has a digest, uint64 (see `digests`).
     """
 
-    def __init__(self, *, is_full: bool = False) -> None:
+    def __init__(self, *, is_full: bool = False, has_digest: bool = False) -> None:
         self._is_full = is_full
         self._native = native_module()
         self._rows: dict[str, array[int]] = {}
@@ -77,6 +79,8 @@ class RowBuffer:
         self._devices: dict[torch.device, DeviceRowBuffer | TritonRowBuffer] = {}
         self._cells = bytearray()
         self._bins = bytearray() if is_full else None
+        self._digests = bytearray() if has_digest else None
+        self._undigested: set[int] = set()
         self._flags = bytearray()
         self._expected = bytearray()
         self._where = frozen(self._layers), frozen(self._kind_of_row)
@@ -101,6 +105,8 @@ class RowBuffer:
             self._cells += EMPTY_ROW.tobytes()
             if self._bins is not None:
                 self._bins += _NO_BINS
+            if self._digests is not None:
+                self._digests += bytes(8)
         return row
 
     def make_native_hooks(
@@ -112,7 +118,13 @@ class RowBuffer:
         if self._native is None:
             return None
         return make_native_hooks(
-            self._native, self._cells, self._bins, self._expected, on_gradient, give_up
+            self._native,
+            self._cells,
+            self._bins,
+            self._digests,
+            self._expected,
+            on_gradient,
+            give_up,
         )
 
     def add(self, row: int, tensor: torch.Tensor, *also: int) -> None:
@@ -120,7 +132,8 @@ class RowBuffer:
 
         If the tensor cannot be read, the rows are flagged NOT_MEASURED.
         """
-        if self._native is None or not self._native.add(self._cells, self._bins, tensor, row, *also):
+        where = self._cells, self._bins, self._digests
+        if self._native is None or not self._native.add(*where, tensor, row, *also):
             self._add_eagerly(tensor, (row, *also))
 
     def add_each(
@@ -136,7 +149,8 @@ class RowBuffer:
         if self._native is None:
             left: Sequence[int] = range(len(tensors))
         else:
-            left = self._native.add_each(self._cells, self._bins, tensors, targets, kept)
+            where = self._cells, self._bins, self._digests
+            left = self._native.add_each(*where, tensors, targets, kept)
         queued = self._add_by_device(left, tensors, targets)
         for place in left:
             if place not in queued:
@@ -153,7 +167,8 @@ class RowBuffer:
         if self._native is None:
             left: Sequence[int] = range(len(parameters))
         else:
-            left = self._native.add_gradients(self._cells, self._bins, parameters, targets)
+            where = self._cells, self._bins, self._digests
+            left = self._native.add_gradients(*where, parameters, targets)
             if not left:
                 return left, True
         gradients = [(place, parameters[place].grad) for place in left]
@@ -171,7 +186,8 @@ class RowBuffer:
         """
         if self._native is None:
             return range(len(tensors))
-        left: list[int] = self._native.add_changes(self._cells, self._bins, tensors, targets, kept)
+        where = self._cells, self._bins, self._digests
+        left: list[int] = self._native.add_changes(*where, tensors, targets, kept)
         return left
 
     def add_each_change(
@@ -188,16 +204,17 @@ class RowBuffer:
                 self.add_change(targets[place], tensors[place], before[place])
 
     def add_change(self, rows: Targets, tensor: torch.Tensor, before: torch.Tensor) -> None:
-        """Reduce the change of a tensor since its copy `before`."""
+        """Reduce the change of a tensor since its copy `before`. The digest is that of the tensor."""
         if tensor.device.type == "cpu" and tensor.layout is torch.strided:
             try:
                 self._add_record(rows, reduce_change_on_host(tensor, before, is_full=self._is_full))
+                self._add_digest(rows, tensor)
             except Unmeasurable:
                 self.mark_unmeasured(rows)
         elif tensor.dtype in (torch.float16, torch.bfloat16):
-            self._add_eagerly(tensor.float() - before.float(), rows)
+            self._add_eagerly(tensor.float() - before.float(), rows, tensor)
         else:
-            self._add_eagerly(tensor - before, rows)
+            self._add_eagerly(tensor - before, rows, tensor)
 
     def are_finite(self, targets: list[Targets]) -> bool:
         """Return whether all host tensors of this step in the last row of each target were finite.
@@ -220,13 +237,15 @@ class RowBuffer:
 
     def peek(self) -> Block:
         """Return the rows of the step so far without emptying them. Waits for the device."""
-        readout = Readout(self._as_block(), [buffer.copy() for buffer in self._devices.values()])
-        return readout.block()
+        devices = [buffer.copy() for buffer in self._devices.values()]
+        return Readout(self._as_block(), devices, tuple(self._undigested)).block()
 
     def read_out(self) -> Readout:
         """Return the rows of the step, and empty the buffer."""
         block = self._as_block(is_taken=True)
-        readout = Readout(block, [buffer.read_out() for buffer in self._devices.values()])
+        devices = [buffer.read_out() for buffer in self._devices.values()]
+        readout = Readout(block, devices, tuple(self._undigested))
+        self._undigested.clear()
         if self._bins is not None:
             _as_histograms(self._bins)[:] = 0
         return readout
@@ -242,9 +261,19 @@ class RowBuffer:
             flags,
             {name: columns[name] for name in (COLUMN_NAMES if self._is_full else _CORE)},
             None if self._bins is None else _as_histograms(self._bins).copy(),
+            None if self._digests is None else self._copied_digests(is_taken=is_taken),
         )
 
-    def _add_eagerly(self, tensor: torch.Tensor, rows: Targets) -> None:
+    def _copied_digests(self, *, is_taken: bool) -> Digests:
+        table = np.frombuffer(self._digests or b"", np.uint64)
+        digests = table.copy()
+        if is_taken:
+            table[:] = 0
+        return digests
+
+    def _add_eagerly(
+        self, tensor: torch.Tensor, rows: Targets, digested: torch.Tensor | None = None
+    ) -> None:
         try:
             device = tensor.device
             if device.type == "cpu":
@@ -257,6 +286,7 @@ class RowBuffer:
                 return
             else:
                 record = Record()
+            self._add_digest(rows, tensor if digested is None else digested)
         except Unmeasurable:
             self.mark_unmeasured(rows)
             return
@@ -266,6 +296,20 @@ class RowBuffer:
             self.mark_unmeasured(rows)  # a subclass or a layout that refuses the operations
             return
         self._add_record(rows, record)
+
+    def _add_digest(self, rows: Targets, tensor: torch.Tensor) -> None:
+        """Add the digest of a tensor to rows. If it has none, nor have the rows in this step."""
+        if self._digests is None:
+            return
+        device, digest = tensor.device, digest_of(tensor)
+        if digest is None:
+            self._undigested.update(rows)
+        elif isinstance(digest, int):
+            with memoryview(self._digests).cast("Q") as digests:
+                for row in rows:
+                    digests[row] = (digests[row] + digest) % 2**64
+        elif isinstance(buffer := self._device_buffer(device), DeviceRowBuffer):
+            buffer.add_digest(rows, digest)
 
     def _add_record(self, rows: Targets, record: Record) -> None:
         columns = [float(getattr(record, column.name)) for column in COLUMNS]
@@ -310,7 +354,9 @@ class RowBuffer:
     def _device_buffer(self, device: torch.device) -> DeviceRowBuffer | TritonRowBuffer:
         buffer = self._devices.get(device)
         if buffer is None:
-            buffer = self._devices[device] = open_row_buffer(device, is_full=self._is_full)
+            buffer = self._devices[device] = open_row_buffer(
+                device, is_full=self._is_full, has_digest=self._digests is not None
+            )
         return buffer
 
 

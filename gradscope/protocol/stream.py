@@ -24,6 +24,7 @@ __all__ = [
     "Parameter",
     "Scalars",
     "Step",
+    "StepFacts",
     "Times",
     "pack_layers",
     "unpack_layers",
@@ -136,7 +137,18 @@ class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
     every: Whole = 1
     cost: float | None = None
     dropped: Whole = 0
+    facts: "StepFacts | None" = None
     body: bytes = b""
+
+
+class StepFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What else is known of a step, to compare runs. `digests` are of the state at the beginning of the step."""
+
+    settings: dict[str, str] = msgspec.field(default_factory=dict)
+    hyperparameters: dict[str, float] = msgspec.field(default_factory=dict)
+    eval_layers: tuple[Whole, ...] = ()
+    optimizer_state: Whole | None = None
+    digests: dict[str, bytes] = msgspec.field(default_factory=dict)
 
 
 class _ResourceMessage(TaggedMessage, frozen=True, kw_only=True):

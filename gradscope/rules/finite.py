@@ -9,7 +9,7 @@ parallel branches, the true order of the backward pass may differ between the br
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.columns import Block, basic_kind
+from gradscope.columns import INPUT_KIND, Block, basic_kind
 from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.step_view import StepView, any_of, indices_of
 from gradscope.rules.thresholds import Threshold
@@ -40,9 +40,11 @@ def nonfinite(view: StepView, threshold: Threshold, memory: None) -> list[RuleFi
     if block is None or not any(any_of(block.values[name]) for name in _COUNTS if name in block.values):
         return []  # the fast path: this runs in every observed step
     bad = np.nan_to_num(view.column("nonfinite"))
+    roots = [basic_kind(kind) for kind in block.kinds]
+    if INPUT_KIND in roots:  # masks and missing values; what comes of them shows in the outputs
+        bad[np.isin(block.kind, [i for i, root in enumerate(roots) if root == INPUT_KIND])] = 0
     if not bad.any():
         return []
-    roots = [basic_kind(kind) for kind in block.kinds]
     is_output = np.isin(block.kind, [i for i, root in enumerate(roots) if root == "out"])
     counted = np.where(is_output, np.nan_to_num(view.column("nan")), bad)
     total = float(counted.sum())

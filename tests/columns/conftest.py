@@ -42,7 +42,8 @@ def _block_of(
 ) -> Block:
     """Return rows as a block of the kinds `out` and `grad`; a column that a row lacks is left out."""
     n = len(rows)
-    names = [name for name in Stats.__slots__ if name not in ("flags", "histogram")]
+    names = [name for name in Stats.__slots__ if name not in ("flags", "histogram", "digest")]
+    digests = [row.digest for row in rows if row.digest is not None]
     bins = [row.histogram for row in rows if row.histogram is not None]
     values = {
         name: np.array(
@@ -59,6 +60,7 @@ def _block_of(
         flags=np.array([row.flags for row in rows], np.uint8),
         values=values,
         histogram=np.array(bins, np.uint64).reshape(n, 128) if len(bins) == n else None,
+        digest=np.array(digests, np.uint64) if len(digests) == n else None,
     )
 
 

@@ -170,7 +170,7 @@ def test_merging_nothing_is_a_usage_error():
 
 def test_every_column_has_a_rule_for_merging_and_a_field_in_stats():
     fields = {field.name for field in dataclasses.fields(Stats)}
-    assert fields == {column.name for column in COLUMNS} | {"flags", "histogram"}
+    assert fields == {column.name for column in COLUMNS} | {"flags", "histogram", "digest"}
     assert {column.name: column.merge for column in COLUMNS if not column.is_count} == {
         "sum": Merge.ADD, "sumsq": Merge.ADD, "min": Merge.MIN, "max": Merge.MAX,
     }  # fmt: skip

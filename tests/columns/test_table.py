@@ -97,14 +97,15 @@ def test_to_dict_is_plain_and_complete(table):
         "max": 3.0,
         "absmax": 3.0,
         "histogram": [int(k in (47, 48)) for k in range(128)],
+        "digest": None,
     }
     assert {
         type(value) for rows in plain.values() for row in rows.values() for value in row.values()
-    } == {int, float, list}
+    } == {int, float, list, type(None)}
 
 
 def test_to_dict_says_none_for_what_was_not_measured(stats_of):
-    unknown = {"zero", "subnormal", "histogram"}
+    unknown = {"zero", "subnormal", "histogram", "digest"}
     core = dataclasses.replace(stats_of(np.ones(2)), **dict.fromkeys(unknown)).to_dict()
     assert {name for name, value in core.items() if value is None} == unknown
     unknown = Stats(0, 0, 0, 0, 0, 0.0, 0.0, math.inf, -math.inf, flags=Flags.NOT_MEASURED)

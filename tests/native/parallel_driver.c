@@ -43,12 +43,14 @@ static void check_reduced(const Pass *pass, const Span *span, int is_full)
     Statistics alone, whole;
     memset(&alone, 0, sizeof alone);
     memset(&whole, 0, sizeof whole);
-    reduce_parallel(pass, span, is_full, 1, &alone);
+    const int wanted = WITH_DIGEST | (is_full ? WITH_BINS : 0);
+    reduce_parallel(pass, span, wanted, 1, &alone);
     uint64_t *bins = is_full ? whole.bins : NULL;
+    Digest digest = {0, 0};
     if (span->before != NULL) {
-        pass->reduce_change(span->data, span->before, span->n, span->dtype, bins, &whole.record);
+        pass->reduce_change(span->data, span->before, span->n, span->dtype, bins, &digest, &whole.record);
     } else {
-        pass->reduce(span->data, span->n, span->dtype, NULL, bins, &whole.record);
+        pass->reduce(span->data, span->n, span->dtype, NULL, bins, &digest, &whole.record);
     }
     expect(fabs(alone.record.sum - whole.record.sum) <= 1e-12 * whole.record.count
                && fabs(alone.record.sumsq - whole.record.sumsq) <= 1e-12 * whole.record.sumsq,
@@ -57,12 +59,14 @@ static void check_reduced(const Pass *pass, const Span *span, int is_full)
     whole.record.sumsq = alone.record.sumsq;
     expect(memcmp(&alone.record, &whole.record, sizeof alone.record) == 0, "columns", pass, span, is_full);
     expect(!is_full || memcmp(alone.bins, whole.bins, sizeof whole.bins) == 0, "bins", pass, span, is_full);
+    expect(alone.digest == digest.sum, "digest", pass, span, is_full);
     for (int threads = 2; threads < 8; threads += 3) {
         Statistics together;
         memset(&together, 0, sizeof together);
-        reduce_parallel(pass, span, is_full, threads, &together);
+        reduce_parallel(pass, span, wanted, threads, &together);
         expect(memcmp(&together.record, &alone.record, sizeof alone.record) == 0, "threads", pass, span,
                is_full);
+        expect(together.digest == alone.digest, "digest of threads", pass, span, is_full);
         expect(!is_full || memcmp(together.bins, alone.bins, sizeof alone.bins) == 0, "bins of threads", pass,
                span, is_full);
     }

@@ -183,6 +183,45 @@ static char *place(const char *data, size_t bytes, size_t offset, char **buffer)
     return memcpy(*buffer + offset, data, bytes);
 }
 
+/* The digest of digest.h, one element at a time. */
+static uint64_t expected_digest(const char *data, size_t n, size_t bytes, uint64_t index)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t z = 0;
+        memcpy(&z, data + i * bytes, bytes); /* of a little-endian machine */
+        z = (bytes < 8 ? z | z << 32 : z) ^ (index + i + 1) * DIGEST_STEP;
+        for (int round = 0; round < 2; round++) {
+            z = (z & 0xffffffff) * (z >> 32) + (z << 32 | z >> 32);
+            z ^= round ? 0 : DIGEST_CONSTANT;
+        }
+        sum += z;
+    }
+    return sum;
+}
+
+static void check_digests(const Pass *pass, int dtype, const char *now, const char *before, size_t n)
+{
+    const size_t bytes = size_of[dtype];
+    Record record;
+    for (int is_full = 0; is_full < 2; is_full++) {
+        uint64_t bins[BINS] = {0};
+        Digest value = {7, 1000}, change = {7, 1000};
+        pass->reduce(now, n, (Dtype)dtype, NULL, is_full ? bins : NULL, &value, &record);
+        pass->reduce_change(now, before, n, (Dtype)dtype, is_full ? bins : NULL, &change, &record);
+        const uint64_t expected = expected_digest(now, n, bytes, 1000) + 7;
+        if (value.sum != expected || change.sum != expected) {
+            fail("digest", pass->name, dtype, n, is_full);
+        }
+    }
+    for (size_t width = 1; width <= 8; width *= 2) {
+        const size_t m = n * bytes / width;
+        if (pass->digest(now, m, width, 3) != expected_digest(now, m, width, 3)) {
+            fail("digest of bytes", pass->name, (int)width, m, 0);
+        }
+    }
+}
+
 static void check(const Pass *pass, int dtype, const char *a, const char *b, size_t n, size_t offset,
                   const Expected *value, const Expected *change)
 {
@@ -194,15 +233,16 @@ static void check(const Pass *pass, int dtype, const char *a, const char *b, siz
     Record record;
     for (int is_full = 0; is_full < 2; is_full++) {
         uint64_t *bins = is_full ? calloc(BINS, sizeof *bins) : NULL;
-        pass->reduce(now, n, (Dtype)dtype, offset % 2 ? copy : NULL, bins, &record);
+        pass->reduce(now, n, (Dtype)dtype, offset % 2 ? copy : NULL, bins, NULL, &record);
         compare(&record, bins, value, pass->name, dtype, is_full);
         if (is_full) {
             memset(bins, 0, BINS * sizeof *bins);
         }
-        pass->reduce_change(now, before, n, (Dtype)dtype, bins, &record);
+        pass->reduce_change(now, before, n, (Dtype)dtype, bins, NULL, &record);
         compare(&record, bins, change, pass->name, dtype, is_full);
         free(bins);
     }
+    check_digests(pass, dtype, now, before, n);
     const double strange = value->record.nan + value->record.posinf + value->record.neginf;
     if (pass->is_finite(now, n, (Dtype)dtype) != (strange == 0)) {
         fail("is_finite", pass->name, dtype, n, 0);

@@ -67,13 +67,13 @@ def bins_of(bins, row=0):
 
 def natively(tensor):
     rows, bins = bytearray(EMPTY_ROW), bytearray(NO_BINS)
-    assert _native.add(rows, bins, tensor, 0), "this tensor was to be read natively"
+    assert _native.add(rows, bins, None, tensor, 0), "this tensor was to be read natively"
     return row_of(rows) | {"bins": bins_of(bins)}
 
 
 def natively_core(tensor):
     rows = bytearray(EMPTY_ROW)
-    assert _native.add(rows, None, tensor, 0), "this tensor was to be read natively"
+    assert _native.add(rows, None, None, tensor, 0), "this tensor was to be read natively"
     return row_of(rows)
 
 
@@ -223,10 +223,10 @@ def test_a_change_is_the_difference_in_float64(dtype, size, share, seed):
     weight = before.clone()
     rows, bins = bytearray(EMPTY_ROW * 3), bytearray(NO_BINS * 3)
     kept = np.empty(room_for([weight]), np.uint8)
-    assert _native.add_each(rows, bins, [weight], [(0,)], kept) == []
+    assert _native.add_each(rows, bins, None, [weight], [(0,)], kept) == []
     weight.copy_(now)
-    assert _native.add_changes(rows, bins, [weight], [(1,)], kept) == []
-    assert _native.add_changes(rows, None, [weight], [(2,)], kept) == []
+    assert _native.add_changes(rows, bins, None, [weight], [(1,)], kept) == []
+    assert _native.add_changes(rows, None, None, [weight], [(2,)], kept) == []
     got = row_of(rows, 1) | {"bins": bins_of(bins, 1)}
     with np.errstate(invalid="ignore"):
         x = now.double().numpy() - before.double().numpy()
@@ -248,10 +248,10 @@ def test_a_large_tensor_gives_the_same_to_the_last_bit_however_many_threads_read
             rows, bins = bytearray(EMPTY_ROW * 3), bytearray(NO_BINS * 3)
             kept = np.empty(room_for([weight]), np.uint8)
             now = weight.clone()
-            assert _native.add_each(rows, bins, [now], [(0,)], kept) == []
+            assert _native.add_each(rows, bins, None, [now], [(0,)], kept) == []
             now.copy_(other)
-            assert _native.add_changes(rows, bins, [now], [(1,)], kept) == []
-            assert _native.add(rows, None, now, 2)
+            assert _native.add_changes(rows, bins, None, [now], [(1,)], kept) == []
+            assert _native.add(rows, None, None, now, 2)
             answers.append((bytes(rows), bytes(bins), bytes(kept[16 : 16 + weight.nbytes])))
     finally:
         bind(0)
@@ -358,7 +358,7 @@ def strange_tensors():
 @pytest.mark.parametrize("name", strange_tensors())
 def test_tensors_that_the_native_pass_cannot_read_go_to_the_eager_pass(name):
     rows = bytearray(EMPTY_ROW)
-    assert not _native.add(rows, None, strange_tensors()[name], 0)
+    assert not _native.add(rows, None, None, strange_tensors()[name], 0)
     assert rows == EMPTY_ROW
 
 
@@ -366,7 +366,7 @@ def test_tensors_of_a_function_transform_and_fake_ones_are_left_to_the_eager_pas
     from torch._subclasses import FakeTensorMode
 
     def look(x):
-        assert not _native.add(bytearray(EMPTY_ROW), None, x, 0)
+        assert not _native.add(bytearray(EMPTY_ROW), None, None, x, 0)
         return x.sum()
 
     torch.func.vmap(look)(torch.ones(2, 3))
@@ -412,9 +412,9 @@ def test_subnormals_are_counted_where_the_processor_flushes_them(dtype):
 def test_a_parameter_whose_layout_changed_is_skipped():
     weight, other = torch.ones(4, 6), torch.ones(5)
     rows, kept = bytearray(EMPTY_ROW * 2), np.empty(room_for([weight, other]), np.uint8)
-    assert _native.add_each(rows, None, [weight, other], [(0,), (0,)], kept) == []
+    assert _native.add_each(rows, None, None, [weight, other], [(0,), (0,)], kept) == []
     weight.set_(torch.ones(6, 4))
-    assert _native.add_changes(rows, None, [weight, other], [(1,), (1,)], kept) == [0]
+    assert _native.add_changes(rows, None, None, [weight, other], [(1,), (1,)], kept) == [0]
     assert row_of(rows, 1)["count"] == 5
 
 
@@ -425,11 +425,11 @@ def test_copies_do_not_exceed_the_given_memory(sizes, room):
     targets = [(0,)] * len(sizes)
     memory = np.full(room + 64, 77, np.uint8)
     rows = bytearray(EMPTY_ROW)
-    not_kept = _native.add_each(rows, None, tensors, targets, memory[:room])
+    not_kept = _native.add_each(rows, None, None, tensors, targets, memory[:room])
     assert (memory[room:] == 77).all()
     assert row_of(rows)["calls"] == len(sizes) - len(not_kept)
     rows = bytearray(EMPTY_ROW)
-    assert _native.add_changes(rows, None, tensors, targets, memory[:room]) == not_kept
+    assert _native.add_changes(rows, None, None, tensors, targets, memory[:room]) == not_kept
     row = row_of(rows)
     assert (row["sumsq"], row["calls"]) == (0, len(sizes) - len(not_kept))
 
@@ -504,7 +504,7 @@ def test_each_of_several_equal_numbers_is_counted(dtype, value):
 def test_bins_are_added_to_in_each_row():
     rows, bins = bytearray(EMPTY_ROW * 3), bytearray(NO_BINS * 3)
     for _ in range(2):
-        assert _native.add(rows, bins, torch.tensor([1.0, 1.5, -4.0]).expand(5, 3), 0, 2)
+        assert _native.add(rows, bins, None, torch.tensor([1.0, 1.5, -4.0]).expand(5, 3), 0, 2)
     expected = [0] * HISTOGRAM_BINS
     expected[47], expected[64 + 49] = 20, 10
     assert [bins_of(bins, row) for row in range(3)] == [expected, [0] * HISTOGRAM_BINS, expected]
@@ -514,25 +514,28 @@ def test_a_wrong_call_is_an_error_and_no_crash():
     rows, ones = bytearray(EMPTY_ROW), torch.ones(2)
     for row in (1, -1, 10**30):
         with pytest.raises((IndexError, OverflowError)):
-            _native.add(rows, None, ones, row)
+            _native.add(rows, None, None, ones, row)
     with pytest.raises(IndexError):
-        _native.add(rows, bytearray(NO_BINS[1:]), ones, 0)
+        _native.add(rows, bytearray(NO_BINS[1:]), None, ones, 0)
+    with pytest.raises(IndexError):
+        _native.add(rows, None, bytearray(7), ones, 0)
     assert rows == EMPTY_ROW
     for arguments in [
         (),
-        (b"", None, ones, 0),
-        (rows, b"", ones, 0),
-        (rows, True, ones, 0),
-        (rows, None, ones, "0"),
-        (rows, None, ones),
+        (b"", None, None, ones, 0),
+        (rows, b"", None, ones, 0),
+        (rows, None, b"", ones, 0),
+        (rows, True, None, ones, 0),
+        (rows, None, None, ones, "0"),
+        (rows, None, None, ones),
     ]:
         with pytest.raises(TypeError):
             _native.add(*arguments)
     for tensors, targets in [((ones,), [(0,)]), ([ones], ((0,),)), ([ones], [0])]:
         with pytest.raises(TypeError):
-            _native.add_each(rows, None, tensors, targets, None)
+            _native.add_each(rows, None, None, tensors, targets, None)
     with pytest.raises(IndexError):
-        _native.add_each(rows, None, [ones, ones], [(0,)], None)
+        _native.add_each(rows, None, None, [ones, ones], [(0,)], None)
 
 
 def test_a_buffer_with_and_without_the_native_pass_gives_the_same_rows(monkeypatch):

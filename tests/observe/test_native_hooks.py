@@ -33,6 +33,7 @@ class Watched:
             native_module(),
             self.cells,
             None,
+            None,
             self.expected,
             lambda token, gradient: self.gradients.append((token, gradient)),
             self.errors.append,
@@ -225,7 +226,7 @@ def test_nothing_is_kept_alive():
 def test_arguments_that_cannot_be_are_refused():
     native = native_module()
     with pytest.raises(TypeError):
-        native.NativeHooks(b"", None, bytearray(), (), (), dict, print, print)
+        native.NativeHooks(b"", None, None, bytearray(), (), (), dict, print, print)
     there = Watched()
     with pytest.raises(TypeError):
         there.watch.record_output(there.module)

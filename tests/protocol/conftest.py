@@ -50,6 +50,13 @@ def _step() -> protocol.Step:
         zero=zero,
         layers="focus",
         step_time_s=0.25,
+        facts=protocol.StepFacts(
+            settings={"threads": "1"},
+            hyperparameters={"lr": 0.5},
+            eval_layers=(1,),
+            optimizer_state=0,
+            digests={"random.torch": bytes(range(8))},
+        ),
         every=4,
         cost=0.02,
         dropped=3,

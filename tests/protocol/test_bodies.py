@@ -57,6 +57,25 @@ def _assert_same(came: Block, sent: Block) -> None:
         np.testing.assert_array_equal(came.values[name], array, err_msg=name, strict=False)
 
 
+def test_digests_are_sent_whole_after_a_block_without_digests_has_none():
+    layer = np.arange(2, dtype=np.uint32)
+    common = (
+        ("out",),
+        layer,
+        np.zeros(2, np.uint32),
+        np.zeros(2, np.uint8),
+        {"count": np.ones(2, np.uint64)},
+    )
+    assert _sent(Block(*common)).digest is None
+    for digests in ([2**64 - 1, 0], [0, 0]):
+        sent = Block(*common, digest=np.array(digests, np.uint64))
+        came = _sent(sent)
+        assert came.digest.tolist() == digests
+    columns, _, body = pack_block(Block(*common, digest=np.array([0x0102030405060708, 9], np.uint64)))
+    assert columns[0] == ("digest", "u8")
+    assert body[:16].hex() == "08070605040302010900000000000000"
+
+
 @st.composite
 def _blocks(draw: st.DrawFn) -> Block:
     rows = draw(st.integers(0, 12))

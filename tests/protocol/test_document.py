@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from gradscope import protocol
-from gradscope.columns import COLUMNS, Flags
+from gradscope.columns import COLUMNS, INPUT_KIND, Flags
 from gradscope.columns.schema import BASIC_KINDS
 from gradscope.findings import Checked, Finding, NotChecked
 from gradscope.protocol import limits
@@ -27,6 +27,7 @@ _PARTS = {
     "ArgumentInfo",
     "Ramp",
     "Schedule",
+    "StepFacts",
     "Layer",
     "Parameter",
     "InterventionState",
@@ -154,7 +155,7 @@ def test_the_change_log_is_the_last_section():
 def test_every_column_and_flag_of_a_step_is_written_down():
     section = _section("### The body of a step")
     rows = {name: row for row in _table(section) for name in re.findall(r"`(\w+)`", row[0])}
-    assert set(rows) == {"layer", "kind", "flags", *(c.name for c in COLUMNS)}
+    assert set(rows) == {"layer", "kind", "flags", "digest", *(c.name for c in COLUMNS)}
     for column in COLUMNS:
         assert rows[column.name][1] == ("u1 u2 u4 u8" if column.is_count else "f4 f8")
     for flag in Flags:
@@ -164,7 +165,7 @@ def test_every_column_and_flag_of_a_step_is_written_down():
 def test_every_kind_of_row_is_written_down():
     section = _section("### The kinds of a row")
     written = {name for row in _table(section) for name in re.findall(r"`(\w+)`", row[0])}
-    assert written == set(BASIC_KINDS)
+    assert written == {*BASIC_KINDS, INPUT_KIND}
 
 
 def test_the_drawing_of_a_step_is_the_golden_step(step):

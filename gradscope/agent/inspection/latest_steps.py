@@ -2,28 +2,36 @@
 
 from functools import partial
 
+from gradscope.agent.inspection.step_facts import FactsOfSteps
 from gradscope.agent.inspection.step_history import StepHistory
 from gradscope.agent.observation.observed_step import ObservedStep, step_message
 from gradscope.agent.run.context import RunContext
+from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.columns import Table
 from gradscope.errors import NotMeasuredError
+from gradscope.protocol import StepFacts
 
 __all__ = ["LatestSteps"]
 
 
 class LatestSteps(StepPlugin):
-    """Stores and publishes observed steps. Add it to the engine before the plugins that use them."""
+    """Stores and publishes observed steps. Add its plugins to the engine before the plugins that read the steps."""
 
     name = "publishing observed steps"
 
-    def __init__(self, run: RunContext) -> None:
+    def __init__(self, run: RunContext, engine: StepEngine) -> None:
         self._run = run
+        self._facts = FactsOfSteps(run, engine)
         self._latest: ObservedStep | None = None
         self._latest_focus: ObservedStep | None = None
         self._history = StepHistory()
         self._sequence = 0
         self._reason = "a step ends when an optimizer of the model steps, or with scope.mark_step()"
+
+    def plugins(self) -> tuple[StepPlugin, StepPlugin]:
+        """Return the plugins to add to the engine."""
+        return self._facts, self
 
     def latest(self) -> Table:
         """Return the newest observed step. Raises NotMeasuredError before the first."""
@@ -53,7 +61,7 @@ class LatestSteps(StepPlugin):
         self._latest = step
         self._history.add(step)
         self._sequence += 1
-        self._publish(step)
+        self._publish(step, self._facts.take(step.step))
 
     def focus_observed(self, step: ObservedStep) -> None:
         """Store and publish a focus step, unless it is empty because its layers did not run."""
@@ -61,7 +69,7 @@ class LatestSteps(StepPlugin):
             self._latest_focus = step
             self._publish(step)
 
-    def _publish(self, step: ObservedStep) -> None:
+    def _publish(self, step: ObservedStep, facts: StepFacts | None = None) -> None:
         run = self._run
         make = partial(
             step_message,
@@ -70,5 +78,6 @@ class LatestSteps(StepPlugin):
             self._sequence,
             run.publisher.dropped,
             step,
+            facts,
         )
         run.publisher.put(make, step.block.nbytes)

@@ -11,9 +11,10 @@ from gradscope.agent.observation.guard import ObservingGuard
 from gradscope.agent.observation.loss_scale import LossScale
 from gradscope.agent.observation.observed_step import PendingStep
 from gradscope.agent.observation.replicas import Replicas
-from gradscope.columns import Block
+from gradscope.columns import INPUT_KIND, Block
 from gradscope.hooks import (
     LayerInfo,
+    find_tensors,
     gradient_of,
     hidden_from_modes,
     is_in_backward,
@@ -49,6 +50,7 @@ class Measurement:
         revision: int,
         *,
         is_full: bool,
+        has_digest: bool,
         loss_scale: LossScale,
         guard: ObservingGuard,
         layers: Literal["all", "focus"] = "all",
@@ -58,7 +60,7 @@ class Measurement:
         self._layers = layers
         self._loss_scale = loss_scale
         self._guard = guard
-        self._rows = RowBuffer(is_full=is_full)
+        self._rows = RowBuffer(is_full=is_full, has_digest=has_digest)
         self.activations = ActivationObserver(self._rows, self._on_gradient, self._on_native_error)
         self.parameters = ParameterObserver(self._rows, infos)
         self._replicas = Replicas(infos)
@@ -114,6 +116,11 @@ class Measurement:
             self.activations.begin()
         self.activations.on_output(slot, output)
         return was_skipped
+
+    def record_inputs(self, inputs: object) -> None:
+        """Observe the tensors that the model is called with, as kind `input` of the model itself."""
+        for path, tensor in find_tensors(inputs, of_any_dtype=True):
+            self._rows.add(self._rows.row(0, f"{INPUT_KIND}.{path}"), tensor)
 
     def before_clip(self, parameters: Sequence[torch.Tensor]) -> None:
         """Observe gradients that the script is about to clip."""

@@ -176,6 +176,7 @@ class ModelTracker:
             infos,
             self.revision,
             is_full=self._run.settings.is_full,
+            has_digest=self._run.settings.has_digest,
             loss_scale=self._loss_scale,
             guard=self._guard,
             layers=layers,

@@ -11,7 +11,7 @@ from gradscope.agent.observation.replicas import Replicas
 from gradscope.budget import Sampler
 from gradscope.columns import Block, Table
 from gradscope.observe import Readout
-from gradscope.protocol import Step
+from gradscope.protocol import Step, StepFacts
 from gradscope.protocol.bodies import pack_block
 
 __all__ = ["MeasuredStep", "ObservedStep", "PendingStep", "PendingSteps", "step_message"]
@@ -107,7 +107,14 @@ class PendingSteps:
             yield pending.observed(min(planned, every) if is_first else every, cost)
 
 
-def step_message(run: str, rank: int, seq: int, dropped: int, observed: ObservedStep) -> Step:
+def step_message(
+    run: str,
+    rank: int,
+    seq: int,
+    dropped: int,
+    observed: ObservedStep,
+    facts: StepFacts | None = None,
+) -> Step:
     """Return an observed step or a focus step as a message."""
     columns, zero, body = pack_block(observed.block, bins_packer())
     return Step(
@@ -126,5 +133,6 @@ def step_message(run: str, rank: int, seq: int, dropped: int, observed: Observed
         every=observed.every,
         cost=observed.cost,
         dropped=dropped,
+        facts=facts,
         body=body,
     )

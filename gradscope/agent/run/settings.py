@@ -33,6 +33,7 @@ class Settings:
     start_step: int
     memory_limit_bytes: int | None
     resources_every: int | None
+    has_digest: bool = False
     is_quiet: bool = False
     is_inert: bool
 

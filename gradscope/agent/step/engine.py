@@ -147,6 +147,12 @@ class StepEngine:
         """Return the layers and the statistics of the step so far; None if it is not observed."""
         return self.tracker.measurement.peek() if self.is_observed else None
 
+    def record_inputs(self, inputs: object) -> None:
+        """Observe the tensors that the model is called with, if the step is observed."""
+        if self.is_observed:
+            with hidden_from_modes():
+                self._guard.run_timed("inputs", lambda: self.tracker.measurement.record_inputs(inputs))
+
     def focus(self, layers: Sequence[str]) -> None:
         """Set the layers to observe in focus steps. Call it between two steps."""
         with hidden_from_modes():

@@ -24,12 +24,13 @@ _FIRST_CAPACITY = 256
 class DeviceReadout:
     """The rows of a device, being copied to the host: float64, shape (rows, len(DEVICE_COLUMNS)).
 
-    `bins`, at full detail, are int64, shape (rows, 128).
+    `bins`, at full detail, are int64, shape (rows, 128). `digests`, if measured, are int64, shape (rows,).
     """
 
     host: torch.Tensor
     bins: torch.Tensor | None
     event: torch.Event | None
+    digests: torch.Tensor | None = None
 
     def is_ready(self) -> bool:
         """Return whether the copy has arrived."""
@@ -40,6 +41,9 @@ class DeviceReadout:
         if self.event is not None:
             self.event.synchronize()
         merge_columns(block, 0, self.host, self.bins)
+        if block.digest is not None and self.digests is not None:
+            digests = self.digests.numpy().view(np.uint64)[: len(block)]
+            block.digest[: len(digests)] += digests
 
 
 def merge_columns(block: Block, begin: int, columns: torch.Tensor, bins: torch.Tensor | None) -> None:
@@ -60,8 +64,11 @@ def merge_columns(block: Block, begin: int, columns: torch.Tensor, bins: torch.T
 class DeviceRowBuffer:
     """Rows on one device, with the same indices as in the RowBuffer."""
 
-    def __init__(self, device: torch.device, *, is_full: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, *, is_full: bool = False, has_digest: bool = False
+    ) -> None:
         self._device = device
+        self._digests = self._no_digests(_FIRST_CAPACITY) if has_digest else None
         self._table = self._empty(_FIRST_CAPACITY)
         self._bins = self._no_bins(_FIRST_CAPACITY) if is_full else None
 
@@ -82,23 +89,33 @@ class DeviceRowBuffer:
             if self._bins is not None and record.bins is not None:
                 self._bins[row].add_(record.bins)
 
+    def add_digest(self, rows: tuple[int, ...], digest: torch.Tensor) -> None:
+        """Queue the addition of a digest, an int64 tensor with one element, to some rows."""
+        self._reserve(max(rows) + 1)
+        if self._digests is not None:
+            for row in rows:
+                self._digests[row].add_(digest)
+
     def read_out(self) -> DeviceReadout:
         """Queue the copy to the host, then empty the rows."""
         readout = self.copy()
         self._fill_empty(self._table)
         if self._bins is not None:
             self._bins.zero_()
+        if self._digests is not None:
+            self._digests.zero_()
         return readout
 
     def copy(self) -> DeviceReadout:
         """Queue the copy to the host without emptying the rows."""
         host = self._on_host(self._table)
         bins = None if self._bins is None else self._on_host(self._bins)
+        digests = None if self._digests is None else self._on_host(self._digests)
         event = None
         if self._device.type == "cuda":
             event = torch.Event(self._device)
             event.record(torch.cuda.current_stream(self._device))
-        return DeviceReadout(host, bins, event)
+        return DeviceReadout(host, bins, event, digests)
 
     def _on_host(self, table: torch.Tensor) -> torch.Tensor:
         is_cuda = self._device.type == "cuda"
@@ -114,9 +131,16 @@ class DeviceRowBuffer:
             more = self._no_bins(len(self._table))
             more[: len(self._bins)].copy_(self._bins)
             self._bins = more
+        if self._digests is not None and len(self._table) > len(self._digests):
+            wider = self._no_digests(len(self._table))
+            wider[: len(self._digests)].copy_(self._digests)
+            self._digests = wider
 
     def _no_bins(self, rows: int) -> torch.Tensor:
         return torch.zeros((rows, HISTOGRAM_BINS), dtype=torch.int64, device=self._device)
+
+    def _no_digests(self, rows: int) -> torch.Tensor:
+        return torch.zeros(rows, dtype=torch.int64, device=self._device)
 
     def _empty(self, rows: int) -> torch.Tensor:
         shape = (rows, len(DEVICE_COLUMNS))

@@ -30,11 +30,13 @@ _written_by_graphs: dict[int, torch.Tensor] = {}
 """Lines that captured graphs write to, by address. Kept forever: the end of a graph is not known."""
 
 
-def open_row_buffer(device: torch.device, *, is_full: bool) -> "TritonRowBuffer | DeviceRowBuffer":
-    """Return a row buffer for a device, for the pass that is used there."""
-    found = triton_pass(device)
+def open_row_buffer(
+    device: torch.device, *, is_full: bool, has_digest: bool = False
+) -> "TritonRowBuffer | DeviceRowBuffer":
+    """Return a row buffer for a device, for the pass that is used there. The kernels compute no digests."""
+    found = None if has_digest else triton_pass(device)
     if found is None:
-        return DeviceRowBuffer(device, is_full=is_full)
+        return DeviceRowBuffer(device, is_full=is_full, has_digest=has_digest)
     return TritonRowBuffer(device, found, is_full=is_full)
 
 

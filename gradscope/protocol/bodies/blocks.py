@@ -3,7 +3,8 @@
 The body contains the arrays one after the other. Each has `rows` little-endian numbers with the dtype
 that the head states. The widest dtypes come first, so that all arrays are aligned. Each array uses the
 narrowest dtype that represents its numbers exactly. A column of zeros is not sent; its name is in
-`zero`. The counts of the histogram (`histograms`), if measured, follow the arrays.
+`zero`. The digests, if measured, are the array `digest`. The counts of the histogram (`histograms`),
+if measured, follow the arrays.
 """
 
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ _WIRE_TYPES: dict[str, tuple[str, ...]] = {
     "layer": ("u1", "u2", "u4"),
     "kind": ("u1", "u2", "u4"),
     "flags": ("u1",),
+    "digest": ("u8",),
     **{c.name: ("u1", "u2", "u4", "u8") if c.is_count else ("f4", "f8") for c in COLUMNS},
     **dict.fromkeys(HISTOGRAM_ARRAYS, ("u1",)),
 }
@@ -64,6 +66,8 @@ def _arrays(block: Block) -> Iterator[tuple[str, NDArray[np.generic]]]:
     yield "kind", block.kind
     yield "flags", block.flags
     yield from block.values.items()
+    if block.digest is not None:
+        yield "digest", block.digest
 
 
 def _narrowest_dtype(name: str, array: NDArray[np.generic]) -> NDArray[np.generic] | None:
@@ -77,6 +81,8 @@ def _narrowest_dtype(name: str, array: NDArray[np.generic]) -> NDArray[np.generi
             return None
         wide = array.astype(np.float64, copy=False)
         return _as_float32(wide) if name in ("min", "max") else wide
+    if name == "digest":
+        return array if array.any() else None
     whole = _as_unsigned(name, array)
     greatest = int(whole[whole.argmax()]) if len(whole) else 0
     if not greatest and name not in _ALWAYS_SENT:
@@ -114,7 +120,8 @@ def _block(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Bloc
         raise ProtocolError(f"step {step.step} has a row of kind {kind.max()}, of {len(step.kinds)}")
     layer = arrays.pop("layer").astype(np.uint32)
     flags = arrays.pop("flags").astype(np.uint8)
-    return Block(step.kinds, layer, kind, flags, arrays, _histogram(step, arrays, end))
+    digest = arrays.pop("digest").astype(np.uint64) if "digest" in arrays else None
+    return Block(step.kinds, layer, kind, flags, arrays, _histogram(step, arrays, end), digest)
 
 
 def _histogram(step: Step, arrays: dict[str, NDArray[np.generic]], end: int) -> Histograms | None:
