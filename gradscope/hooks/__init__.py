@@ -21,6 +21,7 @@ from gradscope.hooks.layers import (
     original_module,
 )
 from gradscope.hooks.loss_scaler import LossScalerHook
+from gradscope.hooks.model_inputs import ModelInputHook
 from gradscope.hooks.modes import hidden_from_modes, is_plain, is_traced, is_transforming
 from gradscope.hooks.module_calls import CallHooks
 from gradscope.hooks.next_forward import NextForwardHook
@@ -53,6 +54,7 @@ __all__ = [
     "LayerInfo",
     "LayerPatterns",
     "LossScalerHook",
+    "ModelInputHook",
     "NextForwardHook",
     "OptimizerHook",
     "OuterForwardHook",

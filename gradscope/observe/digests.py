@@ -37,7 +37,9 @@ def digest_of(tensor: torch.Tensor) -> int | torch.Tensor | None:
     place = None if part is tensor or part.shape == tensor.shape else _place_in_whole(tensor)
     native = native_module()
     if native is not None and place is None and part.device.type == "cpu":
-        found: int | None = native.digest(torch.view_as_real(part) if part.is_complex() else part)
+        found: int | None = native.digest(
+            torch.view_as_real(part.resolve_conj()) if part.is_complex() else part
+        )
         if found is not None:
             return found
     digest = digest_by_torch(part, *(place or ()))

@@ -261,15 +261,8 @@ class RowBuffer:
             flags,
             {name: columns[name] for name in (COLUMN_NAMES if self._is_full else _CORE)},
             None if self._bins is None else _as_histograms(self._bins).copy(),
-            None if self._digests is None else self._copied_digests(is_taken=is_taken),
+            None if self._digests is None else _taken_digests(self._digests, is_taken=is_taken),
         )
-
-    def _copied_digests(self, *, is_taken: bool) -> Digests:
-        table = np.frombuffer(self._digests or b"", np.uint64)
-        digests = table.copy()
-        if is_taken:
-            table[:] = 0
-        return digests
 
     def _add_eagerly(
         self, tensor: torch.Tensor, rows: Targets, digested: torch.Tensor | None = None
@@ -371,3 +364,11 @@ def room_for(tensors: Iterable[torch.Tensor]) -> int:
 
 def _as_histograms(bins: bytearray) -> Histograms:
     return np.frombuffer(bins, np.uint64).reshape(-1, HISTOGRAM_BINS)
+
+
+def _taken_digests(digests: bytearray, *, is_taken: bool) -> Digests:
+    table = np.frombuffer(digests, np.uint64)
+    copy = table.copy()
+    if is_taken:
+        table[:] = 0
+    return copy

@@ -10,17 +10,15 @@ import random
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.budget import OBSERVED_AT_START
-from gradscope.hooks import OuterForwardHook
+from gradscope.hooks import ModelInputHook, has_compiled
 from gradscope.observe import digest_of
 from gradscope.protocol import StepFacts
 
@@ -44,7 +42,7 @@ class FactsOfSteps(StepPlugin):
         self._engine = engine
         self._has_digest = run.settings.has_digest
         self._first_step = run.counter.step
-        self._hook = OuterForwardHook(engine.tracker.owns, self._on_enter, self._on_leave)
+        self._hook = ModelInputHook(engine.tracker.owns, engine.record_inputs)
         self._stepped: list[Optimizer] = []
         self._states: int | None = None
         self._digests: dict[str, bytes] = {}
@@ -68,7 +66,8 @@ class FactsOfSteps(StepPlugin):
         )
         if self._has_facts and self._has_digest:
             self._digests = {f"random.{name}": digest for name, digest in _random_states()}
-            self._hook.install()
+            if not has_compiled():  # a compiled graph must not see hooks come and go
+                self._hook.install()
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
         """Count the parameters with optimizer state; the first time also compute the digest of the state."""
@@ -100,17 +99,6 @@ class FactsOfSteps(StepPlugin):
     def close(self) -> None:
         """Remove the hook."""
         self._hook.remove()
-
-    def _on_enter(
-        self, _module: nn.Module, args: tuple[Any, ...]
-    ) -> None:  # Any: a module may take any arguments
-        self._engine.record_inputs(args)
-
-    def _on_leave(
-        self, _module: nn.Module, kwargs: dict[str, Any], _output: Any
-    ) -> None:  # Any: as above
-        if kwargs:
-            self._engine.record_inputs(kwargs)
 
     def _eval_layers(self) -> tuple[int, ...]:
         """Return the layers in eval mode, by index."""

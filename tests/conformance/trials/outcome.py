@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gradscope.columns import Table
+from gradscope.columns import INPUT_KIND, Table
 from trials.comparing import difference, wrong_bins, wrong_numbers
 from trials.reference import Row
 from trials.traces import global_state
@@ -102,7 +102,12 @@ def _compare_statistics(outcome: Outcome, reference: Trial, attached: Trial) -> 
 def _compare_step(
     outcome: Outcome, i: int, step: dict[tuple[str, str], Row], table: Table, *, is_scaled: bool
 ) -> None:
-    found = {(layer, kind): stats for layer, rows in table.items() for kind, stats in rows.items()}
+    found = {
+        (layer, kind): stats
+        for layer, rows in table.items()
+        for kind, stats in rows.items()
+        if not kind.startswith(INPUT_KIND)  # of what the program passes, not of the model
+    }
     for key, row in step.items():
         stats = found.pop(key, None)
         name = f"step {i} {key[0]} {key[1]}"

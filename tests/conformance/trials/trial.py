@@ -75,7 +75,8 @@ class Trial:
         self._models.append(model)
         self.every = options.get("every", 1)
         if self.mode is Mode.ATTACHED:
-            options = {"every": 1, "detail": "full", "hub": None, "quiet": True} | options
+            common = {"every": 1, "detail": "full", "digest": True, "hub": None, "quiet": True}
+            options = common | options
             self._scopes.append(gradscope.attach(model, optimizer, **options))
         elif self.is_reference and self.is_compared:
             self.references.append(Reference(model))
