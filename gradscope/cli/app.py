@@ -278,6 +278,29 @@ def report(
     report_run(run, output, layers=tuple(layers or ()), force=force, as_json=json)
 
 
+@app.command("replay")
+def replay_run(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the path of a recording.")],
+    step: Annotated[
+        int | None,
+        typer.Option("--step", metavar="STEP", min=0, help="Begin here. Default: the last step."),
+    ] = None,
+    tab: Annotated[
+        str, typer.Option("--tab", metavar="TAB", help="The first tab: layers, findings or memory.")
+    ] = "layers",
+) -> None:
+    """Open the recording of a run in the UI: go through its steps, play them, jump to its findings.
+
+    The screens are those of a live run, as they were at the shown step. Nothing is sent to any run. Without a
+    terminal, print the table of the step.
+    """
+    if tab not in ("layers", "findings", "memory"):
+        raise UsageError(f"expected --tab to be layers, findings or memory, got {tab!r}")
+    from gradscope.cli.commands.replay import open_replay  # noqa: PLC0415 - loads zmq and sqlite3
+
+    raise typer.Exit(open_replay(run, step=step, tab=tab))
+
+
 @app.command()
 def forward(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A live run, or one that was recorded.")],

@@ -4,6 +4,11 @@
 this package loads nothing else; the first call loads Textual.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 __all__ = ["run_app"]
 
 
@@ -13,8 +18,12 @@ def run_app(
     endpoint: str | None = None,
     is_readonly: bool = False,
     tab: str = "layers",
+    recording: "Path | None" = None,
+    step: int | None = None,
 ) -> int:
     """Open the screen on a run, or on the only live one, and return the exit code.
+
+    recording: show this recording instead, at `step` or at its end.
 
     The code is 0, or 130 if interrupted. If there is no hub or no run yet, the screen waits for one.
     """
@@ -28,6 +37,8 @@ def run_app(
         run,
         is_readonly=is_readonly,
         tab=tab,
+        recording=recording,
+        step=step,
     )
     app.run()
     return app.return_code or 0

@@ -8,10 +8,12 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.actions import parse
 from textual.app import App, SystemCommand
+from textual.binding import BindingType
 from textual.content import Content
 from textual.dom import DOMNode
 from textual.screen import Screen
@@ -20,11 +22,12 @@ from gradscope.errors import GradscopeError
 from gradscope.findings import CODES
 from gradscope.findings.explanation import page_text
 from gradscope.names import counted
-from gradscope.protocol import Command, InterventionState
+from gradscope.protocol import Command, InterventionState, RunInfo, Runs
 from gradscope_tui.changes import Answer, Change, Changes, removal
-from gradscope_tui.keys import CHANGING_ACTIONS, KEYS, bindings_of
+from gradscope_tui.keys import CHANGING_ACTIONS, KEYS, REPLAY_ACTIONS, bindings_of
 from gradscope_tui.leases import FocusLease, PauseLease
 from gradscope_tui.presenter import Presenter
+from gradscope_tui.replay import Replay
 from gradscope_tui.screens.card import CardScreen
 from gradscope_tui.screens.intervene import InterveneScreen
 from gradscope_tui.screens.main import MainScreen
@@ -69,17 +72,25 @@ _READONLY_TEXT = (
     "gradscope watch opens one that can; in a browser, gradscope watch --web --control."
 )
 
+_RECORDING_TEXT = (
+    "This is a recording: nothing is sent to a run, so training cannot be changed. "
+    "Press R for the live runs."
+)
+
 _ERROR_S = 12.0
 _CAPTURE_S = 2.0
 """Short: the captured tensors cover most of the screen, and the toast must not cover them."""
 
 
 class GradscopeApp(App[int]):
-    """Watches one run at a time. The exit code is 0, or 130 when interrupted."""
+    """Watches one run at a time. The exit code is 0, or 130 when interrupted.
+
+    recording: show this recording instead, at `step` or at its end; the screen then has no link to any run.
+    """
 
     CSS_PATH = "gradscope.tcss"
     TITLE = "gradscope"
-    BINDINGS = bindings_of("app")
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings_of("replay"), *bindings_of("app")]
 
     def __init__(
         self,
@@ -88,8 +99,11 @@ class GradscopeApp(App[int]):
         *,
         is_readonly: bool = False,
         tab: str = "layers",
+        recording: Path | None = None,
+        step: int | None = None,
     ) -> None:
         super().__init__()
+        self._recording, self._first_step = recording, step
         self.is_readonly = is_readonly
         self.session = Session()
         # `call_later` may be called in any thread; the method runs in the app's thread.
@@ -110,8 +124,13 @@ class GradscopeApp(App[int]):
 
     @property
     def source(self) -> "Source | None":
-        """The source, once there is one."""
-        return self.connector.source
+        """The source, once there is one. A recording has none, so nothing can be sent to a run."""
+        return None if self.replay else self.connector.source
+
+    @property
+    def replay(self) -> Replay | None:
+        """The open recording; None while a run is watched."""
+        return self.presenter.replay
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Return the palette for themes that do not define it."""
@@ -122,8 +141,10 @@ class GradscopeApp(App[int]):
         return self.main
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:  # noqa: ARG002 - Textual's
-        """Return False for actions that change the training, if this viewer is read-only."""
-        return not (self.is_readonly and action in CHANGING_ACTIONS)
+        """Return False for actions that change the training, if this viewer cannot, and for those of recordings."""
+        if action in REPLAY_ACTIONS:
+            return self.replay is not None and self.screen is self.main and not self.main.is_filtering
+        return self.presenter.is_changeable or action not in CHANGING_ACTIONS
 
     async def run_action(
         self,
@@ -131,33 +152,70 @@ class GradscopeApp(App[int]):
         default_namespace: DOMNode | None = None,
         namespaces: Mapping[str, DOMNode] | None = None,
     ) -> bool:
-        """Run an action. Say why, if a read-only viewer refuses it."""
+        """Run an action. Say why, if this viewer refuses it because it is read-only or shows a recording."""
         name = (parse(action) if isinstance(action, str) else action)[1]
-        if self.is_readonly and name in CHANGING_ACTIONS:
-            self._notify_error(_READONLY_TEXT)
+        if name in CHANGING_ACTIONS and not self.presenter.is_changeable:
+            self._notify_error(_RECORDING_TEXT if self.replay else _READONLY_TEXT)
             return True
         return await super().run_action(action, default_namespace, namespaces)
 
     def on_ready(self) -> None:
         """Connect after the first paint, because connecting loads more modules; start the clock."""
-        self.connector.start()
+        if self._recording is not None:
+            self._open_recording(self._recording, self._first_step)
+        else:
+            self.connector.start()
         self.set_interval(1 / _RATE_HZ, self.update_view)
 
     def on_unmount(self) -> None:
-        """Close the source."""
+        """Close the source and the recording."""
         self.connector.stop()
+        self._close_recording()
+
+    def _open_recording(self, path: Path, step: int | None = None) -> None:
+        self._close_recording()
+        self.presenter.replay = Replay(path, partial(self.call_later, self._feed_recorded), step=step)
+        self.presenter.replay.start()
+
+    def _close_recording(self) -> None:
+        if self.replay is not None:
+            self.replay.stop()
+            self.presenter.replay = None
+
+    def _feed_recorded(self) -> None:
+        """Show the newest store of the recording, and add earlier steps to it for at most 15 ms."""
+        replay = self.replay
+        if replay is None:
+            return
+        store = replay.take_store()
+        if store is not None:
+            self.session.show(store)
+        until = time.monotonic() + _FEED_S
+        while self.session.watched is not None and (steps := replay.take_steps()):
+            for message in steps:
+                self.session.watched.feed(message)
+            self.session.watched.feed({message.rank: message for message in steps})
+            if time.monotonic() > until:
+                self.call_later(self._feed_recorded)
+                break
+        if store is not None or replay.problem:
+            self.update_view()
 
     def _feed_store(self) -> None:
         """Feed the store with new items for at most 15 ms. A later call handles the rest."""
-        if self.source is None:
+        source = self.connector.source
+        if source is None:
             return
         until = time.monotonic() + _FEED_S
-        while items := self.source.take(16):
+        while items := source.take(16):
             for item in items:
-                self.session.feed(item)
+                if self.replay is None or isinstance(item, Runs):
+                    self.session.feed(item)
             if time.monotonic() > until:
                 self.call_later(self._feed_store)
                 break
+        if self.replay is not None:
+            return
         self._announce_failure()
         if self.presenter.choose_run():
             self.update_view()
@@ -182,6 +240,8 @@ class GradscopeApp(App[int]):
             if not self.changes.pending or time.monotonic() > until:
                 self.exit(code, return_code=code)
         store = self.session.watched
+        if self.replay is not None:
+            self.replay.tick()
         self.pause_lease.renew(self.source, store.pause if store else None)
         self._renew_focus()
         self.presenter.update()
@@ -190,22 +250,56 @@ class GradscopeApp(App[int]):
             self.screen.show(self.session.runs)
         elif self.presenter.must_choose and self.screen is self.main:
             self.presenter.must_choose = False
-            self.push_screen(RunsScreen(self.session.runs), self._watch_run)
+            self.push_screen(RunsScreen(self.session.runs), self._open_run)
 
     def _renew_focus(self) -> None:
         """Keep only the layer in detail in the focus."""
         name, store = self.main.detail.layer_name, self.session.watched
-        is_wanted = not self.is_readonly and self.presenter.page == "detail" and store is not None
+        is_wanted = (
+            self.presenter.is_changeable and self.presenter.page == "detail" and store is not None
+        )
         node = store.tree.find(name) if is_wanted and store is not None and name is not None else None
         is_watched = store is not None and node is not None and store.tree.layers[node].is_watched
         self.focus_lease.hold(self.source, name if is_watched else None)
         self.main.detail.refusal = self.focus_lease.refusal
 
-    def _watch_run(self, run: str | None) -> None:
-        if run is not None:
-            self.focus_lease.hold(self.source, None)
-            self.presenter.watch(run)
-            self.main.action_show("layers")
+    def _open_run(self, chosen: RunInfo | None) -> None:
+        """Watch a run; open the recording of one that has ended."""
+        if chosen is None:
+            return
+        self.focus_lease.hold(self.source, None)
+        if chosen.recording and not chosen.is_live:
+            self._open_recording(Path(chosen.recording))
+        else:
+            self._close_recording()
+            self.presenter.watch(chosen.run)
+        self.main.action_show("layers")
+
+    # Recordings.
+
+    def action_replay_play(self) -> None:
+        """Play the recording, or stop."""
+        if self.replay is not None:
+            self.replay.toggle_play()
+            self.update_view()
+
+    def action_replay_move(self, distance: int) -> None:
+        """Go some observed steps forward or back."""
+        if self.replay is not None:
+            self.replay.is_playing = False
+            self.replay.move(distance)
+
+    def action_replay_jump(self, end: int) -> None:
+        """Go to the first observed step, or to the last."""
+        if self.replay is not None:
+            self.replay.is_playing = False
+            self.replay.jump(end)
+
+    def action_replay_landmark(self, direction: int) -> None:
+        """Go to the next or previous finding or intervention."""
+        if self.replay is not None and not self.replay.jump_to_landmark(direction):
+            where = "after" if direction > 0 else "before"
+            self.notify(f"There is no finding and no intervention {where} this step.")
 
     def _notify_error(self, text: str) -> None:
         self.notify(text, severity="error", timeout=_ERROR_S, markup=False)
@@ -214,13 +308,17 @@ class GradscopeApp(App[int]):
 
     async def action_help(self) -> None:
         """Show all keys."""
-        text = Content.from_markup(help_text(is_readonly=self.is_readonly))
+        text = Content.from_markup(
+            help_text(is_readonly=not self.presenter.is_changeable, is_replay=self.replay is not None)
+        )
         closing = dict.fromkeys(("escape", "q", "question_mark", "enter"), "")
         await self.push_screen(CardScreen("help", "keys and signs", text, closing, "esc closes"))
 
     async def action_runs(self) -> None:
         """Choose a run."""
-        await self.push_screen(RunsScreen(self.session.runs), self._watch_run)
+        runs = RunsScreen(self.session.runs)
+        await self.push_screen(runs, self._open_run)
+        self.run_worker(runs.list_recorded, thread=True, exclusive=True)
 
     async def action_explain(self) -> None:
         """Show the page of the finding at the cursor."""
@@ -393,10 +491,12 @@ class GradscopeApp(App[int]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Yield a palette command for every key, and one that selects the theme."""
         for key in KEYS:
-            if not (key.changes and self.is_readonly) and key.action != "command_palette":
+            is_of_other = key.owner == "replay" and self.replay is None
+            is_refused = key.changes and not self.presenter.is_changeable
+            if not (is_refused or is_of_other) and key.action != "command_palette":
                 press = partial(self.action_press, key.owner, key.keys.partition(",")[0])
                 yield SystemCommand(key.meaning, f"key {key.shown}", press)
-        if not self.is_readonly:
+        if self.presenter.is_changeable:
             yield SystemCommand(
                 "restore the state of before the first intervention",
                 "needs a training that keeps a snapshot",
@@ -410,7 +510,8 @@ class GradscopeApp(App[int]):
 
     async def action_leave(self, code: int) -> None:
         """Quit. Ask first if interventions of this viewer are in force, but only once."""
-        states = self.changes.ending_with_viewer(self.presenter.states())
+        is_own = self.replay is None
+        states = self.changes.ending_with_viewer(self.presenter.states()) if is_own else ()
         is_asked = any(screen.id == "quit" for screen in self.screen_stack)
         if not states or is_asked or self._exit_at is not None:
             self.exit(code, return_code=code)

@@ -6,9 +6,11 @@ from typing import Literal, TypeAlias
 
 from textual.binding import Binding, BindingType
 
-__all__ = ["CHANGING_ACTIONS", "KEYS", "Key", "Owner", "bindings_of", "keys_shown"]
+__all__ = ["CHANGING_ACTIONS", "KEYS", "REPLAY_ACTIONS", "Key", "Owner", "bindings_of", "keys_shown"]
 
-Owner: TypeAlias = Literal["app", "main", "list", "layers", "detail", "interventions", "findings"]
+Owner: TypeAlias = Literal[
+    "app", "main", "list", "layers", "detail", "interventions", "findings", "replay"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class Key:
     """`keys` is Textual's list of keys, `shown` their text for people, `action` a method of the owner.
 
     A key with a `brief` is in the key line of its owner's page. A key that `changes` the training is
-    hidden with `--readonly`.
+    hidden with `--readonly` and in a recording. The keys of `replay` are for recordings only, before all others.
     """
 
     keys: str
@@ -29,6 +31,15 @@ class Key:
 
 
 KEYS: tuple[Key, ...] = (
+    Key("space", "space", "replay_play", "play, or stop", "replay", "play"),
+    Key("left", "←", "replay_move(-1)", "the observed step before", "replay", "back"),
+    Key("right", "→", "replay_move(1)", "the next observed step", "replay", "forward"),
+    Key("shift+left,left_square_bracket", "[", "replay_move(-10)", "ten observed steps back", "replay"),
+    Key("shift+right,right_square_bracket", "]", "replay_move(10)", "ten forward", "replay"),
+    Key("home", "home", "replay_jump(0)", "the first observed step", "replay"),
+    Key("end", "end", "replay_jump(-1)", "the last observed step", "replay"),
+    Key("n", "n", "replay_landmark(1)", "the next finding or intervention", "replay", "next finding"),
+    Key("N", "N", "replay_landmark(-1)", "the previous one", "replay"),
     Key("j,down", "j ↓", "move(1)", "next row", "list"),
     Key("k,up", "k ↑", "move(-1)", "previous row", "list"),
     Key("pagedown,ctrl+f", "pgdn", "page(1)", "one page down", "list"),
@@ -100,21 +111,30 @@ KEYS: tuple[Key, ...] = (
 CHANGING_ACTIONS = {key.action.removeprefix("app.") for key in KEYS if key.changes}
 """The actions that `--readonly` refuses."""
 
+REPLAY_ACTIONS = {key.action.partition("(")[0] for key in KEYS if key.owner == "replay"}
+"""The actions that only a recording has."""
+
 
 def bindings_of(owner: Owner) -> list[BindingType]:
     """Return the bindings of one widget, of the main screen, or of the app."""
-    is_app = owner == "app"
     return [
-        Binding(key.keys, key.action, key.meaning, show=False, priority=is_app and key.keys == "ctrl+c")
+        Binding(key.keys, key.action, key.meaning, show=False, priority=_is_first(key))
         for key in KEYS
         if key.owner == owner
     ]
 
 
-def keys_shown(page: Owner, *, is_readonly: bool) -> Iterable[Key]:
+def _is_first(key: Key) -> bool:
+    """Return whether a key is tried before those of the focused widget."""
+    return key.owner == "replay" or (key.owner == "app" and key.keys == "ctrl+c")
+
+
+def keys_shown(page: Owner, *, is_readonly: bool, is_replay: bool = False) -> Iterable[Key]:
     """Return the keys for the key line of a page: its own keys first, then the keys of all pages."""
+    first = [key for key in KEYS if key.owner == "replay"] if is_replay else []
     own = [key for key in KEYS if key.owner == page and page != "main"]
     everywhere = [key for key in KEYS if key.owner in ("app", "main")]
-    for key in (*own, *everywhere):
+    taken = {"p", *(key.keys for key in first)} if is_replay else set()
+    for key in (*first, *(key for key in (*own, *everywhere) if key.keys not in taken)):
         if key.brief and not (key.changes and is_readonly):
             yield key

@@ -8,15 +8,15 @@ import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from rich.color import ColorSystem
 from rich.style import Style
 
 from gradscope.errors import LinkError
-from gradscope.protocol import Backfill, Message
+from gradscope.protocol import Backfill
 from gradscope.recording import Recording
+from gradscope_tui.store.recorded import RecordedRun
 from gradscope_tui.store.run import RunStore
 from gradscope_tui.store.session import Session, end_of
 from gradscope_tui.view.cell import Cell, Role, printable
@@ -92,22 +92,18 @@ def render_once(client: "Client", *, color: bool, width: int, tab: str = "layers
     return table_text(store, status, color=color, width=width)
 
 
-def render_recorded(recording: Recording, *, color: bool, width: int, tab: str = "layers") -> str:
-    """Return the newest step of a recording as a table, in the format of `render_once`."""
-    store = RunStore(recording.info.run)
-    manifest = recording.manifest()
-    if manifest is not None:
-        store.feed(manifest)
-    streams: list[Iterable[Message]] = [recording.events(), recording.memory(), recording.times()]
-    if tab != "memory":
-        streams += [recording.scalars(), recording.interventions(), recording.steps()]
-    for message in chain.from_iterable(streams):
-        store.feed(message)
+def render_recorded(
+    recording: Recording, *, color: bool, width: int, tab: str = "layers", step: int | None = None
+) -> str:
+    """Return a step of a recording, by default the newest, as a table, in the format of `render_once`."""
+    run = RecordedRun(recording)
+    place = run.last_place if step is None else run.place_of(step)
+    store = run.store_at(place)
     if tab == "memory":
         return memory_text(store, color=color, width=width)
     if tab == "findings":
         return findings_text(store.verdict, store.events, max(width, _LEAST_WIDTH))
-    status = replace(status_of(store, None), is_ended=True, end_reason=recording.info.reason)
+    status = replace(status_of(store, None), is_ended=True, end_reason=run.reason)
     return table_text(store, replace(status, phase="up"), color=color, width=width)
 
 

@@ -14,10 +14,12 @@ from gradscope.names import counted
 from gradscope.protocol import InterventionState
 from gradscope_tui.changes import Answer, Changes
 from gradscope_tui.keys import Owner
+from gradscope_tui.replay import Replay
 from gradscope_tui.source import Connector
 from gradscope_tui.store.measure import Frame
 from gradscope_tui.store.run import RunStore
 from gradscope_tui.store.session import Session
+from gradscope_tui.view.cell import printable
 from gradscope_tui.view.status import Phase, Status, status_of
 
 __all__ = ["Presenter"]
@@ -29,6 +31,8 @@ _NO_MEMORY = (
     "No memory data yet.\n\n"
     "Memory is measured in the first step, then occasionally.\nPress m to measure the next step."
 )
+_NONE_THEN = "No active interventions at this step, and none before it."
+_NO_MEMORY_THEN = "Memory and time were not measured up to this step."
 
 
 class Presenter:
@@ -58,6 +62,7 @@ class Presenter:
         self.page = "layers"
         self.size = (80, 24)
         self.must_choose = False
+        self.replay: Replay | None = None
         self._has_offered = False
 
     @property
@@ -91,14 +96,17 @@ class Presenter:
 
     def update(self) -> None:
         """Update the status from the link and the clock, and the frame if there is new data."""
-        store, source = self.store, self._connector.source
+        store = self.store
+        source = None if self.replay else self._connector.source
         phase: Phase = source.link.phase if source else "none"
-        self._note_phase(phase)
+        if self.replay is None:
+            self._note_phase(phase)
         dropped = source.counters.get("inbox_dropped", 0) if source else 0
         if store is not None:
             self._note_losses(store, dropped)
         self.status = replace(
-            status_of(store, self._session.end()) if store else Status(),
+            status_of(store, None if self.replay else self._session.end()) if store else Status(),
+            recording=_recording_in_words(self.replay) if self.replay else "",
             phase=phase,
             reason=source.link.reason if source else "",
             dropped=dropped,
@@ -115,10 +123,14 @@ class Presenter:
     def choose_rank(self) -> str:
         """Select the next choice of ranks; return it in words."""
         words = self.store.choose_rank() if self.store is not None else ""
+        if self.replay is not None and self.store is not None:
+            self.replay.select_rank(self.store.ranks.choice)
         return f"Showing {words}." if words else "This run has one rank."
 
     def freeze(self) -> None:
-        """Freeze the view, or unfreeze it."""
+        """Freeze the view, or unfreeze it. A recording stands still by itself."""
+        if self.replay is not None:
+            return
         if self._frozen is None and self.frame is not None and self.store is not None:
             self._frozen, self._frozen_at = self.frame, self.store.counters["taken"]
         else:
@@ -147,8 +159,15 @@ class Presenter:
         """A value that changes whenever the page must be redrawn."""
         return self._session.version, self._changes.version, self.is_frozen
 
+    @property
+    def is_changeable(self) -> bool:
+        """Whether this viewer can change what it shows: neither read-only nor a recording."""
+        return not self.is_readonly and self.replay is None
+
     def states(self) -> tuple[InterventionState, ...]:
         """Return the run's interventions, and the pending ones of this viewer."""
+        if self.replay is not None:
+            return self.store.interventions if self.store else ()
         if self.store is None:
             return self._changes.with_own((), None)
         return self._changes.with_own(self.store.interventions, self.store.interventions_revision)
@@ -158,6 +177,8 @@ class Presenter:
         if self.is_too_small:
             return _too_small_text(*self.size)
         store = self.store
+        if self.replay is not None and (store is None or self.replay.problem):
+            return self.replay.problem or "Opening the recording…"
         if store is None:
             ended = len(self._session.names()) - len(self._session.live())
             if self._wanted is not None:
@@ -174,9 +195,9 @@ class Presenter:
             return _no_findings_text(store.verdict, self.size[0] - 4)
         if self.page == "interventions":
             has_lines = self.states() or any(entry.is_of_intervention for entry in store.journal)
-            return "" if has_lines else _NO_INTERVENTIONS
+            return "" if has_lines else _NO_INTERVENTIONS if self.replay is None else _NONE_THEN
         if self.page == "memory" and store.resources.memory is None and store.resources.times is None:
-            return _NO_MEMORY
+            return _NO_MEMORY if self.replay is None else _NO_MEMORY_THEN
         has_manifest = store.revision is not None
         return (
             ""
@@ -218,6 +239,16 @@ class Presenter:
             if count > 10 * self._noted[how]:
                 self._noted[how] = count
                 store.note("warning", f"{counted(count, 'message')} {how}")
+
+
+def _recording_in_words(replay: Replay) -> str:
+    """Return that this is a recording; at its last step also how the run ended."""
+    run = replay.run
+    if run is None or replay.shown_place != run.last_place:
+        return "■ recording, not live"
+    if not run.is_ended:
+        return "■ recording, not live: the end of the run is not recorded"
+    return "■ recording: ended" + (f": {printable(run.reason)}" if run.reason else "")
 
 
 def _no_findings_text(verdict: Verdict, width: int) -> str:

@@ -38,7 +38,7 @@ def live_run(run: str | None) -> str | None:
         if _recorded(run) is None:
             raise
         raise NothingToConnectError(
-            f"{error}. A recording of {run!r} exists; print it with: gradscope watch {run} --once"
+            f"{error}. A recording of {run!r} exists; open it with: gradscope replay {run}"
         ) from None
     return only_live_run(runs) if run is None and len(live_runs(runs)) < 2 else run
 

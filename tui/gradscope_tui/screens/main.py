@@ -25,6 +25,7 @@ from gradscope_tui.view.lines import (
 )
 from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
 from gradscope_tui.view.status import status_cells
+from gradscope_tui.view.timeline import timeline_cells
 from gradscope_tui.widgets.cell_widget import CellLines
 from gradscope_tui.widgets.detail_page import DetailPage
 from gradscope_tui.widgets.filter_line import FilterLine
@@ -66,6 +67,7 @@ class MainScreen(Screen[None]):
         self._empty = Static(markup=False, id="empty")
         self._pages = ContentSwitcher(initial="empty")
         self._filter = FilterLine()
+        self.timeline = CellLines(id="timeline")
         self.keys = CellLines(id="keys")
         self._drawn: object = None
 
@@ -76,7 +78,7 @@ class MainScreen(Screen[None]):
             yield from (self._empty, self.table)
             yield Vertical(self.findings, self._finding_text, id="findings")
             yield from (self._memory, self.interventions, self._log, self.detail)
-        yield from (self._filter, self.keys)
+        yield from (self._filter, self.timeline, self.keys)
 
     def on_mount(self) -> None:
         """Draw the empty screen."""
@@ -96,7 +98,8 @@ class MainScreen(Screen[None]):
             line.display = is_roomy
         store = presenter.store
         verdict = store.verdict if store else None
-        cells = verdict_cells(verdict, width) if verdict else ()
+        key = "n" if presenter.replay is None else "2"
+        cells = verdict_cells(verdict, width, key=key) if verdict else ()
         is_low = presenter.size[1] < _LOW
         self.verdict.display = is_roomy and verdict is not None and (verdict.has_problem or not is_low)
         self.verdict.show(cells, actions=dict.fromkeys(range(len(cells)), "app.press('main', 'n')"))
@@ -104,12 +107,31 @@ class MainScreen(Screen[None]):
         self.bar.set_class(is_roomy and bool(bar), "is-active")
         self.bar.show(bar)
         self.status.show(status_cells(presenter.status, width))
-        keys, actions = key_cells(
-            keys_shown(presenter.keys_of, is_readonly=presenter.is_readonly), width
+        shown = keys_shown(
+            presenter.keys_of,
+            is_readonly=not presenter.is_changeable,
+            is_replay=presenter.replay is not None,
         )
+        keys, actions = key_cells(shown, width)
         self.keys.show(keys, actions=actions)
+        self._show_timeline(width)
         self._show_page()
         self._show_tabs()
+
+    def _show_timeline(self, width: int) -> None:
+        """Show the position in a recording, and the finding or intervention there if the screen is high enough."""
+        replay = self._presenter.replay
+        self.timeline.display = replay is not None
+        if replay is not None:
+            position, landmark = timeline_cells(replay, width)
+            is_low = self._presenter.size[1] < _LOW
+            self.timeline.styles.height = 1 if is_low else 2
+            self.timeline.show(*((position,) if is_low else (landmark, position)))
+
+    @property
+    def is_filtering(self) -> bool:
+        """Whether the person types a filter."""
+        return self._filter.is_open
 
     def _bar_cells(self, width: int) -> Line:
         store, states = self._presenter.store, self._presenter.states()

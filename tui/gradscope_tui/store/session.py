@@ -50,6 +50,11 @@ class Session:
             self.watched.ranks.note_runs(self.runs)
         return self.watched
 
+    def show(self, store: RunStore) -> None:
+        """Show a store that was made elsewhere, such as that of a step of a recording."""
+        self._version += 1 + (self.watched.version if self.watched else 0)
+        self.watched = store
+
     def end(self) -> RunInfo | None:
         """Return the rank that says how the watched run ended; None if it has not ended."""
         return end_of(self.runs, self.watched.run) if self.watched else None

@@ -22,7 +22,7 @@ _COLUMNS = (
 )
 _ROLES: dict[str, Role] = {"error": "above3", "warning": "warning", "hint": "dim", "info": "normal"}
 _HEALTHY = "✔"
-_KEYS = ((100, " n opens it "), (40, " n "))
+_KEYS = ((100, " {} opens it "), (40, " {} "))
 """The key that opens the finding, from which width of the line on."""
 
 _PADDING = 2
@@ -97,18 +97,18 @@ def findings_text(verdict: Verdict, events: Iterable[Entry], width: int) -> str:
     return "\n".join(map(printable, lines)) + "\n"
 
 
-def verdict_cells(verdict: Verdict, width: int) -> Line:
-    """Return the verdict in exactly `width` cells: sign, word and colour give the severity."""
+def verdict_cells(verdict: Verdict, width: int, *, key: str = "n") -> Line:
+    """Return the verdict in exactly `width` cells: sign, word and colour give the severity. `key` opens the finding."""
     if not verdict.has_problem:
         (line,) = verdict_line(verdict)
         return (Cell(fit(_cut(line.text, width), width), line.role),)
     first, others = verdict.findings[0], len(verdict.findings) - 1
     more = f" (and {others} more)" if others else ""
-    key = next((text for least, text in _KEYS if width >= least), "")
-    left = width - len(more) - len(key)
+    hint = next((text.format(key) for least, text in _KEYS if width >= least), "")
+    left = width - len(more) - len(hint)
     text = _cut(f" {SIGNS[first.severity]} {first.severity} {first.code}: {_named(first)}", left)
     role: Role = "bad" if first.severity == "error" else "warning"
-    return (Cell(fit(text + more, width - len(key)), role), *([Cell(key, "key")] if key else []))
+    return (Cell(fit(text + more, width - len(hint)), role), *([Cell(hint, "key")] if hint else []))
 
 
 def verdict_line(verdict: Verdict) -> Line:

@@ -8,6 +8,7 @@ from gradscope_tui.store.measure import QUANTITIES
 __all__ = ["help_text"]
 
 _TITLES: tuple[tuple[Owner, str], ...] = (
+    ("replay", "Recording"),
     ("list", "Layers and other lists"),
     ("layers", "Layers"),
     ("detail", "A layer in detail"),
@@ -31,10 +32,12 @@ _SIGNS = (
 )
 
 
-def help_text(*, is_readonly: bool) -> str:
+def help_text(*, is_readonly: bool, is_replay: bool = False) -> str:
     """Return the help as markup."""
     lines: list[str] = []
     for owner, title in _TITLES:
+        if owner == "replay" and not is_replay:
+            continue
         shown = [k for k in KEYS if k.owner == owner and not (k.changes and is_readonly)]
         if shown:
             lines += ["", f"[b]{title}[/b]"]

@@ -171,11 +171,20 @@ def run_row(info: RunInfo) -> Line:
     step = "" if info.step is None else f"{'≥ ' if info.is_live else ''}{info.step:,}"
     return (
         Cell(info.run, "container" if info.is_live else "normal"),
-        Cell("● live", "good") if info.is_live else Cell("■ ended", "dim"),
+        _state_cell(info),
         Cell(step),
         Cell(started, "dim"),
         Cell(info.script.rpartition("/")[2], "dim"),
     )
+
+
+def _state_cell(info: RunInfo) -> Cell:
+    """Return the state of a run. A recording without an end may be of a run that was killed, or is live elsewhere."""
+    if info.is_live:
+        return Cell("● live", "good")
+    if info.has_failed:
+        return Cell("✕ failed", "above3")
+    return Cell("■ no end" if info.reason == "no end is recorded" else "■ ended", "dim")
 
 
 INTERVENTION_COLUMNS = (

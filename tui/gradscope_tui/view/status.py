@@ -43,6 +43,7 @@ class Status:
 
     `every` is the newest interval between observed steps, `observed` are the newest observed steps.
     `waiting` counts the steps that a frozen view hides, `dropped` the messages that this viewer dropped.
+    `recording`: that a recording is shown, in words; empty for a run.
     """
 
     run: str = ""
@@ -65,6 +66,7 @@ class Status:
     is_readonly: bool = False
     is_paused: bool = False
     waiting: int | None = None
+    recording: str = ""
 
 
 def status_of(store: RunStore, end: RunInfo | None) -> Status:
@@ -92,6 +94,8 @@ def status_of(store: RunStore, end: RunInfo | None) -> Status:
 
 def liveness(status: Status) -> Cell:
     """Return the state of link and run: live, stale, lost, ended, ..."""
+    if status.recording:
+        return Cell(fit(status.recording, min(len(status.recording), _END_WIDTH)), "title")
     age = "" if status.age_s is None else duration(status.age_s)
     match status.phase:
         case "refused":

@@ -1,0 +1,173 @@
+"""`RecordedRun`: a recording as the screen shows a run, at any of its observed steps. It reads few steps at a time."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import msgspec
+
+from gradscope.findings.text import SIGNS, first_line
+from gradscope.protocol import (
+    Backfill,
+    Memory,
+    Message,
+    RunInfo,
+    Scalars,
+    Step,
+    Times,
+)
+from gradscope.recording import Recording
+from gradscope_tui.store.run import RunStore
+from gradscope_tui.view.intervention_text import intervention_line
+
+__all__ = ["Landmark", "RecordedRun"]
+
+_PAST = 48
+"""The observed steps that are read with the shown one: the trend has 24, and the heat a memory of about 50."""
+
+_MORE = 192
+"""Earlier ones, which are read afterwards for the curves of a layer."""
+
+_SCALARS = 2_000
+"""The newest steps whose scalars are shown, as many as the store keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landmark:
+    """A step to jump to: where a finding begins, or an intervention. `place` is the position that shows it."""
+
+    step: int
+    place: int
+    sign: str
+    text: str
+
+
+class RecordedRun:
+    """Reads a recording; only the thread that has opened it may call its methods.
+
+    `steps` are the observed steps. A position is an index in them. The last position also has what came after it, such
+    as the error that ended the run. Without an observed step there is one position, 0, which has everything.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        info = recording.info
+        self.run, self.reason = info.run, info.reason
+        self.is_ended = info.ended_s is not None
+        self.steps = recording.step_numbers()
+        self.first, self.last = info.first_step or 0, info.last_step or 0
+        self._manifests = recording.manifests()
+        self._events = list(recording.events())
+        self._scalars = list(recording.scalars())
+        self._interventions = list(recording.interventions())
+        self._resources: list[Memory | Times] = [*recording.memory(), *recording.times()]
+        ranks = sorted({manifest.rank for manifest in self._manifests}) or [0]
+        self.infos = tuple(
+            RunInfo(
+                run=info.run, rank=rank, world_size=len(ranks), host=info.host, pid=info.pid, user="",
+                script=info.script, started_s=info.started_s, is_live=False, step=info.last_step,
+                last_message_s=info.ended_s or info.started_s, recording=str(info.path), reason=info.reason,
+            )
+            for rank in ranks
+        )  # fmt: skip
+        self.landmarks = tuple(sorted(self._landmarks(), key=lambda mark: (mark.step, mark.sign)))
+
+    @property
+    def last_place(self) -> int:
+        """The last position."""
+        return max(0, len(self.steps) - 1)
+
+    def place_of(self, step: int) -> int:
+        """Return the position of the first observed step that is not before `step`; the last one if there is none."""
+        return min(bisect_left(self.steps, step), self.last_place)
+
+    def store_at(self, place: int, rank: int | None = None) -> RunStore:
+        """Return what a viewer showed at this position. rank: the selected rank; None: all ranks merged."""
+        until = math.inf if place >= self.last_place else self.steps[place]
+        store = RunStore(self.run)
+        store.ranks.note_runs(self.infos)
+        store.ranks.choice = rank
+        store.feed(
+            Backfill(run=self.run, state="begin", count=0)
+        )  # so that old events are not announced
+        for message in self._before(until):
+            store.feed(message)
+        steps = self._recording.steps_near(self.steps[place], _PAST) if self.steps else []
+        if not steps:
+            for manifest in self._manifests:
+                store.feed(manifest)
+        self._feed_steps(store, steps)
+        for reading in self._resources:
+            if reading.step <= until:
+                store.feed(reading)
+        return store
+
+    def earlier_steps(self, place: int) -> list[Step]:
+        """Return the observed steps before those of `store_at`, for the curves."""
+        before = place - _PAST
+        return [] if before < 0 else self._recording.steps_near(self.steps[before], _MORE)
+
+    def _feed_steps(self, store: RunStore, steps: Sequence[Step]) -> None:
+        """Feed steps as a client hands them out: each message, then all ranks of a step together.
+
+        Before a step comes the manifest that was valid in it, so that its rows have the layers of then.
+        """
+        manifests = {(manifest.rank, manifest.revision): manifest for manifest in self._manifests}
+        revisions: dict[int, int] = {}
+        for _, messages in groupby(steps, key=lambda message: message.step):
+            ranks = {message.rank: message for message in messages}
+            for rank, message in ranks.items():
+                key = rank, message.manifest_revision
+                if revisions.get(rank) != message.manifest_revision and key in manifests:
+                    revisions[rank] = message.manifest_revision
+                    store.feed(manifests[key])
+            for message in ranks.values():
+                store.feed(message)
+            store.feed(ranks)
+
+    def _before(self, until: float) -> Iterator[Message]:
+        """Yield scalars, events and interventions as they were at the end of a step."""
+        since = min(until, self.last) - _SCALARS
+        for scalars in self._scalars:
+            if scalars.steps and scalars.steps[0] <= until and scalars.steps[-1] >= since:
+                yield _cut(scalars, until)
+        yield from (event for event in self._events if event.step <= until)
+        newest = [each for each in self._interventions if each.step <= until]
+        for message in {each.rank: each for each in newest}.values():
+            yield msgspec.structs.replace(message, pause=None)  # a pause of then is none of now
+
+    def _landmarks(self) -> Iterator[Landmark]:
+        findings = {
+            (event.finding.code, event.finding.layers, event.finding.found_step): event.finding
+            for event in self._events
+            if event.finding is not None
+        }
+        for finding in findings.values():
+            step = finding.found_step if finding.since_step is None else finding.since_step
+            if step is not None:
+                sign, text = SIGNS[finding.severity], first_line(finding)
+                yield Landmark(step, self.place_of(step), sign, text)
+        states = {
+            state.id: state
+            for message in self._interventions
+            for state in message.entries
+            if state.active_since is not None
+        }
+        for state in states.values():
+            step = state.active_since or 0
+            yield Landmark(step, self.place_of(step), "◆", intervention_line(state))
+
+
+def _cut(scalars: Scalars, until: float) -> Scalars:
+    """Return the scalars of the steps up to one."""
+    if scalars.steps[-1] <= until:
+        return scalars
+    count = bisect_left(scalars.steps, until + 1)
+    return msgspec.structs.replace(
+        scalars,
+        steps=scalars.steps[:count],
+        times_s=scalars.times_s[:count],
+        values={name: values[:count] for name, values in scalars.values.items()},
+    )
