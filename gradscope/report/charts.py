@@ -118,7 +118,7 @@ def draw_lines(
 def draw_layer(
     name: str, parts: Mapping[str, Line], marks: Sequence[Mark], span: tuple[int, int]
 ) -> str:
-    """Return the small charts of one layer beside each other, by title, as SVG."""
+    """Return the small charts of one layer in a row, by title, as SVG."""
     with rc_context(_SETTINGS):
         figure = Figure(figsize=(_WIDTH_IN, 1.55))
         figure.subplots_adjust(0.055, 0.16, 0.985, 0.84, wspace=0.3)

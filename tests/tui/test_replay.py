@@ -213,6 +213,13 @@ async def test_a_filter_is_typed_with_the_keys_of_the_recording(path):
         assert ui.app.replay.place == ui.app.replay.run.last_place
 
 
+async def test_the_curves_get_earlier_steps_a_while_after_the_position(tmp_path):
+    long = record(tmp_path / "long.gradscope", SyntheticRun(run="gpt"), steps=300)
+    async with open_replay(long) as ui:
+        await ui.until(lambda: len(ui.app.presenter.store.ring) == 100)
+        assert ui.app.presenter.store.newest.step == 297
+
+
 async def test_the_other_tabs_are_those_of_the_step(path):
     async with open_replay(path, step=12) as ui:
         await ui.until_step(12)
@@ -235,7 +242,8 @@ async def test_the_screen_looks_as_in_the_golden_text(path, size):
     golden = Path(__file__).parent / "golden" / f"replay-{size[0]}x{size[1]}.txt"
     async with open_replay(path, size, step=33) as ui:
         await ui.until_step(33)
-        await ui.until(lambda: "loss-spike it is" in ui.text)
+        await ui.until(lambda: "loss-spike it is" in ui.text and " positions " in ui.text)
+        await ui.pilot.pause()
         shown = "\n".join(line.rstrip() for line in ui.text.splitlines()) + "\n"
         if not golden.exists():
             golden.write_text(shown, encoding="utf-8")

@@ -241,7 +241,8 @@ def test_the_whole_model_has_a_name():
 
 
 def test_every_key_is_in_the_help():
-    everything = help_text(is_readonly=False)
+    everything = help_text(is_readonly=False, is_replay=True)
+    assert "ten observed steps back" not in help_text(is_readonly=False)
     for key in KEYS:
         assert key.meaning in everything
     for spec in INTERVENTIONS.values():

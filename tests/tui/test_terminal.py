@@ -4,9 +4,12 @@ import os
 import sys
 import time
 
+import numpy as np
 import pexpect
 import pyte
 import pytest
+
+from support.recordings import KINDS, block_of, make_recording
 
 OPEN = "import sys, gradscope_tui; sys.exit(gradscope_tui.run_app(None))"
 
@@ -58,8 +61,9 @@ class Terminal:
 def terminal(places):
     opened = []
 
-    def start(columns, rows):
-        opened.append(Terminal([sys.executable, "-c", OPEN], columns, rows))
+    def start(columns, rows, *arguments):
+        command = ["-m", "gradscope", *arguments] if arguments else ["-c", OPEN]
+        opened.append(Terminal([sys.executable, *command], columns, rows))
         return opened[-1]
 
     yield start
@@ -92,6 +96,31 @@ def test_it_waits_for_a_run_and_ctrl_c_ends_it_with_130(agent, terminal):
     screen.until("late-1", "(GPT)")
     screen.press("\x03")
     assert screen.end() == 130
+
+
+@pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])
+def test_a_recording_is_opened_by_the_command_and_gone_through_by_keys(terminal, tmp_path, size):
+    names = ("stem", "head")
+    blocks = {step: block_of(np.full((2, len(KINDS)), 1.0 + step)) for step in range(0, 90, 3)}
+    path = make_recording(
+        tmp_path / "known.gradscope", blocks, names=names, findings=[("loss-spike", 30, "it rises", ())]
+    )
+    screen = terminal(*size, "replay", str(path))
+    screen.until("❚❚ step 87 of 0 to 87", "recording: ended: done", "stem", "88.0")
+    screen.press("\x1b[H")
+    screen.until("❚❚ step 0 of", "recording, not live", "next, at step 30")
+    screen.press("\x1b[C")
+    screen.until("❚❚ step 3 of", "4.00")
+    screen.press("n")
+    screen.until("❚❚ step 30 of", "loss-spike: it rises")
+    screen.press(" ")
+    screen.until("▶ step 36 of")
+    screen.press(" ")
+    screen.until("❚❚ step")
+    screen.press("i")
+    screen.until("This is a recording")
+    screen.press("q")
+    assert screen.end() == 0
 
 
 @pytest.mark.timing

@@ -9,11 +9,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from textual.actions import parse
 from textual.app import App, SystemCommand
-from textual.binding import BindingType
 from textual.content import Content
 from textual.dom import DOMNode
 from textual.screen import Screen
@@ -24,7 +23,7 @@ from gradscope.findings.explanation import page_text
 from gradscope.names import counted
 from gradscope.protocol import Command, InterventionState, RunInfo, Runs
 from gradscope_tui.changes import Answer, Change, Changes, removal
-from gradscope_tui.keys import CHANGING_ACTIONS, KEYS, REPLAY_ACTIONS, bindings_of
+from gradscope_tui.keys import CHANGING_ACTIONS, KEYS, bindings_of
 from gradscope_tui.leases import FocusLease, PauseLease
 from gradscope_tui.presenter import Presenter
 from gradscope_tui.replay import Replay
@@ -90,7 +89,7 @@ class GradscopeApp(App[int]):
 
     CSS_PATH = "gradscope.tcss"
     TITLE = "gradscope"
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings_of("replay"), *bindings_of("app")]
+    BINDINGS = bindings_of("app")
 
     def __init__(
         self,
@@ -104,6 +103,7 @@ class GradscopeApp(App[int]):
     ) -> None:
         super().__init__()
         self._recording, self._first_step = recording, step
+        self._notify_recorded = partial(self.call_later, self._feed_recorded)
         self.is_readonly = is_readonly
         self.session = Session()
         # `call_later` may be called in any thread; the method runs in the app's thread.
@@ -141,9 +141,7 @@ class GradscopeApp(App[int]):
         return self.main
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:  # noqa: ARG002 - Textual's
-        """Return False for actions that change the training, if this viewer cannot, and for those of recordings."""
-        if action in REPLAY_ACTIONS:
-            return self.replay is not None and self.screen is self.main and not self.main.is_filtering
+        """Return False for actions that change the training, if this viewer cannot."""
         return self.presenter.is_changeable or action not in CHANGING_ACTIONS
 
     async def run_action(
@@ -162,7 +160,7 @@ class GradscopeApp(App[int]):
     def on_ready(self) -> None:
         """Connect after the first paint, because connecting loads more modules; start the clock."""
         if self._recording is not None:
-            self._open_recording(self._recording, self._first_step)
+            self.presenter.open_recording(self._recording, self._notify_recorded, self._first_step)
         else:
             self.connector.start()
         self.set_interval(1 / _RATE_HZ, self.update_view)
@@ -170,17 +168,7 @@ class GradscopeApp(App[int]):
     def on_unmount(self) -> None:
         """Close the source and the recording."""
         self.connector.stop()
-        self._close_recording()
-
-    def _open_recording(self, path: Path, step: int | None = None) -> None:
-        self._close_recording()
-        self.presenter.replay = Replay(path, partial(self.call_later, self._feed_recorded), step=step)
-        self.presenter.replay.start()
-
-    def _close_recording(self) -> None:
-        if self.replay is not None:
-            self.replay.stop()
-            self.presenter.replay = None
+        self.presenter.close_recording()
 
     def _feed_recorded(self) -> None:
         """Show the newest store of the recording, and add earlier steps to it for at most 15 ms."""
@@ -269,37 +257,11 @@ class GradscopeApp(App[int]):
             return
         self.focus_lease.hold(self.source, None)
         if chosen.recording and not chosen.is_live:
-            self._open_recording(Path(chosen.recording))
+            self.presenter.open_recording(Path(chosen.recording), self._notify_recorded)
         else:
-            self._close_recording()
+            self.presenter.close_recording()
             self.presenter.watch(chosen.run)
         self.main.action_show("layers")
-
-    # Recordings.
-
-    def action_replay_play(self) -> None:
-        """Play the recording, or stop."""
-        if self.replay is not None:
-            self.replay.toggle_play()
-            self.update_view()
-
-    def action_replay_move(self, distance: int) -> None:
-        """Go some observed steps forward or back."""
-        if self.replay is not None:
-            self.replay.is_playing = False
-            self.replay.move(distance)
-
-    def action_replay_jump(self, end: int) -> None:
-        """Go to the first observed step, or to the last."""
-        if self.replay is not None:
-            self.replay.is_playing = False
-            self.replay.jump(end)
-
-    def action_replay_landmark(self, direction: int) -> None:
-        """Go to the next or previous finding or intervention."""
-        if self.replay is not None and not self.replay.jump_to_landmark(direction):
-            where = "after" if direction > 0 else "before"
-            self.notify(f"There is no finding and no intervention {where} this step.")
 
     def _notify_error(self, text: str) -> None:
         self.notify(text, severity="error", timeout=_ERROR_S, markup=False)
@@ -484,7 +446,12 @@ class GradscopeApp(App[int]):
     async def action_press(self, owner: str, keys: str) -> None:
         """Run the action of a key, for the mouse and the command palette."""
         key = next(key for key in KEYS if key.owner == owner and key.keys.partition(",")[0] == keys)
-        owners = {"layers": self.main.table, "main": self.main, "findings": self.main.findings}
+        owners = {
+            "layers": self.main.table,
+            "main": self.main,
+            "replay": self.main,
+            "findings": self.main.findings,
+        }
         target = self.main.focused if owner == "list" else owners.get(owner)
         await self.run_action(key.action, target or self)
 

@@ -7,7 +7,9 @@ It connects store and screen: it reads the link and the run, and uses no widget.
 
 import textwrap
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from gradscope.findings import Verdict
 from gradscope.names import counted
@@ -93,6 +95,19 @@ class Presenter:
         if self._connector.source is not None:
             self._connector.source.watch(run)
         self._frozen = None
+
+    def open_recording(self, path: Path, notify: Callable[[], object], step: int | None = None) -> None:
+        """Show a recording, at `step` or at its end. `notify` is called in its thread when there is something new."""
+        self.close_recording()
+        self.replay = Replay(path, notify, step=step)
+        self.replay.start()
+        self._frozen = None
+
+    def close_recording(self) -> None:
+        """End the thread of the recording, if one is open."""
+        if self.replay is not None:
+            self.replay.stop()
+            self.replay = None
 
     def update(self) -> None:
         """Update the status from the link and the clock, and the frame if there is new data."""

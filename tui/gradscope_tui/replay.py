@@ -18,6 +18,9 @@ _PLAY_S = 0.25
 """The time from one observed step to the next while it plays, in seconds."""
 
 
+_QUIET_S = 0.6
+"""Earlier steps are read after this time without another position: else they delay the next one."""
+
 _GRAVITY = {"✖": 0, "▲": 1, "◆": 2}
 
 
@@ -181,7 +184,10 @@ class Replay:
             self._earlier.clear()
         self._notify()
         with self._changed:
-            if self._wanted is not None or self._is_stopped or self.is_playing:
+            is_busy = self._changed.wait_for(
+                lambda: self._wanted is not None or self._is_stopped, _QUIET_S
+            )
+            if is_busy or self.is_playing:
                 return
         found: dict[int, list[Step]] = {}
         for message in run.earlier_steps(place):

@@ -1,13 +1,16 @@
 """`MainScreen` holds the pages and the lines around them. It redraws only what has changed."""
 
+from typing import ClassVar
+
 from textual import events, on
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Input, Static
 
 from gradscope.errors import UsageError
-from gradscope_tui.keys import bindings_of, keys_shown
+from gradscope_tui.keys import REPLAY_ACTIONS, bindings_of, keys_shown
 from gradscope_tui.presenter import Presenter
 from gradscope_tui.view.cell import Line, text_of
 from gradscope_tui.view.columns import in_columns
@@ -48,7 +51,7 @@ class InterventionList(RowList):
 class MainScreen(Screen[None]):
     """Draws the state of the presenter. The app calls `draw` four times a second."""
 
-    BINDINGS = bindings_of("main")
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings_of("replay"), *bindings_of("main")]
 
     def __init__(self, presenter: Presenter) -> None:
         super().__init__()
@@ -83,6 +86,11 @@ class MainScreen(Screen[None]):
     def on_mount(self) -> None:
         """Draw the empty screen."""
         self.draw()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:  # noqa: ARG002 - Textual's
+        """Return False for the actions of a recording if none is open, and while the person types a filter."""
+        is_possible = self._presenter.replay is not None and not self._filter.is_open
+        return is_possible or action not in REPLAY_ACTIONS
 
     def on_resize(self, event: events.Resize) -> None:
         """Redraw everything for the new size."""
@@ -127,11 +135,6 @@ class MainScreen(Screen[None]):
             is_low = self._presenter.size[1] < _LOW
             self.timeline.styles.height = 1 if is_low else 2
             self.timeline.show(*((position,) if is_low else (landmark, position)))
-
-    @property
-    def is_filtering(self) -> bool:
-        """Whether the person types a filter."""
-        return self._filter.is_open
 
     def _bar_cells(self, width: int) -> Line:
         store, states = self._presenter.store, self._presenter.states()
@@ -281,3 +284,32 @@ class MainScreen(Screen[None]):
         else:
             self.action_show("findings")
             self.findings.action_jump(0)
+
+    def action_replay_play(self) -> None:
+        """Play the recording, or stop."""
+        replay = self._presenter.replay
+        if replay is not None:
+            replay.toggle_play()
+            self._presenter.update()
+            self.draw()
+
+    def action_replay_move(self, distance: int) -> None:
+        """Go some observed steps forward or back."""
+        replay = self._presenter.replay
+        if replay is not None:
+            replay.is_playing = False
+            replay.move(distance)
+
+    def action_replay_jump(self, end: int) -> None:
+        """Go to the first observed step, or to the last."""
+        replay = self._presenter.replay
+        if replay is not None:
+            replay.is_playing = False
+            replay.jump(end)
+
+    def action_replay_landmark(self, direction: int) -> None:
+        """Go to the next or previous finding or intervention."""
+        replay = self._presenter.replay
+        if replay is not None and not replay.jump_to_landmark(direction):
+            where = "after" if direction > 0 else "before"
+            self.notify(f"There is no finding and no intervention {where} this step.")
