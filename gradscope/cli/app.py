@@ -228,6 +228,45 @@ def diagnose(
 
 
 @app.command()
+def diff(
+    a: Annotated[
+        str,
+        typer.Argument(metavar="A", help="A run, or the path of a recording; RUN:rank1 is its rank 1."),
+    ],
+    b: Annotated[str | None, typer.Argument(metavar="B", help="The other run.")] = None,
+    ranks: Annotated[
+        str | None, typer.Option("--ranks", metavar="I,J", help="Compare two ranks of run A.")
+    ] = None,
+    rtol: Annotated[
+        float | None,
+        typer.Option(
+            "--rtol", help="Compare statistics, up to this relative difference, and no digests."
+        ),
+    ] = None,
+    first: Annotated[
+        int | None, typer.Option("--from", metavar="STEP", help="The first step to compare.")
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", metavar="STEP", help="The last step to compare.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Find the first step, pass and layer where two runs differ, and say what may have caused it.
+
+    The runs may be live or have ended; they must be recorded. attach(digest=True, every=1) in both compares each tensor
+    of each step bit for bit; otherwise the statistics of the steps that both have observed are compared. Two ranks are
+    compared by parameters, their gradients and updates. Exit code 0 if equal, 1 if different, 3 if the runs cannot be
+    compared.
+
+    Example: gradscope diff monday tuesday
+    """
+    from gradscope.cli.commands.diff import diff as diff_runs  # noqa: PLC0415 - loads numpy and sqlite3
+
+    code = diff_runs(a, b, ranks=ranks, rtol=rtol, first_step=first, last_step=last, as_json=json)
+    raise typer.Exit(code)
+
+
+@app.command()
 def snapshot(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the path of a recording.")],
     around: Annotated[

@@ -142,7 +142,7 @@ class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
 
 
 class StepFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What else is known of a step, to compare runs. `digests` are of the state at the beginning of the step."""
+    """What else is known of a step, to compare runs. `digests` are of the state before its forward."""
 
     settings: dict[str, str] = msgspec.field(default_factory=dict)
     hyperparameters: dict[str, float] = msgspec.field(default_factory=dict)

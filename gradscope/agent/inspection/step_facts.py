@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -42,7 +43,9 @@ class FactsOfSteps(StepPlugin):
         self._engine = engine
         self._has_digest = run.settings.has_digest
         self._first_step = run.counter.step
-        self._hook = ModelInputHook(engine.tracker.owns, engine.record_inputs)
+        self._hook = ModelInputHook(engine.tracker.owns, self._on_inputs)
+        self._step = -1
+        self._has_facts = False
         self._stepped: list[Optimizer] = []
         self._states: int | None = None
         self._digests: dict[str, bytes] = {}
@@ -50,23 +53,28 @@ class FactsOfSteps(StepPlugin):
         self._facts: dict[int, StepFacts] = {}
 
     def take(self, step: int) -> StepFacts | None:
-        """Return the facts of an observed step; None if they were not gathered."""
-        return self._facts.pop(step, None)
+        """Return the facts of an observed step; None if they were not gathered.
+
+        Statistics on the host are complete before the step's plugins end, those on a device later.
+        """
+        return self._gathered() if step == self._step else self._facts.pop(step, None)
 
     def next_active_step(self, step: int) -> int | None:  # noqa: ARG002 - the signature of a plugin
         """Return None: only observed steps matter."""
         return None
 
     def begin(self, step: int, *, is_observed: bool) -> None:
-        """Read the states of the random generators."""
+        """Install the hook that reads the random states and the inputs before the first forward."""
+        self._step = step
         self._stepped.clear()
         self._states, self._digests = None, {}
         self._has_facts = is_observed and (
             self._has_digest or step < self._first_step + OBSERVED_AT_START
         )
         if self._has_facts and self._has_digest:
-            self._digests = {f"random.{name}": digest for name, digest in _random_states()}
-            if not has_compiled():  # a compiled graph must not see hooks come and go
+            if has_compiled():  # a compiled graph must not see hooks come and go
+                self._read_random_states()
+            else:
                 self._hook.install()
 
     def before_optimizer(self, optimizer: Optimizer) -> None:
@@ -83,22 +91,39 @@ class FactsOfSteps(StepPlugin):
     def end(self, step: int, step_time_s: float, *, is_observed: bool) -> None:  # noqa: ARG002 - as above
         """Keep the facts of the step until its statistics are published."""
         self._hook.remove()
-        if not self._has_facts or not is_observed:
-            return
-        self._has_optimizer_digest |= bool(self._stepped)
-        self._facts[step] = StepFacts(
-            settings=_settings(),
-            hyperparameters=dict(list(_hyperparameters(self._stepped))[:_NUMBERS]),
-            eval_layers=self._eval_layers(),
-            optimizer_state=self._states,
-            digests=self._digests,
-        )
+        facts = self._gathered() if is_observed else None  # None: already published
+        if facts is not None:
+            self._facts[step] = facts
         while len(self._facts) > _KEPT:  # a step whose statistics could not be read
             del self._facts[min(self._facts)]
 
     def close(self) -> None:
         """Remove the hook."""
         self._hook.remove()
+
+    def _on_inputs(self, arguments: Any) -> None:  # Any: a module may take any arguments
+        if not self._digests:
+            self._read_random_states()
+        self._engine.record_inputs(arguments)
+
+    def _read_random_states(self) -> None:
+        try:
+            self._digests = {f"random.{name}": digest for name, digest in _random_states()}
+        except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
+            self._run.faults.report("reading random states", error, "They are not recorded.")
+
+    def _gathered(self) -> StepFacts | None:
+        if not self._has_facts:
+            return None
+        self._has_facts = False
+        self._has_optimizer_digest |= bool(self._stepped)
+        return StepFacts(
+            settings=_settings(),
+            hyperparameters=dict(list(_hyperparameters(self._stepped))[:_NUMBERS]),
+            eval_layers=self._eval_layers(),
+            optimizer_state=self._states,
+            digests=self._digests,
+        )
 
     def _eval_layers(self) -> tuple[int, ...]:
         """Return the layers in eval mode, by index."""
