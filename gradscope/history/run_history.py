@@ -110,7 +110,15 @@ def _recorded(recording: Recording, around: int | None, tables: int) -> list[Mes
     if tables:
         messages += [*recording.scalars(), *recording.interventions()]
         messages += recording.steps_near(around, tables)
-    return messages
+    return [*messages, *(_loss_of(recording, what) for what in recording.lost)]
+
+
+def _loss_of(recording: Recording, what: str) -> Event:
+    """Return an event that says what a damaged recording has lost."""
+    text = f"the recording {recording.path} is damaged; lost: {what}"
+    return Event(
+        run="", rank=0, step=0, time_s=0.0, level="warning", code="recording-damaged", text=text
+    )
 
 
 def _ask_hub(run: str) -> tuple[RunHistory, list[Message]]:

@@ -77,7 +77,7 @@ class AgentHandler:
             case Captured():
                 self._viewers.forward_capture(peer.hello.run, message, parts)
             case Heartbeat():
-                rank.note_counters(message.counters)
+                rank.note_counters(message.counters | self._recorders.counters(peer.hello.run))
                 rank.note_step(message.step)
             case _:
                 name = type(message).__name__

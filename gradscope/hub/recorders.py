@@ -51,9 +51,12 @@ class Recorders:
             closer.start()
 
     def counters(self, run: str) -> dict[str, int]:
-        """Return the counters of a run's recorder."""
+        """Return what is recorded of a run: the newest observed step on disk, and the messages that were dropped."""
         recorder = self._open.get(run)
-        return dict(recorder.counters) if recorder else {}
+        if recorder is None or recorder.recorded_step < 0:
+            return {}
+        dropped = recorder.counters["dropped"]
+        return {"recorded_step": recorder.recorded_step, "recording_dropped": dropped}
 
     def new_failures(self) -> list[tuple[str, str]]:
         """Return the runs whose recording has failed since the last call, each with the reason."""

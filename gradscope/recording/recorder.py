@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from gradscope.errors import RecordingError
+from gradscope.errors import ProtocolError, RecordingError
 from gradscope.paths import recordings_dir
 from gradscope.protocol import (
     Environment,
@@ -34,6 +34,7 @@ from gradscope.protocol import (
     Times,
 )
 from gradscope.recording import tables
+from gradscope.recording.chunks import pack_oldest
 from gradscope.recording.git_state import GitReading, start_reading
 from gradscope.recording.schema import SUFFIX
 
@@ -62,12 +63,18 @@ class Recorder:
     (`name.2.gradscope`).
     """
 
+    recorded_step: int
+    """The newest observed step that is committed: it is in the file, whatever is killed. -1: none yet."""
+
     def __init__(self, path: Path, hello: Hello, *, limit_bytes: int = 256 * 2**20) -> None:
         self.path = path
         self.failure: str | None = None
+        self.recorded_step = -1
         self._hello = hello
         self._limit_bytes = limit_bytes
-        self._counters: Counter[str] = Counter(recorded=0, dropped=0, commits=0, thinned=0, retried=0)
+        self._counters: Counter[str] = Counter(
+            recorded=0, dropped=0, commits=0, packed=0, thinned=0, retried=0
+        )
         self._queue: deque[tables.Row] = deque()
         self._queue_bytes = 0
         self._folders: deque[str] = deque()
@@ -138,7 +145,7 @@ class Recorder:
             try:
                 self._record(connection)
                 tables.mark_ended(connection, self._reason)
-            except (sqlite3.Error, OverflowError, RecordingError) as error:
+            except (sqlite3.Error, OverflowError, ProtocolError, RecordingError) as error:
                 self._fail(error)
                 with contextlib.suppress(sqlite3.Error):  # on a full disk one row often still fits
                     tables.mark_ended(connection, f"recording stopped: {error}")
@@ -153,6 +160,7 @@ class Recorder:
             self._read_git(is_last=is_last)
             try:
                 self._commit(connection)
+                self._pack(connection, is_last=is_last)
                 self._limit_size(connection)
             except sqlite3.OperationalError as error:
                 is_locked = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
@@ -189,6 +197,12 @@ class Recorder:
                 self._queue_bytes -= row.size_bytes
         self._counters["recorded"] += len(rows)
         self._counters["commits"] += 1
+        observed = [row.values[0] for row in rows if row.table == "step"]
+        self.recorded_step = max([self.recorded_step, *map(int, observed)])  # type: ignore[arg-type]  # step numbers
+
+    def _pack(self, connection: sqlite3.Connection, *, is_last: bool) -> None:
+        while moved := pack_oldest(connection, is_last=is_last):
+            self._counters["packed"] += moved
 
     def _limit_size(self, connection: sqlite3.Connection) -> None:
         while (size := tables.used_bytes(connection)) > self._limit_bytes:

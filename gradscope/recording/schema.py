@@ -1,8 +1,11 @@
 """The schema of a recording: its tables, and the check that a file is a recording.
 
 A message is stored as it arrived over the link: `head` is the msgpack head, `body` the concatenated
-pieces of the body. They are read by the bounded decoder of the protocol; nothing in a recording is ever
-executed. The other columns are used to find and to thin messages.
+pieces of the body, `crc` the CRC-32 of both. They are read by the bounded decoder of the protocol; nothing in a
+recording is ever executed. The other columns are used to find and to thin messages.
+
+The newest steps are in `step`, one row for each rank. Older ones are in chunks (`chunk_codec.py`): `chunk` has the
+heads of its steps, `chunk_column` their columns. A step that is in both was sent again; the one in `step` counts.
 
 A change that older versions of gradscope cannot read requires a new SCHEMA_VERSION.
 """
@@ -12,15 +15,17 @@ from pathlib import Path
 
 from gradscope.errors import RecordingError
 
-__all__ = ["SCHEMA_VERSION", "SUFFIX", "add_later_tables", "check_schema", "create_tables"]
+__all__ = ["SCHEMA_VERSION", "SUFFIX", "check_schema", "create_tables"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SUFFIX = ".gradscope"
 
 _APPLICATION_ID = 0x47724453
 """Identifies the file as a recording, in the header of SQLite ("GrDS")."""
 
-_TABLES = """
+_MESSAGE = "head BLOB NOT NULL, body BLOB NOT NULL, crc INTEGER NOT NULL"
+
+_TABLES = f"""
 CREATE TABLE run (
     run TEXT NOT NULL, script TEXT NOT NULL, user TEXT NOT NULL, host TEXT NOT NULL,
     pid INTEGER NOT NULL, world_size INTEGER NOT NULL, version TEXT NOT NULL,
@@ -30,52 +35,44 @@ CREATE TABLE process (
     rank INTEGER NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, started_s REAL NOT NULL,
     PRIMARY KEY (rank, host, pid, started_s)
 );
+CREATE TABLE git (folder TEXT PRIMARY KEY, commit_id TEXT, is_dirty INTEGER);
+CREATE TABLE environment (id INTEGER PRIMARY KEY, rank INTEGER NOT NULL UNIQUE, {_MESSAGE});
 CREATE TABLE manifest (
-    id INTEGER PRIMARY KEY, rank INTEGER NOT NULL, revision INTEGER NOT NULL,
-    head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (rank, revision)
+    id INTEGER PRIMARY KEY, rank INTEGER NOT NULL, revision INTEGER NOT NULL, {_MESSAGE},
+    UNIQUE (rank, revision)
 );
 CREATE TABLE step (
-    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL,
-    head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (step, rank)
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, {_MESSAGE}, UNIQUE (step, rank)
+);
+CREATE TABLE chunk (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, first_step INTEGER NOT NULL, last_step INTEGER NOT NULL,
+    level INTEGER NOT NULL, steps BLOB NOT NULL, removed INTEGER NOT NULL, heads BLOB NOT NULL
+);
+CREATE TABLE chunk_column (
+    id INTEGER PRIMARY KEY, chunk INTEGER NOT NULL, name TEXT NOT NULL, dtype TEXT NOT NULL,
+    rows INTEGER NOT NULL, data BLOB NOT NULL, UNIQUE (chunk, name, dtype, rows)
+);
+CREATE TABLE memory (
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, {_MESSAGE}, UNIQUE (step, rank)
+);
+CREATE TABLE times (
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, {_MESSAGE}, UNIQUE (step, rank)
 );
 CREATE TABLE scalars (
-    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, last_step INTEGER NOT NULL,
-    head BLOB NOT NULL, body BLOB NOT NULL
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, last_step INTEGER NOT NULL, {_MESSAGE}
 );
 CREATE TABLE event (
-    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL,
-    head BLOB NOT NULL, body BLOB NOT NULL
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, {_MESSAGE}
 );
 CREATE TABLE interventions (
-    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, revision INTEGER NOT NULL,
-    head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (rank, revision, step)
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL, revision INTEGER NOT NULL, {_MESSAGE},
+    UNIQUE (rank, revision, step)
 );
+CREATE INDEX chunk_by_step ON chunk (last_step, first_step);
 CREATE INDEX scalars_by_step ON scalars (step);
 CREATE INDEX event_by_step ON event (step);
 CREATE INDEX interventions_by_step ON interventions (step);
 """
-
-
-_LATER_TABLES = (
-    *(
-        f"""CREATE TABLE IF NOT EXISTS {name} (
-    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rank INTEGER NOT NULL,
-    head BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (step, rank)
-)"""
-        for name in ("memory", "times")
-    ),
-    """CREATE TABLE IF NOT EXISTS environment (
-    id INTEGER PRIMARY KEY, rank INTEGER NOT NULL UNIQUE, head BLOB NOT NULL, body BLOB NOT NULL
-)""",
-    "CREATE TABLE IF NOT EXISTS git (folder TEXT PRIMARY KEY, commit_id TEXT, is_dirty INTEGER)",
-)
-"""Tables that recordings of earlier versions lack. A reader treats a missing table as empty."""
-
-
-def add_later_tables(connection: sqlite3.Connection) -> None:
-    """Create the tables that recordings of earlier versions lack."""
-    for table in _LATER_TABLES:
-        connection.execute(table)
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

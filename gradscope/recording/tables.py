@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from gradscope.protocol import (
     Step,
     Times,
 )
+from gradscope.recording.chunks import join_oldest, pack_oldest
 from gradscope.recording.git_state import GitState
-from gradscope.recording.schema import add_later_tables, check_schema, create_tables
+from gradscope.recording.schema import check_schema, create_tables
 from gradscope.recording.sqlite_journal import journal_mode
 
 __all__ = [
@@ -100,11 +102,15 @@ def row_of_git(folder: str, state: GitState) -> Row:
 def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
     """Insert rows. A step that already exists is replaced."""
     for row in rows:
-        places = ", ".join("?" * len(row.values))
+        names, values = _PLACES[row.table], row.values
+        if names.endswith("body"):
+            head, body = values[-2:]
+            names, values = f"{names}, crc", (*values, zlib.crc32(body, zlib.crc32(head)))  # type: ignore[arg-type]  # these two are bytes
+        places = ", ".join("?" * len(values))
         verb = "IGNORE" if row.table in _KEPT_FIRST else "REPLACE"
         connection.execute(
-            f"INSERT OR {verb} INTO {row.table} ({_PLACES[row.table]}) VALUES ({places})",  # noqa: S608 - ours
-            row.values,
+            f"INSERT OR {verb} INTO {row.table} ({names}) VALUES ({places})",  # noqa: S608 - ours
+            values,
         )
 
 
@@ -129,9 +135,10 @@ def open_for_writing(path: Path, hello: Hello) -> tuple[Path, sqlite3.Connection
 
 
 def mark_ended(connection: sqlite3.Connection, reason: str) -> None:
-    """Mark the run as ended, with the reason."""
+    """Mark the run as ended, with the reason, and give the free pages of the file back."""
     with connection:
         connection.execute("UPDATE run SET ended_s = ?, reason = ?", (time.time(), reason))
+    connection.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
@@ -144,16 +151,23 @@ def used_bytes(connection: sqlite3.Connection) -> int:
 
 
 def thin(connection: sqlite3.Connection) -> int:
-    """Remove every other step of the older half of the largest table. Return the number of removed rows.
+    """Remove steps of the largest table. Return the number of removed rows.
 
-    All ranks of a step are removed together. Manifests and interventions are never removed.
+    Of observed steps, two chunks become one: see `chunks.join_oldest`. Of another table, every other step of the
+    older half is removed. All ranks of a step are removed together. Manifests and interventions are never removed.
     """
-    table = max(
-        ("step", "scalars", "event", "memory", "times"),
-        key=lambda name: connection.execute(
+    sizes = {
+        name: connection.execute(
             f"SELECT coalesce(sum(length(head) + length(body)), 0) FROM {name}"  # noqa: S608 - a name of ours
-        ).fetchone()[0],
-    )
+        ).fetchone()[0]
+        for name in ("step", "scalars", "event", "memory", "times")
+    }
+    sizes["step"] += connection.execute(
+        "SELECT coalesce(sum(length(data)), 0) FROM chunk_column"
+    ).fetchone()[0]
+    table = max(sizes, key=lambda name: sizes[name])
+    if table == "step":
+        return join_oldest(connection) or pack_oldest(connection, is_last=True)
     with connection:
         return connection.execute(
             f"""
@@ -179,11 +193,13 @@ def _prepare_for_run(connection: sqlite3.Connection, path: Path, hello: Hello) -
     # If the process is killed no commit is lost; a power cut loses the last commits at most.
     connection.execute("PRAGMA synchronous = NORMAL")
     if is_new:
+        connection.execute(
+            "PRAGMA auto_vacuum = INCREMENTAL"
+        )  # so that `mark_ended` can shrink the file
         connection.execute(f"PRAGMA journal_mode = {journal_mode(path.parent)}")
     with connection:  # one transaction, so that a reader finds an empty file or one with a run
         if is_new:
             create_tables(connection)
-        add_later_tables(connection)
         run = connection.execute("SELECT run, ended_s FROM run").fetchone()
         if run is None:
             _insert_run(connection, hello)

@@ -100,5 +100,5 @@ def test_a_slow_git_is_not_waited_for_and_is_stopped(tmp_path):
     assert output.closed
 
 
-def test_a_recording_of_an_earlier_gradscope_has_no_environment(tmp_path, make):
+def test_a_run_that_has_not_sent_its_environment_has_none(tmp_path, make):
     assert recorded(tmp_path, make) == {}

@@ -48,7 +48,9 @@ def test_what_was_added_is_read_back_whole_and_ordered_by_step(tmp_path, make):
         assert unpack_layers(manifest) == make.layers
         assert unpack_block(next(recording.steps())).column("sum").tolist() == [0.0, 0.0]
     assert recorder.failure is None
-    assert recorder.counters == {"recorded": 8, "dropped": 0, "commits": 1, "thinned": 0, "retried": 0}
+    assert recorder.counters == {
+        "recorded": 8, "dropped": 0, "commits": 1, "packed": 4, "thinned": 0, "retried": 0,
+    }  # fmt: skip
 
 
 def test_values_that_a_script_logs_after_a_step_do_not_replace_those_of_the_step(tmp_path, make):
@@ -128,7 +130,7 @@ def test_another_run_of_the_same_name_gets_a_file_of_its_own(tmp_path, make, oth
 
 
 def test_above_its_limit_the_older_half_is_thinned_and_both_ends_stay(tmp_path, make, wait_until):
-    limit = 300_000
+    limit = 200_000
     recorder = Recorder(tmp_path / "a.gradscope", make.hello(), limit_bytes=limit)
     for first in range(0, 3000, 1000):
         done = recorder.counters["recorded"]
@@ -148,7 +150,7 @@ def test_above_its_limit_the_older_half_is_thinned_and_both_ends_stay(tmp_path, 
     assert steps[-1] == 2999
     gaps = [b - a for a, b in itertools.pairwise(steps)]
     assert gaps == sorted(gaps, reverse=True), "coarser the older"
-    assert sum(len(make.step(0).body) + 250 for _ in places) < limit
+    assert (tmp_path / "a.gradscope").stat().st_size <= limit
 
 
 def test_what_cannot_be_thinned_below_the_limit_ends_the_recording(tmp_path, make, wait_until):

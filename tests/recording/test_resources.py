@@ -1,7 +1,5 @@
 """Readings of memory and time on disk."""
 
-import sqlite3
-
 from gradscope.columns import MemoryRow, TimeRow
 from gradscope.protocol import Memory, Times
 from gradscope.protocol.bodies import pack_memory, pack_times, unpack_memory
@@ -40,20 +38,3 @@ def test_a_step_that_is_measured_twice_is_recorded_once_with_the_last_values(tmp
         make.record(recorder, memory(5, 1), memory(5, 2))
     with open_recording(tmp_path / "a.gradscope") as recording:
         assert list(recording.memory()) == [memory(5, 2)]
-
-
-def test_a_recording_of_an_earlier_gradscope_has_none_and_is_gone_on_with(tmp_path, make):
-    path = tmp_path / "a.gradscope"
-    with Recorder(path, make.hello()) as recorder:
-        make.record(recorder, make.manifest(), make.step(0))
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE memory")
-        connection.execute("DROP TABLE times")
-    connection.close()
-    with open_recording(path) as recording:
-        assert list(recording.memory()) == list(recording.times()) == []
-        assert len(list(recording.steps())) == 1
-    with Recorder(path, make.hello()) as recorder:
-        make.record(recorder, memory(1))
-    with open_recording(path) as recording:
-        assert list(recording.memory()) == [memory(1)]
