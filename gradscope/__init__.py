@@ -28,6 +28,7 @@ _HOME = {
     "examine": "gradscope.doctor",
     "functional": "gradscope.functional",
     "nn": "gradscope.nn",
+    "open_recording": "gradscope.recording",
     "Ramp": "gradscope.protocol",
     "register_intervention": "gradscope.agent",
     "scopes": "gradscope.agent",
@@ -52,6 +53,7 @@ __all__ = [
     "examine",
     "functional",
     "nn",
+    "open_recording",
     "register_intervention",
     "scopes",
     "time_function",
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from gradscope.columns import Stats, Table
     from gradscope.doctor import Report, examine, time_function
     from gradscope.protocol import Ack, Ramp
+    from gradscope.recording import open_recording
     from gradscope.rules import Alert
 
 _NEEDS_TORCH = frozenset(

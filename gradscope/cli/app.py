@@ -205,11 +205,49 @@ def watch(
 
 
 @app.command()
-def ls(json: Json = False) -> None:
+def ls(
+    *,
+    size: Annotated[
+        bool, typer.Option("--size", help="Show the size of each recording, and of all together.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """List live and recorded runs."""
     from gradscope.cli.commands.run_list import print_runs  # noqa: PLC0415 - loads zmq and sqlite3
 
-    print_runs(as_json=json)
+    print_runs(as_json=json, has_sizes=size)
+
+
+Runs: TypeAlias = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help="Runs that have ended, or paths of recordings.")
+]
+
+
+@app.command()
+def rm(runs: Runs, json: Json = False) -> None:
+    """Remove the recordings of runs. One that is pinned or may still be written is refused with exit code 4."""
+    from gradscope.cli.commands.recordings import remove  # noqa: PLC0415 - loads sqlite3
+
+    remove(runs, as_json=json)
+
+
+@app.command()
+def pin(runs: Runs, json: Json = False) -> None:
+    """Keep the recordings of runs. Without this, the oldest are removed if all together exceed their limit.
+
+    The limit is 10 GB, at most a tenth of the disk, or the number of GB in GRADSCOPE_RECORDINGS_GB.
+    """
+    from gradscope.cli.commands.recordings import pin as pin_runs  # noqa: PLC0415 - loads sqlite3
+
+    pin_runs(runs, is_pinned=True, as_json=json)
+
+
+@app.command()
+def unpin(runs: Runs, json: Json = False) -> None:
+    """Let the recordings of runs be removed if space is needed."""
+    from gradscope.cli.commands.recordings import pin as pin_runs  # noqa: PLC0415 - loads sqlite3
+
+    pin_runs(runs, is_pinned=False, as_json=json)
 
 
 @app.command()

@@ -74,11 +74,12 @@ class RecordingInfo:
     first_step: int | None = None
     last_step: int | None = None
     removed: int = 0
+    is_pinned: bool = False
     problem: str = ""
     """The reason why the file cannot be read. Only the fields without a default are then known."""
 
 
-_INFO = "SELECT run, started_s, ended_s, reason, script, host, pid FROM run"
+_INFO = "SELECT run, started_s, ended_s, reason, script, host, pid, is_pinned FROM run"
 
 
 def list_recordings(directory: Path | None = None) -> list[RecordingInfo]:
@@ -157,7 +158,7 @@ class Recording:
         numbers = self._steps.numbers()
         spans = self._rows("SELECT min(step), max(last_step) FROM scalars", "the steps of the scalars")
         ends = [*numbers[:1], *numbers[-1:], *(each for each in (*spans, ())[0] if each is not None)]
-        run, started_s, ended_s, reason, script, host, pid = rows[0]
+        run, started_s, ended_s, reason, script, host, pid, is_pinned = rows[0]
         return RecordingInfo(
             path=self.path,
             size_bytes=self.path.stat().st_size,
@@ -172,6 +173,7 @@ class Recording:
             first_step=min(ends, default=None),
             last_step=max(ends, default=None),
             removed=self._steps.removed_count(),
+            is_pinned=bool(is_pinned),
         )
 
     def environment(self, rank: int = 0) -> dict[str, Any]:  # Any: what JSON takes

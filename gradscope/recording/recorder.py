@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from gradscope.errors import ProtocolError, RecordingError
+from gradscope.errors import GradscopeError, ProtocolError, RecordingError
+from gradscope.notice import print_notice
 from gradscope.paths import recordings_dir
 from gradscope.protocol import (
     Environment,
@@ -35,6 +36,7 @@ from gradscope.protocol import (
 )
 from gradscope.recording import tables
 from gradscope.recording.chunks import pack_oldest
+from gradscope.recording.disk_space import make_room
 from gradscope.recording.git_state import GitReading, start_reading
 from gradscope.recording.schema import SUFFIX
 
@@ -143,6 +145,7 @@ class Recorder:
             return
         with contextlib.closing(connection):
             try:
+                self._make_room()
                 self._record(connection)
                 tables.mark_ended(connection, self._reason)
             except (sqlite3.Error, OverflowError, ProtocolError, RecordingError) as error:
@@ -151,6 +154,15 @@ class Recorder:
                     tables.mark_ended(connection, f"recording stopped: {error}")
             for reading in self._git.values():
                 reading.result(last_wait_s=0)
+
+    def _make_room(self) -> None:
+        """Remove the oldest recordings, so that this one can grow to its limit."""
+        if self.path.parent != recordings_dir():
+            return
+        try:
+            self._counters["removed"] += len(make_room(self._limit_bytes))
+        except (OSError, GradscopeError) as error:
+            print_notice(f"gradscope: the size of all recordings was not checked: {error}")
 
     def _record(self, connection: sqlite3.Connection) -> None:
         """Write the queue to the file every second until `close`, and once after it."""

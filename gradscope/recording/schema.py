@@ -29,7 +29,8 @@ _TABLES = f"""
 CREATE TABLE run (
     run TEXT NOT NULL, script TEXT NOT NULL, user TEXT NOT NULL, host TEXT NOT NULL,
     pid INTEGER NOT NULL, world_size INTEGER NOT NULL, version TEXT NOT NULL,
-    started_s REAL NOT NULL, ended_s REAL, reason TEXT NOT NULL
+    started_s REAL NOT NULL, ended_s REAL, reason TEXT NOT NULL,
+    is_pinned INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE process (
     rank INTEGER NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, started_s REAL NOT NULL,

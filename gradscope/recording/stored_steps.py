@@ -103,7 +103,7 @@ class StoredSteps:
         return sum(removed for (removed,) in self._rows("chunk", "removed"))
 
     def all(self) -> Iterator[Step]:
-        """Yield the observed steps in order; also those that are recorded meanwhile."""
+        """Yield the observed steps in order; also new ones that are recorded meanwhile."""
         position = -1
         while (window := self._next_window(position)) is not None:
             yield from self.between(*window)

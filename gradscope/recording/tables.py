@@ -1,5 +1,6 @@
 """The recorder's operations on its file: open, insert, thin, mark the end."""
 
+import contextlib
 import sqlite3
 import time
 import zlib
@@ -135,10 +136,15 @@ def open_for_writing(path: Path, hello: Hello) -> tuple[Path, sqlite3.Connection
 
 
 def mark_ended(connection: sqlite3.Connection, reason: str) -> None:
-    """Mark the run as ended, with the reason, and give the free pages of the file back."""
+    """Mark the run as ended, with the reason, and give the free pages of the file back.
+
+    The file is then complete without a journal: it can be copied, and read on a disk that is read-only.
+    """
     with connection:
         connection.execute("UPDATE run SET ended_s = ?, reason = ?", (time.time(), reason))
     connection.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
+    with contextlib.suppress(sqlite3.OperationalError):  # a reader has it open
+        connection.execute("PRAGMA journal_mode = DELETE")
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
@@ -192,11 +198,8 @@ def _prepare_for_run(connection: sqlite3.Connection, path: Path, hello: Hello) -
     is_new = not check_schema(connection, path)
     # If the process is killed no commit is lost; a power cut loses the last commits at most.
     connection.execute("PRAGMA synchronous = NORMAL")
-    if is_new:
-        connection.execute(
-            "PRAGMA auto_vacuum = INCREMENTAL"
-        )  # so that `mark_ended` can shrink the file
-        connection.execute(f"PRAGMA journal_mode = {journal_mode(path.parent)}")
+    if is_new:  # so that `mark_ended` can shrink the file
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     with connection:  # one transaction, so that a reader finds an empty file or one with a run
         if is_new:
             create_tables(connection)
@@ -207,6 +210,10 @@ def _prepare_for_run(connection: sqlite3.Connection, path: Path, hello: Hello) -
             return False
         insert(connection, [row_of_process(hello)])
         connection.execute("UPDATE run SET ended_s = NULL, reason = ''")
+    with contextlib.suppress(
+        sqlite3.OperationalError
+    ):  # a reader has the file open: it keeps its journal
+        connection.execute(f"PRAGMA journal_mode = {journal_mode(path.parent)}")
     return True
 
 

@@ -14,7 +14,10 @@ from gradscope.cli.app import app
 OPTIONS = {
     "demo": {"--seed"},
     "watch": {"--once", "--tab", "--readonly", "--json", "--web", "--control", "--host", "--port"},
-    "ls": {"--json"},
+    "ls": {"--json", "--size"},
+    "rm": {"--json"},
+    "pin": {"--json"},
+    "unpin": {"--json"},
     "clip": {"--max-norm", "--per"},
     "clamp": {"--limit"},
     "scale": {"--factor"},

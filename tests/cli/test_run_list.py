@@ -103,3 +103,27 @@ def test_names_that_the_terminal_cannot_show_are_no_error(places, gradscope, mon
     assert ran.returncode == 0
     assert "gr" in ran.stdout
     assert "?" in ran.stdout
+
+
+def test_recordings_are_pinned_unpinned_and_removed_with_their_sizes_shown(places, gradscope):
+    for name, started_s in [("first", 1000.0), ("second", 2000.0)]:
+        _recorded(name, started_s)
+    ran = gradscope("pin", "first", "--json")
+    assert (ran.returncode, json.loads(ran.stdout)["recordings"][0]["is_pinned"]) == (0, True)
+    lines = gradscope("ls", "--size").stdout.splitlines()
+    assert [("pinned" in line.split(), "KiB" in line) for line in lines[1:3]] == [
+        (False, True), (True, True),
+    ]  # fmt: skip
+    assert lines[-1].startswith("all recordings: ")
+    sizes = json.loads(gradscope("ls", "--size", "--json").stdout)["recordings"]
+    assert 0 < sizes["size_bytes"] < sizes["limit_bytes"]
+    refused = gradscope("rm", "first")
+    assert refused.returncode == 4
+    assert "gradscope unpin first" in refused.stderr
+    assert gradscope("unpin", "first").stdout.startswith("first: not pinned")
+    removed = json.loads(gradscope("rm", "first", str(default_path("second")), "--json").stdout)
+    assert [each["run"] for each in removed["removed"]] == ["first", "second"]
+    assert not default_path("first").exists()
+    missing = gradscope("rm", "first")
+    assert missing.returncode == 3
+    assert "there is no recording" in missing.stderr

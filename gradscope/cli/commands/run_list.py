@@ -10,9 +10,11 @@ import msgspec
 
 from gradscope.cli.output import print_json, print_lines, table_lines
 from gradscope.client import connect, end_of
+from gradscope.columns import bytes_in_words
 from gradscope.errors import NothingToConnectError
 from gradscope.protocol import RunInfo, Runs
 from gradscope.recording import RecordingInfo, list_recordings
+from gradscope.recording.disk_space import files_size_bytes, total_limit_bytes
 
 __all__ = ["Listed", "find_runs", "json_of", "match_recordings", "print_runs"]
 
@@ -34,11 +36,17 @@ class Listed:
     recording: RecordingInfo | None = None
 
 
-def print_runs(*, as_json: bool) -> None:
-    """Print all runs: live runs first, then the newest."""
+def print_runs(*, as_json: bool, has_sizes: bool = False) -> None:
+    """Print all runs: live runs first, then the newest. `has_sizes`: with the sizes of the recordings."""
     listed, counters = find_runs()
     if as_json:
-        print_json({"hub": counters, "runs": [json_of(one) for one in listed]})
+        total = {"size_bytes": _total_bytes(listed), "limit_bytes": total_limit_bytes()}
+        sizes = {"recordings": total} if has_sizes else {}
+        print_json({"hub": counters, "runs": [json_of(one) for one in listed], **sizes})
+    elif listed and has_sizes:
+        print_lines(*table_lines(_SIZE_HEADINGS, [_size_row(one) for one in listed]))
+        total_bytes, limit = _total_bytes(listed), bytes_in_words(total_limit_bytes())
+        print_lines("", f"all recordings: {bytes_in_words(total_bytes)}; the limit is {limit}")
     elif listed:
         print_lines(*table_lines(_HEADINGS, [_table_row(one) for one in listed]))
     else:
@@ -128,6 +136,23 @@ def _table_row(listed: Listed) -> tuple[str, ...]:
         Path(listed.script).name or "-",
         str(listed.recording.path) if listed.recording else "-",
     )
+
+
+_SIZE_HEADINGS = ("RUN", "STATE", "SIZE", "STEPS", "REMOVED", "PINNED", "RECORDING")
+
+
+def _size_row(listed: Listed) -> tuple[str, ...]:
+    recording = listed.recording
+    if recording is None:
+        return listed.run, listed.state, "-", "-", "-", "-", "-"
+    is_pinned = "pinned" if recording.is_pinned else "-"
+    counts = str(recording.steps), str(recording.removed)
+    size = bytes_in_words(files_size_bytes(recording.path))
+    return listed.run, listed.state, size, *counts, is_pinned, str(recording.path)
+
+
+def _total_bytes(listed: Iterable[Listed]) -> int:
+    return sum(files_size_bytes(one.recording.path) for one in listed if one.recording)
 
 
 def json_of(listed: Listed) -> dict[str, Any]:  # Any: what JSON takes
