@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from gradscope._version import __version__
-from gradscope.cli import control_commands, exit_codes, intervention_commands
+from gradscope.cli import control_commands, exit_codes, intervention_commands, recording_commands
 from gradscope.cli.options import Json
 from gradscope.errors import GradscopeError, UsageError
 
@@ -48,6 +48,7 @@ Readonly: TypeAlias = Annotated[
 
 intervention_commands.register(app)
 control_commands.register(app)
+recording_commands.register(app)
 
 
 def main() -> None:
@@ -216,38 +217,6 @@ def ls(
     from gradscope.cli.commands.run_list import print_runs  # noqa: PLC0415 - loads zmq and sqlite3
 
     print_runs(as_json=json, has_sizes=size)
-
-
-Runs: TypeAlias = Annotated[
-    list[str], typer.Argument(metavar="RUN...", help="Runs that have ended, or paths of recordings.")
-]
-
-
-@app.command()
-def rm(runs: Runs, json: Json = False) -> None:
-    """Remove the recordings of runs. One that is pinned or may still be written is refused with exit code 4."""
-    from gradscope.cli.commands.recordings import remove  # noqa: PLC0415 - loads sqlite3
-
-    remove(runs, as_json=json)
-
-
-@app.command()
-def pin(runs: Runs, json: Json = False) -> None:
-    """Keep the recordings of runs. Without this, the oldest are removed if all together exceed their limit.
-
-    The limit is 10 GB, at most a tenth of the disk, or the number of GB in GRADSCOPE_RECORDINGS_GB.
-    """
-    from gradscope.cli.commands.recordings import pin as pin_runs  # noqa: PLC0415 - loads sqlite3
-
-    pin_runs(runs, is_pinned=True, as_json=json)
-
-
-@app.command()
-def unpin(runs: Runs, json: Json = False) -> None:
-    """Let the recordings of runs be removed if space is needed."""
-    from gradscope.cli.commands.recordings import pin as pin_runs  # noqa: PLC0415 - loads sqlite3
-
-    pin_runs(runs, is_pinned=False, as_json=json)
 
 
 @app.command()

@@ -26,7 +26,13 @@ def _blocks(page: Path) -> list[str]:
 
 def _is_script(page: Path) -> bool:
     """Return whether a page has whole scripts, which the tests of its subject run."""
-    return page.parent.name == "trainers" or page.stem in ("diff", "notebooks", "programs", "trackers")
+    return page.parent.name == "trainers" or page.stem in (
+        "diff",
+        "notebooks",
+        "programs",
+        "recordings",
+        "trackers",
+    )
 
 
 class Swish(torch.autograd.Function):
