@@ -324,6 +324,62 @@ def report(
     report_run(run, output, layers=tuple(layers or ()), force=force, as_json=json)
 
 
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the path of a recording.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="The file; of TensorBoard a directory; - is stdout."
+        ),
+    ],
+    form: Annotated[
+        Literal["csv", "jsonl", "parquet", "tensorboard"] | None,
+        typer.Option("--format", help="Default: as the name of the file ends."),
+    ] = None,
+    *,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", metavar="PATTERN", help="Only these layers. May be repeated."),
+    ] = None,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kinds", metavar="KIND", help="Only these: out, grad, param, param_grad, update."
+        ),
+    ] = None,
+    stats: Annotated[
+        list[str] | None,
+        typer.Option("--stats", metavar="STAT", help="Only these, such as norm. May be repeated."),
+    ] = None,
+    steps: Annotated[
+        str, typer.Option("--steps", metavar="A:B", help="From step A to step B, both included.")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    json: Json = False,
+) -> None:
+    """Write what was recorded of a run as a table for other programs, or as TensorBoard's event files.
+
+    A row is one kind of tensor of one layer in one observed step. What was not measured is empty. The run may be live
+    or have ended. Parquet needs the package pyarrow, TensorBoard the package tensorboard.
+
+    Example: gradscope export RUN -o run.parquet --kinds grad --layers 'blocks.*'
+    """
+    from gradscope.cli.commands.export import export_and_print  # noqa: PLC0415 - loads zmq and sqlite3
+
+    export_and_print(
+        run,
+        output,
+        form,
+        layers=tuple(layers or ()),
+        kinds=tuple(kinds or ()),
+        stats=tuple(stats or ()),
+        steps=steps,
+        force=force,
+        as_json=json,
+    )
+
+
 @app.command("replay")
 def replay_run(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the path of a recording.")],

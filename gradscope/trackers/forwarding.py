@@ -1,12 +1,15 @@
 """`forward`: reads a run as a viewer does, and sends its numbers and findings to a tracker until the run ends."""
 
 import contextlib
+import math
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from gradscope.client import Client, connect
 from gradscope.client.state import RankSteps, RunState
@@ -15,11 +18,11 @@ from gradscope.errors import NothingToConnectError
 from gradscope.findings import Finding
 from gradscope.names import match_names
 from gradscope.protocol import Event, Manifest, Message, Scalars, Skipped, Step
-from gradscope.recording import list_recordings, open_recording
+from gradscope.recording import Recording, list_recordings, open_recording
 from gradscope.trackers.series import layer_series, step_series
 from gradscope.trackers.tracker import Destination, Tracker, open_tracker
 
-__all__ = ["Destination", "Forwarded", "forward"]
+__all__ = ["Destination", "Forwarded", "forward", "forward_recorded"]
 
 _POLL_S = 0.25
 _LAST_S = 1.5
@@ -60,6 +63,44 @@ def forward(run: str, destination: Destination, *, layers: Sequence[str] = ()) -
         if client is not None and forwarding.follow(client, arrival):
             forwarding.take_recorded()  # steps that the hub has not sent, because they came too fast
     return forwarding.forwarded
+
+
+def forward_recorded(
+    recording: Recording,
+    destination: Destination,
+    *,
+    layers: Sequence[str] = (),
+    first: int | None = None,
+    last: int | None = None,
+) -> Forwarded:
+    """Forward what is in a recording, from step `first` to `last`, both included; by default all.
+
+    layers: names or patterns of layers that get series of their own. Raises as `forward` does.
+    """
+    low, high = first or 0, math.inf if last is None else last
+    run = recording.info.run
+    forwarding = _Forwarding(open_tracker(run, destination), run, layers)
+    with contextlib.closing(forwarding):
+        forwarding.take(recording.manifests())
+        forwarding.take(_cut(message, low, high) for message in recording.scalars())
+        forwarding.take(event for event in recording.events() if low <= event.step <= high)
+        forwarding.take_steps(step for step in recording.steps() if low <= step.step <= high)
+    return forwarding.forwarded
+
+
+def _cut(message: Scalars, low: float, high: float) -> Scalars:
+    """Return the scalars of the steps from `low` to `high`."""
+    kept = [place for place, step in enumerate(message.steps) if low <= step <= high]
+    if len(kept) == len(message.steps):
+        return message
+    return msgspec.structs.replace(
+        message,
+        steps=tuple(message.steps[place] for place in kept),
+        times_s=tuple(message.times_s[place] for place in kept),
+        values={
+            name: tuple(values[place] for place in kept) for name, values in message.values.items()
+        },
+    )
 
 
 def _recording_of(run: str) -> Path | None:
