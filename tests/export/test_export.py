@@ -1,4 +1,4 @@
-"""`gradscope export`: its numbers against those that were recorded, read back by other programs; what it refuses."""
+"""`gradscope export`: the recorded numbers, read back by other programs; what it refuses."""
 
 import csv
 import json
@@ -150,7 +150,7 @@ def test_the_memory_does_not_grow_with_the_length_of_the_run(tmp_path):
             finally:
                 tracemalloc.stop()
 
-    few, many = peak(100), peak(400)
+    few, many = peak(200), peak(600)
     assert many < 1.5 * few
 
 
