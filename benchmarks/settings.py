@@ -87,9 +87,21 @@ SETTINGS = {
         Setting("core", "attached, every step observed, streamed to a hub", _attached(every=1)),
         Setting("full", "the same at full detail", _attached(every=1, detail="full")),
         Setting(
+            "digest",
+            "as core, with digests of all tensors, inputs and random states",
+            _attached(every=1, digest=True),
+        ),
+        Setting(
             "budget",
             f"attached as by default, after {_WARM_UP} steps",
             _attached(),
+            _WARM_UP,
+            is_sampled=True,
+        ),
+        Setting(
+            "budgeted",
+            f"the same with digests, after {_WARM_UP} steps",
+            _attached(digest=True),
             _WARM_UP,
             is_sampled=True,
         ),

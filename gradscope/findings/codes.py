@@ -322,6 +322,17 @@ CODES: dict[str, Code] = {
             explains=("loss-not-falling",),
         ),
         Code(
+            "resume-mismatch",
+            "optimizer",
+            "warning",
+            "a resumed run does not continue where its earlier recording ends",
+            "The checkpoint was not loaded, or lacks a part: the optimizer's state, the schedule of the learning "
+            "rate, the position in the data; or start_step is not its step.",
+            "Save and load the state of model, optimizer, scheduler and data loader, and pass the step of the "
+            "checkpoint as attach(start_step=…).",
+            explains=("loss-spike",),
+        ),
+        Code(
             "clipping-always",
             "optimizer",
             "warning",

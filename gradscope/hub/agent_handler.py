@@ -1,12 +1,14 @@
 """Handles the messages of agents: stores, records and forwards them to viewers."""
 
 import time
+from collections.abc import Callable
 from typing import ClassVar
 
 from gradscope.hub.history import Parts
 from gradscope.hub.peers import Peer
 from gradscope.hub.recorders import Recorders
 from gradscope.hub.replicas import Replicas
+from gradscope.hub.resumption import Resumptions
 from gradscope.hub.runs import Rank, RunTable, Streamed
 from gradscope.hub.viewer_handler import ViewerHandler
 from gradscope.protocol import (
@@ -36,11 +38,18 @@ class AgentHandler:
 
     role: ClassVar = "agent"
 
-    def __init__(self, runs: RunTable, recorders: Recorders, viewers: ViewerHandler) -> None:
+    def __init__(
+        self,
+        runs: RunTable,
+        recorders: Recorders,
+        viewers: ViewerHandler,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
         self._runs = runs
         self._recorders = recorders
         self._viewers = viewers
         self._replicas = Replicas()
+        self._resumptions = Resumptions(wake)
 
     def refusal_of(self, hello: Hello) -> Refusal | None:
         """Refuse an agent without a run name, or with a run name and rank that another process uses."""
@@ -58,6 +67,7 @@ class AgentHandler:
             reason = self._runs.end_reason(run)
             self._recorders.end(run, reason)
             self._replicas.end(run)
+            self._resumptions.end(run)
             if has_said_bye:
                 self._viewers.commands.run_ended(run, reason)
 
@@ -113,6 +123,8 @@ class AgentHandler:
             rank.keep(message, parts)
             rank.recording = self._recorders.add(peer.hello, message, parts)
         self._viewers.publish(message, parts)
+        if isinstance(message, Manifest | Step | Scalars) and not is_focus_step:
+            self._resumptions.add(peer.hello, message, parts, rank.recording)
         if isinstance(message, Manifest):
             self._replicas.add_manifest(peer.hello, parts)
         elif isinstance(message, Step) and not is_focus_step and peer.hello.world_size > 1:
@@ -129,11 +141,20 @@ class AgentHandler:
         ]
         event = self._replicas.add_step(hello, parts, having)
         if event is not None:
-            parts = encode(event)
-            rank = ranks[event.rank]
-            rank.keep(event, parts)
-            self._recorders.add(rank.hello, event, parts)
-            self._viewers.publish(event, parts)
+            self._publish(ranks[event.rank], event)
+
+    def publish_found(self) -> None:
+        """Publish what the check of resumed runs has found."""
+        for event in self._resumptions.take_events():
+            rank = self._runs.rank(event.run, event.rank)
+            if rank is not None:
+                self._publish(rank, event)
+
+    def _publish(self, rank: Rank, event: Event) -> None:
+        parts = encode(event)
+        rank.keep(event, parts)
+        self._recorders.add(rank.hello, event, parts)
+        self._viewers.publish(event, parts)
 
 
 def _has_equal_lengths(message: Scalars) -> bool:

@@ -64,7 +64,8 @@ class Hub:
             self._context, self._address.viewers_path, part_limit_bytes=VIEWER_PART_BYTES
         )
         viewers = ViewerHandler(self._runs, viewer_socket.send, agent_socket.send, self._counts)
-        agents = AgentHandler(self._runs, self._recorders, viewers)
+        agents = AgentHandler(self._runs, self._recorders, viewers, self._waker.wake)
+        self._agent_handler = agents
         self._agents = Peers(agent_socket, agents, self._identity, self._counts)
         self._viewers = Peers(viewer_socket, viewers, self._identity, self._counts)
         self._viewer_handler = viewers
@@ -80,6 +81,7 @@ class Hub:
             self._poll_sockets(again_s)
             now_s = time.monotonic()
             is_behind = self._receive(now_s)
+            self._agent_handler.publish_found()
             again_s = now_s if is_behind else math.inf
             self._check_silence(now_s, is_behind=is_behind)
             if now_s >= self._housekeeping_due_s:

@@ -144,6 +144,7 @@ class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
 class StepFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What else is known of a step, to compare runs. `digests` are of the state before its forward."""
 
+    start_step: Whole = 0
     settings: dict[str, str] = msgspec.field(default_factory=dict)
     hyperparameters: dict[str, float] = msgspec.field(default_factory=dict)
     eval_layers: tuple[Whole, ...] = ()

@@ -5,6 +5,7 @@ from gradscope.rules.conditions import Condition, parse_condition
 from gradscope.rules.losses import is_loss
 from gradscope.rules.replay import replay_rules, views_of
 from gradscope.rules.replicas import RankRows, ReplicaCheck
+from gradscope.rules.resume import EarlierRun, FirstSteps, StepOfRun, find_resume_mismatch
 from gradscope.rules.rule import Rule, default_rules, finding_of
 from gradscope.rules.step_view import StepView
 from gradscope.rules.table import RULES, RuleKind, rule_kind
@@ -17,13 +18,17 @@ __all__ = [
     "WEIGHT_DECAY",
     "Alert",
     "Condition",
+    "EarlierRun",
+    "FirstSteps",
     "RankRows",
     "ReplicaCheck",
     "Rule",
     "RuleFinding",
     "RuleKind",
+    "StepOfRun",
     "StepView",
     "default_rules",
+    "find_resume_mismatch",
     "finding_of",
     "is_loss",
     "parse_condition",

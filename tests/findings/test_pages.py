@@ -13,8 +13,8 @@ from gradscope.findings.explanation import HEADINGS, PAGES, list_of_codes, page_
 _SCRIPT = Path(__file__).parents[2] / "docs" / "finding_pages.py"
 
 
-NEEDS_RANKS = {"replicas-differ"}
-"""Codes whose program has several ranks: `tests/hub/test_replicas.py` trains them."""
+NEEDS_HUB = {"replicas-differ", "resume-mismatch"}
+"""Codes that the hub finds: `tests/hub/test_replicas.py` and `test_resumption.py` train their programs."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_a_page_has_all_headings_and_what_gradscope_says(code):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("code", sorted(set(CODES) - NEEDS_RANKS))
+@pytest.mark.parametrize("code", sorted(set(CODES) - NEEDS_HUB))
 def test_the_program_of_a_page_has_the_fault_and_the_check_confirms_it(code, run_page):
     outcome = run_page(code)
     assert code in {finding.code for finding in outcome.verdict.every()}

@@ -51,6 +51,7 @@ def _step() -> protocol.Step:
         layers="focus",
         step_time_s=0.25,
         facts=protocol.StepFacts(
+            start_step=39,
             settings={"threads": "1"},
             hyperparameters={"lr": 0.5},
             eval_layers=(1,),

@@ -118,6 +118,7 @@ class FactsOfSteps(StepPlugin):
         self._has_facts = False
         self._has_optimizer_digest |= bool(self._stepped)
         return StepFacts(
+            start_step=self._run.settings.start_step,
             settings=_settings(),
             hyperparameters=dict(list(_hyperparameters(self._stepped))[:_NUMBERS]),
             eval_layers=self._eval_layers(),
