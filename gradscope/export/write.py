@@ -11,6 +11,7 @@ from gradscope.errors.requirement import require
 from gradscope.export.selection import Rows, Selection, rows, select
 from gradscope.export.tables import write_csv, write_json_lines, write_parquet
 from gradscope.history import recording_path
+from gradscope.notice import print_notice
 from gradscope.paths.output import new_output
 from gradscope.recording import Recording, open_recording
 from gradscope.trackers import Destination, forward_recorded
@@ -71,7 +72,10 @@ def export_run(
                 raise UsageError(f"expected --format csv or jsonl for stdout, got {form}")
             return _write_text(sys.stdout, recording, selection, form)
         with new_output(path, may_replace=may_replace) as unfinished:
-            return _write(unfinished, recording, selection, form, layers)
+            count = _write(unfinished, recording, selection, form, layers)
+        for each in recording.lost:
+            print_notice(f"gradscope: the recording is damaged, so this is missing: {each}")
+        return count
 
 
 def _write(

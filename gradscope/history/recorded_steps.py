@@ -1,5 +1,6 @@
 """`recorded_steps`: the observed steps of a recording one after the other, with merged ranks, in constant memory."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from gradscope.recording import Recording, list_recordings
 from gradscope.recording.schema import SUFFIX
 
 __all__ = ["RecordedStep", "layer_names", "recorded_steps", "recording_path"]
+
+_AT_A_TIME = 64
+"""Observed steps of a range that are read together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +75,9 @@ def recorded_steps(
     names = _names_by_revision(recording.manifests())
     of_step: list[Step] = []
     seen = 0
-    for message in recording.steps():
-        if message.layers != "all" or (first is not None and message.step < first):
+    for message in recording.steps() if first is last is None else _between(recording, first, last):
+        if message.layers != "all":
             continue
-        if last is not None and message.step > last:
-            break
         if of_step and of_step[0].step != message.step:
             if seen % every == 0:
                 yield from _merged(of_step, names)
@@ -84,6 +86,15 @@ def recorded_steps(
         of_step.append(message)
     if of_step and seen % every == 0:
         yield from _merged(of_step, names)
+
+
+def _between(recording: Recording, first: int | None, last: int | None) -> Iterator[Step]:
+    """Yield the steps of a range, without reading the steps before it."""
+    low, high = first or 0, math.inf if last is None else last
+    numbers = [number for number in recording.step_numbers() if low <= number <= high]
+    for start in range(0, len(numbers), _AT_A_TIME):
+        part = numbers[start : start + _AT_A_TIME]
+        yield from recording.steps_between(part[0], part[-1])
 
 
 def _names_by_revision(manifests: Sequence[Manifest]) -> dict[tuple[int, int], tuple[str, ...]]:

@@ -49,6 +49,8 @@ class RunContent:
     times: TimesTable | None = None
     held_bytes: Curve | None = None
     environment: tuple[tuple[str, str], ...] = ()
+    lost: tuple[str, ...] = ()
+    """What could not be read, because the recording is damaged."""
 
 
 def read_content(recording: Recording, run: str, layers: Sequence[str]) -> RunContent:
@@ -68,6 +70,7 @@ def read_content(recording: Recording, run: str, layers: Sequence[str]) -> RunCo
     content.interventions = _interventions(recording.interventions())
     _read_resources(recording, content)
     content.environment = _environment(recording, content)
+    content.lost = tuple(recording.lost)
     return content
 
 

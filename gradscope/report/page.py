@@ -61,6 +61,7 @@ def page_of(content: RunContent) -> str:
     parts = [
         *_head(content),
         *_verdict(content),
+        *_lost(content),
         _navigation(),
         *_progress(content, marks, span),
         *_heat_maps(content, marks),
@@ -129,6 +130,14 @@ def _verdict(content: RunContent) -> Iterator[str]:
     yield "</section>"
 
 
+def _lost(content: RunContent) -> Iterator[str]:
+    if content.lost:
+        more = f" and {len(content.lost) - _TOP} more" if len(content.lost) > _TOP else ""
+        what = "".join(f"<li>{_text(each)}</li>" for each in content.lost[:_TOP])
+        yield '<section class="verdict warning"><p class="head"><span class="sign">▲</span> '
+        yield f"The recording is damaged; this is missing{more}:</p><ul>{what}</ul></section>"
+
+
 def _navigation() -> str:
     places = (
         "progress",
@@ -194,12 +203,14 @@ def _heat_maps(content: RunContent, marks: Sequence[Mark]) -> Iterator[str]:
     series = content.layers
     yield '<h2 id="heat-maps">All layers over the run</h2>'
     if not series.first:
-        yield "<p>No step was observed, so nothing is known about the layers.</p>"
+        found = "could be read" if content.lost else "was observed"
+        yield f"<p>No step {found}, so nothing is known about the layers.</p>"
         return
     shared = max(1, math.ceil(series.observed / max(1, len(series.first))))
     yield (
         f'<p class="soft">{series.observed:,} observed steps'
         + (f" of {series.recorded:,} that are recorded" if series.observed < series.recorded else "")
+        + (f"; {content.info.removed:,} older ones were removed" if content.info.removed else "")
         + (f"; a column is the median of {shared} of them" if shared > 1 else "")
         + ". The first layer of the model is at the top; the scale is logarithmic. Gaps: not measured.</p>"
     )

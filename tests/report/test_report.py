@@ -13,7 +13,7 @@ from gradscope.cli.app import app
 from gradscope.history import layer_quantities, recorded_steps
 from gradscope.recording import open_recording
 from gradscope.report.series import curve_of, read_layers
-from support.recordings import KINDS, block_of, make_recording
+from support.recordings import KINDS, block_of, damage_second_chunk, make_recording
 
 pytest.importorskip("matplotlib")
 
@@ -148,6 +148,15 @@ def test_a_page_of_many_layers_is_under_two_megabytes(tmp_path):
     path = make_recording(tmp_path / "wide.gradscope", blocks, names=names)
     assert report(path, tmp_path / "out.html").exit_code == 0
     assert (tmp_path / "out.html").stat().st_size < 2_000_000
+
+
+def test_what_a_damaged_recording_lacks_is_on_the_page(tmp_path):
+    source = recorded(tmp_path, 200)
+    damage_second_chunk(source)
+    assert report(source, tmp_path / "out.html").exit_code == 0
+    page = (tmp_path / "out.html").read_text("utf-8")
+    assert "The recording is damaged" in page
+    assert "136 observed steps of 200 that are recorded" in page
 
 
 def test_a_run_without_observed_steps_has_a_page(tmp_path):

@@ -1,5 +1,7 @@
 """A recording without a training: made of messages with known numbers."""
 
+import sqlite3
+
 import numpy as np
 
 from gradscope.columns import Block
@@ -19,7 +21,7 @@ from gradscope.protocol import (
 from gradscope.protocol.bodies import pack_block
 from gradscope.recording import Recorder
 
-__all__ = ["KINDS", "block_of", "make_recording"]
+__all__ = ["KINDS", "block_of", "damage_second_chunk", "make_recording"]
 
 KINDS = ("out", "grad", "param.weight", "param_grad.weight", "update.weight")
 ELEMENTS = 4
@@ -102,3 +104,15 @@ def make_recording(
         recorder.close(reason=reason)
     assert recorder.failure is None
     return path
+
+
+def damage_second_chunk(path):
+    """Overwrite what 64 steps have in common in the file; return the first and the last of them."""
+    connection = sqlite3.connect(path)
+    with connection:
+        chunk, first, last = connection.execute(
+            "SELECT id, first_step, last_step FROM chunk ORDER BY first_step LIMIT 1 OFFSET 1"
+        ).fetchone()
+        connection.execute("UPDATE chunk SET heads = zeroblob(length(heads)) WHERE id = ?", (chunk,))
+    connection.close()
+    return first, last

@@ -20,6 +20,7 @@ from gradscope_tui.app import GradscopeApp
 from gradscope_tui.screens.runs import RunsScreen
 from gradscope_tui.store.recorded import RecordedRun
 from gradscope_tui.store.run import RunStore
+from support.recordings import damage_second_chunk
 
 pytestmark = pytest.mark.slow
 
@@ -234,6 +235,18 @@ async def test_the_other_tabs_are_those_of_the_step(path):
         await ui.pilot.press("right")
         await ui.until_step(15)
         assert ui.app.main.detail.layer_name == "tokens"
+
+
+async def test_a_damaged_step_is_not_passed_off_as_another(tmp_path):
+    damaged = record(tmp_path / "damaged.gradscope", SyntheticRun(run="gpt"), steps=600)
+    first, last = damage_second_chunk(damaged)
+    async with open_replay(damaged, step=last) as ui:
+        words = f"step {last:,} cannot be read; shown: step {first - EVERY:,}"
+        await ui.until(lambda: words in ui.app.main.timeline.text)
+        await ui.pilot.press("5")
+        await ui.until(lambda: "the recording is damaged" in ui.text)
+        await ui.pilot.press("right")
+        await ui.until(lambda: f"step {last + EVERY:,} of 0" in ui.app.main.timeline.text)
 
 
 @SIZES

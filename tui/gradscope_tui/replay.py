@@ -29,7 +29,8 @@ class Replay:
 
     The thread reads the recording and makes the store of the position; the newest position wins. It calls `notify()`
     when `take_store` or `take_steps` have something new, and when `problem` changes. All methods are for the app's
-    thread. `place` is the wanted position.
+    thread. `place` is the wanted position; `shown_step` the observed step that is shown, which is an earlier one if the
+    file is damaged there.
     """
 
     def __init__(self, path: Path, notify: Callable[[], object], *, step: int | None = None) -> None:
@@ -38,6 +39,7 @@ class Replay:
         self.problem = ""
         self.place = 0
         self.is_playing = False
+        self.shown_step: int | None = None
         self._first_step = step
         self._notify = notify
         self._rank: int | None = None
@@ -144,6 +146,8 @@ class Replay:
         if made is None:
             return None
         self._shown_place = made[0]
+        newest = made[1].newest
+        self.shown_step = newest.step if newest else None
         return made[1]
 
     def take_steps(self) -> tuple[Step, ...]:

@@ -94,7 +94,7 @@ class RecordedRun:
         )  # so that old events are not announced
         for message in self._before(until):
             store.feed(message)
-        steps = self._recording.steps_near(self.steps[place], _PAST) if self.steps else []
+        steps = self._readable_steps(place)
         if not steps:
             for manifest in self._manifests:
                 store.feed(manifest)
@@ -102,7 +102,18 @@ class RecordedRun:
         for reading in self._resources:
             if reading.step <= until:
                 store.feed(reading)
+        for lost in self._recording.lost:
+            store.note("warning", f"the recording is damaged: {lost}")
         return store
+
+    def _readable_steps(self, place: int) -> list[Step]:
+        """Return the step at a position and those before it; in a damaged recording the nearest ones before it."""
+        while self.steps and place >= 0:
+            steps = self._recording.steps_near(self.steps[place], _PAST)
+            if steps:
+                return steps
+            place -= _PAST
+        return []
 
     def earlier_steps(self, place: int) -> list[Step]:
         """Return the observed steps before those of `store_at`, for the curves."""

@@ -29,6 +29,9 @@ def timeline_cells(replay: Replay, width: int) -> tuple[Line, Line]:
     if len(position) + len(among) + len(count) + _LEAST_BAR <= width:
         among += count
     among += " "
+    if replay.shown_step != run.steps[place]:
+        shown = "nothing" if replay.shown_step is None else f"step {replay.shown_step:,}"
+        among = f"cannot be read; shown: {shown} "
     room = width - len(position) - len(among) - 1
     bar = list(cells_of(_bar(replay, room))) if room >= _LEAST_BAR else []
     mark, ahead = replay.landmark, replay.next_landmark
