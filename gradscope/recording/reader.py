@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -36,8 +36,12 @@ from gradscope.protocol import (
     decode,
     unpack_layers,
 )
+from gradscope.recording.arrow import TableName, arrow_reader
 from gradscope.recording.schema import SUFFIX, check_schema
 from gradscope.recording.stored_steps import STATISTICS, StoredSteps, is_damage, rows_by_id
+
+if TYPE_CHECKING:
+    import pyarrow
 
 __all__ = ["Recording", "RecordingInfo", "list_recordings", "open_recording"]
 
@@ -269,6 +273,27 @@ class Recording:
             )
         first, last = start or 0, (2**63 if stop is None else stop) - 1
         return self._steps.series(places, kind, statistic, rank=rank, first=first, last=last)
+
+    def layers_by_manifest(self) -> dict[tuple[int, int], tuple[str, ...]]:
+        """Return the names of the layers by rank and revision of the manifest, as steps refer to them."""
+        return {
+            (each.rank, each.revision): tuple(layer.name for layer in unpack_layers(each))
+            for each in self.manifests()
+        }
+
+    def to_arrow(self, table: TableName = "statistics") -> "pyarrow.RecordBatchReader":
+        """Return a table as a reader of Arrow batches, while the recording is open. Needs pyarrow.
+
+        "statistics": a row for each observed step, rank, layer and kind; null: not measured. "scalars": a row for each
+        step, rank and name. `to_arrow().read_all().to_pandas()` gives a data frame. Raises UsageError without
+        pyarrow.
+        """
+        return arrow_reader(self, table)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return the statistics as Arrow's PyCapsule, so that `polars.DataFrame(recording)` reads them."""
+        stream: object = self.to_arrow().__arrow_c_stream__(requested_schema)
+        return stream
 
     def scalar_names(self) -> list[str]:
         """Return the names of the recorded scalars, such as "loss"."""

@@ -204,7 +204,8 @@ class StoredSteps:
         try:
             yield
         finally:
-            self._connection.execute("COMMIT")
+            with contextlib.suppress(sqlite3.DatabaseError):  # of a damaged file; nothing was changed
+                self._connection.execute("ROLLBACK")
 
     @contextlib.contextmanager
     def _losing(self, what: str) -> Iterator[None]:

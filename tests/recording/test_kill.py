@@ -1,0 +1,183 @@
+"""A recorder that is killed at any moment: the file opens, and has every step that was acknowledged as recorded."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from gradscope.errors import RecordingError
+from gradscope.recording import Recorder, open_recording
+
+_WRITER = """
+    import os, sys
+    from pathlib import Path
+    import numpy as np
+    from gradscope.columns import Block
+    from gradscope.protocol import Hello, Step, encode
+    from gradscope.protocol.bodies import pack_block
+    from gradscope.recording import Recorder, recorder
+
+    path, first, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    recorder._COMMIT_S = 0.005
+    hello = Hello(role="agent", peer="p", run="gpt", host="box", pid=1, started_s=1.0)
+    writer = Recorder(path, hello, limit_bytes=limit)
+    said = -1
+    for number in range(first, first + 100_000):
+        random = np.random.default_rng(number)
+        block = Block(
+            ("out",), np.arange(20, dtype=np.uint32), np.zeros(20, np.uint32), np.zeros(20, np.uint8),
+            {"count": np.full(20, 8, np.uint64), "sum": random.standard_normal(20)},
+        )
+        columns, zero, body = pack_block(block)
+        step = Step(
+            run="gpt", rank=0, seq=number, step=number, time_s=1.0, manifest_revision=1, kinds=("out",),
+            rows=20, columns=columns, zero=zero, body=body,
+        )
+        writer.add(step, encode(step))
+        while number - max(writer.recorded_step, first) > 200:
+            pass
+        if writer.recorded_step > said:
+            said = writer.recorded_step
+            os.write(1, b"%d\\n" % said)
+        if writer.failure:
+            os.write(2, writer.failure.encode())
+            sys.exit(1)
+"""
+
+
+def killed_writer(path, first: int, limit: int, after_s: float) -> int:
+    """Run a recorder and kill it `after_s` after its first commit. Return the newest step it acknowledged."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_WRITER), str(path), str(first), str(limit)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert writer.stdout is not None
+    assert writer.stderr is not None
+    with writer.stdout, writer.stderr:
+        newest = writer.stdout.readline()
+        time.sleep(after_s)
+        os.kill(writer.pid, signal.SIGKILL)
+        rest = writer.stdout.read().decode().split("\n")
+        assert writer.stderr.read() == b""
+    writer.wait(30)
+    complete = [int(newest), *map(int, rest[:-1])]
+    return complete[-1]
+
+
+def check_file(path, acknowledged: int, limit: int) -> None:
+    with open_recording(path) as recording:
+        numbers = recording.step_numbers()
+        steps = list(recording.steps())
+        assert recording.check() == []
+        removed = recording.info.removed
+    assert [step.step for step in steps] == numbers == sorted(set(numbers))
+    assert numbers[0] == 0
+    if limit >= 2**28:
+        assert numbers[: acknowledged + 1] == list(range(acknowledged + 1))
+    else:
+        assert len(numbers) + removed >= acknowledged + 1
+        assert numbers[-1] >= acknowledged - 1  # of two neighbours, the older one stays
+    for step in steps:
+        values = np.frombuffer(step.body, "<f8", 20)
+        np.testing.assert_array_equal(values, np.random.default_rng(step.step).standard_normal(20))
+
+
+def run_rounds(directory, rounds: int, seed: int) -> None:
+    chance = random.Random(seed)
+    path, limit = directory / "a.gradscope", 2**28
+    for each in range(rounds):
+        if each % 10 == 5:  # a small file, in which chunks are joined all the time
+            limit = 200_000
+        if each % 10 == 0:
+            limit = 2**28
+            path = directory / f"{each}.gradscope"
+            first = 0
+        acknowledged = killed_writer(path, first, limit, chance.random() * 0.25)
+        check_file(path, acknowledged if limit >= 2**28 else 0, limit)
+        with open_recording(path) as recording:
+            first = recording.step_numbers()[-1] + 1
+
+
+def test_a_killed_recorder_loses_no_step_that_it_has_acknowledged(tmp_path):
+    run_rounds(tmp_path, 3, seed=1)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
+def test_a_recorder_killed_at_100_moments_loses_no_step_that_it_has_acknowledged(tmp_path):
+    run_rounds(tmp_path, 100, seed=2)
+
+
+@pytest.fixture
+def sound(tmp_path, make):
+    """The bytes of a recording with chunks, newest steps, events and scalars; the steps, and a place for copies."""
+    path = tmp_path / "sound.gradscope"
+    messages = [make.step(number, rows=50) for number in range(400)]
+    events = [make.event(number, "x" * 500) for number in range(40)]
+    with Recorder(path, make.hello()) as recorder:
+        make.record(recorder, make.manifest(), *messages, *events, make.scalars(0, 400))
+    return path.read_bytes(), messages, tmp_path / "damaged.gradscope"
+
+
+def read_all(path):
+    """Return the steps that a damaged file still has, and what it says is lost; None if it cannot be opened."""
+    try:
+        with open_recording(path) as recording:
+            steps = list(recording.steps())
+            lost = recording.check()
+    except RecordingError as error:
+        said = str(error)
+        steps = lost = None
+    if steps is None:
+        assert str(path) in said
+    return steps, lost
+
+
+def check_damaged(path, messages) -> bool:
+    """Check that a damaged file gives true steps, and says so if some are missing. Return whether it opened."""
+    steps, lost = read_all(path)
+    if steps is None:
+        return False
+    sent = {step.step: step for step in messages}
+    for step in steps:
+        assert step == sent[step.step], "a number has changed without notice"
+    if len(steps) < len(messages):
+        assert lost, "steps are missing without notice"
+    return True
+
+
+def test_a_file_with_random_bytes_gives_no_false_number(sound):
+    whole, messages, path = sound
+    chance = random.Random(3)
+    opened = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice([1, 3, 30])):
+            damaged[chance.randrange(4096, len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        opened += check_damaged(path, messages)
+    assert opened > 30
+
+
+def test_a_file_truncated_at_any_page_is_read_as_far_as_it_is_sound(sound):
+    whole, messages, path = sound
+    for size in range(0, len(whole), 4096):
+        path.write_bytes(whole[:size])
+        os.utime(path, (1000.0, 1000.0))
+        check_damaged(path, messages)
+
+
+def test_a_file_with_a_page_of_zeros_is_read_as_far_as_it_is_sound(sound):
+    whole, messages, path = sound
+    opened = 0
+    for place in range(0, len(whole), 4096):
+        path.write_bytes(whole[:place] + bytes(4096) + whole[place + 4096 :])
+        opened += check_damaged(path, messages)
+    assert opened > len(whole) // 4096 // 2
