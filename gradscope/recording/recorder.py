@@ -169,8 +169,9 @@ class Recorder:
         is_last = False
         while not is_last:
             is_last = self._stop.wait(_COMMIT_S)
-            self._read_git(is_last=is_last)
             try:
+                self._commit(connection)
+                self._read_git(is_last=is_last)  # it may wait, so what was queued is committed first
                 self._commit(connection)
                 self._pack(connection, is_last=is_last)
                 self._limit_size(connection)
