@@ -302,7 +302,7 @@ def snapshot(
 def forward(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A live run, or one that was recorded.")],
     to: Annotated[
-        Literal["tensorboard", "wandb", "mlflow", "trackio"],
+        Literal["tensorboard", "wandb", "mlflow", "trackio", "opentelemetry"],
         typer.Option("--to", help="The tracker."),
     ],
     directory: Annotated[

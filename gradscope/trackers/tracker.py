@@ -45,6 +45,7 @@ _PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "wandb": (("wandb",), "0.22"),
     "mlflow": (("mlflow", "mlflow-skinny"), "3.1"),
     "trackio": (("trackio",), "0.43"),
+    "opentelemetry": (("opentelemetry-exporter-otlp-proto-http",), "1.34"),
 }
 """For each tracker the packages of which one is needed, and the oldest version."""
 

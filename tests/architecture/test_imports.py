@@ -18,7 +18,10 @@ NEEDS_A_PACKAGE = {
         for each in ("accelerate", "debug_server", "lightning", "transformers")
     ),
     *(f"gradscope_tui.browser.{each}" for each in ("app_process", "server")),
-    *(f"gradscope.trackers.to_{each}" for each in ("mlflow", "tensorboard", "trackio", "wandb")),
+    *(
+        f"gradscope.trackers.to_{each}"
+        for each in ("mlflow", "opentelemetry", "tensorboard", "trackio", "wandb")
+    ),
     "gradscope.cli.commands.mcp_server",
 }
 """Modules that load a package that may be missing, starts threads or prints."""

@@ -1,5 +1,6 @@
 """A real training is forwarded with the real clients; what they wrote is read back by other means."""
 
+import http.server
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import sqlite3
 import struct
 import sys
 import tempfile
+import threading
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,10 +87,11 @@ def recorded_steps():
 def start_forward(run, tracker, directory, *more, waits=False):
     """Start `gradscope forward`. It waits some seconds for a run that does not exist yet."""
     script = "from gradscope.cli import main; main()"
+    to = [] if directory is None else ["--dir", directory]
     if waits:
         script = f"from gradscope.client import connection; connection._START_S = 60; {script}"
     return fork_server.Popen(
-        [sys.executable, "-c", script, "forward", run, "--to", tracker, "--dir", directory, *more],
+        [sys.executable, "-c", script, "forward", run, "--to", tracker, *to, *more],
         env=os.environ | QUIET,
         stdout=fork_server.subprocess.PIPE,
         stderr=fork_server.subprocess.PIPE,
@@ -199,6 +202,78 @@ def test_trackio(trained, tmp_path):
     store.close()
     check(trained, series)
     assert "SGD updates" in alerts["stale-optimizer"]
+
+
+@pytest.fixture
+def collector(monkeypatch):
+    """A server that keeps the bodies of the requests for /v1/metrics."""
+    bodies = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            assert self.path == "/v1/metrics"
+            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield bodies
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.exhaustive  # `make test` does not install it
+def test_opentelemetry(trained, tmp_path, collector):
+    pytest.importorskip("opentelemetry.exporter", reason="opentelemetry is not installed")
+    from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
+
+    done = forwarded("opentelemetry", None, "--project", "p")
+    points, findings = {}, {}
+    for body in collector:
+        request = metrics_service_pb2.ExportMetricsServiceRequest.FromString(body)
+        (sent,) = request.resource_metrics
+        of_service = {each.key: each.value.string_value for each in sent.resource.attributes}
+        assert (of_service["service.name"], of_service["service.instance.id"]) == ("p", "live")
+        (scope,) = sent.scope_metrics
+        for metric in scope.metrics:
+            for point in metric.gauge.data_points:
+                value = point.as_int if point.HasField("as_int") else point.as_double
+                points.setdefault(metric.name, {})[point.time_unix_nano] = value
+                if point.attributes:
+                    texts = {each.key: each.value.string_value for each in point.attributes}
+                    findings[texts["code"]] = texts
+    steps = points.pop("gradscope/step")
+    del points["gradscope/finding"]
+    series = {name: {steps[at]: v for at, v in of_one.items()} for name, of_one in points.items()}
+    check(trained, series)
+    assert done["points"] == sum(map(len, points.values()))
+    assert "SGD updates" in findings["stale-optimizer"]["message"]
+
+
+@pytest.mark.exhaustive  # `make test` does not install it
+def test_opentelemetry_without_a_collector_is_reported(trained, tmp_path, monkeypatch):
+    pytest.importorskip("opentelemetry.exporter", reason="opentelemetry is not installed")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    with start_forward("live", "opentelemetry", None, "--json") as process:
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert (
+        "the tracker failed: ConnectionError: " in err
+    )  # raised by older versions of the exporter itself
+    assert json.loads(out)["failures"] > 0
+    with start_forward("live", "opentelemetry", tmp_path) as process:
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert "--dir has no meaning" in err
 
 
 def test_series_of_layers_are_forwarded_on_request_and_a_full_disk_is_reported(trained, tmp_path):
