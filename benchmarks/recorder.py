@@ -1,59 +1,60 @@
-"""What the flight recorder costs in a step: a training with and without it, in turns.
+"""What the flight recorder costs in a step: trainings with and without it, by turns.
 
 python -m benchmarks.recorder
 """
 
 import argparse
-import time
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - as torch's documentation writes it
 
 import gradscope
+from benchmarks.turns import Trainee, take_turns
 
-_STEPS = 20
+_STEPS: Final = 20
 
 
-class Training:
-    """A small training, attached, with or without the recorder."""
+@contextmanager
+def make(width: int, depth: int, has_recorder: bool) -> Iterator[Callable[[], None]]:
+    """Make a small training, attached, with or without the recorder."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(width, 4))
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    x, y = torch.randn(16, width), torch.arange(16) % 4
 
-    def __init__(self, width: int, depth: int, *, has_recorder: bool) -> None:
-        torch.manual_seed(0)
-        layers = [layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.ReLU())]
-        self.model = nn.Sequential(*layers, nn.Linear(width, 4))
-        self.optimizer = torch.optim.SGD(self.model.parameters(), 1e-3)
-        self.x, self.y = torch.randn(16, width), torch.arange(16) % 4
-        self.scope = gradscope.attach(self.model, hub=None, record=False, quiet=True, every=10**6)
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimizer.step()
+
+    with gradscope.attach(model, hub=None, record=False, quiet=True, every=10**6) as scope:
         if not has_recorder:
-            self.scope._recorder.close()  # noqa: SLF001 - no setting switches it off
-        self.seconds()
-
-    def seconds(self) -> float:
-        """Return the processor time of a step, in seconds."""
-        began = time.process_time()
-        for _ in range(_STEPS):
-            self.optimizer.zero_grad()
-            F.cross_entropy(self.model(self.x), self.y).backward()
-            self.optimizer.step()
-        return (time.process_time() - began) / _STEPS
+            scope._recorder.close()  # noqa: SLF001 - no setting switches it off
+        yield step
 
 
 def main() -> None:
-    """Print the difference for three sizes. The smallest time of each counts: others contain interruptions."""
+    """Print the difference of the processor times for three sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60)
-    rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    seconds = parser.parse_args().seconds
     for width, depth in ((16, 2), (64, 8), (128, 32)):
-        with_it, without = (Training(width, depth, has_recorder=has) for has in (True, False))
-        pairs = [(with_it.seconds(), without.seconds()) for _ in range(rounds)]
-        recorded, bare = (min(times) for times in zip(*pairs, strict=True))
+        trainees = [Trainee(make, width, depth, has_recorder) for has_recorder in (True, False, False)]
+        times = take_turns(trainees, _STEPS, seconds)
+        with_it, without, same = (statistics.median(thread_s for _, thread_s in each) for each in times)
         print(
-            f"{depth} layers of {width}: {(recorded - bare) * 1e6:.0f} us more in a step of {bare * 1e6:.0f} us"
+            f"{depth} layers of {width}: {(with_it - without) * 1e6:.0f} us more in a step of "
+            f"{without * 1e6:.0f} us (A/A {(same - without) * 1e6:.0f} us)",
+            flush=True,
         )
-        with_it.scope.detach()
-        without.scope.detach()
+        for each in trainees:
+            each.end()
 
 
 if __name__ == "__main__":

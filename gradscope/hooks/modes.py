@@ -34,4 +34,5 @@ def is_traced() -> bool:
 
 def is_transforming() -> bool:
     """Return whether a `torch.func` transform is active: its tensors have no data of their own."""
-    return torch._C._functorch.peek_interpreter_stack() is not None  # noqa: SLF001 - as above
+    # Not by _functorch.peek_interpreter_stack(): it makes a stack, which torch then copies for each backward pass.
+    return torch._C._are_functorch_transforms_active()  # noqa: SLF001 - as above

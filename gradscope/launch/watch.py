@@ -28,6 +28,7 @@ from gradscope.hooks import (
     quiet_about_global_hooks,
     untraced,
 )
+from gradscope.launch.loss_log import LossLog
 from gradscope.launch.options import LaunchOptions
 from gradscope.launch.run_names import RunNames
 from gradscope.launch.trained_models import enabled_scaler, find_trained_models, variable_of
@@ -183,6 +184,10 @@ class TrainingWatch:
         )
         self.has_observed = True
         scope.when_detached(self._wait_for_forward)
+        if not scope.is_detached:  # GRADSCOPE=0
+            losses = LossLog(scope, model)
+            losses.install()
+            scope.when_detached(losses.remove)
 
     def _is_new(self, model: nn.Module) -> bool:
         return not is_attached(model) and all(each() is not model for each in self._attached)

@@ -24,7 +24,7 @@ _IN_FORWARD = (
     *NO_ACTIVE_MODES,
     (torch.is_grad_enabled, True),
     (torch._C._current_graph_task_id, -1),  # noqa: SLF001 - no recomputation
-    (torch._C._functorch.peek_interpreter_stack, None),  # noqa: SLF001 - no torch.func transform
+    (torch._C._are_functorch_transforms_active, False),  # noqa: SLF001 - no torch.func transform
     (torch._C._is_any_autocast_enabled, False),  # noqa: SLF001 - gradients are those of the loss
 )
 _IN_BACKWARD = (*NO_ACTIVE_MODES, (torch.is_grad_enabled, False))
