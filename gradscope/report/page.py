@@ -4,7 +4,7 @@
 import math
 import string
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib import resources
 from typing import Final
@@ -21,6 +21,16 @@ from gradscope.names import counted
 from gradscope.protocol import InterventionState
 from gradscope.report.charts import Line, Mark, draw_heat_map, draw_layer, draw_lines
 from gradscope.report.content import RunContent
+from gradscope.report.html import (
+    clock_text,
+    duration_text,
+    html_code,
+    html_pairs,
+    html_table,
+    html_text,
+    number_text,
+    plain_text,
+)
 from gradscope.report.series import Curve
 
 __all__ = ["page_of"]
@@ -76,11 +86,11 @@ def page_of(content: RunContent) -> str:
     ]
     template = resources.files("gradscope.report").joinpath("page.html").read_text(encoding="utf-8")
     title = f"{content.history.run} · gradscope report"
-    return string.Template(template).substitute(title=escape(_plain(title)), body="\n".join(parts))
+    return string.Template(template).substitute(title=escape(plain_text(title)), body="\n".join(parts))
 
 
 def _foot(content: RunContent) -> str:
-    when, path = time.strftime("%Y-%m-%d %H:%M"), _code(str(content.info.path))
+    when, path = time.strftime("%Y-%m-%d %H:%M"), html_code(str(content.info.path))
     return (
         f"<footer>Made by gradscope {escape(__version__)} on {when} from the recording {path}. "
         "A number that was not measured is shown as ·.</footer>"
@@ -89,24 +99,26 @@ def _foot(content: RunContent) -> str:
 
 def _head(content: RunContent) -> Iterator[str]:
     history, info, layers = content.history, content.info, content.layers
-    yield f"<h1>{_text(history.run)}</h1>"
+    yield f"<h1>{html_text(history.run)}</h1>"
     state = _STATES[history.state] + (f": {history.reason}" if history.reason else "")
     facts = [("", state), ("steps", f"{history.steps:,}")]
     if layers.recorded:
         facts.append(("observed", f"{layers.recorded:,}"))
     loss = next(iter(content.scalars.items()), None)
     if loss is not None:
-        facts.append((f"last {loss[0]}", _number(loss[1].last)))
+        facts.append((f"last {loss[0]}", number_text(loss[1].last)))
     if content.speed is not None and len(content.speed.middle):
-        facts.append(("steps/s", f"{_number(float(np.median(content.speed.middle)))} (median)"))
+        facts.append(("steps/s", f"{number_text(float(np.median(content.speed.middle)))} (median)"))
     if info.started_s and info.ended_s:
-        facts.append(("ran for", _duration(info.ended_s - info.started_s)))
+        facts.append(("ran for", duration_text(info.ended_s - info.started_s)))
     facts += [
         ("model", history.model),
         ("device", content.device),
         ("layers", f"{len(layers.layers):,}"),
     ]
-    shown = (f"<span>{_text(name)} <b>{_text(value)}</b></span>" for name, value in facts if value)
+    shown = (
+        f"<span>{html_text(name)} <b>{html_text(value)}</b></span>" for name, value in facts if value
+    )
     yield f'<div class="facts">{"".join(shown)}</div>'
 
 
@@ -114,7 +126,7 @@ def _verdict(content: RunContent) -> Iterator[str]:
     verdict = content.history.verdict
     if not verdict.has_problem:
         yield '<section class="verdict healthy"><p class="head"><span class="sign">✔</span> '
-        yield f"{_text(verdict.headline)}</p></section>"
+        yield f"{html_text(verdict.headline)}</p></section>"
         return
     first, others = verdict.findings[0], verdict.findings[1:]
     yield f'<section class="verdict {first.severity}"><p class="head">{_title(first, 1)}</p>'
@@ -133,7 +145,7 @@ def _verdict(content: RunContent) -> Iterator[str]:
 def _lost(content: RunContent) -> Iterator[str]:
     if content.lost:
         more = f" and {len(content.lost) - _TOP} more" if len(content.lost) > _TOP else ""
-        what = "".join(f"<li>{_text(each)}</li>" for each in content.lost[:_TOP])
+        what = "".join(f"<li>{html_text(each)}</li>" for each in content.lost[:_TOP])
         yield '<section class="verdict warning"><p class="head"><span class="sign">▲</span> '
         yield f"The recording is damaged; this is missing{more}:</p><ul>{what}</ul></section>"
 
@@ -159,7 +171,7 @@ def _progress(content: RunContent, marks: Sequence[Mark], span: tuple[int, int])
             "a number marks the step of that finding" if any(m.is_finding for m in marks) else "",
             "◆ the start of an intervention" if not all(m.is_finding for m in marks) else "",
         ]
-        yield f'<p class="soft">In the charts, {_text("; ".join(filter(None, words)))}.</p>'
+        yield f'<p class="soft">In the charts, {html_text("; ".join(filter(None, words)))}.</p>'
     if not content.scalars:
         yield "<p>The script has logged no loss: <code>scope.log(loss=loss)</code> records it.</p>"
     shown, others = _told_apart(content.scalars)
@@ -171,7 +183,7 @@ def _progress(content: RunContent, marks: Sequence[Mark], span: tuple[int, int])
     others += [f"{name} is not drawn" for name in list(shown)[1 + _CURVES :]]
     if others:
         more = f" and {len(others) - _TOP} more" if len(others) > _TOP else ""
-        yield f'<p class="soft">{_text("; ".join(others[:_TOP]))}{more}.</p>'
+        yield f'<p class="soft">{html_text("; ".join(others[:_TOP]))}{more}.</p>'
     if content.speed is not None and len(content.speed.steps) > 1:
         yield draw_lines(
             "steps per second", [Line("steps/s", content.speed)], marks, span, height_in=1.5
@@ -187,7 +199,7 @@ def _told_apart(scalars: Mapping[str, Curve]) -> tuple[dict[str, Curve], list[st
         if same is not None:
             clauses.append(f"{name} is the same as {same}")
         elif shown and not curve.nonfinite and len(curve.low) and curve.low.min() == curve.high.max():
-            clauses.append(f"{name} is always {_number(curve.last)}")
+            clauses.append(f"{name} is always {number_text(curve.last)}")
         else:
             shown[name] = curve
     return shown, clauses
@@ -249,7 +261,7 @@ def _layer_charts(content: RunContent, marks: Sequence[Mark], span: tuple[int, i
             if not np.isnan(series.values[quantity][:, place]).all()
         }
         kind = content.types.get(name, "")
-        yield f'<h3><code>{_text(name or "(the model)")}</code> <span class="soft">{_text(kind)}</span></h3>'
+        yield f'<h3><code>{html_text(name or "(the model)")}</code> <span class="soft">{html_text(kind)}</span></h3>'
         yield draw_layer(name, parts, marks, span) if parts else "<p>Not measured.</p>"
 
 
@@ -266,16 +278,16 @@ def _findings(content: RunContent) -> Iterator[str]:
     verdict = content.history.verdict
     yield '<h2 id="findings">Findings</h2>'
     if not verdict.findings:
-        yield f"<p>{_text(verdict.headline)}</p>"
+        yield f"<p>{html_text(verdict.headline)}</p>"
     for place, finding in enumerate(verdict.findings, 1):
         yield f'<div class="finding {finding.severity}"><p class="head">{_title(finding, place)}</p>'
         yield _details(finding, with_evidence=True)
         for other in verdict.consequences.get(place - 1, ()):
             yield f'<p class="soft">It explains: {_title(other, 0)}</p>'
         yield "</div>"
-    yield f'<p class="soft">Checked {_text(verdict.checked.text)}.</p>'
+    yield f'<p class="soft">Checked {html_text(verdict.checked.text)}.</p>'
     if verdict.checked.not_checked:
-        gaps = "".join(f"<li>{_text(gap.text)}</li>" for gap in verdict.checked.not_checked)
+        gaps = "".join(f"<li>{html_text(gap.text)}</li>" for gap in verdict.checked.not_checked)
         yield f'<p class="soft">Not checked:</p><ul class="soft">{gaps}</ul>'
 
 
@@ -283,7 +295,7 @@ def _title(finding: Finding, place: int) -> str:
     number = f"{place}. " if place else ""
     return (
         f'{number}<span class="sign">{SIGNS[finding.severity]} {finding.severity}</span> '
-        f"{_code(finding.code)} {_text(finding.message)}"
+        f"{html_code(finding.code)} {html_text(finding.message)}"
     )
 
 
@@ -302,7 +314,7 @@ def _details(finding: Finding, *, with_evidence: bool) -> str:
     if with_evidence:
         seen = f"{evidence_text(finding.evidence)} ({finding.confidence})" if finding.evidence else ""
         pairs += [("seen", seen), ("page", page_command(finding))]
-    return _pairs(pairs)
+    return html_pairs(pairs)
 
 
 def _interventions(content: RunContent) -> Iterator[str]:
@@ -326,12 +338,12 @@ def _interventions(content: RunContent) -> Iterator[str]:
         )
         for line in content.interventions
     ]
-    yield _table(("what", "layers", "at", "in force since step", "until step", "set by"), rows)
+    yield html_table(("what", "layers", "at", "in force since step", "until step", "set by"), rows)
     changes = [event for event in content.history.events if event.change is not None]
     lines = [
         (
             f"{change.step:,}",
-            _clock(event.time_s),
+            clock_text(event.time_s),
             f"{change.what} {change.id}: {change.text}",
             change.by,
         )
@@ -340,11 +352,11 @@ def _interventions(content: RunContent) -> Iterator[str]:
     ]
     if lines:
         yield "<h3>Who changed what, and when</h3>"
-        yield _table(("step", "time", "change", "by"), lines, numeric=(0,))
+        yield html_table(("step", "time", "change", "by"), lines, numeric=(0,))
 
 
 def _intervention_words(state: InterventionState) -> str:
-    words = {key: _number(value) for key, value in state.arguments.items()} | state.choices
+    words = {key: number_text(value) for key, value in state.arguments.items()} | state.choices
     try:
         return INTERVENTIONS[state.action].short.format(**words)
     except (KeyError, IndexError):  # the script's own, or of a newer version
@@ -356,7 +368,7 @@ def _events(content: RunContent) -> Iterator[str]:
     if events:
         yield '<h2 id="events">Warnings and errors that are not findings</h2>'
         rows = [(f"{event.step:,}", event.level, event.text) for event in events[-_EVENTS:]]
-        yield _table(("step", "level", "what"), rows, numeric=(0,))
+        yield html_table(("step", "level", "what"), rows, numeric=(0,))
 
 
 def _resources(content: RunContent, span: tuple[int, int]) -> Iterator[str]:
@@ -374,28 +386,28 @@ def _resources(content: RunContent, span: tuple[int, int]) -> Iterator[str]:
     if times is not None:
         yield from _times(times)
     notes = dict.fromkeys((*(memory.notes if memory else ()), *(times.notes if times else ())))
-    yield from (f'<p class="soft">{_text(note)}</p>' for note in notes)
+    yield from (f'<p class="soft">{html_text(note)}</p>' for note in notes)
 
 
 def _memory(memory: MemoryTable) -> Iterator[str]:
     whose = "allocated on the device" if "device_allocated" in memory.machine else "resident"
     yield f"<h3>Memory after the forward of step {memory.step:,}, {whose}</h3>"
     parts = [(name, bytes_in_words(size)) for name, size in memory.balance.items()]
-    yield _table(("part", "size"), parts, numeric=(1,))
+    yield html_table(("part", "size"), parts, numeric=(1,))
     saved = sorted(
         ((row.saved_bytes, name) for name, row in memory.items() if row.saved_bytes), reverse=True
     )
     if saved:
         layers = [(name or "(the model)", bytes_in_words(size)) for size, name in saved[:_TOP]]
         yield "<h3>Layers that keep most for the backward pass</h3>"
-        yield _table(("layer", "saved"), layers, numeric=(1,))
+        yield html_table(("layer", "saved"), layers, numeric=(1,))
 
 
 def _times(times: TimesTable) -> Iterator[str]:
     observed = ", an observed step, which takes longer" if times.is_observed else ""
     yield f"<h3>Time of step {times.step:,}, {escape(times.clock)} clock{observed}</h3>"
     parts = [(name, seconds_in_words(seconds)) for name, seconds in times.phases_s.items()]
-    yield _table(("part", "time"), parts, numeric=(1,))
+    yield html_table(("part", "time"), parts, numeric=(1,))
     layers = [
         (name or "(the model)", row.forward_s, row.backward_s)
         for name, row in times.items()
@@ -405,12 +417,12 @@ def _times(times: TimesTable) -> Iterator[str]:
     if layers:
         yield "<h3>Slowest layers, without the layers inside them</h3>"
         cells = [(name, seconds_in_words(f), seconds_in_words(b)) for name, f, b in layers[:_TOP]]
-        yield _table(("layer", "forward", "backward"), cells, numeric=(1, 2))
+        yield html_table(("layer", "forward", "backward"), cells, numeric=(1, 2))
 
 
 def _environment(content: RunContent) -> Iterator[str]:
     yield '<h2 id="environment">Environment</h2>'
-    yield _pairs(content.environment)
+    yield html_pairs(content.environment)
 
 
 def _layer_table(content: RunContent) -> Iterator[str]:
@@ -424,10 +436,10 @@ def _layer_table(content: RunContent) -> Iterator[str]:
     for place, name in enumerate(series.layers[:_TABLE_LAYERS]):
         numbers = [float(series.newest[each][place]) for each in names]
         if not all(map(math.isnan, numbers)):
-            cells = ["·" if math.isnan(number) else _number(number) for number in numbers]
+            cells = ["·" if math.isnan(number) else number_text(number) for number in numbers]
             rows.append((name or "(the model)", content.types.get(name, ""), *cells))
     titles = ("layer", "type", "‖∇out‖", "‖∇w‖", "out rms", "‖w‖", "|Δw|/|w|", "NaN or Inf")
-    yield _table(titles, rows, numeric=tuple(range(2, 8)))
+    yield html_table(titles, rows, numeric=tuple(range(2, 8)))
     if len(series.layers) > _TABLE_LAYERS:
         yield f'<p class="soft">{len(series.layers) - _TABLE_LAYERS:,} more layers are not listed.</p>'
 
@@ -454,58 +466,3 @@ def _span(content: RunContent) -> tuple[int, int]:
     info = content.info
     first, last = info.first_step or 0, info.last_step or 0
     return first, max(last, first + 1)
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int] = ()) -> str:
-    kinds = [' class="n"' if place in numeric else "" for place in range(len(titles))]
-    head = "".join(f"<th{kind}>{_text(title)}</th>" for kind, title in zip(kinds, titles, strict=True))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{kind}>{_text(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    shown = (f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in pairs if value)
-    return f"<dl>{''.join(shown)}</dl>"
-
-
-def _text(text: str) -> str:
-    """Return text for HTML; what stands between backticks becomes code."""
-    pieces = escape(_plain(text)).split("`")
-    if len(pieces) % 2 == 0:
-        return "`".join(pieces)
-    return "".join(
-        f"<code>{piece}</code>" if place % 2 else piece for place, piece in enumerate(pieces)
-    )
-
-
-def _code(text: str) -> str:
-    return f"<code>{escape(_plain(text))}</code>"
-
-
-def _plain(text: str) -> str:
-    """Return text in which control characters are replaced, also the ones that change the direction of text."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return str(value)
-    if value == int(value) and abs(value) < 1e6:
-        return f"{int(value):,}"
-    return f"{value:.4g}"
-
-
-def _clock(time_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s)) if time_s else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = int(seconds // 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
