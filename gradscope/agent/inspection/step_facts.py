@@ -175,7 +175,8 @@ def _random_states() -> Iterator[tuple[str, bytes]]:
         for i in range(torch.cuda.device_count()):
             with suppress(RuntimeError):  # while a CUDA graph is captured
                 yield f"cuda.{i}", _digest(torch.cuda.get_rng_state(i).numpy().tobytes())
-    yield "python", _digest(repr(random.getstate()).encode())
+    numbers = random.getstate()[1]  # the hash of a tuple of integers is the same in each process
+    yield "python", hash(numbers).to_bytes(_DIGEST_BYTES, "little", signed=True)
     if (numpy := sys.modules.get("numpy")) is not None:
         kind, keys, *others = numpy.random.get_state()
         yield "numpy", _digest(keys.tobytes() + repr((kind, others)).encode())
