@@ -197,7 +197,7 @@ def _of_optimizer(evidence: Evidence) -> Iterator[Suspect]:
                 f"the state of the optimizer differs before step {evidence.first.step}",
             )
     yield from _precision(evidence)
-    if not a.hyperparameters or not b.hyperparameters:
+    if not a.hyperparameters or a.hyperparameters != b.hyperparameters:
         return
     yield Suspect(
         "optimizer",

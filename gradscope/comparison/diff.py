@@ -48,7 +48,7 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """The greatest relative difference of any parameter (or else output) in a step."""
+    """The relative difference of all parameters as one vector (or else of all outputs) in a step."""
 
     step: int
     size: float
@@ -222,12 +222,10 @@ def _tolerance_of(a: Side, b: Side) -> float | None:
 
 
 def _growth(a: SideStep, b: SideStep, alignment: Alignment) -> Growth:
-    sizes = alignment.sizes_of_differences(a.block, b.block)
     for stage in ("parameters", "forward"):
-        of_pass = np.array([each == stage for each in alignment.passes], bool)
-        if of_pass.any():
-            return Growth(a.step, float(sizes[of_pass].max()))
-    return Growth(a.step, float(sizes.max(initial=0.0)))
+        if stage in alignment.passes:
+            return Growth(a.step, alignment.size_of_pass(stage, a.block, b.block))
+    return Growth(a.step, 0.0)
 
 
 def _chosen(growth: list[Growth]) -> list[Growth]:

@@ -96,6 +96,15 @@ class Alignment:
         np.maximum.at(of_pass, passes, greatest)
         return greatest <= _RESIDUE * of_pass[passes]
 
+    def size_of_pass(self, stage: Pass, a: Block, b: Block) -> float:
+        """Return the estimated relative difference of all tensors of a pass as one vector."""
+        rows = np.array([each == stage for each in self.passes], bool)
+        one, two = a.taken(self.in_a[rows]), b.taken(self.in_b[rows])
+        norms = np.nan_to_num(np.fmax(one.derive("norm"), two.derive("norm")))
+        whole = float(np.linalg.norm(norms))
+        sizes = np.where(norms > 0, relative_differences(one, two), 0.0)
+        return float(np.linalg.norm(sizes * norms)) / whole if whole else 0.0
+
     def sizes_of_differences(self, a: Block, b: Block) -> NDArray[np.float64]:
         """Return the estimated relative difference of each row."""
         return relative_differences(a.taken(self.in_a), b.taken(self.in_b))

@@ -110,7 +110,10 @@ def _size(size: float) -> str:
 
 
 def _growth_lines(comparison: Comparison) -> list[str]:
-    return [f"  step {each.step}: {_size(each.size)}" for each in comparison.growth]
+    return [
+        f"  step {each.step}: {_size(each.size) if each.size else 'none in the parameters yet'}"
+        for each in comparison.growth
+    ]
 
 
 def _how(comparison: Comparison) -> str:

@@ -4,7 +4,6 @@ import functools
 import random
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
@@ -253,7 +252,7 @@ def test_the_growth_of_a_difference_is_that_of_the_parameters(train, compare):
 
     growth = compare(train("a", steps=20), train("b", steps=20, prepare=change)).growth
     assert growth[0].step == 0
-    assert growth[0].size == pytest.approx(1e-4, rel=0.2)
+    assert 1e-5 < growth[0].size < 1e-4  # one of four weights
     assert growth[-1].step == 19
     assert len(growth) <= 6
 
