@@ -288,6 +288,7 @@ def test_without_a_terminal_it_prints_the_table_of_the_step(path):
     ran = CliRunner().invoke(command, ["replay", str(path), "--step", "31"])
     assert ran.exit_code == 0, ran.output
     assert "step 33" in ran.output
+    assert "recording, not live" in ran.output
     assert "loss-spike it is" in ran.output
 
 

@@ -103,7 +103,11 @@ def render_recorded(
         return memory_text(store, color=color, width=width)
     if tab == "findings":
         return findings_text(store.verdict, store.events, max(width, _LEAST_WIDTH))
-    status = replace(status_of(store, None), is_ended=True, end_reason=run.reason)
+    status = status_of(store, None)
+    if run.is_ended and place == run.last_place:
+        status = replace(status, is_ended=True, end_reason=run.reason)
+    else:
+        status = replace(status, recording="■ recording, not live")
     return table_text(store, replace(status, phase="up"), color=color, width=width)
 
 
