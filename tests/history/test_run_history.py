@@ -61,3 +61,24 @@ def test_steps_scalars_and_state_of_a_live_and_then_of_an_ended_run(hub, record)
 def test_an_unknown_run_is_an_error(hub):
     with pytest.raises(NothingToConnectError, match="no run 'nope'"):
         read_history("nope")
+
+
+def test_a_recording_has_the_findings_of_the_live_run(hub):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(list(model[0].parameters()), lr=0.1)  # the last layer is left out
+    with gradscope.attach(model, name="sick", every=1, quiet=True):
+        for _ in range(30):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+        wait_for(lambda: len(read_history("sick").verdict.every()) > 0, "a finding")
+    wait_for(lambda: read_history("sick").state == "ended", "the end")
+    live = read_history("sick").verdict
+    path = str(default_path("sick"))
+    wait_for(lambda: read_history(path).state == "ended", "the end of the recording")
+    assert read_history(path).verdict == live
+    assert [each.code for each in live.every()]
+    with gradscope.open_recording("sick") as recording:
+        found = {(each.code, each.layers) for each in recording.findings()}
+        assert {(each.code, each.layers) for each in live.every()} <= found

@@ -15,7 +15,7 @@ from gradscope.errors import RecordingError
 from gradscope.recording import Recorder, open_recording
 
 _WRITER = """
-    import os, sys
+    import os, resource, sys
     from pathlib import Path
     import numpy as np
     from gradscope.columns import Block
@@ -25,6 +25,8 @@ _WRITER = """
 
     path, first, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     recorder._COMMIT_S = 0.005
+    if len(sys.argv) > 4:  # as a disk that fills up: no file may grow beyond this
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))
     hello = Hello(role="agent", peer="p", run="gpt", host="box", pid=1, started_s=1.0)
     writer = Recorder(path, hello, limit_bytes=limit)
     said = -1
@@ -113,6 +115,18 @@ def test_a_killed_recorder_loses_no_step_that_it_has_acknowledged(tmp_path):
 @pytest.mark.timeout(600)
 def test_a_recorder_killed_at_100_moments_loses_no_step_that_it_has_acknowledged(tmp_path):
     run_rounds(tmp_path, 100, seed=2)
+
+
+@pytest.mark.parametrize("full_bytes", [120_000, 200_000, 333_000, 600_000])
+def test_a_full_disk_at_any_moment_loses_no_step_that_was_acknowledged(tmp_path, full_bytes):
+    path = tmp_path / "a.gradscope"
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(_WRITER), str(path), "0", str(2**28), str(full_bytes)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "stopped" in ran.stderr
+    assert "full" in ran.stderr or "I/O" in ran.stderr, ran.stderr
+    check_file(path, int(ran.stdout.split()[-1]), 2**28)
 
 
 @pytest.fixture
