@@ -90,9 +90,10 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
     Raises RecordingError for any other database, and for another schema version.
     """
     try:
+        # The recorder may create all of this between two queries, so the tables are counted first.
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         application = _pragma(connection, "application_id")
         version = _pragma(connection, "user_version")
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
             raise
