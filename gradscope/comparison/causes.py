@@ -23,9 +23,9 @@ _COARSE: Final = 2.0**-7
 """A product whose operands are rounded to 10 bits (TF32) or 7 bits (bfloat16) differs by less than this fraction."""
 
 _RANDOM: Final = {
-    "random.torch": "torch's random state",
-    "random.python": "the state of Python's random",
-    "random.numpy": "NumPy's random state",
+    "random.torch": "the random state of torch",
+    "random.python": "the random state of Python",
+    "random.numpy": "the random state of NumPy",
 }
 
 
@@ -128,10 +128,9 @@ def _of_input(evidence: Evidence) -> Iterator[Suspect]:
             f"the batch of step {step} in B is in no observed step of A: other data, augmentation or preparation",
         )
     if states:
-        yield Suspect(
-            "random-state",
-            f"{' and '.join(states)} differ{'s' if len(states) == 1 else ''} in step {step}",
-        )
+        verb = "differs" if len(states) == 1 else "differ"
+        since = " and before, when the batches were the same" if _differed_before(evidence) else ""
+        yield Suspect("random-state", f"{' and '.join(states)} {verb} in step {step}{since}")
 
 
 def _of_forward(evidence: Evidence) -> Iterator[Suspect]:
@@ -291,12 +290,24 @@ def _is_rounding(evidence: Evidence) -> bool:
 
 def _differing_states(evidence: Evidence) -> list[str]:
     """Return the random generators whose state differs at the beginning of the step."""
-    mine, its = evidence.a.facts.digests, evidence.b.facts.digests
     return [
         _RANDOM.get(name, f"the random state of CUDA device {name.rpartition('.')[2]}")
-        for name, digest in mine.items()
-        if name.startswith("random.") and its.get(name, digest) != digest
+        for name in sorted(_differing_names(evidence.a, evidence.b))
     ]
+
+
+def _differing_names(a: SideStep, b: SideStep) -> set[str]:
+    mine, its = a.facts.digests, b.facts.digests
+    random = {name for name in mine if name.startswith("random.")}
+    return {name for name in random if its.get(name, mine[name]) != mine[name]}
+
+
+def _differed_before(evidence: Evidence) -> bool:
+    """Return whether a random state that differs now differed in the step before, too."""
+    if evidence.before is None:
+        return False
+    now = _differing_names(evidence.a, evidence.b)
+    return not now.isdisjoint(_differing_names(*evidence.before))
 
 
 def _step_with_same_input(evidence: Evidence) -> int | None:
