@@ -182,11 +182,15 @@ async def test_landmarks_are_in_the_line_and_can_be_jumped_to(path):
         assert ui.app.presenter.store.verdict.findings[0].code == "nonfinite"
 
 
-async def test_it_plays_to_the_end_and_stops_there(path):
-    async with open_replay(path, step=108) as ui:
-        await ui.until_step(108)
+async def test_it_plays_and_stops_by_a_key_or_at_the_end(path):
+    async with open_replay(path, step=0) as ui:
+        await ui.until_step(0)
         await ui.pilot.press("space")
-        await ui.until(lambda: "▶ step" in ui.app.main.timeline.text)
+        await ui.until(lambda: "▶ step" in ui.app.main.timeline.text and ui.app.replay.place > 0)
+        await ui.pilot.press("space")
+        await ui.until(lambda: "❚❚ step" in ui.app.main.timeline.text)
+        assert not ui.app.replay.is_playing
+        await ui.pilot.press("end", "left", "space")
         await ui.until_step(117)
         await ui.until(lambda: not ui.app.replay.is_playing)
         assert "❚❚ step" in ui.app.main.timeline.text

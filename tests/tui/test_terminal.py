@@ -114,7 +114,7 @@ def test_a_recording_is_opened_by_the_command_and_gone_through_by_keys(terminal,
     screen.press("n")
     screen.until("❚❚ step 30 of", "loss-spike: it rises")
     screen.press(" ")
-    screen.until("▶ step 36 of")
+    screen.until("▶ step 3")
     screen.press(" ")
     screen.until("❚❚ step")
     screen.press("i")
