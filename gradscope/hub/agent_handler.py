@@ -153,7 +153,8 @@ class AgentHandler:
     def _publish(self, rank: Rank, event: Event) -> None:
         parts = encode(event)
         rank.keep(event, parts)
-        self._recorders.add(rank.hello, event, parts)
+        if self._runs.is_live(event.run):  # else its recording is closed, and would be opened again
+            self._recorders.add(rank.hello, event, parts)
         self._viewers.publish(event, parts)
 
 

@@ -86,7 +86,8 @@ class Resumptions:
             run.names = tuple(layer.name for layer in unpack_layers(message))
         elif isinstance(message, Step):
             facts = message.facts
-            if facts is None or facts.start_step == 0:
+            is_late = not run.steps and message.seq > 1
+            if is_late or facts is None or facts.start_step == 0:
                 run.is_checked = True  # not resumed, or the hub has begun later than the run
                 return
             run.start_step = facts.start_step
