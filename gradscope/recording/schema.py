@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gradscope.errors import RecordingError
 
-__all__ = ["SCHEMA_VERSION", "SUFFIX", "check_schema", "create_tables"]
+__all__ = ["SCHEMA_VERSION", "SUFFIX", "OtherVersionError", "check_schema", "create_tables"]
 
 SCHEMA_VERSION = 2
 SUFFIX = ".gradscope"
@@ -76,6 +76,10 @@ CREATE INDEX interventions_by_step ON interventions (step);
 """
 
 
+class OtherVersionError(RecordingError):
+    """A recording has another schema version."""
+
+
 def create_tables(connection: sqlite3.Connection) -> None:
     """Create the tables in an empty database, in a transaction that the caller commits with the first row."""
     connection.executescript(
@@ -87,7 +91,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
 def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
     """Return True if the database is a recording, False if it is empty.
 
-    Raises RecordingError for any other database, and for another schema version.
+    Raises RecordingError for any other database, and OtherVersionError for another schema version.
     """
     try:
         # The recorder may create all of this between two queries, so the tables are counted first.
@@ -103,7 +107,7 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
     if application != _APPLICATION_ID:
         raise _no_recording(path, "it is another program's SQLite database")
     if version != SCHEMA_VERSION:
-        raise RecordingError(
+        raise OtherVersionError(
             f"{path} has the schema version {version}, this gradscope reads {SCHEMA_VERSION}: "
             "open it with the gradscope that wrote it, or upgrade this one"
         )

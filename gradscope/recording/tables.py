@@ -22,7 +22,7 @@ from gradscope.protocol import (
 )
 from gradscope.recording.chunks import join_oldest, pack_oldest
 from gradscope.recording.git_state import GitState
-from gradscope.recording.schema import check_schema, create_tables
+from gradscope.recording.schema import OtherVersionError, check_schema, create_tables
 from gradscope.recording.sqlite_journal import journal_mode
 
 __all__ = [
@@ -118,6 +118,7 @@ def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
 def open_for_writing(path: Path, hello: Hello) -> tuple[Path, sqlite3.Connection]:
     """Open or create the recording for the run of `hello`, at `path` or the next free path.
 
+    A recording of another run, of another schema version, or that is damaged stays as it is: the path is not free.
     Raises RecordingError if `path` is another type of file, and sqlite3.Error or OSError if it cannot
     be written.
     """
@@ -128,6 +129,12 @@ def open_for_writing(path: Path, hello: Hello) -> tuple[Path, sqlite3.Connection
         try:
             if _prepare_for_run(connection, candidate, hello):
                 return candidate, connection
+        except OtherVersionError:
+            pass
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_CORRUPT:
+                connection.close()
+                raise
         except BaseException:
             connection.close()
             raise

@@ -14,6 +14,7 @@ from gradscope.paths import recordings_dir
 from gradscope.protocol import unpack_layers
 from gradscope.protocol.bodies import unpack_block
 from gradscope.recording import Recorder, default_path, open_recording
+from gradscope.recording.schema import SCHEMA_VERSION
 
 pytestmark = pytest.mark.slow
 
@@ -127,6 +128,27 @@ def test_another_run_of_the_same_name_gets_a_file_of_its_own(tmp_path, make, oth
     with open_recording(path) as first, open_recording(recorder.path) as second:
         assert [step.step for step in first.steps()] == [0]
         assert [step.step for step in second.steps()] == [5]
+
+
+@pytest.mark.parametrize("damage", ["of another version", "damaged"])
+def test_beside_a_file_that_cannot_be_continued_there_is_a_new_one(tmp_path, make, damage):
+    path = tmp_path / "a.gradscope"
+    Recorder(path, make.hello()).close(reason="")
+    if damage == "damaged":
+        with path.open("r+b") as file:
+            file.seek(100)  # the table of contents of the first page
+            file.write(b"\xff" * 60)
+    else:
+        with sqlite3.connect(path) as connection:
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        connection.close()
+    before = path.read_bytes()
+    with Recorder(path, make.hello()) as recorder:
+        make.record(recorder, make.step(5))
+    assert recorder.path == tmp_path / "a.2.gradscope"
+    with open_recording(recorder.path) as recording:
+        assert [step.step for step in recording.steps()] == [5]
+    assert path.read_bytes() == before
 
 
 def test_above_its_limit_the_older_half_is_thinned_and_both_ends_stay(tmp_path, make, wait_until):
