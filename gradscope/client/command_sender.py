@@ -10,6 +10,7 @@ import msgspec
 from gradscope.client.captured_tensors import CapturedArray, array_of
 from gradscope.client.session import Session
 from gradscope.errors import CommandTimeoutError, LinkError, NotMeasuredError, UsageError
+from gradscope.names import check_options
 from gradscope.protocol import Ack, Command, Ramp, Schedule, make_schedule
 from gradscope.transport import LinkState
 
@@ -59,6 +60,7 @@ def install_command(
     layers: Layers, name: str, arguments: Mapping[str, float | str], how: How
 ) -> Command:
     """Return an `install` command. Raises UsageError for an invalid schedule, or if there is no layer."""
+    check_options(how, How.__annotations__, name)
     schedule = make_schedule(
         start_step=how.get("start_step"),
         end_step=how.get("end_step"),

@@ -25,6 +25,7 @@ from gradscope.hooks import (
     hidden_from_modes,
     is_in_backward,
 )
+from gradscope.names import check_options
 
 __all__ = ["AttachOptions", "TrainerScope", "harmless"]
 
@@ -60,7 +61,7 @@ class TrainerScope:
     """
 
     def __init__(self, options: AttachOptions) -> None:
-        _check(options)
+        check_options(options, AttachOptions.__annotations__, "the callback")
         self._options = options
         self.scope: Scope | None = None
         self.is_on = False
@@ -224,15 +225,6 @@ def harmless(method: _Method) -> _Method:
 
 def _ignore_step(_scaler: GradScaler, _optimizer: Optimizer) -> None:
     """Do nothing after a step of the scaler: `follow_step` is called by the trainer."""
-
-
-def _check(options: AttachOptions) -> None:
-    unknown = sorted(options.keys() - AttachOptions.__annotations__.keys())
-    if unknown:
-        known = ", ".join(AttachOptions.__annotations__)
-        raise UsageError(
-            f"unknown options {', '.join(unknown)}; the callback takes those of attach: {known}"
-        )
 
 
 def _rates(optimizer: Any, name: str) -> dict[str, Any]:  # Any: a float, or a tensor as torch allows

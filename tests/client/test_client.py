@@ -236,6 +236,7 @@ def test_site_schedule_and_choices_arrive(train: Train) -> None:
         ({"start_step": -1}, "start_step must be an integer of at least 0"),
         ({"every_steps": 0}, "every_steps must be an integer of at least 1"),
         ({"ramp": "soon"}, "a ramp is ARGUMENT=FROM:TO:STEPS"),
+        ({"for_steps": 5}, "stop has no option 'for_steps'; its options are .*end_steps"),
     ],
 )
 def test_a_time_that_cannot_be_is_refused_before_it_is_sent(

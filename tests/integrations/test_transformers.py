@@ -205,7 +205,7 @@ def test_a_second_callback_does_nothing(data, tmp_path, caplog):
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(UsageError, match=r"unknown options interval; .*every"):
+    with pytest.raises(UsageError, match=r"has no option .interval.; .*every"):
         GradscopeCallback(interval=1)
 
 

@@ -131,7 +131,7 @@ def test_another_run_of_the_same_name_gets_a_file_of_its_own(tmp_path, make, oth
 
 
 @pytest.mark.parametrize("damage", ["of another version", "damaged"])
-def test_beside_a_file_that_cannot_be_continued_there_is_a_new_one(tmp_path, make, damage):
+def test_a_run_gets_a_new_file_if_one_of_its_name_cannot_be_continued(tmp_path, make, damage):
     path = tmp_path / "a.gradscope"
     Recorder(path, make.hello()).close(reason="")
     if damage == "damaged":

@@ -12,6 +12,7 @@ from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.engine import StepEngine
 from gradscope.hooks import LayerPatterns
 from gradscope.intervene import Action, End, LedgerEntry, Ramp, find_action
+from gradscope.names import check_options
 from gradscope.protocol import make_schedule
 
 __all__ = ["ScriptInterventions", "When"]
@@ -55,9 +56,11 @@ class ScriptInterventions:
         how: When,
     ) -> Intervention:
         """Set an intervention. Raises UsageError, or UnknownLayerError if a pattern matches nothing."""
+        found = find_action(action) if isinstance(action, str) else action
+        check_options(how, When.__annotations__, found.spec.name)
         request = check_request(
             self._engine.tracker.modules(),
-            find_action(action) if isinstance(action, str) else action,
+            found,
             arguments,
             layers,
             site=how.get("site", "output"),

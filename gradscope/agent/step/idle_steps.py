@@ -16,7 +16,7 @@ from gradscope.agent.step.plugins import StepPlugins
 __all__ = ["IdleSteps"]
 
 _BATCH_LIMIT: Final = 64
-_DELAY_LIMIT_S: Final = 0.1
+_DELAY_LIMIT_S: Final = 0.25
 """Maximum time between the end of a step and its report, in seconds; slow steps are reported individually."""
 
 

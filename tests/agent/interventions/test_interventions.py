@@ -206,6 +206,11 @@ def test_active_interventions_are_listed_with_author_and_first_step(scope):
         (lambda s: s.scale("0", factor=float("nan")), UsageError, "must be a finite number, got nan"),
         (lambda s: s.reverse("7"), UnknownLayerError, "no layer matches '7'; the nearest"),
         (lambda s: s.reverse("0", site="weights"), UsageError, "no site 'weights'; there are: output"),
+        (
+            lambda s: s.stop("0", steps=5),
+            UsageError,
+            "stop has no option 'steps'; its options are .*steps",
+        ),
     ],
 )
 def test_an_invalid_intervention_is_refused_and_changes_nothing(scope, call, error, words):
