@@ -134,17 +134,18 @@ def _add_losses(run: _Run, message: Scalars) -> None:
 
 
 def _earlier(hello: Hello, own: Path | None) -> Path | None:
-    """Return the newest recording of an earlier process of this run; None if there is none."""
-    from gradscope.recording import list_recordings  # noqa: PLC0415 - as above
+    """Return the newest recording of an earlier process of this run; None if there is none.
+
+    own: a recording in the same directory. It need not be this run's own yet: the recorder takes another name if there
+        is a recording of an earlier run.
+    """
+    from gradscope.recording import list_recordings, open_recording  # noqa: PLC0415 - as above
 
     for info in list_recordings(None if own is None else own.parent):  # newest first
-        if (
-            info.run == hello.run
-            and info.path != own
-            and info.steps
-            and info.started_s < hello.started_s
-        ):
-            return info.path
+        if info.run == hello.run and info.steps and info.started_s < hello.started_s:
+            with open_recording(info.path) as recording:
+                if not recording.has_process(hello.rank, hello.pid, hello.started_s):
+                    return info.path
     return None
 
 

@@ -11,11 +11,11 @@
  * one of 2^62 cases. A digest does not protect against a person who searches for a collision. gradscope/observe/digests.py computes the same with PyTorch's operations. */
 
 /* An element of BYTES bytes at `here`, as x. */
-#define DIGEST_ELEMENT(name, type, doubled)                             \
-    TARGET static inline uint64_t element_of_##name(const char *here)   \
-    {                                                                   \
-        type bits;                                                      \
-        memcpy(&bits, here, sizeof bits);                               \
+#define DIGEST_ELEMENT(name, type, doubled)                               \
+    TARGET static inline uint64_t element_of_##name(const char *here)     \
+    {                                                                     \
+        type bits;                                                        \
+        memcpy(&bits, here, sizeof bits);                                 \
         return (doubled) ? (uint64_t)bits * UINT64_C(0x100000001) : bits; \
     }
 DIGEST_ELEMENT(1, uint8_t, 1)
@@ -38,32 +38,31 @@ TARGET static inline Lanes64 mix_round(Lanes64 z)
 
 enum { DIGEST_LANES = WIDTH / sizeof(uint64_t) };
 
-#define DIGEST(bytes, type, LOAD_ELEMENTS)                                                 \
-    TARGET static uint64_t digest_##bytes(const char *data, size_t n, uint64_t index)      \
-    {                                                                                      \
-        typedef type elements                                                              \
-            __attribute__((vector_size(DIGEST_LANES * bytes), aligned(1), may_alias));     \
-        Lanes64 key, sum = {0};                                                              \
-        for (size_t j = 0; j < DIGEST_LANES; j++) {                                        \
-            key[j] = (index + 1 + j) * DIGEST_STEP;                                        \
-        }                                                                                  \
-        const size_t whole = n - n % DIGEST_LANES;                                         \
-        for (size_t i = 0; i < whole; i += DIGEST_LANES) {                                 \
-            const elements found = *(const elements *)(data + i * bytes);                  \
-            const Lanes64 x = LOAD_ELEMENTS(found);                                          \
-            sum += mix_round(mix_round(x ^ key) ^ (DIGEST_CONSTANT - (Lanes64){0}));         \
-            key += DIGEST_STEP * DIGEST_LANES - (Lanes64){0};                                \
-        }                                                                                  \
-        for (size_t i = whole; i < n; i++) {                                               \
-            Lanes64 x = {element_of_##bytes(data + i * bytes) ^ (index + 1 + i) * DIGEST_STEP}; \
-            x = mix_round(mix_round(x) ^ (DIGEST_CONSTANT - (Lanes64){0}));                  \
-            sum[0] += x[0];                                                                \
-        }                                                                                  \
-        uint64_t total = 0;                                                                \
-        for (size_t j = 0; j < DIGEST_LANES; j++) {                                        \
-            total += sum[j];                                                               \
-        }                                                                                  \
-        return total;                                                                      \
+#define DIGEST(bytes, type, LOAD_ELEMENTS)                                                               \
+    TARGET static uint64_t digest_##bytes(const char *data, size_t n, uint64_t index)                    \
+    {                                                                                                    \
+        typedef type elements __attribute__((vector_size(DIGEST_LANES * bytes), aligned(1), may_alias)); \
+        Lanes64 key, sum = {0};                                                                          \
+        for (size_t j = 0; j < DIGEST_LANES; j++) {                                                      \
+            key[j] = (index + 1 + j) * DIGEST_STEP;                                                      \
+        }                                                                                                \
+        const size_t whole = n - n % DIGEST_LANES;                                                       \
+        for (size_t i = 0; i < whole; i += DIGEST_LANES) {                                               \
+            const elements found = *(const elements *)(data + i * bytes);                                \
+            const Lanes64 x = LOAD_ELEMENTS(found);                                                      \
+            sum += mix_round(mix_round(x ^ key) ^ (DIGEST_CONSTANT - (Lanes64){0}));                     \
+            key += DIGEST_STEP * DIGEST_LANES - (Lanes64){0};                                            \
+        }                                                                                                \
+        for (size_t i = whole; i < n; i++) {                                                             \
+            Lanes64 x = {element_of_##bytes(data + i * bytes) ^ (index + 1 + i) * DIGEST_STEP};          \
+            x = mix_round(mix_round(x) ^ (DIGEST_CONSTANT - (Lanes64){0}));                              \
+            sum[0] += x[0];                                                                              \
+        }                                                                                                \
+        uint64_t total = 0;                                                                              \
+        for (size_t j = 0; j < DIGEST_LANES; j++) {                                                      \
+            total += sum[j];                                                                             \
+        }                                                                                                \
+        return total;                                                                                    \
     }
 #define WIDENED(found) __builtin_convertvector(found, Lanes64)
 #define DOUBLED(found) (WIDENED(found) | WIDENED(found) << 32)

@@ -181,8 +181,8 @@ int is_in_order(const Elements *elements)
 
 enum { GATHERED_BYTES = 4096, MAX_DIMS = 64 };
 
-#define COPY_EVERY(type)                                                       \
-    for (int64_t i = 0; i < n; i++) {                                          \
+#define COPY_EVERY(type)                                                                                 \
+    for (int64_t i = 0; i < n; i++) {                                                                    \
         memcpy(to + i * (int64_t)sizeof(type), from + i * stride * (int64_t)sizeof(type), sizeof(type)); \
     }
 

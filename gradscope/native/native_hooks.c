@@ -16,9 +16,10 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *rows, *bins, *digests, *expected; /* bytearrays of the row buffer; bins and digests may be None */
-    PyObject *forward, *backward;     /* guards: tuples of (function, value) */
-    PyObject *dict_type;              /* the type in which PyTorch stores a tensor's hooks */
+    PyObject *rows, *bins, *digests,
+        *expected;                /* bytearrays of the row buffer; bins and digests may be None */
+    PyObject *forward, *backward; /* guards: tuples of (function, value) */
+    PyObject *dict_type;          /* the type in which PyTorch stores a tensor's hooks */
     PyObject *on_gradient, *give_up;
     PyObject *epoch;
     ModuleMap entries;
@@ -355,7 +356,8 @@ static PyMethodDef native_hooks_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot native_hooks_slots[] = {
-    {Py_tp_doc, "NativeHooks(rows, bins, digests, expected, forward, backward, dict_type, on_gradient, give_up)"},
+    {Py_tp_doc,
+     "NativeHooks(rows, bins, digests, expected, forward, backward, dict_type, on_gradient, give_up)"},
     {Py_tp_new, native_hooks_new},
     {Py_tp_dealloc, native_hooks_free},
     {Py_tp_traverse, native_hooks_traverse},

@@ -189,8 +189,8 @@ TARGET static void reduce_full(const char *data, size_t n, Dtype dtype, char *co
     end_exponents(&count, out);
 }
 
-TARGET static void reduce(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins,
-                          Digest *digest, Record *out)
+TARGET static void reduce(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins, Digest *digest,
+                          Record *out)
 {
     const Loops *loops = &loops_of[dtype];
     begin_record(out, n);

@@ -93,7 +93,8 @@ typedef struct {
     /* Whether this processor has the instructions. */
     int (*is_able)(void);
     /* Reduce n elements to a record; also copy them to `copy` unless it is NULL. */
-    void (*reduce)(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins, Digest *digest, Record *out);
+    void (*reduce)(const char *data, size_t n, Dtype dtype, char *copy, uint64_t *bins, Digest *digest,
+                   Record *out);
     /* Reduce now - before to a record; each difference is computed in float64. */
     void (*reduce_change)(const char *now, const char *before, size_t n, Dtype dtype, uint64_t *bins,
                           Digest *digest, Record *out);

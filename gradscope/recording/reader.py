@@ -347,6 +347,11 @@ class Recording:
         """
         return [event for event in self.events() if event.code.startswith("intervention.")]
 
+    def has_process(self, rank: int, pid: int, started_s: float) -> bool:
+        """Return whether this process, which began at a Unix time, belongs to the run."""
+        query = "SELECT count(*) FROM process WHERE rank = ? AND pid = ? AND started_s = ?"
+        return bool(self._connection.execute(query, (rank, pid, started_s)).fetchone()[0])
+
     def interventions(self) -> Iterator[Interventions]:
         """Yield the interventions, one message for each change."""
         return self._stream("interventions", Interventions)

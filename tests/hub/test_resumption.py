@@ -89,23 +89,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        "rightly",
-        *(
-            pytest.param(
-                way,
-                marks=pytest.mark.xfail(
-                    strict=False,
-                    reason="on a loaded machine the hub has sometimes no finding after 60 s",
-                ),
-            )
-            for way in WAYS
-            if way != "rightly"
-        ),
-    ],
-)
+@pytest.mark.parametrize("way", WAYS)
 def test_a_resumed_run(hub, way):
     loaded, options, expected = WAYS[way]
     states = train(make(), STOP)
