@@ -61,6 +61,8 @@ def export_run(
     for a wrong selection, if nothing was observed in it, if a package is missing, or if `path` cannot be written.
     """
     form = form or format_of(path)
+    if path == _STDOUT and form not in ("csv", "jsonl"):
+        raise UsageError(f"expected --format csv or jsonl for stdout, got {form}")
     if form == "parquet":
         require("pyarrow", "16")
     if form == "tensorboard" and (kinds or stats):
@@ -68,8 +70,6 @@ def export_run(
     with open_recording(recording_path(run)) as recording:
         selection = select(recording, layers=layers, kinds=kinds, stats=stats, steps=steps)
         if path == _STDOUT:
-            if form not in ("csv", "jsonl"):
-                raise UsageError(f"expected --format csv or jsonl for stdout, got {form}")
             return _write_text(sys.stdout, recording, selection, form)
         with new_output(path, may_replace=may_replace) as unfinished:
             count = _write(unfinished, recording, selection, form, layers)

@@ -28,6 +28,7 @@ def _is_script(page: Path) -> bool:
     """Return whether a page has whole scripts, which the tests of its subject run."""
     return page.parent.name == "trainers" or page.stem in (
         "diff",
+        "export",
         "notebooks",
         "programs",
         "recordings",

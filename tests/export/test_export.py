@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +112,17 @@ def test_pandas_reads_the_parquet(source, tmp_path):
     of_stem = frame[(frame.layer == "stem") & (frame.kind == "grad")]
     assert of_stem.rms.tolist() == pytest.approx([numbers(step)[0, 1] for step in STEPS])
     assert frame[(frame.layer == "head") & (frame.kind == "grad")].norm.isna().all()
+
+
+def test_the_script_of_the_page_reads_the_parquet(source, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("pandas")
+    assert export(source, tmp_path / "run.parquet").exit_code == 0
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "export.md", "exec"), {})
+    assert "stem" in capsys.readouterr().out
 
 
 def test_the_reader_of_tensorboard_reads_the_events(source, tmp_path):

@@ -42,7 +42,7 @@ _WRITER = """
             rows=20, columns=columns, zero=zero, body=body,
         )
         writer.add(step, encode(step))
-        while number - max(writer.recorded_step, first) > 200:
+        while number - max(writer.recorded_step, first) > 200 and not writer.failure:
             pass
         if writer.recorded_step > said:
             said = writer.recorded_step

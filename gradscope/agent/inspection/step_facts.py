@@ -19,7 +19,7 @@ from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.budget import OBSERVED_AT_START
-from gradscope.hooks import ModelInputHook, has_compiled
+from gradscope.hooks import ModelInputHook, has_compiled, hidden_from_modes
 from gradscope.observe import digest_of
 from gradscope.protocol import StepFacts
 
@@ -108,7 +108,8 @@ class FactsOfSteps(StepPlugin):
 
     def _read_random_states(self) -> None:
         try:
-            self._digests = {f"random.{name}": digest for name, digest in _random_states()}
+            with hidden_from_modes():
+                self._digests = {f"random.{name}": digest for name, digest in _random_states()}
         except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
             self._run.faults.report("reading random states", error, "They are not recorded.")
 
