@@ -153,7 +153,7 @@ CHECK_ALWAYS_AGAIN: Final = 0.8
 # --- the flight recorder ---------------------------------------------------------------------------------
 
 RECORDER_FIRST_RUN: Final = 1024
-"""The first steps, in which it is always active: a fault of the program itself shows soon. They take at most 0.2 s."""
+"""The first steps, in which it is always active: a fault of the program itself shows soon. They take some 0.3 s."""
 
 RECORDER_RUN: Final = 32
 """Steps of one run of active steps. Installing and removing its hooks then takes little of its cost."""
