@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from gradscope.columns import KINDS, LayerRows, Stats, Table, merge_stats
 from gradscope.findings import Finding, compact_json, plain_value
+from gradscope.history.quantities import QUANTITIES
 from gradscope.history.run_history import RunHistory
 from gradscope.names import counted, match_names
 from gradscope.protocol import Event, InterventionState
@@ -34,17 +35,7 @@ SIZE_LIMIT = 16_000
 TABLES = 17
 """The observed steps that a snapshot needs: the one that it shows, and 16 before it to compare with."""
 
-COLUMNS = (
-    "out_rms",
-    "out_absmax",
-    "grad_norm",
-    "param_norm",
-    "param_grad_norm",
-    "update_ratio",
-    "nonfinite",
-    "out_rms_change",
-    "grad_norm_change",
-)
+COLUMNS = (*QUANTITIES, "out_rms_change", "grad_norm_change")
 """The numbers of a layer; None: not measured.
 
 out_rms, out_absmax: of the elements of its output. grad_norm: of the gradient at its output. param_norm,

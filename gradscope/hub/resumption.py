@@ -99,7 +99,7 @@ class Resumptions:
 
         run.has_losses.wait(_LOSSES_TIMEOUT_S)
         try:
-            path = _earlier(run.hello, Path(recording) if recording else None)
+            path = _earlier(run.hello, Path(recording).parent if recording else None)
             if path is None:
                 return
             with open_recording(path) as opened:
@@ -133,15 +133,15 @@ def _add_losses(run: _Run, message: Scalars) -> None:
             run.has_losses.set()
 
 
-def _earlier(hello: Hello, own: Path | None) -> Path | None:
+def _earlier(hello: Hello, directory: Path | None) -> Path | None:
     """Return the newest recording of an earlier process of this run; None if there is none.
 
-    own: a recording in the same directory. It need not be this run's own yet: the recorder takes another name if there
-        is a recording of an earlier run.
+    directory: where to search; None: the default directory. The run's own recording is known by its process and not by
+        its path, because the recorder takes another path if an earlier run of the same name has this one.
     """
     from gradscope.recording import list_recordings, open_recording  # noqa: PLC0415 - as above
 
-    for info in list_recordings(None if own is None else own.parent):  # newest first
+    for info in list_recordings(directory):  # newest first
         if info.run == hello.run and info.steps and info.started_s < hello.started_s:
             with open_recording(info.path) as recording:
                 if not recording.has_process(hello.rank, hello.pid, hello.started_s):
