@@ -236,6 +236,29 @@ async def test_keys_fold_filter_sort_and_move():
         await ui.until_shown("▾ blocks")
 
 
+async def test_repeated_blocks_are_folded_in_a_large_model_and_unfold_at_the_layer_that_differs():
+    async with open_app(runs=[SyntheticRun(layers=gpt_layers(blocks=30))]) as ui:
+        table = ui.app.main.table
+        await ui.until_shown("0–29 ×30 median")  # noqa: RUF001
+        assert table.listed == 8
+        await ui.press("j", "j", "j", "j", "j")
+        furthest = table.cursor_layer
+        assert table.chosen() == (furthest,)
+        await ui.press("l")
+        await ui.until(lambda: table.listed > 36)
+        assert table.cursor_layer == furthest
+        await ui.press("b")
+        assert table.listed == 8
+        await ui.press("g", "j", "j", "j", "j", "space")
+        assert table.chosen() == tuple(f"blocks.{i}" for i in range(30))
+        await ui.press("k", "enter")
+        assert table.listed == 36
+        await ui.press("h")
+        assert (table.listed, table.cursor) == (8, 4)
+        await ui.press("h")
+        assert table.cursor_layer == "blocks"
+
+
 async def test_an_invalid_filter_shows_the_reason_while_the_person_types():
     async with open_app() as ui:
         await ui.press("slash", "left_parenthesis")

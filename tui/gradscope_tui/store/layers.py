@@ -46,6 +46,10 @@ class LayerTree:
         """Return all nodes below a node, in order."""
         return self.order[self.place[node] + 1 : self.end[node]]
 
+    def above(self, node: int) -> tuple[int, ...]:
+        """Return the containers of a node, the nearest first."""
+        return tuple(_ancestors(node, self.parent)[1:])
+
     def find(self, name: str) -> int | None:
         """Return the node of that name, or None."""
         return next((i for i, layer in enumerate(self.layers) if layer.name == name), None)

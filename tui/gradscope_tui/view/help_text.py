@@ -21,6 +21,7 @@ _TITLES: tuple[tuple[Owner, str], ...] = (
 _SIGNS = (
     ("·", "not measured in this step"),
     ("Σ", "merged from the layers below"),
+    ("M", "median of repeated blocks; the row below has the layer that differs most from its siblings"),
     ("~", "sampled: only some of the elements were read"),
     ("×", "still multiplied by the loss scale"),
     ("≠", "differs between ranks, but should be the same"),

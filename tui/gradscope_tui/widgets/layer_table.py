@@ -17,6 +17,7 @@ from gradscope.protocol import InterventionState
 from gradscope_tui.keys import bindings_of
 from gradscope_tui.store.layers import LayerTree
 from gradscope_tui.store.measure import Frame
+from gradscope_tui.store.repeats import Repeat, Spread, find_repeats, spread_of
 from gradscope_tui.store.run import RunStore
 from gradscope_tui.view.cell import Line
 from gradscope_tui.view.layout import choose_columns
@@ -25,6 +26,9 @@ from gradscope_tui.view.table import TableView, by_layer, header_cells, row_cell
 from gradscope_tui.widgets.row_list import CursorList
 
 __all__ = ["LayerTable"]
+
+_MOST_UNFOLDED = 60
+"""The repeated blocks of a larger model are folded at first: it would fill more than two screens of 32 lines."""
 
 
 class LayerTable(CursorList):
@@ -47,15 +51,26 @@ class LayerTable(CursorList):
         self._cells: dict[int, Line] = {}
         self._strips: dict[tuple[int, bool], tuple[Line, Strip]] = {}
         self._listed_from: object = None
+        self._repeats: dict[int, Repeat] = {}
+        self._unfolded_repeats: set[str] = set()
+        self._spreads: dict[int, Spread] = {}
 
     def show(self, frame: Frame, interventions: Collection[InterventionState]) -> None:
         """Show a frame. The cursor stays on its layer."""
         self._interventions = interventions
         width = self.scrollable_content_region.width
-        listing = self._list_rows(frame)
         before = self._view
+        if frame.tree is not before.frame.tree:
+            self._find_repeats(frame.tree)
+        listing = self._list_rows(frame)
         columns, states = choose_columns(width), by_layer(interventions)
-        view = TableView(frame, listing, self.order, columns, states, self.folded, self.marked)
+        self._spreads = {
+            repeat.first: spread_of(repeat, frame, self._furthest_of(repeat))
+            for repeat in {id(each): each for each in listing.repeats.values()}.values()
+        }
+        view = TableView(
+            frame, listing, self.order, columns, states, self.folded, self.marked, self._spreads
+        )
         self._view = view
         is_same = before.listing is listing and before.layout == view.layout
         if is_same and before.frame.tree is frame.tree:
@@ -67,6 +82,16 @@ class LayerTable(CursorList):
             self.refresh()
             self.call_after_refresh(self._fit_width)
 
+    def _find_repeats(self, tree: LayerTree) -> None:
+        """Find the repeated blocks of a new tree. Those of a large model are folded at first."""
+        self._repeats, self._spreads = find_repeats(tree), {}
+        if len(tree) <= _MOST_UNFOLDED:
+            self._unfolded_repeats |= {tree.layers[first].name for first in self._repeats}
+
+    def _furthest_of(self, repeat: Repeat) -> int | None:
+        spread = self._spreads.get(repeat.first)
+        return spread.furthest.node if spread and spread.furthest else None
+
     def _fit_width(self) -> None:
         """Redraw if the scroll bar has appeared or disappeared."""
         width = self.scrollable_content_region.width
@@ -74,10 +99,10 @@ class LayerTable(CursorList):
             self._show_again()
 
     def chosen(self) -> tuple[str, ...]:
-        """Return the marked layers in the model's order, or the one at the cursor."""
-        tree, name = self._tree, self.cursor_layer
+        """Return the marked layers in the model's order, or the one at the cursor, or all of its blocks."""
+        tree = self._tree
         marked = tuple(tree.layers[n].name for n in tree.order if tree.layers[n].name in self.marked)
-        return marked or (() if name is None else (name,))
+        return marked or tuple(tree.layers[n].name for n in self._nodes_at_cursor)
 
     @property
     def _tree(self) -> LayerTree:
@@ -85,9 +110,20 @@ class LayerTable(CursorList):
 
     @property
     def cursor_node(self) -> int | None:
-        """The node at the cursor."""
+        """The node at the cursor; for the medians of a repeat, its first node."""
         nodes = self._view.listing.nodes
-        return nodes[self.cursor] if self.cursor < len(nodes) else None
+        if self.cursor >= len(nodes):
+            return None
+        node = self._view.node_at(self.cursor)
+        return nodes[self.cursor] if node is None else node
+
+    @property
+    def _nodes_at_cursor(self) -> tuple[int, ...]:
+        """The node at the cursor; for the medians of a repeat, the siblings at the top of each block."""
+        node, repeat = self.cursor_node, self._view.listing.repeats.get(self.cursor)
+        if repeat is None or self._view.listing.is_furthest(self.cursor):
+            return () if node is None else (node,)
+        return tuple(repeat.nodes[:, list(repeat.siblings)].ravel().tolist())
 
     @property
     def cursor_layer(self) -> str | None:
@@ -153,11 +189,15 @@ class LayerTable(CursorList):
 
     def _list_rows(self, frame: Frame) -> Listing:
         """Return the listed rows; the previous object if it is equal, so that it can be compared fast."""
-        key = (id(frame.tree), self.order, frozenset(self.folded))
+        key = (id(frame.tree), self.order, frozenset(self.folded), frozenset(self._unfolded_repeats))
         before = self._view.listing
         if key == self._listed_from and not self.order.sort:
             return before
-        listing = list_rows(frame, self.order, self.folded)
+        layers = frame.tree.layers
+        repeats = {
+            n: r for n, r in self._repeats.items() if layers[n].name not in self._unfolded_repeats
+        }
+        listing = list_rows(frame, self.order, self.folded, repeats)
         self._listed_from = key
         return before if before == listing else listing
 
@@ -188,19 +228,30 @@ class LayerTable(CursorList):
         self._show_again()
 
     def action_fold(self) -> None:
-        """Fold the container at the cursor; on any other layer, move the cursor to its container."""
+        """Fold the container at the cursor; then the repeat of that block; else go to the container."""
         node, tree, listing = self.cursor_node, self._tree, self._view.listing
         if node is None or listing.is_flat:
             return
-        if tree.is_container(node) and tree.layers[node].name not in self.folded:
+        is_of_repeat = self.cursor in listing.repeats
+        repeat = None if is_of_repeat else self._repeat_around(node)
+        above = tree.parent[listing.nodes[self.cursor] if is_of_repeat else node]
+        is_open = tree.is_container(node) and tree.layers[node].name not in self.folded
+        if is_open and not is_of_repeat:
             self.folded.add(tree.layers[node].name)
             self._show_again()
-        elif tree.parent[node] >= 0:
-            self.put_cursor(listing.nodes.index(tree.parent[node]))
+        elif repeat is not None:
+            self._unfolded_repeats.discard(tree.layers[repeat.first].name)
+            self._show_again()
+            self.put_cursor(self._view.listing.nodes.index(repeat.first))
+        elif above >= 0:
+            self.put_cursor(listing.nodes.index(above))
 
     def action_unfold(self) -> None:
         """Unfold the container at the cursor; if it is unfolded, move the cursor to its first layer."""
-        node, tree = self.cursor_node, self._tree
+        node, tree, repeat = self.cursor_node, self._tree, self._view.listing.repeats.get(self.cursor)
+        if repeat is not None:
+            self._unfold_repeat(repeat, tree)
+            return
         if node is None or self._view.listing.is_flat or not tree.is_container(node):
             return
         if tree.layers[node].name in self.folded:
@@ -209,19 +260,59 @@ class LayerTable(CursorList):
         else:
             self.put_cursor(self.cursor + 1)
 
+    def action_choose(self) -> None:
+        """Choose the layer at the cursor; unfold the repeat whose medians are there."""
+        repeat = self._view.listing.repeats.get(self.cursor)
+        if repeat is not None and not self._view.listing.is_furthest(self.cursor):
+            self._unfold_repeat(repeat, self._tree)
+        else:
+            super().action_choose()
+
+    def _unfold_repeat(self, repeat: Repeat, tree: LayerTree) -> None:
+        """Show each block in a row, folded; on the row of the furthest layer, show that layer."""
+        node = self._view.node_at(self.cursor)
+        blocks = repeat.nodes[:, list(repeat.siblings)].ravel().tolist()
+        self.folded |= {tree.layers[each].name for each in blocks if tree.is_container(each)}
+        self._unfolded_repeats.add(tree.layers[repeat.first].name)
+        if node is not None:
+            self.folded -= {tree.layers[each].name for each in tree.above(node)}
+        self._show_again()
+        self.put_cursor(self._view.listing.nodes.index(repeat.first if node is None else node))
+
+    def _repeat_around(self, node: int) -> Repeat | None:
+        """Return the repeat of which a node is the top of a block."""
+        return next((r for r in self._repeats.values() if node in r.nodes[:, list(r.siblings)]), None)
+
+    def action_fold_repeats(self) -> None:
+        """Fold all repeated blocks, or unfold them if all are folded."""
+        names = {self._tree.layers[first].name for first in self._repeats}
+        if not names:
+            self.notify("This model has no repeated blocks: no three layers in a row that are alike.")
+        elif names & self._unfolded_repeats:
+            self._unfolded_repeats -= names
+        else:
+            self._unfolded_repeats |= names
+        self._show_again()
+
     def action_mark(self) -> None:
         """Toggle the mark of the layer and move the cursor to the next row."""
-        name = self.cursor_layer
-        if name is not None:
-            self.marked ^= {name}
+        names = {self._tree.layers[node].name for node in self._nodes_at_cursor}
+        if names:
+            self.marked = self.marked - names if names <= self.marked else self.marked | names
             self._show_again()
             self.put_cursor(self.cursor + 1)
 
     def action_mark_all(self) -> None:
         """Mark all listed layers; if all are marked, remove their marks."""
-        names = {self._tree.layers[node].name for node in self._view.listing.nodes}
+        nodes = {*self._view.listing.nodes, *self._nodes_of_repeats()}
+        names = {self._tree.layers[node].name for node in nodes}
         self.marked = self.marked - names if names <= self.marked else self.marked | names
         self._show_again()
+
+    def _nodes_of_repeats(self) -> set[int]:
+        return {
+            n for repeat in self._view.listing.repeats.values() for n in repeat.nodes.ravel().tolist()
+        }
 
     def action_sort(self, distance: int) -> None:
         """Sort by the next or the previous column."""
