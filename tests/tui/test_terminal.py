@@ -1,6 +1,7 @@
 """The app in a pseudo-terminal: hub, agent and app are processes, and keys are bytes."""
 
 import os
+import signal
 import sys
 import time
 
@@ -96,6 +97,29 @@ def test_it_waits_for_a_run_and_ctrl_c_ends_it_with_130(agent, terminal):
     screen.until("late-1", "(GPT)")
     screen.press("\x03")
     assert screen.end() == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_signal_ends_the_screen_with_130_and_restores_the_terminal(terminal, number):
+    screen = terminal(80, 24)
+    screen.until("Waiting for a run")
+    screen.child.kill(number)
+    assert screen.end() == 130
+    assert screen.child.before.rpartition(b"\x1b[?1049l")[1]  # the screen from before the app
+
+
+def test_a_signal_ends_the_screen_although_its_terminal_reads_nothing(terminal):
+    screen = terminal(80, 24)
+    screen.until("Waiting for a run")
+    resizes = 0
+    while screen.child.isalive() and resizes < 2_000:  # each paints all, until the buffers are full
+        resizes += 1
+        screen.child.setwinsize(24, 80 + resizes % 40)
+        if resizes == 200:
+            screen.child.kill(signal.SIGTERM)
+        time.sleep(0.01)
+    assert not screen.child.isalive()
+    assert screen.child.exitstatus == 130
 
 
 @pytest.mark.parametrize("size", [(120, 32), (80, 24)], ids=["120x32", "80x24"])

@@ -31,6 +31,7 @@ def run_app(
 
     from gradscope_tui.app import GradscopeApp  # noqa: PLC0415 - as above
     from gradscope_tui.source import connect_client  # noqa: PLC0415 - as above
+    from gradscope_tui.termination import run_until_end  # noqa: PLC0415 - as above
 
     app = GradscopeApp(
         partial(connect_client, endpoint, is_readonly=is_readonly),
@@ -40,5 +41,4 @@ def run_app(
         recording=recording,
         step=step,
     )
-    app.run()
-    return app.return_code or 0
+    return run_until_end(app)
