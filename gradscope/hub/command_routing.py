@@ -18,6 +18,7 @@ __all__ = ["COMMAND_ID_BYTES", "CommandRouter"]
 COMMAND_ID_BYTES = 16
 
 _REMEMBERED = 4_096
+_REASON_LIMIT = 1_000
 
 
 @dataclass(slots=True)
@@ -54,9 +55,7 @@ class CommandRouter:
         if not reason:
             reason = self._forward(command, parts)
         if reason:
-            self._to_viewer(
-                name, Ack(command=command.id, run=command.run, is_done=False, reason=reason)
-            )
+            self._to_viewer(name, _refused(command.id, command.run, reason))
         elif known is None:
             self._forwarded[command.id] = _Forwarded(name, command.run)
             if len(self._forwarded) > _REMEMBERED:
@@ -81,7 +80,7 @@ class CommandRouter:
         for command, entry in self._forwarded.items():
             if entry.run == run and entry.ack is None:
                 reason_now = f"run {run!r} ended before the command took effect: {reason}"
-                entry.ack = Ack(command=command, run=run, is_done=False, reason=reason_now)
+                entry.ack = _refused(command, run, reason_now)
                 self._to_viewer(entry.viewer, entry.ack)
 
     def _reason_to_refuse(self, viewer: Peer, command: Command) -> str:
@@ -104,3 +103,8 @@ class CommandRouter:
         if not self._to_agent(route, parts):
             return f"the message queue of the training process of {command.run!r} is full; try again"
         return ""
+
+
+def _refused(command: bytes, run: str, reason: str) -> Ack:
+    """Return a refusal. Its reason is cut, because it may repeat a text of a peer of any length."""
+    return Ack(command=command, run=run, is_done=False, reason=reason[:_REASON_LIMIT])

@@ -12,7 +12,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from gradscope.protocol import Scalars
 
-__all__ = ["Parts", "RankHistory"]
+__all__ = ["BoundedQueue", "Parts", "RankHistory", "size_bytes"]
 
 Parts: TypeAlias = list[bytes]
 Item = TypeVar("Item")
@@ -21,13 +21,19 @@ STEP_LIMIT = 600
 STEP_LIMIT_BYTES = 32 * 2**20
 SCALARS_LIMIT_BYTES = 4 * 2**20
 EVENT_LIMIT = 200
+EVENT_LIMIT_BYTES = 4 * 2**20
 READING_LIMIT = 240
 READING_LIMIT_BYTES = 8 * 2**20
 
 _MERGED_LIMIT_BYTES = 64 * 1024
 
 
-class _BoundedQueue(Generic[Item]):
+def size_bytes(parts: Parts) -> int:
+    """Return the size of a message, all its parts together."""
+    return sum(map(len, parts))
+
+
+class BoundedQueue(Generic[Item]):
     """The newest items, with their sizes. Keeps at least `least` items, whatever their size."""
 
     def __init__(self, limit: float, limit_bytes: float, least: int = 1) -> None:
@@ -38,14 +44,39 @@ class _BoundedQueue(Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         return (item for item, _ in self._items)
 
-    def add(self, item: Item, size_bytes: int) -> None:
-        """Add an item, and drop the oldest items beyond the limits."""
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all items."""
+        return self._bytes
+
+    @property
+    def oldest(self) -> Item:
+        """The oldest item. Raises IndexError if there is none."""
+        return self._items[0][0]
+
+    def add(self, item: Item, size_bytes: int) -> int:
+        """Add an item, and drop the oldest items beyond the limits. Return the number of dropped items."""
         self._items.append((item, size_bytes))
         self._bytes += size_bytes
+        dropped = 0
         while len(self._items) > self._limit or (
             self._bytes > self._limit_bytes and len(self._items) > self._least
         ):
-            self._bytes -= self._items.popleft()[1]
+            self.pop_oldest()
+            dropped += 1
+        return dropped
+
+    def pop_oldest(self) -> None:
+        """Remove the oldest item. Raises IndexError if there is none."""
+        self._bytes -= self._items.popleft()[1]
+
+    def clear(self) -> None:
+        """Remove all items."""
+        self._items.clear()
+        self._bytes = 0
 
     def pop_newest(self) -> tuple[Item, int] | None:
         """Remove and return the newest item and its size; None if there is none."""
@@ -60,15 +91,15 @@ class RankHistory:
     """The newest steps, scalars, events, and readings of memory and time of one rank, oldest first."""
 
     def __init__(self) -> None:
-        self.steps: _BoundedQueue[Parts] = _BoundedQueue(STEP_LIMIT, STEP_LIMIT_BYTES)
-        self.scalars: _BoundedQueue[Scalars] = _BoundedQueue(math.inf, SCALARS_LIMIT_BYTES)
-        self.events: deque[Parts] = deque(maxlen=EVENT_LIMIT)
+        self.steps: BoundedQueue[Parts] = BoundedQueue(STEP_LIMIT, STEP_LIMIT_BYTES)
+        self.scalars: BoundedQueue[Scalars] = BoundedQueue(math.inf, SCALARS_LIMIT_BYTES)
+        self.events: BoundedQueue[Parts] = BoundedQueue(EVENT_LIMIT, EVENT_LIMIT_BYTES)
         # Two readings: the newest of memory and of time.
-        self.readings: _BoundedQueue[Parts] = _BoundedQueue(READING_LIMIT, READING_LIMIT_BYTES, 2)
+        self.readings: BoundedQueue[Parts] = BoundedQueue(READING_LIMIT, READING_LIMIT_BYTES, 2)
 
     def add_step(self, parts: Parts) -> None:
         """Store a step. Drop the oldest steps beyond 600 steps or 32 MB."""
-        self.steps.add(parts, sum(map(len, parts)))
+        self.steps.add(parts, size_bytes(parts))
 
     def add_scalars(self, message: Scalars, size_bytes: int) -> None:
         """Store scalars, merged into the newest message if both have the same names."""
@@ -84,7 +115,21 @@ class RankHistory:
 
     def add_reading(self, parts: Parts) -> None:
         """Store a reading of memory or time. Drop the oldest beyond 240 readings or 8 MB."""
-        self.readings.add(parts, sum(map(len, parts)))
+        self.readings.add(parts, size_bytes(parts))
+
+    def add_event(self, parts: Parts) -> None:
+        """Store an event. Drop the oldest beyond 200 events or 4 MB."""
+        self.events.add(parts, size_bytes(parts))
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory of all messages, which viewers' queues may share."""
+        return sum(each.size_bytes for each in (self.steps, self.scalars, self.events, self.readings))
+
+    def drop_half_of_steps(self) -> None:
+        """Drop the older half of the steps."""
+        for _ in range(-(-len(self.steps) // 2)):
+            self.steps.pop_oldest()
 
 
 def _merge(first: Scalars, second: Scalars) -> Scalars:

@@ -8,11 +8,14 @@ The states of a peer:
 The hub answers any message of an unknown peer, except hello, with `who`; the peer then sends hello
 again. In this way, peers rejoin a hub that was restarted or that has dropped them after a timeout.
 libzmq cannot close the connection of one peer, so messages of an ignored peer are neither decoded nor
-answered.
+answered. A message that makes the hub raise an error counts as invalid: it must not end the hub of all runs.
 """
 
+import sys
+import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -43,7 +46,10 @@ __all__ = ["Identity", "Peer", "Peers"]
 
 _STRIKES = 10
 _REMEMBERED_ROUTES = 1_000
+_PEERS_LIMIT = 1_000
 _NAME_LIMIT = 200
+_TEXT_LIMIT = 4_096  # of the longest path on Linux
+_REASON_LIMIT = 1_000
 _GONE_S = 3.0
 
 
@@ -94,7 +100,10 @@ class Peers:
             received = self.socket.receive()
             if received is None:
                 return count
-            self._on_parts(*received, now_s)
+            try:
+                self._on_parts(*received, now_s)
+            except Exception as error:  # noqa: BLE001 - the other runs of this hub must go on
+                self._on_fault(received[0], error)
         return limit
 
     def drop_silent(self, now_s: float) -> None:
@@ -145,6 +154,7 @@ class Peers:
             peer.heard_s = now_s
             self._on_message(peer, message, parts)
         elif not isinstance(message, Bye):
+            self._counts["of_unknown_peers"] += 1
             self.socket.send_message(route, Who(epoch=self._identity.epoch))
 
     def _on_message(self, peer: Peer, message: Message, parts: Parts) -> None:
@@ -159,7 +169,7 @@ class Peers:
         refusal = self._basic_refusal(hello) or self._handler.refusal_of(hello)
         if refusal is not None:
             self._counts["refused"] += 1
-            self.socket.send_message(route, refusal)
+            self._refuse(route, refusal)
             return
         for other in self:
             if other.hello.peer == hello.peer and other.route != route:
@@ -192,6 +202,15 @@ class Peers:
             return Refusal(
                 code="message", reason=f"a peer id or run name must have 1 to {_NAME_LIMIT} characters"
             )
+        texts = (hello.version, hello.host, hello.user, hello.script, hello.record or "")
+        if max(map(len, texts)) > _TEXT_LIMIT:
+            return Refusal(
+                code="message", reason=f"a text of a hello must have at most {_TEXT_LIMIT:,} characters"
+            )
+        if len(self._peers) >= _PEERS_LIMIT:
+            return Refusal(
+                code="message", reason=f"{_PEERS_LIMIT:,} {hello.role}s are connected already"
+            )
         return None
 
     def _other_version(self, hello: Hello) -> str:
@@ -211,10 +230,25 @@ class Peers:
         self._strikes[route] = strikes = self._strikes.pop(route, 0) + 1
         if len(self._strikes) > _REMEMBERED_ROUTES:
             self._strikes.popitem(last=False)
-        self.socket.send_message(route, refusal)
+        self._refuse(route, refusal)
         if strikes >= _STRIKES and route in self._peers:
             reason = f"ignored after {strikes} bad messages"
             self._remove_peer(self._peers[route], Bye(reason=reason, has_failed=True))
+
+    def _refuse(self, route: bytes, refusal: Refusal) -> None:
+        """Send a refusal. Its reason is cut, because it may repeat a text of the peer of any length."""
+        self.socket.send_message(
+            route, Refusal(code=refusal.code, reason=refusal.reason[:_REASON_LIMIT])
+        )
+
+    def _on_fault(self, route: bytes, error: Exception) -> None:
+        """Count an error of the hub itself as a bad message of the peer. The first one is logged with its place."""
+        self._counts["faults"] += 1
+        if self._counts["faults"] == 1:
+            with suppress(OSError):  # the disk of the log is full
+                sys.stderr.write("gradscope hub: " + "".join(traceback.format_exception(error)))
+        reason = f"the hub could not handle this message: {type(error).__name__}"
+        self._count_bad_message(route, Refusal(code="message", reason=reason))
 
 
 def _end_of_silent(hello: Hello) -> Bye:

@@ -23,7 +23,7 @@ __all__ = ["serve"]
 
 _IDLE_S = 10.0
 _LOCK_PATIENCE_S = 0.2
-_FILES = 10_000
+_FILES = 65_536
 
 
 def serve(directory: Path | None, ready_fd: int | None = None) -> int:

@@ -58,14 +58,17 @@ class RankAlignment:
         """Add a step. If 16 steps of a rank are waiting, the oldest is left out."""
         of_rank = self._ranks.setdefault(rank, _Rank())
         of_rank.is_awaited = True
-        of_rank.waiting.pop(step, None)
+        if of_rank.waiting.pop(step, None) is not None:
+            self._counts["skipped_steps"] += 1  # the agent has sent this step twice
         of_rank.waiting[step] = parts
         self._leave_out(of_rank, list(of_rank.waiting)[:-_KEPT])
 
-    def clear(self) -> None:
-        """Forget all ranks and steps."""
+    def clear(self) -> int:
+        """Forget all ranks and steps. Return the number of steps that were waiting."""
+        count = sum(len(each.waiting) for each in self._ranks.values())
         self._ranks.clear()
         self._incomplete_since_s = None
+        return count
 
     def choose(self, now_s: float) -> tuple[list[Chosen], float]:
         """Remove and return the steps to send now. If there are none, also return when to call again."""

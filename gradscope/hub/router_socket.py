@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import zmq
@@ -11,17 +11,21 @@ from gradscope.errors import LinkError
 from gradscope.protocol import Message, encode
 from gradscope.transport.options import set_common_options
 
-__all__ = ["AGENT_PART_BYTES", "VIEWER_PART_BYTES", "RouterSocket"]
+__all__ = ["AGENT_PART_BYTES", "VIEWER_PART_BYTES", "RouterSocket", "open_descriptors"]
 
 AGENT_PART_BYTES = 1024 * 1024
 VIEWER_PART_BYTES = 64 * 1024
 _RECEIVE_QUEUE = 256
 _SEND_QUEUE = 64
 _LINGER_MS = 200
+_EVENTS_AT_ONCE = 1_000
 
 
 class RouterSocket:
-    """A ROUTER socket bound to one path, for agents or for viewers. Open until `close`."""
+    """A ROUTER socket bound to one path, for agents or for viewers. Open until `close`.
+
+    `monitor` becomes readable when a connection was accepted.
+    """
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], path: Path, *, part_limit_bytes: int
@@ -34,7 +38,9 @@ class RouterSocket:
         self.socket.setsockopt(zmq.RCVHWM, _RECEIVE_QUEUE)
         self.socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
         self._filter_by_user()
-        self._bind()
+        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_ACCEPTED)
+        self.is_listening = False
+        self.listen()
 
     def receive(self) -> tuple[bytes, list[bytes]] | None:
         """Return the route of the sender and the parts of the next message; None if no message waits."""
@@ -60,25 +66,45 @@ class RouterSocket:
 
     def rebind_if_replaced(self) -> bool:
         """Bind again if the socket file was removed or replaced. Return whether this was necessary."""
-        if self._identity() == self._bound:
+        if not self.is_listening or self._identity() == self._bound:
             return False
-        self.socket.unbind(f"ipc://{self.path}")
-        self._bind()
+        self.stop_listening()
+        self.listen()
         return True
+
+    def has_accepted(self, ready: Mapping[object, int]) -> bool:
+        """Return whether connections were accepted since the last call. `ready`: the answer of a poller."""
+        if self.monitor not in ready:
+            return False
+        for _ in range(_EVENTS_AT_ONCE):
+            try:
+                self.monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+        return True
+
+    def stop_listening(self) -> None:
+        """Accept no new connections. Those of connected peers stay open."""
+        self.socket.unbind(f"ipc://{self.path}")
+        self.is_listening = False
 
     def close(self) -> None:
         """Close the socket, and remove its file if this hub owns it. libzmq sends queued messages for 200 ms."""
+        self.socket.disable_monitor()
+        self.monitor.close()
         self.socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self.socket.close()
         if self._identity() == self._bound:
             self.path.unlink(missing_ok=True)
 
-    def _bind(self) -> None:
+    def listen(self) -> None:
+        """Accept new connections. Raises LinkError if the path cannot be bound."""
         try:
             self.socket.bind(f"ipc://{self.path}")
         except zmq.ZMQError as error:
             raise LinkError(f"cannot listen on {self.path}: {error.strerror}") from error
         self._bound = self._identity()
+        self.is_listening = True
 
     def _identity(self) -> tuple[int, int] | None:
         try:
@@ -94,3 +120,8 @@ class RouterSocket:
         except zmq.ZMQError as error:
             if error.errno != errno.EINVAL:
                 raise
+
+
+def open_descriptors() -> int:
+    """Return the number of open file descriptors of this process."""
+    return sum(1 for _ in Path("/dev/fd").iterdir())

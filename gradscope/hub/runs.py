@@ -35,13 +35,14 @@ _KEPT_HISTORIES = 8
 _LISTED = 500
 _TEXT_LIMIT = 300
 _COUNTERS_LIMIT = 32
+_HISTORIES_LIMIT_BYTES = 2**30
 
 
 @dataclass(slots=True)
 class Rank:
     """One rank of one run. `route` is None after its agent has left, and `bye` then says how it ended.
 
-    `last_message_s` is a Unix time.
+    `last_message_s` is a Unix time; `ended_s` is one of time.monotonic(), which no change of the clock affects.
     """
 
     hello: Hello
@@ -54,6 +55,10 @@ class Rank:
     recording: str = ""
     counters: dict[str, int] = field(default_factory=dict)
     bye: Bye = field(default_factory=Bye)
+    ended_s: float = 0.0
+    received_steps: int = 0
+    lost_steps: int = 0
+    next_seq: int | None = None
 
     def keep(self, message: Streamed, parts: Parts) -> None:
         """Store a message for viewers that connect later."""
@@ -63,15 +68,23 @@ class Rank:
             case Interventions():
                 self.interventions = parts
             case Event():
-                self.history.events.append(parts)
+                self.history.add_event(parts)
             case Memory() | Times():
                 self.history.add_reading(parts)
             case Step():
                 self.history.add_step(parts)
                 self.note_step(message.step)
+                self._count_step(message.seq)
             case Scalars():
                 self.history.add_scalars(message, len(parts[0]))
                 self.note_step(message.steps[-1] if message.steps else None)
+
+    def _count_step(self, seq: int) -> None:
+        """Count a step, and those before it that this hub has not received, by the gap in the sequence."""
+        self.received_steps += 1
+        if self.next_seq is not None:
+            self.lost_steps += max(0, seq - self.next_seq)
+        self.next_seq = seq + 1
 
     def note_step(self, step: int | None) -> None:
         """Store the newest step number of the agent."""
@@ -137,20 +150,34 @@ class RunTable:
             return
         if has_said_bye:
             rank.last_message_s = time.time()
-        rank.route, rank.bye = None, bye
+        rank.route, rank.bye = None, Bye(reason=bye.reason[:_TEXT_LIMIT], has_failed=bye.has_failed)
+        rank.ended_s = time.monotonic()
         self.has_changed = True
         ended = [key for key, other in self._ranks.items() if other.route is None]
-        ended.sort(key=lambda key: self._ranks[key].last_message_s)
+        ended.sort(key=lambda key: self._ranks[key].ended_s)
         for key in ended[:-_KEPT_HISTORIES]:
-            self._ranks[key].history = RankHistory()
+            other = self._ranks[key]
+            other.history, other.manifest, other.interventions = RankHistory(), None, None
         for key in ended[:-_LISTED]:
             del self._ranks[key]
+
+    def bound_memory(self) -> None:
+        """Drop the older half of the steps of the largest histories, until all histories take at most 1 GB."""
+        histories = [rank.history for rank in self._ranks.values()]
+        total_bytes = sum(history.size_bytes for history in histories)
+        while total_bytes > _HISTORIES_LIMIT_BYTES:
+            largest = max(histories, key=lambda history: history.steps.size_bytes)
+            if not len(largest.steps):
+                return
+            total_bytes -= largest.steps.size_bytes
+            largest.drop_half_of_steps()
+            total_bytes += largest.steps.size_bytes
 
     def end_reason(self, run: str) -> str:
         """Return why a run ended: the reason of the first rank that failed, or of the first rank."""
         ranks = list(self.ranks(run))
         failed = [(number, rank) for number, rank in ranks if rank.bye.has_failed]
-        number, rank = min(failed, key=lambda item: item[1].last_message_s, default=ranks[0])
+        number, rank = min(failed, key=lambda item: item[1].ended_s, default=ranks[0])
         return rank.bye.reason if len(ranks) == 1 else f"rank {number}: {rank.bye.reason}"
 
     def listing(self, counters: dict[str, int]) -> Parts:
@@ -181,7 +208,11 @@ def _run_info(rank: Rank) -> RunInfo:
         step=rank.step,
         last_message_s=rank.last_message_s,
         recording=rank.recording,
-        counters=dict(rank.counters),
+        counters={
+            **rank.counters,
+            "steps_received": rank.received_steps,
+            "steps_lost": rank.lost_steps,
+        },
         reason="" if rank.route else rank.bye.reason[:_TEXT_LIMIT],
         has_failed=rank.route is None and rank.bye.has_failed,
     )

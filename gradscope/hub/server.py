@@ -2,11 +2,13 @@
 
 import math
 import os
+import resource
 import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self
 
 import zmq
@@ -15,7 +17,12 @@ from gradscope._version import __version__
 from gradscope.hub.agent_handler import AgentHandler
 from gradscope.hub.peers import Identity, Peers
 from gradscope.hub.recorders import Recorders
-from gradscope.hub.router_socket import AGENT_PART_BYTES, VIEWER_PART_BYTES, RouterSocket
+from gradscope.hub.router_socket import (
+    AGENT_PART_BYTES,
+    VIEWER_PART_BYTES,
+    RouterSocket,
+    open_descriptors,
+)
 from gradscope.hub.runs import RunTable
 from gradscope.hub.viewer_handler import ViewerHandler
 from gradscope.paths import ensure_private_dir
@@ -29,8 +36,11 @@ __all__ = ["Hub"]
 
 _BATCH = 100
 _SILENCE_CHECK_S = 0.5
+_DESCRIPTORS_LIMIT = 4_000
+"""Twice the peers that a hub accepts: 1,000 at each socket. Connections without a handshake end after 3 s."""
 _STALL_S = 3.0
 _BYE_TIMEOUT_S = 0.2
+_REASON_LIMIT = 1_000
 
 
 class Hub:
@@ -70,8 +80,12 @@ class Hub:
         self._viewers = Peers(viewer_socket, viewers, self._identity, self._counts)
         self._viewer_handler = viewers
         self._poller = zmq.Poller()
+        self._descriptors_limit = min(
+            _DESCRIPTORS_LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        )
         for router in (agent_socket, viewer_socket):
             self._poller.register(router.socket, zmq.POLLIN)
+            self._poller.register(router.monitor, zmq.POLLIN)
         self._poller.register(self._waker.fileno(), zmq.POLLIN)
 
     def run(self, housekeeping: Callable[[], None] | None = None) -> None:
@@ -131,6 +145,19 @@ class Hub:
         ready = dict(self._poller.poll(wait_ms))
         if self._waker.fileno() in ready:
             self._waker.clear()
+        accepted = [peers.socket.has_accepted(ready) for peers in (self._agents, self._viewers)]
+        if any(accepted):
+            self._bound_connections()
+
+    def _bound_connections(self) -> None:
+        """Stop listening while many file descriptors are open: libzmq aborts a process that has none left."""
+        count = open_descriptors()
+        for peers in (self._agents, self._viewers):
+            if count > self._descriptors_limit and peers.socket.is_listening:
+                self._counts["paused_listening"] += 1
+                peers.socket.stop_listening()
+            elif count < self._descriptors_limit // 2 and not peers.socket.is_listening:
+                peers.socket.listen()
 
     def _receive(self, now_s: float) -> bool:
         """Handle a batch of messages from each socket. Return whether more messages may be waiting."""
@@ -160,6 +187,8 @@ class Hub:
         )
         self._viewers.send_to_all(Heartbeat(counters=dict(self._counts)))
         self._report_failed_recordings()
+        self._runs.bound_memory()
+        self._bound_connections()
         self._restore_files()
 
     def _report_failed_recordings(self) -> None:
@@ -172,7 +201,7 @@ class Hub:
                     time_s=time.time(),
                     level="error",
                     code="recording_stopped",
-                    text=f"the recording has stopped; the live view continues: {reason}",
+                    text=f"the recording has stopped; the live view continues: {reason[:_REASON_LIMIT]}",
                 )
                 parts = encode(event)
                 rank.keep(event, parts)
@@ -191,4 +220,5 @@ class Hub:
         for peers in (self._agents, self._viewers):
             if peers.socket.rebind_if_replaced():
                 self._counts["rebound"] += 1
-                sys.stderr.write(f"gradscope hub: bound {peers.socket.path} again\n")
+                with suppress(OSError):  # the disk of the log is full
+                    sys.stderr.write(f"gradscope hub: bound {peers.socket.path} again\n")

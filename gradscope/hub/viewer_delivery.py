@@ -16,13 +16,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 
-from gradscope.hub.history import Parts
+from gradscope.hub.history import BoundedQueue, Parts, size_bytes
 from gradscope.hub.rank_alignment import Chosen, RankAlignment
 from gradscope.protocol import Skipped, Subscribe, encode
 
 __all__ = ["Past", "ViewerDelivery"]
 
 _QUEUE_LIMIT = 2_000
+_QUEUE_LIMIT_BYTES = 32 * 2**20
 _CREDIT_LIMIT = 10_000
 _FOCUS_STEPS_LIMIT = 16
 _PAST_AT_ONCE = 50
@@ -43,8 +44,8 @@ class ViewerDelivery:
         self._past: Past = iter(())
         self._past_head: tuple[Parts, bool] | None = None
         self._state: dict[Hashable, Parts] = {}
-        self._answers: deque[Parts] = deque(maxlen=_QUEUE_LIMIT)
-        self._queue: deque[Parts] = deque()
+        self._answers: BoundedQueue[Parts] = BoundedQueue(_QUEUE_LIMIT, _QUEUE_LIMIT_BYTES)
+        self._queue: BoundedQueue[Parts] = BoundedQueue(_QUEUE_LIMIT, _QUEUE_LIMIT_BYTES)
         self._focus_steps: deque[Parts] = deque()
         self._alignment = RankAlignment(counts)
         self._chosen: deque[Chosen] = deque()
@@ -62,9 +63,17 @@ class ViewerDelivery:
         self._state = {key: parts for key, parts in self._state.items() if key == "runs"}
         self._queue.clear()
         self._focus_steps.clear()
-        self._alignment.clear()
-        self._chosen.clear()
+        self._drop_waiting_steps()
         self._due_s = 0.0
+
+    def close(self) -> None:
+        """Count what is still queued, because the viewer has left."""
+        self._counts["dropped_to_viewers"] += len(self._queue) + len(self._answers)
+        self._drop_waiting_steps()
+
+    def _drop_waiting_steps(self) -> None:
+        self._counts["skipped_steps"] += self._alignment.clear() + len(self._chosen)
+        self._chosen.clear()
 
     def add_credit(self, count: int) -> None:
         """Allow `count` more steps to be sent."""
@@ -77,17 +86,15 @@ class ViewerDelivery:
 
     def put_answer(self, parts: Parts) -> None:
         """Queue the answer to a command. State is sent first, so it includes the changes of the command."""
-        self._answers.append(parts)
+        self._counts["dropped_to_viewers"] += self._answers.add(parts, size_bytes(parts))
 
     def put(self, parts: Parts) -> None:
-        """Queue a message to be sent in order. If 2,000 are queued, the oldest is dropped."""
-        if len(self._queue) >= _QUEUE_LIMIT:
-            self._queue.popleft()
-            self._counts["dropped_to_viewers"] += 1
-        self._queue.append(parts)
+        """Queue a message to be sent in order. Beyond 2,000 messages or 32 MB, the oldest are dropped."""
+        self._counts["dropped_to_viewers"] += self._queue.add(parts, size_bytes(parts))
 
     def put_step(self, rank: int, step: int, parts: Parts) -> None:
-        """Queue an observed step of one rank."""
+        """Queue an observed step of one rank. Each of these is sent, skipped, or waits."""
+        self._counts["offered_steps"] += 1
         self._alignment.put(rank, step, parts)
 
     def put_focus_step(self, parts: Parts) -> None:
@@ -136,10 +143,10 @@ class ViewerDelivery:
             del self._state[key]
         return True
 
-    def _send_all(self, queue: deque[Parts]) -> bool:
-        while queue and self._send(queue[0]):
-            queue.popleft()
-        return not queue
+    def _send_all(self, queue: BoundedQueue[Parts]) -> bool:
+        while len(queue) and self._send(queue.oldest):
+            queue.pop_oldest()
+        return not len(queue)
 
     def _send_focus_steps(self) -> bool:
         while self._focus_steps and self._credit > 1:
@@ -176,5 +183,6 @@ class ViewerDelivery:
             self._chosen[0] = replace(chosen, skipped=0)
         if not self._send(chosen.parts):
             return False
+        self._counts["sent_steps"] += 1
         self._credit -= 1
         return True

@@ -71,6 +71,8 @@ class ViewerHandler:
     def on_joined(self, peer: Peer) -> None:
         """Create an empty subscription, and send the list of runs."""
         name, route = peer.hello.peer, peer.route
+        if name in self._deliveries:  # the viewer has connected again
+            self._deliveries[name].close()
         self._routes[name] = route
         self._deliveries[name] = ViewerDelivery(lambda parts: self._send(route, parts), self._counts)
         self._deliveries[name].put_state("runs", self._runs.listing(dict(self._counts)))
@@ -78,7 +80,9 @@ class ViewerHandler:
     def on_left(self, peer: Peer, bye: Bye, *, has_said_bye: bool) -> None:  # noqa: ARG002 - as AgentHandler has it
         """Remove a viewer and its queues."""
         self._routes.pop(peer.hello.peer, None)
-        self._deliveries.pop(peer.hello.peer, None)
+        delivery = self._deliveries.pop(peer.hello.peer, None)
+        if delivery is not None:
+            delivery.close()
 
     def handle(self, peer: Peer, message: Message, parts: Parts) -> Refusal | None:
         """Handle one message of a viewer."""

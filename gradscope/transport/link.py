@@ -21,7 +21,7 @@ from gradscope.protocol import (
     decode,
     encode,
 )
-from gradscope.transport.options import HEARTBEAT_S, SILENCE_S, open_dealer
+from gradscope.transport.options import HEARTBEAT_S, SILENCE_S, new_context, open_dealer
 from gradscope.transport.waker import Waker
 
 __all__ = ["Link", "LinkState"]
@@ -66,14 +66,16 @@ class Link:
     reconnects if the hub is lost. The owner calls `receive` about once per second. When `receive`
     returns a Welcome, the owner sends its state again, because the hub may be a new one with another
     epoch. Messages of the owner are sent only after that Welcome.
+
+    Raises LinkError if too few file descriptors are free.
     """
 
     def __init__(self, address: str, hello: Hello) -> None:
         self._address = address
         self._hello = hello
         self._pid = os.getpid()
+        self._context = new_context()  # first: it may raise
         self._waker = Waker()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._counts: Counter[str] = Counter()
         self._hello_due_s: float | None = None
         self._heartbeat_due_s = 0.0

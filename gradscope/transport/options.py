@@ -1,10 +1,13 @@
 """The socket options of both ends of the link, each with its reason."""
 
+import os
+
 import zmq
 
+from gradscope.errors import LinkError
 from gradscope.protocol import PART_LIMIT_BYTES
 
-__all__ = ["HEARTBEAT_S", "SILENCE_S", "open_dealer", "set_common_options"]
+__all__ = ["HEARTBEAT_S", "SILENCE_S", "new_context", "open_dealer", "set_common_options"]
 
 HEARTBEAT_S = 2.0
 """The interval of heartbeats in each direction, in seconds."""
@@ -16,6 +19,32 @@ _HANDSHAKE_MS = 3_000
 _QUEUE_MESSAGES = 100
 _RECONNECT_MS = 10
 _RECONNECT_CAP_MS = 500
+
+_FREE_DESCRIPTORS = 32
+"""A context with a DEALER and its monitor opens 11 file descriptors; the rest is for other threads of the process."""
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """Return a new context of libzmq.
+
+    Raises LinkError if fewer than 32 file descriptors are free: libzmq ends the process with an abort if it cannot open
+    those that it needs.
+    """
+    opened: list[int] = []
+    try:
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        opened.append(null)
+        while len(opened) < _FREE_DESCRIPTORS:
+            opened.append(os.dup(null))
+    except OSError as error:
+        raise LinkError(
+            f"expected {_FREE_DESCRIPTORS} free file descriptors, got {len(opened)} ({error.strerror}); "
+            "close files, or raise the limit with ulimit -n"
+        ) from error
+    finally:
+        for fd in opened:
+            os.close(fd)
+    return zmq.Context()
 
 
 def set_common_options(socket: zmq.Socket[bytes]) -> None:

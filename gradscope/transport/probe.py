@@ -11,7 +11,7 @@ from gradscope.errors import LinkError, ProtocolError
 from gradscope.protocol import Heartbeat, Who, decode, encode
 from gradscope.transport.addresses import HubAddress
 from gradscope.transport.lock import HUB_LOCK, holder_pid
-from gradscope.transport.options import open_dealer
+from gradscope.transport.options import new_context, open_dealer
 
 __all__ = ["hub_answers", "hub_listens", "hub_pid"]
 
@@ -23,30 +23,31 @@ def hub_listens(address: HubAddress) -> bool:
 
     Raises LinkError if connecting fails for another reason, for example missing permission.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
             probe.connect(os.fspath(address.viewers_path))
-        except TimeoutError:
-            return True  # the queue of connections is full, so a process listens
-        except OSError as error:
-            if error.errno in _NOT_LISTENING:
-                return False
-            if error.errno == errno.EAGAIN:
-                return True
-            raise LinkError(
-                f"cannot connect to the hub's socket {address.viewers_path}: {error.strerror}"
-            ) from error
+    except TimeoutError:
+        return True  # the queue of connections is full, so a process listens
+    except OSError as error:
+        if error.errno in _NOT_LISTENING:
+            return False
+        if error.errno == errno.EAGAIN:
+            return True
+        raise LinkError(
+            f"cannot connect to the hub's socket {address.viewers_path}: {error.strerror}"
+        ) from error
     return True
 
 
 def hub_answers(address: HubAddress, timeout_s: float) -> bool:
     """Return whether a hub answers within `timeout_s`.
 
-    The hub answers the heartbeat of an unknown peer with `who`, and does not store that peer.
+    The hub answers the heartbeat of an unknown peer with `who`, and does not store that peer. Raises LinkError if too
+    few file descriptors are free.
     """
     deadline_s = time.monotonic() + timeout_s
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context = new_context()
     try:
         with open_dealer(context) as dealer:
             dealer.connect(address.viewers)

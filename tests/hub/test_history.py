@@ -39,7 +39,7 @@ def test_the_newest_step_is_kept_whatever_its_size() -> None:
 def test_the_newest_200_events_stay() -> None:
     history = RankHistory()
     for i in range(EVENT_LIMIT + 7):
-        history.events.append([b"%d" % i])
+        history.add_event([b"%d" % i])
     assert [parts[0] for parts in history.events] == [b"%d" % i for i in range(7, EVENT_LIMIT + 7)]
 
 
