@@ -13,6 +13,7 @@ from gradscope.budget.budget import (
     RECORDER_LARGEST_INTERVAL,
     RECORDER_LONGEST_REST,
     RECORDER_RUN,
+    RECORDER_WHOLE_COST,
 )
 
 __all__ = ["ActiveSteps"]
@@ -75,7 +76,8 @@ class ActiveSteps:
             if (
                 spent_s
             ):  # the median, because another process may interrupt a few of them for milliseconds
-                self._learn(statistics.median_low(spent_s) * len(spent_s) / steps)
+                inside_s = statistics.median_low(spent_s) * len(spent_s) / steps
+                self._learn(RECORDER_WHOLE_COST * inside_s)
             self.is_active = self.every == 1
             self.next_switch = step + RECORDER_RUN * max(1, self.every - 1)
         else:
