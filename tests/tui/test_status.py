@@ -268,13 +268,15 @@ def test_the_key_line_fits_and_always_has_the_help_key(width):
 
 def test_tabs_have_counts():
     cells, actions = tab_cells("log", {"interventions": 2, "log": 5}, "46 layers", 80)
-    assert text(cells).startswith(" 1 Layers   2 Findings   3 Memory   4 Interventions 2   5 Log 5 ")
+    assert text(cells).startswith(
+        " 1 Layers  2 Findings  3 Memory  4 Interventions 2  5 Log 5  6 Depth "
+    )
     assert text(cells).endswith("46 layers ")
-    assert [cells[place].role for place in sorted(actions)] == ["dim"] * 4 + ["chosen"]
+    assert [cells[place].role for place in sorted(actions)] == ["dim"] * 4 + ["chosen", "dim"]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_all_tabs_fit(width):
     cells, actions = tab_cells("layers", {"interventions": 1, "log": 9}, "", width)
     assert len(text(cells).rstrip()) <= width
-    assert len(actions) == 5
+    assert len(actions) == 6

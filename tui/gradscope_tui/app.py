@@ -294,12 +294,10 @@ class GradscopeApp(App[int]):
     # Interventions.
 
     async def action_intervene(self) -> None:
-        """Open the form for the layer in detail, else the marked layers, else the layer at the cursor."""
+        """Open the form for the layer of the page, else the marked layers, else the layer at the cursor."""
         if self.presenter.frame is None:
             return
-        name, store = self.main.detail.layer_name, self.session.watched
-        is_detail = self.presenter.page == "detail" and name is not None
-        layers = (name,) if is_detail and name is not None else self.main.table.chosen()
+        layers, store = self.main.layers_at_cursor(), self.session.watched
         if layers and store is not None:
             form = InterveneScreen(layers, self.presenter.frame, store.actions)
             await self.push_screen(form, self._send_intervention)
@@ -408,8 +406,9 @@ class GradscopeApp(App[int]):
 
     def action_capture(self, what: str = "activation") -> None:
         """Capture the tensors of the layer in detail, or of the layer at the cursor."""
-        name, store = self.main.detail.layer_name, self.session.watched
-        if self.presenter.page != "detail" or name is None:
+        store = self.session.watched
+        name = next(iter(self.main.layers_at_cursor()), None)
+        if self.presenter.page == "layers":
             name = self.main.table.cursor_layer
         if name is None:
             return
@@ -451,6 +450,8 @@ class GradscopeApp(App[int]):
             "main": self.main,
             "replay": self.main,
             "findings": self.main.findings,
+            "depth": self.main.depth,
+            "detail": self.main.detail,
         }
         target = self.main.focused if owner == "list" else owners.get(owner)
         await self.run_action(key.action, target or self)

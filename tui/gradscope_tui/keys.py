@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 __all__ = ["CHANGING_ACTIONS", "KEYS", "REPLAY_ACTIONS", "Key", "Owner", "bindings_of", "keys_shown"]
 
 Owner: TypeAlias = Literal[
-    "app", "main", "list", "layers", "detail", "interventions", "findings", "replay"
+    "app", "main", "list", "layers", "detail", "depth", "interventions", "findings", "replay"
 ]
 
 
@@ -48,15 +48,25 @@ KEYS: tuple[Key, ...] = (
     Key("G,end", "G", "jump(-1)", "last row", "list"),
     Key("enter", "enter", "choose", "choose the row", "list"),
     Key("h,left", "h ←", "fold", "fold, or go to the container", "layers"),
-    Key("l,right", "l →", "unfold", "unfold, or go to the first layer inside", "layers", "unfold"),
-    Key("b", "b", "fold_repeats", "fold all repeated blocks, or unfold them", "layers", "fold blocks"),
+    Key("l,right", "l →", "unfold", "unfold, or go to the first layer inside", "layers"),
     Key("enter", "enter", "choose", "the layer in detail", "layers", "detail"),
     Key("space", "space", "mark", "mark the layer", "layers", "mark"),
     Key("a", "a", "mark_all", "mark all listed layers, or none", "layers"),
     Key("slash", "/", "screen.filter", "filter by a regular expression, ! inverts", "layers", "filter"),
     Key("less_than_sign", "<", "sort(-1)", "sort by the previous column", "layers"),
     Key("greater_than_sign", ">", "sort(1)", "sort by the next column", "layers", "sort"),
+    Key("b", "b", "fold_repeats", "fold all repeated blocks, or unfold them", "layers", "blocks"),
     Key("I", "I", "invert", "reverse the order", "layers"),
+    Key("l,j,right,down", "l →", "move(1)", "the next layer", "depth", "next layer"),
+    Key("h,k,left,up", "h ←", "move(-1)", "the previous layer", "depth"),
+    Key("pagedown,ctrl+f", "pgdn", "page(1)", "a tenth of the model forward", "depth"),
+    Key("pageup,ctrl+b", "pgup", "page(-1)", "a tenth of the model back", "depth"),
+    Key("g,home", "g", "jump(0)", "the first layer", "depth"),
+    Key("G,end", "G", "jump(-1)", "the last layer", "depth"),
+    Key("enter", "enter", "choose", "the layer in detail", "depth", "detail"),
+    Key("e", "e", "map", "a map of all layers over steps, or the curves", "depth", "map"),
+    Key("greater_than_sign", ">", "quantity(1)", "the map of the next column", "depth", "next column"),
+    Key("less_than_sign", "<", "quantity(-1)", "the map of the previous column", "depth"),
     Key("e", "e", "exponents", "show exponents over steps, or curves", "detail", "exponents"),
     Key("j,down", "j ↓", "kind(1)", "exponents of the next kind of tensor", "detail", "next kind"),
     Key("k,up", "k ↑", "kind(-1)", "exponents of the previous kind", "detail"),
@@ -100,6 +110,7 @@ KEYS: tuple[Key, ...] = (
     Key("3", "3", "show('memory')", "memory and time", "main"),
     Key("4", "4", "show('interventions')", "interventions", "main"),
     Key("5", "5", "show('log')", "log", "main"),
+    Key("6", "6", "show('depth')", "numbers by depth: vanishing and exploding are a slope", "main"),
     Key("escape", "esc", "go_back", "back", "main"),
     Key("R", "R", "runs", "choose a run", "app", "runs"),
     Key("colon,ctrl+p", ": ctrl+p", "command_palette", "palette of all commands", "app"),

@@ -166,7 +166,7 @@ class Presenter:
     @property
     def keys_of(self) -> Owner:
         """The owner whose keys are in the key line."""
-        pages: tuple[Owner, ...] = ("layers", "interventions", "findings", "detail")
+        pages: tuple[Owner, ...] = ("layers", "interventions", "findings", "detail", "depth")
         return next((page for page in pages if page == self.page), "main")
 
     @property

@@ -30,6 +30,7 @@ from gradscope_tui.view.resources import exhausted_text, head_lines, layer_heade
 from gradscope_tui.view.status import status_cells
 from gradscope_tui.view.timeline import timeline_cells
 from gradscope_tui.widgets.cell_widget import CellLines
+from gradscope_tui.widgets.depth_page import DepthPage
 from gradscope_tui.widgets.detail_page import DetailPage
 from gradscope_tui.widgets.filter_line import FilterLine
 from gradscope_tui.widgets.finding_list import FindingList
@@ -62,6 +63,7 @@ class MainScreen(Screen[None]):
         self.tabs = CellLines(id="tabs")
         self.table = LayerTable(id="layers")
         self.detail = DetailPage(id="detail")
+        self.depth = DepthPage(id="depth")
         self.findings = FindingList(id="finding-list")
         self._finding_text = Static(markup=False, id="finding-text")
         self._memory = RowList(id="memory")
@@ -80,7 +82,7 @@ class MainScreen(Screen[None]):
         with self._pages:
             yield from (self._empty, self.table)
             yield Vertical(self.findings, self._finding_text, id="findings")
-            yield from (self._memory, self.interventions, self._log, self.detail)
+            yield from (self._memory, self.interventions, self._log, self.detail, self.depth)
         yield from (self._filter, self.timeline, self.keys)
 
     def on_mount(self) -> None:
@@ -180,6 +182,8 @@ class MainScreen(Screen[None]):
             self.table.show(frame, states)
         elif shown == "detail":
             self.detail.show(store, frame, states)
+        elif shown == "depth":
+            self.depth.show(store, frame, states)
         elif shown == "findings":
             self.findings.show_findings(store.verdict, store.events, width)
             self.show_finding_text()
@@ -216,6 +220,16 @@ class MainScreen(Screen[None]):
         """Show the layer at the cursor in detail."""
         self._show_layer(self.table.cursor_layer)
 
+    def on_depth_page_chosen(self) -> None:
+        """Show the layer of the Depth tab in detail."""
+        self._show_layer(self.depth.layer_name)
+
+    def layers_at_cursor(self) -> tuple[str, ...]:
+        """Return the layer of the page that is shown; on pages without one, the layers chosen in the table."""
+        names = {"detail": self.detail.layer_name, "depth": self.depth.layer_name}
+        name = names.get(self._presenter.page)
+        return self.table.chosen() if name is None else (name,)
+
     @on(RowList.Chosen, "#finding-list")
     def show_layer_of_finding(self) -> None:
         """Show the layer of the finding at the cursor in detail."""
@@ -250,7 +264,9 @@ class MainScreen(Screen[None]):
         self._filter.open(self.table.order.filter)
 
     def action_show(self, page: str) -> None:
-        """Show a page now."""
+        """Show a page now. The Depth tab begins at the layer at which the person was."""
+        if page == "depth" and self._presenter.page in ("layers", "detail"):
+            self.depth.layer_name = next(iter(self.layers_at_cursor()), None)
         self._presenter.page = page
         self.draw()
 

@@ -12,6 +12,7 @@ _TITLES: tuple[tuple[Owner, str], ...] = (
     ("list", "Layers and other lists"),
     ("layers", "Layers"),
     ("detail", "A layer in detail"),
+    ("depth", "Depth"),
     ("findings", "Findings"),
     ("interventions", "Interventions"),
     ("main", "View"),

@@ -38,6 +38,7 @@ PAGES = (
     ("memory", "Memory"),
     ("interventions", "Interventions"),
     ("log", "Log"),
+    ("depth", "Depth"),
 )
 
 
@@ -66,13 +67,12 @@ def tab_cells(
     cells: list[Cell] = []
     actions: dict[int, str] = {}
     for number, ((name, _), shown) in enumerate(
-        zip(PAGES, _tab_titles(counts, width), strict=True), start=1
+        zip(PAGES, _tab_titles(counts, width, len(note)), strict=True), start=1
     ):
         actions[len(cells)] = f"app.press('main', '{number}')"
         is_alarm = name == "findings" and has_problem
         role: Role = "chosen" if name == page else ("warning" if is_alarm else "dim")
         cells.append(Cell(f" {number} {shown} ", role))
-        cells.append(Cell(" "))
     used = sum(len(cell.text) for cell in cells)
     left = width - used
     if left > 8 and note:
@@ -81,16 +81,23 @@ def tab_cells(
     return tuple(cells), actions
 
 
-def _tab_titles(counts: Mapping[str, int], width: int) -> list[str]:
-    """Return the titles with their counts, shortened to the width."""
+def _tab_titles(counts: Mapping[str, int], width: int, note: int) -> list[str]:
+    """Return the titles with their counts, shortened to the width; a little, if there is room for the note then."""
     shown: list[str] = []
-    for most in (20, 5, 2):
+    for most, beside in ((20, note), (8, note), (20, 0), (5, 0), (2, 0), (1, 0)):
         shown = [
-            title[:most] + (f" {counts[name]}" if counts.get(name) else "") for name, title in PAGES
+            _cut(title, most) + (f" {counts[name]}" if counts.get(name) else "")
+            for name, title in PAGES
         ]
-        if sum(len(text) + 5 for text in shown) <= width:
+        if sum(len(text) + 4 for text in shown) + (beside and beside + 2) <= width:
             break
     return shown
+
+
+def _cut(title: str, most: int) -> str:
+    """Return the start of a title; a long abbreviation has a full stop, and saves more than one cell."""
+    is_long = most > 5
+    return title if is_long and len(title) <= most + 1 else title[:most] + ("." if is_long else "")
 
 
 def key_cells(keys: Iterable[Key], width: int) -> tuple[Line, dict[int, str]]:

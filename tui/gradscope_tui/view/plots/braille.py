@@ -23,7 +23,10 @@ _LEAST_RATIO = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """`lines` from top to bottom, and the limits of both axes. `bad` has the columns with NaN or Inf."""
+    """`lines` from top to bottom, and the limits of both axes.
+
+    `bad` has the columns with NaN or Inf, `zero` those with a zero, which has no place on a logarithmic scale.
+    """
 
     lines: tuple[str, ...]
     least: float
@@ -31,6 +34,7 @@ class Plot:
     first_step: int
     last_step: int
     bad: tuple[int, ...] = ()
+    zero: tuple[int, ...] = ()
 
     def column_of(self, step: int, width: int) -> int | None:
         """Return the column of a step; None if it is outside the plot."""
@@ -41,15 +45,22 @@ class Plot:
 
 
 def draw_plot(
-    steps: NDArray[np.int64], values: NDArray[np.floating], width: int, height: int
+    steps: NDArray[np.int64],
+    values: NDArray[np.floating],
+    width: int,
+    height: int,
+    limits: tuple[int, int] | None = None,
 ) -> Plot | None:
-    """Return the plot of the positive values on a logarithmic scale; None if there are none."""
+    """Return the plot of the positive values on a logarithmic scale; None if there are none.
+
+    `limits`: the first and last step of the axis, by default those of `steps`.
+    """
     numbers = np.asarray(values, np.float64)
     usable = np.isfinite(numbers) & (numbers > 0)
     if not usable.any() or width < 2 or height < 1:
         return None
     logs = np.log(numbers, where=usable, out=np.full(numbers.shape, np.nan))
-    first, last = int(steps[0]), int(steps[-1])
+    first, last = limits or (int(steps[0]), int(steps[-1]))
     x = np.rint((steps - first) / max(1, last - first) * (2 * width - 1)).astype(int)
     columns, medians, far = _medians(x[usable], logs[usable])
     shown = np.concatenate([medians, logs[usable][far]])
@@ -60,8 +71,11 @@ def draw_plot(
     dots[row(logs[usable][far]), x[usable][far]] = True
     for i in _joined_columns(steps, x, usable, columns):
         _draw_line(dots, columns[i], row(medians)[i], columns[i + 1], row(medians)[i + 1])
-    bad = tuple(sorted({int(c) // 2 for c in x[np.isinf(numbers)]}))
-    return Plot(_braille_lines(dots), float(np.exp(least)), float(np.exp(greatest)), first, last, bad)
+    bad, zero = (
+        tuple(sorted({int(c) // 2 for c in x[which]})) for which in (np.isinf(numbers), numbers == 0)
+    )
+    limits_of_values = float(np.exp(least)), float(np.exp(greatest))
+    return Plot(_braille_lines(dots), *limits_of_values, first, last, bad, zero)
 
 
 def _medians(

@@ -9,9 +9,10 @@ from gradscope_tui.view.cell import Cell, Line, Role, cells_of, fit
 from gradscope_tui.view.numbers import plain_number
 from gradscope_tui.view.plots.braille import Plot, draw_plot
 
-__all__ = ["trend_lines"]
+__all__ = ["AXIS", "curve_lines", "nothing_to_plot", "trend_lines"]
 
-_AXIS = 9
+AXIS = 9
+"""The width of the numbers at the left."""
 
 
 def trend_lines(
@@ -29,41 +30,59 @@ def trend_lines(
     newest = values[-1] if len(values) else np.nan
     now = f"  {plain_number(float(newest))}" if np.isfinite(newest) else ""
     head: Line = (Cell(title, "title"), Cell(now))
-    plot = draw_plot(steps, values, width - _AXIS - 1, height - 2)
+    plot = draw_plot(steps, values, width - AXIS - 1, height - 2)
     if plot is None:
-        return [head, (Cell("  not measured", "dim"),)]
-    return [head, *_curve_lines(plot, interventions, width - _AXIS - 1), _step_line(plot, width)]
+        return [head, nothing_to_plot(values)]
+    return [head, *curve_lines(plot, interventions, width - AXIS - 1), _step_line(plot, width)]
 
 
-def _curve_lines(plot: Plot, interventions: Sequence[int], width: int) -> list[Line]:
-    marks = {plot.column_of(step, width) for step in interventions}
+def curve_lines(plot: Plot, marked: Sequence[int], width: int, role: Role = "active") -> list[Line]:
+    """Return the lines of a plot with its axis; `role` is that of the columns of the marked steps."""
+    marks = {plot.column_of(step, width) for step in marked}
     last = len(plot.lines) - 1
     labels = {0: plain_number(plot.greatest), last: plain_number(plot.least)}
     if last >= 4:
         labels[last // 2] = plain_number(float(np.sqrt(plot.least * plot.greatest)))
-    return [
-        (
-            Cell(labels.get(y, "").rjust(_AXIS - 1) + ("┤" if y in labels else "│"), "dim"),
-            *cells_of(
-                _marked(x, dots, marks, plot.bad if y == 0 else ()) for x, dots in enumerate(line)
-            ),
-        )
-        for y, line in enumerate(plot.lines)
-    ]
+    lines: list[Line] = []
+    for y, line in enumerate(plot.lines):
+        bad, zero = plot.bad if y == 0 else (), plot.zero if y == last else ()
+        axis = labels.get(y, "").rjust(AXIS - 1) + ("┤" if y in labels else "│")
+        shown = (_marked(x, dots, marks, bad, zero, role) for x, dots in enumerate(line))
+        lines.append((Cell(axis, "dim"), *cells_of(shown)))
+    return lines
+
+
+def nothing_to_plot(values: NDArray[np.floating]) -> Line:
+    """Return the line below the title if no number is finite and above zero."""
+    zeros, broken = int((values == 0).sum()), int(np.isinf(values).sum())
+    words = [f"zero in {zeros:,}"] if zeros else []
+    words += [f"not finite in {broken:,}"] if broken else []
+    return (
+        Cell("  " + ", ".join(words), "below3" if zeros else "bad")
+        if words
+        else Cell("  not measured", "dim"),
+    )
 
 
 def _marked(
-    x: int, dots: str, interventions: Collection[int | None], bad: Collection[int]
+    x: int,
+    dots: str,
+    marks: Collection[int | None],
+    bad: Collection[int],
+    zero: Collection[int],
+    role: Role,
 ) -> tuple[str, Role]:
-    """Return the dots of a column, or its mark of NaN, infinity or an intervention."""
+    """Return the dots of a column, or its mark of NaN, infinity, zero or a marked step."""
     if x in bad:
         return "!", "bad"
-    if x in interventions:
-        return dots if dots != " " else "┆", "active"
+    if x in zero:
+        return "0", "below3"
+    if x in marks:
+        return dots if dots != " " else "┆", role
     return dots, "spark"
 
 
 def _step_line(plot: Plot, width: int) -> Line:
     first, last = f"{plot.first_step:,}", f"step {plot.last_step:,}"
-    room = max(0, width - _AXIS - 1 - len(first) - len(last))
-    return (Cell(fit(" " * _AXIS + first + " " * room + last, width), "dim"),)
+    room = max(0, width - AXIS - 1 - len(first) - len(last))
+    return (Cell(fit(" " * AXIS + first + " " * room + last, width), "dim"),)
