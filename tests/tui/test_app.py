@@ -189,6 +189,38 @@ async def test_an_intervention_is_copied_as_python_and_its_history_is_listed():
         assert ui.app.clipboard.splitlines()[0] == "scope.scale('tokens', factor=0.1)"
 
 
+async def test_an_intervention_is_edited_undone_and_redone_by_keys():
+    async with open_app() as ui:
+        active = lambda: [(s.action, s.arguments, s.site) for s in ui.app.presenter.states()]  # noqa: E731
+        await ui.press("j", "i", "s", "0", "tab", "right", "tab", "right", "enter")
+        await ui.until(lambda: "1 active" in ui.line("#bar"))
+        before = active()
+        await ui.press("4", "e")
+        await ui.until_shown("enter replaces it", advance=False)
+        await ui.press(*["backspace"] * 5, "3", "enter")
+        after = [("scale", {"factor": 3.0}, before[0][2])]
+        await ui.until(lambda: active() == after and "pending" not in ui.line("#bar"))
+        await ui.press("z")
+        await ui.until(lambda: active() == before and "pending" not in ui.line("#bar"))
+        await ui.press("Z")
+        await ui.until(lambda: active() == after)
+
+
+@SIZES
+async def test_the_detail_marks_where_an_intervention_began_and_ended_and_compares_before_and_since(
+    size,
+):
+    async with open_app(size) as ui:
+        await ui.press("j", "enter", "i", "s", "enter")
+        await ui.until_shown("medians before → since: ‖∇out‖")
+        plots = [ui.app.main.detail.query_one(kind) for kind in (".curve", "#loss")]
+        assert ["◆" in plot.text for plot in plots] == [True, True]
+        await ui.press("i", "c", "enter")
+        await ui.until_shown("◆ 2. clip")
+        await ui.press("z", "z")
+        await ui.until(lambda: all("◇" in plot.text for plot in plots))
+
+
 async def test_a_refusal_is_shown_with_its_reason():
     async with open_app(refuse="control is off for this run") as ui:
         await ui.press("j", "i", "x", "enter")
@@ -568,3 +600,32 @@ async def test_messages_that_this_viewer_dropped_are_shown_in_words(size):
         logged = [entry.text for entry in ui.app.session.watched.journal]
         assert logged[1] == "1 message dropped by the training, which could not send in time"
         assert logged[2] == "1 message could not be read by this viewer"
+
+
+async def test_a_frame_that_is_made_after_a_redraw_is_shown_although_no_more_data_arrives():
+    async with open_app(past=20) as ui:
+        run, main = ui.source._watched, ui.app.main
+        ui.app.session.feed(run.step(500))  # fed, but the frame is not made yet
+        main.draw()
+        ui.app.update_view()
+        await ui.until(lambda: main.table._view.frame.measured.step == 500, advance=False)
+
+
+async def test_from_200_columns_on_the_layer_at_the_cursor_is_in_detail_next_to_the_table():
+    async with open_app((200, 60)) as ui:
+        await ui.press("j")
+        await ui.until_shown("tokens  Embedding")
+        await ui.press(*"jjjjjjj")
+        for words in (
+            "blocks.0.attention.proj  Linear",
+            "gradient norm",
+            "activation",
+            "loss",
+            "param gradient",
+            "intervention",
+        ):
+            await ui.until_shown(words)
+        assert ui.app.main.focused is ui.app.main.table
+        assert ui.source.focused == []
+        await ui.pilot.resize_terminal(199, 60)
+        await ui.until(lambda: "blocks.0.attention.proj  Linear" not in ui.text)

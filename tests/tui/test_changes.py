@@ -5,7 +5,7 @@ from synthetic_run import SyntheticRun, SyntheticSource, install
 
 from gradscope.errors import LinkError
 from gradscope.protocol import Command, InterventionState
-from gradscope_tui.changes import Change, Changes
+from gradscope_tui.changes import Change, Changes, removal
 
 CLIP = Change(install("clip", "head", arguments={"max_norm": 0.5}))
 STOP = Change(install("stop", "norm", "head", is_kept=True))
@@ -129,3 +129,50 @@ def test_the_command_of_a_change_is_sent_as_it_is(viewer):
     scale = Change(install("scale", "a", "b", arguments={"factor": 0.1}, end_steps=100))
     viewer.send(scale)
     assert viewer.source.commands == [scale.command]
+
+
+def step_of(viewer, changes):
+    for change in changes:
+        viewer.send(change)
+    viewer.advance()
+    return [(state.action, state.arguments) for state in viewer.known]
+
+
+def test_redo_repeats_what_was_undone_and_undo_undoes_that_again(viewer):
+    viewer.send(CLIP)
+    viewer.advance()
+    for _ in range(2):
+        assert step_of(viewer, viewer.changes.pop_undo(viewer.known)) == []
+        assert step_of(viewer, viewer.changes.pop_redo(viewer.known)) == [("clip", {"max_norm": 0.5})]
+    assert viewer.changes.pop_redo(viewer.known) == ()
+
+
+def test_redo_of_a_removal_removes_what_undo_installed(viewer):
+    viewer.send(CLIP)
+    viewer.advance()
+    viewer.send(Change(Command(action="remove_all"), removed=viewer.known))
+    viewer.advance()
+    assert len(step_of(viewer, viewer.changes.pop_undo(viewer.known))) == 1
+    assert step_of(viewer, viewer.changes.pop_redo(viewer.known)) == []
+
+
+def test_a_new_change_ends_what_can_be_redone(viewer):
+    viewer.send(CLIP)
+    viewer.advance()
+    step_of(viewer, viewer.changes.pop_undo(viewer.known))
+    viewer.send(STOP)
+    viewer.advance()
+    assert viewer.changes.pop_redo(viewer.known) == ()
+
+
+def test_undo_of_an_edit_restores_the_values_before_it_and_redo_the_new_ones(viewer):
+    viewer.send(CLIP)
+    viewer.advance()
+    (state,) = viewer.known
+    new = install("clip", "head", arguments={"max_norm": 2.0})
+    changes = (removal(state, "undo"), Change(new, (state,)))
+    assert step_of(viewer, changes) == [("clip", {"max_norm": 2.0})]
+    assert changes[1].in_words == "clip ≤2 on head instead of clip ≤0.5"
+    assert step_of(viewer, viewer.changes.pop_undo(viewer.known)) == [("clip", {"max_norm": 0.5})]
+    assert step_of(viewer, viewer.changes.pop_redo(viewer.known)) == [("clip", {"max_norm": 2.0})]
+    assert step_of(viewer, viewer.changes.pop_undo(viewer.known)) == [("clip", {"max_norm": 0.5})]

@@ -50,7 +50,7 @@ def test_a_zero_a_nonfinite_and_an_unmeasured_layer_differ_in_the_curve():
 def test_layers_that_are_all_zero_are_not_called_unmeasured():
     assert lines_of([0.0, 0.0])[1] == "  zero in 2"
     assert lines_of([np.nan, np.nan])[1] == "  not measured"
-    flat = trend_lines("t", np.arange(3), np.zeros(3), (), 60, 8)
+    flat = trend_lines("t", np.arange(3), np.zeros(3), {}, 60, 8)
     assert text_of(flat[1]) == "  zero in 3"
 
 

@@ -101,6 +101,20 @@ async def test_what_was_checked_is_not_an_entry_of_the_log():
         assert "checked" not in ui.text
 
 
+async def test_a_fault_of_nineteen_layers_is_one_line_that_unfolds():
+    async with open_app() as ui:
+        run = ui.source._watched
+        layers = [layer.name for layer in run.layers if layer.is_watched][:19]
+        ui.source.put(*(event_of(run, finding("dead-units", "warning", (name,))) for name in layers))
+        await ui.until(lambda: "tokens: dead-units was found +18 layers " in ui.line("#verdict"))
+        await ui.press("2")
+        await ui.until(lambda: len(rows(ui)) == 1 and "▸ 18" in rows(ui)[0])
+        assert "tokens +18" in rows(ui)[0]
+        await ui.until_shown("Also in positions, blocks.0, ", advance=False)
+        await ui.press("l")
+        assert [name in row for name, row in zip(layers, rows(ui), strict=True)] == [True] * 19
+
+
 async def test_consequences_are_folded_under_their_cause_and_unfold():
     async with open_app() as ui:
         run = ui.source._watched

@@ -38,6 +38,7 @@ from gradscope_tui.theme import DARK, LIGHT, palette, theme_for
 from gradscope_tui.view.capture_text import captured_text
 from gradscope_tui.view.help_text import help_text
 from gradscope_tui.view.intervention_text import intervention_line
+from gradscope_tui.view.questions import PAUSE_TEXT, QUIT_TEXT, READONLY_TEXT, RECORDING_TEXT
 
 if TYPE_CHECKING:
     from textual.actions import ActionParseResult
@@ -54,27 +55,8 @@ _FEED_S = 0.015
 _REMOVAL_S = 2.0
 """The longest wait for removals to be acknowledged when the person quits."""
 
-_PAUSE_TEXT = (
-    "Training pauses after the current step, while this screen is open.\n"
-    "It resumes automatically 60 s after the screen closes."
-)
-_QUIT_TEXT = (
-    "\n\n  [b $primary]r[/]   remove, then quit"
-    "\n  [b $primary]l[/]   leave in force for 60 s after this viewer has gone"
-)
-
 _CARD_WIDTH, _CARD_FRAME = 120, 7
 """The greatest width of a wide card, and that of its border, padding and scroll bar."""
-
-_READONLY_TEXT = (
-    "This screen was opened read-only: it cannot change the training. "
-    "gradscope watch opens one that can; in a browser, gradscope watch --web --control."
-)
-
-_RECORDING_TEXT = (
-    "This is a recording: nothing is sent to a run, so training cannot be changed. "
-    "Press R for the live runs."
-)
 
 _ERROR_S = 12.0
 _CAPTURE_S = 2.0
@@ -153,7 +135,7 @@ class GradscopeApp(App[int]):
         """Run an action. Say why, if this viewer refuses it because it is read-only or shows a recording."""
         name = (parse(action) if isinstance(action, str) else action)[1]
         if name in CHANGING_ACTIONS and not self.presenter.is_changeable:
-            self._notify_error(_RECORDING_TEXT if self.replay else _READONLY_TEXT)
+            self._notify_error(RECORDING_TEXT if self.replay else READONLY_TEXT)
             return True
         return await super().run_action(action, default_namespace, namespaces)
 
@@ -213,11 +195,8 @@ class GradscopeApp(App[int]):
         entry = self.session.watched.newest_failure if self.session.watched else None
         if entry is not None and entry is not self._announced and entry.alert is None:
             self._announced = entry
-            if (
-                self.presenter.page == "findings"
-            ):  # the list shows it, and the toast would cover its text
-                return
-            self.notify(entry.text, severity="warning", timeout=_ERROR_S, markup=False)
+            if self.presenter.page != "findings":  # that list shows it; a toast would cover its text
+                self.notify(entry.text, severity="warning", timeout=_ERROR_S, markup=False)
 
     def update_view(self) -> None:
         """Redraw what has changed, renew the leases, and list the runs if the person must choose one."""
@@ -328,6 +307,14 @@ class GradscopeApp(App[int]):
         if not undo:
             self.notify("Nothing to undo: no change of this viewer is in force.")
 
+    def action_redo(self) -> None:
+        """Repeat the change that was undone last."""
+        redo = self.changes.pop_redo(self.presenter.states())
+        for change in redo:
+            self._send(change)
+        if not redo:
+            self.notify("Nothing to redo: no change of this viewer was undone.")
+
     def action_remove_all(self) -> None:
         """Remove all interventions of the run."""
         states = self.presenter.states()
@@ -345,6 +332,18 @@ class GradscopeApp(App[int]):
         state = self._intervention_at_cursor
         if state is not None and state.id:
             self._send(removal(state))
+
+    async def action_edit_chosen(self) -> None:
+        """Open the form for the intervention at the cursor; the answer replaces it."""
+        state, store = self._intervention_at_cursor, self.session.watched
+        if state is not None and state.id and store is not None:
+            form = InterveneScreen(state.layers, self.presenter.frame, store.actions, state)
+            await self.push_screen(form, partial(self._replace_intervention, state))
+
+    def _replace_intervention(self, state: InterventionState, command: Command | None) -> None:
+        if command is not None:
+            self._send(removal(state, "undo"))
+            self._send(Change(command, (state,)))
 
     def action_copy_python(self) -> None:
         """Copy the intervention at the cursor as lines of Python."""
@@ -370,7 +369,7 @@ class GradscopeApp(App[int]):
                 ("escape", "n", "q"), ""
             )
             hint = "enter pauses · esc cancels"
-            card = CardScreen("pause", "pause the training?", _PAUSE_TEXT, answers, hint)
+            card = CardScreen("pause", "pause the training?", PAUSE_TEXT, answers, hint)
             await self.push_screen(card, self._decide_pause)
 
     def _decide_pause(self, answer: str | None) -> None:
@@ -484,7 +483,7 @@ class GradscopeApp(App[int]):
         if not states or is_asked or self._exit_at is not None:
             self.exit(code, return_code=code)
             return
-        text = Content("\n".join(map(intervention_line, states))) + Content.from_markup(_QUIT_TEXT)
+        text = Content("\n".join(map(intervention_line, states))) + Content.from_markup(QUIT_TEXT)
         answers = {"l": "leave", "enter": "leave", "r": "remove", "escape": ""}
         title = f"{counted(len(states), 'intervention')} still active"
         card = CardScreen("quit", title, text, answers, "esc does not quit")

@@ -5,7 +5,8 @@ step in force, or refuses it with a reason. It is not shown as active before tha
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from gradscope.names import counted
 from gradscope.protocol import Ack, Command, InterventionState
@@ -22,12 +23,13 @@ _KEPT = "kept"
 class Change:
     """A command that installs or removes interventions.
 
-    `removed` are the interventions that the command removes; undo installs them again.
+    `removed` are the interventions that the command removes or replaces; undo installs them again.
+    `kind`: a change of the person, or one that undoes or repeats such a change.
     """
 
     command: Command
     removed: tuple[InterventionState, ...] = ()
-    is_undo: bool = False
+    kind: Literal["own", "undo", "redo"] = "own"
 
     @property
     def in_words(self) -> str:
@@ -36,14 +38,15 @@ class Change:
         if command.action == "install":
             words = action_in_words(command.intervention, {**command.arguments, **command.choices})
             site = "" if command.site == "output" else f" at {command.site}"
-            return f"{words}{site} on {layers_in_words(command.layers)}"
+            old = "".join(f" instead of {intervention_in_words(state)}" for state in self.removed)
+            return f"{words}{site} on {layers_in_words(command.layers)}{old}"
         gone = [f"{intervention_in_words(s)} on {layers_in_words(s.layers, 1)}" for s in self.removed]
         return "remove " + (", ".join(gone) or "all interventions")
 
 
-def removal(state: InterventionState, *, is_undo: bool = False) -> Change:
+def removal(state: InterventionState, kind: Literal["own", "undo", "redo"] = "own") -> Change:
     """Return the change that removes an intervention."""
-    return Change(Command(action="remove", target=state.id), (state,), is_undo)
+    return Change(Command(action="remove", target=state.id), (state,), kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Changes:
         self._on_answer = on_answer
         self._sent: list[_SentChange] = []
         self._undoable: list[tuple[Change, str]] = []
+        self._undone: list[tuple[Change, tuple[Change, ...]]] = []
         self._own: dict[str, Change] = {}
         self.version = 0
 
@@ -94,7 +98,9 @@ class Changes:
                 sent.ack = answer.ack
         if answer.change.command.action == "install":
             self._own[answer.ack.id] = answer.change
-        if not answer.change.is_undo:
+        if answer.change.kind == "own":
+            self._undone = []
+        if answer.change.kind != "undo":
             self._undoable = [*self._undoable, (answer.change, answer.ack.id)][-_HISTORY:]
 
     def with_own(
@@ -124,11 +130,30 @@ class Changes:
         ids = {state.id: state for state in known}
         while self._undoable:
             change, id = self._undoable.pop()
-            if change.command.action == "install" and id in ids:
-                return (removal(ids[id], is_undo=True),)
-            again = tuple(_install_again(state) for state in change.removed)
-            if again:
-                return again
+            is_install = change.command.action == "install"
+            if is_install and id not in ids:
+                continue
+            undoing = (
+                *((removal(ids[id], "undo"),) if is_install else ()),
+                *(_install_again(state) for state in change.removed),
+            )
+            if undoing:
+                self._undone.append((change, undoing))
+                return undoing
+        return ()
+
+    def pop_redo(self, known: Collection[InterventionState]) -> tuple[Change, ...]:
+        """Remove the newest undone change from the history; return the changes that repeat it."""
+        while self._undone:
+            change, undoing = self._undone.pop()
+            restored = {id for id, own in self._own.items() if any(own is each for each in undoing)}
+            states = tuple(state for state in known if state.id in restored)
+            if change.command.action == "install":
+                return *(removal(state, "undo") for state in states), replace(
+                    change, removed=states, kind="redo"
+                )
+            if states:
+                return tuple(removal(state, "redo") for state in states)
         return ()
 
 
@@ -164,4 +189,4 @@ def _install_again(state: InterventionState) -> Change:
         site=state.site,
         schedule=state.schedule,
     )
-    return Change(command, is_undo=True)
+    return Change(command, kind="undo")

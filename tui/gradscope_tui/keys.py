@@ -79,6 +79,15 @@ KEYS: tuple[Key, ...] = (
         "remove",
         changes=True,
     ),
+    Key(
+        "e,enter",
+        "e enter",
+        "app.edit_chosen",
+        "edit the intervention: the form with its values",
+        "interventions",
+        "edit",
+        changes=True,
+    ),
     Key("c", "c", "app.copy_python", "copy the intervention as Python", "interventions", "copy"),
     Key(
         "i",
@@ -90,6 +99,7 @@ KEYS: tuple[Key, ...] = (
         changes=True,
     ),
     Key("z", "z", "undo", "undo the last change of this viewer", "app", "undo", changes=True),
+    Key("Z", "Z", "redo", "repeat the change that was undone last", "app", changes=True),
     Key("X", "X", "remove_all", "remove all interventions", "app", "remove all", changes=True),
     Key("enter", "enter", "choose", "the layer of the finding in detail", "findings", "detail"),
     Key("e", "e", "app.explain", "the page of the finding: confirm it, fix it", "findings", "explain"),

@@ -172,7 +172,7 @@ class Presenter:
     @property
     def version(self) -> object:
         """A value that changes whenever the page must be redrawn."""
-        return self._session.version, self._changes.version, self.is_frozen
+        return self._session.version, self._changes.version, self.is_frozen, self._made_of
 
     @property
     def is_changeable(self) -> bool:

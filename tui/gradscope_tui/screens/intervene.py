@@ -17,7 +17,14 @@ from textual.widgets import Input, Label, Static
 from gradscope.catalogue import INTERVENTIONS, InterventionSpec
 from gradscope.errors import UsageError
 from gradscope.names import counted
-from gradscope.protocol import ActionInfo, ArgumentInfo, Command, Schedule, parse_ramp
+from gradscope.protocol import (
+    ActionInfo,
+    ArgumentInfo,
+    Command,
+    InterventionState,
+    Schedule,
+    parse_ramp,
+)
 from gradscope_tui.store.measure import Frame
 from gradscope_tui.view.fields import count_of, number_of, suggested_value
 from gradscope_tui.view.intervention_text import effect_sentence, layers_in_words, specs_of
@@ -36,7 +43,7 @@ _SHORT_SCREEN = 22
 
 
 class InterveneScreen(ModalScreen[Command | None]):
-    """Returns the command to send, or None."""
+    """Returns the command to send, or None. With `edited`, the form begins with the values of that intervention."""
 
     AUTO_FOCUS = ""
     # Bindings instead of a key handler: keys typed while the screen is being mounted reach them, too.
@@ -52,9 +59,14 @@ class InterveneScreen(ModalScreen[Command | None]):
     ]
 
     def __init__(
-        self, layers: tuple[str, ...], frame: Frame | None, actions: tuple[ActionInfo, ...]
+        self,
+        layers: tuple[str, ...],
+        frame: Frame | None,
+        actions: tuple[ActionInfo, ...],
+        edited: InterventionState | None = None,
     ) -> None:
         super().__init__()
+        self._edited = edited
         self._layers = layers
         self._frame = frame
         self._possible = specs_of(actions)
@@ -92,10 +104,16 @@ class InterveneScreen(ModalScreen[Command | None]):
         ]
         return "\n".join(lines) or "  This run lists no actions."
 
-    def on_mount(self) -> None:
-        """Show the list of actions only."""
+    async def on_mount(self) -> None:
+        """Show the list of actions only; for an intervention that is edited, its form."""
         self.query_one("#form").display = self.query_one("#answer").display = False
         self.set_class(self.app.size.height < _SHORT_SCREEN, "is-short")
+        edited = self._edited
+        found = next((p for p in self._possible if edited and p[0].name == edited.action), None)
+        if edited is not None and found is not None:
+            self._chosen = found
+            await self._open_form(*found)
+            self._fill_in(edited)
 
     def on_resize(self, event: events.Resize) -> None:
         """Fit the form to the new size."""
@@ -135,6 +153,30 @@ class InterveneScreen(ModalScreen[Command | None]):
         self.query_one("#form").display = self.query_one("#answer").display = True
         has_fields = bool(info.arguments)
         self.set_focus(self.query_one(f"#{_field_id(info.arguments[0])}" if has_fields else "#end"))
+        self._update_sentence()
+
+    def _fill_in(self, edited: InterventionState) -> None:
+        """Fill the fields with the values of an intervention."""
+        self.query_one(".card").border_subtitle = "enter replaces it · tab next field · esc cancels"
+        sites, end = self.query_one("#site", Choice), self.query_one("#end", Choice)
+        sites.chosen = sites.options.index(edited.site) if edited.site in sites.options else 0
+        end.chosen = int(edited.end == "kept")
+        schedule = edited.schedule or Schedule()
+        ramp = schedule.ramp
+        values = {
+            "start": "" if schedule.start_step is None else str(schedule.start_step),
+            "every": "" if schedule.every_steps == 1 else str(schedule.every_steps),
+            "ramp": f"{ramp.argument}={ramp.start:g}:{ramp.end:g}:{ramp.steps}" if ramp else "",
+            "while": schedule.condition,
+        }
+        for name, text in values.items():
+            self.query_one(f"#{name}", Input).value = text
+        for name, value in {**edited.arguments, **edited.choices}.items():
+            field = self.query_one(f"#argument-{name}")
+            if isinstance(field, Input):
+                field.value = f"{value:g}" if isinstance(value, float) else str(value)
+            elif isinstance(field, Choice):
+                field.chosen = int(value) if isinstance(value, float) else field.options.index(value)
         self._update_sentence()
 
     def _argument_row(self, spec: InterventionSpec, argument: ArgumentInfo) -> Horizontal:

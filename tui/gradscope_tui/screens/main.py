@@ -5,7 +5,7 @@ from typing import ClassVar
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Input, Static
 
@@ -31,7 +31,7 @@ from gradscope_tui.view.status import status_cells
 from gradscope_tui.view.timeline import timeline_cells
 from gradscope_tui.widgets.cell_widget import CellLines
 from gradscope_tui.widgets.depth_page import DepthPage
-from gradscope_tui.widgets.detail_page import DetailPage
+from gradscope_tui.widgets.detail_page import DetailPage, SidePanel
 from gradscope_tui.widgets.filter_line import FilterLine
 from gradscope_tui.widgets.finding_list import FindingList
 from gradscope_tui.widgets.layer_table import LayerTable
@@ -41,6 +41,9 @@ __all__ = ["MainScreen"]
 
 _LOW = 16
 """On a terminal of fewer lines, the first line is shown only if something is wrong."""
+
+_SIDE_FROM = 200
+"""From this width on, the layer at the cursor is shown in detail next to the table, which has all columns in 120."""
 
 
 class InterventionList(RowList):
@@ -61,7 +64,8 @@ class MainScreen(Screen[None]):
         self.status = CellLines(id="status")
         self.bar = CellLines(id="bar")
         self.tabs = CellLines(id="tabs")
-        self.table = LayerTable(id="layers")
+        self.table = LayerTable(id="layer-table")
+        self.side = SidePanel(id="side")
         self.detail = DetailPage(id="detail")
         self.depth = DepthPage(id="depth")
         self.findings = FindingList(id="finding-list")
@@ -75,12 +79,14 @@ class MainScreen(Screen[None]):
         self.timeline = CellLines(id="timeline")
         self.keys = CellLines(id="keys")
         self._drawn: object = None
+        self._chosen_without_layer = ""
 
     def compose(self) -> ComposeResult:
         """Create the lines and the pages."""
         yield from (self.verdict, self.status, self.bar, self.tabs)
         with self._pages:
-            yield from (self._empty, self.table)
+            yield self._empty
+            yield Horizontal(self.table, self.side, id="layers")
             yield Vertical(self.findings, self._finding_text, id="findings")
             yield from (self._memory, self.interventions, self._log, self.detail, self.depth)
         yield from (self._filter, self.timeline, self.keys)
@@ -100,6 +106,10 @@ class MainScreen(Screen[None]):
         self._drawn = None
         self.call_after_refresh(self.draw)
 
+    @property
+    def _is_low(self) -> bool:
+        return self._presenter.size[1] < _LOW
+
     def draw(self) -> None:
         """Redraw the widgets whose data has changed since the last call."""
         presenter, width = self._presenter, self.size.width
@@ -110,8 +120,8 @@ class MainScreen(Screen[None]):
         verdict = store.verdict if store else None
         key = "n" if presenter.replay is None else "2"
         cells = verdict_cells(verdict, width, key=key) if verdict else ()
-        is_low = presenter.size[1] < _LOW
-        self.verdict.display = is_roomy and verdict is not None and (verdict.has_problem or not is_low)
+        has_room = verdict is not None and (verdict.has_problem or not self._is_low)
+        self.verdict.display = is_roomy and has_room
         self.verdict.show(cells, actions=dict.fromkeys(range(len(cells)), "app.press('main', 'n')"))
         bar = self._bar_cells(width)
         self.bar.set_class(is_roomy and bool(bar), "is-active")
@@ -134,9 +144,8 @@ class MainScreen(Screen[None]):
         self.timeline.display = replay is not None
         if replay is not None:
             position, landmark = timeline_cells(replay, width)
-            is_low = self._presenter.size[1] < _LOW
-            self.timeline.styles.height = 1 if is_low else 2
-            self.timeline.show(*((position,) if is_low else (landmark, position)))
+            self.timeline.styles.height = 1 if self._is_low else 2
+            self.timeline.show(*((position,) if self._is_low else (landmark, position)))
 
     def _bar_cells(self, width: int) -> Line:
         store, states = self._presenter.store, self._presenter.states()
@@ -179,7 +188,9 @@ class MainScreen(Screen[None]):
         if store is None or frame is None:
             return
         if shown == "layers":
+            self.side.display = self.size.width >= _SIDE_FROM and not self._is_low
             self.table.show(frame, states)
+            self._show_side()
         elif shown == "detail":
             self.detail.show(store, frame, states)
         elif shown == "depth":
@@ -200,14 +211,25 @@ class MainScreen(Screen[None]):
             lines = [line for entry in store.journal for line in log_rows(entry, width - 1)]
             self._log.show(lines, LOG_HEADER)
 
+    @on(LayerTable.Moved, "#layer-table")
+    def _show_side(self) -> None:
+        """Show the layer at the cursor in the side panel."""
+        presenter = self._presenter
+        if self.side.display and presenter.store is not None and presenter.frame is not None:
+            self.side.layer_name = self.table.cursor_layer
+            self.side.show(presenter.store, presenter.frame, presenter.states())
+
     @on(RowList.Moved, "#finding-list")
     def show_finding_text(self) -> None:
         """Show the whole text of the row at the cursor below the list."""
         row = self.findings.row
-        self._finding_text.update(row.text if row else "")
+        is_chosen = row is not None and row.key == self._chosen_without_layer
+        note = "\nThis row does not belong to one layer." if is_chosen else ""
+        self._finding_text.update(row.text + note if row else "")
 
     def _focus_page(self) -> None:
-        page = self.findings if self._pages.current == "findings" else self._pages.visible_content
+        inside = {"findings": self.findings, "layers": self.table}
+        page = inside.get(self._pages.current or "", self._pages.visible_content)
         if page is not None and page.focusable and not self._filter.is_open:
             self.set_focus(page)
 
@@ -215,7 +237,7 @@ class MainScreen(Screen[None]):
         """Show the marks, the filter and the order in the tab line."""
         self._show_tabs()
 
-    @on(LayerTable.Chosen, "#layers")
+    @on(LayerTable.Chosen, "#layer-table")
     def show_layer_at_cursor(self) -> None:
         """Show the layer at the cursor in detail."""
         self._show_layer(self.table.cursor_layer)
@@ -237,7 +259,8 @@ class MainScreen(Screen[None]):
         if row is not None and row.layer:
             self._show_layer(row.layer)
         elif row is not None:
-            self._finding_text.update(f"{row.text}\nThis row does not belong to one layer.")
+            self._chosen_without_layer = row.key
+            self.show_finding_text()
 
     def _show_layer(self, name: str | None) -> None:
         self.detail.layer_name = name

@@ -145,9 +145,11 @@ class RecordedRun:
             if scalars.steps and scalars.steps[0] <= until and scalars.steps[-1] >= since:
                 yield _cut(scalars, until)
         yield from (event for event in self._events if event.step <= until)
-        newest = [each for each in self._interventions if each.step <= until]
-        for message in {each.rank: each for each in newest}.values():
-            yield msgspec.structs.replace(message, pause=None)  # a pause of then is none of now
+        for (
+            message
+        ) in self._interventions:  # all of them: each may have an effect that is marked in plots
+            if message.step <= until:
+                yield msgspec.structs.replace(message, pause=None)  # a pause of then is none of now
 
     def _landmarks(self) -> Iterator[Landmark]:
         findings = {

@@ -32,6 +32,7 @@ from gradscope.protocol import (
     Times,
 )
 from gradscope.protocol.bodies import unpack_block
+from gradscope_tui.store.effects import Effects
 from gradscope_tui.store.focus_steps import FocusSteps
 from gradscope_tui.store.gaps import with_gaps
 from gradscope_tui.store.heat import Heat
@@ -77,6 +78,7 @@ class RunStore:
         self.actions: tuple[ActionInfo, ...] = ()
         self.interventions: tuple[InterventionState, ...] = ()
         self.interventions_revision: int | None = None
+        self.effects = Effects()
         self.scalars = ScalarStore()
         self.resources = ResourceStore()
         self.ranks = Ranks(run)
@@ -259,6 +261,7 @@ class RunStore:
                 self.newest_failure = entry
 
     def _take_interventions(self, message: Interventions) -> None:
+        self.effects.note(message)
         self.interventions = message.entries
         self.interventions_revision = message.revision
         self.pause = message.pause
@@ -292,6 +295,7 @@ class RunStore:
     def _restart(self, step: int) -> None:
         self._clear_steps()
         self.resources.clear()
+        self.effects.clear()
         self._findings.clear()
         self._verdict = Verdict.of(self.run, Checked(), ())
         self.note("info", f"the run restarted at step {step}", step)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from gradscope.findings import Finding, Severity, Verdict
 from gradscope.findings.text import SIGNS, finding_text
+from gradscope.names import counted
 from gradscope_tui.store.journal import Entry
 from gradscope_tui.view.cell import Cell, Line, Role, fit, printable
 from gradscope_tui.view.columns import TextColumn, in_columns
@@ -34,7 +35,7 @@ class ListedRow:
     """One row of the tab. `text` is the whole text, `layer` the layer to show in detail; "" if there is none.
 
     key: equal for the same row of a later list. code: of a finding. cause: the key of the finding that has
-    consequences, for itself and for each of them. is_wide: one text over all columns.
+    consequences or others like it, for itself and for each of them. is_wide: one text over all columns.
     A title has an empty key and cannot be chosen.
     """
 
@@ -56,14 +57,15 @@ def list_findings(
     """
     text_width = width - _PADDING
     rows: list[ListedRow] = []
-    for place, finding in enumerate(verdict.findings):
-        found = verdict.consequences.get(place, ())
-        cause = _key(finding) if found else ""
+    for first, same, found in _grouped(verdict):
+        folded = (*same, *found)
+        cause = _key(first) if folded else ""
         is_open = cause in unfolded
-        mark = f" {'▾' if is_open else '▸'} {len(found)}" if found else ""
-        rows.append(_finding_row(finding, text_width, found, mark=mark, cause=cause))
+        mark = f" {'▾' if is_open else '▸'} {len(folded)}" if folded else ""
+        row = _finding_row(first, text_width, found, mark=mark, cause=cause)
+        rows.append(row if is_open else _with_same(row, first, same, text_width))
         if is_open:
-            rows += [_finding_row(each, text_width, indent="└ ", cause=cause) for each in found]
+            rows += [_finding_row(each, text_width, indent="└ ", cause=cause) for each in folded]
     if not verdict.findings:
         text = _wrapped(verdict.headline, text_width)
         rows.append(ListedRow(verdict_line(verdict), "healthy", text, is_wide=True))
@@ -85,6 +87,37 @@ def list_findings(
     ], titles
 
 
+def _grouped(
+    verdict: Verdict,
+) -> list[tuple[Finding, tuple[Finding, ...], tuple[Finding, ...]]]:
+    """Return the first finding of each code and severity, the others like it, and the consequences of all of them.
+
+    A fault of nineteen layers is one line and not nineteen.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for place, finding in enumerate(verdict.findings):
+        groups.setdefault((finding.code, finding.severity), []).append(place)
+    return [
+        (
+            verdict.findings[first],
+            tuple(verdict.findings[place] for place in others),
+            tuple(found for place in (first, *others) for found in verdict.consequences.get(place, ())),
+        )
+        for first, *others in groups.values()
+    ]
+
+
+def _with_same(row: ListedRow, first: Finding, same: Collection[Finding], width: int) -> ListedRow:
+    """Return the row of a folded group, with the other layers in it."""
+    layers = [layer for finding in same for layer in finding.layers]
+    if not same or not layers:
+        return row
+    cells = list(row.line)
+    cells[2] = Cell(_layers(replace(first, layers=(*first.layers, *layers))))
+    also = printable(f"Also in {', '.join(layer or 'the model' for layer in layers)}.")
+    return replace(row, line=tuple(cells), text=f"{row.text}\n{_wrapped(also, width)}")
+
+
 def findings_text(verdict: Verdict, events: Iterable[Entry], width: int) -> str:
     """Return the whole tab as text: every finding in full, events, and what was not checked."""
     lines = verdict.lines(width)
@@ -102,8 +135,9 @@ def verdict_cells(verdict: Verdict, width: int, *, key: str = "n") -> Line:
     if not verdict.has_problem:
         (line,) = verdict_line(verdict)
         return (Cell(fit(_cut(line.text, width), width), line.role),)
-    first, others = verdict.findings[0], len(verdict.findings) - 1
-    more = f" (and {others} more)" if others else ""
+    (first, same, _), *others = _grouped(verdict)
+    more = f" +{counted(len(same), 'layer')}" if any(each.layers for each in same) else ""
+    more += f" (and {len(others)} more)" if others else ""
     hint = next((text.format(key) for least, text in _KEYS if width >= least), "")
     left = width - len(more) - len(hint)
     text = _cut(f" {SIGNS[first.severity]} {first.severity} {first.code}: {_named(first)}", left)

@@ -15,6 +15,7 @@ __all__ = [
     "percent",
     "plain_number",
     "scalar",
+    "short_number",
 ]
 
 NUMBER_WIDTH = 10
@@ -90,3 +91,11 @@ def duration(seconds: float) -> str:
         return f"{seconds / 60:.0f} min"
     hours, minutes = divmod(int(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"
+
+
+def short_number(ratio: float) -> str:
+    """Return a number of at least 0 in a few cells, with one or two significant digits: 0.42, 12, 3e-6."""
+    if 0.01 <= ratio < 1000:
+        return f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
+    mantissa, _, power = f"{ratio:.0e}".partition("e")
+    return f"{mantissa}e{int(power)}" if ratio else "0"

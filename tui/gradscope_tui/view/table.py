@@ -15,7 +15,7 @@ from gradscope_tui.store.repeats import Spread
 from gradscope_tui.view.cell import Cell, Role, fit
 from gradscope_tui.view.intervention_text import intervention_in_words
 from gradscope_tui.view.layout import NUMBER_CELL, Layout
-from gradscope_tui.view.numbers import aligned, count
+from gradscope_tui.view.numbers import aligned, count, short_number
 from gradscope_tui.view.plots.sparkline import sparkline
 from gradscope_tui.view.rows import Listing, RowOrder
 
@@ -166,7 +166,7 @@ def _furthest_name_cells(view: TableView, row: int, width: int) -> tuple[Cell, .
     above = tree.parent[spread.repeat.first]
     name = tree.layers[far.node].name.removeprefix(f"{tree.layers[above].name}." if above >= 0 else "")
     title = next(quantity.title for quantity in QUANTITIES if quantity.name == far.quantity)
-    how = "not finite" if np.isnan(far.ratio) else f"×{_short(far.ratio)}"
+    how = "not finite" if np.isnan(far.ratio) else f"×{short_number(far.ratio)}"
     note = f" {title} {how}" if width >= _WIDE_NAME else ""
     start = (
         "  " * min(tree.depth[spread.repeat.first], max(0, (width - len(name + note) - 5) // 2))
@@ -185,14 +185,6 @@ def _median_cell(spread: Spread, quantity: str) -> Cell:
     if np.isnan(value):
         return Cell(fit("   ·", NUMBER_CELL), "dim")
     return Cell("M" + aligned(value) + " ", "merged")
-
-
-def _short(ratio: float) -> str:
-    """Return a ratio in a few cells: 0.42, 12, 3e-6."""
-    if 0.01 <= ratio < 1000:
-        return f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
-    mantissa, _, power = f"{ratio:.0e}".partition("e")
-    return f"{mantissa}e{int(power)}" if ratio else "0"
 
 
 def _sign_of_measurement(flags: Flags) -> tuple[str, Role]:

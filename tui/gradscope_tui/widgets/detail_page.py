@@ -1,19 +1,21 @@
 """`DetailPage` shows one layer: its numbers over the steps, and its statistics in the newest step."""
 # ruff: noqa: RUF001 - the signs are meant
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from textual.app import ComposeResult
 from textual.containers import Container
 
 from gradscope.protocol import InterventionState
 from gradscope_tui.keys import bindings_of
-from gradscope_tui.store.measure import Frame
+from gradscope_tui.store.effects import Effect
+from gradscope_tui.store.measure import QUANTITIES, Frame
 from gradscope_tui.store.run import RunStore
-from gradscope_tui.view.cell import Cell, Line, printable
+from gradscope_tui.view.cell import Cell, Line, Role, fit, printable
 from gradscope_tui.view.detail import (
     about_lines,
     focus_in_words,
@@ -21,12 +23,13 @@ from gradscope_tui.view.detail import (
     kinds_of,
     stats_lines,
 )
+from gradscope_tui.view.effects import before_after, marks_of
 from gradscope_tui.view.intervention_text import intervention_in_words, start_in_words
 from gradscope_tui.view.plots.heat_strip import exponent_lines
 from gradscope_tui.view.plots.trend import trend_lines
 from gradscope_tui.widgets.cell_widget import CellLines, Drawing
 
-__all__ = ["DetailPage"]
+__all__ = ["DetailPage", "SidePanel"]
 
 _PLOTS = (
     ("grad_norm", "gradient norm ‖∇out‖"),
@@ -38,6 +41,11 @@ _PLOT_COUNT = 3
 _PLOTTED = 600
 _WIDE = 100
 _LOW = 40
+_LEAST_FOR_LOSS, _ROOMY = 15, 22
+"""The heights from which on the loss is shown: if something is marked in it, and in any case."""
+
+_SHORT = {quantity.name: quantity.title for quantity in QUANTITIES}
+_TOO_EARLY = "its effect is shown after three observed steps"
 _FIRST_KIND = "grad"
 
 _Shown: TypeAlias = tuple[RunStore, Frame, Sequence[InterventionState]]
@@ -65,6 +73,7 @@ class DetailPage(Container, can_focus=True):
             for _ in range(_PLOT_COUNT):
                 yield Drawing(classes="curve")
             yield Drawing(id="exponents")
+        yield Drawing(id="loss")
         yield CellLines(id="stats")
 
     def show(self, store: RunStore, frame: Frame, states: Sequence[InterventionState]) -> None:
@@ -75,10 +84,12 @@ class DetailPage(Container, can_focus=True):
         self._shown = store, frame, states
         self._arrange_plots()
         here = [state for state in states if frame.tree.layers[node].name in state.layers]
+        marks = self._marks(store, frame, node, here)
         self.query_one("#about", CellLines).show(*self._about_lines(store, frame, node, here))
         stats = stats_lines(frame.block, node, self.size.width - 2)
         self.query_one("#stats", CellLines).show(*stats)
-        self._show_curves(store, frame, node, states)
+        self._show_curves(store, frame, node, marks)
+        self._show_loss(store, frame, marks)
         self._show_exponents(store, frame, node)
 
     def action_exponents(self) -> None:
@@ -118,13 +129,12 @@ class DetailPage(Container, can_focus=True):
         strip.show_drawing(partial(exponent_lines, kind_in_words(kind), shares))
 
     def _show_curves(
-        self, store: RunStore, frame: Frame, node: int, states: Sequence[InterventionState]
+        self, store: RunStore, frame: Frame, node: int, marks: Mapping[int, tuple[str, Role]]
     ) -> None:
         """Draw the curves. Curves without data come last and are marked as not measured."""
         until = frame.measured.step
         is_newest = store.newest is not None and store.newest.step == until
         steps = store.ring.steps(_PLOTTED, until)
-        changes = [state.active_since for state in states if state.active_since is not None]
         curves = []
         for name, title in _PLOTS:
             series = store.ring.series(name, node, _PLOTTED, until)
@@ -132,7 +142,33 @@ class DetailPage(Container, can_focus=True):
             curves.append((title, *joined))
         curves.sort(key=lambda curve: not np.isfinite(curve[2]).any())  # stable: the known ones first
         for plot, curve in zip(self.query(".curve").results(Drawing), curves, strict=False):
-            plot.show_drawing(partial(trend_lines, *curve, changes))
+            plot.show_drawing(partial(trend_lines, *curve, marks))
+
+    def _show_loss(self, store: RunStore, frame: Frame, marks: Mapping[int, tuple[str, Role]]) -> None:
+        """Draw the loss below the curves if there is room, or if an intervention or a finding is marked in it."""
+        plot = self.query_one("#loss", Drawing)
+        name, steps, values = _loss(store, frame.measured.step)
+        room = _LEAST_FOR_LOSS if marks else _ROOMY
+        plot.display = bool(name) and self.size.height >= room and not self._is_on_exponents
+        if plot.display:
+            is_log = bool((values > 0).all())
+            draw = partial(trend_lines, printable(name), steps, values, marks, is_log=is_log)
+            plot.show_drawing(draw)
+
+    def _marks(
+        self, store: RunStore, frame: Frame, node: int, here: Sequence[InterventionState]
+    ) -> dict[int, tuple[str, Role]]:
+        """Return the signs of this layer's interventions and findings, by step."""
+        name = frame.tree.layers[node].name
+        effects = list(store.effects.of(name))
+        known = {effect.state.id for effect in effects}
+        effects += [
+            Effect(state.active_since, state)
+            for state in here
+            if state.active_since is not None and state.id not in known
+        ]
+        found = [each for each in store.verdict.every() if name in each.layers]
+        return marks_of(effects, found)
 
     def on_resize(self) -> None:
         """Arrange the plots for the new size."""
@@ -162,8 +198,11 @@ class DetailPage(Container, can_focus=True):
         elif self.refusal:
             title.append(Cell(f"   no focus: {printable(self.refusal)}", "dim"))
         active = [
-            (Cell(f"◆ {intervention_in_words(each)}, {start_in_words(each)}", "active"),)
-            for each in here
+            line
+            for place, each in enumerate(here, 1)
+            for line in self._intervention_lines(
+                store, frame, node, each, place if len(here) > 1 else 0
+            )
         ]
         parameters = about_lines(layer, self.size.width - 2)
         most = 3 if self.size.height < 24 else 6
@@ -173,3 +212,38 @@ class DetailPage(Container, can_focus=True):
                 (Cell(f"and {len(parameters) - most + 1} more", "dim"),),
             ]
         return [tuple(title), *active, *parameters, ()]
+
+    def _intervention_lines(
+        self, store: RunStore, frame: Frame, node: int, state: InterventionState, place: int
+    ) -> list[Line]:
+        """Return an intervention, and what it changed. `place` is its place in the order; 0: it is alone."""
+        is_active = state.active_since is not None
+        order = f"{place}. " if place else ""
+        text = f"{'◆' if is_active else '◇'} {order}{intervention_in_words(state)}, {start_in_words(state)}"
+        line: Line = (Cell(text, "active" if is_active else "pending"),)
+        if state.active_since is None:
+            return [line]
+        until = frame.measured.step
+        steps = store.ring.steps(_PLOTTED, until)
+        series = [
+            (_SHORT[name], steps, store.ring.series(name, node, _PLOTTED, until))
+            for name in ("grad_norm", "update_ratio", "param_grad_norm", "out_std")
+        ]
+        changed = before_after(state.active_since, [series[0], _loss(store, until), *series[1:]])
+        words = f"medians before → since: {changed}" if changed else _TOO_EARLY
+        return [
+            line,
+            (Cell(fit(f"  {words}", max(1, self.size.width)), "normal" if changed else "dim"),),
+        ]
+
+
+class SidePanel(DetailPage, can_focus=False):
+    """The layer at the cursor of the table, next to it. It does not put the layer into the focus."""
+
+
+def _loss(store: RunStore, until: int) -> tuple[str, NDArray[np.int64], NDArray[np.float32]]:
+    """Return name, steps and values of the loss up to a step; an empty name if none is logged."""
+    name = next(iter(store.scalars.names), "")
+    steps, values = store.scalars.series(name, _PLOTTED)
+    is_shown = steps <= until
+    return name, steps[is_shown], values[is_shown]

@@ -1,4 +1,4 @@
-"""A plot in braille: two by four dots per cell, over a linear axis of steps.
+"""A plot in braille: two by four dots per cell, over a linear axis of steps, of logarithms or plain numbers.
 
 If several steps share a column of dots, the line goes through their median, and outliers are drawn as
 separate dots: noise does not fill the plot, and a single spike stays visible. No line is drawn across a
@@ -17,6 +17,9 @@ __all__ = ["Plot", "draw_plot"]
 
 _DOT_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
 _FAR_RATIO = 2.0
+_FAR_PART = 0.1
+"""A linear plot has outliers that are this part of its height away."""
+
 _LEAST_RATIO = 2.0
 """The axis spans at least this ratio, so that noise of a few per cent does not fill the plot."""
 
@@ -35,6 +38,14 @@ class Plot:
     last_step: int
     bad: tuple[int, ...] = ()
     zero: tuple[int, ...] = ()
+    is_log: bool = True
+
+    @property
+    def middle(self) -> float:
+        """The number in the middle of the axis."""
+        if self.is_log:
+            return float(np.sqrt(self.least * self.greatest))
+        return (self.least + self.greatest) / 2
 
     def column_of(self, step: int, width: int) -> int | None:
         """Return the column of a step; None if it is outside the plot."""
@@ -50,21 +61,32 @@ def draw_plot(
     width: int,
     height: int,
     limits: tuple[int, int] | None = None,
+    *,
+    is_log: bool = True,
 ) -> Plot | None:
     """Return the plot of the positive values on a logarithmic scale; None if there are none.
 
-    `limits`: the first and last step of the axis, by default those of `steps`.
+    `limits`: the first and last step of the axis, by default those of `steps`. Without `is_log`, the scale is
+    linear, and all finite values are drawn.
     """
     numbers = np.asarray(values, np.float64)
-    usable = np.isfinite(numbers) & (numbers > 0)
+    usable = np.isfinite(numbers) & ((numbers > 0) | (not is_log))
     if not usable.any() or width < 2 or height < 1:
         return None
-    logs = np.log(numbers, where=usable, out=np.full(numbers.shape, np.nan))
+    if is_log:
+        logs = np.log(numbers, where=usable, out=np.full(numbers.shape, np.nan))
+        far_from, least_span = float(np.log(_FAR_RATIO)), float(np.log(_LEAST_RATIO))
+    else:
+        logs = np.where(usable, numbers, np.nan)
+        far_from, least_span = (
+            _FAR_PART * float(np.ptp(logs[usable])),
+            0.05 * float(np.abs(logs[usable]).max()),
+        )
     first, last = limits or (int(steps[0]), int(steps[-1]))
     x = np.rint((steps - first) / max(1, last - first) * (2 * width - 1)).astype(int)
-    columns, medians, far = _medians(x[usable], logs[usable])
+    columns, medians, far = _medians(x[usable], logs[usable], far_from)
     shown = np.concatenate([medians, logs[usable][far]])
-    least, greatest = _log_limits(shown)
+    least, greatest = _limits(shown, least_span or 1.0)
     row = partial(_dot_row, least=least, greatest=greatest, rows=4 * height)
     dots = np.zeros((4 * height, 2 * width), bool)
     dots[row(medians), columns] = True
@@ -72,19 +94,21 @@ def draw_plot(
     for i in _joined_columns(steps, x, usable, columns):
         _draw_line(dots, columns[i], row(medians)[i], columns[i + 1], row(medians)[i + 1])
     bad, zero = (
-        tuple(sorted({int(c) // 2 for c in x[which]})) for which in (np.isinf(numbers), numbers == 0)
+        tuple(sorted({int(c) // 2 for c in x[which]}))
+        for which in (np.isinf(numbers), is_log & (numbers == 0))
     )
-    limits_of_values = float(np.exp(least)), float(np.exp(greatest))
-    return Plot(_braille_lines(dots), *limits_of_values, first, last, bad, zero)
+    if is_log:
+        least, greatest = float(np.exp(least)), float(np.exp(greatest))
+    return Plot(_braille_lines(dots), least, greatest, first, last, bad, zero, is_log)
 
 
 def _medians(
-    x: NDArray[np.intp], logs: NDArray[np.float64]
+    x: NDArray[np.intp], logs: NDArray[np.float64], far_from: float
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.bool_]]:
     """Return the used columns, the median of each, and which points are outliers."""
     columns, starts, place = np.unique(x, return_index=True, return_inverse=True)
     medians = np.array([np.median(part) for part in np.split(logs, starts[1:])])
-    return columns, medians, np.abs(logs - medians[place]) > np.log(_FAR_RATIO)
+    return columns, medians, np.abs(logs - medians[place]) > far_from
 
 
 def _dot_row(
@@ -93,9 +117,9 @@ def _dot_row(
     return np.rint((greatest - logs) / (greatest - least) * (rows - 1)).astype(int)
 
 
-def _log_limits(logs: NDArray[np.float64]) -> tuple[float, float]:
+def _limits(logs: NDArray[np.float64], least_span: float) -> tuple[float, float]:
     least, greatest = float(np.nanmin(logs)), float(np.nanmax(logs))
-    missing = float(np.log(_LEAST_RATIO)) - (greatest - least)
+    missing = least_span - (greatest - least)
     if missing > 0:
         least, greatest = least - missing / 2, greatest + missing / 2
     return least, greatest

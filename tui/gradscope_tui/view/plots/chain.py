@@ -29,10 +29,11 @@ def chain_lines(
     places = np.flatnonzero(~np.isnan(values))
     head = [Cell(title, "title"), *_ends(names, values, width - len(title))]
     columns = width - AXIS - 1
+    marks: dict[int, tuple[str, Role]] = {} if chosen is None else {chosen: ("┆", "marked")}
     plot = draw_plot(places, values[places], columns, height - 1, (0, max(1, len(values) - 1)))
     if plot is None:
         return [tuple(head), nothing_to_plot(values)]
-    return [tuple(head), *curve_lines(plot, () if chosen is None else (chosen,), columns, "marked")]
+    return [tuple(head), *curve_lines(plot, marks, columns)]
 
 
 def _ends(names: Sequence[str], values: NDArray[np.floating], width: int) -> Iterator[Cell]:

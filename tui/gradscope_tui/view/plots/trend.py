@@ -1,6 +1,6 @@
 """The curve of one number over the steps, with its axes and marks where interventions took effect."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,35 +19,37 @@ def trend_lines(
     title: str,
     steps: NDArray[np.int64],
     values: NDArray[np.floating],
-    interventions: Sequence[int],
+    marks: Mapping[int, tuple[str, Role]],
     width: int,
     height: int,
+    *,
+    is_log: bool = True,
 ) -> list[Line]:
     """Return a title with the newest value, the curve, and the step numbers.
 
-    `interventions` are the steps at which an intervention took effect.
+    `marks` has the sign of each marked step, such as one at which an intervention took effect.
     """
     newest = values[-1] if len(values) else np.nan
     now = f"  {plain_number(float(newest))}" if np.isfinite(newest) else ""
     head: Line = (Cell(title, "title"), Cell(now))
-    plot = draw_plot(steps, values, width - AXIS - 1, height - 2)
+    plot = draw_plot(steps, values, width - AXIS - 1, height - 2, is_log=is_log)
     if plot is None:
         return [head, nothing_to_plot(values)]
-    return [head, *curve_lines(plot, interventions, width - AXIS - 1), _step_line(plot, width)]
+    return [head, *curve_lines(plot, marks, width - AXIS - 1), _step_line(plot, width)]
 
 
-def curve_lines(plot: Plot, marked: Sequence[int], width: int, role: Role = "active") -> list[Line]:
-    """Return the lines of a plot with its axis; `role` is that of the columns of the marked steps."""
-    marks = {plot.column_of(step, width) for step in marked}
+def curve_lines(plot: Plot, marks: Mapping[int, tuple[str, Role]], width: int) -> list[Line]:
+    """Return the lines of a plot with its axis. A marked step has its sign at the top, and a line below it."""
+    columns = {plot.column_of(step, width): mark for step, mark in marks.items()}
     last = len(plot.lines) - 1
     labels = {0: plain_number(plot.greatest), last: plain_number(plot.least)}
     if last >= 4:
-        labels[last // 2] = plain_number(float(np.sqrt(plot.least * plot.greatest)))
+        labels[last // 2] = plain_number(plot.middle)
     lines: list[Line] = []
     for y, line in enumerate(plot.lines):
         bad, zero = plot.bad if y == 0 else (), plot.zero if y == last else ()
         axis = labels.get(y, "").rjust(AXIS - 1) + ("┤" if y in labels else "│")
-        shown = (_marked(x, dots, marks, bad, zero, role) for x, dots in enumerate(line))
+        shown = (_marked(x, dots, columns, bad, zero, is_top=y == 0) for x, dots in enumerate(line))
         lines.append((Cell(axis, "dim"), *cells_of(shown)))
     return lines
 
@@ -67,10 +69,11 @@ def nothing_to_plot(values: NDArray[np.floating]) -> Line:
 def _marked(
     x: int,
     dots: str,
-    marks: Collection[int | None],
+    marks: Mapping[int | None, tuple[str, Role]],
     bad: Collection[int],
     zero: Collection[int],
-    role: Role,
+    *,
+    is_top: bool,
 ) -> tuple[str, Role]:
     """Return the dots of a column, or its mark of NaN, infinity, zero or a marked step."""
     if x in bad:
@@ -78,7 +81,8 @@ def _marked(
     if x in zero:
         return "0", "below3"
     if x in marks:
-        return dots if dots != " " else "┆", role
+        sign, role = marks[x]
+        return sign if is_top else dots if dots != " " else "┆", role
     return dots, "spark"
 
 
