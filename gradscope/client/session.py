@@ -146,22 +146,30 @@ class Session:
     def _on_messages(self, link: Link, messages: list[Message]) -> None:
         stream: list[Item] = []
         for message in messages:
-            match message:
-                case Welcome():
-                    self._start_over(link, message.epoch)
-                case Ack():
-                    self._pending.resolve(message)
-                case Captured():
-                    self.captured.put(message)
-                case Heartbeat():
-                    pass
-                case _:
-                    self._granted_steps -= isinstance(message, Step)
-                    items = self.known.store_message(message)
-                    if self._is_wanted(message):
-                        stream += items
+            try:
+                stream += self._on_message(link, message)
+            except Exception:  # noqa: BLE001 - one message must not end the thread, and with it the viewer
+                self.known.unreadable += 1
         if stream and self.is_listening:
             self.inbox.put(stream)
+
+    def _on_message(self, link: Link, message: Message) -> list[Item]:
+        """Handle a message. Return the items of the stream that it completes."""
+        match message:
+            case Welcome():
+                self._start_over(link, message.epoch)
+            case Ack():
+                self._pending.resolve(message)
+            case Captured():
+                self.captured.put(message)
+            case Heartbeat():
+                pass
+            case _:
+                self._granted_steps -= isinstance(message, Step)
+                items = self.known.store_message(message)
+                if self._is_wanted(message):
+                    return items
+        return []
 
     def _is_wanted(self, message: Message) -> bool:
         """Return False for a message of a run that was watched earlier."""

@@ -70,13 +70,14 @@ class Link:
     Raises LinkError if too few file descriptors are free.
     """
 
-    def __init__(self, address: str, hello: Hello) -> None:
+    def __init__(self, address: str, hello: Hello, counts: Counter[str] | None = None) -> None:
+        """Open the link. `counts`: counters to continue; heartbeats report them to the hub."""
         self._address = address
         self._hello = hello
         self._pid = os.getpid()
         self._context = new_context()  # first: it may raise
         self._waker = Waker()
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter() if counts is None else counts
         self._hello_due_s: float | None = None
         self._heartbeat_due_s = 0.0
         self._heard_s = time.monotonic()
@@ -100,6 +101,10 @@ class Link:
             self._counts["dropped"] += 1
             return False
         return self._send(message)
+
+    def can_send(self, timeout_s: float) -> bool:
+        """Return whether the socket's queue has room for a message, after waiting up to `timeout_s` for it."""
+        return not self._is_forked() and bool(self._socket.poll(int(timeout_s * 1000), zmq.POLLOUT))
 
     def receive(self, timeout_s: float) -> list[Message]:
         """Return the messages that arrived, after waiting up to `timeout_s` for the first one.

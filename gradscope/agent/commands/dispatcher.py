@@ -90,6 +90,10 @@ class CommandDispatcher:
         except GradscopeError as error:
             self._refuse(command, str(error))
             return
+        except Exception as error:  # noqa: BLE001 - the viewer must get an answer, and the link goes on
+            self._run.faults.report("checking a command", error, "It was refused.")
+            self._refuse(command, f"it failed: {type(error).__name__}: {error}")
+            return
         if command.action in self._revising:
             self._under_way.add(command.id)
         done, refuse = partial(self._done, command), partial(self._refuse, command)

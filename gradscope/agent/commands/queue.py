@@ -31,6 +31,10 @@ __all__ = [
 
 _POLL_S = 0.25
 
+_WAITING_LIMIT = 64
+"""Each command that is applied sends up to three messages, and the publisher's queue has 256 places. Commands on which
+the ranks have agreed have no limit here, because one rank must not refuse them."""
+
 
 class OnDone(Protocol):
     """A callback that is called once, when a command is in force."""
@@ -96,9 +100,13 @@ class CommandQueue(StepPlugin):
         self._consensus = consensus
 
     def put(self, command: PendingCommand) -> None:
-        """Queue a command. Thread-safe; commands are applied in the order of `put`."""
+        """Queue a command. Thread-safe; commands are applied in the order of `put`. Refuses it if 64 are waiting."""
         with self._arrival:
             reason = self._no_step_reason
+            if not reason and command.step is None and len(self._waiting) >= _WAITING_LIMIT:
+                reason = (
+                    f"{_WAITING_LIMIT} commands wait for the end of the step already; try again later"
+                )
             if not reason:
                 self._waiting.append(command)
                 self._arrival.notify_all()

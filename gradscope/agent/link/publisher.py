@@ -2,7 +2,7 @@
 
 The publisher joins or starts the hub, sends queued messages, passes commands to `on_command`, and
 announces the run to each new hub. The queues are bounded: if a queue is full, the oldest message is
-dropped and counted.
+dropped and counted, a large one first.
 """
 
 import atexit
@@ -11,11 +11,12 @@ import math
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from typing import ClassVar
 
 from gradscope.agent.link.process_end import ExitCodeObserver, exit_reason
-from gradscope.errors import GradscopeError, UsageError
+from gradscope.errors import GradscopeError
 from gradscope.protocol import Bye, Command, Heartbeat, Hello, Message, Refusal, Scalars, Welcome
 from gradscope.transport import HubAddress, Link, ensure_hub
 
@@ -25,12 +26,14 @@ _log = logging.getLogger("gradscope")
 
 _QUEUE_LIMIT = 256
 _QUEUE_LIMIT_BYTES = 16_000_000
+_LEAST_LARGE = 2
 _SCALARS_LIMIT = 10_000
 _SCALARS_A_MESSAGE = 500
 _POLL_S = 0.05
 _RETRY_FIRST_S = 0.5
 _RETRY_LAST_S = 30.0
 _CLOSE_S = 1.0
+_LEAST_CLOSE_S = 0.05
 _MODEL_GONE_S = 1.0
 
 _Make = Callable[[], Message]
@@ -38,7 +41,15 @@ _Row = tuple[int, float, dict[str, float]]
 
 
 class Publisher:
-    """Sends messages to the hub from its own thread, between `start` and `stop`."""
+    """Sends messages to the hub from its own thread, between `start` and `stop`.
+
+    An error of a callback or of a message is counted in `failures` and logged once; the link goes on. Heartbeats report
+    the counters to the hub: of the messages that were `queued`, each was sent, or is counted as `queue_dropped`,
+    `failures`, `dropped` or `withheld`.
+    """
+
+    _exit_deadline_s: ClassVar[float] = math.inf
+    """When the process must have exited: all publishers of a process together may delay its exit by one second."""
 
     _announce: Callable[[], list[Message]]
     _on_command: Callable[[Command], None]
@@ -47,7 +58,9 @@ class Publisher:
     def __init__(self, endpoint: str | None, hello: Hello) -> None:
         self._endpoint = endpoint
         self._hello = hello
-        self._queue: deque[_Make] = deque()
+        self._queue: deque[tuple[_Make, int]] = deque()
+        self._queued_bytes = 0
+        self._lock = threading.Lock()
         self._scalars: deque[_Row] = deque(maxlen=_SCALARS_LIMIT)
         self._stopping = threading.Event()
         self._stop_at_s = math.inf
@@ -57,8 +70,8 @@ class Publisher:
         self._link: Link | None = None
         self._pid = os.getpid()
         self._has_warned = False
-        self.dropped = 0
-        self.failures = 0
+        self._has_reported = False
+        self._counts = Counter(queued=0, queue_dropped=0, scalars_dropped=0, failures=0)
         self.address: HubAddress | None = None
 
     def start(
@@ -88,10 +101,14 @@ class Publisher:
         """
         if os.getpid() != self._pid or self._thread is None:
             return
+        now_s = time.monotonic()
+        deadline_s = now_s + _CLOSE_S
+        if bye is None:
+            deadline_s = Publisher._exit_deadline_s = min(deadline_s, Publisher._exit_deadline_s)
         self._bye = bye or exit_reason(self._exit_codes.code)
         self._stopping.set()
         self._wake()
-        self._thread.join(_CLOSE_S + 0.5)
+        self._thread.join(max(_LEAST_CLOSE_S, deadline_s - now_s))
         self._thread = None
 
     def stop_soon(self, bye: Bye) -> None:
@@ -108,14 +125,21 @@ class Publisher:
         """Queue a message; the publisher thread calls `make` to build it. Never blocks.
 
         size_bytes: the memory that the message holds while it is queued, if that is large. The queue is
-            limited to 16 MB of such messages, but always holds at least two.
+            limited to 16 MB of such messages, but always holds at least two. These are dropped first, so that a step
+            does not cost the answer to a command.
         """
-        limit = _QUEUE_LIMIT
-        if size_bytes:
-            limit = min(limit, max(2, _QUEUE_LIMIT_BYTES // size_bytes))
-        while len(self._queue) >= limit:
-            self._drop_oldest()
-        self._queue.append(make)
+        with self._lock:
+            self._queue.append((make, size_bytes))
+            self._queued_bytes += size_bytes
+            self._counts["queued"] += 1
+            while len(self._queue) > _QUEUE_LIMIT or self._queued_bytes > _QUEUE_LIMIT_BYTES:
+                large = [index for index, (_, size) in enumerate(self._queue) if size]
+                if len(self._queue) <= _QUEUE_LIMIT and len(large) <= _LEAST_LARGE:
+                    break
+                dropped = large[0] if large else 0
+                self._queued_bytes -= self._queue[dropped][1]
+                del self._queue[dropped]
+                self._counts["queue_dropped"] += 1
 
     def put_and_send(self, make: _Make) -> None:
         """Queue a message, and send it without delay."""
@@ -124,19 +148,17 @@ class Publisher:
 
     def put_scalars(self, step: int, time_s: float, values: dict[str, float]) -> None:
         """Queue the scalars of a step. The scalars of several steps are sent in one message."""
+        self._counts["scalars_dropped"] += len(self._scalars) == _SCALARS_LIMIT
         self._scalars.append((step, time_s, values))
 
     def counters(self) -> dict[str, int]:
-        """Return the numbers of sent, dropped and failed messages."""
-        link = self._link.counters if self._link is not None else {}
-        return {**link, "queue_dropped": self.dropped, "failures": self.failures}
+        """Return the numbers of queued, sent, dropped and failed messages."""
+        return dict(self._counts)
 
-    def _drop_oldest(self) -> None:
-        try:
-            self._queue.popleft()
-        except IndexError:  # the thread was quicker
-            return
-        self.dropped += 1
+    @property
+    def dropped(self) -> int:
+        """The number of messages that were dropped because the queue was full."""
+        return self._counts["queue_dropped"]
 
     def _wake(self) -> None:
         link = self._link
@@ -148,13 +170,13 @@ class Publisher:
         while not self._must_stop():
             try:
                 self.address = ensure_hub(self._endpoint)
-                with Link(self.address.agents, self._hello) as self._link:
+                with Link(self.address.agents, self._hello, self._counts) as self._link:
                     retry_s = _RETRY_FIRST_S
                     self._serve(self._link)
             except (GradscopeError, OSError) as error:
                 self._warn_once(str(error))
             except Exception as error:  # noqa: BLE001 - counted and logged; the next attempt may succeed
-                self.failures += 1
+                self._counts["failures"] += 1
                 self._warn_once(f"the link failed: {type(error).__name__}: {error}")
             finally:
                 self._link = None
@@ -171,6 +193,10 @@ class Publisher:
         while not self._must_stop():
             for message in link.receive(_POLL_S):
                 self._on_message(link, message)
+                if len(self._queue) > _QUEUE_LIMIT // 2 and link.state.phase == "up":
+                    self._send_all(
+                        link
+                    )  # many commands at once: their answers must not overflow the queue
             if link.state.phase == "up":
                 self._send_all(link)
             elif link.state.phase in ("lost", "refused"):
@@ -187,25 +213,34 @@ class Publisher:
         link.close(self._bye)
 
     def _on_message(self, link: Link, message: Message) -> None:
-        if isinstance(message, Welcome):
-            for each in self._announce():
-                link.send(each)
-        elif isinstance(message, Command):
-            self._on_command(message)
-        elif isinstance(message, Heartbeat):
-            self._on_viewers(message.peers)
-        elif isinstance(message, Refusal):
-            self._warn_once(f"the hub refused this run: {message.reason}")
+        try:
+            if isinstance(message, Welcome):
+                for each in self._announce():
+                    link.send(each)
+            elif isinstance(message, Command):
+                self._on_command(message)
+            elif isinstance(message, Heartbeat):
+                self._on_viewers(message.peers)
+            elif isinstance(message, Refusal):
+                self._warn_once(f"the hub refused this run: {message.reason}")
+        except Exception as error:  # noqa: BLE001 - an error here must not end the link
+            self._report_once(f"a {type(message).__name__} of the hub could not be handled", error)
 
     def _send_all(self, link: Link) -> None:
-        while self._queue:
-            make = self._queue.popleft()
+        """Send what is queued, and leave the rest there if the hub does not read."""
+        for _ in range(_QUEUE_LIMIT):  # not forever, if the training queues as fast as this sends
+            if self._queue and not link.can_send(_POLL_S):
+                return
+            with self._lock:
+                if not self._queue:
+                    break
+                make, size_bytes = self._queue.popleft()
+                self._queued_bytes -= size_bytes
             try:
                 link.send(make())
-            except UsageError as error:
-                self.failures += 1
-                self._warn_once(f"a message could not be sent: {error}")
-        while self._scalars:
+            except Exception as error:  # noqa: BLE001 - as above
+                self._report_once("a message could not be made", error)
+        while self._scalars and link.can_send(_POLL_S):
             link.send(self._next_scalars())
 
     def _next_scalars(self) -> Scalars:
@@ -219,6 +254,15 @@ class Publisher:
             times_s=tuple(time_s for _, time_s, _ in rows),
             values={name: tuple(values.get(name) for _, _, values in rows) for name in sorted(names)},
         )
+
+    def _report_once(self, what: str, error: Exception) -> None:
+        self._counts["failures"] += 1
+        if not self._has_reported:
+            self._has_reported = True
+            _log.warning(
+                "gradscope: %s: %s: %s. Training and the live view continue without it.",
+                what, type(error).__name__, error,
+            )  # fmt: skip
 
     def _warn_once(self, reason: str) -> None:
         if not self._has_warned:

@@ -23,7 +23,7 @@ def some(text: str) -> Callable[[], Message]:
 
 
 def waiting(publisher: Publisher) -> list[str]:
-    return [make().text for make in publisher._queue]
+    return [make().text for make, _ in publisher._queue]
 
 
 def test_the_queue_of_large_steps_is_bounded_by_16_megabytes(publisher):
@@ -46,3 +46,15 @@ def test_small_messages_are_bounded_by_their_number(publisher, size_bytes):
         publisher.put(some(str(i)), size_bytes)
     assert waiting(publisher) == [str(i) for i in range(44, 300)]
     assert publisher.dropped == 44
+
+
+def test_a_large_step_is_dropped_before_a_small_message_that_waits(publisher):
+    publisher.put(some("an answer"))
+    for i in range(300):
+        publisher.put(some(str(i)), STEP_BYTES)
+        publisher.put(some("small")) if i < 200 else None
+    assert waiting(publisher)[0] == "an answer"
+    assert waiting(publisher).count("small") == 200
+    assert [text for text in waiting(publisher) if text.isdigit()] == ["297", "298", "299"]
+    assert publisher.counters()["queued"] == 501
+    assert publisher.dropped == 297
