@@ -9,8 +9,15 @@ import typer
 from typer.core import TyperGroup
 
 from gradscope._version import __version__
-from gradscope.cli import control_commands, exit_codes, intervention_commands, recording_commands
-from gradscope.cli.options import Json
+from gradscope.cli import (
+    access_commands,
+    control_commands,
+    exit_codes,
+    intervention_commands,
+    recording_commands,
+)
+from gradscope.cli.connection import select_hub
+from gradscope.cli.options import Json, LiveRun, RunOrRecording
 from gradscope.errors import GradscopeError, UsageError
 
 __all__ = ["app", "main"]
@@ -49,6 +56,7 @@ Readonly: TypeAlias = Annotated[
 intervention_commands.register(app)
 control_commands.register(app)
 recording_commands.register(app)
+access_commands.register(app)
 
 
 def main() -> None:
@@ -157,9 +165,7 @@ def run_script(
 
 @app.command()
 def watch(
-    run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Default: the only live run.")
-    ] = None,
+    run: LiveRun = None,
     *,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
     tab: Annotated[
@@ -207,6 +213,12 @@ def watch(
 
 @app.command()
 def ls(
+    hub: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[tcp://HOST:PORT]", help="The runs of another machine.", callback=select_hub
+        ),
+    ] = None,
     *,
     size: Annotated[
         bool, typer.Option("--size", help="Show the size of each recording, and of all together.")
@@ -214,6 +226,8 @@ def ls(
     json: Json = False,
 ) -> None:
     """List live and recorded runs."""
+    if hub is not None:
+        raise UsageError(f"expected gradscope ls, or gradscope ls tcp://HOST:PORT, got {hub!r}")
     from gradscope.cli.commands.run_list import print_runs  # noqa: PLC0415 - loads zmq and sqlite3
 
     print_runs(as_json=json, has_sizes=size)
@@ -221,7 +235,7 @@ def ls(
 
 @app.command()
 def diagnose(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the path of a recording.")],
+    run: RunOrRecording,
     json: Json = False,
 ) -> None:
     """Say what is wrong with a run: the findings, their causes and what to do; and what was not checked.
@@ -275,7 +289,7 @@ def diff(
 
 @app.command()
 def snapshot(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the path of a recording.")],
+    run: RunOrRecording,
     around: Annotated[
         int | None,
         typer.Option("--around", metavar="STEP", min=0, help="Default: the newest observed step."),
@@ -300,7 +314,7 @@ def snapshot(
 
 @app.command()
 def forward(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A live run, or one that was recorded.")],
+    run: RunOrRecording,
     to: Annotated[
         Literal["tensorboard", "wandb", "mlflow", "trackio", "opentelemetry"],
         typer.Option("--to", help="The tracker."),

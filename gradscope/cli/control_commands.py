@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from gradscope.cli.connection import connect_to
+from gradscope.cli.connection import connect_to, typed_run
 from gradscope.cli.options import Json, Run, Timeout
 from gradscope.cli.output import print_json, print_lines, print_result, table_lines
 from gradscope.errors import GradscopeError, UsageError
@@ -46,7 +46,7 @@ def pause(run: Run, lease: Lease = 60.0, timeout: Timeout = 30.0, json: Json = F
         {"run": run, "step": ack.step, "lease_s": lease},
         json,
         f"paused before step {ack.step}; continues by itself in {lease:g} s",
-        f"renew it with: gradscope pause {run}    go on with: gradscope resume {run}",
+        f"renew it with: gradscope pause {typed_run(run)}    go on with: gradscope resume {typed_run(run)}",
     )
 
 
@@ -98,7 +98,7 @@ def break_(
         {"run": run, "id": id, "condition": condition},
         json,
         f"{id}: pauses when {condition}",
-        f"remove it with: gradscope unbreak {run} {id}",
+        f"remove it with: gradscope unbreak {typed_run(run)} {id}",
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from gradscope.catalogue import COMMON, INTERVENTIONS, Argument
-from gradscope.cli.connection import connect_to
+from gradscope.cli.connection import connect_to, typed_run
 from gradscope.cli.options import Json, Run, Timeout
 from gradscope.cli.output import print_json, print_lines, print_result, table_lines
 from gradscope.errors import UsageError
@@ -256,7 +256,7 @@ def _install(
         json,
         f"{name} on {_first_names(ack.layers)}: in force from step {ack.step} "
         f"{_end_in_words(steps, seconds, end_step)}",
-        f"remove it with: gradscope remove {run} {ack.id}",
+        f"remove it with: gradscope remove {typed_run(run)} {ack.id}",
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Self, TypeVar, Unpack
 
+from gradscope.access import CurveKeys
 from gradscope.client.captured_tensors import CapturedArray
 from gradscope.client.command_sender import (
     TIMEOUT_S,
@@ -62,10 +63,11 @@ class Client:
         hello: Hello,
         set_by: str,
         on_arrival: Callable[[], object] | None = None,
+        keys: CurveKeys | None = None,
     ) -> None:
         self.run: str | None = None
         self._rate_hz = _EVERY_STEP_HZ
-        self._session = Session(address, hello, on_arrival)
+        self._session = Session(address, hello, on_arrival, keys)
         self._commands = CommandSender(self._session, self._chosen, hello.peer, set_by)
 
     @property

@@ -8,15 +8,17 @@ from collections.abc import Callable
 from typing import Literal
 
 from gradscope._version import __version__
+from gradscope.access import CurveKeys, own_key, require_curve, server_key
 from gradscope.client.client import Client
 from gradscope.client.run_selection import find_run, live_runs
 from gradscope.errors import IncompatibleError, LinkError, NothingToConnectError
 from gradscope.paths import ensure_private_dir
 from gradscope.protocol import Hello
-from gradscope.transport import HubAddress, hub_address, hub_listens
+from gradscope.transport import HubAddress, hub_address, hub_listens, split_target
 
 __all__ = ["connect"]
 
+_REFUSALS = {"version": IncompatibleError, "run": NothingToConnectError}
 _POLL_S = 0.005
 _START_S = 2.0
 """How long to wait for a run that is starting or is reconnecting to a new hub, in seconds."""
@@ -33,18 +35,23 @@ def connect(
 ) -> Client:
     """Connect to the hub at `endpoint` (default: the hub of this user) and return the client.
 
-    run: the name of a run. Default: the only live run, chosen now or when it is first needed.
+    run: the name of a run. Default: the only live run, chosen now or when it is first needed. A run on another
+        machine, where `gradscope serve` runs, is tcp://HOST:PORT/RUN, or tcp://HOST:PORT for the only live one.
     name: shown to users next to the changes that this client makes.
     want: with "observe", the client cannot change anything.
     on_arrival: for user interfaces; see `Client`.
 
     Raises NothingToConnectError if there is no hub or no run with that name, UnsafePathError if other
-    users have access to the hub's directory, IncompatibleError if the hub uses another protocol
-    version, and LinkError if the hub does not answer within `timeout_s`.
+    users have access to the hub's directory or to a key, IncompatibleError if the hub uses another protocol
+    version, UsageError if a key is missing, and LinkError if the hub refuses the key or does not answer
+    within `timeout_s`.
     """
-    address = hub_address(endpoint)
+    remote, run = split_target(run)
+    address = hub_address(remote or endpoint)
     deadline_s = time.monotonic() + (0.0 if run is None else _START_S)
-    _require_hub(address, deadline_s)
+    keys = _remote_keys(address) if address.is_remote else None
+    if keys is None:
+        _require_hub(address, deadline_s)
     user = os.environ.get("USER") or str(os.getuid())
     host = socket.gethostname()
     hello = Hello(
@@ -59,7 +66,7 @@ def connect(
         started_s=time.time(),
     )
     set_by = f"{name} ({user}@{host}, pid {os.getpid()})"
-    client = Client(address.viewers, hello, set_by, on_arrival)
+    client = Client(address.viewers, hello, set_by, on_arrival, keys)
     try:
         _await_welcome(client, address, timeout_s)
         _choose(client, run, deadline_s)
@@ -67,6 +74,12 @@ def connect(
         client.close()
         raise
     return client
+
+
+def _remote_keys(address: HubAddress) -> CurveKeys:
+    require_curve()
+    pair = own_key()
+    return CurveKeys(pair.public, pair.secret, server_key(address.viewers))
 
 
 def _require_hub(address: HubAddress, deadline_s: float) -> None:
@@ -88,11 +101,11 @@ def _await_welcome(client: Client, address: HubAddress, timeout_s: float) -> Non
     deadline_s = time.monotonic() + timeout_s
     while (link := client.link).phase != "up":
         if link.phase == "refused":
-            refusal = IncompatibleError if link.code == "version" else LinkError
-            raise refusal(f"the hub at {address.directory} refused: {link.reason}")
+            error = _REFUSALS.get(link.code, LinkError)
+            raise error(f"the hub at {address.place} refused: {link.reason}")
         if time.monotonic() > deadline_s:
             raise LinkError(
-                f"the hub at {address.directory} did not answer in {timeout_s:g} s: {link.reason}"
+                f"the hub at {address.place} did not answer in {timeout_s:g} s: {link.reason}"
             )
         time.sleep(_POLL_S)
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 
 from msgspec.structs import replace
 
+from gradscope.access import CurveKeys
 from gradscope.client.captured_tensors import ReceivedTensors
 from gradscope.client.inbox import Inbox, Item
 from gradscope.client.pending_commands import PendingCommands
@@ -46,7 +47,11 @@ class Session:
     """
 
     def __init__(
-        self, address: str, hello: Hello, on_arrival: Callable[[], object] | None = None
+        self,
+        address: str,
+        hello: Hello,
+        on_arrival: Callable[[], object] | None = None,
+        keys: CurveKeys | None = None,
     ) -> None:
         self.inbox = Inbox(on_arrival)
         self.known = RunState()
@@ -54,6 +59,7 @@ class Session:
         self.is_listening = True
         self._address = address
         self._hello = hello
+        self._keys = keys
         self._pending = PendingCommands()
         self._subscription: Subscribe | None = None
         self._subscriptions: deque[tuple[Subscribe, bool, threading.Event]] = deque()
@@ -127,7 +133,7 @@ class Session:
     # From here on everything runs on the session's own thread.
 
     def _run(self) -> None:
-        with Link(self._address, self._hello) as link:
+        with Link(self._address, self._hello, keys=self._keys) as link:
             self._link = link
             self._has_link.set()
             try:

@@ -12,6 +12,7 @@ from gradscope.protocol import Manifest, Step, unpack_layers
 from gradscope.protocol.bodies import unpack_block
 from gradscope.recording import Recording, list_recordings
 from gradscope.recording.schema import SUFFIX
+from gradscope.transport import hub_address
 
 __all__ = ["RecordedStep", "layer_names", "recorded_steps", "recording_path"]
 
@@ -39,6 +40,10 @@ def recording_path(run: str) -> Path:
     """
     if run.endswith(SUFFIX) or Path(run).is_file():
         return Path(run)
+    if run.startswith("tcp://") or hub_address().is_remote:
+        raise NothingToConnectError(
+            f"the recording of {run!r} is on the machine of the run: use this command there, over ssh, or copy the file"
+        )
     found = [info for info in list_recordings() if info.run == run]
     readable = next((info.path for info in found if not info.problem), None)
     if readable is not None:

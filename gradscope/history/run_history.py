@@ -24,6 +24,7 @@ from gradscope.protocol import (
 )
 from gradscope.recording import Recording, RecordingInfo, list_recordings, open_recording
 from gradscope.recording.schema import SUFFIX
+from gradscope.transport import hub_address
 
 __all__ = ["RunHistory", "State", "read_history"]
 
@@ -77,6 +78,8 @@ def read_history(run: str, *, around: int | None = None, tables: int = 0) -> Run
     around: the number of a step. tables: how many observed steps to read: the one nearest to `around` (default: the
         newest) and those before it.
 
+    Of a run on another machine this is what its hub has kept: recordings here are of other runs.
+
     Raises NothingToConnectError if there is neither a run nor a recording of this name, and RecordingError if
     the recording cannot be read.
     """
@@ -85,7 +88,8 @@ def read_history(run: str, *, around: int | None = None, tables: int = 0) -> Run
             return _assemble(
                 _of_recording(recording.info), _recorded(recording, around, tables), around, tables
             )
-    info = next((each for each in list_recordings() if each.run == run and not each.problem), None)
+    infos = [] if hub_address().is_remote else list_recordings()
+    info = next((each for each in infos if each.run == run and not each.problem), None)
     messages: list[Message] = []
     if info is not None:
         with open_recording(info.path) as recording:

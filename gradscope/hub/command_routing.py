@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gradscope.hub.history import Parts
 from gradscope.hub.peers import Peer
 from gradscope.hub.runs import RunTable
-from gradscope.protocol import Ack, Command, Message
+from gradscope.protocol import Ack, Command, Heartbeat, Message, encode
 
 __all__ = ["COMMAND_ID_BYTES", "CommandRouter"]
 
@@ -31,17 +31,22 @@ class _Forwarded:
 
 
 class CommandRouter:
-    """Checks and forwards commands. `to_agent` sends to a route, `to_viewer` to a peer id."""
+    """Checks and forwards commands. `to_agent` sends to a route, `to_viewer` to a peer id.
+
+    A heartbeat goes ahead of each command: the agent refuses a viewer that it does not name as a controller.
+    """
 
     def __init__(
         self,
         runs: RunTable,
         to_agent: Callable[[bytes, Parts], bool],
         to_viewer: Callable[[str, Message], None],
+        heartbeat: Callable[[], Heartbeat],
     ) -> None:
         self._runs = runs
         self._to_agent = to_agent
         self._to_viewer = to_viewer
+        self._heartbeat = heartbeat
         self._forwarded: OrderedDict[bytes, _Forwarded] = OrderedDict()
 
     def submit(self, viewer: Peer, command: Command, parts: Parts) -> None:
@@ -100,7 +105,7 @@ class CommandRouter:
         route = next((rank.route for rank in ranks if rank.route is not None), None)
         if route is None:
             return f"run {command.run!r} has ended, or its training process does not answer"
-        if not self._to_agent(route, parts):
+        if not (self._to_agent(route, encode(self._heartbeat())) and self._to_agent(route, parts)):
             return f"the message queue of the training process of {command.run!r} is full; try again"
         return ""
 

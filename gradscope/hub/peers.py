@@ -47,6 +47,8 @@ __all__ = ["Identity", "Peer", "Peers"]
 _STRIKES = 10
 _REMEMBERED_ROUTES = 1_000
 _PEERS_LIMIT = 1_000
+_PEER_LIMIT_BYTES = 64
+"""The ids of 1,000 viewers, and again those that may control, must fit into one heartbeat of 262,144 bytes."""
 _NAME_LIMIT = 200
 _TEXT_LIMIT = 4_096  # of the longest path on Linux
 _REASON_LIMIT = 1_000
@@ -198,9 +200,11 @@ class Peers:
                 code="role",
                 reason=f"this socket is for {self._handler.role}s, got a hello of {hello.role!r}",
             )
-        if not 0 < len(hello.peer) <= _NAME_LIMIT or len(hello.run) > _NAME_LIMIT:
+        if not 0 < len(hello.peer.encode()) <= _PEER_LIMIT_BYTES or len(hello.run) > _NAME_LIMIT:
             return Refusal(
-                code="message", reason=f"a peer id or run name must have 1 to {_NAME_LIMIT} characters"
+                code="message",
+                reason=f"a peer id must have 1 to {_PEER_LIMIT_BYTES} bytes, a run name at most {_NAME_LIMIT} "
+                "characters",
             )
         texts = (hello.version, hello.host, hello.user, hello.script, hello.record or "")
         if max(map(len, texts)) > _TEXT_LIMIT:

@@ -11,12 +11,19 @@ from gradscope.errors import LinkError
 from gradscope.protocol import Message, encode
 from gradscope.transport.options import set_common_options
 
-__all__ = ["AGENT_PART_BYTES", "VIEWER_PART_BYTES", "RouterSocket", "open_descriptors"]
+__all__ = [
+    "AGENT_PART_BYTES",
+    "RECEIVE_QUEUE",
+    "SEND_QUEUE",
+    "VIEWER_PART_BYTES",
+    "RouterSocket",
+    "open_descriptors",
+]
 
 AGENT_PART_BYTES = 1024 * 1024
 VIEWER_PART_BYTES = 64 * 1024
-_RECEIVE_QUEUE = 256
-_SEND_QUEUE = 64
+RECEIVE_QUEUE = 256
+SEND_QUEUE = 64
 _LINGER_MS = 200
 _EVENTS_AT_ONCE = 1_000
 
@@ -35,8 +42,8 @@ class RouterSocket:
         set_common_options(self.socket)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to an absent or full peer fails
         self.socket.setsockopt(zmq.MAXMSGSIZE, part_limit_bytes)
-        self.socket.setsockopt(zmq.RCVHWM, _RECEIVE_QUEUE)
-        self.socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
+        self.socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
+        self.socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
         self._filter_by_user()
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_ACCEPTED)
         self.is_listening = False

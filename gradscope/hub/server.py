@@ -182,9 +182,7 @@ class Hub:
 
     def _do_housekeeping(self, now_s: float) -> None:
         self._housekeeping_due_s = now_s + HEARTBEAT_S
-        self._agents.send_to_all(
-            Heartbeat(peers=self._viewer_handler.peers, counters=dict(self._counts))
-        )
+        self._agents.send_to_all(self._viewer_handler.heartbeat())
         self._viewers.send_to_all(Heartbeat(counters=dict(self._counts)))
         self._report_failed_recordings()
         self._runs.bound_memory()

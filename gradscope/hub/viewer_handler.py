@@ -53,16 +53,20 @@ class ViewerHandler:
         counts: Counter[str],
     ) -> None:
         self._runs = runs
-        self.commands = CommandRouter(runs, send_to_agent, self._answer)
+        self.commands = CommandRouter(runs, send_to_agent, self._answer, self.heartbeat)
         self._send = send
         self._counts = counts
         self._deliveries: dict[str, ViewerDelivery] = {}
         self._routes: dict[str, bytes] = {}
+        self._controllers: set[str] = set()
 
-    @property
-    def peers(self) -> tuple[str, ...]:
-        """The peer ids of the connected viewers."""
-        return tuple(self._routes)
+    def heartbeat(self) -> Heartbeat:
+        """Return a heartbeat for agents, with the peer ids of the viewers."""
+        return Heartbeat(
+            peers=tuple(self._routes),
+            controllers=tuple(self._controllers),
+            counters=dict(self._counts),
+        )
 
     def refusal_of(self, hello: Hello) -> Refusal | None:  # noqa: ARG002 - as AgentHandler has it
         """Accept every viewer."""
@@ -74,12 +78,17 @@ class ViewerHandler:
         if name in self._deliveries:  # the viewer has connected again
             self._deliveries[name].close()
         self._routes[name] = route
+        if peer.hello.want == "control":
+            self._controllers.add(name)
+        else:
+            self._controllers.discard(name)
         self._deliveries[name] = ViewerDelivery(lambda parts: self._send(route, parts), self._counts)
         self._deliveries[name].put_state("runs", self._runs.listing(dict(self._counts)))
 
     def on_left(self, peer: Peer, bye: Bye, *, has_said_bye: bool) -> None:  # noqa: ARG002 - as AgentHandler has it
         """Remove a viewer and its queues."""
         self._routes.pop(peer.hello.peer, None)
+        self._controllers.discard(peer.hello.peer)
         delivery = self._deliveries.pop(peer.hello.peer, None)
         if delivery is not None:
             delivery.close()

@@ -4,7 +4,8 @@
 this user: ``$GRADSCOPE_RUNTIME_DIR``, else ``/tmp/gradscope-<uid>``. It is never the home directory,
 because network file systems cannot hold sockets, and never ``$XDG_RUNTIME_DIR``, because batch systems
 copy that variable from the login node. - The data directory contains recordings:
-``$GRADSCOPE_DATA_DIR``, else the platform's directory for user data.
+``$GRADSCOPE_DATA_DIR``, else the platform's directory for user data. Its directory ``keys`` is private
+to this user.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ __all__ = [
     "SOCKET_PATH_LIMIT_BYTES",
     "data_dir",
     "ensure_private_dir",
+    "keys_dir",
     "recordings_dir",
     "runtime_dir",
 ]
@@ -47,14 +49,20 @@ def recordings_dir() -> Path:
     return data_dir() / "recordings"
 
 
-def ensure_private_dir(path: Path) -> Path:
+def keys_dir() -> Path:
+    """Return the directory of this user's keys and of the keys that are authorized. It may not exist yet."""
+    return data_dir() / "keys"
+
+
+def ensure_private_dir(path: Path, *, variable: str = "GRADSCOPE_RUNTIME_DIR") -> Path:
     """Create `path` with mode 0700 if it does not exist, and check that it is private to this user.
 
     Raises UnsafePathError if `path` is a symbolic link, is not a directory, is owned by another user,
-    is accessible to others, is too long for a socket, or cannot be created.
+    is accessible to others, is too long for a socket, or cannot be created. `variable` is the environment variable that
+    its message names as the remedy; only a runtime directory holds sockets.
     """
     longest = path / "viewers.sock"
-    if len(os.fsencode(longest)) >= SOCKET_PATH_LIMIT_BYTES:
+    if variable == "GRADSCOPE_RUNTIME_DIR" and len(os.fsencode(longest)) >= SOCKET_PATH_LIMIT_BYTES:
         raise UnsafePathError(
             f"the path {longest} is too long for a socket: expected fewer than "
             f"{SOCKET_PATH_LIMIT_BYTES} bytes, got {len(os.fsencode(longest))}; "
@@ -66,23 +74,23 @@ def ensure_private_dir(path: Path) -> Path:
         status = path.lstat()
     except OSError as error:
         raise UnsafePathError(
-            f"cannot create the runtime directory {path} ({error.strerror}); "
-            "set GRADSCOPE_RUNTIME_DIR to a directory that you can write"
+            f"cannot create the directory {path} ({error.strerror}); "
+            f"set {variable} to a directory that you can write"
         ) from error
-    _check_private(path, status)
+    _check_private(path, status, variable)
     return path
 
 
-def _check_private(path: Path, status: os.stat_result) -> None:
+def _check_private(path: Path, status: os.stat_result, variable: str) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise UnsafePathError(
             f"{path} must be a directory, not a symbolic link or a file: another user may have created it; "
-            "remove it, or set GRADSCOPE_RUNTIME_DIR elsewhere"
+            f"remove it, or set {variable} elsewhere"
         )
     if status.st_uid != os.getuid():
         raise UnsafePathError(
             f"{path} belongs to user {status.st_uid}, expected {os.getuid()}; "
-            "set GRADSCOPE_RUNTIME_DIR to a directory of your own"
+            f"set {variable} to a directory of your own"
         )
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise UnsafePathError(

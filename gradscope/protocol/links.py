@@ -61,7 +61,7 @@ class Who(TaggedMessage, frozen=True, kw_only=True, tag="who"):
 class Refusal(TaggedMessage, frozen=True, kw_only=True, tag="refusal"):
     """Something other than a command was refused. `code` is for programs, `reason` for users."""
 
-    code: Literal["version", "role", "message", "run"]
+    code: Literal["version", "role", "message", "run", "key"]
     reason: str
 
 
@@ -134,11 +134,13 @@ class Runs(TaggedMessage, frozen=True, kw_only=True, tag="runs"):
 class Heartbeat(TaggedMessage, frozen=True, kw_only=True, tag="hb"):
     """A message that shows that the sender is alive; it is sent regularly.
 
-    In a heartbeat of the hub, `peers` are the connected viewers. `counters` include dropped messages.
+    In a heartbeat of the hub, `peers` are the connected viewers, and `controllers` those that may change
+    runs. `counters` include dropped messages.
     """
 
     step: Whole | None = None
     peers: tuple[str, ...] = ()
+    controllers: tuple[str, ...] = ()
     counters: dict[str, Whole] = msgspec.field(default_factory=dict)
 
 

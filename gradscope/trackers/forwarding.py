@@ -21,6 +21,7 @@ from gradscope.protocol import Event, Manifest, Message, Scalars, Skipped, Step
 from gradscope.recording import Recording, list_recordings, open_recording
 from gradscope.trackers.series import layer_series, step_series
 from gradscope.trackers.tracker import Destination, Tracker, open_tracker
+from gradscope.transport import hub_address
 
 __all__ = ["Destination", "Forwarded", "forward", "forward_recorded"]
 
@@ -104,6 +105,8 @@ def _cut(message: Scalars, low: float, high: float) -> Scalars:
 
 
 def _recording_of(run: str) -> Path | None:
+    if hub_address().is_remote:
+        return None  # it is on that machine
     return next((info.path for info in list_recordings() if info.run == run and not info.problem), None)
 
 

@@ -1,6 +1,6 @@
 """The link to the hub: its address, starting the hub, and one end of the connection."""
 
-from gradscope.transport.addresses import HubAddress, hub_address
+from gradscope.transport.addresses import HubAddress, hub_address, split_target
 from gradscope.transport.election import ensure_hub
 from gradscope.transport.link import Link, LinkState
 from gradscope.transport.probe import hub_answers, hub_listens, hub_pid
@@ -14,4 +14,5 @@ __all__ = [
     "hub_answers",
     "hub_listens",
     "hub_pid",
+    "split_target",
 ]

@@ -1,5 +1,6 @@
 """`Link`: one end of the connection to the hub, for agents and viewers."""
 
+import errno
 import os
 import time
 from collections import Counter
@@ -8,6 +9,7 @@ from typing import Literal, Self, TypeAlias
 
 import zmq
 
+from gradscope.access import CurveKeys, to_hex
 from gradscope.errors import ProtocolError, UsageError
 from gradscope.protocol import (
     PROTOCOL_VERSION,
@@ -29,7 +31,14 @@ __all__ = ["Link", "LinkState"]
 _HELLO_AGAIN_S = 2.0
 _REFUSED_AGAIN_S = 5.0
 _DRAIN_LIMIT = 1_000
+_BROKEN_HANDSHAKES = 2
+_FAILED_HANDSHAKE = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 _MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+_MONITORED_WITH_KEYS = _MONITORED | zmq.EVENT_CONNECT_RETRIED | _FAILED_HANDSHAKE
 
 _FINAL_REFUSALS = ("version", "role", "run")
 
@@ -40,6 +49,8 @@ Phase: TypeAlias = Literal["connecting", "up", "lost", "refused"]
         ▲  │                 │ silent for 6 s, or the socket broke
         │  └──refusal──▶ refused ──(5 s, or a new connection)──▶ connecting
         └────connected────  lost  ◀┘
+
+With CURVE a failed handshake or a refused key also leads to `refused`. The link opens a new socket after 5 s.
 """
 
 
@@ -70,9 +81,18 @@ class Link:
     Raises LinkError if too few file descriptors are free.
     """
 
-    def __init__(self, address: str, hello: Hello, counts: Counter[str] | None = None) -> None:
-        """Open the link. `counts`: counters to continue; heartbeats report them to the hub."""
+    def __init__(
+        self,
+        address: str,
+        hello: Hello,
+        counts: Counter[str] | None = None,
+        *,
+        keys: CurveKeys | None = None,
+    ) -> None:
+        """Open the link. `counts`: counters to continue; heartbeats report them to the hub. `keys`: use CURVE."""
         self._address = address
+        self._keys = keys
+        self._broken_handshakes = 0
         self._hello = hello
         self._pid = os.getpid()
         self._context = new_context()  # first: it may raise
@@ -152,14 +172,20 @@ class Link:
         return os.getpid() != self._pid
 
     def _open(self) -> None:
-        self._socket = open_dealer(self._context)
+        self._socket = open_dealer(self._context, self._keys)
         # Before connecting, otherwise the handshake may end before the monitor exists.
-        self._monitor = self._socket.get_monitor_socket(_MONITORED)
+        self._monitor = self._socket.get_monitor_socket(
+            _MONITORED if self._keys is None else _MONITORED_WITH_KEYS
+        )
         self._socket.connect(self._address)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._poller.register(self._waker.fileno(), zmq.POLLIN)
+
+    def _reopen(self) -> None:
+        self._close_socket()
+        self._open()
 
     def _close_socket(self) -> None:
         self._socket.disable_monitor()
@@ -192,6 +218,8 @@ class Link:
 
     def _next_due_s(self) -> float:
         due_s = self._heartbeat_due_s if self.state.phase == "up" else float("inf")
+        if self.state.code == "key":
+            due_s = self.state.since_s + _REFUSED_AGAIN_S
         return due_s if self._hello_due_s is None else min(due_s, self._hello_due_s)
 
     def _do_due_work(self, now_s: float) -> None:
@@ -199,8 +227,10 @@ class Link:
             self._counts["silences"] += 1
             self._enter_phase("lost", f"the hub has sent nothing for {SILENCE_S:g} s")
             self._hello_due_s = None
-            self._close_socket()  # queued messages must not reach a hub that hangs later
-            self._open()
+            self._reopen()  # queued messages must not reach a hub that hangs later
+        elif self.state.code == "key" and now_s >= self.state.since_s + _REFUSED_AGAIN_S:
+            self._enter_phase("connecting", self.state.reason)
+            self._reopen()  # libzmq does not connect again after a refused key
         if self._hello_due_s is not None and now_s >= self._hello_due_s:
             self._send_hello(now_s)
         if self.state.phase == "up" and now_s >= self._heartbeat_due_s:
@@ -217,7 +247,10 @@ class Link:
 
     def _follow_connection(self) -> None:
         while self._monitor.poll(0):
-            event = int.from_bytes(self._monitor.recv_multipart(zmq.NOBLOCK)[0][:2], "little")
+            frame = self._monitor.recv_multipart(zmq.NOBLOCK)[0]
+            event, value = int.from_bytes(frame[:2], "little"), int.from_bytes(frame[2:6], "little")
+            if self.state.code == "key":
+                continue  # the reason says more than the events that follow it
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._enter_phase("connecting", "connected, waiting for the hub's welcome")
                 self._hello_due_s = 0.0
@@ -225,6 +258,33 @@ class Link:
             elif event == zmq.EVENT_DISCONNECTED:
                 self._hello_due_s = None
                 self._enter_phase("lost", "the hub closed the connection")
+            elif event == zmq.EVENT_CONNECT_RETRIED and self.state.phase == "connecting":
+                self.state = replace(self.state, reason=f"nothing answers at {self._address}")
+            elif event & _FAILED_HANDSHAKE and self._keys is not None:
+                self._on_failed_handshake(event, value, self._keys)
+
+    def _on_failed_handshake(self, event: int, value: int, keys: CurveKeys) -> None:
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            reason = (
+                f"the key of this machine is not authorized there, or was revoked; on that machine: "
+                f"gradscope key authorize {to_hex(keys.public)} --name NAME"
+            )
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            reason = "what listens there does not use CurveZMQ, so it is not `gradscope serve`"
+        elif value == errno.EAGAIN:
+            reason = "what listens there did not answer the CurveZMQ handshake in 3 s; is it `gradscope serve`?"
+        else:  # the server may just have ended: this is certain only if it happens again
+            self._broken_handshakes += 1
+            if self._broken_handshakes < _BROKEN_HANDSHAKES:
+                return
+            reason = (
+                f"the server broke off the handshake: it has another key than {to_hex(keys.server)}, which is "
+                "authorized here, or is not `gradscope serve`. Ask whoever runs it before you authorize another "
+                f"key: gradscope key revoke {self._address}, then: gradscope key authorize PUBLICKEY --server "
+                f"{self._address}"
+            )
+        self._broken_handshakes = 0
+        self._refused("key", reason)
 
     # Messages of the hub.
 
@@ -240,6 +300,8 @@ class Link:
                 self._refused("version", _other_version(message))
             case Welcome():
                 self._on_welcome(message)
+            case Refusal(code="key"):
+                self._refused("key", message.reason)
             case Refusal(code=code) if self.state.phase != "up" and code in _FINAL_REFUSALS:
                 self._refused(code, message.reason)
             case Bye():
@@ -276,7 +338,8 @@ class Link:
     def _refused(self, code: str, reason: str) -> None:
         self._enter_phase("refused", reason)
         self.state = replace(self.state, code=code)
-        self._hello_due_s = time.monotonic() + _REFUSED_AGAIN_S  # the reason may go away
+        # The reason may go away. After a refused key there is no connection to send on.
+        self._hello_due_s = None if code == "key" else time.monotonic() + _REFUSED_AGAIN_S
 
     def _enter_phase(self, phase: Phase, reason: str) -> None:
         if phase == self.state.phase == "lost":

@@ -60,6 +60,8 @@ OPTIONS = {
     "snapshot": {"--around", "--layers", "--json"},
     "mcp": {"--control"},
     "forward": {"--to", "--dir", "--project", "--name", "--layers", "--json"},
+    "serve": {"--bind", "--json"},
+    "key": set(),
     "doctor": {"--format", "--json", "--isolate", "--approximate", "--no-second-order", "--timeout"},
 }
 HOW = {
@@ -80,6 +82,20 @@ def test_the_commands_and_their_options_are_these_and_no_others():
     for name, options in OPTIONS.items():
         found = set(re.findall(r"--[a-z][a-z-]*", help_of(name).split("Options:")[1]))
         assert found == options | (HOW if name in INTERVENTIONS else set()) | {"--help"}, name
+
+
+def test_the_commands_of_key_and_their_options_are_these_and_no_others():
+    options = {
+        "new": set(),
+        "list": set(),
+        "authorize": {"--name", "--role", "--server"},
+        "revoke": set(),
+    }
+    listed = re.findall(r"^  (\w+)  ", help_of("key").split("Commands:")[1], re.MULTILINE)
+    assert set(listed) == set(options)
+    for name, expected in options.items():
+        found = set(re.findall(r"--[a-z][a-z-]*", help_of("key", name).split("Options:")[1]))
+        assert found == expected | {"--json", "--help"}, name
 
 
 def test_help_and_version_load_nothing_heavy(record_property):

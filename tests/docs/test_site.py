@@ -42,3 +42,15 @@ def test_files_of_the_project_that_pages_name_exist():
     }
     assert len(named) > 20
     assert {(page, name) for page, name in named if not (ROOT / name).exists()} == set()
+
+
+def test_every_test_that_the_security_page_names_exists():
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 30
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+    assert not missing

@@ -117,7 +117,7 @@ def test_a_file_as_runtime_directory_is_refused(places: Path):
 
 def test_a_directory_below_a_file_is_refused(places: Path):
     (places / "file").touch()
-    assert "cannot create the runtime directory" in _refusal(places / "file" / "run")
+    assert "cannot create the directory" in _refusal(places / "file" / "run")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory to another user")

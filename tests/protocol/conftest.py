@@ -272,7 +272,7 @@ MESSAGES: dict[str, protocol.Message] = {
         note="n",
         body=bytes.fromhex("003c00c0"),
     ),
-    "hb": protocol.Heartbeat(step=9, peers=("p",), counters={"sent": 300}),
+    "hb": protocol.Heartbeat(step=9, peers=("p",), controllers=("p",), counters={"sent": 300}),
     "bye": protocol.Bye(reason="done", has_failed=True),
 }
 

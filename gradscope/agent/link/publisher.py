@@ -17,7 +17,17 @@ from typing import ClassVar
 
 from gradscope.agent.link.process_end import ExitCodeObserver, exit_reason
 from gradscope.errors import GradscopeError
-from gradscope.protocol import Bye, Command, Heartbeat, Hello, Message, Refusal, Scalars, Welcome
+from gradscope.protocol import (
+    Ack,
+    Bye,
+    Command,
+    Heartbeat,
+    Hello,
+    Message,
+    Refusal,
+    Scalars,
+    Welcome,
+)
 from gradscope.transport import HubAddress, Link, ensure_hub
 
 __all__ = ["NullPublisher", "Publisher"]
@@ -68,6 +78,7 @@ class Publisher:
         self._exit_codes = ExitCodeObserver()
         self._thread: threading.Thread | None = None
         self._link: Link | None = None
+        self._controllers: frozenset[str] = frozenset()
         self._pid = os.getpid()
         self._has_warned = False
         self._has_reported = False
@@ -218,8 +229,12 @@ class Publisher:
                 for each in self._announce():
                     link.send(each)
             elif isinstance(message, Command):
-                self._on_command(message)
+                if message.peer in self._controllers:
+                    self._on_command(message)
+                else:
+                    link.send(_refusal_of_observer(message))
             elif isinstance(message, Heartbeat):
+                self._controllers = frozenset(message.controllers)
                 self._on_viewers(message.peers)
             elif isinstance(message, Refusal):
                 self._warn_once(f"the hub refused this run: {message.reason}")
@@ -271,6 +286,15 @@ class Publisher:
                 "gradscope: no live view of this run: %s. Training continues; the link is retried.",
                 reason,
             )
+
+
+def _refusal_of_observer(command: Command) -> Ack:
+    """Return the answer to a command of a viewer that the hub has not named as one that may control runs."""
+    reason = (
+        f"the viewer {command.peer!r} may only observe; connect with want='control', and from another machine "
+        "with a key that has the role control"
+    )
+    return Ack(command=command.id, run=command.run, is_done=False, reason=reason)
 
 
 class NullPublisher:

@@ -6,8 +6,10 @@ import os
 import sys
 from pathlib import Path
 
+import zmq
+
 from gradscope.cli.output import print_json, print_lines
-from gradscope.paths import data_dir, recordings_dir
+from gradscope.paths import data_dir, keys_dir, recordings_dir
 from gradscope.transport import hub_address, hub_listens
 from gradscope.transport.election import LOG_NAME
 from gradscope.transport.lock import HUB_LOCK, holder_pid
@@ -39,6 +41,8 @@ def _configuration() -> dict[str, str | int | None]:
         "hub": "listens" if is_up else "none runs",
         "hub's process": holder_pid(address.directory / HUB_LOCK) if is_up else None,
         "hub's log": str(address.directory / LOG_NAME),
+        "keys": str(keys_dir()),
+        "transport encryption": _describe_encryption(),
         "data directory": str(data_dir()),
         "recordings": str(recordings_dir()),
         "native pass": _native_pass(),
@@ -46,6 +50,12 @@ def _configuration() -> dict[str, str | int | None]:
         "python": f"{sys.version.split()[0]} at {sys.executable}",
         **{package: _version(package) for package in _PACKAGES},
     }
+
+
+def _describe_encryption() -> str:
+    if zmq.has("curve"):
+        return f"CurveZMQ, by libzmq {zmq.zmq_version()}"
+    return f"none: libzmq {zmq.zmq_version()} was built without CurveZMQ, so `gradscope serve` cannot start"
 
 
 def _native_pass() -> str:

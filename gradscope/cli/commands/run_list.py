@@ -15,6 +15,7 @@ from gradscope.errors import NothingToConnectError
 from gradscope.protocol import RunInfo, Runs
 from gradscope.recording import RecordingInfo, list_recordings
 from gradscope.recording.disk_space import files_size_bytes, total_limit_bytes
+from gradscope.transport import hub_address
 
 __all__ = ["Listed", "find_runs", "json_of", "match_recordings", "print_runs"]
 
@@ -56,7 +57,7 @@ def print_runs(*, as_json: bool, has_sizes: bool = False) -> None:
 def find_runs() -> tuple[list[Listed], dict[str, int] | None]:
     """Return all runs, live runs first, then the newest; and the counters of the hub, None without a hub."""
     runs, counters = _ask_hub()
-    return match_recordings(runs, list_recordings()), counters
+    return match_recordings(runs, [] if hub_address().is_remote else list_recordings()), counters
 
 
 def match_recordings(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo]) -> list[Listed]:

@@ -11,6 +11,7 @@ from gradscope.client import connect, live_runs, only_live_run
 from gradscope.errors import NothingToConnectError
 from gradscope.protocol import RunInfo
 from gradscope.recording import list_recordings, open_recording
+from gradscope.transport import hub_address
 
 __all__ = ["live_run", "open_screen", "print_as_json", "watch_run"]
 
@@ -82,6 +83,8 @@ def _print_once(run: str | None, tab: str) -> int:
 
 def _recording_of_ended(runs: Sequence[RunInfo], run: str) -> Path | None:
     """Return the recording of a run that has ended; None if it is live or was not recorded."""
+    if hub_address().is_remote:
+        return None  # it is on that machine
     ranks = [info for info in runs if info.run == run]
     is_live = any(info.is_live for info in ranks)
     return None if is_live else next((Path(i.recording) for i in ranks if i.recording), None)
@@ -89,4 +92,6 @@ def _recording_of_ended(runs: Sequence[RunInfo], run: str) -> Path | None:
 
 def _recorded(run: str | None) -> Path | None:
     """Return the newest recording of a run that no hub knows."""
+    if hub_address().is_remote:
+        return None
     return next((i.path for i in list_recordings() if i.run == run and not i.problem), None)

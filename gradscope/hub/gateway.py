@@ -1,0 +1,327 @@
+"""`Gateway`: lets viewers with an authorized key reach the hub of this machine over TCP; `gradscope serve`.
+
+It is a process of its own. Each remote viewer gets a DEALER to the hub's viewer socket, so that the hub sees one more
+viewer, with credit and queues of its own. For each message the gateway finds the key of its connection among the
+authorized ones; libzmq itself checks a key only while connecting.
+
+Threads: `run` in one thread owns all sockets but that of zmq.auth's thread, which answers libzmq's question for each
+    new connection.
+"""
+
+import errno
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import zmq
+from msgspec.structs import replace
+from zmq.auth.thread import ThreadAuthenticator
+
+from gradscope.access import AuthorizedKey, AuthorizedKeys, KeyPair, to_hex
+from gradscope.errors import GradscopeError, LinkError, ProtocolError
+from gradscope.hub.router_socket import RECEIVE_QUEUE, SEND_QUEUE, VIEWER_PART_BYTES
+from gradscope.protocol import Ack, Bye, Command, Hello, Message, Refusal, Who, decode, encode
+from gradscope.transport import HubAddress, hub_listens
+from gradscope.transport.options import SILENCE_S, new_context, open_dealer, set_common_options
+from gradscope.transport.waker import Waker
+
+__all__ = ["Gateway"]
+
+VIEWER_LIMIT = 64
+"""Viewers at a time. Each holds two file descriptors here and one in the hub, whose limit may be 1,024."""
+
+_KEY_VIEWER_LIMIT = 16
+"""Viewers at a time with one key, so that one key cannot take the places of all others."""
+
+_DOMAIN = "gradscope"
+_BATCH = 100
+_STRIKES = 10
+_REMEMBERED_ROUTES = 1_000
+_CHECK_S = 0.5
+_RETRY_S = 0.01
+_LINGER_MS = 500
+_UNKNOWN_HUB = Who(epoch="")
+_GONE = zmq.EHOSTUNREACH, errno.ECONNRESET
+
+
+@dataclass(slots=True)
+class _Viewer:
+    """A remote viewer: its connection, its key, its connection to the hub, and a message that it was too slow for."""
+
+    route: bytes
+    key: AuthorizedKey
+    dealer: zmq.Socket[bytes]
+    heard_s: float
+    waiting: Sequence[bytes] | None = None
+
+
+class _Admission:
+    """Tells zmq.auth's thread which keys may connect. An error admits nobody; `run` raises the same error."""
+
+    def __init__(self, keys: AuthorizedKeys) -> None:
+        self._keys = keys
+
+    def callback(self, _domain: str, key: bytes) -> bool:
+        try:
+            return self._keys.viewer(key.decode()) is not None
+        except GradscopeError:
+            return False
+
+
+class Gateway:
+    """Listens at `bind`, a `tcp://HOST:PORT` with CURVE, from construction until `close`.
+
+    Call all methods except `stop` from one thread. Raises LinkError if it cannot listen there.
+    """
+
+    def __init__(self, hub: HubAddress, bind: str, server: KeyPair, keys: AuthorizedKeys) -> None:
+        self.counts: Counter[str] = Counter()
+        self._hub = hub
+        self._keys = keys
+        self._known: tuple[AuthorizedKey, ...] = keys.all()
+        self._viewers: dict[bytes, _Viewer] = {}
+        self._strikes: OrderedDict[bytes, int] = OrderedDict()
+        self._is_ending = False
+        self._waker = Waker()
+        self._context: zmq.Context[zmq.Socket[bytes]] = new_context()
+        self._admission = ThreadAuthenticator(self._context)
+        self._admission.start()
+        self._admission.configure_curve_callback(_DOMAIN, _Admission(keys))
+        self._router = self._context.socket(zmq.ROUTER)
+        self._poller = zmq.Poller()
+        self._poller.register(self._waker.fileno(), zmq.POLLIN)
+        try:
+            self._listen(bind, server)
+        except BaseException:
+            self.close()
+            raise
+
+    def _listen(self, bind: str, server: KeyPair) -> None:
+        router = self._router
+        set_common_options(router)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.MAXMSGSIZE, VIEWER_PART_BYTES)
+        router.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
+        router.setsockopt(zmq.SNDHWM, SEND_QUEUE)
+        router.setsockopt(zmq.IPV6, int("[" in bind))
+        router.setsockopt(zmq.CURVE_SERVER, 1)
+        router.setsockopt_string(zmq.CURVE_SECRETKEY, server.secret)
+        router.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
+        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        try:
+            router.bind(bind)
+        except zmq.ZMQError as error:
+            raise LinkError(
+                f"cannot listen on {bind}: {error.strerror}; choose an address of this machine and a free port"
+            ) from error
+        self.address = router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self._poller.register(router, zmq.POLLIN)
+
+    def run(self) -> None:
+        """Serve until `stop`. Raises UnsafePathError if the authorized keys are no longer private to this user."""
+        check_due_s = 0.0
+        while not self._is_ending:
+            is_waiting = any(viewer.waiting for viewer in self._viewers.values())
+            ready = dict(self._poller.poll(int((_RETRY_S if is_waiting else _CHECK_S) * 1000)))
+            if self._waker.fileno() in ready:
+                self._waker.clear()
+            if self._router in ready:
+                self._receive_from_viewers()
+            for viewer in list(self._viewers.values()):
+                if viewer.waiting is not None or viewer.dealer in ready:
+                    self._send_to_viewer(viewer)
+            if time.monotonic() >= check_due_s:
+                check_due_s = time.monotonic() + _CHECK_S
+                self._check_viewers()
+
+    def stop(self) -> None:
+        """Make `run` return soon. May be called from any thread or a signal handler."""
+        self._is_ending = True
+        self._waker.wake()
+
+    def close(self) -> None:
+        """Say bye to the viewers and to the hub for them, and close all sockets."""
+        for viewer in list(self._viewers.values()):
+            self._send(viewer.route, Bye(reason="gradscope serve has ended on that machine"))
+            self._remove(viewer)
+        self._admission.stop()
+        self._context.destroy(linger=_LINGER_MS)
+        self._waker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    # From the viewers to the hub.
+
+    def _receive_from_viewers(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                sender, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._on_parts(sender.bytes, frames)
+
+    def _on_parts(self, route: bytes, frames: Sequence[zmq.Frame]) -> None:
+        key = self._keys.viewer(_user_id(frames))
+        viewer = self._viewers.get(route)
+        if viewer is not None and viewer.key != key:
+            self._expel(viewer, key)
+            viewer = None
+        if key is None or self._strikes.get(route, 0) >= _STRIKES:
+            self.counts["ignored"] += 1
+            return
+        self.counts["received"] += 1
+        try:
+            message = decode([frame.bytes for frame in frames])
+        except ProtocolError as error:
+            self._on_garbage(route, str(error))
+            return
+        if len(frames) > 1:
+            self._on_garbage(route, f"the messages of a viewer have one part, got {len(frames)}")
+            return
+        if viewer is None and isinstance(message, Hello):
+            viewer = self._admit(route, key)
+        elif viewer is None:
+            if not isinstance(message, Bye):
+                self._send(route, _UNKNOWN_HUB)  # the viewer says hello again
+            return
+        if viewer is not None:
+            viewer.heard_s = time.monotonic()
+            self._forward(viewer, message, frames[0].bytes)
+
+    def _forward(self, viewer: _Viewer, message: Message, part: bytes) -> None:
+        """Pass a message to the hub, with no more rights than the viewer's key has."""
+        key = viewer.key
+        match message:
+            case Hello():
+                want = message.want if key.role == "control" else "observe"
+                (part,) = encode(replace(message, want=want))
+            case Command() if key.role != "control":
+                self.counts["refused"] += 1
+                reason = (
+                    f"the key {key.name!r} may only observe; on the machine of the run: gradscope key authorize "
+                    f"{to_hex(key.curve_publickey)} --name {key.name} --role control"
+                )
+                ack = Ack(command=message.id, run=message.run, is_done=False, reason=reason)
+                self._send(viewer.route, ack)
+                return
+            case Command():
+                (part,) = encode(replace(message, set_by=f"key {key.name}: {message.set_by}"))
+        try:
+            viewer.dealer.send(part, zmq.NOBLOCK)
+        except zmq.Again:
+            self.counts["dropped_to_hub"] += 1
+        if isinstance(message, Bye):
+            self._remove(viewer)
+
+    def _admit(self, route: bytes, key: AuthorizedKey) -> _Viewer | None:
+        """Connect a viewer to the hub. Without a hub, or with too many viewers, refuse it and return None."""
+        mine = sum(other.key.name == key.name for other in self._viewers.values())
+        reason = ""
+        if len(self._viewers) >= VIEWER_LIMIT or mine >= _KEY_VIEWER_LIMIT:
+            reason = (
+                f"{len(self._viewers)} viewers are connected, {mine} of them with the key {key.name!r}, expected at "
+                f"most {VIEWER_LIMIT} and {_KEY_VIEWER_LIMIT}; close one"
+            )
+        elif not hub_listens(self._hub):
+            reason = "no run is live on that machine; start one there, with gradscope run train.py"
+        if not reason:
+            try:
+                dealer = open_dealer(self._context)
+            except zmq.ZMQError as error:
+                reason = f"that machine cannot take another viewer: {error.strerror}"
+        if reason:
+            self.counts["refused"] += 1
+            self._send(route, Refusal(code="run", reason=reason))
+            return None
+        dealer.setsockopt(zmq.IMMEDIATE, 0)  # the hello waits for the connection
+        dealer.connect(self._hub.viewers)
+        self._poller.register(dealer, zmq.POLLIN)
+        viewer = self._viewers[route] = _Viewer(route, key, dealer, time.monotonic())
+        return viewer
+
+    def _on_garbage(self, route: bytes, reason: str) -> None:
+        """Answer an invalid message; after ten of them the connection is ignored, as the hub does."""
+        self.counts["garbage"] += 1
+        self._strikes[route] = strikes = self._strikes.pop(route, 0) + 1
+        if len(self._strikes) > _REMEMBERED_ROUTES:
+            self._strikes.popitem(last=False)
+        self._send(route, Refusal(code="message", reason=reason))
+        if strikes >= _STRIKES and route in self._viewers:
+            self._remove(self._viewers[route])
+
+    # From the hub to the viewers.
+
+    def _send_to_viewer(self, viewer: _Viewer) -> None:
+        """Forward what the hub sends. If the viewer is too slow, wait: then the hub skips steps for it."""
+        for _ in range(_BATCH):
+            parts = viewer.waiting
+            if parts is None:
+                try:
+                    parts = viewer.dealer.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+            try:
+                self._router.send_multipart([viewer.route, *parts], zmq.NOBLOCK)
+            except zmq.Again:
+                viewer.waiting = parts
+                break
+            except zmq.ZMQError as error:
+                if error.errno not in _GONE:
+                    raise
+                self._remove(viewer)
+                return
+            viewer.waiting = None
+        if (viewer.waiting is None) != (viewer.dealer in self._poller):
+            self._poller.register(viewer.dealer, 0 if viewer.waiting else zmq.POLLIN)  # 0 unregisters
+
+    def _send(self, route: bytes, message: Message) -> None:
+        try:
+            self._router.send_multipart([route, *encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, *_GONE):
+                raise
+
+    # The end of a viewer.
+
+    def _check_viewers(self) -> None:
+        """Expel viewers whose key was revoked or has another role; forget those that send nothing."""
+        now_s = time.monotonic()
+        for viewer in list(self._viewers.values()):
+            key = self._keys.viewer(viewer.key.curve_publickey)
+            if key != viewer.key:
+                self._expel(viewer, key)
+            elif now_s - viewer.heard_s > SILENCE_S:
+                self._remove(viewer)
+
+    def _expel(self, viewer: _Viewer, key: AuthorizedKey | None) -> None:
+        self._remove(viewer)
+        if key is None:  # the last message that it gets; with another role it says hello again
+            self.counts["revoked"] += 1
+            reason = f"the key {viewer.key.name!r} was revoked on that machine"
+            self._send(viewer.route, Refusal(code="key", reason=reason))
+
+    def _remove(self, viewer: _Viewer) -> None:
+        """End the connection to the hub for a viewer."""
+        if self._viewers.pop(viewer.route, None) is None:
+            return
+        if viewer.dealer in self._poller:
+            self._poller.unregister(viewer.dealer)
+        try:
+            viewer.dealer.send_multipart(encode(Bye(reason="closed")), zmq.NOBLOCK)
+        except zmq.Again:
+            self.counts["dropped_to_hub"] += 1  # the hub notices the silence
+        viewer.dealer.close(linger=_LINGER_MS)
+
+
+def _user_id(frames: Sequence[zmq.Frame]) -> str:
+    """Return the public key that libzmq has authenticated for the connection of a message; empty if there is none."""
+    try:
+        return str(frames[-1].get("User-Id"))
+    except (IndexError, KeyError, zmq.ZMQError):
+        return ""
