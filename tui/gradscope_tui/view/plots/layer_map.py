@@ -1,5 +1,6 @@
-"""A map of one quantity: a line for each layer, a column for each step, darker where the number is larger."""
+"""A map of one quantity: a line for each layer, a column for each step, higher where the number is larger."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,23 +8,26 @@ from numpy.typing import NDArray
 
 from gradscope_tui.store.gaps import gap_places
 from gradscope_tui.view.cell import Cell, Line, Role, cells_of, fit
-from gradscope_tui.view.numbers import plain_number
+from gradscope_tui.view.numbers import short_number
 
 __all__ = ["LayerMap", "map_lines"]
 
 _LEVELS: tuple[tuple[str, Role], ...] = (
-    ("░", "below3"),
-    ("░", "below2"),
-    ("▒", "below1"),
-    ("▒", "normal"),
-    ("▓", "above1"),
-    ("▓", "above2"),
-    ("█", "above3"),
+    ("▁", "below3"),
+    ("▂", "below2"),
+    ("▃", "below1"),
+    ("▄", "dim"),
+    ("▅", "above1"),
+    ("▆", "above2"),
+    ("▇", "above3"),
 )
-"""From the least number to the greatest, in equal parts of the logarithm."""
+"""From the least number to the greatest, in equal parts of the logarithm; the median is in the middle."""
 
-_LEAST_SPAN = np.log(10.0)
-"""The scale spans at least a factor of ten, so that noise is one level."""
+_LEAST_SPAN = math.log(10.0)
+"""The scale spans at least a factor of ten to each side, so that noise is one level."""
+
+_OVERFLOW = 700.0
+"""The exponential of a larger number is not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +56,16 @@ def map_lines(shown: LayerMap, chosen: int | None, width: int, height: int) -> l
     finite = logs[np.isfinite(logs)]
     if not len(finite):
         return [(Cell(shown.title, "title"),), (Cell("  not measured", "dim"),)]
-    least, greatest, middle = float(finite.min()), float(finite.max()), float(np.median(finite))
-    missing = _LEAST_SPAN - (greatest - least)
-    if missing > 0:
-        least, greatest = least - missing / 2, greatest + missing / 2
+    middle = float(np.median(finite))
+    span = max(float(np.abs(finite - middle).max()), _LEAST_SPAN)
     group = shown.layers_per_line(height)
-    head = _head(shown.title, least, greatest, group, width)
+    head = _head(shown.title, middle, span, group, width)
     lines = [head]
     for first in range(0, len(shown.names), group):
         members = logs[:, first : first + group]
         is_chosen = chosen is not None and first <= chosen < first + group
         place = chosen if chosen is not None and is_chosen else first + _furthest(members[-1], middle)
-        marks = [_mark(row[_furthest(row, middle)], least, greatest) for row in members]
+        marks = [_mark(row[_furthest(row, middle)], middle, span) for row in members]
         many = f" +{members.shape[1] - 1}" if members.shape[1] > 1 else ""
         text = fit(shown.names[place], label - len(many), keep_end=True) + many
         name = Cell(("▌" if is_chosen else " ") + text, "marked" if is_chosen else "dim")
@@ -94,24 +96,20 @@ def _furthest(row: NDArray[np.float64], middle: float) -> int:
     return int(np.argmax(np.where(np.isnan(row), -1.0, np.abs(row - middle))))
 
 
-def _mark(log: float, least: float, greatest: float) -> tuple[str, Role]:
+def _mark(log: float, middle: float, span: float) -> tuple[str, Role]:
     if np.isnan(log):
         return " ", "normal"
     if np.isinf(log):
         return ("!", "bad") if log > 0 else ("0", "below3")
-    part = (log - least) / (greatest - least)
-    return _LEVELS[min(len(_LEVELS) - 1, int(part * len(_LEVELS)))]
+    return _LEVELS[round((log - middle) / span * (len(_LEVELS) // 2)) + len(_LEVELS) // 2]
 
 
-def _head(title: str, least: float, greatest: float, group: int, width: int) -> Line:
+def _head(title: str, middle: float, span: float, group: int, width: int) -> Line:
     """Return title and scale, and what fits of the legend."""
-    low, high = (plain_number(float(np.exp(log))) for log in (least, greatest))
-    cells = [
-        Cell(title, "title"),
-        Cell(f"   {low} ", "dim"),
-        *cells_of(_LEVELS),
-        Cell(f" {high}", "dim"),
-    ]
+    cells = [Cell(title, "title"), Cell("  ")]
+    for (sign, role), log in zip(_LEVELS[::3], (middle - span, middle, middle + span), strict=True):
+        number = short_number(math.exp(log)) if log < _OVERFLOW else "∞"
+        cells += [Cell(f" {sign}", role), Cell(f" {number}", "dim")]
     merged = (f"   {group} layers a line: the furthest from the median", f"   {group} layers a line")
     for texts in (merged if group > 1 else (), ("   0 zero   blank not measured",)):
         left = width - sum(len(cell.text) for cell in cells)
