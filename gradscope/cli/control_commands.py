@@ -142,6 +142,10 @@ def wait(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop waiting after this time.")
     ] = None,
+    notify: Annotated[
+        bool,
+        typer.Option("--notify", help="Ring the terminal's bell at the end, if there is a terminal."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Wait for an event in a run, such as a NaN, a step, or the end of the run.
@@ -153,7 +157,7 @@ def wait(
     """
     from gradscope.cli.commands.wait import wait_for  # noqa: PLC0415 - loads zmq
 
-    raise typer.Exit(wait_for(run, until, timeout_s=timeout, as_json=json))
+    raise typer.Exit(wait_for(run, until, timeout_s=timeout, as_json=json, notifies=notify))
 
 
 def capture(

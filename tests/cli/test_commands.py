@@ -33,7 +33,7 @@ OPTIONS = {
     "break": {"--lease", "--timeout", "--json"},
     "unbreak": {"--timeout", "--json"},
     "breakpoints": {"--json"},
-    "wait": {"--until", "--timeout", "--json"},
+    "wait": {"--until", "--timeout", "--notify", "--json"},
     "capture": {"--what", "--save", "--fault", "--timeout", "--json"},
     "focus": {"--steps", "--timeout", "--json"},
     "undo": {"--timeout", "--json"},

@@ -367,6 +367,9 @@ class SyntheticSource:
         self._waiting.append((command, future))
         return future
 
+    def capture(self, layer, what):
+        raise CommandRefusedError(f"this run holds no {what} of {layer}")
+
     def _apply(self):
         waiting, self._waiting = self._waiting, []
         for command, future in waiting:

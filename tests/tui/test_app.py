@@ -629,3 +629,23 @@ async def test_from_200_columns_on_the_layer_at_the_cursor_is_in_detail_next_to_
         assert ui.source.focused == []
         await ui.pilot.resize_terminal(199, 60)
         await ui.until(lambda: "blocks.0.attention.proj  Linear" not in ui.text)
+
+
+async def test_y_copies_the_row_of_each_page_and_the_verdict():
+    async with open_app() as ui:
+        await ui.press("j", "y")
+        step = ui.app.presenter.frame.measured.step
+        assert ui.app.clipboard.startswith(f"gpt-7f3a, step {step}: tokens (Embedding): ")
+        assert "Δw/w" in ui.app.clipboard
+        await ui.press("space", "space", "y")
+        assert [line.split(": ")[1].split()[0] for line in ui.app.clipboard.splitlines()] == [
+            "tokens",
+            "positions",
+        ]
+        ui.app.session.watched.note("info", "a line of the log", 7)
+        await ui.press("5")
+        await ui.until_shown("a line of the log", advance=False)
+        await ui.press("G", "y")
+        assert ui.app.clipboard.endswith("7 a line of the log")
+        await ui.press("Y")
+        assert ui.app.clipboard.startswith("gpt-7f3a: healthy so far: nothing found")

@@ -19,7 +19,9 @@ class Terminal:
     """A screen of cells that a child draws on."""
 
     def __init__(self, command, columns, rows):
+        self.bells = 0
         self.screen = pyte.Screen(columns, rows)
+        self.screen.bell = self._count_bell
         self._stream = pyte.ByteStream(self.screen)
         self.child = pexpect.spawn(
             command[0], command[1:], dimensions=(rows, columns), timeout=None,
@@ -45,12 +47,16 @@ class Terminal:
                 pytest.fail(f"it ended before {words} appeared:\n{self.text}")
         return time.monotonic() - self.started_s
 
+    def _count_bell(self):
+        self.bells += 1
+
     def press(self, keys):
         self.child.send(keys)
 
     def end(self):
         """Read to the end; return the exit code."""
         self.child.expect(pexpect.EOF, timeout=20)
+        self._stream.feed(self.child.before)
         self.child.close()
         return self.child.exitstatus
 
@@ -95,8 +101,10 @@ def test_it_waits_for_a_run_and_ctrl_c_ends_it_with_130(agent, terminal):
     screen.until("Waiting for a run", "gradscope run train.py")
     agent("late-1")
     screen.until("late-1", "(GPT)")
+    assert screen.screen.title == "gradscope late-1"
     screen.press("\x03")
     assert screen.end() == 130
+    assert b"\x1b[23;2t" in screen.child.before  # the terminal's own title
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
@@ -159,3 +167,12 @@ def test_the_screen_shows_that_the_training_was_killed(agent, terminal):
     screen.until("■ ended")
     screen.press("q")
     assert screen.end() == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--notify",)], ids=["plain", "notify"])
+def test_wait_rings_the_bell_of_the_terminal_if_it_is_asked_to(agent, terminal, options):
+    agent("trial-1")
+    screen = terminal(80, 24, "wait", "trial-1", "--until", "step=1", *options)
+    screen.until("step")
+    assert screen.end() == 0
+    assert screen.bells == len(options)

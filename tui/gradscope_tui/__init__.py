@@ -29,6 +29,7 @@ def run_app(
     """
     from functools import partial  # noqa: PLC0415 - heavy imports stay out of `import gradscope_tui`
 
+    from gradscope.paths import data_dir  # noqa: PLC0415 - heavy imports stay out of `import gradscope_tui`
     from gradscope_tui.app import GradscopeApp  # noqa: PLC0415 - as above
     from gradscope_tui.source import connect_client  # noqa: PLC0415 - as above
     from gradscope_tui.termination import run_until_end  # noqa: PLC0415 - as above
@@ -40,5 +41,6 @@ def run_app(
         tab=tab,
         recording=recording,
         step=step,
+        view_path=data_dir() / "view.json",
     )
     return run_until_end(app)

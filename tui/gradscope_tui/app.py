@@ -18,23 +18,23 @@ from textual.dom import DOMNode
 from textual.screen import Screen
 
 from gradscope.errors import GradscopeError
-from gradscope.findings import CODES
-from gradscope.findings.explanation import page_text
 from gradscope.names import counted
 from gradscope.protocol import Command, InterventionState, RunInfo, Runs
 from gradscope_tui.changes import Answer, Change, Changes, removal
+from gradscope_tui.kept_view import KeptView, read_view, write_view
 from gradscope_tui.keys import CHANGING_ACTIONS, KEYS, bindings_of
 from gradscope_tui.leases import FocusLease, PauseLease
 from gradscope_tui.presenter import Presenter
 from gradscope_tui.replay import Replay
-from gradscope_tui.screens.card import CardScreen
+from gradscope_tui.screens.card import CardScreen, wide_text_width
 from gradscope_tui.screens.intervene import InterveneScreen
 from gradscope_tui.screens.main import MainScreen
 from gradscope_tui.screens.runs import RunsScreen
 from gradscope_tui.source import NO_LINK, Connect, Connector, Source
 from gradscope_tui.store.journal import Entry
 from gradscope_tui.store.session import Session
-from gradscope_tui.theme import DARK, LIGHT, palette, theme_for
+from gradscope_tui.terminal_title import TerminalTitle, title_of
+from gradscope_tui.theme import THEMES, palette, theme_for
 from gradscope_tui.view.capture_text import captured_text
 from gradscope_tui.view.help_text import help_text
 from gradscope_tui.view.intervention_text import intervention_line
@@ -55,9 +55,6 @@ _FEED_S = 0.015
 _REMOVAL_S = 2.0
 """The longest wait for removals to be acknowledged when the person quits."""
 
-_CARD_WIDTH, _CARD_FRAME = 120, 7
-"""The greatest width of a wide card, and that of its border, padding and scroll bar."""
-
 _ERROR_S = 12.0
 _CAPTURE_S = 2.0
 """Short: the captured tensors cover most of the screen, and the toast must not cover them."""
@@ -67,6 +64,7 @@ class GradscopeApp(App[int]):
     """Watches one run at a time. The exit code is 0, or 130 when interrupted.
 
     recording: show this recording instead, at `step` or at its end; the screen then has no link to any run.
+    view_path: the file in which theme and order are kept between sessions.
     """
 
     CSS_PATH = "gradscope.tcss"
@@ -82,6 +80,7 @@ class GradscopeApp(App[int]):
         tab: str = "layers",
         recording: Path | None = None,
         step: int | None = None,
+        view_path: Path | None = None,
     ) -> None:
         super().__init__()
         self._recording, self._first_step = recording, step
@@ -100,9 +99,14 @@ class GradscopeApp(App[int]):
         self.main = MainScreen(self.presenter)
         self._announced: Entry | None = None
         self._exit_at: tuple[float, int] | None = None
-        self.register_theme(DARK)
-        self.register_theme(LIGHT)
-        self.theme = theme_for(os.environ).name
+        for theme in THEMES:
+            self.register_theme(theme)
+        self._view_path, view = view_path, read_view(view_path)
+        is_kept = view.theme in self.available_themes and "GRADSCOPE_THEME" not in os.environ
+        self.theme = view.theme if is_kept else theme_for(os.environ).name
+        self.main.table.restore_order(view.sort, is_ascending=view.is_ascending)
+        self.main.has_hint = not view.is_used
+        self.terminal_title = TerminalTitle(self)
 
     @property
     def source(self) -> "Source | None":
@@ -133,6 +137,7 @@ class GradscopeApp(App[int]):
         namespaces: Mapping[str, DOMNode] | None = None,
     ) -> bool:
         """Run an action. Say why, if this viewer refuses it because it is read-only or shows a recording."""
+        self.main.has_hint = False
         name = (parse(action) if isinstance(action, str) else action)[1]
         if name in CHANGING_ACTIONS and not self.presenter.is_changeable:
             self._notify_error(RECORDING_TEXT if self.replay else READONLY_TEXT)
@@ -148,7 +153,11 @@ class GradscopeApp(App[int]):
         self.set_interval(1 / _RATE_HZ, self.update_view)
 
     def on_unmount(self) -> None:
-        """Close the source and the recording."""
+        """Close the source and the recording; keep the view."""
+        order = self.main.table.order
+        view = KeptView(self.theme, order.sort, order.is_ascending, is_used=True)
+        write_view(self._view_path, view)
+        self.terminal_title.end()
         self.connector.stop()
         self.presenter.close_recording()
 
@@ -213,6 +222,7 @@ class GradscopeApp(App[int]):
         self._renew_focus()
         self.presenter.update()
         self.main.draw()
+        self.terminal_title.show(title_of(store))
         if isinstance(self.screen, RunsScreen):
             self.screen.show(self.session.runs)
         elif self.presenter.must_choose and self.screen is self.main:
@@ -260,15 +270,6 @@ class GradscopeApp(App[int]):
         runs = RunsScreen(self.session.runs)
         await self.push_screen(runs, self._open_run)
         self.run_worker(runs.list_recorded, thread=True, exclusive=True)
-
-    async def action_explain(self) -> None:
-        """Show the page of the finding at the cursor."""
-        row = self.main.findings.row if self.presenter.page == "findings" else None
-        if row is not None and row.code in CODES:
-            closing = dict.fromkeys(("escape", "q", "e", "enter"), "")
-            text = page_text(row.code, max(20, min(self.size.width, _CARD_WIDTH) - _CARD_FRAME))
-            title = f"gradscope explain {row.code}"
-            await self.push_screen(CardScreen("explain", title, text, closing, "esc closes"))
 
     # Interventions.
 
@@ -428,7 +429,7 @@ class GradscopeApp(App[int]):
 
     async def _show_captured(self, found: "Sequence[CapturedArray]") -> None:
         if self.screen is self.main:
-            width = max(20, min(self.size.width, _CARD_WIDTH) - _CARD_FRAME)
+            width = wide_text_width(self.size.width)
             hint = "a activation · g gradient · w weight gradient · esc closes"
             kinds = {"a": "activation", "g": "gradient", "w": "param_grad"}
             answers = kinds | dict.fromkeys(("escape", "q", "v"), "")

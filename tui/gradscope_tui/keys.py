@@ -102,7 +102,9 @@ KEYS: tuple[Key, ...] = (
     Key("Z", "Z", "redo", "repeat the change that was undone last", "app", changes=True),
     Key("X", "X", "remove_all", "remove all interventions", "app", "remove all", changes=True),
     Key("enter", "enter", "choose", "the layer of the finding in detail", "findings", "detail"),
-    Key("e", "e", "app.explain", "the page of the finding: confirm it, fix it", "findings", "explain"),
+    Key(
+        "e", "e", "screen.explain", "the page of the finding: confirm it, fix it", "findings", "explain"
+    ),
     Key("l,right", "l →", "unfold", "show what the finding explains", "findings", "unfold"),
     Key("h,left", "h ←", "fold", "fold it", "findings"),
     Key("n", "n", "finding(1)", "the worst finding, or the next one", "main"),
@@ -115,6 +117,8 @@ KEYS: tuple[Key, ...] = (
     Key(
         "m", "m", "measure", "measure memory and time in the next step", "app", "measure", changes=True
     ),
+    Key("y", "y", "copy_row", "copy the row as text (OSC 52)", "main"),
+    Key("Y", "Y", "copy_verdict", "copy the verdict with all findings as text", "main"),
     Key("1", "1", "show('layers')", "layers", "main"),
     Key("2", "2", "show('findings')", "findings", "main"),
     Key("3", "3", "show('memory')", "memory and time", "main"),

@@ -6,6 +6,7 @@ exit code other than 0, or because its process was killed.
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -35,8 +36,13 @@ class _Found(NamedTuple):
 Check = Callable[[Message], str | None]
 
 
-def wait_for(run: str, until: str, *, timeout_s: float | None, as_json: bool = False) -> int:
-    """Wait, print the result, and return the exit code. Raises UsageError for an unknown `until`."""
+def wait_for(
+    run: str, until: str, *, timeout_s: float | None, as_json: bool = False, notifies: bool = False
+) -> int:
+    """Wait, print the result, and return the exit code. Raises UsageError for an unknown `until`.
+
+    notifies: ring the bell of the terminal to which stderr goes, so that the result stays as it is.
+    """
     check = _check_of_event(until)
     with _connect(run) as client:
         client.watch(client.run or run, max_rate_hz=1000.0)
@@ -49,6 +55,9 @@ def wait_for(run: str, until: str, *, timeout_s: float | None, as_json: bool = F
         "text": found.text,
     }
     print_result(document, as_json, found.text)
+    if notifies and sys.stderr.isatty():
+        sys.stderr.write("\a")
+        sys.stderr.flush()
     return found.exit_code
 
 

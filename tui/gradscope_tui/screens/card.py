@@ -9,7 +9,15 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-__all__ = ["CardScreen"]
+__all__ = ["CardScreen", "wide_text_width"]
+
+_WIDTH, _FRAME = 120, 7
+"""The greatest width of a wide card, and that of its border, padding and scroll bar."""
+
+
+def wide_text_width(screen: int) -> int:
+    """Return the width of the text of a wide card on a screen of that width."""
+    return max(20, min(screen, _WIDTH) - _FRAME)
 
 
 class CardScreen(ModalScreen[str]):

@@ -10,10 +10,14 @@ from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Input, Static
 
 from gradscope.errors import UsageError
+from gradscope.findings import CODES
+from gradscope.findings.explanation import page_text
 from gradscope_tui.keys import REPLAY_ACTIONS, bindings_of, keys_shown
 from gradscope_tui.presenter import Presenter
-from gradscope_tui.view.cell import Line, text_of
+from gradscope_tui.screens.card import CardScreen, wide_text_width
+from gradscope_tui.view.cell import Cell, Line, fit, text_of
 from gradscope_tui.view.columns import in_columns
+from gradscope_tui.view.copied_text import layer_text, verdict_text
 from gradscope_tui.view.findings import verdict_cells
 from gradscope_tui.view.lines import (
     INTERVENTION_COLUMNS,
@@ -41,6 +45,8 @@ __all__ = ["MainScreen"]
 
 _LOW = 16
 """On a terminal of fewer lines, the first line is shown only if something is wrong."""
+
+_HINT = " First time? n: worst finding · enter: a layer in detail · 6: by depth · i: intervene · z: undo · ?: all keys"
 
 _SIDE_FROM = 200
 """From this width on, the layer at the cursor is shown in detail next to the table, which has all columns in 120."""
@@ -80,6 +86,8 @@ class MainScreen(Screen[None]):
         self.keys = CellLines(id="keys")
         self._drawn: object = None
         self._chosen_without_layer = ""
+        self.has_hint = False
+        self._hint = CellLines(id="hint")
 
     def compose(self) -> ComposeResult:
         """Create the lines and the pages."""
@@ -89,7 +97,7 @@ class MainScreen(Screen[None]):
             yield Horizontal(self.table, self.side, id="layers")
             yield Vertical(self.findings, self._finding_text, id="findings")
             yield from (self._memory, self.interventions, self._log, self.detail, self.depth)
-        yield from (self._filter, self.timeline, self.keys)
+        yield from (self._hint, self._filter, self.timeline, self.keys)
 
     def on_mount(self) -> None:
         """Draw the empty screen."""
@@ -134,6 +142,8 @@ class MainScreen(Screen[None]):
         )
         keys, actions = key_cells(shown, width)
         self.keys.show(keys, actions=actions)
+        self._hint.display = self.has_hint and not self._is_low
+        self._hint.show((Cell(fit(_HINT, width), "title"),))
         self._show_timeline(width)
         self._show_page()
         self._show_tabs()
@@ -323,6 +333,42 @@ class MainScreen(Screen[None]):
         else:
             self.action_show("findings")
             self.findings.action_jump(0)
+
+    async def action_explain(self) -> None:
+        """Show the page of the finding at the cursor."""
+        row = self.findings.row if self._presenter.page == "findings" else None
+        if row is not None and row.code in CODES:
+            closing = dict.fromkeys(("escape", "q", "e", "enter"), "")
+            text = page_text(row.code, wide_text_width(self.size.width))
+            title = f"gradscope explain {row.code}"
+            await self.app.push_screen(CardScreen("explain", title, text, closing, "esc closes"))
+
+    def action_copy_row(self) -> None:
+        """Copy the row at the cursor as text, through the terminal; without a row, the verdict."""
+        presenter = self._presenter
+        store, frame, states = presenter.store, presenter.frame, presenter.states()
+        if store is None or frame is None:
+            return
+        page, text = presenter.page, ""
+        if page == "findings" and self.findings.row is not None:
+            text = self.findings.row.text
+        elif page in ("interventions", "memory", "log"):
+            rows = {"interventions": self.interventions, "memory": self._memory, "log": self._log}
+            text = rows[page].row_text
+        else:
+            names = self.layers_at_cursor()
+            texts = (layer_text(store.run, frame, name, states) for name in names)
+            text = "\n".join(each for each in texts if each)
+        self._copy(text or verdict_text(store.verdict))
+
+    def action_copy_verdict(self) -> None:
+        """Copy the verdict with all findings as text, through the terminal."""
+        if self._presenter.store is not None:
+            self._copy(verdict_text(self._presenter.store.verdict))
+
+    def _copy(self, text: str) -> None:
+        self.app.copy_to_clipboard(text)
+        self.notify(text, title="copied", markup=False)
 
     def action_replay_play(self) -> None:
         """Play the recording, or stop."""

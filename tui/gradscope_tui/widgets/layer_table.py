@@ -21,7 +21,7 @@ from gradscope_tui.store.repeats import Repeat, Spread, find_repeats, spread_of
 from gradscope_tui.store.run import RunStore
 from gradscope_tui.view.cell import Line
 from gradscope_tui.view.layout import choose_columns
-from gradscope_tui.view.rows import Listing, RowOrder, list_rows, parse_filter
+from gradscope_tui.view.rows import SORTS, Listing, RowOrder, list_rows, parse_filter
 from gradscope_tui.view.table import TableView, by_layer, header_cells, row_cells
 from gradscope_tui.widgets.row_list import CursorList
 
@@ -152,6 +152,11 @@ class LayerTable(CursorList):
         """List matching layers only. Raises UsageError for an invalid regular expression."""
         parse_filter(text)
         self._set_order(replace(self.order, filter=text))
+
+    def restore_order(self, sort: str, *, is_ascending: bool) -> None:
+        """Use the order of an earlier session; a column that does not exist is ignored."""
+        if sort in SORTS:
+            self.order = RowOrder(sort=sort, is_ascending=is_ascending)
 
     def render_line(self, y: int) -> Strip:
         """Draw the header at line 0, otherwise a row of the table."""

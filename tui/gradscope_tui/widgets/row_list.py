@@ -9,7 +9,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from gradscope_tui.keys import bindings_of
-from gradscope_tui.view.cell import Cell, Line
+from gradscope_tui.view.cell import Cell, Line, text_of
 from gradscope_tui.widgets.cell_widget import CellWidget
 
 __all__ = ["CursorList", "RowList"]
@@ -126,6 +126,13 @@ class RowList(CursorList):
     def listed(self) -> int:
         """The number of rows."""
         return len(self._rows)
+
+    @property
+    def row_text(self) -> str:
+        """The text of the row at the cursor, with single blanks."""
+        return (
+            " ".join(text_of(self._rows[self.cursor]).split()) if self.cursor < len(self._rows) else ""
+        )
 
     @property
     def header_height(self) -> int:
