@@ -207,7 +207,7 @@ PROCESS_FIXTURES = {"ended_hubs", "fresh", "live"}
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of whole folders, and of fixtures that start processes, as `processes`."""
-    folders = {Path(__file__).parent / name for name in ("cli", "demo", "end_to_end")}
+    folders = {Path(__file__).parent / name for name in ("cli", "demo", "end_to_end", "faults")}
     for item in items:
         if folders & set(item.path.parents) or PROCESS_FIXTURES & set(item.fixturenames):
             item.add_marker("processes")

@@ -22,6 +22,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from gradscope.access import AuthorizedKey, AuthorizedKeys, KeyPair, to_hex
 from gradscope.errors import GradscopeError, LinkError, ProtocolError
 from gradscope.hub.router_socket import RECEIVE_QUEUE, SEND_QUEUE, VIEWER_PART_BYTES
+from gradscope.notice import print_notice
 from gradscope.protocol import Ack, Bye, Command, Hello, Message, Refusal, Who, decode, encode
 from gradscope.transport import HubAddress, hub_listens
 from gradscope.transport.options import SILENCE_S, new_context, open_dealer, set_common_options
@@ -42,6 +43,7 @@ _REMEMBERED_ROUTES = 1_000
 _CHECK_S = 0.5
 _RETRY_S = 0.01
 _LINGER_MS = 500
+_WHO_LIMIT = 100
 _UNKNOWN_HUB = Who(epoch="")
 _GONE = zmq.EHOSTUNREACH, errno.ECONNRESET
 
@@ -185,7 +187,7 @@ class Gateway:
             self._on_garbage(route, f"the messages of a viewer have one part, got {len(frames)}")
             return
         if viewer is None and isinstance(message, Hello):
-            viewer = self._admit(route, key)
+            viewer = self._admit(route, key, message)
         elif viewer is None:
             if not isinstance(message, Bye):
                 self._send(route, _UNKNOWN_HUB)  # the viewer says hello again
@@ -219,7 +221,7 @@ class Gateway:
         if isinstance(message, Bye):
             self._remove(viewer)
 
-    def _admit(self, route: bytes, key: AuthorizedKey) -> _Viewer | None:
+    def _admit(self, route: bytes, key: AuthorizedKey, hello: Hello) -> _Viewer | None:
         """Connect a viewer to the hub. Without a hub, or with too many viewers, refuse it and return None."""
         mine = sum(other.key.name == key.name for other in self._viewers.values())
         reason = ""
@@ -243,6 +245,10 @@ class Gateway:
         dealer.connect(self._hub.viewers)
         self._poller.register(dealer, zmq.POLLIN)
         viewer = self._viewers[route] = _Viewer(route, key, dealer, time.monotonic())
+        who = ascii(
+            f"{hello.user}@{hello.host}"[:_WHO_LIMIT]
+        )  # what a viewer claims may have any characters
+        print_notice(f"gradscope: {key.name} ({key.role}) has connected, from {who}")
         return viewer
 
     def _on_garbage(self, route: bytes, reason: str) -> None:
@@ -310,6 +316,7 @@ class Gateway:
         """End the connection to the hub for a viewer."""
         if self._viewers.pop(viewer.route, None) is None:
             return
+        print_notice(f"gradscope: {viewer.key.name} ({viewer.key.role}) has disconnected")
         if viewer.dealer in self._poller:
             self._poller.unregister(viewer.dealer)
         try:

@@ -49,7 +49,10 @@ def remote(live):
     yield SimpleNamespace(address=address, public=public, here=here, there=there, process=process)
     process.terminate()
     assert process.wait(60) == 0
-    assert "Ctrl+C ends it" in process.stderr.read()
+    printed = process.stderr.read()
+    assert "Ctrl+C ends it" in printed
+    assert "gradscope: boss (control) has connected, from '" in printed
+    assert "gradscope: guest (observe) has disconnected" in printed
     process.stdout.close()
     process.stderr.close()
     shutil.rmtree(root, ignore_errors=True)
