@@ -42,7 +42,7 @@ SPANS: tuple[tuple[type, str], ...] = (
     (ParameterObserver, "after"),
     (RowBuffer, "add_changes"),
     (StepEngine, "_end"),
-    (RowBuffer, "harvest"),
+    (RowBuffer, "read_out"),
     (PendingStep, "observed"),
     (Sampler, "record"),
     (StepEngine, "_begin"),
@@ -202,7 +202,7 @@ def _timed(taken: dict[str, list[float]]) -> Iterator[None]:
     try:
         for owner, name, function in before:
             setattr(owner, name, timed(f"{owner.__name__}.{name}", function))
-        StepPlugins._sort = sort_timed  # type: ignore[method-assign]  # noqa: SLF001 - put back below
+        StepPlugins._sort = sort_timed  # type: ignore[method-assign, assignment]  # noqa: SLF001 - put back below
         yield
     finally:
         for owner, name, function in before:

@@ -18,8 +18,9 @@ def chain(layers: int, *, width: int, batch: int = 8) -> Training:
     What they pass on neither vanishes nor explodes, in whatever number: subnormals would slow the bare
     training down.
     """
-    model = nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
-    for layer in model:
+    made = [nn.Linear(width, width) for _ in range(layers)]
+    model = nn.Sequential(*made)
+    for layer in made:
         nn.init.eye_(layer.weight)
         nn.init.zeros_(layer.bias)
     x, y = torch.randn(batch, width), torch.randn(batch, width)

@@ -40,7 +40,7 @@ class Cost:
     layers: int
     rows: int
     detail: str
-    harvest_us: float
+    read_out_us: float
     block_us: float
     message_us: float
     encode_us: float
@@ -49,7 +49,7 @@ class Cost:
     @property
     def step_us(self) -> float:
         """All of it."""
-        return self.harvest_us + self.block_us + self.message_us + self.encode_us
+        return self.read_out_us + self.block_us + self.message_us + self.encode_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     print(f"microseconds a step, median of {_ROUNDS}")
     print(
-        f"{'layers':>7}{'rows':>8}  {'detail':8}{'harvest':>9}{'block':>9}{'message':>9}{'encode':>9}"
+        f"{'layers':>7}{'rows':>8}  {'detail':8}{'read out':>9}{'block':>9}{'message':>9}{'encode':>9}"
         f"{'step':>9}{'a layer':>9}{'bytes a row':>13}"
     )
     costs: list[Cost] = []
@@ -90,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(layers: int, detail: str) -> Cost:
     """Fill a buffer again for each round, and time what makes bytes of it; the median of the rounds."""
     buffer = RowBuffer(is_full=detail == "full")
-    targets = [(buffer.row(layer, kind),) for layer in range(layers) for kind in KINDS]
+    targets: list[tuple[int, ...]] = [
+        (buffer.row(layer, kind),) for layer in range(layers) for kind in KINDS
+    ]
     tensors = [torch.randn(16 + i) * 10.0 ** -(i % 7) for i in range(_TENSORS)]
     given = [tensors[i % _TENSORS] for i in range(len(targets))]
     names = tuple(f"blocks.{i}" for i in range(layers))
@@ -98,9 +100,9 @@ def measure(layers: int, detail: str) -> Cost:
     for seq in range(_ROUNDS):
         buffer.add_each(given, targets)
         began_s = time.perf_counter()
-        harvest = buffer.harvest()
-        harvested_s = time.perf_counter()
-        block = harvest.block()
+        readout = buffer.read_out()
+        read_s = time.perf_counter()
+        block = readout.block()
         finished = ObservedStep(
             names=names,
             revision=0,
@@ -116,18 +118,15 @@ def measure(layers: int, detail: str) -> Cost:
         message = step_message("run", 0, seq, 0, finished)
         made_s = time.perf_counter()
         parts = encode(message)
-        ends_s = [began_s, harvested_s, finished_s, made_s, time.perf_counter()]
+        ends_s = [began_s, read_s, finished_s, made_s, time.perf_counter()]
         times_s.append([after - before for before, after in pairwise(ends_s)])
         if len(block) != len(targets) or not np.isfinite(block.derive("std")).all():
             raise RuntimeError("the buffer was not read whole, the figure is void")
-    medians_us = [1e6 * statistics.median(column) for column in zip(*times_s[1:], strict=True)]
-    return Cost(
-        layers,
-        len(targets),
-        detail,
-        *medians_us,
-        row_bytes=sum(map(len, parts)) / len(targets),
+    read_out_us, block_us, message_us, encode_us = (
+        1e6 * statistics.median(column) for column in zip(*times_s[1:], strict=True)
     )
+    row_bytes = sum(map(len, parts)) / len(targets)
+    return Cost(layers, len(targets), detail, read_out_us, block_us, message_us, encode_us, row_bytes)
 
 
 def size_of(workload: str, detail: str) -> Size:
@@ -151,7 +150,7 @@ def size_of(workload: str, detail: str) -> Size:
 
 
 def _line(cost: Cost) -> str:
-    parts_us = (cost.harvest_us, cost.block_us, cost.message_us, cost.encode_us, cost.step_us)
+    parts_us = (cost.read_out_us, cost.block_us, cost.message_us, cost.encode_us, cost.step_us)
     return (
         f"{cost.layers:7,}{cost.rows:8,}  {cost.detail:8}"
         + "".join(f"{part_us:9,.0f}" for part_us in parts_us)

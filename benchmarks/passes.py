@@ -122,31 +122,36 @@ def _ways(extension: ModuleType, pool: list[torch.Tensor]) -> Iterator[tuple[str
     """Give what is compared: each call deals with the next tensor of the pool."""
     rows = bytearray(np.array([0.0] * (len(COLUMN_NAMES) - 2) + [math.inf, -math.inf]).tobytes())
     bins = bytearray(8 * HISTOGRAM_BINS)
+    digests = bytearray(8)
     targets = [(0,)]
     rooms = [np.ones(room_for([tensor]), np.uint8) for tensor in pool]  # written once: they are there
     before = [np.ones(room_for([tensor]), np.uint8) for tensor in pool]
     for tensor, memory in zip(pool, before, strict=True):
-        extension.add_each(rows, None, [tensor], targets, memory)
+        extension.add_each(rows, None, None, [tensor], targets, memory)
         tensor.mul_(1.125)
-    views = [memoryview(tensor.view(torch.uint8).numpy()) for tensor in pool]
+    views = [memoryview(tensor.view(torch.uint8).numpy().data) for tensor in pool]
     target = memoryview(bytearray(views[0].nbytes))
 
     def copy(view: memoryview) -> None:
         target[:] = view
 
     def add(tensor: torch.Tensor, into: bytearray | None) -> None:
-        extension.add(rows, into, tensor, 0)
+        extension.add(rows, into, None, tensor, 0)
 
     def add_change(pair: tuple[torch.Tensor, NDArray[np.uint8]], into: bytearray | None) -> None:
-        extension.add_changes(rows, into, [pair[0]], targets, pair[1])
+        extension.add_changes(rows, into, None, [pair[0]], targets, pair[1])
 
     def add_and_copy(pair: tuple[torch.Tensor, NDArray[np.uint8]]) -> None:
-        extension.add_each(rows, None, [pair[0]], targets, pair[1])
+        extension.add_each(rows, None, None, [pair[0]], targets, pair[1])
+
+    def add_digest(tensor: torch.Tensor) -> None:
+        extension.add(rows, None, digests, tensor, 0)
 
     changes = list(zip(pool, before, strict=True))
     yield "memcpy", _each(views, copy)
     yield "core", _each(pool, partial(add, into=None))
     yield "full", _each(pool, partial(add, into=bins))
+    yield "core + digest", _each(pool, add_digest)
     yield "change", _each(changes, partial(add_change, into=None))
     yield "change full", _each(changes, partial(add_change, into=bins))
     yield "core + copy", _each(list(zip(pool, rooms, strict=True)), add_and_copy)

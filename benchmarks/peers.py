@@ -166,15 +166,15 @@ def _tensorboard(training: Training) -> Iterator[None]:
     """Write a histogram of each parameter and of its gradient into TensorBoard's file."""
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional
 
-    with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:  # type: ignore[no-untyped-call]  # as above
+    with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:  # type: ignore[no-untyped-call, unused-ignore]  # as above
         steps = 0
 
         def after_step(*_: object) -> None:
             nonlocal steps
             steps += 1
             for name, parameter in training.model.named_parameters():
-                writer.add_histogram(name, parameter, steps)  # type: ignore[no-untyped-call]  # as above
-                writer.add_histogram(f"{name}.grad", parameter.grad, steps)  # type: ignore[no-untyped-call]  # as above
+                writer.add_histogram(name, parameter, steps)  # type: ignore[no-untyped-call, unused-ignore]  # as above
+                writer.add_histogram(f"{name}.grad", parameter.grad, steps)  # type: ignore[no-untyped-call, unused-ignore]  # as above
 
         handle = training.optimizer.register_step_post_hook(after_step)
         try:

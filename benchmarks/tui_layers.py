@@ -15,7 +15,11 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "tui"))
 
-from synthetic_run import SyntheticRun, SyntheticSource, gpt_layers
+from synthetic_run import (  # type: ignore[import-not-found]  # found by the line above
+    SyntheticRun,
+    SyntheticSource,
+    gpt_layers,
+)
 
 from gradscope_tui.app import GradscopeApp
 
@@ -38,7 +42,9 @@ async def measure(layers: int, seconds: float) -> None:
     steps = [run.step(n) for n in range(2, 2 + _STEPS)]
     app = GradscopeApp(source)
     async with app.run_test(size=(120, 32)) as pilot:
-        while app.presenter.frame is None or not len(app.session.watched.ring):
+        while (
+            app.presenter.frame is None or not app.session.watched or not len(app.session.watched.ring)
+        ):
             await pilot.pause(0.05)
         feed_ms, look_ms = [], []
         for step in steps:

@@ -24,7 +24,7 @@ import torch
 import gradscope
 from benchmarks.workloads import WORKLOADS, Training
 
-WAYS: dict[str, dict[str, int]] = {"statistics": {"resources_every": 10**9}, "and memory": {}}
+WAYS: dict[str, dict[str, Any]] = {"statistics": {"resources_every": 10**9}, "and memory": {}}
 """How it is attached, beside `every=1`. The first step, which is always measured, is warm-up."""
 
 _WARM_UP = 5
