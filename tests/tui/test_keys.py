@@ -7,7 +7,7 @@ from synthetic_run import SyntheticRun, gpt_layers
 from test_app import open_app
 from test_findings import event_of, finding
 
-from gradscope_tui.keys import KEYS
+from gradscope_tui.keys import EXPECTED_KEYS, KEYS
 from gradscope_tui.view.help_text import help_text
 from gradscope_tui.view.rows import RowOrder
 
@@ -146,3 +146,23 @@ def test_every_key_is_in_the_help_and_in_the_palette():
     text = help_text(is_readonly=False, is_replay=True)
     for key in KEYS:
         assert key.meaning in text
+
+
+async def test_a_key_without_a_meaning_is_answered_with_the_key_that_is_looked_for():
+    async with open_app() as ui:
+        await ui.press("u")
+        assert [each.message for each in ui.app._notifications] == [
+            "u does nothing here: z undoes the last change, Z repeats it."
+        ]
+        await ui.press("K")
+        assert "K does nothing here: ? lists all keys." in {
+            each.message for each in ui.app._notifications
+        }
+        ui.app.clear_notifications()
+        await ui.press("slash", *"uK", "escape", "j", "?")
+        assert len(ui.app._notifications) == 0
+
+
+def test_no_key_is_expected_that_means_something_on_every_page():
+    everywhere = {name for key in KEYS if key.owner in ("app", "main") for name in key.keys.split(",")}
+    assert not everywhere & set(EXPECTED_KEYS)

@@ -6,7 +6,16 @@ from typing import Literal, TypeAlias
 
 from textual.binding import Binding, BindingType
 
-__all__ = ["CHANGING_ACTIONS", "KEYS", "REPLAY_ACTIONS", "Key", "Owner", "bindings_of", "keys_shown"]
+__all__ = [
+    "CHANGING_ACTIONS",
+    "EXPECTED_KEYS",
+    "KEYS",
+    "REPLAY_ACTIONS",
+    "Key",
+    "Owner",
+    "bindings_of",
+    "keys_shown",
+]
 
 Owner: TypeAlias = Literal[
     "app", "main", "list", "layers", "detail", "depth", "interventions", "findings", "replay"
@@ -98,8 +107,8 @@ KEYS: tuple[Key, ...] = (
         "intervene",
         changes=True,
     ),
-    Key("z", "z", "undo", "undo the last change of this viewer", "app", "undo", changes=True),
-    Key("Z", "Z", "redo", "repeat the change that was undone last", "app", changes=True),
+    Key("z,ctrl+z", "z", "undo", "undo the last change of this viewer", "app", "undo", changes=True),
+    Key("Z,ctrl+r", "Z", "redo", "repeat the change that was undone last", "app", changes=True),
     Key("X", "X", "remove_all", "remove all interventions", "app", "remove all", changes=True),
     Key("enter", "enter", "choose", "the layer of the finding in detail", "findings", "detail"),
     Key(
@@ -125,14 +134,30 @@ KEYS: tuple[Key, ...] = (
     Key("4", "4", "show('interventions')", "interventions", "main"),
     Key("5", "5", "show('log')", "log", "main"),
     Key("6", "6", "show('depth')", "numbers by depth: vanishing and exploding are a slope", "main"),
-    Key("escape", "esc", "go_back", "back", "main"),
+    Key("tab", "tab", "show_next(1)", "the next tab", "main"),
+    Key("shift+tab", "shift+tab", "show_next(-1)", "the previous tab", "main"),
+    Key("escape,backspace", "esc", "go_back", "back", "main"),
     Key("R", "R", "runs", "choose a run", "app", "runs"),
     Key("colon,ctrl+p", ": ctrl+p", "command_palette", "palette of all commands", "app"),
-    Key("question_mark", "?", "help", "all keys", "app", "help"),
+    Key("question_mark,f1", "?", "help", "all keys", "app", "help"),
     Key("q", "q", "leave(0)", "quit", "app", "quit"),
     Key("ctrl+c", "ctrl+c", "leave(130)", "quit at once, exit code 130", "app"),
 )
 
+
+EXPECTED_KEYS = {
+    "u": "z undoes the last change, Z repeats it",
+    "s": "> and < sort by a column",
+    "f": "/ filters the layers by a regular expression",
+    "d": "enter shows the layer in detail",
+    "x": "x removes an intervention on the Interventions tab (4), X removes all of them",
+    "e": "e belongs to a layer in detail (enter), to a finding (2), to an intervention (4) and to the Depth tab (6)",
+    "c": "i and then c clips the gradient of the layer at the cursor",
+    "t": ": opens the palette, which also has the themes",
+    "o": "enter shows the layer in detail",
+    "w": "enter shows the layer in detail; its weights are in the table there",
+}
+"""What people press who know other programs, and which key they look for."""
 
 CHANGING_ACTIONS = {key.action.removeprefix("app.") for key in KEYS if key.changes}
 """The actions that `--readonly` refuses."""

@@ -12,7 +12,7 @@ from textual.widgets import ContentSwitcher, Input, Static
 from gradscope.errors import UsageError
 from gradscope.findings import CODES
 from gradscope.findings.explanation import page_text
-from gradscope_tui.keys import REPLAY_ACTIONS, bindings_of, keys_shown
+from gradscope_tui.keys import EXPECTED_KEYS, REPLAY_ACTIONS, bindings_of, keys_shown
 from gradscope_tui.presenter import Presenter
 from gradscope_tui.screens.card import CardScreen, wide_text_width
 from gradscope_tui.view.cell import Cell, Line, fit, text_of
@@ -22,6 +22,7 @@ from gradscope_tui.view.findings import verdict_cells
 from gradscope_tui.view.lines import (
     INTERVENTION_COLUMNS,
     LOG_HEADER,
+    PAGES,
     bar_cells,
     history_rows,
     intervention_row,
@@ -302,6 +303,19 @@ class MainScreen(Screen[None]):
             self.depth.layer_name = next(iter(self.layers_at_cursor()), None)
         self._presenter.page = page
         self.draw()
+
+    def action_show_next(self, distance: int) -> None:
+        """Show the next or the previous tab."""
+        names = [name for name, _ in PAGES]
+        page = "layers" if self._presenter.page == "detail" else self._presenter.page
+        self.action_show(names[(names.index(page) + distance) % len(names)])
+
+    def on_key(self, event: events.Key) -> None:
+        """Say which key the person may look for, if the one that was pressed has no meaning here."""
+        if event.is_printable and event.key not in self.active_bindings and not self._filter.is_open:
+            text = EXPECTED_KEYS.get(event.key, "? lists all keys")
+            pressed = event.character or event.key
+            self.notify(f"{pressed} does nothing here: {text}.", markup=False)
 
     def action_go_back(self) -> None:
         """Close the filter line, or return to the layers, or remove the filter: the first that applies."""

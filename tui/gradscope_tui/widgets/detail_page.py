@@ -132,14 +132,7 @@ class DetailPage(Container, can_focus=True):
         self, store: RunStore, frame: Frame, node: int, marks: Mapping[int, tuple[str, Role]]
     ) -> None:
         """Draw the curves. Curves without data come last and are marked as not measured."""
-        until = frame.measured.step
-        is_newest = store.newest is not None and store.newest.step == until
-        steps = store.ring.steps(_PLOTTED, until)
-        curves = []
-        for name, title in _PLOTS:
-            series = store.ring.series(name, node, _PLOTTED, until)
-            joined = store.focus_steps.joined(name, node, steps, series, None if is_newest else until)
-            curves.append((title, *joined))
+        curves = [(title, *_series(store, frame, node, name)) for name, title in _PLOTS]
         curves.sort(key=lambda curve: not np.isfinite(curve[2]).any())  # stable: the known ones first
         for plot, curve in zip(self.query(".curve").results(Drawing), curves, strict=False):
             plot.show_drawing(partial(trend_lines, *curve, marks))
@@ -147,7 +140,7 @@ class DetailPage(Container, can_focus=True):
     def _show_loss(self, store: RunStore, frame: Frame, marks: Mapping[int, tuple[str, Role]]) -> None:
         """Draw the loss below the curves if there is room, or if an intervention or a finding is marked in it."""
         plot = self.query_one("#loss", Drawing)
-        name, steps, values = _loss(store, frame.measured.step)
+        name, steps, values = _loss(store, frame)
         room = _LEAST_FOR_LOSS if marks else _ROOMY
         plot.display = bool(name) and self.size.height >= room and not self._is_on_exponents
         if plot.display:
@@ -223,13 +216,11 @@ class DetailPage(Container, can_focus=True):
         line: Line = (Cell(text, "active" if is_active else "pending"),)
         if state.active_since is None:
             return [line]
-        until = frame.measured.step
-        steps = store.ring.steps(_PLOTTED, until)
         series = [
-            (_SHORT[name], steps, store.ring.series(name, node, _PLOTTED, until))
+            (_SHORT[name], *_series(store, frame, node, name))
             for name in ("grad_norm", "update_ratio", "param_grad_norm", "out_std")
         ]
-        changed = before_after(state.active_since, [series[0], _loss(store, until), *series[1:]])
+        changed = before_after(state.active_since, [series[0], _loss(store, frame), *series[1:]])
         words = f"medians before → since: {changed}" if changed else _TOO_EARLY
         return [
             line,
@@ -241,9 +232,24 @@ class SidePanel(DetailPage, can_focus=False):
     """The layer at the cursor of the table, next to it. It does not put the layer into the focus."""
 
 
-def _loss(store: RunStore, until: int) -> tuple[str, NDArray[np.int64], NDArray[np.float32]]:
-    """Return name, steps and values of the loss up to a step; an empty name if none is logged."""
-    name = next(iter(store.scalars.names), "")
+def _until(store: RunStore, frame: Frame) -> int | None:
+    """Return the step to which curves are shown: that of a frozen frame; None: to the newest."""
+    is_newest = store.newest is None or store.newest.step == frame.measured.step
+    return None if is_newest else frame.measured.step
+
+
+def _series(
+    store: RunStore, frame: Frame, node: int, name: str
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Return the steps and values of a quantity, in observed and focus steps."""
+    steps = store.ring.steps(_PLOTTED, frame.measured.step)
+    values = store.ring.series(name, node, _PLOTTED, frame.measured.step)
+    return store.focus_steps.joined(name, node, steps, values, _until(store, frame))
+
+
+def _loss(store: RunStore, frame: Frame) -> tuple[str, NDArray[np.int64], NDArray[np.float32]]:
+    """Return name, steps and values of the loss; an empty name if none is logged."""
+    name, until = next(iter(store.scalars.names), ""), _until(store, frame)
     steps, values = store.scalars.series(name, _PLOTTED)
-    is_shown = steps <= until
+    is_shown = np.full(len(steps), fill_value=True) if until is None else steps <= until
     return name, steps[is_shown], values[is_shown]

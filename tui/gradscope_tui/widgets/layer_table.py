@@ -58,7 +58,8 @@ class LayerTable(CursorList):
     def show(self, frame: Frame, interventions: Collection[InterventionState]) -> None:
         """Show a frame. The cursor stays on its layer."""
         self._interventions = interventions
-        width = self.scrollable_content_region.width
+        # Before its first layout, the table has no width; it is about to fill the screen.
+        width = self.scrollable_content_region.width if self.size.width else self.app.size.width
         before = self._view
         if frame.tree is not before.frame.tree:
             self._find_repeats(frame.tree)
