@@ -10,6 +10,7 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from gradscope.columns import Block, Flags
@@ -19,6 +20,7 @@ from gradscope.protocol import (
     ActionInfo,
     ArgumentInfo,
     Backfill,
+    BreakpointState,
     Command,
     Event,
     Interventions,
@@ -303,6 +305,7 @@ class SyntheticSource:
         self._past, self._rate_hz = past, rate_hz
         self._watched = None
         self._entries, self._revision, self._waiting = [], 0, []
+        self._breakpoints = []
         self._inbox = deque([Runs(runs=tuple(run.info() for run in runs))])
         self._on_arrival = lambda: None
         self._is_closed = threading.Event()
@@ -391,6 +394,10 @@ class SyntheticSource:
                     schedule=command.schedule,
                 )
                 self._entries.append(state)
+            elif command.action in ("break", "unbreak"):
+                self._breakpoints = [each for each in self._breakpoints if each.id != command.target]
+                if command.action == "break":
+                    self._breakpoints.append(BreakpointState(name, command.condition, "me"))
             else:
                 self._entries = [
                     e for e in self._entries if command.action == "remove" and e.id != name
@@ -398,7 +405,8 @@ class SyntheticSource:
             future.set_result(
                 Ack(command=b"x", run=self._watched.run, is_done=True, step=self.at, id=name)
             )
-            self.put(self._watched.interventions(self._revision, self.at, *self._entries))
+            state = self._watched.interventions(self._revision, self.at, *self._entries)
+            self.put(msgspec.structs.replace(state, breakpoints=tuple(self._breakpoints)))
 
     def close(self):
         self._is_closed.set()

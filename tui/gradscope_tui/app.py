@@ -111,7 +111,7 @@ class GradscopeApp(App[int]):
     @property
     def source(self) -> "Source | None":
         """The source, once there is one. A recording has none, so nothing can be sent to a run."""
-        return None if self.replay else self.connector.source
+        return self.presenter.source
 
     @property
     def replay(self) -> Replay | None:
@@ -322,39 +322,25 @@ class GradscopeApp(App[int]):
         if states:
             self._send(Change(Command(action="remove_all"), removed=states))
 
-    @property
-    def _intervention_at_cursor(self) -> InterventionState | None:
-        row, states = self.main.interventions.cursor, self.presenter.states()
-        is_shown = self.presenter.page == "interventions" and row < len(states)
-        return states[row] if is_shown else None
-
     def action_remove_chosen(self) -> None:
         """Remove the intervention at the cursor."""
-        state = self._intervention_at_cursor
+        state = self.main.intervention_at_cursor
         if state is not None and state.id:
             self._send(removal(state))
+        self.main.remove_breakpoint_at_cursor()
 
     async def action_edit_chosen(self) -> None:
         """Open the form for the intervention at the cursor; the answer replaces it."""
-        state, store = self._intervention_at_cursor, self.session.watched
+        state, store = self.main.intervention_at_cursor, self.session.watched
         if state is not None and state.id and store is not None:
             form = InterveneScreen(state.layers, self.presenter.frame, store.actions, state)
             await self.push_screen(form, partial(self._replace_intervention, state))
+        await self.main.edit_breakpoint_at_cursor()
 
     def _replace_intervention(self, state: InterventionState, command: Command | None) -> None:
         if command is not None:
             self._send(removal(state, "undo"))
             self._send(Change(command, (state,)))
-
-    def action_copy_python(self) -> None:
-        """Copy the intervention at the cursor as lines of Python."""
-        from gradscope.client.as_python import python_lines  # noqa: PLC0415 - gradscope.client loads zmq
-
-        state, store = self._intervention_at_cursor, self.session.watched
-        if state is not None and store is not None:
-            text = "\n".join(python_lines(state, store.actions))
-            self.copy_to_clipboard(text)
-            self.notify(text, title="copied", timeout=_ERROR_S, markup=False)
 
     # Other commands.
 

@@ -97,7 +97,7 @@ KEYS: tuple[Key, ...] = (
         "edit",
         changes=True,
     ),
-    Key("c", "c", "app.copy_python", "copy the intervention as Python", "interventions", "copy"),
+    Key("c", "c", "screen.copy_python", "copy the intervention as Python", "interventions", "copy"),
     Key(
         "i",
         "i",
@@ -118,6 +118,14 @@ KEYS: tuple[Key, ...] = (
     Key("h,left", "h ←", "fold", "fold it", "findings"),
     Key("n", "n", "finding(1)", "the worst finding, or the next one", "main"),
     Key("N", "N", "finding(-1)", "the previous finding", "main"),
+    Key(
+        "B",
+        "B",
+        "breakpoint",
+        "set a breakpoint: pause when a condition becomes true",
+        "main",
+        changes=True,
+    ),
     Key("P", "P", "pause", "pause the training, or resume it", "app", "pause", changes=True),
     Key("full_stop", ".", "step_once", "one step of a paused training", "app", changes=True),
     Key("p", "p", "freeze", "freeze the view; data continues to arrive", "main", "freeze"),

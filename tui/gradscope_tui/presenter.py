@@ -17,7 +17,7 @@ from gradscope.protocol import InterventionState
 from gradscope_tui.changes import Answer, Changes
 from gradscope_tui.keys import Owner
 from gradscope_tui.replay import Replay
-from gradscope_tui.source import Connector
+from gradscope_tui.source import Connector, Source
 from gradscope_tui.store.measure import Frame
 from gradscope_tui.store.run import RunStore
 from gradscope_tui.store.session import Session
@@ -28,7 +28,9 @@ __all__ = ["Presenter"]
 
 _LEAST = (40, 10)
 
-_NO_INTERVENTIONS = "No active interventions.\n\nPress i to add one to the marked layers."
+_NO_INTERVENTIONS = (
+    "No active interventions.\n\nPress i to add one to the marked layers, or B for a breakpoint."
+)
 _NO_MEMORY = (
     "No memory data yet.\n\n"
     "Memory is measured in the first step, then occasionally.\nPress m to measure the next step."
@@ -72,6 +74,11 @@ class Presenter:
         """The store of the watched run."""
         return self._session.watched
 
+    @property
+    def source(self) -> "Source | None":
+        """The source, once there is one. A recording has none, so nothing can be sent to a run."""
+        return None if self.replay else self._connector.source
+
     def choose_run(self) -> bool:
         """Watch the wanted run, or the only live one, if it exists. Return whether the view changes."""
         if self.store is not None:
@@ -112,7 +119,7 @@ class Presenter:
     def update(self) -> None:
         """Update the status from the link and the clock, and the frame if there is new data."""
         store = self.store
-        source = None if self.replay else self._connector.source
+        source = self.source
         phase: Phase = source.link.phase if source else "none"
         if self.replay is None:
             self._note_phase(phase)
@@ -209,7 +216,11 @@ class Presenter:
         if self.page == "findings":
             return _no_findings_text(store.verdict, self.size[0] - 4)
         if self.page == "interventions":
-            has_lines = self.states() or any(entry.is_of_intervention for entry in store.journal)
+            has_lines = (
+                self.states()
+                or store.breakpoints
+                or any(entry.is_of_intervention for entry in store.journal)
+            )
             return "" if has_lines else _NO_INTERVENTIONS if self.replay is None else _NONE_THEN
         if self.page == "memory" and store.resources.memory is None and store.resources.times is None:
             return _NO_MEMORY if self.replay is None else _NO_MEMORY_THEN

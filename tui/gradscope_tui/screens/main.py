@@ -1,5 +1,6 @@
 """`MainScreen` holds the pages and the lines around them. It redraws only what has changed."""
 
+from functools import partial
 from typing import ClassVar
 
 from textual import events, on
@@ -12,18 +13,23 @@ from textual.widgets import ContentSwitcher, Input, Static
 from gradscope.errors import UsageError
 from gradscope.findings import CODES
 from gradscope.findings.explanation import page_text
+from gradscope.protocol import Ack, BreakpointState, Command, InterventionState
 from gradscope_tui.keys import EXPECTED_KEYS, REPLAY_ACTIONS, bindings_of, keys_shown
 from gradscope_tui.presenter import Presenter
+from gradscope_tui.screens.breakpoint import BreakpointScreen
 from gradscope_tui.screens.card import CardScreen, wide_text_width
+from gradscope_tui.source import send_command
 from gradscope_tui.view.cell import Cell, Line, fit, text_of
 from gradscope_tui.view.columns import in_columns
 from gradscope_tui.view.copied_text import layer_text, verdict_text
 from gradscope_tui.view.findings import verdict_cells
 from gradscope_tui.view.lines import (
+    BREAKPOINT_TITLES,
     INTERVENTION_COLUMNS,
     LOG_HEADER,
     PAGES,
     bar_cells,
+    breakpoint_rows,
     history_rows,
     intervention_row,
     key_cells,
@@ -217,6 +223,7 @@ class MainScreen(Screen[None]):
         elif shown == "interventions":
             cells = [intervention_row(state, store.step) for state in states]
             rows, titles = in_columns(INTERVENTION_COLUMNS, cells, width)
+            rows += breakpoint_rows(store.breakpoints, width - 1)
             self.interventions.show([*rows, *history_rows(store.journal, width - 1)], titles)
         else:
             lines = [line for entry in store.journal for line in log_rows(entry, width - 1)]
@@ -356,6 +363,69 @@ class MainScreen(Screen[None]):
             text = page_text(row.code, wide_text_width(self.size.width))
             title = f"gradscope explain {row.code}"
             await self.app.push_screen(CardScreen("explain", title, text, closing, "esc closes"))
+
+    # Interventions and breakpoints.
+
+    @property
+    def intervention_at_cursor(self) -> InterventionState | None:
+        """The intervention at the cursor of the Interventions tab."""
+        row, states = self.interventions.cursor, self._presenter.states()
+        is_shown = self._presenter.page == "interventions" and row < len(states)
+        return states[row] if is_shown else None
+
+    @property
+    def _breakpoint_at_cursor(self) -> BreakpointState | None:
+        store = self._presenter.store
+        found = (
+            store.breakpoints if store is not None and self._presenter.page == "interventions" else ()
+        )
+        row = self.interventions.cursor - len(self._presenter.states()) - BREAKPOINT_TITLES
+        return found[row] if 0 <= row < len(found) else None
+
+    def action_copy_python(self) -> None:
+        """Copy the intervention at the cursor as lines of Python."""
+        from gradscope.client.as_python import python_lines  # noqa: PLC0415 - gradscope.client loads zmq
+
+        state, store = self.intervention_at_cursor, self._presenter.store
+        if state is not None and store is not None:
+            self._copy("\n".join(python_lines(state, store.actions)))
+
+    async def action_breakpoint(self) -> None:
+        """Open the form for a breakpoint."""
+        form = BreakpointScreen(lambda: self._presenter.store)
+        await self.app.push_screen(form, self._set_breakpoint)
+
+    async def edit_breakpoint_at_cursor(self) -> None:
+        """Open the form for the breakpoint at the cursor; the answer replaces it."""
+        state = self._breakpoint_at_cursor
+        if state is not None:
+            form = BreakpointScreen(lambda: self._presenter.store, state.condition)
+            await self.app.push_screen(form, partial(self._set_breakpoint, replaced=state.id))
+
+    def remove_breakpoint_at_cursor(self) -> None:
+        """Remove the breakpoint at the cursor."""
+        state = self._breakpoint_at_cursor
+        if state is not None:
+            self._send(
+                Command(action="unbreak", target=state.id), f"breakpoint removed: {state.condition}"
+            )
+
+    def _set_breakpoint(self, condition: str | None, replaced: str = "") -> None:
+        if condition:
+            if replaced:
+                self._send(Command(action="unbreak", target=replaced), "")
+            self._send(Command(action="break", condition=condition), f"breakpoint set: {condition}")
+
+    def _send(self, command: Command, done: str) -> None:
+        """Send a command. Its answer is shown: `done`, or the reason of a refusal."""
+        answer = partial(self.app.call_later, self._show_answer, done)
+        send_command(self._presenter.source, command, answer)
+
+    def _show_answer(self, done: str, ack: Ack | None, reason: str) -> None:
+        if ack is None:
+            self.notify(reason, severity="error", markup=False)
+        elif done:
+            self.notify(done, markup=False)
 
     def action_copy_row(self) -> None:
         """Copy the row at the cursor as text, through the terminal; without a row, the verdict."""

@@ -19,6 +19,7 @@ from gradscope.names import counted
 from gradscope.protocol import (
     ActionInfo,
     Backfill,
+    BreakpointState,
     Event,
     Interventions,
     InterventionState,
@@ -40,6 +41,7 @@ from gradscope_tui.store.histograms import HistogramRing
 from gradscope_tui.store.journal import Entry, Journal, Level, entry_of
 from gradscope_tui.store.layers import LayerTree, build_tree
 from gradscope_tui.store.measure import QUANTITIES, Frame, measure, not_measured
+from gradscope_tui.store.past_blocks import PastBlocks
 from gradscope_tui.store.ranks import MergedStep, Ranks, Shown
 from gradscope_tui.store.resources import ResourceStore
 from gradscope_tui.store.ring import StepRing
@@ -79,6 +81,8 @@ class RunStore:
         self.interventions: tuple[InterventionState, ...] = ()
         self.interventions_revision: int | None = None
         self.effects = Effects()
+        self.past_blocks = PastBlocks()
+        self.breakpoints: tuple[BreakpointState, ...] = ()
         self.scalars = ScalarStore()
         self.resources = ResourceStore()
         self.ranks = Ranks(run)
@@ -223,6 +227,7 @@ class RunStore:
             self.counters["again"] += 1
             return
         self.histograms.insert(message.step, block)
+        self.past_blocks.add(message.step, block)
         self.counters["taken"] += 1
         self._note_data(message.time_s)
         self.scalars.note_time(message.step, message.time_s)
@@ -264,6 +269,7 @@ class RunStore:
         self.effects.note(message)
         self.interventions = message.entries
         self.interventions_revision = message.revision
+        self.breakpoints = message.breakpoints
         self.pause = message.pause
         self._pause_ends_s = self._clock() + (message.pause.left_s if message.pause else 0.0)
 
@@ -274,6 +280,7 @@ class RunStore:
         self.ring = self.ring.remapped(np.array(sources, np.intp))
         self.tree = tree
         self.histograms.clear()
+        self.past_blocks.clear()
         self.focus_steps.clear()
         self._forget_newest_step()
 
@@ -287,6 +294,7 @@ class RunStore:
     def _clear_steps(self) -> None:
         self.ring.clear()
         self.histograms.clear()
+        self.past_blocks.clear()
         self.focus_steps.clear()
         self.scalars.clear()
         self.newest = None

@@ -4,7 +4,14 @@ import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from gradscope.protocol import InterventionState, PauseState, RunInfo, schedule_in_words
+from gradscope.names import counted
+from gradscope.protocol import (
+    BreakpointState,
+    InterventionState,
+    PauseState,
+    RunInfo,
+    schedule_in_words,
+)
 from gradscope_tui.keys import Key
 from gradscope_tui.store.journal import Entry
 from gradscope_tui.view.cell import Cell, Line, Role, fit, printable
@@ -18,11 +25,13 @@ from gradscope_tui.view.intervention_text import (
 from gradscope_tui.view.numbers import duration
 
 __all__ = [
+    "BREAKPOINT_TITLES",
     "INTERVENTION_COLUMNS",
     "LOG_HEADER",
     "PAGES",
     "RUN_COLUMNS",
     "bar_cells",
+    "breakpoint_rows",
     "history_rows",
     "intervention_row",
     "key_cells",
@@ -124,6 +133,24 @@ def key_cells(keys: Iterable[Key], width: int) -> tuple[Line, dict[int, str]]:
 
 def _key_width(key: Key) -> int:
     return len(key.shown) + len(key.brief) + 4
+
+
+BREAKPOINT_TITLES = 2
+"""The lines above the breakpoints."""
+
+
+def breakpoint_rows(states: Sequence[BreakpointState], width: int) -> list[Line]:
+    """Return a title and a row for each breakpoint: condition, how often it has paused the training, who set it."""
+    if not states:
+        return []
+    title = (Cell("breakpoints: B adds one, e edits it, x removes it", "header"),)
+    rows: list[Line] = []
+    for state in states:
+        often = f"paused {counted(state.hits, 'time')}" if state.hits else "not reached yet"
+        about = fit(f"  {often}, set by {state.set_by}", max(0, width - 30))
+        text = fit(state.condition, max(10, min(60, width - len(about.rstrip()))))
+        rows.append((Cell(text, "active"), Cell(about.rstrip(), "dim")))
+    return [(Cell(""),), title, *rows]
 
 
 def history_rows(entries: Iterable[Entry], width: int) -> list[Line]:
