@@ -25,6 +25,9 @@ _ENOUGH: Final = 5
 _GROWTH: Final = 1.25
 """The next report comes after this many times as many steps: some 60 reports in a million steps."""
 
+_COMPARED_EVERY: Final = 8
+"""Observed steps between two comparisons with what was sent, after the first ten."""
+
 _NAMED: Final = 3
 
 
@@ -76,7 +79,10 @@ class CoverageMonitor(StepPlugin):
         self._every = step.every
         if step.step == self._run.settings.start_step + self._first:
             self._first += 1
-        if self._steps >= self._sends_at or self.checked.not_checked != self._sent.not_checked:
+        is_compared = self._observed <= 2 * _ENOUGH or self._observed % _COMPARED_EVERY == 0
+        if self._steps >= self._sends_at or (
+            is_compared and self._not_checked() != [*self._sent.not_checked]
+        ):
             self._send()
 
     def no_step_ends(self, reason: str) -> None:
