@@ -8,7 +8,9 @@ Threads: `run` in one thread owns all sockets but that of zmq.auth's thread, whi
     new connection.
 """
 
+import contextlib
 import errno
+import resource
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -20,8 +22,13 @@ from msgspec.structs import replace
 from zmq.auth.thread import ThreadAuthenticator
 
 from gradscope.access import AuthorizedKey, AuthorizedKeys, KeyPair, to_hex
-from gradscope.errors import GradscopeError, LinkError, ProtocolError
-from gradscope.hub.router_socket import RECEIVE_QUEUE, SEND_QUEUE, VIEWER_PART_BYTES
+from gradscope.errors import GradscopeError, LinkError, NothingToConnectError, ProtocolError
+from gradscope.hub.router_socket import (
+    RECEIVE_QUEUE,
+    SEND_QUEUE,
+    VIEWER_PART_BYTES,
+    open_descriptors,
+)
 from gradscope.notice import print_notice
 from gradscope.protocol import Ack, Bye, Command, Hello, Message, Refusal, Who, decode, encode
 from gradscope.transport import HubAddress, hub_listens
@@ -44,6 +51,7 @@ _CHECK_S = 0.5
 _RETRY_S = 0.01
 _LINGER_MS = 500
 _WHO_LIMIT = 100
+_EVENTS_AT_ONCE = 1_000
 _UNKNOWN_HUB = Who(epoch="")
 _GONE = zmq.EHOSTUNREACH, errno.ECONNRESET
 
@@ -112,6 +120,7 @@ class Gateway:
         router.setsockopt_string(zmq.CURVE_SECRETKEY, server.secret)
         router.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
         router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        self._accepted = router.get_monitor_socket(zmq.EVENT_ACCEPTED)
         try:
             router.bind(bind)
         except zmq.ZMQError as error:
@@ -119,7 +128,9 @@ class Gateway:
                 f"cannot listen on {bind}: {error.strerror}; choose an address of this machine and a free port"
             ) from error
         self.address = router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self._is_listening = True
         self._poller.register(router, zmq.POLLIN)
+        self._poller.register(self._accepted, zmq.POLLIN)
 
     def run(self) -> None:
         """Serve until `stop`. Raises UnsafePathError if the authorized keys are no longer private to this user."""
@@ -129,6 +140,8 @@ class Gateway:
             ready = dict(self._poller.poll(int((_RETRY_S if is_waiting else _CHECK_S) * 1000)))
             if self._waker.fileno() in ready:
                 self._waker.clear()
+            if self._accepted in ready:
+                self._bound_connections()
             if self._router in ready:
                 self._receive_from_viewers()
             for viewer in list(self._viewers.values()):
@@ -137,6 +150,7 @@ class Gateway:
             if time.monotonic() >= check_due_s:
                 check_due_s = time.monotonic() + _CHECK_S
                 self._check_viewers()
+                self._bound_connections()
 
     def stop(self) -> None:
         """Make `run` return soon. May be called from any thread or a signal handler."""
@@ -149,6 +163,7 @@ class Gateway:
             self._send(viewer.route, Bye(reason="gradscope serve has ended on that machine"))
             self._remove(viewer)
         self._admission.stop()
+        self._router.disable_monitor()
         self._context.destroy(linger=_LINGER_MS)
         self._waker.close()
 
@@ -157,6 +172,21 @@ class Gateway:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+    def _bound_connections(self) -> None:
+        """Accept none while half of the file descriptors are open. Without a handshake, connections end after 3 s."""
+        with contextlib.suppress(zmq.Again):
+            for _ in range(_EVENTS_AT_ONCE):
+                self._accepted.recv_multipart(zmq.NOBLOCK)
+        limit, count = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, open_descriptors()
+        if self._is_listening and count > limit:
+            self.counts["paused_listening"] += 1
+            self._router.unbind(self.address)
+            self._is_listening = False
+        elif not self._is_listening and count <= limit:
+            with contextlib.suppress(zmq.ZMQError):  # the port is not free yet: tried again
+                self._router.bind(self.address)
+                self._is_listening = True
 
     # From the viewers to the hub.
 
@@ -223,33 +253,38 @@ class Gateway:
 
     def _admit(self, route: bytes, key: AuthorizedKey, hello: Hello) -> _Viewer | None:
         """Connect a viewer to the hub. Without a hub, or with too many viewers, refuse it and return None."""
-        mine = sum(other.key.name == key.name for other in self._viewers.values())
-        reason = ""
-        if len(self._viewers) >= VIEWER_LIMIT or mine >= _KEY_VIEWER_LIMIT:
-            reason = (
-                f"{len(self._viewers)} viewers are connected, {mine} of them with the key {key.name!r}, expected at "
-                f"most {VIEWER_LIMIT} and {_KEY_VIEWER_LIMIT}; close one"
-            )
-        elif not hub_listens(self._hub):
-            reason = "no run is live on that machine; start one there, with gradscope run train.py"
-        if not reason:
-            try:
-                dealer = open_dealer(self._context)
-            except zmq.ZMQError as error:
-                reason = f"that machine cannot take another viewer: {error.strerror}"
-        if reason:
+        try:
+            self._check_room(key)
+            dealer = open_dealer(self._context)
+        except (
+            GradscopeError,
+            OSError,
+            zmq.ZMQError,
+        ) as error:  # the last two: no file descriptor is free
             self.counts["refused"] += 1
-            self._send(route, Refusal(code="run", reason=reason))
+            self._send(route, Refusal(code="run", reason=str(error)))
             return None
         dealer.setsockopt(zmq.IMMEDIATE, 0)  # the hello waits for the connection
         dealer.connect(self._hub.viewers)
         self._poller.register(dealer, zmq.POLLIN)
         viewer = self._viewers[route] = _Viewer(route, key, dealer, time.monotonic())
-        who = ascii(
-            f"{hello.user}@{hello.host}"[:_WHO_LIMIT]
-        )  # what a viewer claims may have any characters
+        who = ascii(f"{hello.user}@{hello.host}"[:_WHO_LIMIT])  # a viewer may claim any characters
         print_notice(f"gradscope: {key.name} ({key.role}) has connected, from {who}")
         return viewer
+
+    def _check_room(self, key: AuthorizedKey) -> None:
+        """Raise LinkError or NothingToConnectError if no other viewer can be connected to the hub."""
+        count = len(self._viewers)
+        mine = sum(other.key.name == key.name for other in self._viewers.values())
+        if count >= VIEWER_LIMIT or mine >= _KEY_VIEWER_LIMIT:
+            raise LinkError(
+                f"{count} viewers are connected, {mine} of them with the key {key.name!r}, expected at most "
+                f"{VIEWER_LIMIT} and {_KEY_VIEWER_LIMIT}; close one"
+            )
+        if not hub_listens(self._hub):
+            raise NothingToConnectError(
+                "no run is live on that machine; start one there, with: gradscope run train.py"
+            )
 
     def _on_garbage(self, route: bytes, reason: str) -> None:
         """Answer an invalid message; after ten of them the connection is ignored, as the hub does."""

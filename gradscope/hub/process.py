@@ -19,7 +19,7 @@ from gradscope.transport import hub_address
 from gradscope.transport.election import LOG_LIMIT_BYTES
 from gradscope.transport.lock import HUB_LOCK, PathLock
 
-__all__ = ["serve"]
+__all__ = ["raise_file_limit", "serve"]
 
 _IDLE_S = 10.0
 _LOCK_PATIENCE_S = 0.2
@@ -38,7 +38,7 @@ def serve(directory: Path | None, ready_fd: int | None = None) -> int:
             if not _elected(lock):
                 _say_ready(ready_fd)
                 return 0
-            _raise_file_limit()
+            raise_file_limit()
             with Hub(address, lock, idle_s=_idle_s()) as hub:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(number, lambda *_: hub.stop("the hub received a signal to end"))
@@ -66,7 +66,8 @@ def _say_ready(ready_fd: int | None) -> None:
         os.close(ready_fd)
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
+    """Allow this process 10,000 file descriptors, if the system does."""
     # libzmq aborts a process that cannot accept a connection because file descriptors ran out.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)

@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import resource
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,8 +59,9 @@ from gradscope.protocol import (
     decode,
     encode,
 )
-from gradscope.transport import HubAddress, Link, hub_address
+from gradscope.transport import HubAddress, Link, ensure_hub, hub_address
 from support import fork_server
+from support.hubs import end_hub
 from support.waiting import DEADLINE_S, wait_for
 
 M = TypeVar("M", bound=Message)
@@ -129,9 +133,10 @@ def serving(address: str = "tcp://127.0.0.1:0") -> Iterator[SimpleNamespace]:
 class Network:
     """A hub, `gradscope serve`, and the keys of viewers elsewhere."""
 
-    def __init__(self, hub: HubAddress, address: str, server: str) -> None:
+    def __init__(self, hub: HubAddress, served: SimpleNamespace, server: str) -> None:
         self.hub = hub
-        self.address = address
+        self.process = served.process
+        self.address = served.address
         self.server = server
         self.links: list[Link] = []
 
@@ -153,24 +158,64 @@ class Network:
         return link
 
     def close(self) -> None:
-        for link in self.links:
-            link.close()
+        while self.links:
+            self.links.pop().close(Bye(reason="done"))
 
 
-@pytest.fixture
-def network(hub: HubAddress) -> Iterator[Network]:
+@contextmanager
+def new_network(hub: HubAddress) -> Iterator[Network]:
+    """A network with `gradscope serve` in front of a hub. Afterwards no key of a viewer is authorized."""
     server = own_server_key(may_create=True)
     authorize("someone", zmq.curve_keypair()[0].decode(), "observe")
     with serving() as served:
-        network = Network(hub, served.address, server.public)
-        network.process = served.process
+        yield Network(hub, served, server.public)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[SimpleNamespace]:
+    """A hub and `gradscope serve`, which most tests of this file use one after the other."""
+    root = Path(tempfile.mkdtemp(prefix="gs-", dir="/tmp"))
+    variables = {
+        "GRADSCOPE_RUNTIME_DIR": str(root / "run"),
+        "GRADSCOPE_DATA_DIR": str(root / "data"),
+        "GRADSCOPE_HUB_IDLE_S": "120",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        address = ensure_hub(timeout_s=DEADLINE_S)
+        with new_network(address) as network:
+            patch.undo()
+            yield SimpleNamespace(network=network, variables=variables)
+    end_hub(address)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def network(
+    shared: SimpleNamespace, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Network]:
+    """The shared network, without keys and viewers of other tests."""
+    for name, value in shared.variables.items():
+        monkeypatch.setenv(name, value)
+    yield shared.network
+    shared.network.close()
+    for key in AuthorizedKeys().all():
+        if key.name != "someone":
+            revoke(key.name)
+
+
+@pytest.fixture
+def own_network(hub: HubAddress) -> Iterator[Network]:
+    """A network for a test that ends or limits its `gradscope serve`."""
+    with new_network(hub) as network:
         yield network
         network.close()
 
 
 @pytest.fixture
-def agent(hub: HubAddress, bring_up: Callable[[str, Hello], Link]) -> Link:
-    return bring_up(hub.agents, AGENT)
+def agent(network: Network, bring_up: Callable[[str, Hello], Link]) -> Link:
+    return bring_up(network.hub.agents, AGENT)
 
 
 # Over the network: keys.
@@ -409,6 +454,28 @@ def test_half_open_connections_do_not_delay_a_viewer(network, agent):
     assert network.process.poll() is None
 
 
+def test_connections_that_would_take_all_file_descriptors_are_not_accepted(own_network, bring_up):
+    network = own_network
+    agent = bring_up(network.hub.agents, AGENT)
+    calm = network.up(network.keys("observe", "calm"), viewer_hello("calm"), [agent])
+    resource.prlimit(network.process.pid, resource.RLIMIT_NOFILE, (128, 128))
+    host, port = network.address.removeprefix("tcp://").split(":")
+    opened = []
+    for _ in range(400):
+        one = socket.socket()
+        one.setblocking(False)
+        one.connect_ex((host, int(port)))
+        opened.append(one)
+    calm.send(Runs())
+    assert first(calm, Runs, [agent])
+    assert calm.state.phase == "up"
+    for one in opened:
+        one.close()
+    viewer = network.link(network.keys("observe", "later"), viewer_hello("later"))
+    receive(viewer, lambda _: viewer.state.phase == "up", [agent, calm])
+    assert network.process.poll() is None
+
+
 def test_garbage_of_an_authorized_viewer_is_refused_ten_times_and_then_ignored(network, agent):
     context = zmq.Context()
     dealer = raw_viewer(context, network, network.keys("control", "noisy"))
@@ -589,7 +656,8 @@ def test_a_key_file_that_is_not_private_is_refused(places, how):
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_the_authorized_keys_are_not_used_if_others_may_have_changed_them(network, how):
+def test_the_authorized_keys_are_not_used_if_others_may_have_changed_them(own_network, how):
+    network = own_network
     viewer = network.up(network.keys("control"))
     assert viewer.state.phase == "up"
     path = AuthorizedKeys()._path
@@ -640,16 +708,19 @@ def test_a_name_cannot_leave_the_directory(places, name):
 
 
 @pytest.fixture
-def laptop(network: Network, monkeypatch: pytest.MonkeyPatch, places: Path) -> SimpleNamespace:
+def laptop(
+    network: Network, monkeypatch: pytest.MonkeyPatch, places: Path
+) -> Iterator[SimpleNamespace]:
     """Another user's places, with a key that may observe."""
-    authorize_here = os.environ["GRADSCOPE_DATA_DIR"]
+    there = os.environ["GRADSCOPE_DATA_DIR"]
     monkeypatch.setenv("GRADSCOPE_DATA_DIR", str(places / "laptop"))
     pair = new_key_pair("viewer")
-    monkeypatch.setenv("GRADSCOPE_DATA_DIR", authorize_here)
+    monkeypatch.setenv("GRADSCOPE_DATA_DIR", there)
     authorize("laptop", pair.public, "observe")
     monkeypatch.setenv("GRADSCOPE_DATA_DIR", str(places / "laptop"))
     monkeypatch.setenv("GRADSCOPE_RUNTIME_DIR", str(places / "none"))
-    return SimpleNamespace(address=network.address, server=network.server, pair=pair)
+    yield SimpleNamespace(address=network.address, server=network.server, pair=pair)
+    monkeypatch.setenv("GRADSCOPE_DATA_DIR", there)
 
 
 def test_connect_needs_the_key_of_the_server_first_and_then_no_more(laptop):
@@ -659,7 +730,7 @@ def test_connect_needs_the_key_of_the_server_first_and_then_no_more(laptop):
         connect(laptop.address)
     authorize(laptop.address, laptop.server, "server")
     with connect(laptop.address) as client:
-        assert client.runs() == []
+        assert client.link.phase == "up"
     with pytest.raises(NothingToConnectError, match="there is no run 'x'"):
         connect(f"{laptop.address}/x")
     new_key_pair("second")
@@ -691,8 +762,8 @@ def test_connect_without_a_key_says_how_to_make_one(places):
 # On this machine.
 
 
-def test_the_hub_refuses_the_command_of_an_observer(hub, agent, bring_up):
-    viewer = bring_up(hub.viewers, viewer_hello("v", "observe"))
+def test_the_hub_refuses_the_command_of_an_observer(network, agent, bring_up):
+    viewer = bring_up(network.hub.viewers, viewer_hello("v", "observe"))
     viewer.send(command("v"))
     ack = first(viewer, Ack, [agent])
     assert (ack.is_done, "observe only" in ack.reason) == (False, True)
@@ -821,7 +892,8 @@ def test_no_process_has_a_socket_of_the_network_unless_it_serves(training, hub_p
         assert not network_sockets(hub_pid())
 
 
-def test_a_run_without_control_refuses_every_command_of_a_key_that_may_control(training, network):
+def test_a_run_without_control_refuses_every_command_of_a_key_that_may_control(training, own_network):
+    network = own_network
     viewer = network.up(network.keys("control"))
     for number, action in enumerate(get_args(Command.__annotations__["action"]), 1):
         viewer.send(msgspec.structs.replace(command("remote", number, "t"), action=action))

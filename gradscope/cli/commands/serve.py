@@ -10,6 +10,7 @@ from gradscope.cli.exit_codes import DONE
 from gradscope.cli.output import print_json, print_lines
 from gradscope.errors import UsageError
 from gradscope.hub.gateway import Gateway
+from gradscope.hub.process import raise_file_limit
 from gradscope.names import counted
 from gradscope.notice import print_notice
 from gradscope.paths import ensure_private_dir
@@ -42,6 +43,7 @@ def serve(bind: str, *, as_json: bool) -> int:
         )
     hub = hub_address()
     ensure_private_dir(hub.directory)
+    raise_file_limit()
     with Gateway(hub, re.sub(r":0$", ":*", bind), server, keys) as gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: gateway.stop())
