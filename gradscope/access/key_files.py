@@ -38,7 +38,7 @@ def check_name(name: str) -> None:
     """Raise UsageError if a key cannot have this name."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"expected a name of at most 64 letters, digits, '.', '_' and '-' for a key, got {name!r}"
+            f"expected a name of at most 64 characters out of A-Z, a-z, 0-9, '.', '_' and '-' for a key, got {name!r}"
         )
 
 
@@ -105,7 +105,7 @@ def _read(path: Path) -> KeyPair:
         public = zmq.curve_public(found.curve_secretkey.encode()).decode()
     except (msgspec.MsgspecError, ValueError, zmq.ZMQError) as error:
         raise UnsafePathError(
-            f"{path} is no key file ({error}); remove it, or make it again with: gradscope key new"
+            f"{path} is not a key file ({error}); remove it, or make it again with: gradscope key new"
         ) from None
     if public != found.curve_publickey:
         raise UnsafePathError(

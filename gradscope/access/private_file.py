@@ -36,7 +36,7 @@ def read_private(path: Path) -> bytes | None:
         mode = stat.S_IMODE(status.st_mode)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
             raise UnsafePathError(
-                f"{path} must be a file of user {os.getuid()}, but it belongs to user {status.st_uid} or is no file; "
+                f"{path} must be a file of user {os.getuid()}, it belongs to user {status.st_uid} or is not a file; "
                 "remove it and make the key again"
             )
         if mode & 0o077:

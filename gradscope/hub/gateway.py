@@ -68,7 +68,7 @@ class _Viewer:
 
 
 class _Admission:
-    """Tells zmq.auth's thread which keys may connect. An error admits nobody; `run` raises the same error."""
+    """Tells zmq.auth's thread which keys may connect. An error admits no viewer; `run` raises the same error."""
 
     def __init__(self, keys: AuthorizedKeys) -> None:
         self._keys = keys
@@ -331,7 +331,7 @@ class Gateway:
     # The end of a viewer.
 
     def _check_viewers(self) -> None:
-        """Expel viewers whose key was revoked or has another role; forget those that send nothing."""
+        """Expel viewers whose key was revoked or has another role; forget silent ones."""
         now_s = time.monotonic()
         for viewer in list(self._viewers.values()):
             key = self._keys.viewer(viewer.key.curve_publickey)

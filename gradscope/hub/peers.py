@@ -48,7 +48,7 @@ _STRIKES = 10
 _REMEMBERED_ROUTES = 1_000
 _PEERS_LIMIT = 1_000
 _PEER_LIMIT_BYTES = 64
-"""The ids of 1,000 viewers, and again those that may control, must fit into one heartbeat of 262,144 bytes."""
+"""The ids of 1,000 viewers, and again of all that may control, must fit into one heartbeat of 262,144 bytes."""
 _NAME_LIMIT = 200
 _TEXT_LIMIT = 4_096  # of the longest path on Linux
 _REASON_LIMIT = 1_000

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -130,5 +131,8 @@ class RouterSocket:
 
 
 def open_descriptors() -> int:
-    """Return the number of open file descriptors of this process."""
-    return sum(1 for _ in Path("/dev/fd").iterdir())
+    """Return the number of open file descriptors of this process; a very large one if none is left to count them."""
+    try:
+        return sum(1 for _ in Path("/dev/fd").iterdir())
+    except OSError:
+        return sys.maxsize

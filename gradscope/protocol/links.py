@@ -134,8 +134,8 @@ class Runs(TaggedMessage, frozen=True, kw_only=True, tag="runs"):
 class Heartbeat(TaggedMessage, frozen=True, kw_only=True, tag="hb"):
     """A message that shows that the sender is alive; it is sent regularly.
 
-    In a heartbeat of the hub, `peers` are the connected viewers, and `controllers` those that may change
-    runs. `counters` include dropped messages.
+    In a heartbeat of the hub, `peers` are the connected viewers, and `controllers` the ones with the right
+    to change runs. `counters` include dropped messages.
     """
 
     step: Whole | None = None

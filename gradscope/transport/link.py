@@ -279,7 +279,7 @@ class Link:
                 return
             reason = (
                 f"the server broke off the handshake: it has another key than {to_hex(keys.server)}, which is "
-                "authorized here, or is not `gradscope serve`. Ask whoever runs it before you authorize another "
+                "authorized here, or is not `gradscope serve`. Ask the person who runs it before you authorize another "
                 f"key: gradscope key revoke {self._address}, then: gradscope key authorize PUBLICKEY --server "
                 f"{self._address}"
             )

@@ -292,7 +292,7 @@ def test_a_viewer_with_a_key_says_so_if_the_server_has_no_curve(places):
     assert "`gradscope serve`" in link.state.reason
 
 
-def test_a_port_where_nobody_answers_the_handshake_is_named_within_seconds(places):
+def test_a_port_that_does_not_answer_the_handshake_is_named_within_seconds(places):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         public, secret = (key.decode() for key in zmq.curve_keypair())
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
@@ -393,7 +393,7 @@ def answer(dealer: zmq.Socket, kind: type[Message] = Welcome) -> Message | None:
     return None
 
 
-def test_a_stolen_routing_id_gives_nobody_the_rights_of_its_owner(network, agent):
+def test_a_stolen_routing_id_does_not_give_the_rights_of_its_owner(network, agent):
     context = zmq.Context()
     owner = raw_viewer(context, network, network.keys("control", "owner"), b"stolen")
     owner.send_multipart(encode(viewer_hello("owner")))
@@ -457,7 +457,7 @@ def test_half_open_connections_do_not_delay_a_viewer(network, agent):
 def test_connections_that_would_take_all_file_descriptors_are_not_accepted(own_network, bring_up):
     network = own_network
     agent = bring_up(network.hub.agents, AGENT)
-    calm = network.up(network.keys("observe", "calm"), viewer_hello("calm"), [agent])
+    quiet = network.up(network.keys("observe", "quiet"), viewer_hello("quiet"), [agent])
     resource.prlimit(network.process.pid, resource.RLIMIT_NOFILE, (128, 128))
     host, port = network.address.removeprefix("tcp://").split(":")
     opened = []
@@ -466,13 +466,13 @@ def test_connections_that_would_take_all_file_descriptors_are_not_accepted(own_n
         one.setblocking(False)
         one.connect_ex((host, int(port)))
         opened.append(one)
-    calm.send(Runs())
-    assert first(calm, Runs, [agent])
-    assert calm.state.phase == "up"
+    quiet.send(Runs())
+    assert first(quiet, Runs, [agent])
+    assert quiet.state.phase == "up"
     for one in opened:
         one.close()
     viewer = network.link(network.keys("observe", "later"), viewer_hello("later"))
-    receive(viewer, lambda _: viewer.state.phase == "up", [agent, calm])
+    receive(viewer, lambda _: viewer.state.phase == "up", [agent, quiet])
     assert network.process.poll() is None
 
 
@@ -486,11 +486,11 @@ def test_garbage_of_an_authorized_viewer_is_refused_ten_times_and_then_ignored(n
     assert not dealer.poll(300)
     dealer.close()
     context.term()
-    assert network.up(network.keys("observe", "calm"), others=[agent])
+    assert network.up(network.keys("observe", "quiet"), others=[agent])
 
 
-def test_an_oversized_message_costs_its_sender_the_connection_and_nobody_else(network, agent):
-    calm = network.up(network.keys("observe", "calm"), viewer_hello("calm"), [agent])
+def test_an_oversized_message_costs_only_its_sender_the_connection(network, agent):
+    quiet = network.up(network.keys("observe", "quiet"), viewer_hello("quiet"), [agent])
     context = zmq.Context()
     dealer = raw_viewer(context, network, network.keys("control", "large"))
     monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -500,8 +500,8 @@ def test_an_oversized_message_costs_its_sender_the_connection_and_nobody_else(ne
     monitor.close()
     dealer.close()
     context.term()
-    calm.send(Runs())
-    assert first(calm, Runs, [agent])
+    quiet.send(Runs())
+    assert first(quiet, Runs, [agent])
 
 
 def test_one_key_has_at_most_sixteen_viewers_and_leaves_room_for_others(network, agent):
@@ -551,7 +551,7 @@ def steps_of(messages: list[Message]) -> list[Step]:
 # What is not served at all.
 
 
-def test_without_a_hub_a_viewer_is_told_that_no_run_is_live(places):
+def test_without_a_hub_a_viewer_reads_that_no_run_is_live(places):
     public, secret = (key.decode() for key in zmq.curve_keypair())
     authorize("laptop", public, "observe")
     server = own_server_key(may_create=True)
@@ -674,7 +674,7 @@ def test_a_key_file_whose_halves_do_not_match_is_refused(places):
     with pytest.raises(UnsafePathError, match="not that of its secret key"):
         own_key()
     pair.path.write_text("{}")
-    with pytest.raises(UnsafePathError, match="no key file"):
+    with pytest.raises(UnsafePathError, match="not a key file"):
         own_keys()
 
 

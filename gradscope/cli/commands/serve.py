@@ -38,7 +38,7 @@ def serve(bind: str, *, as_json: bool) -> int:
     viewers = [key for key in keys.all() if key.role != "server"]
     if not viewers:
         raise UsageError(
-            f"refused to listen on {bind}: expected an authorized key, found none, so nobody could connect; on the "
+            f"refused to listen on {bind}: expected an authorized key, found none, so no viewer could connect; on the "
             "other machine: gradscope key new; here: gradscope key authorize PUBLICKEY --name NAME --role observe"
         )
     hub = hub_address()
