@@ -43,6 +43,7 @@ class DepthPage(Container, can_focus=True):
         self.layer_name: str | None = None
         self._shown: tuple[RunStore, Frame, Sequence[InterventionState]] | None = None
         self._leaves: tuple[int, ...] = ()
+        self._names: tuple[str, ...] = ()
         self._tree: LayerTree | None = None
         self._is_map = False
         self._quantity = 1
@@ -62,6 +63,8 @@ class DepthPage(Container, can_focus=True):
         if frame.tree is not self._tree:
             self._tree = frame.tree
             self._leaves = tuple(n for n in frame.tree.order if not frame.tree.is_container(n))
+            tree = frame.tree
+            self._names = tuple(printable(tree.layers[n].name) or tree.label[n] for n in self._leaves)
         chosen = self._place
         self.query_one(".chain").display = not self._is_map
         layer_map = self.query_one("#layer-map", Drawing)
@@ -77,13 +80,12 @@ class DepthPage(Container, can_focus=True):
     ) -> None:
         room = max(1, (self.size.height - 3) // _LEAST_PLOT)
         leaves = list(self._leaves)
-        names = self._names(frame)
         plots = list(self.query(".curve").results(Drawing))
         for place, (plot, name) in enumerate(zip(plots, _PLOTS, strict=True)):
             plot.display = place < room
             nonfinite = (frame.measured.nan[name] + frame.measured.inf[name])[leaves] > 0
             values = np.where(nonfinite, np.inf, frame.measured.values[name][leaves])
-            plot.show_drawing(partial(chain_lines, _TITLES[name], names, values, chosen))
+            plot.show_drawing(partial(chain_lines, _TITLES[name], self._names, values, chosen))
         marks = self._marks(store, frame, states)
         line = mark_line(len(leaves), marks, chosen, self.size.width - 1)
         self.query_one("#depth-marks", CellLines).show(line)
@@ -107,17 +109,13 @@ class DepthPage(Container, can_focus=True):
         quantity, leaves = QUANTITIES[self._quantity], list(self._leaves)
         until, most = frame.measured.step, max(1, self.size.width)
         values = store.ring.matrix(quantity.name, most, until)[:, leaves]
-        return LayerMap(quantity.meaning, self._names(frame), store.ring.steps(most, until), values)
-
-    def _names(self, frame: Frame) -> tuple[str, ...]:
-        tree = frame.tree
-        return tuple(printable(tree.layers[n].name) or tree.label[n] for n in self._leaves)
+        return LayerMap(quantity.meaning, self._names, store.ring.steps(most, until), values)
 
     def _layer_lines(self, frame: Frame, chosen: int | None) -> list[Line]:
         if chosen is None:
             return [(Cell("no layers", "dim"),)]
         node = self._leaves[chosen]
-        name = self._names(frame)[chosen]
+        name = self._names[chosen]
         place = f"  layer {chosen + 1:,} of {len(self._leaves):,}"
         numbers: list[Cell] = []
         for quantity in QUANTITIES:

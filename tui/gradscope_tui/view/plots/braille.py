@@ -91,8 +91,9 @@ def draw_plot(
     dots = np.zeros((4 * height, 2 * width), bool)
     dots[row(medians), columns] = True
     dots[row(logs[usable][far]), x[usable][far]] = True
+    xs, ys = columns.tolist(), row(medians).tolist()
     for i in _joined_columns(steps, x, usable, columns):
-        _draw_line(dots, columns[i], row(medians)[i], columns[i + 1], row(medians)[i + 1])
+        _draw_line(dots, xs[i], ys[i], xs[i + 1], ys[i + 1])
     bad, zero = (
         tuple(sorted({int(c) // 2 for c in x[which]}))
         for which in (np.isinf(numbers), is_log & (numbers == 0))
@@ -106,8 +107,11 @@ def _medians(
     x: NDArray[np.intp], logs: NDArray[np.float64], far_from: float
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.bool_]]:
     """Return the used columns, the median of each, and which points are outliers."""
-    columns, starts, place = np.unique(x, return_index=True, return_inverse=True)
-    medians = np.array([np.median(part) for part in np.split(logs, starts[1:])])
+    columns, starts, place, counts = np.unique(
+        x, return_index=True, return_inverse=True, return_counts=True
+    )
+    ordered = logs[np.lexsort((logs, x))]  # `x` ascends, so `starts` are also places in this order
+    medians = (ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) / 2
     return columns, medians, np.abs(logs - medians[place]) > far_from
 
 
@@ -135,10 +139,11 @@ def _joined_columns(
 
 
 def _draw_line(dots: NDArray[np.bool_], x0: int, y0: int, x1: int, y1: int) -> None:
-    count = max(abs(x1 - x0), abs(y1 - y0)) + 1
-    xs = np.rint(np.linspace(x0, x1, count)).astype(int)
-    ys = np.rint(np.linspace(y0, y1, count)).astype(int)
-    dots[ys, xs] = True
+    count = max(abs(x1 - x0), abs(y1 - y0))
+    for i in range(count + 1):  # without numpy, because most lines have a few dots
+        dots[y0 + round(i * (y1 - y0) / max(1, count)), x0 + round(i * (x1 - x0) / max(1, count))] = (
+            True
+        )
 
 
 def _braille_lines(dots: NDArray[np.bool_]) -> tuple[str, ...]:
