@@ -16,7 +16,6 @@ from gradscope.findings.explanation import page_text
 from gradscope.protocol import Ack, BreakpointState, Command, InterventionState
 from gradscope_tui.keys import EXPECTED_KEYS, REPLAY_ACTIONS, bindings_of, keys_shown
 from gradscope_tui.presenter import Presenter
-from gradscope_tui.screens.breakpoint import BreakpointScreen
 from gradscope_tui.screens.card import CardScreen, wide_text_width
 from gradscope_tui.source import send_command
 from gradscope_tui.view.cell import Cell, Line, fit, text_of
@@ -392,15 +391,19 @@ class MainScreen(Screen[None]):
 
     async def action_breakpoint(self) -> None:
         """Open the form for a breakpoint."""
-        form = BreakpointScreen(lambda: self._presenter.store)
-        await self.app.push_screen(form, self._set_breakpoint)
+        await self._open_breakpoint("", "")
 
     async def edit_breakpoint_at_cursor(self) -> None:
         """Open the form for the breakpoint at the cursor; the answer replaces it."""
         state = self._breakpoint_at_cursor
         if state is not None:
-            form = BreakpointScreen(lambda: self._presenter.store, state.condition)
-            await self.app.push_screen(form, partial(self._set_breakpoint, replaced=state.id))
+            await self._open_breakpoint(state.condition, state.id)
+
+    async def _open_breakpoint(self, condition: str, replaced: str) -> None:
+        from gradscope_tui.screens.breakpoint import BreakpointScreen  # noqa: PLC0415 - loads all rules
+
+        form = BreakpointScreen(lambda: self._presenter.store, condition)
+        await self.app.push_screen(form, partial(self._set_breakpoint, replaced))
 
     def remove_breakpoint_at_cursor(self) -> None:
         """Remove the breakpoint at the cursor."""
@@ -410,7 +413,7 @@ class MainScreen(Screen[None]):
                 Command(action="unbreak", target=state.id), f"breakpoint removed: {state.condition}"
             )
 
-    def _set_breakpoint(self, condition: str | None, replaced: str = "") -> None:
+    def _set_breakpoint(self, replaced: str, condition: str | None) -> None:
         if condition:
             if replaced:
                 self._send(Command(action="unbreak", target=replaced), "")
