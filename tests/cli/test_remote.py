@@ -103,6 +103,28 @@ def test_recordings_of_another_machine_are_named_as_such(remote):
         assert "is on the machine of the run" in ran.stderr
 
 
+def test_the_environment_chooses_the_hub_for_viewers_and_not_for_trainings(live, gradscope):
+    environment = live.environment | {"GRADSCOPE_HUB": "tcp://127.0.0.1:1"}
+    shown = json.loads(gradscope("config", "--json", environment=environment).stdout)
+    assert shown["hub"] == "tcp://127.0.0.1:1, as GRADSCOPE_HUB says"
+    script = """
+import logging, torch, gradscope
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+scope = gradscope.attach(model, optimizer, record=False)
+model(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+scope.detach()
+print(scope.step)
+"""
+    ran = fork_server.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "1\n"
+    assert "tcp://127.0.0.1:1 is for viewers only" in ran.stderr
+    assert "Training continues" in ran.stderr
+
+
 def test_the_keys_are_listed_with_their_roles(remote):
     rows = {(key["name"], key["role"]) for key in remote.there("key", "list")["keys"]}
     assert {("server", "own"), ("boss", "control")} <= rows

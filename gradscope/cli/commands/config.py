@@ -32,15 +32,8 @@ def print_configuration(*, as_json: bool) -> None:
 
 
 def _configuration() -> dict[str, str | int | None]:
-    address = hub_address()
-    is_up = hub_listens(address)
     return {
-        "runtime directory": str(address.directory),
-        "agents' socket": address.agents,
-        "viewers' socket": address.viewers,
-        "hub": "listens" if is_up else "none runs",
-        "hub's process": holder_pid(address.directory / HUB_LOCK) if is_up else None,
-        "hub's log": str(address.directory / LOG_NAME),
+        **_hub_configuration(),
         "keys": str(keys_dir()),
         "transport encryption": _describe_encryption(),
         "data directory": str(data_dir()),
@@ -49,6 +42,21 @@ def _configuration() -> dict[str, str | int | None]:
         "CUDA pass": _describe_cuda_reduction(),
         "python": f"{sys.version.split()[0]} at {sys.executable}",
         **{package: _version(package) for package in _PACKAGES},
+    }
+
+
+def _hub_configuration() -> dict[str, str | int | None]:
+    address = hub_address()
+    if address.is_remote:
+        return {"hub": f"{address.viewers}, as GRADSCOPE_HUB says"}
+    is_up = hub_listens(address)
+    return {
+        "runtime directory": str(address.directory),
+        "agents' socket": address.agents,
+        "viewers' socket": address.viewers,
+        "hub": "listens" if is_up else "none runs",
+        "hub's process": holder_pid(address.directory / HUB_LOCK) if is_up else None,
+        "hub's log": str(address.directory / LOG_NAME),
     }
 
 

@@ -69,7 +69,7 @@ def authorize_key(
         return
     if name is None:
         raise UsageError(
-            "expected --name NAME for a viewer's key, or --server tcp://HOST:PORT for the key of a server"
+            "expected --name NAME for a viewer's key, or --server tcp://HOST:PORT for that of a server, got neither"
         )
     if public in {own.public for own in own_keys() if own.name == "server"}:
         raise UsageError(
