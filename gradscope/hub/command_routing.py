@@ -106,7 +106,10 @@ class CommandRouter:
         if route is None:
             return f"run {command.run!r} has ended, or its training process does not answer"
         if not (self._to_agent(route, encode(self._heartbeat())) and self._to_agent(route, parts)):
-            return f"the message queue of the training process of {command.run!r} is full; try again"
+            return (
+                f"the training process of {command.run!r} cannot be reached: its connection is broken or its queue "
+                "is full; try again"
+            )
         return ""
 
 
