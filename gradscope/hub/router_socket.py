@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ RECEIVE_QUEUE = 256
 SEND_QUEUE = 64
 _LINGER_MS = 200
 _EVENTS_AT_ONCE = 1_000
+_UNBIND_S = 0.1
 
 
 class RouterSocket:
@@ -47,8 +49,7 @@ class RouterSocket:
         self.socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
         self._filter_by_user()
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_ACCEPTED)
-        self.is_listening = False
-        self.listen()
+        self._bind()
 
     def receive(self) -> tuple[bytes, list[bytes]] | None:
         """Return the route of the sender and the parts of the next message; None if no message waits."""
@@ -74,11 +75,22 @@ class RouterSocket:
 
     def rebind_if_replaced(self) -> bool:
         """Bind again if the socket file was removed or replaced. Return whether this was necessary."""
-        if not self.is_listening or self._identity() == self._bound:
+        if self._identity() == self._bound:
             return False
-        self.stop_listening()
-        self.listen()
+        self.bind_again()
         return True
+
+    def bind_again(self) -> None:
+        """Close all connections, and listen again. The peers connect and say hello again.
+
+        libzmq closes the connections that a listener has accepted together with it, and removes its file
+        a little later.
+        """
+        self.socket.unbind(f"ipc://{self.path}")
+        deadline_s = time.monotonic() + _UNBIND_S
+        while self._identity() == self._bound and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        self._bind()
 
     def has_accepted(self, ready: Mapping[object, int]) -> bool:
         """Return whether connections were accepted since the last call. `ready`: the answer of a poller."""
@@ -91,11 +103,6 @@ class RouterSocket:
                 break
         return True
 
-    def stop_listening(self) -> None:
-        """Accept no new connections. Those of connected peers stay open."""
-        self.socket.unbind(f"ipc://{self.path}")
-        self.is_listening = False
-
     def close(self) -> None:
         """Close the socket, and remove its file if this hub owns it. libzmq sends queued messages for 200 ms."""
         self.socket.disable_monitor()
@@ -105,14 +112,12 @@ class RouterSocket:
         if self._identity() == self._bound:
             self.path.unlink(missing_ok=True)
 
-    def listen(self) -> None:
-        """Accept new connections. Raises LinkError if the path cannot be bound."""
+    def _bind(self) -> None:
         try:
             self.socket.bind(f"ipc://{self.path}")
         except zmq.ZMQError as error:
             raise LinkError(f"cannot listen on {self.path}: {error.strerror}") from error
         self._bound = self._identity()
-        self.is_listening = True
 
     def _identity(self) -> tuple[int, int] | None:
         try:

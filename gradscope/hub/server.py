@@ -36,6 +36,7 @@ __all__ = ["Hub"]
 
 _BATCH = 100
 _SILENCE_CHECK_S = 0.5
+_CLOSE_CONNECTIONS_S = 0.25
 _DESCRIPTORS_LIMIT = 4_000
 """Twice the peers that a hub accepts: 1,000 at each socket. Connections without a handshake end after 3 s."""
 _STALL_S = 3.0
@@ -64,7 +65,7 @@ class Hub:
         self._bind()
         self._lock.write(f"{self._identity.pid} {self._identity.epoch} {self._identity.version}\n")
         self._busy_s = self._last_turn_s = time.monotonic()
-        self._housekeeping_due_s = self._silence_due_s = 0.0
+        self._housekeeping_due_s = self._silence_due_s = self._close_connections_due_s = 0.0
 
     def _bind(self) -> None:
         agent_socket = RouterSocket(
@@ -150,14 +151,16 @@ class Hub:
             self._bound_connections()
 
     def _bound_connections(self) -> None:
-        """Stop listening while many file descriptors are open: libzmq aborts a process that has none left."""
-        count = open_descriptors()
-        for peers in (self._agents, self._viewers):
-            if count > self._descriptors_limit and peers.socket.is_listening:
-                self._counts["paused_listening"] += 1
-                peers.socket.stop_listening()
-            elif count < self._descriptors_limit // 2 and not peers.socket.is_listening:
-                peers.socket.listen()
+        """Close all connections if many file descriptors are open: libzmq aborts a process that has none left.
+
+        Only connections that are no peers can be so many. libzmq cannot close these alone; the peers connect again.
+        """
+        now_s = time.monotonic()
+        if now_s >= self._close_connections_due_s and open_descriptors() > self._descriptors_limit:
+            self._close_connections_due_s = now_s + _CLOSE_CONNECTIONS_S
+            self._counts["closed_all_connections"] += 1
+            for peers in (self._agents, self._viewers):
+                peers.socket.bind_again()
 
     def _receive(self, now_s: float) -> bool:
         """Handle a batch of messages from each socket. Return whether more messages may be waiting."""
@@ -186,7 +189,6 @@ class Hub:
         self._viewers.send_to_all(Heartbeat(counters=dict(self._counts)))
         self._report_failed_recordings()
         self._runs.bound_memory()
-        self._bound_connections()
         self._restore_files()
 
     def _report_failed_recordings(self) -> None:

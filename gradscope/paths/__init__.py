@@ -39,9 +39,18 @@ def runtime_dir() -> Path:
 
 
 def data_dir() -> Path:
-    """Return the absolute path of the directory for persistent data. It may not exist yet."""
+    """Return the absolute path of the directory for persistent data. It may not exist yet.
+
+    A user without a home, as in some containers, has it in the runtime directory.
+    """
     chosen = os.environ.get("GRADSCOPE_DATA_DIR")
-    return Path(chosen).absolute() if chosen else user_data_path("gradscope", appauthor=False)
+    if chosen:
+        return Path(chosen).absolute()
+    try:
+        path = user_data_path("gradscope", appauthor=False)
+    except RuntimeError:
+        return runtime_dir() / "data"
+    return path if path.is_absolute() else runtime_dir() / "data"
 
 
 def recordings_dir() -> Path:

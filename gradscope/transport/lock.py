@@ -6,6 +6,7 @@ want a hub, one of them starts it and the others wait until it answers.
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -51,10 +52,11 @@ class PathLock:
         return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
     def write(self, text: str) -> None:
-        """Write who holds the lock into the file, for users and for `holder_pid`."""
+        """Write who holds the lock into the file, for users and for `holder_pid`, if the disk is not full."""
         if self._fd is not None:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, text.encode(), 0)
+            with suppress(OSError):
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, text.encode(), 0)
 
     def release(self) -> None:
         """Release the lock explicitly, because a forked child may hold a copy of the descriptor."""

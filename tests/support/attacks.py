@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from gradscope.protocol import Event, Hello, Manifest, Runs, Subscribe, pack_layers
+from gradscope.protocol import Event, Hello, Manifest, Runs, Subscribe, Welcome, pack_layers
 from gradscope.transport import HubAddress, Link
 from support.hubs import pid_of_hub
 from support.waiting import wait_for
@@ -155,7 +155,10 @@ class Served:
             if self.agent.state.phase == "up":
                 self.agent.send(sent)
             for message in self.viewer.receive(0.02):
-                if isinstance(message, Runs):
+                if isinstance(message, Welcome):  # the hub has closed all connections
+                    self.viewer.send(Subscribe(run="sound"))
+                    self.viewer.send(Runs())
+                elif isinstance(message, Runs):
                     counters.append(message.counters)
                 elif isinstance(message, Event):
                     texts.add(message.text)
