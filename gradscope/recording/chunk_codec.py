@@ -117,8 +117,8 @@ def split_body(step: Step, body: bytes) -> tuple[list[NDArray[np.generic]], byte
     return arrays, body[offset:]
 
 
-def unpack_column(column: PackedColumn, entries: int) -> NDArray[np.generic]:
-    """Return a column, shape (entries, rows). Raises ProtocolError if it is damaged."""
+def unpack_column(column: PackedColumn, entries: int, rows: slice = slice(None)) -> NDArray[np.generic]:
+    """Return some rows of a column, by default all, shape (entries, rows). Raises ProtocolError if it is damaged."""
     dtype = _dtype(column.dtype)
     size_bytes = entries * column.rows * dtype.itemsize
     planes = unpack_bytes(column.data, size_bytes)
@@ -128,8 +128,12 @@ def unpack_column(column: PackedColumn, entries: int) -> NDArray[np.generic]:
         )
     if not size_bytes:
         return np.empty((entries, column.rows), dtype)
-    numbers = np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, -1).T)
-    bits = np.ascontiguousarray(numbers.view(f"<u{dtype.itemsize}").reshape(column.rows, entries).T)
+    wanted = np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, column.rows, entries)[:, rows]
+    if not wanted[:, :, 1:].any():  # all entries are equal, as those of layers and kinds mostly are
+        first = np.ascontiguousarray(wanted[:, :, 0].T).reshape(-1).view(dtype)
+        return np.broadcast_to(first, (entries, len(first)))
+    numbers = np.ascontiguousarray(wanted.reshape(dtype.itemsize, -1).T)
+    bits = np.ascontiguousarray(numbers.view(f"<u{dtype.itemsize}").reshape(-1, entries).T)
     return np.bitwise_xor.accumulate(bits, axis=0).view(dtype)
 
 

@@ -236,17 +236,29 @@ class ChunkColumns:
     def arrays(self, name: str) -> _RowArrays:
         """Return the numbers of a column, one array for each step."""
         if name not in self._arrays:
-            found = self._arrays[name] = [_zeros(step, name) for step in self.steps]
-            for column in self._packed(name):
-                key = column.name, column.dtype
-                having = [
-                    place
-                    for place, step in enumerate(self.steps)
-                    if key in step.columns and step.rows == column.rows
-                ]
-                for place, array in zip(having, unpack_column(column, len(having)), strict=True):
-                    found[place] = array
+            self._arrays[name] = self._read(name, slice(None))
         return self._arrays[name]
+
+    def numbers(self, name: str, rows: Mapping[int, int]) -> Floats:
+        """Return one number of a column for each place of a step. rows: the row by place. NaN: not measured."""
+        first = min(rows.values(), default=0)
+        if any(row != first for row in rows.values()):
+            return _numbers(self.arrays(name), rows)
+        found = self._read(name, slice(first, first + 1))  # a small part of the work
+        return _numbers(found, dict.fromkeys(rows, 0))
+
+    def _read(self, name: str, rows: slice) -> _RowArrays:
+        found = [_zeros(step, name) for step in self.steps]
+        for column in self._packed(name):
+            key = column.name, column.dtype
+            having = [
+                place
+                for place, step in enumerate(self.steps)
+                if key in step.columns and step.rows == column.rows
+            ]
+            for place, array in zip(having, unpack_column(column, len(having), rows), strict=True):
+                found[place] = array
+        return found
 
     def entries(self) -> list[Entry]:
         """Return all steps, as they were recorded."""
@@ -272,6 +284,10 @@ class _BodyColumns:
         """Return the numbers of a column."""
         return [self._arrays.get(name, _zeros(self.steps[0], name))]
 
+    def numbers(self, name: str, rows: Mapping[int, int]) -> Floats:
+        """Return one number of a column, as `ChunkColumns.numbers`."""
+        return _numbers(self.arrays(name), rows)
+
 
 def _values(
     columns: ChunkColumns | _BodyColumns,
@@ -281,7 +297,7 @@ def _values(
     rank: int,
 ) -> dict[int, float]:
     """Return one statistic of one row by step."""
-    rows: list[tuple[int, int]] = []
+    rows: dict[int, int] = {}
     places = zip(columns.steps, columns.arrays("layer"), columns.arrays("kind"), strict=True)
     for place, (step, layer, kinds) in enumerate(places):
         index = layers.get(step.manifest_revision)
@@ -291,21 +307,23 @@ def _values(
             and not (index is None or layer is None or kinds is None)
         ):
             row = np.flatnonzero((layer == index) & (kinds == step.kinds.index(kind)))
-            rows += [(place, int(row[0]))] if len(row) else []
+            if len(row):
+                rows[place] = int(row[0])
 
     def column(name: str) -> Floats:
-        arrays = columns.arrays(name)
-        return np.array([_number(arrays[place], row) for place, row in rows], np.float64)
+        return columns.numbers(name, rows)
 
     values = derive_from(statistic, column) if statistic in DERIVATIONS else column(statistic)
     flags = np.nan_to_num(column("flags")).astype(np.uint8)
     values = np.where(flags & Flags.NOT_MEASURED, np.nan, values)
-    steps = (columns.steps[place].step for place, _ in rows)
+    steps = (columns.steps[place].step for place in rows)
     return dict(zip(steps, values.tolist(), strict=True))
 
 
-def _number(array: NDArray[Any] | None, row: int) -> float:
-    return np.nan if array is None else float(array[row])
+def _numbers(arrays: _RowArrays, rows: Mapping[int, int]) -> Floats:
+    """Return the number of each row by place; NaN if the step has no such column."""
+    found = ((arrays[place], row) for place, row in rows.items())
+    return np.array([np.nan if a is None else float(a[row]) for a, row in found], np.float64)
 
 
 def _zeros(step: Step, name: str) -> NDArray[np.generic] | None:

@@ -164,6 +164,28 @@ def test_a_series_has_what_the_steps_have(recorded, statistic):
     np.testing.assert_array_equal(of_part, [expected[step] for step in part.tolist()])
 
 
+def test_a_series_follows_a_row_that_moves_and_a_column_that_changes_once(tmp_path, make):
+    blocks = []
+    for number in range(70):
+        block = random_block(0 if number < 40 else 1, 6)
+        is_moved = number % 7 == 3
+        order = np.arange(6)[::-1] if is_moved else np.arange(6)
+        values = {name: values[order] for name, values in block.values.items()}
+        blocks.append(
+            dataclasses.replace(block, layer=block.layer[order], kind=block.kind[order], values=values)
+        )
+    path = tmp_path / "a.gradscope"
+    steps = [step_of(number, block) for number, block in enumerate(blocks)]
+    with Recorder(path, make.hello()) as recorder:
+        make.record(recorder, make.manifest(), *steps)
+    rows = [np.flatnonzero((b.layer == 1) & (b.kind == 0))[0] for b in blocks]
+    with open_recording(path) as recording:
+        for name in ("sum", "min", "count"):
+            found = recording.series("fc1", "out", name)[1]
+            expected = [b.column(name)[row] for b, row in zip(blocks, rows, strict=True)]
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_a_row_that_was_not_measured_is_nan_and_an_unknown_name_an_error(tmp_path, make):
     block = dataclasses.replace(random_block(1, 6), flags=np.full(6, Flags.NOT_MEASURED, np.uint8))
     path = tmp_path / "a.gradscope"
