@@ -15,11 +15,13 @@ from textual.actions import parse
 from textual.app import App, SystemCommand
 from textual.content import Content
 from textual.dom import DOMNode
+from textual.filter import LineFilter
 from textual.screen import Screen
 
 from gradscope.errors import GradscopeError
 from gradscope.names import counted
 from gradscope.protocol import Command, InterventionState, RunInfo, Runs
+from gradscope_tui.ascii_filter import AsciiFilter, needs_ascii
 from gradscope_tui.changes import Answer, Change, Changes, removal
 from gradscope_tui.kept_view import KeptView, read_view, write_view
 from gradscope_tui.keys import CHANGING_ACTIONS, KEYS, bindings_of
@@ -107,6 +109,7 @@ class GradscopeApp(App[int]):
         self.main.table.restore_order(view.sort, is_ascending=view.is_ascending)
         self.main.has_hint = not view.is_used
         self.terminal_title = TerminalTitle(self)
+        self._ascii = [AsciiFilter()] if needs_ascii(os.environ) else []
 
     @property
     def source(self) -> "Source | None":
@@ -117,6 +120,10 @@ class GradscopeApp(App[int]):
     def replay(self) -> Replay | None:
         """The open recording; None while a run is watched."""
         return self.presenter.replay
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Return the filters of each drawn line; the last one is for terminals that have only ASCII."""
+        return [*super().get_line_filters(), *self._ascii]
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Return the palette for themes that do not define it."""
