@@ -42,5 +42,6 @@ def run_app(
         recording=recording,
         step=step,
         view_path=data_dir() / "view.json",
+        keys_path=data_dir() / "keys.toml",
     )
     return run_until_end(app)

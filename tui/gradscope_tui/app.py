@@ -24,7 +24,7 @@ from gradscope.protocol import Command, InterventionState, RunInfo, Runs
 from gradscope_tui.ascii_filter import AsciiFilter, needs_ascii
 from gradscope_tui.changes import Answer, Change, Changes, removal
 from gradscope_tui.kept_view import KeptView, read_view, write_view
-from gradscope_tui.keys import CHANGING_ACTIONS, KEYS, bindings_of
+from gradscope_tui.keys import CHANGING_ACTIONS, bindings_of
 from gradscope_tui.leases import FocusLease, PauseLease
 from gradscope_tui.presenter import Presenter
 from gradscope_tui.replay import Replay
@@ -66,7 +66,7 @@ class GradscopeApp(App[int]):
     """Watches one run at a time. The exit code is 0, or 130 when interrupted.
 
     recording: show this recording instead, at `step` or at its end; the screen then has no link to any run.
-    view_path: the file in which theme and order are kept between sessions.
+    view_path: the file in which theme and order are kept between sessions. keys_path: a file with other keys.
     """
 
     CSS_PATH = "gradscope.tcss"
@@ -83,6 +83,7 @@ class GradscopeApp(App[int]):
         recording: Path | None = None,
         step: int | None = None,
         view_path: Path | None = None,
+        keys_path: Path | None = None,
     ) -> None:
         super().__init__()
         self._recording, self._first_step = recording, step
@@ -108,6 +109,7 @@ class GradscopeApp(App[int]):
         self.theme = view.theme if is_kept else theme_for(os.environ).name
         self.main.table.restore_order(view.sort, is_ascending=view.is_ascending)
         self.main.has_hint = not view.is_used
+        self.set_keymap(self.presenter.use_own_keys(keys_path))
         self.terminal_title = TerminalTitle(self)
         self._ascii = [AsciiFilter()] if needs_ascii(os.environ) else []
 
@@ -158,12 +160,14 @@ class GradscopeApp(App[int]):
         else:
             self.connector.start()
         self.set_interval(1 / _RATE_HZ, self.update_view)
+        if self.presenter.keys_problem:
+            self._notify_error(self.presenter.keys_problem)
 
     def on_unmount(self) -> None:
         """Close the source and the recording; keep the view."""
         order = self.main.table.order
-        view = KeptView(self.theme, order.sort, order.is_ascending, is_used=True)
-        write_view(self._view_path, view)
+        kept = KeptView(self.theme, order.sort, order.is_ascending, is_used=True)
+        write_view(self._view_path, kept)
         self.terminal_title.end()
         self.connector.stop()
         self.presenter.close_recording()
@@ -266,9 +270,9 @@ class GradscopeApp(App[int]):
 
     async def action_help(self) -> None:
         """Show all keys."""
-        text = Content.from_markup(
-            help_text(is_readonly=not self.presenter.is_changeable, is_replay=self.replay is not None)
-        )
+        is_readonly, is_replay = not self.presenter.is_changeable, self.replay is not None
+        markup = help_text(is_readonly=is_readonly, is_replay=is_replay, keys=self.presenter.keys)
+        text = Content.from_markup(markup)
         closing = dict.fromkeys(("escape", "q", "question_mark", "enter"), "")
         await self.push_screen(CardScreen("help", "keys and signs", text, closing, "esc closes"))
 
@@ -437,7 +441,9 @@ class GradscopeApp(App[int]):
 
     async def action_press(self, owner: str, keys: str) -> None:
         """Run the action of a key, for the mouse and the command palette."""
-        key = next(key for key in KEYS if key.owner == owner and key.keys.partition(",")[0] == keys)
+        key = next(
+            k for k in self.presenter.keys if k.owner == owner and k.keys.partition(",")[0] == keys
+        )
         owners = {
             "layers": self.main.table,
             "main": self.main,
@@ -451,7 +457,7 @@ class GradscopeApp(App[int]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Yield a palette command for every key, and one that selects the theme."""
-        for key in KEYS:
+        for key in self.presenter.keys:
             is_of_other = key.owner == "replay" and self.replay is None
             is_refused = key.changes and not self.presenter.is_changeable
             if not (is_refused or is_of_other) and key.action != "command_palette":

@@ -15,6 +15,7 @@ __all__ = [
     "Owner",
     "bindings_of",
     "keys_shown",
+    "name_of",
 ]
 
 Owner: TypeAlias = Literal[
@@ -174,10 +175,17 @@ REPLAY_ACTIONS = {key.action.partition("(")[0] for key in KEYS if key.owner == "
 """The actions that only a recording has."""
 
 
+def name_of(key: Key) -> str:
+    """Return the name of what a key does, for a file with other keys: `layers.mark`, `main.show_log`."""
+    action = key.action.removeprefix("app.").removeprefix("screen.").replace("-", "back_")
+    words = "".join(char if char.isalnum() else "_" for char in action)
+    return f"{key.owner}.{words.strip('_').replace('__', '_')}"
+
+
 def bindings_of(owner: Owner) -> list[BindingType]:
     """Return the bindings of one widget, of the main screen, or of the app."""
     return [
-        Binding(key.keys, key.action, key.meaning, show=False, priority=_is_first(key))
+        Binding(key.keys, key.action, key.meaning, show=False, priority=_is_first(key), id=name_of(key))
         for key in KEYS
         if key.owner == owner
     ]
@@ -188,11 +196,14 @@ def _is_first(key: Key) -> bool:
     return key.owner == "replay" or (key.owner == "app" and key.keys == "ctrl+c")
 
 
-def keys_shown(page: Owner, *, is_readonly: bool, is_replay: bool = False) -> Iterable[Key]:
+def keys_shown(
+    page: Owner, *, is_readonly: bool, is_replay: bool = False, keys: Iterable[Key] = KEYS
+) -> Iterable[Key]:
     """Return the keys for the key line of a page: its own keys first, then the keys of all pages."""
-    first = [key for key in KEYS if key.owner == "replay"] if is_replay else []
-    own = [key for key in KEYS if key.owner == page and page != "main"]
-    everywhere = [key for key in KEYS if key.owner in ("app", "main")]
+    keys = tuple(keys)
+    first = [key for key in keys if key.owner == "replay"] if is_replay else []
+    own = [key for key in keys if key.owner == page and page != "main"]
+    everywhere = [key for key in keys if key.owner in ("app", "main")]
     taken = {"p", *(key.keys for key in first)} if is_replay else set()
     for key in (*first, *(key for key in (*own, *everywhere) if key.keys not in taken)):
         if key.brief and not (key.changes and is_readonly):

@@ -15,7 +15,8 @@ from gradscope.findings import Verdict
 from gradscope.names import counted
 from gradscope.protocol import InterventionState
 from gradscope_tui.changes import Answer, Changes
-from gradscope_tui.keys import Owner
+from gradscope_tui.keys import KEYS, Owner
+from gradscope_tui.own_keys import read_own_keys, with_own_keys
 from gradscope_tui.replay import Replay
 from gradscope_tui.source import Connector, Source
 from gradscope_tui.store.measure import Frame
@@ -63,6 +64,7 @@ class Presenter:
         self._frozen_at = 0
         self._made_of: object = None
         self.frame: Frame | None = None
+        self.keys, self.keys_problem = KEYS, ""
         self.page = "layers"
         self.size = (80, 24)
         self.must_choose = False
@@ -95,6 +97,12 @@ class Presenter:
         if len(live) > 1 and not self._has_offered:
             self._has_offered = self.must_choose = True
         return self.must_choose
+
+    def use_own_keys(self, path: Path | None) -> dict[str, str]:
+        """Use the keys of a file; return them by name. `keys_problem` says what is wrong with it."""
+        own, self.keys_problem = read_own_keys(path, KEYS)
+        self.keys = with_own_keys(KEYS, own)
+        return own
 
     def watch(self, run: str) -> None:
         """Watch a run."""

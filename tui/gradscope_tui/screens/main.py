@@ -145,6 +145,7 @@ class MainScreen(Screen[None]):
             presenter.keys_of,
             is_readonly=not presenter.is_changeable,
             is_replay=presenter.replay is not None,
+            keys=presenter.keys,
         )
         keys, actions = key_cells(shown, width)
         self.keys.show(keys, actions=actions)

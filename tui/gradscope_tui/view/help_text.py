@@ -1,8 +1,10 @@
 """The help: every key, column and sign."""
 # ruff: noqa: RUF001 - the signs are meant
 
+from collections.abc import Sequence
+
 from gradscope.catalogue import INTERVENTIONS
-from gradscope_tui.keys import KEYS, Owner
+from gradscope_tui.keys import KEYS, Key, Owner
 from gradscope_tui.store.measure import QUANTITIES
 
 __all__ = ["help_text"]
@@ -34,13 +36,13 @@ _SIGNS = (
 )
 
 
-def help_text(*, is_readonly: bool, is_replay: bool = False) -> str:
+def help_text(*, is_readonly: bool, is_replay: bool = False, keys: Sequence[Key] = KEYS) -> str:
     """Return the help as markup."""
     lines: list[str] = []
     for owner, title in _TITLES:
         if owner == "replay" and not is_replay:
             continue
-        shown = [k for k in KEYS if k.owner == owner and not (k.changes and is_readonly)]
+        shown = [k for k in keys if k.owner == owner and not (k.changes and is_readonly)]
         if shown:
             lines += ["", f"[b]{title}[/b]"]
             lines += [_line(key.shown, key.meaning) for key in shown]
