@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import platform
 import statistics
 import sys
@@ -32,6 +33,7 @@ from benchmarks.cuda_models import MODELS, PRECISIONS, DeviceTraining, make_gpt,
 from benchmarks.settings import SETTINGS
 from gradscope.columns.block import stats_of_row
 from gradscope.observe import RowBuffer, device_pass_name
+from gradscope.paths import recordings_dir
 
 NO_DEVICE: Final = 3
 _MEGABYTES: Final = (1, 4, 16, 64, 256)
@@ -373,6 +375,27 @@ def _growth_by_layer(training: DeviceTraining) -> dict[str, int]:
     return grown
 
 
+# --- out of memory: the allocator's snapshot ---------------------------------------------------------
+
+
+def out_of_memory(run: Run, name: str) -> None:
+    """Run out of memory in a forward, and read the snapshot that the event names."""
+    if run.is_dry:
+        raise NotMeasuredError("a CPU has no such snapshot")
+    training = _gpt(run, batch=4)
+    path = recordings_dir() / "out-of-memory.memory.pickle"
+    huge = torch.cuda.get_device_properties(run.device).total_memory
+    try:
+        with gradscope.attach(training.model, name=path.name.partition(".")[0], every=1, quiet=True):
+            training.step()
+            torch.empty(huge, dtype=torch.float64, device=run.device)
+    except torch.OutOfMemoryError:
+        segments = pickle.loads(path.read_bytes())["segments"]  # written by this process
+        run.note(name, f"{len(segments)} segments in the snapshot", segments=len(segments))
+        return
+    raise RuntimeError("eight times the memory of the device could be allocated")
+
+
 # --- steps: the cost of whole steps -----------------------------------------------------------------
 
 
@@ -450,9 +473,10 @@ SECTIONS: Final = {
     "bandwidth": bandwidth,
     "graphs": graphs,
     "memory": memory,
+    "out_of_memory": out_of_memory,
     "steps": steps,
 }
-_INDEPENDENT_OF_PASS: Final = ("memory",)
+_INDEPENDENT_OF_PASS: Final = ("memory", "out_of_memory")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

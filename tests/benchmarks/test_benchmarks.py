@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SHORT = {
     "anatomy": [],
     "attach": ["--workloads", "small", "--turns", "1"],
-    "cuda": ["--dry", "--minutes", "0.1"],
+    "cuda": ["--dry", "--minutes", "1"],
     "frames": ["--layers", "6", "--workloads", "small"],
     "growth": ["--quick"],
     "memory": ["--layers", "10"],

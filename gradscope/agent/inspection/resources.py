@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -18,6 +19,7 @@ from gradscope.agent.step.plugins import StepPlugin
 from gradscope.columns import MemoryTable, TimesTable
 from gradscope.errors import NotMeasuredError
 from gradscope.hooks import LayerInfo, frames_of, has_compiled, hidden_from_modes
+from gradscope.paths import recordings_dir
 from gradscope.protocol import Command
 from gradscope.resources import (
     MeasuringSchedule,
@@ -44,6 +46,11 @@ _REPORT_EVERY: Final = 16
 _LIMIT: Final = (
     "gradscope: {held} bytes are in use, above the limit of {limit} bytes set with "
     "attach(memory_limit_bytes=…)"
+)
+
+_SNAPSHOT: Final = (
+    "the state of the CUDA allocator is in {path}: open it at https://docs.pytorch.org/memory_viz; with "
+    "torch.cuda.memory._record_memory_history() at the start of the script it also has the stack of each block"
 )
 
 
@@ -204,7 +211,22 @@ class ResourcePlugin(StepPlugin):
         if self._probe is not None and (layer := self._probe.layer_in_backward()) >= 0:
             backward_layer = self._layers.names[layer]
         place = oom_location(frames, lambda module: names.get(id(module)), backward_layer)
-        return oom_report(error, place, self._memory, self._types, self._inputs)
+        text = oom_report(error, place, self._memory, self._types, self._inputs)
+        path = self._save_allocator_snapshot()
+        return text if path is None else f"{text}\n{_SNAPSHOT.format(path=path)}"
+
+    def _save_allocator_snapshot(self) -> Path | None:
+        """Write the state of the CUDA allocator next to the recordings; None without CUDA, or if that fails."""
+        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch does not annotate it
+            return None
+        path = recordings_dir() / f"{self._run.hello.run}.memory.pickle"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.cuda.memory._dump_snapshot(str(path))  # type: ignore[no-untyped-call]  # noqa: SLF001 - the documented name
+        except Exception as error:  # noqa: BLE001 - gradscope's errors must not hide the training's
+            self._run.faults.report("the allocator's snapshot", error, "The event has the other facts.")
+            return None
+        return path
 
     def _when(self) -> str:
         if not self._is_enabled:
