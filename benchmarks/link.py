@@ -11,8 +11,10 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zmq
@@ -114,7 +116,13 @@ def _measure(options: argparse.Namespace) -> None:
         print(f"end of a step to viewer: p50 {p50:.1f} ms, p99 {p99:.1f} ms ({delays_s.size} steps)")
 
 
-def _send_steps(address, ranks, options, over: EventType, results) -> None:  # noqa: ANN001 - of multiprocessing
+def _send_steps(
+    address: HubAddress,
+    ranks: Iterable[int],
+    options: argparse.Namespace,
+    over: EventType,
+    results: Any,  # Any: multiprocessing's queue
+) -> None:
     layers = tuple(Layer(f"layer{number}", "Linear") for number in range(options.layers))
     links = {
         rank: Link(address.agents, Hello(role="agent", peer=f"agent {rank}", run=_RUN, rank=rank,
@@ -161,7 +169,13 @@ def _body(rows: int) -> tuple[bytes, tuple[tuple[str, str], ...], tuple[str, ...
     return body, columns, zero
 
 
-def _watch(address: HubAddress, number: int, options, over: EventType, results) -> None:  # noqa: ANN001 - as above
+def _watch(
+    address: HubAddress,
+    number: int,
+    options: argparse.Namespace,
+    over: EventType,
+    results: Any,  # Any: as above
+) -> None:
     delays_s: list[float] = []
     skipped = 0
     began_s = time.monotonic()
@@ -186,7 +200,7 @@ def _count(link: Link, message: Message, delays_s: list[float], rate_hz: float) 
 
 
 def _stopped_viewer(address: HubAddress, number: int) -> "zmq.Socket[bytes]":
-    viewer = zmq.Context.instance().socket(zmq.DEALER)
+    viewer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     viewer.setsockopt(zmq.RCVHWM, 1)
     viewer.connect(address.viewers)
     hello = Hello(role="viewer", peer=f"stopped {number}")

@@ -18,6 +18,7 @@ SHORT = {
     "cuda": ["--dry", "--minutes", "1"],
     "frames": ["--layers", "6", "--workloads", "small"],
     "growth": ["--quick"],
+    "link": ["--agents", "2", "--layers", "10", "--duration", "1"],
     "memory": ["--layers", "10"],
     "overhead": ["--workloads", "two", "--seconds", "0.1"],
     "passes": ["--sizes", "100", "--seconds", "0.01"],
