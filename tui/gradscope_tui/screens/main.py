@@ -319,7 +319,15 @@ class MainScreen(Screen[None]):
 
     def on_key(self, event: events.Key) -> None:
         """Say which key the person may look for, if the one that was pressed has no meaning here."""
-        if event.is_printable and event.key not in self.active_bindings and not self._filter.is_open:
+        presenter = self._presenter
+        owners = (
+            "app",
+            "main",
+            presenter.keys_of,
+        )  # also keys that are refused, which is said elsewhere
+        known = {name for key in presenter.keys if key.owner in owners for name in key.keys.split(",")}
+        is_known = event.key in known or event.key in self.active_bindings
+        if event.is_printable and not is_known and not self._filter.is_open:
             text = EXPECTED_KEYS.get(event.key, "? lists all keys")
             pressed = event.character or event.key
             self.notify(f"{pressed} does nothing here: {text}.", markup=False)
