@@ -50,7 +50,7 @@ def remote(live):
     process.terminate()
     assert process.wait(60) == 0
     printed = process.stderr.read()
-    assert "Ctrl+C ends it" in printed
+    assert f"To watch: gradscope watch {address}. Ctrl+C ends it" in printed
     assert "gradscope: boss (control) has connected, from '" in printed
     assert "gradscope: guest (observe) has disconnected" in printed
     process.stdout.close()

@@ -57,11 +57,16 @@ def serve(bind: str, *, as_json: bool) -> int:
             print_lines(
                 f"listening on {address}, with CurveZMQ; the public key of this server is {public}"
             )
-            port = address.rpartition(":")[2]
             print_notice(
                 f"gradscope: {counted(len(viewers), 'key')} may connect: "
                 + ", ".join(f"{key.name} ({key.role})" for key in viewers)
-                + f". On the other machine: gradscope watch tcp://{socket.gethostname()}:{port}. Ctrl+C ends it"
+                + f". To watch: gradscope watch {_reachable(address)}. Ctrl+C ends it"
             )
         gateway.run()
     return DONE
+
+
+def _reachable(address: str) -> str:
+    """Return the address for another machine: with the name of this one, if it listens on all interfaces."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    return f"tcp://{socket.gethostname()}:{port}" if host in ("0.0.0.0", "[::]", "*") else address  # noqa: S104 - compared only
