@@ -4,6 +4,7 @@ Threads: the loop of `Hub` runs in the main thread and owns both sockets. Each r
     thread.
 """
 
+import contextlib
 import os
 import resource
 import signal
@@ -39,6 +40,7 @@ def serve(directory: Path | None, ready_fd: int | None = None) -> int:
                 _say_ready(ready_fd)
                 return 0
             raise_file_limit()
+            _use_all_processors()
             with Hub(address, lock, idle_s=_idle_s()) as hub:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(number, lambda *_: hub.stop("the hub received a signal to end"))
@@ -73,6 +75,16 @@ def raise_file_limit() -> None:
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _use_all_processors() -> None:
+    """Let this process run on all processors that the system allows it, where the system can.
+
+    The training that starts a hub is often bound to a few processors, and all of them compute.
+    """
+    if hasattr(os, "sched_setaffinity"):  # not on macOS
+        with contextlib.suppress(OSError):  # a container may forbid it; then the hub runs as it is
+            os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def _idle_s() -> float:
