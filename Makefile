@@ -21,7 +21,7 @@ endif
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast test-exhaustive test-all coverage check format docs picture screenshots bench bench-plots clean
+.PHONY: help demo test test-fast test-exhaustive test-all soak sanitize coverage check format docs picture screenshots bench bench-plots clean
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
@@ -41,6 +41,13 @@ test-exhaustive: $(VENV)/exhaustive  ## run what `make test` leaves out: every s
 	GRADSCOPE_TESTS=exhaustive $(PYTEST) $(PARALLEL) -m "exhaustive or hypothesis"
 
 test-all: test test-exhaustive  ## run `make test`, then `make test-exhaustive`
+
+SOAK_S ?= 1800
+soak: $(VENV)/tests  ## train at full rate for 30 minutes (SOAK_S=seconds); memory and descriptors must stay flat
+	$(BIN)/python tests/faults/soak.py $(SOAK_S)
+
+sanitize: $(VENV)/tests  ## run the tests of the C extension with AddressSanitizer and UndefinedBehaviorSanitizer
+	$(PYTEST) tests/native/test_native_memory.py
 
 check: $(VENV)/tests  ## lint, formatting, spelling, types, and which room imports which
 	$(BIN)/ruff check .
