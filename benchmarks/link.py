@@ -40,6 +40,7 @@ from gradscope.transport.lock import HUB_LOCK, holder_pid
 
 _RUN = "load"
 _AGENTS_A_PROCESS = 16
+_START_S = 5
 
 
 def main() -> None:
@@ -72,6 +73,7 @@ def _measure(options: argparse.Namespace) -> None:
         os.sched_setaffinity(pid, {0})
     context = multiprocessing.get_context("fork")
     over, results = context.Event(), context.Queue()
+    options.start_s = time.monotonic()
     processes = []
     for first in range(0, options.agents, _AGENTS_A_PROCESS):
         ranks = range(first, min(first + _AGENTS_A_PROCESS, options.agents))
@@ -85,7 +87,7 @@ def _measure(options: argparse.Namespace) -> None:
     for process in [*processes, *watchers]:
         process.start()
     stopped = [_stopped_viewer(address, number) for number in range(options.stopped)]
-    time.sleep(5)  # all have joined
+    time.sleep(_START_S + 1)  # all have joined
     cpu_s, began_s = _cpu_s(pid), time.monotonic()
     time.sleep(options.duration)
     share = (_cpu_s(pid) - cpu_s) / (time.monotonic() - began_s)
@@ -130,7 +132,8 @@ def _send_steps(
         for rank in ranks
     }  # fmt: skip
     body, columns, zero = _body(options.layers)
-    unsent, seq, due_s = 0, 0, time.monotonic()
+    unsent, seq = 0, 0
+    due_s = options.start_s + _START_S  # all agents are in the same step, as ranks are
     while not over.is_set():
         for rank, link in links.items():
             for message in link.receive(0):
