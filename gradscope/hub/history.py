@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Generic, TypeAlias, TypeVar
 
-from gradscope.protocol import Scalars
+from gradscope.protocol import Scalars, encode
 
 __all__ = ["BoundedQueue", "Parts", "RankHistory", "size_bytes"]
 
@@ -78,21 +78,15 @@ class BoundedQueue(Generic[Item]):
         self._items.clear()
         self._bytes = 0
 
-    def pop_newest(self) -> tuple[Item, int] | None:
-        """Remove and return the newest item and its size; None if there is none."""
-        if not self._items:
-            return None
-        item, size_bytes = self._items.pop()
-        self._bytes -= size_bytes
-        return item, size_bytes
-
 
 class RankHistory:
     """The newest steps, scalars, events, and readings of memory and time of one rank, oldest first."""
 
     def __init__(self) -> None:
         self.steps: BoundedQueue[Parts] = BoundedQueue(STEP_LIMIT, STEP_LIMIT_BYTES)
-        self.scalars: BoundedQueue[Scalars] = BoundedQueue(math.inf, SCALARS_LIMIT_BYTES)
+        self.scalars: BoundedQueue[Parts] = BoundedQueue(math.inf, SCALARS_LIMIT_BYTES)
+        self._newest_scalars: Scalars | None = None
+        self._newest_scalars_bytes = 0
         self.events: BoundedQueue[Parts] = BoundedQueue(EVENT_LIMIT, EVENT_LIMIT_BYTES)
         # Two readings: the newest of memory and of time.
         self.readings: BoundedQueue[Parts] = BoundedQueue(READING_LIMIT, READING_LIMIT_BYTES, 2)
@@ -103,15 +97,20 @@ class RankHistory:
 
     def add_scalars(self, message: Scalars, size_bytes: int) -> None:
         """Store scalars, merged into the newest message if both have the same names."""
-        newest = self.scalars.pop_newest()
-        if newest is not None:
-            last, last_bytes = newest
-            together = last_bytes + size_bytes
+        last = self._newest_scalars
+        if last is not None:
+            together = self._newest_scalars_bytes + size_bytes
             if last.values.keys() == message.values.keys() and together <= _MERGED_LIMIT_BYTES:
                 message, size_bytes = _merge(last, message), together
             else:
-                self.scalars.add(last, last_bytes)
-        self.scalars.add(message, size_bytes)
+                parts = encode(last)  # bytes take a quarter of the memory of its numbers
+                self.scalars.add(parts, len(parts[0]))
+        self._newest_scalars, self._newest_scalars_bytes = message, size_bytes
+
+    def past_scalars(self) -> list[Parts]:
+        """Return all scalars, as messages."""
+        newest = self._newest_scalars
+        return [*self.scalars, *([] if newest is None else [encode(newest)])]
 
     def add_reading(self, parts: Parts) -> None:
         """Store a reading of memory or time. Drop the oldest beyond 240 readings or 8 MB."""

@@ -153,7 +153,7 @@ class Hub:
     def _bound_connections(self) -> None:
         """Close all connections if many file descriptors are open: libzmq aborts a process that has none left.
 
-        Only connections that are no peers can be so many. libzmq cannot close these alone; the peers connect again.
+        libzmq cannot close one connection; the peers connect again.
         """
         now_s = time.monotonic()
         if now_s >= self._close_connections_due_s and open_descriptors() > self._descriptors_limit:

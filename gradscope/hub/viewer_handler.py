@@ -187,24 +187,21 @@ class ViewerHandler:
             if subscription.backfill
             else []
         )
-        scalars = [message for each in histories for message in each.scalars]
+        scalars = [parts for each in histories for parts in each.past_scalars()]
         events = [parts for each in histories for parts in each.events]
         readings = [parts for each in histories for parts in each.readings]
         steps = [parts for each in histories for parts in each.steps]
-        return _in_order(subscription, scalars, [*events, *readings], steps)
+        return _in_order(subscription, [*scalars, *events, *readings], steps)
 
 
-def _in_order(
-    subscription: Subscribe, scalars: list[Scalars], others: list[Parts], steps: list[Parts]
-) -> Past:
+def _in_order(subscription: Subscribe, others: list[Parts], steps: list[Parts]) -> Past:
     """Iterate over the past messages, between two `backfill` messages that are sent even if there are none.
 
     The second `backfill` message tells a viewer that it has received the whole past.
     """
     run, number = subscription.run, subscription.number
-    count = len(scalars) + len(others) + len(steps)
+    count = len(others) + len(steps)
     yield encode(Backfill(run=run, state="begin", count=count, number=number)), False
-    yield from ((encode(message), False) for message in scalars)
     yield from ((parts, False) for parts in others)
     yield from ((parts, True) for parts in steps)
     yield encode(Backfill(run=run, state="end", count=count, number=number)), False

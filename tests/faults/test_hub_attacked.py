@@ -1,4 +1,4 @@
-"""A hub that strangers of the same user attack: it goes on, serves the others, bounds its memory, counts refusals."""
+"""A hub that strangers of the same user attack: it continues, serves the others, bounds its memory, counts refusals."""
 
 import contextlib
 import itertools

@@ -99,7 +99,9 @@ def test_a_hub_starts_over_the_files_of_a_killed_one_and_the_process_id_of_a_str
     assert hubs.pid_of_hub(again) not in (pid, os.getpid())
 
 
-def test_an_agent_of_a_newer_protocol_is_refused_with_both_versions_and_the_hub_goes_on(hub, bring_up):
+def test_an_agent_of_a_newer_protocol_is_refused_with_both_versions_and_the_hub_continues(
+    hub, bring_up
+):
     served = attacks.Served(hub, bring_up)
     with Link(hub.agents, attacks.agent_hello("new", "new agent", protocol=2, version="9.9")) as link:
         wait_for(lambda: link.receive(0.05) is not None and link.state.phase == "refused", "a refusal")
@@ -149,13 +151,13 @@ def records(hub, bring_up, path: Path, *, size: int = 100_000, until) -> None:
     wait_for(is_done, "the events")
 
 
-def has_stopped_and_goes_on(events) -> bool:
+def has_stopped_and_continues(events) -> bool:
     codes = [event.code for event in events]
     return "recording_stopped" in codes and "own" in codes[codes.index("recording_stopped") :]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
-def test_a_full_disk_ends_the_recording_with_an_event_and_the_live_view_goes_on(
+def test_a_full_disk_ends_the_recording_with_an_event_and_the_live_view_continues(
     places, hub, bring_up, tmp_path
 ):
     disk = tmp_path / "disk"
@@ -166,7 +168,7 @@ def test_a_full_disk_ends_the_recording_with_an_event_and_the_live_view_goes_on(
     if mounted.returncode:
         pytest.skip(f"cannot mount a small file system: {mounted.stderr.decode()}")
     try:
-        records(hub, bring_up, disk / "r.gradscope", until=has_stopped_and_goes_on)
+        records(hub, bring_up, disk / "r.gradscope", until=has_stopped_and_continues)
         assert hub_answers(hub, 60)
     finally:
         hubs.end_hub(hub)
@@ -185,7 +187,7 @@ def test_a_file_that_may_not_grow_ends_the_recording_and_not_the_hub(
 
     command = [sys.executable, "-P", "-m", "gradscope.hub", "--detach"]
     subprocess.run(command, preexec_fn=limit, check=True, timeout=60)
-    records(address, bring_up, tmp_path / "r.gradscope", until=has_stopped_and_goes_on)
+    records(address, bring_up, tmp_path / "r.gradscope", until=has_stopped_and_continues)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
@@ -237,11 +239,11 @@ def test_a_home_that_cannot_be_written_costs_the_recording_and_not_the_run(
 ):
     locked = places / "file"
     locked.write_text("")
-    records(hub, bring_up, locked / "r.gradscope", size=100, until=has_stopped_and_goes_on)
+    records(hub, bring_up, locked / "r.gradscope", size=100, until=has_stopped_and_continues)
 
 
 @pytest.mark.usefixtures("places")
-def test_a_path_of_107_bytes_is_refused_with_what_to_set_and_the_training_goes_on(monkeypatch):
+def test_a_path_of_107_bytes_is_refused_with_what_to_set_and_the_training_continues(monkeypatch):
     directory = "/tmp/" + "d" * (107 - len("/tmp//viewers.sock"))
     assert len(f"{directory}/viewers.sock") == 107
     monkeypatch.setenv("GRADSCOPE_RUNTIME_DIR", directory)
@@ -254,7 +256,7 @@ def test_a_path_of_107_bytes_is_refused_with_what_to_set_and_the_training_goes_o
 
 
 @pytest.mark.usefixtures("places")
-def test_a_training_goes_on_where_no_runtime_directory_can_be_made(monkeypatch):
+def test_a_training_continues_where_no_runtime_directory_can_be_made(monkeypatch):
     monkeypatch.setenv("GRADSCOPE_RUNTIME_DIR", "/proc/gradscope")
     done = train("nowhere")
     assert done.returncode == 0, done.stderr

@@ -105,7 +105,7 @@ class Account:
         return next(each.counters["steps_lost"] for each in self.client.runs() if each.run == RUN)
 
     def unexplained(self, kills: int, lost: int) -> int:
-        """Return how many missing steps nobody has counted. A killed hub takes those with it that it had."""
+        """Return the number of missing steps that were not counted anywhere. A killed hub loses its own."""
         return sum(sorted(self.gaps)[: max(0, len(self.gaps) - kills)]) - lost
 
 
@@ -116,7 +116,7 @@ def hub_process() -> int:
 
 
 def strike(pid: int, number: signal.Signals, chance: random.Random, account: Account) -> str:
-    """Kill or stop a process. A stopped one goes on after up to a second, or in one of ten cases after seven."""
+    """Kill or stop a process. A stopped one continues after up to a second, or in one of ten cases after seven."""
     os.kill(pid, number)
     if number == signal.SIGKILL:
         return "killed"

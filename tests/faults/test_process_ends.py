@@ -221,7 +221,7 @@ def test_workers_that_torchrun_restarts_are_one_run(tmp_path):
         assert len({info.run for info in client.runs()}) == 1
 
 
-def test_a_hub_that_has_ended_is_no_zombie_and_no_child_of_the_training(tmp_path):
+def test_a_hub_is_not_a_child_of_the_training_and_a_killed_one_is_replaced(tmp_path):
     done = run("""
 kept = train(few)
 from gradscope.transport import hub_address, ensure_hub

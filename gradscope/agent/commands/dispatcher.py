@@ -90,7 +90,7 @@ class CommandDispatcher:
         except GradscopeError as error:
             self._refuse(command, str(error))
             return
-        except Exception as error:  # noqa: BLE001 - the viewer must get an answer, and the link goes on
+        except Exception as error:  # noqa: BLE001 - the viewer must get an answer, and the link continues
             self._run.faults.report("checking a command", error, "It was refused.")
             self._refuse(command, f"it failed: {type(error).__name__}: {error}")
             return

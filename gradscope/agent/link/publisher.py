@@ -53,8 +53,8 @@ _Row = tuple[int, float, dict[str, float]]
 class Publisher:
     """Sends messages to the hub from its own thread, between `start` and `stop`.
 
-    An error of a callback or of a message is counted in `failures` and logged once; the link goes on. Heartbeats report
-    the counters to the hub: of the messages that were `queued`, each was sent, or is counted as `queue_dropped`,
+    An error of a callback or of a message is counted in `failures` and logged once; the link continues. Heartbeats
+    report the counters to the hub: of the messages that were `queued`, each was sent, or is counted as `queue_dropped`,
     `failures`, `dropped` or `withheld`.
     """
 
