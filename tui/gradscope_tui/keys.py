@@ -91,7 +91,7 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "e,enter",
-        "e enter",
+        "e",
         "app.edit_chosen",
         "edit the intervention: the form with its values",
         "interventions",
