@@ -656,3 +656,10 @@ async def test_y_copies_the_row_of_each_page_and_the_verdict():
         assert ui.app.clipboard.endswith("7 a line of the log")
         await ui.press("Y")
         assert ui.app.clipboard.startswith("gpt-7f3a: healthy so far: nothing found")
+
+
+async def test_the_detail_is_complete_although_no_more_data_arrives():
+    async with open_app() as ui:
+        await ui.press("j", "enter")
+        for words in ("65 × 128  float32, 8,320 elements", "|max|", "loss"):  # noqa: RUF001
+            await ui.until_shown(words, advance=False)

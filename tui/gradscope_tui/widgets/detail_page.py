@@ -164,8 +164,9 @@ class DetailPage(Container, can_focus=True):
         return marks_of(effects, found)
 
     def on_resize(self) -> None:
-        """Arrange the plots for the new size."""
+        """Arrange the plots and fit the texts for the new size, although no new step may arrive."""
         self._arrange_plots()
+        self.call_after_refresh(self._show_again)
 
     def _arrange_plots(self) -> None:
         """Place the plots side by side on a wide screen; otherwise show fewer plots."""
