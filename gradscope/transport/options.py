@@ -29,7 +29,8 @@ _FREE_DESCRIPTORS = 32
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     """Return a new context of libzmq.
 
-    Raises LinkError if fewer than 32 file descriptors are free: libzmq ends the process with an abort if it cannot open one that it needs.
+    Raises LinkError if fewer than 32 file descriptors are free: libzmq ends the process with an abort if it
+    cannot open one that it needs.
     """
     opened: list[int] = []
     try:

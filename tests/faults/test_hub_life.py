@@ -15,7 +15,7 @@ from gradscope.errors import LinkError, UnsafePathError
 from gradscope.protocol import Event, Manifest, pack_layers
 from gradscope.transport import Link, ensure_hub, hub_address, hub_answers
 from gradscope.transport.lock import HUB_LOCK, START_LOCK
-from support import attacks, hubs
+from support import attacks, fork_server, hubs
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.processes
@@ -35,12 +35,12 @@ print("trained")
 """
 
 
-def train(name: str, duration_s: float = 0.5, **options) -> subprocess.CompletedProcess:
-    environment = options.pop("env", os.environ) | {"GRADSCOPE_HUB_IDLE_S": "120"}
-    return subprocess.run(
-        [sys.executable, "-c", ATTACHED, name, str(duration_s)],
-        capture_output=True, text=True, timeout=120, check=False, env=environment, **options,
-    )  # fmt: skip
+def train(name: str, folder: Path) -> subprocess.CompletedProcess:
+    script = folder / "script.py"
+    script.write_text(ATTACHED)
+    return fork_server.run(
+        [sys.executable, str(script), name, "0.5"], capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.mark.usefixtures("ended_hubs")
@@ -243,22 +243,24 @@ def test_a_home_that_cannot_be_written_costs_the_recording_and_not_the_run(
 
 
 @pytest.mark.usefixtures("places")
-def test_a_path_of_107_bytes_is_refused_with_what_to_set_and_the_training_continues(monkeypatch):
+def test_a_path_of_107_bytes_is_refused_with_what_to_set_and_the_training_continues(
+    monkeypatch, tmp_path
+):
     directory = "/tmp/" + "d" * (107 - len("/tmp//viewers.sock"))
     assert len(f"{directory}/viewers.sock") == 107
     monkeypatch.setenv("GRADSCOPE_RUNTIME_DIR", directory)
     with pytest.raises(UnsafePathError, match="set GRADSCOPE_RUNTIME_DIR to a shorter directory"):
         ensure_hub()
-    done = train("long")
+    done = train("long", tmp_path)
     assert done.returncode == 0
     assert "trained" in done.stdout
     assert done.stderr.count("too long for a socket") == 1
 
 
 @pytest.mark.usefixtures("places")
-def test_a_training_continues_where_no_runtime_directory_can_be_made(monkeypatch):
+def test_a_training_continues_where_no_runtime_directory_can_be_made(monkeypatch, tmp_path):
     monkeypatch.setenv("GRADSCOPE_RUNTIME_DIR", "/proc/gradscope")
-    done = train("nowhere")
+    done = train("nowhere", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "trained" in done.stdout
     assert "cannot create the directory" in done.stderr
