@@ -32,6 +32,7 @@ def _is_script(page: Path) -> bool:
         "notebooks",
         "programs",
         "recordings",
+        "remote",
         "trackers",
     )
 

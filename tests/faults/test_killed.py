@@ -22,7 +22,7 @@ from gradscope.protocol import Command, Skipped, Step
 from gradscope.recording import list_recordings, open_recording
 from gradscope.transport import hub_address, hub_answers
 from support import fork_server, hubs
-from support.waiting import wait_for
+from support.waiting import DEADLINE_S, wait_for
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("ended_hubs")]
 
@@ -102,7 +102,8 @@ class Account:
         wait_for(has_advanced, f"newer steps; the link is {self.client.link}")
 
     def lost_at_the_hub(self) -> int:
-        return next(each.counters["steps_lost"] for each in self.client.runs() if each.run == RUN)
+        runs = self.client.runs(timeout_s=DEADLINE_S)
+        return next(each.counters["steps_lost"] for each in runs if each.run == RUN)
 
     def unexplained(self, kills: int, lost: int) -> int:
         """Return the number of missing steps that were not counted anywhere. A killed hub loses its own."""
@@ -165,7 +166,7 @@ def run_rounds(tmp_path, rounds: int, seed: int) -> None:
                         raise
                 except AssertionError as error:
                     raise AssertionError(f"after {told}") from error
-                in_force = {entry.id for entry in client.interventions()}
+                in_force = {entry.id for entry in client.interventions(DEADLINE_S)}
                 assert in_force == kept, told
                 if len(kept) == 5:
                     client.remove_all()
