@@ -417,7 +417,7 @@ class Client:
     def _newest(self, find: Callable[[RunState], Value | None], what: str, timeout_s: float) -> Value:
         self._ensure_watched()
         known = self._session.known
-        found = known.wait(lambda: find(known) if known.is_synchronised else None, timeout_s)
+        found = known.wait(lambda: find(known) if known.has_all_but_steps else None, timeout_s)
         return self._found(found, what, timeout_s)
 
     def _found(self, value: Value | None, what: str, timeout_s: float) -> Value:

@@ -37,7 +37,8 @@ class RunState:
     """The runs that the hub knows, and the newest messages of the watched run.
 
     The link's thread writes; any thread reads. `unreadable` counts messages that match no known
-    manifest.
+    manifest. `has_all_but_steps`: the state and the past of the run have arrived, except for past steps, which
+    the hub sends last and only as fast as the reader takes them. `is_synchronised`: so have those.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,7 @@ class RunState:
         self.hub_counters: dict[str, int] = {}
         self.unreadable = 0
         self.run = ""
+        self.has_all_but_steps = False
         self.is_synchronised = False
         self._awaited: int | None = None
         self.interventions: dict[int, Interventions] = {}
@@ -68,7 +70,7 @@ class RunState:
         """
         with self._changed:
             self.run = run
-            self.is_synchronised = False
+            self.has_all_but_steps = self.is_synchronised = False
             self._awaited = number
             for of_run in (self.interventions, self._manifests, self._names, self._steps):
                 of_run.clear()
@@ -233,12 +235,13 @@ class RunState:
             case _ if self._awaited is not None and getattr(message, "run", None) == self.run:
                 return []
             case Backfill(run=self.run, state="end"):
-                self.is_synchronised = True
+                self.has_all_but_steps = self.is_synchronised = True
             case Memory(run=self.run):
                 self._memory[message.rank] = message
             case Times(run=self.run):
                 self._times[message.rank] = message
             case Step(run=self.run, layers="all"):
+                self.has_all_but_steps = True
                 return self._store_step(message)
             case _:
                 pass

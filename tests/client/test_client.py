@@ -144,6 +144,18 @@ def test_live_steps_follow_the_past_ones_until_the_run_ends(train: Train) -> Non
     process.wait()
 
 
+def test_interventions_are_known_before_a_long_past_was_read(train: Train) -> None:
+    train()
+    with connect("a-run") as client:
+        wait_for(lambda: client.latest().step >= 100, "more past steps than a reader gets unread")
+        set_ = client.clip("fc1", max_norm=1.0, is_kept=True)
+    with connect("a-run") as client:
+        for _ in client.steps():
+            assert [entry.id for entry in client.interventions(60.0)] == [set_.id]
+            assert client.paused(60.0) is None
+            break
+
+
 def test_steps_end_after_their_timeout(train: Train) -> None:
     process = train()
     with connect() as client:

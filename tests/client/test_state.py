@@ -53,14 +53,17 @@ def test_messages_of_an_earlier_subscription_to_the_same_run_hide_none_of_the_ne
     known.watch("r", 2)
     for message in OF_EARLIER_SUBSCRIPTION[split:]:
         assert known.store_message(message) == []
+        assert not known.has_all_but_steps
         assert not known.is_synchronised
     assert known.memory(0) is None
 
     assert known.store_message(MANIFEST) == [MANIFEST]
     assert known.store_message(INTERVENTIONS) == [INTERVENTIONS]
     assert known.store_message(backfill("begin", 2)) == [backfill("begin", 2)]
+    assert not known.has_all_but_steps
     for number in range(4):
         assert known.store_message(step(number)) == [step(number), {0: step(number)}]
+        assert known.has_all_but_steps
     assert not known.is_synchronised
     known.store_message(backfill("end", 2))
     assert known.is_synchronised
