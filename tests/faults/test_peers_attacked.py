@@ -144,7 +144,7 @@ def attack_a_training(tmp_path, attack) -> None:
                 client.remove_all()
                 client.resume()
                 newest = client.latest().step
-                assert client.latest().step >= newest
+                wait_for(lambda: client.latest().step > newest, "a step after the attack")
             over.touch()
             _, errors = process.communicate(timeout=60)
         finally:
