@@ -43,7 +43,7 @@ def notifications(ui):
 
 def rows(ui):
     """Return the rows of the findings as text."""
-    return [text_of(row.line).strip() for row in ui.app.main.findings._listed if row.code]
+    return [text_of(row.line).strip() for row in ui.app.main.findings._listed if row.finding]
 
 
 @SIZES
@@ -69,6 +69,38 @@ async def test_the_first_line_names_the_worst_finding_and_n_shows_it_with_cause_
         await ui.press("enter")
         await ui.until(lambda: ui.app.presenter.page == "detail")
         assert ui.app.main.detail.layer_name == "tokens"
+
+
+@SIZES
+async def test_f_shows_the_layer_of_each_finding_with_its_evidence_first_in_the_curves(size):
+    async with open_app(size) as ui:
+        run = ui.source._watched
+        evidence = {"value": 4e-9, "limit": 1e-5, "kind": "param_grad"}
+        ui.source.put(
+            event_of(
+                run, finding(layers=("head",), evidence=evidence, since_step=4, message="`head`: tiny")
+            ),
+            event_of(run, finding("eval-mode", "warning", ("tokens",))),
+        )
+        await ui.until(lambda: " f " in ui.line("#verdict"))
+        await ui.press("f")
+        await ui.until_shown("✖ never-zeroed: tiny", advance=False)
+        await ui.until_shown("since step 4, found in step 9; value 4e-09, limit 1e-05", advance=False)
+        curve = ui.app.main.detail.query(".curve").first()
+        assert ui.app.main.detail.layer_name == "head"
+        assert "gradient norm ‖∇w‖ (of the finding)" in curve.text
+        assert curve.text.index("▲") < curve.text.index("△")
+        await ui.press("f")
+        await ui.until_shown("▲ eval-mode: eval-mode was found", advance=False)
+        assert ui.app.main.detail.layer_name == "tokens"
+        await ui.press("escape", "enter")
+        await ui.until(lambda: "eval-mode:" not in ui.line("#about"), advance=False)
+
+
+async def test_without_a_finding_f_says_that_there_is_none():
+    async with open_app() as ui:
+        await ui.press("f")
+        await ui.until(lambda: notifications(ui) == ["No finding names a layer."])
 
 
 async def test_a_click_on_the_first_line_opens_the_worst_finding():
@@ -189,7 +221,7 @@ async def test_the_cursor_stays_at_its_finding_if_a_worse_one_comes():
         await ui.until(lambda: len(rows(ui)) == 1, advance=False)
         ui.source.put(event_of(run, finding()))
         await ui.until(lambda: len(rows(ui)) == 2, advance=False)
-        assert ui.app.main.findings.row.code == "eval-mode"
+        assert ui.app.main.findings.row.finding.code == "eval-mode"
 
 
 async def test_a_low_terminal_shows_the_verdict_only_if_something_is_wrong():

@@ -15,7 +15,7 @@ _PAIRS = (
     "·. …~ –- −- ←< →> ↑^ ↓v ±+ µu ×x ΔD ΣS σs ‖| ∇G ∞i ≠# ≤< ≥> "
     "▁. ▂_ ▃- ▄= ▅+ ▆* ▇% █@ ░. ▒: ▓% ▚* ▞* ■# ▰# ▌> ▐| ▀- ▔- ▎| ▊| ▕| "
     "─- ━- │| ┃| ┄. ┆: └+ ├+ ┤+ ┬+ ┴+ ┼+ ┌+ ┐+ ┘+ ╭+ ╮+ ╰+ ╯+ "
-    "▲^ ▶> ▸> ▼v ▾v ◆@ ◇o ○o ◌o ●* ✔+ ✕x ✖x ❚| �?"
+    "▲^ △^ ▶> ▸> ▼v ▾v ◆@ ◇o ○o ◌o ●* ✔+ ✕x ✖x ❚| �?"
 )
 """Each sign and its replacement. A sign whose meaning is in its shape keeps a shape of its own."""
 

@@ -120,6 +120,13 @@ KEYS: tuple[Key, ...] = (
     Key("n", "n", "finding(1)", "the worst finding, or the next one", "main"),
     Key("N", "N", "finding(-1)", "the previous finding", "main"),
     Key(
+        "f",
+        "f",
+        "evidence",
+        "the layer of the worst finding, with the evidence in the curves; again: of the next one",
+        "main",
+    ),
+    Key(
         "B",
         "B",
         "breakpoint",
@@ -157,7 +164,6 @@ KEYS: tuple[Key, ...] = (
 EXPECTED_KEYS = {
     "u": "z undoes the last change, Z repeats it",
     "s": "> and < sort by a column",
-    "f": "/ filters the layers by a regular expression",
     "d": "enter shows the layer in detail",
     "x": "x removes an intervention on the Interventions tab (4), X removes all of them",
     "e": "e belongs to a layer in detail (enter), to a finding (2), to an intervention (4) and to the Depth tab (6)",

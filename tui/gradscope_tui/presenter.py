@@ -104,6 +104,10 @@ class Presenter:
         self.keys = with_own_keys(KEYS, own)
         return own
 
+    def shown_key(self, owner: Owner, action: str) -> str:
+        """Return the key of an action, as people read it."""
+        return next(key.shown for key in self.keys if (key.owner, key.action) == (owner, action))
+
     def watch(self, run: str) -> None:
         """Watch a run."""
         self._session.watch(run)

@@ -11,7 +11,7 @@ from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Input, Static
 
 from gradscope.errors import UsageError
-from gradscope.findings import CODES
+from gradscope.findings import CODES, Finding
 from gradscope.findings.explanation import page_text
 from gradscope.protocol import Ack, BreakpointState, Command, InterventionState
 from gradscope_tui.keys import EXPECTED_KEYS, REPLAY_ACTIONS, bindings_of, keys_shown
@@ -132,8 +132,11 @@ class MainScreen(Screen[None]):
             line.display = is_roomy
         store = presenter.store
         verdict = store.verdict if store else None
-        key = "n" if presenter.replay is None else "2"
-        cells = verdict_cells(verdict, width, key=key) if verdict else ()
+        opening = presenter.shown_key(
+            "main", "finding(1)" if presenter.replay is None else "show('findings')"
+        )
+        keys_of_verdict = opening, presenter.shown_key("main", "evidence")
+        cells = verdict_cells(verdict, width, keys=keys_of_verdict) if verdict else ()
         has_room = verdict is not None and (verdict.has_problem or not self._is_low)
         self.verdict.display = is_roomy and has_room
         self.verdict.show(cells, actions=dict.fromkeys(range(len(cells)), "app.press('main', 'n')"))
@@ -275,13 +278,14 @@ class MainScreen(Screen[None]):
         """Show the layer of the finding at the cursor in detail."""
         row = self.findings.row
         if row is not None and row.layer:
-            self._show_layer(row.layer)
+            self._show_layer(row.layer, row.finding)
         elif row is not None:
             self._chosen_without_layer = row.key
             self.show_finding_text()
 
-    def _show_layer(self, name: str | None) -> None:
-        self.detail.layer_name = name
+    def _show_layer(self, name: str | None, finding: Finding | None = None) -> None:
+        self.detail.layer_name, self.detail.finding = name, finding
+        self._drawn = None
         self.action_show("detail")
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -363,13 +367,28 @@ class MainScreen(Screen[None]):
             self.action_show("findings")
             self.findings.action_jump(0)
 
+    def action_evidence(self) -> None:
+        """Show the layer of the worst finding with its evidence; on that page, of the next finding."""
+        store = self._presenter.store
+        found = [each for each in store.verdict.every() if each.layers] if store else []
+        if not found:
+            is_wrong = store is not None and store.verdict.has_problem
+            self.notify(
+                "No finding names a layer." + (" n shows the findings." if is_wrong else ""),
+                markup=False,
+            )
+            return
+        shown = self.detail.finding if self._presenter.page == "detail" else None
+        place = (found.index(shown) + 1) % len(found) if shown in found else 0
+        self._show_layer(found[place].layers[0], found[place])
+
     async def action_explain(self) -> None:
         """Show the page of the finding at the cursor."""
         row = self.findings.row if self._presenter.page == "findings" else None
-        if row is not None and row.code in CODES:
+        if row is not None and row.finding is not None and row.finding.code in CODES:
             closing = dict.fromkeys(("escape", "q", "e", "enter"), "")
-            text = page_text(row.code, wide_text_width(self.size.width))
-            title = f"gradscope explain {row.code}"
+            text = page_text(row.finding.code, wide_text_width(self.size.width))
+            title = f"gradscope explain {row.finding.code}"
             await self.app.push_screen(CardScreen("explain", title, text, closing, "esc closes"))
 
     # Interventions and breakpoints.

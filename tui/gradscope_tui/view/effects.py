@@ -20,8 +20,14 @@ _LEAST = 3
 
 
 def marks_of(effects: Iterable[Effect], findings: Iterable[Finding]) -> dict[int, tuple[str, Role]]:
-    """Return the sign at each step: ▲ where a finding began, ◇ where an intervention ended, ◆ where one took effect."""
-    marks: dict[int, tuple[str, Role]] = {}
+    """Return the sign at each step.
+
+    △ where a finding was found, ▲ where it began, ◇ where an intervention ended, ◆ where one took effect.
+    """
+    findings = list(findings)
+    marks: dict[int, tuple[str, Role]] = {
+        each.found_step: ("△", "warning") for each in findings if each.found_step is not None
+    }
     for finding in findings:
         began = finding.found_step if finding.since_step is None else finding.since_step
         if began is not None:

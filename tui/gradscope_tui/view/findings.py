@@ -5,13 +5,20 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from gradscope.findings import Finding, Severity, Verdict
-from gradscope.findings.text import SIGNS, finding_text
+from gradscope.findings.text import SIGNS, evidence_text, finding_text, when_text
 from gradscope.names import counted
 from gradscope_tui.store.journal import Entry
 from gradscope_tui.view.cell import Cell, Line, Role, fit, printable
 from gradscope_tui.view.columns import TextColumn, in_columns
 
-__all__ = ["ListedRow", "findings_text", "list_findings", "verdict_cells", "verdict_line"]
+__all__ = [
+    "ListedRow",
+    "evidence_lines",
+    "findings_text",
+    "list_findings",
+    "verdict_cells",
+    "verdict_line",
+]
 
 _COLUMNS = (
     TextColumn("severity", 9, 6),
@@ -23,8 +30,8 @@ _COLUMNS = (
 )
 _ROLES: dict[str, Role] = {"error": "above3", "warning": "warning", "hint": "dim", "info": "normal"}
 _HEALTHY = "✔"
-_KEYS = ((100, " {} opens it "), (40, " {} "))
-"""The key that opens the finding, from which width of the line on."""
+_KEYS = ((100, " {} opens it · {} its layer "), (40, " {} {} "))
+"""The keys that open the finding and its layer, from which width of the line on."""
 
 _PADDING = 2
 """Columns next to the text below the list."""
@@ -34,8 +41,9 @@ _PADDING = 2
 class ListedRow:
     """One row of the tab. `text` is the whole text, `layer` the layer to show in detail; "" if there is none.
 
-    key: equal for the same row of a later list. code: of a finding. cause: the key of the finding that has
-    consequences or others like it, for itself and for each of them. is_wide: one text over all columns.
+    key: equal for the same row of a later list. finding: that of the row; None for other rows. cause: the key of
+    the finding that has consequences or others like it, for itself and for each of them. is_wide: one text over
+    all columns.
     A title has an empty key and cannot be chosen.
     """
 
@@ -43,7 +51,7 @@ class ListedRow:
     key: str = ""
     text: str = ""
     layer: str = ""
-    code: str = ""
+    finding: Finding | None = None
     cause: str = ""
     is_wide: bool = False
 
@@ -130,15 +138,18 @@ def findings_text(verdict: Verdict, events: Iterable[Entry], width: int) -> str:
     return "\n".join(map(printable, lines)) + "\n"
 
 
-def verdict_cells(verdict: Verdict, width: int, *, key: str = "n") -> Line:
-    """Return the verdict in exactly `width` cells: sign, word and colour give the severity. `key` opens the finding."""
+def verdict_cells(verdict: Verdict, width: int, *, keys: tuple[str, str] = ("n", "f")) -> Line:
+    """Return the verdict in exactly `width` cells: sign, word and colour give the severity.
+
+    `keys` open the finding, and its layer.
+    """
     if not verdict.has_problem:
         (line,) = verdict_line(verdict)
         return (Cell(fit(_cut(line.text, width), width), line.role),)
     (first, same, _), *others = _grouped(verdict)
     more = f" +{counted(len(same), 'layer')}" if any(each.layers for each in same) else ""
     more += f" (and {len(others)} more)" if others else ""
-    hint = next((text.format(key) for least, text in _KEYS if width >= least), "")
+    hint = next((text.format(*keys) for least, text in _KEYS if width >= least), "")
     left = width - len(more) - len(hint)
     text = _cut(f" {SIGNS[first.severity]} {first.severity} {first.code}: {_named(first)}", left)
     role: Role = "bad" if first.severity == "error" else "warning"
@@ -155,6 +166,16 @@ def verdict_line(verdict: Verdict) -> Line:
     first = verdict.findings[0]
     role = "bad" if first.severity == "error" else "warning"
     return (Cell(f" {SIGNS[first.severity]} {printable(verdict.headline)}", role),)
+
+
+def evidence_lines(finding: Finding, width: int) -> list[Line]:
+    """Return a finding as two lines: what it is, and since when, with the numbers behind it."""
+    role: Role = "bad" if finding.severity == "error" else "warning"
+    first = f"{SIGNS[finding.severity]} {finding.code}: {_without_layer(finding)}"
+    parts = (when_text(finding), evidence_text(finding.evidence))
+    second = printable("  " + "; ".join(part for part in parts if part))
+    lines: list[Line] = [(Cell(_cut(printable(first), width), role),)]
+    return [*lines, (Cell(_cut(second, width), "dim"),)] if second.strip() else lines
 
 
 def _title(text: str) -> ListedRow:
@@ -188,7 +209,7 @@ def _finding_row(
     text = "\n".join(
         map(printable, finding_text(finding, width=width, consequences=consequences).splitlines())
     )
-    return ListedRow(line, _key(finding), text, next(iter(finding.layers), ""), finding.code, cause)
+    return ListedRow(line, _key(finding), text, next(iter(finding.layers), ""), finding, cause)
 
 
 def _event_row(entry: Entry, width: int) -> ListedRow:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from textual.app import ComposeResult
 from textual.containers import Container
 
+from gradscope.findings import Finding
 from gradscope.protocol import InterventionState
 from gradscope_tui.keys import bindings_of
 from gradscope_tui.store.effects import Effect
@@ -24,6 +25,7 @@ from gradscope_tui.view.detail import (
     stats_lines,
 )
 from gradscope_tui.view.effects import before_after, marks_of
+from gradscope_tui.view.findings import evidence_lines
 from gradscope_tui.view.intervention_text import intervention_in_words, start_in_words
 from gradscope_tui.view.plots.heat_strip import exponent_lines
 from gradscope_tui.view.plots.trend import trend_lines
@@ -37,6 +39,14 @@ _PLOTS = (
     ("update_ratio", "update Δw/w"),
     ("param_grad_norm", "gradient norm ‖∇w‖"),
 )
+_KINDS = {
+    "grad_norm": "grad",
+    "out_std": "out",
+    "update_ratio": "update",
+    "param_grad_norm": "param_grad",
+}
+"""The kind of tensor of each curve, as the evidence of a finding names it."""
+
 _PLOT_COUNT = 3
 _PLOTTED = 600
 _WIDE = 100
@@ -55,12 +65,14 @@ class DetailPage(Container, can_focus=True):
     """Shows the layer named `layer_name`.
 
     On a wide screen, the exponents of one kind of tensor are shown next to the curves. On a narrow screen,
-    they replace the curves. Focus steps add points to the curves; `refusal` says why there are none.
+    they replace the curves. Focus steps add points to the curves; `refusal` says why there are none. `finding` is the
+    finding whose evidence is shown: its text, and first the curve that it is about.
     """
 
     BINDINGS = bindings_of("detail")
 
     layer_name: str | None = None
+    finding: Finding | None = None
     refusal: str = ""
     _shown: _Shown | None = None
     _kind: str = _FIRST_KIND
@@ -133,6 +145,14 @@ class DetailPage(Container, can_focus=True):
     ) -> None:
         """Draw the curves. Curves without data come last and are marked as not measured."""
         curves = [(title, *_series(store, frame, node, name)) for name, title in _PLOTS]
+        about = self.finding.evidence.get("kind") if self.finding else None
+        curves = [
+            (f"{title} (of the finding)" if is_about else title, steps, values)
+            for (title, steps, values), is_about in sorted(
+                zip(curves, (_KINDS[name] == about for name, _ in _PLOTS), strict=True),
+                key=lambda each: not each[1],
+            )
+        ]
         curves.sort(key=lambda curve: not np.isfinite(curve[2]).any())  # stable: the known ones first
         for plot, curve in zip(self.query(".curve").results(Drawing), curves, strict=False):
             plot.show_drawing(partial(trend_lines, *curve, marks))
@@ -198,6 +218,8 @@ class DetailPage(Container, can_focus=True):
                 store, frame, node, each, place if len(here) > 1 else 0
             )
         ]
+        if self.finding is not None and layer.name in self.finding.layers:
+            active = [*evidence_lines(self.finding, max(1, self.size.width - 2)), *active]
         parameters = about_lines(layer, self.size.width - 2)
         most = 3 if self.size.height < 24 else 6
         if len(parameters) > most:
