@@ -2,7 +2,8 @@
 
 Simulated agents send steps of the size of real ones to one hub on one processor. Viewers ask for each step. It prints
 the hub's share of a processor, its memory, the steps that were sent, lost, delivered and skipped, and the time from the
-end of a step to a viewer (p50, p99). `--stopped` viewers subscribe and then read nothing.
+end of a step to a viewer (p50, p99), and the bytes that a viewer receives. Viewers ask for merged rows, with `--each`
+for the messages of each rank. `--stopped` viewers subscribe and then read nothing.
 """
 
 import argparse
@@ -22,11 +23,14 @@ import zmq
 from gradscope.columns import COLUMNS, Block
 from gradscope.protocol import (
     Credit,
+    Heartbeat,
     Hello,
     Layer,
     Manifest,
     Message,
+    RankStates,
     Runs,
+    Scalars,
     Skipped,
     Step,
     Subscribe,
@@ -51,6 +55,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=600)
     parser.add_argument("--viewers", type=int, default=5)
     parser.add_argument("--stopped", type=int, default=0)
+    parser.add_argument("--each", action="store_true", help="viewers receive the steps of each rank")
     parser.add_argument("--viewer-rate", type=float, default=1000.0)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds")
     options = parser.parse_args()
@@ -111,7 +116,8 @@ def _measure(options: argparse.Namespace) -> None:
           f"+ waiting {counters['offered'] - counters['sent'] - counters['skipped']}")  # fmt: skip
     for report in seen:
         print(
-            f"a viewer: {report['steps'] / report['duration_s']:.0f} steps/s, skipped {report['skipped']}"
+            f"a viewer: {report['steps'] / report['duration_s']:.1f} steps/s, skipped {report['skipped']}, "
+            f"{report['bytes'] / report['duration_s'] / 1000:.0f} kB/s in messages"
         )
     if delays_s.size:
         p50, p99 = np.percentile(delays_s, [50, 99]) * 1000
@@ -139,7 +145,14 @@ def _send_steps(
             for message in link.receive(0):
                 if isinstance(message, Welcome):
                     link.send(
-                        Manifest(run=_RUN, rank=rank, revision=1, model="Net", body=pack_layers(layers))
+                        Manifest(
+                            run=_RUN,
+                            rank=rank,
+                            revision=1,
+                            model="Net",
+                            layer_count=len(layers),
+                            body=pack_layers(layers),
+                        )
                     )
         if time.monotonic() >= due_s:
             due_s += 1 / options.rate
@@ -147,9 +160,18 @@ def _send_steps(
                 if link.state.phase == "up":
                     step = Step(
                         run=_RUN, rank=rank, seq=seq, step=seq, time_s=time.time(), manifest_revision=1,
-                        kinds=("out",), rows=options.layers, columns=columns, zero=zero, body=body,
+                        kinds=("out",), rows=options.layers, step_time_s=0.1, columns=columns, zero=zero, body=body,
                     )  # fmt: skip
                     unsent += not link.send(step)
+                    link.send(
+                        Scalars(
+                            run=_RUN,
+                            rank=rank,
+                            steps=(seq,),
+                            times_s=(step.time_s,),
+                            values={"loss": (1.0,), "step_time_s": (0.1,)},
+                        )
+                    )
             seq += 1
         else:
             time.sleep(0.002)
@@ -180,21 +202,28 @@ def _watch(
     results: Any,  # Any: as above
 ) -> None:
     delays_s: list[float] = []
-    skipped = 0
+    skipped = size_bytes = 0
     began_s = time.monotonic()
     with Link(address.viewers, Hello(role="viewer", peer=f"viewer {number}")) as link:
         while not over.is_set():
             for message in link.receive(0.2):
-                skipped += _count(link, message, delays_s, options.viewer_rate)
+                if isinstance(message, Step | Scalars | RankStates | Runs | Heartbeat) and not delays_s:
+                    began_s, size_bytes = time.monotonic(), 0
+                size_bytes += sum(map(len, encode(message)))
+                skipped += _count(link, message, delays_s, options)
     results.put({
         "delays_s": np.array(delays_s), "steps": len(delays_s), "skipped": skipped,
-        "duration_s": time.monotonic() - began_s,
+        "duration_s": time.monotonic() - began_s, "bytes": size_bytes,
     })  # fmt: skip
 
 
-def _count(link: Link, message: Message, delays_s: list[float], rate_hz: float) -> int:
+def _count(link: Link, message: Message, delays_s: list[float], options: argparse.Namespace) -> int:
     if isinstance(message, Welcome):
-        link.send(Subscribe(run=_RUN, max_rate_hz=rate_hz, backfill=False))
+        link.send(
+            Subscribe(
+                run=_RUN, max_rate_hz=options.viewer_rate, backfill=False, is_merged=not options.each
+            )
+        )
         link.send(Credit(count=256))
     elif isinstance(message, Step):
         delays_s.append(time.time() - message.time_s)

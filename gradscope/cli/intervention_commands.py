@@ -371,7 +371,7 @@ def _events_from_hub(client: "Client", run: str) -> list["Event"]:
     """Return the events of a run that the hub has kept."""
     from gradscope.protocol import Backfill, Event  # noqa: PLC0415 - loads msgspec
 
-    client.watch(run, max_rate_hz=1.0)
+    client.watch(run, max_rate_hz=1.0, ranks="merged")
     until_s = time.monotonic() + _HISTORY_S
     found: list[Event] = []
     while time.monotonic() < until_s:

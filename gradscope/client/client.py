@@ -16,6 +16,7 @@ from gradscope.client.command_sender import (
     link_in_words,
 )
 from gradscope.client.inbox import Item
+from gradscope.client.rank_choice import Ranks, is_sent, subscription_to
 from gradscope.client.run_selection import only_live_run
 from gradscope.client.session import Session
 from gradscope.client.state import RunState
@@ -33,7 +34,6 @@ from gradscope.protocol import (
     PauseState,
     RunInfo,
     Step,
-    Subscribe,
 )
 from gradscope.transport import LinkState
 
@@ -66,6 +66,7 @@ class Client:
         keys: CurveKeys | None = None,
     ) -> None:
         self.run: str | None = None
+        self._ranks: Ranks = "each"
         self._rate_hz = _EVERY_STEP_HZ
         self._session = Session(address, hello, on_arrival, keys)
         self._commands = CommandSender(self._session, self._chosen, hello.peer, set_by)
@@ -95,16 +96,26 @@ class Client:
             )
         return list(found)
 
-    def watch(self, run: str, *, max_rate_hz: float = 4.0, backfill: bool = True) -> None:
+    def watch(
+        self,
+        run: str,
+        *,
+        max_rate_hz: float = 4.0,
+        backfill: bool = True,
+        ranks: Ranks = "each",
+    ) -> None:
         """Subscribe to a run. Read its stream with `take`, `receive` or `steps`.
 
         max_rate_hz: the hub sends at most this many steps per second and rank.
         backfill: first send the past steps that the hub has kept.
+        ranks: "each": the messages of each rank. "merged": the hub merges the steps of all ranks, so the traffic does
+            not grow with the ranks; `Step.ranks` names them. A number: only the messages of this rank. Events come
+            from all ranks in any case.
 
         Keep reading: after 32 unread steps, the hub skips newer ones and reports their number with
             `Skipped`.
         """
-        self._watch(run, max_rate_hz=max_rate_hz, backfill=backfill, is_listening=True)
+        self._watch(run, max_rate_hz=max_rate_hz, backfill=backfill, ranks=ranks, is_listening=True)
 
     def take(self, most: int) -> list[Item]:
         """Return the oldest unread items of the stream, at most `most`, without waiting.
@@ -145,7 +156,7 @@ class Client:
                 return known.table({rank: item}, is_of_all=False)
             return None
 
-        return self._stream(table, timeout_s)
+        return self._stream(table, timeout_s, rank=rank, needs_steps=True)
 
     def focus_steps(self, timeout_s: float | None = None, *, rank: int = 0) -> Iterator[Table]:
         """Iterate over the focus steps of a rank as they arrive. They cover the layers in the focus only.
@@ -161,14 +172,19 @@ class Client:
                 return known.table({rank: item}, is_of_all=False)
             return None
 
-        return self._stream(table, timeout_s)
+        return self._stream(table, timeout_s, rank=rank)
 
     def _stream(
-        self, table_of: Callable[[Item], Table | None], timeout_s: float | None
+        self,
+        table_of: Callable[[Item], Table | None],
+        timeout_s: float | None,
+        *,
+        rank: int | None,
+        needs_steps: bool = False,
     ) -> Iterator[Table]:
         run = self._chosen()
-        if not (self._session.is_listening and self._session.known.run == run):
-            self._watch(run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, is_listening=True)
+        if not (self._session.is_listening and self._is_sent(rank, needs_steps=needs_steps)):
+            self._watch_every_step(rank, needs_steps=needs_steps, is_listening=True)
         last_s = time.monotonic()
         ended_s: float | None = None
         while True:
@@ -194,7 +210,7 @@ class Client:
         is none within `timeout_s`, it is the newest step of some ranks (`.missing` names the others).
         `rank` selects the rows of one rank. Raises LinkError if no step arrives in time.
         """
-        self._ensure_watched()
+        self._ensure_watched(rank, needs_steps=True)
         known = self._session.known
 
         def newest_table() -> Table | None:
@@ -212,15 +228,15 @@ class Client:
 
         Raises LinkError if none arrives in time; note that memory is measured in few steps.
         """
-        return self._newest(lambda known: known.memory(rank), "memory data", timeout_s)
+        return self._newest(lambda known: known.memory(rank), "memory data", timeout_s, rank=rank)
 
     def times(self, timeout_s: float = 5.0, *, rank: int = 0) -> TimesTable:
         """Return the times of the newest measured step. Waits and raises as `memory` does."""
-        return self._newest(lambda known: known.times(rank), "time data", timeout_s)
+        return self._newest(lambda known: known.times(rank), "time data", timeout_s, rank=rank)
 
     def manifest(self, timeout_s: float = 5.0, *, rank: int = 0) -> Manifest:
         """Return the newest manifest (list of layers) of a rank. Raises LinkError if none arrives in time."""
-        self._ensure_watched()
+        self._ensure_watched(rank)
         known = self._session.known
         return self._found(known.wait(lambda: known.manifest(rank), timeout_s), "manifest", timeout_s)
 
@@ -333,7 +349,8 @@ class Client:
 
         The step of the Ack is the step that has run.
         """
-        self._ensure_watched()
+        if not self._is_watched():
+            self._ensure_watched()
         return self._commands.step_once(timeout_s, lease_s)
 
     def breakpoint(
@@ -371,7 +388,8 @@ class Client:
         `what` is "activation", "gradient" or "param_grad". Raises NotMeasuredError, with the reason, if
         the step had no such tensor.
         """
-        self._ensure_watched()
+        if not self._is_watched():
+            self._ensure_watched()
         return self._commands.capture(layers, what, timeout_s)
 
     def save_fault(self, *, timeout_s: float = TIMEOUT_S) -> str:
@@ -388,16 +406,37 @@ class Client:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _watch(self, run: str, *, max_rate_hz: float, backfill: bool, is_listening: bool) -> None:
+    def _watch(
+        self, run: str, *, max_rate_hz: float, backfill: bool, ranks: Ranks, is_listening: bool
+    ) -> None:
         self.run = run
         self._rate_hz = max_rate_hz
-        subscription = Subscribe(run=run, max_rate_hz=max_rate_hz, backfill=backfill)
+        self._ranks = ranks
+        subscription = subscription_to(run, ranks, max_rate_hz=max_rate_hz, backfill=backfill)
         self._session.subscribe(subscription, is_listening=is_listening)
 
-    def _ensure_watched(self) -> None:
-        run = self._chosen()
-        if self._session.known.run != run:
-            self._watch(run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, is_listening=False)
+    def _ensure_watched(self, rank: int | None = None, *, needs_steps: bool = False) -> None:
+        if not self._is_sent(rank, needs_steps=needs_steps):
+            is_listening = self._session.is_listening and self._is_watched()
+            self._watch_every_step(rank, needs_steps=needs_steps, is_listening=is_listening)
+
+    def _watch_every_step(self, rank: int | None, *, needs_steps: bool, is_listening: bool) -> None:
+        """Subscribe to the merged ranks or to the one needed; to each rank if something else is needed later."""
+        ranks: Ranks = "each"
+        run, known = self._chosen(), self._session.known
+        if not self._is_watched():
+            has_all = is_sent(known, run, "merged", rank, needs_steps=needs_steps)
+            ranks = "merged" if has_all or rank is None else rank
+        self._watch(
+            run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, ranks=ranks, is_listening=is_listening
+        )
+
+    def _is_watched(self) -> bool:
+        return self._session.known.run == self._chosen()
+
+    def _is_sent(self, rank: int | None, *, needs_steps: bool) -> bool:
+        run, known = self._chosen(), self._session.known
+        return self._is_watched() and is_sent(known, run, self._ranks, rank, needs_steps=needs_steps)
 
     def _chosen(self) -> str:
         """Return the run of this client; by default the only live run."""
@@ -414,8 +453,16 @@ class Client:
         if link.phase != "up" and now_s - link.since_s > _LOST_S:
             raise LinkError(f"no hub for {_LOST_S:g} s: {link_in_words(self.link)}")
 
-    def _newest(self, find: Callable[[RunState], Value | None], what: str, timeout_s: float) -> Value:
-        self._ensure_watched()
+    def _newest(
+        self,
+        find: Callable[[RunState], Value | None],
+        what: str,
+        timeout_s: float,
+        *,
+        rank: int | None = None,
+    ) -> Value:
+        if rank is not None or not self._is_watched():
+            self._ensure_watched(rank)
         known = self._session.known
         found = known.wait(lambda: find(known) if known.has_all_but_steps else None, timeout_s)
         return self._found(found, what, timeout_s)
@@ -428,4 +475,5 @@ class Client:
         return value
 
     def _state(self, timeout_s: float) -> Interventions | None:
-        return self._newest(lambda known: known, "answer", timeout_s).interventions.get(0)
+        states = self._newest(lambda known: known, "answer", timeout_s).interventions
+        return states[min(states)] if states else None

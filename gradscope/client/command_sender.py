@@ -119,7 +119,8 @@ class CommandSender:
         known = self._session.known
 
         def is_paused() -> bool | None:
-            state = known.interventions.get(0)
+            states = known.interventions
+            state = states[min(states)] if states else None
             return True if state and state.pause and state.pause.step >= next_step else None
 
         if ack.step is not None and known.wait(is_paused, timeout_s) is None:

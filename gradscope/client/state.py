@@ -1,4 +1,4 @@
-"""`RunState`: the newest state of the runs. It is the only place in a client that merges ranks."""
+"""`RunState`: the newest state of the runs. It is the only place in a client that merges ranks that the hub has not."""
 
 import threading
 import time
@@ -14,6 +14,7 @@ from gradscope.protocol import (
     Manifest,
     Memory,
     Message,
+    RankStates,
     RunInfo,
     Runs,
     Step,
@@ -30,7 +31,7 @@ Value = TypeVar("Value")
 Reading = TypeVar("Reading", Memory, Times)
 
 RankSteps: TypeAlias = dict[int, Step]
-"""One step of a run: the message of each rank, by rank in ascending order."""
+"""One step of a run: the message of each rank, by rank in ascending order; only one if the hub has merged the ranks."""
 
 
 class RunState:
@@ -53,6 +54,7 @@ class RunState:
         self.is_synchronised = False
         self._awaited: int | None = None
         self.interventions: dict[int, Interventions] = {}
+        self.rank_states: dict[str, RankStates] = {}
         self._manifests: dict[int, OrderedDict[int, Manifest]] = {}
         self._names: dict[tuple[int, int], tuple[str, ...]] = {}
         self._steps: dict[int, Step] = {}
@@ -143,6 +145,14 @@ class RunState:
         live = sorted(info.rank for info in self.runs if info.run == self.run and info.is_live)
         return tuple(live) or (0,)
 
+    def world_size(self, run: str) -> int:
+        """Return the number of ranks of a run; 1 if it is not known."""
+        return max((info.world_size for info in self.runs if info.run == run), default=1)
+
+    def lowest_rank(self, run: str) -> int:
+        """Return the lowest rank of a run that the hub knows; 0 if none is known."""
+        return min((info.rank for info in self.runs if info.run == run), default=0)
+
     def newest_whole(self) -> RankSteps | None:
         """Return the newest step that all ranks have reported, or None."""
         return self._whole
@@ -156,7 +166,7 @@ class RunState:
 
     def _merge_to_table(self, steps: list[Step], parts: list[tuple[tuple[str, ...], Block]]) -> Table:
         first, (names, block) = steps[0], parts[0]
-        ranks = tuple(step.rank for step in steps)
+        ranks = tuple(rank for step in steps for rank in step.ranks or (step.rank,))
         if len(parts) > 1:
             names, block = merge_ranks(parts)
         return Table(
@@ -169,8 +179,7 @@ class RunState:
         )
 
     def _all_ranks(self) -> range:
-        sizes = [info.world_size for info in self.runs if info.run == self.run]
-        return range(max(sizes, default=1))
+        return range(self.world_size(self.run))
 
     def _names_of(self, message: Step | Memory | Times) -> tuple[str, ...] | None:
         manifests = self._manifests.get(message.rank)
@@ -220,6 +229,8 @@ class RunState:
                 self.runs = message.runs
                 self.hub_counters = message.counters
                 self.runs_count += 1
+            case RankStates():
+                self.rank_states[message.run] = message
             case Manifest(run=self.run):
                 manifests = self._manifests.setdefault(message.rank, OrderedDict())
                 manifests.pop(message.revision, None)
@@ -252,6 +263,9 @@ class RunState:
         if last is not None and step.seq <= last.seq and step.time_s <= last.time_s:
             return []
         self._steps[step.rank] = step
+        if step.ranks:
+            self._whole = {step.rank: step}
+            return [step, self._whole]
         assembled = self._assembly.add(step, self.ranks())
         for rank_steps in assembled:
             if set(self.ranks()).issubset(rank_steps):

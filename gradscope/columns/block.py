@@ -17,7 +17,7 @@ from gradscope.columns.schema import COLUMN_NAMES, COLUMNS, CORE_COLUMNS, Flags,
 from gradscope.columns.stats import Stats
 from gradscope.errors import NotMeasuredError, UsageError
 
-__all__ = ["Block", "merge_block", "stats_of_row"]
+__all__ = ["GROUP_REDUCE", "Block", "merge_block", "stats_of_row"]
 
 _Integers: TypeAlias = NDArray[np.uint32]
 _Bytes: TypeAlias = NDArray[np.uint8]
@@ -138,7 +138,7 @@ def merge_block(block: Block, groups: NDArray[np.intp], group_count: int) -> Blo
     values: dict[str, NDArray[np.generic]] = {}
     for column in COLUMNS:
         if column.name in block.values:
-            start, reduce = _GROUP_REDUCE[column.merge]
+            start, reduce = GROUP_REDUCE[column.merge]
             merged = np.full(group_count, start, np.uint64 if column.is_count else np.float64)
             reduce.at(merged, groups, block.values[column.name].astype(merged.dtype))
             values[column.name] = merged
@@ -156,7 +156,7 @@ def _added_digests(digests: Digests, groups: NDArray[np.intp], group_count: int)
     return sums
 
 
-_GROUP_REDUCE: dict[Merge, tuple[float, np.ufunc]] = {
+GROUP_REDUCE: dict[Merge, tuple[float, np.ufunc]] = {
     Merge.ADD: (0, np.add),
     Merge.MIN: (np.inf, np.minimum),
     Merge.MAX: (-np.inf, np.maximum),

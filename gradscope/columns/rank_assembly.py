@@ -43,11 +43,25 @@ class RankAssembly(Generic[Message]):
             self.clear()  # each rank sends its steps in order: a lower step means that the run has restarted
         self._newest[message.rank] = message.step
         self._open.setdefault(message.step, {})[message.rank] = message
+        return self.finished(ranks)
+
+    def finished(self, ranks: Collection[int]) -> list[dict[int, Message]]:
+        """Return the steps that are complete if only `ranks` are waited for, oldest first."""
         finished = [step for step, of_step in self._open.items() if self._is_over(step, of_step, ranks)]
         over = len(self._open) - len(finished) - _LIMIT
         if over > 0:
             finished += [step for step in self._open if step not in finished][:over]
         return [dict(sorted(self._open.pop(step).items())) for step in sorted(finished)]
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a step waits for a rank."""
+        return bool(self._open)
+
+    def late(self, ranks: Collection[int]) -> list[int]:
+        """Return those of `ranks` that have not sent the newest step."""
+        newest = max(self._open, default=-1)
+        return [rank for rank in ranks if self._newest.get(rank, -1) < newest]
 
     def clear(self) -> None:
         """Discard all steps."""

@@ -63,6 +63,7 @@ class AgentHandler:
         """Mark the run as ended. Close the recording after the last rank."""
         run = peer.hello.run
         self._runs.mark_ended(peer.hello, peer.route, bye, has_said_bye=has_said_bye)
+        self._viewers.rank_left(run, peer.hello.rank)
         if not self._runs.is_live(run):
             reason = self._runs.end_reason(run)
             self._recorders.end(run, reason)

@@ -12,13 +12,18 @@ are dropped and counted.
 """
 
 import math
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from gradscope.hub.history import BoundedQueue, Parts, size_bytes
 from gradscope.hub.rank_alignment import Chosen, RankAlignment
 from gradscope.protocol import Skipped, Subscribe, encode
+
+if TYPE_CHECKING:
+    from gradscope.hub.merged_run import MergedRun
 
 __all__ = ["Past", "ViewerDelivery"]
 
@@ -27,6 +32,7 @@ _QUEUE_LIMIT_BYTES = 32 * 2**20
 _CREDIT_LIMIT = 10_000
 _FOCUS_STEPS_LIMIT = 16
 _PAST_AT_ONCE = 50
+_PAST_AT_ONCE_S = 0.02
 _RETRY_S = 0.01
 
 Past = Iterator[tuple[Parts, bool]]
@@ -50,14 +56,31 @@ class ViewerDelivery:
         self._alignment = RankAlignment(counts)
         self._chosen: deque[Chosen] = deque()
         self._due_s = 0.0
+        self._merged: MergedRun | None = None
+        self._merged_seen = self._merged_skipped = 0
+        self._is_merged_waiting = False
 
     @property
     def run(self) -> str:
         """The name of the subscribed run; empty if there is none."""
         return self._subscription.run if self._subscription else ""
 
-    def subscribe(self, subscription: Subscribe, past: Past) -> None:
-        """Change the subscription, and clear the queues of the previous one."""
+    @property
+    def is_merged(self) -> bool:
+        """Whether the viewer receives the ranks merged."""
+        return self._merged is not None
+
+    def takes(self, rank: int) -> bool:
+        """Return whether the viewer receives the messages of this rank."""
+        if self._merged is not None:
+            return rank == self._merged.lead
+        return self._subscription is None or self._subscription.rank in (None, rank)
+
+    def subscribe(self, subscription: Subscribe, past: Past, merged: "MergedRun | None" = None) -> None:
+        """Change the subscription, and clear the queues of the previous one.
+
+        merged: the source of the steps, if the viewer receives the ranks merged.
+        """
         self._subscription = subscription
         self._past, self._past_head = past, None
         self._state = {key: parts for key, parts in self._state.items() if key == "runs"}
@@ -65,6 +88,9 @@ class ViewerDelivery:
         self._focus_steps.clear()
         self._drop_waiting_steps()
         self._due_s = 0.0
+        self._merged = merged
+        self._merged_seen = merged.newest if merged else 0
+        self._merged_skipped = 0
 
     def close(self) -> None:
         """Count what is still queued, because the viewer has left."""
@@ -74,6 +100,8 @@ class ViewerDelivery:
     def _drop_waiting_steps(self) -> None:
         self._counts["skipped_steps"] += self._alignment.clear() + len(self._chosen)
         self._chosen.clear()
+        self._counts["skipped_steps"] += self._is_merged_waiting
+        self._is_merged_waiting = False
 
     def add_credit(self, count: int) -> None:
         """Allow `count` more steps to be sent."""
@@ -117,11 +145,18 @@ class ViewerDelivery:
             return again_s
         if not (self._send_all(self._queue) and self._send_focus_steps()):
             return retry_s
-        return self._flush_steps(now_s)
+        return (
+            self._flush_steps(now_s)
+            if self._merged is None
+            else self._flush_merged(self._merged, now_s)
+        )
 
     def _flush_past(self, now_s: float) -> float | None:
         """Send past messages. Return when to continue; None if all are sent."""
+        deadline_s = time.monotonic() + _PAST_AT_ONCE_S
         for _ in range(_PAST_AT_ONCE):
+            if time.monotonic() > deadline_s:  # past steps of several ranks are merged here
+                break
             self._past_head = self._past_head or next(self._past, None)
             if self._past_head is None:
                 return None
@@ -174,6 +209,45 @@ class ViewerDelivery:
             self._chosen.extend(chosen)
             self._due_s = now_s + 1.0 / self._subscription.max_rate_hz
         return math.inf
+
+    def _flush_merged(self, merged: "MergedRun", now_s: float) -> float:
+        """Send the newest step of all ranks, if credit, the viewer's rate and the hub's time allow it."""
+        merged.poll(now_s)
+        again_s = merged.due_s() or math.inf
+        self._note_merged(merged)
+        if not self._is_merged_waiting or self._credit <= 0 or self._subscription is None:
+            return again_s
+        ready_s = max(self._due_s, merged.ready_s())
+        if now_s < ready_s:
+            return min(again_s, ready_s)
+        parts = merged.take(now_s)
+        if not self._send_skipped(merged) or (parts is not None and not self._send(parts)):
+            return now_s + _RETRY_S
+        self._is_merged_waiting = False
+        self._counts["skipped_steps" if parts is None else "sent_steps"] += 1
+        self._credit -= parts is not None
+        self._due_s = now_s + 1.0 / self._subscription.max_rate_hz
+        return again_s
+
+    def _note_merged(self, merged: "MergedRun") -> None:
+        """Count the steps that were offered since the last call: only the newest one waits."""
+        offered = merged.newest - self._merged_seen
+        if offered:
+            skipped = offered - 1 + self._is_merged_waiting
+            self._counts["offered_steps"] += offered
+            self._counts["skipped_steps"] += skipped
+            self._merged_skipped += skipped
+            self._merged_seen = merged.newest
+            self._is_merged_waiting = True
+
+    def _send_skipped(self, merged: "MergedRun") -> bool:
+        if self._merged_skipped:
+            step = max(0, merged.step - 1)
+            skipped = Skipped(run=self.run, rank=merged.lead, count=self._merged_skipped, step=step)
+            if not self._send(encode(skipped)):
+                return False
+            self._merged_skipped = 0
+        return True
 
     def _send_step(self, chosen: Chosen) -> bool:
         if chosen.skipped:

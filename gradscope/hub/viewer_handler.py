@@ -1,9 +1,10 @@
 """Handles the messages of viewers (subscriptions, credit, commands) and publishes runs to viewers."""
 
 import math
+import time
 from collections import Counter
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, ClassVar
 
 from gradscope.hub.command_routing import COMMAND_ID_BYTES, CommandRouter
 from gradscope.hub.history import Parts
@@ -29,12 +30,17 @@ from gradscope.protocol import (
     Step,
     Subscribe,
     Times,
+    decode,
     encode,
 )
+
+if TYPE_CHECKING:
+    from gradscope.hub.merged_run import MergedRun
 
 __all__ = ["ViewerHandler"]
 
 _RATE_LIMIT_HZ = 1_000.0
+_STARTED_WITH = 4
 
 
 class ViewerHandler:
@@ -59,6 +65,7 @@ class ViewerHandler:
         self._deliveries: dict[str, ViewerDelivery] = {}
         self._routes: dict[str, bytes] = {}
         self._controllers: set[str] = set()
+        self._merged: dict[str, MergedRun] = {}
 
     def heartbeat(self) -> Heartbeat:
         """Return a heartbeat for agents, with the peer ids of the viewers."""
@@ -92,6 +99,7 @@ class ViewerHandler:
         delivery = self._deliveries.pop(peer.hello.peer, None)
         if delivery is not None:
             delivery.close()
+            self._forget_unwatched()
 
     def handle(self, peer: Peer, message: Message, parts: Parts) -> Refusal | None:
         """Handle one message of a viewer."""
@@ -121,8 +129,13 @@ class ViewerHandler:
 
     def publish(self, message: Streamed, parts: Parts) -> None:
         """Queue a message of a run for the viewers that have subscribed to the run."""
+        merged = self._merged.get(message.run)
+        if merged is not None:
+            self._publish_merged(merged, message, parts)
         for delivery in self._deliveries.values():
-            if delivery.run != message.run:
+            if delivery.run != message.run or (delivery.is_merged and _is_for_merging(message)):
+                continue
+            if not isinstance(message, Event) and not delivery.takes(message.rank):
                 continue
             match message:
                 case Step(layers="focus"):
@@ -131,8 +144,32 @@ class ViewerHandler:
                     delivery.put_step(message.rank, message.step, parts)
                 case Manifest() | Interventions():
                     delivery.put_state((type(message), message.rank), parts)
+                case Memory() | Times() if merged is not None and delivery.is_merged:
+                    delivery.put(merged.readdressed(message, parts))
                 case Scalars() | Event() | Memory() | Times():
                     delivery.put(parts)
+
+    def _publish_merged(self, merged: "MergedRun", message: Streamed, parts: Parts) -> None:
+        """Add a step or manifest of one rank to what the viewers of merged ranks receive."""
+        if isinstance(message, Step) and message.layers == "all":
+            merged.put(message.rank, message.step, parts, time.monotonic())
+        elif isinstance(message, Manifest):
+            before = merged.manifest()
+            merged.add_manifest(message.rank, message.revision, parts)
+            self._send_merged_manifest(message.run, merged, before)
+
+    def _send_merged_manifest(self, run: str, merged: "MergedRun", before: Parts | None) -> None:
+        manifest = merged.manifest()
+        if manifest is None or manifest == before:
+            return
+        for delivery in self._deliveries.values():
+            if delivery.run == run and delivery.is_merged:
+                delivery.put_state(Manifest, manifest)
+
+    def rank_left(self, run: str, rank: int) -> None:
+        """Do not wait for the steps of a rank that has ended."""
+        if run in self._merged:
+            self._merged[run].drop_rank(rank)
 
     def forward_capture(self, run: str, captured: Captured, parts: Parts) -> None:
         """Queue a captured tensor for the viewer that requested it."""
@@ -173,34 +210,73 @@ class ViewerHandler:
                 reason=f"expected max_rate_hz above 0 and at most {_RATE_LIMIT_HZ:g}, "
                 f"got {subscription.max_rate_hz}",
             )
-        delivery.subscribe(subscription, self._past(subscription) if subscription.run else iter(()))
+        merged = self._merged_run(subscription.run) if subscription.is_merged else None
+        past = self._past(subscription, merged) if subscription.run else iter(())
+        delivery.subscribe(subscription, past, merged)
+        self._forget_unwatched()
+        manifest = merged.manifest() if merged is not None else None
+        if manifest is not None:
+            delivery.put_state(Manifest, manifest)
         for number, rank in self._runs.ranks(subscription.run):
-            for kind, parts in ((Manifest, rank.manifest), (Interventions, rank.interventions)):
-                if parts is not None:
-                    delivery.put_state((kind, number), parts)
+            if not delivery.takes(number):
+                continue
+            if merged is None and rank.manifest is not None:
+                delivery.put_state((Manifest, number), rank.manifest)
+            if rank.interventions is not None:
+                delivery.put_state((Interventions, number), rank.interventions)
         return None
 
-    def _past(self, subscription: Subscribe) -> Past:
-        """Return the current history of a run. Its steps are sent as credit allows."""
-        histories = (
-            [rank.history for _, rank in self._runs.ranks(subscription.run)]
-            if subscription.backfill
-            else []
-        )
-        scalars = [parts for each in histories for parts in each.past_scalars()]
-        events = [parts for each in histories for parts in each.events]
-        readings = [parts for each in histories for parts in each.readings]
-        steps = [parts for each in histories for parts in each.steps]
-        return _in_order(subscription, [*scalars, *events, *readings], steps)
+    def _merged_run(self, run: str) -> "MergedRun":
+        """Return what merges the ranks of a run. It exists while a viewer asks for it."""
+        if run not in self._merged:
+            from gradscope.hub.merged_run import MergedRun  # noqa: PLC0415 - loads NumPy
+
+            merged = self._merged[run] = MergedRun()
+            for number, rank in self._runs.ranks(run):
+                manifest = None if rank.manifest is None else decode(rank.manifest[:1])
+                if rank.manifest is not None and isinstance(manifest, Manifest):
+                    merged.add_manifest(number, manifest.revision, rank.manifest)
+            live = ((number, rank) for number, rank in self._runs.ranks(run) if rank.route is not None)
+            merged.start({number: list(rank.history.steps)[-_STARTED_WITH:] for number, rank in live})
+        return self._merged[run]
+
+    def _forget_unwatched(self) -> None:
+        watched = {each.run for each in self._deliveries.values() if each.is_merged}
+        for run in self._merged.keys() - watched:
+            del self._merged[run]
+
+    def _past(self, subscription: Subscribe, merged: "MergedRun | None") -> Past:
+        """Return the current history of a run. Its steps are sent as credit allows, and merged only then."""
+        ranks = self._runs.ranks(subscription.run) if subscription.backfill else iter(())
+        histories = {number: rank.history for number, rank in ranks}
+        lead = subscription.rank if merged is None else merged.lead
+        own = {number: each for number, each in histories.items() if lead is None or number == lead}
+        scalars = [parts for each in own.values() for parts in each.past_scalars()]
+        events = [parts for each in histories.values() for parts in each.events]
+        readings = [parts for each in own.values() for parts in each.readings]
+        if merged is None:
+            steps = [parts for each in own.values() for parts in each.steps]
+            return _in_order(subscription, [*scalars, *events, *readings], len(steps), iter(steps))
+        readings = [merged.readdressed(decode(parts[:1]), parts) for parts in readings]
+        past = {number: list(each.steps) for number, each in histories.items()}
+        live = [n for n, rank in self._runs.ranks(subscription.run) if rank.route is not None]
+        return _in_order(subscription, [*scalars, *events, *readings], *merged.past(past, live))
 
 
-def _in_order(subscription: Subscribe, others: list[Parts], steps: list[Parts]) -> Past:
+def _is_for_merging(message: Streamed) -> bool:
+    """Return whether viewers of merged ranks receive this message of a rank only merged with those of others."""
+    return isinstance(message, Manifest) or (isinstance(message, Step) and message.layers == "all")
+
+
+def _in_order(
+    subscription: Subscribe, others: list[Parts], step_count: int, steps: Iterator[Parts]
+) -> Past:
     """Iterate over the past messages, between two `backfill` messages that are sent even if there are none.
 
     The second `backfill` message tells a viewer that it has received the whole past.
     """
     run, number = subscription.run, subscription.number
-    count = len(others) + len(steps)
+    count = len(others) + step_count
     yield encode(Backfill(run=run, state="begin", count=count, number=number)), False
     yield from ((parts, False) for parts in others)
     yield from ((parts, True) for parts in steps)

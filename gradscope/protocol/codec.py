@@ -37,6 +37,7 @@ from gradscope.protocol.stream import (
     Event,
     Manifest,
     Memory,
+    RankStates,
     Scalars,
     Step,
     Times,
@@ -56,6 +57,7 @@ Message: TypeAlias = (
     | Times
     | Scalars
     | Event
+    | RankStates
     | Captured
     | Interventions
     | Command

@@ -69,12 +69,18 @@ class Subscribe(TaggedMessage, frozen=True, kw_only=True, tag="sub"):
     """A viewer subscribes to a run, with at most `max_rate_hz` steps per second.
 
     The hub repeats `number` in `Backfill`, so that the viewer can distinguish its subscriptions.
+
+    is_merged: the hub merges the steps of all ranks into one; of other messages, only those of the lowest rank are
+        sent, and the events of all. `rank`: only the messages of this rank, and the events of all. Otherwise the
+        messages of each rank.
     """
 
     run: str
     max_rate_hz: Rate = 4.0
     backfill: bool = True
     number: Whole = 0
+    is_merged: bool = False
+    rank: Whole | None = None
 
 
 class Credit(TaggedMessage, frozen=True, kw_only=True, tag="credit"):
@@ -136,9 +142,15 @@ class Heartbeat(TaggedMessage, frozen=True, kw_only=True, tag="hb"):
 
     In a heartbeat of the hub, `peers` are the connected viewers, and `controllers` the ones with the right
     to change runs. `counters` include dropped messages.
+
+    In a heartbeat of an agent, `still_s` is the time since its newest step ended. If that is long, `place` is what the
+    training thread executes, such as "train.py:31 in forward", and `layer` the innermost layer whose forward it is in.
     """
 
     step: Whole | None = None
+    still_s: float | None = None
+    place: str = ""
+    layer: str = ""
     peers: tuple[str, ...] = ()
     controllers: tuple[str, ...] = ()
     counters: dict[str, Whole] = msgspec.field(default_factory=dict)

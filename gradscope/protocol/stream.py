@@ -22,6 +22,8 @@ __all__ = [
     "Manifest",
     "Memory",
     "Parameter",
+    "RankState",
+    "RankStates",
     "Scalars",
     "Step",
     "StepFacts",
@@ -120,6 +122,8 @@ class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
     """The statistics of one observed step, or of the layers in the focus in one focus step.
 
     `every` and `cost` of a focus step refer to focus steps. The body contains the columns.
+
+    ranks: the ranks whose rows the hub has merged; empty for the rows of `rank` itself, as that rank has sent them.
     """
 
     run: str
@@ -138,6 +142,7 @@ class Step(TaggedMessage, frozen=True, kw_only=True, tag="step"):
     cost: float | None = None
     dropped: Whole = 0
     facts: "StepFacts | None" = None
+    ranks: tuple[Whole, ...] = ()
     body: bytes = b""
 
 
@@ -182,6 +187,43 @@ class Times(_ResourceMessage, frozen=True, kw_only=True, tag="times"):
     is_observed: bool = False
     notes: tuple[str, ...] = ()
     body: bytes = b""
+
+
+class RankState(msgspec.Struct, frozen=True, kw_only=True):
+    """How one rank of a run is doing. What is not known is None or empty.
+
+    step_s: the median duration of its newest steps. before_backward_s: the time that it needed in a step until its
+        backward began, where ranks wait for each other. still_s, place, layer: as in `Heartbeat`.
+    norms: by kind, the norm of all rows of that kind in a step. differs_at: the layer and kind whose root mean square
+        is furthest from the median of the ranks, in that step, and `differs_by` the ratio to the median.
+    nonfinite: the number of elements that are NaN or infinite in that step.
+    """
+
+    rank: Whole
+    is_live: bool = True
+    step: Whole | None = None
+    step_s: float | None = None
+    before_backward_s: float | None = None
+    still_s: float | None = None
+    place: str = ""
+    layer: str = ""
+    norms: dict[str, float] = msgspec.field(default_factory=dict)
+    nonfinite: Whole | None = None
+    differs_at: str = ""
+    differs_by: float | None = None
+
+
+class RankStates(TaggedMessage, frozen=True, kw_only=True, tag="ranks"):
+    """How the ranks of a run are doing, once a second. With more than 256 ranks, the ones that stand out come first.
+
+    compared_step: the step that `norms`, `nonfinite` and `differs_at` are of; None if no step was compared.
+    """
+
+    run: str
+    time_s: float
+    count: Whole
+    ranks: tuple[RankState, ...] = ()
+    compared_step: Whole | None = None
 
 
 class Scalars(TaggedMessage, frozen=True, kw_only=True, tag="scalars"):

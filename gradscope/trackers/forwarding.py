@@ -135,7 +135,7 @@ class _Forwarding:
 
     def follow(self, client: Client, arrival: threading.Event) -> bool:
         """Forward what arrives, until the run has ended. Return whether some steps have not arrived."""
-        client.watch(self.run, max_rate_hz=1000.0)
+        client.watch(self.run, max_rate_hz=1000.0, ranks="merged")
         ended_s: float | None = None
         has_gap = False
         while ended_s is None or time.monotonic() - ended_s < _LAST_S:

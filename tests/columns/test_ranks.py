@@ -115,3 +115,46 @@ def test_a_column_that_one_rank_has_not_measured_is_left_out():
     with_zeros = dataclasses.replace(first, values={**first.values, "zero": np.array([1])})
     stats = merged((("a",), first), (("a",), with_zeros))["a"]["out"]
     assert stats.zero is None
+
+
+def random_ranks(seed, *, count=5, rows=40):
+    """Blocks of ranks with the same rows; some rows are copies, of which some differ, and some are not measured."""
+    random = np.random.default_rng(seed)
+    is_copy = random.random(rows) < 0.4
+    first, parts = None, []
+    for rank in range(count):
+        data = [random.normal(size=9) * 10.0 ** random.integers(-9, 9) for _ in range(rows)]
+        for row in range(rows):
+            if first is not None and is_copy[row] and random.random() < 0.9:
+                data[row] = first[row]
+            if random.random() < 0.05:
+                data[row][0] = np.nan
+        first = first or data
+        flags = np.where(is_copy & (rank > 0), int(Flags.REPLICA), 0)
+        flags |= np.where(random.random(rows) < 0.02, int(Flags.NOT_MEASURED), 0)
+        block = block_of([(i // 2, ("out", "param")[i % 2], data[i], flags[i]) for i in range(rows)])
+        histogram = random.integers(0, 9, (rows, 128)).astype(np.uint64)
+        digest = random.integers(0, 2**63, rows).astype(np.uint64)
+        digest[random.random(rows) < 0.02] = 0
+        parts.append(
+            (
+                tuple(f"layer{i}" for i in range(rows)),
+                dataclasses.replace(block, histogram=histogram, digest=digest),
+            )
+        )
+    return parts
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ranks_with_the_same_rows_merge_bit_for_bit_as_ranks_with_any_rows(seed):
+    parts = random_ranks(seed)
+    names, block = merge_ranks(parts)
+    # A rank without rows but with the layers in the same order takes the general way.
+    others, expected = merge_ranks([*parts, (parts[0][0], parts[0][1].taken(slice(0)))])
+    assert names == others
+    for name in ("layer", "kind", "flags", "histogram", "digest"):
+        assert np.array_equal(getattr(block, name), getattr(expected, name)), name
+    assert block.values.keys() == expected.values.keys()
+    for name, column in expected.values.items():
+        assert block.values[name].tobytes() == column.tobytes(), name
+    assert (block.flags & Flags.DIFFERS).any()

@@ -61,6 +61,7 @@ def _step() -> protocol.Step:
         every=4,
         cost=0.02,
         dropped=3,
+        ranks=(0, 1),
         body=body,
     )
 
@@ -155,6 +156,28 @@ MESSAGES: dict[str, protocol.Message] = {
     "scalars": protocol.Scalars(
         run="r", rank=1, steps=(8, 9), times_s=(1.5, 2.5), values={"loss": (0.5, None)}
     ),
+    "ranks": protocol.RankStates(
+        run="r",
+        time_s=1.5,
+        count=2,
+        ranks=(
+            protocol.RankState(
+                rank=1,
+                is_live=False,
+                step=9,
+                step_s=0.25,
+                before_backward_s=0.125,
+                still_s=6.5,
+                place="t.py:1 in f",
+                layer="fc",
+                norms={"out": 2.5},
+                nonfinite=3,
+                differs_at="fc out",
+                differs_by=4.0,
+            ),
+        ),
+        compared_step=8,
+    ),
     "event": protocol.Event(
         run="r",
         rank=1,
@@ -206,7 +229,9 @@ MESSAGES: dict[str, protocol.Message] = {
         pause=protocol.PauseState(9, 59.5, "u", "step == 9"),
         breakpoints=(protocol.BreakpointState("break-1", "step == 9", "u", 1),),
     ),
-    "sub": protocol.Subscribe(run="r", max_rate_hz=2.5, backfill=False, number=3),
+    "sub": protocol.Subscribe(
+        run="r", max_rate_hz=2.5, backfill=False, number=3, is_merged=True, rank=1
+    ),
     "credit": protocol.Credit(count=16),
     "skipped": protocol.Skipped(run="r", rank=1, count=5, step=9),
     "backfill": protocol.Backfill(run="r", state="begin", count=12, number=3),
@@ -272,7 +297,15 @@ MESSAGES: dict[str, protocol.Message] = {
         note="n",
         body=bytes.fromhex("003c00c0"),
     ),
-    "hb": protocol.Heartbeat(step=9, peers=("p",), controllers=("p",), counters={"sent": 300}),
+    "hb": protocol.Heartbeat(
+        step=9,
+        still_s=6.5,
+        place="t.py:1 in f",
+        layer="fc",
+        peers=("p",),
+        controllers=("p",),
+        counters={"sent": 300},
+    ),
     "bye": protocol.Bye(reason="done", has_failed=True),
 }
 

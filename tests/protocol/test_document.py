@@ -32,6 +32,7 @@ _PARTS = {
     "Parameter",
     "InterventionState",
     "RunInfo",
+    "RankState",
 }
 
 _OF_FINDINGS = {kind.__name__: kind for kind in (Checked, Finding, NotChecked)}

@@ -323,7 +323,7 @@ class SyntheticSource:
         self._inbox.extend(messages)
         self._on_arrival()
 
-    def watch(self, run, *, max_rate_hz=4.0, backfill=True):
+    def watch(self, run, *, max_rate_hz=4.0, backfill=True, ranks="each"):
         self._watched = made = self.runs[run]
         if self._rate_hz:
             made.start_s = time.time() - self._past * made.step_s

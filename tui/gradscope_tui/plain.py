@@ -69,7 +69,7 @@ def render_once(client: "Client", *, color: bool, width: int, tab: str = "layers
 
     session = Session()
     store = session.watch(client.run or only_live_run(client.runs()))
-    client.watch(store.run)
+    client.watch(store.run, ranks="merged")
     deadline = time.monotonic() + _TIMEOUT_S
     is_backfilled = False
     while not (is_backfilled and store.revision is not None and (store.newest or tab != "layers")):

@@ -112,7 +112,7 @@ class Presenter:
         """Watch a run."""
         self._session.watch(run)
         if self._connector.source is not None:
-            self._connector.source.watch(run)
+            self._connector.source.watch(run, ranks="merged")
         self._frozen = None
 
     def open_recording(self, path: Path, notify: Callable[[], object], step: int | None = None) -> None:
@@ -159,6 +159,9 @@ class Presenter:
         words = self.store.choose_rank() if self.store is not None else ""
         if self.replay is not None and self.store is not None:
             self.replay.select_rank(self.store.ranks.choice)
+        elif words and self.source is not None and self.store is not None:
+            choice = self.store.ranks.choice
+            self.source.watch(self.store.run, ranks="merged" if choice is None else choice)
         return f"Showing {words}." if words else "This run has one rank."
 
     def freeze(self) -> None:

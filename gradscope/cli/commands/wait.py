@@ -45,7 +45,7 @@ def wait_for(
     """
     check = _check_of_event(until)
     with _connect(run) as client:
-        client.watch(client.run or run, max_rate_hz=1000.0)
+        client.watch(client.run or run, max_rate_hz=1000.0, ranks="merged")
         found = _wait_for_event(client, check, until, timeout_s)
     document = {
         "run": run,

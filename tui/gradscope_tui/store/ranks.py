@@ -1,9 +1,9 @@
 """`Ranks` selects the data to show of a run with several ranks: all ranks merged, or one rank.
 
-The result looks like the stream of a run with one rank. The client assembles the steps of all ranks;
-their rows are merged here, because only what is shown needs to be. Interventions are the same on all
-ranks and come from the lowest one, and so do scalars while ranks are merged. Focus steps are shown for
-a selected rank only. Events come from all ranks.
+The result looks like the stream of a run with one rank. The hub sends the ranks merged, or one of them. The steps of a
+recording are assembled by rank, and their rows are merged here, because only what is shown needs to be. Interventions
+are the same on all ranks and come from the lowest one, and so do scalars while ranks are merged. Focus steps are shown
+for a selected rank only. Events come from all ranks.
 """
 
 from collections import deque
@@ -42,11 +42,13 @@ class Ranks:
         self._run = run
         self.choice: int | None = None
         self._live: tuple[int, ...] = (0,)
+        self._known: tuple[int, ...] = ()
         self._size = 1
         self._manifests: dict[int, Manifest] = {}
         self._layers: dict[int, tuple[Layer, ...]] = {}
         self._past: deque[Step] = deque(maxlen=_KEPT)
         self._past_of_all: deque[Mapping[int, Step]] = deque(maxlen=_KEPT)
+        self._past_merged: deque[Step] = deque(maxlen=_KEPT)
         self._merged: tuple[int, ...] = ()
         self.unreadable = 0
 
@@ -54,6 +56,7 @@ class Ranks:
         """Update the list of ranks from the hub's list of runs."""
         own = [info for info in runs if info.run == self._run]
         self._size = max((info.world_size for info in own), default=1)
+        self._known = tuple(info.rank for info in own)
         self._live = tuple(sorted(info.rank for info in own if info.is_live)) or (0,)
 
     @property
@@ -80,7 +83,7 @@ class Ranks:
 
     def choose_next(self) -> Iterator[Shown]:
         """Select the next choice: merged, then rank after rank. Yields its manifest and past steps."""
-        ranks = sorted(self._manifests)
+        ranks = sorted({*self._manifests, *self._known})
         order: list[int | None] = [None, *ranks] if self._size > 1 else [None]
         place = order.index(self.choice) if self.choice in order else 0
         self.choice = order[(place + 1) % len(order)]
@@ -88,6 +91,8 @@ class Ranks:
         if self.choice is None and self._size > 1:
             for steps in sorted(self._past_of_all, key=lambda each: next(iter(each.values())).step):
                 yield from self._merge(steps)
+            for step in self._past_merged:
+                yield from self._unpack(step)
         else:
             rank = 0 if self.choice is None else self.choice
             yield from sorted((s for s in self._past if s.rank == rank), key=lambda each: each.step)
@@ -98,6 +103,10 @@ class Ranks:
         match message:
             case Manifest():
                 yield from self._take_manifest(message)
+            case Step() if message.ranks:
+                self._past_merged.append(message)
+                if self.choice is None:
+                    yield from self._unpack(message)
             case Step():
                 if message.layers == "all":
                     self._past.append(message)
@@ -112,7 +121,7 @@ class Ranks:
 
     def merged_to_show(self, steps: Mapping[int, Step]) -> Iterator[Shown]:
         """Take a step that all ranks have reported; yield it merged if merged steps are shown."""
-        if self._size == 1:
+        if self._size == 1 or any(step.ranks for step in steps.values()):
             return
         self._past_of_all.append(steps)
         while sum(map(len, self._past_of_all)) > _KEPT:
@@ -136,6 +145,19 @@ class Ranks:
 
     def _layers_of_all(self) -> dict[str, Layer]:
         return {layer.name: layer for _, own in sorted(self._layers.items()) for layer in own}
+
+    def _unpack(self, step: Step) -> Iterator[MergedStep]:
+        """Yield a step that the hub has merged."""
+        manifest = self._manifests.get(step.rank)
+        if manifest is None or step.manifest_revision != manifest.revision:
+            return
+        try:
+            block = unpack_block(step)
+        except GradscopeError:
+            self.unreadable += 1
+            return
+        self._merged = step.ranks
+        yield MergedStep(step, block)
 
     def _merge(self, steps: Mapping[int, Step]) -> Iterator[MergedStep]:
         parts: list[tuple[Sequence[str], Block]] = []
