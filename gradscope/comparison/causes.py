@@ -9,6 +9,7 @@ from gradscope.comparison.context import Note
 from gradscope.comparison.rows import Alignment, Row
 from gradscope.comparison.sides import Side, SideStep
 from gradscope.names import counted
+from gradscope.recording import PRECISION
 
 if TYPE_CHECKING:
     from gradscope.comparison.diff import Divergence
@@ -78,7 +79,17 @@ def find_suspects(evidence: Evidence) -> tuple[Suspect, ...]:
         "gradients": _of_gradients,
         "optimizer": _of_optimizer,
     }
-    found = {suspect.code: suspect for suspect in reversed([*of_pass[evidence.first.stage](evidence)])}
+    suspects = [*of_pass[evidence.first.stage](evidence)]
+    if evidence.first.is_rounded:
+        suspects.append(
+            Suspect(
+                "rounded",
+                f"the recorded statistics of step {evidence.first.step} are rounded to {100 * PRECISION:.1g} %: a "
+                "smaller difference may have begun in an earlier layer, pass or step; attach(digest=True) compares "
+                "bits",
+            )
+        )
+    found = {suspect.code: suspect for suspect in reversed(suspects)}
     return tuple(reversed(found.values()))
 
 
@@ -258,6 +269,8 @@ def _modes(evidence: Evidence) -> Iterator[Suspect]:
 
 
 def _precision(evidence: Evidence) -> Iterator[Suspect]:
+    if evidence.first.is_rounded and evidence.first.size < _COARSE:
+        return  # the size is that of the recording's rounding
     size, place = evidence.first.size, evidence.place
     settings = [
         f"{name} {value} in A, {evidence.b.facts.settings[name]} in B"
@@ -285,7 +298,7 @@ def _precision(evidence: Evidence) -> Iterator[Suspect]:
 
 
 def _is_rounding(evidence: Evidence) -> bool:
-    return evidence.first.size <= _ROUNDINGS * evidence.epsilon
+    return not evidence.first.is_rounded and evidence.first.size <= _ROUNDINGS * evidence.epsilon
 
 
 def _differing_states(evidence: Evidence) -> list[str]:

@@ -31,7 +31,8 @@ _GROWTH_POINTS: Final = 6
 class Divergence:
     """The first difference. `after_step`: the last step that was compared before, in which all was equal.
 
-    size: the estimated relative difference; infinite if a count differs. others: further rows that differ in
+    size: the estimated relative difference; infinite if a count differs. is_rounded: the statistics of this step are
+        rounded in a recording, so a smaller difference may have begun before. others: further rows that differ in
         this pass of this step. rows: rows of this pass that were compared.
     """
 
@@ -44,6 +45,7 @@ class Divergence:
     size: float
     others: int
     rows: int
+    is_rounded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class Comparison:
     """The result of comparing two runs. `first` is None if they are equal in all compared steps.
 
     tolerance: the relative difference up to which rows count as equal; None: digests, or the error of the reduction.
-    exact_steps: the number of steps that were compared by digests.
+    exact_steps: the number of steps that were compared by digests. rounded_steps: by statistics that are rounded in a
+        recording.
     """
 
     run_a: str
@@ -68,6 +71,7 @@ class Comparison:
     first_step: int
     last_step: int
     exact_steps: int
+    rounded_steps: int
     tolerance: float | None
     layers: Correspondence
     notes: tuple[Note, ...]
@@ -119,7 +123,7 @@ def compare_runs(
     if walk.first is not None:
         suspects = find_suspects(_evidence(walk, a, b, notes))
     return Comparison(
-        _named(a), _named(b), walk.steps, walk.begin, walk.end, walk.exact, rtol, layers,
+        _named(a), _named(b), walk.steps, walk.begin, walk.end, walk.exact, walk.rounded, rtol, layers,
         notes, walk.first, suspects, tuple(_chosen(walk.growth)),
     )  # fmt: skip
 
@@ -130,7 +134,7 @@ class _Walk:
     def __init__(self, aligner: Aligner, rtol: float | None) -> None:
         self._aligner = aligner
         self._rtol = rtol
-        self.steps = self.exact = 0
+        self.steps = self.exact = self.rounded = 0
         self.begin = self.end = 0
         self.first: Divergence | None = None
         self.at: tuple[SideStep, SideStep, Alignment] | None = None
@@ -139,7 +143,10 @@ class _Walk:
         self.growth: list[Growth] = []
 
     def add(self, a: SideStep, b: SideStep) -> None:
-        """Compare the next step."""
+        """Compare the next step. If it is rounded on one side, it is rounded on the other one too."""
+        if a.is_rounded or b.is_rounded:
+            self.rounded += 1
+            a, b = a.rounded(), b.rounded()
         self.begin = a.step if self.steps == 0 else self.begin
         self.steps, self.end = self.steps + 1, a.step
         alignment = self._aligner.align(a, b)
@@ -173,6 +180,7 @@ class _Walk:
             size=float(sizes[place]),
             others=len(self.differing) - 1,
             rows=int(same_pass.sum()),
+            is_rounded=a.is_rounded,
         )
 
 

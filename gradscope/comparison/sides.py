@@ -1,5 +1,6 @@
 """`Side`: one rank of a recorded run, as one side of a comparison."""
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from gradscope.columns import Block
 from gradscope.errors import NothingToConnectError, RecordingError, UsageError
 from gradscope.protocol import Layer, Manifest, Step, StepFacts, unpack_layers
 from gradscope.protocol.bodies import unpack_block
-from gradscope.recording import Recording, list_recordings, open_recording
+from gradscope.recording import Recording, list_recordings, open_recording, round_statistics
 
 __all__ = ["Side", "SideStep", "open_side"]
 
@@ -20,12 +21,23 @@ _NO_FACTS = StepFacts()
 
 @dataclass(frozen=True, slots=True)
 class SideStep:
-    """An observed step: its rows, and the names of the layers that the rows refer to."""
+    """An observed step: its rows, and the names of the layers that the rows refer to.
+
+    is_rounded: whether the recording keeps its statistics rounded, as `Recording.rounded_step_numbers` says.
+    """
 
     step: int
     names: tuple[str, ...]
     block: Block
     facts: StepFacts
+    is_rounded: bool = False
+
+    def rounded(self) -> "SideStep":
+        """Return the step as a recording rounds it."""
+        if self.is_rounded:
+            return self
+        block = dataclasses.replace(self.block, values=round_statistics(self.block.values))
+        return dataclasses.replace(self, block=block, is_rounded=True)
 
     def layers_in_eval(self) -> frozenset[str]:
         """Return the names of the layers in eval mode."""
@@ -66,9 +78,10 @@ class Side:
         names = {
             revision: tuple(layer.name for layer in layers) for revision, layers in self._layers.items()
         }
+        rounded = frozenset(self.recording.rounded_step_numbers())
         for message in self.recording.steps():
             if message.rank == self.rank and message.layers == "all":
-                yield _side_step(message, names)
+                yield _side_step(message, names, is_rounded=message.step in rounded)
 
     def __enter__(self) -> Self:
         return self
@@ -104,14 +117,14 @@ def _path_of(run: str) -> Path:
     )
 
 
-def _side_step(message: Step, names: Mapping[int, tuple[str, ...]]) -> SideStep:
+def _side_step(message: Step, names: Mapping[int, tuple[str, ...]], *, is_rounded: bool) -> SideStep:
     known = names.get(message.manifest_revision)
     block = unpack_block(message)
     if known is None or (len(block) and int(block.layer.max()) >= len(known)):
         raise RecordingError(
             f"step {message.step} refers to a manifest {message.manifest_revision} that is not recorded"
         )
-    return SideStep(message.step, known, block, message.facts or _NO_FACTS)
+    return SideStep(message.step, known, block, message.facts or _NO_FACTS, is_rounded)
 
 
 def check_range(first: int | None, last: int | None) -> None:

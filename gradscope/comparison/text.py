@@ -6,6 +6,7 @@ from typing import Any
 from gradscope.comparison.causes import place_of
 from gradscope.comparison.diff import Comparison, Divergence
 from gradscope.names import counted
+from gradscope.recording import PRECISION
 
 __all__ = ["as_json", "as_lines"]
 
@@ -48,6 +49,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:  # Any: what JSON takes
             "first_step": comparison.first_step,
             "last_step": comparison.last_step,
             "exact_steps": comparison.exact_steps,
+            "rounded_steps": comparison.rounded_steps,
             "tolerance": comparison.tolerance,
         },
         "first_difference": None
@@ -59,6 +61,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:  # Any: what JSON takes
             "layer": first.layer,
             "kind": first.kind,
             "relative_difference": _finite(first.size),
+            "is_rounded": first.is_rounded,
             "differing_rows": first.others + 1,
             "rows": first.rows,
         },
@@ -97,7 +100,7 @@ def _where(first: Divergence) -> list[tuple[str, str]]:
         ("step", f"{first.step} ({before})"),
         ("pass", _PASS_IN_WORDS[first.stage]),
         ("layer", place_of(first.layer, first.kind) + more),
-        ("size", _size(first.size)),
+        ("size", _size(first.size) + (", of rounded statistics" if first.is_rounded else "")),
     ]
 
 
@@ -117,6 +120,13 @@ def _growth_lines(comparison: Comparison) -> list[str]:
 
 
 def _how(comparison: Comparison) -> str:
+    how, rounded = _how_exactly(comparison), comparison.rounded_steps
+    if not rounded:
+        return how
+    return f"{how}. Of {counted(rounded, 'step')} a recording has statistics rounded to {100 * PRECISION:.1g} %"
+
+
+def _how_exactly(comparison: Comparison) -> str:
     steps = counted(comparison.steps, "step")
     if comparison.tolerance is not None:
         return f"{steps} by statistics, up to a relative difference of {comparison.tolerance:.1e}"

@@ -7,12 +7,15 @@ from gradscope.recording.reader import (
     open_recording,
 )
 from gradscope.recording.recorder import Recorder, default_path
+from gradscope.recording.rounding import PRECISION, round_statistics
 
 __all__ = [
+    "PRECISION",
     "Recorder",
     "Recording",
     "RecordingInfo",
     "default_path",
     "list_recordings",
     "open_recording",
+    "round_statistics",
 ]

@@ -14,7 +14,7 @@ from gradscope.protocol import Event, decode
 from gradscope.recording.chunk_codec import Entry, encode_columns, encode_heads, split_body
 from gradscope.recording.stored_steps import ChunkColumns, entry_of
 
-__all__ = ["join_oldest", "pack_oldest"]
+__all__ = ["EXACT_BYTES", "join_oldest", "pack_oldest", "packed_bytes"]
 
 STEPS: Final = 64
 """The number of steps in a chunk."""
@@ -24,6 +24,9 @@ SIZE_BYTES: Final = 4 * 2**20
 
 _WAITING: Final = 16
 """The newest steps are not packed, because another rank may still send its rows of them."""
+
+EXACT_BYTES: Final = 8 * 2**20
+"""How large the chunks of a recording become before the statistics of further ones are rounded."""
 
 _NONFINITE: Final = ("nan", "posinf", "neginf")
 
@@ -35,31 +38,43 @@ class _Chunk:
     removed: int
 
 
-def pack_oldest(connection: sqlite3.Connection, *, is_last: bool) -> int:
+def pack_oldest(
+    connection: sqlite3.Connection, *, is_last: bool, exact_bytes: float = EXACT_BYTES
+) -> int:
     """Move the oldest steps into a chunk, if there are enough of them. Return the number of rows moved.
 
-    With `is_last`, any number is enough. One transaction: a reader finds each step in one of the two places.
+    The statistics are rounded if the chunks together have more than `exact_bytes`.
+    With `is_last`, any number of steps is enough, and the newest are not rounded. One transaction: a reader finds each
+    step in one of the two places.
     """
     sizes = connection.execute(
         "SELECT step, sum(length(head) + length(body)) FROM step GROUP BY step ORDER BY step"
     ).fetchall()
     totals = itertools.accumulate(size for _, size in sizes)
     count = sum(1 for total in itertools.islice(totals, STEPS) if total <= SIZE_BYTES) or 1
-    if not sizes or (not is_last and count + _WAITING > len(sizes)):
+    is_end = count + _WAITING > len(sizes)
+    if not sizes or (is_end and not is_last):
         return 0
     last = sizes[count - 1][0]
     rows = connection.execute(
         "SELECT head, body, crc FROM step WHERE step <= ? ORDER BY rank, step", (last,)
     ).fetchall()
     entries = [entry for entry in (entry_of(*row) for row in rows) if _fits(entry)]
+    is_rounded = not is_end and packed_bytes(connection) > exact_bytes
     with connection:
         if entries:
-            _insert_chunk(connection, entries, level=0, removed=0)
+            _insert_chunk(connection, entries, level=0, removed=0, is_rounded=is_rounded)
         connection.execute("DELETE FROM step WHERE step <= ?", (last,))
     return len(rows)
 
 
-def join_oldest(connection: sqlite3.Connection) -> int:
+def packed_bytes(connection: sqlite3.Connection) -> int:
+    """Return the size of all chunks without their heads."""
+    query = "SELECT coalesce(sum(length(data)), 0) FROM chunk_column"
+    return int(connection.execute(query).fetchone()[0])
+
+
+def join_oldest(connection: sqlite3.Connection, *, exact_bytes: float = EXACT_BYTES) -> int:
     """Replace two neighbouring chunks by one with every other of their steps. Return the number of removed steps.
 
     They are the two oldest chunks of the level that most chunks have, so that the distance between steps grows
@@ -81,13 +96,14 @@ def join_oldest(connection: sqlite3.Connection) -> int:
     entries = [entry for entry in entries if entry.step.step in kept]
     entries.sort(key=lambda entry: (entry.step.rank, entry.step.step))
     removed = len(steps) - len(kept)
+    is_rounded = packed_bytes(connection) > exact_bytes
     with connection:
         for chunk in joined:
             connection.execute("DELETE FROM chunk WHERE id = ?", (chunk.id,))
             connection.execute("DELETE FROM chunk_column WHERE chunk = ?", (chunk.id,))
         before = sum(chunk.removed for chunk in joined)
         top = max(chunk.level for chunk in joined) + 1
-        _insert_chunk(connection, entries, level=top, removed=before + removed)
+        _insert_chunk(connection, entries, level=top, removed=before + removed, is_rounded=is_rounded)
     return removed
 
 
@@ -97,7 +113,12 @@ def _list_chunks(connection: sqlite3.Connection) -> list[_Chunk]:
 
 
 def _insert_chunk(
-    connection: sqlite3.Connection, entries: Sequence[Entry], *, level: int, removed: int
+    connection: sqlite3.Connection,
+    entries: Sequence[Entry],
+    *,
+    level: int,
+    removed: int,
+    is_rounded: bool,
 ) -> None:
     steps = sorted({entry.step.step for entry in entries})
     chunk = connection.execute(
@@ -108,7 +129,10 @@ def _insert_chunk(
     ).lastrowid  # fmt: skip
     connection.executemany(
         "INSERT INTO chunk_column (chunk, name, dtype, rows, data) VALUES (?, ?, ?, ?, ?)",
-        [(chunk, each.name, each.dtype, each.rows, each.data) for each in encode_columns(entries)],
+        [
+            (chunk, each.name, each.dtype, each.rows, each.data)
+            for each in encode_columns(entries, is_rounded=is_rounded)
+        ],
     )
 
 

@@ -216,6 +216,14 @@ class Recording:
         """Return the numbers of the observed steps, in order."""
         return self._steps.numbers()
 
+    def rounded_step_numbers(self) -> list[int]:
+        """Return the numbers of the observed steps whose statistics are rounded, in order.
+
+        Of these, the norm, rms, deviation, minimum and maximum are within 2^-9 (0.2 %) of what was measured, and the
+        mean within 2^-9 of a deviation. All counts, and the elements that are not finite, are exact.
+        """
+        return self._steps.rounded()
+
     def steps_near(self, step: int | None, count: int) -> list[Step]:
         """Return the observed step nearest to `step` (None: the newest) and those before it, `count` in all.
 

@@ -4,11 +4,13 @@ The thread owns the connection. An error in the thread (a full disk, a read-only
 is not a recording) ends only the recording: `failure` has the reason, and later messages are counted as
 dropped.
 
+If the packed steps take more than 8 MiB, the statistics of further ones are rounded, except the newest (`rounding.py`).
 The size of the file is limited: above the limit, every other step of the older half is removed. So a
 long run stays recorded over its whole length, with lower resolution for older steps.
 """
 
 import contextlib
+import math
 import os
 import re
 import sqlite3
@@ -35,7 +37,7 @@ from gradscope.protocol import (
     Times,
 )
 from gradscope.recording import tables
-from gradscope.recording.chunks import pack_oldest
+from gradscope.recording.chunks import EXACT_BYTES, pack_oldest
 from gradscope.recording.disk_space import make_room
 from gradscope.recording.git_state import GitReading, start_reading
 from gradscope.recording.schema import SUFFIX
@@ -47,6 +49,9 @@ _CLOSE_TIMEOUT_S = 10.0
 _GIT_AT_CLOSE_S = 1.0
 _QUEUE_LIMIT_COUNT = 20_000
 _QUEUE_LIMIT_BYTES = 64 * 2**20
+
+_EXACT_VARIABLE = "GRADSCOPE_RECORDINGS_EXACT"
+"""If this environment variable is 1, no statistics are rounded."""
 
 Recorded: TypeAlias = Environment | Manifest | Step | Memory | Times | Scalars | Event | Interventions
 
@@ -74,6 +79,7 @@ class Recorder:
         self.recorded_step = -1
         self._hello = hello
         self._limit_bytes = limit_bytes
+        self._exact_bytes = math.inf if os.environ.get(_EXACT_VARIABLE, "0") != "0" else EXACT_BYTES
         self._counters: Counter[str] = Counter(
             recorded=0, dropped=0, commits=0, packed=0, thinned=0, retried=0
         )
@@ -214,12 +220,12 @@ class Recorder:
         self.recorded_step = max([self.recorded_step, *map(int, observed)])  # type: ignore[arg-type]  # step numbers
 
     def _pack(self, connection: sqlite3.Connection, *, is_last: bool) -> None:
-        while moved := pack_oldest(connection, is_last=is_last):
+        while moved := pack_oldest(connection, is_last=is_last, exact_bytes=self._exact_bytes):
             self._counters["packed"] += moved
 
     def _limit_size(self, connection: sqlite3.Connection) -> None:
         while (size := tables.used_bytes(connection)) > self._limit_bytes:
-            gone = tables.thin(connection)
+            gone = tables.thin(connection, self._exact_bytes)
             if not gone:
                 raise RecordingError(
                     f"{size} bytes remain after thinning, the limit is {self._limit_bytes}"

@@ -7,7 +7,8 @@ recording is ever executed. The other columns are used to find and to thin messa
 The newest steps are in `step`, one row for each rank. Older ones are in chunks (`chunk_codec.py`): `chunk` has the
 heads of its steps, `chunk_column` their columns. A step that is in both was sent again; the one in `step` counts.
 
-A change that older versions of gradscope cannot read requires a new SCHEMA_VERSION.
+A change that older versions of gradscope cannot read requires a new SCHEMA_VERSION. Version 3 has rounded statistics
+(`rounding.py`) in further rows of `chunk_column`; its tables are those of version 2, which is read and continued.
 """
 
 import sqlite3
@@ -15,9 +16,17 @@ from pathlib import Path
 
 from gradscope.errors import RecordingError
 
-__all__ = ["SCHEMA_VERSION", "SUFFIX", "OtherVersionError", "check_schema", "create_tables"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "SUFFIX",
+    "OtherVersionError",
+    "check_schema",
+    "create_tables",
+    "set_version",
+]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_READ_VERSIONS = (2, SCHEMA_VERSION)
 SUFFIX = ".gradscope"
 
 _APPLICATION_ID = 0x47724453
@@ -88,6 +97,11 @@ def create_tables(connection: sqlite3.Connection) -> None:
     )
 
 
+def set_version(connection: sqlite3.Connection) -> None:
+    """Set the version of a recording that this gradscope continues."""
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
 def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
     """Return True if the database is a recording, False if it is empty.
 
@@ -106,9 +120,10 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
         return False
     if application != _APPLICATION_ID:
         raise _no_recording(path, "it is another program's SQLite database")
-    if version != SCHEMA_VERSION:
+    if version not in _READ_VERSIONS:
+        known = " and ".join(map(str, _READ_VERSIONS))
         raise OtherVersionError(
-            f"{path} has the schema version {version}, this gradscope reads {SCHEMA_VERSION}: "
+            f"{path} has the schema version {version}, this gradscope reads {known}: "
             "open it with the gradscope that wrote it, or upgrade this one"
         )
     return True

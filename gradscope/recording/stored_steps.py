@@ -16,16 +16,21 @@ from numpy.typing import NDArray
 
 from gradscope.columns import COLUMN_NAMES, Flags, derive_from
 from gradscope.columns.derived import DERIVATIONS, Floats
-from gradscope.errors import GradscopeError, RecordingError
+from gradscope.errors import GradscopeError, ProtocolError, RecordingError
 from gradscope.protocol import Step, decode
 from gradscope.recording.chunk_codec import (
+    ROUNDED,
     Entry,
     PackedColumn,
     decode_heads,
+    form_of,
     join_bodies,
+    places_by_form,
     split_body,
     unpack_column,
+    unpack_form,
 )
+from gradscope.recording.rounding import FLOATS
 
 __all__ = ["STATISTICS", "ChunkColumns", "StoredSteps", "entry_of", "is_damage", "rows_by_id"]
 
@@ -101,6 +106,26 @@ class StoredSteps:
     def removed_count(self) -> int:
         """Return how many observed steps were removed to keep the recording within its size."""
         return sum(removed for (removed,) in self._rows("chunk", "removed"))
+
+    def rounded(self) -> list[int]:
+        """Return the numbers of the observed steps whose statistics are rounded, in order."""
+        found: set[int] = set()
+        query = "SELECT chunk.id, first_step, last_step FROM chunk JOIN chunk_column ON chunk = chunk.id WHERE name = ?"
+        with self._one_state():
+            try:
+                chunks = [_Chunk(*row) for row in self._connection.execute(query, (ROUNDED,))]
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                self._lose("which steps are rounded", error)
+                chunks = []
+            for chunk in chunks:
+                with self._losing(chunk.text):
+                    found.update(ChunkColumns(self._connection, chunk.id).rounded())
+            again = {
+                step for (step,) in self._rows("step", "step")
+            }  # sent again, and not in a chunk yet
+        return sorted(found - again)
 
     def all(self) -> Iterator[Step]:
         """Yield the observed steps in order; also new ones that are recorded meanwhile."""
@@ -232,6 +257,7 @@ class ChunkColumns:
         row = connection.execute("SELECT heads FROM chunk WHERE id = ?", (chunk,)).fetchone()
         self.heads, self.steps = decode_heads(row[0])
         self._arrays: dict[str, _RowArrays] = {}
+        self._rounded: list[list[int]] | None = None
 
     def arrays(self, name: str) -> _RowArrays:
         """Return the numbers of a column, one array for each step."""
@@ -249,16 +275,50 @@ class ChunkColumns:
 
     def _read(self, name: str, rows: slice) -> _RowArrays:
         found = [_zeros(step, name) for step in self.steps]
+        forms = self._forms() if name in FLOATS else []
+        rounded = {place for places in forms for place in places}
         for column in self._packed(name):
             key = column.name, column.dtype
             having = [
                 place
                 for place, step in enumerate(self.steps)
-                if key in step.columns and step.rows == column.rows
+                if key in step.columns and step.rows == column.rows and place not in rounded
             ]
             for place, array in zip(having, unpack_column(column, len(having), rows), strict=True):
                 found[place] = array
+        for number, places in enumerate(forms):
+            if name not in self.steps[places[0]].zero:
+                for place, array in zip(
+                    places, self._unpack_form(number, places, name, rows), strict=True
+                ):
+                    found[place] = array
         return found
+
+    def _forms(self) -> list[list[int]]:
+        if self._rounded is None:
+            self._rounded = places_by_form(next(self._packed(ROUNDED), None), len(self.steps))
+        return self._rounded
+
+    def _unpack_form(
+        self, number: int, places: list[int], name: str, rows: slice
+    ) -> NDArray[np.generic]:
+        layer, kind, count = (
+            [array for array in self.arrays(each) if array is not None]  # of all steps: always sent
+            for each in ("layer", "kind", "count")
+        )
+        form = form_of(self.steps[places[0]], layer[places[0]], kind[places[0]])
+        counts = np.stack([count[place] for place in places])
+        row = None if rows.start is None else rows.start
+        return unpack_form(number, (name,), form, counts, self._part, row)[name]
+
+    def _part(self, name: str) -> PackedColumn:
+        for column in self._packed(name):
+            return column
+        raise ProtocolError(f"a chunk lacks the column {name!r}")
+
+    def rounded(self) -> set[int]:
+        """Return the numbers of the steps whose statistics are rounded."""
+        return {self.steps[place].step for places in self._forms() for place in places}
 
     def entries(self) -> list[Entry]:
         """Return all steps, as they were recorded."""

@@ -20,9 +20,9 @@ from gradscope.protocol import (
     Step,
     Times,
 )
-from gradscope.recording.chunks import join_oldest, pack_oldest
+from gradscope.recording.chunks import join_oldest, pack_oldest, packed_bytes
 from gradscope.recording.git_state import GitState
-from gradscope.recording.schema import OtherVersionError, check_schema, create_tables
+from gradscope.recording.schema import OtherVersionError, check_schema, create_tables, set_version
 from gradscope.recording.sqlite_journal import journal_mode
 
 __all__ = [
@@ -163,11 +163,12 @@ def used_bytes(connection: sqlite3.Connection) -> int:
     return int((pages - free) * size)
 
 
-def thin(connection: sqlite3.Connection) -> int:
+def thin(connection: sqlite3.Connection, exact_bytes: float) -> int:
     """Remove steps of the largest table. Return the number of removed rows.
 
-    Of observed steps, two chunks become one: see `chunks.join_oldest`. Of another table, every other step of the
-    older half is removed. All ranks of a step are removed together. Manifests and interventions are never removed.
+    Of observed steps, two chunks become one: see `chunks.join_oldest`, also for `exact_bytes`. Of another table, every
+    other step of the older half is removed. All ranks of a step are removed together. Manifests and interventions are
+    never removed.
     """
     sizes = {
         name: connection.execute(
@@ -175,12 +176,11 @@ def thin(connection: sqlite3.Connection) -> int:
         ).fetchone()[0]
         for name in ("step", "scalars", "event", "memory", "times")
     }
-    sizes["step"] += connection.execute(
-        "SELECT coalesce(sum(length(data)), 0) FROM chunk_column"
-    ).fetchone()[0]
+    sizes["step"] += packed_bytes(connection)
     table = max(sizes, key=lambda name: sizes[name])
     if table == "step":
-        return join_oldest(connection) or pack_oldest(connection, is_last=True)
+        joined = join_oldest(connection, exact_bytes=exact_bytes)
+        return joined or pack_oldest(connection, is_last=True)
     with connection:
         return connection.execute(
             f"""
@@ -216,6 +216,7 @@ def _prepare_for_run(connection: sqlite3.Connection, path: Path, hello: Hello) -
         elif not _is_same_run(connection, run[0], run[1] is not None, hello):
             return False
         insert(connection, [row_of_process(hello)])
+        set_version(connection)
         connection.execute("UPDATE run SET ended_s = NULL, reason = ''")
     with contextlib.suppress(
         sqlite3.OperationalError

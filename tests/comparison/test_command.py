@@ -48,7 +48,7 @@ def test_json_has_the_documented_fields(train):
     assert found["first_difference"]["step"] == 0
     assert found["suspects"][0]["code"] == "seed"
     assert found["compared"] == {
-        "steps": 3, "first_step": 0, "last_step": 2, "exact_steps": 3, "tolerance": None,
+        "steps": 3, "first_step": 0, "last_step": 2, "exact_steps": 3, "rounded_steps": 0, "tolerance": None,
     }  # fmt: skip
 
 
