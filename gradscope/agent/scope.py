@@ -41,7 +41,8 @@ from gradscope.agent.monitors.nan_check import NonfiniteCheck
 from gradscope.agent.monitors.nan_check_schedule import CheckSchedule
 from gradscope.agent.monitors.nan_response import NonfiniteResponse
 from gradscope.agent.monitors.pause import Pause, check_lease
-from gradscope.agent.monitors.rules import Action, Callback, RuleMonitor, check_action
+from gradscope.agent.monitors.rules import Action, Callback, RuleMonitor
+from gradscope.agent.monitors.set_rules import SetRules
 from gradscope.agent.notebook.cells import CellObserver
 from gradscope.agent.notebook.html_view import html_of
 from gradscope.agent.notebook.plot import plot_steps
@@ -57,7 +58,7 @@ from gradscope.intervene import AuditEntry, OwnFunction, action_of, find_action
 from gradscope.names import match_names
 from gradscope.protocol import BreakpointState, Bye, InterventionState
 from gradscope.resources import is_out_of_memory
-from gradscope.rules import Alert, Rule, rule_kind
+from gradscope.rules import Alert, Rule, check_action, make_rule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,6 +93,7 @@ class Scope:
         self._pause = Pause(run, self._commands)
         self._breakpoints = Breakpoints(run, engine, self._pause)
         self._rules = RuleMonitor(run, engine, self._commands, self._pause)
+        self._set_rules = SetRules(run, engine, self._commands, self._rules)
         schedule = CheckSchedule(sampler)
         self._findings = FindingMonitor(run, engine, is_quiet=settings.is_quiet)
         self._recorder = FlightRecorder(run, engine, self._findings)
@@ -121,6 +123,7 @@ class Scope:
             self._recorder,
             self._scaler_skips,
             self._rules,
+            self._set_rules,
             self._captures,
             uploads,
             self._snapshot,
@@ -135,6 +138,7 @@ class Scope:
         for plugin in plugins:  # in the order in which they are called in each step
             engine.add(plugin)
         self._commands.register(self._pause.commands() | self._breakpoints.commands())
+        self._commands.register(self._set_rules.commands())
         self._commands.register(uploads.commands() | {"focus": self._focus.prepare})
         self._commands.register({"measure": self._resources.prepare_measure})
         self._commands.register(self._snapshot.commands(), is_revising=True)
@@ -551,7 +555,8 @@ class Scope:
     ) -> Rule:
         """Set a rule; it replaces the rule with the same name and layers. All rules are active by default.
 
-        name: one of `gradscope.rules.RULES`, which documents the meaning and the defaults of each.
+        name: one of `gradscope.rules.RULES`, which documents the meaning and the defaults of each; or a condition on
+            layers or logged numbers, such as "loss > 10", which has its limit and its layers in its text.
         action: what to do in addition to the alert. "event": nothing; "pause": pause before the next
             step; "skip_step": skip the optimizer step; "clip": clip the layer's gradients to the limit;
             "remove": remove all interventions; "raise": raise AlertError; a function: call it with the
@@ -565,9 +570,12 @@ class Scope:
         "skip_step" also does nothing if gradients are sharded between ranks.
         """
         chosen = None if layers is None else match_names(layers, self._engine.tracker.names)
-        rule = Rule(rule_kind(name), threshold=threshold, patience=patience, layers=chosen)
-        checked = check_action(rule, action, world_size=self._run.hello.world_size)
-        self._rules.set_rule(rule, checked)
+        rule = make_rule(name, threshold=threshold, patience=patience, layers=chosen)
+        if rule.condition is not None:
+            rule.condition.check_layers(list(self._engine.tracker.names))
+        if not callable(action):
+            action = check_action(rule, action, world_size=self._run.hello.world_size)
+        self._set_rules.set_by_script(rule, action)
         return rule
 
     def on_alert(self, callback: Callback) -> None:
@@ -675,6 +683,7 @@ class Scope:
     def _on_viewers(self, viewers: Sequence[str]) -> None:
         self._run.ledger.note_viewers(viewers)
         self._focus.on_viewers(viewers)
+        self._set_rules.on_viewers(viewers)
 
     def _report_exception(self, error: BaseException) -> None:
         """Report an exception that ends the run. The exception propagates unchanged."""

@@ -13,6 +13,8 @@ CommandName: TypeAlias = Literal[
     "step_once",
     "break",
     "unbreak",
+    "rule",
+    "unrule",
     "capture",
     "undo",
     "measure",

@@ -31,7 +31,8 @@ _FOCUS_NUMBERS = (
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for function in (pause, resume, step, break_, unbreak, breakpoints, wait, capture, focus, undo):
+    stopping = (pause, resume, step, break_, unbreak, breakpoints)
+    for function in (*stopping, rule, unrule, rules, wait, capture, focus, undo):
         app.command(function.__name__.rstrip("_"))(function)
 
 
@@ -131,6 +132,114 @@ def breakpoints(run: Run, json: Json = False) -> None:
         print_lines(*table_lines(("ID", "CONDITION", "HITS", "SET BY"), rows))
     else:
         print_lines("no breakpoint is set")
+
+
+def rule(  # noqa: PLR0917 - the options of the command
+    run: Run,
+    rule: Annotated[
+        str,
+        typer.Argument(metavar="RULE", help="A rule, such as exploding, or a condition: 'loss > 10'."),
+    ],
+    action: Annotated[
+        Literal["event", "pause", "skip_step", "clip", "remove", "off"],
+        typer.Option("--action", help="What to do if it reports; off switches the rule off."),
+    ] = "event",
+    threshold: Annotated[
+        str,
+        typer.Option("--threshold", metavar="LIMIT", help="A number, or MINIMUM:MAXIMUM for a range."),
+    ] = "",
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            "--patience", metavar="N", min=1, help="It must hold in N observed steps in a row."
+        ),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", metavar="PATTERN", help="Only these layers. Can be repeated."),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", metavar="S", help="Remove it after this time.")
+    ] = None,
+    timeout: Timeout = 30.0,
+    json: Json = False,
+) -> None:
+    """Set a rule, which replaces the one of the same name and layers. It stays until it is removed.
+
+    Example: gradscope rule RUN exploding --threshold 100 --action clip
+    """
+    limits = _limits_of(threshold)
+    with connect_to(run) as client:
+        id = client.rule(
+            rule,
+            action=action,
+            threshold=limits,
+            patience=patience,
+            layers=layers or (),
+            end_s=seconds,
+            is_kept=seconds is None,
+            timeout_s=timeout,
+        )
+    print_result(
+        {"run": run, "id": id, "rule": rule, "action": action},
+        json,
+        f"{id}: {rule}, action {action}",
+        f"remove it with: gradscope unrule {typed_run(run)} {id}",
+    )
+
+
+def unrule(
+    run: Run,
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Default: all of them.")] = None,
+    timeout: Timeout = 30.0,
+    json: Json = False,
+) -> None:
+    """Remove a rule that a viewer has set; what was before it is active again.
+
+    Example: gradscope unrule RUN rule-1
+    """
+    with connect_to(run) as client:
+        ack = client.remove_rule(id or "", timeout_s=timeout)
+    document = {"run": run, "step": ack.step, "id": id}
+    print_result(document, json, f"{id or 'all rules of viewers'}: gone")
+
+
+def rules(run: Run, json: Json = False) -> None:
+    """List the rules that the script and viewers have set."""
+    import msgspec  # noqa: PLC0415 - --help must not load it
+
+    from gradscope.protocol import rule_in_words  # noqa: PLC0415 - loads msgspec
+
+    with connect_to(run, want="observe") as client:
+        there = client.rules()
+    if json:
+        print_json({"run": run, "rules": [msgspec.to_builtins(each) for each in there]})
+    elif there:
+        titles = ("ID", "RULE", "ACTION", "REPORTS", "SET BY", "ENDS")
+        rows = [
+            (
+                each.id,
+                rule_in_words(each.setting),
+                each.setting.action,
+                str(each.reports),
+                each.set_by,
+                each.end or "if removed",
+            )
+            for each in there
+        ]
+        print_lines(*table_lines(titles, rows))
+    else:
+        print_lines("no rule is set; all rules have their defaults")
+
+
+def _limits_of(text: str) -> float | tuple[float, float] | None:
+    try:
+        numbers = [float(part) for part in text.split(":")] if text else []
+    except ValueError:
+        numbers = [0.0] * 3
+    if len(numbers) > 2:
+        raise UsageError(f"expected a number or MINIMUM:MAXIMUM as --threshold, got {text!r}")
+    return None if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 def wait(

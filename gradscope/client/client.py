@@ -32,6 +32,8 @@ from gradscope.protocol import (
     Manifest,
     Message,
     PauseState,
+    RuleSetting,
+    RuleState,
     RunInfo,
     Step,
 )
@@ -255,6 +257,11 @@ class Client:
         state = self._state(timeout_s)
         return state.breakpoints if state else ()
 
+    def rules(self, timeout_s: float = 5.0) -> tuple[RuleState, ...]:
+        """Return the rules that the script and viewers have set. The other rules have their defaults."""
+        state = self._state(timeout_s)
+        return state.rules if state else ()
+
     # Commands. Each waits until it is in force and returns the Ack with that step. They raise
     # CommandRefusedError with the reason if the hub or the training process refuses, and
     # CommandTimeoutError if no answer came within `timeout_s`.
@@ -364,6 +371,37 @@ class Client:
     def remove_breakpoint(self, id: str = "", *, timeout_s: float = TIMEOUT_S) -> Ack:
         """Remove a breakpoint, or all breakpoints if `id` is empty."""
         return self._commands.ask(Command(action="unbreak", target=id), timeout_s)
+
+    def rule(
+        self,
+        rule: str,
+        *,
+        action: str = "event",
+        threshold: float | tuple[float, float] | None = None,
+        patience: int | None = None,
+        layers: Layers = (),
+        end_s: float | None = None,
+        is_kept: bool = False,
+        timeout_s: float = TIMEOUT_S,
+    ) -> str:
+        """Set a rule of the run; return its id. It replaces the rule of the same name and layers while it is set.
+
+        rule: a name of `gradscope.rules.RULES`, or a condition such as "loss > 10". action, threshold, patience,
+            layers: as in `Scope.rule`, without the actions "raise" and functions.
+        end_s: remove it after this time. is_kept: keep it until it is removed. By default it ends 60 s after this
+            client has closed.
+        """
+        limits = (
+            threshold if isinstance(threshold, tuple) else () if threshold is None else (threshold,)
+        )
+        patterns = (layers,) if isinstance(layers, str) else tuple(layers)
+        setting = RuleSetting(rule, action, limits, patience, patterns)
+        command = Command(action="rule", rule=setting, end_s=end_s, is_kept=is_kept)
+        return self._commands.ask(command, timeout_s).id
+
+    def remove_rule(self, id: str = "", *, timeout_s: float = TIMEOUT_S) -> Ack:
+        """Remove a rule that a viewer has set, or all of them if `id` is empty. What was before it is active again."""
+        return self._commands.ask(Command(action="unrule", target=id), timeout_s)
 
     def measure_now(self, *, timeout_s: float = TIMEOUT_S) -> Ack:
         """Measure memory and time in the next step, regardless of the budget. The Ack contains that step."""

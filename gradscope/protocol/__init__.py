@@ -11,6 +11,9 @@ from gradscope.protocol.control import (
     Interventions,
     InterventionState,
     PauseState,
+    RuleSetting,
+    RuleState,
+    rule_in_words,
 )
 from gradscope.protocol.limits import (
     BODY_LIMIT_BYTES,
@@ -92,6 +95,8 @@ __all__ = [
     "RankState",
     "RankStates",
     "Refusal",
+    "RuleSetting",
+    "RuleState",
     "RunInfo",
     "Runs",
     "Scalars",
@@ -108,6 +113,7 @@ __all__ = [
     "make_schedule",
     "pack_layers",
     "parse_ramp",
+    "rule_in_words",
     "schedule_in_words",
     "unpack_layers",
 ]

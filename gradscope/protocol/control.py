@@ -3,6 +3,7 @@
 import msgspec
 
 from gradscope.catalogue import CommandName
+from gradscope.names import counted
 from gradscope.protocol.fields import TaggedMessage, Whole
 from gradscope.protocol.schedules import Schedule
 
@@ -13,6 +14,9 @@ __all__ = [
     "InterventionState",
     "Interventions",
     "PauseState",
+    "RuleSetting",
+    "RuleState",
+    "rule_in_words",
 ]
 
 
@@ -49,8 +53,45 @@ class BreakpointState(msgspec.Struct, frozen=True):
     hits: Whole = 0
 
 
+class RuleSetting(msgspec.Struct, frozen=True):
+    """A rule with its action. `rule`: its name, or a condition such as `loss > 10`.
+
+    threshold: the limit, or the minimum and maximum of a range; empty: that of the rule. patience: in how many
+    consecutive observed steps it must hold; None: the evidence decides. layers: patterns; empty: all.
+    """
+
+    rule: str
+    action: str = "event"
+    threshold: tuple[float, ...] = ()
+    patience: Whole | None = None
+    layers: tuple[str, ...] = ()
+
+
+def rule_in_words(setting: RuleSetting) -> str:
+    """Return a rule without its action: `exploding, threshold 100, 3 steps in a row, in blocks.*`."""
+    limits = " to ".join(f"{number:g}" for number in setting.threshold)
+    patience = setting.patience
+    parts = (
+        setting.rule,
+        f"threshold {limits}" if limits else "",
+        f"{counted(patience, 'step')} in a row" if patience else "",
+        f"in {', '.join(layer or 'the model' for layer in setting.layers)}" if setting.layers else "",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+class RuleState(msgspec.Struct, frozen=True):
+    """A rule that a viewer or the script has set. `reports`: how often it has reported something."""
+
+    id: str
+    setting: RuleSetting
+    set_by: str
+    end: str = ""
+    reports: Whole = 0
+
+
 class Interventions(TaggedMessage, frozen=True, kw_only=True, tag="interventions"):
-    """All interventions of a run, its pause and its breakpoints. `revision` counts the changes."""
+    """All interventions of a run, its pause, breakpoints and set rules. `revision` counts the changes."""
 
     run: str
     rank: Whole
@@ -59,6 +100,7 @@ class Interventions(TaggedMessage, frozen=True, kw_only=True, tag="interventions
     entries: tuple[InterventionState, ...] = ()
     pause: PauseState | None = None
     breakpoints: tuple[BreakpointState, ...] = ()
+    rules: tuple[RuleState, ...] = ()
 
 
 class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
@@ -72,9 +114,11 @@ class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
     or `end_s` seconds after it took effect; never, if `is_kept`; otherwise 60 s after the viewer `peer`
     has disconnected. - `remove` the intervention with the id `target`; `remove_all` removes all
     interventions. - `pause` for `lease_s`, from the next step boundary on; `resume`; `step_once`. -
-    `break` at a `condition`; `unbreak` removes the breakpoint with the id `target`, or all. - `capture`
-    the tensors `what` of `layers`; the `what` "fault" saves the newest NaN to a file, and the answer's id is
-    its path. - `undo`: remove all interventions and restore the snapshot. -
+    `break` at a `condition`; `unbreak` removes the breakpoint with the id `target`, or all. - set a
+    `rule`, in the place of one with the same name and layers; it ends as an intervention does, by `end_s`,
+    `is_kept` or with the viewer; `unrule` restores what was before the rule with the id `target`, or before
+    all. - `capture` the tensors `what` of `layers`; the `what` "fault" saves the newest NaN to a file, and the
+    answer's id is its path. - `undo`: remove all interventions and restore the snapshot. -
     `measure` memory and time in the next step. - `focus` on `layers`: record them in additional steps,
     instead of the layers given before. The focus ends 10 s after the viewer `peer` has disconnected.
     """
@@ -98,6 +142,7 @@ class Command(TaggedMessage, frozen=True, kw_only=True, tag="cmd"):
     what: str = ""
     choices: dict[str, str] = msgspec.field(default_factory=dict)
     schedule: Schedule | None = None
+    rule: RuleSetting | None = None
 
 
 class Ack(TaggedMessage, frozen=True, kw_only=True, tag="ack"):

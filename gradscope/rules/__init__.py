@@ -1,17 +1,19 @@
 """Rules: checks over the statistics of observed steps, and conditions for breakpoints."""
 
+from gradscope.rules.actions import ACTIONS, check_action, possible_actions
 from gradscope.rules.alerts import Alert, RuleFinding
 from gradscope.rules.conditions import Condition, parse_condition
 from gradscope.rules.losses import is_loss
 from gradscope.rules.replay import replay_rules, views_of
 from gradscope.rules.replicas import RankRows, ReplicaCheck
 from gradscope.rules.resume import EarlierRun, FirstSteps, StepOfRun, find_resume_mismatch
-from gradscope.rules.rule import Rule, default_rules, finding_of
+from gradscope.rules.rule import Rule, default_rules, finding_of, make_rule
 from gradscope.rules.step_view import StepView
 from gradscope.rules.table import RULES, RuleKind, rule_kind
 from gradscope.rules.updates import GREATEST_RATE, LEAST_RATE, WEIGHT_DECAY
 
 __all__ = [
+    "ACTIONS",
     "GREATEST_RATE",
     "LEAST_RATE",
     "RULES",
@@ -27,11 +29,14 @@ __all__ = [
     "RuleKind",
     "StepOfRun",
     "StepView",
+    "check_action",
     "default_rules",
     "find_resume_mismatch",
     "finding_of",
     "is_loss",
+    "make_rule",
     "parse_condition",
+    "possible_actions",
     "replay_rules",
     "rule_kind",
     "views_of",

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from gradscope.errors import UsageError
 from gradscope.findings import Finding, finding
 from gradscope.rules.alerts import Alert, RuleFinding
+from gradscope.rules.conditions import Condition, parse_condition
 from gradscope.rules.step_view import StepView
-from gradscope.rules.table import RULES, RuleKind, rule_kind
+from gradscope.rules.table import RULES, RuleKind, condition_kind, rule_kind
 from gradscope.rules.thresholds import Threshold
 
-__all__ = ["Rule", "default_rules", "finding_of"]
+__all__ = ["Rule", "default_rules", "finding_of", "make_rule"]
 
 _MIN_ABSENT = 10
 """Minimum number of steps that a finding must be absent before it can be reported again."""
@@ -46,6 +47,8 @@ class Rule:
     With a threshold or a patience of the user, the rule compares each step with this limit, and a finding must be
     there in `patience` consecutive steps. Otherwise `patience` is None, and the evidence decides.
 
+    `condition`: that of a rule which the user has written as a condition; None for the rules of `RULES`.
+
     `active` are the findings of the last judged step that have been reported, in that step or earlier.
     `is_in_doubt`: there is evidence for a finding, but not enough yet.
     """
@@ -57,12 +60,14 @@ class Rule:
         threshold: Threshold | None = None,
         patience: int | None = None,
         layers: Collection[str] | None = None,
+        condition: Condition | None = None,
     ) -> None:
         self.kind = kind
+        self.condition = condition
         self.threshold = kind.check_threshold(threshold)
         has_limit = kind.limit_check is not None and (threshold is not None or patience is not None)
         self._check = kind.limit_check if has_limit and kind.limit_check else kind.check
-        self._memory = None if has_limit else kind.memory()
+        self._memory = condition or (None if has_limit else kind.memory())
         self.patience = kind.patience if has_limit and patience is None else _checked(patience)
         self.layers = None if layers is None else frozenset(layers)
         self._cases: dict[tuple[str, str], _Case] = {}
@@ -72,8 +77,17 @@ class Rule:
 
     @property
     def name(self) -> str:
-        """The name of the rule."""
+        """The name of the rule; "condition" if it is one."""
         return self.kind.name
+
+    @property
+    def text(self) -> str:
+        """The name of the rule, or its condition, as `make_rule` takes it."""
+        return self.condition.text if self.condition else self.kind.name
+
+    def is_same_place(self, other: "Rule") -> bool:
+        """Return whether another rule is replaced by this one: the same rule or condition on the same layers."""
+        return self.text == other.text and (self.layers is None or self.layers == other.layers)
 
     def findings(self, view: StepView) -> list[RuleFinding] | None:
         """Return what is beyond the limit in this step, and update the memory; None: not to be judged yet.
@@ -127,6 +141,29 @@ class Rule:
     def __repr__(self) -> str:
         how = f"patience {self.patience}" if self.patience else "by evidence"
         return f"<rule {self.name}: threshold {self.threshold}, {how}>"
+
+
+def make_rule(
+    text: str,
+    *,
+    threshold: Threshold | None = None,
+    patience: int | None = None,
+    layers: Collection[str] | None = None,
+) -> Rule:
+    """Return the rule named `text`, or one that reports when the condition `text` becomes true.
+
+    Raises UsageError if it is neither, or if a condition has a threshold or layers, which are in its text.
+    """
+    text = text.strip()
+    if text in RULES or text.isidentifier():
+        return Rule(rule_kind(text), threshold=threshold, patience=patience, layers=layers)
+    condition = parse_condition(text)
+    if threshold is not None or layers is not None:
+        raise UsageError(
+            f"expected the limit and the layers of the rule {text!r} in its condition, such as "
+            'grad["blocks.3.*"].norm > 100; got a threshold or layers of its own'
+        )
+    return Rule(condition_kind(condition), patience=patience, condition=condition)
 
 
 def default_rules() -> list[Rule]:

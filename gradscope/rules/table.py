@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from gradscope.catalogue.expressions import comparisons_of
 from gradscope.errors import UsageError
 from gradscope.rules import (
     activations,
@@ -20,10 +21,11 @@ from gradscope.rules import (
     weights,
 )
 from gradscope.rules.alerts import RuleFinding
+from gradscope.rules.conditions import Condition
 from gradscope.rules.step_view import StepView
 from gradscope.rules.thresholds import Threshold, checked
 
-__all__ = ["RULES", "RuleKind", "rule_kind"]
+__all__ = ["CONDITION", "RULES", "RuleKind", "condition_kind", "rule_kind"]
 
 Check: TypeAlias = Callable[[StepView, Threshold, Any], list[RuleFinding] | None]
 """The third argument is what the rule's `memory` has made. None: this step is not to be judged yet."""
@@ -224,6 +226,44 @@ RULES: dict[str, RuleKind] = {
         ),
     )
 }
+
+
+CONDITION = "condition"
+"""The name of a rule that the user has written as a condition."""
+
+
+def condition_kind(condition: Condition) -> RuleKind:
+    """Return the kind of a rule that reports when a condition is true.
+
+    It needs either observed steps or logged numbers, which the training process has at different times. Raises
+    UsageError for a condition on both or on step numbers only.
+    """
+    names = {each.name for each in comparisons_of(condition.expression) if not each.kind} - {"step"}
+    if condition.is_of_steps_only or (condition.needs_columns and names):
+        found = "only the step" if condition.is_of_steps_only else "layers and also on logged numbers"
+        raise UsageError(
+            f"expected a rule's condition on layers or on logged numbers; {condition.text!r} is on {found}. "
+            "A breakpoint can have such a condition"
+        )
+    kinds = {each.kind for each in comparisons_of(condition.expression)}
+    return RuleKind(
+        CONDITION,
+        "",
+        "the condition is true",
+        0.0,
+        _condition_is_true,
+        is_early="update" not in kinds,
+        reads="columns" if condition.needs_columns else "scalars",
+    )
+
+
+def _condition_is_true(
+    view: StepView, _threshold: Threshold, condition: Condition
+) -> list[RuleFinding]:
+    why = condition.evaluate(view)
+    if why is None:
+        return []
+    return [RuleFinding("", CONDITION, 1.0, 0.0, "{}: {}", (condition.text, why))]
 
 
 def rule_kind(name: str) -> RuleKind:

@@ -33,6 +33,11 @@ OPTIONS = {
     "break": {"--lease", "--timeout", "--json"},
     "unbreak": {"--timeout", "--json"},
     "breakpoints": {"--json"},
+    "rule": {
+        *("--action", "--threshold", "--patience", "--layers", "--seconds", "--timeout", "--json"),
+    },
+    "unrule": {"--timeout", "--json"},
+    "rules": {"--json"},
     "wait": {"--until", "--timeout", "--notify", "--json"},
     "capture": {"--what", "--save", "--fault", "--timeout", "--json"},
     "focus": {"--steps", "--timeout", "--json"},

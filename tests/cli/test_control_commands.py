@@ -43,6 +43,20 @@ def test_a_breakpoint_is_set_listed_hit_and_removed(live):
     assert live.gradscope("unbreak", "tiny", "break-99").returncode == 4
 
 
+def test_a_rule_is_set_listed_and_removed(live):
+    assert "no rule is set" in live.gradscope("rules", "tiny").stdout
+    wrong = live.gradscope("rule", "tiny", "update_ratio", "--threshold", "1:2:3")
+    assert (wrong.returncode, "MINIMUM:MAXIMUM" in wrong.stderr) == (2, True)
+    refused = live.gradscope("rule", "tiny", "dead", "--action", "clip")
+    assert (refused.returncode, "clip is not available for dead" in refused.stderr) == (4, True)
+    there = live.gradscope("rule", "tiny", "update_ratio", "--threshold", "1e-9:10", "--patience", "3")
+    name = there.stdout.split(":")[0]
+    listed = live.gradscope("rules", "tiny").stdout
+    assert f"{name}  update_ratio, threshold 1e-09 to 10, 3 steps in a row  event" in listed
+    assert live.gradscope("unrule", "tiny", name).stdout == f"{name}: gone\n"
+    assert "no rule is set" in live.gradscope("rules", "tiny").stdout
+
+
 @pytest.mark.parametrize("what", ["activation", "gradient", "param_grad"])
 def test_a_capture_is_printed_and_saved(live, tmp_path, what):
     file = tmp_path / "it.npy"

@@ -65,6 +65,14 @@ def test_every_command_that_prints_can_print_json(ask, tmp_path):
     assert [each["id"] for each in ask("breakpoints", "tiny")[0]["breakpoints"]] == [point["id"]]
     assert ask("unbreak", "tiny", point["id"])[0]["id"] == point["id"]
 
+    (rule,) = ask("rule", "tiny", "exploding", "--threshold", "100", "--layers", "fc*")
+    (listed,) = ask("rules", "tiny")[0]["rules"]
+    assert listed["id"] == rule["id"]
+    assert listed["setting"] == {
+        "rule": "exploding", "action": "event", "threshold": [100.0], "patience": None, "layers": ["fc*"],
+    }  # fmt: skip
+    assert ask("unrule", "tiny", rule["id"])[0]["id"] == rule["id"]
+
     (captured,) = ask("capture", "tiny", "fc1", "--save", str(tmp_path / "fc1.npy"))
     assert captured["tensors"][0]["shape"] == [2, 4]
     assert captured["saved"] == [str(tmp_path / "fc1.npy")]

@@ -66,6 +66,7 @@ def _step() -> protocol.Step:
     )
 
 
+_RULE = protocol.RuleSetting("exploding", "clip", (100.0,), 3, ("fc*",))
 _SCHEDULE = protocol.Schedule(2, 90, 3, protocol.Ramp("max_norm", 1.0, 2.5, 40, "dann"), "norm > 10")
 _ARGUMENTS = (
     protocol.ArgumentInfo("max_norm", "h", "number", 1.0, 0.0, 9.5),
@@ -228,6 +229,7 @@ MESSAGES: dict[str, protocol.Message] = {
         ),
         pause=protocol.PauseState(9, 59.5, "u", "step == 9"),
         breakpoints=(protocol.BreakpointState("break-1", "step == 9", "u", 1),),
+        rules=(protocol.RuleState("rule-1", _RULE, "u", "for 60 s", 2),),
     ),
     "sub": protocol.Subscribe(
         run="r", max_rate_hz=2.5, backfill=False, number=3, is_merged=True, rank=1
@@ -277,6 +279,7 @@ MESSAGES: dict[str, protocol.Message] = {
         lease_s=30.0,
         condition="loss > 10",
         what="gradient",
+        rule=_RULE,
     ),
     "ack": protocol.Ack(
         command=bytes(range(16)), run="r", is_done=True, step=9, id="i", layers=("fc",), reason="no"

@@ -24,6 +24,8 @@ _PARTS = {
     "NotChecked",
     "BreakpointState",
     "PauseState",
+    "RuleSetting",
+    "RuleState",
     "ArgumentInfo",
     "Ramp",
     "Schedule",

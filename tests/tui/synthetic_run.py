@@ -29,6 +29,7 @@ from gradscope.protocol import (
     Manifest,
     Message,
     Parameter,
+    RuleState,
     RunInfo,
     Runs,
     Scalars,
@@ -305,7 +306,7 @@ class SyntheticSource:
         self._past, self._rate_hz = past, rate_hz
         self._watched = None
         self._entries, self._revision, self._waiting = [], 0, []
-        self._breakpoints = []
+        self._breakpoints, self._rules = [], []
         self._inbox = deque([Runs(runs=tuple(run.info() for run in runs))])
         self._on_arrival = lambda: None
         self._is_closed = threading.Event()
@@ -398,6 +399,15 @@ class SyntheticSource:
                 self._breakpoints = [each for each in self._breakpoints if each.id != command.target]
                 if command.action == "break":
                     self._breakpoints.append(BreakpointState(name, command.condition, "me"))
+            elif command.action in ("rule", "unrule"):
+                self._rules = [each for each in self._rules if each.id != command.target]
+                if command.rule is not None:
+                    is_same = [each.setting.rule == command.rule.rule for each in self._rules]
+                    self._rules = [
+                        each for each, same in zip(self._rules, is_same, strict=True) if not same
+                    ]
+                    end = "" if command.is_kept else "while its viewer is connected"
+                    self._rules.append(RuleState(name, command.rule, "me", end))
             else:
                 self._entries = [
                     e for e in self._entries if command.action == "remove" and e.id != name
@@ -406,7 +416,11 @@ class SyntheticSource:
                 Ack(command=b"x", run=self._watched.run, is_done=True, step=self.at, id=name)
             )
             state = self._watched.interventions(self._revision, self.at, *self._entries)
-            self.put(msgspec.structs.replace(state, breakpoints=tuple(self._breakpoints)))
+            self.put(
+                msgspec.structs.replace(
+                    state, breakpoints=tuple(self._breakpoints), rules=tuple(self._rules)
+                )
+            )
 
     def close(self):
         self._is_closed.set()

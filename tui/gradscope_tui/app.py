@@ -213,14 +213,14 @@ class GradscopeApp(App[int]):
     def _announce_failure(self) -> None:
         """Show the newest warning or error if it is not a finding, such as a rule that failed."""
         entry = self.session.watched.newest_failure if self.session.watched else None
-        if entry is not None and entry is not self._announced and entry.alert is None:
+        if entry is not None and entry is not self._announced and entry.is_announced:
             self._announced = entry
             if self.presenter.page != "findings":  # that list shows it; a toast would cover its text
                 self.notify(entry.text, severity="warning", timeout=_ERROR_S, markup=False)
 
     def update_view(self) -> None:
         """Redraw what has changed, renew the leases, and list the runs if the person must choose one."""
-        if not self.screen_stack:  # the app is closing
+        if not self.screen_stack or not self.main.is_complete:  # the app is closing
             return
         if self._exit_at is not None:
             until, code = self._exit_at
@@ -338,7 +338,7 @@ class GradscopeApp(App[int]):
         state = self.main.intervention_at_cursor
         if state is not None and state.id:
             self._send(removal(state))
-        self.main.remove_breakpoint_at_cursor()
+        self.main.interventions.remove_at_cursor()
 
     async def action_edit_chosen(self) -> None:
         """Open the form for the intervention at the cursor; the answer replaces it."""
@@ -346,7 +346,7 @@ class GradscopeApp(App[int]):
         if state is not None and state.id and store is not None:
             form = InterveneScreen(state.layers, self.presenter.frame, store.actions, state)
             await self.push_screen(form, partial(self._replace_intervention, state))
-        await self.main.edit_breakpoint_at_cursor()
+        await self.main.interventions.edit_at_cursor()
 
     def _replace_intervention(self, state: InterventionState, command: Command | None) -> None:
         if command is not None:

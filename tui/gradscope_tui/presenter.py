@@ -30,7 +30,8 @@ __all__ = ["Presenter"]
 _LEAST = (40, 10)
 
 _NO_INTERVENTIONS = (
-    "No active interventions.\n\nPress i to add one to the marked layers, or B for a breakpoint."
+    "No active interventions.\n\n"
+    "Press i to add one to the marked layers, B for a breakpoint, or W for a rule."
 )
 _NO_MEMORY = (
     "No memory data yet.\n\n"
@@ -234,6 +235,7 @@ class Presenter:
             has_lines = (
                 self.states()
                 or store.breakpoints
+                or store.rules
                 or any(entry.is_of_intervention for entry in store.journal)
             )
             return "" if has_lines else _NO_INTERVENTIONS if self.replay is None else _NONE_THEN

@@ -30,16 +30,13 @@ from gradscope.agent.step.engine import StepEngine
 from gradscope.agent.step.plugins import StepPlugin
 from gradscope.budget import Budget, Consumer, RateLimit
 from gradscope.columns import Block
-from gradscope.errors import AlertError, UsageError
+from gradscope.errors import AlertError
 from gradscope.findings import Finding
 from gradscope.hooks import hidden_from_modes, parameters_of
 from gradscope.protocol import AlertInfo, Event, Hello
 from gradscope.rules import Alert, Rule, RuleFinding, StepView, default_rules, finding_of
 
-__all__ = ["ACTIONS", "Action", "ActiveRule", "Callback", "RuleMonitor", "check_action"]
-
-ACTIONS: Final = ("event", "pause", "skip_step", "clip", "remove", "raise", "off")
-"""The named actions of a rule. An action can also be a callable."""
+__all__ = ["Action", "ActiveRule", "Callback", "RuleMonitor"]
 
 Callback: TypeAlias = Callable[[Alert], object]
 Action: TypeAlias = str | Callback
@@ -54,41 +51,14 @@ _REQUESTED: Final = 10
 """Steps that a rule in doubt asks for. Most rules need no more; the doubt must end before they ask again."""
 
 
-def check_action(rule: Rule, action: object, *, world_size: int) -> Action:
-    """Return the validated action. Raises UsageError if it is unknown or not available for this rule."""
-    if callable(action):
-        return action
-    if not isinstance(action, str) or action not in ACTIONS:
-        raise UsageError(
-            f"expected the action of a rule to be one of {', '.join(ACTIONS)}, or a function that takes "
-            f"the alert; got {action!r}"
-        )
-    kind = rule.kind
-    if action == "clip" and not kind.can_clip:
-        raise UsageError(
-            f"the action clip is not available for {rule.name}, which has no gradient norm; "
-            "use it with exploding or spike"
-        )
-    if action == "skip_step" and (not kind.is_early or kind.reads_scalars):
-        raise UsageError(
-            f"the action skip_step is not available for {rule.name}: it is judged after the optimizer "
-            "has stepped; use another action"
-        )
-    if action in ("skip_step", "clip") and world_size > 1 and not kind.is_shared:
-        raise UsageError(
-            f"the action {action} is not available for {rule.name} with {world_size} ranks: its values "
-            "differ between ranks, so the ranks would act differently; use it with nonfinite, exploding, "
-            "vanishing or spike"
-        )
-    return action
-
-
 @dataclass(slots=True)
 class ActiveRule:
-    """A rule and its action."""
+    """A rule and its action. `reports`: how many alerts it had. `has_failed`: it raised, and is switched off."""
 
     rule: Rule
     action: Action
+    reports: int = 0
+    has_failed: bool = False
 
     @property
     def words(self) -> str:
@@ -132,6 +102,11 @@ class RuleMonitor(StepPlugin):
         self._is_in_doubt = False
 
     @property
+    def active_rules(self) -> Sequence[ActiveRule]:
+        """The rules with their actions."""
+        return self._active_rules
+
+    @property
     def rules(self) -> tuple[tuple[Rule, str], ...]:
         """The rules, each with the name of its action."""
         return tuple((active.rule, active.words) for active in self._active_rules)
@@ -146,15 +121,9 @@ class RuleMonitor(StepPlugin):
         """The findings of these alerts, with the actions of their rules."""
         return tuple(self._findings)
 
-    def set_rule(self, rule: Rule, action: Action) -> None:
-        """Add a rule, replacing rules with the same name and layers. The action "off" removes them only."""
-        rest = [
-            each
-            for each in self._active_rules
-            if each.rule.name != rule.name
-            or (rule.layers is not None and each.rule.layers != rule.layers)
-        ]
-        self._set_active_rules(rest if action == "off" else [*rest, ActiveRule(rule, action)])
+    def use(self, active: Sequence[ActiveRule]) -> None:
+        """Use these rules from now on, without the failed ones. Call it between two steps."""
+        self._set_active_rules([each for each in active if not each.has_failed])
         self._run.plan_again()
 
     def on_alert(self, callback: Callback) -> None:
@@ -195,7 +164,8 @@ class RuleMonitor(StepPlugin):
         view = StepView(step, (), None, scalars=values)
         for active in self._of_scalars:
             alerts = self._alerts_of(active, view)
-            if any(finding_of(alert).code == "loss-spike" for alert in alerts):
+            is_of_loss = active.rule.condition is None
+            if is_of_loss and any(finding_of(alert).code == "loss-spike" for alert in alerts):
                 alerts = self._with_batch(alerts, batches)
             self.act(active, alerts)
 
@@ -299,6 +269,7 @@ class RuleMonitor(StepPlugin):
         try:
             found = active.rule.judge(view)
         except Exception as error:  # noqa: BLE001 - gradscope's errors must not stop the training
+            active.has_failed = True
             self._set_active_rules([each for each in self._active_rules if each is not active])
             self._run.faults.report(
                 f"the rule {active.rule.name}",
@@ -329,7 +300,9 @@ class RuleMonitor(StepPlugin):
 
     def _report(self, alert: Alert, active: ActiveRule) -> None:
         self._alerts.append(alert)
-        found = None if self._is_known(alert) else finding_of(alert, active.words)
+        active.reports += 1
+        is_quiet = active.rule.condition is not None or self._is_known(alert)
+        found = None if is_quiet else finding_of(alert, active.words)
         if found is not None:
             self._findings.append(found)
             self._run.codes_of_rules.add(found.code)

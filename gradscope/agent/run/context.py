@@ -27,6 +27,7 @@ from gradscope.protocol import (
     Manifest,
     Message,
     PauseState,
+    RuleState,
 )
 
 __all__ = ["Hold", "Level", "RunContext"]
@@ -66,6 +67,7 @@ class RunContext:
         manifest: the newest description of the model; None until the engine has created one.
         hold: the pause in progress; None if training is not held. Written by the pause.
         breakpoints: the breakpoints that are set. Written by the breakpoints.
+        rules: the rules that the script and viewers have set. Written by the set rules.
         scaler_skipped_step: the newest step in which a GradScaler has skipped; -1 if none.
         reported_codes, codes_of_rules: the codes of the findings so far, of the finding monitor and of
             the rules, which write them.
@@ -91,6 +93,7 @@ class RunContext:
         self.manifest: Manifest | None = None
         self.hold: Hold | None = None
         self.breakpoints: tuple[BreakpointState, ...] = ()
+        self.rules: tuple[RuleState, ...] = ()
         self.scaler_skipped_step = -1
         self.reported_codes: set[str] = set()
         self.codes_of_rules: set[str] = set()
@@ -126,7 +129,7 @@ class RunContext:
         self.publisher.put_and_send(lambda: self._event(level, code, text))
 
     def publish_interventions(self) -> None:
-        """Send the interventions, the pause and the breakpoints to the viewers."""
+        """Send the interventions, the pause, the breakpoints and the set rules to the viewers."""
         self.publisher.put_and_send(self._interventions)
 
     def publish_manifest(self, manifest: Manifest) -> None:
@@ -162,6 +165,7 @@ class RunContext:
             entries=tuple(state_of(entry) for entry in self.ledger.entries()),
             pause=None if hold is None else hold.state(),
             breakpoints=self.breakpoints,
+            rules=self.rules,
         )
 
     def _report_change(self, entry: AuditEntry) -> None:

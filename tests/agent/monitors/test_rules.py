@@ -195,7 +195,7 @@ def test_rules_that_only_report_pause_200_times_as_long_as_judging_took(
     model, optimizer, scope, takes_s, rests_s
 ):
     clock, judged = Clock(scope), []
-    scope._rules.set_rule(noting("slow", judged, clock, takes_s), "event")
+    scope._set_rules.set_by_script(noting("slow", judged, clock, takes_s), "event")
     train(model, optimizer, 200)
     assert judged == list(range(200)), "a short run is judged whole"
     clock.now_s += 0.99 * rests_s - takes_s
@@ -208,8 +208,8 @@ def test_rules_that_only_report_pause_200_times_as_long_as_judging_took(
 
 def test_nonfinite_and_rules_with_an_action_judge_every_step(model, optimizer, scope):
     clock, rests, acts, told = Clock(scope), [], [], []
-    scope._rules.set_rule(noting("rests", rests, clock, 5e-3), "event")
-    scope._rules.set_rule(noting("acts", acts), lambda alert: None)
+    scope._set_rules.set_by_script(noting("rests", rests, clock, 5e-3), "event")
+    scope._set_rules.set_by_script(noting("acts", acts), lambda alert: None)
     train(model, optimizer, 201)
     scope.on_alert(told.append)
     with torch.no_grad():
@@ -226,7 +226,7 @@ def test_a_slow_callback_does_not_limit_the_rate_of_rules(model, optimizer, scop
     def take_long(_alert) -> None:
         clock.now_s += 0.5
 
-    scope._rules.set_rule(noting("quick", judged), "event")
+    scope._set_rules.set_by_script(noting("quick", judged), "event")
     scope.rule("exploding", action=take_long, threshold=1e-9, patience=200)
     train(model, optimizer, 201)
     assert clock.now_s > 100.0, "it was called in step 199"
@@ -252,7 +252,7 @@ def test_a_rule_that_raises_is_switched_off_in_words_and_the_other_rules_continu
     broken = Rule(dataclasses.replace(rule_kind("exploding"), name="broken", check=check))
     with gradscope.attach(model, optimizer, every=1, hub=None, quiet=True) as scope:
         scope._run.faults.tell = lambda code, text: events.append((code, text))
-        scope._rules.set_rule(broken, action)
+        scope._set_rules.set_by_script(broken, action)
         train(model, optimizer, 3)
         assert scope.faults == {"the rule broken": 1}
         assert "broken" not in [rule.name for rule, _ in scope.rules]

@@ -1,6 +1,5 @@
 """`MainScreen` holds the pages and the lines around them. It redraws only what has changed."""
 
-from functools import partial
 from typing import ClassVar
 
 from textual import events, on
@@ -13,24 +12,17 @@ from textual.widgets import ContentSwitcher, Input, Static
 from gradscope.errors import UsageError
 from gradscope.findings import CODES, Finding
 from gradscope.findings.explanation import page_text
-from gradscope.protocol import Ack, BreakpointState, Command, InterventionState
+from gradscope.protocol import InterventionState
 from gradscope_tui.keys import EXPECTED_KEYS, REPLAY_ACTIONS, bindings_of, keys_shown
 from gradscope_tui.presenter import Presenter
 from gradscope_tui.screens.card import CardScreen, wide_text_width
-from gradscope_tui.source import send_command
 from gradscope_tui.view.cell import Cell, Line, fit, text_of
-from gradscope_tui.view.columns import in_columns
 from gradscope_tui.view.copied_text import layer_text, verdict_text
 from gradscope_tui.view.findings import verdict_cells
 from gradscope_tui.view.lines import (
-    BREAKPOINT_TITLES,
-    INTERVENTION_COLUMNS,
     LOG_HEADER,
     PAGES,
     bar_cells,
-    breakpoint_rows,
-    history_rows,
-    intervention_row,
     key_cells,
     log_rows,
     pause_cells,
@@ -44,6 +36,7 @@ from gradscope_tui.widgets.depth_page import DepthPage
 from gradscope_tui.widgets.detail_page import DetailPage, SidePanel
 from gradscope_tui.widgets.filter_line import FilterLine
 from gradscope_tui.widgets.finding_list import FindingList
+from gradscope_tui.widgets.intervention_list import InterventionList
 from gradscope_tui.widgets.layer_table import LayerTable
 from gradscope_tui.widgets.row_list import RowList
 
@@ -56,12 +49,6 @@ _HINT = " First time? n: worst finding · enter: a layer in detail · 6: by dept
 
 _SIDE_FROM = 200
 """From this width on, the layer at the cursor is shown in detail next to the table, which has all columns in 120."""
-
-
-class InterventionList(RowList):
-    """The list of interventions, with the keys that remove and copy the one at the cursor."""
-
-    BINDINGS = bindings_of("interventions")
 
 
 class MainScreen(Screen[None]):
@@ -83,7 +70,7 @@ class MainScreen(Screen[None]):
         self.findings = FindingList(id="finding-list")
         self._finding_text = Static(markup=False, id="finding-text")
         self._memory = RowList(id="memory")
-        self.interventions = InterventionList(id="interventions")
+        self.interventions = InterventionList(presenter, id="interventions")
         self._log = RowList(follows=True, id="log")
         self._empty = Static(markup=False, id="empty")
         self._pages = ContentSwitcher(initial="empty")
@@ -104,6 +91,11 @@ class MainScreen(Screen[None]):
             yield Vertical(self.findings, self._finding_text, id="findings")
             yield from (self._memory, self.interventions, self._log, self.detail, self.depth)
         yield from (self._hint, self._filter, self.timeline, self.keys)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all widgets exist: they are removed one after the other while the app closes."""
+        return self._empty.is_attached
 
     def on_mount(self) -> None:
         """Draw the empty screen."""
@@ -224,10 +216,7 @@ class MainScreen(Screen[None]):
             rows = layer_rows(store.resources, width - 1)
             self._memory.show(rows, *head, layer_header(width))
         elif shown == "interventions":
-            cells = [intervention_row(state, store.step) for state in states]
-            rows, titles = in_columns(INTERVENTION_COLUMNS, cells, width)
-            rows += breakpoint_rows(store.breakpoints, width - 1)
-            self.interventions.show([*rows, *history_rows(store.journal, width - 1)], titles)
+            self.interventions.show_states(width)
         else:
             lines = [line for entry in store.journal for line in log_rows(entry, width - 1)]
             self._log.show(lines, LOG_HEADER)
@@ -396,18 +385,8 @@ class MainScreen(Screen[None]):
     @property
     def intervention_at_cursor(self) -> InterventionState | None:
         """The intervention at the cursor of the Interventions tab."""
-        row, states = self.interventions.cursor, self._presenter.states()
-        is_shown = self._presenter.page == "interventions" and row < len(states)
-        return states[row] if is_shown else None
-
-    @property
-    def _breakpoint_at_cursor(self) -> BreakpointState | None:
-        store = self._presenter.store
-        found = (
-            store.breakpoints if store is not None and self._presenter.page == "interventions" else ()
-        )
-        row = self.interventions.cursor - len(self._presenter.states()) - BREAKPOINT_TITLES
-        return found[row] if 0 <= row < len(found) else None
+        state = self.interventions.state if self._presenter.page == "interventions" else None
+        return state if isinstance(state, InterventionState) else None
 
     def action_copy_python(self) -> None:
         """Copy the intervention at the cursor as lines of Python."""
@@ -419,44 +398,11 @@ class MainScreen(Screen[None]):
 
     async def action_breakpoint(self) -> None:
         """Open the form for a breakpoint."""
-        await self._open_breakpoint("", "")
+        await self.interventions.open_breakpoint()
 
-    async def edit_breakpoint_at_cursor(self) -> None:
-        """Open the form for the breakpoint at the cursor; the answer replaces it."""
-        state = self._breakpoint_at_cursor
-        if state is not None:
-            await self._open_breakpoint(state.condition, state.id)
-
-    async def _open_breakpoint(self, condition: str, replaced: str) -> None:
-        from gradscope_tui.screens.breakpoint import BreakpointScreen  # noqa: PLC0415 - loads all rules
-
-        form = BreakpointScreen(lambda: self._presenter.store, condition)
-        await self.app.push_screen(form, partial(self._set_breakpoint, replaced))
-
-    def remove_breakpoint_at_cursor(self) -> None:
-        """Remove the breakpoint at the cursor."""
-        state = self._breakpoint_at_cursor
-        if state is not None:
-            self._send(
-                Command(action="unbreak", target=state.id), f"breakpoint removed: {state.condition}"
-            )
-
-    def _set_breakpoint(self, replaced: str, condition: str | None) -> None:
-        if condition:
-            if replaced:
-                self._send(Command(action="unbreak", target=replaced), "")
-            self._send(Command(action="break", condition=condition), f"breakpoint set: {condition}")
-
-    def _send(self, command: Command, done: str) -> None:
-        """Send a command. Its answer is shown: `done`, or the reason of a refusal."""
-        answer = partial(self.app.call_later, self._show_answer, done)
-        send_command(self._presenter.source, command, answer)
-
-    def _show_answer(self, done: str, ack: Ack | None, reason: str) -> None:
-        if ack is None:
-            self.notify(reason, severity="error", markup=False)
-        elif done:
-            self.notify(done, markup=False)
+    async def action_rule(self) -> None:
+        """Open the form for a rule."""
+        await self.interventions.open_rule()
 
     def action_copy_row(self) -> None:
         """Copy the row at the cursor as text, through the terminal; without a row, the verdict."""

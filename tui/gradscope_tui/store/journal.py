@@ -32,8 +32,13 @@ class Entry:
 
     @property
     def is_of_intervention(self) -> bool:
-        """Whether it belongs to the history of the interventions."""
-        return self.code.startswith("intervention.")
+        """Whether it belongs to the history of interventions and rules."""
+        return self.code.startswith(("intervention.", "rule."))
+
+    @property
+    def is_announced(self) -> bool:
+        """Whether a toast shows it: a failure, or a condition of the person that became true; findings have a line."""
+        return self.alert is None or self.code == "alert.condition"
 
 
 def entry_of(event: Event) -> Entry:

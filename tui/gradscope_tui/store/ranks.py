@@ -60,6 +60,11 @@ class Ranks:
         self._live = tuple(sorted(info.rank for info in own if info.is_live)) or (0,)
 
     @property
+    def size(self) -> int:
+        """The number of ranks of the run."""
+        return self._size
+
+    @property
     def shown(self) -> int:
         """The rank whose messages are shown if they cannot be merged."""
         return min(self._manifests, default=0) if self.choice is None else self.choice

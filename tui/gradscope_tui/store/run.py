@@ -27,6 +27,7 @@ from gradscope.protocol import (
     Memory,
     Message,
     PauseState,
+    RuleState,
     Scalars,
     Skipped,
     Step,
@@ -83,6 +84,7 @@ class RunStore:
         self.effects = Effects()
         self.past_blocks = PastBlocks()
         self.breakpoints: tuple[BreakpointState, ...] = ()
+        self.rules: tuple[RuleState, ...] = ()
         self.scalars = ScalarStore()
         self.resources = ResourceStore()
         self.ranks = Ranks(run)
@@ -269,7 +271,7 @@ class RunStore:
         self.effects.note(message)
         self.interventions = message.entries
         self.interventions_revision = message.revision
-        self.breakpoints = message.breakpoints
+        self.breakpoints, self.rules = message.breakpoints, message.rules
         self.pause = message.pause
         self._pause_ends_s = self._clock() + (message.pause.left_s if message.pause else 0.0)
 

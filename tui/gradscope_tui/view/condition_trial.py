@@ -1,14 +1,15 @@
-"""What a condition of a breakpoint would have done in the past steps that this viewer has."""
+"""What a breakpoint or a rule would have done in the past steps that this viewer has."""
 
 import math
 from collections.abc import Iterator, Sequence
 
 from gradscope.errors import GradscopeError
-from gradscope.names import counted
-from gradscope.rules import Condition, StepView, parse_condition
+from gradscope.names import counted, match_names
+from gradscope.protocol import RuleSetting
+from gradscope.rules import Condition, Rule, StepView, make_rule, parse_condition, replay_rules
 from gradscope_tui.store.run import RunStore
 
-__all__ = ["condition_problem", "past_text"]
+__all__ = ["condition_problem", "past_text", "rule_of", "rule_past_text"]
 
 _SHOWN = 6
 _SCALARS = 600
@@ -42,6 +43,49 @@ def past_text(text: str, store: RunStore) -> str:
     return f"It would have paused at {steps}{earlier}, of {span}. At {step:,}: {why}."
 
 
+def rule_of(setting: RuleSetting, store: RunStore) -> Rule:
+    """Return the rule of a setting. Raises GradscopeError, with what is expected, if it cannot be set."""
+    names = [layer.name for layer in store.tree.layers]
+    threshold: float | tuple[float, float] | None
+    match setting.threshold:
+        case ():
+            threshold = None
+        case (low, high):
+            threshold = low, high
+        case _:
+            threshold = setting.threshold[0]
+    rule = make_rule(
+        setting.rule,
+        threshold=threshold,
+        patience=setting.patience,
+        layers=match_names(setting.layers, names) if setting.layers else None,
+    )
+    if rule.condition is not None:
+        rule.condition.check_layers(names)
+    return rule
+
+
+def rule_past_text(rule: Rule, store: RunStore) -> str:
+    """Return at which past steps a new rule would have reported something, by the code that runs in the training."""
+    observed = list(_observed(store)) if rule.kind.reads_columns else []
+    logged = list(_logged(store)) if rule.kind.reads_scalars else []
+    views = sorted([*observed, *logged], key=lambda view: (view.step, view.block is None))
+    which = "observed steps" if rule.kind.reads_columns else "steps with scalars"
+    count = len(observed) if rule.kind.reads_columns else len(logged)
+    if not count:
+        return f"There are no past {which} to try it on yet."
+    span = f"the {count:,} {which} {views[0].step:,} to {views[-1].step:,}"
+    alerts = list(replay_rules(views, [rule]))
+    steps = sorted({alert.step for alert in alerts})
+    if not steps:
+        return f"It would not have reported anything in {span}."
+    shown = ", ".join(f"{step:,}" for step in steps[-_SHOWN:])
+    earlier = f" and {counted(len(steps) - _SHOWN, 'time')} before" if len(steps) > _SHOWN else ""
+    return (
+        f"It would have reported at {shown}{earlier}, of {span}. At {steps[-1]:,}: {alerts[-1].text}."
+    )
+
+
 def _hits(condition: Condition, views: Sequence[StepView]) -> list[tuple[int, str]]:
     """Return the steps in which the condition became true, and why; it triggers again only after it was false."""
     hits: list[tuple[int, str]] = []
@@ -56,9 +100,10 @@ def _hits(condition: Condition, views: Sequence[StepView]) -> list[tuple[int, st
 
 def _observed(store: RunStore) -> Iterator[StepView]:
     layers = [layer.name for layer in store.tree.layers]
+    types = [layer.type for layer in store.tree.layers]
     scalars = _scalars_by_step(store)
     for step, block in store.past_blocks:
-        yield StepView(step, layers, block, scalars=scalars.get(step))
+        yield StepView(step, layers, block, scalars=scalars.get(step), types=types)
 
 
 def _logged(store: RunStore) -> Iterator[StepView]:

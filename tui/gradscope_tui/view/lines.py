@@ -9,7 +9,9 @@ from gradscope.protocol import (
     BreakpointState,
     InterventionState,
     PauseState,
+    RuleState,
     RunInfo,
+    rule_in_words,
     schedule_in_words,
 )
 from gradscope_tui.keys import Key
@@ -25,7 +27,6 @@ from gradscope_tui.view.intervention_text import (
 from gradscope_tui.view.numbers import duration
 
 __all__ = [
-    "BREAKPOINT_TITLES",
     "INTERVENTION_COLUMNS",
     "LOG_HEADER",
     "PAGES",
@@ -37,6 +38,7 @@ __all__ = [
     "key_cells",
     "log_rows",
     "pause_cells",
+    "rule_rows",
     "run_row",
     "tab_cells",
 ]
@@ -135,10 +137,6 @@ def _key_width(key: Key) -> int:
     return len(key.shown) + len(key.brief) + 4
 
 
-BREAKPOINT_TITLES = 2
-"""The lines above the breakpoints."""
-
-
 def breakpoint_rows(states: Sequence[BreakpointState], width: int) -> list[Line]:
     """Return a title and a row for each breakpoint: condition, how often it has paused the training, who set it."""
     if not states:
@@ -150,6 +148,25 @@ def breakpoint_rows(states: Sequence[BreakpointState], width: int) -> list[Line]
         about = fit(f"  {often}, set by {state.set_by}", max(0, width - 30))
         text = fit(state.condition, max(10, min(60, width - len(about.rstrip()))))
         rows.append((Cell(text, "active"), Cell(about.rstrip(), "dim")))
+    return [(Cell(""),), title, *rows]
+
+
+def rule_rows(states: Sequence[RuleState], width: int) -> list[Line]:
+    """Return a title and a row for each set rule: what it checks, its action, how often it has reported, who set it."""
+    if not states:
+        return []
+    title = (Cell("rules: W sets one, e edits it, x removes it; others have their defaults", "header"),)
+    rows: list[Line] = []
+    for state in states:
+        often = (
+            f"reported {counted(state.reports, 'time')}" if state.reports else "nothing reported yet"
+        )
+        end = f", {state.end}" if state.end else ""
+        about = fit(
+            f"  {state.setting.action}; {often}; set by {state.set_by}{end}", max(0, width - 30)
+        )
+        text = fit(rule_in_words(state.setting), max(10, min(60, width - len(about.rstrip()))))
+        rows.append((Cell(printable(text), "active"), Cell(printable(about.rstrip()), "dim")))
     return [(Cell(""),), title, *rows]
 
 
