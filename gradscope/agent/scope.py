@@ -82,8 +82,7 @@ class Scope:
     """
 
     def __init__(self, model: nn.Module, settings: Settings, sampler: Sampler) -> None:
-        self.run = settings.run
-        self._is_off = settings.is_inert
+        self.run, self._is_off = settings.run, settings.is_inert
         self._when_detached: list[Callable[[], object]] = []
         run = self._run = RunContext(model, settings, sampler)
         engine = self._engine = StepEngine(run)
@@ -114,8 +113,7 @@ class Scope:
         self._signals = SignalMonitor(run, engine, self._findings)
         self._cells = CellObserver(engine, self._report_exception)
         plugins = (
-            *self._commands.plugins(),
-            *self._latest_steps.plugins(),
+            *(*self._commands.plugins(), *self._latest_steps.plugins()),
             self._scalars,
             self._breakpoints,
             self._pause,
@@ -137,10 +135,9 @@ class Scope:
         )
         for plugin in plugins:  # in the order in which they are called in each step
             engine.add(plugin)
-        self._commands.register(self._pause.commands() | self._breakpoints.commands())
-        self._commands.register(self._set_rules.commands())
-        self._commands.register(uploads.commands() | {"focus": self._focus.prepare})
-        self._commands.register({"measure": self._resources.prepare_measure})
+        for part in (self._pause, self._breakpoints, self._set_rules, uploads):
+            self._commands.register(part.commands())
+        self._commands.register(self._resources.commands() | self._focus.commands())
         self._commands.register(self._snapshot.commands(), is_revising=True)
         if not settings.is_inert:
             self._start()

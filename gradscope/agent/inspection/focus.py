@@ -9,7 +9,7 @@ records are fixed at compile time.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gradscope.agent.commands.dispatcher import CommandDispatcher
@@ -91,8 +91,11 @@ class Focus(StepPlugin):
                 self._end_requested_s.pop(owner, None)
         self._run.plan_again()
 
-    def prepare(self, command: Command) -> Prepared:
-        """Validate a viewer's command, or the run's own command that ends the focus of `target`."""
+    def commands(self) -> dict[str, Callable[[Command], Prepared]]:
+        """Return the function for a viewer's command, and for the run's own one that ends the focus of `target`."""
+        return {"focus": self._prepare}
+
+    def _prepare(self, command: Command) -> Prepared:
         owner = command.peer or command.target
         layers = self.check(command.layers) if command.layers else ()
 

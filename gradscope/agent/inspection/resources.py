@@ -99,8 +99,11 @@ class ResourcePlugin(StepPlugin):
         self._schedule.ask_now()
         self._run.plan_again()
 
-    def prepare_measure(self, command: Command) -> Prepared:  # noqa: ARG002 - the signature of all command functions
-        """Validate a viewer's command to measure the next step."""
+    def commands(self) -> dict[str, Callable[[Command], Prepared]]:
+        """Return the function that validates a viewer's command to measure the next step."""
+        return {"measure": self._prepare_measure}
+
+    def _prepare_measure(self, command: Command) -> Prepared:  # noqa: ARG002 - the signature of all command functions
 
         def apply(command_slot: Boundary) -> None:
             self.request_now()
