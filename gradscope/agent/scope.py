@@ -48,6 +48,7 @@ from gradscope.agent.notebook.html_view import html_of
 from gradscope.agent.notebook.plot import plot_steps
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.run.settings import Settings
+from gradscope.agent.run.standstill import Standstill
 from gradscope.agent.step.engine import StepEngine
 from gradscope.budget import Sampler
 from gradscope.columns import MemoryTable, Table, TimesTable
@@ -662,10 +663,12 @@ class Scope:
             self._when_detached.pop()()
 
     def _start(self) -> None:
-        self._run.publisher.start(
-            announce=self._run.announcement,
+        run = self._run
+        run.publisher.start(
+            announce=run.announcement,
             on_command=self._commands.handle,
             on_viewers=self._on_viewers,
+            heartbeat=Standstill(lambda: run.counter.step, run.model).heartbeat,
         )
         self._clipping.install()
         self._scaler_skips.install()

@@ -32,6 +32,7 @@ from gradscope.protocol import (
     Manifest,
     Message,
     PauseState,
+    RankStates,
     RuleSetting,
     RuleState,
     RunInfo,
@@ -97,6 +98,14 @@ class Client:
                 f"the hub did not list its runs in {timeout_s:g} s; {link_in_words(self.link)}"
             )
         return list(found)
+
+    def rank_states(self, timeout_s: float = 2.0) -> dict[str, RankStates]:
+        """Request how the ranks of all live runs with several ranks are doing, by run. Raises as `runs` does.
+
+        `standing_out(states.ranks)` of `gradscope.protocol.standing_out` says which of them stand out, and why.
+        """
+        self.runs(timeout_s)
+        return dict(self._session.known.rank_states)
 
     def watch(
         self,

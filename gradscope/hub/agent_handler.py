@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from gradscope.hub.history import Parts
 from gradscope.hub.peers import Peer
+from gradscope.hub.rank_states import RunRanks
 from gradscope.hub.recorders import Recorders
 from gradscope.hub.replicas import Replicas
 from gradscope.hub.resumption import Resumptions
@@ -50,6 +51,7 @@ class AgentHandler:
         self._viewers = viewers
         self._replicas = Replicas()
         self._resumptions = Resumptions(wake)
+        self._ranks: dict[str, RunRanks] = {}
 
     def refusal_of(self, hello: Hello) -> Refusal | None:
         """Refuse an agent without a run name, or with a run name and rank that another process uses."""
@@ -58,6 +60,8 @@ class AgentHandler:
     def on_joined(self, peer: Peer) -> None:
         """Mark the agent's run as live in the list of runs."""
         self._runs.add(peer.hello, peer.route)
+        if peer.hello.world_size > 1:
+            self._ranks.setdefault(peer.hello.run, RunRanks()).join(peer.hello.rank)
 
     def on_left(self, peer: Peer, bye: Bye, *, has_said_bye: bool) -> None:
         """Mark the run as ended. Close the recording after the last rank."""
@@ -68,6 +72,7 @@ class AgentHandler:
             reason = self._runs.end_reason(run)
             self._recorders.end(run, reason)
             self._replicas.end(run)
+            self._ranks.pop(run, None)
             self._resumptions.end(run)
             if has_said_bye:
                 self._viewers.commands.run_ended(run, reason)
@@ -78,6 +83,8 @@ class AgentHandler:
         if rank is None or rank.route != peer.route:
             return Refusal(code="run", reason="another process has taken over this run")
         rank.last_message_s = time.time()
+        if peer.hello.run in self._ranks:
+            self._ranks[peer.hello.run].note(peer.hello.rank, message, time.monotonic())
         match message:
             case Manifest() | Step() | Memory() | Times() | Scalars() | Event() | Interventions():
                 return self._on_stream(peer, rank, message, parts)
@@ -143,6 +150,14 @@ class AgentHandler:
         event = self._replicas.add_step(hello, parts, having)
         if event is not None:
             self._publish(ranks[event.rank], event)
+
+    def publish_ranks(self) -> None:
+        """Send viewers how the ranks of the runs with several ranks are doing."""
+        now_s = time.monotonic()
+        for run, ranks in self._ranks.items():
+            known = dict(self._runs.ranks(run))
+            message = ranks.message(run, known, self._replicas.numbers(run), now_s)
+            self._viewers.publish_ranks(message)
 
     def publish_found(self) -> None:
         """Publish what the check of resumed runs has found."""

@@ -15,7 +15,7 @@ from gradscope.protocol import Event, Hello, Manifest, Step, decode, unpack_laye
 
 if TYPE_CHECKING:
     from gradscope.columns import RankAssembly
-    from gradscope.rules import ReplicaCheck
+    from gradscope.rules import RankNumbers, ReplicaCheck
 
 __all__ = ["Replicas"]
 
@@ -34,6 +34,7 @@ class _Run:
     """The names of the layers by rank and revision of the manifest."""
     early: list[Step] = field(default_factory=list)
     """The first steps of the first rank, until another one has joined."""
+    numbers: "tuple[int, dict[int, RankNumbers]] | None" = None
     compared: int = 0
     due_s: float = 0.0
 
@@ -80,6 +81,10 @@ class Replicas:
                 return event
         return None
 
+    def numbers(self, run: str) -> "tuple[int, dict[int, RankNumbers]] | None":
+        """Return the newest compared step, and the numbers of each rank in it; None if none was compared."""
+        return self._runs[run].numbers if run in self._runs else None
+
     def end(self, run: str) -> None:
         """Forget a run."""
         self._runs.pop(run, None)
@@ -95,6 +100,7 @@ class Replicas:
 
 def _compare(run: _Run, steps: dict[int, Step]) -> Event | None:
     from gradscope.protocol.bodies import unpack_block  # noqa: PLC0415 - loads NumPy
+    from gradscope.rules import numbers_of_ranks  # noqa: PLC0415 - as above
 
     newest = max(steps)
     try:
@@ -102,6 +108,7 @@ def _compare(run: _Run, steps: dict[int, Step]) -> Event | None:
             rank: (run.names[rank, step.manifest_revision], unpack_block(step))
             for rank, step in steps.items()
         }
+        run.numbers = steps[newest].step, numbers_of_ranks(rows)
         found = run.check.check(steps[newest].step, rows)
     except (GradscopeError, KeyError, IndexError, ValueError):
         return None  # a faulty agent, or columns of another version

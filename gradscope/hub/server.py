@@ -36,6 +36,7 @@ __all__ = ["Hub"]
 
 _BATCH = 100
 _SILENCE_CHECK_S = 0.5
+_RANKS_EVERY_S = 1.0
 _CLOSE_CONNECTIONS_S = 0.25
 _DESCRIPTORS_LIMIT = 4_000
 """Twice the peers that a hub accepts: 1,000 at each socket. Connections without a handshake end after 3 s."""
@@ -66,6 +67,7 @@ class Hub:
         self._lock.write(f"{self._identity.pid} {self._identity.epoch} {self._identity.version}\n")
         self._busy_s = self._last_turn_s = time.monotonic()
         self._housekeeping_due_s = self._silence_due_s = self._close_connections_due_s = 0.0
+        self._ranks_due_s = 0.0
 
     def _bind(self) -> None:
         agent_socket = RouterSocket(
@@ -99,6 +101,9 @@ class Hub:
             self._agent_handler.publish_found()
             again_s = now_s if is_behind else math.inf
             self._check_silence(now_s, is_behind=is_behind)
+            if now_s >= self._ranks_due_s:
+                self._ranks_due_s = now_s + _RANKS_EVERY_S
+                self._agent_handler.publish_ranks()
             if now_s >= self._housekeeping_due_s:
                 self._do_housekeeping(now_s)
                 if housekeeping is not None:
@@ -141,7 +146,8 @@ class Hub:
             self._poller.poll(math.ceil(left_s * 1000))
 
     def _poll_sockets(self, again_s: float) -> None:
-        due_s = min(again_s, self._housekeeping_due_s, self._silence_due_s, self._busy_s + self._idle_s)
+        housekeeping_s = min(self._housekeeping_due_s, self._silence_due_s, self._ranks_due_s)
+        due_s = min(again_s, housekeeping_s, self._busy_s + self._idle_s)
         wait_ms = max(0, math.ceil((due_s - time.monotonic()) * 1000))
         ready = dict(self._poller.poll(wait_ms))
         if self._waker.fileno() in ready:

@@ -24,6 +24,7 @@ from gradscope.protocol import (
     Manifest,
     Memory,
     Message,
+    RankStates,
     Refusal,
     Runs,
     Scalars,
@@ -66,6 +67,7 @@ class ViewerHandler:
         self._routes: dict[str, bytes] = {}
         self._controllers: set[str] = set()
         self._merged: dict[str, MergedRun] = {}
+        self._rank_states: dict[str, Parts] = {}
 
     def heartbeat(self) -> Heartbeat:
         """Return a heartbeat for agents, with the peer ids of the viewers."""
@@ -112,6 +114,8 @@ class ViewerHandler:
                     return Refusal(code="message", reason=f"expected a credit above 0, got {count}")
                 delivery.add_credit(count)
             case Runs():
+                for run, states in self._rank_states.items():
+                    delivery.put_state((RankStates, run), states)
                 delivery.put_state("runs", self._runs.listing(dict(self._counts)))
             case Command(id=command_id):
                 if len(command_id) != COMMAND_ID_BYTES:
@@ -166,8 +170,17 @@ class ViewerHandler:
             if delivery.run == run and delivery.is_merged:
                 delivery.put_state(Manifest, manifest)
 
+    def publish_ranks(self, states: RankStates) -> None:
+        """Send how the ranks of a run are doing to the viewers that have subscribed to the run, and keep it."""
+        parts = self._rank_states[states.run] = encode(states)
+        for delivery in self._deliveries.values():
+            if delivery.run == states.run:
+                delivery.put_state(RankStates, parts)
+
     def rank_left(self, run: str, rank: int) -> None:
-        """Do not wait for the steps of a rank that has ended."""
+        """Do not wait for the steps of a rank that has ended, and forget a run without ranks."""
+        if not self._runs.is_live(run):
+            self._rank_states.pop(run, None)
         if run in self._merged:
             self._merged[run].drop_rank(rank)
 

@@ -4,6 +4,7 @@ from gradscope.rules.actions import ACTIONS, check_action, possible_actions
 from gradscope.rules.alerts import Alert, RuleFinding
 from gradscope.rules.conditions import Condition, parse_condition
 from gradscope.rules.losses import is_loss
+from gradscope.rules.rank_numbers import RankNumbers, numbers_of_ranks
 from gradscope.rules.replay import replay_rules, views_of
 from gradscope.rules.replicas import RankRows, ReplicaCheck
 from gradscope.rules.resume import EarlierRun, FirstSteps, StepOfRun, find_resume_mismatch
@@ -22,6 +23,7 @@ __all__ = [
     "Condition",
     "EarlierRun",
     "FirstSteps",
+    "RankNumbers",
     "RankRows",
     "ReplicaCheck",
     "Rule",
@@ -35,6 +37,7 @@ __all__ = [
     "finding_of",
     "is_loss",
     "make_rule",
+    "numbers_of_ranks",
     "parse_condition",
     "possible_actions",
     "replay_rules",

@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Self, TypeAlias
 
@@ -88,12 +89,18 @@ class Link:
         counts: Counter[str] | None = None,
         *,
         keys: CurveKeys | None = None,
+        heartbeat: Callable[[dict[str, int]], Heartbeat] | None = None,
     ) -> None:
-        """Open the link. `counts`: counters to continue; heartbeats report them to the hub. `keys`: use CURVE."""
+        """Open the link.
+
+        counts: counters to continue; heartbeats report them to the hub. keys: use CURVE. heartbeat: returns the next
+            heartbeat, with the counters that it is given.
+        """
         self._address = address
         self._keys = keys
         self._broken_handshakes = 0
         self._hello = hello
+        self._heartbeat = heartbeat
         self._pid = os.getpid()
         self._context = new_context()  # first: it may raise
         self._waker = Waker()
@@ -235,7 +242,9 @@ class Link:
             self._send_hello(now_s)
         if self.state.phase == "up" and now_s >= self._heartbeat_due_s:
             self._heartbeat_due_s = now_s + HEARTBEAT_S
-            self._send(Heartbeat(counters=dict(self._counts)))
+            counters = dict(self._counts)
+            make = self._heartbeat
+            self._send(Heartbeat(counters=counters) if make is None else make(counters))
 
     def _is_silent(self, now_s: float) -> bool:
         return now_s - max(self._heard_s, self.state.since_s) > SILENCE_S

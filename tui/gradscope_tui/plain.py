@@ -23,6 +23,7 @@ from gradscope_tui.view.cell import Cell, Role, printable
 from gradscope_tui.view.findings import findings_text, verdict_line
 from gradscope_tui.view.intervention_text import intervention_line
 from gradscope_tui.view.layout import choose_columns
+from gradscope_tui.view.rank_strip import rank_lines
 from gradscope_tui.view.resources import exhausted_text, head_lines, layer_header, layer_rows
 from gradscope_tui.view.rows import RowOrder, list_rows
 from gradscope_tui.view.status import Status, status_cells, status_of
@@ -84,6 +85,7 @@ def render_once(client: "Client", *, color: bool, width: int, tab: str = "layers
         for message in client.receive(0.1):
             session.feed(message)
             is_backfilled |= isinstance(message, Backfill) and message.state == "end"
+    store.rank_states = client.rank_states().get(store.run)
     if tab == "memory":
         return memory_text(store, color=color, width=width)
     if tab == "findings":
@@ -139,6 +141,7 @@ def table_text(store: RunStore, status: Status, *, color: bool, width: int) -> s
         for text in textwrap.wrap(verdict.text, width, subsequent_indent="   ", drop_whitespace=False)
     ]
     lines.append(status_cells(status, width))
+    lines += rank_lines(store.rank_states, width)
     lines += [(Cell(f" ◆ {intervention_line(state)}", "alarm"),) for state in store.interventions]
     lines.append(header_cells(view))
     lines += [(Cell(" "), *row_cells(view, row)) for row in range(len(listing.nodes))]

@@ -46,6 +46,7 @@ _CLOSE_S = 1.0
 _LEAST_CLOSE_S = 0.05
 _MODEL_GONE_S = 1.0
 
+MakeHeartbeat = Callable[[dict[str, int]], Heartbeat]
 _Make = Callable[[], Message]
 _Row = tuple[int, float, dict[str, float]]
 
@@ -64,6 +65,7 @@ class Publisher:
     _announce: Callable[[], list[Message]]
     _on_command: Callable[[Command], None]
     _on_viewers: Callable[[tuple[str, ...]], None]
+    _heartbeat: MakeHeartbeat | None
 
     def __init__(self, endpoint: str | None, hello: Hello) -> None:
         self._endpoint = endpoint
@@ -91,16 +93,19 @@ class Publisher:
         announce: Callable[[], list[Message]],
         on_command: Callable[[Command], None],
         on_viewers: Callable[[tuple[str, ...]], None],
+        heartbeat: MakeHeartbeat | None = None,
     ) -> None:
         """Start the thread.
 
         announce: returns the messages that a new hub must receive first.
         on_command: called with each command of a viewer.
         on_viewers: called with the ids of the connected viewers.
+        heartbeat: returns the next heartbeat, with the counters of the link that it is given.
 
-        All three are called in the publisher thread.
+        All are called in the publisher thread.
         """
         self._announce, self._on_command, self._on_viewers = announce, on_command, on_viewers
+        self._heartbeat = heartbeat
         self._exit_codes.install()
         self._thread = threading.Thread(target=self._run, name="gradscope-publisher", daemon=True)
         self._thread.start()
@@ -181,7 +186,9 @@ class Publisher:
         while not self._must_stop():
             try:
                 self.address = ensure_hub(self._endpoint)
-                with Link(self.address.agents, self._hello, self._counts) as self._link:
+                with Link(
+                    self.address.agents, self._hello, self._counts, heartbeat=self._next_heartbeat
+                ) as self._link:
                     retry_s = _RETRY_FIRST_S
                     self._serve(self._link)
             except (GradscopeError, OSError) as error:
@@ -213,6 +220,14 @@ class Publisher:
             elif link.state.phase in ("lost", "refused"):
                 return
         self._close_link(link)
+
+    def _next_heartbeat(self, counters: dict[str, int]) -> Heartbeat:
+        try:
+            if self._heartbeat is not None:
+                return self._heartbeat(counters)
+        except Exception as error:  # noqa: BLE001 - a heartbeat must be sent in any case
+            self._report_once("the state of the training thread could not be read", error)
+        return Heartbeat(counters=counters)
 
     def _close_link(self, link: Link) -> None:
         deadline_s = time.monotonic() + _CLOSE_S / 2
@@ -309,6 +324,7 @@ class NullPublisher:
         announce: Callable[[], list[Message]],
         on_command: Callable[[Command], None],
         on_viewers: Callable[[tuple[str, ...]], None],
+        heartbeat: MakeHeartbeat | None = None,
     ) -> None:
         """Do nothing."""
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -12,7 +12,8 @@ from gradscope.cli.output import print_json, print_lines, table_lines
 from gradscope.client import connect, end_of
 from gradscope.columns import bytes_in_words
 from gradscope.errors import NothingToConnectError
-from gradscope.protocol import RunInfo, Runs
+from gradscope.protocol import RankStates, RunInfo, Runs
+from gradscope.protocol.standing_out import standing_out
 from gradscope.recording import RecordingInfo, list_recordings
 from gradscope.recording.disk_space import files_size_bytes, total_limit_bytes
 from gradscope.transport import hub_address
@@ -35,6 +36,7 @@ class Listed:
     reason: str = ""
     ranks: tuple[RunInfo, ...] = ()
     recording: RecordingInfo | None = None
+    rank_states: RankStates | None = None
 
 
 def print_runs(*, as_json: bool, has_sizes: bool = False) -> None:
@@ -56,8 +58,9 @@ def print_runs(*, as_json: bool, has_sizes: bool = False) -> None:
 
 def find_runs() -> tuple[list[Listed], dict[str, int] | None]:
     """Return all runs, live runs first, then the newest; and the counters of the hub, None without a hub."""
-    runs, counters = _ask_hub()
-    return match_recordings(runs, [] if hub_address().is_remote else list_recordings()), counters
+    runs, counters, states = _ask_hub()
+    listed = match_recordings(runs, [] if hub_address().is_remote else list_recordings())
+    return [replace(one, rank_states=states.get(one.run)) for one in listed], counters
 
 
 def match_recordings(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo]) -> list[Listed]:
@@ -77,14 +80,14 @@ def match_recordings(runs: Sequence[RunInfo], recordings: Iterable[RecordingInfo
     return sorted(listed, key=lambda one: (one.state != "live", -one.started_s))
 
 
-def _ask_hub() -> tuple[tuple[RunInfo, ...], dict[str, int] | None]:
+def _ask_hub() -> tuple[tuple[RunInfo, ...], dict[str, int] | None, Mapping[str, RankStates]]:
     try:
         with connect(want="observe", name="gradscope ls") as client:
             runs = tuple(client.runs())
             lists = [message for message in client.receive(0) if isinstance(message, Runs)]
-            return runs, lists[-1].counters if lists else {}
+            return runs, lists[-1].counters if lists else {}, client.rank_states()
     except NothingToConnectError:
-        return (), None
+        return (), None, {}
 
 
 def _path_of(ranks: Sequence[RunInfo], by_path: Mapping[str, RecordingInfo]) -> str:
@@ -160,6 +163,12 @@ def json_of(listed: Listed) -> dict[str, Any]:  # Any: what JSON takes
     """Return the entry of a run for JSON."""
     plain = asdict(listed)
     plain["ranks"] = [msgspec.to_builtins(info) for info in listed.ranks]
+    states = () if listed.rank_states is None else listed.rank_states.ranks
+    reasons = standing_out(states)
+    plain["rank_states"] = [
+        msgspec.to_builtins(state) | {"stands_out": list(reasons.get(state.rank, ()))}
+        for state in states
+    ]
     if listed.recording:
         plain["recording"]["path"] = str(listed.recording.path)
     return plain

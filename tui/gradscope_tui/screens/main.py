@@ -38,6 +38,7 @@ from gradscope_tui.widgets.filter_line import FilterLine
 from gradscope_tui.widgets.finding_list import FindingList
 from gradscope_tui.widgets.intervention_list import InterventionList
 from gradscope_tui.widgets.layer_table import LayerTable
+from gradscope_tui.widgets.rank_strip import RankStrip
 from gradscope_tui.widgets.row_list import RowList
 
 __all__ = ["MainScreen"]
@@ -61,6 +62,7 @@ class MainScreen(Screen[None]):
         self._presenter = presenter
         self.verdict = CellLines(id="verdict")
         self.status = CellLines(id="status")
+        self.ranks = RankStrip(id="ranks")
         self.bar = CellLines(id="bar")
         self.tabs = CellLines(id="tabs")
         self.table = LayerTable(id="layer-table")
@@ -84,7 +86,7 @@ class MainScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Create the lines and the pages."""
-        yield from (self.verdict, self.status, self.bar, self.tabs)
+        yield from (self.verdict, self.status, self.ranks, self.bar, self.tabs)
         with self._pages:
             yield self._empty
             yield Horizontal(self.table, self.side, id="layers")
@@ -132,6 +134,7 @@ class MainScreen(Screen[None]):
         has_room = verdict is not None and (verdict.has_problem or not self._is_low)
         self.verdict.display = is_roomy and has_room
         self.verdict.show(cells, actions=dict.fromkeys(range(len(cells)), "app.press('main', 'n')"))
+        self.ranks.show_ranks(store.rank_states if store else None, width, is_roomy=is_roomy)
         bar = self._bar_cells(width)
         self.bar.set_class(is_roomy and bool(bar), "is-active")
         self.bar.show(bar)

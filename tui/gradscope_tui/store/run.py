@@ -27,6 +27,7 @@ from gradscope.protocol import (
     Memory,
     Message,
     PauseState,
+    RankStates,
     RuleState,
     Scalars,
     Skipped,
@@ -88,6 +89,7 @@ class RunStore:
         self.scalars = ScalarStore()
         self.resources = ResourceStore()
         self.ranks = Ranks(run)
+        self.rank_states: RankStates | None = None
         self.journal = Journal()
         self.events = Journal()
         self.newest_failure: Entry | None = None
@@ -149,6 +151,8 @@ class RunStore:
                 self._take_event(message)
             case Interventions():
                 self._take_interventions(message)
+            case RankStates():
+                self.rank_states = message
             case Skipped():
                 self.counters["withheld"] += message.count
             case Backfill():
