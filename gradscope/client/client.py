@@ -16,10 +16,10 @@ from gradscope.client.command_sender import (
     link_in_words,
 )
 from gradscope.client.inbox import Item
-from gradscope.client.rank_choice import Ranks, is_sent, subscription_to
 from gradscope.client.run_selection import only_live_run
 from gradscope.client.session import Session
 from gradscope.client.state import RunState
+from gradscope.client.watched_run import Ranks, WatchedRun
 from gradscope.columns import MemoryTable, Table, TimesTable
 from gradscope.errors import LinkError
 from gradscope.protocol import (
@@ -42,7 +42,6 @@ from gradscope.transport import LinkState
 
 __all__ = ["Client"]
 
-_EVERY_STEP_HZ = 1_000.0
 _LAST_STEPS_S = 1.0
 _LOST_S = 15.0
 _POLL_S = 0.25
@@ -69,9 +68,8 @@ class Client:
         keys: CurveKeys | None = None,
     ) -> None:
         self.run: str | None = None
-        self._ranks: Ranks = "each"
-        self._rate_hz = _EVERY_STEP_HZ
         self._session = Session(address, hello, on_arrival, keys)
+        self._watched = WatchedRun(self._session, self._chosen)
         self._commands = CommandSender(self._session, self._chosen, hello.peer, set_by)
 
     @property
@@ -126,7 +124,8 @@ class Client:
         Keep reading: after 32 unread steps, the hub skips newer ones and reports their number with
             `Skipped`.
         """
-        self._watch(run, max_rate_hz=max_rate_hz, backfill=backfill, ranks=ranks, is_listening=True)
+        self.run = run
+        self._watched.watch(run, ranks, max_rate_hz=max_rate_hz, backfill=backfill, is_listening=True)
 
     def take(self, most: int) -> list[Item]:
         """Return the oldest unread items of the stream, at most `most`, without waiting.
@@ -194,8 +193,8 @@ class Client:
         needs_steps: bool = False,
     ) -> Iterator[Table]:
         run = self._chosen()
-        if not (self._session.is_listening and self._is_sent(rank, needs_steps=needs_steps)):
-            self._watch_every_step(rank, needs_steps=needs_steps, is_listening=True)
+        if not (self._session.is_listening and self._watched.sends(rank, needs_steps=needs_steps)):
+            self._watched.watch_every_step(rank, needs_steps=needs_steps, is_listening=True)
         last_s = time.monotonic()
         ended_s: float | None = None
         while True:
@@ -210,7 +209,7 @@ class Client:
             if timeout_s is not None and now_s - last_s > timeout_s:
                 return
             ended_s = None if self._is_live(run) else ended_s or now_s
-            if item is None and ended_s and now_s - ended_s > _LAST_STEPS_S + 1 / self._rate_hz:
+            if item is None and ended_s and now_s - ended_s > _LAST_STEPS_S + 1 / self._watched.rate_hz:
                 return
             self._check_link(now_s)
 
@@ -221,7 +220,7 @@ class Client:
         is none within `timeout_s`, it is the newest step of some ranks (`.missing` names the others).
         `rank` selects the rows of one rank. Raises LinkError if no step arrives in time.
         """
-        self._ensure_watched(rank, needs_steps=True)
+        self._watched.ensure(rank, needs_steps=True)
         known = self._session.known
 
         def newest_table() -> Table | None:
@@ -247,7 +246,7 @@ class Client:
 
     def manifest(self, timeout_s: float = 5.0, *, rank: int = 0) -> Manifest:
         """Return the newest manifest (list of layers) of a rank. Raises LinkError if none arrives in time."""
-        self._ensure_watched(rank)
+        self._watched.ensure(rank)
         known = self._session.known
         return self._found(known.wait(lambda: known.manifest(rank), timeout_s), "manifest", timeout_s)
 
@@ -365,8 +364,7 @@ class Client:
 
         The step of the Ack is the step that has run.
         """
-        if not self._is_watched():
-            self._ensure_watched()
+        self._watched.ensure_any()
         return self._commands.step_once(timeout_s, lease_s)
 
     def breakpoint(
@@ -435,8 +433,7 @@ class Client:
         `what` is "activation", "gradient" or "param_grad". Raises NotMeasuredError, with the reason, if
         the step had no such tensor.
         """
-        if not self._is_watched():
-            self._ensure_watched()
+        self._watched.ensure_any()
         return self._commands.capture(layers, what, timeout_s)
 
     def save_fault(self, *, timeout_s: float = TIMEOUT_S) -> str:
@@ -452,38 +449,6 @@ class Client:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-    def _watch(
-        self, run: str, *, max_rate_hz: float, backfill: bool, ranks: Ranks, is_listening: bool
-    ) -> None:
-        self.run = run
-        self._rate_hz = max_rate_hz
-        self._ranks = ranks
-        subscription = subscription_to(run, ranks, max_rate_hz=max_rate_hz, backfill=backfill)
-        self._session.subscribe(subscription, is_listening=is_listening)
-
-    def _ensure_watched(self, rank: int | None = None, *, needs_steps: bool = False) -> None:
-        if not self._is_sent(rank, needs_steps=needs_steps):
-            is_listening = self._session.is_listening and self._is_watched()
-            self._watch_every_step(rank, needs_steps=needs_steps, is_listening=is_listening)
-
-    def _watch_every_step(self, rank: int | None, *, needs_steps: bool, is_listening: bool) -> None:
-        """Subscribe to the merged ranks or to the one needed; to each rank if something else is needed later."""
-        ranks: Ranks = "each"
-        run, known = self._chosen(), self._session.known
-        if not self._is_watched():
-            has_all = is_sent(known, run, "merged", rank, needs_steps=needs_steps)
-            ranks = "merged" if has_all or rank is None else rank
-        self._watch(
-            run, max_rate_hz=_EVERY_STEP_HZ, backfill=True, ranks=ranks, is_listening=is_listening
-        )
-
-    def _is_watched(self) -> bool:
-        return self._session.known.run == self._chosen()
-
-    def _is_sent(self, rank: int | None, *, needs_steps: bool) -> bool:
-        run, known = self._chosen(), self._session.known
-        return self._is_watched() and is_sent(known, run, self._ranks, rank, needs_steps=needs_steps)
 
     def _chosen(self) -> str:
         """Return the run of this client; by default the only live run."""
@@ -508,8 +473,8 @@ class Client:
         *,
         rank: int | None = None,
     ) -> Value:
-        if rank is not None or not self._is_watched():
-            self._ensure_watched(rank)
+        if rank is not None or not self._watched.is_watched:
+            self._watched.ensure(rank)
         known = self._session.known
         found = known.wait(lambda: find(known) if known.has_all_but_steps else None, timeout_s)
         return self._found(found, what, timeout_s)

@@ -56,7 +56,7 @@ def _norms(block: Block) -> dict[str, float]:
 
 
 def _place_of_kind(kind: str) -> int:
-    """Return the place in KINDS; -1 for variants of a kind, which are measured beside it."""
+    """Return the place in KINDS; -1 for variants of a kind, which are additional rows."""
     name = kind.partition(".")[0]
     return KINDS.index(name) if name in KINDS else -1
 

@@ -48,7 +48,7 @@ def test_the_age_of_a_step_grows_although_nothing_is_heard_and_a_heartbeat_says_
     assert (unheard.is_live, unheard.step, unheard.still_s, unheard.step_s) == (False, None, None, None)
 
 
-def test_with_many_ranks_those_that_stand_out_are_listed():
+def test_of_many_ranks_the_ones_with_a_reason_are_listed():
     ranks = RunRanks()
     for rank in range(1000):
         ranks.note(rank, scalars(rank, 1, 5.0 if rank == 900 else 0.1), NOW_S)

@@ -31,7 +31,7 @@ def test_ranks_that_are_alike_do_not_stand_out(of_ranks):
     assert standing_out(states(*of_ranks)) == {}
 
 
-def test_a_slow_rank_stands_out_with_its_time_beside_the_median():
+def test_a_slow_rank_stands_out_with_its_time_and_the_median():
     found = standing_out(states(*({"before_backward_s": each} for each in (0.01, 0.012, 0.05, 0.011))))
     assert found == {2: ("50 ms until its backward, 4.3 × the median of the ranks",)}
 

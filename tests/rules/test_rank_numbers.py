@@ -1,4 +1,4 @@
-"""The numbers of each rank are those that NumPy computes from its data."""
+"""The numbers of each rank are as NumPy computes them from its data."""
 
 import dataclasses
 

@@ -41,7 +41,7 @@ class Standstill:
         self._since_s: float | None = None
 
     def heartbeat(self, counters: dict[str, int]) -> Heartbeat:
-        """Return a heartbeat with these counters, the number of steps, the time since the last one, and where the thread is."""
+        """Return a heartbeat with these counters, the newest step, its age, and if that is long where the thread is."""
         now_s, count = time.monotonic(), self._steps()
         if count != self._count or self._since_s is None:
             self._count, self._since_s = count, now_s

@@ -18,13 +18,13 @@ class Waiting(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inside, self.goes_on = threading.Event(), threading.Event()
+        self.inside, self.may_end = threading.Event(), threading.Event()
 
     def forward(self, x):
         before = x * 2
         freed = weakref.ref(before)
         self.inside.set()
-        assert self.goes_on.wait(DEADLINE_S)
+        assert self.may_end.wait(DEADLINE_S)
         x = before + 1
         del before
         gc.collect()
@@ -74,7 +74,7 @@ def test_the_innermost_layer_and_the_line_of_the_script_are_named_and_nothing_is
     assert (heartbeat.step, heartbeat.still_s, heartbeat.layer) == (4, 6.0, "1.0")
     assert heartbeat.place.startswith("test_standstill.py:")
     assert "in forward" in heartbeat.place
-    waiting.goes_on.set()
+    waiting.may_end.set()
     training.join()
     assert waiting.was_freed
     training.steps = 6
@@ -83,14 +83,14 @@ def test_the_innermost_layer_and_the_line_of_the_script_are_named_and_nothing_is
 
 
 def test_outside_of_the_model_no_layer_is_named(now):
-    goes_on = threading.Event()
-    training = Training(nn.Linear(2, 2), lambda: goes_on.wait(DEADLINE_S))
+    may_end = threading.Event()
+    training = Training(nn.Linear(2, 2), lambda: may_end.wait(DEADLINE_S))
     training.start()
     assert training.is_ready.wait(DEADLINE_S)
     training.standstill.heartbeat({})
     now.now_s += 6.0
     heartbeat = training.standstill.heartbeat({})
-    goes_on.set()
+    may_end.set()
     training.join()
     assert heartbeat.layer == ""
     assert "test_standstill.py" in heartbeat.place

@@ -67,7 +67,7 @@ def _block(part: float) -> str:
 
 
 def _order(reasons: dict[int, tuple[str, ...]]) -> list[int]:
-    """Return the ranks that stand out: those that stand still first."""
+    """Return the ranks that stand out; ranks that stand still come first."""
     return sorted(reasons, key=lambda rank: (not reasons[rank][0].startswith("no step"), rank))
 
 
