@@ -8,8 +8,9 @@ VENV ?= .venv
 TORCH ?=
 BIN := $(VENV)/bin
 
-# Tests run on one worker per processor. `make test WORKERS=0` runs them one after the other.
-WORKERS ?= auto
+# Two workers per processor, because half of the time of a test is waiting: for a hub, a process or an idle screen.
+# `make test WORKERS=0` runs the tests one after the other.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 PYTEST := $(BIN)/python -m pytest --durations 20
 PARALLEL := --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE  # the tests start many processes, which share the bytecode

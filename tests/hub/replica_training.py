@@ -1,5 +1,7 @@
 """Two ranks train in several ways, one recorded run each. Some keep the same parameters, some do not."""
 
+import time
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -42,6 +44,10 @@ def train(way, rank):
             if way == "averaged" and step % 4 == 3:
                 average([p.data for p in model.parameters()])
     assert scope.faults == {}
+    publisher = scope._run.publisher
+    while publisher._queue:
+        time.sleep(0.01)
+    dist.barrier()  # a run ends with its last connected rank: none may end it before the other is connected
     scope.detach()
 
 

@@ -34,7 +34,7 @@ def test_clipping_makes_the_exploding_network_learn():
     assert clipped[1:3] == [399, pytest.approx(0.1, abs=0.1)]
 
 
-@pytest.mark.processes
+@pytest.mark.exhaustive
 def test_the_reversal_raises_the_accuracy_on_the_other_domain():
     pytest.importorskip("sklearn", reason="the digits: pip install scikit-learn")
     plain, adapted = numbers("domain_adversarial.py")[1:]

@@ -81,6 +81,7 @@ def test_the_line_at_the_end_names_the_option_for_processes():
     assert "--children" in line
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("places", "ended_hubs")
 def test_ranks_of_torchrun_are_ranks_of_one_run():
     script = SCRIPTS / "two_ranks.py"

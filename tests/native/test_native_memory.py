@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(300)  # the first run compiles for a minute
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(300)]  # the first run compiles for a minute
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "gradscope" / "native"

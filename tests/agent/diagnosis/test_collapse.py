@@ -89,7 +89,7 @@ def train(made, steps):
         return [each for each in scope.findings if each.code == "collapsed-output"]
 
 
-@pytest.mark.parametrize("weight", [5.0, 50.0])
+@pytest.mark.parametrize("weight", [pytest.param(5.0, marks=pytest.mark.exhaustive), 50.0])
 def test_a_posterior_that_collapses_is_found_at_the_latent_layer(weight):
     torch.manual_seed(0)
     made = variational(weight)
@@ -100,7 +100,7 @@ def test_a_posterior_that_collapses_is_found_at_the_latent_layer(weight):
         assert float(made[0](x)[1].var(0).max()) < 0.01
 
 
-@pytest.mark.parametrize("kind", ["distance", "normalized"])
+@pytest.mark.parametrize("kind", ["distance", pytest.param("normalized", marks=pytest.mark.exhaustive)])
 def test_an_embedding_without_negatives_is_found_while_it_collapses(kind):
     torch.manual_seed(0)
     made = embedding(kind)
@@ -116,8 +116,8 @@ def test_an_embedding_without_negatives_is_found_while_it_collapses(kind):
     [
         lambda: variational(0.01),
         lambda: embedding("contrastive"),
-        lambda: regression(0.02, 0.0),
-        lambda: regression(1.0, 30.0),
+        pytest.param(lambda: regression(0.02, 0.0), marks=pytest.mark.exhaustive),
+        pytest.param(lambda: regression(1.0, 30.0), marks=pytest.mark.exhaustive),
     ],
 )
 def test_look_alikes_are_silent(made):
