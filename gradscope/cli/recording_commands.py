@@ -107,6 +107,12 @@ def replay(
         int | None,
         typer.Option("--step", metavar="STEP", min=0, help="Begin here. Default: the last step."),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", metavar="RUN", help="Compare with this run, at the same step: also a path."
+        ),
+    ] = None,
     tab: Annotated[
         str, typer.Option("--tab", metavar="TAB", help="The first tab: layers, findings or memory.")
     ] = "layers",
@@ -120,7 +126,7 @@ def replay(
         raise UsageError(f"expected --tab to be layers, findings or memory, got {tab!r}")
     from gradscope.cli.commands.replay import open_replay  # noqa: PLC0415 - loads zmq and sqlite3
 
-    raise typer.Exit(open_replay(run, step=step, tab=tab))
+    raise typer.Exit(open_replay(run, step=step, against=against, tab=tab))
 
 
 def rm(runs: _Runs, json: Json = False) -> None:

@@ -118,8 +118,9 @@ async def test_a_capture_of_a_paused_training_says_what_to_press():
         ui.source.put(paused(ui.source._watched, 7, 30))
         await ui.until(lambda: "❚❚ paused" in ui.line("#status"), advance=False)
         await ui.press("v")
-        assert notifications(ui)[0].endswith("The training is paused: press . for one step.")
-        await ui.until(lambda: ui.app.screen.id == "capture", advance=False)
+        await ui.until_shown("The training is paused: press . for one step.", advance=False)
+        await ui.press("full_stop")
+        await ui.until(lambda: ui.source.commands[-1].action == "step_once", advance=False)
 
 
 def test_the_captured_output_of_the_model_has_a_name():

@@ -20,7 +20,7 @@ def past(store, *setting):
     return rule_past_text(rule_of(RuleSetting(*setting), store), store)
 
 
-def test_a_rule_with_a_limit_would_have_reported_where_it_held_in_so_many_steps_in_a_row(store):
+def test_a_rule_with_a_limit_would_have_reported_where_it_held_in_two_steps_in_a_row(store):
     node = store.tree.find("head")
     norms = store.ring.series("param_grad_norm", node)
     limit = float(np.quantile(norms, 0.8))

@@ -20,10 +20,11 @@ def run_app(
     tab: str = "layers",
     recording: "Path | None" = None,
     step: int | None = None,
+    against: "Path | None" = None,
 ) -> int:
     """Open the screen on a run, or on the only live one, and return the exit code.
 
-    recording: show this recording instead, at `step` or at its end.
+    recording: show this recording instead, at `step` or at its end. against: compare it with this recording.
 
     The code is 0, or 130 if interrupted. If there is no hub or no run yet, the screen waits for one.
     """
@@ -41,6 +42,7 @@ def run_app(
         tab=tab,
         recording=recording,
         step=step,
+        against=against,
         view_path=data_dir() / "view.json",
         keys_path=data_dir() / "keys.toml",
     )

@@ -18,7 +18,6 @@ from textual.dom import DOMNode
 from textual.filter import LineFilter
 from textual.screen import Screen
 
-from gradscope.errors import GradscopeError
 from gradscope.names import counted
 from gradscope.protocol import Command, InterventionState, RunInfo, Runs
 from gradscope_tui.ascii_filter import AsciiFilter, needs_ascii
@@ -28,16 +27,16 @@ from gradscope_tui.keys import CHANGING_ACTIONS, bindings_of
 from gradscope_tui.leases import FocusLease, PauseLease
 from gradscope_tui.presenter import Presenter
 from gradscope_tui.replay import Replay
-from gradscope_tui.screens.card import CardScreen, wide_text_width
+from gradscope_tui.screens.card import CardScreen
 from gradscope_tui.screens.intervene import InterveneScreen
 from gradscope_tui.screens.main import MainScreen
 from gradscope_tui.screens.runs import RunsScreen
-from gradscope_tui.source import NO_LINK, Connect, Connector, Source
+from gradscope_tui.screens.tensors import TensorScreen
+from gradscope_tui.source import Connect, Connector, Source
 from gradscope_tui.store.journal import Entry
 from gradscope_tui.store.session import Session
 from gradscope_tui.terminal_title import TerminalTitle, title_of
 from gradscope_tui.theme import THEMES, palette, theme_for
-from gradscope_tui.view.capture_text import captured_text
 from gradscope_tui.view.help_text import help_text
 from gradscope_tui.view.intervention_text import intervention_line
 from gradscope_tui.view.questions import PAUSE_TEXT, QUIT_TEXT, READONLY_TEXT, RECORDING_TEXT
@@ -45,7 +44,6 @@ from gradscope_tui.view.questions import PAUSE_TEXT, QUIT_TEXT, READONLY_TEXT, R
 if TYPE_CHECKING:
     from textual.actions import ActionParseResult
 
-    from gradscope.client import CapturedArray
 
 __all__ = ["GradscopeApp"]
 
@@ -58,14 +56,13 @@ _REMOVAL_S = 2.0
 """The longest wait for removals to be acknowledged when the person quits."""
 
 _ERROR_S = 12.0
-_CAPTURE_S = 2.0
-"""Short: the captured tensors cover most of the screen, and the toast must not cover them."""
 
 
 class GradscopeApp(App[int]):
     """Watches one run at a time. The exit code is 0, or 130 when interrupted.
 
     recording: show this recording instead, at `step` or at its end; the screen then has no link to any run.
+    against: compare with this recording.
     view_path: the file in which theme and order are kept between sessions. keys_path: a file with other keys.
     """
 
@@ -82,12 +79,14 @@ class GradscopeApp(App[int]):
         tab: str = "layers",
         recording: Path | None = None,
         step: int | None = None,
+        against: Path | None = None,
         view_path: Path | None = None,
         keys_path: Path | None = None,
     ) -> None:
         super().__init__()
-        self._recording, self._first_step = recording, step
+        self._recording, self._first_step, self._against = recording, step, against
         self._notify_recorded = partial(self.call_later, self._feed_recorded)
+        self._notify_compared = partial(self.call_later, self.update_view)
         self.is_readonly = is_readonly
         self.session = Session()
         # `call_later` may be called in any thread; the method runs in the app's thread.
@@ -159,6 +158,8 @@ class GradscopeApp(App[int]):
             self.presenter.open_recording(self._recording, self._notify_recorded, self._first_step)
         else:
             self.connector.start()
+        if self._against is not None:
+            self.presenter.compare_with_recording(self._against, self._notify_compared)
         self.set_interval(1 / _RATE_HZ, self.update_view)
         if self.presenter.keys_problem:
             self._notify_error(self.presenter.keys_problem)
@@ -170,6 +171,7 @@ class GradscopeApp(App[int]):
         write_view(self._view_path, kept)
         self.terminal_title.end()
         self.connector.stop()
+        self.presenter.compare_with(None)
         self.presenter.close_recording()
 
     def _feed_recorded(self) -> None:
@@ -281,6 +283,22 @@ class GradscopeApp(App[int]):
         runs = RunsScreen(self.session.runs)
         await self.push_screen(runs, self._open_run)
         self.run_worker(runs.list_recorded, thread=True, exclusive=True)
+
+    async def action_compare(self) -> None:
+        """Choose a recorded run to compare with."""
+        await self.push_screen(screen := RunsScreen(self.session.runs), self._compare_with)
+        self.run_worker(screen.list_recorded, thread=True)
+
+    def _compare_with(self, chosen: RunInfo | None) -> None:
+        if chosen is None:
+            return
+        if not chosen.recording:
+            self._notify_error(
+                f"{chosen.run} is not recorded on this machine, so it cannot be compared."
+            )
+            return
+        self.presenter.compare_with_recording(Path(chosen.recording), self._notify_compared)
+        self.update_view()
 
     # Interventions.
 
@@ -401,41 +419,18 @@ class GradscopeApp(App[int]):
             store.note("info", text, step)
         self.update_view()
 
-    def action_capture(self, what: str = "activation") -> None:
-        """Capture the tensors of the layer in detail, or of the layer at the cursor."""
+    async def action_capture(self) -> None:
+        """Capture the tensors of the layer in detail, or of the layer at the cursor, and show them."""
         store = self.session.watched
         name = next(iter(self.main.layers_at_cursor()), None)
         if self.presenter.page == "layers":
             name = self.main.table.cursor_layer
         if name is None:
             return
-        text = f"Capturing the {what} of {name or 'the model'} in the next step."
+        waiting = f"Capturing the activation of {name or 'the model'} in the next step."
         if store is not None and store.pause is not None:
-            text += " The training is paused: press . for one step."
-        self.notify(text, timeout=_CAPTURE_S, markup=False)
-        self.run_worker(partial(self._capture, name, what), thread=True, exclusive=True)
-
-    def _capture(self, name: str, what: str) -> None:
-        if self.source is None:
-            self.call_later(self._notify_error, NO_LINK)
-            return
-        try:
-            self.call_later(self._show_captured, self.source.capture(name, what))
-        except GradscopeError as error:
-            self.call_later(self._notify_error, str(error))
-
-    async def _show_captured(self, found: "Sequence[CapturedArray]") -> None:
-        if self.screen is self.main:
-            width = wide_text_width(self.size.width)
-            hint = "a activation · g gradient · w weight gradient · esc closes"
-            kinds = {"a": "activation", "g": "gradient", "w": "param_grad"}
-            answers = kinds | dict.fromkeys(("escape", "q", "v"), "")
-            card = CardScreen("capture", "captured", captured_text(found, width), answers, hint)
-            await self.push_screen(card, self._capture_again)
-
-    def _capture_again(self, what: str | None) -> None:
-        if what:
-            self.action_capture(what)
+            waiting += " The training is paused: press . for one step."
+        await self.push_screen(TensorScreen(self.source, name, "activation", waiting))
 
     # The palette, the mouse, and the end.
 

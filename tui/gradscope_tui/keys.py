@@ -144,6 +144,20 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("P", "P", "pause", "pause the training, or resume it", "app", "pause", changes=True),
     Key("full_stop", ".", "step_once", "one step of a paused training", "app", changes=True),
+    Key(
+        "left_square_bracket", "[", "scrub(-1)", "the observed step before; p shows the newest", "main"
+    ),
+    Key("right_square_bracket", "]", "scrub(1)", "the observed step after", "main"),
+    Key(
+        "left_curly_bracket",
+        "{",
+        "landmark(-1)",
+        "back to where a finding or intervention began",
+        "main",
+    ),
+    Key("right_curly_bracket", "}", "landmark(1)", "on to where one began", "main"),
+    Key("M", "M", "mark_step", "compare with this step from now on; again: end the comparison", "main"),
+    Key("C", "C", "compare", "compare with another recorded run, at the same step", "app"),
     Key("p", "p", "freeze", "freeze the view; data continues to arrive", "main", "freeze"),
     Key("r", "r", "next_rank", "show all ranks merged, or the next rank", "main"),
     Key("v", "v", "capture", "capture whole tensors of the layer", "app", "capture", changes=True),

@@ -7,7 +7,7 @@ It connects store and screen: it reads the link and the run, and uses no widget.
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from gradscope_tui.own_keys import read_own_keys, with_own_keys
 from gradscope_tui.replay import Replay
 from gradscope_tui.source import Connector, Source
 from gradscope_tui.store.measure import Frame
+from gradscope_tui.store.reference import MarkedStep, OtherRun, Reference
 from gradscope_tui.store.run import RunStore
 from gradscope_tui.store.session import Session
+from gradscope_tui.store.timeline import Landmark, Timeline, landmarks_of, place_of
 from gradscope_tui.view.cell import printable
 from gradscope_tui.view.status import Phase, Status, status_of
 
@@ -63,12 +65,14 @@ class Presenter:
         self.status = Status()
         self._frozen: Frame | None = None
         self._frozen_at = 0
+        self._past_step: int | None = None
         self._made_of: object = None
         self.frame: Frame | None = None
         self.keys, self.keys_problem = KEYS, ""
         self.page = "layers"
         self.size = (80, 24)
         self.must_choose = False
+        self.reference: Reference | None = None
         self.replay: Replay | None = None
         self._has_offered = False
 
@@ -121,7 +125,7 @@ class Presenter:
         self.close_recording()
         self.replay = Replay(path, notify, step=step)
         self.replay.start()
-        self._frozen = None
+        self._frozen, self._past_step = None, None
 
     def close_recording(self) -> None:
         """End the thread of the recording, if one is open."""
@@ -154,6 +158,54 @@ class Presenter:
             self.frame = store.frame()
         if self._frozen is not None:
             self.frame = self._frozen
+        if self.reference is not None and self.frame is not None:
+            self.reference.follow(self.frame.measured.step)
+
+    def compare_with(self, reference: Reference | None) -> None:
+        """Compare what is shown with this from now on; None: with nothing."""
+        if self.reference is not None:
+            self.reference.close()
+        self.reference = reference
+
+    def compare_with_recording(self, path: Path, notify: Callable[[], object]) -> None:
+        """Compare with another recording at the same step, and search for the first difference.
+
+        notify: called in a thread when there is something new.
+        """
+        run = self.store.run if self.store else None
+        known = next((info.recording for info in self._session.runs if info.run == run), "")
+        own = self.replay.path if self.replay is not None else Path(known) if known else None
+        reference = OtherRun(path, notify, own=own)
+        self.compare_with(reference)
+        reference.start()
+
+    def mark_step(self) -> str:
+        """Compare from now on with the shown step, or end the comparison. Return what was done."""
+        if self.reference is not None:
+            self.compare_with(None)
+            return "The comparison has ended."
+        if self.frame is None or self.store is None or self.frame.measured.step < 0:
+            return "There is no step to mark yet."
+        rank = self.store.ranks.in_words()
+        words = f"step {self.frame.measured.step:,}" + (f" of {rank}" if rank else "")
+        self.compare_with(MarkedStep(self.frame, words))
+        return f"Marked {words}. The table compares the shown step with it; M ends this."
+
+    @property
+    def other(self) -> tuple[Frame, str] | None:
+        """The frame with which the shown one is compared, and what it is."""
+        reference = self.reference
+        if reference is None or reference.frame is None:
+            return None
+        return reference.frame, reference.words
+
+    @property
+    def differing(self) -> str | None:
+        """The layer in which two compared runs differ first, from that step on."""
+        found = self.reference.comparison if self.reference is not None else None
+        if found is None or found.first is None or self.frame is None:
+            return None
+        return found.first.layer if self.frame.measured.step >= found.first.step else None
 
     def choose_rank(self) -> str:
         """Select the next choice of ranks; return it in words."""
@@ -172,9 +224,89 @@ class Presenter:
         if self._frozen is None and self.frame is not None and self.store is not None:
             self._frozen, self._frozen_at = self.frame, self.store.counters["taken"]
         else:
-            self._frozen = None
-            self._made_of = None
-            self.update()
+            self.show_newest()
+
+    @property
+    def timeline(self) -> Timeline | None:
+        """The position in a recording, or among the kept steps of a live run; None if that is at its newest step."""
+        if self.replay is not None:
+            return self._with_difference(self.replay.timeline)
+        if self._past_step is None or self.store is None:
+            return None
+        steps = self.store.past_steps()
+        if self._past_step not in steps:
+            return None
+        marks = landmarks_of(steps, self.store.verdict.every(), self.states())
+        kept = tuple(mark for mark in marks if mark.step >= steps[0])
+        place = place_of(steps, self._past_step)
+        return self._with_difference(
+            Timeline(steps, steps[0], steps[-1], place, self._past_step, kept, is_live=True)
+        )
+
+    def replay_landmark(self, direction: int) -> bool:
+        """Go to the next or previous landmark of a recording. Return whether there is one."""
+        line, replay = self.timeline, self.replay
+        if line is None or replay is None:
+            return False
+        place = replace(line, place=replay.place).place_of_landmark(direction)
+        if place is not None:
+            replay.is_playing = False
+            replay.go_to(place)
+        return place is not None
+
+    def _with_difference(self, line: Timeline | None) -> Timeline | None:
+        """Return a timeline with the first difference of two compared runs as a landmark."""
+        found = self.reference.comparison if self.reference is not None else None
+        if line is None or found is None or found.first is None or not line.steps:
+            return line
+        step, text = found.first.step, self.reference.note if self.reference else ""
+        mark = Landmark(step, place_of(line.steps, step), "≠", text)
+        marks = sorted((*line.landmarks, mark), key=lambda each: (each.step, each.sign))
+        return replace(line, landmarks=tuple(marks))
+
+    def scrub(self, distance: int) -> str:
+        """Show an earlier or later kept step of a live run. Return why there is none; empty if there is."""
+        steps = self.store.past_steps() if self.store is not None else []
+        if len(steps) < 2:
+            return "There is no earlier observed step yet."
+        shown = steps[-1] if self._past_step is None else self._past_step
+        if self.is_frozen and self._past_step is None and self.frame is not None:
+            shown = self.frame.measured.step
+        return self._show_past(steps, place_of(steps, shown) + distance)
+
+    def scrub_to_landmark(self, direction: int) -> str:
+        """Show the step of the next or previous finding or intervention. Return why there is none."""
+        if self._past_step is None:
+            self.scrub(0)
+        line = self.timeline
+        place = line.place_of_landmark(direction) if line is not None else None
+        if line is None or place is None:
+            where = "after" if direction > 0 else "before"
+            return (
+                f"No finding and no intervention begins {where} this step, in the steps that are kept."
+            )
+        return self._show_past(line.steps, place)
+
+    def _show_past(self, steps: Sequence[int], place: int) -> str:
+        if place < 0:
+            return f"Step {steps[0]:,} is the oldest one that this screen has kept."
+        if place >= len(steps):
+            was_past = self._past_step is not None
+            self.show_newest()
+            return "" if was_past else "This is the newest step."
+        frame = self.store.past_frame(steps[place]) if self.store is not None else None
+        if frame is None or self.store is None:
+            return "This step is no longer kept."
+        if self._frozen is None:
+            self._frozen_at = self.store.counters["taken"]
+        self._frozen, self._past_step = frame, steps[place]
+        self.update()
+        return ""
+
+    def show_newest(self) -> None:
+        """Show the newest step again, and later ones."""
+        self._frozen, self._past_step, self._made_of = None, None, None
+        self.update()
 
     @property
     def is_frozen(self) -> bool:
@@ -193,9 +325,21 @@ class Presenter:
         return next((page for page in pages if page == self.page), "main")
 
     @property
+    def _compared_version(self) -> object:
+        reference = self.reference
+        return None if reference is None else (id(reference), id(reference.frame), reference.note)
+
+    @property
     def version(self) -> object:
         """A value that changes whenever the page must be redrawn."""
-        return self._session.version, self._changes.version, self.is_frozen, self._made_of
+        return (
+            self._session.version,
+            self._changes.version,
+            self.is_frozen,
+            self._past_step,
+            self._made_of,
+            self._compared_version,
+        )
 
     @property
     def is_changeable(self) -> bool:

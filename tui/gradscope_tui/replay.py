@@ -9,8 +9,9 @@ from pathlib import Path
 from gradscope.errors import RecordingError
 from gradscope.protocol import RunInfo, Step
 from gradscope.recording import open_recording
-from gradscope_tui.store.recorded import Landmark, RecordedRun
+from gradscope_tui.store.recorded import RecordedRun
 from gradscope_tui.store.run import RunStore
+from gradscope_tui.store.timeline import Timeline
 
 __all__ = ["Replay"]
 
@@ -20,8 +21,6 @@ _PLAY_S = 0.25
 
 _QUIET_S = 0.6
 """Earlier steps are read after this time without another position: else they delay the next one."""
-
-_GRAVITY = {"✖": 0, "▲": 1, "◆": 2}
 
 
 class Replay:
@@ -75,20 +74,19 @@ class Replay:
         return self._shown_place
 
     @property
-    def landmark(self) -> Landmark | None:
-        """The finding or intervention that begins at the shown position; of several the gravest."""
-        if self.run is None:
-            return None
-        found = [mark for mark in self.run.landmarks if mark.place == self._shown_place]
-        return min(found, key=lambda mark: _GRAVITY.get(mark.sign, len(_GRAVITY)), default=None)
-
-    @property
-    def next_landmark(self) -> Landmark | None:
-        """The first finding or intervention after the shown position."""
+    def timeline(self) -> Timeline | None:
+        """The steps of the recording and the shown position; None before the first one is shown."""
         if self.run is None or self._shown_place is None:
             return None
-        return next(
-            (mark for mark in self.run.landmarks if mark.place > (self._shown_place or 0)), None
+        run = self.run
+        return Timeline(
+            run.steps,
+            run.first,
+            run.last,
+            self._shown_place,
+            self.shown_step,
+            run.landmarks,
+            self.is_playing,
         )
 
     def move(self, distance: int) -> None:
@@ -99,16 +97,6 @@ class Replay:
         """Go to the first observed step, 0, or to the last, -1."""
         if self.run is not None:
             self.go_to(0 if end == 0 else self.run.last_place)
-
-    def jump_to_landmark(self, direction: int) -> bool:
-        """Go to the next or previous finding or intervention. Return whether there is one."""
-        places = {mark.place for mark in self.run.landmarks} if self.run else set()
-        ahead = [place for place in places if (place - self.place) * direction > 0]
-        if not ahead:
-            return False
-        self.is_playing = False
-        self.go_to(min(ahead, key=lambda place: abs(place - self.place)))
-        return True
 
     def go_to(self, place: int) -> None:
         """Go to a position; to the nearest one if it is out of range."""

@@ -16,7 +16,7 @@ from gradscope.protocol import InterventionState
 from gradscope_tui.keys import EXPECTED_KEYS, REPLAY_ACTIONS, bindings_of, keys_shown
 from gradscope_tui.presenter import Presenter
 from gradscope_tui.screens.card import CardScreen, wide_text_width
-from gradscope_tui.view.cell import Cell, Line, fit, text_of
+from gradscope_tui.view.cell import Cell, Line, fit, printable, text_of
 from gradscope_tui.view.copied_text import layer_text, verdict_text
 from gradscope_tui.view.findings import verdict_cells
 from gradscope_tui.view.lines import (
@@ -83,10 +83,11 @@ class MainScreen(Screen[None]):
         self._chosen_without_layer = ""
         self.has_hint = False
         self._hint = CellLines(id="hint")
+        self._compared = CellLines(id="compared")
 
     def compose(self) -> ComposeResult:
         """Create the lines and the pages."""
-        yield from (self.verdict, self.status, self.ranks, self.bar, self.tabs)
+        yield from (self.verdict, self.status, self.ranks, self.bar, self.tabs, self._compared)
         with self._pages:
             yield self._empty
             yield Horizontal(self.table, self.side, id="layers")
@@ -150,15 +151,21 @@ class MainScreen(Screen[None]):
         self._hint.display = self.has_hint and not self._is_low
         self._hint.show((Cell(fit(_HINT, width), "title"),))
         self._show_timeline(width)
+        reference = presenter.reference
+        self._compared.display = is_roomy and reference is not None
+        if reference is not None:
+            note = f" · {reference.note}" if reference.note else ""
+            text = f" ≠ compared with {printable(reference.words + note)}"
+            self._compared.show((Cell(fit(text, width), "title"),))
         self._show_page()
         self._show_tabs()
 
     def _show_timeline(self, width: int) -> None:
-        """Show the position in a recording, and the finding or intervention there if the screen is high enough."""
-        replay = self._presenter.replay
-        self.timeline.display = replay is not None
-        if replay is not None:
-            position, landmark = timeline_cells(replay, width)
+        """Show the position among past steps, and the finding or intervention there if the screen is high enough."""
+        line = self._presenter.timeline
+        self.timeline.display = self._presenter.replay is not None or line is not None
+        if self.timeline.display:
+            position, landmark = timeline_cells(line, width)
             self.timeline.styles.height = 1 if self._is_low else 2
             self.timeline.show(*((position,) if self._is_low else (landmark, position)))
 
@@ -202,9 +209,11 @@ class MainScreen(Screen[None]):
         store, frame, states = presenter.store, presenter.frame, presenter.states()
         if store is None or frame is None:
             return
+        self.detail.other = self.side.other = presenter.other
         if shown == "layers":
             self.side.display = self.size.width >= _SIDE_FROM and not self._is_low
-            self.table.show(frame, states)
+            other = presenter.other
+            self.table.show(frame, states, other[0] if other else None, presenter.differing)
             self._show_side()
         elif shown == "detail":
             self.detail.show(store, frame, states)
@@ -336,6 +345,9 @@ class MainScreen(Screen[None]):
             self._focus_page()
         elif self._presenter.page != "layers":
             self.action_show("layers")
+        elif self._presenter.is_frozen:
+            self._presenter.show_newest()
+            self.draw()
         else:
             self.table.set_filter("")
 
@@ -434,6 +446,30 @@ class MainScreen(Screen[None]):
         self.app.copy_to_clipboard(text)
         self.notify(text, title="copied", markup=False)
 
+    def action_mark_step(self) -> None:
+        """Compare with the shown step from now on, or end the comparison."""
+        self.notify(self._presenter.mark_step(), markup=False)
+        self.draw()
+
+    def action_scrub(self, distance: int) -> None:
+        """Show an earlier or later observed step."""
+        if self._presenter.replay is not None:
+            self.action_replay_move(distance)
+            return
+        self._note_scrub(self._presenter.scrub(distance))
+
+    def action_landmark(self, direction: int) -> None:
+        """Show the step at which the next or previous finding or intervention begins."""
+        if self._presenter.replay is not None:
+            self.action_replay_landmark(direction)
+            return
+        self._note_scrub(self._presenter.scrub_to_landmark(direction))
+
+    def _note_scrub(self, problem: str) -> None:
+        if problem:
+            self.notify(problem)
+        self.draw()
+
     def action_replay_play(self) -> None:
         """Play the recording, or stop."""
         replay = self._presenter.replay
@@ -458,7 +494,6 @@ class MainScreen(Screen[None]):
 
     def action_replay_landmark(self, direction: int) -> None:
         """Go to the next or previous finding or intervention."""
-        replay = self._presenter.replay
-        if replay is not None and not replay.jump_to_landmark(direction):
+        if self._presenter.replay is not None and not self._presenter.replay_landmark(direction):
             where = "after" if direction > 0 else "before"
             self.notify(f"There is no finding and no intervention {where} this step.")

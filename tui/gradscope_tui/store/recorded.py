@@ -3,12 +3,10 @@
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 import msgspec
 
-from gradscope.findings.text import SIGNS, first_line
 from gradscope.protocol import (
     Backfill,
     Memory,
@@ -20,9 +18,9 @@ from gradscope.protocol import (
 )
 from gradscope.recording import Recording
 from gradscope_tui.store.run import RunStore
-from gradscope_tui.view.intervention_text import intervention_line
+from gradscope_tui.store.timeline import Landmark, landmarks_of, place_of
 
-__all__ = ["Landmark", "RecordedRun"]
+__all__ = ["RecordedRun"]
 
 _PAST = 48
 """The observed steps that are read with the shown one: the trend has 24, and the heat a memory of about 50."""
@@ -32,16 +30,6 @@ _MORE = 192
 
 _SCALARS = 2_000
 """The newest steps whose scalars are shown, as many as the store keeps."""
-
-
-@dataclass(frozen=True, slots=True)
-class Landmark:
-    """A step to jump to: where a finding begins, or an intervention. `place` is the position that shows it."""
-
-    step: int
-    place: int
-    sign: str
-    text: str
 
 
 class RecordedRun:
@@ -81,7 +69,7 @@ class RecordedRun:
 
     def place_of(self, step: int) -> int:
         """Return the position of the first observed step that is not before `step`; the last one if there is none."""
-        return min(bisect_left(self.steps, step), self.last_place)
+        return place_of(self.steps, step)
 
     def store_at(self, place: int, rank: int | None = None) -> RunStore:
         """Return what a viewer showed at this position. rank: the selected rank; None: all ranks merged."""
@@ -157,20 +145,13 @@ class RecordedRun:
             for event in self._events
             if event.finding is not None
         }
-        for finding in findings.values():
-            step = finding.found_step if finding.since_step is None else finding.since_step
-            if step is not None:
-                sign, text = SIGNS[finding.severity], first_line(finding)
-                yield Landmark(step, self.place_of(step), sign, text)
         states = {
             state.id: state
             for message in self._interventions
             for state in message.entries
             if state.active_since is not None
         }
-        for state in states.values():
-            step = state.active_since or 0
-            yield Landmark(step, self.place_of(step), "◆", intervention_line(state))
+        return landmarks_of(self.steps, findings.values(), states.values())
 
 
 def _cut(scalars: Scalars, until: float) -> Scalars:

@@ -168,6 +168,24 @@ class RunStore:
             block=self.block,
         )
 
+    def past_steps(self) -> list[int]:
+        """Return the past observed steps whose whole numbers are kept, in order."""
+        return [step for step, _ in self.past_blocks]
+
+    def past_frame(self, step: int, trend_width: int = 24) -> Frame | None:
+        """Return a kept past step as `frame` returned it, without marks of unusual numbers; None if it is not kept."""
+        block = next((block for kept, block in self.past_blocks if kept == step), None)
+        if block is None:
+            return None
+        steps = self.ring.steps(trend_width, step)
+        return Frame(
+            tree=self.tree,
+            measured=measure(block, self.tree, step),
+            heat={name: np.zeros(len(self.tree), np.int8) for name in _NAMES},
+            trend=with_gaps(steps, _trend(self.ring, trend_width, step)),
+            block=block,
+        )
+
     @property
     def verdict(self) -> Verdict:
         """What is wrong with the run, and what was checked."""
@@ -321,11 +339,11 @@ class RunStore:
         self.data_at = at if self.data_at is None else max(at, self.data_at)
 
 
-def _trend(ring: StepRing, width: int) -> NDArray[np.float32]:
+def _trend(ring: StepRing, width: int, until: int | None = None) -> NDArray[np.float32]:
     """Return norms of the output gradients, or of the parameter gradients if a node has none.
 
     Shape (steps, nodes).
     """
-    at_outputs = ring.matrix("grad_norm", width)
-    at_parameters = ring.matrix("param_grad_norm", width)
+    at_outputs = ring.matrix("grad_norm", width, until)
+    at_parameters = ring.matrix("param_grad_norm", width, until)
     return np.where(np.isnan(at_outputs).all(axis=0), at_parameters, at_outputs)

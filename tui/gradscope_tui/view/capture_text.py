@@ -10,7 +10,7 @@ from gradscope_tui.view.cell import printable
 if TYPE_CHECKING:
     from gradscope.client import CapturedArray
 
-__all__ = ["captured_text"]
+__all__ = ["captured_text", "title_of_captured"]
 
 _HEIGHT = 14
 _CHANNELS = 6
@@ -21,12 +21,17 @@ def captured_text(found: "Sequence[CapturedArray]", width: int) -> str:
     return "\n\n".join("\n".join(_lines(each, width)) for each in found)
 
 
+def title_of_captured(captured: "CapturedArray") -> str:
+    """Return what the tensor is: kind, layer, step, shape and dtype."""
+    shape = " x ".join(map(str, captured.array.shape)) or "scalar"
+    name = printable(".".join(part for part in (captured.layer, captured.name) if part)) or "the model"
+    return f"{captured.what} of {name}, step {captured.step}: {shape}, {printable(captured.dtype)}"
+
+
 def _lines(captured: "CapturedArray", width: int) -> list[str]:
     from gradscope.client.tensor_art import picture_lines  # noqa: PLC0415 - zmq loads after the first paint
 
-    shape = " x ".join(map(str, captured.array.shape)) or "scalar"
-    name = printable(".".join(part for part in (captured.layer, captured.name) if part)) or "the model"
-    lines = [f"{captured.what} of {name}, step {captured.step}: {shape}, {printable(captured.dtype)}"]
+    lines = [title_of_captured(captured)]
     if captured.note:
         lines.append(printable(captured.note))
     if not captured.array.size:

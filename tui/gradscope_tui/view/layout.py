@@ -10,10 +10,13 @@ from typing import Literal
 from gradscope_tui.store.measure import QUANTITIES
 from gradscope_tui.view.numbers import NUMBER_WIDTH
 
-__all__ = ["GUTTER", "NUMBER_CELL", "Column", "Layout", "choose_columns"]
+__all__ = ["GUTTER", "NUMBER_CELL", "RATIO_CELL", "Column", "Layout", "choose_columns"]
 
 GUTTER = 3
 """The width of cursor, mark and intervention sign."""
+
+RATIO_CELL = 9
+"""A ratio with the sign before it and the arrow after it."""
 
 NUMBER_CELL = NUMBER_WIDTH + 2
 """A number with the sign before it (how it was measured) and the arrow after it (unusual)."""
@@ -28,7 +31,12 @@ class Column:
     least: int
     most: int
     rank: int
-    kind: Literal["name", "type", "number", "trend", "intervention"]
+    kind: Literal["name", "type", "number", "other", "ratio", "trend", "intervention"]
+
+    @property
+    def quantity(self) -> str:
+        """The quantity of a column of numbers or ratios."""
+        return self.name.partition(":")[0]
 
 
 _TITLES = {quantity.name: quantity.title for quantity in QUANTITIES}
@@ -54,6 +62,9 @@ _GROWS = (
 )
 
 
+_COMPARED_NAME = 17
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The columns from left to right with their widths; with the gutter they fill `width`."""
@@ -62,8 +73,10 @@ class Layout:
     columns: tuple[tuple[Column, int], ...]
 
 
-def choose_columns(width: int) -> Layout:
-    """Return the columns for a terminal of that width."""
+def choose_columns(width: int, *, is_compared: bool = False) -> Layout:
+    """Return the columns for a terminal of that width. is_compared: each number with another one and the ratio."""
+    if is_compared:
+        return _compared_columns(width)
     left = width - GUTTER
     chosen: dict[str, int] = {}
     for column in sorted(_COLUMNS, key=lambda c: c.rank):
@@ -79,3 +92,23 @@ def choose_columns(width: int) -> Layout:
             left -= grown
     chosen["name"] = max(1, chosen["name"] + left)
     return Layout(width, tuple((c, chosen[c.name]) for c in _COLUMNS if c.name in chosen))
+
+
+def _compared_columns(width: int) -> Layout:
+    """Return as many quantities as fit, in the order of their ranks: now, then, ratio. The ratio is the last to go."""
+    left = width - GUTTER - _COMPARED_NAME
+    chosen: list[tuple[Column, int]] = []
+    numbers = sorted((c for c in _COLUMNS if c.kind == "number"), key=lambda c: c.rank)
+    for column in numbers:
+        parts = (
+            (column, NUMBER_CELL),
+            (Column(f"{column.name}:other", "then", 0, 0, 0, "other"), NUMBER_CELL),
+            (Column(f"{column.name}:ratio", "ratio", 0, 0, 0, "ratio"), RATIO_CELL),
+        )
+        needed = sum(part_width for _, part_width in parts)
+        if chosen and needed > left:
+            break
+        chosen += parts
+        left -= needed
+    name = max(1, _COMPARED_NAME + left)
+    return Layout(width, ((_COLUMNS[0], name), *chosen))

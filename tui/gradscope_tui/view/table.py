@@ -14,7 +14,7 @@ from gradscope_tui.store.measure import QUANTITIES, Frame
 from gradscope_tui.store.repeats import Spread
 from gradscope_tui.view.cell import Cell, Role, fit
 from gradscope_tui.view.intervention_text import intervention_in_words
-from gradscope_tui.view.layout import NUMBER_CELL, Layout
+from gradscope_tui.view.layout import NUMBER_CELL, Column, Layout
 from gradscope_tui.view.numbers import aligned, count, short_number
 from gradscope_tui.view.plots.sparkline import sparkline
 from gradscope_tui.view.rows import Listing, RowOrder
@@ -45,6 +45,12 @@ class TableView:
     spreads: Mapping[int, Spread] = field(default_factory=dict)
     """By the first node of each folded repeat."""
 
+    other: Frame | None = None
+    """The frame with which this one is compared."""
+
+    differing: str | None = None
+    """The layer in which two runs differ first."""
+
     def node_at(self, row: int) -> int | None:
         """Return the node whose numbers a row shows; None for the medians of a repeat."""
         node, repeat = self.listing.nodes[row], self.listing.repeats.get(row)
@@ -69,7 +75,7 @@ def header_cells(view: TableView) -> tuple[Cell, ...]:
     cells = [Cell(" " * 3, "header")]
     for column, width in view.layout.columns:
         title = f"{column.title} {arrow}" if column.name == view.order.sort else column.title
-        indent = "  " if column.kind == "number" else ""
+        indent = "  " if column.kind in ("number", "other") else ""
         cells.append(Cell(fit(indent + title, width), "header"))
     return tuple(cells)
 
@@ -89,6 +95,8 @@ def row_cells(view: TableView, row: int) -> tuple[Cell, ...]:
             cells.append(Cell(fit(view.frame.tree.layers[node].type, width - 1) + " ", "dim"))
         elif column.kind == "number":
             cells.extend(number_cell(view.frame, column.name, node))
+        elif column.kind in ("other", "ratio"):
+            cells.extend(_compared_cells(view, column, node, width))
         elif column.kind == "trend":
             cells.append(Cell(sparkline(view.frame.trend[:, node], width - 1) + " ", "spark"))
         else:
@@ -135,6 +143,8 @@ def _repeat_cells(view: TableView, spread: Spread, row: int) -> tuple[Cell, ...]
             cells.append(Cell(fit(types, width - 1) + " ", "dim"))
         elif column.kind == "number":
             cells.append(_median_cell(spread, column.name))
+        elif column.kind in ("other", "ratio"):
+            cells.append(Cell(fit("   ·", width), "dim"))
         elif column.kind == "trend":
             cells.append(Cell(sparkline(spread.trend, width - 1) + " ", "spark"))
         else:
@@ -178,6 +188,17 @@ def _furthest_name_cells(view: TableView, row: int, width: int) -> tuple[Cell, .
     return Cell(start, "dim"), Cell(label, role), Cell(fit(note, rest - 1) + " ", role)
 
 
+def _compared_cells(view: TableView, column: Column, node: int, width: int) -> tuple[Cell, ...]:
+    from gradscope_tui.view.compared import other_cells, ratio_cell  # noqa: PLC0415 - it shows numbers as this module
+
+    name = view.frame.tree.layers[node].name
+    if view.other is None:
+        return (Cell(" " * width),)
+    if column.kind == "other":
+        return other_cells(view.other, name, column.quantity)
+    return (ratio_cell(view.frame, view.other, name, column.quantity),)
+
+
 def _median_cell(spread: Spread, quantity: str) -> Cell:
     if spread.broken[quantity]:
         return Cell(fit(f" NaN in {spread.broken[quantity]}", NUMBER_CELL - 1) + " ", "bad")
@@ -208,6 +229,10 @@ def _mark_cell(view: TableView, nodes: Iterable[int]) -> Cell:
 def _intervention_sign(view: TableView, nodes: Iterable[int]) -> Cell:
     """Return the sign of an intervention in any of these layers."""
     states = [s for n in nodes for s in view.interventions.get(view.frame.tree.layers[n].name, ())]
+    if view.differing is not None and any(
+        view.frame.tree.layers[node].name == view.differing for node in nodes
+    ):
+        return Cell("≠", "warning")
     if not states:
         return Cell(" ")
     is_active = any(state.active_since is not None for state in states)

@@ -17,6 +17,7 @@ from gradscope_tui.store.effects import Effect
 from gradscope_tui.store.measure import QUANTITIES, Frame
 from gradscope_tui.store.run import RunStore
 from gradscope_tui.view.cell import Cell, Line, Role, fit, printable
+from gradscope_tui.view.compared import compared_line
 from gradscope_tui.view.detail import (
     about_lines,
     focus_in_words,
@@ -73,6 +74,9 @@ class DetailPage(Container, can_focus=True):
 
     layer_name: str | None = None
     finding: Finding | None = None
+    other: tuple[Frame, str] | None = None
+    """The frame with which the shown one is compared, and what it is."""
+
     refusal: str = ""
     _shown: _Shown | None = None
     _kind: str = _FIRST_KIND
@@ -218,6 +222,9 @@ class DetailPage(Container, can_focus=True):
                 store, frame, node, each, place if len(here) > 1 else 0
             )
         ]
+        if self.other is not None:
+            other, words = self.other
+            active.append(compared_line(frame, other, layer.name, words, max(1, self.size.width - 2)))
         if self.finding is not None and layer.name in self.finding.layers:
             active = [*evidence_lines(self.finding, max(1, self.size.width - 2)), *active]
         parameters = about_lines(layer, self.size.width - 2)

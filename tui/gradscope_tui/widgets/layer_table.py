@@ -48,6 +48,8 @@ class LayerTable(CursorList):
         no_rows = Listing((), is_flat=False)
         self._view = TableView(RunStore("").frame(), no_rows, self.order, choose_columns(0))
         self._interventions: Collection[InterventionState] = ()
+        self._other: Frame | None = None
+        self._differing: str | None = None
         self._cells: dict[int, Line] = {}
         self._strips: dict[tuple[int, bool], tuple[Line, Strip]] = {}
         self._listed_from: object = None
@@ -55,23 +57,30 @@ class LayerTable(CursorList):
         self._unfolded_repeats: set[str] = set()
         self._spreads: dict[int, Spread] = {}
 
-    def show(self, frame: Frame, interventions: Collection[InterventionState]) -> None:
-        """Show a frame. The cursor stays on its layer."""
-        self._interventions = interventions
+    def show(
+        self,
+        frame: Frame,
+        interventions: Collection[InterventionState],
+        other: Frame | None = None,
+        differing: str | None = None,
+    ) -> None:
+        """Show a frame, with the numbers of another one next to its own. The cursor stays on its layer."""
+        self._interventions, self._other, self._differing = interventions, other, differing
         # Before its first layout, the table has no width; it is about to fill the screen.
         width = self.scrollable_content_region.width if self.size.width else self.app.size.width
         before = self._view
         if frame.tree is not before.frame.tree:
             self._find_repeats(frame.tree)
         listing = self._list_rows(frame)
-        columns, states = choose_columns(width), by_layer(interventions)
+        columns, states = choose_columns(width, is_compared=other is not None), by_layer(interventions)
         self._spreads = {
             repeat.first: spread_of(repeat, frame, self._furthest_of(repeat))
             for repeat in {id(each): each for each in listing.repeats.values()}.values()
         }
         view = TableView(
-            frame, listing, self.order, columns, states, self.folded, self.marked, self._spreads
-        )
+            frame, listing, self.order, columns, states, self.folded, self.marked, self._spreads,
+            other, differing,
+        )  # fmt: skip
         self._view = view
         is_same = before.listing is listing and before.layout == view.layout
         if is_same and before.frame.tree is frame.tree:
@@ -221,7 +230,7 @@ class LayerTable(CursorList):
         self._show_again()
 
     def _show_again(self) -> None:
-        self.show(self._view.frame, self._interventions)
+        self.show(self._view.frame, self._interventions, self._other, self._differing)
         self.post_message(self.Changed())
 
     def notify_style_update(self) -> None:
