@@ -12,7 +12,7 @@ from gradscope_tui.view.cell import text_of
 from gradscope_tui.view.timeline import timeline_cells
 
 
-def test_a_past_frame_has_the_numbers_of_its_step_also_its_NaN_elements():
+def test_a_past_frame_has_the_numbers_of_its_step_also_the_counts_of_nan():
     run = SyntheticRun(broken={7: ("head", 12)})
     store = store_of(run, 20)
     until_seven = store_of(SyntheticRun(broken={7: ("head", 12)}), 8)
