@@ -52,7 +52,7 @@ class CoverageMonitor(StepPlugin):
         self._schedule = schedule
         self._recorder = recorder
         self._observed = self._first = self._every = 0
-        self._no_step = ""
+        self._no_step = self._no_update_reason = ""
         self._has_optimizer = False
         self._sent = Checked()
         self._sends_at = 1
@@ -113,7 +113,7 @@ class CoverageMonitor(StepPlugin):
             gaps.append(NotChecked("the origin of a NaN in all steps", self._recorder.words))
         if self._steps < _ENOUGH:
             return gaps
-        gaps += self._of_losses()
+        gaps += self._of_losses() + self._of_updates()
         self._has_optimizer |= bool(self._engine.optimizers())  # none are alive at the end of a script
         if not self._has_optimizer:
             gaps.append(
@@ -154,6 +154,15 @@ class CoverageMonitor(StepPlugin):
         return [
             NotChecked("the loss", why if others else "no loss is logged", "call scope.log(loss=loss)")
         ]
+
+    def _of_updates(self) -> list[NotChecked]:
+        """Return that updates are not measured, with the reason in the first step that lacked them."""
+        reason = self._engine.tracker.measurement.parameters.no_update_reason
+        self._no_update_reason = reason and (self._no_update_reason or reason)
+        if not self._no_update_reason:
+            return []
+        enable = "attach(layers=...) with few layers copies their parameters only"
+        return [NotChecked("updates of the parameters", self._no_update_reason, enable)]
 
     def _of_layers(self) -> list[NotChecked]:
         if self._run.settings.layers is None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gradscope.hooks import LayerInfo, local_part
+from gradscope.observe.free_memory import free_bytes
 from gradscope.observe.row_buffer import RowBuffer, Targets, room_for
 
 __all__ = ["ParameterObserver"]
@@ -19,6 +20,9 @@ _PLANS = 16
 """Maximum number of cached plans. If there are more, the cache is cleared."""
 
 _KEPT_BYTES = 64 * 1024 * 1024
+
+_SHARE = 0.5
+"""The largest part of the free memory that copies may take: the optimizer needs memory too while they exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class _Plan:
     param_grad: list[Targets]
     update: list[Targets]
     room_bytes: int
+    sizes: dict[torch.device, int]
+    """The bytes of the parameters on each device."""
 
     def all_rows(self) -> list[Targets]:
         """Return all rows that the optimizer's step writes."""
@@ -55,8 +61,9 @@ class ParameterObserver:
     """Records `param` and `param_grad` before an optimizer steps, and `update` after the step.
 
     Each parameter has its own row (`param_grad.weight`) and shares one row with the layer's other parameters
-    (`param_grad`). `before` copies the parameters that have a gradient, until `after`. If the script clips
-    gradients, `param_grad_before_clip` holds the gradients before clipping.
+    (`param_grad`). `before` copies the parameters that have a gradient, until `after`; if the copies would take more
+    than half of the free memory of a device, `update` is not measured. If the script clips gradients,
+    `param_grad_before_clip` holds the gradients before clipping.
     """
 
     def __init__(self, buffer: RowBuffer, layers: Sequence[LayerInfo]) -> None:
@@ -74,6 +81,8 @@ class ParameterObserver:
         self._memory: dict[int, NDArray[np.uint8]] = {}
         self.has_only_finite = False
         """Whether `before` has read all gradients of its parameters and all of them were finite."""
+        self.no_update_reason = ""
+        """Why the newest step has no `update`: the copies need too much memory. Empty if it is measured."""
 
     def knows(self, parameters: Sequence[torch.Tensor]) -> bool:
         """Return whether any of the parameters is watched."""
@@ -182,6 +191,7 @@ class ParameterObserver:
             param_grad=[self._rows("param_grad", p) for p in known],
             update=[self._rows("update", p) for p in known],
             room_bytes=room_for(known),
+            sizes=_sizes(known),
         )
 
     def _rows(self, kind: str, parameter: torch.Tensor) -> Targets:
@@ -204,9 +214,36 @@ class ParameterObserver:
                 moves[i] = False
             known = list(compress(known, moves))
             param, update = list(compress(param, moves)), list(compress(update, moves))
+        self.no_update_reason = _lack_of_memory(plan.sizes)
+        if self.no_update_reason:
+            self._buffer.add_each(known, param)
+            for rows in update:
+                self._buffer.mark_unmeasured(rows)
+            return
         memory = self._memory.pop(id(plan), None)
         if memory is None:
             memory = np.empty(plan.room_bytes, np.uint8)
         left = self._buffer.add_each(known, param, memory)
         copies = {i: local_part(known[i]).detach().clone() for i in left if not is_lazy(known[i])}
         self._kept.append(_Kept(plan, known, update, memory, copies))
+
+
+def _sizes(parameters: Sequence[torch.Tensor]) -> dict[torch.device, int]:
+    sizes: dict[torch.device, int] = {}
+    for parameter in parameters:
+        if not is_lazy(parameter):
+            part = local_part(parameter)
+            sizes[part.device] = sizes.get(part.device, 0) + part.numel() * part.element_size()
+    return sizes
+
+
+def _lack_of_memory(sizes: dict[torch.device, int]) -> str:
+    """Return why bytes of these sizes cannot be copied on each device; empty if they can, and for small sizes."""
+    for device, size in sizes.items():
+        free = free_bytes(device) if size > _KEPT_BYTES else None
+        if free is not None and size > _SHARE * free:
+            return (
+                f"copies of the parameters would take {size / 1e9:.1f} GB of the {free / 1e9:.1f} GB that are free on "
+                f"{device}, more than half"
+            )
+    return ""

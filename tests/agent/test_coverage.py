@@ -91,3 +91,11 @@ def test_a_part_that_failed_is_named(model):
 def test_before_a_step_has_ended_nothing_is_claimed(model):
     with gradscope.attach(model, hub=None, record=False, quiet=True) as scope:
         assert scope.diagnose().headline == "no verdict yet: no step has ended"
+
+
+def test_updates_that_need_too_much_memory_are_named_with_the_figures(model, monkeypatch):
+    monkeypatch.setattr("gradscope.observe.parameters._KEPT_BYTES", 0)
+    monkeypatch.setattr("gradscope.observe.parameters._SHARE", 1e-12)
+    gap = gaps(train(model))["updates of the parameters"]
+    assert "copies of the parameters would take 0.0 GB of the " in gap.why
+    assert gap.why.endswith(" GB that are free on cpu, more than half")

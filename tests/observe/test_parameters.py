@@ -125,3 +125,16 @@ def test_a_forgotten_step_has_no_update():
 def present_kinds(buffer):
     block = buffer.read_out().block()
     return {block.kinds[i] for i in block.kind}
+
+
+def test_updates_are_not_measured_if_their_copies_would_take_too_much_memory(monkeypatch):
+    monkeypatch.setattr("gradscope.observe.parameters._KEPT_BYTES", 0)
+    monkeypatch.setattr("gradscope.observe.parameters._SHARE", 1e-12)
+    model = Model()
+    model(torch.randn(4, 5)).square().sum().backward()
+    old = model.first.weight.detach().double().numpy().copy()
+    table = observed(model, torch.optim.SGD(model.parameters(), lr=0.1).step)
+    assert_measures(table["first"]["param.weight"], old)
+    assert_measures(table["first"]["param_grad.weight"], model.first.weight.grad.double().numpy())
+    assert table["first"]["update"].flags & Flags.NOT_MEASURED
+    assert table["first"]["update.weight"].flags & Flags.NOT_MEASURED
