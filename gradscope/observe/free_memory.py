@@ -47,7 +47,7 @@ def cgroup_free_bytes(membership: str, root: Path) -> int | None:
 
 
 def _folders(membership: str, root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """Yield the cgroup of the process and those that contain it, and the names of its files."""
+    """Yield the cgroup of the process and all cgroups above it, each with the names of its files."""
     for line in membership.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
