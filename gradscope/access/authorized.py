@@ -17,10 +17,10 @@ from gradscope.errors import UnsafePathError, UsageError
 
 __all__ = ["AuthorizedKey", "AuthorizedKeys", "Role", "ViewerRole", "authorize", "revoke", "server_key"]
 
-ViewerRole: TypeAlias = Literal["observe", "control"]
-"""What a viewer with this key may do: watch runs, or also change them."""
+ViewerRole: TypeAlias = Literal["observe", "control", "forward"]
+"""What a peer with this key may do: watch runs, also change them, or forward the runs of another node's hub."""
 
-Role: TypeAlias = Literal["observe", "control", "server"]
+Role: TypeAlias = Literal["observe", "control", "forward", "server"]
 """The role of a viewer's key; or "server", for the key of a server that this user watches."""
 
 _FILE = "authorized.json"

@@ -68,8 +68,11 @@ def authorize_key(
     key: Annotated[str, typer.Argument(metavar="PUBLICKEY", help="64 hexadecimal digits.")],
     name: Annotated[str | None, typer.Option("--name", help="A name for the viewer's key.")] = None,
     role: Annotated[
-        Literal["observe", "control"] | None,
-        typer.Option("--role", help="observe (default): watch runs; control: also change them."),
+        Literal["observe", "control", "forward"] | None,
+        typer.Option(
+            "--role",
+            help="observe (default): watch runs; control: also change; forward: a hub of another node.",
+        ),
     ] = None,
     server: Annotated[
         str | None,

@@ -198,7 +198,7 @@ class Session:
             subscription, is_listening, is_done = self._subscriptions.popleft()
             self._subscription_count += 1
             subscription = replace(subscription, number=self._subscription_count)
-            self.known.watch(subscription.run, subscription.number)
+            self.known.watch(subscription.run, subscription.number, is_merged=subscription.is_merged)
             self.inbox.clear()
             self.is_listening = is_listening
             self._subscription = subscription

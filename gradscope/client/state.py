@@ -53,6 +53,7 @@ class RunState:
         self.has_all_but_steps = False
         self.is_synchronised = False
         self._awaited: int | None = None
+        self._is_merged = False
         self.interventions: dict[int, Interventions] = {}
         self.rank_states: dict[str, RankStates] = {}
         self._manifests: dict[int, OrderedDict[int, Manifest]] = {}
@@ -63,17 +64,19 @@ class RunState:
         self._memory: dict[int, Memory] = {}
         self._times: dict[int, Times] = {}
 
-    def watch(self, run: str, number: int | None = None) -> None:
+    def watch(self, run: str, number: int | None = None, *, is_merged: bool = False) -> None:
         """Forget the messages of an earlier subscription.
 
         number: the number of the new subscription. Until its backfill begins, all messages about the run
             except manifests and interventions are ignored: they belong to an earlier subscription to the
             same run, and their manifests are forgotten.
+        is_merged: the hub merges all ranks, so each step is one of all ranks.
         """
         with self._changed:
             self.run = run
             self.has_all_but_steps = self.is_synchronised = False
             self._awaited = number
+            self._is_merged = is_merged
             for of_run in (self.interventions, self._manifests, self._names, self._steps):
                 of_run.clear()
             self._assembly.clear()
@@ -263,7 +266,7 @@ class RunState:
         if last is not None and step.seq <= last.seq and step.time_s <= last.time_s:
             return []
         self._steps[step.rank] = step
-        if step.ranks:
+        if step.ranks and self._is_merged:
             self._whole = {step.rank: step}
             return [step, self._whole]
         assembled = self._assembly.add(step, self.ranks())

@@ -29,7 +29,9 @@ def merge_ranks(parts: Sequence[tuple[Sequence[str], Block]]) -> tuple[tuple[str
 
     Returns the names of all layers, and one row for each layer and kind, merged over the ranks column by
     column. Of rows flagged REPLICA only one is used; if the others differ from it, the merged row is
-    flagged DIFFERS. Columns that a rank has not measured are omitted, and so are the histogram and the digests.
+    flagged DIFFERS. If all of them are flagged, as on a node without the first rank, so is the merged row, and
+    nothing is compared, because they may be copies of different shards: merged rows can be merged
+    again. Columns that a rank has not measured are omitted, and so are the histogram and the digests.
     Raises UsageError if `parts` is empty.
     """
     if not parts:
@@ -48,10 +50,11 @@ def _merge_by_key(parts: Sequence[tuple[Sequence[str], Block]]) -> tuple[tuple[s
     found, groups = np.unique(keys[is_taken], return_inverse=True)
     merged = merge_block(taken, groups, len(found))
     flags = np.zeros(len(found), np.uint8)
-    np.bitwise_or.at(flags, groups, taken.flags & ~np.uint8(Flags.REPLICA))
+    np.bitwise_or.at(flags, groups, taken.flags)
     sizes = np.bincount(groups, minlength=len(found))
     place = np.searchsorted(found, keys[~is_taken])
-    differs = _differing(merged, copies, place) & (sizes[place] == 1)
+    is_one = (sizes[place] == 1) & ((flags[place] & Flags.REPLICA) == 0)
+    differs = is_one & _has_calls_of(merged, copies, place) & _differing(merged, copies, place)
     flags[place[differs]] |= np.uint8(Flags.DIFFERS)
     layer = (found // max(len(whole.kinds), 1)).astype(np.uint32)
     return names, replace(merged, layer=layer, flags=flags)
@@ -99,7 +102,9 @@ def _merge_equal_rows(blocks: Sequence[Block]) -> Block:
     merged_block = Block(first.kinds, first.layer, first.kind, flags, values, histogram, digest)
     if is_copy.any():
         for block in blocks[1:]:
-            differs = is_copy & _differing(merged_block, block, np.arange(len(first)))
+            places = np.arange(len(first))
+            differs = is_copy & _has_calls_of(merged_block, block, places)
+            differs &= _differing(merged_block, block, places)
             flags[differs] |= np.uint8(Flags.DIFFERS)
     return merged_block
 
@@ -171,6 +176,13 @@ def _taken(keys: _Rows, is_replica: NDArray[np.bool_]) -> NDArray[np.bool_]:
     _, first = np.unique(keys[where], return_index=True)
     is_taken[where[first]] = True
     return is_taken
+
+
+def _has_calls_of(merged: Block, copies: Block, place: _Rows) -> NDArray[np.bool_]:
+    """Return which copies cover as many tensors as their row: those of one node may have more shards than others."""
+    if "calls" not in merged.values:
+        return np.ones(len(copies), np.bool_)
+    return np.equal(copies.column("calls"), merged.column("calls")[place])
 
 
 def _differing(merged: Block, copies: Block, place: _Rows) -> NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from gradscope.protocol import (
     Manifest,
     Memory,
     Message,
+    RankStates,
     Refusal,
     Scalars,
     Step,
@@ -94,6 +95,8 @@ class AgentHandler:
                 self._viewers.commands.acknowledge(peer.hello.run, message)
             case Captured():
                 self._viewers.forward_capture(peer.hello.run, message, parts)
+            case RankStates():
+                pass  # noted above
             case Heartbeat():
                 rank.note_counters(message.counters | self._recorders.counters(peer.hello.run))
                 rank.note_step(message.step)
@@ -135,7 +138,7 @@ class AgentHandler:
             self._resumptions.add(peer.hello, message, parts, rank.recording)
         if isinstance(message, Manifest):
             self._replicas.add_manifest(peer.hello, parts)
-        elif isinstance(message, Step) and not is_focus_step and peer.hello.world_size > 1:
+        elif isinstance(message, Step) and not is_focus_step and _is_compared(peer, message):
             self._compare_ranks(peer.hello, message, parts)
         return None
 
@@ -172,6 +175,11 @@ class AgentHandler:
         if self._runs.is_live(event.run):  # else its recording is closed, and would be opened again
             self._recorders.add(rank.hello, event, parts)
         self._viewers.publish(event, parts)
+
+
+def _is_compared(peer: Peer, step: Step) -> bool:
+    """Return whether a step has the rows of one rank of several. Rows that a node has merged are compared there."""
+    return peer.hello.world_size > 1 and not step.ranks
 
 
 def _has_equal_lengths(message: Scalars) -> bool:

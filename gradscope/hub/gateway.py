@@ -24,6 +24,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from gradscope.access import AuthorizedKey, AuthorizedKeys, KeyPair, to_hex
 from gradscope.errors import GradscopeError, LinkError, NothingToConnectError, ProtocolError
 from gradscope.hub.router_socket import (
+    AGENT_PART_BYTES,
     RECEIVE_QUEUE,
     SEND_QUEUE,
     VIEWER_PART_BYTES,
@@ -31,7 +32,7 @@ from gradscope.hub.router_socket import (
 )
 from gradscope.notice import print_notice
 from gradscope.protocol import Ack, Bye, Command, Hello, Message, Refusal, Who, decode, encode
-from gradscope.transport import HubAddress, hub_listens
+from gradscope.transport import HubAddress, ensure_hub, hub_listens
 from gradscope.transport.options import SILENCE_S, new_context, open_dealer, set_common_options
 from gradscope.transport.waker import Waker
 
@@ -43,11 +44,15 @@ VIEWER_LIMIT = 64
 _KEY_VIEWER_LIMIT = 16
 """Viewers at a time with one key, so that one key cannot take the places of all others."""
 
+FORWARDED_LIMIT = 512
+"""Runs at a time that the hubs of other nodes forward. Each has two file descriptors here."""
+
 _DOMAIN = "gradscope"
 _BATCH = 100
 _STRIKES = 10
 _REMEMBERED_ROUTES = 1_000
 _CHECK_S = 0.5
+_HUB_CHECK_S = 2.0
 _RETRY_S = 0.01
 _LINGER_MS = 500
 _WHO_LIMIT = 100
@@ -94,6 +99,7 @@ class Gateway:
         self._viewers: dict[bytes, _Viewer] = {}
         self._strikes: OrderedDict[bytes, int] = OrderedDict()
         self._is_ending = False
+        self._hub_due_s = 0.0
         self._waker = Waker()
         self._context: zmq.Context[zmq.Socket[bytes]] = new_context()
         self._admission = ThreadAuthenticator(self._context)
@@ -112,7 +118,8 @@ class Gateway:
         router = self._router
         set_common_options(router)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        router.setsockopt(zmq.MAXMSGSIZE, VIEWER_PART_BYTES)
+        may_forward = any(key.role == "forward" for key in self._known)
+        router.setsockopt(zmq.MAXMSGSIZE, AGENT_PART_BYTES if may_forward else VIEWER_PART_BYTES)
         router.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
         router.setsockopt(zmq.SNDHWM, SEND_QUEUE)
         router.setsockopt(zmq.IPV6, int("[" in bind))
@@ -213,7 +220,12 @@ class Gateway:
         except ProtocolError as error:
             self._on_garbage(route, str(error))
             return
-        if len(frames) > 1:
+        if key.role != "forward" and len(frames[0].bytes) > VIEWER_PART_BYTES:
+            self._on_garbage(
+                route, f"expected at most {VIEWER_PART_BYTES} bytes, got {len(frames[0].bytes)}"
+            )
+            return
+        if len(frames) > 1 and key.role != "forward":
             self._on_garbage(route, f"the messages of a viewer have one part, got {len(frames)}")
             return
         if viewer is None and isinstance(message, Hello):
@@ -224,7 +236,10 @@ class Gateway:
             return
         if viewer is not None:
             viewer.heard_s = time.monotonic()
-            self._forward(viewer, message, frames[0].bytes)
+            if key.role == "forward":
+                self._pass_on(viewer, message, [frame.bytes for frame in frames])
+            else:
+                self._forward(viewer, message, frames[0].bytes)
 
     def _forward(self, viewer: _Viewer, message: Message, part: bytes) -> None:
         """Pass a message to the hub, with no more rights than the viewer's key has."""
@@ -251,8 +266,22 @@ class Gateway:
         if isinstance(message, Bye):
             self._remove(viewer)
 
+    def _pass_on(self, node: _Viewer, message: Message, parts: Sequence[bytes]) -> None:
+        """Pass a message of another node's hub to this one, unchanged."""
+        try:
+            node.dealer.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.Again:
+            self.counts["dropped_to_hub"] += 1
+        if isinstance(message, Bye):
+            self._remove(node)
+
     def _admit(self, route: bytes, key: AuthorizedKey, hello: Hello) -> _Viewer | None:
         """Connect a viewer to the hub. Without a hub, or with too many viewers, refuse it and return None."""
+        if key.role == "forward" and hello.role != "agent":
+            self.counts["refused"] += 1
+            reason = f"the key {key.name!r} has the role forward: it cannot watch runs; use another key"
+            self._send(route, Refusal(code="role", reason=reason))
+            return None
         try:
             self._check_room(key)
             dealer = open_dealer(self._context)
@@ -265,7 +294,7 @@ class Gateway:
             self._send(route, Refusal(code="run", reason=str(error)))
             return None
         dealer.setsockopt(zmq.IMMEDIATE, 0)  # the hello waits for the connection
-        dealer.connect(self._hub.viewers)
+        dealer.connect(self._hub.agents if key.role == "forward" else self._hub.viewers)
         self._poller.register(dealer, zmq.POLLIN)
         viewer = self._viewers[route] = _Viewer(route, key, dealer, time.monotonic())
         who = ascii(f"{hello.user}@{hello.host}"[:_WHO_LIMIT])  # a viewer may claim any characters
@@ -274,7 +303,15 @@ class Gateway:
 
     def _check_room(self, key: AuthorizedKey) -> None:
         """Raise LinkError or NothingToConnectError if no other viewer can be connected to the hub."""
-        count = len(self._viewers)
+        nodes = sum(other.key.role == "forward" for other in self._viewers.values())
+        if key.role == "forward":
+            if nodes >= FORWARDED_LIMIT:
+                raise LinkError(
+                    f"{nodes} runs of other nodes are forwarded, expected at most {FORWARDED_LIMIT}"
+                )
+            ensure_hub(str(self._hub.directory))
+            return
+        count = len(self._viewers) - nodes
         mine = sum(other.key.name == key.name for other in self._viewers.values())
         if count >= VIEWER_LIMIT or mine >= _KEY_VIEWER_LIMIT:
             raise LinkError(
@@ -333,12 +370,25 @@ class Gateway:
     def _check_viewers(self) -> None:
         """Expel viewers whose key was revoked or has another role; forget silent ones."""
         now_s = time.monotonic()
+        if now_s >= self._hub_due_s and any(v.key.role == "forward" for v in self._viewers.values()):
+            self._hub_due_s = now_s + _HUB_CHECK_S
+            self._require_hub()
         for viewer in list(self._viewers.values()):
             key = self._keys.viewer(viewer.key.curve_publickey)
             if key != viewer.key:
                 self._expel(viewer, key)
             elif now_s - viewer.heard_s > SILENCE_S:
-                self._remove(viewer)
+                # Of a node, the hub notices the silence: a bye would end the run, and refuse its open commands.
+                self._remove(viewer, says_bye=viewer.key.role != "forward")
+
+    def _require_hub(self) -> None:
+        """Start a hub if none runs: no training of this machine may do it, and nodes forward to it."""
+        try:
+            if not hub_listens(self._hub):
+                ensure_hub(str(self._hub.directory))
+        except GradscopeError as error:
+            self.counts["no_hub"] += 1
+            print_notice(f"gradscope: {error}")
 
     def _expel(self, viewer: _Viewer, key: AuthorizedKey | None) -> None:
         self._remove(viewer)
@@ -347,15 +397,16 @@ class Gateway:
             reason = f"the key {viewer.key.name!r} was revoked on that machine"
             self._send(viewer.route, Refusal(code="key", reason=reason))
 
-    def _remove(self, viewer: _Viewer) -> None:
-        """End the connection to the hub for a viewer."""
+    def _remove(self, viewer: _Viewer, *, says_bye: bool = True) -> None:
+        """End the connection to the hub for a viewer or a node."""
         if self._viewers.pop(viewer.route, None) is None:
             return
         print_notice(f"gradscope: {viewer.key.name} ({viewer.key.role}) has disconnected")
         if viewer.dealer in self._poller:
             self._poller.unregister(viewer.dealer)
         try:
-            viewer.dealer.send_multipart(encode(Bye(reason="closed")), zmq.NOBLOCK)
+            if says_bye:
+                viewer.dealer.send_multipart(encode(Bye(reason="closed")), zmq.NOBLOCK)
         except zmq.Again:
             self.counts["dropped_to_hub"] += 1  # the hub notices the silence
         viewer.dealer.close(linger=_LINGER_MS)

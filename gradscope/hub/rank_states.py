@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from gradscope.hub.runs import Rank
 from gradscope.protocol import Heartbeat, Message, RankState, RankStates, Scalars, Step, Times
 from gradscope.protocol.standing_out import standing_out
@@ -32,6 +34,8 @@ class _Rank:
     before_backward_s: float | None = None
     place: str = ""
     layer: str = ""
+    of_node: RankStates | None = None
+    """What the hub of a node has forwarded about all its ranks, of which this is the lowest."""
 
 
 class RunRanks:
@@ -63,6 +67,8 @@ class RunRanks:
                 of_rank.place, of_rank.layer = message.place[:_TEXT_LIMIT], message.layer[:_TEXT_LIMIT]
                 if message.still_s is not None and message.step is not None:
                     _note_step(of_rank, message.step, now_s - message.still_s)
+            case RankStates():
+                of_rank.of_node = message
             case _:
                 pass
 
@@ -75,10 +81,17 @@ class RunRanks:
     ) -> RankStates:
         """Return the message for viewers. numbers: the newest step in which the ranks were compared."""
         compared_step, of_ranks = numbers if numbers is not None else (None, {})
-        states = [
-            self._state(number, rank.route is not None, of_ranks.get(number), now_s)
-            for number, rank in sorted(ranks.items())
-        ]
+        states: list[RankState] = []
+        count = 0
+        for number, rank in sorted(ranks.items()):
+            of_node = self._ranks[number].of_node if number in self._ranks else None
+            is_live = rank.route is not None
+            if of_node is None:
+                states.append(self._state(number, is_live, of_ranks.get(number), now_s))
+            else:
+                states += [replace(each, is_live=each.is_live and is_live) for each in of_node.ranks]
+                compared_step = of_node.compared_step
+            count += 1 if of_node is None else of_node.count
         if len(states) > _LISTED:
             reasons = standing_out(states)
             first = sorted(states, key=lambda each: (each.rank not in reasons, each.rank))[:_LISTED]
@@ -86,7 +99,7 @@ class RunRanks:
         return RankStates(
             run=run,
             time_s=time.time(),
-            count=len(ranks),
+            count=count,
             ranks=tuple(states),
             compared_step=compared_step,
         )

@@ -114,6 +114,11 @@ class RunTable:
         mine = sorted(number for name, number in self._ranks if name == run)
         return ((number, self._ranks[run, number]) for number in mine)
 
+    @property
+    def has_live(self) -> bool:
+        """Whether any agent is connected."""
+        return any(rank.route is not None for rank in self._ranks.values())
+
     def is_live(self, run: str) -> bool:
         """Return whether an agent of the run is connected."""
         return any(rank.route is not None for _, rank in self.ranks(run))

@@ -15,6 +15,7 @@ import zmq
 
 from gradscope._version import __version__
 from gradscope.hub.agent_handler import AgentHandler
+from gradscope.hub.head import Head
 from gradscope.hub.peers import Identity, Peers
 from gradscope.hub.recorders import Recorders
 from gradscope.hub.router_socket import (
@@ -60,6 +61,7 @@ class Hub:
         self._identity = Identity(uuid.uuid4().hex, __version__, os.getpid())
         self._runs = RunTable()
         self._recorders = Recorders()
+        self._head = Head(address.directory)
         self._waker = Waker()
         self._end_reason = ""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -120,6 +122,7 @@ class Hub:
 
     def close(self) -> None:
         """Send `bye` to all peers, close the sockets, remove their files, and close the recordings."""
+        self._head.close()
         bye = Bye(reason=self._end_reason or "the hub failed")
         for peers in (self._agents, self._viewers):
             peers.send_to_all(bye)
@@ -195,6 +198,7 @@ class Hub:
         self._viewers.send_to_all(Heartbeat(counters=dict(self._counts)))
         self._report_failed_recordings()
         self._runs.bound_memory()
+        self._head.tend(has_live_runs=self._runs.has_live)
         self._restore_files()
 
     def _report_failed_recordings(self) -> None:

@@ -435,6 +435,23 @@ def test_an_agent_cannot_come_over_the_network(network):
     assert link.state.code == "role"
 
 
+def test_a_key_that_forwards_cannot_watch(network):
+    link = network.link(network.keys("forward"))
+    receive(link, lambda _: link.state.phase == "refused", timeout_s=SECONDS)
+    assert link.state.code == "role"
+    assert "cannot watch" in link.state.reason
+
+
+def test_a_key_that_forwards_adds_a_run_which_viewers_see(network):
+    node = Hello(role="agent", peer="node", run="of a node", rank=8, world_size=16, record="")
+    link = network.up(network.keys("forward"), node)
+    viewer = network.up(network.keys("observe"), others=[link])
+    viewer.send(Runs())
+    runs = receive(viewer, lambda found: any(isinstance(m, Runs) and m.runs for m in found), [link])
+    infos = [info for m in runs if isinstance(m, Runs) for info in m.runs]
+    assert {(info.run, info.rank, info.is_live) for info in infos} >= {("of a node", 8, True)}
+
+
 # Over the network: load.
 
 

@@ -79,7 +79,7 @@ def authorize_key(
     role = role or "observe"
     authorize(name, public, role)
     server_public = to_hex(own_server_key(may_create=True).public)
-    may = "may observe runs" if role == "observe" else "may observe and change runs"
+    may = _MAY[role]
     print_result(
         {
             "name": name,
@@ -91,6 +91,13 @@ def authorize_key(
         f"{name} {may} on this machine while `gradscope serve` is running. On the other machine, once:",
         f"  gradscope key authorize {server_public} --server tcp://HOST:PORT",
     )
+
+
+_MAY = {
+    "observe": "may observe runs",
+    "control": "may observe and change runs",
+    "forward": "may forward the runs of other nodes, which all viewers here then see,",
+}
 
 
 def revoke_key(name: str, *, as_json: bool) -> None:

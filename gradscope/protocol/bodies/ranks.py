@@ -16,6 +16,8 @@ def merge_steps(
 ) -> Step:
     """Return one step with the merged rows of several ranks, each given with its layer names, in ascending order.
 
+    A step may itself be one of several merged ranks.
+
     layers: the names of all layers, in the order of the manifest with this revision. What is not in the rows (`time_s`,
         `cost`, `facts`, ...) is that of the first rank. Raises UsageError if `parts` is empty, and ProtocolError or
         IndexError for a step that does not match its head or its layers.
@@ -28,7 +30,7 @@ def merge_steps(
     columns, zero, body = pack_block(block)
     return replace(
         parts[0][1],
-        ranks=tuple(step.rank for _, step in parts),
+        ranks=tuple(rank for _, step in parts for rank in step.ranks or (step.rank,)),
         manifest_revision=manifest_revision,
         kinds=block.kinds,
         rows=len(block),

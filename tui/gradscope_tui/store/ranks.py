@@ -80,6 +80,8 @@ class Ranks:
         """Return the selection as text; empty if the run has one rank."""
         if self._size == 1:
             return ""
+        if self.choice in self._merged and 1 < len(self._merged) < self._size:
+            return f"ranks {self._merged[0]} to {self._merged[-1]} of {self._size}"  # of one node
         if self.choice is not None:
             return f"rank {self.choice} of {self._size}"
         missing = [rank for rank in range(self._size) if rank not in (self._merged or self._live)]
@@ -92,6 +94,7 @@ class Ranks:
         order: list[int | None] = [None, *ranks] if self._size > 1 else [None]
         place = order.index(self.choice) if self.choice in order else 0
         self.choice = order[(place + 1) % len(order)]
+        self._merged = ()
         yield from self._manifest()
         if self.choice is None and self._size > 1:
             for steps in sorted(self._past_of_all, key=lambda each: next(iter(each.values())).step):
@@ -110,7 +113,7 @@ class Ranks:
                 yield from self._take_manifest(message)
             case Step() if message.ranks:
                 self._past_merged.append(message)
-                if self.choice is None:
+                if self.choice in (None, message.rank):
                     yield from self._unpack(message)
             case Step():
                 if message.layers == "all":
