@@ -61,7 +61,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.environ["GRADSCOPE_RUNTIME_DIR"] = f"{directory}/run"
         os.environ["GRADSCOPE_DATA_DIR"] = f"{directory}/data"
+        os.environ["GRADSCOPE_RECORDINGS_EXACT"] = "1"
         runs = {name: _train(name, options.steps) for name in ("gpt", "resnet", "layers-600")}
+        del os.environ["GRADSCOPE_RECORDINGS_EXACT"]
         for name, steps in runs.items():
             _print_sizes(name, steps)
             if options.ways:

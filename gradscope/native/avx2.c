@@ -31,6 +31,8 @@
 #define TWO_WINDOWS_PAY 0
 #define SWAP_HALVES(z) ((Lanes64)_mm256_shuffle_epi32((__m256i)(z), 0xb1))
 #define MULTIPLY_LOWER(a, b) ((Lanes64)_mm256_mul_epu32((__m256i)(a), (__m256i)(b)))
+#define DOUBLE_FIRST(z) ((Lanes64)_mm256_moveldup_ps((__m256)(z)))
+#define DOUBLE_SECOND(z) ((Lanes64)_mm256_movehdup_ps((__m256)(z)))
 #include "pass.h"
 
 static int is_able(void)

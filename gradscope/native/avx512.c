@@ -32,6 +32,8 @@
 #define TWO_WINDOWS_PAY 1
 #define SWAP_HALVES(z) ((Lanes64)_mm512_shuffle_epi32((__m512i)(z), (_MM_PERM_ENUM)0xb1))
 #define MULTIPLY_LOWER(a, b) ((Lanes64)_mm512_mul_epu32((__m512i)(a), (__m512i)(b)))
+#define DOUBLE_FIRST(z) ((Lanes64)_mm512_moveldup_ps((__m512)(z)))
+#define DOUBLE_SECOND(z) ((Lanes64)_mm512_movehdup_ps((__m512)(z)))
 #include "pass.h"
 
 static int is_able(void)

@@ -36,41 +36,74 @@ TARGET static inline Lanes64 mix_round(Lanes64 z)
     return MULTIPLY_LOWER(z, swapped) + swapped;
 }
 
+/* The 32-bit halves of each lane, in both halves of a lane: those that come first in memory, and the others. */
+#ifndef DOUBLE_FIRST
+#define LOWER (0xffffffff - (Lanes64){0})
+#define DOUBLE_LOWER(z) (((z) & LOWER) | (z) << 32)
+#define DOUBLE_UPPER(z) ((z) >> 32 | ((z) & ~LOWER))
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define DOUBLE_FIRST DOUBLE_UPPER
+#define DOUBLE_SECOND DOUBLE_LOWER
+#else
+#define DOUBLE_FIRST DOUBLE_LOWER
+#define DOUBLE_SECOND DOUBLE_UPPER
+#endif
+#endif
+
+/* The k-th element of each half of the lanes of `found`, 1 or 2 or 4 bytes each. */
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define PLACE_BITS(bytes, k) (32 - 8 * (bytes) * ((k) + 1))
+#else
+#define PLACE_BITS(bytes, k) (8 * (bytes) * (k))
+#endif
+#define MASK(bytes) ((UINT64_C(0xffffffff) >> (32 - 8 * (bytes))) * UINT64_C(0x100000001))
+#define OF_HALVES(found, bytes, k) (((found) >> PLACE_BITS(bytes, k)) & (MASK(bytes) - (Lanes64){0}))
+
+typedef Lanes64 LooseLanes64 __attribute__((aligned(1), may_alias));
 enum { DIGEST_LANES = WIDTH / sizeof(uint64_t) };
 
-#define DIGEST(bytes, type, LOAD_ELEMENTS)                                                               \
-    TARGET static uint64_t digest_##bytes(const char *data, size_t n, uint64_t index)                    \
-    {                                                                                                    \
-        typedef type elements __attribute__((vector_size(DIGEST_LANES * bytes), aligned(1), may_alias)); \
-        Lanes64 key, sum = {0};                                                                          \
-        for (size_t j = 0; j < DIGEST_LANES; j++) {                                                      \
-            key[j] = (index + 1 + j) * DIGEST_STEP;                                                      \
-        }                                                                                                \
-        const size_t whole = n - n % DIGEST_LANES;                                                       \
-        for (size_t i = 0; i < whole; i += DIGEST_LANES) {                                               \
-            const elements found = *(const elements *)(data + i * bytes);                                \
-            const Lanes64 x = LOAD_ELEMENTS(found);                                                      \
-            sum += mix_round(mix_round(x ^ key) ^ (DIGEST_CONSTANT - (Lanes64){0}));                     \
-            key += DIGEST_STEP * DIGEST_LANES - (Lanes64){0};                                            \
-        }                                                                                                \
-        for (size_t i = whole; i < n; i++) {                                                             \
-            Lanes64 x = {element_of_##bytes(data + i * bytes) ^ (index + 1 + i) * DIGEST_STEP};          \
-            x = mix_round(mix_round(x) ^ (DIGEST_CONSTANT - (Lanes64){0}));                              \
-            sum[0] += x[0];                                                                              \
-        }                                                                                                \
-        uint64_t total = 0;                                                                              \
-        for (size_t j = 0; j < DIGEST_LANES; j++) {                                                      \
-            total += sum[j];                                                                             \
-        }                                                                                                \
-        return total;                                                                                    \
+/* The mixes of the elements that are the k-th of their lane. `key` is that of the first. */
+TARGET static inline Lanes64 mix_lanes(Lanes64 x, Lanes64 key, uint64_t k)
+{
+    return mix_round(mix_round(x ^ (key + (DIGEST_STEP * k - (Lanes64){0})))
+                     ^ (DIGEST_CONSTANT - (Lanes64){0}));
+}
+
+#define ADD_WHOLE(found, key) sum += mix_lanes(found, key, 0);
+#define ADD_HALVES(found, key, bytes)                                               \
+    for (uint64_t k = 0; k < 4 / (bytes); k++) {                                    \
+        const Lanes64 halves = (bytes) == 4 ? (found) : OF_HALVES(found, bytes, k); \
+        sum += mix_lanes(DOUBLE_FIRST(halves), key, k);                             \
+        sum += mix_lanes(DOUBLE_SECOND(halves), key, k + 4 / (bytes));              \
     }
-#define WIDENED(found) __builtin_convertvector(found, Lanes64)
-#define DOUBLED(found) (WIDENED(found) | WIDENED(found) << 32)
-#define UNCHANGED(found) ((Lanes64)(found))
-DIGEST(1, uint8_t, DOUBLED)
-DIGEST(2, uint16_t, DOUBLED)
-DIGEST(4, uint32_t, DOUBLED)
-DIGEST(8, uint64_t, UNCHANGED)
+
+#define DIGEST(bytes, ADD)                                                            \
+    TARGET static uint64_t digest_##bytes(const char *data, size_t n, uint64_t index) \
+    {                                                                                 \
+        const size_t step = WIDTH / (bytes), whole = n - n % step;                    \
+        Lanes64 key, sum = {0};                                                       \
+        for (size_t j = 0; j < DIGEST_LANES; j++) {                                   \
+            key[j] = (index + 1 + j * (8 / (bytes))) * DIGEST_STEP;                   \
+        }                                                                             \
+        for (size_t i = 0; i < whole; i += step) {                                    \
+            const Lanes64 found = *(const LooseLanes64 *)(data + i * (bytes));        \
+            ADD key += DIGEST_STEP * step - (Lanes64){0};                             \
+        }                                                                             \
+        for (size_t i = whole; i < n; i++) {                                          \
+            const Lanes64 x = {element_of_##bytes(data + i * (bytes))};               \
+            const Lanes64 of_index = {(index + 1 + i) * DIGEST_STEP};                 \
+            sum[0] += mix_lanes(x, of_index, 0)[0];                                   \
+        }                                                                             \
+        uint64_t total = 0;                                                           \
+        for (size_t j = 0; j < DIGEST_LANES; j++) {                                   \
+            total += sum[j];                                                          \
+        }                                                                             \
+        return total;                                                                 \
+    }
+DIGEST(1, ADD_HALVES(found, key, 1))
+DIGEST(2, ADD_HALVES(found, key, 2))
+DIGEST(4, ADD_HALVES(found, key, 4))
+DIGEST(8, ADD_WHOLE(found, key))
 
 TARGET static uint64_t digest(const char *data, size_t n, size_t bytes, uint64_t index)
 {

@@ -95,7 +95,7 @@ def encode_columns(entries: Sequence[Entry], *, is_rounded: bool = False) -> lis
     for place, (entry, (arrays, _)) in enumerate(zip(entries, bodies, strict=True)):
         form = _form_to_round(entry.step, arrays) if is_rounded else None
         if form is not None:
-            key = form, entry.step.columns, entry.step.zero
+            key = form, frozenset(name for name, _ in entry.step.columns)
             forms.setdefault(key, (form, []))[1].append(place)
         for (name, dtype), array in zip(entry.step.columns, arrays, strict=True):
             if form is None or name not in FLOATS:
@@ -132,12 +132,13 @@ def _part(number: int, name: str) -> str:
 
 
 def _values(steps: Sequence[tuple[Step, Sequence[NDArray[np.generic]]]]) -> dict[str, Numbers]:
-    """Return all columns of steps that have the same columns, shape (steps, rows)."""
+    """Return all columns of steps that have columns of the same names, shape (steps, rows)."""
     first = steps[0][0]
+    named = [
+        dict(zip((name for name, _ in step.columns), arrays, strict=True)) for step, arrays in steps
+    ]
     found: dict[str, Numbers] = {name: np.zeros((len(steps), first.rows)) for name in first.zero}
-    for place, (name, _) in enumerate(first.columns):
-        found[name] = np.stack([arrays[place] for _, arrays in steps])
-    return found
+    return found | {name: np.stack([arrays[name] for arrays in named]) for name in named[0]}
 
 
 def split_body(step: Step, body: bytes) -> tuple[list[NDArray[np.generic]], bytes]:
@@ -249,10 +250,10 @@ def _rounded_pieces(
     count = np.stack([pieces[place, "count"] for place in places])
     found = unpack_form(number, FLOATS, form, count, columns.__getitem__)
     return {
-        (place, name): row.astype(_dtype(dtype))
-        for name, dtype in first.columns
+        (place, name): found[name][number_of_step].astype(_dtype(dtype))
+        for number_of_step, place in enumerate(places)
+        for name, dtype in steps[place].columns
         if name in FLOATS
-        for place, row in zip(places, found[name], strict=True)
     }
 
 

@@ -88,7 +88,8 @@ def join_oldest(connection: sqlite3.Connection, *, exact_bytes: float = EXACT_BY
     level = max(set(levels), key=lambda each: (levels.count(each), -each))
     first = levels.index(level) if levels.count(level) > 1 else 0
     joined = chunks[first : first + 2]
-    entries = [entry for chunk in joined for entry in ChunkColumns(connection, chunk.id).entries()]
+    columns = [ChunkColumns(connection, chunk.id) for chunk in joined]
+    entries = [entry for each in columns for entry in each.entries()]
     steps = sorted({entry.step.step for entry in entries})
     kept = _kept_steps(steps, _notable_steps(connection, entries, steps))
     if len(kept) == len(steps):
@@ -96,7 +97,7 @@ def join_oldest(connection: sqlite3.Connection, *, exact_bytes: float = EXACT_BY
     entries = [entry for entry in entries if entry.step.step in kept]
     entries.sort(key=lambda entry: (entry.step.rank, entry.step.step))
     removed = len(steps) - len(kept)
-    is_rounded = packed_bytes(connection) > exact_bytes
+    is_rounded = packed_bytes(connection) > exact_bytes or any(each.rounded() for each in columns)
     with connection:
         for chunk in joined:
             connection.execute("DELETE FROM chunk WHERE id = ?", (chunk.id,))

@@ -72,8 +72,10 @@ def codes_of(values: Mapping[str, Numbers]) -> tuple[dict[str, Ints], NDArray[np
     codes = {"mean": np.where(is_exact, 0, steps).astype(np.int64), "deviation": deviation}
     for name in ("min", "max"):
         codes[name] = _code_of(values[name].astype(np.float64))
+        number = _number_of(codes[name])
         with np.errstate(over="ignore"):
-            is_exact |= ~np.isfinite(_number_of(codes[name]).astype(values[name].dtype))
+            fits = [np.isfinite(each.astype(np.float32)) for each in (values[name], number)]
+        is_exact |= ~np.isfinite(number) | (fits[0] & ~fits[1])
     return {name: np.where(is_exact, 0, code) for name, code in codes.items()}, is_exact
 
 

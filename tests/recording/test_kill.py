@@ -7,12 +7,15 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gradscope.errors import RecordingError
-from gradscope.recording import Recorder, open_recording
+from gradscope.protocol.bodies import unpack_block
+from gradscope.recording import Recorder, open_recording, round_statistics
 
 _WRITER = """
     import os, resource, sys
@@ -25,16 +28,20 @@ _WRITER = """
 
     path, first, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     recorder._COMMIT_S = 0.005
+    recorder.EXACT_BYTES = 20_000  # so that most chunks have rounded statistics
     if len(sys.argv) > 4:  # as a disk that fills up: no file may grow beyond this
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))
     hello = Hello(role="agent", peer="p", run="gpt", host="box", pid=1, started_s=1.0)
     writer = Recorder(path, hello, limit_bytes=limit)
     said = -1
     for number in range(first, first + 100_000):
-        random = np.random.default_rng(number)
+        tensors = np.random.default_rng(number).standard_normal((20, 8))
         block = Block(
             ("out",), np.arange(20, dtype=np.uint32), np.zeros(20, np.uint32), np.zeros(20, np.uint8),
-            {"count": np.full(20, 8, np.uint64), "sum": random.standard_normal(20)},
+            {
+                "count": np.full(20, 8, np.uint64), "sum": tensors.sum(1), "sumsq": (tensors**2).sum(1),
+                "min": tensors.min(1), "max": tensors.max(1),
+            },
         )
         columns, zero, body = pack_block(block)
         step = Step(
@@ -79,6 +86,7 @@ def check_file(path, acknowledged: int, limit: int) -> None:
         steps = list(recording.steps())
         assert recording.check() == []
         removed = recording.info.removed
+        rounded = set(recording.rounded_step_numbers())
     assert [step.step for step in steps] == numbers == sorted(set(numbers))
     assert numbers[0] == 0
     if limit >= 2**28:
@@ -87,8 +95,15 @@ def check_file(path, acknowledged: int, limit: int) -> None:
         assert len(numbers) + removed >= acknowledged + 1
         assert numbers[-1] >= acknowledged - 1  # of two neighbours, the older one stays
     for step in steps:
-        values = np.frombuffer(step.body, "<f8", 20)
-        np.testing.assert_array_equal(values, np.random.default_rng(step.step).standard_normal(20))
+        tensors = np.random.default_rng(step.step).standard_normal((20, 8))
+        values = {
+            "count": np.full(20, 8, np.uint64), "sum": tensors.sum(1), "sumsq": (tensors**2).sum(1),
+            "min": tensors.min(1), "max": tensors.max(1),
+        }  # fmt: skip
+        values = round_statistics(values) if step.step in rounded else values
+        block = unpack_block(step)
+        for name, expected in values.items():
+            np.testing.assert_array_equal(block.column(name), expected)
 
 
 def run_rounds(directory, rounds: int, seed: int) -> None:
@@ -127,6 +142,43 @@ def test_a_full_disk_at_any_moment_loses_no_step_that_was_acknowledged(tmp_path,
     assert "stopped" in ran.stderr
     assert "full" in ran.stderr or "I/O" in ran.stderr, ran.stderr
     check_file(path, int(ran.stdout.split()[-1]), 2**28)
+
+
+def fill_while_it_writes(disk: Path, after_s: float) -> None:
+    """Run a recorder on a small file system, fill this `after_s` after the first commit, and check the file."""
+    path = disk / "a.gradscope"
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_WRITER), str(path), "0", str(2**28)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(after_s)
+        with suppress(OSError), (disk / "other").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        said, errors = writer.communicate(timeout=60)
+    assert "stopped" in errors
+    check_file(path, int((said.split() or ["0"])[-1]), 2**28)
+    for file in disk.iterdir():
+        file.unlink()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
+def test_a_disk_that_is_filled_at_100_moments_loses_no_step_that_was_acknowledged(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a small file system")
+    chance = random.Random(5)
+    try:
+        for _ in range(100):
+            fill_while_it_writes(tmp_path, chance.random() * 0.3)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 @pytest.fixture

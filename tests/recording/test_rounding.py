@@ -17,7 +17,7 @@ from gradscope.protocol import Hello, Layer, Manifest, Step, encode, pack_layers
 from gradscope.protocol.bodies import pack_block, unpack_block
 from gradscope.recording import Recorder, open_recording
 from gradscope.recording.chunk_codec import Entry, PackedColumn, encode_columns, join_bodies
-from gradscope.recording.chunks import EXACT_BYTES
+from gradscope.recording.chunks import EXACT_BYTES, join_oldest
 from gradscope.recording.rounding import PRECISION, round_statistics
 
 KINDS = ("out", "param", "param.weight", "param.bias")
@@ -321,3 +321,21 @@ def test_a_recording_of_the_version_before_is_read_and_continued(tmp_path):
 
 def test_the_first_8_mib_are_exact():
     assert EXACT_BYTES == 8 * 2**20
+
+
+def test_rounded_steps_that_are_joined_are_still_known_as_rounded(tmp_path):
+    path, sent = tmp_path / "a.gradscope", many_steps(300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradscope.recording.recorder.EXACT_BYTES", -1)
+        with Recorder(path, Hello(role="agent", peer="p", run="gpt")) as recorder:
+            for step in sent:
+                recorder.add(step, encode(step))
+    with closing(sqlite3.connect(path)) as connection:
+        while join_oldest(connection, exact_bytes=2**30):
+            pass
+    with open_recording(path) as recording:
+        rounded = recording.rounded_step_numbers()
+        for step in recording.steps():
+            is_exact = step.body == sent[step.step].body
+            assert is_exact == (step.step not in rounded)
+    assert 0 in rounded
