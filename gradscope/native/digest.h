@@ -36,7 +36,7 @@ TARGET static inline Lanes64 mix_round(Lanes64 z)
     return MULTIPLY_LOWER(z, swapped) + swapped;
 }
 
-/* The 32-bit halves of each lane, in both halves of a lane: those that come first in memory, and the others. */
+/* The halves of 32 bits that come first in each lane in memory, or second, in both halves of a lane. */
 #ifndef DOUBLE_FIRST
 #define LOWER (0xffffffff - (Lanes64){0})
 #define DOUBLE_LOWER(z) (((z) & LOWER) | (z) << 32)

@@ -82,7 +82,7 @@ def codes_of(values: Mapping[str, Numbers]) -> tuple[dict[str, Ints], NDArray[np
 def numbers_of(
     codes: Mapping[str, Ints], count: Numbers, names: Sequence[str] = FLOATS
 ) -> dict[str, NDArray[np.float64]]:
-    """Return columns of FLOATS by name. codes: by column, as NEEDED names them."""
+    """Return columns of FLOATS by name. codes: of the quantities that they need, as NEEDED says."""
     found = {name: _number_of(codes[name]) for name in names if name in codes}
     if "mean" in codes:
         count = np.asarray(count, np.float64)

@@ -127,12 +127,12 @@ def test_a_killed_recorder_loses_no_step_that_it_has_acknowledged(tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_recorder_killed_at_100_moments_loses_no_step_that_it_has_acknowledged(tmp_path):
     run_rounds(tmp_path, 100, seed=2)
 
 
-@pytest.mark.parametrize("full_bytes", [120_000, 200_000, 333_000, 600_000])
+@pytest.mark.parametrize("full_bytes", [500_000, 800_000, 1_200_000, 2_000_000])
 def test_a_full_disk_at_any_moment_loses_no_step_that_was_acknowledged(tmp_path, full_bytes):
     path = tmp_path / "a.gradscope"
     ran = subprocess.run(
@@ -167,7 +167,7 @@ def fill_while_it_writes(disk: Path, after_s: float) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
 def test_a_disk_that_is_filled_at_100_moments_loses_no_step_that_was_acknowledged(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)]
