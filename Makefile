@@ -81,6 +81,7 @@ bench: $(VENV)/runs  ## measure what observing costs, as ratios against the bare
 	$(BIN)/python -m benchmarks.anatomy
 	$(BIN)/python -m benchmarks.resources
 	$(BIN)/python benchmarks/tui_layers.py
+	$(BIN)/python benchmarks/tui_endurance.py
 	$(BIN)/python -m benchmarks.attach
 	$(BIN)/python -m benchmarks.worst
 	$(BIN)/python -m benchmarks.frames

@@ -8,7 +8,7 @@ from synthetic_run import KINDS, SyntheticRun, gpt_layers
 from gradscope.columns import Block, Flags, Table
 from gradscope.protocol import Layer
 from gradscope_tui.store.layers import build_tree
-from gradscope_tui.store.measure import measure
+from gradscope_tui.store.measure import measure, merge_plan
 
 LAYERS = gpt_layers(blocks=2)
 TREE = build_tree(LAYERS)
@@ -110,3 +110,16 @@ def test_rows_of_layers_that_the_tree_lacks_are_left_out():
 def test_a_step_without_rows_measures_nothing():
     measured = measure(block_of([]), TREE, 0)
     assert all(np.isnan(values).all() for values in measured.values.values())
+
+
+def test_a_plan_is_used_again_for_the_same_rows_only_and_changes_no_number():
+    run = SyntheticRun(layers=LAYERS)
+    plan = merge_plan(run.block(0), TREE)
+    assert merge_plan(run.block(1), TREE, plan) is plan
+    whole, with_plan = measure(run.block(1), TREE, 1), measure(run.block(1), TREE, 1, plan)
+    for name, values in whole.values.items():
+        assert np.array_equal(values, with_plan.values[name], equal_nan=True)
+        assert np.array_equal(whole.flags[name], with_plan.flags[name])
+    fewer = run.block(1).taken(np.arange(3, len(run.block(1))))
+    assert merge_plan(fewer, TREE, plan) is not plan
+    assert merge_plan(run.block(1), build_tree(LAYERS), plan) is not plan

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from gradscope.columns import KINDS, Block, Flags, merge_block, update_ratio
 from gradscope_tui.store.layers import LayerTree
 
-__all__ = ["QUANTITIES", "Frame", "Measured", "Quantity", "measure", "not_measured"]
+__all__ = [
+    "QUANTITIES",
+    "Frame",
+    "Measured",
+    "MergePlan",
+    "Quantity",
+    "measure",
+    "merge_plan",
+    "not_measured",
+]
 
 _OF_PARAMETERS = ("param", "param_grad", "update")
 _COLUMNS = ("count", "nan", "posinf", "neginf", "sum", "sumsq")
@@ -93,9 +102,36 @@ def not_measured(nodes: int) -> Measured:
     )
 
 
-def measure(block: Block, tree: LayerTree, step: int) -> Measured:
-    """Return the quantities of a step. Rows of layers that are not in the tree are ignored."""
-    merged = _merged_rows(block, tree)
+@dataclass(frozen=True, slots=True)
+class MergePlan:
+    """Which rows of a block are merged into which of one row for each root kind and node. Steps of a run share it."""
+
+    tree: LayerTree
+    kinds: tuple[str, ...]
+    layer: NDArray[np.integer]
+    kind: NDArray[np.integer]
+    rows: NDArray[np.intp]
+    groups: NDArray[np.intp]
+
+    def fits(self, block: Block, tree: LayerTree) -> bool:
+        """Return whether a block has the same rows of the same layers."""
+        return (
+            self.tree is tree
+            and self.kinds == block.kinds
+            and np.array_equal(self.layer, block.layer)
+            and np.array_equal(self.kind, block.kind)
+        )
+
+
+def merge_plan(block: Block, tree: LayerTree, earlier: MergePlan | None = None) -> MergePlan:
+    """Return the plan for a block: that of an earlier step if it has the same rows."""
+    return earlier if earlier is not None and earlier.fits(block, tree) else _plan_of(block, tree)
+
+
+def measure(block: Block, tree: LayerTree, step: int, plan: MergePlan | None = None) -> Measured:
+    """Return the quantities of a step. Rows of layers that are not in the tree are ignored. plan: of this block."""
+    plan = plan or _plan_of(block, tree)
+    merged = _merged_rows(block, plan)
     nodes = len(tree)
     part = {root: slice(i * nodes, (i + 1) * nodes) for i, root in enumerate(KINDS)}
     norm, std = merged.derive("norm"), merged.derive("std")
@@ -118,8 +154,7 @@ def measure(block: Block, tree: LayerTree, step: int) -> Measured:
     )
 
 
-def _merged_rows(block: Block, tree: LayerTree) -> Block:
-    """Return one merged row for each root kind and node, all nodes of `out` first."""
+def _plan_of(block: Block, tree: LayerTree) -> MergePlan:
     nodes = len(tree)
     rows, key = _rows_to_read(block, nodes)
     root, layer = np.divmod(key, max(nodes, 1))
@@ -127,6 +162,12 @@ def _merged_rows(block: Block, tree: LayerTree) -> Block:
     own_rows, own_key = rows[~upward], key[~upward]
     up_rows, up_key = _into_ancestors(rows[upward], root[upward], layer[upward], tree)
     rows, groups = np.concatenate([own_rows, up_rows]), np.concatenate([own_key, up_key])
+    return MergePlan(tree, block.kinds, block.layer, block.kind, rows, groups)
+
+
+def _merged_rows(block: Block, plan: MergePlan) -> Block:
+    """Return one merged row for each root kind and node, all nodes of `out` first."""
+    rows = plan.rows
     taken = Block(
         block.kinds,
         block.layer[rows],
@@ -134,7 +175,7 @@ def _merged_rows(block: Block, tree: LayerTree) -> Block:
         block.flags[rows],
         {name: array[rows] for name, array in block.values.items() if name in _COLUMNS},
     )
-    return merge_block(taken, groups, len(KINDS) * nodes)
+    return merge_block(taken, plan.groups, len(KINDS) * len(plan.tree))
 
 
 def _rows_to_read(block: Block, nodes: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -42,7 +42,7 @@ from gradscope_tui.store.heat import Heat
 from gradscope_tui.store.histograms import HistogramRing
 from gradscope_tui.store.journal import Entry, Journal, Level, entry_of
 from gradscope_tui.store.layers import LayerTree, build_tree
-from gradscope_tui.store.measure import QUANTITIES, Frame, measure, not_measured
+from gradscope_tui.store.measure import QUANTITIES, Frame, MergePlan, measure, merge_plan, not_measured
 from gradscope_tui.store.past_blocks import PastBlocks
 from gradscope_tui.store.ranks import MergedStep, Ranks, Shown
 from gradscope_tui.store.resources import ResourceStore
@@ -106,6 +106,7 @@ class RunStore:
         self.ring = StepRing(_NAMES, 0)
         self.histograms = HistogramRing()
         self.focus_steps = FocusSteps(clock)
+        self._plan: MergePlan | None = None
         self._heat: dict[str, NDArray[np.int8]] = {}
         self._forget_newest_step()
 
@@ -246,7 +247,8 @@ class RunStore:
         if newest and message.step <= newest.step and message.time_s > newest.time_s:
             self._restart(message.step)
             newest = None
-        measured = measure(block, self.tree, message.step)
+        self._plan = merge_plan(block, self.tree, self._plan)
+        measured = measure(block, self.tree, message.step, self._plan)
         if not self.ring.insert(message.step, dict(measured.values)):
             self.counters["again"] += 1
             return

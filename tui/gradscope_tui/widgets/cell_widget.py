@@ -22,11 +22,12 @@ class CellWidget(Widget):
     """Converts cells to strips. The styles are cached until the theme changes."""
 
     _styles: dict[Role, Style] | None = None
+    _drawn_styles: dict[tuple[Role, bool], Style] | None = None
 
     def notify_style_update(self) -> None:
-        """Discard the styles when the theme changes."""
+        """Discard the styles when the theme or a class of the widget changes."""
         super().notify_style_update()
-        self._styles = None
+        self._styles = self._drawn_styles = None
 
     def style_of(self, role: Role) -> Style:
         """Return the style of a role, without the widget's background."""
@@ -36,14 +37,21 @@ class CellWidget(Widget):
 
     def strip_of(self, cells: Iterable[Cell], *, is_cursor: bool = False) -> Strip:
         """Return a line as wide as the widget. The line of the cursor has its background."""
-        base = self.rich_style
-        over = Style(bgcolor=self.style_of("chosen").bgcolor) if is_cursor else Style.null()
-        segments = []
-        for cell in cells:
-            style = base + self.style_of(cell.role)
-            has_own_ground = cell.role in ("bad", "alarm")
-            segments.append(Segment(cell.text, style if has_own_ground else style + over))
-        return Strip(segments).adjust_cell_length(self.size.width, base + over).simplify()
+        segments = [Segment(cell.text, self._drawn_style(cell.role, is_cursor)) for cell in cells]
+        ground = self._drawn_style("normal", is_cursor)
+        return Strip(segments).adjust_cell_length(self.size.width, ground).simplify()
+
+    def _drawn_style(self, role: Role, is_cursor: bool) -> Style:
+        """Return a role's style on the ground of the widget or of its cursor. It is kept: adding styles is slow."""
+        if self._drawn_styles is None:
+            self._drawn_styles = {}
+        found = self._drawn_styles.get((role, is_cursor))
+        if found is None:
+            found = self.rich_style + self.style_of(role)
+            if is_cursor and role not in ("bad", "alarm"):  # these have a ground of their own
+                found += Style(bgcolor=self.style_of("chosen").bgcolor)
+            self._drawn_styles[role, is_cursor] = found
+        return found
 
 
 class CellLines(CellWidget):
