@@ -229,6 +229,7 @@ class RunState:
     def _store(self, message: Message) -> list[Message | RankSteps]:
         match message:
             case Runs():
+                self._note_restarts(message.runs)
                 self.runs = message.runs
                 self.hub_counters = message.counters
                 self.runs_count += 1
@@ -260,6 +261,17 @@ class RunState:
             case _:
                 pass
         return [message]
+
+    def _note_restarts(self, runs: tuple[RunInfo, ...]) -> None:
+        """Forget the steps of a rank whose process is another one now. The hub lists it before its first step arrives.
+
+        Its steps count from 0 again, and are not taken for repeated ones even if the clock was set back meanwhile.
+        """
+        before = {info.rank: (info.started_s, info.pid) for info in self.runs if info.run == self.run}
+        for info in runs:
+            is_other = before.get(info.rank, (info.started_s, info.pid)) != (info.started_s, info.pid)
+            if info.run == self.run and is_other:
+                self._steps.pop(info.rank, None)
 
     def _store_step(self, step: Step) -> list[Message | RankSteps]:
         last = self._steps.get(step.rank)

@@ -1,6 +1,7 @@
 """The newest state of the watched run, from messages in the order in which a hub sends them."""
 
 import pytest
+from msgspec.structs import replace
 
 from gradscope.client.state import RunState
 from gradscope.protocol import (
@@ -9,6 +10,8 @@ from gradscope.protocol import (
     Interventions,
     Manifest,
     Memory,
+    RunInfo,
+    Runs,
     Scalars,
     Skipped,
     Step,
@@ -68,6 +71,38 @@ def test_messages_of_an_earlier_subscription_to_the_same_run_hide_none_of_the_ne
     known.store_message(backfill("end", 2))
     assert known.is_synchronised
     assert known.manifest(0) == MANIFEST
+
+
+def info(pid, started_s):
+    return RunInfo(
+        "r", 0, 1, "h", pid, "u", "s", started_s, is_live=True, step=None, last_message_s=0.0
+    )
+
+
+def at(time_s, number):
+    return replace(step(number), time_s=time_s)
+
+
+def test_steps_of_a_restarted_run_are_stored_although_the_clock_was_set_back():
+    known = RunState()
+    known.watch("r")
+    known.store_message(Runs(runs=(info(1, 1000.0),)))
+    for number in range(3):
+        assert known.store_message(at(1000.0 + number, number))
+    known.store_message(Runs(runs=(info(2, 400.0),)))
+    for number in range(3):
+        assert known.store_message(at(400.0 + number, number)), number
+        assert known.store_message(at(400.0 + number, number)) == []  # sent again
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+def test_a_jump_of_the_clock_neither_hides_nor_doubles_a_step(jump_s):
+    known = RunState()
+    known.watch("r")
+    known.store_message(Runs(runs=(info(1, 1000.0),)))
+    steps = [at(1000.0 + number + (jump_s if number >= 3 else 0.0), number) for number in range(6)]
+    assert all(known.store_message(each) for each in steps)
+    assert [known.store_message(each) for each in steps[-1:]] == [[]]
 
 
 def test_without_a_number_all_messages_are_stored():

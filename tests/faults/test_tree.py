@@ -253,7 +253,7 @@ def test_two_nodes_appear_at_the_head_as_one_run_and_survive_its_death_and_a_cut
     after = wait_for_all_ranks(head, before)
     assert after.step > before
 
-    # The network of a node is cut: the head goes on with the other node, and then has all ranks again.
+    # The network of a node is cut: the head continues with the other node, and then has all ranks again.
     ip("-n", namespaces["a"], "link", "set", "gsa", "down")
     cut = trainings[0].step
     assert len(steps_at(a, 5)) == 5
