@@ -8,7 +8,8 @@ from pathlib import Path
 
 __all__ = ["Head"]
 
-_AGAIN_S = 10.0
+_FIRST_S = 10.0
+_LAST_S = 120.0
 
 
 class Head:
@@ -19,14 +20,17 @@ class Head:
         self._address = os.environ.get("GRADSCOPE_HEAD", "")
         self._process: subprocess.Popen[bytes] | None = None
         self._due_s = 0.0
+        self._again_s = _FIRST_S
 
     def tend(self, *, has_live_runs: bool) -> None:
-        """Start the process if it is needed and does not run. Tries again after 10 s."""
+        """Start the process if it is needed and does not run. After a failure, tries again after 10 to 120 s."""
         if not self._address or (self._process is not None and self._process.poll() is None):
             return
         if not has_live_runs or time.monotonic() < self._due_s:
             return
-        self._due_s = time.monotonic() + _AGAIN_S
+        has_failed = self._process is not None and self._process.returncode != 0
+        self._again_s = min(2 * self._again_s, _LAST_S) if has_failed else _FIRST_S
+        self._due_s = time.monotonic() + self._again_s
         command = [sys.executable, "-P", "-m", "gradscope.hub.forwarding"]
         try:
             self._process = subprocess.Popen(
